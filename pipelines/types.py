@@ -1,0 +1,95 @@
+"""What travels through the pipeline. Plain frozen data; knows no transport and no server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Modality = Literal["text", "image", "audio"]
+Task = Literal["classify", "embed", "generate"]
+
+
+@dataclass(frozen=True, slots=True)
+class PcmFormat:
+    """Layout of headerless PCM: `encoding` is "s16le" or "f32le"."""
+
+    sample_rate: int
+    channels: int
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One input, in the order given. `kind` None means: tell it from the content."""
+
+    kind: Modality | None
+    data: bytes | str
+    mime: str = ""
+    pcm: PcmFormat | None = None
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row to answer. `labels` empty means the bundle's own label set."""
+
+    id: str
+    parts: tuple[Part, ...]
+    task: Task = "classify"
+    labels: tuple[str, ...] = ()
+    want_embedding: bool = False
+    max_new_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A decoded and preprocessed row, ready for any batch.
+
+    `input_ids` holds one media placeholder token per media embedding, in place; `pixel_values`
+    is float32 [patches, channels*temporal*patch*patch] with `image_grid` [(t, h, w), ...];
+    `log_mels` are float32 [mel bins, frames], one a sound.
+    """
+
+    id: str
+    task: Task
+    labels: tuple[str, ...]
+    want_embedding: bool
+    max_new_tokens: int
+    input_ids: NDArray[np.int64]
+    pixel_values: torch.Tensor | None
+    image_grid: tuple[tuple[int, int, int], ...]
+    log_mels: tuple[torch.Tensor, ...]
+    features: Mapping[str, float]
+    modalities: tuple[Modality, ...]  # sorted, without repeats
+    tokens: int
+    decode_ms: float
+    preprocess_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    label: str
+    probability: float
+    log_prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer to one row. `features` has every name of `features.SCHEMA`; NaN = absent."""
+
+    id: str
+    stamp: str
+    label: str
+    confidence: float
+    margin: float
+    entropy: float
+    closed_set_mass: float
+    scores: tuple[LabelScore, ...]  # best first
+    embedding: NDArray[np.float32] | None  # L2-normalised, [H]
+    text: str | None
+    features: Mapping[str, float]

@@ -1,0 +1,83 @@
+from proto import inference_pb2 as _inference_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class LoadRequest(_message.Message):
+    __slots__ = ("path", "swap")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SWAP_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    swap: str
+    def __init__(self, path: _Optional[str] = ..., swap: _Optional[str] = ...) -> None: ...
+
+class ActivateRequest(_message.Message):
+    __slots__ = ("stamp", "canary_share")
+    STAMP_FIELD_NUMBER: _ClassVar[int]
+    CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    stamp: str
+    canary_share: float
+    def __init__(self, stamp: _Optional[str] = ..., canary_share: _Optional[float] = ...) -> None: ...
+
+class RollbackRequest(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class RehearseRequest(_message.Message):
+    __slots__ = ("stamp", "payloads", "shadow_share", "seconds")
+    STAMP_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_SHARE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    stamp: str
+    payloads: int
+    shadow_share: float
+    seconds: float
+    def __init__(self, stamp: _Optional[str] = ..., payloads: _Optional[int] = ..., shadow_share: _Optional[float] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class RehearseEvent(_message.Message):
+    __slots__ = ("progress", "verdict", "reason", "figures")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    progress: Progress
+    verdict: str
+    reason: str
+    figures: _containers.ScalarMap[str, float]
+    def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("grace_s", "exit")
+    GRACE_S_FIELD_NUMBER: _ClassVar[int]
+    EXIT_FIELD_NUMBER: _ClassVar[int]
+    grace_s: float
+    exit: bool
+    def __init__(self, grace_s: _Optional[float] = ..., exit: _Optional[bool] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("step", "fraction", "detail", "done", "stamp")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    FRACTION_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    STAMP_FIELD_NUMBER: _ClassVar[int]
+    step: str
+    fraction: float
+    detail: str
+    done: bool
+    stamp: _inference_pb2.Stamp
+    def __init__(self, step: _Optional[str] = ..., fraction: _Optional[float] = ..., detail: _Optional[str] = ..., done: _Optional[bool] = ..., stamp: _Optional[_Union[_inference_pb2.Stamp, _Mapping]] = ...) -> None: ...

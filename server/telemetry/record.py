@@ -1,0 +1,52 @@
+"""One prediction as telemetry keeps it: plain values only, no protobuf, no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSpec:
+    """One position of `Record.features`. A categorical value is an index into `categories`;
+    `len(categories)` and above mean a category the schema does not know."""
+
+    name: str  # e.g. audio.rms_dbfs
+    modality: str  # text | image | audio | request | output | embedding
+    kind: str  # numeric | categorical
+    unit: str
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Times in milliseconds; `at` in unix seconds; `features` a float32 little-endian blob in the
+    order of the stamp's feature schema, NaN = absent."""
+
+    prediction_id: str
+    at: float
+    stamp: str
+    task: str
+    mix: str
+    label: str
+    confidence: float
+    margin: float
+    entropy: float
+    closed_set_mass: float
+    features: bytes
+    slices: Mapping[str, str]
+    client: str
+    session: str
+    replica: int
+    batch_size: int
+    queue_ms: float
+    decode_ms: float
+    preprocess_ms: float
+    forward_ms: float
+    post_ms: float
+    total_ms: float
+    error: str = ""  # "" or CODE/REASON/field
+    env: str = ""
+    trace_id: str = ""
+    company: tuple[str, ...] = ()
+    payload: bytes = b""  # the serialized Example; empty when it may not be kept
