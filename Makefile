@@ -1,0 +1,61 @@
+# Two commands do everything: `make serve` and `make test`. Both set up what they need first.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+LISTEN ?= 127.0.0.1:7411
+POOL ?= 2
+DATA ?= .data
+ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
+
+.PHONY: help serve console test lint typecheck setup system compat soak clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+serve: $(VENV)/.server  ## set up, then start the server on the embedded bundle (LISTEN, POOL, DATA)
+	$(BIN)/server --warm-pool $(POOL) --listen $(LISTEN) --data $(DATA)
+
+console: $(VENV)/.everything system  ## set up, then open the console on the local server
+	$(BIN)/console $(LISTEN)
+
+test: setup lint typecheck  ## set up (Qt's system libraries too), then run every check
+	$(BIN)/python -m pytest
+
+setup: $(VENV)/.everything system
+
+lint: $(VENV)/.everything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/.everything
+	$(BIN)/mypy
+
+# venv needs ensurepip, which Debian packs apart.
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		($(ROOT_RUN) apt-get update -qq && $(ROOT_RUN) apt-get install -y -qq --no-install-recommends python3.11-venv)
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.server: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "Setting up $(VENV) with the server's libraries (about a minute the first time)"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[server]'
+	@touch $@
+
+$(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "Setting up $(VENV) with everything (about two minutes the first time)"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[server,console,train,parquet,dev]'
+	@touch $@ $(VENV)/.server
+
+# Libraries Qt loads at run time; without them even an offscreen window aborts.
+system:
+	@missing=$$(for p in $(QT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ] && command -v apt-get >/dev/null; then \
+		echo "Installing system libraries for Qt:" $$missing; \
+		$(ROOT_RUN) apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive $(ROOT_RUN) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+clean:  ## remove what setting up made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
