@@ -1,0 +1,244 @@
+"""Throughput and latency of (b) our server against (a) the bound and (c) a plain server.
+
+    python -m benchmarks.serve [--bundle DIR] [--seconds 5] [--rounds 3] [--markdown]
+
+All three stay loaded for the whole run and are measured in turn within each round, so that whatever
+else this machine does falls on all of them alike. Read the ratios, not the absolute figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+CALLERS = (1, 4, 16, 64)
+Figures = dict[str, float]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Worker:
+    """A subprocess that prints `ready`, then answers one JSON line for each JSON line."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_ready(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.strip() == "ready":
+                return
+        raise SystemExit(f"a worker ended with {self.process.wait()} before it was ready")
+
+    def send(self, **command: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> Figures:
+        assert self.process.stdout is not None
+        return {
+            key: float(value) for key, value in json.loads(self.process.stdout.readline()).items()
+        }
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The setting of the direct pipeline that was fastest here."""
+
+    processes: int
+    threads: int
+    batch: int
+    decoders: int
+    rps: float
+
+
+def start_bound(bundle: str, processes: int, threads: int) -> list[Worker]:
+    workers = [
+        Worker("benchmarks.bound", "--bundle", bundle, "--threads", str(threads))
+        for _ in range(processes)
+    ]
+    for worker in workers:
+        worker.wait_ready()
+    return workers
+
+
+def bound_rps(workers: list[Worker], batch: int, decoders: int, seconds: float) -> float:
+    for worker in workers:
+        worker.send(batch=batch, decoders=decoders, seconds=seconds)
+    return sum(worker.answer()["rps"] for worker in workers)
+
+
+def find_best(bundle: str, cores: int, seconds: float) -> Best:
+    found = []
+    for processes, threads in sorted({(1, cores), (1, 1), (cores, 1)}):
+        workers = start_bound(bundle, processes, threads)
+        for batch in (4, 8, 16, 32):
+            for decoders in (1, 2):
+                rps = bound_rps(workers, batch, decoders, seconds)
+                found.append(Best(processes, threads, batch, decoders, rps))
+                print(
+                    f"  bound: {processes} process(es) x {threads} thread(s), batch {batch:2d}, "
+                    f"{decoders} decoder(s): {rps:6.1f} requests/s",
+                    flush=True,
+                )
+        for worker in workers:
+            worker.close()
+    return max(found, key=lambda best: best.rps)
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    process: subprocess.Popen[str]
+    target: str
+    first_answer_s: float
+
+
+def start_ours(bundle: str, replicas: int, data: str, extra: list[str]) -> Ours:
+    """Start the server and wait for its first correct answer."""
+    target = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "server.main", "--warm-pool", str(replicas)]
+    command += ["--listen", target, "--data", data, "--bundle", bundle, "--allow-dirty", *extra]
+    began = time.perf_counter()
+    log = open(Path(data) / "server.log", "w")  # noqa: SIM115 - lives as long as the server
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True)
+    load = Worker("benchmarks.load")
+    load.wait_ready()
+    while True:
+        load.send(targets=[target], callers=1, seconds=0.0001, mode="unary")
+        if load.answer()["failed"] == 0:
+            break
+        if process.poll() is not None or time.perf_counter() - began > 180:
+            raise SystemExit((Path(data) / "server.log").read_text())
+        time.sleep(0.2)
+    load.close()
+    return Ours(process, target, time.perf_counter() - began)
+
+
+def memory(pid: int) -> tuple[float, list[float]]:
+    """RSS of the front and of each child, MiB."""
+    front = psutil.Process(pid)
+    children = [child.memory_info().rss / 2**20 for child in front.children(recursive=True)]
+    return front.memory_info().rss / 2**20, children
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    cores = os.cpu_count() or 1
+    bundle = arguments.bundle
+    print(
+        f"{platform.processor() or platform.machine()}, {cores} cores, Python {platform.python_version()}"
+    )
+    print("Looking for the best direct setting:")
+    best = find_best(bundle, cores, arguments.seconds / 2)
+    print(f"Best: {best}")
+    bound = start_bound(bundle, best.processes, best.threads)
+    single = start_bound(bundle, 1, cores)[0]
+    peers = []
+    for _ in range(cores):
+        port = free_port()
+        peers.append((Worker("benchmarks.peer", "--bundle", bundle, "--port", str(port)), port))
+    for peer, _ in peers:
+        peer.wait_ready()
+    with tempfile.TemporaryDirectory() as data:
+        ours = start_ours(bundle, cores, data, arguments.server_flag)
+        print(f"Start to first correct answer, warm pool of {cores}: {ours.first_answer_s:.1f} s")
+        load = Worker("benchmarks.load")
+        load.wait_ready()
+        got: dict[tuple[str, int], list[Figures]] = defaultdict(list)
+        targets = {"b": [ours.target], "c": [f"127.0.0.1:{port}" for _, port in peers]}
+        for turn in range(arguments.rounds):
+            for callers in CALLERS:
+                rps = bound_rps(bound, best.batch, best.decoders, arguments.seconds)
+                got["a", callers].append({"rps": rps})
+                for name in ("b", "c") if turn % 2 == 0 else ("c", "b"):
+                    load.send(
+                        targets=targets[name],
+                        callers=callers,
+                        seconds=arguments.seconds,
+                        mode=arguments.mode,
+                    )
+                    got[name, callers].append(load.answer())
+            single.send(latency=True, seconds=arguments.seconds)
+            got["a1", 1].append(single.answer())
+        report(got, memory(ours.process.pid))
+        ours.process.terminate()
+        ours.process.wait(60)
+        load.close()
+    for worker in (*bound, single, *(peer for peer, _ in peers)):
+        worker.close()
+
+
+def report(got: dict[tuple[str, int], list[Figures]], rss: tuple[float, list[float]]) -> None:
+    def median(name: str, callers: int, key: str) -> float:
+        return statistics.median(figures[key] for figures in got[name, callers])
+
+    print(
+        "\n| callers | (a) rps | (b) rps | (c) rps | b/a | b/c | b p50 | b p95 | b p99 | c p50 | c p99 |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for callers in CALLERS:
+        a, b, c = (median(name, callers, "rps") for name in ("a", "b", "c"))
+        ms = [median("b", callers, key) for key in ("p50_ms", "p95_ms", "p99_ms")]
+        ms += [median("c", callers, key) for key in ("p50_ms", "p99_ms")]
+        cells = " | ".join(f"{value:.1f}" for value in ms)
+        print(f"| {callers} | {a:.1f} | {b:.1f} | {c:.1f} | {b / a:.2f} | {b / c:.2f} | {cells} |")
+    ratios = [
+        f"{b['rps'] / a['rps']:.2f}"
+        for a, b in zip(got["a", CALLERS[-1]], got["b", CALLERS[-1]], strict=True)
+    ]
+    print(f"\nb/a at {CALLERS[-1]} callers, each round: {', '.join(ratios)}")
+    direct = median("a1", 1, "p50_ms")
+    print(
+        f"One caller, p50: direct call {direct:.1f} ms, served {median('b', 1, 'p50_ms'):.1f} ms "
+        f"(+{median('b', 1, 'p50_ms') - direct:.1f} ms)"
+    )
+    failed = sum(
+        figures["failed"] for (name, _), rows in got.items() if name == "b" for figures in rows
+    )
+    print(f"Failed requests of (b): {failed:.0f}")
+    replicas = ", ".join(f"{mib:.0f}" for mib in rss[1])
+    print(f"RSS: front {rss[0]:.0f} MiB, replicas {replicas} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--bundle", default=str(ROOT / "pipelines/triage/bundle"))
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--mode", choices=("stream", "unary"), default="stream")
+    parser.add_argument(
+        "--server-flag", action="append", default=[], help="passed on to the server, repeatable"
+    )
+    measure(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
