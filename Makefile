@@ -59,3 +59,7 @@ system:
 
 clean:  ## remove what setting up made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+
+soak: $(VENV)/.everything  ## long proofs: correctness of 10,000 requests, ten kills under load
+	$(BIN)/python -m benchmarks.soak correct
+	$(BIN)/python -m benchmarks.soak kill

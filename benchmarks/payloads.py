@@ -1,4 +1,4 @@
-"""The requests every benchmark sends: 40 words, a 640x480 JPEG and a 2 s WAV each, all different."""
+"""The requests every benchmark sends: 40 words, a 640x480 JPEG and a 2 s WAV each, no two alike."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MIXES = (
     ("text", "image", "audio"),
 )
 WORDS = (
-    "the press at station four sounds rough since the last shift and the lamp keeps blinking amber "
-    "operator heard knocking near the gearbox smoke not seen belt was changed on tuesday please look "
-    "before noon coolant level fine temperature rising slowly vibration felt on the left rail"
+    "the press at station four sounds rough since the last shift and the lamp keeps blinking "
+    "amber operator heard knocking near the gearbox smoke not seen belt was changed on tuesday "
+    "please look before noon coolant level fine temperature rising slowly vibration felt on the left rail"
 ).split()
 
 

@@ -1,6 +1,6 @@
 """Throughput and latency of (b) our server against (a) the bound and (c) a plain server.
 
-    python -m benchmarks.serve [--bundle DIR] [--seconds 5] [--rounds 3] [--markdown]
+    python -m benchmarks.serve [--bundle DIR] [--seconds 5] [--rounds 3]
 
 All three stay loaded for the whole run and are measured in turn within each round, so that whatever
 else this machine does falls on all of them alike. Read the ratios, not the absolute figures.
@@ -128,7 +128,7 @@ def start_ours(bundle: str, replicas: int, data: str, extra: list[str]) -> Ours:
     command = [sys.executable, "-m", "server.main", "--warm-pool", str(replicas)]
     command += ["--listen", target, "--data", data, "--bundle", bundle, "--allow-dirty", *extra]
     began = time.perf_counter()
-    log = open(Path(data) / "server.log", "w")  # noqa: SIM115 - lives as long as the server
+    log = open(Path(data) / "server.log", "w")
     process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True)
     load = Worker("benchmarks.load")
     load.wait_ready()
@@ -153,9 +153,7 @@ def memory(pid: int) -> tuple[float, list[float]]:
 def measure(arguments: argparse.Namespace) -> None:
     cores = os.cpu_count() or 1
     bundle = arguments.bundle
-    print(
-        f"{platform.processor() or platform.machine()}, {cores} cores, Python {platform.python_version()}"
-    )
+    print(f"{platform.machine()}, {cores} cores, Python {platform.python_version()}")
     print("Looking for the best direct setting:")
     best = find_best(bundle, cores, arguments.seconds / 2)
     print(f"Best: {best}")
@@ -200,9 +198,8 @@ def report(got: dict[tuple[str, int], list[Figures]], rss: tuple[float, list[flo
     def median(name: str, callers: int, key: str) -> float:
         return statistics.median(figures[key] for figures in got[name, callers])
 
-    print(
-        "\n| callers | (a) rps | (b) rps | (c) rps | b/a | b/c | b p50 | b p95 | b p99 | c p50 | c p99 |"
-    )
+    columns = "(a) rps,(b) rps,(c) rps,b/a,b/c,b p50 ms,b p95 ms,b p99 ms,c p50 ms,c p99 ms"
+    print(f"\n| callers | {columns.replace(',', ' | ')} |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for callers in CALLERS:
         a, b, c = (median(name, callers, "rps") for name in ("a", "b", "c"))
