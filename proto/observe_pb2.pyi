@@ -24,14 +24,16 @@ NOT_READY: ServerState
 DRAINING: ServerState
 
 class WatchRequest(_message.Message):
-    __slots__ = ("after_cursor", "once", "interval_s")
+    __slots__ = ("after_cursor", "once", "interval_s", "instance")
     AFTER_CURSOR_FIELD_NUMBER: _ClassVar[int]
     ONCE_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     after_cursor: int
     once: bool
     interval_s: float
-    def __init__(self, after_cursor: _Optional[int] = ..., once: _Optional[bool] = ..., interval_s: _Optional[float] = ...) -> None: ...
+    instance: str
+    def __init__(self, after_cursor: _Optional[int] = ..., once: _Optional[bool] = ..., interval_s: _Optional[float] = ..., instance: _Optional[str] = ...) -> None: ...
 
 class WatchEvent(_message.Message):
     __slots__ = ("cursor", "server_unix_ns", "instance", "snapshot", "latency", "profile", "drift", "alert", "deploy", "prediction", "quality", "feature", "slice", "silence")
