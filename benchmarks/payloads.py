@@ -22,7 +22,8 @@ MIXES = (
 WORDS = (
     "the press at station four sounds rough since the last shift and the lamp keeps blinking "
     "amber operator heard knocking near the gearbox smoke not seen belt was changed on tuesday "
-    "please look before noon coolant level fine temperature rising slowly vibration felt on the left rail"
+    "please look before noon coolant level fine temperature rising slowly vibration felt on "
+    "the left rail"
 ).split()
 
 

@@ -77,7 +77,8 @@ async def correct(target: str, requests: int, expected: list[dict[str, float]]) 
 
 
 def replicas(front: int) -> list[psutil.Process]:
-    return psutil.Process(front).children()
+    children = psutil.Process(front).children()
+    return [child for child in children if "server.replica" in child.cmdline()]
 
 
 async def kill(target: str, front: int, times: int) -> tuple[int, int]:

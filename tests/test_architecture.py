@@ -1,4 +1,4 @@
-"""The arrows of the house (README, "How it is built"): who may import whom, and what never loads."""
+"""The arrows of the house (README, "How it is built"): who imports whom, what never loads."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_planted_breach_is_found(module: str, source: str) -> None:
 
 
 def test_proto_stays_a_namespace_directory() -> None:
-    # proto-plus installs a top-level `proto` too; with an __init__.py one would overwrite the other.
+    # proto-plus has a top-level `proto` too: with an __init__.py one would overwrite the other.
     assert not (ROOT / "proto" / "__init__.py").exists()
 
 
