@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server.telemetry.record import FeatureSpec
+
 NO_FEATURES: Mapping[str, float] = {}
 
 
@@ -85,3 +87,110 @@ class Outcome:
     replica: int
     retried: bool = False
     company: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """The next piece of a generated text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEnd:
+    """Last item of a generation; `outcome.answer` then carries features and an empty label."""
+
+    outcome: Outcome
+    finish_reason: str  # stop | length | "" when it failed
+    tokens: int
+    first_token_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a pool serves, as its replicas said in their Hello; the same for all of them."""
+
+    stamp: str
+    stamp_name: str
+    dirty: bool
+    stamp_parts: Mapping[str, str]
+    stamp_detail: Mapping[str, str]
+    labels: tuple[str, ...]
+    features: tuple[FeatureSpec, ...]
+    embedding_dimensions: int
+    card: str
+    env: Mapping[str, str]
+    reasons: Mapping[str, str]  # automatic choices
+    limits: tuple[tuple[str, float, str], ...]  # name, value, unit
+    bundle_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why one modality mix of one replica is believed ready, or not."""
+
+    mix: str
+    ok: bool
+    reason: str
+    p50_ms: float
+    max_ms: float
+    limit_ms: float
+    runs: int
+    worst_difference: float  # against the golden answers, absolute
+    tolerance: float
+    at: float  # unix seconds
+    source: str  # probe | traffic
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """`state`: starting | loading | warming | ready | slow | wrong | dead | draining."""
+
+    index: int
+    state: str
+    reason: str
+    device: str
+    stamp: str
+    pid: int
+    restarts: int
+    in_flight: int
+    answered: int
+    rss_bytes: int
+    evidence: tuple[Evidence, ...]
+    load_s: float
+    loading_fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Rows since start. `refused` never reached a replica; `failed` ended in a fault that is not
+    the caller's; `quarantined` killed two replicas."""
+
+    requests: int = 0
+    answered: int = 0
+    failed: int = 0
+    refused: int = 0
+    bad_input: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    retried: int = 0
+    quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """The engine at one moment. `state`: STARTING | READY | DEGRADED | NOT_READY | DRAINING, as in
+    observe.proto; `reason` is one sentence, empty when READY."""
+
+    state: str
+    reason: str
+    started: float  # unix seconds
+    facts: Facts | None  # None until the first replica has loaded
+    warm_replicas: int
+    wanted_replicas: int
+    replicas: tuple[ReplicaStatus, ...]
+    queued: int
+    queue_limit: int
+    in_flight: int
+    counters: Counters
+    pins: tuple[tuple[str, str, int, float], ...]  # client, stamp, refused, last unix seconds

@@ -1,0 +1,81 @@
+"""Every setting of the server with its default, written once; main.py makes a flag of each.
+
+0 means "choose for me" where a comment says auto, and "no limit" nowhere: everything is bounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    # What to serve, where.
+    bundle: Path | None = None  # None: the embedded one
+    data: Path = Path("trefoil-data")
+    listen: str = "127.0.0.1:8433"
+    name: str = ""  # for people; "" = host name
+    allow_dirty: bool = False
+
+    # The pool.
+    warm_pool: int = 1
+    device: str = "auto"  # auto | cpu | cuda | cuda:0,1
+    dtype: str = "auto"
+    threads: int = 0  # torch threads a replica; 0 = auto: cores / replicas
+    decode_threads: int = 0  # 0 = auto
+    max_batch_rows: int = 0  # 0 = auto: 8 on a CPU, 32 on a GPU
+    max_batch_cost: int = 0  # padded tokens of one forward; 0 = auto
+    memory_check: bool = True
+
+    # The queue.
+    queue_rows: int = 256
+    queue_bytes: int = 256 * MIB
+    ahead_bytes: int = 64 * MIB  # payload sent to one replica and not yet answered
+    patience_s: float = 5.0  # a row without a deadline is ordered as if due after this
+    default_deadline_s: float = 60.0  # for callers that set none
+
+    # Faults and repairs.
+    quarantine_s: float = 600.0
+    restart_first_s: float = 0.5  # wait before the second start in a row; doubles
+    restart_longest_s: float = 30.0
+    stable_s: float = 60.0  # a replica that lived this long has not crashed "in a row"
+    load_timeout_s: float = 900.0
+    stall_s: float = 60.0  # work in a replica and no sign of progress: it is killed
+    drain_s: float = 20.0
+
+    # Readiness.
+    probe_interval_s: float = 30.0
+    probe_runs: int = 5
+    speed_factor: float = 3.0  # a probe is slow above factor x the bundle's limit ...
+    speed_floor_ms: float = 150.0  # ... but never below this, on a busy shared CPU
+    slow_after: int = 2  # slow probes in a row
+    fast_again: float = 0.8  # share of the limit that ends "slow"
+    ready_queue_share: float = 0.9  # fuller than this: not ready for more
+
+    # Size limits at the door.
+    max_message_bytes: int = 16 * MIB
+    max_examples: int = 64
+    max_parts: int = 64
+    max_labels: int = 256
+    max_label_chars: int = 256
+    max_text_bytes: int = 256 * 1024
+    max_slices: int = 16
+    max_new_tokens: int = 256
+    upload_bytes: int = 64 * MIB
+    upload_total_bytes: int = 512 * MIB
+    upload_ttl_s: float = 120.0
+    max_streams: int = 1024  # concurrent calls on one connection
+
+    # Identities.
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    insecure: bool = False  # plaintext beyond loopback
+
+    # Telemetry.
+    slo_ms: float = 0.0
+    sample_share: float = 0.05  # payloads kept
+    environment: str = ""
