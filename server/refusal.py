@@ -1,0 +1,85 @@
+"""Saying no over gRPC: one table from fault codes to status codes, and the machine-readable
+details (google.rpc.Status in `grpc-status-details-bin`) that every refusal carries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2, message
+from google.rpc import error_details_pb2, status_pb2
+
+from server.types import Fault
+
+STAMP_KEY = "trefoil-stamp"
+DETAILS_KEY = "grpc-status-details-bin"
+DOMAIN = "trefoil"
+
+# Metadata beyond 8 KiB is cut off by most clients, and the details are metadata.
+MOST_VIOLATIONS = 8
+LONGEST_MESSAGE = 500
+
+STATUS: dict[str, grpc.StatusCode] = {
+    code.name: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK
+}
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+class Refused(Exception):
+    """The whole call is refused; the first fault decides the status code."""
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__(faults[0].message)
+        self.faults = faults
+
+
+def bad_input(field: str, reason: str, message: str) -> Fault:
+    return Fault("INVALID_ARGUMENT", field, reason, message)
+
+
+def status_of(fault: Fault) -> grpc.StatusCode:
+    """A code this table does not know is a bug of ours, so INTERNAL."""
+    return STATUS.get(fault.code, grpc.StatusCode.INTERNAL)
+
+
+def spoken(fault: Fault) -> str:
+    """The status message: field, reason, words."""
+    where = f"{fault.field}: " if fault.field else ""
+    return f"{where}{fault.message} [{fault.reason}]"[:LONGEST_MESSAGE]
+
+
+def trailers(faults: Sequence[Fault], stamp: str) -> Metadata:
+    """Trailing metadata of a refusal: the serving stamp and a packed google.rpc.Status."""
+    first = faults[0]
+    status = status_pb2.Status(code=status_of(first).value[0], message=spoken(first))
+    status.details.extend(_pack(detail) for detail in _details(faults, stamp))
+    return ((STAMP_KEY, stamp), (DETAILS_KEY, status.SerializeToString()))
+
+
+def _details(faults: Sequence[Fault], stamp: str) -> list[message.Message]:
+    first = faults[0]
+    metadata = {"stamp": stamp, "field": first.field}
+    info = error_details_pb2.ErrorInfo(reason=first.reason, domain=DOMAIN, metadata=metadata)
+    details: list[message.Message] = [info]
+    if first.code == "INVALID_ARGUMENT":
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(
+                field=fault.field,
+                description=fault.message[:LONGEST_MESSAGE],
+                reason=fault.reason,
+            )
+            for fault in faults[:MOST_VIOLATIONS]
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
+    if first.retry_after_s > 0:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(first.retry_after_s * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return details
+
+
+def _pack(detail: message.Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed
