@@ -78,7 +78,7 @@ class FeatureSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., modality: _Optional[str] = ..., kind: _Optional[str] = ..., unit: _Optional[str] = ..., categories: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("stamp_hex", "stamp_name", "dirty", "stamp_parts", "env", "reasons", "labels", "features", "embedding_dimensions", "max_batch_cost", "load_s", "card", "bundle_path")
+    __slots__ = ("stamp_hex", "stamp_name", "dirty", "stamp_parts", "env", "reasons", "labels", "features", "embedding_dimensions", "max_batch_cost", "load_s", "card", "bundle_path", "stamp_detail", "limits", "device")
     class StampPartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,13 @@ class Hello(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class StampDetailEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     STAMP_HEX_FIELD_NUMBER: _ClassVar[int]
     STAMP_NAME_FIELD_NUMBER: _ClassVar[int]
     DIRTY_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +120,9 @@ class Hello(_message.Message):
     LOAD_S_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_PATH_FIELD_NUMBER: _ClassVar[int]
+    STAMP_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     stamp_hex: str
     stamp_name: str
     dirty: bool
@@ -126,7 +136,10 @@ class Hello(_message.Message):
     load_s: float
     card: str
     bundle_path: str
-    def __init__(self, stamp_hex: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: _Optional[bool] = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[_Union[FeatureSpec, _Mapping]]] = ..., embedding_dimensions: _Optional[int] = ..., max_batch_cost: _Optional[int] = ..., load_s: _Optional[float] = ..., card: _Optional[str] = ..., bundle_path: _Optional[str] = ...) -> None: ...
+    stamp_detail: _containers.ScalarMap[str, str]
+    limits: _containers.RepeatedCompositeFieldContainer[_inference_pb2.LimitValue]
+    device: str
+    def __init__(self, stamp_hex: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: _Optional[bool] = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[_Union[FeatureSpec, _Mapping]]] = ..., embedding_dimensions: _Optional[int] = ..., max_batch_cost: _Optional[int] = ..., load_s: _Optional[float] = ..., card: _Optional[str] = ..., bundle_path: _Optional[str] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Iterable[_Union[_inference_pb2.LimitValue, _Mapping]]] = ..., device: _Optional[str] = ...) -> None: ...
 
 class Loading(_message.Message):
     __slots__ = ("step", "fraction")
@@ -143,6 +156,12 @@ class Room(_message.Message):
     rows: int
     cost: int
     def __init__(self, rows: _Optional[int] = ..., cost: _Optional[int] = ...) -> None: ...
+
+class Begun(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ("id", "prediction", "fault", "timing", "batch_size", "stamp_hex", "features", "tokens", "modality_mix")
@@ -231,7 +250,7 @@ class Fatal(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class FromReplica(_message.Message):
-    __slots__ = ("hello", "loading", "room", "done", "token", "probed", "fatal", "done_batch", "load")
+    __slots__ = ("hello", "loading", "room", "done", "token", "probed", "fatal", "done_batch", "load", "begun")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     LOADING_FIELD_NUMBER: _ClassVar[int]
     ROOM_FIELD_NUMBER: _ClassVar[int]
@@ -241,6 +260,7 @@ class FromReplica(_message.Message):
     FATAL_FIELD_NUMBER: _ClassVar[int]
     DONE_BATCH_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     loading: Loading
     room: Room
@@ -250,7 +270,8 @@ class FromReplica(_message.Message):
     fatal: Fatal
     done_batch: DoneBatch
     load: Load
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., loading: _Optional[_Union[Loading, _Mapping]] = ..., room: _Optional[_Union[Room, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ..., fatal: _Optional[_Union[Fatal, _Mapping]] = ..., done_batch: _Optional[_Union[DoneBatch, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
+    begun: Begun
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., loading: _Optional[_Union[Loading, _Mapping]] = ..., room: _Optional[_Union[Room, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ..., fatal: _Optional[_Union[Fatal, _Mapping]] = ..., done_batch: _Optional[_Union[DoneBatch, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., begun: _Optional[_Union[Begun, _Mapping]] = ...) -> None: ...
 
 class DoneBatch(_message.Message):
     __slots__ = ("items",)
