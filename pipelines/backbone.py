@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from pipelines import weights
+from pipelines import thinker
 from pipelines.cache import KeyValues
 from pipelines.collate import Batch, BranchColumns, Images, Sounds
 from pipelines.geometry import Geometry
@@ -47,13 +47,13 @@ class QwenOmniBackbone:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.geometry = Geometry.of(model.config)
-        self._text, self._visual, self._audio = weights.parts(model)
+        self._text, self._visual, self._audio = thinker.parts(model)
         self._embed = model.get_input_embeddings()
 
     @staticmethod
     def fresh(config: Mapping[str, Any], seed: int) -> QwenOmniBackbone:
         """Randomly initialised, float32, on the CPU: where training begins."""
-        return QwenOmniBackbone(weights.fresh(weights.read_config(config), seed))
+        return QwenOmniBackbone(thinker.fresh(thinker.read_config(config), seed))
 
     @property
     def device(self) -> torch.device:
@@ -66,7 +66,7 @@ class QwenOmniBackbone:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The weights to save, under the names every library version reads."""
-        return weights.tensors_of(self.model)
+        return thinker.tensors_of(self.model)
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         tokens, positions = batch.prompt_ids, batch.positions
@@ -162,7 +162,7 @@ def load_backbone(
 
     Raises BundleRefused("config" | "weights").
     """
-    model = weights.loaded(weights.read_config(config), tensors, device, dtype)
+    model = thinker.loaded(thinker.read_config(config), tensors, device, dtype)
     return QwenOmniBackbone(model)
 
 
