@@ -1,0 +1,29 @@
+"""The stamped unit: whatever can change a number lives here, and nothing else does."""
+
+from pipelines import torchaudio_shim
+
+torchaudio_shim.install()  # before anything can import transformers
+
+from importlib import import_module  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
+if TYPE_CHECKING:
+    from pipelines.pipeline import Pipeline, load
+    from pipelines.types import Part, Prediction, Sample
+
+__all__ = ["Part", "Pipeline", "Prediction", "Sample", "load"]
+
+_HOME = {
+    "Part": "pipelines.types",
+    "Prediction": "pipelines.types",
+    "Sample": "pipelines.types",
+    "Pipeline": "pipelines.pipeline",
+    "load": "pipelines.pipeline",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use: `import pipelines.stamp` must not cost an import of torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

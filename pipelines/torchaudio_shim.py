@@ -1,0 +1,67 @@
+"""Let `import torchaudio` succeed beside a CPU-only torch.
+
+The published torchaudio wheel links CUDA libraries, so its native extension cannot be loaded where
+they are missing, and then every transformers model that looks for torchaudio fails to import too.
+We use none of the native parts. `install` puts an import hook in place that lets the extension
+load where it can and marks it absent where it cannot; it imports nothing itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any, cast
+
+_EXTENSION = "torchaudio._extension"
+
+
+def _absent(function: Any) -> Any:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError(f"{function.__name__} needs torchaudio's native extension")
+
+    return refuse
+
+
+class _Tolerant:
+    """Runs the extension's own loader and survives its failure."""
+
+    def __init__(self, real: Loader) -> None:
+        self._real = real
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._real.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        try:
+            self._real.exec_module(module)
+        except (OSError, ImportError):  # a shared library of CUDA is not there
+            vars(module).update(
+                _IS_TORCHAUDIO_EXT_AVAILABLE=False,
+                _IS_ALIGN_AVAILABLE=False,
+                _check_cuda_version=lambda: None,
+                fail_if_no_align=_absent,
+            )
+
+
+class _ExtensionFinder:
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        if fullname != _EXTENSION:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = cast(Loader, _Tolerant(spec.loader))
+        return spec
+
+
+def install() -> None:
+    """Idempotent; must run before the first import of torchaudio or transformers."""
+    if not any(isinstance(finder, _ExtensionFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ExtensionFinder())
