@@ -1,0 +1,248 @@
+"""A bundle opened and verified: its files are what the manifest says, this process is what the
+manifest says, and the weights are the very bytes that were hashed.
+
+Order of the checks, each a BundleRefused with its own `check` and remedy: names, kind, manifest,
+files, format, hash, code, libraries, config, weights. The golden self-test comes after, with the
+model loaded (pipelines/golden.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pipelines import manifest as manifests
+from pipelines import stamp as stamps
+from pipelines.errors import BundleRefused, StampMismatch
+from pipelines.files import File, check_format, digest_all, open_folder, parse_json
+from pipelines.manifest import Manifest
+from pipelines.stamp import Code, Stamp
+
+if TYPE_CHECKING:
+    import torch
+
+# A step (files, hash, code, weights) and how much of it is done, 0 to 1.
+Progress = Callable[[str, float], None]
+
+REQUIRED: Final = (
+    "model/config.json",
+    "tokenizer/tokenizer.json",
+    "preprocess.json",
+    "template.json",
+    "labels.json",
+    "objective.json",
+    "speed.json",
+    "training.json",
+    "CARD.md",
+    "golden/golden.json",
+)
+INDEX: Final = "weights/model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Verified content. `files` maps a path to the opened file; nothing is read twice."""
+
+    path: Path
+    manifest: Manifest
+    stamp: Stamp
+    files: Mapping[str, File]
+    weights: Mapping[str, torch.Tensor]
+
+    @staticmethod
+    def open(
+        path: Path | str, allow_dirty: bool = False, progress: Progress | None = None
+    ) -> Bundle:
+        """Verifies everything that can be verified without running the model.
+
+        With `allow_dirty`, code and libraries may differ from the manifest; the stamp then is
+        another one that no client can have pinned. Raises BundleRefused.
+        """
+        report = progress or _quiet
+        root = Path(path)
+        report("files", 0.0)
+        opened = open_folder(root)
+        manifest, files = _read_manifest(opened)
+        check_files(manifest, files, report)
+        report("code", 0.0)
+        stamp = _compare_process(manifest, allow_dirty)
+        report("weights", 0.0)
+        weights = _checked_weights(files)
+        report("weights", 1.0)
+        return Bundle(root, manifest, stamp, files, weights)
+
+    def content(self, path: str) -> bytes:
+        """Raises KeyError for a file the bundle does not have."""
+        return bytes(self.files[path].content)
+
+    def json(self, path: str) -> dict[str, object]:
+        return parse_json(path, self.files[path].content)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights by name, views over the hashed bytes: do not write to them."""
+        return dict(self.weights)
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The transformers thinker config."""
+        return self.json("model/config.json")
+
+    @property
+    def tokenizer(self) -> bytes:
+        return self.content("tokenizer/tokenizer.json")
+
+    @property
+    def preprocess(self) -> dict[str, object]:
+        """Sections image, audio, text, limits."""
+        return self.json("preprocess.json")
+
+    @property
+    def template(self) -> dict[str, object]:
+        return self.json("template.json")
+
+    @property
+    def labels(self) -> dict[str, object]:
+        return self.json("labels.json")
+
+    @property
+    def objective(self) -> dict[str, object]:
+        return self.json("objective.json")
+
+    @property
+    def speed(self) -> dict[str, object]:
+        return self.json("speed.json")
+
+    @property
+    def training(self) -> dict[str, object]:
+        return self.json("training.json")
+
+    @property
+    def card(self) -> str:
+        return self.content("CARD.md").decode()
+
+    @property
+    def reference(self) -> dict[str, object] | None:
+        """The reference profile; None when the bundle was built without one."""
+        path = "reference/profile.json"
+        return self.json(path) if path in self.files else None
+
+
+def _quiet(step: str, fraction: float) -> None:
+    pass
+
+
+def _read_manifest(opened: list[File]) -> tuple[Manifest, dict[str, File]]:
+    """The manifest, and the other files by path."""
+    files = {file.path: file for file in opened}
+    found = files.pop(manifests.FILE, None)
+    if found is None:
+        raise BundleRefused("manifest", f"there is no {manifests.FILE}; is this a bundle?")
+    files.pop(manifests.SIGNATURE, None)  # over the manifest, so it cannot be in it
+    return manifests.read(found.content), files
+
+
+def check_files(manifest: Manifest, files: Mapping[str, File], report: Progress = _quiet) -> None:
+    """Every listed file is there with its content, and nothing else is. Raises BundleRefused."""
+    listed = {leaf.path: leaf for leaf in manifest.files}
+    extra, missing = sorted(set(files) - set(listed)), sorted(set(listed) - set(files))
+    for path in extra:
+        check_format(files[path])  # names the worse trouble first
+        raise StampMismatch("files", f"{path} is not in the manifest; remove it")
+    if missing:
+        raise StampMismatch("files", f"{missing[0]} is missing; copy the bundle again")
+    for file in files.values():
+        check_format(file)
+    digests = digest_all(list(files.values()), lambda done, total: report("hash", done / total))
+    for path, leaf in listed.items():
+        if (files[path].size, digests[path]) != (leaf.size, leaf.sha256):
+            raise StampMismatch(
+                "hash",
+                f"{path} is not the file the manifest names ({files[path].size} bytes, sha256 "
+                f"{digests[path][:12]}…, expected {leaf.size} bytes, {leaf.sha256[:12]}…); copy "
+                "the bundle again",
+            )
+    absent = sorted(set(REQUIRED) - set(files))
+    if absent:
+        raise BundleRefused("files", f"a bundle needs {absent[0]}, this one was built without it")
+
+
+def _compare_process(manifest: Manifest, allow_dirty: bool) -> Stamp:
+    code, libraries = stamps.running_code(), stamps.running_libraries()
+    trouble = _code_trouble(manifest, code) or _library_trouble(manifest, libraries)
+    stamp = manifest.stamp()
+    if trouble is None:
+        return stamp
+    if not allow_dirty:
+        raise trouble
+    strangers = stamps.code_tree(dict(code.modules) | _as_digests(code.strangers))
+    dirty = stamps.dirty_digest(stamp.hex, strangers, stamps.libraries_digest(libraries))
+    actual = replace(manifest, code=code.modules, libraries=libraries).stamp()
+    name = stamps.display_name(manifest.name, dirty, dirty=True)
+    return replace(actual, hex=dirty, name=name, dirty=True)
+
+
+def _as_digests(strangers: tuple[str, ...]) -> dict[str, str]:
+    return {name: stamps.source_digest(name.encode()) for name in strangers}
+
+
+def _code_trouble(manifest: Manifest, code: Code) -> StampMismatch | None:
+    if code.strangers:
+        return StampMismatch(
+            "code", f"{code.strangers[0]} was not loaded from the installed pipelines sources"
+        )
+    names = set(manifest.code) | set(code.modules)
+    changed = sorted(n for n in names if manifest.code.get(n) != code.modules.get(n))
+    if not changed:
+        return None
+    return StampMismatch(
+        "code",
+        f"the running code is not the code this bundle was stamped with ({_some(changed)} differ); "
+        "install the version it names, or run `pipelines restamp` to test and stamp it for this",
+    )
+
+
+def _library_trouble(manifest: Manifest, running: Mapping[str, str]) -> StampMismatch | None:
+    names = sorted(set(manifest.libraries) | set(running))
+    changed = [
+        f"{n} {manifest.libraries.get(n, 'untracked')} -> {running.get(n, 'untracked')}"
+        for n in names
+        if manifest.libraries.get(n) != running.get(n)
+    ]
+    if not changed:
+        return None
+    return StampMismatch(
+        "libraries",
+        f"other library versions than this bundle was stamped with ({_some(changed)}); install "
+        "those it names, or run `pipelines restamp` to test and stamp it for these",
+    )
+
+
+def _some(items: list[str]) -> str:
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return ", ".join(items[:3]) + more
+
+
+def weight_files(files: Mapping[str, File]) -> list[File]:
+    found = [f for path, f in sorted(files.items()) if path.endswith(".safetensors")]
+    return [file for file in found if file.path.startswith("weights/")]
+
+
+def _checked_weights(files: Mapping[str, File]) -> dict[str, torch.Tensor]:
+    # Late, so that reading a manifest costs no torch import.
+    from pipelines.tensorfile import read_tensors, refuse_nonfinite
+
+    tensors = read_tensors(weight_files(files))
+    if not tensors:
+        raise BundleRefused("weights", "there are no tensors in weights/")
+    if INDEX in files:
+        _check_index(parse_json(INDEX, files[INDEX].content), set(tensors))
+    refuse_nonfinite(tensors)
+    return tensors
+
+
+def _check_index(index: Mapping[str, object], names: set[str]) -> None:
+    listed = index.get("weight_map")
+    if not isinstance(listed, dict) or set(listed) != names:
+        raise BundleRefused("weights", f"{INDEX} does not list exactly the tensors there are")

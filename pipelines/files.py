@@ -1,0 +1,309 @@
+"""The files of a bundle, opened once: names, kinds and formats checked, contents hashed.
+
+Everything is opened relative to a directory descriptor and never through a link, and what is
+hashed is what is handed out: nobody opens a path a second time. Knows no manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from pipelines.errors import BundleRefused
+
+Buffer = bytearray | mmap.mmap
+# Bytes hashed so far, bytes in all.
+Progress = Callable[[int, int], None]
+
+# Plain ASCII, so that no file system folds, reorders or hides a name.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,126}\Z")
+_MAX_DEPTH: Final = 2
+_MAX_FILES: Final = 4096
+# Read whole below, mapped above: a map is shared by all replicas and needs no second copy.
+_MAP_ABOVE_BYTES: Final = 256 << 20
+_CHUNK_BYTES: Final = 8 << 20
+# A safetensors header is JSON; the reference reader's own limit is 100 MB.
+_MAX_HEADER_BYTES: Final = 100_000_000
+
+_PICKLES: Final = (
+    (b"\x80", "a pickle"),
+    (b"PK\x03\x04", "a zip archive (torch.save writes pickles into one)"),
+    (b"\x93NUMPY", "a NumPy array file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x7fELF", "an executable"),
+    (b"\x1f\x8b", "a gzip file"),
+)
+_CODE_SUFFIXES: Final = frozenset(
+    ".bin .ckpt .dill .dll .h5 .joblib .npy .npz .pickle .pkl .pt .pth".split()
+    + ".py .pyc .pyd .so .zip".split()
+)
+_MAGIC: Final = {
+    ".jpg": (b"\xff\xd8\xff",),
+    ".png": (b"\x89PNG\r\n\x1a\n",),
+    ".webp": (b"RIFF",),
+    ".wav": (b"RIFF",),
+    ".flac": (b"fLaC",),
+    ".ogg": (b"OggS",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the file system says of a file; any write through it changes the last two."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One opened file. `content` is private to this process where it was read, and a private map
+    of the same descriptor where it was too large to read."""
+
+    path: str
+    identity: Identity
+    content: Buffer
+
+    @property
+    def size(self) -> int:
+        return self.identity.size
+
+
+def open_folder(root: Path) -> list[File]:
+    """Opens every file under `root`, sorted by path, or refuses the whole.
+
+    Raises BundleRefused: `names` (characters, depth, case collision), `kind` (link, FIFO, device,
+    hard link), `missing` (no such directory).
+    """
+    try:
+        # The last step may be a link (`current`); everything below may not.
+        descriptor = os.open(os.path.realpath(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise BundleRefused("missing", f"{root} is not a bundle directory: {error}") from error
+    try:
+        files = sorted(_walk(descriptor, ""), key=lambda file: file.path.encode())
+    finally:
+        os.close(descriptor)
+    _no_case_collision([file.path for file in files])
+    return files
+
+
+def _walk(directory: int, prefix: str) -> Iterator[File]:
+    names = sorted(os.listdir(directory))
+    if len(names) > _MAX_FILES:
+        raise BundleRefused("names", f"more than {_MAX_FILES} files in {prefix or 'the bundle'}")
+    _no_case_collision([f"{prefix}{name}" for name in names])
+    for name in names:
+        path = f"{prefix}{name}"
+        check_name(path)
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode):
+            yield from _subfolder(directory, name, path)
+        else:
+            yield _open(directory, name, path)
+
+
+def _subfolder(directory: int, name: str, path: str) -> Iterator[File]:
+    if path.count("/") + 1 >= _MAX_DEPTH:
+        raise BundleRefused("names", f"{path}/ is nested too deep for a bundle; remove it")
+    descriptor = os.open(
+        name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
+    )
+    try:
+        yield from _walk(descriptor, f"{path}/")
+    finally:
+        os.close(descriptor)
+
+
+def _open(directory: int, name: str, path: str) -> File:
+    # NONBLOCK: opening a FIFO must not wait for its writer; the kind is checked on what is open.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=directory)
+    except OSError as error:
+        raise BundleRefused(
+            "kind",
+            f"{path} cannot be opened as a plain file ({error.strerror}); bundles hold no "
+            "links, sockets or devices: copy the real file in its place",
+        ) from error
+    try:
+        found = os.fstat(descriptor)
+        _plain(path, found)
+        identity = Identity(
+            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        )
+        return File(path, identity, _content(descriptor, path, found.st_size))
+    finally:
+        os.close(descriptor)
+
+
+def _plain(path: str, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise BundleRefused("kind", f"{path} is not a plain file (FIFO, socket or device)")
+    if found.st_nlink > 1:
+        raise BundleRefused(
+            "kind",
+            f"{path} is a hard link: {found.st_nlink - 1} other name(s) can change it from outside "
+            "the bundle; copy the directory (cp -r) and use the copy",
+        )
+
+
+def _content(descriptor: int, path: str, size: int) -> Buffer:
+    if size > _MAP_ABOVE_BYTES:
+        return mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
+    content = bytearray(size)
+    view, got = memoryview(content), 0
+    while got < size:
+        count = os.readv(descriptor, [view[got : got + _CHUNK_BYTES]])
+        if count == 0:
+            raise BundleRefused("kind", f"{path} got shorter while it was read")
+        got += count
+    return content
+
+
+def check_name(path: str) -> None:
+    """Raises BundleRefused("names") for anything but short relative ASCII paths."""
+    parts = path.split("/")
+    if len(parts) > _MAX_DEPTH or not all(_NAME.match(part) for part in parts):
+        raise BundleRefused(
+            "names",
+            f"{path!r} is not a name a bundle can hold: letters, digits and . _ + - only, not "
+            f"starting with a dot, at most {_MAX_DEPTH} levels; rename or remove it",
+        )
+
+
+def _no_case_collision(paths: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for path in paths:
+        other = seen.setdefault(path.casefold(), path)
+        if other != path:
+            raise BundleRefused(
+                "names", f"{other} and {path} differ in case only: one name on some file systems"
+            )
+
+
+def digest_all(files: list[File], progress: Progress | None = None) -> dict[str, str]:
+    """sha256 (hex) of each file's content, several files at a time (hashing leaves the GIL)."""
+    total = sum(file.size for file in files)
+    tally = _Tally(total, progress)
+    # Largest first, so that no thread is left with a big file at the end.
+    ordered = sorted(files, key=lambda file: -file.size)
+    with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
+        digests = pool.map(lambda file: _digest(file.content, tally), ordered)
+        return dict(zip((file.path for file in ordered), digests, strict=True))
+
+
+class _Tally:
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+        self._lock = Lock()
+
+    def add(self, count: int) -> None:
+        if self._progress is None:
+            return
+        with self._lock:
+            self._done += count
+            self._progress(self._done, self._total)
+
+
+def _digest(content: Buffer, tally: _Tally) -> str:
+    h = hashlib.sha256()
+    with memoryview(content) as view:
+        for start in range(0, len(view), _CHUNK_BYTES):
+            piece = view[start : start + _CHUNK_BYTES]
+            h.update(piece)
+            tally.add(len(piece))
+    return h.hexdigest()
+
+
+def check_format(file: File) -> None:
+    """A file is what its name says: nothing that runs code when loaded, whatever it is called.
+
+    Raises BundleRefused("format").
+    """
+    suffix = os.path.splitext(file.path)[1].lower()
+    if suffix in _CODE_SUFFIXES:
+        raise BundleRefused(
+            "format",
+            f"{file.path}: {suffix} files can run code when loaded; bundles hold "
+            "weights as .safetensors only",
+        )
+    complaint = _format_complaint(suffix, file)
+    if complaint is None:
+        return
+    head = bytes(file.content[:8])
+    for magic, what in _PICKLES:
+        if head.startswith(magic):
+            complaint = f"it is {what} under another name"
+    raise BundleRefused("format", f"{file.path} is not a {suffix or 'plain'} file: {complaint}")
+
+
+def _format_complaint(suffix: str, file: File) -> str | None:
+    """What is wrong, None when nothing is."""
+    if suffix == ".safetensors":
+        return _safetensors_complaint(file)
+    if suffix in _MAGIC:
+        good = any(file.content[: len(m)] == m for m in _MAGIC[suffix])
+        return None if good else "its first bytes say otherwise"
+    if suffix in {".json", ".txt", ".md"}:
+        return _text_complaint(suffix, file)
+    return "a bundle has no use for this kind of file"
+
+
+def _safetensors_complaint(file: File) -> str | None:
+    if file.size < 10:
+        return "too short for a header"
+    length = int.from_bytes(file.content[:8], "little")
+    if length > min(file.size - 8, _MAX_HEADER_BYTES):
+        return f"its header claims {length} bytes, the file has {file.size}"
+    return None if file.content[8:9] == b"{" else "its header is not JSON"
+
+
+def _text_complaint(suffix: str, file: File) -> str | None:
+    try:
+        text = bytes(file.content).decode("utf-8")
+    except UnicodeDecodeError:
+        return "it is not UTF-8"
+    if "\0" in text:
+        return "it holds NUL characters"
+    if suffix == ".json":
+        try:
+            parse_json(file.path, file.content)
+        except BundleRefused as error:
+            return error.message
+    return None
+
+
+def parse_json(path: str, content: Buffer | bytes) -> dict[str, object]:
+    """A JSON object without duplicate keys and without NaN. Raises BundleRefused("format")."""
+    try:
+        value = json.loads(bytes(content), object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleRefused("format", f"{path} does not parse as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BundleRefused("format", f"{path} is not a JSON object")
+    return value
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key appears twice")
+    return found
+
+
+def _no_constant(word: str) -> object:
+    raise ValueError(f"{word} is not a JSON number")

@@ -1,0 +1,308 @@
+"""Golden inputs: real JPEG, WAV and text files with the answers they must get.
+
+The load self-test, restamping and the readiness probe all ask here whether a loaded pipeline still
+computes what it did when the bundle was made. The difference of an answer is the largest, over all
+labels, of |difference of probability| and |difference of log probability| / max(1, |expected|),
+and of the embedding's first components: one number, small when everything agrees, whatever the
+scale of the scores.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final, Protocol
+
+from pipelines.bundle import Bundle
+from pipelines.errors import BadInput, BundleRefused
+from pipelines.speed import Speed
+from pipelines.types import Part, Prediction, Sample
+
+FILE: Final = "golden/golden.json"
+SCHEMA: Final = "trefoil.golden/1"
+MIXES: Final = (
+    "text",
+    "image",
+    "audio",
+    "image+text",
+    "audio+text",
+    "audio+image",
+    "audio+image+text",
+)
+# By the dtype the model runs in: float32 leaves room for another order of summation, the others
+# for the rounding of every activation (bfloat16 has 8 bits of mantissa: 0.4 % a step).
+TOLERANCE: Final = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+_EMBEDDING_HEAD: Final = 16
+_SUFFIX: Final = (
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"\x89PNG", ".png"),
+    (b"fLaC", ".flac"),
+    (b"OggS", ".ogg"),
+    (b"RIFF", ".wav"),
+)
+
+
+class Answering(Protocol):
+    """A loaded pipeline, as far as golden inputs need it."""
+
+    @property
+    def bundle(self) -> Bundle: ...
+    @property
+    def env(self) -> Mapping[str, str]: ...
+    def predict(self, samples: Sequence[Sample]) -> list[Prediction | BadInput]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """`scores` maps a label to (log probability, probability); `embedding` holds the first
+    components only."""
+
+    label: str
+    scores: Mapping[str, tuple[float, float]]
+    embedding: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCase:
+    """`expected` is None in a bundle that is still being built."""
+
+    id: str
+    mix: str
+    sample: Sample
+    expected: Expected | None
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenResult:
+    case: str
+    mix: str
+    ok: bool
+    worst_difference: float
+    tolerance: float
+    elapsed_ms: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MixResult:
+    """All golden runs of one mix: right and fast enough, or why not."""
+
+    mix: str
+    ok: bool
+    reason: str
+    p50_ms: float
+    max_ms: float
+    limit_ms: float
+    runs: int
+    worst_difference: float
+    tolerance: float
+
+
+def mix_of(sample: Sample) -> str:
+    return "+".join(sorted({part.kind for part in sample.parts if part.kind is not None}))
+
+
+def check(
+    pipeline: Answering,
+    mixes: Sequence[str] = (),
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[GoldenResult]:
+    """Runs every golden input (of the given mixes; none given: all) alone, as a caller would."""
+    cases, tolerances = read(pipeline.bundle)
+    dtype = pipeline.env.get("dtype", "float32").removeprefix("torch.")
+    tolerance = tolerances.get(dtype, min(tolerances.values()))
+    chosen = [case for case in cases if not mixes or case.mix in mixes]
+    return [_run(pipeline, case, tolerance, clock) for case in chosen]
+
+
+def require(pipeline: Answering) -> list[GoldenResult]:
+    """The load self-test. Raises BundleRefused("golden") naming the first input that fails."""
+    results = check(pipeline)
+    for result in results:
+        if not result.ok:
+            raise BundleRefused("golden", f"{result.case}: {result.reason}")
+    return results
+
+
+def probe(
+    pipeline: Answering,
+    mixes: Sequence[str] = (),
+    runs: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[MixResult]:
+    """Correctness and speed of every mix: `runs` passes over its golden inputs."""
+    speed = Speed.from_dict(pipeline.bundle.speed)
+    device = pipeline.env.get("device", "cpu")
+    wanted = mixes or tuple(dict.fromkeys(case.mix for case in read(pipeline.bundle)[0]))
+    found = []
+    for mix in wanted:
+        results = [result for _ in range(runs) for result in check(pipeline, (mix,), clock)]
+        found.append(judge(mix, results, speed.limit_ms(device, mix)))
+    return found
+
+
+def judge(mix: str, results: Sequence[GoldenResult], limit: tuple[float, str]) -> MixResult:
+    """One verdict over the runs of a mix: every answer right, the median within the limit."""
+    times = [result.elapsed_ms for result in results]
+    p50 = median(times) if times else math.inf
+    wrong = next((result for result in results if not result.ok), None)
+    reason = f"right, {p50:.1f} ms within {limit[0]:.1f} ms ({limit[1]})"
+    if not results:
+        reason = f"the bundle has no golden input of {mix}"
+    elif wrong is not None:
+        reason = f"{wrong.case}: {wrong.reason}"
+    elif p50 > limit[0]:
+        reason = f"median {p50:.1f} ms is over {limit[0]:.1f} ms ({limit[1]})"
+    return MixResult(
+        mix=mix,
+        ok=bool(results) and wrong is None and p50 <= limit[0],
+        reason=reason,
+        p50_ms=p50,
+        max_ms=max(times, default=math.inf),
+        limit_ms=limit[0],
+        runs=len(results),
+        worst_difference=max((r.worst_difference for r in results), default=math.inf),
+        tolerance=min((r.tolerance for r in results), default=0.0),
+    )
+
+
+def _run(
+    pipeline: Answering, case: GoldenCase, tolerance: float, clock: Callable[[], float]
+) -> GoldenResult:
+    started = clock()
+    answer = pipeline.predict([case.sample])[0]
+    elapsed_ms = (clock() - started) * 1000
+    worst, reason = _judge_answer(answer, case.expected)
+    ok = worst <= tolerance
+    if ok:
+        reason = f"within {tolerance:g}"
+    elif not reason:
+        reason = f"differs by {worst:.3g} from the recorded answer, tolerance {tolerance:g}"
+    return GoldenResult(case.id, case.mix, ok, worst, tolerance, elapsed_ms, reason)
+
+
+def _judge_answer(answer: Prediction | BadInput, expected: Expected | None) -> tuple[float, str]:
+    """The difference, and why it is infinite when no number can say it."""
+    if isinstance(answer, BadInput):
+        return math.inf, f"was refused as bad input ({answer})"
+    if expected is None:
+        return math.inf, "has no recorded answer; the bundle was never finished"
+    return difference(answer, expected), ""
+
+
+def difference(answer: Prediction, expected: Expected) -> float:
+    """See the head of this file; infinite when the labels are not the same or a value is NaN."""
+    got = {score.label: (score.log_prob, score.probability) for score in answer.scores}
+    embedding = [] if answer.embedding is None else answer.embedding[:_EMBEDDING_HEAD].tolist()
+    if set(got) != set(expected.scores) or len(embedding) != len(expected.embedding):
+        return math.inf
+    worst = [abs(a - b) for a, b in zip(embedding, expected.embedding, strict=True)]
+    for label, (log_prob, probability) in expected.scores.items():
+        worst.append(abs(got[label][0] - log_prob) / max(1.0, abs(log_prob)))
+        worst.append(abs(got[label][1] - probability))
+    return math.inf if any(math.isnan(value) for value in worst) else max(worst, default=math.inf)
+
+
+# ---- the file --------------------------------------------------------------------------------
+
+
+def read(bundle: Bundle) -> tuple[list[GoldenCase], dict[str, float]]:
+    """The cases and the tolerance by dtype. Raises BundleRefused("golden")."""
+    values: Any = bundle.json(FILE)
+    try:
+        if values["schema"] != SCHEMA:
+            raise ValueError(f"schema {values['schema']!r}")
+        cases = [_case(bundle, item) for item in values["cases"]]
+        tolerances = {dtype: float(value) for dtype, value in values["tolerance"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleRefused("golden", f"{FILE} is malformed: {error!r}") from error
+    if not cases or not tolerances:
+        raise BundleRefused("golden", f"{FILE} has no cases or no tolerance")
+    return cases, tolerances
+
+
+def _case(bundle: Bundle, item: Any) -> GoldenCase:
+    parts = []
+    for part in item["parts"]:
+        content = bundle.content(f"golden/{part['file']}")
+        data = content.decode() if part["kind"] == "text" else content
+        parts.append(Part(part["kind"], data))
+    sample = Sample(item["id"], tuple(parts), labels=tuple(item["labels"]), want_embedding=True)
+    expected = item.get("expected")
+    return GoldenCase(item["id"], mix_of(sample), sample, expected and _expected(expected))
+
+
+def _expected(item: Any) -> Expected:
+    scores = {label: (float(a), float(b)) for label, (a, b) in item["scores"].items()}
+    return Expected(item["label"], scores, tuple(map(float, item["embedding"])))
+
+
+def files(samples: Sequence[Sample]) -> tuple[dict[str, bytes], list[dict[str, object]]]:
+    """What to write for these inputs: file contents by path, and the cases without answers.
+
+    Raises ValueError for an input that has no file form (raw PCM, a part of unstated kind).
+    """
+    contents: dict[str, bytes] = {}
+    cases: list[dict[str, object]] = []
+    for sample in samples:
+        parts = []
+        for number, part in enumerate(sample.parts):
+            data, suffix = _file_form(sample.id, part)
+            name = f"{sample.id}.{number}{suffix}"
+            contents[f"golden/{name}"] = data
+            parts.append({"kind": part.kind, "file": name})
+        cases.append({"id": sample.id, "labels": list(sample.labels), "parts": parts})
+    return contents, cases
+
+
+def _file_form(case: str, part: Part) -> tuple[bytes, str]:
+    if part.kind == "text" and isinstance(part.data, str):
+        return part.data.encode(), ".txt"
+    data = part.data if isinstance(part.data, bytes) else b""
+    suffix = next((suffix for magic, suffix in _SUFFIX if data.startswith(magic)), None)
+    if part.kind is None or suffix is None:
+        raise ValueError(f"golden input {case}: parts are text, or JPEG, PNG, WAV, FLAC, OGG bytes")
+    return data, suffix
+
+
+def document(
+    cases: Sequence[Mapping[str, object]], tolerance: Mapping[str, float] = TOLERANCE
+) -> dict[str, object]:
+    return {"schema": SCHEMA, "tolerance": dict(tolerance), "cases": list(cases)}
+
+
+def record(pipeline: Answering) -> dict[str, object]:
+    """golden.json of this bundle with the answers this pipeline gives now.
+
+    Raises BundleRefused("golden") when an input gets no answer, or one that is not finite.
+    """
+    cases, tolerances = read(pipeline.bundle)
+    written: Any = pipeline.bundle.json(FILE)["cases"]
+    finished = []
+    for case, item in zip(cases, written, strict=True):
+        answer = pipeline.predict([case.sample])[0]
+        if isinstance(answer, BadInput):
+            raise BundleRefused("golden", f"{case.id} was refused as bad input ({answer})")
+        finished.append({**item, "mix": case.mix, "expected": _answer(case.id, answer)})
+    return document(finished, tolerances)
+
+
+def _answer(case: str, answer: Prediction) -> dict[str, object]:
+    embedding = [] if answer.embedding is None else answer.embedding[:_EMBEDDING_HEAD].tolist()
+    scores = {s.label: [_short(s.log_prob), _short(s.probability)] for s in answer.scores}
+    numbers = [number for pair in scores.values() for number in pair] + embedding
+    if not all(map(math.isfinite, numbers)):
+        raise BundleRefused("golden", f"{case} is answered with NaN or infinity")
+    return {
+        "label": answer.label,
+        "scores": scores,
+        "embedding": [_short(value) for value in embedding],
+    }
+
+
+def _short(value: float) -> float:
+    """Seven digits: below the tolerance by far, and steady from run to run on one machine."""
+    return float(f"{value:.7g}")

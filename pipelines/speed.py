@@ -1,0 +1,71 @@
+"""How fast is fast enough: what speed.json says a warm replica must reach.
+
+limit = max(factor x recorded median, floor) for a device class and mix that was measured when the
+bundle was made, the default limit for any other. A recorded median is of single requests on the
+machine named beside it; the factor leaves room for another machine of the same class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pipelines.errors import BundleRefused
+
+_KEYS: Final = {"factor", "floor_ms", "default_limit_ms", "baseline"}
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """`baseline` maps a device class (cpu, cuda) to median milliseconds by mix."""
+
+    factor: float = 3.0
+    floor_ms: float = 250.0
+    default_limit_ms: float = 5000.0
+    baseline: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Speed:
+        """Raises BundleRefused("config") for unknown or missing keys and non-positive numbers."""
+        if set(values) != _KEYS:
+            raise BundleRefused("config", f"speed.json must have exactly the keys {sorted(_KEYS)}")
+        try:
+            speed = Speed(
+                float(values["factor"]),
+                float(values["floor_ms"]),
+                float(values["default_limit_ms"]),
+                {
+                    device: {mix: float(ms) for mix, ms in mixes.items()}
+                    for device, mixes in values["baseline"].items()
+                },
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BundleRefused("config", f"speed.json: {error}") from error
+        numbers = [speed.factor, speed.floor_ms, speed.default_limit_ms]
+        numbers += [ms for mixes in speed.baseline.values() for ms in mixes.values()]
+        if min(numbers) <= 0:
+            raise BundleRefused("config", "speed.json: every number must be above 0")
+        return speed
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "factor": self.factor,
+            "floor_ms": self.floor_ms,
+            "default_limit_ms": self.default_limit_ms,
+            "baseline": {device: dict(mixes) for device, mixes in self.baseline.items()},
+        }
+
+    def limit_ms(self, device: str, mix: str) -> tuple[float, str]:
+        """The limit for one request of this mix on a device such as `cuda:0`, and the reason."""
+        device_class = device.split(":", 1)[0]
+        median = self.baseline.get(device_class, {}).get(mix)
+        if median is None:
+            return (
+                self.default_limit_ms,
+                f"the bundle has no {mix} timing for {device_class}: its default limit",
+            )
+        scaled = self.factor * median
+        if scaled < self.floor_ms:
+            return self.floor_ms, f"{self.factor:g} x {median:.3g} ms is below the floor"
+        return scaled, f"{self.factor:g} x the recorded {median:.3g} ms"

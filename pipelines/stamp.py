@@ -1,0 +1,277 @@
+"""The stamp: one hash over everything that can change a number, and its parts for comparison.
+
+Pure functions over names, sizes and digests; the code and library readings at the end are the
+only things that look at the running process. Knows nothing of how a bundle is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from pipelines.errors import BundleRefused
+
+PACKAGE: Final = "pipelines"
+# The recipe makes the default bundle; its result (the weights) is hashed, it is not.
+RECIPE: Final = "triage"
+
+# Which part a file belongs to: the first match decides, a path without one has no place here.
+_PART_OF: Final = (
+    ("weights/", "weights"),
+    ("model/", "weights"),
+    ("preprocess.json", "preprocessing"),
+    ("tokenizer/", "preprocessing"),
+    ("template.json", "template"),
+    ("labels.json", "labels"),
+    ("objective.json", "objective"),
+    ("reference/", "reference"),
+    ("golden/", "golden"),
+    ("speed.json", "speed"),
+    ("training.json", "data"),
+    ("CARD.md", "card"),
+)
+PARTS: Final = (
+    "weights",
+    "preprocessing",
+    "code",
+    "libraries",
+    "labels",
+    "template",
+    "objective",
+    "reference",
+    "golden",
+    "speed",
+    "data",
+    "card",
+    "name",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One file: `path` with forward slashes, `size` in bytes, `sha256` in hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """`modules` maps a path such as `pipelines/audio.py` to the sha256 of its LF-normalised
+    source; `loaded` lists the modules of this process that came from elsewhere than those files."""
+
+    modules: Mapping[str, str]
+    strangers: tuple[str, ...] = ()
+
+    @property
+    def tree(self) -> str:
+        return code_tree(self.modules)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """`hex` (64 digits) is the only form to compare; `name` is for people. `parts` maps each of
+    PARTS to a digest; `detail` maps `part/item` to a file's digest or a library's version."""
+
+    hex: str
+    name: str
+    dirty: bool = False
+    parts: Mapping[str, str] = field(default_factory=dict)
+    detail: Mapping[str, str] = field(default_factory=dict)
+
+
+def part_of(path: str) -> str | None:
+    """The part a bundle file belongs to, None where the layout has no place for it."""
+    for prefix, part in _PART_OF:
+        if path == prefix or (prefix.endswith("/") and path.startswith(prefix)):
+            return part
+    return None
+
+
+def _digest(domain: str, *fields: bytes) -> str:
+    """sha256 over a domain tag and length-prefixed fields, so that no two inputs run together."""
+    h = hashlib.sha256(f"trefoil.{domain}\0".encode())
+    for item in fields:
+        h.update(len(item).to_bytes(8, "little"))
+        h.update(item)
+    return h.hexdigest()
+
+
+def leaf_digest(leaf: Leaf) -> bytes:
+    size = leaf.size.to_bytes(8, "little")
+    return bytes.fromhex(
+        _digest("file.v1", leaf.path.encode(), size, bytes.fromhex(leaf.sha256)),
+    )
+
+
+def tree_digest(leaves: Iterable[Leaf]) -> str:
+    """Independent of the order the files were found in; bound to every name."""
+    ordered = sorted(leaves, key=lambda leaf: leaf.path.encode())
+    return _digest("tree.v1", *(leaf_digest(leaf) for leaf in ordered))
+
+
+def code_tree(modules: Mapping[str, str]) -> str:
+    pairs = (_digest("module.v1", p.encode(), bytes.fromhex(modules[p])) for p in sorted(modules))
+    return _digest("code.v1", *(bytes.fromhex(pair) for pair in pairs))
+
+
+def libraries_digest(versions: Mapping[str, str]) -> str:
+    pairs = (_digest("library.v1", k.encode(), versions[k].encode()) for k in sorted(versions))
+    return _digest("libraries.v1", *(bytes.fromhex(pair) for pair in pairs))
+
+
+def bundle_digest(canonical: bytes) -> str:
+    """The stamp: over the canonical manifest without the fields that are for people only."""
+    return _digest("bundle.v1", canonical)
+
+
+def seal_digest(canonical: bytes) -> str:
+    """Over the whole manifest, so that a changed date or note is noticed too."""
+    return _digest("seal.v1", canonical)
+
+
+def dirty_digest(stamp: str, code: str, libraries: str) -> str:
+    """In its own domain: what is served dirty never equals a stamp anybody pinned."""
+    return _digest("dirty.v1", *(bytes.fromhex(part) for part in (stamp, code, libraries)))
+
+
+def display_name(name: str, stamp: str, dirty: bool = False) -> str:
+    return f"{name}+dirty.{stamp[:12]}" if dirty else f"{name}+{stamp[:12]}"
+
+
+def part_digests(
+    name: str, leaves: Sequence[Leaf], code: Mapping[str, str], libraries: Mapping[str, str]
+) -> dict[str, str]:
+    """One digest for each of PARTS; an absent part has the digest of no files."""
+    parts = {part: tree_digest(f for f in leaves if part_of(f.path) == part) for part in PARTS}
+    parts["code"] = code_tree(code)
+    parts["libraries"] = libraries_digest(libraries)
+    parts["name"] = _digest("name.v1", name.encode())
+    return parts
+
+
+def detail_map(
+    name: str, leaves: Sequence[Leaf], code: Mapping[str, str], libraries: Mapping[str, str]
+) -> dict[str, str]:
+    """`part/item` -> digest or version, the part's own folder not repeated."""
+    detail = {"name": name}
+    for leaf in leaves:
+        part = part_of(leaf.path) or ""
+        detail[f"{part}/{leaf.path.removeprefix(part + '/')}"] = leaf.sha256
+    detail |= {f"code/{path.removeprefix(PACKAGE + '/')}": sha for path, sha in code.items()}
+    detail |= {f"libraries/{lib}": version for lib, version in libraries.items()}
+    return detail
+
+
+# ---- readings of the running process ---------------------------------------------------------
+
+
+def source_digest(source: bytes) -> str:
+    """A checkout with CRLF line ends is the same code."""
+    return hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest()
+
+
+def code_of(folder: Path) -> dict[str, str]:
+    """Every module under `folder` (the package directory) but the recipe's."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*.py")):
+        inside = path.relative_to(folder)
+        if inside.parts[0] != RECIPE:
+            found[f"{PACKAGE}/{inside.as_posix()}"] = source_digest(path.read_bytes())
+    return found
+
+
+def running_code() -> Code:
+    """The code of this process: the files of the package actually imported.
+
+    A loaded module that is not one of those source files (a sourceless .pyc, a second copy on
+    the path, an extension) is a stranger: what it computes is not in the hash.
+    """
+    package = sys.modules[PACKAGE]
+    if package.__file__ is None:
+        raise BundleRefused("code", "pipelines was imported without source files; install it whole")
+    folder = Path(package.__file__).resolve().parent
+    modules = code_of(folder)
+    strangers = [
+        f"{name} ({getattr(module, '__file__', None)})"
+        for name, module in sorted(_loaded().items())
+        if not _is_from(module, folder, modules)
+    ]
+    return Code(modules, tuple(strangers))
+
+
+def _loaded() -> dict[str, ModuleType]:
+    prefix, recipe = f"{PACKAGE}.", f"{PACKAGE}.{RECIPE}"
+    return {
+        name: module
+        for name, module in list(sys.modules.items())
+        if (name == PACKAGE or name.startswith(prefix))
+        and not (name == recipe or name.startswith(f"{recipe}."))
+    }
+
+
+def _is_from(module: ModuleType, folder: Path, modules: Mapping[str, str]) -> bool:
+    if module.__file__ is None:
+        return False
+    path = Path(module.__file__).resolve()
+    return path.is_relative_to(folder) and (
+        f"{PACKAGE}/{path.relative_to(folder).as_posix()}" in modules
+    )
+
+
+# Distribution -> the module whose own word is taken once it is imported. Tracked is what computes:
+# safetensors is absent because pipelines/weights.py reads that format itself, Python because its
+# arithmetic does not change; of Python only the Unicode tables behind NFC do, hence `unicode`.
+_LIBRARIES: Final = {
+    "torch": "torch",
+    "torchaudio": "torchaudio",
+    "transformers": "transformers",
+    "tokenizers": "tokenizers",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "pillow": "PIL",
+    "soundfile": "soundfile",
+}
+
+
+def public_version(version: str) -> str:
+    """Without the local part: 2.13.0+cpu and 2.13.0+cu130 are the same source; the build is env."""
+    return version.split("+", 1)[0]
+
+
+def running_libraries() -> dict[str, str]:
+    """Public versions of the libraries that touch numbers, as this process has them."""
+    found = {dist: _version(dist, module) for dist, module in _LIBRARIES.items()}
+    return found | _codecs() | {"unicode": unicodedata.unidata_version}
+
+
+def _version(distribution: str, module: str) -> str:
+    loaded = sys.modules.get(module)
+    version = getattr(loaded, "__version__", None)
+    if version is None:
+        try:
+            version = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            return "absent"
+    return public_version(str(version))
+
+
+def _codecs() -> dict[str, str]:
+    """Decoders that come inside wheels and differ between builds of one version."""
+    features = importlib.import_module("PIL.features")
+    soundfile = importlib.import_module("soundfile")
+    jpeg = f"turbo {features.version('libjpeg_turbo')}" if features.check("libjpeg_turbo") else None
+    return {
+        "libjpeg": str(jpeg or features.version("jpg")),
+        "libwebp": str(features.version("webp")),
+        "libsndfile": str(soundfile.__libsndfile_version__),
+    }
