@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-LISTEN ?= 127.0.0.1:7411
+LISTEN ?= 127.0.0.1:8433
 POOL ?= 2
 DATA ?= .data
 ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
