@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from pipelines import thinker
-from pipelines.cache import KeyValues
+from pipelines.cache import Cache, KeyValues
 from pipelines.collate import Batch, BranchColumns, Images, Sounds
 from pipelines.geometry import Geometry
 
@@ -32,10 +32,10 @@ class Backbone(Protocol):
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
-        mask: torch.Tensor,
-        cache: KeyValues,
+        seen: torch.Tensor,
+        cache: Cache,
     ) -> torch.Tensor:
-        """[B, N, H] of `tokens` [B, N] behind what the cache holds; `mask` is additive 4-D."""
+        """[B, N, H] of `tokens` [B, N] behind what the cache holds; `seen` is bool [B, N, keys]."""
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Vocabulary logits [..., V] of hidden states [..., H]."""
@@ -74,25 +74,24 @@ class QwenOmniBackbone:
         if branches is not None:
             tokens = torch.cat([tokens, branches.tokens], dim=1)
             positions = torch.cat([positions, branches.positions], dim=2)
-        mask = attention_mask(batch, branches, self.dtype)
-        return self._run(self._embeddings(tokens, batch), positions, mask, None)
+        embeddings = self._embeddings(tokens, batch)
+        return self._run(embeddings, positions, visible(batch, branches), None)
 
     def prefill(self, batch: Batch) -> tuple[torch.Tensor, KeyValues]:
         if batch.packed:
             raise ValueError("a packed batch has no prompt-only columns to keep")
         cache = KeyValues()
-        mask = attention_mask(batch, None, self.dtype)
         embeddings = self._embeddings(batch.prompt_ids, batch)
-        return self._run(embeddings, batch.positions, mask, cache), cache
+        return self._run(embeddings, batch.positions, visible(batch, None), cache), cache
 
     def extend(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
-        mask: torch.Tensor,
-        cache: Any,
+        seen: torch.Tensor,
+        cache: Cache,
     ) -> torch.Tensor:
-        return self._run(self._embed(tokens), positions, mask, cache)
+        return self._run(self._embed(tokens), positions, seen, cache)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model.lm_head(hidden)
@@ -102,9 +101,10 @@ class QwenOmniBackbone:
         self,
         embeddings: torch.Tensor,
         positions: torch.Tensor,
-        mask: torch.Tensor,
-        cache: Any,
+        seen: torch.Tensor,
+        cache: Cache | None,
     ) -> torch.Tensor:
+        mask = _additive(seen, self.dtype)
         out: torch.Tensor = self._text(
             inputs_embeds=embeddings,
             attention_mask={"full_attention": mask, "sliding_attention": mask},
@@ -166,12 +166,10 @@ def load_backbone(
     return QwenOmniBackbone(model)
 
 
-def attention_mask(
-    batch: Batch, branches: BranchColumns | None, dtype: torch.dtype
-) -> torch.Tensor:
-    """Additive [B, 1, columns, columns]: causal prompts without padding, branches behind them.
+def visible(batch: Batch, branches: BranchColumns | None) -> torch.Tensor:
+    """bool [B, columns, columns]: causal prompts without padding, label branches behind them.
 
-    A padded query sees itself, for a row of nothing would be NaN.
+    A padded query sees itself, for attention to nothing would be NaN.
     """
     width, device = batch.prompt_columns, batch.prompt_ids.device
     columns = width + (branches.columns if branches is not None else 0)
@@ -183,14 +181,17 @@ def attention_mask(
     if branches is not None:
         seen[:, width:, :width] = real[:, None, :]
         seen[:, width:, width:] = branches.ancestors
-    mask = torch.zeros(seen.shape, dtype=dtype, device=device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
+    return seen
 
 
-def branch_mask(batch: Batch, branches: BranchColumns, dtype: torch.dtype) -> torch.Tensor:
-    """Additive [B, 1, branch columns, prompt + branch columns], for a forward behind the cache."""
+def visible_behind(batch: Batch, branches: BranchColumns) -> torch.Tensor:
+    """bool [B, branch columns, prompt + branch columns], for a forward behind the kept prompt."""
     place = torch.arange(batch.prompt_columns, device=batch.prompt_ids.device)
     real = (place >= batch.starts[:, None])[:, None, :].expand(-1, branches.columns, -1)
-    seen = torch.cat([real, branches.ancestors], dim=2)
+    return torch.cat([real, branches.ancestors], dim=2)
+
+
+def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """[B, 1, queries, keys] of 0 and the lowest number: one conversion, not one a layer."""
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)

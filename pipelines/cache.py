@@ -5,11 +5,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+class Cache(Protocol):
+    """What an attention layer calls: the new keys and values in, all that may be seen out."""
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
+    ) -> Pair: ...
+
+    def get_seq_length(self, *_: Any) -> int: ...
 
 
 class KeyValues:

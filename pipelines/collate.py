@@ -126,7 +126,8 @@ class Batch:
 
     positions i64 [3, B, P]. `packed`: the only element of `branches` goes behind the prompts in
     the same forward; else each element is a forward of its own behind the cached prompts.
-    `following` i64 [B] is the rotary position after the prompt.
+    `following` i64 [B] is the rotary position after the prompt. With several branches
+    `label_places` i64 [B, K] finds each row's labels among all their scores side by side (-1: none).
     """
 
     ids: tuple[str, ...]
@@ -140,6 +141,7 @@ class Batch:
     sounds: Sounds | None
     branches: tuple[BranchColumns, ...]
     packed: bool
+    label_places: torch.Tensor | None
 
     @property
     def rows(self) -> int:
@@ -203,6 +205,7 @@ def collate(
         sounds=_sounds(rows, _flat(prompt_ids == geometry.audio_token, columns), geometry),
         branches=branches,
         packed=packed,
+        label_places=_label_places(branches) if len(branches) > 1 else None,
     )
 
 
@@ -286,6 +289,15 @@ def _branches(
         _branch_columns([g[n] if n < len(g) else empty for g in grouped], following)
         for n in range(forwards)
     )
+
+
+def _label_places(branches: Sequence[BranchColumns]) -> torch.Tensor:
+    real = torch.cat([found.labels for found in branches], dim=1).numpy()
+    counts = real.sum(axis=1)
+    places = np.full((len(real), counts.max()), -1, dtype=np.int64)
+    # Both sides in row-major order: the n-th real score of a row is its n-th label.
+    places[np.arange(counts.max()) < counts[:, None]] = np.nonzero(real)[1]
+    return torch.from_numpy(places)
 
 
 def _branch_columns(trees: Sequence[Tree], following: Ints) -> BranchColumns:
