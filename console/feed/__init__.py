@@ -1,0 +1,1 @@
+"""gRPC streams of all servers on one asyncio loop in one thread. No Qt, no SQLite."""

@@ -1,0 +1,209 @@
+"""Rows into tables. Everything is keyed, so that a row received twice changes nothing."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import astuple
+
+import numpy as np
+
+from console.cache.codec import pack
+from console.cache.retention import mark_changed
+from console.domain import (
+    AlertRow,
+    DeployRow,
+    DriftRow,
+    Event,
+    FeatureRow,
+    LatencyRow,
+    PredictionRow,
+    ProfileRow,
+    QualityRow,
+    Row,
+    ServerSnapshot,
+    SilenceRow,
+    SliceRow,
+)
+
+
+class Names:
+    """Texts that repeat, kept once. Lives with the writing connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._ids: dict[str, int] = {}
+
+    def id(self, text: str) -> int:
+        found = self._ids.get(text)
+        if found is None:
+            self._connection.execute("INSERT OR IGNORE INTO name (text) VALUES (?)", (text,))
+            row = self._connection.execute("SELECT id FROM name WHERE text = ?", (text,))
+            found = self._ids[text] = int(row.fetchone()[0])
+            if len(self._ids) > 50_000:  # a server that invents names must not fill our memory
+                self._ids.clear()
+        return found
+
+
+_HEADS = {
+    "latency": "INSERT OR REPLACE INTO latency (level, bucket_ms, server, stamp, mix, replica,"
+    " width_s, requests, errors, counts, queue_ms, decode_ms, preprocess_ms, forward_ms, post_ms,"
+    " total_ms, batch_rows, exemplars) VALUES (0" + ",?" * 17 + ")",
+    "profile": "INSERT OR REPLACE INTO profile (server, stamp, feature, slice, hour_s, n, sum,"
+    " sum_squares, min, max, missing, nonfinite, counts) VALUES (" + "?" + ",?" * 12 + ")",
+    "drift": "INSERT OR REPLACE INTO drift (tick_ms, server, stamp, feature, slice, window_s,"
+    " baseline, n, n_effective, n_needed, ks, p, q, kl, js, psi, chi2_p, excess_kl, expected_kl,"
+    " level, structural) VALUES (?" + ",?" * 20 + ")",
+    "prediction": "INSERT INTO prediction (server, id, at_ms, stamp, mix, label, true_label,"
+    " confidence, margin, entropy, closed_set_mass, queue_ms, decode_ms, preprocess_ms, forward_ms,"
+    " post_ms, total_ms, batch_size, replica, slices, error, kept, client, session, trace_id,"
+    " features, task, company) VALUES (?" + ",?" * 27 + ")"
+    # In place, so that the row keeps its number while the panel pages through it.
+    " ON CONFLICT (server, id) DO UPDATE SET true_label = excluded.true_label,"
+    " kept = excluded.kept, error = excluded.error, company = excluded.company",
+    "alert": "INSERT OR REPLACE INTO alert (server, id, at_ms, body) VALUES (?,?,?,?)",
+    "deploy": "INSERT OR REPLACE INTO deploy (server, at_ms, id, body) VALUES (?,?,?,?)",
+    "quality": "INSERT OR REPLACE INTO quality (server, at_ms, id, body) VALUES (?,?,?,?)",
+    "slice": "INSERT OR REPLACE INTO slice (server, id, at_ms, body) VALUES (?,?,?,?)",
+    "silence": "INSERT OR REPLACE INTO silence (server, id, at_ms, body) VALUES (?,?,?,?)",
+    "feature": "INSERT OR REPLACE INTO feature (stamp, name, at_ms, body) VALUES (?,?,?,?)",
+}
+
+
+def insert(connection: sqlite3.Connection, names: Names, events: Sequence[Event]) -> frozenset[str]:
+    """Write `events` in one transaction; returns the tables that changed."""
+    batches: dict[str, list[tuple[object, ...]]] = {}
+    servers: dict[str, tuple[object, ...]] = {}
+    heard: dict[str, tuple[object, ...]] = {}
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for event in events:
+            if event.cursor:  # rows of History carry none and move no cursor
+                heard[event.server] = (
+                    event.received_unix_ms,
+                    event.instance,
+                    event.cursor,
+                    event.server,
+                )
+            if isinstance(event.row, ServerSnapshot):
+                servers[event.server] = (event.server, pack(event.row), event.received_unix_ms)
+            else:
+                table, values = _values(event.row, names.id(event.server), names)
+                batches.setdefault(table, []).append(values)
+        for table, rows in batches.items():
+            connection.executemany(_HEADS[table], rows)
+        if "latency" in batches:
+            buckets = {int(values[0]) for values in batches["latency"]}  # type: ignore[call-overload]
+            mark_changed(connection, 1, buckets)
+        connection.executemany(
+            "INSERT INTO server (address, body, snapshot_ms, heard_ms, instance, cursor)"
+            " VALUES (?1, ?2, ?3, ?3, '', 0) ON CONFLICT (address) DO UPDATE"
+            " SET body = ?2, snapshot_ms = ?3",
+            list(servers.values()),
+        )
+        connection.executemany(
+            "UPDATE server SET heard_ms = ?, instance = ?, cursor = ? WHERE address = ?",
+            list(heard.values()),
+        )
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    return frozenset(batches) | (frozenset({"server"}) if servers else frozenset())
+
+
+def _values(row: Row, server: int, names: Names) -> tuple[str, tuple[object, ...]]:
+    match row:
+        case LatencyRow():
+            return "latency", _latency(row, server, names)
+        case PredictionRow():
+            return "prediction", _prediction(row, server, names)
+        case DriftRow():
+            return "drift", (
+                row.tick_unix_ms,
+                server,
+                names.id(row.stamp),
+                names.id(row.feature),
+                names.id(row.slice),
+                row.window_s,
+                row.baseline,
+                *astuple(row)[6:],
+            )
+        case ProfileRow():
+            return "profile", (
+                server,
+                names.id(row.stamp),
+                names.id(row.feature),
+                names.id(row.slice),
+                row.hour_unix_s,
+                *astuple(row)[4:11],
+                np.asarray(row.counts, "<u8").tobytes(),
+            )
+        case FeatureRow():
+            return "feature", (names.id(row.stamp), names.id(row.name), 0, pack(row))
+        case AlertRow():
+            return "alert", (server, row.id, row.last_unix_ms or row.opened_unix_ms, pack(row))
+        case DeployRow():
+            key = f"{row.action} {row.stamp}"
+            return "deploy", (server, row.at_unix_ms, key, pack(row))
+        case QualityRow():
+            key = f"{row.stamp} {row.slice} {row.width_s}"
+            return "quality", (server, row.bucket_unix_s * 1000, key, pack(row))
+        case SliceRow():
+            return "slice", (server, row.expression, row.at_unix_ms, pack(row))
+        case SilenceRow():
+            return "silence", (server, row.id, row.until_unix_ms, pack(row))
+        case ServerSnapshot():
+            raise AssertionError("snapshots are written by insert()")
+
+
+def _latency(row: LatencyRow, server: int, names: Names) -> tuple[object, ...]:
+    exemplars = [(e.prediction_id, e.total_ms, e.trace_id) for e in row.exemplars]
+    return (
+        row.bucket_unix_ms,
+        server,
+        names.id(row.stamp),
+        names.id(row.mix),
+        row.replica,
+        row.width_s,
+        row.requests,
+        row.errors,
+        np.asarray(row.counts, "<u4").tobytes(),
+        row.queue_ms,
+        row.decode_ms,
+        row.preprocess_ms,
+        row.forward_ms,
+        row.post_ms,
+        row.total_ms,
+        row.batch_rows,
+        json.dumps(exemplars) if exemplars else "",
+    )
+
+
+def _prediction(row: PredictionRow, server: int, names: Names) -> tuple[object, ...]:
+    return (
+        server,
+        row.prediction_id,
+        row.at_unix_ms,
+        names.id(row.stamp),
+        names.id(row.mix),
+        names.id(row.label),
+        names.id(row.true_label),
+        row.confidence,
+        row.margin,
+        row.entropy,
+        row.closed_set_mass,
+        *astuple(row.timing),
+        row.batch_size,
+        row.replica,
+        json.dumps(dict(row.slices)),
+        row.error,
+        int(row.payload_kept),
+        names.id(row.client),
+        row.session,
+        row.trace_id,
+        np.asarray(row.features, "<f4").tobytes(),
+        row.task,
+        json.dumps(row.company),
+    )

@@ -1,0 +1,118 @@
+"""Tables of the cache and their migrations. Texts that repeat in every row (stamps, features,
+slices) are kept once in `name`; small rows that are only ever read whole are kept as JSON."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+VERSION = 1  # PRAGMA user_version; a file with a higher one was written by a newer console
+
+_COLD = (
+    ("alert", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),
+    ("deploy", "server INTEGER, at_ms INTEGER, id TEXT", "server, at_ms, id"),
+    ("quality", "server INTEGER, at_ms INTEGER, id TEXT", "server, at_ms, id"),
+    ("slice", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),
+    ("silence", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),
+    ("feature", "stamp INTEGER, name INTEGER, at_ms INTEGER", "stamp, name"),
+)
+
+_HOT = """
+CREATE TABLE name (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
+CREATE TABLE server (address TEXT PRIMARY KEY, body TEXT NOT NULL, snapshot_ms REAL NOT NULL,
+  heard_ms REAL NOT NULL, offset_ms REAL, instance TEXT NOT NULL, cursor INTEGER NOT NULL);
+CREATE TABLE latency (seq INTEGER PRIMARY KEY AUTOINCREMENT, level INTEGER NOT NULL,
+  bucket_ms INTEGER NOT NULL, server INTEGER NOT NULL, stamp INTEGER NOT NULL,
+  mix INTEGER NOT NULL, replica INTEGER NOT NULL, width_s INTEGER NOT NULL,
+  requests INTEGER NOT NULL, errors INTEGER NOT NULL, counts BLOB NOT NULL, queue_ms REAL,
+  decode_ms REAL, preprocess_ms REAL, forward_ms REAL, post_ms REAL, total_ms REAL,
+  batch_rows INTEGER NOT NULL, exemplars TEXT NOT NULL,
+  UNIQUE (level, bucket_ms, server, stamp, mix, replica));
+CREATE TABLE changed (level INTEGER NOT NULL, bucket_ms INTEGER NOT NULL,
+  PRIMARY KEY (level, bucket_ms)) WITHOUT ROWID;
+CREATE TABLE profile (server INTEGER NOT NULL, stamp INTEGER NOT NULL, feature INTEGER NOT NULL,
+  slice INTEGER NOT NULL, hour_s INTEGER NOT NULL, n INTEGER NOT NULL, sum REAL, sum_squares REAL,
+  min REAL, max REAL, missing INTEGER NOT NULL, nonfinite INTEGER NOT NULL, counts BLOB NOT NULL,
+  PRIMARY KEY (hour_s, stamp, feature, slice, server)) WITHOUT ROWID;
+CREATE TABLE drift (tick_ms INTEGER NOT NULL, server INTEGER NOT NULL, stamp INTEGER NOT NULL,
+  feature INTEGER NOT NULL, slice INTEGER NOT NULL, window_s INTEGER NOT NULL,
+  baseline TEXT NOT NULL, n REAL, n_effective REAL, n_needed REAL, ks REAL, p REAL, q REAL,
+  kl REAL, js REAL, psi REAL, chi2_p REAL, excess_kl REAL, expected_kl REAL, level TEXT NOT NULL,
+  structural TEXT NOT NULL,
+  PRIMARY KEY (tick_ms, server, stamp, feature, slice, window_s, baseline)) WITHOUT ROWID;
+CREATE TABLE prediction (seq INTEGER PRIMARY KEY, server INTEGER NOT NULL, id TEXT NOT NULL,
+  at_ms INTEGER NOT NULL, stamp INTEGER NOT NULL, mix INTEGER NOT NULL, label INTEGER NOT NULL,
+  true_label INTEGER NOT NULL, confidence REAL, margin REAL, entropy REAL, closed_set_mass REAL,
+  queue_ms REAL, decode_ms REAL, preprocess_ms REAL, forward_ms REAL, post_ms REAL, total_ms REAL,
+  batch_size INTEGER NOT NULL, replica INTEGER NOT NULL, slices TEXT NOT NULL,
+  error TEXT NOT NULL, kept INTEGER NOT NULL, client INTEGER NOT NULL, session TEXT NOT NULL,
+  trace_id TEXT NOT NULL, features BLOB NOT NULL, task TEXT NOT NULL, company TEXT NOT NULL,
+  UNIQUE (server, id));
+CREATE INDEX prediction_at ON prediction (at_ms);
+CREATE TABLE payload (server INTEGER NOT NULL, id TEXT NOT NULL, used_s REAL NOT NULL,
+  body BLOB NOT NULL, PRIMARY KEY (server, id));
+CREATE TABLE action (id INTEGER PRIMARY KEY, server TEXT NOT NULL, kind TEXT NOT NULL,
+  target TEXT NOT NULL, by TEXT NOT NULL, note TEXT NOT NULL, until_unix_ms INTEGER NOT NULL,
+  undo INTEGER NOT NULL, state TEXT NOT NULL, detail TEXT NOT NULL, at_s REAL NOT NULL);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+class CacheTooNew(Exception):
+    """The file was written by a newer console; it may be read, not written."""
+
+
+def version_of(path: Path) -> int:
+    """`user_version` of the file; 0 when it is absent or empty. Raises sqlite3.DatabaseError."""
+    if not path.exists():
+        return 0
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def open_for_writing(path: Path) -> sqlite3.Connection:
+    """The one connection that writes, migrated. A file that is no database is moved aside: it is a
+    cache. Raises CacheTooNew."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        found = version_of(path)
+    except sqlite3.DatabaseError:
+        for suffix in ("", "-wal", "-shm"):
+            broken = path.with_name(path.name + suffix)
+            if broken.exists():
+                broken.replace(path.with_name(f"{path.name}.unreadable{suffix}"))
+        found = 0
+    if found > VERSION:
+        raise CacheTooNew(f"{path} has version {found}, this console writes {VERSION}")
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
+    # incremental_vacuum needs this before the first table; it changes nothing later.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA busy_timeout = 5000")
+    if found < VERSION:
+        _migrate(connection)
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    # A quarter of a second to import, and needed on the first start only.
+    from sqlite_utils import Database, Migrations
+
+    migrations = Migrations("console")
+
+    @migrations(name="0001_first")
+    def first(db: Database) -> None:
+        for statement in _HOT.split(";\n"):
+            if statement.strip():
+                db.execute(statement)
+        for table, columns, key in _COLD:
+            db.execute(f"CREATE TABLE {table} ({columns}, body TEXT NOT NULL, PRIMARY KEY ({key}))")
+            if table != "feature":
+                db.execute(f"CREATE INDEX {table}_at ON {table} (at_ms)")
+
+    migrations.apply(Database(connection))
+    connection.execute(f"PRAGMA user_version = {VERSION}")

@@ -1,0 +1,198 @@
+"""The one thread that writes the cache. Everybody else hands it rows and goes on; when it falls
+behind, `backlog` tells the feed to stop reading, and gRPC's flow control tells the server."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from console.cache import retention
+from console.cache.insert import Names, insert
+from console.cache.schema import CacheTooNew, open_for_writing
+from console.domain import Action, Event
+
+log = logging.getLogger(__name__)
+BATCH_S = 0.1  # rows wait at most this long to be written together
+TIDY_EVERY_S = 30.0
+
+Job = Callable[[sqlite3.Connection], frozenset[str]]
+
+
+class Writer:
+    """`on_written(tables)` is called from the writer's thread after each commit."""
+
+    def __init__(
+        self,
+        path: Path,
+        on_written: Callable[[frozenset[str]], None],
+        limit_bytes: int = 2 << 30,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = path
+        self._on_written = on_written
+        self._limit_bytes = limit_bytes
+        self._clock = clock
+        self._queue: queue.SimpleQueue[Sequence[Event] | Job | None] = queue.SimpleQueue()
+        self._waiting = 0  # rows; only ever read outside for a rough backlog
+        self._written = 0
+        self.trouble = ""  # why nothing is written; shown in the status bar
+        self._thread = threading.Thread(target=self._run, name="cache writer", daemon=True)
+
+    @property
+    def backlog(self) -> int:
+        return max(0, self._waiting - self._written)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, events: Sequence[Event]) -> None:
+        if events and not self.trouble:
+            self._waiting += len(events)
+            self._queue.put(events)
+
+    def do(self, job: Job) -> None:
+        """Run `job` on the writing connection, after what was put before it."""
+        self._queue.put(job)
+
+    def set_meta(self, key: str, value: str) -> None:
+        self.do(lambda db: _meta(db, key, value))
+
+    def add_action(self, action: Action) -> None:
+        self.do(lambda db: _add_action(db, action))
+
+    def end_action(self, action_id: int, state: str, detail: str) -> None:
+        self.do(lambda db: _end_action(db, action_id, state, detail))
+
+    def keep_payload(self, server: str, prediction_id: str, body: bytes) -> None:
+        self.do(lambda db: _keep_payload(db, (server, prediction_id, self._clock(), body)))
+
+    def set_offset(self, server: str, offset_ms: float) -> None:
+        self.do(lambda db: _set_offset(db, server, offset_ms))
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            connection = open_for_writing(self._path)
+        except (CacheTooNew, OSError, sqlite3.Error) as error:
+            # The console goes on from what it can read; a status line says that nothing is kept.
+            self.trouble = f"cache is not written: {error}"
+            self._on_written(frozenset({"meta"}))
+            return
+        try:
+            self._loop(connection, Names(connection))
+        finally:
+            connection.close()
+
+    def _loop(self, connection: sqlite3.Connection, names: Names) -> None:
+        self._on_written(frozenset({"opened"}))
+        tidied = self._clock()
+        while True:
+            jobs = self._collect()
+            if jobs is None:
+                return
+            self._write(connection, names, jobs)
+            if self._clock() - tidied > TIDY_EVERY_S:
+                tidied = self._clock()
+                self._guard(lambda: retention.tidy(connection, tidied, self._limit_bytes))
+
+    def _collect(self) -> list[Sequence[Event] | Job] | None:
+        """What came in the last BATCH_S; None at the end."""
+        try:
+            found = self._queue.get(timeout=1.0)
+        except queue.Empty:
+            return []
+        jobs: list[Sequence[Event] | Job] = []
+        until = time.monotonic() + BATCH_S
+        while found is not None:
+            jobs.append(found)
+            left = until - time.monotonic()
+            if left <= 0 or len(jobs) > 2000:
+                return jobs
+            try:
+                found = self._queue.get(timeout=left)
+            except queue.Empty:
+                return jobs
+        self._queue.put(None)  # the end: write what came before it, then meet it again
+        return jobs or None
+
+    def _write(
+        self, connection: sqlite3.Connection, names: Names, jobs: list[Sequence[Event] | Job]
+    ) -> None:
+        tables: frozenset[str] = frozenset()
+        events: list[Event] = []
+        for job in jobs:
+            if callable(job):
+                if events:
+                    tables |= self._guard(lambda e=events: insert(connection, names, e))  # type: ignore[misc]
+                    self._written += len(events)
+                    events = []
+                tables |= self._guard(lambda j=job: j(connection))  # type: ignore[misc]
+            else:
+                events.extend(job)
+        if events:
+            tables |= self._guard(lambda: insert(connection, names, events))
+            self._written += len(events)
+        if tables:
+            self._on_written(tables)
+
+    def _guard(self, work: Callable[[], frozenset[str]]) -> frozenset[str]:
+        """A full disk or a locked file loses rows of a cache, and says so; it ends nothing."""
+        try:
+            done = work()
+        except sqlite3.Error as error:
+            log.error("cache write failed: %s", error)
+            self.trouble = f"cache is not written: {error}"
+            return frozenset({"meta"})
+        self.trouble = ""
+        return done
+
+
+def _meta(db: sqlite3.Connection, key: str, value: str) -> frozenset[str]:
+    db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+    return frozenset()
+
+
+def _add_action(db: sqlite3.Connection, a: Action) -> frozenset[str]:
+    db.execute(
+        "INSERT INTO action (server, kind, target, by, note, until_unix_ms, undo, state, detail,"
+        " at_s) VALUES (?,?,?,?,?,?,?,?,?,?)",
+        (a.server, a.kind, a.target, a.by, a.note, a.until_unix_ms, a.undo, "waiting", "", a.at_s),
+    )
+    return frozenset({"action"})
+
+
+def _end_action(db: sqlite3.Connection, action_id: int, state: str, why: str) -> frozenset[str]:
+    db.execute("UPDATE action SET state = ?, detail = ? WHERE id = ?", (state, why, action_id))
+    return frozenset({"action"})
+
+
+def _keep_payload(
+    db: sqlite3.Connection, row: tuple[str, str, float, bytes], most: int = 400
+) -> frozenset[str]:
+    server, prediction_id, now, body = row
+    db.execute("INSERT OR IGNORE INTO name (text) VALUES (?)", (server,))
+    db.execute(
+        "INSERT OR REPLACE INTO payload (server, id, used_s, body)"
+        " SELECT id, ?, ?, ? FROM name WHERE text = ?",
+        (prediction_id, now, body, server),
+    )
+    db.execute(
+        "DELETE FROM payload WHERE used_s < (SELECT min(used_s) FROM"
+        " (SELECT used_s FROM payload ORDER BY used_s DESC LIMIT ?))",
+        (most,),
+    )
+    return frozenset({"payload"})
+
+
+def _set_offset(db: sqlite3.Connection, server: str, offset_ms: float) -> frozenset[str]:
+    db.execute("UPDATE server SET offset_ms = ? WHERE address = ?", (offset_ms, server))
+    return frozenset({"server"})

@@ -1,0 +1,371 @@
+"""What the console knows, as frozen rows. Field names follow proto/observe.proto, so that one
+decoder (feed/decode.py) serves them all; nothing here knows Qt, gRPC or SQLite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+LATENCY_BUCKETS = 64
+STAMP_PARTS = ("weights", "preprocessing", "code", "libraries", "labels", "reference", "data")
+STAGES = ("queue", "decode", "preprocess", "forward", "post")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeEvidence:
+    mix: str = ""
+    ok: bool = False
+    reason: str = ""
+    p50_ms: float = 0.0
+    max_ms: float = 0.0
+    limit_ms: float = 0.0
+    runs: int = 0
+    worst_difference: float = 0.0
+    tolerance: float = 0.0
+    at_unix_ms: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    index: int = 0
+    state: str = ""
+    reason: str = ""
+    device: str = ""
+    stamp: str = ""
+    pid: int = 0
+    restarts: int = 0
+    in_flight: int = 0
+    answered: int = 0
+    rss_bytes: int = 0
+    evidence: tuple[ProbeEvidence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StampPin:
+    client: str = ""
+    stamp: str = ""
+    refused: int = 0
+    last_unix_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSnapshot:
+    server: str = ""
+    version: str = ""
+    state: str = ""  # starting | ready | degraded | not_ready | draining | state_unspecified
+    reason: str = ""
+    started_unix_ms: int = 0
+    stamp: str = ""
+    stamp_name: str = ""
+    dirty: bool = False
+    stamp_parts: Mapping[str, str] = field(default_factory=dict)
+    stamp_detail: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    warm_replicas: int = 0
+    wanted_replicas: int = 0
+    replicas: tuple[ReplicaStatus, ...] = ()
+    queued: int = 0
+    queue_limit: int = 0
+    requests: int = 0
+    failed: int = 0
+    refused: int = 0
+    quarantined: int = 0
+    telemetry_dropped: int = 0
+    telemetry_state: str = ""
+    rss_bytes: int = 0
+    labels: tuple[str, ...] = ()
+    pins: tuple[StampPin, ...] = ()
+    insecure: bool = False
+    slo_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    prediction_id: str = ""
+    total_ms: float = 0.0
+    trace_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRow:
+    bucket_unix_ms: int = 0
+    width_s: int = 0
+    stamp: str = ""
+    mix: str = ""
+    replica: int = 0
+    requests: int = 0
+    errors: int = 0
+    counts: tuple[int, ...] = ()
+    queue_ms: float = 0.0
+    decode_ms: float = 0.0
+    preprocess_ms: float = 0.0
+    forward_ms: float = 0.0
+    post_ms: float = 0.0
+    total_ms: float = 0.0
+    batch_rows: int = 0
+    exemplars: tuple[Exemplar, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRow:
+    name: str = ""
+    modality: str = ""
+    kind: str = ""
+    unit: str = ""
+    categories: tuple[str, ...] = ()
+    stamp: str = ""
+    edges: tuple[float, ...] = ()
+    reference_counts: tuple[int, ...] = ()
+    reference_n: float = 0.0
+    importance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRow:
+    stamp: str = ""
+    feature: str = ""
+    slice: str = ""
+    hour_unix_s: int = 0
+    n: int = 0
+    sum: float = 0.0
+    sum_squares: float = 0.0
+    min: float = 0.0
+    max: float = 0.0
+    missing: int = 0
+    nonfinite: int = 0
+    counts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DriftRow:
+    tick_unix_ms: int = 0
+    stamp: str = ""
+    feature: str = ""
+    slice: str = ""
+    window_s: int = 0
+    baseline: str = ""
+    n: float = 0.0
+    n_effective: float = 0.0
+    n_needed: float = 0.0
+    ks: float = 0.0
+    p: float = 0.0
+    q: float = 0.0
+    kl: float = 0.0
+    js: float = 0.0
+    psi: float = 0.0
+    chi2_p: float = 0.0
+    excess_kl: float = 0.0
+    expected_kl: float = 0.0
+    level: str = ""  # insufficient | ok | warning | high | critical | learning
+    structural: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertTransition:
+    at_unix_ms: int = 0
+    from_state: str = ""
+    to_state: str = ""
+    actor: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRow:
+    id: str = ""
+    key: str = ""
+    severity: str = ""
+    state: str = ""
+    opened_unix_ms: int = 0
+    last_unix_ms: int = 0
+    closed_unix_ms: int = 0
+    stamp: str = ""
+    summary: str = ""
+    acknowledged_by: str = ""
+    acknowledged_note: str = ""
+    silenced: bool = False
+    features: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
+    history: tuple[AlertTransition, ...] = ()
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceRow:
+    id: str = ""
+    matcher: str = ""
+    until_unix_ms: int = 0
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeployRow:
+    at_unix_ms: int = 0
+    action: str = ""
+    stamp: str = ""
+    stamp_name: str = ""
+    from_stamp: str = ""
+    by: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    queue_ms: float = 0.0
+    decode_ms: float = 0.0
+    preprocess_ms: float = 0.0
+    forward_ms: float = 0.0
+    post_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRow:
+    prediction_id: str = ""
+    at_unix_ms: int = 0
+    stamp: str = ""
+    mix: str = ""
+    label: str = ""
+    confidence: float = 0.0
+    margin: float = 0.0
+    entropy: float = 0.0
+    closed_set_mass: float = 0.0
+    timing: Timing = Timing()
+    batch_size: int = 0
+    replica: int = 0
+    slices: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+    payload_kept: bool = False
+    client: str = ""
+    session: str = ""
+    trace_id: str = ""
+    true_label: str = ""
+    features: tuple[float, ...] = ()
+    task: str = ""
+    company: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    n: int = 0
+    sum_confidence: float = 0.0
+    sum_correct: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class QualityRow:
+    bucket_unix_s: int = 0
+    width_s: int = 0
+    stamp: str = ""
+    slice: str = ""
+    predictions: int = 0
+    labelled: int = 0
+    accuracy: float = math.nan
+    estimated_accuracy: float = math.nan
+    value_per_1000: float = math.nan
+    estimated_value_per_1000: float = math.nan
+    ece: float = math.nan
+    median_label_delay_s: float = math.nan
+    reliability: tuple[ReliabilityBin, ...] = ()
+    labels: tuple[str, ...] = ()
+    confusion: tuple[int, ...] = ()
+    value_unit: str = ""
+    estimated_accuracy_labelled: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class SliceRow:
+    expression: str = ""
+    words: str = ""
+    support: int = 0
+    share: float = 0.0
+    error: float = 0.0
+    error_elsewhere: float = 0.0
+    z: float = 0.0
+    q: float = 0.0
+    value_per_1000: float = 0.0
+    stamp: str = ""
+    at_unix_ms: int = 0
+
+
+Row = (
+    ServerSnapshot
+    | LatencyRow
+    | FeatureRow
+    | ProfileRow
+    | DriftRow
+    | AlertRow
+    | SilenceRow
+    | DeployRow
+    | PredictionRow
+    | QualityRow
+    | SliceRow
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row as it came in. `server` is the address: names are for people and may repeat."""
+
+    server: str
+    cursor: int
+    instance: str
+    server_unix_ms: float
+    received_unix_ms: float
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The state of the connection to one server; times in unix seconds of this machine."""
+
+    address: str
+    state: str = "connecting"  # connecting | live | catching up | reconnecting | lost | offline
+    detail: str = ""
+    since_s: float = 0.0
+    heard_s: float = 0.0  # last message of any kind; 0: never
+    offset_ms: float = math.nan  # server clock minus ours
+    rtt_ms: float = math.nan
+    retry_at_s: float = 0.0
+    refused_rows: int = 0
+    refused_why: str = ""
+    instance: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One line of the fleet: what it last said, and how we stand with it."""
+
+    link: Link
+    snapshot: ServerSnapshot | None = None
+
+    @property
+    def address(self) -> str:
+        return self.link.address
+
+    @property
+    def name(self) -> str:
+        if self.snapshot is not None and self.snapshot.server:
+            return self.snapshot.server
+        return self.link.address
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something an operator asked a server for, kept until the server has it."""
+
+    id: int
+    server: str
+    kind: str  # acknowledge | silence
+    target: str  # alert id, matcher, or the id of the silence to end
+    by: str
+    note: str
+    until_unix_ms: int = 0
+    undo: bool = False
+    state: str = "waiting"  # waiting | done | refused
+    detail: str = ""
+    at_s: float = 0.0

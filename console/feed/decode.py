@@ -1,0 +1,135 @@
+"""Wire messages into rows. A server may be wrong, old or hostile: texts are made plain and
+bounded, lists are bounded, and a row that cannot be true is refused with the reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from console import domain
+from console.domain import LATENCY_BUCKETS, Event
+from console.plain import plain
+from proto import observe_pb2
+
+T = TypeVar("T")
+MOST_ITEMS = 4096
+EARLIEST_MS = 946_684_800_000  # the year 2000
+LATEST_MS = 4_102_444_800_000  # the year 2100
+
+KINDS: Mapping[str, type] = {
+    "snapshot": domain.ServerSnapshot,
+    "latency": domain.LatencyRow,
+    "profile": domain.ProfileRow,
+    "drift": domain.DriftRow,
+    "alert": domain.AlertRow,
+    "deploy": domain.DeployRow,
+    "prediction": domain.PredictionRow,
+    "quality": domain.QualityRow,
+    "feature": domain.FeatureRow,
+    "slice": domain.SliceRow,
+    "silence": domain.SilenceRow,
+}
+
+
+class RowRefused(Exception):
+    """A row that cannot be true. The text says which and why."""
+
+
+def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> Event | None:
+    """The event of one message; None for a kind this console does not know (a newer server).
+    Raises RowRefused."""
+    kind = message.WhichOneof("event")
+    if kind is None or kind not in KINDS:
+        return None
+    row = build(KINDS[kind], getattr(message, kind))
+    _check(kind, row)
+    return Event(
+        server=server,
+        cursor=message.cursor,
+        instance=plain(message.instance, 100),
+        server_unix_ms=message.server_unix_ns / 1e6,
+        received_unix_ms=received_ms,
+        row=row,
+    )
+
+
+def build(kind: type[T], message: Any) -> T:
+    """The dataclass of the same field names, filled from a protobuf message."""
+    return kind(**{name: read(getattr(message, name)) for name, read in _plan(kind, type(message))})
+
+
+@cache
+def _plan(kind: type, message: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """One reader a field. Fields that the message does not have keep their default."""
+    hints = get_type_hints(kind)
+    described = message.DESCRIPTOR.fields_by_name
+    return tuple(
+        (field.name, _reader(hints[field.name], described[field.name]))
+        for field in dataclasses.fields(kind)
+        if field.name in described
+    )
+
+
+def _reader(hint: Any, field: Any) -> Callable[[Any], Any]:
+    origin = get_origin(hint)
+    if origin is tuple:
+        element = get_args(hint)[0]
+        if dataclasses.is_dataclass(element):
+            return lambda items: tuple(build(element, item) for item in items[:MOST_ITEMS])
+        if element is str:
+            return lambda items: tuple(plain(item) for item in items[:MOST_ITEMS])
+        return lambda items: tuple(items[:MOST_ITEMS])
+    if origin is not None:
+        return _mapping
+    if dataclasses.is_dataclass(hint):
+        return lambda item: build(hint, item)
+    if field.enum_type is not None:
+        values = field.enum_type.values_by_number
+        return lambda number: values[number].name.lower() if number in values else str(number)
+    return plain if hint is str else lambda value: value
+
+
+def _mapping(found: Mapping[str, str]) -> dict[str, str]:
+    pairs = list(found.items())[:MOST_ITEMS]
+    return {plain(key, 200): plain(value) for key, value in pairs}
+
+
+_TIMES = {
+    "latency": "bucket_unix_ms",
+    "drift": "tick_unix_ms",
+    "deploy": "at_unix_ms",
+    "prediction": "at_unix_ms",
+    "alert": "opened_unix_ms",
+}
+_TIMES_S = {"profile": "hour_unix_s", "quality": "bucket_unix_s"}
+
+
+def _check(kind: str, row: Any) -> None:
+    at_ms = getattr(row, _TIMES[kind]) if kind in _TIMES else None
+    if kind in _TIMES_S:
+        at_ms = getattr(row, _TIMES_S[kind]) * 1000
+    if at_ms is not None and not EARLIEST_MS < at_ms < LATEST_MS:
+        raise RowRefused(f"{kind}: time {at_ms} ms is not between the years 2000 and 2100")
+    if kind == "latency":
+        _check_latency(row)
+    if kind == "profile" and any(count > 1 << 62 for count in row.counts):
+        raise RowRefused("profile: a count above 2^62")
+    if kind == "feature" and not all(map(math.isfinite, row.edges)):
+        raise RowRefused(f"feature {row.name}: an edge that is not finite")
+    if kind == "alert" and not row.id:
+        raise RowRefused("alert: no id")
+    if kind == "prediction" and not row.prediction_id:
+        raise RowRefused("prediction: no id")
+
+
+def _check_latency(row: domain.LatencyRow) -> None:
+    if len(row.counts) != LATENCY_BUCKETS:
+        raise RowRefused(f"latency: {len(row.counts)} buckets, {LATENCY_BUCKETS} expected")
+    sums = (row.queue_ms, row.decode_ms, row.preprocess_ms, row.forward_ms, row.post_ms)
+    if not all(math.isfinite(value) and value >= 0 for value in (*sums, row.total_ms)):
+        raise RowRefused("latency: a stage that is negative or not finite")
+    if not 0 < row.width_s <= 86_400:
+        raise RowRefused(f"latency: width {row.width_s} s")

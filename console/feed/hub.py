@@ -1,0 +1,239 @@
+"""The I/O thread: one asyncio loop holding the links to all servers. Everything outside talks to
+it by plain calls that return at once; answers come back through callbacks in this thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import grpc
+from grpc import aio
+
+from console.domain import Action, Event, Link, PredictionRow
+from console.feed.address import Access
+from console.feed.backoff import Backoff
+from console.feed.decode import build
+from console.feed.link import Known, ServerLink
+from console.plain import plain
+from proto import observe_pb2, observe_pb2_grpc
+
+log = logging.getLogger(__name__)
+MOST_BACKLOG = 20_000  # rows waiting for the disk before the feed stops reading
+CALL_S = 10.0
+
+
+class Sink(Protocol):
+    """Where rows go: the cache's writer, or a list in a test."""
+
+    @property
+    def backlog(self) -> int: ...
+
+    def put(self, events: Sequence[Event]) -> None: ...
+
+
+class Hub:
+    """`changed` is called from this thread whenever a link changes."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        access: Access,
+        sink: Sink,
+        changed: Callable[[], None],
+        known: Mapping[str, Known] | None = None,
+    ) -> None:
+        self._access = access
+        self._sink = sink
+        self._changed = changed
+        self._known = dict(known or {})
+        self._addresses = tuple(addresses)
+        self._links: dict[str, ServerLink] = {}
+        self._states: dict[str, Link] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._started = threading.Event()
+        self._calls: set[asyncio.Future[None]] = set()
+        self._thread = threading.Thread(target=self._run, name="console feed", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def links(self) -> dict[str, Link]:
+        """The state of every link now, by address."""
+        return dict(self._states)
+
+    def retry_now(self) -> None:
+        self._call(lambda: [link.retry_now() for link in self._links.values()])
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Ends every stream and joins the thread."""
+        if not self._thread.is_alive():
+            return
+        self._started.wait(timeout_s)
+        stop = self._stop
+        if stop is not None:
+            self._call(stop.set)
+        self._thread.join(timeout_s)
+
+    def act(self, action: Action, done: Callable[[Action, str, str], None]) -> None:
+        """Send one action; `done(action, state, detail)` with waiting, done or refused."""
+        self._call(lambda: self._spawn(self._act(action, done)))
+
+    def fetch(
+        self, server: str, prediction_id: str, done: Callable[[bytes | None, str], None]
+    ) -> None:
+        """Ask for a kept payload; `done(serialized Example or None, why not)`."""
+        self._call(lambda: self._spawn(self._fetch(server, prediction_id, done)))
+
+    def find(
+        self,
+        server: str,
+        prediction_ids: Sequence[str],
+        done: Callable[[Sequence[PredictionRow], str], None],
+    ) -> None:
+        """Ask for single predictions that the stream did not carry."""
+        self._call(lambda: self._spawn(self._find(server, tuple(prediction_ids), done)))
+
+    def _call(self, work: Callable[[], object]) -> None:
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(work)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        finally:
+            self._loop = None
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        tasks = []
+        for address in self._addresses:
+            link = ServerLink(
+                address,
+                self._access,
+                self._put,
+                self._tell,
+                Backoff(random.uniform),
+                self._known.get(address, Known()),
+            )
+            self._links[address] = link
+            self._states[address] = link.link
+            tasks.append(asyncio.create_task(link.run(), name=f"link {address}"))
+        self._started.set()
+        self._changed()
+        await self._stop.wait()
+        for task in (*tasks, *self._calls):
+            task.cancel()
+        await asyncio.gather(*tasks, *self._calls, return_exceptions=True)
+
+    async def _put(self, events: Sequence[Event]) -> None:
+        while self._sink.backlog > MOST_BACKLOG:
+            await asyncio.sleep(0.05)
+        self._sink.put(events)
+
+    def _tell(self, link: Link) -> None:
+        self._states[link.address] = link
+        self._changed()
+
+    def _spawn(self, work: object) -> None:
+        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    def _stub(self, server: str) -> observe_pb2_grpc.ObserveStub | None:
+        link = self._links.get(server)
+        return link.stub if link is not None else None
+
+    async def _act(self, action: Action, done: Callable[[Action, str, str], None]) -> None:
+        stub = self._stub(action.server)
+        if stub is None:
+            done(action, "waiting", "no connection; it is sent when the server is back")
+            return
+        metadata = self._links[action.server].metadata()
+        try:
+            if action.kind == "acknowledge":
+                answer = await stub.Acknowledge(
+                    observe_pb2.AcknowledgeRequest(
+                        alert_id=action.target, by=action.by, note=action.note, undo=action.undo
+                    ),
+                    timeout=CALL_S,
+                    metadata=metadata,
+                )
+            else:
+                answer = await stub.Silence(_silence(action), timeout=CALL_S, metadata=metadata)
+        except aio.AioRpcError as error:
+            why = plain(f"{error.code().name}: {error.details()}", 300)
+            gone = error.code() in (
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+            )
+            done(action, "waiting" if gone else "refused", why)
+            return
+        self._put_answer(action.server, answer)
+        done(action, "done", "")
+
+    def _put_answer(self, server: str, answer: observe_pb2.AlertAction) -> None:
+        """What the server says the alert and the silence now are, without waiting for the watch."""
+        from console.domain import AlertRow, SilenceRow
+
+        now_ms = time.time() * 1000
+        rows = []
+        if answer.HasField("alert") and answer.alert.id:
+            rows.append(build(AlertRow, answer.alert))
+        if answer.HasField("silence") and answer.silence.id:
+            rows.append(build(SilenceRow, answer.silence))
+        self._sink.put([Event(server, 0, "", now_ms, now_ms, row) for row in rows])
+
+    async def _fetch(
+        self, server: str, prediction_id: str, done: Callable[[bytes | None, str], None]
+    ) -> None:
+        request = observe_pb2.SamplesRequest(prediction_ids=[prediction_id], with_payload=True)
+        answer, why = await self._samples(server, request)
+        for sample in answer.samples if answer is not None else ():
+            if sample.example:
+                done(sample.example, "")
+                return
+        done(None, why or "the server no longer keeps this payload")
+
+    async def _find(
+        self,
+        server: str,
+        prediction_ids: tuple[str, ...],
+        done: Callable[[Sequence[PredictionRow], str], None],
+    ) -> None:
+        request = observe_pb2.SamplesRequest(prediction_ids=prediction_ids)
+        answer, why = await self._samples(server, request)
+        rows = [build(PredictionRow, s.row) for s in answer.samples] if answer is not None else []
+        now_ms = time.time() * 1000
+        self._sink.put([Event(server, 0, "", now_ms, now_ms, r) for r in rows if r.prediction_id])
+        done(rows, why)
+
+    async def _samples(
+        self, server: str, request: observe_pb2.SamplesRequest
+    ) -> tuple[observe_pb2.SamplesResponse | None, str]:
+        stub = self._stub(server)
+        if stub is None:
+            return None, "no connection to this server"
+        try:
+            metadata = self._links[server].metadata()
+            return await stub.Samples(request, timeout=CALL_S, metadata=metadata), ""
+        except aio.AioRpcError as error:
+            return None, plain(f"{error.code().name}: {error.details()}", 300)
+
+
+def _silence(action: Action) -> observe_pb2.SilenceRequest:
+    if action.undo:
+        return observe_pb2.SilenceRequest(end_id=action.target, by=action.by)
+    return observe_pb2.SilenceRequest(
+        matcher=action.target,
+        until_unix_ms=action.until_unix_ms,
+        by=action.by,
+        reason=action.note,
+    )

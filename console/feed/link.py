@@ -1,0 +1,233 @@
+"""One server: connect, watch, resume. Whatever it does stays inside its own link."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import grpc
+from grpc import aio
+
+from console.domain import Event, Link
+from console.feed import address as reach
+from console.feed.backoff import Backoff
+from console.feed.clock import ClockOffset
+from console.feed.decode import RowRefused, event
+from console.plain import plain
+from proto import observe_pb2, observe_pb2_grpc
+
+log = logging.getLogger(__name__)
+HANDED_S = 0.1  # rows are handed on at most this much later than they came
+CLOCK_EVERY_S = 15.0
+QUIET_S = 30.0  # a watch that says nothing for so long is asked whether it lives
+CALL_S = 10.0
+CAUGHT_UP_MS = 3000.0
+HISTORY_S = 24 * 3600.0  # how far back a console that knows nothing asks
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Known:
+    """What the cache already holds of a server."""
+
+    instance: str = ""
+    cursor: int = 0
+    heard_ms: float = 0.0
+
+
+class ServerLink:
+    """`sink` takes rows and may wait (that is the back-pressure); `changed` is told of every new
+    `Link`."""
+
+    def __init__(
+        self,
+        address: str,
+        access: reach.Access,
+        sink: Callable[[Sequence[Event]], Awaitable[None]],
+        changed: Callable[[Link], None],
+        backoff: Backoff,
+        known: Known = Known(),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.link = Link(address=address, since_s=clock())
+        self._access = access
+        self._sink = sink
+        self._changed = changed
+        self._backoff = backoff
+        self._known = known
+        self._clock = clock
+        self._offset = ClockOffset()
+        self._now = asyncio.Event()
+        self._stub: observe_pb2_grpc.ObserveStub | None = None
+        self._hole_ms: float | None = None  # rows are missing since then
+
+    async def run(self) -> None:
+        """Until cancelled: one connection after another."""
+        while True:
+            began = time.monotonic()
+            why = "the server closed the stream"
+            try:
+                async with reach.open_channel(self.link.address, self._access) as channel:
+                    await self._session(channel)
+            except aio.AioRpcError as error:
+                why = plain(f"{error.code().name}: {error.details()}", 300)
+            except (OSError, ValueError) as error:
+                why = plain(str(error), 300)
+            except Exception:
+                # The edge of the feed: a fault of ours with one server must not end the others.
+                log.exception("link to %s failed; trying again", self.link.address)
+                why = "a fault of the console; see its log"
+            self._stub = None
+            self._backoff.lived(time.monotonic() - began)
+            await self._pause(why)
+
+    def retry_now(self) -> None:
+        self._backoff.reset()
+        self._now.set()
+
+    @property
+    def stub(self) -> observe_pb2_grpc.ObserveStub | None:
+        """For single calls (samples, actions); None while not connected."""
+        return self._stub
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        return reach.metadata(self._access)
+
+    async def _pause(self, why: str) -> None:
+        wait_s = self._backoff.wait_s()
+        # Two quick attempts are a blink, not a loss: no red flash for a restart.
+        state = "reconnecting" if self._backoff.attempts <= 2 else "lost"
+        self._tell(state=state, detail=why, retry_at_s=self._clock() + wait_s)
+        self._now.clear()
+        try:
+            await asyncio.wait_for(self._now.wait(), wait_s)
+        except TimeoutError:
+            pass
+        if self.link.state != "lost":
+            self._tell(state="connecting", retry_at_s=0.0)
+
+    async def _session(self, channel: aio.Channel) -> None:
+        stub = observe_pb2_grpc.ObserveStub(channel)
+        first = await self._measure(stub)
+        held = self._known if first.instance == self._known.instance else Known()
+        await self._take([first])
+        self._stub = stub
+        self._tell(state="catching up", detail="", instance=plain(first.instance, 100))
+        if not held.cursor and self._hole_ms is None:
+            self._hole_ms = self._known.heard_ms
+        watch = asyncio.ensure_future(self._watch(stub, held))
+        tasks = {watch, asyncio.ensure_future(self._keep_measuring(stub))}
+        if self._hole_ms is not None:
+            tasks.add(asyncio.ensure_future(self._history(stub, self._hole_ms)))
+        await _until_done(watch, tasks)
+
+    async def _measure(self, stub: observe_pb2_grpc.ObserveStub) -> observe_pb2.WatchEvent:
+        """One snapshot, timed: it is the round trip that the clock offset is told from."""
+        sent = self._clock() * 1000
+        request = observe_pb2.WatchRequest(once=True)
+        found = None
+        async for message in stub.Watch(request, timeout=CALL_S, metadata=self.metadata()):
+            if found is None:
+                found = message
+                self._offset.add(sent, message.server_unix_ns / 1e6, self._clock() * 1000)
+        if found is None:
+            raise ValueError("the server sent no snapshot")
+        self._tell(offset_ms=self._offset.offset_ms, rtt_ms=self._offset.rtt_ms)
+        return found
+
+    async def _keep_measuring(self, stub: observe_pb2_grpc.ObserveStub) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_EVERY_S)
+            await self._take([await self._measure(stub)])
+
+    async def _history(self, stub: observe_pb2_grpc.ObserveStub, hole_ms: float) -> None:
+        """Fill the hole since this server was last heard; a cursor of another life cannot."""
+        now_ms = self._clock() * 1000
+        from_ms = max(hole_ms - 60_000, now_ms - HISTORY_S * 1000)
+        request = observe_pb2.HistoryRequest(
+            from_unix_ms=int(from_ms), to_unix_ms=int(now_ms) + 3_600_000
+        )
+        rows: list[observe_pb2.WatchEvent] = []
+        try:
+            async for message in stub.History(request, metadata=self.metadata()):
+                message.cursor = 0  # rows of the past move no cursor
+                rows.append(message)
+                if len(rows) >= 500:
+                    await self._take(rows)
+                    rows = []
+        except aio.AioRpcError as error:
+            # An older server has no history; what it streams from now on is still worth having.
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+        await self._take(rows)
+        self._hole_ms = None  # only now: a connection lost half way leaves the hole open
+
+    async def _watch(self, stub: observe_pb2_grpc.ObserveStub, held: Known) -> None:
+        request = observe_pb2.WatchRequest(after_cursor=held.cursor, instance=held.instance)
+        call = stub.Watch(request, metadata=self.metadata())
+        rows: list[observe_pb2.WatchEvent] = []
+        due = time.monotonic() + HANDED_S
+        pending = asyncio.ensure_future(call.read())
+        try:
+            while True:
+                wait_s = max(0.0, due - time.monotonic()) if rows else QUIET_S
+                done, _ = await asyncio.wait({pending}, timeout=wait_s)
+                if done:
+                    message = pending.result()
+                    if message is aio.EOF:
+                        return
+                    rows.append(message)
+                    pending = asyncio.ensure_future(call.read())
+                if rows and (time.monotonic() >= due or len(rows) >= 1000):
+                    await self._take(rows)
+                    rows, due = [], time.monotonic() + HANDED_S
+        finally:
+            pending.cancel()
+            call.cancel()
+            await self._take(rows)
+
+    async def _take(self, messages: Sequence[observe_pb2.WatchEvent]) -> None:
+        """Decode, refuse what cannot be true, hand the rest on, and remember where we are."""
+        if not messages:
+            return
+        now_ms = self._clock() * 1000
+        events: list[Event] = []
+        refused, why = self.link.refused_rows, self.link.refused_why
+        for message in messages:
+            try:
+                found = event(message, self.link.address, now_ms)
+            except RowRefused as error:
+                refused, why = refused + 1, str(error)
+                continue
+            if found is not None:
+                events.append(found)
+        last = messages[-1]
+        if last.cursor:
+            self._known = Known(plain(last.instance, 100), last.cursor, now_ms)
+        await self._sink(events)
+        behind_ms = now_ms - (last.server_unix_ns / 1e6 - (self._offset.offset_ms or 0.0))
+        state = self.link.state
+        if self._stub is not None:
+            state = "live" if not behind_ms > CAUGHT_UP_MS else "catching up"
+        self._tell(state=state, heard_s=now_ms / 1000, refused_rows=refused, refused_why=why)
+
+    def _tell(self, **changes: object) -> None:
+        if changes.get("state", self.link.state) != self.link.state:
+            changes["since_s"] = self._clock()
+        self.link = dataclasses.replace(self.link, **changes)  # type: ignore[arg-type]
+        self._changed(self.link)
+
+
+async def _until_done(main: asyncio.Future[None], tasks: set[asyncio.Future[None]]) -> None:
+    """Until `main` ends or any of `tasks` fails; nothing outlives this call."""
+    try:
+        while not main.done():
+            done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,330 @@
+"""A small real gRPC server with the Observe service and a simulated fleet behind it:
+`python tests/observe_stand_in.py` serves six on loopback and prints their addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import grpc
+import numpy as np
+from grpc import aio
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from proto import observe_pb2, observe_pb2_grpc
+from tests import fleet_story as story
+
+Context = aio.ServicerContext
+TICK_S = 300  # between drift rows
+
+
+class StandIn(observe_pb2_grpc.ObserveServicer):
+    """One server of the fleet. `journal` holds what Watch sends, by cursor."""
+
+    def __init__(
+        self,
+        who: story.Character,
+        clock: Callable[[], float] = time.time,
+        past_s: int = 900,
+        width_s: int = 2,
+        hertz: float = 2.0,
+    ) -> None:
+        self.who = who
+        self.clock = clock
+        self.width_s = width_s
+        self.hertz = hertz
+        self.began = clock()
+        self.instance = f"{who.name}-{int(self.began * 1e6)}"
+        self.journal: list[observe_pb2.WatchEvent] = []
+        self.past: list[observe_pb2.WatchEvent] = []
+        self.alerts: dict[str, observe_pb2.AlertRow] = {}
+        self.silences: dict[str, observe_pb2.SilenceRow] = {}
+        self.requests = 100_000
+        self.watching = 0
+        self.refuse_calls = False
+        self._rng = np.random.default_rng(int(story.digest(who.name)[:8], 16))
+        self._next_bucket = int(self.began - past_s) // width_s * width_s
+        self._next_tick = int(self.began - past_s) // TICK_S * TICK_S
+        self._tell_past(past_s)
+
+    def now(self) -> float:
+        return self.clock() + self.who.clock_ms / 1000
+
+    def _stamp(self, event: observe_pb2.WatchEvent, cursor: int) -> observe_pb2.WatchEvent:
+        event.cursor = cursor
+        event.server_unix_ns = int(self.now() * 1e9)
+        event.instance = self.instance
+        return event
+
+    def add(self, event: observe_pb2.WatchEvent) -> None:
+        self.journal.append(self._stamp(event, len(self.journal) + 1))
+
+    def advance(self) -> None:
+        """Everything that happened until now."""
+        now = self.now()
+        while self._next_bucket + self.width_s <= now:
+            ago = self.began - self._next_bucket + self.who.clock_ms / 1000
+            for event in story.latency_rows(
+                self.who, self._next_bucket, ago, self.width_s, self._rng
+            ):
+                if event.HasField("latency"):
+                    self.requests += event.latency.requests
+                self.add(event)
+            self._next_bucket += self.width_s
+        while self._next_tick <= now:
+            for event in story.drift_rows(
+                self.who, self._next_tick, self.began - self._next_tick, self._rng
+            ):
+                self.add(event)
+            self._next_tick += TICK_S
+        if self.who.hostile and len(self.journal) % 3 == 0:
+            self._be_hostile()
+
+    def _be_hostile(self) -> None:
+        self.add(observe_pb2.WatchEvent(latency=observe_pb2.LatencyRow(counts=[1, 2])))
+        self.add(observe_pb2.WatchEvent())
+        self.add(
+            observe_pb2.WatchEvent(
+                alert=observe_pb2.AlertRow(
+                    id="<b>x</b>",
+                    severity="apocalyptic",
+                    state="<i>firing</i>",
+                    summary="<h1>owned</h1>" + "\u202e\x00\x1b[31m" + "Z" * 100_000,
+                    opened_unix_ms=int(self.now() * 1000),
+                )
+            )
+        )
+
+    def _tell_past(self, past_s: int) -> None:
+        """What History has and Watch does not repeat: everything before this server's start."""
+        self.advance()
+        began, who = self.began, self.who
+        hour = int(began) // 3600 * 3600
+        for event in story.feature_rows(who):
+            self.add(event)
+        for back in range(3):
+            for event in story.profile_rows(who, hour - 3600 * back, 3000, self._rng):
+                self.add(event)
+        for back in range(12):
+            for event in story.quality_rows(who, hour - 3600 * back):
+                self.add(event)
+        self._tell_alerts(began)
+        self.past, self.journal = self.journal, []
+        for event in self.past:
+            if event.WhichOneof("event") in ("feature", "alert", "slice"):
+                self.add(observe_pb2.WatchEvent.FromString(event.SerializeToString()))
+        self._drop_old_ticks()
+
+    def _drop_old_ticks(self) -> None:
+        for event in self.past:
+            event.cursor = 0
+
+    def _tell_alerts(self, began: float) -> None:
+        def ms(ago_s: float) -> int:
+            return int((began - ago_s) * 1000)
+
+        who = self.who
+        self.add(
+            observe_pb2.WatchEvent(
+                deploy=observe_pb2.DeployRow(
+                    at_unix_ms=ms(400 if not who.odd_parts else 270),
+                    action="activate",
+                    stamp=story.stamp_of(who),
+                    stamp_name=f"triage-2026.11.23+{story.stamp_of(who)[:12]}",
+                    from_stamp=story.stamp_of(who, before_deploy=True),
+                    by="deploy bot",
+                )
+            )
+        )
+        rows = []
+        if who.base_ms > 50:
+            rows.append(("latency", "critical", 155, "p99 812 ms over the 250 ms objective"))
+            rows.append(("readiness", "warning", 160, who.reason))
+        if who.drifts and who.name.startswith("gpu-01"):
+            words = "audio.snr_db at site=b: excess KL 0.43 > 0.15, n 2,600"
+            rows.append(("drift", "critical", 150, words))
+        if "preprocessing" in who.odd_parts:
+            rows.append(("skew", "high", 269, "preprocessing differs from the fleet"))
+        for kind, severity, ago, words in rows:
+            row = observe_pb2.AlertRow(
+                id=f"{who.name}-{kind}",
+                key=f"{kind}/{who.name}",
+                kind=kind,
+                severity=severity,
+                state="firing",
+                opened_unix_ms=ms(ago),
+                last_unix_ms=ms(0),
+                stamp=story.stamp_of(who),
+                summary=words,
+                features=["audio.snr_db", "out.confidence"] if kind == "drift" else [],
+                slices=["site=b"] if kind == "drift" else [],
+            )
+            row.history.add(at_unix_ms=ms(ago + 60), from_state="ok", to_state="pending")
+            row.history.add(at_unix_ms=ms(ago), from_state="pending", to_state="firing")
+            self.alerts[row.id] = row
+            self.add(observe_pb2.WatchEvent(alert=row))
+        if who.name == "gpu-02.lon":
+            row = observe_pb2.AlertRow(
+                id="blip",
+                kind="latency",
+                severity="warning",
+                state="resolved",
+                opened_unix_ms=ms(480),
+                last_unix_ms=ms(470),
+                closed_unix_ms=ms(460),
+                summary="p95 104 ms over 100 ms for 20 s",
+                acknowledged_by="night shift",
+            )
+            self.alerts[row.id] = row
+            self.add(observe_pb2.WatchEvent(alert=row))
+
+    def _snapshot(self) -> observe_pb2.WatchEvent:
+        found = story.snapshot(self.who, self.now(), self.requests)
+        return self._stamp(observe_pb2.WatchEvent(snapshot=found), len(self.journal))
+
+    async def Watch(
+        self, request: observe_pb2.WatchRequest, context: Context
+    ) -> AsyncIterator[observe_pb2.WatchEvent]:
+        self.advance()
+        yield self._snapshot()
+        if request.once:
+            return
+        known = request.instance == self.instance
+        at = min(request.after_cursor, len(self.journal)) if known else 0
+        self.watching += 1
+        try:
+            while True:
+                self.advance()
+                for event in self.journal[at:]:
+                    yield event
+                    at = event.cursor
+                yield self._snapshot()
+                await asyncio.sleep(1 / self.hertz)
+        finally:
+            self.watching -= 1
+
+    async def History(
+        self, request: observe_pb2.HistoryRequest, context: Context
+    ) -> AsyncIterator[observe_pb2.WatchEvent]:
+        for event in self.past:
+            yield event
+
+    async def Samples(
+        self, request: observe_pb2.SamplesRequest, context: Context
+    ) -> observe_pb2.SamplesResponse:
+        wanted = set(request.prediction_ids)
+        answer = observe_pb2.SamplesResponse()
+        for event in (*self.past, *self.journal):
+            if event.HasField("prediction") and event.prediction.prediction_id in wanted:
+                sample = answer.samples.add(row=event.prediction)
+                if request.with_payload and event.prediction.payload_kept:
+                    sample.example = story.payload(event.prediction.prediction_id)
+        return answer
+
+    async def Acknowledge(
+        self, request: observe_pb2.AcknowledgeRequest, context: Context
+    ) -> observe_pb2.AlertAction:
+        if self.refuse_calls:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "role viewer may not do this")
+        alert = self.alerts.get(request.alert_id)
+        if alert is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no alert {request.alert_id}")
+        alert.acknowledged_by = "" if request.undo else request.by
+        alert.acknowledged_note = "" if request.undo else request.note
+        alert.history.add(
+            at_unix_ms=int(self.now() * 1000),
+            from_state=alert.state,
+            to_state="acknowledged",
+            actor=request.by,
+            detail=request.note,
+        )
+        self.add(observe_pb2.WatchEvent(alert=alert))
+        return observe_pb2.AlertAction(alert=alert)
+
+    async def Silence(
+        self, request: observe_pb2.SilenceRequest, context: Context
+    ) -> observe_pb2.AlertAction:
+        if request.end_id:
+            row = self.silences.pop(request.end_id, observe_pb2.SilenceRow(id=request.end_id))
+            row.until_unix_ms = int(self.now() * 1000)
+        else:
+            row = observe_pb2.SilenceRow(
+                id=f"silence-{len(self.silences) + 1}",
+                matcher=request.matcher,
+                until_unix_ms=request.until_unix_ms,
+                by=request.by,
+                reason=request.reason,
+            )
+            self.silences[row.id] = row
+        self.add(observe_pb2.WatchEvent(silence=row))
+        return observe_pb2.AlertAction(silence=row)
+
+
+class Fleet:
+    """Stand-ins on free loopback ports, served by one thread of their own."""
+
+    def __init__(self, servicers: Sequence[StandIn]) -> None:
+        self.servicers = tuple(servicers)
+        self.addresses: list[str] = []
+        self._servers: list[aio.Server] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
+
+    def __enter__(self) -> Fleet:
+        self._thread.start()
+        for servicer in self.servicers:
+            server, port = self._call(self._serve(servicer, 0))
+            self._servers.append(server)
+            self.addresses.append(f"127.0.0.1:{port}")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for index in range(len(self._servers)):
+            self.kill(index)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+    def kill(self, index: int) -> None:
+        """The server is gone at once, as if its machine were."""
+        self._call(self._servers[index].stop(None))
+
+    def revive(self, index: int, servicer: StandIn | None = None) -> None:
+        """The same port again, with the same journal or with another life."""
+        port = int(self.addresses[index].rpartition(":")[2])
+        chosen = servicer or self.servicers[index]
+        self._servers[index], _ = self._call(self._serve(chosen, port))
+
+    async def _serve(self, servicer: StandIn, port: int) -> tuple[aio.Server, int]:
+        server = aio.server(options=(("grpc.so_reuseport", 0),))
+        observe_pb2_grpc.add_ObserveServicer_to_server(servicer, server)
+        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        await server.start()
+        return server, bound
+
+    def _call(self, work: object) -> object:  # type: ignore[type-arg]
+        future: Future[object] = asyncio.run_coroutine_threadsafe(work, self._loop)  # type: ignore[arg-type]
+        return future.result(10)
+
+
+def main() -> None:
+    """Serve the story until interrupted; the last server dies after three seconds."""
+    with Fleet([StandIn(who) for who in story.FLEET]) as fleet:
+        print("console", *fleet.addresses, flush=True)
+        try:
+            time.sleep(3)
+            fleet.kill(len(fleet.addresses) - 1)
+            time.sleep(86_400)
+        except KeyboardInterrupt:
+            pass
+
+
+if __name__ == "__main__":
+    main()
