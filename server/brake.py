@@ -34,7 +34,7 @@ class Brake:
         self.held = 0
 
     async def refuse(self, peer: str, retry_after_s: float, remaining_s: float | None) -> None:
-        """Return when this refusal may be sent: at once for a peer's first, later for a hurried one.
+        """Return when this refusal may be sent: at once for a peer's first, later for the next.
 
         `remaining_s` is what the caller's deadline leaves; at most half of it is spent here, so
         that the caller reads the reason and not DEADLINE_EXCEEDED.

@@ -1,4 +1,4 @@
-"""Requests read one layer at a time, so that one bad example cannot make a whole request unreadable.
+"""Requests read one layer at a time, so that one bad example cannot spoil the others.
 
 protobuf refuses a message whole when any string in it is not UTF-8. The classes here have the same
 field numbers with every string and every nested message as plain bytes: on the wire that is the
@@ -7,7 +7,7 @@ same thing. They also hand the front each example as the bytes it forwards.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
@@ -27,7 +27,7 @@ _LOOSE = (pb.PredictRequest, pb.GenerateRequest, pb.Example, pb.Part)
 def _loose_classes() -> dict[str, type[message.Message]]:
     """The messages above, rebuilt with loose types in a pool of their own."""
     file = descriptor_pb2.FileDescriptorProto(name="trefoil/envelope.proto", syntax="proto3")
-    file.package = "trefoil.envelope"
+    file.package = "trefoil.v1"
     for strict in _LOOSE:
         loose = file.message_type.add()
         strict.DESCRIPTOR.CopyToProto(loose)
@@ -41,11 +41,13 @@ def _loose_classes() -> dict[str, type[message.Message]]:
     pool.Add(file)
     return {
         strict.DESCRIPTOR.name: message_factory.GetMessageClass(
-            pool.FindMessageTypeByName(f"trefoil.envelope.{strict.DESCRIPTOR.name}")
+            pool.FindMessageTypeByName(f"trefoil.v1.{strict.DESCRIPTOR.name}")
         )
         for strict in _LOOSE
     }
 
+
+Message = TypeVar("Message", bound=message.Message)
 
 _CLASSES = _loose_classes()
 
@@ -57,6 +59,16 @@ def predict_envelope(data: bytes) -> Any:
 
 def generate_envelope(data: bytes) -> Any:
     return _parse("GenerateRequest", data, "request")
+
+
+def message_of(kind: type[Message], data: bytes, field: str = "request") -> Message:
+    """A whole message of one of our services, or Refused."""
+    try:
+        parsed: Message = kind.FromString(data)
+    except message.DecodeError:
+        text = f"the bytes cannot be read as a {kind.DESCRIPTOR.full_name}"
+        raise Refused(bad_input(field, "MALFORMED", text)) from None
+    return parsed
 
 
 def text_of(data: bytes, field: str) -> str:
@@ -107,8 +119,4 @@ def not_utf8(field: str, error: UnicodeDecodeError) -> Fault:
 
 
 def _parse(name: str, data: bytes, field: str) -> Any:
-    try:
-        return _CLASSES[name].FromString(data)
-    except message.DecodeError:
-        text = f"the bytes cannot be read as a trefoil.v1.{name}"
-        raise Refused(bad_input(field, "MALFORMED", text)) from None
+    return message_of(_CLASSES[name], data, field)

@@ -1,0 +1,103 @@
+"""From outcomes to messages: the one place that knows both forms of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from proto import inference_pb2 as pb
+from server.types import Answer, Facts, Fault, Outcome, Timing
+
+# Trouble of the server or of the moment, not of the row: when it meets every row of a request the
+# request itself fails, so that ordinary gRPC retry policies see it.
+NOT_THE_ROWS = frozenset(
+    (
+        "UNAVAILABLE",
+        "RESOURCE_EXHAUSTED",
+        "DEADLINE_EXCEEDED",
+        "FAILED_PRECONDITION",
+        "INTERNAL",
+        "UNAUTHENTICATED",
+        "PERMISSION_DENIED",
+    )
+)
+
+
+def result_message(outcome: Outcome, top_k: int = 0) -> pb.Result:
+    result = pb.Result(
+        prediction_id=outcome.prediction_id,
+        timing=timing_message(outcome.timing),
+        batch_size=outcome.batch_size,
+        stamp=outcome.stamp,
+        replica=max(outcome.replica, 0),
+        retried=outcome.retried,
+    )
+    if outcome.answer is not None:
+        result.prediction.CopyFrom(prediction_message(outcome.answer, top_k))
+    elif outcome.fault is not None:
+        result.fault.CopyFrom(fault_message(outcome.fault))
+    return result
+
+
+def prediction_message(answer: Answer, top_k: int) -> pb.Prediction:
+    prediction = pb.Prediction(
+        label=answer.label,
+        confidence=answer.confidence,
+        margin=answer.margin,
+        entropy=answer.entropy,
+        closed_set_mass=answer.closed_set_mass,
+    )
+    for score in answer.scores[: top_k or None]:
+        prediction.scores.add(
+            label=score.label, probability=score.probability, log_prob=score.log_prob
+        )
+    if answer.embedding:
+        prediction.embedding.values = answer.embedding
+        prediction.embedding.dimensions = len(answer.embedding) // 4
+    return prediction
+
+
+def timing_message(timing: Timing) -> pb.Timing:
+    return pb.Timing(
+        queue_ms=timing.queue_ms,
+        decode_ms=timing.decode_ms,
+        preprocess_ms=timing.preprocess_ms,
+        forward_ms=timing.forward_ms,
+        post_ms=timing.post_ms,
+        total_ms=timing.total_ms,
+    )
+
+
+def fault_message(fault: Fault) -> pb.Fault:
+    return pb.Fault(code=fault.code, field=fault.field, reason=fault.reason, message=fault.message)
+
+
+def stamp_message(facts: Facts | None, bound: str = "") -> pb.Stamp:
+    """The stamp a batch was bound to; what is served now when `bound` is empty.
+
+    A name is given only to the stamp it belongs to: after a swap the bound one may be the old one.
+    """
+    if facts is None:
+        return pb.Stamp(hex=bound)
+    if bound and bound != facts.stamp:
+        return pb.Stamp(hex=bound)
+    return pb.Stamp(hex=facts.stamp, name=facts.stamp_name, dirty=facts.dirty)
+
+
+def placed(outcome: Outcome, field: str) -> Outcome:
+    """The same outcome with its fault's field as a path from the caller's message."""
+    fault = outcome.fault
+    if fault is None or (not fault.field and fault.code in NOT_THE_ROWS):
+        return outcome
+    path = f"{field}.{fault.field}" if fault.field else field
+    return replace(outcome, fault=replace(fault, field=path))
+
+
+def common_fault(outcomes: Sequence[Outcome]) -> Fault | None:
+    """The fault the whole request fails with: a single row's own, or one that is nobody's row."""
+    faults = [outcome.fault for outcome in outcomes if outcome.fault is not None]
+    if len(faults) < len(outcomes):
+        return None
+    if len(faults) == 1 or len({fault.code for fault in faults} - NOT_THE_ROWS) == 0:
+        return faults[0]
+    return None
