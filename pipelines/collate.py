@@ -14,16 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from pipelines.audio import audio_tokens
 from pipelines.branches import MAX_COLUMNS, Tokens, Tree, groups
-from pipelines.geometry import (
-    Geometry,
-    Ints,
-    audio_conv_frames,
-    audio_tokens,
-    patch_positions,
-    prompt_positions,
-    windows,
-)
+from pipelines.geometry import Geometry, Ints, patch_positions, prompt_positions, windows
 from pipelines.types import Prepared, Task
 
 T = TypeVar("T")
@@ -127,7 +120,7 @@ class Batch:
     positions i64 [3, B, P]. `packed`: the only element of `branches` goes behind the prompts in
     the same forward; else each element is a forward of its own behind the cached prompts.
     `following` i64 [B] is the rotary position after the prompt. With several branches
-    `label_places` i64 [B, K] finds each row's labels among all their scores side by side (-1: none).
+    `label_places` i64 [B, K] finds a row's labels among all scores side by side (-1: none).
     """
 
     ids: tuple[str, ...]
@@ -253,8 +246,8 @@ def _sounds(rows: Sequence[Prepared], target: Ints, geometry: Geometry) -> Sound
     chunks = torch.zeros(len(pieces), mels[0].shape[0], longest)
     for number, piece in enumerate(pieces):
         chunks[number, :, : piece.shape[1]] = piece
-    conv = np.array([audio_conv_frames(n) for n in chunk_frames.tolist()], dtype=np.int64)
-    places = np.arange(audio_conv_frames(longest))
+    conv = _after_convolution(chunk_frames)
+    places = np.arange(conv.max())
     return Sounds(
         chunks=chunks,
         frames=torch.from_numpy(frames),
@@ -266,9 +259,14 @@ def _sounds(rows: Sequence[Prepared], target: Ints, geometry: Geometry) -> Sound
     )
 
 
+def _after_convolution(frames: Ints) -> Ints:
+    """Positions left of mel frames by the encoder's stride-2 convolution."""
+    return (frames - 1) // 2 + 1
+
+
 def _pool_index(frames: Ints) -> Ints:
     """First of each pair the audio encoder averages; pairs run through a sound's chunks."""
-    conv = (frames - 1) // 2 + 1
+    conv = _after_convolution(frames)
     starts = np.cumsum(conv) - conv
     pairs = [2 * np.arange(audio_tokens(n)) for n in frames.tolist()]
     return np.concatenate([start + p for start, p in zip(starts, pairs, strict=True)])

@@ -1,4 +1,4 @@
-"""Where media tokens sit: three-axis rotary positions, vision windows, audio chunks. All in numpy.
+"""Where media tokens sit: three-axis rotary positions, patch positions, windows. All in numpy.
 
 - the numbers equal what transformers derives on the device with loops and host syncs;
 - everything that depends only on an image grid is computed once per grid and kept.
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.image import Grid
+
 Ints = NDArray[np.int64]
-Grid = tuple[int, int, int]  # (frames, rows, columns) in patches
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,6 @@ class Geometry:
 
     def image_tokens(self, grid: Grid) -> int:
         return grid[0] * grid[1] * grid[2] // self.merge**2
-
-
-def audio_conv_frames(frames: int) -> int:
-    """Encoder positions of `frames` mel frames (one stride-2 convolution)."""
-    return (frames - 1) // 2 + 1
-
-
-def audio_tokens(frames: int) -> int:
-    """Embeddings of `frames` mel frames (convolution, then pairs averaged)."""
-    return (audio_conv_frames(frames) - 2) // 2 + 1
 
 
 @lru_cache(maxsize=512)
