@@ -178,9 +178,7 @@ def resample(wave: torch.Tensor, rate: int, config: AudioConfig) -> torch.Tensor
     return _by_gathering(wave, source, target, config)[:count]
 
 
-def _by_product(
-    wave: torch.Tensor, source: int, target: int, config: AudioConfig
-) -> torch.Tensor:
+def _by_product(wave: torch.Tensor, source: int, target: int, config: AudioConfig) -> torch.Tensor:
     starts, dense = _dense_kernel(source, target, config)
     period, reach = dense.shape[1] * source // target, dense.shape[0]
     periods = -(-wave.shape[0] // period)

@@ -112,9 +112,9 @@ def _what_it_is(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
 def _unrecognised(kind: Modality | None, data: bytes, field: str) -> tuple[Modality, str]:
     if kind is None and b"\0" not in data:
         return ("text", "")
-    known = media.AUDIO_CODECS if kind == "audio" else media.IMAGE_FORMATS
-    if kind is None:
-        known = media.IMAGE_FORMATS + media.AUDIO_CODECS
+    known = (media.IMAGE_FORMATS if kind != "audio" else ()) + (
+        media.AUDIO_CODECS if kind != "image" else ()
+    )
     raise BadInput(
         f"{field}.data",
         "UNKNOWN_FORMAT",

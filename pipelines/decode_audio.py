@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -53,7 +54,7 @@ def decode_pcm(data: bytes, pcm: PcmFormat | None, field: str, limits: Limits) -
             f"{field}.pcm", "PCM_LAYOUT_MISSING", "raw PCM needs its rate, channels and encoding."
         )
     _check_layout(pcm.sample_rate, pcm.channels, f"{field}.pcm", limits)
-    types = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
+    types: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
     if pcm.encoding not in types:
         raise BadInput(
             f"{field}.pcm.encoding",

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
 
 from pipelines import parameters
 from pipelines.decode import DecodedImage
@@ -97,15 +100,28 @@ def patches(image: DecodedImage, config: ImageConfig) -> tuple[torch.Tensor, Gri
 
     Rows of the result are ordered so that each block of merge x merge neighbours is contiguous.
     """
-    pixels = torch.from_numpy(image.pixels).permute(2, 0, 1).unsqueeze(0)  # a channels_last view
-    size = target_size(image.height, image.width, config)
-    if size != tuple(pixels.shape[-2:]):
-        # Kept uint8 and channels_last: a contiguous copy costs more than the resize itself.
-        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True)
-    values = pixels[0].to(torch.float32) / 255.0
+    pixels = _resize(image.pixels, target_size(image.height, image.width, config))
+    values = pixels.to(torch.float32) / 255.0
     mean = torch.tensor(config.mean, dtype=torch.float32).view(3, 1, 1)
     std = torch.tensor(config.std, dtype=torch.float32).view(3, 1, 1)
     return _cut((values - mean) / std, config)
+
+
+def _resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> torch.Tensor:
+    """uint8 [3, h, w], within one level of Pillow's bicubic filter.
+
+    torch is up to nine times as fast, but only when it at least halves both sides does it stay
+    within one level (measured on noise, photographs and black-and-white edges; 2 to 4 otherwise).
+    """
+    height, width = pixels.shape[:2]
+    if height >= 2 * size[0] and width >= 2 * size[1]:
+        # Kept uint8 and channels_last: a contiguous copy costs more than the resize itself.
+        view = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+        return F.interpolate(view, size=size, mode="bicubic", antialias=True)[0]
+    if (height, width) != size:
+        resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC)
+        pixels = np.array(resized)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _cut(values: torch.Tensor, config: ImageConfig) -> tuple[torch.Tensor, Grid]:

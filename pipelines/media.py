@@ -161,7 +161,7 @@ def sniff(data: bytes) -> tuple[Modality, str] | None:
 
 
 def _is_mpeg_frame(head: bytes) -> bool:
-    """An MPEG audio frame header: 11 sync bits, then no reserved version, layer, rate or bit rate."""
+    """An MPEG audio frame header: 11 sync bits, then no reserved version, layer or rate."""
     return (
         len(head) >= 4
         and head[0] == 0xFF

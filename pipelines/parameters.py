@@ -7,8 +7,8 @@ with today's default tomorrow: both are refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pipelines.errors import BundleRefused
 
@@ -31,11 +31,8 @@ def read(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def write(config: Any) -> dict[str, Any]:
-    """What `read` reads back; tuples as lists, ready for JSON."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in asdict(config).items()
-    }
+    """What `read` reads back: nested dataclasses as dicts, tuples as lists, ready for JSON."""
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
 
 
 def only(where: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -44,15 +41,27 @@ def only(where: str, value: object, allowed: tuple[object, ...]) -> None:
         raise BundleRefused("config", f"{where} is {value!r}; this code implements {allowed!r}")
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return write(value) if is_dataclass(value) else value
+
+
 def _fit(value: Any, hint: Any, where: str) -> Any:
-    origin = getattr(hint, "__origin__", None)
-    if origin is tuple:
-        inner = hint.__args__[0]
-        if not isinstance(value, list | tuple):
-            raise BundleRefused("config", f"{where} is {value!r}; expected a list")
-        return tuple(_fit(item, inner, f"{where}[{i}]") for i, item in enumerate(value))
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        return read(cast(type[Any], hint), value, where)
+    if get_origin(hint) is tuple:
+        return _fit_items(value, get_args(hint), where)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
         raise BundleRefused("config", f"{where} is {value!r}; expected {hint.__name__}")
     return value
+
+
+def _fit_items(value: Any, hints: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise BundleRefused("config", f"{where} is {value!r}; expected a list")
+    if hints[-1] is not Ellipsis and len(value) != len(hints):
+        raise BundleRefused("config", f"{where} has {len(value)} items; expected {len(hints)}")
+    return tuple(_fit(item, hints[0], f"{where}[{i}]") for i, item in enumerate(value))

@@ -22,7 +22,6 @@ from pipelines import parameters
 from pipelines.errors import BadInput, BundleRefused
 
 Placeholder = tuple[Literal["image", "audio"], int]  # what it stands for, how many tokens it takes
-_TASKS = ("classify", "embed", "generate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,35 +88,8 @@ class Template:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Raises BundleRefused("config", ...) unless each task has exactly a prefix and a suffix."""
-        expected = {"image", "audio", "between", "end", *_TASKS}
-        if set(values) != expected:
-            raise BundleRefused(
-                "config", f"template has keys {sorted(values)}; expected {sorted(expected)}"
-            )
-        turns = {task: parameters.read(Turn, values[task], f"template.{task}") for task in _TASKS}
-        markers = {}
-        for kind in ("image", "audio"):
-            if not (isinstance(values[kind], list | tuple) and len(values[kind]) == 3):
-                raise BundleRefused("config", f"template.{kind} needs begin, placeholder, end")
-            markers[kind] = tuple(str(token) for token in values[kind])
-        return cls(between=str(values["between"]), end=str(values["end"]), **markers, **turns)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "image": list(self.image),
-            "audio": list(self.audio),
-            "between": self.between,
-            "end": self.end,
-            **{
-                task: {"prefix": turn.prefix, "suffix": turn.suffix}
-                for task, turn in (
-                    ("classify", self.classify),
-                    ("embed", self.embed),
-                    ("generate", self.generate),
-                )
-            },
-        }
+        """Raises BundleRefused("config", ...)."""
+        return parameters.read(cls, values, "template")
 
 
 def _template(system: str, ask_labels: str) -> Template:
@@ -223,7 +195,7 @@ class Text:
 
     def normalise(self, text: str) -> str:
         text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-        text = unicodedata.normalize(self.config.normalise, text)
+        text = unicodedata.normalize("NFC", text)
         return text.strip() if self.config.strip else text
 
     def _weave(self, pieces: Sequence[str | list[int]], texts: Sequence[list[int]]) -> list[int]:
