@@ -162,8 +162,8 @@ def _flush(folder: Path) -> None:
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
-    """JSON as bundles spell it. Raises ValueError for NaN and infinity."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """JSON as bundles spell it, keys in the order given. Raises ValueError for NaN, infinity."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
 
 

@@ -66,6 +66,19 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
+class Tolerance:
+    """By dtype; `recorded` is the dtype the answers were recorded in."""
+
+    recorded: str
+    by_dtype: Mapping[str, float]
+
+    def between(self, dtype: str) -> float:
+        """The coarser of the two dtypes decides; one that is not named gets the strictest."""
+        strictest = min(self.by_dtype.values())
+        return max(self.by_dtype.get(name, strictest) for name in (self.recorded, dtype))
+
+
+@dataclass(frozen=True, slots=True)
 class GoldenCase:
     """`expected` is None in a bundle that is still being built."""
 
@@ -101,6 +114,10 @@ class MixResult:
     tolerance: float
 
 
+def dtype_of(pipeline: Answering) -> str:
+    return pipeline.env.get("dtype", "float32").removeprefix("torch.")
+
+
 def mix_of(sample: Sample) -> str:
     return "+".join(sorted({part.kind for part in sample.parts if part.kind is not None}))
 
@@ -111,11 +128,10 @@ def check(
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[GoldenResult]:
     """Runs every golden input (of the given mixes; none given: all) alone, as a caller would."""
-    cases, tolerances = read(pipeline.bundle)
-    dtype = pipeline.env.get("dtype", "float32").removeprefix("torch.")
-    tolerance = tolerances.get(dtype, min(tolerances.values()))
+    cases, tolerance = read(pipeline.bundle)
+    allowed = tolerance.between(dtype_of(pipeline))
     chosen = [case for case in cases if not mixes or case.mix in mixes]
-    return [_run(pipeline, case, tolerance, clock) for case in chosen]
+    return [_run(pipeline, case, allowed, clock) for case in chosen]
 
 
 def require(pipeline: Answering) -> list[GoldenResult]:
@@ -209,19 +225,20 @@ def difference(answer: Prediction, expected: Expected) -> float:
 # ---- the file --------------------------------------------------------------------------------
 
 
-def read(bundle: Bundle) -> tuple[list[GoldenCase], dict[str, float]]:
-    """The cases and the tolerance by dtype. Raises BundleRefused("golden")."""
+def read(bundle: Bundle) -> tuple[list[GoldenCase], Tolerance]:
+    """The cases and how far an answer may be off. Raises BundleRefused("golden")."""
     values: Any = bundle.json(FILE)
     try:
         if values["schema"] != SCHEMA:
             raise ValueError(f"schema {values['schema']!r}")
         cases = [_case(bundle, item) for item in values["cases"]]
-        tolerances = {dtype: float(value) for dtype, value in values["tolerance"].items()}
+        by_dtype = {dtype: float(value) for dtype, value in values["tolerance"].items()}
+        tolerance = Tolerance(str(values["recorded_in"]), by_dtype)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleRefused("golden", f"{FILE} is malformed: {error!r}") from error
-    if not cases or not tolerances:
+    if not cases or not by_dtype:
         raise BundleRefused("golden", f"{FILE} has no cases or no tolerance")
-    return cases, tolerances
+    return cases, tolerance
 
 
 def _case(bundle: Bundle, item: Any) -> GoldenCase:
@@ -269,9 +286,16 @@ def _file_form(case: str, part: Part) -> tuple[bytes, str]:
 
 
 def document(
-    cases: Sequence[Mapping[str, object]], tolerance: Mapping[str, float] = TOLERANCE
+    cases: Sequence[Mapping[str, object]],
+    tolerance: Mapping[str, float] = TOLERANCE,
+    recorded_in: str = "",
 ) -> dict[str, object]:
-    return {"schema": SCHEMA, "tolerance": dict(tolerance), "cases": list(cases)}
+    return {
+        "schema": SCHEMA,
+        "recorded_in": recorded_in,
+        "tolerance": dict(tolerance),
+        "cases": list(cases),
+    }
 
 
 def record(pipeline: Answering) -> dict[str, object]:
@@ -279,7 +303,7 @@ def record(pipeline: Answering) -> dict[str, object]:
 
     Raises BundleRefused("golden") when an input gets no answer, or one that is not finite.
     """
-    cases, tolerances = read(pipeline.bundle)
+    cases, tolerance = read(pipeline.bundle)
     written: Any = pipeline.bundle.json(FILE)["cases"]
     finished = []
     for case, item in zip(cases, written, strict=True):
@@ -287,7 +311,7 @@ def record(pipeline: Answering) -> dict[str, object]:
         if isinstance(answer, BadInput):
             raise BundleRefused("golden", f"{case.id} was refused as bad input ({answer})")
         finished.append({**item, "mix": case.mix, "expected": _answer(case.id, answer)})
-    return document(finished, tolerances)
+    return document(finished, tolerance.by_dtype, dtype_of(pipeline))
 
 
 def _answer(case: str, answer: Prediction) -> dict[str, object]:

@@ -17,11 +17,10 @@ import torch
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from pipelines import audio, image, text, thinker
+from pipelines import adopt, audio, image, media, text, thinker
 from pipelines.build import BundleSpec, write_bundle
-from pipelines.decode import Limits
 from pipelines.parameters import write
-from pipelines.types import Part, Sample
+from pipelines.types import Sample
 
 SPECIALS = (
     "<|endoftext|>",
@@ -56,9 +55,9 @@ def make_spec(seed: int = 0, **changes: Any) -> BundleSpec:
             "image": write(image.DEFAULT),
             "audio": write(audio.DEFAULT),
             "text": write(text.DEFAULT),
-            "limits": write(Limits()),
+            "limits": write(media.DEFAULT),
         },
-        "template": text.DEFAULT_TEMPLATE.to_dict(),
+        "template": write(text.DEFAULT_TEMPLATE),
         "labels": {"labels": [{"name": n, "text": n} for n in LABELS], "temperature": 1.0},
         "golden": golden_samples(),
         "objective": {"unit": "EUR", "note": "no decision hangs on random weights"},
@@ -152,19 +151,7 @@ def tokenizer_json() -> bytes:
 
 def golden_samples() -> tuple[Sample, ...]:
     """One input of each of the seven modality mixes."""
-    note = Part("text", "pressure dropped twice since the last shift")
-    photo = Part("image", jpeg())
-    sound = Part("audio", wav())
-    mixes: dict[str, tuple[Part, ...]] = {
-        "text": (note,),
-        "image": (photo,),
-        "audio": (sound,),
-        "image-text": (photo, note),
-        "audio-text": (note, sound),
-        "audio-image": (sound, photo),
-        "audio-image-text": (note, photo, sound),
-    }
-    return tuple(Sample(id=name, parts=parts) for name, parts in mixes.items())
+    return adopt.mixes("pressure dropped twice since the last shift", jpeg(), wav())
 
 
 def jpeg(width: int = 96, height: int = 72, seed: int = 0) -> bytes:

@@ -1,0 +1,168 @@
+"""A bundle from somebody else's checkpoint: what it states, what the caller gives, and the Qwen
+defaults for the rest.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import wave
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pipelines import audio, image, media, parameters, text
+from pipelines.build import BundleSpec
+from pipelines.checkpoint import Checkpoint
+from pipelines.errors import BundleRefused
+from pipelines.files import parse_json
+from pipelines.types import Modality, Part, Sample
+
+_SECTIONS: Final = ("image", "audio", "text", "limits")
+# What a checkpoint's preprocessor_config.json calls a parameter of ours.
+_STATED: Final = {
+    "patch_size": "patch_size",
+    "merge_size": "merge_size",
+    "temporal_patch_size": "temporal_patch_size",
+    "image_mean": "mean",
+    "image_std": "std",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the caller of `pipelines build` hands over; None = the default."""
+
+    name: str
+    labels: Mapping[str, Any]
+    preprocess: Mapping[str, Any] | None = None
+    template: Mapping[str, Any] | None = None
+    objective: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
+    reference: Mapping[str, Any] | None = None
+    card: str | None = None
+    golden: Path | None = None
+    max_pixels: int | None = None
+    created_at: str = ""
+
+
+def spec(checkpoint: Checkpoint, given: Given) -> BundleSpec:
+    """Raises BundleRefused("config") where the checkpoint and the parameters disagree."""
+    source = checkpoint.config.get("_name_or_path") or "a local checkpoint"
+    card = f"# {given.name}\n\nBuilt from {source}. Nobody has measured it on this task yet.\n"
+    training = {"data_id": "unknown: built from a checkpoint", "source": source}
+    return BundleSpec(
+        name=given.name,
+        weights=checkpoint.shards,
+        config=checkpoint.config,
+        tokenizer=checkpoint.tokenizer,
+        preprocess=preprocess(checkpoint.processor, given),
+        template=given.template or parameters.write(text.QWEN_TEMPLATE),
+        labels=given.labels,
+        golden=golden_samples(given.golden),
+        objective=given.objective or {},
+        training=given.training or training,
+        card=given.card or card,
+        reference=given.reference,
+        created_at=given.created_at,
+    )
+
+
+def preprocess(processor: Mapping[str, Any], given: Given) -> dict[str, Any]:
+    """The four sections of preprocess.json; sections the caller gives replace the default whole."""
+    sections: dict[str, Any] = {
+        "image": parameters.write(image.QWEN),
+        "audio": parameters.write(audio.QWEN),
+        "text": parameters.write(text.QWEN),
+        "limits": parameters.write(media.QWEN),
+    }
+    unknown = sorted(set(given.preprocess or {}) - set(_SECTIONS))
+    if unknown:
+        raise BundleRefused("config", f"preprocess has sections {unknown}; known: {_SECTIONS}")
+    sections |= given.preprocess or {}
+    if given.max_pixels is not None:
+        sections["image"] = {**sections["image"], "max_pixels": given.max_pixels}
+    for theirs, ours in _STATED.items():
+        stated = processor.get(theirs)
+        if stated is not None and stated != sections["image"][ours]:
+            raise BundleRefused(
+                "config",
+                f"the checkpoint was trained with {theirs} {stated}, image.{ours} is "
+                f"{sections['image'][ours]}: correct it with --preprocess",
+            )
+    return sections
+
+
+def labels(path: Path) -> dict[str, Any]:
+    """labels.json from a file: that JSON itself, a JSON list of names, or one `name` or
+    `name<TAB>text` a line. `text` is what the model would have to say; without one, the name.
+
+    Raises BundleRefused("config") for none, or for repeated ones.
+    """
+    content = path.read_text(encoding="utf-8")
+    if path.suffix == ".json" and not content.lstrip().startswith("["):
+        return parse_json(str(path), content.encode())
+    lines = json.loads(content) if path.suffix == ".json" else content.splitlines()
+    pairs = [str(line).strip().partition("\t") for line in lines if str(line).strip()]
+    found = [{"name": name.strip(), "text": (words or name).strip()} for name, _, words in pairs]
+    names = [label["name"] for label in found]
+    if not names or len(set(names)) != len(names):
+        raise BundleRefused("config", f"{path}: there must be labels, all different; got {names}")
+    return {"labels": found, "temperature": 1.0}
+
+
+def golden_samples(folder: Path | None) -> tuple[Sample, ...]:
+    """One input of each modality mix, from the first text (.txt), picture and sound file of a
+    directory, or from drawn ones."""
+    note, photo, sound = _drawn() if folder is None else _found(folder)
+    return mixes(note, photo, sound)
+
+
+def mixes(note: str, photo: bytes, sound: bytes) -> tuple[Sample, ...]:
+    """The seven non-empty subsets of three media as samples; ids are the mix with dashes."""
+    part: dict[Modality, Part] = {
+        "audio": Part("audio", sound),
+        "image": Part("image", photo),
+        "text": Part("text", note),
+    }
+    kinds: list[Sequence[Modality]] = [["text"], ["image"], ["audio"], ["image", "text"]]
+    kinds += [["audio", "text"], ["audio", "image"], ["audio", "image", "text"]]
+    return tuple(Sample("-".join(mix), tuple(part[kind] for kind in mix)) for mix in kinds)
+
+
+def _found(folder: Path) -> tuple[str, bytes, bytes]:
+    names = sorted(folder.iterdir())
+    picked = []
+    for what, suffixes in (
+        ("text", {".txt"}),
+        ("picture", {".jpg", ".jpeg", ".png"}),
+        ("sound", {".wav", ".flac", ".ogg"}),
+    ):
+        path = next((name for name in names if name.suffix.lower() in suffixes), None)
+        if path is None:
+            raise BundleRefused("golden", f"{folder} has no {what} file ({', '.join(suffixes)})")
+        picked.append(path.read_bytes())
+    return picked[0].decode(), picked[1], picked[2]
+
+
+def _drawn() -> tuple[str, bytes, bytes]:
+    canvas = Image.linear_gradient("L").resize((320, 240)).convert("RGB")
+    draw = ImageDraw.Draw(canvas)
+    draw.ellipse((90, 50, 210, 170), fill=(210, 60, 30), outline=(20, 20, 20), width=4)
+    draw.rectangle((230, 150, 300, 220), fill=(30, 120, 190))
+    photo = io.BytesIO()
+    canvas.save(photo, "JPEG", quality=90)
+    times = np.arange(int(1.2 * 16000)) / 16000
+    tone = np.sin(2 * math.pi * (300 + 200 * times) * times) * np.exp(-2 * times)
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes((tone * 16000).astype("<i2").tobytes())
+    return "The red lamp has been on since six.", photo.getvalue(), sound.getvalue()

@@ -1,0 +1,165 @@
+"""A local Qwen2.5-Omni checkpoint directory as the makings of a bundle.
+
+Reads single or sharded safetensors, thinker-only or full-Omni (`thinker.` in front of the names,
+talker and vocoder left out). Weights are streamed from a memory map: a shard that needs no change
+is copied byte for byte, another is written anew tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tokenizers import AddedToken, Tokenizer
+
+from pipelines.build import Shard
+from pipelines.errors import BundleRefused
+from pipelines.files import parse_json
+from pipelines.tensorfile import Entry, header_bytes, read_entries
+from pipelines.thinker import belongs, canonical
+
+_INDEX: Final = "model.safetensors.index.json"
+_SINGLE: Final = "model.safetensors"
+_CHUNK_BYTES: Final = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """`config` is the thinker's; `processor` the media parameters the checkpoint states, if any."""
+
+    config: Mapping[str, Any]
+    tokenizer: bytes
+    shards: tuple[Shard, ...]
+    processor: Mapping[str, Any]
+
+
+def read(folder: Path) -> Checkpoint:
+    """Raises BundleRefused: `missing` for files a checkpoint must have, `config` for another model
+    family, `weights` for shards that do not fit together."""
+    whole = _json(folder, "config.json")
+    config = whole.get("thinker_config", whole)
+    if config.get("model_type") != "qwen2_5_omni_thinker":
+        raise BundleRefused(
+            "config",
+            f"{folder} holds a {config.get('model_type')!r}; served are Qwen2.5-Omni "
+            "thinkers (thinker-only or full-Omni checkpoints)",
+        )
+    processor = {}
+    if (folder / "preprocessor_config.json").exists():
+        processor = _json(folder, "preprocessor_config.json")
+    return Checkpoint(config, _tokenizer(folder), _shards(folder), processor)
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    return parse_json(name, _content(folder, name))
+
+
+def _content(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise BundleRefused("missing", f"{folder / name}: {error.strerror}") from error
+
+
+def _tokenizer(folder: Path) -> bytes:
+    """tokenizer.json, completed by the special tokens that stand in the files beside it."""
+    content = _content(folder, "tokenizer.json")
+    tokenizer = Tokenizer.from_str(content.decode())
+    missing = {t: n for t, n in _stated_tokens(folder).items() if tokenizer.token_to_id(t) is None}
+    if not missing:
+        return content
+    ordered = sorted(missing, key=lambda token: missing[token])
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in ordered])
+    for token, number in missing.items():
+        if tokenizer.token_to_id(token) != number:
+            raise BundleRefused(
+                "config", f"tokenizer.json has no {token}, and {number}, its stated id, is not free"
+            )
+    return str(tokenizer.to_str()).encode()
+
+
+def _stated_tokens(folder: Path) -> dict[str, int]:
+    tokens: dict[str, int] = {}
+    if (folder / "added_tokens.json").exists():
+        tokens |= {str(token): int(n) for token, n in _json(folder, "added_tokens.json").items()}
+    if (folder / "tokenizer_config.json").exists():
+        listed = _json(folder, "tokenizer_config.json").get("added_tokens_decoder", {})
+        tokens |= {str(item["content"]): int(number) for number, item in listed.items()}
+    return tokens
+
+
+def _shards(folder: Path) -> tuple[Shard, ...]:
+    names = _shard_names(folder)
+    plans = [_plan(folder, name) for name in names]
+    seen: dict[str, str] = {}
+    for name, entries in plans:
+        for entry in entries:
+            other = seen.setdefault(canonical(entry.name), name)
+            if other != name:
+                raise BundleRefused("weights", f"{entry.name} is in {other} and in {name}")
+    kept = [(name, [e for e in entries if belongs(e.name)], entries) for name, entries in plans]
+    kept = [plan for plan in kept if plan[1]]
+    if not kept:
+        raise BundleRefused("weights", f"{folder} has no tensors of a thinker")
+    return tuple(
+        _shard(folder / name, _new_name(number, len(kept)), chosen, len(chosen) == len(entries))
+        for number, (name, chosen, entries) in enumerate(kept)
+    )
+
+
+def _shard_names(folder: Path) -> Sequence[str]:
+    if not (folder / _INDEX).exists():
+        if not (folder / _SINGLE).exists():
+            raise BundleRefused(
+                "missing",
+                f"{folder} has neither {_SINGLE} nor {_INDEX}; weights in any other "
+                "format (.bin, .pt) must be converted to safetensors first",
+            )
+        return [_SINGLE]
+    places = _json(folder, _INDEX).get("weight_map", {})
+    names = sorted(set(places.values()))
+    for name in names:
+        if "/" in name or not (folder / name).exists():
+            raise BundleRefused("missing", f"{_INDEX} names {name}, which is not there")
+    return names
+
+
+def _new_name(number: int, count: int) -> str:
+    return _SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _plan(folder: Path, name: str) -> tuple[str, list[Entry]]:
+    return name, read_entries(name, _map(folder / name))
+
+
+def _shard(path: Path, name: str, chosen: list[Entry], whole: bool) -> Shard:
+    tensors = tuple(canonical(entry.name) for entry in chosen)
+    if whole and tensors == tuple(entry.name for entry in chosen):
+        return Shard(name, tensors, path.stat().st_size, lambda: _pieces(_map(path), 0, None))
+    head = header_bytes((canonical(e.name), e.dtype, e.shape) for e in chosen)
+    size = len(head) + sum(entry.end - entry.begin for entry in chosen)
+    return Shard(name, tensors, size, _rewriter(path, head, chosen))
+
+
+def _rewriter(path: Path, head: bytes, entries: list[Entry]) -> Callable[[], Iterator[bytes]]:
+    def chunks() -> Iterator[bytes]:
+        yield head
+        content = _map(path)
+        for entry in entries:
+            yield from _pieces(content, entry.begin, entry.end)
+
+    return chunks
+
+
+def _pieces(content: mmap.mmap, begin: int, end: int | None) -> Iterator[bytes]:
+    last = len(content) if end is None else end
+    for start in range(begin, last, _CHUNK_BYTES):
+        yield content[start : min(start + _CHUNK_BYTES, last)]
