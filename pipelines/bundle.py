@@ -8,6 +8,8 @@ model loaded (pipelines/golden.py).
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +17,16 @@ from typing import TYPE_CHECKING, Final
 
 from pipelines import manifest as manifests
 from pipelines import stamp as stamps
+from pipelines.digests import DigestCache
 from pipelines.errors import BundleRefused, StampMismatch
-from pipelines.files import File, check_format, digest_all, open_folder, parse_json
+from pipelines.files import File, Identity, check_format, digest_all, open_folder, parse_json
 from pipelines.manifest import Manifest
 from pipelines.stamp import Code, Stamp
 
 if TYPE_CHECKING:
     import torch
+
+_log = logging.getLogger(__name__)
 
 # A step (files, hash, code, weights) and how much of it is done, 0 to 1.
 Progress = Callable[[str, float], None]
@@ -42,6 +47,19 @@ INDEX: Final = "weights/model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
+class Contents:
+    """Files that are what their manifest says; nothing is said of this process or the weights.
+
+    `files` maps a path to the opened file. `remembered` are those whose digest came from the cache.
+    """
+
+    path: Path
+    manifest: Manifest
+    files: Mapping[str, File]
+    remembered: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """Verified content. `files` maps a path to the opened file; nothing is read twice."""
 
@@ -53,7 +71,10 @@ class Bundle:
 
     @staticmethod
     def open(
-        path: Path | str, allow_dirty: bool = False, progress: Progress | None = None
+        path: Path | str,
+        allow_dirty: bool = False,
+        progress: Progress | None = None,
+        cache: DigestCache | None = None,
     ) -> Bundle:
         """Verifies everything that can be verified without running the model.
 
@@ -61,17 +82,20 @@ class Bundle:
         another one that no client can have pinned. Raises BundleRefused.
         """
         report = progress or _quiet
-        root = Path(path)
-        report("files", 0.0)
-        opened = open_folder(root)
-        manifest, files = _read_manifest(opened)
-        check_files(manifest, files, report)
+        contents = read_contents(path, report, cache)
         report("code", 0.0)
-        stamp = _compare_process(manifest, allow_dirty)
+        stamp = _compare_process(contents.manifest, allow_dirty)
         report("weights", 0.0)
-        weights = _checked_weights(files)
+        weights = _checked_weights(contents)
+        _refuse_changed(contents)
         report("weights", 1.0)
-        return Bundle(root, manifest, stamp, files, weights)
+        if cache is not None:
+            _remember(contents, cache)
+        return Bundle(contents.path, contents.manifest, stamp, contents.files, weights)
+
+    def changed_files(self) -> list[str]:
+        """Files that no longer are the opened ones on disk: written to, replaced or gone."""
+        return changed(self.path, self.files)
 
     def content(self, path: str) -> bytes:
         """Raises KeyError for a file the bundle does not have."""
@@ -133,39 +157,85 @@ def _quiet(step: str, fraction: float) -> None:
     pass
 
 
-def _read_manifest(opened: list[File]) -> tuple[Manifest, dict[str, File]]:
-    """The manifest, and the other files by path."""
-    files = {file.path: file for file in opened}
+def read_contents(
+    path: Path | str, progress: Progress | None = None, cache: DigestCache | None = None
+) -> Contents:
+    """Opens every file and compares it with the manifest. Raises BundleRefused."""
+    report, root = progress or _quiet, Path(path)
+    report("files", 0.0)
+    files = {file.path: file for file in open_folder(root)}
     found = files.pop(manifests.FILE, None)
     if found is None:
-        raise BundleRefused("manifest", f"there is no {manifests.FILE}; is this a bundle?")
+        raise BundleRefused("manifest", f"{root} has no {manifests.FILE}; is it a bundle?")
     files.pop(manifests.SIGNATURE, None)  # over the manifest, so it cannot be in it
-    return manifests.read(found.content), files
-
-
-def check_files(manifest: Manifest, files: Mapping[str, File], report: Progress = _quiet) -> None:
-    """Every listed file is there with its content, and nothing else is. Raises BundleRefused."""
-    listed = {leaf.path: leaf for leaf in manifest.files}
-    extra, missing = sorted(set(files) - set(listed)), sorted(set(listed) - set(files))
-    for path in extra:
-        check_format(files[path])  # names the worse trouble first
-        raise StampMismatch("files", f"{path} is not in the manifest; remove it")
-    if missing:
-        raise StampMismatch("files", f"{missing[0]} is missing; copy the bundle again")
+    manifest = manifests.read(found.content)
+    _check_listing(manifest, files)
     for file in files.values():
         check_format(file)
-    digests = digest_all(list(files.values()), lambda done, total: report("hash", done / total))
-    for path, leaf in listed.items():
-        if (files[path].size, digests[path]) != (leaf.size, leaf.sha256):
+    known = {p: cache.get(root, file) for p, file in files.items()} if cache else {}
+    digests = {p: digest for p, digest in known.items() if digest is not None}
+    remembered = frozenset(digests)
+    to_hash = [file for p, file in files.items() if p not in digests]
+    digests |= digest_all(to_hash, lambda done, total: report("hash", done / max(1, total)))
+    _compare_digests(manifest, files, digests)
+    return Contents(root, manifest, files, remembered)
+
+
+def _check_listing(manifest: Manifest, files: Mapping[str, File]) -> None:
+    """Every listed file is there, every required one is listed, and nothing else is there."""
+    listed = {leaf.path for leaf in manifest.files}
+    for path in sorted(set(files) - listed):
+        check_format(files[path])  # names the worse trouble first
+        raise StampMismatch("files", f"{path} is not in the manifest; remove it")
+    for path in sorted(listed - set(files)):
+        raise StampMismatch("files", f"{path} is missing; copy the bundle again")
+    for path in sorted(set(REQUIRED) - listed):
+        raise BundleRefused("files", f"a bundle needs {path}, this one was built without it")
+
+
+def _compare_digests(
+    manifest: Manifest, files: Mapping[str, File], digests: Mapping[str, str]
+) -> None:
+    for leaf in manifest.files:
+        size, sha256 = files[leaf.path].size, digests[leaf.path]
+        if (size, sha256) != (leaf.size, leaf.sha256):
             raise StampMismatch(
                 "hash",
-                f"{path} is not the file the manifest names ({files[path].size} bytes, sha256 "
-                f"{digests[path][:12]}…, expected {leaf.size} bytes, {leaf.sha256[:12]}…); copy "
-                "the bundle again",
+                f"{leaf.path} is not the file the manifest names ({size} bytes, sha256 "
+                f"{sha256[:12]}…; expected {leaf.size} bytes, {leaf.sha256[:12]}…); copy the "
+                "bundle again",
             )
-    absent = sorted(set(REQUIRED) - set(files))
-    if absent:
-        raise BundleRefused("files", f"a bundle needs {absent[0]}, this one was built without it")
+
+
+def changed(root: Path, files: Mapping[str, File]) -> list[str]:
+    """Which of `files` are, by name, no longer the file that was opened."""
+    different = []
+    for path, file in files.items():
+        try:
+            found = os.stat(root / path, follow_symlinks=False)
+        except OSError:
+            different.append(path)
+            continue
+        if Identity.of(found) != file.identity:
+            different.append(path)
+    return different
+
+
+def _refuse_changed(contents: Contents) -> None:
+    """A mapped file shares its pages with whoever writes to it: it must still be what was hashed.
+    What was read into memory cannot change any more."""
+    mapped = {path: file for path, file in contents.files.items() if file.mapped}
+    for path in changed(contents.path, mapped):
+        raise StampMismatch("hash", f"{path} was written to while the bundle was being opened")
+
+
+def _remember(contents: Contents, cache: DigestCache) -> None:
+    for leaf in contents.manifest.files:
+        cache.put(contents.path, contents.files[leaf.path], leaf.sha256)
+    try:
+        cache.save()
+    except OSError:
+        _log.warning("digests could not be remembered; the next start hashes again", exc_info=True)
 
 
 def _compare_process(manifest: Manifest, allow_dirty: bool) -> Stamp:
@@ -229,16 +299,23 @@ def weight_files(files: Mapping[str, File]) -> list[File]:
     return [file for file in found if file.path.startswith("weights/")]
 
 
-def _checked_weights(files: Mapping[str, File]) -> dict[str, torch.Tensor]:
+def _checked_weights(contents: Contents) -> dict[str, torch.Tensor]:
     # Late, so that reading a manifest costs no torch import.
     from pipelines.tensorfile import read_tensors, refuse_nonfinite
 
-    tensors = read_tensors(weight_files(files))
+    files = contents.files
+    tensors: dict[str, torch.Tensor] = {}
+    for file in weight_files(files):
+        found = read_tensors(file)
+        for name in found.keys() & tensors.keys():
+            raise BundleRefused("weights", f"{file.path}: {name} is in an earlier file too")
+        if file.path not in contents.remembered:  # remembered files passed this before
+            refuse_nonfinite(found)
+        tensors |= found
     if not tensors:
         raise BundleRefused("weights", "there are no tensors in weights/")
     if INDEX in files:
         _check_index(parse_json(INDEX, files[INDEX].content), set(tensors))
-    refuse_nonfinite(tensors)
     return tensors
 
 

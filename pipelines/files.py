@@ -30,7 +30,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,126}\Z")
 _MAX_DEPTH: Final = 2
 _MAX_FILES: Final = 4096
 # Read whole below, mapped above: a map is shared by all replicas and needs no second copy.
-_MAP_ABOVE_BYTES: Final = 256 << 20
+MAP_ABOVE_BYTES: Final = 256 << 20
 _CHUNK_BYTES: Final = 8 << 20
 # A safetensors header is JSON; the reference reader's own limit is 100 MB.
 _MAX_HEADER_BYTES: Final = 100_000_000
@@ -67,6 +67,12 @@ class Identity:
     mtime_ns: int
     ctime_ns: int
 
+    @staticmethod
+    def of(found: os.stat_result) -> Identity:
+        return Identity(
+            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -81,8 +87,13 @@ class File:
     def size(self) -> int:
         return self.identity.size
 
+    @property
+    def mapped(self) -> bool:
+        """Whether it shares pages with the file on disk, and so with whoever writes to that."""
+        return isinstance(self.content, mmap.mmap)
 
-def open_folder(root: Path) -> list[File]:
+
+def open_folder(root: Path, map_above: int = MAP_ABOVE_BYTES) -> list[File]:
     """Opens every file under `root`, sorted by path, or refuses the whole.
 
     Raises BundleRefused: `names` (characters, depth, case collision), `kind` (link, FIFO, device,
@@ -94,14 +105,14 @@ def open_folder(root: Path) -> list[File]:
     except OSError as error:
         raise BundleRefused("missing", f"{root} is not a bundle directory: {error}") from error
     try:
-        files = sorted(_walk(descriptor, ""), key=lambda file: file.path.encode())
+        files = sorted(_walk(descriptor, "", map_above), key=lambda file: file.path.encode())
     finally:
         os.close(descriptor)
     _no_case_collision([file.path for file in files])
     return files
 
 
-def _walk(directory: int, prefix: str) -> Iterator[File]:
+def _walk(directory: int, prefix: str, map_above: int) -> Iterator[File]:
     names = sorted(os.listdir(directory))
     if len(names) > _MAX_FILES:
         raise BundleRefused("names", f"more than {_MAX_FILES} files in {prefix or 'the bundle'}")
@@ -111,24 +122,24 @@ def _walk(directory: int, prefix: str) -> Iterator[File]:
         check_name(path)
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
-            yield from _subfolder(directory, name, path)
+            yield from _subfolder(directory, name, path, map_above)
         else:
-            yield _open(directory, name, path)
+            yield _open(directory, name, path, map_above)
 
 
-def _subfolder(directory: int, name: str, path: str) -> Iterator[File]:
+def _subfolder(directory: int, name: str, path: str, map_above: int) -> Iterator[File]:
     if path.count("/") + 1 >= _MAX_DEPTH:
         raise BundleRefused("names", f"{path}/ is nested too deep for a bundle; remove it")
     descriptor = os.open(
         name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
     )
     try:
-        yield from _walk(descriptor, f"{path}/")
+        yield from _walk(descriptor, f"{path}/", map_above)
     finally:
         os.close(descriptor)
 
 
-def _open(directory: int, name: str, path: str) -> File:
+def _open(directory: int, name: str, path: str, map_above: int) -> File:
     # NONBLOCK: opening a FIFO must not wait for its writer; the kind is checked on what is open.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -142,10 +153,7 @@ def _open(directory: int, name: str, path: str) -> File:
     try:
         found = os.fstat(descriptor)
         _plain(path, found)
-        identity = Identity(
-            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-        )
-        return File(path, identity, _content(descriptor, path, found.st_size))
+        return File(path, Identity.of(found), _content(descriptor, path, found.st_size, map_above))
     finally:
         os.close(descriptor)
 
@@ -161,8 +169,8 @@ def _plain(path: str, found: os.stat_result) -> None:
         )
 
 
-def _content(descriptor: int, path: str, size: int) -> Buffer:
-    if size > _MAP_ABOVE_BYTES:
+def _content(descriptor: int, path: str, size: int, map_above: int) -> Buffer:
+    if size > map_above:
         return mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
     content = bytearray(size)
     view, got = memoryview(content), 0

@@ -85,18 +85,10 @@ def _counts(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 
-def read_tensors(files: Iterable[File]) -> dict[str, torch.Tensor]:
-    """All tensors of the given files, views over their contents; a name may appear once.
-
-    Raises BundleRefused("weights").
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    for file in files:
-        for entry in read_entries(file.path, file.content):
-            if entry.name in tensors:
-                raise _refused(file.path, f"{entry.name} is in an earlier file too")
-            tensors[entry.name] = _tensor(file.content, entry)
-    return tensors
+def read_tensors(file: File) -> dict[str, torch.Tensor]:
+    """The tensors of a file, views over its content. Raises BundleRefused("weights")."""
+    entries = read_entries(file.path, file.content)
+    return {entry.name: _tensor(file.content, entry) for entry in entries}
 
 
 def _tensor(content: Buffer, entry: Entry) -> torch.Tensor:

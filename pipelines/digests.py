@@ -1,0 +1,65 @@
+"""Remembered digests of large files, so that a warm start does not hash gigabytes again.
+
+An entry holds while the file system reports the same device, inode, size, mtime and ctime for the
+same path; the ctime cannot be set back by who writes the file. Only content that passed every
+check is remembered. `pipelines verify` never asks here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import astuple
+from pathlib import Path
+from typing import Final
+
+from pipelines.files import File
+
+MIN_BYTES: Final = 64 << 20  # below, hashing costs less than asking is worth
+# A file changed this lately may change again within one tick of its own time stamp.
+_SETTLED_NS: Final = 2_000_000_000
+_MAX_ENTRIES: Final = 1024
+
+
+class DigestCache:
+    """One JSON file; a missing or unreadable one is an empty one."""
+
+    def __init__(self, path: Path, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._path, self._clock_ns = path, clock_ns
+        self._entries: dict[str, list[object]] = {}
+        try:
+            loaded = json.loads(path.read_text())
+            self._entries = loaded if isinstance(loaded, dict) else {}
+        except (OSError, ValueError):
+            pass  # nothing remembered: everything is hashed
+
+    def get(self, root: Path, file: File) -> str | None:
+        entry = self._entries.get(_key(root, file))
+        if not isinstance(entry, list) or entry[:-1] != list(astuple(file.identity)):
+            return None
+        return str(entry[-1])
+
+    def put(self, root: Path, file: File, sha256: str) -> None:
+        if file.size < MIN_BYTES:
+            return
+        newest = max(file.identity.mtime_ns, file.identity.ctime_ns)
+        if self._clock_ns() - newest < _SETTLED_NS:
+            return
+        self._entries.pop(_key(root, file), None)
+        self._entries[_key(root, file)] = [*astuple(file.identity), sha256]
+
+    def save(self) -> None:
+        """Replaces the file in one step. Raises OSError."""
+        kept = dict(list(self._entries.items())[-_MAX_ENTRIES:])
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=self._path.parent)
+        with os.fdopen(descriptor, "w") as out:
+            json.dump(kept, out, indent=1)
+        os.replace(temporary, self._path)
+
+
+def _key(root: Path, file: File) -> str:
+    return f"{os.path.realpath(root)}/{file.path}"
