@@ -1,0 +1,215 @@
+"""Trains the embedded default: `python -m pipelines.triage.train`.
+
+- first photos only, until lamp, sign and number are read; then every subset of the modalities;
+- seeded: the rows of step n depend on (seed, n) alone, so that a run that was killed goes on from
+  its last checkpoint and ends with the same weights;
+- what is kept is the running average of the weights, which is better calibrated than the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pipelines import heads
+from pipelines.backbone import QwenOmniBackbone
+from pipelines.collate import collate
+from pipelines.text import DEFAULT as TEXT
+from pipelines.text import Text
+from pipelines.triage import settings, tokens
+from pipelines.triage.pool import Pool, load_or_make
+from pipelines.triage.rows import Row, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides the weights, besides the code and the libraries."""
+
+    seed: int = 7
+    photos: int = 16_000
+    sounds: int = 10_000
+    photo_steps: int = 1_300
+    mixed_steps: int = 2_000
+    batch: int = 48
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    describe_weight: float = 0.5
+    average: float = 0.998
+
+    @property
+    def steps(self) -> int:
+        return self.photo_steps + self.mixed_steps
+
+
+class Training:
+    """The state of a run: what a checkpoint holds, and one step of it."""
+
+    def __init__(self, recipe: Recipe, rows: Rows) -> None:
+        self.recipe = recipe
+        self.rows = rows
+        self.backbone = QwenOmniBackbone.fresh(settings.model_config(), recipe.seed)
+        self.step = 0
+        self.seconds = 0.0
+        self._weights = [p for p in self.backbone.model.parameters() if p.requires_grad]
+        self._average = [weight.detach().clone() for weight in self._weights]
+        decayed = [w for w in self._weights if w.dim() > 1]
+        plain = [w for w in self._weights if w.dim() <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self._optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+
+    def advance(self) -> dict[str, float]:
+        """One step: draw, forward and backward in two halves of like length, update, average."""
+        rng = np.random.default_rng((self.recipe.seed, self.step))
+        draw = self.rows.mixed
+        if self.step < self.recipe.photo_steps:
+            draw = self.rows.image_only
+        rows = sorted(
+            (draw(rng) for _ in range(self.recipe.batch)), key=lambda row: row.prepared.tokens
+        )
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate()
+        half = len(rows) // 2
+        losses = [self._backward(part) for part in (rows[:half], rows[half:])]
+        torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        # A short memory at first: the average should not remember the random beginning.
+        keep = min(self.recipe.average, (1 + self.step) / (20 + self.step))
+        torch._foreach_lerp_(self._average, [w.detach() for w in self._weights], 1 - keep)
+        return {name: sum(loss[name] for loss in losses) for name in losses[0]}
+
+    def _rate(self) -> float:
+        done = self.step / self.recipe.steps
+        ramp = min(1.0, (self.step + 1) / 60)
+        return self.recipe.learning_rate * ramp * (0.03 + 0.97 * (1 + math.cos(math.pi * done)) / 2)
+
+    def _backward(self, rows: Sequence[Row]) -> dict[str, float]:
+        """Adds these rows' share of the gradient of the answers' negative log-likelihood."""
+        branches = {id(row.prepared): row.branches for row in rows}
+        batch = collate(
+            [row.prepared for row in rows],
+            lambda prepared: branches[id(prepared)],
+            self.backbone.geometry,
+            max_columns=4096,
+        )
+        scores = heads.run(self.backbone, batch).log_probs
+        right = torch.tensor([row.right for row in rows])
+        triage = scores.gather(1, right[:, None]).squeeze(1)
+        described = torch.tensor([bool(row.description) for row in rows])
+        last = torch.tensor([len(row.branches) - 1 for row in rows])
+        text = scores.gather(1, last[:, None]).squeeze(1)[described]
+        share = 1 / self.recipe.batch
+        loss = -(triage.sum() + self.recipe.describe_weight * text.sum()) * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        labels = scores[:, : len(rows[0].answers)].argmax(dim=1)
+        return {
+            "triage": -float(triage.detach().sum()) * share,
+            "describe": -float(text.detach().sum()) * share,
+            "right": float((labels == right).sum()) * share,
+        }
+
+    def averaged(self) -> dict[str, torch.Tensor]:
+        """The weights to ship, under the names the bundle stores."""
+        own = [weight.detach().clone() for weight in self._weights]
+        with torch.no_grad():
+            for weight, average in zip(self._weights, self._average, strict=True):
+                weight.copy_(average)
+            shipped = {k: v.detach().clone() for k, v in self.backbone.tensors().items()}
+            for weight, kept in zip(self._weights, own, strict=True):
+                weight.copy_(kept)
+        return shipped
+
+    def save(self, path: Path) -> None:
+        state = {
+            "recipe": asdict(self.recipe),
+            "step": self.step,
+            "seconds": self.seconds,
+            "weights": [w.detach() for w in self._weights],
+            "average": self._average,
+            "optimiser": self._optimiser.state_dict(),
+        }
+        fresh = path.with_suffix(".part")
+        torch.save(state, fresh)
+        fresh.replace(path)  # a run killed while saving keeps the checkpoint before
+
+    def resume(self, path: Path) -> None:
+        """Raises ValueError when the checkpoint is of another recipe."""
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        if state["recipe"] != asdict(self.recipe):
+            raise ValueError(f"{path} was trained with another recipe; remove it to start afresh")
+        self.step, self.seconds = state["step"], state["seconds"]
+        with torch.no_grad():
+            for weight, kept in zip(self._weights, state["weights"], strict=True):
+                weight.copy_(kept)
+        self._average = list(state["average"])
+        self._optimiser.load_state_dict(state["optimiser"])
+
+
+def run(
+    recipe: Recipe,
+    pool: Pool,
+    tokenizer: bytes,
+    work: Path,
+    *,
+    until: int | None = None,
+    save_every: int = 200,
+    clock: Callable[[], float] = time.monotonic,
+) -> Training:
+    """Trains from the checkpoint in `work`, if there is one, up to step `until` (None: the end)."""
+    text = Text(tokenizer, TEXT, settings.TEMPLATE)
+    training = Training(recipe, Rows(pool, text, settings.special_ids()))
+    checkpoint = work / "checkpoint.pt"
+    if checkpoint.exists():
+        training.resume(checkpoint)
+    last = recipe.steps if until is None else until
+    started, before = clock(), training.seconds
+    smooth: dict[str, float] = {}
+    with tqdm(total=last, initial=training.step, unit="step", mininterval=5) as bar:
+        while training.step < last:
+            for name, value in training.advance().items():
+                smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
+            bar.set_postfix({name: f"{value:.3f}" for name, value in smooth.items()}, refresh=False)
+            bar.update()
+            if training.step % save_every == 0 or training.step == last:
+                training.seconds = before + clock() - started
+                training.save(checkpoint)
+    return training
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.triage.train", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/triage"), help="checkpoints, pool")
+    parser.add_argument("--threads", type=int, default=2)
+    for field in fields(Recipe):
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, type=type(field.default), default=field.default)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in fields(Recipe)})
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    tokenizer = tokens.train(recipe.seed).to_str().encode()
+    (arguments.work / "tokenizer.json").write_bytes(tokenizer)
+    began = time.monotonic()
+    pool = load_or_make(
+        arguments.work / "pool.pt", recipe.seed, recipe.photos, recipe.sounds, arguments.threads
+    )
+    print(f"pool ready after {time.monotonic() - began:.0f} s", flush=True)
+    training = run(recipe, pool, tokenizer, arguments.work)
+    print(f"{training.step} steps in {training.seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
