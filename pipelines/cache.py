@@ -1,15 +1,18 @@
 """Keys and values of earlier tokens, in the shape the library's attention layers ask for.
 
-- `KeyValues` is filled by one prompt forward; `behind` lends it to a forward that must not grow it.
+- `KeyValues` is filled by one prompt forward; `behind` lends it to a forward that must not grow it;
+- `Lines` holds texts being written: one line each, as long as that text is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+_ROUND = 64  # tokens by which lines grow
 
 
 class Cache(Protocol):
@@ -57,3 +60,85 @@ class Behind:
 
     def get_seq_length(self, *_: Any) -> int:
         return self._prompt.get_seq_length()
+
+
+class Lines:
+    """A block of [lines, kv heads, room, head size] a layer, of which the first `len(used)` count.
+
+    Invariant: unused places are finite (they were zeros or another text), for a masked place still
+    enters the product, with weight 0.
+    """
+
+    def __init__(self) -> None:
+        self._layers: list[Pair] = []
+        self._used: list[int] = []
+        self._lengths = torch.zeros(0, dtype=torch.int64)
+        self._rows = torch.zeros(0, dtype=torch.int64)
+
+    @property
+    def device(self) -> torch.device:
+        return self._lengths.device
+
+    def append(self, prompts: KeyValues, starts: Sequence[int], more: int) -> None:
+        """A line for each prompt (left padded up to its start), with room for `more` tokens."""
+        before, columns = len(self._used), prompts.get_seq_length()
+        self._used += [columns - start for start in starts]
+        self._reserve(prompts, len(self._used), columns + more)
+        for block, prompt in zip(self._layers, prompts.layers, strict=True):
+            for ours, theirs in zip(block, prompt, strict=True):
+                for row, start in enumerate(starts):
+                    ours[before + row, :, : columns - start] = theirs[row, :, start:]
+        self._sync(prompts.layers[0][0].device)
+
+    def make_room(self) -> torch.Tensor:
+        """One more token on every line; returns what each may see, bool [lines, 1, longest]."""
+        self._lengths = self._lengths + 1
+        self._used = [length + 1 for length in self._used]
+        place = torch.arange(max(self._used), device=self.device)
+        return (place < self._lengths[:, None])[:, None, :]
+
+    def remove(self, line: int) -> None:
+        """The last line takes this one's place."""
+        last = len(self._used) - 1
+        if line != last:
+            used = self._used[last]
+            for block in self._layers:
+                for ours in block:
+                    ours[line, :, :used] = ours[last, :, :used]
+            self._used[line] = used
+        self._used.pop()
+        self._sync(self.device)
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
+    ) -> Pair:
+        """Writes the newest token of every line, [lines, kv heads, 1, head size]."""
+        longest, last = max(self._used), self._lengths - 1
+        kept = self._layers[layer]
+        kept[0][self._rows, :, last] = keys[:, :, 0]
+        kept[1][self._rows, :, last] = values[:, :, 0]
+        lines = len(self._used)
+        return kept[0][:lines, :, :longest], kept[1][:lines, :, :longest]
+
+    def get_seq_length(self, *_: Any) -> int:
+        return max(self._used, default=1) - 1
+
+    def _sync(self, device: torch.device) -> None:
+        self._lengths = torch.tensor(self._used, dtype=torch.int64, device=device)
+        self._rows = torch.arange(len(self._used), device=device)
+
+    def _reserve(self, like: KeyValues, lines: int, room: int) -> None:
+        """Grows the blocks, keeping what is in them."""
+        held = self._layers[0][0].shape if self._layers else (0, 0, 0, 0)
+        room = -(-max(room, held[2]) // _ROUND) * _ROUND
+        if lines <= held[0] and room <= held[2]:
+            return
+        lines = max(lines, held[0])
+        grown = []
+        for number, pair in enumerate(like.layers):
+            fresh = [half.new_zeros(lines, half.shape[1], room, half.shape[3]) for half in pair]
+            if self._layers:
+                for new, old in zip(fresh, self._layers[number], strict=True):
+                    new[: held[0], :, : held[2]] = old
+            grown.append((fresh[0], fresh[1]))
+        self._layers = grown

@@ -19,7 +19,7 @@ class Scored:
     """What one forward found. Rows keep the batch's order.
 
     log_probs f32 [B, K]: the exact log P(label tokens | prompt), -inf beyond a row's labels; K may
-    be 0. embeddings f32 [B, H]: the L2-normalised mean of the prompt's hidden states.
+    be 0. embeddings f32 [B, H]: the mean of the prompt's hidden states, not normalised.
     """
 
     batch: Batch
@@ -88,11 +88,11 @@ def _in_label_order(scores: list[torch.Tensor], batch: Batch) -> torch.Tensor:
 
 
 def embedding(prompt: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """[B, H] L2-normalised mean over the real columns of left-padded `prompt` [B, P, H]."""
+    """f32 [B, H] mean over the real columns of left-padded `prompt` [B, P, H]."""
     real = torch.arange(prompt.shape[1], device=prompt.device) >= starts[:, None]
     # A product with 0/1 weights: sums in one matrix call without copying the hidden states.
     summed = torch.bmm(real[:, None, :].to(prompt.dtype), prompt).squeeze(1).float()
-    return torch.nn.functional.normalize(summed / real.sum(dim=1, keepdim=True), dim=-1)
+    return summed / real.sum(dim=1, keepdim=True)
 
 
 def confidence(log_probs: torch.Tensor, temperature: float) -> Confidence:

@@ -1,0 +1,212 @@
+"""One sample to one prepared row: decode, preprocess, tokenise, measure.
+
+Thread-safe: everything it holds is immutable or caches of pure functions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, get_args
+
+import torch
+
+from pipelines import parameters
+from pipelines.audio import AudioConfig, audio_tokens, log_mel
+from pipelines.branches import Tokens
+from pipelines.decode import DecodedAudio, DecodedImage, Limits, check_parts, decode
+from pipelines.errors import BadInput, BundleRefused
+from pipelines.features import input_features
+from pipelines.image import Grid, ImageConfig, image_tokens, patches
+from pipelines.text import Placeholder, Template, Text, TextConfig
+from pipelines.types import Modality, Prepared, Sample, Task
+
+MAX_LABELS = 1000
+MAX_LABEL_TOKENS = 64
+DEFAULT_NEW_TOKENS = 64
+
+Decoded = str | DecodedImage | DecodedAudio
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """`text` is what the model would have to answer to mean `name`."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """preprocess.json: every parameter between bytes and tensors."""
+
+    image: ImageConfig
+    audio: AudioConfig
+    text: TextConfig
+    limits: Limits
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Preprocessing:
+        """Raises BundleRefused("config")."""
+        if set(values) != {"image", "audio", "text", "limits"}:
+            raise BundleRefused("config", f"preprocess.json has sections {sorted(values)}")
+        return Preprocessing(
+            ImageConfig.from_dict(values["image"]),
+            AudioConfig.from_dict(values["audio"]),
+            TextConfig.from_dict(values["text"]),
+            Limits.from_dict(values["limits"]),
+        )
+
+
+def read_labels(values: Mapping[str, Any]) -> tuple[tuple[Label, ...], float]:
+    """labels.json: (the bundle's labels, the temperature). Raises BundleRefused("config")."""
+    try:
+        labels = tuple(parameters.read(Label, item, "labels") for item in values["labels"])
+        temperature = float(values["temperature"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleRefused("config", f"labels.json is malformed: {error!r}") from error
+    if not labels or len({label.name for label in labels}) < len(labels):
+        raise BundleRefused("config", "labels.json needs labels, all of different names")
+    if not 0.0 < temperature < 100.0:
+        raise BundleRefused("config", f"temperature {temperature} is not between 0 and 100")
+    return labels, temperature
+
+
+class Preparer:
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        text: Text,
+        labels: tuple[Label, ...],
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        """Raises BundleRefused("config") when the bundle's own labels cannot be scored."""
+        self.preprocessing = preprocessing
+        self.text = text
+        self._clock = clock
+        self._texts = {label.name: label.text for label in labels}
+        self._tokens = lru_cache(maxsize=4096)(text.label_ids)
+        try:
+            self._own = self._checked(tuple(self._texts))
+        except BadInput as error:
+            raise BundleRefused("config", f"labels.json: {error}") from error
+
+    @staticmethod
+    def of(
+        preprocess: Mapping[str, Any],
+        template: Mapping[str, Any],
+        tokenizer: bytes,
+        labels: tuple[Label, ...],
+    ) -> Preparer:
+        """From the bundle's files. Raises BundleRefused("config")."""
+        preprocessing = Preprocessing.from_dict(preprocess)
+        text = Text(tokenizer, preprocessing.text, Template.from_dict(template))
+        return Preparer(preprocessing, text, labels)
+
+    def prepare(self, sample: Sample) -> Prepared:
+        """Raises BadInput naming the part, the field and the limit."""
+        started = self._clock()
+        self._check(sample)
+        limits = self.preprocessing.limits
+        check_parts(sample.parts, limits)
+        parts = [decode(part, f"parts[{n}]", limits) for n, part in enumerate(sample.parts)]
+        decoded = self._clock()
+        media = self._media(parts)
+        labels = [self._text_of(name) for name in sample.labels or self._texts]
+        encoded = self.text.encode(media.pieces, sample.task, labels)
+        return Prepared(
+            id=sample.id,
+            task=sample.task,
+            labels=sample.labels,
+            want_embedding=sample.want_embedding or sample.task == "embed",
+            max_new_tokens=sample.max_new_tokens or DEFAULT_NEW_TOKENS,
+            input_ids=encoded.input_ids,
+            pixel_values=media.pixels,
+            image_grid=media.grids,
+            log_mels=media.mels,
+            features=input_features(parts, encoded, self.preprocessing.audio.sample_rate),
+            modalities=_modalities(parts),
+            tokens=len(encoded.input_ids),
+            decode_ms=(decoded - started) * 1000,
+            preprocess_ms=(self._clock() - decoded) * 1000,
+        )
+
+    def verbalisers(self, row: Prepared) -> tuple[Tokens, ...]:
+        """Token ids of each label the row is scored against; none for embed and generate."""
+        if row.task != "classify":
+            return ()
+        return self._own if not row.labels else tuple(map(self._tokens_of, row.labels))
+
+    def _check(self, sample: Sample) -> None:
+        if sample.task not in get_args(Task):
+            raise BadInput("task", "UNKNOWN_TASK", f"{sample.task!r}; {get_args(Task)} are served")
+        if sample.max_new_tokens < 0:
+            raise BadInput("max_new_tokens", "NEGATIVE", f"{sample.max_new_tokens} tokens")
+        if sample.labels:
+            self._checked(sample.labels)
+
+    def _checked(self, names: Sequence[str]) -> tuple[Tokens, ...]:
+        """Their tokens. Raises BadInput for a label set whose members cannot be told apart."""
+        if len(names) > MAX_LABELS:
+            raise BadInput("labels", "TOO_MANY_LABELS", f"{len(names)}; the limit is {MAX_LABELS}")
+        seen: dict[Tokens, int] = {}
+        for number, name in enumerate(names):
+            field, tokens = f"labels[{number}]", self._tokens_of(name)
+            # The end token alone says nothing.
+            if len(tokens) <= len(self.text.eos_ids):
+                raise BadInput(field, "LABEL_EMPTY", "the label has no visible text")
+            if len(tokens) > MAX_LABEL_TOKENS:
+                words = f"{len(tokens)} tokens; the limit is {MAX_LABEL_TOKENS}. Shorten it."
+                raise BadInput(field, "LABEL_TOO_LONG", words)
+            if tokens in seen:
+                words = f"the same as labels[{seen[tokens]}]; leave one out"
+                raise BadInput(field, "LABEL_REPEATED", words)
+            seen[tokens] = number
+        return tuple(seen)
+
+    def _tokens_of(self, label: str) -> Tokens:
+        return self._tokens(self._text_of(label))
+
+    def _text_of(self, label: str) -> str:
+        return self._texts.get(label, label)
+
+    def _media(self, parts: Sequence[Decoded]) -> _Media:
+        pixels: list[torch.Tensor] = []
+        grids: list[Grid] = []
+        mels: list[torch.Tensor] = []
+        pieces: list[str | Placeholder] = []
+        for number, part in enumerate(parts):
+            if isinstance(part, str):
+                pieces.append(part)
+            elif isinstance(part, DecodedImage):
+                values, grid = patches(part, self.preprocessing.image)
+                pixels.append(values)
+                grids.append(grid)
+                pieces.append(("image", image_tokens(grid, self.preprocessing.image)))
+            else:
+                mels.append(log_mel(part, self.preprocessing.audio, f"parts[{number}].data"))
+                pieces.append(("audio", audio_tokens(mels[-1].shape[1])))
+        together = torch.cat(pixels) if len(pixels) > 1 else next(iter(pixels), None)
+        return _Media(pieces, together, tuple(grids), tuple(mels))
+
+
+@dataclass(frozen=True, slots=True)
+class _Media:
+    """A row's parts as the tokenizer and the encoders want them, each in the order given."""
+
+    pieces: Sequence[str | Placeholder]
+    pixels: torch.Tensor | None
+    grids: tuple[Grid, ...]
+    mels: tuple[torch.Tensor, ...]
+
+
+def _modalities(parts: Sequence[Decoded]) -> tuple[Modality, ...]:
+    kinds: tuple[tuple[Modality, type], ...] = (
+        ("audio", DecodedAudio),
+        ("image", DecodedImage),
+        ("text", str),
+    )
+    return tuple(name for name, kind in kinds if any(isinstance(part, kind) for part in parts))
