@@ -20,7 +20,7 @@ from pipelines import audio, image, media, parameters, text
 from pipelines.build import BundleSpec
 from pipelines.checkpoint import Checkpoint
 from pipelines.errors import BundleRefused
-from pipelines.files import parse_json
+from pipelines.formats import parse_json
 from pipelines.types import Modality, Part, Sample
 
 _SECTIONS: Final = ("image", "audio", "text", "limits")

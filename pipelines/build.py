@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import torch
 
-from pipelines import golden
+from pipelines import golden, goldenfile
 from pipelines import manifest as manifests
 from pipelines import stamp as stamps
 from pipelines.bundle import INDEX
@@ -69,7 +69,7 @@ class BundleSpec:
     card: str = "No card was written for this bundle.\n"
     reference: Mapping[str, Any] | None = None
     reference_files: Mapping[str, bytes] = field(default_factory=dict)
-    tolerance: Mapping[str, float] = field(default_factory=lambda: dict(golden.TOLERANCE))
+    tolerance: Mapping[str, float] = field(default_factory=lambda: dict(goldenfile.TOLERANCE))
     created_at: str = ""
     human: Mapping[str, str] = field(default_factory=dict)
 
@@ -111,7 +111,7 @@ def record_golden(folder: Path, manifest: Manifest, load: Loader) -> Stamp:
     """Runs the golden inputs of an unfinished bundle, writes the answers and the manifest."""
     _write(folder, manifests.FILE, manifest.to_bytes())
     answers = golden.record(load(folder))
-    leaf = _write(folder, golden.FILE, encode(answers))
+    leaf = _write(folder, goldenfile.FILE, encode(answers))
     others = tuple(other for other in manifest.files if other.path != leaf.path)
     finished = replace(manifest, files=(*others, leaf))
     _write(folder, manifests.FILE, finished.to_bytes())
@@ -168,7 +168,7 @@ def encode(value: Mapping[str, Any]) -> bytes:
 
 
 def _small_files(spec: BundleSpec) -> Iterator[tuple[str, bytes]]:
-    contents, cases = golden.files(spec.golden)
+    contents, cases = goldenfile.files(spec.golden)
     yield "model/config.json", encode(spec.config)
     yield "tokenizer/tokenizer.json", spec.tokenizer
     yield "preprocess.json", encode(spec.preprocess)
@@ -179,7 +179,7 @@ def _small_files(spec: BundleSpec) -> Iterator[tuple[str, bytes]]:
     yield "training.json", encode(spec.training)
     yield "CARD.md", spec.card.encode()
     yield from contents.items()
-    yield golden.FILE, encode(golden.document(cases, spec.tolerance))
+    yield goldenfile.FILE, encode(goldenfile.document(cases, spec.tolerance))
     if spec.reference is not None:
         yield "reference/profile.json", encode(spec.reference)
     for name, content in spec.reference_files.items():

@@ -9,17 +9,17 @@ model loaded (pipelines/golden.py).
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pipelines import manifest as manifests
 from pipelines import stamp as stamps
+from pipelines.contents import Contents, Progress, changed, quiet, read_contents
 from pipelines.digests import DigestCache
 from pipelines.errors import BundleRefused, StampMismatch
-from pipelines.files import File, Identity, check_format, digest_all, open_folder, parse_json
+from pipelines.files import File
+from pipelines.formats import parse_json
 from pipelines.manifest import Manifest
 from pipelines.stamp import Code, Stamp
 
@@ -28,35 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# A step (files, hash, code, weights) and how much of it is done, 0 to 1.
-Progress = Callable[[str, float], None]
-
-REQUIRED: Final = (
-    "model/config.json",
-    "tokenizer/tokenizer.json",
-    "preprocess.json",
-    "template.json",
-    "labels.json",
-    "objective.json",
-    "speed.json",
-    "training.json",
-    "CARD.md",
-    "golden/golden.json",
-)
 INDEX: Final = "weights/model.safetensors.index.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """Files that are what their manifest says; nothing is said of this process or the weights.
-
-    `files` maps a path to the opened file. `remembered` are those whose digest came from the cache.
-    """
-
-    path: Path
-    manifest: Manifest
-    files: Mapping[str, File]
-    remembered: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +53,7 @@ class Bundle:
         With `allow_dirty`, code and libraries may differ from the manifest; the stamp then is
         another one that no client can have pinned. Raises BundleRefused.
         """
-        report = progress or _quiet
+        report = progress or quiet
         contents = read_contents(path, report, cache)
         report("code", 0.0)
         stamp = _compare_process(contents.manifest, allow_dirty)
@@ -101,7 +73,7 @@ class Bundle:
         """Raises KeyError for a file the bundle does not have."""
         return bytes(self.files[path].content)
 
-    def json(self, path: str) -> dict[str, object]:
+    def json(self, path: str) -> dict[str, Any]:
         return parse_json(path, self.files[path].content)
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -109,7 +81,7 @@ class Bundle:
         return dict(self.weights)
 
     @property
-    def config(self) -> dict[str, object]:
+    def config(self) -> dict[str, Any]:
         """The transformers thinker config."""
         return self.json("model/config.json")
 
@@ -118,28 +90,28 @@ class Bundle:
         return self.content("tokenizer/tokenizer.json")
 
     @property
-    def preprocess(self) -> dict[str, object]:
+    def preprocess(self) -> dict[str, Any]:
         """Sections image, audio, text, limits."""
         return self.json("preprocess.json")
 
     @property
-    def template(self) -> dict[str, object]:
+    def template(self) -> dict[str, Any]:
         return self.json("template.json")
 
     @property
-    def labels(self) -> dict[str, object]:
+    def labels(self) -> dict[str, Any]:
         return self.json("labels.json")
 
     @property
-    def objective(self) -> dict[str, object]:
+    def objective(self) -> dict[str, Any]:
         return self.json("objective.json")
 
     @property
-    def speed(self) -> dict[str, object]:
+    def speed(self) -> dict[str, Any]:
         return self.json("speed.json")
 
     @property
-    def training(self) -> dict[str, object]:
+    def training(self) -> dict[str, Any]:
         return self.json("training.json")
 
     @property
@@ -147,78 +119,10 @@ class Bundle:
         return self.content("CARD.md").decode()
 
     @property
-    def reference(self) -> dict[str, object] | None:
+    def reference(self) -> dict[str, Any] | None:
         """The reference profile; None when the bundle was built without one."""
         path = "reference/profile.json"
         return self.json(path) if path in self.files else None
-
-
-def _quiet(step: str, fraction: float) -> None:
-    pass
-
-
-def read_contents(
-    path: Path | str, progress: Progress | None = None, cache: DigestCache | None = None
-) -> Contents:
-    """Opens every file and compares it with the manifest. Raises BundleRefused."""
-    report, root = progress or _quiet, Path(path)
-    report("files", 0.0)
-    files = {file.path: file for file in open_folder(root)}
-    found = files.pop(manifests.FILE, None)
-    if found is None:
-        raise BundleRefused("manifest", f"{root} has no {manifests.FILE}; is it a bundle?")
-    files.pop(manifests.SIGNATURE, None)  # over the manifest, so it cannot be in it
-    manifest = manifests.read(found.content)
-    _check_listing(manifest, files)
-    for file in files.values():
-        check_format(file)
-    known = {p: cache.get(root, file) for p, file in files.items()} if cache else {}
-    digests = {p: digest for p, digest in known.items() if digest is not None}
-    remembered = frozenset(digests)
-    to_hash = [file for p, file in files.items() if p not in digests]
-    digests |= digest_all(to_hash, lambda done, total: report("hash", done / max(1, total)))
-    _compare_digests(manifest, files, digests)
-    return Contents(root, manifest, files, remembered)
-
-
-def _check_listing(manifest: Manifest, files: Mapping[str, File]) -> None:
-    """Every listed file is there, every required one is listed, and nothing else is there."""
-    listed = {leaf.path for leaf in manifest.files}
-    for path in sorted(set(files) - listed):
-        check_format(files[path])  # names the worse trouble first
-        raise StampMismatch("files", f"{path} is not in the manifest; remove it")
-    for path in sorted(listed - set(files)):
-        raise StampMismatch("files", f"{path} is missing; copy the bundle again")
-    for path in sorted(set(REQUIRED) - listed):
-        raise BundleRefused("files", f"a bundle needs {path}, this one was built without it")
-
-
-def _compare_digests(
-    manifest: Manifest, files: Mapping[str, File], digests: Mapping[str, str]
-) -> None:
-    for leaf in manifest.files:
-        size, sha256 = files[leaf.path].size, digests[leaf.path]
-        if (size, sha256) != (leaf.size, leaf.sha256):
-            raise StampMismatch(
-                "hash",
-                f"{leaf.path} is not the file the manifest names ({size} bytes, sha256 "
-                f"{sha256[:12]}…; expected {leaf.size} bytes, {leaf.sha256[:12]}…); copy the "
-                "bundle again",
-            )
-
-
-def changed(root: Path, files: Mapping[str, File]) -> list[str]:
-    """Which of `files` are, by name, no longer the file that was opened."""
-    different = []
-    for path, file in files.items():
-        try:
-            found = os.stat(root / path, follow_symlinks=False)
-        except OSError:
-            different.append(path)
-            continue
-        if Identity.of(found) != file.identity:
-            different.append(path)
-    return different
 
 
 def _refuse_changed(contents: Contents) -> None:

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from pipelines.build import Shard
 from pipelines.errors import BundleRefused
-from pipelines.files import parse_json
+from pipelines.formats import parse_json
 from pipelines.tensorfile import Entry, header_bytes, read_entries
 from pipelines.thinker import belongs, canonical
 

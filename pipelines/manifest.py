@@ -14,7 +14,8 @@ from typing import Final
 
 from pipelines import stamp as stamps
 from pipelines.errors import BundleRefused, StampMismatch
-from pipelines.files import Buffer, check_name, parse_json
+from pipelines.files import Buffer, check_name
+from pipelines.formats import parse_json
 from pipelines.stamp import Leaf, Stamp
 
 FILE: Final = "manifest.json"

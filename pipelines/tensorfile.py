@@ -16,7 +16,8 @@ from typing import Final, TypeGuard
 import torch
 
 from pipelines.errors import BundleRefused
-from pipelines.files import Buffer, File, parse_json
+from pipelines.files import Buffer, File
+from pipelines.formats import parse_json
 
 DTYPES: Final = {
     "BOOL": torch.bool,

@@ -1,0 +1,120 @@
+"""The files of a bundle against its manifest: all there, nothing else, every byte as listed.
+
+Says nothing of this process or of the weights; that is pipelines/bundle.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pipelines import manifest as manifests
+from pipelines.digests import DigestCache
+from pipelines.errors import BundleRefused, StampMismatch
+from pipelines.files import File, Identity, digest_all, open_folder
+from pipelines.formats import check_format, parse_json
+from pipelines.manifest import Manifest
+
+# A step (files, hash, code, weights) and how much of it is done, 0 to 1.
+Progress = Callable[[str, float], None]
+
+REQUIRED: Final = (
+    "model/config.json",
+    "tokenizer/tokenizer.json",
+    "preprocess.json",
+    "template.json",
+    "labels.json",
+    "objective.json",
+    "speed.json",
+    "training.json",
+    "CARD.md",
+    "golden/golden.json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Files that are what their manifest says; nothing is said of this process or the weights.
+
+    `files` maps a path to the opened file. `remembered` are those whose digest came from the cache.
+    """
+
+    path: Path
+    manifest: Manifest
+    files: Mapping[str, File]
+    remembered: frozenset[str] = frozenset()
+
+    def json(self, path: str) -> dict[str, Any]:
+        """Raises KeyError for a file the bundle does not have."""
+        return parse_json(path, self.files[path].content)
+
+
+def read_contents(
+    path: Path | str, progress: Progress | None = None, cache: DigestCache | None = None
+) -> Contents:
+    """Opens every file and compares it with the manifest. Raises BundleRefused."""
+    report, root = progress or quiet, Path(path)
+    report("files", 0.0)
+    files = {file.path: file for file in open_folder(root)}
+    found = files.pop(manifests.FILE, None)
+    if found is None:
+        raise BundleRefused("manifest", f"{root} has no {manifests.FILE}; is it a bundle?")
+    files.pop(manifests.SIGNATURE, None)  # over the manifest, so it cannot be in it
+    manifest = manifests.read(found.content)
+    _check_listing(manifest, files)
+    for file in files.values():
+        check_format(file)
+    known = {p: cache.get(root, file) for p, file in files.items()} if cache else {}
+    digests = {p: digest for p, digest in known.items() if digest is not None}
+    remembered = frozenset(digests)
+    to_hash = [file for p, file in files.items() if p not in digests]
+    digests |= digest_all(to_hash, lambda done, total: report("hash", done / max(1, total)))
+    _compare_digests(manifest, files, digests)
+    return Contents(root, manifest, files, remembered)
+
+
+def _check_listing(manifest: Manifest, files: Mapping[str, File]) -> None:
+    """Every listed file is there, every required one is listed, and nothing else is there."""
+    listed = {leaf.path for leaf in manifest.files}
+    for path in sorted(set(files) - listed):
+        check_format(files[path])  # names the worse trouble first
+        raise StampMismatch("files", f"{path} is not in the manifest; remove it")
+    for path in sorted(listed - set(files)):
+        raise StampMismatch("files", f"{path} is missing; copy the bundle again")
+    for path in sorted(set(REQUIRED) - listed):
+        raise BundleRefused("files", f"a bundle needs {path}, this one was built without it")
+
+
+def _compare_digests(
+    manifest: Manifest, files: Mapping[str, File], digests: Mapping[str, str]
+) -> None:
+    for leaf in manifest.files:
+        size, sha256 = files[leaf.path].size, digests[leaf.path]
+        if (size, sha256) != (leaf.size, leaf.sha256):
+            raise StampMismatch(
+                "hash",
+                f"{leaf.path} is not the file the manifest names ({size} bytes, sha256 "
+                f"{sha256[:12]}…; expected {leaf.size} bytes, {leaf.sha256[:12]}…); copy the "
+                "bundle again",
+            )
+
+
+def changed(root: Path, files: Mapping[str, File]) -> list[str]:
+    """Which of `files` are, by name, no longer the file that was opened."""
+    different = []
+    for path, file in files.items():
+        try:
+            found = os.stat(root / path, follow_symlinks=False)
+        except OSError:
+            different.append(path)
+            continue
+        if Identity.of(found) != file.identity:
+            different.append(path)
+    return different
+
+
+def quiet(step: str, fraction: float) -> None:
+    pass
