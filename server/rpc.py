@@ -28,11 +28,9 @@ from server.envelope import message_of
 from server.intake import Call, Intake
 from server.refusal import STAMP_KEY, Refused, bad_input
 from server.rows import Rows
+from server.stream import answer_stream
 from server.types import Fault, Outcome, Token
 from server.upload import UploadStore
-
-# Requests of one PredictStream at work at once; the next is read when one of them is answered.
-STREAM_IN_FLIGHT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +53,16 @@ class Inference:
         return response
 
     async def PredictStream(self, context: Any) -> None:
-        """Answers each request as it finishes; the client's own window is the flow control."""
         caller = caller_of(context)
-        room = asyncio.Semaphore(STREAM_IN_FLIGHT)
-        writing = asyncio.Lock()
 
-        async def one(data: bytes) -> None:
-            try:
-                now = replace(caller, remaining_s=context.time_remaining())
-                response, fault = await self._stream_answer(data, now)
-                if fault is not None:
-                    await self.door.hold(fault, context)
-                async with writing:
-                    await context.write(response)
-            finally:
-                room.release()
+        async def answer(data: bytes) -> pb.PredictResponse:
+            now = replace(caller, remaining_s=context.time_remaining())
+            response, fault = await self._stream_answer(data, now)
+            if fault is not None:
+                await self.door.hold(fault, context)
+            return response
 
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                await room.acquire()
-                data = await context.read()
-                if data is grpc.aio.EOF:
-                    return
-                tasks.create_task(one(data))
+        await answer_stream(context, answer)
 
     async def Generate(self, data: bytes, context: Any) -> AsyncIterator[pb.GenerateEvent]:
         call = self.intake.generate(data, caller_of(context))

@@ -1,0 +1,173 @@
+"""The one port: every service of this server on a grpc.aio server, with its limits.
+
+Refuses to listen beyond loopback in plaintext unless told to.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from proto import admin_pb2, inference_pb2, observe_pb2
+from server import oip_messages
+from server.admin import Admin
+from server.brake import Brake
+from server.config import ServerConfig
+from server.door import Door
+from server.engine import Engine
+from server.errors import ServerError
+from server.health import Health
+from server.intake import Intake
+from server.observe import Observe
+from server.oip import OpenInference
+from server.rows import Rows
+from server.rpc import Inference
+from server.snapshot import Identity, Snapshots
+from server.tally import Tally
+from server.upload import UploadLimits, UploadStore
+
+MODALITIES = ("text", "image", "audio")
+TASKS = ("classify", "embed", "generate")
+# Above what any client of ours sends; metadata is held before a call can be refused.
+METADATA_BYTES = 8 << 10
+# A client that pings more often than this, three times, is sent away.
+PING_FLOOR_MS = 10_000
+PINGS_FORGIVEN = 2
+# Peers that went away without a word are noticed within these.
+KEEPALIVE_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+# Calls in all, over every connection; what is above is refused before it is read.
+MOST_CALLS = 8192
+
+
+class CannotListen(ServerError):
+    """The address is taken, malformed, or open to the network without --insecure."""
+
+
+@dataclass(slots=True)
+class Edge:
+    """One per server: `start` binds and answers, `stop` lets calls finish for a while."""
+
+    engine: Engine
+    config: ServerConfig
+    identity: Identity
+    leave: Callable[[], None]
+    _server: grpc.aio.Server | None = field(default=None, init=False)
+
+    async def start(self) -> str:
+        """Serve; returns the address with the port that was bound. Raises CannotListen."""
+        check_listen(self.config.listen, self.config.insecure)
+        server = grpc.aio.server(options=_options(self.config), maximum_concurrent_rpcs=MOST_CALLS)
+        for handlers in self._services():
+            server.add_generic_rpc_handlers((handlers,))
+        _reflect(server)
+        try:
+            port = server.add_insecure_port(self.config.listen)
+        except RuntimeError:
+            words = f"cannot listen on {self.config.listen}: taken, or not an address of this host"
+            raise CannotListen(f"{words} (--listen HOST:PORT chooses another)") from None
+        await server.start()
+        self._server = server
+        host = self.config.listen.rpartition(":")[0]
+        return f"{host}:{port}"
+
+    async def stop(self, grace_s: float) -> None:
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+    def _services(self) -> list[object]:
+        """The table of contents of the port."""
+        engine, config = self.engine, self.config
+        uploads = UploadStore(upload_limits(config))
+        door = Door(lambda: engine.facts, Brake())
+        intake, tally = Intake(config, uploads), Tally()
+        rows = Rows(engine, intake, tally)
+        inference = Inference(engine, intake, rows, uploads, door, self._described())
+        snapshots = Snapshots(engine, self.identity, tally)
+        open_inference = OpenInference(config, intake, rows, door, self.identity.version)
+        admin = Admin(engine, config.drain_s, self.leave)
+        native = inference_pb2.DESCRIPTOR.services_by_name["Inference"]
+        return [
+            door.handlers(native, inference),
+            door.handlers(
+                observe_pb2.DESCRIPTOR.services_by_name["Observe"], Observe(engine, snapshots)
+            ),
+            door.handlers(admin_pb2.DESCRIPTOR.services_by_name["Admin"], admin),
+            door.handlers(health_pb2.DESCRIPTOR.services_by_name["Health"], Health(engine)),
+            door.handlers(oip_messages.SERVICE, open_inference),
+        ]
+
+    def _described(self) -> inference_pb2.DescribeResponse:
+        described = inference_pb2.DescribeResponse(
+            modalities=MODALITIES, tasks=TASKS, server_version=self.identity.version
+        )
+        for name, value, unit in self.identity.limits:
+            described.limits.add(name=name, value=value, unit=unit)
+        return described
+
+
+def check_listen(listen: str, insecure: bool) -> None:
+    """Raises CannotListen unless `listen` is HOST:PORT and either loopback or allowed in plain."""
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise CannotListen(f"--listen {listen!r} is not HOST:PORT")
+    if insecure or host == "localhost":
+        return
+    try:
+        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        words = f"{host} can be reached from the network and nothing would be encrypted"
+        raise CannotListen(f"--listen {listen}: {words}; --insecure accepts that")
+
+
+def upload_limits(config: ServerConfig) -> UploadLimits:
+    return UploadLimits(
+        each_bytes=config.upload_bytes,
+        peer_bytes=config.upload_peer_bytes,
+        total_bytes=config.upload_total_bytes,
+        ttl_s=config.upload_ttl_s,
+    )
+
+
+def _options(config: ServerConfig) -> list[tuple[str, int]]:
+    return [
+        # Also what a compressed message may grow to.
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES),
+        ("grpc.max_concurrent_streams", config.max_streams),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_FLOOR_MS),
+        ("grpc.http2.max_ping_strikes", PINGS_FORGIVEN),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        # Else a second server on the same port would silently take half of the connections.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _reflect(server: grpc.aio.Server) -> None:
+    """Reflection over all services, the Open Inference Protocol's private pool included."""
+    pool = descriptor_pool.DescriptorPool()
+    ours = (inference_pb2, observe_pb2, admin_pb2, health_pb2, reflection_pb2)
+    for module in ours:
+        file = descriptor_pb2.FileDescriptorProto()
+        module.DESCRIPTOR.CopyToProto(file)
+        pool.Add(file)
+    file = descriptor_pb2.FileDescriptorProto()
+    oip_messages.SERVICE.file.CopyToProto(file)
+    pool.Add(file)
+    names = [name for module in ours for name in _service_names(module.DESCRIPTOR)]
+    names += [oip_messages.SERVICE.full_name]
+    reflection.enable_server_reflection(names, server, pool)
+
+
+def _service_names(file: object) -> list[str]:
+    return [service.full_name for service in file.services_by_name.values()]  # type: ignore[attr-defined]

@@ -1,0 +1,43 @@
+"""Independent requests over one bidirectional stream: answered as they finish, a bounded number at
+a time. The next message is read only when there is room, so the caller's own window fills up and
+HTTP/2 slows it: no queue of ours grows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf import message
+
+IN_FLIGHT = 64
+
+
+async def answer_stream(
+    context: Any,
+    answer: Callable[[bytes], Awaitable[message.Message]],
+    in_flight: int = IN_FLIGHT,
+) -> None:
+    """Read requests until the caller half-closes, write each answer as soon as it is there.
+
+    `answer` must turn a request's own trouble into a message: what it raises ends the stream.
+    """
+    room = asyncio.Semaphore(in_flight)
+    writing = asyncio.Lock()
+
+    async def one(request: bytes) -> None:
+        try:
+            response = await answer(request)
+            async with writing:
+                await context.write(response)
+        finally:
+            room.release()
+
+    async with asyncio.TaskGroup() as tasks:
+        while True:
+            await room.acquire()
+            request = await context.read()
+            if request is grpc.aio.EOF:
+                return
+            tasks.create_task(one(request))
