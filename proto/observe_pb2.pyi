@@ -293,7 +293,7 @@ class Exemplar(_message.Message):
     def __init__(self, prediction_id: _Optional[str] = ..., total_ms: _Optional[float] = ..., trace_id: _Optional[str] = ...) -> None: ...
 
 class FeatureRow(_message.Message):
-    __slots__ = ("name", "modality", "kind", "unit", "categories", "stamp", "edges", "reference_counts", "reference_n", "importance")
+    __slots__ = ("name", "modality", "kind", "unit", "categories", "stamp", "edges", "reference_counts", "reference_n", "importance", "groups", "deff")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODALITY_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -304,6 +304,8 @@ class FeatureRow(_message.Message):
     REFERENCE_COUNTS_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_N_FIELD_NUMBER: _ClassVar[int]
     IMPORTANCE_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    DEFF_FIELD_NUMBER: _ClassVar[int]
     name: str
     modality: str
     kind: str
@@ -314,7 +316,9 @@ class FeatureRow(_message.Message):
     reference_counts: _containers.RepeatedScalarFieldContainer[int]
     reference_n: float
     importance: float
-    def __init__(self, name: _Optional[str] = ..., modality: _Optional[str] = ..., kind: _Optional[str] = ..., unit: _Optional[str] = ..., categories: _Optional[_Iterable[str]] = ..., stamp: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., reference_counts: _Optional[_Iterable[int]] = ..., reference_n: _Optional[float] = ..., importance: _Optional[float] = ...) -> None: ...
+    groups: _containers.RepeatedScalarFieldContainer[int]
+    deff: float
+    def __init__(self, name: _Optional[str] = ..., modality: _Optional[str] = ..., kind: _Optional[str] = ..., unit: _Optional[str] = ..., categories: _Optional[_Iterable[str]] = ..., stamp: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., reference_counts: _Optional[_Iterable[int]] = ..., reference_n: _Optional[float] = ..., importance: _Optional[float] = ..., groups: _Optional[_Iterable[int]] = ..., deff: _Optional[float] = ...) -> None: ...
 
 class ProfileRow(_message.Message):
     __slots__ = ("stamp", "feature", "slice", "hour_unix_s", "n", "sum", "sum_squares", "min", "max", "missing", "nonfinite", "counts")
