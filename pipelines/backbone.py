@@ -64,6 +64,10 @@ class QwenOmniBackbone:
         dtype: torch.dtype = self._embed.weight.dtype
         return dtype
 
+    @property
+    def weight_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self.model.parameters())
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """The weights to save, under the names every library version reads."""
         return thinker.tensors_of(self.model)

@@ -32,6 +32,8 @@ class Geometry:
     window: int
     audio_chunk: int
     positions_per_second: int
+    patch_values: int
+    mel_bins: int
 
     @staticmethod
     def of(config: Any) -> Geometry:
@@ -47,6 +49,8 @@ class Geometry:
             window=0 if every_layer_full else window,
             audio_chunk=2 * config.audio_config.n_window,
             positions_per_second=config.position_id_per_seconds,
+            patch_values=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
+            mel_bins=config.audio_config.num_mel_bins,
         )
 
     def image_tokens(self, grid: Grid) -> int:

@@ -1,0 +1,252 @@
+"""A loaded bundle that answers samples: prepare, collate, forward, finish.
+
+The four stages are separate so that a server can overlap them: `prepare` from any thread,
+`collate` from one, `forward` from one. `predict` runs them all. Knows no queue and no transport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines import collate as collation
+from pipelines import device as devices
+from pipelines import features, golden, heads
+from pipelines.backbone import QwenOmniBackbone, load_backbone
+from pipelines.bundle import Bundle
+from pipelines.collate import Batch
+from pipelines.contents import Progress
+from pipelines.errors import BadInput, BundleRefused
+from pipelines.features import Feature, Projection
+from pipelines.generate import Generation, Writing
+from pipelines.media import Limits
+from pipelines.predictions import Answerer, Found
+from pipelines.prepare import Label, Preparer, read_labels
+from pipelines.stamp import Stamp, running_libraries
+from pipelines.tensorfile import read_tensors
+from pipelines.types import Prediction, Prepared, Sample
+
+EMBEDDED = Path(__file__).parent / "triage" / "bundle"
+PROJECTION = "reference/embedding.safetensors"
+# Rows `predict` runs at once: on a CPU more gain nothing, and padding grows with the mixture.
+PREDICT_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A batch on its way to the device; `ready` is the event of its copy, None on a CPU."""
+
+    rows: tuple[Prepared, ...]
+    batch: Batch
+    ready: Any
+
+
+class Pipeline:
+    """Built by `load`. Its settings never change; `reasons` says why each was chosen."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        preparer: Preparer,
+        backbone: QwenOmniBackbone,
+        env: Mapping[str, str],
+        reasons: Mapping[str, str],
+    ) -> None:
+        labels, self._temperature = read_labels(bundle.labels)
+        names = tuple(label.name for label in labels)
+        self.bundle = bundle
+        self.backbone = backbone
+        self.labels: tuple[Label, ...] = labels
+        self.features: tuple[Feature, ...] = features.schema(names)
+        self.env = dict(env)
+        self.reasons = dict(reasons)
+        self._preparer = preparer
+        self._lane = devices.Lane(backbone.device)
+        self._answerer = Answerer(bundle.stamp.hex, names, _projection(bundle))
+
+    @staticmethod
+    def load(
+        path: Path | str,
+        device: str = "auto",
+        dtype: str = "auto",
+        threads: int | str = "auto",
+        allow_dirty: bool = False,
+        progress: Progress | None = None,
+    ) -> Pipeline:
+        """Verifies the bundle and puts the model on a device; golden answers are not checked here.
+
+        Raises BundleRefused, ValueError for a device, dtype or thread count that cannot be.
+        """
+        return Pipeline.of(Bundle.open(path, allow_dirty, progress), device, dtype, threads)
+
+    @staticmethod
+    def of(
+        bundle: Bundle, device: str = "auto", dtype: str = "auto", threads: int | str = "auto"
+    ) -> Pipeline:
+        """The same for a bundle that is open already."""
+        tensors = bundle.tensors()
+        parameters = sum(tensor.numel() for tensor in tensors.values())
+        chosen, why_device = devices.choose_device(device)
+        count, why_threads = devices.choose_threads(threads, chosen)
+        kind, why_dtype = devices.choose_dtype(dtype, chosen, parameters)
+        devices.settle(chosen, kind, count)
+        labels, _ = read_labels(bundle.labels)
+        preparer = Preparer.of(bundle.preprocess, bundle.template, bundle.tokenizer, labels)
+        backbone = load_backbone(bundle.config, tensors, chosen, kind)
+        _agree(preparer, backbone)
+        env = devices.describe(chosen, kind, count) | running_libraries()
+        reasons = {"device": why_device, "dtype": why_dtype, "threads": why_threads}
+        return Pipeline(bundle, preparer, backbone, env, reasons)
+
+    @property
+    def stamp(self) -> Stamp:
+        return self.bundle.stamp
+
+    @property
+    def limits(self) -> Limits:
+        return self._preparer.preprocessing.limits
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the weights take on the device."""
+        return self.backbone.weight_bytes
+
+    def prepare(self, sample: Sample) -> Prepared:
+        """Decodes, preprocesses, tokenises, measures. Thread-safe. Raises BadInput."""
+        return self._preparer.prepare(sample)
+
+    def collate(self, rows: Sequence[Prepared]) -> Staged:
+        """Rows to classify or embed, mixed as they come, to one batch on its way to the device.
+
+        Raises ValueError for no rows, or one whose task is to generate.
+        """
+        if not rows or any(row.task == "generate" for row in rows):
+            raise ValueError("a batch takes rows to classify or embed; texts are written by start")
+        return self._stage(rows)
+
+    @torch.inference_mode()
+    def forward(self, staged: Staged) -> Found:
+        """The one forward. On a GPU it only queues the work; `finish` waits for it."""
+        self._lane.join(staged.batch, staged.ready)
+        scored = heads.run(self.backbone, staged.batch)
+        sure = None
+        if scored.log_probs.shape[1]:
+            sure = heads.confidence(scored.log_probs, self._temperature)
+        return Found(staged.rows, scored, sure)
+
+    def finish(self, found: Found) -> list[Prediction]:
+        """Answers in the order of the batch's rows."""
+        return self._answerer.predictions(found)
+
+    def writing(self) -> Writing:
+        """An empty set of texts to write side by side; see `start`."""
+        text = self._preparer.text
+        return Writing(self.backbone, text.decode, text.eos_ids)
+
+    def start(self, writing: Writing, rows: Sequence[Prepared]) -> list[Generation]:
+        """Reads the prompts of rows to generate and writes their first tokens; `writing.step()`
+        writes the next of all live texts, and anything may run between two steps."""
+        staged = self._stage(rows)
+        self._lane.join(staged.batch, staged.ready)
+        return writing.start(staged.batch, [row.max_new_tokens for row in rows])
+
+    def written(self, row: Prepared, generation: Generation) -> Prediction:
+        """The answer of a text as far as it is written."""
+        return self._answerer.written(row, generation)
+
+    def generate(
+        self, sample: Sample, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[str]:
+        """One text, piece by piece; `cancelled` is asked before each token. Raises BadInput."""
+        writing = self.writing()
+        (text,) = self.start(writing, [self.prepare(sample)])
+        while True:
+            if piece := text.take():
+                yield piece
+            if text.finished or cancelled():
+                return
+            writing.step()
+
+    def predict(self, samples: Sequence[Sample]) -> list[Prediction | BadInput]:
+        """All samples, answers in their order; a refused one does not hurt the others."""
+        answers: list[Prediction | BadInput | None] = [None] * len(samples)
+        rows: list[tuple[int, Prepared]] = []
+        for place, sample in enumerate(samples):
+            try:
+                rows.append((place, self.prepare(sample)))
+            except BadInput as error:
+                answers[place] = error
+        # Rows of like length side by side: least padding.
+        rows.sort(key=lambda entry: entry[1].tokens)
+        scored = [entry for entry in rows if entry[1].task != "generate"]
+        written = [entry for entry in rows if entry[1].task == "generate"]
+        for entries, run in ((scored, self._score), (written, self._write)):
+            for first in range(0, len(entries), PREDICT_ROWS):
+                group = entries[first : first + PREDICT_ROWS]
+                found = run([row for _, row in group])
+                for (place, _), prediction in zip(group, found, strict=True):
+                    answers[place] = prediction
+        return [answer for answer in answers if answer is not None]
+
+    def _score(self, rows: Sequence[Prepared]) -> list[Prediction]:
+        return self.finish(self.forward(self.collate(rows)))
+
+    def _write(self, rows: Sequence[Prepared]) -> list[Prediction]:
+        writing = self.writing()
+        texts = self.start(writing, rows)
+        while writing.live:
+            writing.step()
+        return [self.written(row, text) for row, text in zip(rows, texts, strict=True)]
+
+    def _stage(self, rows: Sequence[Prepared]) -> Staged:
+        geometry = self.backbone.geometry
+        batch = collation.collate(rows, self._preparer.verbalisers, geometry)
+        return Staged(tuple(rows), *self._lane.upload(batch))
+
+
+def load(
+    path: Path | str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | str = "auto",
+    allow_dirty: bool = False,
+) -> Pipeline:
+    """A bundle (none given: the embedded one), verified and self-tested against its golden answers.
+
+    Raises BundleRefused, ValueError as `Pipeline.load`.
+    """
+    pipeline = Pipeline.load(path or EMBEDDED, device, dtype, threads, allow_dirty)
+    golden.require(pipeline)
+    return pipeline
+
+
+def _agree(preparer: Preparer, backbone: QwenOmniBackbone) -> None:
+    """Template, preprocessing and model must mean the same tokens and shapes."""
+    text, image, geometry = preparer.text, preparer.preprocessing.image, backbone.geometry
+    pairs = (
+        ("image token", text.image_id, geometry.image_token),
+        ("audio token", text.audio_id, geometry.audio_token),
+        ("merge size", image.merge_size, geometry.merge),
+        (
+            "patch values",
+            3 * image.temporal_patch_size * image.patch_size**2,
+            geometry.patch_values,
+        ),
+        ("mel bins", preparer.preprocessing.audio.n_mels, geometry.mel_bins),
+    )
+    for name, ours, models in pairs:
+        if ours != models:
+            raise BundleRefused("config", f"{name}: preprocessing has {ours}, the model {models}")
+
+
+def _projection(bundle: Bundle) -> Projection | None:
+    if PROJECTION not in bundle.files:
+        return None
+    tensors = read_tensors(bundle.files[PROJECTION])
+    if set(tensors) != {"mean", "axes"}:
+        raise BundleRefused("config", f"{PROJECTION} must hold `mean` and `axes`")
+    return Projection(tensors["mean"].float().numpy(), tensors["axes"].float().numpy())
