@@ -118,7 +118,8 @@ def _unrecognised(kind: Modality | None, data: bytes, field: str) -> tuple[Modal
     raise BadInput(
         f"{field}.data",
         "UNKNOWN_FORMAT",
-        f"the content is none of {', '.join(known)}; convert it to one of them.",
+        f"the content is none of {', '.join(known)}; convert it to one of them, or send text as "
+        "UTF-8.",
     )
 
 

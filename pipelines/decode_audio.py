@@ -42,7 +42,7 @@ def decode_audio(data: bytes, format: str, field: str, limits: Limits) -> Decode
         raise BadInput(
             field,
             "AUDIO_UNDECODABLE",
-            f"not a whole {format} file ({error}); send the complete file.",
+            f"not a whole {format} file ({_why(error)}); send the complete file.",
         ) from None
     return _checked(DecodedAudio(wave, rate, codec, len(data)), field, limits)
 
@@ -76,6 +76,11 @@ def decode_pcm(data: bytes, pcm: PcmFormat | None, field: str, limits: Limits) -
         wave /= np.float32(32768.0)
     decoded = DecodedAudio(wave, pcm.sample_rate, f"PCM_{pcm.encoding}", len(data))
     return _checked(decoded, f"{field}.data", limits)
+
+
+def _why(error: Exception) -> str:
+    """libsndfile's own words, without the address of the buffer soundfile puts before them."""
+    return str(getattr(error, "error_string", error)).strip()
 
 
 def _codec(format: str, subtype: str) -> str:

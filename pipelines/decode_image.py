@@ -12,17 +12,21 @@ from PIL import Image, UnidentifiedImageError
 
 from pipelines.errors import BadInput
 from pipelines.media import DecodedImage, Limits
+from pipelines.whole_image import check_whole
 
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# EXIF orientation to (transposed, upside down, mirrored), applied in this order.
+_TURNS = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
 }
+_STRIP_PIXELS = 1 << 20
+_TIFF_SCHEMES = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate")
 _MODES = frozenset(
     "1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr LAB HSV I;16 I;16L I;16B I;16N".split()
 )
@@ -39,6 +43,7 @@ _BROKEN = (
     OverflowError,
     struct.error,
     zlib.error,
+    Warning,  # where warnings are errors, Pillow's about corrupt metadata are the first to come
 )
 
 
@@ -46,7 +51,7 @@ def decode_image(data: bytes, format: str, field: str, limits: Limits) -> Decode
     """`format` is one of media.IMAGE_FORMATS, as told from the content. Raises BadInput."""
     if format == "WEBP":  # Pillow allocates a WebP's canvas while opening it
         _check_size(*_webp_size(data, field), field, limits)
-    image = _open(data, format, field)
+    image = _open(data, format, field, limits)
     _check_size(*image.size, field, limits)
     mode = image.mode
     if mode not in _MODES:
@@ -55,19 +60,27 @@ def decode_image(data: bytes, format: str, field: str, limits: Limits) -> Decode
             "IMAGE_MODE",
             f"{mode} pixels; convert the image to 8 or 16 bits a channel.",
         )
+    if format == "TIFF":
+        _check_compression(image, field)
     if format == "JPEG" and limits.jpeg_draft_px:
         image.draft("RGB", (limits.jpeg_draft_px, limits.jpeg_draft_px))
+    # Pillow turns a TIFF upright while loading it and forgets that it did.
+    orientation, warning = _orientation(image) if format == "TIFF" else (1, False)
+    turned_by_pillow = orientation != 1
     try:
         image.load()
-        _check_whole(image, data, format, field)
-        orientation, warning = _orientation(image)
-        pixels = _rgb(image, orientation)
+        check_whole(image, data, format, field)
+        if not turned_by_pillow:
+            orientation, warning = _orientation(image)
+        pixels = _rgb(image)
     except BadInput:
         raise
     except MemoryError:
         raise BadInput(field, "IMAGE_TOO_LARGE", "the image does not fit in memory.") from None
     except _BROKEN as error:
         raise _undecodable(format, field, error) from None
+    if orientation != 1 and not turned_by_pillow:
+        pixels = _upright(pixels, orientation)
     return DecodedImage(
         pixels=pixels,
         format=format,
@@ -75,24 +88,29 @@ def decode_image(data: bytes, format: str, field: str, limits: Limits) -> Decode
         width=pixels.shape[1],
         height=pixels.shape[0],
         payload_bytes=len(data),
-        has_orientation=orientation in _UPRIGHT,
+        has_orientation=orientation != 1,
         warning=warning,
     )
 
 
-def _open(data: bytes, format: str, field: str) -> Image.Image:
+def _open(data: bytes, format: str, field: str, limits: Limits) -> Image.Image:
     """Reads the header only."""
     try:
         return Image.open(io.BytesIO(data), formats=(format,))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadInput(field, "IMAGE_TOO_LARGE", str(error)) from None
-    except UnidentifiedImageError as error:
-        raise _undecodable(format, field, error) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadInput(
+            field,
+            "IMAGE_TOO_LARGE",
+            f"more than {Image.MAX_IMAGE_PIXELS} pixels; the limit is {limits.max_image_pixels}. "
+            "Scale it down.",
+        ) from None
+    except UnidentifiedImageError:
+        raise _undecodable(format, field, "its header is broken") from None
     except _BROKEN as error:
         raise _undecodable(format, field, error) from None
 
 
-def _undecodable(format: str, field: str, error: Exception) -> BadInput:
+def _undecodable(format: str, field: str, error: object) -> BadInput:
     return BadInput(
         field,
         "IMAGE_UNDECODABLE",
@@ -119,6 +137,17 @@ def _check_size(width: int, height: int, field: str, limits: Limits) -> None:
         )
 
 
+def _check_compression(image: Image.Image, field: str) -> None:
+    """Schemes that decode short data without a word (JPEG, fax) would let broken files through."""
+    scheme = image.info.get("compression", "raw")
+    if scheme not in _TIFF_SCHEMES:
+        raise BadInput(
+            field,
+            "IMAGE_UNSUPPORTED",
+            f"a TIFF compressed with {scheme}; use {', '.join(_TIFF_SCHEMES)}, or another format.",
+        )
+
+
 def _webp_size(data: bytes, field: str) -> tuple[int, int]:
     """(width, height) of the canvas, from the first chunk (RFC 9649)."""
     chunk, body = data[12:16], data[20:30]
@@ -142,7 +171,28 @@ def _orientation(image: Image.Image) -> tuple[int, bool]:
     return (value, False) if isinstance(value, int) and 1 <= value <= 8 else (1, True)
 
 
-def _rgb(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    transposed, upside_down, mirrored = _TURNS[orientation]
+    view = pixels.transpose(1, 0, 2) if transposed else pixels
+    view = view[::-1] if upside_down else view
+    return np.ascontiguousarray(view[:, ::-1] if mirrored else view)
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3], converted strip by strip: a large picture is in memory once in Pillow's
+    four bytes a pixel and once in our three, whatever conversions its mode needs."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    if height <= rows:
+        return np.array(_flat(image))  # a copy: torch wants it writable
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(height, top + rows)))
+        pixels[top : top + rows] = np.asarray(_flat(strip))
+    return pixels
+
+
+def _flat(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow clips 16-bit grey at 255 instead of scaling it.
         grey = np.asarray(image).astype(np.uint32)
@@ -153,58 +203,4 @@ def _rgb(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
         image = Image.alpha_composite(white, layer)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    return np.array(image)  # a copy: torch wants it writable
-
-
-def _check_whole(image: Image.Image, data: bytes, format: str, field: str) -> None:
-    """Pillow fills the missing rows of a short PNG with zeros and says nothing."""
-    if format != "PNG":
-        return
-    width, height = image.size
-    last_row = image.crop((0, height - 1, width, height))
-    interlaced = bool(image.info.get("interlace"))
-    if not interlaced and last_row.getbbox() is not None:
-        return  # rows come in order and a row that is missing is all zeros
-    expected, present = _png_sizes(data)
-    if present < expected:
-        raise BadInput(
-            field,
-            "IMAGE_TRUNCATED",
-            f"the header promises {height} rows ({expected} bytes inflated), the data holds "
-            f"{present} bytes; send the complete file.",
-        )
-
-
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)
-
-
-def _png_sizes(data: bytes) -> tuple[int, int]:
-    """(bytes the header asks for, bytes the image data inflates to, counted no further)."""
-    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data[16:29])
-    bits = depth * _CHANNELS[colour]
-    passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
-    expected = 0
-    for x, y, dx, dy in passes:
-        columns, rows = -(-(width - x) // dx), -(-(height - y) // dy)
-        if columns > 0 and rows > 0:
-            expected += rows * (1 + -(-columns * bits // 8))
-    inflater, present, at = zlib.decompressobj(), 0, 8
-    while at + 8 <= len(data) and present < expected:
-        size, name = struct.unpack(">I4s", data[at : at + 8])
-        pending = data[at + 8 : at + 8 + size] if name == b"IDAT" else b""
-        while pending and present < expected and not inflater.eof:
-            present += len(inflater.decompress(pending, 1 << 18))
-            pending = inflater.unconsumed_tail
-        at += 12 + size
-    return expected, present
+    return image

@@ -161,13 +161,14 @@ def sniff(data: bytes) -> tuple[Modality, str] | None:
 
 
 def _is_mpeg_frame(head: bytes) -> bool:
-    """An MPEG audio frame header: 11 sync bits, then no reserved version, layer or rate."""
+    """An MPEG audio frame header: 11 sync bits, no reserved version or rate, layer III. The other
+    layers are refused: their header cannot be told from a UTF-16 byte-order mark."""
     return (
         len(head) >= 4
         and head[0] == 0xFF
         and head[1] & 0xE0 == 0xE0
         and head[1] & 0x18 != 0x08
-        and head[1] & 0x06 != 0x00
+        and head[1] & 0x06 == 0x02
         and head[2] & 0xF0 != 0xF0
         and head[2] & 0x0C != 0x0C
     )

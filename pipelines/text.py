@@ -264,7 +264,9 @@ def _without_specials(source: bytes) -> Tokenizer:
     model = parsed["model"]
     if model.get("type") != "BPE":
         raise BundleRefused("config", f"tokenizer model {model.get('type')!r}; BPE is implemented")
-    added = {token["content"] for token in parsed.get("added_tokens", [])} - {model["unk_token"]}
+    added = {token["content"] for token in parsed.get("added_tokens", [])} - {
+        model.get("unk_token")
+    }
     model["vocab"] = {word: i for word, i in model["vocab"].items() if word not in added}
     parsed["added_tokens"] = []
     parsed["post_processor"] = None
