@@ -1,0 +1,46 @@
+"""The one table of who may call what. A method that is not in it is refused to everybody."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Role = Literal["predict", "observe", "admin"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+# Open methods answer without any credential: a kubelet or a load balancer asks them.
+OPEN: frozenset[Role] = frozenset()
+ANY: frozenset[Role] = frozenset(ROLES)
+PREDICT: frozenset[Role] = frozenset({"predict", "admin"})
+OBSERVE: frozenset[Role] = frozenset({"observe", "admin"})
+ADMIN: frozenset[Role] = frozenset({"admin"})
+
+
+def _methods(service: str, names: str, roles: frozenset[Role]) -> dict[str, frozenset[Role]]:
+    return {f"/{service}/{name}": roles for name in names.split()}
+
+
+_OIP = "inference.GRPCInferenceService"
+_REFLECTION = "ServerReflectionInfo"
+
+ALLOWED: dict[str, frozenset[Role]] = {
+    **_methods("trefoil.v1.Inference", "Predict PredictStream Generate Upload Feedback", PREDICT),
+    **_methods("trefoil.v1.Inference", "Describe", ANY),
+    **_methods("trefoil.v1.Observe", "Watch History Samples Slices Acknowledge Silence", OBSERVE),
+    **_methods("trefoil.v1.Admin", "Load Activate Rollback Rehearse Drain", ADMIN),
+    **_methods(_OIP, "ServerLive ServerReady ModelReady", OPEN),
+    **_methods(_OIP, "ServerMetadata ModelMetadata ModelConfig ModelStatistics", ANY),
+    **_methods(_OIP, "RepositoryIndex", ANY),
+    **_methods(_OIP, "ModelInfer ModelStreamInfer", PREDICT),
+    **_methods("grpc.health.v1.Health", "Check Watch List", OPEN),
+    **_methods("grpc.reflection.v1.ServerReflection", _REFLECTION, ANY),
+    **_methods("grpc.reflection.v1alpha.ServerReflection", _REFLECTION, ANY),
+}
+
+
+def is_open(method: str) -> bool:
+    return method in ALLOWED and ALLOWED[method] == OPEN
+
+
+def permits(method: str, role: Role) -> bool:
+    """Default deny: a method the table does not name is nobody's."""
+    return role in ALLOWED.get(method, frozenset())

@@ -1,0 +1,78 @@
+"""TLS for the listener: certificates are read again when their files change, so they rotate
+without a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files. `client_ca` None: clients need no certificate."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None
+
+
+def server_credentials(files: TlsFiles) -> Any:
+    """Credentials for `add_secure_port`. Raises OSError when a file cannot be read."""
+    first = _configuration(files)
+    return grpc.dynamic_ssl_server_credentials(
+        first,
+        _Fetcher(files),
+        require_client_authentication=files.client_ca is not None,
+    )
+
+
+class _Fetcher:
+    """Called at every handshake, so it looks at modification times before it reads."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+        self._seen = _times(files)
+
+    def __call__(self) -> Any:
+        try:
+            now = _times(self._files)
+            if now == self._seen:
+                return None  # keep what is in use
+            configuration = _configuration(self._files)
+        except OSError:
+            return None  # half-written or gone: the certificate in use goes on
+        self._seen = now
+        return configuration
+
+
+def _times(files: TlsFiles) -> tuple[int, ...]:
+    paths = [files.certificate, files.key, *([files.client_ca] if files.client_ca else [])]
+    return tuple(path.stat().st_mtime_ns for path in paths)
+
+
+def _configuration(files: TlsFiles) -> Any:
+    pair = (files.key.read_bytes(), files.certificate.read_bytes())
+    roots = files.client_ca.read_bytes() if files.client_ca else None
+    return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
+
+
+def client_channel(
+    target: str,
+    open_channel: Callable[..., Any],
+    *,
+    ca: Path,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    options: list[tuple[str, Any]] | None = None,
+) -> Any:
+    """A secure channel made by `open_channel` (grpc.secure_channel or its aio twin)."""
+    credentials = grpc.ssl_channel_credentials(
+        ca.read_bytes(),
+        key.read_bytes() if key else None,
+        certificate.read_bytes() if certificate else None,
+    )
+    return open_channel(target, credentials, options=options)
