@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1 << 20
+EMBEDDED_BUNDLE = Path(__file__).resolve().parent.parent / "pipelines" / "triage" / "bundle"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     # What to serve, where.
-    bundle: Path | None = None  # None: the embedded one
+    bundle: Path = EMBEDDED_BUNDLE
     data: Path = Path("trefoil-data")
     listen: str = "127.0.0.1:8433"
     name: str = ""  # for people; "" = host name
@@ -28,6 +29,7 @@ class ServerConfig:
     decode_threads: int = 0  # 0 = auto
     max_batch_rows: int = 0  # 0 = auto: 8 on a CPU, 32 on a GPU
     max_batch_cost: int = 0  # padded tokens of one forward; 0 = auto
+    max_generations: int = 8  # texts written at the same time by one replica
     memory_check: bool = True
 
     # The queue.
@@ -43,17 +45,15 @@ class ServerConfig:
     restart_longest_s: float = 30.0
     stable_s: float = 60.0  # a replica that lived this long has not crashed "in a row"
     load_timeout_s: float = 900.0
-    stall_s: float = 60.0  # work in a replica and no sign of progress: it is killed
+    stall_s: float = 30.0  # work in a replica and no sign of progress: it is killed
     drain_s: float = 20.0
 
     # Readiness.
     probe_interval_s: float = 30.0
-    probe_runs: int = 5
-    speed_factor: float = 3.0  # a probe is slow above factor x the bundle's limit ...
-    speed_floor_ms: float = 150.0  # ... but never below this, on a busy shared CPU
+    probe_runs: int = 3  # passes over a mix's golden inputs; the median is compared
     slow_after: int = 2  # slow probes in a row
-    fast_again: float = 0.8  # share of the limit that ends "slow"
-    ready_queue_share: float = 0.9  # fuller than this: not ready for more
+    fast_again: float = 0.8  # share of the bundle's limit that ends "slow"
+    queue_nearly_full: float = 0.9  # share of queue_rows: degraded above
 
     # Size limits at the door.
     max_message_bytes: int = 16 * MIB
@@ -65,6 +65,7 @@ class ServerConfig:
     max_slices: int = 16
     max_new_tokens: int = 256
     upload_bytes: int = 64 * MIB
+    upload_peer_bytes: int = 128 * MIB  # what one host may hold at once
     upload_total_bytes: int = 512 * MIB
     upload_ttl_s: float = 120.0
     max_streams: int = 1024  # concurrent calls on one connection

@@ -5,13 +5,45 @@ Knows no gRPC and no protobuf. One event loop; nothing here blocks it.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import Protocol
 
+from server import errors
 from server.config import ServerConfig
+from server.pool import Pool
+from server.readiness import state_of
+from server.scheduler import Entry
 from server.telemetry.record import FeatureSpec, Record
-from server.types import EngineSnapshot, Facts, Fault, GenerationEnd, Outcome, Token, Work
+from server.types import (
+    Counters,
+    EngineSnapshot,
+    Facts,
+    Fault,
+    GenerationEnd,
+    Outcome,
+    ReplicaStatus,
+    Timing,
+    Token,
+    Work,
+)
+
+STATE_S = 0.1  # how often the state is looked at for those who wait for it to change
+MOST_PINS = 64  # clients that pinned another stamp, remembered for the console
+NO_REPLICA = -1
+
+# How a fault's code counts; every other code is a failure of ours.
+COUNTED_AS = {
+    "INVALID_ARGUMENT": "bad_input",
+    "DEADLINE_EXCEEDED": "expired",
+    "CANCELLED": "cancelled",
+    "RESOURCE_EXHAUSTED": "refused",
+    "UNAVAILABLE": "refused",
+    "FAILED_PRECONDITION": "refused",
+}
 
 
 class Recorder(Protocol):
@@ -26,14 +58,29 @@ class Engine:
     def __init__(
         self,
         config: ServerConfig,
+        pool: Pool,
         recorder: Recorder,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
-    ) -> None: ...
+    ) -> None:
+        self._config = config
+        self._pool = pool
+        self._recorder = recorder
+        self._clock = clock
+        self._wall = wall
+        self._started = wall()
+        self._counts: Counter[str] = Counter()
+        self._pins: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
+        self._served = False  # a replica has been ready once
+        self._draining = False
+        self._state = "STARTING"
+        self._state_changed = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
 
     @property
     def facts(self) -> Facts | None:
         """Stamp, labels, feature schema, card, limits, env; None until a replica has loaded."""
+        return self._pool.facts
 
     async def start(self) -> None:
         """Start the pool; return when the first replica has loaded and is being warmed.
@@ -41,10 +88,24 @@ class Engine:
         Raises PoolRefused when the pool does not fit in memory or no replica could load the
         bundle (`check` says which step refused it).
         """
+        self._watcher = asyncio.create_task(self._watch())
+        await self._pool.start()
+
+    # ---- the walk ----------------------------------------------------------------------------
 
     def admit(self, work: Work) -> Fault | None:
         """Refuse cheaply, before any byte is decoded: draining, warming, queue full, stamp pinned
         to another, deadline that cannot be met, quarantined content. Counts nothing."""
+        if self._draining:
+            return errors.draining()
+        if not self._served:
+            self._served = self._pool.serving > 0
+            if not self._served:
+                return errors.not_started(self._pool.why_not())
+        facts = self.facts
+        if facts and work.expected_stamps and facts.stamp not in work.expected_stamps:
+            return errors.stamp_differs(facts.stamp)
+        return self._pool.dispatch.refusal(work)
 
     async def predict(self, work: Work) -> Outcome:
         """Answer one row. Admits it itself; a refusal is an Outcome with that fault too.
@@ -52,22 +113,190 @@ class Engine:
         Never raises for a row's fault. Cancelling the awaiting task drops the work: out of the
         queue, or in the replica before its next stage.
         """
-        raise NotImplementedError
+        fault = self.admit(work)
+        if fault is not None:
+            return self._refused(work, fault)
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Outcome] = loop.create_future()
+        entry = Entry(work, self._clock(), lambda outcome: _settle(answered, outcome))
+        self._pool.dispatch.submit(entry)
+        try:
+            outcome = self._checked(work, await answered)
+        except asyncio.CancelledError:
+            self._abandoned(entry)
+            raise
+        # In the next turn of the loop: the caller comes first.
+        loop.call_soon(self._record, work, outcome)
+        return outcome
 
-    def generate(self, work: Work) -> AsyncIterator[Token | GenerationEnd]:
+    async def generate(self, work: Work) -> AsyncGenerator[Token | GenerationEnd, None]:
         """Yield pieces of text, then one GenerationEnd. Closing the iterator cancels the work."""
-        raise NotImplementedError
+        fault = self.admit(work)
+        if fault is not None:
+            yield GenerationEnd(self._refused(work, fault), "", 0, 0.0)
+            return
+        items: asyncio.Queue[str | Outcome] = asyncio.Queue()
+        began = self._clock()
+        entry = Entry(work, began, items.put_nowait, items.put_nowait)
+        self._pool.dispatch.submit(entry)
+        first_token_ms = 0.0
+        try:
+            while isinstance(item := await items.get(), str):
+                first_token_ms = first_token_ms or (self._clock() - began) * 1e3
+                yield Token(item)
+        finally:
+            if not entry.closed:
+                self._abandoned(entry)
+        outcome = self._checked(work, item)
+        asyncio.get_running_loop().call_soon(self._record, work, outcome)
+        yield GenerationEnd(outcome, entry.finish_reason, entry.tokens, first_token_ms)
+
+    def _refused(self, work: Work, fault: Fault) -> Outcome:
+        """Counted, not recorded: refusing must stay cheap when everybody is refused."""
+        self._counts["requests"] += 1
+        self._counts[COUNTED_AS.get(fault.code, "failed")] += 1
+        if fault.code == "FAILED_PRECONDITION":
+            self._remember_pin(work)
+        stamp = self.facts.stamp if self.facts else ""
+        return Outcome(work.id, None, fault, Timing(), 0, stamp, NO_REPLICA)
+
+    def _abandoned(self, entry: Entry) -> None:
+        self._pool.dispatch.cancel(entry)
+        self._counts["requests"] += 1
+        self._counts["cancelled"] += 1
+
+    def _checked(self, work: Work, outcome: Outcome) -> Outcome:
+        """The stamp is bound when the batch runs, so only now is it known to be the pinned one."""
+        pinned = work.expected_stamps
+        if outcome.answer is not None and pinned and outcome.stamp not in pinned:
+            fault = errors.stamp_differs(outcome.stamp)
+            return replace(outcome, answer=None, fault=fault)
+        return outcome
+
+    def _record(self, work: Work, outcome: Outcome) -> None:
+        self._counts["requests"] += 1
+        self._counts["retried"] += outcome.retried
+        fault = outcome.fault
+        self._counts["answered" if fault is None else COUNTED_AS.get(fault.code, "failed")] += 1
+        schema = self.facts.features if self.facts else ()
+        self._recorder.put(record_of(work, outcome, self._wall(), self._environment()), schema)
+
+    def _environment(self) -> str:
+        facts = self.facts
+        return " ".join(f"{k}={v}" for k, v in sorted(facts.env.items())) if facts else ""
+
+    def _remember_pin(self, work: Work) -> None:
+        for stamp in sorted(work.expected_stamps):
+            count, _ = self._pins.pop((work.client, stamp), (0, 0.0))
+            self._pins[work.client, stamp] = (count + 1, self._wall())
+        while len(self._pins) > MOST_PINS:
+            self._pins.popitem(last=False)
+
+    # ---- how it is ---------------------------------------------------------------------------
 
     def snapshot(self) -> EngineSnapshot:
-        raise NotImplementedError
+        replicas = self._pool.statuses()
+        dispatch = self._pool.dispatch
+        state, reason = self._judge(replicas)
+        return EngineSnapshot(
+            state=state,
+            reason=reason,
+            started=self._started,
+            facts=self.facts,
+            warm_replicas=sum(replica.state == "ready" for replica in replicas),
+            wanted_replicas=self._config.warm_pool,
+            replicas=replicas,
+            queued=dispatch.waiting,
+            queue_limit=self._config.queue_rows,
+            in_flight=dispatch.in_flight,
+            counters=Counters(**self._counts, quarantined=dispatch.quarantined),
+            pins=tuple((*key, *value) for key, value in self._pins.items()),
+        )
 
     async def changed(self, seen: str) -> str:
         """Return the state as soon as it differs from `seen`; for health and status watchers."""
-        raise NotImplementedError
+        while self._state == seen:
+            await self._state_changed.wait()
+        return self._state
+
+    async def _watch(self) -> None:
+        while True:
+            self._note_state()
+            await asyncio.sleep(STATE_S)
+
+    def _note_state(self) -> None:
+        state, _ = self._judge(self._pool.statuses())
+        if state != self._state:
+            self._state = state
+            changed, self._state_changed = self._state_changed, asyncio.Event()
+            changed.set()
+
+    def _judge(self, replicas: tuple[ReplicaStatus, ...]) -> tuple[str, str]:
+        if self._draining:
+            return "DRAINING", "finishing what was accepted"
+        nearly_full = self._config.queue_nearly_full * self._config.queue_rows
+        queue_full = self._pool.dispatch.waiting >= nearly_full
+        return state_of(replicas, self._config.warm_pool, queue_full)
+
+    # ---- end ---------------------------------------------------------------------------------
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new work and return when what was accepted is done, or after `grace_s`; then
         what is left ends with UNAVAILABLE."""
+        self._draining = True
+        self._note_state()
+        await self._pool.finish(grace_s, errors.draining())
 
     async def stop(self) -> None:
         """End the replicas. Everything still waiting ends with UNAVAILABLE."""
+        self._draining = True
+        self._note_state()
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self._pool.stop()
+
+
+def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not answered.done():
+        answered.set_result(outcome)
+
+
+def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
+    """What telemetry keeps of one row that reached the queue."""
+    answer, fault, timing = outcome.answer, outcome.fault, outcome.timing
+    return Record(
+        prediction_id=work.id,
+        at=at,
+        stamp=outcome.stamp,
+        task=work.task,
+        mix=work.mix,
+        label=answer.label if answer else "",
+        confidence=answer.confidence if answer else 0.0,
+        margin=answer.margin if answer else 0.0,
+        entropy=answer.entropy if answer else 0.0,
+        closed_set_mass=answer.closed_set_mass if answer else 0.0,
+        features=answer.features if answer else b"",
+        slices=work.slices,
+        client=work.client,
+        session=work.session,
+        replica=outcome.replica,
+        batch_size=outcome.batch_size,
+        queue_ms=timing.queue_ms,
+        decode_ms=timing.decode_ms,
+        preprocess_ms=timing.preprocess_ms,
+        forward_ms=timing.forward_ms,
+        post_ms=timing.post_ms,
+        total_ms=timing.total_ms,
+        error=f"{fault.code}/{fault.reason}/{fault.field}" if fault else "",
+        env=env,
+        trace_id=_trace_id(work.trace_parent),
+        company=outcome.company,
+        payload=work.example if work.keep_payload else b"",
+    )
+
+
+def _trace_id(trace_parent: str) -> str:
+    """W3C trace context: version-traceid-spanid-flags."""
+    parts = trace_parent.split("-")
+    return parts[1] if len(parts) == 4 else ""

@@ -1,10 +1,14 @@
-"""What can go wrong in the front itself. A row's own trouble is a Fault, never an exception.
+"""What can go wrong in the front itself, and every fault the front can give a row.
 
 ServerError
-└── PoolRefused   the pool cannot serve: `check` is memory, device, or a bundle check
+└── PoolRefused   the pool cannot serve: `check` is memory, device, start, or a bundle check
+
+A row's own trouble is a Fault, never an exception; rpc.py turns its code into a status.
 """
 
 from __future__ import annotations
+
+from server.types import Fault
 
 
 class ServerError(Exception):
@@ -18,3 +22,53 @@ class PoolRefused(ServerError):
         super().__init__(f"{check}: {message}")
         self.check = check
         self.message = message
+
+
+def queue_full(rows: int, retry_after_s: float) -> Fault:
+    message = f"the queue is full ({rows} rows); come back in {retry_after_s:.2f} s"
+    return Fault("RESOURCE_EXHAUSTED", "", "QUEUE_FULL", message, retry_after_s)
+
+
+def deadline_unreachable(left_s: float, expected_s: float | None) -> Fault:
+    if left_s <= 0 or expected_s is None:
+        return Fault("DEADLINE_EXCEEDED", "", "DEADLINE_PASSED", "the deadline has passed")
+    message = f"{left_s:.3f} s are left and such a request now takes about {expected_s:.3f} s"
+    return Fault("DEADLINE_EXCEEDED", "", "DEADLINE_UNREACHABLE", message)
+
+
+def expired_waiting(waited_s: float) -> Fault:
+    message = f"the deadline passed after {waited_s:.3f} s in the queue"
+    return Fault("DEADLINE_EXCEEDED", "", "EXPIRED_IN_QUEUE", message)
+
+
+def expired_running() -> Fault:
+    message = "the deadline passed while a replica had the row"
+    return Fault("DEADLINE_EXCEEDED", "", "EXPIRED_IN_REPLICA", message)
+
+
+def not_started(reason: str) -> Fault:
+    return Fault("UNAVAILABLE", "", "WARMING", f"no replica serves yet: {reason}", 1.0)
+
+
+def draining() -> Fault:
+    return Fault("UNAVAILABLE", "", "DRAINING", "this server is shutting down", 1.0)
+
+
+def stamp_differs(serving: str) -> Fault:
+    message = f"this server serves stamp {serving}"
+    return Fault("FAILED_PRECONDITION", "expected_stamps", "STAMP_MISMATCH", message)
+
+
+def stream_lost(cause: str) -> Fault:
+    message = f"the replica {cause} after part of the text was sent; ask again"
+    return Fault("INTERNAL", "", "REPLICA_LOST", message)
+
+
+def quarantined(deaths: int, cause: str) -> Fault:
+    message = f"{deaths} replicas died with this request, the last alone with it ({cause})"
+    return Fault("INTERNAL", "", "QUARANTINED", message)
+
+
+def quarantined_content() -> Fault:
+    message = "a request with this content has killed two replicas; it is not tried again for now"
+    return Fault("INTERNAL", "", "QUARANTINED", message)

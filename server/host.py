@@ -1,0 +1,51 @@
+"""What this machine has: cores, memory that may still be used, and what this process uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+MIB = 1 << 20
+# Python, torch and transformers of one replica before any weight, resident (measured, CPU build).
+RUNTIME_BYTES = 450 * MIB
+# Activations, decoded payloads and what the allocator keeps, per replica.
+WORKING_BYTES = 150 * MIB
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def rss_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def available_bytes(root: Path = Path("/")) -> tuple[int, str]:
+    """(bytes that can still be used, what says so): the kernel's estimate or the control group."""
+    meminfo = (root / "proc/meminfo").read_text().splitlines()
+    line = next(line for line in meminfo if line.startswith("MemAvailable:"))
+    free, reason = int(line.split()[1]) * 1024, "available on this host"
+    group = root / "sys/fs/cgroup"
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return free, reason
+    if limit.isdigit() and int(limit) - used < free:
+        return max(0, int(limit) - used), "left in this control group"
+    return free, reason
+
+
+def misfit(weights_bytes: int, replicas: int, available: tuple[int, str]) -> str:
+    """Why so many replicas do not fit into host memory, with the numbers; "" when they do."""
+    each = RUNTIME_BYTES + WORKING_BYTES + weights_bytes
+    free, reason = available
+    if each * replicas <= free:
+        return ""
+    return (
+        f"{replicas} replicas need about {each / MIB:,.0f} MiB each "
+        f"({weights_bytes / MIB:,.0f} of them weights), {each * replicas / MIB:,.0f} MiB together; "
+        f"{free / MIB:,.0f} MiB are {reason}: at most {free // each} fit"
+    )

@@ -1,0 +1,217 @@
+"""Frames of proto/replica.proto over a unix socket, and what they mean to the front.
+
+A frame is a 4-byte little-endian length and one message. The replica's end blocks (it has threads),
+the front's end is a pair of asyncio streams. Protobuf ends here: behind this file is plain data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Iterable, Sequence
+
+from proto import inference_pb2, replica_pb2
+from server.telemetry.record import FeatureSpec
+from server.types import Answer, Evidence, Facts, Fault, LabelScore, Outcome, Timing, Work
+
+LENGTH = struct.Struct("<I")
+SOCKET_BYTES = 4 << 20  # asked of the kernel, which may give less
+LONGEST_FRAME = 1 << 30
+
+
+class LinkBroken(Exception):
+    """The other end sent what is no frame."""
+
+
+class FrontLink:
+    """The front's end. Writing never waits: what is sent ahead is bounded by the pool."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def over(cls, sock: socket.socket) -> FrontLink:
+        sock.setblocking(False)
+        return cls(*await asyncio.open_unix_connection(sock=sock, limit=1 << 20))
+
+    def send(self, message: replica_pb2.ToReplica) -> None:
+        body = message.SerializeToString()
+        self._writer.writelines((LENGTH.pack(len(body)), body))
+
+    async def receive(self) -> replica_pb2.FromReplica | None:
+        """The next message; None when the replica is gone."""
+        try:
+            (size,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
+            if size > LONGEST_FRAME:
+                raise LinkBroken(f"a frame of {size} bytes")
+            message = replica_pb2.FromReplica()
+            message.ParseFromString(await self._reader.readexactly(size))
+            return message
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class ReplicaLink:
+    """The replica's end. `send` may be called from any thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(True)
+        self._sock = sock
+        self._file = sock.makefile("rb", buffering=1 << 18)
+        self._lock = threading.Lock()
+
+    def send(self, message: replica_pb2.FromReplica) -> None:
+        body = message.SerializeToString()
+        with self._lock:
+            self._sock.sendall(LENGTH.pack(len(body)) + body)
+
+    def receive(self) -> replica_pb2.ToReplica | None:
+        """The next message; None when the front is gone."""
+        head = self._file.read(LENGTH.size)
+        if len(head) < LENGTH.size:
+            return None
+        (size,) = LENGTH.unpack(head)
+        body = self._file.read(size)
+        if len(body) < size:
+            return None
+        message = replica_pb2.ToReplica()
+        message.ParseFromString(body)
+        return message
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends with no name in the file system: nobody else can connect."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
+    return ends
+
+
+def work_batch(works: Iterable[Work], now: float) -> replica_pb2.ToReplica:
+    """Built in place: handing a finished sub-message to a constructor copies its payload again."""
+    message = replica_pb2.ToReplica()
+    for work in works:
+        item = message.work.items.add()
+        item.id = work.id
+        item.example = work.example
+        item.task = work.task
+        item.labels.extend(work.labels)
+        item.want_embedding = work.want_embedding
+        item.max_new_tokens = work.max_new_tokens
+        if work.deadline is not None:
+            item.expires_in_s = max(work.deadline - now, 1e-6)
+    return message
+
+
+def cancel(ids: Sequence[str]) -> replica_pb2.ToReplica:
+    return replica_pb2.ToReplica(cancel=replica_pb2.Cancel(ids=ids))
+
+
+def probe(number: int, golden: bool, mixes: Sequence[str]) -> replica_pb2.ToReplica:
+    return replica_pb2.ToReplica(probe=replica_pb2.Probe(id=number, golden=golden, mixes=mixes))
+
+
+def stop() -> replica_pb2.ToReplica:
+    return replica_pb2.ToReplica(stop=replica_pb2.Stop())
+
+
+def facts(hello: replica_pb2.Hello) -> Facts:
+    return Facts(
+        stamp=hello.stamp_hex,
+        stamp_name=hello.stamp_name,
+        dirty=hello.dirty,
+        stamp_parts=dict(hello.stamp_parts),
+        stamp_detail=dict(hello.stamp_detail),
+        labels=tuple(hello.labels),
+        features=tuple(
+            FeatureSpec(f.name, f.modality, f.kind, f.unit, tuple(f.categories))
+            for f in hello.features
+        ),
+        embedding_dimensions=hello.embedding_dimensions,
+        card=hello.card,
+        env=dict(hello.env),
+        reasons=dict(hello.reasons),
+        limits=tuple((limit.name, limit.value, limit.unit) for limit in hello.limits),
+        bundle_path=hello.bundle_path,
+    )
+
+
+def timing(message: inference_pb2.Timing, total_ms: float) -> Timing:
+    """All that is not a stage is waiting: in the queue, for the decoder, for the forward. So the
+    stages of an answer always add up to its total."""
+    stages = (message.decode_ms, message.preprocess_ms, message.forward_ms, message.post_ms)
+    return Timing(max(0.0, total_ms - sum(stages)), *stages, total_ms)
+
+
+def fault(message: inference_pb2.Fault) -> Fault:
+    return Fault(message.code, message.field, message.reason, message.message)
+
+
+def outcome(
+    done: replica_pb2.Done, total_ms: float, replica: int, together: tuple[str, ...]
+) -> Outcome:
+    """`together`: the ids of all rows of its forward, this one among them."""
+    failed = done.WhichOneof("outcome") == "fault"
+    return Outcome(
+        prediction_id=done.id,
+        answer=None if failed else answer(done.prediction, done.features),
+        fault=fault(done.fault) if failed else None,
+        timing=timing(done.timing, total_ms),
+        batch_size=done.batch_size,
+        stamp=done.stamp_hex,
+        replica=replica,
+        company=tuple(other for other in together if other != done.id),
+    )
+
+
+def answer(prediction: inference_pb2.Prediction, features: bytes) -> Answer:
+    return Answer(
+        label=prediction.label,
+        confidence=prediction.confidence,
+        margin=prediction.margin,
+        entropy=prediction.entropy,
+        closed_set_mass=prediction.closed_set_mass,
+        scores=tuple(
+            LabelScore(score.label, score.probability, score.log_prob)
+            for score in prediction.scores
+        ),
+        embedding=prediction.embedding.values,
+        features=features,
+    )
+
+
+def generated(token: replica_pb2.Token, total_ms: float, replica: int) -> Outcome:
+    failed = token.HasField("fault")
+    nothing = inference_pb2.Prediction()
+    return Outcome(
+        prediction_id=token.id,
+        answer=None if failed else answer(nothing, token.features),
+        fault=fault(token.fault) if failed else None,
+        timing=timing(token.timing, total_ms),
+        batch_size=1,
+        stamp=token.stamp_hex,
+        replica=replica,
+    )
+
+
+def evidence(mix: replica_pb2.MixProbe, at: float) -> Evidence:
+    return Evidence(
+        mix=mix.mix,
+        ok=mix.ok,
+        reason=mix.reason,
+        p50_ms=mix.p50_ms,
+        max_ms=mix.max_ms,
+        limit_ms=mix.limit_ms,
+        runs=mix.runs,
+        worst_difference=mix.worst_difference,
+        tolerance=mix.tolerance,
+        at=at,
+        source="probe",
+    )

@@ -1,0 +1,226 @@
+"""N replicas kept alive: started together, judged before they serve, replaced when they die,
+probed again when nothing else proves them.
+
+What a dead replica held, and who serves what, is the dispatch's business; this is about processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from server import host
+from server.config import ServerConfig
+from server.dispatch import Dispatch
+from server.errors import PoolRefused, draining
+from server.process import Spawn
+from server.scheduler import Entry
+from server.seat import Seat
+from server.types import Facts, Fault, Outcome, ReplicaStatus
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.1
+QUIET_S = 2.0  # a replica without work for so long is idle enough to be probed
+STOP_S = 5.0  # from Stop to SIGKILL
+
+
+class Pool:
+    def __init__(
+        self,
+        config: ServerConfig,
+        spawn: Spawn,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._wall = wall
+        self._seats = [
+            Seat(index, config, spawn, self, clock, wall) for index in range(config.warm_pool)
+        ]
+        self.dispatch = Dispatch(config, self._seats, clock)
+        self.facts: Facts | None = None
+        self._first = asyncio.Event()  # a replica has loaded, or it is clear that none will
+        self._refused: PoolRefused | None = None
+        self._stopping = asyncio.Event()
+        self._idle = asyncio.Event()  # set while nothing waits and nothing is in flight
+        self._keepers: list[asyncio.Task[None]] = []
+        self._watcher: asyncio.Task[None] | None = None
+
+    # ---- start and end -----------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start every replica; return when the first has loaded. Raises PoolRefused."""
+        self._check_memory()
+        self._keepers = [asyncio.create_task(self._keep(seat)) for seat in self._seats]
+        self._watcher = asyncio.create_task(self._watch())
+        await self._first.wait()
+        if self._refused is not None:
+            await self.stop()
+            raise self._refused
+
+    async def stop(self) -> None:
+        """Ask every replica to end, then make it end."""
+        self._stopping.set()
+        self.dispatch.close_all(draining())
+        for seat in self._seats:
+            seat.stop()
+        if self._keepers:
+            await asyncio.wait(self._keepers, timeout=STOP_S)
+        tasks = [*self._keepers, *([self._watcher] if self._watcher else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._keepers, self._watcher = [], None
+
+    async def finish(self, grace_s: float, leftover: Fault) -> None:
+        """Return when nothing is queued or in flight; after `grace_s` what is left gets a fault."""
+        self._idle.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace_s)
+        self.dispatch.close_all(leftover)
+
+    def _check_memory(self) -> None:
+        if not self._config.memory_check:
+            return
+        weights = self._config.bundle / "weights"
+        size = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
+        on_host = size if self._config.device in ("auto", "cpu") else 0
+        reason = host.misfit(on_host, self._config.warm_pool, host.available_bytes())
+        if reason:
+            raise PoolRefused("memory", reason)
+
+    # ---- one seat ----------------------------------------------------------------------------
+
+    async def _keep(self, seat: Seat) -> None:
+        """Keep a replica in this seat until the pool stops."""
+        in_a_row = 0
+        while not self._stopping.is_set():
+            began = self._clock()
+            cause = await seat.live()
+            if self._stopping.is_set():
+                break
+            lived_s = self._clock() - began
+            in_a_row = 1 if lived_s > self._config.stable_s else in_a_row + 1
+            wait_s = self._backoff_s(in_a_row, seat.fatal is not None)
+            seat.state = "dead"
+            seat.reason = f"{cause} after {lived_s:.1f} s; {_again(in_a_row, wait_s)}"
+            logger.error("replica %d %s", seat.index, seat.reason)
+            self.dispatch.lost(seat, cause)
+            self._give_up_start(seat, cause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), wait_s)
+            seat.restarts += 1
+        seat.state = "dead"
+
+    def _backoff_s(self, deaths_in_a_row: int, refused: bool) -> float:
+        """A first death is repaired at once; a refused bundle will most likely be refused again."""
+        if deaths_in_a_row == 1 and not refused:
+            return 0.0
+        doubled = self._config.restart_first_s * 2.0 ** min(deaths_in_a_row - 1, 16)
+        return min(doubled, self._config.restart_longest_s)
+
+    def _give_up_start(self, seat: Seat, cause: str) -> None:
+        """Before anything has loaded, a bundle that one replica refuses is refused by all."""
+        if self.facts is not None or self._first.is_set():
+            return
+        if seat.fatal is not None:
+            self._refused = PoolRefused(*seat.fatal)
+        elif all(s.state == "dead" for s in self._seats):
+            self._refused = PoolRefused("start", f"replica {seat.index} {cause}")
+        if self._refused is not None:
+            self._first.set()
+
+    # ---- what seats report (Audience) --------------------------------------------------------
+
+    def loaded(self, seat: Seat) -> str:
+        assert seat.facts is not None
+        if self.facts is not None and seat.facts.stamp != self.facts.stamp:
+            return (
+                f"loaded stamp {seat.facts.stamp[:12]} beside {self.facts.stamp[:12]}: "
+                "the bundle or the code has changed on disk"
+            )
+        self.facts = self.facts or seat.facts
+        self._first.set()
+        return ""
+
+    def judged(self, seat: Seat) -> None:
+        if seat.state == "draining":
+            return
+        was = seat.state
+        doubtful = seat.readiness.doubtful()
+        if was == "warming" and doubtful:
+            seat.reason = f"slow at first, probed again: {', '.join(doubtful)}"
+            seat.probe(doubtful)
+            return
+        seat.state, seat.reason = seat.readiness.verdict()
+        if seat.state != was:
+            logger.info("replica %d %s: %s", seat.index, seat.state, seat.reason)
+        if was == "wrong" and seat.state == "wrong":
+            seat.kill(f"wrong answers twice: {seat.reason}")
+        self.dispatch.plan()
+
+    def freed(self, seat: Seat) -> None:
+        if self.dispatch.waiting or seat.isolated:
+            self.dispatch.plan()
+
+    def finished(self, seat: Seat, entry: Entry, outcome: Outcome, mix: str) -> None:
+        if outcome.answer is not None and mix:
+            timing = outcome.timing
+            waited_ms = timing.queue_ms + timing.forward_ms
+            own_ms = timing.total_ms - waited_ms + timing.forward_ms / max(1, outcome.batch_size)
+            seat.readiness.answered(mix, own_ms, self._clock())
+        self.dispatch.finished(entry, outcome, mix)
+
+    # ---- watching ----------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self._clock()
+            self.dispatch.expire(now)
+            self.dispatch.expire_in_flight(now)
+            for seat in self._seats:
+                reason = seat.stalled(now)
+                if reason:
+                    seat.kill(reason)
+            self._probe_one(now)
+            if not self.dispatch.waiting and not self.dispatch.in_flight:
+                self._idle.set()
+
+    def _probe_one(self, now: float) -> None:
+        """Probe one mix of one idle replica at a time: a probe must not slow the others' answers,
+        and a caller who comes during it waits for one mix, not for all."""
+        if any(seat.probing for seat in self._seats):
+            return
+        for seat in self._seats:
+            if seat.state not in ("ready", "slow", "wrong") or seat.held:
+                continue
+            if now - seat.worked_at < QUIET_S:
+                continue
+            mixes = seat.readiness.stale(now, self._wall())
+            if mixes:
+                seat.probe(mixes[:1])
+                return
+
+    # ---- how it is ---------------------------------------------------------------------------
+
+    def statuses(self) -> tuple[ReplicaStatus, ...]:
+        return tuple(seat.status() for seat in self._seats)
+
+    @property
+    def serving(self) -> int:
+        return sum(seat.serving for seat in self._seats)
+
+    def why_not(self) -> str:
+        return "; ".join(f"replica {s.index} {s.state}: {s.reason}" for s in self._seats)
+
+
+def _again(deaths_in_a_row: int, wait_s: float) -> str:
+    if deaths_in_a_row == 1 and not wait_s:
+        return "started again"
+    return f"death {deaths_in_a_row} in a row, next start in {wait_s:g} s"

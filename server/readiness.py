@@ -1,0 +1,128 @@
+"""Is a replica right and fast enough, and how do we know: evidence per modality mix, not a boolean.
+
+A probe runs golden inputs of every mix: one wrong answer condemns at once, slowness only when it is
+seen `slow_after` times in a row, and it ends only well below the limit, so that a busy machine does
+not make the verdict flap. Real traffic can prove a mix fast and so spare a probe; it never condemns
+one, because a caller's payload may be of any size. Pure: knows no process and no clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from server.types import Evidence, ReplicaStatus
+
+SERVING = ("ready", "slow")
+TRAFFIC_ROWS = 16  # the newest rows of a mix that are looked at
+
+
+class Readiness:
+    """The evidence about one life of one replica."""
+
+    def __init__(self, interval_s: float, runs: int, slow_after: int, fast_again: float) -> None:
+        self._interval_s = interval_s
+        self._runs = runs
+        self._slow_after = slow_after
+        self._fast_again = fast_again
+        self._evidence: dict[str, Evidence] = {}
+        self._probed_at: dict[str, float] = {}
+        self._slow_in_a_row: dict[str, int] = {}
+        self._slow: set[str] = set()
+        self._traffic: dict[str, deque[tuple[float, float]]] = {}
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        return tuple(self._evidence[mix] for mix in sorted(self._evidence))
+
+    def probed(self, found: Iterable[Evidence], now: float) -> None:
+        for evidence in found:
+            mix = evidence.mix
+            self._evidence[mix] = evidence
+            self._probed_at[mix] = now
+            if evidence.p50_ms > evidence.limit_ms:
+                self._slow_in_a_row[mix] = self._slow_in_a_row.get(mix, 0) + 1
+                if self._slow_in_a_row[mix] >= self._slow_after:
+                    self._slow.add(mix)
+            else:
+                self._slow_in_a_row[mix] = 0
+                if evidence.p50_ms <= self._fast_again * evidence.limit_ms:
+                    self._slow.discard(mix)
+
+    def answered(self, mix: str, row_ms: float, now: float) -> None:
+        """A row of real traffic took `row_ms`, waiting apart, its share of the forward counted."""
+        if mix in self._evidence:
+            self._traffic.setdefault(mix, deque(maxlen=TRAFFIC_ROWS)).append((now, row_ms))
+
+    def stale(self, now: float, wall: float) -> tuple[str, ...]:
+        """Mixes to probe, the longest unproven first. What traffic proves is noted as evidence."""
+        due = [
+            (at, mix)
+            for mix, at in self._probed_at.items()
+            if now - at >= self._interval_s and not self._proven_by_traffic(mix, now, wall)
+        ]
+        return tuple(mix for _, mix in sorted(due))
+
+    def doubtful(self) -> tuple[str, ...]:
+        """Mixes seen slow, but not yet often enough to call them so: probe again at once."""
+        return tuple(
+            mix for mix, count in self._slow_in_a_row.items() if 0 < count < self._slow_after
+        )
+
+    def verdict(self) -> tuple[str, str]:
+        """(wrong | slow | ready, reason)."""
+        for evidence in self.evidence:
+            if is_wrong(evidence):
+                return "wrong", f"{evidence.mix}: {evidence.reason}"
+        for mix in sorted(self._slow):
+            return "slow", f"{mix}: {self._evidence[mix].reason}"
+        return "ready", f"{len(self._evidence)} modality mixes answered right and fast enough"
+
+    def _proven_by_traffic(self, mix: str, now: float, wall: float) -> bool:
+        rows = [ms for at, ms in self._traffic.get(mix, ()) if now - at < self._interval_s]
+        old = self._evidence[mix]
+        if len(rows) < self._runs or median(rows) > old.limit_ms or mix in self._slow:
+            return False
+        self._probed_at[mix] = now
+        self._evidence[mix] = Evidence(
+            mix=mix,
+            ok=old.ok,
+            reason=f"{len(rows)} rows of traffic, median {median(rows):.1f} ms",
+            p50_ms=median(rows),
+            max_ms=max(rows),
+            limit_ms=old.limit_ms,
+            runs=len(rows),
+            worst_difference=old.worst_difference,
+            tolerance=old.tolerance,
+            at=wall,
+            source="traffic",
+        )
+        return True
+
+
+def is_wrong(evidence: Evidence) -> bool:
+    """Not within tolerance. Written so that NaN counts as wrong."""
+    return not evidence.worst_difference <= evidence.tolerance
+
+
+def state_of(replicas: Sequence[ReplicaStatus], wanted: int, queue_full: bool) -> tuple[str, str]:
+    """The state of the server and, unless READY, one sentence why."""
+    ready = [r for r in replicas if r.state == "ready"]
+    slow = [r for r in replicas if r.state == "slow"]
+    others = [r for r in replicas if r.state not in SERVING]
+    if not ready and slow:
+        return "NOT_READY", f"every replica that serves is slow: {slow[0].reason}"
+    if not ready and any(r.restarts or r.state in ("dead", "wrong") for r in others):
+        return "NOT_READY", f"no replica serves: {_words(others)}"
+    if not ready:
+        return "STARTING", f"no replica is ready yet: {_words(others)}"
+    if slow or len(ready) < wanted:
+        return "DEGRADED", f"{len(ready)} of {wanted} replicas ready: {_words(slow + others)}"
+    if queue_full:
+        return "DEGRADED", "the queue is nearly full"
+    return "READY", ""
+
+
+def _words(replicas: Iterable[ReplicaStatus]) -> str:
+    return "; ".join(f"replica {r.index} {r.state}: {r.reason}" for r in replicas)

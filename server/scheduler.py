@@ -1,0 +1,162 @@
+"""Which row goes next. Pure: no loop, no thread, no clock of its own, and no idea of a replica.
+
+Order: priority, then the moment a row is due, then arrival. A row is due at its deadline, or
+`patience_s` after it came if that is earlier, so within one priority nothing waits for ever behind
+a stream of tighter deadlines, and rows without a deadline are first in, first out.
+
+The queue is bounded in rows and bytes. When it is full, a row of higher priority displaces the
+newest row of the lowest priority below its own; all else is refused.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from server.types import Outcome, Work
+
+Verdict = Literal["take", "skip", "stop"]
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A row on its way, with what rides beside it. Changed by the pool alone."""
+
+    work: Work
+    queued_at: float
+    finish: Callable[[Outcome], None]
+    token: Callable[[str], None] | None = None
+    deaths: int = 0  # replicas that died while holding it
+    streamed: bool = False  # its caller has seen part of the answer
+    closed: bool = False  # its caller has been answered, or has gone
+    finish_reason: str = ""
+    tokens: int = 0
+
+
+_Key = tuple[int, float, int]
+
+
+class Scheduler:
+    """# Invariant: `_order` and `_entries` hold the same rows, `_order` sorted."""
+
+    def __init__(self, rows: int, nbytes: int, patience_s: float) -> None:
+        self._most_rows = rows
+        self._most_bytes = nbytes
+        self._patience_s = patience_s
+        self._order: list[_Key] = []
+        self._by_key: dict[_Key, Entry] = {}
+        self._keys: dict[str, _Key] = {}
+        self._deadlines: list[tuple[float, str]] = []
+        self._arrivals = 0
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (self._by_key[key] for key in self._order)
+
+    def __contains__(self, entry_id: str) -> bool:
+        return entry_id in self._keys
+
+    def has_room(self, work: Work) -> bool:
+        """Whether `add` would take this row, displacing a lesser one if need be."""
+        return self._fits(work) or self._lesser(work) is not None
+
+    def add(self, entry: Entry) -> Entry | None:
+        """Queue a row. Returns the row that had to go for it: another, itself, or None."""
+        displaced = None
+        if not self._fits(entry.work):
+            displaced = self._lesser(entry.work)
+            if displaced is None:
+                return entry
+            self.remove(displaced.work.id)
+        self.put_back(entry)
+        return displaced
+
+    def put_back(self, entry: Entry) -> None:
+        """Queue a row beyond any bound: what was accepted once is not refused for lack of room."""
+        work = entry.work
+        due = entry.queued_at + self._patience_s
+        if work.deadline is not None:
+            due = min(due, work.deadline)
+            heapq.heappush(self._deadlines, (work.deadline, work.id))
+        self._arrivals += 1
+        key = (work.priority, due, self._arrivals)
+        insort(self._order, key)
+        self._by_key[key] = entry
+        self._keys[work.id] = key
+        self.bytes += len(work.example)
+
+    def remove(self, entry_id: str) -> Entry | None:
+        key = self._keys.get(entry_id)
+        return None if key is None else self._pop(bisect_left(self._order, key))
+
+    def expire(self, now: float) -> list[Entry]:
+        """Take out every row whose deadline has passed."""
+        expired = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, entry_id = heapq.heappop(self._deadlines)
+            entry = self.remove(entry_id)
+            if entry is not None:
+                expired.append(entry)
+        return expired
+
+    def take(self, judge: Callable[[Entry], Verdict]) -> Entry | None:
+        """Take out the first row that `judge` takes, passing over those it skips."""
+        for index, key in enumerate(self._order):
+            verdict = judge(self._by_key[key])
+            if verdict == "take":
+                return self._pop(index)
+            if verdict == "stop":
+                return None
+        return None
+
+    def drain(self) -> list[Entry]:
+        """Take out everything, in order."""
+        return [self._pop(0) for _ in range(len(self._order))]
+
+    def _fits(self, work: Work) -> bool:
+        # An empty queue takes a row of any size: the door has checked that it is a legal one.
+        fits = self.bytes + len(work.example) <= self._most_bytes or not self._order
+        return fits and len(self._order) < self._most_rows
+
+    def _lesser(self, work: Work) -> Entry | None:
+        if not self._order or self._order[-1][0] <= work.priority:
+            return None
+        lowest = self._order[-1][0]
+        start = bisect_left(self._order, (lowest,))
+        newest = max(self._order[start:], key=lambda key: key[2])
+        entry = self._by_key[newest]
+        after = self.bytes - len(entry.work.example) + len(work.example)
+        return entry if after <= self._most_bytes or len(self._order) == 1 else None
+
+    def _pop(self, index: int) -> Entry:
+        entry = self._by_key.pop(self._order.pop(index))
+        del self._keys[entry.work.id]
+        self.bytes -= len(entry.work.example)
+        if len(self._deadlines) > 64 + 4 * len(self._order):
+            self._forget_answered_deadlines()
+        return entry
+
+    def _forget_answered_deadlines(self) -> None:
+        alive = (self._by_key[key].work for key in self._order)
+        self._deadlines = [(w.deadline, w.id) for w in alive if w.deadline is not None]
+        heapq.heapify(self._deadlines)
+
+
+def compose(costs: Sequence[int], budget: int, rows: int) -> int:
+    """How many of the leading rows make the next batch; their order is not changed.
+
+    A batch is padded to its longest row, so its cost is rows x longest. A single row is always a
+    batch, whatever it costs: it was within the limits when it was admitted.
+    """
+    longest = 0
+    for count, cost in enumerate(costs[:rows], start=1):
+        longest = max(longest, cost)
+        if count > 1 and count * longest > budget:
+            return count - 1
+    return min(len(costs), rows)
