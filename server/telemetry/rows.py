@@ -1,0 +1,246 @@
+"""What telemetry shows to whoever watches: frozen rows, field for field those of
+proto/observe.proto. A later row with the same key replaces the earlier one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from server.telemetry.record import Record
+
+NO_TAGS: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    prediction_id: str
+    total_ms: float
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRow:
+    """Stage times are sums over the requests; `counts` the 64 log buckets of observe.proto."""
+
+    bucket_unix_ms: int
+    width_s: int
+    stamp: str
+    mix: str
+    replica: int
+    requests: int
+    errors: int
+    counts: tuple[int, ...]
+    queue_ms: float
+    decode_ms: float
+    preprocess_ms: float
+    forward_ms: float
+    post_ms: float
+    total_ms: float
+    batch_rows: int
+    exemplars: tuple[Exemplar, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRow:
+    name: str
+    modality: str
+    kind: str
+    unit: str
+    categories: tuple[str, ...]
+    stamp: str
+    edges: tuple[float, ...]
+    reference_counts: tuple[int, ...]
+    reference_n: float
+    importance: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRow:
+    """Absolute for its hour; `slice` "" is all traffic."""
+
+    stamp: str
+    feature: str
+    slice: str
+    hour_unix_s: int
+    n: int
+    sum: float
+    sum_squares: float
+    min: float
+    max: float
+    missing: int
+    nonfinite: int
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DriftRow:
+    """`level`: insufficient | learning | ok | warning | high | critical."""
+
+    tick_unix_ms: int
+    stamp: str
+    feature: str
+    slice: str
+    window_s: int
+    baseline: str
+    n: float
+    n_effective: float
+    n_needed: float
+    ks: float = 0.0
+    p: float = 1.0
+    q: float = 1.0
+    kl: float = 0.0
+    js: float = 0.0
+    psi: float = 0.0
+    chi2_p: float = 1.0
+    excess_kl: float = 0.0
+    expected_kl: float = 0.0
+    level: str = "insufficient"
+    structural: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertTransition:
+    at_unix_ms: int
+    from_state: str
+    to_state: str
+    actor: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRow:
+    """`state`: pending | firing | resolved."""
+
+    id: str
+    key: str
+    kind: str
+    severity: str
+    state: str
+    opened_unix_ms: int
+    last_unix_ms: int
+    closed_unix_ms: int
+    stamp: str
+    summary: str
+    features: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
+    acknowledged_by: str = ""
+    acknowledged_note: str = ""
+    silenced: bool = False
+    history: tuple[AlertTransition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceRow:
+    id: str
+    matcher: str
+    until_unix_ms: int
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeployRow:
+    """`action`: start | load | activate | rollback | refuse | stop."""
+
+    at_unix_ms: int
+    action: str
+    stamp: str
+    stamp_name: str
+    from_stamp: str
+    by: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRow:
+    """One kept row: the record as it was put, and what telemetry learned about it since."""
+
+    record: Record
+    payload_kept: bool = False
+    sample_p: float = 0.0
+    true_label: str = ""
+    example: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    n: int
+    sum_confidence: float
+    sum_correct: float
+
+
+@dataclass(frozen=True, slots=True)
+class QualityRow:
+    """Realised figures are of the labelled rows, NaN without; estimated ones of all rows."""
+
+    bucket_unix_s: int
+    width_s: int
+    stamp: str
+    slice: str
+    predictions: int
+    labelled: int
+    accuracy: float = math.nan
+    estimated_accuracy: float = math.nan
+    estimated_accuracy_labelled: float = math.nan
+    value_per_1000: float = math.nan
+    estimated_value_per_1000: float = math.nan
+    ece: float = math.nan
+    median_label_delay_s: float = math.nan
+    reliability: tuple[ReliabilityBin, ...] = ()
+    labels: tuple[str, ...] = ()
+    confusion: tuple[int, ...] = ()
+    value_unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceRow:
+    """A part of traffic that does worse than the rest, in words."""
+
+    expression: str
+    words: str
+    support: int
+    share: float
+    error: float
+    error_elsewhere: float
+    z: float
+    q: float
+    value_per_1000: float
+    stamp: str
+    at_unix_ms: int
+
+
+Row = (
+    LatencyRow
+    | FeatureRow
+    | ProfileRow
+    | DriftRow
+    | AlertRow
+    | SilenceRow
+    | DeployRow
+    | PredictionRow
+    | QualityRow
+    | SliceRow
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`cursor` grows with every change of one server instance."""
+
+    cursor: int
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How telemetry itself fares; counts since start."""
+
+    state: str = "ok"  # ok | degraded: why
+    recorded: int = 0
+    dropped: int = 0
+    payloads_kept: int = 0
+    payloads_dropped: int = 0
+    queued: int = 0
+    bytes: int = 0
+    notes: Mapping[str, str] = field(default_factory=dict)

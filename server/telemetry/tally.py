@@ -1,0 +1,122 @@
+"""Counts rows into cells, all features at once: what the writer thread does with every batch.
+
+One `Block` holds the counts of every feature for one slice and hour, flat, so that a batch costs
+one bincount a slice. Blocks add up exactly, whatever the order (see Profile).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.telemetry.profile import Floats, Ints, Profile, Reference
+
+EXTRA = 3  # cells after a feature's own: missing, nonfinite, absent
+STEP_LIMIT = 2.0**20  # as in pipelines/reference.py: further out counts as that far
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coded:
+    """A batch in cells: `flat` [rows, features] indexes a block's counts; `steps` is 0 and
+    `values` NaN where there is no finite number."""
+
+    flat: Ints
+    steps: Floats
+    values: Floats
+
+
+class Layout:
+    """Where each feature of one stamp has its cells in a flat block."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        self.sizes = np.array([len(f.counts) for f in reference.features], dtype=np.int64)
+        self.offsets = np.concatenate([[0], np.cumsum(self.sizes + EXTRA)])
+        self.total = int(self.offsets[-1])
+
+    def code(self, matrix: NDArray[np.float32], expected: Bools) -> Coded:
+        """`matrix` [rows, features], NaN = no value; `expected` the same shape, True where the
+        request carried what the feature measures, so that a NaN there is missing, not absent."""
+        values = matrix.astype(np.float64)
+        finite, nan = np.isfinite(values), np.isnan(values)
+        flat = np.empty(values.shape, dtype=np.int64)
+        steps = np.zeros(values.shape)
+        for position, feature in enumerate(self.reference.features):
+            column = values[:, position]
+            good, size = finite[:, position], self.sizes[position]
+            cell = np.full(len(column), size + 1, dtype=np.int64)  # nonfinite, unless ...
+            cell[nan[:, position]] = size + 2
+            cell[nan[:, position] & expected[:, position]] = size
+            cell[good] = feature.cells(column[good])
+            flat[:, position] = cell + self.offsets[position]
+            if not feature.categorical:
+                scaled = np.where(good, (column - feature.centre) / feature.step, 0.0)
+                steps[:, position] = np.rint(np.clip(scaled, -STEP_LIMIT, STEP_LIMIT))
+        return Coded(flat, steps, np.where(finite, values, np.nan))
+
+    def block(self) -> Block:
+        return Block(self.total, len(self.sizes))
+
+    def counts(self, block: Block, position: int) -> Ints:
+        start = self.offsets[position]
+        found: Ints = block.counts[start : start + self.sizes[position]]
+        return found
+
+    def extras(self, block: Block, position: int) -> tuple[int, int, int]:
+        """missing, nonfinite, absent"""
+        start = self.offsets[position] + self.sizes[position]
+        missing, nonfinite, absent = block.counts[start : start + EXTRA]
+        return int(missing), int(nonfinite), int(absent)
+
+    def profile(self, block: Block, position: int) -> Profile:
+        missing, nonfinite, absent = self.extras(block, position)
+        total, squares, low, high = block.moments[:, position]
+        counts = self.counts(block, position).astype(np.int64)
+        return Profile(counts, missing, nonfinite, absent, total, squares, low, high)
+
+    def restore(self, block: Block, position: int, profile: Profile) -> None:
+        """Puts a stored profile back into a block."""
+        start = self.offsets[position]
+        size = self.sizes[position]
+        block.counts[start : start + size] = profile.counts
+        block.counts[start + size : start + size + EXTRA] = (
+            profile.missing,
+            profile.nonfinite,
+            profile.absent,
+        )
+        block.moments[:, position] = profile.sum, profile.sum_squares, profile.min, profile.max
+
+
+class Block:
+    """Counts of all features; `moments` are sum, sum of squares (in steps), min, max a feature."""
+
+    __slots__ = ("counts", "moments", "rows")
+
+    def __init__(self, cells: int, features: int) -> None:
+        self.rows = 0
+        self.counts: NDArray[np.int64] = np.zeros(cells, dtype=np.int64)
+        self.moments: Floats = np.zeros((4, features))
+        self.moments[2], self.moments[3] = np.inf, -np.inf
+
+    def add(self, coded: Coded, inside: Bools | slice) -> None:
+        """Counts the rows of a batch that `inside` picks."""
+        flat, steps, values = coded.flat[inside], coded.steps[inside], coded.values[inside]
+        if not len(flat):
+            return
+        self.rows += len(flat)
+        self.counts += np.bincount(flat.ravel(), minlength=len(self.counts))
+        self.moments[0] += steps.sum(axis=0)
+        self.moments[1] += (steps * steps).sum(axis=0)
+        np.fmin(self.moments[2], np.fmin.reduce(values, axis=0), out=self.moments[2])
+        np.fmax(self.moments[3], np.fmax.reduce(values, axis=0), out=self.moments[3])
+
+    def merge(self, other: Block) -> None:
+        self.rows += other.rows
+        self.counts += other.counts
+        self.moments[:2] += other.moments[:2]
+        np.minimum(self.moments[2], other.moments[2], out=self.moments[2])
+        np.maximum(self.moments[3], other.moments[3], out=self.moments[3])
