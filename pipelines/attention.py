@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from pipelines.collate import Segments
+from pipelines.batch import Segments
 
 NAME = "trefoil_sdpa"
 

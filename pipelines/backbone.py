@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 
 from pipelines import thinker
+from pipelines.batch import Batch, BranchColumns, Images, Sounds
 from pipelines.cache import Cache, KeyValues
-from pipelines.collate import Batch, BranchColumns, Images, Sounds
 from pipelines.geometry import Geometry
 
 

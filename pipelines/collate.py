@@ -1,166 +1,22 @@
 """Prepared rows to one padded batch, on the CPU, without a Python loop over tokens.
 
-- prompts are padded on the left, so every row's last prompt token is in the same column;
-- label branches of a row follow its prompt; which column sees which is `BranchColumns.ancestors`;
-- every index the encoders would work out on the device (with a host sync each) is worked out here.
+Prompts are padded on the left, so every row's last prompt token is in the same column; label
+branches of a row follow its prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipelines.audio import audio_tokens
+from pipelines.batch import Batch, BranchColumns, Images, Segments, Sounds
 from pipelines.branches import MAX_COLUMNS, Tokens, Tree, groups
 from pipelines.geometry import Geometry, Ints, patch_positions, prompt_positions, windows
-from pipelines.types import Prepared, Task
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Segments:
-    """Runs of a packed sequence that attend only within themselves.
-
-    Equal runs need no indices. Else `pad` [count*longest] gathers them into a padded block,
-    `unpad` [sequence] brings the answers back and `mask` is bool [count, 1, 1, longest].
-    """
-
-    count: int
-    longest: int
-    pad: torch.Tensor | None = None
-    unpad: torch.Tensor | None = None
-    mask: torch.Tensor | None = None
-
-    @staticmethod
-    def of(lengths: Ints) -> Segments:
-        count, longest = len(lengths), int(lengths.max())
-        if (lengths == longest).all():
-            return Segments(count, longest)
-        starts = np.cumsum(lengths) - lengths
-        within = np.arange(longest)
-        valid = within < lengths[:, None]
-        pad = np.where(valid, starts[:, None] + within, 0)
-        return Segments(
-            count=count,
-            longest=longest,
-            pad=torch.from_numpy(pad.reshape(-1)),
-            unpad=torch.from_numpy(np.flatnonzero(valid)),
-            mask=torch.from_numpy(valid[:, None, None, :]),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Images:
-    """Every image of the batch: `patches` f32 [P, values], `grids` i64 [images, 3].
-
-    `positions` i64 [P, 2]; `window_index` i64 [merged tokens]; `target` i64 [merged tokens] is the
-    flat place (row * columns + column) of each embedding.
-    """
-
-    patches: torch.Tensor
-    grids: torch.Tensor
-    positions: torch.Tensor
-    window_index: torch.Tensor
-    full: Segments
-    windowed: Segments
-    target: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Sounds:
-    """Every sound of the batch, cut in chunks: `chunks` f32 [chunks, mel bins, frames].
-
-    `frames` i64 [sounds], `chunk_frames` i64 [chunks]; `valid` and `pool` are the encoder's own
-    gather indices; `target` i64 as in Images.
-    """
-
-    chunks: torch.Tensor
-    frames: torch.Tensor
-    chunk_frames: torch.Tensor
-    valid: torch.Tensor
-    pool: torch.Tensor
-    full: Segments
-    target: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class BranchColumns:
-    """One tree of labels a row, padded to `columns`: inputs, and how scores come out of them.
-
-    tokens i64 [B, columns], positions i64 [3, B, columns], ancestors bool [B, columns, columns].
-    `sources` i64 [S] are the flat hidden places (row * (1 + columns) + (0 for the last prompt
-    token, 1 + column)) whose next-token distribution is wanted; edge e reads `edge_source[e]` of
-    those and the token `edge_target[e]`; `paths` i64 [B, K, longest] lists each label's edges,
-    padded with the number of edges; `labels` bool [B, K] is false where a row has fewer.
-    """
-
-    tokens: torch.Tensor
-    positions: torch.Tensor
-    ancestors: torch.Tensor
-    sources: torch.Tensor
-    edge_source: torch.Tensor
-    edge_target: torch.Tensor
-    paths: torch.Tensor
-    labels: torch.Tensor
-
-    @property
-    def columns(self) -> int:
-        return self.tokens.shape[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows ready for one forward. prompt_ids i64 [B, P], left padded from column 0 to `starts` [B].
-
-    positions i64 [3, B, P]. `packed`: the only element of `branches` goes behind the prompts in
-    the same forward; else each element is a forward of its own behind the cached prompts.
-    `following` i64 [B] is the rotary position after the prompt. With several branches
-    `label_places` i64 [B, K] finds a row's labels among all scores side by side (-1: none).
-    """
-
-    ids: tuple[str, ...]
-    tasks: tuple[Task, ...]
-    label_counts: tuple[int, ...]
-    prompt_ids: torch.Tensor
-    starts: torch.Tensor
-    positions: torch.Tensor
-    following: torch.Tensor
-    images: Images | None
-    sounds: Sounds | None
-    branches: tuple[BranchColumns, ...]
-    packed: bool
-    label_places: torch.Tensor | None
-
-    @property
-    def rows(self) -> int:
-        return self.prompt_ids.shape[0]
-
-    @property
-    def prompt_columns(self) -> int:
-        return self.prompt_ids.shape[1]
-
-    @property
-    def columns(self) -> int:
-        return self.prompt_columns + (self.branches[0].columns if self.packed else 0)
-
-
-def mapped(value: T, change: Callable[[torch.Tensor], torch.Tensor]) -> T:
-    """The same nest of dataclasses and tuples with `change` applied to every tensor."""
-    result: Any = value
-    if isinstance(value, torch.Tensor):
-        result = change(value)
-    elif isinstance(value, tuple):
-        result = tuple(mapped(item, change) for item in value)
-    elif is_dataclass(value) and not isinstance(value, type):
-        named = {f.name: mapped(getattr(value, f.name), change) for f in fields(value)}
-        result = type(value)(**named)
-    kept: T = result
-    return kept
+from pipelines.types import Prepared
 
 
 def collate(
@@ -202,7 +58,7 @@ def collate(
     )
 
 
-def _flat(places: np.ndarray[Any, np.dtype[np.bool_]], columns: int) -> Ints:
+def _flat(places: NDArray[np.bool_], columns: int) -> Ints:
     row, column = np.nonzero(places)
     return row * columns + column
 

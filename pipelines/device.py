@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pipelines import attention
-from pipelines.collate import mapped
+from pipelines.batch import mapped
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Below this, a GPU spends its time on launches, not on arithmetic: float32 costs nothing there.

@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 
 from pipelines.backbone import Backbone
+from pipelines.batch import Batch
 from pipelines.cache import Lines
-from pipelines.collate import Batch
 
 Decode = Callable[[Sequence[int]], str]
 Ending = Literal["", "end", "length", "cancelled"]

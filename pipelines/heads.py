@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from pipelines.backbone import Backbone, visible_behind
+from pipelines.batch import Batch, BranchColumns
 from pipelines.cache import KeyValues
-from pipelines.collate import Batch, BranchColumns
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from pipelines import collate as collation
 from pipelines import device as devices
 from pipelines import features, golden, heads
 from pipelines.backbone import QwenOmniBackbone, load_backbone
+from pipelines.batch import Batch
 from pipelines.bundle import Bundle
-from pipelines.collate import Batch
 from pipelines.contents import Progress
 from pipelines.errors import BadInput, BundleRefused
 from pipelines.features import Feature, Projection
