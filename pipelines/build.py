@@ -30,8 +30,8 @@ from pipelines.types import Sample
 
 # What is being written, bytes done, bytes in all.
 Progress = Callable[[str, int, int], None]
-# Loads an unfinished bundle so that its golden inputs can be answered.
-Loader = Callable[[Path], Answering]
+# Loads a bundle without its golden self-test; the second argument is `allow_dirty`.
+Loader = Callable[[Path, bool], Answering]
 _CHUNK_BYTES: Final = 8 << 20
 
 
@@ -74,20 +74,29 @@ class BundleSpec:
     human: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_pipeline(path: Path) -> Answering:
-    from pipelines.pipeline import Pipeline
+def loader(device: str = "cpu", dtype: str = "auto") -> Loader:
+    """Recording is done on the CPU unless asked otherwise: its float32 is the exact one."""
 
-    pipeline: Answering = Pipeline.load(path)
-    return pipeline
+    def load(path: Path, allow_dirty: bool) -> Answering:
+        # Late: reading and comparing bundles needs no model.
+        from pipelines.pipeline import Pipeline
+
+        return Pipeline.load(path, device=device, dtype=dtype, allow_dirty=allow_dirty)
+
+    return load
 
 
 def write_bundle(
     spec: BundleSpec,
     out: Path,
-    load: Loader = load_pipeline,
+    load: Loader | None = None,
     progress: Progress | None = None,
+    record_speed: bool = False,
 ) -> Stamp:
     """Writes the bundle to `out`, which must not exist yet, and returns its stamp.
+
+    `record_speed` times the golden inputs here and adds the medians to speed.json, which makes the
+    stamp one of this build and not of the specification alone.
 
     Raises BundleRefused when the result would be refused or a golden input gets no answer,
     FileExistsError, ValueError for a name or golden input that cannot be.
@@ -104,18 +113,33 @@ def write_bundle(
             created_at=spec.created_at,
             human=spec.human,
         )
-        return record_golden(folder, manifest, load)
+        _write(folder, manifests.FILE, manifest.to_bytes())
+        pipeline = (load or loader())(folder, False)
+        finished = rewrite(folder, manifest, recordings(pipeline, True, record_speed))
+        return finished.stamp()
 
 
-def record_golden(folder: Path, manifest: Manifest, load: Loader) -> Stamp:
-    """Runs the golden inputs of an unfinished bundle, writes the answers and the manifest."""
-    _write(folder, manifests.FILE, manifest.to_bytes())
-    answers = golden.record(load(folder))
-    leaf = _write(folder, goldenfile.FILE, encode(answers))
-    others = tuple(other for other in manifest.files if other.path != leaf.path)
-    finished = replace(manifest, files=(*others, leaf))
+def recordings(pipeline: Answering, answers: bool, speed: bool) -> dict[str, bytes]:
+    """New contents, by path, of what a bundle records of its own running."""
+    changes: dict[str, bytes] = {}
+    if answers:
+        changes[goldenfile.FILE] = encode(golden.record(pipeline))
+    if speed:
+        device = pipeline.env.get("device", "cpu")
+        recorded = Speed.from_dict(pipeline.bundle.speed).recorded(
+            device, golden.time_mixes(pipeline)
+        )
+        changes["speed.json"] = encode(recorded.to_dict())
+    return changes
+
+
+def rewrite(folder: Path, manifest: Manifest, changes: Mapping[str, bytes]) -> Manifest:
+    """Writes the changed files into `folder`, and the manifest last."""
+    leaves = {leaf.path: leaf for leaf in manifest.files}
+    leaves |= {path: _write(folder, path, content) for path, content in changes.items()}
+    finished = replace(manifest, files=tuple(leaves.values()))
     _write(folder, manifests.FILE, finished.to_bytes())
-    return finished.stamp()
+    return finished
 
 
 class new_folder:

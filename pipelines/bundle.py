@@ -142,14 +142,20 @@ def _remember(contents: Contents, cache: DigestCache) -> None:
         _log.warning("digests could not be remembered; the next start hashes again", exc_info=True)
 
 
+def process_trouble(manifest: Manifest) -> StampMismatch | None:
+    """How the running code or libraries differ from those the bundle was stamped with."""
+    return _code_trouble(manifest, stamps.running_code()) or _library_trouble(
+        manifest, stamps.running_libraries()
+    )
+
+
 def _compare_process(manifest: Manifest, allow_dirty: bool) -> Stamp:
-    code, libraries = stamps.running_code(), stamps.running_libraries()
-    trouble = _code_trouble(manifest, code) or _library_trouble(manifest, libraries)
-    stamp = manifest.stamp()
+    trouble, stamp = process_trouble(manifest), manifest.stamp()
     if trouble is None:
         return stamp
     if not allow_dirty:
         raise trouble
+    code, libraries = stamps.running_code(), stamps.running_libraries()
     strangers = stamps.code_tree(dict(code.modules) | _as_digests(code.strangers))
     dirty = stamps.dirty_digest(stamp.hex, strangers, stamps.libraries_digest(libraries))
     actual = replace(manifest, code=code.modules, libraries=libraries).stamp()

@@ -134,6 +134,16 @@ def judge(mix: str, results: Sequence[GoldenResult], limit: tuple[float, str]) -
     )
 
 
+def time_mixes(
+    pipeline: Answering, runs: int = 7, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Median milliseconds of one golden request, by mix, after a warm-up run of each."""
+    check(pipeline)
+    results = [result for _ in range(runs) for result in check(pipeline, (), clock)]
+    mixes = dict.fromkeys(result.mix for result in results)
+    return {mix: median(r.elapsed_ms for r in results if r.mix == mix) for mix in mixes}
+
+
 def _run(
     pipeline: Answering, case: GoldenCase, tolerance: float, clock: Callable[[], float]
 ) -> GoldenResult:

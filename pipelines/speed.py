@@ -8,7 +8,7 @@ machine named beside it; the factor leaves room for another machine of the same 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pipelines.errors import BundleRefused
@@ -56,9 +56,14 @@ class Speed:
             "baseline": {device: dict(mixes) for device, mixes in self.baseline.items()},
         }
 
+    def recorded(self, device: str, medians: Mapping[str, float]) -> Speed:
+        """With these medians (ms, by mix) for the class of `device`."""
+        short = {mix: float(f"{ms:.4g}") for mix, ms in medians.items()}
+        return replace(self, baseline={**self.baseline, _device_class(device): short})
+
     def limit_ms(self, device: str, mix: str) -> tuple[float, str]:
         """The limit for one request of this mix on a device such as `cuda:0`, and the reason."""
-        device_class = device.split(":", 1)[0]
+        device_class = _device_class(device)
         median = self.baseline.get(device_class, {}).get(mix)
         if median is None:
             return (
@@ -69,3 +74,7 @@ class Speed:
         if scaled < self.floor_ms:
             return self.floor_ms, f"{self.factor:g} x {median:.3g} ms is below the floor"
         return scaled, f"{self.factor:g} x the recorded {median:.3g} ms"
+
+
+def _device_class(device: str) -> str:
+    return device.split(":", 1)[0]

@@ -1,0 +1,102 @@
+"""The same weights under a new stamp: golden inputs answered by the code and libraries as they are
+now, and a manifest that says so. A wrong answer keeps the old stamp, unless it is accepted aloud.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipelines import golden, goldenfile
+from pipelines import manifest as manifests
+from pipelines import stamp as stamps
+from pipelines.build import Loader, loader, new_folder, recordings, rewrite
+from pipelines.bundle import Bundle
+from pipelines.errors import BundleRefused
+from pipelines.golden import GoldenResult
+from pipelines.manifest import Manifest
+from pipelines.stamp import Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Restamped:
+    """`results` are against the old answers; `new_golden`: those were replaced by today's."""
+
+    before: str
+    stamp: Stamp
+    results: tuple[GoldenResult, ...]
+    new_golden: bool
+
+
+def restamp(
+    path: Path,
+    out: Path | None = None,
+    accept_new_golden: bool = False,
+    record_speed: bool = False,
+    load: Loader | None = None,
+) -> Restamped:
+    """Writes the restamped bundle to `out`, or in place of the old one when that is None.
+
+    Raises BundleRefused("golden") when an answer differs and `accept_new_golden` is not set;
+    nothing is written then. FileExistsError when `out` is there already.
+    """
+    pipeline = (load or loader())(path, True)
+    bundle = pipeline.bundle
+    results = tuple(golden.check(pipeline))
+    wrong = [result for result in results if not result.ok]
+    if wrong and not accept_new_golden:
+        raise BundleRefused("golden", _complaint(wrong, len(results)))
+    changes = recordings(pipeline, accept_new_golden, record_speed)
+    manifest = replace(
+        bundle.manifest,
+        code=stamps.running_code().modules,
+        libraries=stamps.running_libraries(),
+        human={**bundle.manifest.human, "restamped_from": bundle.manifest.stamp_hex},
+    )
+    finished = _write(bundle, manifest, changes, out)
+    return Restamped(
+        bundle.manifest.stamp_hex, finished.stamp(), results, goldenfile.FILE in changes
+    )
+
+
+def _complaint(wrong: list[GoldenResult], count: int) -> str:
+    first = wrong[0]
+    return (
+        f"{len(wrong)} of {count} golden inputs are answered differently now; {first.case} "
+        f"{first.reason}. Find the cause (`pipelines diff BUNDLE`), or, if the new answers are the "
+        "right ones, restamp with --accept-new-golden"
+    )
+
+
+def _write(
+    bundle: Bundle, manifest: Manifest, changes: Mapping[str, bytes], out: Path | None
+) -> Manifest:
+    if out is None and not changes:
+        _replace_manifest(bundle.path, manifest)
+        return manifest
+    with new_folder(out or bundle.path, replace=out is None) as folder:
+        for path, file in bundle.files.items():
+            if path not in changes:
+                target = folder / path
+                target.parent.mkdir(mode=0o755, exist_ok=True)
+                target.write_bytes(file.content)
+                target.chmod(0o644)
+        return rewrite(folder, manifest, changes)
+
+
+def _replace_manifest(folder: Path, manifest: Manifest) -> None:
+    """One rename: the bundle is the old one or the new one, whenever the power goes."""
+    real = Path(os.path.realpath(folder))
+    # Beside the bundle, not in it: a half-written extra file would get the bundle refused.
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(manifest.to_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, real / manifests.FILE)
+    # A signature was over the old manifest.
+    (real / manifests.SIGNATURE).unlink(missing_ok=True)
