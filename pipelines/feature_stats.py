@@ -172,10 +172,11 @@ def _sharpness(pixels: NDArray[np.uint8]) -> float:
     green = pixels[top : top + _CROP_PX, left : left + _CROP_PX, 1].astype(np.int16)
     across = green[1:-1, :-2] + green[1:-1, 2:]
     down = green[:-2, 1:-1] + green[2:, 1:-1]
-    edges = (green[1:-1, 1:-1] * 4 - across - down).astype(np.float32).reshape(-1)
+    centre = green[1:-1, 1:-1]
+    edges: NDArray[np.float32] = (centre * 4 - across - down).astype(np.float32).reshape(-1)
     mean = float(edges.mean())
     power = float(np.dot(edges, edges)) / edges.size
-    return (power - mean * mean) / 255.0**2
+    return (power - mean * mean) / (255.0 * 255.0)
 
 
 @dataclass(frozen=True, slots=True)
