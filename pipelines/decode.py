@@ -15,7 +15,7 @@ from pipelines.errors import BadInput
 from pipelines.media import DecodedAudio, DecodedImage, Limits
 from pipelines.types import Modality, Part
 
-__all__ = ["DecodedAudio", "DecodedImage", "Limits", "check_parts", "decode"]
+__all__ = ["DecodedAudio", "DecodedImage", "Limits", "check_parts", "decode", "decode_row"]
 
 
 def check_parts(parts: Sequence[Part], limits: Limits) -> None:
@@ -37,6 +37,25 @@ def check_parts(parts: Sequence[Part], limits: Limits) -> None:
             f"{total} bytes in one row; the limit is {limits.max_row_bytes}. "
             "Split it, or compress its images and sounds.",
         )
+
+
+def decode_row(parts: Sequence[Part], limits: Limits) -> list[str | DecodedImage | DecodedAudio]:
+    """Every part of a row, in order. What they decode to is limited together: 32 pictures that
+    each keep to their own limit would otherwise take gigabytes. Raises BadInput."""
+    check_parts(parts, limits)
+    decoded: list[str | DecodedImage | DecodedAudio] = []
+    size = 0
+    for number, part in enumerate(parts):
+        decoded.append(decode(part, f"parts[{number}]", limits))
+        size += 0 if isinstance(decoded[-1], str) else decoded[-1].nbytes
+        if size > limits.max_row_decoded_bytes:
+            raise BadInput(
+                f"parts[{number}].data",
+                "ROW_TOO_LARGE",
+                f"the parts up to this one decode to {size} bytes; the limit is "
+                f"{limits.max_row_decoded_bytes} a row. Scale images down, or split the row.",
+            )
+    return decoded
 
 
 def decode(part: Part, field: str, limits: Limits) -> str | DecodedImage | DecodedAudio:

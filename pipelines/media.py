@@ -25,6 +25,7 @@ class Limits:
     max_parts: int = 32
     max_part_bytes: int = 32 * 2**20
     max_row_bytes: int = 64 * 2**20
+    max_row_decoded_bytes: int = 256 * 2**20  # pixels and samples of all parts together
     max_text_bytes: int = 64 * 2**10
     max_image_pixels: int = 25_000_000
     max_image_side: int = 16_384
@@ -66,6 +67,10 @@ class DecodedImage:
     has_orientation: bool = False
     warning: bool = False
 
+    @property
+    def nbytes(self) -> int:
+        return self.pixels.nbytes
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedAudio:
@@ -75,6 +80,10 @@ class DecodedAudio:
     sample_rate: int
     codec: str
     payload_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.wave.nbytes
 
     @property
     def channels(self) -> int:

@@ -170,8 +170,8 @@ class Text:
             raise BadInput(
                 field,
                 "TOO_MANY_TOKENS",
-                f"images and sounds take {fixed} tokens of a prompt; the limit is "
-                f"{self.config.max_tokens}. Send fewer or shorter ones.",
+                f"images, sounds, labels and the template take {fixed} tokens of a prompt; the "
+                f"limit is {self.config.max_tokens}. Send fewer or shorter ones.",
             )
         texts = [self._plain_ids(self.normalise(p)) for p in pieces if isinstance(p, str)]
         room = min(self.config.max_text_tokens, self.config.max_tokens - fixed)
