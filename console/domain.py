@@ -122,6 +122,8 @@ class FeatureRow:
     reference_counts: tuple[int, ...] = ()
     reference_n: float = 0.0
     importance: float = 0.0
+    groups: tuple[int, ...] = ()
+    deff: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

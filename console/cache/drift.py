@@ -1,0 +1,287 @@
+"""Drift from the cache: the server's own rows for now, and scores computed here, with the server's
+own functions, for a window somebody brushed. Works with every server gone."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from console.board import Comparison, DriftLine, Floats
+from console.cache.codec import unpack
+from console.cache.names import NameBook
+from console.domain import DriftRow, FeatureRow
+from console.status import rank
+from server.telemetry import drift as scores
+from server.telemetry.profile import FeatureReference
+from server.telemetry.record import FeatureSpec
+
+HOUR_S = 3600
+TICKS_SHOWN = 36
+_FIELDS = tuple(field.name for field in fields(DriftRow) if field.name != "tick_unix_ms")
+_COLUMNS = ", ".join(("server", "tick_ms", *_FIELDS))
+Features = Mapping[tuple[str, str], FeatureRow]  # by (stamp, name)
+
+
+def features(db: sqlite3.Connection) -> dict[tuple[str, str], FeatureRow]:
+    rows = (unpack(FeatureRow, body) for (body,) in db.execute("SELECT body FROM feature"))
+    return {(row.stamp, row.name): row for row in rows}
+
+
+def newest(
+    db: sqlite3.Connection,
+    names: NameBook,
+    until_ms: float,
+    stamps: Mapping[str, str],
+    measure: str,
+) -> tuple[DriftLine, ...]:
+    """The last tick of every server until then, the worst server of each feature and slice; worst
+    first. Rows of a stamp that the server (`stamps`, by address) no longer serves are left out: a
+    new stamp starts afresh."""
+    first = db.execute(
+        "SELECT min(tick_ms) FROM (SELECT DISTINCT tick_ms FROM drift WHERE tick_ms <= ?"
+        " AND tick_ms > ? ORDER BY tick_ms DESC LIMIT ?)",
+        (until_ms, until_ms - 24 * 3600_000, TICKS_SHOWN),
+    ).fetchone()[0]
+    if first is None:
+        return ()
+    history: dict[tuple[int, str, str, str], list[DriftRow]] = {}
+    for row in db.execute(
+        f"SELECT {_COLUMNS} FROM drift WHERE tick_ms >= ? AND tick_ms <= ? ORDER BY tick_ms",
+        (first, until_ms),
+    ):
+        found = _row(row, names)
+        key = (row[0], found.stamp, found.feature, found.slice)
+        history.setdefault(key, []).append(found)
+    lines: dict[tuple[str, str], list[DriftLine]] = {}
+    for (server, stamp, feature, place), ticks in history.items():
+        address = names.text(server)
+        if stamps.get(address, stamp) != stamp:
+            continue
+        spark = np.array([getattr(tick, measure) for tick in ticks])
+        at_s = ticks[-1].tick_unix_ms / 1000
+        line = DriftLine(ticks[-1], address, spark, at_s)
+        lines.setdefault((feature, place), []).append(line)
+    return worst_first([_worst(found, measure) for found in lines.values()], measure)
+
+
+def _row(row: Sequence[object], names: NameBook) -> DriftRow:
+    values = dict(zip(_FIELDS, row[2:], strict=True))
+    for name in ("stamp", "feature", "slice"):
+        values[name] = names.text(values[name])  # type: ignore[arg-type]
+    for name, value in values.items():
+        if value is None:  # SQLite keeps NaN as NULL
+            values[name] = math.nan
+    return DriftRow(tick_unix_ms=row[1], **values)  # type: ignore[arg-type]
+
+
+def _worst(lines: Sequence[DriftLine], measure: str) -> DriftLine:
+    worst = min(lines, key=lambda line: _order(line.row, measure))
+    return DriftLine(worst.row, worst.server, worst.spark, worst.at_s, len(lines), worst.source)
+
+
+def _order(row: DriftRow, measure: str) -> tuple[int, float]:
+    level = {"insufficient": 4, "learning": 4}.get(row.level, rank(row.level))
+    value = getattr(row, measure)
+    return level, -value if value == value else 0.0
+
+
+def worst_first(lines: Sequence[DriftLine], measure: str) -> tuple[DriftLine, ...]:
+    return tuple(sorted(lines, key=lambda line: (_order(line.row, measure), line.key)))
+
+
+def hours_of(from_s: float, to_s: float) -> tuple[int, int]:
+    """Profiles are hourly: the whole hours that a window touches."""
+    return int(from_s // HOUR_S) * HOUR_S, math.ceil(to_s / HOUR_S) * HOUR_S
+
+
+def in_window(
+    db: sqlite3.Connection,
+    names: NameBook,
+    known: Features,
+    span: tuple[float, float],
+    measure: str,
+) -> tuple[tuple[DriftLine, ...], tuple[float, float]]:
+    """Scores of the hours that `span` touches, all servers of a stamp added up: (lines, hours)."""
+    begin, end = hours_of(*span)
+    sums: dict[tuple[str, str, str], np.ndarray] = {}
+    for stamp, feature, place, counts in db.execute(
+        "SELECT stamp, feature, slice, counts FROM profile WHERE hour_s >= ? AND hour_s < ?",
+        (begin, end),
+    ):
+        key = (names.text(stamp), names.text(feature), names.text(place))
+        found = np.frombuffer(counts, "<u8").astype(np.int64)
+        held = sums.get(key)
+        if held is None or held.shape == found.shape:
+            sums[key] = found if held is None else held + found
+    lines: dict[tuple[str, str], list[DriftLine]] = {}
+    for (stamp, name), group in _grouped(sums).items():
+        row = known.get((stamp, name))
+        reference = reference_of(row) if row is not None else None
+        if reference is None:
+            continue
+        fitting = {p: c for p, c in group.items() if len(c) == len(reference.counts)}
+        for line in _scored(reference, stamp, fitting, end):
+            lines.setdefault(line.key, []).append(line)
+    found_lines = [_worst(found, measure) for found in lines.values()]
+    return worst_first(found_lines, measure), (begin, end)
+
+
+def _grouped(
+    sums: Mapping[tuple[str, str, str], np.ndarray],
+) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    grouped: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for (stamp, feature, place), counts in sums.items():
+        grouped.setdefault((stamp, feature), {})[place] = counts
+    return grouped
+
+
+def _scored(
+    reference: FeatureReference, stamp: str, counts: Mapping[str, np.ndarray], end_s: float
+) -> list[DriftLine]:
+    if not counts:
+        return []
+    found = scores.compare(reference, np.stack(list(counts.values())), reference.counts)
+    q = scores.benjamini_hochberg(found.p)
+    levels = scores.judge(found, q)
+    lines = []
+    for index, place in enumerate(counts):
+        level = scores.LEVELS[levels[index]] if found.sufficient[index] else "insufficient"
+        row = DriftRow(
+            tick_unix_ms=int(end_s * 1000),
+            stamp=stamp,
+            feature=reference.name,
+            slice=place,
+            baseline="bundle",
+            n=float(found.n[index]),
+            n_effective=float(found.n_effective[index]),
+            n_needed=float(scores.MIN_EFFECTIVE),
+            ks=float(found.ks[index]),
+            p=float(found.p[index]),
+            q=float(q[index]),
+            kl=float(found.kl[index]),
+            js=float(found.js[index]),
+            psi=float(found.psi[index]),
+            chi2_p=float(found.chi2_p[index]),
+            excess_kl=float(found.excess_kl[index]),
+            expected_kl=float(found.expected_kl[index]),
+            level=level,
+        )
+        lines.append(DriftLine(row, "", np.zeros(0), end_s, source="console"))
+    return lines
+
+
+def reference_of(row: FeatureRow) -> FeatureReference | None:
+    """The server's reference as far as the wire tells it; None when its cells do not fit."""
+    counts = np.asarray(row.reference_counts, np.int64)
+    cells = len(row.edges) + 1 if row.kind != "categorical" else len(row.categories) + 1
+    if len(counts) != cells or counts.sum() == 0:
+        return None
+    groups = np.asarray(row.groups, np.int64)
+    if len(groups) != cells or (len(groups) and groups.max() >= cells):
+        groups = _equal_mass(counts) if row.kind != "categorical" else np.arange(cells)
+    groups = np.unique(groups, return_inverse=True)[1]  # numbered without gaps, whatever came
+    spec = FeatureSpec(row.name, row.modality, row.kind, row.unit, row.categories)
+    return FeatureReference(
+        spec, np.asarray(row.edges), counts, groups, deff=row.deff if row.deff >= 1 else 1.0
+    )
+
+
+def _equal_mass(counts: np.ndarray, groups: int = 16) -> np.ndarray:
+    before = counts.cumsum() - counts / 2
+    found = np.floor(before / counts.sum() * groups).astype(np.int64)
+    return np.unique(np.clip(found, 0, groups - 1), return_inverse=True)[1]
+
+
+def comparison(
+    db: sqlite3.Connection,
+    names: NameBook,
+    known: Features,
+    key: tuple[str, str],
+    span: tuple[float, float],
+    stamp: str,
+) -> Comparison | None:
+    """Reference against live for one feature and slice; of the stamp asked for, or of the busiest
+    that has profiles in these hours."""
+    begin, end = hours_of(*span)
+    rows = db.execute(
+        "SELECT stamp, n, missing, min, max, counts FROM profile WHERE hour_s >= ? AND hour_s < ?"
+        " AND feature = ? AND slice = ?",
+        (begin, end, names.find(key[0]), names.find(key[1])),
+    ).fetchall()
+    busiest: dict[str, int] = {}
+    for row in rows:
+        text = names.text(row[0])
+        busiest[text] = busiest.get(text, 0) + row[1]
+    chosen = stamp if stamp in busiest else max(busiest, key=lambda s: busiest[s], default=stamp)
+    feature = known.get((chosen, key[0]))
+    reference = reference_of(feature) if feature is not None else None
+    if feature is None or reference is None:
+        return None
+    live = np.zeros(len(reference.counts), np.int64)
+    low, high, missing = math.inf, -math.inf, 0
+    for number, _, absent, least, most, blob in rows:
+        counts = np.frombuffer(blob, "<u8").astype(np.int64)
+        if names.text(number) != chosen or len(counts) != len(live):
+            continue
+        live += counts
+        missing += absent
+        low, high = _widen(low, high, least, most)
+    edges, categories = _outer(feature, low, high)
+    widths = np.diff(edges) if feature.kind != "categorical" else np.ones(len(live))
+    widths = np.where(widths > 0, widths, np.inf)
+    return Comparison(
+        feature=feature,
+        slice=key[1],
+        edges=edges,
+        reference=reference.counts / max(reference.n, 1) / widths,
+        live=live / max(int(live.sum()), 1) / widths,
+        n_reference=float(reference.n),
+        n_live=int(live.sum()),
+        missing=missing,
+        from_s=begin,
+        to_s=end,
+        scores=_effects(reference, live),
+        labels=categories,
+    )
+
+
+def _effects(reference: FeatureReference, live: np.ndarray) -> dict[str, float]:
+    """The effect sizes alone: p values would load scipy for a picture."""
+    if not live.sum():
+        return {}
+    a = scores.smoothed(scores.merged(live, reference.groups))
+    b = scores.smoothed(scores.merged(reference.counts, reference.groups))
+    pair = (live[None, :], reference.counts[None, :])
+    gap = scores.linf(*pair) if reference.categorical else scores.ks_statistic(*pair)
+    found = {"ks": gap, "kl": scores.kl(a, b), "js": scores.js(a, b), "psi": scores.psi(a, b)}
+    return {name: float(value[0]) for name, value in found.items()}
+
+
+def _widen(low: float, high: float, least: object, most: object) -> tuple[float, float]:
+    """Extremes grow only by finite numbers."""
+    if isinstance(least, float) and math.isfinite(least):
+        low = min(low, least)
+    if isinstance(most, float) and math.isfinite(most):
+        high = max(high, most)
+    return low, high
+
+
+def _outer(feature: FeatureRow, low: float, high: float) -> tuple[Floats, tuple[str, ...]]:
+    """Edges with both ends. The outer cells are open: drawn to the extremes seen, but no further
+    than a quarter of the inner range, or one outlier would squeeze everything else flat."""
+    if feature.kind == "categorical":
+        labels = (*feature.categories, "new")
+        return np.arange(len(labels) + 1, dtype=np.float64), labels
+    inner = np.asarray(feature.edges, np.float64)
+    if not len(inner):
+        return np.array([0.0, 1.0]), ()
+    reach = max((inner[-1] - inner[0]) / 4, abs(inner[0]) * 1e-6, 1e-9)
+    first = max(low, inner[0] - reach) if math.isfinite(low) else inner[0] - reach / 2
+    last = min(high, inner[-1] + reach) if math.isfinite(high) else inner[-1] + reach / 2
+    first = min(first, inner[0] - reach * 1e-3)
+    last = max(last, inner[-1] + reach * 1e-3)
+    return np.concatenate(([first], inner, [last])), ()

@@ -1,0 +1,119 @@
+"""The small tables of the cache, read whole or by time. One function a table."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from console.cache.codec import unpack
+from console.cache.names import NameBook
+from console.domain import (
+    Action,
+    AlertRow,
+    DeployRow,
+    Link,
+    QualityRow,
+    Server,
+    ServerSnapshot,
+    SilenceRow,
+    SliceRow,
+)
+
+T = TypeVar("T")
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection | None:
+    """A read-only connection; None while there is no file yet. Raises sqlite3.Error."""
+    if not path.exists():
+        return None
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    db.execute("PRAGMA busy_timeout = 2000")
+    db.execute("PRAGMA cache_size = -16000")
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+        db.close()
+        return None
+    return db
+
+
+def servers(db: sqlite3.Connection) -> dict[str, Server]:
+    """Every server ever heard of, as offline: whoever has a link puts its own in."""
+    found = {}
+    for address, body, heard_ms, offset_ms, instance in db.execute(
+        "SELECT address, body, heard_ms, offset_ms, instance FROM server ORDER BY rowid"
+    ):
+        link = Link(
+            address=address,
+            state="offline",
+            heard_s=heard_ms / 1000,
+            offset_ms=math.nan if offset_ms is None else offset_ms,
+            instance=instance,
+        )
+        found[address] = Server(link, unpack(ServerSnapshot, body))
+    return found
+
+
+def cursors(db: sqlite3.Connection) -> dict[str, tuple[str, int, float]]:
+    """By address: (instance, cursor, last heard in unix ms)."""
+    rows = db.execute("SELECT address, instance, cursor, heard_ms FROM server")
+    return {address: (instance, cursor, heard) for address, instance, cursor, heard in rows}
+
+
+def _bodies(
+    db: sqlite3.Connection,
+    names: NameBook,
+    kind: type[T],
+    table: str,
+    where: tuple[str, Sequence[object]],
+) -> list[tuple[str, T]]:
+    rows = db.execute(f"SELECT server, body FROM {table} WHERE {where[0]}", where[1])
+    return [(names.text(server), unpack(kind, body)) for server, body in rows]
+
+
+def alerts(db: sqlite3.Connection, names: NameBook) -> list[tuple[str, AlertRow]]:
+    """The newest 500, whatever their state."""
+    return _bodies(db, names, AlertRow, "alert", ("1 ORDER BY at_ms DESC LIMIT 500", ()))
+
+
+def silences(
+    db: sqlite3.Connection, names: NameBook, now_ms: float
+) -> list[tuple[str, SilenceRow]]:
+    return _bodies(db, names, SilenceRow, "silence", ("at_ms > ?", (now_ms,)))
+
+
+def deploys(db: sqlite3.Connection, names: NameBook) -> list[tuple[str, DeployRow]]:
+    """The newest 500, newest first."""
+    return _bodies(db, names, DeployRow, "deploy", ("1 ORDER BY at_ms DESC LIMIT 500", ()))
+
+
+def quality(
+    db: sqlite3.Connection, names: NameBook, from_ms: float, to_ms: float
+) -> list[tuple[str, QualityRow]]:
+    where = ("at_ms >= ? AND at_ms < ? ORDER BY at_ms LIMIT 5000", (from_ms, to_ms))
+    return _bodies(db, names, QualityRow, "quality", where)
+
+
+def slices(db: sqlite3.Connection, names: NameBook) -> list[tuple[str, SliceRow]]:
+    """The newest finding of each expression, worst first."""
+    rows = _bodies(db, names, SliceRow, "slice", ("1 ORDER BY at_ms DESC LIMIT 200", ()))
+    return sorted(rows, key=lambda row: -row[1].z)
+
+
+def actions(db: sqlite3.Connection) -> list[Action]:
+    columns = "id, server, kind, target, by, note, until_unix_ms, undo, state, detail, at_s"
+    rows = db.execute(f"SELECT {columns} FROM action ORDER BY id DESC LIMIT 200")
+    return [Action(*row[:7], bool(row[7]), *row[8:]) for row in rows]
+
+
+def meta(db: sqlite3.Connection, key: str) -> str:
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return "" if row is None else str(row[0])
+
+
+def payload(db: sqlite3.Connection, names: NameBook, server: str, identity: str) -> bytes | None:
+    row = db.execute(
+        "SELECT body FROM payload WHERE server = ? AND id = ?", (names.find(server), identity)
+    ).fetchone()
+    return None if row is None else bytes(row[0])

@@ -1,0 +1,106 @@
+"""Which server runs what: every part of the stamp against the majority of the fleet. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from console.board import SkewCell, SkewLine
+from console.domain import STAMP_PARTS, DeployRow, Server, ServerSnapshot
+
+
+def majority(values: Sequence[str], prefer: str = "") -> str:
+    """The most frequent value; a tie goes to `prefer` when it takes part, else to the smallest, so
+    that the answer does not flicker between two readings."""
+    counted = Counter(value for value in values if value)
+    if not counted:
+        return ""
+    most = max(counted.values())
+    best = sorted(value for value, count in counted.items() if count == most)
+    return prefer if prefer in best else best[0]
+
+
+def compare(
+    servers: Sequence[Server],
+    deploys: Sequence[tuple[str, DeployRow]],
+    now_s: float,
+    expected_stamp: str = "",
+) -> tuple[SkewLine, ...]:
+    """One line a server. With `expected_stamp`, its parts as some server reports them are what the
+    others are held against; a stamp nobody runs makes every stamp differ."""
+    known = [s.snapshot for s in servers if s.snapshot is not None]
+    model = next((s for s in known if expected_stamp and s.stamp == expected_stamp), None)
+    usual = {
+        part: model.stamp_parts.get(part, "")
+        if model is not None
+        else majority([s.stamp_parts.get(part, "") for s in known])
+        for part in STAMP_PARTS
+    }
+    detail = _usual(known, lambda s: s.stamp_detail, model)
+    env = _usual(known, lambda s: s.env, None)
+    return tuple(_line(server, usual, detail, env, deploys, now_s) for server in servers)
+
+
+def _usual(
+    known: Sequence[ServerSnapshot], of: object, model: ServerSnapshot | None
+) -> dict[str, str]:
+    maps: list[Mapping[str, str]] = [of(s) for s in ([model] if model else known)]  # type: ignore[operator]
+    keys = sorted({key for found in maps for key in found})
+    return {key: majority([found.get(key, "") for found in maps]) for key in keys}
+
+
+def _line(
+    server: Server,
+    usual: Mapping[str, str],
+    detail: Mapping[str, str],
+    env: Mapping[str, str],
+    deploys: Sequence[tuple[str, DeployRow]],
+    now_s: float,
+) -> SkewLine:
+    found = server.snapshot
+    if found is None:
+        cells = tuple(SkewCell("", False, False) for _ in STAMP_PARTS)
+        return SkewLine(
+            server.address, server.name, "", "", cells, math.nan, math.inf, False, (), (), ()
+        )
+    cells = tuple(_cell(found.stamp_parts.get(part, ""), usual[part]) for part in STAMP_PARTS)
+    brought = [
+        row.at_unix_ms / 1000
+        for address, row in deploys
+        if address == server.address and row.stamp == found.stamp and row.action != "refuse"
+    ]
+    odd = any(cell.differs for cell in cells)
+    pins = tuple(
+        (pin.client, pin.stamp, pin.refused, pin.last_unix_ms / 1000)
+        for pin in found.pins
+        if pin.stamp != found.stamp
+    )
+    return SkewLine(
+        address=server.address,
+        name=server.name,
+        stamp=found.stamp,
+        stamp_name=found.stamp_name,
+        cells=cells,
+        since_s=max(brought, default=math.nan),
+        age_s=now_s - server.link.heard_s if server.link.heard_s else math.inf,
+        dirty=found.dirty,
+        details=_differences(found.stamp_detail, detail) if odd else (),
+        env=_differences(found.env, env),
+        pins=pins,
+    )
+
+
+def _cell(value: str, usual: str) -> SkewCell:
+    return SkewCell(value, bool(value) and value != usual, bool(value))
+
+
+def _differences(
+    here: Mapping[str, str], usual: Mapping[str, str]
+) -> tuple[tuple[str, str, str], ...]:
+    keys = sorted(set(here) | set(usual))
+    return tuple(
+        (key, here.get(key, "absent"), usual.get(key, "") or "absent")
+        for key in keys
+        if here.get(key, "") != usual.get(key, "")
+    )
