@@ -1,9 +1,9 @@
 """A bundle opened and verified: its files are what the manifest says, this process is what the
 manifest says, and the weights are the very bytes that were hashed.
 
-Order of the checks, each a BundleRefused with its own `check` and remedy: names, kind, manifest,
-files, format, hash, code, libraries, config, weights. The golden self-test comes after, with the
-model loaded (pipelines/golden.py).
+Order of the checks, each a BundleRefused with its own `check` and remedy: missing, names, kind,
+manifest, files, format, hash, code, libraries, weights. Then, with the model loaded: config
+(pipelines/pipeline.py) and golden (pipelines/golden.py).
 """
 
 from __future__ import annotations
@@ -214,6 +214,9 @@ def _checked_weights(contents: Contents) -> dict[str, torch.Tensor]:
     from pipelines.tensorfile import read_tensors, refuse_nonfinite
 
     files = contents.files
+    for path in sorted(files):
+        if path.startswith("reference/") and path.endswith(".safetensors"):
+            refuse_nonfinite(read_tensors(files[path]))
     tensors: dict[str, torch.Tensor] = {}
     for file in weight_files(files):
         found = read_tensors(file)

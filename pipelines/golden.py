@@ -86,10 +86,15 @@ def check(
 def require(pipeline: Answering) -> list[GoldenResult]:
     """The load self-test. Raises BundleRefused("golden") naming the first input that fails."""
     results = check(pipeline)
+    refuse_wrong(results)
+    return results
+
+
+def refuse_wrong(results: Sequence[GoldenResult]) -> None:
+    """Raises BundleRefused("golden") for the first wrong answer."""
     for result in results:
         if not result.ok:
-            raise BundleRefused("golden", f"{result.case}: {result.reason}")
-    return results
+            raise BundleRefused("golden", f"{result.case} {result.reason}")
 
 
 def probe(

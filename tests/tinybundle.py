@@ -9,6 +9,8 @@ import io
 import json
 import math
 import wave
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ import torch
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from pipelines import adopt, audio, image, media, text, thinker
+from pipelines import adopt, audio, image, manifest, media, text, thinker
 from pipelines.build import BundleSpec, write_bundle
 from pipelines.parameters import write
+from pipelines.stamp import Leaf
 from pipelines.types import Sample
 
 SPECIALS = (
@@ -66,6 +69,21 @@ def make_spec(seed: int = 0, **changes: Any) -> BundleSpec:
         "created_at": "2026-01-01T00:00:00Z",
     }
     return BundleSpec(**(fields | changes))
+
+
+def reseal(folder: Path, **changes: Any) -> Path:
+    """Writes a manifest that fits the files as they are now, as somebody who wants a changed bundle
+    accepted would; `changes` replace fields of it."""
+    old = manifest.read((folder / manifest.FILE).read_bytes())
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    leaves = tuple(
+        Leaf(path.relative_to(folder).as_posix(), len(content), sha256(content).hexdigest())
+        for path, content in ((path, path.read_bytes()) for path in found)
+        if path.name != manifest.FILE
+    )
+    new = replace(old, **({"files": leaves} | changes))
+    (folder / manifest.FILE).write_bytes(new.to_bytes())
+    return folder
 
 
 def token_id(token: str) -> int:

@@ -1,0 +1,280 @@
+"""`pipelines`: build, verify, inspect, restamp and compare bundles.
+
+Exit codes: 0 done, 2 wrong usage, 78 a bundle (or what should become one) was refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tqdm import tqdm
+
+from pipelines import report
+from pipelines.contents import read_contents
+from pipelines.diff import differences, running_differences
+from pipelines.errors import BundleRefused
+
+OK: Final = 0
+USAGE: Final = 2
+REFUSED: Final = 78  # EX_CONFIG: starting again will not help
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return command(arguments)
+    except BundleRefused as error:
+        print(f"pipelines: {error}", file=sys.stderr)
+        return REFUSED
+    except (OSError, ValueError) as error:  # a path that is not there, a device that cannot be
+        print(f"pipelines: {error}", file=sys.stderr)
+        return USAGE
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="pipelines",
+        description="Build, verify, inspect, restamp and compare bundles.",
+        epilog="Exit codes: 0 done, 2 wrong usage, 78 the bundle was refused (and why, on stderr).",
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_build(commands)
+    _add_verify(commands)
+    _add_inspect(commands)
+    _add_restamp(commands)
+    _add_diff(commands)
+    return top
+
+
+def _add_build(commands: Any) -> None:
+    p = commands.add_parser(
+        "build",
+        help="make a bundle from a local Qwen2.5-Omni checkpoint",
+        description="Makes a bundle from a local Qwen2.5-Omni checkpoint directory: thinker-only "
+        "or full-Omni layout, single or sharded safetensors, tokenizer.json beside them. The "
+        "golden answers are recorded by running it.",
+    )
+    p.add_argument("--from", dest="source", type=Path, required=True, metavar="DIR")
+    p.add_argument(
+        "--labels",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="one label a line (`name` or `name<TAB>what the model says`), or labels.json",
+    )
+    p.add_argument("--name", required=True, help="e.g. triage-2026.11.23")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="must not exist yet")
+    p.add_argument("--preprocess", type=Path, metavar="FILE", help="sections to replace, as JSON")
+    p.add_argument("--template", type=Path, metavar="FILE", help="prompts of each task, as JSON")
+    p.add_argument("--objective", type=Path, metavar="FILE", help="value of decisions, as JSON")
+    p.add_argument("--training", type=Path, metavar="FILE", help="training facts, as JSON")
+    p.add_argument("--reference", type=Path, metavar="FILE", help="reference profile, as JSON")
+    p.add_argument("--card", type=Path, metavar="FILE", help="CARD.md")
+    p.add_argument(
+        "--golden",
+        type=Path,
+        metavar="DIR",
+        help="a text, a picture and a sound file to record golden answers for (default: drawn)",
+    )
+    p.add_argument("--max-pixels", type=int, metavar="N", help="image budget; the main cost dial")
+    _add_model_flags(p)
+    _add_record_speed(p)
+    p.set_defaults(run=_build)
+
+
+def _add_verify(commands: Any) -> None:
+    p = commands.add_parser(
+        "verify",
+        help="every check there is, golden answers included",
+        description="Hashes every file, compares code and libraries, loads the model and asks the "
+        "golden inputs. Remembered digests are not used.",
+    )
+    p.add_argument("bundle", type=Path, metavar="BUNDLE")
+    _add_model_flags(p)
+    p.set_defaults(run=_verify)
+
+
+def _add_inspect(commands: Any) -> None:
+    p = commands.add_parser("inspect", help="what a bundle holds, and whether it can serve here")
+    p.add_argument("bundle", type=Path, metavar="BUNDLE")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    p.set_defaults(run=_inspect)
+
+
+def _add_restamp(commands: Any) -> None:
+    p = commands.add_parser(
+        "restamp",
+        help="a new stamp for the code and libraries as they are now",
+        description="Asks the golden inputs under the code and libraries as they are now and, if "
+        "all answers agree with the recorded ones, writes a new manifest.",
+    )
+    p.add_argument("bundle", type=Path, metavar="BUNDLE")
+    p.add_argument("--out", type=Path, metavar="DIR", help="write a new bundle (default: in place)")
+    p.add_argument(
+        "--accept-new-golden",
+        action="store_true",
+        help="record the new answers even where they differ: the old ones are gone then",
+    )
+    _add_model_flags(p)
+    _add_record_speed(p)
+    p.set_defaults(run=_restamp)
+
+
+def _add_diff(commands: Any) -> None:
+    p = commands.add_parser(
+        "diff",
+        help="what differs between two bundles, or a bundle and the running code",
+        description="Says in words what differs, down to the parameter, module, library or tensor. "
+        "Without B, compares with the code and libraries as they are here.",
+    )
+    p.add_argument("a", type=Path, metavar="A")
+    p.add_argument("b", type=Path, metavar="B", nargs="?")
+    p.add_argument("--json", action="store_true", help="a JSON list of lines")
+    p.set_defaults(run=_diff)
+
+
+def _add_model_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N (default: cpu)")
+    p.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+
+
+def _add_record_speed(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--record-speed",
+        action="store_true",
+        help="time the golden inputs on this machine: the readiness limit is a multiple of that",
+    )
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    # Late: `pipelines --help` and `inspect` need no model library.
+    from pipelines import adopt, build, checkpoint
+
+    given = adopt.Given(
+        name=arguments.name,
+        labels=adopt.labels(arguments.labels),
+        preprocess=_object(arguments.preprocess),
+        template=_object(arguments.template),
+        objective=_object(arguments.objective),
+        training=_object(arguments.training),
+        reference=_object(arguments.reference),
+        card=arguments.card and arguments.card.read_text(encoding="utf-8"),
+        golden=arguments.golden,
+        max_pixels=arguments.max_pixels,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    with Bars() as bars:
+        stamp = build.write_bundle(
+            adopt.spec(checkpoint.read(arguments.source), given),
+            arguments.out,
+            build.loader(arguments.device, arguments.dtype),
+            bars.bytes_done,
+            arguments.record_speed,
+        )
+    print(f"{arguments.out}\n{stamp.name}\n{stamp.hex}")
+    return OK
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from pipelines import golden
+    from pipelines.pipeline import Pipeline
+
+    with Bars() as bars:
+        pipeline = Pipeline.load(
+            arguments.bundle, arguments.device, arguments.dtype, progress=bars.fraction_done
+        )
+    results = golden.check(pipeline)
+    for result in results:
+        print(report.golden_line(result))
+    golden.refuse_wrong(results)
+    print(f"verified: {len(pipeline.bundle.files)} files, {len(results)} golden answers")
+    print(f"{pipeline.stamp.name}\n{pipeline.stamp.hex}")
+    return OK
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    with Bars() as bars:
+        contents = read_contents(arguments.bundle, bars.fraction_done)
+    facts = report.facts(contents)
+    print(json.dumps(facts, indent=1) if arguments.json else report.words(facts))
+    return OK
+
+
+def _restamp(arguments: argparse.Namespace) -> int:
+    from pipelines import build
+    from pipelines.restamp import restamp
+
+    done = restamp(
+        arguments.bundle,
+        arguments.out,
+        arguments.accept_new_golden,
+        arguments.record_speed,
+        build.loader(arguments.device, arguments.dtype),
+    )
+    for result in done.results:
+        print(report.golden_line(result))
+    if done.new_golden:
+        print(
+            "pipelines: THE GOLDEN ANSWERS WERE REPLACED by today's; nothing vouches for the old "
+            "ones any more",
+            file=sys.stderr,
+        )
+    same = " (unchanged)" if done.stamp.hex == done.before else f" (was {done.before[:12]})"
+    print(f"{arguments.out or arguments.bundle}\n{done.stamp.name}{same}\n{done.stamp.hex}")
+    return OK
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    with Bars() as bars:
+        a = read_contents(arguments.a, bars.fraction_done)
+        b = read_contents(arguments.b, bars.fraction_done) if arguments.b else None
+    lines = differences(a, b) if b else running_differences(a.manifest)
+    if arguments.json:
+        print(json.dumps(lines, indent=1))
+    else:
+        print("\n".join(lines) if lines else "no difference: the stamp is the same")
+    return OK
+
+
+def _object(path: Path | None) -> dict[str, Any] | None:
+    from pipelines.formats import parse_json
+
+    return None if path is None else parse_json(str(path), path.read_bytes())
+
+
+class Bars:
+    """Progress bars on a terminal's stderr; silent anywhere else."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._what = ""
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def bytes_done(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self.__exit__()
+            self._what = what
+            self._bar = tqdm(
+                total=total, desc=what, unit="B", unit_scale=True, disable=None, leave=False
+            )
+        self._bar.update(done - self._bar.n)
+
+    def fraction_done(self, step: str, fraction: float) -> None:
+        self.bytes_done(step, round(fraction * 1000), 1000)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
