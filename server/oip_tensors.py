@@ -50,6 +50,10 @@ def examples_of(request: Any) -> tuple[list[pb.Example], Places]:
                 row = index // each
                 places[f"examples[{row}].parts[{len(examples[row].parts)}]"] = f"{field}[{index}]"
                 _add_part(examples[row], tensor, element, f"{field}[{index}]")
+    for row, example in enumerate(examples):
+        if not example.parts:
+            text = f"row {row} has neither text nor image nor audio"
+            raise Refused(bad_input("inputs", "EMPTY", text))
     return examples, places
 
 
