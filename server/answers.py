@@ -69,7 +69,13 @@ def timing_message(timing: Timing) -> pb.Timing:
 
 
 def fault_message(fault: Fault) -> pb.Fault:
-    return pb.Fault(code=fault.code, field=fault.field, reason=fault.reason, message=fault.message)
+    return pb.Fault(
+        code=fault.code,
+        field=fault.field,
+        reason=fault.reason,
+        message=fault.message,
+        retry_after_s=fault.retry_after_s,
+    )
 
 
 def stamp_message(facts: Facts | None, bound: str = "") -> pb.Stamp:
