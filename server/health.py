@@ -31,11 +31,12 @@ class Health:
         if service not in SERVICES:
             words = f"no service {service!r}; there are {', '.join(SERVICES[1:])}"
             raise Refused(Fault("NOT_FOUND", "service", "UNKNOWN_SERVICE", words))
-        return pb.HealthCheckResponse(status=self._status(service))
+        return pb.HealthCheckResponse(status=_status(service, self.engine.snapshot().state))
 
     async def List(self, data: bytes, _context: Any) -> Any:
         message_of(pb.HealthListRequest, data)
-        found = {name: pb.HealthCheckResponse(status=self._status(name)) for name in SERVICES}
+        state = self.engine.snapshot().state
+        found = {name: pb.HealthCheckResponse(status=_status(name, state)) for name in SERVICES}
         return pb.HealthListResponse(statuses=found)
 
     async def Watch(self, data: bytes, _context: Any) -> AsyncIterator[Any]:
@@ -44,22 +45,21 @@ class Health:
         if service not in SERVICES:
             yield pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)
             return
-        said = None
+        said, state = None, ""
         while True:
-            state = self.engine.snapshot().state
-            status = self._status(service, state)
+            state = await self.engine.changed(state)
+            status = _status(service, state)
             if status != said:
                 yield pb.HealthCheckResponse(status=status)
                 said = status
-            await self.engine.changed(state)
 
-    def _status(self, service: str, state: str = "") -> int:
-        state = state or self.engine.snapshot().state
-        if service == "trefoil.live":
-            good = True
-        elif service == "trefoil.startup":
-            good = state != "STARTING"
-        else:
-            good = state in TAKES_TRAFFIC
-        response = pb.HealthCheckResponse
-        return response.SERVING if good else response.NOT_SERVING  # type: ignore[no-any-return]
+
+def _status(service: str, state: str) -> int:
+    if service == "trefoil.live":
+        good = True
+    elif service == "trefoil.startup":
+        good = state != "STARTING"
+    else:
+        good = state in TAKES_TRAFFIC
+    response = pb.HealthCheckResponse
+    return response.SERVING if good else response.NOT_SERVING  # type: ignore[no-any-return]

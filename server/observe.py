@@ -35,20 +35,20 @@ class Observe:
         request = message_of(pb.WatchRequest, data)
         interval_s = request.interval_s or DEFAULT_INTERVAL_S
         interval_s = min(max(interval_s, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S)
+        state = await self.engine.changed("")  # as it is now
         while True:
-            snapshot = self.snapshots.take()
-            yield self._event(snapshot)
+            yield self._event(self.snapshots.take())
             if request.once:
                 return
-            await self._changed(pb.ServerState.Name(snapshot.state), interval_s)
+            state = await self._changed(state, interval_s)
 
-    async def _changed(self, seen: str, longest_s: float) -> None:
-        """Return when the engine's state is no longer `seen`, at the latest after `longest_s`."""
+    async def _changed(self, seen: str, longest_s: float) -> str:
+        """The engine's state, once it is no longer `seen` or `longest_s` have passed."""
         try:
             async with asyncio.timeout(longest_s):
-                await self.engine.changed(seen)
+                return await self.engine.changed(seen)
         except TimeoutError:
-            return
+            return seen
 
     def _event(self, snapshot: pb.ServerSnapshot) -> pb.WatchEvent:
         return pb.WatchEvent(

@@ -68,7 +68,7 @@ class Inference:
         call = self.intake.generate(data, caller_of(context))
         work = self.rows.work(call, call.rows[0], "example")
         first = True
-        async with aclosing(self.engine.generate(work)) as items:  # type: ignore[type-var]
+        async with aclosing(self.engine.generate(work)) as items:
             async for item in items:
                 event = pb.GenerateEvent(prediction_id=work.id)
                 if isinstance(item, Token):

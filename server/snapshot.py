@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from proto import observe_pb2 as pb
+from server import host
 from server.engine import Engine
 from server.tally import Tally
 from server.types import EngineSnapshot, Evidence, Facts, ReplicaStatus
-
-STATM = Path("/proc/self/statm")
-PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +42,11 @@ class Snapshots:
         message.insecure = identity.insecure
         message.slo_ms = identity.slo_ms
         message.flags.update(identity.flags)
-        message.rss_bytes = resident_bytes()
+        message.rss_bytes = host.rss_bytes()
         limits = identity.limits + (now.facts.limits if now.facts else ())
         for name, value, unit in limits:
             message.limits.add(name=name, value=value, unit=unit)
         return message
-
-
-def resident_bytes(statm: Path = STATM) -> int:
-    """Resident memory of this process; 0 where there is no /proc."""
-    try:
-        return int(statm.read_text().split()[1]) * PAGE_BYTES
-    except OSError:
-        return 0
 
 
 def _engine_message(now: EngineSnapshot) -> pb.ServerSnapshot:
