@@ -189,10 +189,10 @@ def answer(prediction: inference_pb2.Prediction, features: bytes) -> Answer:
 
 def generated(token: replica_pb2.Token, total_ms: float, replica: int) -> Outcome:
     failed = token.HasField("fault")
-    nothing = inference_pb2.Prediction()
+    written = inference_pb2.Prediction(confidence=token.confidence)
     return Outcome(
         prediction_id=token.id,
-        answer=None if failed else answer(nothing, token.features),
+        answer=None if failed else answer(written, token.features),
         fault=fault(token.fault) if failed else None,
         timing=timing(token.timing, total_ms),
         batch_size=1,

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
+from server import host
 from server.config import ServerConfig
 
 # glibc gives every freed block above 128 kB back to the kernel and faults it in again for the next
@@ -36,7 +37,12 @@ def replica_command(config: ServerConfig, index: int) -> tuple[str, ...]:
     return (sys.executable, "-m", "server.replica", *flags, *dirty)
 
 
-def spawner(command: Callable[[int], Sequence[str]], threads: int) -> Spawn:
+def replica_spawner(config: ServerConfig) -> Spawn:
+    threads, _ = threads_for(config.threads, config.warm_pool, host.cores())
+    return spawner(lambda index: replica_command(config, index), threads)
+
+
+def spawner(command: Callable[[int], Sequence[str]], threads: int = 1) -> Spawn:
     """`command(index)` is completed by `--fd N`, the replica's end of the socket."""
     environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": str(threads)}
 
@@ -56,10 +62,9 @@ def spawner(command: Callable[[int], Sequence[str]], threads: int) -> Spawn:
     return spawn
 
 
-def threads_for(config: ServerConfig, cores: int) -> tuple[int, str]:
-    """Torch threads of one replica: two replicas of one thread beat one of two, so cores are
+def threads_for(asked: int, replicas: int, cores: int) -> tuple[int, str]:
+    """Torch threads of one replica: two replicas of one thread beat one of two, so the cores are
     divided among the replicas."""
-    if config.threads:
-        return config.threads, "as configured"
-    threads = max(1, cores // config.warm_pool)
-    return threads, f"{cores} cores / {config.warm_pool} replicas"
+    if asked:
+        return asked, "as configured"
+    return max(1, cores // replicas), f"{cores} cores / {replicas} replicas"

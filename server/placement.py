@@ -1,0 +1,49 @@
+"""Which device a replica computes on, and whether it fits there. Told what the machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MIB = 1 << 20
+# CUDA context and libraries of one process, and room for activations beside the weights.
+CONTEXT_BYTES = 700 * MIB
+ACTIVATION_SHARE = 0.15
+
+
+def devices(asked: str, cuda_count: int) -> tuple[tuple[str, ...], str]:
+    """(the devices a pool goes round, reason) for auto, cpu, cuda or cuda:0,1.
+
+    Raises ValueError for what is not there.
+    """
+    every = tuple(f"cuda:{index}" for index in range(cuda_count))
+    if asked == "cpu":
+        return ("cpu",), "asked for"
+    if asked == "auto":
+        return (every, f"{cuda_count} CUDA devices") if every else (("cpu",), "no CUDA device")
+    kind, _, numbers = asked.partition(":")
+    names = tuple(f"cuda:{number}" for number in numbers.split(",")) if numbers else every
+    if kind != "cuda" or not all(name.removeprefix("cuda:").isdecimal() for name in names):
+        raise ValueError(f"device {asked!r}: expected auto, cpu, cuda or a list such as cuda:0,1")
+    absent = [name for name in names if name not in every]
+    if absent or not names:
+        raise ValueError(f"device {asked!r}: this machine has {cuda_count} CUDA devices")
+    return names, "asked for"
+
+
+def place(names: Sequence[str], index: int, replicas: int) -> tuple[str, int, str]:
+    """(device of this replica, how many of the pool share it, reason): round robin."""
+    place = index % len(names)
+    sharing = len(range(place, replicas, len(names)))
+    return names[place], sharing, f"replica {index} of {replicas} over {', '.join(names)}"
+
+
+def misfit(weight_bytes: int, sharing: int, total_bytes: int) -> str:
+    """Why so many replicas do not fit on one device, with the numbers; "" when they do."""
+    each = int(weight_bytes * (1 + ACTIVATION_SHARE)) + CONTEXT_BYTES
+    if each * sharing <= total_bytes:
+        return ""
+    return (
+        f"{sharing} replicas need about {each / MIB:,.0f} MiB each "
+        f"({weight_bytes / MIB:,.0f} of them weights) on one device of {total_bytes / MIB:,.0f} MiB"
+        f": at most {total_bytes // each} fit"
+    )
