@@ -58,17 +58,23 @@ class Edge:
     config: ServerConfig
     identity: Identity
     leave: Callable[[], None]
+    interceptors: tuple[grpc.aio.ServerInterceptor, ...] = ()
+    credentials: grpc.ServerCredentials | None = None  # None: plaintext
     _server: grpc.aio.Server | None = field(default=None, init=False)
 
     async def start(self) -> str:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""
-        check_listen(self.config.listen, self.config.insecure)
-        server = grpc.aio.server(options=_options(self.config), maximum_concurrent_rpcs=MOST_CALLS)
+        check_listen(self.config.listen, self.config.insecure or self.credentials is not None)
+        server = grpc.aio.server(
+            options=_options(self.config),
+            interceptors=self.interceptors,
+            maximum_concurrent_rpcs=MOST_CALLS,
+        )
         for handlers in self._services():
             server.add_generic_rpc_handlers((handlers,))
         _reflect(server)
         try:
-            port = server.add_insecure_port(self.config.listen)
+            port = self._bind(server)
         except RuntimeError:
             words = f"cannot listen on {self.config.listen}: taken, or not an address of this host"
             raise CannotListen(f"{words} (--listen HOST:PORT chooses another)") from None
@@ -80,6 +86,13 @@ class Edge:
     async def stop(self, grace_s: float) -> None:
         if self._server is not None:
             await self._server.stop(grace_s)
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        if self.credentials is None:
+            port: int = server.add_insecure_port(self.config.listen)
+        else:
+            port = server.add_secure_port(self.config.listen, self.credentials)
+        return port
 
     def _services(self) -> list[object]:
         """The table of contents of the port."""
@@ -112,12 +125,12 @@ class Edge:
         return described
 
 
-def check_listen(listen: str, insecure: bool) -> None:
-    """Raises CannotListen unless `listen` is HOST:PORT and either loopback or allowed in plain."""
+def check_listen(listen: str, anywhere: bool) -> None:
+    """Raises CannotListen unless `listen` is HOST:PORT, and loopback or allowed `anywhere`."""
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise CannotListen(f"--listen {listen!r} is not HOST:PORT")
-    if insecure or host == "localhost":
+    if anywhere or host == "localhost":
         return
     try:
         loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
