@@ -93,7 +93,7 @@ def stamp_message(facts: Facts | None, bound: str = "") -> pb.Stamp:
 def placed(outcome: Outcome, field: str) -> Outcome:
     """The same outcome with its fault's field as a path from the caller's message."""
     fault = outcome.fault
-    if fault is None or (not fault.field and fault.code in NOT_THE_ROWS):
+    if fault is None or fault.code in NOT_THE_ROWS:
         return outcome
     path = f"{field}.{fault.field}" if fault.field else field
     return replace(outcome, fault=replace(fault, field=path))

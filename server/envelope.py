@@ -57,6 +57,14 @@ def predict_envelope(data: bytes) -> Any:
     return _parse("PredictRequest", data, "request")
 
 
+def request_id_of(data: bytes) -> str:
+    """The id to echo in a refusal; "" when it cannot be read either."""
+    try:
+        return text_of(predict_envelope(data).request_id, "request_id")
+    except Refused:
+        return ""
+
+
 def generate_envelope(data: bytes) -> Any:
     return _parse("GenerateRequest", data, "request")
 

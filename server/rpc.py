@@ -24,7 +24,7 @@ from server.answers import (
 from server.caller import Caller, caller_of
 from server.door import Door
 from server.engine import Engine
-from server.envelope import message_of
+from server.envelope import message_of, request_id_of
 from server.intake import Call, Intake
 from server.refusal import STAMP_KEY, Refused, bad_input
 from server.rows import Rows
@@ -137,7 +137,9 @@ class Inference:
             call = self.intake.predict(data, caller)
         except Refused as refusal:
             fault = refusal.faults[0]
-            response = pb.PredictResponse(stamp=stamp_message(self.engine.facts))
+            response = pb.PredictResponse(
+                request_id=request_id_of(data), stamp=stamp_message(self.engine.facts)
+            )
             response.results.add(fault=fault_message(fault), stamp=self.door.stamp)
             return response, fault
         outcomes = await self.rows.answer(call)
