@@ -16,6 +16,7 @@ from pipelines.media import DecodedAudio, Limits
 from pipelines.types import PcmFormat
 
 _BLOCK_FRAMES = 1 << 16
+_UNKNOWN_FRAMES = 1 << 62  # libsndfile's word for a FLAC that was streamed while it was recorded
 _FORMATS = {
     "WAV": ("WAV", "WAVEX", "RF64"),
     "FLAC": ("FLAC",),
@@ -29,13 +30,12 @@ def decode_audio(data: bytes, format: str, field: str, limits: Limits) -> Decode
     """`format` is one of media.AUDIO_CODECS but PCM, as told from the content. Raises BadInput."""
     _check_claim(data, format, field)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with soundfile.SoundFile(_Source(data)) as file:
             if file.format not in _FORMATS[format]:
                 raise BadInput(
                     field, "AUDIO_UNDECODABLE", f"begins as {format} but holds {file.format}."
                 )
             _check_layout(file.samplerate, file.channels, field, limits)
-            _check_length(file.frames, file.samplerate, file.channels, field, limits)
             wave = _read(file, field, limits)
             codec, rate = _codec(format, file.subtype), file.samplerate
     except (soundfile.LibsndfileError, RuntimeError, ValueError, OverflowError) as error:
@@ -78,6 +78,22 @@ def decode_pcm(data: bytes, pcm: PcmFormat | None, field: str, limits: Limits) -
     return _checked(decoded, f"{field}.data", limits)
 
 
+class _Source:
+    """The bytes as libsndfile reads them. Broken files make it seek to places that do not exist:
+    it is told where it really is, where BytesIO would raise into a C callback."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+        self.tell = self._file.tell
+        self.readinto = self._file.readinto
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self._file.tell()
+
+
 def _why(error: Exception) -> str:
     """libsndfile's own words, without the address of the buffer soundfile puts before them."""
     return str(getattr(error, "error_string", error)).strip()
@@ -118,6 +134,13 @@ def _check_length(frames: int, rate: int, channels: int, field: str, limits: Lim
 
 def _read(file: soundfile.SoundFile, field: str, limits: Limits) -> NDArray[np.float32]:
     """float32 [T, channels], block by block: what the header claims is not allocated."""
+    if file.frames >= _UNKNOWN_FRAMES:
+        raise BadInput(
+            field,
+            "AUDIO_LENGTH_UNKNOWN",
+            "the header does not say how long the sound is; re-encode it to a file.",
+        )
+    _check_length(file.frames, file.samplerate, file.channels, field, limits)
     blocks, frames = [], 0
     while True:
         block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)

@@ -357,6 +357,23 @@ def test_streamed_wav_of_unknown_length_is_accepted() -> None:
     assert heard(made.patched(WAV, 40, "<I", 0xFFFFFFFF)).seconds == 1.0
 
 
+def flac_of_length(claimed: int, seconds: float) -> bytes:
+    """STREAMINFO's lowest 36 bits there are the number of samples."""
+    data = bytearray(made.sound(made.tone(seconds), form="FLAC"))
+    bits = int.from_bytes(data[18:26], "big") >> 36 << 36 | claimed
+    return bytes(data[:18]) + bits.to_bytes(8, "big") + bytes(data[26:])
+
+
+def test_flac_without_a_length_is_refused_with_a_remedy() -> None:
+    fault = refusal(flac_of_length(0, 1.0))
+    assert fault.reason == "AUDIO_LENGTH_UNKNOWN" and "re-encode" in fault.message
+
+
+def test_flac_that_claims_hours_is_refused_from_its_header() -> None:
+    assert refusal(flac_of_length(10**9, 1.0)).reason == "AUDIO_TOO_LONG"
+    assert refusal(flac_of_length(20_000, 1.0)).reason == "AUDIO_UNDECODABLE"
+
+
 def test_too_many_samples_in_all_channels_are_refused() -> None:
     wide = made.sound(np.tile(made.tone()[:, None], (1, 8)))
     fault = refusal(wide, limits=replace(LIMITS, max_audio_values=100_000))
