@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 from server import host
 from server.config import ServerConfig
@@ -44,6 +45,7 @@ class Pool:
         ]
         self.dispatch = Dispatch(config, self._seats, clock)
         self.facts: Facts | None = None
+        self.quiet_s = QUIET_S
         self._first = asyncio.Event()  # a replica has loaded, or it is clear that none will
         self._refused: PoolRefused | None = None
         self._stopping = asyncio.Event()
@@ -56,7 +58,10 @@ class Pool:
     async def start(self) -> None:
         """Start every replica; return when the first has loaded. Raises PoolRefused."""
         self._check_memory()
-        self._keepers = [asyncio.create_task(self._keep(seat)) for seat in self._seats]
+        for seat in self._seats:
+            keeper = asyncio.create_task(self._keep(seat))
+            keeper.add_done_callback(partial(self._keeper_ended, seat))
+            self._keepers.append(keeper)
         self._watcher = asyncio.create_task(self._watch())
         await self._first.wait()
         if self._refused is not None:
@@ -116,6 +121,14 @@ class Pool:
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
             seat.restarts += 1
         seat.state = "dead"
+
+    def _keeper_ended(self, seat: Seat, keeper: asyncio.Task[None]) -> None:
+        """A bug in the front must not leave callers waiting for a seat nobody keeps."""
+        if not keeper.cancelled() and (error := keeper.exception()) is not None:
+            logger.critical("replica %d is not kept any more", seat.index, exc_info=error)
+            seat.state, seat.reason = "dead", f"a bug in the front: {error!r}"
+            self.dispatch.lost(seat, "was lost by the front")
+            self._give_up_start(seat, seat.reason)
 
     def _backoff_s(self, deaths_in_a_row: int, refused: bool) -> float:
         """A first death is repaired at once; a refused bundle will most likely be refused again."""
@@ -200,7 +213,7 @@ class Pool:
         for seat in self._seats:
             if seat.state not in ("ready", "slow", "wrong") or seat.held:
                 continue
-            if now - seat.worked_at < QUIET_S:
+            if now - seat.worked_at < self.quiet_s:
                 continue
             mixes = seat.readiness.stale(now, self._wall())
             if mixes:
