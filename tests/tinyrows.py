@@ -16,6 +16,9 @@ from pipelines.backbone import QwenOmniBackbone, load_backbone
 from pipelines.types import Modality, Prepared, Task
 from tests.tinybundle import thinker_config, thinker_tensors, token_id
 
+# At these sizes a second thread only waits, and waits busily.
+torch.set_num_threads(1)
+
 Media = tuple[int, int] | int | str  # (rows, columns) of patches, mel frames, or text
 
 
