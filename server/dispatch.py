@@ -160,9 +160,9 @@ class Dispatch:
 
     # ---- out ---------------------------------------------------------------------------------
 
-    def finished(self, entry: Entry, outcome: Outcome, mix: str) -> None:
-        if outcome.answer is not None and mix:
-            work_s = self.pace.learn(mix, outcome.timing, outcome.batch_size)
+    def finished(self, entry: Entry, outcome: Outcome) -> None:
+        if outcome.answer is not None and entry.work.task != "generate":
+            work_s = self.pace.learn(entry.work.mix, outcome.timing, outcome.batch_size)
             self.pace.meter(work_s, self._clock(), bool(self.queue))
         self._resolve(entry, replace(outcome, retried=True) if entry.deaths else outcome)
 

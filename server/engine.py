@@ -16,6 +16,7 @@ from server import errors
 from server.config import ServerConfig
 from server.pool import Pool
 from server.readiness import state_of
+from server.records import record_of
 from server.scheduler import Entry
 from server.telemetry.record import FeatureSpec, Record
 from server.types import (
@@ -69,6 +70,7 @@ class Engine:
         self._clock = clock
         self._wall = wall
         self._started = wall()
+        self._env = ""
         self._counts: Counter[str] = Counter()
         self._pins: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
         self._served = False  # a replica has been ready once
@@ -182,8 +184,9 @@ class Engine:
         self._recorder.put(record_of(work, outcome, self._wall(), self._environment()), schema)
 
     def _environment(self) -> str:
-        facts = self.facts
-        return " ".join(f"{k}={v}" for k, v in sorted(facts.env.items())) if facts else ""
+        if not self._env and self.facts is not None:
+            self._env = " ".join(f"{key}={value}" for key, value in sorted(self.facts.env.items()))
+        return self._env
 
     def _remember_pin(self, work: Work) -> None:
         for stamp in sorted(work.expected_stamps):
@@ -260,43 +263,3 @@ class Engine:
 def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:
     if not answered.done():
         answered.set_result(outcome)
-
-
-def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
-    """What telemetry keeps of one row that reached the queue."""
-    answer, fault, timing = outcome.answer, outcome.fault, outcome.timing
-    return Record(
-        prediction_id=work.id,
-        at=at,
-        stamp=outcome.stamp,
-        task=work.task,
-        mix=work.mix,
-        label=answer.label if answer else "",
-        confidence=answer.confidence if answer else 0.0,
-        margin=answer.margin if answer else 0.0,
-        entropy=answer.entropy if answer else 0.0,
-        closed_set_mass=answer.closed_set_mass if answer else 0.0,
-        features=answer.features if answer else b"",
-        slices=work.slices,
-        client=work.client,
-        session=work.session,
-        replica=outcome.replica,
-        batch_size=outcome.batch_size,
-        queue_ms=timing.queue_ms,
-        decode_ms=timing.decode_ms,
-        preprocess_ms=timing.preprocess_ms,
-        forward_ms=timing.forward_ms,
-        post_ms=timing.post_ms,
-        total_ms=timing.total_ms,
-        error=f"{fault.code}/{fault.reason}/{fault.field}" if fault else "",
-        env=env,
-        trace_id=_trace_id(work.trace_parent),
-        company=outcome.company,
-        payload=work.example if work.keep_payload else b"",
-    )
-
-
-def _trace_id(trace_parent: str) -> str:
-    """W3C trace context: version-traceid-spanid-flags."""
-    parts = trace_parent.split("-")
-    return parts[1] if len(parts) == 4 else ""

@@ -168,6 +168,7 @@ def outcome(
         stamp=done.stamp_hex,
         replica=replica,
         company=tuple(other for other in together if other != done.id),
+        mix="+".join(done.modality_mix),
     )
 
 

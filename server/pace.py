@@ -12,6 +12,12 @@ ENOUGH_ROWS = 8  # before this many a mix is not judged
 METER_S = 0.5  # shortest time over which the speed of the pool is taken
 
 
+def own_work_ms(timing: Timing, batch_size: int) -> float:
+    """What one row cost: its stages, of the forward its share."""
+    shared_ms = timing.forward_ms / max(1, batch_size)
+    return timing.decode_ms + timing.preprocess_ms + shared_ms + timing.post_ms
+
+
 @dataclass(slots=True)
 class _Mix:
     rows: int = 0
@@ -29,9 +35,8 @@ class Pace:
 
     def learn(self, mix: str, timing: Timing, batch_size: int) -> float:
         """Take in one answered row; returns its own work in seconds."""
-        before_forward = timing.decode_ms + timing.preprocess_ms
-        work_s = (before_forward + timing.forward_ms / max(1, batch_size) + timing.post_ms) / 1e3
-        alone_s = (before_forward + timing.forward_ms + timing.post_ms) / 1e3
+        work_s = own_work_ms(timing, batch_size) / 1e3
+        alone_s = (timing.total_ms - timing.queue_ms) / 1e3
         for entry in (self._mixes.setdefault(mix, _Mix()), self._all):
             entry.rows += 1
             weight = max(WEIGHT, 1 / entry.rows)

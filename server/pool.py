@@ -17,6 +17,7 @@ from server import host
 from server.config import ServerConfig
 from server.dispatch import Dispatch
 from server.errors import PoolRefused, draining
+from server.pace import own_work_ms
 from server.process import Spawn
 from server.scheduler import Entry
 from server.seat import Seat
@@ -181,13 +182,11 @@ class Pool:
         if self.dispatch.waiting or seat.isolated:
             self.dispatch.plan()
 
-    def finished(self, seat: Seat, entry: Entry, outcome: Outcome, mix: str) -> None:
-        if outcome.answer is not None and mix:
-            timing = outcome.timing
-            waited_ms = timing.queue_ms + timing.forward_ms
-            own_ms = timing.total_ms - waited_ms + timing.forward_ms / max(1, outcome.batch_size)
-            seat.readiness.answered(mix, own_ms, self._clock())
-        self.dispatch.finished(entry, outcome, mix)
+    def finished(self, seat: Seat, entry: Entry, outcome: Outcome) -> None:
+        if outcome.answer is not None and entry.work.task != "generate":
+            own_ms = own_work_ms(outcome.timing, outcome.batch_size)
+            seat.readiness.answered(outcome.mix, own_ms, self._clock())
+        self.dispatch.finished(entry, outcome)
 
     # ---- watching ----------------------------------------------------------------------------
 

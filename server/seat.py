@@ -36,7 +36,7 @@ class Audience(Protocol):
     def freed(self, seat: Seat) -> None:
         """The seat may be able to take more."""
 
-    def finished(self, seat: Seat, entry: Entry, outcome: Outcome, mix: str) -> None: ...
+    def finished(self, seat: Seat, entry: Entry, outcome: Outcome) -> None: ...
 
 
 class Seat:
@@ -229,7 +229,7 @@ class Seat:
         if entry is not None:
             total_ms = (self.worked_at - entry.queued_at) * 1e3
             outcome = link.outcome(done, total_ms, self.index, together)
-            self._audience.finished(self, entry, outcome, "+".join(done.modality_mix))
+            self._audience.finished(self, entry, outcome)
 
     def _hear_token(self, token: Any) -> None:
         self.moved_at = self._clock()
@@ -242,7 +242,7 @@ class Seat:
             entry.finish_reason, entry.tokens = token.finish_reason, token.tokens
             total_ms = (self.worked_at - entry.queued_at) * 1e3
             outcome = link.generated(token, total_ms, self.index)
-            self._audience.finished(self, entry, outcome, "")
+            self._audience.finished(self, entry, outcome)
             self._audience.freed(self)
 
     def _hear_probed(self, probed: Any) -> None:

@@ -86,7 +86,8 @@ class Outcome:
     stamp: str
     replica: int
     retried: bool = False
-    company: tuple[str, ...] = field(default=())
+    company: tuple[str, ...] = field(default=())  # other ids of the same forward
+    mix: str = ""  # as decoded; "" when it was not
 
 
 @dataclass(frozen=True, slots=True)

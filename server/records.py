@@ -1,0 +1,45 @@
+"""What telemetry keeps of one row that reached the queue."""
+
+from __future__ import annotations
+
+from server.telemetry.record import Record
+from server.types import Outcome, Work
+
+
+def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
+    answer, fault, timing = outcome.answer, outcome.fault, outcome.timing
+    return Record(
+        prediction_id=work.id,
+        at=at,
+        stamp=outcome.stamp,
+        task=work.task,
+        mix=outcome.mix or work.mix,
+        label=answer.label if answer else "",
+        confidence=answer.confidence if answer else 0.0,
+        margin=answer.margin if answer else 0.0,
+        entropy=answer.entropy if answer else 0.0,
+        closed_set_mass=answer.closed_set_mass if answer else 0.0,
+        features=answer.features if answer else b"",
+        slices=work.slices,
+        client=work.client,
+        session=work.session,
+        replica=outcome.replica,
+        batch_size=outcome.batch_size,
+        queue_ms=timing.queue_ms,
+        decode_ms=timing.decode_ms,
+        preprocess_ms=timing.preprocess_ms,
+        forward_ms=timing.forward_ms,
+        post_ms=timing.post_ms,
+        total_ms=timing.total_ms,
+        error=f"{fault.code}/{fault.reason}/{fault.field}" if fault else "",
+        env=env,
+        trace_id=_trace_id(work.trace_parent),
+        company=outcome.company,
+        payload=work.example if work.keep_payload else b"",
+    )
+
+
+def _trace_id(trace_parent: str) -> str:
+    """W3C trace context: version-traceid-spanid-flags."""
+    parts = trace_parent.split("-")
+    return parts[1] if len(parts) == 4 else ""
