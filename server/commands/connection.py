@@ -1,0 +1,89 @@
+"""What every command that calls a server shares: where it is, how to reach it, how to end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+
+import grpc
+
+from server.client import Client, Failure
+from server.config import ServerConfig
+
+OK = 0
+FAILED = 1
+USAGE = 2
+REFUSED_INPUT = 3
+NOT_READY = 4
+STAMP_MISMATCH = 5
+INTERRUPTED = 130
+
+EXIT_CODES = """exit codes: 0 answered, 2 wrong usage, 3 input refused, 4 server not ready or not
+reached, 5 another stamp is served, 1 anything else"""
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the server")
+    default = ServerConfig().listen
+    group.add_argument(
+        "--server", default=default, metavar="HOST:PORT", help=f"where it listens ({default})"
+    )
+    group.add_argument("--tls-ca", type=Path, metavar="PEM", help="call over TLS, trusting this CA")
+    group.add_argument("--tls-cert", type=Path, metavar="PEM", help="show this certificate")
+    group.add_argument("--tls-key", type=Path, metavar="PEM", help="and prove it with this key")
+
+
+def connect(arguments: argparse.Namespace) -> Client:
+    """An open client; ends the program with a usage error when a TLS file cannot be read."""
+    if arguments.tls_ca is None:
+        return Client(arguments.server)
+    try:
+        credentials = grpc.ssl_channel_credentials(
+            arguments.tls_ca.read_bytes(),
+            arguments.tls_key.read_bytes() if arguments.tls_key else None,
+            arguments.tls_cert.read_bytes() if arguments.tls_cert else None,
+        )
+    except OSError as error:
+        print(f"cannot read {error.filename}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(USAGE) from None
+    return Client(arguments.server, credentials)
+
+
+def run_to_end(command: Coroutine[None, None, int], server: str) -> int:
+    """The exit code of a command; a Failure is told on stderr."""
+    try:
+        return asyncio.run(command)
+    except Failure as failure:
+        print(told(failure, server), file=sys.stderr)
+        return exit_code(failure)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def told(failure: Failure, server: str) -> str:
+    if failure.unreachable:
+        return f"no server at {server}: {failure.message}"
+    text = f"{server} answered {failure.code.name}: {failure.message}"
+    if failure.retry_after_s:
+        text += f" (come back in {failure.retry_after_s:g} s)"
+    return text
+
+
+def exit_code(failure: Failure) -> int:
+    code = failure.code
+    if failure.reason == "STAMP_MISMATCH":
+        return STAMP_MISMATCH
+    # Without a reason of ours, gRPC itself found the message too large.
+    too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and not failure.reason
+    if code is grpc.StatusCode.INVALID_ARGUMENT or too_large:
+        return REFUSED_INPUT
+    passing = (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.CANCELLED,
+    )
+    return NOT_READY if code in passing else FAILED

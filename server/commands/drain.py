@@ -1,0 +1,34 @@
+"""`server drain`: let a server finish what it accepted and end."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from server.commands.connection import OK, add_connection, connect, run_to_end
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server drain",
+        description="Stop taking work, finish what was accepted, then exit.",
+        epilog="exit codes: 0 drained, 2 wrong usage, 4 not reached",
+    )
+    parser.add_argument(
+        "--grace", type=float, default=0.0, metavar="S", help="at most this long (server's own)"
+    )
+    parser.add_argument("--stay", action="store_true", help="drain, but leave the server running")
+    add_connection(parser)
+    return parser
+
+
+def run(words: Sequence[str]) -> int:
+    arguments = parser().parse_args(words)
+    return run_to_end(_drain(arguments), arguments.server)
+
+
+async def _drain(arguments: argparse.Namespace) -> int:
+    async with connect(arguments) as client:
+        async for progress in client.drain(arguments.grace, leave=not arguments.stay):
+            print(f"{progress.step} {progress.fraction:4.0%}  {progress.detail}", flush=True)
+    return OK

@@ -1,0 +1,58 @@
+"""Tells whoever started the server how it goes: a line for each change of a replica or of the
+whole, and one when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from server.engine import Engine
+from server.types import EngineSnapshot, ReplicaStatus
+
+LOOK_S = 0.2
+
+
+class Narrator:
+    def __init__(self, engine: Engine, address: str, say: Callable[[str], None]) -> None:
+        self._engine = engine
+        self._address = address
+        self._say = say
+        self._began = time.monotonic()
+        self._state = "STARTING"
+        self._replicas: dict[int, tuple[str, int]] = {}
+
+    async def run(self) -> None:
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_S)
+
+    def look(self) -> None:
+        now = self._engine.snapshot()
+        for replica in now.replicas:
+            self._tell_replica(replica)
+        if now.state != self._state:
+            self._state = now.state
+            self._say(self._whole(now))
+
+    def _tell_replica(self, replica: ReplicaStatus) -> None:
+        seen = (replica.state, replica.restarts)
+        if self._replicas.get(replica.index) == seen or replica.state == "starting":
+            return
+        self._replicas[replica.index] = seen
+        why = f": {replica.reason}" if replica.reason else ""
+        device = f" on {replica.device}" if replica.device else ""
+        self._say(f"  replica {replica.index}{device} {replica.state}{why}")
+
+    def _whole(self, now: EngineSnapshot) -> str:
+        state = now.state.lower().replace("_", " ")
+        why = f": {now.reason}" if now.reason else ""
+        if now.state != "READY" or now.facts is None:
+            return f"{state}{why}"
+        facts = now.facts
+        reasons = "; ".join(f"{name}: {why}" for name, why in sorted(facts.reasons.items()))
+        return (
+            f"ready on {self._address} after {time.monotonic() - self._began:.1f} s: "
+            f"{facts.stamp_name}, {now.warm_replicas} warm on {facts.env.get('device', '?')}"
+            f" ({reasons})"
+        )

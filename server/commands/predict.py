@@ -1,0 +1,173 @@
+"""`server predict`: one request from the command line, or a small load of the same request."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from proto import inference_pb2 as pb
+from server.client import INLINE_BYTES, Client
+from server.commands import answer
+from server.commands.connection import (
+    EXIT_CODES,
+    OK,
+    add_connection,
+    connect,
+    exit_code,
+    run_to_end,
+    told,
+)
+from server.commands.load import Load, run_load
+
+PRIORITIES = {"high": pb.HIGH, "normal": pb.NORMAL, "low": pb.LOW}
+MODALITIES = {"text": pb.TEXT, "image": pb.IMAGE, "audio": pb.AUDIO}
+EXAMPLE = """example:
+  server predict --text "knocking since the last shift" --image station.jpg --audio machine.wav"""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server predict",
+        description="Send one request. Parts go in the order given, any number of each.",
+        epilog=f"{EXAMPLE}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parts = parser.add_argument_group("the parts, in this order")
+    for kind, metavar in (("text", "TEXT"), ("image", "FILE"), ("audio", "FILE")):
+        # One list for all three keeps the order in which they were given.
+        parts.add_argument(
+            f"--{kind}",
+            dest="parts",
+            action="append",
+            metavar=metavar,
+            type=partial(_tagged, kind),
+            help={"text": "words"}.get(kind, f"a file with an {kind}"),
+        )
+    asked = parser.add_argument_group("what is asked")
+    asked.add_argument("--label", dest="labels", action="append", default=[], metavar="L")
+    asked.add_argument("--embed", action="store_true", help="the embedding beside the labels")
+    asked.add_argument("--generate", action="store_true", help="stream a text instead of a label")
+    asked.add_argument("--max-new-tokens", type=int, default=0, metavar="N")
+    asked.add_argument("--expected-stamp", dest="stamps", action="append", default=[], type=_stamp)
+    asked.add_argument("--slice", dest="slices", action="append", default=[], type=_slice)
+    asked.add_argument("--session", default="", metavar="ID", help="stay on one replica")
+    asked.add_argument("--priority", choices=PRIORITIES, default="normal")
+    asked.add_argument("--deadline-ms", type=float, default=60_000.0, metavar="MS")
+    load = parser.add_argument_group("a small load")
+    load.add_argument("--repeat", type=int, default=1, metavar="N", help="send it N times")
+    load.add_argument("--concurrency", type=int, default=1, metavar="C", help="C at a time")
+    load.add_argument("--unary", action="store_true", help="a call each instead of one stream")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_connection(parser)
+    return parser
+
+
+def run(words: Sequence[str]) -> int:
+    command = parser()
+    arguments = command.parse_args(words)
+    if not arguments.parts:
+        command.error("give at least one of --text, --image and --audio")
+    if arguments.generate and (arguments.labels or arguments.embed or arguments.repeat > 1):
+        command.error("--generate goes without --label, --embed and --repeat")
+    if arguments.repeat < 1 or arguments.concurrency < 1:
+        command.error("--repeat and --concurrency are at least 1")
+    parts = [_part(command, kind, value) for kind, value in arguments.parts]
+    example = pb.Example(parts=parts, slices=dict(arguments.slices))
+    if arguments.generate:
+        return run_to_end(_generate(arguments, example), arguments.server)
+    return run_to_end(_predict(arguments, example), arguments.server)
+
+
+async def _predict(arguments: argparse.Namespace, example: pb.Example) -> int:
+    timeout_s = arguments.deadline_ms / 1000
+    async with connect(arguments) as client:
+        request = pb.PredictRequest(
+            examples=[await _uploaded(client, example, timeout_s)],
+            labels=arguments.labels,
+            want_embedding=arguments.embed,
+            expected_stamps=arguments.stamps,
+            priority=PRIORITIES[arguments.priority],
+            session_id=arguments.session,
+        )
+        if arguments.repeat > 1:
+            load = Load(arguments.repeat, arguments.concurrency, arguments.unary, timeout_s)
+            return await _load(client, request, load, arguments)
+        response = await client.predict(request, timeout_s)
+    found = answer.prediction_of(response)
+    print(json.dumps(found) if arguments.json else answer.readable(found))
+    return OK
+
+
+async def _load(
+    client: Client, request: pb.PredictRequest, load: Load, arguments: argparse.Namespace
+) -> int:
+    summary = await run_load(client, request, load, sys.stderr)
+    if summary.first_failure is not None:
+        print(told(summary.first_failure, arguments.server), file=sys.stderr)
+    print(json.dumps(summary.plain()) if arguments.json else summary.readable())
+    return OK if summary.first_failure is None else exit_code(summary.first_failure)
+
+
+async def _generate(arguments: argparse.Namespace, example: pb.Example) -> int:
+    timeout_s = arguments.deadline_ms / 1000
+    pieces: list[str] = []
+    async with connect(arguments) as client:
+        request = pb.GenerateRequest(
+            example=await _uploaded(client, example, timeout_s),
+            max_new_tokens=arguments.max_new_tokens,
+            expected_stamps=arguments.stamps,
+            priority=PRIORITIES[arguments.priority],
+            session_id=arguments.session,
+        )
+        async for event in client.generate(request, timeout_s):
+            if event.HasField("text"):
+                pieces.append(event.text)
+                if not arguments.json:
+                    print(event.text, end="", flush=True)
+            else:
+                found = answer.generation_of(event, "".join(pieces))
+    print(json.dumps(found) if arguments.json else f"\n\n{answer.readable_generation(found)}")
+    return OK
+
+
+async def _uploaded(client: Client, example: pb.Example, timeout_s: float) -> pb.Example:
+    """The example with what is too large for one message uploaded first."""
+    inline = 0
+    for part in example.parts:
+        inline += len(part.data)
+        if inline > INLINE_BYTES:
+            inline -= len(part.data)
+            part.upload_id = await client.upload(part.data, part.mime_type, timeout_s)
+    return example
+
+
+def _part(command: argparse.ArgumentParser, kind: str, value: str) -> pb.Part:
+    if kind == "text":
+        return pb.Part(text=value, modality=pb.TEXT)
+    try:
+        data = Path(value).read_bytes()
+    except OSError as error:
+        command.error(f"--{kind} {value}: {error.strerror}")
+    return pb.Part(data=data, modality=MODALITIES[kind], id=Path(value).name)
+
+
+def _tagged(kind: str, value: str) -> tuple[str, str]:
+    return kind, value
+
+
+def _stamp(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError("a stamp is compared on all of its 64 hex digits")
+    return text
+
+
+def _slice(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value

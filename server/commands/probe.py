@@ -1,0 +1,48 @@
+"""`server probe`: for scripts and orchestrators, 0 when the server is ready for traffic."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+
+from proto import observe_pb2 as pb
+from server.client import Failure
+from server.commands.connection import FAILED, OK, add_connection, connect, told
+
+TAKES_TRAFFIC = (pb.READY, pb.DEGRADED)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server probe",
+        description="Exit 0 only when the server is ready: right and fast enough on every mix of "
+        "modalities. Else 1, with the reason on stderr.",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=5.0, metavar="S", help="give up after this (5)"
+    )
+    add_connection(parser)
+    return parser
+
+
+def run(words: Sequence[str]) -> int:
+    arguments = parser().parse_args(words)
+    try:
+        reason = asyncio.run(_why_not(arguments))
+    except Failure as failure:
+        reason = told(failure, arguments.server)
+    if reason:
+        print(reason, file=sys.stderr)
+    return FAILED if reason else OK
+
+
+async def _why_not(arguments: argparse.Namespace) -> str:
+    """ "" when the server takes traffic."""
+    async with connect(arguments) as client:
+        snapshot = await client.snapshot(arguments.timeout)
+    if snapshot.state in TAKES_TRAFFIC:
+        return ""
+    state = pb.ServerState.Name(snapshot.state)
+    return f"{snapshot.server} is {state}: {snapshot.reason or 'no reason given'}"

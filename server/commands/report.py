@@ -1,0 +1,119 @@
+"""`server status` for people: the state, why, the evidence behind it, and what is served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from proto import observe_pb2 as pb
+
+MIB = 1 << 20
+
+
+def report(snapshot: pb.ServerSnapshot, now: float | None = None) -> str:
+    """`now` is unix seconds."""
+    at = time.time() if now is None else now
+    sections = [
+        _head(snapshot, at),
+        _replicas(snapshot.replicas),
+        _evidence(snapshot.replicas, at),
+        _pairs("stamp parts", snapshot.stamp_parts),
+        _pairs("environment", snapshot.env),
+        _pairs("chosen automatically", snapshot.reasons),
+        _pins(snapshot.pins),
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def _head(snapshot: pb.ServerSnapshot, at: float) -> str:
+    state = pb.ServerState.Name(snapshot.state)
+    why = f": {snapshot.reason}" if snapshot.reason else ""
+    up = span(at - snapshot.started_unix_ms / 1000)
+    lines = [
+        f"{snapshot.server}  {state}{why}",
+        f"  trefoil {snapshot.version}, up {up}, front process {snapshot.rss_bytes / MIB:.0f} MiB"
+        + (", plaintext beyond this host" if snapshot.insecure else ""),
+        f"  stamp    {snapshot.stamp_name or 'none yet'}" + (" DIRTY" if snapshot.dirty else ""),
+        f"           {snapshot.stamp}",
+        f"  replicas {snapshot.warm_replicas} of {snapshot.wanted_replicas} warm",
+        f"  queue    {snapshot.queued} of {snapshot.queue_limit}",
+        f"  rows     {snapshot.requests} asked, {snapshot.failed} failed, "
+        f"{snapshot.refused} refused, {snapshot.quarantined} quarantined",
+    ]
+    if snapshot.telemetry_state:
+        lines.append(f"  telemetry {snapshot.telemetry_state}")
+    return "\n".join(lines)
+
+
+def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:
+    head = ("replica", "state", "device", "pid", "working", "answered", "restarts", "MiB", "why")
+    rows = [
+        (
+            str(one.index),
+            one.state,
+            one.device,
+            str(one.pid),
+            str(one.in_flight),
+            str(one.answered),
+            str(one.restarts),
+            f"{one.rss_bytes / MIB:.0f}",
+            one.reason,
+        )
+        for one in replicas
+    ]
+    return table(head, rows)
+
+
+def _evidence(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
+    head = ("replica", "mix", "ok", "p50 ms", "max ms", "limit ms", "differs", "may", "by", "ago")
+    rows = [
+        (
+            str(one.index),
+            found.mix,
+            "yes" if found.ok else f"NO: {found.reason}",
+            f"{found.p50_ms:.1f}",
+            f"{found.max_ms:.1f}",
+            f"{found.limit_ms:.1f}",
+            f"{found.worst_difference:.1e}",
+            f"{found.tolerance:.1e}",
+            f"{found.source} x{found.runs}",
+            span(at - found.at_unix_ms / 1000),
+        )
+        for one in replicas
+        for found in one.evidence
+    ]
+    return "evidence of readiness\n" + table(head, rows) if rows else ""
+
+
+def _pairs(title: str, pairs: object) -> str:
+    items = sorted(dict(pairs).items())  # type: ignore[call-overload]
+    if not items:
+        return ""
+    width = max(len(name) for name, _ in items)
+    return "\n".join([title, *(f"  {name:{width}}  {value}" for name, value in items)])
+
+
+def _pins(pins: Iterable[pb.StampPin]) -> str:
+    rows = [(pin.client, pin.stamp[:12], str(pin.refused)) for pin in pins]
+    head = ("client", "wants", "refused")
+    return "clients that pinned another stamp\n" + table(head, rows) if rows else ""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need, indented by two."""
+    if not rows:
+        return ""
+    widths = [max(len(row[index]) for row in (head, *rows)) for index in range(len(head))]
+    lines = (
+        "  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in (head, *rows)
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def span(seconds: float) -> str:
+    """3 s, 12 min, 5 h, 9 d."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

@@ -1,0 +1,143 @@
+"""Serving, from the flags to the exit code: listen, load, say how it goes, drain when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from importlib import metadata
+
+import grpc
+
+from server.arguments import flags_of, limits_of
+from server.commands.narrator import Narrator
+from server.config import ServerConfig
+from server.edge import CannotListen, Edge
+from server.engine import Engine
+from server.errors import PoolRefused
+from server.pool import Pool
+from server.process import replica_spawner
+from server.security.tls import TlsFiles, server_credentials
+from server.snapshot import Identity
+from server.telemetry.record import FeatureSpec, Record
+
+OK = 0
+REFUSED = 78  # EX_CONFIG of sysexits.h: the bundle or the pool cannot be served
+# After the drain nothing is left to answer but what watches.
+LAST_CALLS_S = 0.5
+
+Say = Callable[[str], None]
+
+
+class Unrecorded:
+    """Takes the records nobody keeps."""
+
+    def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None:
+        return
+
+
+class Stop:
+    """Told once, the server drains; told again, it ends at once."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._told = asyncio.Event()
+
+    def install(self, engine: Engine) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signal, number, engine)
+
+    def tell(self) -> None:
+        self._told.set()
+
+    async def wait(self) -> None:
+        await self._told.wait()
+
+    def _signal(self, number: signal.Signals, engine: Engine) -> None:
+        if not self._told.is_set():
+            self._say(f"{number.name}: draining; once more ends at once")
+            self.tell()
+            return
+        for replica in engine.snapshot().replicas:
+            if replica.pid:
+                os.kill(replica.pid, signal.SIGKILL)
+        os._exit(128 + number)
+
+
+def run(config: ServerConfig) -> int:
+    """The exit code. Raises CannotListen before anything is loaded."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    return asyncio.run(_serve(config, lambda line: print(line, flush=True)))
+
+
+async def _serve(config: ServerConfig, say: Say) -> int:
+    stop = Stop(say)
+    engine = Engine(config, Pool(config, replica_spawner(config)), Unrecorded())
+    edge = Edge(
+        engine, config, identity_of(config), leave=stop.tell, credentials=_credentials(config)
+    )
+    address = await edge.start()
+    stop.install(engine)
+    say(f"listening on {address}; loading {config.bundle}")
+    narrator = asyncio.create_task(Narrator(engine, address, say).run())
+    try:
+        return await _until_told(engine, stop, config, say)
+    finally:
+        narrator.cancel()
+        await edge.stop(LAST_CALLS_S)
+        await engine.stop()
+
+
+async def _until_told(engine: Engine, stop: Stop, config: ServerConfig, say: Say) -> int:
+    told = asyncio.create_task(stop.wait())
+    starting = asyncio.create_task(engine.start())
+    await asyncio.wait((told, starting), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        return OK
+    try:
+        await starting
+    except PoolRefused as refusal:
+        say(f"refused: {refusal}")
+        told.cancel()
+        return REFUSED
+    await told
+    await engine.drain(config.drain_s)
+    say("drained")
+    return OK
+
+
+def identity_of(config: ServerConfig) -> Identity:
+    return Identity(
+        name=config.name or socket.gethostname(),
+        version=version(),
+        instance=secrets.token_hex(8),
+        flags=flags_of(config),
+        limits=limits_of(config),
+        insecure=config.insecure and config.tls_cert is None,
+        slo_ms=config.slo_ms,
+    )
+
+
+def version() -> str:
+    try:
+        return metadata.version("trefoil-serve")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+    """None: plaintext. Raises CannotListen when the files do not make a pair."""
+    if config.tls_cert is None and config.tls_key is None and config.tls_client_ca is None:
+        return None
+    if config.tls_cert is None or config.tls_key is None:
+        raise CannotListen("TLS needs both --tls-cert and --tls-key")
+    try:
+        return server_credentials(TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca))
+    except OSError as error:
+        raise CannotListen(f"cannot read {error.filename}: {error.strerror}") from None

@@ -1,0 +1,56 @@
+"""The `server` command: without a subcommand it serves; with one it talks to a server."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from server.arguments import add_flags, config_of
+from server.errors import ServerError
+
+# Imported only when asked for: serving needs no progress bar, asking needs no pool.
+COMMANDS = {
+    "predict": "send one request, or a small load of it",
+    "status": "show what a server says of itself",
+    "probe": "exit 0 when a server is ready, else 1 with the reason",
+    "drain": "let a server finish what it accepted, then exit",
+}
+USAGE = 2
+
+
+def parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  server {name:8} {what}" for name, what in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="server",
+        description="Serve a bundle: text, image and audio in, one answer out, from a warm pool.",
+        epilog=f"commands, each with its own --help:\n{listed}\n\n"
+        "exit codes: 0 ended as told, 2 wrong usage or address, 78 bundle or pool refused",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in COMMANDS:
+        command = importlib.import_module(f"server.commands.{words[0]}")
+        return int(command.run(words[1:]))
+    if words and not words[0].startswith("-"):
+        names = ", ".join(COMMANDS)
+        print(f"server: there is no command {words[0]!r}; there are {names}", file=sys.stderr)
+        return USAGE
+    config = config_of(parser().parse_args(words))
+    from server.commands import serve
+
+    try:
+        return serve.run(config)
+    except ServerError as error:
+        print(f"server: {error}", file=sys.stderr)
+        return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
