@@ -74,14 +74,14 @@ class BundleSpec:
     human: Mapping[str, str] = field(default_factory=dict)
 
 
-def loader(device: str = "cpu", dtype: str = "auto") -> Loader:
+def loader(device: str = "cpu", dtype: str = "auto", threads: int | str = "auto") -> Loader:
     """Recording is done on the CPU unless asked otherwise: its float32 is the exact one."""
 
     def load(path: Path, allow_dirty: bool) -> Answering:
         # Late: reading and comparing bundles needs no model.
         from pipelines.pipeline import Pipeline
 
-        return Pipeline.load(path, device=device, dtype=dtype, allow_dirty=allow_dirty)
+        return Pipeline.load(path, device, dtype, threads, allow_dirty)
 
     return load
 

@@ -143,6 +143,11 @@ def _add_diff(commands: Any) -> None:
 def _add_model_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N (default: cpu)")
     p.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    p.add_argument("--threads", default="auto", help="auto or a number")
+
+
+def _model(arguments: argparse.Namespace) -> tuple[str, str, str]:
+    return arguments.device, arguments.dtype, arguments.threads
 
 
 def _add_record_speed(p: argparse.ArgumentParser) -> None:
@@ -174,7 +179,7 @@ def _build(arguments: argparse.Namespace) -> int:
         stamp = build.write_bundle(
             adopt.spec(checkpoint.read(arguments.source), given),
             arguments.out,
-            build.loader(arguments.device, arguments.dtype),
+            build.loader(*_model(arguments)),
             bars.bytes_done,
             arguments.record_speed,
         )
@@ -187,9 +192,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from pipelines.pipeline import Pipeline
 
     with Bars() as bars:
-        pipeline = Pipeline.load(
-            arguments.bundle, arguments.device, arguments.dtype, progress=bars.fraction_done
-        )
+        pipeline = Pipeline.load(arguments.bundle, *_model(arguments), progress=bars.fraction_done)
     results = golden.check(pipeline)
     for result in results:
         print(report.golden_line(result))
@@ -216,7 +219,7 @@ def _restamp(arguments: argparse.Namespace) -> int:
         arguments.out,
         arguments.accept_new_golden,
         arguments.record_speed,
-        build.loader(arguments.device, arguments.dtype),
+        build.loader(*_model(arguments)),
     )
     for result in done.results:
         print(report.golden_line(result))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.bundle import process_trouble
 from pipelines.contents import Contents
-from pipelines.golden import GoldenResult
 from pipelines.stamp import PARTS, part_of
+
+if TYPE_CHECKING:  # golden brings torch, which inspecting does not need
+    from pipelines.golden import GoldenResult
 
 
 def facts(contents: Contents) -> dict[str, Any]:

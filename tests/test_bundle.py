@@ -20,13 +20,13 @@ import torch
 from safetensors.torch import save
 
 import pipelines
-from pipelines import build, files, manifest, tensorfile
+from pipelines import build, files, golden, manifest, tensorfile
 from pipelines.bundle import INDEX, Bundle
 from pipelines.contents import read_contents
 from pipelines.digests import DigestCache
 from pipelines.errors import BundleRefused
 from pipelines.stamp import Leaf
-from tests.tinybundle import make_spec, reseal
+from tests.tinybundle import ONE_THREAD, make_spec, reseal
 
 WEIGHTS = "weights/model.safetensors"
 Change = Callable[[Path], object]
@@ -63,7 +63,7 @@ def test_path_umask_and_order_of_writing_do_not_change_the_stamp(tmp_path: Path)
         old = os.umask(umask)
         try:
             out = tmp_path / place / "bundle"
-            stamps.add(build.write_bundle(spec, out).hex)
+            stamps.add(build.write_bundle(spec, out, ONE_THREAD).hex)
         finally:
             os.umask(old)
         found = sorted(out.rglob("*"))
@@ -472,7 +472,7 @@ def test_an_unreadable_cache_is_an_empty_one(bundle: Path, tmp_path: Path) -> No
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
-    def fail(path: Path, allow_dirty: bool) -> build.Answering:
+    def fail(path: Path, allow_dirty: bool) -> golden.Answering:
         raise BundleRefused("golden", "no")
 
     with pytest.raises(BundleRefused):
