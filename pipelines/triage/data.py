@@ -41,6 +41,33 @@ _SIGN_POINTS = {"circle": 0, "square": 0, "triangle": 1, "cross": 2}
 _SOUND_POINTS = {"hum": 0, "pulse": 1, "knock": 2, "rising": 3}
 
 
+CALM_SHARE = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """How often each value occurs, in the order of the classes."""
+
+    note: tuple[float, float, float, float]
+    lamp: tuple[float, float, float]
+    sign: tuple[float, float, float, float]
+    sound: tuple[float, float, float, float, float]
+
+
+_CALM = _Shares(
+    note=(0.66, 0.16, 0.03, 0.15),
+    lamp=(0.68, 0.24, 0.08),
+    sign=(0.4, 0.38, 0.12, 0.1),
+    sound=(0.62, 0.16, 0.09, 0.06, 0.07),
+)
+_TROUBLED = _Shares(
+    note=(0.2, 0.38, 0.26, 0.16),
+    lamp=(0.2, 0.4, 0.4),
+    sign=(0.17, 0.18, 0.32, 0.33),
+    sound=(0.17, 0.2, 0.23, 0.26, 0.14),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Truth:
     """What is the matter with a station, whatever can be seen, heard or read of it."""
@@ -72,9 +99,11 @@ def example(
     modalities: Collection[Modality] = MODALITIES,
     size: tuple[int, int] | None = None,
     seconds: float | None = None,
+    calm: bool | None = None,
 ) -> Example:
-    """One labelled example. `size` (width, height) and `seconds` fix the photo and the sound."""
-    truth = state(rng)
+    """One labelled example. `size` (width, height) and `seconds` fix the photo and the sound,
+    `calm` whether the station is mostly in order."""
+    truth = state(rng, calm)
     camera, noise = surroundings(site, shift)
     station = Station(truth.lamp, truth.sign, truth.unit)
     # Every medium is drawn whether asked for or not, so that a subset of the modalities is a
@@ -93,19 +122,17 @@ def example(
     )
 
 
-def state(rng: Generator) -> Truth:
+def state(rng: Generator, calm: bool | None = None) -> Truth:
     """A station's state: mostly calm or mostly troubled, so that evidence tends to agree."""
-    calm = rng.random() < 0.4
-
-    def draw(options: tuple, calm_p: tuple[float, ...], troubled_p: tuple[float, ...]):  # type: ignore
-        return options[int(rng.choice(len(options), p=calm_p if calm else troubled_p))]
-
+    if calm is None:
+        calm = rng.random() < CALM_SHARE
+    shares = _CALM if calm else _TROUBLED
     return Truth(
-        note=draw(notes.CLASSES, (0.66, 0.16, 0.03, 0.15), (0.2, 0.38, 0.26, 0.16)),
-        lamp=draw(drawing.COLOURS, (0.68, 0.24, 0.08), (0.2, 0.4, 0.4)),
-        sign=draw(drawing.SHAPES, (0.4, 0.38, 0.12, 0.1), (0.17, 0.18, 0.32, 0.33)),
+        note=notes.CLASSES[int(rng.choice(4, p=shares.note))],
+        lamp=drawing.COLOURS[int(rng.choice(3, p=shares.lamp))],
+        sign=drawing.SHAPES[int(rng.choice(4, p=shares.sign))],
         unit=int(rng.integers(10)),
-        sound=draw(sounds.CLASSES, (0.62, 0.16, 0.09, 0.06, 0.07), (0.17, 0.2, 0.23, 0.26, 0.14)),
+        sound=sounds.CLASSES[int(rng.choice(5, p=shares.sound))],
     )
 
 

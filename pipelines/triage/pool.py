@@ -7,6 +7,7 @@ Everything goes through the serving code: the JPEG and WAV bytes are decoded and
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.random import Generator
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipelines import audio, image
@@ -26,31 +28,33 @@ from pipelines.triage import data, drawing, outliers, sounds
 from pipelines.triage.drawing import Station
 from pipelines.types import Part
 
+OUTLIER_SHARE = 0.04
 _CHUNK = 100
 _LIMITS = Limits()
+Half = NDArray[np.float16]
 M = TypeVar("M", "Photo", "Sound")
 
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """`frame` float16 [patches, 588]: one of the two equal frames of a still image."""
+    """`frame` [patches, 588]: one of the two equal frames of a still image."""
 
-    frame: torch.Tensor
+    frame: Half
     grid: Grid
     station: Station | None  # None: not a station at all
 
-    def patches(self) -> torch.Tensor:
-        """float32 [patches, 1176], as the model takes it."""
-        side = image.DEFAULT.patch_size
-        frame = self.frame.float().view(-1, 3, 1, side * side)
-        return frame.expand(-1, -1, 2, -1).reshape(len(self.frame), -1)
+    def patches(self) -> NDArray[np.float32]:
+        """[patches, 1176], as the model takes it."""
+        side = image.DEFAULT.patch_size**2
+        frame = self.frame.astype(np.float32).reshape(-1, 3, 1, side)
+        return np.broadcast_to(frame, (len(frame), 3, 2, side)).reshape(len(frame), -1)
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """`mel` float16 [128, frames]."""
+    """`mel` [128, frames]."""
 
-    mel: torch.Tensor
+    mel: Half
     event: str | None  # None: not a machine at all
 
 
@@ -60,36 +64,34 @@ class Pool:
     sounds: list[Sound]
 
 
-def load_or_make(path: Path, seed: int, photos: int, clips: int, workers: int = 2) -> Pool:
-    """The pool kept at `path`, or a new one, kept there; 4 % of it are outliers."""
+def load_or_make(folder: Path, seed: int, photos: int, clips: int, workers: int = 2) -> Pool:
+    """The pool kept in `folder`, or a new one, kept there."""
+    return Pool(
+        _kept(folder / f"photos-{seed}-{photos}.pickle", photos, partial(_photos, seed), workers),
+        _kept(folder / f"sounds-{seed}-{clips}.pickle", clips, partial(_sounds, seed), workers),
+    )
+
+
+def _kept(path: Path, count: int, make: Callable[[int], list[M]], workers: int) -> list[M]:
     if path.exists():
-        kept = torch.load(path, weights_only=False)
-        if kept["made_with"] == (seed, photos, clips):
-            return Pool(kept["photos"], kept["sounds"])
-    pool = Pool(
-        list(_made(_photos, seed, photos, workers, "photos")),
-        list(_made(_sounds, seed + 1, clips, workers, "sounds")),
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
+        kept: list[M] = pickle.loads(path.read_bytes())
+        return kept
+    made = list(_made(make, count, workers, path.name.split("-")[0]))
     fresh = path.with_suffix(".part")
-    torch.save(
-        {"made_with": (seed, photos, clips), "photos": pool.photos, "sounds": pool.sounds}, fresh
-    )
+    fresh.write_bytes(pickle.dumps(made))
     fresh.replace(path)
-    return pool
+    return made
 
 
-def _made(
-    make: Callable[[int, int], list[M]], seed: int, count: int, workers: int, what: str
-) -> Iterator[M]:
+def _made(make: Callable[[int], list[M]], count: int, workers: int, what: str) -> Iterator[M]:
     chunks = range(-(-count // _CHUNK))
     # spawn: a forked copy of a process that has used torch's threads may hang.
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(workers, context) as processes,
-        tqdm(total=count, desc=what, unit=what[:-1], mininterval=2) as bar,
+        tqdm(total=count, desc=what, unit="", mininterval=2) as bar,
     ):
-        for made in processes.map(partial(make, seed), chunks):
+        for made in processes.map(make, chunks):
             bar.update(len(made))
             yield from made
 
@@ -100,38 +102,40 @@ def _surroundings(rng: Generator) -> tuple[drawing.Camera, float]:
 
 def _photos(seed: int, chunk: int) -> list[Photo]:
     torch.set_num_threads(1)
-    rng = np.random.default_rng((seed, chunk))
-    made = []
-    for _ in range(_CHUNK):
-        camera, _ = _surroundings(rng)
-        truth = data.state(rng)
-        station = Station(truth.lamp, truth.sign, truth.unit)
-        strange = rng.random() < 0.04
-        jpeg = (
-            outliers.picture(rng, "train")
-            if strange
-            else drawing.photograph(rng, station, camera, "train")
-        )
-        decoded = decode(Part("image", jpeg), "pool", _LIMITS)
-        assert isinstance(decoded, DecodedImage)
-        patches, grid = image.patches(decoded, image.DEFAULT)
-        side = image.DEFAULT.patch_size**2
-        frame = patches.view(len(patches), 3, 2, side)[:, :, 0].reshape(len(patches), -1)
-        made.append(Photo(frame.half(), grid, None if strange else station))
-    return made
+    rng = np.random.default_rng((seed, 0, chunk))
+    return [_photo(rng) for _ in range(_CHUNK)]
+
+
+def _photo(rng: Generator) -> Photo:
+    camera, _ = _surroundings(rng)
+    truth = data.state(rng)
+    station = Station(truth.lamp, truth.sign, truth.unit)
+    strange = rng.random() < OUTLIER_SHARE
+    jpeg = (
+        outliers.picture(rng, "train")
+        if strange
+        else drawing.photograph(rng, station, camera, "train")
+    )
+    decoded = decode(Part("image", jpeg), "pool", _LIMITS)
+    assert isinstance(decoded, DecodedImage)
+    patches, grid = image.patches(decoded, image.DEFAULT)
+    side = image.DEFAULT.patch_size**2
+    frame = patches.view(len(patches), 3, 2, side)[:, :, 0].reshape(len(patches), -1)
+    return Photo(frame.numpy().astype(np.float16), grid, None if strange else station)
 
 
 def _sounds(seed: int, chunk: int) -> list[Sound]:
     torch.set_num_threads(1)
-    rng = np.random.default_rng((seed, chunk))
-    made = []
-    for _ in range(_CHUNK):
-        _, noise = _surroundings(rng)
-        event = data.state(rng).sound
-        strange = rng.random() < 0.04
-        wav = outliers.sound(rng, "train") if strange else sounds.record(rng, event, noise)
-        decoded = decode(Part("audio", wav), "pool", _LIMITS)
-        assert isinstance(decoded, DecodedAudio)
-        mel = audio.log_mel(decoded, audio.DEFAULT)
-        made.append(Sound(mel.half(), None if strange else event))
-    return made
+    rng = np.random.default_rng((seed, 1, chunk))
+    return [_sound(rng) for _ in range(_CHUNK)]
+
+
+def _sound(rng: Generator) -> Sound:
+    _, noise = _surroundings(rng)
+    event = data.state(rng).sound
+    strange = rng.random() < OUTLIER_SHARE
+    wav = outliers.sound(rng, "train") if strange else sounds.record(rng, event, noise)
+    decoded = decode(Part("audio", wav), "pool", _LIMITS)
+    assert isinstance(decoded, DecodedAudio)
+    mel = audio.log_mel(decoded, audio.DEFAULT)
+    return Sound(mel.numpy().astype(np.float16), None if strange else event)

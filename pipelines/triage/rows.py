@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from pipelines.audio import audio_tokens
 from pipelines.image import DEFAULT as IMAGE
@@ -115,7 +116,7 @@ class Rows:
             input_ids=encoded.input_ids,
             pixel_values=None if photo is None else _relit(rng, photo.patches()),
             image_grid=() if photo is None else (photo.grid,),
-            log_mels=() if sound is None else (_regained(rng, sound.mel.float()),),
+            log_mels=() if sound is None else (_regained(rng, sound.mel),),
             features={},
             modalities=(),
             tokens=len(encoded.input_ids),
@@ -137,13 +138,15 @@ def _thinned(rng: Generator, note: str) -> str:
     return " ".join(kept) if len(kept) > 1 else note
 
 
-def _relit(rng: Generator, patches: torch.Tensor) -> torch.Tensor:
+def _relit(rng: Generator, patches: NDArray[np.float32]) -> torch.Tensor:
     """The pool is smaller than the number of draws: other light and other noise each time."""
-    noise = torch.from_numpy(rng.standard_normal(patches.shape, dtype=np.float32))
+    noise = rng.standard_normal(patches.shape, dtype=np.float32)
     gain, shift, spread = np.exp(rng.normal(0, 0.1)), rng.normal(0, 0.08), rng.uniform(0, 0.08)
-    return patches * float(gain) + float(shift) + noise * float(spread)
+    return torch.from_numpy(
+        patches * np.float32(gain) + np.float32(shift) + noise * np.float32(spread)
+    )
 
 
-def _regained(rng: Generator, mel: torch.Tensor) -> torch.Tensor:
-    noise = torch.from_numpy(rng.standard_normal(mel.shape, dtype=np.float32))
-    return mel + float(rng.normal(0, 0.05)) + noise * float(rng.uniform(0, 0.05))
+def _regained(rng: Generator, mel: NDArray[np.float16]) -> torch.Tensor:
+    noise = rng.standard_normal(mel.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.05))
+    return torch.from_numpy(mel.astype(np.float32) + np.float32(rng.normal(0, 0.05)) + noise)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -53,7 +54,8 @@ class Recipe:
 class Training:
     """The state of a run: what a checkpoint holds, and one step of it."""
 
-    def __init__(self, recipe: Recipe, rows: Rows) -> None:
+    def __init__(self, recipe: Recipe, rows: Rows | None) -> None:
+        """`rows` None: only to look at the weights."""
         self.recipe = recipe
         self.rows = rows
         self.backbone = QwenOmniBackbone.fresh(settings.model_config(), recipe.seed)
@@ -71,6 +73,7 @@ class Training:
 
     def advance(self) -> dict[str, float]:
         """One step: draw, forward and backward in two halves of like length, update, average."""
+        assert self.rows is not None
         rng = np.random.default_rng((self.recipe.seed, self.step))
         draw = self.rows.mixed
         if self.step < self.recipe.photo_steps:
@@ -189,6 +192,14 @@ def run(
     return training
 
 
+def restored(work: Path) -> Training:
+    """The state the last checkpoint in `work` holds; it cannot draw rows."""
+    kept = torch.load(work / "checkpoint.pt", weights_only=True)["recipe"]
+    training = Training(Recipe(**kept), None)
+    training.resume(work / "checkpoint.pt")
+    return training
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.triage.train", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/triage"), help="checkpoints, pool")
@@ -204,9 +215,12 @@ def main() -> None:
     (arguments.work / "tokenizer.json").write_bytes(tokenizer)
     began = time.monotonic()
     pool = load_or_make(
-        arguments.work / "pool.pt", recipe.seed, recipe.photos, recipe.sounds, arguments.threads
+        arguments.work, recipe.seed, recipe.photos, recipe.sounds, arguments.threads
     )
-    print(f"pool ready after {time.monotonic() - began:.0f} s", flush=True)
+    seconds = time.monotonic() - began
+    print(f"pool ready after {seconds:.0f} s", flush=True)
+    if not (arguments.work / "pool.json").exists():
+        (arguments.work / "pool.json").write_text(json.dumps({"seconds": round(seconds, 1)}))
     training = run(recipe, pool, tokenizer, arguments.work)
     print(f"{training.step} steps in {training.seconds:.0f} s", flush=True)
 
