@@ -82,8 +82,8 @@ QWEN = _config(max_s=300.0)
 def log_mel(audio: DecodedAudio, config: AudioConfig, field: str = "audio") -> torch.Tensor:
     """float32 [n_mels, ceil(samples / hop)] at `config.sample_rate`.
 
-    Raises BadInput under `field` when the clip is longer than `config.max_s` or too short for one
-    token.
+    Raises BadInput under `field` when the clip is longer than `config.max_s`, too short for one
+    token, or at a rate that cannot be resampled.
     """
     seconds = audio.wave.shape[0] / audio.sample_rate
     if seconds > config.max_s:
@@ -93,7 +93,7 @@ def log_mel(audio: DecodedAudio, config: AudioConfig, field: str = "audio") -> t
             f"{seconds:.1f} s of audio; the limit is {config.max_s:g} s. Send a shorter clip.",
         )
     mono = torch.from_numpy(_mix_down(audio.wave))
-    mel = spectrum(resample(mono, audio.sample_rate, config), config)
+    mel = spectrum(resample(mono, audio.sample_rate, config, field), config)
     if mel.shape[1] < MIN_FRAMES:
         raise BadInput(
             field,
@@ -164,55 +164,50 @@ def _hertz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mels < 15.0, linear, 1000.0 * np.exp((math.log(6.4) / 27.0) * (mels - 15.0)))
 
 
-_DENSE_PHASES = 640  # more phases than this and the dense kernel would be mostly zeros
-_BLOCK = 32768  # output samples gathered at once: bounds their windows to some 30 MB
+# A kernel has one column a phase and one row an input sample: 4 MB, reached by no usual rate.
+_MAX_KERNEL = 1 << 20
+_USUAL_RATES = "8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000"
 
 
-def resample(wave: torch.Tensor, rate: int, config: AudioConfig) -> torch.Tensor:
+def resample(
+    wave: torch.Tensor, rate: int, config: AudioConfig, field: str = "audio"
+) -> torch.Tensor:
     """A mono float32 wave [n] at `rate` to [ceil(n * target / rate)] at the model's rate.
 
-    Windowed-sinc interpolation (the kernel torchaudio calls `sinc_interp_kaiser`). The usual rates
-    are one matrix product; an odd one such as 44,101 Hz is gathered tap by tap, because its dense
-    kernel would hold 700 million numbers.
+    Windowed-sinc interpolation (the kernel torchaudio calls `sinc_interp_kaiser`) as one matrix
+    product. Raises BadInput for a rate such as 44,101 Hz, which shares so few factors with the
+    model's that its kernel would hold 700 million numbers.
     """
     if rate == config.sample_rate:
         return wave
     common = math.gcd(rate, config.sample_rate)
     source, target = rate // common, config.sample_rate // common
-    count = -(-wave.shape[0] * target // source)
-    if target <= _DENSE_PHASES:
-        return _by_product(wave, source, target, config)[:count]
-    return _by_gathering(wave, source, target, config)[:count]
-
-
-def _by_product(wave: torch.Tensor, source: int, target: int, config: AudioConfig) -> torch.Tensor:
-    starts, dense = _dense_kernel(source, target, config)
-    period, reach = dense.shape[1] * source // target, dense.shape[0]
+    if (source + 2 * _half_width(source, target, config) + 2) * target > _MAX_KERNEL:
+        raise BadInput(
+            field,
+            "AUDIO_RATE",
+            f"{rate} samples a second have too little in common with the model's "
+            f"{config.sample_rate}; resample to one of {_USUAL_RATES}.",
+        )
+    first, kernel = _kernel(source, target, config)
+    inputs, outputs = kernel.shape
+    period = outputs * source // target
     periods = -(-wave.shape[0] // period)
-    end = (periods - 1) * period + reach + starts - wave.shape[0]
-    padded = torch.nn.functional.pad(wave, (-starts, max(0, end)))
-    return (padded.unfold(0, reach, period)[:periods] @ dense).reshape(-1)
+    end = (periods - 1) * period + inputs + first - wave.shape[0]
+    padded = torch.nn.functional.pad(wave, (-first, max(0, end)))
+    resampled = padded.unfold(0, inputs, period)[:periods] @ kernel
+    return resampled.reshape(-1)[: -(-wave.shape[0] * target // source)]
 
 
-def _by_gathering(
-    wave: torch.Tensor, source: int, target: int, config: AudioConfig
-) -> torch.Tensor:
-    starts, taps = _taps(source, target, config)
-    reach = taps.shape[1]
-    count = -(-wave.shape[0] * target // source)
-    left = -int(starts[0])
-    windows = torch.nn.functional.pad(wave, (left, source + reach)).unfold(0, reach, 1)
-    out = torch.empty(count, dtype=torch.float32)
-    for begin in range(0, count, _BLOCK):
-        at = torch.arange(begin, min(begin + _BLOCK, count))
-        phase = at % target
-        first = (at // target) * source + starts[phase] + left
-        out[begin : begin + _BLOCK] = (windows[first] * taps[phase]).sum(dim=1)
-    return out
+def _half_width(source: int, target: int, config: AudioConfig) -> int:
+    """Input samples the sinc reaches to either side."""
+    return math.ceil(
+        config.resample_zeros * source / (min(source, target) * config.resample_rolloff)
+    )
 
 
-@lru_cache(maxsize=32)
-def _dense_kernel(source: int, target: int, config: AudioConfig) -> tuple[int, torch.Tensor]:
+@lru_cache(maxsize=8)
+def _kernel(source: int, target: int, config: AudioConfig) -> tuple[int, torch.Tensor]:
     """The first input sample of a period (negative) and float32 [inputs, outputs] over so many
     whole periods that the product is worth calling."""
     starts, taps = _taps(source, target, config)
@@ -220,20 +215,19 @@ def _dense_kernel(source: int, target: int, config: AudioConfig) -> tuple[int, t
     first = int(starts[0])
     reach = taps.shape[1]
     inputs = int(starts[-1]) - first + reach + (repeats - 1) * source
-    dense = torch.zeros(inputs, repeats * target, dtype=torch.float32)
+    kernel = torch.zeros(inputs, repeats * target, dtype=torch.float32)
     for column in range(repeats * target):
         begin = int(starts[column % target]) - first + (column // target) * source
-        dense[begin : begin + reach, column] = taps[column % target]
-    return first, dense
+        kernel[begin : begin + reach, column] = taps[column % target]
+    return first, kernel
 
 
-@lru_cache(maxsize=8)
 def _taps(source: int, target: int, config: AudioConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """For each of `target` phases: the first input sample (int64 [target], relative to the start
     of its period) and its taps (float32 [target, reach])."""
     cutoff = min(source, target) * config.resample_rolloff
     zeros = config.resample_zeros
-    half = math.ceil(zeros * source / cutoff)
+    half = _half_width(source, target, config)
     phase = torch.arange(target, dtype=torch.float64)
     starts = torch.div(phase * source, target, rounding_mode="floor").to(torch.int64) - half
     inputs = starts[:, None] + torch.arange(2 * half + 2)

@@ -19,7 +19,7 @@ def photo(height: int = 60, width: int = 80, seed: int = 0) -> NDArray[np.uint8]
     """uint8 [height, width, 3]: smooth blobs of colour, like a picture out of focus."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def image(form: str = "PNG", picture: Image.Image | None = None, **options: Any) -> bytes:
