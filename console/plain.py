@@ -1,4 +1,4 @@
-"""Text from servers made safe to show on one line: no control or bidi characters, bounded length."""
+"""Text from servers made safe to show on one line: no control or bidi characters, bounded."""
 
 from __future__ import annotations
 

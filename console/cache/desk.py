@@ -199,10 +199,12 @@ class Reading:
         offsets = {address: server.link.offset_ms for address, server in servers.items()}
         slo_ms = _slo(servers, view.scope)
         self._latency.refresh(self.db, int((span[0] - 60) * 1000), int((span[1] + 60) * 1000))
-        shown, fleet, p99 = latency.latency(self._latency, self._names, view, span, offsets, slo_ms)
+        shown, fleet, p99 = latency.latency(
+            self._latency, self._names, view, span, offsets, slo_ms, now_s
+        )
         deploys = self._once("deploy", dirty, (), lambda: rows.deploys(self.db, self._names))
         skewed = skew.compare(list(servers.values()), deploys, now_s, view.expected_stamp)
-        drifting, hours = self._drift(view, span, servers, dirty)
+        drifting, hours = self._drift(view, span, servers, dirty, now_s)
         actions = self._once("action", dirty, (), lambda: rows.actions(self.db))
         silences = rows.silences(self.db, self._names, now_s * 1000)
         found = self._once("alert", dirty, (), lambda: rows.alerts(self.db, self._names))
@@ -285,6 +287,7 @@ class Reading:
         span: tuple[float, float],
         servers: Mapping[str, Server],
         dirty: frozenset[str],
+        now_s: float,
     ) -> tuple[tuple[DriftLine, ...], tuple[float, float] | None]:
         if view.brush is not None:
             key = (drift.hours_of(*view.brush), view.measure, "brush")
@@ -301,9 +304,9 @@ class Reading:
             for address, server in servers.items()
             if server.snapshot is not None and view.live
         }
-        until_ms = float("inf") if view.live else span[1] * 1000
-        until_ms = min(until_ms, 4e12)
-        key = (view.measure, until_ms, tuple(sorted(stamps.items())))  # type: ignore[assignment]
+        until_ms = (now_s + 60 if view.live else span[1]) * 1000
+        at = "live" if view.live else str(until_ms)
+        key = (view.measure, at, tuple(sorted(stamps.items())))  # type: ignore[assignment]
         lines = self._once(
             "drift",
             dirty,

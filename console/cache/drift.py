@@ -27,7 +27,10 @@ Features = Mapping[tuple[str, str], FeatureRow]  # by (stamp, name)
 
 
 def features(db: sqlite3.Connection) -> dict[tuple[str, str], FeatureRow]:
-    rows = (unpack(FeatureRow, body) for (body,) in db.execute("SELECT body FROM feature"))
+    rows = (
+        unpack(FeatureRow, body)
+        for (body,) in db.execute("SELECT body FROM feature ORDER BY rowid")
+    )
     return {(row.stamp, row.name): row for row in rows}
 
 

@@ -21,6 +21,7 @@ _COLUMNS = (
     " decode_ms, preprocess_ms, forward_ms, post_ms, total_ms, batch_rows, exemplars"
 )
 SPARK_POINTS = 48
+SETTLE_S = 1.2  # between the end of a bucket and its arrival from every server
 
 
 class LatencyRows:
@@ -153,6 +154,7 @@ def latency(
     span: tuple[float, float],
     offsets_ms: Mapping[str, float],
     slo_ms: float,
+    now_s: float,
 ) -> tuple[Latency, dict[str, tuple[float, Floats]], dict[str, tuple[float, float]]]:
     """(the latency panel, p95 now and sparkline by server, p99 now and burning-since by server)."""
     used = rows.size
@@ -178,6 +180,13 @@ def latency(
     sums = _sum(column, shown, numbers, columns)
     p50, p95, p99 = quantiles(counts, (0.5, 0.95, 0.99))
     requests = sums[:, 0]
+    # The newest columns lack the servers that have not reported them yet: half an answer there
+    # looks like a jump.
+    unsettled = origin + (np.arange(columns) + 1) * column_s > now_s - SETTLE_S
+    if view.live and not unsettled.all():
+        for values in (p50, p95, p99, requests):
+            values[unsettled] = np.nan if values is not requests else 0
+        counts[unsettled] = 0
     some = requests > 0
     safe = np.where(some, requests, 1)
     brushed = _brushed(starts_s, shown, view)

@@ -79,7 +79,8 @@ def roll_up(connection: sqlite3.Connection, level: int, now_ms: int, most: int =
     A row that comes late, after an outage, marks its bucket anew and is not lost."""
     width_ms = LEVEL_S[level] * 1000
     changed = connection.execute(
-        "SELECT bucket_ms FROM changed WHERE level = ? AND bucket_ms < ? ORDER BY bucket_ms LIMIT ?",
+        "SELECT bucket_ms FROM changed WHERE level = ? AND bucket_ms < ?"
+        " ORDER BY bucket_ms LIMIT ?",
         (level, now_ms - SETTLE_MS - width_ms, most),
     ).fetchall()
     written = 0

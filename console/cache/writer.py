@@ -3,6 +3,7 @@ behind, `backlog` tells the feed to stop reading, and gRPC's flow control tells 
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import sqlite3
@@ -100,9 +101,11 @@ class Writer:
             if jobs is None:
                 return
             self._write(connection, names, jobs)
-            if self._clock() - tidied > TIDY_EVERY_S:
-                tidied = self._clock()
-                self._guard(lambda: retention.tidy(connection, tidied, self._limit_bytes))
+            now_s = self._clock()
+            if now_s - tidied > TIDY_EVERY_S:
+                tidied = now_s
+                tidy = functools.partial(retention.tidy, connection, now_s, self._limit_bytes)
+                self._on_written(self._guard(tidy))
 
     def _collect(self) -> list[Sequence[Event] | Job] | None:
         """What came in the last BATCH_S; None at the end."""
@@ -132,14 +135,14 @@ class Writer:
         for job in jobs:
             if callable(job):
                 if events:
-                    tables |= self._guard(lambda e=events: insert(connection, names, e))  # type: ignore[misc]
+                    tables |= self._guard(functools.partial(insert, connection, names, events))
                     self._written += len(events)
                     events = []
-                tables |= self._guard(lambda j=job: j(connection))  # type: ignore[misc]
+                tables |= self._guard(functools.partial(job, connection))
             else:
                 events.extend(job)
         if events:
-            tables |= self._guard(lambda: insert(connection, names, events))
+            tables |= self._guard(functools.partial(insert, connection, names, events))
             self._written += len(events)
         if tables:
             self._on_written(tables)

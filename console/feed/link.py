@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -138,8 +139,9 @@ class ServerLink:
         return found
 
     async def _keep_measuring(self, stub: observe_pb2_grpc.ObserveStub) -> None:
-        while True:
-            await asyncio.sleep(CLOCK_EVERY_S)
+        for attempt in itertools.count():
+            # A few soon: the first trip was made while everything else was starting.
+            await asyncio.sleep(0.5 if attempt < 4 else CLOCK_EVERY_S)
             await self._take([await self._measure(stub)])
 
     async def _history(self, stub: observe_pb2_grpc.ObserveStub, hole_ms: float) -> None:

@@ -1,0 +1,52 @@
+"""Everything the console can do, once: the keys, the palette and the key sheet are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    id: str
+    title: str
+    keys: tuple[str, ...]
+    run: Callable[[], object]
+    group: str = "Window"
+    enabled: Callable[[], bool] = _always
+
+
+class Registry:
+    def __init__(self) -> None:
+        self._commands: dict[str, Command] = {}
+
+    def add(self, command: Command) -> None:
+        """Raises ValueError for an id or a key that is taken."""
+        if command.id in self._commands:
+            raise ValueError(f"command {command.id} is already there")
+        taken = {key: known.id for known in self for key in known.keys}
+        for key in command.keys:
+            if key in taken:
+                raise ValueError(f"key {key} of {command.id} is taken by {taken[key]}")
+        self._commands[command.id] = command
+
+    def __iter__(self) -> Iterator[Command]:
+        return iter(tuple(self._commands.values()))
+
+    def __getitem__(self, name: str) -> Command:
+        return self._commands[name]
+
+    def search(self, words: str) -> list[Command]:
+        """Commands whose title, group or id holds every word, best match first."""
+        wanted = words.lower().split()
+        found = []
+        for order, command in enumerate(self):
+            text = f"{command.title} {command.group} {command.id}".lower()
+            if all(word in text for word in wanted):
+                starts = command.title.lower().startswith(words.lower().strip())
+                found.append((not starts, order, command))
+        return [command for _, _, command in sorted(found, key=lambda item: item[:2])]

@@ -1,0 +1,186 @@
+"""`console HOST:PORT …`: arguments, the window, and the end of every thread."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+
+from console.board import MEASURES, View
+from console.timeaxis import parse_moment, parse_span
+
+DEFAULT_WINDOW = "10m"
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="console", description="What is wrong, on which server, since when."
+    )
+    add = found.add_argument
+    add("servers", nargs="*", metavar="HOST:PORT", help="servers to watch")
+    add("--offline", action="store_true", help="ask no server: show what the cache holds")
+    add("--at", metavar="TIME", help="end of the window, e.g. 2026-11-23T03:12Z (default: now)")
+    add("--window", default=DEFAULT_WINDOW, help=f"length, e.g. 30m or 6h ({DEFAULT_WINDOW})")
+    add("--panel", default="", help="panel to start in: fleet, latency, drift, skew, events, …")
+    add("--measure", choices=MEASURES, default="psi", help="drift measure (psi)")
+    add("--expect", default="", metavar="STAMP", help="stamp that every server should serve")
+    add("--theme", choices=("auto", "dark", "light", "contrast"), default="auto")
+    add("--tls", action="store_true", help="connect by TLS")
+    add("--ca", type=Path, metavar="FILE", help="certificates to trust, with --tls")
+    add("--token-file", type=Path, metavar="FILE", help="token to send with every call")
+    add("--cache", type=Path, metavar="FILE", help="the cache file")
+    add("--cache-limit-mb", type=int, default=2048, help="size of the cache (2048)")
+    add("--sound", action="store_true", help="beep for a new critical alert")
+    add("--screenshot", type=Path, metavar="FILE", help="write a picture of the window and end")
+    add("--size", default="", metavar="WxH", help="size of the window, e.g. 1600x960")
+    return found
+
+
+def cache_path(servers: list[str]) -> Path:
+    """One cache for all fleets: rows are kept by server."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("trefoil-console")) / "cache.db"
+
+
+def view_of(arguments: argparse.Namespace) -> View:
+    """Raises ValueError with the words to show."""
+    end = parse_moment(arguments.at) if arguments.at else None
+    return View(
+        window_s=parse_span(arguments.window),
+        end_s=end,
+        measure=arguments.measure,
+        expected_stamp=arguments.expect,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="console: %(message)s", stream=sys.stderr)
+    try:
+        view = view_of(arguments)
+        size = _size(arguments.size)
+        servers = [_checked(server) for server in arguments.servers]
+    except ValueError as error:
+        print(f"console: {error}", file=sys.stderr)
+        return 2
+    if not servers and not arguments.offline:
+        print("console: name a server (HOST:PORT), or --offline for the cache", file=sys.stderr)
+        return 2
+    return _run(arguments, view, servers, size)
+
+
+def _checked(address: str) -> str:
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{address!r}: expected HOST:PORT")
+    return address
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise ValueError(f"--size {text!r}: expected WIDTHxHEIGHT")
+    return int(width), int(height)
+
+
+def _run(
+    arguments: argparse.Namespace, view: View, servers: list[str], size: tuple[int, int] | None
+) -> int:
+    from PySide6.QtCore import QTimer
+    from PySide6.QtGui import QGuiApplication
+    from PySide6.QtWidgets import QApplication
+
+    from console.bridge import Bridge
+    from console.panels.look import Look
+    from console.theme import THEMES
+    from console.timeaxis import TimeAxis
+    from console.window import Window
+
+    # Three threads beside the UI's; a picture must not wait 5 ms for each of them in turn.
+    sys.setswitchinterval(0.001)
+    application = QApplication(sys.argv[:1])
+    application.setApplicationName("trefoil-console")
+    application.setStyle("Fusion")
+    name = arguments.theme if arguments.theme != "auto" else _system_theme(QGuiApplication)
+    look = Look(THEMES[name])
+    bridge = Bridge(
+        arguments.cache or cache_path(servers),
+        None if arguments.offline else servers,
+        _access(arguments),
+        limit_bytes=arguments.cache_limit_mb << 20,
+    )
+    axis = TimeAxis(view)
+    window = Window(bridge, axis, look)
+    window.use_theme(name)
+    window.resize(*(size or _fitting()))
+    bridge.look(view)
+    bridge.start()
+    window.show()
+    if arguments.panel:
+        QTimer.singleShot(0, lambda: window.jump(arguments.panel, "", float("nan")))
+    if arguments.screenshot is not None:
+        _picture_soon(window, bridge, arguments.screenshot)
+    signal.signal(signal.SIGINT, lambda *_: application.quit())
+    wake = QTimer()  # Python sees a signal only between two of its own instructions
+    wake.start(200)
+    wake.timeout.connect(lambda: None)
+    try:
+        return application.exec()
+    finally:
+        bridge.close()
+
+
+def _access(arguments: argparse.Namespace) -> object:
+    if not (arguments.tls or arguments.ca or arguments.token_file):
+        return None
+    from console.feed.address import Access
+
+    return Access(bool(arguments.tls or arguments.ca), arguments.ca, arguments.token_file)
+
+
+def _system_theme(application: object) -> str:
+    from PySide6.QtCore import Qt
+    from PySide6.QtGui import QGuiApplication
+
+    light = QGuiApplication.styleHints().colorScheme() == Qt.ColorScheme.Light
+    return "light" if light else "dark"
+
+
+def _fitting() -> tuple[int, int]:
+    from PySide6.QtGui import QGuiApplication
+
+    screen = QGuiApplication.primaryScreen().availableGeometry()
+    return min(1600, screen.width()), min(960, screen.height())
+
+
+def _picture_soon(window: object, bridge: object, path: Path) -> None:
+    """When the servers have answered and three boards of them have been shown."""
+    from PySide6.QtCore import QTimer
+
+    began = time.monotonic()
+    timer = QTimer(window)  # type: ignore[arg-type]
+    settled = [0]
+
+    def look() -> None:
+        board = window.board  # type: ignore[attr-defined]
+        states = {line.link.state for line in board.servers} if board is not None else {"none"}
+        unsure = states & {"connecting", "catching up", "none"}
+        waiting = board is None or board.usage.rows_waiting > 0
+        settled[0] = 0 if unsure or waiting else settled[0] + 1
+        if settled[0] >= 12 or time.monotonic() - began > 15:
+            timer.stop()
+            window.grab().save(str(path))  # type: ignore[attr-defined]
+            window.close()  # type: ignore[attr-defined]
+
+    timer.timeout.connect(look)
+    timer.start(250)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

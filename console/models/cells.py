@@ -1,0 +1,34 @@
+"""What one cell of a table says: text, tone, and what is drawn beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from PySide6.QtCore import Qt
+
+CELL = Qt.ItemDataRole.UserRole + 1  # a Cell
+ROW = Qt.ItemDataRole.UserRole + 2  # the row behind the cell
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cell:
+    text: str = ""
+    tone: str = "text"  # a token, severity or drift level of console.theme
+    kind: str = "text"  # text | bar | spark | sign | skew
+    bold: bool = False
+    mono: bool = False
+    right: bool = False
+    value: Any = None  # of the bar (share, marks) or the sparkline (array)
+    tip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    title: str
+    cell: Callable[[Any], Cell]
+    width: int = 80  # pixels; 0 takes what is left
+    right: bool = False
+    order: Callable[[Any], Any] | None = None  # sorts on a click on the header
+    tip: str = ""

@@ -1,0 +1,128 @@
+"""One table model for all panels: rows with keys, columns that say what a row's cell is.
+Selection and scroll position follow the key of a row, not its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
+
+from console.models.cells import CELL, ROW, Cell, Column
+
+Index = QModelIndex | QPersistentModelIndex
+Role = Qt.ItemDataRole
+ROOT = QModelIndex()
+
+
+class RowsModel(QAbstractTableModel):
+    def __init__(self, columns: Sequence[Column], key: Callable[[Any], object]) -> None:
+        super().__init__()
+        self.columns = tuple(columns)
+        self._key = key
+        self._rows: tuple[Any, ...] = ()
+        self._keys: tuple[object, ...] = ()
+        self._sorted_by = -1
+        self._descending = False
+        self._given: tuple[Any, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Any, ...]:
+        return self._rows
+
+    def show(self, rows: Sequence[Any]) -> None:
+        """New rows. The same keys in the same order only change content."""
+        self._given = tuple(rows)
+        self._arrange(self._ordered(self._given))
+
+    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        """By a column; -1 is the order in which the rows were given: worst first."""
+        self._sorted_by = column
+        self._descending = order == Qt.SortOrder.DescendingOrder
+        self._arrange(self._ordered(self._given))
+
+    def _ordered(self, rows: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not 0 <= self._sorted_by < len(self.columns):
+            return rows
+        by = self.columns[self._sorted_by].order
+        if by is None:
+            return rows
+        return tuple(sorted(rows, key=by, reverse=self._descending))
+
+    def _arrange(self, rows: tuple[Any, ...]) -> None:
+        keys = tuple(self._key(row) for row in rows)
+        if keys == self._keys:
+            self._rows = rows
+            if rows:
+                last = self.index(len(rows) - 1, len(self.columns) - 1)
+                self.dataChanged.emit(self.index(0, 0), last)
+            return
+        self.layoutAboutToBeChanged.emit()
+        before = self.persistentIndexList()
+        held = [(index, self._keys[index.row()]) for index in before]
+        self._rows, self._keys = rows, keys
+        places = {key: place for place, key in enumerate(keys)}
+        after = [
+            self.createIndex(places[key], index.column()) if key in places else QModelIndex()
+            for index, key in held
+        ]
+        self.changePersistentIndexList(before, after)
+        self.layoutChanged.emit()
+
+    def place_of(self, key: object) -> int:
+        """The row with this key; -1 when there is none."""
+        try:
+            return self._keys.index(key)
+        except ValueError:
+            return -1
+
+    def rowCount(self, parent: Index = ROOT) -> int:
+        return 0 if parent.isValid() else len(self._rows)
+
+    def columnCount(self, parent: Index = ROOT) -> int:
+        return 0 if parent.isValid() else len(self.columns)
+
+    def data(self, index: Index, role: int = Role.DisplayRole) -> Any:
+        if not index.isValid() or index.row() >= len(self._rows):
+            return None
+        row = self._rows[index.row()]
+        if role == ROW:
+            return row
+        column = self.columns[index.column()]
+        if role in (CELL, Role.DisplayRole, Role.ToolTipRole, Role.AccessibleTextRole):
+            return cell_data(column.cell(row), column, role)
+        return None
+
+    def headerData(
+        self, section: int, orientation: Qt.Orientation, role: int = Role.DisplayRole
+    ) -> Any:
+        if orientation != Qt.Orientation.Horizontal or not 0 <= section < len(self.columns):
+            return None
+        column = self.columns[section]
+        if role == Role.DisplayRole:
+            return column.title
+        if role == Role.ToolTipRole:
+            return column.tip or None
+        if role == Role.TextAlignmentRole:
+            side = Qt.AlignmentFlag.AlignRight if column.right else Qt.AlignmentFlag.AlignLeft
+            return side | Qt.AlignmentFlag.AlignVCenter
+        return None
+
+
+def cell_data(cell: Cell, column: Column, role: int) -> Any:
+    """What Qt asks of a cell, for any model with such columns."""
+    if role == CELL:
+        return cell
+    if role == Role.AccessibleTextRole:
+        return f"{column.title}: {cell.text}"
+    if role == Role.ToolTipRole:
+        return plain_tip(cell.tip) if cell.tip else None
+    return cell.text
+
+
+def plain_tip(text: str) -> str:
+    """A tool tip that Qt cannot take for rich text, whatever a server wrote."""
+    if "<" not in text and "&" not in text:
+        return text
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "<qt>" + escaped.replace("\n", "<br>") + "</qt>"

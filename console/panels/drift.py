@@ -1,0 +1,122 @@
+"""Drift: feature by slice, worst first; for a brushed window the scores are those of its hours."""
+
+from __future__ import annotations
+
+import math
+
+from PySide6.QtCore import Signal
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QWidget
+
+from console.board import MEASURES, Board, DriftLine
+from console.models import drift as model
+from console.models.table import RowsModel
+from console.panels.frame import Panel
+from console.panels.look import Look
+from console.panels.table import Table
+from console.plain import duration
+from console.timeaxis import TimeAxis, clock_text
+
+WIDE = 620
+
+
+class DriftPanel(Panel):
+    name = "drift"
+    heading = "DRIFT"
+    picked = Signal(str, str)  # feature, slice
+
+    def __init__(self, look: Look, axis: TimeAxis) -> None:
+        super().__init__(look)
+        self.axis = axis
+        self._shape: tuple[str, bool] = ("", False)
+        self._filter = ""
+        self.table: Table | None = None
+        self.model = RowsModel((), model.key)
+        self._build("psi", False)
+
+    def _build(self, measure: str, wide: bool) -> None:
+        if (measure, wide) == self._shape:
+            return
+        self._shape = (measure, wide)
+        rows = self.model.rows
+        columns = model.columns(measure, wide)
+        self.model = RowsModel(columns, model.key)
+        self.model.show(rows)
+        old = self.table
+        self.table = Table(self.look, self.model, columns)
+        self.table.setAccessibleName("Drift by feature and slice")
+        self.table.chosen.connect(self._choose)
+        self.table.opened.connect(self._open)
+        self.watch_focus(self.table)
+        self.body.addWidget(self.table)
+        if old is not None:
+            self.body.removeWidget(old)
+            old.deleteLater()
+
+    def show_board(self, board: Board) -> None:
+        super().show_board(board)
+        self._build(board.view.measure, self.width() > WIDE)
+        rows = [line for line in board.drift if self._filter in f"{line.row.feature}"]
+        self.model.show(rows)
+        key = board.view.drift_key
+        if key is not None and self.table is not None:
+            place = self.model.place_of(key)
+            if self.table.currentIndex().row() != place:
+                self.table.select_row(place)
+        self.title.show_legend(self._legend(board))
+
+    def _legend(self, board: Board) -> list[tuple[str, str]]:
+        few = sum(line.row.level in model.INSUFFICIENT for line in board.drift)
+        legend: list[tuple[str, str]] = []
+        if few:
+            legend.append((f"○ {few} too few rows to tell", "dim"))
+        if board.drift_span is not None:
+            low, high = (clock_text(moment, "%H:%M") for moment in board.drift_span)
+            legend.append((f"computed for the hours {low}–{high}", "accent"))
+        elif board.drift:
+            newest = max(line.at_s for line in board.drift)
+            age = board.made_s - newest
+            legend.append((f"tick {duration(age)} ago", "warning" if age > 900 else "dim"))
+        else:
+            legend.append(("no drift rows yet", "dim"))
+        legend.append(("worst first · T measure", "dim"))
+        return legend
+
+    def cycle(self) -> None:
+        """The next measure: PSI, KS, KL, JS."""
+        place = MEASURES.index(self.axis.view.measure)
+        self.axis.change(measure=MEASURES[(place + 1) % len(MEASURES)])
+
+    def _choose(self, line: DriftLine) -> None:
+        self.axis.change(drift_key=line.key)
+        self.picked.emit(*line.key)
+
+    def _open(self, line: DriftLine) -> None:
+        """The predictions of this slice."""
+        if line.row.slice:
+            self.jump.emit("predictions", line.row.slice.replace("&", " "), math.nan)
+
+    def select(self, key: str) -> None:
+        feature, _, place = key.partition("\t")
+        self.axis.change(drift_key=(feature, place))
+        if self.table is not None:
+            self.table.select_row(self.model.place_of((feature, place)))
+
+    def focus_target(self) -> QWidget:
+        return self.table if self.table is not None else self
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._build(self._shape[0], self.width() > WIDE)
+
+    def as_table(self) -> tuple[list[str], list[list[str]]]:
+        head = ["feature", "slice", "level", "ks", "kl", "js", "psi", "excess_kl", "p", "q", "n",
+                "n_effective", "stamp", "source"]  # fmt: skip
+        return head, [
+            [row.feature, row.slice, row.level]
+            + [f"{v:.6g}" for v in (row.ks, row.kl, row.js, row.psi, row.excess_kl, row.p, row.q,
+                                    row.n, row.n_effective)]
+            + [row.stamp, line.source]
+            for line in self.model.rows
+            for row in (line.row,)
+        ]  # fmt: skip

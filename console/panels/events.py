@@ -1,0 +1,69 @@
+"""What happened, newest first, across all servers."""
+
+from __future__ import annotations
+
+from PySide6.QtWidgets import QWidget
+
+from console.board import Board, Happening
+from console.models.cells import Cell, Column
+from console.models.table import RowsModel
+from console.panels.frame import NO_SCROLL, Panel
+from console.panels.look import Look
+from console.panels.table import Table
+from console.timeaxis import TimeAxis, clock_text
+
+
+def _at(row: Happening) -> Cell:
+    tone = "dim" if row.severity in ("info", "unknown") else row.severity
+    return Cell(
+        clock_text(row.at_s), tone, mono=True, tip=clock_text(row.at_s, "%Y-%m-%d %H:%M:%S")
+    )
+
+
+def _what(row: Happening) -> Cell:
+    tone = "dim" if row.severity in ("info", "unknown") else row.severity
+    return Cell(row.text, tone, "sign", value=row.severity, tip=row.text[:600])
+
+
+COLUMNS = (Column("UTC", _at, 72), Column("what", _what, 0))
+
+
+class EventsPanel(Panel):
+    name = "events"
+    heading = "EVENTS"
+
+    def __init__(self, look: Look, axis: TimeAxis) -> None:
+        super().__init__(look)
+        self.axis = axis
+        self.model = RowsModel(COLUMNS, lambda row: (row.at_s, row.kind, row.server, row.id))
+        self.table = Table(look, self.model, COLUMNS)
+        self.table.horizontalHeader().hide()
+        self.table.setHorizontalScrollBarPolicy(NO_SCROLL)
+        self.table.setAccessibleName("Events")
+        self.table.opened.connect(self._open)
+        self.table.chosen.connect(lambda row: self.axis.set_cursor(row.at_s, lock=True))
+        self.body.addWidget(self.table, 1)
+        self.watch_focus(self.table)
+
+    def show_board(self, board: Board) -> None:
+        super().show_board(board)
+        self.model.show(board.happenings)
+        waiting = sum(action.state == "waiting" for action in board.actions)
+        legend = [("Enter: go to its time", "dim")]
+        if waiting:
+            legend.insert(0, (f"{waiting} actions wait for their server", "warning"))
+        self.title.show_legend(legend)
+
+    def _open(self, row: Happening) -> None:
+        key = f"{row.server}\t{row.id}" if row.kind == "alert" else row.server
+        self.jump.emit("alerts" if row.kind == "alert" else row.panel, key, row.at_s)
+
+    def focus_target(self) -> QWidget:
+        return self.table
+
+    def as_table(self) -> tuple[list[str], list[list[str]]]:
+        head = ["unix_s", "severity", "kind", "server", "text"]
+        return head, [
+            [f"{row.at_s:.3f}", row.severity, row.kind, row.server, row.text]
+            for row in self.model.rows
+        ]

@@ -1,0 +1,189 @@
+"""The servers: state, warm replicas, stamp, latency, and how old all that is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QPointF, QRectF, QSize, Signal
+from PySide6.QtGui import QPainter
+from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
+
+from console.board import Board, ServerLine
+from console.models.cells import ROW, Cell, Column
+from console.models.table import RowsModel
+from console.panels import paint
+from console.panels.frame import NO_SCROLL, Panel
+from console.panels.look import Look
+from console.panels.table import Table
+from console.plain import duration, milliseconds
+from console.status import CLOCK_ODD_MS, STALE_AFTER_S
+
+ROW_PIXELS = 44
+LINE_PIXELS = 15
+
+
+def troubles(line: ServerLine) -> list[tuple[str, str]]:
+    """What is odd about a server, worst first: (words, tone)."""
+    found: list[tuple[str, str]] = []
+    if line.severity != "ok" and line.why:
+        found.append((f"{line.word}: {line.why}", line.severity))
+    if line.odd_parts:
+        found.append(("≠ " + ", ".join(line.odd_parts), "high"))
+    offset = line.link.offset_ms
+    if abs(offset) > CLOCK_ODD_MS:
+        found.append((f"clock {offset:+.0f} ms", "warning"))
+    if line.link.refused_rows:
+        found.append((f"{line.link.refused_rows} rows refused: {line.link.refused_why}", "warning"))
+    snapshot = line.snapshot
+    if snapshot is not None and snapshot.telemetry_dropped:
+        found.append((f"{snapshot.telemetry_dropped:,} records lost", "warning"))
+    return found[:3]
+
+
+def facts(line: ServerLine) -> str:
+    """The quiet second line: warm replicas, queue, age."""
+    snapshot = line.snapshot
+    age = "never heard" if line.age_s == math.inf else f"age {duration(line.age_s)}"
+    if snapshot is None:
+        return age
+    warm = f"warm {snapshot.warm_replicas}/{snapshot.wanted_replicas}"
+    queue = f" · queue {snapshot.queued}" if snapshot.queued else ""
+    return f"{warm}{queue} · {age}"
+
+
+class FleetDelegate(QStyledItemDelegate):
+    def __init__(self, look: Look) -> None:
+        super().__init__()
+        self._look = look
+
+    def sizeHint(
+        self, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex
+    ) -> QSize:
+        line = index.data(ROW)
+        extra = len(troubles(line)) if isinstance(line, ServerLine) else 0
+        return QSize(160, ROW_PIXELS + LINE_PIXELS * extra + 4)
+
+    def paint(
+        self,
+        painter: QPainter,
+        option: QStyleOptionViewItem,
+        index: QModelIndex | QPersistentModelIndex,
+    ) -> None:
+        line = index.data(ROW)
+        if not isinstance(line, ServerLine):
+            return
+        theme, look = self._look.theme, self._look
+        area = QRectF(option.rect)  # type: ignore[attr-defined]
+        if option.state & QStyle.StateFlag.State_Selected:  # type: ignore[attr-defined]
+            painter.fillRect(area, theme.color("selection"))
+        if line.severity not in ("ok", "info"):
+            bar = QRectF(area.left(), area.top() + 1, 3, area.height() - 2)
+            painter.fillRect(bar, theme.color(line.severity))
+        unheard = line.severity == "unknown"
+        left = area.left() + 34
+        top = area.top() + 5
+        sign = line.severity if not line.odd_parts or line.severity != "ok" else "high"
+        paint.sign(painter, theme, sign, QPointF(area.left() + 19, top + 9), 10)
+        place = QRectF(left, top, area.width() - 118, 18)
+        paint.text(
+            painter, place, line.name, theme.color("dim" if unheard else "text"), look.strong
+        )
+        slow = line.slo_ms > 0 and line.p95_ms > line.slo_ms
+        words = "–" if unheard else milliseconds(line.p95_ms)
+        tone = "critical" if slow else "dim"
+        right = QRectF(area.right() - 84, top, 76, 18)
+        paint.text(painter, right, words, theme.color(tone), look.figures, paint.RIGHT)
+        box = QRectF(area.right() - 92, top + 19, 84, 16)
+        paint.spark(painter, box, line.spark, theme.color("faint" if unheard else "p95"))
+        stale = line.age_s > STALE_AFTER_S
+        place = QRectF(left, top + 19, area.width() - 34 - 98, 16)
+        tone = "warning" if stale and not unheard else "dim"
+        paint.text(painter, place, facts(line), theme.color(tone), look.small_figures)
+        for number, (words, tone) in enumerate(troubles(line)):
+            place = QRectF(left, top + 36 + LINE_PIXELS * number, area.width() - 44, LINE_PIXELS)
+            paint.text(painter, place, words, theme.color(tone), look.small_figures)
+
+
+def _cell(line: ServerLine) -> Cell:
+    words = [line.name, line.word, facts(line), f"p95 {milliseconds(line.p95_ms)}"]
+    words += [text for text, _ in troubles(line)]
+    return Cell(" · ".join(words)[:1000], tip=tip(line))
+
+
+def tip(line: ServerLine) -> str:
+    """Everything on one server, for the tool tip and the copy."""
+    snapshot = line.snapshot
+    lines = [f"{line.name} ({line.address})", f"link: {line.link.state} {line.link.detail}"]
+    if line.link.offset_ms == line.link.offset_ms:
+        lines.append(f"clock {line.link.offset_ms:+.1f} ms ± {line.link.rtt_ms / 2:.1f}")
+    if snapshot is not None:
+        lines += [
+            f"version {snapshot.version} · {snapshot.stamp_name}",
+            f"requests {snapshot.requests:,} · failed {snapshot.failed:,} · refused"
+            f" {snapshot.refused:,} · quarantined {snapshot.quarantined:,}",
+            f"queue {snapshot.queued} of {snapshot.queue_limit}",
+        ]
+    return "\n".join(part[:300] for part in lines)
+
+
+class FleetPanel(Panel):
+    name = "fleet"
+    heading = "SERVERS"
+    picked = Signal(str)  # address of the selected server
+
+    def __init__(self, look: Look) -> None:
+        super().__init__(look)
+        column = Column("server", _cell, 0)
+        self.model = RowsModel((column,), lambda line: line.address)
+        self.table = Table(look, self.model, (column,))
+        self.table.horizontalHeader().hide()
+        self.table.setItemDelegate(FleetDelegate(look))
+        self._delegate = self.table.itemDelegate()
+        self.table.setHorizontalScrollBarPolicy(NO_SCROLL)
+        self.table.setAccessibleName("Servers")
+        self.table.chosen.connect(lambda line: self.picked.emit(line.address))
+        self.table.opened.connect(lambda line: self.jump.emit("latency", line.address, math.nan))
+        self.body.addWidget(self.table)
+        self.watch_focus(self.table)
+        self._heights: tuple[int, ...] = ()
+
+    def show_board(self, board: Board) -> None:
+        super().show_board(board)
+        self.model.show(board.servers)
+        heights = tuple(len(troubles(line)) for line in board.servers)
+        if heights != self._heights:
+            self._heights = heights
+            for row, extra in enumerate(heights):
+                self.table.setRowHeight(row, ROW_PIXELS + LINE_PIXELS * extra + 6)
+        legend: list[tuple[str, str]] = []
+        if board.offline:
+            legend.append(("offline: from the cache", "warning"))
+        elif len(board.servers) > 6:
+            legend.append((f"{len(board.servers)} servers", "dim"))
+        legend.append(("p95 · J/K", "dim"))
+        self.title.show_legend(legend)
+
+    def focus_target(self) -> Any:
+        return self.table
+
+    def select(self, key: str) -> None:
+        self.table.select_row(self.model.place_of(key))
+
+    def as_table(self) -> tuple[list[str], list[list[str]]]:
+        head = ["server", "address", "state", "why", "warm", "wanted", "queued", "p95_ms", "age_s",
+                "clock_offset_ms", "stamp"]  # fmt: skip
+        rows = []
+        for line in self.board.servers if self.board is not None else ():
+            s = line.snapshot
+            rows.append(
+                [line.name, line.address, line.word, line.why]
+                + ([str(s.warm_replicas), str(s.wanted_replicas), str(s.queued)] if s else [""] * 3)
+                + [f"{line.p95_ms:.3f}", f"{line.age_s:.1f}", f"{line.link.offset_ms:.1f}"]
+                + [s.stamp if s else ""]
+            )
+        return head, rows
+
+    def copy_command(self) -> str:
+        line = self.table.row()
+        return f"server status {line.address}" if isinstance(line, ServerLine) else ""

@@ -1,0 +1,111 @@
+"""The frame around a panel: title, legend on the right, focus ring, and what it can hand out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtCore import QEvent, QObject, QRectF, QSize, Qt, Signal
+from PySide6.QtGui import QFontMetricsF, QPainter, QPaintEvent
+from PySide6.QtWidgets import QFrame, QSizePolicy, QVBoxLayout, QWidget
+
+from console.board import Board
+from console.panels import paint
+from console.panels.look import Look
+
+Legend = Sequence[tuple[str, str]]  # (text, tone); tone "p50" etc. draw a line before it
+
+
+class Title(QWidget):
+    def __init__(self, look: Look, words: str) -> None:
+        super().__init__()
+        self._look = look
+        self._words = words
+        self.legend: Legend = ()
+        self.setFixedHeight(24)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def sizeHint(self) -> QSize:
+        return QSize(120, 24)
+
+    def show_legend(self, legend: Legend) -> None:
+        if tuple(legend) != tuple(self.legend):
+            self.legend = tuple(legend)
+            self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        look, theme = self._look, self._look.theme
+        area = QRectF(self.rect()).adjusted(10, 2, -8, 0)
+        used = paint.text(painter, area, self._words, theme.color("text"), look.title)
+        metrics = QFontMetricsF(look.small)
+        left = area.left() + used + 14
+        # From the right; what does not fit is left out from the left, the least important first.
+        right = area.right()
+        painter.setFont(look.small)
+        for words, tone in reversed(list(self.legend)):
+            width = metrics.horizontalAdvance(words) + 1
+            if right - width < left:
+                width = right - left
+                if width < 40:
+                    break
+            place = QRectF(right - width, area.top(), width, area.height())
+            paint.text(painter, place, words, theme.color(tone or "dim"), look.small, paint.RIGHT)
+            right -= width + 10
+
+
+class Panel(QFrame):
+    """`jump` asks the window to show something: (panel, key, unix seconds or NaN)."""
+
+    jump = Signal(str, str, float)
+    name = "panel"
+    heading = "PANEL"
+
+    def __init__(self, look: Look) -> None:
+        super().__init__()
+        self.look = look
+        self.board: Board | None = None
+        self.setObjectName("panel")
+        self.setAccessibleName(self.heading.capitalize())
+        self.title = Title(look, self.heading)
+        self.body = QVBoxLayout(self)
+        self.body.setContentsMargins(1, 1, 1, 1)
+        self.body.setSpacing(0)
+        self.body.addWidget(self.title)
+        look.changed.connect(self.refresh)
+
+    def show_board(self, board: Board) -> None:
+        """A new board. Subclasses fill themselves; nothing here may take long."""
+        self.board = board
+
+    def refresh(self) -> None:
+        if self.board is not None:
+            self.show_board(self.board)
+        self.update()
+
+    def watch_focus(self, widget: QWidget) -> None:
+        """The frame is lit while this child has the keyboard."""
+        widget.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() in (QEvent.Type.FocusIn, QEvent.Type.FocusOut):
+            self.setProperty("active", event.type() == QEvent.Type.FocusIn)
+            self.style().unpolish(self)
+            self.style().polish(self)
+        return super().eventFilter(watched, event)
+
+    def focus_target(self) -> QWidget:
+        return self
+
+    def select(self, key: str) -> None:
+        """Show the row a link speaks of."""
+
+    def as_table(self) -> tuple[list[str], list[list[str]]]:
+        """What is shown, as figures: for CSV, for screen readers, for copying."""
+        return [], []
+
+    def copy_command(self) -> str:
+        """The command line that shows or repeats what is selected; empty when there is none."""
+        return ""
+
+
+NO_SCROLL = Qt.ScrollBarPolicy.ScrollBarAlwaysOff

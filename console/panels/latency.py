@@ -1,0 +1,204 @@
+"""Latency: percentiles, stages, heat map and marks on one axis; a click on a cell of the heat map
+lists the requests that were kept as its examples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
+
+from console.board import SPLITS, Board, Exemplary
+from console.domain import STAGES
+from console.panels.charts import HeatMap, Marks, Percentiles, Stages, Throughput, shown_board
+from console.panels.frame import Panel
+from console.panels.look import Look
+from console.plain import duration, milliseconds
+from console.timeaxis import TimeAxis, span_text
+
+NARROW = 430  # pixels of height below which the stages give way
+_SPLIT_WORDS = {"": "all together", "server": "by server", "stamp": "by stamp", "mix": "by mix",
+                "replica": "by replica"}  # fmt: skip
+
+
+class LatencyPanel(Panel):
+    name = "latency"
+    heading = "LATENCY"
+    exemplars = Signal(object)  # tuple[Exemplary, ...], slowest first
+
+    def __init__(self, look: Look, axis: TimeAxis) -> None:
+        super().__init__(look)
+        self.axis = axis
+        self.percentiles = Percentiles(look, axis)
+        self.throughput = Throughput(look, axis, "Throughput over time")
+        self.stages = Stages(look, axis, "Mean stage times over time")
+        self.heat = HeatMap(look, axis)
+        self.marks = Marks(look, axis)
+        self.plots = (self.percentiles, self.throughput, self.stages, self.heat, self.marks)
+        self._scope, self._split, self._mix = QComboBox(), QComboBox(), QComboBox()
+        self.body.addLayout(self._controls())
+        column = QVBoxLayout()
+        column.setContentsMargins(0, 0, 0, 2)
+        column.setSpacing(2)
+        for plot, share in zip(self.plots, (50, 0, 18, 46, 0), strict=True):
+            plot.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+            column.addWidget(plot, share)
+        self.throughput.hide()
+        self.marks.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.body.addLayout(column)
+        self.heat.picked.connect(self._pick)
+        self.marks.chosen.connect(lambda h: self.jump.emit(h.panel, _key(h), h.at_s))
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def _controls(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        row.setContentsMargins(8, 0, 8, 2)
+        row.setSpacing(6)
+        for box, name in ((self._scope, "Servers shown"), (self._mix, "Modality mix shown"),
+                          (self._split, "Split lines")):  # fmt: skip
+            box.setAccessibleName(name)
+            box.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+            box.setSizeAdjustPolicy(
+                QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+            )
+            box.setMinimumContentsLength(12)
+            box.setMaximumHeight(22)
+            row.addWidget(box)
+        row.addStretch(1)
+        self._scope.addItem("all servers", "")
+        self._mix.addItem("every mix", "")
+        for split in SPLITS:
+            self._split.addItem(_SPLIT_WORDS[split], split)
+        self._scope.activated.connect(lambda _: self.axis.change(scope=self._scope.currentData()))
+        self._mix.activated.connect(lambda _: self.axis.change(mix=self._mix.currentData()))
+        self._split.activated.connect(lambda _: self.axis.change(split=self._split.currentData()))
+        return row
+
+    def show_board(self, board: Board) -> None:
+        super().show_board(board)
+        shown_board(board, *self.plots)
+        self._fill(board)
+        self.title.show_legend(self._legend(board))
+        found = board.latency
+        if found is not None:
+            p50, p95, p99 = (milliseconds(value) for value in found.total)
+            self.setAccessibleDescription(
+                f"p50 {p50}, p95 {p95}, p99 {p99}, {found.requests} requests"
+            )
+
+    def _fill(self, board: Board) -> None:
+        """The choices, when they changed; an open list is left alone."""
+        servers = [("all servers", "")] + [(line.name, line.address) for line in board.servers]
+        mixes = [("every mix", "")]
+        mixes += [(mix or "(none)", mix) for mix in (board.latency.mixes if board.latency else ())]
+        for box, wanted, chosen in (
+            (self._scope, servers, board.view.scope),
+            (self._mix, mixes, board.view.mix),
+        ):
+            held = [(box.itemText(i), box.itemData(i)) for i in range(box.count())]
+            if not box.view().isVisible():
+                if held != wanted:
+                    box.clear()
+                    for words, data in wanted:
+                        box.addItem(words[:60], data)
+                box.setCurrentIndex(max(0, box.findData(chosen)))
+        self._split.setCurrentIndex(max(0, self._split.findData(board.view.split)))
+
+    def _legend(self, board: Board) -> list[tuple[str, str]]:
+        found = board.latency
+        if found is None or not found.requests:
+            if found is not None and found.newest_s == found.newest_s:
+                return [(f"last data {duration(board.made_s - found.newest_s)} ago", "warning")]
+            return [("no requests in this window", "dim")]
+        legend = []
+        if found.split:
+            for number, (name, _) in enumerate(found.split):
+                theme = self.look.theme
+                legend.append((f"━ {name[:22]}", theme.split[number % len(theme.split)]))
+            return legend
+        for name, value in zip(("p50", "p95", "p99"), found.total, strict=True):
+            legend.append((f"━ {name} {milliseconds(value)}", name))
+        seconds = (
+            board.view.brush[1] - board.view.brush[0] if board.view.brush else board.view.window_s
+        )
+        legend.append((f"{found.requests / max(seconds, 1):,.0f} req/s", "dim"))
+        age = board.made_s - found.newest_s
+        if age > max(3 * found.width_s, 10) and board.view.live:
+            legend.append((f"last data {duration(age)} ago", "warning"))
+        what = "brushed" if board.view.brush else "last" if board.view.live else "paused,"
+        legend.append((f"{what} {span_text(seconds)}", "accent" if board.view.brush else "dim"))
+        return legend
+
+    def cycle(self) -> None:
+        """Percentiles, throughput, and back."""
+        showing = self.throughput.isVisible()
+        self.throughput.setVisible(not showing)
+        self.percentiles.setVisible(showing)
+        if self.board is not None:
+            (self.percentiles if showing else self.throughput).show_board(self.board)
+        self._share(showing)
+
+    def _share(self, percentiles: bool) -> None:
+        column = self.body.itemAt(self.body.count() - 1).layout()
+        if isinstance(column, QVBoxLayout):
+            column.setStretch(0, 50 if percentiles else 0)
+            column.setStretch(1, 0 if percentiles else 50)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        self.stages.setVisible(event.size().height() > NARROW)
+        columns = int(self.percentiles.area.width())
+        if abs(columns - self.axis.view.columns) > 8 and columns > 50:
+            self.axis.change(columns=columns)
+        super().resizeEvent(event)
+
+    def select(self, key: str) -> None:
+        if self.board is not None and any(s.address == key for s in self.board.servers):
+            self.axis.change(scope="" if self.axis.view.scope == key else key)
+
+    def _pick(self, at_s: float, y: float) -> None:
+        cell = self.heat.cell(at_s, y)
+        if cell is None or self.board is None or self.board.latency is None:
+            return
+        self.exemplars.emit(examples_in(self.board.latency.exemplars, cell))
+
+    def as_table(self) -> tuple[list[str], list[list[str]]]:
+        found = self.board.latency if self.board is not None else None
+        head = ["unix_s", "p50_ms", "p95_ms", "p99_ms", "requests_per_s", "error_share"]
+        head += [f"{stage}_ms" for stage in STAGES]
+        if found is None:
+            return head, []
+        table = np.vstack(
+            [found.starts, found.p50, found.p95, found.p99, found.rate, found.errors, found.stages]
+        ).T
+        return head, [
+            [f"{row[0]:.1f}", *("" if v != v else f"{v:.6g}" for v in row[1:])] for row in table
+        ]
+
+    def focus_target(self) -> QWidget:
+        return self
+
+
+def examples_in(
+    exemplars: tuple[Exemplary, ...], cell: tuple[float, float, float, float]
+) -> tuple[Exemplary, ...]:
+    """Those of a cell, slowest first; an empty cell gives its nearest neighbours."""
+    begin, end, least, most = cell
+    inside = [e for e in exemplars if begin <= e.at_s < end and least <= e.total_ms <= most]
+    if not inside:
+        middle = math.sqrt(max(least, 1e-3) * max(most, 1e-3))
+
+        def distance(e: Exemplary) -> float:
+            columns = abs(e.at_s - begin) / max(end - begin, 1e-3)
+            return columns / 8 + abs(math.log2(max(e.total_ms, 1e-3) / middle))
+
+        inside = sorted(exemplars, key=distance)[:6]
+    return tuple(sorted(inside, key=lambda e: -e.total_ms))
+
+
+def _key(happening: Any) -> str:
+    if happening.kind == "alert":
+        return f"{happening.server}\t{happening.id}"
+    return str(happening.server)

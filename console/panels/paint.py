@@ -1,0 +1,145 @@
+"""Small things painted in many places: signs, bars, sparklines, elided text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PySide6.QtCore import QPointF, QRect, QRectF, Qt
+from PySide6.QtGui import QColor, QFont, QFontMetricsF, QPainter, QPen, QPolygonF
+
+from console.theme import Theme
+
+LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
+RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+CENTRE = Qt.AlignmentFlag.AlignCenter
+SMOOTH = QPainter.RenderHint.Antialiasing
+_ELIDE = Qt.TextElideMode.ElideRight
+
+
+def sign(painter: QPainter, theme: Theme, severity: str, centre: QPointF, size: float = 9) -> None:
+    """The shape of a severity: filled diamond, triangle, ring, dot. Readable without colour."""
+    painter.save()
+    painter.setRenderHint(SMOOTH)
+    color = theme.color(severity)
+    painter.setPen(Qt.PenStyle.NoPen)
+    painter.setBrush(color)
+    half = size / 2
+    x, y = centre.x(), centre.y()
+    if severity in ("critical", "high"):
+        half *= 1.2
+        painter.drawPolygon(
+            QPolygonF([QPointF(x, y - half), QPointF(x + half, y), QPointF(x, y + half),
+                       QPointF(x - half, y)])
+        )  # fmt: skip
+    elif severity == "warning":
+        half *= 1.15
+        painter.drawPolygon(
+            QPolygonF([QPointF(x, y - half), QPointF(x + half, y + half * 0.8),
+                       QPointF(x - half, y + half * 0.8)])
+        )  # fmt: skip
+    elif severity == "unknown":
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        painter.setPen(QPen(color, 2))
+        painter.drawEllipse(centre, half - 0.5, half - 0.5)
+    elif severity == "ok":
+        painter.drawEllipse(centre, half, half)
+    else:
+        painter.drawEllipse(centre, half * 0.45, half * 0.45)
+    painter.restore()
+
+
+def line(painter: QPainter, xs: np.ndarray, ys: np.ndarray, pen: QPen, top: float = -1e6) -> None:
+    """A polyline with breaks where the value is not known, one pixel wide."""
+    painter.setPen(pen)
+    known = np.isfinite(ys)
+    if not known.any():
+        return
+    ys = np.clip(np.where(known, ys, 0), top, 1e6)
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], known.view(np.int8), [0]))))
+    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+        points = [QPointF(x, y) for x, y in zip(xs[begin:end], ys[begin:end], strict=True)]
+        if len(points) == 1:
+            points.append(points[0] + QPointF(1, 0))
+        painter.drawPolyline(QPolygonF(points))
+
+
+def spark(painter: QPainter, rect: QRectF, values: np.ndarray, color: QColor) -> None:
+    """A sparkline from zero, or nothing when there is nothing."""
+    known = np.isfinite(values) if len(values) else np.zeros(0, bool)
+    if not known.any():
+        return
+    top = max(float(values[known].max()), 1e-9)
+    xs = rect.left() + np.arange(len(values)) / max(len(values) - 1, 1) * rect.width()
+    ys = rect.bottom() - 1 - values / top * (rect.height() - 3)
+    painter.setRenderHint(SMOOTH)
+    line(painter, xs, ys, QPen(color, 1))
+    painter.setRenderHint(SMOOTH, False)
+
+
+def bar(
+    painter: QPainter,
+    theme: Theme,
+    rect: QRectF,
+    part: float,
+    tone: str,
+    marks: Sequence[float] = (),
+) -> None:
+    """A share of a trough, with the thresholds as ticks in it."""
+    painter.fillRect(rect, theme.color("border"))
+    width = rect.width() * min(max(part, 0.0), 1.0)
+    painter.fillRect(QRectF(rect.left(), rect.top(), width, rect.height()), theme.color(tone))
+    painter.setPen(QPen(theme.color("text"), 1))
+    for mark in marks:
+        if 0 < mark < 1:
+            x = math.floor(rect.left() + rect.width() * mark) + 0.5
+            painter.drawLine(QPointF(x, rect.top() - 2), QPointF(x, rect.bottom() + 2))
+
+
+def text(
+    painter: QPainter,
+    rect: QRect | QRectF,
+    words: str,
+    color: QColor,
+    font: QFont | None = None,
+    flags: Qt.AlignmentFlag = LEFT,
+) -> float:
+    """One elided line; returns its width. Never interpreted as rich text."""
+    if font is not None:
+        painter.setFont(font)
+    area = QRectF(rect)
+    metrics = QFontMetricsF(painter.font())
+    shown = metrics.elidedText(words[:4000], _ELIDE, area.width())
+    painter.setPen(color)
+    painter.drawText(area, int(flags) | int(Qt.TextFlag.TextSingleLine), shown)
+    return metrics.horizontalAdvance(shown)
+
+
+def hatch(painter: QPainter, rect: QRectF, color: QColor) -> None:
+    """Where nothing is known."""
+    if rect.width() < 1:
+        return
+    painter.save()
+    painter.setClipRect(rect)
+    painter.setPen(QPen(color, 1))
+    x = rect.left() - rect.height()
+    x -= x % 8
+    while x < rect.right():
+        painter.drawLine(QPointF(x, rect.bottom()), QPointF(x + rect.height(), rect.top()))
+        x += 8
+    painter.restore()
+
+
+def bold(font: QFont, pixels: int | None = None) -> QFont:
+    found = QFont(font)
+    found.setBold(True)
+    if pixels is not None:
+        found.setPixelSize(pixels)
+    return found
+
+
+def sized(font: QFont, pixels: int) -> QFont:
+    found = QFont(font)
+    found.setPixelSize(pixels)
+    return found

@@ -1,0 +1,165 @@
+"""Reference against live: the distribution of one feature in one slice, as densities over the
+bundle's own bins; the live side is counted over the whole hours the window touches."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PySide6.QtCore import QPointF, QRectF, Qt
+from PySide6.QtGui import QPainter, QPaintEvent, QPen, QPolygonF
+from PySide6.QtWidgets import QWidget
+
+from console.board import Board, Comparison
+from console.panels import paint
+from console.panels.frame import Panel
+from console.panels.look import Look
+from console.panels.timeplot import scale_top
+from console.timeaxis import clock_text
+
+
+class Densities(QWidget):
+    def __init__(self, look: Look) -> None:
+        super().__init__()
+        self._look = look
+        self.found: Comparison | None = None
+        self.setMinimumHeight(70)
+        self.setAccessibleName("Reference against live distribution")
+
+    def show_comparison(self, found: Comparison | None) -> None:
+        if found is not self.found:
+            self.found = found
+            self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        theme = self._look.theme
+        area = QRectF(54, 6, max(self.width() - 66, 10), max(self.height() - 28, 10))
+        found = self.found
+        if found is None or len(found.reference) == 0:
+            words = "no profile of this feature in these hours"
+            paint.text(painter, area, words, theme.color("dim"), self._look.words, paint.CENTRE)
+            return
+        if found.labels:
+            self._bars(painter, area, found)
+        else:
+            self._curves(painter, area, found)
+
+    def _curves(self, painter: QPainter, area: QRectF, found: Comparison) -> None:
+        theme = self._look.theme
+        edges = found.edges
+        # Open outer cells get a density too, but never set the scale.
+        inner = np.concatenate([found.reference[1:-1], found.live[1:-1]])
+        top, step = scale_top(float(inner.max(initial=0)) * 1.08 or 1.0)
+        low, high = float(edges[0]), float(edges[-1])
+        self._frame(painter, area, (low, high), (top, step))
+        painter.setClipRect(area.adjusted(0, -4, 1, 1))
+        xs = area.left() + (edges - low) / max(high - low, 1e-12) * area.width()
+        if found.n_live:
+            outline = self._steps(xs, found.live, area, top)
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(theme.color("live", 120))
+            painter.drawPolygon(QPolygonF(outline))
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.setPen(QPen(theme.color("accent"), 1))
+            painter.drawPolyline(QPolygonF(outline))
+        painter.setPen(QPen(theme.color("text"), 1, Qt.PenStyle.DashLine))
+        painter.drawPolyline(QPolygonF(self._steps(xs, found.reference, area, top)))
+
+    @staticmethod
+    def _steps(xs: np.ndarray, values: np.ndarray, area: QRectF, top: float) -> list[QPointF]:
+        ys = area.bottom() - np.minimum(values / top, 1.5) * area.height()
+        points = [QPointF(xs[0], area.bottom())]
+        for index, y in enumerate(ys):
+            points += [QPointF(xs[index], y), QPointF(xs[index + 1], y)]
+        points.append(QPointF(xs[-1], area.bottom()))
+        return points
+
+    def _frame(
+        self,
+        painter: QPainter,
+        area: QRectF,
+        across: tuple[float, float],
+        up: tuple[float, float],
+    ) -> None:
+        theme, font = self._look.theme, self._look.small_figures
+        top, step = up
+        for number in range(int(round(top / step)) + 1):
+            y = area.bottom() - number * step / top * area.height()
+            painter.setPen(QPen(theme.color("grid"), 1))
+            painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
+            place = QRectF(0, y - 8, area.left() - 6, 16)
+            words = f"{number * step:.3g}"
+            paint.text(painter, place, words, theme.color("dim"), font, paint.RIGHT)
+        low, high = across
+        _, step = scale_top(high - low)
+        value = math.ceil(low / step) * step
+        while value <= high:
+            x = area.left() + (value - low) / max(high - low, 1e-12) * area.width()
+            place = QRectF(x - 40, area.bottom() + 3, 80, 16)
+            words = f"{0 if abs(value) < step / 1e6 else value:.6g}"
+            paint.text(painter, place, words, theme.color("dim"), font, paint.CENTRE)
+            value += step
+
+    def _bars(self, painter: QPainter, area: QRectF, found: Comparison) -> None:
+        theme, font = self._look.theme, self._look.small_figures
+        count = len(found.labels)
+        most = max(float(found.reference.max()), float(found.live.max()), 1e-9)
+        height = min(area.height() / count, 40)
+        for number, label in enumerate(found.labels):
+            y = area.top() + number * height
+            place = QRectF(4, y, area.left() + 20, height)
+            paint.text(painter, place, label, theme.color("dim"), font, paint.RIGHT)
+            width = (area.width() - 90) / most
+            left = area.left() + 30
+            live = QRectF(left, y + 3, found.live[number] * width, height - 6)
+            painter.fillRect(live, theme.color("live"))
+            painter.setPen(QPen(theme.color("text"), 1, Qt.PenStyle.DashLine))
+            box = QRectF(left, y + 3, found.reference[number] * width, height - 6)
+            painter.drawRect(box)
+            words = f"{found.live[number]:.1%} ({found.reference[number]:.1%})"
+            place = QRectF(area.right() - 110, y, 108, height)
+            paint.text(painter, place, words, theme.color("text"), font, paint.RIGHT)
+
+
+class ReferencePanel(Panel):
+    name = "reference"
+    heading = "REFERENCE vs LIVE"
+
+    def __init__(self, look: Look) -> None:
+        super().__init__(look)
+        self.plot = Densities(look)
+        self.body.addWidget(self.plot, 1)
+
+    def show_board(self, board: Board) -> None:
+        super().show_board(board)
+        found = board.comparison
+        self.plot.show_comparison(found)
+        if found is None:
+            key = board.view.drift_key
+            words = f"{key[0]} [{key[1] or 'all'}]" if key else "choose a feature"
+            self.title.show_legend([(words, "dim")])
+            return
+        unit = f" {found.feature.unit}" if found.feature.unit else ""
+        low, high = (clock_text(moment, "%H:%M") for moment in (found.from_s, found.to_s))
+        legend = [
+            (f"{found.feature.name}{unit} [{found.slice or 'all'}]", "text"),
+            (f"┄ reference n {found.n_reference:,.0f}", "dim"),
+            (f"■ live {low}–{high} n {found.n_live:,}", "accent"),
+        ]
+        measure = board.view.measure
+        if measure in found.scores:
+            legend.append((f"{measure.upper()} {found.scores[measure]:.2f}", "dim"))
+        self.title.show_legend(legend)
+        self.plot.setAccessibleDescription(" ".join(words for words, _ in legend)[:300])
+
+    def as_table(self) -> tuple[list[str], list[list[str]]]:
+        found = self.board.comparison if self.board is not None else None
+        head = ["from", "to", "reference", "live"]
+        if found is None:
+            return head, []
+        return head, [
+            [f"{v:.6g}" for v in row]
+            for row in zip(found.edges[:-1], found.edges[1:], found.reference, found.live,
+                           strict=True)
+        ]  # fmt: skip

@@ -1,0 +1,194 @@
+"""The table view of all panels, and the delegate that paints its cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6.QtCore import (
+    QAbstractItemModel,
+    QModelIndex,
+    QPersistentModelIndex,
+    QPointF,
+    QRectF,
+    QSize,
+    Qt,
+    Signal,
+)
+from PySide6.QtGui import QGuiApplication, QKeyEvent, QPainter, QPen
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
+    QStyle,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QTableView,
+)
+
+from console.models.cells import CELL, ROW, Cell, Column
+from console.panels import paint
+from console.panels.look import Look
+
+Index = QModelIndex | QPersistentModelIndex
+
+
+class CellDelegate(QStyledItemDelegate):
+    def __init__(self, look: Look) -> None:
+        super().__init__()
+        self._look = look
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
+        cell = index.data(CELL)
+        if not isinstance(cell, Cell):
+            return
+        theme = self._look.theme
+        area = QRectF(option.rect)  # type: ignore[attr-defined]
+        state = option.state  # type: ignore[attr-defined]
+        if state & QStyle.StateFlag.State_Selected:
+            painter.fillRect(area, theme.color("selection"))
+        inner = area.adjusted(6, 0, -6, 0)
+        if cell.kind == "bar":
+            part, marks = cell.value
+            trough = QRectF(inner.left(), inner.center().y() - 3.5, inner.width(), 7)
+            paint.bar(painter, theme, trough, part, cell.tone, marks)
+        elif cell.kind == "spark":
+            box = inner.adjusted(0, 4, 0, -4)
+            paint.spark(painter, box, cell.value, theme.color(cell.tone))
+        elif cell.kind == "sign":
+            centre = QPointF(inner.left() + 6, inner.center().y())
+            paint.sign(painter, theme, cell.value, centre, 8)
+            self._text(painter, inner.adjusted(18, 0, 0, 0), cell)
+        elif cell.kind == "skew":
+            self._skew(painter, area, cell)
+        else:
+            self._text(painter, inner, cell)
+
+    def _text(self, painter: QPainter, area: QRectF, cell: Cell) -> None:
+        look = self._look
+        font = look.figures if cell.mono else look.words
+        if cell.bold:
+            font = paint.bold(font)
+        side = paint.RIGHT if cell.right else paint.LEFT
+        paint.text(painter, area, cell.text, look.theme.color(cell.tone), font, side)
+
+    def _skew(self, painter: QPainter, area: QRectF, cell: Cell) -> None:
+        theme = self._look.theme
+        if cell.value:  # differs
+            box = area.adjusted(2, 2, -2, -2)
+            painter.fillRect(box, theme.color("critical", 50))
+            painter.setPen(QPen(theme.color("critical"), 1))
+            painter.drawRect(box)
+        self._text(painter, area.adjusted(8, 0, -4, 0), cell)
+
+    def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
+        return QSize(60, 22)
+
+
+class Table(QTableView):
+    """Rows are selected, J and K walk them, Enter opens one, Ctrl+C copies a cell."""
+
+    opened = Signal(object)  # the row, by Enter or a double click
+    chosen = Signal(object)  # the row that the selection moved to by hand
+
+    def __init__(self, look: Look, model: QAbstractItemModel, columns: tuple[Column, ...]) -> None:
+        super().__init__()
+        self.setModel(model)
+        self._columns = columns
+        self._quiet = False
+        self._delegate = CellDelegate(look)
+        self.setItemDelegate(self._delegate)
+        self.setShowGrid(False)
+        self.setMouseTracking(True)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+        self.setTabKeyNavigation(False)
+        self.setWordWrap(False)
+        self.verticalHeader().hide()
+        self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        self.verticalHeader().setDefaultSectionSize(22)
+        self._shape_header()
+        self.doubleClicked.connect(lambda index: self.opened.emit(index.data(ROW)))
+        self.selectionModel().currentRowChanged.connect(self._moved)
+
+    def _shape_header(self) -> None:
+        header = self.horizontalHeader()
+        header.setHighlightSections(False)
+        header.setMinimumSectionSize(24)
+        header.setFixedHeight(24)
+        header.setSectionsClickable(True)
+        for number, column in enumerate(self._columns):
+            if column.width:
+                header.resizeSection(number, column.width)
+            else:
+                header.setSectionResizeMode(number, QHeaderView.ResizeMode.Stretch)
+        header.sectionClicked.connect(self._sort)
+        self._sorted = (-1, False)
+
+    def _sort(self, section: int) -> None:
+        """Up, down, and back to worst first."""
+        if self._columns[section].order is None:
+            return
+        column, descending = self._sorted
+        if column != section:
+            self._sorted = (section, True)
+        elif descending:
+            self._sorted = (section, False)
+        else:
+            self._sorted = (-1, False)
+        order = Qt.SortOrder.DescendingOrder if self._sorted[1] else Qt.SortOrder.AscendingOrder
+        self.model().sort(self._sorted[0], order)
+
+    def row(self) -> Any:
+        """The selected row, or None."""
+        index = self.currentIndex()
+        return index.data(ROW) if index.isValid() else None
+
+    def select_row(self, place: int) -> None:
+        """Without telling `chosen`: this did not come from the keyboard or the mouse."""
+        if 0 <= place < self.model().rowCount():
+            self._quiet = True
+            self.selectRow(place)
+            self._quiet = False
+            self.scrollTo(self.model().index(place, 0))
+
+    def _moved(self, current: QModelIndex, previous: QModelIndex) -> None:
+        if current.isValid() and not self._quiet:
+            self.chosen.emit(current.data(ROW))
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        key = event.key()
+        plain = event.modifiers() == Qt.KeyboardModifier.NoModifier
+        if key in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self.row() is not None:
+            self.opened.emit(self.row())
+        elif plain and key in (Qt.Key.Key_J, Qt.Key.Key_K):
+            self._walk(1 if key == Qt.Key.Key_J else -1)
+        elif key == Qt.Key.Key_C and event.modifiers() & Qt.KeyboardModifier.ControlModifier:
+            whole = bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier)
+            self.copy_cell(whole)
+        elif event.text() and plain and event.text().isprintable():
+            event.ignore()  # letters are the window's commands, not a search in the table
+        else:
+            super().keyPressEvent(event)
+
+    def _walk(self, step: int) -> None:
+        rows = self.model().rowCount()
+        if rows:
+            current = self.currentIndex()
+            place = current.row() + step if current.isValid() else 0
+            column = max(current.column(), 0)
+            self.setCurrentIndex(self.model().index(min(max(place, 0), rows - 1), column))
+
+    def copy_cell(self, whole_row: bool = False) -> None:
+        """The cell as text; with Shift the row, tab-separated."""
+        index = self.currentIndex()
+        if not index.isValid():
+            return
+        model = self.model()
+        texts = [
+            str(model.index(index.row(), column).data() or "")
+            for column in range(model.columnCount())
+        ]
+        words = "\t".join(texts) if whole_row else texts[index.column()]
+        QGuiApplication.clipboard().setText(words)

@@ -1,0 +1,228 @@
+"""Colours, fonts and sizes by token. Series never use the status colours, and a status always has
+a shape and a word beside its colour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PySide6.QtGui import QColor, QFont, QFontDatabase, QPalette
+
+SIGNS = {"critical": "◆", "high": "◆", "warning": "▲", "unknown": "○", "info": "•", "ok": "●"}
+
+
+@dataclass(frozen=True)
+class Theme:
+    name: str
+    background: str
+    panel: str
+    raised: str
+    border: str
+    grid: str
+    text: str
+    dim: str
+    faint: str
+    accent: str
+    critical: str
+    warning: str
+    ok: str
+    p50: str
+    p95: str
+    p99: str
+    live: str
+    selection: str
+    stages: tuple[str, ...]
+    split: tuple[str, ...]
+    ramp: tuple[str, ...]
+
+    def hex(self, tone: str) -> str:
+        """The colour of a tone: a token, a severity, a drift level, or a colour as it is."""
+        if tone.startswith("#"):
+            return tone
+        alias = {
+            "high": "critical",
+            "unknown": "dim",
+            "info": "dim",
+            "insufficient": "dim",
+            "learning": "dim",
+            "": "text",
+        }.get(tone, tone)
+        value = getattr(self, alias, None)
+        return value if isinstance(value, str) and value.startswith("#") else self.text
+
+    def color(self, tone: str, alpha: int = 255) -> QColor:
+        return _color(self.hex(tone), alpha)
+
+
+@lru_cache(maxsize=512)
+def _color(text: str, alpha: int) -> QColor:
+    found = QColor(text)
+    found.setAlpha(alpha)
+    return found
+
+
+DARK = Theme(
+    name="dark",
+    background="#0d1117",
+    panel="#151b23",
+    raised="#1d2530",
+    border="#2b3440",
+    grid="#222a34",
+    text="#e6edf3",
+    dim="#93a0ae",
+    faint="#5c6875",
+    accent="#5cb3f2",
+    critical="#ff6161",
+    warning="#eaa521",
+    ok="#30c48d",
+    p50="#4c86bd",
+    p95="#84c1f0",
+    p99="#f5f8fb",
+    live="#3d6f99",
+    selection="#22384d",
+    stages=("#c792ea", "#7fdbca", "#5fa8d3", "#33658a", "#9aa7b4"),
+    split=("#84c1f0", "#c792ea", "#7fdbca", "#d9c58b", "#9aa7b4", "#4c86bd", "#e59bc3", "#b5e08f"),
+    ramp=("#14202c", "#173f5f", "#20639b", "#3caea3", "#d8a545", "#f6d58a", "#fff8e0"),
+)
+LIGHT = Theme(
+    name="light",
+    background="#eef1f4",
+    panel="#ffffff",
+    raised="#f4f6f8",
+    border="#cfd6dd",
+    grid="#e8ecf0",
+    text="#18202a",
+    dim="#55606c",
+    faint="#98a2ad",
+    accent="#0b69c2",
+    critical="#c3182b",
+    warning="#8f5b00",
+    ok="#14784a",
+    p50="#8fb8dd",
+    p95="#3279b7",
+    p99="#0c2f55",
+    live="#8fbbe2",
+    selection="#dbeafa",
+    stages=("#8d4bbb", "#2a9d8f", "#5fa8d3", "#1f4e79", "#8b96a3"),
+    split=("#3279b7", "#8d4bbb", "#2a9d8f", "#8a6d1b", "#68737f", "#0c2f55", "#b04a85", "#4f8a1c"),
+    ramp=("#f7f9fb", "#d8e8f5", "#9cc6e6", "#4f93c8", "#24609a", "#123a66", "#061a33"),
+)
+CONTRAST = Theme(
+    name="contrast",
+    background="#000000",
+    panel="#000000",
+    raised="#141414",
+    border="#8a8a8a",
+    grid="#3a3a3a",
+    text="#ffffff",
+    dim="#d6d6d6",
+    faint="#a0a0a0",
+    accent="#6fd0ff",
+    critical="#ff7b7b",
+    warning="#ffd000",
+    ok="#5dff9f",
+    p50="#6fa8ff",
+    p95="#a8d8ff",
+    p99="#ffffff",
+    live="#4a90d0",
+    selection="#00417a",
+    stages=("#e0a0ff", "#7fffe0", "#6fc0ff", "#3f78b0", "#d0d0d0"),
+    split=("#a8d8ff", "#e0a0ff", "#7fffe0", "#ffe28a", "#d0d0d0", "#6fa8ff", "#ff9fd0", "#c8ff8f"),
+    ramp=("#101010", "#003a70", "#0070c0", "#00c0b0", "#ffd000", "#fff0a0", "#ffffff"),
+)
+THEMES = {theme.name: theme for theme in (DARK, LIGHT, CONTRAST)}
+
+
+def fonts() -> tuple[QFont, QFont]:
+    """(for words, for figures): the system's sans, and the first fixed-width font there is."""
+    words = QFontDatabase.systemFont(QFontDatabase.SystemFont.GeneralFont)
+    words.setPixelSize(12)
+    families = set(QFontDatabase.families())
+    figures = QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont)
+    for name in ("JetBrains Mono", "DejaVu Sans Mono", "Menlo", "Consolas"):
+        if name in families:
+            figures = QFont(name)
+            break
+    figures.setPixelSize(12)
+    return words, figures
+
+
+@lru_cache(maxsize=8)
+def lookup(theme: Theme) -> NDArray[np.uint32]:
+    """256 premultiplied ARGB values along the ramp; the first is transparent."""
+    stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in theme.ramp], float)
+    place = np.linspace(0, len(stops) - 1, 256)
+    red, green, blue = (
+        np.interp(place, np.arange(len(stops)), stops[:, channel]).astype(np.uint32)
+        for channel in range(3)
+    )
+    table = (np.uint32(255) << 24) | (red << 16) | (green << 8) | blue
+    table[0] = 0
+    return np.asarray(table, np.uint32)
+
+
+def palette(theme: Theme) -> QPalette:
+    found = QPalette()
+    roles = QPalette.ColorRole
+    for role, tone in (
+        (roles.Window, "background"),
+        (roles.Base, "panel"),
+        (roles.AlternateBase, "raised"),
+        (roles.Button, "raised"),
+        (roles.ToolTipBase, "raised"),
+        (roles.Highlight, "selection"),
+        (roles.Mid, "border"),
+        (roles.WindowText, "text"),
+        (roles.Text, "text"),
+        (roles.ButtonText, "text"),
+        (roles.ToolTipText, "text"),
+        (roles.HighlightedText, "text"),
+        (roles.PlaceholderText, "dim"),
+        (roles.Link, "accent"),
+    ):
+        found.setColor(role, theme.color(tone))
+    disabled = QPalette.ColorGroup.Disabled
+    for role in (roles.Text, roles.ButtonText, roles.WindowText):
+        found.setColor(disabled, role, theme.color("faint"))
+    return found
+
+
+def sheet(theme: Theme) -> str:
+    """The style sheet: frames and controls only; everything else is painted from tokens."""
+    t = theme
+    return f"""
+QWidget {{ font-size: 12px; }}
+QFrame#panel {{ background: {t.panel}; border: 1px solid {t.border}; border-radius: 4px; }}
+QFrame#panel[active="true"] {{ border-color: {t.accent}; }}
+QTableView, QListView, QPlainTextEdit, QScrollArea {{ background: transparent; border: none;
+  outline: none; selection-background-color: {t.selection}; selection-color: {t.text}; }}
+QHeaderView {{ background: transparent; }}
+QHeaderView::section {{ background: {t.panel}; color: {t.dim}; border: none;
+  border-bottom: 1px solid {t.border}; padding: 2px 4px; font-size: 11px; }}
+QLineEdit, QComboBox, QSpinBox, QDateTimeEdit {{ background: {t.raised}; color: {t.text};
+  border: 1px solid {t.border}; border-radius: 3px; padding: 2px 6px; min-height: 18px; }}
+QLineEdit:focus, QComboBox:focus {{ border-color: {t.accent}; }}
+QComboBox QAbstractItemView {{ background: {t.raised}; color: {t.text}; }}
+QPushButton {{ background: {t.raised}; color: {t.text}; border: 1px solid {t.border};
+  border-radius: 3px; padding: 3px 10px; }}
+QPushButton:hover {{ border-color: {t.dim}; }}
+QPushButton:focus {{ border-color: {t.accent}; }}
+QPushButton:disabled {{ color: {t.faint}; }}
+QPushButton#tab {{ background: transparent; border: none; color: {t.dim}; padding: 2px 8px; }}
+QPushButton#tab:checked {{ color: {t.text}; border-bottom: 2px solid {t.accent};
+  border-radius: 0; }}
+QPushButton#tab:focus {{ color: {t.accent}; }}
+QSplitter::handle {{ background: transparent; }}
+QScrollBar:vertical {{ background: transparent; width: 8px; margin: 0; }}
+QScrollBar:horizontal {{ background: transparent; height: 8px; margin: 0; }}
+QScrollBar::handle {{ background: {t.border}; border-radius: 4px; min-height: 24px; }}
+QScrollBar::handle:hover {{ background: {t.faint}; }}
+QScrollBar::add-line, QScrollBar::sub-line {{ width: 0; height: 0; }}
+QScrollBar::add-page, QScrollBar::sub-page {{ background: transparent; }}
+QToolTip {{ background: {t.raised}; color: {t.text}; border: 1px solid {t.border}; padding: 4px; }}
+QMenu {{ background: {t.raised}; color: {t.text}; border: 1px solid {t.border}; }}
+QMenu::item:selected {{ background: {t.selection}; }}
+QDialog {{ background: {t.panel}; }}
+"""
