@@ -122,7 +122,7 @@ def _unreadable(data: bytes, field: str) -> Fault | None:
 
 def not_utf8(field: str, error: UnicodeDecodeError) -> Fault:
     return bad_input(
-        field, "INVALID_UTF8", f"byte {error.start} of {len(error.object)} is not valid UTF-8"
+        field, "TEXT_NOT_UTF8", f"byte {error.start} of {len(error.object)} is not valid UTF-8"
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
+from proto import inference_pb2 as pb
 from server.answers import placed
 from server.engine import Engine
 from server.intake import Call, Intake
@@ -13,6 +15,7 @@ from server.tally import Tally
 from server.types import Outcome, Timing, Work
 
 NO_REPLICA = -1
+PART_FIELD = re.compile(r"parts\[(?P<index>\d+)\]\.(?P<name>mime|data)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,4 +49,20 @@ class Rows:
             return Outcome("", None, refusal.faults[0], Timing(), 0, stamp, NO_REPLICA)
         outcome = await self.engine.predict(work)
         self.tally.add(outcome)
-        return placed(outcome, field)
+        return placed(in_wire_names(outcome, work), field)
+
+
+def in_wire_names(outcome: Outcome, work: Work) -> Outcome:
+    """The pipeline calls a part's content `data` and its type `mime`, whatever the message did."""
+    fault = outcome.fault
+    found = PART_FIELD.fullmatch(fault.field) if fault else None
+    if fault is None or found is None:
+        return outcome
+    name = found["name"]
+    if name == "mime":
+        name = "mime_type"
+    elif name == "data":
+        part = pb.Example.FromString(work.example).parts[int(found["index"])]
+        name = part.WhichOneof("source") or name
+    named = replace(fault, field=f"parts[{found['index']}].{name}")
+    return replace(outcome, fault=named)

@@ -27,7 +27,7 @@ from server.engine import Engine
 from server.envelope import message_of, request_id_of
 from server.intake import Call, Intake
 from server.refusal import STAMP_KEY, Refused, bad_input
-from server.rows import Rows
+from server.rows import Rows, in_wire_names
 from server.stream import answer_stream
 from server.types import Fault, Outcome, Token
 from server.upload import UploadStore
@@ -74,7 +74,7 @@ class Inference:
                 if isinstance(item, Token):
                     event.text = item.text
                 else:
-                    outcome = placed(item.outcome, "example")
+                    outcome = placed(in_wire_names(item.outcome, work), "example")
                     if outcome.fault is not None:
                         raise Refused(outcome.fault)
                     event.end.finish_reason = item.finish_reason

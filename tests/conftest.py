@@ -1,6 +1,7 @@
 """What every test needs before anything else is imported."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,13 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tinybundle import make_bundle  # late: a run without it needs no torch
 
     return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_bundle: Path) -> Iterator[str]:
+    """The address of the whole program serving the tiny bundle with one replica."""
+    from tests.running import program
+
+    with program("--bundle", str(tiny_bundle), "--warm-pool", "1", "--name", "tiny") as server:
+        yield server.address
+        assert server.stop() == 0, "SIGTERM drains and ends well"

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,6 +20,10 @@ from server.config import ServerConfig
 from server.edge import Edge
 from server.snapshot import Identity
 
+ROOT = Path(__file__).resolve().parent.parent
+READY_WITHIN_S = 180.0  # a busy machine imports torch slowly
+END_WITHIN_S = 60.0
+READY = re.compile(r"ready on (\S+) ")
 IDENTITY = Identity(
     "press-7", "0.1.0", "instance-1", {"warm-pool": "1"}, (("max_parts", 64, "parts"),), False, 0.0
 )
@@ -45,3 +55,49 @@ async def until(happened: Callable[[], object], within_s: float = 20.0) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError(f"did not happen within {within_s} s")
+
+
+@dataclass(slots=True)
+class Program:
+    """`python -m server.main` as a process; `lines` is what it has said."""
+
+    process: subprocess.Popen[str]
+    address: str = ""
+    lines: list[str] = field(default_factory=list)
+    ready: threading.Event = field(default_factory=threading.Event)
+
+    def read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            found = READY.match(line)
+            if found:
+                self.address = found[1]
+                self.ready.set()
+        self.ready.set()  # it has ended
+
+    def stop(self) -> int:
+        """Its exit code after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(END_WITHIN_S)
+
+
+@contextmanager
+def program(*flags: str) -> Iterator[Program]:
+    """The whole server on a free port, ready; killed at the end if it still runs."""
+    command = [sys.executable, "-m", "server.main", "--listen", "127.0.0.1:0", *flags]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    running = Program(process)
+    reader = threading.Thread(target=running.read, daemon=True)
+    reader.start()
+    try:
+        running.ready.wait(READY_WITHIN_S)
+        assert running.address, "\n".join(running.lines)
+        yield running
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        reader.join()

@@ -215,7 +215,7 @@ async def test_text_that_is_not_utf8_is_named_and_the_other_rows_are_answered() 
         response = await raw_predict(channel, data.replace(b"b@d", b"b\xffd"))
     assert response.results[0].prediction.label == "ok"
     assert response.results[1].fault.field == "examples[1].parts[1].text"
-    assert response.results[1].fault.reason == "INVALID_UTF8"
+    assert response.results[1].fault.reason == "TEXT_NOT_UTF8"
 
 
 async def test_a_label_that_is_not_utf8_is_named() -> None:

@@ -37,7 +37,8 @@ class Narrator:
 
     def _tell_replica(self, replica: ReplicaStatus) -> None:
         seen = (replica.state, replica.restarts)
-        if self._replicas.get(replica.index) == seen or replica.state == "starting":
+        # Deaths are in the log: a replica may be back before this looks again.
+        if self._replicas.get(replica.index) == seen or replica.state in ("starting", "dead"):
             return
         self._replicas[replica.index] = seen
         why = f": {replica.reason}" if replica.reason else ""
@@ -50,9 +51,9 @@ class Narrator:
         if now.state != "READY" or now.facts is None:
             return f"{state}{why}"
         facts = now.facts
-        reasons = "; ".join(f"{name}: {why}" for name, why in sorted(facts.reasons.items()))
+        took_s = time.monotonic() - self._began
         return (
-            f"ready on {self._address} after {time.monotonic() - self._began:.1f} s: "
-            f"{facts.stamp_name}, {now.warm_replicas} warm on {facts.env.get('device', '?')}"
-            f" ({reasons})"
+            f"ready on {self._address} after {took_s:.1f} s: {facts.stamp_name}, "
+            f"{now.warm_replicas} of {now.wanted_replicas} replicas warm "
+            f"on {facts.env.get('device', '?')} ({facts.reasons.get('device', 'as configured')})"
         )

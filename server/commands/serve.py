@@ -71,7 +71,10 @@ class Stop:
 
 def run(config: ServerConfig) -> int:
     """The exit code. Raises CannotListen before anything is loaded."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if not (config.bundle / "manifest.json").is_file():
+        print(f"refused: {config.bundle} is no bundle: it has no manifest.json", flush=True)
+        return REFUSED
     return asyncio.run(_serve(config, lambda line: print(line, flush=True)))
 
 
