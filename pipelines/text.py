@@ -136,8 +136,8 @@ class Text:
         source = tokenizer if isinstance(tokenizer, bytes) else _read(tokenizer)
         self.config = config
         self.template = template
+        self._plain = _without_specials(source)  # first: it knows what it can read
         self._trusted = Tokenizer.from_str(source.decode())
-        self._plain = _without_specials(source)
         self.image_id = self._special(template.image[1])
         self.audio_id = self._special(template.audio[1])
         self.eos_ids = (self._special(template.end),)
@@ -260,8 +260,11 @@ def _without_specials(source: bytes) -> Tokenizer:
     They leave the vocabulary as well as the added-token list: a model that looks whole words up in
     its vocabulary would find them there.
     """
-    parsed = json.loads(source)
-    model = parsed["model"]
+    try:
+        parsed = json.loads(source)
+        model = parsed["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleRefused("config", f"tokenizer.json is malformed: {error!r}") from error
     if model.get("type") != "BPE":
         raise BundleRefused("config", f"tokenizer model {model.get('type')!r}; BPE is implemented")
     added = {token["content"] for token in parsed.get("added_tokens", [])} - {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchaudio.functional
-from transformers.models.whisper.feature_extraction_whisper import WhisperFeatureExtractor
+from transformers import WhisperFeatureExtractor
 
 from pipelines import parameters
 from pipelines.audio import (

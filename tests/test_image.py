@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import Qwen2VLImageProcessorPil
 
 from pipelines import image, parameters
 from pipelines.decode import DecodedImage, Limits, decode
