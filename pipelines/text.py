@@ -138,6 +138,9 @@ class Text:
         self.template = template
         self._plain = _without_specials(source)  # first: it knows what it can read
         self._trusted = Tokenizer.from_str(source.decode())
+        for each in (self._plain, self._trusted):  # how much is kept is our rule, not the file's
+            each.no_truncation()
+            each.no_padding()
         self.image_id = self._special(template.image[1])
         self.audio_id = self._special(template.audio[1])
         self.eos_ids = (self._special(template.end),)

@@ -163,6 +163,15 @@ def test_decode_leaves_special_tokens_out() -> None:
     assert TEXT.decode(ids) == "user\npress\nassistant\n"
 
 
+def test_truncation_and_padding_set_in_the_tokenizer_file_do_not_apply() -> None:
+    found = Tokenizer.from_str(TOKENIZER.decode())
+    found.enable_truncation(4)
+    found.enable_padding(length=50)
+    text = Text(found.to_str().encode(), DEFAULT, DEFAULT_TEMPLATE)
+    ids = text.encode(["unit seven smoke"], "embed").input_ids.tolist()
+    assert ids == TEXT.encode(["unit seven smoke"], "embed").input_ids.tolist()
+
+
 def test_tokenizer_is_read_from_a_directory_or_from_the_bytes_that_were_hashed(
     tmp_path: Path,
 ) -> None:
