@@ -1,0 +1,110 @@
+"""Every command the README shows is run or checked, in the README's order, from the repository."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+MODULES = {"server": "server.main", "pipelines": "pipelines.main", "console": "console.main"}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[list[str]]:
+    return [shlex.split(line) for block in blocks("sh") for line in block.splitlines() if line]
+
+
+def program(words: list[str]) -> list[str]:
+    """`.venv/bin/server predict` as this interpreter runs it, wherever the environment is."""
+    return [sys.executable, "-m", MODULES[Path(words[0]).name], *words[1:]]
+
+
+CLIENT_COMMANDS = [
+    words
+    for words in commands()
+    if words[0].endswith("/server") and words[1] in ("predict", "status", "probe", "feedback")
+]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server `make serve` starts, on a free port."""
+    (recipe,) = re.findall(r"^\t\$\(BIN\)/server (.*)$", MAKEFILE, re.MULTILINE)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{probe.getsockname()[1]}"
+    data = tmp_path_factory.mktemp("data")
+    for name, value in (("POOL", "1"), ("LISTEN", listen), ("DATA", str(data))):
+        recipe = recipe.replace(f"$({name})", value)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server.main", *shlex.split(recipe)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    probe_command = [sys.executable, "-m", "server.main", "probe", "--server", listen]
+    for _ in range(120):
+        if subprocess.run(probe_command, cwd=ROOT, capture_output=True).returncode == 0:
+            break
+        assert process.poll() is None, process.stdout and process.stdout.read()
+    yield listen
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_make_targets_exist() -> None:
+    shown = [words[1] for words in commands() if words[0] == "make"]
+    assert {"serve", "test"} <= set(shown)
+    for target in shown:
+        assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("words", CLIENT_COMMANDS, ids=" ".join)
+def test_client_commands_succeed_as_shown(words: list[str], address: str) -> None:
+    command = [*program(words), "--server", address]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_other_commands_exist() -> None:
+    others = [
+        words
+        for words in commands()
+        if words[0] != "make" and words not in CLIENT_COMMANDS and words[0].startswith(".venv/bin/")
+    ]
+    for words in others:
+        subcommand = [word for word in words[1:2] if not word.startswith("-") and ":" not in word]
+        command = [*program([words[0], *subcommand]), "--help"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, (words, done.stderr)
+        for flag in (word for word in words if word.startswith("--") and word != "--help"):
+            assert flag in done.stdout, (words, flag)
+
+
+def test_the_library_example_runs() -> None:
+    (code,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()[-1]) == 12
+
+
+def test_every_document_it_links_exists() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
