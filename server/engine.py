@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Protocol
 
-from server import errors
+from server import errors, host
 from server.config import ServerConfig
 from server.pool import Pool
 from server.readiness import state_of
@@ -90,6 +90,7 @@ class Engine:
         Raises PoolRefused when the pool does not fit in memory or no replica could load the
         bundle (`check` says which step refused it).
         """
+        host.keep_freed_memory()
         self._watcher = asyncio.create_task(self._watch())
         await self._pool.start()
 

@@ -13,9 +13,9 @@ METER_S = 0.5  # shortest time over which the speed of the pool is taken
 
 
 def own_work_ms(timing: Timing, batch_size: int) -> float:
-    """What one row cost: its stages, of the forward its share."""
-    shared_ms = timing.forward_ms / max(1, batch_size)
-    return timing.decode_ms + timing.preprocess_ms + shared_ms + timing.post_ms
+    """What one row cost: its own stages, and its share of what was done for the whole batch."""
+    shared_ms = (timing.forward_ms + timing.post_ms) / max(1, batch_size)
+    return timing.decode_ms + timing.preprocess_ms + shared_ms
 
 
 @dataclass(slots=True)

@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from server import host
 from server.config import ServerConfig
 
-# glibc gives every freed block above 128 kB back to the kernel and faults it in again for the next
-# payload; keeping blocks up to 64 MiB made JPEG decoding in fresh processes twice as fast.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(64 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
+# See host.keep_freed_memory; in a replica, where every thread allocates, from the first block on.
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(host.KEPT_BLOCK_BYTES),
+    "MALLOC_TRIM_THRESHOLD_": str(4 * host.KEPT_TOP_BYTES),
+}
 
 Spawn = Callable[[int, socket.socket], Awaitable[asyncio.subprocess.Process]]
 

@@ -101,7 +101,8 @@ def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
         "threads": why_threads,
         "batch": why_budget,
     }
-    return Loaded(model, model.hello(device, reasons), budget, lambda: device_memory(device))
+    hello = model.hello(device, reasons)
+    return Loaded(model, hello, budget, device == "cpu", lambda: device_memory(device))
 
 
 def _check_fit(device: str, sharing: int, tensors: Any) -> None:

@@ -1,8 +1,10 @@
 """A replica's work: decode in a few threads, compute in one, encode answers in another, so that the
 next batch is decoded while this one is computed.
 
-A batch is whatever is decoded when the computing thread is free, up to the budget; nothing waits
-for company. Texts are written a token at a time between batches. What was cancelled or has expired
+A batch is whatever is decoded when the computing thread is free, up to the budget; no row waits for
+one that may come. Only where decoding and computing share the same cores does computing stand back
+while every decoder is busy: it could not go faster, and the rows being decoded come along in the
+same forward. Texts are written a token at a time between batches. What was cancelled or has expired
 is dropped before each stage. A row that makes its batch fail is found by running the rows alone.
 """
 
@@ -46,39 +48,50 @@ class Budget:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """`shared_cores`: decoding takes its time from the same cores as computing."""
+
+    decoders: int
+    shared_cores: bool
+
+
 class Stages:
     def __init__(
         self,
         model: Model,
         send: Send,
         budget: Budget,
-        decode_threads: int,
+        crew: Crew,
         generations: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._model = model
         self._send = send
         self._budget = budget
-        self._decode_threads = decode_threads
+        self._crew = crew
         self._clock = clock
         self._rows: dict[str, Row] = {}  # Invariant: every row from submit until its last message
         self._undecoded: queue.SimpleQueue[Row] = queue.SimpleQueue()
         self._ready: deque[Row] = deque()
         self._probes: deque[replica_pb2.Probe] = deque()
         self._texts = Texts(model, send, self._forget, generations, clock)
-        self._wake = threading.Condition()  # guards _ready and _probes
+        self._undecoded_rows = 0
+        self._wake = threading.Condition()  # guards _ready, _probes and _undecoded_rows
         self._under_way = threading.Semaphore(BATCHES_UNDER_WAY)
         self._computed: queue.SimpleQueue[tuple[list[Row], Any, float]] = queue.SimpleQueue()
 
     def start(self) -> None:
-        loops = [self._decode_loop] * self._decode_threads + [self._compute_loop, self._encode_loop]
-        for loop in loops:
+        loops = [self._decode_loop] * self._crew.decoders
+        for loop in [*loops, self._compute_loop, self._encode_loop]:
             threading.Thread(target=self._edge, args=(loop,), daemon=True).start()
 
     # ---- from the reading thread -------------------------------------------------------------
 
     def submit(self, batch: replica_pb2.WorkBatch) -> None:
         now = self._clock()
+        with self._wake:
+            self._undecoded_rows += len(batch.items)
         for work in batch.items:
             expires_at = now + work.expires_in_s if work.expires_in_s else float("inf")
             row = Row(work, expires_at)
@@ -112,23 +125,30 @@ class Stages:
 
     def _decode_loop(self) -> None:
         row = self._undecoded.get()
-        if self._dropped(row):
-            return
+        if not self._dropped(row):
+            self._decode(row)
+        with self._wake:
+            self._undecoded_rows -= 1
+            if row.ready is not None:
+                self._ready.append(row)
+            self._wake.notify()
+
+    def _decode(self, row: Row) -> None:
         try:
             row.ready = self._model.prepare(row.work)
         except Rejected as error:
             self._fail(row, error.fault)
-            return
         except Exception as error:
             self._fail(row, self._bug(error, "PREPARE_FAILED"))
-            return
-        with self._wake:
-            self._ready.append(row)
-            self._wake.notify()
+
+    def _stands_back(self) -> bool:
+        """Whether ready rows had better wait for those that are being decoded."""
+        busy = self._crew.shared_cores and self._undecoded_rows >= self._crew.decoders
+        return busy and len(self._ready) < self._budget.rows
 
     def _compute_loop(self) -> None:
         with self._wake:
-            while not (self._ready or self._probes or self._texts):
+            while not ((self._ready and not self._stands_back()) or self._probes or self._texts):
                 self._wake.wait()
             probe = self._probes.popleft() if self._probes else None
         if probe is not None:
@@ -143,6 +163,8 @@ class Stages:
 
     def _next_batch(self) -> list[Row]:
         with self._wake:
+            if self._stands_back():
+                return []
             waiting, self._ready = self._ready, deque()
         alive = [row for row in waiting if not self._dropped(row)]
         self._texts.take([row for row in alive if row.work.task == "generate"])

@@ -21,7 +21,7 @@ from proto import replica_pb2
 from server import host
 from server.link import ReplicaLink
 from server.model import Model
-from server.stages import Budget, Stages
+from server.stages import Budget, Crew, Stages
 
 HEARTBEAT_S = 2.0
 EXIT_REFUSED = 78  # EX_CONFIG of sysexits.h
@@ -36,7 +36,7 @@ class Settings:
 
     fd: int
     index: int
-    decode_threads: int
+    decoders: int
     generations: int
 
 
@@ -45,6 +45,7 @@ class Loaded:
     model: Model
     hello: replica_pb2.Hello
     budget: Budget
+    shared_cores: bool  # the forward computes on the cores that decode
     device_memory: Callable[[], dict[str, Any]]  # fields of Load that describe the device
 
 
@@ -69,9 +70,8 @@ def serve(settings: Settings, load: Callable[[Progress], Loaded]) -> None:
     threading.Thread(target=inbox.read, daemon=True).start()
     began = time.monotonic()
     loaded = _load(link, load)
-    stages = Stages(
-        loaded.model, link.send, loaded.budget, settings.decode_threads, settings.generations
-    )
+    crew = Crew(settings.decoders, loaded.shared_cores)
+    stages = Stages(loaded.model, link.send, loaded.budget, crew, settings.generations)
     inbox.stages = stages
     stages.start()
     _introduce(link, loaded, time.monotonic() - began)

@@ -155,7 +155,7 @@ def main() -> None:
         hello.features.add(name="one", modality="text", kind="numeric", unit="1")
         hello.features.add(name="none", modality="text", kind="numeric", unit="1")
         model = StubModel(arguments.probes.split(","))
-        return Loaded(model, hello, Budget(arguments.rows, 1 << 20), dict)
+        return Loaded(model, hello, Budget(arguments.rows, 1 << 20), False, dict)
 
     serve(Settings(arguments.fd, arguments.index, 1, 4), load)
 
