@@ -134,8 +134,8 @@ def _refuse_changed(contents: Contents) -> None:
 
 
 def _remember(contents: Contents, cache: DigestCache) -> None:
-    for leaf in contents.manifest.files:
-        cache.put(contents.path, contents.files[leaf.path], leaf.sha256)
+    for file in contents.files.values():
+        cache.put(contents.path, file)
     try:
         cache.save()
     except OSError:
@@ -222,7 +222,7 @@ def _checked_weights(contents: Contents) -> dict[str, torch.Tensor]:
         found = read_tensors(file)
         for name in found.keys() & tensors.keys():
             raise BundleRefused("weights", f"{file.path}: {name} is in an earlier file too")
-        if file.path not in contents.remembered:  # remembered files passed this before
+        if not file.remembered:  # a remembered one passed this before
             refuse_nonfinite(found)
         tensors |= found
     if not tensors:

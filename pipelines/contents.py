@@ -14,7 +14,7 @@ from typing import Any, Final
 from pipelines import manifest as manifests
 from pipelines.digests import DigestCache
 from pipelines.errors import BundleRefused, StampMismatch
-from pipelines.files import File, Identity, digest_all, open_folder
+from pipelines.files import File, Identity, Opening, open_folder
 from pipelines.formats import check_format, parse_json
 from pipelines.manifest import Manifest
 
@@ -39,13 +39,12 @@ REQUIRED: Final = (
 class Contents:
     """Files that are what their manifest says; nothing is said of this process or the weights.
 
-    `files` maps a path to the opened file. `remembered` are those whose digest came from the cache.
+    `files` maps a path to the opened file, the manifest itself left out.
     """
 
     path: Path
     manifest: Manifest
     files: Mapping[str, File]
-    remembered: frozenset[str] = frozenset()
 
     def json(self, path: str) -> dict[str, Any]:
         """Raises KeyError for a file the bundle does not have."""
@@ -58,7 +57,8 @@ def read_contents(
     """Opens every file and compares it with the manifest. Raises BundleRefused."""
     report, root = progress or quiet, Path(path)
     report("files", 0.0)
-    files = {file.path: file for file in open_folder(root)}
+    opened = open_folder(root, _opening(root, report, cache))
+    files = {file.path: file for file in opened}
     found = files.pop(manifests.FILE, None)
     if found is None:
         raise BundleRefused("manifest", f"{root} has no {manifests.FILE}; is it a bundle?")
@@ -67,13 +67,17 @@ def read_contents(
     _check_listing(manifest, files)
     for file in files.values():
         check_format(file)
-    known = {p: cache.get(root, file) for p, file in files.items()} if cache else {}
-    digests = {p: digest for p, digest in known.items() if digest is not None}
-    remembered = frozenset(digests)
-    to_hash = [file for p, file in files.items() if p not in digests]
-    digests |= digest_all(to_hash, lambda done, total: report("hash", done / max(1, total)))
-    _compare_digests(manifest, files, digests)
-    return Contents(root, manifest, files, remembered)
+    _compare_digests(manifest, files)
+    return Contents(root, manifest, files)
+
+
+def _opening(root: Path, report: Progress, cache: DigestCache | None) -> Opening:
+    def hashed(done: int, total: int) -> None:
+        report("hash", done / max(1, total))
+
+    if cache is None:
+        return Opening(progress=hashed)
+    return Opening(known=lambda path, found: cache.get(root, path, found), progress=hashed)
 
 
 def _check_listing(manifest: Manifest, files: Mapping[str, File]) -> None:
@@ -88,11 +92,9 @@ def _check_listing(manifest: Manifest, files: Mapping[str, File]) -> None:
         raise BundleRefused("files", f"a bundle needs {path}, this one was built without it")
 
 
-def _compare_digests(
-    manifest: Manifest, files: Mapping[str, File], digests: Mapping[str, str]
-) -> None:
+def _compare_digests(manifest: Manifest, files: Mapping[str, File]) -> None:
     for leaf in manifest.files:
-        size, sha256 = files[leaf.path].size, digests[leaf.path]
+        size, sha256 = files[leaf.path].size, files[leaf.path].sha256
         if (size, sha256) != (leaf.size, leaf.sha256):
             raise StampMismatch(
                 "hash",

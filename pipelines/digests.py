@@ -16,7 +16,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Final
 
-from pipelines.files import File
+from pipelines.files import File, Identity
 
 MIN_BYTES: Final = 64 << 20  # below, hashing costs less than asking is worth
 # A file changed this lately may change again within one tick of its own time stamp.
@@ -36,20 +36,20 @@ class DigestCache:
         except (OSError, ValueError):
             pass  # nothing remembered: everything is hashed
 
-    def get(self, root: Path, file: File) -> str | None:
-        entry = self._entries.get(_key(root, file))
-        if not isinstance(entry, list) or entry[:-1] != list(astuple(file.identity)):
+    def get(self, root: Path, path: str, identity: Identity) -> str | None:
+        entry = self._entries.get(_key(root, path))
+        if not isinstance(entry, list) or entry[:-1] != list(astuple(identity)):
             return None
         return str(entry[-1])
 
-    def put(self, root: Path, file: File, sha256: str) -> None:
+    def put(self, root: Path, file: File) -> None:
         if file.size < MIN_BYTES:
             return
         newest = max(file.identity.mtime_ns, file.identity.ctime_ns)
         if self._clock_ns() - newest < _SETTLED_NS:
             return
-        self._entries.pop(_key(root, file), None)
-        self._entries[_key(root, file)] = [*astuple(file.identity), sha256]
+        self._entries.pop(_key(root, file.path), None)
+        self._entries[_key(root, file.path)] = [*astuple(file.identity), file.sha256]
 
     def save(self) -> None:
         """Replaces the file in one step. Raises OSError."""
@@ -61,5 +61,5 @@ class DigestCache:
         os.replace(temporary, self._path)
 
 
-def _key(root: Path, file: File) -> str:
-    return f"{os.path.realpath(root)}/{file.path}"
+def _key(root: Path, path: str) -> str:
+    return f"{os.path.realpath(root)}/{path}"

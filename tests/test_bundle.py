@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import pickle
 import random
@@ -22,7 +21,7 @@ from safetensors.torch import save
 import pipelines
 from pipelines import build, files, golden, manifest, tensorfile
 from pipelines.bundle import INDEX, Bundle
-from pipelines.contents import read_contents
+from pipelines.contents import changed, read_contents
 from pipelines.digests import DigestCache
 from pipelines.errors import BundleRefused
 from pipelines.stamp import Leaf
@@ -343,7 +342,8 @@ def test_tensors_read_back_bit_for_bit() -> None:
         "i64": torch.arange(4),
     }
     for content in (save(tensors), tensorfile.to_bytes(tensors)):
-        file = files.File("x", files.Identity(0, 0, len(content), 0, 0), bytearray(content))
+        identity = files.Identity(0, 0, len(content), 0, 0)
+        file = files.File("x", identity, bytearray(content), sha256="")
         read = tensorfile.read_tensors(file)
         assert read.keys() == tensors.keys()
         for name, tensor in tensors.items():
@@ -370,15 +370,18 @@ def test_what_is_loaded_are_the_bytes_that_were_hashed(bundle: Path) -> None:
 
 
 def test_a_mapped_file_is_noticed_when_it_is_written_to(bundle: Path) -> None:
-    (mapped,) = [f for f in files.open_folder(bundle, map_above=400_000) if f.mapped]
+    opened = files.open_folder(bundle, files.Opening(map_above=400_000))
+    (mapped,) = [file for file in opened if file.mapped]
     assert mapped.path == WEIGHTS
-    assert isinstance(mapped.content, mmap.mmap)
-    whole = {file.path: file for file in files.open_folder(bundle)}
-    same = files.digest_all([mapped])[WEIGHTS]
-    assert same == files.digest_all([whole[WEIGHTS]])[WEIGHTS]
-    tensors = tensorfile.read_tensors(mapped)
-    expected = tensorfile.read_tensors(whole[WEIGHTS])
+    (whole,) = [file for file in files.open_folder(bundle) if file.path == WEIGHTS]
+    assert not whole.mapped
+    assert mapped.sha256 == whole.sha256
+    tensors, expected = tensorfile.read_tensors(mapped), tensorfile.read_tensors(whole)
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    assert changed(bundle, {WEIGHTS: mapped}) == []
+    with (bundle / WEIGHTS).open("r+b") as file:
+        file.write(b"x")
+    assert changed(bundle, {WEIGHTS: mapped}) == [WEIGHTS]
 
 
 def test_progress_reaches_the_end(bundle: Path) -> None:
@@ -435,31 +438,32 @@ def test_changed_code_is_refused_by_the_process_that_runs_it(bundle: Path, tmp_p
 # ---- remembered digests ----------------------------------------------------------------------
 
 
-def _large(size: int, content: int = 7) -> files.File:
+def _large(size: int) -> files.File:
     identity = files.Identity(1, 2, size, mtime_ns=10**9, ctime_ns=2 * 10**9)
-    return files.File("weights/a.safetensors", identity, bytearray([content]))
+    return files.File("weights/a.safetensors", identity, bytearray(), "ab" * 32)
 
 
 def test_a_digest_is_remembered_for_the_very_same_file_only(tmp_path: Path) -> None:
     size = 64 << 20
     cache = DigestCache(tmp_path / "digests.json", clock_ns=lambda: 10**12)
-    cache.put(tmp_path, _large(size), "ab" * 32)
+    cache.put(tmp_path, _large(size))
     cache.save()
     again = DigestCache(tmp_path / "digests.json")
-    assert again.get(tmp_path, _large(size)) == "ab" * 32
-    assert again.get(tmp_path / "other", _large(size)) is None
+    same = _large(size)
+    assert again.get(tmp_path, same.path, same.identity) == same.sha256
+    assert again.get(tmp_path / "other", same.path, same.identity) is None
+    assert again.get(tmp_path, "weights/b.safetensors", same.identity) is None
     for field, value in {"inode": 3, "size": size + 1, "mtime_ns": 5, "ctime_ns": 5}.items():
-        file = _large(size)
-        other = replace(file, identity=replace(file.identity, **{field: value}))
-        assert again.get(tmp_path, other) is None, field
+        other = replace(same.identity, **{field: value})
+        assert again.get(tmp_path, same.path, other) is None, field
 
 
 def test_a_small_or_a_fresh_file_is_not_remembered(tmp_path: Path) -> None:
     cache = DigestCache(tmp_path / "digests.json", clock_ns=lambda: 3 * 10**9)
-    cache.put(tmp_path, _large(64 << 20), "ab" * 32)  # written a second ago: may change again
-    cache.put(tmp_path, _large(1000), "ab" * 32)
-    assert cache.get(tmp_path, _large(64 << 20)) is None
-    assert cache.get(tmp_path, _large(1000)) is None
+    cache.put(tmp_path, _large(64 << 20))  # written a second ago: may change again
+    cache.put(tmp_path, _large(1000))
+    for file in (_large(64 << 20), _large(1000)):
+        assert cache.get(tmp_path, file.path, file.identity) is None
 
 
 def test_an_unreadable_cache_is_an_empty_one(bundle: Path, tmp_path: Path) -> None:
