@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QObject, Qt, Signal
+from PySide6.QtCore import QObject, Qt, QThreadPool, Signal
+from PySide6.QtGui import QImage
 
 from console.board import Board, View
 from console.cache.desk import Desk
 from console.cache.librarian import Librarian
 from console.cache.writer import Writer
 from console.domain import Action, Link
-from console.questions import Question
+from console.questions import Payload, Question
 
 if TYPE_CHECKING:
     from console.feed.address import Access
@@ -34,6 +35,8 @@ class Bridge(QObject):
     answered = Signal(int, object)  # number of the question, its answer
     layoutKnown = Signal(str)  # what was saved; "" on the first start
     actionEnded = Signal(object, str, str)  # Action, state, detail
+    decoded = Signal(object, object)  # Payload, tuple[Shown, ...]
+    written = Signal(str, str)  # path of a file, what went wrong
     _waiting = Signal()
     _opened = Signal(object, str)
 
@@ -53,6 +56,8 @@ class Bridge(QObject):
         self._lock = threading.Lock()
         self._newest: Board | None = None
         self._asked = 0
+        self._pool = QThreadPool(self)
+        self._pool.setMaxThreadCount(2)
         self._sent: dict[int, float] = {}
         self._writer = Writer(path, self._written, limit_bytes, clock)
         self._desk = Desk(path, self._links, self._publish, self._desk_opened, self._health, clock)
@@ -74,6 +79,34 @@ class Bridge(QObject):
         self._asked += 1
         self._librarian.ask(self._asked, question)
         return self._asked
+
+    def decode(self, payload: Payload) -> None:
+        """Pictures and sounds are unpacked beside the UI thread; `decoded` brings them."""
+
+        def work() -> None:
+            from console.media import parts_of
+
+            parts = parts_of(payload.body) if payload.body is not None else ()
+            self.decoded.emit(payload, parts)
+
+        self._pool.start(work)
+
+    def write_file(self, path: Path, content: bytes | QImage) -> None:
+        """`written` says how it went."""
+
+        def work() -> None:
+            trouble = ""
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(content, bytes):
+                    path.write_bytes(content)
+                elif not content.save(str(path)):
+                    trouble = "the picture could not be written"
+            except OSError as error:
+                trouble = str(error)
+            self.written.emit(str(path), trouble)
+
+        self._pool.start(work)
 
     def retry_now(self) -> None:
         if self._hub is not None:
@@ -104,6 +137,7 @@ class Bridge(QObject):
         """Interrupts the streams and joins every thread; call it before the application ends."""
         if self._hub is not None:
             self._hub.close()
+        self._pool.waitForDone(5000)
         self._librarian.close()
         self._writer.close()
         self._desk.close()

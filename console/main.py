@@ -118,6 +118,7 @@ def _run(
     axis = TimeAxis(view)
     window = Window(bridge, axis, look)
     window.use_theme(name)
+    window.notices.sound = arguments.sound
     window.resize(*(size or _fitting()))
     bridge.look(view)
     bridge.start()

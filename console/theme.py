@@ -203,6 +203,8 @@ QHeaderView::section {{ background: {t.panel}; color: {t.dim}; border: none;
   border-bottom: 1px solid {t.border}; padding: 2px 4px; font-size: 11px; }}
 QLineEdit, QComboBox, QSpinBox, QDateTimeEdit {{ background: {t.raised}; color: {t.text};
   border: 1px solid {t.border}; border-radius: 3px; padding: 2px 6px; min-height: 18px; }}
+QComboBox#flat {{ background: transparent; border-color: transparent; color: {t.dim}; }}
+QComboBox#flat:hover {{ color: {t.text}; }}
 QLineEdit:focus, QComboBox:focus {{ border-color: {t.accent}; }}
 QComboBox QAbstractItemView {{ background: {t.raised}; color: {t.text}; }}
 QPushButton {{ background: {t.raised}; color: {t.text}; border: 1px solid {t.border};

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -20,16 +21,26 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from console.board import Board
+from console.board import SPLITS, Board
 from console.bridge import Bridge
 from console.commands import Command, Registry
+from console.deeds import Deeds
+from console.inquiry import Inquiry
+from console.notices import Notices
+from console.panels.alerts import AlertsPanel
+from console.panels.charts import Marks
+from console.panels.detail import DetailPanel
 from console.panels.drift import DriftPanel
 from console.panels.events import EventsPanel
 from console.panels.fleet import FleetPanel
 from console.panels.frame import Panel
 from console.panels.latency import LatencyPanel
 from console.panels.look import Look
+from console.panels.palette import KeySheet, Palette
+from console.panels.predictions import PredictionsPanel
+from console.panels.quality import QualityPanel
 from console.panels.reference import ReferencePanel
+from console.panels.server import ServerPanel
 from console.panels.skew import SkewPanel
 from console.panels.strip import Line, Strip
 from console.plain import size
@@ -39,6 +50,18 @@ from console.timeaxis import TimeAxis, clock_text
 HORIZONTAL, VERTICAL = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
 LEAST_WIDTH, LEAST_HEIGHT = 960, 600
 STUCK_S = 10.0
+PAGES = ("Overview", "Predictions", "Quality", "Alerts")
+
+GOES = (
+    ("fleet", "Servers"),
+    ("latency", "Latency"),
+    ("drift", "Drift"),
+    ("skew", "Version skew"),
+    ("events", "Events"),
+    ("predictions", "Predictions"),
+    ("quality", "Quality"),
+    ("alerts", "Alerts"),
+)
 
 
 class Window(QMainWindow):
@@ -51,11 +74,19 @@ class Window(QMainWindow):
         self.commands = Registry()
         self.board: Board | None = None
         self._maximised: Panel | None = None
+        self._said = ("", 0.0)
         self.setWindowTitle("Trefoil console")
         self.setMinimumSize(LEAST_WIDTH, LEAST_HEIGHT)
         self._make_panels()
         self._lay_out()
+        self._standard = {name: part.saveState() for name, part in self._splitters.items()}
+        self.notices = Notices(self, look)
+        self.deeds = Deeds(self, bridge, axis)
+        self.sheet = KeySheet(self, look, self.commands)
         self._make_commands()
+        self.inquiry = Inquiry(bridge, self.latency, self.predictions, self.detail, self.name_of)
+        self.inquiry.wanted.connect(lambda: self.show_page(self._page_of["predictions"]))
+        self.detail.replayWanted.connect(self.deeds.copy)
         axis.viewChanged.connect(bridge.look)
         bridge.boardReady.connect(self.show_board)
         bridge.layoutKnown.connect(self._restore)
@@ -68,20 +99,31 @@ class Window(QMainWindow):
         look, axis = self.look, self.axis
         self.strip = Strip(look)
         self.fleet = FleetPanel(look)
+        self.server = ServerPanel(look)
+        self.fleet.picked.connect(self.server.select)
         self.latency = LatencyPanel(look, axis)
         self.drift = DriftPanel(look, axis)
         self.reference = ReferencePanel(look)
         self.skew = SkewPanel(look, axis)
         self.events = EventsPanel(look, axis)
+        self.predictions = PredictionsPanel(look, axis)
+        self.detail = DetailPanel(look)
+        self.quality = QualityPanel(look)
+        self.alerts = AlertsPanel(look, axis)
         self.panels: dict[str, Panel] = {
             panel.name: panel
             for panel in (
                 self.fleet,
+                self.server,
                 self.latency,
                 self.drift,
                 self.reference,
                 self.skew,
                 self.events,
+                self.predictions,
+                self.detail,
+                self.quality,
+                self.alerts,
             )
         }
         self.strip.jump.connect(self.jump)
@@ -97,13 +139,16 @@ class Window(QMainWindow):
         self.pages.addWidget(overview)
         self._page_of: dict[str, int] = {name: 0 for name in self.panels}
         self._add_pages()
-        self._split = _split(HORIZONTAL, (self.fleet, 17), (self.pages, 83))
+        left = _split(VERTICAL, (self.fleet, 66), (self.server, 34))
+        self._split = _split(HORIZONTAL, (left, 17), (self.pages, 83))
         self._splitters = {
             "main": self._split,
+            "left": left,
             "overview": overview,
             "top": top,
             "right": right,
             "bottom": bottom,
+            "asking": self._asking,
         }
         self.status = Line(self.look, "dim", 11)
         whole = QWidget()
@@ -117,11 +162,34 @@ class Window(QMainWindow):
         self._add_tabs()
 
     def _add_pages(self) -> None:
-        """Pages beside the overview."""
+        """Pages beside the overview. Each carries the time axis at its foot, to brush it there."""
+        self._feet: list[Marks] = []
+        asking = _split(HORIZONTAL, (self.predictions, 60), (self.detail, 40))
+        for number, (page, names) in enumerate(
+            (
+                (asking, ("predictions", "detail")),
+                (self.quality, ("quality",)),
+                (self.alerts, ("alerts",)),
+            ),
+            start=1,
+        ):
+            foot = Marks(self.look, self.axis)
+            foot.chosen.connect(lambda h: self.jump(h.panel, "", h.at_s))
+            self._feet.append(foot)
+            whole = QWidget()
+            column = QVBoxLayout(whole)
+            column.setContentsMargins(0, 0, 0, 0)
+            column.setSpacing(4)
+            column.addWidget(page, 1)
+            column.addWidget(foot)
+            self.pages.addWidget(whole)
+            for name in names:
+                self._page_of[name] = number
+        self._asking = asking
 
     def _add_tabs(self) -> None:
         self._tabs: list[QPushButton] = []
-        for number, words in enumerate(("Overview",)):
+        for number, words in enumerate(PAGES):
             tab = QPushButton(words)
             tab.setObjectName("tab")
             tab.setCheckable(True)
@@ -143,6 +211,10 @@ class Window(QMainWindow):
                 panel.show_board(board)
             else:
                 panel.board = board
+        for foot in self._feet:
+            if foot.isVisible():
+                foot.show_board(board)
+        self.notices.look(board)
         self._tell_status()
 
     def _tell_status(self) -> None:
@@ -153,6 +225,7 @@ class Window(QMainWindow):
         view = board.view
         live = "live" if view.live else f"paused at {clock_text(board.to_s)}"
         words = [
+            self._said[0] if self._clock() < self._said[1] else "",
             usage.trouble,
             "offline: nothing is asked of any server" if board.offline else "",
             f"cache {size(usage.cache_bytes)}",
@@ -170,6 +243,11 @@ class Window(QMainWindow):
             tone = "critical"
         self.status.say("  ·  ".join(word for word in words if word), tone)
 
+    def tell(self, words: str) -> None:
+        """A word on what was just done, in the status bar for a few seconds."""
+        self._said = (words, self._clock() + 8)
+        self._tell_status()
+
     # ---- moving about ----------------------------------------------------------------------------
 
     def show_page(self, number: int) -> None:
@@ -183,6 +261,9 @@ class Window(QMainWindow):
             for panel in self.panels.values():
                 if panel.isVisible():
                     panel.show_board(self.board)
+            for foot in self._feet:
+                if foot.isVisible():
+                    foot.show_board(self.board)
 
     def jump(self, panel: str, key: str, at_s: float) -> None:
         """Show what a link speaks of: the panel, the row, the time."""
@@ -195,11 +276,14 @@ class Window(QMainWindow):
         if at_s == at_s:
             self.axis.around(at_s)
 
+    def name_of(self, address: str) -> str:
+        return self.board.name_of(address) if self.board is not None else address
+
     def focus_panel(self, name: str) -> None:
         panel = self.panels[name]
         if self._maximised is not None and self._maximised is not panel:
             self.maximise()
-        if name != "fleet":
+        if name not in ("fleet", "server"):
             self.show_page(self._page_of[name])
         panel.focus_target().setFocus(Qt.FocusReason.ShortcutFocusReason)
 
@@ -228,30 +312,39 @@ class Window(QMainWindow):
     # ---- commands --------------------------------------------------------------------------------
 
     def _make_commands(self) -> None:
-        add = self._add
-        for number, (name, words) in enumerate(
-            (("fleet", "Servers"), ("latency", "Latency"), ("drift", "Drift"),
-             ("skew", "Version skew"), ("events", "Events")), start=1,
-        ):  # fmt: skip
-            add(f"go.{name}", f"Go to {words}", (str(number),), "Go",
-                lambda name=name: self.focus_panel(name))  # fmt: skip
-        axis = self.axis
-        add("time.longer", "Longer window", ("S",), "Time", lambda: axis.zoom(1.5))
-        add("time.shorter", "Shorter window", ("W",), "Time", lambda: axis.zoom(1 / 1.5))
-        add("time.back", "Back in time", ("A",), "Time", lambda: axis.pan(-0.25))
-        add("time.on", "On in time", ("D",), "Time", lambda: axis.pan(0.25))
+        add, axis, deeds = self._add, self.axis, self.deeds
+        for number, (name, words) in enumerate(GOES, start=1):
+            run = functools.partial(self.focus_panel, name)
+            add(f"go.{name}", f"Go to {words}", (str(number),), "Go", run)
+        add("go.filter", "Filter the predictions", ("/",), "Go", self._filter)
+        add("time.longer", "Longer window", ("-",), "Time", lambda: axis.zoom(1.5))
+        add("time.shorter", "Shorter window", ("+", "="), "Time", lambda: axis.zoom(1 / 1.5))
+        add("time.back", "Back in time", (",",), "Time", lambda: axis.pan(-0.25))
+        add("time.on", "On in time", (".",), "Time", lambda: axis.pan(0.25))
+        add("time.brush", "Brush the middle, then widen it", ("B",), "Time", self._brush)
         add("time.zoom", "Zoom to the brush", ("Z",), "Time", axis.zoom_to_brush)
         add("time.live", "Live: back to now, no brush", ("0", "Esc"), "Time", self._live)
         add("time.pause", "Pause or go on", ("Space",), "Time", axis.pause)
+        add("time.alert", "Around the newest open alert", ("G",), "Time", self._around_alert)
         add("time.lock", "Lock the cross-hair", ("L",), "Time", axis.toggle_lock)
         add("time.mark", "Set or remove a marker", ("M",), "Time", axis.mark)
+        add("alert.acknowledge", "Acknowledge an alert", ("A",), "Alerts", deeds.acknowledge)
+        add("alert.silence", "Silence an alert until …", ("S",), "Alerts", deeds.silence)
         add("panel.maximise", "Maximise this panel", ("F",), "Panel", self.maximise)
-        add("panel.measure", "Next drift measure: PSI, KS, KL, JS", ("T",), "Panel",
-            self.drift.cycle)  # fmt: skip
+        add("panel.measure", "Drift by PSI, KS, KL, JS", ("T",), "Panel", self.drift.cycle)
         add("panel.throughput", "Percentiles or throughput", ("Y",), "Panel", self.latency.cycle)
+        add("panel.split", "Split latency by server, stamp, …", ("P",), "Panel", self._next_split)
+        add("panel.csv", "Export this panel as CSV", ("E",), "Panel", deeds.export_csv)
+        add("panel.png", "Export this panel as PNG", ("Shift+E",), "Panel", deeds.export_png)
+        add("copy.command", "Copy as command", ("C",), "Copy", deeds.copy_command)
+        add("copy.view", "Copy a link to this view", ("V",), "Copy", deeds.copy_view)
+        add("copy.incident", "Copy the incident as text", ("I",), "Copy", deeds.copy_incident)
+        add("copy.table", "Copy this panel as a table", ("Shift+C",), "Copy", deeds.copy_table)
         add("feed.retry", "Retry lost servers now", ("R",), "Servers", self.bridge.retry_now)
-        add("look.theme", "Next theme: dark, light, high contrast", ("F8",), "Window",
-            self.next_theme)  # fmt: skip
+        add("look.theme", "Dark, light, high contrast", ("F8",), "Window", self.next_theme)
+        add("look.reset", "Reset the layout", (), "Window", self.reset_layout)
+        add("help.palette", "Commands …", ("Ctrl+K",), "Window", self.open_palette)
+        add("help.keys", "Keys", ("?", "F1"), "Window", self.sheet.toggle)
         add("window.quit", "Quit", ("Ctrl+Q",), "Window", self.close)
 
     def _add(
@@ -274,11 +367,40 @@ class Window(QMainWindow):
         plain = len(key) == 1 or key in ("Space", "Esc")
         if plain and isinstance(focus, QLineEdit | QPlainTextEdit):
             if key == "Esc":
-                focus.clearFocus()
+                self.focused_panel().focus_target().setFocus()
             elif isinstance(focus, QLineEdit):
                 focus.insert(" " if key == "Space" else key.lower())
             return
         run()
+
+    def _filter(self) -> None:
+        self.focus_panel("predictions")
+        self.predictions.focus_filter()
+
+    def _brush(self) -> None:
+        low, high = self.axis.span
+        held = self.axis.view.brush
+        middle = sum(held) / 2 if held else self.axis.cursor_s
+        if middle != middle:
+            middle = high - (high - low) * 0.25
+        half = (held[1] - held[0]) * 0.75 if held else (high - low) / 12
+        self.axis.brush(max(low, middle - half), min(high, middle + half))
+
+    def _around_alert(self) -> None:
+        opened = [a for a in (self.board.alerts if self.board else ()) if a.open]
+        if opened:
+            self.jump("alerts", f"{opened[0].server}\t{opened[0].row.id}", opened[0].opened_s)
+
+    def _next_split(self) -> None:
+        place = SPLITS.index(self.axis.view.split)
+        self.axis.change(split=SPLITS[(place + 1) % len(SPLITS)])
+
+    def open_palette(self) -> None:
+        Palette(self, self.commands).open()
+
+    def reset_layout(self) -> None:
+        for name, sizes in self._standard.items():
+            self._splitters[name].restoreState(sizes)
 
     def _live(self) -> None:
         if self._maximised is not None:

@@ -21,7 +21,7 @@ _COLUMNS = (
     " decode_ms, preprocess_ms, forward_ms, post_ms, total_ms, batch_rows, exemplars"
 )
 SPARK_POINTS = 48
-SETTLE_S = 1.2  # between the end of a bucket and its arrival from every server
+SETTLE_S = 2.5  # between the end of a bucket and its arrival from every server
 
 
 class LatencyRows:

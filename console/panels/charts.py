@@ -16,7 +16,7 @@ from console.domain import STAGES
 from console.models.table import plain_tip
 from console.panels import paint
 from console.panels.look import Look
-from console.panels.timeplot import TimePlot, scale_top
+from console.panels.timeplot import TimePlot, caption, scale_top
 from console.plain import milliseconds
 from console.theme import lookup
 from console.timeaxis import TimeAxis, clock_text
@@ -44,7 +44,7 @@ class LinePlot(TimePlot):
             if number:
                 painter.setPen(QPen(theme.color("grid"), 1))
                 painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
-            place = QRectF(0, y - 8, area.left() - 6, 16)
+            place = QRectF(0, min(y - 8, self.height() - 15), area.left() - 6, 16)
             words = f"{value:g}" + (f" {unit}" if number == round(top / step) else "")
             if y > area.top() + 4 or number:
                 paint.text(painter, place, words, theme.color("dim"), font, paint.RIGHT)
@@ -195,6 +195,8 @@ class Stages(LinePlot):
                 points.append(QPointF(xs[end - 1] + width, ys[end - 1]))
                 points.append(QPointF(xs[end - 1] + width, area.bottom()))
                 painter.drawPolygon(QPolygonF(points))
+        words = [(f"■ {name}", theme.stages[n]) for n, name in enumerate(STAGES)]
+        caption(painter, self.look, area, [("mean by stage", "dim"), *words])
 
     def readout(self, at_s: float) -> Sequence[tuple[str, str]]:
         found = self.board.latency if self.board is not None else None
@@ -233,6 +235,8 @@ class HeatMap(TimePlot):
         painter.drawImage(QRectF(left, area.top(), right - left, area.height()), image)
         painter.restore()
         self._labels(painter, area)
+        words = "share of requests by duration, log scale · click: examples"
+        caption(painter, self.look, area, [(words, "dim")])
 
     def _image(self, heat: np.ndarray) -> QImage:
         level = np.clip(np.sqrt(heat) * 255, 0, 255).astype(np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QPointF, QRectF, QSize, Signal
+from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QPointF, QRectF, Signal
 from PySide6.QtGui import QPainter
 from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
@@ -20,7 +20,9 @@ from console.plain import duration, milliseconds
 from console.status import CLOCK_ODD_MS, STALE_AFTER_S
 
 ROW_PIXELS = 44
+STAMP_PIXELS = 16
 LINE_PIXELS = 15
+COMPACT = 9  # servers from which on the stamps are left to the skew panel
 
 
 def troubles(line: ServerLine) -> list[tuple[str, str]]:
@@ -48,21 +50,14 @@ def facts(line: ServerLine) -> str:
     if snapshot is None:
         return age
     warm = f"warm {snapshot.warm_replicas}/{snapshot.wanted_replicas}"
-    queue = f" · queue {snapshot.queued}" if snapshot.queued else ""
-    return f"{warm}{queue} · {age}"
+    return f"{warm} · queue {snapshot.queued} · {age}"
 
 
 class FleetDelegate(QStyledItemDelegate):
     def __init__(self, look: Look) -> None:
         super().__init__()
         self._look = look
-
-    def sizeHint(
-        self, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex
-    ) -> QSize:
-        line = index.data(ROW)
-        extra = len(troubles(line)) if isinstance(line, ServerLine) else 0
-        return QSize(160, ROW_PIXELS + LINE_PIXELS * extra + 4)
+        self.roomy = True
 
     def paint(
         self,
@@ -94,14 +89,27 @@ class FleetDelegate(QStyledItemDelegate):
         tone = "critical" if slow else "dim"
         right = QRectF(area.right() - 84, top, 76, 18)
         paint.text(painter, right, words, theme.color(tone), look.figures, paint.RIGHT)
-        box = QRectF(area.right() - 92, top + 19, 84, 16)
-        paint.spark(painter, box, line.spark, theme.color("faint" if unheard else "p95"))
         stale = line.age_s > STALE_AFTER_S
-        place = QRectF(left, top + 19, area.width() - 34 - 98, 16)
         tone = "warning" if stale and not unheard else "dim"
+        wide = self.roomy or line.snapshot is None
+        room = area.width() - 42 if wide else area.width() - 130
+        place = QRectF(left, top + 18, room, 16)
         paint.text(painter, place, facts(line), theme.color(tone), look.small_figures)
+        height = 34.0
+        spark_top = top + 19
+        if self.roomy:
+            stamp = "stamp not known"
+            if line.snapshot is not None:
+                stamp = line.snapshot.stamp[:12] + (" dirty" if line.snapshot.dirty else "")
+            place = QRectF(left, top + 34, area.width() - 130, 16)
+            paint.text(painter, place, stamp, theme.color("dim"), look.small_figures)
+            height += STAMP_PIXELS
+            spark_top += 14
+        box = QRectF(area.right() - 84, spark_top, 76, 17)
+        paint.spark(painter, box, line.spark, theme.color("faint" if unheard else "p95"))
         for number, (words, tone) in enumerate(troubles(line)):
-            place = QRectF(left, top + 36 + LINE_PIXELS * number, area.width() - 44, LINE_PIXELS)
+            y = top + height + LINE_PIXELS * number
+            place = QRectF(left, y, area.width() - 44, LINE_PIXELS)
             paint.text(painter, place, words, theme.color(tone), look.small_figures)
 
 
@@ -138,8 +146,8 @@ class FleetPanel(Panel):
         self.model = RowsModel((column,), lambda line: line.address)
         self.table = Table(look, self.model, (column,))
         self.table.horizontalHeader().hide()
-        self.table.setItemDelegate(FleetDelegate(look))
-        self._delegate = self.table.itemDelegate()
+        self._delegate = FleetDelegate(look)
+        self.table.setItemDelegate(self._delegate)
         self.table.setHorizontalScrollBarPolicy(NO_SCROLL)
         self.table.setAccessibleName("Servers")
         self.table.chosen.connect(lambda line: self.picked.emit(line.address))
@@ -151,11 +159,13 @@ class FleetPanel(Panel):
     def show_board(self, board: Board) -> None:
         super().show_board(board)
         self.model.show(board.servers)
-        heights = tuple(len(troubles(line)) for line in board.servers)
+        self._delegate.roomy = len(board.servers) < COMPACT
+        least = ROW_PIXELS + (STAMP_PIXELS if self._delegate.roomy else 0)
+        heights = tuple(least + LINE_PIXELS * len(troubles(line)) for line in board.servers)
         if heights != self._heights:
             self._heights = heights
-            for row, extra in enumerate(heights):
-                self.table.setRowHeight(row, ROW_PIXELS + LINE_PIXELS * extra + 6)
+            for row, height in enumerate(heights):
+                self.table.setRowHeight(row, height)
         legend: list[tuple[str, str]] = []
         if board.offline:
             legend.append(("offline: from the cache", "warning"))

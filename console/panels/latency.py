@@ -60,6 +60,7 @@ class LatencyPanel(Panel):
         for box, name in ((self._scope, "Servers shown"), (self._mix, "Modality mix shown"),
                           (self._split, "Split lines")):  # fmt: skip
             box.setAccessibleName(name)
+            box.setObjectName("flat")
             box.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             box.setSizeAdjustPolicy(
                 QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon

@@ -116,6 +116,22 @@ def text(
     return metrics.horizontalAdvance(shown)
 
 
+def wrapped(
+    painter: QPainter, area: QRectF, words: str, color: QColor, font: QFont, most: float = 48
+) -> float:
+    """Text over as many lines as it needs, at most `most` pixels; returns the height used."""
+    painter.setFont(font)
+    painter.setPen(color)
+    flags = int(Qt.TextFlag.TextWordWrap) | int(Qt.AlignmentFlag.AlignTop)
+    box = painter.boundingRect(area, flags, words[:1000])
+    height = min(box.height(), most)
+    painter.save()
+    painter.setClipRect(QRectF(area.left(), area.top(), area.width(), height))
+    painter.drawText(area, flags, words[:1000])
+    painter.restore()
+    return max(height, 15.0) + 1
+
+
 def hatch(painter: QPainter, rect: QRectF, color: QColor) -> None:
     """Where nothing is known."""
     if rect.width() < 1:

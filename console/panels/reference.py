@@ -144,8 +144,8 @@ class ReferencePanel(Panel):
         low, high = (clock_text(moment, "%H:%M") for moment in (found.from_s, found.to_s))
         legend = [
             (f"{found.feature.name}{unit} [{found.slice or 'all'}]", "text"),
-            (f"┄ reference n {found.n_reference:,.0f}", "dim"),
-            (f"■ live {low}–{high} n {found.n_live:,}", "accent"),
+            (f"┄ bundle n {found.n_reference:,.0f}", "dim"),
+            (f"■ {low}–{high} n {found.n_live:,}", "accent"),
         ]
         measure = board.view.measure
         if measure in found.scores:

@@ -22,15 +22,15 @@ from console.panels.table import Table
 from console.plain import duration
 from console.timeaxis import TimeAxis, clock_text
 
-SHORT = 8
+SHORT = 6
 _HEADS = {"preprocessing": "preprocess", "libraries": "libraries", "reference": "reference"}
 
 
 def columns() -> tuple[Column, ...]:
-    found = [Column("server", _server, 116, order=lambda line: line.name)]
+    found = [Column("server", _server, 112, order=lambda line: line.name)]
     for number, part in enumerate(STAMP_PARTS):
         found.append(Column(_HEADS.get(part, part), _part(number), 0, tip=f"{part}, first digits"))
-    found.append(Column("since", _since, 84, right=True, order=lambda line: line.since_s,
+    found.append(Column("since", _since, 52, right=True, order=lambda line: line.since_s,
                         tip="when this stamp was deployed"))  # fmt: skip
     return tuple(found)
 
@@ -45,7 +45,7 @@ def _part(number: int) -> Callable[[SkewLine], Cell]:
     def cell(line: SkewLine) -> Cell:
         found = line.cells[number]
         if not found.known:
-            return Cell("not known", "dim", "skew", value=False)
+            return Cell("?", "dim", "skew", mono=True, value=False, tip="not known")
         words = f"{'≠' if found.differs else '='} {found.value[:SHORT]}"
         tone = "critical" if found.differs else "dim"
         return Cell(words, tone, "skew", bold=found.differs, mono=True, value=found.differs,
@@ -57,7 +57,7 @@ def _part(number: int) -> Callable[[SkewLine], Cell]:
 def _since(line: SkewLine) -> Cell:
     if line.since_s != line.since_s:
         return Cell("–", "dim", mono=True, right=True, tip=tip(line))
-    return Cell(clock_text(line.since_s), "dim", mono=True, right=True, tip=tip(line))
+    return Cell(clock_text(line.since_s, "%H:%M"), "dim", mono=True, right=True, tip=tip(line))
 
 
 def tip(line: SkewLine) -> str:

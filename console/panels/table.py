@@ -62,9 +62,10 @@ class CellDelegate(QStyledItemDelegate):
         else:
             self._text(painter, inner, cell)
 
-    def _text(self, painter: QPainter, area: QRectF, cell: Cell) -> None:
+    def _text(self, painter: QPainter, area: QRectF, cell: Cell, small: bool = False) -> None:
         look = self._look
         font = look.figures if cell.mono else look.words
+        font = look.small_figures if small else font
         if cell.bold:
             font = paint.bold(font)
         side = paint.RIGHT if cell.right else paint.LEFT
@@ -77,7 +78,7 @@ class CellDelegate(QStyledItemDelegate):
             painter.fillRect(box, theme.color("critical", 50))
             painter.setPen(QPen(theme.color("critical"), 1))
             painter.drawRect(box)
-        self._text(painter, area.adjusted(8, 0, -4, 0), cell)
+        self._text(painter, area.adjusted(6, 0, -1, 0), cell, small=True)
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
         return QSize(60, 22)

@@ -59,7 +59,7 @@ class TimePlot(QWidget):
 
     @property
     def area(self) -> QRectF:
-        bottom = 18.0 if self.time_labels else 2.0
+        bottom = 18.0 if self.time_labels else 5.0
         return QRectF(
             LEFT_MARGIN,
             4,
@@ -261,6 +261,21 @@ class TimePlot(QWidget):
         self._inside = False
         self.axis.set_cursor(math.nan)
         self.update()
+
+
+def caption(painter: QPainter, look: Look, area: QRectF, words: Sequence[tuple[str, str]]) -> None:
+    """A legend inside the plot, top left, on a ground of its own so that lines do not cross it."""
+    metrics = QFontMetricsF(look.small)
+    widths = [metrics.horizontalAdvance(text) + 9 for text, _ in words]
+    ground = QRectF(area.left() + 3, area.top(), min(sum(widths) + 4, area.width() - 6), 15)
+    painter.fillRect(ground, look.theme.color("panel", 190))
+    left = ground.left() + 4
+    for (text, tone), width in zip(words, widths, strict=True):
+        if left + width > area.right():
+            break
+        place = QRectF(left, ground.top(), width, 15)
+        paint.text(painter, place, text, look.theme.color(tone), look.small)
+        left += width
 
 
 def scale_top(value: float) -> tuple[float, float]:

@@ -1,0 +1,162 @@
+"""A million predictions as a table: their numbers are known, their content comes by the page when
+it is looked at. Nothing here waits: a row not read yet says so."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PySide6.QtCore import QAbstractTableModel, Qt
+
+from console.domain import PredictionRow
+from console.models.cells import CELL, ROW, Cell, Column
+from console.models.table import ROOT, Index, Role, cell_data
+from console.plain import milliseconds
+from console.timeaxis import clock_text
+
+PAGE = 128
+MOST_PAGES = 64
+Entry = tuple[str, PredictionRow]  # (address, row)
+
+
+def _text(row: PredictionRow, words: str, tone: str = "text", **more: Any) -> Cell:
+    return Cell(words, tone, mono=True, tip=tip(row), **more)
+
+
+def columns(name_of: Callable[[str], str]) -> tuple[Column, ...]:
+    """`name_of` turns an address into the name people use."""
+
+    def at(entry: Entry) -> Cell:
+        return _text(entry[1], clock_text(entry[1].at_unix_ms / 1000), "dim")
+
+    def server(entry: Entry) -> Cell:
+        return _text(entry[1], name_of(entry[0]), "dim")
+
+    def label(entry: Entry) -> Cell:
+        row = entry[1]
+        if row.error:
+            return Cell(row.error, "critical", "sign", value="critical", tip=tip(row))
+        wrong = bool(row.true_label) and row.true_label != row.label
+        words = f"{row.label} (was {row.true_label})" if wrong else row.label
+        sign = "warning" if wrong else "ok" if row.true_label else "info"
+        tone = "warning" if wrong else "text"
+        return Cell(words, tone, "sign", value=sign, tip=tip(row))
+
+    def confidence(entry: Entry) -> Cell:
+        row = entry[1]
+        return _text(row, "–" if row.error else f"{row.confidence:.3f}", right=True)
+
+    def total(entry: Entry) -> Cell:
+        return _text(entry[1], milliseconds(entry[1].timing.total_ms), right=True)
+
+    def slices(entry: Entry) -> Cell:
+        words = " ".join(f"{key}={value}" for key, value in entry[1].slices.items())
+        return _text(entry[1], words, "dim")
+
+    def kept(entry: Entry) -> Cell:
+        return _text(entry[1], "■" if entry[1].payload_kept else "", "accent")
+
+    return (
+        Column("UTC", at, 70),
+        Column("server", server, 96),
+        Column("label", label, 150),
+        Column("conf", confidence, 56, right=True),
+        Column("total", total, 70, right=True),
+        Column("mix", lambda e: _text(e[1], e[1].mix, "dim"), 120),
+        Column("stamp", lambda e: _text(e[1], e[1].stamp[:8], "dim"), 74),
+        Column("kept", kept, 40, tip="text, picture and sound are kept"),
+        Column("slices", slices, 0),
+    )
+
+
+def tip(row: PredictionRow) -> str:
+    lines = [row.prediction_id, f"client {row.client} · session {row.session}"]
+    if row.error:
+        lines.append(row.error)
+    return "\n".join(lines)
+
+
+class PredictionsModel(QAbstractTableModel):
+    """`need(numbers)` is called for a page that is looked at and not there."""
+
+    def __init__(self, name_of: Callable[[str], str], need: Callable[[list[int]], None]) -> None:
+        super().__init__()
+        self.columns = columns(name_of)
+        self._need = need
+        self._numbers: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._pages: OrderedDict[int, dict[int, Entry]] = OrderedDict()
+        self._asked: set[int] = set()
+
+    def show(self, numbers: NDArray[np.int64]) -> None:
+        self.beginResetModel()
+        self._numbers = numbers
+        self._pages.clear()
+        self._asked.clear()
+        self.endResetModel()
+
+    def fill(self, rows: Mapping[int, Entry]) -> None:
+        """A page that came."""
+        wanted = set(rows)
+        for page in sorted(self._asked):
+            numbers = self._numbers[page * PAGE : (page + 1) * PAGE]
+            if not wanted & set(numbers.tolist()):
+                continue
+            self._asked.discard(page)
+            self._pages[page] = {int(n): rows[int(n)] for n in numbers if int(n) in rows}
+            while len(self._pages) > MOST_PAGES:
+                self._pages.popitem(last=False)
+            last = min((page + 1) * PAGE, len(self._numbers)) - 1
+            self.dataChanged.emit(
+                self.index(page * PAGE, 0), self.index(last, len(self.columns) - 1)
+            )
+            return
+
+    def entry(self, place: int) -> Entry | None:
+        """The row at a place; None while it is being read or when it is gone."""
+        if not 0 <= place < len(self._numbers):
+            return None
+        page = place // PAGE
+        found = self._pages.get(page)
+        if found is None:
+            if page not in self._asked:
+                self._asked.add(page)
+                self._need(self._numbers[page * PAGE : (page + 1) * PAGE].tolist())
+            return None
+        return found.get(int(self._numbers[place]))
+
+    def rowCount(self, parent: Index = ROOT) -> int:
+        return 0 if parent.isValid() else len(self._numbers)
+
+    def columnCount(self, parent: Index = ROOT) -> int:
+        return 0 if parent.isValid() else len(self.columns)
+
+    def data(self, index: Index, role: int = Role.DisplayRole) -> Any:
+        if not index.isValid() or role not in (
+            CELL,
+            ROW,
+            Role.DisplayRole,
+            Role.ToolTipRole,
+            Role.AccessibleTextRole,
+        ):
+            return None
+        entry = self.entry(index.row())
+        if role == ROW:
+            return entry
+        column = self.columns[index.column()]
+        cell = column.cell(entry) if entry is not None else _absent(self, index)
+        return cell_data(cell, column, role)
+
+    def headerData(
+        self, section: int, orientation: Qt.Orientation, role: int = Role.DisplayRole
+    ) -> Any:
+        if orientation == Qt.Orientation.Horizontal and role == Role.DisplayRole:
+            return self.columns[section].title
+        return None
+
+
+def _absent(model: PredictionsModel, index: Index) -> Cell:
+    words = "…" if index.row() // PAGE not in model._pages else "no longer kept"
+    return Cell(words if index.column() == 0 else "", "faint")

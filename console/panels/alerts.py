@@ -1,0 +1,246 @@
+"""Alerts: the list with its history, who has it in hand, silences with their end, and what would
+fire at another threshold."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QRectF, Qt, Signal
+from PySide6.QtGui import QPainter, QPaintEvent
+from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QLabel, QSplitter, QVBoxLayout, QWidget
+
+from console.board import AlertLine, Board
+from console.domain import SilenceRow
+from console.models.cells import Cell, Column
+from console.models.table import RowsModel
+from console.panels import paint
+from console.panels.frame import Panel
+from console.panels.look import Look
+from console.panels.strip import Line
+from console.panels.table import Table
+from console.plain import duration
+from console.status import quiet
+from console.theme import SIGNS
+from console.timeaxis import TimeAxis, clock_text
+from server.telemetry.drift import CRITICAL_EXCESS_KL
+
+
+def state_words(line: AlertLine) -> str:
+    if line.pending:
+        return f"{line.pending} sent, not confirmed"
+    if not line.open:
+        return line.row.state or "closed"
+    if line.row.acknowledged_by:
+        return f"in hand: {line.row.acknowledged_by}"
+    if line.silenced_until_s:
+        return f"silenced until {clock_text(line.silenced_until_s, '%H:%M')}"
+    return "silenced" if line.row.silenced else line.row.state
+
+
+def _tone(line: AlertLine) -> str:
+    if not line.open or quiet(line):
+        return "dim"
+    return line.row.severity if line.row.severity in SIGNS else "warning"
+
+
+def _columns() -> tuple[Column, ...]:
+    def sign(line: AlertLine) -> Cell:
+        severity = line.row.severity if line.row.severity in SIGNS else "warning"
+        shown = severity if line.open else "info"
+        return Cell(line.row.severity, _tone(line), "sign", value=shown, tip=line.row.summary[:600])
+
+    def lasted(line: AlertLine) -> Cell:
+        end = line.closed_s or line.row.last_unix_ms / 1000 - line.offset_ms / 1000
+        return Cell(duration(max(0.0, end - line.opened_s)), "dim", mono=True, right=True)
+
+    return (
+        Column("severity", sign, 92),
+        Column("opened", lambda a: Cell(clock_text(a.opened_s, "%d %b %H:%M:%S"), "dim", mono=True),
+               116, order=lambda a: a.opened_s),
+        Column("lasts", lasted, 62, right=True),
+        Column("server", lambda a: Cell(a.name, _tone(a), mono=True), 104, order=lambda a: a.name),
+        Column("kind", lambda a: Cell(a.row.kind, "dim"), 76, order=lambda a: a.row.kind),
+        Column("what", lambda a: Cell(a.row.summary, _tone(a), tip=a.row.summary[:600]), 0),
+        Column("state", lambda a: Cell(state_words(a), "dim" if quiet(a) else "text"), 170),
+    )  # fmt: skip
+
+
+def _silence_columns() -> tuple[Column, ...]:
+    def until(pair: tuple[str, SilenceRow]) -> Cell:
+        return Cell(clock_text(pair[1].until_unix_ms / 1000, "%d %b %H:%M"), mono=True)
+
+    return (
+        Column("silenced", lambda p: Cell(p[1].matcher, mono=True), 0),
+        Column("until UTC", until, 96),
+        Column("by", lambda p: Cell(p[1].by, "dim"), 90),
+        Column("why", lambda p: Cell(p[1].reason, "dim"), 160),
+    )
+
+
+class History(QWidget):
+    """One alert: its course, its features and slices."""
+
+    def __init__(self, look: Look) -> None:
+        super().__init__()
+        self._look = look
+        self._lines: list[tuple[str, str]] = []
+
+    def show_alert(self, line: AlertLine | None) -> None:
+        self._lines = _told(line)
+        self.setAccessibleName("; ".join(words for words, _ in self._lines)[:800])
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        y = 4.0
+        for words, tone in self._lines:
+            if y > self.height() - 10:
+                break
+            place = QRectF(10, y, self.width() - 20, 300)
+            color = self._look.theme.color(tone)
+            y += paint.wrapped(painter, place, words, color, self._look.small_figures, 64) + 1
+
+
+def _told(line: AlertLine | None) -> list[tuple[str, str]]:
+    if line is None:
+        return [("select an alert: its history", "dim")]
+    row = line.row
+    found = [(row.summary, _tone(line)), (f"{line.name} · {row.key} · {row.id}", "dim")]
+    if row.acknowledged_by:
+        found.append((f"in hand: {row.acknowledged_by}: {row.acknowledged_note}", "text"))
+    if row.features:
+        found.append(("features, worst first: " + ", ".join(row.features[:12]), "text"))
+    if row.slices:
+        found.append(("slices: " + ", ".join(row.slices[:12]), "text"))
+    for step in row.history[-20:]:
+        at = clock_text(step.at_unix_ms / 1000 - line.offset_ms / 1000)
+        words = f"{at}  {step.from_state or '·'} → {step.to_state}"
+        words += f"  {step.actor}" if step.actor else ""
+        words += f": {step.detail}" if step.detail else ""
+        found.append((words, "dim"))
+    found.append((f"stamp {row.stamp[:12]}", "dim"))
+    return found
+
+
+class AlertsPanel(Panel):
+    name = "alerts"
+    heading = "ALERTS"
+    acknowledge = Signal(object)  # AlertLine
+    silence = Signal(object)  # AlertLine
+    unsilence = Signal(str, str)  # server, silence id
+
+    def __init__(self, look: Look, axis: TimeAxis) -> None:
+        super().__init__(look)
+        self.axis = axis
+        columns, silences = _columns(), _silence_columns()
+        self.model = RowsModel(columns, lambda line: (line.server, line.row.id))
+        self.table = Table(look, self.model, columns)
+        self.table.setAccessibleName("Alerts")
+        self.table.chosen.connect(self._choose)
+        self.table.opened.connect(lambda line: axis.around(line.opened_s))
+        self.silences_model = RowsModel(silences, lambda pair: (pair[0], pair[1].id))
+        self.silences = Table(look, self.silences_model, silences)
+        self.silences.setAccessibleName("Silences in force; Enter ends one")
+        self.silences.opened.connect(lambda pair: self.unsilence.emit(pair[0], pair[1].id))
+        self.history = History(look)
+        for table in (self.table, self.silences):
+            self.watch_focus(table)
+        lower = QSplitter(Qt.Orientation.Horizontal)
+        lower.addWidget(self.history)
+        lower.addWidget(self._aside(look))
+        lower.setSizes([560, 480])
+        whole = QSplitter(Qt.Orientation.Vertical)
+        whole.addWidget(self.table)
+        whole.addWidget(lower)
+        whole.setSizes([420, 260])
+        self.body.addWidget(whole, 1)
+
+    def _aside(self, look: Look) -> QWidget:
+        aside = QWidget()
+        column = QVBoxLayout(aside)
+        column.setContentsMargins(0, 0, 6, 4)
+        column.addWidget(self.silences, 1)
+        row = QHBoxLayout()
+        label = QLabel("would fire now at excess KL above")
+        self.threshold = QDoubleSpinBox()
+        self.threshold.setRange(0.0, 2.0)
+        self.threshold.setSingleStep(0.01)
+        self.threshold.setValue(CRITICAL_EXCESS_KL)
+        self.threshold.setAccessibleName("Threshold to try")
+        self.threshold.valueChanged.connect(lambda _: self._tell_inverse())
+        row.addWidget(label)
+        row.addWidget(self.threshold)
+        row.addStretch(1)
+        column.addLayout(row)
+        self.inverse = Line(look, "text", 11)
+        column.addWidget(self.inverse)
+        return aside
+
+    def show_board(self, board: Board) -> None:
+        super().show_board(board)
+        self.model.show(board.alerts)
+        self.silences_model.show(board.silences)
+        self.history.show_alert(self.table.row())
+        self._tell_inverse()
+        loud = sum(line.open and not quiet(line) for line in board.alerts)
+        held = sum(line.open and quiet(line) for line in board.alerts)
+        waiting = sum(action.state == "waiting" for action in board.actions)
+        refused = next((a for a in board.actions if a.state == "refused"), None)
+        legend = [
+            (f"{loud} open", "critical" if loud else "dim"),
+            (f"{held} in hand or silenced", "dim"),
+            ("A acknowledge · S silence · Enter around it", "dim"),
+        ]
+        if waiting:
+            legend.insert(0, (f"{waiting} not sent yet", "warning"))
+        if refused is not None and board.made_s - refused.at_s < 120:
+            legend.insert(0, (f"refused: {refused.detail[:60]}", "warning"))
+        self.title.show_legend(legend)
+
+    def _tell_inverse(self) -> None:
+        """The rows of the last tick that this threshold would have made fire, enough data only."""
+        if self.board is None:
+            return
+        limit = self.threshold.value()
+        firing = [
+            f"{line.row.feature} [{line.row.slice or 'all'}] {line.row.excess_kl:.2f}"
+            for line in self.board.drift
+            if line.row.level not in ("insufficient", "learning") and line.row.excess_kl > limit
+        ]
+        words = f"{len(firing)}: " + ", ".join(firing[:12]) if firing else "nothing"
+        self.inverse.say(words, "text")
+
+    def _choose(self, line: AlertLine) -> None:
+        self.history.show_alert(line)
+        self.axis.set_cursor(line.opened_s, lock=True)
+
+    def current(self) -> AlertLine | None:
+        """The alert selected, or the only loud one."""
+        found = self.table.row()
+        if isinstance(found, AlertLine):
+            return found
+        loud = [line for line in self.model.rows if line.open and not quiet(line)]
+        return loud[0] if len(loud) == 1 else None
+
+    def select(self, key: str) -> None:
+        server, _, identity = key.partition("\t")
+        self.table.select_row(self.model.place_of((server, identity)))
+        self.history.show_alert(self.table.row())
+
+    def focus_target(self) -> QWidget:
+        return self.table
+
+    def copy_command(self) -> str:
+        line = self.current()
+        if line is None:
+            return ""
+        at = clock_text(line.opened_s, "%Y-%m-%dT%H:%M:%SZ") if line.opened_s else ""
+        return f"console --at {at} --window 30m --panel alerts {line.server}"
+
+    def as_table(self) -> tuple[list[str], list[list[str]]]:
+        head = ["server", "id", "kind", "severity", "state", "opened_unix_s", "closed_unix_s",
+                "summary", "acknowledged_by", "note"]  # fmt: skip
+        return head, [
+            [line.name, line.row.id, line.row.kind, line.row.severity, line.row.state]
+            + [f"{line.opened_s:.3f}", f"{line.closed_s:.3f}" if line.closed_s else ""]
+            + [line.row.summary, line.row.acknowledged_by, line.row.acknowledged_note]
+            for line in self.model.rows
+        ]

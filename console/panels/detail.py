@@ -1,0 +1,292 @@
+"""One prediction: its numbers, its way through the server, its features against the reference,
+and the text, picture and sound that were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PySide6.QtCore import QRectF, QSize, Qt, Signal
+from PySide6.QtGui import QImage, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout, QWidget
+
+from console.domain import FeatureRow, PredictionRow
+from console.media import Shown, waveform
+from console.panels import paint
+from console.panels.frame import Panel
+from console.panels.look import Look
+from console.panels.waterfall import Waterfall
+from console.questions import Payload, Single
+from console.theme import lookup
+from console.timeaxis import clock_text
+
+LINE = 16
+
+
+def percentile(feature: FeatureRow, value: float) -> float:
+    """Share of the reference below a value, 0 to 1; NaN when it cannot be told."""
+    counts = np.asarray(feature.reference_counts, np.float64)
+    if value != value or feature.kind == "categorical" or not counts.sum():
+        return float("nan")
+    cell = int(np.searchsorted(feature.edges, value, side="right"))
+    if cell >= len(counts):
+        return float("nan")
+    return float((counts[:cell].sum() + counts[cell] / 2) / counts.sum())
+
+
+def value_text(feature: FeatureRow, value: float) -> str:
+    if value != value:
+        return "absent"
+    if feature.kind == "categorical":
+        index = int(value)
+        known = 0 <= index < len(feature.categories)
+        return feature.categories[index] if known else "new"
+    return f"{value:.4g} {feature.unit}".strip()
+
+
+class Facts(QWidget):
+    """Lines of text, and the features each with its place in the reference."""
+
+    def __init__(self, look: Look) -> None:
+        super().__init__()
+        self._look = look
+        self._lines: list[tuple[str, str]] = []
+        self._features: list[tuple[str, str, float]] = []
+
+    def show_row(
+        self, lines: Sequence[tuple[str, str]], features: Sequence[tuple[str, str, float]]
+    ) -> None:
+        self._lines, self._features = list(lines), list(features)
+        rows = len(lines) + (len(features) + 1 if features else 0)
+        self.setFixedHeight(LINE * rows + 8)
+        self.setAccessibleName("; ".join(words for words, _ in lines)[:800])
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        theme, look = self._look.theme, self._look
+        y = 2.0
+        for words, tone in self._lines:
+            place = QRectF(10, y, self.width() - 18, LINE)
+            paint.text(painter, place, words, theme.color(tone), look.small_figures)
+            y += LINE
+        if not self._features:
+            return
+        words = "features, and where they lie in the reference"
+        paint.text(
+            painter, QRectF(10, y, self.width(), LINE), words, theme.color("dim"), look.small
+        )
+        y += LINE
+        for name, value, share in self._features:
+            self._feature(painter, y, (name, value, share))
+            y += LINE
+
+    def _feature(self, painter: QPainter, y: float, what: tuple[str, str, float]) -> None:
+        theme, font = self._look.theme, self._look.small_figures
+        name, value, share = what
+        odd = share == share and not 0.01 <= share <= 0.99
+        tone = "warning" if odd else "text"
+        third = (self.width() - 20) / 3
+        paint.text(painter, QRectF(10, y, third, LINE), name, theme.color("dim"), font)
+        place = QRectF(10 + third, y, third - 12, LINE)
+        paint.text(painter, place, value, theme.color(tone), font, paint.RIGHT)
+        trough = QRectF(10 + 2 * third, y + 6, third - 50, 4)
+        painter.fillRect(trough, theme.color("border"))
+        if share == share:
+            x = trough.left() + share * trough.width()
+            painter.fillRect(QRectF(x - 1.5, y + 2, 3, 12), theme.color(tone))
+            place = QRectF(trough.right() + 4, y, 46, LINE)
+            words = f"{'▲ ' if odd else ''}{share:.0%}"
+            paint.text(painter, place, words, theme.color(tone), font)
+
+
+class Part(QWidget):
+    """One kept part, painted: text is only ever text."""
+
+    def __init__(self, look: Look, shown: Shown) -> None:
+        super().__init__()
+        self._look = look
+        self.shown = shown
+        self._image = self._spectrogram()
+        heights = {"text": 90, "image": 220, "audio": 150}
+        self.setFixedHeight(heights.get(shown.kind, 24))
+        self.setAccessibleName(f"{shown.words} {shown.text[:300]}")
+
+    def sizeHint(self) -> QSize:
+        return QSize(280, self.height())
+
+    def _spectrogram(self) -> QImage | None:
+        found = self.shown.spectrogram
+        if found is None:
+            return None
+        level = (found * 255).astype(np.uint8)
+        pixels = np.ascontiguousarray(lookup(self._look.theme)[level][::-1])
+        height, width = pixels.shape
+        form = QImage.Format.Format_ARGB32_Premultiplied
+        return QImage(pixels.tobytes(), width, height, width * 4, form).copy()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        theme, look = self._look.theme, self._look
+        head = QRectF(10, 2, self.width() - 20, LINE)
+        paint.text(painter, head, self.shown.words, theme.color("dim"), look.small)
+        area = QRectF(10, 20, self.width() - 20, self.height() - 24)
+        if self.shown.kind == "text":
+            paint.wrapped(
+                painter, area, self.shown.text, theme.color("text"), look.words, area.height()
+            )
+        elif self.shown.image is not None:
+            image = self.shown.image
+            scale = min(area.width() / image.width(), area.height() / image.height(), 2.0)
+            box = QRectF(area.left(), area.top(), image.width() * scale, image.height() * scale)
+            painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
+            painter.drawImage(box, image)
+        elif self.shown.samples is not None:
+            self._sound(painter, area)
+
+    def _sound(self, painter: QPainter, area: QRectF) -> None:
+        theme = self._look.theme
+        half = area.height() * 0.42
+        columns = max(int(area.width()), 2)
+        low, high = waveform(self.shown.samples, columns)  # type: ignore[arg-type]
+        middle = area.top() + half / 2
+        painter.setPen(QPen(theme.color("p95"), 1))
+        for x in range(columns):
+            top = middle - high[x] * half / 2
+            painter.drawLine(int(area.left()) + x, int(top), int(area.left()) + x,
+                             int(middle - low[x] * half / 2))  # fmt: skip
+        if self._image is not None:
+            box = QRectF(area.left(), area.top() + half + 4, area.width(), area.height() - half - 4)
+            painter.drawImage(box, self._image)
+
+
+class DetailPanel(Panel):
+    name = "detail"
+    heading = "PREDICTION"
+    payloadWanted = Signal(str, str)  # server, prediction id
+    playWanted = Signal(object)  # bytes of the sound
+    replayWanted = Signal(str)
+
+    def __init__(self, look: Look) -> None:
+        super().__init__(look)
+        self.single: Single | None = None
+        self.waterfall = Waterfall(look)
+        self.facts = Facts(look)
+        self._parts: list[Part] = []
+        inside = QWidget()
+        self._column = QVBoxLayout(inside)
+        self._column.setContentsMargins(0, 0, 0, 6)
+        self._column.setSpacing(4)
+        self._column.addWidget(self.facts)
+        self._column.addWidget(self.waterfall)
+        self._column.addLayout(self._buttons())
+        self._column.addStretch(1)
+        area = QScrollArea()
+        area.setWidget(inside)
+        area.setWidgetResizable(True)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        inside.setAutoFillBackground(False)
+        area.viewport().setAutoFillBackground(False)
+        area.setAccessibleName("One prediction")
+        self.body.addWidget(area, 1)
+        self.title.show_legend([("select a prediction", "dim")])
+
+    def _buttons(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        row.setContentsMargins(8, 2, 8, 2)
+        self.fetch = QPushButton("Show what was kept")
+        self.play = QPushButton("Play")
+        self.replay = QPushButton("Copy replay command")
+        self.fetch.clicked.connect(self._want)
+        self.play.clicked.connect(self._play)
+        self.replay.clicked.connect(lambda: self.replayWanted.emit(self.copy_command()))
+        for button in (self.fetch, self.play, self.replay):
+            button.setVisible(False)
+            row.addWidget(button)
+        row.addStretch(1)
+        return row
+
+    def show_single(self, single: Single, server: str) -> None:
+        self.single = single
+        self._clear()
+        row = single.row
+        self.waterfall.show_row(row, single.company)
+        self.waterfall.setVisible(row is not None)
+        self.fetch.setVisible(row is not None and row.payload_kept)
+        self.replay.setVisible(row is not None)
+        self.play.setVisible(False)
+        if row is None:
+            words = "this prediction is not in the cache; its server was asked for it"
+            self.facts.show_row([(single.prediction_id, "text"), (words, "dim")], [])
+            return
+        self.title.show_legend([(row.prediction_id[:24], "text")])
+        features = [
+            (feature.name, value_text(feature, value), percentile(feature, value))
+            for feature, value in zip(single.features, row.features, strict=False)
+        ]
+        self.facts.show_row(_lines(row, server), features)
+
+    def show_payload(self, found: Payload, parts: Sequence[Shown]) -> None:
+        single = self.single
+        if single is None or found.prediction_id != single.prediction_id:
+            return
+        self._clear()
+        if found.body is None:
+            parts = [Shown("other", found.why)]
+        for shown in parts:
+            part = Part(self.look, shown)
+            self._parts.append(part)
+            self._column.insertWidget(self._column.count() - 1, part)
+        self.play.setVisible(any(shown.kind == "audio" for shown in parts))
+        self.fetch.setVisible(False)
+
+    def _clear(self) -> None:
+        for part in self._parts:
+            self._column.removeWidget(part)
+            part.deleteLater()
+        self._parts = []
+
+    def _want(self) -> None:
+        if self.single is not None:
+            self.fetch.setVisible(False)
+            self.payloadWanted.emit(self.single.server, self.single.prediction_id)
+
+    def _play(self) -> None:
+        for part in self._parts:
+            if part.shown.kind == "audio":
+                self.playWanted.emit(part.shown.raw)
+                return
+
+    def copy_command(self) -> str:
+        """Runs this prediction's kept payload again, against a bundle of your choice."""
+        if self.single is None or self.single.row is None:
+            return ""
+        return f"server replay --server {self.single.server} {self.single.prediction_id} --bundle ."
+
+    def as_table(self) -> tuple[list[str], list[list[str]]]:
+        row = self.single.row if self.single is not None else None
+        if row is None:
+            return [], []
+        return ["field", "value"], [[name, str(getattr(row, name))] for name in row.__slots__]
+
+
+def _lines(row: PredictionRow, server: str) -> list[tuple[str, str]]:
+    at = clock_text(row.at_unix_ms / 1000, "%Y-%m-%d %H:%M:%S")
+    found = [(f"{at} UTC · {server} · replica {row.replica}", "dim")]
+    if row.error:
+        found.append((row.error, "critical"))
+    else:
+        words = f"{row.label}  {row.confidence:.3f}"
+        found.append((f"{words} · margin {row.margin:.3f} · entropy {row.entropy:.2f}", "text"))
+        odd = row.closed_set_mass < 0.5
+        words = f"closed-set mass {row.closed_set_mass:.3f}"
+        found.append((words + (": unlike the labels" if odd else ""), "warning" if odd else "dim"))
+    if row.true_label:
+        right = row.true_label == row.label
+        words = f"feedback: {row.true_label}" + (" (right)" if right else " (wrong)")
+        found.append((words, "ok" if right else "warning"))
+    found.append((f"{row.mix} · {row.task} · stamp {row.stamp[:12]}", "dim"))
+    slices = " ".join(f"{key}={value}" for key, value in row.slices.items())
+    found.append((f"{slices} · client {row.client} · session {row.session}", "dim"))
+    found.append((f"trace {row.trace_id}", "dim"))
+    return found

@@ -1,0 +1,71 @@
+"""Acknowledge and silence. A silence always has an end, and both say who will know of it."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import (
+    QComboBox,
+    QDialog,
+    QDialogButtonBox,
+    QFormLayout,
+    QLabel,
+    QLineEdit,
+    QWidget,
+)
+
+from console.board import AlertLine
+
+SPANS = (("15 minutes", 900), ("1 hour", 3600), ("4 hours", 14_400), ("12 hours", 43_200),
+         ("1 day", 86_400), ("3 days", 259_200))  # fmt: skip
+
+
+def _plain(words: str) -> QLabel:
+    label = QLabel(words[:300])
+    label.setTextFormat(Qt.TextFormat.PlainText)
+    label.setWordWrap(True)
+    label.setMinimumWidth(420)
+    return label
+
+
+class AlertDialog(QDialog):
+    """`asks_span`: a silence; else an acknowledgement."""
+
+    def __init__(self, parent: QWidget, line: AlertLine, asks_span: bool) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Silence" if asks_span else "Acknowledge")
+        form = QFormLayout(self)
+        form.addRow(_plain(f"{line.name}: {line.row.summary}"))
+        self.matcher = QComboBox()
+        self.span = QComboBox()
+        if asks_span:
+            for words, value in matchers(line):
+                self.matcher.addItem(words[:120], value)
+            for words, seconds in SPANS:
+                self.span.addItem(words, seconds)
+            self.span.setCurrentIndex(1)
+            form.addRow("What", self.matcher)
+            form.addRow("For", self.span)
+        self.note = QLineEdit()
+        self.note.setPlaceholderText("what you know, for the next one who looks")
+        self.note.setAccessibleName("Note")
+        form.addRow("Note", self.note)
+        known = "The server keeps it and tells every console; recording and evaluation go on."
+        form.addRow(_plain(known))
+        buttons = QDialogButtonBox(
+            QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
+        )
+        buttons.accepted.connect(self.accept)
+        buttons.rejected.connect(self.reject)
+        form.addRow(buttons)
+        self.note.setFocus()
+
+
+def matchers(line: AlertLine) -> list[tuple[str, str]]:
+    """From this alert alone to its whole kind."""
+    row = line.row
+    found = [("this alert", row.id)]
+    found += [(f"feature {feature}", f"feature={feature}") for feature in row.features[:3]]
+    found += [(f"slice {place}", f"slice={place}") for place in row.slices[:3]]
+    if row.kind:
+        found.append((f"every {row.kind} alert of this server", f"kind={row.kind}"))
+    return found

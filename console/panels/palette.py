@@ -1,0 +1,123 @@
+"""The command palette and the key sheet, both made of the one registry."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QEvent, QObject, QRectF, Qt
+from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent
+from PySide6.QtWidgets import QDialog, QLineEdit, QListWidget, QVBoxLayout, QWidget
+
+from console.commands import Command, Registry
+from console.panels import paint
+from console.panels.look import Look
+
+SHOWN = 14
+
+
+class Palette(QDialog):
+    def __init__(self, parent: QWidget, commands: Registry) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Commands")
+        self.setModal(True)
+        self.setMinimumSize(460, 360)
+        self._commands = commands
+        self._found: list[Command] = []
+        self.line = QLineEdit()
+        self.line.setPlaceholderText("type a command")
+        self.line.setAccessibleName("Command")
+        self.list = QListWidget()
+        self.list.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.list.setAccessibleName("Commands found")
+        column = QVBoxLayout(self)
+        column.addWidget(self.line)
+        column.addWidget(self.list)
+        self.line.textChanged.connect(self._search)
+        self.line.returnPressed.connect(self._run)
+        self.list.itemClicked.connect(lambda _: self._run())
+        self.line.installEventFilter(self)
+        self._search("")
+
+    def _search(self, words: str) -> None:
+        self._found = [c for c in self._commands.search(words) if c.enabled()]
+        self.list.clear()
+        for command in self._found:
+            keys = "  ".join(command.keys)
+            self.list.addItem(f"{command.title}    {keys}" if keys else command.title)
+        self.list.setCurrentRow(0)
+
+    def _run(self) -> None:
+        place = self.list.currentRow()
+        self.accept()
+        if 0 <= place < len(self._found):
+            self._found[place].run()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if isinstance(event, QKeyEvent) and event.type() == QEvent.Type.KeyPress:
+            step = {Qt.Key.Key_Down: 1, Qt.Key.Key_Up: -1}.get(Qt.Key(event.key()))
+            if step is not None:
+                row = self.list.currentRow() + step
+                self.list.setCurrentRow(min(max(row, 0), self.list.count() - 1))
+                return True
+        return super().eventFilter(watched, event)
+
+
+class KeySheet(QWidget):
+    """All keys over the window, until any key or click."""
+
+    def __init__(self, parent: QWidget, look: Look, commands: Registry) -> None:
+        super().__init__(parent)
+        self._look = look
+        self._commands = commands
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setAccessibleName("Keys")
+        self.hide()
+
+    def toggle(self) -> None:
+        parent = self.parentWidget()
+        if self.isVisible() or parent is None:
+            self.hide()
+            return
+        self.setGeometry(parent.rect())
+        words = [f"{'/'.join(c.keys)}: {c.title}" for c in self._commands if c.keys]
+        self.setAccessibleDescription("; ".join(words))
+        self.show()
+        self.raise_()
+        self.setFocus()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        self.hide()
+
+    def mousePressEvent(self, event: object) -> None:
+        self.hide()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        theme, look = self._look.theme, self._look
+        painter.fillRect(self.rect(), theme.color("background", 240))
+        groups: dict[str, list[Command]] = {}
+        for command in self._commands:
+            if command.keys:
+                groups.setdefault(command.group, []).append(command)
+        mouse = [("drag", "brush a time range: every panel follows"), ("wheel", "zoom the time"),
+                 ("shift+drag", "pan"), ("double click", "zoom to the brush"),
+                 ("click the heat map", "requests of that cell")]  # fmt: skip
+        width = 330.0
+        columns = max(int(self.width() / width), 1)
+        x0 = max((self.width() - columns * width) / 2, 10)
+        x, y, bottom = x0, 40.0, 40.0
+        blocks = [(name, [("  ".join(c.keys), c.title) for c in found])
+                  for name, found in groups.items()]  # fmt: skip
+        blocks.append(("Mouse", mouse))
+        for name, rows in blocks:
+            height = 26 + 18 * len(rows)
+            if y + height > self.height() - 20 and x + 2 * width < self.width() + 20:
+                x, y = x + width, 40.0
+            paint.text(painter, QRectF(x, y, width, 18), name.upper(), theme.color("accent"),
+                       look.title)  # fmt: skip
+            y += 20
+            for keys, words in rows:
+                paint.text(painter, QRectF(x, y, 96, 18), keys, theme.color("text"), look.figures)
+                paint.text(painter, QRectF(x + 102, y, width - 112, 18), words,
+                           theme.color("dim"), look.words)  # fmt: skip
+                y += 18
+            y += 14
+            bottom = max(bottom, y)

@@ -1,0 +1,147 @@
+"""Predictions: a filter line, a table that may have a million rows, and one of them in detail."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QShowEvent
+from PySide6.QtWidgets import QLineEdit, QWidget
+
+from console.board import Board, Exemplary
+from console.filterline import BadFilter, Clause, parse
+from console.models.predictions import Entry, PredictionsModel
+from console.panels.frame import Panel
+from console.panels.look import Look
+from console.panels.strip import Line
+from console.panels.table import Table
+from console.questions import FindPredictions, Found, Page, Question, ReadPage
+from console.timeaxis import TimeAxis, span_text
+
+
+class PredictionsPanel(Panel):
+    name = "predictions"
+    heading = "PREDICTIONS"
+    asked = Signal(object)  # Question
+    picked = Signal(str, str)  # server, prediction id
+
+    def __init__(self, look: Look, axis: TimeAxis) -> None:
+        super().__init__(look)
+        self.axis = axis
+        self.line = QLineEdit()
+        self.line.setPlaceholderText("site=b conf<0.6 label!=ok error mix~audio server=gpu-03.lon")
+        self.line.setAccessibleName("Filter of the predictions")
+        self.line.setClearButtonEnabled(True)
+        self.line.returnPressed.connect(self.find)
+        self.said = Line(look, "dim", 11)
+        self.model = PredictionsModel(self._name, self._need)
+        self.table = Table(look, self.model, self.model.columns)
+        self.table.setAccessibleName("Predictions")
+        self.table.chosen.connect(self._choose)
+        self.table.opened.connect(self._choose)
+        self.body.addWidget(self.line)
+        self.body.addWidget(self.said)
+        self.body.addWidget(self.table, 1)
+        self.watch_focus(self.table)
+        self._pending: Question | None = None
+        self._clauses: tuple[Clause, ...] = ()
+        self._stale = True
+        axis.brushChanged.connect(self._outdated)
+        self._rows = 0
+
+    def _name(self, address: str) -> str:
+        return self.board.name_of(address) if self.board is not None else address
+
+    def _need(self, numbers: list[int]) -> None:
+        self.asked.emit(ReadPage(tuple(numbers)))
+
+    def _outdated(self) -> None:
+        self._stale = True
+        if self.isVisible():
+            self.find()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        if self._stale:
+            self.find()
+
+    def find(self) -> None:
+        """Ask for the rows of the filter and of the window shown."""
+        if self.board is None:
+            return
+        try:
+            self._clauses = parse(self.line.text())
+        except BadFilter as error:
+            self.said.say(str(error), "warning")
+            return
+        self._stale = False
+        span = self.axis.view.brush or self.axis.span
+        aliases = {line.name: line.address for line in self.board.servers}
+        self.said.say("reading …", "dim")
+        self.asked.emit(FindPredictions(self._clauses, span, aliases))
+
+    def show_found(self, found: Found) -> None:
+        self._rows = len(found.numbers)
+        self.model.show(found.numbers)
+        if found.trouble:
+            self.said.say(found.trouble, "warning")
+            return
+        view = self.axis.view
+        low, high = view.brush or self.axis.span
+        what = "brushed" if view.brush else "window of"
+        self.said.say(f"{self._rows:,} rows, {what} {span_text(high - low)}, newest first", "dim")
+        if self._rows:
+            self.table.select_row(0)
+
+    def show_page(self, page: Page) -> None:
+        self.model.fill(page.rows)
+        if self.table.currentIndex().row() == 0:
+            entry = self.model.entry(0)
+            if entry is not None:
+                self.picked.emit(entry[0], entry[1].prediction_id)
+
+    def show_board(self, board: Board) -> None:
+        first = self.board is None
+        super().show_board(board)
+        if (first or self._stale) and self.isVisible():
+            self.find()
+        self.title.show_legend([("Enter: find · / filter · J/K", "dim")])
+
+    def show_examples(self, examples: tuple[Exemplary, ...]) -> None:
+        """The requests behind a cell of the heat map."""
+        if not examples:
+            self.said.say("no request was kept as an example there", "dim")
+            return
+        slowest = examples[0]
+        self.line.setText(f"id={slowest.prediction_id}")
+        self._stale = False
+        self.picked.emit(slowest.server, slowest.prediction_id)
+        self.find()
+
+    def _choose(self, entry: Entry | None) -> None:
+        if entry is not None:
+            self.picked.emit(entry[0], entry[1].prediction_id)
+
+    def select(self, key: str) -> None:
+        """`key` is a filter line."""
+        self.line.setText(key)
+        self.find()
+
+    def focus_target(self) -> QWidget:
+        return self.table
+
+    def focus_filter(self) -> None:
+        self.line.setFocus(Qt.FocusReason.ShortcutFocusReason)
+        self.line.selectAll()
+
+    def as_table(self) -> tuple[list[str], list[list[str]]]:
+        """The rows that have been read."""
+        head = [column.title for column in self.model.columns]
+        rows = []
+        for place in range(min(self._rows, 5000)):
+            if place // 128 in self.model._pages:
+                rows.append([
+                    str(self.model.index(place, c).data() or "") for c in range(len(head))
+                ])  # fmt: skip
+        return head, rows
+
+    def copy_command(self) -> str:
+        return f'server samples --filter "{self.line.text()}"'
