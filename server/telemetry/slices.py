@@ -195,8 +195,8 @@ def _by_code(
     n = np.bincount(cells, minlength=width).astype(np.float64)
     where = cells if lossy is None else lossy
     what = losses if weights is None else weights
-    total = np.bincount(where, weights=what, minlength=width)
-    square = total if binary else np.bincount(where, weights=what * what, minlength=width)
+    total: Floats = np.bincount(where, what, width).astype(np.float64)
+    square = total if binary else np.bincount(where, what * what, width).astype(np.float64)
     return _Sums(n, total, square)
 
 
