@@ -2,14 +2,14 @@
 manifest says, and the weights are the very bytes that were hashed.
 
 Order of the checks, each a BundleRefused with its own `check` and remedy: missing, names, kind,
-manifest, files, format, hash, code, libraries, weights. Then, with the model loaded: config
-(pipelines/pipeline.py) and golden (pipelines/golden.py).
+manifest, signature, files, format, hash, code, libraries, weights. Then, with the model loaded:
+config (pipelines/pipeline.py) and golden (pipelines/golden.py).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +25,8 @@ from pipelines.stamp import Code, Stamp
 
 if TYPE_CHECKING:
     import torch
+
+    from pipelines.signature import TrustedKey
 
 _log = logging.getLogger(__name__)
 
@@ -47,14 +49,16 @@ class Bundle:
         allow_dirty: bool = False,
         progress: Progress | None = None,
         cache: DigestCache | None = None,
+        trusted: Sequence[TrustedKey] = (),
     ) -> Bundle:
         """Verifies everything that can be verified without running the model.
 
         With `allow_dirty`, code and libraries may differ from the manifest; the stamp then is
-        another one that no client can have pinned. Raises BundleRefused.
+        another one that no client can have pinned. With `trusted` keys, one of them must have
+        signed it. Raises BundleRefused.
         """
         report = progress or quiet
-        contents = read_contents(path, report, cache)
+        contents = read_contents(path, report, cache, trusted)
         report("code", 0.0)
         stamp = _compare_process(contents.manifest, allow_dirty)
         report("weights", 0.0)

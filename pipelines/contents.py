@@ -6,10 +6,10 @@ Says nothing of this process or of the weights; that is pipelines/bundle.py.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pipelines import manifest as manifests
 from pipelines.digests import DigestCache
@@ -17,6 +17,9 @@ from pipelines.errors import BundleRefused, StampMismatch
 from pipelines.files import File, Identity, Opening, open_folder
 from pipelines.formats import check_format, parse_json
 from pipelines.manifest import Manifest
+
+if TYPE_CHECKING:
+    from pipelines.signature import TrustedKey
 
 # A step (files, hash, code, weights) and how much of it is done, 0 to 1.
 Progress = Callable[[str, float], None]
@@ -39,12 +42,14 @@ REQUIRED: Final = (
 class Contents:
     """Files that are what their manifest says; nothing is said of this process or the weights.
 
-    `files` maps a path to the opened file, the manifest itself left out.
+    `files` maps a path to the opened file, the manifest and its signature left out. `signed_by` is
+    the trusted key that signed it, "" where none was asked for.
     """
 
     path: Path
     manifest: Manifest
     files: Mapping[str, File]
+    signed_by: str = ""
 
     def json(self, path: str) -> dict[str, Any]:
         """Raises KeyError for a file the bundle does not have."""
@@ -52,9 +57,13 @@ class Contents:
 
 
 def read_contents(
-    path: Path | str, progress: Progress | None = None, cache: DigestCache | None = None
+    path: Path | str,
+    progress: Progress | None = None,
+    cache: DigestCache | None = None,
+    trusted: Sequence[TrustedKey] = (),
 ) -> Contents:
-    """Opens every file and compares it with the manifest. Raises BundleRefused."""
+    """Opens every file and compares it with the manifest, which one of the `trusted` keys must
+    have signed if there are any. Raises BundleRefused."""
     report, root = progress or quiet, Path(path)
     report("files", 0.0)
     opened = open_folder(root, _opening(root, report, cache))
@@ -62,13 +71,23 @@ def read_contents(
     found = files.pop(manifests.FILE, None)
     if found is None:
         raise BundleRefused("manifest", f"{root} has no {manifests.FILE}; is it a bundle?")
-    files.pop(manifests.SIGNATURE, None)  # over the manifest, so it cannot be in it
+    signature = files.pop(manifests.SIGNATURE, None)  # over the manifest, so it cannot be in it
     manifest = manifests.read(found.content)
+    signed_by = _signed_by(found, signature, trusted)
     _check_listing(manifest, files)
     for file in files.values():
         check_format(file)
     _compare_digests(manifest, files)
-    return Contents(root, manifest, files)
+    return Contents(root, manifest, files, signed_by)
+
+
+def _signed_by(manifest: File, signature: File | None, trusted: Sequence[TrustedKey]) -> str:
+    if not trusted:
+        return ""
+    # Late: the library is needed by those only who ask for signatures.
+    from pipelines.signature import check
+
+    return check(manifest.content, None if signature is None else signature.content, trusted)
 
 
 def _opening(root: Path, report: Progress, cache: DigestCache | None) -> Opening:

@@ -24,7 +24,8 @@ class BadInput(PipelineError):
 
 
 class BundleRefused(PipelineError):
-    """`check` is the step that failed: names, hash, code, libraries, weights, golden, config."""
+    """`check` is the step that failed: missing, names, kind, manifest, signature, files, format,
+    hash, code, libraries, weights, config, golden (docs/bundle.md says what each means)."""
 
     def __init__(self, check: str, message: str) -> None:
         super().__init__(f"bundle refused ({check}): {message}")

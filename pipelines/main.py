@@ -1,4 +1,4 @@
-"""`pipelines`: build, verify, inspect, restamp and compare bundles.
+"""`pipelines`: build, verify, inspect, restamp, compare and sign bundles.
 
 Exit codes: 0 done, 2 wrong usage, 78 a bundle (or what should become one) was refused.
 """
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="pipelines",
-        description="Build, verify, inspect, restamp and compare bundles.",
+        description="Build, verify, inspect, restamp, compare and sign bundles.",
         epilog="Exit codes: 0 done, 2 wrong usage, 78 the bundle was refused (and why, on stderr).",
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_restamp(commands)
     _add_diff(commands)
+    _add_sign(commands)
     return top
 
 
@@ -97,6 +98,14 @@ def _add_verify(commands: Any) -> None:
         "golden inputs. Remembered digests are not used.",
     )
     p.add_argument("bundle", type=Path, metavar="BUNDLE")
+    p.add_argument(
+        "--key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PUBLIC",
+        help="refuse a bundle that none of these keys (PEM) signed; may be repeated",
+    )
     _add_model_flags(p)
     p.set_defaults(run=_verify)
 
@@ -138,6 +147,18 @@ def _add_diff(commands: Any) -> None:
     p.add_argument("b", type=Path, metavar="B", nargs="?")
     p.add_argument("--json", action="store_true", help="a JSON list of lines")
     p.set_defaults(run=_diff)
+
+
+def _add_sign(commands: Any) -> None:
+    p = commands.add_parser(
+        "sign",
+        help="vouch for a bundle with a private key",
+        description="Hashes every file, then signs the manifest: Ed25519 or P-256, PEM. Whoever "
+        "has the public key can ask for it with `pipelines verify --key PUBLIC`.",
+    )
+    p.add_argument("bundle", type=Path, metavar="BUNDLE")
+    p.add_argument("--key", type=Path, required=True, metavar="PRIVATE", help="private key, PEM")
+    p.set_defaults(run=_sign)
 
 
 def _add_model_flags(p: argparse.ArgumentParser) -> None:
@@ -189,10 +210,14 @@ def _build(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from pipelines import golden
+    from pipelines.bundle import Bundle
     from pipelines.pipeline import Pipeline
+    from pipelines.signature import read_public
 
+    trusted = [read_public(path) for path in arguments.key]
     with Bars() as bars:
-        pipeline = Pipeline.load(arguments.bundle, *_model(arguments), progress=bars.fraction_done)
+        bundle = Bundle.open(arguments.bundle, progress=bars.fraction_done, trusted=trusted)
+    pipeline = Pipeline.of(bundle, *_model(arguments))
     results = golden.check(pipeline)
     for result in results:
         print(report.golden_line(result))
@@ -243,6 +268,16 @@ def _diff(arguments: argparse.Namespace) -> int:
         print(json.dumps(lines, indent=1))
     else:
         print("\n".join(lines) if lines else "no difference: the stamp is the same")
+    return OK
+
+
+def _sign(arguments: argparse.Namespace) -> int:
+    from pipelines.signature import sign
+
+    with Bars() as bars:
+        contents = read_contents(arguments.bundle, bars.fraction_done)
+    key = sign(contents, arguments.key)
+    print(f"{contents.manifest.stamp().name} signed with key {key}")
     return OK
 
 

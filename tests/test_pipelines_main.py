@@ -362,7 +362,7 @@ def test_a_bad_name_or_device_is_wrong_usage(bundle: Path, tmp_path: Path) -> No
     assert main([*command, "--name", "a", "--preprocess", str(tmp_path / "none.json")]) == 2
 
 
-@pytest.mark.parametrize("command", ["build", "verify", "inspect", "restamp", "diff"])
+@pytest.mark.parametrize("command", ["build", "verify", "inspect", "restamp", "diff", "sign"])
 def test_help_of_every_command_reads(command: str, capsys: Captured) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
