@@ -1,4 +1,4 @@
-"""The filter line: `site=b conf<0.6 label!=ok error` into clauses. Unknown names are slice keys.
+"""The filter line: `site=b conf<0.6 label!=ok error` into clauses. A name with a dot is a feature, any other unknown name a slice key.
 Pure: what a clause means in SQL is said in cache/predictions.py."""
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Clause:
     name: str
     op: str
     value: str
-    kind: str  # number | name | flag | slice
+    kind: str  # number | name | flag | slice | feature
 
 
 def parse(line: str) -> tuple[Clause, ...]:
@@ -66,6 +66,8 @@ def _clause(name: str, op: str, value: str) -> Clause:
         if op == "~":
             raise BadFilter(f"{name} is a number: use = != < <= > >=")
         return Clause(NUMBERS[name], op, value, "number")
+    if "." in name:
+        return Clause(name, op, value, "feature")
     if op not in ("=", "!=", "~"):
         raise BadFilter(f"{name} is a text: use = != or ~ (contains)")
     return Clause(name, op, value, "name" if name in NAMES else "slice")

@@ -88,6 +88,8 @@ class Librarian:
     ) -> None:
         match question:
             case FindPredictions(clauses, span, aliases):
+                if any(clause.kind == "feature" for clause in clauses):
+                    predictions.know_features(db, names, drift.features(db))
                 condition = predictions.where(clauses, span, aliases)
                 self._answer(number, Found(predictions.numbers(db, condition)))
             case ReadPage(numbers):

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import sqlite3
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from console.cache.names import NameBook
-from console.domain import PredictionRow, Timing
+from console.domain import FeatureRow, PredictionRow, Timing
 from console.filterline import Clause
 
 MOST = 1_000_000
@@ -62,6 +64,8 @@ def _clause(clause: Clause, aliases: Mapping[str, str]) -> tuple[str, list[objec
     if clause.kind == "number":
         # Names and operators come from the parser's own tables, never from the line.
         return f"{clause.name} {clause.op} ?", [float(clause.value)]
+    if clause.kind == "feature":
+        return f"feature_is(stamp, features, ?, '{clause.op}', ?)", [clause.name, clause.value]
     if clause.kind == "slice":
         path = "$." + json.dumps(clause.name)
         return _compare("ifnull(json_extract(slices, ?), '')", clause, [path], clause.value)
@@ -75,6 +79,50 @@ def _clause(clause: Clause, aliases: Mapping[str, str]) -> tuple[str, list[objec
         inner, values = _compare("text", Clause(clause.name, clause.op, value, "name"), [], value)
         return f"{column} IN (SELECT id FROM name WHERE {inner})", values
     return _compare(_TEXTS[clause.name], clause, [], clause.value)
+
+
+_TESTS: Mapping[str, Callable[[float, float], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def know_features(
+    db: sqlite3.Connection, names: NameBook, known: Mapping[tuple[str, str], FeatureRow]
+) -> None:
+    """Teach this connection to test a feature: its place in the row depends on the stamp."""
+    places: dict[tuple[str, str], tuple[int, FeatureRow]] = {}
+    counts: dict[str, int] = {}
+    for (stamp, name), feature in known.items():
+        places[(stamp, name)] = (counts.get(stamp, 0), feature)
+        counts[stamp] = counts.get(stamp, 0) + 1
+
+    def feature_is(stamp: int, blob: bytes, name: str, op: str, value: str) -> bool:
+        place, feature = places.get((names.text(stamp), name), (-1, None))
+        if feature is None or not 0 <= 4 * place < len(blob):
+            return False
+        held = struct.unpack_from("<f", blob, 4 * place)[0]
+        if held != held:
+            return False
+        if feature.kind == "categorical":
+            text = feature.categories[int(held)] if held < len(feature.categories) else "new"
+            return (value in text) if op == "~" else (text == value) == (op == "=")
+        test = _TESTS.get(op)
+        return test is not None and _is_number(value) and test(held, float(value))
+
+    db.create_function("feature_is", 5, feature_is, deterministic=True)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _compare(

@@ -13,7 +13,7 @@ from PySide6.QtCore import QAbstractTableModel, Qt
 
 from console.domain import PredictionRow
 from console.models.cells import CELL, ROW, Cell, Column
-from console.models.table import ROOT, Index, Role, cell_data
+from console.models.table import ROOT, Index, Role, cell_data, header_side
 from console.plain import milliseconds
 from console.timeaxis import clock_text
 
@@ -154,6 +154,8 @@ class PredictionsModel(QAbstractTableModel):
     ) -> Any:
         if orientation == Qt.Orientation.Horizontal and role == Role.DisplayRole:
             return self.columns[section].title
+        if orientation == Qt.Orientation.Horizontal and role == Role.TextAlignmentRole:
+            return header_side(self.columns[section])
         return None
 
 

@@ -104,9 +104,13 @@ class RowsModel(QAbstractTableModel):
         if role == Role.ToolTipRole:
             return column.tip or None
         if role == Role.TextAlignmentRole:
-            side = Qt.AlignmentFlag.AlignRight if column.right else Qt.AlignmentFlag.AlignLeft
-            return side | Qt.AlignmentFlag.AlignVCenter
+            return header_side(column)
         return None
+
+
+def header_side(column: Column) -> Qt.AlignmentFlag:
+    side = Qt.AlignmentFlag.AlignRight if column.right else Qt.AlignmentFlag.AlignLeft
+    return side | Qt.AlignmentFlag.AlignVCenter
 
 
 def cell_data(cell: Cell, column: Column, role: int) -> Any:

@@ -54,7 +54,7 @@ def _columns() -> tuple[Column, ...]:
     return (
         Column("severity", sign, 92),
         Column("opened", lambda a: Cell(clock_text(a.opened_s, "%d %b %H:%M:%S"), "dim", mono=True),
-               116, order=lambda a: a.opened_s),
+               136, order=lambda a: a.opened_s),
         Column("lasts", lasted, 62, right=True),
         Column("server", lambda a: Cell(a.name, _tone(a), mono=True), 104, order=lambda a: a.name),
         Column("kind", lambda a: Cell(a.row.kind, "dim"), 76, order=lambda a: a.row.kind),

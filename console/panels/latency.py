@@ -47,6 +47,7 @@ class LatencyPanel(Panel):
             plot.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
             column.addWidget(plot, share)
         self.throughput.hide()
+        self.percentiles.speaks_first = True
         self.marks.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.body.addLayout(column)
         self.heat.picked.connect(self._pick)

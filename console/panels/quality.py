@@ -253,6 +253,18 @@ class Calibration(QWidget):
                            look.small_figures, paint.CENTRE)  # fmt: skip
 
 
+def worst_by_expression(
+    found: Sequence[tuple[str, SliceRow]],
+) -> list[tuple[str, SliceRow]]:
+    """One row a slice: servers of one stamp find the same ones. The largest error stays."""
+    worst: dict[str, tuple[str, SliceRow]] = {}
+    for pair in found:
+        held = worst.get(pair[1].expression)
+        if held is None or pair[1].error > held[1].error:
+            worst[pair[1].expression] = pair
+    return sorted(worst.values(), key=lambda pair: -pair[1].z)
+
+
 def _worst_columns() -> tuple[Column, ...]:
     def words(pair: tuple[str, SliceRow]) -> Cell:
         row = pair[1]
@@ -295,7 +307,7 @@ class QualityPanel(Panel):
         self.table.setAccessibleName("Quality by slice")
         self.table.chosen.connect(self._choose)
         worst = _worst_columns()
-        self.worst_model = RowsModel(worst, lambda pair: (pair[0], pair[1].expression))
+        self.worst_model = RowsModel(worst, lambda pair: pair[1].expression)
         self.worst = Table(look, self.worst_model, worst)
         self.worst.setAccessibleName("Worst slices")
         self.worst.opened.connect(
@@ -318,7 +330,7 @@ class QualityPanel(Panel):
         super().show_board(board)
         self._rows = merged(board.quality)
         self.model.show([rows[-1] for _, rows in sorted(self._rows.items())])
-        self.worst_model.show(board.slices)
+        self.worst_model.show(worst_by_expression(board.slices))
         self._show_slice()
         newest = max((line.at_s + line.row.width_s for line in board.quality), default=math.nan)
         legend = [("Enter on a slice: its predictions", "dim")]

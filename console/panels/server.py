@@ -37,20 +37,19 @@ def told(line: ServerLine, now_s: float) -> Lines:
         found.append((sign, words, "text" if sign == "ok" else sign))
         if sign == "ok":
             continue
-        if replica.reason:
+        failed = [probe for probe in replica.evidence if not probe.ok]
+        if replica.reason and not failed:
             found.append(("", f"   {replica.reason}", "dim"))
-        for probe in replica.evidence:
-            if not probe.ok:
-                age = duration(now_s - probe.at_unix_ms / 1000)
-                found.append(
-                    (
-                        "",
-                        f"   {probe.source} {probe.mix}: p50 {milliseconds(probe.p50_ms)}, max"
-                        f" {milliseconds(probe.max_ms)}, limit {milliseconds(probe.limit_ms)},"
-                        f" {probe.runs} runs, {age} ago",
-                        "dim",
-                    )
-                )
+        for probe in failed:
+            age = duration(now_s - probe.at_unix_ms / 1000)
+            words = (
+                f"{probe.source} {probe.mix}: p50 {milliseconds(probe.p50_ms)}, max"
+                f" {milliseconds(probe.max_ms)}, limit {milliseconds(probe.limit_ms)},"
+                f" {probe.runs} runs, {age} ago"
+            )
+            if probe.worst_difference > probe.tolerance:
+                words += f", answers differ by {probe.worst_difference:.1e}"
+            found.append(("", f"   {words}", "dim"))
     found += _facts(line)
     return found
 

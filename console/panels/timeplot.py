@@ -43,6 +43,7 @@ class TimePlot(QWidget):
         self.board: Board | None = None
         self.time_labels = time_labels
         self.shows_readout = True
+        self.speaks_first = False  # shows its read-out while the cross-hair is locked
         self._layer: QPixmap | None = None
         self._pressed: QPointF | None = None
         self._panning = False
@@ -194,7 +195,7 @@ class TimePlot(QWidget):
         style = Qt.PenStyle.SolidLine if self.axis.locked else Qt.PenStyle.DashLine
         painter.setPen(QPen(theme.color("accent"), 1, style))
         painter.drawLine(QPointF(x, area.top() - 4), QPointF(x, area.bottom()))
-        if self.shows_readout and (self._inside or self.axis.locked):
+        if self.shows_readout and (self._inside or (self.axis.locked and self.speaks_first)):
             self._paint_readout(painter, area, x, at_s)
 
     def _paint_readout(self, painter: QPainter, area: QRectF, x: float, at_s: float) -> None:

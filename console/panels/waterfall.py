@@ -50,7 +50,7 @@ class Waterfall(QWidget):
         painter = QPainter(self)
         theme, font = self._look.theme, self._look.small_figures
         total = max(row.timing.total_ms, sum(stages_of(row.timing)), 1e-6)
-        area = QRectF(NAMES, 4, self.width() - NAMES - 70, ROW)
+        area = QRectF(NAMES, 4, self.width() - NAMES - 118, ROW)
         done, y = 0.0, 4.0
         for number, (stage, value) in enumerate(zip(STAGES, stages_of(row.timing), strict=True)):
             value = value if value == value else 0.0
@@ -60,7 +60,7 @@ class Waterfall(QWidget):
             bar = QRectF(left, y + 3, max(value / total * area.width(), 1.0), ROW - 6)
             painter.fillRect(bar, theme.color(theme.stages[number]))
             words = f"{milliseconds(value)}  {value / total:.0%}"
-            place = QRectF(min(bar.right() + 6, self.width() - 100), y, 100, ROW)
+            place = QRectF(bar.right() + 6, y, 110, ROW)
             paint.text(painter, place, words, theme.color("text"), font)
             done += value
             y += ROW
