@@ -16,7 +16,7 @@ import torch
 from pipelines import parameters
 from pipelines.audio import AudioConfig, audio_tokens, log_mel
 from pipelines.branches import Tokens
-from pipelines.decode import DecodedAudio, DecodedImage, Limits, check_parts, decode
+from pipelines.decode import DecodedAudio, DecodedImage, Limits, decode_row
 from pipelines.errors import BadInput, BundleRefused
 from pipelines.features import input_features
 from pipelines.image import Grid, ImageConfig, image_tokens, patches
@@ -26,6 +26,7 @@ from pipelines.types import Modality, Prepared, Sample, Task
 MAX_LABELS = 1000
 MAX_LABEL_TOKENS = 64
 DEFAULT_NEW_TOKENS = 64
+MAX_NEW_TOKENS = 4096  # room for them is set aside when a text begins
 
 Decoded = str | DecodedImage | DecodedAudio
 Clock = Callable[[], float]
@@ -110,9 +111,7 @@ class Preparer:
         """Raises BadInput naming the part, the field and the limit."""
         started = self._clock()
         self._check(sample)
-        limits = self.preprocessing.limits
-        check_parts(sample.parts, limits)
-        parts = [decode(part, f"parts[{n}]", limits) for n, part in enumerate(sample.parts)]
+        parts = decode_row(sample.parts, self.preprocessing.limits)
         decoded = self._clock()
         media = self._media(parts)
         labels = [self._text_of(name) for name in sample.labels or self._texts]
@@ -143,8 +142,11 @@ class Preparer:
     def _check(self, sample: Sample) -> None:
         if sample.task not in get_args(Task):
             raise BadInput("task", "UNKNOWN_TASK", f"{sample.task!r}; {get_args(Task)} are served")
-        if sample.max_new_tokens < 0:
-            raise BadInput("max_new_tokens", "NEGATIVE", f"{sample.max_new_tokens} tokens")
+        if not 0 <= sample.max_new_tokens <= MAX_NEW_TOKENS:
+            words = (
+                f"{sample.max_new_tokens} tokens; 0 (the default) to {MAX_NEW_TOKENS} may be asked"
+            )
+            raise BadInput("max_new_tokens", "OUT_OF_RANGE", words)
         if sample.labels:
             self._checked(sample.labels)
 

@@ -45,12 +45,15 @@ class PatchProjection(torch.nn.Module):
 def read_config(config: Mapping[str, Any]) -> Any:
     """A thinker config from its JSON, or from the `thinker_config` of a full-Omni one.
 
-    Raises BundleRefused("config") for another model family.
+    Raises BundleRefused("config") for another model family, or a layer type that is not served.
     """
     inner = config.get("thinker_config", config)
     if inner.get("model_type") != "qwen2_5_omni_thinker":
         raise BundleRefused("config", f"model_type {inner.get('model_type')!r} is not served")
-    return Qwen2_5OmniThinkerConfig.from_dict(dict(inner))
+    parsed: Any = Qwen2_5OmniThinkerConfig.from_dict(dict(inner))
+    if "sliding_attention" in parsed.text_config.layer_types:
+        raise BundleRefused("config", "sliding-window attention is not served")
+    return parsed
 
 
 def fresh(config: Any, seed: int) -> Any:

@@ -112,6 +112,14 @@ def test_a_full_omni_config_is_read_and_another_family_is_refused() -> None:
         thinker.read_config({"model_type": "llama"})
 
 
+def test_a_sliding_window_is_refused_rather_than_ignored() -> None:
+    config = thinker_config()
+    window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    config["text_config"] |= window
+    with pytest.raises(BundleRefused, match="sliding"):
+        thinker.read_config(config)
+
+
 def test_every_weight_but_the_unused_audio_marks_can_be_trained() -> None:
     backbone = QwenOmniBackbone.fresh(thinker_config(), seed=3)
     batch = collate(five_rows(), lambda _row: LABELS, backbone.geometry)

@@ -150,8 +150,8 @@ def test_hundreds_of_labels_are_scored_exactly(pipeline: Pipeline) -> None:
     )
 
 
-def test_unknown_tasks_and_negative_lengths_are_refused(pipeline: Pipeline) -> None:
-    for change in ({"task": "translate"}, {"max_new_tokens": -1}):
+def test_unknown_tasks_and_impossible_lengths_are_refused(pipeline: Pipeline) -> None:
+    for change in ({"task": "translate"}, {"max_new_tokens": -1}, {"max_new_tokens": 10**9}):
         (answer,) = pipeline.predict([replace(Sample("x", PARTS[:1]), **change)])
         assert isinstance(answer, BadInput)
 
