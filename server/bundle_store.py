@@ -1,0 +1,235 @@
+"""Bundles on disk: one read-only directory a content, two symbolic links that say which is served.
+
+    bundles/<name>/<first 12 of the stamp>/    never edited; files 0444, directories 0555
+    bundles/current, bundles/previous          each set by rename(2) of a new link
+
+A directory appears under its final name only when every byte is on the disk, and each link is
+replaced in one step, so a crash anywhere leaves a store that can be served. It reads of a bundle
+only what the manifest says of itself; whether that is true is for a replica to verify.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+CURRENT = "current"
+PREVIOUS = "previous"
+SHORT = 12
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_HEX = re.compile(r"[0-9a-f]{64}\Z")
+_PARTIAL = ".partial-"
+
+Progress = Callable[[int, int], None]  # bytes copied, bytes in all
+Step = Callable[[str], None]
+
+
+class StoreRefused(Exception):
+    """The store cannot do what was asked: what, and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A bundle in the store."""
+
+    name: str
+    stamp: str  # 64 hex, as its manifest says
+    path: Path
+
+
+def _no_step(_name: str) -> None:
+    return None
+
+
+class BundleStore:
+    """`step` is called with the name of each durable change just made; tests end the process
+    there."""
+
+    def __init__(self, root: Path, step: Step = _no_step) -> None:
+        self.root = root
+        self._step = step
+        root.mkdir(parents=True, exist_ok=True)
+        self._forget_partials()
+
+    def add(self, source: Path, progress: Progress | None = None) -> Stored:
+        """Copy a bundle in and make it read-only; one that is there already is left alone.
+
+        Raises StoreRefused for a directory that is no bundle or holds anything but plain files.
+        """
+        name, stamp = identify(source)
+        place = self.root / name / stamp[:SHORT]
+        if place.exists():
+            if identify(place)[1] != stamp:
+                raise StoreRefused(f"{place} holds another bundle with the same first {SHORT} hex")
+            return Stored(name, stamp, place)
+        place.parent.mkdir(exist_ok=True)
+        partial = place.parent / f"{_PARTIAL}{stamp[:SHORT]}-{os.getpid()}"
+        try:
+            _copy(source, partial, progress)
+            self._step("copied")
+            _seal(partial)
+            self._step("sealed")
+            partial.rename(place)
+        except BaseException:
+            _remove(partial)
+            raise
+        _sync(place.parent)
+        self._step("added")
+        return Stored(name, stamp, place)
+
+    def bundles(self) -> list[Stored]:
+        found = []
+        for path in sorted(self.root.glob("*/*")):
+            if path.is_dir() and not path.name.startswith(".") and not path.parent.is_symlink():
+                found.append(Stored(*identify(path), path))
+        return found
+
+    def find(self, stamp: str) -> Stored:
+        """By full stamp or an unambiguous beginning of at least 6 hex. Raises StoreRefused."""
+        if not re.fullmatch(r"[0-9a-f]{6,64}", stamp):
+            raise StoreRefused(f"{stamp!r} is no stamp: 6 to 64 hex digits are")
+        matches = [bundle for bundle in self.bundles() if bundle.stamp.startswith(stamp)]
+        if len(matches) != 1:
+            known = ", ".join(b.stamp[:SHORT] for b in matches or self.bundles()) or "none"
+            what = "fits several bundles" if matches else "is not in the store"
+            raise StoreRefused(f"{stamp} {what}: {known}")
+        return matches[0]
+
+    @property
+    def current(self) -> Stored | None:
+        return self._linked(CURRENT)
+
+    @property
+    def previous(self) -> Stored | None:
+        return self._linked(PREVIOUS)
+
+    def activate(self, bundle: Stored) -> None:
+        """Make it the current one; what was current becomes the previous one.
+
+        `previous` is set first: a crash in between leaves current = previous, which can be served.
+        """
+        before = self.current
+        if before is not None and before.stamp == bundle.stamp:
+            return
+        if before is not None:
+            self._link(PREVIOUS, before.path)
+        self._link(CURRENT, bundle.path)
+
+    def roll_back(self) -> Stored:
+        """Back to the previous bundle, which then can be rolled forward again the same way.
+
+        Raises StoreRefused when there is none.
+        """
+        previous = self.previous
+        if previous is None:
+            raise StoreRefused("there is no previous bundle to roll back to")
+        self.activate(previous)
+        return previous
+
+    def collect(self, keep: Collection[str] = ()) -> list[Stored]:
+        """Remove every bundle that is neither linked nor among the stamps to keep."""
+        linked = {b.stamp for b in (self.current, self.previous) if b is not None}
+        unused = [b for b in self.bundles() if b.stamp not in linked | set(keep)]
+        for bundle in unused:
+            # Out of sight first: half a bundle is never seen under its name.
+            doomed = bundle.path.parent / f"{_PARTIAL}{bundle.path.name}-{os.getpid()}"
+            bundle.path.rename(doomed)
+            self._step("hidden")
+            _remove(doomed)
+        return unused
+
+    def _linked(self, name: str) -> Stored | None:
+        link = self.root / name
+        if not link.is_symlink() or not link.exists():
+            return None
+        path = self.root / os.readlink(link)
+        return Stored(*identify(path), path)
+
+    def _link(self, name: str, target: Path) -> None:
+        fresh = self.root / f".{name}-{os.getpid()}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(target.relative_to(self.root))
+        self._step(f"{name} prepared")
+        fresh.rename(self.root / name)
+        _sync(self.root)
+        self._step(f"{name} linked")
+
+    def _forget_partials(self) -> None:
+        for partial in self.root.glob(f"*/{_PARTIAL}*"):
+            if not _alive(partial.name.rpartition("-")[2]):
+                _remove(partial)
+
+
+def identify(path: Path) -> tuple[str, str]:
+    """(name, stamp) a bundle's manifest claims. Raises StoreRefused."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        name, stamp = str(manifest["name"]), str(manifest["stamp"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreRefused(f"{path} is no bundle: {error}") from error
+    if not _NAME.fullmatch(name) or not _HEX.fullmatch(stamp):
+        raise StoreRefused(f"{path}/manifest.json names {name!r} and stamp {stamp!r}")
+    return name, stamp
+
+
+def _copy(source: Path, target: Path, progress: Progress | None) -> None:
+    files = list(_plain_files(source))
+    total = sum(path.lstat().st_size for path in files)
+    done = 0
+    for path in files:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        # O_NOFOLLOW: what was a plain file a moment ago must still be one.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as reader:
+            with copy.open("wb") as writer:
+                shutil.copyfileobj(reader, writer, 1 << 20)
+                writer.flush()
+                os.fsync(writer.fileno())
+        done += path.lstat().st_size
+        if progress is not None:
+            progress(done, total)
+
+
+def _plain_files(source: Path) -> Iterator[Path]:
+    for directory, names, files in os.walk(source):
+        for name in (*names, *files):
+            path = Path(directory) / name
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise StoreRefused(f"{path} is neither a file nor a directory")
+            if stat.S_ISREG(mode):
+                yield path
+
+
+def _seal(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    for path in (directory, *(p for p in directory.rglob("*") if p.is_dir())):
+        _sync(path)
+    directory.chmod(0o555)
+
+
+def _remove(directory: Path) -> None:
+    if not directory.exists():
+        return
+    for path in (directory, *(p for p in directory.rglob("*") if p.is_dir())):
+        path.chmod(0o755)
+    shutil.rmtree(directory)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(pid: str) -> bool:
+    return pid.isdigit() and Path(f"/proc/{pid}").exists()

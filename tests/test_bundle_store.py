@@ -1,0 +1,142 @@
+"""The bundle store: atomic switches, nothing half there, and a kill at every step."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.bundle_store import BundleStore, StoreRefused
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def bundle(path: Path, letter: str, name: str = "toy") -> Path:
+    (path / "weights").mkdir(parents=True)
+    (path / "weights" / "model.safetensors").write_bytes(letter.encode() * 1000)
+    (path / "manifest.json").write_text(json.dumps({"name": name, "stamp": letter * 64}))
+    return path
+
+
+@pytest.fixture
+def a(tmp_path: Path) -> Path:
+    return bundle(tmp_path / "in-a", "a")
+
+
+@pytest.fixture
+def b(tmp_path: Path) -> Path:
+    return bundle(tmp_path / "in-b", "b")
+
+
+def test_an_added_bundle_is_read_only_and_equal(tmp_path: Path, a: Path) -> None:
+    stored = BundleStore(tmp_path / "bundles").add(a)
+    assert stored.path == tmp_path / "bundles" / "toy" / ("a" * 12)
+    assert (stored.path / "weights/model.safetensors").read_bytes() == b"a" * 1000
+    assert stat.S_IMODE((stored.path / "manifest.json").stat().st_mode) == 0o444
+    assert stat.S_IMODE(stored.path.stat().st_mode) == 0o555
+
+
+def test_adding_again_changes_nothing(tmp_path: Path, a: Path) -> None:
+    store = BundleStore(tmp_path / "bundles")
+    first = store.add(a)
+    before = first.path.stat().st_mtime_ns
+    assert store.add(a) == first
+    assert first.path.stat().st_mtime_ns == before
+
+
+def test_activate_and_roll_back_switch_the_links(tmp_path: Path, a: Path, b: Path) -> None:
+    store = BundleStore(tmp_path / "bundles")
+    old, new = store.add(a), store.add(b)
+    store.activate(old)
+    assert (store.current, store.previous) == (old, None)
+    store.activate(new)
+    assert (store.current, store.previous) == (new, old)
+    assert store.roll_back() == old
+    assert (store.current, store.previous) == (old, new)
+    assert store.roll_back() == new  # and forward again
+
+
+def test_rolling_back_without_a_previous_bundle_is_refused(tmp_path: Path, a: Path) -> None:
+    store = BundleStore(tmp_path / "bundles")
+    store.activate(store.add(a))
+    with pytest.raises(StoreRefused, match="no previous"):
+        store.roll_back()
+
+
+def test_collecting_keeps_what_is_referenced(tmp_path: Path, a: Path, b: Path) -> None:
+    store = BundleStore(tmp_path / "bundles")
+    c = store.add(bundle(tmp_path / "in-c", "c"))
+    d = store.add(bundle(tmp_path / "in-d", "d"))
+    store.activate(store.add(a))
+    store.activate(store.add(b))
+    assert store.collect(keep=[d.stamp]) == [c]
+    assert {found.stamp[0] for found in store.bundles()} == {"a", "b", "d"}
+
+
+def test_finding_takes_a_beginning_if_it_is_unambiguous(tmp_path: Path, a: Path) -> None:
+    store = BundleStore(tmp_path / "bundles")
+    stored = store.add(a)
+    assert store.find("a" * 6) == stored
+    for wrong in ("aaa", "b" * 12, "../../etc"):
+        with pytest.raises(StoreRefused):
+            store.find(wrong)
+
+
+def test_links_and_pipes_are_refused(tmp_path: Path, a: Path, b: Path) -> None:
+    store = BundleStore(tmp_path / "bundles")
+    (a / "weights" / "more").symlink_to("/etc/passwd")
+    os.mkfifo(b / "pipe")
+    for source in (a, b, tmp_path):
+        with pytest.raises(StoreRefused):
+            store.add(source)
+    assert store.bundles() == []
+
+
+def test_a_hostile_name_cannot_leave_the_store(tmp_path: Path) -> None:
+    source = bundle(tmp_path / "in", "a", name="../../outside")
+    with pytest.raises(StoreRefused, match="outside"):
+        BundleStore(tmp_path / "bundles").add(source)
+
+
+CRASHING = """
+import os, sys
+from pathlib import Path
+from server.bundle_store import BundleStore
+left = int(sys.argv[3])
+def step(name):
+    global left
+    left -= 1
+    if left == 0:
+        os._exit(9)
+store = BundleStore(Path(sys.argv[1]), step)
+store.activate(store.add(Path(sys.argv[2])))
+store.roll_back()
+store.collect()
+"""
+
+
+def test_a_kill_at_any_step_leaves_a_bootable_store(tmp_path: Path, a: Path, b: Path) -> None:
+    ended = []
+    for kill_at in range(1, 20):
+        root = tmp_path / f"bundles-{kill_at}"
+        store = BundleStore(root)
+        store.activate(store.add(a))
+        arguments = [sys.executable, "-c", CRASHING, str(root), str(b), str(kill_at)]
+        ended.append(subprocess.run(arguments, cwd=ROOT, timeout=60).returncode)
+        after = BundleStore(root)
+        current = after.current
+        assert current is not None
+        letter = current.stamp[0]
+        content = (current.path / "weights/model.safetensors").read_bytes()
+        assert content == letter.encode() * 1000
+        for stored in after.bundles():
+            assert len(list(stored.path.rglob("*"))) == 3
+        assert list(root.glob("*/.partial*")) == []
+        if ended[-1] == 0:
+            break
+    assert ended[-1] == 0 and len(ended) > 8  # every step was tried, then it ran through
