@@ -1,4 +1,5 @@
-"""The filter line: `site=b conf<0.6 label!=ok error` into clauses. A name with a dot is a feature, any other unknown name a slice key.
+"""The filter line: `site=b conf<0.6 label!=ok error` into clauses. A name with a dot is a feature,
+any other unknown name a slice key.
 Pure: what a clause means in SQL is said in cache/predictions.py."""
 
 from __future__ import annotations

@@ -8,9 +8,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from console.board import MEASURES, View
 from console.timeaxis import parse_moment, parse_span
+
+if TYPE_CHECKING:
+    from console.feed.address import Access
 
 DEFAULT_WINDOW = "10m"
 
@@ -137,7 +141,7 @@ def _run(
         bridge.close()
 
 
-def _access(arguments: argparse.Namespace) -> object:
+def _access(arguments: argparse.Namespace) -> Access | None:
     if not (arguments.tls or arguments.ca or arguments.token_file):
         return None
     from console.feed.address import Access

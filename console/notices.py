@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from PySide6.QtCore import QPointF
 from PySide6.QtGui import QIcon, QPainter, QPixmap
 from PySide6.QtWidgets import QApplication, QSystemTrayIcon, QWidget
 
@@ -64,6 +65,6 @@ class Notices:
         picture.fill(self._look.theme.color("background"))
         painter = QPainter(picture)
         sign = self._severity or "unknown"
-        paint.sign(painter, self._look.theme, sign, paint.QPointF(32, 32), 40)
+        paint.sign(painter, self._look.theme, sign, QPointF(32, 32), 40)
         painter.end()
         return QIcon(picture)

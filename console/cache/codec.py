@@ -6,9 +6,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -27,10 +27,10 @@ def unpack(kind: type[T], text: str) -> T:
 
 
 @cache
-def _plan(kind: type) -> tuple[tuple[str, Any, type | None], ...]:
+def _plan(kind: Any) -> tuple[tuple[str, Any, Any], ...]:
     """(field, container, element dataclass or None) of every field."""
     hints = get_type_hints(kind)
-    plan = []
+    plan: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
         origin = get_origin(hint)
@@ -41,12 +41,12 @@ def _plan(kind: type) -> tuple[tuple[str, Any, type | None], ...]:
             plan.append((field.name, Mapping, None))
         else:
             plan.append((field.name, None, hint if dataclasses.is_dataclass(hint) else None))
-    return tuple(plan)  # type: ignore[arg-type]
+    return tuple(plan)
 
 
 def _build(kind: type[T], found: Mapping[str, Any]) -> T:
     values: dict[str, Any] = {}
-    for name, container, element in _plan(kind):
+    for name, container, element in _plan(cast(Hashable, kind)):
         if name not in found:
             continue
         value = found[name]

@@ -15,7 +15,17 @@ from typing import TypeVar
 import numpy as np
 
 from console import happenings, skew, status
-from console.board import Board, DriftLine, Happening, QualityLine, ServerLine, Usage, View
+from console.board import (
+    Board,
+    Comparison,
+    DriftLine,
+    Floats,
+    Happening,
+    QualityLine,
+    ServerLine,
+    Usage,
+    View,
+)
 from console.cache import drift, latency, rows
 from console.cache.names import NameBook
 from console.domain import STAMP_PARTS, Link, Server
@@ -320,7 +330,7 @@ class Reading:
 
     def _comparison(
         self, view: View, span: tuple[float, float], lines: tuple[DriftLine, ...]
-    ) -> drift.Comparison | None:
+    ) -> Comparison | None:
         chosen = next((line for line in lines if line.key == view.drift_key), None)
         if chosen is None and view.drift_key is None and lines:
             chosen = lines[0]
@@ -400,7 +410,7 @@ def _slo(servers: Mapping[str, Server], scope: str) -> float:
 def _server_line(
     server: Server,
     now_s: float,
-    fleet: Mapping[str, tuple[float, latency.Floats]],
+    fleet: Mapping[str, tuple[float, Floats]],
     odd: Mapping[str, object],
     offsets: Mapping[str, float],
 ) -> ServerLine:

@@ -16,6 +16,17 @@ from console.cache.names import NameBook
 from console.domain import DriftRow, FeatureRow
 from console.status import rank
 from server.telemetry import drift as scores
+
+# The measures the scores are made of; this package may import no more of the server than this.
+from server.telemetry.drift import (  # type: ignore[attr-defined]
+    js,
+    kl,
+    ks_statistic,
+    linf,
+    merged,
+    psi,
+    smoothed,
+)
 from server.telemetry.profile import FeatureReference
 from server.telemetry.record import FeatureSpec
 
@@ -277,11 +288,11 @@ def _effects(reference: FeatureReference, live: np.ndarray) -> dict[str, float]:
     """The effect sizes alone: p values would load scipy for a picture."""
     if not live.sum():
         return {}
-    a = scores.smoothed(scores.merged(live, reference.groups))
-    b = scores.smoothed(scores.merged(reference.counts, reference.groups))
+    a = smoothed(merged(live, reference.groups))
+    b = smoothed(merged(reference.counts, reference.groups))
     pair = (live[None, :], reference.counts[None, :])
-    gap = scores.linf(*pair) if reference.categorical else scores.ks_statistic(*pair)
-    found = {"ks": gap, "kl": scores.kl(a, b), "js": scores.js(a, b), "psi": scores.psi(a, b)}
+    gap = linf(*pair) if reference.categorical else ks_statistic(*pair)
+    found = {"ks": gap, "kl": kl(a, b), "js": js(a, b), "psi": psi(a, b)}
     return {name: float(value[0]) for name, value in found.items()}
 
 

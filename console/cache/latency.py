@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,13 +93,13 @@ class LatencyRows:
         while rows := cursor.fetchmany(4000):
             self._add(rows)
 
-    def _add(self, rows: Sequence[tuple[object, ...]]) -> None:
+    def _add(self, rows: Sequence[tuple[Any, ...]]) -> None:
         if not rows:
             return
         self._grow(len(rows))
         places = []
         for row in rows:
-            key: tuple[int, ...] = row[1:6]  # type: ignore[assignment]
+            key: tuple[int, ...] = row[1:6]
             place = self._places.get(key)
             if place is None:
                 place = self._places[key] = self._used
@@ -107,11 +108,11 @@ class LatencyRows:
             if row[17]:
                 self.exemplars[key] = str(row[17])
         self.keys[places] = [row[1:6] for row in rows]
-        self.width_s[places] = [row[6] for row in rows]  # type: ignore[misc]
+        self.width_s[places] = [row[6] for row in rows]
         self.numbers[places] = [(*row[7:9], *row[10:17]) for row in rows]
-        blob = b"".join(row[9] for row in rows)  # type: ignore[misc]
+        blob = b"".join(row[9] for row in rows)
         self.counts[places] = np.frombuffer(blob, "<u4").reshape(-1, 64)
-        self._seq = max(self._seq, max(row[0] for row in rows))  # type: ignore[type-var, assignment]
+        self._seq = max(self._seq, max(row[0] for row in rows))
 
     def _grow(self, more: int) -> None:
         need = self._used + more
@@ -278,7 +279,7 @@ def _fleet(
     place = np.clip(((starts_s - span[0]) // step), 0, SPARK_POINTS - 1).astype(np.int64)
     for number in np.unique(rows.keys[:used, 1][inside]) if used else ():
         mine = inside & (rows.keys[:used, 1] == number)
-        line = quantiles(_sum(place, mine, rows.counts[:used], SPARK_POINTS), (0.95,))[0]  # type: ignore[arg-type]
+        line = quantiles(_sum(place, mine, rows.counts[:used], SPARK_POINTS), (0.95,))[0]
         last = mine & (starts_s > starts_s[mine].max() - 60)
         now = quantiles(rows.counts[:used][last].sum(axis=0, dtype=np.int64)[None, :], (0.95,))
         found[names.text(int(number))] = (float(now[0][0]), line)
@@ -313,7 +314,7 @@ def above_since(
     begin = starts_s[mine].min()
     step = ((starts_s - begin) // step_s).astype(np.int64)
     steps = int(step[mine].max()) + 1
-    line = quantiles(_sum(step, mine, rows.counts[:used], steps), (0.99,))[0]  # type: ignore[arg-type]
+    line = quantiles(_sum(step, mine, rows.counts[:used], steps), (0.99,))[0]
     below = np.flatnonzero(~(line > limit_ms))
     first = int(below[-1]) + 1 if len(below) else 0
     return float(begin + min(first, steps - 1) * step_s)
@@ -340,7 +341,7 @@ def _split(
     lines = []
     for index in np.argsort(-busy)[:most]:
         chosen = shown & (members == numbers[index])
-        p95 = quantiles(_sum(column, chosen, rows.counts[:used], columns), (0.95,))[0]  # type: ignore[arg-type]
+        p95 = quantiles(_sum(column, chosen, rows.counts[:used], columns), (0.95,))[0]
         number = int(numbers[index])
         lines.append((f"replica {number}" if split == "replica" else names.text(number), p95))
     return tuple(sorted(lines, key=lambda line: line[0]))

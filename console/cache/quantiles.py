@@ -24,7 +24,7 @@ def bucket_of(ms: float) -> int:
 
 
 def quantiles(
-    counts: NDArray[np.int64], shares: tuple[float, ...]
+    counts: NDArray[np.int64] | NDArray[np.float64], shares: tuple[float, ...]
 ) -> tuple[NDArray[np.float64], ...]:
     """For counts [rows, 64] the quantiles in ms, one array [rows] a share; NaN for empty rows.
 

@@ -104,7 +104,9 @@ def slices(db: sqlite3.Connection, names: NameBook) -> list[tuple[str, SliceRow]
 def actions(db: sqlite3.Connection) -> list[Action]:
     columns = "id, server, kind, target, by, note, until_unix_ms, undo, state, detail, at_s"
     rows = db.execute(f"SELECT {columns} FROM action ORDER BY id DESC LIMIT 200")
-    return [Action(*row[:7], bool(row[7]), *row[8:]) for row in rows]
+    fields = columns.split(", ")
+    found = [dict(zip(fields, row, strict=True)) for row in rows]
+    return [Action(**{**action, "undo": bool(action["undo"])}) for action in found]
 
 
 def meta(db: sqlite3.Connection, key: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from console import domain
 from console.domain import LATENCY_BUCKETS, Event
@@ -44,7 +44,7 @@ def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> E
     kind = message.WhichOneof("event")
     if kind is None or kind not in KINDS:
         return None
-    row = build(KINDS[kind], getattr(message, kind))
+    row: Any = build(KINDS[kind], getattr(message, kind))
     _check(kind, row)
     return Event(
         server=server,
@@ -58,11 +58,16 @@ def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> E
 
 def build(kind: type[T], message: Any) -> T:
     """The dataclass of the same field names, filled from a protobuf message."""
-    return kind(**{name: read(getattr(message, name)) for name, read in _plan(kind, type(message))})
+    return kind(
+        **{
+            name: read(getattr(message, name))
+            for name, read in _plan(cast(Hashable, kind), cast(Hashable, type(message)))
+        }
+    )
 
 
 @cache
-def _plan(kind: type, message: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+def _plan(kind: Any, message: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
     """One reader a field. Fields that the message does not have keep their default."""
     hints = get_type_hints(kind)
     described = message.DESCRIPTOR.fields_by_name
@@ -74,18 +79,20 @@ def _plan(kind: type, message: Any) -> tuple[tuple[str, Callable[[Any], Any]], .
 
 
 def _reader(hint: Any, field: Any) -> Callable[[Any], Any]:
+    nested: Any = hint
     origin = get_origin(hint)
     if origin is tuple:
-        element = get_args(hint)[0]
+        element: Any = get_args(hint)[0]
         if dataclasses.is_dataclass(element):
-            return lambda items: tuple(build(element, item) for item in items[:MOST_ITEMS])
+            kind: Any = element
+            return lambda items: tuple(build(kind, item) for item in items[:MOST_ITEMS])
         if element is str:
             return lambda items: tuple(plain(item) for item in items[:MOST_ITEMS])
         return lambda items: tuple(items[:MOST_ITEMS])
     if origin is not None:
         return _mapping
     if dataclasses.is_dataclass(hint):
-        return lambda item: build(hint, item)
+        return lambda item: build(nested, item)
     if field.enum_type is not None:
         values = field.enum_type.values_by_number
         return lambda number: values[number].name.lower() if number in values else str(number)

@@ -68,7 +68,8 @@ class Hub:
         return dict(self._states)
 
     def retry_now(self) -> None:
-        self._call(lambda: [link.retry_now() for link in self._links.values()])
+        for link in tuple(self._links.values()):
+            self._call(link.retry_now)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Ends every stream and joins the thread."""
@@ -184,7 +185,7 @@ class Hub:
         from console.domain import AlertRow, SilenceRow
 
         now_ms = time.time() * 1000
-        rows = []
+        rows: list[AlertRow | SilenceRow] = []
         if answer.HasField("alert") and answer.alert.id:
             rows.append(build(AlertRow, answer.alert))
         if answer.HasField("silence") and answer.silence.id:

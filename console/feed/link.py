@@ -110,7 +110,7 @@ class ServerLink:
             self._tell(state="connecting", retry_at_s=0.0)
 
     async def _session(self, channel: aio.Channel) -> None:
-        stub = observe_pb2_grpc.ObserveStub(channel)
+        stub = observe_pb2_grpc.ObserveStub(channel)  # type: ignore[no-untyped-call]
         first = await self._measure(stub)
         held = self._known if first.instance == self._known.instance else Known()
         await self._take([first])
@@ -119,7 +119,10 @@ class ServerLink:
         if not held.cursor and self._hole_ms is None:
             self._hole_ms = self._known.heard_ms
         watch = asyncio.ensure_future(self._watch(stub, held))
-        tasks = {watch, asyncio.ensure_future(self._keep_measuring(stub))}
+        tasks: set[asyncio.Future[None]] = {
+            watch,
+            asyncio.ensure_future(self._keep_measuring(stub)),
+        }
         if self._hole_ms is not None:
             tasks.add(asyncio.ensure_future(self._history(stub, self._hole_ms)))
         await _until_done(watch, tasks)
@@ -128,7 +131,7 @@ class ServerLink:
         """One snapshot, timed: it is the round trip that the clock offset is told from."""
         sent = self._clock() * 1000
         request = observe_pb2.WatchRequest(once=True)
-        found = None
+        found: observe_pb2.WatchEvent | None = None
         async for message in stub.Watch(request, timeout=CALL_S, metadata=self.metadata()):
             if found is None:
                 found = message

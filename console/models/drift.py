@@ -26,18 +26,18 @@ def key(line: DriftLine) -> tuple[str, str]:
 
 def columns(measure: str, wide: bool) -> tuple[Column, ...]:
     """`measure` comes first and draws the bar; with room the others follow as figures."""
-    others = [name for name in MEASURES if name != measure][: 3 if wide else 1]
+    others = [name for name in MEASURES if name != measure][: 3 if wide else 0]
     found = [
         Column("feature", _feature, 0, order=lambda line: line.row.feature),
-        Column("slice", _slice, 82, order=lambda line: line.row.slice),
-        Column(WORDS[measure], _bar(measure), 84, tip="ticks: the thresholds"),
+        Column("slice", _slice, 82 if wide else 74, order=lambda line: line.row.slice),
+        Column(WORDS[measure], _bar(measure), 84 if wide else 64, tip="ticks: the thresholds"),
         Column("", _figure(measure, True), 48, right=True, order=_by(measure)),
     ]
     for name in others:
         found.append(Column(WORDS[name], _figure(name, False), 46, right=True, order=_by(name)))
     found.append(Column("n", _count, 62, right=True, order=lambda line: line.row.n,
                         tip="rows; where too few, effective rows of those needed"))  # fmt: skip
-    found.append(Column("trend", _spark, 74, tip="the last ticks"))
+    found.append(Column("trend", _spark, 74 if wide else 56, tip="the last ticks"))
     return tuple(found)
 
 

@@ -228,8 +228,8 @@ class HeatMap(TimePlot):
             self._low = max(int(used[0]) - 2, 0)
             self._high = min(int(used[-1]) + 3, BUCKETS)
         image = self._image(found.heat[self._low : self._high])
-        left = self.x(found.starts[0])
-        right = self.x(found.starts[-1] + found.column_s)
+        left = self.x_of(found.starts[0])
+        right = self.x_of(found.starts[-1] + found.column_s)
         painter.save()
         painter.setClipRect(area)
         painter.drawImage(QRectF(left, area.top(), right - left, area.height()), image)
@@ -245,7 +245,7 @@ class HeatMap(TimePlot):
         form = QImage.Format.Format_ARGB32_Premultiplied
         return QImage(pixels.tobytes(), width, height, width * 4, form).copy()
 
-    def y(self, ms: float) -> float:
+    def y_of(self, ms: float) -> float:
         bucket = math.log2(max(ms, FIRST_MS) / FIRST_MS) * PER_OCTAVE
         area = self.area
         part = (bucket - self._low) / max(self._high - self._low, 1)
@@ -259,7 +259,7 @@ class HeatMap(TimePlot):
     def _labels(self, painter: QPainter, area: QRectF) -> None:
         theme = self.look.theme
         for value in (1, 3, 10, 30, 100, 300, 1000, 3000, 10000):
-            y = self.y(value)
+            y = self.y_of(value)
             if not area.top() + 6 < y < area.bottom() - 4:
                 continue
             painter.setPen(QPen(theme.color("border"), 1))
@@ -271,7 +271,9 @@ class HeatMap(TimePlot):
         slo = self.board.latency.slo_ms if self.board and self.board.latency else 0
         if slo:
             painter.setPen(QPen(theme.color("critical", 150), 1, Qt.PenStyle.DashLine))
-            painter.drawLine(QPointF(area.left(), self.y(slo)), QPointF(area.right(), self.y(slo)))
+            painter.drawLine(
+                QPointF(area.left(), self.y_of(slo)), QPointF(area.right(), self.y_of(slo))
+            )
 
     def cell(self, at_s: float, y: float) -> tuple[float, float, float, float] | None:
         """(from, to, least ms, most ms) of the cell at a place, a little widened to be hit."""
@@ -304,7 +306,7 @@ class Marks(TimePlot):
         }
         other = area.top() + area.height() * 0.74
         return [
-            (self.x(happening.at_s), rows.get(happening.kind, other), happening)
+            (self.x_of(happening.at_s), rows.get(happening.kind, other), happening)
             for happening in (self.board.happenings if self.board is not None else ())
             if low <= happening.at_s <= high
         ]
@@ -333,7 +335,7 @@ class Marks(TimePlot):
         return mark if distance < 12 else None
 
     def _pick(self, at_s: float, y: float) -> None:
-        mark = self._near(self.x(at_s), y)
+        mark = self._near(self.x_of(at_s), y)
         if mark is not None:
             self.chosen.emit(mark)
 

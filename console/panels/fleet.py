@@ -46,10 +46,10 @@ def troubles(line: ServerLine) -> list[tuple[str, str]]:
 def facts(line: ServerLine) -> str:
     """The quiet second line: warm replicas, queue, age."""
     snapshot = line.snapshot
-    age = "never heard" if line.age_s == math.inf else f"age {duration(line.age_s)}"
+    age = "never heard" if line.age_s == math.inf else f"{duration(line.age_s)} ago"
     if snapshot is None:
         return age
-    warm = f"warm {snapshot.warm_replicas}/{snapshot.wanted_replicas}"
+    warm = f"{snapshot.warm_replicas}/{snapshot.wanted_replicas} warm"
     return f"{warm} · queue {snapshot.queued} · {age}"
 
 
@@ -69,8 +69,8 @@ class FleetDelegate(QStyledItemDelegate):
         if not isinstance(line, ServerLine):
             return
         theme, look = self._look.theme, self._look
-        area = QRectF(option.rect)  # type: ignore[attr-defined]
-        if option.state & QStyle.StateFlag.State_Selected:  # type: ignore[attr-defined]
+        area = QRectF(option.rect)
+        if option.state & QStyle.StateFlag.State_Selected:
             painter.fillRect(area, theme.color("selection"))
         if line.severity not in ("ok", "info"):
             bar = QRectF(area.left(), area.top() + 1, 3, area.height() - 2)

@@ -40,7 +40,7 @@ class LatencyPanel(Panel):
         self.plots = (self.percentiles, self.throughput, self.stages, self.heat, self.marks)
         self._scope, self._split, self._mix = QComboBox(), QComboBox(), QComboBox()
         self.body.addLayout(self._controls())
-        column = QVBoxLayout()
+        column = self._column = QVBoxLayout()
         column.setContentsMargins(0, 0, 0, 2)
         column.setSpacing(2)
         for plot, share in zip(self.plots, (50, 0, 18, 46, 0), strict=True):
@@ -144,10 +144,8 @@ class LatencyPanel(Panel):
         self._share(showing)
 
     def _share(self, percentiles: bool) -> None:
-        column = self.body.itemAt(self.body.count() - 1).layout()
-        if isinstance(column, QVBoxLayout):
-            column.setStretch(0, 50 if percentiles else 0)
-            column.setStretch(1, 0 if percentiles else 50)
+        self._column.setStretch(0, 50 if percentiles else 0)
+        self._column.setStretch(1, 0 if percentiles else 50)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         self.stages.setVisible(event.size().height() > NARROW)

@@ -30,7 +30,7 @@ class PredictionsPanel(Panel):
         self.line.setPlaceholderText("site=b conf<0.6 label!=ok error mix~audio server=gpu-03.lon")
         self.line.setAccessibleName("Filter of the predictions")
         self.line.setClearButtonEnabled(True)
-        self.line.returnPressed.connect(self.find)
+        self.line.returnPressed.connect(self.search)
         self.said = Line(look, "dim", 11)
         self.model = PredictionsModel(self._name, self._need)
         self.table = Table(look, self.model, self.model.columns)
@@ -56,14 +56,14 @@ class PredictionsPanel(Panel):
     def _outdated(self) -> None:
         self._stale = True
         if self.isVisible():
-            self.find()
+            self.search()
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
         if self._stale:
-            self.find()
+            self.search()
 
-    def find(self) -> None:
+    def search(self) -> None:
         """Ask for the rows of the filter and of the window shown."""
         if self.board is None:
             return
@@ -102,7 +102,7 @@ class PredictionsPanel(Panel):
         first = self.board is None
         super().show_board(board)
         if (first or self._stale) and self.isVisible():
-            self.find()
+            self.search()
         self.title.show_legend([("Enter: find · / filter · J/K", "dim")])
 
     def show_examples(self, examples: tuple[Exemplary, ...]) -> None:
@@ -114,7 +114,7 @@ class PredictionsPanel(Panel):
         self.line.setText(f"id={slowest.prediction_id}")
         self._stale = False
         self.picked.emit(slowest.server, slowest.prediction_id)
-        self.find()
+        self.search()
 
     def _choose(self, entry: Entry | None) -> None:
         if entry is not None:
@@ -123,7 +123,7 @@ class PredictionsPanel(Panel):
     def select(self, key: str) -> None:
         """`key` is a filter line."""
         self.line.setText(key)
-        self.find()
+        self.search()
 
     def focus_target(self) -> QWidget:
         return self.table

@@ -316,10 +316,10 @@ class QualityPanel(Panel):
         for table in (self.table, self.worst):
             self.watch_focus(table)
         left, right = QSplitter(Qt.Orientation.Vertical), QSplitter(Qt.Orientation.Vertical)
-        for widget in (self.accuracy, self.value, self.calibration):
-            left.addWidget(widget)
-        for widget in (self.table, self.worst):
-            right.addWidget(widget)
+        for chart in (self.accuracy, self.value, self.calibration):
+            left.addWidget(chart)
+        for table in (self.table, self.worst):
+            right.addWidget(table)
         whole = QSplitter(Qt.Orientation.Horizontal)
         whole.addWidget(left)
         whole.addWidget(right)

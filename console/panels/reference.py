@@ -143,13 +143,13 @@ class ReferencePanel(Panel):
         unit = f" {found.feature.unit}" if found.feature.unit else ""
         low, high = (clock_text(moment, "%H:%M") for moment in (found.from_s, found.to_s))
         legend = [
-            (f"{found.feature.name}{unit} [{found.slice or 'all'}]", "text"),
             (f"┄ bundle n {found.n_reference:,.0f}", "dim"),
             (f"■ {low}–{high} n {found.n_live:,}", "accent"),
         ]
         measure = board.view.measure
         if measure in found.scores:
             legend.append((f"{measure.upper()} {found.scores[measure]:.2f}", "dim"))
+        legend.append((f"{found.feature.name}{unit} [{found.slice or 'all'}]", "text"))
         self.title.show_legend(legend)
         self.plot.setAccessibleDescription(" ".join(words for words, _ in legend)[:300])
 

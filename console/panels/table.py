@@ -14,7 +14,7 @@ from PySide6.QtCore import (
     Qt,
     Signal,
 )
-from PySide6.QtGui import QGuiApplication, QKeyEvent, QPainter, QPen
+from PySide6.QtGui import QFontMetricsF, QGuiApplication, QKeyEvent, QPainter, QPen
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QHeaderView,
@@ -41,8 +41,8 @@ class CellDelegate(QStyledItemDelegate):
         if not isinstance(cell, Cell):
             return
         theme = self._look.theme
-        area = QRectF(option.rect)  # type: ignore[attr-defined]
-        state = option.state  # type: ignore[attr-defined]
+        area = QRectF(option.rect)
+        state = option.state
         if state & QStyle.StateFlag.State_Selected:
             painter.fillRect(area, theme.color("selection"))
         inner = area.adjusted(6, 0, -6, 0)
@@ -69,7 +69,11 @@ class CellDelegate(QStyledItemDelegate):
         if cell.bold:
             font = paint.bold(font)
         side = paint.RIGHT if cell.right else paint.LEFT
-        paint.text(painter, area, cell.text, look.theme.color(cell.tone), font, side)
+        words = cell.text
+        if small:  # a digest cut short says more than one with dots in its place
+            fits = int((area.width() - 1) / QFontMetricsF(font).horizontalAdvance("0"))
+            words = words[: max(fits, 3)]
+        paint.text(painter, area, words, look.theme.color(cell.tone), font, side)
 
     def _skew(self, painter: QPainter, area: QRectF, cell: Cell) -> None:
         theme = self._look.theme

@@ -74,7 +74,7 @@ class TimePlot(QWidget):
             return self.board.from_s, self.board.to_s
         return self.axis.span
 
-    def x(self, at_s: float) -> float:
+    def x_of(self, at_s: float) -> float:
         low, high = self.span
         area = self.area
         return area.left() + (at_s - low) / max(high - low, 1e-9) * area.width()
@@ -140,7 +140,7 @@ class TimePlot(QWidget):
         moments, form = ticks(low, high, int(area.width() / 78))
         painter.setPen(QPen(theme.color("grid"), 1))
         for moment in moments:
-            x = math.floor(self.x(moment)) + 0.5
+            x = math.floor(self.x_of(moment)) + 0.5
             painter.drawLine(QPointF(x, area.top()), QPointF(x, area.bottom()))
         painter.setPen(QPen(theme.color("border"), 1))
         painter.drawLine(area.bottomLeft(), area.bottomRight())
@@ -149,7 +149,7 @@ class TimePlot(QWidget):
             return
         painter.setFont(self.look.small_figures)
         for moment in moments:
-            x = self.x(moment)
+            x = self.x_of(moment)
             place = QRectF(x - 40, area.bottom() + 2, 80, 16)
             if place.left() < area.left() - 30 or place.right() > self.width():
                 continue
@@ -165,7 +165,7 @@ class TimePlot(QWidget):
             return
         late = max(3 * latency.width_s, 8.0)
         if latency.to_s - latency.newest_s > late:
-            left = max(self.x(latency.newest_s), area.left())
+            left = max(self.x_of(latency.newest_s), area.left())
             box = QRectF(left, area.top(), area.right() - left, area.height())
             paint.hatch(painter, box, self.look.theme.color("border"))
 
@@ -173,12 +173,12 @@ class TimePlot(QWidget):
         theme = self.look.theme
         for marker in self.axis.markers:
             painter.setPen(QPen(theme.color("text"), 1, Qt.PenStyle.DotLine))
-            x = self.x(marker)
+            x = self.x_of(marker)
             painter.drawLine(QPointF(x, area.top()), QPointF(x, area.bottom()))
         brush = self.axis.view.brush
         if brush is None:
             return
-        left, right = self.x(brush[0]), self.x(brush[1])
+        left, right = self.x_of(brush[0]), self.x_of(brush[1])
         box = QRectF(left, area.top(), right - left, area.height())
         painter.fillRect(box, theme.color("accent", 34))
         painter.setPen(QPen(theme.color("accent"), 1))
@@ -191,7 +191,7 @@ class TimePlot(QWidget):
         if not low <= at_s <= high:
             return
         theme = self.look.theme
-        x = math.floor(self.x(at_s)) + 0.5
+        x = math.floor(self.x_of(at_s)) + 0.5
         style = Qt.PenStyle.SolidLine if self.axis.locked else Qt.PenStyle.DashLine
         painter.setPen(QPen(theme.color("accent"), 1, style))
         painter.drawLine(QPointF(x, area.top() - 4), QPointF(x, area.bottom()))
