@@ -74,6 +74,7 @@ class ServerConfig:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
+    tokens: Path | None = None  # bearer tokens that are accepted; needs TLS
     insecure: bool = False  # plaintext beyond loopback
 
     # Telemetry.

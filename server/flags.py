@@ -258,7 +258,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--upload-total-mb", "upload_total_bytes", mib, "MIB", "all uploads together"),
         Flag("--upload-ttl", "upload_ttl_s", seconds, "S", "how long an upload is kept"),
     ),
-    "encryption": (
+    "encryption and roles": (
         Flag("--tls-cert", "tls_cert", Path, "PEM", "serve over TLS with this certificate"),
         Flag(
             "--tls-key", "tls_key", Path, "PEM", "and this key; both are read anew when they change"
@@ -269,6 +269,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             Path,
             "PEM",
             "ask clients for a certificate of this CA",
+        ),
+        Flag(
+            "--tokens",
+            "tokens",
+            Path,
+            "FILE",
+            "ask callers for one of these bearer tokens; `server token` makes them",
         ),
     ),
     "telemetry": (

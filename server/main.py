@@ -16,6 +16,8 @@ COMMANDS = {
     "status": "show what a server says of itself",
     "probe": "exit 0 when a server is ready, else 1 with the reason",
     "drain": "let a server finish what it accepted, then exit",
+    "token": "make a bearer token for a person or a program",
+    "init-tls": "make a private CA and certificates for a first installation",
 }
 USAGE = 2
 
@@ -36,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
-        command = importlib.import_module(f"server.commands.{words[0]}")
+        command = importlib.import_module(f"server.commands.{words[0].replace('-', '_')}")
         return int(command.run(words[1:]))
     if words and not words[0].startswith("-"):
         names = ", ".join(COMMANDS)

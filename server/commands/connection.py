@@ -34,11 +34,22 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-ca", type=Path, metavar="PEM", help="call over TLS, trusting this CA")
     group.add_argument("--tls-cert", type=Path, metavar="PEM", help="show this certificate")
     group.add_argument("--tls-key", type=Path, metavar="PEM", help="and prove it with this key")
+    group.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="call as whoever this token names; needs TLS",
+    )
 
 
 def connect(arguments: argparse.Namespace) -> Client:
     """An open client; ends the program with a usage error when a TLS file cannot be read."""
     if arguments.tls_ca is None:
+        if arguments.token_file is not None:
+            print(
+                "--token-file needs --tls-ca: a token is never sent in plaintext", file=sys.stderr
+            )
+            raise SystemExit(USAGE)
         return Client(arguments.server)
     try:
         credentials = grpc.ssl_channel_credentials(
@@ -46,6 +57,9 @@ def connect(arguments: argparse.Namespace) -> Client:
             arguments.tls_key.read_bytes() if arguments.tls_key else None,
             arguments.tls_cert.read_bytes() if arguments.tls_cert else None,
         )
+        if arguments.token_file is not None:
+            token = grpc.access_token_call_credentials(arguments.token_file.read_text().strip())
+            credentials = grpc.composite_channel_credentials(credentials, token)
     except OSError as error:
         print(f"cannot read {error.filename}: {error.strerror}", file=sys.stderr)
         raise SystemExit(USAGE) from None

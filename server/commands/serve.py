@@ -21,7 +21,10 @@ from server.engine import Engine
 from server.errors import PoolRefused
 from server.pool import Pool
 from server.process import replica_spawner
+from server.security.audit import AuditLog
+from server.security.guard import Guard
 from server.security.tls import TlsFiles, server_credentials
+from server.security.tokens import TokenFile, TokenFileInvalid
 from server.snapshot import Identity
 from server.telemetry.record import FeatureSpec, Record
 
@@ -82,7 +85,12 @@ async def _serve(config: ServerConfig, say: Say) -> int:
     stop = Stop(say)
     engine = Engine(config, Pool(config, replica_spawner(config)), Unrecorded())
     edge = Edge(
-        engine, config, identity_of(config), leave=stop.tell, credentials=_credentials(config)
+        engine,
+        config,
+        identity_of(config),
+        leave=stop.tell,
+        interceptors=_guards(config),
+        credentials=_credentials(config),
     )
     address = await edge.start()
     stop.install(engine)
@@ -134,6 +142,23 @@ def version() -> str:
         return "not installed"
 
 
+def _guards(config: ServerConfig) -> tuple[Guard, ...]:
+    """No credential is asked for unless tokens or client certificates are set up.
+
+    Raises CannotListen for tokens without TLS, or a file of them that cannot be used.
+    """
+    if config.tokens is None and config.tls_client_ca is None:
+        return ()
+    if config.tls_cert is None:
+        raise CannotListen("--tokens needs --tls-cert: a token is never asked for in plaintext")
+    try:
+        tokens = TokenFile(config.tokens) if config.tokens is not None else None
+    except (OSError, TokenFileInvalid) as error:
+        raise CannotListen(f"--tokens: {error}") from None
+    config.data.mkdir(parents=True, exist_ok=True)
+    return (Guard(tokens, AuditLog(config.data / "audit.jsonl")),)
+
+
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     """None: plaintext. Raises CannotListen when the files do not make a pair."""
     if config.tls_cert is None and config.tls_key is None and config.tls_client_ca is None:
@@ -141,6 +166,7 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     if config.tls_cert is None or config.tls_key is None:
         raise CannotListen("TLS needs both --tls-cert and --tls-key")
     try:
-        return server_credentials(TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca))
+        files = TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
+        return server_credentials(files)
     except OSError as error:
         raise CannotListen(f"cannot read {error.filename}: {error.strerror}") from None

@@ -3,7 +3,6 @@ without a restart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,10 @@ class TlsFiles:
 
 
 def server_credentials(files: TlsFiles) -> Any:
-    """Credentials for `add_secure_port`. Raises OSError when a file cannot be read."""
+    """Credentials for `add_secure_port`; with a CA for clients each of them needs a certificate.
+
+    Raises OSError when a file cannot be read.
+    """
     first = _configuration(files)
     return grpc.dynamic_ssl_server_credentials(
         first,
@@ -58,21 +60,3 @@ def _configuration(files: TlsFiles) -> Any:
     pair = (files.key.read_bytes(), files.certificate.read_bytes())
     roots = files.client_ca.read_bytes() if files.client_ca else None
     return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
-
-
-def client_channel(
-    target: str,
-    open_channel: Callable[..., Any],
-    *,
-    ca: Path,
-    certificate: Path | None = None,
-    key: Path | None = None,
-    options: list[tuple[str, Any]] | None = None,
-) -> Any:
-    """A secure channel made by `open_channel` (grpc.secure_channel or its aio twin)."""
-    credentials = grpc.ssl_channel_credentials(
-        ca.read_bytes(),
-        key.read_bytes() if key else None,
-        certificate.read_bytes() if certificate else None,
-    )
-    return open_channel(target, credentials, options=options)

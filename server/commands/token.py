@@ -1,0 +1,41 @@
+"""`server token`: make a bearer token and add its digest to the file `server --tokens` reads."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from server.commands.connection import FAILED, OK
+from server.security.roles import ROLES
+from server.security.tokens import add
+
+DAY_S = 86_400
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server token",
+        description="Make a bearer token. It is printed once; the file keeps its SHA-256 only.",
+        epilog="To take a token back, delete its line: a running server notices at once.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file `server --tokens` reads")
+    parser.add_argument("--name", required=True, help="who or what will use it")
+    parser.add_argument("--role", required=True, choices=ROLES, help="what it may do")
+    parser.add_argument(
+        "--days", type=int, default=90, metavar="N", help="valid for so long; 0: for ever (90)"
+    )
+    return parser
+
+
+def run(words: Sequence[str]) -> int:
+    arguments = parser().parse_args(words)
+    expires = int(time.time()) + arguments.days * DAY_S if arguments.days else 0
+    try:
+        print(add(arguments.file, arguments.name, arguments.role, expires))
+    except OSError as error:
+        print(f"cannot write {error.filename}: {error.strerror}", file=sys.stderr)
+        return FAILED
+    return OK
