@@ -26,7 +26,7 @@ from server.types import Answer, Facts, Fault, Outcome
 
 SERIAL = "1"  # the versions of this protocol are integers; the stamp travels in parameters
 ALIAS = "trefoil"
-DATE_SUFFIX = re.compile(r"-\d{4}\.\d{2}\.\d{2}.*$")
+DATE_SUFFIX = re.compile(r"-\d{4}(\.\d{1,2}){1,2}$")
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import shutil
 import struct
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -268,3 +270,39 @@ async def test_an_unmodified_triton_client_is_served() -> None:
     assert found["refusal"][0] == "StatusCode.INVALID_ARGUMENT"
     assert (found["version"], found["inferences"], found["infer_ns"]) == (1, 3, 12_000_000)
     assert found["models"] == ["triage"] and "statistics" in found["extensions"]
+
+
+def perf_analyzer() -> str:
+    """NVIDIA's load generator, which some wheels of tritonclient carry; skips without it."""
+    beside = Path(sys.executable).with_name("perf_analyzer")
+    found = str(beside) if beside.exists() else shutil.which("perf_analyzer")
+    if found is None:
+        pytest.skip("perf_analyzer is not installed: tritonclient 2.44.0 carries it")
+    if subprocess.run([found, "--version"], capture_output=True).returncode != 0:
+        pytest.skip("perf_analyzer does not start: it needs libb64.so.0d and libcudart.so.12")
+    return found
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("how", [(), ("--streaming", "-a")])
+async def test_an_unmodified_load_generator_reports_our_split(
+    how: tuple[str, ...], tmp_path: Path
+) -> None:
+    inputs = tmp_path / "inputs.json"
+    inputs.write_text(json.dumps({"data": [{"text": {"content": ["hum"], "shape": [1]}}]}))
+    # Any spread of latencies counts as stable: this is no measurement.
+    brief = ("-p", "300", "-s", "999", "-r", "4", "--concurrency-range", "2")
+    async with edge(StandInEngine()) as address:
+        process = await asyncio.create_subprocess_exec(
+            perf_analyzer(),
+            *("-m", "triage", "-i", "grpc", "-u", address, "--input-data", str(inputs)),
+            *(*brief, *how),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        printed = (await process.communicate())[0].decode()
+    assert process.returncode == 0, printed
+    assert "Throughput:" in printed
+    # The stand-in engine's fixed stages: queue 1 ms, decode and preprocess 5, forward 4, post 0.5.
+    split = "queue 1000 usec + compute input 5000 usec + compute infer 4000 usec"
+    assert f"{split} + compute output 500 usec" in printed
