@@ -16,41 +16,37 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 WINDOW_ROWS = (250, 1000, 4000)
-MIN_WINDOWS = 16  # fewer windows than this make no median to rely on
+MIN_WINDOWS = 32  # fewer windows than this make no variance to rely on
 QUANTILES = (0.5, 0.9, 0.99)
-# Median of the Kolmogorov distribution: sqrt(nm/(n+m)) D of two samples of one continuous law.
-KOLMOGOROV_MEDIAN = 0.8275735551899077
-FEW_CELLS = 16  # below this D is far from its continuous law; chi-squared measures instead
+FEW_CELLS = 16  # with fewer filled cells chi-squared decides on the server, so it measures here
 
 
 def calibrate(cells: Ints, groups: Ints, size: int, kind: str) -> dict[str, Any]:
     """`deff` and, per window size, the quantiles of D and KL between a window and the rest.
 
-    `cells` is the cell of each present row in time order. The design effect is the larger of the
-    window sizes': (median sqrt(nm/(n+m)) D / .8276)^2 after the Kolmogorov law, or for categories
-    and features with few cells the median chi-squared statistic over the median of its law (the
-    first-order correction of Rao and Scott, 1981). Never below 1.
+    `cells` is the cell of each present row in time order. The design effect is what dependence
+    does to the test that will decide, never below 1, the largest over the window sizes. For
+    numeric features it is the variance of how many rows of a window lie in the lower half, and in
+    the outer half, of the distribution, over that of independent rows: shifts of place and of
+    width, which move D most. For categories and few cells it is the chi-squared statistic, its
+    mean or its 90 % quantile, over those of its law (Rao and Scott, 1981).
     """
     deff, windows = 1.0, {}
+    by_ks = kind != "categorical" and np.count_nonzero(np.bincount(cells)) >= FEW_CELLS
     for rows in WINDOW_ROWS:
         live = _counts(cells, rows, size)
         if len(live) < 2:
             continue
         rest = np.bincount(cells, minlength=size) - live
-        scale = np.sqrt(rows * rest.sum(axis=1) / (rows + rest.sum(axis=1)))
-        ks = _ks(live, rest)
+        here, there = _merged(live, groups), _merged(rest, groups)
         windows[str(rows)] = {
             "windows": len(live),
-            "ks": _quantiles(ks),
-            "kl": _quantiles(_kl(_merged(live, groups), _merged(rest, groups))),
+            "ks": _quantiles(_ks(live, rest)),
+            "kl": _quantiles(_kl(here, there)),
         }
-        if len(live) < MIN_WINDOWS:
-            continue
-        if kind == "categorical" or np.count_nonzero(live.sum(axis=0)) < FEW_CELLS:
-            effect = _chi2_effect(_merged(live, groups), _merged(rest, groups))
-        else:
-            effect = float(np.median(scale * ks) / KOLMOGOROV_MEDIAN) ** 2
-        deff = max(deff, effect)
+        if len(live) >= MIN_WINDOWS:
+            effect = _halves_effect(live, rest) if by_ks else _chi2_effect(here, there)
+            deff = max(deff, effect)
     return {"deff": deff, "windows": windows}
 
 
@@ -82,8 +78,27 @@ def _kl(live: Ints, rest: Ints) -> Floats:
     return total
 
 
+def _halves_effect(live: Ints, rest: Ints) -> float:
+    """The larger variance over windows of the two contrasts of `halves`."""
+    n, m = live.sum(axis=1), rest.sum(axis=1)
+    scores = halves((live + rest)[0])
+    apart = (live @ scores.T / n[:, None] - rest @ scores.T / m[:, None]) ** 2
+    return float((apart / (1 / n + 1 / m)[:, None]).mean(axis=0).max())
+
+
+def halves(counts: Ints) -> Floats:
+    """[2, cells]: +1 and -1 for the lower and upper half, and for the outer and inner half, of the
+    rows counted, brought to mean 0 and variance 1; 0 when all rows share a cell."""
+    shares = counts / counts.sum()
+    middle = np.cumsum(shares) - shares / 2
+    scores = np.sign(np.cos(np.pi * np.outer((1, 2), middle)))
+    scores -= (scores * shares).sum(axis=1, keepdims=True)
+    spread = np.sqrt((scores**2 * shares).sum(axis=1, keepdims=True))
+    found: Floats = scores / np.where(spread > 1e-9, spread, np.inf)
+    return found
+
+
 def _chi2_effect(live: Ints, rest: Ints) -> float:
-    """Median over windows of the homogeneity statistic, over the median of chi-squared."""
     pooled = live + rest
     used = pooled.sum(axis=0) > 0
     freedom = int(used.sum()) - 1
@@ -91,11 +106,10 @@ def _chi2_effect(live: Ints, rest: Ints) -> float:
         return 1.0
     n, m = live.sum(axis=1, keepdims=True), rest.sum(axis=1, keepdims=True)
     expected = (pooled * n / (n + m))[:, used]
-    difference = live[:, used] - expected
-    statistic = (difference**2 / expected * (n + m) / m).sum(axis=1)
-    # Wilson and Hilferty (1931): the median of chi-squared with f degrees of freedom.
-    median = freedom * (1 - 2 / (9 * freedom)) ** 3
-    return float(np.median(statistic)) / median
+    statistic = ((live[:, used] - expected) ** 2 / expected * (n + m) / m).sum(axis=1)
+    # Wilson and Hilferty (1931): the 90 % quantile of chi-squared with f degrees of freedom.
+    high = freedom * (1 - 2 / (9 * freedom) + 1.2816 * np.sqrt(2 / (9 * freedom))) ** 3
+    return float(max(statistic.mean() / freedom, np.quantile(statistic, 0.9) / high))
 
 
 def _quantiles(scores: Floats) -> list[float]:

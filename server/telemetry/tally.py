@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from server.telemetry.drift import Kinds, kind_of
 from server.telemetry.profile import Floats, Ints, Profile, Reference
 
 EXTRA = 3  # cells after a feature's own: missing, nonfinite, absent
@@ -37,6 +38,8 @@ class Layout:
         self.sizes = np.array([len(f.counts) for f in reference.features], dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes + EXTRA)])
         self.total = int(self.offsets[-1])
+        self._pad()
+        self._contrast()
 
     def code(self, matrix: NDArray[np.float32], expected: Bools) -> Coded:
         """`matrix` [rows, features], NaN = no value; `expected` the same shape, True where the
@@ -60,6 +63,49 @@ class Layout:
 
     def block(self) -> Block:
         return Block(self.total, len(self.sizes))
+
+    def gather(self, flat: Ints) -> tuple[Ints, Ints]:
+        """Flat counts [rows, total] as cells [rows, features, cells] and merged groups
+        [rows, features, groups], padded with zeros."""
+        padded = np.concatenate([flat, np.zeros((len(flat), 1), dtype=np.int64)], axis=1)
+        groups = np.zeros((len(flat), self.kinds.valid.size + 1), dtype=np.int64)
+        for row, counts in zip(groups, flat, strict=True):
+            row += np.bincount(self._group_of, counts, len(row)).astype(np.int64)
+        shape = (len(flat), *self.kinds.valid.shape)
+        return padded[:, self._cell_at], groups[:, :-1].reshape(shape)
+
+    def halves(self, flat: Ints) -> Floats:
+        """Mean of the two contrasts of `halves` under each feature's reference distribution,
+        [2, rows, features], for flat counts [rows, total]; 0 without rows."""
+        starts = self.offsets[:-1]
+        n = np.add.reduceat(np.where(self._own, flat, 0), starts, axis=1)
+        sums = [np.add.reduceat(flat * half, starts, axis=1) for half in self._halves]
+        return np.stack(sums) / np.maximum(n, 1)
+
+    def _contrast(self) -> None:
+        self._halves = np.zeros((2, self.total))
+        self._own = np.zeros(self.total, dtype=bool)
+        for position, feature in enumerate(self.reference.features):
+            start = self.offsets[position]
+            cells = slice(start, start + self.sizes[position])
+            self._own[cells] = True
+            if feature.n:
+                self._halves[:, cells] = halves(feature.counts)
+
+    def _pad(self) -> None:
+        features = self.reference.features
+        wide = int(max(f.groups.max() for f in features)) + 1
+        cells = np.arange(int(self.sizes.max()))
+        inside = cells < self.sizes[:, None]
+        self._cell_at = np.where(inside, self.offsets[:-1, None] + cells, self.total)
+        valid = np.zeros((len(features), wide), dtype=bool)
+        self._group_of = np.full(self.total, len(features) * wide, dtype=np.int64)
+        for position, feature in enumerate(features):
+            valid[position, : int(feature.groups.max()) + 1] = True
+            start = self.offsets[position]
+            self._group_of[start : start + len(feature.groups)] = position * wide + feature.groups
+        kinds = np.array([kind_of(f) for f in features], dtype=bool)
+        self.kinds = Kinds(valid, kinds[:, 0], kinds[:, 1])
 
     def counts(self, block: Block, position: int) -> Ints:
         start = self.offsets[position]
@@ -102,17 +148,19 @@ class Block:
         self.moments: Floats = np.zeros((4, features))
         self.moments[2], self.moments[3] = np.inf, -np.inf
 
-    def add(self, coded: Coded, inside: Bools | slice) -> None:
-        """Counts the rows of a batch that `inside` picks."""
+    def add(self, coded: Coded, inside: Bools | slice) -> Ints:
+        """Counts the rows of a batch that `inside` picks; returns what it added."""
         flat, steps, values = coded.flat[inside], coded.steps[inside], coded.values[inside]
+        added = np.bincount(flat.ravel(), minlength=len(self.counts))
         if not len(flat):
-            return
+            return added
         self.rows += len(flat)
-        self.counts += np.bincount(flat.ravel(), minlength=len(self.counts))
+        self.counts += added
         self.moments[0] += steps.sum(axis=0)
         self.moments[1] += (steps * steps).sum(axis=0)
         np.fmin(self.moments[2], np.fmin.reduce(values, axis=0), out=self.moments[2])
         np.fmax(self.moments[3], np.fmax.reduce(values, axis=0), out=self.moments[3])
+        return added
 
     def merge(self, other: Block) -> None:
         self.rows += other.rows
@@ -120,3 +168,16 @@ class Block:
         self.moments[:2] += other.moments[:2]
         np.minimum(self.moments[2], other.moments[2], out=self.moments[2])
         np.maximum(self.moments[3], other.moments[3], out=self.moments[3])
+
+
+def halves(counts: Ints) -> Floats:
+    """[2, cells]: +1 and -1 for the lower and upper half, and for the outer and inner half, of the
+    rows counted, brought to mean 0 and variance 1 (as in pipelines/calibration.py); 0 when all
+    rows share a cell."""
+    shares = counts / counts.sum()
+    middle = np.cumsum(shares) - shares / 2
+    scores = np.sign(np.cos(np.pi * np.outer((1, 2), middle)))
+    scores -= (scores * shares).sum(axis=1, keepdims=True)
+    spread = np.sqrt((scores**2 * shares).sum(axis=1, keepdims=True))
+    found: Floats = scores / np.where(spread > 1e-9, spread, np.inf)
+    return found

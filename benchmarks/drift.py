@@ -1,0 +1,168 @@
+"""Two simulated weeks through the real drift watch: false alerts without drift, delay with it.
+
+python benchmarks/drift.py [--weeks 2] [--seeds 3] [--features 40] [--rate 1000] [--json FILE]
+
+"iid": independent requests. "bursty": clients send runs of similar requests (design effect about
+three) and the reference has such runs too. "surprise": the same traffic against a reference made of
+independent examples, as a bundle built on a laptop has. A shift of .3 or .15 sd strikes three
+features from the start of the second week on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipelines import reference as builder
+from server.telemetry.record import FeatureSpec
+from server.telemetry.reference import parse
+from server.telemetry.tally import Layout
+from server.telemetry.trailing import HOUR_S, SLOT_S, Trailing
+from server.telemetry.watch import DriftWatch, bundle_baseline
+from server.telemetry.words import drift_findings, structural_findings
+
+REFERENCE_ROWS = 20_000
+SHIFTED = 3
+BURST, SHARED = 8.0, 0.14  # mean run length; share of the variance a run has in common
+START_S = 1_790_000_000 // 86400 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    traffic: str
+    shift: float
+    seed: int
+    false_alerts_a_week: float
+    delay_h: float | None
+    seconds: float
+
+
+def traffic(rows: int, features: int, bursty: bool, r: np.random.Generator) -> NDArray[np.float32]:
+    """[rows, features]: normal, lognormal, counts and categories in turn."""
+    noise = r.normal(size=(rows, features))
+    if bursty:
+        runs = np.repeat(np.arange(rows), r.geometric(1 / BURST, rows))[:rows]
+        noise = SHARED**0.5 * r.normal(size=(rows, features))[runs] + (1 - SHARED) ** 0.5 * noise
+    return noise
+
+
+def shaped(noise: NDArray[np.float64]) -> NDArray[np.float32]:
+    values = noise.copy()
+    values[:, 1::4] = np.exp(values[:, 1::4])
+    values[:, 2::4] = np.rint(20 + 4 * values[:, 2::4])
+    edges = (-1.2, -0.2, 0.5, 1.4)
+    values[:, 3::4] = np.searchsorted(edges, values[:, 3::4])
+    return values.astype(np.float32)
+
+
+def schema(features: int) -> tuple[FeatureSpec, ...]:
+    modalities = ("text", "image", "audio", "request", "output")
+    return tuple(FeatureSpec(f"f{i:02d}", modalities[i % 5], *_kind(i)) for i in range(features))
+
+
+def _kind(i: int) -> tuple[str, str, tuple[str, ...]]:
+    return ("categorical", "", tuple("abcde")) if i % 4 == 3 else ("numeric", "1", ())
+
+
+def openings(
+    watch: DriftWatch,
+    trailing: Trailing,
+    layout: Layout,
+    hours: Iterator[NDArray[np.float32]],
+    tick_s: int,
+) -> Iterator[tuple[float, tuple[str, ...]]]:
+    """(time, features) whenever an alert opens or takes in another feature."""
+    baseline = bundle_baseline(layout)
+    known: dict[str, set[str]] = {}
+    for hour, rows in enumerate(hours):
+        at = START_S + hour * HOUR_S + (np.arange(len(rows)) + 0.5) * HOUR_S / len(rows)
+        coded = layout.code(rows, np.ones(rows.shape, dtype=bool))
+        for end in range(tick_s, HOUR_S + 1, tick_s):
+            now = START_S + hour * HOUR_S + end - 1
+            trailing.advance(now)
+            for slot in range((end - tick_s) // SLOT_S, end // SLOT_S):
+                first = START_S + hour * HOUR_S + slot * SLOT_S
+                inside = (at >= first) & (at < first + SLOT_S)
+                trailing.add("", first, layout.block().add(coded, inside))
+            tick = watch.tick(now, baseline)
+            for finding in drift_findings(watch, tick) + structural_findings(watch, tick):
+                if finding.severity and finding.confirmed:
+                    fresh = set(finding.features) - known.get(finding.key, set())
+                    if fresh:
+                        print(f"    {finding.kind}: {finding.summary}", file=sys.stderr)
+                        yield (now - START_S) / HOUR_S, tuple(sorted(fresh))
+                    known[finding.key] = set(finding.features)
+                else:
+                    known.pop(finding.key, None)
+
+
+def run(kind: str, shift: float, seed: int, args: argparse.Namespace) -> Outcome:
+    began = time.perf_counter()
+    r = np.random.default_rng([seed, 77])
+    bursty = kind != "iid"
+    specs = schema(args.features)
+    reference = shaped(traffic(REFERENCE_ROWS, args.features, kind == "bursty", r))
+    layout = Layout(parse(json.dumps(builder.build(reference, specs)).encode(), specs))
+    trailing = Trailing(layout.total, lambda hour: past.get(hour, {}))
+    past: dict[int, dict[str, NDArray[np.int64]]] = {}
+    watch = DriftWatch("0" * 64, layout, trailing, args.tick)
+    strikes = args.weeks * 7 * 24 // 2
+
+    def hours() -> Iterator[NDArray[np.float32]]:
+        for hour in range(args.weeks * 7 * 24 if not shift else strikes + 72):
+            noise = traffic(int(r.poisson(args.rate)), args.features, bursty, r)
+            if shift and hour >= strikes:
+                noise[:, :SHIFTED] += shift
+            rows = shaped(noise)
+            block = layout.block()
+            past[START_S // HOUR_S + hour] = {
+                "": block.add(layout.code(rows, np.ones(rows.shape, dtype=bool)), slice(None))
+            }
+            past.pop(START_S // HOUR_S + hour - 30, None)
+            yield rows
+
+    drifted = {f"f{i:02d}" for i in range(SHIFTED)} if shift else set()
+    false, found = 0, {}
+    for at, features in openings(watch, trailing, layout, hours(), args.tick):
+        real = [f for f in features if f in drifted and at >= strikes]
+        false += not real
+        for feature in real:
+            found.setdefault(feature, at - strikes)
+    weeks = (strikes if shift else args.weeks * 168) / 168
+    delay = max(found.values()) if len(found) == SHIFTED else None
+    print(f"  {kind} shift {shift} seed {seed}: {false} false, delays {found}", file=sys.stderr)
+    return Outcome(kind, shift, seed, false / weeks, delay, time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weeks", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--features", type=int, default=40)
+    parser.add_argument("--rate", type=int, default=1000, help="requests an hour")
+    parser.add_argument("--tick", type=int, default=SLOT_S, help="seconds between ticks")
+    parser.add_argument("--kinds", default="iid,bursty,surprise")
+    parser.add_argument("--shifts", default="0,0.3,0.15")
+    args = parser.parse_args()
+    print(f"{'traffic':10} {'shift':>6} {'false/week':>11} {'slowest h':>10}")
+    for kind in args.kinds.split(","):
+        for shift in map(float, args.shifts.split(",")):
+            outcomes = [run(kind, shift, seed, args) for seed in range(args.seeds)]
+            rate = max(o.false_alerts_a_week for o in outcomes)
+            delays = [o.delay_h for o in outcomes]
+            slowest = "-" if not shift else "never" if None in delays else f"{max(delays):.1f}"
+            print(f"{kind:10} {shift:6.2f} {rate:11.2f} {slowest:>10}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""How bursty live traffic is: the design effect measured from the traffic itself.
+
+The bundle's reference may have been made from independent examples while real clients send thirty
+near-identical requests in a row. Stretches of traffic are compared with the day around them, in
+the same measures as in pipelines/calibration.py: contrasts of halves where the KS law decides,
+chi-squared elsewhere. Medians keep a shift that fills less than half of the stretches from passing
+for burstiness.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from server.telemetry.profile import Floats, Ints
+from server.telemetry.tally import Layout
+
+MIN_ROWS = 40
+STRETCHES = 288  # a day of five-minute stretches
+MIN_STRETCHES = 12
+SMALL_PART = 4  # the day must hold so many times the stretch's rows beside it
+CHI2_1_MEDIAN = 0.45493642311957283  # median of chi-squared with one degree of freedom
+# Standard error of a median of k ratios, times sqrt(k), relative: one is taken off, or the largest
+# of several noisy medians would halve the rows of calm traffic.
+CONTRAST_ERROR, CHI2_ERROR = 2.3, 0.5
+
+
+class Burstiness:
+    """The ratios of the last stretches, [measures, features] each."""
+
+    def __init__(self, layout: Layout, keep: int = STRETCHES) -> None:
+        self._layout = layout
+        self._ratios: deque[Floats] = deque(maxlen=keep)
+        self._effects: Floats = np.ones(len(layout.sizes))
+
+    def note(self, stretch: Ints, around: Ints) -> None:
+        """Flat counts of a stretch of traffic and of the day that holds it."""
+        pair = np.stack([stretch, np.maximum(around - stretch, 0)])
+        cells, groups = self._layout.gather(pair)
+        n, m = cells.sum(axis=-1)
+        tellable = (n >= MIN_ROWS) & (m >= SMALL_PART * n)
+        means = self._layout.halves(pair)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            halves = (means[:, 0] - means[:, 1]) ** 2 / (1 / n + 1 / m) / CHI2_1_MEDIAN
+        chi2 = dispersion(groups[0], groups[1])
+        by_ks = self._layout.kinds.by_ks
+        ratios = np.where(by_ks, halves, np.stack([chi2, chi2]))
+        self._ratios.append(np.where(tellable, ratios, np.nan))
+        self._update()
+
+    def _update(self) -> None:
+        ratios = np.stack(self._ratios)
+        known = np.isfinite(ratios)
+        medians = np.nanmedian(np.where(known.any(axis=0), ratios, 1.0), axis=0)
+        count = known.sum(axis=0)
+        error = np.where(self._layout.kinds.by_ks, CONTRAST_ERROR, CHI2_ERROR)
+        medians = medians / (1 + error / np.sqrt(np.maximum(count, 1)))
+        enough = count >= MIN_STRETCHES
+        self._effects = np.where(enough, np.maximum(medians, 1.0), 1.0).max(axis=0)
+
+    def effects(self) -> Floats:
+        """Design effect of each feature, never below 1; 1 while there are too few stretches."""
+        return self._effects
+
+
+def dispersion(here: Ints, rest: Ints) -> Floats:
+    """Homogeneity statistic of two rows of counts [..., groups] over the median of its law; NaN
+    where there is but one group."""
+    n, m = here.sum(axis=-1, keepdims=True), rest.sum(axis=-1, keepdims=True)
+    used = here + rest > 0
+    freedom = used.sum(axis=-1) - 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = (here + rest) * (n / (n + m))
+        term = (here - expected) ** 2 / expected * ((n + m) / m)
+        statistic = np.where(used, term, 0.0).sum(axis=-1)
+        # Wilson and Hilferty (1931): the median of chi-squared with f degrees of freedom.
+        found: Floats = statistic / (freedom * (1 - 2 / (9 * np.maximum(freedom, 1))) ** 3)
+    return found

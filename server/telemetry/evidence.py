@@ -1,0 +1,72 @@
+"""What the last ticks said about every feature x slice x window: when a shift has been seen often
+enough to alert on, and when it has been gone for long enough."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+LOOKS = 4  # evaluations looked at, SPACING_S apart
+NEEDED = 3  # of them must be flagged
+SPACING_S = 3600  # so that no two looks at the one-hour window share a row
+
+UNKNOWN = -1  # insufficient data: neither bad nor calm
+
+Levels = NDArray[np.int8]
+Bools = NDArray[np.bool_]
+
+
+class Evidence:
+    """A ring of levels [features, windows] a slice, one entry a tick.
+
+    Ticks that never happened stay UNKNOWN. What opened stays open until it has been calm for LOOKS
+    looks on end; unknown neither lengthens the calm nor ends it.
+    """
+
+    def __init__(self, features: int, windows: int, tick_s: float) -> None:
+        self._every = max(1, round(SPACING_S / tick_s))
+        self._depth = self._every * (LOOKS - 1) + 1
+        self._shape = (features, windows)
+        self._ring: dict[str, Levels] = {}
+        self._calm: dict[str, NDArray[np.int32]] = {}
+        self._open: dict[str, Bools] = {}
+        self._at = 0
+
+    def advance(self, ticks: int = 1) -> None:
+        """Moves on by so many ticks."""
+        for _ in range(min(ticks, self._depth)):
+            self._at = (self._at + 1) % self._depth
+            for ring in self._ring.values():
+                ring[self._at] = UNKNOWN
+
+    def note(self, slice_name: str, level: Levels, calm: Bools) -> None:
+        """This tick's level (UNKNOWN, 0 ok, 1 warning, 2 high, 3 critical) and whether it was
+        below the thresholds by the margin that closing asks for."""
+        if slice_name not in self._ring:
+            self._ring[slice_name] = np.full((self._depth, *self._shape), UNKNOWN, dtype=np.int8)
+            self._calm[slice_name] = np.zeros(self._shape, dtype=np.int32)
+            self._open[slice_name] = np.zeros(self._shape, dtype=bool)
+        self._ring[slice_name][self._at] = level
+        run = self._calm[slice_name]
+        run = np.where(level == UNKNOWN, run, np.where(calm, run + 1, 0)).astype(np.int32)
+        self._calm[slice_name] = run
+        still = self._open[slice_name] & (run < self._depth)
+        self._open[slice_name] = still | (self.confirmed(slice_name) > 0)
+
+    def confirmed(self, slice_name: str) -> Levels:
+        """The level that NEEDED of the LOOKS reached; 0 when none did."""
+        ring = self._ring[slice_name]
+        looks = [(self._at - k * self._every) % self._depth for k in range(LOOKS)]
+        ordered = np.sort(ring[looks], axis=0)
+        found: Levels = np.maximum(ordered[LOOKS - NEEDED], 0)
+        return found
+
+    def open(self, slice_name: str) -> Bools:
+        return self._open[slice_name]
+
+    def slices(self) -> list[str]:
+        return sorted(self._ring)
+
+    def forget(self, slice_name: str) -> None:
+        for kept in (self._ring, self._calm, self._open):
+            kept.pop(slice_name, None)

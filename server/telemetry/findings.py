@@ -1,0 +1,23 @@
+"""What a watcher tells the alert book about one key at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SEVERITIES = ("", "warning", "high", "critical")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`severity` "" = nothing wrong. `confirmed` False keeps an alert pending. `hold_s` is how
+    long it must stay right before the alert closes."""
+
+    key: str
+    kind: str  # drift | structural | latency | readiness | skew | telemetry | value
+    severity: str
+    summary: str
+    stamp: str = ""
+    confirmed: bool = True
+    features: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
+    hold_s: float = 0.0

@@ -1,0 +1,103 @@
+"""The last hour and the last day of counts, for every slice of one stamp.
+
+The hour is twelve slots of five minutes; the day is whole closed hours and the running one, so it
+holds between 24 and 25 hours. Times are unix seconds; a clock that steps only empties windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.telemetry.profile import Ints
+
+SLOT_S = 300
+HOUR_S = 3600
+SLOTS = 12  # in the short window
+HOURS = 24  # closed hours in the long one
+SHORT_S, LONG_S = SLOT_S * SLOTS, HOUR_S * HOURS
+
+HourOf = Callable[[int], Mapping[str, Ints]]  # hour -> slice -> flat counts, from the store
+
+
+class Trailing:
+    """`past` reads a closed hour back: at start, and again when it leaves the long window."""
+
+    def __init__(self, cells: int, past: HourOf) -> None:
+        self._cells = cells
+        self._past = past
+        self._slots: dict[str, dict[int, NDArray[np.uint32]]] = {}
+        self._running: dict[str, Ints] = {}
+        self._closed: dict[str, Ints] = {}
+        self._hour = -1  # index of the running hour
+
+    def add(self, slice_name: str, at: float, counts: Ints) -> None:
+        """Counts of rows that happened at `at`."""
+        slots = self._slots.setdefault(slice_name, {})
+        slot = int(at // SLOT_S)
+        if slot not in slots:
+            slots[slot] = np.zeros(self._cells, dtype=np.uint32)
+        slots[slot] += counts.astype(np.uint32)
+        hour = int(at // HOUR_S)
+        if hour == self._hour:
+            self._plus(self._running, slice_name, counts)
+        elif self._hour - HOURS <= hour < self._hour:
+            self._plus(self._closed, slice_name, counts)
+
+    def advance(self, now: float) -> None:
+        """Moves the windows up to `now`; call before `add` and before reading."""
+        hour = int(now // HOUR_S)
+        if hour == self._hour:
+            return
+        if self._hour >= 0 and hour == self._hour + 1:
+            for name, counts in self._running.items():
+                self._plus(self._closed, name, counts)
+            for name, counts in self._past(self._hour - HOURS).items():
+                self._plus(self._closed, name, -counts)
+            self._running = {}
+        else:
+            self._reload(hour)
+        self._hour = hour
+        oldest = int(now // SLOT_S) - SLOTS
+        for slots in self._slots.values():
+            for slot in [s for s in slots if not oldest <= s <= oldest + SLOTS + 1]:
+                del slots[slot]
+
+    def _reload(self, hour: int) -> None:
+        """After a start or a step of the clock: everything from the store."""
+        self._closed, self._running = {}, {}
+        for past in range(hour - HOURS, hour):
+            for name, counts in self._past(past).items():
+                self._plus(self._closed, name, counts)
+        for name, counts in self._past(hour).items():
+            self._plus(self._running, name, counts)
+
+    def slices(self) -> list[str]:
+        """All that have rows in the long window, all traffic ("") first."""
+        return sorted({*self._running, *self._closed, ""})
+
+    def window(self, slice_name: str, now: float, seconds: int) -> Ints:
+        """Flat counts over SHORT_S or LONG_S up to `now`."""
+        if seconds == SHORT_S:
+            last = int(now // SLOT_S)
+            return self.slot_sum(slice_name, last - SLOTS + 1, last)
+        total = np.zeros(self._cells, dtype=np.int64)
+        for part in (self._running, self._closed):
+            if slice_name in part:
+                total += part[slice_name]
+        return np.maximum(total, 0)
+
+    def slot_sum(self, slice_name: str, first: int, last: int) -> Ints:
+        """Counts of the slots first..last, both included."""
+        total = np.zeros(self._cells, dtype=np.int64)
+        for slot, counts in self._slots.get(slice_name, {}).items():
+            if first <= slot <= last:
+                total += counts
+        return total
+
+    def _plus(self, into: dict[str, Ints], name: str, counts: Ints) -> None:
+        if name not in into:
+            into[name] = np.zeros(self._cells, dtype=np.int64)
+        into[name] += counts
