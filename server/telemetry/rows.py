@@ -53,6 +53,8 @@ class FeatureRow:
     reference_counts: tuple[int, ...]
     reference_n: float
     importance: float
+    groups: tuple[int, ...] = ()  # merged group of each cell, for KL, JS and PSI
+    deff: float = 0.0  # design effect of the live rows; 0: 1
 
 
 @dataclass(frozen=True, slots=True)
