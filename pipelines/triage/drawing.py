@@ -48,13 +48,17 @@ def photograph(
     camera: Camera,
     split: Split,
     size: tuple[int, int] | None = None,
+    ease: float = 0.0,
 ) -> bytes:
-    """A JPEG of the station as this camera sees it; `size` is (width, height) in pixels."""
+    """A JPEG of the station as this camera sees it; `size` is (width, height) in pixels.
+
+    `ease` 1 puts everything in its place, upright and in focus: training begins with that.
+    """
     width, height = size if size is not None else _SIZES[int(rng.integers(len(_SIZES)))]
     # Drawn at one height whatever the file's size, so that strokes and blur scale with it.
     canvas_size = (round(480 * width / height), 480) if width >= height else (480, 640)
-    picture = _scene(rng, station, canvas_size, split)
-    picture = _shoot(rng, picture, camera)
+    picture = _scene(rng, station, canvas_size, split, ease)
+    picture = _shoot(rng, picture, camera, ease)
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
@@ -62,7 +66,9 @@ def photograph(
     return buffer.getvalue()
 
 
-def _scene(rng: Generator, station: Station, size: tuple[int, int], split: Split) -> Image.Image:
+def _scene(
+    rng: Generator, station: Station, size: tuple[int, int], split: Split, ease: float
+) -> Image.Image:
     width, height = size
     wall = tuple(int(c) for c in rng.integers(70, 190, 3) // 2 + int(rng.integers(20, 70)))
     picture = Image.new("RGB", size, wall)
@@ -75,18 +81,19 @@ def _scene(rng: Generator, station: Station, size: tuple[int, int], split: Split
     box = (int(width * rng.uniform(0.0, 0.06)), top, int(width * rng.uniform(0.93, 1.0)), height)
     draw.rounded_rectangle(box, radius=18, fill=tint, outline=(40, 40, 44), width=4)
     # Lamp and sign on one side, the number plate on the other; half of the stations are mirrored.
-    mirrored = rng.random() < 0.5
+    mirrored = rng.random() < 0.5 * (1 - ease)
     left, right = (0.7, 0.27) if mirrored else (0.28, 0.7)
     if width < height:
         left, right = (0.6, 0.36) if mirrored else (0.36, 0.6)
-    _lamp(rng, picture, station.lamp, _near(rng, width * left, height * 0.27))
-    _sign(rng, draw, station.sign, _near(rng, width * left, height * 0.72))
-    _plate(rng, picture, station.unit, _near(rng, width * right, height * 0.53), split)
+    _lamp(rng, picture, station.lamp, _near(rng, width * left, height * 0.24, ease))
+    _sign(rng, draw, station.sign, _near(rng, width * left, height * 0.73, ease))
+    _plate(rng, picture, station.unit, _near(rng, width * right, height * 0.53, ease), split)
     return picture
 
 
-def _near(rng: Generator, x: float, y: float) -> tuple[float, float]:
-    return x + float(rng.uniform(-26, 26)), y + float(rng.uniform(-20, 20))
+def _near(rng: Generator, x: float, y: float, ease: float) -> tuple[float, float]:
+    room = 1 - ease
+    return x + room * float(rng.uniform(-26, 26)), y + room * float(rng.uniform(-20, 20))
 
 
 def _clutter(rng: Generator, draw: ImageDraw.ImageDraw, size: tuple[int, int]) -> None:
@@ -119,11 +126,11 @@ def _lamp(
 def _sign(
     rng: Generator, draw: ImageDraw.ImageDraw, shape: SignShape, centre: tuple[float, float]
 ) -> None:
-    x, y, r = *centre, float(rng.uniform(62, 84))
+    x, y, r = *centre, float(rng.uniform(80, 100))
     board = ((236, 232, 220), (228, 196, 60), (210, 222, 236))[int(rng.integers(3))]
     ink = ((24, 24, 28), (30, 50, 110), (110, 24, 24))[int(rng.integers(3))]
     draw.rectangle((x - r, y - r, x + r, y + r), fill=board, outline=(60, 60, 60), width=3)
-    s, line = r * float(rng.uniform(0.55, 0.78)), int(rng.integers(14, 26))
+    s, line = r * float(rng.uniform(0.55, 0.78)), int(rng.integers(18, 32))
     turn = float(rng.normal(0, 0.1))
 
     def at(angle: float, distance: float) -> tuple[float, float]:
@@ -193,12 +200,12 @@ def _handwriting(rng: Generator, strokes: NDArray[np.float32], side: int) -> NDA
     return np.asarray(ink, dtype=np.float32)
 
 
-def _shoot(rng: Generator, picture: Image.Image, camera: Camera) -> Image.Image:
+def _shoot(rng: Generator, picture: Image.Image, camera: Camera, ease: float) -> Image.Image:
     """Tilt, focus, light and sensor noise."""
     picture = picture.rotate(
-        float(rng.normal(0, 3.2)), Image.Resampling.BILINEAR, fillcolor=(60, 62, 66)
+        float(rng.normal(0, 3.2 * (1 - ease))), Image.Resampling.BILINEAR, fillcolor=(60, 62, 66)
     )
-    blur = float(rng.gamma(1.6, 1.1))
+    blur = (1 - ease) * float(rng.gamma(1.6, 1.1))
     if blur > 0.4:
         picture = picture.filter(ImageFilter.BoxBlur(min(blur, 7.0)))
     pixels = np.array(picture, dtype=np.float32)

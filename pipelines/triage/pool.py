@@ -42,6 +42,7 @@ class Photo:
     frame: Half
     grid: Grid
     station: Station | None  # None: not a station at all
+    ease: float
 
     def patches(self) -> NDArray[np.float32]:
         """[patches, 1176], as the model takes it."""
@@ -103,10 +104,12 @@ def _surroundings(rng: Generator) -> tuple[drawing.Camera, float]:
 def _photos(seed: int, chunk: int) -> list[Photo]:
     torch.set_num_threads(1)
     rng = np.random.default_rng((seed, 0, chunk))
-    return [_photo(rng) for _ in range(_CHUNK)]
+    # A quarter of the pool, from easy to as hard as they come, is for the beginning.
+    eased = chunk % 4 == 0
+    return [_photo(rng, float(rng.random()) if eased else 0.0) for _ in range(_CHUNK)]
 
 
-def _photo(rng: Generator) -> Photo:
+def _photo(rng: Generator, ease: float = 0.0) -> Photo:
     camera, _ = _surroundings(rng)
     truth = data.state(rng)
     station = Station(truth.lamp, truth.sign, truth.unit)
@@ -114,14 +117,14 @@ def _photo(rng: Generator) -> Photo:
     jpeg = (
         outliers.picture(rng, "train")
         if strange
-        else drawing.photograph(rng, station, camera, "train")
+        else drawing.photograph(rng, station, camera, "train", ease=ease)
     )
     decoded = decode(Part("image", jpeg), "pool", _LIMITS)
     assert isinstance(decoded, DecodedImage)
     patches, grid = image.patches(decoded, image.DEFAULT)
     side = image.DEFAULT.patch_size**2
     frame = patches.view(len(patches), 3, 2, side)[:, :, 0].reshape(len(patches), -1)
-    return Photo(frame.numpy().astype(np.float16), grid, None if strange else station)
+    return Photo(frame.numpy().astype(np.float16), grid, None if strange else station, ease)
 
 
 def _sounds(seed: int, chunk: int) -> list[Sound]:

@@ -66,9 +66,6 @@ class Rows:
             return self._outlier(rng)
         return self._of(rng, data.SUBSETS[int(rng.choice(len(data.SUBSETS), p=_SUBSET_SHARES))])
 
-    def image_only(self, rng: Generator) -> Row:
-        return self._of(rng, ("image",))
-
     def _of(self, rng: Generator, modalities: tuple[Modality, ...]) -> Row:
         truth = data.state(rng)
         note = photo = sound = None
@@ -82,7 +79,7 @@ class Rows:
             sound = _one(rng, self._sounds[truth.sound])
         right = data.LABELS.index(data.label(truth, modalities))
         said = self._text.label_ids(data.description(truth, modalities))
-        prepared = self._prepared(rng, note, photo, sound)
+        prepared = self.prepared(rng, note, photo, sound)
         return Row(prepared, self._labels, right, (self._describe, *said))
 
     def _outlier(self, rng: Generator) -> Row:
@@ -95,9 +92,9 @@ class Rows:
         if which & 4:
             sound = _one(rng, self._sounds[None])
         answers = (*self._labels, self._unknown)
-        return Row(self._prepared(rng, note, photo, sound), answers, len(self._labels), ())
+        return Row(self.prepared(rng, note, photo, sound), answers, len(self._labels), ())
 
-    def _prepared(
+    def prepared(
         self, rng: Generator, note: str | None, photo: Photo | None, sound: Sound | None
     ) -> Prepared:
         parts: list[str | Placeholder] = [] if note is None else [note]
@@ -105,7 +102,7 @@ class Rows:
             parts.append(("image", image_tokens(photo.grid, IMAGE)))
         if sound is not None:
             parts.append(("audio", audio_tokens(sound.mel.shape[1])))
-        rng.shuffle(parts)  # type: ignore[arg-type]
+        rng.shuffle(parts)
         encoded = self._text.encode(parts, "embed")
         return Prepared(
             id="",

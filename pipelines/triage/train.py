@@ -1,6 +1,7 @@
 """Trains the embedded default: `python -m pipelines.triage.train`.
 
-- first photos only, until lamp, sign and number are read; then every subset of the modalities;
+- first the towers learn to see and hear on their own (`senses`), then the whole model answers
+  every subset of the modalities;
 - seeded: the rows of step n depend on (seed, n) alone, so that a run that was killed goes on from
   its last checkpoint and ends with the same weights;
 - what is kept is the running average of the weights, which is better calibrated than the last.
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from tqdm import tqdm
 
 from pipelines import heads
@@ -26,9 +28,10 @@ from pipelines.backbone import QwenOmniBackbone
 from pipelines.collate import collate
 from pipelines.text import DEFAULT as TEXT
 from pipelines.text import Text
-from pipelines.triage import settings, tokens
+from pipelines.triage import data, settings, tokens
 from pipelines.triage.pool import Pool, load_or_make
 from pipelines.triage.rows import Row, Rows
+from pipelines.triage.senses import Lesson
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +41,36 @@ class Recipe:
     seed: int = 7
     photos: int = 16_000
     sounds: int = 10_000
-    photo_steps: int = 1_300
-    mixed_steps: int = 2_000
+    sense_steps: int = 1_100
+    sense_photos: int = 64
+    sense_sounds: int = 16
+    sense_rate: float = 1e-3
+    answer_steps: int = 1_700
     batch: int = 48
-    learning_rate: float = 2e-3
+    answer_rate: float = 1.5e-3
     weight_decay: float = 0.02
     describe_weight: float = 0.5
     average: float = 0.998
 
     @property
     def steps(self) -> int:
-        return self.photo_steps + self.mixed_steps
+        return self.sense_steps + self.answer_steps
 
 
 class Training:
     """The state of a run: what a checkpoint holds, and one step of it."""
 
-    def __init__(self, recipe: Recipe, rows: Rows | None) -> None:
-        """`rows` None: only to look at the weights."""
+    def __init__(self, recipe: Recipe, pool: Pool | None, tokenizer: bytes) -> None:
+        """`pool` None: only to look at the weights."""
         self.recipe = recipe
-        self.rows = rows
         self.backbone = QwenOmniBackbone.fresh(settings.model_config(), recipe.seed)
+        text = Text(tokenizer, TEXT, settings.TEMPLATE)
+        self.rows = Rows(pool or Pool([], []), text, settings.special_ids())
+        self.lesson = Lesson(pool or Pool([], []), self.rows, self.backbone, recipe.seed)
         self.step = 0
         self.seconds = 0.0
-        self._weights = [p for p in self.backbone.model.parameters() if p.requires_grad]
+        model = [p for p in self.backbone.model.parameters() if p.requires_grad]
+        self._weights = [*model, *self.lesson.readers.parameters()]
         self._average = [weight.detach().clone() for weight in self._weights]
         decayed = [w for w in self._weights if w.dim() > 1]
         plain = [w for w in self._weights if w.dim() <= 1]
@@ -72,19 +81,11 @@ class Training:
         self._optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
 
     def advance(self) -> dict[str, float]:
-        """One step: draw, forward and backward in two halves of like length, update, average."""
-        assert self.rows is not None
+        """One step: draw, forward and backward, update, average."""
         rng = np.random.default_rng((self.recipe.seed, self.step))
-        draw = self.rows.mixed
-        if self.step < self.recipe.photo_steps:
-            draw = self.rows.image_only
-        rows = sorted(
-            (draw(rng) for _ in range(self.recipe.batch)), key=lambda row: row.prepared.tokens
-        )
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate()
-        half = len(rows) // 2
-        losses = [self._backward(part) for part in (rows[:half], rows[half:])]
+        learnt = self._sense(rng) if self.step < self.recipe.sense_steps else self._answer(rng)
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
@@ -92,12 +93,31 @@ class Training:
         # A short memory at first: the average should not remember the random beginning.
         keep = min(self.recipe.average, (1 + self.step) / (20 + self.step))
         torch._foreach_lerp_(self._average, [w.detach() for w in self._weights], 1 - keep)
-        return {name: sum(loss[name] for loss in losses) for name in losses[0]}
+        return learnt
 
     def _rate(self) -> float:
-        done = self.step / self.recipe.steps
-        ramp = min(1.0, (self.step + 1) / 60)
-        return self.recipe.learning_rate * ramp * (0.03 + 0.97 * (1 + math.cos(math.pi * done)) / 2)
+        """Each stage warms up over 50 steps; the first stays, the second falls along a cosine."""
+        recipe = self.recipe
+        if self.step < recipe.sense_steps:
+            return recipe.sense_rate * min(1.0, (self.step + 1) / 50)
+        step = self.step - recipe.sense_steps
+        fall = 0.03 + 0.97 * (1 + math.cos(math.pi * step / recipe.answer_steps)) / 2
+        return recipe.answer_rate * min(1.0, (step + 1) / 50) * fall
+
+    def _sense(self, rng: Generator) -> dict[str, float]:
+        recipe = self.recipe
+        progress = self.step / recipe.sense_steps
+        losses = self.lesson.losses(rng, progress, recipe.sense_photos, recipe.sense_sounds)
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _answer(self, rng: Generator) -> dict[str, float]:
+        """Forward and backward in two halves of like length, which pads less."""
+        drawn = [self.rows.mixed(rng) for _ in range(self.recipe.batch)]
+        drawn.sort(key=lambda row: row.prepared.tokens)
+        half = len(drawn) // 2
+        parts = [self._backward(part) for part in (drawn[:half], drawn[half:])]
+        return {name: sum(part[name] for part in parts) for name in parts[0]}
 
     def _backward(self, rows: Sequence[Row]) -> dict[str, float]:
         """Adds these rows' share of the gradient of the answers' negative log-likelihood."""
@@ -117,7 +137,7 @@ class Training:
         share = 1 / self.recipe.batch
         loss = -(triage.sum() + self.recipe.describe_weight * text.sum()) * share
         loss.backward()  # type: ignore[no-untyped-call]
-        labels = scores[:, : len(rows[0].answers)].argmax(dim=1)
+        labels = scores[:, : len(data.LABELS)].argmax(dim=1)
         return {
             "triage": -float(triage.detach().sum()) * share,
             "describe": -float(text.detach().sum()) * share,
@@ -172,8 +192,7 @@ def run(
     clock: Callable[[], float] = time.monotonic,
 ) -> Training:
     """Trains from the checkpoint in `work`, if there is one, up to step `until` (None: the end)."""
-    text = Text(tokenizer, TEXT, settings.TEMPLATE)
-    training = Training(recipe, Rows(pool, text, settings.special_ids()))
+    training = Training(recipe, pool, tokenizer)
     checkpoint = work / "checkpoint.pt"
     if checkpoint.exists():
         training.resume(checkpoint)
@@ -182,9 +201,10 @@ def run(
     smooth: dict[str, float] = {}
     with tqdm(total=last, initial=training.step, unit="step", mininterval=5) as bar:
         while training.step < last:
-            for name, value in training.advance().items():
-                smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
-            bar.set_postfix({name: f"{value:.3f}" for name, value in smooth.items()}, refresh=False)
+            learnt = training.advance()
+            smooth = {n: 0.97 * smooth.get(n, v) + 0.03 * v for n, v in learnt.items()}
+            shown = {name: f"{value:.3f}" for name, value in smooth.items()}
+            bar.set_postfix(shown, refresh=False)
             bar.update()
             if training.step % save_every == 0 or training.step == last:
                 training.seconds = before + clock() - started
@@ -195,7 +215,7 @@ def run(
 def restored(work: Path) -> Training:
     """The state the last checkpoint in `work` holds; it cannot draw rows."""
     kept = torch.load(work / "checkpoint.pt", weights_only=True)["recipe"]
-    training = Training(Recipe(**kept), None)
+    training = Training(Recipe(**kept), None, (work / "tokenizer.json").read_bytes())
     training.resume(work / "checkpoint.pt")
     return training
 
