@@ -173,9 +173,7 @@ def _as_digests(strangers: tuple[str, ...]) -> dict[str, str]:
 
 def _code_trouble(manifest: Manifest, code: Code) -> StampMismatch | None:
     if code.strangers:
-        return StampMismatch(
-            "code", f"{code.strangers[0]} was not loaded from the installed pipelines sources"
-        )
+        return StampMismatch("code", _some(list(code.strangers)))
     names = set(manifest.code) | set(code.modules)
     changed = sorted(n for n in names if manifest.code.get(n) != code.modules.get(n))
     if not changed:

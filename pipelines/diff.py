@@ -44,7 +44,7 @@ def process_differences(
 def running_differences(manifest: Manifest) -> list[str]:
     """A bundle against the process that asks."""
     code, libraries = stamps.running_code(), stamps.running_libraries()
-    strange = [f"code: {name} was not loaded from these sources" for name in code.strangers]
+    strange = [f"code: {stranger}" for stranger in code.strangers]
     return process_differences(manifest, code.modules, libraries) + strange
 
 

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Final
 
 from pipelines.errors import BundleRefused
+from pipelines.loaded import differing
 
 PACKAGE: Final = "pipelines"
 # The recipe makes the default bundle; its result (the weights) is hashed, it is not.
@@ -67,7 +68,7 @@ class Leaf:
 @dataclass(frozen=True, slots=True)
 class Code:
     """`modules` maps a path such as `pipelines/audio.py` to the sha256 of its LF-normalised
-    source; `loaded` lists the modules of this process that came from elsewhere than those files."""
+    source; `strangers` are modules of this process that compute something else, each with why."""
 
     modules: Mapping[str, str]
     strangers: tuple[str, ...] = ()
@@ -182,31 +183,33 @@ def source_digest(source: bytes) -> str:
 
 def code_of(folder: Path) -> dict[str, str]:
     """Every module under `folder` (the package directory) but the recipe's."""
-    found: dict[str, str] = {}
+    return {path: source_digest(source) for path, source in _sources(folder).items()}
+
+
+def _sources(folder: Path) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
     for path in sorted(folder.rglob("*.py")):
         inside = path.relative_to(folder)
         if inside.parts[0] != RECIPE:
-            found[f"{PACKAGE}/{inside.as_posix()}"] = source_digest(path.read_bytes())
+            found[f"{PACKAGE}/{inside.as_posix()}"] = path.read_bytes()
     return found
 
 
 def running_code() -> Code:
     """The code of this process: the files of the package actually imported.
 
-    A loaded module that is not one of those source files (a sourceless .pyc, a second copy on
-    the path, an extension) is a stranger: what it computes is not in the hash.
+    A loaded module that is not one of those source files (a sourceless .pyc, a second copy on the
+    path, an extension), or that was changed on disk or in memory since it was imported, is a
+    stranger: what it computes is not in the hash.
     """
     package = sys.modules[PACKAGE]
     if package.__file__ is None:
         raise BundleRefused("code", "pipelines was imported without source files; install it whole")
     folder = Path(package.__file__).resolve().parent
-    modules = code_of(folder)
-    strangers = [
-        f"{name} ({getattr(module, '__file__', None)})"
-        for name, module in sorted(_loaded().items())
-        if not _is_from(module, folder, modules)
-    ]
-    return Code(modules, tuple(strangers))
+    sources = _sources(folder)
+    found = (_strangeness(module, folder, sources) for _, module in sorted(_loaded().items()))
+    digests = {path: source_digest(source) for path, source in sources.items()}
+    return Code(digests, tuple(words for words in found if words))
 
 
 def _loaded() -> dict[str, ModuleType]:
@@ -219,13 +222,18 @@ def _loaded() -> dict[str, ModuleType]:
     }
 
 
-def _is_from(module: ModuleType, folder: Path, modules: Mapping[str, str]) -> bool:
-    if module.__file__ is None:
-        return False
-    path = Path(module.__file__).resolve()
-    return path.is_relative_to(folder) and (
-        f"{PACKAGE}/{path.relative_to(folder).as_posix()}" in modules
-    )
+def _strangeness(module: ModuleType, folder: Path, sources: Mapping[str, bytes]) -> str:
+    """Why a loaded module is not what its source file says; "" when it is."""
+    name, file = module.__name__, getattr(module, "__file__", None)
+    path = Path(file).resolve() if file else folder.parent
+    inside = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else ""
+    source = sources.get(f"{PACKAGE}/{inside}")
+    if source is None:
+        return f"{name} was loaded from {file}, not from the sources of {PACKAGE}"
+    changed = differing(module, source)
+    if changed:
+        return f"{name}.{changed} is not what {inside} says now: restart the process"
+    return ""
 
 
 # Distribution -> the module whose own word is taken once it is imported. Tracked is what computes:

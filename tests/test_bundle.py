@@ -90,12 +90,11 @@ def test_a_link_to_the_directory_is_followed(bundle: Path, tmp_path: Path) -> No
 
 def test_every_flipped_byte_of_the_manifest_is_refused(bundle: Path) -> None:
     content = (bundle / "manifest.json").read_bytes()
-    for place in range(0, len(content), 3):
-        for bit in (0x01, 0x20):
-            flipped = bytearray(content)
-            flipped[place] ^= bit
-            with pytest.raises(BundleRefused):
-                manifest.read(flipped)
+    for place in range(0, len(content), 2):
+        flipped = bytearray(content)
+        flipped[place] ^= 0x20 if place % 4 else 0x01
+        with pytest.raises(BundleRefused):
+            manifest.read(flipped)
 
 
 def test_every_flipped_byte_of_every_other_file_is_refused(bundle: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipelines
-from pipelines import manifest, stamp
+from pipelines import loaded, manifest, stamp
 from pipelines.errors import BundleRefused
 from pipelines.manifest import Manifest
 from pipelines.stamp import Leaf
@@ -170,6 +172,88 @@ def test_a_module_loaded_from_elsewhere_is_named(tmp_path: Path) -> None:
         assert "pipelines.stranger" in stamp.running_code().strangers[0]
     finally:
         del sys.modules["pipelines.stranger"]
+
+
+SOURCE = """
+from functools import lru_cache, partial
+
+def plain(x): return x + 1
+
+@lru_cache
+def cached(x): return x * 2
+
+class Thing:
+    size = 3
+    @property
+    def half(self): return self.size / 2
+    @staticmethod
+    def make(): return [y for y in range(3)]
+    class Inner:
+        def deep(self): return lambda: 4
+
+ready = partial(plain, 3)
+"""
+
+
+def _module(source: str) -> ModuleType:
+    module = ModuleType("probe")
+    module.__file__ = "probe.py"
+    exec(compile(source, "probe.py", "exec", dont_inherit=True), vars(module))
+    return module
+
+
+def test_a_module_as_imported_is_its_source() -> None:
+    assert loaded.differing(_module(SOURCE), SOURCE.encode()) == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ("x + 1", "x + 2", "plain"),
+        ("x * 2", "x * 3", "cached"),
+        ("self.size / 2", "self.size / 3", "Thing.half"),
+        ("range(3)", "range(4)", "Thing.make"),
+        ("lambda: 4", "lambda: 5", "Thing.Inner.deep"),
+    ],
+)
+def test_a_function_edited_after_the_import_is_named(old: str, new: str, where: str) -> None:
+    changed = SOURCE.replace(old, new).encode()
+    assert loaded.differing(_module(SOURCE), changed) == where
+
+
+def test_a_function_replaced_in_memory_is_named() -> None:
+    module = _module(SOURCE)
+    vars(module)["plain"] = lambda x: x + 1
+    assert loaded.differing(module, SOURCE.encode()) == "plain"
+
+
+def test_no_module_of_ours_differs_from_its_source() -> None:
+    for path in SOURCES.glob("*.py"):
+        if path.name != "__init__.py":
+            importlib.import_module(f"pipelines.{path.stem}")
+    assert stamp.running_code().strangers == ()
+
+
+def test_an_edit_after_the_import_is_noticed_by_the_process_that_runs_on(package: Path) -> None:
+    script = """if True:
+        from pathlib import Path
+        from pipelines import speed, stamp
+        print(stamp.running_code().strangers)
+        file = Path(speed.__file__)
+        file.write_text(file.read_text().replace('":", 1', '";", 1'))
+        print(stamp.running_code().strangers)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=package.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    before, after = done.stdout.splitlines()
+    assert before == "()"
+    assert "pipelines.speed._device_class is not what speed.py says now" in after
 
 
 @pytest.mark.parametrize(
