@@ -26,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  server {name:8} {what}" for name, what in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="server",
+        usage="server [FLAGS]            serve until told to stop\n"
+        "       server COMMAND [FLAGS]    talk to a server, or prepare one",
         description="Serve a bundle: text, image and audio in, one answer out, from a warm pool.",
         epilog=f"commands, each with its own --help:\n{listed}\n\n"
         "exit codes: 0 ended as told, 2 wrong usage or address, 78 bundle or pool refused",

@@ -230,7 +230,7 @@ def test_what_is_no_bundle_is_exit_78(tmp_path: Path, capsys: Captured) -> None:
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 def test_help_of_each_command_is_shown(command: tuple[str, ...], capsys: Captured) -> None:
     code, out, _ = asked(capsys, *command, "--help")
-    assert code == 0 and "usage: server" in out and "exit" in out.lower()
+    assert code == 0 and out.startswith(" ".join(("usage: server", *command)))
 
 
 def test_every_setting_has_a_flag_and_the_flags_defaults_are_the_settings() -> None:

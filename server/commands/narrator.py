@@ -20,7 +20,7 @@ class Narrator:
         self._say = say
         self._began = time.monotonic()
         self._state = "STARTING"
-        self._replicas: dict[int, tuple[str, int]] = {}
+        self._replicas: dict[int, tuple[str, int, str]] = {}
 
     async def run(self) -> None:
         while True:
@@ -36,7 +36,9 @@ class Narrator:
             self._say(self._whole(now))
 
     def _tell_replica(self, replica: ReplicaStatus) -> None:
-        seen = (replica.state, replica.restarts)
+        # Loading names its steps; what else is said of a state may change often and matter little.
+        step = replica.reason if replica.state == "loading" else ""
+        seen = (replica.state, replica.restarts, step)
         # Deaths are in the log: a replica may be back before this looks again.
         if self._replicas.get(replica.index) == seen or replica.state in ("starting", "dead"):
             return

@@ -38,7 +38,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parts = parser.add_argument_group("the parts, in this order")
-    for kind, metavar in (("text", "TEXT"), ("image", "FILE"), ("audio", "FILE")):
+    for kind, metavar, what in (
+        ("text", "TEXT", "words"),
+        ("image", "FILE", "a picture: JPEG, PNG, WebP, GIF, BMP, TIFF"),
+        ("audio", "FILE", "a sound: WAV, FLAC, Ogg, Opus, MP3, AIFF"),
+    ):
         # One list for all three keeps the order in which they were given.
         parts.add_argument(
             f"--{kind}",
@@ -46,18 +50,9 @@ def parser() -> argparse.ArgumentParser:
             action="append",
             metavar=metavar,
             type=partial(_tagged, kind),
-            help={"text": "words"}.get(kind, f"a file with an {kind}"),
+            help=f"{what}, repeatable",
         )
-    asked = parser.add_argument_group("what is asked")
-    asked.add_argument("--label", dest="labels", action="append", default=[], metavar="L")
-    asked.add_argument("--embed", action="store_true", help="the embedding beside the labels")
-    asked.add_argument("--generate", action="store_true", help="stream a text instead of a label")
-    asked.add_argument("--max-new-tokens", type=int, default=0, metavar="N")
-    asked.add_argument("--expected-stamp", dest="stamps", action="append", default=[], type=_stamp)
-    asked.add_argument("--slice", dest="slices", action="append", default=[], type=_slice)
-    asked.add_argument("--session", default="", metavar="ID", help="stay on one replica")
-    asked.add_argument("--priority", choices=PRIORITIES, default="normal")
-    asked.add_argument("--deadline-ms", type=float, default=60_000.0, metavar="MS")
+    _add_asked(parser.add_argument_group("what is asked"))
     load = parser.add_argument_group("a small load")
     load.add_argument("--repeat", type=int, default=1, metavar="N", help="send it N times")
     load.add_argument("--concurrency", type=int, default=1, metavar="C", help="C at a time")
@@ -65,6 +60,38 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_connection(parser)
     return parser
+
+
+def _add_asked(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    own = "one of a label set of your own; repeatable"
+    add("--label", dest="labels", action="append", default=[], metavar="L", help=own)
+    add("--embed", action="store_true", help="the embedding beside the labels")
+    add("--generate", action="store_true", help="stream a text instead of a label")
+    add("--max-new-tokens", type=int, default=0, metavar="N", help="at most so many (the bundle's)")
+    stamp = "answer only from this stamp, all 64 digits; repeatable"
+    add(
+        "--expected-stamp",
+        dest="stamps",
+        action="append",
+        default=[],
+        metavar="HEX",
+        type=_stamp,
+        help=stamp,
+    )
+    tag = "a tag for monitoring, e.g. site=a; repeatable"
+    add(
+        "--slice",
+        dest="slices",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        type=_slice,
+        help=tag,
+    )
+    add("--session", default="", metavar="ID", help="stay on one replica")
+    add("--priority", choices=PRIORITIES, default="normal", help="who goes first (normal)")
+    add("--deadline-ms", type=float, default=60_000.0, metavar="MS", help="give up after (60000)")
 
 
 def run(words: Sequence[str]) -> int:
