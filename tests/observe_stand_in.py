@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import numpy as np
-from grpc import aio
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,7 +19,7 @@ if __name__ == "__main__":
 from proto import observe_pb2, observe_pb2_grpc
 from tests import fleet_story as story
 
-Context = aio.ServicerContext
+Context = grpc.ServicerContext
 TICK_S = 300  # between drift rows
 
 
@@ -48,6 +46,8 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         self.silences: dict[str, observe_pb2.SilenceRow] = {}
         self.requests = 100_000
         self.watching = 0
+        self._turns = 0
+        self._lock = threading.RLock()
         self.refuse_calls = False
         self._rng = np.random.default_rng(int(story.digest(who.name)[:8], 16))
         self._next_bucket = int(self.began - past_s) // width_s * width_s
@@ -68,7 +68,10 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
 
     def advance(self) -> None:
         """Everything that happened until now."""
-        now = self.now()
+        with self._lock:
+            self._advance(self.now())
+
+    def _advance(self, now: float) -> None:
         while self._next_bucket + self.width_s <= now:
             ago = self.began - self._next_bucket + self.who.clock_ms / 1000
             for event in story.latency_rows(
@@ -84,11 +87,14 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
             ):
                 self.add(event)
             self._next_tick += TICK_S
-        if self.who.hostile and len(self.journal) % 3 == 0:
+        self._turns += 1
+        if self.who.hostile and self._turns % 5 == 1:
             self._be_hostile()
 
     def _be_hostile(self) -> None:
-        self.add(observe_pb2.WatchEvent(latency=observe_pb2.LatencyRow(counts=[1, 2])))
+        at_ms = int(self.now() * 1000)
+        row = observe_pb2.LatencyRow(counts=[1, 2], bucket_unix_ms=at_ms, width_s=1)
+        self.add(observe_pb2.WatchEvent(latency=row))
         self.add(observe_pb2.WatchEvent())
         self.add(
             observe_pb2.WatchEvent(
@@ -189,9 +195,9 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         found = story.snapshot(self.who, self.now(), self.requests)
         return self._stamp(observe_pb2.WatchEvent(snapshot=found), len(self.journal))
 
-    async def Watch(
+    def Watch(
         self, request: observe_pb2.WatchRequest, context: Context
-    ) -> AsyncIterator[observe_pb2.WatchEvent]:
+    ) -> Iterator[observe_pb2.WatchEvent]:
         self.advance()
         yield self._snapshot()
         if request.once:
@@ -200,23 +206,23 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         at = min(request.after_cursor, len(self.journal)) if known else 0
         self.watching += 1
         try:
-            while True:
+            while context.is_active():
                 self.advance()
                 for event in self.journal[at:]:
                     yield event
                     at = event.cursor
                 yield self._snapshot()
-                await asyncio.sleep(1 / self.hertz)
+                time.sleep(1 / self.hertz)
         finally:
             self.watching -= 1
 
-    async def History(
+    def History(
         self, request: observe_pb2.HistoryRequest, context: Context
-    ) -> AsyncIterator[observe_pb2.WatchEvent]:
+    ) -> Iterator[observe_pb2.WatchEvent]:
         for event in self.past:
             yield event
 
-    async def Samples(
+    def Samples(
         self, request: observe_pb2.SamplesRequest, context: Context
     ) -> observe_pb2.SamplesResponse:
         wanted = set(request.prediction_ids)
@@ -228,14 +234,14 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
                     sample.example = story.payload(event.prediction.prediction_id)
         return answer
 
-    async def Acknowledge(
+    def Acknowledge(
         self, request: observe_pb2.AcknowledgeRequest, context: Context
     ) -> observe_pb2.AlertAction:
         if self.refuse_calls:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "role viewer may not do this")
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "role viewer may not do this")
         alert = self.alerts.get(request.alert_id)
         if alert is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no alert {request.alert_id}")
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no alert {request.alert_id}")
         alert.acknowledged_by = "" if request.undo else request.by
         alert.acknowledged_note = "" if request.undo else request.note
         alert.history.add(
@@ -248,7 +254,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         self.add(observe_pb2.WatchEvent(alert=alert))
         return observe_pb2.AlertAction(alert=alert)
 
-    async def Silence(
+    def Silence(
         self, request: observe_pb2.SilenceRequest, context: Context
     ) -> observe_pb2.AlertAction:
         if request.end_id:
@@ -268,19 +274,17 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
 
 
 class Fleet:
-    """Stand-ins on free loopback ports, served by one thread of their own."""
+    """Stand-ins on free loopback ports. Served by threads: two asyncio loops in one process is one
+    more than gRPC can bear (grpc/grpc#25364), and the console needs its own."""
 
     def __init__(self, servicers: Sequence[StandIn]) -> None:
         self.servicers = tuple(servicers)
         self.addresses: list[str] = []
-        self._servers: list[aio.Server] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
+        self._servers: list[grpc.Server] = []
 
     def __enter__(self) -> Fleet:
-        self._thread.start()
         for servicer in self.servicers:
-            server, port = self._call(self._serve(servicer, 0))
+            server, port = self._serve(servicer, 0)
             self._servers.append(server)
             self.addresses.append(f"127.0.0.1:{port}")
         return self
@@ -288,30 +292,24 @@ class Fleet:
     def __exit__(self, *error: object) -> None:
         for index in range(len(self._servers)):
             self.kill(index)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
 
     def kill(self, index: int) -> None:
         """The server is gone at once, as if its machine were."""
-        self._call(self._servers[index].stop(None))
+        self._servers[index].stop(None).wait(5)
 
     def revive(self, index: int, servicer: StandIn | None = None) -> None:
         """The same port again, with the same journal or with another life."""
         port = int(self.addresses[index].rpartition(":")[2])
-        chosen = servicer or self.servicers[index]
-        self._servers[index], _ = self._call(self._serve(chosen, port))
+        self._servers[index], _ = self._serve(servicer or self.servicers[index], port)
 
-    async def _serve(self, servicer: StandIn, port: int) -> tuple[aio.Server, int]:
-        server = aio.server(options=(("grpc.so_reuseport", 0),))
+    @staticmethod
+    def _serve(servicer: StandIn, port: int) -> tuple[grpc.Server, int]:
+        threads = ThreadPoolExecutor(12, thread_name_prefix="stand-in")
+        server = grpc.server(threads, options=(("grpc.so_reuseport", 0),))
         observe_pb2_grpc.add_ObserveServicer_to_server(servicer, server)
         bound = server.add_insecure_port(f"127.0.0.1:{port}")
-        await server.start()
+        server.start()
         return server, bound
-
-    def _call(self, work: object) -> object:  # type: ignore[type-arg]
-        future: Future[object] = asyncio.run_coroutine_threadsafe(work, self._loop)  # type: ignore[arg-type]
-        return future.result(10)
 
 
 def main() -> None:

@@ -1,0 +1,263 @@
+"""The feed against real gRPC servers on loopback: killed, revived, restarted, wrong and hostile."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+
+from console.domain import Action, AlertRow, DriftRow, Event, LatencyRow, ServerSnapshot
+from console.feed.address import Access, check_address
+from console.feed.backoff import Backoff
+from console.feed.clock import ClockOffset
+from console.feed.decode import RowRefused, event
+from console.feed.hub import MOST_BACKLOG, Hub
+from proto import observe_pb2
+from tests.fleet_story import FLEET
+from tests.observe_stand_in import Fleet, StandIn
+
+
+class Kept:
+    """A sink that keeps everything in memory."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.backlog = 0
+
+    def put(self, events: Sequence[Event]) -> None:
+        self.events.extend(events)
+
+    def rows(self, kind: type, server: str = "") -> list[object]:
+        return [e.row for e in tuple(self.events)
+                if isinstance(e.row, kind) and server in ("", e.server)]  # fmt: skip
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for something that is certain to come; fail when it does not."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def stand_in(number: int = 0, past_s: int = 20, **more: object) -> StandIn:
+    return StandIn(replace(FLEET[number], **more), past_s=past_s, hertz=20)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def sink() -> Kept:
+    return Kept()
+
+
+@pytest.fixture
+def start(sink: Kept) -> Iterator[Callable[..., Hub]]:
+    hubs: list[Hub] = []
+
+    def begin(addresses: Sequence[str], **more: object) -> Hub:
+        hub = Hub(addresses, Access(), sink, lambda: None, **more)  # type: ignore[arg-type]
+        hub.start()
+        hubs.append(hub)
+        return hub
+
+    yield begin
+    for hub in hubs:
+        hub.close()
+    assert not [t for t in threading.enumerate() if t.name == "console feed"]
+
+
+def latency_keys(found: Sequence[object]) -> set[tuple[int, str]]:
+    return {(r.bucket_unix_ms, r.mix) for r in found if isinstance(r, LatencyRow)}
+
+
+def test_outage_leaves_no_hole_in_the_record(sink: Kept, start: Callable[..., Hub]) -> None:
+    one = stand_in()
+    with Fleet([one]) as fleet:
+        hub = start(fleet.addresses)
+        address = fleet.addresses[0]
+        until(lambda: hub.links().get(address) is not None)
+        until(lambda: hub.links()[address].state == "live")
+        fleet.kill(0)
+        until(lambda: hub.links()[address].state in ("reconnecting", "lost"))
+        one.advance()
+        seen = len(one.journal)
+        time.sleep(2.2)  # a bucket passes unheard
+        fleet.revive(0)
+        hub.retry_now()
+        until(lambda: hub.links()[address].state == "live")
+        until(lambda: len(one.journal) > seen)
+        wanted = {
+            (e.latency.bucket_unix_ms, e.latency.mix)
+            for e in (*one.past, *one.journal)
+            if e.HasField("latency")
+        }
+        until(lambda: wanted <= latency_keys(sink.rows(LatencyRow)))
+
+
+def test_restarted_server_is_asked_for_its_history(sink: Kept, start: Callable[..., Hub]) -> None:
+    with Fleet([stand_in()]) as fleet:
+        hub = start(fleet.addresses)
+        address = fleet.addresses[0]
+        until(lambda: address in hub.links() and hub.links()[address].state == "live")
+        fleet.kill(0)
+        again = stand_in(past_s=50)
+        fleet.revive(0, again)
+        until(lambda: hub.links()[address].instance == again.instance, 20)
+        wanted = {(e.latency.bucket_unix_ms, e.latency.mix) for e in again.past
+                  if e.HasField("latency")}  # fmt: skip
+        until(lambda: wanted <= latency_keys(sink.rows(LatencyRow)))
+
+
+def test_clock_offset_is_told_within_the_round_trip(sink: Kept, start: Callable[..., Hub]) -> None:
+    with Fleet([stand_in(clock_ms=412.0)]) as fleet:
+        hub = start(fleet.addresses)
+        address = fleet.addresses[0]
+        until(lambda: address in hub.links() and hub.links()[address].rtt_ms >= 0)
+        link = hub.links()[address]
+        assert abs(link.offset_ms - 412) <= link.rtt_ms / 2 + 5
+
+
+def test_bad_servers_never_disturb_the_rest(sink: Kept, start: Callable[..., Hub]) -> None:
+    """Nobody there, somebody who says nothing, garbage rows, another protocol: and a good one."""
+    deaf = socket.create_server(("127.0.0.1", 0))
+    with Fleet([stand_in(), stand_in(1, hostile=True)]) as fleet, deaf:
+        silent = f"127.0.0.1:{deaf.getsockname()[1]}"
+        good, hostile = fleet.addresses
+        hub = start([silent, "127.0.0.1:9", hostile, good])
+        until(lambda: len(hub.links()) == 4)
+        until(lambda: hub.links()[good].state == "live")
+        until(lambda: hub.links()[hostile].refused_rows > 0)
+        assert "2 buckets, 64 expected" in hub.links()[hostile].refused_why
+        assert hub.links()["127.0.0.1:9"].state in ("connecting", "reconnecting", "lost")
+        assert hub.links()[silent].state != "live"
+        assert sink.rows(LatencyRow, good) and sink.rows(DriftRow, good)
+        named = [r for r in sink.rows(ServerSnapshot, hostile) if isinstance(r, ServerSnapshot)]
+        assert "\u202e" not in named[0].server
+        assert len(named[0].reason) < 2100
+
+
+def test_a_hundred_servers_share_one_thread(sink: Kept, start: Callable[..., Hub]) -> None:
+    with Fleet([stand_in(past_s=4)]) as fleet:
+        port = fleet.addresses[0].rpartition(":")[2]
+        addresses = [f"127.0.0.{n + 1}:{port}" for n in range(1)]
+        addresses += [f"localhost:{port}", *(f"127.0.0.1:{n}" for n in range(1, 99))]
+        hub = start(addresses)
+        until(lambda: len(hub.links()) == 100)
+        until(lambda: hub.links()[addresses[0]].state == "live")
+        assert sum(t.name == "console feed" for t in threading.enumerate()) == 1
+
+
+def test_full_disk_queue_stops_the_reading(sink: Kept, start: Callable[..., Hub]) -> None:
+    sink.backlog = MOST_BACKLOG + 1
+    with Fleet([stand_in(past_s=4)]) as fleet:
+        hub = start(fleet.addresses)
+        until(lambda: bool(hub.links()) and hub.links()[fleet.addresses[0]].rtt_ms >= 0)
+        time.sleep(0.3)
+        assert sink.events == []
+        sink.backlog = 0
+        until(lambda: len(sink.rows(LatencyRow)) > 0)
+
+
+def action(server: str, target: str, kind: str = "acknowledge", **more: object) -> Action:
+    values = {"id": 1, "server": server, "kind": kind, "target": target, "by": "kim", "note": "n"}
+    return Action(**{**values, **more})  # type: ignore[arg-type]
+
+
+def test_actions_reach_the_server_and_its_refusal_comes_back(
+    sink: Kept, start: Callable[..., Hub]
+) -> None:
+    servicer = stand_in(3)
+    ended: list[tuple[str, str]] = []
+    with Fleet([servicer]) as fleet:
+        address = fleet.addresses[0]
+        hub = start(fleet.addresses)
+        until(lambda: bool(hub.links()) and hub.links()[address].state == "live")
+
+        def done(_: Action, state: str, detail: str) -> None:
+            ended.append((state, detail))
+
+        hub.act(action(address, "gpu-01.fra-latency"), done)
+        until(lambda: len(ended) == 1)
+        alert = servicer.alerts["gpu-01.fra-latency"]
+        assert (alert.acknowledged_by, alert.acknowledged_note) == ("kim", "n")
+        until(lambda: any(isinstance(r, AlertRow) and r.acknowledged_by == "kim"
+                          for r in sink.rows(AlertRow)))  # fmt: skip
+        hub.act(action(address, "kind=latency", "silence", until_unix_ms=2_000_000_000_000), done)
+        until(lambda: len(ended) == 2)
+        assert servicer.silences["silence-1"].matcher == "kind=latency"
+        hub.act(action(address, "no such alert"), done)
+        until(lambda: len(ended) == 3)
+        assert ended[2][0] == "refused" and "no alert" in ended[2][1]
+        fleet.kill(0)
+        until(lambda: hub.links()[address].state in ("reconnecting", "lost", "connecting"))
+        hub.act(action(address, "gpu-01.fra-latency"), done)
+        until(lambda: len(ended) == 4)
+        assert ended[3][0] == "waiting"
+
+
+def test_kept_payload_is_fetched_by_its_id(sink: Kept, start: Callable[..., Hub]) -> None:
+    servicer = stand_in()
+    kept = next(e.prediction.prediction_id for e in servicer.past
+                if e.HasField("prediction") and e.prediction.payload_kept)  # fmt: skip
+    got: list[tuple[bytes | None, str]] = []
+    with Fleet([servicer]) as fleet:
+        hub = start(fleet.addresses)
+        address = fleet.addresses[0]
+        until(lambda: bool(hub.links()) and hub.links()[address].state == "live")
+        hub.fetch(address, kept, lambda body, why: got.append((body, why)))
+        hub.fetch(address, "unknown", lambda body, why: got.append((body, why)))
+        until(lambda: len(got) == 2)
+    assert got[0][0] is not None and b"Grinding noise" in got[0][0]
+    assert got[1] == (None, "the server no longer keeps this payload")
+
+
+def test_waits_double_with_jitter_and_health_forgets_them() -> None:
+    highest = Backoff(lambda low, high: high)
+    assert [highest.wait_s() for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    highest.lived(5)
+    assert highest.wait_s() == 30
+    highest.lived(31)
+    assert highest.wait_s() == 0.5
+    lowest = Backoff(lambda low, high: low)
+    assert all(lowest.wait_s() > 0.04 for _ in range(20))
+
+
+def test_offset_is_that_of_the_quickest_trip() -> None:
+    clock = ClockOffset(keep=3)
+    assert clock.offset_ms != clock.offset_ms
+    clock.add(1000, 1500, 1400)  # 400 ms there and back
+    clock.add(2000, 2422, 2020)
+    clock.add(3000, 3000, 2000)  # time ran backwards: not a trip
+    assert (clock.rtt_ms, clock.offset_ms) == (20, 412)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"latency": observe_pb2.LatencyRow(counts=[1] * 63, bucket_unix_ms=10**12 * 2, width_s=1)},
+        {"latency": observe_pb2.LatencyRow(counts=[1] * 64, bucket_unix_ms=5, width_s=1)},
+        {"latency": observe_pb2.LatencyRow(counts=[1] * 64, bucket_unix_ms=10**12 * 2, width_s=1,
+                                           queue_ms=float("nan"))},
+        {"latency": observe_pb2.LatencyRow(counts=[1] * 64, bucket_unix_ms=10**12 * 2)},
+        {"alert": observe_pb2.AlertRow(opened_unix_ms=10**12 * 2)},
+        {"prediction": observe_pb2.PredictionRow(at_unix_ms=10**12 * 2)},
+        {"profile": observe_pb2.ProfileRow(hour_unix_s=-9)},
+        {"feature": observe_pb2.FeatureRow(name="x", edges=[float("inf")])},
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_true_are_refused(row: dict[str, object]) -> None:
+    with pytest.raises(RowRefused):
+        event(observe_pb2.WatchEvent(**row), "a:1", 0.0)  # type: ignore[arg-type]
+
+
+def test_kinds_of_tomorrow_are_left_alone() -> None:
+    assert event(observe_pb2.WatchEvent(), "a:1", 0.0) is None
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", "host:0", "host:99999", ":80", "host:x"])
+def test_bad_address_is_named(text: str) -> None:
+    with pytest.raises(ValueError):
+        check_address(text)

@@ -1,0 +1,188 @@
+"""The rules of the status line, as a table."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from console.board import AlertLine, DriftLine, ServerLine, SkewCell, SkewLine
+from console.domain import AlertRow, DriftRow, Link, Server, ServerSnapshot
+from console.filterline import BadFilter, parse
+from console.plain import duration, plain
+from console.skew import majority
+from console.status import Burn, rank, server_state, verdict
+
+NOW = 1_000_000.0
+
+
+def link(state: str = "live", age_s: float = 0.2, **more: object) -> Link:
+    return Link("h:1", state=state, heard_s=NOW - age_s, **more)  # type: ignore[arg-type]
+
+
+def snapshot(**more: object) -> ServerSnapshot:
+    values = {"server": "gpu-01", "state": "ready", "warm_replicas": 4, "wanted_replicas": 4}
+    return ServerSnapshot(**{**values, **more})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("of", "said", "severity", "word"),
+    [
+        (link(), snapshot(), "ok", "ready"),
+        (link(), snapshot(warm_replicas=2), "warning", "thin"),
+        (link(), snapshot(state="not_ready"), "critical", "not ready"),
+        (link(), snapshot(state="draining"), "info", "draining"),
+        (link(), snapshot(state="degraded", reason="slow probe"), "warning", "degraded"),
+        (link(), snapshot(state="a state of tomorrow"), "unknown", "a state of tomorrow"),
+        (link(), snapshot(telemetry_state="disk full"), "warning", "telemetry"),
+        (link(), None, "unknown", "no news"),
+        (link("lost", 100), snapshot(), "unknown", "lost"),
+        (link("live", 31), snapshot(), "unknown", "lost"),
+        (link("reconnecting", 3), snapshot(), "unknown", "reconnecting"),
+        (link("offline", 9000), snapshot(), "unknown", "offline"),
+        (Link("h:1"), None, "unknown", "connecting"),
+    ],
+)
+def test_state_of_a_server(of: Link, said: ServerSnapshot | None, severity: str, word: str) -> None:
+    found = server_state(Server(of, said), NOW)
+    assert found[:2] == (severity, word)
+
+
+def test_absence_of_news_is_never_ok() -> None:
+    for state in ("connecting", "reconnecting", "lost", "offline"):
+        for age in (0.1, 40.0, math.inf):
+            of = Link("h:1", state=state, heard_s=0.0 if age == math.inf else NOW - age)
+            severity, _, _ = server_state(Server(of, None), NOW)
+            assert severity != "ok", (state, age)
+
+
+def line(severity: str = "ok", **more: object) -> ServerLine:
+    values: dict[str, object] = {
+        "link": link(), "snapshot": snapshot(), "severity": severity, "word": "ready", "why": "",
+        "age_s": 0.2,
+    }  # fmt: skip
+    return ServerLine(**{**values, **more})  # type: ignore[arg-type]
+
+
+def skewed(name: str, odd: bool) -> SkewLine:
+    cells = (SkewCell("ab", odd, True),) + (SkewCell("cd", False, True),) * 6
+    return SkewLine("h:1", name, "s", "s", cells, NOW - 60, 0.1, False, (), (), ())
+
+
+def drift_line(level: str, excess: float = 0.3) -> DriftLine:
+    row = DriftRow(feature="audio.snr_db", slice="site=b", level=level, excess_kl=excess)
+    return DriftLine(row, "h:1", np.zeros(0), NOW)
+
+
+def alert(kind: str = "value", severity: str = "critical", **more: object) -> AlertLine:
+    values = {"id": "a", "kind": kind, "severity": severity, "state": "firing", "summary": "x"}
+    row = AlertRow(**{**values, **more})  # type: ignore[arg-type]
+    return AlertLine(row, "h:1", "gpu-01", NOW - 90, 0.0, 0.0)
+
+
+def test_all_well_says_so_and_counts_who() -> None:
+    said = verdict([line(), line()], [], [], [skewed("a", False)], [], NOW)
+    assert (said.state, said.severity) == ("HEALTHY", "ok")
+    assert [p.text for p in said.phrases] == ["2 of 2 healthy"]
+
+
+def test_worst_comes_first_and_links_to_its_panel() -> None:
+    said = verdict(
+        [line(), line("warning", why="slow probe")],
+        [Burn("h:1", "gpu-01", 812, 250, NOW - 120)],
+        [drift_line("high")],
+        [skewed("gpu-03", True)],
+        [],
+        NOW,
+    )
+    assert said.state == "CRITICAL"
+    assert said.sentence.startswith("gpu-01: p99 812 ms over 250 ms · since ")
+    assert "(2 min)" in said.sentence
+    assert [p.panel for p in said.phrases] == ["latency", "skew", "drift", "fleet", "fleet"]
+    severities = [rank(p.severity) for p in said.phrases[:-1]]
+    assert severities == sorted(severities)
+
+
+def test_only_unknown_servers_are_unknown_not_healthy() -> None:
+    said = verdict(
+        [line("unknown", word="lost"), line("unknown", word="lost")], [], [], [], [], NOW
+    )
+    assert said.state == "UNKNOWN"
+    assert said.phrases[-1].text == "0 of 2 healthy"
+    assert said.phrases[-1].severity == "unknown"
+
+
+def test_too_few_rows_is_no_drift_and_no_health() -> None:
+    assert verdict([line()], [], [drift_line("insufficient")], [], [], NOW).state == "HEALTHY"
+
+
+def test_acknowledged_alert_is_counted_not_shouted() -> None:
+    loud = verdict([line()], [], [], [], [alert()], NOW)
+    held = verdict([line()], [], [], [], [alert(acknowledged_by="kim")], NOW)
+    assert loud.state == "CRITICAL"
+    assert held.state == "HEALTHY"
+    assert "1 in hand or silenced" in [p.text for p in held.phrases]
+
+
+def test_unknown_severity_of_an_alert_counts_as_warning() -> None:
+    assert verdict([line()], [], [], [], [alert(severity="apocalyptic")], NOW).state == "DEGRADED"
+
+
+def test_offline_says_how_old_it_is() -> None:
+    off = line("unknown", word="offline", link=link("offline", 7200), age_s=7200.0)
+    said = verdict([off], [], [drift_line("critical")], [], [], NOW)
+    assert said.state == "OFFLINE"
+    assert "2 h 00 old" in said.sentence
+
+
+def test_clock_and_lost_records_are_told() -> None:
+    odd = line(link=link(offset_ms=412.0), snapshot=snapshot(telemetry_dropped=7))
+    texts = [p.text for p in verdict([odd], [], [], [], [], NOW).phrases]
+    assert "1 clock off" in texts
+    assert "7 records lost" in texts
+
+
+def test_majority_of_a_tie_does_not_flicker() -> None:
+    assert majority(["b", "a"]) == majority(["a", "b"]) == "a"
+    assert majority(["b", "a"], prefer="b") == "b"
+    assert majority(["a", "b", "b", ""]) == "b"
+    assert majority(["", ""]) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.04, "0.0 s"), (31, "31 s"), (240, "4 min"), (11_100, "3 h 05"), (200_000, "2 d"),
+     (math.nan, "?"), (-3, "-3.0 s")],
+)  # fmt: skip
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_plain_text_cannot_move_the_cursor_or_the_reading_direction() -> None:
+    assert plain("a\x1b[31m\x00b\u202egnp.exe\nc") == "a\ufffd[31m\ufffdb\ufffdgnp.exe c"
+    assert plain("Z" * 5000).endswith("… (5,000 characters)")
+    assert plain("Grüße 音") == "Grüße 音"
+
+
+def test_filter_line_reads_every_kind_of_clause() -> None:
+    found = parse('site=b conf<0.6 label!=ok error !kept audio.snr_db<11 client~"line 4"')
+    assert [(c.name, c.op, c.value, c.kind) for c in found] == [
+        ("site", "=", "b", "slice"),
+        ("confidence", "<", "0.6", "number"),
+        ("label", "!=", "ok", "name"),
+        ("error", "=", "", "flag"),
+        ("kept", "!=", "", "flag"),
+        ("audio.snr_db", "<", "11", "feature"),
+        ("client", "~", "line 4", "name"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("conf<low", "not a number"), ("label<3", "is a text"), ("conf<", "needs a value"),
+     ("'; DROP TABLE prediction", "cannot read")],
+)  # fmt: skip
+def test_filter_line_says_what_it_cannot_read(text: str, why: str) -> None:
+    with pytest.raises(BadFilter, match=why):
+        parse(text)
