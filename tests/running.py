@@ -25,7 +25,13 @@ READY_WITHIN_S = 180.0  # a busy machine imports torch slowly
 END_WITHIN_S = 60.0
 READY = re.compile(r"ready on (\S+) ")
 IDENTITY = Identity(
-    "press-7", "0.1.0", "instance-1", {"warm-pool": "1"}, (("max_parts", 64, "parts"),), False, 0.0
+    "press-7",
+    "0.1.0",
+    "instance-1",
+    {"warm-pool": "1"},
+    (("max_parts", 64, "parts"),),
+    False,
+    0.0,
 )
 
 
