@@ -1,0 +1,61 @@
+"""Which payloads are kept: a share of all, and more of those worth looking at.
+
+The choice is a hash of the prediction's id, so every server and every restart chooses alike, and
+the probability is stored with the row, so that figures over kept payloads can be weighted back
+(Horvitz and Thompson 1952).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from server.telemetry.record import Record
+
+LOW_MARGIN = 0.2  # between the first and the second label
+UNCERTAIN_SHARE = 0.5
+MOST_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`probability` is that of the row's stratum; 0 when nothing of it could be kept."""
+
+    keep: bool
+    probability: float
+    stratum: str  # error | firing | uncertain | plain | off | opted-out | too-large
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """`share` is that of plain rows, 0.01 to 0.10 as a rule; 0 keeps nothing at all."""
+
+    share: float
+    most_bytes: int = MOST_BYTES
+
+    def choose(self, record: Record, firing: bool = False) -> Choice:
+        """`firing`: an alert is open for one of the row's features or slices."""
+        if self.share <= 0:
+            return Choice(False, 0.0, "off")
+        if not record.payload:
+            return Choice(False, 0.0, "opted-out")
+        if len(record.payload) > self.most_bytes:
+            return Choice(False, 0.0, "too-large")
+        stratum, probability = self._stratum(record, firing)
+        return Choice(uniform(record.prediction_id) < probability, probability, stratum)
+
+    def _stratum(self, record: Record, firing: bool) -> tuple[str, float]:
+        if record.error:
+            return "error", 1.0
+        more = max(UNCERTAIN_SHARE, self.share)
+        if firing:
+            return "firing", more
+        if record.task == "classify" and record.margin < LOW_MARGIN:
+            return "uncertain", more
+        return "plain", self.share
+
+
+def uniform(prediction_id: str) -> float:
+    """A number in [0, 1) that only the id decides."""
+    digest = hashlib.blake2b(prediction_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
