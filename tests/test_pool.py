@@ -33,7 +33,7 @@ async def running(
 
 
 async def until(condition: Any) -> None:
-    for _ in range(2000):
+    for _ in range(6000):
         if condition():
             return
         await asyncio.sleep(0.01)
