@@ -35,6 +35,7 @@ class Summary:
     batch_rows: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     first_failure: Failure | None = None
+    gone: bool = False  # the server is not reached any more: the load ends early
 
     def plain(self) -> dict[str, Any]:
         answered = max(len(self.latencies_ms), 1)
@@ -72,6 +73,7 @@ class Summary:
     def fail(self, failure: Failure) -> None:
         self.errors[f"{failure.code.name} {failure.reason}".strip()] += 1
         self.first_failure = self.first_failure or failure
+        self.gone = self.gone or failure.unreachable
 
     def _percentile(self, percent: int) -> float:
         """The smallest latency that at least `percent` % of the answers did not exceed."""
@@ -98,6 +100,8 @@ async def run_load(
 
         async def caller() -> None:
             for number in left:  # shared: each number goes to one caller
+                if summary.gone:
+                    return
                 await _once(send, request, number, summary)
                 bar.update()
 

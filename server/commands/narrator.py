@@ -11,6 +11,8 @@ from server.engine import Engine
 from server.types import EngineSnapshot, ReplicaStatus
 
 LOOK_S = 0.2
+# Under a full queue the state may change several times a second: only what lasts is told.
+LASTS_S = 1.0
 
 
 class Narrator:
@@ -18,8 +20,9 @@ class Narrator:
         self._engine = engine
         self._address = address
         self._say = say
-        self._began = time.monotonic()
-        self._state = "STARTING"
+        self._began = self._since = time.monotonic()
+        self._state = self._told = "STARTING"
+        self._was_ready = False
         self._replicas: dict[int, tuple[str, int, str]] = {}
 
     async def run(self) -> None:
@@ -32,7 +35,11 @@ class Narrator:
         for replica in now.replicas:
             self._tell_replica(replica)
         if now.state != self._state:
-            self._state = now.state
+            self._state, self._since = now.state, time.monotonic()
+        first = now.state == "READY" and not self._was_ready
+        lasts = time.monotonic() - self._since >= LASTS_S
+        if now.state != self._told and (first or lasts):
+            self._told = now.state
             self._say(self._whole(now))
 
     def _tell_replica(self, replica: ReplicaStatus) -> None:
@@ -52,6 +59,9 @@ class Narrator:
         why = f": {now.reason}" if now.reason else ""
         if now.state != "READY" or now.facts is None:
             return f"{state}{why}"
+        if self._was_ready:
+            return "ready again"
+        self._was_ready = True
         facts = now.facts
         took_s = time.monotonic() - self._began
         return (
