@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Protocol
 
@@ -75,12 +75,23 @@ def check(
     pipeline: Answering,
     mixes: Sequence[str] = (),
     clock: Callable[[], float] = time.perf_counter,
+    texts: bool = True,
 ) -> list[GoldenResult]:
-    """Runs every golden input (of the given mixes; none given: all) alone, as a caller would."""
+    """Runs every golden input (of the given mixes; none given: all) alone, as a caller would.
+
+    With `texts`, the beginning of a written answer is compared too, in float32.
+    """
     cases, tolerance = read(pipeline.bundle)
-    allowed = tolerance.between(dtype_of(pipeline))
+    dtype = dtype_of(pipeline)
+    allowed = tolerance.between(dtype)
     chosen = [case for case in cases if not mixes or case.mix in mixes]
-    return [_run(pipeline, case, allowed, clock) for case in chosen]
+    results = []
+    for case in chosen:
+        result = _run(pipeline, case, allowed, clock)
+        if result.ok and texts and tolerance.compares_texts(dtype):
+            result = _compare_text(pipeline, case, result)
+        results.append(result)
+    return results
 
 
 def require(pipeline: Answering) -> list[GoldenResult]:
@@ -103,13 +114,18 @@ def probe(
     runs: int = 3,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[MixResult]:
-    """Correctness and speed of every mix: `runs` passes over its golden inputs."""
+    """Correctness and speed of every mix: `runs` passes over its golden inputs.
+
+    Texts are written in the first pass only, and not timed.
+    """
     speed = Speed.from_dict(pipeline.bundle.speed)
     device = pipeline.env.get("device", "cpu")
     wanted = mixes or tuple(dict.fromkeys(case.mix for case in read(pipeline.bundle)[0]))
     found = []
     for mix in wanted:
-        results = [result for _ in range(runs) for result in check(pipeline, (mix,), clock)]
+        results = [
+            result for run in range(runs) for result in check(pipeline, (mix,), clock, run == 0)
+        ]
         found.append(judge(mix, results, speed.limit_ms(device, mix)))
     return found
 
@@ -143,8 +159,8 @@ def time_mixes(
     pipeline: Answering, runs: int = 7, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
     """Median milliseconds of one golden request, by mix, after a warm-up run of each."""
-    check(pipeline)
-    results = [result for _ in range(runs) for result in check(pipeline, (), clock)]
+    check(pipeline, texts=False)
+    results = [result for _ in range(runs) for result in check(pipeline, (), clock, texts=False)]
     mixes = dict.fromkeys(result.mix for result in results)
     return {mix: median(r.elapsed_ms for r in results if r.mix == mix) for mix in mixes}
 
@@ -162,6 +178,21 @@ def _run(
     elif not reason:
         reason = f"differs by {worst:.3g} from the recorded answer, tolerance {tolerance:g}"
     return GoldenResult(case.id, case.mix, ok, worst, tolerance, elapsed_ms, reason)
+
+
+def _compare_text(pipeline: Answering, case: GoldenCase, result: GoldenResult) -> GoldenResult:
+    if case.expected is None or case.expected.text is None:
+        return result
+    text = _written(pipeline, case)
+    if text == case.expected.text:
+        return result
+    reason = f"writes {text!r}, recorded was {case.expected.text!r}"
+    return replace(result, ok=False, worst_difference=math.inf, reason=reason)
+
+
+def _written(pipeline: Answering, case: GoldenCase) -> str | None:
+    answer = pipeline.predict([case.to_write])[0]
+    return None if isinstance(answer, BadInput) else answer.text
 
 
 def _judge_answer(answer: Prediction | BadInput, expected: Expected | None) -> tuple[float, str]:
@@ -198,5 +229,6 @@ def record(pipeline: Answering) -> dict[str, object]:
         answer = pipeline.predict([case.sample])[0]
         if isinstance(answer, BadInput):
             raise BundleRefused("golden", f"{case.id} was refused as bad input ({answer})")
-        finished.append({**item, "mix": case.mix, "expected": answer_of(case.id, answer)})
+        expected = answer_of(case.id, answer) | {"text": _written(pipeline, case)}
+        finished.append({**item, "mix": case.mix, "expected": expected})
     return document(finished, tolerance.by_dtype, dtype_of(pipeline))

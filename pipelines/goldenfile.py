@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipelines.bundle import Bundle
@@ -26,6 +26,7 @@ MIXES: Final = (
 # for the rounding of every activation (bfloat16 has 8 bits of mantissa: 0.4 % a step).
 TOLERANCE: Final = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 _EMBEDDING_HEAD: Final = 16
+TEXT_TOKENS: Final = 8  # enough for the cached keys and values to matter
 _SUFFIX: Final = (
     (b"\xff\xd8\xff", ".jpg"),
     (b"\x89PNG", ".png"),
@@ -38,11 +39,12 @@ _SUFFIX: Final = (
 @dataclass(frozen=True, slots=True)
 class Expected:
     """`scores` maps a label to (log probability, probability); `embedding` holds the first
-    components only."""
+    components only; `text` is how the written answer begins, None where none was recorded."""
 
     label: str
     scores: Mapping[str, tuple[float, float]]
     embedding: tuple[float, ...]
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,10 @@ class Tolerance:
         strictest = min(self.by_dtype.values())
         return max(self.by_dtype.get(name, strictest) for name in (self.recorded, dtype))
 
+    def compares_texts(self, dtype: str) -> bool:
+        """A written text is the same or not: a coarser format may tip a close choice of token."""
+        return self.recorded == dtype == "float32"
+
 
 @dataclass(frozen=True, slots=True)
 class GoldenCase:
@@ -66,6 +72,17 @@ class GoldenCase:
     mix: str
     sample: Sample
     expected: Expected | None
+
+    @property
+    def to_write(self) -> Sample:
+        """The same input with a text as its answer."""
+        return replace(
+            self.sample,
+            task="generate",
+            labels=(),
+            want_embedding=False,
+            max_new_tokens=TEXT_TOKENS,
+        )
 
 
 def mix_of(sample: Sample) -> str:
@@ -101,7 +118,7 @@ def _case(bundle: Bundle, item: Any) -> GoldenCase:
 
 def _expected(item: Any) -> Expected:
     scores = {label: (float(a), float(b)) for label, (a, b) in item["scores"].items()}
-    return Expected(item["label"], scores, tuple(map(float, item["embedding"])))
+    return Expected(item["label"], scores, tuple(map(float, item["embedding"])), item.get("text"))
 
 
 def files(samples: Sequence[Sample]) -> tuple[dict[str, bytes], list[dict[str, object]]]:
@@ -146,6 +163,7 @@ def document(
 
 
 def answer_of(case: str, answer: Prediction) -> dict[str, object]:
+    """What to record of the scored answer. Raises BundleRefused("golden") for NaN, infinity."""
     embedding = embedding_head(answer)
     scores = {s.label: [_short(s.log_prob), _short(s.probability)] for s in answer.scores}
     numbers = [number for pair in scores.values() for number in pair] + embedding

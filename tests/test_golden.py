@@ -125,6 +125,29 @@ def test_a_change_that_moves_answers_fails_the_mixes_it_touches(bundle: Path, ch
     assert caught.value.check == "golden"
 
 
+def test_a_text_that_is_written_otherwise_fails(bundle: Path) -> None:
+    def other(value: Any) -> None:
+        value["cases"][4]["expected"]["text"] += "!"
+
+    _json_change(goldenfile.FILE, other)(bundle)
+    reseal(bundle)
+    loaded = Pipeline.load(bundle, device="cpu", threads=1)
+    wrong = [result for result in golden.check(loaded) if not result.ok]
+    assert [result.mix for result in wrong] == ["audio+text"]
+    assert "writes" in wrong[0].reason
+    assert all(result.ok for result in golden.check(loaded, texts=False))
+    (probed,) = golden.probe(loaded, ["audio+text"], runs=2)
+    assert not probed.ok
+    coarse = Pipeline.load(bundle, device="cpu", dtype="bfloat16", threads=1)
+    assert all(result.ok for result in golden.check(coarse))
+
+
+def test_recorded_texts_are_texts(pipeline: Pipeline) -> None:
+    texts = [case.expected.text for case in cases(pipeline) if case.expected]
+    assert all(texts)
+    assert len(set(texts)) > 1
+
+
 def test_a_wrong_bundle_does_not_load_as_a_library_either(bundle: Path) -> None:
     _other_weights(bundle)
     reseal(bundle)
