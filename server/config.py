@@ -80,4 +80,5 @@ class ServerConfig:
     # Telemetry.
     slo_ms: float = 0.0
     sample_share: float = 0.05  # payloads kept
+    simulated_time: tuple[float, float] | None = None  # unix seconds at start, speed
     environment: str = ""

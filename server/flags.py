@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from server import simulated
 from server.config import MIB
 
 Number = TypeVar("Number", int, float)
@@ -281,6 +282,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "telemetry": (
         Flag(
             "--sample-share", "sample_share", share, "SHARE", "share of the payloads that is kept"
+        ),
+        Flag(
+            "--simulated-time",
+            "simulated_time",
+            simulated.read,
+            "START,SPEED",
+            "for demonstrations: telemetry's clock begins at START and runs SPEED times as fast",
         ),
     ),
 }
