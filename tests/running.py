@@ -107,3 +107,5 @@ def program(*flags: str) -> Iterator[Program]:
             process.kill()
         process.wait()
         reader.join()
+        assert process.stdout is not None
+        process.stdout.close()
