@@ -57,10 +57,10 @@ def parser() -> argparse.ArgumentParser:
 def _add_build(commands: Any) -> None:
     p = commands.add_parser(
         "build",
-        help="make a bundle from a local Qwen2.5-Omni checkpoint",
-        description="Makes a bundle from a local Qwen2.5-Omni checkpoint directory: thinker-only "
-        "or full-Omni layout, single or sharded safetensors, tokenizer.json beside them. The "
-        "golden answers are recorded by running it.",
+        help="make a bundle from a local Qwen2.5-Omni or Gemma 4 checkpoint",
+        description="Makes a bundle from a local checkpoint directory: Qwen2.5-Omni (thinker-only "
+        "or full-Omni layout) or Gemma 4, single or sharded safetensors, tokenizer.json beside "
+        "them. The golden answers are recorded by running it.",
     )
     p.add_argument("--from", dest="source", type=Path, required=True, metavar="DIR")
     p.add_argument(
@@ -302,16 +302,18 @@ class Bars:
             self._bar.close()
 
     def bytes_done(self, what: str, done: int, total: int) -> None:
+        self._show(what, done, total, unit="B", unit_scale=True)
+
+    def fraction_done(self, step: str, fraction: float) -> None:
+        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
+        self._show(step, round(fraction * 1000), 1000, bar_format=form)
+
+    def _show(self, what: str, done: int, total: int, **form: Any) -> None:
         if what != self._what:
             self.__exit__()
             self._what = what
-            self._bar = tqdm(
-                total=total, desc=what, unit="B", unit_scale=True, disable=None, leave=False
-            )
+            self._bar = tqdm(total=total, desc=what, disable=None, leave=False, **form)
         self._bar.update(done - self._bar.n)
-
-    def fraction_done(self, step: str, fraction: float) -> None:
-        self.bytes_done(step, round(fraction * 1000), 1000)
 
 
 if __name__ == "__main__":
