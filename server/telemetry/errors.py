@@ -4,6 +4,7 @@ TelemetryError
 ├── ReferenceRefused   reference/profile.json cannot be read or does not fit the features
 ├── BadFilter          a filter line that cannot be understood: which term, why
 ├── UnknownAlert       an id that names no alert or silence
+├── ExportRefused      OpenTelemetry is asked for something this server cannot do
 └── StoreBusy          the writer did not answer in time
 """
 
@@ -29,6 +30,10 @@ class BadFilter(TelemetryError):
 
 class UnknownAlert(TelemetryError):
     pass
+
+
+class ExportRefused(TelemetryError):
+    """Says which flag or variable is at fault, and why."""
 
 
 class StoreBusy(TelemetryError):
