@@ -262,15 +262,21 @@ def running_libraries() -> dict[str, str]:
     return found | _codecs() | {"unicode": unicodedata.unidata_version}
 
 
+def installed_libraries() -> dict[str, str]:
+    """Public versions on disk, which an upgrade changes under a running process."""
+    return {distribution: _installed(distribution) for distribution in _LIBRARIES}
+
+
 def _version(distribution: str, module: str) -> str:
-    loaded = sys.modules.get(module)
-    version = getattr(loaded, "__version__", None)
-    if version is None:
-        try:
-            version = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            return "absent"
-    return public_version(str(version))
+    version = getattr(sys.modules.get(module), "__version__", None)
+    return _installed(distribution) if version is None else public_version(str(version))
+
+
+def _installed(distribution: str) -> str:
+    try:
+        return public_version(metadata.version(distribution))
+    except metadata.PackageNotFoundError:
+        return "absent"
 
 
 def _codecs() -> dict[str, str]:
