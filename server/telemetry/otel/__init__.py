@@ -1,0 +1,1 @@
+"""OpenTelemetry: one `Instruments` a server. Nothing of the library is loaded until it is used."""

@@ -1,0 +1,70 @@
+"""Every metric by name: unit, description, and for histograms the bounds of their explicit form.
+
+Own names begin with `trefoil.`; docs/opentelemetry.md lists the attributes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CALL_DURATION = "rpc.server.call.duration"
+PREDICTION_DURATION = "trefoil.prediction.duration"
+STAGE_DURATION = "trefoil.stage.duration"
+BATCH_ROWS = "trefoil.batch.rows"
+PREDICTIONS = "trefoil.predictions"
+ROWS = "trefoil.rows"
+DROPPED = "trefoil.telemetry.dropped"
+
+# The boundaries of the semantic conventions for RPC, seconds; stages are often shorter.
+CALL_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+STAGE_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, *CALL_BOUNDS)
+BATCH_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """`unit` as in UCUM; what counts things has none but names them in braces."""
+
+    unit: str
+    description: str
+    bounds: tuple[float, ...] = ()
+
+
+HISTOGRAMS = {
+    CALL_DURATION: Described("s", "Duration of incoming calls", CALL_BOUNDS),
+    PREDICTION_DURATION: Described("s", "From the queue to the answer of one row", STAGE_BOUNDS),
+    STAGE_DURATION: Described("s", "Time of one row in one stage", STAGE_BOUNDS),
+    BATCH_ROWS: Described("{row}", "Rows in the forward that answered a row", BATCH_BOUNDS),
+}
+
+# Sums since start, which only grow.
+COUNTERS = {
+    PREDICTIONS: Described("{row}", "Rows that reached the queue, by label or error"),
+    ROWS: Described("{row}", "Rows by what became of them, refused ones included"),
+    DROPPED: Described("{item}", "What was not exported, by signal"),
+}
+
+GAUGES = {
+    "trefoil.queue.rows": Described("{row}", "Rows that wait for a replica"),
+    "trefoil.queue.limit": Described("{row}", "Rows that may wait; more are refused"),
+    "trefoil.in_flight": Described("{row}", "Rows a replica has"),
+    "trefoil.replicas": Described("{replica}", "Replicas by state"),
+    "trefoil.replicas.wanted": Described("{replica}", "Replicas asked for with --warm-pool"),
+    "trefoil.ready": Described("1", "1 while the server takes traffic, else 0"),
+    "trefoil.drift.ks": Described("1", "Kolmogorov-Smirnov distance from the baseline"),
+    "trefoil.drift.kl": Described("nat", "Kullback-Leibler divergence of now from the baseline"),
+    "trefoil.drift.excess_kl": Described("nat", "That divergence beyond what chance explains"),
+    "trefoil.drift.psi": Described("1", "Population stability index"),
+    "trefoil.drift.js": Described("bit", "Jensen-Shannon divergence"),
+    "trefoil.drift.n": Described("{row}", "Rows the scores rest on, corrected for bursts"),
+    "trefoil.drift.level": Described(
+        "1", "-2 insufficient data, -1 learning, 0 ok, 1 warning, 2 high, 3 critical"
+    ),
+    "trefoil.quality.accuracy": Described("1", "Share of right predictions, realised or estimated"),
+    "trefoil.quality.value": Described("1", "Value of 1,000 predictions, realised or estimated"),
+    "trefoil.quality.calibration_error": Described(
+        "1", "Expected calibration error, labelled rows"
+    ),
+    "trefoil.quality.labelled": Described("1", "Share of predictions whose outcome is known"),
+    "trefoil.quality.label_delay": Described("s", "Median time until an outcome is known"),
+}

@@ -1,0 +1,203 @@
+"""What leaves the process: OTLP by OpenTelemetry's environment variables, and rows for SQLite.
+
+Every exporter is counted, so that what is lost is known; and ends in time, whatever its receiver
+does. Imported only when something is exported.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExportResult
+from opentelemetry.sdk.metrics.export import MetricExportResult
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+
+from server.telemetry.otel.count import Collect
+from server.telemetry.otel.metrics import Form, Publisher, rendering_of
+from server.telemetry.otel.plan import Plan
+from server.telemetry.otel.sqlite import (
+    Sink,
+    SqliteEventExporter,
+    SqliteMetricExporter,
+    SqliteSpanExporter,
+)
+
+# 20 s of 600 requests/s with 6 spans each, 5 % of them sampled. The SDK drops the oldest beyond its
+# own queue without counting; this drops the newest before that, and counts.
+QUEUE = 4096
+FAILURES = {
+    "traces": SpanExportResult.FAILURE,
+    "logs": LogRecordExportResult.FAILURE,
+    "metrics": MetricExportResult.FAILURE,
+}
+SQLITE_INTERVAL_S = 60.0
+
+
+class Watched:
+    """One exporter of any signal. `refused` had no room, `failed` was not taken by the receiver;
+    of metrics both count whole exports."""
+
+    def __init__(self, exporter: Any, signal: str) -> None:
+        self.signal = signal
+        self.refused = 0  # written by the draining thread
+        self.failed = 0  # written by the exporting thread
+        self._exporter = exporter
+        self._given = 0
+        self._taken = 0
+        self._ended = False
+
+    def admits(self) -> bool:
+        if self._given - self._taken >= QUEUE:
+            self.refused += 1
+            return False
+        self._given += 1
+        return True
+
+    def export(self, batch: Any, **options: Any) -> Any:
+        size = 1 if self.signal == "metrics" else len(batch)
+        self._taken += size
+        result = self._sent(batch, options)
+        if result.name != "SUCCESS":
+            self.failed += size
+        return result
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return bool(self._exporter.force_flush(timeout_millis))
+
+    def shutdown(self, **_: Any) -> None:
+        """Idempotent. Also ends an export that is waiting for its receiver."""
+        if not self._ended:
+            self._ended = True
+            self._exporter.shutdown()
+
+    def _sent(self, batch: Any, options: Mapping[str, Any]) -> Any:
+        if self._ended:
+            return FAILURES[self.signal]
+        try:
+            return self._exporter.export(batch, **options)
+        except ValueError:
+            if not self._ended:
+                raise
+            return FAILURES[self.signal]  # its channel was closed in between
+
+
+class SpanGate(SpanProcessor):
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+        self._batches = BatchSpanProcessor(watched, QUEUE)  # type: ignore[arg-type]
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        return
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self._watched.admits():
+            self._batches.on_end(span)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._batches.force_flush(timeout_millis)
+
+    def shutdown(self) -> None:
+        self._batches.shutdown()  # type: ignore[no-untyped-call]
+
+
+class EventGate(LogRecordProcessor):
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+        self._batches = BatchLogRecordProcessor(watched, max_queue_size=QUEUE)  # type: ignore[arg-type]
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        if self._watched.admits():
+            self._batches.on_emit(log_record)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._batches.force_flush(timeout_millis)
+
+    def shutdown(self) -> None:
+        self._batches.shutdown()  # type: ignore[no-untyped-call]
+
+
+@dataclass(slots=True)
+class Exports:
+    """All ways out of one server."""
+
+    watched: list[Watched] = field(default_factory=list)
+    spans: list[SpanGate] = field(default_factory=list)
+    events: list[EventGate] = field(default_factory=list)
+    publishers: list[Publisher] = field(default_factory=list)
+
+    def start(self) -> None:
+        for publisher in self.publishers:
+            publisher.start()
+
+    def lost(self) -> dict[str, int]:
+        """What was not exported since start, by signal."""
+        found: dict[str, int] = {}
+        for one in self.watched:
+            found[one.signal] = found.get(one.signal, 0) + one.refused + one.failed
+        return found
+
+    def close(self, timeout_s: float) -> None:
+        """Send what is left for at most `timeout_s`, then end every thread."""
+        flushes: list[Callable[[], object]] = [one.force_flush for one in self.spans]
+        flushes += [one.force_flush for one in self.events]
+        flushes += [one.publish for one in self.publishers]
+        threads = [threading.Thread(target=flush, daemon=True) for flush in flushes]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + timeout_s
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        for watched in self.watched:
+            watched.shutdown()
+        for spans in self.spans:
+            spans.shutdown()
+        for events in self.events:
+            events.shutdown()
+        for publisher in self.publishers:
+            publisher.end(timeout_s)
+        for thread in threads:
+            thread.join(timeout_s)
+
+    def add(self, signal: str, exporter: Any) -> Watched:
+        watched = Watched(exporter, signal)
+        self.watched.append(watched)
+        if signal == "traces":
+            self.spans.append(SpanGate(watched))
+        elif signal == "logs":
+            self.events.append(EventGate(watched))
+        return watched
+
+
+def exports_of(plan: Plan, sink: Sink | None, collect: Collect, version: str) -> Exports:
+    exports = Exports()
+    if plan.otlp:
+        _add_otlp(exports, plan, collect, version)
+    if sink is not None:
+        exports.add("traces", SqliteSpanExporter(sink))
+        exports.add("logs", SqliteEventExporter(sink))
+        watched = exports.add("metrics", SqliteMetricExporter(sink))
+        rendering = rendering_of(Form(delta=True), version)
+        exports.publishers.append(Publisher(watched, rendering, collect, SQLITE_INTERVAL_S))
+    return exports
+
+
+def _add_otlp(exports: Exports, plan: Plan, collect: Collect, version: str) -> None:
+    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    if "traces" in plan.otlp:
+        exports.add("traces", OTLPSpanExporter())
+    if "logs" in plan.otlp:
+        exports.add("logs", OTLPLogExporter())
+    if "metrics" in plan.otlp:
+        watched = exports.add("metrics", OTLPMetricExporter())
+        rendering = rendering_of(Form(plan.delta, plan.explicit_buckets), version)
+        exports.publishers.append(Publisher(watched, rendering, collect, plan.metric_interval_s))

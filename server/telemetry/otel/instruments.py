@@ -1,0 +1,185 @@
+"""What the server holds of OpenTelemetry: told on the request path, worked off in a thread.
+
+`began`, `answered` and `ended` are the request path: they keep a few numbers, append to a queue,
+never wait and never raise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from server.telemetry.errors import ExportRefused
+from server.telemetry.otel.books import Books, Served
+from server.telemetry.otel.catalogue import COUNTERS, DROPPED
+from server.telemetry.otel.count import Count
+from server.telemetry.otel.drain import Drain
+from server.telemetry.otel.event import alert_event, sample_event
+from server.telemetry.otel.items import Alone, Call, caller_trace, row_of
+from server.telemetry.otel.ledger import CounterPoint
+from server.telemetry.otel.plan import Plan
+from server.telemetry.otel.readings import Reading, readings_of
+from server.telemetry.record import Record
+from server.telemetry.rows import AlertRow, DriftRow, QualityRow
+
+if TYPE_CHECKING:
+    from server.telemetry.otel.exporters import Exports
+    from server.telemetry.otel.logs import Logs
+    from server.telemetry.otel.prometheus import ScrapeEndpoint
+    from server.telemetry.otel.sqlite import Sink
+    from server.telemetry.otel.traces import Traces
+
+CLOSE_S = 3.0
+NOTHING_SERVED = Served()
+
+Source = Callable[[], Iterable[DriftRow | QualityRow]]
+
+
+class Instruments:
+    """Loads what `plan` switches on. `about` describes this server as resource attributes,
+    `methods` are the known RPCs; `served` is asked from the draining thread. Raises ExportRefused.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        about: Mapping[str, str],
+        methods: Collection[str],
+        served: Callable[[], Served] = lambda: NOTHING_SERVED,
+        sink: Sink | None = None,
+    ) -> None:
+        self.said: list[str] = []  # what was chosen, and why
+        self._version = about.get("service.version", "")
+        self._state: Sequence[Reading] = ()
+        self._source: Source = tuple
+        self._exports: Exports | None = None
+        self._traces: Traces | None = None
+        self._logs: Logs | None = None
+        self._scrape: ScrapeEndpoint | None = None
+        self._books = Books(about, methods, self._opened)
+        if plan.otlp or sink is not None:
+            self._load_exports(plan, sink)
+        self._drain = Drain(self._books, self._traces, self._logs, served)
+        if plan.prometheus:
+            self._load_scrape(plan.prometheus)
+        self._drain.start()
+        if self._exports is not None:
+            self._exports.start()
+        self._closed = False
+
+    def _load_exports(self, plan: Plan, sink: Sink | None) -> None:
+        from server.telemetry.otel.exporters import exports_of
+        from server.telemetry.otel.logs import Logs
+        from server.telemetry.otel.traces import Traces, sampler_of
+
+        self._exports = exports_of(plan, sink, self.collect, self._version)
+        if plan.otlp:
+            self.said.append(f"OTLP: {', '.join(sorted(plan.otlp))} ({plan.reason})")
+        if self._exports.spans:
+            sampler, why = sampler_of(plan.trace_share)
+            self._traces = Traces(sampler, self._exports.spans, self._version)
+            self.said.append(f"traces: {why}")
+        if self._exports.events:
+            self._logs = Logs(self._exports.events, self._version)
+
+    def _load_scrape(self, address: str) -> None:
+        from server.telemetry.otel.prometheus import ScrapeEndpoint
+
+        try:
+            self._scrape = ScrapeEndpoint(address, self.collect)
+        except ExportRefused:
+            if self._exports is not None:
+                self._exports.close(0.0)
+            raise
+        self.said.append(f"metrics on http://{self._scrape.address}/metrics")
+
+    def _opened(self, about: Mapping[str, str]) -> tuple[Any, Any]:
+        if self._exports is None:
+            return None, None
+        from opentelemetry.sdk.resources import Resource
+
+        resource = Resource.create(dict(about))
+        tracer = self._traces.tracer(resource) if self._traces is not None else None
+        logger = self._logs.logger(resource) if self._logs is not None else None
+        return tracer, logger
+
+    # ---- the request path --------------------------------------------------------------------
+
+    def began(
+        self, method: str, trace_parent: str = "", trace_state: str = "", streamed: bool = False
+    ) -> Call:
+        """`method` is package.Service/Method; the others as in W3C Trace Context."""
+        call = Call(method, time.time_ns(), streamed=streamed)
+        if self._traces is not None:
+            call.caller = caller_trace(trace_parent, trace_state)
+            call.trace = None if streamed else self._traces.begin(call.caller)
+        return call
+
+    def answered(self, record: Record, call: Call | None = None) -> Record:
+        """Returns the record as it is to be kept: naming the trace that was made for it."""
+        row = row_of(record)
+        trace = None
+        if call is not None and not call.streamed:
+            call.rows.append(row)
+            trace = call.trace
+        else:
+            if call is not None and self._traces is not None:
+                trace = self._traces.begin(call.caller)
+            self._drain.put(Alone(row, call.method if call else "", trace))
+        if trace is not None and trace.sampled and not record.trace_id:
+            return replace(record, trace_id=trace.hex)
+        return record
+
+    def ended(self, call: Call, status: str, took_s: float) -> None:
+        """After the last `answered` of the call. `status` is a gRPC status name."""
+        call.status, call.took_s = status, took_s
+        self._drain.put(call)
+
+    # ---- from any thread ---------------------------------------------------------------------
+
+    def saw(self, state: Sequence[Reading]) -> None:
+        """The state of the server, as often as it is worth looking."""
+        self._state = state
+
+    def follow(self, source: Source) -> None:
+        """Where drift and value are read at every export and scrape, in the exporter's thread. It
+        must be quick, and safe to call from there."""
+        self._source = source
+
+    def alerted(self, row: AlertRow) -> None:
+        """An alert has changed its state."""
+        self._drain.put(alert_event(row))
+
+    def sampled(self, record: Record, probability: float) -> None:
+        """The payload of a prediction is kept; `probability` is that of keeping one like it."""
+        self._drain.put(sample_event(record, probability))
+
+    def collect(self) -> list[Count]:
+        """All metrics now; what is served comes last."""
+        lost = [CounterPoint(DROPPED, (("signal", name),), n) for name, n in self.lost().items()]
+        sums, state = _sums_apart(self._state)
+        return self._books.counts([*sums, *lost], state, list(readings_of(self._source())))
+
+    def lost(self) -> dict[str, int]:
+        """What did not get out since start, by signal; `backlog` became no signal at all."""
+        exported = self._exports.lost() if self._exports is not None else {}
+        return {"backlog": self._drain.dropped, **exported}
+
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Send what is left for at most `timeout_s`; ends every thread. Again: does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._drain.end()
+        if self._scrape is not None:
+            self._scrape.close()
+        if self._exports is not None:
+            self._exports.close(timeout_s)
+
+
+def _sums_apart(state: Sequence[Reading]) -> tuple[list[CounterPoint], list[Reading]]:
+    sums = [one for one in state if one.name in COUNTERS]
+    rest = [one for one in state if one.name not in COUNTERS]
+    return [CounterPoint(one.name, one.attributes, int(one.value)) for one in sums], rest

@@ -1,0 +1,112 @@
+"""What the request path leaves for the draining thread: a Call for each RPC, a Row for each
+prediction. Slim on purpose: they wait in a queue, and a Record holds its payload.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from server.telemetry.record import Record
+
+# W3C Trace Context: version, trace id, parent id, flags; a later version may append more.
+TRACE_PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+SAMPLED_FLAG = 1
+ROOT = 0  # the parent id of a span that has none
+
+
+class Row(NamedTuple):
+    """One prediction; fields as in Record."""
+
+    prediction_id: str
+    at: float
+    stamp: str
+    task: str
+    mix: str
+    label: str
+    confidence: float
+    replica: int
+    batch_size: int
+    queue_ms: float
+    decode_ms: float
+    preprocess_ms: float
+    forward_ms: float
+    post_ms: float
+    total_ms: float
+    error: str
+    client: str
+
+    @property
+    def error_code(self) -> str:
+        return self.error.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Where a span belongs. `state` is the caller's tracestate, passed on as it came."""
+
+    trace_id: int
+    parent_id: int = ROOT
+    sampled: bool = False
+    state: str = ""
+
+    @property
+    def hex(self) -> str:
+        return f"{self.trace_id:032x}"
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One RPC under way. `trace` is None while traces are off, and for a stream, each of whose
+    rows is a trace of its own; `caller` is what the caller said of its own trace."""
+
+    method: str
+    began_unix_ns: int
+    caller: Trace | None = None
+    trace: Trace | None = None
+    streamed: bool = False
+    rows: list[Row] = field(default_factory=list)
+    status: str = "OK"
+    took_s: float = 0.0
+
+
+class Alone(NamedTuple):
+    """A prediction outside a unary call: of a stream, or of a server without calls."""
+
+    row: Row
+    method: str
+    trace: Trace | None
+
+
+def row_of(record: Record) -> Row:
+    return Row(
+        record.prediction_id,
+        record.at,
+        record.stamp,
+        record.task,
+        record.mix,
+        record.label,
+        record.confidence,
+        record.replica,
+        record.batch_size,
+        record.queue_ms,
+        record.decode_ms,
+        record.preprocess_ms,
+        record.forward_ms,
+        record.post_ms,
+        record.total_ms,
+        record.error,
+        record.client,
+    )
+
+
+def caller_trace(trace_parent: str, trace_state: str = "") -> Trace | None:
+    """What a traceparent header says; None when it is absent or not valid (W3C Trace Context)."""
+    found = TRACE_PARENT.fullmatch(trace_parent) if trace_parent else None
+    if found is None or (trace_parent.startswith("00") and len(trace_parent) != 55):
+        return None
+    trace_id, parent_id = int(found[1], 16), int(found[2], 16)
+    if not trace_id or not parent_id:
+        return None
+    return Trace(trace_id, parent_id, bool(int(found[3], 16) & SAMPLED_FLAG), trace_state)

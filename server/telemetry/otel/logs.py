@@ -1,0 +1,55 @@
+"""Events as log records with an event name. Imported only when logs are on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from opentelemetry import trace as api
+from opentelemetry._logs import Logger, SeverityNumber
+from opentelemetry.context import Context
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace.propagation import set_span_in_context
+
+from server.telemetry.otel.event import Event
+
+SCOPE = "trefoil.server"
+SEVERITIES = {
+    "info": SeverityNumber.INFO,
+    "warning": SeverityNumber.WARN,
+    "high": SeverityNumber.ERROR,
+    "critical": SeverityNumber.ERROR4,
+}
+
+
+class Logs:
+    def __init__(self, processors: Sequence[LogRecordProcessor], version: str) -> None:
+        self._processors = processors
+        self._version = version
+
+    def logger(self, resource: Resource) -> Logger:
+        """One for each resource, all with the same processors, which outlive them."""
+        provider = LoggerProvider(resource, shutdown_on_exit=False)
+        for processor in self._processors:
+            provider.add_log_record_processor(processor)
+        return provider.get_logger(SCOPE, self._version)
+
+    def write(self, logger: Logger, event: Event) -> None:
+        logger.emit(
+            timestamp=event.unix_ns,
+            context=_context(event),
+            severity_number=SEVERITIES[event.severity],
+            severity_text=event.severity.upper(),
+            body=event.body or None,
+            attributes=dict(event.attributes),
+            event_name=event.name,
+        )
+
+
+def _context(event: Event) -> Context:
+    """Names the trace, and if it is known the span, the event belongs to."""
+    if not event.trace_id:
+        return Context()
+    flags = api.TraceFlags(api.TraceFlags.SAMPLED)
+    context = api.SpanContext(event.trace_id, event.span_id, is_remote=False, trace_flags=flags)
+    return set_span_in_context(api.NonRecordingSpan(context), Context())

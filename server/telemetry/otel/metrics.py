@@ -1,0 +1,234 @@
+"""Counts as the SDK's metric data, and the thread that sends them.
+
+The SDK's instruments are left out (histogram.py says why); its data model, its exporters and
+its environment variables are used as they are. Imported only when metrics are sent somewhere.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opentelemetry.sdk.metrics import Exemplar
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Buckets,
+    ExponentialHistogram,
+    ExponentialHistogramDataPoint,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from server.telemetry.otel.catalogue import COUNTERS, GAUGES, HISTOGRAMS, Described
+from server.telemetry.otel.count import Collect, Count, by_name
+from server.telemetry.otel.histogram import SCALE, Attributes, Point, trimmed
+
+SCOPE = "trefoil.server"
+NO_BUCKETS = Buckets(0, ())
+NOTHING = Point(0, 0.0, 0.0, 0.0, 0, (), (), (), ())
+
+Key = tuple[str, str, Attributes]  # stamp, metric, attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the receiver wants."""
+
+    delta: bool = False
+    explicit_buckets: bool = False
+
+
+class Rendering:
+    """Turns counts into metric data for one receiver, and remembers what it was told last."""
+
+    def __init__(self, form: Form, version: str, clock_ns: Callable[[], int]) -> None:
+        self._form = form
+        self._scope = InstrumentationScope(SCOPE, version)
+        self._clock_ns = clock_ns
+        self._resources: dict[Attributes, Resource] = {}
+        self._points: dict[Key, Point] = {}
+        self._sums: dict[Key, int] = {}
+        self._told_unix_ns: dict[str, int] = {}  # stamp -> when
+        wanted = AggregationTemporality
+        self._temporality = wanted.DELTA if form.delta else wanted.CUMULATIVE
+
+    def data(self, counts: Sequence[Count]) -> MetricsData:
+        now_ns = self._clock_ns()
+        found = MetricsData([self._of_resource(count, now_ns) for count in counts])
+        self._told_unix_ns = {count.stamp: now_ns for count in counts}
+        self._forget({count.stamp for count in counts})
+        return found
+
+    def _of_resource(self, count: Count, now_ns: int) -> ResourceMetrics:
+        resource = self._resources.get(count.about)
+        if resource is None:
+            resource = self._resources[count.about] = Resource.create(dict(count.about))
+        metrics = [*self._histograms(count, now_ns), *self._sums_of(count, now_ns)]
+        metrics += self._gauges(count, now_ns)
+        return ResourceMetrics(resource, [ScopeMetrics(self._scope, metrics, "")], "")
+
+    def _start_ns(self, count: Count) -> int:
+        if not self._form.delta:
+            return count.start_unix_ns
+        return self._told_unix_ns.get(count.stamp, count.start_unix_ns)
+
+    def _histograms(self, count: Count, now_ns: int) -> Iterable[Metric]:
+        start_ns = self._start_ns(count)
+        for name, points in by_name(count.histograms).items():
+            news = [self._news(count.stamp, *point) for point in points]
+            pairs = [(p.attributes, new) for p, new in zip(points, news, strict=True) if new.n]
+            if not pairs:
+                continue
+            data: Histogram | ExponentialHistogram
+            if self._form.explicit_buckets:
+                explicit = [_explicit(at, new, start_ns, now_ns) for at, new in pairs]
+                data = Histogram(explicit, self._temporality)
+            else:
+                exponential = [_exponential(at, new, start_ns, now_ns) for at, new in pairs]
+                data = ExponentialHistogram(exponential, self._temporality)
+            yield _metric(name, HISTOGRAMS[name], data)
+
+    def _news(self, stamp: str, name: str, attributes: Attributes, point: Point) -> Point:
+        """What to tell of a histogram: exemplars are told once; a delta is since the last time."""
+        key = (stamp, name, attributes)
+        before = self._points.get(key, NOTHING)
+        self._points[key] = point
+        exemplars = [one for one in point.exemplars if one not in before.exemplars]
+        if not self._form.delta or before is NOTHING:
+            return point._replace(exemplars=exemplars)
+        return Point(
+            point.n - before.n,
+            point.sum - before.sum,
+            math.nan,  # of the interval alone nobody knows
+            math.nan,
+            point.zeros - before.zeros,
+            [now - then for now, then in zip(point.counts, before.counts, strict=True)],
+            point.bounds,
+            [now - then for now, then in zip(point.bounded, before.bounded, strict=True)],
+            exemplars,
+        )
+
+    def _sums_of(self, count: Count, now_ns: int) -> Iterable[Metric]:
+        start_ns = self._start_ns(count)
+        for name, points in by_name(count.counters).items():
+            found = []
+            for point in points:
+                key = (count.stamp, name, point.attributes)
+                before = self._sums.get(key, 0) if self._form.delta else 0
+                self._sums[key] = point.value
+                value = point.value - before
+                found.append(NumberDataPoint(dict(point.attributes), start_ns, now_ns, value))
+            yield _metric(name, COUNTERS[name], Sum(found, self._temporality, is_monotonic=True))
+
+    def _gauges(self, count: Count, now_ns: int) -> Iterable[Metric]:
+        for name, readings in by_name(count.readings).items():
+            found = [
+                NumberDataPoint(dict(reading.attributes), 0, now_ns, reading.value)
+                for reading in readings
+            ]
+            yield _metric(name, GAUGES[name], Gauge(found))
+
+    def _forget(self, stamps: set[str]) -> None:
+        """A stamp that is no longer counted is not remembered either."""
+        self._points = {key: one for key, one in self._points.items() if key[0] in stamps}
+        self._sums = {key: one for key, one in self._sums.items() if key[0] in stamps}
+
+
+class Publisher:
+    """Sends the metrics every `interval_s` from a thread of its own, and once more at the end."""
+
+    def __init__(
+        self, exporter: Any, rendering: Rendering, collect: Collect, interval_s: float
+    ) -> None:
+        self.exporter = exporter
+        self._rendering = rendering
+        self._collect = collect
+        self._interval_s = interval_s
+        self._ended = threading.Event()
+        self._one = threading.Lock()  # an exporter is never called twice at the same time
+        self._thread = threading.Thread(target=self._run, name="otel-metrics", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def publish(self) -> None:
+        with self._one:
+            self.exporter.export(self._rendering.data(self._collect()))
+
+    def end(self, timeout_s: float) -> None:
+        self._ended.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._interval_s):
+            self.publish()
+
+
+def rendering_of(form: Form, version: str) -> Rendering:
+    return Rendering(form, version, time.time_ns)
+
+
+def _exponential(
+    attributes: Attributes, point: Point, start_ns: int, now_ns: int
+) -> ExponentialHistogramDataPoint:
+    offset, counts = trimmed(point.counts)
+    return ExponentialHistogramDataPoint(
+        attributes=dict(attributes),
+        start_time_unix_nano=start_ns,
+        time_unix_nano=now_ns,
+        count=point.n,
+        sum=point.sum,
+        scale=SCALE,
+        zero_count=point.zeros,
+        positive=Buckets(offset, counts),
+        negative=NO_BUCKETS,
+        flags=0,
+        min=_known(point.min),
+        max=_known(point.max),
+        exemplars=_exemplars(point),
+    )
+
+
+def _explicit(
+    attributes: Attributes, point: Point, start_ns: int, now_ns: int
+) -> HistogramDataPoint:
+    return HistogramDataPoint(
+        attributes=dict(attributes),
+        start_time_unix_nano=start_ns,
+        time_unix_nano=now_ns,
+        count=point.n,
+        sum=point.sum,
+        bucket_counts=point.bounded,
+        explicit_bounds=point.bounds,
+        min=_known(point.min),
+        max=_known(point.max),
+        exemplars=_exemplars(point),
+    )
+
+
+def _known(value: float) -> float:
+    """The wire leaves out what is None, and the SDK's types do not say so."""
+    return None if math.isnan(value) else value  # type: ignore[return-value]
+
+
+def _exemplars(point: Point) -> list[Exemplar]:
+    return [
+        Exemplar({}, one.value, one.unix_ns, one.span_id, one.trace_id) for one in point.exemplars
+    ]
+
+
+def _metric(name: str, described: Described, data: Any) -> Metric:
+    return Metric(name, described.description, described.unit, data)

@@ -1,0 +1,158 @@
+"""The scrape endpoint: counts in Prometheus' text form, with exemplars for those who ask for
+OpenMetrics. Needs none of OpenTelemetry. Imported only with --prometheus.
+
+Plain HTTP without credentials: it tells counts, names of features and slices, never payloads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import prometheus_client as client
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar as Shown
+
+from server.telemetry.errors import ExportRefused
+from server.telemetry.otel.catalogue import COUNTERS, GAUGES, HISTOGRAMS
+from server.telemetry.otel.count import Collect, Count, by_name
+from server.telemetry.otel.histogram import Attributes, Exemplar, Point
+from server.telemetry.otel.plan import split_address
+
+STAMP_LABEL = "trefoil_stamp"
+STAMP_DIGITS = 12  # as people see it; all 64 are in target_info
+UNITS = {"s": "seconds"}
+
+Buckets = list[tuple[str, float] | tuple[str, float, Shown]]
+
+
+class Counts(Collector):
+    """Reads the counts at each scrape."""
+
+    def __init__(self, collect: Collect) -> None:
+        self._collect = collect
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # or registering would collect once
+
+    def collect(self) -> Iterator[Metric]:
+        counts = self._collect()
+        if counts:
+            yield _target(counts[-1])
+        yield from _histograms(counts)
+        yield from _counters(counts)
+        yield from _gauges(counts)
+
+
+class ScrapeEndpoint:
+    """Raises ExportRefused when the address cannot be had."""
+
+    def __init__(self, address: str, collect: Collect) -> None:
+        host, port = split_address(address)
+        registry = client.CollectorRegistry()
+        registry.register(Counts(collect))
+        client.ProcessCollector(registry=registry)
+        try:
+            served: tuple[Any, threading.Thread] = client.start_http_server(port, host, registry)
+        except OSError as error:
+            words = error.strerror or error
+            raise ExportRefused(f"--prometheus {address}: cannot listen: {words}") from None
+        self._server, self._thread = served
+        self.address = f"{host}:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _target(count: Count) -> Metric:
+    about = {_plain(name): value for name, value in count.about}
+    return InfoMetricFamily("target", "What is scraped", value=about)
+
+
+def _histograms(counts: Sequence[Count]) -> Iterator[Metric]:
+    found = [(count.stamp, point) for count in counts for point in count.histograms]
+    for name, described in HISTOGRAMS.items():
+        points = [(stamp, point) for stamp, point in found if point.name == name]
+        names = _label_names(point.attributes for _, point in points)
+        unit = UNITS.get(described.unit, "")
+        family = HistogramMetricFamily(_plain(name), described.description, labels=names, unit=unit)
+        for stamp, point in points:
+            family.add_metric(
+                _label_values(names, point.attributes, stamp),
+                buckets=_buckets(point.point),
+                sum_value=point.point.sum,
+            )
+        if points:
+            yield family
+
+
+def _counters(counts: Sequence[Count]) -> Iterator[Metric]:
+    found = [(count.stamp, point) for count in counts for point in count.counters]
+    for name, described in COUNTERS.items():
+        points = [(stamp, point) for stamp, point in found if point.name == name]
+        names = _label_names(point.attributes for _, point in points)
+        family = CounterMetricFamily(_plain(name), described.description, labels=names)
+        for stamp, point in points:
+            family.add_metric(_label_values(names, point.attributes, stamp), point.value)
+        if points:
+            yield family
+
+
+def _gauges(counts: Sequence[Count]) -> Iterator[Metric]:
+    for name, readings in by_name(one for count in counts for one in count.readings).items():
+        names = _label_names(reading.attributes for reading in readings)[1:]
+        described = GAUGES[name]
+        unit = UNITS.get(described.unit, "")
+        family = GaugeMetricFamily(_plain(name), described.description, labels=names, unit=unit)
+        for reading in readings:
+            family.add_metric(_label_values(names, reading.attributes, ""), reading.value)
+        yield family
+
+
+def _label_names(attributes: Iterable[Attributes]) -> list[str]:
+    """The stamp, then every name any of the points has: one family has one set of labels."""
+    names = {_plain(name): None for some in attributes for name, _ in some}
+    return [STAMP_LABEL, *names]
+
+
+def _label_values(names: Sequence[str], attributes: Attributes, stamp: str) -> list[str]:
+    known = {_plain(name): value for name, value in attributes}
+    known[STAMP_LABEL] = stamp[:STAMP_DIGITS]
+    return [known.get(name, "") for name in names]
+
+
+def _buckets(point: Point) -> Buckets:
+    """Cumulative, as the format wants them, each with the latest exemplar that falls in it."""
+    buckets: Buckets = []
+    total = 0
+    low = -1.0
+    for high, count in zip((*point.bounds, float("inf")), point.bounded, strict=True):
+        total += count
+        name = "+Inf" if high == float("inf") else str(high)
+        shown = _latest(point.exemplars, low, high)
+        buckets.append((name, total, shown) if shown else (name, total))
+        low = high
+    return buckets
+
+
+def _latest(exemplars: Sequence[Exemplar], low: float, high: float) -> Shown | None:
+    inside = [one for one in exemplars if low < one.value <= high]
+    if not inside:
+        return None
+    last = max(inside, key=lambda one: one.unix_ns)
+    labels = {"trace_id": f"{last.trace_id:032x}", "span_id": f"{last.span_id:016x}"}
+    return Shown(labels, last.value, last.unix_ns / 1e9)
+
+
+def _plain(name: str) -> str:
+    return name.replace(".", "_")

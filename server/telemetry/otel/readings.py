@@ -1,0 +1,94 @@
+"""What is read rather than counted: the state of the server, drift and value, as gauges.
+
+Slices are the callers' words, so only the worst few are shown; the rest is in the store.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from server.telemetry.otel.histogram import Attributes
+from server.telemetry.rows import DriftRow, QualityRow
+
+MOST_FEATURES = 128
+MOST_SLICES = 20
+
+# "insufficient" and "learning" are no verdict, and below every verdict.
+LEVELS = {"insufficient": -2, "learning": -1, "ok": 0, "warning": 1, "high": 2, "critical": 3}
+
+
+class Reading(NamedTuple):
+    """`name` is one of GAUGES, or of COUNTERS for a sum since start."""
+
+    name: str
+    value: float
+    attributes: Attributes = ()
+
+
+def readings_of(rows: Iterable[DriftRow | QualityRow]) -> Iterator[Reading]:
+    """The last row of each key counts; all traffic first, then the worst slices."""
+    drift: dict[tuple[str, str, str, int], DriftRow] = {}
+    quality: dict[str, QualityRow] = {}
+    for row in rows:
+        if isinstance(row, DriftRow):
+            drift[row.feature, row.slice, row.baseline, row.window_s] = row
+        else:
+            quality[row.slice] = row
+    for row in _worst(drift.values()):
+        yield from _drift(row)
+    for shown in _least(quality.values()):
+        yield from _quality(shown)
+
+
+def _worst(rows: Iterable[DriftRow]) -> list[DriftRow]:
+    ordered = sorted(rows, key=lambda row: (-LEVELS.get(row.level, 0), -row.excess_kl, -row.ks))
+    whole = [row for row in ordered if not row.slice][:MOST_FEATURES]
+    return whole + [row for row in ordered if row.slice][:MOST_SLICES]
+
+
+def _least(rows: Iterable[QualityRow]) -> list[QualityRow]:
+    ordered = sorted(rows, key=_merit)
+    whole = [row for row in ordered if not row.slice]
+    return whole + [row for row in ordered if row.slice][:MOST_SLICES]
+
+
+def _merit(row: QualityRow) -> float:
+    known = (value for value in (row.accuracy, row.estimated_accuracy) if not math.isnan(value))
+    return next(known, math.inf)
+
+
+def _drift(row: DriftRow) -> Iterator[Reading]:
+    where = (
+        ("trefoil.feature", row.feature),
+        ("trefoil.slice", row.slice),
+        ("trefoil.baseline", row.baseline),
+        ("trefoil.window", f"{row.window_s // 3600}h"),
+    )
+    yield Reading("trefoil.drift.n", row.n_effective, where)
+    if row.level in LEVELS:
+        yield Reading("trefoil.drift.level", LEVELS[row.level], where)
+    if LEVELS.get(row.level, 0) < 0:
+        return  # no score is better than one that rests on too little
+    yield Reading("trefoil.drift.ks", row.ks, where)
+    yield Reading("trefoil.drift.kl", row.kl, where)
+    yield Reading("trefoil.drift.excess_kl", row.excess_kl, where)
+    yield Reading("trefoil.drift.psi", row.psi, where)
+    yield Reading("trefoil.drift.js", row.js, where)
+
+
+def _quality(row: QualityRow) -> Iterator[Reading]:
+    where = (("trefoil.slice", row.slice),)
+    realised, estimated = (*where, ("kind", "realised")), (*where, ("kind", "estimated"))
+    found = (
+        Reading("trefoil.quality.accuracy", row.accuracy, realised),
+        Reading("trefoil.quality.accuracy", row.estimated_accuracy, estimated),
+        Reading("trefoil.quality.value", row.value_per_1000, realised),
+        Reading("trefoil.quality.value", row.estimated_value_per_1000, estimated),
+        Reading("trefoil.quality.calibration_error", row.ece, where),
+        Reading("trefoil.quality.label_delay", row.median_label_delay_s, where),
+    )
+    yield from (reading for reading in found if not math.isnan(reading.value))
+    if row.predictions:
+        yield Reading("trefoil.quality.labelled", row.labelled / row.predictions, where)

@@ -1,0 +1,210 @@
+"""Spans, made up from a call's timings once it has been answered, for sampled traces only.
+
+One span for the call; with one prediction its stages are children of it, with several there is a
+span for each prediction between. Imported only when traces are on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from opentelemetry import trace as api
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, Tracer, TracerProvider
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace.propagation import set_span_in_context
+
+from server.telemetry.otel.items import ROOT, Alone, Call, Row, Trace
+from server.telemetry.otel.ledger import SERVER_ERRORS, STAGES, Mark, call_attributes
+
+SCOPE = "trefoil.server"
+PREDICTION = "trefoil.prediction"
+NS_PER_MS = 1_000_000
+
+
+def sampler_of(share: float | None) -> tuple[Sampler, str]:
+    """(sampler, why this one). None: the one OTEL_TRACES_SAMPLER names.
+
+    The specification wants TraceIdRatioBased replaced by ProbabilitySampler, which Python does not
+    have outside its experiments: this is the one place to change then.
+    """
+    if share is None:
+        return TracerProvider(shutdown_on_exit=False).sampler, "as OTEL_TRACES_SAMPLER says"
+    return ParentBased(TraceIdRatioBased(share)), f"{share:g} of the traces no caller decided on"
+
+
+class GivenTraceIds(IdGenerator):
+    """Trace ids are known before there is a span; set `trace_id`, then start the root span."""
+
+    trace_id = 0
+
+    def generate_span_id(self) -> int:
+        return random.getrandbits(64) or 1
+
+    def generate_trace_id(self) -> int:
+        return self.trace_id
+
+    def is_trace_id_random(self) -> bool:
+        return True
+
+
+class Traces:
+    """`begin` belongs to the request path, everything else to the draining thread."""
+
+    def __init__(self, sampler: Sampler, processors: Sequence[SpanProcessor], version: str) -> None:
+        self._sampler = sampler
+        self._processors = processors
+        self._version = version
+        self._ids = GivenTraceIds()
+
+    def begin(self, caller: Trace | None) -> Trace:
+        """The caller's trace, or a new one, with the sampler's decision."""
+        trace = caller or Trace(random.getrandbits(128) or 1)
+        decision = self._sampler.should_sample(_context(caller), trace.trace_id, SCOPE).decision
+        sampled = decision is Decision.RECORD_AND_SAMPLE
+        return Trace(trace.trace_id, trace.parent_id, sampled, trace.state)
+
+    def tracer(self, resource: Resource) -> Tracer:
+        """One for each resource, all with the same processors, which outlive them."""
+        provider = TracerProvider(
+            sampler=self._sampler,
+            resource=resource,
+            shutdown_on_exit=False,
+            id_generator=self._ids,
+        )
+        for processor in self._processors:
+            provider.add_span_processor(processor)
+        tracer = provider.get_tracer(SCOPE, self._version)
+        assert isinstance(tracer, Tracer)
+        return tracer
+
+    def write_call(self, tracer: Tracer, call: Call) -> list[Mark]:
+        """The marks of the call's own span and then of each of its rows."""
+        assert call.trace is not None
+        ended_ns = call.began_unix_ns + int(call.took_s * 1e9)
+        attributes = dict(call_attributes(call.method, call.status))
+        if len(call.rows) == 1:
+            attributes |= _row_attributes(call.rows[0])  # type: ignore[arg-type]
+        self._ids.trace_id = call.trace.trace_id
+        span = tracer.start_span(
+            call.method,
+            _context(call.trace),
+            api.SpanKind.SERVER,
+            attributes,
+            start_time=call.began_unix_ns,
+        )
+        if call.status in SERVER_ERRORS:
+            span.set_status(api.StatusCode.ERROR)
+        mark = _mark(span, ended_ns)
+        if len(call.rows) == 1:
+            _write_stages(tracer, span, call.rows[0])
+            marks = [mark, mark]
+        else:
+            marks = [
+                mark,
+                *(self._write_row(tracer, set_span_in_context(span), row) for row in call.rows),
+            ]
+        span.end(ended_ns)
+        return marks
+
+    def write_alone(self, tracer: Tracer, alone: Alone) -> Mark:
+        assert alone.trace is not None
+        self._ids.trace_id = alone.trace.trace_id
+        kind = api.SpanKind.SERVER if alone.method else api.SpanKind.INTERNAL
+        attributes = {"rpc.system.name": "grpc", "rpc.method": alone.method} if alone.method else {}
+        return self._write_row(tracer, _context(alone.trace), alone.row, kind, attributes)
+
+    def _write_row(
+        self,
+        tracer: Tracer,
+        context: Context | None,
+        row: Row,
+        kind: api.SpanKind = api.SpanKind.INTERNAL,
+        more: dict[str, str] | None = None,
+    ) -> Mark:
+        began_ns, ended_ns = _interval(row)
+        attributes = {**_row_attributes(row), **(more or {})}
+        span = tracer.start_span(PREDICTION, context, kind, attributes, start_time=began_ns)
+        if row.error_code in SERVER_ERRORS:
+            span.set_status(api.StatusCode.ERROR)
+        _write_stages(tracer, span, row)
+        span.end(ended_ns)
+        return _mark(span, ended_ns)
+
+
+def _write_stages(tracer: Tracer, parent: api.Span, row: Row) -> None:
+    context = set_span_in_context(parent)
+    for stage, began_ns, ended_ns in stages_of(row):
+        span = tracer.start_span(f"trefoil.{stage}", context, start_time=began_ns)
+        span.end(ended_ns)
+
+
+def stages_of(row: Row) -> Iterator[tuple[str, int, int]]:
+    """(stage, began, ended) in unix nanoseconds, of the stages the row went through.
+
+    Only durations are known. What comes before the forward is laid out from the start, the forward
+    and what follows from the end: the gap between is the wait for the batch.
+    """
+    began_ns, ended_ns = _interval(row)
+    times = (row.queue_ms, row.decode_ms, row.preprocess_ms, row.forward_ms, row.post_ms)
+    lengths = [int(ms * NS_PER_MS) for ms in times]
+    at_ns = began_ns
+    for stage, length in zip(STAGES[:3], lengths[:3], strict=True):
+        if length:
+            yield stage, at_ns, min(at_ns + length, ended_ns)
+            at_ns = min(at_ns + length, ended_ns)
+    forward_ns, post_ns = lengths[3:]
+    at_ns = max(at_ns, ended_ns - forward_ns - post_ns)
+    for stage, length in zip(STAGES[3:], (forward_ns, post_ns), strict=True):
+        if length:
+            yield stage, at_ns, min(at_ns + length, ended_ns)
+            at_ns = min(at_ns + length, ended_ns)
+
+
+def span_context(trace: Trace) -> api.SpanContext:
+    return api.SpanContext(
+        trace.trace_id,
+        trace.parent_id,
+        is_remote=True,
+        trace_flags=api.TraceFlags(api.TraceFlags.SAMPLED if trace.sampled else 0),
+        trace_state=api.TraceState.from_header([trace.state]) if trace.state else None,
+    )
+
+
+def _context(trace: Trace | None) -> Context:
+    """An empty context unless there is a remote parent: nothing of this thread's own leaks in."""
+    if trace is None or trace.parent_id == ROOT:
+        return Context()
+    return set_span_in_context(api.NonRecordingSpan(span_context(trace)), Context())
+
+
+def _interval(row: Row) -> tuple[int, int]:
+    ended_ns = int(row.at * 1e9)
+    return ended_ns - int(row.total_ms * NS_PER_MS), ended_ns
+
+
+def _mark(span: api.Span, at_ns: int) -> Mark:
+    context = span.get_span_context()
+    return Mark(at_ns, context.trace_id, context.span_id)
+
+
+def _row_attributes(row: Row) -> dict[str, str | int | float]:
+    attributes: dict[str, str | int | float] = {
+        "trefoil.prediction.id": row.prediction_id,
+        "trefoil.stamp": row.stamp,
+        "trefoil.task": row.task,
+        "trefoil.mix": row.mix,
+        "trefoil.client": row.client,
+        "trefoil.replica": row.replica,
+        "trefoil.batch.rows": row.batch_size,
+    }
+    if row.error:
+        attributes["error.type"] = row.error_code
+        attributes["trefoil.error"] = row.error
+    else:
+        attributes["trefoil.label"] = row.label
+        attributes["trefoil.confidence"] = row.confidence
+    return attributes
