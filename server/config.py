@@ -80,5 +80,7 @@ class ServerConfig:
     # Telemetry.
     slo_ms: float = 0.0
     sample_share: float = 0.05  # payloads kept
+    prometheus: str = ""  # HOST:PORT of a scrape endpoint
+    trace_share: float = 0.05  # of the calls whose caller did not decide
     simulated_time: tuple[float, float] | None = None  # unix seconds at start, speed
     environment: str = ""

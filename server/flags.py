@@ -284,6 +284,20 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "--sample-share", "sample_share", share, "SHARE", "share of the payloads that is kept"
         ),
         Flag(
+            "--prometheus",
+            "prometheus",
+            str,
+            "HOST:PORT",
+            "serve metrics there, in plain HTTP; OTLP is set up by the OTEL_* variables",
+        ),
+        Flag(
+            "--trace-share",
+            "trace_share",
+            share,
+            "SHARE",
+            "share of the calls to trace when their caller has not decided and OTLP is on",
+        ),
+        Flag(
             "--simulated-time",
             "simulated_time",
             simulated.read,
