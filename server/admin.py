@@ -1,18 +1,27 @@
-"""trefoil.v1.Admin: so far Drain. Load, Activate, Rollback and Rehearse belong here too."""
+"""trefoil.v1.Admin: changing what is served, and ending."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from proto import admin_pb2 as pb
+from proto import inference_pb2
 from server.answers import stamp_message
+from server.deployment import Deployment
 from server.engine import Engine
 from server.envelope import message_of
+from server.errors import DeployRefused
+from server.lineup import Step, Switch
+from server.refusal import Refused, bad_input
+from server.types import Fault
 
 PROGRESS_S = 0.2
+BLUE_GREEN = "blue-green"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +29,44 @@ class Admin:
     """`leave` ends the server once it is drained; it must return at once."""
 
     engine: Engine
+    deployment: Deployment | None
     grace_s: float
     leave: Callable[[], None]
+
+    async def Load(self, data: bytes, _context: Any) -> AsyncIterator[pb.Progress]:
+        request = message_of(pb.LoadRequest, data)
+        if request.swap not in ("", BLUE_GREEN):
+            words = f"{request.swap!r} is not offered; {BLUE_GREEN} is"
+            raise Refused(bad_input("swap", "UNKNOWN_SWAP", words))
+        try:
+            async with aclosing(self._deployment().load(Path(request.path))) as steps:
+                async for step in steps:
+                    yield _loading(step)
+        except DeployRefused as refusal:
+            raise _refused(refusal) from None
+
+    async def Activate(self, data: bytes, _context: Any) -> pb.Progress:
+        request = message_of(pb.ActivateRequest, data)
+        if request.canary_share:
+            words = "a canary is not offered yet; activate serves everybody"
+            raise Refused(bad_input("canary_share", "NO_CANARY", words))
+        try:
+            return _switched("activated", await self._deployment().activate(request.stamp))
+        except DeployRefused as refusal:
+            raise _refused(refusal) from None
+
+    async def Rollback(self, data: bytes, _context: Any) -> pb.Progress:
+        request = message_of(pb.RollbackRequest, data)
+        try:
+            return _switched("rolled back", await self._deployment().roll_back(request.reason))
+        except DeployRefused as refusal:
+            raise _refused(refusal) from None
+
+    def _deployment(self) -> Deployment:
+        if self.deployment is None:
+            words = "this server was started without a store for bundles"
+            raise Refused(Fault("FAILED_PRECONDITION", "", "NO_STORE", words))
+        return self.deployment
 
     async def Drain(self, data: bytes, _context: Any) -> AsyncIterator[pb.Progress]:
         request = message_of(pb.DrainRequest, data)
@@ -51,3 +96,29 @@ class Admin:
             done=step == "drained",
             stamp=stamp_message(self.engine.facts),
         )
+
+
+def _loading(step: Step) -> pb.Progress:
+    stamp = inference_pb2.Stamp(hex=step.stamp, name=step.stamp_name)
+    return pb.Progress(
+        step=step.name,
+        fraction=step.fraction,
+        detail=step.detail,
+        done=step.name == "ready",
+        stamp=stamp,
+    )
+
+
+def _switched(step: str, switch: Switch) -> pb.Progress:
+    return pb.Progress(
+        step=step,
+        fraction=1.0,
+        detail=f"in {switch.took_s * 1e6:.1f} us, from {switch.from_stamp}",
+        done=True,
+        stamp=inference_pb2.Stamp(hex=switch.stamp, name=switch.stamp_name),
+    )
+
+
+def _refused(refusal: DeployRefused) -> Refused:
+    reason = f"DEPLOY_{refusal.check.upper()}"
+    return Refused(Fault("FAILED_PRECONDITION", "", reason, refusal.message))

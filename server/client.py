@@ -119,6 +119,16 @@ class Client:
             return event.snapshot  # type: ignore[no-any-return]
         raise Failure(grpc.StatusCode.UNKNOWN, "the server sent no snapshot", "", "", "", 0.0)
 
+    async def load(self, path: str) -> AsyncIterator[admin_pb2.Progress]:
+        async for progress in _read(self._admin.Load(admin_pb2.LoadRequest(path=path))):
+            yield progress
+
+    async def activate(self, stamp: str) -> admin_pb2.Progress:
+        return await _one(self._admin.Activate(admin_pb2.ActivateRequest(stamp=stamp)))  # type: ignore[no-any-return]
+
+    async def roll_back(self, reason: str) -> admin_pb2.Progress:
+        return await _one(self._admin.Rollback(admin_pb2.RollbackRequest(reason=reason)))  # type: ignore[no-any-return]
+
     async def drain(self, grace_s: float, leave: bool) -> AsyncIterator[admin_pb2.Progress]:
         request = admin_pb2.DrainRequest(grace_s=grace_s, exit=leave)
         async for progress in _read(self._admin.Drain(request)):
@@ -179,3 +189,10 @@ def _chunks(data: bytes, mime: str) -> Iterator[pb.UploadChunk]:
     view = memoryview(data)
     for start in range(0, len(data), CHUNK_BYTES):
         yield pb.UploadChunk(data=bytes(view[start : start + CHUNK_BYTES]))
+
+
+async def _one(call: Any) -> Any:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise failure_of(error) from None

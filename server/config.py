@@ -47,6 +47,7 @@ class ServerConfig:
     load_timeout_s: float = 900.0
     stall_s: float = 30.0  # work in a replica and no sign of progress: it is killed
     drain_s: float = 20.0
+    standby_s: float = 600.0  # the pool served before is kept warm so long
 
     # Readiness.
     probe_interval_s: float = 30.0

@@ -19,6 +19,7 @@ from server import oip_messages
 from server.admin import Admin
 from server.brake import Brake
 from server.config import ServerConfig
+from server.deployment import Deployment
 from server.door import Door
 from server.engine import Engine
 from server.errors import ServerError
@@ -60,6 +61,7 @@ class Edge:
     leave: Callable[[], None]
     interceptors: tuple[grpc.aio.ServerInterceptor, ...] = ()
     credentials: grpc.ServerCredentials | None = None  # None: plaintext
+    deployment: Deployment | None = None  # None: what is served cannot be changed
     _server: grpc.aio.Server | None = field(default=None, init=False)
 
     async def start(self) -> str:
@@ -104,7 +106,7 @@ class Edge:
         inference = Inference(engine, intake, rows, uploads, door, self._described())
         snapshots = Snapshots(engine, self.identity, tally)
         open_inference = OpenInference(config, intake, rows, door, self.identity.version)
-        admin = Admin(engine, config.drain_s, self.leave)
+        admin = Admin(engine, self.deployment, config.drain_s, self.leave)
         native = inference_pb2.DESCRIPTOR.services_by_name["Inference"]
         return [
             door.handlers(native, inference),

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from server import errors, host
 from server.config import ServerConfig
+from server.lineup import Build, Lineup
 from server.pool import Pool
 from server.readiness import state_of
 from server.records import record_of
@@ -63,14 +64,16 @@ class Engine:
         recorder: Recorder,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        build: Build | None = None,
     ) -> None:
+        """`build` makes the pool of another bundle; without it none can be loaded."""
+        self.lineup = Lineup(config, pool, build, clock)
         self._config = config
-        self._pool = pool
         self._recorder = recorder
         self._clock = clock
         self._wall = wall
         self._started = wall()
-        self._env = ""
+        self._envs: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
         self._pins: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
         self._served = False  # a replica has been ready once
@@ -78,6 +81,10 @@ class Engine:
         self._state = "STARTING"
         self._state_changed = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def _pool(self) -> Pool:
+        return self.lineup.active
 
     @property
     def facts(self) -> Facts | None:
@@ -105,10 +112,13 @@ class Engine:
             self._served = self._pool.serving > 0
             if not self._served:
                 return errors.not_started(self._pool.why_not())
-        facts = self.facts
+        return self._refusal(self.lineup.pool_for(work), work)
+
+    def _refusal(self, pool: Pool, work: Work) -> Fault | None:
+        facts = pool.facts
         if facts and work.expected_stamps and facts.stamp not in work.expected_stamps:
             return errors.stamp_differs(facts.stamp)
-        return self._pool.dispatch.refusal(work)
+        return pool.dispatch.refusal(work)
 
     async def predict(self, work: Work) -> Outcome:
         """Answer one row. Admits it itself; a refusal is an Outcome with that fault too.
@@ -116,24 +126,27 @@ class Engine:
         Never raises for a row's fault. Cancelling the awaiting task drops the work: out of the
         queue, or in the replica before its next stage.
         """
+        # One pool from here to the answer, whatever is activated in between.
+        pool = self.lineup.pool_for(work)
         fault = self.admit(work)
         if fault is not None:
             return self._refused(work, fault)
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Outcome] = loop.create_future()
         entry = Entry(work, self._clock(), lambda outcome: _settle(answered, outcome))
-        self._pool.dispatch.submit(entry)
+        pool.dispatch.submit(entry)
         try:
             outcome = self._checked(work, await answered)
         except asyncio.CancelledError:
-            self._abandoned(entry)
+            self._abandoned(pool, entry)
             raise
         # In the next turn of the loop: the caller comes first.
-        loop.call_soon(self._record, work, outcome)
+        loop.call_soon(self._record, pool, work, outcome)
         return outcome
 
     async def generate(self, work: Work) -> AsyncGenerator[Token | GenerationEnd, None]:
         """Yield pieces of text, then one GenerationEnd. Closing the iterator cancels the work."""
+        pool = self.lineup.pool_for(work)
         fault = self.admit(work)
         if fault is not None:
             yield GenerationEnd(self._refused(work, fault), "", 0, 0.0)
@@ -141,7 +154,7 @@ class Engine:
         items: asyncio.Queue[str | Outcome] = asyncio.Queue()
         began = self._clock()
         entry = Entry(work, began, items.put_nowait, items.put_nowait)
-        self._pool.dispatch.submit(entry)
+        pool.dispatch.submit(entry)
         first_token_ms = 0.0
         try:
             while isinstance(item := await items.get(), str):
@@ -149,9 +162,9 @@ class Engine:
                 yield Token(item)
         finally:
             if not entry.closed:
-                self._abandoned(entry)
+                self._abandoned(pool, entry)
         outcome = self._checked(work, item)
-        asyncio.get_running_loop().call_soon(self._record, work, outcome)
+        asyncio.get_running_loop().call_soon(self._record, pool, work, outcome)
         yield GenerationEnd(outcome, entry.finish_reason, entry.tokens, first_token_ms)
 
     def _refused(self, work: Work, fault: Fault) -> Outcome:
@@ -163,8 +176,8 @@ class Engine:
         stamp = self.facts.stamp if self.facts else ""
         return Outcome(work.id, None, fault, Timing(), 0, stamp, NO_REPLICA)
 
-    def _abandoned(self, entry: Entry) -> None:
-        self._pool.dispatch.cancel(entry)
+    def _abandoned(self, pool: Pool, entry: Entry) -> None:
+        pool.dispatch.cancel(entry)
         self._counts["requests"] += 1
         self._counts["cancelled"] += 1
 
@@ -176,18 +189,22 @@ class Engine:
             return replace(outcome, answer=None, fault=fault)
         return outcome
 
-    def _record(self, work: Work, outcome: Outcome) -> None:
+    def _record(self, pool: Pool, work: Work, outcome: Outcome) -> None:
         self._counts["requests"] += 1
         self._counts["retried"] += outcome.retried
         fault = outcome.fault
         self._counts["answered" if fault is None else COUNTED_AS.get(fault.code, "failed")] += 1
-        schema = self.facts.features if self.facts else ()
-        self._recorder.put(record_of(work, outcome, self._wall(), self._environment()), schema)
+        schema = pool.facts.features if pool.facts else ()
+        self._recorder.put(record_of(work, outcome, self._wall(), self._environment(pool)), schema)
 
-    def _environment(self) -> str:
-        if not self._env and self.facts is not None:
-            self._env = " ".join(f"{key}={value}" for key, value in sorted(self.facts.env.items()))
-        return self._env
+    def _environment(self, pool: Pool) -> str:
+        facts = pool.facts
+        if facts is None:
+            return ""
+        if facts.stamp not in self._envs:
+            pairs = sorted(facts.env.items())
+            self._envs[facts.stamp] = " ".join(f"{key}={value}" for key, value in pairs)
+        return self._envs[facts.stamp]
 
     def _remember_pin(self, work: Work) -> None:
         for stamp in sorted(work.expected_stamps):
@@ -249,7 +266,8 @@ class Engine:
         what is left ends with UNAVAILABLE."""
         self._draining = True
         self._note_state()
-        await self._pool.finish(grace_s, errors.draining())
+        left = errors.draining()
+        await asyncio.gather(*(pool.finish(grace_s, left) for pool in self.lineup.pools))
 
     async def stop(self) -> None:
         """End the replicas. Everything still waiting ends with UNAVAILABLE."""
@@ -258,7 +276,7 @@ class Engine:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
-        await self._pool.stop()
+        await self.lineup.stop()
 
 
 def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:

@@ -1,7 +1,8 @@
 """What can go wrong in the front itself, and every fault the front can give a row.
 
 ServerError
-└── PoolRefused   the pool cannot serve: `check` is memory, device, start, or a bundle check
+├── PoolRefused   the pool cannot serve: `check` is memory, device, start, or a bundle check
+└── DeployRefused a bundle is not put into service: `check` is load, probe, speed, activate, ...
 
 A row's own trouble is a Fault, never an exception; rpc.py turns its code into a status.
 """
@@ -17,6 +18,15 @@ class ServerError(Exception):
 
 class PoolRefused(ServerError):
     """`check` as in pipelines.errors.BundleRefused, or "memory", "device", "start"."""
+
+    def __init__(self, check: str, message: str) -> None:
+        super().__init__(f"{check}: {message}")
+        self.check = check
+        self.message = message
+
+
+class DeployRefused(ServerError):
+    """What served before goes on serving; `message` holds the evidence."""
 
     def __init__(self, check: str, message: str) -> None:
         super().__init__(f"{check}: {message}")

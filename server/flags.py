@@ -195,6 +195,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "deadline of callers that set none",
         ),
         Flag("--grace", "drain_s", seconds, "S", "time to finish accepted work when told to stop"),
+        Flag(
+            "--standby",
+            "standby_s",
+            seconds,
+            "S",
+            "after a switch the bundle before is kept warm so long, for a rollback at once",
+        ),
     ),
     "readiness": (
         Flag(

@@ -1,136 +1,48 @@
-"""A small closed-loop load: the same request again and again, some of them at a time."""
+"""`server load`: verify, warm and probe a bundle beside the one that is served."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, TextIO
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
-from proto import inference_pb2 as pb
-from server.client import Client, Failure
-from server.commands.answer import STAGES, failure_of_fault
-
-# A refused caller waits as it is told, or this long.
-BACK_OFF_S = 0.1
+from server.commands.connection import OK, add_connection, connect, run_to_end
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    repeat: int
-    concurrency: int
-    unary: bool  # a call each; else all over one stream
-    timeout_s: float
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server load",
+        description="Copy a bundle into the server's store, verify, warm and probe it beside the "
+        "one that is served. A wrong or slower one is refused with the evidence.",
+        epilog="exit codes: 0 ready to be activated, 1 refused, 2 wrong usage, 4 not reached",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="a directory on the server's host")
+    parser.add_argument("--activate", action="store_true", help="and serve it when it is ready")
+    add_connection(parser)
+    return parser
 
 
-@dataclass(slots=True)
-class Summary:
-    seconds: float = 0.0
-    latencies_ms: list[float] = field(default_factory=list)
-    stages_ms: Counter[str] = field(default_factory=Counter)
-    batch_rows: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    first_failure: Failure | None = None
-    gone: bool = False  # the server is not reached any more: the load ends early
-
-    def plain(self) -> dict[str, Any]:
-        answered = max(len(self.latencies_ms), 1)
-        return {
-            "answered": len(self.latencies_ms),
-            "errors": dict(self.errors),
-            "seconds": round(self.seconds, 3),
-            "per_second": round(len(self.latencies_ms) / max(self.seconds, 1e-9), 2),
-            "latency_ms": {f"p{percent}": self._percentile(percent) for percent in (50, 95, 99)},
-            "mean_timings_ms": {
-                stage: round(self.stages_ms[stage] / answered, 3) for stage in STAGES
-            },
-            "mean_batch_size": round(self.batch_rows / answered, 2),
-        }
-
-    def readable(self) -> str:
-        found = self.plain()
-        latency, stages = found["latency_ms"], found["mean_timings_ms"]
-        lines = [
-            f"{found['answered']} answered in {found['seconds']:.2f} s: "
-            f"{found['per_second']:.1f} a second, batches of {found['mean_batch_size']:.1f}",
-            f"  latency  p50 {latency['p50']:.1f}  p95 {latency['p95']:.1f}  "
-            f"p99 {latency['p99']:.1f} ms, as seen from here",
-            "  stages   " + "  ".join(f"{stage} {ms:.1f}" for stage, ms in stages.items()) + " ms",
-        ]
-        lines += [f"  {count} x {reason}" for reason, count in self.errors.most_common()]
-        return "\n".join(lines)
-
-    def add(self, result: pb.Result, took_ms: float) -> None:
-        self.latencies_ms.append(took_ms)
-        self.batch_rows += result.batch_size
-        for stage in STAGES:
-            self.stages_ms[stage] += getattr(result.timing, f"{stage}_ms")
-
-    def fail(self, failure: Failure) -> None:
-        self.errors[f"{failure.code.name} {failure.reason}".strip()] += 1
-        self.first_failure = self.first_failure or failure
-        self.gone = self.gone or failure.unreachable
-
-    def _percentile(self, percent: int) -> float:
-        """The smallest latency that at least `percent` % of the answers did not exceed."""
-        ordered = sorted(self.latencies_ms)
-        rank = -(-percent * len(ordered) // 100)
-        return round(ordered[rank - 1], 3) if ordered else 0.0
+def run(words: Sequence[str]) -> int:
+    arguments = parser().parse_args(words)
+    arguments.bundle = str(Path(arguments.bundle).resolve())
+    return run_to_end(_load(arguments), arguments.server)
 
 
-async def run_load(
-    client: Client, request: pb.PredictRequest, load: Load, progress: TextIO
-) -> Summary:
-    """Send it `load.repeat` times; a refused caller backs off as told, and is counted."""
-    summary = Summary()
-    stream = None if load.unary else client.stream()
-    left = iter(range(load.repeat))
-
-    async def send(one: pb.PredictRequest) -> pb.PredictResponse:
-        if stream is None:
-            return await client.predict(one, load.timeout_s)
-        async with asyncio.timeout(load.timeout_s):
-            return await stream.predict(one)
-
-    with tqdm(total=load.repeat, unit="req", file=progress, leave=False) as bar:
-
-        async def caller() -> None:
-            for number in left:  # shared: each number goes to one caller
-                if summary.gone:
-                    return
-                await _once(send, request, number, summary)
-                bar.update()
-
-        began = time.perf_counter()
-        await asyncio.gather(*(caller() for _ in range(min(load.concurrency, load.repeat))))
-        summary.seconds = time.perf_counter() - began
-    if stream is not None:
-        await stream.close()
-    return summary
-
-
-async def _once(
-    send: Callable[[pb.PredictRequest], Awaitable[pb.PredictResponse]],
-    request: pb.PredictRequest,
-    number: int,
-    summary: Summary,
-) -> None:
-    one = pb.PredictRequest()
-    one.CopyFrom(request)
-    one.request_id = str(number)
-    began = time.perf_counter()
-    try:
-        (result,) = (await send(one)).results
-        if result.HasField("fault"):
-            raise failure_of_fault(result.fault, result.stamp)
-    except TimeoutError:
-        summary.errors["DEADLINE_EXCEEDED"] += 1
-    except Failure as failure:
-        summary.fail(failure)
-        await asyncio.sleep(failure.retry_after_s or BACK_OFF_S)
-    else:
-        summary.add(result, (time.perf_counter() - began) * 1e3)
+async def _load(arguments: argparse.Namespace) -> int:
+    stamp = ""
+    async with connect(arguments) as client:
+        layout = "{desc:10} {percentage:3.0f} %|{bar:30}| {postfix}"
+        with tqdm(total=1.0, bar_format=layout, disable=not sys.stderr.isatty()) as bar:
+            async for progress in client.load(arguments.bundle):
+                bar.set_description(progress.step)
+                bar.set_postfix_str(progress.detail[:60])
+                bar.update(progress.fraction - bar.n)
+                stamp = progress.stamp.hex
+        print(f"ready  {progress.stamp.name}  {stamp}")
+        if arguments.activate:
+            done = await client.activate(stamp)
+            print(f"{done.step}  {done.stamp.name}  {done.detail}")
+    return OK

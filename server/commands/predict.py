@@ -22,7 +22,7 @@ from server.commands.connection import (
     run_to_end,
     told,
 )
-from server.commands.load import Load, run_load
+from server.commands.repeat import Load, run_load
 
 PRIORITIES = {"high": pb.HIGH, "normal": pb.NORMAL, "low": pb.LOW}
 MODALITIES = {"text": pb.TEXT, "image": pb.IMAGE, "audio": pb.AUDIO}

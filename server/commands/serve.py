@@ -14,8 +14,10 @@ from importlib import metadata
 import grpc
 
 from server.arguments import flags_of, limits_of
+from server.bundle_store import BundleStore
 from server.commands.narrator import Narrator
 from server.config import ServerConfig
+from server.deployment import Deployment
 from server.edge import CannotListen, Edge
 from server.engine import Engine
 from server.errors import PoolRefused
@@ -83,7 +85,7 @@ def run(config: ServerConfig) -> int:
 
 async def _serve(config: ServerConfig, say: Say) -> int:
     stop = Stop(say)
-    engine = Engine(config, Pool(config, replica_spawner(config)), Unrecorded())
+    engine = Engine(config, pool_of(config), Unrecorded(), build=pool_of)
     edge = Edge(
         engine,
         config,
@@ -91,6 +93,7 @@ async def _serve(config: ServerConfig, say: Say) -> int:
         leave=stop.tell,
         interceptors=_guards(config),
         credentials=_credentials(config),
+        deployment=Deployment(engine.lineup, BundleStore(config.data / "bundles")),
     )
     address = await edge.start()
     stop.install(engine)
@@ -121,6 +124,10 @@ async def _until_told(engine: Engine, stop: Stop, config: ServerConfig, say: Say
     await engine.drain(config.drain_s)
     say("drained")
     return OK
+
+
+def pool_of(config: ServerConfig) -> Pool:
+    return Pool(config, replica_spawner(config))
 
 
 def identity_of(config: ServerConfig) -> Identity:
