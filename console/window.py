@@ -403,6 +403,9 @@ class Window(QMainWindow):
             self._splitters[name].restoreState(sizes)
 
     def _live(self) -> None:
+        if self.sheet.isVisible():
+            self.sheet.hide()
+            return
         if self._maximised is not None:
             self.maximise()
         self.axis.live()

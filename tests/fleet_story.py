@@ -310,7 +310,7 @@ def profile_rows(
         for place in SLICES:
             shift = SHIFTS.get((name, place), 0.0) if who.drifts else 0.0
             share = n if not place else n // 3
-            values = rng.normal(shift, 1.0 + abs(shift) * 0.1, min(share, 4000))
+            values = rng.normal(shift, 1.0 + abs(shift) * 0.1, min(share, 1500))
             counts = np.histogram(values, np.concatenate(([-9], _normal_edges(), [9])))[0]
             real = mean + deviation * values
             yield observe_pb2.WatchEvent(

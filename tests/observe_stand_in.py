@@ -115,7 +115,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         hour = int(began) // 3600 * 3600
         for event in story.feature_rows(who):
             self.add(event)
-        for back in range(3):
+        for back in range(2):
             for event in story.profile_rows(who, hour - 3600 * back, 3000, self._rng):
                 self.add(event)
         for back in range(12):
@@ -212,7 +212,9 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
                     yield event
                     at = event.cursor
                 yield self._snapshot()
-                time.sleep(1 / self.hertz)
+                due = time.monotonic() + 1 / self.hertz
+                while context.is_active() and time.monotonic() < due:
+                    time.sleep(min(0.05, 1 / self.hertz))
         finally:
             self.watching -= 1
 

@@ -50,6 +50,8 @@ class DriftPanel(Panel):
         self.watch_focus(self.table)
         self.body.addWidget(self.table)
         if old is not None:
+            if old.hasFocus():
+                self.table.setFocus()
             self.body.removeWidget(old)
             old.deleteLater()
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QEvent, QObject, QRectF, Qt
-from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent
-from PySide6.QtWidgets import QDialog, QLineEdit, QListWidget, QVBoxLayout, QWidget
+from PySide6.QtGui import QHideEvent, QKeyEvent, QPainter, QPaintEvent
+from PySide6.QtWidgets import QApplication, QDialog, QLineEdit, QListWidget, QVBoxLayout, QWidget
 
 from console.commands import Command, Registry
 from console.panels import paint
@@ -69,6 +69,7 @@ class KeySheet(QWidget):
         self._commands = commands
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setAccessibleName("Keys")
+        self._before: QWidget | None = None
         self.hide()
 
     def toggle(self) -> None:
@@ -76,12 +77,20 @@ class KeySheet(QWidget):
         if self.isVisible() or parent is None:
             self.hide()
             return
+        self._before = QApplication.focusWidget()
         self.setGeometry(parent.rect())
         words = [f"{'/'.join(c.keys)}: {c.title}" for c in self._commands if c.keys]
         self.setAccessibleDescription("; ".join(words))
         self.show()
         self.raise_()
         self.setFocus()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Back to where the keyboard was."""
+        super().hideEvent(event)
+        if self._before is not None and self._before.isVisible():
+            self._before.setFocus()
+        self._before = None
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         self.hide()

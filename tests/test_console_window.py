@@ -1,0 +1,468 @@
+"""The whole window, offscreen, on real servers and real cache files."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtGui import QImage
+from PySide6.QtTest import QAbstractItemModelTester
+from PySide6.QtWidgets import QApplication, QDialog
+from pytestqt.qtbot import QtBot
+
+from console.board import View
+from console.bridge import Bridge
+from console.cache.insert import Names, insert
+from console.cache.schema import open_for_writing
+from console.deeds import csv_of
+from console.feed.decode import RowRefused, event
+from console.media import parts_of
+from console.models.cells import Cell, Column
+from console.models.predictions import PAGE, PredictionsModel
+from console.models.table import RowsModel, plain_tip
+from console.panels.look import Look
+from console.panels.palette import Palette
+from console.timeaxis import TimeAxis, parse_moment, parse_span, span_text, ticks
+from console.window import Window
+from proto import observe_pb2
+from tests import fleet_story as story
+from tests.observe_stand_in import Fleet, StandIn
+
+GOLDEN = Path(__file__).parent / "golden" / "console-overview.png"
+T0 = 1_790_003_000.0
+
+# What the offscreen platform says of every dialog.
+pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
+
+UI = threading.get_ident()
+watched: list[str] = []
+watching = [False]
+
+
+def _watch(name: str, arguments: tuple[object, ...]) -> None:
+    if not watching[0] or threading.get_ident() != UI:
+        return
+    if name in ("sqlite3.connect", "socket.connect", "socket.__new__", "socket.bind"):
+        watched.append(name)
+    elif name == "open" and not str(arguments[0]).endswith((".py", ".pyc", ".so", ".ttf")):
+        watched.append(f"open {arguments[0]}")
+
+
+sys.addaudithook(_watch)  # cannot be taken back: it is off unless a test turns it on
+
+
+def stand_in(number: int, past_s: int = 60, **more: object) -> StandIn:
+    who = replace(story.FLEET[number], **more)  # type: ignore[arg-type]
+    return StandIn(who, past_s=past_s, hertz=10)
+
+
+def cache_of(path: Path, servicers: list[StandIn], now: float) -> None:
+    """A cache as it is after listening to these servers."""
+    db = open_for_writing(path)
+    names = Names(db)
+    for number, servicer in enumerate(servicers):
+        address = f"10.0.0.{number + 1}:8500"
+        messages = [
+            observe_pb2.WatchEvent(
+                snapshot=story.snapshot(servicer.who, now, 100_000), cursor=1, instance="x"
+            ),
+            *servicer.past,
+        ]
+        found = []
+        for message in messages:
+            try:
+                found.append(event(message, address, now * 1000))
+            except RowRefused:
+                continue
+        insert(db, names, [row for row in found if row is not None])
+        db.execute("UPDATE server SET offset_ms = ?", (0.0,))
+    db.close()
+
+
+@pytest.fixture
+def make(qtbot: QtBot, tmp_path: Path) -> Iterator[Callable[..., Window]]:
+    windows: list[Window] = []
+
+    def build(
+        addresses: list[str] | None,
+        path: Path | None = None,
+        view: View | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> Window:
+        more = {"clock": clock} if clock is not None else {}
+        bridge = Bridge(path or tmp_path / "cache.db", addresses, **more)  # type: ignore[arg-type]
+        axis = TimeAxis(view or View(window_s=120), **more)  # type: ignore[arg-type]
+        window = Window(bridge, axis, Look(), **more)  # type: ignore[arg-type]
+        window.deeds.folder = tmp_path / "out"
+        qtbot.addWidget(window)
+        windows.append(window)
+        window.use_theme("dark")
+        window.resize(1400, 860)
+        bridge.look(axis.view)
+        bridge.start()
+        window.show()
+        qtbot.waitUntil(lambda: window.board is not None, timeout=15_000)
+        return window
+
+    yield build
+    for window in windows:
+        window.close()
+    left = [t.name for t in threading.enumerate() if t.name.startswith(("cache", "console"))]
+    assert not left, left
+
+
+def live(window: Window) -> bool:
+    board = window.board
+    return board is not None and bool(board.drift) and all(
+        line.link.state == "live" for line in board.servers
+    )  # fmt: skip
+
+
+def test_none_keeps_its_references_through_void_calls(qtbot: QtBot) -> None:
+    """PySide6 6.12.0 loses one a call before Python 3.12, and the process with the last."""
+    timer = QTimer()
+    before = sys.getrefcount(None)
+    for _ in range(1000):
+        timer.setInterval(5)
+    assert abs(sys.getrefcount(None) - before) < 50
+
+
+def test_ui_thread_touches_no_file_and_no_socket(qtbot: QtBot, make: Callable[..., Window]) -> None:
+    with Fleet([stand_in(0), stand_in(3)]) as fleet:
+        watched.clear()
+        watching[0] = True
+        try:
+            window = make(fleet.addresses)
+            qtbot.waitUntil(lambda: live(window), timeout=20_000)
+            for key in "2345678":
+                qtbot.keyClick(window, Qt.Key(ord(key)))
+                qtbot.wait(60)
+            window.deeds.export_csv()
+            window.bridge.save("layout", window.layout_text())
+            qtbot.wait(300)
+        finally:
+            watching[0] = False
+    assert watched == []
+
+
+def test_every_server_and_trouble_is_told(qtbot: QtBot, make: Callable[..., Window]) -> None:
+    with Fleet([stand_in(0), stand_in(2), stand_in(3)]) as fleet:
+        window = make(fleet.addresses)
+        qtbot.waitUntil(lambda: live(window), timeout=20_000)
+        board = window.board
+        assert board is not None
+        panels = [phrase.panel for phrase in board.verdict.phrases]
+        assert {"skew", "drift", "fleet"} <= set(panels)
+        names = [line.name for line in board.servers]
+        assert names == ["gpu-01.lon", "gpu-03.lon", "gpu-01.fra"]
+        fleet.kill(0)
+        qtbot.waitUntil(
+            lambda: window.board is not None and window.board.servers[0].severity == "unknown",
+            timeout=20_000,
+        )
+        texts = [phrase.text for phrase in window.board.verdict.phrases]  # type: ignore[union-attr]
+        assert "0 of 3 healthy" in texts
+
+
+def test_hostile_texts_are_shown_as_they_are(qtbot: QtBot, make: Callable[..., Window]) -> None:
+    with Fleet([stand_in(0, hostile=True), stand_in(1)]) as fleet:
+        window = make(fleet.addresses)
+        qtbot.waitUntil(lambda: live(window), timeout=20_000)
+        qtbot.waitUntil(lambda: bool(window.board.alerts), timeout=10_000)  # type: ignore[union-attr]
+        board = window.board
+        assert board is not None
+        assert board.servers[0].name.startswith("<img src=x onerror=alert(1)><b>bold</b>")
+        words = [line.row.summary for line in board.alerts]
+        assert any(word.startswith("<h1>owned</h1>") and len(word) < 2100 for word in words)
+        for page in range(4):
+            window.show_page(page)
+            qtbot.wait(50)
+        assert "server sends garbage" in " ".join(p.text for p in board.verdict.phrases)
+    assert plain_tip("<b>x</b>") == "<qt>&lt;b&gt;x&lt;/b&gt;</qt>"
+
+
+def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) -> None:
+    path_events: list[View] = []
+    with Fleet([stand_in(0), stand_in(3)]) as fleet:
+        window = make(fleet.addresses)
+        qtbot.waitUntil(lambda: live(window), timeout=20_000)
+        window.axis.viewChanged.connect(path_events.append)
+
+        def press(key: Qt.Key, modifier: Qt.KeyboardModifier | None = None) -> None:
+            none = Qt.KeyboardModifier.NoModifier
+            qtbot.keyClick(QApplication.focusWidget() or window, key, modifier or none)
+
+        press(Qt.Key.Key_3)
+        assert QApplication.focusWidget() is window.drift.table
+        press(Qt.Key.Key_J)
+        press(Qt.Key.Key_J)
+        assert window.axis.view.drift_key is not None
+        press(Qt.Key.Key_T)
+        assert window.axis.view.measure == "ks"
+        press(Qt.Key.Key_B)
+        assert window.axis.view.brush is not None
+        qtbot.waitUntil(
+            lambda: window.board is not None and window.board.drift_span is not None,
+            timeout=10_000,
+        )
+        press(Qt.Key.Key_Z)
+        assert not window.axis.view.live
+        press(Qt.Key.Key_Escape)
+        assert window.axis.view.live and window.axis.view.brush is None
+        press(Qt.Key.Key_F)
+        assert window.drift.isVisible() and not window.latency.isVisible()
+        press(Qt.Key.Key_F)
+        assert window.latency.isVisible()
+        press(Qt.Key.Key_Slash)
+        assert window.pages.currentIndex() == 1
+        qtbot.keyClicks(QApplication.focusWidget(), "conf<0.7")
+        assert window.predictions.line.text() == "conf<0.7"  # letters are letters in a field
+        press(Qt.Key.Key_Return)
+        qtbot.waitUntil(lambda: "rows" in window.predictions.said.words, timeout=10_000)
+        window.focus_panel("predictions")
+        qtbot.waitUntil(lambda: window.detail.single is not None, timeout=10_000)
+        press(Qt.Key.Key_F1)
+        assert window.sheet.isVisible()
+        press(Qt.Key.Key_Escape)
+        assert not window.sheet.isVisible()
+        press(Qt.Key.Key_C)
+        assert "server replay" in QApplication.clipboard().text() or (
+            "server samples" in QApplication.clipboard().text()
+        )
+
+
+def test_palette_finds_and_runs(qtbot: QtBot, make: Callable[..., Window]) -> None:
+    window = make(None)
+    palette = Palette(window, window.commands)
+    qtbot.addWidget(palette)
+    palette.show()
+    qtbot.keyClicks(palette.line, "quality")
+    qtbot.keyClick(palette.line, Qt.Key.Key_Return)
+    assert window.pages.currentIndex() == 2
+
+
+def test_acknowledgement_reaches_the_server_and_silence_ends(
+    qtbot: QtBot, make: Callable[..., Window]
+) -> None:
+    servicer = stand_in(3)
+    with Fleet([servicer]) as fleet:
+        window = make(fleet.addresses)
+        qtbot.waitUntil(lambda: live(window), timeout=20_000)
+        window.focus_panel("alerts")
+        window.alerts.select(f"{fleet.addresses[0]}\tgpu-01.fra-latency")
+        for deed, key in (("acknowledge", Qt.Key.Key_A), ("silence", Qt.Key.Key_S)):
+            qtbot.keyClick(window.alerts.table, key)
+            dialog = next(d for d in window.findChildren(QDialog) if d.isVisible())
+            dialog.note.setText(f"looking: {deed}")  # type: ignore[attr-defined]
+            dialog.accept()
+        qtbot.waitUntil(lambda: bool(servicer.silences), timeout=15_000)
+        alert = servicer.alerts["gpu-01.fra-latency"]
+        assert alert.acknowledged_note == "looking: acknowledge"
+        silence = next(iter(servicer.silences.values()))
+        assert silence.matcher == "gpu-01.fra-latency"
+        assert silence.until_unix_ms > servicer.now() * 1000
+        qtbot.waitUntil(
+            lambda: (
+                all(a.state == "done" for a in window.board.actions)  # type: ignore[union-attr]
+                and len(window.board.actions) == 2
+            ),  # type: ignore[union-attr]
+            timeout=10_000,
+        )
+
+
+def test_stalled_disk_and_network_leave_the_window_running(
+    qtbot: QtBot, make: Callable[..., Window], tmp_path: Path
+) -> None:
+    """Another process holds the cache, every server says nothing: the event loop must not care."""
+    with Fleet([stand_in(0)]) as fleet:
+        window = make(fleet.addresses)
+        qtbot.waitUntil(lambda: live(window), timeout=20_000)
+        fleet.servicers[0].hertz = 0.001
+        blocker = sqlite3.connect(tmp_path / "cache.db", isolation_level=None)
+        blocker.execute("BEGIN EXCLUSIVE")
+        turns = [0]
+        timer = QTimer()
+        timer.timeout.connect(lambda: turns.__setitem__(0, turns[0] + 1))
+        timer.start(10)
+        qtbot.wait(1500)
+        during = turns[0]
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        timer.stop()
+    # A hundred would be possible; a tenth of it proves that nothing waited on the lock.
+    assert during > 15
+
+
+def test_console_starts_from_its_cache_and_says_how_old_it_is(
+    qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
+) -> None:
+    path = kept(tmp_path)
+    window = make(None, path, clock=lambda: T0 + 7200)
+    board = window.board
+    assert board is not None and board.verdict.state == "OFFLINE"
+    assert board.latency is not None and board.latency.requests > 0
+    assert "2 h 00 old" in board.verdict.sentence
+    assert all(line.severity == "unknown" for line in board.servers)
+    window.deeds.copy_incident()
+    assert "# OFFLINE" in QApplication.clipboard().text()
+    window.deeds.copy_view()
+    assert QApplication.clipboard().text().startswith("console --at 20")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Copies of one cache that listened to three servers until T0."""
+    first = tmp_path_factory.mktemp("kept") / "cache.db"
+    servicers = [StandIn(story.FLEET[n], clock=lambda: T0, past_s=240) for n in (0, 2, 3)]
+    cache_of(first, servicers, T0)
+
+    def copy(folder: Path) -> Path:
+        return Path(shutil.copy(first, folder / "kept.db"))
+
+    return copy
+
+
+def test_overview_looks_as_it_did(
+    qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
+) -> None:
+    """Coarse on purpose: fonts differ by a pixel, a panel that is gone does not."""
+    path = kept(tmp_path)
+    window = make(None, path, View(window_s=240, end_s=T0), clock=lambda: T0 + 30)
+    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=5000)  # type: ignore[union-attr]
+    qtbot.wait(600)
+    image = (
+        window.grab()
+        .toImage()
+        .scaled(
+            175,
+            108,
+            Qt.AspectRatioMode.IgnoreAspectRatio,
+            Qt.TransformationMode.SmoothTransformation,
+        )
+    )
+    if not GOLDEN.exists():
+        GOLDEN.parent.mkdir(exist_ok=True)
+        image.save(str(GOLDEN))
+        pytest.fail(f"{GOLDEN} was missing; look at it, then run again")
+    difference = np.abs(pixels(image) - pixels(QImage(str(GOLDEN))))
+    assert difference.mean() < 4.0
+    assert np.quantile(difference, 0.99) < 60
+
+
+def pixels(image: QImage) -> np.ndarray:
+    grey = image.convertToFormat(QImage.Format.Format_Grayscale8)
+    lines = np.frombuffer(grey.constBits(), np.uint8)
+    lines = lines.reshape(grey.height(), grey.bytesPerLine())
+    return lines[:, : grey.width()].astype(float)
+
+
+def test_every_panel_exports_its_figures(
+    qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
+) -> None:
+    path = kept(tmp_path)
+    window = make(None, path, clock=lambda: T0 + 5)
+    for name in ("fleet", "latency", "drift", "reference", "skew", "events", "quality", "alerts"):
+        panel = window.panels[name]
+        panel.show_board(window.board)  # type: ignore[arg-type]
+        lines = csv_of(panel).splitlines()
+        assert len(lines) > 1, name
+        assert len({line.count(",") for line in lines if '"' not in line}) <= 1, name
+        assert panel.accessibleName(), name
+    window.focus_panel("drift")
+    window.deeds.export_csv()
+    window.deeds.export_png()
+    qtbot.waitUntil(lambda: len(list((tmp_path / "out").glob("drift-*"))) == 2, timeout=5000)
+
+
+def test_rows_model_keeps_selection_by_key(qtbot: QtBot) -> None:
+    column = Column("x", lambda row: Cell(str(row[1])), order=lambda row: row[1])
+    model = RowsModel((column,), lambda row: row[0])
+    QAbstractItemModelTester(
+        model, QAbstractItemModelTester.FailureReportingMode.Fatal
+    )  # fmt: skip
+    model.show([("a", 1), ("b", 2)])
+    from PySide6.QtCore import QPersistentModelIndex
+
+    held = QPersistentModelIndex(model.index(1, 0))
+    model.show([("c", 9), ("b", 3), ("a", 1)])
+    assert (held.row(), held.data()) == (1, "3")
+    model.sort(0, Qt.SortOrder.DescendingOrder)
+    assert [row[0] for row in model.rows] == ["c", "b", "a"]
+    model.sort(-1)
+    model.show([("a", 1)])
+    assert not held.isValid()
+    model.show([])
+
+
+def test_million_predictions_read_only_what_is_looked_at(qtbot: QtBot) -> None:
+    asked: list[list[int]] = []
+    model = PredictionsModel(lambda a: a, asked.append)
+    QAbstractItemModelTester(model, QAbstractItemModelTester.FailureReportingMode.Fatal)
+    asked.clear()
+    model.show(np.arange(1_000_000, 0, -1, dtype=np.int64))
+    assert model.rowCount() == 1_000_000
+    model.index(700_000, 2).data()
+    model.index(700_001, 2).data()
+    last = asked[-1]
+    assert len(last) == PAGE and 300_000 in last
+    assert len([page for page in asked if page == last]) == 1
+
+
+def test_payload_parts_are_decoded_or_refused_in_words(qtbot: QtBot) -> None:
+    text, picture, sound = parts_of(story.payload("x"))
+    assert text.text.startswith("Grinding noise")
+    assert picture.image is not None and picture.image.width() == 96
+    assert sound.samples is not None and sound.spectrogram is not None
+    assert sound.spectrogram.max() == 1.0 and "0.5 s at 16,000 Hz" in sound.words
+    assert "no Example" in parts_of(b"\xff\xff\xff")[0].words
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30m", 1800), ("45s", 45), ("6h", 21600)])
+def test_spans_are_read_and_written(text: str, seconds: float) -> None:
+    assert parse_span(text) == seconds
+    assert span_text(seconds) == text
+    assert parse_moment("2026-11-23T03:12Z") == parse_moment("2026-11-23T03:12:00Z")
+    for bad in ("30", "m", "1000d", "-5m"):
+        with pytest.raises(ValueError):
+            parse_span(bad)
+
+
+def test_ticks_are_round_and_never_too_many() -> None:
+    for span in (20, 600, 7000, 90_000, 9e6):
+        found, _ = ticks(T0, T0 + span, 8)
+        assert 1 <= len(found) <= 9
+        steps = np.diff(found)
+        assert len(steps) == 0 or np.allclose(steps, steps[0])
+
+
+def test_command_line_writes_a_picture_of_the_cache(
+    tmp_path: Path, kept: Callable[[Path], Path]
+) -> None:
+    path, picture = kept(tmp_path), tmp_path / "p.png"
+    command = [sys.executable, "-m", "console.main", "--offline", "--cache", str(path), "--at",
+               "2026-09-21T14:23:20Z", "--screenshot", str(picture), "--size", "1280x800",
+               "--panel", "drift"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, timeout=60, text=True)
+    assert done.returncode == 0, done.stderr
+    assert QImage(str(picture)).width() == 1280
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nohost"], ["h:1", "--at", "noon"], ["h:1", "--window", "long"]]
+)
+def test_bad_arguments_are_named_before_any_window(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from console.main import main
+
+    assert main(arguments) == 2
+    assert "console:" in capsys.readouterr().err
