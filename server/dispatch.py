@@ -120,7 +120,7 @@ class Dispatch:
         open_seats = [s for s in self._seats if s.serving and not s.isolated]
         while self.queue and open_seats:
             seat = min(open_seats, key=lambda s: s.held.load)
-            entry = self.queue.take(partial(self._judge, seat))
+            entry = None if seat.held.full else self.queue.take(partial(self._judge, seat))
             if entry is None:
                 open_seats.remove(seat)
                 continue
@@ -131,13 +131,12 @@ class Dispatch:
 
     def _judge(self, seat: Seat, entry: Entry) -> Verdict:
         work = entry.work
-        if not seat.held.fits(work):
-            return "stop"
         if work.task == "generate" and seat.held.generations >= self._config.max_generations:
             return "skip"
         if work.session and not self._is_home(seat, work.session):
             return "skip"
-        return "take"
+        # What does not fit is waited for, not overtaken: nothing is too large to have its turn.
+        return "take" if seat.held.fits(work) else "stop"
 
     def _is_home(self, seat: Seat, session: str) -> bool:
         loads = {s.name: len(s.held) for s in self._seats if s.serving and not s.isolated}

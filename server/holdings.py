@@ -37,12 +37,16 @@ class Holdings:
         return [*self.running.values(), *self.ahead.values()]
 
     @property
+    def full(self) -> bool:
+        return len(self.ahead) >= self.rows_room
+
+    @property
     def generations(self) -> int:
         return sum(entry.work.task == "generate" for entry in self.entries)
 
     def fits(self, work: Work) -> bool:
         """A row fits whatever it costs when nothing else is ahead, so none is too large to go."""
-        if len(self.ahead) >= self.rows_room:
+        if self.full:
             return False
         fits_cost = self._ahead_cost + work.cost <= self.cost_room
         fits_bytes = self._ahead_bytes + len(work.example) <= self._most_bytes

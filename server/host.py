@@ -40,6 +40,21 @@ def keep_freed_memory() -> tuple[bool, str]:
     return bool(done), f"blocks up to {KEPT_BLOCK_BYTES // MIB} MiB are reused"
 
 
+def give_way(pid: int, yielding: bool) -> tuple[bool, str]:
+    """Let a process group of its own run only when others do not, or as they do.
+
+    Replicas are sessions of their own, so on a kernel with autogroups only the group's weight
+    counts. Going back needs privilege; without it nothing is changed. Returns (done, reason).
+    """
+    if os.geteuid() != 0:
+        return False, "only root may undo it"
+    try:
+        Path(f"/proc/{pid}/autogroup").write_text("15" if yielding else "0")
+    except OSError as error:
+        return False, error.strerror or "refused"
+    return True, "behind the others" if yielding else "beside the others"
+
+
 def available_bytes(root: Path = Path("/")) -> tuple[int, str]:
     """(bytes that can still be used, what says so): the kernel's estimate or the control group."""
     meminfo = (root / "proc/meminfo").read_text().splitlines()
@@ -54,6 +69,10 @@ def available_bytes(root: Path = Path("/")) -> tuple[int, str]:
     if limit.isdigit() and int(limit) - used < free:
         return max(0, int(limit) - used), "left in this control group"
     return free, reason
+
+
+def has_gpu() -> bool:
+    return Path("/dev/nvidiactl").exists()
 
 
 def misfit(weights_bytes: int, replicas: int, available: tuple[int, str]) -> str:

@@ -21,7 +21,7 @@ from server.pace import own_work_ms
 from server.process import Spawn
 from server.scheduler import Entry
 from server.seat import Seat
-from server.types import Facts, Fault, Outcome, ReplicaStatus
+from server.types import Evidence, Facts, Fault, Outcome, ReplicaStatus
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,8 @@ class Pool:
             return
         weights = self._config.bundle / "weights"
         size = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
-        on_host = size if self._config.device in ("auto", "cpu") else 0
+        device = self._config.device
+        on_host = size if device == "cpu" or (device == "auto" and not host.has_gpu()) else 0
         reason = host.misfit(on_host, self._config.warm_pool, host.available_bytes())
         if reason:
             raise PoolRefused("memory", reason)
@@ -218,6 +219,20 @@ class Pool:
             if mixes:
                 seat.probe(mixes[:1])
                 return
+
+    async def probe_now(self, mixes: tuple[str, ...]) -> tuple[Evidence, ...]:
+        """What a serving replica measures for these mixes at this moment; () when none does."""
+        seat = next((seat for seat in self._seats if seat.serving), None)
+        if seat is None:
+            return ()
+        await self._probed(seat)
+        seat.probe(mixes)
+        await self._probed(seat)
+        return tuple(e for e in seat.readiness.evidence if e.mix in mixes)
+
+    async def _probed(self, seat: Seat) -> None:
+        while seat.probing and seat.serving:  # noqa: ASYNC110 - a seat has many ends, one look
+            await asyncio.sleep(TICK_S)
 
     # ---- how it is ---------------------------------------------------------------------------
 

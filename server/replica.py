@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -157,13 +157,16 @@ class Served:
         self._stamp = pipeline.stamp.hex
 
     def warm(self, rows: int) -> None:
-        """Run every modality mix alone and a full mixed batch, so that no caller is the first."""
+        """Run every modality mix alone, a full mixed batch and a text: no caller is the first."""
         from pipelines import goldenfile
 
         samples = [case.sample for case in goldenfile.read(self._pipeline.bundle)[0]]
         for sample in samples:
             self._pipeline.predict([sample])
         self._pipeline.predict((samples * rows)[:rows])
+        richest = max(samples, key=lambda sample: len(sample.parts))
+        for _ in self._pipeline.generate(replace(richest, task="generate", max_new_tokens=2)):
+            pass
 
     def hello(self, device: str, reasons: dict[str, str]) -> replica_pb2.Hello:
         pipeline = self._pipeline

@@ -146,6 +146,8 @@ class Seat:
             self._pid = self._process.pid
             self._link = await FrontLink.over(ours)
             await self._listen(self._link)
+        except OSError as error:
+            self.fatal = ("start", str(error))
         finally:
             ours.close()
             code = await self._reap()

@@ -117,7 +117,7 @@ class Stages:
         try:
             while True:
                 loop()
-        except BrokenPipeError:
+        except ConnectionError:
             os._exit(0)  # the front is gone
         except Exception:
             logger.exception("a stage of this replica failed")

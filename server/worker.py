@@ -77,7 +77,10 @@ def serve(settings: Settings, load: Callable[[Progress], Loaded]) -> None:
     _introduce(link, loaded, time.monotonic() - began)
     while True:
         state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **loaded.device_memory())
-        link.send(replica_pb2.FromReplica(load=state))
+        try:
+            link.send(replica_pb2.FromReplica(load=state))
+        except ConnectionError:
+            os._exit(0)
         time.sleep(HEARTBEAT_S)
 
 
