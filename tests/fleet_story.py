@@ -170,7 +170,7 @@ def snapshot(who: Character, now_s: float, requests: int) -> observe_pb2.ServerS
 
 
 def slowness(who: Character, ago_s: float) -> float:
-    """The latency burn: a hump two minutes before the story starts, and a server that stays slow."""
+    """The latency burn: a hump two minutes before the start, and a server that stays slow."""
     hump = 4.2 * math.exp(-0.5 * ((ago_s - 130.0) / 22.0) ** 2)
     lasting = 1.2 if who.base_ms > 50 and ago_s < 130 else 0.0
     return 1.0 + hump * (1.0 if who.base_ms < 50 else 1.6) + lasting

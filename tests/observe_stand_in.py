@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -221,8 +221,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
     def History(
         self, request: observe_pb2.HistoryRequest, context: Context
     ) -> Iterator[observe_pb2.WatchEvent]:
-        for event in self.past:
-            yield event
+        yield from self.past
 
     def Samples(
         self, request: observe_pb2.SamplesRequest, context: Context
@@ -317,7 +316,8 @@ class Fleet:
 def main() -> None:
     """Serve the story until interrupted; the last server dies after three seconds."""
     with Fleet([StandIn(who) for who in story.FLEET]) as fleet:
-        print("console", *fleet.addresses, flush=True)
+        sys.stdout.write(" ".join(("console", *fleet.addresses)) + "\n")
+        sys.stdout.flush()
         try:
             time.sleep(3)
             fleet.kill(len(fleet.addresses) - 1)
