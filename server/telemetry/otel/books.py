@@ -50,12 +50,13 @@ class Books:
         self._about = about
         self._methods = methods
         self._openers = openers
-        self._own = self._open("")
+        self._own: Place | None = None  # once it is needed
         self._places: dict[str, Place] = {}  # the one used last comes last
 
     def place(self, stamp: str) -> Place:
         """The place of a stamp, the server's own for "". Needs `still`."""
         if not stamp:
+            self._own = self._own or self._open("")
             return self._own
         place = self._places.pop(stamp, None) or self._open(stamp)
         self._places[stamp] = place
@@ -72,10 +73,10 @@ class Books:
         """Everything. `sums` and `state` are the server's own, `judged` is said of what it serves,
         which comes last."""
         with self.still:
-            now = self.place(self.served.stamp)
-            if now is self._own:
-                return [_count(now, sums, [*state, *judged])]
-            own = _count(self._own, sums, state)
+            mine, now = self.place(""), self.place(self.served.stamp)
+            if now is mine:
+                judged, state = (), [*state, *judged]
+            own = _count(mine, sums, state)
             rest = [_count(place, (), judged if place is now else ())
                     for place in self._places.values()]  # fmt: skip
             return [own, *rest]

@@ -41,6 +41,9 @@ HISTOGRAMS = {
 COUNTERS = {
     PREDICTIONS: Described("{row}", "Rows that reached the queue, by label or error"),
     ROWS: Described("{row}", "Rows by what became of them, refused ones included"),
+    "trefoil.retries": Described("{row}", "Rows tried once more because their replica died"),
+    "trefoil.quarantined": Described("{row}", "Rows that killed two replicas"),
+    "trefoil.replica.restarts": Described("{restart}", "Replicas started anew"),
     DROPPED: Described("{item}", "What was not exported, by signal"),
 }
 

@@ -62,12 +62,12 @@ class Instruments:
         if plan.otlp or sink is not None:
             self._load_exports(plan, sink)
         self._drain = Drain(self._books, self._traces, self._logs, served)
-        if plan.prometheus:
-            self._load_scrape(plan.prometheus)
         self._drain.start()
         if self._exports is not None:
             self._exports.start()
         self._closed = False
+        if plan.prometheus:
+            self._load_scrape(plan.prometheus)
 
     def _load_exports(self, plan: Plan, sink: Sink | None) -> None:
         from server.telemetry.otel.exporters import exports_of
@@ -90,8 +90,7 @@ class Instruments:
         try:
             self._scrape = ScrapeEndpoint(address, self.collect)
         except ExportRefused:
-            if self._exports is not None:
-                self._exports.close(0.0)
+            self.close(0.0)
             raise
         self.said.append(f"metrics on http://{self._scrape.address}/metrics")
 
