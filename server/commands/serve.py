@@ -21,6 +21,7 @@ from server.deployment import Deployment
 from server.edge import CannotListen, Edge
 from server.engine import Engine
 from server.errors import PoolRefused
+from server.instrumented import Instrumented
 from server.pool import Pool
 from server.process import replica_spawner
 from server.security.audit import AuditLog
@@ -85,19 +86,24 @@ def run(config: ServerConfig) -> int:
 
 async def _serve(config: ServerConfig, say: Say) -> int:
     stop = Stop(say)
-    engine = Engine(config, pool_of(config), Unrecorded(), build=pool_of)
+    identity = identity_of(config)
+    otel = Instrumented(config, identity)
+    engine = Engine(config, pool_of(config), otel.recorder(Unrecorded()), build=pool_of)
     edge = Edge(
         engine,
         config,
-        identity_of(config),
+        identity,
         leave=stop.tell,
-        interceptors=_guards(config),
+        interceptors=otel.interceptors(_guards(config)),
         credentials=_credentials(config),
         deployment=Deployment(engine.lineup, BundleStore(config.data / "bundles")),
     )
     address = await edge.start()
     stop.install(engine)
+    otel.watch(engine)
     say(f"listening on {address}; loading {config.bundle}")
+    for line in otel.said:
+        say(line)
     narrator = asyncio.create_task(Narrator(engine, address, say).run())
     try:
         return await _until_told(engine, stop, config, say)
@@ -105,6 +111,7 @@ async def _serve(config: ServerConfig, say: Say) -> int:
         narrator.cancel()
         await edge.stop(LAST_CALLS_S)
         await engine.stop()
+        await otel.close()
 
 
 async def _until_told(engine: Engine, stop: Stop, config: ServerConfig, say: Say) -> int:
