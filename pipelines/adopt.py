@@ -1,5 +1,5 @@
-"""A bundle from somebody else's checkpoint: what it states, what the caller gives, and the Qwen
-defaults for the rest.
+"""A bundle from somebody else's checkpoint: what it states, what the caller gives, and its
+family's defaults for the rest.
 """
 
 from __future__ import annotations
@@ -16,22 +16,15 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipelines import audio, image, media, parameters, text
+from pipelines import parameters
 from pipelines.build import BundleSpec
 from pipelines.checkpoint import Checkpoint
 from pipelines.errors import BundleRefused
+from pipelines.family import QWEN, Family
 from pipelines.formats import parse_json
 from pipelines.types import Modality, Part, Sample
 
 _SECTIONS: Final = ("image", "audio", "text", "limits")
-# What a checkpoint's preprocessor_config.json calls a parameter of ours.
-_STATED: Final = {
-    "patch_size": "patch_size",
-    "merge_size": "merge_size",
-    "temporal_patch_size": "temporal_patch_size",
-    "image_mean": "mean",
-    "image_std": "std",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +54,8 @@ def spec(checkpoint: Checkpoint, given: Given) -> BundleSpec:
         weights=checkpoint.shards,
         config=checkpoint.config,
         tokenizer=checkpoint.tokenizer,
-        preprocess=preprocess(checkpoint.processor, given),
-        template=given.template or parameters.write(text.QWEN_TEMPLATE),
+        preprocess=preprocess(checkpoint.processor, given, checkpoint.family),
+        template=given.template or parameters.write(checkpoint.family.template),
         labels=given.labels,
         golden=golden_samples(given.golden),
         objective=given.objective or {},
@@ -73,28 +66,27 @@ def spec(checkpoint: Checkpoint, given: Given) -> BundleSpec:
     )
 
 
-def preprocess(processor: Mapping[str, Any], given: Given) -> dict[str, Any]:
+def preprocess(processor: Mapping[str, Any], given: Given, family: Family = QWEN) -> dict[str, Any]:
     """The four sections of preprocess.json; sections the caller gives replace the default whole."""
-    sections: dict[str, Any] = {
-        "image": parameters.write(image.QWEN),
-        "audio": parameters.write(audio.QWEN),
-        "text": parameters.write(text.QWEN),
-        "limits": parameters.write(media.QWEN),
-    }
+    sections: dict[str, Any] = dict(family.preprocess)
     unknown = sorted(set(given.preprocess or {}) - set(_SECTIONS))
     if unknown:
         raise BundleRefused("config", f"preprocess has sections {unknown}; known: {_SECTIONS}")
     sections |= given.preprocess or {}
     if given.max_pixels is not None:
-        sections["image"] = {**sections["image"], "max_pixels": given.max_pixels}
-    for theirs, ours in _STATED.items():
-        stated = processor.get(theirs)
-        if stated is not None and stated != sections["image"][ours]:
+        sections["image"] = {**sections["image"], **family.budget(given.max_pixels)}
+    for theirs, (section, ours) in family.stated.ours.items():
+        stated, value = processor.get(theirs), sections[section].get(ours)
+        if stated is not None and stated != value:
             raise BundleRefused(
                 "config",
-                f"the checkpoint was trained with {theirs} {stated}, image.{ours} is "
-                f"{sections['image'][ours]}: correct it with --preprocess",
+                f"the checkpoint was trained with {theirs} {stated}, {section}.{ours} is "
+                f"{value}: correct it with --preprocess",
             )
+    for theirs, only in family.stated.must_be.items():
+        if processor.get(theirs, only) != only:
+            words = f"{theirs} {processor[theirs]}; this code implements {only}"
+            raise BundleRefused("config", f"the checkpoint was trained with {words}")
     return sections
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -20,6 +20,22 @@ from pipelines.decode import DecodedAudio
 from pipelines.errors import BadInput
 
 MIN_FRAMES = 3  # fewer give no audio token at all
+
+
+class Sampling(Protocol):
+    """What the way to a mono wave at the model's rate takes of a family's parameters."""
+
+    def __hash__(self) -> int: ...
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def max_s(self) -> float: ...
+    @property
+    def resample_zeros(self) -> int: ...
+    @property
+    def resample_rolloff(self) -> float: ...
+    @property
+    def resample_beta(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +101,23 @@ def log_mel(audio: DecodedAudio, config: AudioConfig, field: str = "audio") -> t
     Raises BadInput under `field` when the clip is longer than `config.max_s`, too short for one
     token, or at a rate that cannot be resampled.
     """
+    mel = spectrum(waveform(audio, config, field), config)
+    if mel.shape[1] < MIN_FRAMES:
+        raise BadInput(
+            field,
+            "AUDIO_TOO_SHORT",
+            f"{audio.seconds * 1000:.1f} ms of audio; at least "
+            f"{MIN_FRAMES * config.hop * 1000 / config.sample_rate:g} ms are needed.",
+        )
+    return mel
+
+
+def waveform(audio: DecodedAudio, config: Sampling, field: str = "audio") -> torch.Tensor:
+    """Mono float32 [samples] at `config.sample_rate`.
+
+    Raises BadInput under `field` when the clip is longer than `config.max_s`, or at a rate that
+    cannot be resampled.
+    """
     seconds = audio.wave.shape[0] / audio.sample_rate
     if seconds > config.max_s:
         raise BadInput(
@@ -93,15 +126,7 @@ def log_mel(audio: DecodedAudio, config: AudioConfig, field: str = "audio") -> t
             f"{seconds:.1f} s of audio; the limit is {config.max_s:g} s. Send a shorter clip.",
         )
     mono = torch.from_numpy(_mix_down(audio.wave))
-    mel = spectrum(resample(mono, audio.sample_rate, config, field), config)
-    if mel.shape[1] < MIN_FRAMES:
-        raise BadInput(
-            field,
-            "AUDIO_TOO_SHORT",
-            f"{seconds * 1000:.1f} ms of audio; at least "
-            f"{MIN_FRAMES * config.hop * 1000 / config.sample_rate:g} ms are needed.",
-        )
-    return mel
+    return resample(mono, audio.sample_rate, config, field)
 
 
 def _mix_down(wave: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -169,9 +194,7 @@ _MAX_KERNEL = 1 << 20
 _USUAL_RATES = "8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000"
 
 
-def resample(
-    wave: torch.Tensor, rate: int, config: AudioConfig, field: str = "audio"
-) -> torch.Tensor:
+def resample(wave: torch.Tensor, rate: int, config: Sampling, field: str = "audio") -> torch.Tensor:
     """A mono float32 wave [n] at `rate` to [ceil(n * target / rate)] at the model's rate.
 
     Windowed-sinc interpolation (the kernel torchaudio calls `sinc_interp_kaiser`) as one matrix
@@ -199,7 +222,7 @@ def resample(
     return resampled.reshape(-1)[: -(-wave.shape[0] * target // source)]
 
 
-def _half_width(source: int, target: int, config: AudioConfig) -> int:
+def _half_width(source: int, target: int, config: Sampling) -> int:
     """Input samples the sinc reaches to either side."""
     return math.ceil(
         config.resample_zeros * source / (min(source, target) * config.resample_rolloff)
@@ -207,7 +230,7 @@ def _half_width(source: int, target: int, config: AudioConfig) -> int:
 
 
 @lru_cache(maxsize=8)
-def _kernel(source: int, target: int, config: AudioConfig) -> tuple[int, torch.Tensor]:
+def _kernel(source: int, target: int, config: Sampling) -> tuple[int, torch.Tensor]:
     """The first input sample of a period (negative) and float32 [inputs, outputs] over so many
     whole periods that the product is worth calling."""
     starts, taps = _taps(source, target, config)
@@ -222,7 +245,7 @@ def _kernel(source: int, target: int, config: AudioConfig) -> tuple[int, torch.T
     return first, kernel
 
 
-def _taps(source: int, target: int, config: AudioConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def _taps(source: int, target: int, config: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
     """For each of `target` phases: the first input sample (int64 [target], relative to the start
     of its period) and its taps (float32 [target, reach])."""
     cutoff = min(source, target) * config.resample_rolloff

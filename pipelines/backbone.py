@@ -22,6 +22,12 @@ class Backbone(Protocol):
 
     geometry: Geometry
 
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def weight_bytes(self) -> int: ...
+
     def hidden(self, batch: Batch) -> torch.Tensor:
         """[B, columns, H]: prompts and, if packed, label branches, after the last norm."""
 
@@ -108,7 +114,7 @@ class QwenOmniBackbone:
         seen: torch.Tensor,
         cache: Cache | None,
     ) -> torch.Tensor:
-        mask = _additive(seen, self.dtype)
+        mask = additive(seen, self.dtype)
         out: torch.Tensor = self._text(
             inputs_embeds=embeddings,
             attention_mask={"full_attention": mask, "sliding_attention": mask},
@@ -195,7 +201,7 @@ def visible_behind(batch: Batch, branches: BranchColumns) -> torch.Tensor:
     return torch.cat([real, branches.ancestors], dim=2)
 
 
-def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[B, 1, queries, keys] of 0 and the lowest number: one conversion, not one a layer."""
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)

@@ -72,7 +72,7 @@ class Sounds:
     """Every sound of the batch, cut in chunks: `chunks` f32 [chunks, mel bins, frames].
 
     `frames` i64 [sounds], `chunk_frames` i64 [chunks]; `valid` and `pool` are the encoder's own
-    gather indices; `target` i64 as in Images.
+    gather indices, `pool` empty where nothing is pooled; `target` i64 as in Images.
     """
 
     chunks: torch.Tensor

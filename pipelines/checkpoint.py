@@ -1,8 +1,8 @@
-"""A local Qwen2.5-Omni checkpoint directory as the makings of a bundle.
+"""A local checkpoint directory as the makings of a bundle.
 
-Reads single or sharded safetensors, thinker-only or full-Omni (`thinker.` in front of the names,
-talker and vocoder left out). Weights are streamed from a memory map: a shard that needs no change
-is copied byte for byte, another is written anew tensor by tensor.
+Reads single or sharded safetensors; Qwen2.5-Omni thinker-only or full (`thinker.` in front of the
+names, talker and vocoder left out), or Gemma 4. Weights are streamed from a memory map: a shard
+that needs no change is copied byte for byte, another is written anew tensor by tensor.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from tokenizers import AddedToken, Tokenizer
 
 from pipelines.build import Shard
 from pipelines.errors import BundleRefused
+from pipelines.family import Family, family_of
 from pipelines.formats import parse_json
 from pipelines.tensorfile import Entry, header_bytes, read_entries
-from pipelines.thinker import belongs, canonical
 
 _INDEX: Final = "model.safetensors.index.json"
 _SINGLE: Final = "model.safetensors"
@@ -28,12 +28,22 @@ _CHUNK_BYTES: Final = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`config` is the thinker's; `processor` the media parameters the checkpoint states, if any."""
+    """`config` is the model's (of an Omni checkpoint: the thinker's); `processor` the media
+    parameters the checkpoint states, if any."""
 
+    family: Family
     config: Mapping[str, Any]
     tokenizer: bytes
     shards: tuple[Shard, ...]
     processor: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Whether a tensor is used, and what a bundle calls it."""
+
+    belongs: Callable[[str], bool]
+    canonical: Callable[[str], str]
 
 
 def read(folder: Path) -> Checkpoint:
@@ -41,16 +51,21 @@ def read(folder: Path) -> Checkpoint:
     family, `weights` for shards that do not fit together."""
     whole = _json(folder, "config.json")
     config = whole.get("thinker_config", whole)
-    if config.get("model_type") != "qwen2_5_omni_thinker":
-        raise BundleRefused(
-            "config",
-            f"{folder} holds a {config.get('model_type')!r}; served are Qwen2.5-Omni "
-            "thinkers (thinker-only or full-Omni checkpoints)",
-        )
-    processor = {}
-    if (folder / "preprocessor_config.json").exists():
-        processor = _json(folder, "preprocessor_config.json")
-    return Checkpoint(config, _tokenizer(folder), _shards(folder), processor)
+    family = family_of(config)
+    processor: dict[str, Any] = {}
+    for name in family.stated.files:
+        if (folder / name).exists():
+            processor |= _flat(_json(folder, name))
+    naming = Naming(family.belongs(config), family.canonical)
+    return Checkpoint(family, config, _tokenizer(folder), _shards(folder, naming), processor)
+
+
+def _flat(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """A processor file may hold those of its parts."""
+    flat = {**stated}
+    for part in ("image_processor", "feature_extractor"):
+        flat |= stated.get(part) or {}
+    return flat
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
@@ -91,21 +106,28 @@ def _stated_tokens(folder: Path) -> dict[str, int]:
     return tokens
 
 
-def _shards(folder: Path) -> tuple[Shard, ...]:
+def _shards(folder: Path, naming: Naming) -> tuple[Shard, ...]:
     names = _shard_names(folder)
     plans = [_plan(folder, name) for name in names]
     seen: dict[str, str] = {}
     for name, entries in plans:
         for entry in entries:
-            other = seen.setdefault(canonical(entry.name), name)
+            other = seen.setdefault(naming.canonical(entry.name), name)
             if other != name:
                 raise BundleRefused("weights", f"{entry.name} is in {other} and in {name}")
-    kept = [(name, [e for e in entries if belongs(e.name)], entries) for name, entries in plans]
+    kept = [
+        (name, [e for e in entries if naming.belongs(e.name)], entries) for name, entries in plans
+    ]
     kept = [plan for plan in kept if plan[1]]
     if not kept:
-        raise BundleRefused("weights", f"{folder} has no tensors of a thinker")
+        raise BundleRefused("weights", f"{folder} has no tensors of the model")
     return tuple(
-        _shard(folder / name, _new_name(number, len(kept)), chosen, len(chosen) == len(entries))
+        _shard(
+            folder / name,
+            _new_name(number, len(kept)),
+            [(naming.canonical(entry.name), entry) for entry in chosen],
+            len(chosen) == len(entries),
+        )
         for number, (name, chosen, entries) in enumerate(kept)
     )
 
@@ -140,13 +162,15 @@ def _plan(folder: Path, name: str) -> tuple[str, list[Entry]]:
     return name, read_entries(name, _map(folder / name))
 
 
-def _shard(path: Path, name: str, chosen: list[Entry], whole: bool) -> Shard:
-    tensors = tuple(canonical(entry.name) for entry in chosen)
-    if whole and tensors == tuple(entry.name for entry in chosen):
+def _shard(path: Path, name: str, chosen: list[tuple[str, Entry]], whole: bool) -> Shard:
+    """`chosen` are (new name, tensor)."""
+    entries = [entry for _, entry in chosen]
+    tensors = tuple(new for new, _ in chosen)
+    if whole and tensors == tuple(entry.name for entry in entries):
         return Shard(name, tensors, path.stat().st_size, lambda: _pieces(_map(path), 0, None))
-    head = header_bytes((canonical(e.name), e.dtype, e.shape) for e in chosen)
-    size = len(head) + sum(entry.end - entry.begin for entry in chosen)
-    return Shard(name, tensors, size, _rewriter(path, head, chosen))
+    head = header_bytes((new, entry.dtype, entry.shape) for new, entry in chosen)
+    size = len(head) + sum(entry.end - entry.begin for entry in entries)
+    return Shard(name, tensors, size, _rewriter(path, head, entries))
 
 
 def _rewriter(path: Path, head: bytes, entries: list[Entry]) -> Callable[[], Iterator[bytes]]:

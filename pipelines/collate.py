@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.audio import audio_tokens
 from pipelines.batch import Batch, BranchColumns, Images, Segments, Sounds
 from pipelines.branches import MAX_COLUMNS, Tokens, Tree, groups
 from pipelines.geometry import Geometry, Ints, patch_positions, prompt_positions, windows
@@ -93,7 +92,7 @@ def _images(rows: Sequence[Prepared], target: Ints, geometry: Geometry) -> Image
 def _sounds(rows: Sequence[Prepared], target: Ints, geometry: Geometry) -> Sounds | None:
     mels = [mel for row in rows for mel in row.log_mels]
     frames = np.array([mel.shape[1] for mel in mels], dtype=np.int64)
-    _agree("audio", len(target), sum(map(audio_tokens, frames.tolist())))
+    _agree("audio", len(target), int(geometry.audio_tokens(frames).sum()))
     if not mels:
         return None
     pieces = [piece for mel in mels for piece in torch.split(mel, geometry.audio_chunk, dim=1)]
@@ -102,29 +101,26 @@ def _sounds(rows: Sequence[Prepared], target: Ints, geometry: Geometry) -> Sound
     chunks = torch.zeros(len(pieces), mels[0].shape[0], longest)
     for number, piece in enumerate(pieces):
         chunks[number, :, : piece.shape[1]] = piece
-    conv = _after_convolution(chunk_frames)
+    conv = geometry.after_convolution(chunk_frames)
     places = np.arange(conv.max())
     return Sounds(
         chunks=chunks,
         frames=torch.from_numpy(frames),
         chunk_frames=torch.from_numpy(chunk_frames),
         valid=torch.from_numpy(np.flatnonzero(places < conv[:, None])),
-        pool=torch.from_numpy(_pool_index(frames)),
+        pool=torch.from_numpy(_pool_index(frames, geometry)),
         full=Segments.of(conv),
         target=torch.from_numpy(target),
     )
 
 
-def _after_convolution(frames: Ints) -> Ints:
-    """Positions left of mel frames by the encoder's stride-2 convolution."""
-    return (frames - 1) // 2 + 1
-
-
-def _pool_index(frames: Ints) -> Ints:
+def _pool_index(frames: Ints, geometry: Geometry) -> Ints:
     """First of each pair the audio encoder averages; pairs run through a sound's chunks."""
-    conv = _after_convolution(frames)
+    if geometry.audio_convolutions > 1:
+        return np.zeros(0, dtype=np.int64)  # no pairs there
+    conv = geometry.after_convolution(frames)
     starts = np.cumsum(conv) - conv
-    pairs = [2 * np.arange(audio_tokens(n)) for n in frames.tolist()]
+    pairs = [2 * np.arange(n) for n in geometry.audio_tokens(frames).tolist()]
     return np.concatenate([start + p for start, p in zip(starts, pairs, strict=True)])
 
 

@@ -34,6 +34,8 @@ class Geometry:
     positions_per_second: int
     patch_values: int
     mel_bins: int
+    image_block: bool = True  # an image spans a block of rotary positions; else tokens count on
+    audio_convolutions: int = 1  # 1: each halves the frames, then pairs are averaged; 2: no pairs
 
     @staticmethod
     def of(config: Any) -> Geometry:
@@ -55,6 +57,16 @@ class Geometry:
 
     def image_tokens(self, grid: Grid) -> int:
         return grid[0] * grid[1] * grid[2] // self.merge**2
+
+    def after_convolution(self, frames: Ints) -> Ints:
+        """Positions left of mel frames by the audio encoder's stride-2 convolutions."""
+        for _ in range(self.audio_convolutions):
+            frames = (frames - 1) // 2 + 1
+        return frames
+
+    def audio_tokens(self, frames: Ints) -> Ints:
+        left = self.after_convolution(frames)
+        return (left - 2) // 2 + 1 if self.audio_convolutions == 1 else left
 
 
 @lru_cache(maxsize=512)
@@ -97,7 +109,7 @@ def prompt_positions(input_ids: Ints, grids: tuple[Grid, ...], geometry: Geometr
     After an image the count goes on from the block's largest position (Qwen2-VL, section 2.1).
     Raises ValueError when the image tokens do not match the grids.
     """
-    if not grids:
+    if not grids or not geometry.image_block:
         return np.broadcast_to(np.arange(len(input_ids), dtype=np.int64), (3, len(input_ids)))
     at = np.flatnonzero(input_ids == geometry.image_token)
     counts = [geometry.image_tokens(grid) for grid in grids]

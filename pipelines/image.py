@@ -53,6 +53,10 @@ class ImageConfig:
         """Sides of the resized image are multiples of this."""
         return self.patch_size * self.merge_size
 
+    @property
+    def patch_values(self) -> int:
+        return 3 * self.temporal_patch_size * self.patch_size**2
+
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -100,14 +104,14 @@ def patches(image: DecodedImage, config: ImageConfig) -> tuple[torch.Tensor, Gri
 
     Rows of the result are ordered so that each block of merge x merge neighbours is contiguous.
     """
-    pixels = _resize(image.pixels, target_size(image.height, image.width, config))
+    pixels = resized(image.pixels, target_size(image.height, image.width, config))
     values = pixels.to(torch.float32) / 255.0
     mean = torch.tensor(config.mean, dtype=torch.float32).view(3, 1, 1)
     std = torch.tensor(config.std, dtype=torch.float32).view(3, 1, 1)
     return _cut((values - mean) / std, config)
 
 
-def _resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> torch.Tensor:
+def resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> torch.Tensor:
     """uint8 [3, h, w], within one level of Pillow's bicubic filter.
 
     torch is up to nine times as fast, but only when it at least halves both sides does it stay

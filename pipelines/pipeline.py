@@ -16,11 +16,12 @@ import torch
 from pipelines import collate as collation
 from pipelines import device as devices
 from pipelines import features, golden, heads
-from pipelines.backbone import QwenOmniBackbone, load_backbone
+from pipelines.backbone import Backbone
 from pipelines.batch import Batch
 from pipelines.bundle import Bundle
 from pipelines.contents import Progress
 from pipelines.errors import BadInput, BundleRefused
+from pipelines.family import family_of
 from pipelines.features import Feature, Projection
 from pipelines.generate import Generation, Writing
 from pipelines.media import Limits
@@ -52,7 +53,7 @@ class Pipeline:
         self,
         bundle: Bundle,
         preparer: Preparer,
-        backbone: QwenOmniBackbone,
+        backbone: Backbone,
         env: Mapping[str, str],
         reasons: Mapping[str, str],
     ) -> None:
@@ -95,8 +96,9 @@ class Pipeline:
         kind, why_dtype = devices.choose_dtype(dtype, chosen, parameters)
         devices.settle(chosen, kind, count)
         labels, _ = read_labels(bundle.labels)
-        preparer = Preparer.of(bundle.preprocess, bundle.template, bundle.tokenizer, labels)
-        backbone = load_backbone(bundle.config, tensors, chosen, kind)
+        family = family_of(bundle.config)
+        preparer = Preparer.of(bundle.preprocess, bundle.template, bundle.tokenizer, labels, family)
+        backbone = family.load(bundle.config, tensors, chosen, kind)
         _agree(preparer, backbone)
         env = devices.describe(chosen, kind, count) | running_libraries()
         reasons = {"device": why_device, "dtype": why_dtype, "threads": why_threads}
@@ -224,18 +226,14 @@ def load(
     return pipeline
 
 
-def _agree(preparer: Preparer, backbone: QwenOmniBackbone) -> None:
+def _agree(preparer: Preparer, backbone: Backbone) -> None:
     """Template, preprocessing and model must mean the same tokens and shapes."""
     text, image, geometry = preparer.text, preparer.preprocessing.image, backbone.geometry
     pairs = (
         ("image token", text.image_id, geometry.image_token),
         ("audio token", text.audio_id, geometry.audio_token),
         ("merge size", image.merge_size, geometry.merge),
-        (
-            "patch values",
-            3 * image.temporal_patch_size * image.patch_size**2,
-            geometry.patch_values,
-        ),
+        ("patch values", image.patch_values, geometry.patch_values),
         ("mel bins", preparer.preprocessing.audio.n_mels, geometry.mel_bins),
     )
     for name, ours, models in pairs:

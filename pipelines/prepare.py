@@ -5,6 +5,7 @@ Thread-safe: everything it holds is immutable or caches of pure functions.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from typing import Any, get_args
 import torch
 
 from pipelines import parameters
-from pipelines.audio import AudioConfig, audio_tokens, log_mel
+from pipelines.audio import AudioConfig
 from pipelines.branches import Tokens
 from pipelines.decode import DecodedAudio, DecodedImage, Limits, decode_row
 from pipelines.errors import BadInput, BundleRefused
+from pipelines.family import QWEN, Family
 from pipelines.features import input_features
-from pipelines.image import Grid, ImageConfig, image_tokens, patches
+from pipelines.gemma_audio import GemmaAudioConfig
+from pipelines.gemma_image import GemmaImageConfig
+from pipelines.image import Grid, ImageConfig
 from pipelines.text import Placeholder, Template, Text, TextConfig
 from pipelines.types import Modality, Prepared, Sample, Task
 
@@ -44,19 +48,19 @@ class Label:
 class Preprocessing:
     """preprocess.json: every parameter between bytes and tensors."""
 
-    image: ImageConfig
-    audio: AudioConfig
+    image: ImageConfig | GemmaImageConfig
+    audio: AudioConfig | GemmaAudioConfig
     text: TextConfig
     limits: Limits
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Preprocessing:
+    def from_dict(values: Mapping[str, Any], family: Family = QWEN) -> Preprocessing:
         """Raises BundleRefused("config")."""
         if set(values) != {"image", "audio", "text", "limits"}:
             raise BundleRefused("config", f"preprocess.json has sections {sorted(values)}")
         return Preprocessing(
-            ImageConfig.from_dict(values["image"]),
-            AudioConfig.from_dict(values["audio"]),
+            family.senses.read_image(values["image"]),
+            family.senses.read_audio(values["audio"]),
             TextConfig.from_dict(values["text"]),
             Limits.from_dict(values["limits"]),
         )
@@ -83,9 +87,11 @@ class Preparer:
         text: Text,
         labels: tuple[Label, ...],
         clock: Clock = time.perf_counter,
+        family: Family = QWEN,
     ) -> None:
         """Raises BundleRefused("config") when the bundle's own labels cannot be scored."""
         self.preprocessing = preprocessing
+        self._senses = family.senses
         self.text = text
         self._clock = clock
         self._texts = {label.name: label.text for label in labels}
@@ -101,11 +107,13 @@ class Preparer:
         template: Mapping[str, Any],
         tokenizer: bytes,
         labels: tuple[Label, ...],
+        family: Family = QWEN,
     ) -> Preparer:
         """From the bundle's files. Raises BundleRefused("config")."""
-        preprocessing = Preprocessing.from_dict(preprocess)
-        text = Text(tokenizer, preprocessing.text, Template.from_dict(template))
-        return Preparer(preprocessing, text, labels)
+        preprocessing = Preprocessing.from_dict(preprocess, family)
+        framing = Template.from_dict(template)
+        text = Text(tokenizer, preprocessing.text, framing, family.plain_added)
+        return Preparer(preprocessing, text, labels, family=family)
 
     def prepare(self, sample: Sample) -> Prepared:
         """Raises BadInput naming the part, the field and the limit."""
@@ -176,6 +184,7 @@ class Preparer:
         return self._texts.get(label, label)
 
     def _media(self, parts: Sequence[Decoded]) -> _Media:
+        senses, config = self._senses, self.preprocessing
         pixels: list[torch.Tensor] = []
         grids: list[Grid] = []
         mels: list[torch.Tensor] = []
@@ -184,13 +193,13 @@ class Preparer:
             if isinstance(part, str):
                 pieces.append(part)
             elif isinstance(part, DecodedImage):
-                values, grid = patches(part, self.preprocessing.image)
+                values, grid = senses.patches(part, config.image)
                 pixels.append(values)
                 grids.append(grid)
-                pieces.append(("image", image_tokens(grid, self.preprocessing.image)))
+                pieces.append(("image", math.prod(grid) // config.image.merge_size**2))
             else:
-                mels.append(log_mel(part, self.preprocessing.audio, f"parts[{number}].data"))
-                pieces.append(("audio", audio_tokens(mels[-1].shape[1])))
+                mels.append(senses.log_mel(part, config.audio, f"parts[{number}].data"))
+                pieces.append(("audio", senses.audio_tokens(mels[-1].shape[1])))
         together = torch.cat(pixels) if len(pixels) > 1 else next(iter(pixels), None)
         return _Media(pieces, together, tuple(grids), tuple(mels))
 

@@ -106,10 +106,22 @@ def _template(system: str, ask_labels: str) -> Template:
     )
 
 
+_ASK_LABELS = "\nWhich of these fits best: {labels}? Answer with one of them and nothing else."
 DEFAULT_TEMPLATE = _template("", "")
 QWEN_TEMPLATE = _template(
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
-    "\nWhich of these fits best: {labels}? Answer with one of them and nothing else.",
+    _ASK_LABELS,
+)
+# Turns and marks as Google's page on prompt formatting for Gemma 4 has them.
+_GEMMA_SUFFIX = "<turn|>\n<|turn>model\n"
+GEMMA_TEMPLATE = Template(
+    image=("<|image>", "<|image|>", "<image|>"),
+    audio=("<|audio>", "<|audio|>", "<audio|>"),
+    between="\n",
+    end="<turn|>",
+    classify=Turn("<bos><|turn>user\n", _ASK_LABELS + _GEMMA_SUFFIX),
+    embed=Turn("<bos><|turn>user\n", _GEMMA_SUFFIX),
+    generate=Turn("<bos><|turn>user\n", _GEMMA_SUFFIX),
 )
 
 
@@ -128,15 +140,23 @@ class Encoded:
 class Text:
     """One bundle's tokenizer and template. Immutable after construction, so shared by threads."""
 
-    def __init__(self, tokenizer: Path | bytes, config: TextConfig, template: Template) -> None:
-        """`tokenizer` is the tokenizer directory, or the content of its tokenizer.json.
+    def __init__(
+        self,
+        tokenizer: Path | bytes,
+        config: TextConfig,
+        template: Template,
+        plain_added: bool = False,
+    ) -> None:
+        """`tokenizer` is the tokenizer directory, or the content of its tokenizer.json;
+        `plain_added` lets users' text have the added tokens the file does not call special.
 
         Raises BundleRefused("config", ...) when the template names a token it does not have.
         """
         source = tokenizer if isinstance(tokenizer, bytes) else _read(tokenizer)
         self.config = config
         self.template = template
-        self._plain = _without_specials(source)  # first: it knows what it can read
+        # First: it knows what it can read.
+        self._plain = _without_specials(source, _marks(template) if plain_added else None)
         self._trusted = Tokenizer.from_str(source.decode())
         for each in (self._plain, self._trusted):  # how much is kept is our rule, not the file's
             each.no_truncation()
@@ -257,8 +277,13 @@ def _read(directory: Path) -> bytes:
     return (directory / "tokenizer.json").read_bytes()
 
 
-def _without_specials(source: bytes) -> Tokenizer:
-    """The same tokenizer without its added tokens.
+def _marks(template: Template) -> frozenset[str]:
+    return frozenset((*template.image, *template.audio, template.end))
+
+
+def _without_specials(source: bytes, marks: frozenset[str] | None) -> Tokenizer:
+    """The same tokenizer without its added tokens, or, with `marks`, without those of them that
+    are special or marks.
 
     They leave the vocabulary as well as the added-token list: a model that looks whole words up in
     its vocabulary would find them there.
@@ -270,10 +295,16 @@ def _without_specials(source: bytes) -> Tokenizer:
         raise BundleRefused("config", f"tokenizer.json is malformed: {error!r}") from error
     if model.get("type") != "BPE":
         raise BundleRefused("config", f"tokenizer model {model.get('type')!r}; BPE is implemented")
+    kept = [
+        token
+        for token in parsed.get("added_tokens", [])
+        if marks is not None and not token["special"] and token["content"] not in marks
+    ]
     added = {token["content"] for token in parsed.get("added_tokens", [])} - {
-        model.get("unk_token")
+        model.get("unk_token"),
+        *(token["content"] for token in kept),
     }
     model["vocab"] = {word: i for word, i in model["vocab"].items() if word not in added}
-    parsed["added_tokens"] = []
+    parsed["added_tokens"] = kept
     parsed["post_processor"] = None
     return Tokenizer.from_str(json.dumps(parsed))

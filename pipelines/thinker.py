@@ -15,6 +15,7 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 
 from pipelines.attention import NAME, attend
 from pipelines.errors import BundleRefused
+from pipelines.weights import compare, refuse_empty
 
 _NOT_THINKER = ("talker.", "token2wav.")
 _HEAD = "lm_head.weight"
@@ -78,7 +79,7 @@ def loaded(
     if config.tie_word_embeddings:
         given.pop(_HEAD, None)
         wanted.pop(_HEAD, None)
-    _compare(wanted, given, model)
+    compare(wanted, given, model)
     state = {wanted[name]: tensor.to(device, dtype) for name, tensor in given.items()}
     model.load_state_dict(state, strict=False, assign=True)
     if config.tie_word_embeddings:
@@ -117,17 +118,6 @@ def parts(model: Any) -> tuple[Any, Any, Any]:
     return inner, model.visual, model.audio_tower
 
 
-def _compare(wanted: Mapping[str, str], given: Mapping[str, torch.Tensor], model: Any) -> None:
-    missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    if missing or unknown:
-        raise BundleRefused("weights", f"missing {missing[:5]}, unknown {unknown[:5]}")
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name, tensor in given.items():
-        if tuple(tensor.shape) != shapes[wanted[name]]:
-            expected = shapes[wanted[name]]
-            raise BundleRefused("weights", f"{name} is {tuple(tensor.shape)}, not {expected}")
-
-
 def _restore_buffers(model: Any, config: Any, device: torch.device) -> None:
     """Derived constants are in no checkpoint: build their small modules again, with storage."""
     text, visual, audio = parts(model)
@@ -135,9 +125,7 @@ def _restore_buffers(model: Any, config: Any, device: torch.device) -> None:
     visual.rotary_pos_emb = type(visual.rotary_pos_emb)(config.vision_config).to(device)
     sinusoids = audio.positional_embedding
     audio.positional_embedding = type(sinusoids)(sinusoids.length, sinusoids.channels).to(device)
-    left = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
-    if left:
-        raise BundleRefused("weights", f"no values for {left[:5]}")
+    refuse_empty(model)
 
 
 def _adapted(model: Any) -> Any:
