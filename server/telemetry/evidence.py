@@ -19,8 +19,9 @@ Bools = NDArray[np.bool_]
 class Evidence:
     """A ring of levels [features, windows] a slice, one entry a tick.
 
-    Ticks that never happened stay UNKNOWN. What opened stays open until it has been calm for LOOKS
-    looks on end; unknown neither lengthens the calm nor ends it.
+    Ticks left out repeat the one before them, for half a look at most; after that they are UNKNOWN.
+    What opened stays open until it has been calm for LOOKS looks on end; unknown neither lengthens
+    the calm nor ends it.
     """
 
     def __init__(self, features: int, windows: int, tick_s: float) -> None:
@@ -31,13 +32,16 @@ class Evidence:
         self._calm: dict[str, NDArray[np.int32]] = {}
         self._open: dict[str, Bools] = {}
         self._at = 0
+        self._step = 1  # ticks the next note stands for
 
     def advance(self, ticks: int = 1) -> None:
-        """Moves on by so many ticks."""
-        for _ in range(min(ticks, self._depth)):
+        """Moves on by so many ticks; `note` speaks of the last of them."""
+        held = self._at if ticks - 1 <= self._every // 2 else None
+        for left in range(min(ticks, self._depth) - 1, -1, -1):
             self._at = (self._at + 1) % self._depth
             for ring in self._ring.values():
-                ring[self._at] = UNKNOWN
+                ring[self._at] = ring[held] if left and held is not None else UNKNOWN
+        self._step = ticks if held is not None else 1
 
     def note(self, slice_name: str, level: Levels, calm: Bools) -> None:
         """This tick's level (UNKNOWN, 0 ok, 1 warning, 2 high, 3 critical) and whether it was
@@ -48,8 +52,8 @@ class Evidence:
             self._open[slice_name] = np.zeros(self._shape, dtype=bool)
         self._ring[slice_name][self._at] = level
         run = self._calm[slice_name]
-        run = np.where(level == UNKNOWN, run, np.where(calm, run + 1, 0)).astype(np.int32)
-        self._calm[slice_name] = run
+        run = np.where(level == UNKNOWN, run, np.where(calm, run + self._step, 0))
+        self._calm[slice_name] = run = run.astype(np.int32)
         still = self._open[slice_name] & (run < self._depth)
         self._open[slice_name] = still | (self.confirmed(slice_name) > 0)
 

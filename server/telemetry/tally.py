@@ -148,7 +148,7 @@ class Block:
         self.moments: Floats = np.zeros((4, features))
         self.moments[2], self.moments[3] = np.inf, -np.inf
 
-    def add(self, coded: Coded, inside: Bools | slice) -> Ints:
+    def add(self, coded: Coded, inside: Bools | Ints | slice) -> Ints:
         """Counts the rows of a batch that `inside` picks; returns what it added."""
         flat, steps, values = coded.flat[inside], coded.steps[inside], coded.values[inside]
         added = np.bincount(flat.ravel(), minlength=len(self.counts))

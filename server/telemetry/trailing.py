@@ -35,16 +35,20 @@ class Trailing:
 
     def add(self, slice_name: str, at: float, counts: Ints) -> None:
         """Counts of rows that happened at `at`."""
-        slots = self._slots.setdefault(slice_name, {})
-        slot = int(at // SLOT_S)
-        if slot not in slots:
-            slots[slot] = np.zeros(self._cells, dtype=np.uint32)
-        slots[slot] += counts.astype(np.uint32)
+        self.add_recent(slice_name, at, counts)
         hour = int(at // HOUR_S)
         if hour == self._hour:
             self._plus(self._running, slice_name, counts)
         elif self._hour - HOURS <= hour < self._hour:
             self._plus(self._closed, slice_name, counts)
+
+    def add_recent(self, slice_name: str, at: float, counts: Ints) -> None:
+        """The same for the short window alone: the long one has them from the store."""
+        slots = self._slots.setdefault(slice_name, {})
+        slot = int(at // SLOT_S)
+        if slot not in slots:
+            slots[slot] = np.zeros(self._cells, dtype=np.uint32)
+        slots[slot] += counts.astype(np.uint32)
 
     def advance(self, now: float) -> None:
         """Moves the windows up to `now`; call before `add` and before reading."""

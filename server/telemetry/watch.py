@@ -6,8 +6,9 @@ order of things: windows, design effects, scores, false discovery rate, evidence
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from server.telemetry.trailing import HOUR_S, LONG_S, SHORT_S, SLOT_S, SLOTS, Tr
 WINDOWS = (SHORT_S, LONG_S)
 FAMILIES = ("output", "embedding")  # modalities tested apart; all others are inputs
 HOUR_STRETCHES = 48
+
+Judged = tuple[int, str, str, int, str]  # tick in unix ms, feature, slice, window, level
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,24 @@ class DriftWatch:
             {s: self._evidence.open(s) for s in slices},
             {s: self._evidence.confirmed(s) for s in slices},
         )
+
+    def restore(self, judged: Iterable[Judged]) -> None:
+        """After a restart: what earlier ticks said, oldest first, so that what was open stays
+        open. Ticks and slices that are not there are unknown."""
+        places = {f.name: i for i, f in enumerate(self._features)}
+        unknown = np.full((len(places), len(WINDOWS)), UNKNOWN, dtype=np.int8)
+        for at_ms, ticks in groupby(judged, key=lambda row: row[0]):
+            levels: dict[str, NDArray[np.int8]] = {}
+            for _, feature, name, window_s, word in ticks:
+                if feature in places and window_s in WINDOWS and word in drift.LEVELS:
+                    of_slice = levels.setdefault(name, unknown.copy())
+                    where = places[feature], WINDOWS.index(window_s)
+                    of_slice[where] = drift.LEVELS.index(word)
+            tick = int(at_ms / 1000 // self._tick_s)
+            self._evidence.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
+            self._ticked = tick
+            for name, level in levels.items():
+                self._evidence.note(name, level, np.zeros(level.shape, dtype=bool))
 
     def _look(
         self, now: float, window_s: int, slices: list[str], baseline: Baseline, deff: Floats

@@ -1,0 +1,125 @@
+"""What watchers are told: the latest row of every key, in the order of change.
+
+A slow watcher gets each key once, as it is now, however often it changed: nobody's slowness costs
+memory. Rows of the past (latency, single predictions) are let go when there are too many; whoever
+asks from before that is told so and reads the history instead.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+
+from server.telemetry.rows import (
+    AlertRow,
+    Change,
+    DeployRow,
+    DriftRow,
+    FeatureRow,
+    LatencyRow,
+    PredictionRow,
+    ProfileRow,
+    QualityRow,
+    Row,
+    SilenceRow,
+    SliceRow,
+)
+
+# Latest rows kept of each kind.
+LIMITS: dict[type, int] = {
+    LatencyRow: 4000,
+    PredictionRow: 300,
+    ProfileRow: 6000,
+    DriftRow: 8000,
+    QualityRow: 2000,
+    FeatureRow: 2000,
+    AlertRow: 300,
+    SilenceRow: 300,
+    DeployRow: 100,
+    SliceRow: 50,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`complete` False: rows between the cursor asked from and these are gone from here."""
+
+    changes: list[Change]
+    cursor: int
+    complete: bool
+
+
+class Changes:
+    """Written by the telemetry thread, read by any."""
+
+    def __init__(self) -> None:
+        self._rows: dict[type, OrderedDict[Hashable, Change]] = {
+            kind: OrderedDict() for kind in LIMITS
+        }
+        self._cursor = 0
+        self._gone = 0  # cursor of the latest row that was let go
+        self._lock = threading.Lock()
+
+    def note(self, rows: Iterable[Row]) -> None:
+        with self._lock:
+            for row in rows:
+                self._cursor += 1
+                kept = self._rows[type(row)]
+                key = key_of(row)
+                kept.pop(key, None)
+                kept[key] = Change(self._cursor, row)
+                if len(kept) > LIMITS[type(row)]:
+                    _, oldest = kept.popitem(last=False)
+                    self._gone = max(self._gone, oldest.cursor)
+
+    def drop(self, kind: type) -> None:
+        """Rows of this kind are no longer true, without others in their place."""
+        with self._lock:
+            self._rows[kind].clear()
+
+    def after(self, cursor: int) -> Batch:
+        """All that changed since, oldest first; from 0 everything that is true now."""
+        with self._lock:
+            found: list[Change] = []
+            for kept in self._rows.values():
+                for change in reversed(kept.values()):
+                    if change.cursor <= cursor:
+                        break
+                    found.append(change)
+            found.sort(key=lambda change: change.cursor)
+            return Batch(found, self._cursor, cursor == 0 or cursor >= self._gone)
+
+    def standing(self) -> list[DriftRow | QualityRow]:
+        """The latest drift and quality rows there are."""
+        with self._lock:
+            kept = (*self._rows[DriftRow].values(), *self._rows[QualityRow].values())
+        return [c.row for c in kept if isinstance(c.row, DriftRow | QualityRow)]
+
+    @property
+    def cursor(self) -> int:
+        return self._cursor
+
+
+def key_of(row: Row) -> Hashable:
+    """What a later row replaces an earlier one by."""
+    match row:
+        case LatencyRow():
+            return (row.bucket_unix_ms, row.width_s, row.stamp, row.mix, row.replica)
+        case FeatureRow():
+            return (row.stamp, row.name)
+        case ProfileRow():
+            return (row.stamp, row.feature, row.slice, row.hour_unix_s)
+        case DriftRow():
+            return (row.stamp, row.feature, row.slice, row.window_s, row.baseline)
+        case AlertRow() | SilenceRow():
+            return row.id
+        case DeployRow():
+            return (row.at_unix_ms, row.action, row.stamp)
+        case PredictionRow():
+            return row.record.prediction_id
+        case QualityRow():
+            return (row.stamp, row.slice, row.bucket_unix_s, row.width_s)
+        case SliceRow():
+            return (row.stamp, row.expression)

@@ -1,0 +1,238 @@
+"""Adds batches of records to every sum there is: profiles, trailing windows, latency, quality.
+
+Memory only: nothing here can fail because a disk is full. `flush` writes what changed; `Writer`
+says when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.telemetry.latency import LatencyKey, LatencySums, key_of
+from server.telemetry.live import Live
+from server.telemetry.lives import Lives
+from server.telemetry.open_sums import OpenSums
+from server.telemetry.profile import Ints, Profile, unpack_counts
+from server.telemetry.quality import QualityCounts
+from server.telemetry.quality_sums import add_answers, packed, unpacked
+from server.telemetry.record import Record
+from server.telemetry.rows import LatencyRow
+from server.telemetry.store import Store
+from server.telemetry.tally import Block, Layout
+from server.telemetry.trailing import HOUR_S, SLOT_S
+
+WARM_S = 2 * HOUR_S  # sums of hours older than this are put away
+WARM_LATENCY_S = 120
+
+HourKey = tuple[str, int, str]  # stamp, hour (unix s), slice
+Rows = NDArray[np.int64]
+
+
+class Counting:
+    """Rows of stamps that `lives` cannot find are counted in the latency alone."""
+
+    def __init__(self, store: Store, lives: Lives) -> None:
+        self._store = store
+        self._lives = lives
+        self.profiles: OpenSums[HourKey, Block] = OpenSums(self._stored_block)
+        self.latency: OpenSums[LatencyKey, LatencySums] = OpenSums(self._stored_latency)
+        self.quality: OpenSums[HourKey, QualityCounts] = OpenSums(self._stored_quality)
+        self._fresh: set[LatencyKey] = set()
+        self.malformed = 0  # records whose features are not those of their stamp
+
+    # ---- adding ----------------------------------------------------------------------------
+
+    def add(self, records: Sequence[Record], now: float) -> None:
+        for record in records:
+            key = key_of(record)
+            self.latency.change(key).add(record)
+            self._fresh.add(key)
+        for live, of_stamp in self._by_stamp(records, now):
+            tags = [live.slices.of(r.slices) for r in of_stamp]
+            self._add_quality(live, of_stamp, tags)
+            self.malformed += sum(1 for r in of_stamp if r.features and not live.fits(r))
+            self._add_profiles(live, of_stamp, tags)
+
+    def remember(self, records: Sequence[Record], now: float) -> None:
+        """Rows that the stored sums have already: for the last hour's window alone, which is not
+        stored. Only after a start."""
+        for live, of_stamp in self._by_stamp(records, now):
+            fitting = [r for r in of_stamp if live.fits(r)]
+            if not fitting:
+                continue
+            coded, tags = live.code(fitting), [live.slices.of(r.slices) for r in fitting]
+            for slot, rows in _grouped([int(r.at // SLOT_S) for r in fitting]):
+                for name, inside in _slices_of(tags, rows):
+                    added = live.layout.block().add(coded, inside)
+                    live.trailing.add_recent(name, slot * SLOT_S, added)
+
+    def _by_stamp(
+        self, records: Sequence[Record], now: float
+    ) -> Iterator[tuple[Live, list[Record]]]:
+        by_stamp: dict[str, list[Record]] = {}
+        for record in records:
+            by_stamp.setdefault(record.stamp, []).append(record)
+        for stamp, of_stamp in by_stamp.items():
+            live = self._lives.find(stamp)
+            if live is not None:
+                live.last_at = max(live.last_at, max(r.at for r in of_stamp))
+                live.trailing.advance(now)
+                yield live, of_stamp
+
+    def _add_profiles(
+        self, live: Live, records: Sequence[Record], tags: Sequence[Sequence[str]]
+    ) -> None:
+        fitting = [i for i, r in enumerate(records) if live.fits(r)]
+        if not fitting:
+            return
+        coded = live.code([records[i] for i in fitting])
+        tags = [tags[i] for i in fitting]
+        for slot, rows in _grouped([int(records[i].at // SLOT_S) for i in fitting]):
+            hour = slot * SLOT_S // HOUR_S * HOUR_S
+            for name, inside in _slices_of(tags, rows):
+                block = self.profiles.change((live.bundle.stamp, hour, name))
+                live.trailing.add(name, slot * SLOT_S, block.add(coded, inside))
+
+    def _add_quality(
+        self, live: Live, records: Sequence[Record], tags: Sequence[Sequence[str]]
+    ) -> None:
+        """Only classification has a confidence that can turn out right or wrong."""
+        answered = [i for i, r in enumerate(records) if r.task == "classify" and not r.error]
+        if not answered:
+            return
+        confidence = np.array([records[i].confidence for i in answered])
+        places = np.searchsorted(live.stick.edges, confidence, side="right")
+        predicted = np.array([live.stick.label(records[i].label) for i in answered])
+        kept = [tags[i] for i in answered]
+        hours = [int(records[i].at // HOUR_S) * HOUR_S for i in answered]
+        for hour, rows in _grouped(hours):
+            for name, inside in _slices_of(kept, rows):
+                counts = self.quality.change((live.bundle.stamp, hour, name))
+                add_answers(counts, places[inside], confidence[inside], predicted[inside])
+
+    # ---- reading ---------------------------------------------------------------------------
+
+    def fresh_latency(self) -> list[LatencyRow]:
+        """The rows that changed since the last call, as they are now."""
+        fresh, self._fresh = self._fresh, set()
+        found = [(key, self.latency.get(key)) for key in sorted(fresh)]
+        return [sums.row(key) for key, sums in found if sums is not None]
+
+    def quality_of(self, stamp: str, hour: int, name: str) -> QualityCounts:
+        """Open or stored; not to be changed."""
+        found = self.quality.get((stamp, hour, name))
+        return found if found is not None else self._stored_quality((stamp, hour, name))
+
+    # ---- the store -------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Writes all that changed; inside a transaction of the caller's. Call `written` once that
+        is committed."""
+        for (stamp, hour, name), block in self.profiles.changed():
+            live = self._lives.find(stamp)
+            if live is None:
+                continue
+            ids = self._store.feature_ids(stamp)
+            profiles = [(ids[i], live.layout.profile(block, i)) for i in range(len(ids))]
+            key = (self._store.stamp_id(stamp), hour, self._store.slice_id(name, hour))
+            self._store.put_profiles(*key, profiles)
+        self._store.put_latency([sums.row(key) for key, sums in self.latency.changed()])
+        for (stamp, hour, name), counts in self.quality.changed():
+            key = (self._store.stamp_id(stamp), hour, self._store.slice_id(name, hour))
+            self._store.put_sums("quality", key, packed(counts))
+
+    def written(self, now: float) -> None:
+        for sums in (self.profiles, self.latency, self.quality):
+            sums.written()
+        self.profiles.put_away(lambda key: key[1] < now - WARM_S)
+        self.quality.put_away(lambda key: key[1] < now - WARM_S)
+        self.latency.put_away(lambda key: key.bucket_unix_s < now - WARM_LATENCY_S)
+
+    def past(self, stamp: str, layout: Layout, hour: int) -> dict[str, Ints]:
+        """Flat counts of a whole hour (index, not seconds) by slice: open ones, else stored."""
+        found: dict[str, Ints] = {}
+        for name, position, *extras, _, _, _, _, blob, crc in self._store.profiles(
+            stamp, hour * HOUR_S
+        ):
+            if name not in found:
+                found[name] = np.zeros(layout.total, dtype=np.int64)
+            _restore(layout, found[name], position, extras, blob, crc)
+        for (key_stamp, key_hour, name), block in self.profiles.items():
+            if key_stamp == stamp and key_hour == hour * HOUR_S:
+                found[name] = block.counts.copy()
+        return found
+
+    def forget(self, stamp: str) -> None:
+        """Its features are counted in other cells from now on; write what is open first."""
+        self.profiles.drop(lambda key: key[0] == stamp)
+        self.quality.drop(lambda key: key[0] == stamp)
+
+    def _stored_block(self, key: HourKey) -> Block:
+        layout = self._live(key[0]).layout
+        block = layout.block()
+        for _, position, missing, nonfinite, absent, *moments, blob, crc in self._store.profiles(
+            *key
+        ):
+            try:
+                counts = unpack_counts(blob, int(layout.sizes[position]), crc)
+            except (ValueError, IndexError):
+                continue  # damaged, or of another schema: counted anew
+            profile = Profile(counts, missing, nonfinite, absent, *moments)
+            layout.restore(block, position, profile)
+        return block
+
+    def _stored_latency(self, key: LatencyKey) -> LatencySums:
+        sums = LatencySums()
+        row = self._store.latency(key)
+        if row is not None:
+            sums.merge(row)
+        return sums
+
+    def _stored_quality(self, key: HourKey) -> QualityCounts:
+        stick = self._live(key[0]).stick
+        blob = self._store.quality(*key)
+        if blob is not None:
+            try:
+                return unpacked(blob, stick)
+            except ValueError:
+                pass  # of another label set: a stamp cannot change its labels, but files can rot
+        return QualityCounts.of(stick)
+
+    def _live(self, stamp: str) -> Live:
+        live = self._lives.find(stamp)
+        assert live is not None, "sums are opened for known stamps only"
+        return live
+
+
+def _restore(
+    layout: Layout, flat: Ints, position: int, extras: Sequence[int], blob: bytes, crc: int
+) -> None:
+    if position >= len(layout.sizes):
+        return
+    start, size = int(layout.offsets[position]), int(layout.sizes[position])
+    try:
+        flat[start : start + size] = unpack_counts(blob, size, crc)
+    except ValueError:
+        return
+    flat[start + size : start + size + len(extras)] = extras
+
+
+def _grouped(keys: Sequence[int]) -> Iterable[tuple[int, Rows]]:
+    """(key, rows that have it), usually a single one."""
+    array = np.array(keys, dtype=np.int64)
+    for key in np.unique(array):
+        yield int(key), np.flatnonzero(array == key)
+
+
+def _slices_of(tags: Sequence[Sequence[str]], rows: Rows) -> Iterable[tuple[str, Rows]]:
+    """All the rows as "", then those of each slice."""
+    yield "", rows
+    found: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        for name in tags[row]:
+            found.setdefault(name, []).append(row)
+    for name, inside in found.items():
+        yield name, np.array(inside, dtype=np.int64)

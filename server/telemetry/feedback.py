@@ -1,0 +1,282 @@
+"""Joins what turned out to be true to the predictions it speaks of, whenever it comes.
+
+Append-only: what holds is the item with the latest observation, and of equals the one received
+last. A correction takes back what was counted for the item it replaces, so that the quality of the
+hour in which the prediction was made is always that of what is known now.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.telemetry.quality import QualityCounts, Verdict, Yardstick
+from server.telemetry.store import Store, day_of
+
+TEXT = 1000  # characters of a label, outcome, source or key
+FUTURE_S = 86400.0  # an observation later than this after now is a wrong clock
+
+JOINED, CORRECTED, DUPLICATE = "joined", "corrected", "duplicate"
+UNKNOWN, EXPIRED, REFUSED = "unknown", "expired", "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackItem:
+    """As in proto/inference.proto; `observed_at` in unix seconds, 0 = now; `value` None = as the
+    objective says."""
+
+    prediction_id: str
+    label: str = ""
+    outcome: str = ""
+    value: float | None = None
+    source: str = ""
+    observed_at: float = 0.0
+    idempotency_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackResult:
+    """`status` is joined | corrected | duplicate | unknown | expired | refused; the rest says what
+    was refused, why in one UPPER_CASE word, and in words."""
+
+    prediction_id: str
+    status: str
+    field: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a stored prediction said."""
+
+    at: float
+    stamp: str
+    label: str
+    confidence: float
+    slices: str  # JSON
+    total_ms: float
+    sample_p: float  # of its payload having been kept, 1 if it was not
+    judged: bool  # a classification that was answered: only those can be right or wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    label: str
+    value: float | None
+    observed_at: float
+    received_at: float
+
+    @property
+    def order(self) -> tuple[float, float]:
+        return self.observed_at, self.received_at
+
+
+Measured = Callable[[Answered], tuple[Yardstick, list[QualityCounts]]]
+
+
+class Feedback:
+    """`measured` gives, for a prediction, the yardstick of its stamp and the quality counts of its
+    hour and slices, open for change. Runs on the writer thread, in a transaction of its own."""
+
+    def __init__(self, store: Store, measured: Measured) -> None:
+        self._store = store
+        self._measured = measured
+
+    def take(self, items: Sequence[FeedbackItem], now: float) -> list[FeedbackResult]:
+        """One result an item, in order. Raises sqlite3.Error, after which nothing was taken."""
+        changes: list[tuple[Answered, Truth | None, Truth]] = []
+        with self._store.transaction():
+            results = [self._one(item, now, changes) for item in items]
+        for answered, before, after in changes:
+            self._count(answered, before, -1)
+            self._count(answered, after, 1)
+        return results
+
+    def recount(self, after_id: int) -> None:
+        """Counts again what came after the stored sums were last written."""
+        rows = self._store.connection.execute(
+            "SELECT DISTINCT prediction_id FROM feedback WHERE id > ?", (after_id,)
+        ).fetchall()
+        for (prediction_id,) in rows:
+            answered = self._find(prediction_id)
+            if answered is not None:
+                before = self._holds(prediction_id, after_id)
+                self._count(answered, before, -1)
+                self._count(answered, self._holds(prediction_id), 1)
+
+    def last_id(self) -> int:
+        found = self._store.connection.execute("SELECT max(id) FROM feedback").fetchone()
+        return int(found[0] or 0)
+
+    # ---- one item --------------------------------------------------------------------------
+
+    def _one(
+        self,
+        item: FeedbackItem,
+        now: float,
+        changes: list[tuple[Answered, Truth | None, Truth]],
+    ) -> FeedbackResult:
+        refused = _malformed(item, now)
+        if refused is not None:
+            return refused
+        if item.idempotency_key and self._seen(item.idempotency_key):
+            return FeedbackResult(item.prediction_id, DUPLICATE)
+        answered = self._find(item.prediction_id)
+        if answered is None:
+            return FeedbackResult(item.prediction_id, self._absence(item.prediction_id))
+        stick, _ = self._measured(answered)
+        if item.label and stick.labels and item.label not in (*stick.labels, answered.label):
+            known = ", ".join(stick.labels[:20])
+            return _refused(item, "label", "UNKNOWN_LABEL", f"{item.label!r} is none of {known}")
+        before = self._holds(item.prediction_id)
+        truth = Truth(item.label, item.value, item.observed_at or now, now)
+        if before is not None and (before.label, before.value) == (truth.label, truth.value):
+            self._append(item, truth, DUPLICATE)
+            return FeedbackResult(item.prediction_id, DUPLICATE)
+        stands = before is None or truth.order >= before.order
+        status = CORRECTED if before is not None and stands else JOINED
+        self._append(item, truth, status)
+        if stands:
+            self._hold(item, truth, answered)
+            changes.append((answered, before, truth))
+        return FeedbackResult(item.prediction_id, status)
+
+    def _count(self, answered: Answered, truth: Truth | None, sign: int) -> None:
+        if truth is None or not answered.judged:
+            return
+        stick, counts = self._measured(answered)
+        value = math.nan if truth.value is None else truth.value
+        for of_slice in counts:
+            if truth.label:
+                verdict = Verdict(
+                    answered.confidence,
+                    stick.label(answered.label),
+                    _true(stick, truth.label, answered.label),
+                    _late(stick, answered),
+                    value,
+                    max(truth.observed_at - answered.at, 0.0),
+                )
+                of_slice.learn(stick, verdict, sign)
+            elif not math.isnan(value):
+                of_slice.value += sign * value
+                of_slice.valued += sign
+
+    # ---- the tables ------------------------------------------------------------------------
+
+    def _find(self, prediction_id: str) -> Answered | None:
+        for day in self._likely_days(prediction_id):
+            row = self._store.connection.execute(
+                "SELECT p.at, s.hex, p.label, ifnull(p.confidence, 0), p.slices, p.total_ms,"
+                " CASE WHEN p.kept THEN p.sample_p ELSE 1 END, p.task = 'classify' AND p.error = ''"
+                f" FROM prediction_{day} p JOIN stamp s ON s.id = p.stamp_id"
+                " WHERE p.prediction_id = ?",
+                (prediction_id,),
+            ).fetchone()
+            if row is not None:
+                return Answered(*row)
+        return None
+
+    def _likely_days(self, prediction_id: str) -> list[str]:
+        """The day the id was made on first: one look-up finds nearly all."""
+        days = self._store.days()[::-1]
+        made = made_at(prediction_id)
+        likely = day_of(made) if made is not None else ""
+        return sorted(days, key=lambda day: day != likely)
+
+    def _absence(self, prediction_id: str) -> str:
+        made, days = made_at(prediction_id), self._store.days()
+        return EXPIRED if made is not None and days and day_of(made) < days[0] else UNKNOWN
+
+    def _seen(self, key: str) -> bool:
+        found = self._store.connection.execute(
+            "SELECT 1 FROM feedback WHERE idempotency_key = ?", (key,)
+        )
+        return found.fetchone() is not None
+
+    def _holds(self, prediction_id: str, up_to: int | None = None) -> Truth | None:
+        """What is held to be true: the latest observation, of equals the last received."""
+        row = self._store.connection.execute(
+            "SELECT label, value, observed_at, received_at FROM feedback WHERE prediction_id = ?"
+            " AND id <= ? ORDER BY observed_at DESC, received_at DESC, id DESC LIMIT 1",
+            (prediction_id, up_to if up_to is not None else 1 << 62),
+        ).fetchone()
+        return Truth(*row) if row else None
+
+    def _append(self, item: FeedbackItem, truth: Truth, status: str) -> None:
+        values: tuple[Any, ...] = (
+            item.prediction_id,
+            truth.received_at,
+            truth.observed_at,
+            item.label,
+            item.outcome,
+            item.value,
+            item.source,
+            item.idempotency_key,
+            status,
+        )
+        self._store.connection.execute(
+            "INSERT INTO feedback (prediction_id, received_at, observed_at, label, outcome, value,"
+            " source, idempotency_key, status) VALUES (?,?,?,?,?,?,?,?,?)",
+            values,
+        )
+
+    def _hold(self, item: FeedbackItem, truth: Truth, answered: Answered) -> None:
+        # Rows found through kept payloads speak for 1/p rows each (Horvitz and Thompson, 1952).
+        weight = 1 / answered.sample_p if answered.sample_p > 0 else 1.0
+        self._store.connection.execute(
+            "INSERT OR REPLACE INTO truth VALUES (?,?,?,?,?,?,?,?,?)",
+            (
+                item.prediction_id,
+                answered.at,
+                item.label,
+                item.value,
+                item.outcome,
+                item.source,
+                truth.observed_at,
+                truth.received_at,
+                weight,
+            ),
+        )
+
+
+def made_at(prediction_id: str) -> float | None:
+    """Unix seconds of a UUID version 7 (RFC 9562), None for any other id."""
+    try:
+        return int(prediction_id[:12], 16) / 1000 if prediction_id[12:13] == "7" else None
+    except ValueError:
+        return None
+
+
+def _malformed(item: FeedbackItem, now: float) -> FeedbackResult | None:
+    if not item.prediction_id:
+        return _refused(item, "prediction_id", "MISSING", "which prediction is meant is not said")
+    if not item.label and not item.outcome and item.value is None:
+        return _refused(item, "label", "EMPTY", "neither label nor outcome nor value is given")
+    if item.value is not None and not math.isfinite(item.value):
+        return _refused(item, "value", "NOT_FINITE", f"a value of {item.value} says nothing")
+    for name in ("prediction_id", "label", "outcome", "source", "idempotency_key"):
+        if len(getattr(item, name)) > TEXT:
+            return _refused(item, name, "TOO_LONG", f"longer than {TEXT} characters")
+    if not 0 <= item.observed_at <= now + FUTURE_S:
+        return _refused(item, "observed_unix_ms", "NOT_A_TIME", "observed in the future")
+    return None
+
+
+def _refused(item: FeedbackItem, field: str, reason: str, message: str) -> FeedbackResult:
+    return FeedbackResult(item.prediction_id, REFUSED, field, reason, message)
+
+
+def _true(stick: Yardstick, true: str, predicted: str) -> int:
+    """The place of the true label. Of labels the stamp does not have, only the one that was
+    answered (the request brought it) is right."""
+    place = stick.label(true)
+    if place == len(stick.labels) and true != predicted:
+        return place + 1
+    return place
+
+
+def _late(stick: Yardstick, answered: Answered) -> bool:
+    return stick.objective is not None and answered.total_ms / 1000 > stick.objective.window_s

@@ -1,0 +1,83 @@
+"""One stamp while it serves: what it was said to be when loaded, and what is counted for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.telemetry import objective, reference
+from server.telemetry.profile import Ints, Reference, empty_reference
+from server.telemetry.quality import Yardstick, yardstick
+from server.telemetry.record import FeatureSpec, Record
+from server.telemetry.slice_names import SliceNames
+from server.telemetry.tally import Coded, Layout
+from server.telemetry.trailing import Trailing
+from server.telemetry.watch import Baseline, DriftWatch, bundle_baseline
+
+SENT = ("text", "image", "audio")  # a NaN of these is missing only where the mix names them
+ALWAYS = "request"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What telemetry is told of a bundle: `reference` and `objective` are the files' bytes, empty
+    when the bundle has none."""
+
+    stamp: str
+    name: str = ""
+    schema: tuple[FeatureSpec, ...] = ()
+    labels: tuple[str, ...] = ()
+    reference: bytes = b""
+    objective: bytes = b""
+
+
+Past = Callable[[str, Layout, int], Mapping[str, Ints]]  # stamp, layout, hour -> slice -> counts
+
+
+class Live:
+    """Raises ReferenceRefused or ObjectiveRefused when the bundle's files do not fit."""
+
+    def __init__(self, bundle: Bundle, slices: Sequence[str], past: Past, tick_s: float) -> None:
+        self.bundle = bundle
+        self.reference = _reference(bundle)
+        self.layout = Layout(self.reference)
+        self.stick: Yardstick = yardstick(
+            bundle.labels,
+            self.reference,
+            objective.parse(bundle.objective, bundle.labels) if bundle.objective else None,
+        )
+        self.slices = SliceNames([*self.reference.slices, *slices])
+        layout = self.layout
+        self.trailing = Trailing(layout.total, lambda hour: past(bundle.stamp, layout, hour))
+        self.watch = DriftWatch(bundle.stamp, self.layout, self.trailing, tick_s)
+        self.baseline: Baseline = bundle_baseline(self.layout)
+        self.last_at = 0.0
+        self._expected: dict[str, NDArray[np.bool_]] = {}
+
+    def fits(self, record: Record) -> bool:
+        return len(record.features) == 4 * len(self.reference.features)
+
+    def code(self, records: Sequence[Record]) -> Coded:
+        """Records that fit, in cells."""
+        matrix = np.frombuffer(b"".join(r.features for r in records), dtype="<f4")
+        expected = np.stack([self._expects(r.mix) for r in records])
+        return self.layout.code(matrix.reshape(len(records), -1), expected)
+
+    def _expects(self, mix: str) -> NDArray[np.bool_]:
+        """Which features a request of this mix must have."""
+        found = self._expected.get(mix)
+        if found is None:
+            present = {ALWAYS, *(m for m in SENT if m in mix.split("+"))}
+            found = np.array([f.spec.modality in present for f in self.reference.features])
+            if len(self._expected) < 64:
+                self._expected[mix] = found
+        return found
+
+
+def _reference(bundle: Bundle) -> Reference:
+    if bundle.reference:
+        return reference.parse(bundle.reference, bundle.schema)
+    return empty_reference(bundle.schema)

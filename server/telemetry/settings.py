@@ -1,0 +1,27 @@
+"""How telemetry is to run; the server fills it from its flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.telemetry.retention import Limits
+from server.telemetry.sampler import MOST_BYTES
+from server.telemetry.trailing import SLOT_S
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`flush_s` is what a killed server loses of its sums' freshness at most: predictions are
+    written every 0.2 s, and the sums are counted again from them."""
+
+    folder: Path
+    tick_s: float = SLOT_S
+    flush_s: float = 10.0
+    sweep_s: float = 600.0
+    told_s: float = 2.0  # between latency rows of a bucket that still fills
+    sample_share: float = 0.05
+    sample_bytes: int = MOST_BYTES
+    on_alert: str = ""  # a command line
+    baseline: str = "bundle"  # bundle | previous | last-week | FROM..TO (ISO times)
+    limits: Limits = field(default_factory=Limits)

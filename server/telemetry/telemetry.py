@@ -1,0 +1,212 @@
+"""Telemetry as the server holds it: put records in, ask what happened.
+
+`put` is the request path. Everything that changes something goes to the one telemetry thread and
+waits for it; everything that only reads opens the database itself. Any thread may call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from server.telemetry import objective, reference
+from server.telemetry.alert_command import AlertCommand
+from server.telemetry.alerts import Transition
+from server.telemetry.changes import Batch, Changes
+from server.telemetry.feedback import FeedbackItem, FeedbackResult
+from server.telemetry.findings import Finding
+from server.telemetry.history import Span
+from server.telemetry.judge import quality_row
+from server.telemetry.live import Bundle, Live
+from server.telemetry.quality_sums import unpacked
+from server.telemetry.reading import Reader
+from server.telemetry.record import FeatureSpec, Record
+from server.telemetry.recorder import Recorder
+from server.telemetry.rows import (
+    AlertRow,
+    DeployRow,
+    DriftRow,
+    Health,
+    PredictionRow,
+    QualityRow,
+    Row,
+    SilenceRow,
+)
+from server.telemetry.searching import Found, Search, search
+from server.telemetry.settings import Settings
+from server.telemetry.writer import Writer
+
+CLOSE_S = 10.0
+
+
+class Telemetry:
+    """`clock` is unix seconds and may run faster than `monotonic`, by which work is paced.
+
+    `alerted` is told of every step of an alert, `sampled` of every payload kept, both on the
+    telemetry thread; they must be quick.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        alerted: Callable[[AlertRow], None] = lambda row: None,
+        sampled: Callable[[Record, float], None] = lambda record, probability: None,
+    ) -> None:
+        """Raises ValueError when the alert command cannot be split into words, and OSError or
+        sqlite3.Error when not even a temporary folder can be written."""
+        self._clock = clock
+        self._alerted = alerted
+        self._command = AlertCommand(settings.on_alert) if settings.on_alert else None
+        self._changes = Changes()
+        self._writer = Writer(settings, self._changes, clock, monotonic, self._step, sampled)
+        self._reader = Reader(lambda: self._writer.store.path)
+        self._recorder = Recorder(self._writer.write, self._writer.idle)
+        self._recorder.start()
+
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Writes what is queued; ends every thread."""
+        if self._recorder.close(timeout_s):
+            self._writer.close()
+        if self._command is not None:
+            self._command.close()
+
+    # ---- in --------------------------------------------------------------------------------
+
+    def put(self, record: Record, schema: tuple[FeatureSpec, ...] = ()) -> None:
+        """Never waits, never raises. `schema` names the features of a stamp not adopted yet."""
+        self._recorder.put(record, schema)
+
+    def adopt(self, bundle: Bundle) -> None:
+        """A bundle is about to serve. Raises ReferenceRefused or ObjectiveRefused when its files
+        do not fit what it sends, before anything is changed."""
+        check(bundle)
+        self._recorder.call(lambda: self._writer.adopt(bundle))
+
+    def deployed(self, row: DeployRow) -> None:
+        """Does not wait."""
+        self._recorder.post(lambda: self._writer.deployed(row))
+
+    def report(self, findings: Iterable[Finding]) -> None:
+        """What the server found about itself: readiness, latency, skew. Does not wait."""
+        taken = list(findings)
+        self._recorder.post(lambda: self._writer.report(taken))
+
+    def feedback(self, items: Sequence[FeedbackItem]) -> list[FeedbackResult]:
+        """One result an item, in order. Raises StoreBusy, and sqlite3.Error when nothing can be
+        written: then none was taken."""
+        taken = list(items)
+        return self._recorder.call(lambda: self._writer.take_feedback(taken))
+
+    def acknowledge(self, alert_id: str, by: str, note: str = "", undo: bool = False) -> AlertRow:
+        """Raises UnknownAlert."""
+        return self._recorder.call(lambda: self._writer.acknowledge(alert_id, by, note, undo))
+
+    def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
+        """Raises BadFilter, and ValueError when it would not end."""
+        return self._recorder.call(lambda: self._writer.silence(matcher, until, by, reason))
+
+    def end_silence(self, silence_id: str) -> SilenceRow:
+        """Raises UnknownAlert."""
+        return self._recorder.call(lambda: self._writer.end_silence(silence_id))
+
+    def insert(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Rows of somebody else's table, by the one writer. Does not wait."""
+        self._recorder.post(lambda: self._writer.insert(statement, rows))
+
+    # ---- out -------------------------------------------------------------------------------
+
+    def changes(self, after: int = 0) -> Batch:
+        """What changed since a cursor; from 0 all that is true now."""
+        return self._changes.after(after)
+
+    def standing(self) -> list[DriftRow | QualityRow]:
+        """The latest drift and quality of every feature and slice, for metrics."""
+        return self._changes.standing()
+
+    def alerts(self) -> list[AlertRow]:
+        """Open ones first, worst first."""
+        return self._recorder.call(self._writer.alerts.rows)
+
+    def history(self, span: Span, kinds: Sequence[str] = ()) -> Iterator[Row]:
+        """Stored rows of a span. Kinds are those of proto/observe.proto; predictions are capped."""
+        yield from self._reader.history(span, kinds)
+        if not kinds or "quality" in kinds:
+            yield from self.qualities(span)
+        if "prediction" in kinds:
+            yield from self._reader.samples(span=span, limit=1000)
+
+    def qualities(self, span: Span) -> list[QualityRow]:
+        """Hourly, as far as it is stored; each measured with its own stamp's yardstick."""
+        return self._recorder.call(lambda: self._qualities(span))
+
+    def samples(
+        self, line: str = "", span: Span | None = None, limit: int = 100, payload: bool = False
+    ) -> list[PredictionRow]:
+        """Newest first. Raises BadFilter."""
+        return self._reader.samples(line, span, limit, payload)
+
+    def by_id(self, ids: Sequence[str], payload: bool = False) -> list[PredictionRow]:
+        return self._reader.by_id(ids, payload)
+
+    def export(self, span: Span, line: str = "") -> Iterator[PredictionRow]:
+        """Oldest first. Raises BadFilter."""
+        return self._reader.export(span, line)
+
+    def worst_slices(self, wanted: Search, stamp: str = "") -> Found:
+        """Of a stamp, or of the one with the latest traffic. Raises ValueError on an unknown
+        measure. Takes seconds over hundreds of thousands of rows."""
+        live = self._live(stamp)
+        if live is None:
+            return Found([], 0, False)
+        return search(
+            self._writer.store.path, live.bundle.stamp, live.bundle.schema, live.stick, wanted
+        )
+
+    def health(self) -> Health:
+        recorder, journal = self._recorder, self._writer.journal
+        trouble = self._writer.trouble
+        if not recorder.alive:
+            trouble = "the telemetry thread has ended"
+        return Health(
+            state=f"degraded: {trouble}" if trouble else "ok",
+            recorded=journal.counters.written,
+            dropped=recorder.dropped + recorder.lost + journal.counters.lost,
+            payloads_kept=journal.counters.payloads_kept,
+            payloads_dropped=recorder.payloads_dropped,
+            queued=recorder.queued + journal.waiting,
+            bytes=self._writer.bytes,
+            notes=self._writer.notes(),
+        )
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    def _step(self, transition: Transition) -> None:
+        self._alerted(transition.alert)
+        if transition.page and self._command is not None:
+            self._command.page(transition)
+
+    def _live(self, stamp: str) -> Live | None:
+        lives = self._writer.lives
+        if stamp:
+            return self._recorder.call(lambda: lives.find(stamp))
+        return max(list(lives.values()), key=lambda live: live.last_at, default=None)
+
+    def _qualities(self, span: Span) -> list[QualityRow]:
+        self._writer.flush()
+        found = []
+        for stamp, hour, name, sums in self._writer.store.qualities(span.since, span.until):
+            live = self._writer.lives.find(stamp)
+            if live is not None:
+                found.append(quality_row(live, name, hour, unpacked(sums, live.stick)))
+        return found
+
+
+def check(bundle: Bundle) -> None:
+    """Raises ReferenceRefused or ObjectiveRefused when a bundle's files do not fit its features
+    and labels; the server calls it before a bundle is made to serve."""
+    if bundle.reference:
+        reference.parse(bundle.reference, bundle.schema)
+    if bundle.objective:
+        objective.parse(bundle.objective, bundle.labels)

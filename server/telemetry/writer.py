@@ -1,0 +1,337 @@
+"""What the telemetry thread does: count, keep, judge, tell. Everything here runs on that thread.
+
+`write` takes batches as they come; `idle` does what is due: rows and sums to the store, ticks of
+the drift watch, old rows out. The order in `idle` is the order of things.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+
+from server.telemetry.alerts import AlertBook, Transition
+from server.telemetry.changes import Changes
+from server.telemetry.counting import Counting
+from server.telemetry.database import open_database, set_aside
+from server.telemetry.feedback import Answered, Feedback, FeedbackItem, FeedbackResult
+from server.telemetry.findings import Finding
+from server.telemetry.journal import Entry, Journal
+from server.telemetry.judge import Judge
+from server.telemetry.live import Bundle, Live
+from server.telemetry.lives import Lives
+from server.telemetry.profile import Ints
+from server.telemetry.quality import QualityCounts, Yardstick
+from server.telemetry.record import FeatureSpec, Record
+from server.telemetry.recorder import Queued
+from server.telemetry.replaying import FEEDBACK, recount
+from server.telemetry.retention import Retention
+from server.telemetry.rows import AlertRow, DeployRow, FeatureRow, PredictionRow, SilenceRow
+from server.telemetry.sampler import Sampler
+from server.telemetry.settings import Settings
+from server.telemetry.slice_names import OTHER
+from server.telemetry.store import Store
+from server.telemetry.tally import Layout
+from server.telemetry.trailing import HOUR_S
+
+logger = logging.getLogger(__name__)
+
+JUDGED = ("drift", "structural", "value")
+SHOWN_PREDICTIONS = 10  # to watchers, for each `told_s`
+Clock = Callable[[], float]
+
+
+class Writer:
+    """`clock` is unix seconds, `monotonic` paces the work. `stepped` is called for every step of an
+    alert, `sampled` for every payload that is kept."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        changes: Changes,
+        clock: Clock,
+        monotonic: Clock,
+        stepped: Callable[[Transition], None],
+        sampled: Callable[[Record, float], None],
+    ) -> None:
+        self._settings = settings
+        self._changes = changes
+        self._clock = clock
+        self._monotonic = monotonic
+        self._stepped = stepped
+        self._sampled = sampled
+        self._sampler = Sampler(settings.sample_share, settings.sample_bytes)
+        self.alerts = AlertBook(self._told)
+        self._steps: list[Transition] = []  # not yet in the store
+        self._firing: list[tuple[str, tuple[str, ...]]] = []  # stamp, slices
+        self._shown = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        now = self._clock()
+        opened = open_database(self._settings.folder, now)
+        self.opening_trouble = opened.trouble
+        self.store = Store(opened)
+        self.lives = Lives(self.store, self._past, self._settings.tick_s)
+        self.counting = Counting(self.store, self.lives)
+        self.journal = Journal(self.store, self._monotonic)
+        self.feedback = Feedback(self.store, self._measured)
+        self.judge = Judge(self.lives, self.counting)
+        self._retention = Retention(self.store, self._settings.limits)
+        with self.store.transaction():
+            again = recount(self.store, self.lives, self.counting, self.feedback, now)
+        self.lives.restore(now)
+        if again:
+            logger.info("telemetry: %d predictions counted again", again)
+        self.alerts.restore(self.store.alerts(), self.store.silences(int(now * 1000)))
+        self._changes.note([*reversed(self.alerts.rows()), *self.alerts.silences()])
+        self.bytes = self.store.bytes()
+        mono = self._monotonic()
+        self._next_flush = mono + self._settings.flush_s
+        self._next_sweep = mono + min(60.0, self._settings.sweep_s)
+        self._next_told = mono
+        self._last_tick = int(now // self._settings.tick_s)
+
+    # ---- the recorder's two calls ----------------------------------------------------------
+
+    def write(self, batch: list[Queued]) -> None:
+        now = self._clock()
+        for record, schema in batch:
+            if record.stamp not in self.lives:
+                self._safely(lambda r=record, s=schema: self._meet(r.stamp, s, now))  # type: ignore[misc]
+        records = [record for record, _ in batch]
+        self.counting.add(records, now)
+        self.journal.add([self._entry(record) for record in records])
+        self._safely(self.journal.write)
+
+    def idle(self) -> None:
+        mono, now = self._monotonic(), self._clock()
+        self._safely(self.journal.write)
+        if mono >= self._next_told:
+            self._next_told = mono + self._settings.told_s
+            self._changes.note(self.counting.fresh_latency())
+            self._shown = 0
+        tick = int(now // self._settings.tick_s)
+        if tick != self._last_tick:
+            self._last_tick = tick
+            self.tick(now)
+        if mono >= self._next_flush:
+            self._next_flush = mono + self._settings.flush_s
+            self.flush()
+        if mono >= self._next_sweep:
+            self._next_sweep = mono + self._settings.sweep_s
+            self._safely(self._sweep)
+
+    def close(self) -> None:
+        self.flush()
+        self._safely(self._checkpoint)
+        self.store.close()
+
+    # ---- what is due -----------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Judges everything once; on a clock of its own in tests."""
+        self.judge.tick(now)
+        serving = {live.bundle.stamp for live in self.judge.serving(now)}
+        for row in self.alerts.rows():
+            if row.state != "resolved" and row.kind in JUDGED and row.stamp not in serving:
+                self.alerts.retire(row.stamp, now, "this stamp has no traffic any more")
+        self.report([*self.judge.findings, self._own_finding()])
+        self._firing = [
+            (row.stamp, row.slices)
+            for row in self.alerts.rows()
+            if row.state == "firing" and row.kind in ("drift", "structural")
+        ]
+        self._changes.note(self.judge.rows)
+        self._changes.note(self.judge.sums(now))
+        kept = self.judge.worth_keeping(now)
+        self._safely(lambda: self._in_transaction(lambda: self.store.put_drift(kept)))
+
+    def report(self, findings: Iterable[Finding]) -> None:
+        """What any watcher found; the server's own (readiness, skew, latency) come here too."""
+        self.alerts.update(findings, self._clock())
+        self._changes.note(row for row in reversed(self.alerts.rows()) if row.state != "resolved")
+        self._keep_steps()
+
+    def flush(self) -> None:
+        """All sums and how far they have come, in one transaction."""
+        if self.journal.waiting:
+            return  # sums of rows that are not there yet would be counted twice after a restart
+
+        def work() -> None:
+            self.counting.flush()
+            counted = {**self.journal.last_rows, FEEDBACK: self.feedback.last_id()}
+            self.store.set_counted(counted)
+
+        if self._safely(lambda: self._in_transaction(work)):
+            self.counting.written(self._clock())
+            self.bytes = self.store.bytes()
+        self._keep_steps()
+
+    def _sweep(self) -> None:
+        self.bytes = self.store.bytes()
+        gone = self._retention.sweep(self._clock())
+        if gone:
+            logger.info("telemetry: let go of %s", ", ".join(gone))
+        self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        self.store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    # ---- calls from outside, by way of Recorder.call ---------------------------------------
+
+    def adopt(self, bundle: Bundle) -> None:
+        """Raises ReferenceRefused or ObjectiveRefused."""
+        known = self.lives.find(bundle.stamp)
+        if known is not None and known.bundle != bundle:
+            self.flush()
+            self.counting.forget(bundle.stamp)
+        self._show_features(self.lives.adopt(bundle, self._clock()))
+
+    def take_feedback(self, items: list[FeedbackItem]) -> list[FeedbackResult]:
+        self.journal.write()
+        return self.feedback.take(items, self._clock())
+
+    def acknowledge(self, alert_id: str, by: str, note: str, undo: bool) -> AlertRow:
+        row = self.alerts.acknowledge(alert_id, by, note, self._clock(), undo)
+        self._keep_steps()
+        return row
+
+    def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
+        row = self.alerts.silence(matcher, until, by, reason, self._clock())
+        return self._silenced(row)
+
+    def end_silence(self, silence_id: str) -> SilenceRow:
+        return self._silenced(self.alerts.end_silence(silence_id, self._clock()))
+
+    def _silenced(self, row: SilenceRow) -> SilenceRow:
+        self._in_transaction(lambda: self.store.put_silence(row))
+        self._changes.note([row, *self.alerts.rows()])
+        self._keep_steps()
+        return row
+
+    def deployed(self, row: DeployRow) -> None:
+        if row.action in ("activate", "rollback"):
+            self.alerts.deployed(self._clock())
+        self._changes.note([row])
+        self._in_transaction(lambda: self.store.put_deploy(row))
+        self._keep_steps()
+
+    def insert(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        self._in_transaction(lambda: self.store.connection.executemany(statement, rows))
+
+    def notes(self) -> dict[str, str]:
+        """What else is worth knowing about telemetry itself."""
+        found = {}
+        if self.counting.malformed:
+            found["malformed"] = f"{self.counting.malformed} records with features of no schema"
+        turned_away = sum(live.slices.turned_away for live in list(self.lives.values()))
+        if turned_away:
+            found["slices"] = f"{turned_away} tag values counted as {OTHER}"
+        return found
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    def _entry(self, record: Record) -> Entry:
+        choice = self._sampler.choose(record, self._is_firing(record))
+        if choice.keep:
+            self._sampled(record, choice.probability)
+        if (choice.keep or record.error) and self._shown < SHOWN_PREDICTIONS:
+            self._shown += 1
+            self._changes.note([PredictionRow(record, choice.keep, choice.probability)])
+        return Entry(record, choice)
+
+    def _meet(self, stamp: str, schema: tuple[FeatureSpec, ...], now: float) -> None:
+        self._show_features(self.lives.meet(stamp, schema, now))
+
+    def _is_firing(self, record: Record) -> bool:
+        for stamp, slices in self._firing:
+            if stamp == record.stamp and (
+                not slices or any(f"{k}={v}" in slices for k, v in record.slices.items())
+            ):
+                return True
+        return False
+
+    def _own_finding(self) -> Finding:
+        trouble = self.trouble
+        return Finding("telemetry/store", "telemetry", "high" if trouble else "", trouble)
+
+    @property
+    def trouble(self) -> str:
+        """ "" or why what is seen now is not, or not where it should be, kept."""
+        return self.journal.trouble or self.opening_trouble
+
+    def _told(self, transition: Transition) -> None:
+        self._steps.append(transition)
+        self._changes.note([transition.alert])
+        self._stepped(transition)
+
+    def _keep_steps(self) -> None:
+        if not self._steps:
+            return
+
+        def work() -> None:
+            for transition in self._steps:
+                self.store.put_alert(transition.alert, transition.step)
+
+        if self._safely(lambda: self._in_transaction(work)):
+            self._steps.clear()
+
+    def _in_transaction(self, work: Callable[[], object]) -> None:
+        with self.store.transaction():
+            work()
+
+    def _safely(self, work: Callable[[], object]) -> bool:
+        """True when it worked. A full or locked disk is tried again later; a damaged file is set
+        aside and a new one begun."""
+        try:
+            work()
+        except sqlite3.OperationalError as fault:
+            self.journal.refused(fault)
+            return False
+        except sqlite3.DatabaseError as fault:
+            self._begin_anew(fault)
+            return False
+        return True
+
+    def _begin_anew(self, fault: sqlite3.DatabaseError) -> None:
+        logger.error("telemetry: the file is damaged: %s", fault)
+        bundles = [live.bundle for live in self.lives.values()]
+        lost = self.journal.counters
+        self.store.close()
+        set_aside(self._settings.folder, self._clock(), str(fault))
+        self._begin()
+        self.journal.counters = lost
+        self.opening_trouble = self.opening_trouble or f"begun anew, the file was damaged: {fault}"
+        for bundle in bundles:
+            self.lives.adopt(bundle, self._clock())
+
+    def _show_features(self, live: Live) -> None:
+        stamp = live.bundle.stamp
+        self._changes.note(
+            FeatureRow(
+                f.name,
+                f.spec.modality,
+                f.spec.kind,
+                f.spec.unit,
+                f.spec.categories,
+                stamp,
+                tuple(f.edges.tolist()),
+                tuple(f.counts.tolist()),
+                float(f.n),
+                f.importance,
+            )
+            for f in live.reference.features
+        )
+
+    def _past(self, stamp: str, layout: Layout, hour: int) -> dict[str, Ints]:
+        return self.counting.past(stamp, layout, hour)
+
+    def _measured(self, answered: Answered) -> tuple[Yardstick, list[QualityCounts]]:
+        live = self.lives.find(answered.stamp) or self.lives.meet(answered.stamp, (), answered.at)
+        hour = int(answered.at // HOUR_S) * HOUR_S
+        names = ["", *live.slices.known(json.loads(answered.slices))]
+        return live.stick, [
+            self.counting.quality.change((answered.stamp, hour, name)) for name in names
+        ]
