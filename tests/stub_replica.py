@@ -55,8 +55,9 @@ class StubText:
 class StubModel:
     """`probes` is one word for each probe to come: right, wrong or slow; the last one stays."""
 
-    def __init__(self, probes: Sequence[str]) -> None:
+    def __init__(self, probes: Sequence[str], stamp: str) -> None:
         self._probes = list(probes)
+        self._stamp = stamp
         self._decoded = 0
         self._texts: list[StubText] = []
 
@@ -101,7 +102,10 @@ class StubModel:
 
     def end(self, row: Any, text: StubText) -> replica_pb2.Token:
         return replica_pb2.Token(
-            finish_reason="stop", tokens=text.written, stamp_hex=STAMP, features=self._features()
+            finish_reason="stop",
+            tokens=text.written,
+            stamp_hex=self._stamp,
+            features=self._features(),
         )
 
     def probe(self, mixes: Sequence[str]) -> Iterator[replica_pb2.MixProbe]:
@@ -123,7 +127,7 @@ class StubModel:
         return False
 
     def _done(self) -> replica_pb2.Done:
-        done = replica_pb2.Done(stamp_hex=STAMP, features=self._features())
+        done = replica_pb2.Done(stamp_hex=self._stamp, features=self._features())
         done.prediction.label = str(os.getpid())
         done.prediction.confidence = self._decoded
         return done
@@ -154,7 +158,7 @@ def main() -> None:
         hello = replica_pb2.Hello(stamp_hex=stamp, stamp_name="stub", labels=["a"], device="cpu")
         hello.features.add(name="one", modality="text", kind="numeric", unit="1")
         hello.features.add(name="none", modality="text", kind="numeric", unit="1")
-        model = StubModel(arguments.probes.split(","))
+        model = StubModel(arguments.probes.split(","), stamp)
         return Loaded(model, hello, Budget(arguments.rows, 1 << 20), False, dict)
 
     serve(Settings(arguments.fd, arguments.index, 1, 4), load)
