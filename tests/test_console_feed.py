@@ -97,6 +97,35 @@ def test_outage_leaves_no_hole_in_the_record(sink: Kept, start: Callable[..., Hu
         until(lambda: wanted <= latency_keys(sink.rows(LatencyRow)))
 
 
+def test_history_cut_short_is_asked_again(sink: Kept, start: Callable[..., Hub]) -> None:
+    """A console that ends before it has the past must not remember a cursor behind the hole."""
+    servicer = stand_in()
+    release = threading.Event()
+    whole = servicer.past
+    servicer.past = Slow(whole, release)  # type: ignore[assignment]
+    with Fleet([servicer]) as fleet:
+        hub = start(fleet.addresses)
+        until(lambda: len(sink.rows(LatencyRow)) > 0 and bool(hub.links()))
+        assert all(event.cursor == 0 for event in sink.events)
+        release.set()
+        wanted = sum(event.HasField("latency") for event in whole)
+        until(lambda: len(sink.rows(LatencyRow)) >= wanted)
+        until(lambda: any(event.cursor for event in sink.events))
+
+
+class Slow:
+    """Rows of the past that stop half way until they are released."""
+
+    def __init__(self, rows: Sequence[object], release: threading.Event) -> None:
+        self._rows = rows
+        self._release = release
+
+    def __iter__(self) -> Iterator[object]:
+        yield from self._rows[: len(self._rows) // 2]
+        self._release.wait(20)
+        yield from self._rows[len(self._rows) // 2 :]
+
+
 def test_restarted_server_is_asked_for_its_history(sink: Kept, start: Callable[..., Hub]) -> None:
     with Fleet([stand_in()]) as fleet:
         hub = start(fleet.addresses)

@@ -42,7 +42,8 @@ def servers(db: sqlite3.Connection) -> dict[str, Server]:
     """Every server ever heard of, as offline: whoever has a link puts its own in."""
     found = {}
     for address, body, heard_ms, offset_ms, instance in db.execute(
-        "SELECT address, body, heard_ms, offset_ms, instance FROM server ORDER BY rowid"
+        "SELECT address, body, max(heard_ms, snapshot_ms), offset_ms, instance FROM server"
+        " ORDER BY rowid"
     ):
         link = Link(
             address=address,

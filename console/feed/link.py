@@ -200,7 +200,17 @@ class ServerLink:
         now_ms = self._clock() * 1000
         events: list[Event] = []
         refused, why = self.link.refused_rows, self.link.refused_why
+        last = messages[-1]
         for message in messages:
+            if message.HasField("snapshot"):
+                # It may be newer than the rows sent so far: resuming from it would skip them.
+                message.cursor = 0
+            if message.cursor:
+                self._known = Known(plain(message.instance, 100), message.cursor, now_ms)
+            if self._hole_ms is not None:
+                # Not remembered on disk before the hole is filled: a console that ends now must
+                # ask for it again.
+                message.cursor = 0
             try:
                 found = event(message, self.link.address, now_ms)
             except RowRefused as error:
@@ -208,9 +218,6 @@ class ServerLink:
                 continue
             if found is not None:
                 events.append(found)
-        last = messages[-1]
-        if last.cursor:
-            self._known = Known(plain(last.instance, 100), last.cursor, now_ms)
         await self._sink(events)
         behind_ms = now_ms - (last.server_unix_ns / 1e6 - (self._offset.offset_ms or 0.0))
         state = self.link.state
