@@ -155,7 +155,7 @@ class Feedback:
                     answered.confidence,
                     stick.label(answered.label),
                     _true(stick, truth.label, answered.label),
-                    _late(stick, answered),
+                    answered.total_ms / 1000,
                     value,
                     max(truth.observed_at - answered.at, 0.0),
                 )
@@ -276,7 +276,3 @@ def _true(stick: Yardstick, true: str, predicted: str) -> int:
     if place == len(stick.labels) and true != predicted:
         return place + 1
     return place
-
-
-def _late(stick: Yardstick, answered: Answered) -> bool:
-    return stick.objective is not None and answered.total_ms / 1000 > stick.objective.window_s

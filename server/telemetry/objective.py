@@ -20,30 +20,35 @@ class ObjectiveRefused(TelemetryError):
 @dataclass(frozen=True, slots=True, eq=False)
 class Objective:
     """`value[true, predicted]` is the worth of one decision in `unit`; a decision that comes later
-    than `window_s` after its request helps nobody: its costs stay, its benefit is gone."""
+    than `window_s[true]` after its request helps nobody: its costs stay, its benefit is gone."""
 
     labels: tuple[str, ...]
     value: NDArray[np.float64]
     unit: str
-    window_s: float
+    window_s: NDArray[np.float64]
 
-    def worth(self, true: int, predicted: int, late: bool) -> float:
+    def worth(self, true: int, predicted: int, took_s: float) -> float:
         value = float(self.value[true, predicted])
-        return min(value, 0.0) if late else value
+        return min(value, 0.0) if took_s > self.window_s[true] else value
 
 
 def parse(data: bytes, labels: Sequence[str]) -> Objective | None:
-    """None for an empty objective. Raises ObjectiveRefused when it is damaged or lacks a label."""
+    """None for an empty objective. `window_s` is one number, or one for each true label.
+
+    Raises ObjectiveRefused when it is damaged or lacks a label.
+    """
     try:
         content = json.loads(data)
         if not content:
             return None
         table = content["value"]
         value = np.array([[float(table[t][p]) for p in labels] for t in labels])
-        window_s = float(content.get("window_s", math.inf))
+        given = content.get("window_s", math.inf)
+        each = given if isinstance(given, dict) else dict.fromkeys(labels, given)
+        window_s = np.array([float(each[label]) for label in labels])
         unit = str(content["unit"])
     except (KeyError, TypeError, ValueError) as fault:
         raise ObjectiveRefused(f"objective.json: {fault!r}") from fault
-    if set(table) != set(labels) or not np.isfinite(value).all() or not window_s > 0:
+    if set(table) != set(labels) or not np.isfinite(value).all() or not (window_s > 0).all():
         raise ObjectiveRefused("objective.json: a finite value for every pair of labels, no others")
     return Objective(tuple(labels), value, unit, window_s)

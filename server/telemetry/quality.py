@@ -87,12 +87,13 @@ def _expected(
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A prediction and what turned out to be true. `value` NaN: as the objective says."""
+    """A prediction, how long its answer took, and what turned out to be true. `value` NaN: as the
+    objective says."""
 
     confidence: float
     predicted: int
     true: int
-    late: bool
+    took_s: float
     value: float
     delay_s: float
 
@@ -142,7 +143,7 @@ class QualityCounts:
         worth = verdict.value
         if math.isnan(worth) and stick.objective is not None:
             if max(verdict.predicted, verdict.true) < self.size:
-                worth = stick.objective.worth(verdict.true, verdict.predicted, verdict.late)
+                worth = stick.objective.worth(verdict.true, verdict.predicted, verdict.took_s)
         if not math.isnan(worth):
             self.value += sign * worth
             self.valued += sign

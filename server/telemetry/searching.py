@@ -144,8 +144,8 @@ def _worth(rows: _Rows, stick: Yardstick) -> Floats:
     places = {label: i for i, label in enumerate(stick.labels)}
     for i, (predicted, truth) in enumerate(zip(rows.predicted, rows.truth, strict=True)):
         if math.isnan(found[i]) and predicted in places and truth in places:
-            late = rows.total_ms[i] / 1000 > stick.objective.window_s
-            found[i] = stick.objective.worth(places[truth], places[predicted], bool(late))
+            took_s = float(rows.total_ms[i]) / 1000
+            found[i] = stick.objective.worth(places[truth], places[predicted], took_s)
     return found
 
 
