@@ -28,6 +28,10 @@ class Backbone(Protocol):
     @property
     def weight_bytes(self) -> int: ...
 
+    @property
+    def width(self) -> int:
+        """H, the size of a hidden state and of an embedding."""
+
     def hidden(self, batch: Batch) -> torch.Tensor:
         """[B, columns, H]: prompts and, if packed, label branches, after the last norm."""
 
@@ -73,6 +77,10 @@ class QwenOmniBackbone:
     @property
     def weight_bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self.model.parameters())
+
+    @property
+    def width(self) -> int:
+        return int(self._embed.weight.shape[1])
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The weights to save, under the names every library version reads."""

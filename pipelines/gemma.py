@@ -56,6 +56,10 @@ class GemmaBackbone:
     def weight_bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self.model.parameters())
 
+    @property
+    def width(self) -> int:
+        return int(self._embed.weight.shape[1])
+
     def hidden(self, batch: Batch) -> torch.Tensor:
         tokens, positions = batch.prompt_ids, batch.positions
         branches = batch.branches[0] if batch.packed else None

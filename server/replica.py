@@ -179,7 +179,7 @@ class Served:
             env=pipeline.env,
             reasons=reasons,
             labels=[label.name for label in pipeline.labels],
-            embedding_dimensions=pipeline.backbone.model.config.text_config.hidden_size,
+            embedding_dimensions=pipeline.backbone.width,
             card=pipeline.bundle.card,
             bundle_path=str(pipeline.bundle.path),
             device=device,
