@@ -81,7 +81,7 @@ def loaded(
 
     with torch.device("meta"):
         model = Gemma4ForConditionalGeneration(config)
-    keep = belongs(config.to_dict())
+    keep = _used(config.text_config)
     wanted = {name: name for name in model.state_dict()}
     given = {name: tensor for name, tensor in tensors.items() if keep(name)}
     if config.tie_word_embeddings:
@@ -98,9 +98,15 @@ def loaded(
 
 def belongs(config: Mapping[str, Any]) -> Callable[[str], bool]:
     """Whether a checkpoint's tensor is used: layers that borrow the keys and values of an earlier
-    one have projections of their own in published files, which nobody reads."""
-    text = config["text_config"]
-    first_borrower = text["num_hidden_layers"] - text.get("num_kv_shared_layers", 0)
+    one have projections of their own in published files, which nobody reads.
+
+    Raises BundleRefused("config").
+    """
+    return _used(read_config(config).text_config)
+
+
+def _used(text: Any) -> Callable[[str], bool]:
+    first_borrower = text.num_hidden_layers - text.num_kv_shared_layers
 
     def keep(name: str) -> bool:
         own = _OWN_KEYS.match(name)

@@ -305,6 +305,8 @@ def _without_specials(source: bytes, marks: frozenset[str] | None) -> Tokenizer:
         *(token["content"] for token in kept),
     }
     model["vocab"] = {word: i for word, i in model["vocab"].items() if word not in added}
+    # In the vocabulary they keep their numbers: others would be dealt out anew.
+    model["vocab"] |= {token["content"]: token["id"] for token in kept}
     parsed["added_tokens"] = kept
     parsed["post_processor"] = None
     return Tokenizer.from_str(json.dumps(parsed))
