@@ -77,7 +77,7 @@ class ObserveServicer:
         raise NotImplementedError('Method not implemented!')
 
     def History(self, request, context):
-        """Rows the server still has for a time range, oldest first.
+        """Rows the server still has for a time range, kind by kind, oldest first; cursors are 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -74,6 +74,8 @@ def _named(flag: Flag) -> Callable[[str], Any]:
 def _text(flag: Flag, value: Any) -> str:
     if value is None:
         return ""
+    if flag.read is None and flag.name.startswith("--no-"):
+        value = not value
     if flag.metavar == "MIB":
         value = value / MIB
     elif flag.metavar == "KIB":

@@ -113,6 +113,34 @@ class Client:
             raise failure_of(error) from None
         return str(receipt.upload_id)
 
+    async def feedback(
+        self, request: pb.FeedbackRequest, timeout_s: float | None
+    ) -> pb.FeedbackResponse:
+        try:
+            response: pb.FeedbackResponse = await self._inference.Feedback(
+                request, timeout=timeout_s
+            )
+        except grpc.aio.AioRpcError as error:
+            raise failure_of(error) from None
+        return response
+
+    async def samples(
+        self, request: observe_pb2.SamplesRequest, timeout_s: float | None
+    ) -> observe_pb2.SamplesResponse:
+        try:
+            response: observe_pb2.SamplesResponse = await self._observe.Samples(
+                request, timeout=timeout_s
+            )
+        except grpc.aio.AioRpcError as error:
+            raise failure_of(error) from None
+        return response
+
+    async def history(
+        self, request: observe_pb2.HistoryRequest, timeout_s: float | None
+    ) -> AsyncIterator[observe_pb2.WatchEvent]:
+        async for event in _read(self._observe.History(request, timeout=timeout_s)):
+            yield event
+
     async def snapshot(self, timeout_s: float) -> observe_pb2.ServerSnapshot:
         request = observe_pb2.WatchRequest(once=True)
         async for event in _read(self._observe.Watch(request, timeout=timeout_s)):

@@ -6,6 +6,7 @@ Refuses to listen beyond loopback in plaintext unless told to.
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ from server.door import Door
 from server.engine import Engine
 from server.errors import ServerError
 from server.health import Health
+from server.ids import prediction_id
 from server.intake import Intake
 from server.observe import Observe
 from server.oip import OpenInference
@@ -32,6 +34,7 @@ from server.rpc import Inference
 from server.snapshot import Identity, Snapshots
 from server.tally import Tally
 from server.upload import UploadLimits, UploadStore
+from server.witness import Unrecorded, Witness
 
 MODALITIES = ("text", "image", "audio")
 TASKS = ("classify", "embed", "generate")
@@ -62,6 +65,8 @@ class Edge:
     interceptors: tuple[grpc.aio.ServerInterceptor, ...] = ()
     credentials: grpc.ServerCredentials | None = None  # None: plaintext
     deployment: Deployment | None = None  # None: what is served cannot be changed
+    witness: Witness = field(default_factory=Unrecorded)
+    wall: Callable[[], float] = time.time  # what rows and events are dated by
     _server: grpc.aio.Server | None = field(default=None, init=False)
 
     async def start(self) -> str:
@@ -101,18 +106,19 @@ class Edge:
         engine, config = self.engine, self.config
         uploads = UploadStore(upload_limits(config))
         door = Door(lambda: engine.facts, Brake())
-        intake, tally = Intake(config, uploads), Tally()
+        intake = Intake(config, uploads, new_id=lambda: prediction_id(int(self.wall() * 1000)))
+        tally = Tally()
         rows = Rows(engine, intake, tally)
-        inference = Inference(engine, intake, rows, uploads, door, self._described())
-        snapshots = Snapshots(engine, self.identity, tally)
+        described, witness = self._described(), self.witness
+        inference = Inference(engine, intake, rows, uploads, door, described, witness)
+        snapshots = Snapshots(engine, self.identity, tally, witness)
+        observe = Observe(engine, snapshots, witness, self.wall)
         open_inference = OpenInference(config, intake, rows, door, self.identity.version)
         admin = Admin(engine, self.deployment, config.drain_s, self.leave)
         native = inference_pb2.DESCRIPTOR.services_by_name["Inference"]
         return [
             door.handlers(native, inference),
-            door.handlers(
-                observe_pb2.DESCRIPTOR.services_by_name["Observe"], Observe(engine, snapshots)
-            ),
+            door.handlers(observe_pb2.DESCRIPTOR.services_by_name["Observe"], observe),
             door.handlers(admin_pb2.DESCRIPTOR.services_by_name["Admin"], admin),
             door.handlers(health_pb2.DESCRIPTOR.services_by_name["Health"], Health(engine)),
             door.handlers(oip_messages.SERVICE, open_inference),

@@ -21,7 +21,7 @@ _AS = {
     _Field.TYPE_MESSAGE: _Field.TYPE_BYTES,
     _Field.TYPE_ENUM: _Field.TYPE_INT32,
 }
-_LOOSE = (pb.PredictRequest, pb.GenerateRequest, pb.Example, pb.Part)
+_LOOSE = (pb.PredictRequest, pb.GenerateRequest, pb.Example, pb.Part, pb.FeedbackRequest)
 
 
 def _loose_classes() -> dict[str, type[message.Message]]:
@@ -67,6 +67,11 @@ def request_id_of(data: bytes) -> str:
 
 def generate_envelope(data: bytes) -> Any:
     return _parse("GenerateRequest", data, "request")
+
+
+def feedback_envelope(data: bytes) -> Any:
+    """A FeedbackRequest whose items are bytes. Raises Refused when malformed."""
+    return _parse("FeedbackRequest", data, "request")
 
 
 def message_of(kind: type[Message], data: bytes, field: str = "request") -> Message:

@@ -37,6 +37,10 @@ def seconds(text: str) -> float:
     return _at_least(float(text), 0.0)
 
 
+def at_least_one(text: str) -> float:
+    return _at_least(float(text), 1.0)
+
+
 def share(text: str) -> float:
     value = _at_least(float(text), 0.0)
     if value > 1:
@@ -287,8 +291,35 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         ),
     ),
     "telemetry": (
+        Flag("--no-telemetry", "telemetry", None, "", "keep nothing, watch nothing"),
         Flag(
-            "--sample-share", "sample_share", share, "SHARE", "share of the payloads that is kept"
+            "--sample-share",
+            "sample_share",
+            share,
+            "SHARE",
+            "share of the payloads that is kept; of doubtful and failed ones more; 0: none at all",
+        ),
+        Flag(
+            "--keep-days",
+            "keep_days",
+            at_least_one,
+            "DAYS",
+            "how long predictions and payloads are kept; hourly profiles stay longer",
+        ),
+        Flag(
+            "--max-telemetry-mb",
+            "max_telemetry_bytes",
+            mib,
+            "MIB",
+            "telemetry grows no larger: the oldest goes first",
+        ),
+        Flag("--tick", "tick_s", at_least_one, "S", "how often drift is looked at"),
+        Flag(
+            "--on-alert",
+            "on_alert",
+            str,
+            "CMD",
+            "run this for every alert that opens, worsens or ends, the alert as JSON on its input",
         ),
         Flag(
             "--prometheus",

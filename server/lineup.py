@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from server import host
 from server.config import ServerConfig
 from server.errors import DeployRefused, PoolRefused, draining
 from server.pool import Pool
-from server.types import Evidence, ReplicaStatus, Work
+from server.types import Evidence, Facts, ReplicaStatus, Work
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,12 @@ MOST_SESSIONS = 10_000
 SLOWER = 1.5
 
 Build = Callable[[ServerConfig], Pool]
+# What else must hold of a proved candidate; raises DeployRefused.
+Check = Callable[[Facts], Awaitable[None]]
+
+
+async def _accept(_facts: Facts) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class Lineup:
         self.active = active
         self.standby: Pool | None = None
         self.candidate: Pool | None = None
+        self.check: Check = _accept
         self._config = config
         self._build = build
         self._clock = clock
@@ -110,6 +117,8 @@ class Lineup:
             stamp = _stamp(pool)
             if stamp == _stamp(self.active):
                 raise DeployRefused("load", f"stamp {stamp[:12]} is being served already")
+            if pool.facts is not None:
+                await self.check(pool.facts)
             self.candidate = pool
             yield self._step("ready", 1.0, pool, f"activate {stamp} to serve it")
         except BaseException:

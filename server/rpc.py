@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -25,12 +25,16 @@ from server.caller import Caller, caller_of
 from server.door import Door
 from server.engine import Engine
 from server.envelope import message_of, request_id_of
+from server.feedback import in_order, items_of, response_of
 from server.intake import Call, Intake
+from server.offload import Offload
 from server.refusal import STAMP_KEY, Refused, bad_input
 from server.rows import Rows, in_wire_names
 from server.stream import answer_stream
+from server.telemetry.feedback import FeedbackItem
 from server.types import Fault, Outcome, Token
 from server.upload import UploadStore
+from server.witness import Witness
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Inference:
     uploads: UploadStore
     door: Door
     described: pb.DescribeResponse  # what does not depend on the bundle
+    witness: Witness
+    _joining: Offload = field(default_factory=lambda: Offload("feedback", 1, 32))
 
     async def Predict(self, data: bytes, context: Any) -> pb.PredictResponse:
         call = self.intake.predict(data, caller_of(context))
@@ -111,6 +117,12 @@ class Inference:
             sha256=kept.sha256,
             expires_unix_ms=int((time.time() + self.uploads.limits.ttl_s) * 1000),
         )
+
+    async def Feedback(self, data: bytes, _context: Any) -> pb.FeedbackResponse:
+        items = items_of(data)
+        sound = [item for item in items if isinstance(item, FeedbackItem)]
+        told = await self._joining.run(lambda: self.witness.feedback(sound)) if sound else []
+        return response_of(in_order(items, told))
 
     async def Describe(self, data: bytes, _context: Any) -> pb.DescribeResponse:
         message_of(pb.DescribeRequest, data)

@@ -9,7 +9,9 @@ from proto import observe_pb2 as pb
 from server import host
 from server.engine import Engine
 from server.tally import Tally
+from server.telemetry.rows import Health
 from server.types import EngineSnapshot, Evidence, Facts, ReplicaStatus
+from server.witness import Witness
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Snapshots:
     engine: Engine
     identity: Identity
     tally: Tally
+    witness: Witness
 
     def take(self) -> pb.ServerSnapshot:
         now = self.engine.snapshot()
@@ -46,6 +49,7 @@ class Snapshots:
         limits = identity.limits + (now.facts.limits if now.facts else ())
         for name, value, unit in limits:
             message.limits.add(name=name, value=value, unit=unit)
+        _add_telemetry(message, self.witness.health())
         return message
 
 
@@ -81,6 +85,15 @@ def _add_facts(message: pb.ServerSnapshot, facts: Facts) -> None:
     message.env.update(facts.env)
     message.reasons.update(facts.reasons)
     message.labels.extend(facts.labels)
+
+
+def _add_telemetry(message: pb.ServerSnapshot, health: Health) -> None:
+    message.telemetry_state = health.state
+    message.telemetry_dropped = health.dropped
+    message.telemetry_bytes = health.bytes
+    if message.state == pb.READY and health.state.startswith("degraded"):
+        message.state = pb.DEGRADED
+        message.reason = f"telemetry {health.state}"
 
 
 def _replica_message(replica: ReplicaStatus) -> pb.ReplicaStatus:

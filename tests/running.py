@@ -19,6 +19,7 @@ import grpc
 from server.config import ServerConfig
 from server.edge import Edge
 from server.snapshot import Identity
+from server.witness import Unrecorded, Witness
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_WITHIN_S = 180.0  # a busy machine imports torch slowly
@@ -36,10 +37,11 @@ IDENTITY = Identity(
 
 
 @asynccontextmanager
-async def edge(engine: Any, **settings: Any) -> AsyncIterator[str]:
+async def edge(engine: Any, witness: Witness | None = None, **settings: Any) -> AsyncIterator[str]:
     """The address of an edge around `engine`; `settings` are ServerConfig fields."""
     config = replace(ServerConfig(), listen="127.0.0.1:0", **settings)
-    running = Edge(engine, config, IDENTITY, leave=lambda: None)
+    witness = witness or Unrecorded()
+    running = Edge(engine, config, IDENTITY, leave=lambda: None, witness=witness)
     address = await running.start()
     try:
         yield address

@@ -339,9 +339,3 @@ async def test_oversized_metadata_is_refused() -> None:
         call = stubs.InferenceStub(channel).Predict(request(example("hum")), metadata=metadata)
         error = await refusal(call)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-async def test_what_is_not_offered_yet_is_unimplemented() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
-        error = await refusal(stubs.InferenceStub(channel).Feedback(pb.FeedbackRequest()))
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED

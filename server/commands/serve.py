@@ -8,7 +8,9 @@ import os
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 
 import grpc
@@ -18,9 +20,10 @@ from server.bundle_store import BundleStore
 from server.commands.narrator import Narrator
 from server.config import ServerConfig
 from server.deployment import Deployment
+from server.deploys import Deploys
 from server.edge import CannotListen, Edge
 from server.engine import Engine
-from server.errors import PoolRefused
+from server.errors import DeployRefused, PoolRefused
 from server.instrumented import Instrumented
 from server.pool import Pool
 from server.process import replica_spawner
@@ -28,8 +31,9 @@ from server.security.audit import AuditLog
 from server.security.guard import Guard
 from server.security.tls import TlsFiles, server_credentials
 from server.security.tokens import TokenFile, TokenFileInvalid
+from server.simulated import SimulatedWall
 from server.snapshot import Identity
-from server.telemetry.record import FeatureSpec, Record
+from server.witness import OFF, Witness, witness_of
 
 OK = 0
 REFUSED = 78  # EX_CONFIG of sysexits.h: the bundle or the pool cannot be served
@@ -37,13 +41,7 @@ REFUSED = 78  # EX_CONFIG of sysexits.h: the bundle or the pool cannot be served
 LAST_CALLS_S = 0.5
 
 Say = Callable[[str], None]
-
-
-class Unrecorded:
-    """Takes the records nobody keeps."""
-
-    def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None:
-        return
+Wall = Callable[[], float]
 
 
 class Stop:
@@ -85,45 +83,58 @@ def run(config: ServerConfig) -> int:
 
 
 async def _serve(config: ServerConfig, say: Say) -> int:
-    stop = Stop(say)
-    identity = identity_of(config)
+    guards, credentials = _guards(config), _credentials(config)
+    stop, identity, wall = Stop(say), identity_of(config), wall_of(config)
     otel = Instrumented(config, identity)
-    engine = Engine(config, pool_of(config), otel.recorder(Unrecorded()), build=pool_of)
+    witness = await asyncio.to_thread(_witness, config, wall, otel)
+    deploys = Deploys(witness, wall)
+    build = partial(pool_of, wall=wall)
+    engine = Engine(config, build(config), otel.recorder(witness), wall=wall, build=build)
+    engine.lineup.check = deploys.adopt
+    store = BundleStore(config.data / "bundles")
     edge = Edge(
         engine,
         config,
         identity,
         leave=stop.tell,
-        interceptors=otel.interceptors(_guards(config)),
-        credentials=_credentials(config),
-        deployment=Deployment(engine.lineup, BundleStore(config.data / "bundles")),
+        interceptors=otel.interceptors(guards),
+        credentials=credentials,
+        deployment=Deployment(engine.lineup, store, deploys.switched),
+        witness=witness,
+        wall=wall,
     )
-    address = await edge.start()
-    stop.install(engine)
-    otel.watch(engine)
-    say(f"listening on {address}; loading {config.bundle}")
-    for line in otel.said:
-        say(line)
-    narrator = asyncio.create_task(Narrator(engine, address, say).run())
+    narrator = None
     try:
-        return await _until_told(engine, stop, config, say)
+        address = await edge.start()
+        stop.install(engine)
+        otel.watch(engine)
+        say(f"listening on {address}; loading {config.bundle}")
+        for line in (_kept(witness, config), *otel.said):
+            say(line)
+        narrator = asyncio.create_task(Narrator(engine, address, say).run())
+        return await _until_told(engine, deploys, stop, config, say)
     finally:
-        narrator.cancel()
+        if narrator is not None:
+            narrator.cancel()
+        deploys.stopping(engine.facts)
         await edge.stop(LAST_CALLS_S)
         await engine.stop()
+        await asyncio.to_thread(witness.close)
         await otel.close()
 
 
-async def _until_told(engine: Engine, stop: Stop, config: ServerConfig, say: Say) -> int:
+async def _until_told(
+    engine: Engine, deploys: Deploys, stop: Stop, config: ServerConfig, say: Say
+) -> int:
     told = asyncio.create_task(stop.wait())
-    starting = asyncio.create_task(engine.start())
+    starting = asyncio.create_task(_start(engine, deploys))
     await asyncio.wait((told, starting), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()
         return OK
     try:
         await starting
-    except PoolRefused as refusal:
+    except (PoolRefused, DeployRefused) as refusal:
         say(f"refused: {refusal}")
         told.cancel()
         return REFUSED
@@ -133,8 +144,37 @@ async def _until_told(engine: Engine, stop: Stop, config: ServerConfig, say: Say
     return OK
 
 
-def pool_of(config: ServerConfig) -> Pool:
-    return Pool(config, replica_spawner(config))
+async def _start(engine: Engine, deploys: Deploys) -> None:
+    """Raises PoolRefused or DeployRefused."""
+    await engine.start()
+    assert engine.facts is not None  # or it would have been refused
+    await deploys.adopt(engine.facts)
+    deploys.started(engine.facts)
+
+
+def _witness(config: ServerConfig, wall: Wall, otel: Instrumented) -> Witness:
+    told = otel.instruments
+    if told is None:
+        return witness_of(config, wall)
+    witness = witness_of(config, wall, told.alerted, told.sampled)
+    told.follow(witness.standing)
+    return witness
+
+
+def _kept(witness: Witness, config: ServerConfig) -> str:
+    state = witness.health().state
+    if state == "ok":
+        return f"telemetry is kept in {config.data} for {config.keep_days:g} days"
+    return "telemetry is off: nothing is kept" if state == OFF else f"TELEMETRY IS {state.upper()}"
+
+
+def wall_of(config: ServerConfig) -> Wall:
+    """What telemetry dates its rows by; deadlines stay on the monotonic clock."""
+    return SimulatedWall(*config.simulated_time) if config.simulated_time else time.time
+
+
+def pool_of(config: ServerConfig, wall: Wall = time.time) -> Pool:
+    return Pool(config, replica_spawner(config), wall=wall)
 
 
 def identity_of(config: ServerConfig) -> Identity:

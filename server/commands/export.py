@@ -1,0 +1,143 @@
+"""`server export`: stored predictions as a file for other programs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+from server.commands.connection import FAILED, OK, REFUSED_INPUT, USAGE
+from server.config import ServerConfig
+from server.export import (
+    NoParquet,
+    Plain,
+    Schemas,
+    plain_of,
+    schemas_of,
+    write_lines,
+    write_parquet,
+)
+from server.telemetry.database import NAME
+from server.telemetry.errors import BadFilter
+from server.telemetry.history import Span
+from server.telemetry.reading import Reader
+from server.telemetry.rows import FeatureRow
+
+UNITS = {"min": 60.0, "h": 3600.0, "d": 86_400.0}
+STANDARD_OUTPUT = "-"
+ABOUT = """examples:
+  server export --data .data --since 7d --format parquet --out week.parquet
+  server export --data .data --since 2026-11-01 --filter "site=b label!=ok" --out - | head
+
+A moment is an ISO date or time (of UTC, unless it names a zone) or an age such as 90min, 24h or 7d.
+The server may run meanwhile. Payloads are not exported.
+
+exit codes: 0 written, 2 wrong usage or nothing to read there, 3 a filter that cannot be understood,
+1 anything else"""
+
+
+def moment(text: str, now: float) -> float:
+    """Unix seconds. Raises ValueError."""
+    age = re.fullmatch(r"(\d+(?:\.\d+)?)(min|h|d)", text)
+    if age:
+        return now - float(age[1]) * UNITS[age[2]]
+    at = datetime.fromisoformat(text)
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server export",
+        description="Write stored predictions, a row each, oldest first.",
+        epilog=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    now = time.time()
+
+    def at(text: str) -> float:
+        try:
+            return moment(text, now)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no date, time or age") from None
+
+    data = ServerConfig().data
+    add = parser.add_argument
+    add("--data", type=Path, default=data, metavar="DIR", help=f"a server's --data ({data})")
+    add("--since", type=at, required=True, metavar="WHEN", help="from then on")
+    add("--until", type=at, default=now, metavar="WHEN", help="up to then, not included (now)")
+    add("--filter", default="", metavar="LINE", help="only those, e.g. 'site=b conf<0.6'")
+    add("--format", choices=("jsonl", "parquet"), default="jsonl", help="(jsonl)")
+    add("--out", required=True, metavar="FILE", help="where to; - is standard output")
+    return parser
+
+
+def run(words: Sequence[str]) -> int:
+    command = parser()
+    arguments = command.parse_args(words)
+    to_screen = arguments.out == STANDARD_OUTPUT
+    if to_screen and arguments.format == "parquet":
+        command.error("--format parquet needs a file: --out FILE")
+    if not (arguments.data / NAME).is_file():
+        command.error(f"--data {arguments.data}: there is no {NAME}")
+    try:
+        return _export(arguments, sys.stdout.isatty() if to_screen else False)
+    except BadFilter as error:
+        print(f"--filter: {error}", file=sys.stderr)
+        return REFUSED_INPUT
+    except NoParquet as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:
+        # Whoever read has seen enough. Python would flush again at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except (OSError, sqlite3.Error) as error:
+        print(f"cannot export: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _export(arguments: argparse.Namespace, quiet: bool) -> int:
+    reader = Reader(lambda: arguments.data / NAME)
+    features = reader.history(Span(0.0, 0.0), ("feature",))
+    schemas = schemas_of(row for row in features if isinstance(row, FeatureRow))
+    found = reader.export(Span(arguments.since, arguments.until), arguments.filter)
+    counted = tqdm(found, unit=" predictions", disable=quiet or not sys.stderr.isatty())
+    rows = (plain_of(row, schemas) for row in counted)
+    if arguments.out == STANDARD_OUTPUT:
+        write_lines(rows, sys.stdout)
+        return OK
+    out = Path(arguments.out)
+    count = _to_file(rows, schemas, arguments.format, out)
+    print(f"{count} predictions, {out.stat().st_size / 2**20:.1f} MiB in {out}")
+    return OK
+
+
+def _to_file(rows: Iterable[Plain], schemas: Schemas, form: str, out: Path) -> int:
+    """Under another name until it is whole: what is there is never half a file."""
+    part = out.with_name(out.name + ".part")
+    count = 0
+
+    def counting() -> Iterator[Plain]:
+        nonlocal count
+        for row in rows:
+            count += 1
+            yield row
+
+    try:
+        if form == "parquet":
+            write_parquet(counting(), schemas, part)
+        else:
+            with part.open("w") as file:
+                write_lines(counting(), file)
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+    return count

@@ -1,0 +1,211 @@
+"""`server replay`: answer a kept payload again and show what differs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sqlite3
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from proto import observe_pb2 as pb
+from server.client import Client
+from server.commands.connection import (
+    FAILED,
+    OK,
+    REFUSED_INPUT,
+    add_connection,
+    connect,
+    run_to_end,
+)
+from server.commands.report import table
+from server.config import ServerConfig
+from server.errors import PoolRefused
+from server.replay import Line, Side, Value, compare, named
+from server.rerun import TASKS, by_bundle, by_server, outputs_of, schema_of
+from server.row_messages import prediction_message
+from server.telemetry.database import NAME
+from server.telemetry.history import Span
+from server.telemetry.reading import Reader
+from server.telemetry.record import FeatureSpec
+from server.telemetry.rows import FeatureRow
+
+TIMEOUT_S = 30.0
+ABOUT = """The payload comes from the running server, or with --data from the files of one that need
+not run. It is answered by the running server (one more request of its own), or with --bundle by a
+replica of that bundle, started for it alone.
+
+exit codes: 0 answered, the same or not, 2 wrong usage, 3 no such payload, 4 server not ready or not
+reached, 78 bundle refused, 1 anything else"""
+BUNDLE_REFUSED = 78
+
+
+class NoPayload(Exception):
+    """The prediction is not known, or cannot be answered again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A prediction of the past: its row, its payload, the features of its stamp."""
+
+    row: pb.PredictionRow
+    example: bytes
+    schema: list[FeatureSpec]
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server replay",
+        description="Answer a kept payload again and show, side by side, what differs.",
+        epilog=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("id", metavar="ID", help="which prediction")
+    add("--data", type=Path, metavar="DIR", help="read the payload here: a server's --data")
+    add("--bundle", type=Path, metavar="DIR", help="answer with this bundle")
+    add("--device", default="auto", metavar="D", help="where --bundle runs: auto, cpu, cuda:0")
+    add("--allow-dirty", action="store_true", help="even when its code is not the manifest's")
+    add("--json", action="store_true", help="print one JSON object")
+    add_connection(parser)
+    return parser
+
+
+def run(words: Sequence[str]) -> int:
+    arguments = parser().parse_args(words)
+    try:
+        return run_to_end(_replay(arguments), arguments.server)
+    except NoPayload as error:
+        print(error, file=sys.stderr)
+        return REFUSED_INPUT
+    except PoolRefused as refusal:
+        print(f"refused: {refusal}", file=sys.stderr)
+        return BUNDLE_REFUSED
+    except (OSError, sqlite3.Error) as error:
+        print(f"cannot read {arguments.data}: {error}", file=sys.stderr)
+        return FAILED
+
+
+async def _replay(arguments: argparse.Namespace) -> int:
+    async with connect(arguments) as client:
+        if arguments.data is not None:
+            kept = await asyncio.to_thread(from_data, arguments.data, arguments.id)
+        else:
+            kept = await _from_server(client, arguments.id)
+        if kept.row.task not in TASKS:
+            raise NoPayload(f"{arguments.id} is a {kept.row.task}: texts are not kept to compare")
+        if arguments.bundle is not None:
+            config = replace(
+                ServerConfig(), device=arguments.device, allow_dirty=arguments.allow_dirty
+            )
+            now = await by_bundle(arguments.bundle, config, kept.example, kept.row.task)
+        else:
+            now = await by_server(client, kept.example, kept.row.task)
+    lines = compare(side_of(kept), now)
+    print(
+        json.dumps(_plain(kept.row, now, lines)) if arguments.json else _text(kept.row, now, lines)
+    )
+    return OK
+
+
+# ---- what was kept -------------------------------------------------------------------------------
+
+
+async def _from_server(client: Client, identifier: str) -> Kept:
+    request = pb.SamplesRequest(prediction_ids=[identifier], with_payload=True)
+    found = (await client.samples(request, TIMEOUT_S)).samples
+    if not found:
+        raise NoPayload(f"the server knows no prediction {identifier}")
+    return _kept(found[0].row, found[0].example, await schema_of(client, found[0].row.stamp))
+
+
+def from_data(folder: Path, identifier: str) -> Kept:
+    """Raises NoPayload, sqlite3.Error."""
+    reader = Reader(lambda: folder / NAME)
+    found = reader.by_id([identifier], payload=True)
+    if not found:
+        raise NoPayload(f"{folder} has no prediction {identifier}")
+    schema = [
+        FeatureSpec(row.name, row.modality, row.kind, row.unit, row.categories)
+        for row in reader.history(Span(0.0, 0.0), ("feature",))
+        if isinstance(row, FeatureRow) and row.stamp == found[0].record.stamp
+    ]
+    return _kept(prediction_message(found[0]), found[0].example, schema)
+
+
+def _kept(row: pb.PredictionRow, example: bytes, schema: list[FeatureSpec]) -> Kept:
+    if not example:
+        raise NoPayload(
+            f"the payload of {row.prediction_id} was not kept: --sample-share says how many are"
+        )
+    return Kept(row, example, schema)
+
+
+def side_of(kept: Kept) -> Side:
+    row = kept.row
+    if row.error:
+        return Side(row.stamp, "", error="/".join(row.error.split("/")[:2]))
+    return Side(
+        row.stamp,
+        "",
+        row.label,
+        outputs_of(row),
+        features=named(list(row.features), kept.schema),
+    )
+
+
+# ---- telling -------------------------------------------------------------------------------------
+
+
+def _plain(row: pb.PredictionRow, now: Side, lines: Sequence[Line]) -> dict[str, object]:
+    return {
+        "prediction_id": row.prediction_id,
+        "at_unix_ms": row.at_unix_ms,
+        "same": not _different(lines),
+        "differs": [line.name for line in lines if line.differs],
+        "stamp_name": now.stamp_name,
+        "scores": dict(now.scores),
+        "lines": [asdict(line) for line in lines],
+    }
+
+
+def _different(lines: Sequence[Line]) -> list[Line]:
+    """What differs beside the stamp: another stamp alone is no other answer."""
+    return [line for line in lines if line.differs and line.name != "stamp"]
+
+
+def _text(row: pb.PredictionRow, now: Side, lines: Sequence[Line]) -> str:
+    at = datetime.fromtimestamp(row.at_unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    tags = " ".join(f"{name}={value}" for name, value in sorted(row.slices.items()))
+    rows = [
+        (line.name, _shown(line.kept), _shown(line.now), "differs" if line.differs else "")
+        for line in lines
+    ]
+    scores = "  ".join(f"{label} {score:.3f}" for label, score in now.scores.items())
+    count = len(_different(lines))
+    verdict = f"{count} of {len(lines) - 1} differ" if count else "the same answer"
+    return "\n".join(
+        part
+        for part in (
+            f"{row.prediction_id}  {at}  {row.mix}  {row.client}  {tags}".rstrip(),
+            "",
+            table(("", "kept", "now", ""), rows),
+            "",
+            f"  scores now  {scores}" if scores else "",
+            f"  answered by {now.stamp_name or now.stamp}: {verdict}",
+        )
+    )
+
+
+def _shown(value: Value | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{np.float32(value):.5g}"
+    return value if len(value) < 64 else value[:12]

@@ -1,0 +1,81 @@
+"""Tells telemetry what is served: the bundle's own reference and objective, and every change of it
+as a row of the deploy journal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.errors import DeployRefused
+from server.lineup import Switch
+from server.telemetry.errors import StoreBusy, TelemetryError
+from server.telemetry.live import Bundle
+from server.telemetry.rows import DeployRow
+from server.types import Facts
+from server.witness import Witness
+
+logger = logging.getLogger(__name__)
+
+REFERENCE = Path("reference") / "profile.json"
+OBJECTIVE = Path("objective.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Deploys:
+    """`wall` is unix seconds."""
+
+    witness: Witness
+    wall: Callable[[], float]
+
+    async def adopt(self, facts: Facts) -> None:
+        """A bundle has been loaded and is about to serve. Raises DeployRefused when its reference
+        or its objective does not fit what it predicts; nothing has changed then."""
+        try:
+            await asyncio.to_thread(lambda: self.witness.adopt(bundle_of(facts)))
+        except (StoreBusy, sqlite3.Error) as trouble:
+            # Telemetry's own trouble keeps no bundle from serving: rows then have no reference.
+            logger.error("telemetry: %s is not adopted: %s", facts.stamp_name, trouble)
+        except (TelemetryError, OSError) as error:
+            raise DeployRefused("reference", str(error)) from None
+
+    def switched(self, action: str, switch: Switch | None, detail: str) -> None:
+        """What a Deployment did: load | activate | rollback | refuse."""
+        if switch is None:
+            self._note(action, detail=detail)
+        else:
+            self._note(action, switch.stamp, switch.stamp_name, switch.from_stamp, detail)
+
+    def started(self, facts: Facts) -> None:
+        self._note("start", facts.stamp, facts.stamp_name)
+
+    def stopping(self, facts: Facts | None) -> None:
+        if facts is not None:
+            self._note("stop", facts.stamp, facts.stamp_name)
+
+    def _note(
+        self, action: str, stamp: str = "", name: str = "", before: str = "", detail: str = ""
+    ) -> None:
+        at_ms = int(self.wall() * 1000)
+        self.witness.deployed(DeployRow(at_ms, action, stamp, name, before, "", detail))
+
+
+def bundle_of(facts: Facts) -> Bundle:
+    """Raises OSError."""
+    path = Path(facts.bundle_path)
+    return Bundle(
+        stamp=facts.stamp,
+        name=facts.stamp_name,
+        schema=facts.features,
+        labels=facts.labels,
+        reference=_content(path / REFERENCE),
+        objective=_content(path / OBJECTIVE),
+    )
+
+
+def _content(path: Path) -> bytes:
+    """Both files are a bundle's to have or not."""
+    return path.read_bytes() if path.is_file() else b""
