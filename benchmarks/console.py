@@ -209,7 +209,7 @@ def many_points(cache: Path) -> dict[str, float]:
 
     from console.board import View
     from console.cache import rows
-    from console.cache.desk import Reading
+    from console.cache.reading import Reading
     from console.panels.charts import HeatMap, Percentiles
     from console.panels.look import Look
     from console.timeaxis import TimeAxis
@@ -257,7 +257,7 @@ def a_day(cache: Path) -> dict[str, float]:
     """24 hours of twenty servers through the writer as fast as it takes them."""
     from console.board import View
     from console.cache import rows
-    from console.cache.desk import Reading
+    from console.cache.reading import Reading
     from console.cache.writer import Writer
     from console.domain import Event, ServerSnapshot
 

@@ -66,6 +66,7 @@ class Bridge(QObject):
         self._waiting.connect(self._deliver, queued)
         self._opened.connect(self._go_online, queued)
         self.boards = 0
+        self._closed = False
 
     def start(self) -> None:
         """The cache first: it is what the first picture is made of."""
@@ -135,6 +136,9 @@ class Bridge(QObject):
 
     def close(self) -> None:
         """Interrupts the streams and joins every thread; call it before the application ends."""
+        if self._closed:
+            return
+        self._closed = True
         if self._hub is not None:
             self._hub.close()
         self._pool.waitForDone(5000)

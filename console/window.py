@@ -26,6 +26,7 @@ from console.bridge import Bridge
 from console.commands import Command, Registry
 from console.deeds import Deeds
 from console.inquiry import Inquiry
+from console.keys import commands_of
 from console.notices import Notices
 from console.panels.alerts import AlertsPanel
 from console.panels.charts import Marks
@@ -52,17 +53,6 @@ LEAST_WIDTH, LEAST_HEIGHT = 960, 600
 STUCK_S = 10.0
 PAGES = ("Overview", "Predictions", "Quality", "Alerts")
 
-GOES = (
-    ("fleet", "Servers"),
-    ("latency", "Latency"),
-    ("drift", "Drift"),
-    ("skew", "Version skew"),
-    ("events", "Events"),
-    ("predictions", "Predictions"),
-    ("quality", "Quality"),
-    ("alerts", "Alerts"),
-)
-
 
 class Window(QMainWindow):
     def __init__(
@@ -83,7 +73,8 @@ class Window(QMainWindow):
         self.notices = Notices(self, look)
         self.deeds = Deeds(self, bridge, axis)
         self.sheet = KeySheet(self, look, self.commands)
-        self._make_commands()
+        for command in commands_of(self):
+            self._add(command)
         self.inquiry = Inquiry(bridge, self.latency, self.predictions, self.detail, self.name_of)
         self.inquiry.wanted.connect(lambda: self.show_page(self._page_of["predictions"]))
         self.detail.replayWanted.connect(self.deeds.copy)
@@ -311,55 +302,11 @@ class Window(QMainWindow):
 
     # ---- commands --------------------------------------------------------------------------------
 
-    def _make_commands(self) -> None:
-        add, axis, deeds = self._add, self.axis, self.deeds
-        for number, (name, words) in enumerate(GOES, start=1):
-            run = functools.partial(self.focus_panel, name)
-            add(f"go.{name}", f"Go to {words}", (str(number),), "Go", run)
-        add("go.filter", "Filter the predictions", ("/",), "Go", self._filter)
-        add("time.longer", "Longer window", ("-",), "Time", lambda: axis.zoom(1.5))
-        add("time.shorter", "Shorter window", ("+", "="), "Time", lambda: axis.zoom(1 / 1.5))
-        add("time.back", "Back in time", (",",), "Time", lambda: axis.pan(-0.25))
-        add("time.on", "On in time", (".",), "Time", lambda: axis.pan(0.25))
-        add("time.brush", "Brush the middle, then widen it", ("B",), "Time", self._brush)
-        add("time.zoom", "Zoom to the brush", ("Z",), "Time", axis.zoom_to_brush)
-        add("time.live", "Live: back to now, no brush", ("0", "Esc"), "Time", self._live)
-        add("time.pause", "Pause or go on", ("Space",), "Time", axis.pause)
-        add("time.alert", "Around the newest open alert", ("G",), "Time", self._around_alert)
-        add("time.lock", "Lock the cross-hair", ("L",), "Time", axis.toggle_lock)
-        add("time.mark", "Set or remove a marker", ("M",), "Time", axis.mark)
-        add("alert.acknowledge", "Acknowledge an alert", ("A",), "Alerts", deeds.acknowledge)
-        add("alert.silence", "Silence an alert until …", ("S",), "Alerts", deeds.silence)
-        add("panel.maximise", "Maximise this panel", ("F",), "Panel", self.maximise)
-        add("panel.measure", "Drift by PSI, KS, KL, JS", ("T",), "Panel", self.drift.cycle)
-        add("panel.throughput", "Percentiles or throughput", ("Y",), "Panel", self.latency.cycle)
-        add("panel.split", "Split latency by server, stamp, …", ("P",), "Panel", self._next_split)
-        add("panel.csv", "Export this panel as CSV", ("E",), "Panel", deeds.export_csv)
-        add("panel.png", "Export this panel as PNG", ("Shift+E",), "Panel", deeds.export_png)
-        add("copy.command", "Copy as command", ("C",), "Copy", deeds.copy_command)
-        add("copy.view", "Copy a link to this view", ("V",), "Copy", deeds.copy_view)
-        add("copy.incident", "Copy the incident as text", ("I",), "Copy", deeds.copy_incident)
-        add("copy.table", "Copy this panel as a table", ("Shift+C",), "Copy", deeds.copy_table)
-        add("feed.retry", "Retry lost servers now", ("R",), "Servers", self.bridge.retry_now)
-        add("look.theme", "Dark, light, high contrast", ("F8",), "Window", self.next_theme)
-        add("look.reset", "Reset the layout", (), "Window", self.reset_layout)
-        add("help.palette", "Commands …", ("Ctrl+K",), "Window", self.open_palette)
-        add("help.keys", "Keys", ("?", "F1"), "Window", self.sheet.toggle)
-        add("window.quit", "Quit", ("Ctrl+Q",), "Window", self.close)
-
-    def _add(
-        self,
-        name: str,
-        title: str,
-        keys: tuple[str, ...],
-        group: str,
-        run: Callable[[], object],
-    ) -> None:
-        command = Command(name, title, keys, run, group)
+    def _add(self, command: Command) -> None:
         self.commands.add(command)
-        for key in keys:
+        for key in command.keys:
             shortcut = QShortcut(QKeySequence(key), self)
-            shortcut.activated.connect(lambda run=run, key=key: self._pressed(key, run))
+            shortcut.activated.connect(functools.partial(self._pressed, key, command.run))
 
     def _pressed(self, key: str, run: Callable[[], object]) -> None:
         """A letter typed into a field is a letter."""
@@ -373,11 +320,11 @@ class Window(QMainWindow):
             return
         run()
 
-    def _filter(self) -> None:
+    def filter_predictions(self) -> None:
         self.focus_panel("predictions")
         self.predictions.focus_filter()
 
-    def _brush(self) -> None:
+    def brush_middle(self) -> None:
         low, high = self.axis.span
         held = self.axis.view.brush
         middle = sum(held) / 2 if held else self.axis.cursor_s
@@ -386,12 +333,12 @@ class Window(QMainWindow):
         half = (held[1] - held[0]) * 0.75 if held else (high - low) / 12
         self.axis.brush(max(low, middle - half), min(high, middle + half))
 
-    def _around_alert(self) -> None:
+    def around_alert(self) -> None:
         opened = [a for a in (self.board.alerts if self.board else ()) if a.open]
         if opened:
             self.jump("alerts", f"{opened[0].server}\t{opened[0].row.id}", opened[0].opened_s)
 
-    def _next_split(self) -> None:
+    def next_split(self) -> None:
         place = SPLITS.index(self.axis.view.split)
         self.axis.change(split=SPLITS[(place + 1) % len(SPLITS)])
 
@@ -402,7 +349,7 @@ class Window(QMainWindow):
         for name, sizes in self._standard.items():
             self._splitters[name].restoreState(sizes)
 
-    def _live(self) -> None:
+    def go_live(self) -> None:
         if self.sheet.isVisible():
             self.sheet.hide()
             return

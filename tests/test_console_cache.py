@@ -14,11 +14,11 @@ import pytest
 from console.board import View
 from console.cache import drift, predictions, retention, rows
 from console.cache.codec import pack, unpack
-from console.cache.desk import Reading
 from console.cache.insert import Names, insert
 from console.cache.latency import LatencyRows
 from console.cache.names import NameBook
 from console.cache.quantiles import bucket_of, lower_ms, quantiles
+from console.cache.reading import Reading
 from console.cache.schema import VERSION, CacheTooNew, open_for_writing
 from console.cache.writer import Writer
 from console.domain import (

@@ -43,6 +43,7 @@ class Librarian:
         self._queue: queue.SimpleQueue[tuple[int, Question] | None] = queue.SimpleQueue()
         self._db: sqlite3.Connection | None = None
         self._newest_find = 0
+        self._closing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="cache librarian", daemon=True)
 
     def start(self) -> None:
@@ -51,14 +52,17 @@ class Librarian:
     def ask(self, number: int, question: Question) -> None:
         if isinstance(question, FindPredictions):
             self._newest_find = number
-            if self._db is not None:
-                self._db.interrupt()  # the filter before this one interests nobody any more
+            self._interrupt()  # the filter before this one interests nobody any more
         self._queue.put((number, question))
+
+    def _interrupt(self) -> None:
+        with self._closing:
+            if self._db is not None:
+                self._db.interrupt()
 
     def close(self, timeout_s: float = 5.0) -> None:
         self._queue.put(None)
-        if self._db is not None:
-            self._db.interrupt()
+        self._interrupt()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
@@ -80,8 +84,10 @@ class Librarian:
                 if "interrupted" not in str(error):
                     log.error("question to the cache failed: %s", error)
                     self._answer(number, Found(np.zeros(0, np.int64), str(error)))
-        if self._db is not None:
-            self._db.close()
+        with self._closing:
+            db, self._db = self._db, None
+        if db is not None:
+            db.close()
 
     def _read(
         self, db: sqlite3.Connection, names: NameBook, number: int, question: Question

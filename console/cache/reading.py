@@ -1,0 +1,300 @@
+"""From the open cache and the state of the links to one `Board`. Single-threaded: belongs to the
+reading thread of desk.py."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from console import happenings, skew, status
+from console.board import (
+    Board,
+    Comparison,
+    DriftLine,
+    Floats,
+    Happening,
+    QualityLine,
+    ServerLine,
+    Usage,
+    View,
+)
+from console.cache import drift, latency, rows
+from console.cache.names import NameBook
+from console.domain import STAMP_PARTS, Link, Server
+
+T = TypeVar("T")
+
+
+def empty_board(view: View, now_s: float, links: Mapping[str, Link] | None, trouble: str) -> Board:
+    """Before there is a cache: the servers asked for, and that nothing is known of them."""
+    servers = [Server(link) for link in (links or {}).values()]
+    lines = tuple(_server_line(server, now_s, {}, {}, {}) for server in servers)
+    said = status.verdict(lines, (), (), (), (), now_s)
+    end = view.end_s or now_s
+    return Board(view, now_s, end - view.window_s, end, said, lines, usage=Usage(trouble=trouble))
+
+
+class Reading:
+    """Everything the thread keeps between two boards."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self._names = NameBook(db)
+        self._latency = latency.LatencyRows()
+        self._held: dict[str, tuple[object, object]] = {}
+        self._links: dict[str, Link] = {}
+        self._link_news: list[Happening] = []
+
+    def board(
+        self,
+        view: View,
+        now_s: float,
+        links: Mapping[str, Link] | None,
+        dirty: frozenset[str],
+    ) -> Board:
+        """One transaction, so that all panels speak of the same moment."""
+        self.db.execute("BEGIN")
+        try:
+            return self._board(view, now_s, links, dirty)
+        finally:
+            self.db.execute("COMMIT")
+
+    def _board(
+        self,
+        view: View,
+        now_s: float,
+        links: Mapping[str, Link] | None,
+        dirty: frozenset[str],
+    ) -> Board:
+        servers = self._servers(links, now_s)
+        span = self._span(view, now_s, links)
+        offsets = {address: server.link.offset_ms for address, server in servers.items()}
+        slo_ms = _slo(servers, view.scope)
+        self._latency.refresh(self.db, int((span[0] - 60) * 1000), int((span[1] + 60) * 1000))
+        shown, fleet, p99 = latency.latency(
+            self._latency, self._names, view, span, offsets, slo_ms, now_s
+        )
+        deploys = self._once("deploy", dirty, (), lambda: rows.deploys(self.db, self._names))
+        skewed = skew.compare(list(servers.values()), deploys, now_s, view.expected_stamp)
+        drifting, hours = self._drift(view, span, servers, dirty, now_s)
+        actions = self._once("action", dirty, (), lambda: rows.actions(self.db))
+        silences = rows.silences(self.db, self._names, now_s * 1000)
+        found = self._once("alert", dirty, (), lambda: rows.alerts(self.db, self._names))
+        pending = {(a.server, a.target): a.kind for a in actions if a.state == "waiting"}
+        alerts = happenings.alert_lines(found, servers, silences, pending, now_s)
+        odd = {line.address: line for line in skewed}
+        lines = tuple(_server_line(s, now_s, fleet, odd, offsets) for s in servers.values())
+        burns = self._burns(servers, p99, offsets, now_s) if view.live else ()
+        said = status.verdict(lines, burns, drifting, skewed, alerts, now_s)
+        return Board(
+            view=view,
+            made_s=now_s,
+            from_s=span[0],
+            to_s=span[1],
+            verdict=said,
+            servers=lines,
+            latency=shown,
+            drift=drifting,
+            drift_span=hours,
+            comparison=self._comparison(view, span, drifting),
+            skew=skewed,
+            alerts=alerts,
+            silences=tuple(silences),
+            actions=tuple(actions),
+            happenings=happenings.happenings(alerts, deploys, servers, self._link_news),
+            deploys=tuple(deploys),
+            quality=self._quality(servers, now_s, dirty),
+            slices=tuple(self._once("slice", dirty, (), lambda: rows.slices(self.db, self._names))),
+            offline=links is None,
+        )
+
+    def _once(self, table: str, dirty: frozenset[str], key: object, read: Callable[[], T]) -> T:
+        """What was read last time, unless the table was written or something else is asked."""
+        held = self._held.get(table)
+        if held is not None and held[0] == key and table not in dirty:
+            return held[1]  # type: ignore[return-value]
+        value = read()
+        self._held[table] = (key, value)
+        return value
+
+    def _servers(self, links: Mapping[str, Link] | None, now_s: float) -> dict[str, Server]:
+        """The servers asked for, in their order; offline, every server the cache knows."""
+        known = rows.servers(self.db)
+        if links is None:
+            return known
+        found = {}
+        for address, link in links.items():
+            old = known.get(address)
+            if old is not None and not link.heard_s:
+                link = replace(link, heard_s=old.link.heard_s)
+            if old is not None and link.offset_ms != link.offset_ms:
+                link = replace(link, offset_ms=old.link.offset_ms)
+            found[address] = Server(link, old.snapshot if old is not None else None)
+            news = happenings.of_link(
+                self._links.get(address), link, found[address].name, link.since_s
+            )
+            if news is not None:
+                self._link_news = [*self._link_news[-199:], news]
+            self._links[address] = link
+        return found
+
+    def _span(
+        self, view: View, now_s: float, links: Mapping[str, Link] | None
+    ) -> tuple[float, float]:
+        if view.end_s is not None:
+            return view.end_s - view.window_s, view.end_s
+        end = now_s
+        if not any(link.state in ("live", "catching up") for link in (links or {}).values()):
+            # Nobody is heard: an axis that runs on would push the last known minutes out of sight.
+            newest = self.db.execute(
+                "SELECT max(bucket_ms) FROM latency WHERE level = 0"
+            ).fetchone()[0]
+            if newest is not None and newest / 1000 < now_s - view.window_s * 0.3:
+                end = newest / 1000 + view.window_s * 0.04
+        return end - view.window_s, end
+
+    def _drift(
+        self,
+        view: View,
+        span: tuple[float, float],
+        servers: Mapping[str, Server],
+        dirty: frozenset[str],
+        now_s: float,
+    ) -> tuple[tuple[DriftLine, ...], tuple[float, float] | None]:
+        if view.brush is not None:
+            key = (drift.hours_of(*view.brush), view.measure, "brush")
+            return self._once(
+                "profile",
+                dirty,
+                key,
+                lambda: drift.in_window(
+                    self.db, self._names, self._features(dirty), view.brush or span, view.measure
+                ),
+            )
+        stamps = {
+            address: server.snapshot.stamp
+            for address, server in servers.items()
+            if server.snapshot is not None and view.live
+        }
+        until_ms = (now_s + 60 if view.live else span[1]) * 1000
+        at = "live" if view.live else str(until_ms)
+        key = (view.measure, at, tuple(sorted(stamps.items())))  # type: ignore[assignment]
+        lines = self._once(
+            "drift",
+            dirty,
+            key,
+            lambda: drift.newest(self.db, self._names, until_ms, stamps, view.measure),
+        )
+        return lines, None
+
+    def _features(self, dirty: frozenset[str]) -> drift.Features:
+        return self._once("feature", dirty, (), lambda: drift.features(self.db))
+
+    def _comparison(
+        self, view: View, span: tuple[float, float], lines: tuple[DriftLine, ...]
+    ) -> Comparison | None:
+        chosen = next((line for line in lines if line.key == view.drift_key), None)
+        if chosen is None and view.drift_key is None and lines:
+            chosen = lines[0]
+        key = view.drift_key or (chosen.key if chosen is not None else None)
+        if key is None:
+            return None
+        window = view.brush or (span[1] - max(view.window_s, 3600), span[1])
+        stamp = chosen.row.stamp if chosen is not None else ""
+        held = self._held.get("comparison")
+        asked = (key, drift.hours_of(*window), stamp)
+        if held is not None and held[0] == asked and time.monotonic() - held[2] < 2:  # type: ignore[misc]
+            return held[1]  # type: ignore[return-value]
+        features = self._once("feature", frozenset(), (), lambda: drift.features(self.db))
+        if not features:
+            self._held.pop("feature", None)
+        found = drift.comparison(self.db, self._names, features, key, window, stamp)
+        self._held["comparison"] = (asked, found, time.monotonic())  # type: ignore[assignment]
+        return found
+
+    def _burns(
+        self,
+        servers: Mapping[str, Server],
+        p99: Mapping[str, tuple[float, float]],
+        offsets: Mapping[str, float],
+        now_s: float,
+    ) -> tuple[status.Burn, ...]:
+        found = []
+        for address, server in servers.items():
+            slo = server.snapshot.slo_ms if server.snapshot is not None else 0.0
+            now_ms, newest_s = p99.get(address, (0.0, 0.0))
+            if not slo or not now_ms > slo or now_s - newest_s > 120:
+                continue
+            shift = offsets.get(address, 0.0)
+            since = latency.above_since(
+                self._latency,
+                self._names.find(address),
+                shift / 1000 if shift == shift else 0.0,
+                slo,
+            )
+            found.append(status.Burn(address, server.name, now_ms, slo, since))
+        return tuple(found)
+
+    def _quality(
+        self, servers: Mapping[str, Server], now_s: float, dirty: frozenset[str]
+    ) -> tuple[QualityLine, ...]:
+        found = self._once(
+            "quality",
+            dirty,
+            int(now_s // 600),
+            lambda: rows.quality(
+                self.db, self._names, (now_s - 7 * 86400) * 1000, (now_s + 3600) * 1000
+            ),
+        )
+        return tuple(
+            QualityLine(
+                row,
+                address,
+                servers[address].name if address in servers else address,
+                row.bucket_unix_s,
+            )
+            for address, row in found
+        )
+
+
+def _slo(servers: Mapping[str, Server], scope: str) -> float:
+    """The strictest objective of the servers shown; 0: none."""
+    limits = [
+        server.snapshot.slo_ms
+        for address, server in servers.items()
+        if server.snapshot is not None
+        and server.snapshot.slo_ms > 0
+        and (not scope or scope == address)
+    ]
+    return min(limits, default=0.0)
+
+
+def _server_line(
+    server: Server,
+    now_s: float,
+    fleet: Mapping[str, tuple[float, Floats]],
+    odd: Mapping[str, object],
+    offsets: Mapping[str, float],
+) -> ServerLine:
+    severity, word, why = status.server_state(server, now_s)
+    p95, spark = fleet.get(server.address, (float("nan"), np.zeros(0)))
+    line = odd.get(server.address)
+    cells = getattr(line, "cells", ())
+    parts = tuple(p for p, cell in zip(STAMP_PARTS, cells, strict=False) if cell.differs)
+    return ServerLine(
+        link=server.link,
+        snapshot=server.snapshot,
+        severity=severity,
+        word=word,
+        why=why,
+        age_s=now_s - server.link.heard_s if server.link.heard_s else float("inf"),
+        p95_ms=p95,
+        slo_ms=server.snapshot.slo_ms if server.snapshot is not None else 0.0,
+        spark=spark,
+        odd_parts=parts,
+    )

@@ -1,0 +1,69 @@
+"""What every key does: the one list behind the shortcuts, the palette and the key sheet."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from console.commands import Command
+
+if TYPE_CHECKING:
+    from console.window import Window
+
+GOES = (
+    ("fleet", "Servers"),
+    ("latency", "Latency"),
+    ("drift", "Drift"),
+    ("skew", "Version skew"),
+    ("events", "Events"),
+    ("predictions", "Predictions"),
+    ("quality", "Quality"),
+    ("alerts", "Alerts"),
+)
+
+
+def commands_of(window: Window) -> list[Command]:
+    """All commands, in the order in which they are shown."""
+    found: list[Command] = []
+    axis, deeds = window.axis, window.deeds
+
+    def add(
+        name: str, title: str, keys: tuple[str, ...], group: str, run: Callable[[], object]
+    ) -> None:
+        found.append(Command(name, title, keys, run, group))
+
+    for number, (name, words) in enumerate(GOES, start=1):
+        run = functools.partial(window.focus_panel, name)
+        add(f"go.{name}", f"Go to {words}", (str(number),), "Go", run)
+    add("go.filter", "Filter the predictions", ("/",), "Go", window.filter_predictions)
+    add("time.longer", "Longer window", ("-",), "Time", lambda: axis.zoom(1.5))
+    add("time.shorter", "Shorter window", ("+", "="), "Time", lambda: axis.zoom(1 / 1.5))
+    add("time.back", "Back in time", (",",), "Time", lambda: axis.pan(-0.25))
+    add("time.on", "On in time", (".",), "Time", lambda: axis.pan(0.25))
+    add("time.brush", "Brush the middle, then widen it", ("B",), "Time", window.brush_middle)
+    add("time.zoom", "Zoom to the brush", ("Z",), "Time", axis.zoom_to_brush)
+    add("time.live", "Live: back to now, no brush", ("0", "Esc"), "Time", window.go_live)
+    add("time.pause", "Pause or go on", ("Space",), "Time", axis.pause)
+    add("time.alert", "Around the newest open alert", ("G",), "Time", window.around_alert)
+    add("time.lock", "Lock the cross-hair", ("L",), "Time", axis.toggle_lock)
+    add("time.mark", "Set or remove a marker", ("M",), "Time", axis.mark)
+    add("alert.acknowledge", "Acknowledge an alert", ("A",), "Alerts", deeds.acknowledge)
+    add("alert.silence", "Silence an alert until …", ("S",), "Alerts", deeds.silence)
+    add("panel.maximise", "Maximise this panel", ("F",), "Panel", window.maximise)
+    add("panel.measure", "Drift by PSI, KS, KL, JS", ("T",), "Panel", window.drift.cycle)
+    add("panel.throughput", "Percentiles or throughput", ("Y",), "Panel", window.latency.cycle)
+    add("panel.split", "Split latency by server, stamp, …", ("P",), "Panel", window.next_split)
+    add("panel.csv", "Export this panel as CSV", ("E",), "Panel", deeds.export_csv)
+    add("panel.png", "Export this panel as PNG", ("Shift+E",), "Panel", deeds.export_png)
+    add("copy.command", "Copy as command", ("C",), "Copy", deeds.copy_command)
+    add("copy.view", "Copy a link to this view", ("V",), "Copy", deeds.copy_view)
+    add("copy.incident", "Copy the incident as text", ("I",), "Copy", deeds.copy_incident)
+    add("copy.table", "Copy this panel as a table", ("Shift+C",), "Copy", deeds.copy_table)
+    add("feed.retry", "Retry lost servers now", ("R",), "Servers", window.bridge.retry_now)
+    add("look.theme", "Dark, light, high contrast", ("F8",), "Window", window.next_theme)
+    add("look.reset", "Reset the layout", (), "Window", window.reset_layout)
+    add("help.palette", "Commands …", ("Ctrl+K",), "Window", window.open_palette)
+    add("help.keys", "Keys", ("?", "F1"), "Window", window.sheet.toggle)
+    add("window.quit", "Quit", ("Ctrl+Q",), "Window", window.close)
+    return found
