@@ -1,0 +1,381 @@
+"""telemetry.db under everything that befalls a file: kills, full disks, damage, age, size."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.telemetry.changes import Changes
+from server.telemetry.database import NAME, open_database, open_reader
+from server.telemetry.history import Span
+from server.telemetry.judge import quality_row
+from server.telemetry.quality_sums import unpacked
+from server.telemetry.reading import Reader
+from server.telemetry.retention import Limits, Retention
+from server.telemetry.rows import ProfileRow, QualityRow
+from server.telemetry.settings import Settings
+from server.telemetry.store import Store, day_of
+from server.telemetry.writer import Writer
+from tests.telemetry_bench import NOW, SCHEMA, STAMP, Clock, bundle, record
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLE = bundle(rows=600)
+
+
+class Desk:
+    """A writer without its thread, on a clock that is told."""
+
+    def __init__(self, folder: Path, now: float = NOW, **more: object) -> None:
+        self.clock = Clock(now)
+        self.changes = Changes()
+        self.steps: list[object] = []
+        self.writer = Writer(
+            Settings(folder, **more),  # type: ignore[arg-type]
+            self.changes,
+            self.clock,
+            self.clock,
+            self.steps.append,
+            lambda row, probability: None,
+        )
+        self.reader = Reader(lambda: self.writer.store.path)
+
+    def put(self, first: int, last: int, at: float | None = None, **more: object) -> None:
+        when = self.clock.now if at is None else at
+        self.writer.write([(record(i, when, **more), SCHEMA) for i in range(first, last)])
+
+    def tables(self) -> list[str]:
+        rows = self.writer.store.connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'prediction_2%'"
+        )
+        return sorted(row[0] for row in rows)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    found = Desk(tmp_path)
+    found.writer.adopt(BUNDLE)
+    yield found
+    found.writer.close()
+
+
+def test_a_record_comes_back_as_it_was_put(desk: Desk) -> None:
+    desk.put(0, 3, trace_id="ab" * 16, company=("x", "y"), error="INTERNAL/LOST/")
+    found = desk.reader.samples(limit=10)
+    wanted = record(
+        0, NOW, trace_id="ab" * 16, company=("x", "y"), error="INTERNAL/LOST/", payload=b""
+    )
+    assert wanted in [row.record for row in found] and len(found) == 3
+
+
+def test_the_same_prediction_twice_is_kept_once(desk: Desk) -> None:
+    desk.put(0, 5)
+    desk.put(0, 5)
+    assert len(desk.reader.samples()) == 5
+
+
+def test_each_day_has_a_table_of_its_own(desk: Desk) -> None:
+    desk.put(0, 2)
+    desk.put(2, 4, NOW + 86400)
+    assert desk.tables() == [f"prediction_{day_of(NOW)}", f"prediction_{day_of(NOW + 86400)}"]
+    assert len(desk.reader.samples(span=Span(NOW + 86400, NOW + 2 * 86400))) == 2
+
+
+@pytest.mark.parametrize("at", [0.0, -1e12, 1e18, float("nan"), float("inf")])
+def test_no_clock_can_make_a_day_that_is_none(at: float) -> None:
+    assert len(day_of(at)) == 8 and day_of(at).isdigit()
+
+
+def test_only_the_owner_can_read_the_file(desk: Desk, tmp_path: Path) -> None:
+    desk.put(0, 1)
+    for path in tmp_path.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_reader_cannot_write(desk: Desk, tmp_path: Path) -> None:
+    reader = open_reader(tmp_path / NAME)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.execute("DELETE FROM stamp")
+    reader.close()
+
+
+def sums_of(folder: Path, now: float) -> tuple[dict[object, ProfileRow], dict[object, QualityRow]]:
+    """All stored profiles and quality rows by key, read after a clean start and end."""
+    desk = Desk(folder, now)
+    desk.writer.flush()
+    rows = list(desk.reader.history(Span(0, now + 1e6), ["profile"]))
+    profiles = {(r.feature, r.slice, r.hour_unix_s): r for r in rows if isinstance(r, ProfileRow)}
+    quality = {}
+    for stamp, at, name, sums in desk.writer.store.qualities(0, now + 1e6):
+        live = desk.writer.lives[stamp]
+        quality[name, at] = quality_row(live, name, at, unpacked(sums, live.stick))
+    desk.writer.close()
+    return profiles, quality
+
+
+def test_sums_not_yet_stored_are_counted_again_after_a_kill(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        desk = Desk(folder)
+        desk.writer.adopt(BUNDLE)
+        desk.put(0, 300)
+        desk.writer.flush()
+        desk.put(300, 500)
+        if folder == whole:
+            desk.writer.flush()
+        # No close: what a killed process leaves behind, as the file's lock is let go.
+        desk.writer.store.close()
+    a, b = sums_of(whole, NOW + 10), sums_of(killed, NOW + 10)
+    assert a[0] == b[0] and a[0]["text.words", "", int(NOW)].n == 500
+    assert a[1].keys() == b[1].keys() and a[1]["", int(NOW)].predictions == 500
+
+
+def test_an_hour_put_away_is_read_back_before_it_grows(desk: Desk) -> None:
+    desk.put(0, 100)
+    desk.writer.flush()
+    desk.clock.now += 4 * 3600
+    desk.put(100, 150)
+    desk.writer.flush()  # the first hour is cold now
+    desk.writer.flush()
+    desk.put(150, 170, NOW)
+    desk.writer.flush()
+    rows = desk.reader.history(Span(NOW, NOW + 1), ["profile"])
+    assert {r.n for r in rows if isinstance(r, ProfileRow) and not r.slice} == {120}
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from server.telemetry.settings import Settings
+from server.telemetry.telemetry import Telemetry
+from tests.telemetry_bench import SCHEMA, record
+telemetry = Telemetry(Settings(Path({folder!r}), flush_s=0.05))
+base, began = int(sys.argv[1]), time.time()
+for i in range(base, base + 100_000):
+    telemetry.put(record(i, time.time()), SCHEMA)
+    if i % 50 == 0:
+        print(i, flush=True)
+    time.sleep(0.0005)
+"""
+
+
+def test_sigkill_under_load_leaves_a_whole_database(tmp_path: Path) -> None:
+    script = KILLED.format(root=str(ROOT), folder=str(tmp_path))
+    put = 0
+    for round_ in range(3):
+        base = round_ * 100_000
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(base)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            put = int(line)
+            if put - base >= 400:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        connection = sqlite3.connect(tmp_path / NAME)
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        connection.close()
+    profiles, quality = sums_of(tmp_path, time.time())
+    desk = Desk(tmp_path, time.time())
+    rows = len(list(desk.reader.export(Span(0, 1e11))))
+    desk.writer.close()
+    assert rows > 300
+    assert sum(r.n for (f, s, _), r in profiles.items() if f == "text.words" and not s) == rows
+    assert sum(r.predictions for (s, _), r in quality.items() if not s) == rows
+
+
+FULL = """
+import resource, sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from server.telemetry.history import Span
+from tests.test_store import Desk
+desk = Desk(Path({folder!r}))
+desk.put(0, 200)
+size = Path({folder!r}, "telemetry.db-wal").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4096, resource.RLIM_INFINITY))
+for i in range(200, 20_200, 400):
+    desk.put(i, i + 400)
+    desk.clock.now += 1
+    desk.writer.idle()
+assert desk.writer.trouble, "nothing was refused"
+lost = desk.writer.journal.counters.lost
+assert lost > 0
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+desk.clock.now += 60
+desk.writer.idle()
+assert not desk.writer.trouble, desk.writer.trouble
+desk.put(30_000, 30_010)
+kept = desk.writer.journal.counters.written
+assert kept + lost == 20_210, (kept, lost)
+print(kept, lost, len(list(desk.reader.export(Span(0, 1e11)))))
+desk.writer.close()
+"""
+
+
+def test_a_full_disk_costs_counted_rows_and_heals(tmp_path: Path) -> None:
+    script = FULL.format(root=str(ROOT), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept, lost, stored = map(int, done.stdout.split())
+    assert stored == kept and lost > 0
+
+
+def test_a_file_that_is_no_database_is_set_aside_and_said(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"not a database, but somebody's work" * 100)
+    desk = Desk(tmp_path)
+    assert "set aside" in desk.writer.trouble
+    aside = [p for p in tmp_path.iterdir() if "unusable" in p.name]
+    assert len(aside) == 1 and aside[0].read_bytes().startswith(b"not a database")
+    desk.put(0, 5)
+    desk.writer.tick(NOW)
+    assert len(desk.reader.samples()) == 5
+    assert [r.key for r in desk.writer.alerts.rows()] == ["telemetry/store"]
+    desk.writer.close()
+
+
+def test_a_torn_page_is_found_at_the_start(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.put(0, 2000)
+    desk.writer.close()
+    path = tmp_path / NAME
+    content = bytearray(path.read_bytes())
+    for page in range(20, len(content) // 4096, 3):
+        content[page * 4096 : page * 4096 + 200] = os.urandom(200)
+    path.write_bytes(content)
+    again = Desk(tmp_path)
+    assert "set aside" in again.writer.trouble
+    again.put(0, 5)
+    assert len(again.reader.samples()) == 5
+    again.writer.close()
+
+
+def test_damage_met_while_writing_begins_a_new_file_and_goes_on(desk: Desk, tmp_path: Path) -> None:
+    desk.put(0, 50)
+    desk.writer._begin_anew(sqlite3.DatabaseError("database disk image is malformed"))
+    desk.put(50, 60)
+    assert len(desk.reader.samples()) == 10
+    assert "malformed" in desk.writer.trouble
+    assert desk.writer.lives[STAMP].bundle == BUNDLE
+    assert any("unusable" in p.name for p in tmp_path.iterdir())
+
+
+READ_ONLY = """
+import os, sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from tests.test_store import Desk
+if os.getuid() == 0:
+    os.setgid(65534); os.setuid(65534)
+desk = Desk(Path({folder!r}))
+desk.put(0, 5)
+assert len(desk.reader.samples()) == 5
+assert {words!r} in desk.writer.trouble, desk.writer.trouble
+desk.writer.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder_mode", "words"), [(0o777, "set aside"), (0o555, "cannot be written")]
+)
+def test_a_read_only_file_or_folder_does_not_stop_telemetry(
+    tmp_path: Path, folder_mode: int, words: str
+) -> None:
+    folder = tmp_path / "data"
+    desk = Desk(folder)
+    desk.put(0, 2)
+    desk.writer.close()
+    for path in folder.iterdir():
+        path.chmod(0o666 if path.name.endswith(".lock") else 0o444)
+    folder.chmod(folder_mode)
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    script = READ_ONLY.format(root=str(ROOT), folder=str(folder), words=words)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    folder.chmod(0o777)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_second_server_on_the_same_folder_keeps_to_itself(desk: Desk, tmp_path: Path) -> None:
+    other = Desk(tmp_path)
+    assert "another server" in other.writer.trouble
+    other.put(0, 3)
+    assert desk.reader.samples() == [] and len(other.reader.samples()) == 3
+    other.writer.close()
+
+
+# ---- retention -------------------------------------------------------------------------------
+
+
+def store_with_days(folder: Path, days: int, payload: bytes = b"x" * 3000) -> Desk:
+    desk = Desk(folder, sample_share=1.0)
+    for day in range(days):
+        desk.put(day * 100, day * 100 + 100, NOW + day * 86400, payload=payload)
+    desk.clock.now = NOW + (days - 1) * 86400
+    desk.writer.flush()
+    return desk
+
+
+def test_old_days_go_one_a_pass(tmp_path: Path) -> None:
+    desk = store_with_days(tmp_path, 10, b"")
+    retention = Retention(desk.writer.store, Limits(predictions_days=6.0))
+    assert len(retention.sweep(desk.clock.now)) > 0
+    assert len(desk.tables()) == 9
+    for _ in range(5):
+        retention.sweep(desk.clock.now)
+    assert len(desk.tables()) == 7
+    desk.writer.close()
+
+
+def test_a_clock_that_jumps_ahead_takes_one_day_with_it_at_most(tmp_path: Path) -> None:
+    desk = store_with_days(tmp_path, 4, b"")
+    Retention(desk.writer.store, Limits()).sweep(NOW + 400 * 86400)
+    assert len(desk.tables()) == 3
+    desk.writer.close()
+
+
+def test_a_store_too_large_gives_up_payloads_first_then_old_days(tmp_path: Path) -> None:
+    desk = store_with_days(tmp_path, 3)
+    before = desk.writer.store.bytes()
+    gone = Retention(desk.writer.store, Limits(max_bytes=before - 500_000)).sweep(desk.clock.now)
+    assert gone and all("payloads" in words for words in gone)
+    assert len(desk.tables()) == 3
+    gone = Retention(desk.writer.store, Limits(max_bytes=1)).sweep(desk.clock.now)
+    assert any(words.startswith("predictions of") for words in gone)
+    assert desk.writer.store.bytes() < before
+    assert desk.writer.store.connection.execute("PRAGMA quick_check").fetchone()[0] == "ok"
+    desk.writer.close()
+
+
+def test_sums_outlive_the_rows_they_were_counted_from(tmp_path: Path) -> None:
+    desk = store_with_days(tmp_path, 10, b"")
+    retention = Retention(desk.writer.store, Limits(predictions_days=1.0))
+    for _ in range(12):
+        retention.sweep(desk.clock.now)
+    assert len(desk.tables()) == 2
+    rows = list(desk.reader.history(Span(0, NOW + 1e7), ["profile"]))
+    assert len({r.hour_unix_s for r in rows if isinstance(r, ProfileRow)}) == 10
+    desk.writer.close()
+
+
+def test_alert_history_cannot_be_rewritten(tmp_path: Path) -> None:
+    store = Store(open_database(tmp_path, NOW))
+    store.connection.execute(
+        "INSERT INTO alert_event (alert_id, at_unix_ms, from_state, to_state, actor, detail)"
+        " VALUES ('a', 1, 'ok', 'pending', 'server', '')"
+    )
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        store.connection.execute("UPDATE alert_event SET actor = 'nobody'")
+    store.close()
