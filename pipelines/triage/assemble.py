@@ -33,12 +33,12 @@ from pipelines.speed import Speed
 from pipelines.tensorfile import to_bytes
 from pipelines.triage import card, data, settings, traffic
 from pipelines.triage import evaluate as evaluation
-from pipelines.triage.evaluate import BUNDLE, ask, modalities_of, sample_of
+from pipelines.triage.evaluate import BUNDLE, ask, chunks, modalities_of, sample_of
 from pipelines.types import Prediction, Sample
 
 NAME = "triage"
-REFERENCE_ROWS = 6_000
-TUNE_PER_SUBSET = 400
+REFERENCE_ROWS = 4_500
+TUNE_PER_SUBSET = 300
 REFERENCE_SEED, GOLDEN_SEED = 9004, 9005
 
 # Euros per decision. Stopping a line costs money, a fire nobody left costs more; a drill that is
@@ -204,11 +204,11 @@ def _reference(pipeline: Pipeline, temperature: float) -> tuple[Projection, dict
     examples = islice(traffic.stream(rng), REFERENCE_ROWS)
     answers: list[Prediction] = []
     truth, mixes, slices = [], [], []
-    for example in tqdm(examples, total=REFERENCE_ROWS, desc="reference", mininterval=2):
-        answers += ask(pipeline, [replace(sample_of(example), want_embedding=True)])
-        truth.append(example.label)
-        mixes.append("+".join(sorted(modalities_of(example))))
-        slices.append(example.slices)
+    for chunk in chunks(tqdm(examples, total=REFERENCE_ROWS, desc="reference", mininterval=2)):
+        answers += ask(pipeline, [replace(sample_of(e), want_embedding=True) for e in chunk])
+        truth += [example.label for example in chunk]
+        mixes += ["+".join(sorted(modalities_of(example))) for example in chunk]
+        slices += [example.slices for example in chunk]
     embeddings = np.array([answer.embedding for answer in answers])
     projection = principal(embeddings)
     rows = [

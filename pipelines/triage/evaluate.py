@@ -53,7 +53,7 @@ class Answers:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        return self.log_probs.argmax(axis=1) == self.truth
+        return np.asarray(self.log_probs.argmax(axis=1) == self.truth)
 
     def probabilities(self, temperature: float) -> Floats:
         scaled = self.log_probs / temperature
@@ -114,7 +114,7 @@ def ask(pipeline: Pipeline, samples: Sequence[Sample]) -> list[Prediction]:
 def answers_to(pipeline: Pipeline, examples: Iterable[Example], total: int, what: str) -> Answers:
     predictions: list[Prediction] = []
     kept: list[Example] = []
-    for chunk in _chunks(tqdm(examples, total=total, desc=what, mininterval=2)):
+    for chunk in chunks(tqdm(examples, total=total, desc=what, mininterval=2)):
         predictions += ask(pipeline, [sample_of(example) for example in chunk])
         kept += chunk
     scores = [{s.label: s.log_prob for s in answer.scores} for answer in predictions]
@@ -127,7 +127,7 @@ def answers_to(pipeline: Pipeline, examples: Iterable[Example], total: int, what
     )
 
 
-def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
     chunk: list[Example] = []
     for example in examples:
         chunk.append(example)

@@ -30,6 +30,37 @@ def write(rng: Generator, meaning: NoteClass, split: Split) -> str:
     return _scribble(rng, [*before, body, *after])
 
 
+def jot(rng: Generator, meaning: NoteClass) -> str:
+    """A training note in loose words: one to three of `meaning`, now and then with parts between,
+    or with words of what a drill plays or of what is then corrected."""
+    words = _loose(rng, meaning)
+    draw = rng.random()
+    if draw < _CORRECTED_SHARE:
+        earlier = _loose(rng, _pick(rng, [c for c in CLASSES if c != meaning]))
+        words = [*earlier, f"{_pick(rng, wordings.CORRECTIONS.train)} {words[0]}", *words[1:]]
+    elif meaning == "drill" and draw < _CORRECTED_SHARE + _CONTRAST_SHARE:
+        words += _loose(rng, "smoke")
+        rng.shuffle(words)
+    neutral = [_fill(rng, _pick(rng, wordings.NEUTRAL.train)) for _ in range(int(rng.integers(2)))]
+    body = _pick(rng, (", ", " ", ", ")).join(words)
+    return _scribble(rng, [*neutral, body] if rng.random() < 0.5 else [body, *neutral])
+
+
+def _loose(rng: Generator, meaning: NoteClass) -> list[str]:
+    words = []
+    for _ in range(int(rng.integers(1, 4))):
+        word = _pick(rng, wordings.FRAGMENTS[meaning])
+        place = rng.random()
+        if place < 0.25:
+            word = _fill(rng, "{part} " + word)
+        elif place < 0.35:
+            word = _fill(rng, word + " at {place}")
+        elif place < 0.45:
+            word = _fill(rng, word + _pick(rng, (" under {part}", " near {part}", " on {part}")))
+        words.append(word)
+    return words
+
+
 def _plain(rng: Generator, meaning: NoteClass, split: Split) -> str:
     body = _clause(rng, meaning, split)
     draw = rng.random()

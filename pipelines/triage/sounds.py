@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import wave
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 SoundClass = Literal["hum", "pulse", "knock", "rising", "hiss"]
 CLASSES: tuple[SoundClass, ...] = ("hum", "pulse", "knock", "rising", "hiss")
-Wave = NDArray[np.float32]
+Wave = NDArray[np.floating[Any]]  # float32 throughout; numpy's stubs cannot tell
 
 _RATES_HZ = (16_000, 16_000, 16_000, 22_050, 44_100)
 
@@ -55,7 +55,7 @@ def _tone(rng: Generator, phase: Wave, harmonics: int) -> Wave:
 def _hum(rng: Generator, time: Wave) -> Wave:
     phase = np.float32(2 * np.pi * rng.uniform(90, 320)) * time
     wobble = 1 + np.float32(rng.uniform(0, 0.2)) * np.sin(np.float32(rng.uniform(2, 9)) * time)
-    return _tone(rng, phase, 5) * wobble
+    return np.asarray(_tone(rng, phase, 5) * wobble)
 
 
 def _pulse(rng: Generator, time: Wave) -> Wave:
@@ -63,7 +63,7 @@ def _pulse(rng: Generator, time: Wave) -> Wave:
     phase = np.float32(2 * np.pi * rng.uniform(90, 420)) * time
     swell = 0.5 + 0.5 * np.sin(np.float32(2 * np.pi * rng.uniform(2, 7)) * time)
     depth = np.float32(rng.uniform(0.45, 1.0))
-    return _tone(rng, phase, 4) * (1 - depth + depth * swell**2)
+    return np.asarray(_tone(rng, phase, 4) * (1 - depth + depth * swell**2))
 
 
 def _knock(rng: Generator, time: Wave) -> Wave:

@@ -1,7 +1,7 @@
 """Trains the embedded default: `python -m pipelines.triage.train`.
 
-- first the towers learn to see and hear on their own (`senses`), then the whole model answers
-  every subset of the modalities;
+- three lessons: the towers see and hear on their own (`senses`); the whole model answers every
+  subset of the modalities; notes once more, in loose words;
 - seeded: the rows of step n depend on (seed, n) alone, so that a run that was killed goes on from
   its last checkpoint and ends with the same weights;
 - what is kept is the running average of the weights, which is better calibrated than the last.
@@ -48,13 +48,15 @@ class Recipe:
     answer_steps: int = 1_700
     batch: int = 48
     answer_rate: float = 1.5e-3
+    late_steps: int = 900
+    late_rate: float = 1e-3
     weight_decay: float = 0.02
     describe_weight: float = 0.5
     average: float = 0.998
 
     @property
     def steps(self) -> int:
-        return self.sense_steps + self.answer_steps
+        return self.sense_steps + self.answer_steps + self.late_steps
 
 
 class Training:
@@ -85,7 +87,8 @@ class Training:
         rng = np.random.default_rng((self.recipe.seed, self.step))
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate()
-        learnt = self._sense(rng) if self.step < self.recipe.sense_steps else self._answer(rng)
+        sensing = self.step < self.recipe.sense_steps
+        learnt = self._sense(rng) if sensing else self._answer(rng)
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
@@ -96,13 +99,20 @@ class Training:
         return learnt
 
     def _rate(self) -> float:
-        """Each stage warms up over 50 steps; the first stays, the second falls along a cosine."""
+        """Each lesson warms up over 50 steps; the first stays there, the others fall along a
+        cosine."""
         recipe = self.recipe
         if self.step < recipe.sense_steps:
             return recipe.sense_rate * min(1.0, (self.step + 1) / 50)
-        step = self.step - recipe.sense_steps
-        fall = 0.03 + 0.97 * (1 + math.cos(math.pi * step / recipe.answer_steps)) / 2
-        return recipe.answer_rate * min(1.0, (step + 1) / 50) * fall
+        step, steps, rate = self.step - recipe.sense_steps, recipe.answer_steps, recipe.answer_rate
+        if self._late:
+            step, steps, rate = step - steps, recipe.late_steps, recipe.late_rate
+        fall = 0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2
+        return rate * min(1.0, (step + 1) / 50) * fall
+
+    @property
+    def _late(self) -> bool:
+        return self.step >= self.recipe.sense_steps + self.recipe.answer_steps
 
     def _sense(self, rng: Generator) -> dict[str, float]:
         recipe = self.recipe
@@ -113,7 +123,8 @@ class Training:
 
     def _answer(self, rng: Generator) -> dict[str, float]:
         """Forward and backward in two halves of like length, which pads less."""
-        drawn = [self.rows.mixed(rng) for _ in range(self.recipe.batch)]
+        draw = self.rows.late if self._late else self.rows.mixed
+        drawn = [draw(rng) for _ in range(self.recipe.batch)]
         drawn.sort(key=lambda row: row.prepared.tokens)
         half = len(drawn) // 2
         parts = [self._backward(part) for part in (drawn[:half], drawn[half:])]

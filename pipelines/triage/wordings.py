@@ -433,4 +433,47 @@ PLACES = (
 PEOPLE = ("the foreman", "maintenance", "the night crew", "the lead", "logistics", "the fitter")
 TIMES = ("six", "noon", "lunch", "this morning", "the break", "ten", "half past two", "tonight")
 
+# Loose words of each meaning, for training only: strung together they teach that a clause nobody
+# has read before still means what its words say.
+FRAGMENTS = {
+    "routine": (
+        "ok", "fine", "all good", "normal", "as usual", "as planned", "no findings", "no stops",
+        "no trouble", "no complaints", "no smoke", "no smell", "no leak", "no noise",
+        "no vibration", "runs well", "running smooth", "steady", "nothing unusual",
+        "nothing wrong", "in service", "checked", "cleaned", "serviced", "greased", "on plan",
+        "only steam", "only dust", "readings normal", "pressure ok", "oil ok", "guards closed",
+        "good output", "is fixed", "noise is gone", "leak is gone", "vibration is gone",
+        "nothing to report", "as it should be", "false alarm", "passed", "finished",
+    ),
+    "concern": (
+        "worn", "loose", "rough", "weak", "slow", "warm", "too warm", "leaks a little",
+        "small leak", "oil drops", "rattles", "squeaks", "drags", "slips", "jams", "vibrates",
+        "slight vibration", "odd noise", "strange noise", "unusual noise", "drifts",
+        "drops a little", "not steady", "not normal", "needs a look", "please check",
+        "please look", "keep an eye on it", "should be checked", "something is off", "a crack",
+        "a bit of play", "metal dust", "pressure drops", "temperature too high",
+        "warmer than usual", "a few jams", "rejects", "level low", "hesitates", "restart twice",
+        "runs rough", "gets loud", "looks worn",
+    ),
+    "smoke": (
+        "smoke", "smoking", "smokes", "black smoke", "grey smoke", "thick smoke",
+        "smoke everywhere", "smoke rising", "fire", "on fire", "caught fire", "small fire",
+        "real fire", "flames", "a flame", "burns", "burning", "burning smell", "smells burnt",
+        "burnt", "burnt rubber", "burnt plastic", "scorched", "charred", "glows", "sparks",
+        "sparks fly", "smoulders", "smouldering", "melting", "embers", "soot", "black haze",
+        "thick haze", "plume", "not steam", "no drill", "no exercise", "cable burns",
+        "hot oil burns", "eyes sting", "extinguisher used",
+    ),
+    "drill": (
+        "drill", "a drill", "only a drill", "drill only", "exercise", "an exercise",
+        "exercise only", "training", "for training", "training only", "practice", "only practice",
+        "rehearsal", "test", "a test", "alarm test", "test alarm", "test of the siren", "mock",
+        "mock alarm", "fake", "fake alarm", "staged", "simulated", "simulation",
+        "artificial smoke", "pretend", "not real", "not a real fire", "no real danger",
+        "ignore it", "please ignore", "ignore", "do not react", "nobody leaves", "carry on",
+        "announced", "planned drill", "the crew trains", "smoke generator", "smoke machine",
+        "yearly", "quarterly", "scheduled",
+    ),
+}  # fmt: skip
+
 BY_CLASS = {"routine": ROUTINE, "concern": CONCERN, "smoke": SMOKE, "drill": DRILL}
