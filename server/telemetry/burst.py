@@ -50,10 +50,10 @@ class Burstiness:
         self._update()
 
     def _update(self) -> None:
-        ratios = np.stack(self._ratios)
-        known = np.isfinite(ratios)
-        medians = np.nanmedian(np.where(known.any(axis=0), ratios, 1.0), axis=0)
-        count = known.sum(axis=0)
+        ratios = np.sort(np.stack(self._ratios), axis=0)  # NaN last
+        count = np.isfinite(ratios).sum(axis=0)
+        middle = np.maximum(count - 1, 0) // 2
+        medians = np.take_along_axis(ratios, middle[None], axis=0)[0]
         error = np.where(self._layout.kinds.by_ks, CONTRAST_ERROR, CHI2_ERROR)
         medians = medians / (1 + error / np.sqrt(np.maximum(count, 1)))
         enough = count >= MIN_STRETCHES

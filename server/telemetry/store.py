@@ -8,8 +8,9 @@ import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ _INSERT = (
     + ")"
 )
 _PROFILE = "INSERT OR REPLACE INTO profile VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_DRIFT_VALUES = attrgetter(*(field.name for field in fields(DriftRow)[2:]))
 _DRIFT = f"INSERT INTO drift VALUES ({','.join('?' * 20)})"
 
 
@@ -315,7 +317,7 @@ class Store:
     def put_drift(self, rows: Sequence[DriftRow]) -> None:
         self.connection.executemany(
             _DRIFT,
-            [(row.tick_unix_ms, self.stamp_id(row.stamp), *astuple(row)[2:]) for row in rows],
+            [(row.tick_unix_ms, self.stamp_id(row.stamp), *_DRIFT_VALUES(row)) for row in rows],
         )
 
     def put_alert(self, row: AlertRow, step: AlertTransition) -> None:
