@@ -120,11 +120,12 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
                 self.add(event)
         for back in range(12):
             for event in story.quality_rows(who, hour - 3600 * back):
-                self.add(event)
+                if event.HasField("quality"):
+                    self.add(event)
         self._tell_alerts(began)
         self.past, self.journal = self.journal, []
         for event in self.past:
-            if event.WhichOneof("event") in ("feature", "alert", "slice"):
+            if event.WhichOneof("event") in ("feature", "alert"):
                 self.add(observe_pb2.WatchEvent.FromString(event.SerializeToString()))
         self._drop_old_ticks()
 
@@ -222,6 +223,12 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         self, request: observe_pb2.HistoryRequest, context: Context
     ) -> Iterator[observe_pb2.WatchEvent]:
         yield from self.past
+
+    def Slices(
+        self, request: observe_pb2.SlicesRequest, context: Context
+    ) -> observe_pb2.SlicesResponse:
+        found = story.quality_rows(self.who, int(self.now()))
+        return observe_pb2.SlicesResponse(slices=[e.slice for e in found if e.HasField("slice")])
 
     def Samples(
         self, request: observe_pb2.SamplesRequest, context: Context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from console.domain import Action, AlertRow, DriftRow, Event, LatencyRow, ServerSnapshot
+from console.domain import Action, AlertRow, DriftRow, Event, LatencyRow, ServerSnapshot, SliceRow
 from console.feed.address import Access, check_address
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
@@ -162,7 +163,8 @@ def test_bad_servers_never_disturb_the_rest(sink: Kept, start: Callable[..., Hub
         assert "2 buckets, 64 expected" in hub.links()[hostile].refused_why
         assert hub.links()["127.0.0.1:9"].state in ("connecting", "reconnecting", "lost")
         assert hub.links()[silent].state != "live"
-        assert sink.rows(LatencyRow, good) and sink.rows(DriftRow, good)
+        for kind in (LatencyRow, DriftRow, SliceRow):
+            until(functools.partial(lambda kind: bool(sink.rows(kind, good)), kind))
         named = [r for r in sink.rows(ServerSnapshot, hostile) if isinstance(r, ServerSnapshot)]
         assert "\u202e" not in named[0].server
         assert len(named[0].reason) < 2100

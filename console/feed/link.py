@@ -25,6 +25,7 @@ HANDED_S = 0.1  # rows are handed on at most this much later than they came
 CLOCK_EVERY_S = 15.0
 QUIET_S = 30.0  # a watch that says nothing for so long is asked whether it lives
 CALL_S = 10.0
+SLICES_EVERY_S = 600.0
 CAUGHT_UP_MS = 3000.0
 HISTORY_S = 24 * 3600.0  # how far back a console that knows nothing asks
 
@@ -123,6 +124,7 @@ class ServerLink:
             watch,
             asyncio.ensure_future(self._keep_measuring(stub)),
         }
+        tasks.add(asyncio.ensure_future(self._keep_searching(stub)))
         if self._hole_ms is not None:
             tasks.add(asyncio.ensure_future(self._history(stub, self._hole_ms)))
         await _until_done(watch, tasks)
@@ -168,6 +170,24 @@ class ServerLink:
                 raise
         await self._take(rows)
         self._hole_ms = None  # only now: a connection lost half way leaves the hole open
+
+    async def _keep_searching(self, stub: observe_pb2_grpc.ObserveStub) -> None:
+        """The worst slices are searched on demand; a server without them is no broken one."""
+        while True:
+            now_ms = int(self._clock() * 1000)
+            since_ms = now_ms - int(HISTORY_S * 1000)
+            request = observe_pb2.SlicesRequest(from_unix_ms=since_ms, limit=20)
+            try:
+                found = await stub.Slices(request, timeout=60.0, metadata=self.metadata())
+            except aio.AioRpcError as error:
+                log.info("%s answers no slices: %s", self.link.address, error.details())
+            else:
+                rows = [observe_pb2.WatchEvent(slice=row) for row in found.slices]
+                for row in rows:
+                    row.server_unix_ns = int((now_ms + (self._offset.offset_ms or 0.0)) * 1e6)
+                    row.slice.at_unix_ms = row.slice.at_unix_ms or now_ms
+                await self._take(rows)
+            await asyncio.sleep(SLICES_EVERY_S)
 
     async def _watch(self, stub: observe_pb2_grpc.ObserveStub, held: Known) -> None:
         request = observe_pb2.WatchRequest(after_cursor=held.cursor, instance=held.instance)
