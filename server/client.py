@@ -141,10 +141,11 @@ class Client:
         async for event in _read(self._observe.History(request, timeout=timeout_s)):
             yield event
 
-    async def snapshot(self, timeout_s: float) -> observe_pb2.ServerSnapshot:
+    async def state(self, timeout_s: float) -> observe_pb2.WatchEvent:
+        """A snapshot and the server's own time, to tell ages by."""
         request = observe_pb2.WatchRequest(once=True)
         async for event in _read(self._observe.Watch(request, timeout=timeout_s)):
-            return event.snapshot  # type: ignore[no-any-return]
+            return event  # type: ignore[no-any-return]
         raise Failure(grpc.StatusCode.UNKNOWN, "the server sent no snapshot", "", "", "", 0.0)
 
     async def load(self, path: str) -> AsyncIterator[admin_pb2.Progress]:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.errors import DeployRefused
@@ -24,12 +24,13 @@ REFERENCE = Path("reference") / "profile.json"
 OBJECTIVE = Path("objective.json")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Deploys:
     """`wall` is unix seconds."""
 
     witness: Witness
     wall: Callable[[], float]
+    _started: bool = field(default=False, init=False)
 
     async def adopt(self, facts: Facts) -> None:
         """A bundle has been loaded and is about to serve. Raises DeployRefused when its reference
@@ -49,11 +50,18 @@ class Deploys:
         else:
             self._note(action, switch.stamp, switch.stamp_name, switch.from_stamp, detail)
 
-    def started(self, facts: Facts) -> None:
+    async def start(self, facts: Facts) -> None:
+        """The first bundle of this process. Raises DeployRefused, like `adopt`."""
+        try:
+            await self.adopt(facts)
+        except DeployRefused as refusal:
+            self._note("refuse", facts.stamp, facts.stamp_name, detail=str(refusal))
+            raise
+        self._started = True
         self._note("start", facts.stamp, facts.stamp_name)
 
-    def stopping(self, facts: Facts | None) -> None:
-        if facts is not None:
+    def stop(self, facts: Facts | None) -> None:
+        if self._started and facts is not None:
             self._note("stop", facts.stamp, facts.stamp_name)
 
     def _note(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,7 @@ COMMANDS = {
     "token": "make a bearer token for a person or a program",
     "init-tls": "make a private CA and certificates for a first installation",
 }
+OK = 0
 USAGE = 2
 
 
@@ -47,7 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
         command = importlib.import_module(f"server.commands.{words[0].replace('-', '_')}")
-        return int(command.run(words[1:]))
+        try:
+            return int(command.run(words[1:]))
+        except BrokenPipeError:
+            # Whoever read has seen enough. Python would flush again at exit, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return OK
     if words and not words[0].startswith("-"):
         names = ", ".join(COMMANDS)
         print(f"server: there is no command {words[0]!r}; there are {names}", file=sys.stderr)

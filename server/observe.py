@@ -36,9 +36,13 @@ from server.telemetry.searching import Search
 from server.witness import Witness
 
 DEFAULT_INTERVAL_S = 1.0
+# A snapshot is the largest of all messages (it names every part of the stamp) and mostly the same:
+# a watcher that asks for no interval of its own gets it anew when it says something new, or after:
+STEADY_S = 5.0
 SHORTEST_INTERVAL_S = 0.1  # a watcher cannot make the server do nothing but report
 LONGEST_INTERVAL_S = 60.0
 CHUNK = 200  # rows of the past read at a time
+PAUSE_S = 0.02  # after each: about half of the loop's time is left to those who predict
 SAMPLES, MOST_SAMPLES = 100, 1000  # usual and most
 SLICES, MOST_SLICES = 10, 100
 # A gRPC client takes 4 MiB in one message unless told otherwise.
@@ -62,10 +66,15 @@ class Observe:
         request = message_of(pb.WatchRequest, data)
         interval_s = request.interval_s or DEFAULT_INTERVAL_S
         interval_s = min(max(interval_s, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S)
+        steady_s = interval_s if request.interval_s else STEADY_S
         state = await self.engine.changed("")  # as it is now
         cursor = 0 if request.once else self._place(request)
+        told, told_at = None, 0.0
         while True:
-            yield self._event(cursor, snapshot=self.snapshots.take())
+            snapshot, now = self.snapshots.take(), time.monotonic()
+            if news(snapshot) != told or now >= told_at + steady_s:
+                told, told_at = news(snapshot), now
+                yield self._event(cursor, snapshot=snapshot)
             if request.once:
                 return
             for change in self.witness.changes(cursor).changes:
@@ -110,6 +119,7 @@ class Observe:
         while found := await self._reading.run(chunk):
             for row in found:
                 yield event_of(row, self._event(0))
+            await asyncio.sleep(PAUSE_S)
 
     async def Samples(self, data: bytes, _context: Any) -> pb.SamplesResponse:
         request = message_of(pb.SamplesRequest, data)
@@ -176,3 +186,15 @@ class Observe:
         asked = silence_of(request, caller_of(context).client, self.wall())
         row = await self._reading.run(lambda: self.witness.silence(*asked), "matcher")
         return pb.AlertAction(silence=message_of_row(row))
+
+
+def news(snapshot: pb.ServerSnapshot) -> tuple[object, ...]:
+    """What of a snapshot nobody should learn late."""
+    return (
+        snapshot.state,
+        snapshot.reason,
+        snapshot.stamp,
+        snapshot.telemetry_state,
+        len(snapshot.pins),
+        *((seat.index, seat.state, seat.stamp, seat.restarts) for seat in snapshot.replicas),
+    )

@@ -67,7 +67,12 @@ def make_spec(seed: int = 0, **changes: Any) -> BundleSpec:
         "template": write(text.DEFAULT_TEMPLATE),
         "labels": {"labels": [{"name": n, "text": n} for n in LABELS], "temperature": 1.0},
         "golden": golden_samples(),
-        "objective": {"unit": "EUR", "note": "no decision hangs on random weights"},
+        "objective": {
+            "unit": "EUR",
+            "value": {
+                true: {said: 1.0 if true == said else -4.0 for said in LABELS} for true in LABELS
+            },
+        },
         "training": {"data_id": f"random weights, seed {seed}"},
         "card": "# tiny\n\nRandom weights, for tests.\n",
         "created_at": "2026-01-01T00:00:00Z",

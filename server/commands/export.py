@@ -96,9 +96,7 @@ def run(words: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return USAGE
     except BrokenPipeError:
-        # Whoever read has seen enough. Python would flush again at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        raise  # main's business, though it is an OSError
     except (OSError, sqlite3.Error) as error:
         print(f"cannot export: {error}", file=sys.stderr)
         return FAILED

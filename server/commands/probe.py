@@ -41,7 +41,7 @@ def run(words: Sequence[str]) -> int:
 async def _why_not(arguments: argparse.Namespace) -> str:
     """ "" when the server takes traffic."""
     async with connect(arguments) as client:
-        snapshot = await client.snapshot(arguments.timeout)
+        snapshot = (await client.state(arguments.timeout)).snapshot
     if snapshot.state in TAKES_TRAFFIC:
         return ""
     state = pb.ServerState.Name(snapshot.state)

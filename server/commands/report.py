@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 
 from proto import observe_pb2 as pb
@@ -10,9 +9,8 @@ from proto import observe_pb2 as pb
 MIB = 1 << 20
 
 
-def report(snapshot: pb.ServerSnapshot, now: float | None = None) -> str:
-    """`now` is unix seconds."""
-    at = time.time() if now is None else now
+def report(snapshot: pb.ServerSnapshot, at: float) -> str:
+    """`at` is unix seconds by the server's clock."""
     sections = [
         _head(snapshot, at),
         _replicas(snapshot.replicas),
@@ -39,9 +37,9 @@ def _head(snapshot: pb.ServerSnapshot, at: float) -> str:
         f"  queue    {snapshot.queued} of {snapshot.queue_limit}",
         f"  rows     {snapshot.requests} asked, {snapshot.failed} failed, "
         f"{snapshot.refused} refused, {snapshot.quarantined} quarantined",
+        f"  telemetry {snapshot.telemetry_state}, {snapshot.telemetry_bytes / MIB:.1f} MiB, "
+        f"{snapshot.telemetry_dropped or 'no'} records lost",
     ]
-    if snapshot.telemetry_state:
-        lines.append(f"  telemetry {snapshot.telemetry_state}")
     return "\n".join(lines)
 
 

@@ -116,7 +116,7 @@ async def _serve(config: ServerConfig, say: Say) -> int:
     finally:
         if narrator is not None:
             narrator.cancel()
-        deploys.stopping(engine.facts)
+        deploys.stop(engine.facts)
         await edge.stop(LAST_CALLS_S)
         await engine.stop()
         await asyncio.to_thread(witness.close)
@@ -148,8 +148,7 @@ async def _start(engine: Engine, deploys: Deploys) -> None:
     """Raises PoolRefused or DeployRefused."""
     await engine.start()
     assert engine.facts is not None  # or it would have been refused
-    await deploys.adopt(engine.facts)
-    deploys.started(engine.facts)
+    await deploys.start(engine.facts)
 
 
 def _witness(config: ServerConfig, wall: Wall, otel: Instrumented) -> Witness:

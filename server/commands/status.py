@@ -31,6 +31,8 @@ def run(words: Sequence[str]) -> int:
 
 async def _status(arguments: argparse.Namespace) -> int:
     async with connect(arguments) as client:
-        snapshot = await client.snapshot(TIMEOUT_S)
-    print(json.dumps(plain(snapshot)) if arguments.json else report(snapshot))
+        event = await client.state(TIMEOUT_S)
+    shown = event.snapshot
+    now = event.server_unix_ns / 1e9
+    print(json.dumps(plain(shown)) if arguments.json else report(shown, now))
     return OK
