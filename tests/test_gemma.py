@@ -414,9 +414,7 @@ def server(bundle: Path) -> Iterator[str]:
         assert running.stop() == 0
 
 
-def test_the_whole_program_answers_on_it_as_the_library_does(
-    server: str, pipeline: Pipeline
-) -> None:
+def test_the_whole_program_answers_as_the_pipeline_does(server: str, pipeline: Pipeline) -> None:
     sent = [
         pb.Example(
             parts=[pb.Part(text=p.data) if p.kind == "text" else pb.Part(data=p.data) for p in mix]
@@ -430,3 +428,14 @@ def test_the_whole_program_answers_on_it_as_the_library_does(
     for result, ours in zip(answer.results, map(answered, expected), strict=True):
         theirs = {score.label: score.probability for score in result.prediction.scores}
         assert theirs == pytest.approx({s.label: s.probability for s in ours.scores}, abs=1e-5)
+
+
+def test_the_whole_program_streams_what_the_pipeline_writes(
+    server: str, pipeline: Pipeline
+) -> None:
+    parts = [pb.Part(**{"text" if p.kind == "text" else "data": p.data}) for p in PARTS]
+    request = pb.GenerateRequest(example=pb.Example(parts=parts), max_new_tokens=8)
+    with grpc.insecure_channel(server) as channel:
+        events = list(stubs.InferenceStub(channel).Generate(request, timeout=60))
+    written = "".join(event.text for event in events)
+    assert written == "".join(pipeline.generate(Sample("x", PARTS, "generate", max_new_tokens=8)))
