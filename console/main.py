@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from console.feed.address import Access
 
 DEFAULT_WINDOW = "10m"
+PICTURE_WITHIN_S = 45.0  # also of servers that never answer
 
 
 def parser() -> argparse.ArgumentParser:
@@ -178,7 +179,7 @@ def _picture_soon(window: object, bridge: object, path: Path) -> None:
         unsure = states & {"connecting", "catching up", "none"}
         waiting = board is None or board.usage.rows_waiting > 0
         settled[0] = 0 if unsure or waiting else settled[0] + 1
-        if settled[0] >= 12 or time.monotonic() - began > 15:
+        if settled[0] >= 8 or time.monotonic() - began > PICTURE_WITHIN_S:
             timer.stop()
             window.grab().save(str(path))  # type: ignore[attr-defined]
             window.close()  # type: ignore[attr-defined]

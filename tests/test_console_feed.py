@@ -108,10 +108,12 @@ def test_history_cut_short_is_asked_again(sink: Kept, start: Callable[..., Hub])
         hub = start(fleet.addresses)
         until(lambda: len(sink.rows(LatencyRow)) > 0 and bool(hub.links()))
         assert all(event.cursor == 0 for event in sink.events)
+        assert hub.links()[fleet.addresses[0]].state == "catching up"
         release.set()
         wanted = sum(event.HasField("latency") for event in whole)
         until(lambda: len(sink.rows(LatencyRow)) >= wanted)
         until(lambda: any(event.cursor for event in sink.events))
+        until(lambda: hub.links()[fleet.addresses[0]].state == "live")
 
 
 class Slow:
@@ -233,16 +235,17 @@ def test_kept_payload_is_fetched_by_its_id(sink: Kept, start: Callable[..., Hub]
     servicer = stand_in()
     kept = next(e.prediction.prediction_id for e in servicer.past
                 if e.HasField("prediction") and e.prediction.payload_kept)  # fmt: skip
-    got: list[tuple[bytes | None, str]] = []
+    got: dict[str, tuple[bytes | None, str]] = {}
     with Fleet([servicer]) as fleet:
         hub = start(fleet.addresses)
         address = fleet.addresses[0]
         until(lambda: bool(hub.links()) and hub.links()[address].state == "live")
-        hub.fetch(address, kept, lambda body, why: got.append((body, why)))
-        hub.fetch(address, "unknown", lambda body, why: got.append((body, why)))
+        hub.fetch(address, kept, lambda body, why: got.update(kept=(body, why)))
+        hub.fetch(address, "unknown", lambda body, why: got.update(unknown=(body, why)))
         until(lambda: len(got) == 2)
-    assert got[0][0] is not None and b"Grinding noise" in got[0][0]
-    assert got[1] == (None, "the server no longer keeps this payload")
+    body = got["kept"][0]
+    assert body is not None and b"Grinding noise" in body
+    assert got["unknown"] == (None, "the server no longer keeps this payload")
 
 
 def test_waits_double_with_jitter_and_health_forgets_them() -> None:

@@ -190,7 +190,18 @@ class Reading:
             key,
             lambda: drift.newest(self.db, self._names, until_ms, stamps, view.measure),
         )
-        return lines, None
+        if lines:
+            return lines, None
+        # A server judges every few minutes; until its first word the profiles say what they can.
+        hours = drift.hours_of(span[1] - 1, span[1])
+        return self._once(
+            "profile",
+            dirty,
+            (hours, view.measure, "no tick yet"),
+            lambda: drift.in_window(
+                self.db, self._names, self._features(dirty), hours, view.measure
+            ),
+        )
 
     def _features(self, dirty: frozenset[str]) -> drift.Features:
         return self._once("feature", dirty, (), lambda: drift.features(self.db))

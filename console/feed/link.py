@@ -242,7 +242,8 @@ class ServerLink:
         behind_ms = now_ms - (last.server_unix_ns / 1e6 - (self._offset.offset_ms or 0.0))
         state = self.link.state
         if self._stub is not None:
-            state = "live" if not behind_ms > CAUGHT_UP_MS else "catching up"
+            late = behind_ms > CAUGHT_UP_MS or self._hole_ms is not None
+            state = "catching up" if late else "live"
         self._tell(state=state, heard_s=now_ms / 1000, refused_rows=refused, refused_why=why)
 
     def _tell(self, **changes: object) -> None:

@@ -61,7 +61,7 @@ def line(painter: QPainter, xs: np.ndarray, ys: np.ndarray, pen: QPen, top: floa
     for begin, end in zip(edges[::2], edges[1::2], strict=True):
         points = [QPointF(x, y) for x, y in zip(xs[begin:end], ys[begin:end], strict=True)]
         if len(points) == 1:
-            points.append(points[0] + QPointF(1, 0))
+            points.append(points[0] + QPointF(3, 0))
         painter.drawPolyline(QPolygonF(points))
 
 
