@@ -2,8 +2,8 @@
 
     python -m benchmarks.watched [--seconds 5] [--rounds 6] [--callers 64]
 
-Both servers run at the same time and are loaded in turn, so that what else the machine does falls on
-both; the order changes every round. Prints the ratio of each round and its median.
+Both servers run at the same time and are loaded in turn, so that what else the machine does falls
+on both; the order changes every round. Prints the ratio of each round and its median.
 """
 
 from __future__ import annotations
