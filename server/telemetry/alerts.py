@@ -222,14 +222,15 @@ class AlertBook:
 
     def restore(self, rows: Iterable[AlertRow], silences: Iterable[SilenceRow]) -> None:
         """After a restart: firing alerts go on firing, without a new page."""
+        self._silences = {row.id: row for row in silences}
         for row in sorted(rows, key=lambda r: r.opened_unix_ms):
+            row = replace(row, silenced=self._silenced(row))
             if row.state == "firing":
                 self._open[row.key] = row
                 self._tracks[row.key] = _Track()
             elif row.state == "resolved":
                 self._closed[row.id] = row
                 self._last_closed[row.key] = (row.closed_unix_ms / 1000, 0)
-        self._silences = {row.id: row for row in silences}
 
     def _find(self, alert_id: str) -> AlertRow:
         for row in (*self._open.values(), *self._closed.values()):

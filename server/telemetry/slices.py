@@ -106,7 +106,8 @@ def worst_slices(
     if len(loss) < 2 * MIN_SUPPORT:
         return []
     coded = [item for item in map(_code, columns) if len(item.texts)]
-    first = np.arange(len(loss)) % 2 == 0
+    # By lot, not every other row: two clients that take turns would end up in a half each.
+    first = np.random.default_rng(0).random(len(loss)) < 0.5
     proposals = _propose(coded, first, loss)
     agreed = [p for p in proposals if _agrees(p, coded, ~first, loss)]
     distinct = _distinct(agreed, coded, loss, limit)

@@ -320,15 +320,19 @@ class Store:
             [(row.tick_unix_ms, self.stamp_id(row.stamp), *_DRIFT_VALUES(row)) for row in rows],
         )
 
-    def put_alert(self, row: AlertRow, step: AlertTransition) -> None:
+    def put_alert(self, row: AlertRow) -> None:
+        """The alert as it is now, and the steps of its history that are not there yet."""
         self.connection.execute(
             "INSERT OR REPLACE INTO alert VALUES (?, ?, ?)",
             (row.id, row.last_unix_ms, json.dumps({**asdict(row), "history": []})),
         )
-        self.connection.execute(
+        known = self.connection.execute(
+            "SELECT count(*) FROM alert_event WHERE alert_id = ?", (row.id,)
+        ).fetchone()[0]
+        self.connection.executemany(
             "INSERT INTO alert_event (alert_id, at_unix_ms, from_state, to_state, actor, detail)"
             " VALUES (?, ?, ?, ?, ?, ?)",
-            (row.id, *astuple(step)),
+            [(row.id, *astuple(step)) for step in row.history[known:]],
         )
 
     def put_silence(self, row: SilenceRow) -> None:

@@ -66,7 +66,9 @@ class Telemetry:
         self._recorder.start()
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Writes what is queued; ends every thread."""
+        """Writes what is queued; ends every thread. Again: does nothing."""
+        if not self._recorder.alive:
+            return
         if self._recorder.close(timeout_s):
             self._writer.close()
         if self._command is not None:

@@ -263,7 +263,9 @@ class Writer:
         return self.journal.trouble or self.opening_trouble
 
     def _told(self, transition: Transition) -> None:
-        self._steps.append(transition)
+        # What was never confirmed is seen while it lasts, and not kept.
+        if transition.step.from_state != "pending" or transition.step.to_state != "resolved":
+            self._steps.append(transition)
         self._changes.note([transition.alert])
         self._stepped(transition)
 
@@ -273,7 +275,7 @@ class Writer:
 
         def work() -> None:
             for transition in self._steps:
-                self.store.put_alert(transition.alert, transition.step)
+                self.store.put_alert(transition.alert)
 
         if self._safely(lambda: self._in_transaction(work)):
             self._steps.clear()
