@@ -40,8 +40,11 @@ class Told:
 
 
 class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """One call is one task: what is set while its handler is looked up is seen by the handler."""
+
     def __init__(self, instruments: Instruments) -> None:
         self._instruments = instruments
+        self._told: dict[str, tuple[Any, Any]] = {}  # method -> its handler, and that one told of
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
@@ -49,43 +52,54 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         handler = await continuation(details)
         if handler is None:
             return None  # gRPC itself answers UNIMPLEMENTED
-        return self._told(handler, details.method.lstrip("/"))
-
-    def _told(self, handler: Any, method: str) -> Any:
-        wrap, inner = _kind_of(handler)
+        method = details.method
+        parent, state = _trace_headers(details.invocation_metadata or ())
         streamed = handler.request_streaming
+        CALL.set(self._instruments.began(method.lstrip("/"), parent, state, streamed))
+        known, told = self._told.get(method, (None, None))
+        if known is not handler:  # a guard makes a new one for each call
+            told = _wrapped(handler, self._ended)
+            self._told[method] = (handler, told)
+        return told
 
-        async def call(request: Any, context: Any) -> Any:
-            parent, state = _trace_headers(context)
-            told = self._instruments.began(method, parent, state, streamed)
-            CALL.set(told)
-            began_s = time.perf_counter()
-            status = "UNKNOWN"  # what gRPC makes of an exception
-            try:
-                answer = inner(request, context)
-                if inspect.isasyncgen(answer):
-                    async for message in answer:
-                        await context.write(message)
-                    answer = None
-                else:
-                    answer = await answer
-                status = _status_of(context, "OK")
-                return answer
-            except asyncio.CancelledError:
-                left_s = context.time_remaining()
-                gone = left_s is None or left_s > 0
-                status = "CANCELLED" if gone else "DEADLINE_EXCEEDED"
-                raise
-            except grpc.aio.AbortError:
-                status = _status_of(context, "UNKNOWN")
-                raise
-            finally:
-                took_s = time.perf_counter() - began_s
-                # Records are made in the next turn of the loop; the call ends after them.
-                loop = asyncio.get_running_loop()
-                loop.call_soon(self._instruments.ended, told, status, took_s)
+    def _ended(self, call: Call, status: str, took_s: float) -> None:
+        # Records are made in the next turn of the loop; the call ends after them.
+        asyncio.get_running_loop().call_soon(self._instruments.ended, call, status, took_s)
 
-        return wrap(call, handler.request_deserializer, handler.response_serializer)
+
+Ended = Callable[[Call, str, float], None]
+
+
+def _wrapped(handler: Any, ended: Ended) -> Any:
+    """The same handler, which says when and how its call ended."""
+    make, inner = _kind_of(handler)
+
+    async def call(request: Any, context: Any) -> Any:
+        told = CALL.get()
+        assert told is not None
+        began_s = time.perf_counter()
+        status = "UNKNOWN"  # what gRPC makes of an exception
+        try:
+            answer = inner(request, context)
+            if inspect.isasyncgen(answer):
+                async for message in answer:
+                    await context.write(message)
+                found = None
+            else:
+                found = await answer
+            status = _status_of(context, "OK")
+            return found
+        except asyncio.CancelledError:
+            left_s = context.time_remaining()
+            status = "CANCELLED" if left_s is None or left_s > 0 else "DEADLINE_EXCEEDED"
+            raise
+        except grpc.aio.AbortError:
+            status = _status_of(context, "UNKNOWN")
+            raise
+        finally:
+            ended(told, status, time.perf_counter() - began_s)
+
+    return make(call, handler.request_deserializer, handler.response_serializer)
 
 
 def _kind_of(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -99,9 +113,9 @@ def _kind_of(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return grpc.unary_unary_rpc_method_handler, handler.unary_unary
 
 
-def _trace_headers(context: Any) -> tuple[str, str]:
+def _trace_headers(metadata: Any) -> tuple[str, str]:
     parent = state = ""
-    for key, value in context.invocation_metadata() or ():
+    for key, value in metadata:
         if key == TRACE_KEY:
             parent = str(value)
         elif key == STATE_KEY:

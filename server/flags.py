@@ -333,7 +333,14 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "trace_share",
             share,
             "SHARE",
-            "share of the calls to trace when their caller has not decided and OTLP is on",
+            "share of the calls to trace when their caller has not decided and traces go anywhere",
+        ),
+        Flag(
+            "--otel-file",
+            "otel_file",
+            Path,
+            "FILE",
+            "keep traces, events and metric points in this SQLite file, with a collector or without",
         ),
         Flag(
             "--simulated-time",

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import grpc
@@ -20,21 +21,23 @@ from server.security.roles import ALLOWED
 from server.snapshot import Identity
 from server.telemetry.errors import ExportRefused
 from server.telemetry.otel.books import Served
+from server.telemetry.otel.catalogue import DROPPED
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.otel.plan import named_attributes, plan_of
 from server.telemetry.otel.readings import Reading
 from server.types import EngineSnapshot
 
 if TYPE_CHECKING:
-    from server.telemetry.otel.sqlite import Sink
+    from server.telemetry.otel.file import SqliteFile
 
 SERVICE = "trefoil-server"
 STATE_S = 1.0
+DAY_S = 86400.0
 OUTCOMES = ("answered", "failed", "refused", "bad_input", "expired", "cancelled")
 
 
 class CannotExport(ServerError):
-    """--prometheus, or a variable of OpenTelemetry, asks for what cannot be done."""
+    """--prometheus, --otel-file or a variable of OpenTelemetry asks for what cannot be done."""
 
 
 class Instrumented:
@@ -44,18 +47,27 @@ class Instrumented:
         self,
         config: ServerConfig,
         identity: Identity,
-        sink: Sink | None = None,
         environ: Mapping[str, str] = os.environ,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.instruments: Instruments | None = None
+        self._file: SqliteFile | None = None
         self._engine: Engine | None = None
         self._watcher: asyncio.Task[None] | None = None
         try:
             plan = plan_of(environ, config.prometheus, config.trace_share)
-            if plan.on or sink is not None:
+            if config.otel_file is not None:
+                from server.telemetry.otel.file import SqliteFile
+
+                self._file = SqliteFile(config.otel_file, config.keep_days * DAY_S, wall=wall)
+            if plan.on or self._file is not None:
                 about = about_server(config, identity, environ)
-                self.instruments = Instruments(plan, about, known_methods(), self._served, sink)
+                self.instruments = Instruments(
+                    plan, about, known_methods(), self._served, self._file, wall
+                )
         except ExportRefused as refusal:
+            if self._file is not None:
+                self._file.close()
             raise CannotExport(str(refusal)) from None
 
     @property
@@ -85,7 +97,7 @@ class Instrumented:
         """From now on show the state of this engine."""
         self._engine = engine
         if self.instruments is not None:
-            self._watcher = asyncio.create_task(_look(self.instruments, engine))
+            self._watcher = asyncio.create_task(self._look(self.instruments, engine))
 
     async def close(self) -> None:
         """Sends what is left, for a few seconds at most."""
@@ -93,16 +105,20 @@ class Instrumented:
             self._watcher.cancel()
         if self.instruments is not None:
             await asyncio.to_thread(self.instruments.close)
+        if self._file is not None:
+            await asyncio.to_thread(self._file.close)
+
+    async def _look(self, instruments: Instruments, engine: Engine) -> None:
+        while True:
+            state = state_of(engine.snapshot())
+            if self._file is not None:
+                state.append(Reading(DROPPED, self._file.lost, (("signal", "file"),)))
+            instruments.saw(state)
+            await asyncio.sleep(STATE_S)
 
     def _served(self) -> Served:
         facts = self._engine.facts if self._engine is not None else None
         return Served(facts.stamp, facts.stamp_name, facts.labels) if facts else Served()
-
-
-async def _look(instruments: Instruments, engine: Engine) -> None:
-    while True:
-        instruments.saw(state_of(engine.snapshot()))
-        await asyncio.sleep(STATE_S)
 
 
 def state_of(now: EngineSnapshot) -> list[Reading]:

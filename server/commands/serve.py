@@ -85,7 +85,7 @@ def run(config: ServerConfig) -> int:
 async def _serve(config: ServerConfig, say: Say) -> int:
     guards, credentials = _guards(config), _credentials(config)
     stop, identity, wall = Stop(say), identity_of(config), wall_of(config)
-    otel = Instrumented(config, identity)
+    otel = Instrumented(config, identity, wall=wall)
     witness = await asyncio.to_thread(_witness, config, wall, otel)
     deploys = Deploys(witness, wall)
     build = partial(pool_of, wall=wall)

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
 from server.telemetry.otel.count import Collect
 from server.telemetry.otel.metrics import Form, Publisher, rendering_of
-from server.telemetry.otel.plan import Plan
+from server.telemetry.otel.plan import Plan, Waiting
 from server.telemetry.otel.sqlite import (
     Sink,
     SqliteEventExporter,
@@ -29,23 +29,25 @@ from server.telemetry.otel.sqlite import (
     SqliteSpanExporter,
 )
 
-# 20 s of 600 requests/s with 6 spans each, 5 % of them sampled. The SDK drops the oldest beyond its
-# own queue without counting; this drops the newest before that, and counts.
-QUEUE = 4096
 FAILURES = {
     "traces": SpanExportResult.FAILURE,
     "logs": LogRecordExportResult.FAILURE,
     "metrics": MetricExportResult.FAILURE,
 }
 SQLITE_INTERVAL_S = 60.0
+NOBODY_WAITS = Waiting(0, 0)  # metrics are read when they are sent
 
 
 class Watched:
     """One exporter of any signal. `refused` had no room, `failed` was not taken by the receiver;
-    of metrics both count whole exports."""
+    of metrics both count whole exports.
 
-    def __init__(self, exporter: Any, signal: str) -> None:
+    The SDK's queue drops its oldest without counting; this refuses before that queue is full.
+    """
+
+    def __init__(self, exporter: Any, signal: str, waiting: Waiting) -> None:
         self.signal = signal
+        self.waiting = waiting
         self.refused = 0  # written by the draining thread
         self.failed = 0  # written by the exporting thread
         self._exporter = exporter
@@ -54,7 +56,7 @@ class Watched:
         self._ended = False
 
     def admits(self) -> bool:
-        if self._given - self._taken >= QUEUE:
+        if self._given - self._taken >= self.waiting.most:
             self.refused += 1
             return False
         self._given += 1
@@ -91,7 +93,11 @@ class Watched:
 class SpanGate(SpanProcessor):
     def __init__(self, watched: Watched) -> None:
         self._watched = watched
-        self._batches = BatchSpanProcessor(watched, QUEUE)  # type: ignore[arg-type]
+        self._batches = BatchSpanProcessor(
+            watched,  # type: ignore[arg-type]
+            max_queue_size=watched.waiting.most,
+            max_export_batch_size=watched.waiting.batch,
+        )
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         return
@@ -110,7 +116,11 @@ class SpanGate(SpanProcessor):
 class EventGate(LogRecordProcessor):
     def __init__(self, watched: Watched) -> None:
         self._watched = watched
-        self._batches = BatchLogRecordProcessor(watched, max_queue_size=QUEUE)  # type: ignore[arg-type]
+        self._batches = BatchLogRecordProcessor(
+            watched,  # type: ignore[arg-type]
+            max_queue_size=watched.waiting.most,
+            max_export_batch_size=watched.waiting.batch,
+        )
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         if self._watched.admits():
@@ -165,39 +175,44 @@ class Exports:
         for thread in threads:
             thread.join(timeout_s)
 
-    def add(self, signal: str, exporter: Any) -> Watched:
-        watched = Watched(exporter, signal)
-        self.watched.append(watched)
-        if signal == "traces":
-            self.spans.append(SpanGate(watched))
-        elif signal == "logs":
-            self.events.append(EventGate(watched))
-        return watched
-
 
 def exports_of(plan: Plan, sink: Sink | None, collect: Collect, version: str) -> Exports:
-    exports = Exports()
+    made = Exports()
     if plan.otlp:
-        _add_otlp(exports, plan, collect, version)
+        _add_otlp(made, plan, collect, version)
     if sink is not None:
-        exports.add("traces", SqliteSpanExporter(sink))
-        exports.add("logs", SqliteEventExporter(sink))
-        watched = exports.add("metrics", SqliteMetricExporter(sink))
+        _add_spans(made, SqliteSpanExporter(sink), plan)
+        _add_events(made, SqliteEventExporter(sink), plan)
         rendering = rendering_of(Form(delta=True), version)
-        exports.publishers.append(Publisher(watched, rendering, collect, SQLITE_INTERVAL_S))
-    return exports
+        watched = _watched(made, SqliteMetricExporter(sink), "metrics")
+        made.publishers.append(Publisher(watched, rendering, collect, SQLITE_INTERVAL_S))
+    return made
 
 
-def _add_otlp(exports: Exports, plan: Plan, collect: Collect, version: str) -> None:
+def _add_otlp(made: Exports, plan: Plan, collect: Collect, version: str) -> None:
     from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     if "traces" in plan.otlp:
-        exports.add("traces", OTLPSpanExporter())
+        _add_spans(made, OTLPSpanExporter(), plan)
     if "logs" in plan.otlp:
-        exports.add("logs", OTLPLogExporter())
+        _add_events(made, OTLPLogExporter(), plan)
     if "metrics" in plan.otlp:
-        watched = exports.add("metrics", OTLPMetricExporter())
         rendering = rendering_of(Form(plan.delta, plan.explicit_buckets), version)
-        exports.publishers.append(Publisher(watched, rendering, collect, plan.metric_interval_s))
+        watched = _watched(made, OTLPMetricExporter(), "metrics")
+        made.publishers.append(Publisher(watched, rendering, collect, plan.metric_interval_s))
+
+
+def _add_spans(made: Exports, exporter: Any, plan: Plan) -> None:
+    made.spans.append(SpanGate(_watched(made, exporter, "traces", plan.spans)))
+
+
+def _add_events(made: Exports, exporter: Any, plan: Plan) -> None:
+    made.events.append(EventGate(_watched(made, exporter, "logs", plan.events)))
+
+
+def _watched(made: Exports, exporter: Any, signal: str, waiting: Waiting = NOBODY_WAITS) -> Watched:
+    watched = Watched(exporter, signal, waiting)
+    made.watched.append(watched)
+    return watched

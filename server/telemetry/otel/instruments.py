@@ -39,7 +39,8 @@ Source = Callable[[], Iterable[DriftRow | QualityRow]]
 
 class Instruments:
     """Loads what `plan` switches on. `about` describes this server as resource attributes,
-    `methods` are the known RPCs; `served` is asked from the draining thread. Raises ExportRefused.
+    `methods` are the known RPCs; `served` is asked from the draining thread; `wall` dates calls as
+    it dates records. Raises ExportRefused.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class Instruments:
         methods: Collection[str],
         served: Callable[[], Served] = lambda: NOTHING_SERVED,
         sink: Sink | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.said: list[str] = []  # what was chosen, and why
+        self._wall = wall
         self._version = about.get("service.version", "")
         self._state: Sequence[Reading] = ()
         self._source: Source = tuple
@@ -110,7 +113,7 @@ class Instruments:
         self, method: str, trace_parent: str = "", trace_state: str = "", streamed: bool = False
     ) -> Call:
         """`method` is package.Service/Method; the others as in W3C Trace Context."""
-        call = Call(method, time.time_ns(), streamed=streamed)
+        call = Call(method, int(self._wall() * 1e9), streamed=streamed)
         if self._traces is not None:
             call.caller = caller_trace(trace_parent, trace_state)
             call.trace = None if streamed else self._traces.begin(call.caller)

@@ -28,13 +28,15 @@ class Reading(NamedTuple):
 
 
 def readings_of(rows: Iterable[DriftRow | QualityRow]) -> Iterator[Reading]:
-    """The last row of each key counts; all traffic first, then the worst slices."""
+    """The latest row of each key counts; all traffic first, then the worst slices."""
     drift: dict[tuple[str, str, str, int], DriftRow] = {}
     quality: dict[str, QualityRow] = {}
     for row in rows:
         if isinstance(row, DriftRow):
-            drift[row.feature, row.slice, row.baseline, row.window_s] = row
-        else:
+            key = (row.feature, row.slice, row.baseline, row.window_s)
+            if key not in drift or row.tick_unix_ms >= drift[key].tick_unix_ms:
+                drift[key] = row
+        elif row.slice not in quality or row.bucket_unix_s >= quality[row.slice].bucket_unix_s:
             quality[row.slice] = row
     for row in _worst(drift.values()):
         yield from _drift(row)

@@ -33,7 +33,7 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS otel_span (trace_id TEXT NOT NULL, span_id TEXT NOT NULL, "
     "parent_id TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, start_ns INTEGER NOT NULL, "
     "end_ns INTEGER NOT NULL, status TEXT NOT NULL, attributes TEXT NOT NULL, "
-    "PRIMARY KEY (trace_id, span_id)) WITHOUT ROWID",
+    "PRIMARY KEY (trace_id, span_id))",
     "CREATE TABLE IF NOT EXISTS otel_event (at_ns INTEGER NOT NULL, name TEXT NOT NULL, "
     "severity TEXT NOT NULL, body TEXT NOT NULL, trace_id TEXT NOT NULL, span_id TEXT NOT NULL, "
     "attributes TEXT NOT NULL)",
