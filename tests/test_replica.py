@@ -137,8 +137,8 @@ class Said:
         return [*singles, *(done for batch in batches for done in batch)]
 
 
-def stages(said: Said, shared_cores: bool, rows: int = 8) -> Stages:
-    made = Stages(StubModel(["right"]), said, Budget(rows, 1000), Crew(1, shared_cores), 4)
+def stages(said: Said, model: StubModel, shared_cores: bool = False, rows: int = 8) -> Stages:
+    made = Stages(model, said, Budget(rows, 1000), Crew(1, shared_cores), 4)
     made.start()
     return made
 
@@ -151,23 +151,30 @@ def submit(made: Stages, *texts: str, expires_in_s: float = 0.0) -> None:
     made.submit(batch)
 
 
-def test_computing_waits_for_decoders_only_where_they_share_the_cores() -> None:
-    for shared, sizes in ((True, {3}), (False, {1, 2, 3})):
-        said = Said()
-        submit(stages(said, shared), "slow 0.05", "slow 0.05", "slow 0.05")
-        found = {done.batch_size for done in said.wait(3)}
-        assert found <= sizes and (shared or 1 in found)
-
-
-def test_a_full_batch_does_not_wait_for_more() -> None:
+def test_computing_does_not_wait_for_decoders_that_have_cores_of_their_own() -> None:
     said = Said()
-    submit(stages(said, shared_cores=True, rows=2), "a", "b", "slow 0.2")
-    assert sorted(done.batch_size for done in said.wait(3)) == [1, 2, 2]
+    model = StubModel(on_decode=lambda text: said.wait(1) if text == "second" else None)
+    submit(stages(said, model), "first", "second")
+    assert [done.batch_size for done in said.wait(2)] == [1, 1]
+
+
+def test_computing_stands_back_for_decoders_on_the_same_cores() -> None:
+    said = Said()
+    model = StubModel(on_decode=lambda text: time.sleep(0.1) if text == "second" else None)
+    submit(stages(said, model, shared_cores=True), "first", "second")
+    assert [done.batch_size for done in said.wait(2)] == [2, 2]
+
+
+def test_a_full_batch_does_not_stand_back() -> None:
+    said = Said()
+    model = StubModel(on_decode=lambda text: said.wait(2) if text == "c" else None)
+    submit(stages(said, model, shared_cores=True, rows=2), "a", "b", "c")
+    assert [done.batch_size for done in said.wait(3)] == [2, 2, 1]
 
 
 def test_rows_begin_before_they_are_done_and_end_once() -> None:
     said = Said()
-    submit(stages(said, shared_cores=False), "a", "bad", "boom", "b")
+    submit(stages(said, StubModel()), "a", "bad", "boom", "b")
     done = said.wait(4)
     begun = [i for m in said.messages if m.HasField("begun") for i in m.begun.ids]
     assert sorted(d.id for d in done) == ["a/0", "b/3", "bad/1", "boom/2"]
@@ -178,7 +185,7 @@ def test_rows_begin_before_they_are_done_and_end_once() -> None:
 
 def test_expired_rows_are_dropped_before_the_forward() -> None:
     said = Said()
-    submit(stages(said, shared_cores=False), "slow 0.2", "late", expires_in_s=0.1)
+    submit(stages(said, StubModel()), "slow 0.2", "late", expires_in_s=0.1)
     assert [done.fault.code for done in said.wait(2)] == ["DEADLINE_EXCEEDED"] * 2
     assert not any(message.HasField("begun") for message in said.messages)
 
