@@ -1,6 +1,6 @@
 """Two simulated weeks through the real drift watch: false alerts without drift, delay with it.
 
-python benchmarks/drift.py [--weeks 2] [--seeds 3] [--features 40] [--rate 1000] [--json FILE]
+python -m benchmarks.drift [--weeks 2] [--seeds 3] [--features 40] [--rate 1000]
 
 "iid": independent requests. "bursty": clients send runs of similar requests (design effect about
 three) and the reference has such runs too. "surprise": the same traffic against a reference made of
@@ -16,12 +16,9 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipelines import reference as builder
 from server.telemetry.record import FeatureSpec

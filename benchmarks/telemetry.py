@@ -1,0 +1,364 @@
+"""What telemetry costs, and what a kill costs telemetry.
+
+python -m benchmarks.telemetry [--seconds 10] [--features 60] [--slices 20] [--kills 20] [--only X]
+
+put      microseconds a request thread spends in `Telemetry.put`, while the writer works beside it
+writer   records a second that are counted, written and judged, sustained
+tick     milliseconds of one drift tick, and of one flush of all sums
+week     bytes of a week of hourly profiles, features x slices
+memory   resident megabytes of a process that only records
+kill     SIGKILL under load: integrity, rows lost, sums against rows
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+from server.telemetry.live import Bundle
+from server.telemetry.record import FeatureSpec, Record
+from server.telemetry.settings import Settings
+from server.telemetry.telemetry import Telemetry
+
+STAMP = "ab" * 32
+LABELS = tuple("abcdef")
+MODALITIES = ("text", "image", "audio", "request", "output", "embedding")
+
+
+def schema(features: int) -> tuple[FeatureSpec, ...]:
+    return tuple(
+        FeatureSpec(f"{MODALITIES[i % 6]}.f{i:02d}", MODALITIES[i % 6], "numeric", "1")
+        for i in range(features)
+    )
+
+
+def bundle(features: int, slices: int) -> Bundle:
+    from pipelines import reference
+
+    r = np.random.default_rng(1)
+    rows = 8000
+    tags = [{"site": f"s{i % slices}"} for i in range(rows)]
+    content = reference.build(r.normal(size=(rows, features)), schema(features), slices=tags)
+    return Bundle(STAMP, "bench", schema(features), LABELS, json.dumps(content).encode())
+
+
+def records(n: int, features: int, slices: int, payload: int = 0) -> list[Record]:
+    r = np.random.default_rng(2)
+    values = r.normal(size=(n, features)).astype("<f4")
+    template = Record(
+        prediction_id="",
+        at=0.0,
+        stamp=STAMP,
+        task="classify",
+        mix="audio+image+text",
+        label="a",
+        confidence=0.9,
+        margin=0.8,
+        entropy=0.3,
+        closed_set_mass=0.99,
+        features=b"",
+        slices={},
+        client="bench",
+        session="",
+        replica=0,
+        batch_size=8,
+        queue_ms=1.0,
+        decode_ms=2.0,
+        preprocess_ms=3.0,
+        forward_ms=20.0,
+        post_ms=0.5,
+        total_ms=27.0,
+        env="cpu float32",
+        company=("b" * 32, "c" * 32),
+    )
+    return [
+        replace(
+            template,
+            prediction_id=f"{i:012x}7{i:019x}",
+            features=values[i].tobytes(),
+            slices={"site": f"s{i % slices}", "shift": "am" if i % 3 else "pm"},
+            replica=i % 2,
+            payload=b"x" * payload,
+        )
+        for i in range(n)
+    ]
+
+
+class Feed:
+    """Hands out records with fresh ids and the time of now, endlessly."""
+
+    def __init__(self, args: argparse.Namespace, payload: int = 0) -> None:
+        self._made = records(20_000, args.features, args.slices, payload)
+        self._given = 0
+
+    def take(self, n: int) -> list[Record]:
+        now, found = time.time(), []
+        for _ in range(n):
+            self._given += 1
+            made = self._made[self._given % len(self._made)]
+            identifier = f"{int(now * 1000):012x}7{self._given:019x}"
+            found.append(replace(made, prediction_id=identifier, at=now))
+        return found
+
+
+def opened(args: argparse.Namespace, folder: str) -> Telemetry:
+    telemetry = Telemetry(Settings(Path(folder), sample_share=0.05))
+    telemetry.adopt(bundle(args.features, args.slices))
+    return telemetry
+
+
+def put(args: argparse.Namespace) -> None:
+    """At a rate a server has, the writer awake beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        telemetry, feed = opened(args, folder), Feed(args, 2000)
+        spent: list[float] = []
+        until = time.monotonic() + args.seconds
+        while time.monotonic() < until:
+            for record in feed.take(20):
+                began = time.perf_counter()
+                telemetry.put(record)
+                spent.append(time.perf_counter() - began)
+            time.sleep(0.02)
+        cpu = time.process_time()
+        telemetry.close()
+        cpu = time.process_time() - cpu
+    us = sorted(s * 1e6 for s in spent)
+    print(
+        f"put      {len(us)} records, median {statistics.median(us):.2f} us, "
+        f"p99 {us[int(len(us) * 0.99)]:.1f} us, mean {statistics.mean(us):.2f} us"
+    )
+
+
+def writer(args: argparse.Namespace) -> None:
+    """As fast as it goes, the queue never empty and never full: what it sustains on one thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        telemetry, feed = opened(args, folder), Feed(args)
+        telemetry._recorder.call(lambda: None)
+        n, put_s = 0, 0.0
+        began, cpu = time.perf_counter(), time.process_time()
+        made_cpu = 0.0
+        while time.perf_counter() - began < args.seconds:
+            mark = time.thread_time()
+            batch = feed.take(500)
+            made_cpu += time.thread_time() - mark
+            mark = time.perf_counter()
+            for record in batch:
+                telemetry.put(record)
+            put_s += time.perf_counter() - mark
+            n += len(batch)
+            while telemetry.health().queued > 4000:
+                time.sleep(0.001)
+        while telemetry.health().queued:
+            time.sleep(0.001)
+        took = time.perf_counter() - began
+        cpu = time.process_time() - cpu - made_cpu
+        health = telemetry.health()
+        telemetry.close(60)
+        size = sum(p.stat().st_size for p in Path(folder).iterdir())
+    print(
+        f"writer   {n / took:,.0f} records/s ({n} in {took:.1f} s), "
+        f"{cpu / n * 1e6:.0f} us of CPU each, dropped {health.dropped}, {size / n:.0f} bytes each on disk"
+    )
+
+
+def tick(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        telemetry, feed = opened(args, folder), Feed(args)
+        for record in feed.take(5000):
+            telemetry.put(record)
+        work = telemetry._writer
+        telemetry._recorder.call(lambda: work.tick(time.time()))
+        ticks, flushes = [], []
+        for _ in range(5):
+            for record in feed.take(500):
+                telemetry.put(record)
+            telemetry._recorder.call(lambda: None)
+            for spent, step in ((ticks, lambda: work.tick(time.time())), (flushes, work.flush)):
+                began = time.perf_counter()
+                telemetry._recorder.call(step)
+                spent.append(time.perf_counter() - began)
+        rows = len(work.judge.rows)
+        telemetry.close()
+    print(
+        f"tick     {statistics.median(ticks) * 1e3:.0f} ms for {rows} comparisons; "
+        f"flush of all sums {statistics.median(flushes) * 1e3:.0f} ms"
+    )
+
+
+def week(args: argparse.Namespace) -> None:
+    """1,000 requests an hour."""
+    from server.telemetry.database import open_database
+    from server.telemetry.lives import Lives
+    from server.telemetry.store import Store
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(open_database(Path(folder), 0.0))
+        lives = Lives(store, lambda stamp, layout, hour: {}, 300)
+        live = lives.adopt(bundle(args.features, args.slices), 0.0)
+        before = store.bytes()
+        ids, r = store.feature_ids(STAMP), np.random.default_rng(3)
+        names = ["", *(f"site=s{i}" for i in range(args.slices - 1))]
+        blocks = []
+        for name in names:
+            block, n = live.layout.block(), 1000 if not name else 1000 // args.slices
+            matrix = r.normal(size=(n, args.features)).astype(np.float32)
+            block.add(live.layout.code(matrix, np.ones(matrix.shape, bool)), slice(None))
+            blocks.append([(ids[i], live.layout.profile(block, i)) for i in range(len(ids))])
+        for hour in range(7 * 24):
+            with store.transaction():
+                for name, profiles in zip(names, blocks, strict=True):
+                    store.put_profiles(1, hour * 3600, store.slice_id(name), profiles)
+        size = store.bytes() - before
+        store.close()
+    rows = 7 * 24 * len(names) * args.features
+    print(f"week     {size / 1e6:.1f} MB for {args.features} features x {len(names)} slices, "
+          f"{size / rows:.0f} bytes a profile")  # fmt: skip
+
+
+MEMORY = """
+import resource, sys, time
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from benchmarks.telemetry import STAMP, Feed, schema
+from server.telemetry.live import Bundle
+from server.telemetry.settings import Settings
+from server.telemetry.telemetry import Telemetry
+import argparse, os
+def rss():
+    return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGESIZE') / 1e6
+args = argparse.Namespace(features={features}, slices={slices})
+empty = rss()
+telemetry = Telemetry(Settings(Path({folder!r})))
+telemetry.adopt(Bundle(STAMP, 'bench', schema(args.features), (), open({reference!r}, 'rb').read()))
+feed = Feed(args)
+made = rss()
+for _ in range(20):
+    for record in feed.take(1000):
+        telemetry.put(record)
+    telemetry._recorder.call(lambda: None)
+telemetry._recorder.call(lambda: telemetry._writer.tick(time.time()))
+print(f'{{empty:.0f}} {{made:.0f}} {{rss():.0f}}')
+telemetry.close()
+"""
+
+
+def memory(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        reference = Path(folder) / "profile.json"
+        reference.write_bytes(bundle(args.features, args.slices).reference)
+        script = MEMORY.format(
+            root=str(ROOT), features=args.features, slices=args.slices,
+            folder=folder, reference=str(reference),
+        )  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    empty, made, full = map(int, done.stdout.split())
+    print(f"memory   {empty} MB bare interpreter with numpy, {made} MB with 20,000 records made, "
+          f"{full} MB after recording and a tick")  # fmt: skip
+
+
+KILLED = """
+import sys, time, argparse
+sys.path.insert(0, {root!r})
+from benchmarks.telemetry import Feed, opened
+args = argparse.Namespace(features={features}, slices={slices})
+telemetry, feed = opened(args, {folder!r}), Feed(args)
+feed._given = int(sys.argv[1])
+began, put = time.monotonic(), 0
+while True:
+    for record in feed.take(50):
+        telemetry.put(record)
+    put += 50
+    print(put, time.time(), flush=True)
+    time.sleep(max(0.0, began + put / 1000 - time.monotonic()))
+"""
+
+
+def kill(args: argparse.Namespace) -> None:
+    """1,000 records a second; killed at a random moment."""
+    r = np.random.default_rng(4)
+    with tempfile.TemporaryDirectory() as folder:
+        put = stored = 0
+        worst_s, torn = 0.0, 0
+        for round_ in range(args.kills):
+            script = KILLED.format(
+                root=str(ROOT), folder=folder, features=args.features, slices=args.slices
+            )
+            process = subprocess.Popen(
+                [sys.executable, "-c", script, str(round_ * 1_000_000)],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert process.stdout is not None
+            last, until = (0, 0.0), None
+            for line in process.stdout:
+                until = until or time.monotonic() + r.uniform(0.5, 2.5)
+                last = int(line.split()[0]), float(line.split()[1])
+                if time.monotonic() > until:
+                    break
+            process.send_signal(signal.SIGKILL)
+            rest = process.stdout.read().split("\n")
+            process.wait()
+            for line in rest[:-1]:
+                last = int(line.split()[0]), float(line.split()[1])
+            connection = sqlite3.connect(Path(folder) / "telemetry.db")
+            torn += connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok"
+            days = [row[0] for row in connection.execute(
+                "SELECT name FROM sqlite_master WHERE name LIKE 'prediction_2%' AND type = 'table'"
+            )]  # fmt: skip
+            found = sum(connection.execute(f"SELECT count(*) FROM {d}").fetchone()[0] for d in days)
+            newest = max(connection.execute(f"SELECT max(at) FROM {d}").fetchone()[0] for d in days)
+            connection.close()
+            put += last[0]
+            worst_s = max(worst_s, last[1] - newest)
+            stored = found
+        telemetry = opened(args, folder)
+        rows = telemetry._recorder.call(lambda: _counted(telemetry))
+        telemetry.close()
+    same = rows == stored
+    print(
+        f"kill     {args.kills} times: {torn} torn databases, {put - stored} of {put} lost, "
+        f"the last {worst_s * 1e3:.0f} ms at most; sums {'equal' if same else f'{rows} against'} "
+        f"the {stored} rows after the restart"
+    )
+
+
+def _counted(telemetry: Telemetry) -> int:
+    writer = telemetry._writer
+    writer.flush()
+    found = writer.store.connection.execute(
+        "SELECT sum(p.n + p.missing + p.absent + p.nonfinite) FROM profile p"
+        " JOIN slice s ON s.id = p.slice_id JOIN feature f ON f.id = p.feature_id"
+        " WHERE s.name = '' AND f.position = 0"
+    ).fetchone()
+    return int(found[0] or 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--features", type=int, default=60)
+    parser.add_argument("--slices", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--only", default="put,writer,tick,week,memory,kill")
+    args = parser.parse_args()
+    steps = {f.__name__: f for f in (put, writer, tick, week, memory, kill)}
+    for name in args.only.split(","):
+        steps[name](args)
+
+
+if __name__ == "__main__":
+    main()
