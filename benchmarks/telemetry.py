@@ -26,12 +26,12 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
 from server.telemetry.live import Bundle
 from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
 
+ROOT = Path(__file__).resolve().parent.parent
 STAMP = "ab" * 32
 LABELS = tuple("abcdef")
 MODALITIES = ("text", "image", "audio", "request", "output", "embedding")
@@ -169,7 +169,8 @@ def writer(args: argparse.Namespace) -> None:
         size = sum(p.stat().st_size for p in Path(folder).iterdir())
     print(
         f"writer   {n / took:,.0f} records/s ({n} in {took:.1f} s), "
-        f"{cpu / n * 1e6:.0f} us of CPU each, dropped {health.dropped}, {size / n:.0f} bytes each on disk"
+        f"{cpu / n * 1e6:.0f} us of CPU each, dropped {health.dropped}, "
+        f"{size / n:.0f} bytes each on disk"
     )
 
 
