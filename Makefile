@@ -60,6 +60,14 @@ system:
 clean:  ## remove what setting up made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
 
+OLDEST := build/transformers-5.17
+MODEL_TESTS := backbone heads collate generate pipeline library_versions
+
+compat: $(VENV)/.everything  ## the model's tests on the oldest transformers that is supported
+	@mkdir -p build && grep -vE 'transformers|tokenizers' constraints.txt >$(OLDEST).txt
+	$(BIN)/pip install -q --disable-pip-version-check --upgrade --target $(OLDEST) -c $(OLDEST).txt 'transformers==5.17.0'
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest $(MODEL_TESTS:%=tests/test_%.py)
+
 soak: $(VENV)/.everything  ## long proofs: correctness of 10,000 requests, ten kills under load
 	$(BIN)/python -m benchmarks.soak correct
 	$(BIN)/python -m benchmarks.soak kill
