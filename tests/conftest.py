@@ -24,6 +24,7 @@ def tiny_server(tiny_bundle: Path) -> Iterator[str]:
     """The address of the whole program serving the tiny bundle with one replica."""
     from tests.running import program
 
-    with program("--bundle", str(tiny_bundle), "--warm-pool", "1", "--name", "tiny") as server:
+    flags = ("--warm-pool", "1", "--name", "tiny", "--sample-share", "1")
+    with program("--bundle", str(tiny_bundle), *flags) as server:
         yield server.address
         assert server.stop() == 0, "SIGTERM drains and ends well"

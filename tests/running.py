@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,11 +39,16 @@ IDENTITY = Identity(
 
 
 @asynccontextmanager
-async def edge(engine: Any, witness: Witness | None = None, **settings: Any) -> AsyncIterator[str]:
+async def edge(
+    engine: Any,
+    witness: Witness | None = None,
+    wall: Callable[[], float] = time.time,
+    **settings: Any,
+) -> AsyncIterator[str]:
     """The address of an edge around `engine`; `settings` are ServerConfig fields."""
     config = replace(ServerConfig(), listen="127.0.0.1:0", **settings)
     witness = witness or Unrecorded()
-    running = Edge(engine, config, IDENTITY, leave=lambda: None, witness=witness)
+    running = Edge(engine, config, IDENTITY, leave=lambda: None, witness=witness, wall=wall)
     address = await running.start()
     try:
         yield address
@@ -92,8 +99,16 @@ class Program:
 
 @contextmanager
 def program(*flags: str) -> Iterator[Program]:
-    """The whole server on a free port, ready; killed at the end if it still runs."""
-    command = [sys.executable, "-m", "server.main", "--listen", "127.0.0.1:0", *flags]
+    """The whole server on a free port, ready; killed at the end if it still runs. Its telemetry
+    goes to a folder of its own unless `flags` name one."""
+    with tempfile.TemporaryDirectory() as folder:
+        with _program("--listen", "127.0.0.1:0", "--data", folder, *flags) as running:
+            yield running
+
+
+@contextmanager
+def _program(*flags: str) -> Iterator[Program]:
+    command = [sys.executable, "-m", "server.main", *flags]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
