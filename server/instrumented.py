@@ -73,7 +73,8 @@ class Instrumented:
     @property
     def said(self) -> list[str]:
         """What was chosen, and why."""
-        return self.instruments.said if self.instruments is not None else []
+        kept = [f"traces, events and metrics are kept in {self._file.path}"] if self._file else []
+        return [*(self.instruments.said if self.instruments is not None else ()), *kept]
 
     def recorder(self, recorder: Recorder) -> Recorder:
         """The same recorder, with OpenTelemetry told first."""

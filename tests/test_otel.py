@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ from server.telemetry.errors import ExportRefused
 from server.telemetry.otel import catalogue
 from server.telemetry.otel.books import MOST_STAMPS, Served
 from server.telemetry.otel.count import Count
-from server.telemetry.otel.exporters import QUEUE, Watched
+from server.telemetry.otel.exporters import Watched
+from server.telemetry.otel.file import SqliteFile
 from server.telemetry.otel.histogram import BUCKETS, FIRST_INDEX, SCALE, Histogram, place_of
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.otel.items import Call, caller_trace, row_of
@@ -49,7 +50,7 @@ from server.telemetry.otel.metrics import Form, Rendering
 from server.telemetry.otel.plan import Plan, named_attributes, plan_of
 from server.telemetry.otel.readings import LEVELS, MOST_SLICES, Reading, readings_of
 from server.telemetry.otel.sqlite import (
-    TABLES,
+    INSERT_SPAN,
     Batch,
     SqliteEventExporter,
     SqliteMetricExporter,
@@ -59,7 +60,7 @@ from server.telemetry.otel.traces import sampler_of, stages_of
 from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.rows import AlertRow, DriftRow, QualityRow
 from tests.otlp_collector import Collector, collector, plain
-from tests.running import IDENTITY, channel_to, until
+from tests.running import IDENTITY, channel_to, program, until
 from tests.stub_replica import STAMP, stub_config, stub_pool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,6 +191,7 @@ def test_standard_variables_switch_signals_on(environ: dict[str, str], signals: 
         ),
         ({"OTEL_METRIC_EXPORT_INTERVAL": "soon"}, "OTEL_METRIC_EXPORT_INTERVAL=soon"),
         ({"OTEL_METRIC_EXPORT_INTERVAL": "0"}, "OTEL_METRIC_EXPORT_INTERVAL=0"),
+        ({"OTEL_BLRP_MAX_QUEUE_SIZE": "many"}, "OTEL_BLRP_MAX_QUEUE_SIZE=many"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(environ: dict[str, str], named: str) -> None:
@@ -622,9 +624,10 @@ def test_more_than_the_queue_holds_is_dropped_and_counted() -> None:
         def export(self, batch: Any) -> Any:
             raise AssertionError("nothing is exported here")
 
-    watched = Watched(Exporter(), "traces")
-    admitted = sum(watched.admits() for _ in range(QUEUE + 10))
-    assert (admitted, watched.refused) == (QUEUE, 10)
+    waiting = plan_of({"OTEL_BSP_MAX_QUEUE_SIZE": "100"}).spans
+    watched = Watched(Exporter(), "traces", waiting)
+    admitted = sum(watched.admits() for _ in range(110))
+    assert (admitted, watched.refused) == (100, 10)
 
 
 # ---- scraped ---------------------------------------------------------------------------------
@@ -692,55 +695,103 @@ def test_openmetrics_scrapes_carry_exemplars(receiver: Collector) -> None:
 # ---- into SQLite -----------------------------------------------------------------------------
 
 
-class Writer:
-    """What the one writer of a database does with batches."""
-
-    def __init__(self, path: Path) -> None:
-        self.queue: queue.Queue[Batch | None] = queue.Queue(64)
-        self._path = path
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def end(self) -> sqlite3.Connection:
-        self.queue.put(None)
-        self._thread.join()
-        return sqlite3.connect(self._path)
-
-    def _run(self) -> None:
-        database = sqlite3.connect(self._path)
-        with database:
-            for table in TABLES:
-                database.execute(table)
-        while (batch := self.queue.get()) is not None:
-            with database:
-                if batch.rows:
-                    database.executemany(batch.insert, batch.rows)
-            if batch.written is not None:
-                batch.written.set()
-        database.close()
+DAY_S = 86400.0
 
 
-def test_spans_events_and_points_join_in_sqlite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-    writer = Writer(tmp_path / "otel.db")
-    with instruments(Plan(trace_share=1.0), sink=writer.queue) as made:
+@contextmanager
+def kept(path: Path, **options: Any) -> Iterator[SqliteFile]:
+    made = SqliteFile(path, **{"keep_s": DAY_S, **options})
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def rows_of(path: Path, query: str, *values: Any) -> list[Any]:
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute(query, values).fetchall()
+
+
+def span_rows(count: int, at_ns: int) -> list[tuple[Any, ...]]:
+    return [(f"{at_ns}", f"{n}", "", "a", "SERVER", at_ns, at_ns, "OK", "{}") for n in range(count)]
+
+
+def flushed(file: SqliteFile) -> None:
+    assert SqliteSpanExporter(file).force_flush(20_000)
+
+
+def test_spans_events_and_points_join_in_sqlite(tmp_path: Path) -> None:
+    path = tmp_path / "otel.db"
+    with kept(path) as file, instruments(Plan(trace_share=1.0), sink=file) as made:
         for index in range(20):
             broken = "INTERNAL/DIED/" if index % 2 else ""
             one_call(made, record(prediction_id=f"{index:032x}", error=broken))
-    database = writer.end()
-    joined = database.execute(
+    joined = rows_of(
+        path,
         "SELECT count(*), count(DISTINCT e.trace_id) FROM otel_event e JOIN otel_span s "
-        "ON s.trace_id = e.trace_id AND s.span_id = e.span_id WHERE e.name = 'trefoil.error'"
-    ).fetchone()
-    assert joined == (10, 10)
-    assert database.execute("SELECT count(*) FROM otel_span").fetchone() == (20 * 6,)
-    count, buckets = database.execute(
-        "SELECT sum(count), buckets FROM otel_point WHERE name = ?", (catalogue.CALL_DURATION,)
-    ).fetchone()
+        "ON s.trace_id = e.trace_id AND s.span_id = e.span_id WHERE e.name = 'trefoil.error'",
+    )
+    assert joined == [(10, 10)]
+    assert rows_of(path, "SELECT count(*) FROM otel_span") == [(20 * 6,)]
+    ((count, buckets),) = rows_of(
+        path,
+        "SELECT sum(count), buckets FROM otel_point WHERE name = ?",
+        catalogue.CALL_DURATION,
+    )
     assert count == 20 and sum(json.loads(buckets)["counts"]) == 20
-    database.close()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_rows_past_their_time_go_and_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "otel.db"
+    with kept(path, wall=lambda: 10 * DAY_S) as file:
+        for day in (1, 9.5):
+            file.put_nowait(Batch(INSERT_SPAN, span_rows(6000, int(day * DAY_S * 1e9))))
+        flushed(file)
+        file.sweep()
+    assert rows_of(path, "SELECT count(*), min(end_ns) FROM otel_span") == [
+        (6000, int(9.5 * DAY_S * 1e9))
+    ]
+
+
+def test_a_file_does_not_outgrow_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "otel.db"
+    with kept(path, max_bytes=1 << 20, wall=lambda: DAY_S) as file:
+        for hour in range(8):
+            file.put_nowait(Batch(INSERT_SPAN, span_rows(5000, hour)))
+        flushed(file)
+        file.sweep()
+        flushed(file)
+    ((oldest, count),) = rows_of(path, "SELECT min(end_ns), count(*) FROM otel_span")
+    assert oldest > 0 and count > 0
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert path.stat().st_size <= 1 << 20
+
+
+def test_what_the_disk_does_not_take_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "otel.db"
+    with kept(path) as file:
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("ALTER TABLE otel_span RENAME TO elsewhere")
+            file.put_nowait(Batch(INSERT_SPAN, span_rows(7, 1)))
+            flushed(file)
+            assert file.lost == 7
+            database.execute("ALTER TABLE elsewhere RENAME TO otel_span")
+        file.put_nowait(Batch(INSERT_SPAN, span_rows(3, 1)))
+    assert rows_of(path, "SELECT count(*) FROM otel_span") == [(3,)]
+    assert file.lost == 7
+
+
+@pytest.mark.parametrize("content", [None, b"no database at all, but long enough to be one" * 9])
+def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "otel.db"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(CannotExport, match="--otel-file"):
+        Instrumented(replace(stub_config(), otel_file=path), IDENTITY, environ={})
 
 
 @pytest.mark.parametrize(
@@ -874,3 +925,41 @@ async def test_the_state_of_the_server_can_be_scraped() -> None:
     rows = {one.labels["trefoil_outcome"]: one.value for one in families["trefoil_rows"].samples}
     assert rows["answered"] >= 0
     assert families["target_info"].samples[0].labels["service_instance_id"] == IDENTITY.instance
+
+
+def test_the_program_exports_what_it_did_and_ends_well(
+    receiver: Collector, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "otel.db"
+    flags = ("--warm-pool", "1", "--prometheus", "127.0.0.1:0", "--trace-share", "1")
+    flags += ("--otel-file", str(file), "--data", str(tmp_path))
+    with program("--bundle", str(tiny_bundle), *flags) as server:
+        (line,) = [line for line in server.lines if line.startswith("metrics on")]
+        with grpc.insecure_channel(server.address) as channel:
+            answer = stubs.InferenceStub(channel).Predict(request("hum"))
+        with urllib.request.urlopen(line.removeprefix("metrics on "), timeout=10) as scraped:
+            assert "trefoil_replicas" in scraped.read().decode()
+        assert server.stop() == 0, "\n".join(server.lines)
+    assert not any("Error" in line for line in server.lines), "\n".join(server.lines)
+    attributes = plain(receiver.spans()[PREDICT].attributes)
+    assert attributes["trefoil.prediction.id"] == answer.results[0].prediction_id
+    about = [
+        plain(resource.resource.attributes)
+        for request in receiver.traces
+        for resource in request.resource_spans
+    ]
+    assert {one["trefoil.stamp"] for one in about} == {answer.stamp.hex}
+    assert {one["trefoil.stamp.name"] for one in about} == {answer.stamp.name}
+    (point,) = receiver.points(catalogue.PREDICTION_DURATION)
+    assert point.count == 1
+    kept_id = receiver.spans()[PREDICT].trace_id.hex()
+    assert (kept_id,) in rows_of(file, "SELECT DISTINCT trace_id FROM otel_span")
+
+
+def test_the_program_refuses_what_it_cannot_export(tiny_bundle: Path) -> None:
+    command = [sys.executable, "-m", "server.main", "--bundle", str(tiny_bundle)]
+    done = subprocess.run(
+        [*command, "--prometheus", "nowhere"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "--prometheus 'nowhere' is not HOST:PORT" in done.stderr

@@ -38,7 +38,7 @@ class SqliteFile:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.lost = 0  # rows the disk did not take
-        self._path = path
+        self.path = path
         self._keep_s = keep_s
         self._max_bytes = max_bytes
         self._wall = wall
@@ -60,10 +60,10 @@ class SqliteFile:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.touch(MODE)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch(MODE)
             # Opened here for the refusal, used by the one thread from then on.
-            database = sqlite3.connect(self._path, check_same_thread=False)
+            database = sqlite3.connect(self.path, check_same_thread=False)
             database.execute("PRAGMA auto_vacuum = INCREMENTAL")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
@@ -72,7 +72,7 @@ class SqliteFile:
                 for statement in TABLES:
                     database.execute(statement)
         except (OSError, sqlite3.Error) as error:
-            raise ExportRefused(f"--otel-file {self._path}: {error}") from None
+            raise ExportRefused(f"--otel-file {self.path}: {error}") from None
         return database
 
     def _run(self) -> None:
@@ -112,7 +112,8 @@ class SqliteFile:
         while self._used_bytes() > self._max_bytes:
             if not sum(self._delete(table, CHUNK_ROWS) for table in AGED):
                 break
-        self._database.execute("PRAGMA incremental_vacuum").fetchall()
+        # Not `execute`, which stops after the first page.
+        self._database.executescript("PRAGMA incremental_vacuum")
 
     def _delete(self, table: str, count: int, condition: str = "TRUE") -> int:
         """Of the oldest `count` rows, in the order they were written, those that meet it."""
@@ -134,10 +135,10 @@ class SqliteFile:
             work()
         except sqlite3.Error as error:
             if str(error) != self._failing:
-                logger.error("%s takes nothing: %s", self._path, error)
+                logger.error("%s takes nothing: %s", self.path, error)
             self._failing = str(error)
             return False
         if self._failing:
-            logger.warning("%s takes rows again; %d were lost", self._path, self.lost)
+            logger.warning("%s takes rows again; %d were lost", self.path, self.lost)
             self._failing = ""
         return True
