@@ -340,7 +340,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "otel_file",
             Path,
             "FILE",
-            "keep traces, events and metric points in this SQLite file, with a collector or without",
+            "keep traces, events and metric points in this SQLite file too",
         ),
         Flag(
             "--simulated-time",
