@@ -28,7 +28,6 @@ from server.telemetry.trailing import HOUR_S, SLOT_S, Trailing
 from server.telemetry.watch import DriftWatch, bundle_baseline
 from server.telemetry.words import drift_findings, structural_findings
 
-REFERENCE_ROWS = 20_000
 SHIFTED = 3
 BURST, SHARED = 8.0, 0.14  # mean run length; share of the variance a run has in common
 START_S = 1_790_000_000 // 86400 * 86400
@@ -108,7 +107,7 @@ def run(kind: str, shift: float, seed: int, args: argparse.Namespace) -> Outcome
     r = np.random.default_rng([seed, 77])
     bursty = kind != "iid"
     specs = schema(args.features)
-    reference = shaped(traffic(REFERENCE_ROWS, args.features, kind == "bursty", r))
+    reference = shaped(traffic(args.reference, args.features, kind == "bursty", r))
     layout = Layout(parse(json.dumps(builder.build(reference, specs)).encode(), specs))
     trailing = Trailing(layout.total, lambda hour: past.get(hour, {}))
     past: dict[int, dict[str, NDArray[np.int64]]] = {}
@@ -148,6 +147,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=40)
     parser.add_argument("--rate", type=int, default=1000, help="requests an hour")
     parser.add_argument("--tick", type=int, default=SLOT_S, help="seconds between ticks")
+    parser.add_argument("--reference", type=int, default=50_000, help="rows of the reference")
     parser.add_argument("--kinds", default="iid,bursty,surprise")
     parser.add_argument("--shifts", default="0,0.3,0.15")
     args = parser.parse_args()

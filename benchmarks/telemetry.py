@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from server.telemetry.live import Bundle
+from server.telemetry.live import Bundle, Past
 from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
@@ -206,7 +206,8 @@ def week(args: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(open_database(Path(folder), 0.0))
-        lives = Lives(store, lambda stamp, layout, hour: {}, 300)
+        nothing = Past(lambda stamp, layout, hour: {}, lambda stamp, hour: {})
+        lives = Lives(store, nothing, 300)
         live = lives.adopt(bundle(args.features, args.slices), 0.0)
         before = store.bytes()
         ids, r = store.feature_ids(STAMP), np.random.default_rng(3)
@@ -233,7 +234,7 @@ import resource, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from benchmarks.telemetry import STAMP, Feed, schema
-from server.telemetry.live import Bundle
+from server.telemetry.live import Bundle, Past
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
 import argparse, os

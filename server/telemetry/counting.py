@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from server.telemetry import embedding
 from server.telemetry.latency import LatencyKey, LatencySums, key_of
 from server.telemetry.live import Live
 from server.telemetry.lives import Lives
@@ -40,6 +41,7 @@ class Counting:
         self.profiles: OpenSums[HourKey, Block] = OpenSums(self._stored_block)
         self.latency: OpenSums[LatencyKey, LatencySums] = OpenSums(self._stored_latency)
         self.quality: OpenSums[HourKey, QualityCounts] = OpenSums(self._stored_quality)
+        self.embedding: OpenSums[tuple[str, int], Ints] = OpenSums(self._stored_embedding)
         self._fresh: set[LatencyKey] = set()
         self.malformed = 0  # records whose features are not those of their stamp
 
@@ -65,6 +67,9 @@ class Counting:
                 continue
             coded, tags = live.code(fitting), [live.slices.of(r.slices) for r in fitting]
             for slot, rows in _grouped([int(r.at // SLOT_S) for r in fitting]):
+                if live.embedding is not None and live.embedding_watch is not None:
+                    sums = live.embedding.of(coded, rows)
+                    live.embedding_watch.trailing.add_recent("", slot * SLOT_S, sums)
                 for name, inside in _slices_of(tags, rows):
                     added = live.layout.block().add(coded, inside)
                     live.trailing.add_recent(name, slot * SLOT_S, added)
@@ -80,6 +85,8 @@ class Counting:
             if live is not None:
                 live.last_at = max(live.last_at, max(r.at for r in of_stamp))
                 live.trailing.advance(now)
+                if live.embedding_watch is not None:
+                    live.embedding_watch.trailing.advance(now)
                 yield live, of_stamp
 
     def _add_profiles(
@@ -92,6 +99,11 @@ class Counting:
         tags = [tags[i] for i in fitting]
         for slot, rows in _grouped([int(records[i].at // SLOT_S) for i in fitting]):
             hour = slot * SLOT_S // HOUR_S * HOUR_S
+            if live.embedding is not None and live.embedding_watch is not None:
+                sums = live.embedding.of(coded, rows)
+                kept = self.embedding.change((live.bundle.stamp, hour))
+                kept += sums
+                live.embedding_watch.trailing.add("", slot * SLOT_S, sums)
             for name, inside in _slices_of(tags, rows):
                 block = self.profiles.change((live.bundle.stamp, hour, name))
                 live.trailing.add(name, slot * SLOT_S, block.add(coded, inside))
@@ -143,12 +155,16 @@ class Counting:
         for (stamp, hour, name), counts in self.quality.changed():
             key = (self._store.stamp_id(stamp), hour, self._store.slice_id(name, hour))
             self._store.put_sums("quality", key, packed(counts))
+        for (stamp, hour), sums in self.embedding.changed():
+            hour_key = (self._store.stamp_id(stamp), hour)
+            self._store.put_sums("profile_embedding", hour_key, embedding.packed(sums))
 
     def written(self, now: float) -> None:
-        for sums in (self.profiles, self.latency, self.quality):
+        for sums in (self.profiles, self.latency, self.quality, self.embedding):
             sums.written()
         self.profiles.put_away(lambda key: key[1] < now - WARM_S)
         self.quality.put_away(lambda key: key[1] < now - WARM_S)
+        self.embedding.put_away(lambda key: key[1] < now - WARM_S)
         self.latency.put_away(lambda key: key.bucket_unix_s < now - WARM_LATENCY_S)
 
     def past(self, stamp: str, layout: Layout, hour: int) -> dict[str, Ints]:
@@ -165,10 +181,22 @@ class Counting:
                 found[name] = block.counts.copy()
         return found
 
+    def past_embedding(self, stamp: str, hour: int) -> dict[str, Ints]:
+        found = self.embedding.get((stamp, hour * HOUR_S))
+        return {
+            "": self._stored_embedding((stamp, hour * HOUR_S)) if found is None else found.copy()
+        }
+
+    def _stored_embedding(self, key: tuple[str, int]) -> Ints:
+        sums = self._live(key[0]).embedding
+        size = sums.size if sums is not None else 1
+        return embedding.unpacked(self._store.embedding(*key), size)
+
     def forget(self, stamp: str) -> None:
         """Its features are counted in other cells from now on; write what is open first."""
         self.profiles.drop(lambda key: key[0] == stamp)
         self.quality.drop(lambda key: key[0] == stamp)
+        self.embedding.drop(lambda key: key[0] == stamp)
 
     def _stored_block(self, key: HourKey) -> Block:
         layout = self._live(key[0]).layout

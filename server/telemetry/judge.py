@@ -33,6 +33,11 @@ class Judge:
             self.rows += drift_rows(live.watch, tick)
             self.findings += drift_findings(live.watch, tick)
             self.findings += structural_findings(live.watch, tick)
+            if live.embedding_watch is not None:
+                deff = max((tick.deff[i] for i in live.embedding_places), default=1.0)
+                rows, finding = live.embedding_watch.tick(now, float(deff))
+                self.rows += rows
+                self.findings.append(finding)
             self.findings += quality_finding(live, self._day_of_quality(live, now))
 
     def serving(self, now: float) -> list[Live]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.telemetry import objective, reference
+from server.telemetry.embedding import EmbeddingSums, EmbeddingWatch
 from server.telemetry.profile import Ints, Reference, empty_reference
 from server.telemetry.quality import Yardstick, yardstick
 from server.telemetry.record import FeatureSpec, Record
@@ -34,7 +35,12 @@ class Bundle:
     objective: bytes = b""
 
 
-Past = Callable[[str, Layout, int], Mapping[str, Ints]]  # stamp, layout, hour -> slice -> counts
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Counts of a whole hour (its index since 1970) of a stamp, by slice, from the store."""
+
+    profiles: Callable[[str, Layout, int], Mapping[str, Ints]]
+    embedding: Callable[[str, int], Mapping[str, Ints]]
 
 
 class Live:
@@ -51,11 +57,28 @@ class Live:
         )
         self.slices = SliceNames([*self.reference.slices, *slices])
         layout = self.layout
-        self.trailing = Trailing(layout.total, lambda hour: past(bundle.stamp, layout, hour))
+        self.trailing = Trailing(
+            layout.total, lambda hour: past.profiles(bundle.stamp, layout, hour)
+        )
         self.watch = DriftWatch(bundle.stamp, self.layout, self.trailing, tick_s)
         self.baseline: Baseline = bundle_baseline(self.layout)
+        self.embedding: EmbeddingSums | None = None
+        self.embedding_watch: EmbeddingWatch | None = None
+        if self.reference.embedding is not None:
+            self.embedding = EmbeddingSums(self.reference.embedding, bundle.schema)
+            whole = Trailing(
+                self.embedding.size, lambda hour: past.embedding(bundle.stamp, hour), signed=True
+            )
+            self.embedding_watch = EmbeddingWatch(
+                bundle.stamp, self.reference.embedding, whole, tick_s
+            )
         self.last_at = 0.0
         self._expected: dict[str, NDArray[np.bool_]] = {}
+
+    @property
+    def embedding_places(self) -> list[int]:
+        features = self.reference.features
+        return [i for i, f in enumerate(features) if f.spec.modality == "embedding"]
 
     def fits(self, record: Record) -> bool:
         return len(record.features) == 4 * len(self.reference.features)

@@ -288,6 +288,15 @@ class Store:
         ).fetchone()
         return found[0] if found and zlib.crc32(found[0]) == found[1] else None
 
+    def embedding(self, stamp: str, hour: int) -> bytes | None:
+        """Likewise."""
+        found = self.connection.execute(
+            "SELECT e.sums, e.crc FROM profile_embedding e JOIN stamp s ON s.id = e.stamp_id"
+            " WHERE s.hex = ? AND e.hour = ?",
+            (stamp, hour),
+        ).fetchone()
+        return found[0] if found and zlib.crc32(found[0]) == found[1] else None
+
     def qualities(self, since: float, until: float) -> list[tuple[str, int, str, bytes]]:
         """(stamp, hour, slice, sums), oldest first."""
         found = self.connection.execute(

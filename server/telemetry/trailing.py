@@ -7,6 +7,7 @@ holds between 24 and 25 hours. Times are unix seconds; a clock that steps only e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +26,12 @@ HourOf = Callable[[int], Mapping[str, Ints]]  # hour -> slice -> flat counts, fr
 class Trailing:
     """`past` reads a closed hour back: at start, and again when it leaves the long window."""
 
-    def __init__(self, cells: int, past: HourOf) -> None:
+    def __init__(self, cells: int, past: HourOf, signed: bool = False) -> None:
+        """`signed`: what is added may be below zero."""
         self._cells = cells
         self._past = past
-        self._slots: dict[str, dict[int, NDArray[np.uint32]]] = {}
+        self._signed = signed
+        self._slots: dict[str, dict[int, NDArray[np.integer[Any]]]] = {}
         self._running: dict[str, Ints] = {}
         self._closed: dict[str, Ints] = {}
         self._hour = -1  # index of the running hour
@@ -47,8 +50,9 @@ class Trailing:
         slots = self._slots.setdefault(slice_name, {})
         slot = int(at // SLOT_S)
         if slot not in slots:
-            slots[slot] = np.zeros(self._cells, dtype=np.uint32)
-        slots[slot] += counts.astype(np.uint32)
+            kind = np.int64 if self._signed else np.uint32
+            slots[slot] = np.zeros(self._cells, dtype=kind)
+        slots[slot] += counts.astype(slots[slot].dtype)
 
     def advance(self, now: float) -> None:
         """Moves the windows up to `now`; call before `add` and before reading."""
@@ -91,7 +95,7 @@ class Trailing:
         for part in (self._running, self._closed):
             if slice_name in part:
                 total += part[slice_name]
-        return np.maximum(total, 0)
+        return total if self._signed else np.maximum(total, 0)
 
     def slot_sum(self, slice_name: str, first: int, last: int) -> Ints:
         """Counts of the slots first..last, both included."""

@@ -19,7 +19,7 @@ from server.telemetry.feedback import Answered, Feedback, FeedbackItem, Feedback
 from server.telemetry.findings import Finding
 from server.telemetry.journal import Entry, Journal
 from server.telemetry.judge import Judge
-from server.telemetry.live import Bundle, Live
+from server.telemetry.live import Bundle, Live, Past
 from server.telemetry.lives import Lives
 from server.telemetry.profile import Ints
 from server.telemetry.quality import QualityCounts, Yardstick
@@ -73,7 +73,8 @@ class Writer:
         opened = open_database(self._settings.folder, now)
         self.opening_trouble = opened.trouble
         self.store = Store(opened)
-        self.lives = Lives(self.store, self._past, self._settings.tick_s)
+        past = Past(self._past, self._past_embedding)
+        self.lives = Lives(self.store, past, self._settings.tick_s)
         self.counting = Counting(self.store, self.lives)
         self.journal = Journal(self.store, self._monotonic)
         self.feedback = Feedback(self.store, self._measured)
@@ -329,6 +330,9 @@ class Writer:
 
     def _past(self, stamp: str, layout: Layout, hour: int) -> dict[str, Ints]:
         return self.counting.past(stamp, layout, hour)
+
+    def _past_embedding(self, stamp: str, hour: int) -> dict[str, Ints]:
+        return self.counting.past_embedding(stamp, hour)
 
     def _measured(self, answered: Answered) -> tuple[Yardstick, list[QualityCounts]]:
         live = self.lives.find(answered.stamp) or self.lives.meet(answered.stamp, (), answered.at)
