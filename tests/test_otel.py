@@ -7,6 +7,7 @@ import json
 import math
 import os
 import queue
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -607,15 +608,23 @@ def test_what_a_collector_refuses_is_counted(receiver: Collector) -> None:
     assert made.lost()["backlog"] == 0
 
 
-def test_an_absent_collector_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    before = set(threading.enumerate())
-    made = Instruments(plan_of(os.environ, trace_share=1.0), ABOUT, known_methods())
-    for _ in range(50):
-        one_call(made, record())
-    made.close(0.5)
-    made.close()
-    wait_for(lambda: set(threading.enumerate()) <= before)
+@pytest.mark.parametrize("listening", [False, True], ids=["absent", "silent"])
+def test_a_collector_that_does_not_answer_holds_up_nothing(
+    monkeypatch: pytest.MonkeyPatch, listening: bool
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listening:
+            silent.listen()
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        before = set(threading.enumerate())
+        made = Instruments(plan_of(os.environ, trace_share=1.0), ABOUT, known_methods())
+        for _ in range(50):
+            one_call(made, record())
+        made.close(0.5)
+        made.close()
+        wait_for(lambda: set(threading.enumerate()) <= before)
     assert made.lost()["traces"] == 300
 
 
