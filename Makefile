@@ -9,7 +9,7 @@ DATA ?= .data
 ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
 
-.PHONY: help serve console test lint typecheck setup system compat soak clean
+.PHONY: help serve console demo test lint typecheck setup system compat soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -19,6 +19,9 @@ serve: $(VENV)/.server  ## set up, then start the server on the embedded bundle 
 
 console: $(VENV)/.everything system  ## set up, then open the console on the local server
 	$(BIN)/console $(LISTEN)
+
+demo: $(VENV)/.everything  ## two simulated weeks with a fault, in a few minutes
+	$(BIN)/python -m examples.fortnight
 
 test: setup lint typecheck  ## set up (Qt's system libraries too), then run every check
 	$(BIN)/python -m pytest
