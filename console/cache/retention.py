@@ -42,7 +42,7 @@ def tidy(connection: sqlite3.Connection, now_s: float, limit_bytes: int) -> froz
         "DELETE FROM action WHERE state != 'waiting' AND at_s < ?", (now_s - 604800,)
     )
     shrink(connection, limit_bytes)
-    connection.execute("PRAGMA incremental_vacuum(2000)")
+    connection.execute("PRAGMA incremental_vacuum(2000)").fetchall()
     connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
     return frozenset({"meta"})
 
