@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import platform
 import shutil
 import tempfile
@@ -36,7 +37,7 @@ from pipelines.triage import evaluate as evaluation
 from pipelines.triage.evaluate import BUNDLE, ask, chunks, modalities_of, sample_of
 from pipelines.types import Prediction, Sample
 
-NAME = "triage"
+NAME = "triage-2026.11.23"
 REFERENCE_ROWS = 4_500
 TUNE_PER_SUBSET = 300
 REFERENCE_SEED, GOLDEN_SEED = 9004, 9005
@@ -71,8 +72,8 @@ class Trained:
     facts: Mapping[str, Any]
 
 
-def from_run(work: Path) -> Trained:
-    """The averaged weights of the last checkpoint in `work`."""
+def from_run(work: Path, machine: str) -> Trained:
+    """The averaged weights of the last checkpoint in `work`; `machine` says where it ran."""
     from pipelines.triage.train import Recipe, restored
 
     training = restored(work)
@@ -84,7 +85,7 @@ def from_run(work: Path) -> Trained:
         "steps": training.step,
         "train_seconds": round(training.seconds, 1),
         "pool_seconds": json.loads((work / "pool.json").read_text())["seconds"],
-        "machine": machine(),
+        "machine": machine,
     }
     return Trained(weights, tokenizer, facts)
 
@@ -102,10 +103,6 @@ def from_bundle(path: Path) -> Trained:
         (path / "tokenizer" / "tokenizer.json").read_bytes(),
         {name: training[name] for name in _FACTS},
     )
-
-
-def machine() -> str:
-    return f"{torch.get_num_threads()} cores of {platform.machine()}"
 
 
 def assemble(trained: Trained, out: Path) -> str:
@@ -312,10 +309,19 @@ def _milliseconds(pipeline: Pipeline, sample: Sample) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.triage.assemble")
     parser.add_argument("--work", type=Path, default=Path("build/triage"), help="the training run")
+    parser.add_argument(
+        "--machine",
+        default=f"{os.cpu_count()} cores of {platform.machine()}",
+        help="where the run took place, for the card",
+    )
     parser.add_argument("--from-bundle", action="store_true", help="keep the bundle's weights")
     parser.add_argument("--out", type=Path, default=BUNDLE)
     arguments = parser.parse_args()
-    trained = from_bundle(BUNDLE) if arguments.from_bundle else from_run(arguments.work)
+    trained = (
+        from_bundle(BUNDLE)
+        if arguments.from_bundle
+        else from_run(arguments.work, arguments.machine)
+    )
     stamp = assemble(trained, arguments.out)
     print((arguments.out / "CARD.md").read_text())
     print(f"{arguments.out}: {stamp}")
