@@ -25,7 +25,7 @@ from server.telemetry.record import FeatureSpec
 from server.telemetry.reference import parse
 from server.telemetry.tally import Layout
 from server.telemetry.trailing import HOUR_S, SLOT_S, Trailing
-from server.telemetry.watch import DriftWatch, bundle_baseline
+from server.telemetry.watch import WINDOWS, DriftWatch, bundle_baseline
 from server.telemetry.words import drift_findings, structural_findings
 
 SHIFTED = 3
@@ -78,7 +78,7 @@ def openings(
     tick_s: int,
 ) -> Iterator[tuple[float, tuple[str, ...]]]:
     """(time, features) whenever an alert opens or takes in another feature."""
-    baseline = bundle_baseline(layout)
+    baselines = dict.fromkeys(WINDOWS, bundle_baseline(layout))
     known: dict[str, set[str]] = {}
     for hour, rows in enumerate(hours):
         at = START_S + hour * HOUR_S + (np.arange(len(rows)) + 0.5) * HOUR_S / len(rows)
@@ -90,7 +90,7 @@ def openings(
                 first = START_S + hour * HOUR_S + slot * SLOT_S
                 inside = (at >= first) & (at < first + SLOT_S)
                 trailing.add("", first, layout.block().add(coded, inside))
-            tick = watch.tick(now, baseline)
+            tick = watch.tick(now, baselines)
             for finding in drift_findings(watch, tick) + structural_findings(watch, tick):
                 if finding.severity and finding.confirmed:
                     fresh = set(finding.features) - known.get(finding.key, set())

@@ -221,7 +221,7 @@ def week(args: argparse.Namespace) -> None:
         for hour in range(7 * 24):
             with store.transaction():
                 for name, profiles in zip(names, blocks, strict=True):
-                    store.put_profiles(1, hour * 3600, store.slice_id(name), profiles)
+                    store.sums.put_profiles(1, hour * 3600, store.slice_id(name), profiles)
         size = store.bytes() - before
         store.close()
     rows = 7 * 24 * len(names) * args.features

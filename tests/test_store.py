@@ -113,7 +113,7 @@ def sums_of(folder: Path, now: float) -> tuple[dict[object, ProfileRow], dict[ob
     rows = list(desk.reader.history(Span(0, now + 1e6), ["profile"]))
     profiles = {(r.feature, r.slice, r.hour_unix_s): r for r in rows if isinstance(r, ProfileRow)}
     quality = {}
-    for stamp, at, name, sums in desk.writer.store.qualities(0, now + 1e6):
+    for stamp, at, name, sums in desk.writer.store.sums.qualities(0, now + 1e6):
         live = desk.writer.lives[stamp]
         quality[name, at] = quality_row(live, name, at, unpacked(sums, live.stick))
     desk.writer.close()
@@ -241,7 +241,7 @@ def test_a_file_that_is_no_database_is_set_aside_and_said(tmp_path: Path) -> Non
     desk.put(0, 5)
     desk.writer.tick(NOW)
     assert len(desk.reader.samples()) == 5
-    assert [r.key for r in desk.writer.alerts.rows()] == ["telemetry/store"]
+    assert [r.key for r in desk.writer.desk.book.rows()] == ["telemetry/store"]
     desk.writer.close()
 
 

@@ -40,7 +40,7 @@ class Plant(Desk):
             self.writer.tick(self.clock.now - 1)
 
     def firing(self) -> list[AlertRow]:
-        return [row for row in self.writer.alerts.rows() if row.state == "firing"]
+        return [row for row in self.writer.desk.book.rows() if row.state == "firing"]
 
     def row(self, feature: str, slice_name: str = "", window_s: int = SHORT_S) -> DriftRow:
         rows = [c.row for c in self.changes.after(0).changes if isinstance(c.row, DriftRow)]

@@ -150,14 +150,14 @@ class Counting:
             ids = self._store.feature_ids(stamp)
             profiles = [(ids[i], live.layout.profile(block, i)) for i in range(len(ids))]
             key = (self._store.stamp_id(stamp), hour, self._store.slice_id(name, hour))
-            self._store.put_profiles(*key, profiles)
-        self._store.put_latency([sums.row(key) for key, sums in self.latency.changed()])
+            self._store.sums.put_profiles(*key, profiles)
+        self._store.sums.put_latency([sums.row(key) for key, sums in self.latency.changed()])
         for (stamp, hour, name), counts in self.quality.changed():
             key = (self._store.stamp_id(stamp), hour, self._store.slice_id(name, hour))
-            self._store.put_sums("quality", key, packed(counts))
+            self._store.sums.put_sums("quality", key, packed(counts))
         for (stamp, hour), sums in self.embedding.changed():
             hour_key = (self._store.stamp_id(stamp), hour)
-            self._store.put_sums("profile_embedding", hour_key, embedding.packed(sums))
+            self._store.sums.put_sums("profile_embedding", hour_key, embedding.packed(sums))
 
     def written(self, now: float) -> None:
         for sums in (self.profiles, self.latency, self.quality, self.embedding):
@@ -170,7 +170,7 @@ class Counting:
     def past(self, stamp: str, layout: Layout, hour: int) -> dict[str, Ints]:
         """Flat counts of a whole hour (index, not seconds) by slice: open ones, else stored."""
         found: dict[str, Ints] = {}
-        for name, position, *extras, _, _, _, _, blob, crc in self._store.profiles(
+        for name, position, *extras, _, _, _, _, blob, crc in self._store.sums.profiles(
             stamp, hour * HOUR_S
         ):
             if name not in found:
@@ -190,7 +190,7 @@ class Counting:
     def _stored_embedding(self, key: tuple[str, int]) -> Ints:
         sums = self._live(key[0]).embedding
         size = sums.size if sums is not None else 1
-        return embedding.unpacked(self._store.embedding(*key), size)
+        return embedding.unpacked(self._store.sums.embedding(*key), size)
 
     def forget(self, stamp: str) -> None:
         """Its features are counted in other cells from now on; write what is open first."""
@@ -201,9 +201,16 @@ class Counting:
     def _stored_block(self, key: HourKey) -> Block:
         layout = self._live(key[0]).layout
         block = layout.block()
-        for _, position, missing, nonfinite, absent, *moments, blob, crc in self._store.profiles(
-            *key
-        ):
+        for (
+            _,
+            position,
+            missing,
+            nonfinite,
+            absent,
+            *moments,
+            blob,
+            crc,
+        ) in self._store.sums.profiles(*key):
             try:
                 counts = unpack_counts(blob, int(layout.sizes[position]), crc)
             except (ValueError, IndexError):
@@ -214,14 +221,14 @@ class Counting:
 
     def _stored_latency(self, key: LatencyKey) -> LatencySums:
         sums = LatencySums()
-        row = self._store.latency(key)
+        row = self._store.sums.latency(key)
         if row is not None:
             sums.merge(row)
         return sums
 
     def _stored_quality(self, key: HourKey) -> QualityCounts:
         stick = self._live(key[0]).stick
-        blob = self._store.quality(*key)
+        blob = self._store.sums.quality(*key)
         if blob is not None:
             try:
                 return unpacked(blob, stick)

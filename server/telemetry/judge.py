@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from server.telemetry.baselines import Baselines
 from server.telemetry.counting import Counting
 from server.telemetry.findings import Finding
 from server.telemetry.history import profile_row
@@ -20,16 +21,17 @@ TOLD_LEVELS = ("warning", "high", "critical")
 class Judge:
     """`findings` and `rows` are of the last tick."""
 
-    def __init__(self, lives: Mapping[str, Live], counting: Counting) -> None:
+    def __init__(self, lives: Mapping[str, Live], counting: Counting, baselines: Baselines) -> None:
         self._lives = lives
         self._counting = counting
+        self._baselines = baselines
         self.rows: list[DriftRow] = []
         self.findings: list[Finding] = []
 
     def tick(self, now: float) -> None:
         self.rows, self.findings = [], []
         for live in self.serving(now):
-            tick = live.watch.tick(now, live.baseline)
+            tick = live.watch.tick(now, self._baselines.of(live, now))
             self.rows += drift_rows(live.watch, tick)
             self.findings += drift_findings(live.watch, tick)
             self.findings += structural_findings(live.watch, tick)

@@ -16,7 +16,7 @@ from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.slice_names import SliceNames
 from server.telemetry.tally import Coded, Layout
 from server.telemetry.trailing import Trailing
-from server.telemetry.watch import Baseline, DriftWatch, bundle_baseline
+from server.telemetry.watch import Baseline, DriftWatch
 
 SENT = ("text", "image", "audio")  # a NaN of these is missing only where the mix names them
 ALWAYS = "request"
@@ -61,7 +61,7 @@ class Live:
             layout.total, lambda hour: past.profiles(bundle.stamp, layout, hour)
         )
         self.watch = DriftWatch(bundle.stamp, self.layout, self.trailing, tick_s)
-        self.baseline: Baseline = bundle_baseline(self.layout)
+        self.learnt: Baseline | None = None  # the baseline, once slices have been learnt
         self.embedding: EmbeddingSums | None = None
         self.embedding_watch: EmbeddingWatch | None = None
         if self.reference.embedding is not None:

@@ -38,6 +38,7 @@ class Lives(Mapping[str, Live]):
     def adopt(self, bundle: Bundle, now: float) -> Live:
         """Takes in a bundle, whatever was known of its stamp before. Raises ReferenceRefused or
         ObjectiveRefused, after which nothing has changed."""
+        bundle = self.with_learnt(bundle)
         known = self._lives.get(bundle.stamp)
         if known is not None and known.bundle == bundle:
             return known
@@ -48,6 +49,15 @@ class Lives(Mapping[str, Live]):
         self._lives[bundle.stamp] = live
         self._let_go(bundle.stamp)
         return live
+
+    def with_learnt(self, bundle: Bundle) -> Bundle:
+        """A bundle without a reference, with the one its traffic has made, if it has."""
+        if bundle.reference:
+            return bundle
+        kept = self._kept(bundle.stamp)
+        if kept is None or kept.schema != bundle.schema:
+            return bundle
+        return replace(bundle, reference=kept.reference)
 
     def find(self, stamp: str) -> Live | None:
         """A stamp known before, from the store if need be."""
@@ -70,8 +80,8 @@ class Lives(Mapping[str, Live]):
             self.find(stamp)
         since = int((now - REMEMBERED_S) * 1000)
         for stamp, live in self._lives.items():
-            live.last_at = max(live.last_at, float(self._store.last_hour(stamp)))
-            live.watch.restore(self._store.levels(stamp, since))
+            live.last_at = max(live.last_at, float(self._store.sums.last_hour(stamp)))
+            live.watch.restore(self._store.judged.levels(stamp, since))
 
     def meet(self, stamp: str, schema: tuple[FeatureSpec, ...], now: float) -> Live:
         """A stamp that a record brought: as it is known, or without a reference."""

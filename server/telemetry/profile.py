@@ -113,7 +113,8 @@ class Reference:
     reliability: Reliability | None
     confusion_labels: tuple[str, ...]
     confusion: Ints  # [true, predicted]; [0, 0] without
-    learning: bool = False  # made from live traffic or empty: not the bundle's word
+    learning: bool = False  # empty: there is nothing to compare with yet
+    learnt: bool = False  # made from live traffic: not the bundle's word
 
     @property
     def schema(self) -> tuple[FeatureSpec, ...]:

@@ -22,6 +22,7 @@ from server.telemetry.profile import (
 from server.telemetry.record import FeatureSpec
 
 FORMAT = "trefoil-reference-1"
+LEARNT = "learnt from"  # how `made_from` of a reference begins that live traffic made
 MAX_CELLS = 4096  # a feature with more categories than this is a free text
 
 
@@ -66,6 +67,7 @@ def _reference(content: Mapping[str, Any]) -> Reference:
         embedding=_embedding(content["embedding"]),
         reliability=_reliability(content["reliability"]),
         confusion_labels=tuple(confusion["labels"]) if confusion else (),
+        learnt=str(content["made_from"]).startswith(LEARNT),
         confusion=np.array(confusion["counts"] if confusion else np.zeros((0, 0)), dtype=np.int64),
     )
 

@@ -5,31 +5,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, fields
 from datetime import UTC, datetime
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database
 
 from server.telemetry.database import Opened
-from server.telemetry.latency import LatencyKey
-from server.telemetry.profile import Profile, Reference, pack_counts
+from server.telemetry.judged_store import JudgedStore
+from server.telemetry.profile import Reference, pack_counts
 from server.telemetry.record import Record
-from server.telemetry.rows import (
-    AlertRow,
-    AlertTransition,
-    DeployRow,
-    DriftRow,
-    LatencyRow,
-    SilenceRow,
-)
 from server.telemetry.schema import PREDICTION_NAMES, day_tables
-from server.telemetry.stored_rows import alert_of, latency_of, latency_tuple, silence_of
+from server.telemetry.sums_store import SumsStore
 
 _INSERT = (
     "INSERT OR IGNORE INTO prediction_{day} ("
@@ -38,9 +27,6 @@ _INSERT = (
     + ", ".join("?" * len(PREDICTION_NAMES))
     + ")"
 )
-_PROFILE = "INSERT OR REPLACE INTO profile VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-_DRIFT_VALUES = attrgetter(*(field.name for field in fields(DriftRow)[2:]))
-_DRIFT = f"INSERT INTO drift VALUES ({','.join('?' * 20)})"
 
 
 def day_of(at: float) -> str:
@@ -57,6 +43,8 @@ class Store:
         self._names: dict[tuple[str, str], int] = {}
         self._features: dict[str, list[int]] = {}
         self._days = set(self.days())
+        self.sums = SumsStore(self)
+        self.judged = JudgedStore(self)
 
     @property
     def path(self) -> Path:
@@ -233,157 +221,6 @@ class Store:
 
     def set_counted(self, rows: dict[str, int]) -> None:
         self.connection.executemany("INSERT OR REPLACE INTO counted VALUES (?, ?)", rows.items())
-
-    # ---- sums ------------------------------------------------------------------------------
-
-    def put_profiles(
-        self, stamp_id: int, hour: int, slice_id: int, profiles: Sequence[tuple[int, Profile]]
-    ) -> None:
-        """(feature id, profile) of one slice and hour, absolute; features without rows left out."""
-        rows = []
-        for feature_id, p in profiles:
-            if not (p.n or p.missing or p.nonfinite or p.absent):
-                continue
-            blob = pack_counts(p.counts)
-            rows.append(
-                (stamp_id, hour, slice_id, feature_id, p.n, p.missing, p.nonfinite, p.absent)
-                + (p.sum, p.sum_squares, p.min, p.max, blob, zlib.crc32(blob))
-            )
-        self.connection.executemany(_PROFILE, rows)
-
-    def profiles(self, stamp: str, hour: int, slice_name: str | None = None) -> Iterator[Any]:
-        """(slice, position, missing, nonfinite, absent, sum, sum_squares, min, max, counts, crc)
-        of an hour; of all slices unless one is named."""
-        where = "" if slice_name is None else " AND s.name = :slice"
-        yield from self.connection.execute(
-            "SELECT s.name, f.position, p.missing, p.nonfinite, p.absent, p.sum, p.sum_squares,"
-            " p.min, p.max, p.counts, p.crc FROM profile p JOIN slice s ON s.id = p.slice_id"
-            " JOIN feature f ON f.id = p.feature_id"
-            " WHERE p.stamp_id = (SELECT id FROM stamp WHERE hex = :stamp)"
-            f" AND p.hour = :hour{where}",
-            {"stamp": stamp, "hour": hour, "slice": slice_name},
-        )
-
-    def last_hour(self, stamp: str) -> int:
-        """The latest hour (unix s) with counts of a stamp, 0 without."""
-        found = self.connection.execute(
-            "SELECT max(hour) FROM profile WHERE stamp_id = (SELECT id FROM stamp WHERE hex = ?)",
-            (stamp,),
-        ).fetchone()
-        return int(found[0] or 0)
-
-    def put_sums(self, table: str, key: tuple[Any, ...], blob: bytes) -> None:
-        """`table` is quality (stamp, hour, slice) or profile_embedding (stamp, hour)."""
-        marks = ",".join("?" * (len(key) + 2))
-        self.connection.execute(
-            f"INSERT OR REPLACE INTO {table} VALUES ({marks})", (*key, blob, zlib.crc32(blob))
-        )
-
-    def quality(self, stamp: str, hour: int, slice_name: str) -> bytes | None:
-        """None when there is none, or its bytes are not what was written."""
-        found = self.connection.execute(
-            "SELECT q.sums, q.crc FROM quality q JOIN stamp s ON s.id = q.stamp_id"
-            " JOIN slice c ON c.id = q.slice_id WHERE s.hex = ? AND q.hour = ? AND c.name = ?",
-            (stamp, hour, slice_name),
-        ).fetchone()
-        return found[0] if found and zlib.crc32(found[0]) == found[1] else None
-
-    def embedding(self, stamp: str, hour: int) -> bytes | None:
-        """Likewise."""
-        found = self.connection.execute(
-            "SELECT e.sums, e.crc FROM profile_embedding e JOIN stamp s ON s.id = e.stamp_id"
-            " WHERE s.hex = ? AND e.hour = ?",
-            (stamp, hour),
-        ).fetchone()
-        return found[0] if found and zlib.crc32(found[0]) == found[1] else None
-
-    def qualities(self, since: float, until: float) -> list[tuple[str, int, str, bytes]]:
-        """(stamp, hour, slice, sums), oldest first."""
-        found = self.connection.execute(
-            "SELECT s.hex, q.hour, c.name, q.sums, q.crc FROM quality q"
-            " JOIN stamp s ON s.id = q.stamp_id JOIN slice c ON c.id = q.slice_id"
-            " WHERE q.hour > ? AND q.hour < ? ORDER BY q.hour",
-            (since - 3600, until),
-        )
-        return [row[:4] for row in found if zlib.crc32(row[3]) == row[4]]
-
-    def put_latency(self, rows: Sequence[LatencyRow]) -> None:
-        self.connection.executemany(
-            f"INSERT OR REPLACE INTO latency VALUES ({','.join('?' * 16)})",
-            [latency_tuple(row, self.stamp_id(row.stamp)) for row in rows],
-        )
-
-    def latency(self, key: LatencyKey) -> LatencyRow | None:
-        found = self.connection.execute(
-            "SELECT * FROM latency WHERE bucket = ? AND width_s = ? AND mix = ? AND replica = ?"
-            " AND stamp_id = (SELECT id FROM stamp WHERE hex = ?)",
-            (key.bucket_unix_s, key.width_s, key.mix, key.replica, key.stamp),
-        ).fetchone()
-        return latency_of(found, key.stamp) if found else None
-
-    # ---- judgements ------------------------------------------------------------------------
-
-    def put_drift(self, rows: Sequence[DriftRow]) -> None:
-        self.connection.executemany(
-            _DRIFT,
-            [(row.tick_unix_ms, self.stamp_id(row.stamp), *_DRIFT_VALUES(row)) for row in rows],
-        )
-
-    def put_alert(self, row: AlertRow) -> None:
-        """The alert as it is now, and the steps of its history that are not there yet."""
-        self.connection.execute(
-            "INSERT OR REPLACE INTO alert VALUES (?, ?, ?)",
-            (row.id, row.last_unix_ms, json.dumps({**asdict(row), "history": []})),
-        )
-        known = self.connection.execute(
-            "SELECT count(*) FROM alert_event WHERE alert_id = ?", (row.id,)
-        ).fetchone()[0]
-        self.connection.executemany(
-            "INSERT INTO alert_event (alert_id, at_unix_ms, from_state, to_state, actor, detail)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            [(row.id, *astuple(step)) for step in row.history[known:]],
-        )
-
-    def put_silence(self, row: SilenceRow) -> None:
-        self.connection.execute(
-            "INSERT OR REPLACE INTO silence VALUES (?, ?, ?)",
-            (row.id, row.until_unix_ms, json.dumps(asdict(row))),
-        )
-
-    def put_deploy(self, row: DeployRow) -> None:
-        self.connection.execute(
-            "INSERT INTO deploy (at_unix_ms, row) VALUES (?, ?)",
-            (row.at_unix_ms, json.dumps(asdict(row))),
-        )
-
-    def levels(self, stamp: str, since_ms: int) -> list[tuple[int, str, str, int, str]]:
-        """(tick, feature, slice, window, level) as they were judged, oldest first."""
-        return self.connection.execute(
-            "SELECT d.tick_unix_ms, d.feature, d.slice, d.window_s, d.level FROM drift d"
-            " JOIN stamp s ON s.id = d.stamp_id WHERE d.tick_unix_ms >= ? AND s.hex = ?"
-            " ORDER BY d.tick_unix_ms",
-            (since_ms, stamp),
-        ).fetchall()
-
-    def alerts(self, limit: int = 200) -> list[AlertRow]:
-        """The latest, each with its history."""
-        found = self.connection.execute(
-            "SELECT row FROM alert ORDER BY last_unix_ms DESC LIMIT ?", (limit,)
-        ).fetchall()
-        rows = [json.loads(row[0]) for row in found]
-        return [alert_of(row, self._history(row["id"])) for row in rows]
-
-    def _history(self, alert_id: str) -> tuple[AlertTransition, ...]:
-        rows = self.connection.execute(
-            "SELECT at_unix_ms, from_state, to_state, actor, detail FROM alert_event"
-            " WHERE alert_id = ? ORDER BY id",
-            (alert_id,),
-        )
-        return tuple(AlertTransition(*row) for row in rows)
-
-    def silences(self, now_ms: int) -> list[SilenceRow]:
-        rows = self.connection.execute("SELECT row FROM silence WHERE until_unix_ms > ?", (now_ms,))
-        return [silence_of(json.loads(row[0])) for row in rows]
 
     # ---- size ------------------------------------------------------------------------------
 

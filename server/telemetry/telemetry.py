@@ -54,8 +54,9 @@ class Telemetry:
         alerted: Callable[[AlertRow], None] = lambda row: None,
         sampled: Callable[[Record, float], None] = lambda record, probability: None,
     ) -> None:
-        """Raises ValueError when the alert command cannot be split into words, and OSError or
-        sqlite3.Error when not even a temporary folder can be written."""
+        """Raises ValueError when the alert command cannot be split into words, BadBaseline when the
+        baseline cannot be understood, and OSError or sqlite3.Error when not even a temporary
+        folder can be written."""
         self._clock = clock
         self._alerted = alerted
         self._command = AlertCommand(settings.on_alert) if settings.on_alert else None
@@ -129,7 +130,7 @@ class Telemetry:
 
     def alerts(self) -> list[AlertRow]:
         """Open ones first, worst first."""
-        return self._recorder.call(self._writer.alerts.rows)
+        return self._recorder.call(self._writer.desk.book.rows)
 
     def history(self, span: Span, kinds: Sequence[str] = ()) -> Iterator[Row]:
         """Stored rows of a span. Kinds are those of proto/observe.proto; predictions are capped."""
@@ -198,7 +199,7 @@ class Telemetry:
     def _qualities(self, span: Span) -> list[QualityRow]:
         self._writer.flush()
         found = []
-        for stamp, hour, name, sums in self._writer.store.qualities(span.since, span.until):
+        for stamp, hour, name, sums in self._writer.store.sums.qualities(span.since, span.until):
             live = self._writer.lives.find(stamp)
             if live is not None:
                 found.append(quality_row(live, name, hour, unpacked(sums, live.stick)))

@@ -86,8 +86,8 @@ class DriftWatch:
             np.flatnonzero([n not in FAMILIES for n in names])
         ]
 
-    def tick(self, now: float, baseline: Baseline) -> Tick:
-        """Call about every `tick_s`; ticks left out count as not looked."""
+    def tick(self, now: float, baselines: Mapping[int, Baseline]) -> Tick:
+        """`baselines` by window. Call about every `tick_s`; see Evidence on ticks left out."""
         tick = int(now // self._tick_s)
         if tick != self._ticked:
             self._evidence.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
@@ -99,14 +99,14 @@ class DriftWatch:
             self._evidence.forget(gone)
         deff = np.maximum(self._own_deff, self._minutes.effects())
         deff = np.maximum(deff, self._hours.effects())
-        looks = [self._look(now, w, slices, baseline, deff) for w in WINDOWS]
+        looks = [self._look(now, w, slices, baselines[w], deff) for w in WINDOWS]
         for at, name in enumerate(slices):
             level = np.stack([look.level[at] for look in looks], axis=1).astype(np.int8)
             self._evidence.note(name, level, np.stack([k.calm[at] for k in looks], axis=1))
         return Tick(
             now,
             slices,
-            baseline.name,
+            baselines[WINDOWS[0]].name,
             deff,
             looks,
             {s: self._evidence.open(s) for s in slices},
@@ -191,4 +191,4 @@ def bundle_baseline(layout: Layout) -> Baseline:
             if part is not None:
                 flat[start : start + len(part)] = part
         counts[name] = flat
-    return Baseline("bundle", counts)
+    return Baseline("learnt" if reference.learnt else "bundle", counts)

@@ -10,8 +10,11 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from server.telemetry.alerts import AlertBook, Transition
+from server.telemetry.alert_desk import AlertDesk
+from server.telemetry.alerts import Transition
+from server.telemetry.baselines import Baselines, choice_of
 from server.telemetry.changes import Changes
 from server.telemetry.counting import Counting
 from server.telemetry.database import open_database, set_aside
@@ -19,6 +22,7 @@ from server.telemetry.feedback import Answered, Feedback, FeedbackItem, Feedback
 from server.telemetry.findings import Finding
 from server.telemetry.journal import Entry, Journal
 from server.telemetry.judge import Judge
+from server.telemetry.learning import learn, learn_slices
 from server.telemetry.live import Bundle, Live, Past
 from server.telemetry.lives import Lives
 from server.telemetry.profile import Ints
@@ -37,7 +41,6 @@ from server.telemetry.trailing import HOUR_S
 
 logger = logging.getLogger(__name__)
 
-JUDGED = ("drift", "structural", "value")
 SHOWN_PREDICTIONS = 10  # to watchers, for each `told_s`
 Clock = Callable[[], float]
 
@@ -59,14 +62,13 @@ class Writer:
         self._changes = changes
         self._clock = clock
         self._monotonic = monotonic
-        self._stepped = stepped
         self._sampled = sampled
         self._sampler = Sampler(settings.sample_share, settings.sample_bytes)
-        self.alerts = AlertBook(self._told)
-        self._steps: list[Transition] = []  # not yet in the store
-        self._firing: list[tuple[str, tuple[str, ...]]] = []  # stamp, slices
+        self.desk = AlertDesk(lambda: self.store, self._attempt, changes, stepped)
         self._shown = 0
+        self._baseline = choice_of(settings.baseline)
         self._begin()
+        self.desk.restore(clock())
 
     def _begin(self) -> None:
         now = self._clock()
@@ -78,15 +80,14 @@ class Writer:
         self.counting = Counting(self.store, self.lives)
         self.journal = Journal(self.store, self._monotonic)
         self.feedback = Feedback(self.store, self._measured)
-        self.judge = Judge(self.lives, self.counting)
+        self._baselines = Baselines(self._baseline, self.store, self.counting)
+        self.judge = Judge(self.lives, self.counting, self._baselines)
         self._retention = Retention(self.store, self._settings.limits)
         with self.store.transaction():
             again = recount(self.store, self.lives, self.counting, self.feedback, now)
         self.lives.restore(now)
         if again:
             logger.info("telemetry: %d predictions counted again", again)
-        self.alerts.restore(self.store.alerts(), self.store.silences(int(now * 1000)))
-        self._changes.note([*reversed(self.alerts.rows()), *self.alerts.silences()])
         self.bytes = self.store.bytes()
         mono = self._monotonic()
         self._next_flush = mono + self._settings.flush_s
@@ -134,26 +135,16 @@ class Writer:
     def tick(self, now: float) -> None:
         """Judges everything once; on a clock of its own in tests."""
         self.judge.tick(now)
-        serving = {live.bundle.stamp for live in self.judge.serving(now)}
-        for row in self.alerts.rows():
-            if row.state != "resolved" and row.kind in JUDGED and row.stamp not in serving:
-                self.alerts.retire(row.stamp, now, "this stamp has no traffic any more")
+        self.desk.retire({live.bundle.stamp for live in self.judge.serving(now)}, now)
         self.report([*self.judge.findings, self._own_finding()])
-        self._firing = [
-            (row.stamp, row.slices)
-            for row in self.alerts.rows()
-            if row.state == "firing" and row.kind in ("drift", "structural")
-        ]
         self._changes.note(self.judge.rows)
         self._changes.note(self.judge.sums(now))
         kept = self.judge.worth_keeping(now)
-        self._safely(lambda: self._in_transaction(lambda: self.store.put_drift(kept)))
+        self._attempt(lambda: self.store.judged.put_drift(kept))
 
     def report(self, findings: Iterable[Finding]) -> None:
         """What any watcher found; the server's own (readiness, skew, latency) come here too."""
-        self.alerts.update(findings, self._clock())
-        self._changes.note(row for row in reversed(self.alerts.rows()) if row.state != "resolved")
-        self._keep_steps()
+        self.desk.report(findings, self._clock())
 
     def flush(self) -> None:
         """All sums and how far they have come, in one transaction."""
@@ -165,13 +156,27 @@ class Writer:
             counted = {**self.journal.last_rows, FEEDBACK: self.feedback.last_id()}
             self.store.set_counted(counted)
 
-        if self._safely(lambda: self._in_transaction(work)):
+        if self._attempt(work):
             self.counting.written(self._clock())
             self.bytes = self.store.bytes()
-        self._keep_steps()
+        self.desk.keep()
+
+    def learn(self) -> None:
+        """References for what has none, once there has been enough of it."""
+        now = self._clock()
+        for live in list(self.lives.values()):
+            if live.reference.learning and live.bundle.schema:
+                learnt = learn(live, self.store, now)
+                if learnt is not None:
+                    self.adopt(replace(live.bundle, reference=learnt))
+                    logger.info("telemetry: a reference for %s was learnt", live.bundle.stamp[:12])
+            elif (slices := learn_slices(live, self.store, self.counting, now)) is not None:
+                live.learnt = slices
+                self._baselines.forget(live.bundle.stamp)
 
     def _sweep(self) -> None:
         self.bytes = self.store.bytes()
+        self.learn()
         gone = self._retention.sweep(self._clock())
         if gone:
             logger.info("telemetry: let go of %s", ", ".join(gone))
@@ -184,10 +189,12 @@ class Writer:
 
     def adopt(self, bundle: Bundle) -> None:
         """Raises ReferenceRefused or ObjectiveRefused."""
+        bundle = self.lives.with_learnt(bundle)
         known = self.lives.find(bundle.stamp)
         if known is not None and known.bundle != bundle:
             self.flush()
             self.counting.forget(bundle.stamp)
+            self._baselines.forget(bundle.stamp)
         self._show_features(self.lives.adopt(bundle, self._clock()))
 
     def take_feedback(self, items: list[FeedbackItem]) -> list[FeedbackResult]:
@@ -195,32 +202,19 @@ class Writer:
         return self.feedback.take(items, self._clock())
 
     def acknowledge(self, alert_id: str, by: str, note: str, undo: bool) -> AlertRow:
-        row = self.alerts.acknowledge(alert_id, by, note, self._clock(), undo)
-        self._keep_steps()
-        return row
+        return self.desk.acknowledge(alert_id, by, note, undo, self._clock())
 
     def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
-        row = self.alerts.silence(matcher, until, by, reason, self._clock())
-        return self._silenced(row)
+        return self.desk.silence(self.desk.book.silence(matcher, until, by, reason, self._clock()))
 
     def end_silence(self, silence_id: str) -> SilenceRow:
-        return self._silenced(self.alerts.end_silence(silence_id, self._clock()))
-
-    def _silenced(self, row: SilenceRow) -> SilenceRow:
-        self._in_transaction(lambda: self.store.put_silence(row))
-        self._changes.note([row, *self.alerts.rows()])
-        self._keep_steps()
-        return row
+        return self.desk.silence(self.desk.book.end_silence(silence_id, self._clock()))
 
     def deployed(self, row: DeployRow) -> None:
-        if row.action in ("activate", "rollback"):
-            self.alerts.deployed(self._clock())
-        self._changes.note([row])
-        self._in_transaction(lambda: self.store.put_deploy(row))
-        self._keep_steps()
+        self.desk.deployed(row, self._clock())
 
     def insert(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        self._in_transaction(lambda: self.store.connection.executemany(statement, rows))
+        self._attempt(lambda: self.store.connection.executemany(statement, rows))
 
     def notes(self) -> dict[str, str]:
         """What else is worth knowing about telemetry itself."""
@@ -235,7 +229,7 @@ class Writer:
     # ---- parts -----------------------------------------------------------------------------
 
     def _entry(self, record: Record) -> Entry:
-        choice = self._sampler.choose(record, self._is_firing(record))
+        choice = self._sampler.choose(record, self.desk.concerns(record))
         if choice.keep:
             self._sampled(record, choice.probability)
         if (choice.keep or record.error) and self._shown < SHOWN_PREDICTIONS:
@@ -246,14 +240,6 @@ class Writer:
     def _meet(self, stamp: str, schema: tuple[FeatureSpec, ...], now: float) -> None:
         self._show_features(self.lives.meet(stamp, schema, now))
 
-    def _is_firing(self, record: Record) -> bool:
-        for stamp, slices in self._firing:
-            if stamp == record.stamp and (
-                not slices or any(f"{k}={v}" in slices for k, v in record.slices.items())
-            ):
-                return True
-        return False
-
     def _own_finding(self) -> Finding:
         trouble = self.trouble
         return Finding("telemetry/store", "telemetry", "high" if trouble else "", trouble)
@@ -263,27 +249,14 @@ class Writer:
         """ "" or why what is seen now is not, or not where it should be, kept."""
         return self.journal.trouble or self.opening_trouble
 
-    def _told(self, transition: Transition) -> None:
-        # What was never confirmed is seen while it lasts, and not kept.
-        if transition.step.from_state != "pending" or transition.step.to_state != "resolved":
-            self._steps.append(transition)
-        self._changes.note([transition.alert])
-        self._stepped(transition)
+    def _attempt(self, work: Callable[[], object]) -> bool:
+        """Work on the store, in a transaction; False when it was refused."""
 
-    def _keep_steps(self) -> None:
-        if not self._steps:
-            return
+        def whole() -> None:
+            with self.store.transaction():
+                work()
 
-        def work() -> None:
-            for transition in self._steps:
-                self.store.put_alert(transition.alert)
-
-        if self._safely(lambda: self._in_transaction(work)):
-            self._steps.clear()
-
-    def _in_transaction(self, work: Callable[[], object]) -> None:
-        with self.store.transaction():
-            work()
+        return self._safely(whole)
 
     def _safely(self, work: Callable[[], object]) -> bool:
         """True when it worked. A full or locked disk is tried again later; a damaged file is set
