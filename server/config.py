@@ -83,6 +83,7 @@ class ServerConfig:
     keep_days: float = 7.0  # predictions and payloads; what is counted of them stays longer
     max_telemetry_bytes: int = 4 << 30
     tick_s: float = 300.0  # between looks at drift
+    baseline: str = "bundle"  # what drift is measured against
     on_alert: str = ""  # a command line, run for every page
     slo_ms: float = 0.0
     sample_share: float = 0.05  # payloads kept

@@ -313,6 +313,14 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "MIB",
             "telemetry grows no larger: the oldest goes first",
         ),
+        Flag(
+            "--baseline",
+            "baseline",
+            str,
+            "B",
+            "what drift is measured against: bundle, previous (stamp), last-week (same hour) or "
+            "FROM..TO, two ISO times",
+        ),
         Flag("--tick", "tick_s", at_least_one, "S", "how often drift is looked at"),
         Flag(
             "--on-alert",

@@ -149,16 +149,19 @@ def witness_of(
 
     Never fails because of a disk: a server that cannot keep anything serves.
 
-    Raises ServerError for an --on-alert that is no command line.
+    Raises ServerError for an --on-alert that is no command line, or an unknown --baseline.
     """
     if not config.telemetry:
         return Unrecorded()
-    from server.telemetry.telemetry import Telemetry  # late: off, it costs no memory
+    from server.telemetry.baselines import BadBaseline  # late: off, it costs no memory
+    from server.telemetry.telemetry import Telemetry
 
     try:
         return Telemetry(settings_of(config), wall, alerted=alerted, sampled=sampled)
     except ValueError as error:
         raise ServerError(f"--on-alert {config.on_alert!r}: {error}") from None
+    except BadBaseline as error:
+        raise ServerError(f"--baseline {error}") from None
     except (OSError, sqlite3.Error) as error:
         return Unrecorded(f"degraded: nothing is kept: {error}")
 
@@ -167,6 +170,7 @@ def settings_of(config: ServerConfig) -> Settings:
     return Settings(
         folder=config.data,
         tick_s=config.tick_s,
+        baseline=config.baseline,
         sample_share=config.sample_share,
         on_alert=config.on_alert,
         limits=Limits(

@@ -74,6 +74,11 @@ def test_an_alert_command_that_is_no_command_line_is_refused_at_once(tmp_path: P
         witness(tmp_path, on_alert="page 'unclosed")
 
 
+def test_a_baseline_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="--baseline"):
+        witness(tmp_path, baseline="yesterday")
+
+
 def test_flags_become_settings() -> None:
     config = replace(ServerConfig(), keep_days=3.0, max_telemetry_bytes=7, tick_s=60.0)
     found = settings_of(config)
