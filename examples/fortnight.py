@@ -143,10 +143,13 @@ class Plant:
         self._room = asyncio.Semaphore(64)
         self.sent = self.failed = self.told = 0
 
-    async def play(self, normal: list[Item], faulty: list[Item], requests: int) -> None:
+    async def play(
+        self, normal: list[Item], faulty: list[Item], requests: int, elapsed_s: float
+    ) -> None:
+        """`elapsed_s` of the real time are over: the server's clock began when it was started."""
         streams = bursts(normal, self._rng), bursts(faulty, self._rng)
-        began, due = time.monotonic(), 0.0
-        gap = self._seconds / requests
+        began, due = time.monotonic() - elapsed_s, elapsed_s
+        gap = (self._seconds - elapsed_s) / requests
         bar = tqdm(total=requests, desc="playing 14 days", unit=" requests")
         async with asyncio.TaskGroup() as group:
             telling = group.create_task(self._tell(began))
@@ -200,10 +203,13 @@ class Plant:
         await self._channel.close()
 
 
-def start_server(data: Path, target: str, speed: float) -> subprocess.Popen[bytes]:
+def start_server(
+    data: Path, target: str, speed: float, bundle: Path | None
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "server.main", "--warm-pool", "2", "--listen", target]
     command += ["--data", str(data), "--name", "demo", "--simulated-time", f"{START},{speed:g}"]
     command += ["--sample-share", "0.02"]
+    command += ["--bundle", str(bundle)] if bundle else []
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     probe = [sys.executable, "-m", "server.main", "probe", "--server", target]
     while subprocess.run(probe, capture_output=True).returncode != 0:
@@ -211,6 +217,13 @@ def start_server(data: Path, target: str, speed: float) -> subprocess.Popen[byte
             raise SystemExit("the server did not start; run `make serve` to see why")
         time.sleep(0.5)
     return server
+
+
+async def server_time(target: str) -> float:
+    """Unix seconds by the server's simulated clock."""
+    async with grpc.aio.insecure_channel(target) as channel:
+        event = await ObserveStub(channel).Watch(ob.WatchRequest(once=True)).read()
+        return float(event.server_unix_ns / 1e9)
 
 
 async def alerts(target: str) -> list[ob.AlertRow]:
@@ -244,11 +257,12 @@ async def run(arguments: argparse.Namespace, data: Path) -> int:
         sock.bind(("127.0.0.1", 0))
         target = arguments.listen or f"127.0.0.1:{sock.getsockname()[1]}"
     speed = DAYS * DAY_S / arguments.seconds
-    server = start_server(data, target, speed)
+    server = start_server(data, target, speed, arguments.bundle)
     print(f"console: .venv/bin/console {target}")
     try:
         plant = Plant(target, speed, arguments.seconds)
-        await plant.play(normal, faulty, arguments.requests)
+        elapsed_s = (await server_time(target) - START_S) / speed
+        await plant.play(normal, faulty, arguments.requests, elapsed_s)
         await plant.close()
         fired = await alerts(target)
         slices = await worst(target, "value", CHANGE_DAY)
@@ -274,6 +288,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=240.0, help="real time the weeks take")
     parser.add_argument("--pool", type=int, default=6_000, help="different requests to draw from")
     parser.add_argument("--listen", default="", help="HOST:PORT (a free port of this host)")
+    parser.add_argument("--bundle", type=Path, help="another than the embedded one")
     parser.add_argument("--data", type=Path, default=Path(".data/demo"))
     arguments = parser.parse_args()
     data = arguments.data / time.strftime("%Y%m%d-%H%M%S")
