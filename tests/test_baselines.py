@@ -67,7 +67,7 @@ def test_the_previous_stamp_is_counted_in_the_cells_of_this_one(tmp_path: Path) 
     plant.run(1, stamp=old)
     plant.writer.flush()
     plant.writer.adopt(bundle())
-    plant.run(0.5)
+    plant.run(1)
     found = counts(plant, SHORT_S)
     assert found.sum() == 720 and len(found) == 64
     assert counts(plant, SHORT_S, name="site=b").sum() == 360

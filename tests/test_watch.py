@@ -44,9 +44,8 @@ class Plant(Desk):
 
     def row(self, feature: str, slice_name: str = "", window_s: int = SHORT_S) -> DriftRow:
         rows = [c.row for c in self.changes.after(0).changes if isinstance(c.row, DriftRow)]
-        return next(
-            r for r in rows if (r.feature, r.slice, r.window_s) == (feature, slice_name, window_s)
-        )
+        wanted = (STAMP, feature, slice_name, window_s)
+        return next(r for r in rows if (r.stamp, r.feature, r.slice, r.window_s) == wanted)
 
 
 @pytest.fixture
