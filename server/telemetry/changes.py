@@ -63,8 +63,9 @@ class Changes:
         self._lock = threading.Lock()
 
     def note(self, rows: Iterable[Row]) -> None:
+        made = list(rows)  # before the lock: whoever reads may be an event loop
         with self._lock:
-            for row in rows:
+            for row in made:
                 self._cursor += 1
                 kept = self._rows[type(row)]
                 key = key_of(row)
