@@ -20,7 +20,7 @@ from server.telemetry.judge import quality_row
 from server.telemetry.quality_sums import unpacked
 from server.telemetry.reading import Reader
 from server.telemetry.retention import Limits, Retention
-from server.telemetry.rows import ProfileRow, QualityRow
+from server.telemetry.rows import LatencyRow, ProfileRow, QualityRow
 from server.telemetry.settings import Settings
 from server.telemetry.store import Store, day_of
 from server.telemetry.writer import Writer
@@ -356,6 +356,25 @@ def test_a_store_too_large_gives_up_payloads_first_then_old_days(tmp_path: Path)
     assert any(words.startswith("predictions of") for words in gone)
     assert desk.writer.store.bytes() < before
     assert desk.writer.store.connection.execute("PRAGMA quick_check").fetchone()[0] == "ok"
+    desk.writer.close()
+
+
+def test_old_latency_keeps_its_sums_in_wider_rows(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    for minute in range(12):
+        desk.put(minute * 50, minute * 50 + 50, NOW + 60 * minute)
+    desk.writer.flush()
+    fine = [r for r in desk.reader.history(Span(0, NOW * 2), ["latency"])]
+    Retention(desk.writer.store, Limits()).sweep(NOW + 3 * 86400)
+    wide = [r for r in desk.reader.history(Span(0, NOW * 2), ["latency"])]
+    assert all(isinstance(r, LatencyRow) and r.width_s == 300 for r in wide)
+    for name in ("requests", "total_ms", "forward_ms", "batch_rows"):
+        assert sum(getattr(r, name) for r in wide) == sum(getattr(r, name) for r in fine)
+    assert [sum(c) for c in zip(*(r.counts for r in wide), strict=True)] == [  # type: ignore[union-attr]
+        sum(c)
+        for c in zip(*(r.counts for r in fine), strict=True)  # type: ignore[union-attr]
+    ]
+    assert len(wide) < len(fine)
     desk.writer.close()
 
 

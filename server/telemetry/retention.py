@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.telemetry.latency import WIDE_S, WIDTH_S, LatencyKey, LatencySums
 from server.telemetry.store import Store, day_of
+from server.telemetry.stored_rows import latency_of
 
-DAY_S = 86400
+HOUR_S, DAY_S = 3600, 86400
 CHUNK_ROWS = 5000
 PAGES_FREED = 2000  # given back to the file system in one go
 
@@ -39,6 +41,7 @@ class Retention:
         """One pass; says what went, for the log."""
         gone = self._by_age(now)
         gone += self._by_size(now)
+        self._roll_latency(now)
         if gone:
             self._store.connection.execute(f"PRAGMA incremental_vacuum({PAGES_FREED})").fetchall()
         return gone
@@ -90,6 +93,32 @@ class Retention:
             where = f"rowid IN (SELECT rowid FROM {table} WHERE {column} < ? LIMIT {CHUNK_ROWS})"
         with self._store.transaction() as connection:
             return connection.execute(f"DELETE FROM {table} WHERE {where}", (before,)).rowcount
+
+    def _roll_latency(self, now: float) -> None:
+        """Ten-second rows that are old become five-minute ones, an hour of them a pass; nothing
+        but the resolution is lost."""
+        first = self._store.connection.execute(
+            "SELECT min(bucket) FROM latency WHERE width_s = ?", (WIDTH_S,)
+        ).fetchone()[0]
+        if first is None or first >= now - self._limits.latency_fine_days * DAY_S:
+            return
+        end = first // HOUR_S * HOUR_S + HOUR_S
+        merged: dict[LatencyKey, LatencySums] = {}
+        with self._store.transaction() as connection:
+            rows = connection.execute(
+                "SELECT l.*, s.hex FROM latency l JOIN stamp s ON s.id = l.stamp_id"
+                " WHERE width_s = ? AND bucket < ?",
+                (WIDTH_S, end),
+            ).fetchall()
+            for row in rows:
+                fine = latency_of(row[:-1], row[-1])
+                bucket = fine.bucket_unix_ms // 1000 // WIDE_S * WIDE_S
+                key = LatencyKey(bucket, WIDE_S, fine.stamp, fine.mix, fine.replica)
+                merged.setdefault(key, LatencySums()).merge(fine)
+            self._store.sums.put_latency([sums.row(key) for key, sums in merged.items()])
+            connection.execute(
+                "DELETE FROM latency WHERE width_s = ? AND bucket < ?", (WIDTH_S, end)
+            )
 
     def _by_size(self, now: float) -> list[str]:
         gone: list[str] = []
