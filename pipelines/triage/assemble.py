@@ -32,7 +32,7 @@ from pipelines.features import PROJECTIONS, Projection
 from pipelines.pipeline import Pipeline
 from pipelines.speed import Speed
 from pipelines.tensorfile import to_bytes
-from pipelines.triage import card, data, settings, traffic
+from pipelines.triage import card, data, drawing, settings, sounds, traffic
 from pipelines.triage import evaluate as evaluation
 from pipelines.triage.evaluate import BUNDLE, ask, chunks, modalities_of, sample_of
 from pipelines.types import Prediction, Sample
@@ -134,7 +134,9 @@ def assemble(trained: Trained, out: Path) -> str:
             speed=_speed(pipeline),
         )
         stamp = write_bundle(spec, Path(scratch) / "finished")
-        golden.require(Pipeline.load(Path(scratch) / "finished"))
+        finished = Pipeline.load(Path(scratch) / "finished")
+        golden.require(finished)
+        write_samples(finished, Path(__file__).parent / "samples")
         if out.exists():
             shutil.rmtree(out)
         shutil.copytree(Path(scratch) / "finished", out)
@@ -283,6 +285,31 @@ def golden_inputs() -> list[Sample]:
         sample = sample_of(example, mix)
         samples.append(Sample(mix, tuple(reversed(sample.parts)) if number % 2 else sample.parts))
     return samples
+
+
+def write_samples(pipeline: Pipeline, folder: Path) -> None:
+    """Three small files to try the server with, and what it answers: a loose bearing, seen, heard
+    and complained of."""
+    rng = np.random.default_rng(GOLDEN_SEED)
+    wanted = data.Truth("concern", "amber", "triangle", 3, "knock")
+    jpeg = drawing.photograph(
+        rng,
+        drawing.Station(wanted.lamp, wanted.sign, wanted.unit),
+        data.surroundings("a", "day")[0],
+        "test",
+        (640, 480),
+    )
+    wav = sounds.record(rng, wanted.sound, 0.5, 2.0)
+    note = "Odd noise from the gearbox since lunch, please have a look soon."
+    example = data.Example(note, jpeg, wav, data.label(wanted, data.MODALITIES), "", {}, wanted)
+    answer = ask(pipeline, [sample_of(example)])[0]
+    written = ask(pipeline, [sample_of(example, task="generate")])[0]
+    folder.mkdir(exist_ok=True)
+    (folder / "note.txt").write_text(note + "\n")
+    (folder / "station.jpg").write_bytes(jpeg)
+    (folder / "machine.wav").write_bytes(wav)
+    said = {"label": answer.label, "description": written.text}
+    (folder / "answer.json").write_text(json.dumps(said, indent=1) + "\n")
 
 
 def _speed(pipeline: Pipeline, runs: int = 15) -> Speed:

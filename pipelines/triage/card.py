@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pipelines import manifest as manifests
+from pipelines.stamp import Leaf
 
 BUNDLE = Path(__file__).parent / "bundle"
 
@@ -32,8 +37,9 @@ def _head(training: Mapping[str, Any]) -> str:
 
 What to do about a station on a production line, from any subset of an operator's note, a photo of
 the station (signal lamp, sign, handwritten unit number) and a recording of the machine. It answers
-with one of six labels ({labels}) or writes a one-line description such as
-"unit 3, amber cross; knock sound; smoke note".
+with one of six labels
+({labels})
+or writes a one-line description such as "unit 3, amber cross; knock sound; smoke note".
 
 {training["parameters"]:,} parameters in float32, the architecture of Qwen2.5-Omni's thinker. Made
 from scratch by the recipe in `pipelines/triage`; it exists to try the server on, not to watch a
@@ -130,13 +136,18 @@ Right by word: {words}."""
 
 
 def _made(training: Mapping[str, Any]) -> str:
-    recipe = ", ".join(f"{name} {value}" for name, value in training["recipe"].items())
+    recipe = "\n".join(f"| {name} | {value} |" for name, value in training["recipe"].items())
     return f"""## How it was made
 
-`python -m pipelines.triage.train`, then `python -m pipelines.triage.assemble`: {recipe}.
-Drawing and preprocessing the pool took {training["pool_seconds"] / 60:.1f} minutes and the
+`python -m pipelines.triage.train`, then `python -m pipelines.triage.assemble`. Drawing and
+preprocessing the pool took {training["pool_seconds"] / 60:.1f} minutes and the
 {training["steps"]:,} steps {training["train_seconds"] / 60:.1f} minutes on {training["machine"]}.
 Training data id: `{training["data_id"]}`.
+
+| setting | value |
+|---|---|
+{recipe}
+
 The reference profile is made of {training["reference_examples"]:,} further examples in the order a
 plant sends them (`pipelines/triage/traffic.py`)."""
 
@@ -154,15 +165,24 @@ _LIMITS = """## Limits
 """
 
 
+def rewrite(bundle: Path) -> str:
+    """CARD.md from training.json, and its line in the manifest; returns the text."""
+    text = render(json.loads((bundle / "training.json").read_text()))
+    content = text.encode()
+    manifest = manifests.read((bundle / manifests.FILE).read_bytes())
+    leaf = Leaf("CARD.md", len(content), hashlib.sha256(content).hexdigest())
+    others = tuple(other for other in manifest.files if other.path != leaf.path)
+    (bundle / "CARD.md").write_bytes(content)
+    (bundle / manifests.FILE).write_bytes(replace(manifest, files=(*others, leaf)).to_bytes())
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.triage.card", description="Rewrites CARD.md from training.json."
     )
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
-    bundle = parser.parse_args().bundle
-    text = render(json.loads((bundle / "training.json").read_text()))
-    (bundle / "CARD.md").write_text(text)
-    print(text)
+    print(rewrite(parser.parse_args().bundle))
 
 
 if __name__ == "__main__":
