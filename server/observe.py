@@ -31,6 +31,7 @@ from server.questions import (
 from server.refusal import Refused, bad_input
 from server.row_messages import event_of, message_of_row, prediction_message
 from server.snapshot import Snapshots
+from server.telemetry.changes import Batch
 from server.telemetry.rows import PredictionRow, Row
 from server.telemetry.searching import Search
 from server.witness import Witness
@@ -64,11 +65,11 @@ class Observe:
 
     async def Watch(self, data: bytes, _context: Any) -> AsyncIterator[pb.WatchEvent]:
         request = message_of(pb.WatchRequest, data)
-        interval_s = request.interval_s or DEFAULT_INTERVAL_S
-        interval_s = min(max(interval_s, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S)
-        steady_s = interval_s if request.interval_s else STEADY_S
+        asked_s = request.interval_s if request.interval_s > 0 else DEFAULT_INTERVAL_S  # or NaN
+        interval_s = min(max(asked_s, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S)
+        steady_s = interval_s if request.interval_s > 0 else STEADY_S
         state = await self.engine.changed("")  # as it is now
-        cursor = 0 if request.once else self._place(request)
+        cursor = 0 if request.once else await self._place(request)
         told, told_at = None, 0.0
         while True:
             snapshot, now = self.snapshots.take(), time.monotonic()
@@ -77,18 +78,24 @@ class Observe:
                 yield self._event(cursor, snapshot=snapshot)
             if request.once:
                 return
-            for change in self.witness.changes(cursor).changes:
+            for change in (await self._since(cursor)).changes:
                 cursor = change.cursor
                 yield event_of(change.row, self._event(cursor))
             state = await self._changed(state, interval_s)
 
-    def _place(self, request: pb.WatchRequest) -> int:
+    async def _since(self, cursor: int) -> Batch:
+        """What is true now may be many thousand rows; what changed a moment ago is few."""
+        if cursor:
+            return self.witness.changes(cursor)
+        return await self._reading.run(lambda: self.witness.changes(0))
+
+    async def _place(self, request: pb.WatchRequest) -> int:
         """Where to go on; 0, everything that is true now, when that place is not known here or
         rows after it are gone."""
         if request.instance != self.snapshots.identity.instance:
             return 0
         cursor: int = request.after_cursor
-        found = self.witness.changes(cursor)
+        found = await self._reading.run(lambda: self.witness.changes(cursor))
         return cursor if found.complete and cursor <= found.cursor else 0
 
     async def _changed(self, seen: str, longest_s: float) -> str:

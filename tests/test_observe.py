@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -15,6 +17,7 @@ import pytest
 from proto import inference_pb2, inference_pb2_grpc
 from proto import observe_pb2 as pb
 from proto.observe_pb2_grpc import ObserveStub
+from server.observe import DEFAULT_INTERVAL_S
 from server.telemetry.changes import LIMITS
 from server.telemetry.findings import Finding
 from server.telemetry.rows import DeployRow
@@ -169,6 +172,17 @@ async def test_a_watcher_that_does_not_read_slows_nobody_and_misses_what_is_over
     assert kinds(late)["deploy"] < made
     ats = [e.deploy.at_unix_ms for e in late if e.HasField("deploy")]
     assert ats == sorted(set(ats)), "each row once, in the order of change"
+
+
+@pytest.mark.parametrize("interval_s", [math.nan, -1.0])
+async def test_an_interval_that_is_none_is_the_servers_own(interval_s: float) -> None:
+    async with observed(Unrecorded()) as stub:
+        call = stub.Watch(pb.WatchRequest(interval_s=interval_s))
+        events = [await call.read()]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2.5 * DEFAULT_INTERVAL_S):
+                events.append(await call.read())
+    assert len(events) == 1, "nothing new was said, so the snapshot was not sent again"
 
 
 async def test_once_is_one_snapshot_that_moves_no_cursor(telemetry: Telemetry) -> None:
