@@ -2,10 +2,10 @@
 next batch is decoded while this one is computed.
 
 A batch is whatever is decoded when the computing thread is free, up to the budget; no row waits for
-one that may come. Only where decoding and computing share the same cores does computing stand back
-while every decoder is busy: it could not go faster, and the rows being decoded come along in the
-same forward. Texts are written a token at a time between batches. What was cancelled or has expired
-is dropped before each stage. A row that makes its batch fail is found by running the rows alone.
+one that may come. Texts are written a token at a time between batches. What was cancelled or has
+expired is dropped before each stage. A row that makes its batch fail is found by running the rows
+alone. On cores that are shared anyway a thread of its own for encoding would only cost a switch, so
+there the computing thread encodes.
 """
 
 from __future__ import annotations
@@ -15,29 +15,22 @@ import os
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from proto import inference_pb2, replica_pb2
-from server.model import Model, Ready, Rejected
+from server.desk import Crew, Desk, Row
+from server.model import Model, Rejected
 from server.scheduler import compose
 from server.texts import Texts
 
 logger = logging.getLogger(__name__)
 
 Send = Callable[[replica_pb2.FromReplica], None]
+Computed = tuple[list[Row], Any, float]  # rows, what the model found, when their forward began
 BATCHES_UNDER_WAY = 2  # computing and encoding; more would only fix the order of rows too early
 EXIT_BROKEN = 70
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    work: replica_pb2.Work
-    expires_at: float  # on this process's clock; infinity = never
-    ready: Ready | None = None
-    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +39,6 @@ class Budget:
 
     rows: int
     tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Crew:
-    """`shared_cores`: decoding takes its time from the same cores as computing."""
-
-    decoders: int
-    shared_cores: bool
 
 
 class Stages:
@@ -72,31 +57,28 @@ class Stages:
         self._crew = crew
         self._clock = clock
         self._rows: dict[str, Row] = {}  # Invariant: every row from submit until its last message
-        self._undecoded: queue.SimpleQueue[Row] = queue.SimpleQueue()
-        self._ready: deque[Row] = deque()
-        self._probes: deque[replica_pb2.Probe] = deque()
+        self._desk = Desk(crew, budget.rows)
         self._texts = Texts(model, send, self._forget, generations, clock)
-        self._undecoded_rows = 0
-        self._wake = threading.Condition()  # guards _ready, _probes and _undecoded_rows
         self._under_way = threading.Semaphore(BATCHES_UNDER_WAY)
-        self._computed: queue.SimpleQueue[tuple[list[Row], Any, float]] = queue.SimpleQueue()
+        self._computed: queue.SimpleQueue[Computed] = queue.SimpleQueue()
 
     def start(self) -> None:
-        loops = [self._decode_loop] * self._crew.decoders
-        for loop in [*loops, self._compute_loop, self._encode_loop]:
+        loops = [self._decode_loop] * self._crew.decoders + [self._compute_loop]
+        if not self._crew.shared_cores:
+            loops.append(self._encode_loop)
+        for loop in loops:
             threading.Thread(target=self._edge, args=(loop,), daemon=True).start()
 
     # ---- from the reading thread -------------------------------------------------------------
 
     def submit(self, batch: replica_pb2.WorkBatch) -> None:
         now = self._clock()
-        with self._wake:
-            self._undecoded_rows += len(batch.items)
-        for work in batch.items:
-            expires_at = now + work.expires_in_s if work.expires_in_s else float("inf")
-            row = Row(work, expires_at)
-            self._rows[work.id] = row
-            self._undecoded.put(row)
+        rows = [
+            Row(work, now + work.expires_in_s if work.expires_in_s else float("inf"))
+            for work in batch.items
+        ]
+        self._rows.update((row.work.id, row) for row in rows)
+        self._desk.put(rows)
 
     def cancel(self, ids: Sequence[str]) -> None:
         for entry_id in ids:
@@ -106,9 +88,7 @@ class Stages:
                 self._texts.cancel(entry_id)
 
     def probe(self, probe: replica_pb2.Probe) -> None:
-        with self._wake:
-            self._probes.append(probe)
-            self._wake.notify()
+        self._desk.put_probe(probe)
 
     # ---- the three loops ---------------------------------------------------------------------
 
@@ -124,16 +104,13 @@ class Stages:
             os._exit(EXIT_BROKEN)
 
     def _decode_loop(self) -> None:
-        row = self._undecoded.get()
-        if not self._dropped(row):
-            self._decode(row)
-        with self._wake:
-            self._undecoded_rows -= 1
-            if row.ready is not None:
-                self._ready.append(row)
-            self._wake.notify()
+        row = self._desk.take_undecoded()
+        self._decode(row)
+        self._desk.decoded(row)
 
     def _decode(self, row: Row) -> None:
+        if self._dropped(row):
+            return
         try:
             row.ready = self._model.prepare(row.work)
         except Rejected as error:
@@ -141,41 +118,33 @@ class Stages:
         except Exception as error:
             self._fail(row, self._bug(error, "PREPARE_FAILED"))
 
-    def _stands_back(self) -> bool:
-        """Whether ready rows had better wait for those that are being decoded."""
-        busy = self._crew.shared_cores and self._undecoded_rows >= self._crew.decoders
-        return busy and len(self._ready) < self._budget.rows
-
     def _compute_loop(self) -> None:
-        with self._wake:
-            while not ((self._ready and not self._stands_back()) or self._probes or self._texts):
-                self._wake.wait()
-            probe = self._probes.popleft() if self._probes else None
-        if probe is not None:
-            self._run_probe(probe)
-        self._under_way.acquire()
-        rows = self._next_batch()  # as late as possible: more may be decoded by now
-        if rows:
-            self._compute(rows)
-        else:
-            self._under_way.release()
+        what, which = self._desk.next(writing=bool(self._texts))
+        if what == "probe":
+            self._run_probe(which)
+        elif what == "decode":
+            self._decode(which)
+            if which.ready is not None:
+                self._desk.keep(which)
+        elif what == "compute":
+            self._under_way.acquire()
+            self._compute(self._next_batch())  # taken late: more may be decoded by now
         self._texts.step()
 
     def _next_batch(self) -> list[Row]:
-        with self._wake:
-            if self._stands_back():
-                return []
-            waiting, self._ready = self._ready, deque()
-        alive = [row for row in waiting if not self._dropped(row)]
+        alive = [row for row in self._desk.take_ready() if not self._dropped(row)]
         self._texts.take([row for row in alive if row.work.task == "generate"])
         scored = [row for row in alive if row.work.task != "generate"]
         costs = [row.ready.tokens for row in scored if row.ready is not None]
         count = compose(costs, self._budget.tokens, self._budget.rows)
-        with self._wake:
-            self._ready.extendleft(reversed(scored[count:]))
+        self._desk.put_back(scored[count:])
         return scored[:count]
 
     def _compute(self, rows: list[Row]) -> None:
+        """Called with a permit of `_under_way`, which the encoding gives back."""
+        if not rows:
+            self._under_way.release()
+            return
         self._send(_begun(rows))
         began = time.perf_counter()
         try:
@@ -184,7 +153,10 @@ class Stages:
             self._under_way.release()
             self._failed_forward(rows, error)
             return
-        self._computed.put((rows, found, began))
+        if self._crew.shared_cores:
+            self._encode(rows, found, began)
+        else:
+            self._computed.put((rows, found, began))
 
     def _failed_forward(self, rows: list[Row], error: Exception) -> None:
         fault = self._bug(error, "FORWARD_FAILED")
@@ -196,7 +168,9 @@ class Stages:
             self._compute([row])
 
     def _encode_loop(self) -> None:
-        rows, found, began = self._computed.get()
+        self._encode(*self._computed.get())
+
+    def _encode(self, rows: list[Row], found: Any, began: float) -> None:
         try:
             self._model.wait(found)
             computed = time.perf_counter()

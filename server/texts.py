@@ -10,13 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from proto import inference_pb2, replica_pb2
+from server.desk import Row
 from server.model import Model, Text
-
-if TYPE_CHECKING:
-    from server.stages import Row
 
 logger = logging.getLogger(__name__)
 

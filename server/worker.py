@@ -19,9 +19,10 @@ from typing import Any
 
 from proto import replica_pb2
 from server import host
+from server.desk import Crew
 from server.link import ReplicaLink
 from server.model import Model
-from server.stages import Budget, Crew, Stages
+from server.stages import Budget, Stages
 
 HEARTBEAT_S = 2.0
 EXIT_REFUSED = 78  # EX_CONFIG of sysexits.h

@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,24 +53,16 @@ class StubText:
 
 
 class StubModel:
-    """`probes` is one word for each probe to come: right, wrong or slow; the last one stays.
-    `on_decode` is told each text before it is decoded."""
+    """`probes` is one word for each probe to come: right, wrong or slow; the last one stays."""
 
-    def __init__(
-        self,
-        probes: Sequence[str] = ("right",),
-        stamp: str = STAMP,
-        on_decode: Callable[[str], object] = len,
-    ) -> None:
+    def __init__(self, probes: Sequence[str] = ("right",), stamp: str = STAMP) -> None:
         self._probes = list(probes)
         self._stamp = stamp
-        self._on_decode = on_decode
         self._decoded = 0
         self._texts: list[StubText] = []
 
     def prepare(self, work: replica_pb2.Work) -> Ready:
         text = inference_pb2.Example.FromString(work.example).parts[0].text
-        self._on_decode(text)
         if text.startswith("bad"):
             raise Rejected("parts[0].text", "BAD_WORD", "it says so")
         if text.startswith("slow"):

@@ -17,12 +17,13 @@ from proto import inference_pb2 as pb
 from proto import replica_pb2
 from server import host, placement
 from server.config import ServerConfig
+from server.desk import Crew
 from server.engine import Engine
 from server.model import Rejected
 from server.pool import Pool
 from server.process import replica_spawner, threads_for
 from server.replica import budget_for, parse, part_of, sample_of
-from server.stages import Budget, Crew, Stages
+from server.stages import Budget, Stages
 from server.telemetry.record import FeatureSpec, Record
 from server.types import GenerationEnd, Token
 from tests.stub_replica import StubModel, work
@@ -137,8 +138,8 @@ class Said:
         return [*singles, *(done for batch in batches for done in batch)]
 
 
-def stages(said: Said, model: StubModel, shared_cores: bool = False, rows: int = 8) -> Stages:
-    made = Stages(model, said, Budget(rows, 1000), Crew(1, shared_cores), 4)
+def stages(said: Said, shared_cores: bool) -> Stages:
+    made = Stages(StubModel(), said, Budget(8, 1000), Crew(1, shared_cores), 4)
     made.start()
     return made
 
@@ -151,30 +152,10 @@ def submit(made: Stages, *texts: str, expires_in_s: float = 0.0) -> None:
     made.submit(batch)
 
 
-def test_computing_does_not_wait_for_decoders_that_have_cores_of_their_own() -> None:
+@pytest.mark.parametrize("shared_cores", [True, False])
+def test_rows_begin_before_they_are_done_and_end_once(shared_cores: bool) -> None:
     said = Said()
-    model = StubModel(on_decode=lambda text: said.wait(1) if text == "second" else None)
-    submit(stages(said, model), "first", "second")
-    assert [done.batch_size for done in said.wait(2)] == [1, 1]
-
-
-def test_computing_stands_back_for_decoders_on_the_same_cores() -> None:
-    said = Said()
-    model = StubModel(on_decode=lambda text: time.sleep(0.1) if text == "second" else None)
-    submit(stages(said, model, shared_cores=True), "first", "second")
-    assert [done.batch_size for done in said.wait(2)] == [2, 2]
-
-
-def test_a_full_batch_does_not_stand_back() -> None:
-    said = Said()
-    model = StubModel(on_decode=lambda text: said.wait(2) if text == "c" else None)
-    submit(stages(said, model, shared_cores=True, rows=2), "a", "b", "c")
-    assert [done.batch_size for done in said.wait(3)] == [2, 2, 1]
-
-
-def test_rows_begin_before_they_are_done_and_end_once() -> None:
-    said = Said()
-    submit(stages(said, StubModel()), "a", "bad", "boom", "b")
+    submit(stages(said, shared_cores), "a", "bad", "boom", "b")
     done = said.wait(4)
     begun = [i for m in said.messages if m.HasField("begun") for i in m.begun.ids]
     assert sorted(d.id for d in done) == ["a/0", "b/3", "bad/1", "boom/2"]
@@ -185,7 +166,7 @@ def test_rows_begin_before_they_are_done_and_end_once() -> None:
 
 def test_expired_rows_are_dropped_before_the_forward() -> None:
     said = Said()
-    submit(stages(said, StubModel()), "slow 0.2", "late", expires_in_s=0.1)
+    submit(stages(said, shared_cores=False), "slow 0.2", "late", expires_in_s=0.1)
     assert [done.fault.code for done in said.wait(2)] == ["DEADLINE_EXCEEDED"] * 2
     assert not any(message.HasField("begun") for message in said.messages)
 
