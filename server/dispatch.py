@@ -3,10 +3,11 @@
 Everything runs on the event loop, in turns: whatever arrives within one turn of the loop is placed
 together, so that rows travel in one frame and nothing needs a task of its own.
 
-A replica that dies leaves suspects. A suspect is tried once more, alone on a replica that is kept
+A replica that dies by itself leaves suspects. A suspect is tried once more, alone on a replica kept
 free for it: if that one dies too, the row is proved to be the killer and is quarantined, and the
-innocent that shared the first death with it are answered. A row whose caller has already seen part
-of the answer cannot be tried again.
+innocent that shared the first death with it are answered. What was killed from outside leaves no
+suspects: its rows are queued again. A row whose caller has already seen part of the answer cannot
+be tried again.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ class Dispatch:
         if outcome.answer is not None and entry.work.task != "generate":
             work_s = self.pace.learn(entry.work.mix, outcome.timing, outcome.batch_size)
             self.pace.meter(work_s, self._clock(), bool(self.queue))
-        self._resolve(entry, replace(outcome, retried=True) if entry.deaths else outcome)
+        self._resolve(entry, replace(outcome, retried=True) if entry.losses else outcome)
 
     def close(self, entry: Entry, fault: Fault, replica: int = 0) -> None:
         """End a row without an answer."""
@@ -202,21 +203,25 @@ class Dispatch:
     # ---- death -------------------------------------------------------------------------------
 
     def lost(self, seat: Seat, cause: str) -> None:
-        """A replica died holding these rows: some are suspects now, some are proved."""
+        """A replica died holding rows: some are suspects now, some are proved."""
         seat.isolated = False
         entries = seat.held.entries
         alone = len(entries) == 1
         for entry in entries:
             if entry.closed:
                 continue
-            entry.deaths += 1
+            entry.losses += 1
+            entry.deaths += not seat.blameless
             if entry.streamed:
                 self.close(entry, errors.stream_lost(cause), seat.index)
-            elif entry.deaths >= MOST_DEATHS or (entry.deaths > 1 and alone):
-                self._condemn(entry, seat, cause)
+            elif seat.blameless or not self._is_proved(entry, alone):
+                (self.suspects if entry.deaths else self.queue).put_back(entry)
             else:
-                self.suspects.put_back(entry)
+                self._condemn(entry, seat, cause)
         self.plan()
+
+    def _is_proved(self, entry: Entry, alone: bool) -> bool:
+        return entry.deaths >= MOST_DEATHS or (entry.deaths > 1 and alone)
 
     def _condemn(self, entry: Entry, seat: Seat, cause: str) -> None:
         logger.error("row %s quarantined: %d deaths, %s", entry.work.id, entry.deaths, cause)

@@ -75,6 +75,12 @@ def available_bytes(root: Path = Path("/")) -> tuple[int, str]:
     return free, reason
 
 
+def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
+    """How many processes the kernel has killed for want of memory since it started."""
+    lines = vmstat.read_text().splitlines() if vmstat.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
 def has_gpu() -> bool:
     return Path("/dev/nvidiactl").exists()
 

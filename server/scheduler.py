@@ -29,7 +29,8 @@ class Entry:
     queued_at: float
     finish: Callable[[Outcome], None]
     token: Callable[[str], None] | None = None
-    deaths: int = 0  # replicas that died while holding it
+    losses: int = 0  # replicas that died while holding it ...
+    deaths: int = 0  # ... and of those, the ones it may have killed
     streamed: bool = False  # its caller has seen part of the answer
     closed: bool = False  # its caller has been answered, or has gone
     finish_reason: str = ""

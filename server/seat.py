@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
-from server import link
+from server import host, link
 from server.config import ServerConfig
 from server.holdings import Holdings
 from server.link import FrontLink, LinkBroken
@@ -80,6 +80,8 @@ class Seat:
         self._loading = 0.0
         self._probes = 0
         self._killed = ""
+        self.blameless = False  # it died of something that no row can have done
+        self._oom_kills = host.oom_kills()
         self._process: asyncio.subprocess.Process | None = None
         self._link: FrontLink | None = None
 
@@ -151,6 +153,10 @@ class Seat:
         finally:
             ours.close()
             code = await self._reap()
+        # A row can crash its process, or make the kernel kill it for want of memory. A SIGKILL that
+        # neither the kernel nor this front has sent came from outside.
+        from_outside = code == -signal.SIGKILL and not self._killed
+        self.blameless = from_outside and host.oom_kills() == self._oom_kills
         return self._cause(code)
 
     async def _listen(self, front: FrontLink) -> None:

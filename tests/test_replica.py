@@ -74,6 +74,13 @@ def test_a_control_group_that_leaves_less_than_the_host_decides(tmp_path: Path) 
     assert host.available_bytes(tmp_path)[0] == 1000 * 1024
 
 
+def test_the_kernels_own_kills_are_told_from_others(tmp_path: Path) -> None:
+    vmstat = tmp_path / "vmstat"
+    assert host.oom_kills(vmstat) == 0
+    vmstat.write_text("oom_pages 9\noom_kill 3\n")
+    assert host.oom_kills(vmstat) == 3
+
+
 def test_cores_are_divided_among_replicas_unless_told_otherwise() -> None:
     assert threads_for(0, 2, 8) == (4, "8 cores / 2 replicas")
     assert threads_for(0, 4, 2)[0] == 1
