@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from server.telemetry.errors import StoreBusy
@@ -131,7 +132,7 @@ class Recorder:
         while waiting > 0:
             batch = [self._queue.popleft() for _ in range(min(waiting, BATCH_ROWS))]
             waiting -= len(batch)
-            self._guarded(lambda batch=batch: self._write(batch), len(batch))  # type: ignore[misc]
+            self._guarded(partial(self._write, batch), len(batch))
             self.recorded += len(batch)
             self._payload_bytes_out += sum(len(record.payload) for record, _ in batch)
         return len(self._queue) >= BATCH_ROWS

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from server.telemetry.alert_desk import AlertDesk
 from server.telemetry.alerts import Transition
@@ -101,7 +102,7 @@ class Writer:
         now = self._clock()
         for record, schema in batch:
             if record.stamp not in self.lives:
-                self._safely(lambda r=record, s=schema: self._meet(r.stamp, s, now))  # type: ignore[misc]
+                self._safely(partial(self._meet, record.stamp, schema, now))
         records = [record for record, _ in batch]
         self.counting.add(records, now)
         self.journal.add([self._entry(record) for record in records])
