@@ -158,7 +158,7 @@ def measure(arguments: argparse.Namespace) -> None:
     best = find_best(bundle, cores, arguments.seconds / 2)
     print(f"Best: {best}")
     bound = start_bound(bundle, best.processes, best.threads)
-    single = start_bound(bundle, 1, cores)[0]
+    singles = {threads: start_bound(bundle, 1, threads)[0] for threads in sorted({1, cores})}
     peers = []
     for _ in range(cores):
         port = free_port()
@@ -184,13 +184,14 @@ def measure(arguments: argparse.Namespace) -> None:
                         mode=arguments.mode,
                     )
                     got[name, callers].append(load.answer())
-            single.send(latency=True, seconds=arguments.seconds)
-            got["a1", 1].append(single.answer())
+            for threads, single in singles.items():
+                single.send(latency=True, seconds=arguments.seconds)
+                got["direct", threads].append(single.answer())
         report(got, memory(ours.process.pid))
         ours.process.terminate()
         ours.process.wait(60)
         load.close()
-    for worker in (*bound, single, *(peer for peer, _ in peers)):
+    for worker in (*bound, *singles.values(), *(peer for peer, _ in peers)):
         worker.close()
 
 
@@ -207,16 +208,21 @@ def report(got: dict[tuple[str, int], list[Figures]], rss: tuple[float, list[flo
         ms += [median("c", callers, key) for key in ("p50_ms", "p99_ms")]
         cells = " | ".join(f"{value:.1f}" for value in ms)
         print(f"| {callers} | {a:.1f} | {b:.1f} | {c:.1f} | {b / a:.2f} | {b / c:.2f} | {cells} |")
-    ratios = [
-        f"{b['rps'] / a['rps']:.2f}"
-        for a, b in zip(got["a", CALLERS[-1]], got["b", CALLERS[-1]], strict=True)
-    ]
-    print(f"\nb/a at {CALLERS[-1]} callers, each round: {', '.join(ratios)}")
-    direct = median("a1", 1, "p50_ms")
-    print(
-        f"One caller, p50: direct call {direct:.1f} ms, served {median('b', 1, 'p50_ms'):.1f} ms "
-        f"(+{median('b', 1, 'p50_ms') - direct:.1f} ms)"
-    )
+    for other in ("a", "c"):
+        pairs = zip(got["b", CALLERS[-1]], got[other, CALLERS[-1]], strict=True)
+        ratios = [ours["rps"] / theirs["rps"] for ours, theirs in pairs]
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(
+            f"\nb/{other} at {CALLERS[-1]} callers: median of the rounds "
+            f"{statistics.median(ratios):.2f} ({each})"
+        )
+    served = median("b", 1, "p50_ms")
+    for threads in sorted(threads for name, threads in got if name == "direct"):
+        direct = median("direct", threads, "p50_ms")
+        print(
+            f"One caller, p50: direct call with {threads} thread(s) {direct:.1f} ms, "
+            f"served {served:.1f} ms ({served - direct:+.1f} ms)"
+        )
     failed = sum(
         figures["failed"] for (name, _), rows in got.items() if name == "b" for figures in rows
     )

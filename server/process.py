@@ -14,7 +14,7 @@ from server.config import ServerConfig
 # See host.keep_freed_memory; in a replica, where every thread allocates, from the first block on.
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(host.KEPT_BLOCK_BYTES),
-    "MALLOC_TRIM_THRESHOLD_": str(4 * host.KEPT_TOP_BYTES),
+    "MALLOC_TRIM_THRESHOLD_": str(16 * host.KEPT_TOP_BYTES),
 }
 
 Spawn = Callable[[int, socket.socket], Awaitable[asyncio.subprocess.Process]]
