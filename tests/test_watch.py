@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from server.telemetry.evidence import UNKNOWN, Evidence
+from server.telemetry.feedback import FeedbackItem
 from server.telemetry.rows import AlertRow, DriftRow
 from server.telemetry.slice_names import CANDIDATES, SliceNames
 from server.telemetry.trailing import HOUR_S, LONG_S, SHORT_S, Trailing
@@ -136,6 +137,26 @@ def test_without_a_reference_it_is_learning_and_never_alerts(tmp_path: Path) -> 
 def test_a_slice_the_reference_does_not_have_is_learning(plant: Plant) -> None:
     plant.run(1, slices={"line": "7"})
     assert plant.row("image.brightness", "line=7").level == "learning"
+
+
+def test_unsure_answers_open_a_value_alert_before_any_label(plant: Plant) -> None:
+    plant.run(0.6, confidence=0.45)
+    [alert] = [a for a in plant.firing() if a.kind == "value"]
+    assert "estimated accuracy" in alert.summary and "in the reference" in alert.summary
+
+
+def test_wrong_answers_open_a_value_alert_when_the_labels_come(plant: Plant) -> None:
+    plant.run(0.25)
+    assert not [a for a in plant.firing() if a.kind == "value"]
+    rows = plant.reader.samples(limit=1000)
+    wrong = [
+        FeedbackItem(r.record.prediction_id, "ok" if r.record.label != "ok" else "stop")
+        for r in rows
+    ]
+    plant.writer.take_feedback(wrong)
+    plant.writer.tick(plant.clock.now)
+    [alert] = [a for a in plant.firing() if a.kind == "value"]
+    assert alert.severity == "critical" and "labelled" in alert.summary
 
 
 def test_features_of_another_schema_are_counted_as_malformed_and_nothing_else(
