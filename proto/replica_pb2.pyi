@@ -8,22 +8,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Work(_message.Message):
-    __slots__ = ("id", "example", "task", "labels", "want_embedding", "max_new_tokens", "expires_in_s")
+    __slots__ = ("id", "task", "labels", "want_embedding", "max_new_tokens", "expires_in_s", "example_bytes")
     ID_FIELD_NUMBER: _ClassVar[int]
-    EXAMPLE_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     WANT_EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_IN_S_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLE_BYTES_FIELD_NUMBER: _ClassVar[int]
     id: str
-    example: bytes
     task: str
     labels: _containers.RepeatedScalarFieldContainer[str]
     want_embedding: bool
     max_new_tokens: int
     expires_in_s: float
-    def __init__(self, id: _Optional[str] = ..., example: _Optional[bytes] = ..., task: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., want_embedding: _Optional[bool] = ..., max_new_tokens: _Optional[int] = ..., expires_in_s: _Optional[float] = ...) -> None: ...
+    example_bytes: int
+    def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., want_embedding: _Optional[bool] = ..., max_new_tokens: _Optional[int] = ..., expires_in_s: _Optional[float] = ..., example_bytes: _Optional[int] = ...) -> None: ...
 
 class ToReplica(_message.Message):
     __slots__ = ("work", "cancel", "probe", "stop")

@@ -24,6 +24,7 @@ Next = tuple[Literal["probe", "decode", "compute", "write"], Any]
 @dataclass(slots=True, eq=False)
 class Row:
     work: replica_pb2.Work
+    example: bytes  # a serialized trefoil.v1.Example
     expires_at: float  # on this process's clock; infinity = never
     ready: Ready | None = None
     cancelled: bool = False

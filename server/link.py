@@ -1,7 +1,8 @@
 """Frames of proto/replica.proto over a unix socket, and what they mean to the front.
 
-A frame is a 4-byte little-endian length and one message. The replica's end blocks (it has threads),
-the front's end is a pair of asyncio streams. Protobuf ends here: behind this file is plain data.
+A frame is a 4-byte little-endian length and one message; behind a WorkBatch come the payloads of
+its items as they are. The replica's end blocks (it has threads), the front's end is a pair of
+asyncio streams. Protobuf ends here: behind this file is plain data.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ class FrontLink:
         sock.setblocking(False)
         return cls(*await asyncio.open_unix_connection(sock=sock, limit=1 << 20))
 
-    def send(self, message: replica_pb2.ToReplica) -> None:
+    def send(self, message: replica_pb2.ToReplica, payloads: Iterable[bytes] = ()) -> None:
         body = message.SerializeToString()
-        self._writer.writelines((LENGTH.pack(len(body)), body))
+        self._writer.write(LENGTH.pack(len(body)) + body)
+        for payload in payloads:
+            self._writer.write(payload)
 
     async def receive(self) -> replica_pb2.FromReplica | None:
         """The next message; None when the replica is gone."""
@@ -71,18 +74,18 @@ class ReplicaLink:
         with self._lock:
             self._sock.sendall(LENGTH.pack(len(body)) + body)
 
-    def receive(self) -> replica_pb2.ToReplica | None:
-        """The next message; None when the front is gone."""
-        head = self._file.read(LENGTH.size)
-        if len(head) < LENGTH.size:
-            return None
-        (size,) = LENGTH.unpack(head)
-        body = self._file.read(size)
-        if len(body) < size:
-            return None
+    def receive(self) -> tuple[replica_pb2.ToReplica, list[bytes]]:
+        """The next message and the payloads behind it. Raises EOFError when the front is gone."""
+        (size,) = LENGTH.unpack(self._read(LENGTH.size))
         message = replica_pb2.ToReplica()
-        message.ParseFromString(body)
-        return message
+        message.ParseFromString(self._read(size))
+        return message, [self._read(item.example_bytes) for item in message.work.items]
+
+    def _read(self, size: int) -> bytes:
+        data: bytes = self._file.read(size)
+        if len(data) < size:
+            raise EOFError
+        return data
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -95,12 +98,12 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def work_batch(works: Iterable[Work], now: float) -> replica_pb2.ToReplica:
-    """Built in place: handing a finished sub-message to a constructor copies its payload again."""
+    """The payloads go beside it."""
     message = replica_pb2.ToReplica()
     for work in works:
         item = message.work.items.add()
         item.id = work.id
-        item.example = work.example
+        item.example_bytes = len(work.example)
         item.task = work.task
         item.labels.extend(work.labels)
         item.want_embedding = work.want_embedding

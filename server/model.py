@@ -46,8 +46,8 @@ class Text(Protocol):
 
 
 class Model(Protocol):
-    def prepare(self, work: replica_pb2.Work) -> Ready:
-        """Thread-safe. Raises Rejected."""
+    def prepare(self, work: replica_pb2.Work, example: bytes) -> Ready:
+        """`example` is a serialized trefoil.v1.Example. Thread-safe. Raises Rejected."""
 
     def forward(self, rows: Sequence[Any]) -> Any:
         """Collate and compute, or only begin to compute. Called by one thread."""

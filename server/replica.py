@@ -196,11 +196,11 @@ class Served:
             hello.limits.add(name=name, value=value)
         return hello
 
-    def prepare(self, work: replica_pb2.Work) -> Ready:
+    def prepare(self, work: replica_pb2.Work, example: bytes) -> Ready:
         from pipelines.errors import BadInput
 
         try:
-            row = self._pipeline.prepare(sample_of(work))
+            row = self._pipeline.prepare(sample_of(work, example))
         except BadInput as error:
             raise Rejected(error.field, error.reason, error.message) from error
         return Ready(row, row.tokens, row.decode_ms, row.preprocess_ms, row.modalities)
@@ -291,13 +291,13 @@ def limits_of(pipeline: Pipeline) -> Iterator[tuple[str, float]]:
     return ((name, float(value)) for name, value in asdict(pipeline.limits).items())
 
 
-def sample_of(work: replica_pb2.Work) -> Sample:
+def sample_of(work: replica_pb2.Work, payload: bytes) -> Sample:
     """Raises Rejected for bytes that are no Example."""
     from pipelines.types import Sample
 
     example = inference_pb2.Example()
     try:
-        example.ParseFromString(work.example)
+        example.ParseFromString(payload)
     except DecodeError as error:
         raise Rejected("", "BAD_MESSAGE", f"the example cannot be read: {error}") from error
     return Sample(

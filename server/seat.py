@@ -108,7 +108,8 @@ class Seat:
         self.held.add(entry)
 
     def send(self, entries: Iterable[Entry], now: float) -> None:
-        self._tell(link.work_batch((entry.work for entry in entries), now))
+        works = [entry.work for entry in entries]
+        self._tell(link.work_batch(works, now), [work.example for work in works])
 
     def cancel(self, entry_id: str) -> None:
         self._tell(link.cancel((entry_id,)))
@@ -129,9 +130,9 @@ class Seat:
             self._killed = self._killed or reason
             self._process.kill()
 
-    def _tell(self, message: Any) -> None:
+    def _tell(self, message: Any, payloads: Iterable[bytes] = ()) -> None:
         if self._link is not None:
-            self._link.send(message)
+            self._link.send(message, payloads)
 
     # ---- its life --------------------------------------------------------------------------
 

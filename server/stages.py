@@ -71,11 +71,11 @@ class Stages:
 
     # ---- from the reading thread -------------------------------------------------------------
 
-    def submit(self, batch: replica_pb2.WorkBatch) -> None:
+    def submit(self, batch: replica_pb2.WorkBatch, examples: Sequence[bytes]) -> None:
         now = self._clock()
         rows = [
-            Row(work, now + work.expires_in_s if work.expires_in_s else float("inf"))
-            for work in batch.items
+            Row(work, example, now + work.expires_in_s if work.expires_in_s else float("inf"))
+            for work, example in zip(batch.items, examples, strict=True)
         ]
         self._rows.update((row.work.id, row) for row in rows)
         self._desk.put(rows)
@@ -112,7 +112,7 @@ class Stages:
         if self._dropped(row):
             return
         try:
-            row.ready = self._model.prepare(row.work)
+            row.ready = self._model.prepare(row.work, row.example)
         except Rejected as error:
             self._fail(row, error.fault)
         except Exception as error:

@@ -117,21 +117,24 @@ class Inbox:
 
     def read(self) -> None:
         try:
-            while (message := self._link.receive()) is not None:
+            while True:
+                message, payloads = self._link.receive()
                 kind = message.WhichOneof("message")
                 if kind == "stop":
                     break
-                self._obey(kind, message)
-        except ConnectionError:
+                self._obey(kind, message, payloads)
+        except (EOFError, ConnectionError):
             pass
         # Whatever the other threads are doing, nobody is there to hear of it.
         os._exit(0)
 
-    def _obey(self, kind: str | None, message: replica_pb2.ToReplica) -> None:
+    def _obey(
+        self, kind: str | None, message: replica_pb2.ToReplica, payloads: list[bytes]
+    ) -> None:
         if self.stages is None:
             raise AssertionError(f"{kind} before hello; this is a bug")
         if kind == "work":
-            self.stages.submit(message.work)
+            self.stages.submit(message.work, payloads)
         elif kind == "cancel":
             self.stages.cancel(message.cancel.ids)
         elif kind == "probe":

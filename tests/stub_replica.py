@@ -61,8 +61,8 @@ class StubModel:
         self._decoded = 0
         self._texts: list[StubText] = []
 
-    def prepare(self, work: replica_pb2.Work) -> Ready:
-        text = inference_pb2.Example.FromString(work.example).parts[0].text
+    def prepare(self, work: replica_pb2.Work, example: bytes) -> Ready:
+        text = inference_pb2.Example.FromString(example).parts[0].text
         if text.startswith("bad"):
             raise Rejected("parts[0].text", "BAD_WORD", "it says so")
         if text.startswith("slow"):

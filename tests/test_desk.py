@@ -11,7 +11,7 @@ from server.model import Ready
 
 
 def row(name: str) -> Row:
-    return Row(replica_pb2.Work(id=name), expires_at=float("inf"))
+    return Row(replica_pb2.Work(id=name), b"", expires_at=float("inf"))
 
 
 def decode(r: Row) -> Row:

@@ -103,8 +103,8 @@ def test_parts_keep_their_order_kind_and_form() -> None:
     example.parts.add(data=b"pic", modality=pb.IMAGE, mime_type="image/png")
     pcm = pb.PcmFormat(sample_rate_hz=8000, channels=2, encoding=pb.PcmFormat.F32LE)
     example.parts.add(data=b"sound", pcm=pcm)
-    item = replica_pb2.Work(id="w", example=example.SerializeToString(), task="embed", labels=["l"])
-    sample = sample_of(item)
+    item = replica_pb2.Work(id="w", task="embed", labels=["l"])
+    sample = sample_of(item, example.SerializeToString())
     assert [part.kind for part in sample.parts] == ["text", "image", None]
     assert [part.data for part in sample.parts] == ["note", b"pic", b"sound"]
     assert sample.parts[2].pcm and sample.parts[2].pcm.encoding == "f32le"
@@ -115,7 +115,7 @@ def test_parts_keep_their_order_kind_and_form() -> None:
 def test_bytes_that_are_no_example_are_the_callers_fault() -> None:
     broken_text = b"\x0a\x04\x22\x02\xff\xfe"  # parts { text: "\xff\xfe" }
     with pytest.raises(Rejected) as caught:
-        sample_of(replica_pb2.Work(id="w", example=broken_text))
+        sample_of(replica_pb2.Work(id="w"), broken_text)
     assert caught.value.fault.reason == "BAD_MESSAGE"
 
 
@@ -154,9 +154,8 @@ def stages(said: Said, shared_cores: bool) -> Stages:
 def submit(made: Stages, *texts: str, expires_in_s: float = 0.0) -> None:
     batch = replica_pb2.WorkBatch()
     for number, text in enumerate(texts):
-        example = work(str(number), text).example
-        batch.items.add(id=f"{text}/{number}", example=example, expires_in_s=expires_in_s)
-    made.submit(batch)
+        batch.items.add(id=f"{text}/{number}", expires_in_s=expires_in_s)
+    made.submit(batch, [work("", text).example for text in texts])
 
 
 @pytest.mark.parametrize("shared_cores", [True, False])
@@ -267,10 +266,10 @@ async def test_a_real_replica_answers_as_the_library_does(tiny_bundle: Path) -> 
 
 
 def _sample(entry_id: str, example: bytes, **changes: object) -> Any:
-    item = replica_pb2.Work(id=entry_id, example=example, task="classify")
+    item = replica_pb2.Work(id=entry_id, task="classify")
     for name, value in changes.items():
         setattr(item, name, value)
-    return sample_of(item)
+    return sample_of(item, example)
 
 
 async def test_a_changed_bundle_is_refused_by_name_of_the_check(
