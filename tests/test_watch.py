@@ -66,8 +66,8 @@ def test_calm_traffic_is_ok_and_little_of_it_is_insufficient(plant: Plant) -> No
 
 
 def test_a_dark_camera_at_one_site_opens_one_alert_that_names_it(plant: Plant) -> None:
-    plant.run(1)
-    plant.run(3.5, dark="b")
+    plant.run(1, a_tick=90)
+    plant.run(3.5, a_tick=90, dark="b")
     [alert] = [a for a in plant.firing() if a.kind == "drift"]
     assert alert.features[0] == "image.brightness" and alert.slices == ("site=b",)
     assert "site=b" in alert.summary

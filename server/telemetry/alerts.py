@@ -138,7 +138,8 @@ class AlertBook:
         if track.flaps:
             hold = max(hold, FLAP_HOLD_S) * 2**track.flaps
         if now - track.right_since >= hold:
-            self._close(row, now, f"right for {now - track.right_since:.0f} s")
+            since = now - track.right_since
+            self._close(row, now, f"right for {since:.0f} s" if since else "right again")
 
     def _close(self, row: AlertRow, now: float, why: str) -> None:
         track = self._tracks.pop(row.key)

@@ -21,31 +21,44 @@ STRETCHES = 288  # a day of five-minute stretches
 MIN_STRETCHES = 12
 SMALL_PART = 4  # the day must hold so many times the stretch's rows beside it
 CHI2_1_MEDIAN = 0.45493642311957283  # median of chi-squared with one degree of freedom
-# Standard error of a median of k ratios, times sqrt(k), relative: one is taken off, or the largest
-# of several noisy medians would halve the rows of calm traffic.
+# Standard error of a median of k ratios, times sqrt(k), relative.
 CONTRAST_ERROR, CHI2_ERROR = 2.3, 0.5
 
 
 class Burstiness:
-    """The ratios of the last stretches, [measures, features] each."""
+    """The ratios of the last `keep` stretches, [measures, features] each.
 
-    def __init__(self, layout: Layout, keep: int = STRETCHES) -> None:
+    `error` standard errors of a median, relative, times the square root of their number, are taken
+    off: the largest of several noisy medians would otherwise halve the rows of calm traffic.
+    """
+
+    def __init__(self, layout: Layout, keep: int, error: float) -> None:
         self._layout = layout
+        self._error = error
         self._ratios: deque[Floats] = deque(maxlen=keep)
         self._effects: Floats = np.ones(len(layout.sizes))
+        self._enough = np.zeros(len(layout.sizes), dtype=bool)
+        self._stretch: Ints = np.zeros(layout.total, dtype=np.int64)
 
-    def note(self, stretch: Ints, around: Ints) -> None:
-        """Flat counts of a stretch of traffic and of the day that holds it."""
+    def add(self, counts: Ints, around: Ints) -> None:
+        """Flat counts since the last call, and of the day that holds them. A stretch is closed
+        when it has rows enough for most features."""
+        self._stretch = self._stretch + counts
+        cells, _ = self._layout.gather(self._stretch[None])
+        if np.median(cells[0].sum(axis=-1)) >= MIN_ROWS:
+            self._note(self._stretch, around)
+            self._stretch = np.zeros_like(self._stretch)
+
+    def _note(self, stretch: Ints, around: Ints) -> None:
         pair = np.stack([stretch, np.maximum(around - stretch, 0)])
         cells, groups = self._layout.gather(pair)
         n, m = cells.sum(axis=-1)
-        tellable = (n >= MIN_ROWS) & (m >= SMALL_PART * n)
+        tellable = (n >= MIN_ROWS / 2) & (m >= SMALL_PART * n)
         means = self._layout.halves(pair)
         with np.errstate(divide="ignore", invalid="ignore"):
             halves = (means[:, 0] - means[:, 1]) ** 2 / (1 / n + 1 / m) / CHI2_1_MEDIAN
         chi2 = dispersion(groups[0], groups[1])
-        by_ks = self._layout.kinds.by_ks
-        ratios = np.where(by_ks, halves, np.stack([chi2, chi2]))
+        ratios = np.where(self._layout.kinds.by_ks, halves, np.stack([chi2, chi2]))
         self._ratios.append(np.where(tellable, ratios, np.nan))
         self._update()
 
@@ -54,14 +67,16 @@ class Burstiness:
         count = np.isfinite(ratios).sum(axis=0)
         middle = np.maximum(count - 1, 0) // 2
         medians = np.take_along_axis(ratios, middle[None], axis=0)[0]
-        error = np.where(self._layout.kinds.by_ks, CONTRAST_ERROR, CHI2_ERROR)
+        by_ks = self._layout.kinds.by_ks
+        error = np.where(by_ks, self._error, self._error * CHI2_ERROR / CONTRAST_ERROR)
         medians = medians / (1 + error / np.sqrt(np.maximum(count, 1)))
-        enough = count >= MIN_STRETCHES
-        self._effects = np.where(enough, np.maximum(medians, 1.0), 1.0).max(axis=0)
+        self._enough = (count >= MIN_STRETCHES).all(axis=0)
+        self._effects = np.where(self._enough, np.maximum(medians, 1.0), 1.0).max(axis=0)
 
-    def effects(self) -> Floats:
-        """Design effect of each feature, never below 1; 1 while there are too few stretches."""
-        return self._effects
+    def effects(self, unmeasured: float) -> Floats:
+        """Design effect of each feature, never below 1; `unmeasured` while there are too few
+        stretches to tell."""
+        return np.where(self._enough, self._effects, unmeasured)
 
 
 def dispersion(here: Ints, rest: Ints) -> Floats:

@@ -30,7 +30,10 @@ from server.telemetry.profile import FeatureReference, Floats, Ints
 WARNING_KS = 0.05
 HIGH_KS, HIGH_EXCESS_KL, HIGH_PSI = 0.10, 0.05, 0.2
 CRITICAL_EXCESS_KL = 0.15
-FALSE_DISCOVERIES = 0.05  # q of Benjamini and Hochberg
+FALSE_DISCOVERIES = 0.05  # q of Benjamini and Hochberg, for looks that share no row
+# Looks an hour apart at a window of 24 hours are nearly the same look: three of four agree for the
+# asking, so each must convince by itself.
+FALSE_DISCOVERIES_OVERLAPPING = 0.001
 MIN_EFFECTIVE = 320  # 20 effective rows for each of 16 groups; fewer is "insufficient", never "ok"
 CALM = 0.8  # an alert closes below this share of the threshold that opened it
 FEW_CELLS = 16  # with fewer filled cells the Kolmogorov law is far off: chi-squared decides
@@ -144,8 +147,10 @@ def measure(live: Counted, baseline: Counted, kinds: Kinds) -> Comparison:
     )
 
 
-def judge(found: Comparison, q: Floats, scale: float = 1.0) -> NDArray[np.int64]:
-    """Index into LEVELS of each row: significant (q below FALSE_DISCOVERIES) AND large enough.
+def judge(
+    found: Comparison, q: Floats, scale: float = 1.0, discoveries: float = FALSE_DISCOVERIES
+) -> NDArray[np.int64]:
+    """Index into LEVELS of each row: significant (q below `discoveries`) AND large enough.
 
     `scale` shrinks the effect thresholds; CALM asks whether an open alert may close.
     """
@@ -157,7 +162,7 @@ def judge(found: Comparison, q: Floats, scale: float = 1.0) -> NDArray[np.int64]
     )
     level = np.where(high, 2, level)
     level = np.where(found.excess_kl > CRITICAL_EXCESS_KL * scale, 3, level)
-    return np.where(found.sufficient & (q < FALSE_DISCOVERIES), level, 0)
+    return np.where(found.sufficient & (q < discoveries), level, 0)
 
 
 def benjamini_hochberg(p: Floats) -> Floats:

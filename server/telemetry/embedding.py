@@ -13,8 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.telemetry.drift import FALSE_DISCOVERIES, MIN_EFFECTIVE
-from server.telemetry.evidence import UNKNOWN, Evidence, Levels
+from server.telemetry.drift import (
+    FALSE_DISCOVERIES,
+    FALSE_DISCOVERIES_OVERLAPPING,
+    MIN_EFFECTIVE,
+)
+from server.telemetry.evidence import SPACING_S, UNKNOWN, Evidence, Levels
 from server.telemetry.findings import SEVERITIES, Finding
 from server.telemetry.profile import EmbeddingReference, Ints
 from server.telemetry.record import FeatureSpec
@@ -113,14 +117,15 @@ class EmbeddingWatch:
             self._ticked = tick
         self.trailing.advance(now)
         found = [distance(self._reference, self.trailing.window("", now, w), deff) for w in WINDOWS]
-        level = np.array([[_level(d, 1.0) for d in found]], dtype=np.int8)
-        calm = np.array([[_level(d, CALM) == 0 for d in found]])
+        pairs = list(zip(WINDOWS, found, strict=True))
+        level = np.array([[_level(d, w, 1.0) for w, d in pairs]], dtype=np.int8)
+        calm = np.array([[_level(d, w, CALM) == 0 for w, d in pairs]])
         self._evidence.note("", level, calm)
-        rows = [self._row(now, w, d) for w, d in zip(WINDOWS, found, strict=True) if d.n]
+        rows = [self._row(now, w, d) for w, d in pairs if d.n]
         return rows, self._finding(found, level)
 
     def _row(self, now: float, window_s: int, found: Distance) -> DriftRow:
-        level = _level(found, 1.0)
+        level = _level(found, window_s, 1.0)
         return DriftRow(
             tick_unix_ms=int(now * 1000),
             stamp=self._stamp,
@@ -155,10 +160,11 @@ class EmbeddingWatch:
         return Finding(key, "drift", severity, summary, self._stamp, opened, (NAME,))
 
 
-def _level(found: Distance, scale: float) -> int:
+def _level(found: Distance, window_s: int, scale: float) -> int:
     if found.n_effective < MIN_EFFECTIVE:
         return UNKNOWN
-    if found.p >= FALSE_DISCOVERIES:
+    overlapping = window_s > SPACING_S
+    if found.p >= (FALSE_DISCOVERIES_OVERLAPPING if overlapping else FALSE_DISCOVERIES):
         return 0
     return sum(found.effect >= effect * scale for effect in EFFECTS)
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.telemetry import drift
-from server.telemetry.burst import Burstiness
+from server.telemetry.burst import CONTRAST_ERROR, STRETCHES, Burstiness
 from server.telemetry.drift import Comparison, Counted
-from server.telemetry.evidence import UNKNOWN, Evidence
+from server.telemetry.evidence import SPACING_S, UNKNOWN, Evidence
 from server.telemetry.profile import Floats, Ints
 from server.telemetry.structural import Changes, structural_changes
 from server.telemetry.tally import Layout
@@ -25,6 +25,7 @@ from server.telemetry.trailing import HOUR_S, LONG_S, SHORT_S, SLOT_S, SLOTS, Tr
 WINDOWS = (SHORT_S, LONG_S)
 FAMILIES = ("output", "embedding")  # modalities tested apart; all others are inputs
 HOUR_STRETCHES = 48
+UNMEASURED = 2.0  # design effect taken for granted until live traffic has shown its own
 
 Judged = tuple[int, str, str, int, str]  # tick in unix ms, feature, slice, window, level
 
@@ -77,8 +78,8 @@ class DriftWatch:
         self._features = layout.reference.features
         self._tick_s = tick_s
         self._evidence = Evidence(len(self._features), len(WINDOWS), tick_s)
-        self._minutes = Burstiness(layout)
-        self._hours = Burstiness(layout, HOUR_STRETCHES)
+        self._minutes = Burstiness(layout, STRETCHES, error=1.0)
+        self._hours = Burstiness(layout, HOUR_STRETCHES, error=CONTRAST_ERROR)
         self._own_deff = np.array([f.deff for f in self._features])
         self._ticked = self._noted_slot = self._noted_hour = -1
         names = [f.spec.modality for f in self._features]
@@ -97,8 +98,8 @@ class DriftWatch:
         slices = self.trailing.slices()
         for gone in set(self._evidence.slices()) - set(slices):
             self._evidence.forget(gone)
-        deff = np.maximum(self._own_deff, self._minutes.effects())
-        deff = np.maximum(deff, self._hours.effects())
+        deff = np.maximum(self._own_deff, self._minutes.effects(UNMEASURED))
+        deff = np.maximum(deff, self._hours.effects(1.0))
         looks = [self._look(now, w, slices, baselines[w], deff) for w in WINDOWS]
         for at, name in enumerate(slices):
             level = np.stack([look.level[at] for look in looks], axis=1).astype(np.int8)
@@ -143,12 +144,16 @@ class DriftWatch:
         )
         q = self._discoveries(found.p, found.sufficient, slices)
         known = there[0].sum(axis=-1) > 0
+        limit = drift.FALSE_DISCOVERIES
+        if window_s > SPACING_S:
+            limit = drift.FALSE_DISCOVERIES_OVERLAPPING
+        level, calm = (drift.judge(found, q, scale, limit) for scale in (1.0, drift.CALM))
         return Look(
             window_s=window_s,
             found=found,
             q=q,
-            level=np.where(known & found.sufficient, drift.judge(found, q), UNKNOWN),
-            calm=drift.judge(found, q, drift.CALM) == 0,
+            level=np.where(known & found.sufficient, level, UNKNOWN),
+            calm=calm == 0,
             known=known,
             changes=structural_changes(self.layout, live, deff),
         )
@@ -167,13 +172,15 @@ class DriftWatch:
         return q
 
     def _note_bursts(self, now: float) -> None:
+        """Whole slots since the last tick, and whole hours, go to the two estimators."""
         slot, hour = int(now // SLOT_S), int(now // HOUR_S)
         if slot == self._noted_slot:
             return
         day = self.trailing.window("", now, LONG_S)
-        self._minutes.note(self.trailing.slot_sum("", slot - 1, slot - 1), day)
+        first = slot - 1 if self._noted_slot < 0 else max(self._noted_slot, slot - SLOTS)
+        self._minutes.add(self.trailing.slot_sum("", first, slot - 1), day)
         if hour != self._noted_hour:
-            self._hours.note(self.trailing.slot_sum("", slot - SLOTS, slot - 1), day)
+            self._hours.add(self.trailing.slot_sum("", slot - SLOTS, slot - 1), day)
         self._noted_slot, self._noted_hour = slot, hour
 
 
