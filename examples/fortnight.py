@@ -191,13 +191,25 @@ class Plant:
         while True:
             await asyncio.sleep(0.25)
             now_s = (time.monotonic() - began) * self._speed
-            request = pb.FeedbackRequest()
-            while self._labels and self._labels[0][0] <= now_s and len(request.items) < 200:
-                _, prediction, label = heapq.heappop(self._labels)
-                request.items.add(prediction_id=prediction, label=label, source="inspection")
-            if request.items:
-                answer = await self._stub.Feedback(request)
-                self.told += sum(result.status == "joined" for result in answer.results)
+            known: list[tuple[float, str, str]] = []
+            while self._labels and self._labels[0][0] <= now_s and len(known) < 200:
+                known.append(heapq.heappop(self._labels))
+            if known:
+                await self._feed_back(known)
+
+    async def _feed_back(self, known: list[tuple[float, str, str]]) -> None:
+        request = pb.FeedbackRequest()
+        for _, prediction, label in known:
+            request.items.add(prediction_id=prediction, label=label, source="inspection")
+        try:
+            answer = await self._stub.Feedback(request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            for one in known:  # nothing of it was taken: told again in a moment
+                heapq.heappush(self._labels, one)
+            return
+        self.told += sum(result.status == "joined" for result in answer.results)
 
     async def close(self) -> None:
         await self._channel.close()
