@@ -206,7 +206,7 @@ class Plant:
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise
-            for one in known:  # nothing of it was taken: told again in a moment
+            for one in known:  # in a moment again; what was taken is only a duplicate then
                 heapq.heappush(self._labels, one)
             return
         self.told += sum(result.status == "joined" for result in answer.results)
