@@ -17,6 +17,8 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # glibc maps a block above 128 kB afresh and gives it back when freed, so every payload is faulted
 # in page by page. 32 MiB is the most it accepts as the threshold; more is ignored without a word.
 KEPT_BLOCK_BYTES = 32 * MIB
+# In the front, where a large upload is held once and rarely: its blocks are given back.
+FRONT_BLOCK_BYTES = 4 * MIB
 KEPT_TOP_BYTES = 16 * MIB  # free memory at the top of the heap that is not given back
 # Every thread that allocates would get a heap of its own and keep what it once held: at 64 callers
 # 144 MiB resident without this, 114 with.
@@ -42,12 +44,12 @@ def keep_freed_memory() -> tuple[bool, str]:
     if mallopt is None:
         return False, "this C library has no mallopt"
     settings = (
-        (_M_MMAP_THRESHOLD, KEPT_BLOCK_BYTES),
+        (_M_MMAP_THRESHOLD, FRONT_BLOCK_BYTES),
         (_M_TRIM_THRESHOLD, KEPT_TOP_BYTES),
         (_M_ARENA_MAX, HEAPS),
     )
     done = [mallopt(name, value) for name, value in settings]
-    return all(done), f"blocks up to {KEPT_BLOCK_BYTES // MIB} MiB are reused"
+    return all(done), f"blocks up to {FRONT_BLOCK_BYTES // MIB} MiB are reused"
 
 
 def give_way(pid: int, yielding: bool) -> tuple[bool, str]:

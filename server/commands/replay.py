@@ -37,6 +37,7 @@ from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import FeatureRow
 
 TIMEOUT_S = 30.0
+WRITTEN_AFTER_S = 1.5  # longer than the writer keeps rows to itself
 ABOUT = """The payload comes from the running server, or with --data from the files of one that need
 not run. It is answered by the running server (one more request of its own), or with --bundle by a
 replica of that bundle, started for it alone.
@@ -120,6 +121,9 @@ async def _replay(arguments: argparse.Namespace) -> int:
 async def _from_server(client: Client, identifier: str) -> Kept:
     request = pb.SamplesRequest(prediction_ids=[identifier], with_payload=True)
     found = (await client.samples(request, TIMEOUT_S)).samples
+    if not found:  # a prediction made a moment ago may be on its way to the store
+        await asyncio.sleep(WRITTEN_AFTER_S)
+        found = (await client.samples(request, TIMEOUT_S)).samples
     if not found:
         raise NoPayload(f"the server knows no prediction {identifier}")
     return _kept(found[0].row, found[0].example, await schema_of(client, found[0].row.stamp))
