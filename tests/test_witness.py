@@ -14,12 +14,14 @@ from server.config import ServerConfig
 from server.deploys import Deploys, bundle_of
 from server.errors import DeployRefused, ServerError
 from server.lineup import Switch
+from server.main import main
 from server.simulated import SimulatedWall
 from server.telemetry.history import Span
 from server.telemetry.rows import DeployRow
 from server.telemetry.telemetry import Telemetry
 from server.types import Facts
 from server.witness import Witness, settings_of, witness_of
+from tests.running import program
 from tests.standin_engine import FACTS
 from tests.telemetry_bench import LABELS, NOW, SCHEMA, STAMP, Clock, bundle, record
 
@@ -52,6 +54,20 @@ def test_a_server_that_cannot_write_where_it_should_says_so_and_goes_on(tmp_path
     held.put(record(0), SCHEMA)
     assert held.health().state.startswith("degraded: ") and "data" in held.health().state
     held.close()
+
+
+def test_the_whole_server_serves_when_it_can_write_nowhere(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").write_text("a file where the folder should be")
+    flags = ("--bundle", str(tiny_bundle), "--data", str(tmp_path / "data"))
+    with program(*flags) as server:
+        assert main(["predict", "--server", server.address, "--text", "hum"]) == 0
+        assert main(["status", "--server", server.address]) == 0
+        assert server.stop() == 0
+    said = "\n".join(server.lines)
+    assert "TELEMETRY IS DEGRADED" in said and "NO OTHER BUNDLE CAN BE LOADED" in said
+    assert "DEGRADED: telemetry degraded: " in capsys.readouterr().out
 
 
 def test_a_file_that_is_no_database_is_kept_aside_and_said(tmp_path: Path) -> None:

@@ -91,7 +91,6 @@ async def _serve(config: ServerConfig, say: Say) -> int:
     build = partial(pool_of, wall=wall)
     engine = Engine(config, build(config), otel.recorder(witness), wall=wall, build=build)
     engine.lineup.check = deploys.adopt
-    store = BundleStore(config.data / "bundles")
     edge = Edge(
         engine,
         config,
@@ -99,7 +98,7 @@ async def _serve(config: ServerConfig, say: Say) -> int:
         leave=stop.tell,
         interceptors=otel.interceptors(guards),
         credentials=credentials,
-        deployment=Deployment(engine.lineup, store, deploys.switched),
+        deployment=_deployment(engine, config, deploys, say),
         witness=witness,
         wall=wall,
     )
@@ -164,7 +163,21 @@ def _kept(witness: Witness, config: ServerConfig) -> str:
     state = witness.health().state
     if state == "ok":
         return f"telemetry is kept in {config.data} for {config.keep_days:g} days"
-    return "telemetry is off: nothing is kept" if state == OFF else f"TELEMETRY IS {state.upper()}"
+    if state == OFF:
+        return "telemetry is off: nothing is kept"
+    return f"TELEMETRY IS DEGRADED: {state.partition(': ')[2]}"
+
+
+def _deployment(
+    engine: Engine, config: ServerConfig, deploys: Deploys, say: Say
+) -> Deployment | None:
+    """None when there is nowhere to keep bundles: the one that was named is served all the same."""
+    try:
+        store = BundleStore(config.data / "bundles")
+    except OSError as error:
+        say(f"NO OTHER BUNDLE CAN BE LOADED: {error}")
+        return None
+    return Deployment(engine.lineup, store, deploys.switched)
 
 
 def wall_of(config: ServerConfig) -> Wall:
