@@ -211,7 +211,8 @@ def many_points(cache: Path) -> dict[str, float]:
     from console.board import View
     from console.cache import rows
     from console.cache.reading import Reading
-    from console.panels.charts import HeatMap, Percentiles
+    from console.panels.charts import Percentiles
+    from console.panels.heatmap import HeatMap
     from console.panels.look import Look
     from console.timeaxis import TimeAxis
 

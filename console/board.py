@@ -184,6 +184,8 @@ class Happening:
     kind: str  # alert | deploy | link | action
     id: str
     panel: str
+    mark: str = ""  # of a deploy: one of deploys.MARKS
+    detail: str = ""  # lines for the tool tip, where there is more than `text`
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,7 @@ class Phrase:
     key: str = ""
     at_s: float = math.nan
     detail: str = ""
+    standing: bool = False  # told always, but no part of the state
 
 
 @dataclass(frozen=True, slots=True)

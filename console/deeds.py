@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QObject
 from PySide6.QtGui import QGuiApplication
 
-from console.board import AlertLine, Board
+from console.board import AlertLine, Board, View
 from console.bridge import Bridge
 from console.panels.dialogs import AlertDialog
 from console.panels.frame import Panel
-from console.timeaxis import TimeAxis, clock_text, iso, span_text
+from console.timeaxis import TimeAxis
+from console.timetext import clock_text, iso, span_text
 
 if TYPE_CHECKING:
     from console.window import Window
@@ -127,8 +129,15 @@ class Deeds(QObject):
         servers = " ".join(line.address for line in board.servers) if board is not None else ""
         low, high = self._axis.view.brush or self._axis.span
         panel = self._window.focused_panel().name
-        span = span_text(high - low)
-        return f"console --at {iso(high)} --window {span} --panel {panel} {servers}".strip()
+        words = f"console --at {iso(high)} --window {span_text(high - low)} --panel {panel}"
+        line = self._window.predictions.line.text().strip()
+        if panel == "predictions" and line:
+            words += f" --filter {shlex.quote(line)}"
+        if self._axis.view.measure != View().measure:
+            words += f" --measure {self._axis.view.measure}"
+        if self._axis.view.expected_stamp:
+            words += f" --expect {shlex.quote(self._axis.view.expected_stamp)}"
+        return f"{words} {servers}".strip()
 
     def copy_incident(self) -> None:
         board = self._window.board

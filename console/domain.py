@@ -51,6 +51,13 @@ class StampPin:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitRow:
+    name: str = ""
+    value: float = 0.0
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSnapshot:
     server: str = ""
     version: str = ""
@@ -81,6 +88,8 @@ class ServerSnapshot:
     pins: tuple[StampPin, ...] = ()
     insecure: bool = False
     slo_ms: float = 0.0
+    limits: tuple[LimitRow, ...] = ()
+    telemetry_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +345,7 @@ class Link:
     refused_rows: int = 0
     refused_why: str = ""
     instance: str = ""
+    plaintext: bool = False  # over a network, and nothing encrypts it
 
 
 @dataclass(frozen=True, slots=True)

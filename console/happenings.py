@@ -5,11 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from console import deploys as journal
 from console.board import AlertLine, Happening
 from console.domain import AlertRow, DeployRow, Link, Server, SilenceRow
 from console.plain import duration
+from console.timetext import clock_text
 
-PANEL_OF = {"drift": "drift", "structural": "drift", "latency": "latency", "readiness": "fleet"}
+PANEL_OF = {
+    "drift": "drift",
+    "structural": "drift",
+    "latency": "latency",
+    "readiness": "fleet",
+    "skew": "skew",
+    "value": "quality",
+}
 MOST = 300
 
 
@@ -78,17 +87,25 @@ def happenings(
     found = list(links)
     for line in alerts:
         found += _of_alert(line)
-    for address, row in deploys:
-        server = servers.get(address)
-        name = server.name if server is not None else address
-        by = f" by {row.by}" if row.by else ""
-        stamp = row.stamp_name or row.stamp[:12]
-        text = f"{name} {row.action} {stamp}{by}"
-        severity = "warning" if row.action in ("refuse", "rollback") else "info"
-        at_s = row.at_unix_ms / 1000 - _shift_s(server)
-        found.append(Happening(at_s, severity, text, address, "deploy", row.stamp, "skew"))
+    found += [_of_deploy(address, row, servers.get(address)) for address, row in deploys[:MOST]]
     found.sort(key=lambda happening: -happening.at_s)
     return tuple(found[:MOST])
+
+
+def _of_deploy(address: str, row: DeployRow, server: Server | None) -> Happening:
+    name = server.name if server is not None else address
+    at_s = row.at_unix_ms / 1000 - _shift_s(server)
+    return Happening(
+        at_s=at_s,
+        severity=journal.severity_of(row.action),
+        text=journal.sentence(name, row),
+        server=address,
+        kind="deploy",
+        id=f"{row.action} {row.stamp}",
+        panel="skew",
+        mark=journal.mark_of(row.action),
+        detail=journal.tip(name, row, clock_text(at_s)),
+    )
 
 
 def _of_alert(line: AlertLine) -> list[Happening]:

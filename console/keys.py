@@ -41,7 +41,7 @@ def commands_of(window: Window) -> list[Command]:
     add("time.shorter", "Shorter window", ("+", "="), "Time", lambda: axis.zoom(1 / 1.5))
     add("time.back", "Back in time", (",",), "Time", lambda: axis.pan(-0.25))
     add("time.on", "On in time", (".",), "Time", lambda: axis.pan(0.25))
-    add("time.brush", "Brush the middle, then widen it", ("B",), "Time", window.brush_middle)
+    add("time.brush", "Brush the middle, then widen it", ("B",), "Time", axis.brush_middle)
     add("time.zoom", "Zoom to the brush", ("Z",), "Time", axis.zoom_to_brush)
     add("time.live", "Live: back to now, no brush", ("0", "Esc"), "Time", window.go_live)
     add("time.pause", "Pause or go on", ("Space",), "Time", axis.pause)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from console.board import MEASURES, View
-from console.timeaxis import parse_moment, parse_span
+from console.timetext import parse_moment, parse_span
 
 if TYPE_CHECKING:
     from console.feed.address import Access
@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add("--at", metavar="TIME", help="end of the window, e.g. 2026-11-23T03:12Z (default: now)")
     add("--window", default=DEFAULT_WINDOW, help=f"length, e.g. 30m or 6h ({DEFAULT_WINDOW})")
     add("--panel", default="", help="panel to start in: fleet, latency, drift, skew, events, …")
+    add("--filter", default="", metavar="LINE", help="predictions to show, e.g. 'site=b conf<0.6'")
     add("--measure", choices=MEASURES, default="psi", help="drift measure (psi)")
     add("--expect", default="", metavar="STAMP", help="stamp that every server should serve")
     add("--theme", choices=("auto", "dark", "light", "contrast"), default="auto")
@@ -124,12 +125,15 @@ def _run(
     window = Window(bridge, axis, look)
     window.use_theme(name)
     window.notices.sound = arguments.sound
+    window.given = _given(arguments)
     window.resize(*(size or _fitting()))
     bridge.look(view)
     bridge.start()
     window.show()
-    if arguments.panel:
-        QTimer.singleShot(0, lambda: window.jump(arguments.panel, "", float("nan")))
+    if arguments.panel or arguments.filter:
+        panel = arguments.panel or "predictions"
+        key = arguments.filter if panel == "predictions" else ""
+        QTimer.singleShot(0, lambda: window.jump(panel, key, float("nan")))
     if arguments.screenshot is not None:
         _picture_soon(window, bridge, arguments.screenshot)
     signal.signal(signal.SIGINT, lambda *_: application.quit())
@@ -140,6 +144,16 @@ def _run(
         return application.exec()
     finally:
         bridge.close()
+
+
+def _given(arguments: argparse.Namespace) -> frozenset[str]:
+    """What the command line says of the window: it overrules what is remembered."""
+    asked = {
+        "size": bool(arguments.size or arguments.screenshot),
+        "page": bool(arguments.panel or arguments.filter or arguments.screenshot),
+        "theme": arguments.theme != "auto",
+    }
+    return frozenset(name for name, given in asked.items() if given)
 
 
 def _access(arguments: argparse.Namespace) -> Access | None:

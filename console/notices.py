@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QApplication, QSystemTrayIcon, QWidget
 from console.board import AlertLine, Board
 from console.panels import paint
 from console.panels.look import Look
-from console.status import quiet
+from console.phrases import quiet
 
 NEW_S = 120.0  # older ones were there before we looked
 

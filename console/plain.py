@@ -56,3 +56,14 @@ def milliseconds(value: float) -> str:
     if value < 9.95:
         return f"{value:.1f} ms"
     return f"{value:.0f} ms" if value < 9950 else f"{value / 1000:.1f} s"
+
+
+def short(text: str) -> str:
+    """A digest by its first digits; a version whole."""
+    digest = len(text) == 64 and all(character in "0123456789abcdef" for character in text)
+    return text[:8] if digest else text
+
+
+def thousands(count: int) -> str:
+    """1,640 as 1.6k, where four digits do not fit."""
+    return f"{count / 1000:.1f}k" if count >= 1000 else str(count)

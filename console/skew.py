@@ -7,7 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from console.board import SkewCell, SkewLine
+from console.deploys import mark_of
 from console.domain import STAMP_PARTS, DeployRow, Server, ServerSnapshot
+
+# Loading or rehearsing a stamp does not make a server serve it.
+BROUGHT = ("start", "activate", "rollback", "canary")
 
 
 def majority(values: Sequence[str], prefer: str = "") -> str:
@@ -65,10 +69,12 @@ def _line(
             server.address, server.name, "", "", cells, math.nan, math.inf, False, (), (), ()
         )
     cells = tuple(_cell(found.stamp_parts.get(part, ""), usual[part]) for part in STAMP_PARTS)
+    offset_ms = server.link.offset_ms
+    shift_s = offset_ms / 1000 if offset_ms == offset_ms else 0.0
     brought = [
-        row.at_unix_ms / 1000
+        row.at_unix_ms / 1000 - shift_s
         for address, row in deploys
-        if address == server.address and row.stamp == found.stamp and row.action != "refuse"
+        if address == server.address and row.stamp == found.stamp and mark_of(row.action) in BROUGHT
     ]
     odd = any(cell.differs for cell in cells)
     pins = tuple(

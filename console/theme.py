@@ -82,8 +82,8 @@ DARK = Theme(
     p99="#f5f8fb",
     live="#3d6f99",
     selection="#22384d",
-    stages=("#c792ea", "#7fdbca", "#5fa8d3", "#33658a", "#9aa7b4"),
-    split=("#84c1f0", "#c792ea", "#7fdbca", "#d9c58b", "#9aa7b4", "#4c86bd", "#e59bc3", "#b5e08f"),
+    stages=("#a99ac9", "#6fb3a8", "#79b8e3", "#3b6f9c", "#717e8b"),
+    split=("#84c1f0", "#a99ac9", "#6fb3a8", "#c7b98d", "#8b97a4", "#4c86bd", "#c793ab", "#a3bd8a"),
     ramp=("#14202c", "#173f5f", "#20639b", "#3caea3", "#d8a545", "#f6d58a", "#fff8e0"),
 )
 LIGHT = Theme(
@@ -100,13 +100,13 @@ LIGHT = Theme(
     critical="#c3182b",
     warning="#8f5b00",
     ok="#14784a",
-    p50="#8fb8dd",
+    p50="#7aaad6",
     p95="#3279b7",
     p99="#0c2f55",
     live="#8fbbe2",
     selection="#dbeafa",
-    stages=("#8d4bbb", "#2a9d8f", "#5fa8d3", "#1f4e79", "#8b96a3"),
-    split=("#3279b7", "#8d4bbb", "#2a9d8f", "#8a6d1b", "#68737f", "#0c2f55", "#b04a85", "#4f8a1c"),
+    stages=("#7f6aa8", "#3f8f84", "#7fb3dc", "#2b6394", "#a3adb7"),
+    split=("#3279b7", "#7f6aa8", "#3f8f84", "#86702f", "#68737f", "#0c2f55", "#a05a80", "#5b8336"),
     ramp=("#f7f9fb", "#d8e8f5", "#9cc6e6", "#4f93c8", "#24609a", "#123a66", "#061a33"),
 )
 CONTRAST = Theme(
@@ -201,6 +201,7 @@ QTableView, QListView, QPlainTextEdit, QScrollArea {{ background: transparent; b
 QHeaderView {{ background: transparent; }}
 QHeaderView::section {{ background: {t.panel}; color: {t.dim}; border: none;
   border-bottom: 1px solid {t.border}; padding: 2px 4px; font-size: 11px; }}
+QTableView#tight QHeaderView::section {{ padding: 2px 1px 2px 4px; }}
 QLineEdit, QComboBox, QSpinBox, QDateTimeEdit {{ background: {t.raised}; color: {t.text};
   border: 1px solid {t.border}; border-radius: 3px; padding: 2px 6px; min-height: 18px; }}
 QComboBox#flat {{ background: transparent; border-color: transparent; color: {t.dim}; }}

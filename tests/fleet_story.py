@@ -63,11 +63,21 @@ class Character:
     hostile: bool = False
     pins: tuple[tuple[str, str], ...] = ()
     env: dict[str, str] = field(default_factory=dict)
+    insecure: bool = False
+    # (seconds before the start, action, detail); more than the activation every server has
+    deploys: tuple[tuple[float, str, str], ...] = ()
 
 
 FLEET = (
-    Character("gpu-01.lon", 29.0),
-    Character("gpu-02.lon", 31.0),
+    Character(
+        "gpu-01.lon",
+        29.0,
+        deploys=(
+            (690, "rehearse", "240 kept requests: 239 labels as before, p95 61 ms against 63 ms"),
+            (560, "canary", "5 % of the traffic, by session"),
+        ),
+    ),
+    Character("gpu-02.lon", 31.0, deploys=((430, "load", "4 replicas warm in 9.4 s"),)),
     Character(
         "gpu-03.lon",
         30.0,
@@ -83,8 +93,19 @@ FLEET = (
         clock_ms=412.0,
         env={"gpu": "NVIDIA L4", "driver": "550.90"},
     ),
-    Character("gpu-02.fra", 33.0),
-    Character("cpu-edge-1", 48.0, drifts=False, odd_parts={"labels": "1c2d93e7"}),
+    Character(
+        "gpu-02.fra",
+        33.0,
+        deploys=((620, "refuse", "golden 3 of 24 differ by 0.04, allowed 0.0001"),),
+    ),
+    Character(
+        "cpu-edge-1",
+        48.0,
+        drifts=False,
+        odd_parts={"labels": "1c2d93e7"},
+        insecure=True,
+        deploys=((200, "rollback", "labels of the old line are back"),),
+    ),
 )
 
 
@@ -133,7 +154,7 @@ def snapshot(who: Character, now_s: float, requests: int) -> observe_pb2.ServerS
         rss_bytes=2 << 30,
         labels=LABELS,
         slo_ms=250.0,
-        insecure=True,
+        insecure=who.insecure,
     )
     for index in range(who.wanted):
         ready = index < who.warm

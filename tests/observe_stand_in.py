@@ -138,18 +138,18 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
             return int((began - ago_s) * 1000)
 
         who = self.who
-        self.add(
-            observe_pb2.WatchEvent(
-                deploy=observe_pb2.DeployRow(
-                    at_unix_ms=ms(400 if not who.odd_parts else 270),
-                    action="activate",
-                    stamp=story.stamp_of(who),
-                    stamp_name=f"triage-2026.11.23+{story.stamp_of(who)[:12]}",
-                    from_stamp=story.stamp_of(who, before_deploy=True),
-                    by="deploy bot",
-                )
+        activated = (400 if not who.odd_parts else 270, "activate", "")
+        for ago, action, detail in (*who.deploys, activated):
+            row = observe_pb2.DeployRow(
+                at_unix_ms=ms(ago),
+                action=action,
+                stamp=story.stamp_of(who),
+                stamp_name=f"triage-2026.11.23+{story.stamp_of(who)[:12]}",
+                from_stamp=story.stamp_of(who, before_deploy=True),
+                by="deploy bot",
+                detail=detail,
             )
-        )
+            self.add(observe_pb2.WatchEvent(deploy=row))
         rows = []
         if who.base_ms > 50:
             rows.append(("latency", "critical", 155, "p99 812 ms over the 250 ms objective"))

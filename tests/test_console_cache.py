@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from console.board import View
-from console.cache import drift, predictions, retention, rows
+from console.cache import compare, drift, predictions, retention, rows
 from console.cache.codec import pack, unpack
 from console.cache.insert import Names, insert
 from console.cache.latency import LatencyRows
@@ -262,7 +262,7 @@ def test_drift_scores_are_those_of_the_server(db: sqlite3.Connection) -> None:
     assert (lines[0].row.psi, lines[0].row.kl) == (told.psi[0], told.kl[0])
     span = (T0, T0 + 60)
     key = ("audio.snr_db", "")
-    found = drift.comparison(db, NameBook(db), drift.features(db), key, span, "s")
+    found = compare.comparison(db, NameBook(db), drift.features(db), key, span, "s")
     assert found is not None and found.scores["psi"] == pytest.approx(told.psi[0])
     area = float((found.live * np.diff(found.edges)).sum())
     assert area == pytest.approx(1.0)

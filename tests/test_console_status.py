@@ -10,9 +10,11 @@ import pytest
 from console.board import AlertLine, DriftLine, ServerLine, SkewCell, SkewLine
 from console.domain import AlertRow, DriftRow, Link, Server, ServerSnapshot
 from console.filterline import BadFilter, parse
+from console.phrases import Burn
 from console.plain import duration, plain
+from console.severity import rank
 from console.skew import majority
-from console.status import Burn, rank, server_state, verdict
+from console.status import server_state, verdict
 
 NOW = 1_000_000.0
 

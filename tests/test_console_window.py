@@ -31,7 +31,8 @@ from console.models.predictions import PAGE, PredictionsModel
 from console.models.table import RowsModel, plain_tip
 from console.panels.look import Look
 from console.panels.palette import Palette
-from console.timeaxis import TimeAxis, parse_moment, parse_span, span_text, ticks
+from console.timeaxis import TimeAxis
+from console.timetext import parse_moment, parse_span, span_text, ticks
 from console.window import Window
 from proto import observe_pb2
 from tests import fleet_story as story
@@ -223,7 +224,7 @@ def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) 
         press(Qt.Key.Key_F)
         assert window.latency.isVisible()
         press(Qt.Key.Key_Slash)
-        assert window.pages.currentIndex() == 1
+        assert window.plan.pages.currentIndex() == 1
         qtbot.keyClicks(QApplication.focusWidget(), "conf<0.7")
         assert window.predictions.line.text() == "conf<0.7"  # letters are letters in a field
         press(Qt.Key.Key_Return)
@@ -247,7 +248,7 @@ def test_palette_finds_and_runs(qtbot: QtBot, make: Callable[..., Window]) -> No
     palette.show()
     qtbot.keyClicks(palette.line, "quality")
     qtbot.keyClick(palette.line, Qt.Key.Key_Return)
-    assert window.pages.currentIndex() == 2
+    assert window.plan.pages.currentIndex() == 2
 
 
 def test_acknowledgement_reaches_the_server_and_silence_ends(

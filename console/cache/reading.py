@@ -9,23 +9,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-import numpy as np
-
-from console import happenings, skew, status
+from console import happenings, phrases, skew, status
 from console.board import (
     Board,
     Comparison,
     DriftLine,
-    Floats,
     Happening,
     QualityLine,
-    ServerLine,
     Usage,
     View,
 )
-from console.cache import drift, latency, rows
+from console.cache import compare, drift, rows, timeline
+from console.cache.fleet import line_of, slo_ms_of
+from console.cache.latency import LatencyRows
 from console.cache.names import NameBook
-from console.domain import STAMP_PARTS, Link, Server
+from console.domain import Link, Server
 
 T = TypeVar("T")
 
@@ -33,7 +31,7 @@ T = TypeVar("T")
 def empty_board(view: View, now_s: float, links: Mapping[str, Link] | None, trouble: str) -> Board:
     """Before there is a cache: the servers asked for, and that nothing is known of them."""
     servers = [Server(link) for link in (links or {}).values()]
-    lines = tuple(_server_line(server, now_s, {}, {}, {}) for server in servers)
+    lines = tuple(line_of(server, now_s, {}, {}, {}) for server in servers)
     said = status.verdict(lines, (), (), (), (), now_s)
     end = view.end_s or now_s
     return Board(view, now_s, end - view.window_s, end, said, lines, usage=Usage(trouble=trouble))
@@ -45,7 +43,7 @@ class Reading:
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
         self._names = NameBook(db)
-        self._latency = latency.LatencyRows()
+        self._latency = LatencyRows()
         self._held: dict[str, tuple[object, object]] = {}
         self._links: dict[str, Link] = {}
         self._link_news: list[Happening] = []
@@ -74,9 +72,9 @@ class Reading:
         servers = self._servers(links, now_s)
         span = self._span(view, now_s, links)
         offsets = {address: server.link.offset_ms for address, server in servers.items()}
-        slo_ms = _slo(servers, view.scope)
+        slo_ms = slo_ms_of(servers, view.scope)
         self._latency.refresh(self.db, int((span[0] - 60) * 1000), int((span[1] + 60) * 1000))
-        shown, fleet, p99 = latency.latency(
+        shown, fleet, p99 = timeline.latency(
             self._latency, self._names, view, span, offsets, slo_ms, now_s
         )
         deploys = self._once("deploy", dirty, (), lambda: rows.deploys(self.db, self._names))
@@ -88,7 +86,7 @@ class Reading:
         pending = {(a.server, a.target): a.kind for a in actions if a.state == "waiting"}
         alerts = happenings.alert_lines(found, servers, silences, pending, now_s)
         odd = {line.address: line for line in skewed}
-        lines = tuple(_server_line(s, now_s, fleet, odd, offsets) for s in servers.values())
+        lines = tuple(line_of(s, now_s, fleet, odd, offsets) for s in servers.values())
         burns = self._burns(servers, p99, offsets, now_s) if view.live else ()
         said = status.verdict(lines, burns, drifting, skewed, alerts, now_s)
         return Board(
@@ -224,7 +222,7 @@ class Reading:
         features = self._once("feature", frozenset(), (), lambda: drift.features(self.db))
         if not features:
             self._held.pop("feature", None)
-        found = drift.comparison(self.db, self._names, features, key, window, stamp)
+        found = compare.comparison(self.db, self._names, features, key, window, stamp)
         self._held["comparison"] = (asked, found, time.monotonic())  # type: ignore[assignment]
         return found
 
@@ -234,7 +232,7 @@ class Reading:
         p99: Mapping[str, tuple[float, float]],
         offsets: Mapping[str, float],
         now_s: float,
-    ) -> tuple[status.Burn, ...]:
+    ) -> tuple[phrases.Burn, ...]:
         found = []
         for address, server in servers.items():
             slo = server.snapshot.slo_ms if server.snapshot is not None else 0.0
@@ -242,13 +240,13 @@ class Reading:
             if not slo or not now_ms > slo or now_s - newest_s > 120:
                 continue
             shift = offsets.get(address, 0.0)
-            since = latency.above_since(
+            since = timeline.above_since(
                 self._latency,
                 self._names.find(address),
                 shift / 1000 if shift == shift else 0.0,
                 slo,
             )
-            found.append(status.Burn(address, server.name, now_ms, slo, since))
+            found.append(phrases.Burn(address, server.name, now_ms, slo, since))
         return tuple(found)
 
     def _quality(
@@ -271,41 +269,3 @@ class Reading:
             )
             for address, row in found
         )
-
-
-def _slo(servers: Mapping[str, Server], scope: str) -> float:
-    """The strictest objective of the servers shown; 0: none."""
-    limits = [
-        server.snapshot.slo_ms
-        for address, server in servers.items()
-        if server.snapshot is not None
-        and server.snapshot.slo_ms > 0
-        and (not scope or scope == address)
-    ]
-    return min(limits, default=0.0)
-
-
-def _server_line(
-    server: Server,
-    now_s: float,
-    fleet: Mapping[str, tuple[float, Floats]],
-    odd: Mapping[str, object],
-    offsets: Mapping[str, float],
-) -> ServerLine:
-    severity, word, why = status.server_state(server, now_s)
-    p95, spark = fleet.get(server.address, (float("nan"), np.zeros(0)))
-    line = odd.get(server.address)
-    cells = getattr(line, "cells", ())
-    parts = tuple(p for p, cell in zip(STAMP_PARTS, cells, strict=False) if cell.differs)
-    return ServerLine(
-        link=server.link,
-        snapshot=server.snapshot,
-        severity=severity,
-        word=word,
-        why=why,
-        age_s=now_s - server.link.heard_s if server.link.heard_s else float("inf"),
-        p95_ms=p95,
-        slo_ms=server.snapshot.slo_ms if server.snapshot is not None else 0.0,
-        spark=spark,
-        odd_parts=parts,
-    )

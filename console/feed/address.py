@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def check_address(text: str) -> str:
     if not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"{text!r}: port {port!r} is not between 1 and 65535")
     return text
+
+
+def unprotected(address: str, access: Access) -> bool:
+    """Plaintext that leaves this machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    if access.tls or host == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True
 
 
 def open_channel(address: str, access: Access) -> aio.Channel:

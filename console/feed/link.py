@@ -53,7 +53,9 @@ class ServerLink:
         known: Known = Known(),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.link = Link(address=address, since_s=clock())
+        self.link = Link(
+            address=address, since_s=clock(), plaintext=reach.unprotected(address, access)
+        )
         self._access = access
         self._sink = sink
         self._changed = changed

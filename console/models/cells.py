@@ -32,3 +32,5 @@ class Column:
     right: bool = False
     order: Callable[[Any], Any] | None = None  # sorts on a click on the header
     tip: str = ""
+    least: int = 90  # pixels that a column without a width of its own must be left
+    spare: int = 0  # gives way when the room is scarce: the highest first; 0 never

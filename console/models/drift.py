@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from console.board import MEASURES, DriftLine
 from console.models.cells import Cell, Column
-from console.timeaxis import clock_text
+from console.timetext import clock_text
 from server.telemetry.drift import CRITICAL_EXCESS_KL, HIGH_KS, HIGH_PSI, MIN_EFFECTIVE, WARNING_KS
 
 # Full length of the bar, and the ticks in it; the thresholds are the server's own.
@@ -28,16 +28,19 @@ def columns(measure: str, wide: bool) -> tuple[Column, ...]:
     """`measure` comes first and draws the bar; with room the others follow as figures."""
     others = [name for name in MEASURES if name != measure][: 3 if wide else 0]
     found = [
-        Column("feature", _feature, 0, order=lambda line: line.row.feature),
-        Column("slice", _slice, 82 if wide else 74, order=lambda line: line.row.slice),
-        Column(WORDS[measure], _bar(measure), 84 if wide else 64, tip="ticks: the thresholds"),
-        Column("", _figure(measure, True), 48, right=True, order=_by(measure)),
+        Column("feature", _feature, 0, least=128, order=lambda line: line.row.feature),
+        Column("slice", _slice, 76 if wide else 70, order=lambda line: line.row.slice),
+        Column(WORDS[measure], _bar(measure), 70 if wide else 60, tip="ticks: the thresholds"),
+        Column("", _figure(measure, True), 44, right=True, order=_by(measure)),
     ]
     for name in others:
-        found.append(Column(WORDS[name], _figure(name, False), 46, right=True, order=_by(name)))
-    found.append(Column("n", _count, 62, right=True, order=lambda line: line.row.n,
-                        tip="rows; where too few, effective rows of those needed"))  # fmt: skip
-    found.append(Column("trend", _spark, 74 if wide else 56, tip="the last ticks"))
+        found.append(
+            Column(WORDS[name], _figure(name, False), 42, right=True, order=_by(name), spare=3)
+        )
+    words = "rows; where too few, effective rows of those needed"
+    found.append(Column("n", _count, 66, right=True, order=lambda line: line.row.n,
+                        tip=words, spare=1))  # fmt: skip
+    found.append(Column("trend", _spark, 62 if wide else 52, tip="the last ticks", spare=2))
     return tuple(found)
 
 

@@ -15,7 +15,7 @@ from console.domain import PredictionRow
 from console.models.cells import CELL, ROW, Cell, Column
 from console.models.table import ROOT, Index, Role, cell_data, header_side
 from console.plain import milliseconds
-from console.timeaxis import clock_text
+from console.timetext import clock_text
 
 PAGE = 128
 MOST_PAGES = 64
@@ -61,19 +61,31 @@ def columns(name_of: Callable[[str], str]) -> tuple[Column, ...]:
 
     return (
         Column("UTC", at, 70),
-        Column("server", server, 96),
-        Column("label", label, 150),
+        Column("server", server, 94, spare=2),
+        Column("label", label, 132),
         Column("conf", confidence, 56, right=True),
-        Column("total", total, 70, right=True),
-        Column("mix", lambda e: _text(e[1], e[1].mix, "dim"), 120),
-        Column("stamp", lambda e: _text(e[1], e[1].stamp[:8], "dim"), 74),
-        Column("kept", kept, 40, tip="text, picture and sound are kept"),
+        Column("total", total, 68, right=True, spare=1),
+        Column("mix", lambda e: _text(e[1], mix_words(e[1].mix), "dim"), 92, spare=4),
+        Column("stamp", lambda e: _text(e[1], e[1].stamp[:8], "dim"), 74, spare=5),
+        Column("kept", kept, 40, spare=3, tip="text, picture and sound are kept"),
         Column("slices", slices, 0),
     )
 
 
+_MIX = {"text": "txt", "image": "img", "audio": "snd"}
+
+
+def mix_words(mix: str) -> str:
+    """`image+text` short enough for a column; the filter takes the long words."""
+    return "+".join(_MIX.get(part, part) for part in mix.split("+"))
+
+
 def tip(row: PredictionRow) -> str:
-    lines = [row.prediction_id, f"client {row.client} · session {row.session}"]
+    lines = [
+        row.prediction_id,
+        f"{row.mix} · {row.task}",
+        f"client {row.client} · session {row.session}",
+    ]
     if row.error:
         lines.append(row.error)
     return "\n".join(lines)

@@ -12,15 +12,19 @@ from console.domain import SilenceRow
 from console.models.cells import Cell, Column
 from console.models.table import RowsModel
 from console.panels import paint
+from console.panels.bands import Bands
 from console.panels.frame import Panel
 from console.panels.look import Look
 from console.panels.strip import Line
 from console.panels.table import Table
+from console.phrases import quiet
 from console.plain import duration
-from console.status import quiet
 from console.theme import SIGNS
-from console.timeaxis import TimeAxis, clock_text
+from console.timeaxis import TimeAxis
+from console.timetext import clock_text
 from server.telemetry.drift import CRITICAL_EXCESS_KL
+
+NO_SILENCE = "nothing is silenced: S silences the alert that is selected, always with an end"
 
 
 def state_words(line: AlertLine) -> str:
@@ -55,11 +59,13 @@ def _columns() -> tuple[Column, ...]:
         Column("severity", sign, 92),
         Column("opened", lambda a: Cell(clock_text(a.opened_s, "%d %b %H:%M:%S"), "dim", mono=True),
                136, order=lambda a: a.opened_s),
-        Column("lasts", lasted, 62, right=True),
+        Column("lasts", lasted, 62, right=True, spare=2),
         Column("server", lambda a: Cell(a.name, _tone(a), mono=True), 104, order=lambda a: a.name),
-        Column("kind", lambda a: Cell(a.row.kind, "dim"), 76, order=lambda a: a.row.kind),
-        Column("what", lambda a: Cell(a.row.summary, _tone(a), tip=a.row.summary[:600]), 0),
-        Column("state", lambda a: Cell(state_words(a), "dim" if quiet(a) else "text"), 170),
+        Column("kind", lambda a: Cell(a.row.kind, "dim"), 76, spare=3, order=lambda a: a.row.kind),
+        Column("what", lambda a: Cell(a.row.summary, _tone(a), tip=a.row.summary[:600]), 0,
+               least=260),
+        Column("state", lambda a: Cell(state_words(a), "dim" if quiet(a) else "text"), 170,
+               spare=1),
     )  # fmt: skip
 
 
@@ -70,8 +76,8 @@ def _silence_columns() -> tuple[Column, ...]:
     return (
         Column("silenced", lambda p: Cell(p[1].matcher, mono=True), 0),
         Column("until UTC", until, 96),
-        Column("by", lambda p: Cell(p[1].by, "dim"), 90),
-        Column("why", lambda p: Cell(p[1].reason, "dim"), 160),
+        Column("by", lambda p: Cell(p[1].by, "dim"), 90, spare=1),
+        Column("why", lambda p: Cell(p[1].reason, "dim"), 160, spare=2),
     )
 
 
@@ -101,7 +107,7 @@ class History(QWidget):
 
 def _told(line: AlertLine | None) -> list[tuple[str, str]]:
     if line is None:
-        return [("select an alert: its history", "dim")]
+        return [("its history stands here once there is an alert", "dim")]
     row = line.row
     found = [(row.summary, _tone(line)), (f"{line.name} · {row.key} · {row.id}", "dim")]
     if row.acknowledged_by:
@@ -132,12 +138,12 @@ class AlertsPanel(Panel):
         self.axis = axis
         columns, silences = _columns(), _silence_columns()
         self.model = RowsModel(columns, lambda line: (line.server, line.row.id))
-        self.table = Table(look, self.model, columns)
+        self.table = Table(look, self.model, columns, "no server has told of an alert")
         self.table.setAccessibleName("Alerts")
         self.table.chosen.connect(self._choose)
         self.table.opened.connect(lambda line: axis.around(line.opened_s))
         self.silences_model = RowsModel(silences, lambda pair: (pair[0], pair[1].id))
-        self.silences = Table(look, self.silences_model, silences)
+        self.silences = Table(look, self.silences_model, silences, NO_SILENCE)
         self.silences.setAccessibleName("Silences in force; Enter ends one")
         self.silences.opened.connect(lambda pair: self.unsilence.emit(pair[0], pair[1].id))
         self.history = History(look)
@@ -146,11 +152,13 @@ class AlertsPanel(Panel):
         lower = QSplitter(Qt.Orientation.Horizontal)
         lower.addWidget(self.history)
         lower.addWidget(self._aside(look))
-        lower.setSizes([560, 480])
+        lower.setSizes([600, 480])
+        self.bands = Bands(look, axis)
+        self.bands.opened.connect(lambda line: self.select(f"{line.server}\t{line.row.id}"))
         whole = QSplitter(Qt.Orientation.Vertical)
-        whole.addWidget(self.table)
-        whole.addWidget(lower)
-        whole.setSizes([420, 260])
+        for part in (self.table, self.bands, lower):
+            whole.addWidget(part)
+        whole.setSizes([300, 200, 220])
         self.body.addWidget(whole, 1)
 
     def _aside(self, look: Look) -> QWidget:
@@ -178,7 +186,8 @@ class AlertsPanel(Panel):
         super().show_board(board)
         self.model.show(board.alerts)
         self.silences_model.show(board.silences)
-        self.history.show_alert(self.table.row())
+        self.bands.show_board(board)
+        self.history.show_alert(self._told_of())
         self._tell_inverse()
         loud = sum(line.open and not quiet(line) for line in board.alerts)
         held = sum(line.open and quiet(line) for line in board.alerts)
@@ -207,6 +216,13 @@ class AlertsPanel(Panel):
         ]
         words = f"{len(firing)}: " + ", ".join(firing[:12]) if firing else "nothing"
         self.inverse.say(words, "text")
+
+    def _told_of(self) -> AlertLine | None:
+        """The alert selected; before anybody chose, the first, which is the newest open one."""
+        found = self.table.row()
+        if isinstance(found, AlertLine):
+            return found
+        return self.model.rows[0] if self.model.rows else None
 
     def _choose(self, line: AlertLine) -> None:
         self.history.show_alert(line)

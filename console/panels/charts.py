@@ -1,33 +1,21 @@
-"""The plots of the latency panel: percentiles, stages, heat map, marks."""
+"""The line plots of the latency panel: percentiles, throughput, stages."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-from PySide6.QtCore import QPointF, QRectF, Qt, Signal
-from PySide6.QtGui import QHelpEvent, QImage, QPainter, QPen, QPolygonF
-from PySide6.QtWidgets import QToolTip
+from PySide6.QtCore import QPointF, QRectF, Qt
+from PySide6.QtGui import QPainter, QPen, QPolygonF
 
-from console.board import Board, Happening, Latency
-from console.cache.quantiles import BUCKETS, FIRST_MS, PER_OCTAVE, lower_ms
+from console.board import Board, Latency
 from console.domain import STAGES
-from console.models.table import plain_tip
 from console.panels import paint
 from console.panels.look import Look
-from console.panels.timeplot import TimePlot, caption, scale_top
+from console.panels.scale import caption, column_at, scale_top
+from console.panels.timeplot import TimePlot
 from console.plain import milliseconds
-from console.theme import lookup
-from console.timeaxis import TimeAxis, clock_text
-
-
-def column_at(found: Latency, at_s: float) -> int:
-    """Index of the column that holds a moment; -1 outside."""
-    if not len(found.starts):
-        return -1
-    index = int((at_s - found.starts[0]) // found.column_s)
-    return index if 0 <= index < len(found.starts) else -1
+from console.timeaxis import TimeAxis
 
 
 class LinePlot(TimePlot):
@@ -209,144 +197,6 @@ class Stages(LinePlot):
             for n, name in enumerate(STAGES)
         ]
         return [*lines, (f"batch {found.batch[index]:.1f} rows", "dim")]
-
-
-class HeatMap(TimePlot):
-    """Log buckets over time. Every column is scaled by its own largest bucket, so that a change of
-    traffic does not look like a change of latency."""
-
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look, axis, "Latency heat map over time")
-        self._low, self._high = 8, 48
-
-    def paint_layer(self, painter: QPainter, area: QRectF) -> None:
-        found = self.board.latency if self.board is not None else None
-        if found is None or not len(found.starts):
-            return
-        used = np.flatnonzero(found.heat.max(axis=1) > 0)
-        if len(used):
-            self._low = max(int(used[0]) - 2, 0)
-            self._high = min(int(used[-1]) + 3, BUCKETS)
-        image = self._image(found.heat[self._low : self._high])
-        left = self.x_of(found.starts[0])
-        right = self.x_of(found.starts[-1] + found.column_s)
-        painter.save()
-        painter.setClipRect(area)
-        painter.drawImage(QRectF(left, area.top(), right - left, area.height()), image)
-        painter.restore()
-        self._labels(painter, area)
-        words = "share of requests by duration, log scale · click: examples"
-        caption(painter, self.look, area, [(words, "dim")])
-
-    def _image(self, heat: np.ndarray) -> QImage:
-        level = np.clip(np.sqrt(heat) * 255, 0, 255).astype(np.uint8)
-        pixels = np.ascontiguousarray(lookup(self.look.theme)[level][::-1])
-        height, width = pixels.shape
-        form = QImage.Format.Format_ARGB32_Premultiplied
-        return QImage(pixels.tobytes(), width, height, width * 4, form).copy()
-
-    def y_of(self, ms: float) -> float:
-        bucket = math.log2(max(ms, FIRST_MS) / FIRST_MS) * PER_OCTAVE
-        area = self.area
-        part = (bucket - self._low) / max(self._high - self._low, 1)
-        return area.bottom() - part * area.height()
-
-    def ms(self, y: float) -> float:
-        area = self.area
-        part = (area.bottom() - y) / area.height()
-        return lower_ms(self._low + part * (self._high - self._low))
-
-    def _labels(self, painter: QPainter, area: QRectF) -> None:
-        theme = self.look.theme
-        for value in (1, 3, 10, 30, 100, 300, 1000, 3000, 10000):
-            y = self.y_of(value)
-            if not area.top() + 6 < y < area.bottom() - 4:
-                continue
-            painter.setPen(QPen(theme.color("border"), 1))
-            painter.drawLine(QPointF(area.left() - 3, y), QPointF(area.left(), y))
-            place = QRectF(0, y - 8, area.left() - 6, 16)
-            words = f"{value} ms" if value == 100 else f"{value}"
-            font = self.look.small_figures
-            paint.text(painter, place, words, theme.color("dim"), font, paint.RIGHT)
-        slo = self.board.latency.slo_ms if self.board and self.board.latency else 0
-        if slo:
-            painter.setPen(QPen(theme.color("critical", 150), 1, Qt.PenStyle.DashLine))
-            painter.drawLine(
-                QPointF(area.left(), self.y_of(slo)), QPointF(area.right(), self.y_of(slo))
-            )
-
-    def cell(self, at_s: float, y: float) -> tuple[float, float, float, float] | None:
-        """(from, to, least ms, most ms) of the cell at a place, a little widened to be hit."""
-        found = self.board.latency if self.board is not None else None
-        index = column_at(found, at_s) if found is not None else -1
-        if found is None or index < 0:
-            return None
-        start = float(found.starts[index])
-        middle = self.ms(y)
-        return start, start + found.column_s, middle / 2 ** (1 / 4), middle * 2 ** (1 / 4)
-
-
-class Marks(TimePlot):
-    """Alerts and deploys on the time axis, with its labels."""
-
-    chosen = Signal(object)  # a Happening
-
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look, axis, "Alerts and deploys over time", time_labels=True)
-        self.shows_readout = False
-        self.setFixedHeight(60)
-        self.picked.connect(self._pick)
-
-    def _marks(self) -> list[tuple[float, float, Happening]]:
-        area = self.area
-        low, high = self.span
-        rows = {
-            "alert": area.top() + area.height() * 0.26,
-            "link": area.top() + 0.26 * area.height(),
-        }
-        other = area.top() + area.height() * 0.74
-        return [
-            (self.x_of(happening.at_s), rows.get(happening.kind, other), happening)
-            for happening in (self.board.happenings if self.board is not None else ())
-            if low <= happening.at_s <= high
-        ]
-
-    def paint_layer(self, painter: QPainter, area: QRectF) -> None:
-        theme = self.look.theme
-        font = self.look.small
-        for words, part in (("alerts", 0.26), ("deploys", 0.74)):
-            place = QRectF(0, area.top() + area.height() * part - 8, area.left() - 6, 16)
-            paint.text(painter, place, words, theme.color("dim"), font, paint.RIGHT)
-        for x, y, happening in reversed(self._marks()):
-            severity = happening.severity
-            if happening.kind == "deploy" and severity == "info":
-                painter.setPen(Qt.PenStyle.NoPen)
-                painter.setBrush(theme.color("accent"))
-                painter.setRenderHint(paint.SMOOTH)
-                painter.drawPolygon(
-                    QPolygonF([QPointF(x - 4, y - 4), QPointF(x + 5, y), QPointF(x - 4, y + 4)])
-                )
-            else:
-                paint.sign(painter, theme, severity, QPointF(x, y), 8)
-
-    def _near(self, x: float, y: float) -> Happening | None:
-        found = [(abs(mx - x) + abs(my - y), mark) for mx, my, mark in self._marks()]
-        distance, mark = min(found, key=lambda pair: pair[0], default=(99.0, None))
-        return mark if distance < 12 else None
-
-    def _pick(self, at_s: float, y: float) -> None:
-        mark = self._near(self.x_of(at_s), y)
-        if mark is not None:
-            self.chosen.emit(mark)
-
-    def event(self, event: object) -> bool:
-        if isinstance(event, QHelpEvent):
-            mark = self._near(event.pos().x(), event.pos().y())
-            if mark is not None:
-                words = f"{clock_text(mark.at_s)} {mark.text}"
-                QToolTip.showText(event.globalPos(), plain_tip(words[:600]))
-            return True
-        return super().event(event)  # type: ignore[arg-type]
 
 
 def shown_board(board: Board, *plots: TimePlot) -> None:

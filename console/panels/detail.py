@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PySide6.QtCore import QRectF, QSize, Qt, Signal
+from PySide6.QtCore import QRectF, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QImage, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
@@ -18,9 +18,10 @@ from console.panels.look import Look
 from console.panels.waterfall import Waterfall
 from console.questions import Payload, Single
 from console.theme import lookup
-from console.timeaxis import clock_text
+from console.timetext import clock_text
 
 LINE = 16
+STOPS_MS = 300
 
 
 def percentile(feature: FeatureRow, value: float) -> float:
@@ -173,6 +174,11 @@ class DetailPanel(Panel):
         self.waterfall = Waterfall(look)
         self.facts = Facts(look)
         self._parts: list[Part] = []
+        # Not for every row that J and K run over: for the one they stop at.
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(STOPS_MS)
+        self._soon.timeout.connect(self._want)
         inside = QWidget()
         self._column = QVBoxLayout(inside)
         self._column.setContentsMargins(0, 0, 0, 6)
@@ -194,7 +200,7 @@ class DetailPanel(Panel):
     def _buttons(self) -> QHBoxLayout:
         row = QHBoxLayout()
         row.setContentsMargins(8, 2, 8, 2)
-        self.fetch = QPushButton("Show what was kept")
+        self.fetch = QPushButton("Ask again for what was kept")
         self.play = QPushButton("Play")
         self.replay = QPushButton("Copy replay command")
         self.fetch.clicked.connect(self._want)
@@ -212,7 +218,10 @@ class DetailPanel(Panel):
         row = single.row
         self.waterfall.show_row(row, single.company)
         self.waterfall.setVisible(row is not None)
-        self.fetch.setVisible(row is not None and row.payload_kept)
+        self.fetch.setVisible(False)
+        self._soon.stop()
+        if row is not None and row.payload_kept:
+            self._soon.start()
         self.replay.setVisible(row is not None)
         self.play.setVisible(False)
         if row is None:
@@ -238,7 +247,7 @@ class DetailPanel(Panel):
             self._parts.append(part)
             self._column.insertWidget(self._column.count() - 1, part)
         self.play.setVisible(any(shown.kind == "audio" for shown in parts))
-        self.fetch.setVisible(False)
+        self.fetch.setVisible(found.body is None)
 
     def _clear(self) -> None:
         for part in self._parts:

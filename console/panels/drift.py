@@ -15,9 +15,11 @@ from console.panels.frame import Panel
 from console.panels.look import Look
 from console.panels.table import Table
 from console.plain import duration
-from console.timeaxis import TimeAxis, clock_text
+from console.timeaxis import TimeAxis
+from console.timetext import clock_text
 
 WIDE = 620
+EMPTY = "nothing has been scored in this window: a server does it every few minutes"
 
 
 class DriftPanel(Panel):
@@ -43,7 +45,7 @@ class DriftPanel(Panel):
         self.model = RowsModel(columns, model.key)
         self.model.show(rows)
         old = self.table
-        self.table = Table(self.look, self.model, columns)
+        self.table = Table(self.look, self.model, columns, EMPTY)
         self.table.setAccessibleName("Drift by feature and slice")
         self.table.chosen.connect(self._choose)
         self.table.opened.connect(self._open)

@@ -10,18 +10,19 @@ from console.models.table import RowsModel
 from console.panels.frame import NO_SCROLL, Panel
 from console.panels.look import Look
 from console.panels.table import Table
-from console.timeaxis import TimeAxis, clock_text
+from console.timeaxis import TimeAxis
+from console.timetext import clock_text
 
 
 def _at(row: Happening) -> Cell:
-    tone = "dim" if row.severity in ("info", "unknown") else row.severity
-    return Cell(
-        clock_text(row.at_s), tone, mono=True, tip=clock_text(row.at_s, "%Y-%m-%d %H:%M:%S")
-    )
+    tip = clock_text(row.at_s, "%Y-%m-%d %H:%M:%S")
+    return Cell(clock_text(row.at_s), "dim", mono=True, tip=tip)
 
 
 def _what(row: Happening) -> Cell:
     tone = "dim" if row.severity in ("info", "unknown") else row.severity
+    if row.kind == "deploy":
+        return Cell(row.text, tone, "deploy", value=(row.mark, row.severity), tip=row.detail)
     return Cell(row.text, tone, "sign", value=row.severity, tip=row.text[:600])
 
 
@@ -36,7 +37,7 @@ class EventsPanel(Panel):
         super().__init__(look)
         self.axis = axis
         self.model = RowsModel(COLUMNS, lambda row: (row.at_s, row.kind, row.server, row.id))
-        self.table = Table(look, self.model, COLUMNS)
+        self.table = Table(look, self.model, COLUMNS, "nothing has happened in what is kept")
         self.table.horizontalHeader().hide()
         self.table.setHorizontalScrollBarPolicy(NO_SCROLL)
         self.table.setAccessibleName("Events")

@@ -16,12 +16,14 @@ from console.panels import paint
 from console.panels.frame import NO_SCROLL, Panel
 from console.panels.look import Look
 from console.panels.table import Table
+from console.phrases import CLOCK_ODD_MS, unencrypted
 from console.plain import duration, milliseconds
-from console.status import CLOCK_ODD_MS, STALE_AFTER_S
+from console.status import STALE_AFTER_S
 
 ROW_PIXELS = 44
 STAMP_PIXELS = 16
 LINE_PIXELS = 15
+LEAST_PIXELS = 196  # below that names become dots
 COMPACT = 9  # servers from which on the stamps are left to the skew panel
 
 
@@ -40,17 +42,22 @@ def troubles(line: ServerLine) -> list[tuple[str, str]]:
     snapshot = line.snapshot
     if snapshot is not None and snapshot.telemetry_dropped:
         found.append((f"{snapshot.telemetry_dropped:,} records lost", "warning"))
-    return found[:3]
+    if unencrypted(line):
+        found.append(("plaintext: nothing is encrypted", "warning"))
+    return found[:4]
 
 
 def facts(line: ServerLine) -> str:
-    """The quiet second line: warm replicas, queue, age."""
+    """The quiet second line: warm replicas, the queue where there is one, age."""
     snapshot = line.snapshot
-    age = "never heard" if line.age_s == math.inf else f"{duration(line.age_s)} ago"
+    age = "never heard" if line.age_s == math.inf else f"{duration(line.age_s)} old"
     if snapshot is None:
         return age
     warm = f"{snapshot.warm_replicas}/{snapshot.wanted_replicas} warm"
-    return f"{warm} · queue {snapshot.queued} · {age}"
+    if line.age_s < math.inf and line.age_s < STALE_AFTER_S:
+        age = duration(line.age_s)  # fresh: no need of a word
+    queue = f" · queue {snapshot.queued}" if snapshot.queued else ""
+    return f"{warm}{queue} · {age}"
 
 
 class FleetDelegate(QStyledItemDelegate):
@@ -76,41 +83,47 @@ class FleetDelegate(QStyledItemDelegate):
             bar = QRectF(area.left(), area.top() + 1, 3, area.height() - 2)
             painter.fillRect(bar, theme.color(line.severity))
         unheard = line.severity == "unknown"
-        left = area.left() + 34
+        left = area.left() + 30
         top = area.top() + 5
         sign = line.severity if not line.odd_parts or line.severity != "ok" else "high"
-        paint.sign(painter, theme, sign, QPointF(area.left() + 19, top + 9), 10)
-        place = QRectF(left, top, area.width() - 118, 18)
+        paint.sign(painter, theme, sign, QPointF(area.left() + 17, top + 9), 10)
+        place = QRectF(left, top, area.width() - 104, 18)
         paint.text(
             painter, place, line.name, theme.color("dim" if unheard else "text"), look.strong
         )
         slow = line.slo_ms > 0 and line.p95_ms > line.slo_ms
         words = "–" if unheard else milliseconds(line.p95_ms)
         tone = "critical" if slow else "dim"
-        right = QRectF(area.right() - 84, top, 76, 18)
+        right = QRectF(area.right() - 72, top, 64, 18)
         paint.text(painter, right, words, theme.color(tone), look.figures, paint.RIGHT)
         stale = line.age_s > STALE_AFTER_S
         tone = "warning" if stale and not unheard else "dim"
         wide = self.roomy or line.snapshot is None
-        room = area.width() - 42 if wide else area.width() - 130
+        room = area.width() - 36 if wide else area.width() - 130
         place = QRectF(left, top + 18, room, 16)
         paint.text(painter, place, facts(line), theme.color(tone), look.small_figures)
         height = 34.0
         spark_top = top + 19
         if self.roomy:
-            stamp = "stamp not known"
-            if line.snapshot is not None:
-                stamp = line.snapshot.stamp[:12] + (" dirty" if line.snapshot.dirty else "")
-            place = QRectF(left, top + 34, area.width() - 130, 16)
+            place = QRectF(left, top + 34, area.width() - 126, 16)
+            stamp = _stamp(line, place.width())
             paint.text(painter, place, stamp, theme.color("dim"), look.small_figures)
             height += STAMP_PIXELS
-            spark_top += 14
-        box = QRectF(area.right() - 84, spark_top, 76, 17)
+            spark_top += 16
+        box = QRectF(area.right() - 84, spark_top, 76, 15)
         paint.spark(painter, box, line.spark, theme.color("faint" if unheard else "p95"))
         for number, (words, tone) in enumerate(troubles(line)):
             y = top + height + LINE_PIXELS * number
-            place = QRectF(left, y, area.width() - 44, LINE_PIXELS)
+            place = QRectF(left, y, area.width() - 38, LINE_PIXELS)
             paint.text(painter, place, words, theme.color(tone), look.small_figures)
+
+
+def _stamp(line: ServerLine, width: float) -> str:
+    """As many digits as fit: a digest cut short says more than one with dots in its place."""
+    if line.snapshot is None:
+        return "stamp not known"
+    digits = line.snapshot.stamp[: 12 if width > 88 else 8]
+    return digits + (" dirty" if line.snapshot.dirty else "")
 
 
 def _cell(line: ServerLine) -> Cell:
@@ -144,7 +157,7 @@ class FleetPanel(Panel):
         super().__init__(look)
         column = Column("server", _cell, 0)
         self.model = RowsModel((column,), lambda line: line.address)
-        self.table = Table(look, self.model, (column,))
+        self.table = Table(look, self.model, (column,), "no server: console HOST:PORT …")
         self.table.horizontalHeader().hide()
         self._delegate = FleetDelegate(look)
         self.table.setItemDelegate(self._delegate)
@@ -153,6 +166,7 @@ class FleetPanel(Panel):
         self.table.chosen.connect(lambda line: self.picked.emit(line.address))
         self.table.opened.connect(lambda line: self.jump.emit("latency", line.address, math.nan))
         self.body.addWidget(self.table)
+        self.setMinimumWidth(LEAST_PIXELS)
         self.watch_focus(self.table)
         self._heights: tuple[int, ...] = ()
 

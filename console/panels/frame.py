@@ -12,7 +12,10 @@ from console.board import Board
 from console.panels import paint
 from console.panels.look import Look
 
-Legend = Sequence[tuple[str, str]]  # (text, tone); tone "p50" etc. draw a line before it
+# (text, tone). A text that begins with one of KEYS is the key to a line or an area: the sign takes
+# the colour and the words stay readable.
+Legend = Sequence[tuple[str, str]]
+KEYS = "━┄■"
 
 
 class Title(QWidget):
@@ -46,11 +49,15 @@ class Title(QWidget):
             width = metrics.horizontalAdvance(words) + 1
             if right - width < left:
                 width = right - left
-                if width < 40:
+                if width < 40 or words[:1] in KEYS:
                     break
             place = QRectF(right - width, area.top(), width, area.height())
-            paint.text(painter, place, words, theme.color(tone or "dim"), look.small, paint.RIGHT)
-            right -= width + 10
+            if words[:1] in KEYS:
+                paint.keyed(painter, theme, place, (words, tone), look.small)
+            else:
+                color = theme.color(tone or "dim")
+                paint.text(painter, place, words, color, look.small, paint.RIGHT)
+            right -= width + 12
 
 
 class Panel(QFrame):

@@ -13,11 +13,14 @@ from PySide6.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QVBoxLayout, 
 
 from console.board import SPLITS, Board, Exemplary
 from console.domain import STAGES
-from console.panels.charts import HeatMap, Marks, Percentiles, Stages, Throughput, shown_board
+from console.panels.charts import Percentiles, Stages, Throughput, shown_board
 from console.panels.frame import Panel
+from console.panels.heatmap import HeatMap
 from console.panels.look import Look
+from console.panels.marks import Marks
 from console.plain import duration, milliseconds
-from console.timeaxis import TimeAxis, span_text
+from console.timeaxis import TimeAxis
+from console.timetext import span_text
 
 NARROW = 430  # pixels of height below which the stages give way
 _SPLIT_WORDS = {"": "all together", "server": "by server", "stamp": "by stamp", "mix": "by mix",
@@ -66,7 +69,7 @@ class LatencyPanel(Panel):
             box.setSizeAdjustPolicy(
                 QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
             )
-            box.setMinimumContentsLength(12)
+            box.setMinimumContentsLength(9)
             box.setMaximumHeight(22)
             row.addWidget(box)
         row.addStretch(1)

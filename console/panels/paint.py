@@ -50,6 +50,44 @@ def sign(painter: QPainter, theme: Theme, severity: str, centre: QPointF, size: 
     painter.restore()
 
 
+def deploy(
+    painter: QPainter, theme: Theme, mark: str, severity: str, at: QPointF, half: float = 4.5
+) -> None:
+    """The shape of what a deploy did. Filled: traffic moved. Outlined: it did not. What this
+    console does not know is a square with nothing in it."""
+    tone = severity if severity != "info" else "dim" if mark in ("stop", "other") else "accent"
+    color = theme.color(tone)
+    x, y = at.x(), at.y()
+    forward = QPolygonF([QPointF(x - half, y - half), QPointF(x + half, y),
+                         QPointF(x - half, y + half)])  # fmt: skip
+    painter.save()
+    painter.setRenderHint(SMOOTH)
+    painter.setPen(QPen(color, 1.4))
+    painter.setBrush(color if mark in ("activate", "rollback", "start") else Qt.BrushStyle.NoBrush)
+    if mark in ("activate", "load"):
+        painter.drawPolygon(forward)
+    elif mark == "rollback":
+        painter.translate(2 * x, 0)
+        painter.scale(-1, 1)
+        painter.drawPolygon(forward)
+    elif mark == "refuse":
+        painter.setPen(QPen(color, 2))
+        painter.drawLine(QPointF(x - half, y - half), QPointF(x + half, y + half))
+        painter.drawLine(QPointF(x - half, y + half), QPointF(x + half, y - half))
+    elif mark == "canary":  # a part of the traffic: half filled
+        painter.drawEllipse(at, half, half)
+        painter.setBrush(color)
+        painter.drawPie(QRectF(x - half, y - half, 2 * half, 2 * half), 90 * 16, 180 * 16)
+    elif mark == "rehearse":
+        painter.drawEllipse(at, half, half)
+        painter.drawEllipse(at, half * 0.25, half * 0.25)
+    elif mark == "start":
+        painter.drawEllipse(at, half * 0.8, half * 0.8)
+    else:
+        painter.drawRect(QRectF(x - half * 0.8, y - half * 0.8, 1.6 * half, 1.6 * half))
+    painter.restore()
+
+
 def line(painter: QPainter, xs: np.ndarray, ys: np.ndarray, pen: QPen, top: float = -1e6) -> None:
     """A polyline with breaks where the value is not known, one pixel wide."""
     painter.setPen(pen)
@@ -114,6 +152,14 @@ def text(
     painter.setPen(color)
     painter.drawText(area, int(flags) | int(Qt.TextFlag.TextSingleLine), shown)
     return metrics.horizontalAdvance(shown)
+
+
+def keyed(painter: QPainter, theme: Theme, area: QRectF, key: tuple[str, str], font: QFont) -> None:
+    """`■ words`: the sign in the colour of what it is the key to, the words in that of text."""
+    words, tone = key
+    used = text(painter, area, words[:1], theme.color(tone), font)
+    rest = area.adjusted(used + 4, 0, 6, 0)
+    text(painter, rest, words[1:].lstrip(), theme.color("text"), font)
 
 
 def wrapped(

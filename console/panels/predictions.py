@@ -14,7 +14,10 @@ from console.panels.look import Look
 from console.panels.strip import Line
 from console.panels.table import Table
 from console.questions import FindPredictions, Found, Page, Question, ReadPage
-from console.timeaxis import TimeAxis, span_text
+from console.timeaxis import TimeAxis
+from console.timetext import span_text
+
+EMPTY = "no prediction that is kept here fits the filter and the window"
 
 
 class PredictionsPanel(Panel):
@@ -33,7 +36,7 @@ class PredictionsPanel(Panel):
         self.line.returnPressed.connect(self.search)
         self.said = Line(look, "dim", 11)
         self.model = PredictionsModel(self._name, self._need)
-        self.table = Table(look, self.model, self.model.columns)
+        self.table = Table(look, self.model, self.model.columns, EMPTY)
         self.table.setAccessibleName("Predictions")
         self.table.chosen.connect(self._choose)
         self.table.opened.connect(self._choose)

@@ -14,8 +14,8 @@ from console.board import Board, Comparison
 from console.panels import paint
 from console.panels.frame import Panel
 from console.panels.look import Look
-from console.panels.timeplot import scale_top
-from console.timeaxis import clock_text
+from console.panels.scale import scale_top
+from console.timetext import clock_text
 
 
 class Densities(QWidget):
@@ -65,6 +65,19 @@ class Densities(QWidget):
             painter.drawPolyline(QPolygonF(outline))
         painter.setPen(QPen(theme.color("text"), 1, Qt.PenStyle.DashLine))
         painter.drawPolyline(QPolygonF(self._steps(xs, found.reference, area, top)))
+        self._open_ends(painter, area, xs)
+
+    def _open_ends(self, painter: QPainter, area: QRectF, xs: np.ndarray) -> None:
+        """The outer cells reach to whatever came: how wide they are drawn means nothing."""
+        theme = self._look.theme
+        for left, right, words in ((xs[0], xs[1], "≤"), (xs[-2], xs[-1], "≥")):
+            box = QRectF(left, area.top(), right - left, area.height())
+            painter.fillRect(box, theme.color("panel", 130))
+            if box.width() > 14:
+                place = box.adjusted(2, 0, -2, -box.height() + 16)
+                paint.text(
+                    painter, place, words, theme.color("dim"), self._look.small, paint.CENTRE
+                )
 
     @staticmethod
     def _steps(xs: np.ndarray, values: np.ndarray, area: QRectF, top: float) -> list[QPointF]:
@@ -142,13 +155,14 @@ class ReferencePanel(Panel):
             return
         unit = f" {found.feature.unit}" if found.feature.unit else ""
         low, high = (clock_text(moment, "%H:%M") for moment in (found.from_s, found.to_s))
-        legend = [
-            (f"┄ bundle n {found.n_reference:,.0f}", "dim"),
-            (f"■ {low}–{high} n {found.n_live:,}", "accent"),
-        ]
         measure = board.view.measure
+        legend = []
         if measure in found.scores:
             legend.append((f"{measure.upper()} {found.scores[measure]:.2f}", "dim"))
+        legend += [
+            (f"┄ bundle n {found.n_reference:,.0f}", "text"),
+            (f"■ {low}–{high} n {found.n_live:,}", "accent"),
+        ]
         legend.append((f"{found.feature.name}{unit} [{found.slice or 'all'}]", "text"))
         self.title.show_legend(legend)
         self.plot.setAccessibleDescription(" ".join(words for words, _ in legend)[:300])

@@ -2,97 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from PySide6.QtCore import QPointF, QRectF
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
 from console.board import Board, ServerLine
+from console.domain import ProbeEvidence, ReplicaStatus, ServerSnapshot
 from console.panels import paint
 from console.panels.frame import Panel
 from console.panels.look import Look
+from console.phrases import unencrypted
 from console.plain import duration, milliseconds, size
-from console.status import rank
+from console.severity import rank
 
 _SEVERITY = {"ready": "ok", "slow": "warning", "wrong": "critical", "dead": "critical"}
-Lines = list[tuple[str, str, str]]  # (sign or "", words, tone)
 
 
-def told(line: ServerLine, now_s: float) -> Lines:
-    """What there is to say about a server, line by line."""
-    found: Lines = []
+@dataclass(frozen=True, slots=True)
+class Fact:
+    words: str
+    tone: str = "dim"
+    sign: str = ""
+    deep: bool = False  # belongs to the line above
+
+
+def told(line: ServerLine, now_s: float) -> list[Fact]:
+    """What there is to say about a server, most urgent first."""
     snapshot = line.snapshot
     if snapshot is None:
-        return [("", line.why, "dim")]
+        return [Fact(line.why)]
+    found: list[Fact] = []
     if snapshot.reason:
-        found.append(("", snapshot.reason, line.severity if line.severity != "ok" else "dim"))
-    for replica in snapshot.replicas:
-        sign = _SEVERITY.get(replica.state, "unknown")
-        words = f"#{replica.index} {replica.state} · {replica.device}"
-        if replica.restarts:
-            words += f" · {replica.restarts} restarts"
-        if replica.rss_bytes:
-            words += f" · {size(replica.rss_bytes)}"
-        found.append((sign, words, "text" if sign == "ok" else sign))
-        if sign == "ok":
-            continue
-        failed = [probe for probe in replica.evidence if not probe.ok]
-        if replica.reason and not failed:
-            found.append(("", f"   {replica.reason}", "dim"))
-        for probe in failed:
-            age = duration(now_s - probe.at_unix_ms / 1000)
-            words = (
-                f"{probe.source} {probe.mix}: p50 {milliseconds(probe.p50_ms)}, max"
-                f" {milliseconds(probe.max_ms)}, limit {milliseconds(probe.limit_ms)},"
-                f" {probe.runs} runs, {age} ago"
-            )
-            if probe.worst_difference > probe.tolerance:
-                words += f", answers differ by {probe.worst_difference:.1e}"
-            found.append(("", f"   {words}", "dim"))
-    found += _facts(line)
+        found.append(Fact(snapshot.reason, line.severity if line.severity != "ok" else "dim"))
+    if unencrypted(line):
+        found.append(Fact(unencrypted(line), "warning", "warning"))
+    for group in alike(snapshot.replicas):
+        found += _of_group(group, now_s)
+    found += _facts(line, snapshot)
     return found
 
 
-def _facts(line: ServerLine) -> Iterator[tuple[str, str, str]]:
-    snapshot = line.snapshot
-    if snapshot is None:
+def alike(replicas: Sequence[ReplicaStatus]) -> list[list[ReplicaStatus]]:
+    """Replicas in the same state for the same reason, worst first: eight that fail alike are one
+    trouble."""
+    groups: dict[tuple[object, ...], list[ReplicaStatus]] = {}
+    for replica in replicas:
+        failed = tuple((e.mix, e.source, e.reason) for e in replica.evidence if not e.ok)
+        groups.setdefault((replica.state, replica.reason, failed), []).append(replica)
+    return sorted(groups.values(), key=lambda group: rank(_sign(group[0])))
+
+
+def _sign(replica: ReplicaStatus) -> str:
+    return _SEVERITY.get(replica.state, "unknown")
+
+
+def _of_group(group: Sequence[ReplicaStatus], now_s: float) -> Iterator[Fact]:
+    first, sign = group[0], _sign(group[0])
+    numbers = " ".join(f"#{replica.index}" for replica in group[:12])
+    numbers += " …" if len(group) > 12 else ""
+    tone = "text" if sign == "ok" else sign
+    yield Fact(f"{numbers} {first.state}", tone, sign)
+    devices = " ".join(dict.fromkeys(replica.device for replica in group if replica.device))
+    words = [devices]
+    restarts = sum(replica.restarts for replica in group)
+    words.append(f"{restarts} restarts" if restarts else "")
+    memory = max(replica.rss_bytes for replica in group)
+    words.append(f"{size(memory)}{' each' if len(group) > 1 else ''}" if memory else "")
+    if any(words):
+        yield Fact(" · ".join(word for word in words if word), "dim", deep=True)
+    if sign == "ok":
         return
-    yield "", f"{line.address} · version {snapshot.version}", "dim"
+    failed = [probe for replica in group for probe in replica.evidence if not probe.ok]
+    if failed:
+        yield from _evidence(max(failed, key=lambda probe: probe.p50_ms), now_s)
+    elif first.reason:
+        yield Fact(first.reason, deep=True)
+
+
+def _evidence(probe: ProbeEvidence, now_s: float) -> Iterator[Fact]:
+    """What the probe that failed measured; of several replicas, the slowest."""
+    age = duration(now_s - probe.at_unix_ms / 1000)
+    yield Fact(f"{probe.source or 'probe'} {probe.mix}, {age} ago", deep=True)
+    limit = f" over {milliseconds(probe.limit_ms)}" if probe.limit_ms else ""
+    yield Fact(f"p50 {milliseconds(probe.p50_ms)}{limit}", "text", deep=True)
+    yield Fact(f"max {milliseconds(probe.max_ms)}, {probe.runs} runs", deep=True)
+    if probe.worst_difference > probe.tolerance:
+        words = f"answers differ by {probe.worst_difference:.1e}, allowed {probe.tolerance:.1e}"
+        yield Fact(words, "critical", deep=True)
+    if probe.reason:
+        yield Fact(probe.reason, deep=True)
+
+
+def _facts(line: ServerLine, snapshot: ServerSnapshot) -> Iterator[Fact]:
+    yield Fact(f"{line.address} · v{snapshot.version}" if snapshot.version else line.address)
     offset = line.link.offset_ms
     if offset == offset:
-        yield "", f"clock {offset:+.1f} ms ± {line.link.rtt_ms / 2:.1f}", "dim"
-    yield (
-        "",
-        f"requests {snapshot.requests:,} · failed {snapshot.failed:,} · refused"
-        f" {snapshot.refused:,}",
-        "dim",
-    )
+        trip = f" ± {line.link.rtt_ms / 2:.1f}" if line.link.rtt_ms >= 0 else ""
+        yield Fact(f"clock {offset:+.1f}{trip} ms")
+    yield Fact(f"{snapshot.requests:,} requests")
+    yield Fact(f"{snapshot.failed:,} failed · {snapshot.refused:,} refused")
     if snapshot.quarantined:
-        yield "", f"{snapshot.quarantined} requests quarantined", "warning"
+        yield Fact(f"{snapshot.quarantined} requests quarantined", "warning", "warning")
+    if snapshot.telemetry_bytes:
+        yield Fact(f"telemetry {size(snapshot.telemetry_bytes)}")
     for name, why in list(snapshot.reasons.items())[:6]:
-        yield "", f"{name}: {why}", "dim"
+        yield Fact(f"{name}: {why}")
 
 
-class Replicas(QWidget):
+class Facts(QWidget):
+    """Facts under one another, as many as there is room for."""
+
     def __init__(self, look: Look) -> None:
         super().__init__()
         self._look = look
-        self.lines: Lines = []
+        self.facts: list[Fact] = []
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         look, theme = self._look, self._look.theme
         y = 2.0
-        for sign, words, tone in self.lines:
+        for fact in self.facts:
             if y > self.height() - 12:
                 break
-            left = 10.0
-            if sign:
-                paint.sign(painter, theme, sign, QPointF(left + 5, y + 8), 8)
-                left += 16
+            left = 26.0 if fact.sign or fact.deep else 10.0
+            if fact.sign:
+                paint.sign(painter, theme, fact.sign, QPointF(15, y + 8), 8)
             place = QRectF(left, y, self.width() - left - 8, 200)
-            y += paint.wrapped(painter, place, words, theme.color(tone), look.small_figures)
+            y += paint.wrapped(painter, place, fact.words, theme.color(fact.tone), look.small)
 
 
 class ServerPanel(Panel):
@@ -102,7 +141,7 @@ class ServerPanel(Panel):
     def __init__(self, look: Look) -> None:
         super().__init__(look)
         self.address = ""
-        self.view = Replicas(look)
+        self.view = Facts(look)
         self.body.addWidget(self.view, 1)
 
     def show_board(self, board: Board) -> None:
@@ -114,9 +153,10 @@ class ServerPanel(Panel):
             chosen = min(lines, key=lambda line: rank(line.severity))
         if chosen is None:
             return
-        self.view.lines = told(chosen, board.made_s)
+        self.view.facts = told(chosen, board.made_s)
         self.title.show_legend([(chosen.name, "text"), (chosen.word, chosen.severity)])
-        self.setAccessibleDescription("; ".join(words for _, words, _ in self.view.lines)[:800])
+        words = "; ".join(fact.words for fact in self.view.facts)
+        self.setAccessibleDescription(words[:800])
         self.view.update()
 
     def select(self, key: str) -> None:
@@ -124,4 +164,4 @@ class ServerPanel(Panel):
         self.refresh()
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
-        return ["fact"], [[words.strip()] for _, words, _ in self.view.lines]
+        return ["fact"], [[fact.words] for fact in self.view.facts]

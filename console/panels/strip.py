@@ -51,11 +51,13 @@ class PhraseButton(QPushButton):
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setFixedHeight(24)
         self._font = paint.sized(look.words, 13)
+        self._strong = paint.bold(self._font)
 
     def show_phrase(self, phrase: Phrase) -> None:
         self.phrase = phrase
-        words = f"◆ {phrase.text}"
-        width = QFontMetrics(self._font).horizontalAdvance(words) + 18
+        number, rest = _counted(phrase.text)
+        width = 32 + QFontMetrics(self._strong).horizontalAdvance(number)
+        width += QFontMetrics(self._font).horizontalAdvance(rest)
         if width != self.width():
             self.setFixedWidth(width)
         self.setAccessibleName(f"{phrase.severity}: {phrase.text}. {phrase.detail}"[:500])
@@ -78,7 +80,17 @@ class PhraseButton(QPushButton):
         paint.sign(painter, theme, severity, QPointF(12, area.center().y()), 9)
         tone = "dim" if severity in ("info", "unknown") else severity
         words = area.adjusted(22, 0, 0, 0)
-        paint.text(painter, words, self.phrase.text, theme.color(tone), self._font)
+        number, rest = _counted(self.phrase.text)
+        used = paint.text(painter, words, number, theme.color(tone), self._strong)
+        paint.text(painter, words.adjusted(used, 0, 2, 0), rest, theme.color(tone), self._font)
+
+
+def _counted(text: str) -> tuple[str, str]:
+    """`3 servers skewed`: the number, which is printed heavier, and the rest with its space."""
+    number, space, rest = text.partition(" ")
+    if number.replace(",", "").isdigit():
+        return number, space + rest
+    return "", text
 
 
 class Strip(QFrame):

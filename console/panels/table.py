@@ -14,7 +14,15 @@ from PySide6.QtCore import (
     Qt,
     Signal,
 )
-from PySide6.QtGui import QFontMetricsF, QGuiApplication, QKeyEvent, QPainter, QPen
+from PySide6.QtGui import (
+    QFontMetricsF,
+    QGuiApplication,
+    QKeyEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QResizeEvent,
+)
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QHeaderView,
@@ -57,6 +65,11 @@ class CellDelegate(QStyledItemDelegate):
             centre = QPointF(inner.left() + 6, inner.center().y())
             paint.sign(painter, theme, cell.value, centre, 8)
             self._text(painter, inner.adjusted(18, 0, 0, 0), cell)
+        elif cell.kind == "deploy":
+            centre = QPointF(inner.left() + 6, inner.center().y())
+            mark, severity = cell.value
+            paint.deploy(painter, theme, mark, severity, centre, 4)
+            self._text(painter, inner.adjusted(18, 0, 0, 0), cell)
         elif cell.kind == "skew":
             self._skew(painter, area, cell)
         else:
@@ -72,7 +85,7 @@ class CellDelegate(QStyledItemDelegate):
         words = cell.text
         if small:  # a digest cut short says more than one with dots in its place
             fits = int((area.width() - 1) / QFontMetricsF(font).horizontalAdvance("0"))
-            words = words[: max(fits, 3)]
+            words = words[: fits if fits > 3 else 1]
         paint.text(painter, area, words, look.theme.color(cell.tone), font, side)
 
     def _skew(self, painter: QPainter, area: QRectF, cell: Cell) -> None:
@@ -94,8 +107,16 @@ class Table(QTableView):
     opened = Signal(object)  # the row, by Enter or a double click
     chosen = Signal(object)  # the row that the selection moved to by hand
 
-    def __init__(self, look: Look, model: QAbstractItemModel, columns: tuple[Column, ...]) -> None:
+    def __init__(
+        self,
+        look: Look,
+        model: QAbstractItemModel,
+        columns: tuple[Column, ...],
+        empty: str = "",
+    ) -> None:
         super().__init__()
+        self._look = look
+        self.empty = empty  # what it means that there is no row
         self.setModel(model)
         self._columns = columns
         self._quiet = False
@@ -131,6 +152,19 @@ class Table(QTableView):
         header.sectionClicked.connect(self._sort)
         self._sorted = (-1, False)
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        self._give_way(event.size().width())
+        super().resizeEvent(event)
+
+    def _give_way(self, width: int) -> None:
+        """Columns that can be spared go before the others become dots."""
+        columns = list(enumerate(self._columns))
+        room = width - sum(c.width or c.least for _, c in columns if not c.spare)
+        for number, column in sorted(columns, key=lambda pair: pair[1].spare):
+            if column.spare:
+                room -= column.width
+                self.setColumnHidden(number, room < 0)
+
     def _sort(self, section: int) -> None:
         """Up, down, and back to worst first."""
         if self._columns[section].order is None:
@@ -144,6 +178,15 @@ class Table(QTableView):
             self._sorted = (-1, False)
         order = Qt.SortOrder.DescendingOrder if self._sorted[1] else Qt.SortOrder.AscendingOrder
         self.model().sort(self._sorted[0], order)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        super().paintEvent(event)
+        if self.empty and not self.model().rowCount():
+            painter = QPainter(self.viewport())
+            area = QRectF(self.viewport().rect()).adjusted(12, 8, -12, -8)
+            area.setHeight(min(area.height(), 60))
+            color = self._look.theme.color("dim")
+            paint.wrapped(painter, area, self.empty, color, self._look.words)
 
     def row(self) -> Any:
         """The selected row, or None."""

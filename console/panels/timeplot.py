@@ -22,9 +22,11 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QWidget
 
 from console.board import Board
+from console.deploys import SWITCHES
 from console.panels import paint
 from console.panels.look import Look
-from console.timeaxis import TimeAxis, clock_text, ticks
+from console.timeaxis import TimeAxis
+from console.timetext import clock_text, ticks
 
 LEFT_MARGIN = 54.0
 RIGHT_MARGIN = 10.0
@@ -43,6 +45,7 @@ class TimePlot(QWidget):
         self.board: Board | None = None
         self.time_labels = time_labels
         self.shows_readout = True
+        self.shows_switches = True  # where traffic moved to another stamp
         self.speaks_first = False  # shows its read-out while the cross-hair is locked
         self._layer: QPixmap | None = None
         self._pressed: QPointF | None = None
@@ -131,6 +134,8 @@ class TimePlot(QWidget):
         self._paint_grid(painter, area)
         self._paint_unknown(painter, area)
         self.paint_layer(painter, area)
+        if self.shows_switches:
+            self._paint_switches(painter, area)
         painter.end()
         return layer
 
@@ -157,6 +162,22 @@ class TimePlot(QWidget):
             paint.text(
                 painter, place, words, theme.color("dim"), self.look.small_figures, paint.CENTRE
             )
+
+    def _paint_switches(self, painter: QPainter, area: QRectF) -> None:
+        """A thin line where a stamp took traffic, so that before and after can be compared."""
+        low, high = self.span
+        found = self.board.happenings if self.board is not None else ()
+        places: dict[int, str] = {}
+        for happening in found:
+            if happening.mark in SWITCHES and low <= happening.at_s <= high:
+                x = math.floor(self.x_of(happening.at_s))
+                tone = "accent" if happening.severity == "info" else happening.severity
+                near = next((held for held in places if abs(held - x) < 3), x)
+                places[near] = tone if places.get(near, "accent") == "accent" else places[near]
+        painter.setClipRect(area)
+        for x, tone in places.items():
+            painter.setPen(QPen(self.look.theme.color(tone, 130), 1, Qt.PenStyle.DotLine))
+            painter.drawLine(QPointF(x + 0.5, area.top()), QPointF(x + 0.5, area.bottom()))
 
     def _paint_unknown(self, painter: QPainter, area: QRectF) -> None:
         """Hatched where the window has no data yet or no more: silence is not health."""
@@ -262,29 +283,3 @@ class TimePlot(QWidget):
         self._inside = False
         self.axis.set_cursor(math.nan)
         self.update()
-
-
-def caption(painter: QPainter, look: Look, area: QRectF, words: Sequence[tuple[str, str]]) -> None:
-    """A legend inside the plot, top left, on a ground of its own so that lines do not cross it."""
-    metrics = QFontMetricsF(look.small)
-    widths = [metrics.horizontalAdvance(text) + 9 for text, _ in words]
-    ground = QRectF(area.left() + 3, area.top(), min(sum(widths) + 4, area.width() - 6), 15)
-    painter.fillRect(ground, look.theme.color("panel", 190))
-    left = ground.left() + 4
-    for (text, tone), width in zip(words, widths, strict=True):
-        if left + width > area.right():
-            break
-        place = QRectF(left, ground.top(), width, 15)
-        paint.text(painter, place, text, look.theme.color(tone), look.small)
-        left += width
-
-
-def scale_top(value: float) -> tuple[float, float]:
-    """(top, step) of an axis from zero: round, with four to six steps."""
-    value = max(value, 1e-9)
-    power = 10.0 ** math.floor(math.log10(value))
-    for factor in (0.2, 0.25, 0.5, 1, 2, 2.5, 5):
-        step = factor * power
-        if value / step <= 6:
-            return math.ceil(value / step - 1e-9) * step, step
-    return 10 * power, 2 * power

@@ -1,0 +1,269 @@
+"""From the latency rows held in memory to the columns of the plots: quantiles, heat map, stages,
+shares, sparklines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from console.board import Exemplary, Floats, Latency, View
+from console.cache.latency import LatencyRows
+from console.cache.names import NameBook
+from console.cache.quantiles import quantiles
+
+SPARK_POINTS = 48
+SETTLE_S = 2.5  # between the end of a bucket and its arrival from every server
+
+
+def _column_width_s(view: View, rows_width_s: float) -> float:
+    """A round number of seconds, at most one column a pixel, at least one row's width."""
+    least = max(view.window_s / max(view.columns, 50), rows_width_s, 0.5)
+    for width in (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600):
+        if width >= least - 1e-9:
+            return float(width)
+    return 86_400.0
+
+
+def latency(
+    rows: LatencyRows,
+    names: NameBook,
+    view: View,
+    span: tuple[float, float],
+    offsets_ms: Mapping[str, float],
+    slo_ms: float,
+    now_s: float,
+) -> tuple[Latency, dict[str, tuple[float, Floats]], dict[str, tuple[float, float]]]:
+    """(the latency panel, p95 now and sparkline by server, p99 now and burning-since by server)."""
+    used = rows.size
+    keys, numbers = rows.keys[:used], rows.numbers[:used]
+    width = rows.width_s[:used]
+    shift = _by_name(names, keys[:, 1], offsets_ms) if used else np.zeros(0)
+    starts_s = keys[:, 0] / 1000 - shift / 1000
+    inside = (starts_s + width > span[0]) & (starts_s < span[1])
+    typical = float(np.median(width[inside])) if inside.any() else 0.0
+    column_s = _column_width_s(view, typical)
+    origin = np.floor(span[0] / column_s) * column_s
+    columns = int(np.ceil((span[1] - origin) / column_s))
+    column = ((starts_s - origin) // column_s).astype(np.int64)
+    inside &= (column >= 0) & (column < columns)
+    fleet = _fleet(rows, inside, starts_s, span, names)
+    burning = _burning(rows, inside, starts_s, names)
+    shown = inside.copy()
+    if view.scope:
+        shown &= keys[:, 1] == names.find(view.scope)
+    if view.mix:
+        shown &= keys[:, 3] == names.find(view.mix)
+    counts = _sum(column, shown, rows.counts[:used], columns)
+    sums = _sum(column, shown, numbers, columns)
+    p50, p95, p99 = quantiles(counts, (0.5, 0.95, 0.99))
+    requests = sums[:, 0]
+    # The newest columns lack the servers that have not reported them yet: half an answer there
+    # looks like a jump.
+    unsettled = origin + (np.arange(columns) + 1) * column_s > now_s - SETTLE_S
+    if view.live and not unsettled.all():
+        for values in (p50, p95, p99, requests):
+            values[unsettled] = np.nan if values is not requests else 0
+        counts[unsettled] = 0
+    some = requests > 0
+    safe = np.where(some, requests, 1)
+    brushed = _brushed(starts_s, shown, view)
+    whole = quantiles(
+        rows.counts[:used][brushed].sum(axis=0, dtype=np.int64)[None, :], (0.5, 0.95, 0.99)
+    )
+    newest = float((starts_s + width)[shown].max()) if shown.any() else np.nan
+    heat = counts / np.maximum(counts.max(axis=1), 1)[:, None]
+    found = Latency(
+        from_s=span[0],
+        to_s=span[1],
+        column_s=column_s,
+        starts=origin + np.arange(columns) * column_s,
+        p50=p50,
+        p95=p95,
+        p99=p99,
+        heat=heat.T.astype(np.float32),
+        rate=_rate(requests, column_s, origin, newest),
+        errors=np.where(some, sums[:, 1] / safe, np.nan),
+        stages=np.where(some, sums[:, 2:7].T / safe, np.nan),
+        batch=np.where(some, sums[:, 8] / safe, np.nan),
+        total=(float(whole[0][0]), float(whole[1][0]), float(whole[2][0])),
+        requests=int(numbers[brushed, 0].sum()),
+        slo_ms=slo_ms,
+        split=_split(rows, shown, column, columns, view.split, names),
+        exemplars=_exemplars(rows, shown, starts_s, names),
+        shares=_shares(rows, inside, column, columns, names),
+        newest_s=newest,
+        width_s=typical,
+        mixes=tuple(sorted({names.text(i) for i in np.unique(keys[inside, 3])})) if used else (),
+    )
+    return found, fleet, burning
+
+
+def _rate(requests: Floats, column_s: float, origin: float, newest: float) -> Floats:
+    """Requests a second. The last column is still filling: divided by what has passed of it."""
+    seconds = np.full(len(requests), column_s)
+    if newest == newest:
+        last = int((newest - origin - 1e-6) // column_s)
+        if 0 <= last < len(seconds):
+            seconds[last] = max(newest - (origin + last * column_s), column_s / 10)
+    return np.asarray(np.where(requests > 0, requests / seconds, np.nan))
+
+
+def _by_name(names: NameBook, ids: NDArray[np.int64], values: Mapping[str, float]) -> Floats:
+    found = np.zeros(len(ids))
+    for number in np.unique(ids):
+        value = values.get(names.text(int(number)), 0.0)
+        found[ids == number] = value if value == value else 0.0
+    return found
+
+
+def _brushed(starts_s: Floats, shown: NDArray[np.bool_], view: View) -> NDArray[np.bool_]:
+    if view.brush is None:
+        return shown
+    return np.asarray(shown & (starts_s >= view.brush[0]) & (starts_s < view.brush[1]))
+
+
+def _sum(
+    column: NDArray[np.int64],
+    chosen: NDArray[np.bool_],
+    values: NDArray[np.generic],
+    columns: int,
+) -> NDArray[np.float64]:
+    """Rows of `values` added up by column. Sorted once, because adding at scattered places is an
+    order of magnitude slower."""
+    out = np.zeros((columns, values.shape[1]))
+    places = np.flatnonzero(chosen)
+    if not len(places):
+        return out
+    order = places[np.argsort(column[places], kind="stable")]
+    sorted_columns = column[order]
+    firsts = np.flatnonzero(np.diff(sorted_columns, prepend=-1))
+    out[sorted_columns[firsts]] = np.add.reduceat(values[order], firsts, axis=0, dtype=np.float64)
+    return out
+
+
+def _fleet(
+    rows: LatencyRows,
+    inside: NDArray[np.bool_],
+    starts_s: Floats,
+    span: tuple[float, float],
+    names: NameBook,
+) -> dict[str, tuple[float, Floats]]:
+    """p95 of the last minute of data, and over the window, by server."""
+    found = {}
+    used = rows.size
+    step = max((span[1] - span[0]) / SPARK_POINTS, 1e-3)
+    place = np.clip(((starts_s - span[0]) // step), 0, SPARK_POINTS - 1).astype(np.int64)
+    for number in np.unique(rows.keys[:used, 1][inside]) if used else ():
+        mine = inside & (rows.keys[:used, 1] == number)
+        line = quantiles(_sum(place, mine, rows.counts[:used], SPARK_POINTS), (0.95,))[0]
+        last = mine & (starts_s > starts_s[mine].max() - 60)
+        now = quantiles(rows.counts[:used][last].sum(axis=0, dtype=np.int64)[None, :], (0.95,))
+        found[names.text(int(number))] = (float(now[0][0]), line)
+    return found
+
+
+def _burning(
+    rows: LatencyRows, inside: NDArray[np.bool_], starts_s: Floats, names: NameBook
+) -> dict[str, tuple[float, float]]:
+    """By server: p99 of the last minute of data, and the p99 of each 30 s step before, from which
+    `since` is told as (p99 now, start of the window the steps are counted from)."""
+    found = {}
+    used = rows.size
+    for number in np.unique(rows.keys[:used, 1][inside]) if used else ():
+        mine = inside & (rows.keys[:used, 1] == number)
+        newest = starts_s[mine].max()
+        last = mine & (starts_s > newest - 60)
+        now = quantiles(rows.counts[:used][last].sum(axis=0, dtype=np.int64)[None, :], (0.99,))
+        found[names.text(int(number))] = (float(now[0][0]), float(newest))
+    return found
+
+
+def above_since(
+    rows: LatencyRows, number: int, starts_offset_s: float, limit_ms: float, step_s: float = 15.0
+) -> float:
+    """Start of the last unbroken run of steps whose p99 is above `limit_ms`; NaN without data."""
+    used = rows.size
+    mine = rows.keys[:used, 1] == number
+    if not mine.any():
+        return float("nan")
+    starts_s = rows.keys[:used, 0] / 1000 - starts_offset_s
+    begin = starts_s[mine].min()
+    step = ((starts_s - begin) // step_s).astype(np.int64)
+    steps = int(step[mine].max()) + 1
+    line = quantiles(_sum(step, mine, rows.counts[:used], steps), (0.99,))[0]
+    below = np.flatnonzero(~(line > limit_ms))
+    first = int(below[-1]) + 1 if len(below) else 0
+    return float(begin + min(first, steps - 1) * step_s)
+
+
+_SPLIT_COLUMN = {"server": 1, "stamp": 2, "mix": 3, "replica": 4}
+
+
+def _split(
+    rows: LatencyRows,
+    shown: NDArray[np.bool_],
+    column: NDArray[np.int64],
+    columns: int,
+    split: str,
+    names: NameBook,
+    most: int = 8,
+) -> tuple[tuple[str, Floats], ...]:
+    if split not in _SPLIT_COLUMN or not shown.any():
+        return ()
+    used = rows.size
+    members = rows.keys[:used, _SPLIT_COLUMN[split]]
+    numbers, places = np.unique(members[shown], return_inverse=True)
+    busy = np.bincount(places, weights=rows.numbers[:used][shown, 0])
+    lines = []
+    for index in np.argsort(-busy)[:most]:
+        chosen = shown & (members == numbers[index])
+        p95 = quantiles(_sum(column, chosen, rows.counts[:used], columns), (0.95,))[0]
+        number = int(numbers[index])
+        lines.append((f"replica {number}" if split == "replica" else names.text(number), p95))
+    return tuple(sorted(lines, key=lambda line: line[0]))
+
+
+def _shares(
+    rows: LatencyRows,
+    inside: NDArray[np.bool_],
+    column: NDArray[np.int64],
+    columns: int,
+    names: NameBook,
+) -> tuple[tuple[str, Floats], ...]:
+    """Share of the requests by stamp, a column each."""
+    used = rows.size
+    if not inside.any():
+        return ()
+    total = np.bincount(column[inside], weights=rows.numbers[:used][inside, 0], minlength=columns)
+    lines = []
+    for number in np.unique(rows.keys[:used, 2][inside]):
+        mine = inside & (rows.keys[:used, 2] == number)
+        part = np.bincount(column[mine], weights=rows.numbers[:used][mine, 0], minlength=columns)
+        share = np.where(total > 0, part / np.maximum(total, 1), np.nan)
+        lines.append((names.text(int(number)), share))
+    return tuple(lines)
+
+
+def _exemplars(
+    rows: LatencyRows,
+    shown: NDArray[np.bool_],
+    starts_s: Floats,
+    names: NameBook,
+    most: int = 1500,
+) -> tuple[Exemplary, ...]:
+    """The newest requests kept as examples, for a click on the heat map."""
+    found: list[Exemplary] = []
+    places = np.flatnonzero(shown)
+    for place in places[np.argsort(-starts_s[places], kind="stable")][: 4 * most]:
+        text = rows.exemplars.get(tuple(int(part) for part in rows.keys[place]))
+        if not text:
+            continue
+        server = names.text(int(rows.keys[place, 1]))
+        for identity, total_ms, trace in json.loads(text):
+            found.append(Exemplary(float(starts_s[place]), total_ms, server, identity, trace))
+        if len(found) >= most:
+            break
+    return tuple(found)

@@ -1,0 +1,142 @@
+"""Quality of a fleet by slice, and the columns of its tables. Servers are added up, weighted by
+what they counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from console.board import QualityLine
+from console.domain import QualityRow, SliceRow
+from console.models.cells import Cell, Column
+from console.plain import duration
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}" if value == value else "–"
+
+
+def _money(value: float, unit: str) -> str:
+    return f"{value:,.0f} {unit}".strip() if value == value else "–"
+
+
+def merged(lines: Sequence[QualityLine]) -> dict[str, list[QualityRow]]:
+    """By slice: one row a bucket in time order, servers weighted by their predictions."""
+    groups: dict[tuple[str, int], list[QualityRow]] = {}
+    for line in lines:
+        groups.setdefault((line.row.slice, line.row.bucket_unix_s), []).append(line.row)
+    found: dict[str, list[QualityRow]] = {}
+    for (place, _), rows in sorted(groups.items(), key=lambda item: item[0][1]):
+        found.setdefault(place, []).append(_merge(rows))
+    return found
+
+
+def _merge(rows: Sequence[QualityRow]) -> QualityRow:
+    if len(rows) == 1:
+        return rows[0]
+    best = max(rows, key=lambda row: row.predictions)
+    bins = max((len(row.reliability) for row in rows), default=0)
+    fitting = [row for row in rows if len(row.reliability) == bins]
+    kind = type(fitting[0].reliability[0]) if bins else None
+    reliability = tuple(
+        kind(
+            sum(row.reliability[i].n for row in fitting),
+            sum(row.reliability[i].sum_confidence for row in fitting),
+            sum(row.reliability[i].sum_correct for row in fitting),
+        )
+        for i in range(bins)
+        if kind is not None
+    )
+    same = [r for r in rows if r.labels == best.labels and len(r.confusion) == len(best.confusion)]
+    return QualityRow(
+        bucket_unix_s=best.bucket_unix_s,
+        width_s=best.width_s,
+        stamp=best.stamp,
+        slice=best.slice,
+        predictions=sum(row.predictions for row in rows),
+        labelled=sum(row.labelled for row in rows),
+        accuracy=_mean(rows, "accuracy", "labelled"),
+        estimated_accuracy=_mean(rows, "estimated_accuracy", "predictions"),
+        value_per_1000=_mean(rows, "value_per_1000", "labelled"),
+        estimated_value_per_1000=_mean(rows, "estimated_value_per_1000", "predictions"),
+        ece=_mean(rows, "ece", "labelled"),
+        median_label_delay_s=_mean(rows, "median_label_delay_s", "labelled"),
+        reliability=reliability,
+        labels=best.labels,
+        confusion=tuple(sum(parts) for parts in zip(*(r.confusion for r in same), strict=True)),
+        value_unit=best.value_unit,
+        estimated_accuracy_labelled=_mean(rows, "estimated_accuracy_labelled", "labelled"),
+    )
+
+
+def _mean(rows: Sequence[QualityRow], name: str, weight: str) -> float:
+    pairs = [(getattr(row, name), getattr(row, weight)) for row in rows]
+    known = [(value, count) for value, count in pairs if value == value and count > 0]
+    total = sum(count for _, count in known)
+    return sum(value * count for value, count in known) / total if total else math.nan
+
+
+def slice_columns() -> tuple[Column, ...]:
+    def figure(words: str, tone: str = "text") -> Cell:
+        return Cell(words, tone, mono=True, right=True)
+
+    def gap(row: QualityRow) -> Cell:
+        difference = row.accuracy - row.estimated_accuracy_labelled
+        odd = difference < -0.05
+        words = f"{difference:+.1%}" if difference == difference else "–"
+        return figure(words, "warning" if odd else "dim")
+
+    def labelled(row: QualityRow) -> Cell:
+        share = row.labelled / row.predictions if row.predictions else math.nan
+        return figure(f"{row.labelled:,} ({_share(share)})", "dim")
+
+    return (
+        Column("slice", lambda r: Cell(r.slice or "all", mono=True), 0, least=84),
+        Column("realised", lambda r: figure(_share(r.accuracy)), 70, right=True),
+        Column("estimated", lambda r: figure(_share(r.estimated_accuracy), "dim"), 74, right=True),
+        Column("real - est.", gap, 78, right=True, spare=3, tip="on the labelled rows alone"),
+        Column("value/1000", lambda r: figure(_money(r.value_per_1000, r.value_unit)), 92,
+               right=True, spare=1),
+        Column("estimated", lambda r: figure(_money(r.estimated_value_per_1000, r.value_unit),
+                                             "dim"), 92, right=True, spare=6),
+        Column("labelled", labelled, 110, right=True, spare=2),
+        Column("delay", lambda r: figure(duration(r.median_label_delay_s), "dim"), 64,
+               right=True, spare=4),
+        Column("ECE", lambda r: figure(f"{r.ece:.3f}" if r.ece == r.ece else "–", "dim"), 56,
+               right=True, spare=5),
+    )  # fmt: skip
+
+
+def worst_by_expression(
+    found: Sequence[tuple[str, SliceRow]],
+) -> list[tuple[str, SliceRow]]:
+    """One row a slice: servers of one stamp find the same ones. The largest error stays."""
+    worst: dict[str, tuple[str, SliceRow]] = {}
+    for pair in found:
+        held = worst.get(pair[1].expression)
+        if held is None or pair[1].error > held[1].error:
+            worst[pair[1].expression] = pair
+    return sorted(worst.values(), key=lambda pair: -pair[1].z)
+
+
+def worst_columns() -> tuple[Column, ...]:
+    def words(pair: tuple[str, SliceRow]) -> Cell:
+        row = pair[1]
+        return Cell(row.words or row.expression, "text", tip=row.expression)
+
+    def error(pair: tuple[str, SliceRow]) -> Cell:
+        row = pair[1]
+        loud = "critical" if row.error > 2 * max(row.error_elsewhere, 1e-9) else "text"
+        return Cell(f"{row.error:.1%}", loud, mono=True, right=True)
+
+    return (
+        Column("the model is worst on", words, 0, least=210),
+        Column("error", error, 62, right=True, order=lambda pair: pair[1].error),
+        Column("else", lambda p: Cell(f"{p[1].error_elsewhere:.1%}", "dim", mono=True, right=True),
+               62, right=True, spare=1),
+        Column("n", lambda p: Cell(f"{p[1].support:,}", "dim", mono=True, right=True), 62,
+               right=True, spare=2),
+        Column("share", lambda p: Cell(f"{p[1].share:.1%}", "dim", mono=True, right=True), 58,
+               right=True, spare=3),
+        Column("filter", lambda p: Cell(p[1].expression, "dim", mono=True), 220, spare=4),
+    )  # fmt: skip

@@ -1,0 +1,139 @@
+"""What exactly differs on one server: files and versions, the watch of its neighbours, clients that
+pin another stamp, its last deploys, its environment, and the traffic by stamp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from PySide6.QtCore import QPointF, QRectF, Qt
+from PySide6.QtGui import QPainter, QPaintEvent, QPolygonF
+from PySide6.QtWidgets import QWidget
+
+from console import deploys as journal
+from console.board import Board, Floats, SkewLine
+from console.panels import paint
+from console.panels.look import Look
+from console.plain import short
+from console.timetext import clock_text
+
+TRAFFIC_PIXELS = 44.0
+MOST_DEPLOYS = 6
+KEY_PIXELS = 92.0
+Said = tuple[str, str]  # words, tone; tone "title" is a heading
+
+
+def told(line: SkewLine | None, board: Board) -> list[Said]:
+    """Most telling first: the room is small."""
+    if line is None:
+        return [("select a server: what exactly differs", "title")]
+    found: list[Said] = [(line.name, "text"), (line.stamp_name or "stamp not known", "dim")]
+    if line.dirty:
+        found.append(("dirty stamp: equals no pin", "warning"))
+    for what, here, there in line.details:
+        found.append((f"≠ {what}", "critical"))
+        found.append((f"   {short(here)} · fleet {short(there)}", "dim"))
+    found += _watch(line, board)
+    if line.pins:
+        found.append(("clients that pin another stamp", "title"))
+        found += [
+            (f"{client} {stamp[:8]} refused {refused}", "warning")
+            for client, stamp, refused, _ in line.pins
+        ]
+    found += _journal(line, board)
+    if line.env:
+        found.append(("environment, not part of the stamp", "title"))
+        for what, here, there in line.env:
+            found.append((f"{what} {here} · fleet {there}", "text"))
+    if not line.details and line.stamp:
+        found.insert(2, ("= every file and version as the fleet", "dim"))
+    return found
+
+
+def _watch(line: SkewLine, board: Board) -> Iterator[Said]:
+    """What the server itself found when it compared its neighbours."""
+    mine = [alert for alert in board.alerts if alert.open and alert.server == line.address]
+    for alert in [alert for alert in mine if alert.row.kind == "skew"][:3]:
+        yield "its own watch says", "title"
+        yield alert.row.summary, alert.row.severity
+
+
+def _journal(line: SkewLine, board: Board) -> Iterator[Said]:
+    mine = [row for address, row in board.deploys if address == line.address][:MOST_DEPLOYS]
+    if mine:
+        yield "deploys", "title"
+    for row in mine:
+        at = clock_text(row.at_unix_ms / 1000, "%d %b %H:%M")
+        severity = journal.severity_of(row.action)
+        stamp = row.stamp_name.rpartition("+")[2] or row.stamp
+        yield (
+            f"{at} {row.action or 'deploy'} {stamp[:8]}",
+            "text" if severity == "info" else severity,
+        )
+        if row.detail:
+            yield f"   {row.detail}", "dim"
+
+
+class Detail(QWidget):
+    def __init__(self, look: Look) -> None:
+        super().__init__()
+        self._look = look
+        self.lines: list[Said] = []
+        self._shares: tuple[tuple[str, Floats], ...] = ()
+        self.setMinimumWidth(150)
+
+    def show_line(self, line: SkewLine | None, board: Board) -> None:
+        self.lines = told(line, board)
+        self._shares = board.latency.shares if board.latency is not None else ()
+        self.setAccessibleName("; ".join(words for words, _ in self.lines)[:500])
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        look, theme = self._look, self._look.theme
+        y = 4.0
+        room = self.height() - (TRAFFIC_PIXELS if self._shares else 4)
+        for number, (words, tone) in enumerate(self.lines):
+            if y > room - 14:
+                break
+            font = look.small if tone == "title" else look.small_figures
+            font = look.strong if number == 0 else font
+            deep = words.startswith("   ")
+            place = QRectF(22 if deep else 10, y, self.width() - (30 if deep else 18), 16)
+            color = theme.color("dim" if tone == "title" else tone)
+            paint.text(painter, place, words.strip(), color, font)
+            y += 15
+        if self._shares and self.height() > 70:
+            area = QRectF(10, self.height() - 36, self.width() - 20, 12)
+            self._traffic(painter, area)
+
+    def _traffic(self, painter: QPainter, area: QRectF) -> None:
+        """Share of the requests by stamp over the window, stacked."""
+        theme = self._look.theme
+        base = np.zeros(len(self._shares[0][1]))
+        xs = area.left() + np.arange(len(base) + 1) / max(len(base), 1) * area.width()
+        painter.setPen(Qt.PenStyle.NoPen)
+        for number, (_, share) in enumerate(self._shares):
+            top = base + np.nan_to_num(share)
+            points = [QPointF(xs[i], area.bottom() - top[i] * area.height())
+                      for i in range(len(base))]  # fmt: skip
+            points += [QPointF(xs[i], area.bottom() - base[i] * area.height())
+                       for i in reversed(range(len(base)))]  # fmt: skip
+            painter.setBrush(theme.color(theme.split[number % len(theme.split)]))
+            painter.drawPolygon(QPolygonF(points))
+            base = top
+        self._traffic_keys(painter, QRectF(area.left(), area.bottom() + 4, area.width(), 16))
+
+    def _traffic_keys(self, painter: QPainter, area: QRectF) -> None:
+        """The busiest now, as many as fit."""
+        theme, look = self._look.theme, self._look
+        now = []
+        for number, (stamp, shares) in enumerate(self._shares):
+            known = shares[np.isfinite(shares)]
+            now.append((float(known[-1]) if len(known) else 0.0, stamp, number))
+        fit = max(int(area.width() // KEY_PIXELS), 1)
+        for place, (share, stamp, number) in enumerate(sorted(now, reverse=True)[:fit]):
+            box = QRectF(area.left() + place * KEY_PIXELS, area.top(), KEY_PIXELS, area.height())
+            color = theme.split[number % len(theme.split)]
+            words = f"■ {stamp[:6]} {share:.0%}"
+            paint.keyed(painter, theme, box, (words, color), look.small)
