@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import functools
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import grpc
 import pytest
 
+from console.cache.writer import Writer
 from console.domain import Action, AlertRow, DriftRow, Event, LatencyRow, ServerSnapshot, SliceRow
-from console.feed.address import Access, check_address
+from console.feed.address import Access, check_address, unprotected
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
 from console.feed.decode import RowRefused, event
 from console.feed.hub import MOST_BACKLOG, Hub
-from proto import observe_pb2
+from proto import observe_pb2, observe_pb2_grpc
 from tests.fleet_story import FLEET
 from tests.observe_stand_in import Fleet, StandIn
 
@@ -170,6 +177,98 @@ def test_bad_servers_never_disturb_the_rest(sink: Kept, start: Callable[..., Hub
         named = [r for r in sink.rows(ServerSnapshot, hostile) if isinstance(r, ServerSnapshot)]
         assert "\u202e" not in named[0].server
         assert len(named[0].reason) < 2100
+
+
+class OldObserve(observe_pb2_grpc.ObserveServicer):
+    """A server from before History, Slices and clocks: snapshots with few fields, nothing else."""
+
+    def Watch(
+        self, request: observe_pb2.WatchRequest, context: grpc.ServicerContext
+    ) -> Iterator[observe_pb2.WatchEvent]:
+        while context.is_active():
+            yield observe_pb2.WatchEvent(snapshot=observe_pb2.ServerSnapshot(server="old"))
+            yield observe_pb2.WatchEvent.FromString(b"\xfa\x3f\x03abc")  # a field of tomorrow
+            if request.once:
+                return
+            time.sleep(0.05)
+
+
+def test_old_and_foreign_servers_are_told_for_what_they_are(
+    sink: Kept, start: Callable[..., Hub]
+) -> None:
+    """An old protocol, a gRPC server without Observe, and something that speaks HTTP/1."""
+    old = grpc.server(ThreadPoolExecutor(8))
+    observe_pb2_grpc.add_ObserveServicer_to_server(OldObserve(), old)
+    foreign = grpc.server(ThreadPoolExecutor(2))
+    addresses = [f"127.0.0.1:{s.add_insecure_port('127.0.0.1:0')}" for s in (old, foreign)]
+    web = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    addresses.append(f"127.0.0.1:{web.server_address[1]}")
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    for server in (old, foreign):
+        server.start()
+    with Fleet([stand_in()]) as fleet:
+        try:
+            hub = start([*addresses, *fleet.addresses])
+            until(lambda: len(hub.links()) == 4)
+            until(lambda: hub.links()[fleet.addresses[0]].state == "live", 20)
+            until(lambda: any(isinstance(e.row, ServerSnapshot) and e.row.server == "old"
+                              for e in tuple(sink.events)), 20)  # fmt: skip
+            links = hub.links
+            until(lambda: "UNIMPLEMENTED" in links()[addresses[1]].detail, 20)
+            until(lambda: bool(links()[addresses[2]].detail), 20)
+            assert links()[addresses[0]].heard_s > 0
+            for lost in addresses[1:]:
+                assert links()[lost].state in ("connecting", "reconnecting", "lost")
+                assert links()[lost].heard_s == 0
+        finally:
+            web.shutdown()
+            web.server_close()
+            for server in (old, foreign):
+                server.stop(None)
+
+
+def test_server_killed_and_restarted_leaves_no_hole_in_the_cache(tmp_path: Path) -> None:
+    """All the way to the file: every bucket that the server still has, once."""
+    path = tmp_path / "cache.db"
+    one = stand_in()
+    writer = Writer(path, lambda tables: None)
+    writer.start()
+    with Fleet([one]) as fleet:
+        hub = Hub(fleet.addresses, Access(), writer, lambda: None)
+        hub.start()
+        address = fleet.addresses[0]
+        until(lambda: bool(hub.links()) and hub.links()[address].state == "live", 20)
+        fleet.kill(0)
+        until(lambda: hub.links()[address].state in ("reconnecting", "lost"), 20)
+        time.sleep(2.2)  # a bucket passes unheard
+        again = stand_in(past_s=40)  # the process is another one, its past is kept
+        fleet.revive(0, again)
+        hub.retry_now()
+        until(lambda: hub.links()[address].instance == again.instance, 20)
+        wanted = {(e.latency.bucket_unix_ms, e.latency.mix) for e in again.past
+                  if e.HasField("latency")}  # fmt: skip
+
+        def kept() -> list[tuple[int, str]]:
+            with closing(sqlite3.connect(path)) as db:
+                return db.execute(
+                    "SELECT bucket_ms, name.text FROM latency JOIN name ON name.id = mix"
+                    " WHERE level = 0"
+                ).fetchall()
+
+        until(lambda: wanted <= set(kept()), 20)
+        found = kept()
+        assert len(found) == len(set(found))
+        hub.close()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "tls", "open_"),
+    [("127.0.0.1:1", False, False), ("localhost:1", False, False), ("[::1]:1", False, False),
+     ("10.1.2.3:1", False, True), ("gpu-01.lon:1", False, True), ("10.1.2.3:1", True, False)],
+)  # fmt: skip
+def test_plaintext_over_a_network_is_known(address: str, tls: bool, open_: bool) -> None:
+    assert unprotected(address, Access(tls=tls)) is open_
 
 
 def test_a_hundred_servers_share_one_thread(sink: Kept, start: Callable[..., Hub]) -> None:

@@ -7,13 +7,24 @@ import math
 import numpy as np
 import pytest
 
+from console import deploys
 from console.board import AlertLine, DriftLine, ServerLine, SkewCell, SkewLine
-from console.domain import AlertRow, DriftRow, Link, Server, ServerSnapshot
+from console.domain import (
+    AlertRow,
+    DeployRow,
+    DriftRow,
+    Link,
+    ReplicaStatus,
+    Server,
+    ServerSnapshot,
+)
 from console.filterline import BadFilter, parse
+from console.happenings import happenings
+from console.panels.server import alike
 from console.phrases import Burn
 from console.plain import duration, plain
 from console.severity import rank
-from console.skew import majority
+from console.skew import compare, majority
 from console.status import server_state, verdict
 
 NOW = 1_000_000.0
@@ -143,6 +154,87 @@ def test_clock_and_lost_records_are_told() -> None:
     texts = [p.text for p in verdict([odd], [], [], [], [], NOW).phrases]
     assert "1 clock off" in texts
     assert "7 records lost" in texts
+
+
+def test_skew_seen_by_a_server_among_neighbours_we_do_not_watch_is_told() -> None:
+    """One server watched: there is no fleet here to compare it with, but it compared itself."""
+    found = alert("skew", "high", summary="press-9 serves other labels")
+    said = verdict([line()], [], [], [skewed("gpu-01", False)], [found], NOW)
+    assert said.state == "DEGRADED"
+    assert said.sentence.startswith("gpu-01 sees it among its neighbours: press-9 serves")
+    told = [p.text for p in said.phrases]
+    assert told[0] == "1 skew alert"
+    # What the console sees by itself is not told twice.
+    said = verdict([line()], [], [], [skewed("gpu-01", True)], [found], NOW)
+    assert [p.panel for p in said.phrases] == ["skew", "fleet"]
+
+
+@pytest.mark.parametrize("kind", ["latency", "drift", "readiness", "telemetry", ""])
+def test_no_open_alert_goes_untold(kind: str) -> None:
+    said = verdict([line()], [], [], [], [alert(kind)], NOW)
+    assert said.state == "CRITICAL", kind
+    assert said.phrases[0].panel == "alerts"
+
+
+def test_plaintext_is_loud_but_is_no_outage() -> None:
+    open_ = line(snapshot=snapshot(insecure=True))
+    said = verdict([open_, line()], [], [], [], [], NOW)
+    assert said.state == "HEALTHY"
+    assert [(p.severity, p.text) for p in said.phrases][0] == ("warning", "1 server in plaintext")
+    assert "--insecure" in said.sentence
+    over_network = line(link=link(plaintext=True))
+    assert verdict([over_network], [], [], [], [], NOW).phrases[0].text == "1 server in plaintext"
+    worse = verdict([open_, line("warning", why="slow")], [], [], [], [], NOW)
+    assert worse.state == "DEGRADED" and "slow" in worse.sentence
+
+
+@pytest.mark.parametrize(
+    ("action", "mark", "severity"),
+    [
+        ("activate", "activate", "info"),
+        ("rollback", "rollback", "warning"),
+        ("refuse", "refuse", "warning"),
+        ("canary", "canary", "info"),
+        ("canary abort", "refuse", "warning"),
+        ("canary_promoted", "activate", "info"),
+        ("rehearse", "rehearse", "info"),
+        ("load", "load", "info"),
+        ("start", "start", "info"),
+        ("stop", "stop", "info"),
+        ("<b>defenestrate</b>", "other", "info"),
+        ("", "other", "info"),
+    ],
+)
+def test_every_deploy_has_a_mark(action: str, mark: str, severity: str) -> None:
+    assert (deploys.mark_of(action), deploys.severity_of(action)) == (mark, severity)
+
+
+def test_deploy_is_told_with_its_detail_on_our_clock() -> None:
+    row = DeployRow(int(NOW * 1000), "refuse", "ab" * 32, "t+abab", "cd" * 32, "kim", "golden 3")
+    server = Server(link(offset_ms=500.0), snapshot())
+    found = happenings((), [("h:1", row)], {"h:1": server}, ())[0]
+    assert found.at_s == NOW - 0.5
+    assert found.text == "gpu-01 refuse abababababab by kim: golden 3"
+    assert (found.mark, found.severity) == ("refuse", "warning")
+    assert "before cdcdcdcdcdcd" in found.detail and "golden 3" in found.detail
+
+
+def test_since_counts_only_deploys_that_made_a_server_serve() -> None:
+    said = snapshot(stamp="ab", stamp_parts={"weights": "1"})
+    journal = [
+        ("h:1", DeployRow(int((NOW - ago) * 1000), action, "ab"))
+        for ago, action in ((300, "activate"), (60, "rehearse"), (30, "load"), (10, "refuse"))
+    ]
+    assert compare([Server(link(), said)], journal, NOW)[0].since_s == NOW - 300
+
+
+def test_replicas_that_fail_alike_are_one_trouble() -> None:
+    replicas = tuple(
+        ReplicaStatus(index=n, state="ready" if n < 2 else "slow", reason="" if n < 2 else "p50")
+        for n in range(6)
+    )
+    groups = alike(replicas)
+    assert [[r.index for r in group] for group in groups] == [[2, 3, 4, 5], [0, 1]]
 
 
 def test_majority_of_a_tie_does_not_flicker() -> None:

@@ -126,7 +126,8 @@ class SkewPanel(Panel):
             return
         line = self.table.row()
         if line is None:
-            line = next((row for row in self.model.rows if row.odd), None)
+            # Nobody chose: the rows that differ stand first.
+            line = next(iter(self.model.rows), None)
         self.detail.show_line(line, self.board)
 
     def focus_target(self) -> QWidget:
