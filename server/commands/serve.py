@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import secrets
@@ -25,6 +26,7 @@ from server.edge import CannotListen, Edge
 from server.engine import Engine
 from server.errors import DeployRefused, PoolRefused
 from server.instrumented import Instrumented
+from server.notify import ServiceManager, service_manager
 from server.pool import Pool
 from server.process import replica_spawner
 from server.security.audit import AuditLog
@@ -39,6 +41,8 @@ OK = 0
 REFUSED = 78  # EX_CONFIG of sysexits.h: the bundle or the pool cannot be served
 # After the drain nothing is left to answer but what watches.
 LAST_CALLS_S = 0.5
+# What a service manager is asked for beyond the grace: replicas end, telemetry is written out.
+TO_END_S = 30.0
 
 Say = Callable[[str], None]
 Wall = Callable[[], float]
@@ -47,8 +51,9 @@ Wall = Callable[[], float]
 class Stop:
     """Told once, the server drains; told again, it ends at once."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, say: Say, leaving: Callable[[], object]) -> None:
         self._say = say
+        self._leaving = leaving
         self._told = asyncio.Event()
 
     def install(self, engine: Engine) -> None:
@@ -57,6 +62,8 @@ class Stop:
             loop.add_signal_handler(number, self._signal, number, engine)
 
     def tell(self) -> None:
+        if not self._told.is_set():
+            self._leaving()
         self._told.set()
 
     async def wait(self) -> None:
@@ -76,15 +83,23 @@ class Stop:
 def run(config: ServerConfig) -> int:
     """The exit code. Raises CannotListen before anything is loaded."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    faulthandler.enable()  # a watchdog aborts what hangs: then say where it hung
+    manager = service_manager(os.environ)
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        manager.status(line)
+
     if not (config.bundle / "manifest.json").is_file():
-        print(f"refused: {config.bundle} is no bundle: it has no manifest.json", flush=True)
+        say(f"refused: {config.bundle} is no bundle: it has no manifest.json")
         return REFUSED
-    return asyncio.run(_serve(config, lambda line: print(line, flush=True)))
+    return asyncio.run(_serve(config, say, manager))
 
 
-async def _serve(config: ServerConfig, say: Say) -> int:
+async def _serve(config: ServerConfig, say: Say, manager: ServiceManager) -> int:
     guards, credentials = _guards(config), _credentials(config)
-    stop, identity, wall = Stop(say), identity_of(config), wall_of(config)
+    stop = Stop(say, partial(manager.stopping, config.drain_s + TO_END_S))
+    identity, wall = identity_of(config), wall_of(config)
     otel = Instrumented(config, identity, wall=wall)
     witness = await asyncio.to_thread(_witness, config, wall, otel)
     deploys = Deploys(witness, wall)
@@ -102,7 +117,7 @@ async def _serve(config: ServerConfig, say: Say) -> int:
         witness=witness,
         wall=wall,
     )
-    narrator = None
+    watching: list[asyncio.Task[None]] = []
     try:
         address = await edge.start()
         stop.install(engine)
@@ -110,11 +125,12 @@ async def _serve(config: ServerConfig, say: Say) -> int:
         say(f"listening on {address}; loading {config.bundle}")
         for line in (_kept(witness, config), *otel.said):
             say(line)
-        narrator = asyncio.create_task(Narrator(engine, address, say).run())
+        watching.append(asyncio.create_task(Narrator(engine, address, say).run()))
+        watching.append(asyncio.create_task(manager.attend(engine)))
         return await _until_told(engine, deploys, stop, config, say)
     finally:
-        if narrator is not None:
-            narrator.cancel()
+        for task in watching:
+            task.cancel()
         deploys.stop(engine.facts)
         await edge.stop(LAST_CALLS_S)
         await engine.stop()
