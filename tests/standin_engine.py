@@ -80,7 +80,7 @@ class StandInEngine:
             self.at_work -= 1
         if fault is not None:
             return Outcome(work.id, None, fault, TIMING, 0, STAMP, 0)
-        return Outcome(work.id, _answer(work), None, TIMING, 2, STAMP, 0)
+        return Outcome(work.id, answer_to(work), None, TIMING, 2, STAMP, 0)
 
     async def generate(self, work: Work) -> AsyncIterator[Token | GenerationEnd]:
         self.received.append(work)
@@ -95,7 +95,7 @@ class StandInEngine:
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled.append(work.id)
             raise
-        outcome = Outcome(work.id, None if fault else _answer(work), fault, TIMING, 1, STAMP, 0)
+        outcome = Outcome(work.id, None if fault else answer_to(work), fault, TIMING, 1, STAMP, 0)
         yield GenerationEnd(outcome, "" if fault else "stop", 3, 1.5)
 
     def snapshot(self) -> EngineSnapshot:
@@ -143,7 +143,7 @@ class StandInEngine:
         return None
 
 
-def _answer(work: Work) -> Answer:
+def answer_to(work: Work) -> Answer:
     labels = work.labels or LABELS
     shares = [0.7] + [0.3 / (len(labels) - 1)] * (len(labels) - 1) if len(labels) > 1 else [1.0]
     pairs = zip(labels, shares, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("proto", "pipelines", "server", "console")
+# Package -> the folder it is in, from the root.
+PACKAGES = {
+    "proto": ".",
+    "pipelines": ".",
+    "server": ".",
+    "console": ".",
+    "trefoil": "examples/client",
+}
 
 # What each place may import of ours. The first matching prefix rules a module.
 ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("proto", ("proto",)),
+    # What a caller installs: the contract and nothing of what is behind it.
+    ("trefoil", ("trefoil", "proto")),
     ("pipelines", ("pipelines",)),
     ("server.telemetry", ("server.telemetry",)),
     ("server.replica", ("server", "proto", "pipelines")),
@@ -44,15 +54,16 @@ FORBIDDEN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("console.cache", ("PySide6", "torch")),
     ("console", ("torch", "transformers", "torchaudio")),
     ("pipelines", ("grpc", "PySide6", "sqlite3")),
+    ("trefoil", ("torch", "transformers", "numpy", "PySide6")),
 )
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
+    for package, folder in PACKAGES.items():
+        for path in sorted((ROOT / folder / package).rglob("*.py")):
             if path.name.endswith(("_pb2.py", "_pb2_grpc.py")) or path.name == "generate.py":
                 continue
-            parts = path.relative_to(ROOT).with_suffix("").parts
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
@@ -98,10 +109,29 @@ def test_every_import_follows_the_arrows() -> None:
         ("console.panels.drift", "import sqlite3"),
         ("console.window", "from server.telemetry.store import Store"),
         ("console.feed.client", "import pipelines"),
+        ("trefoil.servers", "from server.affinity import rank"),
     ],
 )
 def test_a_planted_breach_is_found(module: str, source: str) -> None:
     assert breaches(module, source) != []
+
+
+def test_the_client_needs_nothing_but_grpc_and_protobuf() -> None:
+    """Neither to import nor to open: a caller's machine has no more."""
+    code = (
+        "import sys, trefoil; trefoil.Client('localhost:1').close();"
+        "ours = {name.split('.')[0] for name in sys.modules};"
+        "sys.exit(', '.join({'server', 'pipelines', 'console', 'numpy', 'torch'} & ours) or 0)"
+    )
+    path = os.pathsep.join((str(ROOT / "examples" / "client"), str(ROOT)))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_proto_stays_a_namespace_directory() -> None:

@@ -151,6 +151,18 @@ def test_another_stamp_is_exit_5_with_the_serving_one(tiny_server: str, capsys: 
     assert asked(capsys, "predict", "--server", tiny_server, *pinned)[0] == 0
 
 
+@pytest.mark.parametrize("how", [(), ("--generate",), ("--repeat", "4", "--concurrency", "2")])
+def test_a_set_of_stamps_is_answered_when_the_serving_one_is_in_it(
+    how: tuple[str, ...], tiny_server: str, capsys: Captured
+) -> None:
+    _, out, _ = asked(capsys, "predict", "--server", tiny_server, "--text", "hum", "--json")
+    serving = json.loads(out)["stamp"]
+    words = ("--server", tiny_server, "--text", "hum", *how, "--expected-stamp", "ab" * 32)
+    assert asked(capsys, "predict", *words, "--expected-stamp", serving)[0] == 0
+    code, _, err = asked(capsys, "predict", *words, "--expected-stamp", "cd" * 32)
+    assert code == 5 and serving in err
+
+
 def test_an_expired_deadline_is_exit_4(tiny_server: str, capsys: Captured) -> None:
     words = ("--text", "hum", "--deadline-ms", "0.01")
     assert asked(capsys, "predict", "--server", tiny_server, *words)[0] == 4

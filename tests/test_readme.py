@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import socket
@@ -95,10 +96,17 @@ def test_other_commands_exist() -> None:
             assert flag in done.stdout, (words, flag)
 
 
-def test_the_library_example_runs() -> None:
-    (code,) = blocks("python")
+@pytest.mark.parametrize("library", ["trefoil", "pipelines"])
+def test_the_python_examples_run(library: str, address: str) -> None:
+    (code,) = [block for block in blocks("python") if library in block.splitlines()[0]]
+    path = os.pathsep.join((str(ROOT / "examples" / "client"), str(ROOT)))
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code.replace("127.0.0.1:8433", address)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()[-1]) == 12

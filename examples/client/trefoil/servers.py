@@ -1,0 +1,79 @@
+"""Which server a call goes to.
+
+Rendezvous hashing, with the server's own hash: every (session, server) pair has a weight and the
+heaviest server that is not down wins, so that a server that goes moves only its own sessions, and
+they come home with it. Calls without a session go where the fewest are on their way.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+DOWN_FIRST_S = 0.1
+DOWN_LONGEST_S = 5.0
+
+
+@dataclass(slots=True)
+class Server:
+    """One channel, and what is known of who is behind it."""
+
+    address: str
+    channel: Any
+    stub: Any
+    calls: int = 0
+    failures: int = 0  # in a row
+    down_until: float = 0.0
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        self.calls += 1
+        try:
+            yield
+        finally:
+            self.calls -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    members: Sequence[Server]
+    clock: Callable[[], float] = time.monotonic
+    dice: Callable[[], float] = random.random
+
+    def choose(self, session: str, without: Collection[str] = ()) -> Server:
+        """Not one of `without` (addresses just tried in vain), unless there is no other."""
+        now = self.clock()
+        left = [s for s in self.members if s.address not in without] or self.members
+        up = [s for s in left if s.down_until <= now] or left
+        if session:
+            home = rank(session, (s.address for s in up))[0]
+            return next(s for s in up if s.address == home)
+        return min(up, key=lambda s: (s.calls, self.dice()))
+
+    def other_than(self, tried: Collection[str]) -> bool:
+        """Is there one that is not down and was not tried?"""
+        now = self.clock()
+        return any(s.address not in tried and s.down_until <= now for s in self.members)
+
+    def note(self, server: Server, reached: bool) -> None:
+        """A server that was not reached is left alone for a while, twice as long each time."""
+        now = self.clock()
+        if reached:
+            server.failures, server.down_until = 0, 0.0
+        elif server.down_until <= now:  # many calls fail at once: only the first of them counts
+            server.down_until = now + min(DOWN_LONGEST_S, DOWN_FIRST_S * 2**server.failures)
+            server.failures += 1
+
+
+def rank(session: str, members: Iterable[str]) -> list[str]:
+    """Members from the most to the least preferred, the same on every machine."""
+    return sorted(members, key=lambda member: _weight(session, member), reverse=True)
+
+
+def _weight(session: str, member: str) -> bytes:
+    return blake2b(f"{member}\0{session}".encode(), digest_size=8).digest()
