@@ -1,0 +1,238 @@
+#!/usr/bin/env node
+// One request to a Trefoil server from Node: parts in the order given, the answer as one JSON
+// object. Reads the contract itself, proto/inference.proto; nothing is generated.
+//
+//   node predict.js --server 127.0.0.1:8433 --text "knocking" --image station.jpg --audio hum.wav
+//
+// Exit codes are those of `server predict`.
+'use strict';
+
+const fs = require('node:fs');
+const path = require('node:path');
+const { randomUUID } = require('node:crypto');
+const { parseArgs } = require('node:util');
+const grpc = require('@grpc/grpc-js');
+const protoLoader = require('@grpc/proto-loader');
+
+const PROTO_ROOT = path.resolve(__dirname, '..', '..');
+const EXIT = { ok: 0, failed: 1, usage: 2, refusedInput: 3, notReady: 4, stampMismatch: 5 };
+const HELP = `usage: node predict.js [options]
+
+  --text WORDS, --image FILE, --audio FILE   the parts, in this order, any number of each
+  --expected-stamp HEX    answer only from this stamp, all 64 digits; repeatable
+  --slice NAME=VALUE      a tag for monitoring; repeatable
+  --session ID            stay on one replica
+  --deadline-ms MS        give up after (60000)
+  --server HOST:PORT      where it listens (127.0.0.1:8433)
+  --tls-ca PEM            call over TLS, trusting this CA
+  --tls-cert PEM, --tls-key PEM   show this certificate
+  --token-file FILE       call as whoever this token names; needs TLS
+
+exit codes: 0 answered, 2 wrong usage, 3 input refused, 4 server not ready or not
+reached, 5 another stamp is served, 1 anything else`;
+
+const many = { type: 'string', multiple: true, default: [] };
+const OPTIONS = {
+  text: many,
+  image: many,
+  audio: many,
+  'expected-stamp': many,
+  slice: many,
+  session: { type: 'string', default: '' },
+  'deadline-ms': { type: 'string', default: '60000' },
+  server: { type: 'string', default: '127.0.0.1:8433' },
+  'tls-ca': { type: 'string' },
+  'tls-cert': { type: 'string' },
+  'tls-key': { type: 'string' },
+  'token-file': { type: 'string' },
+  help: { type: 'boolean', default: false },
+};
+
+// gRPC's own retries: only what another moment can answer, never a refused input or stamp. Nor a
+// full server: gRPC does not read the wait it names, and coming back too soon is answered later.
+const SERVICE_CONFIG = {
+  methodConfig: [
+    {
+      name: [{ service: 'trefoil.v1.Inference', method: 'Predict' }],
+      retryPolicy: {
+        maxAttempts: 4,
+        initialBackoff: '0.1s',
+        maxBackoff: '2s',
+        backoffMultiplier: 2,
+        retryableStatusCodes: ['UNAVAILABLE'],
+      },
+    },
+  ],
+};
+
+class UsageError extends Error {}
+
+function main(words) {
+  const { values, tokens } = parsed(words);
+  if (values.help) {
+    console.log(HELP);
+    return EXIT.ok;
+  }
+  const client = clientOf(values);
+  const request = requestOf(values, partsOf(tokens));
+  const metadata = new grpc.Metadata();
+  // What a ring hash or a mesh in between chooses a server by.
+  metadata.set('session-id', values.session || request.request_id);
+  const deadline = Date.now() + deadlineOf(values['deadline-ms']);
+  return new Promise((resolve) => {
+    client.Predict(request, metadata, { deadline }, (error, response) => {
+      client.close();
+      resolve(error ? told(error, values.server) : answered(response));
+    });
+  });
+}
+
+function parsed(words) {
+  try {
+    return parseArgs({ args: words, options: OPTIONS, tokens: true, allowPositionals: false });
+  } catch (error) {
+    throw new UsageError(error.message);
+  }
+}
+
+function partsOf(tokens) {
+  const parts = [];
+  for (const { kind, name, value } of tokens) {
+    if (kind !== 'option') continue;
+    if (name === 'text') {
+      parts.push({ modality: 'TEXT', text: value });
+    } else if (name === 'image' || name === 'audio') {
+      parts.push({ modality: name.toUpperCase(), data: read(name, value), id: path.basename(value) });
+    }
+  }
+  if (parts.length === 0) throw new UsageError('give at least one of --text, --image and --audio');
+  return parts;
+}
+
+function requestOf(values, parts) {
+  const stamps = values['expected-stamp'];
+  for (const stamp of stamps) {
+    if (!/^[0-9a-f]{64}$/.test(stamp)) {
+      throw new UsageError('--expected-stamp: a stamp is compared on all of its 64 hex digits');
+    }
+  }
+  const slices = {};
+  for (const tag of values.slice) {
+    const [, name, value] = /^([^=]+)=(.+)$/.exec(tag) || [];
+    if (!name) throw new UsageError(`--slice ${tag} is not NAME=VALUE`);
+    slices[name] = value;
+  }
+  return {
+    request_id: randomUUID(), // the same in every attempt
+    examples: [{ parts, slices }],
+    expected_stamps: stamps,
+    session_id: values.session,
+  };
+}
+
+function deadlineOf(text) {
+  const ms = Number(text);
+  if (!(ms > 0)) throw new UsageError(`--deadline-ms ${text} leaves no time`);
+  return ms;
+}
+
+function clientOf(values) {
+  const definition = protoLoader.loadSync('proto/inference.proto', {
+    includeDirs: [PROTO_ROOT],
+    keepCase: true,
+    enums: String,
+    defaults: true,
+  });
+  const { Inference } = grpc.loadPackageDefinition(definition).trefoil.v1;
+  return new Inference(values.server, credentialsOf(values), {
+    'grpc.service_config': JSON.stringify(SERVICE_CONFIG),
+    'grpc.primary_user_agent': 'trefoil-node',
+    'grpc.max_receive_message_length': -1,
+  });
+}
+
+function credentialsOf(values) {
+  if (!values['tls-ca']) {
+    if (values['token-file'] || values['tls-cert'] || values['tls-key']) {
+      throw new UsageError('--token-file and --tls-cert need --tls-ca: nothing of it is sent in plaintext');
+    }
+    return grpc.credentials.createInsecure();
+  }
+  const pem = (name) => (values[name] ? read(name, values[name]) : null);
+  const tls = grpc.credentials.createSsl(pem('tls-ca'), pem('tls-key'), pem('tls-cert'));
+  if (!values['token-file']) return tls;
+  const token = read('token-file', values['token-file']).toString().trim();
+  const bearer = grpc.credentials.createFromMetadataGenerator((_params, done) => {
+    const metadata = new grpc.Metadata();
+    metadata.set('authorization', `Bearer ${token}`);
+    done(null, metadata);
+  });
+  return grpc.credentials.combineChannelCredentials(tls, bearer);
+}
+
+function read(name, file) {
+  try {
+    return fs.readFileSync(file);
+  } catch (error) {
+    throw new UsageError(`--${name} ${file}: ${error.code}`);
+  }
+}
+
+function answered(response) {
+  const [result] = response.results;
+  const { prediction, timing } = result;
+  const timings = {};
+  for (const stage of ['queue', 'decode', 'preprocess', 'forward', 'post', 'total']) {
+    timings[stage] = timing[`${stage}_ms`];
+  }
+  console.log(
+    JSON.stringify({
+      prediction_id: result.prediction_id,
+      label: prediction.label,
+      confidence: prediction.confidence,
+      scores: Object.fromEntries(prediction.scores.map((s) => [s.label, s.probability])),
+      stamp: result.stamp,
+      stamp_name: response.stamp.name,
+      timings_ms: timings,
+      batch_size: result.batch_size,
+    }),
+  );
+  return EXIT.ok;
+}
+
+function told(error, server) {
+  const { status } = grpc;
+  // The server's own refusals carry details; without them gRPC or the network refused.
+  const ours = error.metadata.get('grpc-status-details-bin').length > 0;
+  const name = status[error.code];
+  console.error(
+    error.code === status.UNAVAILABLE && !ours
+      ? `no server at ${server}: ${error.details}`
+      : `${server} answered ${name}: ${error.details}`,
+  );
+  if (error.code === status.FAILED_PRECONDITION) {
+    console.error(`serving stamp: ${error.metadata.get('trefoil-stamp')[0]}`);
+    return EXIT.stampMismatch;
+  }
+  const tooLarge = error.code === status.RESOURCE_EXHAUSTED && !ours;
+  if (error.code === status.INVALID_ARGUMENT || tooLarge) return EXIT.refusedInput;
+  const passing = [
+    status.UNAVAILABLE,
+    status.DEADLINE_EXCEEDED,
+    status.RESOURCE_EXHAUSTED,
+    status.CANCELLED,
+  ];
+  return passing.includes(error.code) ? EXIT.notReady : EXIT.failed;
+}
+
+async function run() {
+  try {
+    process.exitCode = await main(process.argv.slice(2));
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    console.error(`predict.js: ${error.message}`);
+    process.exitCode = EXIT.usage;
+  }
+}
+
+run();
