@@ -34,6 +34,7 @@ def give(desk: Desk, *items: FeedbackItem) -> list[str]:
 
 def quality(desk: Desk, slice_name: str = "") -> QualityRow:
     live = desk.writer.lives[BUNDLE.stamp]
+    desk.writer.counting.settle(desk.clock.now)
     counts = desk.writer.counting.quality_of(BUNDLE.stamp, int(NOW), slice_name)
     return counts.row(live.stick, BUNDLE.stamp, slice_name, int(NOW), HOUR_S)
 

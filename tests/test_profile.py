@@ -120,6 +120,19 @@ def test_without_a_reference_rows_are_still_counted() -> None:
     assert [layout.counts(block, i).sum() for i in range(3)] == [10, 10, 10]
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3))
+def test_the_search_for_all_features_is_the_search_for_each(values: list[float]) -> None:
+    found = reference()
+    edges = [float(e) for f in found.features for e in f.edges]
+    steps = [np.nextafter(np.float32(e), np.float32(to)) for e in edges for to in (-9e9, 9e9)]
+    column = np.array([*values, *edges, *steps, -0.0, 0.5, -0.5, 1e-45], dtype=np.float32)
+    flat = Layout(found).code(np.stack([column] * 3, axis=1), np.ones((len(column), 3), bool)).flat
+    for position, feature in enumerate(found.features):
+        cells = feature.cells(column.astype(np.float64))
+        assert (flat[:, position] - Layout(found).offsets[position] == cells).all()
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=70))
 def test_counts_survive_packing(values: list[int]) -> None:

@@ -1,15 +1,14 @@
 """Adds batches of records to every sum there is: profiles, trailing windows, latency, quality.
 
-Memory only: nothing here can fail because a disk is full. `flush` writes what changed; `Writer`
-says when.
+Memory only: nothing here can fail because a disk is full. Rows wait until `settle` counts them
+together; `flush` writes what changed. `Writer` says when.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from server.telemetry import embedding
 from server.telemetry.latency import LatencyKey, LatencySums, key_of
@@ -21,6 +20,7 @@ from server.telemetry.quality import QualityCounts
 from server.telemetry.quality_sums import add_answers, packed, unpacked
 from server.telemetry.record import Record
 from server.telemetry.rows import LatencyRow
+from server.telemetry.seen import Seen, by_stamp, grouped, slices_of
 from server.telemetry.store import Store
 from server.telemetry.tally import Block, Layout
 from server.telemetry.trailing import HOUR_S, SLOT_S
@@ -28,8 +28,9 @@ from server.telemetry.trailing import HOUR_S, SLOT_S
 WARM_S = 2 * HOUR_S  # sums of hours older than this are put away
 WARM_LATENCY_S = 120
 
+MOST_WAITING = 1024  # rows of a stamp that wait to be counted
+
 HourKey = tuple[str, int, str]  # stamp, hour (unix s), slice
-Rows = NDArray[np.int64]
 
 
 class Counting:
@@ -43,85 +44,96 @@ class Counting:
         self.quality: OpenSums[HourKey, QualityCounts] = OpenSums(self._stored_quality)
         self.embedding: OpenSums[tuple[str, int], Ints] = OpenSums(self._stored_embedding)
         self._fresh: set[LatencyKey] = set()
+        self._waiting: dict[str, list[Seen]] = {}  # by stamp
         self.malformed = 0  # records whose features are not those of their stamp
 
     # ---- adding ----------------------------------------------------------------------------
 
     def add(self, records: Sequence[Record], now: float) -> None:
+        """Counted in the latency at once, in all else by the next `settle`."""
         for record in records:
             key = key_of(record)
             self.latency.change(key).add(record)
             self._fresh.add(key)
-        for live, of_stamp in self._by_stamp(records, now):
-            tags = [live.slices.of(r.slices) for r in of_stamp]
-            self._add_quality(live, of_stamp, tags)
-            self.malformed += sum(1 for r in of_stamp if r.features and not live.fits(r))
-            self._add_profiles(live, of_stamp, tags)
+        for stamp, rows in by_stamp(records).items():
+            live = self._lives.find(stamp)
+            if live is None:
+                continue
+            live.last_at = max(live.last_at, max(row.at for row in rows))
+            waiting = self._waiting.setdefault(stamp, [])
+            waiting += rows
+            if len(waiting) >= MOST_WAITING:
+                self._settle(live, self._waiting.pop(stamp), now)
+
+    def settle(self, now: float) -> None:
+        """Adds the rows that wait; call before anything is read."""
+        waiting, self._waiting = self._waiting, {}
+        for stamp, rows in waiting.items():
+            live = self._lives.find(stamp)
+            if live is not None:
+                self._settle(live, rows, now)
+
+    def _settle(self, live: Live, rows: Sequence[Seen], now: float) -> None:
+        _advance(live, now)
+        tags = [live.slices.of(row.slices) for row in rows]
+        self._add_quality(live, rows, tags)
+        self.malformed += sum(1 for row in rows if row.features and not live.fits(row))
+        self._add_profiles(live, rows, tags)
 
     def remember(self, records: Sequence[Record], now: float) -> None:
         """Rows that the stored sums have already: for the last hour's window alone, which is not
         stored. Only after a start."""
-        for live, of_stamp in self._by_stamp(records, now):
-            fitting = [r for r in of_stamp if live.fits(r)]
-            if not fitting:
-                continue
-            coded, tags = live.code(fitting), [live.slices.of(r.slices) for r in fitting]
-            for slot, rows in _grouped([int(r.at // SLOT_S) for r in fitting]):
-                if live.embedding is not None and live.embedding_watch is not None:
-                    sums = live.embedding.of(coded, rows)
-                    live.embedding_watch.trailing.add_recent("", slot * SLOT_S, sums)
-                for name, inside in _slices_of(tags, rows):
-                    added = live.layout.block().add(coded, inside)
-                    live.trailing.add_recent(name, slot * SLOT_S, added)
-
-    def _by_stamp(
-        self, records: Sequence[Record], now: float
-    ) -> Iterator[tuple[Live, list[Record]]]:
-        by_stamp: dict[str, list[Record]] = {}
-        for record in records:
-            by_stamp.setdefault(record.stamp, []).append(record)
-        for stamp, of_stamp in by_stamp.items():
+        for stamp, rows in by_stamp(records).items():
             live = self._lives.find(stamp)
-            if live is not None:
-                live.last_at = max(live.last_at, max(r.at for r in of_stamp))
-                live.trailing.advance(now)
-                if live.embedding_watch is not None:
-                    live.embedding_watch.trailing.advance(now)
-                yield live, of_stamp
+            if live is None:
+                continue
+            live.last_at = max(live.last_at, max(row.at for row in rows))
+            _advance(live, now)
+            fitting = [row for row in rows if live.fits(row)]
+            if fitting:
+                self._remember(live, fitting)
+
+    def _remember(self, live: Live, rows: Sequence[Seen]) -> None:
+        coded, tags = live.code(rows), [live.slices.of(row.slices) for row in rows]
+        for slot, members in grouped([int(row.at // SLOT_S) for row in rows]):
+            if live.embedding is not None and live.embedding_watch is not None:
+                sums = live.embedding.of(coded, members)
+                live.embedding_watch.trailing.add_recent("", slot * SLOT_S, sums)
+            for name, inside in slices_of(tags, members):
+                added = live.layout.block().add(coded, inside)
+                live.trailing.add_recent(name, slot * SLOT_S, added)
 
     def _add_profiles(
-        self, live: Live, records: Sequence[Record], tags: Sequence[Sequence[str]]
+        self, live: Live, rows: Sequence[Seen], tags: Sequence[Sequence[str]]
     ) -> None:
-        fitting = [i for i, r in enumerate(records) if live.fits(r)]
+        fitting = [i for i, row in enumerate(rows) if live.fits(row)]
         if not fitting:
             return
-        coded = live.code([records[i] for i in fitting])
+        coded = live.code([rows[i] for i in fitting])
         tags = [tags[i] for i in fitting]
-        for slot, rows in _grouped([int(records[i].at // SLOT_S) for i in fitting]):
+        for slot, members in grouped([int(rows[i].at // SLOT_S) for i in fitting]):
             hour = slot * SLOT_S // HOUR_S * HOUR_S
             if live.embedding is not None and live.embedding_watch is not None:
-                sums = live.embedding.of(coded, rows)
+                sums = live.embedding.of(coded, members)
                 kept = self.embedding.change((live.bundle.stamp, hour))
                 kept += sums
                 live.embedding_watch.trailing.add("", slot * SLOT_S, sums)
-            for name, inside in _slices_of(tags, rows):
+            for name, inside in slices_of(tags, members):
                 block = self.profiles.change((live.bundle.stamp, hour, name))
                 live.trailing.add(name, slot * SLOT_S, block.add(coded, inside))
 
-    def _add_quality(
-        self, live: Live, records: Sequence[Record], tags: Sequence[Sequence[str]]
-    ) -> None:
+    def _add_quality(self, live: Live, rows: Sequence[Seen], tags: Sequence[Sequence[str]]) -> None:
         """Only classification has a confidence that can turn out right or wrong."""
-        answered = [i for i, r in enumerate(records) if r.task == "classify" and not r.error]
-        if not answered:
+        judged = [i for i, row in enumerate(rows) if row.judged]
+        if not judged:
             return
-        confidence = np.array([records[i].confidence for i in answered])
+        confidence = np.array([rows[i].confidence for i in judged])
         places = np.searchsorted(live.stick.edges, confidence, side="right")
-        predicted = np.array([live.stick.label(records[i].label) for i in answered])
-        kept = [tags[i] for i in answered]
-        hours = [int(records[i].at // HOUR_S) * HOUR_S for i in answered]
-        for hour, rows in _grouped(hours):
-            for name, inside in _slices_of(kept, rows):
+        predicted = np.array([live.stick.label(rows[i].label) for i in judged])
+        kept = [tags[i] for i in judged]
+        hours = [int(rows[i].at // HOUR_S) * HOUR_S for i in judged]
+        for hour, members in grouped(hours):
+            for name, inside in slices_of(kept, members):
                 counts = self.quality.change((live.bundle.stamp, hour, name))
                 add_answers(counts, places[inside], confidence[inside], predicted[inside])
 
@@ -255,19 +267,7 @@ def _restore(
     flat[start + size : start + size + len(extras)] = extras
 
 
-def _grouped(keys: Sequence[int]) -> Iterable[tuple[int, Rows]]:
-    """(key, rows that have it), usually a single one."""
-    array = np.array(keys, dtype=np.int64)
-    for key in np.unique(array):
-        yield int(key), np.flatnonzero(array == key)
-
-
-def _slices_of(tags: Sequence[Sequence[str]], rows: Rows) -> Iterable[tuple[str, Rows]]:
-    """All the rows as "", then those of each slice."""
-    yield "", rows
-    found: dict[str, list[int]] = {}
-    for row in rows.tolist():
-        for name in tags[row]:
-            found.setdefault(name, []).append(row)
-    for name, inside in found.items():
-        yield name, np.array(inside, dtype=np.int64)
+def _advance(live: Live, now: float) -> None:
+    live.trailing.advance(now)
+    if live.embedding_watch is not None:
+        live.embedding_watch.trailing.advance(now)

@@ -12,7 +12,8 @@ from server.telemetry import objective, reference
 from server.telemetry.embedding import EmbeddingSums, EmbeddingWatch
 from server.telemetry.profile import Ints, Reference, empty_reference
 from server.telemetry.quality import Yardstick, yardstick
-from server.telemetry.record import FeatureSpec, Record
+from server.telemetry.record import FeatureSpec
+from server.telemetry.seen import Seen
 from server.telemetry.slice_names import SliceNames
 from server.telemetry.tally import Coded, Layout
 from server.telemetry.trailing import Trailing
@@ -80,14 +81,14 @@ class Live:
         features = self.reference.features
         return [i for i, f in enumerate(features) if f.spec.modality == "embedding"]
 
-    def fits(self, record: Record) -> bool:
-        return len(record.features) == 4 * len(self.reference.features)
+    def fits(self, row: Seen) -> bool:
+        return len(row.features) == 4 * len(self.reference.features)
 
-    def code(self, records: Sequence[Record]) -> Coded:
-        """Records that fit, in cells."""
-        matrix = np.frombuffer(b"".join(r.features for r in records), dtype="<f4")
-        expected = np.stack([self._expects(r.mix) for r in records])
-        return self.layout.code(matrix.reshape(len(records), -1), expected)
+    def code(self, rows: Sequence[Seen]) -> Coded:
+        """Rows that fit, in cells."""
+        matrix = np.frombuffer(b"".join([row.features for row in rows]), dtype="<f4")
+        expected = np.stack([self._expects(row.mix) for row in rows])
+        return self.layout.code(matrix.reshape(len(rows), -1), expected)
 
     def _expects(self, mix: str) -> NDArray[np.bool_]:
         """Which features a request of this mix must have."""

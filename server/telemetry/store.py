@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,8 @@ from server.telemetry.profile import Reference, pack_counts
 from server.telemetry.record import Record
 from server.telemetry.schema import PREDICTION_NAMES, day_tables
 from server.telemetry.sums_store import SumsStore
+
+TAG_TEXTS = 1024  # sets of tags whose text is remembered
 
 _INSERT = (
     "INSERT OR IGNORE INTO prediction_{day} ("
@@ -42,6 +44,7 @@ class Store:
         self.tools = Database(opened.connection)
         self._names: dict[tuple[str, str], int] = {}
         self._features: dict[str, list[int]] = {}
+        self._tag_texts: dict[tuple[tuple[str, str], ...], str] = {}
         self._days = set(self.days())
         self.sums = SumsStore(self)
         self.judged = JudgedStore(self)
@@ -192,7 +195,7 @@ class Store:
             record.entropy,
             record.closed_set_mass,
             record.features,
-            json.dumps(dict(record.slices)) if record.slices else "{}",
+            self._tags(record.slices),
             record.client,
             record.session,
             record.replica,
@@ -210,6 +213,15 @@ class Store:
             sample_p,
             int(kept),
         )
+
+    def _tags(self, slices: Mapping[str, str]) -> str:
+        """As JSON; most requests carry one of a few sets of tags."""
+        key = tuple(slices.items())
+        if key not in self._tag_texts:
+            if len(self._tag_texts) >= TAG_TEXTS:
+                self._tag_texts.clear()
+            self._tag_texts[key] = json.dumps(dict(key))
+        return self._tag_texts[key]
 
     def last_row(self, day: str) -> int:
         found = self.connection.execute(f"SELECT max(id) FROM prediction_{day}").fetchone()

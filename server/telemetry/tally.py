@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from server.telemetry.cells import Cells
 from server.telemetry.drift import Kinds, kind_of
 from server.telemetry.profile import Floats, Ints, Profile, Reference
 
@@ -38,28 +39,24 @@ class Layout:
         self.sizes = np.array([len(f.counts) for f in reference.features], dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes + EXTRA)])
         self.total = int(self.offsets[-1])
+        self._cells = Cells(reference.features, self.offsets[:-1])
+        self._after = self.offsets[:-1] + self.sizes  # missing; then nonfinite, absent
+        self._centres = np.array([f.centre for f in reference.features])
+        self._steps = np.array([f.step for f in reference.features])
+        self._measured = np.array([not f.categorical for f in reference.features])
         self._pad()
         self._contrast()
 
     def code(self, matrix: NDArray[np.float32], expected: Bools) -> Coded:
         """`matrix` [rows, features], NaN = no value; `expected` the same shape, True where the
         request carried what the feature measures, so that a NaN there is missing, not absent."""
-        values = matrix.astype(np.float64)
-        finite, nan = np.isfinite(values), np.isnan(values)
-        flat = np.empty(values.shape, dtype=np.int64)
-        steps = np.zeros(values.shape)
-        for position, feature in enumerate(self.reference.features):
-            column = values[:, position]
-            good, size = finite[:, position], self.sizes[position]
-            cell = np.full(len(column), size + 1, dtype=np.int64)  # nonfinite, unless ...
-            cell[nan[:, position]] = size + 2
-            cell[nan[:, position] & expected[:, position]] = size
-            cell[good] = feature.cells(column[good])
-            flat[:, position] = cell + self.offsets[position]
-            if not feature.categorical:
-                scaled = np.where(good, (column - feature.centre) / feature.step, 0.0)
-                steps[:, position] = np.rint(np.clip(scaled, -STEP_LIMIT, STEP_LIMIT))
-        return Coded(flat, steps, np.where(finite, values, np.nan))
+        finite, nan = np.isfinite(matrix), np.isnan(matrix)
+        none = np.where(nan, np.where(expected, self._after, self._after + 2), self._after + 1)
+        flat = np.where(finite, self._cells.places(matrix), none)
+        values = np.where(finite, matrix, np.nan).astype(np.float64)
+        steps = np.clip((values - self._centres) / self._steps, -STEP_LIMIT, STEP_LIMIT)
+        steps = np.where(finite & self._measured, np.rint(steps), 0.0)
+        return Coded(flat, steps, values)
 
     def block(self) -> Block:
         return Block(self.total, len(self.sizes))

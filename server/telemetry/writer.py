@@ -86,6 +86,7 @@ class Writer:
         self._retention = Retention(self.store, self._settings.limits)
         with self.store.transaction():
             again = recount(self.store, self.lives, self.counting, self.feedback, now)
+            self.counting.settle(now)
         self.lives.restore(now)
         if again:
             logger.info("telemetry: %d predictions counted again", again)
@@ -113,6 +114,7 @@ class Writer:
         self._safely(self.journal.write)
         if mono >= self._next_told:
             self._next_told = mono + self._settings.told_s
+            self.counting.settle(now)
             self._changes.note(self.counting.fresh_latency())
             self._shown = 0
         tick = int(now // self._settings.tick_s)
@@ -135,6 +137,7 @@ class Writer:
 
     def tick(self, now: float) -> None:
         """Judges everything once; on a clock of its own in tests."""
+        self.counting.settle(now)
         self.judge.tick(now)
         self.desk.retire({live.bundle.stamp for live in self.judge.serving(now)}, now)
         self.report([*self.judge.findings, self._own_finding()])
@@ -149,6 +152,7 @@ class Writer:
 
     def flush(self) -> None:
         """All sums and how far they have come, in one transaction."""
+        self.counting.settle(self._clock())
         if self.journal.waiting:
             return  # sums of rows that are not there yet would be counted twice after a restart
 
@@ -165,6 +169,7 @@ class Writer:
     def learn(self) -> None:
         """References for what has none, once there has been enough of it."""
         now = self._clock()
+        self.counting.settle(now)
         for live in list(self.lives.values()):
             if live.reference.learning and live.bundle.schema:
                 learnt = learn(live, self.store, now)
