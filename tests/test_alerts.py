@@ -113,6 +113,18 @@ def test_a_new_stamp_starts_afresh_and_is_left_alone_for_a_quarter_of_an_hour() 
     assert told.book.rows()[0].state == "firing"
 
 
+def test_a_clock_set_back_holds_up_neither_opening_nor_closing() -> None:
+    told = Told()
+    told.book.deployed(NOW)
+    back = NOW - 86_400
+    told.book.update([BAD], back)
+    assert told.book.rows()[0].state == "firing"
+    told.book.update([GOOD], back + 60)
+    told.book.update([GOOD], back - 3600)
+    told.book.update([GOOD], back - 3600 + BAD.hold_s)
+    assert told.book.rows()[0].state == "resolved"
+
+
 def test_a_silenced_alert_fires_without_a_page_and_the_silence_ends_by_itself() -> None:
     told = Told()
     told.book.silence("kind=drift feature=image.*", NOW + 3600, "ann", "lamp change", NOW)

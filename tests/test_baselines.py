@@ -44,8 +44,8 @@ def test_last_week_is_the_same_hour_and_the_day_before_it(tmp_path: Path) -> Non
     plant.run(26, a_tick=12, tick_s=HOUR_S)
     plant.clock.now = NOW + 7 * DAY_S + 25 * HOUR_S + 5
     assert counts(plant, SHORT_S).sum() == 12
-    assert counts(plant, LONG_S).sum() == 25 * 12
-    assert counts(plant, LONG_S, name="site=a").sum() == 25 * 6
+    assert counts(plant, LONG_S).sum() == 24 * 12
+    assert counts(plant, LONG_S, name="site=a").sum() == 24 * 6
     plant.writer.close()
 
 

@@ -37,9 +37,15 @@ PLAIN = Record(
 
 
 def kept_share(sampler: Sampler, record: Record, firing: bool = False) -> float:
-    rows = 4000
-    chosen = (sampler.choose(replace(record, prediction_id=f"p{i}"), firing) for i in range(rows))
-    return sum(choice.keep for choice in chosen) / rows
+    """When one row in forty is like `record` and the others are plain."""
+    kept = rows = 0
+    for i in range(40_000):
+        special = i % 40 == 0
+        row = replace(record if special else PLAIN, prediction_id=f"p{i}")
+        choice = sampler.choose(row, firing and special)
+        kept += special and choice.keep
+        rows += special
+    return kept / rows
 
 
 @pytest.mark.parametrize(
@@ -55,8 +61,23 @@ def test_more_is_kept_of_what_is_worth_looking_at(
     change: dict[str, object], firing: bool, share: float
 ) -> None:
     record = replace(PLAIN, **change)  # type: ignore[arg-type]
-    assert kept_share(Sampler(0.05), record, firing) == pytest.approx(share, abs=0.02)
+    assert kept_share(Sampler(0.05), record, firing) == pytest.approx(share, abs=0.05)
     assert Sampler(0.05).choose(record, firing).probability == share
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
+def test_a_flood_of_errors_does_not_fill_the_disk(share: float) -> None:
+    sampler = Sampler(share)
+    choices = [
+        sampler.choose(replace(PLAIN, prediction_id=f"p{i}", error="x" if i % 4 else ""))
+        for i in range(8000)
+    ]
+    late = choices[4000:]
+    assert sum(c.keep for c in late) / len(late) == pytest.approx(max(0.1, 2 * share), abs=0.02)
+    assert all(c.probability > share for c in late if c.stratum == "error")
+    assert all(c.probability == share for c in late if c.stratum == "plain")
+    errors = [c for c in late if c.stratum == "error"]
+    assert sum(1 / c.probability for c in errors if c.keep) == pytest.approx(len(errors), rel=0.2)
 
 
 def test_the_choice_is_the_same_everywhere() -> None:

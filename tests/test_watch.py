@@ -181,7 +181,7 @@ def test_the_hour_forgets_after_an_hour_and_the_day_after_a_day() -> None:
         stored[int(at // HOUR_S)] = {"": one}
     at = NOW + 29 * HOUR_S
     assert trailing.window("", at, SHORT_S)[0] == 1
-    assert trailing.window("", at, LONG_S)[0] == 25
+    assert trailing.window("", at, LONG_S)[0] == 24
     trailing.advance(at + 2 * HOUR_S)
     assert trailing.window("", at + 2 * HOUR_S, SHORT_S)[0] == 0
 
@@ -196,6 +196,25 @@ def test_a_clock_that_steps_empties_windows_and_breaks_nothing(step: float) -> N
     assert trailing.window("", NOW + 120, LONG_S)[0] >= 0
 
 
+@pytest.mark.parametrize("step_s", [-3 * 86400, -1800, 5 * 86400])
+def test_after_the_clock_was_set_drift_is_found_and_no_row_is_lost(
+    plant: Plant, step_s: float
+) -> None:
+    plant.run(5)
+    plant.clock.now += step_s
+    plant.run(5)
+    assert plant.firing() == []
+    plant.run(5, dark="b")
+    assert any("image.brightness" in row.features for row in plant.firing())
+    plant.writer.flush()
+    (counted,) = plant.writer.store.connection.execute(
+        "SELECT sum(p.n + p.missing + p.nonfinite + p.absent) FROM profile p"
+        " JOIN slice s ON s.id = p.slice_id JOIN feature f ON f.id = p.feature_id"
+        " WHERE s.name = '' AND f.position = 0"
+    ).fetchone()
+    assert counted == plant.number
+
+
 # ---- evidence --------------------------------------------------------------------------------
 
 
@@ -207,13 +226,13 @@ def look(evidence: Evidence, level: int, ticks: int = 1, calm: bool | None = Non
 
 
 def test_three_of_four_hourly_looks_open_and_two_do_not() -> None:
-    evidence = Evidence(1, 1, HOUR_S)
+    evidence = Evidence(1, (SHORT_S,), HOUR_S)
     assert [look(evidence, level) for level in (2, 0, 2, 0, 0, 2)] == [False] * 6
     assert [look(evidence, level) for level in (2, 2)] == [False, True]
 
 
 def test_unknown_looks_are_neither_bad_nor_calm() -> None:
-    evidence = Evidence(1, 1, HOUR_S)
+    evidence = Evidence(1, (SHORT_S,), HOUR_S)
     assert [look(evidence, level) for level in (1, UNKNOWN, 1, 1)][-1]
     for _ in range(10):
         assert look(evidence, UNKNOWN, calm=True)
@@ -222,10 +241,10 @@ def test_unknown_looks_are_neither_bad_nor_calm() -> None:
 
 
 def test_ticks_left_out_repeat_the_one_before_for_half_an_hour_at_most() -> None:
-    evidence = Evidence(1, 1, HOUR_S / 12)
+    evidence = Evidence(1, (SHORT_S,), HOUR_S / 12)
     looks = [look(evidence, 2, ticks=5) for _ in range(8)]
     assert looks[-1] and not looks[0]
-    sparse = Evidence(1, 1, HOUR_S / 12)
+    sparse = Evidence(1, (SHORT_S,), HOUR_S / 12)
     assert not any(look(sparse, 2, ticks=11) for _ in range(9))
 
 

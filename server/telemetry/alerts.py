@@ -52,7 +52,7 @@ class AlertBook:
         self._tracks: dict[str, _Track] = {}
         self._last_closed: dict[str, tuple[float, int]] = {}  # key -> (when, flaps)
         self._silences: dict[str, SilenceRow] = {}
-        self._quiet_until = 0.0
+        self._deployed_at = -DEPLOY_GRACE_S
 
     # ---- findings --------------------------------------------------------------------------
 
@@ -68,7 +68,7 @@ class AlertBook:
 
     def deployed(self, now: float, kinds: tuple[str, ...] = ("drift", "latency", "value")) -> None:
         """A new stamp took over: alerts of the old one are over, new ones wait a little."""
-        self._quiet_until = now + DEPLOY_GRACE_S
+        self._deployed_at = now
         for row in list(self._open.values()):
             if row.kind in kinds and row.stamp:
                 self._close(row, now, "another stamp took over")
@@ -79,7 +79,9 @@ class AlertBook:
                 self._close(row, now, why)
 
     def _wrong(self, row: AlertRow | None, finding: Finding, now: float) -> None:
-        waits = now < self._quiet_until and finding.kind == "drift"
+        # After a step of the clock backwards the grace is over, not a day long.
+        in_grace = 0 <= now - self._deployed_at < DEPLOY_GRACE_S
+        waits = in_grace and finding.kind == "drift"
         if row is None:
             row = self._begin(finding, now)
         self._tracks[row.key].right_since = None
@@ -132,7 +134,7 @@ class AlertBook:
         if row.state == "pending":
             self._close(row, now, "gone before it was confirmed")
             return
-        if track.right_since is None:
+        if track.right_since is None or track.right_since > now:
             track.right_since = now
         hold = max(track.hold_s, finding.hold_s)
         if track.flaps:

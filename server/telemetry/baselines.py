@@ -16,7 +16,7 @@ from server.telemetry.errors import TelemetryError
 from server.telemetry.live import Live
 from server.telemetry.profile import Ints
 from server.telemetry.store import Store
-from server.telemetry.trailing import HOUR_S, LONG_S
+from server.telemetry.trailing import HOUR_S, HOURS
 from server.telemetry.watch import WINDOWS, Baseline, bundle_baseline
 
 WEEK_S = 7 * 86400
@@ -81,7 +81,7 @@ class Baselines:
             case "last-week":
                 ago = hour - WEEK_S // HOUR_S
                 short = self._hours(live, range(ago, ago + 1))
-                long = self._hours(live, range(ago - LONG_S // HOUR_S, ago + 1))
+                long = self._hours(live, range(ago - HOURS, ago + 1))
                 return {
                     WINDOWS[0]: Baseline("last-week", short),
                     WINDOWS[1]: Baseline("last-week", long),

@@ -3,12 +3,17 @@ enough to alert on, and when it has been gone for long enough."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-LOOKS = 4  # evaluations looked at, SPACING_S apart
+LOOKS = 4  # evaluations looked at
 NEEDED = 3  # of them must be flagged
-SPACING_S = 3600  # so that no two looks at the one-hour window share a row
+SPACING_S = 3600  # between looks at the one-hour window, so that no two share a row
+# Looks at a longer window share nearly all rows however far apart they are: waiting for more of
+# them delays every alert and proves little.
+LONG_SPACING_S = 1800
 
 UNKNOWN = -1  # insufficient data: neither bad nor calm
 
@@ -19,15 +24,16 @@ Bools = NDArray[np.bool_]
 class Evidence:
     """A ring of levels [features, windows] a slice, one entry a tick.
 
-    Ticks left out repeat the one before them, for half a look at most; after that they are UNKNOWN.
-    What opened stays open until it has been calm for LOOKS looks on end; unknown neither lengthens
-    the calm nor ends it.
+    Ticks left out repeat the one before them, for half an hour at most; after that they are
+    UNKNOWN. What opened stays open until it has been calm for LOOKS hourly looks on end; unknown
+    neither lengthens the calm nor ends it.
     """
 
-    def __init__(self, features: int, windows: int, tick_s: float) -> None:
-        self._every = max(1, round(SPACING_S / tick_s))
-        self._depth = self._every * (LOOKS - 1) + 1
-        self._shape = (features, windows)
+    def __init__(self, features: int, windows_s: Sequence[int], tick_s: float) -> None:
+        self._every = [max(1, round(_spacing_s(w) / tick_s)) for w in windows_s]
+        self._hold = max(1, round(SPACING_S / tick_s)) // 2
+        self._depth = max(1, round(SPACING_S / tick_s)) * (LOOKS - 1) + 1
+        self._shape = (features, len(windows_s))
         self._ring: dict[str, Levels] = {}
         self._calm: dict[str, NDArray[np.int32]] = {}
         self._open: dict[str, Bools] = {}
@@ -36,7 +42,7 @@ class Evidence:
 
     def advance(self, ticks: int = 1) -> None:
         """Moves on by so many ticks; `note` speaks of the last of them."""
-        held = self._at if ticks - 1 <= self._every // 2 else None
+        held = self._at if ticks - 1 <= self._hold else None
         for left in range(min(ticks, self._depth) - 1, -1, -1):
             self._at = (self._at + 1) % self._depth
             for ring in self._ring.values():
@@ -60,9 +66,11 @@ class Evidence:
     def confirmed(self, slice_name: str) -> Levels:
         """The level that NEEDED of the LOOKS reached; 0 when none did."""
         ring = self._ring[slice_name]
-        looks = [(self._at - k * self._every) % self._depth for k in range(LOOKS)]
-        ordered = np.sort(ring[looks], axis=0)
-        found: Levels = np.maximum(ordered[LOOKS - NEEDED], 0)
+        found: Levels = np.zeros(self._shape, dtype=np.int8)
+        for window, every in enumerate(self._every):
+            looks = [(self._at - k * every) % self._depth for k in range(LOOKS)]
+            ordered = np.sort(ring[looks, :, window], axis=0)
+            found[:, window] = np.maximum(ordered[LOOKS - NEEDED], 0)
         return found
 
     def open(self, slice_name: str) -> Bools:
@@ -74,3 +82,7 @@ class Evidence:
     def forget(self, slice_name: str) -> None:
         for kept in (self._ring, self._calm, self._open):
             kept.pop(slice_name, None)
+
+
+def _spacing_s(window_s: int) -> int:
+    return SPACING_S if window_s <= SPACING_S else LONG_SPACING_S

@@ -1,7 +1,8 @@
 """The last hour and the last day of counts, for every slice of one stamp.
 
-The hour is twelve slots of five minutes; the day is whole closed hours and the running one, so it
-holds between 24 and 25 hours. Times are unix seconds; a clock that steps only empties windows.
+The hour is twelve slots of five minutes; the day is 23 closed hours and the running one: with a
+24th, a lasting shift would fill the same share of it an hour later. Times are unix seconds; a clock
+that steps only empties windows.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from server.telemetry.profile import Ints
 SLOT_S = 300
 HOUR_S = 3600
 SLOTS = 12  # in the short window
-HOURS = 24  # closed hours in the long one
-SHORT_S, LONG_S = SLOT_S * SLOTS, HOUR_S * HOURS
+HOURS = 23  # closed hours in the long one
+SHORT_S, LONG_S = SLOT_S * SLOTS, HOUR_S * (HOURS + 1)
 
 HourOf = Callable[[int], Mapping[str, Ints]]  # hour -> slice -> flat counts, from the store
 

@@ -77,7 +77,7 @@ class DriftWatch:
         self.trailing = trailing
         self._features = layout.reference.features
         self._tick_s = tick_s
-        self._evidence = Evidence(len(self._features), len(WINDOWS), tick_s)
+        self._evidence = Evidence(len(self._features), WINDOWS, tick_s)
         self._minutes = Burstiness(layout, STRETCHES, error=1.0)
         self._hours = Burstiness(layout, HOUR_STRETCHES, error=CONTRAST_ERROR)
         self._own_deff = np.array([f.deff for f in self._features])
