@@ -1,0 +1,173 @@
+"""What telemetry adds to one request, where somebody waits for it, and how fast slices are found.
+
+    python -m benchmarks.price [--calls 20000]
+
+path        CPU microseconds of the event loop and of the replica a request: the features into one
+            blob, the call and the record told to OpenTelemetry (Prometheus on), the record queued
+extraction  milliseconds of CPU that computing the features themselves takes, by what was sent; they
+            are computed with telemetry off too
+search      seconds of the worst-slice search over 300,000 rows x 30 features
+
+Times are CPU time of one thread, the least of several rounds: a busy machine disturbs them little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.otel import ABOUT, METHODS, PREDICT
+from benchmarks.payloads import MIXES, example
+from benchmarks.serve import ROOT
+from server.calls import CALL, Told
+from server.ids import prediction_id
+from server.records import record_of
+from server.telemetry.otel.instruments import Instruments
+from server.telemetry.otel.plan import plan_of
+from server.telemetry.record import FeatureSpec
+from server.telemetry.settings import Settings
+from server.telemetry.telemetry import Telemetry
+from server.types import Answer, Outcome, Timing, Work
+
+ROUNDS = 7
+BUNDLE = ROOT / "pipelines/triage/bundle"
+GOAL_US = 60.0
+
+
+def least(run: Callable[[], None], between: Callable[[], None] = lambda: None) -> float:
+    """Seconds of CPU of this thread, in the best of ROUNDS."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        between()
+        began = time.thread_time()
+        run()
+        best = min(best, time.thread_time() - began)
+    return best
+
+
+def request(names: tuple[str, ...]) -> tuple[Work, Outcome, dict[str, float]]:
+    r = np.random.default_rng(1)
+    values = {
+        name: float(value) for name, value in zip(names, r.normal(size=len(names)), strict=True)
+    }
+    blob = np.array(list(values.values()), dtype="<f4").tobytes()
+    answer = Answer("watch", 0.9, 0.8, 0.1, 0.99, (), b"", blob)
+    made = Work(
+        id=prediction_id(), example=b"x" * 125_000, task="classify", labels=(),
+        want_embedding=False, max_new_tokens=0, priority=1, deadline=None, session="",
+        expected_stamps=frozenset(), cost=400, client="press-7",
+        slices={"site": "a", "shift": "night"}, keep_payload=True, mix="audio+image+text",
+    )  # fmt: skip
+    company = tuple(prediction_id() for _ in range(7))
+    timing = Timing(1.0, 2.0, 3.0, 20.0, 0.5, 26.5)
+    outcome = Outcome(made.id, answer, None, timing, 8, "ab" * 32, 0, False, company, made.mix)
+    return made, outcome, values
+
+
+def path(calls: int) -> None:
+    from pipelines.features import NAMES
+
+    made, outcome, values = request(NAMES)
+    schema = tuple(FeatureSpec(name, "text", "numeric", "1") for name in NAMES)
+    calls = min(calls, 8000)  # fewer than the queue holds: the thread behind it is not waited for
+
+    def features() -> None:
+        for _ in range(calls):
+            np.array([values[name] for name in NAMES], dtype="<f4").tobytes()
+
+    with tempfile.TemporaryDirectory() as folder:
+        telemetry = Telemetry(Settings(Path(folder), sample_share=0.0))
+        told = Instruments(plan_of(os.environ, "127.0.0.1:0", 0.05), ABOUT, METHODS)
+        recorder = Told(told, telemetry)
+
+        def recording() -> None:
+            for _ in range(calls):
+                call = told.began(PREDICT)
+                CALL.set(call)
+                recorder.put(record_of(made, outcome, time.time(), "cpu float32"), schema)
+                told.ended(call, "OK", 0.02)
+
+        def worked_off() -> None:
+            while telemetry.health().queued:
+                time.sleep(0.01)
+
+        blob_us = least(features) / calls * 1e6
+        record_us = least(recording, worked_off) / calls * 1e6
+        told.close(0.0)
+        telemetry.close()
+    total = blob_us + record_us
+    print(
+        f"path        {total:.1f} us a request (goal {GOAL_US:.0f}): features into a blob "
+        f"{blob_us:.1f} (in the replica), call, metrics and record {record_us:.1f}"
+    )
+
+
+def extraction(calls: int) -> None:
+    import pipelines.prepare
+    from benchmarks.bound import sample
+    from pipelines.pipeline import Pipeline
+
+    pipeline = Pipeline.load(BUNDLE, threads=1, allow_dirty=True)
+    inner = pipelines.prepare.input_features
+    spent: dict[str, list[float]] = defaultdict(list)
+    mix = ""
+
+    def timed(*arguments: object) -> dict[str, float]:
+        began = time.thread_time()
+        found = inner(*arguments)  # type: ignore[arg-type]
+        spent[mix].append(time.thread_time() - began)
+        return found
+
+    pipelines.prepare.input_features = timed
+    r = np.random.default_rng(0)
+    for mix in ("text", "image", "audio", "text+image+audio"):
+        made = example(r, next(m for m in MIXES if "+".join(m) == mix))
+        for index in range(40):
+            pipeline.prepare(sample(index, made))
+    pipelines.prepare.input_features = inner
+    words = ", ".join(f"{mix} {min(times) * 1e3:.2f} ms" for mix, times in spent.items())
+    print(f"extraction  {words} (40 words, 640x480 JPEG, 2 s WAV; decoded already)")
+
+
+def search(calls: int) -> None:
+    from server.telemetry.slices import Column, worst_slices
+
+    rows, features = 300_000, 30
+    r = np.random.default_rng(3)
+    columns = [
+        Column(f"text.f{i:02d}", r.normal(size=rows).astype(np.float32), "1")
+        for i in range(features - 1)
+    ]
+    columns.append(Column("site", r.integers(0, 5, rows).astype(np.float32), "", tuple("abcde")))
+    planted = (columns[7].values > 0.7) & (columns[-1].values == 2)
+    loss = (r.random(rows) < np.where(planted, 0.2, 0.08)).astype(np.float64)
+    took, found = [], []
+    for _ in range(5):
+        began, cpu = time.perf_counter(), time.thread_time()
+        found = worst_slices(columns, loss)
+        took.append((time.thread_time() - cpu, time.perf_counter() - began))
+    print(
+        f"search      {min(took)[0]:.2f} s of CPU ({min(t for _, t in took):.2f} s) for {rows:,} "
+        f"rows x {features} features; first: {found[0].expression if found else 'nothing'}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--calls", type=int, default=8000)
+    parser.add_argument("--only", default="path,extraction,search")
+    arguments = parser.parse_args()
+    steps = {step.__name__: step for step in (path, extraction, search)}
+    for name in arguments.only.split(","):
+        steps[name](arguments.calls)
+
+
+if __name__ == "__main__":
+    main()
