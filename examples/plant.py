@@ -1,0 +1,201 @@
+"""A plant's clients: what they send, when, and the labels that become known much later."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import io
+import multiprocessing
+import time
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+from PIL import Image, ImageEnhance
+from tqdm import tqdm
+
+from pipelines.triage import traffic
+from proto import inference_pb2 as pb
+from proto.inference_pb2_grpc import InferenceStub
+
+DAY_S = 86_400.0
+DAYS = 14
+CHANGE_DAY = 9  # counted from 1: eight quiet days, then six with a fault
+FAULTY_SITE = "b"
+CLIENTS = {"a": ("press-1", "press-2"), "b": ("oven-1",), "c": ("saw-1", "saw-2")}
+LABELLED_SHARE = 0.6
+MEDIAN_DELAY_S = 6 * 3600.0
+CHUNK = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One request of the pool and the label that will turn out to be true."""
+
+    example: bytes
+    site: str
+    shift: str
+    label: str
+
+
+def darken(jpeg: bytes) -> bytes:
+    """What a dirty lens and a failing light do to a photo."""
+    out = io.BytesIO()
+    ImageEnhance.Brightness(Image.open(io.BytesIO(jpeg))).enhance(0.45).save(
+        out, "JPEG", quality=80
+    )
+    return out.getvalue()
+
+
+def add_noise(wav: bytes, rng: np.random.Generator) -> bytes:
+    """What a loose microphone plug does to a sound."""
+    with wave.open(io.BytesIO(wav)) as file:
+        parameters = file.getparams()
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32)
+    loud = float(np.sqrt(np.mean(samples**2))) + 200.0
+    noisy = samples + rng.normal(0, 1.2 * loud, samples.shape)
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setparams(parameters)
+        file.writeframes(noisy.clip(-32768, 32767).astype("<i2").tobytes())
+    return out.getvalue()
+
+
+def draw(task: tuple[int, bool]) -> list[Item]:
+    """A chunk of the pool; `faulty` ones are site b's alone, with its fault."""
+    seed, faulty = task
+    rng = np.random.default_rng((2026, seed))
+    items: list[Item] = []
+    for made in traffic.stream(rng):
+        site = made.slices["site"]
+        if faulty and site != FAULTY_SITE:
+            continue
+        example = pb.Example(slices=made.slices)
+        if made.note is not None:
+            example.parts.add(modality=pb.TEXT, text=made.note)
+        if made.jpeg is not None:
+            data = darken(made.jpeg) if faulty else made.jpeg
+            example.parts.add(modality=pb.IMAGE, data=data, mime_type="image/jpeg")
+        if made.wav is not None:
+            data = add_noise(made.wav, rng) if faulty else made.wav
+            example.parts.add(modality=pb.AUDIO, data=data, mime_type="audio/wav")
+        items.append(Item(example.SerializeToString(), site, made.slices["shift"], made.label))
+        if len(items) == CHUNK:
+            return items
+    return items
+
+
+def pool(normal: int, faulty: int) -> tuple[list[Item], list[Item]]:
+    """Requests to draw from: those of all sites as they should be, and of one as it will be."""
+    tasks = [(n, False) for n in range(normal // CHUNK)]
+    tasks += [(1000 + n, True) for n in range(faulty // CHUNK)]
+    bar = tqdm(total=len(tasks) * CHUNK, desc="drawing traffic", unit=" requests")
+    found: tuple[list[Item], list[Item]] = ([], [])
+    with multiprocessing.get_context("spawn").Pool() as workers:
+        for (_, is_faulty), items in zip(tasks, workers.imap(draw, tasks), strict=True):
+            found[is_faulty].extend(items)
+            bar.update(len(items))
+    bar.close()
+    return found
+
+
+def bursts(items: list[Item], rng: np.random.Generator) -> Iterator[list[Item]]:
+    """Neighbours of one site and shift, over and over, in another order each time round."""
+    runs: list[list[Item]] = []
+    for item in items:
+        same = runs and (runs[-1][0].site, runs[-1][0].shift) == (item.site, item.shift)
+        if same and len(runs[-1]) < 8:
+            runs[-1].append(item)
+        else:
+            runs.append([item])
+    while True:
+        for place in rng.permutation(len(runs)):
+            yield runs[place]
+
+
+class Plant:
+    """The clients: sends each burst when it is due, and the labels when they have become known."""
+
+    def __init__(self, target: str, speed: float, seconds: float) -> None:
+        self._channel = grpc.aio.insecure_channel(target)
+        self._stub = InferenceStub(self._channel)
+        self._speed = speed
+        self._seconds = seconds
+        self._labels: list[tuple[float, str, str]] = []  # simulated time it is known, id, label
+        self._rng = np.random.default_rng(9)
+        self._room = asyncio.Semaphore(64)
+        self.sent = self.failed = self.told = 0
+
+    async def play(
+        self, normal: list[Item], faulty: list[Item], requests: int, elapsed_s: float
+    ) -> None:
+        """`elapsed_s` of the real time are over: the server's clock began when it was started."""
+        streams = bursts(normal, self._rng), bursts(faulty, self._rng)
+        began, due = time.monotonic() - elapsed_s, elapsed_s
+        gap = (self._seconds - elapsed_s) / requests
+        bar = tqdm(total=requests, desc="day  1.0", unit=" requests", mininterval=0.5)
+        async with asyncio.TaskGroup() as group:
+            telling = group.create_task(self._tell(began))
+            while self.sent < requests:
+                day = 1 + due * self._speed / DAY_S
+                run = next(streams[0])
+                if day >= CHANGE_DAY and run[0].site == FAULTY_SITE:
+                    run = next(streams[1])
+                due += float(self._rng.exponential(gap * len(run)))
+                await asyncio.sleep(max(0.0, began + due - time.monotonic()))
+                for item in run:
+                    await self._room.acquire()
+                    group.create_task(self._send(item, began))
+                self.sent += len(run)
+                bar.update(len(run))
+                day = 1 + (time.monotonic() - began) * self._speed / DAY_S
+                bar.set_description(f"day {min(day, DAYS + 0.99):4.1f}", refresh=False)
+            telling.cancel()
+        bar.close()
+
+    async def _send(self, item: Item, began: float) -> None:
+        request = pb.PredictRequest()
+        request.examples.add().ParseFromString(item.example)
+        clients = CLIENTS[item.site]
+        client = clients[int(self._rng.integers(len(clients)))]
+        try:
+            response = await self._stub.Predict(request, metadata=(("trefoil-client", client),))
+        except grpc.aio.AioRpcError:
+            self.failed += 1
+            return
+        finally:
+            self._room.release()
+        if self._rng.random() < LABELLED_SHARE:
+            delay_s = float(self._rng.lognormal(np.log(MEDIAN_DELAY_S), 0.8))
+            now_s = (time.monotonic() - began) * self._speed
+            known = (now_s + delay_s, response.results[0].prediction_id, item.label)
+            heapq.heappush(self._labels, known)
+
+    async def _tell(self, began: float) -> None:
+        while True:
+            await asyncio.sleep(0.25)
+            now_s = (time.monotonic() - began) * self._speed
+            known: list[tuple[float, str, str]] = []
+            while self._labels and self._labels[0][0] <= now_s and len(known) < 200:
+                known.append(heapq.heappop(self._labels))
+            if known:
+                await self._feed_back(known)
+
+    async def _feed_back(self, known: list[tuple[float, str, str]]) -> None:
+        request = pb.FeedbackRequest()
+        for _, prediction, label in known:
+            request.items.add(prediction_id=prediction, label=label, source="inspection")
+        try:
+            answer = await self._stub.Feedback(request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            for one in known:  # in a moment again; what was taken is only a duplicate then
+                heapq.heappush(self._labels, one)
+            return
+        self.told += sum(result.status == "joined" for result in answer.results)
+
+    async def close(self) -> None:
+        await self._channel.close()
