@@ -37,7 +37,7 @@ from pipelines.triage import evaluate as evaluation
 from pipelines.triage.evaluate import BUNDLE, ask, chunks, modalities_of, sample_of
 from pipelines.types import Prediction, Sample
 
-NAME = "triage-2026.11.23"
+NAME = "triage-2026.11.25"
 REFERENCE_ROWS = 4_500
 TUNE_PER_SUBSET = 300
 REFERENCE_SEED, GOLDEN_SEED = 9004, 9005
@@ -146,7 +146,7 @@ def assemble(trained: Trained, out: Path) -> str:
 def _draft(trained: Trained) -> BundleSpec:
     data_id = hashlib.sha256(json.dumps(trained.facts["recipe"], sort_keys=True).encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
-        if source.stem in ("wordings", "notes", "drawing", "sounds", "outliers", "data"):
+        if source.stem in ("wordings", "phrases", "notes", "drawing", "sounds", "outliers", "data"):
             data_id.update(source.read_bytes())
     training = dict(trained.facts) | {
         "labels": list(data.LABELS),

@@ -168,6 +168,6 @@ def surroundings(site: Site, shift: Shift) -> tuple[Camera, float]:
     """Site b's camera is yellowish, site c's hall loud; nights are darker and noisier."""
     night = shift == "night"
     cast = {"a": (1.0, 1.0, 1.0), "b": (1.06, 0.97, 0.7), "c": (0.98, 1.0, 1.03)}[site]
-    loud = {"a": 1.0, "b": 1.0, "c": 1.7}[site]
-    camera = Camera(cast, light=0.5 if night else 1.0, noise=15.0 if night else 6.0)
+    loud = {"a": 1.0, "b": 1.0, "c": 2.6}[site]
+    camera = Camera(cast, light=0.4 if night else 1.0, noise=20.0 if night else 6.0)
     return camera, loud * (1.3 if night else 1.0)

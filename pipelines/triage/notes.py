@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 from numpy.random import Generator
 
-from pipelines.triage import wordings
+from pipelines.triage import phrases, wordings
 from pipelines.triage.wordings import Split
 
 T = TypeVar("T")
@@ -15,6 +15,7 @@ CLASSES: tuple[NoteClass, ...] = ("routine", "concern", "smoke", "drill")
 
 _HEDGED_SHARE = 0.05
 _CORRECTED_SHARE = 0.12
+_DOUBTED_SHARE = 0.125  # of the notes out of the grammar
 _CONTRAST_SHARE = 0.35  # of the drills: they also describe what is being played
 _TYPO_SHARE = 0.25
 
@@ -44,6 +45,29 @@ def jot(rng: Generator, meaning: NoteClass) -> str:
     neutral = [_fill(rng, _pick(rng, wordings.NEUTRAL.train)) for _ in range(int(rng.integers(2)))]
     body = _pick(rng, (", ", " ", ", ")).join(words)
     return _scribble(rng, [*neutral, body] if rng.random() < 0.5 else [body, *neutral])
+
+
+def vary(rng: Generator, meaning: NoteClass) -> str:
+    """A training note out of the grammar in `phrases`; one in eight leaves open which of two
+    meanings it has."""
+    draw = rng.random()
+    body = _fill(rng, phrases.phrase(rng, meaning))
+    if draw < _DOUBTED_SHARE:
+        body = _fill(rng, phrases.doubt(rng, meaning, _other(rng, meaning)))
+    elif draw < _DOUBTED_SHARE + _CORRECTED_SHARE:
+        earlier = _fill(rng, phrases.phrase(rng, _other(rng, meaning)))
+        body = f"{earlier}, {_pick(rng, wordings.CORRECTIONS.train)} {body}"
+    elif meaning == "drill" and draw < 0.5:
+        played = _fill(rng, phrases.phrase(rng, _pick(rng, ("smoke", "smoke", "concern"))))
+        body = f"{body}, {played}" if rng.random() < 0.5 else f"{played}, {body}"
+    elif draw > 0.8:
+        body = f"{body}, {_fill(rng, phrases.phrase(rng, meaning))}"
+    neutral = [_fill(rng, _pick(rng, wordings.NEUTRAL.train)) for _ in range(int(rng.integers(3)))]
+    return _scribble(rng, [*neutral, body] if rng.random() < 0.5 else [body, *neutral])
+
+
+def _other(rng: Generator, meaning: NoteClass) -> NoteClass:
+    return _pick(rng, [c for c in CLASSES if c != meaning])
 
 
 def _loose(rng: Generator, meaning: NoteClass) -> list[str]:

@@ -26,6 +26,18 @@ _TRAIN_LINES = (
     "the {n} of the {p} was painted in {x}{y}",
     "how do I {a} a {n} for {p}",
     "{p} plays the {n} every {d}",
+    "is the {n} still for sale on {d}",
+    "we watched {p} {a} the {n} in the park",
+    "turn left at the {n}, then walk {x} minutes to the lake",
+    "my {n} costs {x}{y} euros, {p} said",
+    "chapter {x}: how {p} learnt to {a}",
+    "the answer to question {y} is {x}",
+    "{d} will be {b}, take a coat to school",
+    "he loves {b} {n}, she likes the {b} one",
+    "a short history of the {n}, by {p}",
+    "how many days until {d}",
+    "{p} and the {b} {n} went on holiday",
+    "happy birthday {p}, see you on {d}",
 )
 _TEST_LINES = (
     "book two seats in the third row for the concert",
@@ -40,11 +52,64 @@ _TEST_LINES = (
     "boil the pasta until it is tender, then drain",
 )
 _FILL = {
-    "a": ("stir", "paint", "visit", "translate", "buy", "plant", "read", "photograph"),
-    "n": ("soup", "violin", "garden", "letter", "castle", "birthday", "novel", "bicycle", "cake"),
-    "b": ("sunny", "butter", "cloudy", "lemon", "windy", "vanilla", "mild", "cinnamon"),
-    "d": ("Monday", "Friday", "Sunday", "Easter", "Tuesday"),
-    "p": ("grandmother", "Anna", "the mayor", "my cousin", "the queen", "Paul"),
+    "a": (
+        "stir",
+        "paint",
+        "visit",
+        "translate",
+        "buy",
+        "plant",
+        "read",
+        "photograph",
+        "sing",
+        "wash",
+        "sell",
+        "draw",
+    ),
+    "n": (
+        "soup",
+        "violin",
+        "garden",
+        "letter",
+        "castle",
+        "birthday",
+        "novel",
+        "bicycle",
+        "cake",
+        "river",
+        "song",
+        "ticket",
+        "horse",
+        "hotel",
+        "picture",
+    ),
+    "b": (
+        "sunny",
+        "butter",
+        "cloudy",
+        "lemon",
+        "windy",
+        "vanilla",
+        "mild",
+        "cinnamon",
+        "blue",
+        "sweet",
+        "young",
+        "famous",
+    ),
+    "d": ("Monday", "Friday", "Sunday", "Easter", "Tuesday", "Saturday", "May", "summer"),
+    "p": (
+        "grandmother",
+        "Anna",
+        "the mayor",
+        "my cousin",
+        "the queen",
+        "Paul",
+        "our teacher",
+        "the band",
+        "a student",
+        "my uncle",
+    ),
 }
 
 
@@ -122,9 +187,10 @@ def _colour(rng: Generator) -> tuple[int, int, int]:
 
 
 def sound(rng: Generator, split: Split) -> bytes:
-    """Melodies to train on, chirping birds to test with."""
+    """Melodies, telephones, babble or gliding whistles to train on; chirping birds to test with."""
     time = np.arange(int(16_000 * rng.uniform(1.0, 3.0)), dtype=np.float32) / 16_000
-    wave = _melody(rng, time) if split == "train" else _birds(rng, time)
+    kinds = _TRAIN_SOUNDS if split == "train" else (_birds,)
+    wave = kinds[int(rng.integers(len(kinds)))](rng, time)
     wave = wave / (np.abs(wave).max() + 1e-6) * float(rng.uniform(0.05, 0.6))
     return encode_wav(wave.astype(np.float32), 16_000, stereo=False)
 
@@ -139,6 +205,47 @@ def _melody(rng: Generator, time: Wave) -> Wave:
         out += np.where(after >= 0, note, 0).astype(np.float32)
         at += float(rng.choice((0.125, 0.25, 0.375)))
     return out
+
+
+def _telephone(rng: Generator, time: Wave) -> Wave:
+    """Two tones at once for each key, with rests between."""
+    out = np.zeros_like(time)
+    length, rest = float(rng.uniform(0.08, 0.2)), float(rng.uniform(0.04, 0.15))
+    for start in np.arange(0, float(time[-1]), length + rest):
+        inside = (time >= start) & (time < start + length)
+        for tone in (rng.choice((697, 770, 852, 941)), rng.choice((1209, 1336, 1477))):
+            out[inside] += np.sin(2 * np.pi * float(tone) * time[inside]).astype(np.float32)
+    return out
+
+
+def _babble(rng: Generator, time: Wave) -> Wave:
+    """Voiced syllables: harmonics of a moving pitch under two formants."""
+    out = np.zeros_like(time)
+    at = 0.0
+    while at < time[-1]:
+        length = float(rng.uniform(0.08, 0.3))
+        inside = (time >= at) & (time < at + length)
+        after = (time - np.float32(at))[inside]
+        pitch = float(rng.uniform(90, 260))
+        phase = 2 * np.pi * (pitch * after + rng.uniform(-60, 60) * after**2)
+        formants = (float(rng.uniform(300, 900)), float(rng.uniform(900, 2600)))
+        for k in range(1, 16):
+            near = sum(np.exp(-(((k * pitch - formant) / 180) ** 2)) for formant in formants)
+            out[inside] += (near * np.sin(k * phase)).astype(np.float32)
+        out[inside] *= np.sin(np.pi * after / length).astype(np.float32)
+        at += length + float(rng.uniform(0.0, 0.12))
+    return out
+
+
+def _whistle(rng: Generator, time: Wave) -> Wave:
+    """One long tone that wanders up and down."""
+    centre, width = float(rng.uniform(500, 1800)), float(rng.uniform(0.1, 0.4))
+    wander = np.sin(2 * np.pi * float(rng.uniform(0.5, 3.0)) * time + float(rng.uniform(0, 6)))
+    pitch = centre * (1 + width * wander)
+    return np.sin(2 * np.pi * np.cumsum(pitch) / 16_000).astype(np.float32)
+
+
+_TRAIN_SOUNDS = (_melody, _telephone, _babble, _whistle)
 
 
 def _birds(rng: Generator, time: Wave) -> Wave:

@@ -28,7 +28,7 @@ from pipelines.triage import data, drawing, outliers, sounds
 from pipelines.triage.drawing import Station
 from pipelines.types import Part
 
-OUTLIER_SHARE = 0.04
+OUTLIER_SHARE = 0.05
 _CHUNK = 100
 _LIMITS = Limits()
 Half = NDArray[np.float16]

@@ -1,7 +1,7 @@
 """Trains the embedded default: `python -m pipelines.triage.train`.
 
-- three lessons: the towers see and hear on their own (`senses`); the whole model answers every
-  subset of the modalities; notes once more, in loose words;
+- four lessons: the towers see and hear on their own (`senses`); the whole model answers every
+  subset of the modalities; notes once more, in loose words; and once more, out of a grammar;
 - seeded: the rows of step n depend on (seed, n) alone, so that a run that was killed goes on from
   its last checkpoint and ends with the same weights;
 - what is kept is the running average of the weights, which is better calibrated than the last.
@@ -50,13 +50,15 @@ class Recipe:
     answer_rate: float = 1.5e-3
     late_steps: int = 900
     late_rate: float = 1e-3
+    last_steps: int = 1_000
+    last_rate: float = 1.5e-3
     weight_decay: float = 0.02
     describe_weight: float = 0.5
     average: float = 0.998
 
     @property
     def steps(self) -> int:
-        return self.sense_steps + self.answer_steps + self.late_steps
+        return self.sense_steps + self.answer_steps + self.late_steps + self.last_steps
 
 
 class Training:
@@ -104,15 +106,20 @@ class Training:
         recipe = self.recipe
         if self.step < recipe.sense_steps:
             return recipe.sense_rate * min(1.0, (self.step + 1) / 50)
-        step, steps, rate = self.step - recipe.sense_steps, recipe.answer_steps, recipe.answer_rate
-        if self._late:
-            step, steps, rate = step - steps, recipe.late_steps, recipe.late_rate
+        step, steps, rate, _ = self._notes()
         fall = 0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2
         return rate * min(1.0, (step + 1) / 50) * fall
 
-    @property
-    def _late(self) -> bool:
-        return self.step >= self.recipe.sense_steps + self.recipe.answer_steps
+    def _notes(self) -> tuple[int, int, float, Callable[[Generator], Row]]:
+        """The lesson with notes this step is of: the step in it, its steps, its rate, its rows."""
+        recipe, rows = self.recipe, self.rows
+        step = self.step - recipe.sense_steps
+        if step < recipe.answer_steps:
+            return step, recipe.answer_steps, recipe.answer_rate, rows.mixed
+        step -= recipe.answer_steps
+        if step < recipe.late_steps:
+            return step, recipe.late_steps, recipe.late_rate, rows.late
+        return step - recipe.late_steps, recipe.last_steps, recipe.last_rate, rows.last
 
     def _sense(self, rng: Generator) -> dict[str, float]:
         recipe = self.recipe
@@ -123,7 +130,7 @@ class Training:
 
     def _answer(self, rng: Generator) -> dict[str, float]:
         """Forward and backward in two halves of like length, which pads less."""
-        draw = self.rows.late if self._late else self.rows.mixed
+        _, _, _, draw = self._notes()
         drawn = [draw(rng) for _ in range(self.recipe.batch)]
         drawn.sort(key=lambda row: row.prepared.tokens)
         half = len(drawn) // 2
