@@ -1,0 +1,216 @@
+"""A candidate against the active bundle, on rows that a draw gave to one or the other.
+
+The draw makes both sides alike in everything but the bundle, at the same time of day. The bounds
+hold however often they are looked at (server/telemetry/sequential.py); a session counts as what it
+is, many rows that are alike. All five measures together send a candidate that is within its bounds
+back with probability ALPHA at most.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from server.telemetry.feedback import CORRECTED, JOINED, FeedbackItem, FeedbackResult
+from server.telemetry.sequential import Clustered, mean_halfwidth
+from server.telemetry.worth import Worth
+from server.types import Answer, Outcome, Work
+
+ALPHA = 0.01
+MEASURES = ("errors", "latency", "confidence", "estimated value", "realised value")
+EACH = ALPHA / len(MEASURES)
+# More rows that fail: surely more than the first sends it back, surely fewer than the second is
+# fine. (To show fewer than half a point more would take thousands of rows.)
+ERRORS_BACK, ERRORS_FINE = 0.005, 0.02
+# Slow is what takes longer than so many times the active bundle's p95 of the same minute.
+SLOW_TIMES, SLOW_SHARE = 1.25, 0.05
+# Means may fall by so many standard deviations of the active bundle's rows.
+WORSE_SD = 0.2
+MIN_ROWS, MIN_GROUPS, MIN_LABELLED = 100, 30, 30
+MINUTE_S = 60.0
+WINDOW_ROWS = 4000
+LAST = 40  # rows in which most failing ends it without any statistics
+MOST_WAITING = 20_000  # predictions whose label may still come
+
+Verdict = Literal["worse", "fine", "unsure", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    name: str
+    verdict: Verdict
+    words: str
+
+
+class Side:
+    """What the rows of one bundle were like."""
+
+    def __init__(self, worth: Worth | None) -> None:
+        self.worth = worth
+        self.errors, self.slow = Clustered(), Clustered()
+        self.confidence, self.value, self.realised = Clustered(), Clustered(), Clustered()
+        self.last: deque[bool] = deque(maxlen=LAST)
+        self.totals: deque[tuple[float, float]] = deque(maxlen=WINDOW_ROWS)
+
+    def p95(self, now: float) -> float:
+        """Of the last minute; NaN with too few rows to tell."""
+        recent = sorted(ms for at, ms in self.totals if now - at <= MINUTE_S)
+        return recent[int(0.95 * len(recent))] if len(recent) >= MIN_GROUPS else math.nan
+
+    @property
+    def too_few(self) -> str:
+        if self.errors.n < MIN_ROWS:
+            return f"{self.errors.n} of {MIN_ROWS} rows"
+        if self.errors.groups < MIN_GROUPS:
+            return f"{self.errors.groups} of {MIN_GROUPS} sessions or requests"
+        return ""
+
+
+class Trial:
+    """Told of every row that was drawn; `clock` is seconds."""
+
+    def __init__(
+        self,
+        active: Worth | None = None,
+        candidate: Worth | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.active, self.candidate = Side(active), Side(candidate)
+        self._clock = clock
+        self._slow_ms = math.nan
+        self._waiting: OrderedDict[str, tuple[Side, str, str, float]] = OrderedDict()
+
+    # ---- in ----------------------------------------------------------------------------------
+
+    def ended(self, on_candidate: bool, work: Work, outcome: Outcome) -> None:
+        side = self.candidate if on_candidate else self.active
+        fault, group = outcome.fault, work.session or work.request
+        if fault is not None and fault.code == "CANCELLED":
+            return
+        side.errors.add(group, fault is not None)
+        side.last.append(fault is not None)
+        if outcome.answer is None or work.task == "generate":
+            return
+        total_ms = outcome.timing.total_ms
+        side.totals.append((self._clock(), total_ms))
+        if not math.isnan(self._slow_ms):
+            side.slow.add(group, total_ms > self._slow_ms)
+        if work.task == "classify":
+            self._classified(side, group, work, outcome.answer, total_ms)
+
+    def _classified(
+        self, side: Side, group: str, work: Work, answer: Answer, total_ms: float
+    ) -> None:
+        side.confidence.add(group, answer.confidence)
+        if side.worth is None:
+            return
+        value = side.worth.estimated(answer.label, answer.confidence)
+        if not math.isnan(value):
+            side.value.add(group, value)
+        self._waiting[work.id] = (side, group, answer.label, total_ms / 1e3)
+        if len(self._waiting) > MOST_WAITING:
+            self._waiting.popitem(last=False)
+
+    def learnt(self, item: FeedbackItem, result: FeedbackResult) -> None:
+        """What turned out to be true; of several tellings the first counts."""
+        if result.status not in (JOINED, CORRECTED):
+            return
+        side, group, said, took_s = self._waiting.pop(item.prediction_id, (None, "", "", 0.0))
+        if side is None or side.worth is None:
+            return
+        value = item.value
+        if value is None:
+            value = side.worth.realised(item.label, said, took_s) if item.label else math.nan
+        if not math.isnan(value):
+            side.realised.add(group, value)
+
+    # ---- out ---------------------------------------------------------------------------------
+
+    def broken(self) -> str:
+        """Why no statistics are needed, or ""."""
+        ours, theirs = self.candidate.last, self.active.last
+        if len(ours) < LAST or sum(ours) < LAST / 2 or sum(theirs) > len(theirs) / 4:
+            return ""
+        return f"{sum(ours)} of its last {LAST} rows failed, of the active bundle's {sum(theirs)}"
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Each compared as things stand; to be asked about once a second."""
+        now = self._clock()
+        limit = self.active.p95(now)
+        self._slow_ms = SLOW_TIMES * limit
+        few = self.candidate.too_few or self.active.too_few
+        if few:
+            return (Measure("rows", "unsure", f"{few} so far"),)
+        unit = self.active.worth.unit if self.active.worth else ""
+        return (
+            self._errors(),
+            self._latency(limit, self.candidate.p95(now)),
+            self._mean("confidence", self.active.confidence, self.candidate.confidence, ""),
+            self._mean("estimated value", self.active.value, self.candidate.value, unit),
+            self._realised(unit),
+        )
+
+    def _errors(self) -> Measure:
+        ours, theirs = self.candidate.errors, self.active.errors
+        low, high = ours.share_bounds(EACH / 2)
+        their_low, their_high = theirs.share_bounds(EACH / 2)
+        verdict: Verdict = "unsure"
+        if low - their_high > ERRORS_BACK:
+            verdict = "worse"
+        elif high - their_low < ERRORS_FINE:
+            verdict = "fine"
+        words = (
+            f"{ours.mean:.2%} of {ours.n} rows failed against {theirs.mean:.2%} of {theirs.n}; "
+            f"between {low - their_high:+.2%} and {high - their_low:+.2%}, back above "
+            f"{ERRORS_BACK:+.1%}, fine below {ERRORS_FINE:+.1%}"
+        )
+        return Measure("errors", verdict, words)
+
+    def _latency(self, active_ms: float, candidate_ms: float) -> Measure:
+        slow = self.candidate.slow
+        low, high = slow.share_bounds(EACH)
+        verdict: Verdict = "unsure"
+        if low > SLOW_SHARE:
+            verdict = "worse"
+        elif high < SLOW_SHARE:
+            verdict = "fine"
+        words = (
+            f"p95 {candidate_ms:.0f} ms against {active_ms:.0f} ms in the same minute; "
+            f"{low:.1%} to {high:.1%} of {slow.n} rows over {SLOW_TIMES:g} times that, "
+            f"{SLOW_SHARE:.0%} may"
+        )
+        return Measure("latency", verdict, words)
+
+    def _mean(self, name: str, theirs: Clustered, ours: Clustered, unit: str) -> Measure:
+        if min(ours.groups, theirs.groups) < MIN_GROUPS:
+            return Measure(name, "none", "too little to compare")
+        bound = WORSE_SD * max(theirs.deviation, ours.deviation)
+        difference = ours.mean - theirs.mean
+        half = mean_halfwidth(ours.variance + theirs.variance, bound, EACH) if bound else 0.0
+        verdict: Verdict = "unsure"
+        if difference + half < -bound:
+            verdict = "worse"
+        elif difference - half > -bound or (not bound and difference >= 0):
+            verdict = "fine"
+        words = (
+            f"{ours.mean:.4g} of {ours.n} rows against {theirs.mean:.4g} of {theirs.n}; between "
+            f"{difference - half:+.3g} and {difference + half:+.3g} {unit}".rstrip()
+            + f", {-bound:+.3g} may"
+        )
+        return Measure(name, verdict, words)
+
+    def _realised(self, unit: str) -> Measure:
+        """Labels come late and for few rows: too few to be sure hold nothing up, unless they point
+        to what would send it back."""
+        ours, theirs = self.candidate.realised, self.active.realised
+        if min(ours.groups, theirs.groups) < MIN_LABELLED:
+            return Measure("realised value", "none", f"{ours.n} and {theirs.n} labels so far")
+        found = self._mean("realised value", theirs, ours, unit)
+        points_down = ours.mean - theirs.mean < -WORSE_SD * max(theirs.deviation, ours.deviation)
+        if found.verdict == "unsure" and not points_down:
+            return Measure(found.name, "none", found.words)
+        return found

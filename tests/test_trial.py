@@ -1,0 +1,158 @@
+"""A candidate against the active bundle: what is worse goes back, what is not is found fine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from server.telemetry.feedback import JOINED, FeedbackItem, FeedbackResult
+from server.telemetry.live import Bundle
+from server.telemetry.worth import worth
+from server.trial import Measure, Trial
+from server.types import Answer, Fault, Outcome, Timing, Work
+from tests.stub_replica import work
+
+LABELS = ("ok", "stop")
+OBJECTIVE = (
+    b'{"unit": "EUR", "value": {"ok": {"ok": 0, "stop": -50}, "stop": {"ok": -900, "stop": 200}}}'
+)
+BUNDLE = Bundle("ab" * 32, "triage", (), LABELS, b"", OBJECTIVE)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def outcome(row: Work, confidence: float, total_ms: float, fault: Fault | None = None) -> Outcome:
+    answer = Answer("stop", confidence, 0.0, 0.0, 1.0, (), b"", b"")
+    timing = Timing(total_ms=total_ms)
+    return Outcome(row.id, None if fault else answer, fault, timing, 1, "", 0)
+
+
+Row = Callable[[np.random.Generator, bool], tuple[float, float, bool]]
+
+
+def even(random: np.random.Generator, _candidate: bool) -> tuple[float, float, bool]:
+    """(confidence, milliseconds, whether it fails) of a row."""
+    return (
+        float(random.beta(8, 2)),
+        float(random.lognormal(3, 0.4)),
+        bool(random.random() < 0.002),
+    )
+
+
+def run(
+    row_of: Row, rows: int = 6000, share: float = 0.1, seed: int = 0
+) -> tuple[Trial, list[tuple[Measure, ...]]]:
+    """The trial at its end, and what it said every second of it (100 rows)."""
+    clock, random = Clock(), np.random.default_rng(seed)
+    values = worth(BUNDLE, BUNDLE)
+    trial, looks = Trial(values, values, clock), []
+    for number in range(rows):
+        candidate = bool(random.random() < share)
+        confidence, total_ms, fails = row_of(random, candidate)
+        row = work(str(number), "x")
+        fault = Fault("INTERNAL", "", "DIED", "") if fails else None
+        trial.ended(candidate, row, outcome(row, confidence, total_ms, fault))
+        clock.now += 0.01
+        if number % 100 == 99:
+            looks.append(trial.measures())
+    return trial, looks
+
+
+def worse(looks: list[tuple[Measure, ...]]) -> set[str]:
+    return {m.name for measures in looks for m in measures if m.verdict == "worse"}
+
+
+def test_an_equal_candidate_is_found_fine_and_never_sent_back() -> None:
+    for seed in range(3):
+        _, looks = run(even, rows=9000, share=0.2, seed=seed)
+        assert worse(looks) == set()
+        verdicts = {m.name: m.verdict for m in looks[-1]}
+        assert verdicts.pop("realised value") == "none"
+        assert set(verdicts.values()) == {"fine"}, looks[-1]
+
+
+def test_more_failing_rows_are_found() -> None:
+    def row(random: np.random.Generator, candidate: bool) -> tuple[float, float, bool]:
+        confidence, total_ms, fails = even(random, candidate)
+        return confidence, total_ms, fails or (candidate and random.random() < 0.06)
+
+    assert worse(run(row)[1]) == {"errors"}
+
+
+def test_slowness_is_found_and_a_busy_moment_of_both_is_not() -> None:
+    def slow(random: np.random.Generator, candidate: bool) -> tuple[float, float, bool]:
+        confidence, total_ms, fails = even(random, candidate)
+        return confidence, total_ms * (1.8 if candidate else 1.0), fails
+
+    def busy(random: np.random.Generator, candidate: bool) -> tuple[float, float, bool]:
+        confidence, total_ms, fails = even(random, candidate)
+        return confidence, total_ms * (1 + 2 * random.random()), fails
+
+    assert worse(run(slow)[1]) == {"latency"}
+    assert worse(run(busy)[1]) == set()
+
+
+def test_lower_confidence_lowers_the_estimated_value_and_both_are_found() -> None:
+    def unsure(random: np.random.Generator, candidate: bool) -> tuple[float, float, bool]:
+        confidence, total_ms, fails = even(random, candidate)
+        return confidence - (0.12 if candidate else 0.0), total_ms, fails
+
+    assert worse(run(unsure)[1]) == {"confidence", "estimated value"}
+
+
+def test_what_turned_out_to_be_true_outweighs_confident_answers() -> None:
+    trial, _ = run(even, rows=9000)
+    random = np.random.default_rng(7)
+    for number in range(9000):
+        right = 0.9 if trial._waiting.get(str(number), (trial.active,))[0] is trial.active else 0.5
+        label = "stop" if random.random() < right else "ok"
+        trial.learnt(FeedbackItem(str(number), label), FeedbackResult(str(number), JOINED))
+    found = {m.name: m for m in trial.measures()}["realised value"]
+    assert found.verdict == "worse" and "EUR" in found.words
+    told_twice = trial.candidate.realised.n
+    trial.learnt(FeedbackItem("8999", "ok"), FeedbackResult("8999", JOINED))
+    assert trial.candidate.realised.n == told_twice
+
+
+def test_few_rows_decide_nothing_unless_most_of_them_fail() -> None:
+    trial, _ = run(even, rows=600)
+    assert [m.verdict for m in trial.measures()] == ["unsure"]
+    assert trial.broken() == ""
+    died = Fault("INTERNAL", "", "DIED", "")
+    for number in range(40):
+        row = work(f"c{number}", "x")
+        trial.ended(True, row, outcome(row, 0.9, 10.0, died))
+    assert "40 of its last 40 rows failed" in trial.broken()
+
+
+def test_cancelled_rows_are_nobodys_fault() -> None:
+    trial = Trial()
+    row = work("a", "x")
+    trial.ended(True, row, outcome(row, 0.9, 1.0, Fault("CANCELLED", "", "", "")))
+    assert trial.candidate.errors.n == 0
+
+
+def test_a_few_long_sessions_are_too_little_to_decide() -> None:
+    clock = Clock()
+    trial = Trial(clock=clock)
+    for number in range(4000):
+        session = number % 10
+        row = work(str(number), "x", session=f"line-{session}")
+        trial.ended(session == 3, row, outcome(row, 0.5 if session == 3 else 0.9, 10.0))
+    (found,) = trial.measures()
+    assert found.verdict == "unsure" and "1 of 30 sessions" in found.words
+
+
+def test_two_bundles_are_valued_by_one_price_list() -> None:
+    dearer = OBJECTIVE.replace(b"-900", b"-9000")
+    ours = worth(replace(BUNDLE, objective=dearer), BUNDLE)
+    assert ours.realised("stop", "ok", 1.0) == -900
+    assert ours.estimated("stop", 0.99) > ours.estimated("stop", 0.6)
