@@ -2,26 +2,34 @@ from proto import inference_pb2 as _inference_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LoadRequest(_message.Message):
-    __slots__ = ("path", "swap")
+    __slots__ = ("path", "swap", "activate", "rollback", "reason")
     PATH_FIELD_NUMBER: _ClassVar[int]
     SWAP_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATE_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     path: str
     swap: str
-    def __init__(self, path: _Optional[str] = ..., swap: _Optional[str] = ...) -> None: ...
+    activate: bool
+    rollback: bool
+    reason: str
+    def __init__(self, path: _Optional[str] = ..., swap: _Optional[str] = ..., activate: _Optional[bool] = ..., rollback: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ActivateRequest(_message.Message):
-    __slots__ = ("stamp", "canary_share")
+    __slots__ = ("stamp", "canary_share", "canary_minutes")
     STAMP_FIELD_NUMBER: _ClassVar[int]
     CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_MINUTES_FIELD_NUMBER: _ClassVar[int]
     stamp: str
     canary_share: float
-    def __init__(self, stamp: _Optional[str] = ..., canary_share: _Optional[float] = ...) -> None: ...
+    canary_minutes: float
+    def __init__(self, stamp: _Optional[str] = ..., canary_share: _Optional[float] = ..., canary_minutes: _Optional[float] = ...) -> None: ...
 
 class RollbackRequest(_message.Message):
     __slots__ = ("reason",)
@@ -59,6 +67,32 @@ class RehearseEvent(_message.Message):
     reason: str
     figures: _containers.ScalarMap[str, float]
     def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class BundlesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StoredBundle(_message.Message):
+    __slots__ = ("name", "stamp", "bytes", "added_unix_ms", "roles", "path")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STAMP_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    ADDED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    stamp: str
+    bytes: int
+    added_unix_ms: int
+    roles: _containers.RepeatedScalarFieldContainer[str]
+    path: str
+    def __init__(self, name: _Optional[str] = ..., stamp: _Optional[str] = ..., bytes: _Optional[int] = ..., added_unix_ms: _Optional[int] = ..., roles: _Optional[_Iterable[str]] = ..., path: _Optional[str] = ...) -> None: ...
+
+class BundlesResponse(_message.Message):
+    __slots__ = ("bundles",)
+    BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    bundles: _containers.RepeatedCompositeFieldContainer[StoredBundle]
+    def __init__(self, bundles: _Optional[_Iterable[_Union[StoredBundle, _Mapping]]] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("grace_s", "exit")

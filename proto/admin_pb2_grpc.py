@@ -54,6 +54,11 @@ class AdminStub:
                 request_serializer=proto_dot_admin__pb2.RehearseRequest.SerializeToString,
                 response_deserializer=proto_dot_admin__pb2.RehearseEvent.FromString,
                 _registered_method=True)
+        self.Bundles = channel.unary_unary(
+                '/trefoil.v1.Admin/Bundles',
+                request_serializer=proto_dot_admin__pb2.BundlesRequest.SerializeToString,
+                response_deserializer=proto_dot_admin__pb2.BundlesResponse.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_stream(
                 '/trefoil.v1.Admin/Drain',
                 request_serializer=proto_dot_admin__pb2.DrainRequest.SerializeToString,
@@ -92,6 +97,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Bundles(self, request, context):
+        """What the store holds, and what each bundle is there for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Stop taking work, finish what is there, then exit.
         """
@@ -121,6 +133,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Rehearse,
                     request_deserializer=proto_dot_admin__pb2.RehearseRequest.FromString,
                     response_serializer=proto_dot_admin__pb2.RehearseEvent.SerializeToString,
+            ),
+            'Bundles': grpc.unary_unary_rpc_method_handler(
+                    servicer.Bundles,
+                    request_deserializer=proto_dot_admin__pb2.BundlesRequest.FromString,
+                    response_serializer=proto_dot_admin__pb2.BundlesResponse.SerializeToString,
             ),
             'Drain': grpc.unary_stream_rpc_method_handler(
                     servicer.Drain,
@@ -236,6 +253,33 @@ class Admin:
             '/trefoil.v1.Admin/Rehearse',
             proto_dot_admin__pb2.RehearseRequest.SerializeToString,
             proto_dot_admin__pb2.RehearseEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Bundles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trefoil.v1.Admin/Bundles',
+            proto_dot_admin__pb2.BundlesRequest.SerializeToString,
+            proto_dot_admin__pb2.BundlesResponse.FromString,
             options,
             channel_credentials,
             insecure,

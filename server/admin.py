@@ -16,12 +16,15 @@ from server.deployment import Deployment
 from server.engine import Engine
 from server.envelope import message_of
 from server.errors import DeployRefused
-from server.lineup import Step, Switch
+from server.listing import bundle_message, listed, roles
 from server.refusal import Refused, bad_input
+from server.steps import Step
+from server.swap import SWAPS
 from server.types import Fault
 
 PROGRESS_S = 0.2
-BLUE_GREEN = "blue-green"
+CANARY_MINUTES = 30.0
+DONE = ("ready", "canary", "canary rolled back")  # and whatever has switched
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +38,54 @@ class Admin:
 
     async def Load(self, data: bytes, _context: Any) -> AsyncIterator[pb.Progress]:
         request = message_of(pb.LoadRequest, data)
-        if request.swap not in ("", BLUE_GREEN):
-            words = f"{request.swap!r} is not offered; {BLUE_GREEN} is"
+        if request.swap not in ("", *SWAPS):
+            words = f"{request.swap!r} is not offered; {' and '.join(SWAPS)} are"
             raise Refused(bad_input("swap", "UNKNOWN_SWAP", words))
+        deployment = self._deployment()
+        if request.rollback:
+            loading = deployment.roll_back_cold(request.reason, request.swap)
+        else:
+            loading = deployment.load(Path(request.path), request.swap, request.activate)
         try:
-            async with aclosing(self._deployment().load(Path(request.path))) as steps:
+            async with aclosing(loading) as steps:
                 async for step in steps:
-                    yield _loading(step)
+                    yield _progress(step)
         except DeployRefused as refusal:
             raise _refused(refusal) from None
 
     async def Activate(self, data: bytes, _context: Any) -> pb.Progress:
         request = message_of(pb.ActivateRequest, data)
-        if request.canary_share:
-            words = "a canary is not offered yet; activate serves everybody"
-            raise Refused(bad_input("canary_share", "NO_CANARY", words))
+        share, minutes = request.canary_share, request.canary_minutes or CANARY_MINUTES
+        if not 0 <= share < 1:
+            raise Refused(bad_input("canary_share", "NOT_A_SHARE", f"{share} is not below 1"))
+        if not 0 < minutes < float("inf"):
+            raise Refused(bad_input("canary_minutes", "NOT_A_TIME", f"{minutes} is no time"))
+        deployment = self._deployment()
         try:
-            return _switched("activated", await self._deployment().activate(request.stamp))
+            if share:
+                return _progress(await deployment.start_canary(request.stamp, share, minutes * 60))
+            return _progress(await deployment.activate(request.stamp))
         except DeployRefused as refusal:
             raise _refused(refusal) from None
 
     async def Rollback(self, data: bytes, _context: Any) -> pb.Progress:
         request = message_of(pb.RollbackRequest, data)
         try:
-            return _switched("rolled back", await self._deployment().roll_back(request.reason))
+            return _progress(await self._deployment().roll_back(request.reason))
         except DeployRefused as refusal:
             raise _refused(refusal) from None
+
+    async def Bundles(self, data: bytes, _context: Any) -> pb.BundlesResponse:
+        message_of(pb.BundlesRequest, data)
+        deployment = self._deployment()
+        held = roles(deployment.lineup)
+        found = await asyncio.to_thread(listed, deployment.store)
+        response = pb.BundlesResponse()
+        for one in found:
+            message = response.bundles.add()
+            message.CopyFrom(bundle_message(one))
+            message.roles.extend(held.get(one.stored.stamp, ()))
+        return response
 
     def _deployment(self) -> Deployment:
         if self.deployment is None:
@@ -98,24 +123,13 @@ class Admin:
         )
 
 
-def _loading(step: Step) -> pb.Progress:
-    stamp = inference_pb2.Stamp(hex=step.stamp, name=step.stamp_name)
+def _progress(step: Step) -> pb.Progress:
     return pb.Progress(
         step=step.name,
         fraction=step.fraction,
         detail=step.detail,
-        done=step.name == "ready",
-        stamp=stamp,
-    )
-
-
-def _switched(step: str, switch: Switch) -> pb.Progress:
-    return pb.Progress(
-        step=step,
-        fraction=1.0,
-        detail=f"in {switch.took_s * 1e6:.1f} us, from {switch.from_stamp}",
-        done=True,
-        stamp=inference_pb2.Stamp(hex=switch.stamp, name=switch.stamp_name),
+        done=step.name in DONE or step.switch is not None,
+        stamp=inference_pb2.Stamp(hex=step.stamp, name=step.stamp_name),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from server.config import MIB, ServerConfig
+from server.config import CHOOSE, MIB, ServerConfig
 from server.flags import GROUPS, SHOWN, Flag
 
 DEFAULTS = ServerConfig()
@@ -72,7 +72,7 @@ def _named(flag: Flag) -> Callable[[str], Any]:
 
 
 def _text(flag: Flag, value: Any) -> str:
-    if value is None:
+    if value is None or value == CHOOSE:
         return ""
     if flag.read is None and flag.name.startswith("--no-"):
         value = not value

@@ -10,6 +10,7 @@ only what the manifest says of itself; whether that is true is for a replica to 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -84,10 +85,12 @@ class BundleStore:
         return Stored(name, stamp, place)
 
     def bundles(self) -> list[Stored]:
+        """What can be told apart; a damaged manifest hides a bundle, not the others."""
         found = []
         for path in sorted(self.root.glob("*/*")):
             if path.is_dir() and not path.name.startswith(".") and not path.parent.is_symlink():
-                found.append(Stored(*identify(path), path))
+                with contextlib.suppress(StoreRefused):
+                    found.append(Stored(*identify(path), path))
         return found
 
     def find(self, stamp: str) -> Stored:
@@ -109,15 +112,21 @@ class BundleStore:
     def previous(self) -> Stored | None:
         return self._linked(PREVIOUS)
 
-    def activate(self, bundle: Stored) -> None:
-        """Make it the current one; what was current becomes the previous one.
+    def link_path(self, name: str) -> Path | None:
+        """Where a link points, whatever is there."""
+        link = self.root / name
+        return self.root / os.readlink(link) if link.is_symlink() else None
+
+    def activate(self, bundle: Stored, before: Stored | None = None) -> None:
+        """Make it the current one; `before`, or else what was current, becomes the previous one.
 
         `previous` is set first: a crash in between leaves current = previous, which can be served.
         """
-        before = self.current
-        if before is not None and before.stamp == bundle.stamp:
+        current = self._known(CURRENT)
+        if current is not None and current.stamp == bundle.stamp:
             return
-        if before is not None:
+        before = before or current
+        if before is not None and before.stamp != bundle.stamp:
             self._link(PREVIOUS, before.path)
         self._link(CURRENT, bundle.path)
 
@@ -132,10 +141,13 @@ class BundleStore:
         self.activate(previous)
         return previous
 
-    def collect(self, keep: Collection[str] = ()) -> list[Stored]:
-        """Remove every bundle that is neither linked nor among the stamps to keep."""
+    def collect(self, keep: Collection[str] = (), newest: int = 0) -> list[Stored]:
+        """Remove every bundle that is neither linked, nor among the stamps to keep, nor one of the
+        `newest` of what is left. A link that cannot be read keeps everything."""
         linked = {b.stamp for b in (self.current, self.previous) if b is not None}
         unused = [b for b in self.bundles() if b.stamp not in linked | set(keep)]
+        unused.sort(key=lambda bundle: bundle.path.stat().st_mtime_ns)
+        unused = unused[: max(0, len(unused) - newest)]
         for bundle in unused:
             # Out of sight first: half a bundle is never seen under its name.
             doomed = bundle.path.parent / f"{_PARTIAL}{bundle.path.name}-{os.getpid()}"
@@ -143,6 +155,13 @@ class BundleStore:
             self._step("hidden")
             _remove(doomed)
         return unused
+
+    def _known(self, name: str) -> Stored | None:
+        """None also for a linked bundle that is damaged."""
+        try:
+            return self._linked(name)
+        except StoreRefused:
+            return None
 
     def _linked(self, name: str) -> Stored | None:
         link = self.root / name

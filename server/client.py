@@ -148,12 +148,15 @@ class Client:
             return event  # type: ignore[no-any-return]
         raise Failure(grpc.StatusCode.UNKNOWN, "the server sent no snapshot", "", "", "", 0.0)
 
-    async def load(self, path: str) -> AsyncIterator[admin_pb2.Progress]:
-        async for progress in _read(self._admin.Load(admin_pb2.LoadRequest(path=path))):
+    async def load(self, request: admin_pb2.LoadRequest) -> AsyncIterator[admin_pb2.Progress]:
+        async for progress in _read(self._admin.Load(request)):
             yield progress
 
-    async def activate(self, stamp: str) -> admin_pb2.Progress:
-        return await _one(self._admin.Activate(admin_pb2.ActivateRequest(stamp=stamp)))  # type: ignore[no-any-return]
+    async def activate(self, request: admin_pb2.ActivateRequest) -> admin_pb2.Progress:
+        return await _one(self._admin.Activate(request))  # type: ignore[no-any-return]
+
+    async def bundles(self) -> admin_pb2.BundlesResponse:
+        return await _one(self._admin.Bundles(admin_pb2.BundlesRequest()))  # type: ignore[no-any-return]
 
     async def roll_back(self, reason: str) -> admin_pb2.Progress:
         return await _one(self._admin.Rollback(admin_pb2.RollbackRequest(reason=reason)))  # type: ignore[no-any-return]

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1 << 20
+CHOOSE = Path()  # no bundle was named: see server/boot.py
 EMBEDDED_BUNDLE = Path(__file__).resolve().parent.parent / "pipelines" / "triage" / "bundle"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     # What to serve, where.
-    bundle: Path = EMBEDDED_BUNDLE
+    bundle: Path = CHOOSE
     data: Path = Path("trefoil-data")
     listen: str = "127.0.0.1:8433"
     name: str = ""  # for people; "" = host name
@@ -47,7 +48,8 @@ class ServerConfig:
     load_timeout_s: float = 900.0
     stall_s: float = 30.0  # work in a replica and no sign of progress: it is killed
     drain_s: float = 20.0
-    standby_s: float = 600.0  # the pool served before is kept warm so long
+    standby_s: float = 600.0  # the pool served before is kept warm so long, if memory allows
+    keep_bundles: int = 5  # of those neither served nor loaded, the newest so many stay on disk
 
     # Readiness.
     probe_interval_s: float = 30.0

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.errors import DeployRefused
-from server.lineup import Switch
+from server.steps import Switch
 from server.telemetry.errors import StoreBusy, TelemetryError
 from server.telemetry.live import Bundle
 from server.telemetry.rows import DeployRow
+from server.telemetry.worth import Worth, worth
+from server.trial import Trial
 from server.types import Facts
 from server.witness import Witness
 
@@ -44,7 +46,7 @@ class Deploys:
             raise DeployRefused("reference", str(error)) from None
 
     def switched(self, action: str, switch: Switch | None, detail: str) -> None:
-        """What a Deployment did: load | activate | rollback | refuse."""
+        """What a Deployment did: load | activate | rollback | refuse | collect | canary..."""
         if switch is None:
             self._note(action, detail=detail)
         else:
@@ -69,6 +71,19 @@ class Deploys:
     ) -> None:
         at_ms = int(self.wall() * 1000)
         self.witness.deployed(DeployRow(at_ms, action, stamp, name, before, "", detail))
+
+
+def trial_of(active: Facts, candidate: Facts) -> Trial:
+    """Both valued by what serves now. A bundle that cannot be valued is compared without."""
+    bundles = [bundle_of(facts) for facts in (active, candidate)]
+    found: list[Worth | None] = []
+    for bundle in bundles:
+        try:
+            found.append(worth(bundle, bundles[0]))
+        except (TelemetryError, OSError) as error:
+            logger.error("canary: %s has no values: %s", bundle.name, error)
+            found.append(None)
+    return Trial(found[0], found[1])
 
 
 def bundle_of(facts: Facts) -> Bundle:

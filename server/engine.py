@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from server.pool import Pool
 from server.readiness import state_of
 from server.records import record_of
 from server.scheduler import Entry
+from server.telemetry.feedback import FeedbackItem, FeedbackResult
 from server.telemetry.record import FeatureSpec, Record
 from server.types import (
     Counters,
@@ -98,7 +99,8 @@ class Engine:
         bundle (`check` says which step refused it).
         """
         host.keep_freed_memory()
-        self._watcher = asyncio.create_task(self._watch())
+        if self._watcher is None:  # the bundle before this one was refused
+            self._watcher = asyncio.create_task(self._watch())
         await self._pool.start()
 
     # ---- the walk ----------------------------------------------------------------------------
@@ -130,7 +132,7 @@ class Engine:
         pool = self.lineup.pool_for(work)
         fault = self.admit(work)
         if fault is not None:
-            return self._refused(work, fault)
+            return self._refused(pool, work, fault)
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Outcome] = loop.create_future()
         entry = Entry(work, self._clock(), lambda outcome: _settle(answered, outcome))
@@ -149,9 +151,10 @@ class Engine:
         pool = self.lineup.pool_for(work)
         fault = self.admit(work)
         if fault is not None:
-            yield GenerationEnd(self._refused(work, fault), "", 0, 0.0)
+            yield GenerationEnd(self._refused(pool, work, fault), "", 0, 0.0)
             return
         items: asyncio.Queue[str | Outcome] = asyncio.Queue()
+        stamp = pool.facts.stamp if pool.facts else ""
         began = self._clock()
         entry = Entry(work, began, items.put_nowait, items.put_nowait)
         pool.dispatch.submit(entry)
@@ -159,7 +162,7 @@ class Engine:
         try:
             while isinstance(item := await items.get(), str):
                 first_token_ms = first_token_ms or (self._clock() - began) * 1e3
-                yield Token(item)
+                yield Token(item, stamp)
         finally:
             if not entry.closed:
                 self._abandoned(pool, entry)
@@ -167,14 +170,23 @@ class Engine:
         asyncio.get_running_loop().call_soon(self._record, pool, work, outcome)
         yield GenerationEnd(outcome, entry.finish_reason, entry.tokens, first_token_ms)
 
-    def _refused(self, work: Work, fault: Fault) -> Outcome:
+    def learnt(self, items: Sequence[FeedbackItem], results: Sequence[FeedbackResult]) -> None:
+        """What turned out to be true of answers, as far as telemetry took it."""
+        canary = self.lineup.canary
+        if canary is not None:
+            for item, result in zip(items, results, strict=True):
+                canary.trial.learnt(item, result)
+
+    def _refused(self, pool: Pool, work: Work, fault: Fault) -> Outcome:
         """Counted, not recorded: refusing must stay cheap when everybody is refused."""
         self._counts["requests"] += 1
         self._counts[COUNTED_AS.get(fault.code, "failed")] += 1
         if fault.code == "FAILED_PRECONDITION":
             self._remember_pin(work)
         stamp = self.facts.stamp if self.facts else ""
-        return Outcome(work.id, None, fault, Timing(), 0, stamp, NO_REPLICA)
+        outcome = Outcome(work.id, None, fault, Timing(), 0, stamp, NO_REPLICA)
+        self.lineup.heard(pool, work, outcome)
+        return outcome
 
     def _abandoned(self, pool: Pool, entry: Entry) -> None:
         pool.dispatch.cancel(entry)
@@ -192,6 +204,7 @@ class Engine:
     def _record(self, pool: Pool, work: Work, outcome: Outcome) -> None:
         self._counts["requests"] += 1
         self._counts["retried"] += outcome.retried
+        self.lineup.heard(pool, work, outcome)
         fault = outcome.fault
         self._counts["answered" if fault is None else COUNTED_AS.get(fault.code, "failed")] += 1
         schema = pool.facts.features if pool.facts else ()
@@ -216,8 +229,9 @@ class Engine:
     # ---- how it is ---------------------------------------------------------------------------
 
     def snapshot(self) -> EngineSnapshot:
-        replicas = self._pool.statuses()
-        dispatch = self._pool.dispatch
+        replicas = self.lineup.statuses()
+        pools = self.lineup.pools
+        quarantined = sum(pool.dispatch.quarantined for pool in pools)
         state, reason = self._judge(replicas)
         return EngineSnapshot(
             state=state,
@@ -227,11 +241,12 @@ class Engine:
             warm_replicas=sum(replica.state == "ready" for replica in replicas),
             wanted_replicas=self._config.warm_pool,
             replicas=replicas,
-            queued=dispatch.waiting,
+            queued=sum(pool.dispatch.waiting for pool in pools),
             queue_limit=self._config.queue_rows,
-            in_flight=dispatch.in_flight,
-            counters=Counters(**self._counts, quarantined=dispatch.quarantined),
+            in_flight=sum(pool.dispatch.in_flight for pool in pools),
+            counters=Counters(**self._counts, quarantined=quarantined),
             pins=tuple((*key, *value) for key, value in self._pins.items()),
+            reasons=self.lineup.reasons(),
         )
 
     async def changed(self, seen: str) -> str:
@@ -246,7 +261,7 @@ class Engine:
             await asyncio.sleep(STATE_S)
 
     def _note_state(self) -> None:
-        state, _ = self._judge(self._pool.statuses())
+        state, _ = self._judge(self.lineup.statuses())
         if state != self._state:
             self._state = state
             changed, self._state_changed = self._state_changed, asyncio.Event()

@@ -67,7 +67,14 @@ class Flag:
 
 GROUPS: dict[str, tuple[Flag, ...]] = {
     "what to serve, where": (
-        Flag("--bundle", "bundle", Path, "DIR", "the bundle to serve (default: the embedded one)"),
+        Flag(
+            "--bundle",
+            "bundle",
+            Path,
+            "DIR",
+            "the bundle to serve (default: what this data directory served last, else the "
+            "embedded one)",
+        ),
         Flag(
             "--allow-dirty",
             "allow_dirty",
@@ -75,7 +82,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "",
             "serve even when code or libraries are not the manifest's; no client can pin it",
         ),
-        Flag("--data", "data", Path, "DIR", "where telemetry is kept"),
+        Flag("--data", "data", Path, "DIR", "where telemetry and loaded bundles are kept"),
         Flag("--listen", "listen", str, "HOST:PORT", "the one port for all services"),
         Flag("--insecure", "insecure", None, "", "accept plaintext from beyond this host"),
         Flag(
@@ -204,7 +211,15 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "standby_s",
             seconds,
             "S",
-            "after a switch the bundle before is kept warm so long, for a rollback at once",
+            "after a switch the bundle before is kept warm so long, for a rollback at once, "
+            "if memory allows",
+        ),
+        Flag(
+            "--keep-bundles",
+            "keep_bundles",
+            count,
+            "N",
+            "bundles kept on disk beside those that are served, loaded or to go back to",
         ),
     ),
     "readiness": (

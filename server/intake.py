@@ -45,6 +45,7 @@ class Terms:
     keep_payload: bool
     client: str
     trace_parent: str
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Intake:
             labels=self._labels(request.labels),
             want_embedding=request.want_embedding or request.task == pb.EMBED,
         )
-        return Call(self._request_id(request), rows, terms, request.top_k)
+        return self._call(request, rows, terms, request.top_k)
 
     def generate(self, data: bytes, caller: Caller) -> Call:
         request = generate_envelope(data)
@@ -94,7 +95,7 @@ class Intake:
         terms = replace(
             self._terms(request, caller), task="generate", max_new_tokens=request.max_new_tokens
         )
-        return Call(self._request_id(request), (request.example,), terms, 0)
+        return self._call(request, (request.example,), terms, 0)
 
     def work(self, row: bytes, field: str, terms: Terms) -> Work:
         """One row, uploads put in place; raises Refused when the row itself is at fault."""
@@ -132,6 +133,7 @@ class Intake:
             keep_payload=terms.keep_payload,
             mix="+".join(sorted(modalities - {""})) or "unknown",
             trace_parent=terms.trace_parent,
+            request=terms.request,
         )
 
     def _inline(self, part: pb.Part, field: str) -> bool:
@@ -220,8 +222,9 @@ class Intake:
             trace_parent=caller.trace_parent,
         )
 
-    def _request_id(self, request: Any) -> str:
-        return _short_text(request.request_id, "request_id") or self._new_id()
+    def _call(self, request: Any, rows: tuple[bytes, ...], terms: Terms, top_k: int) -> Call:
+        request_id = _short_text(request.request_id, "request_id") or self._new_id()
+        return Call(request_id, rows, replace(terms, request=request_id), top_k)
 
 
 def _stamps(raw: Sequence[bytes]) -> Iterator[str]:

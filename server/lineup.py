@@ -10,24 +10,24 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
-from server import host
+from server import host, memory
+from server.canary import Canary
 from server.config import ServerConfig
-from server.errors import DeployRefused, PoolRefused, draining
+from server.errors import DeployRefused, draining
+from server.memory import Available
 from server.pool import Pool
-from server.types import Evidence, Facts, ReplicaStatus, Work
+from server.proving import prove, step
+from server.rolling import Rolling
+from server.routes import Branch, Routes, stamp_of, switched
+from server.steps import Steps, Switch
+from server.types import Facts, Outcome, ReplicaStatus, Work
 
 logger = logging.getLogger(__name__)
-
-LOOK_S = 0.2
-MOST_SESSIONS = 10_000
-# A candidate may be slower than the active bundle by this much, both measured now: a probe beside
-# live traffic is slow for either, so only their ratio says something about the bundle.
-SLOWER = 1.5
 
 Build = Callable[[ServerConfig], Pool]
 # What else must hold of a proved candidate; raises DeployRefused.
@@ -38,178 +38,209 @@ async def _accept(_facts: Facts) -> None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """How far a load has come."""
-
-    name: str
-    fraction: float
-    detail: str
-    stamp: str = ""
-    stamp_name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Switch:
-    """`took_s` is the time in which neither stamp could have been chosen."""
-
-    stamp: str
-    stamp_name: str
-    from_stamp: str
-    took_s: float
-
-
 class Lineup:
+    """`notes` are choices made for this server, each with its reason, for whoever asks."""
+
     def __init__(
         self,
         config: ServerConfig,
         active: Pool,
         build: Build | None = None,
         clock: Callable[[], float] = time.monotonic,
+        available: Available = host.available_bytes,
     ) -> None:
         self.active = active
         self.standby: Pool | None = None
         self.candidate: Pool | None = None
+        self.canary: Canary | None = None
         self.check: Check = _accept
+        self.notes: dict[str, str] = {}
         self._config = config
         self._build = build
         self._clock = clock
-        self._sessions: OrderedDict[str, Pool] = OrderedDict()
+        self._available = available
+        self._routes = Routes()
+        self.branch: Branch | None = None  # takes a share: a canary, or a pool rolling in
         self._retiring: asyncio.Task[None] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._loading = False
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        return tuple(p for p in (self.active, self.standby, self.candidate) if p is not None)
+        second = self.branch.pool if self.branch is not None else None
+        found = (self.active, self.standby, self.candidate, second)
+        return tuple(dict.fromkeys(pool for pool in found if pool is not None))
 
     def pool_for(self, work: Work) -> Pool:
-        """The active pool, unless the work is pinned to, or its session began on, the standby."""
-        chosen = self.active
-        old = self.standby
-        if old is not None and old.serving and old.facts is not None:
-            began_there = bool(work.session) and self._sessions.get(work.session) is old
-            pinned = work.expected_stamps
-            wanted = old.facts.stamp in pinned if pinned else began_there
-            if wanted and not (pinned and _stamp(self.active) in pinned):
-                chosen = old
-        if work.session:
-            self._sessions[work.session] = chosen
-            self._sessions.move_to_end(work.session)
-            if len(self._sessions) > MOST_SESSIONS:
-                self._sessions.popitem(last=False)
-        return chosen
+        """The pool the work is pinned to or its session began on, else the active one or, by its
+        share, the one on trial or rolling in."""
+        return self._routes.choose(work, self.active, self.standby, self.branch)
+
+    def heard(self, pool: Pool, work: Work, outcome: Outcome) -> None:
+        """A row has ended. Only what the draw has placed says something about a canary."""
+        canary, branch = self.canary, self.branch
+        if canary is not None and branch is not None:
+            drawn = branch.drawn(work)
+            if drawn is not None and drawn == (pool is canary.pool):
+                canary.trial.ended(drawn, work, outcome)
+
+    def statuses(self) -> tuple[ReplicaStatus, ...]:
+        """Of what serves; while one pool rolls in, of both."""
+        found = {seat.index: seat for seat in self.active.statuses()}
+        if self.branch is not None and self.canary is None:
+            found |= {seat.index: seat for seat in self.branch.pool.statuses()}
+        return tuple(found[index] for index in sorted(found))
+
+    def reasons(self) -> Mapping[str, str]:
+        canary = self.canary
+        return self.notes | ({"canary": canary.words()} if canary is not None else {})
+
+    async def begin_with(self, bundle: Path) -> None:
+        """Serve this one first, when the one that was meant to be was refused."""
+        assert self._build is not None
+        await self.active.stop()
+        self.active = self._build(replace(self._config, bundle=bundle))
 
     # ---- load ----------------------------------------------------------------------------------
 
-    async def load(self, bundle: Path) -> AsyncGenerator[Step, None]:
+    def misfit(self, bundle: Path) -> str:
+        """Why a second whole pool does not fit beside what is loaded; "" when it does."""
+        config = replace(self._config, bundle=bundle)
+        return memory.misfit(config, config.warm_pool, self._available(), self.active.device_free())
+
+    async def load(self, bundle: Path) -> Steps:
         """Verify, warm and probe a bundle beside the active pool, step by step.
 
         Raises DeployRefused with the evidence; the active pool is untouched then.
         """
-        if self._build is None or self._loading or self.candidate is not None:
-            raise DeployRefused("load", "another bundle is being loaded or waits to be activated")
-        self._loading = True
-        pool = self._build(replace(self._config, bundle=bundle))
+        pool = self._begin_load(bundle)
         try:
-            async for step in self._prove(pool):
-                yield step
-            stamp = _stamp(pool)
-            if stamp == _stamp(self.active):
-                raise DeployRefused("load", f"stamp {stamp[:12]} is being served already")
-            if pool.facts is not None:
-                await self.check(pool.facts)
+            async with aclosing(prove(pool, pool.start(), lambda: self.active)) as steps:
+                async for one in steps:
+                    yield one
+            await self.admit(pool)
             self.candidate = pool
-            yield self._step("ready", 1.0, pool, f"activate {stamp} to serve it")
+            yield step("ready", 1.0, pool, f"activate {stamp_of(pool)} to serve it")
         except BaseException:
             await self._stop(pool)
             raise
         finally:
             self._loading = False
 
-    def discard(self) -> None:
-        """Give up the candidate."""
-        if self.candidate is not None:
-            self._stop_later(self.candidate)
-            self.candidate = None
-
-    async def _prove(self, pool: Pool) -> AsyncGenerator[Step, None]:
-        starting = asyncio.create_task(pool.start())
+    async def roll(self, bundle: Path) -> Steps:
+        """Replace the active pool replica by replica; both stamps serve meanwhile, each session
+        its own. Raises DeployRefused with the evidence, and the old replicas are back then."""
+        drain_s = self._config.drain_s
+        if self._config.warm_pool < 2:
+            raise DeployRefused("swap", "rolling needs --warm-pool 2: the others serve meanwhile")
+        pool, old = self._begin_load(bundle), self.active
         try:
-            while not starting.done() or _unjudged(pool):
-                if starting.done() and starting.exception() is None:
-                    self._check_alive(pool)
-                self._give_way(pool)
-                yield self._step("loading", _fraction(pool), pool, pool.why_not())
-                await asyncio.wait([starting], timeout=LOOK_S)
-                if starting.done():
-                    await asyncio.sleep(LOOK_S)
-            await starting
-        except PoolRefused as refusal:
-            raise DeployRefused(refusal.check, refusal.message) from None
+            await self.retire_standby()
+            rolling = Rolling(old, pool, self._config.warm_pool, self._fits_one_more(pool), drain_s)
+            async with aclosing(rolling.run(self)) as steps:
+                async for one in steps:
+                    yield one
+        except BaseException:
+            self.branch = None
+            await self._stop(pool)
+            raise
         finally:
-            if not starting.done():
-                starting.cancel()
-                await asyncio.gather(starting, return_exceptions=True)
-        yield self._step("proving", 1.0, pool, "golden answers and speed against the active bundle")
-        await self._check_speed(pool)
+            self._loading = False
+        self._stop_later(old)
+        self.notes["standby"] = "none: it was replaced replica by replica"
+        how = f"replica by replica, from {stamp_of(old)}"
+        yield replace(step("activated", 1.0, pool, how), switch=switched(pool, old, 0.0))
 
-    def _check_alive(self, pool: Pool) -> None:
-        """A replica that was refused, died or answered wrongly ends the attempt."""
-        for seat in pool.statuses():
-            if seat.state in ("dead", "wrong") or seat.restarts:
-                raise DeployRefused("probe", f"replica {seat.index} {seat.state}: {seat.reason}")
+    def check_free(self) -> None:
+        """Raises DeployRefused while no other bundle can be loaded."""
+        if self.canary is not None:
+            raise DeployRefused("load", "a canary is running: activate it or roll it back first")
+        if self._build is None or self._loading:
+            raise DeployRefused("load", "another bundle is being loaded")
 
-    async def _check_speed(self, pool: Pool) -> None:
-        self._check_alive(pool)
-        slow = [seat for seat in pool.statuses() if seat.state == "slow"]
-        if not slow:
-            return
-        mixes = [e.mix for seat in slow for e in seat.evidence if e.p50_ms > e.limit_ms]
-        now = await self.active.probe_now(tuple(dict.fromkeys(mixes)))
-        for seat in slow:
-            for evidence in seat.evidence:
-                reason = slower(evidence, now)
-                if reason:
-                    raise DeployRefused("speed", f"replica {seat.index}, {reason}")
+    def _begin_load(self, bundle: Path) -> Pool:
+        self.check_free()
+        assert self._build is not None
+        self.discard()
+        self._loading = True
+        return self._build(replace(self._config, bundle=bundle))
 
-    def _give_way(self, pool: Pool) -> None:
-        """Loading must not slow the answers of the active pool down."""
-        for seat in pool.statuses():
-            if seat.pid:
-                host.give_way(seat.pid, seat.state in ("starting", "loading"))
+    def _fits_one_more(self, pool: Pool) -> bool:
+        return not memory.misfit(pool.config, 1, self._available(), self.active.device_free())
 
-    def _step(self, name: str, fraction: float, pool: Pool, detail: str) -> Step:
-        facts = pool.facts
-        stamp, title = (facts.stamp, facts.stamp_name) if facts else ("", "")
-        return Step(name, fraction, detail, stamp, title)
+    async def admit(self, pool: Pool) -> None:
+        """Raises DeployRefused for a bundle that serves already, or that the server's check
+        refuses."""
+        stamp = stamp_of(pool)
+        if stamp == stamp_of(self.active):
+            raise DeployRefused("load", f"stamp {stamp[:12]} is being served already")
+        if pool.facts is not None:
+            await self.check(pool.facts)
+
+    def turn_to(self, pool: Pool) -> None:
+        """Serve with this pool alone; the sessions of the other one move."""
+        old, self.active, self.branch = self.active, pool, None
+        if old is not pool:
+            self._routes.forget(old)
+
+    def split(self, pool: Pool, share: Callable[[], float]) -> None:
+        """Give it a share of what is bound to no pool yet."""
+        self.branch = Branch(pool, share, self._routes.sessions)
+
+    def discard(self) -> asyncio.Task[None] | None:
+        """Give up the candidate, and the canary with it; ended when the task is."""
+        pool, self.candidate, self.canary, self.branch = self.candidate, None, None, None
+        if pool is None:
+            return None
+        self._routes.forget(pool)
+        return self._stop_later(pool)
 
     # ---- switch --------------------------------------------------------------------------------
 
     def activate(self, stamp: str) -> Switch:
         """Serve the candidate or standby with this stamp from now on. Raises DeployRefused."""
-        ready = [p for p in (self.candidate, self.standby) if p is not None and p.facts is not None]
-        chosen = next((p for p in ready if _stamp(p) == stamp), None)
-        if chosen is None:
-            known = ", ".join(_stamp(p)[:12] for p in ready) or "nothing"
-            raise DeployRefused("activate", f"{stamp[:12]} is not loaded; {known} is")
-        if not chosen.serving:
-            raise DeployRefused(
-                "activate", f"no replica of {stamp[:12]} serves: {chosen.why_not()}"
-            )
-        return self._switch(chosen)
+        return self._switch(self._ready(stamp))
+
+    def begin_canary(self, stamp: str, make: Callable[[Pool], Canary]) -> Canary:
+        """Give a loaded stamp a share of the sessions. Raises DeployRefused."""
+        if self.canary is not None:
+            raise DeployRefused("canary", f"{stamp_of(self.canary.pool)[:12]} is on trial already")
+        pool = self._ready(stamp)
+        if pool is not self.candidate:
+            raise DeployRefused("canary", f"{stamp[:12]} is the standby: activate it, or load anew")
+        canary = self.canary = make(pool)
+        self.split(pool, lambda: canary.share)
+        return canary
 
     def roll_back(self) -> Switch:
         """Back to the standby; sessions of what is left move with it. Raises DeployRefused."""
         if self.standby is None:
             raise DeployRefused("rollback", "there is no bundle kept warm to go back to")
-        self._sessions.clear()
-        return self.activate(_stamp(self.standby))
+        switch = self.activate(stamp_of(self.standby))
+        self.leave_sessions()
+        return switch
+
+    def leave_sessions(self) -> None:
+        """Sessions of a bundle that is rolled back do not stay with it."""
+        self._routes.clear()
+
+    def _ready(self, stamp: str) -> Pool:
+        ready = [p for p in (self.candidate, self.standby) if p is not None and p.facts is not None]
+        chosen = next((p for p in ready if stamp_of(p) == stamp), None)
+        if chosen is None:
+            known = ", ".join(stamp_of(p)[:12] for p in ready) or "nothing"
+            raise DeployRefused("activate", f"{stamp[:12]} is not loaded; {known} is")
+        if not chosen.serving:
+            why = chosen.why_not()
+            raise DeployRefused("activate", f"no replica of {stamp[:12]} serves: {why}")
+        return chosen
 
     def _switch(self, chosen: Pool) -> Switch:
         began = time.perf_counter()
         old, self.active = self.active, chosen
         took_s = time.perf_counter() - began
+        if self.branch is not None and self.branch.pool is chosen:
+            self.canary = self.branch = None
         if self.candidate is chosen:
             self.candidate = None
         if self.standby is not None and self.standby is not chosen:
@@ -217,17 +248,23 @@ class Lineup:
         self.standby = old
         if self._retiring is not None:
             self._retiring.cancel()
-        self._retiring = asyncio.create_task(self._retire(old))
-        facts = chosen.facts
-        assert facts is not None
-        return Switch(facts.stamp, facts.stamp_name, _stamp(old), took_s)
+        keep_s, self.notes["standby"] = memory.standby_s(chosen.config, self._available())
+        self._retiring = asyncio.create_task(self._retire(old, keep_s))
+        return switched(chosen, old, took_s)
 
-    async def _retire(self, pool: Pool) -> None:
-        await asyncio.sleep(self._config.standby_s)
+    async def retire_standby(self) -> None:
+        """Its memory is wanted for something else."""
+        if self._retiring is not None:
+            self._retiring.cancel()
+        pool, self.standby = self.standby, None
+        if pool is not None:
+            await self._stop_later(pool)
+
+    async def _retire(self, pool: Pool, keep_s: float) -> None:
+        await asyncio.sleep(keep_s)
         if self.standby is pool:
             self.standby = None
-            await pool.finish(self._config.drain_s, draining())
-            await self._stop(pool)
+            self._stop_later(pool)
 
     # ---- end -----------------------------------------------------------------------------------
 
@@ -238,43 +275,17 @@ class Lineup:
                 await self._retiring
         await asyncio.gather(*(pool.stop() for pool in self.pools), *self._stopping)
 
-    def _stop_later(self, pool: Pool) -> None:
+    def _stop_later(self, pool: Pool) -> asyncio.Task[None]:
         """A pool that is not wanted any more still answers what it holds."""
         task = asyncio.create_task(self._finish_and_stop(pool))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
+        return task
 
     async def _finish_and_stop(self, pool: Pool) -> None:
         await pool.finish(self._config.drain_s, draining())
         await self._stop(pool)
 
     async def _stop(self, pool: Pool) -> None:
-        for session in [s for s, p in self._sessions.items() if p is pool]:
-            del self._sessions[session]
+        self._routes.forget(pool)
         await pool.stop()
-
-
-def slower(candidate: Evidence, active: tuple[Evidence, ...]) -> str:
-    """Why a slow mix is the bundle's fault and not the machine's; "" when it is not."""
-    if candidate.p50_ms <= candidate.limit_ms:
-        return ""
-    beside = next((e.p50_ms for e in active if e.mix == candidate.mix), 0.0)
-    if beside and candidate.p50_ms <= SLOWER * beside:
-        return ""
-    return (
-        f"{candidate.mix}: median {candidate.p50_ms:.1f} ms, limit {candidate.limit_ms:.1f} ms, "
-        f"the active bundle now {beside:.1f} ms"
-    )
-
-
-def _stamp(pool: Pool) -> str:
-    return pool.facts.stamp if pool.facts else ""
-
-
-def _unjudged(pool: Pool) -> bool:
-    return any(s.state in ("starting", "loading", "warming") for s in pool.statuses())
-
-
-def _fraction(pool: Pool) -> float:
-    seats: tuple[ReplicaStatus, ...] = pool.statuses()
-    return sum(seat.loading_fraction for seat in seats) / max(len(seats), 1)

@@ -22,6 +22,7 @@ COMMANDS = {
     "load": "prove a bundle beside the one that is served",
     "activate": "serve a loaded bundle from now on",
     "rollback": "serve the bundle before again",
+    "bundles": "list what the store holds and what each bundle is there for",
     "drain": "let a server finish what it accepted, then exit",
     "token": "make a bearer token for a person or a program",
     "init-tls": "make a private CA and certificates for a first installation",

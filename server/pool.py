@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from server import host
+from server import host, memory
 from server.config import ServerConfig
 from server.dispatch import Dispatch
 from server.errors import PoolRefused, draining
@@ -38,7 +38,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._config = config
+        self.config = self._config = config
         self._clock = clock
         self._wall = wall
         self._seats = [
@@ -47,22 +47,26 @@ class Pool:
         self.dispatch = Dispatch(config, self._seats, clock)
         self.facts: Facts | None = None
         self.quiet_s = QUIET_S
+        self.last_death = ""  # of which replica, and why
         self._first = asyncio.Event()  # a replica has loaded, or it is clear that none will
         self._refused: PoolRefused | None = None
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()  # set while nothing waits and nothing is in flight
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers: dict[Seat, asyncio.Task[None]] = {}
+        self._closed: set[Seat] = set()  # not kept any more, or not yet
         self._watcher: asyncio.Task[None] | None = None
 
     # ---- start and end -----------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Start every replica; return when the first has loaded. Raises PoolRefused."""
-        self._check_memory()
-        for seat in self._seats:
-            keeper = asyncio.create_task(self._keep(seat))
-            keeper.add_done_callback(partial(self._keeper_ended, seat))
-            self._keepers.append(keeper)
+    async def start(self, count: int | None = None) -> None:
+        """Start every replica, or the first `count`; return when one of them has loaded.
+
+        Raises PoolRefused.
+        """
+        self._check_memory(len(self._seats) if count is None else count)
+        self._closed = set(self._seats)
+        for seat in self._seats[:count]:
+            self.open(seat.index)
         self._watcher = asyncio.create_task(self._watch())
         await self._first.wait()
         if self._refused is not None:
@@ -76,12 +80,12 @@ class Pool:
         for seat in self._seats:
             seat.stop()
         if self._keepers:
-            await asyncio.wait(self._keepers, timeout=STOP_S)
-        tasks = [*self._keepers, *([self._watcher] if self._watcher else [])]
+            await asyncio.wait(self._keepers.values(), timeout=STOP_S)
+        tasks = [*self._keepers.values(), *([self._watcher] if self._watcher else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._keepers, self._watcher = [], None
+        self._keepers, self._watcher = {}, None
 
     async def finish(self, grace_s: float, leftover: Fault) -> None:
         """Return when nothing is queued or in flight; after `grace_s` what is left gets a fault."""
@@ -90,18 +94,40 @@ class Pool:
             await asyncio.wait_for(self._idle.wait(), grace_s)
         self.dispatch.close_all(leftover)
 
-    def _check_memory(self) -> None:
-        if not self._config.memory_check:
-            return
-        weights = self._config.bundle / "weights"
-        size = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
-        device = self._config.device
-        on_host = size if device == "cpu" or (device == "auto" and not host.has_gpu()) else 0
-        reason = host.misfit(on_host, self._config.warm_pool, host.available_bytes())
+    def _check_memory(self, count: int) -> None:
+        reason = memory.misfit(self._config, count, host.available_bytes())
         if reason:
             raise PoolRefused("memory", reason)
 
     # ---- one seat ----------------------------------------------------------------------------
+
+    def open(self, index: int) -> None:
+        """Keep a replica in this seat from now on."""
+        seat = self._seats[index]
+        self._closed.discard(seat)
+        seat.state, seat.restarts = "starting", 0
+        keeper = asyncio.create_task(self._keep(seat))
+        keeper.add_done_callback(partial(self._keeper_ended, seat))
+        self._keepers[seat] = keeper
+
+    async def close(self, index: int, grace_s: float) -> None:
+        """Let the replica of this seat finish what it holds, then end it for good. What it could
+        not finish in time goes to another seat."""
+        seat = self._seats[index]
+        keeper = self._keepers.pop(seat, None)
+        if keeper is None:
+            return
+        self._closed.add(seat)
+        seat.state, seat.reason = "draining", "its place goes to another bundle"
+        until = self._clock() + grace_s
+        while seat.held and self._clock() < until:  # noqa: ASYNC110 - a seat has many ends, one look
+            await asyncio.sleep(TICK_S)
+        seat.stop()
+        await asyncio.wait((keeper,), timeout=STOP_S)
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+        seat.state, seat.blameless = "dead", True
+        self.dispatch.lost(seat, "has left")
 
     async def _keep(self, seat: Seat) -> None:
         """Keep a replica in this seat until the pool stops."""
@@ -109,14 +135,15 @@ class Pool:
         while not self._stopping.is_set():
             began = self._clock()
             cause = await seat.live()
-            if self._stopping.is_set():
+            if self._stopping.is_set() or seat in self._closed:
                 break
             lived_s = self._clock() - began
             in_a_row = 1 if lived_s > self._config.stable_s else in_a_row + 1
             wait_s = self._backoff_s(in_a_row, seat.fatal is not None)
             seat.state = "dead"
             seat.reason = f"{cause} after {lived_s:.1f} s; {_again(in_a_row, wait_s)}"
-            logger.error("replica %d %s", seat.index, seat.reason)
+            self.last_death = f"replica {seat.index} {seat.reason}"
+            logger.error("%s", self.last_death)
             self.dispatch.lost(seat, cause)
             self._give_up_start(seat, cause)
             with contextlib.suppress(TimeoutError):
@@ -145,7 +172,7 @@ class Pool:
             return
         if seat.fatal is not None:
             self._refused = PoolRefused(*seat.fatal)
-        elif all(s.state == "dead" for s in self._seats):
+        elif all(s.state == "dead" for s in self._open_seats()):
             self._refused = PoolRefused("start", f"replica {seat.index} {cause}")
         if self._refused is not None:
             self._first.set()
@@ -197,7 +224,7 @@ class Pool:
             now = self._clock()
             self.dispatch.expire(now)
             self.dispatch.expire_in_flight(now)
-            for seat in self._seats:
+            for seat in self._open_seats():
                 reason = seat.stalled(now)
                 if reason:
                     seat.kill(reason)
@@ -237,14 +264,22 @@ class Pool:
     # ---- how it is ---------------------------------------------------------------------------
 
     def statuses(self) -> tuple[ReplicaStatus, ...]:
-        return tuple(seat.status() for seat in self._seats)
+        return tuple(seat.status() for seat in self._open_seats())
+
+    def device_free(self) -> dict[str, int]:
+        """Bytes that are free on each device, as its replicas said last."""
+        return {s.device: s.device_free for s in self._open_seats() if s.device_free is not None}
+
+    def _open_seats(self) -> list[Seat]:
+        return [seat for seat in self._seats if seat not in self._closed]
 
     @property
     def serving(self) -> int:
         return sum(seat.serving for seat in self._seats)
 
     def why_not(self) -> str:
-        return "; ".join(f"replica {s.index} {s.state}: {s.reason}" for s in self._seats)
+        seats = self._open_seats()
+        return "; ".join(f"replica {s.index} {s.state}: {s.reason}" for s in seats)
 
 
 def _again(deaths_in_a_row: int, wait_s: float) -> str:

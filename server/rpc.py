@@ -79,6 +79,9 @@ class Inference:
                 event = pb.GenerateEvent(prediction_id=work.id)
                 if isinstance(item, Token):
                     event.text = item.text
+                    if first:
+                        event.stamp.CopyFrom(stamp_message(self.engine.facts, item.stamp))
+                        first = False
                 else:
                     outcome = placed(in_wire_names(item.outcome, work), "example")
                     if outcome.fault is not None:
@@ -89,9 +92,6 @@ class Inference:
                     event.end.replica = max(outcome.replica, 0)
                     event.end.timing.CopyFrom(timing_message(outcome.timing))
                     event.stamp.CopyFrom(stamp_message(self.engine.facts, outcome.stamp))
-                if first:
-                    event.stamp.CopyFrom(stamp_message(self.engine.facts))
-                    first = False
                 yield event
 
     async def Upload(self, _requests: Any, context: Any) -> pb.UploadReceipt:
@@ -122,6 +122,7 @@ class Inference:
         items = items_of(data)
         sound = [item for item in items if isinstance(item, FeedbackItem)]
         told = await self._joining.run(lambda: self.witness.feedback(sound)) if sound else []
+        self.engine.learnt(sound, told)
         return response_of(in_order(items, told))
 
     async def Describe(self, data: bytes, _context: Any) -> pb.DescribeResponse:

@@ -73,7 +73,8 @@ class Seat:
         self.fatal: tuple[str, str] | None = None
         self.probing = False
         self.started_at = self.moved_at = self.worked_at = self._clock()
-        self._device = ""
+        self.device = ""
+        self.device_free: int | None = None  # bytes; None: not said, or no such memory
         self._pid = 0
         self._rss_bytes = 0
         self._load_s = 0.0
@@ -204,7 +205,7 @@ class Seat:
 
     def _hear_hello(self, hello: Any) -> None:
         self.facts = link.facts(hello)
-        self._device, self._load_s = hello.device, hello.load_s
+        self.device, self._load_s = hello.device, hello.load_s
         refusal = self._audience.loaded(self)
         if refusal:
             self.fatal = ("stamp", refusal)
@@ -264,6 +265,8 @@ class Seat:
 
     def _hear_load(self, load: Any) -> None:
         self._rss_bytes = load.rss_bytes
+        if load.device_memory_total_bytes:
+            self.device_free = load.device_memory_total_bytes - load.device_memory_bytes
 
     def _hear_fatal(self, fatal: Any) -> None:
         self.fatal = (fatal.code, fatal.message)
@@ -279,7 +282,7 @@ class Seat:
             index=self.index,
             state=self.state,
             reason=self.reason,
-            device=self._device,
+            device=self.device,
             stamp=self.facts.stamp if self.facts else "",
             pid=self._pid,
             restarts=self.restarts,

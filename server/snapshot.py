@@ -73,6 +73,7 @@ def _engine_message(now: EngineSnapshot) -> pb.ServerSnapshot:
         message.pins.add(client=client, stamp=stamp, refused=refused, last_unix_ms=int(last * 1000))
     if now.facts is not None:
         _add_facts(message, now.facts)
+    message.reasons.update(now.reasons)
     return message
 
 

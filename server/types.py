@@ -30,6 +30,7 @@ class Work:
     keep_payload: bool
     mix: str  # e.g. audio+image+text
     trace_parent: str = ""
+    request: str = ""  # the request it came with, where that has a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """The next piece of a generated text."""
+    """The next piece of a generated text, and the stamp that writes it."""
 
     text: str
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,3 +197,4 @@ class EngineSnapshot:
     in_flight: int
     counters: Counters
     pins: tuple[tuple[str, str, int, float], ...]  # client, stamp, refused, last unix seconds
+    reasons: Mapping[str, str] = field(default_factory=dict)  # choices of the front

@@ -64,6 +64,9 @@ class StandInEngine:
         self.most_at_work = 0
         self._moved = asyncio.Event()
 
+    def learnt(self, _items: object, _results: object) -> None:
+        return
+
     def admit(self, work: Work) -> Fault | None:
         return None
 

@@ -53,9 +53,13 @@ class StubText:
 
 
 class StubModel:
-    """`probes` is one word for each probe to come: right, wrong or slow; the last one stays."""
+    """`probes` is one word for each probe to come: right, wrong or slow; the last one stays. Every
+    `fail_every`th row is refused; 0: none."""
 
-    def __init__(self, probes: Sequence[str] = ("right",), stamp: str = STAMP) -> None:
+    def __init__(
+        self, probes: Sequence[str] = ("right",), stamp: str = STAMP, fail_every: int = 0
+    ) -> None:
+        self._fail_every = fail_every
         self._probes = list(probes)
         self._stamp = stamp
         self._decoded = 0
@@ -68,6 +72,8 @@ class StubModel:
         if text.startswith("slow"):
             time.sleep(float(text.split()[1]))
         self._decoded += 1
+        if self._fail_every and self._decoded % self._fail_every == 0:
+            raise Rejected("", "FLAKY", "this replica is like that")
         return Ready(text, max(1, len(text)), 0.01, 0.01, ("text",))
 
     def forward(self, rows: Sequence[str]) -> Sequence[str]:
@@ -144,6 +150,7 @@ def main() -> None:
     parser.add_argument("--probes", default="right")
     parser.add_argument("--stamps", default=STAMP)
     parser.add_argument("--refuse", default="")
+    parser.add_argument("--fail-every", type=int, default=0)
     parser.add_argument("--crash", action="store_true")
     arguments = parser.parse_args()
 
@@ -158,7 +165,7 @@ def main() -> None:
         hello = replica_pb2.Hello(stamp_hex=stamp, stamp_name="stub", labels=["a"], device="cpu")
         hello.features.add(name="one", modality="text", kind="numeric", unit="1")
         hello.features.add(name="none", modality="text", kind="numeric", unit="1")
-        model = StubModel(arguments.probes.split(","), stamp)
+        model = StubModel(arguments.probes.split(","), stamp, arguments.fail_every)
         return Loaded(model, hello, Budget(arguments.rows, 1 << 20), False, dict)
 
     serve(Settings(arguments.fd, arguments.index, 1, 4), load)
@@ -168,6 +175,7 @@ def main() -> None:
 
 
 def stub_spawner(**options: object) -> Spawn:
+    options = {name.replace("_", "-"): value for name, value in options.items()}
     flags = [f"--{name}={value}" for name, value in options.items() if value is not True]
     flags += [f"--{name}" for name, value in options.items() if value is True]
     command = (sys.executable, "-m", "tests.stub_replica", *flags)

@@ -14,8 +14,9 @@ import pytest
 from server.config import ServerConfig
 from server.engine import Engine
 from server.errors import DeployRefused
-from server.lineup import Step, slower
 from server.pool import Pool
+from server.proving import slower
+from server.steps import Step
 from server.telemetry.record import FeatureSpec, Record
 from server.types import Evidence, GenerationEnd, Token, Work
 from tests.running import until

@@ -13,9 +13,9 @@ from server.commands.serve import wall_of
 from server.config import ServerConfig
 from server.deploys import Deploys, bundle_of
 from server.errors import DeployRefused, ServerError
-from server.lineup import Switch
 from server.main import main
 from server.simulated import SimulatedWall
+from server.steps import Switch
 from server.telemetry.history import Span
 from server.telemetry.rows import DeployRow
 from server.telemetry.telemetry import Telemetry

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from proto import admin_pb2 as pb
+from server.commands.bar import shown
 from server.commands.connection import OK, add_connection, connect, run_to_end
+from server.swap import ROLLING, SWAPS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,6 +21,13 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="a directory on the server's host")
     parser.add_argument("--activate", action="store_true", help="and serve it when it is ready")
+    parser.add_argument(
+        "--swap",
+        choices=SWAPS,
+        default="",
+        help="a second pool beside the first, or replica by replica, which serves as it goes "
+        "(default: two pools if they fit into memory)",
+    )
     add_connection(parser)
     return parser
 
@@ -32,17 +39,9 @@ def run(words: Sequence[str]) -> int:
 
 
 async def _load(arguments: argparse.Namespace) -> int:
-    stamp = ""
+    activate = arguments.activate or arguments.swap == ROLLING
+    request = pb.LoadRequest(path=arguments.bundle, swap=arguments.swap, activate=activate)
     async with connect(arguments) as client:
-        layout = "{desc:10} {percentage:3.0f} %|{bar:30}| {postfix}"
-        with tqdm(total=1.0, bar_format=layout, disable=not sys.stderr.isatty()) as bar:
-            async for progress in client.load(arguments.bundle):
-                bar.set_description(progress.step)
-                bar.set_postfix_str(progress.detail[:60])
-                bar.update(progress.fraction - bar.n)
-                stamp = progress.stamp.hex
-        print(f"ready  {progress.stamp.name}  {stamp}")
-        if arguments.activate:
-            done = await client.activate(stamp)
-            print(f"{done.step}  {done.stamp.name}  {done.detail}")
+        done = await shown(client.load(request))
+    print(f"{done.step}  {done.stamp.name}  {done.detail if activate else done.stamp.hex}")
     return OK

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
+from proto import admin_pb2 as pb
+from server.client import Failure
+from server.commands.bar import shown
 from server.commands.connection import OK, add_connection, connect, run_to_end
+from server.deployment import COLD
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server rollback",
-        description="Serve the bundle before again, at once: it is still warm.",
+        description="Serve the bundle before again: at once while it is warm, else it is loaded "
+        "from the store first. While a canary runs, end that and nothing else.",
         epilog="exit codes: 0 it serves, 1 refused, 2 wrong usage, 4 not reached",
     )
     parser.add_argument("--reason", default="", metavar="TEXT", help="for the history")
@@ -26,6 +32,12 @@ def run(words: Sequence[str]) -> int:
 
 async def _roll_back(arguments: argparse.Namespace) -> int:
     async with connect(arguments) as client:
-        done = await client.roll_back(arguments.reason)
+        try:
+            done = await client.roll_back(arguments.reason)
+        except Failure as failure:
+            if failure.reason != f"DEPLOY_{COLD.upper()}":
+                raise
+            print(failure.message, file=sys.stderr)
+            done = await shown(client.load(pb.LoadRequest(rollback=True, reason=arguments.reason)))
     print(f"{done.step}  {done.stamp.name}  {done.detail}")
     return OK

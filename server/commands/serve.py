@@ -10,18 +10,20 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 
 import grpc
 
 from server.arguments import flags_of, limits_of
+from server.boot import Choice, Tried, after, choices
 from server.bundle_store import BundleStore
 from server.commands.narrator import Narrator
-from server.config import ServerConfig
+from server.config import CHOOSE, ServerConfig
 from server.deployment import Deployment
-from server.deploys import Deploys
+from server.deploys import Deploys, trial_of
 from server.edge import CannotListen, Edge
 from server.engine import Engine
 from server.errors import DeployRefused, PoolRefused
@@ -90,7 +92,7 @@ def run(config: ServerConfig) -> int:
         print(line, flush=True)
         manager.status(line)
 
-    if not (config.bundle / "manifest.json").is_file():
+    if config.bundle != CHOOSE and not (config.bundle / "manifest.json").is_file():
         say(f"refused: {config.bundle} is no bundle: it has no manifest.json")
         return REFUSED
     return asyncio.run(_serve(config, say, manager))
@@ -104,8 +106,12 @@ async def _serve(config: ServerConfig, say: Say, manager: ServiceManager) -> int
     witness = await asyncio.to_thread(_witness, config, wall, otel)
     deploys = Deploys(witness, wall)
     build = partial(pool_of, wall=wall)
-    engine = Engine(config, build(config), otel.recorder(witness), wall=wall, build=build)
+    store = _store(config, say)
+    tries = choices(config.bundle, store)
+    first = build(replace(config, bundle=tries[0].path))
+    engine = Engine(config, first, otel.recorder(witness), wall=wall, build=build)
     engine.lineup.check = deploys.adopt
+    deployment = _deployment(engine, config, deploys, store)
     edge = Edge(
         engine,
         config,
@@ -113,7 +119,7 @@ async def _serve(config: ServerConfig, say: Say, manager: ServiceManager) -> int
         leave=stop.tell,
         interceptors=otel.interceptors(guards),
         credentials=credentials,
-        deployment=_deployment(engine, config, deploys, say),
+        deployment=deployment,
         witness=witness,
         wall=wall,
     )
@@ -122,16 +128,19 @@ async def _serve(config: ServerConfig, say: Say, manager: ServiceManager) -> int
         address = await edge.start()
         stop.install(engine)
         otel.watch(engine)
-        say(f"listening on {address}; loading {config.bundle}")
+        say(f"listening on {address}; loading {tries[0].path}, {tries[0].reason}")
         for line in (_kept(witness, config), *otel.said):
             say(line)
         watching.append(asyncio.create_task(Narrator(engine, address, say).run()))
         watching.append(asyncio.create_task(manager.attend(engine)))
-        return await _until_told(engine, deploys, stop, config, say)
+        boot = partial(_boot, engine, deploys, tries, say)
+        return await _until_told(engine, boot, stop, config, say)
     finally:
         for task in watching:
             task.cancel()
         deploys.stop(engine.facts)
+        if deployment is not None:
+            await deployment.stop()
         await edge.stop(LAST_CALLS_S)
         await engine.stop()
         await asyncio.to_thread(witness.close)
@@ -139,10 +148,14 @@ async def _serve(config: ServerConfig, say: Say, manager: ServiceManager) -> int
 
 
 async def _until_told(
-    engine: Engine, deploys: Deploys, stop: Stop, config: ServerConfig, say: Say
+    engine: Engine,
+    boot: Callable[[], Coroutine[None, None, None]],
+    stop: Stop,
+    config: ServerConfig,
+    say: Say,
 ) -> int:
     told = asyncio.create_task(stop.wait())
-    starting = asyncio.create_task(_start(engine, deploys))
+    starting = asyncio.create_task(boot())
     await asyncio.wait((told, starting), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()
@@ -157,6 +170,29 @@ async def _until_told(
     await engine.drain(config.drain_s)
     say("drained")
     return OK
+
+
+async def _boot(engine: Engine, deploys: Deploys, tries: Sequence[Choice], say: Say) -> None:
+    """Start with the first bundle that can be served.
+
+    Raises PoolRefused or DeployRefused, that of the last one, when none can.
+    """
+    tried: list[Tried] = []
+    for choice in tries:
+        chosen = after(choice, tried)
+        engine.lineup.notes["bundle"] = chosen.reason
+        if tried:
+            say(f"FALLING BACK TO {chosen.path}: {chosen.reason}")
+            await engine.lineup.begin_with(chosen.path)
+        try:
+            await _start(engine, deploys)
+            return
+        except (PoolRefused, DeployRefused) as refusal:
+            if choice is tries[-1]:
+                raise
+            say(f"REFUSED {choice.path}, {choice.reason}: {refusal}")
+            deploys.switched("refuse", None, f"{choice.path.name} at start: {refusal}")
+            tried.append(Tried(choice, str(refusal)))
 
 
 async def _start(engine: Engine, deploys: Deploys) -> None:
@@ -184,16 +220,21 @@ def _kept(witness: Witness, config: ServerConfig) -> str:
     return f"TELEMETRY IS DEGRADED: {state.partition(': ')[2]}"
 
 
-def _deployment(
-    engine: Engine, config: ServerConfig, deploys: Deploys, say: Say
-) -> Deployment | None:
+def _store(config: ServerConfig, say: Say) -> BundleStore | None:
     """None when there is nowhere to keep bundles: the one that was named is served all the same."""
     try:
-        store = BundleStore(config.data / "bundles")
+        return BundleStore(config.data / "bundles")
     except OSError as error:
         say(f"NO OTHER BUNDLE CAN BE LOADED: {error}")
         return None
-    return Deployment(engine.lineup, store, deploys.switched)
+
+
+def _deployment(
+    engine: Engine, config: ServerConfig, deploys: Deploys, store: BundleStore | None
+) -> Deployment | None:
+    if store is None:
+        return None
+    return Deployment(engine.lineup, store, deploys.switched, trial_of, config.keep_bundles)
 
 
 def wall_of(config: ServerConfig) -> Wall:

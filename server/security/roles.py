@@ -26,7 +26,7 @@ ALLOWED: dict[str, frozenset[Role]] = {
     **_methods("trefoil.v1.Inference", "Predict PredictStream Generate Upload Feedback", PREDICT),
     **_methods("trefoil.v1.Inference", "Describe", ANY),
     **_methods("trefoil.v1.Observe", "Watch History Samples Slices Acknowledge Silence", OBSERVE),
-    **_methods("trefoil.v1.Admin", "Load Activate Rollback Rehearse Drain", ADMIN),
+    **_methods("trefoil.v1.Admin", "Load Activate Rollback Rehearse Bundles Drain", ADMIN),
     **_methods(_OIP, "ServerLive ServerReady ModelReady", OPEN),
     **_methods(_OIP, "ServerMetadata ModelMetadata ModelConfig ModelStatistics", ANY),
     **_methods(_OIP, "RepositoryIndex", ANY),

@@ -15,7 +15,8 @@ from server.telemetry.rows import AlertRow, DeployRow, SilenceRow
 from server.telemetry.store import Store
 
 JUDGED = ("drift", "structural", "value")
-OVER = ("activate", "rollback")  # deploys after which the old stamp's alerts are over
+# Deploys after which the alerts of the stamp before are over.
+OVER = ("activate", "rollback", "canary-promoted")
 
 # Runs work on the store in a transaction; False when the store refused it.
 Try = Callable[[Callable[[], object]], bool]

@@ -143,7 +143,8 @@ class SilenceRow:
 
 @dataclass(frozen=True, slots=True)
 class DeployRow:
-    """`action`: start | load | activate | rollback | refuse | stop."""
+    """`action`: start | load | activate | rollback | refuse | collect | stop | canary |
+    canary-promoted | canary-rolled-back | canary-held."""
 
     at_unix_ms: int
     action: str

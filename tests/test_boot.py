@@ -1,0 +1,130 @@
+"""What a server starts with: what it was told, what its store served last, or what it brings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.boot import Tried, after, choices
+from server.bundle_store import BundleStore
+from server.commands.status import run as status
+from server.config import CHOOSE, EMBEDDED_BUNDLE
+from tests.running import ROOT, program
+from tests.stub_bundles import stub_bundle
+
+A, B = "a" * 12, "b" * 12
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BundleStore:
+    """`b` is current, `a` previous."""
+    store = BundleStore(tmp_path / "bundles")
+    for letter in "ab":
+        store.activate(store.add(stub_bundle(tmp_path, letter)))
+    return store
+
+
+def test_an_empty_store_or_none_starts_the_embedded_bundle(tmp_path: Path) -> None:
+    for store in (None, BundleStore(tmp_path)):
+        (choice,) = choices(CHOOSE, store)
+        assert choice.path == EMBEDDED_BUNDLE and "nothing was named" in choice.reason
+
+
+def test_the_store_is_tried_in_order_and_never_replaced_by_the_embedded_one(
+    store: BundleStore,
+) -> None:
+    assert [choice.path.name for choice in choices(CHOOSE, store)] == [B, A]
+
+
+def test_what_is_named_wins_and_says_over_what(store: BundleStore, tmp_path: Path) -> None:
+    (choice,) = choices(tmp_path / "right-a", store)
+    assert choice.path == tmp_path / "right-a"
+    assert choice.reason == f"named by --bundle, before {B}, the store's current"
+
+
+def test_a_damaged_or_missing_current_is_tried_and_told_not_passed_over(
+    store: BundleStore,
+) -> None:
+    current = store.current
+    assert current is not None
+    current.path.chmod(0o755)
+    (current.path / "manifest.json").chmod(0o644)
+    (current.path / "manifest.json").write_text("{")
+    assert [choice.path.name for choice in choices(CHOOSE, store)] == ["current", A]
+    shutil.rmtree(current.path)
+    assert [choice.path.name for choice in choices(CHOOSE, store)] == ["current", A]
+
+
+def test_the_reason_names_what_was_refused_before(store: BundleStore) -> None:
+    first, second = choices(CHOOSE, store)
+    chosen = after(second, [Tried(first, "hash: CARD.md differs")])
+    assert chosen.reason == f"the store's previous; {B} refused: hash: CARD.md differs"
+
+
+CRASHING = """
+import os, sys
+from pathlib import Path
+from server.bundle_store import BundleStore
+left = int(sys.argv[3])
+def step(name):
+    global left
+    left -= 1
+    if left == 0:
+        os._exit(9)
+store = BundleStore(Path(sys.argv[1]), step)
+served = store.current
+fresh = store.add(Path(sys.argv[2]))
+store.activate(fresh, served)
+store.collect([fresh.stamp])
+store.activate(served, fresh)
+"""
+
+
+def test_after_a_kill_at_any_step_a_whole_bundle_that_served_is_started(tmp_path: Path) -> None:
+    fresh, ended = stub_bundle(tmp_path, "c"), []
+    old = [stub_bundle(tmp_path, letter) for letter in "ab"]
+    for kill_at in range(1, 25):
+        root = tmp_path / f"store-{kill_at}"
+        store = BundleStore(root)
+        for source in old:
+            store.activate(store.add(source))
+        arguments = [sys.executable, "-S", "-c", CRASHING, str(root), str(fresh), str(kill_at)]
+        ended.append(subprocess.run(arguments, cwd=ROOT, timeout=60).returncode)
+        found = choices(CHOOSE, BundleStore(root))
+        assert found[0].path.name in (B, "c" * 12), f"killed at {kill_at}"
+        for choice in found:
+            assert json.loads((choice.path / "manifest.json").read_text())["name"] == "right"
+            letter = choice.path.name[0]
+            weights = choice.path / "weights" / "model.safetensors"
+            assert weights.read_bytes() == letter.encode() * 100
+        if ended[-1] == 0:
+            break
+    assert ended[-1] == 0 and len(ended) > 8  # every step was tried, then it ran through
+
+
+def test_a_refused_current_is_said_and_the_previous_one_serves(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole program: a byte of what was activated last has changed on the disk."""
+    store = BundleStore(tmp_path / "bundles")
+    store.activate(store.add(tiny_bundle))
+    newer = tmp_path / "newer"
+    shutil.copytree(tiny_bundle, newer)
+    manifest = json.loads((newer / "manifest.json").read_text())
+    (newer / "manifest.json").write_text(json.dumps(manifest | {"stamp": "f" * 64}))
+    store.activate(store.add(newer))
+    with program("--data", str(tmp_path), "--warm-pool", "1") as server:
+        said = "\n".join(server.lines)
+        assert f"REFUSED {store.root}" in said and "ffffffffffff" in said
+        assert "FALLING BACK TO" in said and "the store's previous" in said
+        capsys.readouterr()
+        assert status(["--server", server.address]) == 0
+        shown = capsys.readouterr().out
+        assert f"the store's previous; {'f' * 12} refused: " in shown
+        assert server.stop() == 0
+    assert store.current is not None and store.current.stamp == "f" * 64, "links are not touched"
