@@ -71,7 +71,8 @@ compat: $(VENV)/.everything  ## the model's tests on the oldest transformers tha
 	$(BIN)/pip install -q --disable-pip-version-check --upgrade --target $(OLDEST) -c $(OLDEST).txt 'transformers==5.17.0'
 	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest $(MODEL_TESTS:%=tests/test_%.py)
 
-soak: $(VENV)/.everything  ## long proofs: correctness of 10,000 requests, kills of replicas and of the server
+soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas and of the server, swaps under load
 	$(BIN)/python -m benchmarks.soak correct
 	$(BIN)/python -m benchmarks.soak kill
 	$(BIN)/python -m benchmarks.killed
+	$(BIN)/python -m benchmarks.versions
