@@ -28,6 +28,7 @@ CLIENTS = {"a": ("press-1", "press-2"), "b": ("oven-1",), "c": ("saw-1", "saw-2"
 LABELLED_SHARE = 0.6
 MEDIAN_DELAY_S = 6 * 3600.0
 CHUNK = 250
+MOST_BEHIND_S = 2.0  # clients that the machine cannot answer so fast send fewer, not later
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,27 +132,27 @@ class Plant:
     async def play(
         self, normal: list[Item], faulty: list[Item], requests: int, elapsed_s: float
     ) -> None:
-        """`elapsed_s` of the real time are over: the server's clock began when it was started."""
+        """Two weeks by the server's clock, which began `elapsed_s` ago; about `requests`, or what
+        the machine can answer in that time."""
         streams = bursts(normal, self._rng), bursts(faulty, self._rng)
         began, due = time.monotonic() - elapsed_s, elapsed_s
         gap = (self._seconds - elapsed_s) / requests
-        bar = tqdm(total=requests, desc="day  1.0", unit=" requests", mininterval=0.5)
+        bar = tqdm(total=DAYS, bar_format="{desc} {bar} {elapsed}<{remaining}", mininterval=0.5)
         async with asyncio.TaskGroup() as group:
             telling = group.create_task(self._tell(began))
-            while self.sent < requests:
-                day = 1 + due * self._speed / DAY_S
+            while (now := time.monotonic() - began) < self._seconds:
+                day = 1 + now * self._speed / DAY_S
                 run = next(streams[0])
                 if day >= CHANGE_DAY and run[0].site == FAULTY_SITE:
                     run = next(streams[1])
-                due += float(self._rng.exponential(gap * len(run)))
+                due = max(due, now - MOST_BEHIND_S) + float(self._rng.exponential(gap * len(run)))
                 await asyncio.sleep(max(0.0, began + due - time.monotonic()))
                 for item in run:
                     await self._room.acquire()
                     group.create_task(self._send(item, began))
                 self.sent += len(run)
-                bar.update(len(run))
-                day = 1 + (time.monotonic() - began) * self._speed / DAY_S
-                bar.set_description(f"day {min(day, DAYS + 0.99):4.1f}", refresh=False)
+                bar.set_description_str(f"day {int(day):2}, {self.sent:6,} requests", refresh=False)
+                bar.update(min(day - 1, DAYS) - bar.n)
             telling.cancel()
         bar.close()
 

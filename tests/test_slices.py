@@ -51,10 +51,16 @@ def test_nothing_is_found_in_noise(seed: int) -> None:
 
 def test_value_is_told_per_thousand() -> None:
     columns = traffic(20_000, 2)
-    value = np.where(columns[2].values == 2, -3.0, 1.0)
-    (first, *_) = worst_slices(columns, -value, "value", "EUR")
+    lost = np.where(columns[2].values == 2, 3.0, 1.0)
+    (first, *_) = worst_slices(columns, lost, "value", "EUR")
     assert first.expression == "site=c"
-    assert "value -3000 EUR per 1,000 against 1000 EUR per 1,000" in first.words
+    assert "value lost 3,000 EUR per 1,000 against 1,000 EUR per 1,000" in first.words
+
+
+def test_what_most_of_the_traffic_shares_is_no_slice() -> None:
+    columns = traffic(20_000, 1)
+    good = columns[0].values > 1.0  # a sixth
+    assert worst_slices(columns, errors(np.where(good, 0.0, 0.2)))[0].share <= 0.5
 
 
 def test_too_few_rows_say_nothing() -> None:

@@ -34,13 +34,15 @@ MOST_DELAYS = 512  # kept for the median; later ones replace earlier ones in tur
 @dataclass(frozen=True, slots=True, eq=False)
 class Yardstick:
     """What quality is measured with, for one stamp. `right[bin]` is the calibrated accuracy of a
-    confidence; `expected[predicted]` = (value if right, mean value if wrong)."""
+    confidence; `expected[predicted]` = (value if right, mean value if wrong); `lost[predicted]`
+    what a wrong answer loses on average against the right one."""
 
     labels: tuple[str, ...]
     edges: Floats
     right: Floats
     objective: Objective | None
     expected: Floats
+    lost: Floats
 
     def bin(self, confidence: float) -> int:
         return int(np.searchsorted(self.edges, confidence, side="right"))
@@ -64,25 +66,26 @@ def yardstick(
         mean = np.append(edges, 1.0)
         prior = np.where(table.n > 0, table.sum_confidence / np.maximum(table.n, 1), mean)
         right = (table.sum_correct + prior) / (table.n + 1)
-    return Yardstick(
-        tuple(labels), edges, right, objective, _expected(tuple(labels), reference, objective)
-    )
+    expected, lost = _expected(tuple(labels), reference, objective)
+    return Yardstick(tuple(labels), edges, right, objective, expected, lost)
 
 
 def _expected(
     labels: tuple[str, ...], reference: Reference | None, objective: Objective | None
-) -> Floats:
-    if objective is None:
-        return np.full((len(labels) + 1, 2), np.nan)
+) -> tuple[Floats, Floats]:
     size = len(labels)
+    found, lost = np.full((size + 1, 2), np.nan), np.full(size + 1, np.nan)
+    if objective is None:
+        return found, lost
     wrong = np.ones((size, size)) - np.eye(size)
     if reference is not None and reference.confusion_labels == labels:
         wrong *= reference.confusion + 0.5  # add-1/2: an error not seen yet can happen
     share = wrong / np.maximum(wrong.sum(axis=0), 1e-12)
-    found = np.full((size + 1, 2), np.nan)
-    found[:size, 0] = np.diag(objective.value)
+    best = np.diag(objective.value)
+    found[:size, 0] = best
     found[:size, 1] = (share * objective.value).sum(axis=0)
-    return found
+    lost[:size] = (share * np.maximum(best[:, None] - objective.value, 0.0)).sum(axis=0)
+    return found, lost
 
 
 @dataclass(frozen=True, slots=True)

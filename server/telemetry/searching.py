@@ -120,7 +120,7 @@ def _loss(rows: _Rows, stick: Yardstick, measure: str) -> tuple[Floats, bool]:
         return 1.0 - rows.confidence, False
     labelled = np.array([t != "" for t in rows.truth])
     if measure == "value":
-        realised, estimated = -_worth(rows, stick), -_expected_worth(rows, stick)
+        realised, estimated = _lost(rows, stick), _expected_loss(rows, stick)
         labelled = np.isfinite(realised)
     else:
         wrong = [p != t for p, t in zip(rows.predicted, rows.truth, strict=True)]
@@ -137,23 +137,29 @@ def _right(rows: _Rows, stick: Yardstick) -> Floats:
     return found
 
 
-def _worth(rows: _Rows, stick: Yardstick) -> Floats:
-    found = rows.value.copy()
+def _lost(rows: _Rows, stick: Yardstick) -> Floats:
+    """Value lost against the right decision, 0 for a right one; NaN where the truth is not known.
+
+    Not the value itself: that is low wherever little is at stake, however good the answers are.
+    """
+    found = np.full(len(rows.value), np.nan)
     if stick.objective is None:
         return found
     places = {label: i for i, label in enumerate(stick.labels)}
     for i, (predicted, truth) in enumerate(zip(rows.predicted, rows.truth, strict=True)):
-        if math.isnan(found[i]) and predicted in places and truth in places:
-            took_s = float(rows.total_ms[i]) / 1000
-            found[i] = stick.objective.worth(places[truth], places[predicted], took_s)
+        if predicted in places and truth in places:
+            true, took_s = places[truth], float(rows.total_ms[i]) / 1000
+            worth = float(rows.value[i])
+            if math.isnan(worth):
+                worth = stick.objective.worth(true, places[predicted], took_s)
+            found[i] = max(stick.objective.worth(true, true, took_s) - worth, 0.0)
     return found
 
 
-def _expected_worth(rows: _Rows, stick: Yardstick) -> Floats:
+def _expected_loss(rows: _Rows, stick: Yardstick) -> Floats:
     """NaN without an objective."""
-    values = stick.expected[[stick.label(label) for label in rows.predicted]]
-    right = _right(rows, stick)
-    found: Floats = right * values[:, 0] + (1 - right) * values[:, 1]
+    lost = stick.lost[[stick.label(label) for label in rows.predicted]]
+    found: Floats = (1 - _right(rows, stick)) * lost
     return found
 
 

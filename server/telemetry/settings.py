@@ -17,7 +17,7 @@ class Settings:
 
     folder: Path
     tick_s: float = SLOT_S
-    flush_s: float = 10.0
+    flush_s: float = 30.0
     sweep_s: float = 600.0
     told_s: float = 2.0  # between latency rows of a bucket that still fills
     sample_share: float = 0.05

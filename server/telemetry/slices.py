@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 MIN_SUPPORT = 300  # fewer rows say little and tempt to overfitting; notes of earlier trials
+MOST_SHARE = 0.5  # what most of the traffic has in common is no slice of it
 MAX_FDR = 0.05
 CODES = 8
 ABSENT = CODES  # the code of NaN: no condition includes it
@@ -32,6 +33,7 @@ OCTILE_ROWS = 20_000  # enough to place thresholds that are rounded anyway
 KEPT = 60  # best proposals that are looked at closely
 
 Measure = Literal["error", "value", "confidence"]
+NAMES: dict[Measure, str] = {"error": "error", "value": "value lost", "confidence": "confidence"}
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -97,7 +99,7 @@ def worst_slices(
     limit: int = 10,
 ) -> list[FoundSlice]:
     """The slices with the highest mean loss, most certain first. `loss` is [n], higher is worse:
-    0/1 for errors, minus the value of the decision, or one minus the confidence.
+    0/1 for errors, the value lost against the right decision, or one minus the confidence.
 
     `unit` is the unit of the value. Raises ValueError when a column and the loss differ in length.
     """
@@ -122,12 +124,12 @@ def _propose(coded: Sequence[_Coded], rows: Bools, loss: Floats) -> list[_Propos
     single = [_by_code(codes, CODES + 1, losses) for codes in half]
     level1 = [_masked(item.masks, sums) for item, sums in zip(coded, single, strict=True)]
     found: list[tuple[tuple[tuple[int, int], ...], float]] = []
-    tested = [(_z(sums, whole), sums.n) for sums in level1]
-    for a, (z, _) in enumerate(tested):
+    tested = [_z_of_slice(sums, whole) for sums in level1]
+    for a, z in enumerate(tested):
         found += [(((a, int(i)),), float(z[i])) for i in np.flatnonzero(np.isfinite(z))]
     pairs, p_values = _pairs(coded, half, losses, level1, whole)
     found += pairs
-    alone = [z[np.isfinite(z)] for z, _ in tested]
+    alone = [z[np.isfinite(z)] for z in tested]
     all_p = np.concatenate([ndtr(-np.concatenate(alone or [np.empty(0)])), p_values])
     threshold = _benjamini_hochberg(all_p)
     kept = sorted((item for item in found if item[1] > 0), key=lambda item: -item[1])
@@ -167,7 +169,7 @@ def _pairs(
                     for cell in (table.n, table.loss, table.square)
                 )
             )
-            z = _z(joint, whole)
+            z = _z_of_slice(joint, whole)
             tested = np.isfinite(z)
             p_values.append(ndtr(-z[tested]))
             better = tested & (z > 0)
@@ -219,6 +221,12 @@ def _z(part: _Sums, whole: _Sums) -> Floats:
         z = (part.loss / part.n - rest.loss / rest.n) / np.sqrt(variance)
     out: Floats = np.where(enough, z, np.nan)
     return out
+
+
+def _z_of_slice(part: _Sums, whole: _Sums) -> Floats:
+    """The same; NaN too for what is no slice, but most of the whole."""
+    found: Floats = np.where(part.n <= MOST_SHARE * whole.n, _z(part, whole), np.nan)
+    return found
 
 
 def _variance(sums: _Sums) -> Floats:
@@ -293,7 +301,7 @@ def _told(
     figure, other = _figure(mean, measure, unit), _figure(elsewhere, measure, unit)
     return FoundSlice(
         expression=" ".join(expression for expression, _ in texts),
-        words=f"{said}: {measure} {figure} against {other} elsewhere, "
+        words=f"{said}: {NAMES[measure]} {figure} against {other} elsewhere, "
         f"{100 * share:.0f} % of traffic",
         support=int(np.count_nonzero(rows)),
         share=share,
@@ -309,7 +317,7 @@ def _figure(mean_loss: float, measure: Measure, unit: str) -> str:
     if measure == "error":
         return f"{100 * mean_loss:.1f} %"
     if measure == "value":
-        return " ".join(filter(None, (f"{-1000 * mean_loss:.0f}", unit, "per 1,000")))
+        return " ".join(filter(None, (f"{1000 * mean_loss:,.0f}", unit, "per 1,000")))
     return f"{1 - mean_loss:.2f}"
 
 
