@@ -9,10 +9,11 @@ DATA ?= .data
 ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
 
-.PHONY: help serve console demo test lint typecheck setup system compat soak clean
+.PHONY: help serve console demo test lint typecheck setup system compat soak clean \
+	console-deb check-console-deb build-system
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
 
 serve: $(VENV)/.server  ## set up, then start the server on the embedded bundle (LISTEN, POOL, DATA)
 	$(BIN)/server --warm-pool $(POOL) --listen $(LISTEN) --data $(DATA)
@@ -60,8 +61,36 @@ system:
 		DEBIAN_FRONTEND=noninteractive $(ROOT_RUN) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
+# The packed console is made in an environment of its own, by Debian's Python, whose library Debian
+# has as a shared one.
+PACK := build/console-venv
+PACK_PYTHON ?= /usr/bin/python3.11
+PACK_PACKAGES := $(shell cat installers/console/build-packages.txt 2>/dev/null)
+
+console-deb: $(PACK)/.ready  ## the console as a folder and as a .deb for Debian 12, in dist/
+	$(PACK)/bin/python installers/console/package.py
+
+check-console-deb: console-deb $(VENV)/.everything system  ## install and start that .deb in a bare Debian 12 (root)
+	$(ROOT_RUN) $(BIN)/python installers/console/check_package.py \
+		--builder $(PACK)/bin/python dist/trefoil-console_*.deb
+
+$(PACK)/.ready: pyproject.toml constraints.txt installers/console/requirements.txt | build-system
+	@echo "Setting up $(PACK) (about a minute the first time)"
+	$(PACK_PYTHON) -m venv --clear $(PACK)
+	$(PACK)/bin/pip install -q --disable-pip-version-check -c constraints.txt \
+		-r installers/console/requirements.txt -e '.[console]'
+	@touch $@
+
+build-system: system
+	@missing=$$(for p in $(PACK_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		echo "Installing what packing needs:" $$missing; \
+		$(ROOT_RUN) apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive $(ROOT_RUN) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
 clean:  ## remove what setting up made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
 
 OLDEST := build/transformers-5.17
 MODEL_TESTS := backbone heads collate generate pipeline library_versions

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QObject
 from PySide6.QtGui import QGuiApplication
 
+from console import program
 from console.board import AlertLine, Board, View
 from console.bridge import Bridge
 from console.panels.dialogs import AlertDialog
@@ -129,7 +130,8 @@ class Deeds(QObject):
         servers = " ".join(line.address for line in board.servers) if board is not None else ""
         low, high = self._axis.view.brush or self._axis.span
         panel = self._window.focused_panel().name
-        words = f"console --at {iso(high)} --window {span_text(high - low)} --panel {panel}"
+        words = f"{program.name()} --at {iso(high)} --window {span_text(high - low)}"
+        words += f" --panel {panel}"
         line = self._window.predictions.line.text().strip()
         if panel == "predictions" and line:
             words += f" --filter {shlex.quote(line)}"

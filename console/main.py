@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from console import last, program
 from console.board import MEASURES, View
 from console.timetext import parse_moment, parse_span
 
@@ -22,10 +23,11 @@ PICTURE_WITHIN_S = 45.0  # also of servers that never answer
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
-        prog="console", description="What is wrong, on which server, since when."
+        prog=program.name(), description="What is wrong, on which server, since when."
     )
     add = found.add_argument
     add("servers", nargs="*", metavar="HOST:PORT", help="servers to watch")
+    add("--again", action="store_true", help="watch the servers of the last time, if any")
     add("--offline", action="store_true", help="ask no server: show what the cache holds")
     add("--at", metavar="TIME", help="end of the window, e.g. 2026-11-23T03:12Z (default: now)")
     add("--window", default=DEFAULT_WINDOW, help=f"length, e.g. 30m or 6h ({DEFAULT_WINDOW})")
@@ -42,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add("--sound", action="store_true", help="beep for a new critical alert")
     add("--screenshot", type=Path, metavar="FILE", help="write a picture of the window and end")
     add("--size", default="", metavar="WxH", help="size of the window, e.g. 1600x960")
+    add("--version", action="version", version=f"%(prog)s {program.version()}")
     return found
 
 
@@ -65,18 +68,46 @@ def view_of(arguments: argparse.Namespace) -> View:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="console: %(message)s", stream=sys.stderr)
+    words = f"{program.name()}: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=words, stream=sys.stderr)
     try:
         view = view_of(arguments)
         size = _size(arguments.size)
         servers = [_checked(server) for server in arguments.servers]
+        servers = _again(arguments) if arguments.again else servers
     except ValueError as error:
-        print(f"console: {error}", file=sys.stderr)
+        print(f"{program.name()}: {error}", file=sys.stderr)
         return 2
     if not servers and not arguments.offline:
-        print("console: name a server (HOST:PORT), or --offline for the cache", file=sys.stderr)
+        words = "name a server (HOST:PORT), or --offline for the cache"
+        print(f"{program.name()}: {words}", file=sys.stderr)
         return 2
+    lasting = not (arguments.offline or arguments.again or arguments.screenshot)
+    if servers and lasting:
+        last.remember(_last(arguments, servers), last.path())
     return _run(arguments, view, servers, size)
+
+
+def _last(arguments: argparse.Namespace, servers: list[str]) -> last.Last:
+    """Names of files made absolute: a menu starts programs elsewhere."""
+    files = [str(f.resolve()) if f else "" for f in (arguments.ca, arguments.token_file)]
+    return last.Last(tuple(servers), bool(arguments.tls), *files)
+
+
+def _again(arguments: argparse.Namespace) -> list[str]:
+    """The servers of the last time, into `arguments` how they were reached. With none, the window
+    opens on what the cache holds: a menu's entry must show something."""
+    if arguments.servers:
+        raise ValueError("--again takes no servers: it is for those of the last time")
+    known = last.recall(last.path())
+    servers = [_checked(server) for server in known.servers]
+    arguments.offline = arguments.offline or not servers
+    arguments.tls = arguments.tls or known.tls
+    arguments.ca = arguments.ca or (Path(known.ca) if known.ca else None)
+    arguments.token_file = arguments.token_file or (
+        Path(known.token_file) if known.token_file else None
+    )
+    return servers
 
 
 def _checked(address: str) -> str:
@@ -112,6 +143,8 @@ def _run(
     sys.setswitchinterval(0.001)
     application = QApplication(sys.argv[:1])
     application.setApplicationName("trefoil-console")
+    application.setApplicationVersion(program.version())
+    QGuiApplication.setDesktopFileName("trefoil-console")  # whose icon and name a desktop shows
     application.setStyle("Fusion")
     name = arguments.theme if arguments.theme != "auto" else _system_theme(QGuiApplication)
     look = Look(THEMES[name])

@@ -7,6 +7,7 @@ from PySide6.QtCore import QRectF, Qt, Signal
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QLabel, QSplitter, QVBoxLayout, QWidget
 
+from console import program
 from console.board import AlertLine, Board
 from console.domain import SilenceRow
 from console.models.cells import Cell, Column
@@ -249,7 +250,7 @@ class AlertsPanel(Panel):
         if line is None:
             return ""
         at = clock_text(line.opened_s, "%Y-%m-%dT%H:%M:%SZ") if line.opened_s else ""
-        return f"console --at {at} --window 30m --panel alerts {line.server}"
+        return f"{program.name()} --at {at} --window 30m --panel alerts {line.server}"
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["server", "id", "kind", "severity", "state", "opened_unix_s", "closed_unix_s",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QSplitter, QWidget
 
+from console import program
 from console.board import Board, SkewLine
 from console.domain import STAMP_PARTS
 from console.models.cells import Cell, Column
@@ -144,7 +145,7 @@ class SkewPanel(Panel):
             return ""
         usual = next((row for row in self.board.skew if not row.odd and row.stamp), None)
         other = f" {usual.address}" if usual is not None and usual is not line else ""
-        return f"console --panel skew {line.address}{other}"
+        return f"{program.name()} --panel skew {line.address}{other}"
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["server", "stamp", *STAMP_PARTS, "since_unix_s"]
