@@ -50,7 +50,7 @@ class Bridge(QObject):
     ) -> None:
         super().__init__()
         self._addresses = addresses
-        self._access = access
+        self.access = access
         self._clock = clock
         self._hub: Hub | None = None
         self._lock = threading.Lock()
@@ -220,7 +220,7 @@ class Bridge(QObject):
 
         hub = Hub(
             self._addresses or (),
-            self._access or Access(),
+            self.access or Access(),
             self._writer,
             lambda: self._desk.touched(frozenset()),
             {address: Known(*cursor) for address, cursor in known.items()},

@@ -43,6 +43,7 @@ class Deeds(QObject):
         window.alerts.unsilence.connect(self._unsilence)
         bridge.written.connect(self._written)
         self.said = ""
+        self._partial = ("", "")  # of the last CSV: its path, what is not in it
 
     # ---- alerts ----------------------------------------------------------------------------------
 
@@ -97,14 +98,18 @@ class Deeds(QObject):
 
     def export_csv(self) -> None:
         panel = self._window.focused_panel()
-        self._bridge.write_file(self._path(panel, "csv"), csv_of(panel).encode())
+        path = self._path(panel, "csv")
+        self._partial = (str(path), panel.left_out())
+        self._bridge.write_file(path, csv_of(panel).encode())
 
     def export_png(self) -> None:
         panel = self._window.focused_panel()
         self._bridge.write_file(self._path(panel, "png"), panel.grab().toImage())
 
     def _written(self, path: str, trouble: str) -> None:
-        self._window.tell(f"{path}: {trouble}" if trouble else f"written: {path}")
+        of, left_out = self._partial
+        more = f" ({left_out})" if left_out and of == path else ""
+        self._window.tell(f"{path}: {trouble}" if trouble else f"written: {path}{more}")
 
     # ---- copies ----------------------------------------------------------------------------------
 
@@ -139,6 +144,11 @@ class Deeds(QObject):
             words += f" --measure {self._axis.view.measure}"
         if self._axis.view.expected_stamp:
             words += f" --expect {shlex.quote(self._axis.view.expected_stamp)}"
+        access = self._bridge.access
+        if access is not None:
+            words += " --tls" if access.tls else ""
+            for flag, file in (("--ca", access.ca_file), ("--token-file", access.token_file)):
+                words += f" {flag} {shlex.quote(str(file))}" if file is not None else ""
         return f"{words} {servers}".strip()
 
     def copy_incident(self) -> None:

@@ -79,9 +79,11 @@ class Inquiry(QObject):
     def _play(self, sound: bytes) -> None:
         """By the system's own player: Qt's multimedia module is as large as all the rest."""
         from pathlib import Path
-        from tempfile import gettempdir
 
-        path = Path(gettempdir()) / "trefoil-console-sound.wav"
+        import platformdirs
+
+        # Not in a folder that others may write to: the name is no secret.
+        path = Path(platformdirs.user_cache_dir("trefoil-console")) / "sound.wav"
         self._playing = str(path)
         self._bridge.write_file(path, sound)
 

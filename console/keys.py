@@ -20,7 +20,9 @@ GOES = (
     ("predictions", "Predictions"),
     ("quality", "Quality"),
     ("alerts", "Alerts"),
+    ("reference", "Reference against live"),
 )
+WITHOUT_KEY = (("server", "Server"), ("detail", "Prediction"))
 
 
 def commands_of(window: Window) -> list[Command]:
@@ -36,6 +38,11 @@ def commands_of(window: Window) -> list[Command]:
     for number, (name, words) in enumerate(GOES, start=1):
         run = functools.partial(window.focus_panel, name)
         add(f"go.{name}", f"Go to {words}", (str(number),), "Go", run)
+    for name, words in WITHOUT_KEY:
+        run = functools.partial(window.focus_panel, name)
+        add(f"go.{name}", f"Go to {words}", (), "Go", run)
+    add("go.next", "Next panel", ("F6",), "Go", lambda: window.next_panel(1))
+    add("go.previous", "Previous panel", ("Shift+F6",), "Go", lambda: window.next_panel(-1))
     add("go.filter", "Filter the predictions", ("/",), "Go", window.filter_predictions)
     add("time.longer", "Longer window", ("-",), "Time", lambda: axis.zoom(1.5))
     add("time.shorter", "Shorter window", ("+", "="), "Time", lambda: axis.zoom(1 / 1.5))
@@ -46,6 +53,8 @@ def commands_of(window: Window) -> list[Command]:
     add("time.live", "Live: back to now, no brush", ("0", "Esc"), "Time", window.go_live)
     add("time.pause", "Pause or go on", ("Space",), "Time", axis.pause)
     add("time.alert", "Around the newest open alert", ("G",), "Time", window.around_alert)
+    add("time.left", "Cross-hair back", ("[",), "Time", lambda: axis.nudge(-0.01))
+    add("time.right", "Cross-hair on", ("]",), "Time", lambda: axis.nudge(0.01))
     add("time.lock", "Lock the cross-hair", ("L",), "Time", axis.toggle_lock)
     add("time.mark", "Set or remove a marker", ("M",), "Time", axis.mark)
     add("alert.acknowledge", "Acknowledge an alert", ("A",), "Alerts", deeds.acknowledge)
@@ -54,6 +63,11 @@ def commands_of(window: Window) -> list[Command]:
     add("panel.measure", "Drift by PSI, KS, KL, JS", ("T",), "Panel", window.drift.cycle)
     add("panel.throughput", "Percentiles or throughput", ("Y",), "Panel", window.latency.cycle)
     add("panel.split", "Split latency by server, stamp, …", ("P",), "Panel", window.next_split)
+    add("panel.examples", "Requests at the cross-hair", ("X",), "Panel", window.show_examples)
+    add("panel.sort", "Sort by this column", ("O",), "Panel", window.sort_column)
+    add("panel.figures", "The figures of this panel", ("N",), "Panel", window.open_figures)
+    add("panel.kept", "Show what was kept", ("D",), "Panel", window.detail.want)
+    add("panel.play", "Play the kept sound", ("Shift+D",), "Panel", window.detail.play_sound)
     add("panel.csv", "Export this panel as CSV", ("E",), "Panel", deeds.export_csv)
     add("panel.png", "Export this panel as PNG", ("Shift+E",), "Panel", deeds.export_png)
     add("copy.command", "Copy as command", ("C",), "Copy", deeds.copy_command)

@@ -91,6 +91,7 @@ class Layout(QObject):
             tab.setObjectName("tab")
             tab.setCheckable(True)
             tab.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+            tab.setAutoDefault(True)  # Enter presses it
             tab.clicked.connect(lambda _=False, n=number: self.show_page(n))
             self._tabs.append(tab)
             strip.tabs.addWidget(tab)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from console import phrases
+from console import phrases, program
 from console.board import AlertLine, DriftLine, Phrase, ServerLine, SkewLine, Verdict
 from console.domain import Link, Server
 from console.phrases import Burn
@@ -99,7 +99,7 @@ def _word(servers: Sequence[ServerLine], worst: Phrase | None) -> tuple[str, str
 
 def _sentence(state: str, worst: Phrase | None, servers: Sequence[ServerLine], now_s: float) -> str:
     if not servers:
-        return "no server is configured: console HOST:PORT …"
+        return f"no server is configured: {program.name()} HOST:PORT …"
     if worst is None or rank(worst.severity) >= 4:
         if state == "HEALTHY":
             return "every server is ready and heard from; nothing is above its threshold"

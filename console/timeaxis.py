@@ -128,6 +128,12 @@ class TimeAxis(QObject):
         self.cursor_s = at_s
         self.cursorChanged.emit(at_s)
 
+    def nudge(self, share: float) -> None:
+        """The cross-hair by keys: a share of the window on or back, and it stays there."""
+        low, high = self.span
+        start = self.cursor_s if self.cursor_s == self.cursor_s else high
+        self.set_cursor(min(max(start + share * (high - low), low), high), lock=True)
+
     def toggle_lock(self) -> None:
         self.locked = not self.locked and self.cursor_s == self.cursor_s
         self.cursorChanged.emit(self.cursor_s)

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QCloseEvent, QKeySequence, QShortcut
 from PySide6.QtWidgets import (
+    QAbstractButton,
+    QAbstractSpinBox,
     QApplication,
+    QComboBox,
     QLineEdit,
     QMainWindow,
     QPlainTextEdit,
@@ -30,6 +33,7 @@ from console.panels.alerts import AlertsPanel
 from console.panels.detail import DetailPanel
 from console.panels.drift import DriftPanel
 from console.panels.events import EventsPanel
+from console.panels.figures import Figures
 from console.panels.fleet import FleetPanel
 from console.panels.frame import Panel
 from console.panels.latency import LatencyPanel
@@ -41,6 +45,7 @@ from console.panels.reference import ReferencePanel
 from console.panels.server import ServerPanel
 from console.panels.skew import SkewPanel
 from console.panels.strip import Line, Strip
+from console.panels.table import Table
 from console.theme import THEMES, palette, sheet
 from console.timeaxis import TimeAxis
 
@@ -171,6 +176,13 @@ class Window(QMainWindow):
         panel = self.plan.bring(name)
         panel.focus_target().setFocus(Qt.FocusReason.ShortcutFocusReason)
 
+    def next_panel(self, step: int) -> None:
+        """In the order in which they are read; what is hidden is passed over."""
+        shown = [panel for panel in self.panels.values() if panel.isVisible()]
+        place = shown.index(self.focused_panel()) if self.focused_panel() in shown else -step
+        panel = shown[(place + step) % len(shown)]
+        panel.focus_target().setFocus(Qt.FocusReason.ShortcutFocusReason)
+
     def focused_panel(self) -> Panel:
         widget = QApplication.focusWidget()
         while widget is not None:
@@ -192,8 +204,16 @@ class Window(QMainWindow):
             shortcut.activated.connect(functools.partial(self._pressed, key, command.run))
 
     def _pressed(self, key: str, run: Callable[[], object]) -> None:
-        """A letter typed into a field is a letter."""
+        """A letter typed into a field is a letter, and Space presses what has the keyboard."""
         focus = QApplication.focusWidget()
+        if key == "Space" and isinstance(focus, QAbstractButton):
+            focus.click()
+            return
+        if key == "Space" and isinstance(focus, QComboBox):
+            focus.showPopup()
+            return
+        if isinstance(focus, QAbstractSpinBox):
+            focus = focus.findChild(QLineEdit)
         plain = len(key) == 1 or key in ("Space", "Esc")
         if plain and isinstance(focus, QLineEdit | QPlainTextEdit):
             if key == "Esc":
@@ -215,6 +235,19 @@ class Window(QMainWindow):
     def next_split(self) -> None:
         place = SPLITS.index(self.axis.view.split)
         self.axis.change(split=SPLITS[(place + 1) % len(SPLITS)])
+
+    def show_examples(self) -> None:
+        self.latency.show_examples()
+        self.focus_panel("predictions")
+
+    def sort_column(self) -> None:
+        """Of the table that has the keyboard."""
+        focus = QApplication.focusWidget()
+        if isinstance(focus, Table):
+            focus.sort_current()
+
+    def open_figures(self) -> None:
+        Figures(self, self.look, self.focused_panel()).open()
 
     def open_palette(self) -> None:
         Palette(self, self.commands).open()

@@ -194,6 +194,8 @@ class DetailPanel(Panel):
         inside.setAutoFillBackground(False)
         area.viewport().setAutoFillBackground(False)
         area.setAccessibleName("One prediction")
+        self._area = area  # scrolls by keys while it has them
+        self.watch_focus(area)
         self.body.addWidget(area, 1)
         self.title.show_legend([("select a prediction", "dim")])
 
@@ -203,11 +205,12 @@ class DetailPanel(Panel):
         self.fetch = QPushButton("Ask again for what was kept")
         self.play = QPushButton("Play")
         self.replay = QPushButton("Copy replay command")
-        self.fetch.clicked.connect(self._want)
-        self.play.clicked.connect(self._play)
+        self.fetch.clicked.connect(self.want)
+        self.play.clicked.connect(self.play_sound)
         self.replay.clicked.connect(lambda: self.replayWanted.emit(self.copy_command()))
         for button in (self.fetch, self.play, self.replay):
             button.setVisible(False)
+            button.setAutoDefault(True)
             row.addWidget(button)
         row.addStretch(1)
         return row
@@ -255,16 +258,20 @@ class DetailPanel(Panel):
             part.deleteLater()
         self._parts = []
 
-    def _want(self) -> None:
-        if self.single is not None:
+    def want(self) -> None:
+        single = self.single
+        if single is not None and single.row is not None and single.row.payload_kept:
             self.fetch.setVisible(False)
-            self.payloadWanted.emit(self.single.server, self.single.prediction_id)
+            self.payloadWanted.emit(single.server, single.prediction_id)
 
-    def _play(self) -> None:
+    def play_sound(self) -> None:
         for part in self._parts:
             if part.shown.kind == "audio":
                 self.playWanted.emit(part.shown.raw)
                 return
+
+    def focus_target(self) -> QWidget:
+        return self._area
 
     def copy_command(self) -> str:
         """Runs this prediction's kept payload again, against a bundle of your choice."""

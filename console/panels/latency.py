@@ -57,6 +57,16 @@ class LatencyPanel(Panel):
         self.marks.chosen.connect(lambda h: self.jump.emit(h.panel, _key(h), h.at_s))
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
+    def show_examples(self) -> None:
+        """What a click on the heat map does, at the cross-hair, whatever the duration."""
+        found = self.board.latency if self.board is not None else None
+        if found is None:
+            return
+        at_s = self.axis.cursor_s if self.axis.cursor_s == self.axis.cursor_s else found.newest_s
+        near = sorted(found.exemplars, key=lambda e: abs(e.at_s - at_s))
+        column = [e for e in near if abs(e.at_s - at_s) <= found.column_s] or near[:6]
+        self.exemplars.emit(tuple(sorted(column, key=lambda e: -e.total_ms)))
+
     def _controls(self) -> QHBoxLayout:
         row = QHBoxLayout()
         row.setContentsMargins(8, 0, 8, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PySide6.QtCore import QEvent, QObject, QRectF, Qt
 from PySide6.QtGui import QHideEvent, QKeyEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QApplication, QDialog, QLineEdit, QListWidget, QVBoxLayout, QWidget
@@ -10,7 +12,17 @@ from console.commands import Command, Registry
 from console.panels import paint
 from console.panels.look import Look
 
-SHOWN = 14
+WIDEST = 330.0  # pixels of a column of the key sheet
+
+
+def columns_of(heights: Sequence[float], room: float) -> int:
+    """How many columns take blocks of these heights, one after the other, none cut in two."""
+    columns, used = 1, 0.0
+    for height in heights:
+        if used and used + height > room:
+            columns, used = columns + 1, 0.0
+        used += height
+    return columns
 
 
 class Palette(QDialog):
@@ -109,16 +121,14 @@ class KeySheet(QWidget):
         mouse = [("drag", "brush a time range: every panel follows"), ("wheel", "zoom the time"),
                  ("shift+drag", "pan"), ("double click", "zoom to the brush"),
                  ("click the heat map", "requests of that cell")]  # fmt: skip
-        width = 330.0
-        columns = max(int(self.width() / width), 1)
-        x0 = max((self.width() - columns * width) / 2, 10)
-        x, y, bottom = x0, 40.0, 40.0
         blocks = [(name, [("  ".join(c.keys), c.title) for c in found])
                   for name, found in groups.items()]  # fmt: skip
         blocks.append(("Mouse", mouse))
+        columns = columns_of([26 + 18 * len(rows) + 14 for _, rows in blocks], self.height() - 60)
+        width = min(WIDEST, (self.width() - 20) / columns)
+        x, y = max((self.width() - columns * width) / 2, 10), 40.0
         for name, rows in blocks:
-            height = 26 + 18 * len(rows)
-            if y + height > self.height() - 20 and x + 2 * width < self.width() + 20:
+            if y > 40 and y + 26 + 18 * len(rows) > self.height() - 20:
                 x, y = x + width, 40.0
             paint.text(painter, QRectF(x, y, width, 18), name.upper(), theme.color("accent"),
                        look.title)  # fmt: skip
@@ -129,4 +139,3 @@ class KeySheet(QWidget):
                            theme.color("dim"), look.words)  # fmt: skip
                 y += 18
             y += 14
-            bottom = max(bottom, y)

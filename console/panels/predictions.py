@@ -146,5 +146,9 @@ class PredictionsPanel(Panel):
                 ])  # fmt: skip
         return head, rows
 
+    def left_out(self) -> str:
+        read = min(len(self.model._pages) * 128, self._rows, 5000)
+        return f"{read:,} of {self._rows:,}: those looked at" if read < self._rows else ""
+
     def copy_command(self) -> str:
         return f'server samples --filter "{self.line.text()}"'

@@ -143,6 +143,7 @@ class ReferencePanel(Panel):
         super().__init__(look)
         self.plot = Densities(look)
         self.body.addWidget(self.plot, 1)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)

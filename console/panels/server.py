@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from PySide6.QtCore import QPointF, QRectF
+from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
@@ -143,6 +143,7 @@ class ServerPanel(Panel):
         self.address = ""
         self.view = Facts(look)
         self.body.addWidget(self.view, 1)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)

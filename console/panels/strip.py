@@ -48,6 +48,7 @@ class PhraseButton(QPushButton):
         self._look = look
         self.phrase = Phrase("info", "", "")
         self.setFlat(True)
+        self.setAutoDefault(True)  # Enter presses it, in a window as in a dialog
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setFixedHeight(24)
         self._font = paint.sized(look.words, 13)

@@ -53,6 +53,9 @@ class CellDelegate(QStyledItemDelegate):
         state = option.state
         if state & QStyle.StateFlag.State_Selected:
             painter.fillRect(area, theme.color("selection"))
+        if state & QStyle.StateFlag.State_HasFocus:  # the cell that Ctrl+C takes
+            painter.setPen(QPen(theme.color("accent"), 1))
+            painter.drawRect(area.adjusted(0.5, 0.5, -0.5, -0.5))
         inner = area.adjusted(6, 0, -6, 0)
         if cell.kind == "bar":
             part, marks = cell.value
@@ -187,6 +190,10 @@ class Table(QTableView):
             area.setHeight(min(area.height(), 60))
             color = self._look.theme.color("dim")
             paint.wrapped(painter, area, self.empty, color, self._look.words)
+
+    def sort_current(self) -> None:
+        """By the column of the current cell, as a click on its header does."""
+        self._sort(max(self.currentIndex().column(), 0))
 
     def row(self) -> Any:
         """The selected row, or None."""

@@ -57,7 +57,9 @@ def dependencies(stage: Path) -> list[str]:
         command = ["dpkg-shlibdeps", "-O", "--warnings=0", "--ignore-missing-info"]
         command += [f"-l{folder}" for folder in own]
         command += [f"-e{path}" for path in binaries]
-        done = subprocess.run(command, cwd=kept, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=kept, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"dpkg-shlibdeps: {done.stderr}")
     (line,) = [part for part in done.stdout.splitlines() if part.startswith("shlibs:Depends=")]
     found = line.removeprefix("shlibs:Depends=").split(", ")
     return sorted({*map(renamed, found), *BESIDE})
