@@ -178,7 +178,7 @@ class DetailPanel(Panel):
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(STOPS_MS)
-        self._soon.timeout.connect(self._want)
+        self._soon.timeout.connect(self.want)
         inside = QWidget()
         self._column = QVBoxLayout(inside)
         self._column.setContentsMargins(0, 0, 0, 6)
