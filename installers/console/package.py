@@ -156,7 +156,7 @@ def pack(stage: Path, out: Path, version: str, epoch: int) -> Path:
     stage.chmod(0o755)
     out.mkdir(parents=True, exist_ok=True)
     found = out / f"{contents.PROGRAM}_{version}_{architecture}.deb"
-    command = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z6", "--threads-max=1", "--build"]
+    command = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z3", "--threads-max=1", "--build"]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch), "TZ": "UTC", "LC_ALL": "C.UTF-8"}
     subprocess.run(
         [*command, str(stage), str(found)], check=True, env=environment, stdout=subprocess.DEVNULL
