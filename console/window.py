@@ -212,7 +212,7 @@ class Window(QMainWindow):
         if key == "Space" and isinstance(focus, QComboBox):
             focus.showPopup()
             return
-        if isinstance(focus, QAbstractSpinBox):
+        if isinstance(focus, QAbstractSpinBox) and not key.isalpha():
             focus = focus.findChild(QLineEdit)
         plain = len(key) == 1 or key in ("Space", "Esc")
         if plain and isinstance(focus, QLineEdit | QPlainTextEdit):

@@ -108,6 +108,8 @@ def test_keys_press_what_has_the_keyboard(
     qtbot.keyClicks(window.alerts.threshold, "0.35")
     assert window.alerts.threshold.value() == 0.35
     assert window.plan.pages.currentIndex() == 3
+    qtbot.keyClick(window.alerts.threshold, Qt.Key.Key_F)  # no number has a letter
+    assert window.plan.alone is window.alerts
 
 
 def test_a_copied_view_says_how_the_servers_are_reached(

@@ -3,8 +3,8 @@ fire at another threshold."""
 
 from __future__ import annotations
 
-from PySide6.QtCore import QRectF, Qt, Signal
-from PySide6.QtGui import QPainter, QPaintEvent
+from PySide6.QtCore import QEvent, QRectF, Qt, Signal
+from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QLabel, QSplitter, QVBoxLayout, QWidget
 
 from console import program
@@ -127,6 +127,17 @@ def _told(line: AlertLine | None) -> list[tuple[str, str]]:
     return found
 
 
+class Number(QDoubleSpinBox):
+    """Takes what numbers are written with; a letter is a command here as anywhere else."""
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent):
+            if event.text().isalpha():
+                event.ignore()
+                return False
+        return super().event(event)
+
+
 class AlertsPanel(Panel):
     name = "alerts"
     heading = "ALERTS"
@@ -169,7 +180,7 @@ class AlertsPanel(Panel):
         column.addWidget(self.silences, 1)
         row = QHBoxLayout()
         label = QLabel("would fire now at excess KL above")
-        self.threshold = QDoubleSpinBox()
+        self.threshold = Number()
         self.threshold.setRange(0.0, 2.0)
         self.threshold.setSingleStep(0.01)
         self.threshold.setValue(CRITICAL_EXCESS_KL)
