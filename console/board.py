@@ -162,7 +162,7 @@ class SkewLine:
     stamp_name: str
     cells: tuple[SkewCell, ...]  # in the order of STAMP_PARTS
     since_s: float  # of the deploy that brought this stamp; NaN: not known
-    age_s: float
+    age_s: float = field(compare=False)  # grows by itself and is no difference
     dirty: bool
     details: tuple[tuple[str, str, str], ...]  # (what, here, majority) where they differ
     env: tuple[tuple[str, str, str], ...]

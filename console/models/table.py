@@ -16,10 +16,18 @@ ROOT = QModelIndex()
 
 
 class RowsModel(QAbstractTableModel):
-    def __init__(self, columns: Sequence[Column], key: Callable[[Any], object]) -> None:
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        key: Callable[[Any], object],
+        face: Callable[[Any], object] = lambda row: row,
+    ) -> None:
+        """`face` is what is seen of a row: where it is the same, nothing is painted again."""
         super().__init__()
         self.columns = tuple(columns)
         self._key = key
+        self._face = face
+        self._faces: tuple[object, ...] = ()
         self._rows: tuple[Any, ...] = ()
         self._keys: tuple[object, ...] = ()
         self._sorted_by = -1
@@ -51,11 +59,15 @@ class RowsModel(QAbstractTableModel):
 
     def _arrange(self, rows: tuple[Any, ...]) -> None:
         keys = tuple(self._key(row) for row in rows)
+        faces, shown = tuple(self._face(row) for row in rows), self._faces
+        self._faces = faces
         if keys == self._keys:
             self._rows = rows
-            if rows:
-                last = self.index(len(rows) - 1, len(self.columns) - 1)
-                self.dataChanged.emit(self.index(0, 0), last)
+            changed = [n for n, face in enumerate(faces) if face != shown[n]]
+            if changed:
+                first = self.index(changed[0], 0)
+                last = self.index(changed[-1], len(self.columns) - 1)
+                self.dataChanged.emit(first, last)
             return
         self.layoutAboutToBeChanged.emit()
         before = self.persistentIndexList()

@@ -23,6 +23,7 @@ from console.status import STALE_AFTER_S
 ROW_PIXELS = 44
 STAMP_PIXELS = 16
 LINE_PIXELS = 15
+FRESH_S = 2.0  # a snapshot comes every second: below that its age says nothing
 LEAST_PIXELS = 196  # below that names become dots
 COMPACT = 9  # servers from which on the stamps are left to the skew panel
 
@@ -54,8 +55,8 @@ def facts(line: ServerLine) -> str:
     if snapshot is None:
         return age
     warm = f"{snapshot.warm_replicas}/{snapshot.wanted_replicas} warm"
-    if line.age_s < math.inf and line.age_s < STALE_AFTER_S:
-        age = duration(line.age_s)  # fresh: no need of a word
+    if line.age_s < FRESH_S:
+        age = "heard now"
     queue = f" · queue {snapshot.queued}" if snapshot.queued else ""
     return f"{warm}{queue} · {age}"
 
@@ -148,6 +149,15 @@ def tip(line: ServerLine) -> str:
     return "\n".join(part[:300] for part in lines)
 
 
+def face(line: ServerLine) -> object:
+    """All that the delegate paints, as values: what is the same needs no paint."""
+    last = float(line.spark[-1]) if len(line.spark) else 0.0
+    return (
+        line.name, line.severity, facts(line), milliseconds(line.p95_ms), tuple(troubles(line)),
+        line.snapshot.stamp if line.snapshot is not None else "", len(line.spark), f"{last:.0f}",
+    )  # fmt: skip
+
+
 class FleetPanel(Panel):
     name = "fleet"
     heading = "SERVERS"
@@ -156,7 +166,7 @@ class FleetPanel(Panel):
     def __init__(self, look: Look) -> None:
         super().__init__(look)
         column = Column("server", _cell, 0)
-        self.model = RowsModel((column,), lambda line: line.address)
+        self.model = RowsModel((column,), lambda line: line.address, face)
         self.table = Table(look, self.model, (column,), "no server: console HOST:PORT …")
         self.table.horizontalHeader().hide()
         self._delegate = FleetDelegate(look)

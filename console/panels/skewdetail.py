@@ -20,6 +20,7 @@ from console.timetext import clock_text
 TRAFFIC_PIXELS = 44.0
 MOST_DEPLOYS = 6
 KEY_PIXELS = 92.0
+REDRAWN_S = 2.0  # the traffic by stamp, when nothing else is new
 Said = tuple[str, str]  # words, tone; tone "title" is a heading
 
 
@@ -80,10 +81,14 @@ class Detail(QWidget):
         self._look = look
         self.lines: list[Said] = []
         self._shares: tuple[tuple[str, Floats], ...] = ()
+        self._drawn_s = 0.0
         self.setMinimumWidth(150)
 
     def show_line(self, line: SkewLine | None, board: Board) -> None:
-        self.lines = told(line, board)
+        lines = told(line, board)
+        if lines == self.lines and board.made_s - self._drawn_s < REDRAWN_S:
+            return
+        self.lines, self._drawn_s = lines, board.made_s
         self._shares = board.latency.shares if board.latency is not None else ()
         self.setAccessibleName("; ".join(words for words, _ in self.lines)[:500])
         self.update()
@@ -110,11 +115,12 @@ class Detail(QWidget):
     def _traffic(self, painter: QPainter, area: QRectF) -> None:
         """Share of the requests by stamp over the window, stacked."""
         theme = self._look.theme
-        base = np.zeros(len(self._shares[0][1]))
+        step = max(int(len(self._shares[0][1]) / max(area.width() / 2, 1)), 1)
+        base = np.zeros(len(self._shares[0][1][::step]))
         xs = area.left() + np.arange(len(base) + 1) / max(len(base), 1) * area.width()
         painter.setPen(Qt.PenStyle.NoPen)
         for number, (_, share) in enumerate(self._shares):
-            top = base + np.nan_to_num(share)
+            top = base + np.nan_to_num(share[::step])
             points = [QPointF(xs[i], area.bottom() - top[i] * area.height())
                       for i in range(len(base))]  # fmt: skip
             points += [QPointF(xs[i], area.bottom() - base[i] * area.height())

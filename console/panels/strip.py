@@ -55,6 +55,8 @@ class PhraseButton(QPushButton):
         self._strong = paint.bold(self._font)
 
     def show_phrase(self, phrase: Phrase) -> None:
+        if phrase == self.phrase:
+            return
         self.phrase = phrase
         number, rest = _counted(phrase.text)
         width = 32 + QFontMetrics(self._strong).horizontalAdvance(number)

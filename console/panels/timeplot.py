@@ -33,6 +33,18 @@ RIGHT_MARGIN = 10.0
 DRAG_PIXELS = 4
 
 
+def _content(board: Board) -> object:
+    """What a plot shows besides the time that passes. While it passes, rows that come in are seen
+    with the next half pixel; where it does not, each of them counts."""
+    newest = board.happenings[0] if board.happenings else None
+    found = board.latency
+    requests = found.requests if found is not None and not board.view.live else 0
+    held = tuple(
+        (a.row.state, a.row.acknowledged_by, a.silenced_until_s) for a in board.alerts[:60]
+    )
+    return len(board.happenings), newest, requests, found is None, held
+
+
 class TimePlot(QWidget):
     """Subclasses paint `paint_layer` and may give `readout`."""
 
@@ -96,8 +108,18 @@ class TimePlot(QWidget):
     # ---- content ------------------------------------------------------------------------------
 
     def show_board(self, board: Board) -> None:
-        self.board = board
-        self.repaint_layer()
+        """Painted again when something would move by half a pixel or more."""
+        if not self._looks_the_same(board):
+            self.board = board
+            self.repaint_layer()
+
+    def _looks_the_same(self, board: Board) -> bool:
+        old = self.board
+        if old is None or self._layer is None or board.view != old.view:
+            return False
+        pixel_s = (board.to_s - board.from_s) / self.area.width()
+        still = abs(board.to_s - old.to_s) < pixel_s / 2
+        return still and _content(board) == _content(old)
 
     def repaint_layer(self) -> None:
         self._layer = None
