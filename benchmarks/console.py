@@ -226,6 +226,8 @@ def many_points(cache: Path, options: argparse.Namespace) -> Figures:
         plot.resize(700, 300)
         plot.show()
         plot.show_board(board)
+        spin(20, lambda plot=plot: plot.windowHandle().isExposed() and plot._layer is not None)
+        assert plot._layer is not None, "it was never painted"
         began = time.thread_time()
         for _ in range(20):
             plot.repaint_layer()

@@ -10,11 +10,14 @@ from PySide6.QtCore import QPersistentModelIndex, Qt, QTimer
 from PySide6.QtTest import QAbstractItemModelTester
 from pytestqt.qtbot import QtBot
 
+from console.board import AlertLine, Board, Verdict, View
+from console.domain import AlertRow
 from console.main import main
 from console.media import parts_of
 from console.models.cells import Cell, Column
 from console.models.predictions import PAGE, PredictionsModel
 from console.models.table import RowsModel
+from console.notices import beginning
 from console.timetext import parse_moment, parse_span, span_text, ticks
 from tests import fleet_story as story
 
@@ -97,3 +100,36 @@ def test_bad_arguments_are_named_before_any_window(
 ) -> None:
     assert main(arguments) == 2
     assert "console:" in capsys.readouterr().err
+
+
+def test_notice_is_given_once_for_an_alert_that_begins() -> None:
+    """Not for what was there before, is in somebody's hand, is no more, or is not critical."""
+
+    def alert(identity: str, opened_s: float, **more: object) -> AlertLine:
+        values = {"id": identity, "severity": "critical", "state": "firing", **more}
+        row = AlertRow(**values)  # type: ignore[arg-type]
+        return AlertLine(row, "a:1", "gpu-01", opened_s, 0.0, 0.0)
+
+    alerts = (
+        alert("new", T0 - 5),
+        alert("old", T0 - 4000),
+        alert("held", T0 - 5, acknowledged_by="kim"),
+        alert("over", T0 - 5, state="resolved"),
+        alert("small", T0 - 5, severity="warning"),
+    )
+    said = Verdict("CRITICAL", "critical", "", ())
+    board = Board(View(), T0, T0 - 600, T0, said, alerts=alerts)
+    assert [line.row.id for line in beginning(board, set())] == ["new"]
+    assert beginning(board, {("a:1", "new")}) == []
+
+
+def test_rows_that_look_the_same_are_not_painted_again(qtbot: QtBot) -> None:
+    column = Column("x", lambda row: Cell(row[1]))
+    model = RowsModel((column,), lambda row: row[0], lambda row: row[1])
+    model.show([("a", "1", 0), ("b", "2", 0), ("c", "3", 0)])
+    changed: list[tuple[int, int]] = []
+    model.dataChanged.connect(lambda first, last: changed.append((first.row(), last.row())))
+    model.show([("a", "1", 7), ("b", "2", 7), ("c", "3", 7)])
+    assert changed == [] and model.rows[0][2] == 7
+    model.show([("a", "1", 8), ("b", "9", 8), ("c", "3", 8)])
+    assert changed == [(1, 1)]
