@@ -38,19 +38,21 @@ class RollbackRequest(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class RehearseRequest(_message.Message):
-    __slots__ = ("stamp", "payloads", "shadow_share", "seconds")
+    __slots__ = ("stamp", "payloads", "shadow_share", "seconds", "path")
     STAMP_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     SHADOW_SHARE_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     stamp: str
     payloads: int
     shadow_share: float
     seconds: float
-    def __init__(self, stamp: _Optional[str] = ..., payloads: _Optional[int] = ..., shadow_share: _Optional[float] = ..., seconds: _Optional[float] = ...) -> None: ...
+    path: str
+    def __init__(self, stamp: _Optional[str] = ..., payloads: _Optional[int] = ..., shadow_share: _Optional[float] = ..., seconds: _Optional[float] = ..., path: _Optional[str] = ...) -> None: ...
 
 class RehearseEvent(_message.Message):
-    __slots__ = ("progress", "verdict", "reason", "figures")
+    __slots__ = ("progress", "verdict", "reason", "figures", "slices", "words", "active", "value_unit")
     class FiguresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -62,11 +64,34 @@ class RehearseEvent(_message.Message):
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     FIGURES_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_UNIT_FIELD_NUMBER: _ClassVar[int]
     progress: Progress
     verdict: str
     reason: str
     figures: _containers.ScalarMap[str, float]
-    def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    slices: _containers.RepeatedCompositeFieldContainer[RehearsedSlice]
+    words: _containers.RepeatedScalarFieldContainer[str]
+    active: _inference_pb2.Stamp
+    value_unit: str
+    def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ..., slices: _Optional[_Iterable[_Union[RehearsedSlice, _Mapping]]] = ..., words: _Optional[_Iterable[str]] = ..., active: _Optional[_Union[_inference_pb2.Stamp, _Mapping]] = ..., value_unit: _Optional[str] = ...) -> None: ...
+
+class RehearsedSlice(_message.Message):
+    __slots__ = ("slice", "figures")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    slice: str
+    figures: _containers.ScalarMap[str, float]
+    def __init__(self, slice: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class BundlesRequest(_message.Message):
     __slots__ = ()

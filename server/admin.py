@@ -18,6 +18,8 @@ from server.envelope import message_of
 from server.errors import DeployRefused
 from server.listing import bundle_message, listed, roles
 from server.refusal import Refused, bad_input
+from server.rehearsal_messages import event_of, wanted_of
+from server.rehearsals import Rehearsals
 from server.steps import Step
 from server.swap import SWAPS
 from server.types import Fault
@@ -35,6 +37,7 @@ class Admin:
     deployment: Deployment | None
     grace_s: float
     leave: Callable[[], None]
+    rehearsals: Rehearsals | None = None  # None as the deployment
 
     async def Load(self, data: bytes, _context: Any) -> AsyncIterator[pb.Progress]:
         request = message_of(pb.LoadRequest, data)
@@ -86,6 +89,19 @@ class Admin:
             message.CopyFrom(bundle_message(one))
             message.roles.extend(held.get(one.stored.stamp, ()))
         return response
+
+    async def Rehearse(self, data: bytes, _context: Any) -> AsyncIterator[pb.RehearseEvent]:
+        request = message_of(pb.RehearseRequest, data)
+        wanted = wanted_of(request)
+        self._deployment()
+        assert self.rehearsals is not None  # there is a deployment
+        try:
+            rehearsal = self.rehearsals.rehearse(request.stamp, request.path, wanted)
+            async with aclosing(rehearsal) as stages:
+                async for stage in stages:
+                    yield event_of(stage)
+        except DeployRefused as refusal:
+            raise _refused(refusal) from None
 
     def _deployment(self) -> Deployment:
         if self.deployment is None:

@@ -148,10 +148,6 @@ class Client:
             return event  # type: ignore[no-any-return]
         raise Failure(grpc.StatusCode.UNKNOWN, "the server sent no snapshot", "", "", "", 0.0)
 
-    async def verified(self) -> observe_pb2.WatchEvent:
-        """A snapshot taken when every replica has compared each byte with what it loaded."""
-        return await _one(self._observe.Verify(observe_pb2.VerifyRequest()))  # type: ignore[no-any-return]
-
     async def load(self, request: admin_pb2.LoadRequest) -> AsyncIterator[admin_pb2.Progress]:
         async for progress in _read(self._admin.Load(request)):
             yield progress
@@ -161,6 +157,12 @@ class Client:
 
     async def bundles(self) -> admin_pb2.BundlesResponse:
         return await _one(self._admin.Bundles(admin_pb2.BundlesRequest()))  # type: ignore[no-any-return]
+
+    async def rehearse(
+        self, request: admin_pb2.RehearseRequest
+    ) -> AsyncIterator[admin_pb2.RehearseEvent]:
+        async for event in _read(self._admin.Rehearse(request)):
+            yield event
 
     async def roll_back(self, reason: str) -> admin_pb2.Progress:
         return await _one(self._admin.Rollback(admin_pb2.RollbackRequest(reason=reason)))  # type: ignore[no-any-return]

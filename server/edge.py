@@ -29,6 +29,7 @@ from server.ids import prediction_id
 from server.intake import Intake
 from server.observe import Observe
 from server.oip import OpenInference
+from server.rehearsals import Rehearsals
 from server.rows import Rows
 from server.rpc import Inference
 from server.snapshot import Identity, Snapshots
@@ -114,7 +115,7 @@ class Edge:
         snapshots = Snapshots(engine, self.identity, tally, witness)
         observe = Observe(engine, snapshots, witness, self.wall)
         open_inference = OpenInference(config, intake, rows, door, self.identity.version)
-        admin = Admin(engine, self.deployment, config.drain_s, self.leave)
+        admin = Admin(engine, self.deployment, config.drain_s, self.leave, self._rehearsals(intake))
         native = inference_pb2.DESCRIPTOR.services_by_name["Inference"]
         return [
             door.handlers(native, inference),
@@ -123,6 +124,13 @@ class Edge:
             door.handlers(health_pb2.DESCRIPTOR.services_by_name["Health"], Health(engine)),
             door.handlers(oip_messages.SERVICE, open_inference),
         ]
+
+    def _rehearsals(self, intake: Intake) -> Rehearsals | None:
+        if self.deployment is None:
+            return None
+        return Rehearsals(
+            self.engine, self.deployment, self.witness, intake, self.config.sample_share
+        )
 
     def _described(self) -> inference_pb2.DescribeResponse:
         described = inference_pb2.DescribeResponse(

@@ -49,6 +49,10 @@ COUNTED_AS = {
 }
 
 
+# (the pool that answered, the row, its end). Returns at once and raises nothing.
+Onlooker = Callable[[Pool, Work, Outcome], None]
+
+
 class Recorder(Protocol):
     """Where predictions go when their caller has been answered. Never blocks, never raises."""
 
@@ -69,6 +73,7 @@ class Engine:
     ) -> None:
         """`build` makes the pool of another bundle; without it none can be loaded."""
         self.lineup = Lineup(config, pool, build, clock)
+        self.onlooker: Onlooker | None = None  # told of each row once its caller has been answered
         self._config = config
         self._recorder = recorder
         self._clock = clock
@@ -209,6 +214,8 @@ class Engine:
         self._counts["answered" if fault is None else COUNTED_AS.get(fault.code, "failed")] += 1
         schema = pool.facts.features if pool.facts else ()
         self._recorder.put(record_of(work, outcome, self._wall(), self._environment(pool)), schema)
+        if self.onlooker is not None:
+            self.onlooker(pool, work, outcome)
 
     def _environment(self, pool: Pool) -> str:
         facts = pool.facts
@@ -248,11 +255,6 @@ class Engine:
             pins=tuple((*key, *value) for key, value in self._pins.items()),
             reasons=self.lineup.reasons(),
         )
-
-    async def verify(self) -> None:
-        """Return when every replica that serves has compared each byte with what it loaded."""
-        for pool in self.lineup.pools:
-            await pool.verify()
 
     async def changed(self, seen: str) -> str:
         """Return the state as soon as it differs from `seen`; for health and status watchers."""

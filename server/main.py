@@ -20,6 +20,7 @@ COMMANDS = {
     "replay": "answer a kept payload again and show what differs",
     "export": "write stored predictions as JSON lines or Parquet",
     "load": "prove a bundle beside the one that is served",
+    "rehearse": "replay kept payloads through a bundle and judge it",
     "activate": "serve a loaded bundle from now on",
     "rollback": "serve the bundle before again",
     "bundles": "list what the store holds and what each bundle is there for",

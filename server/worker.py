@@ -22,7 +22,6 @@ from server import host
 from server.desk import Crew
 from server.link import ReplicaLink
 from server.model import Model
-from server.selfcheck import SelfCheck, Watch
 from server.stages import Budget, Stages
 
 HEARTBEAT_S = 2.0
@@ -40,7 +39,6 @@ class Settings:
     index: int
     decoders: int
     generations: int
-    look_s: float = 60.0  # between looks at itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,6 @@ class Loaded:
     budget: Budget
     shared_cores: bool  # the forward computes on the cores that decode
     device_memory: Callable[[], dict[str, Any]]  # fields of Load that describe the device
-    watch: Watch  # is it still what was loaded?
 
 
 class Refused(Exception):
@@ -76,11 +73,9 @@ def serve(settings: Settings, load: Callable[[Progress], Loaded]) -> None:
     loaded = _load(link, load)
     crew = Crew(settings.decoders, loaded.shared_cores)
     stages = Stages(loaded.model, link.send, loaded.budget, crew, settings.generations)
-    check = SelfCheck(loaded.watch, link.send, settings.look_s)
-    inbox.stages, inbox.check = stages, check
+    inbox.stages = stages
     stages.start()
     _introduce(link, loaded, time.monotonic() - began)
-    threading.Thread(target=check.run, name="self-check", daemon=True).start()
     while True:
         state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **loaded.device_memory())
         try:
@@ -119,7 +114,6 @@ class Inbox:
     def __init__(self, link: ReplicaLink) -> None:
         self._link = link
         self.stages: Stages | None = None
-        self.check: SelfCheck | None = None
 
     def read(self) -> None:
         try:
@@ -137,7 +131,7 @@ class Inbox:
     def _obey(
         self, kind: str | None, message: replica_pb2.ToReplica, payloads: list[bytes]
     ) -> None:
-        if self.stages is None or self.check is None:
+        if self.stages is None:
             raise AssertionError(f"{kind} before hello; this is a bug")
         if kind == "work":
             self.stages.submit(message.work, payloads)
@@ -145,5 +139,3 @@ class Inbox:
             self.stages.cancel(message.cancel.ids)
         elif kind == "probe":
             self.stages.probe(message.probe)
-        elif kind == "verify":
-            self.check.ask(message.verify)

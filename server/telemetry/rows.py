@@ -143,8 +143,8 @@ class SilenceRow:
 
 @dataclass(frozen=True, slots=True)
 class DeployRow:
-    """`action`: start | load | activate | rollback | refuse | collect | stop | canary |
-    canary-promoted | canary-rolled-back | canary-held."""
+    """`action`: start | load | activate | rollback | refuse | collect | rehearse | stop |
+    canary | canary-promoted | canary-rolled-back | canary-held."""
 
     at_unix_ms: int
     action: str

@@ -1,0 +1,33 @@
+"""One row asked of one pool, beside the engine's walk: not counted, not recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from server.pool import Pool
+from server.scheduler import Entry
+from server.types import Outcome, Timing, Work
+
+NO_REPLICA = -1
+
+
+async def ask(pool: Pool, work: Work, clock: Callable[[], float] = time.monotonic) -> Outcome:
+    """Never raises for a row's fault. Cancelling drops the row where it is."""
+    fault = pool.dispatch.refusal(work)
+    if fault is not None:
+        return Outcome(work.id, None, fault, Timing(), 0, "", NO_REPLICA)
+    answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def finish(outcome: Outcome) -> None:
+        if not answered.done():
+            answered.set_result(outcome)
+
+    entry = Entry(work, clock(), finish)
+    pool.dispatch.submit(entry)
+    try:
+        return await answered
+    except asyncio.CancelledError:
+        pool.dispatch.cancel(entry)
+        raise

@@ -1,0 +1,150 @@
+"""`server rehearse`: what would a bundle answer to what was asked of the one that serves?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from proto import admin_pb2 as pb
+from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
+from server.commands.plain import plain
+from server.commands.report import table
+
+HOLD = 6
+CODES = {"promote": OK, "hold": HOLD, "refuse": FAILED}
+STAMP = re.compile(r"[0-9a-f]{6,64}")
+ABOUT = """Kept payloads, weighted by how likely each was to be kept, are replayed through the
+bundle while the active one goes on serving; with --shadow, so is a share of live traffic, whose
+answers are thrown away. What is compared, and every bound with its source: docs/serving.md. A
+BUNDLE that is loaded for this is let go again when it is refused or the command is broken off.
+
+exit codes: 0 promote, 6 hold, 1 refuse, 2 wrong usage, 4 not reached"""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server rehearse",
+        description="Replay kept payloads through a bundle that does not serve yet, and judge it: "
+        "promote, hold or refuse.",
+        epilog=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("what", metavar="STAMP|BUNDLE", help="loaded or in the store, or a directory to load first")
+    add("--payloads", type=_count, default=500, metavar="N", help="the latest N at most (500)")
+    add("--shadow", type=_share, default=0.0, metavar="P", help="and this share of live traffic")
+    add("--seconds", type=_seconds, default=60.0, metavar="S", help="for so long (60)")
+    add("--json", action="store_true", help="print one JSON object")
+    add_connection(parser)
+    return parser
+
+
+def run(words: Sequence[str]) -> int:
+    arguments = parser().parse_args(words)
+    if not STAMP.fullmatch(arguments.what) or Path(arguments.what).is_dir():
+        arguments.what = str(Path(arguments.what).resolve())
+    return run_to_end(_rehearse(arguments), arguments.server)
+
+
+async def _rehearse(arguments: argparse.Namespace) -> int:
+    request = pb.RehearseRequest(
+        payloads=arguments.payloads, shadow_share=arguments.shadow, seconds=arguments.seconds
+    )
+    if STAMP.fullmatch(arguments.what):
+        request.stamp = arguments.what
+    else:
+        request.path = arguments.what
+    event = pb.RehearseEvent()
+    async with connect(arguments) as client:
+        layout = "{desc:10} {percentage:3.0f} %|{bar:30}| {postfix}"
+        with tqdm(total=1.0, bar_format=layout, disable=not sys.stderr.isatty()) as bar:
+            async for event in client.rehearse(request):
+                progress = event.progress
+                bar.set_description(progress.step)
+                bar.set_postfix_str(progress.detail[:60])
+                bar.update(progress.fraction - bar.n)
+    print(json.dumps(plain(event)) if arguments.json else readable(event))
+    return CODES.get(event.verdict, FAILED)
+
+
+def readable(event: pb.RehearseEvent) -> str:
+    found = event.figures
+    live = f", {found['live']:.0f} of them live" if found["live"] else ""
+    dropped = f" ({found['live_dropped']:.0f} more dropped)" if found["live_dropped"] else ""
+    lines = [
+        f"rehearsed  {event.progress.stamp.name}  beside  {event.active.name}",
+        f"{found['payloads']:.0f} payloads{live}{dropped}, worth {found['effective']:.0f} drawn "
+        f"evenly; {found['labelled']:.0f} of known truth",
+        "",
+        table(["", "active", "candidate", "difference", "95 %"], list(_rows(event))),
+        "",
+    ]
+    lines += [f"  {words}" for words in event.words]
+    lines += [""] if event.words else []
+    return "\n".join([*lines, f"{event.verdict}: {event.reason}"])
+
+
+def _rows(event: pb.RehearseEvent) -> list[list[str]]:
+    found, unit = event.figures, event.value_unit
+    rows = [
+        ["answers changed", "", "", *_share_of(found, "changed")],
+        ["not answered any more", "", "", *_share_of(found, "lost")],
+    ]
+    for title, name, digits in (
+        ("confidence", "confidence", 3),
+        ("accuracy", "accuracy", 3),
+        (f"{unit} per 1,000", "value_per_1000", 0),
+        (f"{unit} per 1,000, estimated", "estimated_value_per_1000", 0),
+    ):
+        if f"{name}_before" in found:
+            rows.append([title, *_both(found, name, digits)])
+    if "work_ratio" in found:
+        before, now = found["work_ms_before"], found["work_ms_now"]
+        low, high = (found.get(f"work_ratio_{end}", math.nan) for end in ("low", "high"))
+        ratio = f"x {found['work_ratio']:.2f}"
+        rows.append(
+            ["work, ms a payload", f"{before:.1f}", f"{now:.1f}", ratio, f"{low:.2f} to {high:.2f}"]
+        )
+    return rows
+
+
+def _share_of(found: pb.RehearseEvent.FiguresEntry, name: str) -> list[str]:
+    if name not in found:
+        return ["", ""]
+    low, high = 100 * found[f"{name}_low"], 100 * found[f"{name}_high"]
+    return [f"{100 * found[name]:.1f} %", f"{low:.1f} to {high:.1f}"]
+
+
+def _both(found: pb.RehearseEvent.FiguresEntry, name: str, digits: int) -> list[str]:
+    key = f"{name}_difference"
+    low, high = (found.get(f"{key}_{end}", math.nan) for end in ("low", "high"))
+    values = [f"{found[f'{name}_{when}']:,.{digits}f}" for when in ("before", "now")]
+    return [*values, f"{found[key]:+,.{digits}f}", f"{low:+,.{digits}f} to {high:+,.{digits}f}"]
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1000:
+        raise argparse.ArgumentTypeError(f"{text}: 1 to 1000 payloads can be replayed")
+    return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share: 0 to 1 is")
+    return share
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text}: up to 3600 seconds")
+    return seconds
