@@ -30,8 +30,10 @@ from proto.observe_pb2_grpc import ObserveStub
 START = "2026-11-02T00:00+00:00"
 START_S = 1793577600.0
 SITE = f"site={FAULTY_SITE}"
-# What a dark camera and a loose microphone plug must show in.
-DARK, NOISY = "image.brightness", "audio.snr_db"
+# What a dark camera must show in, and a loose microphone plug: noise is bright, loud and hides the
+# signal.
+DARK = ("image.brightness",)
+NOISY = ("audio.centroid_hz", "audio.zero_crossing_rate", "audio.snr_db", "audio.rms_dbfs")
 FASTEST_RPS = 100.0
 ANSWERS_A_DRAW = 1.2
 
@@ -132,10 +134,12 @@ def checks(fired: Sequence[ob.AlertRow], slices: Sequence[ob.SliceRow]) -> Itera
     early = [alert for alert in fired if day_of(alert.opened_unix_ms) < CHANGE_DAY]
     yield Check(not early, f"{len(early)} alerts before day {CHANGE_DAY}")
     late = [alert for alert in fired if alert not in early]
-    for feature in (DARK, NOISY):
-        hits = [alert for alert in late if feature in alert.features and SITE in alert.slices]
-        when = f"day {day_of(fired_ms(hits[0])):.1f}" if hits else "never"
-        yield Check(bool(hits), f"an alert names {feature} and {SITE}: {when}")
+    at_site = [alert for alert in late if SITE in alert.slices]
+    for what, wanted in (("a dark camera", DARK), ("a noisy microphone", NOISY)):
+        hits = [alert for alert in at_site if set(wanted) & set(alert.features)]
+        named = [feature for feature in wanted if any(feature in a.features for a in hits)]
+        when = f"day {day_of(fired_ms(hits[0])):.1f}, {', '.join(named)}" if hits else "never"
+        yield Check(bool(hits), f"an alert at {SITE} names {what}: {when}")
     first = slices[0].expression if slices else "none"
     moved = {feature for alert in late for feature in alert.features if SITE in alert.slices}
     blamed = SITE in first.split() or any(feature in first for feature in moved)
