@@ -49,7 +49,7 @@ $(VENV)/.server: pyproject.toml constraints.txt | $(VENV)/bin/pip
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Setting up $(VENV) with everything (about two minutes the first time)"
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[server,console,train,parquet,dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[server,console,train,parquet,openssf,dev]'
 	@touch $@ $(VENV)/.server
 
 # Libraries Qt loads at run time; without them even an offscreen window aborts.

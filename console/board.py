@@ -152,6 +152,7 @@ class SkewCell:
     value: str
     differs: bool
     known: bool
+    moved: bool = False  # it is no longer what the server loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +168,21 @@ class SkewLine:
     details: tuple[tuple[str, str, str], ...]  # (what, here, majority) where they differ
     env: tuple[tuple[str, str, str], ...]
     pins: tuple[tuple[str, str, int, float], ...]  # client, stamp, refused, last
+    # What its replicas are no longer as they loaded it, gravest first: what, words, and whether
+    # answers may differ now, or only those after the next start.
+    moved: tuple[tuple[str, str, bool], ...] = ()
+    signed_by: str = ""
 
     @property
     def odd(self) -> bool:
         return any(cell.differs for cell in self.cells)
+
+    @property
+    def severity(self) -> str:
+        """Empty while it is like the fleet and as it was loaded."""
+        if any(now for _, _, now in self.moved):
+            return "critical"
+        return "high" if self.odd or self.moved else ""
 
 
 @dataclass(frozen=True, slots=True)

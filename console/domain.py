@@ -28,6 +28,27 @@ class ProbeEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class MovedItem:
+    """One thing that is not what a replica loaded. `now`: answers may differ already."""
+
+    kind: str = ""  # file | code | memory | library
+    name: str = ""
+    words: str = ""
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SelfCheck:
+    """A replica against what it loaded."""
+
+    moved: tuple[MovedItem, ...] = ()
+    at_unix_ms: int = 0
+    took_ms: float = 0.0
+    verified_unix_ms: int = 0
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaStatus:
     index: int = 0
     state: str = ""
@@ -40,6 +61,7 @@ class ReplicaStatus:
     answered: int = 0
     rss_bytes: int = 0
     evidence: tuple[ProbeEvidence, ...] = ()
+    self_check: SelfCheck = SelfCheck()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +112,7 @@ class ServerSnapshot:
     slo_ms: float = 0.0
     limits: tuple[LimitRow, ...] = ()
     telemetry_bytes: int = 0
+    signed_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

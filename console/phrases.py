@@ -12,6 +12,7 @@ from console.domain import STAMP_PARTS
 from console.plain import milliseconds
 from console.severity import RANK, rank
 
+OWN_SKEW = "skew/loaded"  # key of the alert of a server that is no longer what it loaded
 CLOCK_ODD_MS = 100.0  # above this, times of two servers cannot be put side by side unseen
 
 
@@ -69,6 +70,19 @@ def skewed(skew: Sequence[SkewLine]) -> list[Phrase]:
     return [Phrase("high", text, "skew", first.address, first.since_s, detail)]
 
 
+def moved(skew: Sequence[SkewLine]) -> list[Phrase]:
+    """Servers that are no longer what they loaded."""
+    lines = sorted((s for s in skew if s.moved), key=lambda line: line.severity != "critical")
+    if not lines:
+        return []
+    first = lines[0]
+    what, words, now = first.moved[0]
+    when = "answers may differ now" if now else "the next start will differ"
+    text = _count(len(lines), "server not as loaded", "servers not as loaded")
+    detail = f"{first.name}: {what} {words}; {when}"
+    return [Phrase("critical" if now else "high", text, "skew", first.address, detail=detail)]
+
+
 def drifting(drift: Sequence[DriftLine], alerts: Sequence[AlertLine]) -> list[Phrase]:
     loud = [line for line in drift if line.row.level in ("critical", "high")]
     if not loud:
@@ -97,7 +111,7 @@ def told_already(
     itself; what it does not see (a neighbour that it does not watch, a spike that is over) is told
     by the alert."""
     found = {("latency", burn.server) for burn in burns}
-    found |= {("skew", line.address) for line in skew if line.odd}
+    found |= {("skew", line.address) for line in skew if line.odd or line.moved}
     found |= {("readiness", s.address) for s in servers if s.severity in ("critical", "warning")}
     if any(line.row.level in ("critical", "high") for line in drift):
         found |= {("drift", line.address) for line in servers}
@@ -118,7 +132,7 @@ def _of_kind(kind: str, lines: Sequence[AlertLine]) -> Phrase:
     word = f"{kind or 'other'} alert"
     severity = worst.row.severity if worst.row.severity in RANK else "warning"
     detail = f"{worst.name}: {worst.row.summary}"
-    if kind == "skew":
+    if kind == "skew" and worst.row.key != OWN_SKEW:
         detail = f"{worst.name} sees it among its neighbours: {worst.row.summary}"
     key = f"{worst.server}\t{worst.row.id}"
     text = _count(len(lines), word, f"{word}s")

@@ -5,11 +5,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from console.board import SkewCell, SkewLine
 from console.deploys import mark_of
-from console.domain import STAMP_PARTS, DeployRow, Server, ServerSnapshot
+from console.domain import STAMP_PARTS, DeployRow, MovedItem, Server, ServerSnapshot
 
+# Where the files of a bundle lie, by part of the stamp (docs/bundle.md).
+_PARTS = (
+    ("weights/", "weights"),
+    ("model/", "weights"),
+    ("preprocess.json", "preprocessing"),
+    ("tokenizer/", "preprocessing"),
+    ("labels.json", "labels"),
+    ("reference/", "reference"),
+    ("training.json", "data"),
+)
 # Loading or rehearsing a stamp does not make a server serve it.
 BROUGHT = ("start", "activate", "rollback", "canary")
 
@@ -68,7 +79,11 @@ def _line(
         return SkewLine(
             server.address, server.name, "", "", cells, math.nan, math.inf, False, (), (), ()
         )
-    cells = tuple(_cell(found.stamp_parts.get(part, ""), usual[part]) for part in STAMP_PARTS)
+    parts = {part_of(item) for replica in found.replicas for item in replica.self_check.moved}
+    cells = tuple(
+        replace(_cell(found.stamp_parts.get(part, ""), usual[part]), moved=part in parts)
+        for part in STAMP_PARTS
+    )
     offset_ms = server.link.offset_ms
     shift_s = offset_ms / 1000 if offset_ms == offset_ms else 0.0
     brought = [
@@ -94,7 +109,35 @@ def _line(
         details=_differences(found.stamp_detail, detail) if odd else (),
         env=_differences(found.env, env),
         pins=pins,
+        moved=moved_of(found),
+        signed_by=found.signed_by,
     )
+
+
+def moved_of(found: ServerSnapshot) -> tuple[tuple[str, str, bool], ...]:
+    """What replicas say of themselves against what they loaded; said by several, told once."""
+    said: dict[tuple[str, str, bool], list[int]] = {}
+    for replica in found.replicas:
+        check = replica.self_check
+        items = [(item.name, item.words, item.now) for item in check.moved]
+        if check.trouble:
+            items.append(("self-check", f"failed: {check.trouble}", False))
+        for item in items:
+            said.setdefault(item, []).append(replica.index)
+    lines = [
+        (f"replica {', '.join(map(str, indexes))}: {name}", words, now)
+        for (name, words, now), indexes in said.items()
+    ]
+    return tuple(sorted(lines, key=lambda line: not line[2]))
+
+
+def part_of(item: MovedItem) -> str:
+    """The part of the stamp that something which moved belongs to; empty for those not shown."""
+    if item.kind == "library":
+        return "libraries"
+    if item.kind == "code" or item.name.startswith("pipelines."):
+        return "code"
+    return next((part for prefix, part in _PARTS if item.name.startswith(prefix)), "")
 
 
 def _cell(value: str, usual: str) -> SkewCell:

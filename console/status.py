@@ -67,6 +67,7 @@ def verdict(
         *phrases.unready(servers),
         *phrases.burning(burns),
         *phrases.skewed(skew),
+        *phrases.moved(skew),
         *phrases.drifting(drift, alerts),
         *phrases.others(alerts, phrases.told_already(servers, burns, drift, skew)),
         *phrases.oddities(servers),

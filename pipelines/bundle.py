@@ -35,13 +35,15 @@ INDEX: Final = "weights/model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Verified content. `files` maps a path to the opened file; nothing is read twice."""
+    """Verified content. `files` maps a path to the opened file; nothing is read twice. `signed_by`
+    is the id of the trusted key that signed it, "" where none was asked for."""
 
     path: Path
     manifest: Manifest
     stamp: Stamp
     files: Mapping[str, File]
     weights: Mapping[str, torch.Tensor]
+    signed_by: str = ""
 
     @staticmethod
     def open(
@@ -67,7 +69,8 @@ class Bundle:
         report("weights", 1.0)
         if cache is not None:
             _remember(contents, cache)
-        return Bundle(contents.path, contents.manifest, stamp, contents.files, weights)
+        manifest, files = contents.manifest, contents.files
+        return Bundle(contents.path, manifest, stamp, files, weights, contents.signed_by)
 
     def changed_files(self) -> list[str]:
         """Files that no longer are the opened ones on disk: written to, replaced or gone."""

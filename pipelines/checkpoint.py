@@ -1,8 +1,8 @@
 """A local checkpoint directory as the makings of a bundle.
 
 Reads single or sharded safetensors; Qwen2.5-Omni thinker-only or full (`thinker.` in front of the
-names, talker and vocoder left out), or Gemma 4. Weights are streamed from a memory map: a shard
-that needs no change is copied byte for byte, another is written anew tensor by tensor.
+names, talker and vocoder left out), or Gemma 4. Weights are streamed: a shard that needs no change
+is copied byte for byte, another is written anew tensor by tensor.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def _shard(path: Path, name: str, chosen: list[tuple[str, Entry]], whole: bool) 
     entries = [entry for _, entry in chosen]
     tensors = tuple(new for new, _ in chosen)
     if whole and tensors == tuple(entry.name for entry in entries):
-        return Shard(name, tensors, path.stat().st_size, lambda: _pieces(_map(path), 0, None))
+        size = path.stat().st_size
+        return Shard(name, tensors, size, lambda: _pieces(path, 0, size))
     head = header_bytes((new, entry.dtype, entry.shape) for new, entry in chosen)
     size = len(head) + sum(entry.end - entry.begin for entry in entries)
     return Shard(name, tensors, size, _rewriter(path, head, entries))
@@ -176,14 +177,15 @@ def _shard(path: Path, name: str, chosen: list[tuple[str, Entry]], whole: bool) 
 def _rewriter(path: Path, head: bytes, entries: list[Entry]) -> Callable[[], Iterator[bytes]]:
     def chunks() -> Iterator[bytes]:
         yield head
-        content = _map(path)
         for entry in entries:
-            yield from _pieces(content, entry.begin, entry.end)
+            yield from _pieces(path, entry.begin, entry.end)
 
     return chunks
 
 
-def _pieces(content: mmap.mmap, begin: int, end: int | None) -> Iterator[bytes]:
-    last = len(content) if end is None else end
-    for start in range(begin, last, _CHUNK_BYTES):
-        yield content[start : min(start + _CHUNK_BYTES, last)]
+def _pieces(path: Path, begin: int, end: int) -> Iterator[bytes]:
+    """Read and not mapped: gigabytes pass through, and one piece at a time is in memory."""
+    with path.open("rb") as file:
+        file.seek(begin)
+        while piece := file.read(min(_CHUNK_BYTES, end - file.tell())):
+            yield piece

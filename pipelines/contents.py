@@ -42,14 +42,15 @@ REQUIRED: Final = (
 class Contents:
     """Files that are what their manifest says; nothing is said of this process or the weights.
 
-    `files` maps a path to the opened file, the manifest and its signature left out. `signed_by` is
-    the trusted key that signed it, "" where none was asked for.
+    `files` maps a path to the opened file, the manifest and its signatures left out. `signed_by` is
+    the trusted key that signed it, "" where none was asked for. `openssf` is model.sig, unread.
     """
 
     path: Path
     manifest: Manifest
     files: Mapping[str, File]
     signed_by: str = ""
+    openssf: File | None = None
 
     def json(self, path: str) -> dict[str, Any]:
         """Raises KeyError for a file the bundle does not have."""
@@ -71,14 +72,15 @@ def read_contents(
     found = files.pop(manifests.FILE, None)
     if found is None:
         raise BundleRefused("manifest", f"{root} has no {manifests.FILE}; is it a bundle?")
-    signature = files.pop(manifests.SIGNATURE, None)  # over the manifest, so it cannot be in it
+    # Signatures are over the manifest, so they cannot be in it.
+    signature, openssf = files.pop(manifests.SIGNATURE, None), files.pop(manifests.OPENSSF, None)
     manifest = manifests.read(found.content)
     signed_by = _signed_by(found, signature, trusted)
     _check_listing(manifest, files)
     for file in files.values():
         check_format(file)
     _compare_digests(manifest, files)
-    return Contents(root, manifest, files, signed_by)
+    return Contents(root, manifest, files, signed_by, openssf)
 
 
 def _signed_by(manifest: File, signature: File | None, trusted: Sequence[TrustedKey]) -> str:

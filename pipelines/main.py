@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tqdm import tqdm
-
 from pipelines import report
+from pipelines.bars import Bars
 from pipelines.contents import read_contents
 from pipelines.diff import differences, running_differences
 from pipelines.errors import BundleRefused
@@ -106,6 +105,11 @@ def _add_verify(commands: Any) -> None:
         metavar="PUBLIC",
         help="refuse a bundle that none of these keys (PEM) signed; may be repeated",
     )
+    p.add_argument(
+        "--openssf",
+        action="store_true",
+        help="the keys are of model.sig, the OpenSSF signature, and not of manifest.sig",
+    )
     _add_model_flags(p)
     p.set_defaults(run=_verify)
 
@@ -154,10 +158,17 @@ def _add_sign(commands: Any) -> None:
         "sign",
         help="vouch for a bundle with a private key",
         description="Hashes every file, then signs the manifest: Ed25519 or P-256, PEM. Whoever "
-        "has the public key can ask for it with `pipelines verify --key PUBLIC`.",
+        "has the public key can ask for it with `pipelines verify --key PUBLIC` or "
+        "`server --require-signature PUBLIC`.",
     )
     p.add_argument("bundle", type=Path, metavar="BUNDLE")
     p.add_argument("--key", type=Path, required=True, metavar="PRIVATE", help="private key, PEM")
+    p.add_argument(
+        "--openssf",
+        action="store_true",
+        help="write model.sig, an OpenSSF model signature (P-256), for other people's tools; a "
+        "server does not ask for it",
+    )
     p.set_defaults(run=_sign)
 
 
@@ -214,17 +225,32 @@ def _verify(arguments: argparse.Namespace) -> int:
     from pipelines.pipeline import Pipeline
     from pipelines.signature import read_public
 
-    trusted = [read_public(path) for path in arguments.key]
+    signed_by = _openssf(arguments) if arguments.openssf else ""
+    trusted = [] if arguments.openssf else [read_public(path) for path in arguments.key]
     with Bars() as bars:
         bundle = Bundle.open(arguments.bundle, progress=bars.fraction_done, trusted=trusted)
+    signed_by = signed_by or bundle.signed_by
     pipeline = Pipeline.of(bundle, *_model(arguments))
     results = golden.check(pipeline)
     for result in results:
         print(report.golden_line(result))
     golden.refuse_wrong(results)
     print(f"verified: {len(pipeline.bundle.files)} files, {len(results)} golden answers")
+    if signed_by:
+        print(f"signed by {signed_by}")
     print(f"{pipeline.stamp.name}\n{pipeline.stamp.hex}")
     return OK
+
+
+def _openssf(arguments: argparse.Namespace) -> str:
+    """The id of the key that made model.sig."""
+    from pipelines import openssf
+
+    if not arguments.key:
+        raise ValueError("--openssf needs --key PUBLIC: whose signature should it be?")
+    with Bars() as bars:
+        contents = read_contents(arguments.bundle, bars.fraction_done)
+    return openssf.check(contents, arguments.key)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -272,10 +298,15 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _sign(arguments: argparse.Namespace) -> int:
+    from pipelines import openssf
     from pipelines.signature import sign
 
     with Bars() as bars:
         contents = read_contents(arguments.bundle, bars.fraction_done)
+    if arguments.openssf:
+        openssf.sign(contents, arguments.key)
+        print(f"{contents.manifest.stamp().name} signed: model.sig")
+        return OK
     key = sign(contents, arguments.key)
     print(f"{contents.manifest.stamp().name} signed with key {key}")
     return OK
@@ -285,35 +316,6 @@ def _object(path: Path | None) -> dict[str, Any] | None:
     from pipelines.formats import parse_json
 
     return None if path is None else parse_json(str(path), path.read_bytes())
-
-
-class Bars:
-    """Progress bars on a terminal's stderr; silent anywhere else."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._what = ""
-
-    def __enter__(self) -> Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def bytes_done(self, what: str, done: int, total: int) -> None:
-        self._show(what, done, total, unit="B", unit_scale=True)
-
-    def fraction_done(self, step: str, fraction: float) -> None:
-        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
-        self._show(step, round(fraction * 1000), 1000, bar_format=form)
-
-    def _show(self, what: str, done: int, total: int, **form: Any) -> None:
-        if what != self._what:
-            self.__exit__()
-            self._what = what
-            self._bar = tqdm(total=total, desc=what, disable=None, leave=False, **form)
-        self._bar.update(done - self._bar.n)
 
 
 if __name__ == "__main__":

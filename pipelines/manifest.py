@@ -20,6 +20,7 @@ from pipelines.stamp import Leaf, Stamp
 
 FILE: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
+OPENSSF: Final = "model.sig"
 SCHEMA: Final = "trefoil.bundle/1"
 _OUTSIDE_STAMP: Final = ("created_at", "human", "seal", "stamp")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")

@@ -98,5 +98,6 @@ def _replace_manifest(folder: Path, manifest: Manifest) -> None:
         os.fsync(file.fileno())
     os.chmod(temporary, 0o644)
     os.replace(temporary, real / manifests.FILE)
-    # A signature was over the old manifest.
-    (real / manifests.SIGNATURE).unlink(missing_ok=True)
+    # Signatures were over the old manifest.
+    for name in (manifests.SIGNATURE, manifests.OPENSSF):
+        (real / name).unlink(missing_ok=True)

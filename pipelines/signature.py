@@ -54,6 +54,19 @@ def read_public(path: Path) -> TrustedKey:
     raise ValueError(f"{path} is neither an Ed25519 nor a P-256 key")
 
 
+def read_trusted(path: Path) -> tuple[TrustedKey, ...]:
+    """The public keys of a file, or of every .pem and .pub in a directory.
+
+    Raises ValueError when there is none, or anything else by that suffix; OSError.
+    """
+    if not path.is_dir():
+        return (read_public(path),)
+    found = sorted(item for item in path.iterdir() if item.suffix in (".pem", ".pub"))
+    if not found:
+        raise ValueError(f"{path} holds no public key (*.pem, *.pub)")
+    return tuple(read_public(item) for item in found)
+
+
 def sign(contents: Contents, key_path: Path) -> str:
     """Writes manifest.sig beside the manifest of a verified bundle and returns the key's id.
 
@@ -71,7 +84,9 @@ def sign(contents: Contents, key_path: Path) -> str:
     else:
         raise ValueError(f"{key_path} is neither an Ed25519 nor a P-256 key")
     identity = _id(key.public_key())
-    _write(contents.path, {"schema": SCHEMA, "key": identity, "signature": signature.hex()})
+    values = {"schema": SCHEMA, "key": identity, "signature": signature.hex()}
+    text = json.dumps(values, indent=1) + "\n"
+    write_beside(contents.path, manifests.SIGNATURE, text.encode())
     return identity
 
 
@@ -116,14 +131,14 @@ def _id(key: object) -> str:
     return hashlib.sha256(spki).hexdigest()
 
 
-def _write(bundle: Path, values: dict[str, str]) -> None:
-    """In one step, and never half a file inside the bundle."""
+def write_beside(bundle: Path, name: str, content: bytes) -> None:
+    """A signature beside the manifest: in one step, and never half a file inside the bundle."""
     real = Path(os.path.realpath(bundle))
     descriptor, temporary = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(json.dumps(values, indent=1) + "\n")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
     os.chmod(temporary, 0o644)
-    os.replace(temporary, real / manifests.SIGNATURE)
+    os.replace(temporary, real / name)
 
 
 def _refused(why: str) -> BundleRefused:

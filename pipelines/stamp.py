@@ -183,16 +183,28 @@ def source_digest(source: bytes) -> str:
 
 def code_of(folder: Path) -> dict[str, str]:
     """Every module under `folder` (the package directory) but the recipe's."""
-    return {path: source_digest(source) for path, source in _sources(folder).items()}
+    return {path: source_digest(source) for path, source in sources(folder).items()}
 
 
-def _sources(folder: Path) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
+def sources(folder: Path) -> dict[str, bytes]:
+    return {path: file.read_bytes() for path, file in source_files(folder).items()}
+
+
+def source_files(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.py")):
         inside = path.relative_to(folder)
         if inside.parts[0] != RECIPE:
-            found[f"{PACKAGE}/{inside.as_posix()}"] = path.read_bytes()
+            found[f"{PACKAGE}/{inside.as_posix()}"] = path
     return found
+
+
+def package_folder() -> Path:
+    """Where the package was imported from. Raises BundleRefused("code")."""
+    package = sys.modules[PACKAGE]
+    if package.__file__ is None:
+        raise BundleRefused("code", "pipelines was imported without source files; install it whole")
+    return Path(package.__file__).resolve().parent
 
 
 def running_code() -> Code:
@@ -202,17 +214,15 @@ def running_code() -> Code:
     path, an extension), or that was changed on disk or in memory since it was imported, is a
     stranger: what it computes is not in the hash.
     """
-    package = sys.modules[PACKAGE]
-    if package.__file__ is None:
-        raise BundleRefused("code", "pipelines was imported without source files; install it whole")
-    folder = Path(package.__file__).resolve().parent
-    sources = _sources(folder)
-    found = (_strangeness(module, folder, sources) for _, module in sorted(_loaded().items()))
-    digests = {path: source_digest(source) for path, source in sources.items()}
+    folder = package_folder()
+    texts = sources(folder)
+    found = (_strangeness(module, folder, texts) for _, module in sorted(loaded_modules().items()))
+    digests = {path: source_digest(source) for path, source in texts.items()}
     return Code(digests, tuple(words for words in found if words))
 
 
-def _loaded() -> dict[str, ModuleType]:
+def loaded_modules() -> dict[str, ModuleType]:
+    """Every module of the package that this process has imported, but the recipe's."""
     prefix, recipe = f"{PACKAGE}.", f"{PACKAGE}.{RECIPE}"
     return {
         name: module
@@ -222,17 +232,28 @@ def _loaded() -> dict[str, ModuleType]:
     }
 
 
-def _strangeness(module: ModuleType, folder: Path, sources: Mapping[str, bytes]) -> str:
-    """Why a loaded module is not what its source file says; "" when it is."""
-    name, file = module.__name__, getattr(module, "__file__", None)
-    path = Path(file).resolve() if file else folder.parent
+def source_of(module: ModuleType, folder: Path, texts: Mapping[str, bytes]) -> bytes | None:
+    """The text of `texts` a loaded module should be; None when it came from anywhere else."""
+    path = _file_of(module, folder)
     inside = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else ""
-    source = sources.get(f"{PACKAGE}/{inside}")
+    return texts.get(f"{PACKAGE}/{inside}")
+
+
+def _file_of(module: ModuleType, folder: Path) -> Path:
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if file else folder.parent
+
+
+def _strangeness(module: ModuleType, folder: Path, texts: Mapping[str, bytes]) -> str:
+    """Why a loaded module is not what its source file says; "" when it is."""
+    name, path = module.__name__, _file_of(module, folder)
+    source = source_of(module, folder, texts)
     if source is None:
+        file = getattr(module, "__file__", None)
         return f"{name} was loaded from {file}, not from the sources of {PACKAGE}"
     changed = differing(module, source)
     if changed:
-        return f"{name}.{changed} is not what {inside} says now: restart the process"
+        return f"{name}.{changed} is not what {path.name} says now: restart the process"
     return ""
 
 

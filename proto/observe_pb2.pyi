@@ -23,6 +23,10 @@ DEGRADED: ServerState
 NOT_READY: ServerState
 DRAINING: ServerState
 
+class VerifyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class WatchRequest(_message.Message):
     __slots__ = ("after_cursor", "once", "interval_s", "instance")
     AFTER_CURSOR_FIELD_NUMBER: _ClassVar[int]
@@ -94,7 +98,7 @@ class ProbeEvidence(_message.Message):
     def __init__(self, mix: _Optional[str] = ..., ok: _Optional[bool] = ..., reason: _Optional[str] = ..., p50_ms: _Optional[float] = ..., max_ms: _Optional[float] = ..., limit_ms: _Optional[float] = ..., runs: _Optional[int] = ..., worst_difference: _Optional[float] = ..., tolerance: _Optional[float] = ..., at_unix_ms: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
 
 class ReplicaStatus(_message.Message):
-    __slots__ = ("index", "state", "reason", "device", "stamp", "pid", "restarts", "in_flight", "answered", "rss_bytes", "evidence", "load_s", "loading_fraction")
+    __slots__ = ("index", "state", "reason", "device", "stamp", "pid", "restarts", "in_flight", "answered", "rss_bytes", "evidence", "load_s", "loading_fraction", "self_check")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +112,7 @@ class ReplicaStatus(_message.Message):
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     LOAD_S_FIELD_NUMBER: _ClassVar[int]
     LOADING_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    SELF_CHECK_FIELD_NUMBER: _ClassVar[int]
     index: int
     state: str
     reason: str
@@ -121,10 +126,37 @@ class ReplicaStatus(_message.Message):
     evidence: _containers.RepeatedCompositeFieldContainer[ProbeEvidence]
     load_s: float
     loading_fraction: float
-    def __init__(self, index: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., stamp: _Optional[str] = ..., pid: _Optional[int] = ..., restarts: _Optional[int] = ..., in_flight: _Optional[int] = ..., answered: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., evidence: _Optional[_Iterable[_Union[ProbeEvidence, _Mapping]]] = ..., load_s: _Optional[float] = ..., loading_fraction: _Optional[float] = ...) -> None: ...
+    self_check: SelfCheck
+    def __init__(self, index: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., stamp: _Optional[str] = ..., pid: _Optional[int] = ..., restarts: _Optional[int] = ..., in_flight: _Optional[int] = ..., answered: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., evidence: _Optional[_Iterable[_Union[ProbeEvidence, _Mapping]]] = ..., load_s: _Optional[float] = ..., loading_fraction: _Optional[float] = ..., self_check: _Optional[_Union[SelfCheck, _Mapping]] = ...) -> None: ...
+
+class MovedItem(_message.Message):
+    __slots__ = ("kind", "name", "words", "now")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    name: str
+    words: str
+    now: bool
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., words: _Optional[str] = ..., now: _Optional[bool] = ...) -> None: ...
+
+class SelfCheck(_message.Message):
+    __slots__ = ("moved", "at_unix_ms", "took_ms", "verified_unix_ms", "trouble")
+    MOVED_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    TOOK_MS_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    moved: _containers.RepeatedCompositeFieldContainer[MovedItem]
+    at_unix_ms: int
+    took_ms: float
+    verified_unix_ms: int
+    trouble: str
+    def __init__(self, moved: _Optional[_Iterable[_Union[MovedItem, _Mapping]]] = ..., at_unix_ms: _Optional[int] = ..., took_ms: _Optional[float] = ..., verified_unix_ms: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
 
 class ServerSnapshot(_message.Message):
-    __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes")
+    __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes", "signed_by")
     class StampPartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +223,7 @@ class ServerSnapshot(_message.Message):
     SLO_MS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     TELEMETRY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_BY_FIELD_NUMBER: _ClassVar[int]
     server: str
     version: str
     state: ServerState
@@ -222,7 +255,8 @@ class ServerSnapshot(_message.Message):
     slo_ms: float
     limits: _containers.RepeatedCompositeFieldContainer[LimitRow]
     telemetry_bytes: int
-    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., reason: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: _Optional[bool] = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., warm_replicas: _Optional[int] = ..., wanted_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., queue_limit: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., quarantined: _Optional[int] = ..., telemetry_dropped: _Optional[int] = ..., telemetry_state: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., pins: _Optional[_Iterable[_Union[StampPin, _Mapping]]] = ..., insecure: _Optional[bool] = ..., slo_ms: _Optional[float] = ..., limits: _Optional[_Iterable[_Union[LimitRow, _Mapping]]] = ..., telemetry_bytes: _Optional[int] = ...) -> None: ...
+    signed_by: str
+    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., reason: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: _Optional[bool] = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., warm_replicas: _Optional[int] = ..., wanted_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., queue_limit: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., quarantined: _Optional[int] = ..., telemetry_dropped: _Optional[int] = ..., telemetry_state: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., pins: _Optional[_Iterable[_Union[StampPin, _Mapping]]] = ..., insecure: _Optional[bool] = ..., slo_ms: _Optional[float] = ..., limits: _Optional[_Iterable[_Union[LimitRow, _Mapping]]] = ..., telemetry_bytes: _Optional[int] = ..., signed_by: _Optional[str] = ...) -> None: ...
 
 class LimitRow(_message.Message):
     __slots__ = ("name", "value", "unit")

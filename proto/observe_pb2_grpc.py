@@ -64,6 +64,11 @@ class ObserveStub:
                 request_serializer=proto_dot_observe__pb2.SilenceRequest.SerializeToString,
                 response_deserializer=proto_dot_observe__pb2.AlertAction.FromString,
                 _registered_method=True)
+        self.Verify = channel.unary_unary(
+                '/trefoil.v1.Observe/Verify',
+                request_serializer=proto_dot_observe__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=proto_dot_observe__pb2.WatchEvent.FromString,
+                _registered_method=True)
 
 
 class ObserveServicer:
@@ -109,6 +114,13 @@ class ObserveServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Verify(self, request, context):
+        """Have every replica compare each byte with what it loaded, then a snapshot that says so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ObserveServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -141,6 +153,11 @@ def add_ObserveServicer_to_server(servicer, server):
                     servicer.Silence,
                     request_deserializer=proto_dot_observe__pb2.SilenceRequest.FromString,
                     response_serializer=proto_dot_observe__pb2.AlertAction.SerializeToString,
+            ),
+            'Verify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=proto_dot_observe__pb2.VerifyRequest.FromString,
+                    response_serializer=proto_dot_observe__pb2.WatchEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -305,6 +322,33 @@ class Observe:
             '/trefoil.v1.Observe/Silence',
             proto_dot_observe__pb2.SilenceRequest.SerializeToString,
             proto_dot_observe__pb2.AlertAction.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trefoil.v1.Observe/Verify',
+            proto_dot_observe__pb2.VerifyRequest.SerializeToString,
+            proto_dot_observe__pb2.WatchEvent.FromString,
             options,
             channel_credentials,
             insecure,

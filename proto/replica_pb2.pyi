@@ -26,16 +26,18 @@ class Work(_message.Message):
     def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., want_embedding: _Optional[bool] = ..., max_new_tokens: _Optional[int] = ..., expires_in_s: _Optional[float] = ..., example_bytes: _Optional[int] = ...) -> None: ...
 
 class ToReplica(_message.Message):
-    __slots__ = ("work", "cancel", "probe", "stop")
+    __slots__ = ("work", "cancel", "probe", "stop", "verify")
     WORK_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     PROBE_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_FIELD_NUMBER: _ClassVar[int]
     work: WorkBatch
     cancel: Cancel
     probe: Probe
     stop: Stop
-    def __init__(self, work: _Optional[_Union[WorkBatch, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ...) -> None: ...
+    verify: Verify
+    def __init__(self, work: _Optional[_Union[WorkBatch, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., verify: _Optional[_Union[Verify, _Mapping]] = ...) -> None: ...
 
 class WorkBatch(_message.Message):
     __slots__ = ("items",)
@@ -63,6 +65,14 @@ class Stop(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Verify(_message.Message):
+    __slots__ = ("id", "disk")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DISK_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    disk: bool
+    def __init__(self, id: _Optional[int] = ..., disk: _Optional[bool] = ...) -> None: ...
+
 class FeatureSpec(_message.Message):
     __slots__ = ("name", "modality", "kind", "unit", "categories")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -78,7 +88,7 @@ class FeatureSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., modality: _Optional[str] = ..., kind: _Optional[str] = ..., unit: _Optional[str] = ..., categories: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("stamp_hex", "stamp_name", "dirty", "stamp_parts", "env", "reasons", "labels", "features", "embedding_dimensions", "max_batch_cost", "load_s", "card", "bundle_path", "stamp_detail", "limits", "device")
+    __slots__ = ("stamp_hex", "stamp_name", "dirty", "stamp_parts", "env", "reasons", "labels", "features", "embedding_dimensions", "max_batch_cost", "load_s", "card", "bundle_path", "stamp_detail", "limits", "device", "signed_by")
     class StampPartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +133,7 @@ class Hello(_message.Message):
     STAMP_DETAIL_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_BY_FIELD_NUMBER: _ClassVar[int]
     stamp_hex: str
     stamp_name: str
     dirty: bool
@@ -139,7 +150,8 @@ class Hello(_message.Message):
     stamp_detail: _containers.ScalarMap[str, str]
     limits: _containers.RepeatedCompositeFieldContainer[_inference_pb2.LimitValue]
     device: str
-    def __init__(self, stamp_hex: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: _Optional[bool] = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[_Union[FeatureSpec, _Mapping]]] = ..., embedding_dimensions: _Optional[int] = ..., max_batch_cost: _Optional[int] = ..., load_s: _Optional[float] = ..., card: _Optional[str] = ..., bundle_path: _Optional[str] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Iterable[_Union[_inference_pb2.LimitValue, _Mapping]]] = ..., device: _Optional[str] = ...) -> None: ...
+    signed_by: str
+    def __init__(self, stamp_hex: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: _Optional[bool] = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[_Union[FeatureSpec, _Mapping]]] = ..., embedding_dimensions: _Optional[int] = ..., max_batch_cost: _Optional[int] = ..., load_s: _Optional[float] = ..., card: _Optional[str] = ..., bundle_path: _Optional[str] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Iterable[_Union[_inference_pb2.LimitValue, _Mapping]]] = ..., device: _Optional[str] = ..., signed_by: _Optional[str] = ...) -> None: ...
 
 class Loading(_message.Message):
     __slots__ = ("step", "fraction")
@@ -252,7 +264,7 @@ class Fatal(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class FromReplica(_message.Message):
-    __slots__ = ("hello", "loading", "room", "done", "token", "probed", "fatal", "done_batch", "load", "begun")
+    __slots__ = ("hello", "loading", "room", "done", "token", "probed", "fatal", "done_batch", "load", "begun", "looked")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     LOADING_FIELD_NUMBER: _ClassVar[int]
     ROOM_FIELD_NUMBER: _ClassVar[int]
@@ -263,6 +275,7 @@ class FromReplica(_message.Message):
     DONE_BATCH_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     BEGUN_FIELD_NUMBER: _ClassVar[int]
+    LOOKED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     loading: Loading
     room: Room
@@ -273,7 +286,32 @@ class FromReplica(_message.Message):
     done_batch: DoneBatch
     load: Load
     begun: Begun
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., loading: _Optional[_Union[Loading, _Mapping]] = ..., room: _Optional[_Union[Room, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ..., fatal: _Optional[_Union[Fatal, _Mapping]] = ..., done_batch: _Optional[_Union[DoneBatch, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., begun: _Optional[_Union[Begun, _Mapping]] = ...) -> None: ...
+    looked: Looked
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., loading: _Optional[_Union[Loading, _Mapping]] = ..., room: _Optional[_Union[Room, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ..., fatal: _Optional[_Union[Fatal, _Mapping]] = ..., done_batch: _Optional[_Union[DoneBatch, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., begun: _Optional[_Union[Begun, _Mapping]] = ..., looked: _Optional[_Union[Looked, _Mapping]] = ...) -> None: ...
+
+class Moved(_message.Message):
+    __slots__ = ("kind", "name", "words", "now")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    name: str
+    words: str
+    now: bool
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., words: _Optional[str] = ..., now: _Optional[bool] = ...) -> None: ...
+
+class Looked(_message.Message):
+    __slots__ = ("moved", "took_ms", "verify_id", "trouble")
+    MOVED_FIELD_NUMBER: _ClassVar[int]
+    TOOK_MS_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_ID_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    moved: _containers.RepeatedCompositeFieldContainer[Moved]
+    took_ms: float
+    verify_id: int
+    trouble: str
+    def __init__(self, moved: _Optional[_Iterable[_Union[Moved, _Mapping]]] = ..., took_ms: _Optional[float] = ..., verify_id: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
 
 class DoneBatch(_message.Message):
     __slots__ = ("items",)

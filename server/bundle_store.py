@@ -22,6 +22,7 @@ from pathlib import Path
 
 CURRENT = "current"
 PREVIOUS = "previous"
+SIGNATURES = ("manifest.sig", "model.sig")
 SHORT = 12
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
@@ -68,6 +69,7 @@ class BundleStore:
         if place.exists():
             if identify(place)[1] != stamp:
                 raise StoreRefused(f"{place} holds another bundle with the same first {SHORT} hex")
+            self._adopt_signatures(source, place)
             return Stored(name, stamp, place)
         place.parent.mkdir(exist_ok=True)
         partial = place.parent / f"{_PARTIAL}{stamp[:SHORT]}-{os.getpid()}"
@@ -83,6 +85,29 @@ class BundleStore:
         _sync(place.parent)
         self._step("added")
         return Stored(name, stamp, place)
+
+    def _adopt_signatures(self, source: Path, place: Path) -> None:
+        """A bundle may have been signed after it came here: signatures are no part of the stamp.
+        One that a link leads to keeps those it has, so that it starts tomorrow as it did today."""
+        linked = place in [b.path for b in (self.current, self.previous) if b is not None]
+        for name in SIGNATURES:
+            new, old = source / name, place / name
+            if not new.is_file() or new.is_symlink() or (old.exists() and linked):
+                continue
+            if (source / "manifest.json").read_bytes() != (place / "manifest.json").read_bytes():
+                if old.exists():
+                    continue
+                raise StoreRefused(
+                    f"{place} holds the same stamp under another date or other notes, and {name} "
+                    "is not of that manifest: copy its manifest.json over yours and sign again"
+                )
+            fresh = place.parent / f".{name}-{os.getpid()}"
+            shutil.copyfile(new, fresh)
+            fresh.chmod(0o444)
+            place.chmod(0o755)
+            fresh.replace(old)
+            place.chmod(0o555)
+            self._step(f"{name} adopted")
 
     def bundles(self) -> list[Stored]:
         """What can be told apart; a damaged manifest hides a bundle, not the others."""

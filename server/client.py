@@ -148,6 +148,10 @@ class Client:
             return event  # type: ignore[no-any-return]
         raise Failure(grpc.StatusCode.UNKNOWN, "the server sent no snapshot", "", "", "", 0.0)
 
+    async def verified(self) -> observe_pb2.WatchEvent:
+        """A snapshot taken when every replica has compared each byte with what it loaded."""
+        return await _one(self._observe.Verify(observe_pb2.VerifyRequest()))  # type: ignore[no-any-return]
+
     async def load(self, request: admin_pb2.LoadRequest) -> AsyncIterator[admin_pb2.Progress]:
         async for progress in _read(self._admin.Load(request)):
             yield progress

@@ -21,6 +21,8 @@ class ServerConfig:
     listen: str = "127.0.0.1:8433"
     name: str = ""  # for people; "" = host name
     allow_dirty: bool = False
+    require_signature: Path | None = None  # public keys, one of which must have signed the bundle
+    verify: bool = False  # hash at this start what was remembered of earlier ones too
 
     # The pool.
     warm_pool: int = 1
@@ -57,6 +59,7 @@ class ServerConfig:
     slow_after: int = 2  # slow probes in a row
     fast_again: float = 0.8  # share of the bundle's limit that ends "slow"
     queue_nearly_full: float = 0.9  # share of queue_rows: degraded above
+    skew_interval_s: float = 60.0  # between a replica's looks at what it loaded
 
     # Size limits at the door.
     max_message_bytes: int = 16 * MIB

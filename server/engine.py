@@ -256,6 +256,11 @@ class Engine:
             reasons=self.lineup.reasons(),
         )
 
+    async def verify(self) -> None:
+        """Return when every replica that serves has compared each byte with what it loaded."""
+        for pool in self.lineup.pools:
+            await pool.verify()
+
     async def changed(self, seen: str) -> str:
         """Return the state as soon as it differs from `seen`; for health and status watchers."""
         while self._state == seen:

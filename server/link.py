@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from proto import inference_pb2, replica_pb2
 from server.telemetry.record import FeatureSpec
-from server.types import Answer, Evidence, Facts, Fault, LabelScore, Outcome, Timing, Work
+from server.types import Answer, Evidence, Facts, Fault, LabelScore, Moved, Outcome, Timing, Work
 
 LENGTH = struct.Struct("<I")
 SOCKET_BYTES = 4 << 20  # asked of the kernel, which may give less
@@ -121,6 +121,14 @@ def probe(number: int, golden: bool, mixes: Sequence[str]) -> replica_pb2.ToRepl
     return replica_pb2.ToReplica(probe=replica_pb2.Probe(id=number, golden=golden, mixes=mixes))
 
 
+def verify(number: int, disk: bool) -> replica_pb2.ToReplica:
+    return replica_pb2.ToReplica(verify=replica_pb2.Verify(id=number, disk=disk))
+
+
+def moved(looked: replica_pb2.Looked) -> tuple[Moved, ...]:
+    return tuple(Moved(item.kind, item.name, item.words, item.now) for item in looked.moved)
+
+
 def stop() -> replica_pb2.ToReplica:
     return replica_pb2.ToReplica(stop=replica_pb2.Stop())
 
@@ -143,6 +151,7 @@ def facts(hello: replica_pb2.Hello) -> Facts:
         reasons=dict(hello.reasons),
         limits=tuple((limit.name, limit.value, limit.unit) for limit in hello.limits),
         bundle_path=hello.bundle_path,
+        signed_by=hello.signed_by,
     )
 
 

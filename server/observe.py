@@ -114,6 +114,11 @@ class Observe:
             **content,
         )
 
+    async def Verify(self, data: bytes, _context: Any) -> pb.WatchEvent:
+        message_of(pb.VerifyRequest, data)
+        await self.engine.verify()
+        return self._event(0, snapshot=self.snapshots.take())
+
     # ---- the past ----------------------------------------------------------------------------
 
     async def History(self, data: bytes, _context: Any) -> AsyncIterator[pb.WatchEvent]:
@@ -204,4 +209,5 @@ def news(snapshot: pb.ServerSnapshot) -> tuple[object, ...]:
         snapshot.telemetry_state,
         len(snapshot.pins),
         *((seat.index, seat.state, seat.stamp, seat.restarts) for seat in snapshot.replicas),
+        *(len(seat.self_check.moved) for seat in snapshot.replicas),
     )

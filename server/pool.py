@@ -257,6 +257,12 @@ class Pool:
         await self._probed(seat)
         return tuple(e for e in seat.readiness.evidence if e.mix in mixes)
 
+    async def verify(self) -> None:
+        """Every replica compares each byte with what it loaded, one after the other; the files on
+        disk, which are the same for all, are read for the first of them."""
+        for number, seat in enumerate([seat for seat in self._seats if seat.serving]):
+            await seat.verify(disk=number == 0)
+
     async def _probed(self, seat: Seat) -> None:
         while seat.probing and seat.serving:  # noqa: ASYNC110 - a seat has many ends, one look
             await asyncio.sleep(TICK_S)

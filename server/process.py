@@ -17,11 +17,14 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(16 * host.KEPT_TOP_BYTES),
 }
 
+# Below the data directory: sha256 of large files by what the file system says of them.
+DIGESTS = "digests.json"
+
 Spawn = Callable[[int, socket.socket], Awaitable[asyncio.subprocess.Process]]
 
 
 def replica_command(config: ServerConfig, index: int) -> tuple[str, ...]:
-    options = {
+    options: dict[str, object] = {
         "--index": index,
         "--replicas": config.warm_pool,
         "--bundle": config.bundle,
@@ -33,7 +36,11 @@ def replica_command(config: ServerConfig, index: int) -> tuple[str, ...]:
         "--batch-cost": config.max_batch_cost,
         "--probe-runs": config.probe_runs,
         "--generations": config.max_generations,
+        "--digests": config.data / DIGESTS,
+        "--skew-interval": config.skew_interval_s,
     }
+    if config.require_signature is not None:
+        options["--require-signature"] = config.require_signature
     flags = [text for name, value in options.items() for text in (name, str(value))]
     dirty = ["--allow-dirty"] if config.allow_dirty else []
     return (sys.executable, "-m", "server.replica", *flags, *dirty)

@@ -121,7 +121,22 @@ def state_of(replicas: Sequence[ReplicaStatus], wanted: int, queue_full: bool) -
         return "DEGRADED", f"{len(ready)} of {wanted} replicas ready: {_words(slow + others)}"
     if queue_full:
         return "DEGRADED", "the queue is nearly full"
-    return "READY", ""
+    skew = skew_of(replicas)
+    return ("DEGRADED", skew) if skew else ("READY", "")
+
+
+def skew_of(replicas: Sequence[ReplicaStatus]) -> str:
+    """What is no longer as it was loaded, the gravest first; "" when all is."""
+    moved = [(not item.now, r.index, item) for r in replicas for item in r.self_check.moved]
+    if moved:
+        _, index, item = min(moved, key=lambda found: found[:2])
+        more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
+        return f"version skew: replica {index}: {item.name} {item.words}{more}"
+    blind = [r for r in replicas if r.self_check.trouble]
+    if blind:
+        trouble = blind[0].self_check.trouble
+        return f"replica {blind[0].index} cannot compare itself with what it loaded: {trouble}"
+    return ""
 
 
 def _words(replicas: Iterable[ReplicaStatus]) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -24,9 +26,11 @@ from server.stages import Budget
 from server.worker import Loaded, Progress, Refused, Settings, serve
 
 if TYPE_CHECKING:
+    from pipelines.bundle import Bundle
     from pipelines.generate import Generation
     from pipelines.pipeline import Pipeline
     from pipelines.predictions import Found
+    from pipelines.signature import TrustedKey
     from pipelines.types import Modality, Part, Prediction, Prepared, Sample, Task
 
 # Rows of one forward when none are asked for: a CPU gains little beyond a few rows, a GPU is
@@ -58,13 +62,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--probe-runs", type=int, default=3)
     parser.add_argument("--generations", type=int, default=8)
     parser.add_argument("--allow-dirty", action="store_true")
+    parser.add_argument("--require-signature", type=Path)
+    parser.add_argument("--digests", type=Path)
+    parser.add_argument("--skew-interval", type=float, default=60.0)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     decoders = arguments.decode_threads or max(1, host.cores() // arguments.replicas)
-    settings = Settings(arguments.fd, arguments.index, decoders, arguments.generations)
+    settings = Settings(
+        arguments.fd, arguments.index, decoders, arguments.generations, arguments.skew_interval
+    )
     serve(settings, lambda progress: load(arguments, progress))
 
 
@@ -76,14 +85,15 @@ def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
     progress("importing the libraries", 0.0)
     import torch
 
-    from pipelines.bundle import Bundle
     from pipelines.errors import BundleRefused
     from pipelines.pipeline import Pipeline
+    from pipelines.skew import SkewWatch
 
     try:
         names, why_devices = placement.devices(arguments.device, torch.cuda.device_count())
         device, sharing, why_here = placement.place(names, arguments.index, arguments.replicas)
-        bundle = Bundle.open(arguments.bundle, arguments.allow_dirty, progress)
+        bundle = _open(arguments, progress)
+        watch = SkewWatch(bundle)
         _check_fit(device, sharing, bundle.tensors().values())
         threads, why_threads = _threads(arguments, device)
         progress("placing the weights", 0.8)
@@ -102,7 +112,35 @@ def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
         "batch": why_budget,
     }
     hello = model.hello(device, reasons)
-    return Loaded(model, hello, budget, device == "cpu", lambda: device_memory(device))
+    memory = partial(device_memory, device)
+    return Loaded(model, hello, budget, device == "cpu", memory, watch)
+
+
+def _open(arguments: argparse.Namespace, progress: Progress) -> Bundle:
+    """Raises BundleRefused, Refused."""
+    from pipelines.bundle import Bundle
+    from pipelines.digests import DigestCache
+
+    trusted = _trusted(arguments.require_signature)
+    if arguments.digests is None:
+        return Bundle.open(arguments.bundle, arguments.allow_dirty, progress, None, trusted)
+    # Of N replicas that start together one hashes what is large, and the others find it done.
+    with DigestCache.turn(arguments.digests, Path(arguments.bundle), progress) as cache:
+        return Bundle.open(arguments.bundle, arguments.allow_dirty, progress, cache, trusted)
+
+
+def _trusted(path: Path | None) -> tuple[TrustedKey, ...]:
+    """Raises Refused for keys that cannot be read: without them nothing may be served."""
+    if path is None:
+        return ()
+    from pipelines.signature import read_trusted
+
+    try:
+        return read_trusted(path)
+    except (OSError, ValueError) as error:
+        raise Refused(
+            "signature", f"--require-signature: {error}; give a public key in PEM, or a directory"
+        ) from error
 
 
 def _check_fit(device: str, sharing: int, tensors: Any) -> None:
@@ -182,6 +220,7 @@ class Served:
             embedding_dimensions=pipeline.backbone.width,
             card=pipeline.bundle.card,
             bundle_path=str(pipeline.bundle.path),
+            signed_by=pipeline.bundle.signed_by,
             device=device,
         )
         for feature in pipeline.features:

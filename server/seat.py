@@ -18,6 +18,7 @@ from server.holdings import Holdings
 from server.link import FrontLink, LinkBroken
 from server.process import Spawn
 from server.readiness import SERVING, Readiness
+from server.sameness import Sameness
 from server.scheduler import Entry
 from server.types import Facts, Outcome, ReplicaStatus
 
@@ -69,6 +70,7 @@ class Seat:
         self.readiness = Readiness(
             config.probe_interval_s, config.probe_runs, config.slow_after, config.fast_again
         )
+        self.sameness = Sameness()
         self.facts: Facts | None = None
         self.fatal: tuple[str, str] | None = None
         self.probing = False
@@ -122,6 +124,13 @@ class Seat:
         self._probes += 1
         self._tell(link.probe(self._probes, True, tuple(mixes)))
 
+    async def verify(self, disk: bool) -> None:
+        """Return when the replica has compared every byte with what it loaded, or is gone."""
+        if self._link is not None and self.facts is not None:
+            number, answered = self.sameness.ask()
+            self._tell(link.verify(number, disk))
+            await answered
+
     def stop(self) -> None:
         self.state = "draining"
         self._tell(link.stop())
@@ -169,6 +178,7 @@ class Seat:
             self.kill(f"sent what is no message: {error}")
 
     async def _reap(self) -> int:
+        self.sameness.over()
         if self._link is not None:
             self._link.close()
             self._link = None
@@ -263,6 +273,9 @@ class Seat:
         self.readiness.probed(found, self.moved_at)
         self._audience.judged(self)
 
+    def _hear_looked(self, looked: Any) -> None:
+        self.sameness.heard(looked, self._wall())
+
     def _hear_load(self, load: Any) -> None:
         self._rss_bytes = load.rss_bytes
         if load.device_memory_total_bytes:
@@ -292,4 +305,5 @@ class Seat:
             evidence=self.readiness.evidence,
             load_s=self._load_s,
             loading_fraction=self._loading,
+            self_check=self.sameness.check,
         )

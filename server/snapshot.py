@@ -10,8 +10,10 @@ from server import host
 from server.engine import Engine
 from server.tally import Tally
 from server.telemetry.rows import Health
-from server.types import EngineSnapshot, Evidence, Facts, ReplicaStatus
+from server.types import EngineSnapshot, Evidence, Facts, ReplicaStatus, SelfCheck
 from server.witness import Witness
+
+MOST_MOVED = 50  # of one replica; a package upgraded whole changes every module
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ def _add_facts(message: pb.ServerSnapshot, facts: Facts) -> None:
     message.stamp = facts.stamp
     message.stamp_name = facts.stamp_name
     message.dirty = facts.dirty
+    message.signed_by = facts.signed_by
     message.stamp_parts.update(facts.stamp_parts)
     message.stamp_detail.update(facts.stamp_detail)
     message.env.update(facts.env)
@@ -112,7 +115,20 @@ def _replica_message(replica: ReplicaStatus) -> pb.ReplicaStatus:
         evidence=[_evidence_message(evidence) for evidence in replica.evidence],
         load_s=replica.load_s,
         loading_fraction=replica.loading_fraction,
+        self_check=_self_check_message(replica.self_check),
     )
+
+
+def _self_check_message(check: SelfCheck) -> pb.SelfCheck:
+    message = pb.SelfCheck(
+        at_unix_ms=int(check.at * 1000),
+        took_ms=check.took_ms,
+        verified_unix_ms=int(check.verified_at * 1000),
+        trouble=check.trouble,
+    )
+    for item in check.moved[:MOST_MOVED]:
+        message.moved.add(kind=item.kind, name=item.name, words=item.words, now=item.now)
+    return message
 
 
 def _evidence_message(evidence: Evidence) -> pb.ProbeEvidence:

@@ -126,6 +126,29 @@ class Facts:
     reasons: Mapping[str, str]  # automatic choices
     limits: tuple[tuple[str, float, str], ...]  # name, value, unit
     bundle_path: str
+    signed_by: str = ""  # id of the required key that signed the bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One thing that is not what a replica loaded. `kind`: file, code, memory or library. `now`:
+    answers may differ already; else only after the next start."""
+
+    kind: str
+    name: str
+    words: str
+    now: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SelfCheck:
+    """A replica against what it loaded, as it said last. Times are unix seconds, 0: never."""
+
+    moved: tuple[Moved, ...] = ()
+    at: float = 0.0
+    took_ms: float = 0.0
+    verified_at: float = 0.0
+    trouble: str = ""  # why it could not look
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +185,7 @@ class ReplicaStatus:
     evidence: tuple[Evidence, ...]
     load_s: float
     loading_fraction: float
+    self_check: SelfCheck = SelfCheck()
 
 
 @dataclass(frozen=True, slots=True)

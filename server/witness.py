@@ -1,7 +1,7 @@
 """What the server's edge asks of telemetry, and the answer of a server that keeps none.
 
-`put`, `changes`, `health` and `deployed` return at once and may be called on the event loop; all
-others read a disk or wait for the writer, so they are called from a worker thread (offload.py).
+`put`, `changes`, `health`, `report` and `deployed` return at once and may be called on the event
+loop; all others read a disk or wait for the writer: called from a worker thread (offload.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from server.errors import ServerError
 from server.telemetry.changes import Batch
 from server.telemetry.errors import TelemetryError
 from server.telemetry.feedback import FeedbackItem, FeedbackResult
+from server.telemetry.findings import Finding
 from server.telemetry.history import Span
 from server.telemetry.live import Bundle
 from server.telemetry.record import FeatureSpec, Record
@@ -46,6 +47,9 @@ class Witness(Protocol):
     def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None: ...
 
     def deployed(self, row: DeployRow) -> None: ...
+
+    def report(self, findings: Sequence[Finding]) -> None:
+        """What the server found about itself."""
 
     def health(self) -> Health: ...
 
@@ -98,6 +102,9 @@ class Unrecorded:
         return
 
     def deployed(self, row: DeployRow) -> None:
+        return
+
+    def report(self, findings: Sequence[Finding]) -> None:
         return
 
     def health(self) -> Health:

@@ -22,6 +22,7 @@ from server import host
 from server.desk import Crew
 from server.link import ReplicaLink
 from server.model import Model
+from server.selfcheck import SelfCheck, Watch
 from server.stages import Budget, Stages
 
 HEARTBEAT_S = 2.0
@@ -39,6 +40,7 @@ class Settings:
     index: int
     decoders: int
     generations: int
+    look_s: float = 60.0  # between looks at itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Loaded:
     budget: Budget
     shared_cores: bool  # the forward computes on the cores that decode
     device_memory: Callable[[], dict[str, Any]]  # fields of Load that describe the device
+    watch: Watch  # is it still what was loaded?
 
 
 class Refused(Exception):
@@ -73,9 +76,11 @@ def serve(settings: Settings, load: Callable[[Progress], Loaded]) -> None:
     loaded = _load(link, load)
     crew = Crew(settings.decoders, loaded.shared_cores)
     stages = Stages(loaded.model, link.send, loaded.budget, crew, settings.generations)
-    inbox.stages = stages
+    check = SelfCheck(loaded.watch, link.send, settings.look_s)
+    inbox.stages, inbox.check = stages, check
     stages.start()
     _introduce(link, loaded, time.monotonic() - began)
+    threading.Thread(target=check.run, name="self-check", daemon=True).start()
     while True:
         state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **loaded.device_memory())
         try:
@@ -114,6 +119,7 @@ class Inbox:
     def __init__(self, link: ReplicaLink) -> None:
         self._link = link
         self.stages: Stages | None = None
+        self.check: SelfCheck | None = None
 
     def read(self) -> None:
         try:
@@ -131,7 +137,7 @@ class Inbox:
     def _obey(
         self, kind: str | None, message: replica_pb2.ToReplica, payloads: list[bytes]
     ) -> None:
-        if self.stages is None:
+        if self.stages is None or self.check is None:
             raise AssertionError(f"{kind} before hello; this is a bug")
         if kind == "work":
             self.stages.submit(message.work, payloads)
@@ -139,3 +145,5 @@ class Inbox:
             self.stages.cancel(message.cancel.ids)
         elif kind == "probe":
             self.stages.probe(message.probe)
+        elif kind == "verify":
+            self.check.ask(message.verify)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -98,19 +98,28 @@ class Program:
 
 
 @contextmanager
-def program(*flags: str) -> Iterator[Program]:
+def program(
+    *flags: str, root: Path = ROOT, environment: Mapping[str, str] | None = None
+) -> Iterator[Program]:
     """The whole server on a free port, ready; killed at the end if it still runs. Its telemetry
-    goes to a folder of its own unless `flags` name one."""
+    goes to a folder of its own unless `flags` name one. `root` holds the packages it runs."""
     with tempfile.TemporaryDirectory() as folder:
-        with _program("--listen", "127.0.0.1:0", "--data", folder, *flags) as running:
+        words = ("--listen", "127.0.0.1:0", "--data", folder, *flags)
+        with _program(words, root, environment) as running:
             yield running
 
 
 @contextmanager
-def _program(*flags: str) -> Iterator[Program]:
-    command = [sys.executable, "-m", "server.main", *flags]
+def _program(
+    words: Sequence[str], root: Path, environment: Mapping[str, str] | None
+) -> Iterator[Program]:
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "server.main", *words],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     running = Program(process)
     reader = threading.Thread(target=running.read, daemon=True)

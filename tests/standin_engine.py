@@ -60,6 +60,7 @@ class StandInEngine:
         self.received: list[Work] = []
         self.cancelled: list[str] = []
         self.drained_with: float | None = None
+        self.verified = 0
         self.at_work = 0
         self.most_at_work = 0
         self._moved = asyncio.Event()
@@ -126,6 +127,9 @@ class StandInEngine:
         while self.state == seen:
             await self._moved.wait()
         return self.state
+
+    async def verify(self) -> None:
+        self.verified += 1
 
     async def drain(self, grace_s: float) -> None:
         self.drained_with = grace_s

@@ -142,6 +142,32 @@ class StubModel:
         return np.array([1.0, np.nan], dtype="<f4").tobytes()
 
 
+class StubWatch:
+    """Says what a file says: one line an item, `kind name now|later words...`; no file: nothing.
+    A file that says `broken` cannot be looked at. `verify` says one thing more than `look`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path) if path else None
+
+    def look(self) -> list[replica_pb2.Moved]:
+        if self._path is None or not self._path.exists():
+            return []
+        found = []
+        for line in self._path.read_text().splitlines():
+            if line == "broken":
+                raise RuntimeError("it is broken")
+            kind, name, when, words = line.split(maxsplit=3)
+            found.append(replica_pb2.Moved(kind=kind, name=name, words=words, now=when == "now"))
+        return found
+
+    def verify(self, disk: bool) -> list[replica_pb2.Moved]:
+        found = self.look()
+        if disk and found:
+            words = "differs in a byte"
+            found.append(replica_pb2.Moved(kind="file", name="weights", words=words))
+        return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
@@ -152,6 +178,8 @@ def main() -> None:
     parser.add_argument("--refuse", default="")
     parser.add_argument("--fail-every", type=int, default=0)
     parser.add_argument("--crash", action="store_true")
+    parser.add_argument("--moved", default="")
+    parser.add_argument("--skew-interval", type=float, default=60.0)
     arguments = parser.parse_args()
 
     def load(progress: Progress) -> Loaded:
@@ -166,9 +194,10 @@ def main() -> None:
         hello.features.add(name="one", modality="text", kind="numeric", unit="1")
         hello.features.add(name="none", modality="text", kind="numeric", unit="1")
         model = StubModel(arguments.probes.split(","), stamp, arguments.fail_every)
-        return Loaded(model, hello, Budget(arguments.rows, 1 << 20), False, dict)
+        budget, watch = Budget(arguments.rows, 1 << 20), StubWatch(arguments.moved)
+        return Loaded(model, hello, budget, False, dict, watch)
 
-    serve(Settings(arguments.fd, arguments.index, 1, 4), load)
+    serve(Settings(arguments.fd, arguments.index, 1, 4, arguments.skew_interval), load)
 
 
 # ---- for tests -----------------------------------------------------------------------------------

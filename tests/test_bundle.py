@@ -20,12 +20,11 @@ import torch
 from safetensors.torch import save
 
 import pipelines
-from pipelines import build, files, golden, manifest, stamp, tensorfile
+from pipelines import build, files, golden, manifest, tensorfile
 from pipelines.bundle import INDEX, Bundle
 from pipelines.contents import changed, read_contents
 from pipelines.digests import DigestCache
 from pipelines.errors import BundleRefused
-from pipelines.skew import skew
 from pipelines.stamp import Leaf
 from tests.tinybundle import ONE_THREAD, make_spec, reseal
 
@@ -460,18 +459,6 @@ def test_changed_code_is_refused_by_the_process_that_runs_it(bundle: Path, tmp_p
         file.write("# changed\n")
     assert "pipelines/audio.py differ" in refusal()
     assert "pipelines restamp" in refusal()
-
-
-def test_what_moves_under_a_served_bundle_is_said(bundle: Path) -> None:
-    opened = Bundle.open(bundle)
-    assert skew(opened) == []
-    (bundle / "CARD.md").write_text("# other\n")
-    assert skew(opened) == ["file: CARD.md was changed on disk"]
-    upgraded = {**stamp.installed_libraries(), "pillow": "99.0"}
-    torn = replace(opened, manifest=replace(opened.manifest, code={}))
-    lines = skew(torn, upgraded)
-    assert "code: pipelines/audio.py is in the second only" in lines
-    assert lines[-1].endswith("is loaded, 99.0 is installed")
 
 
 # ---- remembered digests ----------------------------------------------------------------------

@@ -49,6 +49,45 @@ def test_adding_again_changes_nothing(tmp_path: Path, a: Path) -> None:
     assert first.path.stat().st_mtime_ns == before
 
 
+def signed(source: Path, words: str) -> Path:
+    (source / "manifest.sig").write_text(words)
+    return source
+
+
+def test_a_bundle_signed_after_it_was_added_is_signed_in_the_store(tmp_path: Path, a: Path) -> None:
+    store = BundleStore(tmp_path / "bundles")
+    stored = store.add(a)
+    store.activate(stored)
+    assert store.add(signed(a, "by one key")) == stored
+    signature = stored.path / "manifest.sig"
+    assert signature.read_text() == "by one key"
+    assert stat.S_IMODE(signature.stat().st_mode) == 0o444
+    assert stat.S_IMODE(stored.path.stat().st_mode) == 0o555
+    assert not list(stored.path.parent.glob(".*"))
+
+
+def test_what_a_link_leads_to_keeps_its_signature(tmp_path: Path, a: Path, b: Path) -> None:
+    store = BundleStore(tmp_path / "bundles")
+    linked, other = store.add(signed(a, "good")), store.add(signed(b, "good"))
+    store.activate(linked)
+    store.add(signed(a, "of somebody else"))
+    store.add(signed(b, "a newer one"))
+    assert (linked.path / "manifest.sig").read_text() == "good"
+    assert (other.path / "manifest.sig").read_text() == "a newer one"
+
+
+def test_a_signature_of_other_notes_is_not_put_beside_a_manifest_it_does_not_fit(
+    tmp_path: Path, a: Path
+) -> None:
+    store = BundleStore(tmp_path / "bundles")
+    stored = store.add(a)
+    manifest = json.loads((a / "manifest.json").read_text())
+    (a / "manifest.json").write_text(json.dumps({**manifest, "created_at": "later"}))
+    with pytest.raises(StoreRefused, match="copy its manifest.json over yours and sign again"):
+        store.add(signed(a, "of other notes"))
+    assert not (stored.path / "manifest.sig").exists()
+
+
 def test_activate_and_roll_back_switch_the_links(tmp_path: Path, a: Path, b: Path) -> None:
     store = BundleStore(tmp_path / "bundles")
     old, new = store.add(a), store.add(b)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from console import deploys
-from console.board import AlertLine, DriftLine, ServerLine, SkewCell, SkewLine
+from console.board import AlertLine, Board, DriftLine, ServerLine, SkewCell, SkewLine, View
 from console.domain import (
+    STAMP_PARTS,
     AlertRow,
     DeployRow,
     DriftRow,
     Link,
+    MovedItem,
     ReplicaStatus,
+    SelfCheck,
     Server,
     ServerSnapshot,
 )
 from console.filterline import BadFilter, parse
 from console.happenings import happenings
 from console.panels.server import alike
+from console.panels.skewdetail import told
 from console.phrases import Burn
 from console.plain import duration, plain
 from console.severity import rank
@@ -83,6 +88,11 @@ def skewed(name: str, odd: bool) -> SkewLine:
     return SkewLine("h:1", name, "s", "s", cells, NOW - 60, 0.1, False, (), (), ())
 
 
+def not_as_loaded(now: bool) -> SkewLine:
+    moved = (("replica 1: weights/model.safetensors", "was changed on disk", now),)
+    return replace(skewed("gpu-03", False), moved=moved)
+
+
 def drift_line(level: str, excess: float = 0.3) -> DriftLine:
     row = DriftRow(feature="audio.snr_db", slice="site=b", level=level, excess_kl=excess)
     return DriftLine(row, "h:1", np.zeros(0), NOW)
@@ -115,6 +125,43 @@ def test_worst_comes_first_and_links_to_its_panel() -> None:
     assert [p.panel for p in said.phrases] == ["latency", "skew", "drift", "fleet", "fleet"]
     severities = [rank(p.severity) for p in said.phrases[:-1]]
     assert severities == sorted(severities)
+
+
+@pytest.mark.parametrize(("now", "state", "rest"), [(False, "DEGRADED", "next start"),
+                                                    (True, "CRITICAL", "differ now")])  # fmt: skip
+def test_a_server_that_is_no_longer_what_it_loaded_is_told(
+    now: bool, state: str, rest: str
+) -> None:
+    found = alert("skew", "high", key="skew/loaded", summary="version skew: replica 1")
+    lines = [skewed("gpu-01", False), not_as_loaded(now)]
+    said = verdict([line()], [], [], lines, [found], NOW)
+    assert said.state == state
+    assert said.sentence.startswith("gpu-03: replica 1: weights/model.safetensors was changed")
+    assert rest in said.sentence
+    # The alert of the same server says nothing more.
+    assert [(p.text, p.panel) for p in said.phrases[:-1]] == [("1 server not as loaded", "skew")]
+    alone = verdict([line()], [], [], [skewed("gpu-01", False)], [found], NOW)
+    assert alone.sentence.startswith("gpu-01: version skew: replica 1")
+
+
+def test_what_several_replicas_say_of_themselves_is_told_once_and_the_gravest_first() -> None:
+    disk = MovedItem("file", "weights/model.safetensors", "was changed on disk", False)
+    memory = MovedItem("memory", "pipelines.audio.mel", "was replaced in memory", True)
+    checks = SelfCheck((disk,), 1), SelfCheck((disk, memory), 1), SelfCheck((), 0, trouble="no")
+    replicas = tuple(ReplicaStatus(index=i, self_check=check) for i, check in enumerate(checks))
+    (found,) = compare([Server(link(), snapshot(stamp="s", replicas=replicas))], [], NOW)
+    assert found.moved == (
+        ("replica 1: pipelines.audio.mel", "was replaced in memory", True),
+        ("replica 0, 1: weights/model.safetensors", "was changed on disk", False),
+        ("replica 2: self-check", "failed: no", False),
+    )
+    assert found.severity == "critical" and not found.odd
+    moved = [part for part, cell in zip(STAMP_PARTS, found.cells, strict=True) if cell.moved]
+    assert moved == ["weights", "code"]
+    board = Board(View(), NOW, NOW, NOW, verdict([], [], [], [], [], NOW))
+    words = [words for words, _ in told(found, board)]
+    assert "≠ replica 1: pipelines.audio.mel" in words
+    assert "   was replaced in memory: answers may differ now" in words
 
 
 def test_only_unknown_servers_are_unknown_not_healthy() -> None:

@@ -16,7 +16,7 @@ from console.models.cells import Cell, Column
 from console.models.table import RowsModel
 from console.panels.frame import Panel
 from console.panels.look import Look
-from console.panels.skewdetail import Detail
+from console.panels.skewdetail import Detail, when
 from console.panels.table import Table
 from console.plain import duration, short
 from console.timeaxis import TimeAxis
@@ -39,7 +39,7 @@ def columns() -> tuple[Column, ...]:
 
 
 def _server(line: SkewLine) -> Cell:
-    severity = "high" if line.odd else "unknown" if not line.stamp else "ok"
+    severity = line.severity or ("ok" if line.stamp else "unknown")
     return Cell(line.name, "text" if line.stamp else "dim", "sign", mono=True, value=severity,
                 tip=tip(line))  # fmt: skip
 
@@ -49,10 +49,11 @@ def _part(number: int) -> Callable[[SkewLine], Cell]:
         found = line.cells[number]
         if not found.known:
             return Cell("?", "dim", "skew", mono=True, value=False, tip="not known")
-        words = f"{'≠' if found.differs else '='} {found.value[:SHORT]}"
-        tone = "critical" if found.differs else "dim"
-        return Cell(words, tone, "skew", bold=found.differs, mono=True, value=found.differs,
-                    tip=tip(line))  # fmt: skip
+        odd = found.differs or found.moved
+        words = "moved" if found.moved else found.value[:SHORT]
+        words = f"{'≠' if odd else '='} {words}"
+        tone = "critical" if odd else "dim"
+        return Cell(words, tone, "skew", bold=odd, mono=True, value=odd, tip=tip(line))
 
     return cell
 
@@ -69,6 +70,9 @@ def tip(line: SkewLine) -> str:
         lines.append("dirty: served with --allow-dirty, equals no pinned stamp")
     if line.since_s == line.since_s:
         lines.append(f"since {clock_text(line.since_s, '%Y-%m-%d %H:%M:%S')} UTC")
+    if line.signed_by:
+        lines.append(f"signed by key {short(line.signed_by)}")
+    lines += [f"≠ {what} {words}: {when(now)}" for what, words, now in line.moved]
     lines += [
         f"≠ {what}: {short(here)}, fleet {short(there)}" for what, here, there in line.details
     ]
@@ -110,13 +114,16 @@ class SkewPanel(Panel):
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)
-        self.model.show(sorted(board.skew, key=lambda line: not line.odd))
+        self.model.show(sorted(board.skew, key=lambda line: not line.severity))
         self._detail()
         odd = sum(line.odd for line in board.skew)
         against = "the expected stamp" if board.view.expected_stamp else "the majority"
         legend = [(f"≠ differs from {against}", "dim"), ("Enter: its deploy", "dim")]
         if odd:
             legend.insert(0, (f"{odd} of {len(board.skew)} differ", "critical"))
+        moved = sum(bool(line.moved) for line in board.skew)
+        if moved:
+            legend.insert(0, (f"{moved} not as loaded", "critical"))
         envs = sum(bool(line.env) for line in board.skew)
         if envs:
             legend.insert(0, (f"env differs on {envs}", "dim"))
@@ -148,8 +155,14 @@ class SkewPanel(Panel):
         return f"{program.name()} --panel skew {line.address}{other}"
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
-        head = ["server", "stamp", *STAMP_PARTS, "since_unix_s"]
+        head = ["server", "stamp", *STAMP_PARTS, "moved", "since_unix_s"]
         return head, [
-            [line.name, line.stamp, *(cell.value for cell in line.cells), f"{line.since_s:.0f}"]
+            [
+                line.name,
+                line.stamp,
+                *(cell.value for cell in line.cells),
+                "; ".join(f"{what} {words}" for what, words, _ in line.moved),
+                f"{line.since_s:.0f}",
+            ]
             for line in self.model.rows
         ]

@@ -31,6 +31,9 @@ def told(line: SkewLine | None, board: Board) -> list[Said]:
     found: list[Said] = [(line.name, "text"), (line.stamp_name or "stamp not known", "dim")]
     if line.dirty:
         found.append(("dirty stamp: equals no pin", "warning"))
+    for what, words, now in line.moved:
+        found.append((f"≠ {what}", "critical" if now else "high"))
+        found.append((f"   {words}: {when(now)}", "dim"))
     for what, here, there in line.details:
         found.append((f"≠ {what}", "critical"))
         found.append((f"   {short(here)} · fleet {short(there)}", "dim"))
@@ -51,8 +54,13 @@ def told(line: SkewLine | None, board: Board) -> list[Said]:
     return found
 
 
+def when(now: bool) -> str:
+    """Since when what moved changes answers."""
+    return "answers may differ now" if now else "the next start will differ"
+
+
 def _watch(line: SkewLine, board: Board) -> Iterator[Said]:
-    """What the server itself found when it compared its neighbours."""
+    """What the server itself found when it compared its neighbours, or itself."""
     mine = [alert for alert in board.alerts if alert.open and alert.server == line.address]
     for alert in [alert for alert in mine if alert.row.kind == "skew"][:3]:
         yield "its own watch says", "title"

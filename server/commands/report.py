@@ -15,6 +15,7 @@ def report(snapshot: pb.ServerSnapshot, at: float) -> str:
         _head(snapshot, at),
         _replicas(snapshot.replicas),
         _evidence(snapshot.replicas, at),
+        _sameness(snapshot.replicas, at),
         _pairs("stamp parts", snapshot.stamp_parts),
         _pairs("environment", snapshot.env),
         _pairs("chosen automatically", snapshot.reasons),
@@ -33,6 +34,7 @@ def _head(snapshot: pb.ServerSnapshot, at: float) -> str:
         + (", plaintext beyond this host" if snapshot.insecure else ""),
         f"  stamp    {snapshot.stamp_name or 'none yet'}" + (" DIRTY" if snapshot.dirty else ""),
         f"           {snapshot.stamp}",
+        *([f"  signed   by key {snapshot.signed_by}"] if snapshot.signed_by else []),
         f"  replicas {snapshot.warm_replicas} of {snapshot.wanted_replicas} warm",
         f"  queue    {snapshot.queued} of {snapshot.queue_limit}",
         f"  rows     {snapshot.requests} asked, {snapshot.failed} failed, "
@@ -81,6 +83,28 @@ def _evidence(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
         for found in one.evidence
     ]
     return "evidence of readiness\n" + table(head, rows) if rows else ""
+
+
+def _sameness(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
+    rows = [(str(one.index), _checked(one.self_check, at), "") for one in replicas]
+    for one in replicas:
+        for item in one.self_check.moved:
+            when = "NOW: " if item.now else "at the next start: "
+            rows.append((str(one.index), item.kind, f"{when}{item.name} {item.words}"))
+    return "as it was loaded\n" + table(("replica", "looked", "moved"), rows) if rows else ""
+
+
+def _checked(check: pb.SelfCheck, at: float) -> str:
+    """When a replica was last compared with what it loaded, and how that went."""
+    if check.trouble:
+        return f"CANNOT: {check.trouble}"
+    if not check.at_unix_ms:
+        return "not yet"
+    words = "yes" if not check.moved else "NO"
+    words += f", {span(at - check.at_unix_ms / 1000)} ago in {check.took_ms:.1f} ms"
+    if check.verified_unix_ms:
+        words += f"; every byte {span(at - check.verified_unix_ms / 1000)} ago"
+    return words
 
 
 def _pairs(title: str, pairs: object) -> str:

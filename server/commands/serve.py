@@ -30,12 +30,13 @@ from server.errors import DeployRefused, PoolRefused
 from server.instrumented import Instrumented
 from server.notify import ServiceManager, service_manager
 from server.pool import Pool
-from server.process import replica_spawner
+from server.process import DIGESTS, replica_spawner
 from server.security.audit import AuditLog
 from server.security.guard import Guard
 from server.security.tls import TlsFiles, server_credentials
 from server.security.tokens import TokenFile, TokenFileInvalid
 from server.simulated import SimulatedWall
+from server.skew_alert import SkewAlert
 from server.snapshot import Identity
 from server.witness import OFF, Witness, witness_of
 
@@ -95,6 +96,8 @@ def run(config: ServerConfig) -> int:
     if config.bundle != CHOOSE and not (config.bundle / "manifest.json").is_file():
         say(f"refused: {config.bundle} is no bundle: it has no manifest.json")
         return REFUSED
+    if config.verify:
+        (config.data / DIGESTS).unlink(missing_ok=True)
     return asyncio.run(_serve(config, say, manager))
 
 
@@ -133,6 +136,7 @@ async def _serve(config: ServerConfig, say: Say, manager: ServiceManager) -> int
             say(line)
         watching.append(asyncio.create_task(Narrator(engine, address, say).run()))
         watching.append(asyncio.create_task(manager.attend(engine)))
+        watching.append(asyncio.create_task(SkewAlert(engine, witness).run()))
         boot = partial(_boot, engine, deploys, tries, say)
         return await _until_told(engine, boot, stop, config, say)
     finally:

@@ -25,7 +25,8 @@ _REFLECTION = "ServerReflectionInfo"
 ALLOWED: dict[str, frozenset[Role]] = {
     **_methods("trefoil.v1.Inference", "Predict PredictStream Generate Upload Feedback", PREDICT),
     **_methods("trefoil.v1.Inference", "Describe", ANY),
-    **_methods("trefoil.v1.Observe", "Watch History Samples Slices Acknowledge Silence", OBSERVE),
+    **_methods("trefoil.v1.Observe", "Watch History Samples Slices", OBSERVE),
+    **_methods("trefoil.v1.Observe", "Acknowledge Silence Verify", OBSERVE),
     **_methods("trefoil.v1.Admin", "Load Activate Rollback Rehearse Bundles Drain", ADMIN),
     **_methods(_OIP, "ServerLive ServerReady ModelReady", OPEN),
     **_methods(_OIP, "ServerMetadata ModelMetadata ModelConfig ModelStatistics", ANY),
