@@ -68,7 +68,7 @@ class Canary:
         if self.pool.serving:
             self._served_at = now
         elif now - self._served_at > GONE_S:
-            return f"no replica of it serves: {self.pool.why_not()}"
+            return f"no replica of it serves: {self.pool.last_death or self.pool.why_not()}"
         return ""
 
 
