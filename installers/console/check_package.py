@@ -70,7 +70,7 @@ def checkers(deb: Path) -> None:
     ):  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
         need(done.returncode == 0, f"{command[0]}:\n{done.stdout}{done.stderr}")
-        say(f"{command[0]} has nothing to say")
+        say(f"{command[0]} has nothing to say that is not argued")
 
 
 def same_bytes(deb: Path, builder: Path) -> None:

@@ -93,7 +93,7 @@ def real_window(room: Room, out: Path) -> None:
             need(console.wait(20) == 0, "Ctrl+Q did not end it well")
         finally:
             if console.poll() is None:
-                console.kill()
+                room.kill(console)
             said = console.communicate()[0]
     need(not said.strip(), f"it complained: {said}")
     say("it ended by Ctrl+Q with exit code 0 and nothing on standard error")
@@ -104,12 +104,16 @@ def walk(room: Room, screen: Screen, out: Path, addresses: list[str], began: flo
     window = screen.window("Trefoil console")
     say(f"a window after {time.monotonic() - began:.1f} s")
     need(screen.tool("getwindowclassname", window) == PROGRAM, "the window has another class")
-    screen.tool("windowfocus", "--sync", window)
 
-    def exported(panel: str, *keys: str) -> Rows:
-        for key in (*keys, "e"):
+    def press(*keys: str) -> None:
+        # No window manager hands the keyboard out here, and a window just shown may refuse it.
+        screen.tool("windowfocus", window)
+        for key in keys:
             screen.tool("key", key)
             time.sleep(0.5)
+
+    def exported(panel: str, *keys: str) -> Rows:
+        press(*keys, "e")
         files = sorted((room.root / f"home/{USER}/trefoil-console").glob(f"{panel}-*.csv"))
         if not files:
             return []
@@ -127,9 +131,7 @@ def walk(room: Room, screen: Screen, out: Path, addresses: list[str], began: flo
     need("real-server" in {row["server"] for row in rows}, "the real one is not among them")
     time.sleep(3)
     screen.picture(out / "window.png")
-    for key in ("3", "j", "b"):
-        screen.tool("key", key)
-        time.sleep(0.5)
+    press("3", "j", "b")
     drift = eventually(
         lambda: [row for row in exported("drift") if row["source"] != "server"],
         "no drift was computed for the brushed window",
@@ -137,10 +139,10 @@ def walk(room: Room, screen: Screen, out: Path, addresses: list[str], began: flo
     need(any(0 <= float(row["p"]) <= 1 for row in drift), "no p value: SciPy did not load")
     screen.picture(out / "brushed.png")
     say(f"{len(drift)} drift scores were computed inside for a brushed window")
-    screen.tool("key", "6")
+    press("6")
     time.sleep(1.5)
     screen.picture(out / "predictions.png")
-    screen.tool("key", "ctrl+q")
+    press("ctrl+q")
 
 
 def predict(address: str) -> None:

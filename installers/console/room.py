@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,15 @@ class Room:
         if done.returncode != 0:
             raise SystemExit(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout[-4000:]}")
         return done.stdout
+
+    @staticmethod
+    def kill(process: subprocess.Popen[str]) -> None:
+        """With what it started: a program that has changed its user outlives the death of its
+        parent, but not that of the first process of its own process space."""
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+        process.kill()
 
     def files(self) -> set[str]:
         """Every path, without what belongs to no file system of the disk."""
