@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from console.feed.address import Access
 
 DEFAULT_WINDOW = "10m"
-PICTURE_WITHIN_S = 45.0  # also of servers that never answer
+PICTURE_WITHIN_S = 90.0  # also of servers that never answer
 
 
 def parser() -> argparse.ArgumentParser:
@@ -225,6 +225,7 @@ def _picture_soon(window: object, bridge: object, path: Path) -> None:
         states = {line.link.state for line in board.servers} if board is not None else {"none"}
         unsure = states & {"connecting", "catching up", "none"}
         waiting = board is None or board.usage.rows_waiting > 0
+        waiting = waiting or (bool(board.drift) and board.comparison is None)
         settled[0] = 0 if unsure or waiting else settled[0] + 1
         if settled[0] >= 8 or time.monotonic() - began > PICTURE_WITHIN_S:
             timer.stop()

@@ -21,6 +21,7 @@ from console.theme import lookup
 from console.timetext import clock_text
 
 LINE = 16
+TEXT_COLUMNS = 45  # characters of a line in the narrowest panel
 STOPS_MS = 300
 
 
@@ -109,7 +110,8 @@ class Part(QWidget):
         self._look = look
         self.shown = shown
         self._image = self._spectrogram()
-        heights = {"text": 90, "image": 220, "audio": 150}
+        lines = min(len(shown.text) // TEXT_COLUMNS + 1, 5)
+        heights = {"text": 24 + 17 * lines, "image": 220, "audio": 150}
         self.setFixedHeight(heights.get(shown.kind, 24))
         self.setAccessibleName(f"{shown.words} {shown.text[:300]}")
 
