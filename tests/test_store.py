@@ -137,6 +137,23 @@ def test_sums_not_yet_stored_are_counted_again_after_a_kill(tmp_path: Path) -> N
     assert a[1].keys() == b[1].keys() and a[1]["", int(NOW)].predictions == 500
 
 
+def test_sums_stored_before_a_new_row_comes_are_not_counted_twice(tmp_path: Path) -> None:
+    for start in range(3):  # killed each time: nothing is closed
+        desk = Desk(tmp_path)
+        desk.writer.adopt(BUNDLE)
+        if not start:
+            desk.put(0, 50)
+            desk.writer.store.close()
+            continue
+        desk.writer.flush()
+        (counted,) = desk.writer.store.connection.execute(
+            "SELECT sum(p.n) FROM profile p JOIN slice s ON s.id = p.slice_id"
+            " JOIN feature f ON f.id = p.feature_id WHERE s.name = '' AND f.position = 0"
+        ).fetchone()
+        assert counted == 50
+        desk.writer.store.close()
+
+
 def test_an_hour_put_away_is_read_back_before_it_grows(desk: Desk) -> None:
     desk.put(0, 100)
     desk.writer.flush()

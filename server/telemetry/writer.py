@@ -87,6 +87,8 @@ class Writer:
         with self.store.transaction():
             again = recount(self.store, self.lives, self.counting, self.feedback, now)
             self.counting.settle(now)
+        # Or sums stored before the next row comes would be counted on top of at the next start.
+        self.journal.last_rows = {day: self.store.last_row(day) for day in self.store.days()}
         self.lives.restore(now)
         if again:
             logger.info("telemetry: %d predictions counted again", again)
