@@ -9,7 +9,7 @@ DATA ?= .data
 ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
 
-.PHONY: help serve console demo test lint typecheck setup system compat soak clean \
+.PHONY: help serve console demo test lint typecheck setup system compat soak bare clean \
 	console-deb check-console-deb build-system
 
 help:  ## this list
@@ -105,3 +105,6 @@ soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas an
 	$(BIN)/python -m benchmarks.soak kill
 	$(BIN)/python -m benchmarks.killed
 	$(BIN)/python -m benchmarks.versions
+
+bare:  ## all of this once more in a bare Debian 12 (needs root and mmdebstrap; half an hour)
+	installers/bare-debian.sh
