@@ -17,12 +17,14 @@ from tests.running import edge
 from tests.standin_engine import STAMP, StandInEngine
 from trefoil import (
     AsyncClient,
+    Client,
     DeadlineExceeded,
     InputRefused,
     Overloaded,
     Prediction,
     Retries,
     StampMismatch,
+    TrefoilError,
     Unavailable,
     image,
     text,
@@ -239,6 +241,18 @@ async def test_nobody_there_is_unavailable_after_a_few_quick_attempts() -> None:
         (refusal,) = (await client.served()).values()
     assert caught.value.reason == "" and caught.value.server == address
     assert isinstance(refusal, Unavailable)
+
+
+async def test_a_closed_client_says_so() -> None:
+    async with edge(StandInEngine()) as address:
+        client = Client(address)
+        reading = iter(client.generate(text("hum")))
+        assert await asyncio.to_thread(next, reading) == "smoke "
+        await asyncio.to_thread(client.close)
+        reading.close()
+        with pytest.raises(TrefoilError, match="closed"):
+            client.predict(text("hum"))
+        client.close()
 
 
 @pytest.mark.parametrize(

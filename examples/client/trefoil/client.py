@@ -75,6 +75,8 @@ class AsyncClient:
     ) -> list[Answer]:
         """One request of several examples. Raises for none of them: the answer to a row is its
         prediction or its error, in the order given."""
+        if not examples:
+            return []
         terms, number = self._terms.but(**asked), secrets.token_hex(16)
         rows = [pb.Example(parts=parts, slices=terms.slices) for parts in examples]
         shipment = Shipment(rows, terms.metadata(terms.session or number))

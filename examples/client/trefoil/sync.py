@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -47,7 +48,8 @@ class TextReader:
             while (piece := self._run(_next(pieces))) is not None:
                 yield piece
         finally:
-            self._run(_close(pieces))
+            with suppress(TrefoilError):  # a closed client has ended its calls
+                self._run(_close(pieces))
 
 
 class Client:
@@ -108,6 +110,9 @@ class Client:
         return self._run(self._client.served())
 
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        if self._loop.is_closed():
+            work.close()
+            raise TrefoilError("this client is closed", "CANCELLED", "CLIENT_CLOSED")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
