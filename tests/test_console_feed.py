@@ -212,7 +212,7 @@ def test_old_and_foreign_servers_are_told_for_what_they_are(
             until(lambda: len(hub.links()) == 4)
             until(lambda: hub.links()[fleet.addresses[0]].state == "live")
             until(lambda: any(isinstance(e.row, ServerSnapshot) and e.row.server == "old"
-                              for e in tuple(sink.events)), 20)  # fmt: skip
+                              for e in tuple(sink.events)))  # fmt: skip
             links = hub.links
             until(lambda: "UNIMPLEMENTED" in links()[addresses[1]].detail)
             until(lambda: bool(links()[addresses[2]].detail))
