@@ -41,7 +41,8 @@ def test_desktop_entry_starts_what_the_package_holds() -> None:
     entries = desktop()
     entry = entries["Desktop Entry"]
     assert entry["Type"] == "Application" and entry["Terminal"] == "false"
-    assert entry["TryExec"] == entry["StartupWMClass"] == contents.PROGRAM
+    assert entry["TryExec"] == contents.PROGRAM
+    assert entry["StartupWMClass"] == contents.WINDOW_CLASS
     assert (HERE / f"{entry['Icon']}.svg").exists()
     for section in entries.sections():
         name, *flags = entries[section]["Exec"].split()
