@@ -103,6 +103,7 @@ compat: $(VENV)/.everything  ## the model's tests on the oldest transformers tha
 soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas and of the server, swaps under load
 	$(BIN)/python -m benchmarks.soak correct
 	$(BIN)/python -m benchmarks.soak kill
+	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.killed
 	$(BIN)/python -m benchmarks.versions
 
