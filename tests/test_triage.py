@@ -152,7 +152,13 @@ def test_the_tokenizer_is_the_same_every_time_and_reads_any_text() -> None:
 
 def test_a_killed_run_resumes_to_the_same_weights(pool: Pool, tmp_path: Path) -> None:
     recipe = Recipe(
-        sense_steps=2, sense_photos=6, sense_sounds=3, answer_steps=2, late_steps=1, batch=6
+        sense_steps=2,
+        sense_photos=6,
+        sense_sounds=3,
+        answer_steps=2,
+        late_steps=1,
+        last_steps=1,
+        batch=6,
     )
     tokenizer = tokens.train(recipe.seed, texts=400).to_str().encode()
     straight, killed = tmp_path / "straight", tmp_path / "killed"
