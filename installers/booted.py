@@ -102,7 +102,7 @@ def _hangs(machine: Machine) -> str:
     machine.call("sh", "-c", f"printf '{lines}' > {drop_in}")
     machine.call("systemctl", "daemon-reload")
     machine.call("systemctl", "start", UNIT)
-    machine.call("kill", "-STOP", machine.shows("MainPID"))
+    machine.call("systemctl", "kill", "--kill-whom=main", "--signal=STOP", UNIT)
     machine.until(lambda: machine.shows("NRestarts") == "1", "restarted", 120)
     machine.until(lambda: machine.shows("ActiveState") == "active", "active", READY_WITHIN_S)
     machine.call("systemctl", "stop", UNIT)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from installers.image import Workshop
-from installers.tools import Failed, attempt, need, run, tail
+from installers.tools import GPU_HOST, Failed, attempt, need, run, tail
 
 NAME = "trefoil-check"
 USER = 10001
@@ -59,7 +59,7 @@ def serves_read_only(workshop: Workshop) -> str:
     need("runc", "umoci")
     settings = workshop.settings("trefoil")
     with _container(workshop, settings) as container:
-        ready_s, probes = _until_ready(container, settings["Healthcheck"]["Test"][1:])
+        ready_s, probes = _until_ready(container, _health_check())
         answer = json.loads(container.call("server", "predict", "--json", *QUESTION))
         facts = json.loads(container.call("pipelines", "inspect", "--json", "/bundle"))
         if answer["stamp"] != facts["stamp"]:
@@ -74,6 +74,16 @@ def serves_read_only(workshop: Workshop) -> str:
         f"text, image and audio: {answer['label']} {answer['confidence']} "
         f"from {answer['stamp_name']}; stopped well in {time.monotonic() - began:.1f} s"
     )
+
+
+def _health_check() -> list[str]:
+    """Of the Containerfile: an image in OCI's format, which is built here, has no place for it."""
+    text = (GPU_HOST / "Containerfile").read_text()
+    found = re.search(r"^HEALTHCHECK .*\\\n\s+CMD (\[.*\])$", text, re.M)
+    if found is None:
+        raise Failed("the Containerfile lost its health check")
+    words: list[str] = json.loads(found[1])
+    return words
 
 
 def _until_ready(container: Container, health_check: list[str]) -> tuple[float, int]:

@@ -27,7 +27,7 @@ class Image:
 
     id: str
     digest: str
-    size: int
+    size: str
     took_s: float
 
 
@@ -84,7 +84,8 @@ class Workshop:
         base, wheels = self.base(), self.wheels()
         began = time.monotonic()
         self.buildah(
-            *("bud", "--isolation", "chroot", "--format", "docker", "--no-cache"),
+            # Docker's own format keeps the name of the container it was built in: never the same.
+            *("bud", "--isolation", "chroot", "--format", "oci", "--no-cache"),
             *("--timestamp", self._epoch, "--build-arg", f"SOURCE_DATE_EPOCH={self._epoch}"),
             *("--build-arg", f"BASE={base}", "--build-arg", "OFFLINE=1"),
             *("--build-context", f"wheels={wheels}"),
@@ -93,12 +94,12 @@ class Workshop:
         )
         took_s = time.monotonic() - began
         (found,) = self._images(f"localhost/{name}")
-        return Image(found["id"], found["digest"], self._size(name), took_s)
+        return Image(found["id"], found["digest"], found["size"], took_s)
 
     def settings(self, name: str) -> dict[str, Any]:
         """What the image says of how it is run."""
         command = ("inspect", "--type", "image", f"localhost/{name}")
-        found: dict[str, Any] = json.loads(self.buildah(*command))["Docker"]["config"]
+        found: dict[str, Any] = json.loads(self.buildah(*command))["OCIv1"]["config"]
         return found
 
     def unpack(self, name: str) -> Path:
@@ -122,11 +123,6 @@ class Workshop:
         found: list[dict[str, Any]] = json.loads(self.buildah("images", "--json") or "[]") or []
         return [one for one in found if f"{name}:latest" in (one.get("names") or ())]
 
-    def _size(self, name: str) -> int:
-        return int(
-            json.loads(self.buildah("inspect", "--type", "image", f"localhost/{name}"))["Size"]
-        )
-
 
 def same_twice(workshop: Workshop) -> str:
     """Leaves the image as localhost/trefoil."""
@@ -135,8 +131,8 @@ def same_twice(workshop: Workshop) -> str:
     if (first.id, first.digest) != (second.id, second.digest):
         raise Failed(f"two builds differ: {first} and {second}")
     return (
-        f"both builds are {first.digest} (configuration {first.id[:19]}); "
-        f"{first.took_s:.0f} s and {second.took_s:.0f} s"
+        f"both builds are {first.digest} (configuration {first.id[:12]}), {first.size}; "
+        f"they took {first.took_s:.0f} s and {second.took_s:.0f} s"
     )
 
 
