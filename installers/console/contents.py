@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 PROGRAM = "trefoil-console"
-WINDOW_CLASS = "Trefoil-console"  # Qt makes the first letter of the application's name a capital
+WINDOW_CLASS = PROGRAM  # as console/main.py names the desktop's file
 
 # Bindings that the console imports. shiboken6 and libpyside6 come with them.
 BINDINGS = ("QtCore", "QtGui", "QtWidgets")
