@@ -105,9 +105,9 @@ def _rows(event: pb.RehearseEvent) -> list[list[str]]:
     ):
         if f"{name}_before" in found:
             rows.append([title, *_both(found, name, digits)])
-    if "work_ratio" in found:
+    if "work_ratio_high" in found:  # a handful of pairs has no upper end
         before, now = found["work_ms_before"], found["work_ms_now"]
-        low, high = (found.get(f"work_ratio_{end}", math.nan) for end in ("low", "high"))
+        low, high = found["work_ratio_low"], found["work_ratio_high"]
         ratio = f"x {found['work_ratio']:.2f}"
         rows.append(
             ["work, ms a payload", f"{before:.1f}", f"{now:.1f}", ratio, f"{low:.2f} to {high:.2f}"]
