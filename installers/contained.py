@@ -87,17 +87,20 @@ def _health_check() -> list[str]:
 
 
 def _until_ready(container: Container, health_check: list[str]) -> tuple[float, int]:
-    """(seconds the server says it took, probes that were refused before)."""
-    refused, began = 0, time.monotonic()
+    """(seconds until all replicas were ready, health checks that were refused before the first
+    one was)."""
+    refused, began, content = 0, time.monotonic(), False
     while time.monotonic() - began < READY_WITHIN_S:
         if container.process.poll() is not None:
             raise Failed(f"ended with {container.process.returncode}\n{container.said}")
-        if container.attempt(*health_check).returncode == 0:
-            found = re.search(r"ready on \S+ after ([0-9.]+) s", container.said)
-            if found is None:
-                raise Failed(f"the health check was content before the server\n{container.said}")
+        content = content or container.attempt(*health_check).returncode == 0
+        if content and not re.search(r"replica \d+ on \S+ ready", container.said):
+            raise Failed(f"the health check was content before the server\n{container.said}")
+        found = re.search(r"ready on \S+ after ([0-9.]+) s", container.said)
+        if content and found is not None:
             return float(found[1]), refused
-        refused += 1
+        refused += not content
+        time.sleep(0.1)
     raise Failed(f"not ready within {READY_WITHIN_S:g} s\n{container.said}")
 
 
