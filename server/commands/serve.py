@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -86,7 +87,8 @@ class Stop:
 def run(config: ServerConfig) -> int:
     """The exit code. Raises CannotListen before anything is loaded."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    faulthandler.enable()  # a watchdog aborts what hangs: then say where it hung
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)  # a watchdog aborts what hangs: then say where it hung
     manager = service_manager(os.environ)
 
     def say(line: str) -> None:
