@@ -8,6 +8,7 @@ import logging
 import os
 import sqlite3
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,11 +102,10 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
     )
-    try:
+    with ExitStack() as unless_ready:
+        unless_ready.callback(connection.close)
         _prepare(connection, path)
-    except BaseException:
-        connection.close()
-        raise
+        unless_ready.pop_all()
     return connection
 
 

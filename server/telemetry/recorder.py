@@ -81,7 +81,8 @@ class Recorder:
                 return
             try:
                 done.set_result(work())
-            except BaseException as fault:  # goes to the caller, whatever it is
+            except Exception as fault:
+                # The loop's edge too: it goes to the caller, whatever it is.
                 done.set_exception(fault)
 
         self._calls.append(run)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,17 +57,19 @@ class Store:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing. Raises sqlite3.Error, after which nothing of it is there."""
         self.connection.execute("BEGIN IMMEDIATE")
-        try:
+        with ExitStack() as unless_done:
+            unless_done.callback(self._roll_back)
             yield self.connection
             self.connection.execute("COMMIT")
-        except BaseException:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-            # What was made in it is gone again.
-            self._names.clear()
-            self._features.clear()
-            self._days = set(self.days())
-            raise
+            unless_done.pop_all()
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        # What was made in it is gone again.
+        self._names.clear()
+        self._features.clear()
+        self._days = set(self.days())
 
     def close(self) -> None:
         self._opened.close()
