@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines import reference as builder
 from server.telemetry.live import Bundle
+from server.telemetry.profile import FeatureReference, Floats, Ints
 from server.telemetry.record import FeatureSpec, Record
 
 STAMP = "ab" * 32
@@ -55,6 +56,15 @@ def bundle(stamp: str = STAMP, rows: int = 4000, reference: bool = True) -> Bund
         json.dumps(content).encode() if reference else b"",
         json.dumps({"unit": "EUR", "value": VALUE, "window_s": 60.0}).encode(),
     )
+
+
+def cells(feature: FeatureReference, values: Floats) -> Ints:
+    """Cell of each finite value, one feature alone: what the search for all must agree with."""
+    if feature.categorical:
+        known = len(feature.counts) - 1
+        inside = (values >= 0) & (values < known)
+        return np.where(inside, values, known).astype(np.int64)
+    return np.searchsorted(feature.edges, values, side="right").astype(np.int64)
 
 
 def features(r: np.random.Generator, brightness: float = 0.5) -> list[float]:

@@ -13,6 +13,7 @@ from pipelines import calibration, reference
 from server.telemetry import drift, measures, peers
 from server.telemetry.profile import FeatureReference
 from server.telemetry.record import FeatureSpec
+from tests.telemetry_bench import cells
 
 TIGHT = 1e-9
 
@@ -37,7 +38,7 @@ def feature(values: NDArray[np.float64], kind: str = "numeric") -> FeatureRefere
 
 
 def counted(ref: FeatureReference, values: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.bincount(ref.cells(values), minlength=len(ref.counts))
+    return np.bincount(cells(ref, values), minlength=len(ref.counts))
 
 
 def test_the_categories_are_the_golden_ones() -> None:

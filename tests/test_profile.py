@@ -16,6 +16,7 @@ from server.telemetry.profile import Reference, empty_reference, pack_counts, un
 from server.telemetry.record import FeatureSpec
 from server.telemetry.reference import parse
 from server.telemetry.tally import Block, Layout
+from tests.telemetry_bench import cells
 
 SCHEMA = (
     FeatureSpec("image.brightness", "image", "numeric", "1"),
@@ -129,8 +130,8 @@ def test_the_search_for_all_features_is_the_search_for_each(values: list[float])
     column = np.array([*values, *edges, *steps, -0.0, 0.5, -0.5, 1e-45], dtype=np.float32)
     flat = Layout(found).code(np.stack([column] * 3, axis=1), np.ones((len(column), 3), bool)).flat
     for position, feature in enumerate(found.features):
-        cells = feature.cells(column.astype(np.float64))
-        assert (flat[:, position] - Layout(found).offsets[position] == cells).all()
+        alone = cells(feature, column.astype(np.float64))
+        assert (flat[:, position] - Layout(found).offsets[position] == alone).all()
 
 
 @settings(deadline=None)

@@ -55,14 +55,6 @@ class FeatureReference:
     def n(self) -> int:
         return int(self.counts.sum())
 
-    def cells(self, values: Floats) -> Ints:
-        """Cell of each finite value."""
-        if self.categorical:
-            known = len(self.counts) - 1
-            inside = (values >= 0) & (values < known)
-            return np.where(inside, values, known).astype(np.int64)
-        return np.searchsorted(self.edges, values, side="right").astype(np.int64)
-
     def unseen(self) -> Ints:
         """Cells no reference value can fall into: new categories, values between the known
         ones of a discrete feature, and both sides of the range."""
