@@ -18,6 +18,7 @@ from server.lineup import Build, Lineup
 from server.pool import Pool
 from server.readiness import state_of
 from server.records import record_of
+from server.routes import stamp_of
 from server.scheduler import Entry
 from server.telemetry.feedback import FeedbackItem, FeedbackResult
 from server.telemetry.record import FeatureSpec, Record
@@ -159,7 +160,7 @@ class Engine:
             yield GenerationEnd(self._refused(pool, work, fault), "", 0, 0.0)
             return
         items: asyncio.Queue[str | Outcome] = asyncio.Queue()
-        stamp = pool.facts.stamp if pool.facts else ""
+        stamp = stamp_of(pool)
         began = self._clock()
         entry = Entry(work, began, items.put_nowait, items.put_nowait)
         pool.dispatch.submit(entry)
