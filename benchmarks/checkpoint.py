@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,13 +34,14 @@ import numpy as np
 import torch
 
 from pipelines import tensorfile, thinker
-from tests import running, tinybundle
+from tests import tinybundle
 from tests.running import ROOT, program
 
 HIDDEN = 1024
 LAYERS = 4
 INDEX = "model.safetensors.index.json"
 POLL_S = 0.02
+READY_WITHIN_S = 1200.0  # gigabytes from a cold disk, on a busy machine
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -119,7 +120,7 @@ class Memory:
     """Most MiB of a process, by phase; `phase` is asked at each poll."""
 
     pid: int
-    phase: Any
+    phase: Callable[[], str]
     most: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def watch(self, ended: threading.Event) -> None:
@@ -166,7 +167,7 @@ def start(bundle: Path, data: Path, replicas: int, *flags: str) -> dict[str, Any
     """One start of a server, and what its replicas had read by then."""
     began = time.perf_counter()
     words = ("--bundle", str(bundle), "--data", str(data), "--warm-pool", str(replicas), *flags)
-    with program(*words) as server:
+    with program(*words, ready_within_s=READY_WITHIN_S) as server:
         seconds = time.perf_counter() - began
         snapshot = status(server.address)
         size = sum(path.stat().st_size for path in (bundle / "weights").iterdir())
@@ -218,7 +219,6 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where there is room for three times that")
     arguments = parser.parse_args()
-    running.READY_WITHIN_S = 1200.0  # gigabytes from a cold disk, on a busy machine
     with place(arguments.folder) as folder:
         write_checkpoint(folder / "source", arguments.gb)
         bundle = folder / "bundle"

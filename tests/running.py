@@ -99,19 +99,25 @@ class Program:
 
 @contextmanager
 def program(
-    *flags: str, root: Path = ROOT, environment: Mapping[str, str] | None = None
+    *flags: str,
+    root: Path = ROOT,
+    environment: Mapping[str, str] | None = None,
+    ready_within_s: float = READY_WITHIN_S,
 ) -> Iterator[Program]:
     """The whole server on a free port, ready; killed at the end if it still runs. Its telemetry
     goes to a folder of its own unless `flags` name one. `root` holds the packages it runs."""
     with tempfile.TemporaryDirectory() as folder:
         words = ("--listen", "127.0.0.1:0", "--data", folder, *flags)
-        with _program(words, root, environment) as running:
+        with _program(words, root, environment, ready_within_s) as running:
             yield running
 
 
 @contextmanager
 def _program(
-    words: Sequence[str], root: Path, environment: Mapping[str, str] | None
+    words: Sequence[str],
+    root: Path,
+    environment: Mapping[str, str] | None,
+    ready_within_s: float,
 ) -> Iterator[Program]:
     process = subprocess.Popen(
         [sys.executable, "-m", "server.main", *words],
@@ -125,7 +131,7 @@ def _program(
     reader = threading.Thread(target=running.read, daemon=True)
     reader.start()
     try:
-        running.ready.wait(READY_WITHIN_S)
+        running.ready.wait(ready_within_s)
         assert running.address, "\n".join(running.lines)
         yield running
     finally:
