@@ -27,11 +27,12 @@ from tqdm import tqdm
 
 from benchmarks.payloads import mixed_pool
 from benchmarks.serve import ROOT, start_ours
+from benchmarks.soak import CHANNEL
+from benchmarks.telemetry import counted
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
 
 CALLERS = 16
-CHANNEL = [("grpc.max_receive_message_length", 64 << 20)]
 # A row is written FLUSH_S (.2 s) after it was put; the thread that writes it shares two cores with
 # the load.
 MOST_LOST_S = 1.0
@@ -68,8 +69,8 @@ async def answers_until(target: str, front: int, delay_s: float) -> tuple[dict[s
     return found, killed
 
 
-def stored(data: str) -> tuple[bool, set[str]]:
-    """(whether the file is whole, ids of the predictions in it)"""
+def stored(data: str) -> tuple[bool, set[str], int]:
+    """(whether the file is whole, ids of the predictions in it, rows in its stored sums)"""
     connection = sqlite3.connect(Path(data) / "telemetry.db")
     whole = connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     ids: set[str] = set()
@@ -77,20 +78,9 @@ def stored(data: str) -> tuple[bool, set[str]]:
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'prediction_2%'"
     ).fetchall():
         ids.update(row[0] for row in connection.execute(f"SELECT prediction_id FROM {table}"))
+    sums = counted(connection)
     connection.close()
-    return whole, ids
-
-
-def counted(data: str) -> int:
-    """Rows in the stored sums of the first feature, all traffic."""
-    connection = sqlite3.connect(Path(data) / "telemetry.db")
-    (found,) = connection.execute(
-        "SELECT sum(p.n + p.missing + p.absent + p.nonfinite) FROM profile p"
-        " JOIN slice s ON s.id = p.slice_id JOIN feature f ON f.id = p.feature_id"
-        " WHERE s.name = '' AND f.position = 0"
-    ).fetchone()
-    connection.close()
-    return int(found or 0)
+    return whole, ids, sums
 
 
 def round_(bundle: str, data: str) -> Round:
@@ -103,7 +93,7 @@ def round_(bundle: str, data: str) -> Round:
     _, alive = psutil.wait_procs(replicas, 30)
     if alive:
         raise SystemExit(f"{len(alive)} replicas outlived their front")
-    whole, ids = stored(data)
+    whole, ids, _ = stored(data)
     lost = {name: at for name, at in given.items() if name not in ids}
     oldest_s = killed - min(lost.values(), default=killed)
     return Round(len(given), len(lost), oldest_s, whole)
@@ -127,8 +117,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as data:
         rounds = [round_(arguments.bundle, data) for _ in tqdm(range(arguments.times))]
         orderly(arguments.bundle, data)
-        whole, ids = stored(data)
-        sums = counted(data)
+        whole, ids, sums = stored(data)
     torn = sum(not one.whole for one in rounds) + (not whole)
     oldest_s = max(one.oldest_s for one in rounds)
     agree = f"the sums are those of the {sums} rows" if sums == len(ids) else (

@@ -58,10 +58,16 @@ RECORD = Record(
 )
 
 
-def least_us(run: Callable[[int], object], count: int, clock: Callable[[], float]) -> float:
-    """Microseconds of one of `count`, in the best of ROUNDS."""
+def least_us(
+    run: Callable[[int], object],
+    count: int,
+    clock: Callable[[], float],
+    between: Callable[[], None] = lambda: None,
+) -> float:
+    """Microseconds of one of `count`, in the best of ROUNDS; `between` is not counted."""
     best = float("inf")
     for _ in range(ROUNDS):
+        between()
         began = clock()
         run(count)
         best = min(best, clock() - began)

@@ -1,6 +1,6 @@
 """What telemetry adds to one request, where somebody waits for it, and how fast slices are found.
 
-    python -m benchmarks.price [--calls 20000]
+    python -m benchmarks.price [--only path,extraction,search]
 
 path        CPU microseconds of the event loop and of the replica a request: the features into one
             blob, the call and the record told to OpenTelemetry (Prometheus on), the record queued
@@ -18,12 +18,11 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.otel import ABOUT, METHODS, PREDICT
+from benchmarks.otel import ABOUT, METHODS, PREDICT, least_us
 from benchmarks.payloads import MIXES, example
 from benchmarks.serve import ROOT
 from server.calls import CALL, Told
@@ -36,20 +35,9 @@ from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
 from server.types import Answer, Outcome, Timing, Work
 
-ROUNDS = 7
+CALLS = 8000  # fewer than the queue holds: the thread behind it is not waited for
 BUNDLE = ROOT / "pipelines/triage/bundle"
 GOAL_US = 60.0
-
-
-def least(run: Callable[[], None], between: Callable[[], None] = lambda: None) -> float:
-    """Seconds of CPU of this thread, in the best of ROUNDS."""
-    best = float("inf")
-    for _ in range(ROUNDS):
-        between()
-        began = time.thread_time()
-        run()
-        best = min(best, time.thread_time() - began)
-    return best
 
 
 def request(names: tuple[str, ...]) -> tuple[Work, Outcome, dict[str, float]]:
@@ -71,15 +59,14 @@ def request(names: tuple[str, ...]) -> tuple[Work, Outcome, dict[str, float]]:
     return made, outcome, values
 
 
-def path(calls: int) -> None:
+def path() -> None:
     from pipelines.features import NAMES
 
     made, outcome, values = request(NAMES)
     schema = tuple(FeatureSpec(name, "text", "numeric", "1") for name in NAMES)
-    calls = min(calls, 8000)  # fewer than the queue holds: the thread behind it is not waited for
 
-    def features() -> None:
-        for _ in range(calls):
+    def features(count: int) -> None:
+        for _ in range(count):
             np.array([values[name] for name in NAMES], dtype="<f4").tobytes()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -87,8 +74,8 @@ def path(calls: int) -> None:
         told = Instruments(plan_of(os.environ, "127.0.0.1:0", 0.05), ABOUT, METHODS)
         recorder = Told(told, telemetry)
 
-        def recording() -> None:
-            for _ in range(calls):
+        def recording(count: int) -> None:
+            for _ in range(count):
                 call = told.began(PREDICT)
                 CALL.set(call)
                 recorder.put(record_of(made, outcome, time.time(), "cpu float32"), schema)
@@ -98,8 +85,8 @@ def path(calls: int) -> None:
             while telemetry.health().queued:
                 time.sleep(0.01)
 
-        blob_us = least(features) / calls * 1e6
-        record_us = least(recording, worked_off) / calls * 1e6
+        blob_us = least_us(features, CALLS, time.thread_time)
+        record_us = least_us(recording, CALLS, time.thread_time, worked_off)
         told.close(0.0)
         telemetry.close()
     total = blob_us + record_us
@@ -109,7 +96,7 @@ def path(calls: int) -> None:
     )
 
 
-def extraction(calls: int) -> None:
+def extraction() -> None:
     import pipelines.prepare
     from benchmarks.bound import sample
     from pipelines.pipeline import Pipeline
@@ -136,7 +123,7 @@ def extraction(calls: int) -> None:
     print(f"extraction  {words} (40 words, 640x480 JPEG, 2 s WAV; decoded already)")
 
 
-def search(calls: int) -> None:
+def search() -> None:
     from server.telemetry.slices import Column, worst_slices
 
     rows, features = 300_000, 30
@@ -161,12 +148,11 @@ def search(calls: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--calls", type=int, default=8000)
     parser.add_argument("--only", default="path,extraction,search")
     arguments = parser.parse_args()
     steps = {step.__name__: step for step in (path, extraction, search)}
     for name in arguments.only.split(","):
-        steps[name](arguments.calls)
+        steps[name]()
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def single_answers(bundle: str, examples: list[pb.Example]) -> list[dict[str, fl
 
 
 def wrong(answer: pb.PredictResponse, expected: dict[str, float]) -> bool:
+    """Other labels or other probabilities than the row alone got."""
     result = answer.results[0]
     if not result.HasField("prediction"):
         return True

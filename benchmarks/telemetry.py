@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -328,8 +329,9 @@ def kill(args: argparse.Namespace) -> None:
             worst_s = max(worst_s, last[1] - newest)
             stored = found
         telemetry = opened(args, folder)
-        rows = telemetry._recorder.call(lambda: _counted(telemetry))
         telemetry.close()
+        with closing(sqlite3.connect(Path(folder) / "telemetry.db")) as connection:
+            rows = counted(connection)
     same = rows == stored
     print(
         f"kill     {args.kills} times: {torn} torn databases, {put - stored} of {put} lost, "
@@ -338,10 +340,9 @@ def kill(args: argparse.Namespace) -> None:
     )
 
 
-def _counted(telemetry: Telemetry) -> int:
-    writer = telemetry._writer
-    writer.flush()
-    found = writer.store.connection.execute(
+def counted(connection: sqlite3.Connection) -> int:
+    """Rows in the stored sums of the first feature, all traffic."""
+    found = connection.execute(
         "SELECT sum(p.n + p.missing + p.absent + p.nonfinite) FROM profile p"
         " JOIN slice s ON s.id = p.slice_id JOIN feature f ON f.id = p.feature_id"
         " WHERE s.name = '' AND f.position = 0"

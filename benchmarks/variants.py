@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +63,6 @@ def disturb(bundle: Path, noise: float, seed: int) -> None:
 
 
 def measured(path: Path, examples: Sequence[pb.Example], tokens: int) -> Variant:
-    from dataclasses import replace
-
     from benchmarks.bound import sample
     from benchmarks.soak import single_answers
     from pipelines.pipeline import Pipeline

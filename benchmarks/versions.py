@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +26,10 @@ from pathlib import Path
 import grpc
 from tqdm import tqdm
 
+from benchmarks.load import CHANNEL
 from benchmarks.payloads import mixed_pool
 from benchmarks.serve import ROOT, start_ours
-from benchmarks.soak import TOLERANCE
+from benchmarks.soak import wrong
 from benchmarks.variants import Variant, variants
 from proto import admin_pb2 as ab
 from proto import inference_pb2 as pb
@@ -39,7 +40,6 @@ CALLERS, STREAMS = 16, 4
 EXAMPLES = 56
 TOKENS = 48
 STEADY_S = 30.0
-CHANNEL = [("grpc.max_receive_message_length", 64 << 20), ("grpc.use_local_subchannel_pool", 1)]
 MIB = 1 << 20
 
 
@@ -75,10 +75,7 @@ async def call(stub: InferenceStub, index: int, examples: Sequence[pb.Example], 
     result = answer.results[0]
     to.stamps[result.stamp] += 1
     expected = to.known[result.stamp].answers[index]
-    got = {score.label: score.probability for score in result.prediction.scores}
-    to.wrong += answer.stamp.hex != result.stamp or any(
-        abs(got.get(label, -1.0) - value) > TOLERANCE for label, value in expected.items()
-    )
+    to.wrong += answer.stamp.hex != result.stamp or wrong(answer, expected)
 
 
 async def write(stub: InferenceStub, example: pb.Example, index: int, to: Tally) -> None:
@@ -150,9 +147,9 @@ class Desk:
         done = await self._switch(self.admin.Rollback(ab.RollbackRequest()), self.rollback_s)
         return str(done.stamp.hex)
 
-    async def _switch(self, call: object, times: list[float]) -> ab.Progress:
+    async def _switch(self, call: Awaitable[ab.Progress], times: list[float]) -> ab.Progress:
         began = time.perf_counter()
-        done: ab.Progress = await call  # type: ignore[misc]
+        done = await call
         times.append(time.perf_counter() - began)
         self.switch_us.append(float(done.detail.split()[1]))
         return done

@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import threading
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import grpc
 import psutil
@@ -58,7 +58,6 @@ class Spent:
     front_s: float = 0.0
     replicas_s: float = 0.0
     requests: float = 0.0
-    rps: list[float] = field(default_factory=list)
 
     def us(self, seconds: float) -> float:
         return seconds / self.requests * 1e6
@@ -79,7 +78,6 @@ def turn(load: Worker, ours: Ours, spent: Spent, arguments: argparse.Namespace) 
     spent.front_s += after[0] - before[0]
     spent.replicas_s += after[1] - before[1]
     spent.requests += found["requests"]
-    spent.rps.append(found["rps"])
     return found["rps"]
 
 
