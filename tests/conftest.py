@@ -3,10 +3,14 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import pipelines  # noqa: F401  first of all: makes `import torchaudio` safe for transformers
+
+if TYPE_CHECKING:
+    from tests.otlp_collector import Collector
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
@@ -28,3 +32,15 @@ def tiny_server(tiny_bundle: Path) -> Iterator[str]:
     with program("--bundle", str(tiny_bundle), *flags) as server:
         yield server.address
         assert server.stop() == 0, "SIGTERM drains and ends well"
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Collector]":
+    """A collector, named as operators name it. Metrics are sent when the server ends."""
+    from tests.otlp_collector import collector
+
+    with collector() as found:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.address)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        monkeypatch.setenv("OTEL_BLRP_SCHEDULE_DELAY", "50")
+        yield found
