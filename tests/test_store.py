@@ -57,6 +57,16 @@ class Desk:
         )
         return sorted(row[0] for row in rows)
 
+    def counted(self) -> int:
+        """Rows in the stored sums of the first feature, all traffic."""
+        self.writer.flush()
+        (found,) = self.writer.store.connection.execute(
+            "SELECT sum(p.n + p.missing + p.nonfinite + p.absent) FROM profile p"
+            " JOIN slice s ON s.id = p.slice_id JOIN feature f ON f.id = p.feature_id"
+            " WHERE s.name = '' AND f.position = 0"
+        ).fetchone()
+        return int(found)
+
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
@@ -145,12 +155,7 @@ def test_sums_stored_before_a_new_row_comes_are_not_counted_twice(tmp_path: Path
             desk.put(0, 50)
             desk.writer.store.close()
             continue
-        desk.writer.flush()
-        (counted,) = desk.writer.store.connection.execute(
-            "SELECT sum(p.n) FROM profile p JOIN slice s ON s.id = p.slice_id"
-            " JOIN feature f ON f.id = p.feature_id WHERE s.name = '' AND f.position = 0"
-        ).fetchone()
-        assert counted == 50
+        assert desk.counted() == 50
         desk.writer.store.close()
 
 
