@@ -1,9 +1,10 @@
 """Which payloads are kept: a share of all, and more of those worth looking at.
 
-The choice is a hash of the prediction's id, so that servers choose alike, and the probability is
-stored with the row, so that figures over kept payloads can be weighted back (Horvitz and Thompson
-1952). Those worth looking at share what a budget leaves them: a flood of errors, or a day on which
-everything is doubtful, must not fill the disk.
+The choice is a hash of the prediction's id against a probability, so that servers with the same
+probability choose alike, and the probability is stored with the row, so that figures over kept
+payloads can be weighted back (Horvitz and Thompson 1952). Those worth looking at share what
+a budget leaves them: a flood of errors, or a day on which everything is doubtful, must not fill the
+disk.
 """
 
 from __future__ import annotations
