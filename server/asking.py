@@ -11,6 +11,12 @@ from server.scheduler import Entry
 from server.types import Outcome, Timing, Work
 
 NO_REPLICA = -1
+# Of a full or ending pool, or of a caller who left: they say nothing of a row.
+PASSING = ("CANCELLED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
+
+
+def says_nothing(outcome: Outcome) -> bool:
+    return outcome.fault is not None and outcome.fault.code in PASSING
 
 
 async def ask(pool: Pool, work: Work, clock: Callable[[], float] = time.monotonic) -> Outcome:

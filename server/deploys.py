@@ -15,7 +15,7 @@ from server.steps import Switch
 from server.telemetry.errors import StoreBusy, TelemetryError
 from server.telemetry.live import Bundle
 from server.telemetry.rows import DeployRow
-from server.telemetry.worth import Worth, worth
+from server.telemetry.worth import yardsticks
 from server.trial import Trial
 from server.types import Facts
 from server.witness import Witness
@@ -74,16 +74,13 @@ class Deploys:
 
 
 def trial_of(active: Facts, candidate: Facts) -> Trial:
-    """Both valued by what serves now. A bundle that cannot be valued is compared without."""
-    bundles = [bundle_of(facts) for facts in (active, candidate)]
-    found: list[Worth | None] = []
-    for bundle in bundles:
-        try:
-            found.append(worth(bundle, bundles[0]))
-        except (TelemetryError, OSError) as error:
-            logger.error("canary: %s has no values: %s", bundle.name, error)
-            found.append(None)
-    return Trial(found[0], found[1])
+    """Both valued by one price list; without values when a bundle's files do not fit."""
+    try:
+        sticks = yardsticks(bundle_of(active), bundle_of(candidate))
+    except (TelemetryError, OSError) as error:
+        logger.error("canary: no values to compare: %s", error)
+        return Trial()
+    return Trial(sticks.before, sticks.now)
 
 
 def bundle_of(facts: Facts) -> Bundle:

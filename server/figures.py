@@ -22,8 +22,9 @@ from server.intervals import (
     share_of,
     z_of,
 )
-from server.pairs import Pair, Said, Yardsticks
+from server.pairs import Pair, Said
 from server.telemetry.quality import Yardstick
+from server.telemetry.worth import Yardsticks
 
 SMALLEST_SLICE = 10  # payloads; of fewer nothing can be said
 MOST_SLICES = 64
@@ -215,29 +216,20 @@ def _right(pairs: Sequence[Pair], said: Sequence[Said]) -> Floats:
 
 def _worth(pairs: Sequence[Pair], said: Sequence[Said], stick: Yardstick) -> Floats:
     """Both answers are taken to come as quickly as the first one did."""
-    found = np.full(len(pairs), np.nan)
-    if stick.objective is None:
-        return found
-    size = len(stick.labels)
-    for place, (pair, one) in enumerate(zip(pairs, said, strict=True)):
-        true, predicted = stick.label(pair.true_label), stick.label(one.label)
-        if true < size and predicted < size:
-            found[place] = 1000 * stick.objective.worth(true, predicted, pair.took_s)
-    return found
+    return 1000 * _array(
+        [
+            stick.realised(pair.true_label, one.label, pair.took_s)
+            for pair, one in zip(pairs, said, strict=True)
+        ]
+    )
 
 
 def _expected(said: Sequence[Said], stick: Yardstick) -> Floats:
     """As the bundle's own calibration has it: an estimate."""
-    if stick.objective is None:
-        return np.full(len(said), np.nan)
-    right = _calibrated(said, stick)
-    values = stick.expected[[stick.label(one.label) for one in said]]
-    return 1000 * (right * values[:, 0] + (1 - right) * values[:, 1])
+    return 1000 * _array([stick.estimated(one.label, one.confidence) for one in said])
 
 
 def _stake(said: Sequence[Said], stick: Yardstick) -> Floats:
-    if stick.objective is None:
-        return np.full(len(said), np.nan)
     values = stick.expected[[stick.label(one.label) for one in said]]
     found: Floats = values[:, 0] - values[:, 1]
     return found

@@ -55,13 +55,17 @@ def keep_freed_memory() -> tuple[bool, str]:
 def give_way(pid: int, yielding: bool) -> tuple[bool, str]:
     """Let a process group of its own run behind the others for a while, or beside them.
 
-    Replicas are sessions of their own, so on a kernel with autogroups only the group's weight
-    counts. Going back needs privilege; without it nothing is changed. Returns (done, reason).
+    Replicas are sessions of their own, so where the kernel has autogroups switched on only the
+    group's weight counts, else only that of the threads: both are set. Going back needs privilege;
+    without it nothing is changed. Returns (done, reason).
     """
     if os.geteuid() != 0:
         return False, "only root may undo it"
+    by, group = GIVING_WAY if yielding else 0, Path(f"/proc/{pid}/autogroup")
     try:
-        Path(f"/proc/{pid}/autogroup").write_text(str(GIVING_WAY) if yielding else "0")
+        os.setpriority(os.PRIO_PGRP, pid, os.getpriority(os.PRIO_PROCESS, 0) + by)
+        if group.exists():
+            group.write_text(str(by))
     except OSError as error:
         return False, error.strerror or "refused"
     return True, "behind the others" if yielding else "beside the others"

@@ -1,4 +1,4 @@
-"""One payload answered by two bundles, and what both are measured with."""
+"""One payload answered by two bundles."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from server.deploys import bundle_of
-from server.telemetry import objective, reference
-from server.telemetry.live import Bundle
-from server.telemetry.objective import Objective
-from server.telemetry.quality import Yardstick, yardstick
 from server.telemetry.rows import PredictionRow
-from server.types import Facts, Outcome
+from server.types import Outcome
 
 NO_SLICES: Mapping[str, str] = {}
 
@@ -55,49 +50,3 @@ def said_in(row: PredictionRow) -> Said:
 
 def slices_of(tags: Mapping[str, str], mix: str) -> dict[str, str]:
     return {**tags, "mix": mix}
-
-
-@dataclass(frozen=True, slots=True)
-class Yardsticks:
-    """Each bundle's calibration with one and the same objective, so that a bundle cannot raise its
-    worth by its own table; `why` says why there is none."""
-
-    before: Yardstick
-    now: Yardstick
-    why: str = ""
-
-    @property
-    def objective(self) -> Objective | None:
-        return self.before.objective
-
-    @property
-    def unit(self) -> str:
-        return self.objective.unit if self.objective is not None else ""
-
-
-def yardsticks(active: Facts, candidate: Facts) -> Yardsticks:
-    """Reads both bundles' files. Raises OSError, or a TelemetryError for a damaged one."""
-    old, new = bundle_of(active), bundle_of(candidate)
-    if set(old.labels) != set(new.labels):
-        why = "the labels differ, so that no objective has a value for every pair"
-        return Yardsticks(_stick(old, b""), _stick(new, b""), why)
-    table = old.objective or new.objective
-    why = "" if table else "neither bundle has an objective"
-    if old.objective and new.objective and not _alike(old, new):
-        why = "the objectives differ; both are measured with the active bundle's"
-    return Yardsticks(_stick(old, table), _stick(new, table), why)
-
-
-def _alike(old: Bundle, new: Bundle) -> bool:
-    one = objective.parse(old.objective, old.labels)
-    other = objective.parse(new.objective, old.labels)
-    if one is None or other is None:
-        return one is other
-    same_window = bool((one.window_s == other.window_s).all())
-    return bool((one.value == other.value).all()) and same_window and one.unit == other.unit
-
-
-def _stick(bundle: Bundle, table: bytes) -> Yardstick:
-    worth = objective.parse(table, bundle.labels) if table else None
-    known = reference.parse(bundle.reference, bundle.schema) if bundle.reference else None
-    return yardstick(bundle.labels, known, worth)

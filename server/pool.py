@@ -38,7 +38,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.config = self._config = config
+        self.config = config
         self._clock = clock
         self._wall = wall
         self._seats = [
@@ -95,7 +95,7 @@ class Pool:
         self.dispatch.close_all(leftover)
 
     def _check_memory(self, count: int) -> None:
-        reason = memory.misfit(self._config, count, host.available_bytes())
+        reason = memory.misfit(self.config, count, host.available_bytes())
         if reason:
             raise PoolRefused("memory", reason)
 
@@ -138,7 +138,7 @@ class Pool:
             if self._stopping.is_set() or seat in self._closed:
                 break
             lived_s = self._clock() - began
-            in_a_row = 1 if lived_s > self._config.stable_s else in_a_row + 1
+            in_a_row = 1 if lived_s > self.config.stable_s else in_a_row + 1
             wait_s = self._backoff_s(in_a_row, seat.fatal is not None)
             seat.state = "dead"
             seat.reason = f"{cause} after {lived_s:.1f} s; {_again(in_a_row, wait_s)}"
@@ -163,8 +163,8 @@ class Pool:
         """A first death is repaired at once; a refused bundle will most likely be refused again."""
         if deaths_in_a_row == 1 and not refused:
             return 0.0
-        doubled = self._config.restart_first_s * 2.0 ** min(deaths_in_a_row - 1, 16)
-        return min(doubled, self._config.restart_longest_s)
+        doubled = self.config.restart_first_s * 2.0 ** min(deaths_in_a_row - 1, 16)
+        return min(doubled, self.config.restart_longest_s)
 
     def _give_up_start(self, seat: Seat, cause: str) -> None:
         """Before anything has loaded, a bundle that one replica refuses is refused by all."""

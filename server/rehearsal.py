@@ -15,7 +15,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from server.asking import ask
+from server.asking import ask, says_nothing
 from server.engine import Engine
 from server.ids import prediction_id
 from server.intake import Intake, Terms
@@ -186,7 +186,7 @@ class Rehearsal:
         return None
 
     def _see(self, row: PredictionRow, now: Outcome) -> None:
-        if not _said_something(now):
+        if says_nothing(now):
             self._skipped += 1
             return
         record = row.record
@@ -221,8 +221,6 @@ class Rehearsal:
             await asyncio.gather(*workers, return_exceptions=True)
 
     def _see_live(self, work: Work, before: Outcome, now: Outcome) -> None:
-        if not _said_something(now):
-            return
         tags = slices_of(work.slices, before.mix or work.mix)
         took_s = before.timing.total_ms / 1e3
         self._pairs.append(Pair(1.0, said_by(before), said_by(now), took_s, slices=tags, live=True))
@@ -238,12 +236,6 @@ def _fits(row: PredictionRow, facts: Facts) -> bool:
     if record.error:
         return record.error.split("/")[0] in COMPARABLE
     return record.label in facts.labels
-
-
-def _said_something(outcome: Outcome) -> bool:
-    """A full or ending pool says nothing of a payload."""
-    passing = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED")
-    return outcome.fault is None or outcome.fault.code not in passing
 
 
 def _renewed(work: Work) -> Work:

@@ -8,9 +8,11 @@ from statistics import median
 
 import numpy as np
 
+from server.deploys import bundle_of
 from server.figures import Figures, by_slice, columns_of, figures
 from server.intervals import median_of, z_of
-from server.pairs import Pair, Yardsticks, yardsticks
+from server.pairs import Pair
+from server.telemetry.worth import Yardsticks, yardsticks
 from server.types import Facts
 from server.verdict import Latency, Verdict, in_words, judge
 
@@ -47,8 +49,8 @@ class Judged:
 
 
 def review(seen: Seen, active: Facts, candidate: Facts) -> Judged:
-    """Reads both bundles' files, and takes a moment. Raises as `yardsticks` does."""
-    sticks = yardsticks(active, candidate)
+    """Reads both bundles' files, and takes a moment. Raises OSError, and as `yardsticks` does."""
+    sticks = yardsticks(bundle_of(active), bundle_of(candidate))
     columns = columns_of(seen.pairs, sticks)
     whole, slices = figures(columns), by_slice(columns, seen.pairs)
     latency = _latency(seen.times)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from server.asking import ask
+from server.asking import ask, says_nothing
 from server.pool import Pool
 from server.telemetry.sampler import uniform
 from server.types import Outcome, Work
@@ -22,8 +22,6 @@ MOST_BYTES = 32 << 20
 LOW = 2
 WITHIN_S = 30.0  # for an answer of the candidate
 LOOK_S = 0.05
-# A caller's doing or the server's, not the bundle's: nothing to compare with.
-NOT_COMPARED = ("CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
 
 
 class Shadow:
@@ -51,7 +49,8 @@ class Shadow:
         """A row has been answered. Returns at once and raises nothing."""
         if pool is not self._active or work.task != "classify":
             return
-        if outcome.fault is not None and outcome.fault.code in NOT_COMPARED:
+        too_late = outcome.fault is not None and outcome.fault.code == "DEADLINE_EXCEEDED"
+        if too_late or says_nothing(outcome):
             return
         # Not the draw that decides which payloads are kept: those would all be in the shadow.
         if uniform(f"shadow {work.id}") >= self._share:
@@ -86,7 +85,7 @@ class Shadow:
                 keep_payload=False,
             )
             said = await ask(self._candidate, again, self._clock)
-            if said.fault is not None and said.fault.code in ("RESOURCE_EXHAUSTED", "UNAVAILABLE"):
+            if says_nothing(said):
                 self.dropped += 1
                 continue
             self.answered += 1

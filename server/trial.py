@@ -16,25 +16,38 @@ from dataclasses import dataclass
 from typing import Literal
 
 from server.telemetry.feedback import CORRECTED, JOINED, FeedbackItem, FeedbackResult
+from server.telemetry.quality import Yardstick
 from server.telemetry.sequential import Clustered, mean_halfwidth
-from server.telemetry.worth import Worth
 from server.types import Answer, Outcome, Work
 
 ALPHA = 0.01
 MEASURES = ("errors", "latency", "confidence", "estimated value", "realised value")
 EACH = ALPHA / len(MEASURES)
-# More rows that fail: surely more than the first sends it back, surely fewer than the second is
-# fine. (To show fewer than half a point more would take thousands of rows.)
-ERRORS_BACK, ERRORS_FINE = 0.005, 0.02
-# Slow is what takes longer than so many times the active bundle's p95 of the same minute.
-SLOW_TIMES, SLOW_SHARE = 1.25, 0.05
-# Means may fall by so many standard deviations of the active bundle's rows.
-WORSE_SD = 0.2
 MIN_ROWS, MIN_GROUPS, MIN_LABELLED = 100, 30, 30
 MINUTE_S = 60.0
 WINDOW_ROWS = 4000
 LAST = 40  # rows in which most failing ends it without any statistics
 MOST_WAITING = 20_000  # predictions whose label may still come
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a candidate may cost.
+
+    More rows that fail: surely more than `errors_back` sends it back, surely fewer than
+    `errors_fine` is fine. (To show fewer than half a point more would take thousands of rows.)
+    Slow is what takes longer than `slow_times` the active bundle's p95 of the same minute. Means
+    may fall by `worse_sd` standard deviations of the rows.
+    """
+
+    errors_back: float = 0.005
+    errors_fine: float = 0.02
+    slow_times: float = 1.25
+    slow_share: float = 0.05
+    worse_sd: float = 0.2
+
+
+BOUNDS = Bounds()
 
 Verdict = Literal["worse", "fine", "unsure", "none"]
 
@@ -49,8 +62,8 @@ class Measure:
 class Side:
     """What the rows of one bundle were like."""
 
-    def __init__(self, worth: Worth | None) -> None:
-        self.worth = worth
+    def __init__(self, stick: Yardstick | None) -> None:
+        self.stick = stick
         self.errors, self.slow = Clustered(), Clustered()
         self.confidence, self.value, self.realised = Clustered(), Clustered(), Clustered()
         self.last: deque[bool] = deque(maxlen=LAST)
@@ -75,10 +88,12 @@ class Trial:
 
     def __init__(
         self,
-        active: Worth | None = None,
-        candidate: Worth | None = None,
+        active: Yardstick | None = None,
+        candidate: Yardstick | None = None,
         clock: Callable[[], float] = time.monotonic,
+        bounds: Bounds = BOUNDS,
     ) -> None:
+        self._bounds = bounds
         self.active, self.candidate = Side(active), Side(candidate)
         self._clock = clock
         self._slow_ms = math.nan
@@ -106,9 +121,9 @@ class Trial:
         self, side: Side, group: str, work: Work, answer: Answer, total_ms: float
     ) -> None:
         side.confidence.add(group, answer.confidence)
-        if side.worth is None:
+        if side.stick is None:
             return
-        value = side.worth.estimated(answer.label, answer.confidence)
+        value = side.stick.estimated(answer.label, answer.confidence)
         if not math.isnan(value):
             side.value.add(group, value)
         self._waiting[work.id] = (side, group, answer.label, total_ms / 1e3)
@@ -120,11 +135,11 @@ class Trial:
         if result.status not in (JOINED, CORRECTED):
             return
         side, group, said, took_s = self._waiting.pop(item.prediction_id, (None, "", "", 0.0))
-        if side is None or side.worth is None:
+        if side is None or side.stick is None:
             return
         value = item.value
         if value is None:
-            value = side.worth.realised(item.label, said, took_s) if item.label else math.nan
+            value = side.stick.realised(item.label, said, took_s) if item.label else math.nan
         if not math.isnan(value):
             side.realised.add(group, value)
 
@@ -141,11 +156,12 @@ class Trial:
         """Each compared as things stand; to be asked about once a second."""
         now = self._clock()
         limit = self.active.p95(now)
-        self._slow_ms = SLOW_TIMES * limit
+        self._slow_ms = self._bounds.slow_times * limit
         few = self.candidate.too_few or self.active.too_few
         if few:
             return (Measure("rows", "unsure", f"{few} so far"),)
-        unit = self.active.worth.unit if self.active.worth else ""
+        prices = self.active.stick.objective if self.active.stick is not None else None
+        unit = prices.unit if prices is not None else ""
         return (
             self._errors(),
             self._latency(limit, self.candidate.p95(now)),
@@ -159,14 +175,14 @@ class Trial:
         low, high = ours.share_bounds(EACH / 2)
         their_low, their_high = theirs.share_bounds(EACH / 2)
         verdict: Verdict = "unsure"
-        if low - their_high > ERRORS_BACK:
+        if low - their_high > self._bounds.errors_back:
             verdict = "worse"
-        elif high - their_low < ERRORS_FINE:
+        elif high - their_low < self._bounds.errors_fine:
             verdict = "fine"
         words = (
             f"{ours.mean:.2%} of {ours.n} rows failed against {theirs.mean:.2%} of {theirs.n}; "
             f"between {low - their_high:+.2%} and {high - their_low:+.2%}, back above "
-            f"{ERRORS_BACK:+.1%}, fine below {ERRORS_FINE:+.1%}"
+            f"{self._bounds.errors_back:+.1%}, fine below {self._bounds.errors_fine:+.1%}"
         )
         return Measure("errors", verdict, words)
 
@@ -174,21 +190,21 @@ class Trial:
         slow = self.candidate.slow
         low, high = slow.share_bounds(EACH)
         verdict: Verdict = "unsure"
-        if low > SLOW_SHARE:
+        if low > self._bounds.slow_share:
             verdict = "worse"
-        elif high < SLOW_SHARE:
+        elif high < self._bounds.slow_share:
             verdict = "fine"
         words = (
             f"p95 {candidate_ms:.0f} ms against {active_ms:.0f} ms in the same minute; "
-            f"{low:.1%} to {high:.1%} of {slow.n} rows over {SLOW_TIMES:g} times that, "
-            f"{SLOW_SHARE:.0%} may"
+            f"{low:.1%} to {high:.1%} of {slow.n} rows over {self._bounds.slow_times:g} times "
+            f"that, {self._bounds.slow_share:.0%} may"
         )
         return Measure("latency", verdict, words)
 
     def _mean(self, name: str, theirs: Clustered, ours: Clustered, unit: str) -> Measure:
         if min(ours.groups, theirs.groups) < MIN_GROUPS:
             return Measure(name, "none", "too little to compare")
-        bound = WORSE_SD * max(theirs.deviation, ours.deviation)
+        bound = self._margin(theirs, ours)
         difference = ours.mean - theirs.mean
         half = mean_halfwidth(ours.variance + theirs.variance, bound, EACH) if bound else 0.0
         verdict: Verdict = "unsure"
@@ -203,6 +219,9 @@ class Trial:
         )
         return Measure(name, verdict, words)
 
+    def _margin(self, theirs: Clustered, ours: Clustered) -> float:
+        return self._bounds.worse_sd * max(theirs.deviation, ours.deviation)
+
     def _realised(self, unit: str) -> Measure:
         """Labels come late and for few rows: too few to be sure hold nothing up, unless they point
         to what would send it back."""
@@ -210,7 +229,9 @@ class Trial:
         if min(ours.groups, theirs.groups) < MIN_LABELLED:
             return Measure("realised value", "none", f"{ours.n} and {theirs.n} labels so far")
         found = self._mean("realised value", theirs, ours, unit)
-        points_down = ours.mean - theirs.mean < -WORSE_SD * max(theirs.deviation, ours.deviation)
+        points_down = ours.mean - theirs.mean < -self._bounds.worse_sd * max(
+            theirs.deviation, ours.deviation
+        )
         if found.verdict == "unsure" and not points_down:
             return Measure(found.name, "none", found.words)
         return found

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from server import trial
 from server.errors import DeployRefused
 from server.routes import draw
+from server.trial import Bounds, Trial
 from server.types import GenerationEnd, Token
 from tests.running import until
 from tests.stub_bundles import Desk, desk
@@ -100,33 +100,33 @@ async def test_one_that_fails_rows_is_rolled_back_with_the_evidence(tmp_path: Pa
             await found.deployment.activate(B)
 
 
-async def test_one_whose_replicas_are_gone_is_rolled_back_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.canary.GONE_S", 0.0)
+async def test_one_whose_replica_keeps_dying_is_rolled_back(tmp_path: Path) -> None:
     async with desk(tmp_path, restart_first_s=60.0) as found:
         await begun(found)
         pool = found.engine.lineup.candidate
         assert pool is not None
+        pool._seats[0].kill("a test")  # a first death is repaired at once
+        await until(lambda: pool._seats[0].restarts == 1 and pool.serving == 1)
+        assert found.engine.lineup.canary is not None
         pool._seats[0].kill("a test")
-        pool._seats[0].state = "dead"
         await until(lambda: found.engine.lineup.canary is None)
-        assert found.told[-1][0] == "canary-rolled-back"
+        action, _, evidence = found.told[-1]
+        assert action == "canary-rolled-back"
+        assert "no replica of it serves: replica 0 killed: a test" in evidence
 
 
-async def test_one_that_is_not_worse_is_promoted_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As many rows as a test can wait for; what the bounds are worth is test_trial's business.
-    monkeypatch.setattr(trial, "ERRORS_FINE", 0.3)
-    monkeypatch.setattr(trial, "SLOW_SHARE", 0.9)
-    monkeypatch.setattr(trial, "WORSE_SD", 1e3)  # a stub's confidence is how much it has answered
+async def test_one_that_is_not_worse_is_promoted_at_the_end(tmp_path: Path) -> None:
+    # As many rows as a test can wait for; what the usual bounds are worth is test_trial's business.
+    # A stub's confidence is how much it has answered.
+    wide = Bounds(errors_fine=0.3, slow_share=0.9, worse_sd=1e3)
     async with desk(tmp_path) as found:
+        found.deployment.trials = lambda _active, _candidate: Trial(bounds=wide)
         await begun(found, minutes=0.01)
         async with traffic(found):
             await until(lambda: found.engine.lineup.canary is None, 60)
         assert found.told[-1][:2] == ("canary-promoted", "b")
-        assert found.deployment.store.current.stamp == B  # type: ignore[union-attr]
+        # The links on disk follow the switch.
+        await until(lambda: found.deployment.store.current.stamp == B)  # type: ignore[union-attr]
         done = await found.deployment.roll_back("all the same")
         assert done.switch is not None and done.switch.stamp == A
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from server.telemetry.feedback import JOINED, FeedbackItem, FeedbackResult
 from server.telemetry.live import Bundle
-from server.telemetry.worth import worth
+from server.telemetry.worth import yardsticks
 from server.trial import Measure, Trial
 from server.types import Answer, Fault, Outcome, Timing, Work
 from tests.stub_replica import work
@@ -52,8 +52,8 @@ def run(
 ) -> tuple[Trial, list[tuple[Measure, ...]]]:
     """The trial at its end, and what it said every second of it (100 rows)."""
     clock, random = Clock(), np.random.default_rng(seed)
-    values = worth(BUNDLE, BUNDLE)
-    trial, looks = Trial(values, values, clock), []
+    sticks = yardsticks(BUNDLE, BUNDLE)
+    trial, looks = Trial(sticks.before, sticks.now, clock), []
     for number in range(rows):
         candidate = bool(random.random() < share)
         confidence, total_ms, fails = row_of(random, candidate)
@@ -153,6 +153,6 @@ def test_a_few_long_sessions_are_too_little_to_decide() -> None:
 
 def test_two_bundles_are_valued_by_one_price_list() -> None:
     dearer = OBJECTIVE.replace(b"-900", b"-9000")
-    ours = worth(replace(BUNDLE, objective=dearer), BUNDLE)
+    ours = yardsticks(BUNDLE, replace(BUNDLE, objective=dearer)).now
     assert ours.realised("stop", "ok", 1.0) == -900
     assert ours.estimated("stop", 0.99) > ours.estimated("stop", 0.6)

@@ -12,9 +12,10 @@ import pytest
 from server import intervals
 from server.figures import Figures, by_slice, columns_of, figures
 from server.intervals import Interval, rows_needed, wilson, z_of
-from server.pairs import Pair, Said, Yardsticks
+from server.pairs import Pair, Said
 from server.telemetry import objective
 from server.telemetry.quality import yardstick
+from server.telemetry.worth import Yardsticks
 from server.verdict import Latency, Verdict, in_words, judge
 
 LABELS = ("ok", "stop")

@@ -16,6 +16,7 @@ from proto import admin_pb2 as pb
 from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
 from server.commands.plain import plain
 from server.commands.report import table
+from server.flags import share
 
 HOLD = 6
 CODES = {"promote": OK, "hold": HOLD, "refuse": FAILED}
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("what", metavar="STAMP|BUNDLE", help="loaded or in the store, or a directory to load first")
     add("--payloads", type=_count, default=500, metavar="N", help="the latest N at most (500)")
-    add("--shadow", type=_share, default=0.0, metavar="P", help="and this share of live traffic")
+    add("--shadow", type=share, default=0.0, metavar="P", help="and this share of live traffic")
     add("--seconds", type=_seconds, default=60.0, metavar="S", help="for so long (60)")
     add("--json", action="store_true", help="print one JSON object")
     add_connection(parser)
@@ -134,13 +135,6 @@ def _count(text: str) -> int:
     if not 1 <= number <= 1000:
         raise argparse.ArgumentTypeError(f"{text}: 1 to 1000 payloads can be replayed")
     return number
-
-
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share: 0 to 1 is")
-    return share
 
 
 def _seconds(text: str) -> float:

@@ -1,46 +1,53 @@
-"""What one prediction is worth, as its bundle's objective and calibration say."""
+"""Two bundles measured with one price list, whatever each says its decisions are worth."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from server.telemetry import objective, reference
-from server.telemetry.errors import TelemetryError
 from server.telemetry.live import Bundle
+from server.telemetry.objective import Objective
 from server.telemetry.quality import Yardstick, yardstick
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
-    """`unit` "": the bundle has no objective, and nothing has a value."""
+class Yardsticks:
+    """Each bundle's calibration with one and the same objective, so that a bundle cannot raise its
+    worth by its own table; `why` says why there is none, or whose it is."""
 
-    stick: Yardstick
-    unit: str
+    before: Yardstick
+    now: Yardstick
+    why: str = ""
 
-    def estimated(self, said: str, confidence: float) -> float:
-        """From the calibrated confidence, as in quality.py; NaN for a label without a value."""
-        place = self.stick.label(said)
-        right = float(self.stick.right[self.stick.bin(confidence)])
-        if_right, if_wrong = self.stick.expected[place]
-        return float(right * if_right + (1 - right) * if_wrong)
-
-    def realised(self, true: str, said: str, took_s: float) -> float:
-        """NaN where the objective does not say."""
-        wanted = self.stick.objective
-        places = self.stick.label(true), self.stick.label(said)
-        if wanted is None or max(places) >= len(self.stick.labels):
-            return float("nan")
-        return wanted.worth(*places, took_s)
+    @property
+    def unit(self) -> str:
+        return self.before.objective.unit if self.before.objective is not None else ""
 
 
-def worth(bundle: Bundle, valued_by: Bundle) -> Worth:
-    """Decisions of `bundle` at the values of `valued_by`, where the labels are the same: bundles
-    are compared by one price list. Raises TelemetryError for files that do not fit."""
-    labels = bundle.labels
-    profile = reference.parse(bundle.reference, bundle.schema) if bundle.reference else None
-    prices = valued_by if set(valued_by.labels) == set(labels) else bundle
-    try:
-        wanted = objective.parse(prices.objective, labels) if prices.objective else None
-    except objective.ObjectiveRefused as fault:
-        raise TelemetryError(str(fault)) from fault
-    return Worth(yardstick(labels, profile, wanted), wanted.unit if wanted else "")
+def yardsticks(old: Bundle, new: Bundle) -> Yardsticks:
+    """Raises a TelemetryError for a damaged file."""
+    if set(old.labels) != set(new.labels):
+        why = "the labels differ, so that no objective has a value for every pair"
+        return Yardsticks(_stick(old, b""), _stick(new, b""), why)
+    table = old.objective or new.objective
+    why = "" if table else "neither bundle has an objective"
+    if old.objective and new.objective and not _alike(old, new):
+        why = "the objectives differ; both are measured with the active bundle's"
+    return Yardsticks(_stick(old, table), _stick(new, table), why)
+
+
+def _alike(old: Bundle, new: Bundle) -> bool:
+    one, other = _objective(old.objective, old), _objective(new.objective, old)
+    if one is None or other is None:
+        return one is other
+    same_window = bool((one.window_s == other.window_s).all())
+    return bool((one.value == other.value).all()) and same_window and one.unit == other.unit
+
+
+def _objective(table: bytes, bundle: Bundle) -> Objective | None:
+    return objective.parse(table, bundle.labels) if table else None
+
+
+def _stick(bundle: Bundle, table: bytes) -> Yardstick:
+    known = reference.parse(bundle.reference, bundle.schema) if bundle.reference else None
+    return yardstick(bundle.labels, known, _objective(table, bundle))
