@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from proto import inference_pb2, replica_pb2
+from server.guard import Failed
 
 
-class Rejected(Exception):
+class Rejected(Failed):
     """The row's own fault, found while decoding it."""
 
     def __init__(self, field: str, reason: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.fault = inference_pb2.Fault(
-            code="INVALID_ARGUMENT", field=field, reason=reason, message=message
+        super().__init__(
+            inference_pb2.Fault(
+                code="INVALID_ARGUMENT", field=field, reason=reason, message=message
+            )
         )
 
 

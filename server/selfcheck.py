@@ -6,15 +6,13 @@ that could wait for a forward.
 
 from __future__ import annotations
 
-import logging
 import queue
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from proto import replica_pb2
-
-logger = logging.getLogger(__name__)
+from server.guard import Failed, guard
 
 Send = Callable[[replica_pb2.FromReplica], None]
 
@@ -70,11 +68,11 @@ class SelfCheck:
         began = time.perf_counter()
         looked = replica_pb2.Looked(verify_id=asked.id if asked is not None else 0)
         try:
-            found = self._watch.look() if asked is None else self._watch.verify(asked.disk)
-            for item in found:
-                looked.moved.add(kind=item.kind, name=item.name, words=item.words, now=item.now)
-        except Exception as error:  # a look that fails silently would pass for a good one
-            logger.exception("this replica cannot compare itself with what it loaded")
-            looked.trouble = f"{type(error).__name__}: {error}"
+            with guard("LOOK_FAILED"):
+                found = self._watch.look() if asked is None else self._watch.verify(asked.disk)
+                for item in found:
+                    looked.moved.add(kind=item.kind, name=item.name, words=item.words, now=item.now)
+        except Failed as error:  # a look that fails silently would pass for a good one
+            looked.trouble = error.fault.message
         looked.took_ms = (time.perf_counter() - began) * 1e3
         return looked

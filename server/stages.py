@@ -10,8 +10,6 @@ there the computing thread encodes.
 
 from __future__ import annotations
 
-import logging
-import os
 import queue
 import threading
 import time
@@ -21,16 +19,14 @@ from typing import Any
 
 from proto import inference_pb2, replica_pb2
 from server.desk import Crew, Desk, Row
-from server.model import Model, Rejected
+from server.guard import Failed, edge, guard
+from server.model import Model
 from server.scheduler import compose
 from server.texts import Texts
-
-logger = logging.getLogger(__name__)
 
 Send = Callable[[replica_pb2.FromReplica], None]
 Computed = tuple[list[Row], Any, float]  # rows, what the model found, when their forward began
 BATCHES_UNDER_WAY = 2  # computing and encoding; more would only fix the order of rows too early
-EXIT_BROKEN = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ class Stages:
         if not self._crew.shared_cores:
             loops.append(self._encode_loop)
         for loop in loops:
-            threading.Thread(target=self._edge, args=(loop,), daemon=True).start()
+            threading.Thread(target=edge, args=(loop,), daemon=True).start()
 
     # ---- from the reading thread -------------------------------------------------------------
 
@@ -92,17 +88,6 @@ class Stages:
 
     # ---- the three loops ---------------------------------------------------------------------
 
-    def _edge(self, loop: Callable[[], None]) -> None:
-        """An error that reaches this is ours: the process ends, the front starts another."""
-        try:
-            while True:
-                loop()
-        except ConnectionError:
-            os._exit(0)  # the front is gone
-        except Exception:
-            logger.exception("a stage of this replica failed")
-            os._exit(EXIT_BROKEN)
-
     def _decode_loop(self) -> None:
         row = self._desk.take_undecoded()
         self._decode(row)
@@ -112,11 +97,10 @@ class Stages:
         if self._dropped(row):
             return
         try:
-            row.ready = self._model.prepare(row.work, row.example)
-        except Rejected as error:
+            with guard("PREPARE_FAILED", self._model.broken_by):
+                row.ready = self._model.prepare(row.work, row.example)
+        except Failed as error:
             self._fail(row, error.fault)
-        except Exception as error:
-            self._fail(row, self._bug(error, "PREPARE_FAILED"))
 
     def _compute_loop(self) -> None:
         what, which = self._desk.next(writing=bool(self._texts))
@@ -148,18 +132,18 @@ class Stages:
         self._send(_begun(rows))
         began = time.perf_counter()
         try:
-            found = self._model.forward([row.ready.row for row in rows if row.ready])
-        except Exception as error:
+            with guard("FORWARD_FAILED", self._model.broken_by):
+                found = self._model.forward([row.ready.row for row in rows if row.ready])
+        except Failed as error:
             self._under_way.release()
-            self._failed_forward(rows, error)
+            self._failed_forward(rows, error.fault)
             return
         if self._crew.shared_cores:
             self._encode(rows, found, began)
         else:
             self._computed.put((rows, found, began))
 
-    def _failed_forward(self, rows: list[Row], error: Exception) -> None:
-        fault = self._bug(error, "FORWARD_FAILED")
+    def _failed_forward(self, rows: list[Row], fault: inference_pb2.Fault) -> None:
         if len(rows) == 1:
             self._fail(rows[0], fault)
             return
@@ -172,13 +156,13 @@ class Stages:
 
     def _encode(self, rows: list[Row], found: Any, began: float) -> None:
         try:
-            self._model.wait(found)
-            computed = time.perf_counter()
-            dones = self._model.finish(found)
-        except Exception as error:
-            fault = self._bug(error, "FINISH_FAILED")
+            with guard("FINISH_FAILED", self._model.broken_by):
+                self._model.wait(found)
+                computed = time.perf_counter()
+                dones = self._model.finish(found)
+        except Failed as error:
             for row in rows:
-                self._fail(row, fault)
+                self._fail(row, error.fault)
             return
         finally:
             self._under_way.release()
@@ -211,12 +195,6 @@ class Stages:
         else:
             return False
         return True
-
-    def _bug(self, error: Exception, reason: str) -> inference_pb2.Fault:
-        logger.error("a row failed", exc_info=error)
-        if self._model.broken_by(error):
-            os._exit(EXIT_BROKEN)  # the front retries these rows elsewhere, each alone
-        return _fault("INTERNAL", reason, f"{type(error).__name__}: {error}")
 
     def _fail(self, row: Row, fault: inference_pb2.Fault) -> None:
         message = replica_pb2.FromReplica()

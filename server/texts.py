@@ -5,7 +5,6 @@ Belongs to the computing thread; only `cancel` may come from another.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,9 +12,8 @@ from dataclasses import dataclass
 
 from proto import inference_pb2, replica_pb2
 from server.desk import Row
+from server.guard import Failed, guard
 from server.model import Model, Text
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -61,12 +59,12 @@ class Texts:
         if not self._live:
             return
         try:
-            self._model.step()
-        except Exception as error:
-            logger.exception("writing failed")
+            with guard("GENERATE_FAILED", self._model.broken_by):
+                self._model.step()
+        except Failed as error:
             for live in list(self._live.values()):
                 live.text.cancel()
-                self._end(live, self._bug(error))
+                self._end(live, error.fault)
             return
         for live in list(self._live.values()):
             self._tell(live)
@@ -78,10 +76,10 @@ class Texts:
         self._send(replica_pb2.FromReplica(begun=replica_pb2.Begun(ids=ids)))
         began = time.perf_counter()
         try:
-            (text,) = self._model.start([row.ready.row])
-        except Exception as error:
-            logger.exception("a text could not be begun")
-            self._refuse(row, self._bug(error))
+            with guard("GENERATE_FAILED", self._model.broken_by):
+                (text,) = self._model.start([row.ready.row])
+        except Failed as error:
+            self._refuse(row, error.fault)
             return
         live = Live(row, text, began)
         self._live[row.work.id] = live
@@ -126,12 +124,6 @@ class Texts:
         token = replica_pb2.Token(id=row.work.id, last=True, fault=fault)
         self._send(replica_pb2.FromReplica(token=token))
         self._forget(row.work.id)
-
-    def _bug(self, error: Exception) -> inference_pb2.Fault:
-        if self._model.broken_by(error):
-            raise error  # to the edge of the thread: the process ends
-        message = f"{type(error).__name__}: {error}"
-        return inference_pb2.Fault(code="INTERNAL", reason="GENERATE_FAILED", message=message)
 
 
 def _gone(row: Row) -> inference_pb2.Fault:

@@ -1,0 +1,62 @@
+"""Where a replica meets errors nobody expected: both of its broad excepts are here.
+
+What a model raises over a row costs the rows it was at work on, not the process, which holds
+others; every other error is ours and ends the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from proto import inference_pb2
+
+logger = logging.getLogger(__name__)
+
+EXIT_BROKEN = 70
+
+
+class Failed(Exception):
+    """`fault` is the answer to whatever was being done."""
+
+    def __init__(self, fault: inference_pb2.Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+def edge(loop: Callable[[], None]) -> None:
+    """A thread. An error that reaches this is ours: the process ends, the front starts another."""
+    try:
+        while True:
+            loop()
+    except ConnectionError:
+        os._exit(0)  # the front is gone
+    except Exception:
+        logger.exception("a stage of this replica failed")
+        os._exit(EXIT_BROKEN)
+
+
+@contextmanager
+def guard(
+    reason: str, broken_by: Callable[[Exception], bool] = lambda error: False
+) -> Iterator[None]:
+    """Makes any error inside a Failed, but for one that `broken_by` says spoils all that would be
+    computed from now on: that is for the edge, and the front retries the rows elsewhere, each
+    alone.
+
+    Broad, because decoders and a model's libraries raise anything over a stranger's bytes, and a
+    row without an answer is worse than a bug with one.
+    """
+    try:
+        yield
+    except Failed:
+        raise
+    except Exception as error:
+        logger.exception("%s", reason)
+        if broken_by(error):
+            raise
+        message = f"{type(error).__name__}: {error}"
+        fault = inference_pb2.Fault(code="INTERNAL", reason=reason, message=message)
+        raise Failed(fault) from error
