@@ -79,9 +79,8 @@ class BundleStore:
             _seal(partial)
             self._step("sealed")
             partial.rename(place)
-        except BaseException:
-            _remove(partial)
-            raise
+        finally:
+            _remove(partial)  # gone by that name when all went well
         _sync(place.parent)
         self._step("added")
         return Stored(name, stamp, place)
