@@ -97,10 +97,6 @@ def other_mode(bundle: Path) -> None:
     (bundle / "CARD.md").chmod(0o777)
 
 
-def empty_directory(bundle: Path) -> None:
-    (bundle / "golden" / "empty").mkdir()
-
-
 # What their own tool lets through as it is run by default, and with --ignore_unsigned_files.
 SLIPS_PAST: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a file under .git": (planted, "not a name a bundle can hold"),

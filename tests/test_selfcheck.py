@@ -25,6 +25,7 @@ from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
 from tests.running import channel_to, edge, until
 from tests.standin_engine import StandInEngine
+from tests.stub_bundles import Unkept
 from tests.stub_replica import StubWatch, stub_config, stub_pool
 
 WEIGHTS = "file weights/model.safetensors later was changed on disk\n"
@@ -87,22 +88,20 @@ class Clock:
 
 
 @asynccontextmanager
-async def running(moved: Path, replicas: int = 1) -> AsyncIterator[Engine]:
+async def running(
+    moved: Path, replicas: int = 1, interval_s: float = 0.05
+) -> AsyncIterator[Engine]:
     """An engine over stub replicas that say of themselves what `moved` says."""
     config = stub_config(warm_pool=replicas)
-    stub = {"moved": moved, "skew-interval": 0.05}
+    stub = {"moved": moved, "skew-interval": interval_s}
     engine = Engine(config, stub_pool(config, **stub), Unkept())
     await engine.start()
     try:
-        await until(lambda: engine.snapshot().state == "READY")
+        await until(lambda: engine.snapshot().warm_replicas == replicas)
+        await until(lambda: all(r.self_check.at for r in engine.snapshot().replicas))
         yield engine
     finally:
         await engine.stop()
-
-
-class Unkept:
-    def put(self, record: object, schema: object) -> None:
-        return
 
 
 async def test_what_a_replica_says_degrades_the_server_and_healing_ends_it(tmp_path: Path) -> None:
@@ -126,24 +125,13 @@ async def test_what_a_replica_says_degrades_the_server_and_healing_ends_it(tmp_p
 async def test_verifying_waits_for_every_replica_and_reads_the_disk_once(tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.write_text(WEIGHTS)
-    async with running_degraded(moved) as engine:
+    async with running(moved, replicas=2, interval_s=60) as engine:
         assert not engine.snapshot().replicas[0].self_check.verified_at
         began = time.time()
         await asyncio.wait_for(engine.verify(), 20)
         checks = [replica.self_check for replica in engine.snapshot().replicas]
         assert all(check.verified_at >= began for check in checks)
-
-
-@asynccontextmanager
-async def running_degraded(moved: Path) -> AsyncIterator[Engine]:
-    config = stub_config(warm_pool=2)
-    engine = Engine(config, stub_pool(config, moved=moved), Unkept())
-    await engine.start()
-    try:
-        await until(lambda: engine.snapshot().warm_replicas == 2)
-        yield engine
-    finally:
-        await engine.stop()
+        assert [len(check.moved) for check in checks] == [2, 1]  # one more is found on disk
 
 
 async def test_verifying_does_not_wait_for_a_replica_that_dies(tmp_path: Path) -> None:
@@ -196,8 +184,7 @@ async def test_a_new_process_that_is_what_it_loaded_ends_the_alert_of_the_one_be
         telemetry = Telemetry(Settings(tmp_path / "data"))
         moved.write_text(words)
         try:
-            async with running_degraded(moved) as engine:
-                await until(lambda: engine.snapshot().replicas[0].self_check.at)
+            async with running(moved) as engine:
                 SkewAlert(engine, telemetry).look()
                 (row,) = await asyncio.to_thread(telemetry.alerts)
                 assert row.state == state
@@ -212,9 +199,8 @@ async def test_verify_over_the_wire_answers_with_a_snapshot() -> None:
     assert event.snapshot.server == "press-7" and engine.verified == 1
 
 
-@pytest.mark.parametrize("data", [b"\xff\xff"])
-async def test_a_verify_request_that_is_no_message_is_refused(data: bytes) -> None:
+async def test_a_verify_request_that_is_no_message_is_refused() -> None:
     async with edge(StandInEngine()) as address, channel_to(address) as channel:
         call = channel.unary_unary("/trefoil.v1.Observe/Verify")
         with pytest.raises(grpc.aio.AioRpcError):
-            await call(data)
+            await call(b"\xff\xff")

@@ -51,12 +51,11 @@ threading.Thread(target=patch, daemon=True).start()
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`root` holds the packages, `site` comes first on the import path, `key` has signed."""
+    """`root` holds the packages, `site` comes first on the import path, `private` has signed."""
 
     root: Path
     site: Path
     bundle: Path
-    folder: Path  # of public keys
     private: Path
     public: Path
     address: str
@@ -79,7 +78,7 @@ def place(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     flags = ("--bundle", str(bundle), "--require-signature", str(folder), "--skew-interval", "1")
     environment = {**os.environ, "PYTHONPATH": str(site)}
     with program(*flags, root=root, environment=environment) as server:
-        yield Place(root, site, bundle, folder, private, public, server.address)
+        yield Place(root, site, bundle, private, public, server.address)
         assert server.stop() == 0
 
 

@@ -14,6 +14,7 @@ import pytest
 from pipelines import image, signature, speed, stamp
 from pipelines.bundle import Bundle
 from pipelines.contents import read_contents
+from pipelines.files import Identity
 from pipelines.skew import Moved, SkewWatch
 from tests.test_signature import keys
 
@@ -103,23 +104,14 @@ def test_a_mapped_file_written_to_changes_answers_and_a_replaced_one_does_not(
     assert not found.now and found.words == ON_DISK
 
 
-def test_only_bytes_tell_of_a_change_that_left_no_time_behind(
-    bundle: Path, opened: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file whose stat lies, and weights changed in memory."""
-    watch = SkewWatch(opened)
-    watch.look()
-    real, frozen = os.stat, os.stat(bundle / "CARD.md")
+def test_only_bytes_tell_of_a_change_that_left_no_time_behind(bundle: Path, opened: Bundle) -> None:
+    """A file that the file system says is the one that was opened, and weights in memory."""
     (bundle / "CARD.md").write_text("# other\n")
-
-    def lie(path: object, **how: object) -> os.stat_result:
-        found = real(path, **how)  # type: ignore[call-overload]
-        return frozen if str(path).endswith("CARD.md") else found
-
-    monkeypatch.setattr(os, "stat", lie)
+    identity = Identity.of(os.stat(bundle / "CARD.md"))
+    card = replace(opened.files["CARD.md"], identity=identity)
+    watch = SkewWatch(replace(opened, files={**opened.files, "CARD.md": card}))
     assert watch.look() == ()
     assert said(watch.verify()) == [f"CARD.md {ON_DISK}"]
-    monkeypatch.undo()
 
     name, tensor = next((n, t) for n, t in opened.tensors().items() if t.is_floating_point())
     kept = tensor.clone()
@@ -134,6 +126,7 @@ def test_only_bytes_tell_of_a_change_that_left_no_time_behind(
 def test_a_patched_function_and_constant_are_named_and_may_change_answers_now(
     opened: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Patching is what this is about, so the names are really set in the modules."""
     watch = SkewWatch(opened)
     monkeypatch.setattr(image, "_CLIP_MEAN", (0.5, 0.5, 0.5))
     monkeypatch.setattr(speed, "_device_class", lambda *_: "cpu")
@@ -192,7 +185,7 @@ def test_a_source_file_that_moves_on_disk_is_named_until_it_is_back(
 def test_a_library_upgraded_on_disk_is_named_until_it_is_back(
     opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    monkeypatch.syspath_prepend(tmp_path / "site")
     watch = SkewWatch(opened)
     assert watch.look() == ()
     upgraded = tmp_path / "site" / "numpy-99.0.dist-info"
