@@ -34,7 +34,7 @@ from pipelines.triage import (
 from pipelines.triage.assemble import objective, principal
 from pipelines.triage.evaluate import BUNDLE, Answers
 from pipelines.triage.pool import Pool, _photo, _sound
-from pipelines.triage.rows import Rows
+from pipelines.triage.rows import ANSWER, Rows
 from pipelines.triage.train import Recipe, Training, run
 from pipelines.triage.wordings import Split, Wordings
 from pipelines.types import Part, Prediction, Sample
@@ -184,7 +184,7 @@ def test_rows_have_one_right_answer_and_outliers_none_of_the_labels(pool: Pool) 
     tokenizer = tokens.train(7, texts=400).to_str().encode()
     text = Text(tokenizer, DEFAULT, settings.TEMPLATE)
     rows = Rows(pool, text, settings.special_ids())
-    drawn = [rows.mixed(np.random.default_rng(seed)) for seed in range(120)]
+    drawn = [rows.draw(np.random.default_rng(seed), ANSWER) for seed in range(120)]
     strange = [row for row in drawn if not row.description]
     assert strange
     for row in strange:

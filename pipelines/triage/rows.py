@@ -19,7 +19,7 @@ from pipelines.image import DEFAULT as IMAGE
 from pipelines.image import image_tokens
 from pipelines.text import Placeholder, Text
 from pipelines.triage import data, notes, outliers, tokens
-from pipelines.triage.data import Modality, Truth
+from pipelines.triage.data import Truth
 from pipelines.triage.notes import NoteClass
 from pipelines.triage.pool import Photo, Pool, Sound
 from pipelines.types import Prepared
@@ -27,13 +27,23 @@ from pipelines.types import Prepared
 Tokens = tuple[int, ...]
 
 _OUTLIER_SHARE = 0.05
-# In the order of data.SUBSETS: first what is slow to learn, photos; at the end what is slow to
-# generalise, notes.
-_SUBSET_SHARES = (0.16, 0.2, 0.14, 0.1, 0.08, 0.1, 0.22)
-_LATE_SHARES = (0.36, 0.06, 0.04, 0.15, 0.12, 0.07, 0.2)
-_LOOSE_SHARE = 0.4  # of the late notes
-_VARIED_SHARE = 0.55  # of the last notes; a seventh are loose words
-_LAST_LOOSE_SHARE = 0.14
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What is drawn how often: `subsets` in the order of data.SUBSETS; of the notes, `loose` are in
+    loose words, `varied` out of the grammar, the rest whole clauses."""
+
+    subsets: tuple[float, ...]
+    loose: float = 0.0
+    varied: float = 0.0
+
+
+# First what is slow to learn, photos; at the end what is slow to generalise, notes.
+ANSWER = Mix((0.16, 0.2, 0.14, 0.1, 0.08, 0.1, 0.22))
+_WITH_MORE_NOTES = (0.36, 0.06, 0.04, 0.15, 0.12, 0.07, 0.2)
+LATE = Mix(_WITH_MORE_NOTES, loose=0.4)
+LAST = Mix(_WITH_MORE_NOTES, loose=0.14, varied=0.55)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,34 +78,14 @@ class Rows:
         for sound in pool.sounds:
             self._sounds[sound.event].append(sound)
 
-    def mixed(self, rng: Generator) -> Row:
+    def draw(self, rng: Generator, mix: Mix) -> Row:
         if rng.random() < _OUTLIER_SHARE:
             return self._outlier(rng)
-        return self._of(rng, data.SUBSETS[int(rng.choice(len(data.SUBSETS), p=_SUBSET_SHARES))])
-
-    def late(self, rng: Generator) -> Row:
-        """With more notes, many of them in loose words."""
-        if rng.random() < _OUTLIER_SHARE:
-            return self._outlier(rng)
-        return self._of(rng, _late_subset(rng), _LOOSE_SHARE)
-
-    def last(self, rng: Generator) -> Row:
-        """Again more notes, half of them out of a grammar."""
-        if rng.random() < _OUTLIER_SHARE:
-            return self._outlier(rng)
-        return self._of(rng, _late_subset(rng), _LAST_LOOSE_SHARE, _VARIED_SHARE)
-
-    def _of(
-        self,
-        rng: Generator,
-        modalities: tuple[Modality, ...],
-        loose_share: float = 0.0,
-        varied_share: float = 0.0,
-    ) -> Row:
+        modalities = data.SUBSETS[int(rng.choice(len(data.SUBSETS), p=mix.subsets))]
         truth = data.state(rng)
         note = photo = sound = None
         if "text" in modalities:
-            note = _thinned(rng, _note(rng, truth.note, loose_share, varied_share))
+            note = _thinned(rng, _note(rng, truth.note, mix))
         if "image" in modalities:
             photo = _one(rng, self._photos[truth.lamp, truth.sign])
             assert photo.station is not None
@@ -151,15 +141,11 @@ def _one(rng: Generator, of: list[Photo] | list[Sound]):  # type: ignore[no-unty
     return of[int(rng.integers(len(of)))]
 
 
-def _late_subset(rng: Generator) -> tuple[Modality, ...]:
-    return data.SUBSETS[int(rng.choice(len(data.SUBSETS), p=_LATE_SHARES))]
-
-
-def _note(rng: Generator, meaning: NoteClass, loose_share: float, varied_share: float) -> str:
-    draw = rng.random() if loose_share else 1.0
-    if draw < loose_share:
+def _note(rng: Generator, meaning: NoteClass, mix: Mix) -> str:
+    draw = rng.random() if mix.loose else 1.0
+    if draw < mix.loose:
         return notes.jot(rng, meaning)
-    if draw < loose_share + varied_share:
+    if draw < mix.loose + mix.varied:
         return notes.vary(rng, meaning)
     return notes.write(rng, meaning, "train")
 

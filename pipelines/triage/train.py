@@ -30,7 +30,7 @@ from pipelines.text import DEFAULT as TEXT
 from pipelines.text import Text
 from pipelines.triage import data, settings, tokens
 from pipelines.triage.pool import Pool, load_or_make
-from pipelines.triage.rows import Row, Rows
+from pipelines.triage.rows import ANSWER, LAST, LATE, Mix, Row, Rows
 from pipelines.triage.senses import Lesson
 
 
@@ -57,8 +57,18 @@ class Recipe:
     average: float = 0.998
 
     @property
+    def lessons(self) -> tuple[tuple[int, float, Mix | None], ...]:
+        """Steps, rate and rows of each, in order; without rows the towers learn on their own."""
+        return (
+            (self.sense_steps, self.sense_rate, None),
+            (self.answer_steps, self.answer_rate, ANSWER),
+            (self.late_steps, self.late_rate, LATE),
+            (self.last_steps, self.last_rate, LAST),
+        )
+
+    @property
     def steps(self) -> int:
-        return self.sense_steps + self.answer_steps + self.late_steps + self.last_steps
+        return sum(steps for steps, _, _ in self.lessons)
 
 
 class Training:
@@ -87,10 +97,10 @@ class Training:
     def advance(self) -> dict[str, float]:
         """One step: draw, forward and backward, update, average."""
         rng = np.random.default_rng((self.recipe.seed, self.step))
+        progress, rate, mix = self._stage()
         for group in self._optimiser.param_groups:
-            group["lr"] = self._rate()
-        sensing = self.step < self.recipe.sense_steps
-        learnt = self._sense(rng) if sensing else self._answer(rng)
+            group["lr"] = rate
+        learnt = self._sense(rng, progress) if mix is None else self._answer(rng, mix)
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
@@ -100,38 +110,30 @@ class Training:
         torch._foreach_lerp_(self._average, [w.detach() for w in self._weights], 1 - keep)
         return learnt
 
-    def _rate(self) -> float:
-        """Each lesson warms up over 50 steps; the first stays there, the others fall along a
-        cosine."""
-        recipe = self.recipe
-        if self.step < recipe.sense_steps:
-            return recipe.sense_rate * min(1.0, (self.step + 1) / 50)
-        step, steps, rate, _ = self._notes()
-        fall = 0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2
-        return rate * min(1.0, (step + 1) / 50) * fall
+    def _stage(self) -> tuple[float, float, Mix | None]:
+        """How far the lesson of this step is, from 0 to 1, the rate of the step, and its rows.
 
-    def _notes(self) -> tuple[int, int, float, Callable[[Generator], Row]]:
-        """The lesson with notes this step is of: the step in it, its steps, its rate, its rows."""
-        recipe, rows = self.recipe, self.rows
-        step = self.step - recipe.sense_steps
-        if step < recipe.answer_steps:
-            return step, recipe.answer_steps, recipe.answer_rate, rows.mixed
-        step -= recipe.answer_steps
-        if step < recipe.late_steps:
-            return step, recipe.late_steps, recipe.late_rate, rows.late
-        return step - recipe.late_steps, recipe.last_steps, recipe.last_rate, rows.last
+        Each lesson warms up over 50 steps; the first stays there, the others fall along a cosine.
+        """
+        step = self.step
+        for steps, rate, mix in self.recipe.lessons:
+            if step < steps:
+                rate *= min(1.0, (step + 1) / 50)
+                if mix is not None:
+                    rate *= 0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2
+                return step / steps, rate, mix
+            step -= steps
+        raise ValueError(f"step {self.step} is behind the last lesson")
 
-    def _sense(self, rng: Generator) -> dict[str, float]:
+    def _sense(self, rng: Generator, progress: float) -> dict[str, float]:
         recipe = self.recipe
-        progress = self.step / recipe.sense_steps
         losses = self.lesson.losses(rng, progress, recipe.sense_photos, recipe.sense_sounds)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
-    def _answer(self, rng: Generator) -> dict[str, float]:
+    def _answer(self, rng: Generator, mix: Mix) -> dict[str, float]:
         """Forward and backward in two halves of like length, which pads less."""
-        _, _, _, draw = self._notes()
-        drawn = [draw(rng) for _ in range(self.recipe.batch)]
+        drawn = [self.rows.draw(rng, mix) for _ in range(self.recipe.batch)]
         drawn.sort(key=lambda row: row.prepared.tokens)
         half = len(drawn) // 2
         parts = [self._backward(part) for part in (drawn[:half], drawn[half:])]
