@@ -72,10 +72,6 @@ class Bundle:
         manifest, files = contents.manifest, contents.files
         return Bundle(contents.path, manifest, stamp, files, weights, contents.signed_by)
 
-    def changed_files(self) -> list[str]:
-        """Files that no longer are the opened ones on disk: written to, replaced or gone."""
-        return changed(self.path, self.files)
-
     def content(self, path: str) -> bytes:
         """Raises KeyError for a file the bundle does not have."""
         return bytes(self.files[path].content)

@@ -57,7 +57,7 @@ class DigestCache:
             yield cache
             return
         try:
-            waiting("another replica hashes the bundle", 0.0)
+            waiting("waiting for its turn to hash the bundle", 0.0)
             fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when its holder dies
             yield cls(path)
         finally:

@@ -1,7 +1,8 @@
 """The files of a bundle, opened once: names and kinds checked, contents hashed while they are read.
 
 Everything is opened relative to a directory descriptor and never through a link, and what is
-hashed is what is handed out: nobody opens a path a second time. Knows no manifest and no format.
+hashed is what is handed out: nobody opens a path a second time. A new one comes in by a rename.
+Knows no manifest and no format.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import mmap
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -206,6 +208,19 @@ def _digest(content: Buffer, tally: _Tally) -> str:
                 digest.update(piece)
                 tally.add(len(piece))
     return digest.hexdigest()
+
+
+def put_file(bundle: Path, name: str, content: bytes) -> None:
+    """One rename: the file is the old one or the new one, whenever the power goes."""
+    real = Path(os.path.realpath(bundle))
+    # Beside the bundle, not in it: a half-written extra file would get the bundle refused.
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, real / name)
 
 
 class _Tally:

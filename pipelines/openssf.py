@@ -24,8 +24,9 @@ from cryptography.exceptions import InvalidSignature
 from pipelines import manifest as manifests
 from pipelines.contents import Contents
 from pipelines.errors import BundleRefused
+from pipelines.files import put_file
 from pipelines.formats import parse_json
-from pipelines.signature import read_public, write_beside
+from pipelines.signature import read_public
 
 if TYPE_CHECKING:
     from model_signing.hashing import Config
@@ -63,7 +64,7 @@ def sign(contents: Contents, key_path: Path) -> None:
         signer.set_hashing_config(hashing).sign(root, made)
         content = made.read_bytes()
     _compare(contents, content)
-    write_beside(contents.path, manifests.OPENSSF, content)
+    put_file(contents.path, manifests.OPENSSF, content)
 
 
 def check(contents: Contents, trusted: Sequence[Path]) -> str:

@@ -4,8 +4,6 @@ now, and a manifest that says so. A wrong answer keeps the old stamp, unless it 
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from pipelines import stamp as stamps
 from pipelines.build import Loader, loader, new_folder, recordings, rewrite
 from pipelines.bundle import Bundle
 from pipelines.errors import BundleRefused
+from pipelines.files import put_file
 from pipelines.golden import GoldenResult
 from pipelines.manifest import Manifest
 from pipelines.stamp import Stamp
@@ -75,7 +74,9 @@ def _write(
     bundle: Bundle, manifest: Manifest, changes: Mapping[str, bytes], out: Path | None
 ) -> Manifest:
     if out is None and not changes:
-        _replace_manifest(bundle.path, manifest)
+        put_file(bundle.path, manifests.FILE, manifest.to_bytes())
+        for name in (manifests.SIGNATURE, manifests.OPENSSF):  # over the old manifest
+            (bundle.path / name).unlink(missing_ok=True)
         return manifest
     with new_folder(out or bundle.path, replace=out is None) as folder:
         for path, file in bundle.files.items():
@@ -85,19 +86,3 @@ def _write(
                 target.write_bytes(file.content)
                 target.chmod(0o644)
         return rewrite(folder, manifest, changes)
-
-
-def _replace_manifest(folder: Path, manifest: Manifest) -> None:
-    """One rename: the bundle is the old one or the new one, whenever the power goes."""
-    real = Path(os.path.realpath(folder))
-    # Beside the bundle, not in it: a half-written extra file would get the bundle refused.
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(manifest.to_bytes())
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, real / manifests.FILE)
-    # Signatures were over the old manifest.
-    for name in (manifests.SIGNATURE, manifests.OPENSSF):
-        (real / name).unlink(missing_ok=True)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pipelines import manifest as manifests
 from pipelines.contents import Contents
 from pipelines.errors import BundleRefused
-from pipelines.files import Buffer
+from pipelines.files import Buffer, put_file
 from pipelines.formats import parse_json
 
 SCHEMA: Final = "trefoil.signature/1"
@@ -86,7 +84,7 @@ def sign(contents: Contents, key_path: Path) -> str:
     identity = _id(key.public_key())
     values = {"schema": SCHEMA, "key": identity, "signature": signature.hex()}
     text = json.dumps(values, indent=1) + "\n"
-    write_beside(contents.path, manifests.SIGNATURE, text.encode())
+    put_file(contents.path, manifests.SIGNATURE, text.encode())
     return identity
 
 
@@ -129,16 +127,6 @@ def _id(key: object) -> str:
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return hashlib.sha256(spki).hexdigest()
-
-
-def write_beside(bundle: Path, name: str, content: bytes) -> None:
-    """A signature beside the manifest: in one step, and never half a file inside the bundle."""
-    real = Path(os.path.realpath(bundle))
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, real / name)
 
 
 def _refused(why: str) -> BundleRefused:
