@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,18 +114,17 @@ class Lineup:
         Raises DeployRefused with the evidence; the active pool is untouched then.
         """
         pool = self._begin_load(bundle)
-        try:
+        async with AsyncExitStack() as failed:
+            failed.callback(self._loaded)
+            failed.push_async_callback(self._stop, pool)
             async with aclosing(prove(pool, pool.start(), lambda: self.active)) as steps:
                 async for one in steps:
                     yield one
             await self.admit(pool)
-            self.candidate = pool
-            yield step("ready", 1.0, pool, f"activate {stamp_of(pool)} to serve it")
-        except BaseException:
-            await self._stop(pool)
-            raise
-        finally:
-            self._loading = False
+            failed.pop_all()
+        self._loaded()
+        self.candidate = pool
+        yield step("ready", 1.0, pool, f"activate {stamp_of(pool)} to serve it")
 
     async def roll(self, bundle: Path) -> Steps:
         """Replace the active pool replica by replica; both stamps serve meanwhile, each session
@@ -134,18 +133,17 @@ class Lineup:
         if self._config.warm_pool < 2:
             raise DeployRefused("swap", "rolling needs --warm-pool 2: the others serve meanwhile")
         pool, old = self._begin_load(bundle), self.active
-        try:
+        async with AsyncExitStack() as failed:
+            failed.callback(self._loaded)
+            failed.push_async_callback(self._stop, pool)
+            failed.callback(self._join)
             await self.retire_standby()
             rolling = Rolling(old, pool, self._config.warm_pool, self._fits_one_more(pool), drain_s)
             async with aclosing(rolling.run(self)) as steps:
                 async for one in steps:
                     yield one
-        except BaseException:
-            self.branch = None
-            await self._stop(pool)
-            raise
-        finally:
-            self._loading = False
+            failed.pop_all()
+        self._loaded()
         self._stop_later(old)
         self.notes["standby"] = "none: it was replaced replica by replica"
         how = f"replica by replica, from {stamp_of(old)}"
@@ -164,6 +162,12 @@ class Lineup:
         self.discard()
         self._loading = True
         return self._build(replace(self._config, bundle=bundle))
+
+    def _loaded(self) -> None:
+        self._loading = False
+
+    def _join(self) -> None:
+        self.branch = None
 
     def _fits_one_more(self, pool: Pool) -> bool:
         return not memory.misfit(pool.config, 1, self._available(), self.active.device_free())

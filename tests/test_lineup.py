@@ -171,6 +171,16 @@ async def test_the_standby_ends_when_its_time_is_over() -> None:
         assert await stamp_of(engine, work("a", "x")) == NEW
 
 
+async def test_who_leaves_at_the_last_word_of_a_load_leaves_a_candidate_that_serves() -> None:
+    async with serving() as (engine, _):
+        async with aclosing(engine.lineup.load(Path("cd"))) as steps:
+            async for step in steps:
+                if step.name == "ready":
+                    break
+        engine.lineup.activate(NEW)
+        assert await stamp_of(engine, work("a", "x")) == NEW
+
+
 async def test_the_bundle_that_serves_is_not_loaded_again() -> None:
     async with serving() as (engine, _):
         with pytest.raises(DeployRefused, match="being served already"):
