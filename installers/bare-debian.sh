@@ -6,7 +6,7 @@
 #   installers/bare-debian.sh [--keep] [--serve-only] [DIR]
 #
 # DIR (a temporary folder unless given) receives the root; with --keep it stays, and is used again if
-# given again. Setting up reaches package registries; serving and testing see loopback alone. Where
+# given again. Setting up reaches package registries; `make test` sees loopback alone. Where
 # registries are reached in a way of your own, say so for the run; nothing of it enters the project:
 #   BARE_COPY="/etc/pip.conf ..."   files that are put in the same places of the root
 #   BARE_BIND="/srv/wheels ..."     folders that are shown there, read-only
@@ -15,6 +15,7 @@
 set -euo pipefail
 
 INCLUDE=python3.11,make,git,ca-certificates
+HOME_INSIDE=/srv/trefoil  # of who works in the root; the clone is below it
 READY_WITHIN_S=${READY_WITHIN_S:-600}
 HERE=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -52,13 +53,13 @@ inside() {
     local variables=() name
     while read -r name; do variables+=("$name=${!name}"); done \
         < <(compgen -e | grep -E '^(PIP_|npm_)|_(proxy|PROXY)$' || true)
-    chroot "$root" env -i HOME=/root LANG=C.UTF-8 \
+    chroot "$root" env -i HOME="$HOME_INSIDE" LANG=C.UTF-8 \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "${variables[@]}" \
-        bash -c "cd /root; cd trefoil 2>/dev/null; $1"
+        bash -c "cd $HOME_INSIDE; cd clone 2>/dev/null; $1"
 }
 # The same with no network but loopback.
 offline() { unshare --net bash -c 'ip link set lo up && inside "$1"' - "$1"; }
-export root
+export root HOME_INSIDE
 export -f inside
 
 debootstrapped() {
@@ -82,25 +83,26 @@ debootstrapped() {
 }
 
 cloned() {
-    rm -rf "$root/root/trefoil"
-    git -C "$HERE" bundle create --quiet "$root/root/trefoil.bundle" HEAD
-    inside 'git -c advice.detachedHead=false clone --quiet trefoil.bundle trefoil'
+    rm -rf "$root$HOME_INSIDE/clone"
+    mkdir -p "$root$HOME_INSIDE"
+    git -C "$HERE" bundle create --quiet "$root$HOME_INSIDE/trefoil.bundle" HEAD
+    inside 'git -c advice.detachedHead=false clone --quiet trefoil.bundle clone'
     say "$(inside 'python3.11 --version'), $(inside 'git log -1 --format="commit %h: %s"')"
 }
 
 # `make serve` as a person types it, then a second shell.
 served() {
-    local began code=0 serving
+    local began code=0 serving log=$root$HOME_INSIDE/serve.log
     began=$(date +%s)
-    inside 'make serve' >"$root/root/serve.log" 2>&1 &
+    inside 'make serve' >"$log" 2>&1 &
     serving=$!
     until inside '.venv/bin/server probe' >/dev/null 2>&1; do
-        kill -0 "$serving" 2>/dev/null || { tail -30 "$root/root/serve.log"; fail "make serve ended"; }
+        kill -0 "$serving" 2>/dev/null || { tail -30 "$log"; fail "make serve ended"; }
         [ $(($(date +%s) - began)) -lt "$READY_WITHIN_S" ] || fail "not ready in $READY_WITHIN_S s"
         sleep 5
     done
     say "make serve, from the clone to ready: $(since "$began")"
-    grep -E '^ready' "$root/root/serve.log"
+    grep -E '^ready' "$log"
     inside '.venv/bin/server predict --text "smell of smoke near the drive" \
         --image pipelines/triage/samples/station.jpg --audio pipelines/triage/samples/machine.wav'
     inside '.venv/bin/server drain' || code=$?
