@@ -1,4 +1,4 @@
-"""Checks of what installers/gpu-host holds as text: quick, without root, nothing is started."""
+"""Checks of what installers/gpu-host (or a copy) holds as text: quick, no root, nothing started."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from installers.tools import GPU_HOST, ROOT, Failed, Skipped, attempt, need, run, tail
+from installers.tools import ROOT, Failed, Skipped, attempt, need, run, tail
 
-UNIT = GPU_HOST / "trefoil-server.service"
+UNIT = "trefoil-server.service"
 MOST_EXPOSURE = 2.0  # of 10; systemd calls what is below "OK"
 # What the unit is ordered after. `systemd-analyze verify` wants to see them in the same tree.
 NEEDED_UNITS = ("sysinit", "basic", "network-online", "network", "shutdown")
 
 
-def unit_is_understood() -> str:
+def unit_is_understood(folder: Path) -> str:
     """systemd-analyze ends well even where it has warned, so any word of it counts."""
     need("systemd-analyze")
-    with _installed() as root:
+    with _installed(folder) as root:
         units = root / "usr/lib/systemd/system"
         units.mkdir(parents=True)
         for name in NEEDED_UNITS:
@@ -33,24 +33,24 @@ def unit_is_understood() -> str:
         program.parent.mkdir(parents=True)
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
-        done = attempt(["systemd-analyze", "verify", "--man=no", f"--root={root}", UNIT.name])
+        done = attempt(["systemd-analyze", "verify", "--man=no", f"--root={root}", UNIT])
         if done.returncode or tail(done):
             raise Failed(f"systemd-analyze verify: {tail(done)}")
     return "systemd-analyze verify says nothing against it"
 
 
-def unit_is_hardened() -> str:
+def unit_is_hardened(folder: Path) -> str:
     need("systemd-analyze")
-    said = run(["systemd-analyze", "security", "--offline=true", "--no-pager", UNIT])
+    said = run(["systemd-analyze", "security", "--offline=true", "--no-pager", folder / UNIT])
     found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
     if found is None or float(found[1]) > MOST_EXPOSURE:
         raise Failed(f"exposure above {MOST_EXPOSURE}:\n{said[-1500:]}")
     return f"exposure {found[1]} of 10 (at most {MOST_EXPOSURE})"
 
 
-def accounts_and_directories_are_made() -> str:
+def accounts_and_directories_are_made(folder: Path) -> str:
     need("systemd-sysusers", "systemd-tmpfiles")
-    with _installed() as root:
+    with _installed(folder) as root:
         run(["systemd-sysusers", f"--root={root}", "trefoil.conf"])
         user, group = (
             next(line.split(":") for line in (root / file).read_text().splitlines())
@@ -78,15 +78,17 @@ def accounts_and_directories_are_made() -> str:
     return "user, group, directories and their modes"
 
 
-def flags_are_known() -> str:
+def flags_are_known(folder: Path) -> str:
     """Of the unit, its settings and the compose file: the server's own parser has to take them."""
     from server.arguments import config_of
     from server.main import parser
 
-    lines = re.findall(r'^#?TREFOIL_FLAGS="(.*)"$', (GPU_HOST / "server.env").read_text(), re.M)
+    lines = re.findall(r'^#?TREFOIL_FLAGS="(.*)"$', (folder / "server.env").read_text(), re.M)
     commands = [shlex.split(line) for line in lines]
-    commands.append(shlex.split(_execution())[1:-1])
-    commands.append([re.sub(r"\$\{\w+:-(.*)\}", r"\1", word) for word in _service()["command"]])
+    commands.append(shlex.split(_execution(folder))[1:-1])
+    commands.append(
+        [re.sub(r"\$\{\w+:-(.*)\}", r"\1", word) for word in _service(folder)["command"]]
+    )
     for command in commands:
         try:
             config_of(parser().parse_args(command))
@@ -97,21 +99,21 @@ def flags_are_known() -> str:
     return f"{len(commands)} command lines"
 
 
-def grace_is_waited_for() -> str:
+def grace_is_waited_for(folder: Path) -> str:
     """Who stops the server has to wait longer than the server lets accepted work take."""
     from server.config import ServerConfig
 
-    unit_s = float(_settings()["TimeoutStopSec"])
-    compose_s = float(str(_service()["stop_grace_period"]).removesuffix("s"))
+    unit_s = float(_settings(folder)["TimeoutStopSec"])
+    compose_s = float(str(_service(folder)["stop_grace_period"]).removesuffix("s"))
     grace_s = ServerConfig().drain_s
     if min(unit_s, compose_s) < 2 * grace_s:
         raise Failed(f"stopped after {unit_s:g} s and {compose_s:g} s; --grace is {grace_s:g} s")
     return f"{unit_s:g} s and {compose_s:g} s for a grace of {grace_s:g} s"
 
 
-def compose_is_valid() -> str:
+def compose_is_valid(folder: Path) -> str:
     """The last docker-compose in Python knows all of the schema but the project's name."""
-    service = _service()
+    service = _service(folder)
     wanted: dict[str, Any] = {
         "read_only": True,
         "cap_drop": ["ALL"],
@@ -122,23 +124,23 @@ def compose_is_valid() -> str:
     if wrong:
         raise Failed(f"not hardened: {wrong}")
     need("docker-compose")
-    text = (GPU_HOST / "compose.yaml").read_text()
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "compose.yaml"
+    text = (folder / "compose.yaml").read_text()
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / "compose.yaml"
         copy.write_text(re.sub(r"^name:.*$", "", text, flags=re.M))
         run(["docker-compose", "-f", copy, "config", "--quiet"])
     return "hardened, and docker-compose takes it"
 
 
-def containerfile_is_clean() -> str:
+def containerfile_is_clean(folder: Path) -> str:
     need("hadolint")
-    run(["hadolint", GPU_HOST / "Containerfile"])
+    run(["hadolint", folder / "Containerfile"])
     return "hadolint finds nothing"
 
 
-def libraries_are_locked() -> str:
+def libraries_are_locked(folder: Path) -> str:
     """requirements.txt pins all the server asks for, as the bundle's own libraries are pinned."""
-    locked = pins(GPU_HOST / "requirements.txt")
+    locked = pins(folder / "requirements.txt")
     stamped = pins(ROOT / "constraints.txt")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["server"]]
@@ -161,27 +163,27 @@ def _name(text: str) -> str:
 
 
 @contextmanager
-def _installed() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        run([GPU_HOST / "install.sh", "--files-only", folder])
-        yield Path(folder)
+def _installed(folder: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as root:
+        run([folder / "install.sh", "--files-only", root])
+        yield Path(root)
 
 
-def _settings() -> dict[str, str]:
-    pairs = (line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line)
+def _settings(folder: Path) -> dict[str, str]:
+    pairs = (line.split("=", 1) for line in (folder / UNIT).read_text().splitlines() if "=" in line)
     return {pair[0]: pair[1] for pair in pairs if not pair[0].startswith("#")}
 
 
-def _execution() -> str:
-    return _settings()["ExecStart"]
+def _execution(folder: Path) -> str:
+    return _settings(folder)["ExecStart"]
 
 
-def _service() -> dict[str, Any]:
+def _service(folder: Path) -> dict[str, Any]:
     try:
         import yaml
     except ImportError:
         raise Skipped("not installed: PyYAML") from None
-    return yaml.safe_load((GPU_HOST / "compose.yaml").read_text())["services"]["server"]  # type: ignore[no-any-return]
+    return yaml.safe_load((folder / "compose.yaml").read_text())["services"]["server"]  # type: ignore[no-any-return]
 
 
 CHECKS = (

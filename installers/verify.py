@@ -18,7 +18,7 @@ from installers import files
 from installers.booted import starts_under_systemd
 from installers.contained import serves_read_only
 from installers.image import Workshop, same_twice
-from installers.tools import Failed, Skipped
+from installers.tools import GPU_HOST, Failed, Skipped
 
 Check = Callable[[], str]
 
@@ -37,9 +37,9 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, gpu_host: Path = GPU_HOST) -> int:
     arguments = parser().parse_args(argv)
-    checks = dict(_named(files.CHECKS))
+    checks: dict[str, Check] = {check.__name__: partial(check, gpu_host) for check in files.CHECKS}
     with _folder(arguments.work) as folder:
         if not arguments.quick:
             workshop = Workshop(folder)
@@ -62,10 +62,6 @@ def _told(name: str, check: Check) -> str:
     print(f"{mark:8} {time.monotonic() - began:6.1f} s  {name.replace('_', ' ')}: {evidence}")
     sys.stdout.flush()
     return end
-
-
-def _named(checks: Sequence[Check]) -> Iterator[tuple[str, Check]]:
-    return ((check.__name__, check) for check in checks)
 
 
 @contextmanager

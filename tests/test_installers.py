@@ -14,25 +14,21 @@ from installers.verify import main
 
 
 @pytest.mark.parametrize("check", files.CHECKS, ids=lambda check: check.__name__)
-def test_installer_file(check: Callable[[], str]) -> None:
-    assert unless_skipped(check)
+def test_installer_file(check: Callable[[Path], str]) -> None:
+    assert unless_skipped(check, GPU_HOST)
 
 
-def unless_skipped(check: Callable[[], str]) -> str:
+def unless_skipped(check: Callable[[Path], str], folder: Path) -> str:
     try:
-        return check()
+        return check(folder)
     except Skipped as reason:
         pytest.skip(str(reason))
 
 
 @pytest.fixture
-def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder as it might have been spoilt; checks look there."""
-    folder = tmp_path / "gpu-host"
-    shutil.copytree(GPU_HOST, folder)
-    monkeypatch.setattr(files, "GPU_HOST", folder)
-    monkeypatch.setattr(files, "UNIT", folder / files.UNIT.name)
-    return folder
+def copy(tmp_path: Path) -> Path:
+    """The folder as it might have been spoilt."""
+    return shutil.copytree(GPU_HOST, tmp_path / "gpu-host")
 
 
 @pytest.mark.parametrize(
@@ -54,21 +50,21 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_spoilt_file_is_noticed(
-    check: Callable[[], str], file: str, right: str, wrong: str, copy: Path
+    check: Callable[[Path], str], file: str, right: str, wrong: str, copy: Path
 ) -> None:
     text = (copy / file).read_text()
     assert right in text
     (copy / file).write_text(text.replace(right, wrong))
     with pytest.raises(Failed):
-        unless_skipped(check)
+        unless_skipped(check, copy)
 
 
 def test_what_failed_is_an_exit_code_and_what_was_skipped_says_why(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")  # no tool at all
-    assert main(["--quick"]) == 0
+    assert main(["--quick"], copy) == 0
     assert "not installed: hadolint" in capsys.readouterr().out
     (copy / "requirements.txt").write_text("")
-    assert main(["--quick"]) == 1
+    assert main(["--quick"], copy) == 1
     assert "FAILED" in capsys.readouterr().out
