@@ -68,7 +68,6 @@ class Workshop:
         return archive
 
     def base(self) -> str:
-        need("buildah")
         if not self._images(BASE):
             context = self.folder / "base"
             context.mkdir(exist_ok=True)
@@ -116,6 +115,7 @@ class Workshop:
 
     def buildah(self, *words: str | Path) -> str:
         need_root()
+        need("buildah")
         where = ("--root", self.folder / "images", "--runroot", self.folder / "images-run")
         return run(["buildah", *where, *words])
 
