@@ -33,15 +33,9 @@ def need_root() -> None:
         raise Skipped("needs root")
 
 
-def run(
-    command: Sequence[str | Path],
-    *,
-    within_s: float = 1800.0,
-    env: Mapping[str, str] | None = None,
-    stdin: str | None = None,
-) -> str:
+def run(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> str:
     """What it printed on stdout. Raises Failed when it ends badly or not in time."""
-    done = attempt(command, within_s=within_s, env=env, stdin=stdin)
+    done = attempt(command, env=env)
     if done.returncode != 0:
         raise Failed(f"{words(command)} ended with {done.returncode}\n{tail(done)}")
     return done.stdout
@@ -52,7 +46,6 @@ def attempt(
     *,
     within_s: float = 1800.0,
     env: Mapping[str, str] | None = None,
-    stdin: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Its end, whatever it was. Raises Failed only when it does not come in time."""
     try:
@@ -60,7 +53,6 @@ def attempt(
             [str(word) for word in command],
             cwd=ROOT,
             env={**os.environ, **(env or {})},
-            input=stdin,
             capture_output=True,
             text=True,
             errors="replace",
