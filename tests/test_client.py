@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -188,8 +189,6 @@ async def test_an_answer_from_a_stamp_that_is_not_pinned_is_not_let_through() ->
 
 
 async def test_of_several_rows_only_those_in_passing_trouble_are_asked_again() -> None:
-    engine = StandInEngine()
-
     class OnceFull(StandInEngine):
         async def _look_at(self, work: Work) -> Fault | None:
             words = pb.Example.FromString(work.example).parts[0].text
@@ -270,3 +269,6 @@ async def test_what_cannot_be_balanced_is_said(
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         AsyncClient(servers, balance=balance)
+    with pytest.raises(ValueError, match=complaint):
+        Client(servers, balance=balance)
+    assert all(thread.name != "trefoil" for thread in threading.enumerate()), "none is left"

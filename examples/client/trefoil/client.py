@@ -13,7 +13,7 @@ from trefoil.access import Access
 from trefoil.answers import Prediction, Told
 from trefoil.attempts import Attempts
 from trefoil.channels import RENDEZVOUS, open_servers
-from trefoil.errors import InputRefused, TrefoilError
+from trefoil.errors import TrefoilError, error_of_fault
 from trefoil.request import Answer, Request
 from trefoil.retries import Deadline, Retries
 from trefoil.servers import Server, Servers
@@ -148,10 +148,7 @@ class AsyncClient:
             response = await server.stub.Feedback(request, timeout=left_s, metadata=metadata)
             (result,) = response.results
             if result.HasField("fault"):
-                fault = result.fault
-                raise InputRefused(
-                    fault.message, fault.code, fault.reason, fault.field, server=server.address
-                )
+                raise error_of_fault(result.fault, "", server.address)
             return Told(result.prediction_id, result.status, server.address)
 
         return await attempts.until_answered(ask)

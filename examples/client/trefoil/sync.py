@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -70,11 +70,10 @@ class Client:
         async def opened() -> AsyncClient:  # channels belong to the loop they are opened on
             return AsyncClient(servers, access, retries, balance, **defaults)
 
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._end)
             self._client = self._run(opened())
-        except BaseException:
-            self._end()
-            raise
+            undo.pop_all()
 
     def __enter__(self) -> Client:
         return self
@@ -116,9 +115,9 @@ class Client:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
-        except BaseException:
-            future.cancel()  # an interrupted caller must not leave its call running
-            raise
+        finally:
+            # An interrupted caller must not leave its call running; nothing to a finished one.
+            future.cancel()
 
     def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
