@@ -31,8 +31,8 @@ def script() -> Path:
         if shutil.which(program) is None:
             pytest.skip(f"the Node example was not run: there is no {program} on this machine")
     version = subprocess.run(["node", "--version"], capture_output=True, text=True).stdout
-    if int(version.lstrip("v").split(".")[0]) < 18:
-        pytest.skip(f"the Node example was not run: it needs node 18, here is {version.strip()}")
+    if tuple(map(int, version.strip().lstrip("v").split(".")[:2])) < (18, 11):
+        pytest.skip(f"the Node example was not run: it needs node 18.11, here is {version}")
     lock = INSTALLED / "package-lock.json"
     done = INSTALLED / ".installed"
     if not done.exists() or not filecmp.cmp(SOURCE / lock.name, lock, shallow=False):
