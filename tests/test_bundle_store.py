@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from server.bundle_store import BundleStore, StoreRefused
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.killed_store import killed_stores
 
 
 def bundle(path: Path, letter: str, name: str = "toy") -> Path:
@@ -142,40 +139,20 @@ def test_a_hostile_name_cannot_leave_the_store(tmp_path: Path) -> None:
         BundleStore(tmp_path / "bundles").add(source)
 
 
-CRASHING = """
-import os, sys
-from pathlib import Path
-from server.bundle_store import BundleStore
-left = int(sys.argv[3])
-def step(name):
-    global left
-    left -= 1
-    if left == 0:
-        os._exit(9)
-store = BundleStore(Path(sys.argv[1]), step)
-store.activate(store.add(Path(sys.argv[2])))
+ROLLS_BACK = """
+store.activate(store.add(fresh))
 store.roll_back()
 store.collect()
 """
 
 
 def test_a_kill_at_any_step_leaves_a_bootable_store(tmp_path: Path, a: Path, b: Path) -> None:
-    ended = []
-    for kill_at in range(1, 20):
-        root = tmp_path / f"bundles-{kill_at}"
-        store = BundleStore(root)
-        store.activate(store.add(a))
-        arguments = [sys.executable, "-c", CRASHING, str(root), str(b), str(kill_at)]
-        ended.append(subprocess.run(arguments, cwd=ROOT, timeout=60).returncode)
-        after = BundleStore(root)
-        current = after.current
+    for store in killed_stores(tmp_path, [a], b, ROLLS_BACK):
+        current = store.current
         assert current is not None
         letter = current.stamp[0]
         content = (current.path / "weights/model.safetensors").read_bytes()
         assert content == letter.encode() * 1000
-        for stored in after.bundles():
+        for stored in store.bundles():
             assert len(list(stored.path.rglob("*"))) == 3
-        assert list(root.glob("*/.partial*")) == []
-        if ended[-1] == 0:
-            break
-    assert ended[-1] == 0 and len(ended) > 8  # every step was tried, then it ran through
+        assert list(store.root.glob("*/.partial*")) == []
