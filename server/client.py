@@ -1,5 +1,10 @@
-"""The client behind `server predict`, `status`, `probe` and `drain`: thin, asynchronous, and the
-one place that turns gRPC's errors into something to act on."""
+"""The client behind `server predict`, `status`, `probe` and `drain`: thin, asynchronous, and where
+these turn gRPC's errors into something to act on. It tries nothing twice: whoever types a command
+wants to see its first answer.
+
+What examples/client/trefoil has of the same is its own: callers install it without the server, and
+the image of the server is made without examples/.
+"""
 
 from __future__ import annotations
 

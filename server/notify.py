@@ -11,19 +11,16 @@ import os
 import socket
 from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import Protocol
+
+from server.engine import Engine
+from server.health import TAKES_TRAFFIC
 
 logger = logging.getLogger(__name__)
 
-TAKES_TRAFFIC = ("READY", "DEGRADED")
 SEND_WITHIN_S = 1.0  # the manager may be slow to read; the event loop waits for it no longer
 RETRY_S = 1.0
 # Signs of life come this many times as often as asked, so that one late one is no death.
 OFTENER = 3
-
-
-class Engine(Protocol):
-    async def changed(self, seen: str) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

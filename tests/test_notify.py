@@ -123,11 +123,11 @@ async def test_ready_is_not_said_while_every_replica_is_slow_and_life_is_shown_m
 
 
 def test_a_whole_life_is_told_in_order(
-    manager: Receiver, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    manager: Receiver, tmp_path: Path, tiny_bundle: Path
 ) -> None:
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
     flags = ("--bundle", str(tiny_bundle), "--warm-pool", "1", "--grace", "7")
-    with program(*flags) as server:
+    with program(*flags, environment=environment) as server:
         manager.wait_for("READY=1")
         with grpc.insecure_channel(server.address) as channel:
             request = health_pb2.HealthCheckRequest(service="trefoil.ready")
