@@ -66,12 +66,12 @@ def make(path: Path, gigabytes: float, now: float) -> int:
     db = open_for_writing(path)
     db.execute("PRAGMA synchronous = OFF")
     names, rng = Names(db), np.random.default_rng(1)
-    insert(db, names, [Event(address(n), 1, "x", now * 1000, now * 1000, snapshot(n))
+    insert(db, names, [Event(address(n), 1, "x", now * 1000, snapshot(n))
                        for n in range(SERVERS)])  # fmt: skip
     pool = [bucket(0, mix, rng) for mix in MIXES for _ in range(20)]
     for begin in range(int(now - 6 * 3600), int(now), 600):
         rows = [
-            Event(address(number), 0, "", 0, 0,
+            Event(address(number), 0, "", 0,
                   replace(pool[(at + number + m * 20) % len(pool)], bucket_unix_ms=at * 1000))
             for at in range(begin, begin + 600, 10)
             for number in range(SERVERS)
@@ -79,10 +79,10 @@ def make(path: Path, gigabytes: float, now: float) -> int:
         ]  # fmt: skip
         insert(db, names, rows)
     for tick in range(int(now - 3600), int(now), 300):
-        insert(db, names, [Event(address(n), 0, "", 0, 0, row)
+        insert(db, names, [Event(address(n), 0, "", 0, row)
                            for n in range(SERVERS) for row in drift_rows(tick)])  # fmt: skip
     seed = [prediction(f"p{n}", int(now * 1000) - n) for n in range(SEED_ROWS)]
-    insert(db, names, [Event(address(n % SERVERS), 0, "", 0, 0, row) for n, row in enumerate(seed)])
+    insert(db, names, [Event(address(n % SERVERS), 0, "", 0, row) for n, row in enumerate(seed)])
     _double(db, path, gigabytes * 1e9)
     count = int(db.execute("SELECT count(*) FROM prediction").fetchone()[0])
     db.close()
@@ -141,4 +141,4 @@ def minute(now: float, pool: list[LatencyRow], number: int, predictions: int = 4
                  for k in range(predictions)]  # fmt: skip
         if number % 5 == 0:
             rows += [(n, row) for row in drift_rows(now)]
-    return [Event(address(n), number + 1, "x", now * 1000, now * 1000, row) for n, row in rows]
+    return [Event(address(n), number + 1, "x", now * 1000, row) for n, row in rows]

@@ -196,7 +196,7 @@ class Happening:
     kind: str  # alert | deploy | link | action
     id: str
     panel: str
-    mark: str = ""  # of a deploy: one of deploys.MARKS
+    mark: str = ""  # of a deploy: deploys.mark_of
     detail: str = ""  # lines for the tool tip, where there is more than `text`
 
 
@@ -213,7 +213,7 @@ class AlertLine:
 
     @property
     def open(self) -> bool:
-        return self.row.state in ("firing", "pending") or self.row.state not in ("resolved", "ok")
+        return self.row.state not in ("resolved", "ok")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,6 @@ class Verdict:
     severity: str
     sentence: str
     phrases: tuple[Phrase, ...]
-    since_s: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,6 @@ class Bridge(QObject):
     boardReady = Signal(object)  # Board, in the UI thread, the newest only
     answered = Signal(int, object)  # number of the question, its answer
     layoutKnown = Signal(str)  # what was saved; "" on the first start
-    actionEnded = Signal(object, str, str)  # Action, state, detail
     decoded = Signal(object, object)  # Payload, tuple[Shown, ...]
     written = Signal(str, str)  # path of a file, what went wrong
     _waiting = Signal()
@@ -192,7 +191,6 @@ class Bridge(QObject):
     def _acted(self, action: Action, state: str, detail: str) -> None:
         if state != "waiting":
             self._writer.end_action(action.id, state, detail)
-        self.actionEnded.emit(action, state, detail)
 
     # ---- in the UI thread -------------------------------------------------------------------
 

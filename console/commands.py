@@ -6,10 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 
-def _always() -> bool:
-    return True
-
-
 @dataclass(frozen=True, slots=True)
 class Command:
     id: str
@@ -17,7 +13,6 @@ class Command:
     keys: tuple[str, ...]
     run: Callable[[], object]
     group: str = "Window"
-    enabled: Callable[[], bool] = _always
 
 
 class Registry:

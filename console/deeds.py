@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +31,7 @@ class Deeds(QObject):
         window: Window,
         bridge: Bridge,
         axis: TimeAxis,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
     ) -> None:
         super().__init__(window)
         self._window = window
@@ -93,7 +92,7 @@ class Deeds(QObject):
     # ---- files -----------------------------------------------------------------------------------
 
     def _path(self, panel: Panel, ending: str) -> Path:
-        at = time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime(self._clock()))
+        at = clock_text(self._clock(), "%Y-%m-%dT%H%M%SZ")
         return self.folder / f"{panel.name}-{at}.{ending}"
 
     def export_csv(self) -> None:

@@ -7,7 +7,6 @@ import re
 
 from console.domain import DeployRow
 
-MARKS = ("start", "load", "activate", "rollback", "refuse", "canary", "rehearse", "stop", "other")
 SWITCHES = ("activate", "rollback", "canary")  # traffic moves: drawn through the plots as well
 # Beginnings of words, the one that decides first: "canary abort" is an end, not a canary.
 _MEANINGS = (
@@ -23,7 +22,7 @@ _MEANINGS = (
 
 
 def mark_of(action: str) -> str:
-    """One of MARKS for any word a server may use."""
+    """One of those in _MEANINGS, or `other`, for any word a server may use."""
     words = re.findall(r"[a-z]+", action.lower())
     for mark, beginnings in _MEANINGS:
         if any(word.startswith(beginnings) for word in words):

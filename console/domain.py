@@ -152,7 +152,6 @@ class FeatureRow:
     stamp: str = ""
     edges: tuple[float, ...] = ()
     reference_counts: tuple[int, ...] = ()
-    reference_n: float = 0.0
     importance: float = 0.0
     groups: tuple[int, ...] = ()
     deff: float = 0.0
@@ -348,7 +347,6 @@ class Event:
     server: str
     cursor: int
     instance: str
-    server_unix_ms: float
     received_unix_ms: float
     row: Row
 
@@ -364,11 +362,15 @@ class Link:
     heard_s: float = 0.0  # last message of any kind; 0: never
     offset_ms: float = math.nan  # server clock minus ours
     rtt_ms: float = math.nan
-    retry_at_s: float = 0.0
     refused_rows: int = 0
     refused_why: str = ""
     instance: str = ""
     plaintext: bool = False  # over a network, and nothing encrypts it
+
+    @property
+    def shift_s(self) -> float:
+        """What its times are ahead of ours; 0 while its clock has not been compared."""
+        return 0.0 if math.isnan(self.offset_ms) else self.offset_ms / 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def alert_lines(
     lines = []
     for address, row in rows:
         server = servers.get(address)
-        shift = _shift_s(server)
+        shift = server.link.shift_s if server is not None else 0.0
         until = max(
             (
                 silence.until_unix_ms / 1000 - shift
@@ -72,11 +72,6 @@ def matches(matcher: str, row: AlertRow) -> bool:
     return bool(terms) and all(mark and value in held.get(name, ()) for name, mark, value in terms)
 
 
-def _shift_s(server: Server | None) -> float:
-    offset = server.link.offset_ms if server is not None else 0.0
-    return offset / 1000 if offset == offset else 0.0
-
-
 def happenings(
     alerts: Sequence[AlertLine],
     deploys: Sequence[tuple[str, DeployRow]],
@@ -94,7 +89,7 @@ def happenings(
 
 def _of_deploy(address: str, row: DeployRow, server: Server | None) -> Happening:
     name = server.name if server is not None else address
-    at_s = row.at_unix_ms / 1000 - _shift_s(server)
+    at_s = row.at_unix_ms / 1000 - (server.link.shift_s if server is not None else 0.0)
     return Happening(
         at_s=at_s,
         severity=journal.severity_of(row.action),

@@ -76,7 +76,7 @@ def commands_of(window: Window) -> list[Command]:
     add("copy.table", "Copy this panel as a table", ("Shift+C",), "Copy", deeds.copy_table)
     add("feed.retry", "Retry lost servers now", ("R",), "Servers", window.bridge.retry_now)
     add("look.theme", "Dark, light, high contrast", ("F8",), "Window", window.next_theme)
-    add("look.reset", "Reset the layout", (), "Window", window.reset_layout)
+    add("look.reset", "Reset the layout", (), "Window", window.plan.reset)
     add("help.palette", "Commands …", ("Ctrl+K",), "Window", window.open_palette)
     add("help.keys", "Keys", ("?", "F1"), "Window", window.sheet.toggle)
     add("window.quit", "Quit", ("Ctrl+Q",), "Window", window.close)

@@ -4,7 +4,7 @@ It knows the panels as widgets with a name, and nothing of what they show."""
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 
 from PySide6.QtCore import QByteArray, QObject, Qt, Signal
 from PySide6.QtWidgets import (
@@ -183,13 +183,8 @@ def _split(direction: Qt.Orientation, *parts: tuple[QWidget, int]) -> QSplitter:
     found = QSplitter(direction)
     found.setHandleWidth(5)
     found.setChildrenCollapsible(False)
-    _share(found, parts)
+    for number, (widget, share) in enumerate(parts):
+        found.addWidget(widget)
+        found.setStretchFactor(number, share)
+    found.setSizes([share * 100 for _, share in parts])
     return found
-
-
-def _share(splitter: QSplitter, parts: Iterable[tuple[QWidget, int]]) -> None:
-    given = list(parts)
-    for number, (widget, share) in enumerate(given):
-        splitter.addWidget(widget)
-        splitter.setStretchFactor(number, share)
-    splitter.setSizes([share * 100 for _, share in given])

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from console import last, program
-from console.board import MEASURES, View
+from console.board import MEASURES, Board, View
 from console.timetext import parse_moment, parse_span
 
 if TYPE_CHECKING:
     from console.feed.address import Access
+    from console.window import Window
 
 DEFAULT_WINDOW = "10m"
 PICTURE_WITHIN_S = 90.0  # also of servers that never answer
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def cache_path(servers: list[str]) -> Path:
+def cache_path() -> Path:
     """One cache for all fleets: rows are kept by server."""
     import platformdirs
 
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         view = view_of(arguments)
         size = _size(arguments.size)
-        servers = [_checked(server) for server in arguments.servers]
+        servers = [check_address(server) for server in arguments.servers]
         servers = _again(arguments) if arguments.again else servers
     except ValueError as error:
         print(f"{program.name()}: {error}", file=sys.stderr)
@@ -100,7 +101,7 @@ def _again(arguments: argparse.Namespace) -> list[str]:
     if arguments.servers:
         raise ValueError("--again takes no servers: it is for those of the last time")
     known = last.recall(last.path())
-    servers = [_checked(server) for server in known.servers]
+    servers = [check_address(server) for server in known.servers]
     arguments.offline = arguments.offline or not servers
     arguments.tls = arguments.tls or known.tls
     arguments.ca = arguments.ca or (Path(known.ca) if known.ca else None)
@@ -110,11 +111,14 @@ def _again(arguments: argparse.Namespace) -> list[str]:
     return servers
 
 
-def _checked(address: str) -> str:
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{address!r}: expected HOST:PORT")
-    return address
+def check_address(text: str) -> str:
+    """`HOST:PORT`, `[v6]:PORT`. Raises ValueError with what is wrong."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise ValueError(f"{text!r}: expected HOST:PORT")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r}: port {port!r} is not between 1 and 65535")
+    return text
 
 
 def _size(text: str) -> tuple[int, int] | None:
@@ -146,10 +150,10 @@ def _run(
     application.setApplicationVersion(program.version())
     QGuiApplication.setDesktopFileName("trefoil-console")  # whose icon and name a desktop shows
     application.setStyle("Fusion")
-    name = arguments.theme if arguments.theme != "auto" else _system_theme(QGuiApplication)
+    name = arguments.theme if arguments.theme != "auto" else _system_theme()
     look = Look(THEMES[name])
     bridge = Bridge(
-        arguments.cache or cache_path(servers),
+        arguments.cache or cache_path(),
         None if arguments.offline else servers,
         _access(arguments),
         limit_bytes=arguments.cache_limit_mb << 20,
@@ -168,7 +172,7 @@ def _run(
         key = arguments.filter if panel == "predictions" else ""
         QTimer.singleShot(0, lambda: window.jump(panel, key, float("nan")))
     if arguments.screenshot is not None:
-        _picture_soon(window, bridge, arguments.screenshot)
+        _picture_soon(window, arguments.screenshot)
     signal.signal(signal.SIGINT, lambda *_: application.quit())
     wake = QTimer()  # Python sees a signal only between two of its own instructions
     wake.start(200)
@@ -197,7 +201,7 @@ def _access(arguments: argparse.Namespace) -> Access | None:
     return Access(bool(arguments.tls or arguments.ca), arguments.ca, arguments.token_file)
 
 
-def _system_theme(application: object) -> str:
+def _system_theme() -> str:
     from PySide6.QtCore import Qt
     from PySide6.QtGui import QGuiApplication
 
@@ -212,28 +216,31 @@ def _fitting() -> tuple[int, int]:
     return min(1600, screen.width()), min(960, screen.height())
 
 
-def _picture_soon(window: object, bridge: object, path: Path) -> None:
-    """When the servers have answered and three boards of them have been shown."""
+def _picture_soon(window: Window, path: Path) -> None:
+    """Once the servers have answered, and nothing has been missing for two seconds."""
     from PySide6.QtCore import QTimer
 
     began = time.monotonic()
-    timer = QTimer(window)  # type: ignore[arg-type]
-    settled = [0]
+    timer = QTimer(window)
+    settled = 0
 
     def look() -> None:
-        board = window.board  # type: ignore[attr-defined]
-        states = {line.link.state for line in board.servers} if board is not None else {"none"}
-        unsure = states & {"connecting", "catching up", "none"}
-        waiting = board is None or board.usage.rows_waiting > 0
-        waiting = waiting or (bool(board.drift) and board.comparison is None)
-        settled[0] = 0 if unsure or waiting else settled[0] + 1
-        if settled[0] >= 8 or time.monotonic() - began > PICTURE_WITHIN_S:
+        nonlocal settled
+        settled = settled + 1 if window.board is not None and _whole(window.board) else 0
+        if settled >= 8 or time.monotonic() - began > PICTURE_WITHIN_S:
             timer.stop()
-            window.grab().save(str(path))  # type: ignore[attr-defined]
-            window.close()  # type: ignore[attr-defined]
+            window.grab().save(str(path))
+            window.close()
 
     timer.timeout.connect(look)
     timer.start(250)
+
+
+def _whole(board: Board) -> bool:
+    """Every server has answered or is lost, and what was sent is written and compared."""
+    unsure = any(line.link.state in ("connecting", "catching up") for line in board.servers)
+    compared = board.comparison is not None or not board.drift
+    return not unsure and not board.usage.rows_waiting and compared
 
 
 if __name__ == "__main__":

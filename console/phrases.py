@@ -41,7 +41,7 @@ def unready(servers: Sequence[ServerLine]) -> list[Phrase]:
             found.append(
                 Phrase(
                     severity,
-                    _count(len(lines), "server ", "servers ").strip() + " " + "/".join(words),
+                    f"{_count(len(lines), 'server', 'servers')} {'/'.join(words)}",
                     "fleet",
                     first.address,
                     detail=f"{first.name} {first.word}: {first.why}",

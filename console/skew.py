@@ -84,10 +84,8 @@ def _line(
         replace(_cell(found.stamp_parts.get(part, ""), usual[part]), moved=part in parts)
         for part in STAMP_PARTS
     )
-    offset_ms = server.link.offset_ms
-    shift_s = offset_ms / 1000 if offset_ms == offset_ms else 0.0
     brought = [
-        row.at_unix_ms / 1000 - shift_s
+        row.at_unix_ms / 1000 - server.link.shift_s
         for address, row in deploys
         if address == server.address and row.stamp == found.stamp and mark_of(row.action) in BROUGHT
     ]

@@ -4,7 +4,6 @@ made of are in phrases.py, and tests/test_console_status.py has the rules as a t
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 
 from console import phrases, program
@@ -13,6 +12,7 @@ from console.domain import Link, Server
 from console.phrases import Burn
 from console.plain import duration
 from console.severity import rank
+from console.timetext import clock_text
 
 LOST_AFTER_S = 30.0  # silence after which nothing is known of a server, whatever its link says
 STALE_AFTER_S = 10.0
@@ -82,8 +82,7 @@ def verdict(
     standing = next((phrase for phrase in found if phrase.standing), None)
     if standing is not None and severity == "ok":
         sentence = f"{sentence}; but {standing.detail}"
-    since = worst.at_s if worst is not None and rank(worst.severity) < 4 else math.nan
-    return Verdict(state, severity, sentence, (*found, phrases.healthy(servers)), since)
+    return Verdict(state, severity, sentence, (*found, phrases.healthy(servers)))
 
 
 def _word(servers: Sequence[ServerLine], worst: Phrase | None) -> tuple[str, str]:
@@ -107,8 +106,7 @@ def _sentence(state: str, worst: Phrase | None, servers: Sequence[ServerLine], n
         return "nothing is known yet"
     words = worst.detail or worst.text
     if worst.at_s == worst.at_s:
-        at = time.strftime("%H:%M:%S", time.gmtime(worst.at_s))
-        words += f" · since {at} UTC ({duration(now_s - worst.at_s)})"
+        words += f" · since {clock_text(worst.at_s)} UTC ({duration(now_s - worst.at_s)})"
     if state == "OFFLINE":
         heard = min((line.age_s for line in servers), default=math.inf)
         return f"no server is asked; what is shown is {duration(heard)} old. Then: {words}"

@@ -29,7 +29,6 @@ class TimeAxis(QObject):
         self.cursor_s = math.nan
         self.locked = False
         self.markers: tuple[float, ...] = ()
-        self._past: list[View] = []
 
     def change(self, **changes: object) -> None:
         view = replace(self.view, **changes)  # type: ignore[arg-type]
@@ -55,10 +54,6 @@ class TimeAxis(QObject):
             middle = high - (high - low) * 0.25
         half = (held[1] - held[0]) * 0.75 if held else (high - low) / 12
         self.brush(max(low, middle - half), min(high, middle + half))
-
-    def unbrush(self) -> None:
-        self.change(brush=None)
-        self.brushChanged.emit()
 
     def zoom(self, factor: float, at_s: float | None = None) -> None:
         """Longer (factor > 1) or shorter around `at_s`. Zooming the live edge stays live."""

@@ -72,7 +72,7 @@ class Window(QMainWindow):
         self.plan = Layout(self.panels, look, axis)
         self._lay_out()
         self.notices = Notices(self, look)
-        self.deeds = Deeds(self, bridge, axis)
+        self.deeds = Deeds(self, bridge, axis, clock)
         self.sheet = KeySheet(self, look, self.commands)
         for command in commands_of(self):
             self._add(command)
@@ -155,9 +155,6 @@ class Window(QMainWindow):
         self._tell_status()
 
     # ---- moving about ----------------------------------------------------------------------------
-
-    def show_page(self, number: int) -> None:
-        self.plan.show_page(number)
 
     def jump(self, panel: str, key: str, at_s: float) -> None:
         """Show what a link speaks of: the panel, the row, the time."""
@@ -277,9 +274,6 @@ class Window(QMainWindow):
         self.look.use(theme)
         if self.board is not None:
             self.strip.show_board(self.board)
-
-    def reset_layout(self) -> None:
-        self.plan.reset()
 
     def _restore(self, saved: str) -> None:
         theme = self.plan.restore(saved, self, self.given)

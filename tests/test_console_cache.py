@@ -41,7 +41,7 @@ T0 = 1_790_000_000.0  # unix s
 
 
 def events(found: Sequence[Row], server: str = "a:1") -> list[Event]:
-    return [Event(server, 1 + n, "life", T0 * 1000, T0 * 1000, row) for n, row in enumerate(found)]
+    return [Event(server, 1 + n, "life", T0 * 1000, row) for n, row in enumerate(found)]
 
 
 def bucket(at_s: float, ms: float = 30.0, requests: int = 10, **more: object) -> LatencyRow:
@@ -93,7 +93,7 @@ def test_later_profile_row_replaces_the_earlier(db: sqlite3.Connection) -> None:
 
 def test_cursor_is_remembered_and_history_moves_none(db: sqlite3.Connection) -> None:
     put(db, [ServerSnapshot(server="one"), bucket(T0)])
-    past = Event("a:1", 0, "other life", 0.0, T0 * 1000, bucket(T0 - 60))
+    past = Event("a:1", 0, "other life", T0 * 1000, bucket(T0 - 60))
     insert(db, Names(db), [past])
     assert rows.cursors(db) == {"a:1": ("life", 2, T0 * 1000)}
 
@@ -226,7 +226,7 @@ def feature(**more: object) -> FeatureRow:
     edges = tuple(float(x) for x in np.linspace(-2, 2, 31))
     values: dict[str, object] = {
         "name": "audio.snr_db", "kind": "numeric", "stamp": "s", "edges": edges,
-        "reference_counts": (100,) * 32, "reference_n": 3200.0,
+        "reference_counts": (100,) * 32,
     }  # fmt: skip
     return FeatureRow(**{**values, **more})  # type: ignore[arg-type]
 

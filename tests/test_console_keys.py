@@ -29,7 +29,7 @@ def test_every_panel_is_reached_by_keys_and_hands_out_its_figures(
     window.activateWindow()
     seen: list[str] = []
     for page in range(4):
-        window.show_page(page)
+        window.plan.show_page(page)
         window.focus_panel("fleet")
         shown = [panel for panel in window.panels.values() if panel.isVisible()]
         for _ in shown:

@@ -175,7 +175,7 @@ def test_hostile_texts_are_shown_as_they_are(qtbot: QtBot, make: Callable[..., W
         words = [line.row.summary for line in board.alerts]
         assert any(word.startswith("<h1>owned</h1>") and len(word) < 2100 for word in words)
         for page in range(4):
-            window.show_page(page)
+            window.plan.show_page(page)
             qtbot.wait(50)
         assert "server sends garbage" in " ".join(p.text for p in board.verdict.phrases)
     assert plain_tip("<b>x</b>") == "<qt>&lt;b&gt;x&lt;/b&gt;</qt>"
@@ -405,7 +405,7 @@ def test_layout_page_and_theme_are_remembered(
 ) -> None:
     path = kept(tmp_path)
     first = make(None, path)
-    first.show_page(2)
+    first.plan.show_page(2)
     first.next_theme()
     first.plan.whole.setSizes([400, 900])
     share = first_share(first)
@@ -414,7 +414,7 @@ def test_layout_page_and_theme_are_remembered(
     qtbot.waitUntil(lambda: again.plan.pages.currentIndex() == 2, timeout=5000)
     assert again.look.theme.name == "light"
     assert abs(first_share(again) - share) < 0.05
-    again.reset_layout()
+    again.plan.reset()
     assert first_share(again) < share - 0.05
     for wrong in ("", "{", "[]", '{"sizes": 3, "page": "x", "window": 7}'):
         again.plan.restore(wrong, again, frozenset())
@@ -437,7 +437,7 @@ def test_every_mark_is_drawn_and_told(
         DeployRow(int((T0 - 90 + 12 * n) * 1000), action, "a" * 64, detail=f"<b>why {n}</b>")
         for n, action in enumerate(actions)
     ]
-    insert(db, Names(db), [Event("a:1", n + 1, "x", T0 * 1000, T0 * 1000, row)
+    insert(db, Names(db), [Event("a:1", n + 1, "x", T0 * 1000, row)
                            for n, row in enumerate(found)])  # fmt: skip
     db.execute("UPDATE server SET offset_ms = 0")
     db.close()

@@ -57,7 +57,7 @@ def test_real_window_takes_real_keys_and_ends_well(display: dict[str, str], tmp_
         AlertRow(id="a", severity="critical", state="firing", summary="p99", kind="latency",
                  opened_unix_ms=int(now)),
     ]  # fmt: skip
-    insert(db, Names(db), [Event("a:1", 1, "x", now, now, row) for row in rows])
+    insert(db, Names(db), [Event("a:1", 1, "x", now, row) for row in rows])
     db.close()
     command = [sys.executable, "-m", "console.main", "--offline", "--cache", str(path),
                "--size", "1280x800"]  # fmt: skip

@@ -29,16 +29,6 @@ _OPTIONS = (
 )
 
 
-def check_address(text: str) -> str:
-    """`HOST:PORT`, `[v6]:PORT`. Raises ValueError with what is wrong."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not host:
-        raise ValueError(f"{text!r}: expected HOST:PORT")
-    if not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r}: port {port!r} is not between 1 and 65535")
-    return text
-
-
 def unprotected(address: str, access: Access) -> bool:
     """Plaintext that leaves this machine."""
     host = address.rpartition(":")[0].strip("[]")

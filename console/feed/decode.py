@@ -50,7 +50,6 @@ def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> E
         server=server,
         cursor=message.cursor,
         instance=plain(message.instance, 100),
-        server_unix_ms=message.server_unix_ns / 1e6,
         received_unix_ms=received_ms,
         row=row,
     )

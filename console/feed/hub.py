@@ -14,7 +14,7 @@ from typing import Protocol
 import grpc
 from grpc import aio
 
-from console.domain import Action, Event, Link, PredictionRow
+from console.domain import Action, Event, Link
 from console.feed.address import Access
 from console.feed.backoff import Backoff
 from console.feed.decode import build
@@ -90,15 +90,6 @@ class Hub:
     ) -> None:
         """Ask for a kept payload; `done(serialized Example or None, why not)`."""
         self._call(lambda: self._spawn(self._fetch(server, prediction_id, done)))
-
-    def find(
-        self,
-        server: str,
-        prediction_ids: Sequence[str],
-        done: Callable[[Sequence[PredictionRow], str], None],
-    ) -> None:
-        """Ask for single predictions that the stream did not carry."""
-        self._call(lambda: self._spawn(self._find(server, tuple(prediction_ids), done)))
 
     def _call(self, work: Callable[[], object]) -> None:
         loop = self._loop
@@ -190,7 +181,7 @@ class Hub:
             rows.append(build(AlertRow, answer.alert))
         if answer.HasField("silence") and answer.silence.id:
             rows.append(build(SilenceRow, answer.silence))
-        self._sink.put([Event(server, 0, "", now_ms, now_ms, row) for row in rows])
+        self._sink.put([Event(server, 0, "", now_ms, row) for row in rows])
 
     async def _fetch(
         self, server: str, prediction_id: str, done: Callable[[bytes | None, str], None]
@@ -202,19 +193,6 @@ class Hub:
                 done(sample.example, "")
                 return
         done(None, why or "the server no longer keeps this payload")
-
-    async def _find(
-        self,
-        server: str,
-        prediction_ids: tuple[str, ...],
-        done: Callable[[Sequence[PredictionRow], str], None],
-    ) -> None:
-        request = observe_pb2.SamplesRequest(prediction_ids=prediction_ids)
-        answer, why = await self._samples(server, request)
-        rows = [build(PredictionRow, s.row) for s in answer.samples] if answer is not None else []
-        now_ms = time.time() * 1000
-        self._sink.put([Event(server, 0, "", now_ms, now_ms, r) for r in rows if r.prediction_id])
-        done(rows, why)
 
     async def _samples(
         self, server: str, request: observe_pb2.SamplesRequest

@@ -103,14 +103,14 @@ class ServerLink:
         wait_s = self._backoff.wait_s()
         # Two quick attempts are a blink, not a loss: no red flash for a restart.
         state = "reconnecting" if self._backoff.attempts <= 2 else "lost"
-        self._tell(state=state, detail=why, retry_at_s=self._clock() + wait_s)
+        self._tell(state=state, detail=why)
         self._now.clear()
         try:
             await asyncio.wait_for(self._now.wait(), wait_s)
         except TimeoutError:
             pass
         if self.link.state != "lost":
-            self._tell(state="connecting", retry_at_s=0.0)
+            self._tell(state="connecting")
 
     async def _session(self, channel: aio.Channel) -> None:
         stub = observe_pb2_grpc.ObserveStub(channel)  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ ROW = Qt.ItemDataRole.UserRole + 2  # the row behind the cell
 class Cell:
     text: str = ""
     tone: str = "text"  # a token, severity or drift level of console.theme
-    kind: str = "text"  # text | bar | spark | sign | skew
+    kind: str = "text"  # text | bar | spark | sign | deploy | skew
     bold: bool = False
     mono: bool = False
     right: bool = False

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from console.board import QualityLine
-from console.domain import QualityRow, SliceRow
+from console.domain import QualityRow, ReliabilityBin, SliceRow
 from console.models.cells import Cell, Column
 from console.plain import duration
 
@@ -37,15 +37,13 @@ def _merge(rows: Sequence[QualityRow]) -> QualityRow:
     best = max(rows, key=lambda row: row.predictions)
     bins = max((len(row.reliability) for row in rows), default=0)
     fitting = [row for row in rows if len(row.reliability) == bins]
-    kind = type(fitting[0].reliability[0]) if bins else None
     reliability = tuple(
-        kind(
+        ReliabilityBin(
             sum(row.reliability[i].n for row in fitting),
             sum(row.reliability[i].sum_confidence for row in fitting),
             sum(row.reliability[i].sum_correct for row in fitting),
         )
         for i in range(bins)
-        if kind is not None
     )
     same = [r for r in rows if r.labels == best.labels and len(r.confusion) == len(best.confusion)]
     return QualityRow(

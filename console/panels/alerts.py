@@ -22,7 +22,7 @@ from console.phrases import quiet
 from console.plain import duration
 from console.theme import SIGNS
 from console.timeaxis import TimeAxis
-from console.timetext import clock_text
+from console.timetext import clock_text, iso
 from server.telemetry.drift import CRITICAL_EXCESS_KL
 
 NO_SILENCE = "nothing is silenced: S silences the alert that is selected, always with an end"
@@ -141,8 +141,6 @@ class Number(QDoubleSpinBox):
 class AlertsPanel(Panel):
     name = "alerts"
     heading = "ALERTS"
-    acknowledge = Signal(object)  # AlertLine
-    silence = Signal(object)  # AlertLine
     unsilence = Signal(str, str)  # server, silence id
 
     def __init__(self, look: Look, axis: TimeAxis) -> None:
@@ -260,7 +258,7 @@ class AlertsPanel(Panel):
         line = self.current()
         if line is None:
             return ""
-        at = clock_text(line.opened_s, "%Y-%m-%dT%H:%M:%SZ") if line.opened_s else ""
+        at = iso(line.opened_s)
         return f"{program.name()} --at {at} --window 30m --panel alerts {line.server}"
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:

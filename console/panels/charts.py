@@ -8,7 +8,7 @@ import numpy as np
 from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPen, QPolygonF
 
-from console.board import Board, Latency
+from console.board import Latency
 from console.domain import STAGES
 from console.panels import paint
 from console.panels.look import Look
@@ -197,12 +197,3 @@ class Stages(LinePlot):
             for n, name in enumerate(STAGES)
         ]
         return [*lines, (f"batch {found.batch[index]:.1f} rows", "dim")]
-
-
-def shown_board(board: Board, *plots: TimePlot) -> None:
-    for plot in plots:
-        if plot.isVisible():
-            plot.show_board(board)
-        else:
-            plot.board = board
-            plot._layer = None

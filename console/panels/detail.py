@@ -230,7 +230,7 @@ class DetailPanel(Panel):
         self.replay.setVisible(row is not None)
         self.play.setVisible(False)
         if row is None:
-            words = "this prediction is not in the cache; its server was asked for it"
+            words = "this prediction is not in the cache"
             self.facts.show_row([(single.prediction_id, "text"), (words, "dim")], [])
             return
         self.title.show_legend([(row.prediction_id[:24], "text")])

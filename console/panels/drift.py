@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from PySide6.QtCore import Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QWidget
 
@@ -25,13 +24,11 @@ EMPTY = "nothing has been scored in this window: a server does it every few minu
 class DriftPanel(Panel):
     name = "drift"
     heading = "DRIFT"
-    picked = Signal(str, str)  # feature, slice
 
     def __init__(self, look: Look, axis: TimeAxis) -> None:
         super().__init__(look)
         self.axis = axis
         self._shape: tuple[str, bool] = ("", False)
-        self._filter = ""
         self.table: Table | None = None
         self.model = RowsModel((), model.key)
         self._build("psi", False)
@@ -60,8 +57,7 @@ class DriftPanel(Panel):
     def show_board(self, board: Board) -> None:
         super().show_board(board)
         self._build(board.view.measure, self.width() > WIDE)
-        rows = [line for line in board.drift if self._filter in f"{line.row.feature}"]
-        self.model.show(rows)
+        self.model.show(board.drift)
         key = board.view.drift_key
         if key is not None and self.table is not None:
             place = self.model.place_of(key)
@@ -93,7 +89,6 @@ class DriftPanel(Panel):
 
     def _choose(self, line: DriftLine) -> None:
         self.axis.change(drift_key=line.key)
-        self.picked.emit(*line.key)
 
     def _open(self, line: DriftLine) -> None:
         """The predictions of this slice."""

@@ -13,7 +13,7 @@ from PySide6.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QVBoxLayout, 
 
 from console.board import SPLITS, Board, Exemplary
 from console.domain import STAGES
-from console.panels.charts import Percentiles, Stages, Throughput, shown_board
+from console.panels.charts import Percentiles, Stages, Throughput
 from console.panels.frame import Panel
 from console.panels.heatmap import HeatMap
 from console.panels.look import Look
@@ -94,7 +94,8 @@ class LatencyPanel(Panel):
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)
-        shown_board(board, *self.plots)
+        for plot in self.plots:
+            plot.show_board(board)
         self._fill(board)
         self.title.show_legend(self._legend(board))
         found = board.latency

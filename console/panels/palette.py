@@ -49,7 +49,7 @@ class Palette(QDialog):
         self._search("")
 
     def _search(self, words: str) -> None:
-        self._found = [c for c in self._commands.search(words) if c.enabled()]
+        self._found = self._commands.search(words)
         self.list.clear()
         for command in self._found:
             keys = "  ".join(command.keys)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QSplitter, QWidget
 
 from console import program
@@ -88,7 +88,6 @@ def tip(line: SkewLine) -> str:
 class SkewPanel(Panel):
     name = "skew"
     heading = "VERSION SKEW"
-    marked = Signal(float)
 
     def __init__(self, look: Look, axis: TimeAxis) -> None:
         super().__init__(look)
