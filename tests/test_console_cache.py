@@ -77,6 +77,20 @@ def reading(path: Path) -> Reading:
     return Reading(found)
 
 
+def test_a_write_that_fails_is_taken_back_and_the_next_one_goes_on(db: sqlite3.Connection) -> None:
+    at_ms = int((T0 + 600) * 1000)
+    put(db, [bucket(T0)])
+    db.execute("CREATE TRIGGER full BEFORE INSERT ON latency BEGIN SELECT RAISE(FAIL, 'full'); END")
+    with pytest.raises(sqlite3.IntegrityError, match="full"):
+        retention.roll_up(db, 1, at_ms)
+    with pytest.raises(sqlite3.IntegrityError, match="full"):
+        put(db, [AlertRow(id="x"), bucket(T0 + 60)])
+    db.execute("DROP TRIGGER full")
+    assert db.execute("SELECT count(*) FROM alert").fetchone()[0] == 0
+    put(db, [bucket(T0 + 60)])
+    assert retention.roll_up(db, 1, at_ms) == 2
+
+
 def test_row_received_twice_changes_nothing(db: sqlite3.Connection) -> None:
     found = [bucket(T0), ProfileRow("s", "f", "", 3600, 5, counts=(2, 3)), AlertRow(id="x")]
     put(db, found)

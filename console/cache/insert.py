@@ -76,8 +76,8 @@ def insert(connection: sqlite3.Connection, names: Names, events: Sequence[Event]
     batches: dict[str, list[tuple[object, ...]]] = {}
     servers: dict[str, tuple[object, ...]] = {}
     heard: dict[str, tuple[object, ...]] = {}
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with connection:  # commits, or rolls back
+        connection.execute("BEGIN IMMEDIATE")
         for event in events:
             if event.cursor:  # rows of History carry none and move no cursor
                 heard[event.server] = (
@@ -106,10 +106,6 @@ def insert(connection: sqlite3.Connection, names: Names, events: Sequence[Event]
             "UPDATE server SET heard_ms = ?, instance = ?, cursor = ? WHERE address = ?",
             list(heard.values()),
         )
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
     return frozenset(batches) | (frozenset({"server"}) if servers else frozenset())
 
 

@@ -91,16 +91,18 @@ def roll_up(connection: sqlite3.Connection, level: int, now_ms: int, most: int =
             (level - 1, bucket, bucket + width_ms),
         ).fetchall()
         merged = _merge(rows)
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(
-            "INSERT OR REPLACE INTO latency (level, bucket_ms, width_s, server, stamp, mix,"
-            f" replica, requests, errors, counts, {_SUMS}, batch_rows, exemplars)"
-            " VALUES (?, ?, ?" + ",?" * 15 + ")",
-            [(level, bucket, LEVEL_S[level], *row) for row in merged],
-        )
-        mark_changed(connection, level + 1, {bucket})
-        connection.execute("DELETE FROM changed WHERE level = ? AND bucket_ms = ?", (level, bucket))
-        connection.execute("COMMIT")
+        with connection:  # commits, or rolls back
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(
+                "INSERT OR REPLACE INTO latency (level, bucket_ms, width_s, server, stamp, mix,"
+                f" replica, requests, errors, counts, {_SUMS}, batch_rows, exemplars)"
+                " VALUES (?, ?, ?" + ",?" * 15 + ")",
+                [(level, bucket, LEVEL_S[level], *row) for row in merged],
+            )
+            mark_changed(connection, level + 1, {bucket})
+            connection.execute(
+                "DELETE FROM changed WHERE level = ? AND bucket_ms = ?", (level, bucket)
+            )
         written += len(merged)
     return written
 
