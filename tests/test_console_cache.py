@@ -282,6 +282,20 @@ def test_drift_scores_are_those_of_the_server(db: sqlite3.Connection) -> None:
     assert area == pytest.approx(1.0)
 
 
+def test_features_that_come_later_are_compared_with(db: sqlite3.Connection, path: Path) -> None:
+    """Also where nothing but the comparison asks for them."""
+    tick = DriftRow(int(T0 * 1000), "s", "audio.snr_db", "", level="ok", n=900.0)
+    put(db, [ServerSnapshot(stamp="s"), feature(name="other"), profile((50,) * 32), tick])
+    held = reading(path)
+    view = View(end_s=T0, drift_key=("audio.snr_db", ""))
+    assert held.board(view, T0, None, frozenset()).comparison is None
+    changed = put(db, [feature()])
+    held.board(view, T0, None, changed)
+    later = replace(view, end_s=T0 + 3600)
+    assert held.board(later, T0, None, frozenset()).comparison is not None
+    held.db.close()
+
+
 def test_rows_of_a_stamp_no_longer_served_are_left_out(db: sqlite3.Connection) -> None:
     for stamp, level in (("old", "critical"), ("new", "ok")):
         put(db, [DriftRow(int(T0 * 1000), stamp, "f", "", level=level, n=900.0)])

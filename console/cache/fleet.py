@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from console import status
-from console.board import Floats, ServerLine
+from console.board import ServerLine, SkewLine
+from console.cache.timeline import Pace
 from console.domain import STAMP_PARTS, Server
 
 
@@ -26,15 +25,13 @@ def slo_ms_of(servers: Mapping[str, Server], scope: str) -> float:
 def line_of(
     server: Server,
     now_s: float,
-    fleet: Mapping[str, tuple[float, Floats]],
-    odd: Mapping[str, object],
-    offsets: Mapping[str, float],
+    paces: Mapping[str, Pace],
+    skewed: Mapping[str, SkewLine],
 ) -> ServerLine:
     severity, word, why = status.server_state(server, now_s)
-    p95, spark = fleet.get(server.address, (float("nan"), np.zeros(0)))
-    line = odd.get(server.address)
-    cells = getattr(line, "cells", ())
-    parts = tuple(p for p, cell in zip(STAMP_PARTS, cells, strict=False) if cell.differs)
+    pace = paces.get(server.address, Pace())
+    line = skewed.get(server.address)
+    cells = zip(STAMP_PARTS, line.cells, strict=True) if line is not None else ()
     return ServerLine(
         link=server.link,
         snapshot=server.snapshot,
@@ -42,8 +39,8 @@ def line_of(
         word=word,
         why=why,
         age_s=now_s - server.link.heard_s if server.link.heard_s else float("inf"),
-        p95_ms=p95,
+        p95_ms=pace.p95_ms,
         slo_ms=server.snapshot.slo_ms if server.snapshot is not None else 0.0,
-        spark=spark,
-        odd_parts=parts,
+        spark=pace.spark,
+        odd_parts=tuple(part for part, cell in cells if cell.differs),
     )

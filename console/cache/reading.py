@@ -31,7 +31,7 @@ T = TypeVar("T")
 def empty_board(view: View, now_s: float, links: Mapping[str, Link] | None, trouble: str) -> Board:
     """Before there is a cache: the servers asked for, and that nothing is known of them."""
     servers = [Server(link) for link in (links or {}).values()]
-    lines = tuple(line_of(server, now_s, {}, {}, {}) for server in servers)
+    lines = tuple(line_of(server, now_s, {}, {}) for server in servers)
     said = status.verdict(lines, (), (), (), (), now_s)
     end = view.end_s or now_s
     return Board(view, now_s, end - view.window_s, end, said, lines, usage=Usage(trouble=trouble))
@@ -69,25 +69,27 @@ class Reading:
         links: Mapping[str, Link] | None,
         dirty: frozenset[str],
     ) -> Board:
-        servers = self._servers(links, now_s)
+        for table in dirty:
+            self._held.pop(table, None)
+        servers = self._servers(links)
         span = self._span(view, now_s, links)
-        offsets = {address: server.link.offset_ms for address, server in servers.items()}
+        shifts_s = {address: server.link.shift_s for address, server in servers.items()}
         slo_ms = slo_ms_of(servers, view.scope)
         self._latency.refresh(self.db, int((span[0] - 60) * 1000), int((span[1] + 60) * 1000))
-        shown, fleet, p99 = timeline.latency(
-            self._latency, self._names, view, span, offsets, slo_ms, now_s
+        shown, paces = timeline.latency(
+            self._latency, self._names, view, span, shifts_s, slo_ms, now_s
         )
-        deploys = self._once("deploy", dirty, (), lambda: rows.deploys(self.db, self._names))
+        deploys = self._once("deploy", (), lambda: rows.deploys(self.db, self._names))
         skewed = skew.compare(list(servers.values()), deploys, now_s, view.expected_stamp)
-        drifting, hours = self._drift(view, span, servers, dirty, now_s)
-        actions = self._once("action", dirty, (), lambda: rows.actions(self.db))
+        drifting, hours = self._drift(view, span, servers, now_s)
+        actions = self._once("action", (), lambda: rows.actions(self.db))
         silences = rows.silences(self.db, self._names, now_s * 1000)
-        found = self._once("alert", dirty, (), lambda: rows.alerts(self.db, self._names))
+        found = self._once("alert", (), lambda: rows.alerts(self.db, self._names))
         pending = {(a.server, a.target): a.kind for a in actions if a.state == "waiting"}
         alerts = happenings.alert_lines(found, servers, silences, pending, now_s)
         odd = {line.address: line for line in skewed}
-        lines = tuple(line_of(s, now_s, fleet, odd, offsets) for s in servers.values())
-        burns = self._burns(servers, p99, offsets, now_s) if view.live else ()
+        lines = tuple(line_of(s, now_s, paces, odd) for s in servers.values())
+        burns = self._burns(servers, paces, now_s) if view.live else ()
         said = status.verdict(lines, burns, drifting, skewed, alerts, now_s)
         return Board(
             view=view,
@@ -106,21 +108,21 @@ class Reading:
             actions=tuple(actions),
             happenings=happenings.happenings(alerts, deploys, servers, self._link_news),
             deploys=tuple(deploys),
-            quality=self._quality(servers, now_s, dirty),
-            slices=tuple(self._once("slice", dirty, (), lambda: rows.slices(self.db, self._names))),
+            quality=self._quality(servers, now_s),
+            slices=tuple(self._once("slice", (), lambda: rows.slices(self.db, self._names))),
             offline=links is None,
         )
 
-    def _once(self, table: str, dirty: frozenset[str], key: object, read: Callable[[], T]) -> T:
+    def _once(self, table: str, key: object, read: Callable[[], T]) -> T:
         """What was read last time, unless the table was written or something else is asked."""
         held = self._held.get(table)
-        if held is not None and held[0] == key and table not in dirty:
+        if held is not None and held[0] == key:
             return held[1]  # type: ignore[return-value]
         value = read()
         self._held[table] = (key, value)
         return value
 
-    def _servers(self, links: Mapping[str, Link] | None, now_s: float) -> dict[str, Server]:
+    def _servers(self, links: Mapping[str, Link] | None) -> dict[str, Server]:
         """The servers asked for, in their order; offline, every server the cache knows."""
         known = rows.servers(self.db)
         if links is None:
@@ -161,17 +163,15 @@ class Reading:
         view: View,
         span: tuple[float, float],
         servers: Mapping[str, Server],
-        dirty: frozenset[str],
         now_s: float,
     ) -> tuple[tuple[DriftLine, ...], tuple[float, float] | None]:
         if view.brush is not None:
             key = (drift.hours_of(*view.brush), view.measure, "brush")
             return self._once(
                 "profile",
-                dirty,
                 key,
                 lambda: drift.in_window(
-                    self.db, self._names, self._features(dirty), view.brush or span, view.measure
+                    self.db, self._names, self._features(), view.brush or span, view.measure
                 ),
             )
         stamps = {
@@ -184,7 +184,6 @@ class Reading:
         key = (view.measure, at, tuple(sorted(stamps.items())))  # type: ignore[assignment]
         lines = self._once(
             "drift",
-            dirty,
             key,
             lambda: drift.newest(self.db, self._names, until_ms, stamps, view.measure),
         )
@@ -194,15 +193,12 @@ class Reading:
         hours = drift.hours_of(span[1] - 1, span[1])
         return self._once(
             "profile",
-            dirty,
             (hours, view.measure, "no tick yet"),
-            lambda: drift.in_window(
-                self.db, self._names, self._features(dirty), hours, view.measure
-            ),
+            lambda: drift.in_window(self.db, self._names, self._features(), hours, view.measure),
         )
 
-    def _features(self, dirty: frozenset[str]) -> drift.Features:
-        return self._once("feature", dirty, (), lambda: drift.features(self.db))
+    def _features(self) -> drift.Features:
+        return self._once("feature", (), lambda: drift.features(self.db))
 
     def _comparison(
         self, view: View, span: tuple[float, float], lines: tuple[DriftLine, ...]
@@ -219,42 +215,31 @@ class Reading:
         asked = (key, drift.hours_of(*window), stamp)
         if held is not None and held[0] == asked and time.monotonic() - held[2] < 2:  # type: ignore[misc]
             return held[1]  # type: ignore[return-value]
-        features = self._once("feature", frozenset(), (), lambda: drift.features(self.db))
-        if not features:
-            self._held.pop("feature", None)
-        found = compare.comparison(self.db, self._names, features, key, window, stamp)
+        found = compare.comparison(self.db, self._names, self._features(), key, window, stamp)
         self._held["comparison"] = (asked, found, time.monotonic())  # type: ignore[assignment]
         return found
 
     def _burns(
         self,
         servers: Mapping[str, Server],
-        p99: Mapping[str, tuple[float, float]],
-        offsets: Mapping[str, float],
+        paces: Mapping[str, timeline.Pace],
         now_s: float,
     ) -> tuple[phrases.Burn, ...]:
         found = []
         for address, server in servers.items():
             slo = server.snapshot.slo_ms if server.snapshot is not None else 0.0
-            now_ms, newest_s = p99.get(address, (0.0, 0.0))
-            if not slo or not now_ms > slo or now_s - newest_s > 120:
+            pace = paces.get(address)
+            if pace is None or not slo or not pace.p99_ms > slo or now_s - pace.newest_s > 120:
                 continue
-            shift = offsets.get(address, 0.0)
             since = timeline.above_since(
-                self._latency,
-                self._names.find(address),
-                shift / 1000 if shift == shift else 0.0,
-                slo,
+                self._latency, self._names.find(address), server.link.shift_s, slo
             )
-            found.append(phrases.Burn(address, server.name, now_ms, slo, since))
+            found.append(phrases.Burn(address, server.name, pace.p99_ms, slo, since))
         return tuple(found)
 
-    def _quality(
-        self, servers: Mapping[str, Server], now_s: float, dirty: frozenset[str]
-    ) -> tuple[QualityLine, ...]:
+    def _quality(self, servers: Mapping[str, Server], now_s: float) -> tuple[QualityLine, ...]:
         found = self._once(
             "quality",
-            dirty,
             int(now_s // 600),
             lambda: rows.quality(
                 self.db, self._names, (now_s - 7 * 86400) * 1000, (now_s + 3600) * 1000

@@ -4,7 +4,9 @@ shares, sparklines."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,17 @@ from console.cache.quantiles import quantiles
 
 SPARK_POINTS = 48
 SETTLE_S = 2.5  # between the end of a bucket and its arrival from every server
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pace:
+    """One server: percentiles of the last minute of its data, where that ends, p95 over the
+    window."""
+
+    p95_ms: float = math.nan
+    p99_ms: float = math.nan
+    newest_s: float = math.nan
+    spark: Floats = field(default_factory=lambda: np.zeros(0))
 
 
 def _column_width_s(view: View, rows_width_s: float) -> float:
@@ -32,16 +45,15 @@ def latency(
     names: NameBook,
     view: View,
     span: tuple[float, float],
-    offsets_ms: Mapping[str, float],
+    shifts_s: Mapping[str, float],
     slo_ms: float,
     now_s: float,
-) -> tuple[Latency, dict[str, tuple[float, Floats]], dict[str, tuple[float, float]]]:
-    """(the latency panel, p95 now and sparkline by server, p99 now and burning-since by server)."""
+) -> tuple[Latency, dict[str, Pace]]:
+    """(the latency panel, every server by itself)."""
     used = rows.size
     keys, numbers = rows.keys[:used], rows.numbers[:used]
     width = rows.width_s[:used]
-    shift = _by_name(names, keys[:, 1], offsets_ms) if used else np.zeros(0)
-    starts_s = keys[:, 0] / 1000 - shift / 1000
+    starts_s = keys[:, 0] / 1000 - _by_name(names, keys[:, 1], shifts_s)
     inside = (starts_s + width > span[0]) & (starts_s < span[1])
     typical = float(np.median(width[inside])) if inside.any() else 0.0
     column_s = _column_width_s(view, typical)
@@ -49,8 +61,6 @@ def latency(
     columns = int(np.ceil((span[1] - origin) / column_s))
     column = ((starts_s - origin) // column_s).astype(np.int64)
     inside &= (column >= 0) & (column < columns)
-    fleet = _fleet(rows, inside, starts_s, span, names)
-    burning = _burning(rows, inside, starts_s, names)
     shown = inside.copy()
     if view.scope:
         shown &= keys[:, 1] == names.find(view.scope)
@@ -98,7 +108,7 @@ def latency(
         width_s=typical,
         mixes=tuple(sorted({names.text(i) for i in np.unique(keys[inside, 3])})) if used else (),
     )
-    return found, fleet, burning
+    return found, _paces(rows, inside, starts_s, span, names)
 
 
 def _rate(requests: Floats, column_s: float, origin: float, newest: float) -> Floats:
@@ -114,8 +124,7 @@ def _rate(requests: Floats, column_s: float, origin: float, newest: float) -> Fl
 def _by_name(names: NameBook, ids: NDArray[np.int64], values: Mapping[str, float]) -> Floats:
     found = np.zeros(len(ids))
     for number in np.unique(ids):
-        value = values.get(names.text(int(number)), 0.0)
-        found[ids == number] = value if value == value else 0.0
+        found[ids == number] = values.get(names.text(int(number)), 0.0)
     return found
 
 
@@ -144,40 +153,25 @@ def _sum(
     return out
 
 
-def _fleet(
+def _paces(
     rows: LatencyRows,
     inside: NDArray[np.bool_],
     starts_s: Floats,
     span: tuple[float, float],
     names: NameBook,
-) -> dict[str, tuple[float, Floats]]:
-    """p95 of the last minute of data, and over the window, by server."""
+) -> dict[str, Pace]:
+    """By server, of what lies inside the window."""
     found = {}
-    used = rows.size
+    servers, counts = rows.keys[: rows.size, 1], rows.counts[: rows.size]
     step = max((span[1] - span[0]) / SPARK_POINTS, 1e-3)
     place = np.clip(((starts_s - span[0]) // step), 0, SPARK_POINTS - 1).astype(np.int64)
-    for number in np.unique(rows.keys[:used, 1][inside]) if used else ():
-        mine = inside & (rows.keys[:used, 1] == number)
-        line = quantiles(_sum(place, mine, rows.counts[:used], SPARK_POINTS), (0.95,))[0]
-        last = mine & (starts_s > starts_s[mine].max() - 60)
-        now = quantiles(rows.counts[:used][last].sum(axis=0, dtype=np.int64)[None, :], (0.95,))
-        found[names.text(int(number))] = (float(now[0][0]), line)
-    return found
-
-
-def _burning(
-    rows: LatencyRows, inside: NDArray[np.bool_], starts_s: Floats, names: NameBook
-) -> dict[str, tuple[float, float]]:
-    """By server: p99 of the last minute of data, and the p99 of each 30 s step before, from which
-    `since` is told as (p99 now, start of the window the steps are counted from)."""
-    found = {}
-    used = rows.size
-    for number in np.unique(rows.keys[:used, 1][inside]) if used else ():
-        mine = inside & (rows.keys[:used, 1] == number)
-        newest = starts_s[mine].max()
-        last = mine & (starts_s > newest - 60)
-        now = quantiles(rows.counts[:used][last].sum(axis=0, dtype=np.int64)[None, :], (0.99,))
-        found[names.text(int(number))] = (float(now[0][0]), float(newest))
+    for number in np.unique(servers[inside]):
+        mine = inside & (servers == number)
+        newest_s = float(starts_s[mine].max())
+        last = counts[mine & (starts_s > newest_s - 60)].sum(axis=0, dtype=np.int64)
+        p95, p99 = quantiles(last[None, :], (0.95, 0.99))
+        spark = quantiles(_sum(place, mine, counts, SPARK_POINTS), (0.95,))[0]
+        found[names.text(int(number))] = Pace(float(p95[0]), float(p99[0]), newest_s, spark)
     return found
 
 
