@@ -126,6 +126,11 @@ class PredictionsModel(QAbstractTableModel):
             )
             return
 
+    def read(self) -> list[int]:
+        """Places whose rows are here, in order."""
+        pages = (range(page * PAGE, (page + 1) * PAGE) for page in sorted(self._pages))
+        return [place for page in pages for place in page if place < len(self._numbers)]
+
     def entry(self, place: int) -> Entry | None:
         """The row at a place; None while it is being read or when it is gone."""
         if not 0 <= place < len(self._numbers):

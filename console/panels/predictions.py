@@ -13,7 +13,7 @@ from console.panels.frame import Panel
 from console.panels.look import Look
 from console.panels.strip import Line
 from console.panels.table import Table
-from console.questions import FindPredictions, Found, Page, Question, ReadPage
+from console.questions import FindPredictions, Found, Page, ReadPage
 from console.timeaxis import TimeAxis
 from console.timetext import span_text
 
@@ -44,7 +44,6 @@ class PredictionsPanel(Panel):
         self.body.addWidget(self.said)
         self.body.addWidget(self.table, 1)
         self.watch_focus(self.table)
-        self._pending: Question | None = None
         self._clauses: tuple[Clause, ...] = ()
         self._stale = True
         axis.brushChanged.connect(self._outdated)
@@ -138,16 +137,13 @@ class PredictionsPanel(Panel):
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         """The rows that have been read."""
         head = [column.title for column in self.model.columns]
-        rows = []
-        for place in range(min(self._rows, 5000)):
-            if place // 128 in self.model._pages:
-                rows.append([
-                    str(self.model.index(place, c).data() or "") for c in range(len(head))
-                ])  # fmt: skip
-        return head, rows
+        return head, [
+            [str(self.model.index(place, c).data() or "") for c in range(len(head))]
+            for place in self.model.read()
+        ]
 
     def left_out(self) -> str:
-        read = min(len(self.model._pages) * 128, self._rows, 5000)
+        read = len(self.model.read())
         return f"{read:,} of {self._rows:,}: those looked at" if read < self._rows else ""
 
     def copy_command(self) -> str:
