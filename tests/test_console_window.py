@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -22,7 +21,6 @@ from pytestqt.qtbot import QtBot
 
 from console.board import View
 from console.bridge import Bridge
-from console.cache import rows
 from console.cache.insert import Names, insert
 from console.cache.schema import open_for_writing
 from console.deeds import csv_of
@@ -270,11 +268,23 @@ def test_acknowledgement_reaches_the_server_and_silence_ends(
         )
 
 
+# The locks that SQLite's readers and writers of a WAL take, held until standard input ends. By
+# another process: within one, locks of files do not conflict.
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX, 8, 120)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_stalled_disk_and_network_leave_the_window_running(
-    qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    qtbot: QtBot, make: Callable[..., Window], tmp_path: Path
 ) -> None:
-    """Another process holds the cache, every read hangs, one server accepts and says nothing, the
-    other has stopped talking: whatever the operator does, no turn of the event loop waits."""
+    """Another process holds the cache, so that every read and write of it hangs, one server accepts
+    and says nothing, the other has stopped talking: whatever the operator does, no turn of the
+    event loop waits."""
     hangs_s = 3.0
     deaf = socket.create_server(("127.0.0.1", 0))
     with Fleet([stand_in(0)]) as fleet, deaf:
@@ -284,10 +294,12 @@ def test_stalled_disk_and_network_leave_the_window_running(
             timeout=20_000,
         )
         fleet.servicers[0].hertz = 0.001
-        read = rows.servers
-        monkeypatch.setattr(rows, "servers", lambda db: (time.sleep(hangs_s), read(db))[1])
-        blocker = sqlite3.connect(tmp_path / "cache.db", isolation_level=None)
-        blocker.execute("BEGIN EXCLUSIVE")
+        command = [sys.executable, "-c", HOLD, str(tmp_path / "cache.db-shm")]
+        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert holder.stdin is not None and holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        qtbot.wait(300)  # a board that was read before
+        boards = window.bridge.boards
         turns: list[float] = []
         timer = QTimer()
         timer.timeout.connect(lambda: turns.append(time.monotonic()))
@@ -299,10 +311,10 @@ def test_stalled_disk_and_network_leave_the_window_running(
         window.deeds.export_csv()
         window.axis.zoom(4)
         qtbot.wait(2000)
-        blocker.execute("ROLLBACK")
-        blocker.close()
         timer.stop()
-        monkeypatch.undo()
+        assert window.bridge.boards == boards  # everything hung
+        holder.communicate()
+        qtbot.waitUntil(lambda: window.bridge.boards > boards, timeout=15_000)
     # Each of the things that hang takes three seconds or more; a turn that waits for one shows it.
     assert len(turns) > 20
     assert max(np.diff(turns)) < hangs_s / 2
