@@ -115,10 +115,18 @@ def test_every_component_has_its_text() -> None:
 
 
 def test_a_file_nobody_names_stops_the_build() -> None:
-    assert notices.unnamed(["PySide6/Qt/lib/libQt6Core.so.6"], ["json", "console.main"]) == []
-    assert notices.unnamed(["PySide6/Qt/lib/libfoo.so"], ["left_pad.core"]) == [
+    assert (
+        notices.unnamed(
+            ["PySide6/Qt/lib/libQt6Core.so.6"],
+            ["json", "console.main", "server", "server.telemetry.drift"],
+        )
+        == []
+    )
+    strangers = ["left_pad.core", "server.main"]
+    assert notices.unnamed(["PySide6/Qt/lib/libfoo.so"], strangers) == [
         "PySide6/Qt/lib/libfoo.so",
-        "module left_pad",
+        "module left_pad.core",
+        "module server.main",
     ]
 
 

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from installers.console import contents  # noqa: E402
 from installers.console.check_window import need, real_window, say  # noqa: E402
+from installers.console.package import last_commit_s  # noqa: E402
 from installers.console.room import USER, Room, bare_room  # noqa: E402
 
 PROGRAM = contents.PROGRAM
@@ -78,10 +79,6 @@ def same_bytes(deb: Path, builder: Path) -> None:
     listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others",
               "--exclude-standard"]  # fmt: skip
     names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")
-    epoch = subprocess.run(
-        ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"],
-        check=True, capture_output=True, text=True,
-    ).stdout.strip()  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="elsewhere-") as kept:
         for name in filter(None, names):
             source, place = ROOT / name, Path(kept) / "tree" / name
@@ -90,7 +87,7 @@ def same_bytes(deb: Path, builder: Path) -> None:
                 shutil.copyfile(source, place)
         build = 'umask 077; exec "$0" installers/console/package.py --out "$1"'
         command = ["bash", "-c", build, str(builder.absolute()), f"{kept}/out"]
-        odd = {"TZ": "Asia/Tokyo", "LC_ALL": "C", "SOURCE_DATE_EPOCH": epoch}
+        odd = {"TZ": "Asia/Tokyo", "LC_ALL": "C", "SOURCE_DATE_EPOCH": str(last_commit_s())}
         subprocess.run(
             command, check=True, cwd=f"{kept}/tree", env={**os.environ, **odd}, stdout=sys.stderr
         )

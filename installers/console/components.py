@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 QT_SOURCE = "https://download.qt.io/official_releases/qt/"
 LGPL = "LGPL-3.0-only"
+# The server's functions that the console computes with; nothing else of it is packed.
+SERVER = tuple(f"server.telemetry.{name}" for name in ("drift", "measures", "profile", "record"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class Component:
     holder: str
     source: str
     files: tuple[str, ...] = ()  # patterns below the folder's `_internal`; * crosses slashes
-    modules: tuple[str, ...] = ()  # top-level names inside the program's archive
+    modules: tuple[str, ...] = ()  # inside the program's archive, each with all below it
     distribution: str = ""  # whose version it has, and whose licence files are copied
     texts: tuple[str, ...] = ()  # of licences/ beside this file
     debian: str = ""  # the same licence in /usr/share/common-licenses
@@ -61,7 +63,7 @@ COMPONENTS = (
         "Apache-2.0",
         "The Trefoil authors",
         "the repository this package was built from",
-        modules=("console", "proto", "server"),
+        modules=("console", "proto", *SERVER),
         distribution="trefoil-serve",
         files=("NOTICES.txt", "licences/*", "trefoil_serve-*.dist-info/*"),
         debian="Apache-2.0",

@@ -54,10 +54,20 @@ def component_of(name: str) -> Component | None:
 def unnamed(files: Iterable[str], modules: Iterable[str]) -> list[str]:
     """Files and Python modules that no entry claims."""
     known = {name for component in COMPONENTS for name in component.modules}
+    packages = {above for name in known for above in _with_parents(name)}
     known |= set(sys.stdlib_module_names)
     found = [name for name in files if component_of(name) is None]
-    found += [f"module {name}" for name in {m.split(".")[0] for m in modules} - known]
+    found += [
+        f"module {name}"
+        for name in modules
+        if name not in packages and known.isdisjoint(_with_parents(name))
+    ]
     return sorted(found)
+
+
+def _with_parents(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def version_of(component: Component) -> str:

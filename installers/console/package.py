@@ -35,9 +35,8 @@ DOCUMENTS = f"usr/share/doc/{contents.PROGRAM}"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="package.py", description=(__doc__ or "").split(":")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="where the .deb goes")
-    parser.add_argument("--version", default="", help="instead of pyproject.toml's")
     arguments = parser.parse_args()
-    version = arguments.version or project_version()
+    version = project_version()
     epoch = last_commit_s()
     with tempfile.TemporaryDirectory(prefix="trefoil-console-") as kept:
         folder = freeze(Path(kept), epoch)
