@@ -11,7 +11,7 @@ from PySide6.QtTest import QAbstractItemModelTester
 from pytestqt.qtbot import QtBot
 
 from console.board import AlertLine, Board, Verdict, View
-from console.domain import AlertRow
+from console.domain import AlertRow, PredictionRow
 from console.main import main
 from console.media import parts_of
 from console.models.cells import Cell, Column
@@ -63,6 +63,11 @@ def test_million_predictions_read_only_what_is_looked_at(qtbot: QtBot) -> None:
     last = asked[-1]
     assert len(last) == PAGE and 300_000 in last
     assert len([page for page in asked if page == last]) == 1
+    assert model.read() == []
+    model.fill({number: ("a:1", PredictionRow(str(number))) for number in last})
+    assert [model.entry(place) for place in model.read()] == [
+        ("a:1", PredictionRow(str(number))) for number in last
+    ]
 
 
 def test_payload_parts_are_decoded_or_refused_in_words(qtbot: QtBot) -> None:
