@@ -357,8 +357,10 @@ def main() -> None:
         print(json.dumps(PARTS[options.part](options.cache, options)))
         return
     with tempfile.TemporaryDirectory(prefix="console-bench-") as folder:
-        for part in options.only:
-            report(part, cache_for(part, options, Path(folder)), options)
+        kept = [
+            report(part, cache_for(part, options, Path(folder)), options) for part in options.only
+        ]
+    sys.exit(not all(kept))
 
 
 def cache_for(part: str, options: argparse.Namespace, folder: Path) -> Path:
@@ -383,7 +385,8 @@ def cache_for(part: str, options: argparse.Namespace, folder: Path) -> Path:
     return path
 
 
-def report(part: str, cache: Path, options: argparse.Namespace) -> None:
+def report(part: str, cache: Path, options: argparse.Namespace) -> bool:
+    """Prints what a part measured; False when it failed or is beyond a limit."""
     command = [sys.executable, "-m", "benchmarks.console", "--part", part, "--cache", str(cache)]
     command += ["--seconds", str(options.seconds), "--hours", str(options.hours)]
     # The start time that the kernel tells of a process is up to a second off the wall clock.
@@ -391,12 +394,14 @@ def report(part: str, cache: Path, options: argparse.Namespace) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         print(part, "failed:", done.stderr[-2000:])
-        return
+        return False
     print(f"\n{part} (load of the machine {psutil.getloadavg()[0]:.1f})")
-    for name, value in json.loads(done.stdout.splitlines()[-1]).items():
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name, value in found.items():
         limit = LIMITS.get(name)
         word = "" if limit is None else f"  at most {limit:g}: {'ok' if value <= limit else 'NOT'}"
         print(f"  {name:36s} {value:12,.2f}{word}", flush=True)
+    return all(value <= LIMITS[name] for name, value in found.items() if name in LIMITS)
 
 
 if __name__ == "__main__":
