@@ -1,20 +1,24 @@
 """What being watched costs: the server with telemetry on against the same with it off.
 
-    python -m benchmarks.watched [--seconds 5] [--rounds 6] [--callers 64] [--consoles 2]
+    python -m benchmarks.watched [--blocks 6] [--rounds 6] [--seconds 3] [--callers 64]
 
-On means telemetry, a Prometheus endpoint and consoles that watch. Both servers run at the same time
-and are loaded in turn, so that what else the machine does falls on both; the order changes every
-round. Prints the ratio of each round and its median; and the CPU a request took in the front and in
-its replicas, which a busy machine disturbs less.
+On means telemetry, a Prometheus endpoint and consoles that watch. A third server, off like the
+second, is the control: two starts of one server differ by up to 4 % for as long as they live, and
+so much is chance here. All three therefore start anew in every block, and are loaded in turn, each
+of them first, second and last equally often. Prints the ratio of each block for both pairs, and
+their geometric means with the standard error over blocks; and the CPU a request took in the front
+and in its replicas, which a busy machine disturbs less.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import threading
 from collections import defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import grpc
@@ -51,16 +55,35 @@ class Consoles:
             thread.join(10)
 
 
+FLAGS = {
+    "on": ["--prometheus", "127.0.0.1:0"],
+    "off": ["--no-telemetry"],
+    "control": ["--no-telemetry"],
+}
+NAMES = tuple(FLAGS)
+
+
 @dataclass(slots=True)
 class Spent:
-    """CPU seconds over `requests`."""
+    """CPU seconds over `requests` that took `wall_s`."""
 
     front_s: float = 0.0
     replicas_s: float = 0.0
     requests: float = 0.0
+    wall_s: float = 0.0
+
+    @property
+    def rps(self) -> float:
+        return self.requests / self.wall_s
 
     def us(self, seconds: float) -> float:
         return seconds / self.requests * 1e6
+
+    def add(self, other: Spent) -> None:
+        self.front_s += other.front_s
+        self.replicas_s += other.replicas_s
+        self.requests += other.requests
+        self.wall_s += other.wall_s
 
 
 def cpu_s(ours: Ours) -> tuple[float, float]:
@@ -68,70 +91,114 @@ def cpu_s(ours: Ours) -> tuple[float, float]:
     return sum(front.cpu_times()[:2]), sum(sum(c.cpu_times()[:2]) for c in front.children())
 
 
-def turn(load: Worker, ours: Ours, spent: Spent, arguments: argparse.Namespace) -> float:
+def turn(load: Worker, ours: Ours, arguments: argparse.Namespace) -> Spent:
     before = cpu_s(ours)
     load.send(
         targets=[ours.target], callers=arguments.callers, seconds=arguments.seconds, mode="stream"
     )
     found = load.answer()
     after = cpu_s(ours)
-    spent.front_s += after[0] - before[0]
-    spent.replicas_s += after[1] - before[1]
-    spent.requests += found["requests"]
-    return found["rps"]
+    wall_s = found["requests"] / found["rps"]
+    return Spent(after[0] - before[0], after[1] - before[1], found["requests"], wall_s)
+
+
+@dataclass(slots=True)
+class Block:
+    spent: dict[str, Spent]
+    console_bytes_s: float  # of each console, while its server was loaded
+    front_mib: dict[str, float]
+
+    def ratio(self, name: str) -> float:
+        return self.spent[name].rps / self.spent["off"].rps
+
+
+def measure(load: Worker, number: int, arguments: argparse.Namespace) -> Block:
+    """Three fresh servers, started and loaded in an order that moves on with `number`."""
+    with ExitStack() as ends:
+        servers = {}
+        for name in rotated(number):
+            data = ends.enter_context(tempfile.TemporaryDirectory())
+            servers[name] = start_ours(arguments.bundle, 2, data, FLAGS[name])
+            ends.callback(end, servers[name])
+        consoles = Consoles(servers["on"].target, arguments.consoles)
+        ends.callback(consoles.close)
+        spent: dict[str, Spent] = defaultdict(Spent)
+        sent = 0
+        for round_number in range(arguments.rounds):
+            for name in rotated(number + round_number):
+                before = sum(consoles.bytes)
+                spent[name].add(turn(load, servers[name], arguments))
+                sent += sum(consoles.bytes) - before if name == "on" else 0
+        each = sent / max(arguments.consoles, 1) / spent["on"].wall_s
+        rss = {name: memory(ours.process.pid)[0] for name, ours in servers.items()}
+    return Block(dict(spent), each, rss)
+
+
+def rotated(number: int) -> tuple[str, ...]:
+    """Every order of the three comes once in six."""
+    names = NAMES if number // 3 % 2 == 0 else NAMES[::-1]
+    first = number % 3
+    return names[first:] + names[:first]
+
+
+def end(ours: Ours) -> None:
+    ours.process.terminate()
+    ours.process.wait(60)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The price of telemetry in throughput.")
     parser.add_argument("--bundle", default=str(ROOT / "pipelines/triage/bundle"))
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=6, help="of each block; best a multiple of 6")
+    parser.add_argument("--blocks", type=int, default=6, help="fresh starts of all three servers")
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--consoles", type=int, default=2)
     arguments = parser.parse_args()
     load = Worker("benchmarks.load")
     load.wait_ready()
-    with tempfile.TemporaryDirectory() as data_on, tempfile.TemporaryDirectory() as data_off:
-        servers = {
-            "on": start_ours(arguments.bundle, 2, data_on, ["--prometheus", "127.0.0.1:0"]),
-            "off": start_ours(arguments.bundle, 2, data_off, ["--no-telemetry"]),
-        }
-        consoles = Consoles(servers["on"].target, arguments.consoles)
-        spent: dict[str, Spent] = defaultdict(Spent)
-        ratios, sent = [], 0
-        for number in range(arguments.rounds):
-            rps = {}
-            for name in ("on", "off") if number % 2 == 0 else ("off", "on"):
-                before = sum(consoles.bytes)
-                rps[name] = turn(load, servers[name], spent[name], arguments)
-                sent += (sum(consoles.bytes) - before) if name == "on" else 0
-            ratios.append(rps["on"] / rps["off"])
-            print(f"round {number + 1}: on {rps['on']:.1f}, off {rps['off']:.1f}, {ratios[-1]:.3f}")
-        print(f"telemetry on / off, median of {len(ratios)}: {statistics.median(ratios):.3f}")
-        report(spent)
-        if arguments.consoles:
-            each = sent / arguments.consoles / arguments.rounds / arguments.seconds
-            print(
-                f"each of {arguments.consoles} consoles got {each / 1e3:.1f} kB/s under this load"
-            )
-        consoles.close()
-        for name, ours in servers.items():
-            print(f"front RSS, telemetry {name}: {memory(ours.process.pid)[0]:.0f} MiB")
-            ours.process.terminate()
-            ours.process.wait(60)
-    load.close()
-
-
-def report(spent: dict[str, Spent]) -> None:
-    for name, one in spent.items():
+    blocks = []
+    for number in range(arguments.blocks):
+        block = measure(load, number, arguments)
+        blocks.append(block)
+        rates = ", ".join(f"{name} {block.spent[name].rps:.1f}" for name in NAMES)
         print(
-            f"CPU a request, telemetry {name}: front {one.us(one.front_s):.0f} us, "
+            f"block {number + 1}: {rates} requests/s; on / off {block.ratio('on'):.3f}, "
+            f"control / off {block.ratio('control'):.3f}",
+            flush=True,
+        )
+    load.close()
+    report(blocks, arguments.consoles)
+
+
+def report(blocks: list[Block], consoles: int) -> None:
+    for name in ("on", "control"):
+        logs = [math.log(block.ratio(name)) for block in blocks]
+        error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.nan
+        print(
+            f"{name} / off: {math.exp(statistics.mean(logs)):.3f} "
+            f"+- {error:.3f} (standard error over {len(logs)} blocks)"
+        )
+    whole = {name: Spent() for name in NAMES}
+    for block in blocks:
+        for name in NAMES:
+            whole[name].add(block.spent[name])
+    for name, one in whole.items():
+        print(
+            f"CPU a request, {name}: front {one.us(one.front_s):.0f} us, "
             f"replicas {one.us(one.replicas_s):.0f} us"
         )
-    on, off = spent["on"], spent["off"]
+    on, off = whole["on"], whole["off"]
     more = on.us(on.front_s) - off.us(off.front_s)
-    whole = off.us(off.front_s + off.replicas_s)
-    print(f"telemetry's own: {more:.0f} us, {more / whole:.1%} of what a request costs without it")
+    share = more / off.us(off.front_s + off.replicas_s)
+    print(f"telemetry's own: {more:.0f} us, {share:.1%} of what a request costs without it")
+    if consoles:
+        each = statistics.mean(block.console_bytes_s for block in blocks)
+        print(f"each of {consoles} consoles got {each / 1e3:.1f} kB/s under this load")
+    for name in ("on", "off"):
+        print(
+            f"front RSS, {name}: {max(block.front_mib[name] for block in blocks):.0f} MiB at most"
+        )
 
 
 if __name__ == "__main__":
