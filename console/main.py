@@ -1,9 +1,10 @@
-"""`console HOST:PORT …`: arguments, the window, and the end of every thread."""
+"""`console HOST:PORT …`: the window, and the end of every thread."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import time
@@ -11,42 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from console import last, program
-from console.board import MEASURES, Board, View
-from console.timetext import parse_moment, parse_span
+from console.arguments import check_access, check_address, parser, size_of, view_of
+from console.board import Board, View
 
 if TYPE_CHECKING:
     from console.feed.address import Access
     from console.window import Window
 
-DEFAULT_WINDOW = "10m"
+FAILED, USAGE = 1, 2
 PICTURE_WITHIN_S = 90.0  # also of servers that never answer
-
-
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        prog=program.name(), description="What is wrong, on which server, since when."
-    )
-    add = found.add_argument
-    add("servers", nargs="*", metavar="HOST:PORT", help="servers to watch")
-    add("--again", action="store_true", help="watch the servers of the last time, if any")
-    add("--offline", action="store_true", help="ask no server: show what the cache holds")
-    add("--at", metavar="TIME", help="end of the window, e.g. 2026-11-23T03:12Z (default: now)")
-    add("--window", default=DEFAULT_WINDOW, help=f"length, e.g. 30m or 6h ({DEFAULT_WINDOW})")
-    add("--panel", default="", help="panel to start in: fleet, latency, drift, skew, events, …")
-    add("--filter", default="", metavar="LINE", help="predictions to show, e.g. 'site=b conf<0.6'")
-    add("--measure", choices=MEASURES, default="psi", help="drift measure (psi)")
-    add("--expect", default="", metavar="STAMP", help="stamp that every server should serve")
-    add("--theme", choices=("auto", "dark", "light", "contrast"), default="auto")
-    add("--tls", action="store_true", help="connect by TLS")
-    add("--ca", type=Path, metavar="FILE", help="certificates to trust, with --tls")
-    add("--token-file", type=Path, metavar="FILE", help="token to send with every call")
-    add("--cache", type=Path, metavar="FILE", help="the cache file")
-    add("--cache-limit-mb", type=int, default=2048, help="size of the cache (2048)")
-    add("--sound", action="store_true", help="beep for a new critical alert")
-    add("--screenshot", type=Path, metavar="FILE", help="write a picture of the window and end")
-    add("--size", default="", metavar="WxH", help="size of the window, e.g. 1600x960")
-    add("--version", action="version", version=f"%(prog)s {program.version()}")
-    return found
 
 
 def cache_path() -> Path:
@@ -56,33 +30,22 @@ def cache_path() -> Path:
     return Path(platformdirs.user_cache_dir("trefoil-console")) / "cache.db"
 
 
-def view_of(arguments: argparse.Namespace) -> View:
-    """Raises ValueError with the words to show."""
-    end = parse_moment(arguments.at) if arguments.at else None
-    return View(
-        window_s=parse_span(arguments.window),
-        end_s=end,
-        measure=arguments.measure,
-        expected_stamp=arguments.expect,
-    )
-
-
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     words = f"{program.name()}: %(message)s"
     logging.basicConfig(level=logging.WARNING, format=words, stream=sys.stderr)
     try:
         view = view_of(arguments)
-        size = _size(arguments.size)
+        size = size_of(arguments.size)
         servers = [check_address(server) for server in arguments.servers]
+        check_access(arguments)
         servers = _again(arguments) if arguments.again else servers
+        if not servers and not arguments.offline:
+            raise ValueError("name a server (HOST:PORT), or --offline for the cache")
+        _need_display(arguments)
     except ValueError as error:
         print(f"{program.name()}: {error}", file=sys.stderr)
-        return 2
-    if not servers and not arguments.offline:
-        words = "name a server (HOST:PORT), or --offline for the cache"
-        print(f"{program.name()}: {words}", file=sys.stderr)
-        return 2
+        return USAGE
     lasting = not (arguments.offline or arguments.again or arguments.screenshot)
     if servers and lasting:
         last.remember(_last(arguments, servers), last.path())
@@ -111,23 +74,18 @@ def _again(arguments: argparse.Namespace) -> list[str]:
     return servers
 
 
-def check_address(text: str) -> str:
-    """`HOST:PORT`, `[v6]:PORT`. Raises ValueError with what is wrong."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not host:
-        raise ValueError(f"{text!r}: expected HOST:PORT")
-    if not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r}: port {port!r} is not between 1 and 65535")
-    return text
-
-
-def _size(text: str) -> tuple[int, int] | None:
-    if not text:
-        return None
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise ValueError(f"--size {text!r}: expected WIDTHxHEIGHT")
-    return int(width), int(height)
+def _need_display(arguments: argparse.Namespace) -> None:
+    """Without one Qt would abort the process. A picture needs none. Raises ValueError."""
+    if sys.platform != "linux" or os.environ.get("QT_QPA_PLATFORM"):
+        return
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return
+    if arguments.screenshot is None:
+        raise ValueError(
+            "there is no display here (neither DISPLAY nor WAYLAND_DISPLAY is set): start it in a "
+            "desktop session, under xvfb-run, or with --screenshot FILE"
+        )
+    os.environ["QT_QPA_PLATFORM"] = "offscreen"
 
 
 def _run(
@@ -219,6 +177,7 @@ def _fitting() -> tuple[int, int]:
 def _picture_soon(window: Window, path: Path) -> None:
     """Once the servers have answered, and nothing has been missing for two seconds."""
     from PySide6.QtCore import QTimer
+    from PySide6.QtWidgets import QApplication
 
     began = time.monotonic()
     timer = QTimer(window)
@@ -229,8 +188,12 @@ def _picture_soon(window: Window, path: Path) -> None:
         settled = settled + 1 if window.board is not None and _whole(window.board) else 0
         if settled >= 8 or time.monotonic() - began > PICTURE_WITHIN_S:
             timer.stop()
-            window.grab().save(str(path))
-            window.close()
+            if window.grab().save(str(path)):
+                window.close()
+                return
+            words = "the folder is missing, or the ending names no kind of picture (.png does)"
+            print(f"{program.name()}: cannot write {path}: {words}", file=sys.stderr)
+            QApplication.exit(FAILED)
 
     timer.timeout.connect(look)
     timer.start(250)

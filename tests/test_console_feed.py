@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from console.arguments import check_address
 from console.cache.writer import Writer
 from console.domain import Action, AlertRow, DriftRow, Event, LatencyRow, ServerSnapshot, SliceRow
 from console.feed.address import Access, unprotected
@@ -24,7 +25,6 @@ from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
 from console.feed.decode import RowRefused, event
 from console.feed.hub import MOST_BACKLOG, Hub
-from console.main import check_address
 from proto import observe_pb2, observe_pb2_grpc
 from tests.fleet_story import FLEET
 from tests.observe_stand_in import Fleet, StandIn

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from console import last, program
-from console.main import main, parser
+from console.arguments import parser
+from console.main import main
 from installers.console import contents, notices
 from installers.console.components import COMPONENTS, QT_MODULES
 from installers.console.control import control, renamed

@@ -98,13 +98,33 @@ def test_ticks_are_round_and_never_too_many() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nohost"], ["h:1", "--at", "noon"], ["h:1", "--window", "long"]]
+    ("arguments", "said"),
+    [
+        ([], "name a server"),
+        (["nohost"], "HOST:PORT"),
+        (["h:1", "--at", "noon"], "2026-11-23T03:12Z"),
+        (["h:1", "--window", "long"], "30m"),
+        (["h:1", "--size", "0x9"], "WIDTHxHEIGHT"),
+        (["h:1", "--ca", "nowhere.pem"], "--ca nowhere.pem"),
+        (["h:1", "--token-file", __file__], "never sent in plaintext"),
+    ],
 )
 def test_bad_arguments_are_named_before_any_window(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
-    assert "console:" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("console: ") and said in err and err.count("\n") == 1
+
+
+def test_no_display_is_said_and_no_abort(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("QT_QPA_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["--offline"]) == 2
+    assert "there is no display here" in capsys.readouterr().err
 
 
 def test_notice_is_given_once_for_an_alert_that_begins() -> None:

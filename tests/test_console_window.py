@@ -19,6 +19,7 @@ from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QApplication, QDialog
 from pytestqt.qtbot import QtBot
 
+from console.arguments import PANELS
 from console.board import View
 from console.bridge import Bridge
 from console.cache.insert import Names, insert
@@ -479,3 +480,16 @@ def test_command_line_writes_a_picture_of_the_cache(
     done = subprocess.run(command, capture_output=True, timeout=60, text=True)
     assert done.returncode == 0, done.stderr
     assert QImage(str(picture)).width() == 1280
+
+
+def test_picture_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
+    picture = tmp_path / "nowhere" / "p.png"
+    command = [sys.executable, "-m", "console.main", "--offline", "--cache",
+               str(tmp_path / "cache.db"), "--screenshot", str(picture)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, timeout=60, text=True)
+    assert done.returncode == 1, done.stderr
+    assert f"cannot write {picture}" in done.stderr
+
+
+def test_every_panel_can_be_named_on_the_command_line(make: Callable[..., Window]) -> None:
+    assert set(PANELS) == set(make(None).panels)
