@@ -40,7 +40,7 @@ class ServerConfig:
     queue_bytes: int = 256 * MIB
     ahead_bytes: int = 64 * MIB  # payload sent to one replica and not yet answered
     patience_s: float = 5.0  # a row without a deadline is ordered as if due after this
-    default_deadline_s: float = 60.0  # for callers that set none
+    default_deadline_s: float = 60.0  # of a row whose caller set none; 0: none
 
     # Faults and repairs.
     quarantine_s: float = 600.0

@@ -217,7 +217,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "default_deadline_s",
             seconds,
             "S",
-            "deadline of callers that set none",
+            "deadline of a row or a text whose caller set none; 0: none",
         ),
         Flag("--grace", "drain_s", seconds, "S", "time to finish accepted work when told to stop"),
         Flag(

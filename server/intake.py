@@ -208,6 +208,8 @@ class Intake:
             text = f"there is no priority {request.priority}"
             raise Refused(bad_input("priority", "UNKNOWN_PRIORITY", text))
         remaining_s = caller.remaining_s
+        if remaining_s is None:
+            remaining_s = self._config.default_deadline_s or None
         return Terms(
             task="classify",
             labels=(),

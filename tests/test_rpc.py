@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from typing import Any
 
 import grpc
@@ -55,6 +56,22 @@ async def test_answer_carries_scores_timing_and_the_stamp_in_body_and_trailer() 
     assert [score.label for score in result.prediction.scores] == list(LABELS)
     assert (result.timing.forward_ms, result.timing.total_ms, result.batch_size) == (4.0, 10.5, 2)
     assert len(result.prediction_id) == 32
+
+
+async def test_caller_without_a_deadline_has_the_servers_own() -> None:
+    engine, before = StandInEngine(), time.monotonic()
+    async with edge(engine, default_deadline_s=3600.0) as address, channel_to(address) as channel:
+        await stubs.InferenceStub(channel).Predict(request(example("hum")))
+    (work,) = engine.received
+    assert work.deadline is not None and work.deadline >= before + 3600.0
+
+
+async def test_default_deadline_of_nought_is_none() -> None:
+    engine = StandInEngine()
+    async with edge(engine, default_deadline_s=0.0) as address, channel_to(address) as channel:
+        await stubs.InferenceStub(channel).Predict(request(example("hum")))
+    (work,) = engine.received
+    assert work.deadline is None
 
 
 async def test_parts_reach_the_engine_as_sent_and_in_order() -> None:
