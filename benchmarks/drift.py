@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,24 +102,20 @@ def openings(
                     known.pop(finding.key, None)
 
 
-def run(kind: str, shift: float, seed: int, args: argparse.Namespace) -> Outcome:
-    began = time.perf_counter()
-    r = np.random.default_rng([seed, 77])
-    bursty = kind != "iid"
-    specs = schema(args.features)
-    reference = shaped(traffic(args.reference, args.features, kind == "bursty", r))
+def alerts(
+    reference: NDArray[np.float32],
+    specs: tuple[FeatureSpec, ...],
+    hours: Iterable[NDArray[np.float32]],
+    tick_s: int,
+) -> Iterator[tuple[float, tuple[str, ...]]]:
+    """(hours since the first row, features) whenever the watch opens an alert or widens one."""
     layout = Layout(parse(json.dumps(builder.build(reference, specs)).encode(), specs))
-    trailing = Trailing(layout.total, lambda hour: past.get(hour, {}))
     past: dict[int, dict[str, NDArray[np.int64]]] = {}
-    watch = DriftWatch("0" * 64, layout, trailing, args.tick)
-    strikes = args.weeks * 7 * 24 // 2
+    trailing = Trailing(layout.total, lambda hour: past.get(hour, {}))
+    watch = DriftWatch("0" * 64, layout, trailing, tick_s)
 
-    def hours() -> Iterator[NDArray[np.float32]]:
-        for hour in range(args.weeks * 7 * 24 if not shift else strikes + 72):
-            noise = traffic(int(r.poisson(args.rate)), args.features, bursty, r)
-            if shift and hour >= strikes:
-                noise[:, :SHIFTED] += shift
-            rows = shaped(noise)
+    def kept() -> Iterator[NDArray[np.float32]]:
+        for hour, rows in enumerate(hours):
             block = layout.block()
             past[START_S // HOUR_S + hour] = {
                 "": block.add(layout.code(rows, np.ones(rows.shape, dtype=bool)), slice(None))
@@ -127,9 +123,27 @@ def run(kind: str, shift: float, seed: int, args: argparse.Namespace) -> Outcome
             past.pop(START_S // HOUR_S + hour - 30, None)
             yield rows
 
+    return openings(watch, trailing, layout, kept(), tick_s)
+
+
+def run(kind: str, shift: float, seed: int, args: argparse.Namespace) -> Outcome:
+    began = time.perf_counter()
+    r = np.random.default_rng([seed, 77])
+    bursty = kind != "iid"
+    specs = schema(args.features)
+    reference = shaped(traffic(args.reference, args.features, kind == "bursty", r))
+    strikes = args.weeks * 7 * 24 // 2
+
+    def hours() -> Iterator[NDArray[np.float32]]:
+        for hour in range(args.weeks * 7 * 24 if not shift else strikes + 72):
+            noise = traffic(int(r.poisson(args.rate)), args.features, bursty, r)
+            if shift and hour >= strikes:
+                noise[:, :SHIFTED] += shift
+            yield shaped(noise)
+
     drifted = {f"f{i:02d}" for i in range(SHIFTED)} if shift else set()
     false, found = 0, {}
-    for at, features in openings(watch, trailing, layout, hours(), args.tick):
+    for at, features in alerts(reference, specs, hours(), args.tick):
         real = [f for f in features if f in drifted and at >= strikes]
         false += not real
         for feature in real:
