@@ -35,10 +35,14 @@ class Kept:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.offsets: dict[str, float] = {}
         self.backlog = 0
 
     def put(self, events: Sequence[Event]) -> None:
         self.events.extend(events)
+
+    def set_offset(self, server: str, offset_ms: float) -> None:
+        self.offsets[server] = offset_ms
 
     def rows(self, kind: type, server: str = "") -> list[object]:
         return [e.row for e in tuple(self.events)
@@ -158,6 +162,23 @@ def test_clock_offset_is_told_within_the_round_trip(sink: Kept, start: Callable[
         until(lambda: address in hub.links() and hub.links()[address].rtt_ms >= 0)
         link = hub.links()[address]
         assert abs(link.offset_ms - 412) <= link.rtt_ms / 2 + 5
+        until(lambda: address in sink.offsets)
+
+
+def test_clock_offset_is_kept_for_when_the_server_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    writer = Writer(path, lambda tables: None)
+    writer.start()
+    with Fleet([stand_in(clock_ms=412.0)]) as fleet:
+        hub = Hub(fleet.addresses, Access(), writer, lambda: None)
+        hub.start()
+        until(lambda: any(link.heard_s for link in hub.links().values()))
+        hub.close()
+    writer.close()
+    with closing(sqlite3.connect(path)) as db:
+        (kept,) = db.execute("SELECT offset_ms FROM server").fetchall()
+    (link,) = hub.links().values()
+    assert kept == (link.offset_ms,)
 
 
 def test_bad_servers_never_disturb_the_rest(sink: Kept, start: Callable[..., Hub]) -> None:

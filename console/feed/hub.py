@@ -14,7 +14,7 @@ from typing import Protocol
 import grpc
 from grpc import aio
 
-from console.domain import Action, Event, Link
+from console.domain import Action, AlertRow, Event, Link, SilenceRow
 from console.feed.address import Access
 from console.feed.backoff import Backoff
 from console.feed.decode import build
@@ -35,6 +35,8 @@ class Sink(Protocol):
 
     def put(self, events: Sequence[Event]) -> None: ...
 
+    def set_offset(self, server: str, offset_ms: float) -> None: ...
+
 
 class Hub:
     """`changed` is called from this thread whenever a link changes."""
@@ -54,6 +56,7 @@ class Hub:
         self._addresses = tuple(addresses)
         self._links: dict[str, ServerLink] = {}
         self._states: dict[str, Link] = {}
+        self._offsets: dict[str, float] = {}  # as the sink was told them, ms
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
@@ -132,6 +135,10 @@ class Hub:
 
     def _tell(self, link: Link) -> None:
         self._states[link.address] = link
+        # From the first row on: before, the cache has no line for this server to keep it in.
+        if link.heard_s and self._offsets.get(link.address) != link.offset_ms:
+            self._offsets[link.address] = link.offset_ms
+            self._sink.set_offset(link.address, link.offset_ms)
         self._changed()
 
     def _spawn(self, work: object) -> None:
@@ -173,8 +180,6 @@ class Hub:
 
     def _put_answer(self, server: str, answer: observe_pb2.AlertAction) -> None:
         """What the server says the alert and the silence now are, without waiting for the watch."""
-        from console.domain import AlertRow, SilenceRow
-
         now_ms = time.time() * 1000
         rows: list[AlertRow | SilenceRow] = []
         if answer.HasField("alert") and answer.alert.id:
