@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlite_utils import Database
 
 from server.telemetry.changes import Changes
 from server.telemetry.database import NAME, open_database, open_reader
@@ -21,6 +22,7 @@ from server.telemetry.quality_sums import unpacked
 from server.telemetry.reading import Reader
 from server.telemetry.retention import Limits, Retention
 from server.telemetry.rows import LatencyRow, ProfileRow, QualityRow
+from server.telemetry.schema import migrations
 from server.telemetry.settings import Settings
 from server.telemetry.store import Store, day_of
 from server.telemetry.writer import Writer
@@ -176,6 +178,7 @@ KILLED = """
 import sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
+from server.telemetry.schema import migrations
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
 from tests.telemetry_bench import SCHEMA, record
@@ -420,3 +423,12 @@ def test_alert_history_cannot_be_rewritten(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         store.connection.execute("UPDATE alert_event SET actor = 'nobody'")
     store.close()
+
+
+def test_what_was_held_true_by_an_older_server_is_held_true_still() -> None:
+    db = Database(memory=True)
+    migrations.apply(db, stop_before="every_label_counts_alike")
+    db.execute("INSERT INTO truth VALUES ('p1', 1.0, 'stop', NULL, '', 'qa', 2.0, 3.0, 20.0)")
+    migrations.apply(db)
+    (held,) = db.execute("SELECT * FROM truth").fetchall()
+    assert held == ("p1", 1.0, "stop", None, "", "qa", 2.0, 3.0)

@@ -58,7 +58,6 @@ class Answered:
     confidence: float
     slices: str  # JSON
     total_ms: float
-    sample_p: float  # of its payload having been kept, 1 if it was not
     judged: bool  # a classification that was answered: only those can be right or wrong
 
 
@@ -170,7 +169,7 @@ class Feedback:
         for day in self._likely_days(prediction_id):
             row = self._store.connection.execute(
                 "SELECT p.at, s.hex, p.label, ifnull(p.confidence, 0), p.slices, p.total_ms,"
-                " CASE WHEN p.kept THEN p.sample_p ELSE 1 END, p.task = 'classify' AND p.error = ''"
+                " p.task = 'classify' AND p.error = ''"
                 f" FROM prediction_{day} p JOIN stamp s ON s.id = p.stamp_id"
                 " WHERE p.prediction_id = ?",
                 (prediction_id,),
@@ -224,10 +223,8 @@ class Feedback:
         )
 
     def _hold(self, item: FeedbackItem, truth: Truth, answered: Answered) -> None:
-        # Rows found through kept payloads speak for 1/p rows each (Horvitz and Thompson, 1952).
-        weight = 1 / answered.sample_p if answered.sample_p > 0 else 1.0
         self._store.connection.execute(
-            "INSERT OR REPLACE INTO truth VALUES (?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO truth VALUES (?,?,?,?,?,?,?,?)",
             (
                 item.prediction_id,
                 answered.at,
@@ -237,7 +234,6 @@ class Feedback:
                 item.source,
                 truth.observed_at,
                 truth.received_at,
-                weight,
             ),
         )
 

@@ -202,3 +202,10 @@ def answers_from_outside(db: Database) -> None:
         pk="prediction_id",
     )
     db.table("truth").create_index(["predicted_at"])
+
+
+@migrations()
+def every_label_counts_alike(db: Database) -> None:
+    """`weight` was one over the probability of keeping the payload, which its row has as well, and
+    right only for labels that were given because it was kept."""
+    db.execute("ALTER TABLE truth DROP COLUMN weight")
