@@ -14,13 +14,3 @@ def prediction_id(unix_ms: int | None = None) -> str:
     high = (at_ms & (1 << 48) - 1) << 16 | 0x7000 | noise >> 62
     low = 0b10 << 62 | noise & (1 << 62) - 1
     return f"{high << 64 | low:032x}"
-
-
-def unix_ms_of(identifier: str) -> int | None:
-    """When the id was made, or None when it is not one of ours."""
-    if len(identifier) != 32 or identifier[12] != "7":
-        return None
-    try:
-        return int(identifier[:12], 16)
-    except ValueError:
-        return None

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipelines import calibration, reference
-from server.telemetry import drift, measures, peers
+from server.telemetry import drift, measures
 from server.telemetry.profile import FeatureReference
 from server.telemetry.record import FeatureSpec
+from tests import peers
 from tests.telemetry_bench import cells
 
 TIGHT = 1e-9

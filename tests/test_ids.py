@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import uuid
 
-from server.ids import prediction_id, unix_ms_of
+from server.ids import prediction_id
+from server.telemetry.feedback import made_at
 
 
 def test_an_id_is_a_uuid_of_version_7_and_tells_when_it_was_made() -> None:
     made = prediction_id(1_700_000_000_123)
     parsed = uuid.UUID(made)
     assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
-    assert unix_ms_of(made) == 1_700_000_000_123
+    assert made_at(made) == 1_700_000_000.123
 
 
 def test_ids_sort_by_time_and_do_not_repeat() -> None:
@@ -21,5 +22,5 @@ def test_ids_sort_by_time_and_do_not_repeat() -> None:
 
 
 def test_what_is_not_ours_has_no_time() -> None:
-    assert unix_ms_of("r1") is None
-    assert unix_ms_of("z" * 12 + "7" + "0" * 19) is None
+    assert made_at("r1") is None
+    assert made_at("z" * 12 + "7" + "0" * 19) is None

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 
 from server.telemetry.record import Record
 
-NO_TAGS: Mapping[str, str] = {}
-
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:

@@ -1,4 +1,4 @@
-"""Scores as other tools bin them, over samples: to compare our figures with theirs, not to alert.
+"""Scores as other tools bin them, over samples: what our figures are compared with.
 
 Evidently bins both samples together by Sturges' rule and fills empty bins with 1e-4; NannyML bins
 the reference by Doane's rule and adds one bin for what lies outside. No two tools give the same
