@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -288,12 +289,104 @@ def test_a_torn_page_is_found_at_the_start(tmp_path: Path) -> None:
 
 def test_damage_met_while_writing_begins_a_new_file_and_goes_on(desk: Desk, tmp_path: Path) -> None:
     desk.put(0, 50)
-    desk.writer._begin_anew(sqlite3.DatabaseError("database disk image is malformed"))
+    desk.writer._begin_anew("was damaged: database disk image is malformed")
     desk.put(50, 60)
     assert len(desk.reader.samples()) == 10
     assert "malformed" in desk.writer.trouble
     assert desk.writer.lives[STAMP].bundle == BUNDLE
     assert any("unusable" in p.name for p in tmp_path.iterdir())
+
+
+def test_a_file_that_another_program_holds_is_left_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    desk.put(0, 5)
+    desk.writer.close()
+    monkeypatch.setattr("server.telemetry.database.BUSY_MS", 50)
+    with closing(sqlite3.connect(tmp_path / NAME, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        again = Desk(tmp_path)
+        assert "locked" in again.writer.trouble and again.writer.store.path.parent != tmp_path
+        again.writer.close()
+    assert not [p for p in tmp_path.iterdir() if "unusable" in p.name]
+    third = Desk(tmp_path)
+    assert not third.writer.trouble and len(third.reader.samples()) == 5
+    third.writer.close()
+
+
+FULL_START = """
+import resource, signal, sys
+sys.path.insert(0, {root!r})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from pathlib import Path
+import server.telemetry.database as database
+real, folder = database._open, Path({folder!r})
+def full_there(path):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0 if path.parent == folder else -1, -1))
+    try:
+        return real(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+database._open = full_there
+from tests.test_store import Desk
+desk = Desk(folder)
+assert "start again" in desk.writer.trouble, desk.writer.trouble
+desk.put(0, 5)
+assert len(desk.reader.samples()) == 5
+desk.writer.close()
+"""
+
+
+def test_a_start_on_a_full_disk_leaves_the_history_in_its_place(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.put(0, 7)
+    desk.writer.close()
+    script = FULL_START.format(root=str(ROOT), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not [p for p in tmp_path.iterdir() if "unusable" in p.name]
+    again = Desk(tmp_path)
+    assert len(again.reader.samples()) == 7
+    again.writer.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_removed_or_replaced_while_in_use_is_noticed_and_begun_anew(
+    desk: Desk, tmp_path: Path, replaced: bool
+) -> None:
+    desk.put(0, 5)
+    for path in list(tmp_path.iterdir()):
+        path.unlink()
+    if replaced:
+        (tmp_path / NAME).touch()
+    desk.clock.now += 3
+    desk.writer.idle()
+    assert "removed or replaced" in desk.writer.trouble
+    desk.put(5, 8)
+    assert len(desk.reader.samples()) == 3 and desk.writer.store.path == tmp_path / NAME
+    assert not [p for p in tmp_path.iterdir() if "unusable" in p.name]
+
+
+def test_a_quiet_server_is_well_again_without_a_prediction(desk: Desk) -> None:
+    desk.writer.journal.refused(sqlite3.OperationalError("database or disk is full"))
+    desk.writer.idle()
+    assert desk.writer.trouble
+    desk.clock.now += 60
+    desk.writer.idle()
+    assert not desk.writer.trouble
+
+
+def test_rows_that_cannot_be_written_at_the_end_are_counted_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(tmp_path)
+    desk.writer.store.connection.execute("PRAGMA query_only = 1")
+    desk.put(0, 4)
+    assert desk.writer.journal.waiting == 4
+    desk.writer.close()
+    assert desk.writer.journal.counters.lost == 4
+    assert "4 predictions are lost" in caplog.text
 
 
 READ_ONLY = """

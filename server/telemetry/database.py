@@ -1,5 +1,6 @@
-"""Opens telemetry.db, whatever state it is in: a file that cannot be used is set aside, never
-deleted, and a new one begun, because predictions must go on."""
+"""Opens telemetry.db, whatever state it is in: a damaged file is set aside, never deleted, and a new
+one begun, because predictions must go on. A file that is only locked, or on a full disk, is left in
+its place: it is the history that the next start goes on with."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ import logging
 import os
 import sqlite3
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from sqlite_utils import Database
 
@@ -19,8 +22,18 @@ from server.telemetry.schema import migrations
 logger = logging.getLogger(__name__)
 
 NAME = "telemetry.db"
+LOCK = "telemetry.lock"
 CHECKED_BYTES = 256 << 20  # larger files are not read through at start: 1 s for each GB
 BUSY_MS = 5000
+# The file may be as good as ever: another program holds it, or the disk has no room or no answer.
+NOT_DAMAGED = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PROTOCOL,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +43,38 @@ class Opened:
     connection: sqlite3.Connection
     path: Path
     trouble: str
-    lock: int  # descriptor of the lock file; closing it lets another server in
+    lock: BinaryIO  # closing it lets another server in
+    file: tuple[int, int]  # device and inode
+
+    @property
+    def there(self) -> bool:
+        """Whether the path still leads to this file: nobody has removed or replaced it."""
+        return _identity(self.path) == self.file
 
     def close(self) -> None:
+        """Again: does nothing."""
         self.connection.close()
-        os.close(self.lock)
+        self.lock.close()
 
 
 def open_database(folder: Path, now: float) -> Opened:
     """The writer's connection, migrated. `now` in unix seconds names a file set aside.
 
-    A folder that cannot be written to is replaced by a temporary one. Raises OSError or
-    sqlite3.Error only when that fails as well.
+    A folder or a file that cannot be written to now is replaced by a temporary folder. Raises
+    OSError or sqlite3.Error only when that fails as well.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return _open_or_set_aside(folder, now)
     except (OSError, sqlite3.Error) as fault:
         spare = Path(tempfile.mkdtemp(prefix="trefoil-telemetry-"))
-        trouble = f"{folder} cannot be written ({fault}): kept in {spare}, lost at the next start"
+        trouble = (
+            f"{folder} cannot be written ({fault}): kept in {spare} until the next start; mend that"
+            " and start again to go on in the old place"
+        )
         logger.error("telemetry: %s", trouble)
-        return Opened(_open(spare / NAME), spare / NAME, trouble, _lock(spare))
+        with _locked(spare) as lock:
+            return _opened(spare / NAME, trouble, lock)
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
@@ -77,23 +101,46 @@ def set_aside(folder: Path, now: float, reason: str) -> str:
 
 def _open_or_set_aside(folder: Path, now: float) -> Opened:
     path = folder / NAME
-    lock = _lock(folder)
-    try:
-        return Opened(_open(path), path, "", lock)
-    except (sqlite3.DatabaseError, IsADirectoryError) as fault:
-        trouble = set_aside(folder, now, str(fault))
-    return Opened(_open(path), path, trouble, lock)
+    with _locked(folder) as lock:
+        try:
+            return _opened(path, "", lock)
+        except sqlite3.DatabaseError as fault:
+            if _passes(fault):
+                raise
+            trouble = set_aside(folder, now, str(fault))
+        return _opened(path, trouble, lock)
 
 
-def _lock(folder: Path) -> int:
-    """Raises OSError when another server writes here: two writers would count twice."""
-    lock = os.open(folder / "telemetry.lock", os.O_RDWR | os.O_CREAT, 0o600)
+def _passes(fault: sqlite3.Error) -> bool:
+    """Whether the fault is of the moment and not of the file."""
+    return getattr(fault, "sqlite_errorcode", 0) & 0xFF in NOT_DAMAGED
+
+
+def _opened(path: Path, trouble: str, lock: BinaryIO) -> Opened:
+    return Opened(_open(path), path, trouble, lock, _identity(path))
+
+
+def _identity(path: Path) -> tuple[int, int]:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise OSError("another server keeps its telemetry there") from None
-    return lock
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[BinaryIO]:
+    """Held on unless what it is for fails. Raises OSError when another server writes here: two
+    writers would count twice."""
+    with ExitStack() as unless_opened:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        lock = unless_opened.enter_context(os.fdopen(descriptor, "rb"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError("another server keeps its telemetry there") from None
+        yield lock
+        unless_opened.pop_all()
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -79,6 +79,15 @@ class Journal:
         self.well()
         return True
 
+    def last_try(self) -> None:
+        """Before the end: what cannot be written now is lost, and that is said. Raises
+        sqlite3.DatabaseError when the file itself is damaged."""
+        self._retry_at = 0.0
+        if not self.write():
+            logger.error("telemetry: %d predictions are lost: %s", self.waiting, self.trouble)
+            self.counters.lost += self.waiting
+            self._waiting = []
+
     def refused(self, fault: sqlite3.Error) -> None:
         """Waits before the next try, longer each time."""
         if not self.trouble:

@@ -46,10 +46,6 @@ class Retention:
             self._store.connection.execute(f"PRAGMA incremental_vacuum({PAGES_FREED})").fetchall()
         return gone
 
-    def make_room(self, now: float) -> list[str]:
-        """The disk is full: gives up the oldest day that is not today's, payloads first."""
-        return self._oldest_payloads(now) or self._oldest_day(now)
-
     def _by_age(self, now: float) -> list[str]:
         limits, gone = self._limits, []
         first = day_of(now - limits.predictions_days * DAY_S)

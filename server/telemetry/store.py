@@ -53,6 +53,11 @@ class Store:
     def path(self) -> Path:
         return self._opened.path
 
+    @property
+    def there(self) -> bool:
+        """Whether the file is still where it was opened."""
+        return self._opened.there
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing. Raises sqlite3.Error, after which nothing of it is there."""

@@ -10,6 +10,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -116,6 +117,8 @@ class Writer:
         self._safely(self.journal.write)
         if mono >= self._next_told:
             self._next_told = mono + self._settings.told_s
+            if not self.store.there:
+                self._begin_anew("was removed or replaced while in use", aside=False)
             self.counting.settle(now)
             self._changes.note(self.counting.fresh_latency())
             self._shown = 0
@@ -131,6 +134,7 @@ class Writer:
             self._safely(self._sweep)
 
     def close(self) -> None:
+        self._safely(self.journal.last_try)
         self.flush()
         self._safely(self._checkpoint)
         self.store.close()
@@ -164,6 +168,7 @@ class Writer:
             self.store.set_counted(counted)
 
         if self._attempt(work):
+            self.journal.well()  # sums were really written: on a quiet server no row would say so
             self.counting.written(self._clock())
             self.bytes = self.store.bytes()
         self.desk.keep()
@@ -275,19 +280,21 @@ class Writer:
             self.journal.refused(fault)
             return False
         except sqlite3.DatabaseError as fault:
-            self._begin_anew(fault)
+            self._begin_anew(f"was damaged: {fault}")
             return False
         return True
 
-    def _begin_anew(self, fault: sqlite3.DatabaseError) -> None:
-        logger.error("telemetry: the file is damaged: %s", fault)
+    def _begin_anew(self, why: str, aside: bool = True) -> None:
+        logger.error("telemetry: begun anew, the file %s", why)
         bundles = [live.bundle for live in self.lives.values()]
         lost = self.journal.counters
         self.store.close()
-        set_aside(self._settings.folder, self._clock(), str(fault))
+        if aside:
+            with suppress(OSError):  # then opening it anew fails too, and a temporary one is begun
+                set_aside(self._settings.folder, self._clock(), why)
         self._begin()
         self.journal.counters = lost
-        self.opening_trouble = self.opening_trouble or f"begun anew, the file was damaged: {fault}"
+        self.opening_trouble = self.opening_trouble or f"begun anew, the file {why}"
         for bundle in bundles:
             self.lives.adopt(bundle, self._clock())
 
