@@ -94,6 +94,7 @@ def test_unknown_and_expired_predictions_are_told_apart(desk: Desk) -> None:
         (item(0, "catastrophe"), "label", "UNKNOWN_LABEL"),
         (item(0, "ok", value=math.nan), "value", "NOT_FINITE"),
         (item(0, "ok", value=math.inf), "value", "NOT_FINITE"),
+        (item(0, "ok", value=-1e300), "value", "TOO_LARGE"),
         (item(0), "label", "EMPTY"),
         (FeedbackItem("", "ok"), "prediction_id", "MISSING"),
         (item(0, "ok", source="x" * 2000), "source", "TOO_LONG"),
@@ -114,6 +115,31 @@ def test_a_value_alone_counts_as_value_and_not_as_a_label(desk: Desk) -> None:
     assert give(desk, item(0, value=-250.0), item(1, value=50.0)) == ["joined", "joined"]
     row = quality(desk)
     assert row.labelled == 0 and row.value_per_1000 == pytest.approx(-100_000)
+
+
+def test_a_value_or_an_outcome_known_later_leaves_the_label_as_it_is(
+    desk: Desk, tmp_path: Path
+) -> None:
+    told = [item(0, ROWS[0].label), item(0, value=-40.0), item(0, outcome="repaired")]
+    assert give(desk, *told) == ["joined"] * 3
+    assert give(desk, *told) == ["duplicate"] * 3
+    row = quality(desk)
+    assert (row.labelled, row.accuracy, row.value_per_1000) == (1, 1.0, -40_000.0)
+    assert desk.reader.by_id([ROWS[0].prediction_id])[0].true_label == ROWS[0].label
+    assert give(desk, item(0, value=60.0)) == ["corrected"]
+    row = quality(desk)
+    assert (row.labelled, row.accuracy, row.value_per_1000) == (1, 1.0, 60_000.0)
+
+
+def test_a_client_that_repeats_itself_fills_no_disk(desk: Desk) -> None:
+    count = "SELECT count(*) FROM feedback"
+    give(desk, *[item(0, "ok")] * 500)
+    assert desk.writer.store.connection.execute(count).fetchone() == (1,)
+    to_and_fro = [item(0, ("ok", "stop")[i % 2]) for i in range(1, 500)]
+    assert set(give(desk, *to_and_fro)[200:]) == {"refused", "duplicate"}
+    assert desk.writer.store.connection.execute(count).fetchone() == (100,)
+    assert quality(desk).labelled == 1
+    assert give(desk, item(1, "ok")) == ["joined"]
 
 
 def test_an_answer_that_came_too_late_to_act_on_earns_nothing(desk: Desk) -> None:

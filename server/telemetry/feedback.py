@@ -1,8 +1,9 @@
 """Joins what turned out to be true to the predictions it speaks of, whenever it comes.
 
-Append-only: what holds is the item with the latest observation, and of equals the one received
-last. A correction takes back what was counted for the item it replaces, so that the quality of the
-hour in which the prediction was made is always that of what is known now.
+Append-only: the label, the value and the outcome that hold are each those of the latest observation
+that names one, and of equals the one received last: what an event was worth is often known long
+after what it was. A correction takes back what was counted for what it replaces, so that the
+quality of the hour in which the prediction was made is always that of what is known now.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any
 
 from server.telemetry.quality import QualityCounts, Verdict, Yardstick
 from server.telemetry.store import Store, day_of
+from server.telemetry.truth import Truth, truth_of
 
 TEXT = 1000  # characters of a label, outcome, source or key
 FUTURE_S = 86400.0  # an observation later than this after now is a wrong clock
+MOST_TOLD = 100  # observations of one prediction: a client in a loop must not fill the disk
+LARGEST_VALUE = 1e12  # beyond it sums would lose what smaller values add to them
 
 JOINED, CORRECTED, DUPLICATE = "joined", "corrected", "duplicate"
 UNKNOWN, EXPIRED, REFUSED = "unknown", "expired", "refused"
@@ -59,18 +63,6 @@ class Answered:
     slices: str  # JSON
     total_ms: float
     judged: bool  # a classification that was answered: only those can be right or wrong
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    label: str
-    value: float | None
-    observed_at: float
-    received_at: float
-
-    @property
-    def order(self) -> tuple[float, float]:
-        return self.observed_at, self.received_at
 
 
 Measured = Callable[[Answered], tuple[Yardstick, list[QualityCounts]]]
@@ -131,16 +123,22 @@ class Feedback:
             known = ", ".join(stick.labels[:20])
             return _refused(item, "label", "UNKNOWN_LABEL", f"{item.label!r} is none of {known}")
         before = self._holds(item.prediction_id)
-        truth = Truth(item.label, item.value, item.observed_at or now, now)
-        if before is not None and (before.label, before.value) == (truth.label, truth.value):
-            self._append(item, truth, DUPLICATE)
-            return FeedbackResult(item.prediction_id, DUPLICATE)
-        stands = before is None or truth.order >= before.order
-        status = CORRECTED if before is not None and stands else JOINED
-        self._append(item, truth, status)
-        if stands:
-            self._hold(item, truth, answered)
-            changes.append((answered, before, truth))
+        repeated = before is not None and before.has(item.label, item.value, item.outcome)
+        if repeated and not (item.idempotency_key or item.observed_at):
+            return FeedbackResult(item.prediction_id, DUPLICATE)  # not even a later observation
+        if self._told(item.prediction_id) >= MOST_TOLD:
+            text = f"{MOST_TOLD} observations of this prediction are kept, and no more"
+            return _refused(item, "prediction_id", "TOLD_TOO_OFTEN", text)
+        status = DUPLICATE if repeated else JOINED
+        row = self._append(item, item.observed_at or now, now, status)
+        after = self._holds(item.prediction_id)
+        if after is None or (before is not None and after.said == before.said):
+            return FeedbackResult(item.prediction_id, status)
+        if before is not None and before.taken_back_by(after):
+            status = CORRECTED
+            self._mark(row, status)
+        self._hold(item.prediction_id, after, answered)
+        changes.append((answered, before, after))
         return FeedbackResult(item.prediction_id, status)
 
     def _count(self, answered: Answered, truth: Truth | None, sign: int) -> None:
@@ -195,20 +193,28 @@ class Feedback:
         )
         return found.fetchone() is not None
 
-    def _holds(self, prediction_id: str, up_to: int | None = None) -> Truth | None:
-        """What is held to be true: the latest observation, of equals the last received."""
-        row = self._store.connection.execute(
-            "SELECT label, value, observed_at, received_at FROM feedback WHERE prediction_id = ?"
-            " AND id <= ? ORDER BY observed_at DESC, received_at DESC, id DESC LIMIT 1",
-            (prediction_id, up_to if up_to is not None else 1 << 62),
-        ).fetchone()
-        return Truth(*row) if row else None
+    def _told(self, prediction_id: str) -> int:
+        found = self._store.connection.execute(
+            "SELECT count(*) FROM feedback WHERE prediction_id = ?", (prediction_id,)
+        )
+        return int(found.fetchone()[0])
 
-    def _append(self, item: FeedbackItem, truth: Truth, status: str) -> None:
+    def _holds(self, prediction_id: str, up_to: int | None = None) -> Truth | None:
+        """What is held to be true: of each part the latest observation, of equals the last
+        received."""
+        rows = self._store.connection.execute(
+            "SELECT label, value, outcome, source, observed_at, received_at FROM feedback"
+            " WHERE prediction_id = ? AND id <= ? ORDER BY observed_at, received_at, id",
+            (prediction_id, up_to if up_to is not None else 1 << 62),
+        ).fetchall()
+        return truth_of(rows)
+
+    def _append(self, item: FeedbackItem, observed_at: float, now: float, status: str) -> int:
+        """The row it became."""
         values: tuple[Any, ...] = (
             item.prediction_id,
-            truth.received_at,
-            truth.observed_at,
+            now,
+            observed_at,
             item.label,
             item.outcome,
             item.value,
@@ -216,22 +222,26 @@ class Feedback:
             item.idempotency_key,
             status,
         )
-        self._store.connection.execute(
+        done = self._store.connection.execute(
             "INSERT INTO feedback (prediction_id, received_at, observed_at, label, outcome, value,"
             " source, idempotency_key, status) VALUES (?,?,?,?,?,?,?,?,?)",
             values,
         )
+        return int(done.lastrowid or 0)
 
-    def _hold(self, item: FeedbackItem, truth: Truth, answered: Answered) -> None:
+    def _mark(self, row: int, status: str) -> None:
+        self._store.connection.execute("UPDATE feedback SET status = ? WHERE id = ?", (status, row))
+
+    def _hold(self, prediction_id: str, truth: Truth, answered: Answered) -> None:
         self._store.connection.execute(
             "INSERT OR REPLACE INTO truth VALUES (?,?,?,?,?,?,?,?)",
             (
-                item.prediction_id,
+                prediction_id,
                 answered.at,
-                item.label,
-                item.value,
-                item.outcome,
-                item.source,
+                truth.label,
+                truth.value,
+                truth.outcome,
+                truth.source,
                 truth.observed_at,
                 truth.received_at,
             ),
@@ -253,11 +263,15 @@ def _malformed(item: FeedbackItem, now: float) -> FeedbackResult | None:
         return _refused(item, "label", "EMPTY", "neither label nor outcome nor value is given")
     if item.value is not None and not math.isfinite(item.value):
         return _refused(item, "value", "NOT_FINITE", f"a value of {item.value} says nothing")
+    if item.value is not None and abs(item.value) > LARGEST_VALUE:
+        text = f"a value of {item.value:g}; the limit is {LARGEST_VALUE:g} either way"
+        return _refused(item, "value", "TOO_LARGE", text)
     for name in ("prediction_id", "label", "outcome", "source", "idempotency_key"):
         if len(getattr(item, name)) > TEXT:
             return _refused(item, name, "TOO_LONG", f"longer than {TEXT} characters")
     if not 0 <= item.observed_at <= now + FUTURE_S:
-        return _refused(item, "observed_unix_ms", "NOT_A_TIME", "observed in the future")
+        text = "observed in the future: unix milliseconds are wanted, or 0 for now"
+        return _refused(item, "observed_unix_ms", "NOT_A_TIME", text)
     return None
 
 

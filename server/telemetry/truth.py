@@ -1,0 +1,53 @@
+"""What holds of a prediction, out of all that was said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """`observed_at` is of the label, if it has one."""
+
+    label: str = ""
+    value: float | None = None
+    outcome: str = ""
+    source: str = ""
+    observed_at: float = 0.0
+    received_at: float = 0.0
+
+    @property
+    def said(self) -> tuple[str, float | None, str]:
+        return self.label, self.value, self.outcome
+
+    def has(self, label: str, value: float | None, outcome: str) -> bool:
+        """Whether nothing of this is new."""
+        return (
+            label in ("", self.label)
+            and value in (None, self.value)
+            and outcome in ("", self.outcome)
+        )
+
+    def taken_back_by(self, now: Truth) -> bool:
+        """Whether something that was said no longer holds; a part that was open is only joined."""
+        parts = zip(self.said, now.said, strict=True)
+        return any(was not in ("", None) and was != holds for was, holds in parts)
+
+
+def truth_of(rows: Iterable[tuple[str, float | None, str, str, float, float]]) -> Truth | None:
+    """Of each part the last that was said; rows are in the order of their observation."""
+    holds: Truth | None = None
+    for label, value, outcome, source, observed_at, received_at in rows:
+        before = holds or Truth()
+        dated = (observed_at, received_at)
+        if before.label and label in ("", before.label):
+            dated = (before.observed_at, before.received_at)  # known since then
+        holds = Truth(
+            label or before.label,
+            before.value if value is None else value,
+            outcome or before.outcome,
+            source or before.source,
+            *dated,
+        )
+    return holds
