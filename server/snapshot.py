@@ -95,6 +95,7 @@ def _add_telemetry(message: pb.ServerSnapshot, health: Health) -> None:
     message.telemetry_state = health.state
     message.telemetry_dropped = health.dropped
     message.telemetry_bytes = health.bytes
+    message.telemetry_notes.update(health.notes)
     if message.state == pb.READY and health.state.startswith("degraded"):
         message.state = pb.DEGRADED
         message.reason = f"telemetry {health.state}"

@@ -6,6 +6,7 @@ loop; all others read a disk or wait for the writer: called from a worker thread
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -156,7 +157,7 @@ def witness_of(
 
     Never fails because of a disk: a server that cannot keep anything serves.
 
-    Raises ServerError for an --on-alert that is no command line, or an unknown --baseline.
+    Raises ServerError for an --on-alert that cannot be run, or an unknown --baseline.
     """
     if not config.telemetry:
         return Unrecorded()
@@ -180,6 +181,11 @@ def settings_of(config: ServerConfig) -> Settings:
         baseline=config.baseline,
         sample_share=config.sample_share,
         on_alert=config.on_alert,
+        about={
+            "server": config.name or socket.gethostname(),
+            "listen": config.listen,
+            "environment": config.environment,
+        },
         limits=Limits(
             predictions_days=config.keep_days,
             payload_days=config.keep_days,

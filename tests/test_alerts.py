@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import queue
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -241,6 +243,47 @@ def test_a_command_that_hangs_is_killed_with_all_it_started() -> None:
 
 def test_a_command_that_fails_or_is_not_there_is_said() -> None:
     assert outcome_of("sh -c 'exit 3'") == "exit 3"
-    assert outcome_of("/nowhere/pager").startswith("cannot start")
     with pytest.raises(ValueError, match="empty"):
         AlertCommand("  ")
+    with pytest.raises(ValueError, match="/nowhere/pager is no command"):
+        AlertCommand("/nowhere/pager --loud")
+
+
+def test_a_command_that_goes_away_later_is_said_until_one_succeeds(tmp_path: Path) -> None:
+    pager = tmp_path / "pager"
+    pager.write_text("#!/bin/sh\nexit 0\n")
+    pager.chmod(0o755)
+    ended: queue.Queue[str] = queue.Queue()
+    runner = AlertCommand(str(pager), lambda alert, outcome: ended.put(outcome))
+    pager.rename(tmp_path / "gone")
+    runner.page(transition())
+    assert ended.get(timeout=30).startswith("cannot start")
+    assert runner.trouble.startswith("cannot start")
+    (tmp_path / "gone").rename(pager)
+    runner.page(transition())
+    assert ended.get(timeout=30) == "exit 0" and runner.trouble == ""
+    runner.close()
+
+
+def test_a_pager_that_hangs_holds_no_server_up_that_is_to_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runner = AlertCommand("sleep 60")
+    for _ in range(150):
+        runner.page(transition())
+    assert "pages dropped" in runner.trouble
+    began = time.monotonic()
+    runner.close(0.5)
+    assert time.monotonic() - began < 5
+
+
+def test_the_command_is_told_which_server_it_is_about(tmp_path: Path) -> None:
+    target = tmp_path / "alert.json"
+    ended = threading.Event()
+    runner = AlertCommand(
+        f"cp /dev/stdin {target}", lambda *_: ended.set(), about={"server": "line-3"}
+    )
+    runner.page(transition())
+    assert ended.wait(30)
+    runner.close()
+    assert json.loads(target.read_text())["server"] == "line-3"

@@ -41,6 +41,7 @@ def _head(snapshot: pb.ServerSnapshot, at: float) -> str:
         f"{snapshot.refused} refused, {snapshot.quarantined} quarantined",
         f"  telemetry {snapshot.telemetry_state}, {snapshot.telemetry_bytes / MIB:.1f} MiB, "
         f"{snapshot.telemetry_dropped or 'no'} records lost",
+        *(f"            {name}: {text}" for name, text in sorted(snapshot.telemetry_notes.items())),
     ]
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,5 +24,6 @@ class Settings:
     sample_share: float = 0.05
     sample_bytes: int = MOST_BYTES
     on_alert: str = ""  # a command line
+    about: Mapping[str, str] = field(default_factory=dict)  # of this server, told with every alert
     baseline: str = "bundle"  # bundle | previous | last-week | FROM..TO (ISO times)
     limits: Limits = field(default_factory=Limits)

@@ -54,12 +54,14 @@ class Telemetry:
         alerted: Callable[[AlertRow], None] = lambda row: None,
         sampled: Callable[[Record, float], None] = lambda record, probability: None,
     ) -> None:
-        """Raises ValueError when the alert command cannot be split into words, BadBaseline when the
+        """Raises ValueError when the alert command cannot be run, BadBaseline when the
         baseline cannot be understood, and OSError or sqlite3.Error when not even a temporary
         folder can be written."""
         self._clock = clock
         self._alerted = alerted
-        self._command = AlertCommand(settings.on_alert) if settings.on_alert else None
+        self._command = None
+        if settings.on_alert:
+            self._command = AlertCommand(settings.on_alert, about=settings.about)
         self._changes = Changes()
         self._writer = Writer(settings, self._changes, clock, monotonic, self._step, sampled)
         self._reader = Reader(lambda: self._writer.store.path)
@@ -180,10 +182,18 @@ class Telemetry:
             payloads_dropped=recorder.payloads_dropped,
             queued=recorder.queued + journal.waiting,
             bytes=self._writer.bytes,
-            notes=self._writer.notes(),
+            notes=self._notes(),
         )
 
     # ---- parts -----------------------------------------------------------------------------
+
+    def _notes(self) -> dict[str, str]:
+        found = self._writer.notes()
+        if self._recorder.payloads_dropped:
+            found["payloads"] = f"{self._recorder.payloads_dropped} not kept: too many waited"
+        if self._command is not None and (trouble := self._command.trouble):
+            found["on-alert"] = trouble
+        return found
 
     def _step(self, transition: Transition) -> None:
         self._alerted(transition.alert)
