@@ -181,6 +181,7 @@ def settings_of(config: ServerConfig) -> Settings:
         baseline=config.baseline,
         sample_share=config.sample_share,
         on_alert=config.on_alert,
+        speed=config.simulated_time[1] if config.simulated_time else 1.0,
         about={
             "server": config.name or socket.gethostname(),
             "listen": config.listen,

@@ -16,6 +16,7 @@ import pytest
 from sqlite_utils import Database
 
 from server.telemetry.changes import Changes
+from server.telemetry.clock_steps import ClockSteps
 from server.telemetry.database import NAME, open_database, open_reader
 from server.telemetry.history import Span
 from server.telemetry.judge import quality_row
@@ -36,7 +37,9 @@ BUNDLE = bundle(rows=600)
 class Desk:
     """A writer without its thread, on a clock that is told."""
 
-    def __init__(self, folder: Path, now: float = NOW, **more: object) -> None:
+    def __init__(
+        self, folder: Path, now: float = NOW, monotonic: Clock | None = None, **more: object
+    ) -> None:
         self.clock = Clock(now)
         self.changes = Changes()
         self.steps: list[object] = []
@@ -44,7 +47,7 @@ class Desk:
             Settings(folder, **more),  # type: ignore[arg-type]
             self.changes,
             self.clock,
-            self.clock,
+            monotonic or self.clock,
             self.steps.append,
             lambda row, probability: None,
         )
@@ -462,6 +465,39 @@ def test_a_clock_that_jumps_ahead_takes_one_day_with_it_at_most(tmp_path: Path) 
     Retention(desk.writer.store, Limits()).sweep(NOW + 400 * 86400)
     assert len(desk.tables()) == 3
     desk.writer.close()
+
+
+def test_payloads_go_one_day_a_pass_too(tmp_path: Path) -> None:
+    desk = store_with_days(tmp_path, 4)
+    gone = Retention(desk.writer.store, Limits(predictions_days=900.0)).sweep(NOW + 400 * 86400)
+    assert [words for words in gone if words.startswith("payloads")] == ["payloads of 20260921"]
+    desk.writer.close()
+
+
+def test_a_clock_that_was_moved_takes_nothing_for_its_age(tmp_path: Path) -> None:
+    monotonic = Clock(0.0)
+    desk = Desk(tmp_path, NOW, monotonic, sweep_s=1.0)
+    desk.put(0, 5)
+    desk.writer.idle()
+    desk.clock.now += 400 * 86400
+    for _ in range(20):
+        monotonic.now += 120
+        desk.writer.idle()
+    assert len(desk.tables()) == 1 and "clock" in desk.writer.notes()
+    monotonic.now += 86400
+    desk.clock.now += 86400
+    desk.writer.idle()
+    assert desk.tables() == [] and "clock" not in desk.writer.notes()
+    desk.writer.close()
+
+
+@pytest.mark.parametrize("speed", [1.0, 4000.0])
+def test_only_a_step_of_the_clock_is_one(speed: float) -> None:
+    steps = ClockSteps(speed)
+    assert [steps.step(NOW + speed * t, t) for t in (0.0, 0.2, 90.0, 8000.0)] == [0.0] * 4
+    assert steps.step(NOW + speed * 8001 - 7200, 8001.0) == pytest.approx(-7200)
+    assert steps.step(NOW + speed * 8002, 8002.0) == pytest.approx(7200)
+    assert steps.step(NOW + speed * 8003 + 60, 8003.0) == 0.0
 
 
 def test_a_store_too_large_gives_up_payloads_first_then_old_days(tmp_path: Path) -> None:

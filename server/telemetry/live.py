@@ -13,6 +13,7 @@ from server.telemetry.embedding import EmbeddingSums, EmbeddingWatch
 from server.telemetry.profile import Ints, Reference, empty_reference
 from server.telemetry.quality import Yardstick, yardstick
 from server.telemetry.record import FeatureSpec
+from server.telemetry.rows import FeatureRow
 from server.telemetry.seen import Seen
 from server.telemetry.slice_names import SliceNames
 from server.telemetry.tally import Coded, Layout
@@ -80,6 +81,24 @@ class Live:
     def embedding_places(self) -> list[int]:
         features = self.reference.features
         return [i for i, f in enumerate(features) if f.spec.modality == "embedding"]
+
+    def feature_rows(self) -> list[FeatureRow]:
+        """As watchers are told of them."""
+        return [
+            FeatureRow(
+                f.name,
+                f.spec.modality,
+                f.spec.kind,
+                f.spec.unit,
+                f.spec.categories,
+                self.bundle.stamp,
+                tuple(f.edges.tolist()),
+                tuple(f.counts.tolist()),
+                float(f.n),
+                f.importance,
+            )
+            for f in self.reference.features
+        ]
 
     def fits(self, row: Seen) -> bool:
         return len(row.features) == 4 * len(self.reference.features)

@@ -37,11 +37,13 @@ class Retention:
         self._store = store
         self._limits = limits
 
-    def sweep(self, now: float) -> list[str]:
-        """One pass; says what went, for the log."""
-        gone = self._by_age(now)
+    def sweep(self, now: float, trusted: bool = True) -> list[str]:
+        """One pass; says what went, for the log. With a clock that is not `trusted` nothing goes
+        for its age."""
+        gone = self._by_age(now) if trusted else []
         gone += self._by_size(now)
-        self._roll_latency(now)
+        if trusted:
+            self._roll_latency(now)
         if gone:
             self._store.connection.execute(f"PRAGMA incremental_vacuum({PAGES_FREED})").fetchall()
         return gone
@@ -57,6 +59,7 @@ class Retention:
         for day in self._store.days():
             if day < payloads and self._drop_payloads(day):
                 gone.append(f"payloads of {day}")
+                break
         for table, column, days, scale in (
             ("profile", "hour", limits.profile_days, 1),
             ("profile_embedding", "hour", limits.profile_days, 1),

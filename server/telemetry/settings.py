@@ -25,5 +25,6 @@ class Settings:
     sample_bytes: int = MOST_BYTES
     on_alert: str = ""  # a command line
     about: Mapping[str, str] = field(default_factory=dict)  # of this server, told with every alert
+    speed: float = 1.0  # unix seconds that pass in one, for a simulated clock
     baseline: str = "bundle"  # bundle | previous | last-week | FROM..TO (ISO times)
     limits: Limits = field(default_factory=Limits)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from server.telemetry.alert_desk import AlertDesk
 from server.telemetry.alerts import Transition
 from server.telemetry.baselines import Baselines, choice_of
 from server.telemetry.changes import Changes
+from server.telemetry.clock_steps import ClockSteps
 from server.telemetry.counting import Counting
 from server.telemetry.database import open_database, set_aside
 from server.telemetry.feedback import Answered, Feedback, FeedbackItem, FeedbackResult
@@ -33,7 +35,7 @@ from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.recorder import Queued
 from server.telemetry.replaying import FEEDBACK, recount
 from server.telemetry.retention import Retention
-from server.telemetry.rows import AlertRow, DeployRow, FeatureRow, PredictionRow, SilenceRow
+from server.telemetry.rows import AlertRow, DeployRow, PredictionRow, SilenceRow
 from server.telemetry.sampler import Sampler
 from server.telemetry.settings import Settings
 from server.telemetry.slice_names import OTHER
@@ -43,6 +45,7 @@ from server.telemetry.trailing import HOUR_S
 
 logger = logging.getLogger(__name__)
 
+DISTRUST_S = 86400.0  # after a step of the clock nothing goes for its age so long
 SHOWN_PREDICTIONS = 10  # to watchers, for each `told_s`
 Clock = Callable[[], float]
 
@@ -68,6 +71,8 @@ class Writer:
         self._sampler = Sampler(settings.sample_share, settings.sample_bytes)
         self.desk = AlertDesk(lambda: self.store, self._attempt, changes, stepped)
         self._shown = 0
+        self._steps = ClockSteps(settings.speed)
+        self._distrusted_until = -math.inf  # of the monotonic clock
         self._baseline = choice_of(settings.baseline)
         self._begin()
         self.desk.restore(clock())
@@ -114,6 +119,9 @@ class Writer:
 
     def idle(self) -> None:
         mono, now = self._monotonic(), self._clock()
+        if moved := self._steps.step(now, mono):
+            logger.warning("telemetry: the clock was moved by %+.1f h", moved / HOUR_S)
+            self._distrusted_until = mono + DISTRUST_S
         self._safely(self.journal.write)
         if mono >= self._next_told:
             self._next_told = mono + self._settings.told_s
@@ -190,7 +198,7 @@ class Writer:
     def _sweep(self) -> None:
         self.bytes = self.store.bytes()
         self.learn()
-        gone = self._retention.sweep(self._clock())
+        gone = self._retention.sweep(self._clock(), not self._distrusted)
         if gone:
             logger.info("telemetry: let go of %s", ", ".join(gone))
         self._checkpoint()
@@ -234,12 +242,18 @@ class Writer:
         found = {}
         if self.counting.malformed:
             found["malformed"] = f"{self.counting.malformed} records with features of no schema"
+        if self._distrusted:
+            found["clock"] = "it was moved: for a day nothing is let go of for its age"
         turned_away = sum(live.slices.turned_away for live in list(self.lives.values()))
         if turned_away:
             found["slices"] = f"{turned_away} tag values counted as {OTHER}"
         return found
 
     # ---- parts -----------------------------------------------------------------------------
+
+    @property
+    def _distrusted(self) -> bool:
+        return self._monotonic() < self._distrusted_until
 
     def _entry(self, record: Record) -> Entry:
         choice = self._sampler.choose(record, self.desk.concerns(record))
@@ -299,22 +313,7 @@ class Writer:
             self.lives.adopt(bundle, self._clock())
 
     def _show_features(self, live: Live) -> None:
-        stamp = live.bundle.stamp
-        self._changes.note(
-            FeatureRow(
-                f.name,
-                f.spec.modality,
-                f.spec.kind,
-                f.spec.unit,
-                f.spec.categories,
-                stamp,
-                tuple(f.edges.tolist()),
-                tuple(f.counts.tolist()),
-                float(f.n),
-                f.importance,
-            )
-            for f in live.reference.features
-        )
+        self._changes.note(live.feature_rows())
 
     def _past(self, stamp: str, layout: Layout, hour: int) -> dict[str, Ints]:
         return self.counting.past(stamp, layout, hour)
