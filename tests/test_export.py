@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -116,3 +118,31 @@ def test_a_moment_is_a_date_a_time_or_an_age() -> None:
     assert moment("2026-11-02", NOW) == moment("2026-11-02T01:00+01:00", NOW) == 1_793_577_600
     with pytest.raises(ValueError):
         moment("7 days", NOW)
+
+
+@pytest.mark.parametrize("out", ["", "."])
+def test_a_name_that_is_no_file_is_refused_before_anything_is_read(
+    data: Path, out: str, capsys: Captured
+) -> None:
+    code, _, said = export(capsys, "--data", str(data), "--since", at(0), "--out", out)
+    assert code == 2 and "--out" in said and "Traceback" not in said
+
+
+def test_a_span_that_holds_nothing_is_refused(data: Path, tmp_path: Path, capsys: Captured) -> None:
+    span = ("--since", at(10), "--until", at(5))
+    code, _, said = export(capsys, "--data", str(data), *span, "--out", str(tmp_path / "x"))
+    assert code == 2 and "--until is not after --since" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_or_device_is_written_to_and_not_replaced(
+    data: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()), daemon=True)
+    got: list[str] = []
+    reader.start()
+    code, _, _ = export(capsys, "--data", str(data), "--since", at(0), "--out", str(pipe))
+    reader.join(20)
+    assert code == 0 and len(got[0].splitlines()) == ROWS and pipe.is_fifo()

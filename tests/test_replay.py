@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from server.commands.report import printable
+from server.ids import prediction_id
 from server.main import main
 from server.replay import Side, compare, named
 from server.telemetry.record import FeatureSpec
@@ -111,5 +113,12 @@ def test_what_cannot_be_replayed_is_said(
 ) -> None:
     code, _, err = asked(capsys, "replay", "--server", tiny_server, "0" * 32)
     assert code == 3 and "knows no prediction" in err
+    old = prediction_id(1_780_000_000_000)
+    code, _, err = asked(capsys, "replay", "--server", tiny_server, old)
+    assert code == 3 and "made 2026-05-28" in err and "older than --keep-days" in err
     code, _, err = asked(capsys, "replay", "a", "--data", str(tmp_path), "--bundle", "x")
     assert code == 1 and "cannot read" in err
+
+
+def test_what_a_client_sent_cannot_talk_to_the_terminal() -> None:
+    assert printable("größe=\x1b[31m\n\u202e") == "größe=\\x1b[31m\\n\\u202e"

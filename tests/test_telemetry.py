@@ -124,6 +124,12 @@ def test_a_filter_that_cannot_be_understood_is_refused(line: str) -> None:
         parse_filter(line)
 
 
+def test_a_filter_line_has_an_end_and_its_refusal_too() -> None:
+    with pytest.raises(BadFilter, match="100000 characters; the limit is 4000") as refused:
+        parse_filter("x" * 100_000)
+    assert len(str(refused.value)) < 200
+
+
 def test_a_filter_cannot_smuggle_sql(held: Held) -> None:
     held.telemetry.put(record(0), SCHEMA)
     held.settle()

@@ -85,6 +85,10 @@ def run(words: Sequence[str]) -> int:
     to_screen = arguments.out == STANDARD_OUTPUT
     if to_screen and arguments.format == "parquet":
         command.error("--format parquet needs a file: --out FILE")
+    if not to_screen and (not arguments.out or Path(arguments.out).is_dir()):
+        command.error(f"--out {arguments.out!r} is no name of a file")
+    if arguments.until <= arguments.since:
+        command.error("--until is not after --since: nothing lies between")
     if not (arguments.data / NAME).is_file():
         command.error(f"--data {arguments.data}: there is no {NAME}")
     try:
@@ -119,8 +123,10 @@ def _export(arguments: argparse.Namespace, quiet: bool) -> int:
 
 
 def _to_file(rows: Iterable[Plain], schemas: Schemas, form: str, out: Path) -> int:
-    """Under another name until it is whole: what is there is never half a file."""
-    part = out.with_name(out.name + ".part")
+    """Under another name until it is whole: what is there is never half a file. A device or a pipe
+    is written to, not replaced."""
+    device = out.exists() and not out.is_file()
+    part = out if device else out.with_name(out.name + ".part")
     count = 0
 
     def counting() -> Iterator[Plain]:
@@ -135,7 +141,9 @@ def _to_file(rows: Iterable[Plain], schemas: Schemas, form: str, out: Path) -> i
         else:
             with part.open("w") as file:
                 write_lines(counting(), file)
-        os.replace(part, out)
+        if not device:
+            os.replace(part, out)
     finally:
-        part.unlink(missing_ok=True)
+        if not device:
+            part.unlink(missing_ok=True)
     return count

@@ -24,13 +24,14 @@ from server.commands.connection import (
     connect,
     run_to_end,
 )
-from server.commands.report import table
+from server.commands.report import printable, table
 from server.config import ServerConfig
 from server.errors import PoolRefused
 from server.replay import Line, Side, Value, compare, named
 from server.rerun import TASKS, by_bundle, by_server, outputs_of, schema_of
 from server.row_messages import prediction_message
 from server.telemetry.database import NAME
+from server.telemetry.feedback import made_at
 from server.telemetry.history import Span
 from server.telemetry.reading import Reader
 from server.telemetry.record import FeatureSpec
@@ -125,7 +126,7 @@ async def _from_server(client: Client, identifier: str) -> Kept:
         await asyncio.sleep(WRITTEN_AFTER_S)
         found = (await client.samples(request, TIMEOUT_S)).samples
     if not found:
-        raise NoPayload(f"the server knows no prediction {identifier}")
+        raise NoPayload(_unknown("the server", identifier))
     return _kept(found[0].row, found[0].example, await schema_of(client, found[0].row.stamp))
 
 
@@ -134,13 +135,25 @@ def from_data(folder: Path, identifier: str) -> Kept:
     reader = Reader(lambda: folder / NAME)
     found = reader.by_id([identifier], payload=True)
     if not found:
-        raise NoPayload(f"{folder} has no prediction {identifier}")
+        raise NoPayload(_unknown(str(folder), identifier))
     schema = [
         FeatureSpec(row.name, row.modality, row.kind, row.unit, row.categories)
         for row in reader.history(Span(0.0, 0.0), ("feature",))
         if isinstance(row, FeatureRow) and row.stamp == found[0].record.stamp
     ]
     return _kept(prediction_message(found[0]), found[0].example, schema)
+
+
+def _unknown(where: str, identifier: str) -> str:
+    """An id says when it was made, and so whether it may only be too old."""
+    made = made_at(identifier)
+    if made is None or made > 4e9:
+        return f"{where} knows no prediction {printable(identifier)}, which is no id of one"
+    at = datetime.fromtimestamp(made, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        f"{where} knows no prediction {identifier}: made {at}, it is older than --keep-days, or of"
+        " another server"
+    )
 
 
 def _kept(row: pb.PredictionRow, example: bytes, schema: list[FeatureSpec]) -> Kept:
@@ -186,18 +199,18 @@ def _different(lines: Sequence[Line]) -> list[Line]:
 
 def _text(row: pb.PredictionRow, now: Side, lines: Sequence[Line]) -> str:
     at = datetime.fromtimestamp(row.at_unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    tags = " ".join(f"{name}={value}" for name, value in sorted(row.slices.items()))
+    tags = printable(" ".join(f"{name}={value}" for name, value in sorted(row.slices.items())))
     rows = [
         (line.name, _shown(line.kept), _shown(line.now), "differs" if line.differs else "")
         for line in lines
     ]
-    scores = "  ".join(f"{label} {score:.3f}" for label, score in now.scores.items())
+    scores = "  ".join(f"{printable(label)} {score:.3f}" for label, score in now.scores.items())
     count = len(_different(lines))
     verdict = f"{count} of {len(lines) - 1} differ" if count else "the same answer"
     return "\n".join(
         part
         for part in (
-            f"{row.prediction_id}  {at}  {row.mix}  {row.client}  {tags}".rstrip(),
+            f"{row.prediction_id}  {at}  {row.mix}  {printable(row.client)}  {tags}".rstrip(),
             "",
             table(("", "kept", "now", ""), rows),
             "",
@@ -212,4 +225,4 @@ def _shown(value: Value | None) -> str:
         return "-"
     if isinstance(value, float):
         return f"{np.float32(value):.5g}"
-    return value if len(value) < 64 else value[:12]
+    return printable(value if len(value) < 64 else value[:12])

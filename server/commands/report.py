@@ -117,7 +117,7 @@ def _pairs(title: str, pairs: object) -> str:
 
 
 def _pins(pins: Iterable[pb.StampPin]) -> str:
-    rows = [(pin.client, pin.stamp[:12], str(pin.refused)) for pin in pins]
+    rows = [(printable(pin.client), pin.stamp[:12], str(pin.refused)) for pin in pins]
     head = ("client", "wants", "refused")
     return "clients that pinned another stamp\n" + table(head, rows) if rows else ""
 
@@ -132,6 +132,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in (head, *rows)
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def printable(text: str) -> str:
+    """What a client sent, with nothing in it that a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def span(seconds: float) -> str:

@@ -28,6 +28,7 @@ NUMBERS = {
     + ("queue_ms", "decode_ms", "preprocess_ms", "forward_ms", "post_ms", "total_ms", "kept")
 } | {"conf": "confidence", "mass": "closed_set_mass", "ms": "total_ms", "batch": "batch_size"}
 MOST_TERMS = 20
+LONGEST = 4000  # characters of a line
 
 COMPARE: dict[str, Callable[[float, float], bool]] = {
     "=": operator.eq,
@@ -66,6 +67,8 @@ def parse_filter(line: str) -> Filter:
     wheres: list[str] = ["1"]
     values: list[str | float] = []
     features: list[FeatureTerm] = []
+    if len(line) > LONGEST:
+        raise BadFilter(line[:40] + "...", f"{len(line)} characters; the limit is {LONGEST}")
     terms = _words(line)
     if len(terms) > MOST_TERMS:
         raise BadFilter(line, f"more than {MOST_TERMS} terms")
