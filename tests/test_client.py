@@ -95,11 +95,8 @@ async def test_a_full_server_is_asked_again_no_sooner_than_it_said() -> None:
 
 async def test_no_wait_is_begun_that_the_deadline_would_cut_short() -> None:
     async with client_of(Faulty(full(30.0))) as client:
-        began = time.monotonic()
-        with pytest.raises(Overloaded) as caught:
-            # The server holds its refusal back from whoever hurries, hence not at once.
+        with pytest.raises(Overloaded) as caught:  # and not, after a wait, DeadlineExceeded
             await client.predict(text("hum"), timeout_s=5.0)
-    assert time.monotonic() - began < 4.0
     assert (caught.value.retry_after_s, caught.value.attempts) == (30.0, 1)
 
 
@@ -113,10 +110,8 @@ async def test_a_full_server_does_not_stop_a_call_without_a_session() -> None:
 async def test_the_deadline_ends_the_call_and_the_work() -> None:
     engine = StandInEngine()
     async with client_of(engine) as client:
-        began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             await client.predict(text("wait"), timeout_s=0.3)
-        assert time.monotonic() - began < 5.0
         for _ in range(500):
             if engine.cancelled:
                 break
@@ -126,11 +121,11 @@ async def test_the_deadline_ends_the_call_and_the_work() -> None:
 
 async def test_all_attempts_share_one_deadline() -> None:
     retries = Retries(attempts=1000, first_s=0.05, longest_s=0.05)
-    async with client_of(Faulty(*[DRAINING] * 1000), retries=retries) as client:
-        began = time.monotonic()
+    engine = Faulty(*[DRAINING] * 1000)
+    async with client_of(engine, retries=retries) as client:
         with pytest.raises((Unavailable, DeadlineExceeded)):
             await client.predict(text("hum"), timeout_s=0.6)
-    assert time.monotonic() - began < 3.0
+    assert 1 < len(engine.received) < 1000, "the deadline ended it, not the number of attempts"
 
 
 async def test_attempts_are_bounded() -> None:
