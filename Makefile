@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:8433
 POOL ?= 2
-DATA ?= .data
+DATA ?= trefoil-data
 ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
 
@@ -36,8 +36,12 @@ lint: $(VENV)/.everything
 typecheck: $(VENV)/.everything
 	$(BIN)/mypy
 
-# venv needs ensurepip, which Debian packs apart.
+# venv needs ensurepip, which Debian packs apart. A later Python has other Unicode tables, which are
+# part of the embedded bundle's stamp: the server says so.
 $(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "$(PYTHON) is missing or older than Python 3.11: install it (Debian 12: apt-get install" \
+			"python3.11), or say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 		($(ROOT_RUN) apt-get update -qq && $(ROOT_RUN) apt-get install -y -qq --no-install-recommends python3.11-venv)
 	$(PYTHON) -m venv $(VENV)

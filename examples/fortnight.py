@@ -188,17 +188,24 @@ async def run(arguments: argparse.Namespace, data: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Two simulated weeks of a plant, with a fault.")
-    parser.add_argument("--requests", type=int, default=24_000)
+    parser.add_argument("--requests", type=int, default=24_000, help="of both weeks (24000)")
     parser.add_argument(
         "--seconds",
         type=float,
         default=0.0,
         help="real time the weeks take (by the machine's speed)",
     )
-    parser.add_argument("--pool", type=int, default=6_000, help="different requests to draw from")
+    parser.add_argument(
+        "--pool", type=int, default=6_000, help="different requests to draw from (6000)"
+    )
     parser.add_argument("--listen", default="", help="HOST:PORT (a free port of this host)")
-    parser.add_argument("--bundle", type=Path, help="another than the embedded one")
-    parser.add_argument("--data", type=Path, default=Path(".data/demo"))
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="another than the embedded one")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("build/demo"),
+        help="where its telemetry is kept (build/demo)",
+    )
     arguments = parser.parse_args()
     data = arguments.data / time.strftime("%Y%m%d-%H%M%S")
     data.mkdir(parents=True)
