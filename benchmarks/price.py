@@ -124,7 +124,8 @@ def extraction() -> None:
 
 
 def search() -> None:
-    from server.telemetry.slices import Column, worst_slices
+    from server.telemetry.conditions import Column
+    from server.telemetry.slices import worst_slices
 
     rows, features = 300_000, 30
     r = np.random.default_rng(3)

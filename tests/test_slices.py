@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.telemetry.slices import MIN_SUPPORT, Column, round_number, worst_slices
+from server.telemetry.conditions import MIN_SUPPORT, Column, round_number
+from server.telemetry.slices import worst_slices
 
 
 def traffic(rows: int, features: int, seed: int = 3) -> list[Column]:

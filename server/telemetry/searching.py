@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.telemetry.conditions import Column
 from server.telemetry.database import open_reader
 from server.telemetry.history import Span
 from server.telemetry.quality import Yardstick
@@ -23,7 +24,7 @@ from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import SliceRow
 
 if TYPE_CHECKING:
-    from server.telemetry.slices import Column, FoundSlice, Measure
+    from server.telemetry.slices import FoundSlice, Measure
 
 Floats = NDArray[np.float64]
 MEASURES = ("error", "value", "confidence")
@@ -169,8 +170,6 @@ def _expected_loss(rows: _Rows, stick: Yardstick) -> Floats:
 def _columns(
     rows: _Rows, schema: Sequence[FeatureSpec], known: NDArray[np.bool_], left_out: Sequence[str]
 ) -> Iterator[Column]:
-    from server.telemetry.slices import Column
-
     for position, spec in enumerate(schema):
         if spec.modality not in left_out:
             values = rows.features[known, position]

@@ -1,8 +1,8 @@
 """Where the model is worst: a search over every slice of one or two conditions.
 
-Features are cut into at most eight codes at round thresholds; counts and losses per code, or per
-pair of codes, give every condition (=, <, >=) and every pair of conditions by small matrix
-products. Half of the rows propose, the other half must agree.
+Counts and losses per code of a column (conditions.py), or per pair of codes, give every condition
+and every pair of conditions by small matrix products. Half of the rows propose, the other half must
+agree.
 
 - at least MIN_SUPPORT rows; one-sided Welch z against the rest; Benjamini-Hochberg (1995) over
   everything that was tested, so that ten thousand candidates do not mean five hundred findings;
@@ -12,8 +12,7 @@ products. Half of the rows propose, the other half must agree.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,32 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-MIN_SUPPORT = 300  # fewer rows say little and tempt to overfitting; notes of earlier trials
+from server.telemetry.conditions import CODES, MIN_SUPPORT, Coded, Column, encode
+
 MOST_SHARE = 0.5  # what most of the traffic has in common is no slice of it
 MAX_FDR = 0.05
-CODES = 8
-ABSENT = CODES  # the code of NaN: no condition includes it
 VALIDATION_Z = 1.645  # one-sided 5 % on the other half
 PARENT_Z = 3.0  # how much worse than its parent a pair must be
 OWN_Z = 3.0  # how much worse a slice must be without the rows of better findings
-OCTILE_ROWS = 20_000  # enough to place thresholds that are rounded anyway
 KEPT = 60  # best proposals that are looked at closely
 
 Measure = Literal["error", "value", "confidence"]
 NAMES: dict[Measure, str] = {"error": "error", "value": "value lost", "confidence": "confidence"}
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One thing to slice by. `values` is [n]; NaN = absent. With `categories`, a value is an index
-    into them; those beyond are not sliced by."""
-
-    name: str
-    values: NDArray[np.float32]
-    unit: str = ""
-    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +49,6 @@ class FoundSlice:
     z: float
     q: float
     depth: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Coded:
-    """A column as codes 0..CODES (uint8 [n]) and its conditions: masks [conditions, CODES + 1]."""
-
-    column: Column
-    codes: NDArray[np.uint8]
-    masks: Floats
-    texts: tuple[tuple[str, str], ...]  # (expression, words) of each condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +84,7 @@ def worst_slices(
             raise ValueError(f"{column.name} has {len(column.values)} rows, the loss {len(loss)}")
     if len(loss) < 2 * MIN_SUPPORT:
         return []
-    coded = [item for item in map(_code, columns) if len(item.texts)]
+    coded = [item for item in map(encode, columns) if len(item.texts)]
     # By lot, not every other row: two clients that take turns would end up in a half each.
     first = np.random.default_rng(0).random(len(loss)) < 0.5
     proposals = _propose(coded, first, loss)
@@ -117,7 +93,7 @@ def worst_slices(
     return [_told(p, rows, coded, loss, measure, unit) for p, rows in distinct]
 
 
-def _propose(coded: Sequence[_Coded], rows: Bools, loss: Floats) -> list[_Proposal]:
+def _propose(coded: Sequence[Coded], rows: Bools, loss: Floats) -> list[_Proposal]:
     half = [item.codes[rows] for item in coded]
     losses = loss[rows]
     whole = _sums_of(losses)
@@ -142,7 +118,7 @@ def _propose(coded: Sequence[_Coded], rows: Bools, loss: Floats) -> list[_Propos
 
 
 def _pairs(
-    coded: Sequence[_Coded],
+    coded: Sequence[Coded],
     half: Sequence[NDArray[np.uint8]],
     losses: Floats,
     level1: Sequence[_Sums],
@@ -248,7 +224,7 @@ def _q(ordered: Floats, p: float) -> float:
     return min(1.0, p * len(ordered) / max(rank, 1))
 
 
-def _agrees(proposal: _Proposal, coded: Sequence[_Coded], rows: Bools, loss: Floats) -> bool:
+def _agrees(proposal: _Proposal, coded: Sequence[Coded], rows: Bools, loss: Floats) -> bool:
     inside = _rows(proposal, coded)[rows]
     return _z_of(inside, loss[rows]) >= VALIDATION_Z
 
@@ -263,7 +239,7 @@ def _sums_of(loss: Floats) -> _Sums:
     return _Sums(*map(np.asarray, (float(len(loss)), float(loss.sum()), float(squares))))
 
 
-def _rows(proposal: _Proposal, coded: Sequence[_Coded]) -> Bools:
+def _rows(proposal: _Proposal, coded: Sequence[Coded]) -> Bools:
     inside: Bools = np.ones(len(coded[0].codes), dtype=np.bool_)
     for column, condition in proposal.conditions:
         chosen = coded[column].masks[condition] > 0
@@ -272,7 +248,7 @@ def _rows(proposal: _Proposal, coded: Sequence[_Coded]) -> Bools:
 
 
 def _distinct(
-    proposals: Sequence[_Proposal], coded: Sequence[_Coded], loss: Floats, limit: int
+    proposals: Sequence[_Proposal], coded: Sequence[Coded], loss: Floats, limit: int
 ) -> list[tuple[_Proposal, Bools]]:
     kept: list[tuple[_Proposal, Bools]] = []
     told: Bools = np.zeros(len(loss), dtype=np.bool_)
@@ -289,7 +265,7 @@ def _distinct(
 def _told(
     proposal: _Proposal,
     rows: Bools,
-    coded: Sequence[_Coded],
+    coded: Sequence[Coded],
     loss: Floats,
     measure: Measure,
     unit: str,
@@ -319,79 +295,3 @@ def _figure(mean_loss: float, measure: Measure, unit: str) -> str:
     if measure == "value":
         return " ".join(filter(None, (f"{1000 * mean_loss:,.0f}", unit, "per 1,000")))
     return f"{1 - mean_loss:.2f}"
-
-
-def _code(column: Column) -> _Coded:
-    return _categorical(column) if column.categories else _numeric(column)
-
-
-def _categorical(column: Column) -> _Coded:
-    """The commonest categories, one condition each; the others share the code of the absent."""
-    values = np.where(np.isfinite(column.values), column.values, -1).astype(np.int64)
-    known = (values >= 0) & (values < len(column.categories))
-    counts = np.bincount(values[known], minlength=len(column.categories))
-    common = np.flatnonzero(counts >= MIN_SUPPORT)
-    common = common[np.argsort(-counts[common], kind="stable")][:CODES]
-    place = np.full(len(column.categories) + 1, ABSENT, dtype=np.uint8)
-    place[common] = np.arange(len(common), dtype=np.uint8)
-    codes = place[np.where(known, values, len(column.categories))]
-    names = [column.categories[i] for i in common]
-    texts = tuple((f"{column.name}={name}", f"{column.name} {name}") for name in names)
-    # A category everybody has is no slice.
-    useful = texts if len(texts) > 1 or (codes == ABSENT).any() else ()
-    masks = np.eye(len(useful), CODES + 1)
-    return _Coded(column, codes, masks, useful)
-
-
-def _numeric(column: Column) -> _Coded:
-    """Up to seven round thresholds near the octiles; conditions below and from each one."""
-    finite = column.values[np.isfinite(column.values)]
-    few = finite[:: max(1, len(finite) // OCTILE_ROWS)].astype(np.float64)
-    edges = list(_thresholds(few)) if len(finite) >= MIN_SUPPORT else []
-    codes = np.zeros(len(column.values), dtype=np.uint8)
-    for edge in edges:  # seven comparisons are a third of a search
-        codes += column.values >= edge
-    codes[~np.isfinite(column.values)] = ABSENT
-    masks, texts = [], []
-    unit = f" {column.unit}" if column.unit and column.unit != "1" else ""
-    for place, edge in enumerate(edges, start=1):
-        below = np.zeros(CODES + 1)
-        below[:place] = 1
-        above = np.zeros(CODES + 1)
-        above[place:CODES] = 1
-        masks += [below, above]
-        texts += [
-            (f"{column.name}<{edge:g}", f"{column.name} < {edge:g}{unit}"),
-            (f"{column.name}>={edge:g}", f"{column.name} ≥ {edge:g}{unit}"),
-        ]
-    stacked = np.asarray(masks) if masks else np.empty((0, CODES + 1))
-    return _Coded(column, codes, stacked, tuple(texts))
-
-
-def _thresholds(values: Floats) -> Iterator[float]:
-    """Octiles, each moved to the roundest number that keeps most rows on their side."""
-    if values.min() == values.max():
-        return
-    octiles = np.unique(np.quantile(values, np.arange(1, CODES) / CODES))
-    bounds = np.concatenate([[values.min()], octiles, [values.max()]])
-    last = -math.inf
-    for place, edge in enumerate(octiles, start=1):
-        gap = float(min(edge - bounds[place - 1], bounds[place + 1] - edge))
-        snapped = round_number(float(edge), gap / 3)
-        if last < snapped <= values.max() and snapped > values.min():
-            last = snapped
-            yield snapped
-
-
-def round_number(value: float, slack: float) -> float:
-    """The multiple of the largest 1, 2 or 5 times a power of ten within `slack` of `value`."""
-    if slack <= 0 or not math.isfinite(slack):
-        return value
-    exponent = math.floor(math.log10(slack)) + 1
-    for power in range(exponent, exponent - 4, -1):
-        for step in (5.0, 2.0, 1.0):
-            unit = step * 10.0**power
-            near = round(value / unit) * unit
-            if abs(near - value) <= slack:
-                return float(f"{near:.12g}")
-    return value
