@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from server.config import CHOOSE, MIB, ServerConfig
-from server.flags import GROUPS, SHOWN, Flag
+from server.flags import EXPECTED, GROUPS, SHOWN, Flag
 
 DEFAULTS = ServerConfig()
 
@@ -66,7 +66,7 @@ def _named(flag: Flag) -> Callable[[str], Any]:
         try:
             return read(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no value for {flag.metavar}") from None
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {EXPECTED[read]}") from None
 
     return convert
 

@@ -214,8 +214,10 @@ def identify(path: Path) -> tuple[str, str]:
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
         name, stamp = str(manifest["name"]), str(manifest["stamp"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreRefused(f"{path} is no bundle: {error}") from error
+    except OSError as error:
+        raise StoreRefused(f"{path} is no bundle: manifest.json: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreRefused(f"{path} is no bundle: manifest.json: {error!r}") from error
     if not _NAME.fullmatch(name) or not _HEX.fullmatch(stamp):
         raise StoreRefused(f"{path}/manifest.json names {name!r} and stamp {stamp!r}")
     return name, stamp

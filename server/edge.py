@@ -6,6 +6,7 @@ Refuses to listen beyond loopback in plaintext unless told to.
 from __future__ import annotations
 
 import ipaddress
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ class Edge:
     async def start(self) -> str:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""
         check_listen(self.config.listen, self.config.insecure or self.credentials is not None)
+        _check_free(self.config.listen)
         server = grpc.aio.server(
             options=_options(self.config),
             interceptors=self.interceptors,
@@ -84,8 +86,7 @@ class Edge:
         try:
             port = self._bind(server)
         except RuntimeError:
-            words = f"cannot listen on {self.config.listen}: taken, or not an address of this host"
-            raise CannotListen(f"{words} (--listen HOST:PORT chooses another)") from None
+            raise _taken(self.config.listen, "taken since it was looked at") from None
         await server.start()
         self._server = server
         host = self.config.listen.rpartition(":")[0]
@@ -155,6 +156,24 @@ def check_listen(listen: str, anywhere: bool) -> None:
     if not loopback:
         words = f"{host} can be reached from the network and nothing would be encrypted"
         raise CannotListen(f"--listen {listen}: {words}; --insecure accepts that")
+
+
+def _check_free(listen: str) -> None:
+    """When a bind fails gRPC writes a line of its own and keeps the reason. Raises CannotListen."""
+    host, _, port = listen.rpartition(":")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        raise _taken(listen, error.strerror or str(error)) from None
+
+
+def _taken(listen: str, why: str) -> CannotListen:
+    return CannotListen(f"cannot listen on {listen}: {why} (--listen HOST:PORT chooses another)")
 
 
 def upload_limits(config: ServerConfig) -> UploadLimits:

@@ -54,6 +54,19 @@ def _at_least(value: Number, least: float) -> Number:
     return value
 
 
+# What a value that a reader refuses should have been.
+EXPECTED: dict[Callable[[str], Any], str] = {
+    whole: "a whole number of at least 1",
+    count: "a whole number of at least 0",
+    mib: "MiB, more than 0",
+    kib: "KiB, more than 0",
+    seconds: "seconds, at least 0",
+    at_least_one: "a number of at least 1",
+    share: "a share from 0 to 1",
+    simulated.read: "a time with its zone and a speed, e.g. 2026-11-02T00:00Z,4000",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Flag:
     """`read` turns the text into the field's value; None: a switch."""

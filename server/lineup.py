@@ -233,7 +233,8 @@ class Lineup:
         chosen = next((p for p in ready if stamp_of(p) == stamp), None)
         if chosen is None:
             known = ", ".join(stamp_of(p)[:12] for p in ready) or "nothing"
-            raise DeployRefused("activate", f"{stamp[:12]} is not loaded; {known} is")
+            words = f"{stamp[:12]} is not loaded; {known} is (`server load BUNDLE` loads one)"
+            raise DeployRefused("activate", words)
         if not chosen.serving:
             why = chosen.why_not()
             raise DeployRefused("activate", f"no replica of {stamp[:12]} serves: {why}")

@@ -143,9 +143,10 @@ class Pool:
             seat.state = "dead"
             seat.reason = f"{cause} after {lived_s:.1f} s; {_again(in_a_row, wait_s)}"
             self.last_death = f"replica {seat.index} {seat.reason}"
-            logger.error("%s", self.last_death)
             self.dispatch.lost(seat, cause)
             self._give_up_start(seat, cause)
+            if self._refused is None:  # else whoever started the pool is told, and there is no next
+                logger.error("%s", self.last_death)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
             seat.restarts += 1

@@ -177,7 +177,7 @@ def free_port() -> int:
 def test_no_server_is_exit_4_and_a_probe_says_so_with_1(capsys: Captured) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     code, _, err = asked(capsys, "predict", "--server", nowhere, "--text", "hum")
-    assert code == 4 and f"no server at {nowhere}" in err
+    assert code == 4 and f"no server at {nowhere}: Connection refused; start one" in err
     assert asked(capsys, "status", "--server", nowhere)[0] == 4
     assert asked(capsys, "drain", "--server", nowhere)[0] == 4
     code, out, err = asked(capsys, "probe", "--server", nowhere)
@@ -212,8 +212,8 @@ def test_status_shows_the_evidence_of_every_modality_mix(
         (("predict", "--text", "a", "--generate", "--embed"), "--generate goes without"),
         (("predict", "--text", "a", "--repeat", "0"), "at least 1"),
         (("forecast",), "no command 'forecast'"),
-        (("--warm-pool", "0"), "--warm-pool"),
-        (("--max-message-mb", "much"), "--max-message-mb"),
+        (("--warm-pool", "0"), "--warm-pool: '0': expected a whole number of at least 1"),
+        (("--max-message-mb", "much"), "--max-message-mb: 'much': expected MiB"),
         (("--listen", "0.0.0.0:0"), "--insecure accepts that"),
         (("--listen", "nonsense"), "HOST:PORT"),
         (("--tls-cert", "cert.pem"), "both --tls-cert and --tls-key"),
@@ -231,7 +231,7 @@ def test_a_taken_port_is_said_plainly(
     tiny_server: str, tiny_bundle: Path, capsys: Captured
 ) -> None:
     code, _, err = asked(capsys, "--bundle", str(tiny_bundle), "--listen", tiny_server)
-    assert code == 2 and f"cannot listen on {tiny_server}" in err
+    assert code == 2 and f"cannot listen on {tiny_server}: Address already in use" in err
 
 
 def test_what_is_no_bundle_is_exit_78(tmp_path: Path, capsys: Captured) -> None:

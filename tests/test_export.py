@@ -102,7 +102,11 @@ def test_parquet_has_a_column_for_every_feature(
         (("--since", "7d", "--format", "parquet", "--out", "-"), 2, "needs a file"),
         (("--since", "7d", "--data", "nowhere"), 2, "there is no telemetry.db"),
         (("--since", "7d", "--filter", "conf<low"), 3, "not a number"),
-        (("--since", "7d", "--out", "/no/such/folder/x"), 1, "cannot export"),
+        (
+            ("--since", "7d", "--out", "/no/such/folder/x"),
+            1,
+            "cannot write --out /no/such/folder/x",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_said(

@@ -28,8 +28,8 @@ const HELP = `usage: node predict.js [options]
   --tls-cert PEM, --tls-key PEM   show this certificate
   --token-file FILE       call as whoever this token names; needs TLS
 
-exit codes: 0 answered, 2 wrong usage, 3 input refused, 4 server not ready or not
-reached, 5 another stamp is served, 1 anything else`;
+exit codes: 0 answered, 2 wrong usage, 3 input refused, 4 server not reached, not
+ready or not in time, 5 another stamp is served, 1 anything else`;
 
 const many = { type: 'string', multiple: true, default: [] };
 const OPTIONS = {

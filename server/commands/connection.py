@@ -21,8 +21,8 @@ NOT_READY = 4
 STAMP_MISMATCH = 5
 INTERRUPTED = 130
 
-EXIT_CODES = """exit codes: 0 answered, 2 wrong usage, 3 input refused, 4 server not ready or not
-reached, 5 another stamp is served, 1 anything else"""
+EXIT_CODES = """exit codes: 0 answered, 2 wrong usage, 3 input refused, 4 server not reached, not
+ready or not in time, 5 another stamp is served, 1 anything else"""
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +79,10 @@ def run_to_end(command: Coroutine[None, None, int], server: str) -> int:
 
 def told(failure: Failure, server: str) -> str:
     if failure.unreachable:
-        return f"no server at {server}: {failure.message}"
+        # gRPC tells each address it tried; the last words say what became of them.
+        why = failure.message.rpartition(": ")[2].rstrip("]") or "no answer"
+        hint = "start one with `server`, or say where it listens by --server HOST:PORT"
+        return f"no server at {server}: {why}; {hint}"
     text = f"{server} answered {failure.code.name}: {failure.message}"
     if failure.retry_after_s:
         text += f" (come back in {failure.retry_after_s:g} s)"

@@ -34,8 +34,8 @@ from server.telemetry.rows import FeatureRow
 UNITS = {"min": 60.0, "h": 3600.0, "d": 86_400.0}
 STANDARD_OUTPUT = "-"
 ABOUT = """examples:
-  server export --data .data --since 7d --format parquet --out week.parquet
-  server export --data .data --since 2026-11-01 --filter "site=b label!=ok" --out - | head
+  server export --since 7d --format parquet --out week.parquet
+  server export --since 2026-11-01 --filter "site=b label!=ok" --out - | head
 
 A moment is an ISO date or time (of UTC, unless it names a zone) or an age such as 90min, 24h or 7d.
 The server may run meanwhile. Payloads are not exported.
@@ -101,8 +101,11 @@ def run(words: Sequence[str]) -> int:
         return USAGE
     except BrokenPipeError:
         raise  # main's business, though it is an OSError
-    except (OSError, sqlite3.Error) as error:
-        print(f"cannot export: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"cannot write --out {arguments.out}: {error.strerror or error}", file=sys.stderr)
+        return FAILED
+    except sqlite3.Error as error:
+        print(f"cannot read --data {arguments.data}: {error}", file=sys.stderr)
         return FAILED
 
 

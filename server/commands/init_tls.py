@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
         prog="server init-tls",
         description="Make a private CA and certificates for a first installation. Keep ca.key away "
         "from the servers: whoever has it can make any certificate.",
+        epilog="exit codes: 0 made, 1 they are there already or cannot be written, 2 wrong usage",
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="where the files go")
     parser.add_argument(
@@ -37,7 +38,8 @@ def run(words: Sequence[str]) -> int:
     try:
         written = authority.make(directory, hosts, dt.datetime.now(dt.UTC))
     except OSError as error:
-        print(f"server init-tls: {error}", file=sys.stderr)
+        why = f"cannot write {error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"server init-tls: {why}", file=sys.stderr)
         return FAILED
     for path in written:
         print(f"{path} and {path.with_suffix('.key').name}")

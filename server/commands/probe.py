@@ -18,7 +18,9 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server probe",
         description="Exit 0 only when the server is ready: right and fast enough on every mix of "
-        "modalities. Else 1, with the reason on stderr.",
+        "modalities.",
+        epilog="exit codes: 0 ready or degraded, 1 not ready or not reached (the reason is on "
+        "stderr), 2 wrong usage",
     )
     parser.add_argument(
         "--timeout", type=float, default=5.0, metavar="S", help="give up after this (5)"

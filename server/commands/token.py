@@ -19,7 +19,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server token",
         description="Make a bearer token. It is printed once; the file keeps its SHA-256 only.",
-        epilog="To take a token back, delete its line: a running server notices at once.",
+        epilog="To take a token back, delete its line: a running server notices at once. "
+        "exit codes: 0 made, 1 the file cannot be written, 2 wrong usage",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the file `server --tokens` reads")
     parser.add_argument("--name", required=True, help="who or what will use it")
