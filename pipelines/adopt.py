@@ -103,8 +103,11 @@ def labels(path: Path) -> dict[str, Any]:
     pairs = [str(line).strip().partition("\t") for line in lines if str(line).strip()]
     found = [{"name": name.strip(), "text": (words or name).strip()} for name, _, words in pairs]
     names = [label["name"] for label in found]
-    if not names or len(set(names)) != len(names):
-        raise BundleRefused("config", f"{path}: there must be labels, all different; got {names}")
+    if not names:
+        raise BundleRefused("config", f"{path}: there must be labels, and there is none")
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise BundleRefused("config", f"{path}: all labels must differ; {twice!r} is there twice")
     return {"labels": found, "temperature": 1.0}
 
 

@@ -61,14 +61,20 @@ class Bundle:
         """
         report = progress or quiet
         contents = read_contents(path, report, cache, trusted)
-        report("code", 0.0)
-        stamp = _compare_process(contents.manifest, allow_dirty)
-        report("weights", 0.0)
-        weights = _checked_weights(contents)
-        _refuse_changed(contents)
-        report("weights", 1.0)
+        bundle = Bundle.of(contents, allow_dirty, report)
         if cache is not None:
             _remember(contents, cache)
+        return bundle
+
+    @staticmethod
+    def of(contents: Contents, allow_dirty: bool = False, progress: Progress = quiet) -> Bundle:
+        """The rest of `open`, for files that were opened already. Raises BundleRefused."""
+        progress("code", 0.0)
+        stamp = _compare_process(contents.manifest, allow_dirty)
+        progress("weights", 0.0)
+        weights = _checked_weights(contents)
+        _refuse_changed(contents)
+        progress("weights", 1.0)
         manifest, files = contents.manifest, contents.files
         return Bundle(contents.path, manifest, stamp, files, weights, contents.signed_by)
 

@@ -56,10 +56,9 @@ def choose_dtype(asked: str, device: torch.device, parameters: int) -> tuple[tor
 def choose_threads(asked: int | str, device: torch.device) -> tuple[int, str]:
     """Torch threads of this process; `asked` is auto, 0 (the same) or a number."""
     if asked not in ("auto", 0, "0"):
-        threads = int(asked)
-        if threads < 1:
+        if not str(asked).isdecimal():  # as a negative number is not, either
             raise ValueError(f"threads {asked!r}: expected auto or a number above 0")
-        return threads, "asked for"
+        return int(asked), "asked for"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if device.type == "cpu":
         return cores or 1, f"every core this process may use ({cores})"

@@ -22,7 +22,6 @@ FILE: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
 OPENSSF: Final = "model.sig"
 SCHEMA: Final = "trefoil.bundle/1"
-_OUTSIDE_STAMP: Final = ("created_at", "human", "seal", "stamp")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _HEX: Final = re.compile(r"[0-9a-f]{64}\Z")
 

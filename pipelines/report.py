@@ -40,7 +40,9 @@ def facts(contents: Contents) -> dict[str, Any]:
 
 
 def words(facts: dict[str, Any]) -> str:
-    lines = [facts["name"], f"stamp      {facts['stamp']}", f"made       {facts['created_at']}"]
+    lines = [facts["name"], f"stamp      {facts['stamp']}"]
+    if facts["created_at"]:
+        lines.append(f"made       {facts['created_at']}")
     lines += [f"{key:<10} {value}" for key, value in facts["human"].items()]
     lines += ["", "parts"]
     for part, digest in facts["parts"].items():

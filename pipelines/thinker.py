@@ -19,7 +19,6 @@ from pipelines.weights import compare, refuse_empty
 
 _NOT_THINKER = ("talker.", "token2wav.")
 _HEAD = "lm_head.weight"
-_EMBED = "model.embed_tokens.weight"
 # 5.23 keeps the three parts below `model`; 5.17 has the text stack there and the others beside it.
 _NESTED = {
     "model.language_model.": "model.",

@@ -20,6 +20,9 @@ def test_auto_follows_what_there_is() -> None:
     threads, reason = devices.choose_threads("auto", CPU)
     assert threads >= 1 and str(threads) in reason
     assert devices.choose_threads(0, CPU) == devices.choose_threads("auto", CPU)
+    for bad in ("many", "-2", "1.5"):
+        with pytest.raises(ValueError, match=f"'{bad}': expected auto or a number"):
+            devices.choose_threads(bad, CPU)
 
 
 def test_auto_dtype_is_exact_where_that_costs_nothing() -> None:

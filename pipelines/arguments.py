@@ -1,0 +1,176 @@
+"""The command line of `pipelines`: what can be asked of each command."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Final
+
+EXIT_CODES: Final = "exit codes: 0 done, 2 wrong usage, 78 the bundle was refused (stderr says why)"
+A_BUNDLE: Final = "a bundle's directory"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="pipelines",
+        description="Build, verify, inspect, restamp, compare and sign bundles.",
+        epilog=EXIT_CODES,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_build(commands)
+    _add_verify(commands)
+    _add_inspect(commands)
+    _add_restamp(commands)
+    _add_diff(commands)
+    _add_sign(commands)
+    return top
+
+
+def _add_build(commands: Any) -> None:
+    p = commands.add_parser(
+        "build",
+        help="make a bundle from a local Qwen2.5-Omni or Gemma 4 checkpoint",
+        description="Makes a bundle from a local checkpoint directory: Qwen2.5-Omni (thinker-only "
+        "or full-Omni layout) or Gemma 4, single or sharded safetensors, tokenizer.json beside "
+        "them. The golden answers are recorded by running it.",
+        epilog=EXIT_CODES,
+    )
+    p.add_argument(
+        "--from", dest="source", type=Path, required=True, metavar="DIR", help="the checkpoint"
+    )
+    p.add_argument(
+        "--labels",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="one label a line (`name` or `name<TAB>what the model says`), or labels.json",
+    )
+    p.add_argument("--name", required=True, help="e.g. triage-2026.11.23")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="must not exist yet")
+    for name, what in (
+        ("preprocess", "sections to replace, as JSON (default: the family's)"),
+        ("template", "prompts of each task, as JSON (default: the family's)"),
+        ("objective", "value of decisions, as JSON (default: none)"),
+        ("training", "training facts, as JSON (default: where it came from)"),
+        ("reference", "reference profile, as JSON (default: learnt while serving)"),
+        ("card", "CARD.md, for people (default: that nobody has measured it)"),
+    ):
+        p.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)
+    p.add_argument(
+        "--golden",
+        type=Path,
+        metavar="DIR",
+        help="a text, a picture and a sound file to record golden answers for (default: drawn)",
+    )
+    p.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="image budget; the main cost dial (default: the family's)",
+    )
+    _add_model_flags(p)
+    _add_record_speed(p)
+
+
+def _add_verify(commands: Any) -> None:
+    p = commands.add_parser(
+        "verify",
+        help="every check there is, golden answers included",
+        description="Hashes every file, compares code and libraries, loads the model and asks the "
+        "golden inputs. Remembered digests are not used.",
+        epilog=EXIT_CODES,
+    )
+    p.add_argument("bundle", type=Path, metavar="BUNDLE", help=A_BUNDLE)
+    p.add_argument(
+        "--key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PUBLIC",
+        help="refuse a bundle that none of these keys (PEM) signed; may be repeated",
+    )
+    p.add_argument(
+        "--openssf",
+        action="store_true",
+        help="the keys are of model.sig, the OpenSSF signature, and not of manifest.sig",
+    )
+    _add_model_flags(p)
+
+
+def _add_inspect(commands: Any) -> None:
+    p = commands.add_parser(
+        "inspect",
+        help="what a bundle holds, and whether it can serve here",
+        description="Hashes every file and shows what the manifest says: stamp, parts, labels, "
+        "golden inputs, libraries, training. The model is not loaded.",
+        epilog=EXIT_CODES,
+    )
+    p.add_argument("bundle", type=Path, metavar="BUNDLE", help=A_BUNDLE)
+    p.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _add_restamp(commands: Any) -> None:
+    p = commands.add_parser(
+        "restamp",
+        help="a new stamp for the code and libraries as they are now",
+        description="Asks the golden inputs under the code and libraries as they are now and, if "
+        "all answers agree with the recorded ones, writes a new manifest.",
+        epilog=EXIT_CODES,
+    )
+    p.add_argument("bundle", type=Path, metavar="BUNDLE", help=A_BUNDLE)
+    p.add_argument("--out", type=Path, metavar="DIR", help="write a new bundle (default: in place)")
+    p.add_argument(
+        "--accept-new-golden",
+        action="store_true",
+        help="record the new answers even where they differ: the old ones are gone then",
+    )
+    _add_model_flags(p)
+    _add_record_speed(p)
+
+
+def _add_diff(commands: Any) -> None:
+    p = commands.add_parser(
+        "diff",
+        help="what differs between two bundles, or a bundle and the running code",
+        description="Says in words what differs, down to the parameter, module, library or tensor. "
+        "Without B, compares with the code and libraries as they are here.",
+        epilog=EXIT_CODES,
+    )
+    p.add_argument("a", type=Path, metavar="A", help=A_BUNDLE)
+    p.add_argument("b", type=Path, metavar="B", nargs="?", help="another one")
+    p.add_argument("--json", action="store_true", help="a JSON list of lines")
+
+
+def _add_sign(commands: Any) -> None:
+    p = commands.add_parser(
+        "sign",
+        help="vouch for a bundle with a private key",
+        description="Hashes every file, then signs the manifest: Ed25519 or P-256, PEM. Whoever "
+        "has the public key can ask for it with `pipelines verify --key PUBLIC` or "
+        "`server --require-signature PUBLIC`.",
+        epilog=EXIT_CODES,
+    )
+    p.add_argument("bundle", type=Path, metavar="BUNDLE", help=A_BUNDLE)
+    p.add_argument("--key", type=Path, required=True, metavar="PRIVATE", help="private key, PEM")
+    p.add_argument(
+        "--openssf",
+        action="store_true",
+        help="write model.sig, an OpenSSF model signature (P-256), for other people's tools; a "
+        "server does not ask for it",
+    )
+
+
+def _add_model_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--device", default="cpu", metavar="D", help="auto, cpu, cuda or cuda:N (cpu)")
+    p.add_argument(
+        "--dtype", default="auto", metavar="T", help="auto, float32, bfloat16 or float16 (auto)"
+    )
+    p.add_argument("--threads", default="auto", metavar="N", help="auto or a number (auto)")
+
+
+def _add_record_speed(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--record-speed",
+        action="store_true",
+        help="time the golden inputs on this machine: the readiness limit is a multiple of that",
+    )
