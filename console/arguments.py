@@ -28,16 +28,43 @@ def parser() -> argparse.ArgumentParser:
         description="What is wrong, on which server, since when.",
         epilog=EXIT_CODES,
     )
-    add = found.add_argument
-    add("servers", nargs="*", metavar="HOST:PORT", help="servers to watch")
+    found.add_argument("--version", action="version", version=f"%(prog)s {program.version()}")
+    _add_servers(found)
+    _add_view(found.add_argument_group("what is shown"))
+    _add_window(found.add_argument_group("the window"))
+    _add_cache(found.add_argument_group("the cache"))
+    return found
+
+
+def _add_servers(found: argparse.ArgumentParser) -> None:
+    found.add_argument("servers", nargs="*", metavar="HOST:PORT", help="servers to watch")
+    add = found.add_argument_group("the servers").add_argument
     add("--again", action="store_true", help="watch the servers of the last time, if any")
     add("--offline", action="store_true", help="ask no server: show what the cache holds")
-    add("--at", metavar="TIME", help="end of the window, e.g. 2026-11-23T03:12Z (default: now)")
+    add("--tls", action="store_true", help="connect by TLS")
+    add("--ca", type=Path, metavar="FILE", help="connect by TLS and trust these certificates (PEM)")
+    add(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="token to send with every call; needs --tls or --ca",
+    )
+    add(
+        "--expect",
+        default="",
+        metavar="STAMP",
+        help="stamp that every server should serve (default: what most of them serve)",
+    )
+
+
+def _add_view(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--at", metavar="TIME", help="end of the time shown, e.g. 2026-11-23T03:12Z (default: now)")
     add(
         "--window",
         default=DEFAULT_WINDOW,
         metavar="SPAN",
-        help=f"length of the window, e.g. 30m or 6h ({DEFAULT_WINDOW})",
+        help=f"length of the time shown, e.g. 30m or 6h ({DEFAULT_WINDOW})",
     )
     add(
         "--panel",
@@ -48,38 +75,21 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--filter", default="", metavar="LINE", help="predictions to show, e.g. 'site=b conf<0.6'")
     add("--measure", choices=MEASURES, default="psi", help="drift measure (psi)")
-    add(
-        "--expect",
-        default="",
-        metavar="STAMP",
-        help="stamp that every server should serve (default: what most of them serve)",
-    )
+
+
+def _add_window(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--theme",
         choices=("auto", "dark", "light", "contrast"),
         default="auto",
         help="colours; auto: as the desktop has them (auto)",
     )
-    add("--tls", action="store_true", help="connect by TLS")
-    add("--ca", type=Path, metavar="FILE", help="connect by TLS and trust these certificates (PEM)")
     add(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help="token to send with every call; needs --tls or --ca",
-    )
-    add(
-        "--cache",
-        type=Path,
-        metavar="FILE",
-        help="where rows are kept (default: cache.db in the user's cache directory)",
-    )
-    add(
-        "--cache-limit-mb",
-        type=_at_least_one,
-        default=2048,
-        metavar="MIB",
-        help="the cache grows no larger (2048)",
+        "--size",
+        default="",
+        metavar="WxH",
+        help="size in pixels (default: as it was, at first 1600x960 where that fits)",
     )
     add("--sound", action="store_true", help="beep for a new critical alert")
     add(
@@ -88,14 +98,22 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="write a picture of the window and end; needs no display",
     )
-    add(
-        "--size",
-        default="",
-        metavar="WxH",
-        help="size of the window (default: as it was, at first 1600x960 where that fits)",
+
+
+def _add_cache(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--cache",
+        type=Path,
+        metavar="FILE",
+        help="where rows are kept (default: cache.db in the user's cache directory)",
     )
-    add("--version", action="version", version=f"%(prog)s {program.version()}")
-    return found
+    group.add_argument(
+        "--cache-limit-mb",
+        type=_at_least_one,
+        default=2048,
+        metavar="MIB",
+        help="the cache grows no larger (2048)",
+    )
 
 
 def view_of(arguments: argparse.Namespace) -> View:
