@@ -29,6 +29,7 @@ COMMANDS = {
     "init-tls": "make a private CA and certificates for a first installation",
 }
 OK = 0
+INTERRUPTED = 130
 USAGE = 2
 
 
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Whoever read has seen enough. Python would flush again at exit, and complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return OK
+        except KeyboardInterrupt:
+            return INTERRUPTED
     if words and not words[0].startswith("-"):
         names = ", ".join(COMMANDS)
         print(f"server: there is no command {words[0]!r}; there are {names}", file=sys.stderr)

@@ -150,3 +150,15 @@ def test_a_pipe_or_device_is_written_to_and_not_replaced(
     code, _, _ = export(capsys, "--data", str(data), "--since", at(0), "--out", str(pipe))
     reader.join(20)
     assert code == 0 and len(got[0].splitlines()) == ROWS and pipe.is_fifo()
+
+
+def test_an_interrupted_export_leaves_nothing_and_no_traceback(
+    data: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("server.commands.export.plain_of", interrupted)
+    words = ("--data", str(data), "--since", at(0), "--out", str(tmp_path / "x"))
+    code, _, said = export(capsys, *words)
+    assert code == 130 and "Traceback" not in said and list(tmp_path.iterdir()) == []

@@ -380,6 +380,18 @@ def test_a_quiet_server_is_well_again_without_a_prediction(desk: Desk) -> None:
     assert not desk.writer.trouble
 
 
+@pytest.mark.parametrize("odd", [{"label": "\ud800"}, {"env": "\ud800"}])
+def test_a_row_that_no_database_takes_does_not_hold_up_the_others(
+    desk: Desk, odd: dict[str, object]
+) -> None:
+    desk.put(0, 2)
+    desk.put(2, 3, **odd)
+    desk.put(3, 5)
+    desk.writer.idle()
+    assert len(desk.reader.samples()) == 4
+    assert (desk.writer.journal.waiting, desk.writer.journal.counters.lost) == (0, 1)
+
+
 def test_rows_that_cannot_be_written_at_the_end_are_counted_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -72,11 +72,33 @@ class Journal:
         except sqlite3.OperationalError as fault:
             self.refused(fault)
             return False
+        except (UnicodeError, OverflowError, sqlite3.ProgrammingError) as fault:
+            return self._set_apart(fault)
         self.last_rows |= rows
         self.counters.written += len(self._waiting)
         self.counters.payloads_kept += sum(entry.choice.keep for entry in self._waiting)
         self._waiting = []
         self.well()
+        return True
+
+    def _set_apart(self, fault: Exception) -> bool:
+        """A row with a value that no database takes must not stand in the way of all that come
+        after it: it is lost and counted. The others are written at the next try."""
+        before = len(self._waiting)
+        with self.store.transaction():
+            self._waiting = [entry for entry in self._waiting if self._binds(entry)]
+        self.counters.lost += before - len(self._waiting)
+        if before == len(self._waiting):
+            raise fault
+        logger.error("telemetry: %d rows lost: %s", before - len(self._waiting), fault)
+        return False
+
+    def _binds(self, entry: Entry) -> bool:
+        try:
+            row = self.store.prediction_tuple(entry.record, entry.choice.probability, False)
+            self.store.connection.execute("SELECT " + ",".join("?" * len(row)), row).fetchone()
+        except (UnicodeError, OverflowError, sqlite3.ProgrammingError):
+            return False
         return True
 
     def last_try(self) -> None:

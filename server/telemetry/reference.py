@@ -22,6 +22,8 @@ from server.telemetry.profile import (
 from server.telemetry.record import FeatureSpec
 
 FORMAT = "trefoil-reference-1"
+FILE = "reference/profile.json"
+REMEDY = "build the bundle anew: its reference is made by `pipelines build`"
 LEARNT = "learnt from"  # how `made_from` of a reference begins that live traffic made
 MAX_CELLS = 4096  # a feature with more categories than this is a free text
 
@@ -35,10 +37,13 @@ def parse(data: bytes, schema: Sequence[FeatureSpec]) -> Reference:
     try:
         content = json.loads(data)
         if content["format"] != FORMAT:
-            raise ReferenceRefused(f"format {content['format']!r}, wanted {FORMAT!r}")
+            raise ReferenceRefused(
+                f"{FILE} has the format {content['format']!r}, wanted is {FORMAT!r}; {REMEDY}"
+            )
         reference = _reference(content)
     except (KeyError, TypeError, ValueError, IndexError) as fault:
-        raise ReferenceRefused(f"reference profile is damaged: {fault!r}") from fault
+        what = f"it has no {fault}" if isinstance(fault, KeyError) else str(fault)
+        raise ReferenceRefused(f"{FILE} cannot be used: {what}; {REMEDY}") from fault
     if reference.schema != tuple(schema):
         raise ReferenceRefused(_difference(reference.schema, tuple(schema)))
     return reference
@@ -47,8 +52,16 @@ def parse(data: bytes, schema: Sequence[FeatureSpec]) -> Reference:
 def _difference(has: tuple[FeatureSpec, ...], wanted: tuple[FeatureSpec, ...]) -> str:
     for at, (a, b) in enumerate(zip(has, wanted, strict=False)):
         if a != b:
-            return f"feature {at} is {a} in the reference and {b} in the model"
-    return f"the reference has {len(has)} features, the model {len(wanted)}"
+            return (
+                f"feature {at} is {_said(a)} in {FILE} and {_said(b)} in what the model sends;"
+                f" {REMEDY}"
+            )
+    return f"{FILE} has {len(has)} features, the model sends {len(wanted)}; {REMEDY}"
+
+
+def _said(spec: FeatureSpec) -> str:
+    parts = (spec.modality, spec.kind, spec.unit, *spec.categories)
+    return f"{spec.name} ({' '.join(part for part in parts if part)})"
 
 
 def _reference(content: Mapping[str, Any]) -> Reference:
