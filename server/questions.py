@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from proto import observe_pb2 as pb
+from server.feedback import EARLIEST_MS
 from server.refusal import Refused, bad_input
 from server.telemetry.history import Span
 from server.telemetry.searching import MEASURES
@@ -70,6 +71,9 @@ def silence_of(request: pb.SilenceRequest, caller: str, now: float) -> tuple[str
     until = request.until_unix_ms / 1000
     if not request.until_unix_ms:
         raise Refused(bad_input("until_unix_ms", "MISSING", "a silence must end"))
+    if 0 < request.until_unix_ms < EARLIEST_MS:
+        text = f"{request.until_unix_ms} is before the year 2000: unix milliseconds are wanted"
+        raise Refused(bad_input("until_unix_ms", "NOT_A_TIME", text))
     if until <= now:
         text = f"{now - until:.0f} s ago: a silence must end in the future"
         raise Refused(bad_input("until_unix_ms", "PAST", text))

@@ -348,6 +348,7 @@ async def test_a_silence_covers_what_it_says_until_it_is_ended(telemetry: Teleme
     ("matcher", "until", "field"),
     [
         ("kind=latency", 0, "until_unix_ms"),
+        ("kind=latency", NOW_MS // 1000, "until_unix_ms"),
         ("kind=latency", NOW_MS - 1, "until_unix_ms"),
         ("kind=latency", NOW_MS + 400 * 86_400_000, "until_unix_ms"),
         ("", NOW_MS + 1000, "matcher"),

@@ -17,7 +17,7 @@ from sqlite_utils import Database
 
 from server.telemetry.changes import Changes
 from server.telemetry.clock_steps import ClockSteps
-from server.telemetry.database import NAME, open_database, open_reader
+from server.telemetry.database import LOCK, NAME, open_database, open_reader
 from server.telemetry.history import Span
 from server.telemetry.judge import quality_row
 from server.telemetry.quality_sums import unpacked
@@ -447,6 +447,23 @@ def test_a_second_server_on_the_same_folder_keeps_to_itself(desk: Desk, tmp_path
     other.put(0, 3)
     assert desk.reader.samples() == [] and len(other.reader.samples()) == 3
     other.writer.close()
+
+
+def test_temporary_folders_that_nobody_holds_are_cleared_by_the_next_one(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, held = Desk(tmp_path), Desk(tmp_path)
+    left.writer.close()
+    for one in (left, held):
+        os.utime(one.writer.store.path.with_name(LOCK), (1, 1))
+    stranger = tmp_path / "trefoil-telemetry-notes"
+    stranger.mkdir()
+    third = Desk(tmp_path)
+    assert not left.writer.store.path.parent.exists()
+    assert held.writer.store.there and third.writer.store.there and stranger.exists()
+    held.writer.close()
+    third.writer.close()
 
 
 # ---- retention -------------------------------------------------------------------------------

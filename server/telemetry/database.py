@@ -7,10 +7,13 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import sqlite3
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 NAME = "telemetry.db"
 LOCK = "telemetry.lock"
+SPARE = "trefoil-telemetry-"  # how temporary folders are called
+SPARE_S = 3600.0  # one that nobody holds is kept so long: somebody may be looking at it
 CHECKED_BYTES = 256 << 20  # larger files are not read through at start: 1 s for each GB
 BUSY_MS = 5000
 # The file may be as good as ever: another program holds it, or the disk has no room or no answer.
@@ -67,7 +72,8 @@ def open_database(folder: Path, now: float) -> Opened:
         folder.mkdir(parents=True, exist_ok=True)
         return _open_or_set_aside(folder, now)
     except (OSError, sqlite3.Error) as fault:
-        spare = Path(tempfile.mkdtemp(prefix="trefoil-telemetry-"))
+        _clear_spares()
+        spare = Path(tempfile.mkdtemp(prefix=SPARE))
         trouble = (
             f"{folder} cannot be written ({fault}): kept in {spare} until the next start; mend that"
             " and start again to go on in the old place"
@@ -75,6 +81,18 @@ def open_database(folder: Path, now: float) -> Opened:
         logger.error("telemetry: %s", trouble)
         with _locked(spare) as lock:
             return _opened(spare / NAME, trouble, lock)
+
+
+def _clear_spares() -> None:
+    """What earlier servers of this user kept in temporary folders: with a server that is started
+    again and again beside a folder it cannot write to, they would fill the disk."""
+    for folder in Path(tempfile.gettempdir()).glob(SPARE + "*"):
+        with suppress(OSError):
+            found = folder.lstat()
+            old = time.time() - (folder / LOCK).stat().st_mtime > SPARE_S
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and old:
+                with _locked(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
