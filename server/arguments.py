@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
 from server.config import CHOOSE, MIB, ServerConfig
-from server.flags import EXPECTED, GROUPS, SHOWN, Flag
+from server.flags import GROUPS, SHOWN, Flag, expecting
 
 DEFAULTS = ServerConfig()
 
@@ -50,25 +49,11 @@ def _add(group: argparse._ArgumentGroup, flag: Flag) -> None:
     group.add_argument(
         flag.name,
         dest=flag.field,
-        type=_named(flag),
+        type=expecting(flag.read),
         default=default,
         metavar=flag.metavar,
         help=flag.help + shown,
     )
-
-
-def _named(flag: Flag) -> Callable[[str], Any]:
-    """The flag's reader with an error that says what was expected."""
-    read = flag.read
-    assert read is not None
-
-    def convert(text: str) -> Any:
-        try:
-            return read(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected {EXPECTED[read]}") from None
-
-    return convert
 
 
 def _text(flag: Flag, value: Any) -> str:

@@ -1,7 +1,9 @@
-"""The flags of `server` without a subcommand: one for each setting of ServerConfig, in groups."""
+"""The flags of `server` without a subcommand: one for each setting of ServerConfig, in groups. The
+readers of their values serve the subcommands too."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,13 @@ def at_least_one(text: str) -> float:
     return _at_least(float(text), 1.0)
 
 
+def above_zero(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise ValueError
+    return value
+
+
 def share(text: str) -> float:
     value = _at_least(float(text), 0.0)
     if value > 1:
@@ -62,9 +71,23 @@ EXPECTED: dict[Callable[[str], Any], str] = {
     kib: "KiB, more than 0",
     seconds: "seconds, at least 0",
     at_least_one: "a number of at least 1",
+    above_zero: "a number above 0",
     share: "a share from 0 to 1",
     simulated.read: "a time with its zone and a speed, e.g. 2026-11-02T00:00Z,4000",
 }
+
+
+def expecting(read: Callable[[str], Any], words: str = "") -> Callable[[str], Any]:
+    """The reader with an error that says what was expected instead of naming the reader."""
+
+    def convert(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError:
+            wanted = words or EXPECTED.get(read, "something else")
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {wanted}") from None
+
+    return convert
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from proto import admin_pb2 as pb
 from server.admin import CANARY_MINUTES
 from server.commands.connection import OK, add_connection, connect, run_to_end
-from server.flags import share
+from server.flags import above_zero, expecting
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,10 +21,16 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 it serves, 1 refused, 2 wrong usage, 4 not reached",
     )
     parser.add_argument("stamp", metavar="STAMP", help="as `server load` printed it, or its start")
-    parser.add_argument("--canary", type=_share, default=0.0, metavar="SHARE", help="e.g. 0.1")
+    parser.add_argument(
+        "--canary",
+        type=expecting(_part, "a share between 0 and 1"),
+        default=0.0,
+        metavar="SHARE",
+        help="of the sessions, e.g. 0.1",
+    )
     parser.add_argument(
         "--canary-minutes",
-        type=float,
+        type=expecting(above_zero),
         default=CANARY_MINUTES,
         metavar="M",
         help=f"how long it is watched ({CANARY_MINUTES:g})",
@@ -33,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _share(text: str) -> float:
-    found = share(text)
+def _part(text: str) -> float:
+    found = float(text)
     if not 0 < found < 1:
         raise ValueError
     return found

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from server.commands.connection import OK, add_connection, connect, run_to_end
+from server.flags import expecting, seconds
 
 
 def parser() -> argparse.ArgumentParser:
@@ -15,7 +16,11 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 drained, 2 wrong usage, 4 not reached",
     )
     parser.add_argument(
-        "--grace", type=float, default=0.0, metavar="S", help="at most this long (server's own)"
+        "--grace",
+        type=expecting(seconds),
+        default=0.0,
+        metavar="S",
+        help="at most this long (server's own)",
     )
     parser.add_argument("--stay", action="store_true", help="drain, but leave the server running")
     add_connection(parser)

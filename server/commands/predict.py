@@ -23,6 +23,7 @@ from server.commands.connection import (
     told,
 )
 from server.commands.repeat import Load, run_load
+from server.flags import above_zero, expecting
 
 PRIORITIES = {"high": pb.HIGH, "normal": pb.NORMAL, "low": pb.LOW}
 MODALITIES = {"text": pb.TEXT, "image": pb.IMAGE, "audio": pb.AUDIO}
@@ -91,7 +92,13 @@ def _add_asked(group: argparse._ArgumentGroup) -> None:
     )
     add("--session", default="", metavar="ID", help="stay on one replica")
     add("--priority", choices=PRIORITIES, default="normal", help="who goes first (normal)")
-    add("--deadline-ms", type=float, default=60_000.0, metavar="MS", help="give up after (60000)")
+    add(
+        "--deadline-ms",
+        type=expecting(above_zero),
+        default=60_000.0,
+        metavar="MS",
+        help="give up after (60000)",
+    )
 
 
 def run(words: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from proto import observe_pb2 as pb
 from server.client import Failure
 from server.commands.connection import FAILED, OK, add_connection, connect, told
+from server.flags import above_zero, expecting
 
 TAKES_TRAFFIC = (pb.READY, pb.DEGRADED)
 
@@ -23,7 +24,11 @@ def parser() -> argparse.ArgumentParser:
         "stderr), 2 wrong usage",
     )
     parser.add_argument(
-        "--timeout", type=float, default=5.0, metavar="S", help="give up after this (5)"
+        "--timeout",
+        type=expecting(above_zero),
+        default=5.0,
+        metavar="S",
+        help="give up after this (5)",
     )
     add_connection(parser)
     return parser

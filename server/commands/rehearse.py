@@ -16,7 +16,7 @@ from proto import admin_pb2 as pb
 from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
 from server.commands.plain import plain
 from server.commands.report import table
-from server.flags import share
+from server.flags import expecting, share
 
 HOLD = 6
 CODES = {"promote": OK, "hold": HOLD, "refuse": FAILED}
@@ -40,7 +40,13 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("what", metavar="STAMP|BUNDLE", help="loaded or in the store, or a directory to load first")
     add("--payloads", type=_count, default=500, metavar="N", help="the latest N at most (500)")
-    add("--shadow", type=share, default=0.0, metavar="P", help="and this share of live traffic")
+    add(
+        "--shadow",
+        type=expecting(share),
+        default=0.0,
+        metavar="P",
+        help="and this share of live traffic",
+    )
     add("--seconds", type=_seconds, default=60.0, metavar="S", help="for so long (60)")
     add("--json", action="store_true", help="print one JSON object")
     add_connection(parser)
@@ -126,8 +132,9 @@ def _share_of(found: pb.RehearseEvent.FiguresEntry, name: str) -> list[str]:
 def _both(found: pb.RehearseEvent.FiguresEntry, name: str, digits: int) -> list[str]:
     key = f"{name}_difference"
     low, high = (found.get(f"{key}_{end}", math.nan) for end in ("low", "high"))
+    known = f"{low:+,.{digits}f} to {high:+,.{digits}f}" if math.isfinite(low + high) else "unknown"
     values = [f"{found[f'{name}_{when}']:,.{digits}f}" for when in ("before", "now")]
-    return [*values, f"{found[key]:+,.{digits}f}", f"{low:+,.{digits}f} to {high:+,.{digits}f}"]
+    return [*values, f"{found[key]:+,.{digits}f}", known]
 
 
 def _count(text: str) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from server.commands.connection import FAILED, OK
+from server.flags import count, expecting
 from server.security.roles import ROLES
 from server.security.tokens import add
 
@@ -26,7 +27,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", required=True, help="who or what will use it")
     parser.add_argument("--role", required=True, choices=ROLES, help="what it may do")
     parser.add_argument(
-        "--days", type=int, default=90, metavar="N", help="valid for so long; 0: for ever (90)"
+        "--days",
+        type=expecting(count),
+        default=90,
+        metavar="N",
+        help="valid for so long; 0: for ever (90)",
     )
     return parser
 
