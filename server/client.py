@@ -140,6 +140,11 @@ class Client:
             raise failure_of(error) from None
         return response
 
+    async def slices(
+        self, request: observe_pb2.SlicesRequest, timeout_s: float | None
+    ) -> observe_pb2.SlicesResponse:
+        return await _one(self._observe.Slices(request, timeout=timeout_s))  # type: ignore[no-any-return]
+
     async def history(
         self, request: observe_pb2.HistoryRequest, timeout_s: float | None
     ) -> AsyncIterator[observe_pb2.WatchEvent]:

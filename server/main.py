@@ -18,6 +18,7 @@ COMMANDS = {
     "probe": "exit 0 when a server is ready, else 1 with the reason",
     "feedback": "tell what turned out to be true of a prediction",
     "replay": "answer a kept payload again and show what differs",
+    "slices": "say where the model does worst",
     "export": "write stored predictions as JSON lines or Parquet",
     "load": "prove a bundle beside the one that is served",
     "rehearse": "replay kept payloads through a bundle and judge it",

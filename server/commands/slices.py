@@ -1,0 +1,77 @@
+"""`server slices`: where the model does worst, in words, for whoever has no console at hand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+
+from proto import observe_pb2 as pb
+from server.commands.connection import OK, add_connection, connect, run_to_end
+from server.commands.export import moment
+from server.commands.plain import plain
+from server.commands.report import printable
+from server.telemetry.searching import MEASURES
+
+TIMEOUT_S = 60.0
+ABOUT = """examples:
+  server slices
+  server slices --since 7d --measure value
+
+WHEN is an ISO date or time (of UTC, unless it names a zone) or an age such as 90min, 24h or 7d.
+With fewer than 1,000 labels the search goes by the estimate from confidence, and says so.
+
+exit codes: 0 searched, whatever was found, 2 wrong usage, 4 server not reached, 1 anything else"""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server slices",
+        description="Search for the parts of traffic where the model does worst.",
+        epilog=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    now = time.time()
+
+    def at(text: str) -> float:
+        try:
+            return moment(text, now)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no date, time or age") from None
+
+    add = parser.add_argument
+    add("--since", type=at, default=at("24h"), metavar="WHEN", help="rows from then on (24h)")
+    add("--measure", choices=MEASURES, default=MEASURES[0], help="worst by what (%(default)s)")
+    add("--limit", type=int, default=10, metavar="N", help="so many at most (10)")
+    add("--json", action="store_true", help="print one JSON object")
+    add_connection(parser)
+    return parser
+
+
+def run(words: Sequence[str]) -> int:
+    command = parser()
+    arguments = command.parse_args(words)
+    if not 1 <= arguments.limit <= 100:
+        command.error(f"--limit {arguments.limit}: 1 to 100 are shown")
+    return run_to_end(_ask(arguments), arguments.server)
+
+
+async def _ask(arguments: argparse.Namespace) -> int:
+    request = pb.SlicesRequest(
+        from_unix_ms=int(max(arguments.since, 0.0) * 1000),
+        measure=arguments.measure,
+        limit=arguments.limit,
+    )
+    async with connect(arguments) as client:
+        found = await client.slices(request, TIMEOUT_S)
+    print(json.dumps(plain(found)) if arguments.json else _text(found))
+    return OK
+
+
+def _text(found: pb.SlicesResponse) -> str:
+    searched = f"{found.rows_searched} predictions searched in {found.seconds:.1f} s"
+    if not found.slices:
+        return f"no part of traffic is surely worse than the rest ({searched})"
+    lines = [f"{at}. {printable(row.words)}" for at, row in enumerate(found.slices, 1)]
+    return "\n".join([*lines, "", searched])
