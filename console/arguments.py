@@ -43,6 +43,8 @@ def _add_servers(found: argparse.ArgumentParser) -> None:
     add("--offline", action="store_true", help="ask no server: show what the cache holds")
     add("--tls", action="store_true", help="connect by TLS")
     add("--ca", type=Path, metavar="FILE", help="connect by TLS and trust these certificates (PEM)")
+    add("--cert", type=Path, metavar="FILE", help="show this certificate (PEM), over TLS")
+    add("--key", type=Path, metavar="FILE", help="and prove it with this key")
     add(
         "--token-file",
         type=Path,
@@ -149,11 +151,16 @@ def check_address(text: str) -> str:
 
 def check_access(arguments: argparse.Namespace) -> None:
     """Files that are named exist, and no token goes out in plaintext. Raises ValueError."""
-    for flag, file in (("--ca", arguments.ca), ("--token-file", arguments.token_file)):
+    for flag in ("--ca", "--cert", "--key", "--token-file"):
+        file = getattr(arguments, flag[2:].replace("-", "_"))
         if file is not None and not file.is_file():
             raise ValueError(f"{flag} {file}: there is no such file")
     if arguments.token_file is not None and not (arguments.tls or arguments.ca):
         raise ValueError("--token-file needs --tls or --ca: a token is never sent in plaintext")
+    if (arguments.cert is None) != (arguments.key is None):
+        raise ValueError("--cert and --key belong together")
+    if arguments.cert is not None and not (arguments.tls or arguments.ca):
+        raise ValueError("--cert needs --tls or --ca")
 
 
 def _at_least_one(text: str) -> int:

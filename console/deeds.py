@@ -146,7 +146,12 @@ class Deeds(QObject):
         access = self._bridge.access
         if access is not None:
             words += " --tls" if access.tls else ""
-            for flag, file in (("--ca", access.ca_file), ("--token-file", access.token_file)):
+            for flag, file in (
+                ("--ca", access.ca_file),
+                ("--cert", access.certificate),
+                ("--key", access.key),
+                ("--token-file", access.token_file),
+            ):
                 words += f" {flag} {shlex.quote(str(file))}" if file is not None else ""
         return f"{words} {servers}".strip()
 

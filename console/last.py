@@ -10,12 +10,17 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 
+FILES = ("ca", "token_file", "cert", "key")
+
+
 @dataclass(frozen=True, slots=True)
 class Last:
     servers: tuple[str, ...] = ()
     tls: bool = False
     ca: str = ""
     token_file: str = ""
+    cert: str = ""
+    key: str = ""
 
 
 def path() -> Path:
@@ -45,7 +50,7 @@ def recall(place: Path) -> Last:
     known = found if isinstance(found, dict) else {}
     servers = known.get("servers")
     named = servers if isinstance(servers, list) else []
-    texts = {key: known.get(key) for key in ("ca", "token_file")}
+    texts = {key: known.get(key) for key in FILES}
     return Last(
         servers=tuple(server for server in named if isinstance(server, str)),
         tls=known.get("tls") is True,

@@ -54,8 +54,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _last(arguments: argparse.Namespace, servers: list[str]) -> last.Last:
     """Names of files made absolute: a menu starts programs elsewhere."""
-    files = [str(f.resolve()) if f else "" for f in (arguments.ca, arguments.token_file)]
-    return last.Last(tuple(servers), bool(arguments.tls), *files)
+    files = {name: getattr(arguments, name) for name in last.FILES}
+    absolute = {name: str(file.resolve()) if file else "" for name, file in files.items()}
+    return last.Last(tuple(servers), bool(arguments.tls), **absolute)
 
 
 def _again(arguments: argparse.Namespace) -> list[str]:
@@ -67,10 +68,9 @@ def _again(arguments: argparse.Namespace) -> list[str]:
     servers = [check_address(server) for server in known.servers]
     arguments.offline = arguments.offline or not servers
     arguments.tls = arguments.tls or known.tls
-    arguments.ca = arguments.ca or (Path(known.ca) if known.ca else None)
-    arguments.token_file = arguments.token_file or (
-        Path(known.token_file) if known.token_file else None
-    )
+    for name in last.FILES:
+        before = getattr(known, name)
+        setattr(arguments, name, getattr(arguments, name) or (Path(before) if before else None))
     return servers
 
 
@@ -152,11 +152,11 @@ def _given(arguments: argparse.Namespace) -> frozenset[str]:
 
 
 def _access(arguments: argparse.Namespace) -> Access | None:
-    if not (arguments.tls or arguments.ca or arguments.token_file):
+    if not (arguments.tls or arguments.ca):
         return None
     from console.feed.address import Access
 
-    return Access(bool(arguments.tls or arguments.ca), arguments.ca, arguments.token_file)
+    return Access(True, arguments.ca, arguments.token_file, arguments.cert, arguments.key)
 
 
 def _system_theme() -> str:

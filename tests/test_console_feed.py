@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import socket
 import sqlite3
@@ -19,7 +20,7 @@ import pytest
 
 from console.arguments import check_address
 from console.cache.writer import Writer
-from console.domain import Action, AlertRow, DriftRow, Event, LatencyRow, ServerSnapshot, SliceRow
+from console.domain import Action, AlertRow, DriftRow, Event, LatencyRow, Link, ServerSnapshot, SliceRow
 from console.feed.address import Access, unprotected
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
@@ -28,6 +29,7 @@ from console.feed.hub import MOST_BACKLOG, Hub
 from proto import observe_pb2, observe_pb2_grpc
 from tests.fleet_story import FLEET
 from tests.observe_stand_in import Fleet, StandIn
+from tests.secure_edge import secure_edge
 
 
 class Kept:
@@ -84,6 +86,34 @@ def start(sink: Kept) -> Iterator[Callable[..., Hub]]:
 
 def latency_keys(found: Sequence[object]) -> set[tuple[int, str]]:
     return {(r.bucket_unix_ms, r.mix) for r in found if isinstance(r, LatencyRow)}
+
+
+def test_server_that_asks_for_certificates_shows_itself_to_ours_alone(
+    sink: Kept, tmp_path: Path
+) -> None:
+    async def heard(access: Access, address: str) -> Link:
+        hub = Hub([address], access, sink, lambda: None)
+        hub.start()
+        try:
+            for _ in range(200):
+                found = hub.links().get(address)
+                if found is not None and (found.state == "live" or found.detail):
+                    return found
+                await asyncio.sleep(0.05)
+            raise AssertionError("nothing was heard")
+        finally:
+            await asyncio.to_thread(hub.close)
+
+    async def play() -> tuple[Link, Link]:
+        async with secure_edge(tmp_path, mutual=True) as site:
+            ca, mine = site.pem / "ca.pem", site.pem / "client-observe"
+            ours = Access(True, ca, None, mine.with_suffix(".pem"), mine.with_suffix(".key"))
+            return await heard(ours, site.address), await heard(Access(True, ca), site.address)
+
+    known, stranger = asyncio.run(play())
+    assert known.state == "live", known.detail
+    assert stranger.state != "live"
+    assert "certificate" in stranger.detail, "what the other side means by hanging up"
 
 
 def test_outage_leaves_no_hole_in_the_record(sink: Kept, start: Callable[..., Hub]) -> None:

@@ -193,10 +193,22 @@ def test_version_is_told_and_again_needs_no_name(capsys: pytest.CaptureFixture[s
     assert "--again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--token-file", "token"], ["--cert", "me.pem", "--key", "me.key"], ["--tls", "--cert", "a"]],
+)
+def test_a_secret_without_tls_and_half_a_certificate_are_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "10.0.0.1:8433"]) == 2
+    assert words[-2] in capsys.readouterr().err or "--cert" in words
+
+
 def test_servers_of_the_last_time_come_back(tmp_path: Path) -> None:
     place = tmp_path / "config" / "last.json"
     assert last.recall(place) == last.Last()
-    kept = last.Last(("10.0.0.1:8433", "10.0.0.2:8433"), True, "/etc/ca.pem", "/run/token")
+    files = ("/etc/ca.pem", "/run/token", "/etc/me.pem", "/etc/me.key")
+    kept = last.Last(("10.0.0.1:8433", "10.0.0.2:8433"), True, *files)
     last.remember(kept, place)
     assert last.recall(place) == kept
     place.write_text('{"servers": "no list", "tls": "yes", "ca": 7}')

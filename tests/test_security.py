@@ -16,7 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from proto import admin_pb2, inference_pb2, observe_pb2
-from server.security import authority, roles, tls, tokens
+from server.commands.connection import refused
+from server.main import main as command
+from server.security import authority, pem, roles, tls, tokens
 from server.security.audit import AuditLog
 from server.security.guard import Guard, identity_of_uri
 from server.security.roles import ALLOWED, ROLES
@@ -242,3 +244,65 @@ async def test_health_answers_without_a_credential(site: Site) -> None:
     async with secure(site) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         await asyncio.wait_for(stub.Check(health_pb2.HealthCheckRequest()), 5)
+
+
+def test_tls_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    authority.make(tmp_path, ["localhost"], NOW)
+    authority.make(tmp_path / "old", ["localhost"], NOW - dt.timedelta(days=400))
+    (tmp_path / "bad.pem").write_text("no certificate")
+    good, key = tmp_path / "server.pem", tmp_path / "server.key"
+    pem.check_pair(good, key)
+    with pytest.raises(pem.BadPem, match=r"client-admin.key is not the key of .*server.pem"):
+        pem.check_pair(good, tmp_path / "client-admin.key")
+    with pytest.raises(pem.BadPem, match=r"bad.pem holds no certificate"):
+        pem.check_pair(tmp_path / "bad.pem", key)
+    with pytest.raises(pem.BadPem, match=r"bad.pem is no private key"):
+        pem.check_pair(good, tmp_path / "bad.pem")
+    assert pem.lapse(good, NOW) == ""
+    assert "EXPIRED on" in pem.lapse(tmp_path / "old" / "server.pem", NOW)
+    assert "expires on" in pem.lapse(good, NOW + dt.timedelta(days=390))
+    assert "not valid before" in pem.lapse(good, NOW - dt.timedelta(days=1))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tls-ca", "ca.pem", "--tls-cert", "client-admin.pem"], "belong together"),
+        (["--tls-ca", "ca.pem", "--tls-key", "client-admin.key"], "belong together"),
+        (["--tls-cert", "client-admin.pem", "--tls-key", "client-admin.key"], "need --tls-ca"),
+        (["--tls-ca", "ca.key"], "holds no certificate"),
+        (["--tls-ca", "ca.pem", "--tls-cert", "server.pem", "--tls-key", "ca.key"], "not the key"),
+    ],
+)
+def test_half_a_certificate_is_wrong_usage_and_not_an_abort(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority.make(tmp_path, ["localhost"], NOW)
+    there = [word if word.startswith("--") else str(tmp_path / word) for word in words]
+    with pytest.raises(SystemExit) as ended:
+        command(["status", "--server", "localhost:1", *there])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_server_with_a_foreign_key_says_so_and_not_that_its_port_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority.make(tmp_path, ["localhost"], NOW)
+    files = ["--tls-cert", str(tmp_path / "server.pem"), "--tls-key", str(tmp_path / "ca.key")]
+    assert command([*files, "--listen", "localhost:0", "--data", str(tmp_path / "data")]) != 0
+    said = capsys.readouterr()
+    assert "ca.key is not the key of" in said.err + said.out
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("last error: UNAVAILABLE: ipv4:127.0.0.1:1: Socket closed", "--tls-cert"),
+        ("Hostname Verification Check failed.", "another name"),
+        ("SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: certificate has expired", "has expired"),
+        ("Connection refused", ""),
+    ],
+)
+def test_a_broken_handshake_is_told_with_what_it_may_mean(message: str, said: str) -> None:
+    assert (said in refused(message)) if said else refused(message) == ""

@@ -12,11 +12,14 @@ from grpc import aio
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Files are read when a channel is opened, in the I/O thread."""
+    """Files are read when a channel is opened, in the I/O thread. `certificate` and `key` say who
+    this is to a server that asks every client for a certificate."""
 
     tls: bool = False
     ca_file: Path | None = None
     token_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
 
 
 _OPTIONS = (
@@ -44,9 +47,22 @@ def open_channel(address: str, access: Access) -> aio.Channel:
     """Raises OSError when a file of `access` cannot be read."""
     if not access.tls:
         return aio.insecure_channel(address, options=_OPTIONS)
-    roots = access.ca_file.read_bytes() if access.ca_file else None
-    credentials = grpc.ssl_channel_credentials(root_certificates=roots)
+    roots, key, certificate = (
+        file.read_bytes() if file else None
+        for file in (access.ca_file, access.key, access.certificate)
+    )
+    credentials = grpc.ssl_channel_credentials(roots, key, certificate)
     return aio.secure_channel(address, credentials, options=_OPTIONS)
+
+
+def refused(message: str, access: Access) -> str:
+    """What a broken handshake may mean: gRPC tells the server's side of it only to the server."""
+    if "Socket closed" not in message and "Connection reset" not in message:
+        return ""
+    if not access.tls:
+        return ". It may want TLS: --tls --ca FILE"
+    wanted = "another" if access.certificate else "a"
+    return f". It may want {wanted} certificate that it trusts and that is valid: --cert, --key"
 
 
 def metadata(access: Access) -> tuple[tuple[str, str], ...]:

@@ -77,6 +77,7 @@ class ServerLink:
                     await self._session(channel)
             except aio.AioRpcError as error:
                 why = plain(f"{error.code().name}: {error.details()}", 300)
+                why += reach.refused(str(error.details()), self._access)
             except (OSError, ValueError) as error:
                 why = plain(str(error), 300)
             except Exception:

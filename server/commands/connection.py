@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime as dt
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
 
 from server.client import Client, Failure
 from server.config import ServerConfig
+from server.security import pem
 
 OK = 0
 FAILED = 1
@@ -46,12 +49,12 @@ def connect(arguments: argparse.Namespace) -> Client:
     """An open client; ends the program with a usage error when a TLS file cannot be read."""
     if arguments.tls_ca is None:
         if arguments.token_file is not None:
-            print(
-                "--token-file needs --tls-ca: a token is never sent in plaintext", file=sys.stderr
-            )
-            raise SystemExit(USAGE)
+            _end("--token-file needs --tls-ca: a token is never sent in plaintext")
+        if arguments.tls_cert is not None or arguments.tls_key is not None:
+            _end("--tls-cert and --tls-key need --tls-ca: which servers to trust")
         return Client(arguments.server)
     try:
+        _check(arguments)
         credentials = grpc.ssl_channel_credentials(
             arguments.tls_ca.read_bytes(),
             arguments.tls_key.read_bytes() if arguments.tls_key else None,
@@ -61,9 +64,28 @@ def connect(arguments: argparse.Namespace) -> Client:
             token = grpc.access_token_call_credentials(arguments.token_file.read_text().strip())
             credentials = grpc.composite_channel_credentials(credentials, token)
     except OSError as error:
-        print(f"cannot read {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(USAGE) from None
+        _end(f"cannot read {error.filename}: {error.strerror}")
     return Client(arguments.server, credentials)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Ends the program for files that gRPC would abort it for, or blame on the server."""
+    certificate, key = arguments.tls_cert, arguments.tls_key
+    if (certificate is None) != (key is None):
+        _end("--tls-cert and --tls-key belong together")
+    try:
+        pem.certificates(arguments.tls_ca)
+        if certificate is not None:
+            pem.check_pair(certificate, key)
+            if lapse := pem.lapse(certificate, dt.datetime.now(dt.UTC)):
+                print(lapse, file=sys.stderr)
+    except pem.BadPem as error:
+        _end(str(error))
+
+
+def _end(words: str) -> NoReturn:
+    print(words, file=sys.stderr)
+    raise SystemExit(USAGE)
 
 
 def run_to_end(command: Coroutine[None, None, int], server: str) -> int:
@@ -82,11 +104,25 @@ def told(failure: Failure, server: str) -> str:
         # gRPC tells each address it tried; the last words say what became of them.
         why = failure.message.rpartition(": ")[2].rstrip("]") or "no answer"
         hint = "start one with `server`, or say where it listens by --server HOST:PORT"
-        return f"no server at {server}: {why}; {hint}"
+        return f"no server at {server}: {why}; {refused(failure.message) or hint}"
     text = f"{server} answered {failure.code.name}: {failure.message}"
     if failure.retry_after_s:
         text += f" (come back in {failure.retry_after_s:g} s)"
     return text
+
+
+def refused(message: str) -> str:
+    """What a broken handshake means: gRPC tells the server's side of it only to the server."""
+    if "Socket closed" in message or "Connection reset" in message:
+        return (
+            "something listens there and hung up: it may want TLS (--tls-ca), or a certificate "
+            "of a CA it trusts that has not expired (--tls-cert, --tls-key)"
+        )
+    if "Hostname Verification" in message:
+        return "its certificate is for another name: call it by one that `init-tls --host` named"
+    if "CERTIFICATE_VERIFY_FAILED" in message:
+        return "its certificate is not of this CA (--tls-ca), or has expired"
+    return ""
 
 
 def exit_code(failure: Failure) -> int:

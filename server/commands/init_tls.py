@@ -49,6 +49,9 @@ def run(words: Sequence[str]) -> int:
         f"--tls-client-ca {directory}/ca.pem --listen 0.0.0.0:8433\n"
         "Call with:\n"
         f"  server predict --tls-ca {directory}/ca.pem --tls-cert {directory}/client-predict.pem "
-        f"--tls-key {directory}/client-predict.key --text ..."
+        f"--tls-key {directory}/client-predict.key --text ...\n"
+        "Watch with:\n"
+        f"  console --ca {directory}/ca.pem --cert {directory}/client-observe.pem "
+        f"--key {directory}/client-observe.key HOST:8433"
     )
     return OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import faulthandler
 import logging
 import os
@@ -32,6 +33,7 @@ from server.instrumented import Instrumented
 from server.notify import ServiceManager, service_manager
 from server.pool import Pool
 from server.process import DIGESTS, replica_spawner
+from server.security import pem
 from server.security.audit import AuditLog
 from server.security.guard import Guard
 from server.security.tls import TlsFiles, server_credentials
@@ -295,7 +297,14 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     if config.tls_cert is None or config.tls_key is None:
         raise CannotListen("TLS needs both --tls-cert and --tls-key")
     try:
+        pem.check_pair(config.tls_cert, config.tls_key)
+        if config.tls_client_ca is not None:
+            pem.certificates(config.tls_client_ca)
+        if lapse := pem.lapse(config.tls_cert, dt.datetime.now(dt.UTC)):
+            print(f"certificate: {lapse}", flush=True)
         files = TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
         return server_credentials(files)
     except OSError as error:
         raise CannotListen(f"cannot read {error.filename}: {error.strerror}") from None
+    except pem.BadPem as error:
+        raise CannotListen(str(error)) from None

@@ -1,0 +1,49 @@
+"""Whether the files of TLS can be used, in words: what gRPC itself says of a bad one is an abort, or
+"socket closed" at the other end."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+SOON = dt.timedelta(days=14)
+
+
+class BadPem(Exception):
+    """Which file, what is wrong with it, and the remedy."""
+
+
+def check_pair(certificate: Path, key: Path) -> None:
+    """Raises BadPem unless this key belongs to this certificate; OSError when it cannot be read."""
+    first = certificates(certificate)[0]
+    try:
+        secret = serialization.load_pem_private_key(key.read_bytes(), None)
+    except (ValueError, TypeError) as error:
+        raise BadPem(f"{key} is no private key in PEM without a passphrase: {error}") from None
+    if secret.public_key() != first.public_key():
+        raise BadPem(f"{key} is not the key of {certificate}: give the two that were made together")
+
+
+def certificates(file: Path) -> list[x509.Certificate]:
+    """Raises BadPem, OSError."""
+    content = file.read_bytes()
+    try:
+        return x509.load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise BadPem(f"{file} holds no certificate in PEM: {error}") from None
+
+
+def lapse(certificate: Path, now: dt.datetime) -> str:
+    """That it is over, not begun, or soon over; "" of one that is good for a while."""
+    first = certificates(certificate)[0]
+    end, begin = first.not_valid_after_utc, first.not_valid_before_utc
+    if now > end:
+        return f"{certificate} EXPIRED on {end:%Y-%m-%d %H:%M} UTC: replace it"
+    if now < begin:
+        return f"{certificate} is not valid before {begin:%Y-%m-%d %H:%M} UTC: look at the clock"
+    if end - now < SOON:
+        return f"{certificate} expires on {end:%Y-%m-%d %H:%M} UTC"
+    return ""
