@@ -12,6 +12,8 @@ from typing import Any
 from proto import admin_pb2 as pb
 from proto import inference_pb2
 from server.answers import stamp_message
+from server.asker import ASKER
+from server.caller import caller_of
 from server.deployment import Deployment
 from server.engine import Engine
 from server.envelope import message_of
@@ -39,7 +41,8 @@ class Admin:
     leave: Callable[[], None]
     rehearsals: Rehearsals | None = None  # None as the deployment
 
-    async def Load(self, data: bytes, _context: Any) -> AsyncIterator[pb.Progress]:
+    async def Load(self, data: bytes, context: Any) -> AsyncIterator[pb.Progress]:
+        _asked_by(context)
         request = message_of(pb.LoadRequest, data)
         if request.swap not in ("", *SWAPS):
             words = f"{request.swap!r} is not offered; {' and '.join(SWAPS)} are"
@@ -56,7 +59,8 @@ class Admin:
         except DeployRefused as refusal:
             raise _refused(refusal) from None
 
-    async def Activate(self, data: bytes, _context: Any) -> pb.Progress:
+    async def Activate(self, data: bytes, context: Any) -> pb.Progress:
+        _asked_by(context)
         request = message_of(pb.ActivateRequest, data)
         share, minutes = request.canary_share, request.canary_minutes or CANARY_MINUTES
         if not 0 <= share < 1:
@@ -71,7 +75,8 @@ class Admin:
         except DeployRefused as refusal:
             raise _refused(refusal) from None
 
-    async def Rollback(self, data: bytes, _context: Any) -> pb.Progress:
+    async def Rollback(self, data: bytes, context: Any) -> pb.Progress:
+        _asked_by(context)
         request = message_of(pb.RollbackRequest, data)
         try:
             return _progress(await self._deployment().roll_back(request.reason))
@@ -90,7 +95,8 @@ class Admin:
             message.roles.extend(held.get(one.stored.stamp, ()))
         return response
 
-    async def Rehearse(self, data: bytes, _context: Any) -> AsyncIterator[pb.RehearseEvent]:
+    async def Rehearse(self, data: bytes, context: Any) -> AsyncIterator[pb.RehearseEvent]:
+        _asked_by(context)
         request = message_of(pb.RehearseRequest, data)
         wanted = wanted_of(request)
         self._deployment()
@@ -137,6 +143,12 @@ class Admin:
             done=step == "drained",
             stamp=stamp_message(self.engine.facts),
         )
+
+
+def _asked_by(context: Any) -> None:
+    """Whom the guard knows, else what the caller says of itself."""
+    if not ASKER.get():
+        ASKER.set(caller_of(context).client)
 
 
 def _progress(step: Step) -> pb.Progress:

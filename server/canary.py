@@ -56,7 +56,10 @@ class Canary:
         minutes, of = (self.clock() - self.began) / 60, self.seconds / 60
         name = self.pool.facts.stamp_name if self.pool.facts else ""
         how = "held: activate it or roll it back" if self.held else f"{minutes:.1f} of {of:g} min"
-        found = "; ".join(f"{m.name} {m.verdict}" for m in self._measures if m.verdict != "none")
+        found = "; ".join(
+            f"{m.name} {m.verdict}" if m.verdict != "none" else f"{m.name} not compared, {m.words}"
+            for m in self._measures
+        )
         return f"{self.share:.0%} of the sessions on {name}, {how}; {found or 'no rows yet'}"
 
     def evidence(self) -> str:
@@ -73,4 +76,8 @@ class Canary:
 
 
 def told(measures: list[Measure] | tuple[Measure, ...]) -> str:
-    return "; ".join(f"{m.name} {m.verdict}: {m.words}" for m in measures if m.verdict != "none")
+    """What was not compared is said too: nobody shall take it for found well."""
+    return "; ".join(
+        f"{m.name} {'not compared' if m.verdict == 'none' else m.verdict}: {m.words}"
+        for m in measures
+    )

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from server.asker import ASKER, ITSELF
 from server.bundle_store import SHORT, BundleStore, Stored, StoreRefused
 from server.canary import Canary
 from server.errors import DeployRefused
@@ -249,6 +250,7 @@ class Deployment:
         return _step("canary", canary.pool, words)
 
     async def _watch(self, canary: Canary) -> None:
+        ASKER.set(ITSELF)
         while self.lineup.canary is canary:
             await asyncio.sleep(self.look_s)
             if self.lineup.canary is not canary:
@@ -273,6 +275,8 @@ class Deployment:
         return switched(canary.pool, self.lineup.active, 0.0)
 
     async def stop(self) -> None:
+        if self.lineup.canary is not None:  # a restart serves what was active, and to everybody
+            self.told("canary-rolled-back", self._of(self.lineup.canary), "the server stopped")
         for task in [*self._tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.asker import ASKER
 from server.errors import DeployRefused
 from server.steps import Switch
 from server.telemetry.errors import StoreBusy, TelemetryError
@@ -70,7 +71,7 @@ class Deploys:
         self, action: str, stamp: str = "", name: str = "", before: str = "", detail: str = ""
     ) -> None:
         at_ms = int(self.wall() * 1000)
-        self.witness.deployed(DeployRow(at_ms, action, stamp, name, before, "", detail))
+        self.witness.deployed(DeployRow(at_ms, action, stamp, name, before, ASKER.get(), detail))
 
 
 def trial_of(active: Facts, candidate: Facts) -> Trial:

@@ -203,7 +203,12 @@ class Lineup:
 
     def activate(self, stamp: str) -> Switch:
         """Serve the candidate or standby with this stamp from now on. Raises DeployRefused."""
-        return self._switch(self._ready(stamp))
+        chosen, canary = self._ready(stamp), self.canary
+        if canary is not None and chosen is not canary.pool:
+            on_trial = stamp_of(canary.pool)[:12]
+            words = f"a canary of {on_trial} is running: activate that one, or roll it back first"
+            raise DeployRefused("activate", words)
+        return self._switch(chosen)
 
     def begin_canary(self, stamp: str, make: Callable[[Pool], Canary]) -> Canary:
         """Give a loaded stamp a share of the sessions. Raises DeployRefused."""

@@ -2,7 +2,7 @@
 
 The draw makes both sides alike in everything but the bundle, at the same time of day. The bounds
 hold however often they are looked at (server/telemetry/sequential.py); a session counts as what it
-is, many rows that are alike. All five measures together send a candidate that is within its bounds
+is, many rows that are alike. All six measures together send a candidate that is within its bounds
 back with probability ALPHA at most.
 """
 
@@ -21,7 +21,7 @@ from server.telemetry.sequential import Clustered, mean_halfwidth
 from server.types import Answer, Outcome, Work
 
 ALPHA = 0.01
-MEASURES = ("errors", "latency", "confidence", "estimated value", "realised value")
+MEASURES = ("errors", "latency", "confidence", "estimated value", "accuracy", "realised value")
 EACH = ALPHA / len(MEASURES)
 MIN_ROWS, MIN_GROUPS, MIN_LABELLED = 100, 30, 30
 MINUTE_S = 60.0
@@ -36,8 +36,9 @@ class Bounds:
 
     More rows that fail: surely more than `errors_back` sends it back, surely fewer than
     `errors_fine` is fine. (To show fewer than half a point more would take thousands of rows.)
-    Slow is what takes longer than `slow_times` the active bundle's p95 of the same minute. Means
-    may fall by `worse_sd` standard deviations of the rows.
+    Slow is what takes longer than `slow_times` the active bundle's p95 of the same minute: more of
+    that than `slow_share`, and than the active bundle has itself, sends it back. Means may fall by
+    `worse_sd` standard deviations of the rows.
     """
 
     errors_back: float = 0.005
@@ -45,6 +46,8 @@ class Bounds:
     slow_times: float = 1.25
     slow_share: float = 0.05
     worse_sd: float = 0.2
+    wrong_back: float = 0.02
+    wrong_fine: float = 0.05
 
 
 BOUNDS = Bounds()
@@ -66,6 +69,7 @@ class Side:
         self.stick = stick
         self.errors, self.slow = Clustered(), Clustered()
         self.confidence, self.value, self.realised = Clustered(), Clustered(), Clustered()
+        self.wrong = Clustered()  # of answers whose truth is known
         self.last: deque[bool] = deque(maxlen=LAST)
         self.totals: deque[tuple[float, float]] = deque(maxlen=WINDOW_ROWS)
 
@@ -121,9 +125,9 @@ class Trial:
         self, side: Side, group: str, work: Work, answer: Answer, total_ms: float
     ) -> None:
         side.confidence.add(group, answer.confidence)
-        if side.stick is None:
-            return
-        value = side.stick.estimated(answer.label, answer.confidence)
+        value = math.nan
+        if side.stick is not None:
+            value = side.stick.estimated(answer.label, answer.confidence)
         if not math.isnan(value):
             side.value.add(group, value)
         self._waiting[work.id] = (side, group, answer.label, total_ms / 1e3)
@@ -135,7 +139,11 @@ class Trial:
         if result.status not in (JOINED, CORRECTED):
             return
         side, group, said, took_s = self._waiting.pop(item.prediction_id, (None, "", "", 0.0))
-        if side is None or side.stick is None:
+        if side is None:
+            return
+        if item.label:
+            side.wrong.add(group, item.label != said)
+        if side.stick is None:
             return
         value = item.value
         if value is None:
@@ -167,6 +175,7 @@ class Trial:
             self._latency(limit, self.candidate.p95(now)),
             self._mean("confidence", self.active.confidence, self.candidate.confidence, ""),
             self._mean("estimated value", self.active.value, self.candidate.value, unit),
+            self._accuracy(),
             self._realised(unit),
         )
 
@@ -187,17 +196,19 @@ class Trial:
         return Measure("errors", verdict, words)
 
     def _latency(self, active_ms: float, candidate_ms: float) -> Measure:
-        slow = self.candidate.slow
-        low, high = slow.share_bounds(EACH)
+        slow, theirs = self.candidate.slow, self.active.slow
+        low, high = slow.share_bounds(EACH / 2)
+        their_low, their_high = theirs.share_bounds(EACH / 2)
         verdict: Verdict = "unsure"
-        if low > self._bounds.slow_share:
+        # What slows both down, as more traffic or a busy neighbour, says nothing of the candidate.
+        if low > max(self._bounds.slow_share, their_high):
             verdict = "worse"
-        elif high < self._bounds.slow_share:
+        elif high - their_low < self._bounds.slow_share:
             verdict = "fine"
         words = (
             f"p95 {candidate_ms:.0f} ms against {active_ms:.0f} ms in the same minute; "
             f"{low:.1%} to {high:.1%} of {slow.n} rows over {self._bounds.slow_times:g} times "
-            f"that, {self._bounds.slow_share:.0%} may"
+            f"that, {self._bounds.slow_share:.0%} may; of the active bundle's {theirs.mean:.1%}"
         )
         return Measure("latency", verdict, words)
 
@@ -221,6 +232,30 @@ class Trial:
 
     def _margin(self, theirs: Clustered, ours: Clustered) -> float:
         return self._bounds.worse_sd * max(theirs.deviation, ours.deviation)
+
+    def _accuracy(self) -> Measure:
+        """Values of single answers may differ so much that their mean tells little: a model that
+        errs three times as often is then seen here first. What errs more and is worth more is what
+        an objective is for, and goes on."""
+        ours, theirs = self.candidate.wrong, self.active.wrong
+        if min(ours.groups, theirs.groups) < MIN_LABELLED:
+            return Measure("accuracy", "none", f"{ours.n} and {theirs.n} labels so far")
+        low, high = ours.share_bounds(EACH / 2)
+        their_low, their_high = theirs.share_bounds(EACH / 2)
+        worth_more = self.candidate.realised.mean > self.active.realised.mean
+        verdict: Verdict = "none"
+        if low - their_high > self._bounds.wrong_back and not worth_more:
+            verdict = "worse"
+        elif high - their_low < self._bounds.wrong_fine:
+            verdict = "fine"
+        elif ours.mean - theirs.mean > self._bounds.wrong_back and not worth_more:
+            verdict = "unsure"
+        words = (
+            f"{ours.mean:.1%} of {ours.n} wrong against {theirs.mean:.1%} of {theirs.n}; between "
+            f"{low - their_high:+.1%} and {high - their_low:+.1%}, back above "
+            f"{self._bounds.wrong_back:+.0%}"
+        )
+        return Measure("accuracy", verdict, words)
 
     def _realised(self, unit: str) -> Measure:
         """Labels come late and for few rows: too few to be sure hold nothing up, unless they point

@@ -125,6 +125,7 @@ async def test_one_that_is_not_worse_is_promoted_at_the_end(tmp_path: Path) -> N
         async with traffic(found):
             await until(lambda: found.engine.lineup.canary is None, 60)
         assert found.told[-1][:2] == ("canary-promoted", "b")
+        assert "realised value not compared: 0 and 0 labels so far" in found.told[-1][2]
         # The links on disk follow the switch.
         await until(lambda: found.deployment.store.current.stamp == B)  # type: ignore[union-attr]
         done = await found.deployment.roll_back("all the same")
@@ -146,6 +147,12 @@ async def test_too_few_rows_hold_it_where_it_is(tmp_path: Path) -> None:
         assert await stamp_of(found, "all") == "b"
 
 
+async def test_a_server_that_ends_says_that_its_canary_has_ended(tmp_path: Path) -> None:
+    async with desk(tmp_path) as found:
+        await begun(found)
+    assert found.told[-1] == ("canary-rolled-back", "b", "the server stopped")
+
+
 async def test_rollback_ends_it_and_nothing_else(tmp_path: Path) -> None:
     async with desk(tmp_path) as found:
         await found.load("c", activate=True)
@@ -160,16 +167,20 @@ async def test_rollback_ends_it_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ask", "why"),
     [
-        (lambda d: d.load("c"), "a canary is running"),
+        (lambda d: d.load("d"), "a canary is running"),
         (lambda d: d.deployment.start_canary(B, 0.1, 60), "on trial already"),
         (lambda d: d.deployment.start_canary("e" * 64, 0.1, 60), "on trial already"),
+        (lambda d: d.deployment.activate("c" * 64), "canary of bbbbbbbbbbbb is running"),
     ],
 )
 async def test_one_at_a_time(tmp_path: Path, ask: Callable[[Desk], Any], why: str) -> None:
     async with desk(tmp_path) as found:
+        await found.load("c", activate=True)
+        await found.load("a", activate=True)  # c is the standby now
         await begun(found)
         with pytest.raises(DeployRefused, match=why):
             await ask(found)
+        assert found.engine.lineup.canary is not None
 
 
 async def test_only_what_is_loaded_can_be_tried(tmp_path: Path) -> None:

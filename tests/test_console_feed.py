@@ -20,7 +20,16 @@ import pytest
 
 from console.arguments import check_address
 from console.cache.writer import Writer
-from console.domain import Action, AlertRow, DriftRow, Event, LatencyRow, Link, ServerSnapshot, SliceRow
+from console.domain import (
+    Action,
+    AlertRow,
+    DriftRow,
+    Event,
+    LatencyRow,
+    Link,
+    ServerSnapshot,
+    SliceRow,
+)
 from console.feed.address import Access, unprotected
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset

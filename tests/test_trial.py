@@ -75,7 +75,7 @@ def test_an_equal_candidate_is_found_fine_and_never_sent_back() -> None:
         _, looks = run(even, rows=9000, share=0.2, seed=seed)
         assert worse(looks) == set()
         verdicts = {m.name: m.verdict for m in looks[-1]}
-        assert verdicts.pop("realised value") == "none"
+        assert verdicts.pop("realised value") == verdicts.pop("accuracy") == "none"
         assert set(verdicts.values()) == {"fine"}, looks[-1]
 
 
@@ -100,6 +100,18 @@ def test_slowness_is_found_and_a_busy_moment_of_both_is_not() -> None:
     assert worse(run(busy)[1]) == set()
 
 
+def test_a_machine_that_gets_slower_for_both_says_nothing_of_the_candidate() -> None:
+    seen = 0
+
+    def row(random: np.random.Generator, candidate: bool) -> tuple[float, float, bool]:
+        nonlocal seen
+        seen += 1
+        confidence, total_ms, fails = even(random, candidate)
+        return confidence, total_ms * (3.0 if seen % 4000 > 2000 else 1.0), fails
+
+    assert worse(run(row, rows=12000, share=0.2)[1]) == set()
+
+
 def test_lower_confidence_lowers_the_estimated_value_and_both_are_found() -> None:
     def unsure(random: np.random.Generator, candidate: bool) -> tuple[float, float, bool]:
         confidence, total_ms, fails = even(random, candidate)
@@ -120,6 +132,22 @@ def test_what_turned_out_to_be_true_outweighs_confident_answers() -> None:
     told_twice = trial.candidate.realised.n
     trial.learnt(FeedbackItem("8999", "ok"), FeedbackResult("8999", JOINED))
     assert trial.candidate.realised.n == told_twice
+
+
+def test_more_wrong_answers_are_found_where_rare_disasters_hide_them_in_the_value() -> None:
+    dear = replace(BUNDLE, objective=OBJECTIVE.replace(b"-50", b"-50000"))
+    for worth_more, expected in ((False, "worse"), (True, "none")):
+        trial, _ = run(even, rows=2000, share=0.3)
+        stick = yardsticks(dear, dear).before
+        trial.active.stick = trial.candidate.stick = stick
+        random = np.random.default_rng(7)
+        for name, (side, *_) in [*trial._waiting.items()]:
+            right = random.random() < (0.91 if side is trial.active else 0.7)
+            value = 9e9 if worth_more and side is trial.candidate else None
+            item = FeedbackItem(name, "stop" if right else "ok", value=value)
+            trial.learnt(item, FeedbackResult(name, JOINED))
+        found = {m.name: m for m in trial.measures()}
+        assert found["accuracy"].verdict == expected, found["accuracy"]
 
 
 def test_few_rows_decide_nothing_unless_most_of_them_fail() -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 
 import grpc
 
+from server.asker import ASKER
 from server.security.audit import AuditLog
 from server.security.roles import ADMIN, ALLOWED, ROLES, Role, is_open, permits
 from server.security.tokens import Identity, TokenFile
@@ -50,7 +51,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             inner = handler.unary_unary
 
         async def call(request: Any, context: Any) -> Any:
-            await self._check(method, context)
+            ASKER.set(await self._check(method, context))
             answer = inner(request, context)
             if inspect.isasyncgen(answer):
                 async for message in answer:
@@ -60,13 +61,15 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         return wrap(call, handler.request_deserializer, handler.response_serializer)
 
-    async def _check(self, method: str, context: Any) -> None:
+    async def _check(self, method: str, context: Any) -> str:
+        """Who calls; ends the call of whoever may not."""
         identity = self.identity(context)
         denial = judge(method, identity)
         if self._audit is not None and ALLOWED.get(method) == ADMIN:
             self._audit.write(method, identity, context.peer(), denied=denial is not None)
         if denial is not None:
             await context.abort(*denial)
+        return identity.name if identity is not None else ""
 
     def identity(self, context: Any) -> Identity | None:
         """A token counts before a certificate: it is the narrower statement."""

@@ -1,4 +1,4 @@
-"""Whether the files of TLS can be used, in words: what gRPC itself says of a bad one is an abort, or
+"""Whether the files of TLS can be used, in words: gRPC answers a bad one by an abort, or by
 "socket closed" at the other end."""
 
 from __future__ import annotations
