@@ -173,12 +173,15 @@ class BundleStore:
         unused.sort(key=lambda bundle: bundle.path.stat().st_mtime_ns)
         unused = unused[: max(0, len(unused) - newest)]
         for bundle in unused:
-            # Out of sight first: half a bundle is never seen under its name.
-            doomed = bundle.path.parent / f"{_PARTIAL}{bundle.path.name}-{os.getpid()}"
-            bundle.path.rename(doomed)
-            self._step("hidden")
-            _remove(doomed)
+            self.remove(bundle)
         return unused
+
+    def remove(self, bundle: Stored) -> None:
+        """Out of sight first: half a bundle is never seen under its name."""
+        doomed = bundle.path.parent / f"{_PARTIAL}{bundle.path.name}-{os.getpid()}"
+        bundle.path.rename(doomed)
+        self._step("hidden")
+        _remove(doomed)
 
     def _known(self, name: str) -> Stored | None:
         """None also for a linked bundle that is damaged."""
@@ -214,13 +217,26 @@ def identify(path: Path) -> tuple[str, str]:
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
         name, stamp = str(manifest["name"]), str(manifest["stamp"])
-    except OSError as error:
-        raise StoreRefused(f"{path} is no bundle: manifest.json: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreRefused(f"{path} is no bundle: manifest.json: {error!r}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreRefused(f"{path} is no bundle: {_why(path, error)}") from error
     if not _NAME.fullmatch(name) or not _HEX.fullmatch(stamp):
         raise StoreRefused(f"{path}/manifest.json names {name!r} and stamp {stamp!r}")
     return name, stamp
+
+
+def _why(path: Path, error: Exception) -> str:
+    """In words; a path means the same to the server only on its own host."""
+    if not os.path.lexists(path):
+        return "there is nothing of that name on the server's host"
+    if not path.is_dir():
+        return "it is not a directory"
+    if isinstance(error, FileNotFoundError):
+        return "it holds no manifest.json; is it being written still?"
+    if isinstance(error, PermissionError):
+        return f"{error.filename} may not be read by the server's user"
+    if isinstance(error, KeyError):
+        return f"its manifest.json has no {error}"
+    return f"manifest.json: {error}"
 
 
 def _copy(source: Path, target: Path, progress: Progress | None) -> None:

@@ -20,9 +20,9 @@ from server.canary import Canary
 from server.errors import DeployRefused
 from server.lineup import Lineup
 from server.listing import roles
-from server.pool import Pool
+from server.proving import step
 from server.routes import stamp_of, switched
-from server.steps import Step, Steps, Switch, detached
+from server.steps import Step, Steps, Switch, activated, detached
 from server.swap import ROLLING, choose
 from server.trial import Trial
 from server.types import Facts
@@ -34,6 +34,7 @@ Told = Callable[[str, Switch | None, str], None]
 # The trial of a candidate against what serves, from what both bundles say of themselves.
 Trials = Callable[[Facts, Facts], Trial]
 CANARY_LOOK_S = 1.0
+DAMAGED = ("names", "kind", "manifest", "files", "format", "hash")  # checks of a bundle's files
 COLD = "cold"  # the check that a rollback without a warm standby is refused with
 
 
@@ -57,6 +58,7 @@ class Deployment:
     look_s: float = CANARY_LOOK_S
     _copied: set[str] = field(default_factory=set, init=False)  # stamps on their way into a pool
     _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _left: str = field(default="", init=False)  # rolled back from, until the next switch
     _linking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     # ---- load ----------------------------------------------------------------------------------
@@ -70,32 +72,34 @@ class Deployment:
         except (StoreRefused, OSError) as error:
             raise self._refused(DeployRefused("store", str(error))) from None
         async with aclosing(self._load(stored, swap, activate, "activate", "")) as steps:
-            async for step in steps:
-                yield step
+            async for one in steps:
+                yield one
 
     async def roll_back_cold(self, reason: str, swap: str = "") -> Steps:
         """To the store's previous bundle, which is loaded for it. Raises DeployRefused."""
         previous = self.store.previous
         if previous is None:
             raise DeployRefused("rollback", "there is no previous bundle in the store")
+        self._check_back(previous.stamp)
         async with aclosing(self._load(previous, swap, True, "rollback", reason)) as steps:
-            async for step in steps:
-                yield step
+            async for one in steps:
+                yield one
 
     async def _load(
         self, stored: Stored, swap: str, activate: bool, action: str, reason: str
     ) -> Steps:
         chosen, said = await self._choose(stored, swap, activate)
-        for step in (*said, *await self._keep_active()):
-            yield step
+        for one in (*said, *await self._keep_active()):
+            yield one
         if chosen == ROLLING:
             # Half a roll is no state to be left in because somebody's connection broke.
-            steps = detached(self._journaled(self._rolled(stored, action, reason)), self._tasks)
+            rolled = self._rolled(stored, action, reason)
+            steps = detached(self._journaled(rolled, stored), self._tasks)
         else:
-            steps = self._journaled(self._beside(stored, activate, action, reason))
+            steps = self._journaled(self._beside(stored, activate, action, reason), stored)
         async with aclosing(steps):
-            async for step in steps:
-                yield step
+            async for one in steps:
+                yield one
 
     async def _choose(self, stored: Stored, swap: str, activate: bool) -> tuple[str, list[Step]]:
         """How it takes the other's place, and the room for it. Raises DeployRefused."""
@@ -129,20 +133,31 @@ class Deployment:
             return [Step("keeping", 0.0, f"NO COLD ROLLBACK, it cannot be kept: {error}")]
         return [Step("keeping", 0.0, f"{facts.stamp_name}, to be able to go back to it")]
 
-    async def _journaled(self, steps: Steps) -> Steps:
+    async def _journaled(self, steps: Steps, stored: Stored) -> Steps:
         try:
             async with aclosing(steps):
-                async for step in steps:
-                    yield step
+                async for one in steps:
+                    yield one
         except DeployRefused as refusal:
+            await self._forget_damaged(stored, refusal)
             raise self._refused(refusal) from None
+
+    async def _forget_damaged(self, stored: Stored, refusal: DeployRefused) -> None:
+        """A copy whose files are not the manifest's, as of a bundle that was still being written,
+        must not stand in for the whole one at the next load."""
+        if refusal.check not in DAMAGED or stored.stamp in roles(self.lineup):
+            return
+        try:
+            await asyncio.to_thread(self.store.remove, stored)
+        except OSError as error:
+            logger.error("the damaged %s stays in the store: %s", stored.path, error)
 
     async def _beside(self, stored: Stored, activate: bool, action: str, reason: str) -> Steps:
         self._copied.add(stored.stamp)
         try:
             async with aclosing(self.lineup.load(stored.path)) as steps:
-                async for step in steps:
-                    yield step
+                async for one in steps:
+                    yield one
         finally:
             self._copied.discard(stored.stamp)
         self.told("load", None, f"{stored.name} {stored.stamp} is ready")
@@ -151,14 +166,14 @@ class Deployment:
         switch = self.lineup.activate(stored.stamp)
         if action == "rollback":
             self.lineup.leave_sessions()
-        yield await self._noted(action, _activated(switch), reason)
+        yield await self._noted(action, activated(switch), reason)
 
     async def _rolled(self, stored: Stored, action: str, reason: str) -> Steps:
         self._copied.add(stored.stamp)
         try:
             async with aclosing(self.lineup.roll(stored.path)) as steps:
-                async for step in steps:
-                    yield await self._noted(action, step, reason) if step.switch else step
+                async for one in steps:
+                    yield await self._noted(action, one, reason) if one.switch else one
         finally:
             self._copied.discard(stored.stamp)
 
@@ -168,7 +183,7 @@ class Deployment:
         """For everybody, at once; a canary of it is over then. Raises DeployRefused."""
         stored, canary = self._find(stamp), self.lineup.canary
         evidence = f"canary ended: {canary.evidence()}" if canary is not None else ""
-        done = _activated(self.lineup.activate(stored.stamp if stored else stamp))
+        done = activated(self.lineup.activate(stored.stamp if stored else stamp))
         return await self._noted("activate", done, evidence)
 
     async def roll_back(self, reason: str) -> Step:
@@ -180,16 +195,26 @@ class Deployment:
         if canary is not None:
             return self._canary_back(canary, reason or "asked for")
         previous = self.store.previous
+        self._check_back(stamp_of(self.lineup.standby) if self.lineup.standby else "")
         if self.lineup.standby is None and previous is not None:
             words = f"{previous.stamp[:SHORT]} is not warm any more and has to be loaded"
             raise DeployRefused(COLD, words)
-        done = replace(_activated(self.lineup.roll_back()), name="rolled back")
+        done = replace(activated(self.lineup.roll_back()), name="rolled back")
         return await self._noted("rollback", done, reason)
+
+    def _check_back(self, stamp: str) -> None:
+        """Two people who roll the same bundle back must not serve it again between them."""
+        if stamp and stamp == self._left:
+            again = f"`server activate {stamp[:SHORT]}` if it is to serve again"
+            raise DeployRefused(
+                "rollback", f"{stamp[:SHORT]} is what was rolled back last: {again}"
+            )
 
     async def _noted(self, action: str, done: Step, detail: str) -> Step:
         """Journal and links; the step with what is worth adding to it."""
         switch = done.switch
         assert switch is not None
+        self._left = switch.from_stamp if action == "rollback" else ""
         self.told(action, switch, detail)
         async with self._linking:  # in the order of the switches
             added = await self._link(switch)
@@ -247,7 +272,7 @@ class Deployment:
         task = asyncio.create_task(self._watch(canary))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return _step("canary", canary.pool, words)
+        return step("canary", 1.0, canary.pool, words)
 
     async def _watch(self, canary: Canary) -> None:
         ASKER.set(ITSELF)
@@ -260,7 +285,7 @@ class Deployment:
                 self._canary_back(canary, evidence)
             elif decision == "promote":
                 with contextlib.suppress(DeployRefused):  # not serving just now: looked at again
-                    done = _activated(self.lineup.activate(stamp_of(canary.pool)))
+                    done = activated(self.lineup.activate(stamp_of(canary.pool)))
                     await self._noted("canary-promoted", done, evidence)
             elif decision == "hold":
                 self.told("canary-held", self._of(canary), evidence)
@@ -269,7 +294,7 @@ class Deployment:
         self.told("canary-rolled-back", self._of(canary), evidence)
         self.lineup.notes["last canary"] = f"rolled back: {evidence}"
         self.lineup.discard()
-        return _step("canary rolled back", self.lineup.active, evidence)
+        return step("canary rolled back", 1.0, self.lineup.active, evidence)
 
     def _of(self, canary: Canary) -> Switch:
         return switched(canary.pool, self.lineup.active, 0.0)
@@ -280,13 +305,3 @@ class Deployment:
         for task in [*self._tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _activated(switch: Switch) -> Step:
-    detail = f"in {switch.took_s * 1e6:.1f} us, from {switch.from_stamp}"
-    return Step("activated", 1.0, detail, switch.stamp, switch.stamp_name, switch)
-
-
-def _step(name: str, pool: Pool, detail: str) -> Step:
-    title = pool.facts.stamp_name if pool.facts else ""
-    return Step(name, 1.0, detail, stamp_of(pool), title)

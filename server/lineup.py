@@ -205,8 +205,9 @@ class Lineup:
         """Serve the candidate or standby with this stamp from now on. Raises DeployRefused."""
         chosen, canary = self._ready(stamp), self.canary
         if canary is not None and chosen is not canary.pool:
-            on_trial = stamp_of(canary.pool)[:12]
-            words = f"a canary of {on_trial} is running: activate that one, or roll it back first"
+            words = (
+                f"a canary of {stamp_of(canary.pool)[:12]} runs: activate that or roll it back"
+            )
             raise DeployRefused("activate", words)
         return self._switch(chosen)
 
@@ -237,6 +238,8 @@ class Lineup:
         ready = [p for p in (self.candidate, self.standby) if p is not None and p.facts is not None]
         chosen = next((p for p in ready if stamp_of(p) == stamp), None)
         if chosen is None:
+            if stamp == stamp_of(self.active):
+                raise DeployRefused("activate", f"{stamp[:12]} is being served already")
             known = ", ".join(stamp_of(p)[:12] for p in ready) or "nothing"
             words = f"{stamp[:12]} is not loaded; {known} is (`server load BUNDLE` loads one)"
             raise DeployRefused("activate", words)

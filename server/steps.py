@@ -63,3 +63,8 @@ def _ended(tasks: set[asyncio.Task[None]]) -> Callable[[asyncio.Task[None]], Non
             task.exception()  # told to whoever listened, else to nobody
 
     return ended
+
+
+def activated(switch: Switch) -> Step:
+    detail = f"in {switch.took_s * 1e6:.1f} us, from {switch.from_stamp}"
+    return Step("activated", 1.0, detail, switch.stamp, switch.stamp_name, switch)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.bundle_store import BundleStore, StoreRefused
+from server.bundle_store import BundleStore, StoreRefused, identify
 from tests.killed_store import killed_stores
 
 
@@ -156,3 +156,18 @@ def test_a_kill_at_any_step_leaves_a_bootable_store(tmp_path: Path, a: Path, b: 
         for stored in store.bundles():
             assert len(list(stored.path.rglob("*"))) == 3
         assert list(store.root.glob("*/.partial*")) == []
+
+
+def test_what_is_no_bundle_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text("{}")
+    for name, words in (
+        ("nowhere", "there is nothing of that name on the server's host"),
+        ("file", "it is not a directory"),
+        ("half", "it holds no manifest.json; is it being written still"),
+        ("other", "its manifest.json has no 'name'"),
+    ):
+        with pytest.raises(StoreRefused, match=words):
+            identify(tmp_path / name)

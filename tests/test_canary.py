@@ -170,7 +170,7 @@ async def test_rollback_ends_it_and_nothing_else(tmp_path: Path) -> None:
         (lambda d: d.load("d"), "a canary is running"),
         (lambda d: d.deployment.start_canary(B, 0.1, 60), "on trial already"),
         (lambda d: d.deployment.start_canary("e" * 64, 0.1, 60), "on trial already"),
-        (lambda d: d.deployment.activate("c" * 64), "canary of bbbbbbbbbbbb is running"),
+        (lambda d: d.deployment.activate("c" * 64), "canary of bbbbbbbbbbbb runs"),
     ],
 )
 async def test_one_at_a_time(tmp_path: Path, ask: Callable[[Desk], Any], why: str) -> None:

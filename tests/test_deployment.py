@@ -127,3 +127,34 @@ async def test_a_disk_that_cannot_be_written_does_not_undo_a_switch(tmp_path: Pa
         done = await found.deployment.activate(B)
         assert "A RESTART DOES NOT SERVE IT" in done.detail
         assert (await found.engine.predict(work("r", "x"))).stamp == B
+
+
+async def test_a_damaged_copy_does_not_stand_in_for_the_whole_bundle(tmp_path: Path) -> None:
+    async with desk(tmp_path) as found:
+        store = found.deployment.store
+        with pytest.raises(DeployRefused, match="digest of weights"):
+            await found.load("b", "refused")
+        assert [bundle.stamp[0] for bundle in store.bundles()] == ["a"]
+        await found.load("b")  # the same stamp, whole
+        assert (await found.deployment.activate(B)).stamp == B
+
+
+async def test_two_rollbacks_do_not_serve_what_was_rolled_back(tmp_path: Path) -> None:
+    async with desk(tmp_path) as found:
+        await found.load("b", activate=True)
+        await found.deployment.roll_back("worse")
+        with pytest.raises(DeployRefused, match="was rolled back last: `server activate bbb"):
+            await found.deployment.roll_back("worse, says another")
+        with pytest.raises(DeployRefused, match="was rolled back last"):
+            await taken(found.deployment.roll_back_cold("worse, says a third"))
+        assert (await found.engine.predict(work("r", "x"))).stamp == A
+        await found.deployment.activate(B)
+        assert (await found.deployment.roll_back("again")).stamp == A
+
+
+async def test_what_cannot_be_activated_is_told_apart(tmp_path: Path) -> None:
+    async with desk(tmp_path) as found:
+        with pytest.raises(DeployRefused, match="aaaaaaaaaaaa is being served already"):
+            await found.deployment.activate(A)
+        with pytest.raises(DeployRefused, match="cccccccccccc is not loaded; nothing is .`server load"):
+            await found.deployment.activate(C)

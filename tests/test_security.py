@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from proto import admin_pb2, inference_pb2, observe_pb2
+from server.asker import ASKER
 from server.commands.connection import refused
 from server.main import main as command
 from server.security import authority, pem, roles, tls, tokens
@@ -54,7 +55,7 @@ class Anything(grpc.GenericRpcHandler):  # type: ignore[misc]
         client_streams, server_streams = METHODS.get(details.method, (False, False))
 
         async def one(_request: Any, _context: Any) -> bytes:
-            return b""
+            return ASKER.get().encode()
 
         async def many(_request: Any, _context: Any) -> AsyncIterator[bytes]:
             yield b""
@@ -155,6 +156,14 @@ async def test_admin_calls_are_logged_whether_allowed_or_not(site: Site) -> None
         ("admin-person", False),
         ("predict-person", True),
     ]
+
+
+async def test_whoever_asks_is_known_by_name_to_what_is_done_for_them(site: Site) -> None:
+    async with secure(site) as channel:
+        rollback = channel.unary_unary("/trefoil.v1.Admin/Rollback")
+        metadata = (("authorization", f"Bearer {site.bearers['admin']}"),)
+        assert await rollback(b"", metadata=metadata) == b"admin-person"
+    assert ASKER.get() == ""
 
 
 async def test_a_revoked_token_stops_at_once(site: Site) -> None:
