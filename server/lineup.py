@@ -205,9 +205,7 @@ class Lineup:
         """Serve the candidate or standby with this stamp from now on. Raises DeployRefused."""
         chosen, canary = self._ready(stamp), self.canary
         if canary is not None and chosen is not canary.pool:
-            words = (
-                f"a canary of {stamp_of(canary.pool)[:12]} runs: activate that or roll it back"
-            )
+            words = f"a canary of {stamp_of(canary.pool)[:12]} runs: activate that or roll it back"
             raise DeployRefused("activate", words)
         return self._switch(chosen)
 

@@ -1,0 +1,95 @@
+"""Bundles for a canary or a rehearsal, each made of another one with one thing wrong, or nothing.
+
+    same       another name, nothing else
+    worse      noise on its weights: it errs three times as often, and doubts more
+    overbold   the same noise and a low temperature: it errs as often and does not doubt
+    slow       layers more that add nothing: the same answers, later
+    failing    a limit on the length of sounds that golden inputs keep and one real one in ten does
+               not
+
+All pass every check of a load: nothing but traffic can tell them apart.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.variants import disturb
+
+NOISE = 0.8
+BOLD = 0.4  # temperature: even what is wrong is said for certain
+LONGEST_S = 3.0
+MORE_LAYERS = 12
+WEIGHTS = "weights/model.safetensors"
+CONFIG = "model/config.json"
+
+
+def candidates(bundle: Path, folder: Path) -> dict[str, Path]:
+    """By name; a folder each, stamped anew. `bundle` is not touched."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {
+        name: Path(shutil.copytree(bundle, folder / name))
+        for name in ("same", "worse", "overbold", "slow", "failing")
+    }
+    for path in found.values():
+        for file in path.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)
+    change(found["same"], {})
+    disturb(found["worse"], NOISE, 1)
+    disturb(found["overbold"], NOISE, 1)
+    labels = _json(found["overbold"], "labels.json")
+    change(found["overbold"], {"labels.json": _bytes(labels | {"temperature": BOLD})})
+    change(found["slow"], deepened(found["slow"], MORE_LAYERS))
+    change(found["failing"], {"preprocess.json": _short_sounds(found["failing"])})
+    return found
+
+
+def change(bundle: Path, changes: Mapping[str, bytes]) -> None:
+    """In place, under a name of its own; golden answers are recorded anew."""
+    from pipelines import manifest
+    from pipelines.build import rewrite
+    from pipelines.restamp import restamp
+
+    before = manifest.read((bundle / manifest.FILE).read_bytes())
+    rewrite(bundle, replace(before, name=f"{before.name}-{bundle.name}"), changes)
+    restamp(bundle, accept_new_golden=True)
+
+
+def deepened(bundle: Path, more: int) -> dict[str, bytes]:
+    """Layers whose outputs are zero: a residual network answers as before, and works longer."""
+    from safetensors.numpy import load, save
+
+    config = _json(bundle, CONFIG)
+    text = config["text_config"]
+    depth = text["num_hidden_layers"]
+    text["num_hidden_layers"] = text["max_window_layers"] = depth + more
+    tensors = load((bundle / WEIGHTS).read_bytes())
+    last = f"model.layers.{depth - 1}."
+    for name in [name for name in tensors if name.startswith(last)]:
+        zero = name.endswith(("o_proj.weight", "down_proj.weight"))
+        tensor = np.zeros_like(tensors[name]) if zero else tensors[name]
+        for number in range(depth, depth + more):
+            tensors[name.replace(last, f"model.layers.{number}.")] = tensor.copy()
+    return {CONFIG: _bytes(config), WEIGHTS: save(tensors)}
+
+
+def _short_sounds(bundle: Path) -> bytes:
+    found = _json(bundle, "preprocess.json")
+    found["limits"]["max_audio_s"] = LONGEST_S
+    return _bytes(found)
+
+
+def _json(bundle: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((bundle / name).read_bytes())
+    return found
+
+
+def _bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
