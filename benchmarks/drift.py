@@ -24,8 +24,8 @@ from pipelines import reference as builder
 from server.telemetry.record import FeatureSpec
 from server.telemetry.reference import parse
 from server.telemetry.tally import Layout
-from server.telemetry.trailing import HOUR_S, SLOT_S, Trailing
-from server.telemetry.watch import WINDOWS, DriftWatch, bundle_baseline
+from server.telemetry.trailing import HOUR_S, SLOT_S, WINDOWS, Trailing
+from server.telemetry.watch import DriftWatch, bundle_baseline
 from server.telemetry.words import drift_findings, structural_findings
 
 SHIFTED = 3

@@ -353,44 +353,47 @@ def profile_rows(
 def drift_rows(
     who: Character, tick_s: int, ago_s: float, rng: np.random.Generator
 ) -> Iterator[observe_pb2.WatchEvent]:
-    """Scores that rise over the ten minutes before the story starts."""
+    """Scores that rise over the ten minutes before the story starts; the last day, which is mostly
+    of before, hardly moves."""
     grown = 1 / (1 + math.exp((ago_s - 260) / 60))
     for name, *_ in FEATURES:
         for place in SLICES:
             shift = abs(SHIFTS.get((name, place), 0.04)) * (grown if who.drifts else 0.1)
-            kl = shift**2 / 2 * float(rng.uniform(0.93, 1.07)) + 0.002
-            n = 8400 if not place else 180 if place == "lang=de" and name[:2] == "im" else 2600
-            enough = n > 320
-            level = "insufficient"
-            if enough:
-                level = "critical" if kl > 0.15 else "high" if kl > 0.1 else "ok"
-                level = "warning" if 0.03 < kl <= 0.1 else level
-            yield observe_pb2.WatchEvent(
-                drift=observe_pb2.DriftRow(
-                    tick_unix_ms=tick_s * 1000,
-                    stamp=stamp_of(who),
-                    feature=name,
-                    slice=place,
-                    window_s=3600,
-                    baseline="bundle",
-                    n=n,
-                    n_effective=n * 0.7,
-                    n_needed=320,
-                    ks=min(1.0, shift * 0.38 + 0.01),
-                    p=1e-9 if kl > 0.02 else 0.4,
-                    q=1e-8 if kl > 0.02 else 0.6,
-                    kl=kl,
-                    js=min(1.0, kl / 4),
-                    psi=kl * 2.0,
-                    chi2_p=1e-9 if kl > 0.02 else 0.5,
-                    excess_kl=max(0.0, kl - 0.002),
-                    expected_kl=0.002,
-                    level=level,
-                    structural="new format webp: 4.1 % of images"
-                    if name == "image.sharpness" and place == "site=a"
-                    else "",
-                )
-            )
+            n = 8400 if not place else 12 if place == "lang=de" and name[:2] == "im" else 2600
+            for hours, share in ((1, 1.0), (4, 0.6), (24, 0.1)):
+                kl = (shift * share) ** 2 / 2 * float(rng.uniform(0.93, 1.07)) + 0.002
+                row = drift_row(name, place, hours, n * hours, kl)
+                row.tick_unix_ms, row.stamp = tick_s * 1000, stamp_of(who)
+                yield observe_pb2.WatchEvent(drift=row)
+
+
+def drift_row(name: str, place: str, hours: int, n: int, kl: float) -> observe_pb2.DriftRow:
+    level = "insufficient"
+    if n * 0.7 > 320:
+        level = "critical" if kl > 0.15 else "high" if kl > 0.1 else "ok"
+        level = "warning" if 0.03 < kl <= 0.1 else level
+    return observe_pb2.DriftRow(
+        feature=name,
+        slice=place,
+        window_s=hours * 3600,
+        baseline="bundle",
+        n=n,
+        n_effective=n * 0.7,
+        n_needed=320,
+        ks=min(1.0, math.sqrt(2 * kl) * 0.38 + 0.01),
+        p=1e-9 if kl > 0.02 else 0.4,
+        q=1e-8 if kl > 0.02 else 0.6,
+        kl=kl,
+        js=min(1.0, kl / 4),
+        psi=kl * 2.0,
+        chi2_p=1e-9 if kl > 0.02 else 0.5,
+        excess_kl=max(0.0, kl - 0.002),
+        expected_kl=0.002,
+        level=level,
+        structural="new format webp: 4.1 % of images"
+        if name == "image.sharpness" and place == "site=a"
+        else "",
+    )
 
 
 def quality_rows(who: Character, hour_s: int) -> Iterator[observe_pb2.WatchEvent]:

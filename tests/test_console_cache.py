@@ -304,6 +304,25 @@ def test_rows_of_a_stamp_no_longer_served_are_left_out(db: sqlite3.Connection) -
     assert [line.row.level for line in lines] == ["ok"]
 
 
+def test_the_window_that_tells_most_is_shown(db: sqlite3.Connection) -> None:
+    """A shift of the last hour is in the last day's rows too, and does not stand out there."""
+    at_ms = int(T0 * 1000)
+    for tick, hour in ((0, "ok"), (1, "high")):
+        for window_s, level, psi in ((3600, hour, 0.3), (14400, "warning", 0.1), (86400, "ok", 0)):
+            row = DriftRow(at_ms + tick, "s", "f", "", window_s=window_s, level=level, psi=psi)
+            put(db, [row])
+    (line,) = drift.newest(db, NameBook(db), (T0 + 9) * 1000, {"a:1": "s"}, "psi")
+    assert (line.row.window_s, line.row.level, line.servers) == (3600, "high", 1)
+    assert line.spark.tolist() == [0.3, 0.3]  # ticks of that window alone
+
+
+def test_of_windows_that_say_the_same_the_longest_is_shown(db: sqlite3.Connection) -> None:
+    for window_s, level in ((3600, "insufficient"), (14400, "ok"), (86400, "ok")):
+        put(db, [DriftRow(int(T0 * 1000), "s", "f", "", window_s=window_s, level=level, psi=0.1)])
+    (line,) = drift.newest(db, NameBook(db), (T0 + 9) * 1000, {"a:1": "s"}, "psi")
+    assert (line.row.window_s, line.row.level) == (86400, "ok")
+
+
 def test_features_with_wrong_cells_are_no_reference() -> None:
     assert drift.reference_of(feature(edges=(1.0,))) is None
     assert drift.reference_of(feature(reference_counts=(0,) * 32)) is None

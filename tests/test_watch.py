@@ -11,7 +11,7 @@ from server.telemetry.evidence import UNKNOWN, Evidence
 from server.telemetry.feedback import FeedbackItem
 from server.telemetry.rows import AlertRow, DriftRow
 from server.telemetry.slice_names import CANDIDATES, SliceNames
-from server.telemetry.trailing import HOUR_S, LONG_S, SHORT_S, Trailing
+from server.telemetry.trailing import HOUR_S, LONG_S, MIDDLE_S, SHORT_S, Trailing
 from tests.telemetry_bench import NOW, SCHEMA, STAMP, bundle, record
 from tests.test_store import Desk
 
@@ -170,7 +170,7 @@ def test_features_of_another_schema_are_counted_as_malformed_and_nothing_else(
 # ---- windows ---------------------------------------------------------------------------------
 
 
-def test_the_hour_forgets_after_an_hour_and_the_day_after_a_day() -> None:
+def test_every_window_forgets_in_its_time() -> None:
     stored: dict[int, dict[str, np.ndarray]] = {}
     trailing = Trailing(2, lambda hour: stored.get(hour, {}))
     one = np.array([1, 0])
@@ -181,6 +181,7 @@ def test_the_hour_forgets_after_an_hour_and_the_day_after_a_day() -> None:
         stored[int(at // HOUR_S)] = {"": one}
     at = NOW + 29 * HOUR_S
     assert trailing.window("", at, SHORT_S)[0] == 1
+    assert trailing.window("", at, MIDDLE_S)[0] == 4
     assert trailing.window("", at, LONG_S)[0] == 24
     trailing.advance(at + 2 * HOUR_S)
     assert trailing.window("", at + 2 * HOUR_S, SHORT_S)[0] == 0

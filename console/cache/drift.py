@@ -21,6 +21,7 @@ from server.telemetry.record import FeatureSpec
 
 HOUR_S = 3600
 TICKS_SHOWN = 36
+UNTOLD = ("insufficient", "learning")  # levels of what had too few rows, or no reference
 _FIELDS = tuple(field.name for field in fields(DriftRow) if field.name != "tick_unix_ms")
 _COLUMNS = ", ".join(("server", "tick_ms", *_FIELDS))
 Features = Mapping[tuple[str, str], FeatureRow]  # by (stamp, name)
@@ -41,9 +42,9 @@ def newest(
     stamps: Mapping[str, str],
     measure: str,
 ) -> tuple[DriftLine, ...]:
-    """The last tick of every server until then, the worst server of each feature and slice; worst
-    first. Rows of a stamp that the server (`stamps`, by address) no longer serves are left out: a
-    new stamp starts afresh."""
+    """The last tick of every server until then: of each feature and slice the worst server, and of
+    that the window that tells most; worst first. Rows of a stamp that the server (`stamps`, by
+    address) no longer serves are left out: a new stamp starts afresh."""
     first = db.execute(
         "SELECT min(tick_ms) FROM (SELECT DISTINCT tick_ms FROM drift WHERE tick_ms <= ?"
         " AND tick_ms > ? ORDER BY tick_ms DESC LIMIT ?)",
@@ -51,19 +52,20 @@ def newest(
     ).fetchone()[0]
     if first is None:
         return ()
-    history: dict[tuple[int, str, str, str], list[DriftRow]] = {}
+    history: dict[tuple[int, str, str, str], dict[int, list[DriftRow]]] = {}
     for row in db.execute(
         f"SELECT {_COLUMNS} FROM drift WHERE tick_ms >= ? AND tick_ms <= ? ORDER BY tick_ms",
         (first, until_ms),
     ):
         found = _row(row, names)
         key = (row[0], found.stamp, found.feature, found.slice)
-        history.setdefault(key, []).append(found)
+        history.setdefault(key, {}).setdefault(found.window_s, []).append(found)
     lines: dict[tuple[str, str], list[DriftLine]] = {}
-    for (server, stamp, feature, place), ticks in history.items():
+    for (server, stamp, feature, place), windows in history.items():
         address = names.text(server)
         if stamps.get(address, stamp) != stamp:
             continue
+        ticks = _telling(list(windows.values()))
         spark = np.array([getattr(tick, measure) for tick in ticks])
         at_s = ticks[-1].tick_unix_ms / 1000
         line = DriftLine(ticks[-1], address, spark, at_s)
@@ -81,14 +83,27 @@ def _row(row: Sequence[object], names: NameBook) -> DriftRow:
     return DriftRow(tick_unix_ms=row[1], **values)  # type: ignore[arg-type]
 
 
+def _telling(windows: Sequence[list[DriftRow]]) -> list[DriftRow]:
+    """Of the latest tick's windows the worst, one with too few rows only if all have; of those
+    alike the longest, which has most rows."""
+    newest = max(ticks[-1].tick_unix_ms for ticks in windows)
+    latest = [ticks for ticks in windows if ticks[-1].tick_unix_ms == newest]
+
+    def order(ticks: list[DriftRow]) -> tuple[bool, int, int]:
+        row = ticks[-1]
+        return row.level in UNTOLD, rank(row.level), -row.window_s
+
+    return min(latest, key=order)
+
+
 def _worst(lines: Sequence[DriftLine], measure: str) -> DriftLine:
     worst = min(lines, key=lambda line: _order(line.row, measure))
     return DriftLine(worst.row, worst.server, worst.spark, worst.at_s, len(lines), worst.source)
 
 
 def _order(row: DriftRow, measure: str) -> tuple[int, float]:
-    level = {"insufficient": 4, "learning": 4}.get(row.level, rank(row.level))
     value = getattr(row, measure)
+    level = 4 if row.level in UNTOLD else rank(row.level)
     return level, -value if value == value else 0.0
 
 

@@ -37,6 +37,8 @@ def columns(measure: str, wide: bool) -> tuple[Column, ...]:
         found.append(
             Column(WORDS[name], _figure(name, False), 42, right=True, order=_by(name), spare=3)
         )
+    found.append(Column("over", _over, 34, right=True, order=lambda line: line.row.window_s,
+                        tip="the last hours that tell most", spare=2))  # fmt: skip
     words = "rows; where too few, effective rows of those needed"
     found.append(Column("n", _count, 66, right=True, order=lambda line: line.row.n,
                         tip=words, spare=1))  # fmt: skip
@@ -100,6 +102,14 @@ def _count(line: DriftLine) -> Cell:
     return Cell(words, "dim", mono=True, right=True, tip=tip(line))
 
 
+def _over(line: DriftLine) -> Cell:
+    return Cell(_hours(line), "dim", mono=True, right=True, tip=tip(line))
+
+
+def _hours(line: DriftLine) -> str:
+    return f"{line.row.window_s / 3600:.0f}h" if line.row.window_s else ""
+
+
 def _spark(line: DriftLine) -> Cell:
     tone = line.row.level if line.row.level in ("critical", "high", "warning") else "p50"
     return Cell("", tone, "spark", value=line.spark)
@@ -121,5 +131,6 @@ def tip(line: DriftLine) -> str:
     if line.source == "console":
         lines.append("computed here from the hourly profiles of this window")
     else:
-        lines.append(f"tick {clock_text(line.at_s)} UTC · worst of {line.servers} servers")
+        lines.append(f"the last {_hours(line)} · tick {clock_text(line.at_s)} UTC")
+        lines.append(f"worst of {line.servers} servers and of all windows")
     return "\n".join(lines)

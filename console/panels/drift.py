@@ -110,12 +110,12 @@ class DriftPanel(Panel):
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["feature", "slice", "level", "ks", "kl", "js", "psi", "excess_kl", "p", "q", "n",
-                "n_effective", "stamp", "source"]  # fmt: skip
+                "n_effective", "window_s", "stamp", "source"]  # fmt: skip
         return head, [
             [row.feature, row.slice, row.level]
             + [f"{v:.6g}" for v in (row.ks, row.kl, row.js, row.psi, row.excess_kl, row.p, row.q,
                                     row.n, row.n_effective)]
-            + [row.stamp, line.source]
+            + [str(row.window_s), row.stamp, line.source]
             for line in self.model.rows
             for row in (line.row,)
         ]  # fmt: skip

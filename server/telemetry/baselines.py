@@ -16,8 +16,8 @@ from server.telemetry.errors import TelemetryError
 from server.telemetry.live import Live
 from server.telemetry.profile import Ints
 from server.telemetry.store import Store
-from server.telemetry.trailing import HOUR_S, HOURS
-from server.telemetry.watch import WINDOWS, Baseline, bundle_baseline
+from server.telemetry.trailing import HOUR_S, WINDOWS
+from server.telemetry.watch import Baseline, bundle_baseline
 
 WEEK_S = 7 * 86400
 PREVIOUS_ROWS = 20_000  # of the previous stamp, the latest
@@ -80,11 +80,10 @@ class Baselines:
         match self._choice.kind:
             case "last-week":
                 ago = hour - WEEK_S // HOUR_S
-                short = self._hours(live, range(ago, ago + 1))
-                long = self._hours(live, range(ago - HOURS, ago + 1))
+                first = {w: ago + 1 - w // HOUR_S for w in WINDOWS}
                 return {
-                    WINDOWS[0]: Baseline("last-week", short),
-                    WINDOWS[1]: Baseline("last-week", long),
+                    w: Baseline("last-week", self._hours(live, range(first[w], ago + 1)))
+                    for w in WINDOWS
                 }
             case "pinned":
                 first, last = (int(t // HOUR_S) for t in (self._choice.since, self._choice.until))

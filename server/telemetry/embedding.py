@@ -24,7 +24,7 @@ from server.telemetry.profile import EmbeddingReference, Ints
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import DriftRow
 from server.telemetry.tally import Coded
-from server.telemetry.trailing import HOUR_S, LONG_S, SHORT_S, Trailing
+from server.telemetry.trailing import HOUR_S, WINDOWS, Trailing
 
 NAME = "embedding.mmd"
 STEPS = 2.0**20  # as in pipelines/fourier.py
@@ -32,7 +32,6 @@ STEPS = 2.0**20  # as in pipelines/fourier.py
 # (or one of them by .4, .8, 1.4) gives about these.
 EFFECTS = (0.07, 0.14, 0.25)  # warning, high, critical
 CALM = 0.8
-WINDOWS = (SHORT_S, LONG_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,8 @@ from server.telemetry.evidence import SPACING_S, UNKNOWN, Evidence
 from server.telemetry.profile import Floats, Ints
 from server.telemetry.structural import Changes, structural_changes
 from server.telemetry.tally import Layout
-from server.telemetry.trailing import HOUR_S, LONG_S, SHORT_S, SLOT_S, SLOTS, Trailing
+from server.telemetry.trailing import HOUR_S, LONG_S, SLOT_S, SLOTS, WINDOWS, Trailing
 
-WINDOWS = (SHORT_S, LONG_S)
 FAMILIES = ("output", "embedding")  # modalities tested apart; all others are inputs
 HOUR_STRETCHES = 48
 UNMEASURED = 2.0  # design effect taken for granted until live traffic has shown its own
