@@ -36,9 +36,11 @@ def severity_of(action: str) -> str:
 
 
 def sentence(name: str, row: DeployRow) -> str:
-    """`gpu-01 rollback 7f3a91c2e0b4 by kim: p99 doubled`."""
+    """`gpu-01 rollback 7f3a91c2e0b4 from 0ec7be93c298 by kim: p99 doubled`."""
     stamp = row.stamp[:12] or row.stamp_name
     by = f" by {row.by}" if row.by else ""
+    if row.from_stamp and mark_of(row.action) in ("activate", "rollback"):
+        by = f" from {row.from_stamp[:12]}{by}"
     detail = f": {row.detail}" if row.detail else ""
     return " ".join(f"{name} {row.action or 'deploy'} {stamp}".split()) + by + detail
 

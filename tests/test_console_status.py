@@ -327,3 +327,9 @@ def test_filter_line_reads_every_kind_of_clause() -> None:
 def test_filter_line_says_what_it_cannot_read(text: str, why: str) -> None:
     with pytest.raises(BadFilter, match=why):
         parse(text)
+
+
+def test_a_switch_says_from_which_stamp_and_by_whom() -> None:
+    row = DeployRow(0, "rollback", "7f" * 32, "", "0e" * 32, "kim", "p99 doubled")
+    told = deploys.sentence("gpu-01", row)
+    assert told == "gpu-01 rollback 7f7f7f7f7f7f from 0e0e0e0e0e0e by kim: p99 doubled"
