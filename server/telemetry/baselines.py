@@ -80,10 +80,10 @@ class Baselines:
         match self._choice.kind:
             case "last-week":
                 ago = hour - WEEK_S // HOUR_S
-                first = {w: ago + 1 - w // HOUR_S for w in WINDOWS}
+                spans = {w: range(ago + 1 - w // HOUR_S, ago + 1) for w in WINDOWS}
                 return {
-                    w: Baseline("last-week", self._hours(live, range(first[w], ago + 1)))
-                    for w in WINDOWS
+                    window: Baseline("last-week", self._hours(live, hours))
+                    for window, hours in spans.items()
                 }
             case "pinned":
                 first, last = (int(t // HOUR_S) for t in (self._choice.since, self._choice.until))
