@@ -126,6 +126,10 @@ def live(window: Window) -> bool:
     )  # fmt: skip
 
 
+def panels_told(window: Window) -> set[str]:
+    return {phrase.panel for phrase in window.board.verdict.phrases} if window.board else set()
+
+
 def test_ui_thread_touches_no_file_and_no_socket(qtbot: QtBot, make: Callable[..., Window]) -> None:
     with Fleet([stand_in(0), stand_in(3)]) as fleet:
         watched.clear()
@@ -148,11 +152,9 @@ def test_every_server_and_trouble_is_told(qtbot: QtBot, make: Callable[..., Wind
     with Fleet([stand_in(0), stand_in(2), stand_in(3)]) as fleet:
         window = make(fleet.addresses)
         qtbot.waitUntil(lambda: live(window), timeout=20_000)
-        board = window.board
-        assert board is not None
-        panels = [phrase.panel for phrase in board.verdict.phrases]
-        assert {"skew", "drift", "fleet"} <= set(panels)
-        names = [line.name for line in board.servers]
+        qtbot.waitUntil(lambda: {"skew", "drift", "fleet"} <= panels_told(window), timeout=20_000)
+        assert window.board is not None
+        names = [line.name for line in window.board.servers]
         assert names == ["gpu-01.lon", "gpu-03.lon", "gpu-01.fra"]
         fleet.kill(0)
         qtbot.waitUntil(
