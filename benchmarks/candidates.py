@@ -26,7 +26,7 @@ from benchmarks.variants import disturb
 NOISE = 0.8
 BOLD = 0.4  # temperature: even what is wrong is said for certain
 LONGEST_S = 3.0
-MORE_LAYERS = 12
+MORE_LAYERS = 24
 WEIGHTS = "weights/model.safetensors"
 CONFIG = "model/config.json"
 

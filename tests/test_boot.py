@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from server.bundle_store import BundleStore
 from server.commands.status import run as status
 from server.config import CHOOSE, EMBEDDED_BUNDLE
 from tests.killed_store import killed_stores
-from tests.running import program
+from tests.running import ROOT, program
 from tests.stub_bundles import stub_bundle
 
 A, B = "a" * 12, "b" * 12
@@ -107,3 +109,18 @@ def test_a_refused_current_is_said_and_the_previous_one_serves(
         assert f"the store's previous; {'f' * 12} refused: " in shown
         assert server.stop() == 0
     assert store.current is not None and store.current.stamp == "f" * 64, "links are not touched"
+
+
+def test_a_store_whose_links_lead_nowhere_ends_the_start_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles" / "current").symlink_to("right/gone")
+    command = [sys.executable, "-m", "server.main", "--listen", "127.0.0.1:0", "--warm-pool", "1"]
+    ended = subprocess.run(
+        [*command, "--data", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 78
+    assert "is no bundle" in ended.stdout
+    assert (
+        f"name one with --bundle, or see what is kept with: server bundles --data {tmp_path}"
+        in (ended.stdout)
+    )

@@ -171,13 +171,23 @@ async def _until_told(
     try:
         await starting
     except (PoolRefused, DeployRefused) as refusal:
-        say(f"refused: {refusal}")
+        say(f"refused: {refusal}{_remedy(config)}")
         told.cancel()
         return REFUSED
     await told
     await engine.drain(config.drain_s)
     say("drained")
     return OK
+
+
+def _remedy(config: ServerConfig) -> str:
+    """What to do when what the store served last cannot be served."""
+    if config.bundle != CHOOSE or not (config.data / "bundles" / "current").is_symlink():
+        return ""
+    return (
+        f"; no other bundle is served in its place: name one with --bundle, or see what is kept "
+        f"with: server bundles --data {config.data}"
+    )
 
 
 async def _boot(engine: Engine, deploys: Deploys, tries: Sequence[Choice], say: Say) -> None:
