@@ -23,6 +23,9 @@ from server.telemetry.otel.items import Call
 from server.telemetry.record import FeatureSpec, Record
 
 STATE_KEY = "tracestate"
+# A deadline travels as time left, so it ends here later than at the caller, by as long as the
+# request was on its way; and there a call that is past it is reset like one that is cancelled.
+DEADLINE_LAG_S = 0.1
 NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 CALL: ContextVar[Call | None] = ContextVar("call", default=None)
@@ -91,7 +94,8 @@ def _wrapped(handler: Any, ended: Ended) -> Any:
             return found
         except asyncio.CancelledError:
             left_s = context.time_remaining()
-            status = "CANCELLED" if left_s is None or left_s > 0 else "DEADLINE_EXCEEDED"
+            early = left_s is None or left_s > DEADLINE_LAG_S
+            status = "CANCELLED" if early else "DEADLINE_EXCEEDED"
             raise
         except grpc.aio.AbortError:
             status = _status_of(context, "UNKNOWN")
