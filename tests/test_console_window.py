@@ -256,9 +256,11 @@ def test_acknowledgement_reaches_the_server_and_silence_ends(
             dialog = next(d for d in window.findChildren(QDialog) if d.isVisible())
             dialog.note.setText(f"looking: {deed}")  # type: ignore[attr-defined]
             dialog.accept()
-        qtbot.waitUntil(lambda: bool(servicer.silences), timeout=15_000)
-        alert = servicer.alerts["gpu-01.fra-latency"]
-        assert alert.acknowledged_note == "looking: acknowledge"
+        alerts, name = servicer.alerts, "gpu-01.fra-latency"
+        qtbot.waitUntil(lambda: bool(servicer.silences), timeout=15_000)  # either may come first
+        qtbot.waitUntil(
+            lambda: alerts[name].acknowledged_note == "looking: acknowledge", timeout=15_000
+        )
         silence = next(iter(servicer.silences.values()))
         assert silence.matcher == "gpu-01.fra-latency"
         assert silence.until_unix_ms > servicer.now() * 1000
