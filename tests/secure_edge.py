@@ -38,15 +38,16 @@ async def secure_edge(folder: Path, mutual: bool = False) -> AsyncIterator[Secur
     engine: Any = StandInEngine()
     running = Edge(
         engine,
-        ServerConfig(listen="localhost:0"),
+        ServerConfig(listen="127.0.0.1:0"),
         IDENTITY,
         leave=lambda: None,
         interceptors=(Guard(tokens.TokenFile(folder / "tokens"), audit),),
         credentials=tls.server_credentials(files),
     )
-    address = await running.start()
+    # One address: a port that is free on one of the two `localhost` has may be taken on the other.
+    port = (await running.start()).rpartition(":")[2]
     try:
-        yield SecureSite(address, pem, bearers)
+        yield SecureSite(f"localhost:{port}", pem, bearers)
     finally:
         await running.stop(0)
         audit.close()
