@@ -3,11 +3,11 @@
     python -m benchmarks.watched [--blocks 6] [--rounds 6] [--seconds 3] [--callers 64]
 
 On means telemetry, a Prometheus endpoint and consoles that watch. A third server, off like the
-second, is the control: two starts of one server differ by up to 4 % for as long as they live, and
-so much is chance here. All three therefore start anew in every block, and are loaded in turn, each
-of them first, second and last equally often. Prints the ratio of each block for both pairs, and
-their geometric means with the standard error over blocks; and the CPU a request took in the front
-and in its replicas, which a busy machine disturbs less.
+second, is the control: two starts of one server were seen to differ by 4 % over twenty rounds, so
+that more rounds of one start prove nothing. All three therefore start anew in every block, and are
+loaded in turn, each of them first, second and last equally often. Prints the ratio of each block
+for both pairs, and their geometric means with the standard error over blocks; and the CPU a request
+took in the front and in its replicas, which a busy machine disturbs less.
 """
 
 from __future__ import annotations

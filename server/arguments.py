@@ -7,7 +7,8 @@ from dataclasses import fields
 from typing import Any
 
 from server.config import CHOOSE, MIB, ServerConfig
-from server.flags import GROUPS, SHOWN, Flag, expecting
+from server.flags import GROUPS, SHOWN, Flag
+from server.values import expecting
 
 DEFAULTS = ServerConfig()
 

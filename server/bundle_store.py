@@ -23,6 +23,7 @@ from pathlib import Path
 CURRENT = "current"
 PREVIOUS = "previous"
 SIGNATURES = ("manifest.sig", "model.sig")
+FOLDER = "bundles"  # of a server's --data
 SHORT = 12
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _HEX = re.compile(r"[0-9a-f]{64}\Z")

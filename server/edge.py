@@ -5,11 +5,13 @@ Refuses to listen beyond loopback in plaintext unless told to.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -159,17 +161,29 @@ def check_listen(listen: str, anywhere: bool) -> None:
 
 
 def _check_free(listen: str) -> None:
-    """When a bind fails gRPC writes a line of its own and keeps the reason. Raises CannotListen."""
+    """When a bind fails gRPC writes a line of its own and keeps the reason; and it is content with
+    one address of a name, while another server answers at the other. Raises CannotListen."""
     host, _, port = listen.rpartition(":")
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        found = socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind) as trial:
+        )
+    except OSError as error:
+        raise _taken(listen, error.strerror or str(error)) from None
+    faults = [fault for family, _, _, _, address in found if (fault := _fault(family, address))]
+    # IPv6 may be switched off; what nobody can have is no loss while there is another.
+    if len(faults) == len(found) or any(f.errno == errno.EADDRINUSE for f in faults):
+        raise _taken(listen, faults[0].strerror or str(faults[0]))
+
+
+def _fault(family: int, address: Any) -> OSError | None:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
     except OSError as error:
-        raise _taken(listen, error.strerror or str(error)) from None
+        return error
+    return None
 
 
 def _taken(listen: str, why: str) -> CannotListen:

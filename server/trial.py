@@ -181,16 +181,15 @@ class Trial:
 
     def _errors(self) -> Measure:
         ours, theirs = self.candidate.errors, self.active.errors
-        low, high = ours.share_bounds(EACH / 2)
-        their_low, their_high = theirs.share_bounds(EACH / 2)
+        least, most = _more(ours, theirs)
         verdict: Verdict = "unsure"
-        if low - their_high > self._bounds.errors_back:
+        if least > self._bounds.errors_back:
             verdict = "worse"
-        elif high - their_low < self._bounds.errors_fine:
+        elif most < self._bounds.errors_fine:
             verdict = "fine"
         words = (
             f"{ours.mean:.2%} of {ours.n} rows failed against {theirs.mean:.2%} of {theirs.n}; "
-            f"between {low - their_high:+.2%} and {high - their_low:+.2%}, back above "
+            f"between {least:+.2%} and {most:+.2%}, back above "
             f"{self._bounds.errors_back:+.1%}, fine below {self._bounds.errors_fine:+.1%}"
         )
         return Measure("errors", verdict, words)
@@ -198,12 +197,11 @@ class Trial:
     def _latency(self, active_ms: float, candidate_ms: float) -> Measure:
         slow, theirs = self.candidate.slow, self.active.slow
         low, high = slow.share_bounds(EACH / 2)
-        their_low, their_high = theirs.share_bounds(EACH / 2)
         verdict: Verdict = "unsure"
         # What slows both down, as more traffic or a busy neighbour, says nothing of the candidate.
-        if low > max(self._bounds.slow_share, their_high):
+        if low > self._bounds.slow_share and _more(slow, theirs)[0] > 0:
             verdict = "worse"
-        elif high - their_low < self._bounds.slow_share:
+        elif high < self._bounds.slow_share:
             verdict = "fine"
         words = (
             f"p95 {candidate_ms:.0f} ms against {active_ms:.0f} ms in the same minute; "
@@ -240,20 +238,18 @@ class Trial:
         ours, theirs = self.candidate.wrong, self.active.wrong
         if min(ours.groups, theirs.groups) < MIN_LABELLED:
             return Measure("accuracy", "none", f"{ours.n} and {theirs.n} labels so far")
-        low, high = ours.share_bounds(EACH / 2)
-        their_low, their_high = theirs.share_bounds(EACH / 2)
+        least, most = _more(ours, theirs)
         worth_more = self.candidate.realised.mean > self.active.realised.mean
         verdict: Verdict = "none"
-        if low - their_high > self._bounds.wrong_back and not worth_more:
+        if least > self._bounds.wrong_back and not worth_more:
             verdict = "worse"
-        elif high - their_low < self._bounds.wrong_fine:
+        elif most < self._bounds.wrong_fine:
             verdict = "fine"
         elif ours.mean - theirs.mean > self._bounds.wrong_back and not worth_more:
             verdict = "unsure"
         words = (
             f"{ours.mean:.1%} of {ours.n} wrong against {theirs.mean:.1%} of {theirs.n}; between "
-            f"{low - their_high:+.1%} and {high - their_low:+.1%}, back above "
-            f"{self._bounds.wrong_back:+.0%}"
+            f"{least:+.1%} and {most:+.1%}, back above {self._bounds.wrong_back:+.0%}"
         )
         return Measure("accuracy", verdict, words)
 
@@ -264,9 +260,14 @@ class Trial:
         if min(ours.groups, theirs.groups) < MIN_LABELLED:
             return Measure("realised value", "none", f"{ours.n} and {theirs.n} labels so far")
         found = self._mean("realised value", theirs, ours, unit)
-        points_down = ours.mean - theirs.mean < -self._bounds.worse_sd * max(
-            theirs.deviation, ours.deviation
-        )
+        points_down = ours.mean - theirs.mean < -self._margin(theirs, ours)
         if found.verdict == "unsure" and not points_down:
             return Measure(found.name, "none", found.words)
         return found
+
+
+def _more(ours: Clustered, theirs: Clustered) -> tuple[float, float]:
+    """By how much our share is larger than theirs, at least and at most."""
+    low, high = ours.share_bounds(EACH / 2)
+    their_low, their_high = theirs.share_bounds(EACH / 2)
+    return low - their_high, high - their_low

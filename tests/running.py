@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from server.config import ServerConfig
 from server.edge import Edge
+from server.main import main
 from server.snapshot import Identity
 from server.witness import Unrecorded, Witness
 
@@ -141,3 +143,13 @@ def _program(
         reader.join()
         assert process.stdout is not None
         process.stdout.close()
+
+
+def asked(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit code, standard output and error of `server WORDS`, run in this process."""
+    try:
+        code = main(words)
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err

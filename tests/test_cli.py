@@ -13,9 +13,9 @@ import pytest
 
 from server.arguments import config_of, flags_of
 from server.config import MIB, ServerConfig
-from server.main import COMMANDS, main, parser
+from server.main import COMMANDS, parser
 from tests import media_bytes as made
-from tests.running import ROOT, program
+from tests.running import ROOT, asked, program
 
 Captured = pytest.CaptureFixture[str]
 
@@ -32,16 +32,6 @@ def hum(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("media") / "hum.wav"
     path.write_bytes(made.sound())
     return str(path)
-
-
-def asked(capsys: Captured, *words: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one command."""
-    try:
-        code = main(words)
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_predict_prints_one_object_with_the_fields_scripts_rely_on(
@@ -232,6 +222,15 @@ def test_a_taken_port_is_said_plainly(
 ) -> None:
     code, _, err = asked(capsys, "--bundle", str(tiny_bundle), "--listen", tiny_server)
     assert code == 2 and f"cannot listen on {tiny_server}: Address already in use" in err
+
+
+def test_a_port_that_another_server_has_at_one_address_of_the_name_is_taken(
+    tiny_server: str, tiny_bundle: Path, capsys: Captured
+) -> None:
+    """gRPC would be content with the other, and who calls 127.0.0.1 would get the other server."""
+    named = f"localhost:{tiny_server.rpartition(':')[2]}"
+    code, _, err = asked(capsys, "--bundle", str(tiny_bundle), "--listen", named)
+    assert code == 2 and f"cannot listen on {named}: Address already in use" in err
 
 
 def test_what_is_no_bundle_is_exit_78(tmp_path: Path, capsys: Captured) -> None:

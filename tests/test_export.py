@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,10 +17,11 @@ from pathlib import Path
 import pytest
 
 from server.commands.export import moment
-from server.main import main
 from server.telemetry.feedback import FeedbackItem
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
+from tests.desk import ROOT, Desk
+from tests.running import asked
 from tests.telemetry_bench import NOW, SCHEMA, Clock, bundle, record
 
 Captured = pytest.CaptureFixture[str]
@@ -40,12 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def export(capsys: Captured, *words: str) -> tuple[int, str, str]:
-    try:
-        code = main(("export", *words))
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return asked(capsys, "export", *words)
 
 
 def at(number: float) -> str:
@@ -98,7 +97,7 @@ def test_parquet_has_a_column_for_every_feature(
 @pytest.mark.parametrize(
     ("words", "code", "why"),
     [
-        (("--since", "yesterday"), 2, "no date, time or age"),
+        (("--since", "yesterday"), 2, "expected a date, a time or an age"),
         (("--since", "7d", "--format", "parquet", "--out", "-"), 2, "needs a file"),
         (("--since", "7d", "--data", "nowhere"), 2, "there is no telemetry.db"),
         (("--since", "7d", "--filter", "conf<low"), 3, "not a number"),
@@ -152,13 +151,18 @@ def test_a_pipe_or_device_is_written_to_and_not_replaced(
     assert code == 0 and len(got[0].splitlines()) == ROWS and pipe.is_fifo()
 
 
-def test_an_interrupted_export_leaves_nothing_and_no_traceback(
-    data: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("server.commands.export.plain_of", interrupted)
-    words = ("--data", str(data), "--since", at(0), "--out", str(tmp_path / "x"))
-    code, _, said = export(capsys, *words)
-    assert code == 130 and "Traceback" not in said and list(tmp_path.iterdir()) == []
+def test_an_interrupted_export_leaves_nothing_and_no_traceback(tmp_path: Path) -> None:
+    """By Ctrl-C, while it writes."""
+    desk, out = Desk(tmp_path / "data"), tmp_path / "out"
+    for first in range(0, 20_000, 1000):
+        desk.put(first, first + 1000)
+    desk.writer.close()
+    out.mkdir()
+    words = ["--data", str(tmp_path / "data"), "--since", at(0), "--out", str(out / "x")]
+    command = [sys.executable, "-m", "server.main", "export", *words]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
+        while running.poll() is None and not any(part.stat().st_size for part in out.iterdir()):
+            pass
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 130 and "Traceback" not in said and list(out.iterdir()) == []

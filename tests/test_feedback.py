@@ -11,8 +11,8 @@ import pytest
 from server.telemetry.feedback import FeedbackItem
 from server.telemetry.rows import QualityRow
 from server.telemetry.trailing import HOUR_S
+from tests.desk import Desk
 from tests.telemetry_bench import NOW, bundle, record
-from tests.test_store import Desk
 
 BUNDLE = bundle(rows=600)
 ROWS = [record(i, NOW + i) for i in range(40)]

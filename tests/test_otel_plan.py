@@ -18,6 +18,12 @@ from tests.running import IDENTITY
 from tests.stub_replica import stub_config
 
 
+def run_alone(code: str) -> None:
+    """In a process that has imported nothing else."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_serving_without_it_loads_nothing_of_it() -> None:
     code = (
         "import sys, server.commands.serve, server.instrumented as i\n"
@@ -27,8 +33,7 @@ def test_serving_without_it_loads_nothing_of_it() -> None:
         "assert made.instruments is None\n"
         "sys.exit(', '.join({'opentelemetry', 'prometheus_client'} & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_alone(code)
 
 
 def test_a_scrape_endpoint_alone_loads_nothing_of_opentelemetry() -> None:
@@ -40,8 +45,7 @@ def test_a_scrape_endpoint_alone_loads_nothing_of_opentelemetry() -> None:
         "assert 'prometheus_client' in sys.modules\n"
         "sys.exit('opentelemetry' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_alone(code)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 
 from server.commands.report import printable
 from server.ids import prediction_id
-from server.main import main
 from server.replay import Side, compare, named
 from server.telemetry.record import FeatureSpec
+from tests.running import asked
 from tests.tinybundle import make_bundle
 
 Captured = pytest.CaptureFixture[str]
@@ -62,15 +62,6 @@ def test_categories_are_named_and_features_of_another_schema_are_not_guessed() -
 
 
 # ---- the command ---------------------------------------------------------------------------------
-
-
-def asked(capsys: Captured, *words: str) -> tuple[int, str, str]:
-    try:
-        code = main(words)
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

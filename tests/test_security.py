@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from server.security import authority, pem, roles, tls, tokens
 from server.security.audit import AuditLog
 from server.security.guard import Guard, identity_of_uri
 from server.security.roles import ALLOWED, ROLES
+from tests.running import ROOT
 
 NOW = dt.datetime.now(dt.UTC)
 
@@ -231,7 +234,7 @@ def test_a_broken_token_file_is_refused_with_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "uri",
     [
-        "spiffe://trefoil/root/x",
+        "spiffe://trefoil/owner/x",
         "spiffe://elsewhere/admin/x",
         "https://trefoil/admin/x",
         "spiffe://trefoil/admin/",
@@ -315,3 +318,16 @@ def test_a_server_with_a_foreign_key_says_so_and_not_that_its_port_is_taken(
 )
 def test_a_broken_handshake_is_told_with_what_it_may_mean(message: str, said: str) -> None:
     assert (said in refused(message)) if said else refused(message) == ""
+
+
+def test_without_tls_nothing_of_cryptography_is_loaded() -> None:
+    """It is 8 MiB of every server's front, and a moment of every command."""
+    code = (
+        "import sys, server.commands.serve as serve, server.commands.predict as predict\n"
+        "from server.config import ServerConfig\n"
+        "assert serve._credentials(ServerConfig()) is None\n"
+        "predict.connect(predict.parser().parse_args(['--text', 'hum']))\n"
+        "sys.exit('cryptography' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

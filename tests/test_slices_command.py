@@ -8,27 +8,20 @@ import pytest
 
 from proto import observe_pb2 as pb
 from server.commands import slices
-from server.main import main
+from tests.running import asked
 
 Captured = pytest.CaptureFixture[str]
-
-
-def asked(capsys: Captured, *words: str) -> tuple[int, str, str]:
-    try:
-        code = main(("slices", *words))
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.mark.parametrize("measure", ["error", "value", "confidence"])
 def test_a_server_with_little_traffic_knows_no_bad_slice(
     tiny_server: str, measure: str, capsys: Captured
 ) -> None:
-    code, out, _ = asked(capsys, "--server", tiny_server, "--measure", measure)
+    code, out, _ = asked(capsys, "slices", "--server", tiny_server, "--measure", measure)
     assert code == 0 and out.startswith("no part of traffic is surely worse")
-    code, out, _ = asked(capsys, "--server", tiny_server, "--json", "--since", "9" * 400 + "d")
+    code, out, _ = asked(
+        capsys, "slices", "--server", tiny_server, "--json", "--since", "9" * 400 + "d"
+    )
     assert code == 0 and not json.loads(out).get("slices")
 
 
@@ -44,7 +37,7 @@ def test_the_worst_comes_first_and_nothing_in_it_reaches_the_terminal() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--since", "tomorrow"), "no date, time or age"),
+        (("--since", "tomorrow"), "expected a date, a time or an age"),
         (("--measure", "anger"), "invalid choice"),
         (("--limit", "0"), "1 to 100"),
     ],
@@ -52,5 +45,5 @@ def test_the_worst_comes_first_and_nothing_in_it_reaches_the_terminal() -> None:
 def test_what_cannot_be_asked_is_refused(
     words: tuple[str, str], says: str, capsys: Captured
 ) -> None:
-    code, _, err = asked(capsys, *words)
+    code, _, err = asked(capsys, "slices", *words)
     assert code == 2 and says in err

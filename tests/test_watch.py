@@ -12,8 +12,8 @@ from server.telemetry.feedback import FeedbackItem
 from server.telemetry.rows import AlertRow, DriftRow
 from server.telemetry.slice_names import CANDIDATES, SliceNames
 from server.telemetry.trailing import HOUR_S, LONG_S, MIDDLE_S, SHORT_S, Trailing
+from tests.desk import Desk
 from tests.telemetry_bench import NOW, SCHEMA, STAMP, bundle, record
-from tests.test_store import Desk
 
 BUNDLE = bundle()
 TICK_S = 300

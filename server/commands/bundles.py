@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from proto import admin_pb2 as pb
-from server.bundle_store import BundleStore
+from server.bundle_store import FOLDER, BundleStore
 from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
 from server.commands.report import table
 from server.listing import bundle_message, listed, rows
@@ -33,7 +33,7 @@ def run(words: Sequence[str]) -> int:
     arguments = parser().parse_args(words)
     if arguments.data is None:
         return run_to_end(_ask(arguments), arguments.server)
-    folder = arguments.data / "bundles"
+    folder = arguments.data / FOLDER
     if not folder.is_dir():
         print(f"{folder} is no store of bundles", file=sys.stderr)
         return FAILED

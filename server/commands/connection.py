@@ -14,7 +14,6 @@ import grpc
 
 from server.client import Client, Failure
 from server.config import ServerConfig
-from server.security import pem
 
 OK = 0
 FAILED = 1
@@ -70,6 +69,8 @@ def connect(arguments: argparse.Namespace) -> Client:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Ends the program for files that gRPC would abort it for, or blame on the server."""
+    from server.security import pem  # late: most commands need no TLS
+
     certificate, key = arguments.tls_cert, arguments.tls_key
     if (certificate is None) != (key is None):
         _end("--tls-cert and --tls-key belong together")

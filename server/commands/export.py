@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -30,9 +31,11 @@ from server.telemetry.errors import BadFilter
 from server.telemetry.history import Span
 from server.telemetry.reading import Reader
 from server.telemetry.rows import FeatureRow
+from server.values import expecting
 
 UNITS = {"min": 60.0, "h": 3600.0, "d": 86_400.0}
 STANDARD_OUTPUT = "-"
+A_MOMENT = "a date, a time or an age such as 24h"
 ABOUT = """examples:
   server export --since 7d --format parquet --out week.parquet
   server export --since 2026-11-01 --filter "site=b label!=ok" --out - | head
@@ -61,13 +64,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     now = time.time()
-
-    def at(text: str) -> float:
-        try:
-            return moment(text, now)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no date, time or age") from None
-
+    at = expecting(partial(moment, now=now), A_MOMENT)
     data = ServerConfig().data
     add = parser.add_argument
     add("--data", type=Path, default=data, metavar="DIR", help=f"a server's --data ({data})")

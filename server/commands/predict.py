@@ -23,7 +23,7 @@ from server.commands.connection import (
     told,
 )
 from server.commands.repeat import Load, run_load
-from server.flags import above_zero, expecting
+from server.values import above_zero, expecting
 
 PRIORITIES = {"high": pb.HIGH, "normal": pb.NORMAL, "low": pb.LOW}
 MODALITIES = {"text": pb.TEXT, "image": pb.IMAGE, "audio": pb.AUDIO}

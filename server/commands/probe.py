@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from proto import observe_pb2 as pb
 from server.client import Failure
 from server.commands.connection import FAILED, OK, add_connection, connect, told
-from server.flags import above_zero, expecting
+from server.values import above_zero, expecting
 
 TAKES_TRAFFIC = (pb.READY, pb.DEGRADED)
 

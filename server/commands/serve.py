@@ -21,7 +21,7 @@ import grpc
 
 from server.arguments import flags_of, limits_of
 from server.boot import Choice, Tried, after, choices
-from server.bundle_store import BundleStore
+from server.bundle_store import FOLDER, BundleStore
 from server.commands.narrator import Narrator
 from server.config import CHOOSE, ServerConfig
 from server.deployment import Deployment
@@ -33,7 +33,6 @@ from server.instrumented import Instrumented
 from server.notify import ServiceManager, service_manager
 from server.pool import Pool
 from server.process import DIGESTS, replica_spawner
-from server.security import pem
 from server.security.audit import AuditLog
 from server.security.guard import Guard
 from server.security.tls import TlsFiles, server_credentials
@@ -182,7 +181,7 @@ async def _until_told(
 
 def _remedy(config: ServerConfig) -> str:
     """What to do when what the store served last cannot be served."""
-    if config.bundle != CHOOSE or not (config.data / "bundles" / "current").is_symlink():
+    if config.bundle != CHOOSE or not (config.data / FOLDER / "current").is_symlink():
         return ""
     return (
         f"; no other bundle is served in its place: name one with --bundle, or see what is kept "
@@ -241,7 +240,7 @@ def _kept(witness: Witness, config: ServerConfig) -> str:
 def _store(config: ServerConfig, say: Say) -> BundleStore | None:
     """None when there is nowhere to keep bundles: the one that was named is served all the same."""
     try:
-        return BundleStore(config.data / "bundles")
+        return BundleStore(config.data / FOLDER)
     except OSError as error:
         say(f"NO OTHER BUNDLE CAN BE LOADED: {error}")
         return None
@@ -306,6 +305,8 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
         return None
     if config.tls_cert is None or config.tls_key is None:
         raise CannotListen("TLS needs both --tls-cert and --tls-key")
+    from server.security import pem  # late: in plaintext it costs no memory
+
     try:
         pem.check_pair(config.tls_cert, config.tls_key)
         if config.tls_client_ca is not None:

@@ -6,13 +6,15 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from proto import observe_pb2 as pb
 from server.commands.connection import OK, add_connection, connect, run_to_end
-from server.commands.export import moment
+from server.commands.export import A_MOMENT, moment
 from server.commands.plain import plain
 from server.commands.report import printable
 from server.telemetry.searching import MEASURES
+from server.values import expecting, whole
 
 TIMEOUT_S = 60.0
 ABOUT = """examples:
@@ -32,28 +34,26 @@ def parser() -> argparse.ArgumentParser:
         epilog=ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    now = time.time()
-
-    def at(text: str) -> float:
-        try:
-            return moment(text, now)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no date, time or age") from None
-
+    at = expecting(partial(moment, now=time.time()), A_MOMENT)
     add = parser.add_argument
     add("--since", type=at, default=at("24h"), metavar="WHEN", help="rows from then on (24h)")
     add("--measure", choices=MEASURES, default=MEASURES[0], help="worst by what (%(default)s)")
-    add("--limit", type=int, default=10, metavar="N", help="so many at most (10)")
+    few = expecting(_shown, "1 to 100")
+    add("--limit", type=few, default=10, metavar="N", help="the N worst (10)")
     add("--json", action="store_true", help="print one JSON object")
     add_connection(parser)
     return parser
 
 
+def _shown(text: str) -> int:
+    number = whole(text)
+    if number > 100:  # the server shows no more
+        raise ValueError
+    return number
+
+
 def run(words: Sequence[str]) -> int:
-    command = parser()
-    arguments = command.parse_args(words)
-    if not 1 <= arguments.limit <= 100:
-        command.error(f"--limit {arguments.limit}: 1 to 100 are shown")
+    arguments = parser().parse_args(words)
     return run_to_end(_ask(arguments), arguments.server)
 
 
