@@ -209,6 +209,8 @@ import os, sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from tests.desk import Desk
+# Everything imported while still root: Python itself may lie in root's own home.
+Desk(Path({warm!r})).writer.close()
 if os.getuid() == 0:
     os.setgid(65534); os.setuid(65534)
 desk = Desk(Path({folder!r}))
@@ -235,7 +237,8 @@ def test_a_read_only_file_or_folder_does_not_stop_telemetry(
     for parent in (tmp_path, *tmp_path.parents):
         if parent.stat().st_uid == os.getuid() and parent != Path("/"):
             parent.chmod(parent.stat().st_mode | 0o055)
-    script = READ_ONLY.format(root=str(ROOT), folder=str(folder), words=words)
+    warm = tmp_path / "warm"
+    script = READ_ONLY.format(root=str(ROOT), warm=str(warm), folder=str(folder), words=words)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     folder.chmod(0o777)
     assert done.returncode == 0, done.stderr[-2000:]
