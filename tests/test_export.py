@@ -159,7 +159,8 @@ def test_an_interrupted_export_leaves_nothing_and_no_traceback(tmp_path: Path) -
     desk.writer.close()
     out.mkdir()
     words = ["--data", str(tmp_path / "data"), "--since", at(0), "--out", str(out / "x")]
-    command = [sys.executable, "-m", "server.main", "export", *words]
+    # A shell that starts the tests in the background lets all below it ignore Ctrl-C.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "server.main", "export", *words]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
         while running.poll() is None and not any(part.stat().st_size for part in out.iterdir()):
             pass
