@@ -11,11 +11,14 @@ Where each bound comes from:
   payloads are needed: 73 without any change show that fewer than 5 in 100 change;
 - WORSE: feedback must show that the candidate is at most two answers in a hundred worse, the usual
   form of a non-inferiority margin (ICH E9); with an objective, worse by what two such answers cost.
-  With an objective its value decides and not the accuracy;
+  With an objective its value decides, and the accuracy only where the value leaves it open: what
+  single answers are worth may differ so much that their mean tells nothing yet;
 - LABELLED (server/figures.py): fewer rows of feedback than that say nothing;
 - LOST: what the active bundle answered and the candidate did not. Any is held, more than one in a
   hundred for sure is refused;
-- SLOWER (server/proving.py) is the same bound by which a load is refused;
+- SLOWER (server/proving.py) is the same bound by which a load is refused. A load compares only what
+  is over its own limit: a bundle within it may still take twice as long as the active one, so what
+  could not be timed is held;
 - SHIFTED: whoever acts on a confidence above a bound of theirs acts differently when all of them
   move by a tenth.
 """
@@ -65,7 +68,7 @@ def judge(
     refusal = _refusal(whole, latency, unit)
     if refusal:
         return Verdict("refuse", refusal)
-    doubt = _doubt(whole, slices, labels, unit, more)
+    doubt = _doubt(whole, slices, labels, unit, more) or _untimed(latency)
     if doubt:
         return Verdict("hold", doubt)
     return Verdict("promote", _praise(whole, latency, unit))
@@ -130,6 +133,16 @@ def _doubt(whole: Figures, slices: Sequence[Figures], labels: str, unit: str, mo
     return ""
 
 
+def _untimed(latency: Latency) -> str:
+    if latency.pairs >= PAIRS_TIMED:
+        return ""
+    return (
+        f"nothing speaks against its answers, but its speed could be compared for {latency.pairs} "
+        f"payloads only, and {PAIRS_TIMED} are needed: rehearse it in a quieter moment, or let a "
+        "canary compare what callers wait for"
+    )
+
+
 def _too_little(whole: Figures, evidence: str, unit: str, more: str) -> str:
     words = f"{percent(whole.changed)} of the answers change"
     if evidence:
@@ -152,9 +165,7 @@ def _praise(whole: Figures, latency: Latency, unit: str) -> str:
     words = f"{percent(whole.changed)} of the answers change over {whole.payloads} payloads"
     if _evidence(whole) == "good":
         words += f"; by feedback it is no worse: {_told(whole, unit)}"
-    if latency.pairs >= PAIRS_TIMED:
-        return f"{words}; it takes {latency.ratio.value:.2f} times as long"
-    return f"{words}; speed as proved when it was loaded"
+    return f"{words}; it takes {latency.ratio.value:.2f} times as long"
 
 
 def _evidence(part: Figures) -> Literal["", "unclear", "good", "worse"]:
@@ -164,7 +175,11 @@ def _evidence(part: Figures) -> Literal["", "unclear", "good", "worse"]:
     difference = _decides(part).difference
     if difference.high < 0:
         return "worse"
-    return "good" if difference.low >= -_margin(part) else "unclear"
+    if difference.low >= -_margin(part):
+        return "good"
+    if difference.value <= 0 and part.accuracy.difference.high < -WORSE:
+        return "worse"
+    return "unclear"
 
 
 def _by_value(part: Figures) -> bool:
@@ -180,15 +195,18 @@ def _margin(part: Figures) -> float:
 
 
 def _told(part: Figures, unit: str) -> str:
-    found = part.accuracy
-    words = f"accuracy {found.before:.3f} to {found.now:.3f} over {part.labelled} of known truth"
-    if _by_value(part):
-        value, difference = part.value_per_1000, part.value_per_1000.difference
-        return (
-            f"value {value.before:,.0f} to {value.now:,.0f} {unit} per 1,000 answers (difference "
-            f"{difference.low:+,.0f} to {difference.high:+,.0f}), {words}"
-        )
-    return f"{words} (difference {found.difference.low:+.3f} to {found.difference.high:+.3f})"
+    right = part.accuracy
+    words = (
+        f"accuracy {right.before:.3f} to {right.now:.3f} over {part.labelled} of known truth "
+        f"(difference {right.difference.low:+.3f} to {right.difference.high:+.3f})"
+    )
+    if not _by_value(part):
+        return words
+    value, difference = part.value_per_1000, part.value_per_1000.difference
+    return (
+        f"value {value.before:,.0f} to {value.now:,.0f} {unit} per 1,000 answers (difference "
+        f"{difference.low:+,.0f} to {difference.high:+,.0f}), {words}"
+    )
 
 
 def percent(found: Interval) -> str:
