@@ -2,8 +2,8 @@
 does not serve yet, beside what the active bundle answered.
 
 It asks the candidate's own replicas, behind the active pool's, so that it contends for cores alone.
-The active pool is asked itself only for the comparison of times, a few dozen rows, each in a moment
-in which it has nothing else to do.
+The active pool is asked itself only for the comparison of times, for a minute at most, each row in
+a moment in which it has nothing else to do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from server.types import Facts, Outcome, Work
 from server.verdict import Verdict
 from server.witness import Witness
 
-PAIRS_TIMED = 60  # payloads that both bundles answer one after the other, to compare times
+# Payloads that both bundles answer one after the other, to compare times: until so many could be
+# compared, or for so long. Beside traffic most of them cannot.
+PAIRS_TIMED = 60
+TIMED_FOR_S = 60.0
 READ_AT_ONCE = 16  # payloads in memory
 TOLD_S = 0.2
 COMPARABLE = ("INVALID_ARGUMENT", "INTERNAL")  # errors that a payload itself can cause
@@ -67,6 +70,7 @@ class Rehearsal:
     clock: Callable[[], float] = time.monotonic
     _pairs: list[Pair] = field(default_factory=list, init=False)
     _times: list[tuple[float, float]] = field(default_factory=list, init=False)
+    _timed: int = field(default=0, init=False)  # tried
     _skipped: int = field(default=0, init=False)
     _manners: Manners = field(init=False)
     _reading: Offload = field(default_factory=lambda: Offload("rehearsal", 1, 1), init=False)
@@ -99,7 +103,7 @@ class Rehearsal:
         seen = Seen(
             tuple(self._pairs),
             tuple(self._times),
-            PAIRS_TIMED,
+            self._timed,
             self._skipped,
             shadow.dropped,
             _more(len(self._pairs), wanted, self.sample_share),
@@ -111,11 +115,12 @@ class Rehearsal:
 
     async def _replay(self, old: Facts, most: int) -> AsyncGenerator[Stage, None]:
         rows = await self._kept(old, most)
-        done, told = 0, 0.0
+        done, told, began = 0, 0.0, self.clock()
         for some in _chunks(rows, READ_AT_ONCE):
             kept = await self._reading.run(partial(self.witness.by_id, some, True))
             while kept:
-                timed = done < PAIRS_TIMED
+                few = len(self._times) < PAIRS_TIMED
+                timed = few and self.clock() - began < TIMED_FOR_S
                 together = 1 if timed else max(1, self.candidate.serving)
                 group, kept = kept[:together], kept[together:]
                 self._manners.check()
@@ -150,6 +155,7 @@ class Rehearsal:
         work = self._work(row)
         if work is None:
             return
+        self._timed += 1
         quiet = await self._manners.quiet()
         before = self._manners.busyness()
         first = await ask(self.active, work, self.clock) if quiet and active_first else None

@@ -78,11 +78,10 @@ def _words(
         yield f"value: {sticks.why}"
     if seen.left_out:
         yield f"{seen.left_out} payloads could not be compared and were left out"
-    timed = min(seen.timed, sum(not pair.live for pair in seen.pairs))
-    if len(seen.times) < timed:
+    if len(seen.times) < seen.timed:
         yield (
-            f"times could be compared for {len(seen.times)} of {timed} payloads: for the others "
-            "one of the bundles was busy or gave no answer"
+            f"times could be compared for {len(seen.times)} of {seen.timed} payloads: for the "
+            "others one of the bundles was busy or gave no answer"
         )
 
 
