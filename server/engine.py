@@ -293,6 +293,7 @@ class Engine:
         """Refuse new work and return when what was accepted is done, or after `grace_s`; then
         what is left ends with UNAVAILABLE."""
         self._draining = True
+        self.lineup.end()
         self._note_state()
         left = errors.draining()
         await asyncio.gather(*(pool.finish(grace_s, left) for pool in self.lineup.pools))

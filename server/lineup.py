@@ -64,6 +64,7 @@ class Lineup:
         self._retiring: asyncio.Task[None] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._loading = False
+        self._ending = False
 
     @property
     def pools(self) -> tuple[Pool, ...]:
@@ -119,6 +120,7 @@ class Lineup:
             failed.push_async_callback(self._stop, pool)
             async with aclosing(prove(pool, pool.start(), lambda: self.active)) as steps:
                 async for one in steps:
+                    self._check_open()
                     yield one
             await self.admit(pool)
             failed.pop_all()
@@ -141,6 +143,7 @@ class Lineup:
             rolling = Rolling(old, pool, self._config.warm_pool, self._fits_one_more(pool), drain_s)
             async with aclosing(rolling.run(self)) as steps:
                 async for one in steps:
+                    self._check_open()
                     yield one
             failed.pop_all()
         self._loaded()
@@ -151,10 +154,15 @@ class Lineup:
 
     def check_free(self) -> None:
         """Raises DeployRefused while no other bundle can be loaded."""
+        self._check_open()
         if self.canary is not None:
             raise DeployRefused("load", "a canary is running: activate it or roll it back first")
         if self._build is None or self._loading:
             raise DeployRefused("load", "another bundle is being loaded")
+
+    def _check_open(self) -> None:
+        if self._ending:
+            raise DeployRefused("drain", "this server was told to stop; load it when it runs again")
 
     def _begin_load(self, bundle: Path) -> Pool:
         self.check_free()
@@ -278,6 +286,10 @@ class Lineup:
             self._stop_later(pool)
 
     # ---- end -----------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Nothing is loaded any more, and a load that is under way ends."""
+        self._ending = True
 
     async def stop(self) -> None:
         if self._retiring is not None:

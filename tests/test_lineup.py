@@ -181,6 +181,15 @@ async def test_who_leaves_at_the_last_word_of_a_load_leaves_a_candidate_that_ser
         assert await stamp_of(engine, work("a", "x")) == NEW
 
 
+async def test_a_load_under_way_ends_when_the_server_is_told_to_stop() -> None:
+    async with serving() as (engine, _):
+        with pytest.raises(DeployRefused, match="told to stop"):
+            async with aclosing(engine.lineup.load(Path("cd"))) as steps:
+                async for _step in steps:
+                    await engine.drain(1.0)
+        assert [pool.config.bundle for pool in engine.lineup.pools] == [Path("ab")]
+
+
 async def test_the_bundle_that_serves_is_not_loaded_again() -> None:
     async with serving() as (engine, _):
         with pytest.raises(DeployRefused, match="being served already"):
