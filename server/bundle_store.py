@@ -11,6 +11,7 @@ only what the manifest says of itself; whether that is true is for a replica to 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -25,6 +26,7 @@ PREVIOUS = "previous"
 SIGNATURES = ("manifest.sig", "model.sig")
 FOLDER = "bundles"  # of a server's --data
 SHORT = 12
+MIB = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 _PARTIAL = ".partial-"
@@ -63,7 +65,8 @@ class BundleStore:
     def add(self, source: Path, progress: Progress | None = None) -> Stored:
         """Copy a bundle in and make it read-only; one that is there already is left alone.
 
-        Raises StoreRefused for a directory that is no bundle or holds anything but plain files.
+        Raises StoreRefused for a directory that is no bundle or holds anything but plain files, and
+        where it cannot be read, or written here.
         """
         name, stamp = identify(source)
         place = self.root / name / stamp[:SHORT]
@@ -72,8 +75,18 @@ class BundleStore:
                 raise StoreRefused(f"{place} holds another bundle with the same first {SHORT} hex")
             self._adopt_signatures(source, place)
             return Stored(name, stamp, place)
-        place.parent.mkdir(exist_ok=True)
-        partial = place.parent / f"{_PARTIAL}{stamp[:SHORT]}-{os.getpid()}"
+        try:
+            place.parent.mkdir(exist_ok=True)
+            self._bring(source, place, progress)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                place.parent.rmdir()  # unless others are there
+            raise StoreRefused(self._why_not(source, error)) from error
+        self._step("added")
+        return Stored(name, stamp, place)
+
+    def _bring(self, source: Path, place: Path, progress: Progress | None) -> None:
+        partial = place.parent / f"{_PARTIAL}{place.name}-{os.getpid()}"
         try:
             _copy(source, partial, progress)
             self._step("copied")
@@ -83,8 +96,17 @@ class BundleStore:
         finally:
             _remove(partial)  # gone by that name when all went well
         _sync(place.parent)
-        self._step("added")
-        return Stored(name, stamp, place)
+
+    def _why_not(self, source: Path, error: OSError) -> str:
+        words = f"{source} cannot be copied into {self.root}: {error.strerror}"
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return f"{words}: {error.filename}" if error.filename else words
+        need = sum(path.lstat().st_size for path in _plain_files(source))
+        free = shutil.disk_usage(self.root).free
+        return (
+            f"{words}: it takes {need / MIB:.1f} MiB, {free / MIB:.1f} MiB are free; make room "
+            "there, or start the server with fewer --keep-bundles"
+        )
 
     def _adopt_signatures(self, source: Path, place: Path) -> None:
         """A bundle may have been signed after it came here: signatures are no part of the stamp.
@@ -250,12 +272,13 @@ def _copy(source: Path, target: Path, progress: Progress | None) -> None:
         # O_NOFOLLOW: what was a plain file a moment ago must still be one.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as reader:
             with copy.open("wb") as writer:
-                shutil.copyfileobj(reader, writer, 1 << 20)
+                while piece := reader.read(MIB):
+                    writer.write(piece)
+                    done += len(piece)
+                    if progress is not None:
+                        progress(done, total)
                 writer.flush()
                 os.fsync(writer.fileno())
-        done += path.lstat().st_size
-        if progress is not None:
-            progress(done, total)
 
 
 def _plain_files(source: Path) -> Iterator[Path]:

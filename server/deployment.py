@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from server.asker import ASKER, ITSELF
@@ -34,6 +36,7 @@ Told = Callable[[str, Switch | None, str], None]
 # The trial of a candidate against what serves, from what both bundles say of themselves.
 Trials = Callable[[Facts, Facts], Trial]
 CANARY_LOOK_S = 1.0
+COPY_LOOK_S = 0.2
 DAMAGED = ("names", "kind", "manifest", "files", "format", "hash")  # checks of a bundle's files
 COLD = "cold"  # the check that a rollback without a warm standby is refused with
 
@@ -66,9 +69,16 @@ class Deployment:
     async def load(self, path: Path, swap: str = "", activate: bool = False) -> Steps:
         """Copy a bundle into the store, then prove it beside the active one; with `activate` serve
         it as well. Raises DeployRefused with the evidence."""
-        yield Step("copying", 0.0, str(path))
+        far = deque([(0, 0)], maxlen=1)
+        adding = partial(self.store.add, path, lambda *moved: far.append(moved))
+        copying = asyncio.create_task(asyncio.to_thread(adding))
+        while not copying.done():
+            done, total = far[0]
+            words = f"{done >> 20} of {total >> 20} MiB of {path}" if total else str(path)
+            yield Step("copying", done / max(1, total), words)
+            await asyncio.wait([copying], timeout=COPY_LOOK_S)
         try:
-            stored = await asyncio.to_thread(self.store.add, path)
+            stored = copying.result()
         except (StoreRefused, OSError) as error:
             raise self._refused(DeployRefused("store", str(error))) from None
         async with aclosing(self._load(stored, swap, activate, "activate", "")) as steps:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -156,6 +158,25 @@ def test_a_kill_at_any_step_leaves_a_bootable_store(tmp_path: Path, a: Path, b: 
         for stored in store.bundles():
             assert len(list(stored.path.rglob("*"))) == 3
         assert list(store.root.glob("*/.partial*")) == []
+
+
+def test_copying_tells_how_far_it_is(tmp_path: Path, a: Path) -> None:
+    (a / "weights" / "more.safetensors").write_bytes(bytes(3 << 20))
+    total = sum(path.stat().st_size for path in a.rglob("*") if path.is_file())
+    moved: list[tuple[int, int]] = []
+    BundleStore(tmp_path / "store").add(a, lambda *now: moved.append(now))
+    assert len(moved) == 5 and moved == sorted(moved)  # three pieces of one file, two small files
+    assert moved[-1] == (total, total)
+
+
+def test_what_cannot_be_copied_is_told_with_where_and_what_to_do(tmp_path: Path, a: Path) -> None:
+    store = BundleStore(tmp_path / "store")
+    (store.root / "toy").write_text("in the way of the folder of that name")
+    with pytest.raises(StoreRefused, match=f"{a} cannot be copied into {store.root}: .*toy"):
+        store.add(a)
+    full = store._why_not(a, OSError(errno.ENOSPC, "No space left on device"))
+    assert re.search(r"No space left on device: it takes 0\.0 MiB, [\d.]+ MiB are free; ", full)
+    assert "--keep-bundles" in full
 
 
 def test_what_is_no_bundle_is_told_in_words(tmp_path: Path) -> None:
