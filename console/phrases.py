@@ -84,7 +84,7 @@ def moved(skew: Sequence[SkewLine]) -> list[Phrase]:
 
 
 def drifting(drift: Sequence[DriftLine], alerts: Sequence[AlertLine]) -> list[Phrase]:
-    loud = [line for line in drift if line.row.level in ("critical", "high")]
+    loud = _loud(drift)
     if not loud:
         return []
     worst = min(loud, key=lambda line: (rank(line.row.level), -line.row.excess_kl))
@@ -101,6 +101,11 @@ def drifting(drift: Sequence[DriftLine], alerts: Sequence[AlertLine]) -> list[Ph
     return [Phrase(worst.row.level, text, "drift", key, at_s, detail)]
 
 
+def _loud(drift: Sequence[DriftLine]) -> list[DriftLine]:
+    """As a server judged it; the console's own look at some hours says nothing of now."""
+    return [d for d in drift if d.source == "server" and d.row.level in ("critical", "high")]
+
+
 def told_already(
     servers: Sequence[ServerLine],
     burns: Sequence[Burn],
@@ -113,7 +118,7 @@ def told_already(
     found = {("latency", burn.server) for burn in burns}
     found |= {("skew", line.address) for line in skew if line.odd or line.moved}
     found |= {("readiness", s.address) for s in servers if s.severity in ("critical", "warning")}
-    if any(line.row.level in ("critical", "high") for line in drift):
+    if _loud(drift):
         found |= {("drift", line.address) for line in servers}
     return found
 

@@ -274,12 +274,25 @@ def test_drift_scores_are_those_of_the_server(db: sqlite3.Connection) -> None:
     assert reference is not None
     told = maths.compare(reference, np.array(shifted), reference.counts)
     assert (lines[0].row.psi, lines[0].row.kl) == (told.psi[0], told.kl[0])
+    assert lines[0].row.n_effective == told.n[0] / maths.UNMEASURED
     span = (T0, T0 + 60)
     key = ("audio.snr_db", "")
     found = compare.comparison(db, NameBook(db), drift.features(db), key, span, "s")
     assert found is not None and found.scores["psi"] == pytest.approx(told.psi[0])
     area = float((found.live * np.diff(found.edges)).sum())
     assert area == pytest.approx(1.0)
+
+
+def test_traffic_in_bursts_is_not_called_drift(db: sqlite3.Connection) -> None:
+    """Every row twice, 30 features without any shift: each alone would be tried too hard."""
+    draw = np.random.default_rng(1)
+    names = [f"f{number:02d}" for number in range(30)]
+    for name in names:
+        counts = 2 * np.bincount(draw.integers(0, 32, 400), minlength=32)
+        row = replace(profile(tuple(int(x) for x in counts)), feature=name)
+        put(db, [feature(name=name), row])
+    lines, _ = drift.in_window(db, NameBook(db), drift.features(db), (T0, T0 + 60), "psi")
+    assert len(lines) == 30 and {line.row.level for line in lines} == {"ok"}
 
 
 def test_features_that_come_later_are_compared_with(db: sqlite3.Connection, path: Path) -> None:

@@ -177,6 +177,14 @@ def test_too_few_rows_is_no_drift_and_no_health() -> None:
     assert verdict([line()], [], [drift_line("insufficient")], [], [], NOW).state == "HEALTHY"
 
 
+def test_the_consoles_own_look_at_some_hours_is_no_state_of_now() -> None:
+    """One look at a brushed window, or before the first judgement of a fresh server."""
+    own = replace(drift_line("critical"), source="console")
+    assert verdict([line()], [], [own], [], [], NOW).state == "HEALTHY"
+    said = verdict([line()], [], [own], [], [alert("drift")], NOW)
+    assert said.state == "CRITICAL" and "drift alert" in said.phrases[0].text
+
+
 def test_acknowledged_alert_is_counted_not_shouted() -> None:
     loud = verdict([line()], [], [], [], [alert()], NOW)
     held = verdict([line()], [], [], [], [alert(acknowledged_by="kim")], NOW)

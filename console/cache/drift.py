@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -111,6 +111,16 @@ def worst_first(lines: Sequence[DriftLine], measure: str) -> tuple[DriftLine, ..
     return tuple(sorted(lines, key=lambda line: (_order(line.row, measure), line.key)))
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One feature of one stamp against its reference, by slice."""
+
+    feature: str
+    stamp: str
+    places: tuple[str, ...]
+    found: scores.Comparison
+
+
 def hours_of(from_s: float, to_s: float) -> tuple[int, int]:
     """Profiles are hourly: the whole hours that a window touches."""
     return int(from_s // HOUR_S) * HOUR_S, math.ceil(to_s / HOUR_S) * HOUR_S
@@ -123,7 +133,10 @@ def in_window(
     span: tuple[float, float],
     measure: str,
 ) -> tuple[tuple[DriftLine, ...], tuple[float, float]]:
-    """Scores of the hours that `span` touches, all servers of a stamp added up: (lines, hours)."""
+    """Scores of the hours that `span` touches, all servers of a stamp added up: (lines, hours).
+
+    Hours do not show how bursty traffic was, and all is looked at at once: so rows count as the
+    server lets them count before it has measured that, and all tests are one family."""
     begin, end = hours_of(*span)
     sums: dict[tuple[str, str, str], np.ndarray] = {}
     for stamp, feature, place, counts in db.execute(
@@ -135,15 +148,19 @@ def in_window(
         held = sums.get(key)
         if held is None or held.shape == found.shape:
             sums[key] = found if held is None else held + found
-    lines: dict[tuple[str, str], list[DriftLine]] = {}
+    looks = []
     for (stamp, name), group in _grouped(sums).items():
         row = known.get((stamp, name))
         reference = reference_of(row) if row is not None else None
-        if reference is None:
-            continue
-        fitting = {p: c for p, c in group.items() if len(c) == len(reference.counts)}
-        for line in _scored(reference, stamp, fitting, end):
-            lines.setdefault(line.key, []).append(line)
+        if reference is not None and (look := _look(reference, stamp, group)) is not None:
+            looks.append(look)
+    lines: dict[tuple[str, str], list[DriftLine]] = {}
+    if looks:
+        q = scores.benjamini_hochberg(np.concatenate([look.found.p for look in looks]))
+        ends = np.cumsum([len(look.places) for look in looks])[:-1]
+        for look, own in zip(looks, np.split(q, ends), strict=True):
+            for line in _judged(look, own, end):
+                lines.setdefault(line.key, []).append(line)
     found_lines = [_worst(found, measure) for found in lines.values()]
     return worst_first(found_lines, measure), (begin, end)
 
@@ -157,21 +174,28 @@ def _grouped(
     return grouped
 
 
-def _scored(
-    reference: FeatureReference, stamp: str, counts: Mapping[str, np.ndarray], end_s: float
-) -> list[DriftLine]:
-    if not counts:
-        return []
-    found = scores.compare(reference, np.stack(list(counts.values())), reference.counts)
-    q = scores.benjamini_hochberg(found.p)
+def _look(
+    reference: FeatureReference, stamp: str, counts: Mapping[str, np.ndarray]
+) -> _Look | None:
+    fitting = {p: c for p, c in counts.items() if len(c) == len(reference.counts)}
+    if not fitting:
+        return None
+    deff = max(reference.deff, scores.UNMEASURED)
+    live = np.stack(list(fitting.values()))
+    found = scores.compare(reference, live, reference.counts, deff, reference.deff)
+    return _Look(reference.name, stamp, tuple(fitting), found)
+
+
+def _judged(look: _Look, q: np.ndarray, end_s: float) -> list[DriftLine]:
+    found = look.found
     levels = scores.judge(found, q)
     lines = []
-    for index, place in enumerate(counts):
+    for index, place in enumerate(look.places):
         level = scores.LEVELS[levels[index]] if found.sufficient[index] else "insufficient"
         row = DriftRow(
             tick_unix_ms=int(end_s * 1000),
-            stamp=stamp,
-            feature=reference.name,
+            stamp=look.stamp,
+            feature=look.feature,
             slice=place,
             baseline="bundle",
             n=float(found.n[index]),

@@ -34,6 +34,7 @@ FALSE_DISCOVERIES = 0.05  # q of Benjamini and Hochberg, for looks that share no
 # Looks an hour apart at a window of 24 hours are nearly the same look: three of four agree for the
 # asking, so each must convince by itself.
 FALSE_DISCOVERIES_OVERLAPPING = 0.001
+UNMEASURED = 2.0  # design effect taken for granted where live traffic has not shown its own
 MIN_EFFECTIVE = 320  # 20 effective rows for each of 16 groups; fewer is "insufficient", never "ok"
 CALM = 0.8  # an alert closes below this share of the threshold that opened it
 FEW_CELLS = 16  # with fewer filled cells the Kolmogorov law is far off: chi-squared decides

@@ -24,7 +24,6 @@ from server.telemetry.trailing import HOUR_S, LONG_S, SLOT_S, SLOTS, WINDOWS, Tr
 
 FAMILIES = ("output", "embedding")  # modalities tested apart; all others are inputs
 HOUR_STRETCHES = 48
-UNMEASURED = 2.0  # design effect taken for granted until live traffic has shown its own
 
 Judged = tuple[int, str, str, int, str]  # tick in unix ms, feature, slice, window, level
 
@@ -97,7 +96,7 @@ class DriftWatch:
         slices = self.trailing.slices()
         for gone in set(self._evidence.slices()) - set(slices):
             self._evidence.forget(gone)
-        deff = np.maximum(self._own_deff, self._minutes.effects(UNMEASURED))
+        deff = np.maximum(self._own_deff, self._minutes.effects(drift.UNMEASURED))
         deff = np.maximum(deff, self._hours.effects(1.0))
         looks = [self._look(now, w, slices, baselines[w], deff) for w in WINDOWS]
         for at, name in enumerate(slices):
