@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ class BundleStore:
     def __init__(self, root: Path, step: Step = _no_step) -> None:
         self.root = root
         self._step = step
+        self._adding = threading.Lock()  # two loads of one bundle must not write the same files
         root.mkdir(parents=True, exist_ok=True)
         self._forget_partials()
 
@@ -66,8 +68,12 @@ class BundleStore:
         """Copy a bundle in and make it read-only; one that is there already is left alone.
 
         Raises StoreRefused for a directory that is no bundle or holds anything but plain files, and
-        where it cannot be read, or written here.
+        where it cannot be read, or written here. Whoever comes second waits for the first.
         """
+        with self._adding:
+            return self._add(source, progress)
+
+    def _add(self, source: Path, progress: Progress | None) -> Stored:
         name, stamp = identify(source)
         place = self.root / name / stamp[:SHORT]
         if place.exists():

@@ -72,15 +72,17 @@ class Deployment:
         far = deque([(0, 0)], maxlen=1)
         adding = partial(self.store.add, path, lambda *moved: far.append(moved))
         copying = asyncio.create_task(asyncio.to_thread(adding))
-        while not copying.done():
-            done, total = far[0]
-            words = f"{done >> 20} of {total >> 20} MiB of {path}" if total else str(path)
-            yield Step("copying", done / max(1, total), words)
-            await asyncio.wait([copying], timeout=COPY_LOOK_S)
         try:
+            while not copying.done():
+                done, total = far[0]
+                words = f"{done >> 20} of {total >> 20} MiB of {path}" if total else str(path)
+                yield Step("copying", done / max(1, total), words)
+                await asyncio.wait([copying], timeout=COPY_LOOK_S)
             stored = copying.result()
         except (StoreRefused, OSError) as error:
             raise self._refused(DeployRefused("store", str(error))) from None
+        finally:
+            copying.cancel()  # of a caller who went away; its thread goes on to the end
         async with aclosing(self._load(stored, swap, activate, "activate", "")) as steps:
             async for one in steps:
                 yield one

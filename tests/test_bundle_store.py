@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,26 @@ def test_copying_tells_how_far_it_is(tmp_path: Path, a: Path) -> None:
     BundleStore(tmp_path / "store").add(a, lambda *now: moved.append(now))
     assert len(moved) == 5 and moved == sorted(moved)  # three pieces of one file, two small files
     assert moved[-1] == (total, total)
+
+
+def test_two_who_add_one_bundle_at_once_do_not_write_into_each_other(
+    tmp_path: Path, a: Path
+) -> None:
+    """The second begins while the first is in the middle of a file."""
+    (a / "weights" / "more.safetensors").write_bytes(bytes(3 << 20))
+    store, others = BundleStore(tmp_path / "store"), []
+
+    def while_copying(_done: int, _total: int) -> None:
+        if not others:
+            others.append(threading.Thread(target=store.add, args=(a,)))
+            others[0].start()
+            others[0].join(0.2)  # it would be through by now
+
+    stored = store.add(a, while_copying)
+    others[0].join(20)
+    for path in a.rglob("*.safetensors"):
+        assert (stored.path / path.relative_to(a)).read_bytes() == path.read_bytes()
+    assert [path.name for path in stored.path.parent.iterdir()] == ["a" * 12]
 
 
 def test_what_cannot_be_copied_is_told_with_where_and_what_to_do(tmp_path: Path, a: Path) -> None:
