@@ -1,12 +1,14 @@
 """`pipelines`: build, verify, inspect, restamp, compare and sign bundles.
 
-Exit codes: 0 done, 2 wrong usage, 78 a bundle (or what should become one) was refused.
+Exit codes: 0 done, 2 wrong usage, 78 a bundle (or what should become one) was refused, 130 broken
+off.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -22,16 +24,25 @@ from pipelines.errors import BundleRefused
 
 OK: Final = 0
 USAGE: Final = 2
+INTERRUPTED: Final = 130
 REFUSED: Final = 78  # EX_CONFIG: starting again will not help
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
-        return COMMANDS[arguments.command](arguments)
+        code = COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()  # here, where a reader who has gone away is no error
+        return code
     except BundleRefused as error:
         print(f"pipelines: {error}", file=sys.stderr)
         return REFUSED
+    except BrokenPipeError:
+        # Whoever read has seen enough. Python would flush again at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except OSError as error:
         words = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"pipelines: {words}", file=sys.stderr)

@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0] in COMMANDS:
         command = importlib.import_module(f"server.commands.{words[0].replace('-', '_')}")
         try:
-            return int(command.run(words[1:]))
+            code = int(command.run(words[1:]))
+            sys.stdout.flush()  # here, where a reader who has gone away is no error
+            return code
         except BrokenPipeError:
             # Whoever read has seen enough. Python would flush again at exit, and complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

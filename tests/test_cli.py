@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -265,6 +266,27 @@ def test_the_front_and_the_commands_never_import_torch() -> None:
         "assert not {'torch', 'transformers', 'pipelines'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("program_of", ["server", "pipelines"])
+def test_a_reader_who_has_seen_enough_is_no_error(
+    program_of: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """As `| head` is: what is left is written at the exit, into a pipe that nobody reads."""
+    (tmp_path / "bundles").mkdir()
+    words = {"server": ["bundles", "--data", tmp_path], "pipelines": ["inspect", tiny_bundle]}
+    reading, writing = os.pipe()
+    os.close(reading)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-m", f"{program_of}.main", *words[program_of]],
+        cwd=ROOT,
+        env=buffered,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_changed_bundle_is_refused_with_78_and_the_reason(
