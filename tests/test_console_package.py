@@ -16,6 +16,7 @@ import pytest
 
 from console import last, program
 from console.arguments import parser
+from console.feed.address import Access, refused
 from console.main import main
 from installers.console import contents, notices
 from installers.console.components import COMPONENTS, QT_MODULES
@@ -208,6 +209,13 @@ def test_a_secret_without_tls_and_half_a_certificate_are_refused(
         (tmp_path / name).write_text("x")
     assert main([*words, "10.0.0.1:8433"]) == 2
     assert "needs --tls" in (said := capsys.readouterr().err) or "belong together" in said
+
+
+def test_a_server_that_hangs_up_at_once_may_want_tls_and_one_that_was_killed_does_not() -> None:
+    message = "last error: UNAVAILABLE: ipv4:10.0.0.1:8433: Socket closed"
+    assert "--tls" in refused(message, Access())
+    assert "--cert" in refused(message, Access(tls=True))
+    assert refused("Stream removed (Socket closed)", Access()) == ""
 
 
 def test_servers_of_the_last_time_come_back(tmp_path: Path) -> None:

@@ -313,6 +313,8 @@ def test_a_server_with_a_foreign_key_says_so_and_not_that_its_port_is_taken(
         ("last error: UNAVAILABLE: ipv4:127.0.0.1:1: Socket closed", "--tls-cert"),
         ("Hostname Verification Check failed.", "another name"),
         ("SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: certificate has expired", "has expired"),
+        ("Stream removed (Socket closed)", "ended meanwhile"),
+        ("Cancelling all calls", "ended meanwhile"),
         ("Connection refused", ""),
     ],
 )

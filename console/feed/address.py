@@ -59,6 +59,8 @@ def refused(message: str, access: Access) -> str:
     """What a broken handshake may mean: gRPC tells the server's side of it only to the server."""
     if "Socket closed" not in message and "Connection reset" not in message:
         return ""
+    if "Stream removed" in message:  # it had been heard, and was killed
+        return ""
     if not access.tls:
         return ". It may want TLS: --tls --ca FILE"
     wanted = "another" if access.certificate else "a"

@@ -114,13 +114,13 @@ def told(failure: Failure, server: str) -> str:
 
 def refused(message: str) -> str:
     """What a connection that broke means: gRPC tells the server's side of it only to the server."""
+    if "Cancelling all calls" in message or "Stream removed" in message:
+        return "it ended meanwhile"
     if "Socket closed" in message or "Connection reset" in message:
         return (
             "something listens there and hung up: it may want TLS (--tls-ca), or a certificate "
             "of a CA it trusts that has not expired (--tls-cert, --tls-key)"
         )
-    if "Cancelling all calls" in message:
-        return "it was told to stop meanwhile"
     if "Hostname Verification" in message:
         return "its certificate is for another name: call it by one that `init-tls --host` named"
     if "CERTIFICATE_VERIFY_FAILED" in message:
