@@ -11,7 +11,7 @@ from scipy import stats
 
 from pipelines import calibration, reference
 from server.telemetry import drift, measures
-from server.telemetry.profile import FeatureReference
+from server.telemetry.profile import FeatureReference, Floats
 from server.telemetry.record import FeatureSpec
 from tests import peers
 from tests.telemetry_bench import cells
@@ -153,6 +153,23 @@ def test_too_few_rows_are_insufficient_and_never_a_level() -> None:
     assert drift.judge(found, np.array([0.0]))[0] == 0
     enough = drift.compare(ref, far + far, ref.counts, deff=1.0)
     assert drift.LEVELS[drift.judge(enough, np.array([0.0]))[0]] == "critical"
+
+
+def test_few_rows_show_what_is_beyond_doubt_and_when_it_is_over() -> None:
+    r = np.random.default_rng(0)
+    ref = feature(r.normal(size=5000))
+
+    def judged(values: Floats, q: float = 0.0) -> tuple[bool, bool]:
+        found = drift.compare(ref, counted(ref, values), ref.counts, deff=1.0)
+        large, over = drift.judge_few(found, np.array([q]))
+        return bool(large[0]), bool(over[0])
+
+    assert judged(r.normal(1.0, size=100)) == (True, False)
+    assert judged(r.normal(1.0, size=100), q=1e-4) == (False, False)
+    assert judged(r.normal(1.0, size=49)) == (False, False)
+    assert judged(r.normal(0.2, size=319)) == (False, False)  # large enough only for more rows
+    assert judged(r.normal(size=100)) == (False, True)
+    assert judged(r.normal(size=1000)) == (False, False)  # for `judge`
 
 
 def test_significance_alone_is_no_alarm() -> None:

@@ -76,6 +76,29 @@ def test_a_dark_camera_at_one_site_opens_one_alert_that_names_it(plant: Plant) -
     assert plant.row("image.brightness", "site=a").level == "ok"
 
 
+def test_a_large_shift_is_told_of_few_rows_too_and_its_end(plant: Plant) -> None:
+    """A dozen requests an hour: a day of them is not enough for a small shift."""
+    half_an_hour = {"a_tick": 6, "tick_s": 1800}
+    plant.run(48, **half_an_hour)
+    assert plant.row("image.brightness", window_s=LONG_S).level == "insufficient"
+    assert plant.firing() == []
+    plant.run(12, **half_an_hour, brightness=0.3)
+    dark = plant.row("image.brightness", window_s=LONG_S)
+    assert dark.n_effective < dark.n_needed and dark.level == "high"
+    [alert] = [a for a in plant.firing() if a.kind == "drift"]
+    assert alert.features == ("image.brightness",)
+    plant.run(72, **half_an_hour)
+    assert [a for a in plant.firing() if a.kind == "drift"] == []
+
+
+def test_a_burst_of_one_request_at_a_fresh_server_is_no_drift(plant: Plant) -> None:
+    same = record(7).features
+    for _ in range(2):
+        plant.run(0.5, a_tick=30, features=same)
+        plant.run(2, a_tick=1)
+    assert [a for a in plant.firing() if a.kind == "drift"] == []
+
+
 def test_an_alert_survives_a_restart_and_closes_when_it_is_over(
     plant: Plant, tmp_path: Path
 ) -> None:
@@ -230,8 +253,8 @@ def test_unknown_looks_are_neither_bad_nor_calm() -> None:
     evidence = Evidence(1, (SHORT_S,), HOUR_S)
     assert [look(evidence, level) for level in (1, UNKNOWN, 1, 1)][-1]
     for _ in range(10):
-        assert look(evidence, UNKNOWN, calm=True)
-    closed = [look(evidence, 0) for _ in range(4)]
+        assert look(evidence, UNKNOWN, calm=False)
+    closed = [look(evidence, level, calm=True) for level in (0, 0, UNKNOWN, 0)]
     assert closed == [True, True, True, False]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.telemetry.profile import Floats, Ints
 from server.telemetry.tally import Layout
@@ -72,6 +73,11 @@ class Burstiness:
         medians = medians / (1 + error / np.sqrt(np.maximum(count, 1)))
         self._enough = (count >= MIN_STRETCHES).all(axis=0)
         self._effects = np.where(self._enough, np.maximum(medians, 1.0), 1.0).max(axis=0)
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """Of which features enough stretches have been seen to tell."""
+        return self._enough
 
     def effects(self, unmeasured: float) -> Floats:
         """Design effect of each feature, never below 1; `unmeasured` while there are too few

@@ -31,11 +31,15 @@ WARNING_KS = 0.05
 HIGH_KS, HIGH_EXCESS_KL, HIGH_PSI = 0.10, 0.05, 0.2
 CRITICAL_EXCESS_KL = 0.15
 FALSE_DISCOVERIES = 0.05  # q of Benjamini and Hochberg, for looks that share no row
-# Looks an hour apart at a window of 24 hours are nearly the same look: three of four agree for the
-# asking, so each must convince by itself.
-FALSE_DISCOVERIES_OVERLAPPING = 0.001
+# Looks at a window of 24 hours, half an hour apart, are nearly the same look: three of four agree
+# for the asking, and there are fifty a day. Each must convince by itself.
+FALSE_DISCOVERIES_OVERLAPPING = 1e-5
+CALM_OVERLAPPING = 1e-3  # and what opened by it is calm above that, or it would come and go
 UNMEASURED = 2.0  # design effect taken for granted where live traffic has not shown its own
 MIN_EFFECTIVE = 320  # 20 effective rows for each of 16 groups; fewer is "insufficient", never "ok"
+# Rows too few to tell a small shift may still show a large one, beyond any doubt.
+FEW, FEW_KS = 50, 0.2  # effective rows; twice HIGH_KS
+OVER, OVER_P = 20, 0.2  # and so many rows say that it is over, when they show nothing at all
 CALM = 0.8  # an alert closes below this share of the threshold that opened it
 FEW_CELLS = 16  # with fewer filled cells the Kolmogorov law is far off: chi-squared decides
 
@@ -66,6 +70,10 @@ class Comparison:
     @property
     def sufficient(self) -> NDArray[np.bool_]:
         return self.n_effective >= MIN_EFFECTIVE
+
+    @property
+    def few(self) -> NDArray[np.bool_]:
+        return ~self.sufficient & (self.n_effective >= FEW)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,6 +172,14 @@ def judge(
     level = np.where(high, 2, level)
     level = np.where(found.excess_kl > CRITICAL_EXCESS_KL * scale, 3, level)
     return np.where(found.sufficient & (q < discoveries), level, 0)
+
+
+def judge_few(found: Comparison, q: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Rows that are too few for `judge`: (which show a large shift all the same, which show
+    nothing). KL and PSI are not asked: of so few rows they are mostly chance."""
+    large = found.few & (q < FALSE_DISCOVERIES_OVERLAPPING) & (found.ks >= FEW_KS)
+    over = ~found.sufficient & (found.n_effective >= OVER) & (found.p > OVER_P)
+    return large, over & (found.ks < CALM * FEW_KS)
 
 
 def benjamini_hochberg(p: Floats) -> Floats:

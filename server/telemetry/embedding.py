@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.telemetry.drift import (
+    CALM_OVERLAPPING,
     FALSE_DISCOVERIES,
     FALSE_DISCOVERIES_OVERLAPPING,
     MIN_EFFECTIVE,
@@ -165,8 +166,10 @@ class EmbeddingWatch:
 def _level(found: Distance, window_s: int, scale: float) -> int:
     if found.n_effective < MIN_EFFECTIVE:
         return UNKNOWN
-    overlapping = window_s > SPACING_S
-    if found.p >= (FALSE_DISCOVERIES_OVERLAPPING if overlapping else FALSE_DISCOVERIES):
+    limit = FALSE_DISCOVERIES
+    if window_s > SPACING_S:
+        limit = FALSE_DISCOVERIES_OVERLAPPING if scale == 1.0 else CALM_OVERLAPPING
+    if found.p >= limit:
         return 0
     return sum(found.effect >= effect * scale for effect in EFFECTS)
 

@@ -26,7 +26,7 @@ class Evidence:
 
     Ticks left out repeat the one before them, for half an hour at most; after that they are
     UNKNOWN. What opened stays open until it has been calm for LOOKS hourly looks on end; unknown
-    neither lengthens the calm nor ends it.
+    does not end the calm, and lengthens it only where few rows are calm for all that.
     """
 
     def __init__(self, features: int, windows_s: Sequence[int], tick_s: float) -> None:
@@ -58,7 +58,7 @@ class Evidence:
             self._open[slice_name] = np.zeros(self._shape, dtype=bool)
         self._ring[slice_name][self._at] = level
         run = self._calm[slice_name]
-        run = np.where(level == UNKNOWN, run, np.where(calm, run + self._step, 0))
+        run = np.where(calm, run + self._step, np.where(level == UNKNOWN, run, 0))
         self._calm[slice_name] = run = run.astype(np.int32)
         still = self._open[slice_name] & (run < self._depth)
         self._open[slice_name] = still | (self.confirmed(slice_name) > 0)

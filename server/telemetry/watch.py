@@ -24,6 +24,7 @@ from server.telemetry.trailing import HOUR_S, LONG_S, SLOT_S, SLOTS, WINDOWS, Tr
 
 FAMILIES = ("output", "embedding")  # modalities tested apart; all others are inputs
 HOUR_STRETCHES = 48
+HIGH = drift.LEVELS.index("high")
 
 Judged = tuple[int, str, str, int, str]  # tick in unix ms, feature, slice, window, level
 
@@ -142,16 +143,24 @@ class DriftWatch:
         )
         q = self._discoveries(found.p, found.sufficient, slices)
         known = there[0].sum(axis=-1) > 0
-        limit = drift.FALSE_DISCOVERIES
+        # A burst passes for a large shift of few rows until it is known how bursty traffic is.
+        measured = known & self._minutes.measured
+        few = found.few & measured
+        q = np.where(few, self._discoveries(found.p, few, slices), q)
+        large, over = drift.judge_few(found, q)
+        opening = closing = drift.FALSE_DISCOVERIES
         if window_s > SPACING_S:
-            limit = drift.FALSE_DISCOVERIES_OVERLAPPING
-        level, calm = (drift.judge(found, q, scale, limit) for scale in (1.0, drift.CALM))
+            opening, closing = drift.FALSE_DISCOVERIES_OVERLAPPING, drift.CALM_OVERLAPPING
+        level = drift.judge(found, q, 1.0, opening)
+        calm = drift.judge(found, q, drift.CALM, closing)
         return Look(
             window_s=window_s,
             found=found,
             q=q,
-            level=np.where(known & found.sufficient, level, UNKNOWN),
-            calm=calm == 0,
+            level=np.where(
+                known & found.sufficient, level, np.where(large & measured, HIGH, UNKNOWN)
+            ),
+            calm=np.where(found.sufficient, calm == 0, over & measured),
             known=known,
             changes=structural_changes(self.layout, live, deff),
         )
