@@ -22,12 +22,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.config import MIB
+
 CURRENT = "current"
 PREVIOUS = "previous"
 SIGNATURES = ("manifest.sig", "model.sig")
 FOLDER = "bundles"  # of a server's --data
 SHORT = 12
-MIB = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 _PARTIAL = ".partial-"
@@ -71,7 +72,10 @@ class BundleStore:
         where it cannot be read, or written here. Whoever comes second waits for the first.
         """
         with self._adding:
-            return self._add(source, progress)
+            try:
+                return self._add(source, progress)
+            except OSError as error:
+                raise StoreRefused(self._why_not(source, error)) from error
 
     def _add(self, source: Path, progress: Progress | None) -> Stored:
         name, stamp = identify(source)
@@ -81,17 +85,7 @@ class BundleStore:
                 raise StoreRefused(f"{place} holds another bundle with the same first {SHORT} hex")
             self._adopt_signatures(source, place)
             return Stored(name, stamp, place)
-        try:
-            place.parent.mkdir(exist_ok=True)
-            self._bring(source, place, progress)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                place.parent.rmdir()  # unless others are there
-            raise StoreRefused(self._why_not(source, error)) from error
-        self._step("added")
-        return Stored(name, stamp, place)
-
-    def _bring(self, source: Path, place: Path, progress: Progress | None) -> None:
+        place.parent.mkdir(exist_ok=True)
         partial = place.parent / f"{_PARTIAL}{place.name}-{os.getpid()}"
         try:
             _copy(source, partial, progress)
@@ -101,7 +95,11 @@ class BundleStore:
             partial.rename(place)
         finally:
             _remove(partial)  # gone by that name when all went well
+            with contextlib.suppress(OSError):
+                place.parent.rmdir()  # unless something is there, as when all went well
         _sync(place.parent)
+        self._step("added")
+        return Stored(name, stamp, place)
 
     def _why_not(self, source: Path, error: OSError) -> str:
         words = f"{source} cannot be copied into {self.root}: {error.strerror}"

@@ -19,6 +19,7 @@ from pathlib import Path
 from server.asker import ASKER, ITSELF
 from server.bundle_store import SHORT, BundleStore, Stored, StoreRefused
 from server.canary import Canary
+from server.config import MIB
 from server.errors import DeployRefused
 from server.lineup import Lineup
 from server.listing import roles
@@ -75,11 +76,11 @@ class Deployment:
         try:
             while not copying.done():
                 done, total = far[0]
-                words = f"{done >> 20} of {total >> 20} MiB of {path}" if total else str(path)
+                words = f"{done // MIB} of {total // MIB} MiB of {path}" if total else str(path)
                 yield Step("copying", done / max(1, total), words)
                 await asyncio.wait([copying], timeout=COPY_LOOK_S)
             stored = copying.result()
-        except (StoreRefused, OSError) as error:
+        except StoreRefused as error:
             raise self._refused(DeployRefused("store", str(error))) from None
         finally:
             copying.cancel()  # of a caller who went away; its thread goes on to the end
@@ -141,7 +142,7 @@ class Deployment:
             return []
         try:
             await asyncio.to_thread(self.store.add, Path(facts.bundle_path))
-        except (StoreRefused, OSError) as error:
+        except StoreRefused as error:
             return [Step("keeping", 0.0, f"NO COLD ROLLBACK, it cannot be kept: {error}")]
         return [Step("keeping", 0.0, f"{facts.stamp_name}, to be able to go back to it")]
 

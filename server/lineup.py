@@ -143,7 +143,6 @@ class Lineup:
             rolling = Rolling(old, pool, self._config.warm_pool, self._fits_one_more(pool), drain_s)
             async with aclosing(rolling.run(self)) as steps:
                 async for one in steps:
-                    self._check_open()
                     yield one
             failed.pop_all()
         self._loaded()
@@ -288,7 +287,8 @@ class Lineup:
     # ---- end -----------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Nothing is loaded any more, and a load that is under way ends."""
+        """Nothing more is loaded, and a load that is under way ends; a roll does not, since both of
+        its pools serve."""
         self._ending = True
 
     async def stop(self) -> None:

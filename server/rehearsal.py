@@ -34,7 +34,7 @@ from server.witness import Witness
 
 # Payloads that both bundles answer one after the other, to compare times: until so many could be
 # compared, or for so long. Beside traffic most of them cannot.
-PAIRS_TIMED = 60
+PAIRS_WANTED = 60
 TIMED_FOR_S = 60.0
 READ_AT_ONCE = 16  # payloads in memory
 TOLD_S = 0.2
@@ -119,7 +119,7 @@ class Rehearsal:
         for some in _chunks(rows, READ_AT_ONCE):
             kept = await self._reading.run(partial(self.witness.by_id, some, True))
             while kept:
-                few = len(self._times) < PAIRS_TIMED
+                few = len(self._times) < PAIRS_WANTED
                 timed = few and self.clock() - began < TIMED_FOR_S
                 together = 1 if timed else max(1, self.candidate.serving)
                 group, kept = kept[:together], kept[together:]

@@ -10,6 +10,7 @@ import pytest
 import pipelines  # noqa: F401  first of all: makes `import torchaudio` safe for transformers
 
 if TYPE_CHECKING:
+    from tests.desk import Desk
     from tests.otlp_collector import Collector
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -21,6 +22,17 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tinybundle import make_bundle  # late: a run without it needs no torch
 
     return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> "Iterator[Desk]":
+    """A telemetry writer without its thread, on a file of its own."""
+    from tests.desk import BUNDLE, Desk  # late: it makes a reference profile
+
+    found = Desk(tmp_path)
+    found.writer.adopt(BUNDLE)
+    yield found
+    found.writer.close()
 
 
 @pytest.fixture(scope="session")

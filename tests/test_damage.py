@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,15 +16,6 @@ import pytest
 from server.telemetry.database import LOCK, NAME, SPARE
 from tests.desk import BUNDLE, ROOT, Desk
 from tests.telemetry_bench import NOW, STAMP
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    found = Desk(tmp_path)
-    found.writer.adopt(BUNDLE)
-    yield found
-    found.writer.close()
-
 
 FULL = """
 import resource, sys

@@ -71,6 +71,25 @@ async def test_every_row_is_answered_while_replicas_are_replaced(
         assert found.engine.lineup.standby is None
 
 
+async def test_a_drain_in_the_middle_of_a_roll_loses_nothing_that_was_accepted(
+    tmp_path: Path,
+) -> None:
+    async with desk(tmp_path, replicas=2) as found:
+        found.room = FULL
+        lineup = found.engine.lineup
+        rolling = asyncio.create_task(found.load("b", activate=True, swap="rolling"))
+        await until(lambda: lineup.branch is not None and lineup.branch.pool.serving > 0)
+        rows = [found.engine.predict(work(f"r{n}", "sleep 0.05")) for n in range(60)]
+        answers = [asyncio.create_task(row) for row in rows]
+        await asyncio.sleep(0.05)
+        await found.engine.drain(20.0)
+        outcomes = await asyncio.gather(*answers)
+        assert [outcome.fault for outcome in outcomes if outcome.fault] == []
+        assert {outcome.stamp for outcome in outcomes} == {A, B}
+        rolling.cancel()
+        await asyncio.gather(rolling, return_exceptions=True)
+
+
 async def test_two_pools_that_do_not_fit_roll_when_they_are_to_be_activated(tmp_path: Path) -> None:
     async with desk(tmp_path, replicas=2) as found:
         found.room = FULL

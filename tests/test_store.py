@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,14 +21,6 @@ from server.telemetry.schema import migrations
 from server.telemetry.store import Store, day_of
 from tests.desk import BUNDLE, ROOT, Desk
 from tests.telemetry_bench import NOW, record
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    found = Desk(tmp_path)
-    found.writer.adopt(BUNDLE)
-    yield found
-    found.writer.close()
 
 
 def test_a_record_comes_back_as_it_was_put(desk: Desk) -> None:

@@ -249,7 +249,7 @@ def test_three_of_four_hourly_looks_open_and_two_do_not() -> None:
     assert [look(evidence, level) for level in (2, 2)] == [False, True]
 
 
-def test_unknown_looks_are_neither_bad_nor_calm() -> None:
+def test_unknown_looks_are_not_bad_and_calm_only_where_few_rows_say_so() -> None:
     evidence = Evidence(1, (SHORT_S,), HOUR_S)
     assert [look(evidence, level) for level in (1, UNKNOWN, 1, 1)][-1]
     for _ in range(10):

@@ -13,13 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.telemetry.drift import (
-    CALM_OVERLAPPING,
-    FALSE_DISCOVERIES,
-    FALSE_DISCOVERIES_OVERLAPPING,
-    MIN_EFFECTIVE,
-)
-from server.telemetry.evidence import SPACING_S, UNKNOWN, Evidence, Levels
+from server.telemetry.drift import MIN_EFFECTIVE
+from server.telemetry.evidence import UNKNOWN, Evidence, Levels, limits
 from server.telemetry.findings import SEVERITIES, Finding
 from server.telemetry.profile import EmbeddingReference, Ints
 from server.telemetry.record import FeatureSpec
@@ -121,14 +116,14 @@ class EmbeddingWatch:
         self.trailing.advance(now)
         found = [distance(self._reference, self.trailing.window("", now, w), deff) for w in WINDOWS]
         pairs = list(zip(WINDOWS, found, strict=True))
-        level = np.array([[_level(d, w, 1.0) for w, d in pairs]], dtype=np.int8)
-        calm = np.array([[_level(d, w, CALM) == 0 for w, d in pairs]])
+        level = np.array([[_level(d, limits(w)[0], 1.0) for w, d in pairs]], dtype=np.int8)
+        calm = np.array([[_level(d, limits(w)[1], CALM) == 0 for w, d in pairs]])
         self._evidence.note("", level, calm)
         rows = [self._row(now, w, d) for w, d in pairs if d.n]
         return rows, self._finding(found, level)
 
     def _row(self, now: float, window_s: int, found: Distance) -> DriftRow:
-        level = _level(found, window_s, 1.0)
+        level = _level(found, limits(window_s)[0], 1.0)
         return DriftRow(
             tick_unix_ms=int(now * 1000),
             stamp=self._stamp,
@@ -163,12 +158,9 @@ class EmbeddingWatch:
         return Finding(key, "drift", severity, summary, self._stamp, opened, (NAME,))
 
 
-def _level(found: Distance, window_s: int, scale: float) -> int:
+def _level(found: Distance, limit: float, scale: float) -> int:
     if found.n_effective < MIN_EFFECTIVE:
         return UNKNOWN
-    limit = FALSE_DISCOVERIES
-    if window_s > SPACING_S:
-        limit = FALSE_DISCOVERIES_OVERLAPPING if scale == 1.0 else CALM_OVERLAPPING
     if found.p >= limit:
         return 0
     return sum(found.effect >= effect * scale for effect in EFFECTS)

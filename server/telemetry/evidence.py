@@ -8,6 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from server.telemetry.drift import (
+    CALM_OVERLAPPING,
+    FALSE_DISCOVERIES,
+    FALSE_DISCOVERIES_OVERLAPPING,
+)
+
 LOOKS = 4  # evaluations looked at
 NEEDED = 3  # of them must be flagged
 SPACING_S = 3600  # between looks at the one-hour window, so that no two share a row
@@ -82,6 +88,13 @@ class Evidence:
     def forget(self, slice_name: str) -> None:
         for kept in (self._ring, self._calm, self._open):
             kept.pop(slice_name, None)
+
+
+def limits(window_s: int) -> tuple[float, float]:
+    """The q below which a look at such a window is flagged, and from which on it is calm."""
+    if window_s <= SPACING_S:
+        return FALSE_DISCOVERIES, FALSE_DISCOVERIES
+    return FALSE_DISCOVERIES_OVERLAPPING, CALM_OVERLAPPING
 
 
 def _spacing_s(window_s: int) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from server.telemetry import drift
 from server.telemetry.burst import CONTRAST_ERROR, STRETCHES, Burstiness
 from server.telemetry.drift import Comparison, Counted
-from server.telemetry.evidence import SPACING_S, UNKNOWN, Evidence
+from server.telemetry.evidence import UNKNOWN, Evidence, limits
 from server.telemetry.profile import Floats, Ints
 from server.telemetry.structural import Changes, structural_changes
 from server.telemetry.tally import Layout
@@ -148,18 +148,14 @@ class DriftWatch:
         few = found.few & measured
         q = np.where(few, self._discoveries(found.p, few, slices), q)
         large, over = drift.judge_few(found, q)
-        opening = closing = drift.FALSE_DISCOVERIES
-        if window_s > SPACING_S:
-            opening, closing = drift.FALSE_DISCOVERIES_OVERLAPPING, drift.CALM_OVERLAPPING
+        opening, closing = limits(window_s)
         level = drift.judge(found, q, 1.0, opening)
         calm = drift.judge(found, q, drift.CALM, closing)
         return Look(
             window_s=window_s,
             found=found,
             q=q,
-            level=np.where(
-                known & found.sufficient, level, np.where(large & measured, HIGH, UNKNOWN)
-            ),
+            level=np.where(known & found.sufficient, level, np.where(large, HIGH, UNKNOWN)),
             calm=np.where(found.sufficient, calm == 0, over & measured),
             known=known,
             changes=structural_changes(self.layout, live, deff),
