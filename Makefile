@@ -100,7 +100,7 @@ MODEL_TESTS := backbone heads collate generate pipeline library_versions
 compat: $(VENV)/.everything  ## the model's tests on the oldest transformers that is supported
 	@mkdir -p build && grep -vE 'transformers|tokenizers' constraints.txt >$(OLDEST).txt
 	$(BIN)/pip install -q --disable-pip-version-check --upgrade --target $(OLDEST) -c $(OLDEST).txt 'transformers==5.17.0'
-	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest $(MODEL_TESTS:%=tests/test_%.py)
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest $(MODEL_TESTS:%=tests/pipelines/test_%.py)
 
 soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas and of the server, swaps under load
 	$(BIN)/python -m benchmarks.soak correct

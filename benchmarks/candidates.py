@@ -53,9 +53,9 @@ def candidates(bundle: Path, folder: Path) -> dict[str, Path]:
 
 def change(bundle: Path, changes: Mapping[str, bytes]) -> None:
     """In place, under a name of its own; golden answers are recorded anew."""
-    from pipelines import manifest
-    from pipelines.build import rewrite
-    from pipelines.restamp import restamp
+    from pipelines.build.build import rewrite
+    from pipelines.build.restamp import restamp
+    from pipelines.bundle import manifest
 
     before = manifest.read((bundle / manifest.FILE).read_bytes())
     rewrite(bundle, replace(before, name=f"{before.name}-{bundle.name}"), changes)

@@ -33,9 +33,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines import tensorfile, thinker
-from tests import tinybundle
-from tests.running import ROOT, program
+from pipelines.bundle import tensors
+from pipelines.models.qwen import thinker
+from tests.support import tinybundle
+from tests.support.running import ROOT, program
 
 HIDDEN = 1024
 LAYERS = 4
@@ -90,7 +91,7 @@ def write_checkpoint(folder: Path, gigabytes: float) -> None:
 
 def write_shard(path: Path, shapes: Shapes, r: np.random.Generator) -> None:
     with path.open("wb") as file:
-        file.write(tensorfile.header_bytes((n, torch.float32, s) for n, s in shapes.items()))
+        file.write(tensors.header_bytes((n, torch.float32, s) for n, s in shapes.items()))
         for shape in shapes.values():
             left = int(np.prod(shape))
             while left:

@@ -45,11 +45,11 @@ def window_on(cache: Path, addresses: list[str] | None) -> Iterator[tuple[Any, A
     """The whole console as main() builds it: (application, window)."""
     from PySide6.QtWidgets import QApplication
 
-    from console.board import View
-    from console.bridge import Bridge
-    from console.panels.look import Look
-    from console.timeaxis import TimeAxis
-    from console.window import Window
+    from console.app.bridge import Bridge
+    from console.app.timeaxis import TimeAxis
+    from console.app.window import Window
+    from console.panels.style import Look
+    from console.state.dashboard import View
 
     sys.setswitchinterval(0.001)
     application = QApplication([])
@@ -184,8 +184,8 @@ def serve() -> None:
     """The servers of ten_hertz, in a process of their own, until it is ended."""
     from dataclasses import replace
 
-    from tests.fleet_story import FLEET
-    from tests.observe_stand_in import Fleet, StandIn
+    from tests.support.fleet_story import FLEET
+    from tests.support.observe_stand_in import Fleet, StandIn
 
     characters = [replace(FLEET[n % 5], name=f"gpu-{n:02d}") for n in range(made.SERVERS)]
     with Fleet([StandIn(who, past_s=60, hertz=10) for who in characters]) as fleet:
@@ -198,13 +198,13 @@ def many_points(cache: Path, options: argparse.Namespace) -> Figures:
     """A window of a hundred thousand latency rows: reading it, and painting it."""
     from PySide6.QtWidgets import QApplication
 
-    from console.board import View
+    from console.app.timeaxis import TimeAxis
     from console.cache import latency, rows
-    from console.cache.reading import Reading
-    from console.panels.charts import Percentiles
-    from console.panels.heatmap import HeatMap
-    from console.panels.look import Look
-    from console.timeaxis import TimeAxis
+    from console.cache.build_board import Reading
+    from console.panels.style import Look
+    from console.plots.charts import Percentiles
+    from console.plots.heatmap import HeatMap
+    from console.state.dashboard import View
 
     application = QApplication([])
     db = rows.open_for_reading(cache)
@@ -278,10 +278,10 @@ def scroll(cache: Path, options: argparse.Namespace) -> Figures:
 def a_day(cache: Path, options: argparse.Namespace) -> Figures:
     """Twenty-four hours of twenty servers through the writer as fast as it takes them, read once an
     hour the way the console reads."""
-    from console.board import View
     from console.cache import rows
-    from console.cache.reading import Reading
+    from console.cache.build_board import Reading
     from console.cache.writer import Writer
+    from console.state.dashboard import View
 
     start = 1_790_000_000.0
     at = [start]

@@ -11,7 +11,7 @@ import numpy as np
 
 from console.cache.insert import Names, insert
 from console.cache.schema import open_for_writing
-from console.domain import (
+from console.state.domain import (
     DriftRow,
     Event,
     LatencyRow,

@@ -25,11 +25,13 @@ import transformers
 from benchmarks.bound import sample
 from benchmarks.payloads import mixed_pool, pool
 from benchmarks.serve import ROOT, Worker, memory, start_ours
-from pipelines import golden, heads, thinker
-from pipelines.audio import audio_tokens
-from pipelines.backbone import QwenOmniBackbone
 from pipelines.batch import mapped
+from pipelines.bundle import golden
 from pipelines.collate import collate
+from pipelines.models import heads
+from pipelines.models.backbone import QwenOmniBackbone
+from pipelines.models.qwen import thinker
+from pipelines.models.qwen.log_mel import audio_tokens
 from pipelines.pipeline import Pipeline
 from pipelines.types import Prediction, Prepared
 
@@ -205,7 +207,7 @@ def row(
 
 
 def large(device: torch.device, seconds: float, small: bool) -> None:
-    from pipelines.triage.settings import model_config
+    from recipes.triage.settings import model_config
 
     dtype = torch.float32 if small else torch.bfloat16
     config = model_config() if small else THREE_B

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import reference as builder
+from pipelines.build import reference_profile as builder
+from server.telemetry.drift.binning import Layout
+from server.telemetry.drift.detector import DriftWatch, bundle_baseline
+from server.telemetry.drift.messages import drift_findings, structural_findings
+from server.telemetry.drift.reference import parse
+from server.telemetry.drift.windows import HOUR_S, SLOT_S, WINDOWS, Trailing
 from server.telemetry.record import FeatureSpec
-from server.telemetry.reference import parse
-from server.telemetry.tally import Layout
-from server.telemetry.trailing import HOUR_S, SLOT_S, WINDOWS, Trailing
-from server.telemetry.watch import DriftWatch, bundle_baseline
-from server.telemetry.words import drift_findings, structural_findings
 
 SHIFTED = 3
 BURST, SHARED = 8.0, 0.14  # mean run length; share of the variance a run has in common

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from benchmarks.drift import SHIFTED, alerts, schema, shaped, traffic
 from benchmarks.serve import ROOT
-from server.telemetry.trailing import SLOT_S
+from server.telemetry.drift.windows import SLOT_S
 
 # What each needs to be imported at all: they do not hold with what pip would take by itself.
 PEERS = {

@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from server.telemetry.otel.catalogue import STAGE_BOUNDS
+from server.telemetry.otel.configuration import plan_of
 from server.telemetry.otel.histogram import Histogram
 from server.telemetry.otel.instruments import Instruments
-from server.telemetry.otel.plan import plan_of
+from server.telemetry.otel.metric_definitions import STAGE_BOUNDS
 from server.telemetry.record import Record
 
 ROUNDS = 5
@@ -174,11 +174,11 @@ async def _grpc_us(calls: int) -> tuple[float, float]:
 
     from proto import inference_pb2 as pb
     from proto import inference_pb2_grpc as stubs
-    from server.calls import Calls
+    from server.api.listener import Edge
     from server.config import ServerConfig
-    from server.edge import Edge
-    from tests.running import IDENTITY
-    from tests.standin_engine import StandInEngine
+    from server.ops.otel_interceptor import Calls
+    from tests.support.running import IDENTITY
+    from tests.support.standin_engine import StandInEngine
 
     made = Instruments(plan_of(os.environ, "", 0.05), ABOUT, METHODS)
     config = replace(ServerConfig(), listen="127.0.0.1:0")
@@ -205,11 +205,11 @@ async def _grpc_us(calls: int) -> tuple[float, float]:
 
 MEMORY = """
 import os, sys
-import server.edge, server.engine, server.instrumented
+import server.api.listener, server.engine, server.ops.otel_setup
 from server.host import rss_bytes
 from benchmarks.otel import ABOUT, METHODS, fill
 from server.telemetry.otel.instruments import Instruments
-from server.telemetry.otel.plan import plan_of
+from server.telemetry.otel.configuration import plan_of
 plain = rss_bytes()
 made = Instruments(plan_of(os.environ, sys.argv[1], 0.05), ABOUT, METHODS)
 loaded = rss_bytes()
@@ -239,7 +239,7 @@ def memory_mib(environ: dict[str, str], prometheus: str) -> tuple[float, float, 
 
 COLLECTOR = """
 import sys
-from tests.otlp_collector import collector
+from tests.support.otlp_collector import collector
 with collector() as found:
     print(found.address, flush=True)
     sys.stdin.read()

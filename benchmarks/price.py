@@ -25,11 +25,11 @@ import numpy as np
 from benchmarks.otel import ABOUT, METHODS, PREDICT, least_us
 from benchmarks.payloads import MIXES, example
 from benchmarks.serve import ROOT
-from server.calls import CALL, Told
-from server.ids import prediction_id
-from server.records import record_of
+from server.ops.otel_interceptor import CALL, Told
+from server.record_of import record_of
+from server.request.ids import prediction_id
+from server.telemetry.otel.configuration import plan_of
 from server.telemetry.otel.instruments import Instruments
-from server.telemetry.otel.plan import plan_of
 from server.telemetry.record import FeatureSpec
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
@@ -124,8 +124,8 @@ def extraction() -> None:
 
 
 def search() -> None:
-    from server.telemetry.conditions import Column
-    from server.telemetry.slices import worst_slices
+    from server.telemetry.slices.conditions import Column
+    from server.telemetry.slices.search import worst_slices
 
     rows, features = 300_000, 30
     r = np.random.default_rng(3)

@@ -79,7 +79,7 @@ async def correct(target: str, requests: int, expected: list[dict[str, float]]) 
 
 def replicas(front: int) -> list[psutil.Process]:
     children = psutil.Process(front).children()
-    return [child for child in children if "server.replica" in child.cmdline()]
+    return [child for child in children if "server.replica.main" in child.cmdline()]
 
 
 async def kill(target: str, front: int, times: int) -> tuple[int, int]:

@@ -27,9 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
-from server.telemetry.live import Bundle, Past
 from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.settings import Settings
+from server.telemetry.stamps.stamp_state import Bundle, Past
 from server.telemetry.telemetry import Telemetry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,12 +46,14 @@ def schema(features: int) -> tuple[FeatureSpec, ...]:
 
 
 def bundle(features: int, slices: int) -> Bundle:
-    from pipelines import reference
+    from pipelines.build import reference_profile
 
     r = np.random.default_rng(1)
     rows = 8000
     tags = [{"site": f"s{i % slices}"} for i in range(rows)]
-    content = reference.build(r.normal(size=(rows, features)), schema(features), slices=tags)
+    content = reference_profile.build(
+        r.normal(size=(rows, features)), schema(features), slices=tags
+    )
     return Bundle(STAMP, "bench", schema(features), LABELS, json.dumps(content).encode())
 
 
@@ -201,9 +203,9 @@ def tick(args: argparse.Namespace) -> None:
 
 def week(args: argparse.Namespace) -> None:
     """1,000 requests an hour."""
-    from server.telemetry.database import open_database
-    from server.telemetry.lives import Lives
-    from server.telemetry.store import Store
+    from server.telemetry.stamps.registry import Lives
+    from server.telemetry.store.database import open_database
+    from server.telemetry.store.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(open_database(Path(folder), 0.0))
@@ -235,7 +237,7 @@ import resource, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from benchmarks.telemetry import STAMP, Feed, schema
-from server.telemetry.live import Bundle, Past
+from server.telemetry.stamps.stamp_state import Bundle, Past
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
 import argparse, os
@@ -259,11 +261,11 @@ telemetry.close()
 
 def memory(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        reference = Path(folder) / "profile.json"
-        reference.write_bytes(bundle(args.features, args.slices).reference)
+        profile = Path(folder) / "profile.json"
+        profile.write_bytes(bundle(args.features, args.slices).reference)
         script = MEMORY.format(
             root=str(ROOT), features=args.features, slices=args.slices,
-            folder=folder, reference=str(reference),
+            folder=folder, reference=str(profile),
         )  # fmt: skip
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     if done.returncode:

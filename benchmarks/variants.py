@@ -43,9 +43,9 @@ def disturb(bundle: Path, noise: float, seed: int) -> None:
     anew: a bundle that is as right about itself as any."""
     from safetensors.numpy import load_file, save
 
-    from pipelines import manifest
-    from pipelines.build import rewrite
-    from pipelines.restamp import restamp
+    from pipelines.build.build import rewrite
+    from pipelines.build.restamp import restamp
+    from pipelines.bundle import manifest
 
     random = np.random.default_rng(seed)
     changes = {}

@@ -232,7 +232,7 @@ async def cold(target: str, other: Variant, start_s: float) -> None:
 
 def stamping(folder: Path) -> None:
     """100 MB in four files: hashed as a bundle is, against sha256 of the same bytes."""
-    from pipelines.files import open_folder
+    from pipelines.bundle.files import open_folder
 
     for number in range(4):
         (folder / f"shard-{number}.safetensors").write_bytes(os.urandom(25 * MIB))

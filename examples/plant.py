@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from tqdm import tqdm
 
-from pipelines.triage import traffic
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
+from recipes.triage import traffic
 
 DAY_S = 86_400.0
 DAYS = 14

@@ -23,7 +23,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Import on first use: `import pipelines.stamp` must not cost an import of torch."""
+    """Import on first use: `import pipelines.bundle.stamp` must not cost an import of torch."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

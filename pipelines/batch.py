@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from pipelines.geometry import Ints
+from pipelines.models.geometry import Ints
 from pipelines.types import Task
 
 T = TypeVar("T")

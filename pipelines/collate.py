@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.batch import Batch, BranchColumns, Images, Segments, Sounds
-from pipelines.branches import MAX_COLUMNS, Tokens, Tree, groups
-from pipelines.geometry import Geometry, Ints, patch_positions, prompt_positions, windows
+from pipelines.models.geometry import Geometry, Ints, patch_positions, prompt_positions, windows
+from pipelines.models.label_tree import MAX_COLUMNS, Tokens, Tree, groups
 from pipelines.types import Prepared
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import feature_stats
-from pipelines.decode import DecodedAudio, DecodedImage
-from pipelines.media import IMAGE_FORMATS
-from pipelines.text import Encoded
+from pipelines.media.decode import DecodedAudio, DecodedImage
+from pipelines.media.limits import IMAGE_FORMATS
+from pipelines.models.tokens import Encoded
 
 PROJECTIONS = 16
 

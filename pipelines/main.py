@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pipelines import report
 from pipelines.arguments import parser
-from pipelines.bars import Bars
-from pipelines.contents import read_contents
-from pipelines.diff import differences, running_differences
+from pipelines.bundle import report
+from pipelines.bundle.contents import read_contents
+from pipelines.bundle.diff import differences, running_differences
 from pipelines.errors import BundleRefused
+from pipelines.progress import Bars
 
 OK: Final = 0
 USAGE: Final = 2
@@ -58,11 +58,11 @@ def _model(arguments: argparse.Namespace) -> tuple[str, str, str]:
 
 def _build(arguments: argparse.Namespace) -> int:
     # Late: `pipelines --help` and `inspect` need no model library.
-    from pipelines import adopt, build, checkpoint
+    from pipelines.build import build, checkpoint, from_checkpoint
 
-    given = adopt.Given(
+    given = from_checkpoint.Given(
         name=arguments.name,
-        labels=adopt.labels(arguments.labels),
+        labels=from_checkpoint.labels(arguments.labels),
         preprocess=_object(arguments.preprocess),
         template=_object(arguments.template),
         objective=_object(arguments.objective),
@@ -75,7 +75,7 @@ def _build(arguments: argparse.Namespace) -> int:
     )
     with Bars() as bars:
         stamp = build.write_bundle(
-            adopt.spec(checkpoint.read(arguments.source), given),
+            from_checkpoint.spec(checkpoint.read(arguments.source), given),
             arguments.out,
             build.loader(*_model(arguments)),
             bars.bytes_done,
@@ -86,10 +86,10 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from pipelines import golden, openssf
-    from pipelines.bundle import Bundle
+    from pipelines.bundle import golden, openssf
+    from pipelines.bundle.bundle import Bundle
+    from pipelines.bundle.signature import read_public
     from pipelines.pipeline import Pipeline
-    from pipelines.signature import read_public
 
     if arguments.openssf and not arguments.key:
         raise ValueError("--openssf needs --key PUBLIC: whose signature should it be?")
@@ -121,8 +121,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _restamp(arguments: argparse.Namespace) -> int:
-    from pipelines import build
-    from pipelines.restamp import restamp
+    from pipelines.build import build
+    from pipelines.build.restamp import restamp
 
     done = restamp(
         arguments.bundle,
@@ -157,8 +157,8 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _sign(arguments: argparse.Namespace) -> int:
-    from pipelines import openssf
-    from pipelines.signature import sign
+    from pipelines.bundle import openssf
+    from pipelines.bundle.signature import sign
 
     with Bars() as bars:
         contents = read_contents(arguments.bundle, bars.fraction_done)
@@ -172,7 +172,7 @@ def _sign(arguments: argparse.Namespace) -> int:
 
 
 def _object(path: Path | None) -> dict[str, Any] | None:
-    from pipelines.formats import parse_json
+    from pipelines.bundle.formats import parse_json
 
     return None if path is None else parse_json(str(path), path.read_bytes())
 

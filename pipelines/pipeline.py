@@ -14,21 +14,23 @@ from typing import Any
 import torch
 
 from pipelines import collate as collation
-from pipelines import device as devices
-from pipelines import features, golden, heads
-from pipelines.backbone import Backbone
+from pipelines import features
 from pipelines.batch import Batch
-from pipelines.bundle import Bundle
-from pipelines.contents import Progress
+from pipelines.bundle import golden
+from pipelines.bundle.bundle import Bundle
+from pipelines.bundle.contents import Progress
+from pipelines.bundle.stamp import Stamp, running_libraries
+from pipelines.bundle.tensors import read_tensors
 from pipelines.errors import BadInput, BundleRefused
-from pipelines.family import family_of
 from pipelines.features import Feature, Projection
-from pipelines.generate import Generation, Writing
-from pipelines.media import Limits
-from pipelines.predictions import Answerer, Found
+from pipelines.media.limits import Limits
+from pipelines.models import device as devices
+from pipelines.models import heads
+from pipelines.models.backbone import Backbone
+from pipelines.models.families import family_of
+from pipelines.models.generate import Generation, Writing
+from pipelines.postprocess import Answerer, Found
 from pipelines.prepare import Label, Preparer, read_labels
-from pipelines.stamp import Stamp, running_libraries
-from pipelines.tensorfile import read_tensors
 from pipelines.types import Prediction, Prepared, Sample
 
 EMBEDDED = Path(__file__).parent / "triage" / "bundle"

@@ -14,17 +14,17 @@ from typing import Any, get_args
 
 import torch
 
-from pipelines import parameters
-from pipelines.audio import AudioConfig
-from pipelines.branches import Tokens
-from pipelines.decode import DecodedAudio, DecodedImage, Limits, decode_row
+from pipelines.bundle import parameters
 from pipelines.errors import BadInput, BundleRefused
-from pipelines.family import QWEN, Family
 from pipelines.features import input_features
-from pipelines.gemma_audio import GemmaAudioConfig
-from pipelines.gemma_image import GemmaImageConfig
-from pipelines.image import Grid, ImageConfig
-from pipelines.text import Placeholder, Template, Text, TextConfig
+from pipelines.media.decode import DecodedAudio, DecodedImage, Limits, decode_row
+from pipelines.models.families import QWEN, Family
+from pipelines.models.gemma.log_mel import GemmaAudioConfig
+from pipelines.models.gemma.patches import GemmaImageConfig
+from pipelines.models.label_tree import Tokens
+from pipelines.models.qwen.log_mel import AudioConfig
+from pipelines.models.qwen.patches import Grid, ImageConfig
+from pipelines.models.tokens import Placeholder, Template, Text, TextConfig
 from pipelines.types import Modality, Prepared, Sample, Task
 
 MAX_LABELS = 1000

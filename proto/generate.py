@@ -6,7 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ("inference", "observe", "admin", "replica")
 WITH_SERVICES = ("inference", "observe", "admin")
-# Read at run time into a descriptor pool of its own (server/oip.py), so no Python module.
+# Read at run time into a descriptor pool of its own (server/api/open_inference_messages.py), so no
+# Python module.
 DESCRIPTORS_ONLY = ("open_inference",)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1 << 20
-CHOOSE = Path()  # no bundle was named: see server/boot.py
+CHOOSE = Path()  # no bundle was named: see server/deploy/boot_choice.py
 EMBEDDED_BUNDLE = Path(__file__).resolve().parent.parent / "pipelines" / "triage" / "bundle"
 
 

@@ -14,14 +14,14 @@ from typing import Protocol
 
 from server import errors, host
 from server.config import ServerConfig
-from server.lineup import Build, Lineup
-from server.pool import Pool
-from server.readiness import state_of
-from server.records import record_of
-from server.routes import stamp_of
-from server.scheduler import Entry
-from server.telemetry.feedback import FeedbackItem, FeedbackResult
+from server.pool.pool import Pool
+from server.pool.queue import Entry
+from server.pool.readiness import state_of
+from server.record_of import record_of
+from server.routing.pool_set import Build, Lineup
+from server.routing.router import stamp_of
 from server.telemetry.record import FeatureSpec, Record
+from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
 from server.types import (
     Counters,
     EngineSnapshot,

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from server.arguments import add_flags, config_of
+from server.commands.flag_values import add_flags, config_of
 from server.errors import ServerError
 
 # Imported only when asked for: serving needs no progress bar, asking needs no pool.

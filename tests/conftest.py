@@ -10,8 +10,8 @@ import pytest
 import pipelines  # noqa: F401  first of all: makes `import torchaudio` safe for transformers
 
 if TYPE_CHECKING:
-    from tests.desk import Desk
-    from tests.otlp_collector import Collector
+    from tests.support.otlp_collector import Collector
+    from tests.support.telemetry_writer import Desk
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
@@ -19,7 +19,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A valid bundle with random weights, built once a session. Copy it before changing it."""
-    from tests.tinybundle import make_bundle  # late: a run without it needs no torch
+    from tests.support.tinybundle import make_bundle  # late: a run without it needs no torch
 
     return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
@@ -27,7 +27,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def desk(tmp_path: Path) -> "Iterator[Desk]":
     """A telemetry writer without its thread, on a file of its own."""
-    from tests.desk import BUNDLE, Desk  # late: it makes a reference profile
+    from tests.support.telemetry_writer import BUNDLE, Desk  # late: it makes a reference profile
 
     found = Desk(tmp_path)
     found.writer.adopt(BUNDLE)
@@ -38,7 +38,7 @@ def desk(tmp_path: Path) -> "Iterator[Desk]":
 @pytest.fixture(scope="session")
 def tiny_server(tiny_bundle: Path) -> Iterator[str]:
     """The address of the whole program serving the tiny bundle with one replica."""
-    from tests.running import program
+    from tests.support.running import program
 
     flags = ("--warm-pool", "1", "--name", "tiny", "--sample-share", "1")
     with program("--bundle", str(tiny_bundle), *flags) as server:
@@ -49,7 +49,7 @@ def tiny_server(tiny_bundle: Path) -> Iterator[str]:
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Collector]":
     """A collector, named as operators name it. Metrics are sent when the server ends."""
-    from tests.otlp_collector import collector
+    from tests.support.otlp_collector import collector
 
     with collector() as found:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.address)

@@ -18,8 +18,11 @@ PACKAGES = {
     "pipelines": ".",
     "server": ".",
     "console": ".",
-    "trefoil": "examples/client",
+    "trefoil": "clients/python",
+    "recipes": ".",
 }
+# No folder outside tests/ has more files of Python than this: a room one can look over.
+LARGEST_FOLDER = 24
 
 # What each place may import of ours. The first matching prefix rules a module.
 ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -27,8 +30,9 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     # What a caller installs: the contract and nothing of what is behind it.
     ("trefoil", ("trefoil", "proto")),
     ("pipelines", ("pipelines",)),
+    ("recipes", ("recipes", "pipelines")),
     ("server.telemetry", ("server.telemetry",)),
-    ("server.replica", ("server", "proto", "pipelines")),
+    ("server.replica.main", ("server", "proto", "pipelines")),
     ("server", ("server", "proto")),
     (
         "console",
@@ -36,20 +40,27 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "console",
             "proto",
-            "server.telemetry.profile",
-            "server.telemetry.drift",
+            "server.telemetry.drift.profile",
+            "server.telemetry.drift.scores",
             "server.telemetry.record",
         ),
     ),
 )
 # Libraries a place must not import at all, at module level or later.
 FORBIDDEN: tuple[tuple[str, tuple[str, ...]], ...] = (
+    # Pure maths over counts.
+    ("server.telemetry.drift", ("sqlite3", "sqlite_utils", "threading", "grpc", "torch")),
+    ("server.telemetry.quality", ("sqlite3", "sqlite_utils", "threading", "grpc", "torch")),
+    ("server.telemetry.slices", ("sqlite3", "sqlite_utils", "threading", "grpc", "torch")),
     ("server.telemetry", ("grpc", "torch", "transformers", "PySide6")),
-    ("server.replica", ("PySide6",)),
+    ("server.replica.main", ("PySide6",)),
+    ("server.pool", ("proto", "torch", "PySide6")),
+    ("server.routing", ("proto", "torch", "PySide6")),
+    ("server.engine", ("proto", "torch", "PySide6")),
     ("server", ("torch", "transformers", "torchaudio", "PySide6")),
     ("console.panels", ("sqlite3", "sqlite_utils", "grpc", "torch", "transformers")),
-    ("console.domain", ("PySide6", "torch")),
-    ("console.status", ("PySide6", "torch")),
+    ("console.plots", ("sqlite3", "sqlite_utils", "grpc", "torch", "transformers")),
+    ("console.state", ("PySide6", "torch", "sqlite3", "grpc")),
     ("console.feed", ("PySide6", "torch")),
     ("console.cache", ("PySide6", "torch")),
     ("console", ("torch", "transformers", "torchaudio")),
@@ -94,22 +105,82 @@ def breaches(module: str, source: str) -> list[str]:
     return found
 
 
+def imported_modules(source: str) -> set[str]:
+    """The modules of ours that a source imports, packages' own `__init__` left out."""
+    known = {module for module, _ in modules()}
+    found = set()
+    for name in imports(source):
+        module = name if name in known else name.rpartition(".")[0]
+        if module in known:
+            found.add(module)
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """The sets of modules that reach each other: strongly connected components of two or more."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for name in graph.get(waiting.pop(), set()) - found:
+                found.add(name)
+                waiting.append(name)
+        return found
+
+    reach = {module: reached(module) for module in graph}
+    return sorted(
+        {
+            tuple(sorted(other for other in reach[module] if module in reach.get(other, set())))
+            for module in graph
+            if module in reach[module]
+        }
+    )
+
+
+def tracked_sources() -> Iterator[Path]:
+    for top in (*PACKAGES.items(), ("benchmarks", "."), ("installers", "."), ("examples", ".")):
+        folder = ROOT / top[1] / top[0]
+        yield from (p for p in folder.rglob("*.py") if "_pb2" not in p.name)
+
+
 def test_every_import_follows_the_arrows() -> None:
     found = [b for module, path in modules() for b in breaches(module, path.read_text())]
     assert found == []
 
 
+def test_no_import_goes_in_a_circle() -> None:
+    """Imports for types alone included: what knows each other is one thing in two files."""
+    graph = {module: imported_modules(path.read_text()) for module, path in modules()}
+    assert circles(graph) == []
+
+
+def test_a_planted_circle_is_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
+    assert circles(graph) == [("a", "b", "c")]
+
+
+def test_no_folder_is_too_large_to_look_over() -> None:
+    sizes: dict[str, int] = {}
+    for path in tracked_sources():
+        folder = path.parent.relative_to(ROOT).as_posix()
+        sizes[folder] = sizes.get(folder, 0) + 1
+    large = {name: n for name, n in sizes.items() if n > LARGEST_FOLDER}
+    assert large == {}
+    assert len(sizes) > 40, "the folders were found"
+
+
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("pipelines.text", "from server.engine import Engine"),
+        ("pipelines.models.tokens", "from server.engine import Engine"),
         ("server.engine", "import torch"),
-        ("server.rpc", "def f():\n    from pipelines.types import Part"),
-        ("server.telemetry.store", "from server.types import Work"),
+        ("server.api.inference", "def f():\n    from pipelines.types import Part"),
+        ("server.telemetry.store.store", "from server.types import Work"),
         ("console.panels.drift", "import sqlite3"),
-        ("console.window", "from server.telemetry.store import Store"),
+        ("console.app.window", "from server.telemetry.store.store import Store"),
         ("console.feed.client", "import pipelines"),
-        ("trefoil.servers", "from server.affinity import rank"),
+        ("trefoil.servers", "from server.pool.affinity import rank"),
     ],
 )
 def test_a_planted_breach_is_found(module: str, source: str) -> None:
@@ -123,7 +194,7 @@ def test_the_client_needs_nothing_but_grpc_and_protobuf() -> None:
         "ours = {name.split('.')[0] for name in sys.modules};"
         "sys.exit(', '.join({'server', 'pipelines', 'console', 'numpy', 'torch'} & ours) or 0)"
     )
-    path = os.pathsep.join((str(ROOT / "examples" / "client"), str(ROOT)))
+    path = os.pathsep.join((str(ROOT / "clients" / "python"), str(ROOT)))
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": path},
@@ -139,7 +210,9 @@ def test_proto_stays_a_namespace_directory() -> None:
     assert not (ROOT / "proto" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("module", ["server.main", "server.engine", "server.rpc", "console.main"])
+@pytest.mark.parametrize(
+    "module", ["server.main", "server.engine", "server.api.inference", "console.app.main"]
+)
 def test_front_and_console_never_load_torch(module: str) -> None:
     heavy = "{'torch', 'transformers', 'torchaudio', 'pipelines'}"
     code = f"import sys, {module}; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"

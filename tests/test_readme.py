@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
-MODULES = {"server": "server.main", "pipelines": "pipelines.main", "console": "console.main"}
+MODULES = {"server": "server.main", "pipelines": "pipelines.main", "console": "console.app.main"}
 
 
 def blocks(language: str) -> list[str]:
@@ -99,7 +99,7 @@ def test_other_commands_exist() -> None:
 @pytest.mark.parametrize("library", ["trefoil", "pipelines"])
 def test_the_python_examples_run(library: str, address: str) -> None:
     (code,) = [block for block in blocks("python") if library in block.splitlines()[0]]
-    path = os.pathsep.join((str(ROOT / "examples" / "client"), str(ROOT)))
+    path = os.pathsep.join((str(ROOT / "clients" / "python"), str(ROOT)))
     done = subprocess.run(
         [sys.executable, "-c", code.replace("127.0.0.1:8433", address)],
         cwd=ROOT,

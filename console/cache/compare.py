@@ -8,13 +8,14 @@ import sqlite3
 
 import numpy as np
 
-from console.board import Comparison, Floats
 from console.cache.drift import Features, hours_of, reference_of
-from console.cache.names import NameBook
-from console.domain import FeatureRow
+from console.cache.interned import NameBook
+from console.state.dashboard import Comparison, Floats
+from console.state.domain import FeatureRow
+from server.telemetry.drift.profile import FeatureReference
 
 # The measures the scores are made of; this package may import no more of the server than this.
-from server.telemetry.drift import (  # type: ignore[attr-defined]
+from server.telemetry.drift.scores import (  # type: ignore[attr-defined]
     js,
     kl,
     ks_statistic,
@@ -23,7 +24,6 @@ from server.telemetry.drift import (  # type: ignore[attr-defined]
     psi,
     smoothed,
 )
-from server.telemetry.profile import FeatureReference
 
 
 def comparison(

@@ -10,13 +10,13 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from console.board import DriftLine
 from console.cache.codec import unpack
-from console.cache.names import NameBook
-from console.domain import DriftRow, FeatureRow
-from console.severity import rank
-from server.telemetry import drift as scores
-from server.telemetry.profile import FeatureReference
+from console.cache.interned import NameBook
+from console.state.dashboard import DriftLine
+from console.state.domain import DriftRow, FeatureRow
+from console.state.severity import rank
+from server.telemetry.drift import scores
+from server.telemetry.drift.profile import FeatureReference
 from server.telemetry.record import FeatureSpec
 
 HOUR_S = 3600

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from console import status
-from console.board import ServerLine, SkewLine
 from console.cache.timeline import Pace
-from console.domain import STAMP_PARTS, Server
+from console.state import status
+from console.state.dashboard import ServerLine, SkewLine
+from console.state.domain import STAMP_PARTS, Server
 
 
 def slo_ms_of(servers: Mapping[str, Server], scope: str) -> float:

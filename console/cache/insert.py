@@ -11,7 +11,7 @@ import numpy as np
 
 from console.cache.codec import pack
 from console.cache.retention import mark_changed
-from console.domain import (
+from console.state.domain import (
     AlertRow,
     DeployRow,
     DriftRow,

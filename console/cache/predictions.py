@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from console.cache.names import NameBook
-from console.domain import FeatureRow, PredictionRow, Timing
-from console.filterline import Clause
+from console.cache.interned import NameBook
+from console.state.domain import FeatureRow, PredictionRow, Timing
+from console.state.filterline import Clause
 
 MOST = 1_000_000
 _COLUMNS = (

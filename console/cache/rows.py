@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from console.cache.codec import unpack
-from console.cache.names import NameBook
-from console.domain import (
+from console.cache.interned import NameBook
+from console.state.domain import (
     Action,
     AlertRow,
     DeployRow,

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from console.board import Exemplary, Floats, Latency, View
+from console.cache.interned import NameBook
 from console.cache.latency import LatencyRows
-from console.cache.names import NameBook
 from console.cache.quantiles import quantiles
+from console.state.dashboard import Exemplary, Floats, Latency, View
 
 SPARK_POINTS = 48
 SETTLE_S = 2.5  # between the end of a bucket and its arrival from every server

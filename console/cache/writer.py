@@ -15,7 +15,7 @@ from pathlib import Path
 from console.cache import retention
 from console.cache.insert import Names, insert
 from console.cache.schema import CacheTooNew, open_for_writing
-from console.domain import Action, Event
+from console.state.domain import Action, Event
 
 log = logging.getLogger(__name__)
 BATCH_S = 0.1  # rows wait at most this long to be written together

@@ -9,9 +9,9 @@ from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from console import domain
-from console.domain import LATENCY_BUCKETS, Event
-from console.plain import plain
+from console.state import domain
+from console.state.domain import LATENCY_BUCKETS, Event
+from console.state.sanitize import plain
 from proto import observe_pb2
 
 T = TypeVar("T")

@@ -14,12 +14,12 @@ from typing import Protocol
 import grpc
 from grpc import aio
 
-from console.domain import Action, AlertRow, Event, Link, SilenceRow
 from console.feed.address import Access
 from console.feed.backoff import Backoff
 from console.feed.decode import build
 from console.feed.link import Known, ServerLink
-from console.plain import plain
+from console.state.domain import Action, AlertRow, Event, Link, SilenceRow
+from console.state.sanitize import plain
 from proto import observe_pb2, observe_pb2_grpc
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 import grpc
 from grpc import aio
 
-from console.domain import Event, Link
 from console.feed import address as reach
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
 from console.feed.decode import RowRefused, event
-from console.plain import plain
+from console.state.domain import Event, Link
+from console.state.sanitize import plain
 from proto import observe_pb2, observe_pb2_grpc
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ ROW = Qt.ItemDataRole.UserRole + 2  # the row behind the cell
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
     text: str = ""
-    tone: str = "text"  # a token, severity or drift level of console.theme
+    tone: str = "text"  # a token, severity or drift level of console.app.theme
     kind: str = "text"  # text | bar | spark | sign | deploy | skew
     bold: bool = False
     mono: bool = False

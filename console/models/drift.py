@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from console.board import MEASURES, DriftLine
 from console.models.cells import Cell, Column
-from console.timetext import clock_text
-from server.telemetry.drift import CRITICAL_EXCESS_KL, HIGH_KS, HIGH_PSI, MIN_EFFECTIVE, WARNING_KS
+from console.state.dashboard import MEASURES, DriftLine
+from console.state.timetext import clock_text
+from server.telemetry.drift.scores import (
+    CRITICAL_EXCESS_KL,
+    HIGH_KS,
+    HIGH_PSI,
+    MIN_EFFECTIVE,
+    WARNING_KS,
+)
 
 # Full length of the bar, and the ticks in it; the thresholds are the server's own.
 SCALES = {

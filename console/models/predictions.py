@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PySide6.QtCore import QAbstractTableModel, Qt
 
-from console.domain import PredictionRow
 from console.models.cells import CELL, ROW, Cell, Column
 from console.models.table import ROOT, Index, Role, cell_data, header_side
-from console.plain import milliseconds
-from console.timetext import clock_text
+from console.state.domain import PredictionRow
+from console.state.sanitize import milliseconds
+from console.state.timetext import clock_text
 
 PAGE = 128
 MOST_PAGES = 64

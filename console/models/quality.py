@@ -6,10 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from console.board import QualityLine
-from console.domain import QualityRow, ReliabilityBin, SliceRow
 from console.models.cells import Cell, Column
-from console.plain import duration
+from console.state.dashboard import QualityLine
+from console.state.domain import QualityRow, ReliabilityBin, SliceRow
+from console.state.sanitize import duration
 
 
 def _share(value: float) -> str:

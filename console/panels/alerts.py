@@ -7,23 +7,23 @@ from PySide6.QtCore import QEvent, QRectF, Qt, Signal
 from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QLabel, QSplitter, QVBoxLayout, QWidget
 
-from console import program
-from console.board import AlertLine, Board
-from console.domain import SilenceRow
+from console.app.theme import SIGNS
+from console.app.timeaxis import TimeAxis
 from console.models.cells import Cell, Column
 from console.models.table import RowsModel
 from console.panels import paint
-from console.panels.bands import Bands
 from console.panels.frame import Panel
-from console.panels.look import Look
-from console.panels.strip import Line
+from console.panels.status_bar import Line
+from console.panels.style import Look
 from console.panels.table import Table
-from console.phrases import quiet
-from console.plain import duration
-from console.theme import SIGNS
-from console.timeaxis import TimeAxis
-from console.timetext import clock_text, iso
-from server.telemetry.drift import CRITICAL_EXCESS_KL
+from console.plots.alert_timeline import Bands
+from console.state import program
+from console.state.dashboard import AlertLine, Board
+from console.state.domain import SilenceRow
+from console.state.sanitize import duration
+from console.state.status_messages import quiet
+from console.state.timetext import clock_text, iso
+from server.telemetry.drift.scores import CRITICAL_EXCESS_KL
 
 NO_SILENCE = "nothing is silenced: S silences the alert that is selected, always with an end"
 

@@ -10,15 +10,15 @@ from PySide6.QtCore import QRectF, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QImage, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
-from console.domain import FeatureRow, PredictionRow
-from console.media import Shown, waveform
+from console.app.media import Shown, waveform
+from console.app.theme import lookup
 from console.panels import paint
 from console.panels.frame import Panel
-from console.panels.look import Look
-from console.panels.waterfall import Waterfall
-from console.questions import Payload, Single
-from console.theme import lookup
-from console.timetext import clock_text
+from console.panels.style import Look
+from console.plots.waterfall import Waterfall
+from console.state.domain import FeatureRow, PredictionRow
+from console.state.query_types import Payload, Single
+from console.state.timetext import clock_text
 
 LINE = 16
 TEXT_COLUMNS = 45  # characters of a line in the narrowest panel

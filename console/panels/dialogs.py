@@ -13,7 +13,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from console.board import AlertLine
+from console.state.dashboard import AlertLine
 
 SPANS = (("15 minutes", 900), ("1 hour", 3600), ("4 hours", 14_400), ("12 hours", 43_200),
          ("1 day", 86_400), ("3 days", 259_200))  # fmt: skip

@@ -7,15 +7,15 @@ import math
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QWidget
 
-from console.board import MEASURES, Board, DriftLine
+from console.app.timeaxis import TimeAxis
 from console.models import drift as model
 from console.models.table import RowsModel
 from console.panels.frame import Panel
-from console.panels.look import Look
+from console.panels.style import Look
 from console.panels.table import Table
-from console.plain import duration
-from console.timeaxis import TimeAxis
-from console.timetext import clock_text
+from console.state.dashboard import MEASURES, Board, DriftLine
+from console.state.sanitize import duration
+from console.state.timetext import clock_text
 
 WIDE = 620
 EMPTY = "nothing has been scored in this window: a server does it every few minutes"

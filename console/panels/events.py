@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from PySide6.QtWidgets import QWidget
 
-from console.board import Board, Happening
+from console.app.timeaxis import TimeAxis
 from console.models.cells import Cell, Column
 from console.models.table import RowsModel
 from console.panels.frame import NO_SCROLL, Panel
-from console.panels.look import Look
+from console.panels.style import Look
 from console.panels.table import Table
-from console.timeaxis import TimeAxis
-from console.timetext import clock_text
+from console.state.dashboard import Board, Happening
+from console.state.timetext import clock_text
 
 
 def _at(row: Happening) -> Cell:

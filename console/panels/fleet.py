@@ -9,16 +9,16 @@ from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QPointF, QRectF, 
 from PySide6.QtGui import QPainter
 from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
-from console.board import Board, ServerLine
 from console.models.cells import ROW, Cell, Column
 from console.models.table import RowsModel
 from console.panels import paint
 from console.panels.frame import NO_SCROLL, Panel
-from console.panels.look import Look
+from console.panels.style import Look
 from console.panels.table import Table
-from console.phrases import CLOCK_ODD_MS, unencrypted
-from console.plain import duration, milliseconds
-from console.status import STALE_AFTER_S
+from console.state.dashboard import Board, ServerLine
+from console.state.sanitize import duration, milliseconds
+from console.state.status import STALE_AFTER_S
+from console.state.status_messages import CLOCK_ODD_MS, unencrypted
 
 ROW_PIXELS = 44
 STAMP_PIXELS = 16

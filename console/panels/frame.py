@@ -8,9 +8,9 @@ from PySide6.QtCore import QEvent, QObject, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QFocusEvent, QFontMetricsF, QPainter, QPaintEvent
 from PySide6.QtWidgets import QFrame, QSizePolicy, QVBoxLayout, QWidget
 
-from console.board import Board
 from console.panels import paint
-from console.panels.look import Look
+from console.panels.style import Look
+from console.state.dashboard import Board
 
 # (text, tone). A text that begins with one of KEYS is the key to a line or an area: the sign takes
 # the colour and the words stay readable.

@@ -11,16 +11,16 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
-from console.board import SPLITS, Board, Exemplary
-from console.domain import STAGES
-from console.panels.charts import Percentiles, Stages, Throughput
+from console.app.timeaxis import TimeAxis
 from console.panels.frame import Panel
-from console.panels.heatmap import HeatMap
-from console.panels.look import Look
-from console.panels.marks import Marks
-from console.plain import duration, milliseconds
-from console.timeaxis import TimeAxis
-from console.timetext import span_text
+from console.panels.style import Look
+from console.plots.charts import Percentiles, Stages, Throughput
+from console.plots.event_marks import Marks
+from console.plots.heatmap import HeatMap
+from console.state.dashboard import SPLITS, Board, Exemplary
+from console.state.domain import STAGES
+from console.state.sanitize import duration, milliseconds
+from console.state.timetext import span_text
 
 NARROW = 430  # pixels of height below which the stages give way
 _SPLIT_WORDS = {"": "all together", "server": "by server", "stamp": "by stamp", "mix": "by mix",

@@ -8,9 +8,9 @@ from PySide6.QtCore import QEvent, QObject, QRectF, Qt
 from PySide6.QtGui import QHideEvent, QKeyEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QApplication, QDialog, QLineEdit, QListWidget, QVBoxLayout, QWidget
 
-from console.commands import Command, Registry
+from console.app.commands import Command, Registry
 from console.panels import paint
-from console.panels.look import Look
+from console.panels.style import Look
 
 WIDEST = 330.0  # pixels of a column of the key sheet
 

@@ -6,16 +6,16 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QLineEdit, QWidget
 
-from console.board import Board, Exemplary
-from console.filterline import BadFilter, Clause, parse
+from console.app.timeaxis import TimeAxis
 from console.models.predictions import Entry, PredictionsModel
 from console.panels.frame import Panel
-from console.panels.look import Look
-from console.panels.strip import Line
+from console.panels.status_bar import Line
+from console.panels.style import Look
 from console.panels.table import Table
-from console.questions import FindPredictions, Found, Page, ReadPage
-from console.timeaxis import TimeAxis
-from console.timetext import span_text
+from console.state.dashboard import Board, Exemplary
+from console.state.filterline import BadFilter, Clause, parse
+from console.state.query_types import FindPredictions, Found, Page, ReadPage
+from console.state.timetext import span_text
 
 EMPTY = "no prediction that is kept here fits the filter and the window"
 

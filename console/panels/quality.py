@@ -8,15 +8,15 @@ import math
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QSplitter, QWidget
 
-from console.board import Board
-from console.domain import QualityRow
 from console.models.quality import merged, slice_columns, worst_by_expression, worst_columns
 from console.models.table import RowsModel
-from console.panels.course import Calibration, Course
 from console.panels.frame import Panel
-from console.panels.look import Look
+from console.panels.style import Look
 from console.panels.table import Table
-from console.plain import duration
+from console.plots.quality_charts import Calibration, Course
+from console.state.dashboard import Board
+from console.state.domain import QualityRow
+from console.state.sanitize import duration
 
 NO_QUALITY = "no quality yet: it needs predictions, and labels that come by Feedback"
 NO_SLICES = "no slice is known where the model is clearly worse than elsewhere"

@@ -10,12 +10,12 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QPen, QPolygonF
 from PySide6.QtWidgets import QWidget
 
-from console.board import Board, Comparison
 from console.panels import paint
 from console.panels.frame import Panel
-from console.panels.look import Look
-from console.panels.scale import scale_top
-from console.timetext import clock_text
+from console.panels.style import Look
+from console.plots.scale import scale_top
+from console.state.dashboard import Board, Comparison
+from console.state.timetext import clock_text
 
 
 class Densities(QWidget):

@@ -9,14 +9,14 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
-from console.board import Board, ServerLine
-from console.domain import ProbeEvidence, ReplicaStatus, ServerSnapshot
 from console.panels import paint
 from console.panels.frame import Panel
-from console.panels.look import Look
-from console.phrases import unencrypted
-from console.plain import duration, milliseconds, size
-from console.severity import rank
+from console.panels.style import Look
+from console.state.dashboard import Board, ServerLine
+from console.state.domain import ProbeEvidence, ReplicaStatus, ServerSnapshot
+from console.state.sanitize import duration, milliseconds, size
+from console.state.severity import rank
+from console.state.status_messages import unencrypted
 
 _SEVERITY = {"ready": "ok", "slow": "warning", "wrong": "critical", "dead": "critical"}
 

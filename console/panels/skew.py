@@ -9,18 +9,18 @@ from collections.abc import Callable
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QSplitter, QWidget
 
-from console import program
-from console.board import Board, SkewLine
-from console.domain import STAMP_PARTS
+from console.app.timeaxis import TimeAxis
 from console.models.cells import Cell, Column
 from console.models.table import RowsModel
 from console.panels.frame import Panel
-from console.panels.look import Look
 from console.panels.skewdetail import Detail, when
+from console.panels.style import Look
 from console.panels.table import Table
-from console.plain import duration, short
-from console.timeaxis import TimeAxis
-from console.timetext import clock_text
+from console.state import program
+from console.state.dashboard import Board, SkewLine
+from console.state.domain import STAMP_PARTS
+from console.state.sanitize import duration, short
+from console.state.timetext import clock_text
 
 SHORT = 6
 LEAST_PIXELS = 478  # the names of the parts can be read

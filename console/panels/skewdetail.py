@@ -10,12 +10,12 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QPolygonF
 from PySide6.QtWidgets import QWidget
 
-from console import deploys as journal
-from console.board import Board, Floats, SkewLine
 from console.panels import paint
-from console.panels.look import Look
-from console.plain import short
-from console.timetext import clock_text
+from console.panels.style import Look
+from console.state import deploys as journal
+from console.state.dashboard import Board, Floats, SkewLine
+from console.state.sanitize import short
+from console.state.timetext import clock_text
 
 TRAFFIC_PIXELS = 44.0
 MOST_DEPLOYS = 6

@@ -34,7 +34,7 @@ from PySide6.QtWidgets import (
 
 from console.models.cells import CELL, ROW, Cell, Column
 from console.panels import paint
-from console.panels.look import Look
+from console.panels.style import Look
 
 Index = QModelIndex | QPersistentModelIndex
 

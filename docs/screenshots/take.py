@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.fleet_story import FLEET  # noqa: E402
-from tests.observe_stand_in import Fleet, StandIn  # noqa: E402
+from tests.support.fleet_story import FLEET  # noqa: E402
+from tests.support.observe_stand_in import Fleet, StandIn  # noqa: E402
 
 WITHIN_S = 400.0
 
@@ -52,7 +52,7 @@ def take(folder: Path, only: list[str]) -> None:
             if number == 1:
                 fleet.kill(len(FLEET) - 1)  # one server is gone from the second picture on
             file = folder / f"{picture.name}.png"
-            command = [sys.executable, "-m", "console.main", *fleet.addresses]
+            command = [sys.executable, "-m", "console.app.main", *fleet.addresses]
             command += ["--cache", str(cache), "--window", "15m", "--theme", picture.theme]
             command += ["--size", picture.size, "--screenshot", str(file), *picture.more]
             scaled = {**os.environ, "QT_SCALE_FACTOR": str(picture.scale)}

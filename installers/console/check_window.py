@@ -12,9 +12,9 @@ from pathlib import Path
 
 from installers.console.contents import PROGRAM, WINDOW_CLASS
 from installers.console.room import USER, Room, display
-from tests.fleet_story import FLEET
-from tests.observe_stand_in import Fleet, StandIn
-from tests.running import program
+from tests.support.fleet_story import FLEET
+from tests.support.observe_stand_in import Fleet, StandIn
+from tests.support.running import program
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SIZE = "1600x960"

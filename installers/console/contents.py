@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 PROGRAM = "trefoil-console"
-WINDOW_CLASS = PROGRAM  # as console/main.py names the desktop's file
+WINDOW_CLASS = PROGRAM  # as console/app/main.py names the desktop's file
 
 # Bindings that the console imports. shiboken6 and libpyside6 come with them.
 BINDINGS = ("QtCore", "QtGui", "QtWidgets")
@@ -53,8 +53,8 @@ UNUSED = (
 # Imported late or by name, so that no analysis sees them.
 HIDDEN = (
     "proto.observe_pb2", "proto.observe_pb2_grpc", "proto.inference_pb2",
-    "console.media", "console.feed.hub", "console.feed.link",
-    "server.telemetry.drift", "server.telemetry.profile", "server.telemetry.record",
+    "console.app.media", "console.feed.hub", "console.feed.link",
+    "server.telemetry.drift.scores", "server.telemetry.drift.profile", "server.telemetry.record",
     "sqlite_utils", "scipy.special",
 )  # fmt: skip
 

@@ -18,6 +18,6 @@ def own_libraries_only() -> None:
 
 if __name__ == "__main__":
     own_libraries_only()
-    from console.main import main
+    from console.app.main import main
 
     sys.exit(main())

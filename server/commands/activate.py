@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from proto import admin_pb2 as pb
-from server.admin import CANARY_MINUTES
+from server.api.admin import CANARY_MINUTES
 from server.commands.connection import OK, add_connection, connect, run_to_end
-from server.values import above_zero, expecting
+from server.commands.values import above_zero, expecting
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from proto import admin_pb2 as pb
-from server.bundle_store import FOLDER, BundleStore
 from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
-from server.commands.report import table
-from server.listing import bundle_message, listed, rows
+from server.commands.output.status_report import table
+from server.deploy.bundle_listing import bundle_message, listed, rows
+from server.deploy.bundle_store import FOLDER, BundleStore
 
 HEAD = ("name", "stamp", "MiB", "what for")
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import grpc
 
-from server.client import Client, Failure
+from server.commands.client import Client, Failure
 from server.config import ServerConfig
 
 OK = 0

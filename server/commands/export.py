@@ -16,8 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from server.commands.connection import FAILED, OK, REFUSED_INPUT, USAGE
-from server.config import ServerConfig
-from server.export import (
+from server.commands.output.export_table import (
     NoParquet,
     Plain,
     Schemas,
@@ -26,12 +25,13 @@ from server.export import (
     write_lines,
     write_parquet,
 )
-from server.telemetry.database import NAME
+from server.commands.values import expecting
+from server.config import ServerConfig
 from server.telemetry.errors import BadFilter
-from server.telemetry.history import Span
-from server.telemetry.reading import Reader
 from server.telemetry.rows import FeatureRow
-from server.values import expecting
+from server.telemetry.store.database import NAME
+from server.telemetry.store.history import Span
+from server.telemetry.store.reader import Reader
 
 UNITS = {"min": 60.0, "h": 3600.0, "d": 86_400.0}
 STANDARD_OUTPUT = "-"

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from proto import inference_pb2 as pb
-from server.client import Client
+from server.commands.client import Client
 from server.commands.connection import OK, REFUSED_INPUT, add_connection, connect, run_to_end
-from server.commands.plain import plain
+from server.commands.output.plain_values import plain
 
 AT_ONCE = 1000
 TIMEOUT_S = 30.0

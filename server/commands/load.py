@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from proto import admin_pb2 as pb
-from server.commands.bar import shown
 from server.commands.connection import OK, add_connection, connect, run_to_end
-from server.swap import ROLLING, SWAPS
+from server.commands.output.progress_bar import shown
+from server.deploy.strategy import ROLLING, SWAPS
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from proto import inference_pb2 as pb
-from server.client import INLINE_BYTES, Client
-from server.commands import answer
+from server.commands.client import INLINE_BYTES, Client
 from server.commands.connection import (
     EXIT_CODES,
     OK,
@@ -22,8 +21,9 @@ from server.commands.connection import (
     run_to_end,
     told,
 )
+from server.commands.output import answer_text
 from server.commands.repeat import Load, run_load
-from server.values import above_zero, expecting
+from server.commands.values import above_zero, expecting
 
 PRIORITIES = {"high": pb.HIGH, "normal": pb.NORMAL, "low": pb.LOW}
 MODALITIES = {"text": pb.TEXT, "image": pb.IMAGE, "audio": pb.AUDIO}
@@ -132,8 +132,8 @@ async def _predict(arguments: argparse.Namespace, example: pb.Example) -> int:
             load = Load(arguments.repeat, arguments.concurrency, arguments.unary, timeout_s)
             return await _load(client, request, load, arguments)
         response = await client.predict(request, timeout_s)
-    found = answer.prediction_of(response)
-    print(json.dumps(found) if arguments.json else answer.readable(found))
+    found = answer_text.prediction_of(response)
+    print(json.dumps(found) if arguments.json else answer_text.readable(found))
     return OK
 
 
@@ -164,8 +164,8 @@ async def _generate(arguments: argparse.Namespace, example: pb.Example) -> int:
                 if not arguments.json:
                     print(event.text, end="", flush=True)
             else:
-                found = answer.generation_of(event, "".join(pieces))
-    print(json.dumps(found) if arguments.json else f"\n\n{answer.readable_generation(found)}")
+                found = answer_text.generation_of(event, "".join(pieces))
+    print(json.dumps(found) if arguments.json else f"\n\n{answer_text.readable_generation(found)}")
     return OK
 
 

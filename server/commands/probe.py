@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from proto import observe_pb2 as pb
-from server.client import Failure
+from server.commands.client import Failure
 from server.commands.connection import FAILED, OK, add_connection, connect, told
-from server.values import above_zero, expecting
+from server.commands.values import above_zero, expecting
 
 TAKES_TRAFFIC = (pb.READY, pb.DEGRADED)
 

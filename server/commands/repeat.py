@@ -12,8 +12,8 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from proto import inference_pb2 as pb
-from server.client import Client, Failure
-from server.commands.answer import STAGES, failure_of_fault
+from server.commands.client import Client, Failure
+from server.commands.output.answer_text import STAGES, failure_of_fault
 
 # A refused caller waits as it is told, or this long.
 BACK_OFF_S = 0.1

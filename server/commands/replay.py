@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from proto import observe_pb2 as pb
-from server.client import Client
+from server.api.observe_messages import prediction_message
+from server.commands.client import Client
 from server.commands.connection import (
     FAILED,
     OK,
@@ -24,18 +25,17 @@ from server.commands.connection import (
     connect,
     run_to_end,
 )
-from server.commands.report import printable, table
+from server.commands.output.status_report import printable, table
 from server.config import ServerConfig
 from server.errors import PoolRefused
-from server.replay import Line, Side, Value, compare, named
-from server.rerun import TASKS, by_bundle, by_server, outputs_of, schema_of
-from server.row_messages import prediction_message
-from server.telemetry.database import NAME
-from server.telemetry.feedback import made_at
-from server.telemetry.history import Span
-from server.telemetry.reading import Reader
+from server.rehearsal.replay import Line, Side, Value, compare, named
+from server.rehearsal.rerun import TASKS, by_bundle, by_server, outputs_of, schema_of
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import FeatureRow
+from server.telemetry.stamps.feedback import made_at
+from server.telemetry.store.database import NAME
+from server.telemetry.store.history import Span
+from server.telemetry.store.reader import Reader
 
 TIMEOUT_S = 30.0
 WRITTEN_AFTER_S = 1.5  # longer than the writer keeps rows to itself

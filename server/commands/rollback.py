@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from proto import admin_pb2 as pb
-from server.client import Failure
-from server.commands.bar import shown
+from server.commands.client import Failure
 from server.commands.connection import OK, add_connection, connect, run_to_end
-from server.deployment import COLD
+from server.commands.output.progress_bar import shown
+from server.deploy.deployment import COLD
 
 
 def parser() -> argparse.ArgumentParser:

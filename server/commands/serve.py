@@ -19,28 +19,28 @@ from importlib import metadata
 
 import grpc
 
-from server.arguments import flags_of, limits_of
-from server.boot import Choice, Tried, after, choices
-from server.bundle_store import FOLDER, BundleStore
-from server.commands.narrator import Narrator
+from server.api.listener import CannotListen, Edge
+from server.api.snapshot_messages import Identity
+from server.commands.flag_values import flags_of, limits_of
 from server.config import CHOOSE, ServerConfig
-from server.deployment import Deployment
-from server.deploys import Deploys, trial_of
-from server.edge import CannotListen, Edge
+from server.deploy.boot_choice import Choice, Tried, after, choices
+from server.deploy.bundle_store import FOLDER, BundleStore
+from server.deploy.deployment import Deployment
+from server.deploy.journal import Deploys, trial_of
 from server.engine import Engine
 from server.errors import DeployRefused, PoolRefused
-from server.instrumented import Instrumented
-from server.notify import ServiceManager, service_manager
-from server.pool import Pool
-from server.process import DIGESTS, replica_spawner
+from server.ops.otel_setup import Instrumented
+from server.ops.simulated_clock import SimulatedWall
+from server.ops.skew_alert import SkewAlert
+from server.ops.startup_log import Narrator
+from server.ops.systemd import ServiceManager, service_manager
+from server.pool.pool import Pool
+from server.pool.spawn import DIGESTS, replica_spawner
 from server.security.audit import AuditLog
 from server.security.guard import Guard
 from server.security.tls import TlsFiles, server_credentials
 from server.security.tokens import TokenFile, TokenFileInvalid
-from server.simulated import SimulatedWall
-from server.skew_alert import SkewAlert
-from server.snapshot import Identity
-from server.witness import OFF, Witness, witness_of
+from server.telemetry_port import OFF, Witness, witness_of
 
 OK = 0
 REFUSED = 78  # EX_CONFIG of sysexits.h: the bundle or the pool cannot be served

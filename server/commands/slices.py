@@ -11,10 +11,10 @@ from functools import partial
 from proto import observe_pb2 as pb
 from server.commands.connection import OK, add_connection, connect, run_to_end
 from server.commands.export import A_MOMENT, moment
-from server.commands.plain import plain
-from server.commands.report import printable
-from server.telemetry.searching import MEASURES
-from server.values import expecting, whole
+from server.commands.output.plain_values import plain
+from server.commands.output.status_report import printable
+from server.commands.values import expecting, whole
+from server.telemetry.store.worst_slices import MEASURES
 
 TIMEOUT_S = 60.0
 ABOUT = """examples:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from proto import observe_pb2 as pb
 from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
-from server.commands.plain import plain
-from server.commands.report import report
+from server.commands.output.plain_values import plain
+from server.commands.output.status_report import report
 
 TIMEOUT_S = 10.0
 

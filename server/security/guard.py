@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 import grpc
 
-from server.asker import ASKER
+from server.request.actor import ASKER
 from server.security.audit import AuditLog
 from server.security.roles import ADMIN, ALLOWED, ROLES, Role, is_open, permits
 from server.security.tokens import Identity, TokenFile

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.telemetry.retention import Limits
+from server.telemetry.drift.windows import SLOT_S
 from server.telemetry.sampler import MOST_BYTES
-from server.telemetry.trailing import SLOT_S
+from server.telemetry.store.retention import Limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from server.telemetry import objective, reference
-from server.telemetry.alert_command import AlertCommand
-from server.telemetry.alerts import Transition
-from server.telemetry.changes import Batch, Changes
-from server.telemetry.feedback import FeedbackItem, FeedbackResult
+from server.telemetry.alerts.book import Transition
+from server.telemetry.alerts.command import AlertCommand
+from server.telemetry.change_feed import Batch, Changes
+from server.telemetry.drift import reference
+from server.telemetry.evaluation import quality_row
 from server.telemetry.findings import Finding
-from server.telemetry.history import Span
-from server.telemetry.judge import quality_row
-from server.telemetry.live import Bundle, Live
-from server.telemetry.quality_sums import unpacked
-from server.telemetry.reading import Reader
+from server.telemetry.quality import objective
+from server.telemetry.quality.count_arrays import unpacked
 from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.recorder import Recorder
 from server.telemetry.rows import (
@@ -32,8 +29,12 @@ from server.telemetry.rows import (
     Row,
     SilenceRow,
 )
-from server.telemetry.searching import Found, Search, search
 from server.telemetry.settings import Settings
+from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
+from server.telemetry.stamps.stamp_state import Bundle, Live
+from server.telemetry.store.history import Span
+from server.telemetry.store.reader import Reader
+from server.telemetry.store.worst_slices import Found, Search, search
 from server.telemetry.writer import Writer
 
 CLOSE_S = 10.0

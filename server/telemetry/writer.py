@@ -15,33 +15,33 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from server.telemetry.alert_desk import AlertDesk
-from server.telemetry.alerts import Transition
-from server.telemetry.baselines import Baselines, choice_of
-from server.telemetry.changes import Changes
+from server.telemetry.alerts.book import Transition
+from server.telemetry.alerts.service import AlertDesk
+from server.telemetry.change_feed import Changes
 from server.telemetry.clock_steps import ClockSteps
-from server.telemetry.counting import Counting
-from server.telemetry.database import open_database, set_aside
-from server.telemetry.feedback import Answered, Feedback, FeedbackItem, FeedbackResult
+from server.telemetry.drift.binning import Layout
+from server.telemetry.drift.profile import Ints
+from server.telemetry.drift.windows import HOUR_S
+from server.telemetry.evaluation import Judge
 from server.telemetry.findings import Finding
-from server.telemetry.journal import Entry, Journal
-from server.telemetry.judge import Judge
-from server.telemetry.learning import learn, learn_slices
-from server.telemetry.live import Bundle, Live, Past
-from server.telemetry.lives import Lives
-from server.telemetry.profile import Ints
-from server.telemetry.quality import QualityCounts, Yardstick
+from server.telemetry.quality.estimates import QualityCounts, Yardstick
 from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.recorder import Queued
-from server.telemetry.replaying import FEEDBACK, recount
-from server.telemetry.retention import Retention
+from server.telemetry.recovery import FEEDBACK, recount
 from server.telemetry.rows import AlertRow, DeployRow, PredictionRow, SilenceRow
 from server.telemetry.sampler import Sampler
 from server.telemetry.settings import Settings
-from server.telemetry.slice_names import OTHER
-from server.telemetry.store import Store
-from server.telemetry.tally import Layout
-from server.telemetry.trailing import HOUR_S
+from server.telemetry.slices.names import OTHER
+from server.telemetry.stamps.baselines import Baselines, choice_of
+from server.telemetry.stamps.counting import Counting
+from server.telemetry.stamps.feedback import Answered, Feedback, FeedbackItem, FeedbackResult
+from server.telemetry.stamps.learned_reference import learn, learn_slices
+from server.telemetry.stamps.registry import Lives
+from server.telemetry.stamps.stamp_state import Bundle, Live, Past
+from server.telemetry.store.database import open_database, set_aside
+from server.telemetry.store.retention import Retention
+from server.telemetry.store.store import Store
+from server.telemetry.store.write_journal import Entry, Journal
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from server.telemetry.otel.items import Row
-from server.telemetry.otel.ledger import Mark
+from server.telemetry.otel.metric_store import Mark
 from server.telemetry.record import Record
 from server.telemetry.rows import AlertRow
 

@@ -19,9 +19,9 @@ from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
-from server.telemetry.otel.count import Collect
+from server.telemetry.otel.configuration import Plan, Waiting
 from server.telemetry.otel.metrics import Form, Publisher, rendering_of
-from server.telemetry.otel.plan import Plan, Waiting
+from server.telemetry.otel.snapshot import Collect
 from server.telemetry.otel.sqlite import (
     Sink,
     SqliteEventExporter,

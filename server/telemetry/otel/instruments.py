@@ -12,15 +12,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from server.telemetry.errors import ExportRefused
-from server.telemetry.otel.books import Books, Served
-from server.telemetry.otel.catalogue import COUNTERS, DROPPED
-from server.telemetry.otel.count import Count
-from server.telemetry.otel.drain import Drain
+from server.telemetry.otel.configuration import Plan
 from server.telemetry.otel.event import alert_event, sample_event
+from server.telemetry.otel.gauges import Reading, readings_of
 from server.telemetry.otel.items import Alone, Call, caller_trace, row_of
-from server.telemetry.otel.ledger import CounterPoint
-from server.telemetry.otel.plan import Plan
-from server.telemetry.otel.readings import Reading, readings_of
+from server.telemetry.otel.metric_definitions import COUNTERS, DROPPED
+from server.telemetry.otel.metric_store import CounterPoint
+from server.telemetry.otel.resources import Books, Served
+from server.telemetry.otel.snapshot import Count
+from server.telemetry.otel.worker import Drain
 from server.telemetry.record import Record
 from server.telemetry.rows import AlertRow, DriftRow, QualityRow
 

@@ -32,9 +32,9 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from server.telemetry.otel.catalogue import COUNTERS, GAUGES, HISTOGRAMS, Described
-from server.telemetry.otel.count import Collect, Count, by_name
 from server.telemetry.otel.histogram import SCALE, Attributes, Point, trimmed
+from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES, HISTOGRAMS, Described
+from server.telemetry.otel.snapshot import Collect, Count, by_name
 
 SCOPE = "trefoil.server"
 NO_BUCKETS = Buckets(0, ())

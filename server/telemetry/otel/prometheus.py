@@ -22,10 +22,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as Shown
 
 from server.telemetry.errors import ExportRefused
-from server.telemetry.otel.catalogue import COUNTERS, GAUGES, HISTOGRAMS
-from server.telemetry.otel.count import Collect, Count, by_name
+from server.telemetry.otel.configuration import split_address
 from server.telemetry.otel.histogram import Attributes, Exemplar, Point
-from server.telemetry.otel.plan import split_address
+from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES, HISTOGRAMS
+from server.telemetry.otel.snapshot import Collect, Count, by_name
 
 STAMP_LABEL = "trefoil_stamp"
 STAMP_DIGITS = 12  # as people see it; all 64 are in target_info

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, Tra
 from opentelemetry.trace.propagation import set_span_in_context
 
 from server.telemetry.otel.items import ROOT, Alone, Call, Row, Trace
-from server.telemetry.otel.ledger import SERVER_ERRORS, STAGES, Mark, call_attributes
+from server.telemetry.otel.metric_store import SERVER_ERRORS, STAGES, Mark, call_attributes
 
 SCOPE = "trefoil.server"
 PREDICTION = "trefoil.prediction"

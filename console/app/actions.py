@@ -1,0 +1,199 @@
+"""What an operator does: acknowledge, silence, export, copy. Files are written by the bridge;
+servers are told through the cache, so that nothing is lost when the console ends."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject
+from PySide6.QtGui import QGuiApplication
+
+from console.app.bridge import Bridge
+from console.app.timeaxis import TimeAxis
+from console.panels.dialogs import AlertDialog
+from console.panels.frame import Panel
+from console.state import program
+from console.state.dashboard import AlertLine, Board, View
+from console.state.timetext import clock_text, iso, span_text
+
+if TYPE_CHECKING:
+    from console.app.window import Window
+
+
+class Deeds(QObject):
+    def __init__(
+        self,
+        window: Window,
+        bridge: Bridge,
+        axis: TimeAxis,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(window)
+        self._window = window
+        self._bridge = bridge
+        self._axis = axis
+        self._clock = clock
+        self.folder = Path.home() / "trefoil-console"
+        window.alerts.unsilence.connect(self._unsilence)
+        bridge.written.connect(self._written)
+        self.said = ""
+        self._partial = ("", "")  # of the last CSV: its path, what is not in it
+
+    # ---- alerts ----------------------------------------------------------------------------------
+
+    def _alert(self) -> AlertLine | None:
+        found = self._window.alerts.current()
+        if found is None:
+            self._window.focus_panel("alerts")
+            self._window.tell("select an alert first")
+        return found
+
+    def acknowledge(self) -> None:
+        line = self._alert()
+        if line is None:
+            return
+        undo = bool(line.row.acknowledged_by)
+        if undo:
+            self._bridge.act(line.server, "acknowledge", line.row.id, "", undo=True)
+            self._window.tell("taken back")
+            return
+        dialog = AlertDialog(self._window, line, asks_span=False)
+        dialog.accepted.connect(lambda: self._acknowledged(line, dialog.note.text()))
+        dialog.open()
+
+    def _acknowledged(self, line: AlertLine, note: str) -> None:
+        self._bridge.act(line.server, "acknowledge", line.row.id, note)
+        self._window.tell("acknowledged; the server is being told")
+
+    def silence(self) -> None:
+        line = self._alert()
+        if line is None:
+            return
+        dialog = AlertDialog(self._window, line, asks_span=True)
+        dialog.accepted.connect(lambda: self._silenced(line, dialog))
+        dialog.open()
+
+    def _silenced(self, line: AlertLine, dialog: AlertDialog) -> None:
+        """The end is given by the server's clock."""
+        until = self._clock() + float(dialog.span.currentData()) + line.offset_ms / 1000
+        matcher = str(dialog.matcher.currentData())
+        self._bridge.act(line.server, "silence", matcher, dialog.note.text(), until)
+        self._window.tell(f"silenced until {clock_text(until)} UTC; the server is being told")
+
+    def _unsilence(self, server: str, silence_id: str) -> None:
+        self._bridge.act(server, "silence", silence_id, "", undo=True)
+        self._window.tell("the silence ends; the server is being told")
+
+    # ---- files -----------------------------------------------------------------------------------
+
+    def _path(self, panel: Panel, ending: str) -> Path:
+        at = clock_text(self._clock(), "%Y-%m-%dT%H%M%SZ")
+        return self.folder / f"{panel.name}-{at}.{ending}"
+
+    def export_csv(self) -> None:
+        panel = self._window.focused_panel()
+        path = self._path(panel, "csv")
+        self._partial = (str(path), panel.left_out())
+        self._bridge.write_file(path, csv_of(panel).encode())
+
+    def export_png(self) -> None:
+        panel = self._window.focused_panel()
+        self._bridge.write_file(self._path(panel, "png"), panel.grab().toImage())
+
+    def _written(self, path: str, trouble: str) -> None:
+        of, left_out = self._partial
+        more = f" ({left_out})" if left_out and of == path else ""
+        self._window.tell(f"{path}: {trouble}" if trouble else f"written: {path}{more}")
+
+    # ---- copies ----------------------------------------------------------------------------------
+
+    def copy(self, words: str) -> None:
+        if not words:
+            self._window.tell("nothing selected to copy")
+            return
+        QGuiApplication.clipboard().setText(words)
+        self._window.tell(f"copied: {words.splitlines()[0][:120]}")
+
+    def copy_command(self) -> None:
+        self.copy(self._window.focused_panel().copy_command() or self.view_command())
+
+    def copy_view(self) -> None:
+        self.copy(self.view_command())
+
+    def copy_table(self) -> None:
+        self.copy(csv_of(self._window.focused_panel()))
+
+    def view_command(self) -> str:
+        """The command that shows this window again, anywhere."""
+        board = self._window.board
+        servers = " ".join(line.address for line in board.servers) if board is not None else ""
+        low, high = self._axis.view.brush or self._axis.span
+        panel = self._window.focused_panel().name
+        words = f"{program.name()} --at {iso(high)} --window {span_text(high - low)}"
+        words += f" --panel {panel}"
+        line = self._window.predictions.line.text().strip()
+        if panel == "predictions" and line:
+            words += f" --filter {shlex.quote(line)}"
+        if self._axis.view.measure != View().measure:
+            words += f" --measure {self._axis.view.measure}"
+        if self._axis.view.expected_stamp:
+            words += f" --expect {shlex.quote(self._axis.view.expected_stamp)}"
+        access = self._bridge.access
+        if access is not None:
+            words += " --tls" if access.tls else ""
+            for flag, file in (
+                ("--ca", access.ca_file),
+                ("--cert", access.certificate),
+                ("--key", access.key),
+                ("--token-file", access.token_file),
+            ):
+                words += f" {flag} {shlex.quote(str(file))}" if file is not None else ""
+        return f"{words} {servers}".strip()
+
+    def copy_incident(self) -> None:
+        board = self._window.board
+        if board is not None:
+            self.copy(incident(board, self.view_command()))
+
+
+def csv_of(panel: Panel) -> str:
+    """A panel's table as CSV. A cell that a spreadsheet would run as a formula gets a quote."""
+    head, rows = panel.as_table()
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([[_harmless(cell) for cell in row] for row in rows])
+    return out.getvalue()
+
+
+def _harmless(cell: str) -> str:
+    if cell[:1] in "=+@" and cell:
+        return "'" + cell
+    if cell[:1] == "-" and not cell[1:2].isdigit() and not cell[1:2] == ".":
+        return "'" + cell
+    return cell
+
+
+def incident(board: Board, command: str) -> str:
+    """What one would write to a colleague: state, phrases, open alerts, the last events."""
+    said = board.verdict
+    lines = [
+        f"# {said.state}: {said.sentence}",
+        "",
+        f"as seen {iso(board.made_s)}, window {iso(board.from_s)} to {iso(board.to_s)}",
+        "",
+    ]
+    lines += [f"- {phrase.text}: {phrase.detail or phrase.text}" for phrase in said.phrases]
+    lines += ["", "## events", ""]
+    lines += [
+        f"- {clock_text(h.at_s, '%H:%M:%S')} {h.severity}: {h.text}" for h in board.happenings[:20]
+    ]
+    if board.latency is not None:
+        p50, p95, p99 = board.latency.total
+        lines += ["", f"p50 {p50:.0f} ms, p95 {p95:.0f} ms, p99 {p99:.0f} ms"]
+    return "\n".join([*lines, "", f"`{command}`", ""])

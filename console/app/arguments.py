@@ -1,0 +1,169 @@
+"""The console's command line: what can be asked for, and what is wrong with it, said before any
+window opens. It opens no file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from console.state import program
+from console.state.dashboard import MEASURES, View
+from console.state.timetext import parse_moment, parse_span
+
+DEFAULT_WINDOW = "10m"
+# As the panels call themselves, in the order in which they are read.
+PANELS = (
+    *("fleet", "server", "latency", "drift", "reference", "skew", "events"),
+    *("predictions", "detail", "quality", "alerts"),
+)
+EXIT_CODES = (
+    "exit codes: 0 closed, or the picture is written, 1 the picture could not be written, "
+    "2 wrong usage, or no display"
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog=program.name(),
+        description="What is wrong, on which server, since when.",
+        epilog=EXIT_CODES,
+    )
+    found.add_argument("--version", action="version", version=f"%(prog)s {program.version()}")
+    _add_servers(found)
+    _add_view(found.add_argument_group("what is shown"))
+    _add_window(found.add_argument_group("the window"))
+    _add_cache(found.add_argument_group("the cache"))
+    return found
+
+
+def _add_servers(found: argparse.ArgumentParser) -> None:
+    found.add_argument("servers", nargs="*", metavar="HOST:PORT", help="servers to watch")
+    add = found.add_argument_group("the servers").add_argument
+    add("--again", action="store_true", help="watch the servers of the last time, if any")
+    add("--offline", action="store_true", help="ask no server: show what the cache holds")
+    add("--tls", action="store_true", help="connect by TLS")
+    add("--ca", type=Path, metavar="FILE", help="connect by TLS and trust these certificates (PEM)")
+    add("--cert", type=Path, metavar="FILE", help="show this certificate (PEM), over TLS")
+    add("--key", type=Path, metavar="FILE", help="and prove it with this key")
+    add(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="token to send with every call; needs --tls or --ca",
+    )
+    add(
+        "--expect",
+        default="",
+        metavar="STAMP",
+        help="stamp that every server should serve (default: what most of them serve)",
+    )
+
+
+def _add_view(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--at", metavar="TIME", help="end of the time shown, e.g. 2026-11-23T03:12Z (default: now)")
+    add(
+        "--window",
+        default=DEFAULT_WINDOW,
+        metavar="SPAN",
+        help=f"length of the time shown, e.g. 30m or 6h ({DEFAULT_WINDOW})",
+    )
+    add(
+        "--panel",
+        choices=PANELS,
+        default="",
+        metavar="NAME",
+        help=f"panel to start in: {', '.join(PANELS)}",
+    )
+    add("--filter", default="", metavar="LINE", help="predictions to show, e.g. 'site=b conf<0.6'")
+    add("--measure", choices=MEASURES, default="psi", help="drift measure (psi)")
+
+
+def _add_window(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--theme",
+        choices=("auto", "dark", "light", "contrast"),
+        default="auto",
+        help="colours; auto: as the desktop has them (auto)",
+    )
+    add(
+        "--size",
+        default="",
+        metavar="WxH",
+        help="size in pixels (default: as it was, at first 1600x960 where that fits)",
+    )
+    add("--sound", action="store_true", help="beep for a new critical alert")
+    add(
+        "--screenshot",
+        type=Path,
+        metavar="FILE",
+        help="write a picture of the window and end; needs no display",
+    )
+
+
+def _add_cache(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--cache",
+        type=Path,
+        metavar="FILE",
+        help="where rows are kept (default: cache.db in the user's cache directory)",
+    )
+    group.add_argument(
+        "--cache-limit-mb",
+        type=_at_least_one,
+        default=2048,
+        metavar="MIB",
+        help="the cache grows no larger (2048)",
+    )
+
+
+def view_of(arguments: argparse.Namespace) -> View:
+    """Raises ValueError with the words to show."""
+    end = parse_moment(arguments.at) if arguments.at else None
+    return View(
+        window_s=parse_span(arguments.window),
+        end_s=end,
+        measure=arguments.measure,
+        expected_stamp=arguments.expect,
+    )
+
+
+def size_of(text: str) -> tuple[int, int] | None:
+    """Width and height in pixels. Raises ValueError."""
+    if not text:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise ValueError(f"--size {text!r}: expected WIDTHxHEIGHT, e.g. 1600x960")
+    return int(width), int(height)
+
+
+def check_address(text: str) -> str:
+    """`HOST:PORT`, `[v6]:PORT`. Raises ValueError with what is wrong."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise ValueError(f"{text!r}: expected HOST:PORT")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r}: port {port!r} is not between 1 and 65535")
+    return text
+
+
+def check_access(arguments: argparse.Namespace) -> None:
+    """Files that are named exist, and no token goes out in plaintext. Raises ValueError."""
+    for flag in ("--ca", "--cert", "--key", "--token-file"):
+        file = getattr(arguments, flag[2:].replace("-", "_"))
+        if file is not None and not file.is_file():
+            raise ValueError(f"{flag} {file}: there is no such file")
+    if arguments.token_file is not None and not (arguments.tls or arguments.ca):
+        raise ValueError("--token-file needs --tls or --ca: a token is never sent in plaintext")
+    if (arguments.cert is None) != (arguments.key is None):
+        raise ValueError("--cert and --key belong together")
+    if arguments.cert is not None and not (arguments.tls or arguments.ca):
+        raise ValueError("--cert needs --tls or --ca")
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)

@@ -1,0 +1,247 @@
+"""The only place where threads meet signals: the feed, the cache's writer and its readers on one
+side, the UI thread on the other. Nothing here waits."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject, Qt, QThreadPool, Signal
+from PySide6.QtGui import QImage
+
+from console.cache.board_thread import Desk
+from console.cache.query_thread import Librarian
+from console.cache.writer import Writer
+from console.state.dashboard import Board, View
+from console.state.domain import Action, Link
+from console.state.query_types import Payload, Question
+
+if TYPE_CHECKING:
+    from console.feed.address import Access
+    from console.feed.hub import Hub
+
+log = logging.getLogger(__name__)
+
+
+class Bridge(QObject):
+    """Owns every thread of the console. `addresses` None: offline, nothing is asked of anybody."""
+
+    boardReady = Signal(object)  # Board, in the UI thread, the newest only
+    answered = Signal(int, object)  # number of the question, its answer
+    layoutKnown = Signal(str)  # what was saved; "" on the first start
+    decoded = Signal(object, object)  # Payload, tuple[Shown, ...]
+    written = Signal(str, str)  # path of a file, what went wrong
+    _waiting = Signal()
+    _opened = Signal(object, str)
+
+    def __init__(
+        self,
+        path: Path,
+        addresses: Sequence[str] | None,
+        access: Access | None = None,
+        limit_bytes: int = 2 << 30,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        self._addresses = addresses
+        self.access = access
+        self._clock = clock
+        self._hub: Hub | None = None
+        self._lock = threading.Lock()
+        self._newest: Board | None = None
+        self._asked = 0
+        self._pool = QThreadPool(self)
+        self._pool.setMaxThreadCount(2)
+        self._sent: dict[int, float] = {}
+        self._writer = Writer(path, self._written, limit_bytes, clock)
+        self._desk = Desk(path, self._links, self._publish, self._desk_opened, self._health, clock)
+        self._librarian = Librarian(path, self._payload, self._answer)
+        queued = Qt.ConnectionType.QueuedConnection
+        self._waiting.connect(self._deliver, queued)
+        self._opened.connect(self._go_online, queued)
+        self.boards = 0
+        self._closed = False
+
+    def start(self) -> None:
+        """The cache first: it is what the first picture is made of."""
+        self._desk.start()
+
+    def look(self, view: View) -> None:
+        self._desk.look(view)
+
+    def ask(self, question: Question) -> int:
+        """Read something from the cache; the answer comes by `answered` with this number."""
+        self._asked += 1
+        self._librarian.ask(self._asked, question)
+        return self._asked
+
+    def decode(self, payload: Payload) -> None:
+        """Pictures and sounds are unpacked beside the UI thread; `decoded` brings them."""
+
+        def work() -> None:
+            from console.app.media import parts_of
+
+            parts = parts_of(payload.body) if payload.body is not None else ()
+            self.decoded.emit(payload, parts)
+
+        self._pool.start(work)
+
+    def write_file(self, path: Path, content: bytes | QImage) -> None:
+        """`written` says how it went."""
+
+        def work() -> None:
+            trouble = ""
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(content, bytes):
+                    path.write_bytes(content)
+                elif not content.save(str(path)):
+                    trouble = "the picture could not be written"
+            except OSError as error:
+                trouble = str(error)
+            self.written.emit(str(path), trouble)
+
+        self._pool.start(work)
+
+    def retry_now(self) -> None:
+        if self._hub is not None:
+            self._hub.retry_now()
+
+    def act(
+        self, server: str, kind: str, target: str, note: str, until_s: float = 0, undo: bool = False
+    ) -> None:
+        """Keep the action in the cache; it is sent from there, now or when the server is back."""
+        self._writer.add_action(
+            Action(
+                id=0,
+                server=server,
+                kind=kind,
+                target=target,
+                by=_user(),
+                note=note,
+                until_unix_ms=int(until_s * 1000),
+                undo=undo,
+                at_s=self._clock(),
+            )
+        )
+
+    def save(self, key: str, value: str) -> None:
+        self._writer.set_meta(key, value)
+
+    def close(self) -> None:
+        """Interrupts the streams and joins every thread; call it before the application ends."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._hub is not None:
+            self._hub.close()
+        self._pool.waitForDone(5000)
+        self._librarian.close()
+        self._writer.close()
+        self._desk.close()
+
+    # ---- called from other threads ----------------------------------------------------------
+
+    def _publish(self, board: Board) -> None:
+        with self._lock:
+            waiting, self._newest = self._newest is not None, board
+        if not waiting:
+            self._waiting.emit()
+
+    def _desk_opened(self, known: Mapping[str, tuple[str, int, float]], layout: str) -> None:
+        self._opened.emit(dict(known), layout)
+
+    def _written(self, tables: frozenset[str]) -> None:
+        self._desk.touched(tables)
+
+    def _links(self) -> Mapping[str, Link] | None:
+        if self._addresses is None:
+            return None
+        if self._hub is None:
+            return {address: Link(address) for address in self._addresses}
+        return self._hub.links()
+
+    def _health(self) -> tuple[int, str]:
+        return self._writer.backlog, self._writer.trouble
+
+    def _answer(self, number: int, answer: object) -> None:
+        self.answered.emit(number, answer)
+
+    def _payload(
+        self, server: str, identity: str, done: Callable[[bytes | None, str], None]
+    ) -> None:
+        """Called by the librarian for what the cache does not hold."""
+        hub = self._hub
+        if hub is None:
+            done(None, "offline: this payload was not fetched while the server was there")
+            return
+
+        def keep(body: bytes | None, why: str) -> None:
+            if body is not None:
+                self._writer.keep_payload(server, identity, body)
+            done(body, why)
+
+        hub.fetch(server, identity, keep)
+
+    def _acted(self, action: Action, state: str, detail: str) -> None:
+        if state != "waiting":
+            self._writer.end_action(action.id, state, detail)
+
+    # ---- in the UI thread -------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        with self._lock:
+            board, self._newest = self._newest, None
+        if board is not None:
+            self.boards += 1
+            self._send_waiting(board)
+            self.boardReady.emit(board)
+
+    def _go_online(self, known: Mapping[str, tuple[str, int, float]], layout: str) -> None:
+        self.layoutKnown.emit(layout)
+        self._writer.start()
+        self._librarian.start()
+        if self._addresses is None:
+            return
+        # gRPC takes a moment to import; the first picture must not wait for it.
+        threading.Thread(target=self._connect, args=(known,), name="connect", daemon=True).start()
+
+    def _connect(self, known: Mapping[str, tuple[str, int, float]]) -> None:
+        from console.feed.address import Access
+        from console.feed.hub import Hub
+        from console.feed.link import Known
+
+        hub = Hub(
+            self._addresses or (),
+            self.access or Access(),
+            self._writer,
+            lambda: self._desk.touched(frozenset()),
+            {address: Known(*cursor) for address, cursor in known.items()},
+        )
+        hub.start()
+        self._hub = hub
+
+    def _send_waiting(self, board: Board) -> None:
+        """Actions that no server has yet, one try every few seconds while the server is heard."""
+        if self._hub is None:
+            return
+        live = {line.address for line in board.servers if line.link.state == "live"}
+        now = self._clock()
+        for action in board.actions:
+            if action.state != "waiting" or action.server not in live:
+                continue
+            if now - self._sent.get(action.id, 0.0) > 5.0:
+                self._sent[action.id] = now
+                self._hub.act(action, self._acted)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "console"

@@ -1,0 +1,190 @@
+"""Where the panels stand: the splitters, the pages with their tabs, and how all that is remembered.
+It knows the panels as widgets with a name, and nothing of what they show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Mapping
+
+from PySide6.QtCore import QByteArray, QObject, Qt, Signal
+from PySide6.QtWidgets import (
+    QMainWindow,
+    QPushButton,
+    QSplitter,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from console.app.timeaxis import TimeAxis
+from console.panels.frame import Panel
+from console.panels.status_bar import Strip
+from console.panels.style import Look
+from console.plots.event_marks import Marks
+from console.state.dashboard import Board
+
+HORIZONTAL, VERTICAL = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
+PAGES = ("Overview", "Predictions", "Quality", "Alerts")
+BESIDE = ("fleet", "server")  # on the left of every page
+
+
+class Layout(QObject):
+    """`jump` passes on what a mark at the foot of a page leads to."""
+
+    jump = Signal(str, str, float)
+    turned = Signal()  # another page, or a panel alone: what is visible changed
+
+    def __init__(self, panels: Mapping[str, Panel], look: Look, axis: TimeAxis) -> None:
+        super().__init__()
+        self._panels = panels
+        self._look, self._axis = look, axis
+        self._feet: list[Marks] = []
+        self._tabs: list[QPushButton] = []
+        self.page_of = {name: 0 for name in panels}
+        self.alone: Panel | None = None
+        self.pages = QStackedWidget()
+        self._splitters = self._overview()
+        self._beside()
+        self.whole = _split(HORIZONTAL, (self._splitters["left"], 17), (self.pages, 83))
+        self._splitters["main"] = self.whole
+        self._standard = {name: part.saveState() for name, part in self._splitters.items()}
+
+    def _overview(self) -> dict[str, QSplitter]:
+        p = self._panels
+        right = _split(VERTICAL, (p["drift"], 11), (p["reference"], 7))
+        top = _split(HORIZONTAL, (p["latency"], 51), (right, 49))
+        bottom = _split(HORIZONTAL, (p["skew"], 62), (p["events"], 38))
+        overview = _split(VERTICAL, (top, 70), (bottom, 30))
+        left = _split(VERTICAL, (p["fleet"], 66), (p["server"], 34))
+        self.pages.addWidget(overview)
+        return {"left": left, "overview": overview, "top": top, "right": right, "bottom": bottom}
+
+    def _beside(self) -> None:
+        """Pages beside the overview. Each carries the time axis at its foot, to brush it there."""
+        p = self._panels
+        asking = _split(HORIZONTAL, (p["predictions"], 60), (p["detail"], 40))
+        self._splitters["asking"] = asking
+        for number, (page, names) in enumerate(
+            (
+                (asking, ("predictions", "detail")),
+                (p["quality"], ("quality",)),
+                (p["alerts"], ("alerts",)),
+            ),
+            start=1,
+        ):
+            foot = Marks(self._look, self._axis)
+            foot.chosen.connect(lambda h: self.jump.emit(h.panel, "", h.at_s))
+            self._feet.append(foot)
+            whole = QWidget()
+            column = QVBoxLayout(whole)
+            column.setContentsMargins(0, 0, 0, 0)
+            column.setSpacing(4)
+            column.addWidget(page, 1)
+            column.addWidget(foot)
+            self.pages.addWidget(whole)
+            for name in names:
+                self.page_of[name] = number
+
+    def add_tabs(self, strip: Strip) -> None:
+        for number, words in enumerate(PAGES):
+            tab = QPushButton(words)
+            tab.setObjectName("tab")
+            tab.setCheckable(True)
+            tab.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+            tab.setAutoDefault(True)  # Enter presses it
+            tab.clicked.connect(lambda _=False, n=number: self.show_page(n))
+            self._tabs.append(tab)
+            strip.tabs.addWidget(tab)
+        self.show_page(0)
+
+    # ---- what is seen ----------------------------------------------------------------------------
+
+    def show_board(self, board: Board) -> None:
+        """Into the panels that can be seen; the others keep it for when they are."""
+        for panel in self._panels.values():
+            if panel.isVisible():
+                panel.show_board(board)
+            else:
+                panel.board = board
+        for foot in self._feet:
+            if foot.isVisible():
+                foot.show_board(board)
+
+    def show_page(self, number: int) -> None:
+        self.pages.setCurrentIndex(number)
+        for index, tab in enumerate(self._tabs):
+            tab.setChecked(index == number)
+        self.turned.emit()
+
+    def bring(self, name: str) -> Panel:
+        """The panel in sight, on whatever page it is."""
+        panel = self._panels[name]
+        if self.alone is not None and self.alone is not panel:
+            self.maximise(self.alone)
+        if name not in BESIDE:
+            self.show_page(self.page_of[name])
+        return panel
+
+    def maximise(self, panel: Panel) -> None:
+        """One panel alone, or all again."""
+        again = self.alone is not None
+        self.alone = None if again else panel
+        for other in self._panels.values():
+            other.setVisible(again or other is panel)
+        self.turned.emit()
+
+    # ---- memory ----------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        if self.alone is not None:
+            self.maximise(self.alone)
+        for name, sizes in self._standard.items():
+            self._splitters[name].restoreState(sizes)
+
+    def text(self, window: QMainWindow, theme: str) -> str:
+        """What is worth remembering: sizes, the window's place, the page, the theme."""
+        sizes = {name: _text(part.saveState()) for name, part in self._splitters.items()}
+        page = self.pages.currentIndex()
+        found = {"sizes": sizes, "window": _text(window.saveGeometry()), "page": page}
+        return json.dumps({**found, "theme": theme})
+
+    def restore(self, saved: str, window: QMainWindow, given: Container[str]) -> str:
+        """As it was the last time, but for what is `given` ("size", "page"); anything unreadable is
+        the standard. Returns the theme that was chosen, if any."""
+        try:
+            found = json.loads(saved) if saved else {}
+        except ValueError:
+            return ""
+        if not isinstance(found, dict):
+            return ""
+        sizes = found.get("sizes")
+        for name, part in self._splitters.items():
+            state = sizes.get(name) if isinstance(sizes, dict) else None
+            if isinstance(state, str):
+                part.restoreState(_bytes(state))
+        place, page, theme = found.get("window"), found.get("page"), found.get("theme")
+        if "size" not in given and isinstance(place, str):
+            window.restoreGeometry(_bytes(place))
+        if "page" not in given and isinstance(page, int) and 0 <= page < len(PAGES):
+            self.show_page(page)
+        return theme if isinstance(theme, str) else ""
+
+
+def _text(state: QByteArray) -> str:
+    return bytes(state.toBase64().data()).decode()
+
+
+def _bytes(text: str) -> QByteArray:
+    return QByteArray.fromBase64(text.encode())
+
+
+def _split(direction: Qt.Orientation, *parts: tuple[QWidget, int]) -> QSplitter:
+    """A splitter whose parts share the room as given."""
+    found = QSplitter(direction)
+    found.setHandleWidth(5)
+    found.setChildrenCollapsible(False)
+    for number, (widget, share) in enumerate(parts):
+        found.addWidget(widget)
+        found.setStretchFactor(number, share)
+    found.setSizes([share * 100 for _, share in parts])
+    return found

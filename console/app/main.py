@@ -1,0 +1,210 @@
+"""`console HOST:PORT …`: the window, and the end of every thread."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from console.app.arguments import check_access, check_address, parser, size_of, view_of
+from console.state import program, recent_servers
+from console.state.dashboard import Board, View
+
+if TYPE_CHECKING:
+    from console.app.window import Window
+    from console.feed.address import Access
+
+FAILED, USAGE = 1, 2
+PICTURE_WITHIN_S = 90.0  # also of servers that never answer
+
+
+def cache_path() -> Path:
+    """One cache for all fleets: rows are kept by server."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("trefoil-console")) / "cache.db"
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    words = f"{program.name()}: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=words, stream=sys.stderr)
+    try:
+        view = view_of(arguments)
+        size = size_of(arguments.size)
+        servers = [check_address(server) for server in arguments.servers]
+        check_access(arguments)
+        servers = _again(arguments) if arguments.again else servers
+        if not servers and not arguments.offline:
+            raise ValueError("name a server (HOST:PORT), or --offline for the cache")
+        _need_display(arguments)
+    except ValueError as error:
+        print(f"{program.name()}: {error}", file=sys.stderr)
+        return USAGE
+    lasting = not (arguments.offline or arguments.again or arguments.screenshot)
+    if servers and lasting:
+        recent_servers.remember(_last(arguments, servers), recent_servers.path())
+    return _run(arguments, view, servers, size)
+
+
+def _last(arguments: argparse.Namespace, servers: list[str]) -> recent_servers.Last:
+    """Names of files made absolute: a menu starts programs elsewhere."""
+    files = {name: getattr(arguments, name) for name in recent_servers.FILES}
+    absolute = {name: str(file.resolve()) if file else "" for name, file in files.items()}
+    return recent_servers.Last(tuple(servers), bool(arguments.tls), **absolute)
+
+
+def _again(arguments: argparse.Namespace) -> list[str]:
+    """The servers of the last time, into `arguments` how they were reached. With none, the window
+    opens on what the cache holds: a menu's entry must show something."""
+    if arguments.servers:
+        raise ValueError("--again takes no servers: it is for those of the last time")
+    known = recent_servers.recall(recent_servers.path())
+    servers = [check_address(server) for server in known.servers]
+    arguments.offline = arguments.offline or not servers
+    arguments.tls = arguments.tls or known.tls
+    for name in recent_servers.FILES:
+        before = getattr(known, name)
+        setattr(arguments, name, getattr(arguments, name) or (Path(before) if before else None))
+    return servers
+
+
+def _need_display(arguments: argparse.Namespace) -> None:
+    """Without one Qt would abort the process. A picture needs none. Raises ValueError."""
+    if sys.platform != "linux" or os.environ.get("QT_QPA_PLATFORM"):
+        return
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return
+    if arguments.screenshot is None:
+        raise ValueError(
+            "there is no display here (neither DISPLAY nor WAYLAND_DISPLAY is set): start it in a "
+            "desktop session, under xvfb-run, or with --screenshot FILE"
+        )
+    os.environ["QT_QPA_PLATFORM"] = "offscreen"
+
+
+def _run(
+    arguments: argparse.Namespace, view: View, servers: list[str], size: tuple[int, int] | None
+) -> int:
+    from PySide6.QtCore import QTimer
+    from PySide6.QtGui import QGuiApplication
+    from PySide6.QtWidgets import QApplication
+
+    from console.app.bridge import Bridge
+    from console.app.theme import THEMES
+    from console.app.timeaxis import TimeAxis
+    from console.app.window import Window
+    from console.panels.style import Look
+
+    # Three threads beside the UI's; a picture must not wait 5 ms for each of them in turn.
+    sys.setswitchinterval(0.001)
+    application = QApplication(sys.argv[:1])
+    application.setApplicationName("trefoil-console")
+    application.setApplicationVersion(program.version())
+    QGuiApplication.setDesktopFileName("trefoil-console")  # whose icon and name a desktop shows
+    application.setStyle("Fusion")
+    name = arguments.theme if arguments.theme != "auto" else _system_theme()
+    look = Look(THEMES[name])
+    bridge = Bridge(
+        arguments.cache or cache_path(),
+        None if arguments.offline else servers,
+        _access(arguments),
+        limit_bytes=arguments.cache_limit_mb << 20,
+    )
+    axis = TimeAxis(view)
+    window = Window(bridge, axis, look)
+    window.use_theme(name)
+    window.notices.sound = arguments.sound
+    window.given = _given(arguments)
+    window.resize(*(size or _fitting()))
+    bridge.look(view)
+    bridge.start()
+    window.show()
+    if arguments.panel or arguments.filter:
+        panel = arguments.panel or "predictions"
+        key = arguments.filter if panel == "predictions" else ""
+        QTimer.singleShot(0, lambda: window.jump(panel, key, float("nan")))
+    if arguments.screenshot is not None:
+        _picture_soon(window, arguments.screenshot)
+    signal.signal(signal.SIGINT, lambda *_: application.quit())
+    wake = QTimer()  # Python sees a signal only between two of its own instructions
+    wake.start(200)
+    wake.timeout.connect(lambda: None)
+    try:
+        return application.exec()
+    finally:
+        bridge.close()
+
+
+def _given(arguments: argparse.Namespace) -> frozenset[str]:
+    """What the command line says of the window: it overrules what is remembered."""
+    asked = {
+        "size": bool(arguments.size or arguments.screenshot),
+        "page": bool(arguments.panel or arguments.filter or arguments.screenshot),
+        "theme": arguments.theme != "auto",
+    }
+    return frozenset(name for name, given in asked.items() if given)
+
+
+def _access(arguments: argparse.Namespace) -> Access | None:
+    if not (arguments.tls or arguments.ca):
+        return None
+    from console.feed.address import Access
+
+    return Access(True, arguments.ca, arguments.token_file, arguments.cert, arguments.key)
+
+
+def _system_theme() -> str:
+    from PySide6.QtCore import Qt
+    from PySide6.QtGui import QGuiApplication
+
+    light = QGuiApplication.styleHints().colorScheme() == Qt.ColorScheme.Light
+    return "light" if light else "dark"
+
+
+def _fitting() -> tuple[int, int]:
+    from PySide6.QtGui import QGuiApplication
+
+    screen = QGuiApplication.primaryScreen().availableGeometry()
+    return min(1600, screen.width()), min(960, screen.height())
+
+
+def _picture_soon(window: Window, path: Path) -> None:
+    """Once the servers have answered, and nothing has been missing for two seconds."""
+    from PySide6.QtCore import QTimer
+    from PySide6.QtWidgets import QApplication
+
+    began = time.monotonic()
+    timer = QTimer(window)
+    settled = 0
+
+    def look() -> None:
+        nonlocal settled
+        settled = settled + 1 if window.board is not None and _whole(window.board) else 0
+        if settled >= 8 or time.monotonic() - began > PICTURE_WITHIN_S:
+            timer.stop()
+            if window.grab().save(str(path)):
+                window.close()
+                return
+            words = "the folder is missing, or the ending names no kind of picture (.png does)"
+            print(f"{program.name()}: cannot write {path}: {words}", file=sys.stderr)
+            QApplication.exit(FAILED)
+
+    timer.timeout.connect(look)
+    timer.start(250)
+
+
+def _whole(board: Board) -> bool:
+    """Every server has answered or is lost, and what was sent is written and compared."""
+    unsure = any(line.link.state in ("connecting", "catching up") for line in board.servers)
+    compared = board.comparison is not None or not board.drift
+    return not unsure and not board.usage.rows_waiting and compared
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Desktop notifications: for alerts that begin, never for those that go on."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QPointF
+from PySide6.QtGui import QIcon, QPainter, QPixmap
+from PySide6.QtWidgets import QApplication, QSystemTrayIcon, QWidget
+
+from console.panels import paint
+from console.panels.style import Look
+from console.state.dashboard import AlertLine, Board
+from console.state.status_messages import quiet
+
+NEW_S = 120.0  # older ones were there before we looked
+
+
+def beginning(board: Board, seen: set[tuple[str, str]]) -> list[AlertLine]:
+    """Critical alerts that nobody has in hand, opened lately and not told before."""
+    return [
+        line
+        for line in board.alerts
+        if line.open
+        and line.row.severity == "critical"
+        and not quiet(line)
+        and board.made_s - line.opened_s < NEW_S
+        and (line.server, line.row.id) not in seen
+    ]
+
+
+class Notices:
+    def __init__(self, window: QWidget, look: Look, sound: bool = False) -> None:
+        self._window = window
+        self._look = look
+        self.sound = sound
+        self._seen: set[tuple[str, str]] = set()
+        self._tray: QSystemTrayIcon | None = None
+        self._severity = ""
+
+    def look(self, board: Board) -> None:
+        found = beginning(board, self._seen)
+        self._seen |= {(line.server, line.row.id) for line in board.alerts}
+        if board.verdict.severity != self._severity:
+            self._severity = board.verdict.severity
+            self._window.setWindowIcon(self._icon())
+        if found:
+            self._tell(found)
+
+    def _tell(self, found: list[AlertLine]) -> None:
+        first = found[0]
+        QApplication.alert(self._window)
+        if self.sound:
+            QApplication.beep()
+        if not QSystemTrayIcon.isSystemTrayAvailable():
+            return
+        if self._tray is None:
+            self._tray = QSystemTrayIcon(self._icon(), self._window)
+        self._tray.setIcon(self._icon())
+        self._tray.show()
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        self._tray.showMessage(f"{first.name}: critical{more}", first.row.summary[:300])
+
+    def _icon(self) -> QIcon:
+        """The state as shape and colour, for the task bar."""
+        picture = QPixmap(64, 64)
+        picture.fill(self._look.theme.color("background"))
+        painter = QPainter(picture)
+        sign = self._severity or "unknown"
+        paint.sign(painter, self._look.theme, sign, QPointF(32, 32), 40)
+        painter.end()
+        return QIcon(picture)

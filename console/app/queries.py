@@ -1,0 +1,93 @@
+"""The questions of the prediction panels to the cache, and the answers back to the panel that
+asked; an answer that came too late for its question is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PySide6.QtCore import QObject, QUrl, Signal
+from PySide6.QtGui import QDesktopServices
+
+from console.app.bridge import Bridge
+from console.panels.detail import DetailPanel
+from console.panels.latency import LatencyPanel
+from console.panels.predictions import PredictionsPanel
+from console.state.dashboard import Exemplary
+from console.state.query_types import (
+    FindPredictions,
+    Found,
+    Page,
+    Payload,
+    Question,
+    ReadPayload,
+    ReadPrediction,
+    Single,
+)
+
+
+class Inquiry(QObject):
+    wanted = Signal()  # somebody wants to see the predictions page
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        latency: LatencyPanel,
+        predictions: PredictionsPanel,
+        detail: DetailPanel,
+        name_of: Callable[[str], str],
+    ) -> None:
+        super().__init__()
+        self._bridge = bridge
+        self._predictions = predictions
+        self._detail = detail
+        self._name_of = name_of
+        self._find = 0
+        self._single = 0
+        self._playing = ""
+        predictions.asked.connect(self._ask)
+        predictions.picked.connect(self._pick)
+        latency.exemplars.connect(self._examples)
+        detail.payloadWanted.connect(lambda server, one: self._ask(ReadPayload(server, one)))
+        detail.playWanted.connect(self._play)
+        bridge.answered.connect(self._answered)
+        bridge.decoded.connect(detail.show_payload)
+        bridge.written.connect(self._written)
+
+    def _ask(self, question: Question) -> None:
+        number = self._bridge.ask(question)
+        if isinstance(question, FindPredictions):
+            self._find = number
+
+    def _pick(self, server: str, prediction_id: str) -> None:
+        self._single = self._bridge.ask(ReadPrediction(server, prediction_id))
+
+    def _examples(self, examples: tuple[Exemplary, ...]) -> None:
+        self.wanted.emit()
+        self._predictions.show_examples(examples)
+
+    def _answered(self, number: int, answer: object) -> None:
+        match answer:
+            case Found() if number == self._find:
+                self._predictions.show_found(answer)
+            case Page():
+                self._predictions.show_page(answer)
+            case Single() if number == self._single:
+                self._detail.show_single(answer, self._name_of(answer.server))
+            case Payload():
+                self._bridge.decode(answer)
+
+    def _play(self, sound: bytes) -> None:
+        """By the system's own player: Qt's multimedia module is as large as all the rest."""
+        from pathlib import Path
+
+        import platformdirs
+
+        # Not in a folder that others may write to: the name is no secret.
+        path = Path(platformdirs.user_cache_dir("trefoil-console")) / "sound.wav"
+        self._playing = str(path)
+        self._bridge.write_file(path, sound)
+
+    def _written(self, path: str, trouble: str) -> None:
+        if path == self._playing and not trouble:
+            self._playing = ""
+            QDesktopServices.openUrl(QUrl.fromLocalFile(path))

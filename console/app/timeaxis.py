@@ -1,0 +1,142 @@
+"""The one time axis: what window all panels show, the brush, and the shared cross-hair."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from PySide6.QtCore import QObject, Signal
+
+from console.state.dashboard import View
+from console.state.timetext import LONGEST_S, SHORTEST_S
+
+
+class TimeAxis(QObject):
+    """`view` is what is asked of the cache; `span` is what the last board shows."""
+
+    viewChanged = Signal(object)
+    cursorChanged = Signal(float)
+    brushChanged = Signal()
+
+    def __init__(self, view: View, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self.view = view
+        self._clock = clock
+        end = view.end_s if view.end_s is not None else clock()
+        self.span = (end - view.window_s, end)
+        self.cursor_s = math.nan
+        self.locked = False
+        self.markers: tuple[float, ...] = ()
+
+    def change(self, **changes: object) -> None:
+        view = replace(self.view, **changes)  # type: ignore[arg-type]
+        if view != self.view:
+            self.view = view
+            self.viewChanged.emit(view)
+
+    def shown(self, span: tuple[float, float]) -> None:
+        """A board with this span is on the screen now."""
+        self.span = span
+
+    def brush(self, from_s: float, to_s: float) -> None:
+        low, high = sorted((from_s, to_s))
+        self.change(brush=(low, high))
+        self.brushChanged.emit()
+
+    def brush_middle(self) -> None:
+        """With the keyboard: around the cross-hair or near the end; again: half as wide again."""
+        low, high = self.span
+        held = self.view.brush
+        middle = sum(held) / 2 if held else self.cursor_s
+        if middle != middle:
+            middle = high - (high - low) * 0.25
+        half = (held[1] - held[0]) * 0.75 if held else (high - low) / 12
+        self.brush(max(low, middle - half), min(high, middle + half))
+
+    def zoom(self, factor: float, at_s: float | None = None) -> None:
+        """Longer (factor > 1) or shorter around `at_s`. Zooming the live edge stays live."""
+        low, high = self.span
+        window = min(max(self.view.window_s * factor, SHORTEST_S), LONGEST_S)
+        if at_s is None:
+            at_s = sum(self.view.brush) / 2 if self.view.brush else high
+        part = (at_s - low) / max(high - low, 1e-9)
+        end = at_s + (1 - part) * window
+        if self.view.live and (part > 0.9 or end >= self._clock()):
+            self.change(window_s=window)
+            self.span = (high - window, high)
+        else:
+            self.go(end - window, end)
+
+    def pan(self, part: float) -> None:
+        """By a share of the window; past the present means live again."""
+        low, high = self.span
+        shift = part * (high - low)
+        if high + shift >= self._clock():
+            self.live()
+        else:
+            self.go(low + shift, high + shift)
+
+    def go(self, from_s: float, to_s: float) -> None:
+        """A fixed window: the display is paused."""
+        window = min(max(to_s - from_s, SHORTEST_S), LONGEST_S)
+        self.change(window_s=window, end_s=to_s)
+        self.span = (to_s - window, to_s)
+
+    def around(self, at_s: float) -> None:
+        """The window around a moment, a little after the middle: what led to it matters more."""
+        if at_s != at_s:
+            return
+        low, high = self.span
+        window = self.view.window_s
+        if low <= at_s <= high - 0.05 * window:
+            self.set_cursor(at_s, lock=True)
+            return
+        end = min(at_s + 0.4 * window, self._clock())
+        self.go(end - window, end)
+        self.set_cursor(at_s, lock=True)
+
+    def zoom_to_brush(self) -> None:
+        if self.view.brush is not None:
+            low, high = self.view.brush
+            margin = (high - low) * 0.05
+            self.go(low - margin, high + margin)
+
+    def live(self) -> None:
+        """Back to now: no brush, no lock."""
+        self.locked = False
+        self.set_cursor(math.nan)
+        self.change(end_s=None, brush=None)
+        self.brushChanged.emit()
+
+    def pause(self) -> None:
+        if self.view.live:
+            self.go(*self.span)
+        else:
+            self.change(end_s=None)
+
+    def set_cursor(self, at_s: float, lock: bool = False) -> None:
+        if self.locked and not lock:
+            return
+        self.locked = lock or (self.locked and at_s == at_s)
+        self.cursor_s = at_s
+        self.cursorChanged.emit(at_s)
+
+    def nudge(self, share: float) -> None:
+        """The cross-hair by keys: a share of the window on or back, and it stays there."""
+        low, high = self.span
+        start = self.cursor_s if self.cursor_s == self.cursor_s else high
+        self.set_cursor(min(max(start + share * (high - low), low), high), lock=True)
+
+    def toggle_lock(self) -> None:
+        self.locked = not self.locked and self.cursor_s == self.cursor_s
+        self.cursorChanged.emit(self.cursor_s)
+
+    def mark(self) -> None:
+        """A marker on every plot, or none where there was one."""
+        at = self.cursor_s if self.cursor_s == self.cursor_s else self.span[1]
+        near = (self.span[1] - self.span[0]) / 100
+        kept = tuple(marker for marker in self.markers if abs(marker - at) > near)
+        self.markers = kept if len(kept) < len(self.markers) else (*self.markers, at)
+        self.cursorChanged.emit(self.cursor_s)

@@ -1,0 +1,292 @@
+"""The window: the panels, the newest board for them, and the way from one to another."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtGui import QCloseEvent, QKeySequence, QShortcut
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QAbstractSpinBox,
+    QApplication,
+    QComboBox,
+    QLineEdit,
+    QMainWindow,
+    QPlainTextEdit,
+    QVBoxLayout,
+    QWidget,
+)
+
+from console.app.actions import Deeds
+from console.app.bridge import Bridge
+from console.app.commands import Command, Registry
+from console.app.keys import commands_of
+from console.app.layout import Layout
+from console.app.notices import Notices
+from console.app.queries import Inquiry
+from console.app.theme import THEMES, palette, sheet
+from console.app.timeaxis import TimeAxis
+from console.panels.alerts import AlertsPanel
+from console.panels.data_table import Figures
+from console.panels.detail import DetailPanel
+from console.panels.drift import DriftPanel
+from console.panels.events import EventsPanel
+from console.panels.fleet import FleetPanel
+from console.panels.frame import Panel
+from console.panels.latency import LatencyPanel
+from console.panels.palette import KeySheet, Palette
+from console.panels.predictions import PredictionsPanel
+from console.panels.quality import QualityPanel
+from console.panels.reference import ReferencePanel
+from console.panels.server import ServerPanel
+from console.panels.skew import SkewPanel
+from console.panels.status_bar import Line, Strip
+from console.panels.style import Look
+from console.panels.table import Table
+from console.state import footer
+from console.state.dashboard import SPLITS, Board
+
+LEAST_WIDTH, LEAST_HEIGHT = 960, 600
+SAID_S = 8.0  # a word on what was just done stays so long
+
+
+class Window(QMainWindow):
+    def __init__(
+        self, bridge: Bridge, axis: TimeAxis, look: Look, clock: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__()
+        self.bridge, self.axis, self.look = bridge, axis, look
+        self._clock = clock
+        self.commands = Registry()
+        self.board: Board | None = None
+        # What was asked for on the command line counts, not what is remembered of it.
+        self.given: frozenset[str] = frozenset()  # of "size", "page", "theme"
+        self._chosen_theme = ""
+        self._said = ("", 0.0)
+        self.setWindowTitle("Trefoil console")
+        self.setMinimumSize(LEAST_WIDTH, LEAST_HEIGHT)
+        self._make_panels()
+        self.plan = Layout(self.panels, look, axis)
+        self._lay_out()
+        self.notices = Notices(self, look)
+        self.deeds = Deeds(self, bridge, axis, clock)
+        self.sheet = KeySheet(self, look, self.commands)
+        for command in commands_of(self):
+            self._add(command)
+        self.inquiry = Inquiry(bridge, self.latency, self.predictions, self.detail, self.name_of)
+        self._connect()
+        self._aging = QTimer(self)
+        self._aging.setInterval(1000)
+        self._aging.timeout.connect(self._tell_status)
+        self._aging.start()
+
+    def _make_panels(self) -> None:
+        look, axis = self.look, self.axis
+        self.strip = Strip(look)
+        self.fleet = FleetPanel(look)
+        self.server = ServerPanel(look)
+        self.latency = LatencyPanel(look, axis)
+        self.drift = DriftPanel(look, axis)
+        self.reference = ReferencePanel(look)
+        self.skew = SkewPanel(look, axis)
+        self.events = EventsPanel(look, axis)
+        self.predictions = PredictionsPanel(look, axis)
+        self.detail = DetailPanel(look)
+        self.quality = QualityPanel(look)
+        self.alerts = AlertsPanel(look, axis)
+        every: tuple[Panel, ...] = (
+            *(self.fleet, self.server, self.latency, self.drift, self.reference, self.skew),
+            *(self.events, self.predictions, self.detail, self.quality, self.alerts),
+        )
+        self.panels: dict[str, Panel] = {panel.name: panel for panel in every}
+
+    def _lay_out(self) -> None:
+        self.status = Line(self.look, "dim", 11)
+        whole = QWidget()
+        column = QVBoxLayout(whole)
+        column.setContentsMargins(6, 6, 6, 2)
+        column.setSpacing(5)
+        column.addWidget(self.strip)
+        column.addWidget(self.plan.whole, 1)
+        column.addWidget(self.status)
+        self.setCentralWidget(whole)
+        self.plan.add_tabs(self.strip)
+
+    def _connect(self) -> None:
+        self.fleet.picked.connect(self.server.select)
+        self.strip.jump.connect(self.jump)
+        for panel in self.panels.values():
+            panel.jump.connect(self.jump)
+        self.plan.jump.connect(self.jump)
+        self.plan.turned.connect(self._refresh)
+        self.inquiry.wanted.connect(lambda: self.plan.bring("predictions"))
+        self.detail.replayWanted.connect(self.deeds.copy)
+        self.axis.viewChanged.connect(self.bridge.look)
+        self.bridge.boardReady.connect(self.show_board)
+        self.bridge.layoutKnown.connect(self._restore)
+
+    # ---- boards --------------------------------------------------------------------------------
+
+    def show_board(self, board: Board) -> None:
+        """The newest board into the strip and the panels that can be seen."""
+        self.board = board
+        self.axis.shown((board.from_s, board.to_s))
+        self.strip.show_board(board)
+        self.plan.show_board(board)
+        self.notices.look(board)
+        self._tell_status()
+
+    def _refresh(self) -> None:
+        if self.board is not None:
+            self.plan.show_board(self.board)
+
+    def _tell_status(self) -> None:
+        if self.board is not None:
+            now_s = self._clock()
+            said = self._said[0] if now_s < self._said[1] else ""
+            self.status.say(*footer.words(self.board, now_s, said))
+
+    def tell(self, words: str) -> None:
+        """A word on what was just done, in the status bar for a few seconds."""
+        self._said = (words, self._clock() + SAID_S)
+        self._tell_status()
+
+    # ---- moving about ----------------------------------------------------------------------------
+
+    def jump(self, panel: str, key: str, at_s: float) -> None:
+        """Show what a link speaks of: the panel, the row, the time."""
+        if panel not in self.panels:
+            return
+        self.focus_panel(panel)
+        if key:
+            self.panels[panel].select(key)
+        if at_s == at_s:
+            self.axis.around(at_s)
+
+    def name_of(self, address: str) -> str:
+        return self.board.name_of(address) if self.board is not None else address
+
+    def focus_panel(self, name: str) -> None:
+        panel = self.plan.bring(name)
+        panel.focus_target().setFocus(Qt.FocusReason.ShortcutFocusReason)
+
+    def next_panel(self, step: int) -> None:
+        """In the order in which they are read; what is hidden is passed over."""
+        shown = [panel for panel in self.panels.values() if panel.isVisible()]
+        place = shown.index(self.focused_panel()) if self.focused_panel() in shown else -step
+        panel = shown[(place + step) % len(shown)]
+        panel.focus_target().setFocus(Qt.FocusReason.ShortcutFocusReason)
+
+    def focused_panel(self) -> Panel:
+        widget = QApplication.focusWidget()
+        while widget is not None:
+            if isinstance(widget, Panel):
+                return widget
+            widget = widget.parentWidget()
+        return self.latency
+
+    def maximise(self) -> None:
+        """The focused panel alone, or all again."""
+        self.plan.maximise(self.focused_panel())
+
+    # ---- commands --------------------------------------------------------------------------------
+
+    def _add(self, command: Command) -> None:
+        self.commands.add(command)
+        for key in command.keys:
+            shortcut = QShortcut(QKeySequence(key), self)
+            shortcut.activated.connect(functools.partial(self._pressed, key, command.run))
+
+    def _pressed(self, key: str, run: Callable[[], object]) -> None:
+        """A letter typed into a field is a letter, and Space presses what has the keyboard."""
+        focus = QApplication.focusWidget()
+        if key == "Space" and isinstance(focus, QAbstractButton):
+            focus.click()
+            return
+        if key == "Space" and isinstance(focus, QComboBox):
+            focus.showPopup()
+            return
+        if isinstance(focus, QAbstractSpinBox) and not key.isalpha():
+            focus = focus.findChild(QLineEdit)
+        plain = len(key) == 1 or key in ("Space", "Esc")
+        if plain and isinstance(focus, QLineEdit | QPlainTextEdit):
+            if key == "Esc":
+                self.focused_panel().focus_target().setFocus()
+            elif isinstance(focus, QLineEdit):
+                focus.insert(" " if key == "Space" else key.lower())
+            return
+        run()
+
+    def filter_predictions(self) -> None:
+        self.focus_panel("predictions")
+        self.predictions.focus_filter()
+
+    def around_alert(self) -> None:
+        opened = [a for a in (self.board.alerts if self.board else ()) if a.open]
+        if opened:
+            self.jump("alerts", f"{opened[0].server}\t{opened[0].row.id}", opened[0].opened_s)
+
+    def next_split(self) -> None:
+        place = SPLITS.index(self.axis.view.split)
+        self.axis.change(split=SPLITS[(place + 1) % len(SPLITS)])
+
+    def show_examples(self) -> None:
+        self.latency.show_examples()
+        self.focus_panel("predictions")
+
+    def sort_column(self) -> None:
+        """Of the table that has the keyboard."""
+        focus = QApplication.focusWidget()
+        if isinstance(focus, Table):
+            focus.sort_current()
+
+    def open_figures(self) -> None:
+        Figures(self, self.look, self.focused_panel()).open()
+
+    def open_palette(self) -> None:
+        Palette(self, self.commands).open()
+
+    def go_live(self) -> None:
+        if self.sheet.isVisible():
+            self.sheet.hide()
+            return
+        if self.plan.alone is not None:
+            self.maximise()
+        self.axis.live()
+
+    # ---- look and memory -------------------------------------------------------------------------
+
+    def next_theme(self) -> None:
+        names = list(THEMES)
+        place = names.index(self.look.theme.name)
+        self._chosen_theme = names[(place + 1) % len(names)]
+        self.use_theme(self._chosen_theme)
+
+    def use_theme(self, name: str) -> None:
+        theme = THEMES[name]
+        application = QApplication.instance()
+        if isinstance(application, QApplication):
+            application.setPalette(palette(theme))
+            application.setStyleSheet(sheet(theme))
+        self.look.use(theme)
+        if self.board is not None:
+            self.strip.show_board(self.board)
+
+    def _restore(self, saved: str) -> None:
+        theme = self.plan.restore(saved, self, self.given)
+        if theme in THEMES and "theme" not in self.given:
+            self._chosen_theme = theme
+            self.use_theme(theme)
+
+    def layout_text(self) -> str:
+        return self.plan.text(self, self._chosen_theme)
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        self._aging.stop()
+        if self.plan.alone is None:
+            self.bridge.save("layout", self.layout_text())
+        self.bridge.close()
+        super().closeEvent(event)

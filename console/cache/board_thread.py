@@ -1,0 +1,148 @@
+"""The reading thread: from the cache and the state of the links to the next `Board`. At most
+PER_SECOND boards a second, sooner only when the operator looks elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from console.cache import rows
+from console.cache.build_board import Reading, empty_board
+from console.state.dashboard import Board, Usage, View
+from console.state.domain import Link
+
+log = logging.getLogger(__name__)
+PER_SECOND = 4.0
+SLOW_S = 1.0  # ages move on even when nothing comes
+SPARE = 0.3  # a reading takes at most this share of the time, whatever the load
+
+
+class Desk:
+    """`links` gives the state of the feed (None: offline); `publish` takes each board, called from
+    this thread; `opened` is told once what the cache knows of each server's stream."""
+
+    def __init__(
+        self,
+        path: Path,
+        links: Callable[[], Mapping[str, Link] | None],
+        publish: Callable[[Board], None],
+        opened: Callable[[Mapping[str, tuple[str, int, float]], str], None],
+        health: Callable[[], tuple[int, str]] = lambda: (0, ""),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = path
+        self._links = links
+        self._publish = publish
+        self._opened = opened
+        self._health = health
+        self._clock = clock
+        self._view = View()
+        self._wake = threading.Event()
+        self._hurry = False
+        self._stop = False
+        self._dirty: set[str] = set()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="cache reader", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def look(self, view: View) -> None:
+        """What to show from now on; the next board comes at once."""
+        self._view = view
+        self._hurry = True
+        self._wake.set()
+
+    def touched(self, tables: frozenset[str]) -> None:
+        """Something was written, or a link changed."""
+        with self._lock:
+            self._dirty |= tables
+        self._wake.set()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        self._stop = True
+        self._hurry = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        reading: Reading | None = None
+        told = False
+        while not self._stop:
+            self._hurry = False
+            self._wake.clear()
+            if reading is None:
+                reading = self._open()
+            began = time.monotonic()
+            self._read(reading)
+            if not told:
+                told = True
+                self._tell_opened(reading)
+            self._pause(time.monotonic() - began)
+        if reading is not None:
+            reading.db.close()
+
+    def _open(self) -> Reading | None:
+        try:
+            db = rows.open_for_reading(self._path)
+        except sqlite3.Error as error:
+            log.warning("the cache cannot be read yet: %s", error)
+            return None
+        return None if db is None else Reading(db)
+
+    def _tell_opened(self, reading: Reading | None) -> None:
+        known, layout = {}, ""
+        if reading is not None:
+            known = rows.cursors(reading.db)
+            layout = rows.meta(reading.db, "layout")
+        self._opened(known, layout)
+
+    def _read(self, reading: Reading | None) -> None:
+        with self._lock:
+            dirty, self._dirty = frozenset(self._dirty), set()
+        view, now_s = self._view, self._clock()
+        waiting, trouble = self._health()
+        if reading is None:
+            board = empty_board(view, now_s, self._links(), trouble)
+        else:
+            began = time.perf_counter()
+            try:
+                board = reading.board(view, now_s, self._links(), dirty)
+            except sqlite3.Error as error:
+                # Locked or damaged: the last board stays, its ages tell how old it is.
+                log.error("cache read failed: %s", error)
+                return
+            usage = Usage(
+                cache_bytes=_size(self._path),
+                read_ms=(time.perf_counter() - began) * 1000,
+                rows_waiting=waiting,
+                trouble=trouble,
+                path=str(self._path),
+            )
+            board = replace(board, usage=usage)
+        self._publish(board)
+
+    def _pause(self, took_s: float) -> None:
+        """Until something is new, but not before the next board is due."""
+        due = time.monotonic() + max(1 / PER_SECOND - took_s, took_s * (1 / SPARE - 1))
+        self._wake.wait(SLOW_S)
+        while not self._hurry and not self._stop:
+            left = due - time.monotonic()
+            if left <= 0:
+                return
+            self._wake.clear()
+            if self._hurry or not self._wake.wait(left):
+                return
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,254 @@
+"""From the open cache and the state of the links to one `Board`. Single-threaded: belongs to the
+reading thread of desk.py."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from console.cache import compare, drift, rows, timeline
+from console.cache.fleet import line_of, slo_ms_of
+from console.cache.interned import NameBook
+from console.cache.latency import LatencyRows
+from console.state import events, skew, status, status_messages
+from console.state.dashboard import (
+    Board,
+    Comparison,
+    DriftLine,
+    Happening,
+    QualityLine,
+    Usage,
+    View,
+)
+from console.state.domain import Link, Server
+
+T = TypeVar("T")
+
+
+def empty_board(view: View, now_s: float, links: Mapping[str, Link] | None, trouble: str) -> Board:
+    """Before there is a cache: the servers asked for, and that nothing is known of them."""
+    servers = [Server(link) for link in (links or {}).values()]
+    lines = tuple(line_of(server, now_s, {}, {}) for server in servers)
+    said = status.verdict(lines, (), (), (), (), now_s)
+    end = view.end_s or now_s
+    return Board(view, now_s, end - view.window_s, end, said, lines, usage=Usage(trouble=trouble))
+
+
+class Reading:
+    """Everything the thread keeps between two boards."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self._names = NameBook(db)
+        self._latency = LatencyRows()
+        self._held: dict[str, tuple[object, object]] = {}
+        self._links: dict[str, Link] = {}
+        self._link_news: list[Happening] = []
+
+    def board(
+        self,
+        view: View,
+        now_s: float,
+        links: Mapping[str, Link] | None,
+        dirty: frozenset[str],
+    ) -> Board:
+        """One transaction, so that all panels speak of the same moment."""
+        self.db.execute("BEGIN")
+        try:
+            return self._board(view, now_s, links, dirty)
+        finally:
+            self.db.execute("COMMIT")
+
+    def _board(
+        self,
+        view: View,
+        now_s: float,
+        links: Mapping[str, Link] | None,
+        dirty: frozenset[str],
+    ) -> Board:
+        for table in dirty:
+            self._held.pop(table, None)
+        servers = self._servers(links)
+        span = self._span(view, now_s, links)
+        shifts_s = {address: server.link.shift_s for address, server in servers.items()}
+        slo_ms = slo_ms_of(servers, view.scope)
+        self._latency.refresh(self.db, int((span[0] - 60) * 1000), int((span[1] + 60) * 1000))
+        shown, paces = timeline.latency(
+            self._latency, self._names, view, span, shifts_s, slo_ms, now_s
+        )
+        deploys = self._once("deploy", (), lambda: rows.deploys(self.db, self._names))
+        skewed = skew.compare(list(servers.values()), deploys, now_s, view.expected_stamp)
+        drifting, hours = self._drift(view, span, servers, now_s)
+        actions = self._once("action", (), lambda: rows.actions(self.db))
+        silences = rows.silences(self.db, self._names, now_s * 1000)
+        found = self._once("alert", (), lambda: rows.alerts(self.db, self._names))
+        pending = {(a.server, a.target): a.kind for a in actions if a.state == "waiting"}
+        alerts = events.alert_lines(found, servers, silences, pending, now_s)
+        odd = {line.address: line for line in skewed}
+        lines = tuple(line_of(s, now_s, paces, odd) for s in servers.values())
+        burns = self._burns(servers, paces, now_s) if view.live else ()
+        said = status.verdict(lines, burns, drifting, skewed, alerts, now_s)
+        return Board(
+            view=view,
+            made_s=now_s,
+            from_s=span[0],
+            to_s=span[1],
+            verdict=said,
+            servers=lines,
+            latency=shown,
+            drift=drifting,
+            drift_span=hours,
+            comparison=self._comparison(view, span, drifting),
+            skew=skewed,
+            alerts=alerts,
+            silences=tuple(silences),
+            actions=tuple(actions),
+            happenings=events.happenings(alerts, deploys, servers, self._link_news),
+            deploys=tuple(deploys),
+            quality=self._quality(servers, now_s),
+            slices=tuple(self._once("slice", (), lambda: rows.slices(self.db, self._names))),
+            offline=links is None,
+        )
+
+    def _once(self, table: str, key: object, read: Callable[[], T]) -> T:
+        """What was read last time, unless the table was written or something else is asked."""
+        held = self._held.get(table)
+        if held is not None and held[0] == key:
+            return held[1]  # type: ignore[return-value]
+        value = read()
+        self._held[table] = (key, value)
+        return value
+
+    def _servers(self, links: Mapping[str, Link] | None) -> dict[str, Server]:
+        """The servers asked for, in their order; offline, every server the cache knows."""
+        known = rows.servers(self.db)
+        if links is None:
+            return known
+        found = {}
+        for address, link in links.items():
+            old = known.get(address)
+            if old is not None and not link.heard_s:
+                link = replace(link, heard_s=old.link.heard_s)
+            if old is not None and link.offset_ms != link.offset_ms:
+                link = replace(link, offset_ms=old.link.offset_ms)
+            found[address] = Server(link, old.snapshot if old is not None else None)
+            news = events.of_link(self._links.get(address), link, found[address].name, link.since_s)
+            if news is not None:
+                self._link_news = [*self._link_news[-199:], news]
+            self._links[address] = link
+        return found
+
+    def _span(
+        self, view: View, now_s: float, links: Mapping[str, Link] | None
+    ) -> tuple[float, float]:
+        if view.end_s is not None:
+            return view.end_s - view.window_s, view.end_s
+        end = now_s
+        if not any(link.state in ("live", "catching up") for link in (links or {}).values()):
+            # Nobody is heard: an axis that runs on would push the last known minutes out of sight.
+            newest = self.db.execute(
+                "SELECT max(bucket_ms) FROM latency WHERE level = 0"
+            ).fetchone()[0]
+            if newest is not None and newest / 1000 < now_s - view.window_s * 0.3:
+                end = newest / 1000 + view.window_s * 0.04
+        return end - view.window_s, end
+
+    def _drift(
+        self,
+        view: View,
+        span: tuple[float, float],
+        servers: Mapping[str, Server],
+        now_s: float,
+    ) -> tuple[tuple[DriftLine, ...], tuple[float, float] | None]:
+        if view.brush is not None:
+            key = (drift.hours_of(*view.brush), view.measure, "brush")
+            return self._once(
+                "profile",
+                key,
+                lambda: drift.in_window(
+                    self.db, self._names, self._features(), view.brush or span, view.measure
+                ),
+            )
+        stamps = {
+            address: server.snapshot.stamp
+            for address, server in servers.items()
+            if server.snapshot is not None and view.live
+        }
+        until_ms = (now_s + 60 if view.live else span[1]) * 1000
+        at = "live" if view.live else str(until_ms)
+        key = (view.measure, at, tuple(sorted(stamps.items())))  # type: ignore[assignment]
+        lines = self._once(
+            "drift",
+            key,
+            lambda: drift.newest(self.db, self._names, until_ms, stamps, view.measure),
+        )
+        if lines:
+            return lines, None
+        # A server judges every few minutes; until its first word the profiles say what they can.
+        hours = drift.hours_of(span[1] - 1, span[1])
+        return self._once(
+            "profile",
+            (hours, view.measure, "no tick yet"),
+            lambda: drift.in_window(self.db, self._names, self._features(), hours, view.measure),
+        )
+
+    def _features(self) -> drift.Features:
+        return self._once("feature", (), lambda: drift.features(self.db))
+
+    def _comparison(
+        self, view: View, span: tuple[float, float], lines: tuple[DriftLine, ...]
+    ) -> Comparison | None:
+        chosen = next((line for line in lines if line.key == view.drift_key), None)
+        if chosen is None and view.drift_key is None and lines:
+            chosen = lines[0]
+        key = view.drift_key or (chosen.key if chosen is not None else None)
+        if key is None:
+            return None
+        window = view.brush or (span[1] - max(view.window_s, 3600), span[1])
+        stamp = chosen.row.stamp if chosen is not None else ""
+        held = self._held.get("comparison")
+        asked = (key, drift.hours_of(*window), stamp)
+        if held is not None and held[0] == asked and time.monotonic() - held[2] < 2:  # type: ignore[misc]
+            return held[1]  # type: ignore[return-value]
+        found = compare.comparison(self.db, self._names, self._features(), key, window, stamp)
+        self._held["comparison"] = (asked, found, time.monotonic())  # type: ignore[assignment]
+        return found
+
+    def _burns(
+        self,
+        servers: Mapping[str, Server],
+        paces: Mapping[str, timeline.Pace],
+        now_s: float,
+    ) -> tuple[status_messages.Burn, ...]:
+        found = []
+        for address, server in servers.items():
+            slo = server.snapshot.slo_ms if server.snapshot is not None else 0.0
+            pace = paces.get(address)
+            if pace is None or not slo or not pace.p99_ms > slo or now_s - pace.newest_s > 120:
+                continue
+            since = timeline.above_since(
+                self._latency, self._names.find(address), server.link.shift_s, slo
+            )
+            found.append(status_messages.Burn(address, server.name, pace.p99_ms, slo, since))
+        return tuple(found)
+
+    def _quality(self, servers: Mapping[str, Server], now_s: float) -> tuple[QualityLine, ...]:
+        found = self._once(
+            "quality",
+            int(now_s // 600),
+            lambda: rows.quality(
+                self.db, self._names, (now_s - 7 * 86400) * 1000, (now_s + 3600) * 1000
+            ),
+        )
+        return tuple(
+            QualityLine(
+                row,
+                address,
+                servers[address].name if address in servers else address,
+                row.bucket_unix_s,
+            )
+            for address, row in found
+        )

@@ -1,0 +1,199 @@
+"""The line plots of the latency panel: percentiles, throughput, stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PySide6.QtCore import QPointF, QRectF, Qt
+from PySide6.QtGui import QPainter, QPen, QPolygonF
+
+from console.app.timeaxis import TimeAxis
+from console.panels import paint
+from console.panels.style import Look
+from console.plots.scale import caption, column_at, scale_top
+from console.plots.timeplot import TimePlot
+from console.state.dashboard import Latency
+from console.state.domain import STAGES
+from console.state.sanitize import milliseconds
+
+
+class LinePlot(TimePlot):
+    """A vertical scale from zero with labels; subclasses say what is drawn."""
+
+    def axis_lines(
+        self, painter: QPainter, area: QRectF, top: float, step: float, unit: str
+    ) -> None:
+        theme = self.look.theme
+        font = self.look.small_figures
+        for number in range(int(round(top / step)) + 1):
+            value = number * step
+            y = area.bottom() - value / top * area.height()
+            if number:
+                painter.setPen(QPen(theme.color("grid"), 1))
+                painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
+            place = QRectF(0, min(y - 8, self.height() - 15), area.left() - 6, 16)
+            words = f"{value:g}" + (f" {unit}" if number == round(top / step) else "")
+            if y > area.top() + 4 or number:
+                paint.text(painter, place, words, theme.color("dim"), font, paint.RIGHT)
+
+
+class Percentiles(LinePlot):
+    """p50, p95 and p99, or p95 by member; the part of p99 above the objective is red."""
+
+    def __init__(self, look: Look, axis: TimeAxis) -> None:
+        super().__init__(look, axis, "Latency percentiles over time")
+        self._top = 1.0
+
+    def paint_layer(self, painter: QPainter, area: QRectF) -> None:
+        found = self.board.latency if self.board is not None else None
+        if found is None:
+            return
+        top, step = scale_top(self._reach(found))
+        self._top = top
+        self.axis_lines(painter, area, top, step, "ms")
+        painter.setClipRect(area)
+        painter.setRenderHint(paint.SMOOTH)
+        xs = self.xs(found.starts + found.column_s / 2)
+        theme = self.look.theme
+        if found.split:
+            for number, (_, values) in enumerate(found.split):
+                color = theme.color(theme.split[number % len(theme.split)])
+                paint.line(painter, xs, self._ys(values, area), QPen(color, 1), area.top() - 40)
+        else:
+            for values, tone in ((found.p50, "p50"), (found.p95, "p95"), (found.p99, "p99")):
+                pen = QPen(theme.color(tone), 1)
+                paint.line(painter, xs, self._ys(values, area), pen, area.top() - 40)
+        self._objective(painter, area, found, xs)
+
+    def _reach(self, found: Latency) -> float:
+        """The top of the scale: one spike must not flatten everything else."""
+        lines = [values for _, values in found.split] or [found.p99]
+        values = np.concatenate(lines) if lines else np.zeros(0)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return max(found.slo_ms * 1.3, 1.0)
+        usual = float(np.quantile(values, 0.97)) * 1.35
+        reach = min(float(values.max()) * 1.05, max(usual, float(np.median(values)) * 3))
+        return max(reach, found.slo_ms * 1.15, 1.0)
+
+    def _ys(self, values: np.ndarray, area: QRectF) -> np.ndarray:
+        found: np.ndarray = area.bottom() - values / self._top * area.height()
+        return found
+
+    def _objective(self, painter: QPainter, area: QRectF, found: Latency, xs: np.ndarray) -> None:
+        theme = self.look.theme
+        highest = max(
+            (float(np.nanmax(v)) for v in (found.p99,) if np.isfinite(v).any()), default=0.0
+        )
+        if highest > self._top:
+            place = QRectF(area.right() - 160, area.top(), 154, 14)
+            words = f"↑ {milliseconds(highest)}"
+            paint.text(
+                painter, place, words, theme.color("dim"), self.look.small_figures, paint.RIGHT
+            )
+        if not found.slo_ms:
+            return
+        y = area.bottom() - found.slo_ms / self._top * area.height()
+        if not found.split:
+            painter.save()
+            painter.setClipRect(QRectF(area.left(), area.top(), area.width(), y - area.top()))
+            pen = QPen(theme.color("critical"), 1.6)
+            paint.line(painter, xs, self._ys(found.p99, area), pen, area.top() - 40)
+            painter.restore()
+        painter.setPen(QPen(theme.color("critical"), 1, Qt.PenStyle.DashLine))
+        painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
+        place = QRectF(area.left() + 6, y - 16, 200, 15)
+        words = f"SLO {milliseconds(found.slo_ms)}"
+        paint.text(painter, place, words, theme.color("critical"), self.look.small)
+
+    def readout(self, at_s: float) -> Sequence[tuple[str, str]]:
+        found = self.board.latency if self.board is not None else None
+        index = column_at(found, at_s) if found is not None else -1
+        if found is None or index < 0:
+            return ()
+        if found.split:
+            theme = self.look.theme
+            return [
+                (f"{name[:28]} {milliseconds(values[index])}", theme.split[n % len(theme.split)])
+                for n, (name, values) in enumerate(found.split)
+            ]
+        rate = found.rate[index]
+        served = f"{rate:,.0f} req/s" if rate == rate else "nothing served"
+        return [
+            (f"p50 {milliseconds(found.p50[index])}", "p50"),
+            (f"p95 {milliseconds(found.p95[index])}", "p95"),
+            (f"p99 {milliseconds(found.p99[index])}", "p99"),
+            (served, "dim"),
+        ]
+
+
+class Throughput(LinePlot):
+    """Requests a second, and errors as a red line on the same scale."""
+
+    def paint_layer(self, painter: QPainter, area: QRectF) -> None:
+        found = self.board.latency if self.board is not None else None
+        if found is None or not np.isfinite(found.rate).any():
+            return
+        top, step = scale_top(float(np.nanmax(found.rate)) * 1.05)
+        self.axis_lines(painter, area, top, step, "/s")
+        painter.setClipRect(area)
+        painter.setRenderHint(paint.SMOOTH)
+        theme = self.look.theme
+        xs = self.xs(found.starts + found.column_s / 2)
+        ys = area.bottom() - found.rate / top * area.height()
+        paint.line(painter, xs, ys, QPen(theme.color("p95"), 1))
+        failed = area.bottom() - found.rate * found.errors / top * area.height()
+        paint.line(painter, xs, failed, QPen(theme.color("critical"), 1))
+
+    def readout(self, at_s: float) -> Sequence[tuple[str, str]]:
+        found = self.board.latency if self.board is not None else None
+        index = column_at(found, at_s) if found is not None else -1
+        if found is None or index < 0:
+            return ()
+        share = found.errors[index]
+        errors = f"errors {share:.2%}" if share == share else "no requests"
+        return [(f"{found.rate[index]:,.0f} req/s", "p95"), (errors, "critical")]
+
+
+class Stages(LinePlot):
+    """Where the mean request spends its time, stacked."""
+
+    def paint_layer(self, painter: QPainter, area: QRectF) -> None:
+        found = self.board.latency if self.board is not None else None
+        if found is None or not np.isfinite(found.stages).any():
+            return
+        stacked = np.cumsum(np.nan_to_num(found.stages), axis=0)
+        known = np.isfinite(found.stages[0])
+        high = stacked[-1][known]
+        top, step = scale_top(max(float(np.quantile(high, 0.98)) * 1.2, 1e-3) if len(high) else 1.0)
+        self.axis_lines(painter, area, top, max(step, top / 2), "ms")
+        painter.setClipRect(area)
+        theme = self.look.theme
+        xs = self.xs(found.starts)
+        width = found.column_s / max(found.to_s - found.from_s, 1e-9) * area.width()
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], known.view(np.int8), [0]))))
+        painter.setPen(Qt.PenStyle.NoPen)
+        for number in range(len(STAGES) - 1, -1, -1):
+            painter.setBrush(theme.color(theme.stages[number]))
+            ys = area.bottom() - stacked[number] / top * area.height()
+            for begin, end in zip(edges[::2], edges[1::2], strict=True):
+                points = [QPointF(xs[begin], area.bottom())]
+                points += [QPointF(xs[i] + width / 2, ys[i]) for i in range(begin, end)]
+                points.append(QPointF(xs[end - 1] + width, ys[end - 1]))
+                points.append(QPointF(xs[end - 1] + width, area.bottom()))
+                painter.drawPolygon(QPolygonF(points))
+        words = [(f"■ {name}", theme.stages[n]) for n, name in enumerate(STAGES)]
+        caption(painter, self.look, area, [("mean by stage", "dim"), *words])
+
+    def readout(self, at_s: float) -> Sequence[tuple[str, str]]:
+        found = self.board.latency if self.board is not None else None
+        index = column_at(found, at_s) if found is not None else -1
+        if found is None or index < 0 or not np.isfinite(found.stages[0, index]):
+            return ()
+        theme = self.look.theme
+        lines = [
+            (f"{name} {milliseconds(found.stages[n, index])}", theme.stages[n])
+            for n, name in enumerate(STAGES)
+        ]
+        return [*lines, (f"batch {found.batch[index]:.1f} rows", "dim")]

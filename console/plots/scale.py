@@ -1,0 +1,51 @@
+"""Scales, columns and legends that the plots share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from PySide6.QtCore import QRectF
+from PySide6.QtGui import QFontMetricsF, QPainter
+
+from console.panels import paint
+from console.panels.frame import KEYS
+from console.panels.style import Look
+from console.state.dashboard import Latency
+
+
+def column_at(found: Latency, at_s: float) -> int:
+    """Index of the column that holds a moment; -1 outside."""
+    if not len(found.starts):
+        return -1
+    index = int((at_s - found.starts[0]) // found.column_s)
+    return index if 0 <= index < len(found.starts) else -1
+
+
+def caption(painter: QPainter, look: Look, area: QRectF, words: Sequence[tuple[str, str]]) -> None:
+    """A legend inside the plot, top left, on a ground of its own so that lines do not cross it."""
+    metrics = QFontMetricsF(look.small)
+    widths = [metrics.horizontalAdvance(text) + 9 for text, _ in words]
+    ground = QRectF(area.left() + 3, area.top(), min(sum(widths) + 4, area.width() - 6), 15)
+    painter.fillRect(ground, look.theme.color("panel", 190))
+    left = ground.left() + 4
+    for (text, tone), width in zip(words, widths, strict=True):
+        if left + width > area.right():
+            break
+        place = QRectF(left, ground.top(), width, 15)
+        if text[:1] in KEYS:
+            paint.keyed(painter, look.theme, place, (text, tone), look.small)
+        else:
+            paint.text(painter, place, text, look.theme.color(tone), look.small)
+        left += width
+
+
+def scale_top(value: float) -> tuple[float, float]:
+    """(top, step) of an axis from zero: round, with four to six steps."""
+    value = max(value, 1e-9)
+    power = 10.0 ** math.floor(math.log10(value))
+    for factor in (0.2, 0.25, 0.5, 1, 2, 2.5, 5):
+        step = factor * power
+        if value / step <= 6:
+            return math.ceil(value / step - 1e-9) * step, step
+    return 10 * power, 2 * power

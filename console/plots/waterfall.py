@@ -1,0 +1,89 @@
+"""The stages of one request after one another, and those of the others in its forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtCore import QRectF, QSize
+from PySide6.QtGui import QPainter, QPaintEvent
+from PySide6.QtWidgets import QWidget
+
+from console.panels import paint
+from console.panels.style import Look
+from console.state.domain import STAGES, PredictionRow, Timing
+from console.state.sanitize import milliseconds
+
+ROW = 17
+NAMES = 84.0
+
+
+def stages_of(timing: Timing) -> tuple[float, ...]:
+    return tuple(getattr(timing, f"{stage}_ms") for stage in STAGES)
+
+
+class Waterfall(QWidget):
+    def __init__(self, look: Look) -> None:
+        super().__init__()
+        self._look = look
+        self.row: PredictionRow | None = None
+        self.company: tuple[PredictionRow, ...] = ()
+        self.setAccessibleName("Stages of the request")
+        self.setFixedHeight(ROW * 6 + 10)
+
+    def show_row(self, row: PredictionRow | None, company: Sequence[PredictionRow]) -> None:
+        self.row = row
+        self.company = tuple(company)[:6]
+        self.setFixedHeight(ROW * (7 + len(self.company)) + 8)
+        if row is not None:
+            words = [f"{s} {milliseconds(v)}" for s, v in zip(STAGES, stages_of(row.timing),
+                                                              strict=True)]  # fmt: skip
+            self.setAccessibleDescription(", ".join(words))
+        self.update()
+
+    def sizeHint(self) -> QSize:
+        return QSize(300, self.height())
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        row = self.row
+        if row is None:
+            return
+        painter = QPainter(self)
+        theme, font = self._look.theme, self._look.small_figures
+        total = max(row.timing.total_ms, sum(stages_of(row.timing)), 1e-6)
+        area = QRectF(NAMES, 4, self.width() - NAMES - 118, ROW)
+        done, y = 0.0, 4.0
+        for number, (stage, value) in enumerate(zip(STAGES, stages_of(row.timing), strict=True)):
+            value = value if value == value else 0.0
+            name = QRectF(0, y, NAMES - 8, ROW)
+            paint.text(painter, name, stage, theme.color("dim"), font, paint.RIGHT)
+            left = area.left() + done / total * area.width()
+            bar = QRectF(left, y + 3, max(value / total * area.width(), 1.0), ROW - 6)
+            painter.fillRect(bar, theme.color(theme.stages[number]))
+            words = f"{milliseconds(value)}  {value / total:.0%}"
+            place = QRectF(bar.right() + 6, y, 110, ROW)
+            paint.text(painter, place, words, theme.color("text"), font)
+            done += value
+            y += ROW
+        words = f"{milliseconds(row.timing.total_ms)} in all, {row.batch_size} rows in the forward"
+        place = QRectF(area.left(), y, self.width() - area.left(), ROW)
+        paint.text(painter, place, words, theme.color("dim"), font)
+        self._paint_company(painter, area, y + ROW, total)
+
+    def _paint_company(self, painter: QPainter, area: QRectF, y: float, total: float) -> None:
+        """The others, each as one thin bar on the same scale."""
+        theme, font = self._look.theme, self._look.small_figures
+        for other in self.company:
+            name = QRectF(0, y, NAMES - 8, ROW)
+            paint.text(
+                painter, name, other.prediction_id[:8], theme.color("dim"), font, paint.RIGHT
+            )
+            left = area.left()
+            for number, value in enumerate(stages_of(other.timing)):
+                width = (value if value == value else 0.0) / total * area.width()
+                bar = QRectF(left, y + 5, width, ROW - 10)
+                painter.fillRect(bar, theme.color(theme.stages[number], 170))
+                left += width
+            place = QRectF(min(left + 6, self.width() - 130), y, 130, ROW)
+            words = f"{milliseconds(other.timing.total_ms)} {other.label[:10]}"
+            paint.text(painter, place, words, theme.color("dim"), font)
+            y += ROW

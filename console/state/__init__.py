@@ -1,0 +1,1 @@
+"""What the console knows and concludes. No Qt."""

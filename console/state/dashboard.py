@@ -1,0 +1,286 @@
+"""What is asked of the cache (`View`) and what the panels are given (`Board`): immutable, complete,
+and small enough to hand to the UI thread ten times a second. Times are unix seconds by the
+console's clock; a server's own times are corrected by its clock offset before they get here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from console.state.domain import (
+    Action,
+    AlertRow,
+    DeployRow,
+    DriftRow,
+    FeatureRow,
+    Link,
+    QualityRow,
+    ServerSnapshot,
+    SilenceRow,
+    SliceRow,
+)
+
+Floats = NDArray[np.float64]
+MEASURES = ("psi", "ks", "kl", "js")
+SPLITS = ("", "server", "stamp", "mix", "replica")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the operator looks at. `end_s` None follows the clock."""
+
+    window_s: float = 600.0
+    end_s: float | None = None
+    brush: tuple[float, float] | None = None
+    columns: int = 400
+    scope: str = ""  # address of the only server to show; "" = all
+    split: str = ""  # one of SPLITS
+    mix: str = ""
+    measure: str = "psi"
+    drift_key: tuple[str, str] | None = None  # feature, slice
+    expected_stamp: str = ""
+
+    @property
+    def live(self) -> bool:
+        return self.end_s is None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServerLine:
+    """One server as the fleet panel shows it."""
+
+    link: Link
+    snapshot: ServerSnapshot | None
+    severity: str
+    word: str
+    why: str
+    age_s: float  # since it was last heard; inf: never
+    p95_ms: float = math.nan  # of the last minute it reported
+    slo_ms: float = 0.0
+    spark: Floats = field(default_factory=lambda: np.zeros(0))
+    odd_parts: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        return self.link.address
+
+    @property
+    def name(self) -> str:
+        if self.snapshot is not None and self.snapshot.server:
+            return self.snapshot.server
+        return self.link.address
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplary:
+    """A request that stands for a cell of the heat map."""
+
+    at_s: float
+    total_ms: float
+    server: str
+    prediction_id: str
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Latency:
+    """Columns of equal width from `from_s`; NaN where nothing was served or nothing is known."""
+
+    from_s: float
+    to_s: float
+    column_s: float
+    starts: Floats
+    p50: Floats
+    p95: Floats
+    p99: Floats
+    heat: NDArray[np.float32]  # [64, columns], each column's share of its largest bucket
+    rate: Floats  # requests a second
+    errors: Floats  # share
+    stages: Floats  # [5, columns], mean ms
+    batch: Floats  # mean rows of a forward
+    total: tuple[float, float, float]  # p50, p95, p99 of the brush or the window
+    requests: int
+    slo_ms: float
+    split: tuple[tuple[str, Floats], ...] = ()  # p95 of the busiest members
+    exemplars: tuple[Exemplary, ...] = ()
+    shares: tuple[tuple[str, Floats], ...] = ()  # traffic share by stamp
+    newest_s: float = math.nan  # end of the newest bucket with requests
+    width_s: float = 0.0  # of the rows it was made of
+    mixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DriftLine:
+    """The worst server's row of one feature and slice."""
+
+    row: DriftRow
+    server: str
+    spark: Floats
+    at_s: float
+    servers: int = 1
+    source: str = "server"  # or "console": computed here for a brushed window
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.row.feature, self.row.slice)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """Reference against live for one feature and slice over whole hours."""
+
+    feature: FeatureRow
+    slice: str
+    edges: Floats  # outer edges included, finite
+    reference: Floats  # density or share a cell
+    live: Floats
+    n_reference: float
+    n_live: int
+    missing: int
+    from_s: float
+    to_s: float
+    scores: Mapping[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()  # of a categorical feature
+
+
+@dataclass(frozen=True, slots=True)
+class SkewCell:
+    value: str
+    differs: bool
+    known: bool
+    moved: bool = False  # it is no longer what the server loaded
+
+
+@dataclass(frozen=True, slots=True)
+class SkewLine:
+    address: str
+    name: str
+    stamp: str
+    stamp_name: str
+    cells: tuple[SkewCell, ...]  # in the order of STAMP_PARTS
+    since_s: float  # of the deploy that brought this stamp; NaN: not known
+    age_s: float = field(compare=False)  # grows by itself and is no difference
+    dirty: bool
+    details: tuple[tuple[str, str, str], ...]  # (what, here, majority) where they differ
+    env: tuple[tuple[str, str, str], ...]
+    pins: tuple[tuple[str, str, int, float], ...]  # client, stamp, refused, last
+    # What its replicas are no longer as they loaded it, gravest first: what, words, and whether
+    # answers may differ now, or only those after the next start.
+    moved: tuple[tuple[str, str, bool], ...] = ()
+    signed_by: str = ""
+
+    @property
+    def odd(self) -> bool:
+        return any(cell.differs for cell in self.cells)
+
+    @property
+    def severity(self) -> str:
+        """Empty while it is like the fleet and as it was loaded."""
+        if any(now for _, _, now in self.moved):
+            return "critical"
+        return "high" if self.odd or self.moved else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One line of the event list and one mark on the time axis."""
+
+    at_s: float
+    severity: str
+    text: str
+    server: str  # address
+    kind: str  # alert | deploy | link | action
+    id: str
+    panel: str
+    mark: str = ""  # of a deploy: deploys.mark_of
+    detail: str = ""  # lines for the tool tip, where there is more than `text`
+
+
+@dataclass(frozen=True, slots=True)
+class AlertLine:
+    row: AlertRow
+    server: str  # address
+    name: str
+    opened_s: float
+    closed_s: float
+    offset_ms: float
+    silenced_until_s: float = 0.0
+    pending: str = ""  # an action on it that the server has not confirmed
+
+    @property
+    def open(self) -> bool:
+        return self.row.state not in ("resolved", "ok")
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A link in the status line."""
+
+    severity: str
+    text: str
+    panel: str
+    key: str = ""
+    at_s: float = math.nan
+    detail: str = ""
+    standing: bool = False  # told always, but no part of the state
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    state: str  # CRITICAL | DEGRADED | UNKNOWN | OFFLINE | HEALTHY
+    severity: str
+    sentence: str
+    phrases: tuple[Phrase, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QualityLine:
+    row: QualityRow
+    server: str
+    name: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The console about itself."""
+
+    cache_bytes: int = 0
+    read_ms: float = 0.0
+    rows_waiting: int = 0
+    trouble: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Board:
+    view: View
+    made_s: float
+    from_s: float
+    to_s: float
+    verdict: Verdict
+    servers: tuple[ServerLine, ...] = ()
+    latency: Latency | None = None
+    drift: tuple[DriftLine, ...] = ()
+    drift_span: tuple[float, float] | None = None  # hours, when computed here
+    comparison: Comparison | None = None
+    skew: tuple[SkewLine, ...] = ()
+    alerts: tuple[AlertLine, ...] = ()
+    silences: tuple[tuple[str, SilenceRow], ...] = ()
+    actions: tuple[Action, ...] = ()
+    happenings: tuple[Happening, ...] = ()
+    deploys: tuple[tuple[str, DeployRow], ...] = ()
+    quality: tuple[QualityLine, ...] = ()
+    slices: tuple[tuple[str, SliceRow], ...] = ()
+    usage: Usage = Usage()
+    offline: bool = False
+
+    def name_of(self, address: str) -> str:
+        for line in self.servers:
+            if line.address == address:
+                return line.name
+        return address

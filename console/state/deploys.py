@@ -1,0 +1,59 @@
+"""What a row of a server's deploy journal says: its mark on the time axis, its weight, its
+sentence. Pure. An action this console has never heard of is told in the server's own word."""
+
+from __future__ import annotations
+
+import re
+
+from console.state.domain import DeployRow
+
+SWITCHES = ("activate", "rollback", "canary")  # traffic moves: drawn through the plots as well
+# Beginnings of words, the one that decides first: "canary abort" is an end, not a canary.
+_MEANINGS = (
+    ("refuse", ("refus", "reject", "fail", "abort", "deni")),
+    ("rollback", ("rollback", "rolled", "roll", "revert")),
+    ("activate", ("activat", "promot", "switch")),
+    ("canary", ("canary", "canaries")),
+    ("rehearse", ("rehears", "shadow")),
+    ("load", ("load", "prepar")),
+    ("start", ("start",)),
+    ("stop", ("stop", "end", "drain")),
+)
+
+
+def mark_of(action: str) -> str:
+    """One of those in _MEANINGS, or `other`, for any word a server may use."""
+    words = re.findall(r"[a-z]+", action.lower())
+    for mark, beginnings in _MEANINGS:
+        if any(word.startswith(beginnings) for word in words):
+            return mark
+    return "other"
+
+
+def severity_of(action: str) -> str:
+    """A deploy that was turned down or taken back wants a look; the rest is for the record."""
+    return "warning" if mark_of(action) in ("refuse", "rollback") else "info"
+
+
+def sentence(name: str, row: DeployRow) -> str:
+    """`gpu-01 rollback 7f3a91c2e0b4 from 0ec7be93c298 by kim: p99 doubled`."""
+    stamp = row.stamp[:12] or row.stamp_name
+    by = f" by {row.by}" if row.by else ""
+    if row.from_stamp and mark_of(row.action) in ("activate", "rollback"):
+        by = f" from {row.from_stamp[:12]}{by}"
+    detail = f": {row.detail}" if row.detail else ""
+    return " ".join(f"{name} {row.action or 'deploy'} {stamp}".split()) + by + detail
+
+
+def tip(name: str, row: DeployRow, at_text: str) -> str:
+    """Everything the row says, a line each."""
+    lines = [f"{at_text} UTC", f"{name}: {row.action or 'deploy'}"]
+    if row.stamp or row.stamp_name:
+        lines.append(f"stamp {row.stamp_name or row.stamp[:12]}")
+    if row.from_stamp:
+        lines.append(f"before {row.from_stamp[:12]}")
+    if row.by:
+        lines.append(f"by {row.by}")
+    if row.detail:
+        lines.append(row.detail)
+    return "\n".join(line[:300] for line in lines)

@@ -1,0 +1,153 @@
+"""Which server runs what: every part of the stamp against the majority of the fleet. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from console.state.dashboard import SkewCell, SkewLine
+from console.state.deploys import mark_of
+from console.state.domain import STAMP_PARTS, DeployRow, MovedItem, Server, ServerSnapshot
+
+# Where the files of a bundle lie, by part of the stamp (docs/bundle.md).
+_PARTS = (
+    ("weights/", "weights"),
+    ("model/", "weights"),
+    ("preprocess.json", "preprocessing"),
+    ("tokenizer/", "preprocessing"),
+    ("labels.json", "labels"),
+    ("reference/", "reference"),
+    ("training.json", "data"),
+)
+# Loading or rehearsing a stamp does not make a server serve it.
+BROUGHT = ("start", "activate", "rollback", "canary")
+
+
+def majority(values: Sequence[str], prefer: str = "") -> str:
+    """The most frequent value; a tie goes to `prefer` when it takes part, else to the smallest, so
+    that the answer does not flicker between two readings."""
+    counted = Counter(value for value in values if value)
+    if not counted:
+        return ""
+    most = max(counted.values())
+    best = sorted(value for value, count in counted.items() if count == most)
+    return prefer if prefer in best else best[0]
+
+
+def compare(
+    servers: Sequence[Server],
+    deploys: Sequence[tuple[str, DeployRow]],
+    now_s: float,
+    expected_stamp: str = "",
+) -> tuple[SkewLine, ...]:
+    """One line a server. With `expected_stamp`, its parts as some server reports them are what the
+    others are held against; a stamp nobody runs makes every stamp differ."""
+    known = [s.snapshot for s in servers if s.snapshot is not None]
+    model = next((s for s in known if expected_stamp and s.stamp == expected_stamp), None)
+    usual = {
+        part: model.stamp_parts.get(part, "")
+        if model is not None
+        else majority([s.stamp_parts.get(part, "") for s in known])
+        for part in STAMP_PARTS
+    }
+    detail = _usual(known, lambda s: s.stamp_detail, model)
+    env = _usual(known, lambda s: s.env, None)
+    return tuple(_line(server, usual, detail, env, deploys, now_s) for server in servers)
+
+
+def _usual(
+    known: Sequence[ServerSnapshot], of: object, model: ServerSnapshot | None
+) -> dict[str, str]:
+    maps: list[Mapping[str, str]] = [of(s) for s in ([model] if model else known)]  # type: ignore[operator]
+    keys = sorted({key for found in maps for key in found})
+    return {key: majority([found.get(key, "") for found in maps]) for key in keys}
+
+
+def _line(
+    server: Server,
+    usual: Mapping[str, str],
+    detail: Mapping[str, str],
+    env: Mapping[str, str],
+    deploys: Sequence[tuple[str, DeployRow]],
+    now_s: float,
+) -> SkewLine:
+    found = server.snapshot
+    if found is None:
+        cells = tuple(SkewCell("", False, False) for _ in STAMP_PARTS)
+        return SkewLine(
+            server.address, server.name, "", "", cells, math.nan, math.inf, False, (), (), ()
+        )
+    parts = {part_of(item) for replica in found.replicas for item in replica.self_check.moved}
+    cells = tuple(
+        replace(_cell(found.stamp_parts.get(part, ""), usual[part]), moved=part in parts)
+        for part in STAMP_PARTS
+    )
+    brought = [
+        row.at_unix_ms / 1000 - server.link.shift_s
+        for address, row in deploys
+        if address == server.address and row.stamp == found.stamp and mark_of(row.action) in BROUGHT
+    ]
+    odd = any(cell.differs for cell in cells)
+    pins = tuple(
+        (pin.client, pin.stamp, pin.refused, pin.last_unix_ms / 1000)
+        for pin in found.pins
+        if pin.stamp != found.stamp
+    )
+    return SkewLine(
+        address=server.address,
+        name=server.name,
+        stamp=found.stamp,
+        stamp_name=found.stamp_name,
+        cells=cells,
+        since_s=max(brought, default=math.nan),
+        age_s=now_s - server.link.heard_s if server.link.heard_s else math.inf,
+        dirty=found.dirty,
+        details=_differences(found.stamp_detail, detail) if odd else (),
+        env=_differences(found.env, env),
+        pins=pins,
+        moved=moved_of(found),
+        signed_by=found.signed_by,
+    )
+
+
+def moved_of(found: ServerSnapshot) -> tuple[tuple[str, str, bool], ...]:
+    """What replicas say of themselves against what they loaded; said by several, told once."""
+    said: dict[tuple[str, str, bool], list[int]] = {}
+    for replica in found.replicas:
+        check = replica.self_check
+        items = [(item.name, item.words, item.now) for item in check.moved]
+        if check.trouble:
+            items.append(("self-check", f"failed: {check.trouble}", False))
+        for item in items:
+            said.setdefault(item, []).append(replica.index)
+    lines = [
+        (f"replica {', '.join(map(str, indexes))}: {name}", words, now)
+        for (name, words, now), indexes in said.items()
+    ]
+    return tuple(sorted(lines, key=lambda line: not line[2]))
+
+
+def part_of(item: MovedItem) -> str:
+    """The part of the stamp that something which moved belongs to; empty for those not shown."""
+    if item.kind == "library":
+        return "libraries"
+    if item.kind == "code" or item.name.startswith("pipelines."):
+        return "code"
+    return next((part for prefix, part in _PARTS if item.name.startswith(prefix)), "")
+
+
+def _cell(value: str, usual: str) -> SkewCell:
+    return SkewCell(value, bool(value) and value != usual, bool(value))
+
+
+def _differences(
+    here: Mapping[str, str], usual: Mapping[str, str]
+) -> tuple[tuple[str, str, str], ...]:
+    keys = sorted(set(here) | set(usual))
+    return tuple(
+        (key, here.get(key, "absent"), usual.get(key, "") or "absent")
+        for key in keys
+        if here.get(key, "") != usual.get(key, "")
+    )

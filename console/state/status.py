@@ -1,0 +1,113 @@
+"""From what is known to one sentence of what is wrong, most severe first. Pure; the phrases it is
+made of are in phrases.py, and tests/console/test_console_status.py has the rules as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from console.state import program, status_messages
+from console.state.dashboard import AlertLine, DriftLine, Phrase, ServerLine, SkewLine, Verdict
+from console.state.domain import Link, Server
+from console.state.sanitize import duration
+from console.state.severity import rank
+from console.state.status_messages import Burn
+from console.state.timetext import clock_text
+
+LOST_AFTER_S = 30.0  # silence after which nothing is known of a server, whatever its link says
+STALE_AFTER_S = 10.0
+
+
+def server_state(server: Server, now_s: float) -> tuple[str, str, str]:
+    """(severity, word, why) of one server. Absence of news is `unknown`, never `ok`."""
+    link, found = server.link, server.snapshot
+    age_s = now_s - link.heard_s if link.heard_s else math.inf
+    if link.state in ("lost", "offline") or age_s > LOST_AFTER_S:
+        return "unknown", *_unheard(link, age_s, now_s)
+    if found is None:
+        return "unknown", "no news", "connected, no snapshot yet"
+    if link.state == "reconnecting" or age_s > STALE_AFTER_S:
+        return "unknown", "reconnecting", f"{link.detail or 'quiet'} · heard {duration(age_s)} ago"
+    why = found.reason
+    if found.state == "ready":
+        if found.warm_replicas < found.wanted_replicas:
+            warm = f"{found.warm_replicas} of {found.wanted_replicas} replicas warm"
+            return "warning", "thin", why or warm
+        if found.telemetry_state not in ("", "ok"):
+            return "warning", "telemetry", found.telemetry_state
+        return "ok", "ready", why
+    severity = {
+        "degraded": "warning",
+        "starting": "warning",
+        "draining": "info",
+        "not_ready": "critical",
+    }.get(found.state, "unknown")
+    return severity, found.state.replace("_", " "), why or "no reason given"
+
+
+def _unheard(link: Link, age_s: float, now_s: float) -> tuple[str, str]:
+    if link.state == "offline":
+        return "offline", f"last heard {duration(age_s)} ago" if age_s < math.inf else "never heard"
+    if age_s == math.inf:
+        word = "unreachable" if link.state == "lost" else "connecting"
+        return word, link.detail or "never heard"
+    return "lost", f"last heard {duration(age_s)} ago · {link.detail or 'silent'}"
+
+
+def verdict(
+    servers: Sequence[ServerLine],
+    burns: Sequence[Burn],
+    drift: Sequence[DriftLine],
+    skew: Sequence[SkewLine],
+    alerts: Sequence[AlertLine],
+    now_s: float,
+) -> Verdict:
+    """The status line. Acknowledged and silenced alerts are counted, not shouted."""
+    found = [
+        *status_messages.unready(servers),
+        *status_messages.burning(burns),
+        *status_messages.skewed(skew),
+        *status_messages.moved(skew),
+        *status_messages.drifting(drift, alerts),
+        *status_messages.others(alerts, status_messages.told_already(servers, burns, drift, skew)),
+        *status_messages.oddities(servers),
+        *status_messages.plaintext(servers),
+        *status_messages.in_hand(alerts),
+        *status_messages.unknown(servers),
+    ]
+    found.sort(key=lambda phrase: rank(phrase.severity))
+    worst = next((phrase for phrase in found if not phrase.standing), None)
+    state, severity = _word(servers, worst)
+    sentence = _sentence(state, worst, servers, now_s)
+    standing = next((phrase for phrase in found if phrase.standing), None)
+    if standing is not None and severity == "ok":
+        sentence = f"{sentence}; but {standing.detail}"
+    return Verdict(state, severity, sentence, (*found, status_messages.healthy(servers)))
+
+
+def _word(servers: Sequence[ServerLine], worst: Phrase | None) -> tuple[str, str]:
+    if servers and all(line.link.state == "offline" for line in servers):
+        return "OFFLINE", "unknown"
+    if worst is not None and rank(worst.severity) <= 1:
+        return "CRITICAL" if worst.severity == "critical" else "DEGRADED", worst.severity
+    if not servers or all(line.severity == "unknown" for line in servers):
+        return "UNKNOWN", "unknown"
+    if worst is not None and worst.severity in ("warning", "unknown"):
+        return "DEGRADED", "warning"
+    return "HEALTHY", "ok"
+
+
+def _sentence(state: str, worst: Phrase | None, servers: Sequence[ServerLine], now_s: float) -> str:
+    if not servers:
+        return f"no server is configured: {program.name()} HOST:PORT …"
+    if worst is None or rank(worst.severity) >= 4:
+        if state == "HEALTHY":
+            return "every server is ready and heard from; nothing is above its threshold"
+        return "nothing is known yet"
+    words = worst.detail or worst.text
+    if worst.at_s == worst.at_s:
+        words += f" · since {clock_text(worst.at_s)} UTC ({duration(now_s - worst.at_s)})"
+    if state == "OFFLINE":
+        heard = min((line.age_s for line in servers), default=math.inf)
+        return f"no server is asked; what is shown is {duration(heard)} old. Then: {words}"
+    return words

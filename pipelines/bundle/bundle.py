@@ -1,0 +1,245 @@
+"""A bundle opened and verified: its files are what the manifest says, this process is what the
+manifest says, and the weights are the very bytes that were hashed.
+
+Order of the checks, each a BundleRefused with its own `check` and remedy: missing, names, kind,
+manifest, signature, files, format, hash, code, libraries, weights. Then, with the model loaded:
+config (pipelines/pipeline.py) and golden (pipelines/bundle/golden.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pipelines.bundle import stamp as stamps
+from pipelines.bundle.contents import Contents, Progress, changed, quiet, read_contents
+from pipelines.bundle.digests import DigestCache
+from pipelines.bundle.files import File
+from pipelines.bundle.formats import parse_json
+from pipelines.bundle.manifest import Manifest
+from pipelines.bundle.stamp import Code, Stamp
+from pipelines.errors import BundleRefused, StampMismatch
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipelines.bundle.signature import TrustedKey
+
+_log = logging.getLogger(__name__)
+
+INDEX: Final = "weights/model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Verified content. `files` maps a path to the opened file; nothing is read twice. `signed_by`
+    is the id of the trusted key that signed it, "" where none was asked for."""
+
+    path: Path
+    manifest: Manifest
+    stamp: Stamp
+    files: Mapping[str, File]
+    weights: Mapping[str, torch.Tensor]
+    signed_by: str = ""
+
+    @staticmethod
+    def open(
+        path: Path | str,
+        allow_dirty: bool = False,
+        progress: Progress | None = None,
+        cache: DigestCache | None = None,
+        trusted: Sequence[TrustedKey] = (),
+    ) -> Bundle:
+        """Verifies everything that can be verified without running the model.
+
+        With `allow_dirty`, code and libraries may differ from the manifest; the stamp then is
+        another one that no client can have pinned. With `trusted` keys, one of them must have
+        signed it. Raises BundleRefused.
+        """
+        report = progress or quiet
+        contents = read_contents(path, report, cache, trusted)
+        bundle = Bundle.of(contents, allow_dirty, report)
+        if cache is not None:
+            _remember(contents, cache)
+        return bundle
+
+    @staticmethod
+    def of(contents: Contents, allow_dirty: bool = False, progress: Progress = quiet) -> Bundle:
+        """The rest of `open`, for files that were opened already. Raises BundleRefused."""
+        progress("code", 0.0)
+        stamp = _compare_process(contents.manifest, allow_dirty)
+        progress("weights", 0.0)
+        weights = _checked_weights(contents)
+        _refuse_changed(contents)
+        progress("weights", 1.0)
+        manifest, files = contents.manifest, contents.files
+        return Bundle(contents.path, manifest, stamp, files, weights, contents.signed_by)
+
+    def content(self, path: str) -> bytes:
+        """Raises KeyError for a file the bundle does not have."""
+        return bytes(self.files[path].content)
+
+    def json(self, path: str) -> dict[str, Any]:
+        return parse_json(path, self.files[path].content)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights by name, views over the hashed bytes: do not write to them."""
+        return dict(self.weights)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The transformers thinker config."""
+        return self.json("model/config.json")
+
+    @property
+    def tokenizer(self) -> bytes:
+        return self.content("tokenizer/tokenizer.json")
+
+    @property
+    def preprocess(self) -> dict[str, Any]:
+        """Sections image, audio, text, limits."""
+        return self.json("preprocess.json")
+
+    @property
+    def template(self) -> dict[str, Any]:
+        return self.json("template.json")
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        return self.json("labels.json")
+
+    @property
+    def objective(self) -> dict[str, Any]:
+        return self.json("objective.json")
+
+    @property
+    def speed(self) -> dict[str, Any]:
+        return self.json("speed.json")
+
+    @property
+    def training(self) -> dict[str, Any]:
+        return self.json("training.json")
+
+    @property
+    def card(self) -> str:
+        return self.content("CARD.md").decode()
+
+    @property
+    def reference(self) -> dict[str, Any] | None:
+        """The reference profile; None when the bundle was built without one."""
+        path = "reference/profile.json"
+        return self.json(path) if path in self.files else None
+
+
+def _refuse_changed(contents: Contents) -> None:
+    """A mapped file shares its pages with whoever writes to it: it must still be what was hashed.
+    What was read into memory cannot change any more."""
+    mapped = {path: file for path, file in contents.files.items() if file.mapped}
+    for path in changed(contents.path, mapped):
+        raise StampMismatch("hash", f"{path} was written to while the bundle was being opened")
+
+
+def _remember(contents: Contents, cache: DigestCache) -> None:
+    for file in contents.files.values():
+        cache.put(contents.path, file)
+    try:
+        cache.save()
+    except OSError:
+        _log.warning("digests could not be remembered; the next start hashes again", exc_info=True)
+
+
+def process_trouble(manifest: Manifest) -> StampMismatch | None:
+    """How the running code or libraries differ from those the bundle was stamped with."""
+    return _code_trouble(manifest, stamps.running_code()) or _library_trouble(
+        manifest, stamps.running_libraries()
+    )
+
+
+def _compare_process(manifest: Manifest, allow_dirty: bool) -> Stamp:
+    trouble, stamp = process_trouble(manifest), manifest.stamp()
+    if trouble is None:
+        return stamp
+    if not allow_dirty:
+        raise trouble
+    code, libraries = stamps.running_code(), stamps.running_libraries()
+    strangers = stamps.code_tree(dict(code.modules) | _as_digests(code.strangers))
+    dirty = stamps.dirty_digest(stamp.hex, strangers, stamps.libraries_digest(libraries))
+    actual = replace(manifest, code=code.modules, libraries=libraries).stamp()
+    name = stamps.display_name(manifest.name, dirty, dirty=True)
+    return replace(actual, hex=dirty, name=name, dirty=True)
+
+
+def _as_digests(strangers: tuple[str, ...]) -> dict[str, str]:
+    return {name: stamps.source_digest(name.encode()) for name in strangers}
+
+
+def _code_trouble(manifest: Manifest, code: Code) -> StampMismatch | None:
+    if code.strangers:
+        return StampMismatch("code", _some(list(code.strangers)))
+    names = set(manifest.code) | set(code.modules)
+    changed = sorted(n for n in names if manifest.code.get(n) != code.modules.get(n))
+    if not changed:
+        return None
+    return StampMismatch(
+        "code",
+        f"the running code is not the code this bundle was stamped with ({_some(changed)} differ); "
+        "install the version it names, or run `pipelines restamp` to test and stamp it for this",
+    )
+
+
+def _library_trouble(manifest: Manifest, running: Mapping[str, str]) -> StampMismatch | None:
+    names = sorted(set(manifest.libraries) | set(running))
+    changed = [
+        f"{n} {manifest.libraries.get(n, 'untracked')} -> {running.get(n, 'untracked')}"
+        for n in names
+        if manifest.libraries.get(n) != running.get(n)
+    ]
+    if not changed:
+        return None
+    return StampMismatch(
+        "libraries",
+        f"other library versions than this bundle was stamped with ({_some(changed)}); install "
+        "those it names, or run `pipelines restamp` to test and stamp it for these",
+    )
+
+
+def _some(items: list[str]) -> str:
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return ", ".join(items[:3]) + more
+
+
+def weight_files(files: Mapping[str, File]) -> list[File]:
+    found = [f for path, f in sorted(files.items()) if path.endswith(".safetensors")]
+    return [file for file in found if file.path.startswith("weights/")]
+
+
+def _checked_weights(contents: Contents) -> dict[str, torch.Tensor]:
+    # Late, so that reading a manifest costs no torch import.
+    from pipelines.bundle.tensors import read_tensors, refuse_nonfinite
+
+    files = contents.files
+    for path in sorted(files):
+        if path.startswith("reference/") and path.endswith(".safetensors"):
+            refuse_nonfinite(read_tensors(files[path]))
+    tensors: dict[str, torch.Tensor] = {}
+    for file in weight_files(files):
+        found = read_tensors(file)
+        for name in found.keys() & tensors.keys():
+            raise BundleRefused("weights", f"{file.path}: {name} is in an earlier file too")
+        if not file.remembered:  # a remembered one passed this before
+            refuse_nonfinite(found)
+        tensors |= found
+    if not tensors:
+        raise BundleRefused("weights", "there are no tensors in weights/")
+    if INDEX in files:
+        _check_index(parse_json(INDEX, files[INDEX].content), set(tensors))
+    return tensors
+
+
+def _check_index(index: Mapping[str, object], names: set[str]) -> None:
+    listed = index.get("weight_map")
+    if not isinstance(listed, dict) or set(listed) != names:
+        raise BundleRefused("weights", f"{INDEX} does not list exactly the tensors there are")

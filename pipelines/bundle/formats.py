@@ -1,0 +1,116 @@
+"""A file is what its name says: safetensors, JSON, text, pictures and sounds, and nothing that runs
+code when it is loaded, whatever it is called.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Final
+
+from pipelines.bundle.files import Buffer, File
+from pipelines.errors import BundleRefused
+
+# A safetensors header is JSON; the reference reader's own limit is 100 MB.
+_MAX_HEADER_BYTES: Final = 100_000_000
+
+_PICKLES: Final = (
+    (b"\x80", "a pickle"),
+    (b"PK\x03\x04", "a zip archive (torch.save writes pickles into one)"),
+    (b"\x93NUMPY", "a NumPy array file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x7fELF", "an executable"),
+    (b"\x1f\x8b", "a gzip file"),
+)
+_CODE_SUFFIXES: Final = frozenset(
+    ".bin .ckpt .dill .dll .h5 .joblib .npy .npz .pickle .pkl .pt .pth".split()
+    + ".py .pyc .pyd .so .zip".split()
+)
+_MAGIC: Final = {
+    ".jpg": (b"\xff\xd8\xff",),
+    ".png": (b"\x89PNG\r\n\x1a\n",),
+    ".webp": (b"RIFF",),
+    ".wav": (b"RIFF",),
+    ".flac": (b"fLaC",),
+    ".ogg": (b"OggS",),
+}
+
+
+def check_format(file: File) -> None:
+    """A file is what its name says: nothing that runs code when loaded, whatever it is called.
+
+    Raises BundleRefused("format").
+    """
+    suffix = os.path.splitext(file.path)[1].lower()
+    if suffix in _CODE_SUFFIXES:
+        raise BundleRefused(
+            "format",
+            f"{file.path}: {suffix} files can run code when loaded; bundles hold "
+            "weights as .safetensors only",
+        )
+    complaint = _format_complaint(suffix, file)
+    if complaint is None:
+        return
+    head = bytes(file.content[:8])
+    for magic, what in _PICKLES:
+        if head.startswith(magic):
+            complaint = f"it is {what} under another name"
+    raise BundleRefused("format", f"{file.path} is not a {suffix or 'plain'} file: {complaint}")
+
+
+def _format_complaint(suffix: str, file: File) -> str | None:
+    """What is wrong, None when nothing is."""
+    if suffix == ".safetensors":
+        return _safetensors_complaint(file)
+    if suffix in _MAGIC:
+        good = any(file.content[: len(m)] == m for m in _MAGIC[suffix])
+        return None if good else "its first bytes say otherwise"
+    if suffix in {".json", ".txt", ".md"}:
+        return _text_complaint(suffix, file)
+    return "a bundle has no use for this kind of file"
+
+
+def _safetensors_complaint(file: File) -> str | None:
+    if file.size < 10:
+        return "too short for a header"
+    length = int.from_bytes(file.content[:8], "little")
+    if length > min(file.size - 8, _MAX_HEADER_BYTES):
+        return f"its header claims {length} bytes, the file has {file.size}"
+    return None if file.content[8:9] == b"{" else "its header is not JSON"
+
+
+def _text_complaint(suffix: str, file: File) -> str | None:
+    try:
+        text = bytes(file.content).decode("utf-8")
+    except UnicodeDecodeError:
+        return "it is not UTF-8"
+    if "\0" in text:
+        return "it holds NUL characters"
+    if suffix == ".json":
+        try:
+            parse_json(file.path, file.content)
+        except BundleRefused as error:
+            return error.message
+    return None
+
+
+def parse_json(path: str, content: Buffer | bytes) -> dict[str, Any]:
+    """A JSON object without duplicate keys and without NaN. Raises BundleRefused("format")."""
+    try:
+        value = json.loads(bytes(content), object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleRefused("format", f"{path} does not parse as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BundleRefused("format", f"{path} is not a JSON object")
+    return value
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key appears twice")
+    return found
+
+
+def _no_constant(word: str) -> object:
+    raise ValueError(f"{word} is not a JSON number")

@@ -1,0 +1,187 @@
+"""golden/golden.json and the files beside it: inputs, and the answers they must get."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from pipelines.bundle.bundle import Bundle
+from pipelines.errors import BundleRefused
+from pipelines.types import Part, Prediction, Sample
+
+FILE: Final = "golden/golden.json"
+SCHEMA: Final = "trefoil.golden/1"
+MIXES: Final = (
+    "text",
+    "image",
+    "audio",
+    "image+text",
+    "audio+text",
+    "audio+image",
+    "audio+image+text",
+)
+# By the dtype the model runs in: float32 leaves room for another order of summation, the others
+# for the rounding of every activation (bfloat16 has 8 bits of mantissa: 0.4 % a step).
+TOLERANCE: Final = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+_EMBEDDING_HEAD: Final = 16
+TEXT_TOKENS: Final = 8  # enough for the cached keys and values to matter
+_SUFFIX: Final = (
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"\x89PNG", ".png"),
+    (b"fLaC", ".flac"),
+    (b"OggS", ".ogg"),
+    (b"RIFF", ".wav"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """`scores` maps a label to (log probability, probability); `embedding` holds the first
+    components only; `text` is how the written answer begins, None where none was recorded."""
+
+    label: str
+    scores: Mapping[str, tuple[float, float]]
+    embedding: tuple[float, ...]
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """By dtype; `recorded` is the dtype the answers were recorded in."""
+
+    recorded: str
+    by_dtype: Mapping[str, float]
+
+    def between(self, dtype: str) -> float:
+        """The coarser of the two dtypes decides; one that is not named gets the strictest."""
+        strictest = min(self.by_dtype.values())
+        return max(self.by_dtype.get(name, strictest) for name in (self.recorded, dtype))
+
+    def compares_texts(self, dtype: str) -> bool:
+        """A written text is the same or not: a coarser format may tip a close choice of token."""
+        return self.recorded == dtype == "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCase:
+    """`expected` is None in a bundle that is still being built."""
+
+    id: str
+    mix: str
+    sample: Sample
+    expected: Expected | None
+
+    @property
+    def to_write(self) -> Sample:
+        """The same input with a text as its answer."""
+        return replace(
+            self.sample,
+            task="generate",
+            labels=(),
+            want_embedding=False,
+            max_new_tokens=TEXT_TOKENS,
+        )
+
+
+def mix_of(sample: Sample) -> str:
+    return "+".join(sorted({part.kind for part in sample.parts if part.kind is not None}))
+
+
+def read(bundle: Bundle) -> tuple[list[GoldenCase], Tolerance]:
+    """The cases and how far an answer may be off. Raises BundleRefused("golden")."""
+    values: Any = bundle.json(FILE)
+    try:
+        if values["schema"] != SCHEMA:
+            raise ValueError(f"schema {values['schema']!r}")
+        cases = [_case(bundle, item) for item in values["cases"]]
+        by_dtype = {dtype: float(value) for dtype, value in values["tolerance"].items()}
+        tolerance = Tolerance(str(values["recorded_in"]), by_dtype)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleRefused("golden", f"{FILE} is malformed: {error!r}") from error
+    if not cases or not by_dtype:
+        raise BundleRefused("golden", f"{FILE} has no cases or no tolerance")
+    return cases, tolerance
+
+
+def _case(bundle: Bundle, item: Any) -> GoldenCase:
+    parts = []
+    for part in item["parts"]:
+        content = bundle.content(f"golden/{part['file']}")
+        data = content.decode() if part["kind"] == "text" else content
+        parts.append(Part(part["kind"], data))
+    sample = Sample(item["id"], tuple(parts), labels=tuple(item["labels"]), want_embedding=True)
+    expected = item.get("expected")
+    return GoldenCase(item["id"], mix_of(sample), sample, expected and _expected(expected))
+
+
+def _expected(item: Any) -> Expected:
+    scores = {label: (float(a), float(b)) for label, (a, b) in item["scores"].items()}
+    return Expected(item["label"], scores, tuple(map(float, item["embedding"])), item.get("text"))
+
+
+def files(samples: Sequence[Sample]) -> tuple[dict[str, bytes], list[dict[str, object]]]:
+    """What to write for these inputs: file contents by path, and the cases without answers.
+
+    Raises ValueError for an input that has no file form (raw PCM, a part of unstated kind).
+    """
+    contents: dict[str, bytes] = {}
+    cases: list[dict[str, object]] = []
+    for sample in samples:
+        parts = []
+        for number, part in enumerate(sample.parts):
+            data, suffix = _file_form(sample.id, part)
+            name = f"{sample.id}.{number}{suffix}"
+            contents[f"golden/{name}"] = data
+            parts.append({"kind": part.kind, "file": name})
+        cases.append({"id": sample.id, "labels": list(sample.labels), "parts": parts})
+    return contents, cases
+
+
+def _file_form(case: str, part: Part) -> tuple[bytes, str]:
+    if part.kind == "text" and isinstance(part.data, str):
+        return part.data.encode(), ".txt"
+    data = part.data if isinstance(part.data, bytes) else b""
+    suffix = next((suffix for magic, suffix in _SUFFIX if data.startswith(magic)), None)
+    if part.kind is None or suffix is None:
+        raise ValueError(f"golden input {case}: parts are text, or JPEG, PNG, WAV, FLAC, OGG bytes")
+    return data, suffix
+
+
+def document(
+    cases: Sequence[Mapping[str, object]],
+    tolerance: Mapping[str, float] = TOLERANCE,
+    recorded_in: str = "",
+) -> dict[str, object]:
+    return {
+        "schema": SCHEMA,
+        "recorded_in": recorded_in,
+        "tolerance": dict(tolerance),
+        "cases": list(cases),
+    }
+
+
+def answer_of(case: str, answer: Prediction) -> dict[str, object]:
+    """What to record of the scored answer. Raises BundleRefused("golden") for NaN, infinity."""
+    embedding = embedding_head(answer)
+    scores = {s.label: [_short(s.log_prob), _short(s.probability)] for s in answer.scores}
+    numbers = [number for pair in scores.values() for number in pair] + embedding
+    if not all(map(math.isfinite, numbers)):
+        raise BundleRefused("golden", f"{case} is answered with NaN or infinity")
+    return {
+        "label": answer.label,
+        "scores": scores,
+        "embedding": [_short(value) for value in embedding],
+    }
+
+
+def embedding_head(answer: Prediction) -> list[float]:
+    if answer.embedding is None:
+        return []
+    return [float(value) for value in answer.embedding[:_EMBEDDING_HEAD]]
+
+
+def _short(value: float) -> float:
+    """Seven digits: below the tolerance by far, and steady from run to run on one machine."""
+    return float(f"{value:.7g}")

@@ -1,0 +1,159 @@
+"""manifest.json: what a bundle consists of, in one canonical spelling.
+
+`stamp` is over everything but `created_at`, `human`, `stamp` and `seal`; `seal` is over everything
+but itself, so that no byte of the file can change unnoticed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipelines.bundle import stamp as stamps
+from pipelines.bundle.files import Buffer, check_name
+from pipelines.bundle.formats import parse_json
+from pipelines.bundle.stamp import Leaf, Stamp
+from pipelines.errors import BundleRefused, StampMismatch
+
+FILE: Final = "manifest.json"
+SIGNATURE: Final = "manifest.sig"
+OPENSSF: Final = "model.sig"
+SCHEMA: Final = "trefoil.bundle/1"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_HEX: Final = re.compile(r"[0-9a-f]{64}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`code` and `libraries` are those the golden outputs were made with."""
+
+    name: str
+    files: tuple[Leaf, ...]
+    code: Mapping[str, str]
+    libraries: Mapping[str, str]
+    created_at: str = ""  # RFC 3339, for people
+    human: Mapping[str, str] = field(default_factory=dict)  # notes, for people
+
+    @property
+    def stamp_hex(self) -> str:
+        return stamps.bundle_digest(_canonical(self._stamped()))
+
+    def stamp(self) -> Stamp:
+        found = self.stamp_hex
+        return Stamp(
+            hex=found,
+            name=stamps.display_name(self.name, found),
+            parts=stamps.part_digests(self.name, self.files, self.code, self.libraries),
+            detail=stamps.detail_map(self.name, self.files, self.code, self.libraries),
+        )
+
+    def to_bytes(self) -> bytes:
+        """The one spelling of this manifest on disk: sorted keys, one line a value."""
+        whole = self._stamped() | {
+            "created_at": self.created_at,
+            "human": dict(self.human),
+            "stamp": self.stamp_hex,
+        }
+        whole["seal"] = stamps.seal_digest(_canonical(whole))
+        text = json.dumps(whole, sort_keys=True, indent=1, ensure_ascii=False)
+        return text.encode() + b"\n"
+
+    def _stamped(self) -> dict[str, object]:
+        ordered = sorted(self.files, key=lambda leaf: leaf.path.encode())
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "files": [{"path": f.path, "sha256": f.sha256, "size": f.size} for f in ordered],
+            "tree": stamps.tree_digest(ordered),
+            "code": {"modules": dict(self.code), "tree": stamps.code_tree(self.code)},
+            "libraries": dict(self.libraries),
+        }
+
+
+def _canonical(value: Mapping[str, object]) -> bytes:
+    """No spaces, sorted keys, UTF-8. The schema has no floats, whose spelling could vary."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def read(content: Buffer | bytes) -> Manifest:
+    """Parses and checks a manifest against itself; the files are not looked at.
+
+    Raises BundleRefused: `manifest` (schema, shape), `names`; StampMismatch(`manifest`) when its
+    seal does not fit its content or it is spelt in any other way than `Manifest.to_bytes`.
+    """
+    whole = parse_json(FILE, content)
+    if whole.get("schema") != SCHEMA:
+        raise BundleRefused(
+            "manifest", f"schema is {whole.get('schema')!r}, this version reads {SCHEMA}"
+        )
+    try:
+        manifest = _parse(whole)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BundleRefused("manifest", f"malformed: {type(error).__name__} {error}") from error
+    _check_names(manifest.files)
+    if manifest.to_bytes() != bytes(content):
+        raise StampMismatch(
+            "manifest",
+            "manifest.json was changed after it was written (its stamp or seal does "
+            "not fit its content); copy the bundle again or run `pipelines restamp`",
+        )
+    return manifest
+
+
+def _parse(whole: dict[str, object]) -> Manifest:
+    files, code = whole["files"], whole["code"]
+    if not isinstance(files, list) or not isinstance(code, dict):
+        raise TypeError("files or code")
+    return Manifest(
+        name=check_bundle_name(_text(whole["name"])),
+        files=tuple(Leaf(_text(f["path"]), _count(f["size"]), _hex(f["sha256"])) for f in files),
+        code={_text(key): _hex(value) for key, value in code["modules"].items()},
+        libraries=_texts(whole["libraries"]),
+        created_at=_text(whole["created_at"]),
+        human=_texts(whole["human"]),
+    )
+
+
+def _check_names(files: Sequence[Leaf]) -> None:
+    for leaf in files:
+        check_name(leaf.path)
+        if stamps.part_of(leaf.path) is None:
+            raise BundleRefused("names", f"a bundle has no place for {leaf.path}")
+    if len({leaf.path.casefold() for leaf in files}) != len(files):
+        raise BundleRefused("names", "the manifest lists a file twice (or differing in case only)")
+
+
+def check_bundle_name(name: str) -> str:
+    """Raises ValueError unless it can stand before the `+` of a stamp's name."""
+    if not _NAME.match(name):
+        raise ValueError(f"{name!r} is no bundle name: letters, digits and . _ - only, at most 64")
+    return name
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def _texts(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} is not an object")
+    return {_text(key): _text(item) for key, item in value.items()}
+
+
+def _hex(value: object) -> str:
+    if not _HEX.match(_text(value)):
+        raise ValueError(f"{value!r} is not a sha256")
+    return _text(value)
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{value!r} is not a size")
+    return value

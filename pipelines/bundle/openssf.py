@@ -1,0 +1,180 @@
+"""model.sig: an OpenSSF model signature over a bundle, for whoever's tools know that format.
+
+Optional (`pip install trefoil-serve[openssf]`), beside manifest.sig and never instead of it: a
+server asks for manifest.sig. Signing and checking the signature is the library's. Left to itself
+the library would let through what is named in a signature's own list of ignored paths, files
+planted under .git, modes and empty directories, so what was signed is compared here with what was
+opened, name by name, and the rest is refused by name too.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cryptography.exceptions import InvalidSignature
+
+from pipelines.bundle import manifest as manifests
+from pipelines.bundle.contents import Contents
+from pipelines.bundle.files import put_file
+from pipelines.bundle.formats import parse_json
+from pipelines.bundle.signature import read_public
+from pipelines.errors import BundleRefused
+
+if TYPE_CHECKING:
+    from model_signing.hashing import Config
+
+_PREDICATE: Final = "https://model_signing/signature/v1.0"
+# Outside both signatures, because each is made while the other may be there already.
+_SIGNATURES: Final = (manifests.SIGNATURE, manifests.OPENSSF)
+_BUNDLE_KEYS: Final = {"mediaType", "verificationMaterial", "dsseEnvelope"}
+_ENVELOPE_KEYS: Final = {"payload", "payloadType", "signatures"}
+_MAX_BYTES: Final = 4 << 20
+_WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+_ODD_FOR_A_FILE: Final = 0o111 | stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX | _WRITABLE_BY_OTHERS
+
+
+def sign(contents: Contents, key_path: Path) -> None:
+    """Writes model.sig beside the manifest of a verified bundle.
+
+    Raises ValueError for another key than ECDSA or without the extra, BundleRefused when the
+    directory is no longer what `contents` opened, OSError.
+    """
+    hashing = _hashing()
+    from model_signing import signing
+
+    refuse_modes(contents.path)
+    root = Path(os.path.realpath(contents.path))
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / manifests.OPENSSF
+        try:
+            signer = signing.Config().use_elliptic_key_signer(private_key=key_path)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{key_path} is not an unencrypted ECDSA key in PEM, which is what OpenSSF model "
+                f"signatures are made with: {error}"
+            ) from error
+        signer.set_hashing_config(hashing).sign(root, made)
+        content = made.read_bytes()
+    _compare(contents, content)
+    put_file(contents.path, manifests.OPENSSF, content)
+
+
+def check(contents: Contents, trusted: Sequence[Path]) -> str:
+    """The id of the key (a PEM file of `trusted`) that signed exactly the files that were opened.
+
+    Raises BundleRefused("signature"), ValueError for an unreadable key or without the extra.
+    """
+    hashing = _hashing()
+    if contents.openssf is None:
+        raise _refused("is not there; make it with `pipelines sign BUNDLE --key KEY --openssf`")
+    content = bytes(contents.openssf.content)
+    if len(content) > _MAX_BYTES:
+        raise _refused("is too long to be one")
+    refuse_modes(contents.path)
+    complaints = []
+    for path in trusted:
+        key = read_public(path)
+        complaint = _complaint(contents.path, content, path, hashing)
+        if not complaint:
+            _compare(contents, content)
+            return key.id
+        complaints.append(f"by {path.name}: {complaint}")
+    raise _refused("; ".join(complaints))
+
+
+def refuse_modes(bundle: Path) -> None:
+    """Neither signature covers modes and empty directories, so none but plain ones may be there.
+
+    Raises BundleRefused("signature").
+    """
+    root = os.path.realpath(bundle)
+    for directory, folders, files in os.walk(root):
+        where = os.path.relpath(directory, root)
+        if not folders and not files:
+            raise _refused(f"does not cover empty directories: remove {where}/")
+        if os.lstat(directory).st_mode & _WRITABLE_BY_OTHERS:
+            raise _refused(f"cannot vouch for {where}/, which others may write to: chmod go-w")
+        for name in files:
+            mode = stat.S_IMODE(os.lstat(os.path.join(directory, name)).st_mode)
+            if mode & _ODD_FOR_A_FILE:
+                path = os.path.normpath(os.path.join(where, name))
+                raise _refused(f"does not cover modes: {path} has {mode:04o}, chmod it to 0644")
+
+
+def _complaint(bundle: Path, content: bytes, key: Path, hashing: Config) -> str:
+    """What the library says against it, "" when it is content."""
+    from model_signing import verifying
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / manifests.OPENSSF
+        copy.write_bytes(content)  # what is read below and what is compared are the same bytes
+        try:
+            verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
+            verifier.set_hashing_config(hashing).verify(Path(os.path.realpath(bundle)), copy)
+        except InvalidSignature:
+            return "the signature does not fit"
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            return str(error).strip() or type(error).__name__
+    return ""
+
+
+def _compare(contents: Contents, content: bytes) -> None:
+    """What a signature names must be what was opened, whatever it says is to be ignored."""
+    signed = _signed_digests(content)
+    manifest = hashlib.sha256(contents.manifest.to_bytes()).hexdigest()
+    opened = {path: file.sha256 for path, file in contents.files.items()}
+    opened[manifests.FILE] = manifest
+    for path in sorted(signed.keys() | opened.keys()):
+        if path not in signed:
+            raise _refused(f"does not cover {path}")
+        if path not in opened:
+            raise _refused(f"covers {path}, which is not there")
+        if signed[path] != opened[path]:
+            raise _refused(f"is of another {path}")
+
+
+def _signed_digests(content: bytes) -> dict[str, str]:
+    """Path to sha256 of the in-toto statement inside. Raises BundleRefused("signature")."""
+    try:
+        bundle = parse_json(manifests.OPENSSF, content)
+        envelope = bundle["dsseEnvelope"]
+        # Exactly these keys: a second spelling could show the library another payload than us.
+        if set(bundle) != _BUNDLE_KEYS or set(envelope) != _ENVELOPE_KEYS:
+            raise ValueError("it holds other fields than one")
+        statement: Any = json.loads(base64.b64decode(envelope["payload"]))
+        if statement["predicateType"] != _PREDICATE:
+            raise ValueError(f"its predicate is {statement['predicateType']}, not {_PREDICATE}")
+        resources = statement["predicate"]["resources"]
+        if any(resource["algorithm"] != "sha256" for resource in resources):
+            raise ValueError("it holds other digests than sha256")
+        digests = {str(found["name"]): str(found["digest"]) for found in resources}
+        if len(digests) != len(resources):
+            raise ValueError("it names a file twice")
+    except (BundleRefused, ValueError, KeyError, TypeError) as error:
+        raise _refused(f"is no OpenSSF model signature: {error}") from error
+    return digests
+
+
+def _hashing() -> Config:
+    """How both sides read a bundle: whole files, nothing followed, nothing ignored but the two
+    signatures. Raises ValueError without the extra."""
+    try:
+        from model_signing import hashing
+    except ImportError as error:
+        raise ValueError(
+            f"OpenSSF signatures need `pip install trefoil-serve[openssf]` ({error})"
+        ) from error
+    config: Config = hashing.Config().use_file_serialization(allow_symlinks=False)
+    return config.set_ignored_paths(paths=_SIGNATURES, ignore_git_paths=False)
+
+
+def _refused(why: str) -> BundleRefused:
+    return BundleRefused("signature", f"{manifests.OPENSSF} {why}")

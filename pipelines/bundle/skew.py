@@ -1,0 +1,234 @@
+"""What has moved under a bundle that is being served: files, sources, functions, libraries.
+
+The answers stay what they were as long as only the disk moved (everything was read once); the next
+start would not be the same, or would be refused. What moved in memory may change answers now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from pipelines.bundle import manifest as manifests
+from pipelines.bundle import stamp as stamps
+from pipelines.bundle.bundle import Bundle
+from pipelines.bundle.files import File, Identity
+from pipelines.bundle.loaded_code import differing
+
+_PIECE_BYTES: Final = 1 << 20
+_PLAIN: Final = (bool, int, float, complex, str, bytes)
+_OUTSIDE_MANIFEST: Final = (manifests.FILE, manifests.SIGNATURE, manifests.OPENSSF)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One thing that is not what was loaded. `kind`: file, code, memory or library. `now`: answers
+    may differ already; else it is the next start that would."""
+
+    kind: str
+    name: str
+    words: str
+    now: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.words}"
+
+
+@dataclass(slots=True)
+class _OnDisk:
+    """A file as it should be, and the last look at it: compared again only when the file system
+    says something else of it."""
+
+    sha256: str
+    opened: Identity | None = None
+    mapped: bool = False
+    seen: Identity | None = None
+    same: bool = True
+
+
+class SkewWatch:
+    """Made when a bundle has been opened, and asked from one thread. `installed` reads the library
+    versions on disk."""
+
+    def __init__(
+        self, bundle: Bundle, installed: Callable[[], Mapping[str, str]] | None = None
+    ) -> None:
+        # Followed once: a link that is set to another bundle later does not change this one.
+        self._root = Path(os.path.realpath(bundle.path))
+        self._files = bundle.files
+        self._on_disk = {path: _of(file) for path, file in bundle.files.items()}
+        self._on_disk[manifests.FILE] = _OnDisk(_digest(bundle.manifest.to_bytes()))
+        if bundle.signed_by:
+            self._on_disk[manifests.SIGNATURE] = _OnDisk(_sha256(self._root / manifests.SIGNATURE))
+        self._package = stamps.package_folder()
+        self._sources = stamps.sources(self._package)
+        # What is served dirty was let in as it was; from then on it must stay that.
+        wanted = stamps.code_of(self._package) if bundle.stamp.dirty else bundle.manifest.code
+        self._code = {path: _OnDisk(sha256) for path, sha256 in wanted.items()}
+        self._constants = {name: _constants(m) for name, m in stamps.loaded_modules().items()}
+        self._libraries = stamps.running_libraries()
+        self._installed = installed or stamps.installed_libraries
+        self._places: tuple[tuple[str, int], ...] = ()
+        self._on_path: Mapping[str, str] = {}
+        self._bytes: tuple[Moved, ...] = ()  # as of the last `verify`
+
+    def look(self) -> tuple[Moved, ...]:
+        """Cheap enough for once a minute: asks the file system, and reads what that says is new.
+
+        Empty while nothing moved. Raises OSError.
+        """
+        return tuple(self._found(thorough=False))
+
+    def verify(self, disk: bool = True) -> tuple[Moved, ...]:
+        """Every byte again: in memory and, with `disk`, of the files, whatever their times say.
+
+        Takes as long as hashing the bundle twice. Raises OSError.
+        """
+        self._bytes = tuple(self._moved_bytes())
+        return tuple(self._found(thorough=disk))
+
+    def _found(self, thorough: bool) -> Iterator[Moved]:
+        yield from self._bytes
+        yield from self._moved_files(thorough)
+        yield from self._moved_sources(thorough)
+        yield from self._moved_in_memory()
+        yield from self._moved_libraries(thorough)
+
+    # ---- on disk -----------------------------------------------------------------------------
+
+    def _moved_files(self, thorough: bool) -> Iterator[Moved]:
+        for path, known in self._on_disk.items():
+            words = _look_at(self._root / path, known, thorough, _sha256)
+            if words:
+                yield Moved("file", path, words, now=words == _WRITTEN_TO)
+        for directory, _, names in os.walk(self._root):
+            inside = os.path.relpath(directory, self._root)
+            for name in sorted(names):
+                path = name if inside == "." else f"{inside}/{name}"
+                if path not in self._on_disk and path not in _OUTSIDE_MANIFEST:
+                    yield Moved("file", path, "is in the bundle and not in its manifest")
+
+    def _moved_sources(self, thorough: bool) -> Iterator[Moved]:
+        there = stamps.source_files(self._package)
+        for path, known in self._code.items():
+            file = there.get(path)
+            words = "is gone" if file is None else _look_at(file, known, thorough, _source_sha256)
+            if words:
+                yield Moved("code", path, words)
+        for path in sorted(there.keys() - self._code.keys()):
+            yield Moved("code", path, "is new on disk")
+
+    def _moved_libraries(self, thorough: bool) -> Iterator[Moved]:
+        # Installing or removing a distribution changes a directory of the import path.
+        places = tuple(_places())
+        if thorough or places != self._places:
+            self._places, self._on_path = places, self._installed()
+        for name, version in self._on_path.items():
+            if self._libraries[name] != version:
+                words = f"{self._libraries[name]} is loaded, {version} is installed"
+                yield Moved("library", name, words)
+
+    # ---- in memory ---------------------------------------------------------------------------
+
+    def _moved_in_memory(self) -> Iterator[Moved]:
+        for name, module in sorted(stamps.loaded_modules().items()):
+            source = stamps.source_of(module, self._package, self._sources)
+            if source is None:
+                yield Moved("memory", name, "was not loaded from the package's sources", now=True)
+                continue
+            function = differing(module, source)
+            if function:
+                yield Moved("memory", f"{name}.{function}", "was replaced in memory", now=True)
+            here = vars(module)
+            for constant, value in self._constants.get(name, {}).items():
+                if not _equal(here.get(constant), value):
+                    words = f"was {value!r:.40} and is {here.get(constant)!r:.40} in memory"
+                    yield Moved("memory", f"{name}.{constant}", words, now=True)
+
+    def _moved_bytes(self) -> Iterator[Moved]:
+        for path, file in self._files.items():
+            if _digest(file.content) != file.sha256:
+                yield Moved("memory", path, "in memory is not what was loaded", now=True)
+
+
+_WRITTEN_TO: Final = "was written to on disk, and answers are computed from there"
+
+
+def _of(file: File) -> _OnDisk:
+    return _OnDisk(file.sha256, file.identity, file.mapped, file.identity)
+
+
+def _look_at(path: Path, known: _OnDisk, thorough: bool, read: Callable[[Path], str]) -> str:
+    """What happened to it on disk, "" when nothing did."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            return "is no plain file any more"
+        identity = Identity.of(found)
+        if thorough or identity != known.seen:
+            known.same, known.seen = read(path) == known.sha256, identity
+    except FileNotFoundError:
+        return "is gone"
+    except OSError as error:
+        return f"cannot be read any more: {error.strerror}"
+    if known.same:
+        return ""
+    opened = known.opened
+    if known.mapped and opened and (opened.device, opened.inode) == _place(identity):
+        return _WRITTEN_TO
+    return "was changed on disk"
+
+
+def _place(identity: Identity) -> tuple[int, int]:
+    return identity.device, identity.inode
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _source_sha256(path: Path) -> str:
+    return stamps.source_digest(path.read_bytes())
+
+
+def _digest(content: Any) -> str:
+    with memoryview(content) as view:
+        return hashlib.sha256(view).hexdigest()
+
+
+def _places() -> Iterator[tuple[str, int]]:
+    for place in sys.path:
+        try:
+            yield place, os.stat(place or ".").st_mtime_ns
+        except OSError:
+            yield place, 0
+
+
+def _constants(module: ModuleType) -> dict[str, Any]:
+    """What a module binds to plain values; functions and classes are compared with the source."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("__") and _plain(value)
+    }
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple | frozenset):
+        return all(_plain(item) for item in value)
+    return isinstance(value, _PLAIN)
+
+
+def _equal(here: Any, value: Any) -> bool:
+    return here is value or (type(here) is type(value) and bool(here == value))

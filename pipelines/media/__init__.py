@@ -1,0 +1,1 @@
+"""Encoded text, pictures and sounds to plain values, within limits."""

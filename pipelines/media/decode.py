@@ -1,0 +1,182 @@
+"""One part of a request to text, pixels or samples, within the bundle's limits.
+
+Every refusal is a BadInput that names the field, a reason scripts can match, the limit and the
+remedy. No number from a header is believed before memory is spent on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipelines.errors import BadInput
+from pipelines.media import limits as media
+from pipelines.media.decode_audio import decode_audio, decode_pcm
+from pipelines.media.decode_image import decode_image
+from pipelines.media.limits import DecodedAudio, DecodedImage, Limits
+from pipelines.types import Modality, Part
+
+__all__ = ["DecodedAudio", "DecodedImage", "Limits", "check_parts", "decode", "decode_row"]
+
+
+def check_parts(parts: Sequence[Part], limits: Limits) -> None:
+    """Refuse a row by its shape alone, before any part is decoded. Raises BadInput."""
+    if not parts:
+        raise BadInput("parts", "NO_PARTS", "the row has no parts; send at least one.")
+    if len(parts) > limits.max_parts:
+        raise BadInput(
+            "parts",
+            "TOO_MANY_PARTS",
+            f"{len(parts)} parts in one row; the limit is {limits.max_parts}. "
+            "Split it into several rows.",
+        )
+    total = sum(len(part.data) for part in parts)
+    if total > limits.max_row_bytes:
+        raise BadInput(
+            "parts",
+            "ROW_TOO_LARGE",
+            f"{total} bytes in one row; the limit is {limits.max_row_bytes}. "
+            "Split it, or compress its images and sounds.",
+        )
+
+
+def decode_row(parts: Sequence[Part], limits: Limits) -> list[str | DecodedImage | DecodedAudio]:
+    """Every part of a row, in order. What they decode to is limited together: 32 pictures that
+    each keep to their own limit would otherwise take gigabytes. Raises BadInput."""
+    check_parts(parts, limits)
+    decoded: list[str | DecodedImage | DecodedAudio] = []
+    size = 0
+    for number, part in enumerate(parts):
+        decoded.append(decode(part, f"parts[{number}]", limits))
+        size += 0 if isinstance(decoded[-1], str) else decoded[-1].nbytes
+        if size > limits.max_row_decoded_bytes:
+            raise BadInput(
+                f"parts[{number}].data",
+                "ROW_TOO_LARGE",
+                f"the parts up to this one decode to {size} bytes; the limit is "
+                f"{limits.max_row_decoded_bytes} a row. Scale images down, or split the row.",
+            )
+    return decoded
+
+
+def decode(part: Part, field: str, limits: Limits) -> str | DecodedImage | DecodedAudio:
+    """`field` is the path of the part, e.g. `parts[2]`; refusals point inside it.
+
+    Raises BadInput.
+    """
+    if isinstance(part.data, str):
+        return _given_text(part, part.data, field, limits)
+    data = part.data
+    if not data:
+        raise BadInput(f"{field}.data", "EMPTY", "the part has 0 bytes; leave it out instead.")
+    if len(data) > limits.max_part_bytes:
+        raise BadInput(
+            f"{field}.data",
+            "PART_TOO_LARGE",
+            f"{len(data)} bytes; the limit is {limits.max_part_bytes}. Compress or split it.",
+        )
+    kind, format = _what_it_is(part, data, field)
+    if kind == "text":
+        return _text(data, field, limits)
+    if kind == "image":
+        return decode_image(data, format, f"{field}.data", limits)
+    if format == "PCM":
+        return decode_pcm(data, part.pcm, field, limits)
+    return decode_audio(data, format, f"{field}.data", limits)
+
+
+def _what_it_is(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
+    """(modality, format): the content decides, and whatever was declared must agree with it."""
+    try:
+        claim = media.declared(part.mime)
+    except KeyError:
+        raise BadInput(
+            f"{field}.mime",
+            "MIME_UNSUPPORTED",
+            f"{part.mime!r} is not decoded here; send one of "
+            f"{', '.join(media.IMAGE_FORMATS + media.AUDIO_CODECS)} or text.",
+        ) from None
+    kind = part.kind
+    if claim and kind and claim[0] != kind:
+        raise BadInput(
+            f"{field}.mime",
+            "MIME_MISMATCH",
+            f"declared {part.mime!r} on a part of kind {kind}; correct one of them.",
+        )
+    kind = kind or (claim[0] if claim else None)
+    if kind == "text":
+        return ("text", "")
+    if part.pcm is not None or (claim and claim[1] == "PCM"):
+        if kind == "image":
+            raise BadInput(f"{field}.pcm", "KIND_MISMATCH", "a PCM layout on an image; remove it.")
+        return ("audio", "PCM")
+    found = media.sniff(data)
+    if found is None:
+        return _unrecognised(kind, data, field)
+    if claim and claim[1] and claim != found:
+        raise BadInput(
+            f"{field}.mime",
+            "MIME_MISMATCH",
+            f"declared {part.mime!r}, but the content is {found[1]}; correct the type, or leave "
+            "it out to have it told from the content.",
+        )
+    if kind and found[0] != kind:
+        raise BadInput(
+            f"{field}.data",
+            "KIND_MISMATCH",
+            f"declared as {kind}, but the content is {found[0]} ({found[1]}).",
+        )
+    return found
+
+
+def _unrecognised(kind: Modality | None, data: bytes, field: str) -> tuple[Modality, str]:
+    if kind is None and b"\0" not in data:
+        return ("text", "")
+    known = (media.IMAGE_FORMATS if kind != "audio" else ()) + (
+        media.AUDIO_CODECS if kind != "image" else ()
+    )
+    raise BadInput(
+        f"{field}.data",
+        "UNKNOWN_FORMAT",
+        f"the content is none of {', '.join(known)}; convert it to one of them, or send text as "
+        "UTF-8.",
+    )
+
+
+def _given_text(part: Part, text: str, field: str, limits: Limits) -> str:
+    if part.kind not in (None, "text"):
+        raise BadInput(
+            f"{field}.data", "KIND_MISMATCH", f"declared as {part.kind}, but the content is text."
+        )
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"{field}.data",
+            "TEXT_NOT_UTF8",
+            f"character {error.start} is half of a surrogate pair; send well-formed Unicode.",
+        ) from None
+    return _text(encoded, field, limits)
+
+
+def _text(data: bytes, field: str, limits: Limits) -> str:
+    if len(data) > limits.max_text_bytes:
+        raise BadInput(
+            f"{field}.data",
+            "TEXT_TOO_LONG",
+            f"{len(data)} bytes of text; the limit is {limits.max_text_bytes}. Shorten it.",
+        )
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{field}.data",
+            "TEXT_NOT_UTF8",
+            f"byte {error.start} is not UTF-8 ({error.reason}); re-encode the text as UTF-8.",
+        ) from None
+    if not any(c.isprintable() and not c.isspace() for c in text):
+        raise BadInput(
+            f"{field}.data",
+            "TEXT_EMPTY",
+            "the text has no visible character; leave the part out instead.",
+        )
+    return text

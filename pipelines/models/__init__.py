@@ -1,0 +1,1 @@
+"""The model families behind one protocol, the heads and generation."""

@@ -1,0 +1,73 @@
+"""Our scaled-dot-product attention, registered with transformers under one name.
+
+- encoders: all segments of a packed sequence in one call, instead of a Python loop over them;
+- text: the mask is ours and already additive, so transformers builds none.
+Numbers equal transformers' "sdpa" (tests/pipelines/test_backbone.py); only the number of calls
+differs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from pipelines.batch import Segments
+
+NAME = "trefoil_sdpa"
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    segments: tuple[Segments, Segments] | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """query [B, heads, queries, D], key and value [B, kv heads, keys, D] -> [B, queries, heads, D].
+
+    `segments` (whole images or chunks, windows) marks a packed encoder sequence with B = 1;
+    modules whose `windowed` is true attend within the second.
+    """
+    if segments is not None:
+        chosen = segments[1] if getattr(module, "windowed", False) else segments[0]
+        return _within_segments(query, key, value, chosen, scaling), None
+    batch, heads, queries, _size = query.shape
+    groups = heads // key.shape[1]
+    if queries == 1 and groups > 1:
+        # One query a row: the heads that share a key head become queries of it, nothing is copied.
+        query = query.reshape(batch, key.shape[1], groups, -1)
+    elif groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    out = F.scaled_dot_product_attention(query, key, value, attention_mask, scale=scaling)
+    if queries == 1 and groups > 1:
+        return out.reshape(batch, 1, heads, -1), None
+    return out.transpose(1, 2), None
+
+
+def _within_segments(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Segments,
+    scaling: float | None,
+) -> torch.Tensor:
+    shape = (segments.count, segments.longest, query.shape[1], query.shape[3])
+
+    def block(packed: torch.Tensor) -> torch.Tensor:
+        sequence = packed[0].transpose(0, 1)
+        if segments.pad is not None:
+            sequence = sequence.index_select(0, segments.pad)
+        return sequence.reshape(shape).transpose(1, 2)
+
+    out = F.scaled_dot_product_attention(
+        block(query), block(key), block(value), segments.mask, scale=scaling
+    )
+    flat = out.transpose(1, 2).reshape(-1, shape[2], shape[3])
+    if segments.unpad is not None:
+        flat = flat.index_select(0, segments.unpad)
+    return flat.unsqueeze(0)

@@ -1,0 +1,150 @@
+"""Which device, number format and thread count, each with the reason, and how batches get there.
+
+Nothing here changes a stamp: a device shows in `env`; golden answers bound what it may change.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.batch import mapped
+from pipelines.models import attention
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Below this, a GPU spends its time on launches, not on arithmetic: float32 costs nothing there.
+_SMALL_PARAMETERS = 100_000_000
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def choose_device(asked: str = "auto") -> tuple[torch.device, str]:
+    """`asked` is auto, cpu, cuda or cuda:N. Raises ValueError for what is not there."""
+    count = torch.cuda.device_count()
+    if asked == "auto":
+        if count:
+            return torch.device("cuda:0"), f"a CUDA device is there: {_name(0)}"
+        return torch.device("cpu"), "torch sees no CUDA device"
+    if asked == "cpu":
+        return torch.device("cpu"), "asked for"
+    kind, _, number = asked.partition(":")
+    if kind != "cuda" or not (number.isdecimal() or asked == "cuda"):
+        raise ValueError(f"device {asked!r}: expected auto, cpu, cuda or cuda:N")
+    index = int(number or 0)
+    if index >= count:
+        raise ValueError(f"device {asked!r}: torch {torch.__version__} sees {count} CUDA devices")
+    return torch.device(f"cuda:{index}"), "asked for"
+
+
+def choose_dtype(asked: str, device: torch.device, parameters: int) -> tuple[torch.dtype, str]:
+    """`asked` is auto or a name such as bfloat16. Raises ValueError for another name."""
+    if asked != "auto":
+        if asked not in _DTYPES:
+            raise ValueError(f"dtype {asked!r}: expected auto or one of {', '.join(_DTYPES)}")
+        return _DTYPES[asked], "asked for"
+    if device.type == "cpu":
+        return torch.float32, "a CPU is exact and usually fastest in float32"
+    size = f"{parameters / 1e6:.1f} M parameters"
+    if parameters < _SMALL_PARAMETERS:
+        return torch.float32, f"{size} are no load for a GPU, and float32 agrees with a CPU"
+    return torch.bfloat16, f"{size}: half the memory traffic and the fast matrix units"
+
+
+def choose_threads(asked: int | str, device: torch.device) -> tuple[int, str]:
+    """Torch threads of this process; `asked` is auto, 0 (the same) or a number."""
+    if asked not in ("auto", 0, "0"):
+        if not str(asked).isdecimal():  # as a negative number is not, either
+            raise ValueError(f"threads {asked!r}: expected auto or a number above 0")
+        return int(asked), "asked for"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if device.type == "cpu":
+        return cores or 1, f"every core this process may use ({cores})"
+    return min(4, cores or 1), "the GPU computes; threads only resize pictures and the like"
+
+
+def settle(device: torch.device, dtype: torch.dtype, threads: int) -> None:
+    """Process-wide switches, once at load."""
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # A float32 asked for is a float32: no silent 10-bit mantissas in convolutions or products.
+        exact = dtype == torch.float32
+        torch.backends.cudnn.allow_tf32 = not exact
+        torch.backends.cuda.matmul.allow_tf32 = not exact
+
+
+def describe(device: torch.device, dtype: torch.dtype, threads: int) -> dict[str, str]:
+    """The environment numbers were computed in, for people and for comparing servers."""
+    cuda = device.type == "cuda"
+    return {
+        "device": str(device),
+        "device_name": _name(device.index or 0) if cuda else _cpu_name(),
+        "driver": _driver() if cuda else "",
+        "cuda": torch.version.cuda or "" if cuda else "",
+        "dtype": str(dtype).removeprefix("torch."),
+        "attention": attention.NAME,
+        "threads": str(threads),
+        "torch_build": torch.__version__,
+        "cpu_kernels": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+    }
+
+
+def _name(index: int) -> str:
+    return str(torch.cuda.get_device_name(index))
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _driver() -> str:
+    if not _DRIVER.exists():
+        return "unknown"
+    words = _DRIVER.read_text().splitlines()[0].split()
+    return next((word for word in words if word[0].isdigit() and "." in word), "unknown")
+
+
+class Lane:
+    """Brings batches to a device on a stream of its own, while the device computes another.
+
+    On the CPU it does nothing. `upload` may be called from another thread than `join`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: Any = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def upload(self, value: Any) -> tuple[Any, Any]:
+        """(the same value with its tensors on the device, the event after which they are there)."""
+        if self._stream is None:
+            return value, None
+        # Page-locked blocks are kept by torch's host allocator and reused once their copy is done.
+        pinned = mapped(value, lambda tensor: tensor.pin_memory())
+        with torch.cuda.stream(self._stream):
+            there = mapped(pinned, lambda tensor: tensor.to(self._device, non_blocking=True))
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(self._stream)
+        return there, event
+
+    def join(self, value: Any, event: Any) -> None:
+        """Makes the computing stream wait for the copy, and the copy's memory for the computing."""
+        if event is None:
+            return
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(event)
+
+        def hold(tensor: torch.Tensor) -> torch.Tensor:
+            tensor.record_stream(current)
+            return tensor
+
+        mapped(value, hold)

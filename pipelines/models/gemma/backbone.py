@@ -1,0 +1,229 @@
+"""Gemma 4 behind the same protocol as the first family.
+
+What differs from it: positions count straight on, every second kind of layer looks back only so
+far (and, in some checkpoints, ahead within a picture), each layer has embeddings of its own by
+token id, and the logits are capped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pipelines.batch import Batch, Images, Sounds
+from pipelines.models.backbone import additive, visible
+from pipelines.models.gemma import model as gemma_model
+from pipelines.models.geometry import Geometry
+from pipelines.models.kv_cache import Cache, KeyValues
+
+_WHOLE_SOUND = 1 << 30  # mel frames: sounds are not cut in chunks
+
+
+class GemmaBackbone:
+    """Gemma 4 with all three encoders, of transformers 5.17 to 5.23, tiny or real."""
+
+    def __init__(self, model: Any) -> None:
+        config, inner = model.config, model.model
+        self.model = model
+        self.geometry = geometry(config)
+        self._text, self._vision, self._audio = (
+            inner.language_model,
+            inner.vision_tower,
+            inner.audio_tower,
+        )
+        self._embed, self._embed_image, self._embed_sound = (
+            inner.language_model.embed_tokens,
+            inner.embed_vision,
+            inner.embed_audio,
+        )
+        self._window: int = config.text_config.sliding_window
+        self._ahead_in_images = config.text_config.use_bidirectional_attention == "vision"
+        self._cap: float | None = config.text_config.final_logit_softcapping
+        self._media = (config.image_token_id, config.audio_token_id, config.video_token_id)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._embed.weight.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self._embed.weight.dtype
+        return dtype
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self.model.parameters())
+
+    @property
+    def width(self) -> int:
+        return int(self._embed.weight.shape[1])
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        tokens, positions = batch.prompt_ids, batch.positions
+        branches = batch.branches[0] if batch.packed else None
+        if branches is not None:
+            tokens = torch.cat([tokens, branches.tokens], dim=1)
+            positions = torch.cat([positions, branches.positions], dim=2)
+        return self._run(tokens, positions, visible(batch, branches), None, batch)
+
+    def prefill(self, batch: Batch) -> tuple[torch.Tensor, KeyValues]:
+        if batch.packed:
+            raise ValueError("a packed batch has no prompt-only columns to keep")
+        cache, seen = KeyValues(), visible(batch, None)
+        return self._run(batch.prompt_ids, batch.positions, seen, cache, batch), cache
+
+    def extend(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        seen: torch.Tensor,
+        cache: Cache,
+    ) -> torch.Tensor:
+        return self._run(tokens, positions, seen, cache, None)
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model.lm_head(hidden)
+        return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
+
+    def _run(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        seen: torch.Tensor,
+        cache: Cache | None,
+        batch: Batch | None,
+    ) -> torch.Tensor:
+        """`batch` brings media into `tokens`; None = there are none in these columns."""
+        near = within_window(seen, self._window)
+        if self._ahead_in_images and batch is not None and batch.images is not None:
+            near = near | ahead_in_images(tokens, self.geometry.image_token)
+        words = self._words(tokens)
+        embeddings = self._embed(words)
+        out: torch.Tensor = self._text(
+            inputs_embeds=embeddings if batch is None else self._with_media(embeddings, batch),
+            per_layer_inputs=self._per_layer(words),
+            attention_mask={
+                "full_attention": additive(seen, self.dtype),
+                "sliding_attention": additive(near, self.dtype),
+            },
+            position_ids=positions[0],
+            past_key_values=cache,
+            use_cache=False,
+        ).last_hidden_state
+        return out
+
+    def _words(self, tokens: torch.Tensor) -> torch.Tensor:
+        """A placeholder has the embeddings of padding, where it gets none of its medium."""
+        media = torch.zeros_like(tokens, dtype=torch.bool)
+        for token in self._media:
+            media |= tokens == token
+        return tokens.masked_fill(media, self.geometry.pad_token)
+
+    def _per_layer(self, words: torch.Tensor) -> torch.Tensor | None:
+        if not self._text.hidden_size_per_layer_input:
+            return None
+        embeddings: torch.Tensor = self._text.get_per_layer_inputs(words, None)
+        return embeddings
+
+    def _with_media(self, embeddings: torch.Tensor, batch: Batch) -> torch.Tensor:
+        flat = embeddings.flatten(0, 1)
+        if batch.images is not None:
+            flat = flat.index_copy(0, batch.images.target, self._see(batch.images).to(flat.dtype))
+        if batch.sounds is not None:
+            flat = flat.index_copy(0, batch.sounds.target, self._hear(batch.sounds).to(flat.dtype))
+        return flat.view(embeddings.shape)
+
+    def _see(self, images: Images) -> torch.Tensor:
+        # All pictures packed side by side, each attending within itself (attention.py); the
+        # library's own forward would pad each to the largest there may be.
+        places = images.positions.flip(-1).unsqueeze(0)  # (x, y) here
+        padding = torch.zeros(places.shape[:2], dtype=torch.bool, device=places.device)
+        hidden = self._vision.patch_embedder(images.patches.unsqueeze(0), places, padding)
+        rotary = self._vision.encoder.rotary_emb(hidden, places)
+        for layer in self._vision.encoder.layers:
+            hidden = layer(
+                hidden,
+                attention_mask=None,
+                position_embeddings=rotary,
+                position_ids=places,
+                segments=(images.full, images.full),
+            )
+        tokens: torch.Tensor = self._embed_image(inputs_embeds=self._pooled(hidden[0]))
+        return tokens
+
+    def _pooled(self, patches: torch.Tensor) -> torch.Tensor:
+        """[P, D] in merge order to [P / merge squared, D]: means, scaled (Gemma4VisionPooler)."""
+        blocks = patches.float().view(-1, self.geometry.merge**2, patches.shape[1])
+        pooled = blocks.mean(dim=1).to(patches.dtype).float() * self._vision.pooler.root_hidden_size
+        if self._vision.config.standardize:
+            pooled = (pooled - self._vision.std_bias.float()) * self._vision.std_scale.float()
+        tokens: torch.Tensor = pooled.to(patches.dtype)
+        return tokens
+
+    def _hear(self, sounds: Sounds) -> torch.Tensor:
+        frames = torch.arange(sounds.chunks.shape[2], device=sounds.chunks.device)
+        real = frames < sounds.chunk_frames[:, None]
+        heard = self._audio(sounds.chunks.transpose(1, 2), real).last_hidden_state
+        tokens: torch.Tensor = self._embed_sound(
+            inputs_embeds=heard.flatten(0, 1).index_select(0, sounds.valid)
+        )
+        return tokens
+
+
+def geometry(config: Any) -> Geometry:
+    """Reads a transformers Gemma 4 config."""
+    vision = config.vision_config
+    return Geometry(
+        image_token=config.image_token_id,
+        audio_token=config.audio_token_id,
+        pad_token=config.text_config.pad_token_id or 0,
+        merge=vision.pooling_kernel_size,
+        window=0,
+        audio_chunk=_WHOLE_SOUND,
+        positions_per_second=0,
+        patch_values=3 * vision.patch_size**2,
+        mel_bins=config.audio_config.subsampling_conv_channels[0],
+        image_block=False,
+        audio_convolutions=2,
+    )
+
+
+def load_backbone(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> GemmaBackbone:
+    """For inference: weights frozen, in `dtype` on `device`.
+
+    Raises BundleRefused("config" | "weights").
+    """
+    parsed = gemma_model.read_config(config)
+    return GemmaBackbone(gemma_model.loaded(parsed, tensors, device, dtype))
+
+
+def within_window(seen: torch.Tensor, window: int) -> torch.Tensor:
+    """Of what each query sees, bool [..., queries, keys], the `window` nearest, itself among them.
+
+    Counted over the keys that are seen, not over columns: between a label's tokens and the prompt
+    lie the columns of other labels, and before a prompt lies padding.
+    """
+    if seen.shape[-1] <= window:
+        return seen
+    upto = seen.cumsum(dim=-1, dtype=torch.int32)
+    return seen & (upto[..., -1:] - upto < window)
+
+
+def ahead_in_images(tokens: torch.Tensor, image_token: int) -> torch.Tensor:
+    """bool [B, columns, columns]: later tokens of the same picture, for `tokens` [B, columns].
+
+    Pictures are told apart by the tokens between them.
+    """
+    image = tokens == image_token
+    starts = image & ~torch.nn.functional.pad(image[:, :-1], (1, 0))
+    picture = starts.cumsum(dim=1, dtype=torch.int32)
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    same = picture[:, :, None] == picture[:, None, :]
+    return same & image[:, :, None] & image[:, None, :] & (place > place[:, None])

@@ -1,0 +1,140 @@
+"""A Qwen2.5-Omni thinker from a config and tensors, for the module trees of two library versions.
+
+- canonical names are those 5.17 uses and every version saves: `model.*`, `visual.*`,
+  `audio_tower.*`, `lm_head.weight`; full-Omni checkpoints carry `thinker.` in front;
+- weights are never initialised to be thrown away: the module tree is built without storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+
+from pipelines.errors import BundleRefused
+from pipelines.models.attention import NAME, attend
+from pipelines.models.weights import compare, refuse_empty
+
+_NOT_THINKER = ("talker.", "token2wav.")
+_HEAD = "lm_head.weight"
+# 5.23 keeps the three parts below `model`; 5.17 has the text stack there and the others beside it.
+_NESTED = {
+    "model.language_model.": "model.",
+    "model.visual.": "visual.",
+    "model.audio_tower.": "audio_tower.",
+}
+
+
+class PatchProjection(torch.nn.Module):
+    """A convolution whose stride is its kernel, as the matrix product it is. Same weight and name.
+
+    The convolution call costs several times the product on CPU and on CUDA in bf16.
+    """
+
+    def __init__(self, weight: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        flat: torch.Tensor = torch.nn.functional.linear(patches.flatten(1), self.weight.flatten(1))
+        return flat
+
+
+def read_config(config: Mapping[str, Any]) -> Any:
+    """A thinker config from its JSON, or from the `thinker_config` of a full-Omni one.
+
+    Raises BundleRefused("config") for another model family, or a layer type that is not served.
+    """
+    inner = config.get("thinker_config", config)
+    if inner.get("model_type") != "qwen2_5_omni_thinker":
+        raise BundleRefused("config", f"model_type {inner.get('model_type')!r} is not served")
+    parsed: Any = Qwen2_5OmniThinkerConfig.from_dict(dict(inner))
+    if "sliding_attention" in parsed.text_config.layer_types:
+        raise BundleRefused("config", "sliding-window attention is not served")
+    return parsed
+
+
+def fresh(config: Any, seed: int) -> Any:
+    """A randomly initialised thinker in float32 on the CPU, ready to train."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2_5OmniThinkerForConditionalGeneration(config)
+    return _adapted(model)
+
+
+def loaded(
+    config: Any, tensors: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype
+) -> Any:
+    """The thinker with these weights, in `dtype` on `device`. The tensors are not copied twice.
+
+    Raises BundleRefused("weights") naming what is missing, unknown or of another shape.
+    """
+    with torch.device("meta"):
+        model = Qwen2_5OmniThinkerForConditionalGeneration(config)
+    wanted = {canonical(name): name for name in model.state_dict()}
+    given = {canonical(name): tensor for name, tensor in tensors.items() if belongs(name)}
+    if config.tie_word_embeddings:
+        given.pop(_HEAD, None)
+        wanted.pop(_HEAD, None)
+    compare(wanted, given, model)
+    state = {wanted[name]: tensor.to(device, dtype) for name, tensor in given.items()}
+    model.load_state_dict(state, strict=False, assign=True)
+    if config.tie_word_embeddings:
+        model.lm_head.weight = model.get_input_embeddings().weight
+    _restore_buffers(model, config, device)
+    return _adapted(model).eval().requires_grad_(False)
+
+
+def belongs(name: str) -> bool:
+    """Whether a checkpoint's tensor is of the thinker (and not a talker's, or a derived buffer)."""
+    return not (
+        name.startswith(_NOT_THINKER) or name.endswith(("inv_freq", "positional_embedding"))
+    )
+
+
+def canonical(name: str) -> str:
+    name = name.removeprefix("thinker.")
+    for nested, flat in _NESTED.items():
+        if name.startswith(nested):
+            return flat + name[len(nested) :]
+    return name
+
+
+def tensors_of(model: Any) -> dict[str, torch.Tensor]:
+    """The weights to save, under their canonical names; a tied head is left out."""
+    tied = model.lm_head.weight is model.get_input_embeddings().weight
+    named = {canonical(name): tensor.detach() for name, tensor in model.state_dict().items()}
+    return {name: tensor for name, tensor in named.items() if not (tied and name == _HEAD)}
+
+
+def parts(model: Any) -> tuple[Any, Any, Any]:
+    """(text stack, vision encoder, audio encoder) wherever this library version keeps them."""
+    inner = model.model
+    if hasattr(inner, "language_model"):
+        return inner.language_model, inner.visual, inner.audio_tower
+    return inner, model.visual, model.audio_tower
+
+
+def _restore_buffers(model: Any, config: Any, device: torch.device) -> None:
+    """Derived constants are in no checkpoint: build their small modules again, with storage."""
+    text, visual, audio = parts(model)
+    text.rotary_emb = type(text.rotary_emb)(config=config.text_config).to(device)
+    visual.rotary_pos_emb = type(visual.rotary_pos_emb)(config.vision_config).to(device)
+    sinusoids = audio.positional_embedding
+    audio.positional_embedding = type(sinusoids)(sinusoids.length, sinusoids.channels).to(device)
+    refuse_empty(model)
+
+
+def _adapted(model: Any) -> Any:
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)
+    text, visual, audio = parts(model)
+    for part in (text, visual, audio):
+        part.config._attn_implementation = NAME
+    for number, block in enumerate(visual.blocks):
+        block.attn.windowed = number not in visual.fullatt_block_indexes
+    visual.patch_embed.proj = PatchProjection(visual.patch_embed.proj.weight)
+    return model

@@ -1,0 +1,134 @@
+"""What the model found, as answers: one Prediction a row, with the features of its output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.features import (
+    NAMES,
+    Certainty,
+    Projection,
+    embedding_features,
+    output_features,
+)
+from pipelines.models.generate import Generation
+from pipelines.models.heads import Confidence, Scored
+from pipelines.types import LabelScore, Prediction, Prepared
+
+Floats = NDArray[np.float32]
+_ABSENT = dict.fromkeys(NAMES, math.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One forward's answers, still on the device. `sure` is None when no row has labels."""
+
+    rows: tuple[Prepared, ...]
+    scored: Scored
+    sure: Confidence | None
+
+    def fetch(self) -> Fetched:
+        """One copy to the host, which is also where the device is waited for."""
+        pieces = [self.scored.embeddings, self.scored.log_probs]
+        if self.sure is not None:
+            columns = (self.sure.margin, self.sure.entropy, self.sure.closed_set_mass)
+            pieces += [self.sure.probabilities, torch.stack(columns, dim=1)]
+        block = torch.cat([piece.float() for piece in pieces], dim=1).cpu().numpy()
+        ends = np.cumsum([piece.shape[1] for piece in pieces])
+        return Fetched(*np.split(block, ends[:-1], axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """On the host: embeddings [B, H], the others as in heads; `sure` [B, 3] is margin, entropy,
+    closed-set mass."""
+
+    embeddings: Floats
+    log_probs: Floats
+    probabilities: Floats | None = None
+    sure: Floats | None = None
+
+
+class Answerer:
+    """What every prediction of one loaded bundle shares."""
+
+    def __init__(self, stamp: str, labels: Sequence[str], projection: Projection | None) -> None:
+        self._stamp = stamp
+        self._labels = tuple(labels)
+        self._projection = projection
+
+    def predictions(self, found: Found) -> list[Prediction]:
+        fetched = found.fetch()
+        return [
+            self._classified(row, number, fetched)
+            if row.task == "classify"
+            else self._answer(row, None, fetched.embeddings[number])
+            for number, row in enumerate(found.rows)
+        ]
+
+    def written(self, row: Prepared, generation: Generation) -> Prediction:
+        features = {"output.confidence": generation.confidence}
+        return Prediction(
+            id=row.id,
+            stamp=self._stamp,
+            label="",
+            confidence=generation.confidence,
+            margin=math.nan,
+            entropy=math.nan,
+            closed_set_mass=math.nan,
+            scores=(),
+            embedding=None,
+            text=generation.text,
+            features=_complete(row.features, features),
+        )
+
+    def _classified(self, row: Prepared, number: int, fetched: Fetched) -> Prediction:
+        if fetched.probabilities is None or fetched.sure is None:
+            raise ValueError("a row to classify was scored against no labels")
+        names = row.labels or self._labels
+        probabilities = fetched.probabilities[number, : len(names)]
+        log_probs = fetched.log_probs[number, : len(names)].tolist()
+        order = np.argsort(-probabilities, kind="stable").tolist()
+        chances = probabilities.tolist()
+        scores = tuple(LabelScore(names[k], chances[k], log_probs[k]) for k in order)
+        return self._answer(row, (scores, fetched.sure[number]), fetched.embeddings[number])
+
+    def _answer(
+        self, row: Prepared, scored: tuple[tuple[LabelScore, ...], Floats] | None, embedding: Floats
+    ) -> Prediction:
+        """`embedding` [H] is not normalised yet; without `scored`, the row asked for that alone."""
+        features = embedding_features(embedding, self._projection)
+        scores: tuple[LabelScore, ...] = ()
+        label, sure, mass = "", Certainty(math.nan, math.nan, math.nan), math.nan
+        if scored is not None:
+            scores, (margin, entropy, mass) = scored[0], map(float, scored[1])
+            label, sure = scores[0].label, Certainty(scores[0].probability, margin, entropy)
+            features |= output_features(label, self._labels, sure, mass)
+        return Prediction(
+            id=row.id,
+            stamp=self._stamp,
+            label=label,
+            confidence=sure.confidence,
+            margin=sure.margin,
+            entropy=sure.entropy,
+            closed_set_mass=mass,
+            scores=scores,
+            embedding=_unit(embedding) if row.want_embedding else None,
+            text=None,
+            features=_complete(row.features, features),
+        )
+
+
+def _unit(embedding: Floats) -> Floats:
+    length = np.float32(np.linalg.norm(embedding))
+    return embedding / max(length, np.float32(1e-12))
+
+
+def _complete(inputs: Mapping[str, float], outputs: Mapping[str, float]) -> dict[str, float]:
+    return {**_ABSENT, **inputs, **outputs}

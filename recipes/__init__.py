@@ -1,0 +1,1 @@
+"""Recipes: how the bundles that ship are made. They are not part of the wheel."""

@@ -1,0 +1,1 @@
+"""gRPC: the listener, the services behind it, and the messages they speak."""

@@ -1,0 +1,166 @@
+"""trefoil.v1.Admin: changing what is served, and ending."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proto import admin_pb2 as pb
+from proto import inference_pb2
+from server.api.rehearsal_messages import event_of, wanted_of
+from server.deploy.bundle_listing import bundle_message, listed, roles
+from server.deploy.deployment import Deployment
+from server.deploy.strategy import SWAPS
+from server.engine import Engine
+from server.errors import DeployRefused
+from server.rehearsal.service import Rehearsals
+from server.request.actor import ASKER
+from server.request.caller import caller_of
+from server.request.lazy_parse import message_of
+from server.request.responses import stamp_message
+from server.request.status import Refused, bad_input
+from server.routing.progress import Step
+from server.types import Fault
+
+PROGRESS_S = 0.2
+CANARY_MINUTES = 30.0
+DONE = ("ready", "canary", "canary rolled back")  # and whatever has switched
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """`leave` ends the server once it is drained; it must return at once."""
+
+    engine: Engine
+    deployment: Deployment | None
+    grace_s: float
+    leave: Callable[[], None]
+    rehearsals: Rehearsals | None = None  # None as the deployment
+
+    async def Load(self, data: bytes, context: Any) -> AsyncIterator[pb.Progress]:
+        _asked_by(context)
+        request = message_of(pb.LoadRequest, data)
+        if request.swap not in ("", *SWAPS):
+            words = f"{request.swap!r} is not offered; {' and '.join(SWAPS)} are"
+            raise Refused(bad_input("swap", "UNKNOWN_SWAP", words))
+        deployment = self._deployment()
+        if request.rollback:
+            loading = deployment.roll_back_cold(request.reason, request.swap)
+        else:
+            loading = deployment.load(Path(request.path), request.swap, request.activate)
+        try:
+            async with aclosing(loading) as steps:
+                async for step in steps:
+                    yield _progress(step)
+        except DeployRefused as refusal:
+            raise _refused(refusal) from None
+
+    async def Activate(self, data: bytes, context: Any) -> pb.Progress:
+        _asked_by(context)
+        request = message_of(pb.ActivateRequest, data)
+        share, minutes = request.canary_share, request.canary_minutes or CANARY_MINUTES
+        if not 0 <= share < 1:
+            raise Refused(bad_input("canary_share", "NOT_A_SHARE", f"{share} is not below 1"))
+        if not 0 < minutes < float("inf"):
+            raise Refused(bad_input("canary_minutes", "NOT_A_TIME", f"{minutes} is no time"))
+        deployment = self._deployment()
+        try:
+            if share:
+                return _progress(await deployment.start_canary(request.stamp, share, minutes * 60))
+            return _progress(await deployment.activate(request.stamp))
+        except DeployRefused as refusal:
+            raise _refused(refusal) from None
+
+    async def Rollback(self, data: bytes, context: Any) -> pb.Progress:
+        _asked_by(context)
+        request = message_of(pb.RollbackRequest, data)
+        try:
+            return _progress(await self._deployment().roll_back(request.reason))
+        except DeployRefused as refusal:
+            raise _refused(refusal) from None
+
+    async def Bundles(self, data: bytes, _context: Any) -> pb.BundlesResponse:
+        message_of(pb.BundlesRequest, data)
+        deployment = self._deployment()
+        held = roles(deployment.lineup)
+        found = await asyncio.to_thread(listed, deployment.store)
+        response = pb.BundlesResponse()
+        for one in found:
+            message = response.bundles.add()
+            message.CopyFrom(bundle_message(one))
+            message.roles.extend(held.get(one.stored.stamp, ()))
+        return response
+
+    async def Rehearse(self, data: bytes, context: Any) -> AsyncIterator[pb.RehearseEvent]:
+        _asked_by(context)
+        request = message_of(pb.RehearseRequest, data)
+        wanted = wanted_of(request)
+        self._deployment()
+        assert self.rehearsals is not None  # there is a deployment
+        try:
+            rehearsal = self.rehearsals.rehearse(request.stamp, request.path, wanted)
+            async with aclosing(rehearsal) as stages:
+                async for stage in stages:
+                    yield event_of(stage)
+        except DeployRefused as refusal:
+            raise _refused(refusal) from None
+
+    def _deployment(self) -> Deployment:
+        if self.deployment is None:
+            words = "this server was started without a store for bundles"
+            raise Refused(Fault("FAILED_PRECONDITION", "", "NO_STORE", words))
+        return self.deployment
+
+    async def Drain(self, data: bytes, _context: Any) -> AsyncIterator[pb.Progress]:
+        request = message_of(pb.DrainRequest, data)
+        draining = asyncio.create_task(self.engine.drain(request.grace_s or self.grace_s))
+        # The drain goes on when whoever asked for it goes away.
+        if request.exit:
+            draining.add_done_callback(lambda _: self.leave())
+        waiting = most = self._left()
+        while not draining.done():
+            most = max(most, waiting)
+            done_share = 1 - waiting / most if most else 1.0
+            yield self._progress("draining", done_share, f"{waiting} rows left")
+            await asyncio.wait([draining], timeout=PROGRESS_S)
+            waiting = self._left()
+        await draining
+        yield self._progress("drained", 1.0, "exiting" if request.exit else "serving nothing")
+
+    def _left(self) -> int:
+        now = self.engine.snapshot()
+        return now.queued + now.in_flight
+
+    def _progress(self, step: str, fraction: float, detail: str) -> pb.Progress:
+        return pb.Progress(
+            step=step,
+            fraction=fraction,
+            detail=detail,
+            done=step == "drained",
+            stamp=stamp_message(self.engine.facts),
+        )
+
+
+def _asked_by(context: Any) -> None:
+    """Whom the guard knows, else what the caller says of itself."""
+    if not ASKER.get():
+        ASKER.set(caller_of(context).client)
+
+
+def _progress(step: Step) -> pb.Progress:
+    return pb.Progress(
+        step=step.name,
+        fraction=step.fraction,
+        detail=step.detail,
+        done=step.name in DONE or step.switch is not None,
+        stamp=inference_pb2.Stamp(hex=step.stamp, name=step.stamp_name),
+    )
+
+
+def _refused(refusal: DeployRefused) -> Refused:
+    reason = f"DEPLOY_{refusal.check.upper()}"
+    return Refused(Fault("FAILED_PRECONDITION", "", reason, refusal.message))

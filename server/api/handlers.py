@@ -1,0 +1,107 @@
+"""Where calls come in: registers every method of a service with its bytes unread, and turns a
+Refused into a status with details and the serving stamp. Knows no service by name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from google.protobuf import message
+
+from server.api.retry_penalty import Brake
+from server.request.status import STAMP_KEY, Refused, spoken, status_of, trailers
+from server.types import Facts, Fault
+
+Facts_ = Callable[[], Facts | None]
+Handler = Callable[..., Awaitable[Any]]
+
+# A refusal of a full server that names no time of its own.
+RETRY_AFTER_S = 0.2
+
+
+class Door:
+    def __init__(self, facts: Facts_, brake: Brake) -> None:
+        self._facts = facts
+        self.brake = brake
+
+    @property
+    def stamp(self) -> str:
+        facts = self._facts()
+        return facts.stamp if facts else ""
+
+    def handlers(self, service: Any, servant: object) -> Any:
+        """Generic handlers for a service descriptor; `servant` has a method for each it offers.
+
+        A servant's method takes the request's bytes (not when the client streams) and the context.
+        What it does not offer is answered UNIMPLEMENTED by gRPC itself.
+        """
+        offered = {
+            method.name: self._handler(method, getattr(servant, method.name))
+            for method in service.methods
+            if hasattr(servant, method.name)
+        }
+        return grpc.method_handlers_generic_handler(service.full_name, offered)
+
+    def _handler(self, method: Any, served: Callable[..., Any]) -> Any:
+        if method.client_streaming and method.server_streaming:
+            return grpc.stream_stream_rpc_method_handler(self._both(served), None, _bytes)
+        if method.client_streaming:
+            return grpc.stream_unary_rpc_method_handler(self._unary(served), None, _bytes)
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(self._stream(served), None, _bytes)
+        return grpc.unary_unary_rpc_method_handler(self._unary(served), None, _bytes)
+
+    def _unary(self, served: Callable[[Any, Any], Awaitable[message.Message]]) -> Handler:
+        async def call(request: Any, context: Any) -> message.Message | None:
+            self._stamp(context)
+            try:
+                return await served(request, context)
+            except Refused as refusal:
+                await self._refuse(refusal, context)
+                return None
+
+        return call
+
+    def _stream(self, served: Callable[[bytes, Any], AsyncIterator[Any]]) -> Handler:
+        async def call(request: bytes, context: Any) -> None:
+            self._stamp(context)
+            try:
+                # Closed at once when the caller goes away, so that its work is dropped.
+                async with aclosing(served(request, context)) as answers:  # type: ignore[type-var]
+                    async for answer in answers:
+                        await context.write(answer)
+            except Refused as refusal:
+                await self._refuse(refusal, context)
+
+        return call
+
+    def _both(self, served: Callable[[Any], Awaitable[None]]) -> Handler:
+        async def call(_requests: Any, context: Any) -> None:
+            self._stamp(context)
+            try:
+                await served(context)
+            except Refused as refusal:
+                await self._refuse(refusal, context)
+
+        return call
+
+    def _stamp(self, context: Any) -> None:
+        context.set_trailing_metadata(((STAMP_KEY, self.stamp),))
+
+    async def _refuse(self, refusal: Refused, context: Any) -> None:
+        first = refusal.faults[0]
+        await self.hold(first, context)
+        details = trailers(refusal.faults, self.stamp)
+        await context.abort(status_of(first), spoken(first), trailing_metadata=details)
+
+    async def hold(self, fault: Fault, context: Any) -> None:
+        """Keep a refusal for a full server back from a caller who hurries."""
+        if fault.code == "RESOURCE_EXHAUSTED":
+            wait_s = fault.retry_after_s or RETRY_AFTER_S
+            await self.brake.refuse(context.peer(), wait_s, context.time_remaining())
+
+
+def _bytes(answer: message.Message) -> bytes:
+    return answer.SerializeToString()  # type: ignore[no-any-return]

@@ -1,0 +1,65 @@
+"""grpc.health.v1 for orchestrators. A check never runs inference: it reads what the probes of the
+replicas found last.
+
+`trefoil.live`: the event loop turns. `trefoil.startup`: the start is over. `trefoil.ready` and "":
+answers are right and fast enough for traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from grpc_health.v1 import health_pb2 as pb
+
+from server.engine import Engine
+from server.request.lazy_parse import message_of
+from server.request.status import Refused
+from server.types import Fault
+
+SERVICES = ("", "trefoil.live", "trefoil.ready", "trefoil.startup")
+TAKES_TRAFFIC = ("READY", "DEGRADED")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    engine: Engine
+
+    async def Check(self, data: bytes, _context: Any) -> Any:
+        service = message_of(pb.HealthCheckRequest, data).service
+        if service not in SERVICES:
+            words = f"no service {service!r}; there are {', '.join(SERVICES[1:])}"
+            raise Refused(Fault("NOT_FOUND", "service", "UNKNOWN_SERVICE", words))
+        return pb.HealthCheckResponse(status=_status(service, self.engine.snapshot().state))
+
+    async def List(self, data: bytes, _context: Any) -> Any:
+        message_of(pb.HealthListRequest, data)
+        state = self.engine.snapshot().state
+        found = {name: pb.HealthCheckResponse(status=_status(name, state)) for name in SERVICES}
+        return pb.HealthListResponse(statuses=found)
+
+    async def Watch(self, data: bytes, _context: Any) -> AsyncIterator[Any]:
+        """The status at once, then each change of it."""
+        service = message_of(pb.HealthCheckRequest, data).service
+        if service not in SERVICES:
+            yield pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)
+            return
+        said, state = None, ""
+        while True:
+            state = await self.engine.changed(state)
+            status = _status(service, state)
+            if status != said:
+                yield pb.HealthCheckResponse(status=status)
+                said = status
+
+
+def _status(service: str, state: str) -> int:
+    if service == "trefoil.live":
+        good = True
+    elif service == "trefoil.startup":
+        good = state != "STARTING"
+    else:
+        good = state in TAKES_TRAFFIC
+    response = pb.HealthCheckResponse
+    return response.SERVING if good else response.NOT_SERVING  # type: ignore[no-any-return]

@@ -1,0 +1,178 @@
+"""The native service, trefoil.v1.Inference: messages in, outcomes out. Decides nothing about work;
+that is the engine's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import grpc
+
+from proto import inference_pb2 as pb
+from server.api.feedback_messages import in_order, items_of, response_of
+from server.api.handlers import Door
+from server.api.request_rows import Rows, in_wire_names
+from server.api.stream import answer_stream
+from server.engine import Engine
+from server.request.caller import Caller, caller_of
+from server.request.lazy_parse import message_of, request_id_of
+from server.request.responses import (
+    common_fault,
+    fault_message,
+    placed,
+    result_message,
+    stamp_message,
+    timing_message,
+)
+from server.request.status import STAMP_KEY, Refused, bad_input
+from server.request.uploads import UploadStore
+from server.request.validation import Call, Intake
+from server.request.worker_threads import Offload
+from server.telemetry.stamps.feedback import FeedbackItem
+from server.telemetry_port import Witness
+from server.types import Fault, Outcome, Token
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    engine: Engine
+    intake: Intake
+    rows: Rows
+    uploads: UploadStore
+    door: Door
+    described: pb.DescribeResponse  # what does not depend on the bundle
+    witness: Witness
+    _joining: Offload = field(default_factory=lambda: Offload("feedback", 1, 32))
+
+    async def Predict(self, data: bytes, context: Any) -> pb.PredictResponse:
+        call = self.intake.predict(data, caller_of(context))
+        outcomes = await self.rows.answer(call)
+        fault = common_fault(outcomes)
+        if fault is not None:
+            raise Refused(fault)
+        response = self._response(call, outcomes)
+        context.set_trailing_metadata(((STAMP_KEY, response.stamp.hex),))
+        return response
+
+    async def PredictStream(self, context: Any) -> None:
+        caller = caller_of(context)
+
+        async def answer(data: bytes) -> pb.PredictResponse:
+            now = replace(caller, remaining_s=context.time_remaining())
+            response, fault = await self._stream_answer(data, now)
+            if fault is not None:
+                await self.door.hold(fault, context)
+            return response
+
+        await answer_stream(context, answer)
+
+    async def Generate(self, data: bytes, context: Any) -> AsyncIterator[pb.GenerateEvent]:
+        call = self.intake.generate(data, caller_of(context))
+        work = self.rows.work(call, call.rows[0], "example")
+        first = True
+        async with aclosing(self.engine.generate(work)) as items:
+            async for item in items:
+                event = pb.GenerateEvent(prediction_id=work.id)
+                if isinstance(item, Token):
+                    event.text = item.text
+                    if first:
+                        event.stamp.CopyFrom(stamp_message(self.engine.facts, item.stamp))
+                        first = False
+                else:
+                    outcome = placed(in_wire_names(item.outcome, work), "example")
+                    if outcome.fault is not None:
+                        raise Refused(outcome.fault)
+                    event.end.finish_reason = item.finish_reason
+                    event.end.tokens = item.tokens
+                    event.end.first_token_ms = item.first_token_ms
+                    event.end.replica = max(outcome.replica, 0)
+                    event.end.timing.CopyFrom(timing_message(outcome.timing))
+                    event.stamp.CopyFrom(stamp_message(self.engine.facts, outcome.stamp))
+                yield event
+
+    async def Upload(self, _requests: Any, context: Any) -> pb.UploadReceipt:
+        host = caller_of(context).host
+        piece = await self._piece(context)
+        if piece is None or not piece.HasField("header"):
+            raise Refused(bad_input("header", "NO_HEADER", "the first message must be the header"))
+        header = piece.header
+        receiving = self.uploads.reserve(host, header.total_bytes, header.sha256)
+        kept = None
+        try:
+            while (piece := await self._piece(context)) is not None:
+                if not piece.HasField("data"):
+                    raise Refused(bad_input("data", "NO_DATA", "after the header come chunks"))
+                receiving.add(piece.data)
+            kept = self.uploads.keep(host, header.mime_type, receiving)
+        finally:
+            if kept is None:
+                self.uploads.give_up(host, header.total_bytes)
+        return pb.UploadReceipt(
+            upload_id=kept.id,
+            total_bytes=len(kept.data),
+            sha256=kept.sha256,
+            expires_unix_ms=int((time.time() + self.uploads.limits.ttl_s) * 1000),
+        )
+
+    async def Feedback(self, data: bytes, _context: Any) -> pb.FeedbackResponse:
+        items = items_of(data)
+        sound = [item for item in items if isinstance(item, FeedbackItem)]
+        told = await self._joining.run(lambda: self.witness.feedback(sound)) if sound else []
+        self.engine.learnt(sound, told)
+        return response_of(in_order(items, told))
+
+    async def Describe(self, data: bytes, _context: Any) -> pb.DescribeResponse:
+        message_of(pb.DescribeRequest, data)
+        facts = self.engine.facts
+        if facts is None:
+            raise Refused(Fault("UNAVAILABLE", "", "STARTING", "no replica has loaded yet", 1.0))
+        described = pb.DescribeResponse()
+        described.CopyFrom(self.described)
+        described.stamp.CopyFrom(stamp_message(facts))
+        described.stamp_parts.update(facts.stamp_parts)
+        described.labels.extend(facts.labels)
+        described.embedding_dimensions = facts.embedding_dimensions
+        described.card = facts.card
+        for name, value, unit in facts.limits:
+            described.limits.add(name=name, value=value, unit=unit)
+        return described
+
+    async def _stream_answer(
+        self, data: bytes, caller: Caller
+    ) -> tuple[pb.PredictResponse, Fault | None]:
+        """The answer, and the fault all its rows have in common. Never raises Refused: a stream
+        outlives a bad request, whose answer then has one result, the fault."""
+        try:
+            call = self.intake.predict(data, caller)
+        except Refused as refusal:
+            fault = refusal.faults[0]
+            response = pb.PredictResponse(
+                request_id=request_id_of(data), stamp=stamp_message(self.engine.facts)
+            )
+            response.results.add(fault=fault_message(fault), stamp=self.door.stamp)
+            return response, fault
+        outcomes = await self.rows.answer(call)
+        return self._response(call, outcomes), common_fault(outcomes)
+
+    def _response(self, call: Call, outcomes: Sequence[Outcome]) -> pb.PredictResponse:
+        bound = next((outcome.stamp for outcome in outcomes if outcome.answer), "")
+        return pb.PredictResponse(
+            request_id=call.request_id,
+            results=[result_message(outcome, call.top_k) for outcome in outcomes],
+            stamp=stamp_message(self.engine.facts, bound),
+        )
+
+    async def _piece(self, context: Any) -> pb.UploadChunk | None:
+        """The next message of an upload, None at its end."""
+        idle_s = self.uploads.limits.idle_s
+        try:
+            async with asyncio.timeout(idle_s):
+                data = await context.read()
+        except TimeoutError:
+            text = f"nothing arrived for {idle_s:.0f} s"
+            raise Refused(Fault("DEADLINE_EXCEEDED", "data", "UPLOAD_IDLE", text)) from None
+        return None if data is grpc.aio.EOF else message_of(pb.UploadChunk, data, "upload")

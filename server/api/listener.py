@@ -1,0 +1,235 @@
+"""The one port: every service of this server on a grpc.aio server, with its limits.
+
+Refuses to listen beyond loopback in plaintext unless told to.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from proto import admin_pb2, inference_pb2, observe_pb2
+from server.api import open_inference_messages
+from server.api.admin import Admin
+from server.api.handlers import Door
+from server.api.health import Health
+from server.api.inference import Inference
+from server.api.model_statistics import Tally
+from server.api.observe import Observe
+from server.api.open_inference import OpenInference
+from server.api.request_rows import Rows
+from server.api.retry_penalty import Brake
+from server.api.snapshot_messages import Identity, Snapshots
+from server.config import ServerConfig
+from server.deploy.deployment import Deployment
+from server.engine import Engine
+from server.errors import ServerError
+from server.rehearsal.service import Rehearsals
+from server.request.ids import prediction_id
+from server.request.uploads import UploadLimits, UploadStore
+from server.request.validation import Intake
+from server.telemetry_port import Unrecorded, Witness
+
+MODALITIES = ("text", "image", "audio")
+TASKS = ("classify", "embed", "generate")
+# Above what any client of ours sends; metadata is held before a call can be refused.
+METADATA_BYTES = 8 << 10
+# A client that pings more often than this, three times, is sent away.
+PING_FLOOR_MS = 10_000
+PINGS_FORGIVEN = 2
+# Peers that went away without a word are noticed within these.
+KEEPALIVE_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+# Calls in all, over every connection; what is above is refused before it is read.
+MOST_CALLS = 8192
+
+
+class CannotListen(ServerError):
+    """The address is taken, malformed, or open to the network without --insecure."""
+
+
+@dataclass(slots=True)
+class Edge:
+    """One per server: `start` binds and answers, `stop` lets calls finish for a while."""
+
+    engine: Engine
+    config: ServerConfig
+    identity: Identity
+    leave: Callable[[], None]
+    interceptors: tuple[grpc.aio.ServerInterceptor, ...] = ()
+    credentials: grpc.ServerCredentials | None = None  # None: plaintext
+    deployment: Deployment | None = None  # None: what is served cannot be changed
+    witness: Witness = field(default_factory=Unrecorded)
+    wall: Callable[[], float] = time.time  # what rows and events are dated by
+    _server: grpc.aio.Server | None = field(default=None, init=False)
+
+    async def start(self) -> str:
+        """Serve; returns the address with the port that was bound. Raises CannotListen."""
+        check_listen(self.config.listen, self.config.insecure or self.credentials is not None)
+        _check_free(self.config.listen)
+        server = grpc.aio.server(
+            options=_options(self.config),
+            interceptors=self.interceptors,
+            maximum_concurrent_rpcs=MOST_CALLS,
+        )
+        for handlers in self._services():
+            server.add_generic_rpc_handlers((handlers,))
+        _reflect(server)
+        try:
+            port = self._bind(server)
+        except RuntimeError:
+            raise _taken(self.config.listen, "taken since it was looked at") from None
+        await server.start()
+        self._server = server
+        host = self.config.listen.rpartition(":")[0]
+        return f"{host}:{port}"
+
+    async def stop(self, grace_s: float) -> None:
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        if self.credentials is None:
+            port: int = server.add_insecure_port(self.config.listen)
+        else:
+            port = server.add_secure_port(self.config.listen, self.credentials)
+        return port
+
+    def _services(self) -> list[object]:
+        """The table of contents of the port."""
+        engine, config = self.engine, self.config
+        uploads = UploadStore(upload_limits(config))
+        door = Door(lambda: engine.facts, Brake())
+        intake = Intake(config, uploads, new_id=lambda: prediction_id(int(self.wall() * 1000)))
+        tally = Tally()
+        rows = Rows(engine, intake, tally)
+        described, witness = self._described(), self.witness
+        inference = Inference(engine, intake, rows, uploads, door, described, witness)
+        snapshots = Snapshots(engine, self.identity, tally, witness)
+        observe = Observe(engine, snapshots, witness, self.wall)
+        open_inference = OpenInference(config, intake, rows, door, self.identity.version)
+        admin = Admin(engine, self.deployment, config.drain_s, self.leave, self._rehearsals(intake))
+        native = inference_pb2.DESCRIPTOR.services_by_name["Inference"]
+        return [
+            door.handlers(native, inference),
+            door.handlers(observe_pb2.DESCRIPTOR.services_by_name["Observe"], observe),
+            door.handlers(admin_pb2.DESCRIPTOR.services_by_name["Admin"], admin),
+            door.handlers(health_pb2.DESCRIPTOR.services_by_name["Health"], Health(engine)),
+            door.handlers(open_inference_messages.SERVICE, open_inference),
+        ]
+
+    def _rehearsals(self, intake: Intake) -> Rehearsals | None:
+        if self.deployment is None:
+            return None
+        return Rehearsals(
+            self.engine, self.deployment, self.witness, intake, self.config.sample_share
+        )
+
+    def _described(self) -> inference_pb2.DescribeResponse:
+        described = inference_pb2.DescribeResponse(
+            modalities=MODALITIES, tasks=TASKS, server_version=self.identity.version
+        )
+        for name, value, unit in self.identity.limits:
+            described.limits.add(name=name, value=value, unit=unit)
+        return described
+
+
+def check_listen(listen: str, anywhere: bool) -> None:
+    """Raises CannotListen unless `listen` is HOST:PORT, and loopback or allowed `anywhere`."""
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise CannotListen(f"--listen {listen!r} is not HOST:PORT")
+    if anywhere or host == "localhost":
+        return
+    try:
+        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        words = f"{host} can be reached from the network and nothing would be encrypted"
+        raise CannotListen(f"--listen {listen}: {words}; --insecure accepts that")
+
+
+def _check_free(listen: str) -> None:
+    """When a bind fails gRPC writes a line of its own and keeps the reason; and it is content with
+    one address of a name, while another server answers at the other. Raises CannotListen."""
+    host, _, port = listen.rpartition(":")
+    try:
+        found = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise _taken(listen, error.strerror or str(error)) from None
+    faults = [fault for family, _, _, _, address in found if (fault := _fault(family, address))]
+    # IPv6 may be switched off; what nobody can have is no loss while there is another.
+    if len(faults) == len(found) or any(f.errno == errno.EADDRINUSE for f in faults):
+        raise _taken(listen, faults[0].strerror or str(faults[0]))
+
+
+def _fault(family: int, address: Any) -> OSError | None:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
+def _taken(listen: str, why: str) -> CannotListen:
+    return CannotListen(f"cannot listen on {listen}: {why} (--listen HOST:PORT chooses another)")
+
+
+def upload_limits(config: ServerConfig) -> UploadLimits:
+    return UploadLimits(
+        each_bytes=config.upload_bytes,
+        peer_bytes=config.upload_peer_bytes,
+        total_bytes=config.upload_total_bytes,
+        ttl_s=config.upload_ttl_s,
+    )
+
+
+def _options(config: ServerConfig) -> list[tuple[str, int]]:
+    return [
+        # Also what a compressed message may grow to.
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES),
+        ("grpc.max_concurrent_streams", config.max_streams),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_FLOOR_MS),
+        ("grpc.http2.max_ping_strikes", PINGS_FORGIVEN),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        # Else a second server on the same port would silently take half of the connections.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _reflect(server: grpc.aio.Server) -> None:
+    """Reflection over all services, the Open Inference Protocol's private pool included."""
+    pool = descriptor_pool.DescriptorPool()
+    ours = (inference_pb2, observe_pb2, admin_pb2, health_pb2, reflection_pb2)
+    for module in ours:
+        file = descriptor_pb2.FileDescriptorProto()
+        module.DESCRIPTOR.CopyToProto(file)
+        pool.Add(file)
+    file = descriptor_pb2.FileDescriptorProto()
+    open_inference_messages.SERVICE.file.CopyToProto(file)
+    pool.Add(file)
+    names = [name for module in ours for name in _service_names(module.DESCRIPTOR)]
+    names += [open_inference_messages.SERVICE.full_name]
+    reflection.enable_server_reflection(names, server, pool)
+
+
+def _service_names(file: object) -> list[str]:
+    return [service.full_name for service in file.services_by_name.values()]  # type: ignore[attr-defined]

@@ -1,0 +1,213 @@
+"""trefoil.v1.Observe: what the console and `server status` watch, search and answer.
+
+A watcher is a cursor, nothing more: each turn it gets the state of the server and what changed
+since. Telemetry keeps the latest row of every key, so a watcher that reads slowly gets fewer and
+newer rows, and costs the server neither memory nor time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from proto import observe_pb2 as pb
+from server.api.observe_messages import event_of, message_of_row, prediction_message
+from server.api.observe_requests import (
+    MOST_IDS,
+    acknowledgement_of,
+    kinds_of,
+    limit_of,
+    measure_of,
+    silence_of,
+    span_of,
+)
+from server.api.snapshot_messages import Snapshots
+from server.engine import Engine
+from server.request.caller import caller_of
+from server.request.lazy_parse import message_of
+from server.request.status import Refused, bad_input
+from server.request.worker_threads import Offload
+from server.telemetry.change_feed import Batch
+from server.telemetry.rows import PredictionRow, Row
+from server.telemetry.store.worst_slices import Search
+from server.telemetry_port import Witness
+
+DEFAULT_INTERVAL_S = 1.0
+# A snapshot is the largest of all messages (it names every part of the stamp) and mostly the same:
+# a watcher that asks for no interval of its own gets it anew when it says something new, or after:
+STEADY_S = 5.0
+SHORTEST_INTERVAL_S = 0.1  # a watcher cannot make the server do nothing but report
+LONGEST_INTERVAL_S = 60.0
+CHUNK = 200  # rows of the past read at a time
+PAUSE_S = 0.02  # after each: about half of the loop's time is left to those who predict
+SAMPLES, MOST_SAMPLES = 100, 1000  # usual and most
+SLICES, MOST_SLICES = 10, 100
+# A gRPC client takes 4 MiB in one message unless told otherwise.
+MOST_PAYLOAD_BYTES = 3 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """`wall` is unix seconds. Reading takes a few threads, searching one: it computes."""
+
+    engine: Engine
+    snapshots: Snapshots
+    witness: Witness
+    wall: Callable[[], float] = time.time
+    _reading: Offload = field(default_factory=lambda: Offload("observe", 3, 60))
+    _searching: Offload = field(default_factory=lambda: Offload("slices", 1, 8))
+
+    # ---- watching ----------------------------------------------------------------------------
+
+    async def Watch(self, data: bytes, _context: Any) -> AsyncIterator[pb.WatchEvent]:
+        request = message_of(pb.WatchRequest, data)
+        asked_s = request.interval_s if request.interval_s > 0 else DEFAULT_INTERVAL_S  # or NaN
+        interval_s = min(max(asked_s, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S)
+        steady_s = interval_s if request.interval_s > 0 else STEADY_S
+        state = await self.engine.changed("")  # as it is now
+        cursor = 0 if request.once else await self._place(request)
+        told, told_at = None, 0.0
+        while True:
+            snapshot, now = self.snapshots.take(), time.monotonic()
+            if news(snapshot) != told or now >= told_at + steady_s:
+                told, told_at = news(snapshot), now
+                yield self._event(cursor, snapshot=snapshot)
+            if request.once:
+                return
+            for change in (await self._since(cursor)).changes:
+                cursor = change.cursor
+                yield event_of(change.row, self._event(cursor))
+            state = await self._changed(state, interval_s)
+
+    async def _since(self, cursor: int) -> Batch:
+        """What is true now may be many thousand rows; what changed a moment ago is few."""
+        if cursor:
+            return self.witness.changes(cursor)
+        return await self._reading.run(lambda: self.witness.changes(0))
+
+    async def _place(self, request: pb.WatchRequest) -> int:
+        """Where to go on; 0, everything that is true now, when that place is not known here or
+        rows after it are gone."""
+        if request.instance != self.snapshots.identity.instance:
+            return 0
+        cursor: int = request.after_cursor
+        found = await self._reading.run(lambda: self.witness.changes(cursor))
+        return cursor if found.complete and cursor <= found.cursor else 0
+
+    async def _changed(self, seen: str, longest_s: float) -> str:
+        """The engine's state, once it is no longer `seen` or `longest_s` have passed."""
+        try:
+            async with asyncio.timeout(longest_s):
+                return await self.engine.changed(seen)
+        except TimeoutError:
+            return seen
+
+    def _event(self, cursor: int, **content: Any) -> pb.WatchEvent:
+        return pb.WatchEvent(
+            cursor=cursor,
+            server_unix_ns=int(self.wall() * 1e9),
+            instance=self.snapshots.identity.instance,
+            **content,
+        )
+
+    async def Verify(self, data: bytes, _context: Any) -> pb.WatchEvent:
+        message_of(pb.VerifyRequest, data)
+        await self.engine.verify()
+        return self._event(0, snapshot=self.snapshots.take())
+
+    # ---- the past ----------------------------------------------------------------------------
+
+    async def History(self, data: bytes, _context: Any) -> AsyncIterator[pb.WatchEvent]:
+        request = message_of(pb.HistoryRequest, data)
+        rows = self.witness.history(span_of(request, self.wall()), kinds_of(request.kinds))
+
+        def chunk() -> list[Row]:
+            return list(islice(rows, CHUNK))
+
+        while found := await self._reading.run(chunk):
+            for row in found:
+                yield event_of(row, self._event(0))
+            await asyncio.sleep(PAUSE_S)
+
+    async def Samples(self, data: bytes, _context: Any) -> pb.SamplesResponse:
+        request = message_of(pb.SamplesRequest, data)
+        ids = list(dict.fromkeys(request.prediction_ids))
+        if ids and request.filter:
+            raise Refused(bad_input("filter", "BOTH_GIVEN", "ask by ids or by filter, not by both"))
+        if len(ids) > MOST_IDS:
+            text = f"{len(ids)} ids; the limit is {MOST_IDS}"
+            raise Refused(bad_input("prediction_ids", "TOO_MANY_IDS", text))
+        span = span_of(request, self.wall())
+        limit = limit_of(request.limit, SAMPLES, MOST_SAMPLES)
+
+        def read() -> pb.SamplesResponse:
+            if ids:
+                rows = self.witness.by_id(ids, False)
+            else:
+                rows = self.witness.samples(request.filter, span, limit, False)
+            return self._samples(rows, request.with_payload)
+
+        return await self._reading.run(read, "filter")
+
+    def _samples(self, rows: Sequence[PredictionRow], with_payload: bool) -> pb.SamplesResponse:
+        """Payloads are read one by one until the message is full; the first always fits."""
+        response, size = pb.SamplesResponse(), 0
+        for row in rows:
+            sample = response.samples.add(row=prediction_message(row))
+            if with_payload and row.payload_kept and size < MOST_PAYLOAD_BYTES:
+                (kept,) = self.witness.by_id([row.record.prediction_id], True) or (row,)
+                if not size or size + len(kept.example) <= MOST_PAYLOAD_BYTES:
+                    sample.example = kept.example
+                size += len(kept.example)
+        return response
+
+    async def Slices(self, data: bytes, _context: Any) -> pb.SlicesResponse:
+        request = message_of(pb.SlicesRequest, data)
+        wanted = Search(
+            span_of(request, self.wall()),
+            measure_of(request.measure),
+            limit_of(request.limit, SLICES, MOST_SLICES),
+        )
+        began = time.perf_counter()
+        found = await self._searching.run(lambda: self.witness.worst_slices(wanted))
+        return pb.SlicesResponse(
+            slices=[message_of_row(row) for row in found.slices],
+            rows_searched=found.rows,
+            seconds=time.perf_counter() - began,
+        )
+
+    # ---- what people say ---------------------------------------------------------------------
+
+    async def Acknowledge(self, data: bytes, context: Any) -> pb.AlertAction:
+        request = message_of(pb.AcknowledgeRequest, data)
+        asked = acknowledgement_of(request, caller_of(context).client)
+        row = await self._reading.run(lambda: self.witness.acknowledge(*asked), "alert_id")
+        return pb.AlertAction(alert=message_of_row(row))
+
+    async def Silence(self, data: bytes, context: Any) -> pb.AlertAction:
+        request = message_of(pb.SilenceRequest, data)
+        if request.end_id:
+            ended = await self._reading.run(
+                lambda: self.witness.end_silence(request.end_id), "end_id"
+            )
+            return pb.AlertAction(silence=message_of_row(ended))
+        asked = silence_of(request, caller_of(context).client, self.wall())
+        row = await self._reading.run(lambda: self.witness.silence(*asked), "matcher")
+        return pb.AlertAction(silence=message_of_row(row))
+
+
+def news(snapshot: pb.ServerSnapshot) -> tuple[object, ...]:
+    """What of a snapshot nobody should learn late."""
+    return (
+        snapshot.state,
+        snapshot.reason,
+        snapshot.stamp,
+        snapshot.telemetry_state,
+        len(snapshot.pins),
+        *((seat.index, seat.state, seat.stamp, seat.restarts) for seat in snapshot.replicas),
+        *(len(seat.self_check.moved) for seat in snapshot.replicas),
+    )

@@ -1,0 +1,91 @@
+"""What the requests of trefoil.v1.Observe may ask, checked field by field. All raise Refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from proto import observe_pb2 as pb
+from server.api.feedback_messages import EARLIEST_MS
+from server.request.status import Refused, bad_input
+from server.telemetry.store.history import Span
+from server.telemetry.store.worst_slices import MEASURES
+
+MOST_IDS = 1000
+LONGEST_TEXT = 1000  # characters of a matcher, a note, a reason
+LONGEST_SILENCE_S = 366 * 86_400.0
+KINDS = (
+    "feature",
+    "latency",
+    "profile",
+    "drift",
+    "alert",
+    "silence",
+    "deploy",
+    "quality",
+    "prediction",
+)
+
+
+def span_of(request: Any, now: float) -> Span:
+    """The span of any request with from_unix_ms and to_unix_ms; an end of 0 is now."""
+    since, until = request.from_unix_ms, request.to_unix_ms
+    if since < 0:
+        raise Refused(bad_input("from_unix_ms", "NOT_A_TIME", f"{since} is before 1970"))
+    if until and until <= since:
+        text = f"{until} is not after from_unix_ms, {since}"
+        raise Refused(bad_input("to_unix_ms", "EMPTY_SPAN", text))
+    return Span(since / 1000, until / 1000 if until else now + 1.0)
+
+
+def kinds_of(kinds: Iterable[str]) -> tuple[str, ...]:
+    for index, kind in enumerate(kinds):
+        if kind not in KINDS:
+            text = f"there is no kind {kind!r}; there are {', '.join(KINDS)}"
+            raise Refused(bad_input(f"kinds[{index}]", "UNKNOWN_KIND", text))
+    return tuple(kinds)
+
+
+def measure_of(measure: str) -> str:
+    if measure and measure not in MEASURES:
+        text = f"there is no measure {measure!r}; there are {', '.join(MEASURES)}"
+        raise Refused(bad_input("measure", "UNKNOWN_MEASURE", text))
+    return measure or MEASURES[0]
+
+
+def limit_of(asked: int, usual: int, most: int) -> int:
+    return min(asked or usual, most)
+
+
+def acknowledgement_of(request: pb.AcknowledgeRequest, caller: str) -> tuple[str, str, str, bool]:
+    """Alert id, by, note, undo."""
+    _text("alert_id", request.alert_id, needed=True)
+    _text("note", request.note)
+    return request.alert_id, _text("by", request.by) or caller, request.note, request.undo
+
+
+def silence_of(request: pb.SilenceRequest, caller: str, now: float) -> tuple[str, float, str, str]:
+    """Matcher, until (unix seconds), by, reason."""
+    _text("matcher", request.matcher, needed=True)
+    _text("reason", request.reason)
+    until = request.until_unix_ms / 1000
+    if not request.until_unix_ms:
+        raise Refused(bad_input("until_unix_ms", "MISSING", "a silence must end"))
+    if 0 < request.until_unix_ms < EARLIEST_MS:
+        text = f"{request.until_unix_ms} is before the year 2000: unix milliseconds are wanted"
+        raise Refused(bad_input("until_unix_ms", "NOT_A_TIME", text))
+    if until <= now:
+        text = f"{now - until:.0f} s ago: a silence must end in the future"
+        raise Refused(bad_input("until_unix_ms", "PAST", text))
+    if until - now >= LONGEST_SILENCE_S:
+        raise Refused(bad_input("until_unix_ms", "TOO_FAR", "a silence lasts a year at most"))
+    return request.matcher, until, _text("by", request.by) or caller, request.reason
+
+
+def _text(field: str, value: str, needed: bool = False) -> str:
+    if needed and not value.strip():
+        raise Refused(bad_input(field, "EMPTY", f"{field} is needed"))
+    if len(value) > LONGEST_TEXT:
+        text = f"{len(value)} characters; the limit is {LONGEST_TEXT}"
+        raise Refused(bad_input(field, "TOO_LONG", text))
+    return value

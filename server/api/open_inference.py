@@ -1,0 +1,255 @@
+"""inference.GRPCInferenceService: the Open Inference Protocol with the parts of Triton's that its
+clients and its load generator ask for. The same rows, limits and refusals as the native service."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from proto import inference_pb2 as pb
+from server.api import open_inference_messages as oip
+from server.api.handlers import Door
+from server.api.health import TAKES_TRAFFIC
+from server.api.open_inference_model import OUTPUTS, model_config, model_metadata, model_statistics
+from server.api.open_inference_tensors import bytes_tensor, classification, examples_of, labels_of
+from server.api.request_rows import Rows
+from server.api.stream import answer_stream
+from server.config import ServerConfig
+from server.request.caller import Caller, caller_of
+from server.request.lazy_parse import message_of
+from server.request.status import Refused, spoken
+from server.request.validation import Intake
+from server.types import Answer, Facts, Fault, Outcome
+
+SERIAL = "1"  # the versions of this protocol are integers; the stamp travels in parameters
+ALIAS = "trefoil"
+DATE_SUFFIX = re.compile(r"-\d{4}(\.\d{1,2}){1,2}$")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "parameters",
+    "schedule_policy",
+    "sequence",
+    "statistics",
+)
+PRIORITIES = {0: pb.NORMAL, 1: pb.HIGH, 2: pb.NORMAL}  # Triton: 0 the default, 1 the highest
+
+
+@dataclass(frozen=True, slots=True)
+class OpenInference:
+    config: ServerConfig
+    intake: Intake
+    rows: Rows
+    door: Door
+    version: str
+
+    async def ServerLive(self, _data: bytes, _context: Any) -> Any:
+        return oip.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _data: bytes, _context: Any) -> Any:
+        return oip.ServerReadyResponse(ready=self._ready())
+
+    async def ModelReady(self, data: bytes, _context: Any) -> Any:
+        request = message_of(oip.ModelReadyRequest, data)
+        facts = self.rows.engine.facts
+        if facts is None:
+            return oip.ModelReadyResponse(ready=False)
+        self._check_model(request.name, request.version, facts)
+        return oip.ModelReadyResponse(ready=self._ready())
+
+    async def ServerMetadata(self, _data: bytes, _context: Any) -> Any:
+        return oip.ServerMetadataResponse(
+            name="trefoil", version=self.version, extensions=EXTENSIONS
+        )
+
+    async def ModelMetadata(self, data: bytes, _context: Any) -> Any:
+        request = message_of(oip.ModelMetadataRequest, data)
+        facts = self._model(request.name, request.version)
+        return model_metadata(model_name(facts), SERIAL, facts)
+
+    async def ModelConfig(self, data: bytes, _context: Any) -> Any:
+        request = message_of(oip.ModelConfigRequest, data)
+        facts = self._model(request.name, request.version)
+        return model_config(model_name(facts), facts, self.config)
+
+    async def ModelStatistics(self, data: bytes, _context: Any) -> Any:
+        request = message_of(oip.ModelStatisticsRequest, data)
+        facts = self._facts()
+        if request.name:  # empty: all models, of which there is one
+            self._check_model(request.name, request.version, facts)
+        return model_statistics(model_name(facts), SERIAL, self.rows.tally)
+
+    async def RepositoryIndex(self, data: bytes, _context: Any) -> Any:
+        request = message_of(oip.RepositoryIndexRequest, data)
+        response = oip.RepositoryIndexResponse()
+        facts = self.rows.engine.facts
+        now = self.rows.engine.snapshot()
+        ready = now.state in TAKES_TRAFFIC
+        if facts is not None and (ready or not request.ready):
+            state = "READY" if ready else "UNAVAILABLE"
+            response.models.add(
+                name=model_name(facts), version=SERIAL, state=state, reason=now.reason
+            )
+        return response
+
+    async def ModelInfer(self, data: bytes, context: Any) -> Any:
+        return await self._infer(message_of(oip.ModelInferRequest, data), caller_of(context))
+
+    async def ModelStreamInfer(self, context: Any) -> None:
+        caller = caller_of(context)
+
+        async def answer(data: bytes) -> Any:
+            now = replace(caller, remaining_s=context.time_remaining())
+            request = oip.ModelInferRequest()
+            try:
+                request = message_of(oip.ModelInferRequest, data)
+                response = await self._infer(request, now)
+            except Refused as refusal:
+                fault = refusal.faults[0]
+                await self.door.hold(fault, context)
+                response = oip.ModelInferResponse(model_name=request.model_name, id=request.id)
+                response.parameters["stamp"].string_param = self.door.stamp
+                return oip.ModelStreamInferResponse(
+                    error_message=spoken(fault), infer_response=response
+                )
+            if request.parameters["triton_enable_empty_final_response"].bool_param:
+                response.parameters["triton_final_response"].bool_param = True
+            return oip.ModelStreamInferResponse(infer_response=response)
+
+        await answer_stream(context, answer)
+
+    async def _infer(self, request: Any, caller: Caller) -> Any:
+        """Raises Refused when any row is at fault: this protocol has no place for one row's."""
+        facts = self._model(request.model_name, request.model_version)
+        examples, places = examples_of(request)
+        wanted = {output.name: output for output in request.outputs}
+        unknown = wanted.keys() - OUTPUTS.keys()
+        if unknown:
+            words = f"there is no output {sorted(unknown)[0]!r}; there are {', '.join(OUTPUTS)}"
+            raise Refused(Fault("INVALID_ARGUMENT", "outputs", "UNKNOWN_OUTPUT", words))
+        native = _native(request, examples, "embedding" in wanted)
+        call = self.intake.predict(native.SerializeToString(), _hurried(caller, request))
+        outcomes = await self.rows.answer(call)
+        faults = [_at_place(one.fault, places) for one in outcomes if one.fault is not None]
+        if faults:
+            raise Refused(*faults)
+        names = list(wanted) or [name for name in OUTPUTS if name != "embedding"]
+        order = call.terms.labels or facts.labels
+        response = self._response(request, outcomes, facts)
+        for name in names:
+            top = wanted[name].parameters["classification"].int64_param if wanted else 0
+            answers = [one.answer for one in outcomes if one.answer is not None]
+            ids = [one.prediction_id for one in outcomes]
+            _add_output(response, name, answers, ids, order, top)
+        return response
+
+    def _response(self, request: Any, outcomes: Sequence[Outcome], facts: Facts) -> Any:
+        response = oip.ModelInferResponse(
+            model_name=request.model_name, model_version=SERIAL, id=request.id
+        )
+        bound = outcomes[0].stamp
+        response.parameters["stamp"].string_param = bound
+        if bound == facts.stamp:
+            response.parameters["stamp_name"].string_param = facts.stamp_name
+        return response
+
+    def _ready(self) -> bool:
+        return self.rows.engine.snapshot().state in TAKES_TRAFFIC
+
+    def _facts(self) -> Facts:
+        facts = self.rows.engine.facts
+        if facts is None:
+            raise Refused(Fault("UNAVAILABLE", "", "STARTING", "no replica has loaded yet", 1.0))
+        return facts
+
+    def _model(self, name: str, version: str) -> Facts:
+        facts = self._facts()
+        self._check_model(name, version, facts)
+        return facts
+
+    def _check_model(self, name: str, version: str, facts: Facts) -> None:
+        known = (model_name(facts), ALIAS)
+        if name not in known or version not in ("", SERIAL):
+            words = f"no model {name!r} version {version!r}; there is {known[0]!r} version {SERIAL}"
+            raise Refused(Fault("NOT_FOUND", "model_name", "UNKNOWN_MODEL", words))
+
+
+def model_name(facts: Facts) -> str:
+    """The bundle's name without its date, so that a client need not change with every bundle."""
+    full = facts.stamp_detail.get("name", "") or facts.stamp_name.partition("+")[0]
+    return DATE_SUFFIX.sub("", full) or ALIAS
+
+
+def _native(request: Any, examples: list[pb.Example], want_embedding: bool) -> pb.PredictRequest:
+    parameters = request.parameters
+    session = parameters["sequence_id"] if "sequence_id" in parameters else None
+    expected = parameters["expected_stamp"].string_param if "expected_stamp" in parameters else ""
+    given = parameters["priority"] if "priority" in parameters else None
+    level = (given.uint64_param or given.int64_param) if given else 0
+    return pb.PredictRequest(
+        request_id=request.id,
+        examples=examples,
+        labels=labels_of(parameters),
+        want_embedding=want_embedding,
+        expected_stamps=[expected] if expected else [],
+        priority=PRIORITIES.get(level, pb.LOW),
+        session_id=(session.string_param or str(session.int64_param)) if session else "",
+    )
+
+
+def _hurried(caller: Caller, request: Any) -> Caller:
+    """With Triton's `timeout` parameter, microseconds, when it ends before the call's deadline."""
+    if "timeout" not in request.parameters:
+        return caller
+    timeout_s = request.parameters["timeout"].int64_param / 1e6
+    if timeout_s <= 0 or (caller.remaining_s is not None and caller.remaining_s < timeout_s):
+        return caller
+    return replace(caller, remaining_s=timeout_s)
+
+
+def _at_place(fault: Fault, places: dict[str, str]) -> Fault:
+    """The fault with its field in the caller's own terms."""
+    for ours, theirs in places.items():
+        if fault.field == ours or fault.field.startswith(f"{ours}."):
+            return replace(fault, field=theirs)
+    return fault
+
+
+def _add_output(
+    response: Any,
+    name: str,
+    answers: Sequence[Answer],
+    ids: Sequence[str],
+    order: Sequence[str],
+    top: int,
+) -> None:
+    rows = len(answers)
+    if name == "scores" and top > 0:
+        top = min(top, len(order))
+        kind, width = "BYTES", top
+        elements = [one for answer in answers for one in classification(answer, top, order)]
+        raw = bytes_tensor(elements)
+    elif name in ("label", "prediction_id"):
+        words = ids if name == "prediction_id" else [answer.label for answer in answers]
+        kind, width, raw = "BYTES", 1, bytes_tensor([word.encode() for word in words])
+    elif name == "embedding":
+        kind, width = "FP32", len(answers[0].embedding) // 4
+        raw = b"".join(answer.embedding for answer in answers)
+    else:
+        numbers = [number for answer in answers for number in _numbers(name, answer, order)]
+        kind, width = "FP32", len(numbers) // rows
+        raw = struct.pack(f"<{len(numbers)}f", *numbers)
+    response.outputs.add(name=name, datatype=kind, shape=[rows, width])
+    response.raw_output_contents.append(raw)
+
+
+def _numbers(name: str, answer: Answer, order: Sequence[str]) -> list[float]:
+    """`score` is the best label's probability, `scores` all of them in the order of the labels."""
+    if name == "score":
+        return [answer.confidence]
+    by_label = {score.label: score.probability for score in answer.scores}
+    return [by_label[label] for label in order]

@@ -1,0 +1,81 @@
+"""What the Open Inference Protocol says of the model: its tensors, configuration, statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server.api import open_inference_messages as oip
+from server.api.model_statistics import Tally, Total
+from server.config import ServerConfig
+from server.types import Facts
+
+INPUTS = ("text", "image", "audio")
+# Name -> datatype. The width of `scores` is the number of labels, of `embedding` the hidden size.
+OUTPUTS = {
+    "label": "BYTES",
+    "score": "FP32",
+    "scores": "FP32",
+    "prediction_id": "BYTES",
+    "embedding": "FP32",
+}
+CONFIG_TYPES = {"BYTES": 13, "FP32": 11}  # DataType of ModelConfig
+
+
+def model_metadata(name: str, version: str, facts: Facts) -> Any:
+    """Shapes with the row dimension in front, as for any model that batches."""
+    metadata = oip.ModelMetadataResponse(name=name, versions=[version], platform="trefoil")
+    for tensor in INPUTS:
+        metadata.inputs.add(name=tensor, datatype="BYTES", shape=[-1, 1])
+    for tensor, datatype in OUTPUTS.items():
+        metadata.outputs.add(name=tensor, datatype=datatype, shape=[-1, _width(tensor, facts)])
+    metadata.properties.update(stamp=facts.stamp, stamp_name=facts.stamp_name)
+    return metadata
+
+
+def model_config(name: str, facts: Facts, config: ServerConfig) -> Any:
+    """Every input optional: one model serves every mix of modalities."""
+    response = oip.ModelConfigResponse()
+    model = response.config
+    model.name = name
+    model.platform = "trefoil"
+    model.backend = "trefoil"
+    model.max_batch_size = config.max_examples
+    for tensor in INPUTS:
+        model.input.add(name=tensor, data_type=CONFIG_TYPES["BYTES"], dims=[1], optional=True)
+    for tensor, datatype in OUTPUTS.items():
+        model.output.add(
+            name=tensor, data_type=CONFIG_TYPES[datatype], dims=[_width(tensor, facts)]
+        )
+    model.instance_group.add(name=name, count=config.warm_pool)
+    model.dynamic_batching.SetInParent()
+    model.model_transaction_policy.decoupled = False
+    model.response_cache.enable = False
+    model.parameters["stamp"].string_value = facts.stamp
+    model.parameters["stamp_name"].string_value = facts.stamp_name
+    return response
+
+
+def model_statistics(name: str, version: str, tally: Tally) -> Any:
+    """Rows of both wire forms since start, in Triton's terms."""
+    response = oip.ModelStatisticsResponse()
+    model = response.model_stats.add(name=name, version=version)
+    model.last_inference = tally.last_unix_ms
+    model.inference_count = tally.success.count
+    model.execution_count = round(tally.executions)
+    statistics = model.inference_stats
+    _set(statistics.success, tally.success)
+    _set(statistics.fail, tally.fail)
+    _set(statistics.queue, tally.queue)
+    _set(statistics.compute_input, tally.compute_input)
+    _set(statistics.compute_infer, tally.compute_infer)
+    _set(statistics.compute_output, tally.compute_output)
+    return response
+
+
+def _set(duration: Any, total: Total) -> None:
+    duration.count = total.count
+    duration.ns = int(total.ms * 1e6)
+
+
+def _width(tensor: str, facts: Facts) -> int:
+    return {"scores": len(facts.labels), "embedding": facts.embedding_dimensions}.get(tensor, 1)

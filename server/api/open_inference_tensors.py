@@ -1,0 +1,152 @@
+"""Open Inference Protocol tensors to examples and answers to tensors.
+
+A BYTES tensor in `raw_input_contents` is, element after element, a 4-byte little-endian length and
+that many bytes; in `contents.bytes_contents` there are no lengths. Every length is checked against
+what is left before anything is read by it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from proto import inference_pb2 as pb
+from server.request.lazy_parse import text_of
+from server.request.status import Refused, bad_input
+from server.types import Answer
+
+MODALITIES = {"text": pb.TEXT, "image": pb.IMAGE, "audio": pb.AUDIO}
+MOST_ELEMENTS = 4096
+MOST_DIMENSIONS = 4
+
+Places = dict[str, str]  # examples[0].parts[1] -> inputs[image][0]
+
+
+def examples_of(request: Any) -> tuple[list[pb.Example], Places]:
+    """One example a row of the tensors, parts in the order of the inputs.
+
+    The first dimension counts rows; the others, how many of that input a row has. An element of no
+    bytes means that its row lacks that input, so rows of different make-up share one request.
+    """
+    if not request.inputs:
+        raise Refused(bad_input("inputs", "EMPTY", "give at least one of text, image and audio"))
+    examples: list[pb.Example] = []
+    places: Places = {}
+    for position, tensor in enumerate(request.inputs):
+        field = f"inputs[{tensor.name}]"
+        elements = _elements(request, position, field)
+        rows = tensor.shape[0]
+        if not examples:
+            examples = [pb.Example() for _ in range(rows)]
+        if len(examples) != rows:
+            text = f"{rows} rows; the first input has {len(examples)}"
+            raise Refused(bad_input(field, "ROWS_DIFFER", text))
+        each = len(elements) // rows
+        for index, element in enumerate(elements):
+            if element:
+                row = index // each
+                places[f"examples[{row}].parts[{len(examples[row].parts)}]"] = f"{field}[{index}]"
+                _add_part(examples[row], tensor, element, f"{field}[{index}]")
+    for row, example in enumerate(examples):
+        if not example.parts:
+            text = f"row {row} has neither text nor image nor audio"
+            raise Refused(bad_input("inputs", "EMPTY", text))
+    return examples, places
+
+
+def bytes_elements(raw: bytes, count: int, field: str) -> list[bytes]:
+    """The elements of a raw BYTES tensor; raises Refused unless exactly `count` fill it."""
+    elements, at = [], 0
+    for index in range(count):
+        if len(raw) - at < 4:
+            raise Refused(_broken(field, f"element {index} of {count} has no length"))
+        (length,) = struct.unpack_from("<I", raw, at)
+        at += 4
+        if length > len(raw) - at:
+            text = f"element {index} claims {length} bytes, {len(raw) - at} are left"
+            raise Refused(_broken(field, text))
+        elements.append(raw[at : at + length])
+        at += length
+    if at != len(raw):
+        raise Refused(_broken(field, f"{len(raw) - at} bytes follow the last element"))
+    return elements
+
+
+def bytes_tensor(elements: Sequence[bytes]) -> bytes:
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
+def classification(answer: Answer, top: int, order: Sequence[str]) -> list[bytes]:
+    """Triton's classification extension: `score:index:label`, best first."""
+    best = answer.scores[:top]
+    return [
+        f"{score.probability:f}:{order.index(score.label)}:{score.label}".encode() for score in best
+    ]
+
+
+def labels_of(parameters: Any) -> list[str]:
+    """The request parameter `labels`: a JSON list of strings."""
+    if "labels" not in parameters:
+        return []
+    try:
+        labels = json.loads(parameters["labels"].string_param)
+    except ValueError:
+        labels = None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        text = "the parameter is a JSON list of strings"
+        raise Refused(bad_input("parameters[labels]", "LABELS_MALFORMED", text))
+    return labels
+
+
+def _elements(request: Any, position: int, field: str) -> list[bytes]:
+    tensor = request.inputs[position]
+    if tensor.name not in MODALITIES:
+        text = f"the inputs are {', '.join(MODALITIES)}"
+        raise Refused(bad_input(field, "UNKNOWN_INPUT", text))
+    if tensor.datatype != "BYTES":
+        raise Refused(bad_input(field, "WRONG_DATATYPE", f"{tensor.datatype}, but must be BYTES"))
+    count = _count(tensor.shape, field)
+    given = tensor.contents.bytes_contents
+    raw = request.raw_input_contents
+    if raw and any(one.HasField("contents") for one in request.inputs):
+        text = "a request uses raw_input_contents or contents, not both"
+        raise Refused(bad_input("raw_input_contents", "MIXED_CONTENTS", text))
+    if raw:
+        if len(raw) != len(request.inputs):
+            text = f"{len(raw)} raw contents for {len(request.inputs)} inputs"
+            raise Refused(bad_input("raw_input_contents", "CONTENTS_MISSING", text))
+        return bytes_elements(raw[position], count, field)
+    if len(given) != count:
+        text = f"{len(given)} elements, but the shape says {count}"
+        raise Refused(bad_input(field, "SHAPE_MISMATCH", text))
+    return list(given)
+
+
+def _count(shape: Sequence[int], field: str) -> int:
+    if not 1 <= len(shape) <= MOST_DIMENSIONS or any(size < 1 for size in shape):
+        text = f"shape {list(shape)}; the first dimension counts rows, all are at least 1"
+        raise Refused(bad_input(field, "SHAPE_MALFORMED", text))
+    count = prod(shape)
+    if count > MOST_ELEMENTS:
+        text = f"shape {list(shape)} has {count} elements; the limit is {MOST_ELEMENTS}"
+        raise Refused(bad_input(field, "TOO_MANY_ELEMENTS", text))
+    return count
+
+
+def _add_part(example: pb.Example, tensor: Any, element: bytes, field: str) -> None:
+    part = example.parts.add(modality=MODALITIES[tensor.name])
+    if tensor.name == "text":
+        part.text = text_of(element, field)
+        return
+    part.data = element
+    # Others put words such as "np" or "str" here; only a MIME type says something of the content.
+    mime = tensor.parameters["content_type"].string_param if tensor.parameters else ""
+    if "/" in mime:
+        part.mime_type = mime
+
+
+def _broken(field: str, words: str) -> Any:
+    return bad_input(field, "BYTES_MALFORMED", words)

@@ -1,0 +1,77 @@
+"""Rehearsals on the wire: what is asked for, and what is told."""
+
+from __future__ import annotations
+
+import math
+
+from proto import admin_pb2 as pb
+from proto import inference_pb2
+from server.rehearsal.comparison import numbers
+from server.rehearsal.rehearsal import Stage, Wanted
+from server.rehearsal.report import Judged
+from server.request.status import Refused, bad_input
+from server.routing.progress import Step
+from server.types import Facts
+
+USUAL_PAYLOADS = 500
+MOST_PAYLOADS = 1000  # what telemetry hands out at once
+MOST_S = 3600.0
+USUAL_S = 60.0
+
+
+def wanted_of(request: pb.RehearseRequest) -> Wanted:
+    """Raises Refused."""
+    if bool(request.stamp) == bool(request.path):
+        raise Refused(bad_input("stamp", "WHAT", "exactly one of stamp and path says what"))
+    if request.payloads > MOST_PAYLOADS:
+        words = f"{request.payloads} payloads; at most {MOST_PAYLOADS} are replayed"
+        raise Refused(bad_input("payloads", "TOO_MANY", words))
+    if not 0 <= request.shadow_share <= 1:
+        words = f"{request.shadow_share:g} is no share of live traffic: 0 to 1 is"
+        raise Refused(bad_input("shadow_share", "NO_SHARE", words))
+    if not 0 <= request.seconds <= MOST_S:
+        words = f"{request.seconds:g} s; live traffic is shadowed for {MOST_S:g} s at most"
+        raise Refused(bad_input("seconds", "TOO_LONG", words))
+    return Wanted(
+        request.payloads or USUAL_PAYLOADS, request.shadow_share, request.seconds or USUAL_S
+    )
+
+
+def event_of(told: Step | Stage | Judged) -> pb.RehearseEvent:
+    if isinstance(told, Judged):
+        return _judged(told)
+    progress = pb.Progress(step=told.name, fraction=told.fraction, detail=told.detail)
+    if isinstance(told, Step):
+        progress.stamp.hex, progress.stamp.name = told.stamp, told.stamp_name
+    return pb.RehearseEvent(progress=progress)
+
+
+def _judged(told: Judged) -> pb.RehearseEvent:
+    event = pb.RehearseEvent(
+        progress=pb.Progress(step="rehearsed", fraction=1.0, done=True),
+        verdict=told.verdict.word,
+        reason=told.verdict.reason,
+        words=told.words,
+        active=_stamp(told.active),
+        value_unit=told.unit,
+    )
+    event.progress.stamp.CopyFrom(_stamp(told.candidate))
+    event.figures.update(numbers(told.whole))
+    event.figures.update({"live": told.live, "live_dropped": told.live_dropped})
+    latency = told.latency
+    event.figures["latency_pairs"] = latency.pairs
+    times = {
+        "work_ms_before": latency.before_ms,
+        "work_ms_now": latency.now_ms,
+        "work_ratio": latency.ratio.value,
+        "work_ratio_low": latency.ratio.low,
+        "work_ratio_high": latency.ratio.high,
+    }
+    event.figures.update({name: value for name, value in times.items() if math.isfinite(value)})
+    for part in told.slices:
+        event.slices.add(slice=part.slice).figures.update(numbers(part))
+    return event
+
+
+def _stamp(facts: Facts) -> inference_pb2.Stamp:
+    return inference_pb2.Stamp(hex=facts.stamp, name=facts.stamp_name)

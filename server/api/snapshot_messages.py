@@ -1,0 +1,148 @@
+"""The engine's snapshot as the message the console, `server status` and the probes read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from proto import observe_pb2 as pb
+from server import host
+from server.api.model_statistics import Tally
+from server.engine import Engine
+from server.telemetry.rows import Health
+from server.telemetry_port import Witness
+from server.types import EngineSnapshot, Evidence, Facts, ReplicaStatus, SelfCheck
+
+MOST_MOVED = 50  # of one replica; a package upgraded whole changes every module
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What is true of this server whatever it serves. `limits` are name, value, unit."""
+
+    name: str
+    version: str
+    instance: str  # changes at every start
+    flags: Mapping[str, str]
+    limits: tuple[tuple[str, float, str], ...]
+    insecure: bool
+    slo_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshots:
+    engine: Engine
+    identity: Identity
+    tally: Tally
+    witness: Witness
+
+    def take(self) -> pb.ServerSnapshot:
+        now = self.engine.snapshot()
+        message = _engine_message(now)
+        message.refused += self.tally.refused_at_the_door
+        message.requests += self.tally.refused_at_the_door
+        identity = self.identity
+        message.server = identity.name
+        message.version = identity.version
+        message.insecure = identity.insecure
+        message.slo_ms = identity.slo_ms
+        message.flags.update(identity.flags)
+        message.rss_bytes = host.rss_bytes()
+        limits = identity.limits + (now.facts.limits if now.facts else ())
+        for name, value, unit in limits:
+            message.limits.add(name=name, value=value, unit=unit)
+        _add_telemetry(message, self.witness.health())
+        return message
+
+
+def _engine_message(now: EngineSnapshot) -> pb.ServerSnapshot:
+    counters = now.counters
+    message = pb.ServerSnapshot(
+        state=pb.ServerState.Value(now.state),
+        reason=now.reason,
+        started_unix_ms=int(now.started * 1000),
+        warm_replicas=now.warm_replicas,
+        wanted_replicas=now.wanted_replicas,
+        replicas=[_replica_message(replica) for replica in now.replicas],
+        queued=now.queued,
+        queue_limit=now.queue_limit,
+        requests=counters.requests,
+        failed=counters.failed,
+        refused=counters.refused,
+        quarantined=counters.quarantined,
+    )
+    for client, stamp, refused, last in now.pins:
+        message.pins.add(client=client, stamp=stamp, refused=refused, last_unix_ms=int(last * 1000))
+    if now.facts is not None:
+        _add_facts(message, now.facts)
+    message.reasons.update(now.reasons)
+    return message
+
+
+def _add_facts(message: pb.ServerSnapshot, facts: Facts) -> None:
+    message.stamp = facts.stamp
+    message.stamp_name = facts.stamp_name
+    message.dirty = facts.dirty
+    message.signed_by = facts.signed_by
+    message.stamp_parts.update(facts.stamp_parts)
+    message.stamp_detail.update(facts.stamp_detail)
+    message.env.update(facts.env)
+    message.reasons.update(facts.reasons)
+    message.labels.extend(facts.labels)
+
+
+def _add_telemetry(message: pb.ServerSnapshot, health: Health) -> None:
+    message.telemetry_state = health.state
+    message.telemetry_dropped = health.dropped
+    message.telemetry_bytes = health.bytes
+    message.telemetry_notes.update(health.notes)
+    if message.state == pb.READY and health.state.startswith("degraded"):
+        message.state = pb.DEGRADED
+        message.reason = f"telemetry {health.state}"
+
+
+def _replica_message(replica: ReplicaStatus) -> pb.ReplicaStatus:
+    return pb.ReplicaStatus(
+        index=replica.index,
+        state=replica.state,
+        reason=replica.reason,
+        device=replica.device,
+        stamp=replica.stamp,
+        pid=replica.pid,
+        restarts=replica.restarts,
+        in_flight=replica.in_flight,
+        answered=replica.answered,
+        rss_bytes=replica.rss_bytes,
+        evidence=[_evidence_message(evidence) for evidence in replica.evidence],
+        load_s=replica.load_s,
+        loading_fraction=replica.loading_fraction,
+        self_check=_self_check_message(replica.self_check),
+    )
+
+
+def _self_check_message(check: SelfCheck) -> pb.SelfCheck:
+    message = pb.SelfCheck(
+        at_unix_ms=int(check.at * 1000),
+        took_ms=check.took_ms,
+        verified_unix_ms=int(check.verified_at * 1000),
+        trouble=check.trouble,
+    )
+    for item in check.moved[:MOST_MOVED]:
+        message.moved.add(kind=item.kind, name=item.name, words=item.words, now=item.now)
+    return message
+
+
+def _evidence_message(evidence: Evidence) -> pb.ProbeEvidence:
+    return pb.ProbeEvidence(
+        mix=evidence.mix,
+        ok=evidence.ok,
+        reason=evidence.reason,
+        p50_ms=evidence.p50_ms,
+        max_ms=evidence.max_ms,
+        limit_ms=evidence.limit_ms,
+        runs=evidence.runs,
+        worst_difference=evidence.worst_difference,
+        tolerance=evidence.tolerance,
+        at_unix_ms=int(evidence.at * 1000),
+        source=evidence.source,
+    )

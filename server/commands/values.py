@@ -1,0 +1,87 @@
+"""Reads the values of flags from their text: each reader raises ValueError for what cannot be."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from server.config import MIB
+from server.ops import simulated_clock
+
+Number = TypeVar("Number", int, float)
+
+
+def whole(text: str) -> int:
+    """A count of at least 1."""
+    return _at_least(int(text), 1)
+
+
+def count(text: str) -> int:
+    """A count of at least 0, where 0 means automatic."""
+    return _at_least(int(text), 0)
+
+
+def mib(text: str) -> int:
+    """Mebibytes, as bytes."""
+    return int(_at_least(float(text), 1 / MIB) * MIB)
+
+
+def kib(text: str) -> int:
+    """Kibibytes, as bytes."""
+    return mib(text) // 1024
+
+
+def seconds(text: str) -> float:
+    return _at_least(float(text), 0.0)
+
+
+def at_least_one(text: str) -> float:
+    return _at_least(float(text), 1.0)
+
+
+def above_zero(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise ValueError
+    return value
+
+
+def share(text: str) -> float:
+    value = _at_least(float(text), 0.0)
+    if value > 1:
+        raise ValueError
+    return value
+
+
+def _at_least(value: Number, least: float) -> Number:
+    if not value >= least:  # also refuses NaN
+        raise ValueError
+    return value
+
+
+# What a value that a reader refuses should have been.
+EXPECTED: dict[Callable[[str], Any], str] = {
+    whole: "a whole number of at least 1",
+    count: "a whole number of at least 0",
+    mib: "MiB, more than 0",
+    kib: "KiB, more than 0",
+    seconds: "seconds, at least 0",
+    at_least_one: "a number of at least 1",
+    above_zero: "a number above 0",
+    share: "a share from 0 to 1",
+    simulated_clock.read: "a time with its zone and a speed, e.g. 2026-11-02T00:00Z,4000",
+}
+
+
+def expecting(read: Callable[[str], Any], words: str = "") -> Callable[[str], Any]:
+    """The reader with an error that says what was expected instead of naming the reader."""
+
+    def convert(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError:
+            wanted = words or EXPECTED.get(read, "something else")
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {wanted}") from None
+
+    return convert

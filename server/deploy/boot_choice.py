@@ -1,0 +1,82 @@
+"""Which bundle a server starts with: the one it was told, else what its store served last.
+
+Knows the store, no pool: whoever starts a pool asks here what to try, and what next when a bundle
+is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.config import CHOOSE, EMBEDDED_BUNDLE
+from server.deploy.bundle_store import SHORT, BundleStore, StoreRefused, identify
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A bundle to serve and why it is this one."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A choice that could not be served, and what refused it."""
+
+    choice: Choice
+    refusal: str
+
+
+def choices(asked: Path, store: BundleStore | None) -> tuple[Choice, ...]:
+    """What to try, in this order.
+
+    Never falls back from the store to the embedded bundle: another model with other labels is no
+    replacement that nobody has to know of.
+    """
+    if asked != CHOOSE:
+        return (Choice(asked, _as_told(asked, store)),)
+    found = _linked(store) if store is not None else ()
+    return found or (Choice(EMBEDDED_BUNDLE, "the embedded one: nothing was named or activated"),)
+
+
+def after(choice: Choice, tried: Sequence[Tried]) -> Choice:
+    """The same choice, with what was refused before it as part of the reason."""
+    if not tried:
+        return choice
+    before = "; ".join(f"{one.choice.path.name} refused: {one.refusal}" for one in tried)
+    return Choice(choice.path, f"{choice.reason}; {before}")
+
+
+def _as_told(asked: Path, store: BundleStore | None) -> str:
+    current = None
+    if store is not None:
+        try:
+            current = store.current
+        except StoreRefused:
+            pass  # what was named is served, whatever the store is like
+    if current is None or current.path.resolve() == asked.resolve():
+        return "named by --bundle"
+    return f"named by --bundle, before {current.stamp[:SHORT]}, the store's current"
+
+
+def _linked(store: BundleStore) -> tuple[Choice, ...]:
+    found: list[Choice] = []
+    stamps: list[str] = []
+    for link in ("current", "previous"):
+        path = store.link_path(link)
+        if path is None:
+            continue
+        try:
+            _, stamp = identify(path)
+        except StoreRefused as error:
+            # Kept in line, and refused by a replica when its turn comes: a current that is damaged
+            # or gone is told, not passed over.
+            found.append(Choice(store.root / link, f"the store's {link} ({error})"))
+            continue
+        if stamp not in stamps:
+            stamps.append(stamp)
+            found.append(Choice(path, f"the store's {link}"))
+    return tuple(found)

@@ -1,0 +1,320 @@
+"""Putting bundles into service: the store on disk and the pools in memory, in the right order.
+
+The switch in memory comes first, the links on disk after it: a crash in between boots the bundle
+that served before, which was good a moment ago.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from server.config import MIB
+from server.deploy.bundle_listing import roles
+from server.deploy.bundle_store import SHORT, BundleStore, Stored, StoreRefused
+from server.deploy.strategy import ROLLING, choose
+from server.errors import DeployRefused
+from server.request.actor import ASKER, ITSELF
+from server.routing.canary import Canary
+from server.routing.canary_analysis import Trial
+from server.routing.candidate_checks import step
+from server.routing.pool_set import Lineup
+from server.routing.progress import Step, Steps, Switch, activated, detached
+from server.routing.router import stamp_of, switched
+from server.types import Facts
+
+logger = logging.getLogger(__name__)
+
+# (what was done, the switch or None, in words): for the journal of deploys.
+Told = Callable[[str, Switch | None, str], None]
+# The trial of a candidate against what serves, from what both bundles say of themselves.
+Trials = Callable[[Facts, Facts], Trial]
+CANARY_LOOK_S = 1.0
+COPY_LOOK_S = 0.2
+DAMAGED = ("names", "kind", "manifest", "files", "format", "hash")  # checks of a bundle's files
+COLD = "cold"  # the check that a rollback without a warm standby is refused with
+
+
+def _nobody(_action: str, _switch: Switch | None, _detail: str) -> None:
+    return None
+
+
+def _plain(_active: Facts, _candidate: Facts) -> Trial:
+    return Trial()
+
+
+@dataclass(slots=True)
+class Deployment:
+    """`keep` bundles stay on disk beside what is linked or loaded."""
+
+    lineup: Lineup
+    store: BundleStore
+    told: Told = _nobody
+    trials: Trials = _plain
+    keep: int = 5
+    look_s: float = CANARY_LOOK_S
+    _copied: set[str] = field(default_factory=set, init=False)  # stamps on their way into a pool
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _left: str = field(default="", init=False)  # rolled back from, until the next switch
+    _linking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    # ---- load ----------------------------------------------------------------------------------
+
+    async def load(self, path: Path, swap: str = "", activate: bool = False) -> Steps:
+        """Copy a bundle into the store, then prove it beside the active one; with `activate` serve
+        it as well. Raises DeployRefused with the evidence."""
+        far = deque([(0, 0)], maxlen=1)
+        adding = partial(self.store.add, path, lambda *moved: far.append(moved))
+        copying = asyncio.create_task(asyncio.to_thread(adding))
+        try:
+            while not copying.done():
+                done, total = far[0]
+                words = f"{done // MIB} of {total // MIB} MiB of {path}" if total else str(path)
+                yield Step("copying", done / max(1, total), words)
+                await asyncio.wait([copying], timeout=COPY_LOOK_S)
+            stored = copying.result()
+        except StoreRefused as error:
+            raise self._refused(DeployRefused("store", str(error))) from None
+        finally:
+            copying.cancel()  # of a caller who went away; its thread goes on to the end
+        async with aclosing(self._load(stored, swap, activate, "activate", "")) as steps:
+            async for one in steps:
+                yield one
+
+    async def roll_back_cold(self, reason: str, swap: str = "") -> Steps:
+        """To the store's previous bundle, which is loaded for it. Raises DeployRefused."""
+        previous = self.store.previous
+        if previous is None:
+            raise DeployRefused("rollback", "there is no previous bundle in the store")
+        self._check_back(previous.stamp)
+        async with aclosing(self._load(previous, swap, True, "rollback", reason)) as steps:
+            async for one in steps:
+                yield one
+
+    async def _load(
+        self, stored: Stored, swap: str, activate: bool, action: str, reason: str
+    ) -> Steps:
+        chosen, said = await self._choose(stored, swap, activate)
+        for one in (*said, *await self._keep_active()):
+            yield one
+        if chosen == ROLLING:
+            # Half a roll is no state to be left in because somebody's connection broke.
+            rolled = self._rolled(stored, action, reason)
+            steps = detached(self._journaled(rolled, stored), self._tasks)
+        else:
+            steps = self._journaled(self._beside(stored, activate, action, reason), stored)
+        async with aclosing(steps):
+            async for one in steps:
+                yield one
+
+    async def _choose(self, stored: Stored, swap: str, activate: bool) -> tuple[str, list[Step]]:
+        """How it takes the other's place, and the room for it. Raises DeployRefused."""
+        lineup, said = self.lineup, []
+        try:
+            if stored.stamp == stamp_of(lineup.active):
+                raise DeployRefused("load", f"stamp {stored.stamp[:SHORT]} is being served already")
+            lineup.check_free()
+            if (ending := lineup.discard()) is not None:
+                said.append(Step("room", 0.0, "what was loaded and not activated ends"))
+                await ending
+            misfit = lineup.misfit(stored.path)
+            if misfit and lineup.standby is not None:
+                said.append(Step("room", 0.0, f"the standby ends: {misfit}"))
+                await lineup.retire_standby()
+                misfit = lineup.misfit(stored.path)
+            chosen, why = choose(swap, activate, misfit)
+        except DeployRefused as refusal:
+            raise self._refused(refusal) from None
+        lineup.notes["swap"] = f"{chosen}: {why}"
+        return chosen, [*said, Step("swap", 0.0, lineup.notes["swap"])]
+
+    async def _keep_active(self) -> list[Step]:
+        """A copy of what serves, if it came from outside: to be able to go back to it."""
+        facts = self.lineup.active.facts
+        if facts is None or facts.dirty or self._find(facts.stamp) is not None:
+            return []
+        try:
+            await asyncio.to_thread(self.store.add, Path(facts.bundle_path))
+        except StoreRefused as error:
+            return [Step("keeping", 0.0, f"NO COLD ROLLBACK, it cannot be kept: {error}")]
+        return [Step("keeping", 0.0, f"{facts.stamp_name}, to be able to go back to it")]
+
+    async def _journaled(self, steps: Steps, stored: Stored) -> Steps:
+        try:
+            async with aclosing(steps):
+                async for one in steps:
+                    yield one
+        except DeployRefused as refusal:
+            await self._forget_damaged(stored, refusal)
+            raise self._refused(refusal) from None
+
+    async def _forget_damaged(self, stored: Stored, refusal: DeployRefused) -> None:
+        """A copy whose files are not the manifest's, as of a bundle that was still being written,
+        must not stand in for the whole one at the next load."""
+        if refusal.check not in DAMAGED or stored.stamp in roles(self.lineup):
+            return
+        try:
+            await asyncio.to_thread(self.store.remove, stored)
+        except OSError as error:
+            logger.error("the damaged %s stays in the store: %s", stored.path, error)
+
+    async def _beside(self, stored: Stored, activate: bool, action: str, reason: str) -> Steps:
+        self._copied.add(stored.stamp)
+        try:
+            async with aclosing(self.lineup.load(stored.path)) as steps:
+                async for one in steps:
+                    yield one
+        finally:
+            self._copied.discard(stored.stamp)
+        self.told("load", None, f"{stored.name} {stored.stamp} is ready")
+        if not activate:
+            return
+        switch = self.lineup.activate(stored.stamp)
+        if action == "rollback":
+            self.lineup.leave_sessions()
+        yield await self._noted(action, activated(switch), reason)
+
+    async def _rolled(self, stored: Stored, action: str, reason: str) -> Steps:
+        self._copied.add(stored.stamp)
+        try:
+            async with aclosing(self.lineup.roll(stored.path)) as steps:
+                async for one in steps:
+                    yield await self._noted(action, one, reason) if one.switch else one
+        finally:
+            self._copied.discard(stored.stamp)
+
+    # ---- switch --------------------------------------------------------------------------------
+
+    async def activate(self, stamp: str) -> Step:
+        """For everybody, at once; a canary of it is over then. Raises DeployRefused."""
+        stored, canary = self._find(stamp), self.lineup.canary
+        evidence = f"canary ended: {canary.evidence()}" if canary is not None else ""
+        done = activated(self.lineup.activate(stored.stamp if stored else stamp))
+        return await self._noted("activate", done, evidence)
+
+    async def roll_back(self, reason: str) -> Step:
+        """Ends a canary; else back to the bundle kept warm.
+
+        Raises DeployRefused, with the check COLD when it would have to be loaded first.
+        """
+        canary = self.lineup.canary
+        if canary is not None:
+            return self._canary_back(canary, reason or "asked for")
+        previous = self.store.previous
+        self._check_back(stamp_of(self.lineup.standby) if self.lineup.standby else "")
+        if self.lineup.standby is None and previous is not None:
+            words = f"{previous.stamp[:SHORT]} is not warm any more and has to be loaded"
+            raise DeployRefused(COLD, words)
+        done = replace(activated(self.lineup.roll_back()), name="rolled back")
+        return await self._noted("rollback", done, reason)
+
+    def _check_back(self, stamp: str) -> None:
+        """Two people who roll the same bundle back must not serve it again between them."""
+        if stamp and stamp == self._left:
+            again = f"`server activate {stamp[:SHORT]}` if it is to serve again"
+            raise DeployRefused(
+                "rollback", f"{stamp[:SHORT]} is what was rolled back last: {again}"
+            )
+
+    async def _noted(self, action: str, done: Step, detail: str) -> Step:
+        """Journal and links; the step with what is worth adding to it."""
+        switch = done.switch
+        assert switch is not None
+        self._left = switch.from_stamp if action == "rollback" else ""
+        self.told(action, switch, detail)
+        async with self._linking:  # in the order of the switches
+            added = await self._link(switch)
+        return replace(done, detail=done.detail + added)
+
+    async def _link(self, switch: Switch) -> str:
+        stored, before = self._find(switch.stamp), self._find(switch.from_stamp)
+        if stored is None:
+            return "; it is not in the store: a restart does not serve it"
+        try:
+            await asyncio.to_thread(self.store.activate, stored, before)
+        except OSError as error:
+            logger.error("the store's links: %s", error)
+            return f"; A RESTART DOES NOT SERVE IT, the store's links cannot be set: {error}"
+        return await self._collect()
+
+    async def _collect(self) -> str:
+        """Remove what nothing refers to; never a reason for a switch to fail."""
+        keep = {*roles(self.lineup), *self._copied}
+        try:
+            gone = await asyncio.to_thread(self.store.collect, keep, self.keep)
+        except (StoreRefused, OSError) as error:
+            logger.error("the store could not be tidied: %s", error)
+            return ""
+        if not gone:
+            return ""
+        names = ", ".join(f"{bundle.name}+{bundle.stamp[:SHORT]}" for bundle in gone)
+        self.told("collect", None, f"removed from the store: {names}")
+        return f"; removed from the store: {names}"
+
+    def _find(self, stamp: str) -> Stored | None:
+        """None for a bundle that was started from outside the store."""
+        try:
+            return self.store.find(stamp)
+        except StoreRefused:
+            return None
+
+    def _refused(self, refusal: DeployRefused) -> DeployRefused:
+        self.told("refuse", None, str(refusal))
+        return refusal
+
+    # ---- canary --------------------------------------------------------------------------------
+
+    async def start_canary(self, stamp: str, share: float, seconds: float) -> Step:
+        """Serve this share of the sessions with a loaded stamp, and watch. Raises DeployRefused."""
+        stored = self._find(stamp)
+        full = stored.stamp if stored is not None else stamp
+        active, candidate = self.lineup.active.facts, self.lineup.candidate
+        trial = Trial()
+        if active is not None and candidate is not None and candidate.facts is not None:
+            trial = await asyncio.to_thread(self.trials, active, candidate.facts)
+        canary = self.lineup.begin_canary(full, lambda pool: Canary(pool, share, seconds, trial))
+        words = f"{share:.0%} of the sessions for {seconds / 60:g} min"
+        self.told("canary", self._of(canary), words)
+        task = asyncio.create_task(self._watch(canary))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return step("canary", 1.0, canary.pool, words)
+
+    async def _watch(self, canary: Canary) -> None:
+        ASKER.set(ITSELF)
+        while self.lineup.canary is canary:
+            await asyncio.sleep(self.look_s)
+            if self.lineup.canary is not canary:
+                return
+            decision, evidence = canary.decide()
+            if decision == "back":
+                self._canary_back(canary, evidence)
+            elif decision == "promote":
+                with contextlib.suppress(DeployRefused):  # not serving just now: looked at again
+                    done = activated(self.lineup.activate(stamp_of(canary.pool)))
+                    await self._noted("canary-promoted", done, evidence)
+            elif decision == "hold":
+                self.told("canary-held", self._of(canary), evidence)
+
+    def _canary_back(self, canary: Canary, evidence: str) -> Step:
+        self.told("canary-rolled-back", self._of(canary), evidence)
+        self.lineup.notes["last canary"] = f"rolled back: {evidence}"
+        self.lineup.discard()
+        return step("canary rolled back", 1.0, self.lineup.active, evidence)
+
+    def _of(self, canary: Canary) -> Switch:
+        return switched(canary.pool, self.lineup.active, 0.0)
+
+    async def stop(self) -> None:
+        if self.lineup.canary is not None:  # a restart serves what was active, and to everybody
+            self.told("canary-rolled-back", self._of(self.lineup.canary), "the server stopped")
+        for task in [*self._tasks]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,102 @@
+"""Tells telemetry what is served: the bundle's own reference and objective, and every change of it
+as a row of the deploy journal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.errors import DeployRefused
+from server.request.actor import ASKER
+from server.routing.canary_analysis import Trial
+from server.routing.progress import Switch
+from server.telemetry.errors import StoreBusy, TelemetryError
+from server.telemetry.quality.pricing import yardsticks
+from server.telemetry.rows import DeployRow
+from server.telemetry.stamps.stamp_state import Bundle
+from server.telemetry_port import Witness
+from server.types import Facts
+
+logger = logging.getLogger(__name__)
+
+REFERENCE = Path("reference") / "profile.json"
+OBJECTIVE = Path("objective.json")
+
+
+@dataclass(slots=True)
+class Deploys:
+    """`wall` is unix seconds."""
+
+    witness: Witness
+    wall: Callable[[], float]
+    _started: bool = field(default=False, init=False)
+
+    async def adopt(self, facts: Facts) -> None:
+        """A bundle has been loaded and is about to serve. Raises DeployRefused when its reference
+        or its objective does not fit what it predicts; nothing has changed then."""
+        try:
+            await asyncio.to_thread(lambda: self.witness.adopt(bundle_of(facts)))
+        except (StoreBusy, sqlite3.Error) as trouble:
+            # Telemetry's own trouble keeps no bundle from serving: rows then have no reference.
+            logger.error("telemetry: %s is not adopted: %s", facts.stamp_name, trouble)
+        except (TelemetryError, OSError) as error:
+            raise DeployRefused("reference", str(error)) from None
+
+    def switched(self, action: str, switch: Switch | None, detail: str) -> None:
+        """What a Deployment did: load | activate | rollback | refuse | collect | canary..."""
+        if switch is None:
+            self._note(action, detail=detail)
+        else:
+            self._note(action, switch.stamp, switch.stamp_name, switch.from_stamp, detail)
+
+    async def start(self, facts: Facts) -> None:
+        """The first bundle of this process. Raises DeployRefused, like `adopt`."""
+        try:
+            await self.adopt(facts)
+        except DeployRefused as refusal:
+            self._note("refuse", facts.stamp, facts.stamp_name, detail=str(refusal))
+            raise
+        self._started = True
+        self._note("start", facts.stamp, facts.stamp_name)
+
+    def stop(self, facts: Facts | None) -> None:
+        if self._started and facts is not None:
+            self._note("stop", facts.stamp, facts.stamp_name)
+
+    def _note(
+        self, action: str, stamp: str = "", name: str = "", before: str = "", detail: str = ""
+    ) -> None:
+        at_ms = int(self.wall() * 1000)
+        self.witness.deployed(DeployRow(at_ms, action, stamp, name, before, ASKER.get(), detail))
+
+
+def trial_of(active: Facts, candidate: Facts) -> Trial:
+    """Both valued by one price list; without values when a bundle's files do not fit."""
+    try:
+        sticks = yardsticks(bundle_of(active), bundle_of(candidate))
+    except (TelemetryError, OSError) as error:
+        logger.error("canary: no values to compare: %s", error)
+        return Trial()
+    return Trial(sticks.before, sticks.now)
+
+
+def bundle_of(facts: Facts) -> Bundle:
+    """Raises OSError."""
+    path = Path(facts.bundle_path)
+    return Bundle(
+        stamp=facts.stamp,
+        name=facts.stamp_name,
+        schema=facts.features,
+        labels=facts.labels,
+        reference=_content(path / REFERENCE),
+        objective=_content(path / OBJECTIVE),
+    )
+
+
+def _content(path: Path) -> bytes:
+    """Both files are a bundle's to have or not."""
+    return path.read_bytes() if path.is_file() else b""

@@ -1,0 +1,1 @@
+"""Around a running server: the service manager, OpenTelemetry, alerts of its own."""

@@ -1,0 +1,134 @@
+"""Tells OpenTelemetry of every call and, while it lasts, which call a prediction belongs to.
+
+An interceptor around all others, so that what they refuse is counted too. A record is made long
+after the bytes of its call were read; a context variable carries the call there, as it follows the
+tasks and callbacks of the event loop by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+
+from server.engine import Recorder
+from server.request.caller import TRACE_KEY
+from server.telemetry.otel.instruments import Instruments
+from server.telemetry.otel.items import Call
+from server.telemetry.record import FeatureSpec, Record
+
+STATE_KEY = "tracestate"
+# A deadline travels as time left, so it ends here later than at the caller, by as long as the
+# request was on its way; and there a call that is past it is reset like one that is cancelled.
+DEADLINE_LAG_S = 0.1
+NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+CALL: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+class Told:
+    """A recorder that tells OpenTelemetry of each record, then hands it on."""
+
+    def __init__(self, instruments: Instruments, recorder: Recorder) -> None:
+        self._instruments = instruments
+        self._recorder = recorder
+
+    def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None:
+        self._recorder.put(self._instruments.answered(record, CALL.get()), schema)
+
+
+class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """One call is one task: what is set while its handler is looked up is seen by the handler."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._instruments = instruments
+        self._told: dict[str, tuple[Any, Any]] = {}  # method -> its handler, and that one told of
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: Any
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None  # gRPC itself answers UNIMPLEMENTED
+        method = details.method
+        parent, state = _trace_headers(details.invocation_metadata or ())
+        streamed = handler.request_streaming
+        CALL.set(self._instruments.began(method.lstrip("/"), parent, state, streamed))
+        known, told = self._told.get(method, (None, None))
+        if known is not handler:  # a guard makes a new one for each call
+            told = _wrapped(handler, self._ended)
+            self._told[method] = (handler, told)
+        return told
+
+    def _ended(self, call: Call, status: str, took_s: float) -> None:
+        # Records are made in the next turn of the loop; the call ends after them.
+        asyncio.get_running_loop().call_soon(self._instruments.ended, call, status, took_s)
+
+
+Ended = Callable[[Call, str, float], None]
+
+
+def _wrapped(handler: Any, ended: Ended) -> Any:
+    """The same handler, which says when and how its call ended."""
+    make, inner = _kind_of(handler)
+
+    async def call(request: Any, context: Any) -> Any:
+        told = CALL.get()
+        assert told is not None
+        began_s = time.perf_counter()
+        status = "UNKNOWN"  # what gRPC makes of an exception
+        try:
+            answer = inner(request, context)
+            if inspect.isasyncgen(answer):
+                async for message in answer:
+                    await context.write(message)
+                found = None
+            else:
+                found = await answer
+            status = _status_of(context, "OK")
+            return found
+        except asyncio.CancelledError:
+            left_s = context.time_remaining()
+            early = left_s is None or left_s > DEADLINE_LAG_S
+            status = "CANCELLED" if early else "DEADLINE_EXCEEDED"
+            raise
+        except grpc.aio.AbortError:
+            status = _status_of(context, "UNKNOWN")
+            raise
+        finally:
+            ended(told, status, time.perf_counter() - began_s)
+
+    return make(call, handler.request_deserializer, handler.response_serializer)
+
+
+def _kind_of(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """How to make such a handler, and what this one does."""
+    if handler.request_streaming and handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler, handler.stream_stream
+    if handler.request_streaming:
+        return grpc.stream_unary_rpc_method_handler, handler.stream_unary
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler, handler.unary_stream
+    return grpc.unary_unary_rpc_method_handler, handler.unary_unary
+
+
+def _trace_headers(metadata: Any) -> tuple[str, str]:
+    parent = state = ""
+    for key, value in metadata:
+        if key == TRACE_KEY:
+            parent = str(value)
+        elif key == STATE_KEY:
+            state = str(value)
+    return parent, state
+
+
+def _status_of(context: Any, unset: str) -> str:
+    code = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return str(code.name)
+    return NAMES.get(code, unset) if code else unset

@@ -1,0 +1,161 @@
+"""OpenTelemetry around one server: built from its flags and OpenTelemetry's own variables, told of
+its state once a second. Does nothing, and loads nothing, when nothing is switched on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import grpc
+
+from server.api.health import TAKES_TRAFFIC
+from server.api.snapshot_messages import Identity
+from server.config import ServerConfig
+from server.engine import Engine, Recorder
+from server.errors import ServerError
+from server.security.roles import ALLOWED
+from server.telemetry.errors import ExportRefused
+from server.telemetry.otel.configuration import named_attributes, plan_of
+from server.telemetry.otel.gauges import Reading
+from server.telemetry.otel.instruments import Instruments
+from server.telemetry.otel.metric_definitions import DROPPED
+from server.telemetry.otel.resources import Served
+from server.types import EngineSnapshot
+
+if TYPE_CHECKING:
+    from server.telemetry.otel.file import SqliteFile
+
+SERVICE = "trefoil-server"
+STATE_S = 1.0
+DAY_S = 86400.0
+OUTCOMES = ("answered", "failed", "refused", "bad_input", "expired", "cancelled")
+
+
+class CannotExport(ServerError):
+    """--prometheus, --otel-file or a variable of OpenTelemetry asks for what cannot be done."""
+
+
+class Instrumented:
+    """Raises CannotExport. `instruments` is None when nothing is switched on."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        identity: Identity,
+        environ: Mapping[str, str] = os.environ,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.instruments: Instruments | None = None
+        self._file: SqliteFile | None = None
+        self._engine: Engine | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        try:
+            plan = plan_of(environ, config.prometheus, config.trace_share)
+            if config.otel_file is not None:
+                from server.telemetry.otel.file import SqliteFile
+
+                self._file = SqliteFile(config.otel_file, config.keep_days * DAY_S, wall=wall)
+            if plan.on or self._file is not None:
+                about = about_server(config, identity, environ)
+                self.instruments = Instruments(
+                    plan, about, known_methods(), self._served, self._file, wall
+                )
+        except ExportRefused as refusal:
+            if self._file is not None:
+                self._file.close()
+            raise CannotExport(str(refusal)) from None
+
+    @property
+    def said(self) -> list[str]:
+        """What was chosen, and why."""
+        kept = [f"traces, events and metrics are kept in {self._file.path}"] if self._file else []
+        return [*(self.instruments.said if self.instruments is not None else ()), *kept]
+
+    def recorder(self, recorder: Recorder) -> Recorder:
+        """The same recorder, with OpenTelemetry told first."""
+        if self.instruments is None:
+            return recorder
+        from server.ops.otel_interceptor import Told
+
+        return Told(self.instruments, recorder)
+
+    def interceptors(
+        self, others: tuple[grpc.aio.ServerInterceptor, ...]
+    ) -> tuple[grpc.aio.ServerInterceptor, ...]:
+        """Outermost, so that what the others refuse is counted too."""
+        if self.instruments is None:
+            return others
+        from server.ops.otel_interceptor import Calls
+
+        return (Calls(self.instruments), *others)
+
+    def watch(self, engine: Engine) -> None:
+        """From now on show the state of this engine."""
+        self._engine = engine
+        if self.instruments is not None:
+            self._watcher = asyncio.create_task(self._look(self.instruments, engine))
+
+    async def close(self) -> None:
+        """Sends what is left, for a few seconds at most."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self.instruments is not None:
+            await asyncio.to_thread(self.instruments.close)
+        if self._file is not None:
+            await asyncio.to_thread(self._file.close)
+
+    async def _look(self, instruments: Instruments, engine: Engine) -> None:
+        while True:
+            state = state_of(engine.snapshot())
+            if self._file is not None:
+                state.append(Reading(DROPPED, self._file.lost, (("signal", "file"),)))
+            instruments.saw(state)
+            await asyncio.sleep(STATE_S)
+
+    def _served(self) -> Served:
+        facts = self._engine.facts if self._engine is not None else None
+        return Served(facts.stamp, facts.stamp_name, facts.labels) if facts else Served()
+
+
+def state_of(now: EngineSnapshot) -> list[Reading]:
+    readings = [
+        Reading("trefoil.ready", float(now.state in TAKES_TRAFFIC)),
+        Reading("trefoil.queue.rows", now.queued),
+        Reading("trefoil.queue.limit", now.queue_limit),
+        Reading("trefoil.in_flight", now.in_flight),
+        Reading("trefoil.replicas.wanted", now.wanted_replicas),
+        Reading("trefoil.replica.restarts", sum(replica.restarts for replica in now.replicas)),
+        Reading("trefoil.retries", now.counters.retried),
+        Reading("trefoil.quarantined", now.counters.quarantined),
+    ]
+    states = Counter(replica.state for replica in now.replicas)
+    for state, count in states.items():
+        readings.append(Reading("trefoil.replicas", count, (("trefoil.state", state),)))
+    for outcome in OUTCOMES:
+        count = getattr(now.counters, outcome)
+        readings.append(Reading("trefoil.rows", count, (("trefoil.outcome", outcome),)))
+    return readings
+
+
+def about_server(
+    config: ServerConfig, identity: Identity, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """Resource attributes; what the operator set in the environment comes before our own."""
+    about = {
+        "service.name": SERVICE,
+        "service.version": identity.version,
+        "service.instance.id": identity.instance,
+        "trefoil.server.name": identity.name,
+    }
+    if config.environment:
+        about["deployment.environment.name"] = config.environment
+    return about | named_attributes(environ)
+
+
+def known_methods() -> frozenset[str]:
+    return frozenset(method.lstrip("/") for method in ALLOWED)

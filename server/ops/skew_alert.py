@@ -1,0 +1,58 @@
+"""The alert that a replica is no longer what it loaded. It resolves when all is as it was again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from server.engine import Engine
+from server.pool.readiness import skew_of
+from server.telemetry.findings import Finding
+from server.telemetry_port import Witness
+from server.types import EngineSnapshot
+
+# One a server: another stamp that is served cleanly ends the alert of the one before.
+KEY = "skew/loaded"
+LOOK_S = 1.0
+# An alert that has flapped must be seen right for a while before it closes, so it is told again.
+REPEAT_S = 15.0
+
+
+@dataclass(slots=True)
+class SkewAlert:
+    """`clock` is monotonic seconds."""
+
+    engine: Engine
+    witness: Witness
+    clock: Callable[[], float] = time.monotonic
+    _told: Finding | None = field(default=None, init=False)
+    _told_at: float = field(default=0.0, init=False)
+    _ever_wrong: bool = field(default=False, init=False)
+
+    async def run(self) -> None:
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_S)
+
+    def look(self) -> None:
+        now = self.engine.snapshot()
+        if not any(replica.self_check.at for replica in now.replicas):
+            return  # nothing is known yet
+        found = finding_of(now)
+        again = self._ever_wrong and self.clock() - self._told_at >= REPEAT_S
+        if found != self._told or again:
+            self._told, self._told_at = found, self.clock()
+            self._ever_wrong = self._ever_wrong or bool(found.severity)
+            self.witness.report([found])
+
+
+def finding_of(now: EngineSnapshot) -> Finding:
+    """What changes answers already is critical; what the next start would change is high."""
+    items = [item for replica in now.replicas for item in replica.self_check.moved]
+    severity = "critical" if any(item.now for item in items) else "high" if items else ""
+    if not severity and any(replica.self_check.trouble for replica in now.replicas):
+        severity = "warning"
+    stamp = now.facts.stamp if now.facts else ""
+    return Finding(KEY, "skew", severity, skew_of(now.replicas), stamp)

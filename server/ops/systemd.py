@@ -1,0 +1,97 @@
+"""Tells the service manager that started this server how it goes (systemd's sd_notify protocol).
+
+One datagram each to the socket NOTIFY_SOCKET names. Without it everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+
+from server.api.health import TAKES_TRAFFIC
+from server.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+SEND_WITHIN_S = 1.0  # the manager may be slow to read; the event loop waits for it no longer
+RETRY_S = 1.0
+# Signs of life come this many times as often as asked, so that one late one is no death.
+OFTENER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceManager:
+    """`address` is a path, or @name of an abstract socket; "": nobody listens. `watchdog_s` is how
+    long the manager waits for a sign of life; 0: it does not ask for any."""
+
+    address: str = ""
+    watchdog_s: float = 0.0
+
+    def status(self, line: str) -> bool:
+        # One line to systemd; a line break would begin another assignment.
+        return self._send("STATUS=" + " ".join(line.split()))
+
+    def ready(self) -> bool:
+        return self._send("READY=1")
+
+    def alive(self) -> bool:
+        return self._send("WATCHDOG=1")
+
+    def stopping(self, within_s: float) -> bool:
+        """Asks for `within_s` too: the manager knows nothing of the grace this server was given."""
+        return self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within_s * 1e6)}")
+
+    async def attend(self, engine: Engine) -> None:
+        """Say READY once a replica has proved itself right and fast enough, and show signs of
+        life as long as the event loop turns."""
+        if not self.address:
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._say_ready(engine))
+            if self.watchdog_s:
+                group.create_task(self._show_life())
+
+    async def _say_ready(self, engine: Engine) -> None:
+        state = ""
+        while state not in TAKES_TRAFFIC:
+            state = await engine.changed(state)
+        while True:
+            if self.ready():  # lost, the manager would wait for it for ever
+                return
+            await asyncio.sleep(RETRY_S)
+
+    async def _show_life(self) -> None:
+        while True:
+            self.alive()
+            await asyncio.sleep(self.watchdog_s / OFTENER)
+
+    def _send(self, words: str) -> bool:
+        if not self.address:
+            return False
+        name = "\0" + self.address[1:] if self.address.startswith("@") else self.address
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+                out.settimeout(SEND_WITHIN_S)
+                out.connect(name)
+                out.send(words.encode())
+        except OSError as error:
+            logger.warning("the service manager at %s was not told: %s", self.address, error)
+            return False
+        return True
+
+
+def service_manager(environment: MutableMapping[str, str]) -> ServiceManager:
+    """Taken out of the environment: replicas and alert commands do not speak for the server."""
+    address = environment.pop("NOTIFY_SOCKET", "")
+    asked_us = environment.pop("WATCHDOG_USEC", "")
+    asked_of = environment.pop("WATCHDOG_PID", "")
+    if address and address[0] not in "/@":
+        logger.warning("NOTIFY_SOCKET=%s is neither a path nor an abstract name", address)
+        return ServiceManager()
+    ours = asked_of in ("", str(os.getpid()))
+    watchdog_s = int(asked_us) / 1e6 if asked_us.isdigit() and ours else 0.0
+    return ServiceManager(address, watchdog_s)

@@ -1,0 +1,1 @@
+"""Warm replicas: the queue before them, the rows they hold, their health."""

@@ -1,0 +1,81 @@
+"""The rows one replica holds, and whether it may hold one more.
+
+At most one batch is `ahead` of the forward, in rows, tokens and payload bytes; what is in the
+forward is `running`. Only the queue of the front knows priorities, so the less is ahead, the truer
+they are; a whole batch is what keeps the forward from waiting for the decoder.
+"""
+
+from __future__ import annotations
+
+from server.pool.queue import Entry
+from server.types import Work
+
+
+class Holdings:
+    """# Invariant: a row is in exactly one of `ahead` and `running` from `add` to `release`."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.ahead: dict[str, Entry] = {}
+        self.running: dict[str, Entry] = {}
+        self.rows_room = 0
+        self.cost_room = 0
+        self._most_bytes = most_bytes
+        self._ahead_cost = 0
+        self._ahead_bytes = 0
+        self._cost = 0
+
+    def __len__(self) -> int:
+        return len(self.ahead) + len(self.running)
+
+    @property
+    def load(self) -> int:
+        """Tokens held, to find the emptiest replica; rows count too, for what costs nothing."""
+        return self._cost + len(self)
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [*self.running.values(), *self.ahead.values()]
+
+    @property
+    def full(self) -> bool:
+        return len(self.ahead) >= self.rows_room
+
+    @property
+    def generations(self) -> int:
+        return sum(entry.work.task == "generate" for entry in self.entries)
+
+    def fits(self, work: Work) -> bool:
+        """A row fits whatever it costs when nothing else is ahead, so none is too large to go."""
+        if self.full:
+            return False
+        fits_cost = self._ahead_cost + work.cost <= self.cost_room
+        fits_bytes = self._ahead_bytes + len(work.example) <= self._most_bytes
+        return (fits_cost and fits_bytes) or not self.ahead
+
+    def add(self, entry: Entry) -> None:
+        work = entry.work
+        self.ahead[work.id] = entry
+        self._ahead_cost += work.cost
+        self._ahead_bytes += len(work.example)
+        self._cost += work.cost
+
+    def begin(self, entry_id: str) -> None:
+        entry = self._leave_ahead(entry_id)
+        if entry is not None:
+            self.running[entry_id] = entry
+
+    def get(self, entry_id: str) -> Entry | None:
+        return self.running.get(entry_id) or self.ahead.get(entry_id)
+
+    def release(self, entry_id: str) -> Entry | None:
+        entry = self._leave_ahead(entry_id) or self.running.pop(entry_id, None)
+        if entry is not None:
+            self._cost -= entry.work.cost
+        return entry
+
+    def _leave_ahead(self, entry_id: str) -> Entry | None:
+        entry = self.ahead.pop(entry_id, None)
+        if entry is not None:
+            self._ahead_cost -= entry.work.cost
+            self._ahead_bytes -= len(entry.work.example)
+        return entry

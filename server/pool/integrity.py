@@ -1,0 +1,49 @@
+"""What one replica says of itself against what it loaded, and who waits for it to compare bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from server.replica import link
+from server.types import SelfCheck
+
+
+class Sameness:
+    """Of one life of one replica."""
+
+    def __init__(self) -> None:
+        self.check = SelfCheck()
+        self._asked = 0
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+
+    def ask(self) -> tuple[int, asyncio.Future[None]]:
+        """The number of a new question, and what is done when it is answered."""
+        self._asked += 1
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[self._asked] = answered
+        return self._asked, answered
+
+    def heard(self, looked: Any, wall: float) -> None:
+        """`looked` is a replica's message."""
+        number, verified = looked.verify_id, bool(looked.verify_id) and not looked.trouble
+        self.check = SelfCheck(
+            moved=link.moved(looked),
+            at=wall,
+            took_ms=looked.took_ms,
+            verified_at=wall if verified else self.check.verified_at,
+            trouble=looked.trouble,
+        )
+        self._settle(number)
+
+    def over(self) -> None:
+        """The replica is gone: nobody need wait any more."""
+        for number in list(self._waiting):
+            self._settle(number)
+
+    def _settle(self, number: int) -> None:
+        answered = self._waiting.pop(number, None)
+        if answered is not None:
+            with contextlib.suppress(asyncio.InvalidStateError):  # who asked has gone away
+                answered.set_result(None)

@@ -1,0 +1,310 @@
+"""One replica as the front sees it: a process, the link to it, what it holds and how it is.
+
+A seat outlives the processes that sit in it: `live` is one life, from spawn to death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from google.protobuf.message import DecodeError
+
+from server import host
+from server.config import ServerConfig
+from server.pool.in_flight import Holdings
+from server.pool.integrity import Sameness
+from server.pool.queue import Entry
+from server.pool.readiness import SERVING, Readiness
+from server.pool.spawn import Spawn
+from server.replica import link
+from server.replica.link import FrontLink, LinkBroken
+from server.types import Facts, Outcome, ReplicaStatus
+
+REAP_S = 5.0  # from the end of the link to the end of the process, before it is killed
+
+
+class Audience(Protocol):
+    """Who hears what a seat learns: the pool."""
+
+    def loaded(self, seat: Seat) -> str:
+        """A replica said hello. Returns why it must not serve, or ""."""
+
+    def judged(self, seat: Seat) -> None:
+        """A probe came back; `seat.readiness` holds it."""
+
+    def freed(self, seat: Seat) -> None:
+        """The seat may be able to take more."""
+
+    def finished(self, seat: Seat, entry: Entry, outcome: Outcome) -> None: ...
+
+
+class Seat:
+    def __init__(
+        self,
+        index: int,
+        config: ServerConfig,
+        spawn: Spawn,
+        audience: Audience,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self.index = index
+        self.name = str(index)
+        self.state = "starting"
+        self.reason = ""
+        self.restarts = 0
+        self.answered = 0
+        self.isolated = False  # kept free for one row that a replica died with
+        self._config = config
+        self._spawn = spawn
+        self._audience = audience
+        self._clock = clock
+        self._wall = wall
+        self._begin_life()
+
+    def _begin_life(self) -> None:
+        config = self._config
+        self.held = Holdings(config.ahead_bytes)
+        self.readiness = Readiness(
+            config.probe_interval_s, config.probe_runs, config.slow_after, config.fast_again
+        )
+        self.sameness = Sameness()
+        self.facts: Facts | None = None
+        self.fatal: tuple[str, str] | None = None
+        self.probing = False
+        self.started_at = self.moved_at = self.worked_at = self._clock()
+        self.device = ""
+        self.device_free: int | None = None  # bytes; None: not said, or no such memory
+        self._pid = 0
+        self._rss_bytes = 0
+        self._load_s = 0.0
+        self._loading = 0.0
+        self._probes = 0
+        self._killed = ""
+        self.blameless = False  # it died of something that no row can have done
+        self._oom_kills = host.oom_kills()
+        self._process: asyncio.subprocess.Process | None = None
+        self._link: FrontLink | None = None
+
+    @property
+    def serving(self) -> bool:
+        return self.state in SERVING
+
+    def stalled(self, now: float) -> str:
+        """Why it must be killed, or "": a load without end, or work without any progress."""
+        if self.state in ("starting", "loading"):
+            late = now - self.started_at > self._config.load_timeout_s
+            return f"not loaded after {self._config.load_timeout_s:g} s" if late else ""
+        busy = bool(self.held) or self.probing
+        if busy and now - self.moved_at > self._config.stall_s:
+            return f"no progress for {self._config.stall_s:g} s"
+        return ""
+
+    # ---- what it is told -------------------------------------------------------------------
+
+    def hold(self, entry: Entry) -> None:
+        """Count a row as held; `send` follows, with all rows of this turn in one frame."""
+        if not self.held:
+            self.moved_at = self._clock()
+        self.held.add(entry)
+
+    def send(self, entries: Iterable[Entry], now: float) -> None:
+        works = [entry.work for entry in entries]
+        self._tell(link.work_batch(works, now), [work.example for work in works])
+
+    def cancel(self, entry_id: str) -> None:
+        self._tell(link.cancel((entry_id,)))
+
+    def probe(self, mixes: Iterable[str] = ()) -> None:
+        """Ask for golden answers and speed of these mixes; none named: all."""
+        self.probing = True
+        self.moved_at = self._clock()
+        self._probes += 1
+        self._tell(link.probe(self._probes, True, tuple(mixes)))
+
+    async def verify(self, disk: bool) -> None:
+        """Return when the replica has compared every byte with what it loaded, or is gone."""
+        if self._link is not None and self.facts is not None:
+            number, answered = self.sameness.ask()
+            self._tell(link.verify(number, disk))
+            await answered
+
+    def stop(self) -> None:
+        self.state = "draining"
+        self._tell(link.stop())
+
+    def kill(self, reason: str) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._killed = self._killed or reason
+            self._process.kill()
+
+    def _tell(self, message: Any, payloads: Iterable[bytes] = ()) -> None:
+        if self._link is not None:
+            self._link.send(message, payloads)
+
+    # ---- its life --------------------------------------------------------------------------
+
+    async def live(self) -> str:
+        """Run one process from its start to its end; returns the cause of death in words.
+
+        What it held is still in `held` then: the caller decides what becomes of it.
+        """
+        self._begin_life()
+        self.state, self.reason = "starting", "process started"
+        ours, theirs = link.socket_pair()
+        try:
+            self._process = await self._spawn(self.index, theirs)
+            self._pid = self._process.pid
+            self._link = await FrontLink.over(ours)
+            await self._listen(self._link)
+        except OSError as error:
+            self.fatal = ("start", str(error))
+        finally:
+            ours.close()
+            code = await self._reap()
+        # A row can crash its process, or make the kernel kill it for want of memory. A SIGKILL that
+        # neither the kernel nor this front has sent came from outside.
+        from_outside = code == -signal.SIGKILL and not self._killed
+        self.blameless = from_outside and host.oom_kills() == self._oom_kills
+        return self._cause(code)
+
+    async def _listen(self, front: FrontLink) -> None:
+        try:
+            while (message := await front.receive()) is not None:
+                self._hear(message)
+        except (LinkBroken, DecodeError) as error:
+            self.kill(f"sent what is no message: {error}")
+
+    async def _reap(self) -> int:
+        self.sameness.over()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        if self._process is None:
+            return 0
+        try:
+            return await asyncio.wait_for(self._process.wait(), REAP_S)
+        except (TimeoutError, asyncio.CancelledError):
+            self.kill("did not end by itself")
+            return await self._process.wait()
+
+    def _cause(self, code: int) -> str:
+        if self.fatal is not None:
+            return f"{self.fatal[0]}: {self.fatal[1]}"
+        if self._killed:
+            return f"killed: {self._killed}"
+        if code < 0:
+            return f"died of {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
+    # ---- what it says ----------------------------------------------------------------------
+
+    def _hear(self, message: Any) -> None:
+        kind = message.WhichOneof("message")
+        if kind is None:
+            raise LinkBroken("an empty message")
+        getattr(self, f"_hear_{kind}")(getattr(message, kind))
+
+    def _hear_loading(self, loading: Any) -> None:
+        self.moved_at = self._clock()
+        self._loading = loading.fraction
+        if self.state in ("starting", "loading"):
+            self.state, self.reason = "loading", loading.step
+
+    def _hear_hello(self, hello: Any) -> None:
+        self.facts = link.facts(hello)
+        self.device, self._load_s = hello.device, hello.load_s
+        refusal = self._audience.loaded(self)
+        if refusal:
+            self.fatal = ("stamp", refusal)
+            self.kill(refusal)
+            return
+        self.state, self.reason = "warming", "golden inputs of every modality mix are run"
+        self.probe()
+
+    def _hear_room(self, room: Any) -> None:
+        self.held.rows_room, self.held.cost_room = room.rows, room.cost
+        self._audience.freed(self)
+
+    def _hear_begun(self, begun: Any) -> None:
+        self.moved_at = self._clock()
+        for entry_id in begun.ids:
+            self.held.begin(entry_id)
+        self._audience.freed(self)
+
+    def _hear_done(self, done: Any) -> None:
+        self._done(done, ())
+        self._audience.freed(self)
+
+    def _hear_done_batch(self, batch: Any) -> None:
+        together = tuple(done.id for done in batch.items)
+        for done in batch.items:
+            self._done(done, together)
+        self._audience.freed(self)
+
+    def _done(self, done: Any, together: tuple[str, ...]) -> None:
+        entry = self._release(done.id)
+        if entry is not None:
+            total_ms = (self.worked_at - entry.queued_at) * 1e3
+            outcome = link.outcome(done, total_ms, self.index, together)
+            self._audience.finished(self, entry, outcome)
+
+    def _hear_token(self, token: Any) -> None:
+        self.moved_at = self._clock()
+        entry = self.held.get(token.id)
+        if entry is not None and token.text and entry.token is not None:
+            entry.streamed = True
+            entry.token(token.text)
+        if entry is not None and token.last:
+            self._release(token.id)
+            entry.finish_reason, entry.tokens = token.finish_reason, token.tokens
+            total_ms = (self.worked_at - entry.queued_at) * 1e3
+            outcome = link.generated(token, total_ms, self.index)
+            self._audience.finished(self, entry, outcome)
+            self._audience.freed(self)
+
+    def _hear_probed(self, probed: Any) -> None:
+        self.probing = False
+        self.moved_at = self._clock()
+        wall = self._wall()
+        found = [link.evidence(mix, wall) for mix in probed.mixes]
+        self.readiness.probed(found, self.moved_at)
+        self._audience.judged(self)
+
+    def _hear_looked(self, looked: Any) -> None:
+        self.sameness.heard(looked, self._wall())
+
+    def _hear_load(self, load: Any) -> None:
+        self._rss_bytes = load.rss_bytes
+        if load.device_memory_total_bytes:
+            self.device_free = load.device_memory_total_bytes - load.device_memory_bytes
+
+    def _hear_fatal(self, fatal: Any) -> None:
+        self.fatal = (fatal.code, fatal.message)
+
+    def _release(self, entry_id: str) -> Entry | None:
+        self.moved_at = self.worked_at = self._clock()
+        entry = self.held.release(entry_id)
+        self.answered += entry is not None
+        return entry
+
+    def status(self) -> ReplicaStatus:
+        return ReplicaStatus(
+            index=self.index,
+            state=self.state,
+            reason=self.reason,
+            device=self.device,
+            stamp=self.facts.stamp if self.facts else "",
+            pid=self._pid,
+            restarts=self.restarts,
+            in_flight=len(self.held),
+            answered=self.answered,
+            rss_bytes=self._rss_bytes,
+            evidence=self.readiness.evidence,
+            load_s=self._load_s,
+            loading_fraction=self._loading,
+            self_check=self.sameness.check,
+        )

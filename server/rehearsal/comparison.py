@@ -1,0 +1,280 @@
+"""Two bundles beside each other over the same payloads: what changed, and what it is worth. For all
+of them, and for each slice."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.rehearsal.intervals import (
+    UNKNOWN,
+    Floats,
+    Interval,
+    at_least,
+    effective,
+    mean_of,
+    paired_shares,
+    share_of,
+    z_of,
+)
+from server.rehearsal.paired_answers import Pair, Said
+from server.telemetry.quality.estimates import Yardstick
+from server.telemetry.quality.pricing import Yardsticks
+
+SMALLEST_SLICE = 10  # payloads; of fewer nothing can be said
+MOST_SLICES = 64
+LABELLED = 30  # effective rows of feedback; of fewer the intervals themselves cannot be trusted
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """NaN: not known. `difference` is now - before, of the same payloads."""
+
+    before: float = math.nan
+    now: float = math.nan
+    difference: Interval = UNKNOWN
+
+
+NOT_COMPARED = Compared()
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """`slice` "" is everything. Shares are of the requests the payloads stand for; `*_rows` count
+    payloads. `lost`: answered before and not now; `gained` the reverse."""
+
+    slice: str
+    payloads: int
+    effective: float
+    changed: Interval
+    changed_rows: int
+    lost: Interval
+    lost_rows: int
+    gained_rows: int
+    confidence: Compared
+    labelled: int
+    labelled_effective: float
+    accuracy: Compared
+    value_per_1000: Compared
+    estimated_value_per_1000: Compared
+    active_error: Interval  # how often the active bundle is wrong: by feedback, else by confidence
+    stake: float  # what it costs, per 1,000 answers, when one of them turns from right to wrong
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """A column a measure, a row a pair, NaN where it is not known. `worth` is per 1,000."""
+
+    weight: Floats
+    changed: Floats
+    lost: Floats
+    gained: Floats
+    confidence: tuple[Floats, Floats]
+    right: tuple[Floats, Floats]
+    worth: tuple[Floats, Floats]
+    expected: tuple[Floats, Floats]
+    error: Floats
+    stake: Floats
+
+    def some(self, rows: NDArray[np.bool_]) -> Columns:
+        def cut(two: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+            return two[0][rows], two[1][rows]
+
+        return Columns(
+            self.weight[rows],
+            self.changed[rows],
+            self.lost[rows],
+            self.gained[rows],
+            cut(self.confidence),
+            cut(self.right),
+            cut(self.worth),
+            cut(self.expected),
+            self.error[rows],
+            self.stake[rows],
+        )
+
+
+def columns_of(pairs: Sequence[Pair], sticks: Yardsticks) -> Columns:
+    before, now = [p.before for p in pairs], [p.now for p in pairs]
+    both = _array([not b.error and not n.error for b, n in zip(before, now, strict=True)])
+    changed = _array([b.label != n.label for b, n in zip(before, now, strict=True)])
+    answered = _array([not b.error for b in before])
+    lost = _array([bool(n.error) for n in now])
+    return Columns(
+        weight=_weights(pairs),
+        changed=np.where(both == 1, changed, np.nan),
+        lost=np.where(answered == 1, lost, np.nan),
+        gained=(1 - answered) * (1 - lost),
+        confidence=(_confidence(before), _confidence(now)),
+        right=(_right(pairs, before), _right(pairs, now)),
+        worth=(_worth(pairs, before, sticks.before), _worth(pairs, now, sticks.now)),
+        expected=(_expected(before, sticks.before), _expected(now, sticks.now)),
+        error=1 - _calibrated(before, sticks.before),
+        stake=_stake(before, sticks.before),
+    )
+
+
+def _weights(pairs: Sequence[Pair]) -> Floats:
+    """Kept payloads and live traffic are two samples of the same: each counts as much as it has
+    rows that tell, whatever share of the traffic it was drawn with."""
+    weights = _array([pair.weight for pair in pairs])
+    live = np.array([pair.live for pair in pairs], dtype=bool)
+    for part in (live, ~live):
+        if part.any():
+            weights[part] *= effective(weights[part]) / weights[part].sum()
+    return weights
+
+
+def figures(columns: Columns, name: str = "", questions: int = 1) -> Figures:
+    """`questions`: how many such groups are looked at together."""
+    z, weight = z_of(questions=questions), columns.weight
+    labelled = np.isfinite(columns.right[0])
+    # What the active bundle could not answer has no worth to lose; only pairs are compared.
+    known = weight[labelled]
+    accuracy = Compared(
+        _mean(columns.right[0], weight),
+        _mean(columns.right[1], weight),
+        paired_shares(columns.right[0][labelled], columns.right[1][labelled], known, z),
+    )
+    error = share_of(1 - columns.right[0], weight, z)
+    guessed = Interval(*(_mean(columns.error, weight),) * 3)
+    stake = _mean(columns.stake, weight)
+    worth = _compared(columns.worth, weight, z)
+    # As wide as paired_shares would be, had no answer changed.
+    unseen = z * abs(stake) * 1000 / (effective(known) + 2)
+    return Figures(
+        slice=name,
+        payloads=len(weight),
+        effective=effective(weight),
+        changed=share_of(columns.changed, weight, z),
+        changed_rows=int(np.nansum(columns.changed)),
+        lost=share_of(columns.lost, weight, z),
+        lost_rows=int(np.nansum(columns.lost)),
+        gained_rows=int(columns.gained.sum()),
+        confidence=_compared(columns.confidence, weight, z),
+        labelled=int(labelled.sum()),
+        labelled_effective=effective(known),
+        accuracy=accuracy,
+        value_per_1000=replace(worth, difference=at_least(worth.difference, unseen)),
+        estimated_value_per_1000=_compared(columns.expected, weight, z),
+        active_error=error if effective(known) >= LABELLED else guessed,
+        stake=stake,
+    )
+
+
+def by_slice(columns: Columns, pairs: Sequence[Pair]) -> list[Figures]:
+    """Of the slices with the most payloads, worst first."""
+    counts = Counter(tag for pair in pairs for tag in pair.slices.items())
+    large = [tag for tag, n in counts.most_common(MOST_SLICES) if SMALLEST_SLICE <= n < len(pairs)]
+    found = []
+    for name, value in large:
+        rows = np.array([pair.slices.get(name) == value for pair in pairs], dtype=bool)
+        found.append(figures(columns.some(rows), f"{name}={value}", len(large)))
+    return sorted(found, key=_badness, reverse=True)
+
+
+def _badness(part: Figures) -> tuple[float, float, float]:
+    """What is surely changed, then what probably is."""
+    lost, changed = part.lost, part.changed
+    sure = max(_or_zero(lost.low), _or_zero(changed.low))
+    return sure, max(_or_zero(lost.value), _or_zero(changed.value)), float(part.payloads)
+
+
+def _compared(two: tuple[Floats, Floats], weight: Floats, z: float) -> Compared:
+    known = np.isfinite(two[0]) & np.isfinite(two[1])
+    if not known.any():
+        return NOT_COMPARED
+    before, now, weight = two[0][known], two[1][known], weight[known]
+    difference = mean_of(now - before, weight, z)
+    return Compared(_mean(before, weight), _mean(now, weight), difference)
+
+
+# ---- columns -------------------------------------------------------------------------------------
+
+
+def _confidence(said: Sequence[Said]) -> Floats:
+    return _array([one.confidence for one in said])
+
+
+def _right(pairs: Sequence[Pair], said: Sequence[Said]) -> Floats:
+    """1 right, 0 wrong or refused, NaN where the truth is not known, or the active bundle refused
+    the payload too."""
+    return _array(
+        [
+            float(one.label == pair.true_label)
+            if pair.true_label and not pair.before.error
+            else math.nan
+            for pair, one in zip(pairs, said, strict=True)
+        ]
+    )
+
+
+def _worth(pairs: Sequence[Pair], said: Sequence[Said], stick: Yardstick) -> Floats:
+    """Both answers are taken to come as quickly as the first one did."""
+    return 1000 * _array(
+        [
+            stick.realised(pair.true_label, one.label, pair.took_s)
+            for pair, one in zip(pairs, said, strict=True)
+        ]
+    )
+
+
+def _expected(said: Sequence[Said], stick: Yardstick) -> Floats:
+    """As the bundle's own calibration has it: an estimate."""
+    return 1000 * _array([stick.estimated(one.label, one.confidence) for one in said])
+
+
+def _stake(said: Sequence[Said], stick: Yardstick) -> Floats:
+    values = stick.expected[[stick.label(one.label) for one in said]]
+    found: Floats = values[:, 0] - values[:, 1]
+    return found
+
+
+def _calibrated(said: Sequence[Said], stick: Yardstick) -> Floats:
+    """How probably an answer is right, by the bundle's reliability table."""
+    confidence = _confidence(said)
+    known = np.isfinite(confidence)
+    found = np.full(len(said), np.nan)
+    found[known] = stick.right[np.searchsorted(stick.edges, confidence[known], side="right")]
+    return found
+
+
+def _array(values: Sequence[float]) -> Floats:
+    return np.array(values, dtype=np.float64)
+
+
+def _mean(values: Floats, weight: Floats) -> float:
+    known = np.isfinite(values)
+    total = float(weight[known].sum())
+    return float(values[known] @ weight[known]) / total if total > 0 else math.nan
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def numbers(part: Figures) -> Iterator[tuple[str, float]]:
+    """Every figure under its name, those not known left out."""
+    yield "payloads", part.payloads
+    yield "effective", part.effective
+    yield "changed_rows", part.changed_rows
+    yield "lost_rows", part.lost_rows
+    yield "gained_rows", part.gained_rows
+    yield "labelled", part.labelled
+    found: list[tuple[str, float]] = []
+    for name in ("changed", "lost", "active_error"):
+        found += _three(name, getattr(part, name))
+    for name in ("confidence", "accuracy", "value_per_1000", "estimated_value_per_1000"):
+        compared: Compared = getattr(part, name)
+        found += [(f"{name}_before", compared.before), (f"{name}_now", compared.now)]
+        found += _three(f"{name}_difference", compared.difference)
+    yield from (pair for pair in found if math.isfinite(pair[1]))
+
+
+def _three(name: str, found: Interval) -> list[tuple[str, float]]:
+    return [(name, found.value), (f"{name}_low", found.low), (f"{name}_high", found.high)]

@@ -1,0 +1,262 @@
+"""A dress rehearsal: kept payloads, and if wanted a share of live traffic, through a bundle that
+does not serve yet, beside what the active bundle answered.
+
+It asks the candidate's own replicas, behind the active pool's, so that it contends for cores alone.
+The active pool is asked itself only for the comparison of times, for a minute at most, each row in
+a moment in which it has nothing else to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from server.engine import Engine
+from server.pool.pool import Pool
+from server.pool.service_time import own_work_ms
+from server.rehearsal.paired_answers import Pair, said_by, said_in, slices_of
+from server.rehearsal.report import Judged, Seen, review
+from server.rehearsal.shadow import LOW, WITHIN_S, Shadow
+from server.rehearsal.submit import ask, says_nothing
+from server.rehearsal.throttle import CandidateGone, Manners
+from server.rehearsal.verdict import Verdict
+from server.request.ids import prediction_id
+from server.request.status import Refused
+from server.request.validation import Intake, Terms
+from server.request.worker_threads import Offload
+from server.telemetry.rows import PredictionRow
+from server.telemetry_port import Witness
+from server.types import Facts, Outcome, Work
+
+# Payloads that both bundles answer one after the other, to compare times: until so many could be
+# compared, or for so long. Beside traffic most of them cannot.
+PAIRS_WANTED = 60
+TIMED_FOR_S = 60.0
+READ_AT_ONCE = 16  # payloads in memory
+TOLD_S = 0.2
+COMPARABLE = ("INVALID_ARGUMENT", "INTERNAL")  # errors that a payload itself can cause
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    payloads: int
+    shadow_share: float = 0.0
+    seconds: float = 0.0  # of shadowing
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How far it has come."""
+
+    name: str
+    fraction: float
+    detail: str
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """Of one candidate, once. `active` must be the pool that serves."""
+
+    engine: Engine
+    witness: Witness
+    intake: Intake
+    active: Pool
+    candidate: Pool
+    sample_share: float
+    clock: Callable[[], float] = time.monotonic
+    _pairs: list[Pair] = field(default_factory=list, init=False)
+    _times: list[tuple[float, float]] = field(default_factory=list, init=False)
+    _timed: int = field(default=0, init=False)  # tried
+    _skipped: int = field(default=0, init=False)
+    _manners: Manners = field(init=False)
+    _reading: Offload = field(default_factory=lambda: Offload("rehearsal", 1, 1), init=False)
+
+    def __post_init__(self) -> None:
+        self._manners = Manners(self.engine, self.active, self.candidate, self.clock)
+
+    async def run(self, wanted: Wanted) -> AsyncGenerator[Stage | Judged, None]:
+        """Stages, then the judgement. Raises RehearsalEnded, and Refused when the payloads cannot
+        be read. Closing it ends everything at once."""
+        old, new = _facts(self.active), _facts(self.candidate)
+        shadow = Shadow(
+            wanted.shadow_share, self.active, self.candidate, self._see_live, self.clock
+        )
+        gone = ""
+        try:
+            async with aclosing(self._replay(old, wanted.payloads)) as stages:
+                async for stage in stages:
+                    yield stage
+            if wanted.shadow_share and wanted.seconds:
+                async with aclosing(self._shadow(shadow, wanted.seconds)) as stages:
+                    async for stage in stages:
+                        yield stage
+        except CandidateGone as error:
+            gone = str(error)
+        finally:
+            self._manners.give_way(False)
+            self._reading.close()
+        yield Stage("judging", 1.0, f"{len(self._pairs)} payloads")
+        seen = Seen(
+            tuple(self._pairs),
+            tuple(self._times),
+            self._timed,
+            self._skipped,
+            shadow.dropped,
+            _more(len(self._pairs), wanted, self.sample_share),
+        )
+        judged = await asyncio.to_thread(review, seen, old, new)
+        yield replace(judged, verdict=Verdict("refuse", gone)) if gone else judged
+
+    # ---- kept payloads -------------------------------------------------------------------------
+
+    async def _replay(self, old: Facts, most: int) -> AsyncGenerator[Stage, None]:
+        rows = await self._kept(old, most)
+        done, told, began = 0, 0.0, self.clock()
+        for some in _chunks(rows, READ_AT_ONCE):
+            kept = await self._reading.run(partial(self.witness.by_id, some, True))
+            while kept:
+                few = len(self._times) < PAIRS_WANTED
+                timed = few and self.clock() - began < TIMED_FOR_S
+                together = 1 if timed else max(1, self.candidate.serving)
+                group, kept = kept[:together], kept[together:]
+                self._manners.check()
+                if timed:
+                    await self._answer_twice(group[0], done % 2 == 0)
+                else:
+                    self._manners.give_way(True)
+                    await self._manners.gap()
+                    await asyncio.gather(*(self._answer(row) for row in group))
+                done += len(group)
+                if self.clock() - told >= TOLD_S:
+                    told = self.clock()
+                    yield Stage("replaying", done / len(rows), f"{done} of {len(rows)} payloads")
+
+    async def _kept(self, old: Facts, most: int) -> list[str]:
+        """Ids of the latest payloads that the active bundle was asked to classify. Those asked for
+        labels of their own are left out: the labels are not kept."""
+        line = f"kept=1 task=classify stamp={old.stamp}"
+        rows = await self._reading.run(lambda: self.witness.samples(line, None, most, False))
+        fit = [row.record for row in rows if _fits(row, old)]
+        self._skipped += len(rows) - len(fit)
+        return [record.prediction_id for record in fit]
+
+    async def _answer(self, row: PredictionRow) -> None:
+        work = self._work(row)
+        if work is not None:
+            self._see(row, await ask(self.candidate, work, self.clock))
+
+    async def _answer_twice(self, row: PredictionRow, active_first: bool) -> None:
+        """By both, in turns as to who is first. Times count only when the active pool did nothing
+        else meanwhile."""
+        work = self._work(row)
+        if work is None:
+            return
+        self._timed += 1
+        quiet = await self._manners.quiet()
+        before = self._manners.busyness()
+        first = await ask(self.active, work, self.clock) if quiet and active_first else None
+        now = await ask(self.candidate, _renewed(work), self.clock)
+        if quiet and not active_first:
+            first = await ask(self.active, _renewed(work), self.clock)
+        alone = self._manners.busyness() == (before[0] + 1, 0)
+        if first is not None and alone and first.answer is not None and now.answer is not None:
+            if first.batch_size == now.batch_size == 1:
+                self._times.append(
+                    (own_work_ms(first.timing, 1), own_work_ms(now.timing, 1)),
+                )
+        self._see(row, now)
+
+    def _work(self, row: PredictionRow) -> Work | None:
+        """The same way in as a request; None for a payload that is gone or not let in any more."""
+        terms = Terms(
+            task="classify",
+            labels=(),
+            want_embedding=False,
+            max_new_tokens=0,
+            priority=LOW,
+            deadline=self.clock() + WITHIN_S,
+            session="",
+            expected_stamps=frozenset(),
+            keep_payload=False,
+            client="rehearsal",
+            trace_parent="",
+        )
+        if row.example:
+            with suppress(Refused):
+                return self.intake.work(row.example, "payload", terms)
+        self._skipped += 1
+        return None
+
+    def _see(self, row: PredictionRow, now: Outcome) -> None:
+        if says_nothing(now):
+            self._skipped += 1
+            return
+        record = row.record
+        self._pairs.append(
+            Pair(
+                weight=1 / row.sample_p if row.sample_p > 0 else 1.0,
+                before=said_in(row),
+                now=said_by(now),
+                took_s=record.total_ms / 1e3,
+                true_label=row.true_label,
+                slices=slices_of(record.slices, record.mix),
+            )
+        )
+
+    # ---- live traffic --------------------------------------------------------------------------
+
+    async def _shadow(self, shadow: Shadow, seconds: float) -> AsyncGenerator[Stage, None]:
+        self._manners.give_way(True)
+        workers = [asyncio.create_task(shadow.run()) for _ in range(max(1, self.candidate.serving))]
+        self.engine.onlooker = shadow.offer
+        began = self.clock()
+        try:
+            while (passed := self.clock() - began) < seconds:
+                self._manners.check()
+                words = f"{shadow.answered} live requests, {shadow.dropped} dropped"
+                yield Stage("shadowing", passed / seconds, words)
+                await asyncio.sleep(min(TOLD_S, max(0.0, seconds - passed)))
+        finally:
+            self.engine.onlooker = None
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    def _see_live(self, work: Work, before: Outcome, now: Outcome) -> None:
+        tags = slices_of(work.slices, before.mix or work.mix)
+        took_s = before.timing.total_ms / 1e3
+        self._pairs.append(Pair(1.0, said_by(before), said_by(now), took_s, slices=tags, live=True))
+
+
+def _facts(pool: Pool) -> Facts:
+    assert pool.facts is not None  # it serves, or has been proved
+    return pool.facts
+
+
+def _fits(row: PredictionRow, facts: Facts) -> bool:
+    record = row.record
+    if record.error:
+        return record.error.split("/")[0] in COMPARABLE
+    return record.label in facts.labels
+
+
+def _renewed(work: Work) -> Work:
+    """The same row under another id: both pools may hold it at a time."""
+    return replace(work, id=prediction_id())
+
+
+def _more(found: int, wanted: Wanted, share: float) -> str:
+    """Where more payloads come from."""
+    if found >= wanted.payloads:
+        return f"ask for more than --payloads {wanted.payloads}"
+    live = "" if wanted.shadow_share else ", or --shadow takes some of live traffic"
+    return f"more are kept with a greater --sample-share (it is {share:g}) or as time goes by{live}"
+
+
+def _chunks(items: list[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,157 @@
+"""Answers a payload again: by the server that runs, or by a replica process of any bundle."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from proto import inference_pb2 as pb
+from proto import observe_pb2
+from server.commands.client import Client, Failure
+from server.config import ServerConfig
+from server.engine import Engine
+from server.errors import PoolRefused
+from server.pool.pool import Pool
+from server.pool.spawn import replica_spawner
+from server.rehearsal.replay import Side, named
+from server.request.ids import prediction_id
+from server.telemetry.record import FeatureSpec
+from server.telemetry_port import Unrecorded
+from server.types import Answer, Outcome, Work
+
+TIMEOUT_S = 60.0
+# The server writes a row within a fraction of a second; then its features can be read.
+WRITTEN_WITHIN_S = 10.0
+LOOK_S = 0.1
+TASKS = {"classify": pb.CLASSIFY, "embed": pb.EMBED}
+
+
+async def by_server(client: Client, example: bytes, task: str) -> Side:
+    """Counts as one more request of the running server, without slices, its payload not kept.
+
+    Raises Failure, except for a fault of the payload itself.
+    """
+    request = pb.PredictRequest(task=TASKS[task], no_payload_sample=True)
+    request.examples.add().ParseFromString(example)
+    request.examples[0].ClearField("slices")
+    try:
+        response = await client.predict(request, TIMEOUT_S)
+    except Failure as failure:
+        if failure.code is grpc.StatusCode.INVALID_ARGUMENT:
+            error = f"{failure.code.name}/{failure.reason}"
+            return Side(failure.stamp, "", error=error)
+        raise
+    (result,) = response.results
+    name = response.stamp.name
+    if result.HasField("fault"):
+        return Side(result.stamp, name, error=f"{result.fault.code}/{result.fault.reason}")
+    found = result.prediction
+    side = Side(
+        result.stamp,
+        name,
+        found.label,
+        outputs_of(found),
+        {score.label: score.probability for score in found.scores},
+    )
+    row = await _written(client, result.prediction_id)
+    schema = await schema_of(client, result.stamp)
+    return replace(side, features=named(row.features, schema) if row is not None else {})
+
+
+def outputs_of(said: pb.Prediction | Answer | observe_pb2.PredictionRow) -> dict[str, float]:
+    return {
+        "confidence": said.confidence,
+        "margin": said.margin,
+        "entropy": said.entropy,
+        "closed_set_mass": said.closed_set_mass,
+    }
+
+
+async def _written(client: Client, identifier: str) -> observe_pb2.PredictionRow | None:
+    """The server's own row of a prediction just made; None when it keeps none."""
+    until = time.monotonic() + WRITTEN_WITHIN_S
+    request = observe_pb2.SamplesRequest(prediction_ids=[identifier])
+    while time.monotonic() < until:
+        for sample in (await client.samples(request, TIMEOUT_S)).samples:
+            row: observe_pb2.PredictionRow = sample.row
+            return row
+        await asyncio.sleep(LOOK_S)
+    return None
+
+
+async def schema_of(client: Client, stamp: str) -> list[FeatureSpec]:
+    """The features of a stamp the server knows; [] for others."""
+    request = observe_pb2.HistoryRequest(kinds=["feature"])
+    return [
+        FeatureSpec(f.name, f.modality, f.kind, f.unit, tuple(f.categories))
+        async for f in (event.feature async for event in client.history(request, TIMEOUT_S))
+        if f.stamp == stamp
+    ]
+
+
+async def by_bundle(path: Path, config: ServerConfig, example: bytes, task: str) -> Side:
+    """One replica of the bundle is started, proved by its golden inputs, asked, and ended.
+
+    Raises PoolRefused.
+    """
+    config = replace(config, bundle=path, warm_pool=1, memory_check=False)
+    engine = Engine(config, Pool(config, replica_spawner(config)), Unrecorded())
+    await engine.start()
+    try:
+        work = _work(example, task)
+        while engine.admit(work) is not None:
+            _check_alive(engine)
+            await asyncio.sleep(LOOK_S)
+        outcome = await engine.predict(work)
+        facts = engine.facts
+    finally:
+        await engine.stop()
+    assert facts is not None  # it has started
+    return _side(outcome, facts.stamp_name, facts.features)
+
+
+def _check_alive(engine: Engine) -> None:
+    for replica in engine.snapshot().replicas:
+        if replica.state in ("dead", "wrong") or replica.restarts:
+            raise PoolRefused("probe", f"the replica is {replica.state}: {replica.reason}")
+
+
+def _side(outcome: Outcome, name: str, schema: Sequence[FeatureSpec]) -> Side:
+    answer, fault = outcome.answer, outcome.fault
+    if answer is None:
+        error = f"{fault.code}/{fault.reason}" if fault else ""
+        return Side(outcome.stamp, name, error=error)
+    return Side(
+        outcome.stamp,
+        name,
+        answer.label,
+        outputs_of(answer),
+        {score.label: score.probability for score in answer.scores},
+        named(np.frombuffer(answer.features, "<f4").tolist(), schema),
+    )
+
+
+def _work(example: bytes, task: str) -> Work:
+    return Work(
+        id=prediction_id(),
+        example=example,
+        task=task,
+        labels=(),
+        want_embedding=task == "embed",
+        max_new_tokens=0,
+        priority=1,
+        deadline=None,
+        session="",
+        expected_stamps=frozenset(),
+        cost=0,
+        client="",
+        slices={},
+        keep_payload=False,
+        mix="",
+    )

@@ -1,0 +1,133 @@
+"""Which bundle is rehearsed: finds it, or loads it first; one at a time; and tells the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.deploy.bundle_store import StoreRefused, identify
+from server.deploy.deployment import Deployment
+from server.deploy.strategy import BLUE_GREEN
+from server.engine import Engine
+from server.errors import DeployRefused
+from server.pool.pool import Pool
+from server.rehearsal.rehearsal import Rehearsal, Stage, Wanted
+from server.rehearsal.report import Judged
+from server.rehearsal.throttle import RehearsalEnded
+from server.request.validation import Intake
+from server.routing.progress import Step, Steps, Switch
+from server.telemetry_port import Witness
+
+SHORTEST = 6  # digits of a stamp
+
+
+@dataclass(slots=True)
+class Rehearsals:
+    engine: Engine
+    deployment: Deployment
+    witness: Witness
+    intake: Intake
+    sample_share: float
+    clock: Callable[[], float] = time.monotonic
+    _running: bool = field(default=False, init=False)
+
+    async def rehearse(
+        self, stamp: str, path: str, wanted: Wanted
+    ) -> AsyncGenerator[Step | Stage | Judged, None]:
+        """Steps of a load if there is one, stages, and the judgement. Raises DeployRefused, and
+        Refused when payloads cannot be read.
+
+        What was loaded for this alone is let go unless it may be activated.
+        """
+        if self._running:
+            raise DeployRefused("rehearse", "another rehearsal is running; one at a time")
+        candidate, loaded, judged = self._find(stamp, path), False, None
+        self._running = True
+        try:
+            if candidate is None:
+                async with aclosing(self._load(stamp, path)) as steps:
+                    async for step in steps:
+                        yield step
+                candidate, loaded = self.engine.lineup.candidate, True
+            if candidate is None:
+                raise DeployRefused("rehearse", "what was loaded is not there any more")
+            async with aclosing(self._run(candidate, wanted)) as stages:
+                async for stage in stages:
+                    judged = stage if isinstance(stage, Judged) else None
+                    if judged is not None and loaded and judged.verdict.word == "refuse":
+                        self._let_go(candidate)
+                    yield stage
+        finally:
+            self._running = False
+            if loaded and judged is None and candidate is not None:
+                self._let_go(candidate)
+
+    async def _run(self, candidate: Pool, wanted: Wanted) -> AsyncGenerator[Stage | Judged, None]:
+        active = self.engine.lineup.active
+        rehearsal = Rehearsal(
+            self.engine, self.witness, self.intake, active, candidate, self.sample_share, self.clock
+        )
+        verdict = None
+        try:
+            async with aclosing(rehearsal.run(wanted)) as stages:
+                async for stage in stages:
+                    if isinstance(stage, Judged):
+                        verdict = stage.verdict
+                        self._tell(candidate, active, f"{verdict.word}: {verdict.reason}")
+                    yield stage
+        except RehearsalEnded as end:
+            self._tell(candidate, active, f"ended: {end}")
+            raise DeployRefused("rehearse", str(end)) from None
+        except (asyncio.CancelledError, GeneratorExit):
+            if verdict is None:
+                self._tell(candidate, active, "ended: whoever asked for it went away")
+            raise
+
+    def _find(self, stamp: str, path: str) -> Pool | None:
+        """The pool to rehearse; None when it has to be loaded. Raises DeployRefused."""
+        wanted = stamp
+        if path:
+            try:
+                _, wanted = identify(Path(path))
+            except StoreRefused as error:
+                raise DeployRefused("store", str(error)) from None
+        if len(wanted) < SHORTEST:
+            raise DeployRefused("rehearse", f"{wanted!r} is no stamp: at least {SHORTEST} digits")
+        lineup = self.engine.lineup
+        if _is(lineup.active, wanted):
+            raise DeployRefused("rehearse", f"{wanted[:12]} serves already")
+        return next((pool for pool in lineup.pools if _is(pool, wanted)), None)
+
+    def _load(self, stamp: str, path: str) -> Steps:
+        """Beside the active pool: what is replaced meanwhile cannot be compared with."""
+        return self.deployment.load(self._path(stamp, path), BLUE_GREEN)
+
+    def _path(self, stamp: str, path: str) -> Path:
+        """Raises DeployRefused."""
+        if path:
+            return Path(path)
+        try:
+            return self.deployment.store.find(stamp).path
+        except StoreRefused as error:
+            words = f"{error}; give a bundle directory, or load one"
+            raise DeployRefused("rehearse", words) from None
+
+    def _let_go(self, candidate: Pool) -> None:
+        lineup = self.engine.lineup
+        if lineup.candidate is candidate and lineup.canary is None:
+            lineup.discard()
+
+    def _tell(self, candidate: Pool, active: Pool, detail: str) -> None:
+        facts, beside = candidate.facts, active.facts
+        if facts is not None and beside is not None:
+            self.deployment.told(
+                "rehearse", Switch(facts.stamp, facts.stamp_name, beside.stamp, 0.0), detail
+            )
+
+
+def _is(pool: Pool, stamp: str) -> bool:
+    return pool.facts is not None and pool.facts.stamp.startswith(stamp)

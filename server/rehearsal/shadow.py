@@ -1,0 +1,92 @@
+"""A share of live traffic asked again of a candidate, its answers discarded.
+
+It looks on after a caller has been answered, so it can neither delay nor fail a request. What does
+not fit, or comes while the active pool has a queue, is dropped: no rehearsal is worth a caller's
+time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from server.pool.pool import Pool
+from server.rehearsal.submit import ask, says_nothing
+from server.telemetry.sampler import uniform
+from server.types import Outcome, Work
+
+MOST_WAITING = 16
+MOST_BYTES = 32 << 20
+LOW = 2
+WITHIN_S = 30.0  # for an answer of the candidate
+LOOK_S = 0.05
+
+
+class Shadow:
+    """`told` gets a live row, what its caller was answered, and what the candidate says."""
+
+    def __init__(
+        self,
+        share: float,
+        active: Pool,
+        candidate: Pool,
+        told: Callable[[Work, Outcome, Outcome], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.answered = self.dropped = 0
+        self._share = share
+        self._active = active
+        self._candidate = candidate
+        self._told = told
+        self._clock = clock
+        self._waiting: deque[tuple[Work, Outcome]] = deque()
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+
+    def offer(self, pool: Pool, work: Work, outcome: Outcome) -> None:
+        """A row has been answered. Returns at once and raises nothing."""
+        if pool is not self._active or work.task != "classify":
+            return
+        too_late = outcome.fault is not None and outcome.fault.code == "DEADLINE_EXCEEDED"
+        if too_late or says_nothing(outcome):
+            return
+        # Not the draw that decides which payloads are kept: those would all be in the shadow.
+        if uniform(f"shadow {work.id}") >= self._share:
+            return
+        full = len(self._waiting) >= MOST_WAITING or self._bytes + len(work.example) > MOST_BYTES
+        if full or self._active.dispatch.waiting:
+            self.dropped += 1
+            return
+        self._waiting.append((work, outcome))
+        self._bytes += len(work.example)
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """One of those who ask the candidate; ends when it is cancelled."""
+        while True:
+            while not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+            work, outcome = self._waiting.popleft()
+            self._bytes -= len(work.example)
+            if self._active.dispatch.waiting:
+                self.dropped += 1
+                await asyncio.sleep(LOOK_S)
+                continue
+            again = replace(
+                work,
+                id=f"{work.id}-shadow",
+                priority=LOW,
+                deadline=self._clock() + WITHIN_S,
+                session="",
+                expected_stamps=frozenset(),
+                keep_payload=False,
+            )
+            said = await ask(self._candidate, again, self._clock)
+            if says_nothing(said):
+                self.dropped += 1
+                continue
+            self.answered += 1
+            self._told(work, outcome, said)

@@ -1,0 +1,233 @@
+"""A replica's work: decode in a few threads, compute in one, encode answers in another, so that the
+next batch is decoded while this one is computed.
+
+A batch is whatever is decoded when the computing thread is free, up to the budget; no row waits for
+one that may come. Texts are written a token at a time between batches. What was cancelled or has
+expired is dropped before each stage. A row that makes its batch fail is found by running the rows
+alone. On cores that are shared anyway a thread of its own for encoding would only cost a switch, so
+there the computing thread encodes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from proto import inference_pb2, replica_pb2
+from server.pool.queue import compose
+from server.replica.fault_guard import Failed, edge, guard
+from server.replica.generations import Texts
+from server.replica.model import Model
+from server.replica.work_queue import Crew, Desk, Row
+
+Send = Callable[[replica_pb2.FromReplica], None]
+Computed = tuple[list[Row], Any, float]  # rows, what the model found, when their forward began
+BATCHES_UNDER_WAY = 2  # computing and encoding; more would only fix the order of rows too early
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Of one forward: rows, and padded tokens."""
+
+    rows: int
+    tokens: int
+
+
+class Stages:
+    def __init__(
+        self,
+        model: Model,
+        send: Send,
+        budget: Budget,
+        crew: Crew,
+        generations: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._model = model
+        self._send = send
+        self._budget = budget
+        self._crew = crew
+        self._clock = clock
+        self._rows: dict[str, Row] = {}  # Invariant: every row from submit until its last message
+        self._desk = Desk(crew, budget.rows)
+        self._texts = Texts(model, send, self._forget, generations, clock)
+        self._under_way = threading.Semaphore(BATCHES_UNDER_WAY)
+        self._computed: queue.SimpleQueue[Computed] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        loops = [self._decode_loop] * self._crew.decoders + [self._compute_loop]
+        if not self._crew.shared_cores:
+            loops.append(self._encode_loop)
+        for loop in loops:
+            threading.Thread(target=edge, args=(loop,), daemon=True).start()
+
+    # ---- from the reading thread -------------------------------------------------------------
+
+    def submit(self, batch: replica_pb2.WorkBatch, examples: Sequence[bytes]) -> None:
+        now = self._clock()
+        rows = [
+            Row(work, example, now + work.expires_in_s if work.expires_in_s else float("inf"))
+            for work, example in zip(batch.items, examples, strict=True)
+        ]
+        self._rows.update((row.work.id, row) for row in rows)
+        self._desk.put(rows)
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        for entry_id in ids:
+            row = self._rows.get(entry_id)
+            if row is not None:
+                row.cancelled = True
+                self._texts.cancel(entry_id)
+
+    def probe(self, probe: replica_pb2.Probe) -> None:
+        self._desk.put_probe(probe)
+
+    # ---- the three loops ---------------------------------------------------------------------
+
+    def _decode_loop(self) -> None:
+        row = self._desk.take_undecoded()
+        self._decode(row)
+        self._desk.decoded(row)
+
+    def _decode(self, row: Row) -> None:
+        if self._dropped(row):
+            return
+        try:
+            with guard("PREPARE_FAILED", self._model.broken_by):
+                row.ready = self._model.prepare(row.work, row.example)
+        except Failed as error:
+            self._fail(row, error.fault)
+
+    def _compute_loop(self) -> None:
+        what, which = self._desk.next(writing=bool(self._texts))
+        if what == "probe":
+            self._run_probe(which)
+        elif what == "decode":
+            self._decode(which)
+            if which.ready is not None:
+                self._desk.keep(which)
+        elif what == "compute":
+            self._under_way.acquire()
+            self._compute(self._next_batch())  # taken late: more may be decoded by now
+        self._texts.step()
+
+    def _next_batch(self) -> list[Row]:
+        alive = [row for row in self._desk.take_ready() if not self._dropped(row)]
+        self._texts.take([row for row in alive if row.work.task == "generate"])
+        scored = [row for row in alive if row.work.task != "generate"]
+        costs = [row.ready.tokens for row in scored if row.ready is not None]
+        count = compose(costs, self._budget.tokens, self._budget.rows)
+        self._desk.put_back(scored[count:])
+        return scored[:count]
+
+    def _compute(self, rows: list[Row]) -> None:
+        """Called with a permit of `_under_way`, which the encoding gives back."""
+        if not rows:
+            self._under_way.release()
+            return
+        self._send(_begun(rows))
+        began = time.perf_counter()
+        try:
+            with guard("FORWARD_FAILED", self._model.broken_by):
+                found = self._model.forward([row.ready.row for row in rows if row.ready])
+        except Failed as error:
+            self._under_way.release()
+            self._failed_forward(rows, error.fault)
+            return
+        if self._crew.shared_cores:
+            self._encode(rows, found, began)
+        else:
+            self._computed.put((rows, found, began))
+
+    def _failed_forward(self, rows: list[Row], fault: inference_pb2.Fault) -> None:
+        if len(rows) == 1:
+            self._fail(rows[0], fault)
+            return
+        for row in rows:
+            self._under_way.acquire()
+            self._compute([row])
+
+    def _encode_loop(self) -> None:
+        self._encode(*self._computed.get())
+
+    def _encode(self, rows: list[Row], found: Any, began: float) -> None:
+        try:
+            with guard("FINISH_FAILED", self._model.broken_by):
+                self._model.wait(found)
+                computed = time.perf_counter()
+                dones = self._model.finish(found)
+        except Failed as error:
+            for row in rows:
+                self._fail(row, error.fault)
+            return
+        finally:
+            self._under_way.release()
+        forward_ms, post_ms = (computed - began) * 1e3, (time.perf_counter() - computed) * 1e3
+        message = replica_pb2.FromReplica()
+        for row, done in zip(rows, dones, strict=True):
+            _complete(done, row, len(rows), forward_ms, post_ms)
+            message.done_batch.items.append(done)
+        self._send(message)
+        for row in rows:
+            self._forget(row.work.id)
+
+    def _run_probe(self, probe: replica_pb2.Probe) -> None:
+        answer = replica_pb2.FromReplica()
+        answer.probed.id = probe.id
+        for mix in self._model.probe(list(probe.mixes)):
+            answer.probed.mixes.append(mix)
+            self._send(_progress(f"probe of {mix.mix}"))
+        answer.probed.ok = all(mix.ok for mix in answer.probed.mixes)
+        self._send(answer)
+
+    # ---- rows that end here ------------------------------------------------------------------
+
+    def _dropped(self, row: Row) -> bool:
+        if row.cancelled:
+            self._fail(row, _fault("CANCELLED", "CANCELLED", "the caller went away"))
+        elif self._clock() >= row.expires_at:
+            message = "the deadline passed before the row was computed"
+            self._fail(row, _fault("DEADLINE_EXCEEDED", "EXPIRED_IN_REPLICA", message))
+        else:
+            return False
+        return True
+
+    def _fail(self, row: Row, fault: inference_pb2.Fault) -> None:
+        message = replica_pb2.FromReplica()
+        message.done.fault.CopyFrom(fault)
+        _complete(message.done, row, 0, 0.0, 0.0)
+        self._send(message)
+        self._forget(row.work.id)
+
+    def _forget(self, entry_id: str) -> None:
+        self._rows.pop(entry_id, None)
+
+
+def _complete(
+    done: replica_pb2.Done, row: Row, batch_size: int, forward_ms: float, post_ms: float
+) -> None:
+    done.id = row.work.id
+    done.batch_size = batch_size
+    done.timing.forward_ms, done.timing.post_ms = forward_ms, post_ms
+    if row.ready is not None:
+        done.timing.decode_ms = row.ready.decode_ms
+        done.timing.preprocess_ms = row.ready.preprocess_ms
+        done.tokens = row.ready.tokens
+        done.modality_mix.extend(row.ready.mix)
+
+
+def _begun(rows: Sequence[Row]) -> replica_pb2.FromReplica:
+    ids = [row.work.id for row in rows]
+    return replica_pb2.FromReplica(begun=replica_pb2.Begun(ids=ids))
+
+
+def _progress(step: str) -> replica_pb2.FromReplica:
+    return replica_pb2.FromReplica(loading=replica_pb2.Loading(step=step, fraction=1.0))
+
+
+def _fault(code: str, reason: str, message: str) -> inference_pb2.Fault:
+    return inference_pb2.Fault(code=code, reason=reason, message=message)

@@ -1,0 +1,78 @@
+"""A replica's look at itself: is it still what it loaded? Once in a while, and when asked.
+
+On a thread of its own, beside the stages: it reads the file system and memory, and computes nothing
+that could wait for a forward.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from proto import replica_pb2
+from server.replica.fault_guard import Failed, guard
+
+Send = Callable[[replica_pb2.FromReplica], None]
+
+
+class Moved(Protocol):
+    """One thing that is not what was loaded; fields as in proto/replica.proto."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def words(self) -> str: ...
+    @property
+    def now(self) -> bool: ...
+
+
+class Watch(Protocol):
+    """Two things keep this shape: pipelines.bundle.skew.SkewWatch and those of tests."""
+
+    def look(self) -> Sequence[Moved]:
+        """By what the file system says: milliseconds."""
+
+    def verify(self, disk: bool) -> Sequence[Moved]:
+        """By every byte in memory and, with `disk`, of every file."""
+
+
+class SelfCheck:
+    def __init__(self, watch: Watch, send: Send, interval_s: float) -> None:
+        self._watch = watch
+        self._send = send
+        self._interval_s = interval_s
+        self._asked: queue.SimpleQueue[replica_pb2.Verify] = queue.SimpleQueue()
+
+    def ask(self, verify: replica_pb2.Verify) -> None:
+        """From any thread; answered in turn."""
+        self._asked.put(verify)
+
+    def run(self) -> None:
+        """Never returns, unless the front is gone."""
+        asked: replica_pb2.Verify | None = None
+        while True:
+            try:
+                self._send(replica_pb2.FromReplica(looked=self._looked(asked)))
+            except ConnectionError:
+                return
+            try:
+                asked = self._asked.get(timeout=self._interval_s)
+            except queue.Empty:
+                asked = None
+
+    def _looked(self, asked: replica_pb2.Verify | None) -> replica_pb2.Looked:
+        began = time.perf_counter()
+        looked = replica_pb2.Looked(verify_id=asked.id if asked is not None else 0)
+        try:
+            with guard("LOOK_FAILED"):
+                found = self._watch.look() if asked is None else self._watch.verify(asked.disk)
+                for item in found:
+                    looked.moved.add(kind=item.kind, name=item.name, words=item.words, now=item.now)
+        except Failed as error:  # a look that fails silently would pass for a good one
+            looked.trouble = error.fault.message
+        looked.took_ms = (time.perf_counter() - began) * 1e3
+        return looked

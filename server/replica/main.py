@@ -1,0 +1,366 @@
+"""One replica: the stamped pipeline on one device behind the front's socket.
+
+    python -m server.replica.main --fd N --bundle DIR ...
+
+Started by the front alone. The only place in server/ that imports pipelines, and late: the
+arguments are checked and the front is told before seconds are spent on importing torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from proto import inference_pb2, replica_pb2
+from server import host
+from server.pool.spawn import threads_for
+from server.replica import placement
+from server.replica.executor import Budget
+from server.replica.model import Ready, Rejected
+from server.replica.worker import Loaded, Progress, Refused, Settings, serve
+
+if TYPE_CHECKING:
+    from pipelines.bundle.bundle import Bundle
+    from pipelines.bundle.signature import TrustedKey
+    from pipelines.models.generate import Generation
+    from pipelines.pipeline import Pipeline
+    from pipelines.postprocess import Found
+    from pipelines.types import Modality, Part, Prediction, Prepared, Sample, Task
+
+# Rows of one forward when none are asked for: a CPU gains little beyond a few rows, a GPU is
+# filled only by many. Tokens bound the padded size of a forward, and with it its memory.
+CPU_BUDGET = Budget(rows=8, tokens=8192)
+CUDA_BUDGET = Budget(rows=32, tokens=32768)
+
+KINDS: dict[int, Modality] = {
+    inference_pb2.TEXT: "text",
+    inference_pb2.IMAGE: "image",
+    inference_pb2.AUDIO: "audio",
+}
+ENCODINGS = {inference_pb2.PcmFormat.S16LE: "s16le", inference_pb2.PcmFormat.F32LE: "f32le"}
+FINISH_REASONS = {"end": "stop", "length": "length"}
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="server.replica.main")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--index", type=int, default=0)
+    parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--decode-threads", type=int, default=0)
+    parser.add_argument("--batch-rows", type=int, default=0)
+    parser.add_argument("--batch-cost", type=int, default=0)
+    parser.add_argument("--probe-runs", type=int, default=3)
+    parser.add_argument("--generations", type=int, default=8)
+    parser.add_argument("--allow-dirty", action="store_true")
+    parser.add_argument("--require-signature", type=Path)
+    parser.add_argument("--digests", type=Path)
+    parser.add_argument("--skew-interval", type=float, default=60.0)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(argv)
+    decoders = arguments.decode_threads or max(1, host.cores() // arguments.replicas)
+    settings = Settings(
+        arguments.fd, arguments.index, decoders, arguments.generations, arguments.skew_interval
+    )
+    serve(settings, lambda progress: load(arguments, progress))
+
+
+# ---- loading -------------------------------------------------------------------------------------
+
+
+def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
+    """Raises Refused for a bundle, device or setting that cannot be served."""
+    progress("importing the libraries", 0.0)
+    import torch
+
+    from pipelines.bundle.skew import SkewWatch
+    from pipelines.errors import BundleRefused
+    from pipelines.pipeline import Pipeline
+
+    try:
+        names, why_devices = placement.devices(arguments.device, torch.cuda.device_count())
+        device, sharing, why_here = placement.place(names, arguments.index, arguments.replicas)
+        bundle = _open(arguments, progress)
+        watch = SkewWatch(bundle)
+        _check_fit(device, sharing, bundle.tensors().values())
+        threads, why_threads = _threads(arguments, device)
+        progress("placing the weights", 0.8)
+        pipeline = Pipeline.of(bundle, device, arguments.dtype, threads)
+    except BundleRefused as error:
+        raise Refused(error.check, error.message) from error
+    except ValueError as error:
+        raise Refused("device", str(error)) from error
+    budget, why_budget = budget_for(arguments, device)
+    model = Served(pipeline, arguments.probe_runs)
+    progress("warming", 0.9)
+    model.warm(budget.rows)
+    reasons = dict(pipeline.reasons) | {
+        "device": f"{why_devices}; {why_here}",
+        "threads": why_threads,
+        "batch": why_budget,
+    }
+    hello = model.hello(device, reasons)
+    memory = partial(device_memory, device)
+    return Loaded(model, hello, budget, device == "cpu", memory, watch)
+
+
+def _open(arguments: argparse.Namespace, progress: Progress) -> Bundle:
+    """Raises BundleRefused, Refused."""
+    from pipelines.bundle.bundle import Bundle
+    from pipelines.bundle.digests import DigestCache
+
+    trusted = _trusted(arguments.require_signature)
+    if arguments.digests is None:
+        return Bundle.open(arguments.bundle, arguments.allow_dirty, progress, None, trusted)
+    # Of N replicas that start together one hashes what is large, and the others find it done.
+    with DigestCache.turn(arguments.digests, Path(arguments.bundle), progress) as cache:
+        return Bundle.open(arguments.bundle, arguments.allow_dirty, progress, cache, trusted)
+
+
+def _trusted(path: Path | None) -> tuple[TrustedKey, ...]:
+    """Raises Refused for keys that cannot be read: without them nothing may be served."""
+    if path is None:
+        return ()
+    from pipelines.bundle.signature import read_trusted
+
+    try:
+        return read_trusted(path)
+    except (OSError, ValueError) as error:
+        raise Refused(
+            "signature", f"--require-signature: {error}; give a public key in PEM, or a directory"
+        ) from error
+
+
+def _check_fit(device: str, sharing: int, tensors: Any) -> None:
+    if device == "cpu":
+        return  # host memory was checked by the front, for all replicas together
+    import torch
+
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    total = torch.cuda.get_device_properties(device).total_memory
+    reason = placement.misfit(weights, sharing, total)
+    if reason:
+        raise Refused("memory", reason)
+
+
+def _threads(arguments: argparse.Namespace, device: str) -> tuple[int | str, str]:
+    if device != "cpu" and not arguments.threads:
+        return "auto", "the GPU computes; threads only resize pictures and the like"
+    return threads_for(arguments.threads, arguments.replicas, host.cores())
+
+
+def budget_for(arguments: argparse.Namespace, device: str) -> tuple[Budget, str]:
+    auto = CPU_BUDGET if device == "cpu" else CUDA_BUDGET
+    rows, tokens = arguments.batch_rows or auto.rows, arguments.batch_cost or auto.tokens
+    how = "as configured" if arguments.batch_rows or arguments.batch_cost else f"usual on {device}"
+    return Budget(rows, tokens), f"{rows} rows or {tokens} padded tokens a forward: {how}"
+
+
+def device_memory(device: str) -> dict[str, Any]:
+    if device == "cpu":
+        return {}
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "device_memory_bytes": total - free,
+        "device_memory_total_bytes": total,
+        "device_name": torch.cuda.get_device_name(device),
+    }
+
+
+# ---- the pipeline as a model ---------------------------------------------------------------------
+
+
+class Served:
+    """The Model (server/replica/model.py) a pipeline makes."""
+
+    def __init__(self, pipeline: Pipeline, probe_runs: int) -> None:
+        self._pipeline = pipeline
+        self._probe_runs = probe_runs
+        self._writing = pipeline.writing()
+        self._names = tuple(feature.name for feature in pipeline.features)
+        self._stamp = pipeline.stamp.hex
+
+    def warm(self, rows: int) -> None:
+        """Run every modality mix alone, a full mixed batch and a text: no caller is the first."""
+        from pipelines.bundle import golden_file
+
+        samples = [case.sample for case in golden_file.read(self._pipeline.bundle)[0]]
+        for sample in samples:
+            self._pipeline.predict([sample])
+        self._pipeline.predict((samples * rows)[:rows])
+        richest = max(samples, key=lambda sample: len(sample.parts))
+        for _ in self._pipeline.generate(replace(richest, task="generate", max_new_tokens=2)):
+            pass
+
+    def hello(self, device: str, reasons: dict[str, str]) -> replica_pb2.Hello:
+        pipeline = self._pipeline
+        hello = replica_pb2.Hello(
+            stamp_hex=pipeline.stamp.hex,
+            stamp_name=pipeline.stamp.name,
+            dirty=pipeline.stamp.dirty,
+            stamp_parts=dict(pipeline.stamp.parts),
+            stamp_detail=dict(pipeline.stamp.detail),
+            env=pipeline.env,
+            reasons=reasons,
+            labels=[label.name for label in pipeline.labels],
+            embedding_dimensions=pipeline.backbone.width,
+            card=pipeline.bundle.card,
+            bundle_path=str(pipeline.bundle.path),
+            signed_by=pipeline.bundle.signed_by,
+            device=device,
+        )
+        for feature in pipeline.features:
+            hello.features.add(
+                name=feature.name,
+                modality=feature.modality,
+                kind=feature.kind,
+                unit=feature.unit,
+                categories=feature.categories,
+            )
+        for name, value in limits_of(pipeline):
+            hello.limits.add(name=name, value=value)
+        return hello
+
+    def prepare(self, work: replica_pb2.Work, example: bytes) -> Ready:
+        from pipelines.errors import BadInput
+
+        try:
+            row = self._pipeline.prepare(sample_of(work, example))
+        except BadInput as error:
+            raise Rejected(error.field, error.reason, error.message) from error
+        return Ready(row, row.tokens, row.decode_ms, row.preprocess_ms, row.modalities)
+
+    def forward(self, rows: Sequence[Prepared]) -> tuple[Found, Any]:
+        import torch
+
+        found = self._pipeline.forward(self._pipeline.collate(rows))
+        computed = None
+        if self._pipeline.backbone.device.type == "cuda":
+            computed = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            computed.record()
+        return found, computed
+
+    def wait(self, found: tuple[Found, Any]) -> None:
+        if found[1] is not None:
+            found[1].synchronize()
+
+    def finish(self, found: tuple[Found, Any]) -> list[replica_pb2.Done]:
+        return [self._done(prediction) for prediction in self._pipeline.finish(found[0])]
+
+    def start(self, rows: Sequence[Prepared]) -> Sequence[Generation]:
+        return self._pipeline.start(self._writing, rows)
+
+    def step(self) -> None:
+        self._writing.step()
+
+    def end(self, row: Prepared, text: Generation) -> replica_pb2.Token:
+        prediction = self._pipeline.written(row, text)
+        return replica_pb2.Token(
+            finish_reason=FINISH_REASONS.get(text.ending, text.ending),
+            tokens=len(text.tokens),
+            features=self._features(prediction),
+            stamp_hex=self._stamp,
+            confidence=prediction.confidence,
+        )
+
+    def probe(self, mixes: Sequence[str]) -> Iterator[replica_pb2.MixProbe]:
+        from pipelines.bundle import golden, golden_file
+
+        cases = golden_file.read(self._pipeline.bundle)[0]
+        for mix in mixes or dict.fromkeys(case.mix for case in cases):
+            (found,) = golden.probe(self._pipeline, (mix,), self._probe_runs)
+            yield replica_pb2.MixProbe(
+                mix=found.mix,
+                p50_ms=found.p50_ms,
+                max_ms=found.max_ms,
+                limit_ms=found.limit_ms,
+                runs=found.runs,
+                worst_difference=found.worst_difference,
+                tolerance=found.tolerance,
+                ok=found.ok,
+                reason=found.reason,
+            )
+
+    def broken_by(self, error: Exception) -> bool:
+        """After a CUDA error other than lack of memory every later call fails or lies."""
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+            return False
+        return "CUDA error" in str(error) or "cuDNN error" in str(error)
+
+    def _done(self, prediction: Prediction) -> replica_pb2.Done:
+        done = replica_pb2.Done(stamp_hex=self._stamp, features=self._features(prediction))
+        answer = done.prediction
+        answer.label = prediction.label
+        answer.confidence = prediction.confidence
+        answer.margin = prediction.margin
+        answer.entropy = prediction.entropy
+        answer.closed_set_mass = prediction.closed_set_mass
+        for score in prediction.scores:
+            answer.scores.add(
+                label=score.label, probability=score.probability, log_prob=score.log_prob
+            )
+        if prediction.embedding is not None:
+            answer.embedding.values = prediction.embedding.astype("<f4").tobytes()
+            answer.embedding.dimensions = len(prediction.embedding)
+        return done
+
+    def _features(self, prediction: Prediction) -> bytes:
+        values = [prediction.features[name] for name in self._names]
+        return np.array(values, dtype="<f4").tobytes()
+
+
+def limits_of(pipeline: Pipeline) -> Iterator[tuple[str, float]]:
+    return ((name, float(value)) for name, value in asdict(pipeline.limits).items())
+
+
+def sample_of(work: replica_pb2.Work, payload: bytes) -> Sample:
+    """Raises Rejected for bytes that are no Example."""
+    from pipelines.types import Sample
+
+    example = inference_pb2.Example()
+    try:
+        example.ParseFromString(payload)
+    except DecodeError as error:
+        raise Rejected("", "BAD_MESSAGE", f"the example cannot be read: {error}") from error
+    return Sample(
+        id=work.id,
+        parts=tuple(part_of(part) for part in example.parts),
+        task=cast("Task", work.task),
+        labels=tuple(work.labels),
+        want_embedding=work.want_embedding,
+        max_new_tokens=work.max_new_tokens,
+    )
+
+
+def part_of(part: inference_pb2.Part) -> Part:
+    from pipelines.types import Part, PcmFormat
+
+    pcm = None
+    if part.HasField("pcm"):
+        encoding = ENCODINGS.get(part.pcm.encoding, "")
+        pcm = PcmFormat(part.pcm.sample_rate_hz, part.pcm.channels, encoding)
+    if part.WhichOneof("source") == "text":
+        return Part("text", part.text, part.mime_type, pcm, part.id)
+    return Part(KINDS.get(part.modality), part.data, part.mime_type, pcm, part.id)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What lies before a replica's threads: rows to decode, rows to compute, probes.
+
+Decoders take rows from it and bring them back decoded; the computing thread asks what to do next.
+Where decoding and computing share the same cores, the computing thread decodes too while there is
+nothing better to do, and stands back while every decoder is busy: computing could not go faster,
+and the rows being decoded come along in the same forward. Elsewhere it takes what is there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from proto import replica_pb2
+from server.replica.model import Ready
+
+# What the computing thread does next: run a probe, decode a row, compute a batch, only write texts.
+Next = tuple[Literal["probe", "decode", "compute", "write"], Any]
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    work: replica_pb2.Work
+    example: bytes  # a serialized trefoil.v1.Example
+    expires_at: float  # on this process's clock; infinity = never
+    ready: Ready | None = None
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """`shared_cores`: decoding takes its time from the same cores as computing."""
+
+    decoders: int
+    shared_cores: bool
+
+
+class Desk:
+    """# Invariant: a row is undecoded, in the hands of one thread, or ready; `_decoding` counts
+    those in the hands of decoders."""
+
+    def __init__(self, crew: Crew, rows: int) -> None:
+        self._crew = crew
+        self._rows = rows
+        self._undecoded: deque[Row] = deque()
+        self._ready: deque[Row] = deque()
+        self._probes: deque[replica_pb2.Probe] = deque()
+        self._decoding = 0
+        self._computer_waits = False
+        lock = threading.Lock()
+        self._for_decoders = threading.Condition(lock)
+        self._for_computer = threading.Condition(lock)
+
+    def put(self, rows: Sequence[Row]) -> None:
+        with self._for_decoders:
+            self._undecoded.extend(rows)
+            # One thread for one row: waking a second costs as much as decoding a short text.
+            helps = self._crew.shared_cores and self._computer_waits
+            self._for_decoders.notify(len(rows) - helps)
+            if helps:
+                self._computer_waits = False
+                self._for_computer.notify()
+
+    def put_probe(self, probe: replica_pb2.Probe) -> None:
+        with self._for_computer:
+            self._probes.append(probe)
+            self._for_computer.notify()
+
+    def take_undecoded(self) -> Row:
+        """For decoders; waits."""
+        with self._for_decoders:
+            while not self._undecoded:
+                self._for_decoders.wait()
+            self._decoding += 1
+            return self._undecoded.popleft()
+
+    def decoded(self, row: Row) -> None:
+        """A decoder brings its row back, to be computed unless it has failed."""
+        with self._for_computer:
+            self._decoding -= 1
+            if row.ready is not None:
+                self._ready.append(row)
+            self._for_computer.notify()
+
+    def keep(self, row: Row) -> None:
+        """The computing thread has decoded a row itself."""
+        with self._for_computer:
+            self._ready.append(row)
+
+    def next(self, writing: bool) -> Next:
+        """For the computing thread; waits unless texts are being written."""
+        with self._for_computer:
+            while True:
+                if self._probes:
+                    return "probe", self._probes.popleft()
+                if self._ready and not self._stands_back():
+                    return "compute", None
+                if self._crew.shared_cores and self._undecoded:
+                    return "decode", self._undecoded.popleft()
+                if writing:
+                    return "write", None
+                self._computer_waits = True
+                self._for_computer.wait()
+                self._computer_waits = False
+
+    def _stands_back(self) -> bool:
+        if not self._crew.shared_cores or len(self._ready) >= self._rows:
+            return False
+        return bool(self._undecoded) or self._decoding >= self._crew.decoders
+
+    def take_ready(self) -> list[Row]:
+        with self._for_computer:
+            rows, self._ready = list(self._ready), deque()
+            return rows
+
+    def put_back(self, rows: Iterable[Row]) -> None:
+        """Decoded rows that were too many for this batch; they are the first of the next."""
+        with self._for_computer:
+            self._ready.extendleft(reversed(list(rows)))

@@ -1,0 +1,149 @@
+"""The life of a replica process, whatever model it holds: load, say hello, answer until the end.
+
+It ends when the front is gone, when told to, or on an error that makes all it would compute
+doubtful.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from proto import replica_pb2
+from server import host
+from server.replica.executor import Budget, Stages
+from server.replica.integrity_check import SelfCheck, Watch
+from server.replica.link import ReplicaLink
+from server.replica.model import Model
+from server.replica.work_queue import Crew
+
+HEARTBEAT_S = 2.0
+EXIT_REFUSED = 78  # EX_CONFIG of sysexits.h
+
+# A step of loading, and how much of it is done.
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line says about any replica."""
+
+    fd: int
+    index: int
+    decoders: int
+    generations: int
+    look_s: float = 60.0  # between looks at itself
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    model: Model
+    hello: replica_pb2.Hello
+    budget: Budget
+    shared_cores: bool  # the forward computes on the cores that decode
+    device_memory: Callable[[], dict[str, Any]]  # fields of Load that describe the device
+    watch: Watch  # is it still what was loaded?
+
+
+class Refused(Exception):
+    """This replica cannot serve: `check` as in server.errors.PoolRefused."""
+
+    def __init__(self, check: str, message: str) -> None:
+        super().__init__(message)
+        self.check = check
+        self.message = message
+
+
+def serve(settings: Settings, load: Callable[[Progress], Loaded]) -> None:
+    """Never returns. `load` may raise Refused."""
+    # A terminal's Ctrl-C and a service manager's SIGTERM are the front's to interpret.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.enable()
+    logging.basicConfig(format=f"replica {settings.index} %(levelname)s %(name)s: %(message)s")
+    link = ReplicaLink(socket.socket(fileno=settings.fd))
+    inbox = Inbox(link)
+    threading.Thread(target=inbox.read, daemon=True).start()
+    began = time.monotonic()
+    loaded = _load(link, load)
+    crew = Crew(settings.decoders, loaded.shared_cores)
+    stages = Stages(loaded.model, link.send, loaded.budget, crew, settings.generations)
+    check = SelfCheck(loaded.watch, link.send, settings.look_s)
+    inbox.stages, inbox.check = stages, check
+    stages.start()
+    _introduce(link, loaded, time.monotonic() - began)
+    threading.Thread(target=check.run, name="self-check", daemon=True).start()
+    while True:
+        state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **loaded.device_memory())
+        try:
+            link.send(replica_pb2.FromReplica(load=state))
+        except ConnectionError:
+            os._exit(0)
+        time.sleep(HEARTBEAT_S)
+
+
+def _load(link: ReplicaLink, load: Callable[[Progress], Loaded]) -> Loaded:
+    def progress(step: str, fraction: float) -> None:
+        loading = replica_pb2.Loading(step=step, fraction=fraction)
+        link.send(replica_pb2.FromReplica(loading=loading))
+
+    try:
+        return load(progress)
+    except Refused as refusal:
+        fatal = replica_pb2.Fatal(code=refusal.check, message=refusal.message)
+        link.send(replica_pb2.FromReplica(fatal=fatal))
+        os._exit(EXIT_REFUSED)
+
+
+def _introduce(link: ReplicaLink, loaded: Loaded, load_s: float) -> None:
+    loaded.hello.load_s = load_s
+    loaded.hello.max_batch_cost = loaded.budget.tokens
+    link.send(replica_pb2.FromReplica(hello=loaded.hello))
+    # One batch ahead of the forward. The front counts estimated tokens, which may be several times
+    # the exact ones, so there tokens bound only what is far beyond an ordinary batch.
+    room = replica_pb2.Room(rows=loaded.budget.rows, cost=4 * loaded.budget.tokens)
+    link.send(replica_pb2.FromReplica(room=room))
+
+
+class Inbox:
+    """Reads what the front says, from before the bundle is loaded until the end."""
+
+    def __init__(self, link: ReplicaLink) -> None:
+        self._link = link
+        self.stages: Stages | None = None
+        self.check: SelfCheck | None = None
+
+    def read(self) -> None:
+        try:
+            while True:
+                message, payloads = self._link.receive()
+                kind = message.WhichOneof("message")
+                if kind == "stop":
+                    break
+                self._obey(kind, message, payloads)
+        except (EOFError, ConnectionError):
+            pass
+        # Whatever the other threads are doing, nobody is there to hear of it.
+        os._exit(0)
+
+    def _obey(
+        self, kind: str | None, message: replica_pb2.ToReplica, payloads: list[bytes]
+    ) -> None:
+        if self.stages is None or self.check is None:
+            raise AssertionError(f"{kind} before hello; this is a bug")
+        if kind == "work":
+            self.stages.submit(message.work, payloads)
+        elif kind == "cancel":
+            self.stages.cancel(message.cancel.ids)
+        elif kind == "probe":
+            self.stages.probe(message.probe)
+        elif kind == "verify":
+            self.check.ask(message.verify)

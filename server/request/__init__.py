@@ -1,0 +1,1 @@
+"""From the bytes of a request to rows of work, and from outcomes to responses."""

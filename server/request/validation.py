@@ -1,0 +1,249 @@
+"""From the bytes of a request to rows of Work: every check that needs no decoding.
+
+A fault of the request raises Refused; so does a row's own fault, which the caller keeps to that
+row. Field paths are those of the caller's message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from proto import inference_pb2 as pb
+from server.config import ServerConfig
+from server.request.caller import Caller
+from server.request.ids import prediction_id
+from server.request.lazy_parse import example_of, generate_envelope, predict_envelope, text_of
+from server.request.status import Refused, bad_input
+from server.request.token_estimate import modality_of, tokens_of
+from server.request.uploads import SHA256, UploadStore
+from server.types import Work
+
+STAMP = re.compile(r"[0-9a-f]{64}")
+HEAD_BYTES = 16
+LONGEST_ID = 256  # request ids, session ids, slice names and values
+PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 1, pb.HIGH: 0, pb.NORMAL: 1, pb.LOW: 2}
+TASKS = {pb.TASK_UNSPECIFIED: "classify", pb.CLASSIFY: "classify", pb.EMBED: "embed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all rows of one request share."""
+
+    task: str
+    labels: tuple[str, ...]
+    want_embedding: bool
+    max_new_tokens: int
+    priority: int
+    deadline: float | None
+    session: str
+    expected_stamps: frozenset[str]
+    keep_payload: bool
+    client: str
+    trace_parent: str
+    request: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request taken apart: its rows are still serialized examples."""
+
+    request_id: str
+    rows: tuple[bytes, ...]
+    terms: Terms
+    top_k: int
+
+
+class Intake:
+    def __init__(
+        self,
+        config: ServerConfig,
+        uploads: UploadStore,
+        clock: Callable[[], float] = time.monotonic,
+        new_id: Callable[[], str] = prediction_id,
+    ) -> None:
+        self._config = config
+        self._uploads = uploads
+        self._clock = clock
+        self._new_id = new_id
+
+    def predict(self, data: bytes, caller: Caller) -> Call:
+        """Raises Refused for what concerns the request as a whole."""
+        request = predict_envelope(data)
+        if request.task not in TASKS:
+            raise Refused(bad_input("task", "UNKNOWN_TASK", f"there is no task {request.task}"))
+        rows = tuple(request.examples)
+        if not rows:
+            raise Refused(bad_input("examples", "EMPTY", "a request needs at least one example"))
+        _at_most(len(rows), self._config.max_examples, "examples", "TOO_MANY_EXAMPLES", "examples")
+        terms = replace(
+            self._terms(request, caller),
+            task=TASKS[request.task],
+            labels=self._labels(request.labels),
+            want_embedding=request.want_embedding or request.task == pb.EMBED,
+        )
+        return self._call(request, rows, terms, request.top_k)
+
+    def generate(self, data: bytes, caller: Caller) -> Call:
+        request = generate_envelope(data)
+        limit = self._config.max_new_tokens
+        _at_most(request.max_new_tokens, limit, "max_new_tokens", "TOO_MANY_TOKENS", "tokens")
+        terms = replace(
+            self._terms(request, caller), task="generate", max_new_tokens=request.max_new_tokens
+        )
+        return self._call(request, (request.example,), terms, 0)
+
+    def work(self, row: bytes, field: str, terms: Terms) -> Work:
+        """One row, uploads put in place; raises Refused when the row itself is at fault."""
+        example = example_of(row, field)
+        if not example.parts:
+            raise Refused(
+                bad_input(f"{field}.parts", "EMPTY", "an example needs at least one part")
+            )
+        limit = self._config.max_parts
+        _at_most(len(example.parts), limit, f"{field}.parts", "TOO_MANY_PARTS", "parts")
+        slices = self._slices(example, f"{field}.slices")
+        inlined, cost, modalities = False, 0, set()
+        for index, part in enumerate(example.parts):
+            where = f"{field}.parts[{index}]"
+            inlined |= self._inline(part, where)
+            modality, tokens = self._weigh(part, where)
+            modalities.add(modality)
+            cost += tokens
+        payload = example.SerializeToString() if inlined else row
+        _at_most(len(payload), self._config.ahead_bytes, field, "EXAMPLE_TOO_LARGE")
+        return Work(
+            id=self._new_id(),
+            example=payload,
+            task=terms.task,
+            labels=terms.labels,
+            want_embedding=terms.want_embedding,
+            max_new_tokens=terms.max_new_tokens,
+            priority=terms.priority,
+            deadline=terms.deadline,
+            session=terms.session,
+            expected_stamps=terms.expected_stamps,
+            cost=cost,
+            client=terms.client,
+            slices=slices,
+            keep_payload=terms.keep_payload,
+            mix="+".join(sorted(modalities - {""})) or "unknown",
+            trace_parent=terms.trace_parent,
+            request=terms.request,
+        )
+
+    def _inline(self, part: pb.Part, field: str) -> bool:
+        """Put an upload's content in the place of its id; False when there is none."""
+        if part.WhichOneof("source") != "upload_id":
+            return False
+        upload = self._uploads.find(part.upload_id)
+        if upload is None:
+            text = "there is no such upload here (any more): uploads expire, and stay on one server"
+            raise Refused(bad_input(f"{field}.upload_id", "UNKNOWN_UPLOAD", text))
+        if not part.sha256:  # else _weigh compares the claim with the content
+            part.sha256 = upload.sha256
+        part.mime_type = part.mime_type or upload.mime
+        part.data = upload.data
+        return True
+
+    def _weigh(self, part: pb.Part, field: str) -> tuple[str, int]:
+        """Modality and estimated tokens of one part; raises Refused for what sizes can tell."""
+        source = part.WhichOneof("source")
+        if source is None:
+            text = "a part needs one of text, data and upload_id"
+            raise Refused(bad_input(field, "NO_SOURCE", text))
+        if source == "text":
+            content = part.text.encode()
+            if part.modality in (pb.IMAGE, pb.AUDIO):
+                text = "a picture or a sound goes into data (or an upload), not into text"
+                raise Refused(bad_input(f"{field}.text", "WRONG_SOURCE", text))
+            limit = self._config.max_text_bytes
+            _at_most(len(content), limit, f"{field}.text", "TEXT_TOO_LONG")
+        else:
+            content = part.data
+        self._check_claim(part.sha256, content, field)
+        head = content[:HEAD_BYTES]
+        modality = modality_of(part, head)
+        return modality, tokens_of(modality, len(content), head)
+
+    def _check_claim(self, claim: str, content: bytes, field: str) -> None:
+        if not claim:
+            return
+        if not SHA256.fullmatch(claim):
+            text = "sha256 must be 64 lower-case hex digits"
+            raise Refused(bad_input(f"{field}.sha256", "SHA256_MALFORMED", text))
+        found = hashlib.sha256(content).hexdigest()
+        if found != claim:
+            text = f"the content hashes to {found}, the part claims {claim}"
+            raise Refused(bad_input(f"{field}.sha256", "SHA256_MISMATCH", text))
+
+    def _slices(self, example: pb.Example, field: str) -> dict[str, str]:
+        limit = self._config.max_slices
+        _at_most(len(example.slices), limit, field, "TOO_MANY_SLICES", "slices")
+        for name, value in example.slices.items():
+            longest = max(len(name), len(value))
+            _at_most(longest, LONGEST_ID, f"{field}[{name[:32]}]", "TOO_LONG", "characters")
+        return dict(example.slices)
+
+    def _labels(self, raw: Sequence[bytes]) -> tuple[str, ...]:
+        _at_most(len(raw), self._config.max_labels, "labels", "TOO_MANY_LABELS", "labels")
+        labels = tuple(text_of(label, f"labels[{index}]") for index, label in enumerate(raw))
+        for index, label in enumerate(labels):
+            if not label.strip():
+                raise Refused(bad_input(f"labels[{index}]", "EMPTY", "a label needs words"))
+            if label in labels[:index]:
+                text = f"the label {label!r} is given twice"
+                raise Refused(bad_input(f"labels[{index}]", "DUPLICATE_LABEL", text))
+            limit = self._config.max_label_chars
+            _at_most(len(label), limit, f"labels[{index}]", "LABEL_TOO_LONG", "characters")
+        return labels
+
+    def _terms(self, request: Any, caller: Caller) -> Terms:
+        """The terms PredictRequest and GenerateRequest have in common."""
+        if request.priority not in PRIORITIES:
+            text = f"there is no priority {request.priority}"
+            raise Refused(bad_input("priority", "UNKNOWN_PRIORITY", text))
+        remaining_s = caller.remaining_s
+        if remaining_s is None:
+            remaining_s = self._config.default_deadline_s or None
+        return Terms(
+            task="classify",
+            labels=(),
+            want_embedding=False,
+            max_new_tokens=0,
+            priority=PRIORITIES[request.priority],
+            deadline=None if remaining_s is None else self._clock() + remaining_s,
+            session=_short_text(request.session_id, "session_id"),
+            expected_stamps=frozenset(_stamps(request.expected_stamps)),
+            keep_payload=not request.no_payload_sample,
+            client=caller.client,
+            trace_parent=caller.trace_parent,
+        )
+
+    def _call(self, request: Any, rows: tuple[bytes, ...], terms: Terms, top_k: int) -> Call:
+        request_id = _short_text(request.request_id, "request_id") or self._new_id()
+        return Call(request_id, rows, replace(terms, request=request_id), top_k)
+
+
+def _stamps(raw: Sequence[bytes]) -> Iterator[str]:
+    """Full stamps only: a short form would compare equal to more than one."""
+    for index, stamp in enumerate(raw):
+        text = text_of(stamp, f"expected_stamps[{index}]")
+        if not STAMP.fullmatch(text):
+            words = "a stamp is compared on all of its 64 lower-case hex digits"
+            raise Refused(bad_input(f"expected_stamps[{index}]", "STAMP_MALFORMED", words))
+        yield text
+
+
+def _short_text(raw: bytes, field: str) -> str:
+    _at_most(len(raw), LONGEST_ID, field, "TOO_LONG")
+    return text_of(raw, field)
+
+
+def _at_most(found: int, limit: int, field: str, reason: str, unit: str = "bytes") -> None:
+    if found > limit:
+        raise Refused(bad_input(field, reason, f"{found} {unit}; the limit is {limit}"))

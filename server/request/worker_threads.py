@@ -1,0 +1,58 @@
+"""Blocking work of telemetry beside the event loop, on a few threads, with an end to the line.
+
+Here alone telemetry's own errors become faults: which field was wrong is for the caller to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from server.request.status import Refused, bad_input
+from server.telemetry.errors import BadFilter, StoreBusy, UnknownAlert
+from server.telemetry_port import TelemetryOff
+from server.types import Fault
+
+T = TypeVar("T")
+RETRY_S = 1.0
+
+
+class Offload:
+    """`threads` works at a time, `waiting` more in line; whoever comes then is told to come back.
+
+    Work whose caller has gone away is not begun.
+    """
+
+    def __init__(self, name: str, threads: int, waiting: int) -> None:
+        self._most = threads + waiting
+        self._asked = 0
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def run(self, work: Callable[[], T], field: str = "") -> T:
+        """What `work` returns. Raises Refused; `field` is the one a bad value is blamed on."""
+        if self._asked >= self._most:
+            text = f"{self._asked} such questions are being answered already"
+            raise Refused(Fault("RESOURCE_EXHAUSTED", "", "TELEMETRY_FULL", text, RETRY_S))
+        self._asked += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except BadFilter as error:
+            raise Refused(bad_input(field, "BAD_FILTER", str(error))) from None
+        except UnknownAlert as error:
+            raise Refused(Fault("NOT_FOUND", field, "UNKNOWN", str(error))) from None
+        except TelemetryOff as error:
+            raise Refused(Fault("FAILED_PRECONDITION", "", "TELEMETRY_OFF", str(error))) from None
+        except StoreBusy as error:
+            raise Refused(Fault("UNAVAILABLE", "", "TELEMETRY_BUSY", str(error), RETRY_S)) from None
+        except (OSError, sqlite3.Error) as error:
+            text = f"telemetry cannot be read or written now: {error}"
+            raise Refused(Fault("UNAVAILABLE", "", "TELEMETRY_DOWN", text, RETRY_S)) from None
+        finally:
+            self._asked -= 1
+
+    def close(self) -> None:
+        """Returns at once; what runs still ends by itself."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

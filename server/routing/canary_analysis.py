@@ -1,0 +1,273 @@
+"""A candidate against the active bundle, on rows that a draw gave to one or the other.
+
+The draw makes both sides alike in everything but the bundle, at the same time of day. The bounds
+hold however often they are looked at (server/routing/sequential_bounds.py); a session counts as
+what it is, many rows that are alike. All six measures together send a candidate that is within its
+bounds back with probability ALPHA at most.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from server.routing.sequential_bounds import Clustered, mean_halfwidth
+from server.telemetry.quality.estimates import Yardstick
+from server.telemetry.stamps.feedback import CORRECTED, JOINED, FeedbackItem, FeedbackResult
+from server.types import Answer, Outcome, Work
+
+ALPHA = 0.01
+MEASURES = ("errors", "latency", "confidence", "estimated value", "accuracy", "realised value")
+EACH = ALPHA / len(MEASURES)
+MIN_ROWS, MIN_GROUPS, MIN_LABELLED = 100, 30, 30
+MINUTE_S = 60.0
+WINDOW_ROWS = 4000
+LAST = 40  # rows in which most failing ends it without any statistics
+MOST_WAITING = 20_000  # predictions whose label may still come
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a candidate may cost.
+
+    More rows that fail: surely more than `errors_back` sends it back, surely fewer than
+    `errors_fine` is fine. (To show fewer than half a point more would take thousands of rows.)
+    Slow is what takes longer than `slow_times` the active bundle's p95 of the same minute: more of
+    that than `slow_share`, and than the active bundle has itself, sends it back. Means may fall by
+    `worse_sd` standard deviations of the rows.
+    """
+
+    errors_back: float = 0.005
+    errors_fine: float = 0.02
+    slow_times: float = 1.25
+    slow_share: float = 0.05
+    worse_sd: float = 0.2
+    wrong_back: float = 0.02
+    wrong_fine: float = 0.05
+
+
+BOUNDS = Bounds()
+
+Verdict = Literal["worse", "fine", "unsure", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    name: str
+    verdict: Verdict
+    words: str
+
+
+class Side:
+    """What the rows of one bundle were like."""
+
+    def __init__(self, stick: Yardstick | None) -> None:
+        self.stick = stick
+        self.errors, self.slow = Clustered(), Clustered()
+        self.confidence, self.value, self.realised = Clustered(), Clustered(), Clustered()
+        self.wrong = Clustered()  # of answers whose truth is known
+        self.last: deque[bool] = deque(maxlen=LAST)
+        self.totals: deque[tuple[float, float]] = deque(maxlen=WINDOW_ROWS)
+
+    def p95(self, now: float) -> float:
+        """Of the last minute; NaN with too few rows to tell."""
+        recent = sorted(ms for at, ms in self.totals if now - at <= MINUTE_S)
+        return recent[int(0.95 * len(recent))] if len(recent) >= MIN_GROUPS else math.nan
+
+    @property
+    def too_few(self) -> str:
+        if self.errors.n < MIN_ROWS:
+            return f"{self.errors.n} of {MIN_ROWS} rows"
+        if self.errors.groups < MIN_GROUPS:
+            return f"{self.errors.groups} of {MIN_GROUPS} sessions or requests"
+        return ""
+
+
+class Trial:
+    """Told of every row that was drawn; `clock` is seconds."""
+
+    def __init__(
+        self,
+        active: Yardstick | None = None,
+        candidate: Yardstick | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        bounds: Bounds = BOUNDS,
+    ) -> None:
+        self._bounds = bounds
+        self.active, self.candidate = Side(active), Side(candidate)
+        self._clock = clock
+        self._slow_ms = math.nan
+        self._waiting: OrderedDict[str, tuple[Side, str, str, float]] = OrderedDict()
+
+    # ---- in ----------------------------------------------------------------------------------
+
+    def ended(self, on_candidate: bool, work: Work, outcome: Outcome) -> None:
+        side = self.candidate if on_candidate else self.active
+        fault, group = outcome.fault, work.session or work.request
+        if fault is not None and fault.code == "CANCELLED":
+            return
+        side.errors.add(group, fault is not None)
+        side.last.append(fault is not None)
+        if outcome.answer is None or work.task == "generate":
+            return
+        total_ms = outcome.timing.total_ms
+        side.totals.append((self._clock(), total_ms))
+        if not math.isnan(self._slow_ms):
+            side.slow.add(group, total_ms > self._slow_ms)
+        if work.task == "classify":
+            self._classified(side, group, work, outcome.answer, total_ms)
+
+    def _classified(
+        self, side: Side, group: str, work: Work, answer: Answer, total_ms: float
+    ) -> None:
+        side.confidence.add(group, answer.confidence)
+        value = math.nan
+        if side.stick is not None:
+            value = side.stick.estimated(answer.label, answer.confidence)
+        if not math.isnan(value):
+            side.value.add(group, value)
+        self._waiting[work.id] = (side, group, answer.label, total_ms / 1e3)
+        if len(self._waiting) > MOST_WAITING:
+            self._waiting.popitem(last=False)
+
+    def learnt(self, item: FeedbackItem, result: FeedbackResult) -> None:
+        """What turned out to be true; of several tellings the first counts."""
+        if result.status not in (JOINED, CORRECTED):
+            return
+        side, group, said, took_s = self._waiting.pop(item.prediction_id, (None, "", "", 0.0))
+        if side is None:
+            return
+        if item.label:
+            side.wrong.add(group, item.label != said)
+        if side.stick is None:
+            return
+        value = item.value
+        if value is None:
+            value = side.stick.realised(item.label, said, took_s) if item.label else math.nan
+        if not math.isnan(value):
+            side.realised.add(group, value)
+
+    # ---- out ---------------------------------------------------------------------------------
+
+    def broken(self) -> str:
+        """Why no statistics are needed, or ""."""
+        ours, theirs = self.candidate.last, self.active.last
+        if len(ours) < LAST or sum(ours) < LAST / 2 or sum(theirs) > len(theirs) / 4:
+            return ""
+        return f"{sum(ours)} of its last {LAST} rows failed, of the active bundle's {sum(theirs)}"
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Each compared as things stand; to be asked about once a second."""
+        now = self._clock()
+        limit = self.active.p95(now)
+        self._slow_ms = self._bounds.slow_times * limit
+        few = self.candidate.too_few or self.active.too_few
+        if few:
+            return (Measure("rows", "unsure", f"{few} so far"),)
+        prices = self.active.stick.objective if self.active.stick is not None else None
+        unit = prices.unit if prices is not None else ""
+        return (
+            self._errors(),
+            self._latency(limit, self.candidate.p95(now)),
+            self._mean("confidence", self.active.confidence, self.candidate.confidence, ""),
+            self._mean("estimated value", self.active.value, self.candidate.value, unit),
+            self._accuracy(),
+            self._realised(unit),
+        )
+
+    def _errors(self) -> Measure:
+        ours, theirs = self.candidate.errors, self.active.errors
+        least, most = _more(ours, theirs)
+        verdict: Verdict = "unsure"
+        if least > self._bounds.errors_back:
+            verdict = "worse"
+        elif most < self._bounds.errors_fine:
+            verdict = "fine"
+        words = (
+            f"{ours.mean:.2%} of {ours.n} rows failed against {theirs.mean:.2%} of {theirs.n}; "
+            f"between {least:+.2%} and {most:+.2%}, back above "
+            f"{self._bounds.errors_back:+.1%}, fine below {self._bounds.errors_fine:+.1%}"
+        )
+        return Measure("errors", verdict, words)
+
+    def _latency(self, active_ms: float, candidate_ms: float) -> Measure:
+        slow, theirs = self.candidate.slow, self.active.slow
+        low, high = slow.share_bounds(EACH / 2)
+        verdict: Verdict = "unsure"
+        # What slows both down, as more traffic or a busy neighbour, says nothing of the candidate.
+        if low > self._bounds.slow_share and _more(slow, theirs)[0] > 0:
+            verdict = "worse"
+        elif high < self._bounds.slow_share:
+            verdict = "fine"
+        words = (
+            f"p95 {candidate_ms:.0f} ms against {active_ms:.0f} ms in the same minute; "
+            f"{low:.1%} to {high:.1%} of {slow.n} rows over {self._bounds.slow_times:g} times "
+            f"that, {self._bounds.slow_share:.0%} may; of the active bundle's {theirs.mean:.1%}"
+        )
+        return Measure("latency", verdict, words)
+
+    def _mean(self, name: str, theirs: Clustered, ours: Clustered, unit: str) -> Measure:
+        if min(ours.groups, theirs.groups) < MIN_GROUPS:
+            return Measure(name, "none", "too little to compare")
+        bound = self._margin(theirs, ours)
+        difference = ours.mean - theirs.mean
+        half = mean_halfwidth(ours.variance + theirs.variance, bound, EACH) if bound else 0.0
+        verdict: Verdict = "unsure"
+        if difference + half < -bound:
+            verdict = "worse"
+        elif difference - half > -bound or (not bound and difference >= 0):
+            verdict = "fine"
+        words = (
+            f"{ours.mean:.4g} of {ours.n} rows against {theirs.mean:.4g} of {theirs.n}; between "
+            f"{difference - half:+.3g} and {difference + half:+.3g} {unit}".rstrip()
+            + f", {-bound:+.3g} may"
+        )
+        return Measure(name, verdict, words)
+
+    def _margin(self, theirs: Clustered, ours: Clustered) -> float:
+        return self._bounds.worse_sd * max(theirs.deviation, ours.deviation)
+
+    def _accuracy(self) -> Measure:
+        """Values of single answers may differ so much that their mean tells little: a model that
+        errs three times as often is then seen here first. What errs more and is worth more is what
+        an objective is for, and goes on."""
+        ours, theirs = self.candidate.wrong, self.active.wrong
+        if min(ours.groups, theirs.groups) < MIN_LABELLED:
+            return Measure("accuracy", "none", f"{ours.n} and {theirs.n} labels so far")
+        least, most = _more(ours, theirs)
+        worth_more = self.candidate.realised.mean > self.active.realised.mean
+        verdict: Verdict = "none"
+        if least > self._bounds.wrong_back and not worth_more:
+            verdict = "worse"
+        elif most < self._bounds.wrong_fine:
+            verdict = "fine"
+        elif ours.mean - theirs.mean > self._bounds.wrong_back and not worth_more:
+            verdict = "unsure"
+        words = (
+            f"{ours.mean:.1%} of {ours.n} wrong against {theirs.mean:.1%} of {theirs.n}; between "
+            f"{least:+.1%} and {most:+.1%}, back above {self._bounds.wrong_back:+.0%}"
+        )
+        return Measure("accuracy", verdict, words)
+
+    def _realised(self, unit: str) -> Measure:
+        """Labels come late and for few rows: too few to be sure hold nothing up, unless they point
+        to what would send it back."""
+        ours, theirs = self.candidate.realised, self.active.realised
+        if min(ours.groups, theirs.groups) < MIN_LABELLED:
+            return Measure("realised value", "none", f"{ours.n} and {theirs.n} labels so far")
+        found = self._mean("realised value", theirs, ours, unit)
+        points_down = ours.mean - theirs.mean < -self._margin(theirs, ours)
+        if found.verdict == "unsure" and not points_down:
+            return Measure(found.name, "none", found.words)
+        return found
+
+
+def _more(ours: Clustered, theirs: Clustered) -> tuple[float, float]:
+    """By how much our share is larger than theirs, at least and at most."""
+    low, high = ours.share_bounds(EACH / 2)
+    their_low, their_high = theirs.share_bounds(EACH / 2)
+    return low - their_high, high - their_low

@@ -1,0 +1,102 @@
+"""Proof that a candidate is right and fast enough, taken beside the pool that serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from server import host
+from server.errors import DeployRefused, PoolRefused
+from server.pool.pool import Pool
+from server.routing.progress import Step, Steps
+from server.types import Evidence, ReplicaStatus
+
+LOOK_S = 0.2
+# A candidate may be slower than the active bundle by this much, both measured now: a probe beside
+# live traffic is slow for either, so only their ratio says something about the bundle.
+SLOWER = 1.5
+
+
+async def prove(pool: Pool, start: Coroutine[Any, Any, None], beside: Callable[[], Pool]) -> Steps:
+    """Runs `start` and waits until every replica it began has been judged, step by step.
+
+    Raises DeployRefused with the evidence. `beside` is what its speed is held against.
+    """
+    starting = asyncio.create_task(start)
+    try:
+        while not starting.done() or _unjudged(pool):
+            if starting.done() and starting.exception() is None:
+                _check_alive(pool)
+            _give_way(pool)
+            yield step("loading", _fraction(pool), pool, pool.why_not())
+            await asyncio.wait([starting], timeout=LOOK_S)
+            if starting.done():
+                await asyncio.sleep(LOOK_S)
+        await starting
+    except PoolRefused as refusal:
+        raise DeployRefused(refusal.check, refusal.message) from None
+    finally:
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+    yield step("proving", 1.0, pool, "golden answers and speed against the active bundle")
+    await _check_speed(pool, beside())
+
+
+def step(name: str, fraction: float, pool: Pool, detail: str) -> Step:
+    facts = pool.facts
+    stamp, title = (facts.stamp, facts.stamp_name) if facts else ("", "")
+    return Step(name, fraction, detail, stamp, title)
+
+
+def slower(candidate: Evidence, active: tuple[Evidence, ...]) -> str:
+    """Why a slow mix is the bundle's fault and not the machine's; "" when it is not."""
+    if candidate.p50_ms <= candidate.limit_ms:
+        return ""
+    beside = next((e.p50_ms for e in active if e.mix == candidate.mix), 0.0)
+    if beside and candidate.p50_ms <= SLOWER * beside:
+        return ""
+    return (
+        f"{candidate.mix}: median {candidate.p50_ms:.1f} ms, limit {candidate.limit_ms:.1f} ms, "
+        f"the active bundle now {beside:.1f} ms"
+    )
+
+
+def _check_alive(pool: Pool) -> None:
+    """A replica that was refused, died or answered wrongly ends the attempt."""
+    for seat in pool.statuses():
+        if seat.state == "wrong":
+            raise DeployRefused("probe", f"replica {seat.index} wrong: {seat.reason}")
+        if seat.state == "dead" or seat.restarts:
+            raise DeployRefused("probe", pool.last_death)
+
+
+async def _check_speed(pool: Pool, beside: Pool) -> None:
+    _check_alive(pool)
+    slow = [seat for seat in pool.statuses() if seat.state == "slow"]
+    if not slow:
+        return
+    mixes = [e.mix for seat in slow for e in seat.evidence if e.p50_ms > e.limit_ms]
+    now = await beside.probe_now(tuple(dict.fromkeys(mixes)))
+    for seat in slow:
+        for evidence in seat.evidence:
+            reason = slower(evidence, now)
+            if reason:
+                raise DeployRefused("speed", f"replica {seat.index}, {reason}")
+
+
+def _give_way(pool: Pool) -> None:
+    """Loading must not slow the answers of the active pool down."""
+    for seat in pool.statuses():
+        if seat.pid:
+            host.give_way(seat.pid, seat.state in ("starting", "loading"))
+
+
+def _unjudged(pool: Pool) -> bool:
+    return any(s.state in ("starting", "loading", "warming") for s in pool.statuses())
+
+
+def _fraction(pool: Pool) -> float:
+    seats: tuple[ReplicaStatus, ...] = pool.statuses()
+    return sum(seat.loading_fraction for seat in seats) / max(len(seats), 1)

@@ -1,0 +1,315 @@
+"""Which pool serves: the active one, the one before it kept warm, and a candidate being proved.
+
+A switch is one assignment on the event loop. Whoever holds a pool for a request keeps it to the
+end, so no answer and no stream ever mixes two stamps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from pathlib import Path
+
+from server import host
+from server.config import ServerConfig
+from server.errors import DeployRefused, draining
+from server.pool import memory
+from server.pool.memory import Available
+from server.pool.pool import Pool
+from server.routing.canary import Canary
+from server.routing.candidate_checks import prove, step
+from server.routing.progress import Steps, Switch
+from server.routing.rolling import Rolling
+from server.routing.router import Branch, Routes, stamp_of, switched
+from server.types import Facts, Outcome, ReplicaStatus, Work
+
+logger = logging.getLogger(__name__)
+
+Build = Callable[[ServerConfig], Pool]
+# What else must hold of a proved candidate; raises DeployRefused.
+Check = Callable[[Facts], Awaitable[None]]
+
+
+async def _accept(_facts: Facts) -> None:
+    return None
+
+
+class Lineup:
+    """`notes` are choices made for this server, each with its reason, for whoever asks."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        active: Pool,
+        build: Build | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        available: Available = host.available_bytes,
+    ) -> None:
+        self.active = active
+        self.standby: Pool | None = None
+        self.candidate: Pool | None = None
+        self.canary: Canary | None = None
+        self.check: Check = _accept
+        self.notes: dict[str, str] = {}
+        self._config = config
+        self._build = build
+        self._clock = clock
+        self._available = available
+        self._routes = Routes()
+        self.branch: Branch | None = None  # takes a share: a canary, or a pool rolling in
+        self._retiring: asyncio.Task[None] | None = None
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._loading = False
+        self._ending = False
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        second = self.branch.pool if self.branch is not None else None
+        found = (self.active, self.standby, self.candidate, second)
+        return tuple(dict.fromkeys(pool for pool in found if pool is not None))
+
+    def pool_for(self, work: Work) -> Pool:
+        """The pool the work is pinned to or its session began on, else the active one or, by its
+        share, the one on trial or rolling in."""
+        return self._routes.choose(work, self.active, self.standby, self.branch)
+
+    def heard(self, pool: Pool, work: Work, outcome: Outcome) -> None:
+        """A row has ended. Only what the draw has placed says something about a canary."""
+        canary, branch = self.canary, self.branch
+        if canary is not None and branch is not None:
+            drawn = branch.drawn(work)
+            if drawn is not None and drawn == (pool is canary.pool):
+                canary.trial.ended(drawn, work, outcome)
+
+    def statuses(self) -> tuple[ReplicaStatus, ...]:
+        """Of what serves; while one pool rolls in, of both."""
+        found = {seat.index: seat for seat in self.active.statuses()}
+        if self.branch is not None and self.canary is None:
+            found |= {seat.index: seat for seat in self.branch.pool.statuses()}
+        return tuple(found[index] for index in sorted(found))
+
+    def reasons(self) -> Mapping[str, str]:
+        canary = self.canary
+        return self.notes | ({"canary": canary.words()} if canary is not None else {})
+
+    async def begin_with(self, bundle: Path) -> None:
+        """Serve this one first, when the one that was meant to be was refused."""
+        assert self._build is not None
+        await self.active.stop()
+        self.active = self._build(replace(self._config, bundle=bundle))
+
+    # ---- load ----------------------------------------------------------------------------------
+
+    def misfit(self, bundle: Path) -> str:
+        """Why a second whole pool does not fit beside what is loaded; "" when it does."""
+        config = replace(self._config, bundle=bundle)
+        return memory.misfit(config, config.warm_pool, self._available(), self.active.device_free())
+
+    async def load(self, bundle: Path) -> Steps:
+        """Verify, warm and probe a bundle beside the active pool, step by step.
+
+        Raises DeployRefused with the evidence; the active pool is untouched then.
+        """
+        pool = self._begin_load(bundle)
+        async with AsyncExitStack() as failed:
+            failed.callback(self._loaded)
+            failed.push_async_callback(self._stop, pool)
+            async with aclosing(prove(pool, pool.start(), lambda: self.active)) as steps:
+                async for one in steps:
+                    self._check_open()
+                    yield one
+            await self.admit(pool)
+            failed.pop_all()
+        self._loaded()
+        self.candidate = pool
+        yield step("ready", 1.0, pool, f"activate {stamp_of(pool)} to serve it")
+
+    async def roll(self, bundle: Path) -> Steps:
+        """Replace the active pool replica by replica; both stamps serve meanwhile, each session
+        its own. Raises DeployRefused with the evidence, and the old replicas are back then."""
+        drain_s = self._config.drain_s
+        if self._config.warm_pool < 2:
+            raise DeployRefused("swap", "rolling needs --warm-pool 2: the others serve meanwhile")
+        pool, old = self._begin_load(bundle), self.active
+        async with AsyncExitStack() as failed:
+            failed.callback(self._loaded)
+            failed.push_async_callback(self._stop, pool)
+            failed.callback(self._join)
+            await self.retire_standby()
+            rolling = Rolling(old, pool, self._config.warm_pool, self._fits_one_more(pool), drain_s)
+            async with aclosing(rolling.run(self)) as steps:
+                async for one in steps:
+                    yield one
+            failed.pop_all()
+        self._loaded()
+        self._stop_later(old)
+        self.notes["standby"] = "none: it was replaced replica by replica"
+        how = f"replica by replica, from {stamp_of(old)}"
+        yield replace(step("activated", 1.0, pool, how), switch=switched(pool, old, 0.0))
+
+    def check_free(self) -> None:
+        """Raises DeployRefused while no other bundle can be loaded."""
+        self._check_open()
+        if self.canary is not None:
+            raise DeployRefused("load", "a canary is running: activate it or roll it back first")
+        if self._build is None or self._loading:
+            raise DeployRefused("load", "another bundle is being loaded")
+
+    def _check_open(self) -> None:
+        if self._ending:
+            raise DeployRefused("drain", "this server was told to stop; load it when it runs again")
+
+    def _begin_load(self, bundle: Path) -> Pool:
+        self.check_free()
+        assert self._build is not None
+        self.discard()
+        self._loading = True
+        return self._build(replace(self._config, bundle=bundle))
+
+    def _loaded(self) -> None:
+        self._loading = False
+
+    def _join(self) -> None:
+        self.branch = None
+
+    def _fits_one_more(self, pool: Pool) -> bool:
+        return not memory.misfit(pool.config, 1, self._available(), self.active.device_free())
+
+    async def admit(self, pool: Pool) -> None:
+        """Raises DeployRefused for a bundle that serves already, or that the server's check
+        refuses."""
+        stamp = stamp_of(pool)
+        if stamp == stamp_of(self.active):
+            raise DeployRefused("load", f"stamp {stamp[:12]} is being served already")
+        if pool.facts is not None:
+            await self.check(pool.facts)
+
+    def turn_to(self, pool: Pool) -> None:
+        """Serve with this pool alone; the sessions of the other one move."""
+        old, self.active, self.branch = self.active, pool, None
+        if old is not pool:
+            self._routes.forget(old)
+
+    def split(self, pool: Pool, share: Callable[[], float]) -> None:
+        """Give it a share of what is bound to no pool yet."""
+        self.branch = Branch(pool, share, self._routes.sessions)
+
+    def discard(self) -> asyncio.Task[None] | None:
+        """Give up the candidate, and the canary with it; ended when the task is."""
+        pool, self.candidate, self.canary, self.branch = self.candidate, None, None, None
+        if pool is None:
+            return None
+        self._routes.forget(pool)
+        return self._stop_later(pool)
+
+    # ---- switch --------------------------------------------------------------------------------
+
+    def activate(self, stamp: str) -> Switch:
+        """Serve the candidate or standby with this stamp from now on. Raises DeployRefused."""
+        chosen, canary = self._ready(stamp), self.canary
+        if canary is not None and chosen is not canary.pool:
+            words = f"a canary of {stamp_of(canary.pool)[:12]} runs: activate that or roll it back"
+            raise DeployRefused("activate", words)
+        return self._switch(chosen)
+
+    def begin_canary(self, stamp: str, make: Callable[[Pool], Canary]) -> Canary:
+        """Give a loaded stamp a share of the sessions. Raises DeployRefused."""
+        if self.canary is not None:
+            raise DeployRefused("canary", f"{stamp_of(self.canary.pool)[:12]} is on trial already")
+        pool = self._ready(stamp)
+        if pool is not self.candidate:
+            raise DeployRefused("canary", f"{stamp[:12]} is the standby: activate it, or load anew")
+        canary = self.canary = make(pool)
+        self.split(pool, lambda: canary.share)
+        return canary
+
+    def roll_back(self) -> Switch:
+        """Back to the standby; sessions of what is left move with it. Raises DeployRefused."""
+        if self.standby is None:
+            raise DeployRefused("rollback", "there is no bundle kept warm to go back to")
+        switch = self.activate(stamp_of(self.standby))
+        self.leave_sessions()
+        return switch
+
+    def leave_sessions(self) -> None:
+        """Sessions of a bundle that is rolled back do not stay with it."""
+        self._routes.clear()
+
+    def _ready(self, stamp: str) -> Pool:
+        ready = [p for p in (self.candidate, self.standby) if p is not None and p.facts is not None]
+        chosen = next((p for p in ready if stamp_of(p) == stamp), None)
+        if chosen is None:
+            if stamp == stamp_of(self.active):
+                raise DeployRefused("activate", f"{stamp[:12]} is being served already")
+            known = ", ".join(stamp_of(p)[:12] for p in ready) or "nothing"
+            words = f"{stamp[:12]} is not loaded; {known} is (`server load BUNDLE` loads one)"
+            raise DeployRefused("activate", words)
+        if not chosen.serving:
+            why = chosen.why_not()
+            raise DeployRefused("activate", f"no replica of {stamp[:12]} serves: {why}")
+        return chosen
+
+    def _switch(self, chosen: Pool) -> Switch:
+        began = time.perf_counter()
+        old, self.active = self.active, chosen
+        took_s = time.perf_counter() - began
+        if self.branch is not None and self.branch.pool is chosen:
+            self.canary = self.branch = None
+        if self.candidate is chosen:
+            self.candidate = None
+        if self.standby is not None and self.standby is not chosen:
+            self._stop_later(self.standby)
+        self.standby = old
+        if self._retiring is not None:
+            self._retiring.cancel()
+        keep_s, self.notes["standby"] = memory.standby_s(chosen.config, self._available())
+        self._retiring = asyncio.create_task(self._retire(old, keep_s))
+        return switched(chosen, old, took_s)
+
+    async def retire_standby(self) -> None:
+        """Its memory is wanted for something else."""
+        if self._retiring is not None:
+            self._retiring.cancel()
+        pool, self.standby = self.standby, None
+        if pool is not None:
+            await self._stop_later(pool)
+
+    async def _retire(self, pool: Pool, keep_s: float) -> None:
+        await asyncio.sleep(keep_s)
+        if self.standby is pool:
+            self.standby = None
+            self._stop_later(pool)
+
+    # ---- end -----------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Nothing more is loaded, and a load that is under way ends; a roll does not, since both of
+        its pools serve."""
+        self._ending = True
+
+    async def stop(self) -> None:
+        if self._retiring is not None:
+            self._retiring.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._retiring
+        await asyncio.gather(*(pool.stop() for pool in self.pools), *self._stopping)
+
+    def _stop_later(self, pool: Pool) -> asyncio.Task[None]:
+        """A pool that is not wanted any more still answers what it holds."""
+        task = asyncio.create_task(self._finish_and_stop(pool))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+        return task
+
+    async def _finish_and_stop(self, pool: Pool) -> None:
+        await pool.finish(self._config.drain_s, draining())
+        await self._stop(pool)
+
+    async def _stop(self, pool: Pool) -> None:
+        self._routes.forget(pool)
+        await pool.stop()

@@ -1,0 +1,1 @@
+"""Alerts: the book, the commands they run, the silences."""

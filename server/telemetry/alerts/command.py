@@ -1,0 +1,127 @@
+"""Runs a command of the operator's for every page: the alert as JSON on its standard input.
+
+One at a time on a thread of its own, each with a time limit, so that a pager that hangs delays
+neither telemetry nor predictions. What waits too long is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import queue
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+
+from server.telemetry.alerts.book import Transition
+
+logger = logging.getLogger(__name__)
+
+LIMIT_S = 30.0
+WAITING = 100
+CLOSE_S = 10.0  # a server that is told to stop waits no longer for its pager
+NOTHING: Mapping[str, str] = {}
+
+
+class AlertCommand:
+    """`about` is told with every alert: a pager serves many servers. `done(alert id, outcome in
+    words)` is called from the thread when a run has ended."""
+
+    def __init__(
+        self,
+        command: str,
+        done: Callable[[str, str], None] = lambda alert, outcome: None,
+        limit_s: float = LIMIT_S,
+        about: Mapping[str, str] = NOTHING,
+    ) -> None:
+        """Raises ValueError when the command line cannot be split into words, or names nothing
+        that can be run."""
+        self._words = shlex.split(command)
+        if not self._words:
+            raise ValueError("the alert command is empty")
+        if shutil.which(self._words[0]) is None:
+            raise ValueError(f"{self._words[0]} is no command that can be run here")
+        self._done = done
+        self._limit_s = limit_s
+        self._about = dict(about)
+        self._until = math.inf  # of `time.monotonic`, once it is to end
+        self._last = ""  # how the last run ended, when it did not end well
+        self._queue: queue.Queue[Transition | None] = queue.Queue(WAITING)
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name="on-alert", daemon=True)
+        self._thread.start()
+
+    def page(self, transition: Transition) -> None:
+        """Never waits."""
+        try:
+            self._queue.put_nowait(transition)
+        except queue.Full:
+            self.dropped += 1
+
+    @property
+    def trouble(self) -> str:
+        """ "" or why somebody may not have been told."""
+        dropped = f"{self.dropped} pages dropped, too many waited" if self.dropped else ""
+        return "; ".join(part for part in (self._last, dropped) if part)
+
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Finishes what is queued if that is done in time; what runs longer is killed."""
+        self._until = time.monotonic() + timeout_s
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=timeout_s)
+        self._thread.join(max(self._until - time.monotonic(), 0.0) + 1.0)
+        if (left := self._queue.qsize()) and self._thread.is_alive():
+            logger.error("alert command: %d pages were not sent before the end", left)
+
+    def _run(self) -> None:
+        while (transition := self._queue.get()) is not None:
+            outcome = self._call(transition)
+            self._last = ""
+            if outcome != "exit 0":
+                self._last = f"{outcome}, for {transition.alert.id}"
+                logger.warning("alert command for %s: %s", transition.alert.id, outcome)
+            self._done(transition.alert.id, outcome)
+
+    def _call(self, transition: Transition) -> str:
+        limit_s = min(self._limit_s, self._until - time.monotonic())
+        if limit_s <= 0:
+            return "not run: the server ends"
+        content = {
+            **self._about,
+            **asdict(transition.alert),
+            "transition": asdict(transition.step),
+        }
+        try:
+            # A session of its own: at the limit everything it started ends with it.
+            process = subprocess.Popen(
+                self._words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as fault:
+            return f"cannot start: {fault.strerror}"
+        try:
+            process.communicate(json.dumps(content).encode(), timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            return self._killed(process, f"killed after {limit_s:.0f} s")
+        return f"exit {process.returncode}"
+
+    def _killed(self, process: subprocess.Popen[bytes], words: str) -> str:
+        """A command that became another user's cannot be killed: it is left behind, not waited
+        for, or no later page would go out."""
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(1.0)
+        except (OSError, subprocess.TimeoutExpired) as fault:
+            return f"{words}, in vain: {fault}"
+        return words

@@ -1,0 +1,107 @@
+"""The alert book with what surrounds it: its steps reach the store, the watchers and the pager.
+
+Runs on the telemetry thread. Steps the store would not take yet wait here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from server.telemetry.alerts.book import AlertBook, Transition
+from server.telemetry.change_feed import Changes
+from server.telemetry.findings import Finding
+from server.telemetry.record import Record
+from server.telemetry.rows import AlertRow, DeployRow, SilenceRow
+from server.telemetry.store.store import Store
+
+JUDGED = ("drift", "structural", "value")
+# Deploys after which the alerts of the stamp before are over.
+OVER = ("activate", "rollback", "canary-promoted")
+
+# Runs work on the store in a transaction; False when the store refused it.
+Try = Callable[[Callable[[], object]], bool]
+
+
+class AlertDesk:
+    """`store` is asked each time: it may have been replaced. `stepped` is told of every step."""
+
+    def __init__(
+        self,
+        store: Callable[[], Store],
+        attempt: Try,
+        changes: Changes,
+        stepped: Callable[[Transition], None],
+    ) -> None:
+        self._store = store
+        self._attempt = attempt
+        self._changes = changes
+        self._stepped = stepped
+        self.book = AlertBook(self._told)
+        self._waiting: list[Transition] = []
+        self._firing: list[tuple[str, tuple[str, ...]]] = []  # stamp, slices
+
+    def restore(self, now: float) -> None:
+        stored = self._store().judged
+        self.book.restore(stored.alerts(), stored.silences(int(now * 1000)))
+        self._changes.note([*reversed(self.book.rows()), *self.book.silences()])
+
+    def report(self, findings: Iterable[Finding], now: float) -> None:
+        self.book.update(findings, now)
+        self._changes.note(row for row in reversed(self.book.rows()) if row.state != "resolved")
+        self._firing = [
+            (row.stamp, row.slices)
+            for row in self.book.rows()
+            if row.state == "firing" and row.kind in ("drift", "structural")
+        ]
+        self.keep()
+
+    def retire(self, serving: set[str], now: float) -> None:
+        """Alerts about stamps that no longer have traffic are over."""
+        for row in self.book.rows():
+            if row.state != "resolved" and row.kind in JUDGED and row.stamp not in serving:
+                self.book.retire(row.stamp, now, "this stamp has no traffic any more")
+
+    def concerns(self, record: Record) -> bool:
+        """Whether a drift alert is firing for one of the record's slices."""
+        for stamp, slices in self._firing:
+            if stamp == record.stamp and (
+                not slices or any(f"{k}={v}" in slices for k, v in record.slices.items())
+            ):
+                return True
+        return False
+
+    def acknowledge(self, alert_id: str, by: str, note: str, undo: bool, now: float) -> AlertRow:
+        row = self.book.acknowledge(alert_id, by, note, now, undo)
+        self.keep()
+        return row
+
+    def silence(self, row: SilenceRow) -> SilenceRow:
+        """A silence of the book, begun or ended, is kept and shown."""
+        self._attempt(lambda: self._store().judged.put_silence(row))
+        self._changes.note([row, *self.book.rows()])
+        self.keep()
+        return row
+
+    def deployed(self, row: DeployRow, now: float) -> None:
+        if row.action in OVER:
+            self.book.deployed(now)
+        self._changes.note([row])
+        self._attempt(lambda: self._store().judged.put_deploy(row))
+        self.keep()
+
+    def keep(self) -> None:
+        """Tries to store the steps that wait."""
+
+        def work() -> None:
+            for transition in self._waiting:
+                self._store().judged.put_alert(transition.alert)
+
+        if self._waiting and self._attempt(work):
+            self._waiting.clear()
+
+    def _told(self, transition: Transition) -> None:
+        # What was never confirmed is seen while it lasts, and not kept.
+        if transition.step.from_state != "pending" or transition.step.to_state != "resolved":
+            self._waiting.append(transition)
+        self._changes.note([transition.alert])
+        self._stepped(transition)

@@ -1,0 +1,1 @@
+"""Drift, as pure maths over counts: no SQLite, no threads."""

@@ -1,0 +1,204 @@
+"""One tick of drift: every feature x slice x window of one stamp against a baseline.
+
+Reads counts, gives rows and findings; knows no database and no clock. The order of `tick` is the
+order of things: windows, design effects, scores, false discovery rate, evidence, words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.telemetry.drift import scores
+from server.telemetry.drift.binning import Layout
+from server.telemetry.drift.confirmation import UNKNOWN, Evidence, limits
+from server.telemetry.drift.design_effect import CONTRAST_ERROR, STRETCHES, Burstiness
+from server.telemetry.drift.profile import Floats, Ints
+from server.telemetry.drift.scores import Comparison, Counted
+from server.telemetry.drift.structural import Changes, structural_changes
+from server.telemetry.drift.windows import HOUR_S, LONG_S, SLOT_S, SLOTS, WINDOWS, Trailing
+
+FAMILIES = ("output", "embedding")  # modalities tested apart; all others are inputs
+HOUR_STRETCHES = 48
+HIGH = scores.LEVELS.index("high")
+
+Judged = tuple[int, str, str, int, str]  # tick in unix ms, feature, slice, window, level
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What live counts are compared with: flat counts a slice. A slice it does not have is
+    "learning", not "ok"."""
+
+    name: str
+    counts: Mapping[str, Ints]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """One window over all slices: every array is [slices, features]. `level` is UNKNOWN where
+    there are too few rows, `known` False where the baseline has none."""
+
+    window_s: int
+    found: Comparison
+    q: Floats
+    level: NDArray[np.int64]
+    calm: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tick:
+    """All that one tick found; `words.py` says it."""
+
+    now: float
+    slices: list[str]
+    baseline: str
+    deff: Floats
+    looks: list[Look]
+    open: Mapping[str, NDArray[np.bool_]]  # slice -> [features, windows]
+    confirmed: Mapping[str, NDArray[np.int8]]
+
+
+class DriftWatch:
+    """The memory between ticks of one stamp."""
+
+    def __init__(
+        self, stamp: str, layout: Layout, trailing: Trailing, tick_s: float = SLOT_S
+    ) -> None:
+        self.stamp = stamp
+        self.layout = layout
+        self.trailing = trailing
+        self._features = layout.reference.features
+        self._tick_s = tick_s
+        self._evidence = Evidence(len(self._features), WINDOWS, tick_s)
+        self._minutes = Burstiness(layout, STRETCHES, error=1.0)
+        self._hours = Burstiness(layout, HOUR_STRETCHES, error=CONTRAST_ERROR)
+        self._own_deff = np.array([f.deff for f in self._features])
+        self._ticked = self._noted_slot = self._noted_hour = -1
+        names = [f.spec.modality for f in self._features]
+        self._families = [np.flatnonzero([n == family for n in names]) for family in FAMILIES] + [
+            np.flatnonzero([n not in FAMILIES for n in names])
+        ]
+
+    def tick(self, now: float, baselines: Mapping[int, Baseline]) -> Tick:
+        """`baselines` by window. Call about every `tick_s`; see Evidence on ticks left out."""
+        tick = int(now // self._tick_s)
+        if tick != self._ticked:
+            self._evidence.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
+            self._ticked = tick
+        self.trailing.advance(now)
+        self._note_bursts(now)
+        slices = self.trailing.slices()
+        for gone in set(self._evidence.slices()) - set(slices):
+            self._evidence.forget(gone)
+        deff = np.maximum(self._own_deff, self._minutes.effects(scores.UNMEASURED))
+        deff = np.maximum(deff, self._hours.effects(1.0))
+        looks = [self._look(now, w, slices, baselines[w], deff) for w in WINDOWS]
+        for at, name in enumerate(slices):
+            level = np.stack([look.level[at] for look in looks], axis=1).astype(np.int8)
+            self._evidence.note(name, level, np.stack([k.calm[at] for k in looks], axis=1))
+        return Tick(
+            now,
+            slices,
+            baselines[WINDOWS[0]].name,
+            deff,
+            looks,
+            {s: self._evidence.open(s) for s in slices},
+            {s: self._evidence.confirmed(s) for s in slices},
+        )
+
+    def restore(self, judged: Iterable[Judged]) -> None:
+        """After a restart: what earlier ticks said, oldest first, so that what was open stays
+        open. Ticks and slices that are not there are unknown."""
+        places = {f.name: i for i, f in enumerate(self._features)}
+        unknown = np.full((len(places), len(WINDOWS)), UNKNOWN, dtype=np.int8)
+        for at_ms, ticks in groupby(judged, key=lambda row: row[0]):
+            levels: dict[str, NDArray[np.int8]] = {}
+            for _, feature, name, window_s, word in ticks:
+                if feature in places and window_s in WINDOWS and word in scores.LEVELS:
+                    of_slice = levels.setdefault(name, unknown.copy())
+                    where = places[feature], WINDOWS.index(window_s)
+                    of_slice[where] = scores.LEVELS.index(word)
+            tick = int(at_ms / 1000 // self._tick_s)
+            self._evidence.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
+            self._ticked = tick
+            for name, level in levels.items():
+                self._evidence.note(name, level, np.zeros(level.shape, dtype=bool))
+
+    def _look(
+        self, now: float, window_s: int, slices: list[str], baseline: Baseline, deff: Floats
+    ) -> Look:
+        live = np.stack([self.trailing.window(s, now, window_s) for s in slices])
+        none = np.zeros(self.layout.total, dtype=np.int64)
+        base = np.stack([baseline.counts.get(s, none) for s in slices])
+        here, there = self.layout.gather(live), self.layout.gather(base)
+        found = scores.measure(
+            Counted(*here, deff), Counted(*there, self._own_deff), self.layout.kinds
+        )
+        q = self._discoveries(found.p, found.sufficient, slices)
+        known = there[0].sum(axis=-1) > 0
+        # A burst passes for a large shift of few rows until it is known how bursty traffic is.
+        measured = known & self._minutes.measured
+        few = found.few & measured
+        q = np.where(few, self._discoveries(found.p, few, slices), q)
+        large, over = scores.judge_few(found, q)
+        opening, closing = limits(window_s)
+        level = scores.judge(found, q, 1.0, opening)
+        calm = scores.judge(found, q, scores.CALM, closing)
+        return Look(
+            window_s=window_s,
+            found=found,
+            q=q,
+            level=np.where(known & found.sufficient, level, np.where(large, HIGH, UNKNOWN)),
+            calm=np.where(found.sufficient, calm == 0, over & measured),
+            known=known,
+            changes=structural_changes(self.layout, live, deff),
+        )
+
+    def _discoveries(self, p: Floats, tested: NDArray[np.bool_], slices: list[str]) -> Floats:
+        """Benjamini-Hochberg within each family of features: all traffic by itself, slices apart.
+        What has too few rows is not tested and takes nothing from the others."""
+        q = np.ones_like(p)
+        whole = np.array([s == "" for s in slices])
+        for members in self._families:
+            for part in (whole, ~whole):
+                pick = np.zeros_like(tested)
+                pick[np.ix_(np.flatnonzero(part), members)] = True
+                pick &= tested
+                q[pick] = scores.benjamini_hochberg(p[pick])
+        return q
+
+    def _note_bursts(self, now: float) -> None:
+        """Whole slots since the last tick, and whole hours, go to the two estimators."""
+        slot, hour = int(now // SLOT_S), int(now // HOUR_S)
+        if slot == self._noted_slot:
+            return
+        day = self.trailing.window("", now, LONG_S)
+        first = slot - 1 if self._noted_slot < 0 else max(self._noted_slot, slot - SLOTS)
+        self._minutes.add(self.trailing.slot_sum("", first, slot - 1), day)
+        if hour != self._noted_hour:
+            self._hours.add(self.trailing.slot_sum("", slot - SLOTS, slot - 1), day)
+        self._noted_slot, self._noted_hour = slot, hour
+
+
+def bundle_baseline(layout: Layout) -> Baseline:
+    """The reference that came with the bundle, flat, for all traffic and every slice it has."""
+    reference = layout.reference
+    if reference.learning:
+        return Baseline("bundle", {})
+    counts = {}
+    for name in ("", *reference.slices):
+        flat = np.zeros(layout.total, dtype=np.int64)
+        for position in range(len(reference.features)):
+            part = reference.counts(position, name)
+            start = layout.offsets[position]
+            if part is not None:
+                flat[start : start + len(part)] = part
+        counts[name] = flat
+    return Baseline("learnt" if reference.learnt else "bundle", counts)

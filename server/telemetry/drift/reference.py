@@ -1,0 +1,159 @@
+"""Reads reference/profile.json, written by pipelines/build/reference_profile.py; refuses what does
+not fit."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from server.telemetry.drift.profile import (
+    EmbeddingReference,
+    FeatureReference,
+    Floats,
+    Ints,
+    Reference,
+    Reliability,
+)
+from server.telemetry.errors import ReferenceRefused
+from server.telemetry.record import FeatureSpec
+
+FORMAT = "trefoil-reference-1"
+FILE = "reference/profile.json"
+REMEDY = "build the bundle anew: its reference is made by `pipelines build`"
+LEARNT = "learnt from"  # how `made_from` of a reference begins that live traffic made
+MAX_CELLS = 4096  # a feature with more categories than this is a free text
+
+
+def parse(data: bytes, schema: Sequence[FeatureSpec]) -> Reference:
+    """Reads reference/profile.json for a model that sends `schema`.
+
+    Raises ReferenceRefused when the file is damaged or its features are not exactly the schema's,
+    in order: a score against the wrong reference is worse than none.
+    """
+    try:
+        content = json.loads(data)
+        if content["format"] != FORMAT:
+            raise ReferenceRefused(
+                f"{FILE} has the format {content['format']!r}, wanted is {FORMAT!r}; {REMEDY}"
+            )
+        reference = _reference(content)
+    except (KeyError, TypeError, ValueError, IndexError) as fault:
+        what = f"it has no {fault}" if isinstance(fault, KeyError) else str(fault)
+        raise ReferenceRefused(f"{FILE} cannot be used: {what}; {REMEDY}") from fault
+    if reference.schema != tuple(schema):
+        raise ReferenceRefused(_difference(reference.schema, tuple(schema)))
+    return reference
+
+
+def _difference(has: tuple[FeatureSpec, ...], wanted: tuple[FeatureSpec, ...]) -> str:
+    for at, (a, b) in enumerate(zip(has, wanted, strict=False)):
+        if a != b:
+            return (
+                f"feature {at} is {_said(a)} in {FILE} and {_said(b)} in what the model sends;"
+                f" {REMEDY}"
+            )
+    return f"{FILE} has {len(has)} features, the model sends {len(wanted)}; {REMEDY}"
+
+
+def _said(spec: FeatureSpec) -> str:
+    parts = (spec.modality, spec.kind, spec.unit, *spec.categories)
+    return f"{spec.name} ({' '.join(part for part in parts if part)})"
+
+
+def _reference(content: Mapping[str, Any]) -> Reference:
+    features = tuple(_feature(entry) for entry in content["features"])
+    slices = {}
+    for entry in content["slices"]:
+        counts = tuple(_counts(c) for c in entry["counts"])
+        if [len(c) for c in counts] != [len(f.counts) for f in features]:
+            raise ValueError(f"slice {entry['name']} has other cells than the features")
+        slices[str(entry["name"])] = counts
+    confusion = content["confusion"]
+    return Reference(
+        rows=int(content["rows"]),
+        features=features,
+        slices=slices,
+        embedding=_embedding(content["embedding"]),
+        reliability=_reliability(content["reliability"]),
+        confusion_labels=tuple(confusion["labels"]) if confusion else (),
+        learnt=str(content["made_from"]).startswith(LEARNT),
+        confusion=np.array(confusion["counts"] if confusion else np.zeros((0, 0)), dtype=np.int64),
+    )
+
+
+def _feature(entry: Mapping[str, Any]) -> FeatureReference:
+    spec = FeatureSpec(
+        entry["name"], entry["modality"], entry["kind"], entry["unit"], tuple(entry["categories"])
+    )
+    counts = _counts(entry["counts"])
+    edges = np.array(entry["edges"], dtype=np.float64)
+    cells = len(spec.categories) + 1 if spec.kind == "categorical" else len(edges) + 1
+    groups = np.array(entry["groups"], dtype=np.int64)
+    if len(counts) != cells or len(groups) != cells or cells > MAX_CELLS:
+        raise ValueError(f"{spec.name}: {len(counts)} counts, {len(groups)} groups, {cells} cells")
+    if not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
+        raise ValueError(f"{spec.name}: edges do not grow")
+    if sorted(set(groups.tolist())) != list(range(int(groups.max()) + 1)):
+        raise ValueError(f"{spec.name}: groups are not numbered from 0 without gaps")
+    deff, step = float(entry["deff"]), float(entry.get("step", 1.0))
+    if not (1.0 <= deff < math.inf and 0.0 < step < math.inf):
+        raise ValueError(f"{spec.name}: deff {deff}, step {step}")
+    return FeatureReference(
+        spec=spec,
+        edges=edges,
+        counts=counts,
+        groups=groups,
+        missing=int(entry["missing"]),
+        nonfinite=int(entry["nonfinite"]),
+        discrete=bool(entry["discrete"]),
+        centre=float(entry.get("centre", 0.0)),
+        step=step,
+        deff=deff,
+        importance=float(entry["importance"]),
+        windows=entry["windows"],
+    )
+
+
+def _counts(values: Sequence[int]) -> Ints:
+    counts = np.array(values, dtype=np.int64)
+    if counts.ndim != 1 or not len(counts) or (counts < 0).any():
+        raise ValueError("counts must be a row of whole numbers, none below 0")
+    return counts
+
+
+def _embedding(entry: Mapping[str, Any] | None) -> EmbeddingReference | None:
+    if entry is None:
+        return None
+    features = tuple(entry["features"])
+    phases = _unpacked(entry["phases"])
+    return EmbeddingReference(
+        features=features,
+        mean=np.array(entry["mean"], dtype=np.float64),
+        deviation=np.array(entry["deviation"], dtype=np.float64),
+        frequencies=_unpacked(entry["frequencies"]).reshape(len(features), len(phases)),
+        phases=phases,
+        n=int(entry["n"]),
+        sums=np.array(entry["sum"], dtype=np.float64),
+        variance=float(entry["variance"]),
+        windows=entry["windows"],
+    )
+
+
+def _unpacked(text: str) -> Floats:
+    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float64)
+
+
+def _reliability(entry: Mapping[str, Any] | None) -> Reliability | None:
+    if entry is None:
+        return None
+    found = Reliability(
+        *(np.array(entry[k], np.float64) for k in ("edges", "n", "sum_confidence", "sum_correct"))
+    )
+    if not len(found.edges) + 1 == len(found.n) == len(found.sum_confidence):
+        raise ValueError("reliability bins and edges disagree")
+    return found

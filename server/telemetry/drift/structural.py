@@ -1,0 +1,132 @@
+"""Changes that need no test: values the reference never had, values gone missing, a sensor stuck.
+
+They are looked at on every tick and reported at once. A share alone is not enough: a single burst
+must not pass for a change, so a count of ten effective rows is asked for as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from server.telemetry.drift.binning import EXTRA, Layout
+from server.telemetry.drift.profile import FeatureReference, Floats, Ints
+from server.telemetry.drift.scores import MIN_EFFECTIVE
+
+SHARE = 0.01  # above the reference's own share
+HIGH_SHARE, CRITICAL_SHARE = 0.10, 0.50
+ENOUGH_ROWS = 100  # in a window; fewer say nothing about a share of 1 %
+MIN_ROWS = 10  # effective rows that changed
+BY_CHANCE = 1e-6  # a window this unlikely to hold one cell alone is a stuck feature
+
+
+@dataclass(frozen=True, slots=True)
+class Structural:
+    level: int  # index into drift.LEVELS
+    words: str
+
+
+NOTHING = Structural(0, "")
+
+# (row of the window, feature) -> what changed there; what did not is left out.
+Changes = Mapping[tuple[int, int], Structural]
+
+
+def structural_changes(layout: Layout, flat: Ints, deff: Floats) -> Changes:
+    """Of flat counts [rows, total]; most features are cleared by one sum, the rest looked at."""
+    features = layout.reference.features
+    suspect = _suspects(layout, flat)
+    found = {}
+    for row, position in zip(*np.nonzero(suspect), strict=True):
+        start = layout.offsets[position]
+        end = start + layout.sizes[position]
+        missing, nonfinite, absent = flat[row, end : end + EXTRA].tolist()
+        change = structural(
+            features[position],
+            flat[row, start:end],
+            (missing, nonfinite, absent),
+            float(deff[position]),
+        )
+        if change.level:
+            found[int(row), int(position)] = change
+    return found
+
+
+def _suspects(layout: Layout, flat: Ints) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    odd = np.zeros(layout.total, dtype=np.int64)
+    for position, feature in enumerate(layout.reference.features):
+        end = layout.offsets[position] + layout.sizes[position]
+        odd[layout.offsets[position] + feature.unseen()] = 1
+        odd[end : end + 2] = 1  # missing, nonfinite
+    starts = layout.offsets[:-1]
+    strange = np.add.reduceat(flat * odd, starts, axis=1)
+    # `absent` is no value at all: it is left out of both sums.
+    absent = flat[:, starts + layout.sizes + 2]
+    total = np.add.reduceat(flat, starts, axis=1) - absent
+    heaviest = np.maximum.reduceat(np.where(odd, 0, flat), starts, axis=1)
+    return (total >= ENOUGH_ROWS) & ((strange >= MIN_ROWS) | (heaviest >= total))
+
+
+def structural(
+    feature: FeatureReference, counts: Ints, extras: tuple[int, int, int], deff: float
+) -> Structural:
+    """The worst structural change in a window; `extras` are missing, nonfinite, absent."""
+    if not feature.n:
+        return NOTHING
+    found = [
+        *_unseen(feature, counts, deff),
+        *_lost(feature, counts, extras, deff),
+        *_stuck(feature, counts, deff),
+    ]
+    return max(found, key=lambda s: s.level, default=NOTHING)
+
+
+def _unseen(feature: FeatureReference, counts: Ints, deff: float) -> list[Structural]:
+    n = int(counts.sum())
+    cells = feature.unseen()
+    found = []
+    if feature.categorical:
+        found.append(
+            ("in a new category", int(counts[cells].sum()), int(feature.counts[cells].sum()))
+        )
+    elif feature.discrete:
+        found.append(("at values never seen", int(counts[cells].sum()), 0))
+    else:
+        for words, cell in (("below", 0), ("above", -1)):
+            found.append((f"{words} the reference range", int(counts[cell]), 0))
+    return [_share(words, rows, n, before, feature.n, deff) for words, rows, before in found]
+
+
+def _lost(
+    feature: FeatureReference, counts: Ints, extras: tuple[int, int, int], deff: float
+) -> list[Structural]:
+    missing, nonfinite, _ = extras
+    n = int(counts.sum()) + missing + nonfinite
+    total = feature.n + feature.missing + feature.nonfinite
+    return [
+        _share("missing", missing, n, feature.missing, total, deff),
+        _share("not finite", nonfinite, n, feature.nonfinite, total, deff),
+    ]
+
+
+def _share(words: str, rows: int, n: int, before: int, m: int, deff: float) -> Structural:
+    # Even without a change the next value lies outside the m seen before once in m + 1 times.
+    usual = (before + 1) / (m + 1)
+    share = rows / n if n else 0.0
+    if share - before / m < SHARE or rows < MIN_ROWS * deff or share < 4 * usual:
+        return NOTHING
+    level = 1 + (share >= HIGH_SHARE) + (share >= CRITICAL_SHARE)
+    return Structural(level, f"{share:.1%} {words} (reference {before / m:.1%})")
+
+
+def _stuck(feature: FeatureReference, counts: Ints, deff: float) -> list[Structural]:
+    n_effective = counts.sum() / deff
+    top = int(counts.argmax())
+    usual = feature.counts[top] / feature.n
+    if n_effective < MIN_EFFECTIVE or counts[top] < counts.sum():
+        return []
+    if n_effective * np.log(max(usual, 1e-12)) > np.log(BY_CHANCE):
+        return []
+    return [Structural(2, f"all {int(counts.sum())} values alike (reference {usual:.1%})")]

@@ -1,0 +1,89 @@
+"""A tick: drift, structure and quality of every stamp that has traffic, as rows and findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from server.telemetry.drift.messages import drift_findings, drift_rows, structural_findings
+from server.telemetry.drift.windows import HOUR_S, LONG_S
+from server.telemetry.findings import Finding
+from server.telemetry.quality.degradation import quality_finding
+from server.telemetry.quality.estimates import QualityCounts
+from server.telemetry.rows import DriftRow, ProfileRow, QualityRow, Row
+from server.telemetry.stamps.baselines import Baselines
+from server.telemetry.stamps.counting import Counting
+from server.telemetry.stamps.stamp_state import Live
+from server.telemetry.store.history import profile_row
+
+TOLD_LEVELS = ("warning", "high", "critical")
+
+
+class Judge:
+    """`findings` and `rows` are of the last tick."""
+
+    def __init__(self, lives: Mapping[str, Live], counting: Counting, baselines: Baselines) -> None:
+        self._lives = lives
+        self._counting = counting
+        self._baselines = baselines
+        self.rows: list[DriftRow] = []
+        self.findings: list[Finding] = []
+
+    def tick(self, now: float) -> None:
+        self.rows, self.findings = [], []
+        for live in self.serving(now):
+            tick = live.watch.tick(now, self._baselines.of(live, now))
+            self.rows += drift_rows(live.watch, tick)
+            self.findings += drift_findings(live.watch, tick)
+            self.findings += structural_findings(live.watch, tick)
+            if live.embedding_watch is not None:
+                deff = max((tick.deff[i] for i in live.embedding_places), default=1.0)
+                rows, finding = live.embedding_watch.tick(now, float(deff))
+                self.rows += rows
+                self.findings.append(finding)
+            self.findings += quality_finding(live, self._day_of_quality(live, now))
+
+    def serving(self, now: float) -> list[Live]:
+        """Stamps with traffic in the long window."""
+        return [live for live in self._lives.values() if live.last_at > now - LONG_S - HOUR_S]
+
+    def worth_keeping(self, now: float) -> list[DriftRow]:
+        """All traffic at every tick; slices once an hour, and whenever something is wrong."""
+        hourly = now % HOUR_S < 300
+        return [
+            row
+            for row in self.rows
+            if hourly or not row.slice or row.level in TOLD_LEVELS or row.structural
+        ]
+
+    def sums(self, now: float) -> Iterator[Row]:
+        """Profiles and quality of the hours that still fill, absolute."""
+        for stamp, hour, name in list(self._counting.profiles.keys()):
+            live = self._lives.get(stamp)
+            if live is not None and hour > now - 2 * HOUR_S:
+                yield from _profiles(live, name, hour, self._counting)
+        for (stamp, hour, name), counts in list(self._counting.quality.items()):
+            live = self._lives.get(stamp)
+            if live is not None:
+                yield quality_row(live, name, hour, counts)
+
+    def _day_of_quality(self, live: Live, now: float) -> QualityCounts:
+        total = QualityCounts.of(live.stick)
+        last = int(now // HOUR_S) * HOUR_S
+        for hour in range(last - LONG_S, last + 1, HOUR_S):
+            total.add(self._counting.quality_of(live.bundle.stamp, hour, ""))
+        return total
+
+
+def quality_row(live: Live, name: str, hour: int, counts: QualityCounts) -> QualityRow:
+    return counts.row(live.stick, live.bundle.stamp, name, hour, HOUR_S)
+
+
+def _profiles(live: Live, name: str, hour: int, counting: Counting) -> Iterator[ProfileRow]:
+    block = counting.profiles.get((live.bundle.stamp, hour, name))
+    if block is None:
+        return
+    for position, feature in enumerate(live.reference.features):
+        profile = live.layout.profile(block, position)
+        if profile.n or profile.missing or profile.nonfinite:
+            where = (live.bundle.stamp, feature.name, name, hour)
+            yield profile_row(where, profile, feature.centre, feature.step)

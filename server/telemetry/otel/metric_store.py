@@ -1,0 +1,165 @@
+"""All that is counted for one stamp, with attributes bounded by construction: whatever is not in a
+known list is `_OTHER`, so no caller can make series.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+from server.telemetry.otel.histogram import Attributes, Exemplar, Histogram, Point
+from server.telemetry.otel.items import Call, Row
+from server.telemetry.otel.metric_definitions import (
+    BATCH_ROWS,
+    CALL_DURATION,
+    HISTOGRAMS,
+    PREDICTION_DURATION,
+    PREDICTIONS,
+    STAGE_DURATION,
+)
+
+OTHER = "_OTHER"
+MODALITIES = ("audio", "image", "text")
+MIXES = frozenset("+".join(some) for n in (1, 2, 3) for some in combinations(MODALITIES, n))
+TASKS = frozenset(("classify", "embed", "generate"))
+STAGES = ("queue", "decode", "preprocess", "forward", "post")
+CODES = frozenset(
+    "CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS "
+    "PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED "
+    "INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED".split()
+)
+# The others are the caller's: semantic conventions 1.44, gRPC, server side.
+SERVER_ERRORS = frozenset(
+    "UNKNOWN DEADLINE_EXCEEDED UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS".split()
+)
+MOST_LABELS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The sampled span a value came from."""
+
+    unix_ns: int
+    trace_id: int
+    span_id: int
+
+    def of(self, value: float) -> Exemplar:
+        return Exemplar(value, self.unix_ns, self.trace_id, self.span_id)
+
+
+class HistogramPoint(NamedTuple):
+    name: str
+    attributes: Attributes
+    point: Point
+
+
+class CounterPoint(NamedTuple):
+    name: str
+    attributes: Attributes
+    value: int
+
+
+class Ledger:
+    """Written by one thread; the points need the lock that keeps it still."""
+
+    def __init__(self, methods: Collection[str], labels: Collection[str]) -> None:
+        self._methods = frozenset(methods)
+        self._labels = frozenset(sorted(labels)[:MOST_LABELS])
+        self._calls: dict[tuple[str, str], Histogram] = {}
+        self._rows: dict[tuple[str, str, str], Histogram] = {}
+        self._stages: dict[tuple[str, str], tuple[Histogram, ...]] = {}
+        self._batches: dict[str, Histogram] = {}
+        self._predictions: Counter[tuple[str, str, str]] = Counter()
+
+    def add_call(self, call: Call, mark: Mark | None) -> None:
+        method = call.method if call.method in self._methods else OTHER
+        status = call.status if call.status == "OK" or call.status in CODES else OTHER
+        histogram = self._calls.get((method, status))
+        if histogram is None:
+            histogram = self._calls[method, status] = _new(CALL_DURATION)
+        histogram.add(call.took_s, mark.of(call.took_s) if mark else None)
+
+    def add_row(self, row: Row, mark: Mark | None) -> None:
+        task = row.task if row.task in TASKS else OTHER
+        mix = row.mix if row.mix in MIXES else OTHER
+        error = _error_type(row)
+        histogram = self._rows.get((task, mix, error))
+        if histogram is None:
+            histogram = self._rows[task, mix, error] = _new(PREDICTION_DURATION)
+        total_s = row.total_ms / 1e3
+        histogram.add(total_s, mark.of(total_s) if mark else None)
+        self._add_stages(row, task, mix, mark)
+        if error:
+            label = ""
+        else:
+            label = row.label if row.label in self._labels else OTHER if row.label else ""
+            self._batch(task).add(row.batch_size)
+        self._predictions[task, label, error] += 1
+
+    def histograms(self) -> Iterator[HistogramPoint]:
+        for (method, status), histogram in self._calls.items():
+            yield HistogramPoint(CALL_DURATION, call_attributes(method, status), histogram.point())
+        for (task, mix, error), histogram in self._rows.items():
+            attributes = _known(task, mix) + (_error(error) if error else ())
+            yield HistogramPoint(PREDICTION_DURATION, attributes, histogram.point())
+        for (task, mix), stages in self._stages.items():
+            for stage, histogram in zip(STAGES, stages, strict=True):
+                attributes = (("trefoil.stage", stage), *_known(task, mix))
+                yield HistogramPoint(STAGE_DURATION, attributes, histogram.point())
+        for task, histogram in self._batches.items():
+            yield HistogramPoint(BATCH_ROWS, (("trefoil.task", task),), histogram.point())
+
+    def counters(self) -> Iterator[CounterPoint]:
+        for (task, label, error), count in self._predictions.items():
+            attributes: Attributes = (("trefoil.task", task),)
+            if label:
+                attributes += (("trefoil.label", label),)
+            if error:
+                attributes += _error(error)
+            yield CounterPoint(PREDICTIONS, attributes, count)
+
+    def _add_stages(self, row: Row, task: str, mix: str, mark: Mark | None) -> None:
+        stages = self._stages.get((task, mix))
+        if stages is None:
+            stages = self._stages[task, mix] = tuple(_new(STAGE_DURATION) for _ in STAGES)
+        times = (row.queue_ms, row.decode_ms, row.preprocess_ms, row.forward_ms, row.post_ms)
+        for histogram, ms in zip(stages, times, strict=True):
+            if ms or not row.error:  # a row that failed has not been through every stage
+                histogram.add(ms / 1e3, mark.of(ms / 1e3) if mark else None)
+
+    def _batch(self, task: str) -> Histogram:
+        if task not in self._batches:
+            self._batches[task] = _new(BATCH_ROWS)
+        return self._batches[task]
+
+
+def call_attributes(method: str, status: str) -> Attributes:
+    """As the semantic conventions for gRPC ask, release candidate of 1.44."""
+    attributes = (
+        ("rpc.system.name", "grpc"),
+        ("rpc.method", method),
+        ("rpc.status_code", status),
+    )
+    return attributes + _error(status) if status in SERVER_ERRORS else attributes
+
+
+def _new(name: str) -> Histogram:
+    return Histogram(HISTOGRAMS[name].bounds)
+
+
+def _known(task: str, mix: str) -> Attributes:
+    return (("trefoil.task", task), ("trefoil.mix", mix))
+
+
+def _error(code: str) -> Attributes:
+    return (("error.type", code),)
+
+
+def _error_type(row: Row) -> str:
+    if not row.error:
+        return ""
+    code = row.error_code
+    return code if code in CODES else OTHER

@@ -1,0 +1,110 @@
+"""One place for each stamp that is counted, and one for the server itself: a ledger, and the
+resource its spans and events belong to. The stamp is part of the resource, so nothing is ever filed
+under the wrong one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.telemetry.otel.gauges import Reading
+from server.telemetry.otel.histogram import Attributes
+from server.telemetry.otel.metric_store import CounterPoint, Ledger
+from server.telemetry.otel.snapshot import Count
+
+MOST_STAMPS = 4  # counted side by side while deploys follow each other
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the server serves now; nothing yet when `stamp` is empty."""
+
+    stamp: str = ""
+    name: str = ""
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    about: Attributes
+    stamp: str
+    start_unix_ns: int
+    ledger: Ledger
+    tracer: Any  # None while traces are off
+    logger: Any  # None while logs are off
+
+
+# From what describes a resource to its tracer and its logger.
+Openers = Callable[[Mapping[str, str]], tuple[Any, Any]]
+
+
+class Books:
+    def __init__(
+        self, about: Mapping[str, str], methods: Collection[str], openers: Openers
+    ) -> None:
+        self.still = threading.Lock()  # guards _places and every ledger in it
+        self.served = Served()
+        self._about = about
+        self._methods = methods
+        self._openers = openers
+        self._own: Place | None = None  # once it is needed
+        self._places: dict[str, Place] = {}  # the one used last comes last
+
+    def place(self, stamp: str) -> Place:
+        """The place of a stamp, the server's own for "". Needs `still`."""
+        if not stamp:
+            self._own = self._own or self._open("")
+            return self._own
+        place = self._places.pop(stamp, None) or self._open(stamp)
+        self._places[stamp] = place
+        if len(self._places) > MOST_STAMPS:
+            del self._places[next(iter(self._places))]
+        return place
+
+    def counts(
+        self,
+        sums: Sequence[CounterPoint],
+        state: Sequence[Reading],
+        judged: Sequence[Reading],
+    ) -> list[Count]:
+        """Everything. `sums` and `state` are the server's own, `judged` is said of what it serves,
+        which comes last."""
+        with self.still:
+            mine, now = self.place(""), self.place(self.served.stamp)
+            if now is mine:
+                judged, state = (), [*state, *judged]
+            own = _count(mine, sums, state)
+            rest = [_count(place, (), judged if place is now else ())
+                    for place in self._places.values()]  # fmt: skip
+            return [own, *rest]
+
+    def _open(self, stamp: str) -> Place:
+        served = self.served if stamp == self.served.stamp else Served(stamp)
+        about = dict(self._about)
+        if stamp:
+            about["trefoil.stamp"] = stamp
+        if served.name:
+            about["trefoil.stamp.name"] = served.name
+        tracer, logger = self._openers(about)
+        return Place(
+            about=tuple(sorted(about.items())),
+            stamp=stamp,
+            start_unix_ns=time.time_ns(),
+            ledger=Ledger(self._methods, served.labels),
+            tracer=tracer,
+            logger=logger,
+        )
+
+
+def _count(place: Place, sums: Sequence[CounterPoint], readings: Sequence[Reading]) -> Count:
+    return Count(
+        about=place.about,
+        stamp=place.stamp,
+        start_unix_ns=place.start_unix_ns,
+        histograms=list(place.ledger.histograms()),
+        counters=[*place.ledger.counters(), *sums],
+        readings=readings,
+    )

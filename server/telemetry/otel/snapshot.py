@@ -1,0 +1,40 @@
+"""All metrics at one moment, as plain data for whoever shows or sends them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from server.telemetry.otel.gauges import Reading
+from server.telemetry.otel.histogram import Attributes
+from server.telemetry.otel.metric_store import CounterPoint, HistogramPoint
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Of one resource, which `about` describes: this server serving one stamp."""
+
+    about: Attributes
+    stamp: str
+    start_unix_ns: int
+    histograms: Sequence[HistogramPoint]
+    counters: Sequence[CounterPoint]
+    readings: Sequence[Reading]
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Collect = Callable[[], Sequence[Count]]
+N = TypeVar("N", bound=Named)
+
+
+def by_name(points: Iterable[N]) -> dict[str, list[N]]:
+    """The points of each metric, in the order the metrics came up."""
+    found: dict[str, list[N]] = {}
+    for point in points:
+        found.setdefault(point.name, []).append(point)
+    return found

@@ -1,0 +1,111 @@
+"""The queue the request path appends to, and the one thread that works it off."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from server.telemetry.otel.event import ERRORS_OF_OURS, Event, deploy_event, error_event
+from server.telemetry.otel.items import Alone, Call, Row
+from server.telemetry.otel.metric_store import Mark
+from server.telemetry.otel.resources import Books, Served
+
+if TYPE_CHECKING:
+    from server.telemetry.otel.logs import Logs
+    from server.telemetry.otel.traces import Traces
+
+BACKLOG = 8192  # items; worked off ten times a second
+TICK_S = 0.1
+# So many items, then a breath: the event loop must not wait for the interpreter behind a backlog.
+CHUNK = 8
+BREATH_S = 1e-4
+
+Item = Call | Alone | Event
+
+
+class Drain:
+    def __init__(
+        self,
+        books: Books,
+        traces: Traces | None,
+        logs: Logs | None,
+        served: Callable[[], Served],
+    ) -> None:
+        self.dropped = 0
+        self._books = books
+        self._traces = traces
+        self._logs = logs
+        self._served = served
+        self._items: deque[Item] = deque()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="otel-drain", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, item: Item) -> None:
+        """Never waits: when there is no room the item is dropped and counted."""
+        if len(self._items) >= BACKLOG:
+            self.dropped += 1
+        else:
+            self._items.append(item)
+
+    def end(self) -> None:
+        """Work off what waits and end."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(TICK_S):
+            self.work_off()
+        self.work_off()
+
+    def work_off(self) -> None:
+        """Everything that waits; by one thread at a time."""
+        self._look_at_served()
+        while self._items:
+            with self._books.still:
+                for _ in range(min(CHUNK, len(self._items))):
+                    self._take(self._items.popleft())
+            time.sleep(BREATH_S)
+
+    def _look_at_served(self) -> None:
+        served, before = self._served(), self._books.served
+        if served.stamp != before.stamp:
+            self._books.served = served
+            self.put(deploy_event(served.stamp, served.name, before.stamp, time.time_ns()))
+
+    def _take(self, item: Item) -> None:
+        if isinstance(item, Call):
+            self._take_call(item)
+        elif isinstance(item, Alone):
+            self._take_alone(item)
+        elif self._logs is not None:
+            self._logs.write(self._books.place(item.stamp).logger, item)
+
+    def _take_call(self, call: Call) -> None:
+        place = self._books.place(call.rows[0].stamp if call.rows else "")
+        marks: Sequence[Mark | None] = [None] * (len(call.rows) + 1)
+        # A call without rows is worth a trace only to a caller that asked for one.
+        wanted = call.trace is not None and (call.rows or call.caller is not None)
+        if self._traces is not None and wanted and call.trace and call.trace.sampled:
+            marks = self._traces.write_call(place.tracer, call)
+        place.ledger.add_call(call, marks[0])
+        for row, mark in zip(call.rows, marks[1:], strict=True):
+            self._take_row(row, mark)
+
+    def _take_alone(self, alone: Alone) -> None:
+        mark = None
+        if self._traces is not None and alone.trace is not None and alone.trace.sampled:
+            tracer = self._books.place(alone.row.stamp).tracer
+            mark = self._traces.write_alone(tracer, alone)
+        self._take_row(alone.row, mark)
+
+    def _take_row(self, row: Row, mark: Mark | None) -> None:
+        place = self._books.place(row.stamp)
+        place.ledger.add_row(row, mark)
+        if self._logs is not None and row.error_code in ERRORS_OF_OURS:
+            self._logs.write(place.logger, error_event(row, mark))

@@ -1,0 +1,1 @@
+"""Accuracy, calibration and value, as pure maths over counts."""

@@ -1,0 +1,54 @@
+"""Two bundles measured with one price list, whatever each says its decisions are worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.telemetry.drift import reference
+from server.telemetry.quality import objective
+from server.telemetry.quality.estimates import Yardstick, yardstick
+from server.telemetry.quality.objective import Objective
+from server.telemetry.stamps.stamp_state import Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Yardsticks:
+    """Each bundle's calibration with one and the same objective, so that a bundle cannot raise its
+    worth by its own table; `why` says why there is none, or whose it is."""
+
+    before: Yardstick
+    now: Yardstick
+    why: str = ""
+
+    @property
+    def unit(self) -> str:
+        return self.before.objective.unit if self.before.objective is not None else ""
+
+
+def yardsticks(old: Bundle, new: Bundle) -> Yardsticks:
+    """Raises a TelemetryError for a damaged file."""
+    if set(old.labels) != set(new.labels):
+        why = "the labels differ, so that no objective has a value for every pair"
+        return Yardsticks(_stick(old, b""), _stick(new, b""), why)
+    table = old.objective or new.objective
+    why = "" if table else "neither bundle has an objective"
+    if old.objective and new.objective and not _alike(old, new):
+        why = "the objectives differ; both are measured with the active bundle's"
+    return Yardsticks(_stick(old, table), _stick(new, table), why)
+
+
+def _alike(old: Bundle, new: Bundle) -> bool:
+    one, other = _objective(old.objective, old), _objective(new.objective, old)
+    if one is None or other is None:
+        return one is other
+    same_window = bool((one.window_s == other.window_s).all())
+    return bool((one.value == other.value).all()) and same_window and one.unit == other.unit
+
+
+def _objective(table: bytes, bundle: Bundle) -> Objective | None:
+    return objective.parse(table, bundle.labels) if table else None
+
+
+def _stick(bundle: Bundle, table: bytes) -> Yardstick:
+    known = reference.parse(bundle.reference, bundle.schema) if bundle.reference else None
+    return yardstick(bundle.labels, known, _objective(table, bundle))

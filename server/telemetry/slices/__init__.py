@@ -1,0 +1,1 @@
+"""The search for the slices where the model is worst: pure maths."""

@@ -1,0 +1,297 @@
+"""Where the model is worst: a search over every slice of one or two conditions.
+
+Counts and losses per code of a column (conditions.py), or per pair of codes, give every condition
+and every pair of conditions by small matrix products. Half of the rows propose, the other half must
+agree.
+
+- at least MIN_SUPPORT rows; one-sided Welch z against the rest; Benjamini-Hochberg (1995) over
+  everything that was tested, so that ten thousand candidates do not mean five hundred findings;
+- a pair must be worse than each of its two conditions, by the same z within that condition;
+- a slice is told only if its rows are still worse without those of the slices told before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from server.telemetry.slices.conditions import CODES, MIN_SUPPORT, Coded, Column, encode
+
+MOST_SHARE = 0.5  # what most of the traffic has in common is no slice of it
+MAX_FDR = 0.05
+VALIDATION_Z = 1.645  # one-sided 5 % on the other half
+PARENT_Z = 3.0  # how much worse than its parent a pair must be
+OWN_Z = 3.0  # how much worse a slice must be without the rows of better findings
+KEPT = 60  # best proposals that are looked at closely
+
+Measure = Literal["error", "value", "confidence"]
+NAMES: dict[Measure, str] = {"error": "error", "value": "value lost", "confidence": "confidence"}
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSlice:
+    """`mean` and `mean_elsewhere` are of the loss, over all rows; `z` and `q` on the half that
+    proposed it."""
+
+    expression: str
+    words: str
+    support: int
+    share: float
+    mean: float
+    mean_elsewhere: float
+    z: float
+    q: float
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Rows, loss and squared loss."""
+
+    n: Floats
+    loss: Floats
+    square: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Proposal:
+    conditions: tuple[tuple[int, int], ...]  # (column, condition)
+    z: float
+    q: float
+
+
+def worst_slices(
+    columns: Sequence[Column],
+    loss: Floats,
+    measure: Measure = "error",
+    unit: str = "",
+    limit: int = 10,
+) -> list[FoundSlice]:
+    """The slices with the highest mean loss, most certain first. `loss` is [n], higher is worse:
+    0/1 for errors, the value lost against the right decision, or one minus the confidence.
+
+    `unit` is the unit of the value. Raises ValueError when a column and the loss differ in length.
+    """
+    for column in columns:
+        if len(column.values) != len(loss):
+            raise ValueError(f"{column.name} has {len(column.values)} rows, the loss {len(loss)}")
+    if len(loss) < 2 * MIN_SUPPORT:
+        return []
+    coded = [item for item in map(encode, columns) if len(item.texts)]
+    # By lot, not every other row: two clients that take turns would end up in a half each.
+    first = np.random.default_rng(0).random(len(loss)) < 0.5
+    proposals = _propose(coded, first, loss)
+    agreed = [p for p in proposals if _agrees(p, coded, ~first, loss)]
+    distinct = _distinct(agreed, coded, loss, limit)
+    return [_told(p, rows, coded, loss, measure, unit) for p, rows in distinct]
+
+
+def _propose(coded: Sequence[Coded], rows: Bools, loss: Floats) -> list[_Proposal]:
+    half = [item.codes[rows] for item in coded]
+    losses = loss[rows]
+    whole = _sums_of(losses)
+    single = [_by_code(codes, CODES + 1, losses) for codes in half]
+    level1 = [_masked(item.masks, sums) for item, sums in zip(coded, single, strict=True)]
+    found: list[tuple[tuple[tuple[int, int], ...], float]] = []
+    tested = [_z_of_slice(sums, whole) for sums in level1]
+    for a, z in enumerate(tested):
+        found += [(((a, int(i)),), float(z[i])) for i in np.flatnonzero(np.isfinite(z))]
+    pairs, p_values = _pairs(coded, half, losses, level1, whole)
+    found += pairs
+    alone = [z[np.isfinite(z)] for z in tested]
+    all_p = np.concatenate([ndtr(-np.concatenate(alone or [np.empty(0)])), p_values])
+    threshold = _benjamini_hochberg(all_p)
+    kept = sorted((item for item in found if item[1] > 0), key=lambda item: -item[1])
+    p_sorted = np.sort(all_p)
+    return [
+        _Proposal(conditions, z, _q(p_sorted, float(ndtr(-z))))
+        for conditions, z in kept[:KEPT]
+        if ndtr(-z) <= threshold
+    ]
+
+
+def _pairs(
+    coded: Sequence[Coded],
+    half: Sequence[NDArray[np.uint8]],
+    losses: Floats,
+    level1: Sequence[_Sums],
+    whole: _Sums,
+) -> tuple[list[tuple[tuple[tuple[int, int], ...], float]], Floats]:
+    """Every pair of conditions that beats both its parents, and the p of all that were tested."""
+    width = CODES + 1
+    found: list[tuple[tuple[tuple[int, int], ...], float]] = []
+    p_values = [np.empty(0)]
+    bad = np.flatnonzero(losses)
+    sparse = len(bad) < len(losses) // 3
+    weights = losses[bad] if sparse else losses
+    picked = [codes[bad] for codes in half] if sparse else list(half)
+    binary = bool(np.all((losses == 0) | (losses == 1)))
+    for a in range(len(coded)):
+        for b in range(a + 1, len(coded)):
+            cells = half[a] * np.uint8(width) + half[b]
+            lossy = cells if not sparse else picked[a] * np.uint8(width) + picked[b]
+            sums = _by_code(cells, width * width, losses, lossy, weights, binary)
+            table = _Sums(*(s.reshape(width, width) for s in (sums.n, sums.loss, sums.square)))
+            joint = _Sums(
+                *(
+                    coded[a].masks @ cell @ coded[b].masks.T
+                    for cell in (table.n, table.loss, table.square)
+                )
+            )
+            z = _z_of_slice(joint, whole)
+            tested = np.isfinite(z)
+            p_values.append(ndtr(-z[tested]))
+            better = tested & (z > 0)
+            for parent in (_column(level1[a]), _row(level1[b])):
+                better &= _z(joint, parent) >= PARENT_Z
+            found += [(((a, int(i)), (b, int(j))), float(z[i, j])) for i, j in np.argwhere(better)]
+    return found, np.concatenate(p_values)
+
+
+def _column(sums: _Sums) -> _Sums:
+    return _Sums(sums.n[:, None], sums.loss[:, None], sums.square[:, None])
+
+
+def _row(sums: _Sums) -> _Sums:
+    return _Sums(sums.n[None, :], sums.loss[None, :], sums.square[None, :])
+
+
+def _by_code(
+    cells: NDArray[np.uint8],
+    width: int,
+    losses: Floats,
+    lossy: NDArray[np.uint8] | None = None,
+    weights: Floats | None = None,
+    binary: bool = False,
+) -> _Sums:
+    """Sums per code; rows without a loss need not be visited for it (`lossy`, `weights`)."""
+    n = np.bincount(cells, minlength=width).astype(np.float64)
+    where = cells if lossy is None else lossy
+    what = losses if weights is None else weights
+    total: Floats = np.bincount(where, what, width).astype(np.float64)
+    square = total if binary else np.bincount(where, what * what, width).astype(np.float64)
+    return _Sums(n, total, square)
+
+
+def _masked(masks: Floats, sums: _Sums) -> _Sums:
+    return _Sums(masks @ sums.n, masks @ sums.loss, masks @ sums.square)
+
+
+def _z(part: _Sums, whole: _Sums) -> Floats:
+    """Welch's z of the part's mean against the rest of the whole; NaN with too few rows.
+
+    The variance of either side is at least that of one different row, so that a slice without a
+    single error (or of nothing else) is not infinitely certain.
+    """
+    rest = _Sums(whole.n - part.n, whole.loss - part.loss, whole.square - part.square)
+    enough = (part.n >= MIN_SUPPORT / 2) & (rest.n >= MIN_SUPPORT / 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = _variance(part) / part.n + _variance(rest) / rest.n
+        z = (part.loss / part.n - rest.loss / rest.n) / np.sqrt(variance)
+    out: Floats = np.where(enough, z, np.nan)
+    return out
+
+
+def _z_of_slice(part: _Sums, whole: _Sums) -> Floats:
+    """The same; NaN too for what is no slice, but most of the whole."""
+    found: Floats = np.where(part.n <= MOST_SHARE * whole.n, _z(part, whole), np.nan)
+    return found
+
+
+def _variance(sums: _Sums) -> Floats:
+    mean = sums.loss / sums.n
+    spread = np.maximum(sums.square / sums.n - mean * mean, 0.0)
+    floor: Floats = np.maximum(spread, 1.0 / np.maximum(sums.n, 1.0))
+    return floor
+
+
+def _benjamini_hochberg(p_values: Floats) -> float:
+    """The largest p that is still significant at MAX_FDR; -1 when none is."""
+    ordered = np.sort(p_values)
+    passing = np.flatnonzero(ordered <= MAX_FDR * np.arange(1, len(ordered) + 1) / len(ordered))
+    return float(ordered[passing[-1]]) if len(passing) else -1.0
+
+
+def _q(ordered: Floats, p: float) -> float:
+    rank = int(np.searchsorted(ordered, p, side="right"))
+    return min(1.0, p * len(ordered) / max(rank, 1))
+
+
+def _agrees(proposal: _Proposal, coded: Sequence[Coded], rows: Bools, loss: Floats) -> bool:
+    inside = _rows(proposal, coded)[rows]
+    return _z_of(inside, loss[rows]) >= VALIDATION_Z
+
+
+def _z_of(inside: Bools, loss: Floats) -> float:
+    """Welch's z of some rows against the others; NaN with too few."""
+    return float(_z(_sums_of(loss[inside]), _sums_of(loss)))
+
+
+def _sums_of(loss: Floats) -> _Sums:
+    squares = np.square(loss).sum()  # not `@`: BLAS would wake threads beside the event loop
+    return _Sums(*map(np.asarray, (float(len(loss)), float(loss.sum()), float(squares))))
+
+
+def _rows(proposal: _Proposal, coded: Sequence[Coded]) -> Bools:
+    inside: Bools = np.ones(len(coded[0].codes), dtype=np.bool_)
+    for column, condition in proposal.conditions:
+        chosen = coded[column].masks[condition] > 0
+        inside &= chosen[coded[column].codes]
+    return inside
+
+
+def _distinct(
+    proposals: Sequence[_Proposal], coded: Sequence[Coded], loss: Floats, limit: int
+) -> list[tuple[_Proposal, Bools]]:
+    kept: list[tuple[_Proposal, Bools]] = []
+    told: Bools = np.zeros(len(loss), dtype=np.bool_)
+    for proposal in proposals:
+        rows = _rows(proposal, coded)
+        if not kept or _z_of(rows[~told], loss[~told]) >= OWN_Z:
+            kept.append((proposal, rows))
+            told |= rows
+        if len(kept) == limit:
+            break
+    return kept
+
+
+def _told(
+    proposal: _Proposal,
+    rows: Bools,
+    coded: Sequence[Coded],
+    loss: Floats,
+    measure: Measure,
+    unit: str,
+) -> FoundSlice:
+    texts = [coded[column].texts[condition] for column, condition in proposal.conditions]
+    mean, elsewhere = float(loss[rows].mean()), float(loss[~rows].mean())
+    share = float(rows.mean())
+    said = " and ".join(words for _, words in texts)
+    figure, other = _figure(mean, measure, unit), _figure(elsewhere, measure, unit)
+    return FoundSlice(
+        expression=" ".join(expression for expression, _ in texts),
+        words=f"{said}: {NAMES[measure]} {figure} against {other} elsewhere, "
+        f"{100 * share:.0f} % of traffic",
+        support=int(np.count_nonzero(rows)),
+        share=share,
+        mean=mean,
+        mean_elsewhere=elsewhere,
+        z=proposal.z,
+        q=proposal.q,
+        depth=len(texts),
+    )
+
+
+def _figure(mean_loss: float, measure: Measure, unit: str) -> str:
+    if measure == "error":
+        return f"{100 * mean_loss:.1f} %"
+    if measure == "value":
+        return " ".join(filter(None, (f"{1000 * mean_loss:,.0f}", unit, "per 1,000")))
+    return f"{1 - mean_loss:.2f}"

@@ -1,0 +1,146 @@
+"""What live traffic is compared with: the bundle's reference, the previous stamp, the same hour of
+last week, or a range somebody pinned. Counts of past hours are additive, so all but the previous
+stamp, whose cells are others, are sums of stored profiles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from server.telemetry.drift.detector import Baseline, bundle_baseline
+from server.telemetry.drift.profile import Ints
+from server.telemetry.drift.windows import HOUR_S, WINDOWS
+from server.telemetry.errors import TelemetryError
+from server.telemetry.stamps.counting import Counting
+from server.telemetry.stamps.stamp_state import Live
+from server.telemetry.store.store import Store
+
+WEEK_S = 7 * 86400
+PREVIOUS_ROWS = 20_000  # of the previous stamp, the latest
+
+
+class BadBaseline(TelemetryError):
+    """The name of a baseline that cannot be understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`since` and `until` are unix seconds of a pinned range."""
+
+    kind: str  # bundle | previous | last-week | pinned
+    since: float = 0.0
+    until: float = 0.0
+
+
+def choice_of(text: str) -> Choice:
+    """`bundle`, `previous`, `last-week` or `2026-11-02T00:00..2026-11-05T00:00` (UTC unless a zone
+    is given). Raises BadBaseline."""
+    if text in ("bundle", "previous", "last-week"):
+        return Choice(text)
+    since, dots, until = text.partition("..")
+    try:
+        chosen = Choice("pinned", _unix(since), _unix(until))
+    except ValueError as fault:
+        raise BadBaseline(f"{text!r}: bundle, previous, last-week or FROM..TO") from fault
+    if not dots or chosen.since >= chosen.until:
+        raise BadBaseline(f"{text!r}: the range must begin before it ends")
+    return chosen
+
+
+def _unix(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+class Baselines:
+    """Of all stamps; what is read from the store is kept for an hour."""
+
+    def __init__(self, choice: Choice, store: Store, counting: Counting) -> None:
+        self._choice = choice
+        self._store = store
+        self._counting = counting
+        self._kept: dict[str, tuple[int, Mapping[int, Baseline]]] = {}
+
+    def of(self, live: Live, now: float) -> Mapping[int, Baseline]:
+        """By window."""
+        stamp, hour = live.bundle.stamp, int(now // HOUR_S)
+        kept = self._kept.get(stamp)
+        if kept is None or kept[0] != hour:
+            kept = self._kept[stamp] = (hour, self._read(live, hour))
+        return kept[1]
+
+    def forget(self, stamp: str) -> None:
+        self._kept.pop(stamp, None)
+
+    def _read(self, live: Live, hour: int) -> Mapping[int, Baseline]:
+        match self._choice.kind:
+            case "last-week":
+                ago = hour - WEEK_S // HOUR_S
+                spans = {w: range(ago + 1 - w // HOUR_S, ago + 1) for w in WINDOWS}
+                return {
+                    window: Baseline("last-week", self._hours(live, hours))
+                    for window, hours in spans.items()
+                }
+            case "pinned":
+                first, last = (int(t // HOUR_S) for t in (self._choice.since, self._choice.until))
+                found = Baseline("pinned", self._hours(live, range(first, last)))
+            case "previous":
+                found = Baseline("previous", self._previous(live))
+            case _:
+                found = live.learnt or bundle_baseline(live.layout)
+        return dict.fromkeys(WINDOWS, found)
+
+    def _hours(self, live: Live, hours: Iterable[int]) -> dict[str, Ints]:
+        total: dict[str, Ints] = {}
+        for hour in hours:
+            for name, counts in self._counting.past(live.bundle.stamp, live.layout, hour).items():
+                total[name] = total[name] + counts if name in total else counts
+        return total
+
+    def _previous(self, live: Live) -> dict[str, Ints]:
+        """The latest rows of the stamp that served before, counted in this one's cells; features
+        are matched by name."""
+        row = self._store.connection.execute(
+            "SELECT s.id FROM stamp s JOIN profile p ON p.stamp_id = s.id WHERE s.id <> ?"
+            " AND s.hex <> ? ORDER BY p.hour DESC LIMIT 1",
+            (self._store.stamp_id(live.bundle.stamp), live.bundle.stamp),
+        ).fetchone()
+        if row is None:
+            return {}
+        names = [
+            name
+            for (name,) in self._store.connection.execute(
+                "SELECT name FROM feature WHERE stamp_id = ? ORDER BY position", (row[0],)
+            )
+        ]
+        rows = self._rows(row[0], 4 * len(names))
+        if not rows:
+            return {}
+        theirs = np.frombuffer(b"".join(r[0] for r in rows), dtype="<f4").reshape(len(rows), -1)
+        ours = np.full((len(rows), len(live.reference.features)), np.nan, dtype=np.float32)
+        for position, feature in enumerate(live.reference.features):
+            if feature.name in names:
+                ours[:, position] = theirs[:, names.index(feature.name)]
+        coded = live.layout.code(ours, np.zeros(ours.shape, dtype=bool))
+        tags = [live.slices.known(json.loads(r[1])) for r in rows]
+        found = {"": live.layout.block().add(coded, slice(None))}
+        for name in {name for row_tags in tags for name in row_tags}:
+            inside = np.array([name in row_tags for row_tags in tags])
+            found[name] = live.layout.block().add(coded, inside)
+        return found
+
+    def _rows(self, stamp_id: int, length: int) -> list[tuple[bytes, str]]:
+        rows: list[tuple[bytes, str]] = []
+        for day in reversed(self._store.days()):
+            rows += self._store.connection.execute(
+                f"SELECT features, slices FROM prediction_{day} WHERE stamp_id = ?"
+                " AND length(features) = ? ORDER BY id DESC LIMIT ?",
+                (stamp_id, length, PREVIOUS_ROWS - len(rows)),
+            ).fetchall()
+            if len(rows) >= PREVIOUS_ROWS:
+                break
+        return rows

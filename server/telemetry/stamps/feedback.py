@@ -1,0 +1,288 @@
+"""Joins what turned out to be true to the predictions it speaks of, whenever it comes.
+
+Append-only: the label, the value and the outcome that hold are each those of the latest observation
+that names one, and of equals the one received last: what an event was worth is often known long
+after what it was. A correction takes back what was counted for what it replaces, so that the
+quality of the hour in which the prediction was made is always that of what is known now.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.telemetry.quality.estimates import QualityCounts, Verdict, Yardstick
+from server.telemetry.quality.truth import Truth, truth_of
+from server.telemetry.store.store import Store, day_of
+
+TEXT = 1000  # characters of a label, outcome, source or key
+FUTURE_S = 86400.0  # an observation later than this after now is a wrong clock
+MOST_TOLD = 100  # observations of one prediction: a client in a loop must not fill the disk
+LARGEST_VALUE = 1e12  # beyond it sums would lose what smaller values add to them
+
+JOINED, CORRECTED, DUPLICATE = "joined", "corrected", "duplicate"
+UNKNOWN, EXPIRED, REFUSED = "unknown", "expired", "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackItem:
+    """As in proto/inference.proto; `observed_at` in unix seconds, 0 = now; `value` None = as the
+    objective says."""
+
+    prediction_id: str
+    label: str = ""
+    outcome: str = ""
+    value: float | None = None
+    source: str = ""
+    observed_at: float = 0.0
+    idempotency_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackResult:
+    """`status` is joined | corrected | duplicate | unknown | expired | refused; the rest says what
+    was refused, why in one UPPER_CASE word, and in words."""
+
+    prediction_id: str
+    status: str
+    field: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a stored prediction said."""
+
+    at: float
+    stamp: str
+    label: str
+    confidence: float
+    slices: str  # JSON
+    total_ms: float
+    judged: bool  # a classification that was answered: only those can be right or wrong
+
+
+Measured = Callable[[Answered], tuple[Yardstick, list[QualityCounts]]]
+
+
+class Feedback:
+    """`measured` gives, for a prediction, the yardstick of its stamp and the quality counts of its
+    hour and slices, open for change. Runs on the writer thread, in a transaction of its own."""
+
+    def __init__(self, store: Store, measured: Measured) -> None:
+        self._store = store
+        self._measured = measured
+
+    def take(self, items: Sequence[FeedbackItem], now: float) -> list[FeedbackResult]:
+        """One result an item, in order. Raises sqlite3.Error, after which nothing was taken."""
+        changes: list[tuple[Answered, Truth | None, Truth]] = []
+        with self._store.transaction():
+            results = [self._one(item, now, changes) for item in items]
+        for answered, before, after in changes:
+            self._count(answered, before, -1)
+            self._count(answered, after, 1)
+        return results
+
+    def recount(self, after_id: int) -> None:
+        """Counts again what came after the stored sums were last written."""
+        rows = self._store.connection.execute(
+            "SELECT DISTINCT prediction_id FROM feedback WHERE id > ?", (after_id,)
+        ).fetchall()
+        for (prediction_id,) in rows:
+            answered = self._find(prediction_id)
+            if answered is not None:
+                before = self._holds(prediction_id, after_id)
+                self._count(answered, before, -1)
+                self._count(answered, self._holds(prediction_id), 1)
+
+    def last_id(self) -> int:
+        found = self._store.connection.execute("SELECT max(id) FROM feedback").fetchone()
+        return int(found[0] or 0)
+
+    # ---- one item --------------------------------------------------------------------------
+
+    def _one(
+        self,
+        item: FeedbackItem,
+        now: float,
+        changes: list[tuple[Answered, Truth | None, Truth]],
+    ) -> FeedbackResult:
+        refused = _malformed(item, now)
+        if refused is not None:
+            return refused
+        if item.idempotency_key and self._seen(item.idempotency_key):
+            return FeedbackResult(item.prediction_id, DUPLICATE)
+        answered = self._find(item.prediction_id)
+        if answered is None:
+            return FeedbackResult(item.prediction_id, self._absence(item.prediction_id))
+        stick, _ = self._measured(answered)
+        if item.label and stick.labels and item.label not in (*stick.labels, answered.label):
+            known = ", ".join(stick.labels[:20])
+            return _refused(item, "label", "UNKNOWN_LABEL", f"{item.label!r} is none of {known}")
+        before = self._holds(item.prediction_id)
+        repeated = before is not None and before.has(item.label, item.value, item.outcome)
+        if repeated and not (item.idempotency_key or item.observed_at):
+            return FeedbackResult(item.prediction_id, DUPLICATE)  # not even a later observation
+        if self._told(item.prediction_id) >= MOST_TOLD:
+            text = f"{MOST_TOLD} observations of this prediction are kept, and no more"
+            return _refused(item, "prediction_id", "TOLD_TOO_OFTEN", text)
+        status = DUPLICATE if repeated else JOINED
+        row = self._append(item, item.observed_at or now, now, status)
+        after = self._holds(item.prediction_id)
+        if after is None or (before is not None and after.said == before.said):
+            return FeedbackResult(item.prediction_id, status)
+        if before is not None and before.taken_back_by(after):
+            status = CORRECTED
+            self._mark(row, status)
+        self._hold(item.prediction_id, after, answered)
+        changes.append((answered, before, after))
+        return FeedbackResult(item.prediction_id, status)
+
+    def _count(self, answered: Answered, truth: Truth | None, sign: int) -> None:
+        if truth is None or not answered.judged:
+            return
+        stick, counts = self._measured(answered)
+        value = math.nan if truth.value is None else truth.value
+        for of_slice in counts:
+            if truth.label:
+                verdict = Verdict(
+                    answered.confidence,
+                    stick.label(answered.label),
+                    _true(stick, truth.label, answered.label),
+                    answered.total_ms / 1000,
+                    value,
+                    max(truth.observed_at - answered.at, 0.0),
+                )
+                of_slice.learn(stick, verdict, sign)
+            elif not math.isnan(value):
+                of_slice.value += sign * value
+                of_slice.valued += sign
+
+    # ---- the tables ------------------------------------------------------------------------
+
+    def _find(self, prediction_id: str) -> Answered | None:
+        for day in self._likely_days(prediction_id):
+            row = self._store.connection.execute(
+                "SELECT p.at, s.hex, p.label, ifnull(p.confidence, 0), p.slices, p.total_ms,"
+                " p.task = 'classify' AND p.error = ''"
+                f" FROM prediction_{day} p JOIN stamp s ON s.id = p.stamp_id"
+                " WHERE p.prediction_id = ?",
+                (prediction_id,),
+            ).fetchone()
+            if row is not None:
+                return Answered(*row)
+        return None
+
+    def _likely_days(self, prediction_id: str) -> list[str]:
+        """The day the id was made on first: one look-up finds nearly all."""
+        days = self._store.days()[::-1]
+        made = made_at(prediction_id)
+        likely = day_of(made) if made is not None else ""
+        return sorted(days, key=lambda day: day != likely)
+
+    def _absence(self, prediction_id: str) -> str:
+        made, days = made_at(prediction_id), self._store.days()
+        return EXPIRED if made is not None and days and day_of(made) < days[0] else UNKNOWN
+
+    def _seen(self, key: str) -> bool:
+        found = self._store.connection.execute(
+            "SELECT 1 FROM feedback WHERE idempotency_key = ?", (key,)
+        )
+        return found.fetchone() is not None
+
+    def _told(self, prediction_id: str) -> int:
+        found = self._store.connection.execute(
+            "SELECT count(*) FROM feedback WHERE prediction_id = ?", (prediction_id,)
+        )
+        return int(found.fetchone()[0])
+
+    def _holds(self, prediction_id: str, up_to: int | None = None) -> Truth | None:
+        """What is held to be true: of each part the latest observation, of equals the last
+        received."""
+        rows = self._store.connection.execute(
+            "SELECT label, value, outcome, source, observed_at, received_at FROM feedback"
+            " WHERE prediction_id = ? AND id <= ? ORDER BY observed_at, received_at, id",
+            (prediction_id, up_to if up_to is not None else 1 << 62),
+        ).fetchall()
+        return truth_of(rows)
+
+    def _append(self, item: FeedbackItem, observed_at: float, now: float, status: str) -> int:
+        """The row it became."""
+        values: tuple[Any, ...] = (
+            item.prediction_id,
+            now,
+            observed_at,
+            item.label,
+            item.outcome,
+            item.value,
+            item.source,
+            item.idempotency_key,
+            status,
+        )
+        done = self._store.connection.execute(
+            "INSERT INTO feedback (prediction_id, received_at, observed_at, label, outcome, value,"
+            " source, idempotency_key, status) VALUES (?,?,?,?,?,?,?,?,?)",
+            values,
+        )
+        return int(done.lastrowid or 0)
+
+    def _mark(self, row: int, status: str) -> None:
+        self._store.connection.execute("UPDATE feedback SET status = ? WHERE id = ?", (status, row))
+
+    def _hold(self, prediction_id: str, truth: Truth, answered: Answered) -> None:
+        self._store.connection.execute(
+            "INSERT OR REPLACE INTO truth VALUES (?,?,?,?,?,?,?,?)",
+            (
+                prediction_id,
+                answered.at,
+                truth.label,
+                truth.value,
+                truth.outcome,
+                truth.source,
+                truth.observed_at,
+                truth.received_at,
+            ),
+        )
+
+
+def made_at(prediction_id: str) -> float | None:
+    """Unix seconds of a UUID version 7 (RFC 9562), None for any other id."""
+    try:
+        return int(prediction_id[:12], 16) / 1000 if prediction_id[12:13] == "7" else None
+    except ValueError:
+        return None
+
+
+def _malformed(item: FeedbackItem, now: float) -> FeedbackResult | None:
+    if not item.prediction_id:
+        return _refused(item, "prediction_id", "MISSING", "which prediction is meant is not said")
+    if not item.label and not item.outcome and item.value is None:
+        return _refused(item, "label", "EMPTY", "neither label nor outcome nor value is given")
+    if item.value is not None and not math.isfinite(item.value):
+        return _refused(item, "value", "NOT_FINITE", f"a value of {item.value} says nothing")
+    if item.value is not None and abs(item.value) > LARGEST_VALUE:
+        text = f"a value of {item.value:g}; the limit is {LARGEST_VALUE:g} either way"
+        return _refused(item, "value", "TOO_LARGE", text)
+    for name in ("prediction_id", "label", "outcome", "source", "idempotency_key"):
+        if len(getattr(item, name)) > TEXT:
+            return _refused(item, name, "TOO_LONG", f"longer than {TEXT} characters")
+    if not 0 <= item.observed_at <= now + FUTURE_S:
+        text = "observed in the future: unix milliseconds are wanted, or 0 for now"
+        return _refused(item, "observed_unix_ms", "NOT_A_TIME", text)
+    return None
+
+
+def _refused(item: FeedbackItem, field: str, reason: str, message: str) -> FeedbackResult:
+    return FeedbackResult(item.prediction_id, REFUSED, field, reason, message)
+
+
+def _true(stick: Yardstick, true: str, predicted: str) -> int:
+    """The place of the true label. Of labels the stamp does not have, only the one that was
+    answered (the request brought it) is right."""
+    place = stick.label(true)
+    if place == len(stick.labels) and true != predicted:
+        return place + 1
+    return place

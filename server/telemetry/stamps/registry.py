@@ -1,0 +1,134 @@
+"""The stamps telemetry knows: those that serve now, and earlier ones when something about them
+arrives late. What a bundle was is kept in the store, so that neither a restart nor a deploy leaves
+feedback without a yardstick."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+
+from server.telemetry.record import FeatureSpec
+from server.telemetry.stamps.stamp_state import Bundle, Live, Past
+from server.telemetry.store.store import Store
+
+REMEMBERED_S = 4 * 3600  # as far back as evidence looks
+MOST = 8  # in memory at a time
+
+
+class Lives(Mapping[str, Live]):
+    """By stamp. Only the writer's thread changes it."""
+
+    def __init__(self, store: Store, past: Past, tick_s: float) -> None:
+        self._store = store
+        self._past = past
+        self._tick_s = tick_s
+        self._lives: dict[str, Live] = {}
+
+    def __getitem__(self, stamp: str) -> Live:
+        return self._lives[stamp]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lives)
+
+    def __len__(self) -> int:
+        return len(self._lives)
+
+    def adopt(self, bundle: Bundle, now: float) -> Live:
+        """Takes in a bundle, whatever was known of its stamp before. Raises ReferenceRefused or
+        ObjectiveRefused, after which nothing has changed."""
+        bundle = self.with_learnt(bundle)
+        known = self._lives.get(bundle.stamp)
+        if known is not None and known.bundle == bundle:
+            return known
+        live = Live(bundle, self._slices(), self._past, self._tick_s)
+        with self._store.transaction():
+            self._store.put_reference(bundle.stamp, bundle.name, live.reference, now)
+            self._keep(bundle)
+        self._lives[bundle.stamp] = live
+        self._let_go(bundle.stamp)
+        return live
+
+    def with_learnt(self, bundle: Bundle) -> Bundle:
+        """A bundle without a reference, with the one its traffic has made, if it has."""
+        if bundle.reference:
+            return bundle
+        kept = self._kept(bundle.stamp)
+        if kept is None or kept.schema != bundle.schema:
+            return bundle
+        return replace(bundle, reference=kept.reference)
+
+    def find(self, stamp: str) -> Live | None:
+        """A stamp known before, from the store if need be."""
+        if stamp not in self._lives:
+            bundle = self._kept(stamp)
+            if bundle is None:
+                return None
+            self._lives[stamp] = Live(bundle, self._slices(), self._past, self._tick_s)
+            self._let_go(stamp)
+        return self._lives[stamp]
+
+    def restore(self, now: float) -> None:
+        """After a start, once the rows are counted again: what the last ticks said of the stamps
+        that had traffic in the last day."""
+        for (stamp,) in self._store.connection.execute(
+            "SELECT DISTINCT s.hex FROM profile p JOIN stamp s ON s.id = p.stamp_id"
+            " WHERE p.hour >= ?",
+            (now - 86400,),
+        ).fetchall():
+            self.find(stamp)
+        since = int((now - REMEMBERED_S) * 1000)
+        for stamp, live in self._lives.items():
+            live.last_at = max(live.last_at, float(self._store.sums.last_hour(stamp)))
+            live.watch.restore(self._store.judged.levels(stamp, since))
+
+    def meet(self, stamp: str, schema: tuple[FeatureSpec, ...], now: float) -> Live:
+        """A stamp that a record brought: as it is known, or without a reference."""
+        live = self.find(stamp)
+        if live is None or (schema and not live.bundle.schema):
+            before = live.bundle if live else Bundle(stamp)
+            live = self.adopt(replace(before, schema=schema), now)
+        return live
+
+    def _let_go(self, but: str) -> None:
+        while len(self._lives) > MOST:
+            oldest = min((s for s in self._lives if s != but), key=lambda s: self._lives[s].last_at)
+            del self._lives[oldest]
+
+    def _slices(self) -> list[str]:
+        return [name for name in self._store.slice_names() if name]
+
+    def _keep(self, bundle: Bundle) -> None:
+        self._store.connection.execute(
+            "INSERT OR REPLACE INTO bundle VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                self._store.stamp_id(bundle.stamp),
+                bundle.name,
+                json.dumps([asdict(spec) for spec in bundle.schema]),
+                json.dumps(bundle.labels),
+                zlib.compress(bundle.reference),
+                zlib.compress(bundle.objective),
+            ),
+        )
+
+    def _kept(self, stamp: str) -> Bundle | None:
+        row = self._store.connection.execute(
+            "SELECT b.name, features, labels, reference, objective FROM bundle b"
+            " JOIN stamp s ON s.id = b.stamp_id WHERE s.hex = ?",
+            (stamp,),
+        ).fetchone()
+        if row is None:
+            return None
+        specs = [
+            FeatureSpec(**{**spec, "categories": tuple(spec["categories"])})
+            for spec in json.loads(row[1])
+        ]
+        return Bundle(
+            stamp,
+            row[0],
+            tuple(specs),
+            tuple(json.loads(row[2])),
+            zlib.decompress(row[3]),
+            zlib.decompress(row[4]),
+        )

@@ -1,0 +1,127 @@
+"""One stamp while it serves: what it was said to be when loaded, and what is counted for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.telemetry.drift import reference
+from server.telemetry.drift.binning import Coded, Layout
+from server.telemetry.drift.detector import Baseline, DriftWatch
+from server.telemetry.drift.embedding import EmbeddingSums, EmbeddingWatch
+from server.telemetry.drift.profile import Ints, Reference, empty_reference
+from server.telemetry.drift.windows import Trailing
+from server.telemetry.quality import objective
+from server.telemetry.quality.estimates import Yardstick, yardstick
+from server.telemetry.record import FeatureSpec
+from server.telemetry.rows import FeatureRow
+from server.telemetry.slices.names import SliceNames
+from server.telemetry.stamps.pending_rows import Seen
+
+SENT = ("text", "image", "audio")  # a NaN of these is missing only where the mix names them
+ALWAYS = "request"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What telemetry is told of a bundle: `reference` and `objective` are the files' bytes, empty
+    when the bundle has none."""
+
+    stamp: str
+    name: str = ""
+    schema: tuple[FeatureSpec, ...] = ()
+    labels: tuple[str, ...] = ()
+    reference: bytes = b""
+    objective: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Counts of a whole hour (its index since 1970) of a stamp, by slice, from the store."""
+
+    profiles: Callable[[str, Layout, int], Mapping[str, Ints]]
+    embedding: Callable[[str, int], Mapping[str, Ints]]
+
+
+class Live:
+    """Raises ReferenceRefused or ObjectiveRefused when the bundle's files do not fit."""
+
+    def __init__(self, bundle: Bundle, slices: Sequence[str], past: Past, tick_s: float) -> None:
+        self.bundle = bundle
+        self.reference = _reference(bundle)
+        self.layout = Layout(self.reference)
+        self.stick: Yardstick = yardstick(
+            bundle.labels,
+            self.reference,
+            objective.parse(bundle.objective, bundle.labels) if bundle.objective else None,
+        )
+        self.slices = SliceNames([*self.reference.slices, *slices])
+        layout = self.layout
+        self.trailing = Trailing(
+            layout.total, lambda hour: past.profiles(bundle.stamp, layout, hour)
+        )
+        self.watch = DriftWatch(bundle.stamp, self.layout, self.trailing, tick_s)
+        self.learnt: Baseline | None = None  # the baseline, once slices have been learnt
+        self.embedding: EmbeddingSums | None = None
+        self.embedding_watch: EmbeddingWatch | None = None
+        if self.reference.embedding is not None:
+            self.embedding = EmbeddingSums(self.reference.embedding, bundle.schema)
+            whole = Trailing(
+                self.embedding.size, lambda hour: past.embedding(bundle.stamp, hour), signed=True
+            )
+            self.embedding_watch = EmbeddingWatch(
+                bundle.stamp, self.reference.embedding, whole, tick_s
+            )
+        self.last_at = 0.0
+        self._expected: dict[str, NDArray[np.bool_]] = {}
+
+    @property
+    def embedding_places(self) -> list[int]:
+        features = self.reference.features
+        return [i for i, f in enumerate(features) if f.spec.modality == "embedding"]
+
+    def feature_rows(self) -> list[FeatureRow]:
+        """As watchers are told of them."""
+        return [
+            FeatureRow(
+                f.name,
+                f.spec.modality,
+                f.spec.kind,
+                f.spec.unit,
+                f.spec.categories,
+                self.bundle.stamp,
+                tuple(f.edges.tolist()),
+                tuple(f.counts.tolist()),
+                float(f.n),
+                f.importance,
+            )
+            for f in self.reference.features
+        ]
+
+    def fits(self, row: Seen) -> bool:
+        return len(row.features) == 4 * len(self.reference.features)
+
+    def code(self, rows: Sequence[Seen]) -> Coded:
+        """Rows that fit, in cells."""
+        matrix = np.frombuffer(b"".join([row.features for row in rows]), dtype="<f4")
+        expected = np.stack([self._expects(row.mix) for row in rows])
+        return self.layout.code(matrix.reshape(len(rows), -1), expected)
+
+    def _expects(self, mix: str) -> NDArray[np.bool_]:
+        """Which features a request of this mix must have."""
+        found = self._expected.get(mix)
+        if found is None:
+            present = {ALWAYS, *(m for m in SENT if m in mix.split("+"))}
+            found = np.array([f.spec.modality in present for f in self.reference.features])
+            if len(self._expected) < 64:
+                self._expected[mix] = found
+        return found
+
+
+def _reference(bundle: Bundle) -> Reference:
+    if bundle.reference:
+        return reference.parse(bundle.reference, bundle.schema)
+    return empty_reference(bundle.schema)

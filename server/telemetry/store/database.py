@@ -1,0 +1,190 @@
+"""Opens telemetry.db, whatever state it is in: a damaged file is set aside, never deleted, and a
+new one begun, because predictions must go on. A file that is only locked, or on a full disk, is
+left in its place: it is the history that the next start goes on with."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from sqlite_utils import Database
+
+from server.telemetry.store.schema import migrations
+
+logger = logging.getLogger(__name__)
+
+NAME = "telemetry.db"
+LOCK = "telemetry.lock"
+SPARE = "trefoil-telemetry-"  # how temporary folders are called
+SPARE_S = 3600.0  # one that nobody holds is kept so long: somebody may be looking at it
+CHECKED_BYTES = 256 << 20  # larger files are not read through at start: 1 s for each GB
+BUSY_MS = 5000
+# The file may be as good as ever: another program holds it, or the disk has no room or no answer.
+NOT_DAMAGED = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PROTOCOL,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """`trouble` is "" or one sentence on why this is not the file that was asked for."""
+
+    connection: sqlite3.Connection
+    path: Path
+    trouble: str
+    lock: BinaryIO  # closing it lets another server in
+    file: tuple[int, int]  # device and inode
+
+    @property
+    def there(self) -> bool:
+        """Whether the path still leads to this file: nobody has removed or replaced it."""
+        return _identity(self.path) == self.file
+
+    def close(self) -> None:
+        """Again: does nothing."""
+        self.connection.close()
+        self.lock.close()
+
+
+def open_database(folder: Path, now: float) -> Opened:
+    """The writer's connection, migrated. `now` in unix seconds names a file set aside.
+
+    A folder or a file that cannot be written to now is replaced by a temporary folder. Raises
+    OSError or sqlite3.Error only when that fails as well.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _open_or_set_aside(folder, now)
+    except (OSError, sqlite3.Error) as fault:
+        _clear_spares()
+        spare = Path(tempfile.mkdtemp(prefix=SPARE))
+        trouble = (
+            f"{folder} cannot be written ({fault}): kept in {spare} until the next start; mend that"
+            " and start again to go on in the old place"
+        )
+        logger.error("telemetry: %s", trouble)
+        with _locked(spare) as lock:
+            return _opened(spare / NAME, trouble, lock)
+
+
+def _clear_spares() -> None:
+    """What earlier servers of this user kept in temporary folders: with a server that is started
+    again and again beside a folder it cannot write to, they would fill the disk."""
+    for folder in Path(tempfile.gettempdir()).glob(SPARE + "*"):
+        with suppress(OSError):
+            found = folder.lstat()
+            old = time.time() - (folder / LOCK).stat().st_mtime > SPARE_S
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and old:
+                with _locked(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection that can only read; its rows can be read by name."""
+    connection = sqlite3.connect(
+        f"file:{path}?mode=ro", uri=True, timeout=BUSY_MS / 1000, check_same_thread=False
+    )
+    connection.execute("PRAGMA query_only = 1")
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def set_aside(folder: Path, now: float, reason: str) -> str:
+    """Renames the file and its log, which somebody may want to look at; says so. The file must be
+    closed. Raises OSError."""
+    aside = f"telemetry.unusable-{int(now)}.db"
+    for ending in ("", "-wal", "-shm"):
+        if (old := folder / (NAME + ending)).exists():
+            os.replace(old, folder / (aside + ending))
+    trouble = f"{folder / NAME} could not be used ({reason}): set aside as {aside}, a new one begun"
+    logger.error("telemetry: %s", trouble)
+    return trouble
+
+
+def _open_or_set_aside(folder: Path, now: float) -> Opened:
+    path = folder / NAME
+    with _locked(folder) as lock:
+        try:
+            return _opened(path, "", lock)
+        except sqlite3.DatabaseError as fault:
+            if _passes(fault):
+                raise
+            trouble = set_aside(folder, now, str(fault))
+        return _opened(path, trouble, lock)
+
+
+def _passes(fault: sqlite3.Error) -> bool:
+    """Whether the fault is of the moment and not of the file."""
+    return getattr(fault, "sqlite_errorcode", 0) & 0xFF in NOT_DAMAGED
+
+
+def _opened(path: Path, trouble: str, lock: BinaryIO) -> Opened:
+    return Opened(_open(path), path, trouble, lock, _identity(path))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[BinaryIO]:
+    """Held on unless what it is for fails. Raises OSError when another server writes here: two
+    writers would count twice."""
+    with ExitStack() as unless_opened:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        lock = unless_opened.enter_context(os.fdopen(descriptor, "rb"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError("another server keeps its telemetry there") from None
+        yield lock
+        unless_opened.pop_all()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    if not path.exists():
+        path.touch(mode=0o600)  # payloads are somebody's words and pictures
+    connection = sqlite3.connect(
+        path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
+    )
+    with ExitStack() as unless_ready:
+        unless_ready.callback(connection.close)
+        _prepare(connection, path)
+        unless_ready.pop_all()
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
+    if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        raise sqlite3.OperationalError("no write-ahead log on this file system")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA journal_size_limit = 16777216")
+    connection.execute("PRAGMA cache_size = -8000")
+    connection.execute("BEGIN IMMEDIATE")  # fails on a read-only file
+    connection.execute("COMMIT")
+    if path.stat().st_size <= CHECKED_BYTES:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+    migrations.apply(Database(connection))

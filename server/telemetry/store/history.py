@@ -1,0 +1,148 @@
+"""Rows of a span of time out of telemetry.db, a reader a kind, over a read-only connection."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from server.telemetry.drift.profile import Profile, unpack_counts
+from server.telemetry.rows import AlertTransition, FeatureRow, ProfileRow, Row
+from server.telemetry.store.row_codec import alert_of, deploy_of, drift_of, latency_of, silence_of
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Unix seconds; the end is not included."""
+
+    since: float
+    until: float
+
+
+def _features(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+    """Of every stamp: profiles and drift of the span cannot be read without."""
+    for row in connection.execute(
+        "SELECT f.*, s.hex AS stamp FROM feature f JOIN stamp s ON s.id = f.stamp_id"
+        " ORDER BY f.stamp_id, f.position"
+    ):
+        edges = np.frombuffer(row["edges"], dtype="<f8")
+        categories = tuple(json.loads(row["categories"]))
+        counts = unpack_counts(row["reference_counts"], row["cells"])
+        yield FeatureRow(
+            row["name"],
+            row["modality"],
+            row["kind"],
+            row["unit"],
+            categories,
+            row["stamp"],
+            tuple(edges.tolist()),
+            tuple(counts.tolist()),
+            float(counts.sum()),
+            row["importance"],
+        )
+
+
+def _latency(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+    for row in connection.execute(
+        "SELECT l.*, s.hex FROM latency l JOIN stamp s ON s.id = l.stamp_id"
+        " WHERE bucket >= ? AND bucket < ? ORDER BY bucket",
+        (span.since, span.until),
+    ):
+        yield latency_of(tuple(row)[:-1], row["hex"])
+
+
+def _profiles(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+    for row in connection.execute(
+        "SELECT p.*, s.hex AS stamp, c.name AS slice, f.name AS feature, f.centre, f.step, f.cells"
+        " FROM profile p JOIN stamp s ON s.id = p.stamp_id JOIN slice c ON c.id = p.slice_id"
+        " JOIN feature f ON f.id = p.feature_id"
+        " WHERE p.hour >= ? AND p.hour < ? ORDER BY p.hour",
+        (span.since - 3599, span.until),
+    ):
+        try:
+            counts = unpack_counts(row["counts"], row["cells"], row["crc"])
+        except ValueError:
+            continue  # damaged on disk: no row is better than a wrong one
+        profile = Profile(
+            counts,
+            row["missing"],
+            row["nonfinite"],
+            row["absent"],
+            row["sum"],
+            row["sum_squares"],
+            row["min"],
+            row["max"],
+        )
+        where = (row["stamp"], row["feature"], row["slice"], row["hour"])
+        yield profile_row(where, profile, row["centre"], row["step"])
+
+
+def profile_row(
+    where: tuple[str, str, str, int], profile: Profile, centre: float, step: float
+) -> ProfileRow:
+    """`where` is stamp, feature, slice, hour; sums are given about zero, in the feature's unit."""
+    n, total, squares = profile.n, profile.sum, profile.sum_squares
+    return ProfileRow(
+        *where,
+        n=n,
+        sum=n * centre + step * total,
+        sum_squares=n * centre**2 + 2 * centre * step * total + step**2 * squares,
+        min=profile.min,
+        max=profile.max,
+        missing=profile.missing,
+        nonfinite=profile.nonfinite,
+        counts=tuple(profile.counts.tolist()),
+    )
+
+
+def _drift(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+    for row in connection.execute(
+        "SELECT d.*, s.hex FROM drift d JOIN stamp s ON s.id = d.stamp_id"
+        " WHERE tick_unix_ms >= ? AND tick_unix_ms < ? ORDER BY tick_unix_ms",
+        (span.since * 1000, span.until * 1000),
+    ):
+        yield drift_of(tuple(row)[:-1], row["hex"])
+
+
+def _alerts(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+    """Every alert that was open at some time of the span."""
+    for row in connection.execute(
+        "SELECT row FROM alert WHERE last_unix_ms >= ? ORDER BY last_unix_ms", (span.since * 1000,)
+    ):
+        content = json.loads(row[0])
+        if content["opened_unix_ms"] < span.until * 1000:
+            steps = connection.execute(
+                "SELECT at_unix_ms, from_state, to_state, actor, detail FROM alert_event"
+                " WHERE alert_id = ? ORDER BY id",
+                (content["id"],),
+            )
+            yield alert_of(content, tuple(AlertTransition(*step) for step in steps))
+
+
+def _silences(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+    for row in connection.execute(
+        "SELECT row FROM silence WHERE until_unix_ms >= ?", (span.since * 1000,)
+    ):
+        yield silence_of(json.loads(row[0]))
+
+
+def _deploys(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+    for row in connection.execute(
+        "SELECT row FROM deploy WHERE at_unix_ms >= ? AND at_unix_ms < ? ORDER BY at_unix_ms, id",
+        (span.since * 1000, span.until * 1000),
+    ):
+        yield deploy_of(json.loads(row[0]))
+
+
+HISTORY: dict[str, Callable[[sqlite3.Connection, Span], Iterator[Row]]] = {
+    "feature": _features,
+    "latency": _latency,
+    "profile": _profiles,
+    "drift": _drift,
+    "alert": _alerts,
+    "silence": _silences,
+    "deploy": _deploys,
+}

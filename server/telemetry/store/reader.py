@@ -1,0 +1,178 @@
+"""Reads telemetry.db beside the writer: samples, history, tables for the slice search, export.
+
+Every call opens its own read-only connection, so any thread may call at any time and nothing here
+can hold the writer up for longer than one page of the log.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from server.telemetry.filters import Filter, parse_filter
+from server.telemetry.record import Record
+from server.telemetry.rows import PredictionRow, Row
+from server.telemetry.store.database import open_reader
+from server.telemetry.store.history import HISTORY, Span
+from server.telemetry.store.store import day_of
+
+MOST_SAMPLES = 1000
+
+
+class Reader:
+    """`path` is asked each time: a damaged file may have been replaced."""
+
+    def __init__(self, path: Callable[[], Path]) -> None:
+        self._path = path
+
+    def samples(
+        self, line: str = "", span: Span | None = None, limit: int = 100, payload: bool = False
+    ) -> list[PredictionRow]:
+        """The latest that pass the filter line, newest first. Raises BadFilter."""
+        wanted = parse_filter(line)
+        limit = min(max(limit, 1), MOST_SAMPLES)
+        found: list[PredictionRow] = []
+        with closing(open_reader(self._path())) as connection:
+            check = _feature_check(connection, wanted)
+            for day in reversed(days_of(connection, span)):
+                where, values = _bounds(wanted, span)
+                rows = connection.execute(
+                    _select(day, payload) + f" WHERE {where} ORDER BY p.at DESC", values
+                )
+                for row in rows:
+                    if check(row["stamp_id"], row["features"]):
+                        found.append(prediction_of(row))
+                        if len(found) == limit:
+                            return found
+        return found
+
+    def by_id(self, ids: Sequence[str], payload: bool = False) -> list[PredictionRow]:
+        """In the order asked for; unknown ones left out."""
+        found = {}
+        with closing(open_reader(self._path())) as connection:
+            for day in days_of(connection, None):
+                for some in _chunks(list(ids), 500):
+                    marks = ",".join("?" * len(some))
+                    for row in connection.execute(
+                        _select(day, payload) + f" WHERE p.prediction_id IN ({marks})", some
+                    ):
+                        found[row["prediction_id"]] = prediction_of(row)
+        return [found[i] for i in ids if i in found]
+
+    def export(self, span: Span, line: str = "") -> Iterator[PredictionRow]:
+        """Everything in a span, oldest first, without payloads. Raises BadFilter."""
+        wanted = parse_filter(line)
+        with closing(open_reader(self._path())) as connection:
+            check = _feature_check(connection, wanted)
+            for day in days_of(connection, span):
+                where, values = _bounds(wanted, span)
+                for row in connection.execute(
+                    _select(day, False) + f" WHERE {where} ORDER BY p.at", values
+                ):
+                    if check(row["stamp_id"], row["features"]):
+                        yield prediction_of(row)
+
+    def history(self, span: Span, kinds: Sequence[str] = ()) -> Iterator[Row]:
+        """Rows of a span, oldest first within each kind; quality comes from `Telemetry`, which
+        knows what the stored sums are measured with."""
+        with closing(open_reader(self._path())) as connection:
+            for kind, read in HISTORY.items():
+                if not kinds or kind in kinds:
+                    yield from read(connection, span)
+
+
+def prediction_of(row: sqlite3.Row) -> PredictionRow:
+    record = Record(
+        prediction_id=row["prediction_id"],
+        at=row["at"],
+        stamp=row["stamp"],
+        task=row["task"],
+        mix=row["mix"],
+        label=row["label"],
+        confidence=_number(row["confidence"]),
+        margin=_number(row["margin"]),
+        entropy=_number(row["entropy"]),
+        closed_set_mass=_number(row["closed_set_mass"]),
+        features=row["features"],
+        slices=json.loads(row["slices"]),
+        client=row["client"],
+        session=row["session"],
+        replica=row["replica"],
+        batch_size=row["batch_size"],
+        queue_ms=row["queue_ms"],
+        decode_ms=row["decode_ms"],
+        preprocess_ms=row["preprocess_ms"],
+        forward_ms=row["forward_ms"],
+        post_ms=row["post_ms"],
+        total_ms=row["total_ms"],
+        error=row["error"],
+        env=row["env"] or "",
+        trace_id=row["trace_id"],
+        company=tuple(row["company"].split()),
+    )
+    return PredictionRow(
+        record, bool(row["kept"]), row["sample_p"], row["true_label"] or "", row["example"] or b""
+    )
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value  # SQLite stores NaN as NULL
+
+
+def _select(day: str, payload: bool) -> str:
+    example = "y.example" if payload else "NULL"
+    join = f" LEFT JOIN payload_{day} y USING (prediction_id)" if payload else ""
+    return (
+        f"SELECT p.*, s.hex AS stamp, e.text AS env, t.label AS true_label, {example} AS example"
+        f" FROM prediction_{day} p JOIN stamp s ON s.id = p.stamp_id"
+        " LEFT JOIN env e ON e.id = p.env_id LEFT JOIN truth t USING (prediction_id)" + join
+    )
+
+
+def _bounds(wanted: Filter, span: Span | None) -> tuple[str, tuple[Any, ...]]:
+    if span is None:
+        return wanted.where, wanted.values
+    return f"{wanted.where} AND p.at >= ? AND p.at < ?", (*wanted.values, span.since, span.until)
+
+
+def days_of(connection: sqlite3.Connection, span: Span | None) -> list[str]:
+    """Days that have a table and touch the span, oldest first."""
+    rows = connection.execute(
+        "SELECT substr(name, 12) FROM sqlite_master"
+        " WHERE type = 'table' AND name LIKE 'prediction\\_%' ESCAPE '\\' ORDER BY 1"
+    )
+    days = [row[0] for row in rows]
+    if span is None:
+        return days
+    return [d for d in days if day_of(span.since) <= d <= day_of(span.until)]
+
+
+def _feature_check(connection: sqlite3.Connection, wanted: Filter) -> Callable[[int, bytes], bool]:
+    """Whether a stored row passes the terms about features."""
+    if not wanted.features:
+        return lambda stamp_id, blob: True
+    places = {
+        (row[0], row[1]): row[2]
+        for row in connection.execute("SELECT stamp_id, name, position FROM feature")
+    }
+
+    def check(stamp_id: int, blob: bytes) -> bool:
+        values = np.frombuffer(blob, dtype="<f4")
+        for term in wanted.features:
+            place = places.get((stamp_id, term.name))
+            if place is None or place >= len(values) or not term.holds(float(values[place])):
+                return False
+        return True
+
+    return check
+
+
+def _chunks(items: list[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,91 @@
+"""Rows as the store keeps them, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+
+from server.telemetry.drift.profile import pack_counts, unpack_counts
+from server.telemetry.rows import (
+    AlertRow,
+    AlertTransition,
+    DeployRow,
+    DriftRow,
+    Exemplar,
+    LatencyRow,
+    SilenceRow,
+)
+from server.telemetry.stamps.latency import BUCKETS
+
+
+def alert_of(content: Mapping[str, Any], history: tuple[AlertTransition, ...]) -> AlertRow:
+    return AlertRow(
+        **{
+            **content,
+            "features": tuple(content["features"]),
+            "slices": tuple(content["slices"]),
+            "history": history,
+        }
+    )
+
+
+def silence_of(content: Mapping[str, Any]) -> SilenceRow:
+    return SilenceRow(**content)
+
+
+def deploy_of(content: Mapping[str, Any]) -> DeployRow:
+    return DeployRow(**content)
+
+
+def drift_of(values: Sequence[Any], stamp: str) -> DriftRow:
+    """`values` in the order of the table."""
+    return DriftRow(values[0], stamp, *values[2:])
+
+
+def latency_tuple(row: LatencyRow, stamp_id: int) -> tuple[Any, ...]:
+    return (
+        row.bucket_unix_ms // 1000,
+        row.width_s,
+        stamp_id,
+        row.mix,
+        row.replica,
+        row.requests,
+        row.errors,
+        pack_counts(np.array(row.counts, dtype=np.int64)),
+        row.queue_ms,
+        row.decode_ms,
+        row.preprocess_ms,
+        row.forward_ms,
+        row.post_ms,
+        row.total_ms,
+        row.batch_rows,
+        json.dumps([astuple(e) for e in row.exemplars]),
+    )
+
+
+def latency_of(values: Sequence[Any], stamp: str) -> LatencyRow:
+    """Reverse of `latency_tuple`."""
+    bucket, width_s, _, mix, replica, requests, errors, counts, *rest = values
+    queue_ms, decode_ms, preprocess_ms, forward_ms, post_ms, total_ms, batch_rows, exemplars = rest
+    return LatencyRow(
+        bucket * 1000,
+        width_s,
+        stamp,
+        mix,
+        replica,
+        requests,
+        errors,
+        tuple(unpack_counts(counts, BUCKETS).tolist()),
+        queue_ms,
+        decode_ms,
+        preprocess_ms,
+        forward_ms,
+        post_ms,
+        total_ms,
+        batch_rows,
+        tuple(Exemplar(*e) for e in json.loads(exemplars)),
+    )

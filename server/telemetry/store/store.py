@@ -1,0 +1,253 @@
+"""Everything the writer thread does to telemetry.db. One connection, one thread, one transaction
+at a time; raw SQL where it is hot. Readers have connections of their own (reading.py)."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from server.telemetry.drift.profile import Reference, pack_counts
+from server.telemetry.record import Record
+from server.telemetry.store.database import Opened
+from server.telemetry.store.judgements import JudgedStore
+from server.telemetry.store.schema import PREDICTION_NAMES, day_tables
+from server.telemetry.store.sums import SumsStore
+
+TAG_TEXTS = 1024  # sets of tags whose text is remembered
+
+_INSERT = (
+    "INSERT OR IGNORE INTO prediction_{day} ("
+    + ", ".join(PREDICTION_NAMES)
+    + ") VALUES ("
+    + ", ".join("?" * len(PREDICTION_NAMES))
+    + ")"
+)
+
+
+def day_of(at: float) -> str:
+    """The UTC day as 20261123; years a clock cannot mean are pulled in."""
+    at = min(max(at, 0.0), 4_102_444_800.0) if at == at else 0.0
+    return datetime.fromtimestamp(at, UTC).strftime("%Y%m%d")
+
+
+class Store:
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self.connection = opened.connection
+        self.tools = Database(opened.connection)
+        self._names: dict[tuple[str, str], int] = {}
+        self._features: dict[str, list[int]] = {}
+        self._tag_texts: dict[tuple[tuple[str, str], ...], str] = {}
+        self._days = set(self.days())
+        self.sums = SumsStore(self)
+        self.judged = JudgedStore(self)
+
+    @property
+    def path(self) -> Path:
+        return self._opened.path
+
+    @property
+    def there(self) -> bool:
+        """Whether the file is still where it was opened."""
+        return self._opened.there
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing. Raises sqlite3.Error, after which nothing of it is there."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        with ExitStack() as unless_done:
+            unless_done.callback(self._roll_back)
+            yield self.connection
+            self.connection.execute("COMMIT")
+            unless_done.pop_all()
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        # What was made in it is gone again.
+        self._names.clear()
+        self._features.clear()
+        self._days = set(self.days())
+
+    def close(self) -> None:
+        self._opened.close()
+
+    # ---- names -----------------------------------------------------------------------------
+
+    def stamp_id(self, stamp: str, name: str = "", at: float = 0.0) -> int:
+        return self._name("stamp", "hex", stamp, {"name": name, "first_at": at})
+
+    def env_id(self, text: str) -> int:
+        return self._name("env", "text", text, {})
+
+    def slice_id(self, name: str, at: float = 0.0) -> int:
+        return self._name("slice", "name", name, {"first_at": at, "last_at": at})
+
+    def _name(self, table: str, column: str, value: str, more: dict[str, Any]) -> int:
+        key = (table, value)
+        if key not in self._names:
+            columns = ", ".join((column, *more))
+            marks = ", ".join("?" * (len(more) + 1))
+            self.connection.execute(
+                f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})",
+                (value, *more.values()),
+            )
+            found = self.connection.execute(
+                f"SELECT id FROM {table} WHERE {column} = ?", (value,)
+            ).fetchone()
+            self._names[key] = int(found[0])
+        return self._names[key]
+
+    def put_reference(self, stamp: str, name: str, reference: Reference, at: float) -> None:
+        """The features of a stamp with their reference counts."""
+        self._features.pop(stamp, None)
+        stamp_id = self.stamp_id(stamp, name, at)
+        if name:
+            self.connection.execute("UPDATE stamp SET name = ? WHERE id = ?", (name, stamp_id))
+        rows = [
+            {
+                "stamp_id": stamp_id,
+                "position": position,
+                "name": f.name,
+                "modality": f.spec.modality,
+                "kind": f.spec.kind,
+                "unit": f.spec.unit,
+                "categories": json.dumps(f.spec.categories),
+                "importance": f.importance,
+                "cells": len(f.counts),
+                "centre": f.centre,
+                "step": f.step,
+                "edges": f.edges.astype("<f8").tobytes(),
+                "reference_counts": pack_counts(f.counts),
+            }
+            for position, f in enumerate(reference.features)
+        ]
+        known = {
+            row[0]: row[1]
+            for row in self.connection.execute(
+                "SELECT position, id FROM feature WHERE stamp_id = ?", (stamp_id,)
+            )
+        }
+        for row in rows:
+            if row["position"] in known:
+                row["id"] = known[row["position"]]
+        self.tools.table("feature").upsert_all([r for r in rows if "id" in r], pk="id")
+        self.tools.table("feature").insert_all([r for r in rows if "id" not in r], pk="id")
+
+    def feature_ids(self, stamp: str) -> list[int]:
+        """In order of position."""
+        if stamp not in self._features:
+            self._features[stamp] = [
+                int(row[0])
+                for row in self.connection.execute(
+                    "SELECT id FROM feature WHERE stamp_id = ? ORDER BY position",
+                    (self.stamp_id(stamp),),
+                )
+            ]
+        return self._features[stamp]
+
+    def slice_names(self) -> list[str]:
+        return [row[0] for row in self.connection.execute("SELECT name FROM slice ORDER BY id")]
+
+    # ---- predictions -----------------------------------------------------------------------
+
+    def days(self) -> list[str]:
+        """Days that have tables, oldest first."""
+        rows = self.connection.execute(
+            "SELECT substr(name, 12) FROM sqlite_master"
+            " WHERE type = 'table' AND name LIKE 'prediction\\_%' ESCAPE '\\' ORDER BY 1"
+        )
+        return [row[0] for row in rows]
+
+    def make_day(self, day: str) -> None:
+        if day not in self._days:
+            for statement in day_tables(day):
+                self.connection.execute(statement)
+            self._days.add(day)
+
+    def drop_day(self, day: str) -> None:
+        with self.transaction():
+            self.connection.execute(f"DROP TABLE IF EXISTS prediction_{day}")
+            self.connection.execute(f"DROP TABLE IF EXISTS payload_{day}")
+            self.connection.execute("DELETE FROM counted WHERE day = ?", (day,))
+        self._days.discard(day)
+
+    def insert(self, day: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """`rows` as made by `prediction_tuple`; ids that are there already are left alone."""
+        self.connection.executemany(_INSERT.format(day=day), rows)
+
+    def insert_payloads(
+        self, day: str, rows: Sequence[tuple[str, float, str, float, bytes]]
+    ) -> None:
+        self.connection.executemany(f"INSERT OR IGNORE INTO payload_{day} VALUES (?,?,?,?,?)", rows)
+
+    def prediction_tuple(self, record: Record, sample_p: float, kept: bool) -> tuple[Any, ...]:
+        """The row of a record, in the order of PREDICTION_NAMES."""
+        return (
+            record.prediction_id,
+            record.at,
+            self.stamp_id(record.stamp, at=record.at),
+            record.task,
+            record.mix,
+            record.label,
+            record.confidence,
+            record.margin,
+            record.entropy,
+            record.closed_set_mass,
+            record.features,
+            self._tags(record.slices),
+            record.client,
+            record.session,
+            record.replica,
+            record.batch_size,
+            record.queue_ms,
+            record.decode_ms,
+            record.preprocess_ms,
+            record.forward_ms,
+            record.post_ms,
+            record.total_ms,
+            record.error,
+            self.env_id(record.env),
+            record.trace_id,
+            " ".join(record.company),
+            sample_p,
+            int(kept),
+        )
+
+    def _tags(self, slices: Mapping[str, str]) -> str:
+        """As JSON; most requests carry one of a few sets of tags."""
+        key = tuple(slices.items())
+        if key not in self._tag_texts:
+            if len(self._tag_texts) >= TAG_TEXTS:
+                self._tag_texts.clear()
+            self._tag_texts[key] = json.dumps(dict(key))
+        return self._tag_texts[key]
+
+    def last_row(self, day: str) -> int:
+        found = self.connection.execute(f"SELECT max(id) FROM prediction_{day}").fetchone()
+        return int(found[0] or 0)
+
+    def counted(self) -> dict[str, int]:
+        """Up to which row of each day the stored sums include the predictions."""
+        return dict(self.connection.execute("SELECT day, row FROM counted").fetchall())
+
+    def set_counted(self, rows: dict[str, int]) -> None:
+        self.connection.executemany("INSERT OR REPLACE INTO counted VALUES (?, ?)", rows.items())
+
+    # ---- size ------------------------------------------------------------------------------
+
+    def bytes(self) -> int:
+        """Of the file, without what is free inside it, and its log."""
+        pages, free, size = (
+            self.connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        log = self.path.with_name(self.path.name + "-wal")
+        return int((pages - free) * size) + (log.stat().st_size if log.exists() else 0)

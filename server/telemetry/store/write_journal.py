@@ -1,0 +1,152 @@
+"""Writes rows to the store, and goes on when it cannot: a full disk costs rows, never answers.
+
+Rows wait in memory while the store refuses them; when too many wait, the oldest are lost and
+counted. A store found damaged is set aside and a new one begun by `Writer`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from server.telemetry.record import Record
+from server.telemetry.sampler import Choice
+from server.telemetry.store.store import Store, day_of
+
+logger = logging.getLogger(__name__)
+
+WAITING_ROWS = 8192
+RETRY_S = 1.0
+LONGEST_RETRY_S = 30.0
+
+
+class Entry(NamedTuple):
+    record: Record
+    choice: Choice
+
+
+@dataclass(slots=True)
+class Counters:
+    written: int = 0
+    lost: int = 0
+    payloads_kept: int = 0
+
+
+class Journal:
+    """`monotonic` is the clock of the retries."""
+
+    def __init__(self, store: Store, monotonic: Callable[[], float]) -> None:
+        self.store = store
+        self._monotonic = monotonic
+        self._waiting: list[Entry] = []
+        self._retry_at = 0.0
+        self._retry_s = RETRY_S
+        self.trouble = ""
+        self.counters = Counters()
+        self.last_rows: dict[str, int] = {}  # day -> last row written
+
+    def add(self, entries: list[Entry]) -> None:
+        self._waiting += entries
+        excess = len(self._waiting) - WAITING_ROWS
+        if excess > 0 and self.trouble:
+            del self._waiting[:excess]
+            self.counters.lost += excess
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def write(self) -> bool:
+        """Tries to write what waits; False when it still does. Raises sqlite3.DatabaseError when
+        the file itself is damaged."""
+        if not self._waiting:
+            return True
+        if self._monotonic() < self._retry_at:
+            return False
+        try:
+            with self.store.transaction():
+                rows = self._insert(self._waiting)
+        except sqlite3.OperationalError as fault:
+            self.refused(fault)
+            return False
+        except (UnicodeError, OverflowError, sqlite3.ProgrammingError) as fault:
+            return self._set_apart(fault)
+        self.last_rows |= rows
+        self.counters.written += len(self._waiting)
+        self.counters.payloads_kept += sum(entry.choice.keep for entry in self._waiting)
+        self._waiting = []
+        self.well()
+        return True
+
+    def _set_apart(self, fault: Exception) -> bool:
+        """A row with a value that no database takes must not stand in the way of all that come
+        after it: it is lost and counted. The others are written at the next try."""
+        before = len(self._waiting)
+        with self.store.transaction():
+            self._waiting = [entry for entry in self._waiting if self._binds(entry)]
+        self.counters.lost += before - len(self._waiting)
+        if before == len(self._waiting):
+            raise fault
+        logger.error("telemetry: %d rows lost: %s", before - len(self._waiting), fault)
+        return False
+
+    def _binds(self, entry: Entry) -> bool:
+        try:
+            row = self.store.prediction_tuple(entry.record, entry.choice.probability, False)
+            self.store.connection.execute("SELECT " + ",".join("?" * len(row)), row).fetchone()
+        except (UnicodeError, OverflowError, sqlite3.ProgrammingError):
+            return False
+        return True
+
+    def last_try(self) -> None:
+        """Before the end: what cannot be written now is lost, and that is said. Raises
+        sqlite3.DatabaseError when the file itself is damaged."""
+        self._retry_at = 0.0
+        if not self.write():
+            logger.error("telemetry: %d predictions are lost: %s", self.waiting, self.trouble)
+            self.counters.lost += self.waiting
+            self._waiting = []
+
+    def refused(self, fault: sqlite3.Error) -> None:
+        """Waits before the next try, longer each time."""
+        if not self.trouble:
+            logger.error("telemetry: nothing is being kept: %s", fault)
+        self.trouble = str(fault)
+        self._retry_at = self._monotonic() + self._retry_s
+        self._retry_s = min(self._retry_s * 2, LONGEST_RETRY_S)
+
+    def well(self) -> None:
+        if self.trouble:
+            logger.warning("telemetry: kept again after: %s", self.trouble)
+        self.trouble, self._retry_s = "", RETRY_S
+
+    def _insert(self, entries: list[Entry]) -> dict[str, int]:
+        by_day: dict[str, list[Entry]] = {}
+        for entry in entries:
+            by_day.setdefault(day_of(entry.record.at), []).append(entry)
+        for day, of_day in by_day.items():
+            self.store.make_day(day)
+            self.store.insert(
+                day,
+                [
+                    self.store.prediction_tuple(record, choice.probability, choice.keep)
+                    for record, choice in of_day
+                ],
+            )
+            kept = [
+                (
+                    record.prediction_id,
+                    record.at,
+                    choice.stratum,
+                    choice.probability,
+                    record.payload,
+                )
+                for record, choice in of_day
+                if choice.keep
+            ]
+            if kept:
+                self.store.insert_payloads(day, kept)
+        return {day: self.store.last_row(day) for day in by_day}

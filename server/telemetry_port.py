@@ -1,0 +1,195 @@
+"""What the server's edge asks of telemetry, and the answer of a server that keeps none.
+
+`put`, `changes`, `health`, `report` and `deployed` return at once and may be called on the event
+loop; all others read a disk or wait for the writer: called from a worker thread (offload.py).
+"""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from server.config import ServerConfig
+from server.errors import ServerError
+from server.telemetry.change_feed import Batch
+from server.telemetry.errors import TelemetryError
+from server.telemetry.findings import Finding
+from server.telemetry.record import FeatureSpec, Record
+from server.telemetry.rows import (
+    AlertRow,
+    DeployRow,
+    DriftRow,
+    Health,
+    PredictionRow,
+    QualityRow,
+    Row,
+    SilenceRow,
+)
+from server.telemetry.settings import Settings
+from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
+from server.telemetry.stamps.stamp_state import Bundle
+from server.telemetry.store.history import Span
+from server.telemetry.store.retention import Limits
+from server.telemetry.store.worst_slices import Found, Search
+
+OFF = "off"
+
+
+class Witness(Protocol):
+    """Telemetry as the edge sees it."""
+
+    def close(self) -> None: ...
+
+    def adopt(self, bundle: Bundle) -> None:
+        """This bundle is about to serve. Raises ReferenceRefused or ObjectiveRefused."""
+
+    def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None: ...
+
+    def deployed(self, row: DeployRow) -> None: ...
+
+    def report(self, findings: Sequence[Finding]) -> None:
+        """What the server found about itself."""
+
+    def health(self) -> Health: ...
+
+    def changes(self, after: int) -> Batch:
+        """What changed since a cursor; from 0 all that is true now."""
+
+    def standing(self) -> list[DriftRow | QualityRow]:
+        """The latest drift and quality there is."""
+
+    def history(self, span: Span, kinds: Sequence[str]) -> Iterator[Row]: ...
+
+    def samples(
+        self, line: str, span: Span | None, limit: int, payload: bool
+    ) -> list[PredictionRow]:
+        """Raises BadFilter."""
+
+    def by_id(self, ids: Sequence[str], payload: bool) -> list[PredictionRow]: ...
+
+    def worst_slices(self, wanted: Search) -> Found: ...
+
+    def acknowledge(self, alert_id: str, by: str, note: str, undo: bool) -> AlertRow:
+        """Raises UnknownAlert."""
+
+    def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
+        """Raises BadFilter or ValueError."""
+
+    def end_silence(self, silence_id: str) -> SilenceRow:
+        """Raises UnknownAlert."""
+
+    def feedback(self, items: Sequence[FeedbackItem]) -> list[FeedbackResult]: ...
+
+
+class TelemetryOff(TelemetryError):
+    """Asked to keep something, of a server that keeps nothing."""
+
+
+class Unrecorded:
+    """Nothing is kept, so there is nothing to show and nothing to join; `state` says why."""
+
+    def __init__(self, state: str = OFF) -> None:
+        self._state = state
+
+    def close(self) -> None:
+        return
+
+    def adopt(self, bundle: Bundle) -> None:
+        return
+
+    def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None:
+        return
+
+    def deployed(self, row: DeployRow) -> None:
+        return
+
+    def report(self, findings: Sequence[Finding]) -> None:
+        return
+
+    def health(self) -> Health:
+        return Health(state=self._state)
+
+    def changes(self, after: int) -> Batch:
+        return Batch([], 0, True)
+
+    def standing(self) -> list[DriftRow | QualityRow]:
+        return []
+
+    def history(self, span: Span, kinds: Sequence[str]) -> Iterator[Row]:
+        return iter(())
+
+    def samples(
+        self, line: str, span: Span | None, limit: int, payload: bool
+    ) -> list[PredictionRow]:
+        return []
+
+    def by_id(self, ids: Sequence[str], payload: bool) -> list[PredictionRow]:
+        return []
+
+    def worst_slices(self, wanted: Search) -> Found:
+        return Found([], 0, False)
+
+    def acknowledge(self, alert_id: str, by: str, note: str, undo: bool) -> AlertRow:
+        raise self._refusal()
+
+    def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
+        raise self._refusal()
+
+    def end_silence(self, silence_id: str) -> SilenceRow:
+        raise self._refusal()
+
+    def feedback(self, items: Sequence[FeedbackItem]) -> list[FeedbackResult]:
+        raise self._refusal()
+
+    def _refusal(self) -> TelemetryOff:
+        return TelemetryOff(f"this server keeps nothing: telemetry is {self._state}")
+
+
+def witness_of(
+    config: ServerConfig,
+    wall: Callable[[], float],
+    alerted: Callable[[AlertRow], None] = lambda row: None,
+    sampled: Callable[[Record, float], None] = lambda record, probability: None,
+) -> Witness:
+    """As the flags say; `alerted` and `sampled` as of Telemetry.
+
+    Never fails because of a disk: a server that cannot keep anything serves.
+
+    Raises ServerError for an --on-alert that cannot be run, or an unknown --baseline.
+    """
+    if not config.telemetry:
+        return Unrecorded()
+    from server.telemetry.stamps.baselines import BadBaseline  # late: off, it costs no memory
+    from server.telemetry.telemetry import Telemetry
+
+    try:
+        return Telemetry(settings_of(config), wall, alerted=alerted, sampled=sampled)
+    except ValueError as error:
+        raise ServerError(f"--on-alert {config.on_alert!r}: {error}") from None
+    except BadBaseline as error:
+        raise ServerError(f"--baseline {error}") from None
+    except (OSError, sqlite3.Error) as error:
+        return Unrecorded(f"degraded: nothing is kept: {error}")
+
+
+def settings_of(config: ServerConfig) -> Settings:
+    return Settings(
+        folder=config.data,
+        tick_s=config.tick_s,
+        baseline=config.baseline,
+        sample_share=config.sample_share,
+        on_alert=config.on_alert,
+        speed=config.simulated_time[1] if config.simulated_time else 1.0,
+        about={
+            "server": config.name or socket.gethostname(),
+            "listen": config.listen,
+            "environment": config.environment,
+        },
+        limits=Limits(
+            predictions_days=config.keep_days,
+            payload_days=config.keep_days,
+            max_bytes=config.max_telemetry_bytes,
+        ),
+    )

@@ -1,0 +1,269 @@
+"""The Python client against real servers on loopback: retries, deadlines, pins, large parts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from proto import inference_pb2 as pb
+from server.types import Fault, Outcome, Work
+from tests.support import media_bytes as made
+from tests.support.running import edge
+from tests.support.standin_engine import STAMP, StandInEngine
+from trefoil import (
+    AsyncClient,
+    Client,
+    DeadlineExceeded,
+    InputRefused,
+    Overloaded,
+    Prediction,
+    Retries,
+    StampMismatch,
+    TrefoilError,
+    Unavailable,
+    image,
+    text,
+)
+from trefoil.attempts import Attempts
+from trefoil.request import Request
+from trefoil.retries import Deadline
+from trefoil.shipment import Shipment
+from trefoil.terms import Terms
+
+OTHER = "cd" * 32
+LARGE = made.sound() + bytes(5 << 20)
+
+
+class Faulty(StandInEngine):
+    """Gives its first rows these faults, one each, and then answers."""
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__()
+        self.faults = list(faults)
+
+    async def _look_at(self, work: Work) -> Fault | None:
+        return self.faults.pop(0) if self.faults else await super()._look_at(work)
+
+
+@asynccontextmanager
+async def client_of(
+    *engines: StandInEngine, retries: Retries | None = None
+) -> AsyncIterator[AsyncClient]:
+    async with AsyncExitStack() as stack:
+        addresses = [await stack.enter_async_context(edge(engine)) for engine in engines]
+        client = AsyncClient(addresses, retries=retries or Retries())
+        yield await stack.enter_async_context(client)
+
+
+def full(retry_after_s: float) -> Fault:
+    return Fault("RESOURCE_EXHAUSTED", "", "QUEUE_FULL", "the queue is full", retry_after_s)
+
+
+DRAINING = Fault("UNAVAILABLE", "", "DRAINING", "this server is shutting down", 1.0)
+
+
+async def test_an_answer_is_plain_data_with_where_it_came_from() -> None:
+    async with client_of(StandInEngine()) as client:
+        found = await client.predict(text("hum"), embedding=True, slices={"site": "a"})
+    assert (found.label, found.stamp, found.attempts) == ("ok", STAMP, 1)
+    assert found.confidence == pytest.approx(0.7) and found.scores["look"] == pytest.approx(0.15)
+    assert found.embedding == (0.5, 0.5, 0.5, 0.5) and found.timings_ms["forward"] == 4.0
+    assert found.server.startswith("127.0.0.1:")
+
+
+async def test_a_passing_trouble_is_asked_again_with_the_same_request_id() -> None:
+    engine = Faulty(DRAINING, DRAINING)
+    async with client_of(engine) as client:
+        found = await client.predict(text("hum"))
+    assert (found.label, found.attempts, len(engine.received)) == ("ok", 3, 3)
+
+
+async def test_a_full_server_is_asked_again_no_sooner_than_it_said() -> None:
+    engine = Faulty(full(0.4))
+    async with client_of(engine) as client:
+        began = time.monotonic()
+        found = await client.predict(text("hum"))
+    assert found.attempts == 2
+    assert time.monotonic() - began >= 0.4
+
+
+async def test_no_wait_is_begun_that_the_deadline_would_cut_short() -> None:
+    async with client_of(Faulty(full(30.0))) as client:
+        with pytest.raises(Overloaded) as caught:  # and not, after a wait, DeadlineExceeded
+            await client.predict(text("hum"), timeout_s=5.0)
+    assert (caught.value.retry_after_s, caught.value.attempts) == (30.0, 1)
+
+
+async def test_a_full_server_does_not_stop_a_call_without_a_session() -> None:
+    engines = (Faulty(full(30.0)), StandInEngine())
+    async with client_of(*engines) as client:
+        found = [await client.predict(text("hum"), timeout_s=5.0) for _ in range(8)]
+    assert len(found) == 8 and sum(one.attempts for one in found) <= 9
+
+
+async def test_the_deadline_ends_the_call_and_the_work() -> None:
+    engine = StandInEngine()
+    async with client_of(engine) as client:
+        with pytest.raises(DeadlineExceeded):
+            await client.predict(text("wait"), timeout_s=0.3)
+        for _ in range(500):
+            if engine.cancelled:
+                break
+            await asyncio.sleep(0.01)
+    assert len(engine.received) == len(engine.cancelled) == 1, "not asked again, not left running"
+
+
+async def test_all_attempts_share_one_deadline() -> None:
+    retries = Retries(attempts=1000, first_s=0.05, longest_s=0.05)
+    engine = Faulty(*[DRAINING] * 1000)
+    async with client_of(engine, retries=retries) as client:
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            await client.predict(text("hum"), timeout_s=0.6)
+    assert 1 < len(engine.received) < 1000, "the deadline ended it, not the number of attempts"
+
+
+async def test_attempts_are_bounded() -> None:
+    engine = Faulty(*[DRAINING] * 10)
+    async with client_of(engine, retries=Retries(3, 0.01, 0.02)) as client:
+        with pytest.raises(Unavailable) as caught:
+            await client.predict(text("hum"))
+    assert (caught.value.attempts, len(engine.received)) == (3, 3)
+    assert caught.value.reason == "DRAINING"
+
+
+async def test_refused_input_is_never_asked_again_and_names_its_field() -> None:
+    engine = StandInEngine()
+    async with client_of(engine, StandInEngine()) as client:
+        with pytest.raises(InputRefused) as caught:
+            await client.predict(text("fine"), text("INVALID_ARGUMENT TOO_DARK"), session="s")
+    assert caught.value.field == "examples[0].parts[1].text"
+    assert (caught.value.reason, caught.value.attempts) == ("TOO_DARK", 1)
+
+
+async def test_a_message_no_server_takes_is_refused_input_not_overload() -> None:
+    async with edge(StandInEngine(), max_message_bytes=1 << 20) as address:
+        async with AsyncClient(address) as client:
+            with pytest.raises(InputRefused) as caught:
+                await client.predict(image(bytes(2 << 20)))
+    assert caught.value.attempts == 1
+
+
+async def test_another_stamp_is_an_error_with_the_serving_one() -> None:
+    engine = StandInEngine()
+    async with client_of(engine) as client:
+        with pytest.raises(StampMismatch) as caught:
+            await client.predict(text("hum"), stamps=OTHER)
+        assert (caught.value.serving, caught.value.attempts) == (STAMP, 1)
+        found = await client.predict(text("hum"), stamps={OTHER, STAMP})
+        assert found.stamp == STAMP
+        with pytest.raises(ValueError, match="64 hex digits"):
+            await client.predict(text("hum"), stamps=STAMP[:12])
+    async with edge(engine) as address, AsyncClient(address, stamps=OTHER) as pinned:
+        with pytest.raises(StampMismatch):
+            await pinned.predict(text("hum"))
+        with pytest.raises(StampMismatch):
+            await pinned.generate(text("hum")).whole()
+        assert await pinned.served() == {address: STAMP}
+
+
+async def test_an_answer_from_a_stamp_that_is_not_pinned_is_not_let_through() -> None:
+    class Careless(StandInEngine):
+        async def predict(self, work: Work) -> Outcome:
+            return await super().predict(replace(work, expected_stamps=frozenset()))
+
+    async with client_of(Careless()) as client:
+        with pytest.raises(StampMismatch) as caught:
+            await client.predict(text("hum"), stamps=OTHER)
+    assert caught.value.serving == STAMP
+
+
+async def test_of_several_rows_only_those_in_passing_trouble_are_asked_again() -> None:
+    class OnceFull(StandInEngine):
+        async def _look_at(self, work: Work) -> Fault | None:
+            words = pb.Example.FromString(work.example).parts[0].text
+            first = sum(other.example == work.example for other in self.received) == 1
+            if words == "later" and first:
+                return full(0.05)
+            return await super()._look_at(work)
+
+    engine = OnceFull()
+    async with client_of(engine) as client:
+        rows = [[text("a")], [text("later")], [text("INVALID_ARGUMENT BAD")], [text("b")]]
+        first, later, bad, last = await client.predict_many(rows)
+    assert isinstance(first, Prediction) and isinstance(last, Prediction)
+    assert isinstance(later, Prediction) and later.attempts == 2
+    assert isinstance(bad, InputRefused) and bad.field == "examples[2].parts[0].text"
+    assert len(engine.received) == 5
+
+
+async def test_a_large_part_is_uploaded_to_the_server_that_is_asked() -> None:
+    engines = (Faulty(DRAINING), Faulty(DRAINING))
+    async with client_of(*engines) as client:
+        found = await client.predict(text("hum"), image(LARGE), session="s")
+    assert found.attempts == 3, "one server, the other, and the first of them again"
+    for engine in engines:
+        for work in engine.received:
+            parts = pb.Example.FromString(work.example).parts
+            assert parts[0].text == "hum" and parts[1].data == LARGE
+
+
+async def test_an_upload_that_a_server_forgot_is_made_anew() -> None:
+    terms, deadline = Terms(), Deadline.after(30.0)
+    example = pb.Example(parts=[image(LARGE)])
+    shipment = Shipment([example], terms.metadata("r"))
+    async with edge(StandInEngine()) as address, AsyncClient(address) as client:
+        attempts = Attempts(client._servers, Retries(), "", deadline)
+        (sent,) = await shipment.to(client._servers.members[0], [0], deadline)
+        assert sent.parts[0].upload_id
+        shipment._uploads[address][0, 0] = "0" * 32  # as after a restart of the server
+        (found,) = await Request("r", 1, terms, shipment, attempts).answer()
+    assert isinstance(found, Prediction) and found.attempts == 1
+
+
+async def test_nobody_there_is_unavailable_after_a_few_quick_attempts() -> None:
+    async with edge(StandInEngine()) as address:
+        pass
+    async with AsyncClient(address, retries=Retries(3, 0.01, 0.02)) as client:
+        with pytest.raises(Unavailable) as caught:
+            await client.predict(text("hum"))
+        (refusal,) = (await client.served()).values()
+    assert caught.value.reason == "" and caught.value.server == address
+    assert isinstance(refusal, Unavailable)
+
+
+async def test_a_closed_client_says_so() -> None:
+    async with edge(StandInEngine()) as address:
+        client = Client(address)
+        reading = iter(client.generate(text("hum")))
+        assert await asyncio.to_thread(next, reading) == "smoke "
+        await asyncio.to_thread(client.close)
+        reading.close()
+        with pytest.raises(TrefoilError, match="closed"):
+            client.predict(text("hum"))
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("servers", "balance", "complaint"),
+    [
+        ((), "rendezvous", "at least one"),
+        (("a:1", "a:1"), "rendezvous", "each once"),
+        (("a:1",), "dice", "neither"),
+        (("name:1",), "ring_hash", "numeric"),
+        (("127.0.0.1:1", "[::1]:1"), "ring_hash", "one ring"),
+    ],
+)
+async def test_what_cannot_be_balanced_is_said(
+    servers: tuple[str, ...], balance: str, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        AsyncClient(servers, balance=balance)
+    with pytest.raises(ValueError, match=complaint):
+        Client(servers, balance=balance)
+    assert all(thread.name != "trefoil" for thread in threading.enumerate()), "none is left"

@@ -1,0 +1,70 @@
+"""One real window on a real X server, driven by real key presses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PySide6.QtGui import QImage
+
+from console.cache.insert import Names, insert
+from console.cache.schema import open_for_writing
+from console.state.domain import AlertRow, Event, ServerSnapshot
+from installers.console.check_window import Screen
+from installers.console.room import display
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("Xvfb") and shutil.which("xdotool")),
+    reason="Xvfb and xdotool are absent (installers/console/apt-packages.txt)",
+)
+
+
+def test_real_window_takes_real_keys_and_ends_well(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    db = open_for_writing(path)
+    now = time.time() * 1000
+    rows = [
+        ServerSnapshot(server="gpu-01", state="ready"),
+        AlertRow(id="a", severity="critical", state="firing", summary="p99", kind="latency",
+                 opened_unix_ms=int(now)),
+    ]  # fmt: skip
+    insert(db, Names(db), [Event("a:1", 1, "x", now, row) for row in rows])
+    db.close()
+    command = [sys.executable, "-m", "console.app.main", "--offline", "--cache", str(path),
+               "--size", "1280x800"]  # fmt: skip
+    with display("1300x820") as where:
+        screen = Screen(where)
+        environment = {**os.environ, **where, "QT_QPA_PLATFORM": "xcb"}
+        console = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+        def picture(name: str) -> QImage:
+            file = tmp_path / f"{name}.png"
+            screen.picture(file)
+            return QImage(str(file))
+
+        try:
+            window = screen.window("Trefoil console")
+            screen.tool("windowfocus", "--sync", window)
+            time.sleep(1.5)
+            first = picture("first")
+            assert len({first.pixel(x, 30) for x in range(0, 600, 3)}) > 3  # the strip is painted
+            screen.tool("key", "--window", window, "8")
+            time.sleep(0.8)
+            alerts = picture("alerts")
+            assert alerts != first
+            screen.tool("key", "shift+slash")
+            time.sleep(0.8)
+            assert picture("keys") != alerts
+            screen.tool("key", "Escape")
+            screen.tool("key", "ctrl+q")
+            assert console.wait(20) == 0
+        finally:
+            if console.poll() is None:
+                console.kill()
+            errors = console.communicate()[1]
+    assert "Traceback" not in errors and "QThread" not in errors, errors

@@ -1,0 +1,147 @@
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.collate import collate
+from pipelines.errors import BundleRefused
+from pipelines.models.backbone import QwenOmniBackbone, load_backbone, visible_behind
+from pipelines.models.label_tree import Tokens
+from pipelines.models.qwen import thinker
+from tests.support.tinybundle import thinker_config, thinker_tensors
+from tests.support.tinyrows import (
+    five_rows,
+    random_tensors,
+    reference_inputs,
+    reference_model,
+    row,
+    tiny_backbone,
+    windowed_config,
+)
+
+CPU = torch.device("cpu")
+LABELS: tuple[Tokens, ...] = ((65, 66, 258), (65, 67, 68, 258), (90, 258))
+
+
+def load(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> QwenOmniBackbone:
+    return load_backbone(config, tensors, CPU, torch.float32)
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+def test_padded_packed_hidden_states_give_the_logits_of_the_library_alone(windowed: bool) -> None:
+    config = windowed_config() if windowed else thinker_config()
+    tensors = random_tensors(config)
+    backbone, reference = load(config, tensors), reference_model(config, tensors)
+    rows = five_rows()
+    with torch.inference_mode():
+        batch = collate(rows, lambda _row: LABELS, backbone.geometry)
+        hidden = backbone.hidden(batch)
+        for number, made in enumerate(rows):
+            expected = reference(**reference_inputs(made), use_cache=False).logits[0]
+            start = int(batch.starts[number])
+            ours = backbone.head(hidden[number, start : batch.prompt_columns])
+            torch.testing.assert_close(ours, expected, atol=2e-4, rtol=2e-5)
+
+
+def test_tokens_behind_a_kept_prompt_equal_tokens_in_the_same_forward() -> None:
+    backbone, rows = tiny_backbone(), five_rows()
+    with torch.inference_mode():
+        packed = collate(rows, lambda _row: LABELS, backbone.geometry)
+        prompts = collate(rows, lambda _row: (), backbone.geometry)
+        branches = packed.branches[0]
+        hidden, cache = backbone.prefill(prompts)
+        seen = visible_behind(prompts, branches)
+        behind = backbone.extend(branches.tokens, branches.positions, seen, cache.behind())
+        together = torch.cat([hidden, behind], dim=1)
+        torch.testing.assert_close(together, backbone.hidden(packed), atol=1e-5, rtol=1e-5)
+        again = backbone.extend(branches.tokens, branches.positions, seen, cache.behind())
+    assert torch.equal(again, behind)  # the kept prompt was lent, not grown
+
+
+def full_omni(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    named = {f"thinker.{name}": tensor for name, tensor in tensors.items()}
+    return named | {"talker.model.norm.weight": torch.ones(3), "token2wav.x": torch.ones(2)}
+
+
+def nested(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def name_of(name: str) -> str:
+        if name.startswith("model."):
+            return name.replace("model.", "model.language_model.", 1)
+        return f"model.{name}" if name.startswith(("visual.", "audio_tower.")) else name
+
+    return {name_of(name): tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("layout", [full_omni, nested])
+def test_every_checkpoint_layout_loads_to_the_same_weights(layout: Any) -> None:
+    tensors = random_tensors(windowed_config())
+    loaded = load(windowed_config(), layout(tensors)).tensors()
+    assert set(loaded) == set(tensors)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_tied_head_is_the_embedding_and_is_not_saved() -> None:
+    backbone = load(thinker_config(), thinker_tensors())
+    assert "lm_head.weight" not in backbone.tensors()
+    model = backbone.model
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+def test_loading_leaves_nothing_without_storage_and_nothing_to_train() -> None:
+    model = load(windowed_config(), random_tensors(windowed_config())).model
+    everything = [*model.parameters(), *model.buffers()]
+    assert not any(tensor.is_meta or tensor.requires_grad for tensor in everything)
+    assert not model.training
+
+
+def test_missing_unknown_and_misshapen_weights_are_refused_by_name() -> None:
+    tensors = thinker_tensors()
+    name = "model.layers.0.mlp.up_proj.weight"
+    with pytest.raises(BundleRefused, match=r"missing \['model.layers.0.mlp.up_proj.weight'\]"):
+        load(thinker_config(), {n: t for n, t in tensors.items() if n != name})
+    with pytest.raises(BundleRefused, match=r"unknown \['model.extra'\]"):
+        load(thinker_config(), tensors | {"model.extra": torch.ones(1)})
+    with pytest.raises(BundleRefused, match=r"up_proj.weight is \(2, 2\), not \(64, 32\)"):
+        load(thinker_config(), tensors | {name: torch.ones(2, 2)})
+
+
+def test_a_full_omni_config_is_read_and_another_family_is_refused() -> None:
+    inner = thinker.read_config({"model_type": "qwen2_5_omni", "thinker_config": thinker_config()})
+    assert inner.text_config.hidden_size == 32
+    with pytest.raises(BundleRefused, match="'llama' is not served"):
+        thinker.read_config({"model_type": "llama"})
+
+
+def test_a_sliding_window_is_refused_rather_than_ignored() -> None:
+    config = thinker_config()
+    window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    config["text_config"] |= window
+    with pytest.raises(BundleRefused, match="sliding"):
+        thinker.read_config(config)
+
+
+def test_every_weight_but_the_unused_audio_marks_can_be_trained() -> None:
+    backbone = QwenOmniBackbone.fresh(thinker_config(), seed=3)
+    batch = collate(five_rows(), lambda _row: LABELS, backbone.geometry)
+    backbone.head(backbone.hidden(batch)).square().mean().backward()
+    without = [name for name, p in backbone.model.named_parameters() if p.grad is None]
+    assert [name.split(".")[-2] for name in without] == ["audio_bos_eos_token"]
+
+
+def test_the_same_seed_gives_the_same_fresh_weights() -> None:
+    state = torch.random.get_rng_state()
+    one, two, three = (QwenOmniBackbone.fresh(thinker_config(), s).tensors() for s in (1, 1, 2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], three[name]) for name in one)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    exact = tiny_backbone()
+    rough = load_backbone(thinker_config(), thinker_tensors(), CPU, torch.bfloat16)
+    batch = collate([row([(4, 6), "x", 120])], lambda _row: LABELS, exact.geometry)
+    with torch.inference_mode():
+        ours, theirs = exact.hidden(batch), rough.hidden(batch)
+    assert theirs.dtype == torch.bfloat16
+    cosine = torch.nn.functional.cosine_similarity(ours, theirs.float(), dim=-1)
+    assert cosine.min() > 0.97

@@ -1,0 +1,517 @@
+"""Opening a bundle: what is refused, by which check, and that what was hashed is what is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+
+import pipelines
+from pipelines.build import build
+from pipelines.bundle import files, golden, manifest
+from pipelines.bundle import tensors as tensorfile
+from pipelines.bundle.bundle import INDEX, Bundle
+from pipelines.bundle.contents import changed, read_contents
+from pipelines.bundle.digests import DigestCache
+from pipelines.bundle.stamp import Leaf
+from pipelines.errors import BundleRefused
+from tests.support.tinybundle import ONE_THREAD, make_spec, reseal
+
+WEIGHTS = "weights/model.safetensors"
+Change = Callable[[Path], object]
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+def refused(path: Path, check: str, words: str = ".") -> BundleRefused:
+    with pytest.raises(BundleRefused, match=words) as caught:
+        Bundle.open(path)
+    assert caught.value.check == check, str(caught.value)
+    return caught.value
+
+
+def test_an_untouched_bundle_opens_with_its_own_stamp(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    assert opened.stamp.hex == opened.manifest.stamp_hex
+    assert not opened.stamp.dirty
+    assert [label["name"] for label in opened.labels["labels"]][0] == "run on"
+    assert opened.card.startswith("# tiny")
+    assert opened.reference is None
+
+
+# ---- same content, same stamp ----------------------------------------------------------------
+
+
+def test_path_umask_and_order_of_writing_do_not_change_the_stamp(tmp_path: Path) -> None:
+    stamps, modes = set(), set()
+    for place, umask in (("here", 0o022), ("there", 0o077)):
+        spec = make_spec(created_at=f"the day of {place}")
+        old = os.umask(umask)
+        try:
+            out = tmp_path / place / "bundle"
+            stamps.add(build.write_bundle(spec, out, ONE_THREAD).hex)
+        finally:
+            os.umask(old)
+        found = sorted(out.rglob("*"))
+        modes |= {(path.is_dir(), path.stat().st_mode & 0o777) for path in found}
+    assert len(stamps) == 1
+    assert modes == {(True, 0o755), (False, 0o644)}
+
+
+def test_a_copy_in_reverse_order_has_the_same_stamp(bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    for path in sorted((p for p in bundle.rglob("*") if p.is_file()), reverse=True):
+        target = copy / path.relative_to(bundle)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    assert Bundle.open(copy).stamp == Bundle.open(bundle).stamp
+
+
+def test_a_link_to_the_directory_is_followed(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(bundle)
+    assert Bundle.open(tmp_path / "current").stamp == Bundle.open(bundle).stamp
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, (*path, key))
+    else:
+        yield path
+
+
+def test_every_preprocessing_parameter_is_in_the_stamp(bundle: Path) -> None:
+    file = bundle / "preprocess.json"
+    original = json.loads(file.read_text())
+    parameters = list(_leaves(original))
+    seen = {manifest.read((bundle / "manifest.json").read_bytes()).stamp_hex}
+    for path in parameters:
+        values = json.loads(json.dumps(original))
+        inside = values
+        for key in path[:-1]:
+            inside = inside[key]
+        inside[path[-1]] = [inside[path[-1]], "changed"]
+        file.write_text(json.dumps(values))
+        reseal(bundle)
+        seen.add(manifest.read((bundle / "manifest.json").read_bytes()).stamp_hex)
+    assert len(parameters) > 40
+    assert len(seen) == len(parameters) + 1
+
+
+# ---- changed content -------------------------------------------------------------------------
+
+
+def test_every_flipped_byte_of_the_manifest_is_refused(bundle: Path) -> None:
+    content = (bundle / "manifest.json").read_bytes()
+    for place in range(0, len(content), 5):
+        flipped = bytearray(content)
+        flipped[place] ^= 0x20 if place % 2 else 0x01
+        with pytest.raises(BundleRefused):
+            manifest.read(flipped)
+
+
+def test_every_flipped_byte_of_every_other_file_is_refused(bundle: Path) -> None:
+    rng = random.Random(0)
+    tried = 0
+    for path in sorted(p for p in bundle.rglob("*") if p.is_file() and p.name != "manifest.json"):
+        content = path.read_bytes()
+        ends = {0, 1, 7, 8, 9, len(content) - 1}
+        places = (
+            range(len(content))
+            if len(content) < 100
+            else ends | set(rng.sample(range(len(content)), 8))
+        )
+        for place in places:
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << rng.randrange(8)
+            path.write_bytes(flipped)
+            with pytest.raises(BundleRefused):
+                read_contents(bundle)
+            tried += 1
+        path.write_bytes(content)
+    assert tried > 300
+    Bundle.open(bundle)
+
+
+def _symlink(bundle: Path) -> None:
+    (bundle / "labels.json").rename(bundle.parent / "labels.json")
+    (bundle / "labels.json").symlink_to(bundle.parent / "labels.json")
+
+
+def _symlinked_folder(bundle: Path) -> None:
+    (bundle / "golden").rename(bundle.parent / "golden")
+    (bundle / "golden").symlink_to(bundle.parent / "golden")
+
+
+def _fifo(bundle: Path) -> None:
+    (bundle / "labels.json").unlink()
+    os.mkfifo(bundle / "labels.json")
+
+
+def _socket(bundle: Path) -> None:
+    (bundle / "CARD.md").unlink()
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(bundle / "CARD.md"))
+
+
+def _nested(bundle: Path) -> None:
+    (bundle / "golden" / "deep").mkdir()
+    (bundle / "golden" / "deep" / "a.txt").write_text("x")
+
+
+CHANGES: dict[str, tuple[str, str, Change]] = {
+    "extra file": ("files", "extra.txt", lambda b: (b / "golden" / "extra.txt").write_text("x")),
+    "extra code": ("format", "run code", lambda b: (b / "golden" / "evil.py").write_text("x")),
+    "hidden file": ("names", ".hidden", lambda b: (b / ".hidden").write_text("x")),
+    "git folder": ("names", ".git", lambda b: (b / ".git").mkdir()),
+    "missing file": ("files", "missing", lambda b: (b / "labels.json").unlink()),
+    "renamed file": ("files", "CARDS.md|CARD.md", lambda b: (b / "CARD.md").rename(b / "CARDS.md")),
+    "longer file": ("hash", "CARD.md", lambda b: (b / "CARD.md").open("a").write("x")),
+    "shorter file": ("hash", "CARD.md", lambda b: os.truncate(b / "CARD.md", 3)),
+    "empty file": ("hash", "CARD.md", lambda b: os.truncate(b / "CARD.md", 0)),
+    "symlink": ("kind", "labels.json", _symlink),
+    "symlinked folder": ("kind", "golden", _symlinked_folder),
+    "fifo": ("kind", "FIFO", _fifo),
+    "socket": ("kind", "CARD.md", _socket),
+    "hard link": ("kind", "hard link", lambda b: os.link(b / "CARD.md", b.parent / "other")),
+    "case collision": ("names", "case", lambda b: (b / "LABELS.json").write_text("{}")),
+    "newline in a name": ("names", "name", lambda b: (b / "a\nb").write_text("x")),
+    "letters that fold": ("names", "name", lambda b: (b / "ﬁle.json").write_text("x")),
+    "too deep": ("names", "deep", _nested),
+    "no manifest": ("manifest", "is it a bundle", lambda b: (b / "manifest.json").unlink()),
+    "empty manifest": ("format", "parse", lambda b: (b / "manifest.json").write_text("")),
+    "no directory": ("missing", "not a bundle", lambda b: b.rename(b.parent / "gone")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_directory_is_refused_by_name(bundle: Path, change: str) -> None:
+    check, words, apply = CHANGES[change]
+    apply(bundle)
+    error = refused(bundle, check, words)
+    assert len(error.message) > 20
+
+
+# ---- somebody writes a manifest that fits ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../outside.json", "/etc/passwd", "golden/../labels.json", "golden//a.txt", "./labels.json"],
+)
+def test_a_manifest_that_points_outside_is_refused(bundle: Path, path: str) -> None:
+    whole = manifest.read((bundle / "manifest.json").read_bytes())
+    reseal(bundle, files=(*whole.files, Leaf(path, 1, "0" * 64)))
+    refused(bundle, "names", "not a name")
+
+
+def test_a_file_outside_the_layout_is_refused(bundle: Path) -> None:
+    (bundle / "notes.txt").write_text("x")
+    reseal(bundle)
+    refused(bundle, "names", "no place for notes.txt")
+
+
+def test_a_file_listed_twice_is_refused(bundle: Path) -> None:
+    whole = manifest.read((bundle / "manifest.json").read_bytes())
+    reseal(bundle, files=(*whole.files, whole.files[0]))
+    refused(bundle, "names", "twice")
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.mkdir, ("/nonexistent/pwned",))
+
+
+def _torch_zip(path: Path) -> None:
+    torch.save({"x": torch.zeros(2)}, path)
+
+
+DISGUISES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "pickle as safetensors": (WEIGHTS, lambda p: p.write_bytes(pickle.dumps(_Evil(), 4))),
+    "old pickle as safetensors": (WEIGHTS, lambda p: p.write_bytes(pickle.dumps(_Evil(), 0))),
+    "torch.save as safetensors": (WEIGHTS, _torch_zip),
+    "pickle as json": ("labels.json", lambda p: p.write_bytes(pickle.dumps(_Evil(), 2))),
+    "pickle as jpeg": ("golden/image.0.jpg", lambda p: p.write_bytes(pickle.dumps(_Evil()))),
+    "pickle as wav": ("golden/audio.0.wav", lambda p: p.write_bytes(pickle.dumps(_Evil()))),
+    "pickle as text": ("golden/text.0.txt", lambda p: p.write_bytes(pickle.dumps(_Evil()))),
+    "pickle by name": ("weights/model.pt", lambda p: p.write_bytes(b"anything")),
+    "binary by name": ("weights/pytorch_model.bin", _torch_zip),
+    "code by name": ("model/modeling.py", lambda p: p.write_text("print()")),
+    "no suffix": ("model/config", lambda p: p.write_text("{}")),
+    "json list": ("labels.json", lambda p: p.write_text("[]")),
+    "json with a key twice": ("labels.json", lambda p: p.write_text('{"a": 1, "a": 2}')),
+    "json with NaN": ("labels.json", lambda p: p.write_text('{"a": NaN}')),
+    "json too deep": ("labels.json", lambda p: p.write_text('{"a":' + "[" * 200_000)),
+}
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_what_could_run_code_is_refused_whatever_its_name_and_manifest(
+    bundle: Path, disguise: str
+) -> None:
+    path, write = DISGUISES[disguise]
+    write(bundle / path)
+    reseal(bundle)
+    refused(bundle, "format")
+
+
+def _weights(bundle: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in Bundle.open(bundle).tensors().items()}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_numbers_are_refused(bundle: Path, value: float) -> None:
+    tensors = _weights(bundle)
+    name = sorted(tensors)[3]
+    tensors[name].view(-1)[-1] = value
+    (bundle / WEIGHTS).write_bytes(tensorfile.to_bytes(tensors))
+    reseal(bundle)
+    refused(bundle, "weights", name)
+
+
+def _header(content: bytes) -> dict[str, dict[str, object]]:
+    length = int.from_bytes(content[:8], "little")
+    header: dict[str, dict[str, object]] = json.loads(content[8 : 8 + length])
+    return header
+
+
+def _with_header(content: bytes, header: object) -> bytes:
+    length = int.from_bytes(content[:8], "little")
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def _entry_changed(key: str, value: object) -> Callable[[bytes], bytes]:
+    def change(content: bytes) -> bytes:
+        header = _header(content)
+        header[sorted(header)[0]][key] = value
+        return _with_header(content, header)
+
+    return change
+
+
+LIES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda c: c[:-4],
+    "longer": lambda c: c + b"\0\0\0\0",
+    "header length beyond the file": lambda c: (len(c) * 2).to_bytes(8, "little") + c[8:],
+    "header length of 2^63": lambda c: (1 << 63).to_bytes(8, "little") + c[8:],
+    "header length too short": lambda c: (64).to_bytes(8, "little") + c[8:],
+    "empty": lambda c: b"",
+    "header only length": lambda c: c[:8],
+    "other dtype": _entry_changed("dtype", "F64"),
+    "unknown dtype": _entry_changed("dtype", "F4"),
+    "other shape": _entry_changed("shape", [7]),
+    "negative shape": _entry_changed("shape", [-1, -4]),
+    "huge shape": _entry_changed("shape", [1 << 62, 1 << 62]),
+    "overlap": _entry_changed("data_offsets", [0, 4]),
+    "offsets turned": _entry_changed("data_offsets", [8, 0]),
+    "offsets not numbers": _entry_changed("data_offsets", ["0", "4"]),
+    "not an entry": lambda c: _with_header(c, {**_header(c), "extra": 3}),
+    "hole": lambda c: _with_header(c, dict(list(_header(c).items())[1:])),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_weights_file_that_lies_is_refused(bundle: Path, lie: str) -> None:
+    path = bundle / WEIGHTS
+    path.write_bytes(LIES[lie](path.read_bytes()))
+    reseal(bundle)
+    with pytest.raises(BundleRefused) as caught:
+        Bundle.open(bundle)
+    assert caught.value.check in ("weights", "format")
+
+
+def test_a_tensor_in_two_shards_is_refused(bundle: Path) -> None:
+    shutil.copy(bundle / WEIGHTS, bundle / "weights" / "second.safetensors")
+    reseal(bundle)
+    refused(bundle, "weights", "in an earlier file")
+
+
+def test_an_index_that_lists_other_tensors_is_refused(bundle: Path) -> None:
+    (bundle / INDEX).write_text('{"weight_map": {"a": "model.safetensors"}}')
+    reseal(bundle)
+    refused(bundle, "weights", "index")
+
+
+@pytest.mark.parametrize("path", ["labels.json", "golden/golden.json", "CARD.md"])
+def test_a_bundle_built_without_a_needed_file_is_refused(bundle: Path, path: str) -> None:
+    (bundle / path).unlink()
+    reseal(bundle)
+    refused(bundle, "files", path)
+
+
+# ---- our reader of the safetensors layout against the reference writer -----------------------
+
+
+def test_tensors_read_back_bit_for_bit() -> None:
+    tensors = {
+        "f32": torch.randn(3, 4),
+        "bf16": torch.randn(5).bfloat16(),
+        "f16": torch.randn(2, 1, 3).half(),
+        "bool": torch.tensor([True, False, True]),
+        "scalar": torch.tensor(3.5),
+        "empty": torch.zeros(0, 3),
+        "i64": torch.arange(4),
+    }
+    for content in (save(tensors), tensorfile.to_bytes(tensors)):
+        identity = files.Identity(0, 0, len(content), 0, 0)
+        file = files.File("x", identity, bytearray(content), sha256="")
+        read = tensorfile.read_tensors(file)
+        assert read.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert read[name].dtype == tensor.dtype
+            assert torch.equal(read[name], tensor)
+
+
+# ---- nothing between check and use -----------------------------------------------------------
+
+
+def test_what_is_loaded_are_the_bytes_that_were_hashed(bundle: Path) -> None:
+    before = _weights(bundle)
+
+    def overwrite(step: str, _: float) -> None:
+        if step == "code":  # all hashing is done, the weights are not built yet
+            with (bundle / WEIGHTS).open("r+b") as file:
+                file.seek(-4096, os.SEEK_END)
+                file.write(b"\1" * 4096)
+
+    opened = Bundle.open(bundle, progress=overwrite)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in opened.tensors().items())
+    assert changed(bundle, opened.files) == [WEIGHTS]
+    refused(bundle, "hash", "model.safetensors")
+
+
+def test_a_mapped_file_is_noticed_when_it_is_written_to(bundle: Path) -> None:
+    opened = files.open_folder(bundle, files.Opening(map_above=400_000))
+    (mapped,) = [file for file in opened if file.mapped]
+    assert mapped.path == WEIGHTS
+    (whole,) = [file for file in files.open_folder(bundle) if file.path == WEIGHTS]
+    assert not whole.mapped
+    assert mapped.sha256 == whole.sha256
+    tensors, expected = tensorfile.read_tensors(mapped), tensorfile.read_tensors(whole)
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    assert changed(bundle, {WEIGHTS: mapped}) == []
+    with (bundle / WEIGHTS).open("r+b") as file:
+        file.write(b"x")
+    assert changed(bundle, {WEIGHTS: mapped}) == [WEIGHTS]
+
+
+def test_progress_reaches_the_end(bundle: Path) -> None:
+    seen: list[tuple[str, float]] = []
+    Bundle.open(bundle, progress=lambda step, done: seen.append((step, done)))
+    assert ("hash", 1.0) in seen
+    assert seen[-1] == ("weights", 1.0)
+    hashed = [done for step, done in seen if step == "hash"]
+    assert hashed == sorted(hashed)
+
+
+# ---- this process ----------------------------------------------------------------------------
+
+
+def test_another_library_version_is_refused_and_served_dirty_when_allowed(bundle: Path) -> None:
+    whole = manifest.read((bundle / "manifest.json").read_bytes())
+    clean = whole.stamp_hex
+    for library in whole.libraries:
+        reseal(bundle, libraries={**whole.libraries, library: "0.0.1"})
+        refused(bundle, "libraries", f"{library} 0.0.1 -> .*pipelines restamp")
+    dirty = Bundle.open(bundle, allow_dirty=True).stamp
+    assert dirty.dirty
+    assert dirty.hex not in (clean, Bundle.open(bundle, allow_dirty=True).manifest.stamp_hex)
+    assert dirty.name == f"tiny-2026.01+dirty.{dirty.hex[:12]}"
+
+
+def test_an_untracked_library_is_refused_too(bundle: Path) -> None:
+    whole = manifest.read((bundle / "manifest.json").read_bytes())
+    reseal(bundle, libraries={k: v for k, v in whole.libraries.items() if k != "torch"})
+    refused(bundle, "libraries", "torch untracked")
+
+
+def test_changed_code_is_refused_by_the_process_that_runs_it(bundle: Path, tmp_path: Path) -> None:
+    source = Path(pipelines.__file__).parent
+    shutil.copytree(
+        source, tmp_path / "pipelines", ignore=shutil.ignore_patterns("__pycache__", "bundle")
+    )
+    script = "import sys; from pipelines.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "inspect", "--json", str(bundle)]
+
+    def refusal() -> str:
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+        )
+        return str(json.loads(done.stdout)["refused_here"])
+
+    assert refusal() == ""
+    with (tmp_path / "pipelines" / "audio.py").open("a") as file:
+        file.write("# changed\n")
+    assert "pipelines/models/qwen/log_mel.py differ" in refusal()
+    assert "pipelines restamp" in refusal()
+
+
+# ---- remembered digests ----------------------------------------------------------------------
+
+
+def _large(size: int) -> files.File:
+    identity = files.Identity(1, 2, size, mtime_ns=10**9, ctime_ns=2 * 10**9)
+    return files.File("weights/a.safetensors", identity, bytearray(), "ab" * 32)
+
+
+def test_a_digest_is_remembered_for_the_very_same_file_only(tmp_path: Path) -> None:
+    size = 64 << 20
+    cache = DigestCache(tmp_path / "digests.json", clock_ns=lambda: 10**12)
+    cache.put(tmp_path, _large(size))
+    cache.save()
+    again = DigestCache(tmp_path / "digests.json")
+    same = _large(size)
+    assert again.get(tmp_path, same.path, same.identity) == same.sha256
+    assert again.get(tmp_path / "other", same.path, same.identity) is None
+    assert again.get(tmp_path, "weights/b.safetensors", same.identity) is None
+    for field, value in {"inode": 3, "size": size + 1, "mtime_ns": 5, "ctime_ns": 5}.items():
+        other = replace(same.identity, **{field: value})
+        assert again.get(tmp_path, same.path, other) is None, field
+
+
+def test_a_small_or_a_fresh_file_is_not_remembered(tmp_path: Path) -> None:
+    cache = DigestCache(tmp_path / "digests.json", clock_ns=lambda: 3 * 10**9)
+    cache.put(tmp_path, _large(64 << 20))  # written a second ago: may change again
+    cache.put(tmp_path, _large(1000))
+    for file in (_large(64 << 20), _large(1000)):
+        assert cache.get(tmp_path, file.path, file.identity) is None
+
+
+def test_an_unreadable_cache_is_an_empty_one(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "digests.json").write_text("{")
+    opened = Bundle.open(bundle, cache=DigestCache(tmp_path / "digests.json"))
+    assert opened.stamp.hex == Bundle.open(bundle).stamp.hex
+
+
+# ---- writing ---------------------------------------------------------------------------------
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    def fail(path: Path, allow_dirty: bool) -> golden.Answering:
+        raise BundleRefused("golden", "no")
+
+    with pytest.raises(BundleRefused):
+        build.write_bundle(make_spec(), tmp_path / "out", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_directory_is_not_built_over(bundle: Path) -> None:
+    with pytest.raises(FileExistsError):
+        build.write_bundle(make_spec(), bundle)

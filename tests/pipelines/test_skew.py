@@ -1,0 +1,219 @@
+"""What moves under an opened bundle is named, and what is put right again is no longer named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.bundle import signature, speed, stamp
+from pipelines.bundle.bundle import Bundle
+from pipelines.bundle.contents import read_contents
+from pipelines.bundle.files import Identity
+from pipelines.bundle.skew import Moved, SkewWatch
+from pipelines.models.qwen import patches
+from tests.pipelines.test_signature import keys
+
+WEIGHTS = "weights/model.safetensors"
+ON_DISK = "was changed on disk"
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def opened(bundle: Path) -> Bundle:
+    return Bundle.open(bundle)
+
+
+def said(found: tuple[Moved, ...]) -> list[str]:
+    return [str(item) for item in found]
+
+
+def test_nothing_moves_by_itself_or_by_being_looked_at(bundle: Path, opened: Bundle) -> None:
+    watch = SkewWatch(opened)
+    assert watch.look() == watch.look() == watch.verify() == ()
+    os.utime(bundle / WEIGHTS)  # another time, the same bytes
+    shutil.copy(bundle / "CARD.md", bundle / "copy.md")
+    os.replace(bundle / "copy.md", bundle / "CARD.md")
+    assert watch.look() == ()
+
+
+@pytest.mark.parametrize(
+    "path", [WEIGHTS, "preprocess.json", "golden/golden.json", "manifest.json"]
+)
+def test_a_file_that_changes_is_named_until_its_bytes_are_back(
+    bundle: Path, opened: Bundle, path: str
+) -> None:
+    watch, content = SkewWatch(opened), (bundle / path).read_bytes()
+    watch.look()
+    changed = bytearray(content)
+    changed[-2] ^= 1
+    (bundle / path).write_bytes(changed)
+    (found,) = watch.look()
+    assert (found.kind, found.name, found.words, found.now) == ("file", path, ON_DISK, False)
+    (bundle / path).unlink()
+    assert said(watch.look()) == [f"{path} is gone"]
+    (bundle / path).write_bytes(content)
+    assert watch.look() == ()
+
+
+def test_a_file_too_many_and_a_second_name_of_one_are_named(bundle: Path, opened: Bundle) -> None:
+    watch = SkewWatch(opened)
+    (bundle / "golden" / "more.txt").write_text("x")
+    (bundle / "manifest.sig").write_text("nobody asked for it")
+    assert said(watch.look()) == ["golden/more.txt is in the bundle and not in its manifest"]
+    (bundle / "golden" / "more.txt").unlink()
+    os.link(bundle / "CARD.md", bundle.parent / "second")
+    assert said(watch.look()) == ["CARD.md is no plain file any more"]
+    (bundle.parent / "second").unlink()
+    assert watch.look() == ()
+
+
+def test_the_signature_that_was_asked_for_must_stay(bundle: Path, tmp_path: Path) -> None:
+    private, public = keys(tmp_path, "ed25519")
+    signature.sign(read_contents(bundle), private)
+    opened = Bundle.open(bundle, trusted=signature.read_trusted(public))
+    assert opened.signed_by == signature.read_public(public).id
+    watch = SkewWatch(opened)
+    assert watch.look() == ()
+    (bundle / "manifest.sig").unlink()
+    assert said(watch.look()) == ["manifest.sig is gone"]
+
+
+def test_a_mapped_file_written_to_changes_answers_and_a_replaced_one_does_not(
+    bundle: Path, opened: Bundle
+) -> None:
+    files = {**opened.files, WEIGHTS: replace(opened.files[WEIGHTS], mapped=True)}
+    watch = SkewWatch(replace(opened, files=files))
+    content = (bundle / WEIGHTS).read_bytes()
+    with (bundle / WEIGHTS).open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\1" if content[-1] != 1 else b"\2")
+    (found,) = watch.look()
+    assert found.now and "answers are computed from there" in found.words
+    (bundle / "new").write_bytes(content[:-1] + b"\3")
+    os.replace(bundle / "new", bundle / WEIGHTS)
+    (found,) = watch.look()
+    assert not found.now and found.words == ON_DISK
+
+
+def test_only_bytes_tell_of_a_change_that_left_no_time_behind(bundle: Path, opened: Bundle) -> None:
+    """A file that the file system says is the one that was opened, and weights in memory."""
+    (bundle / "CARD.md").write_text("# other\n")
+    identity = Identity.of(os.stat(bundle / "CARD.md"))
+    card = replace(opened.files["CARD.md"], identity=identity)
+    watch = SkewWatch(replace(opened, files={**opened.files, "CARD.md": card}))
+    assert watch.look() == ()
+    assert said(watch.verify()) == [f"CARD.md {ON_DISK}"]
+
+    name, tensor = next((n, t) for n, t in opened.tensors().items() if t.is_floating_point())
+    kept = tensor.clone()
+    tensor.add_(1.0)
+    found = watch.verify(disk=False)
+    assert Moved("memory", WEIGHTS, "in memory is not what was loaded", True) in found, name
+    assert found == watch.look(), "it stays said until the bytes are right"
+    tensor.copy_(kept)
+    assert said(watch.verify(disk=False)) == [f"CARD.md {ON_DISK}"]
+
+
+def test_a_patched_function_and_constant_are_named_and_may_change_answers_now(
+    opened: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patching is what this is about, so the names are really set in the modules."""
+    watch = SkewWatch(opened)
+    monkeypatch.setattr(patches, "_CLIP_MEAN", (0.5, 0.5, 0.5))
+    monkeypatch.setattr(speed, "_device_class", lambda *_: "cpu")
+    constant, function = watch.look()
+    assert (constant.name, constant.now) == ("pipelines.models.qwen.patches._CLIP_MEAN", True)
+    assert "and is (0.5, 0.5, 0.5) in memory" in constant.words
+    assert str(function) == "pipelines.bundle.speed._device_class was replaced in memory"
+    assert function.now
+    monkeypatch.undo()
+    assert watch.look() == ()
+
+
+SCRIPT = """if True:
+    import sys
+    from pathlib import Path
+    from pipelines.bundle.bundle import Bundle
+    from pipelines.bundle.skew import SkewWatch
+    here = Path("pipelines")
+    audio, extra = here / "audio.py", here / "zz.py"
+    watch, source = SkewWatch(Bundle.open(sys.argv[1])), audio.read_bytes()
+    moves = [
+        lambda: None,
+        lambda: audio.write_bytes(source + b"# edited"),
+        lambda: audio.unlink(),
+        lambda: (audio.write_bytes(source), extra.touch()),
+        lambda: extra.unlink(),
+    ]
+    for move in moves:
+        move()
+        print([str(item) for item in watch.look()])
+"""
+
+
+def test_a_source_file_that_moves_on_disk_is_named_until_it_is_back(
+    bundle: Path, tmp_path: Path
+) -> None:
+    ignore = shutil.ignore_patterns("bundle")
+    shutil.copytree(stamp.package_folder(), tmp_path / "pipelines", ignore=ignore)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(bundle)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "[]",
+        f"['pipelines/models/qwen/log_mel.py {ON_DISK}']",
+        "['pipelines/models/qwen/log_mel.py is gone']",
+        "['pipelines/zz.py is new on disk']",
+        "[]",
+    ]
+
+
+def test_a_library_upgraded_on_disk_is_named_until_it_is_back(
+    opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    watch = SkewWatch(opened)
+    assert watch.look() == ()
+    upgraded = tmp_path / "site" / "numpy-99.0.dist-info"
+    upgraded.mkdir(parents=True)
+    (upgraded / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 99.0\n")
+    (found,) = watch.look()
+    loaded = stamp.running_libraries()["numpy"]
+    assert str(found) == f"numpy {loaded} is loaded, 99.0 is installed"
+    assert (found.kind, found.now) == ("library", False)
+    shutil.rmtree(upgraded)
+    assert watch.look() == ()
+
+
+def test_every_library_that_can_be_upgraded_is_watched(opened: Bundle) -> None:
+    for name in stamp.installed_libraries():
+        upgraded = {**stamp.installed_libraries(), name: "99.0"}
+        (found,) = SkewWatch(opened, lambda at=upgraded: at).look()  # type: ignore[misc]
+        assert found.name == name and found.words.endswith("99.0 is installed")
+
+
+def test_what_is_served_dirty_was_let_in_and_is_not_named(bundle: Path, opened: Bundle) -> None:
+    other = {**opened.manifest.code, "pipelines/models/qwen/log_mel.py": "0" * 64}
+    stale = replace(opened, manifest=replace(opened.manifest, code=other))
+    dirty = replace(stale, stamp=replace(opened.stamp, dirty=True))
+    manifest = "manifest.json was changed on disk"
+    assert said(SkewWatch(stale).look()) == [
+        manifest,
+        f"pipelines/models/qwen/log_mel.py {ON_DISK}",
+    ]
+    assert said(SkewWatch(dirty).look()) == [manifest]

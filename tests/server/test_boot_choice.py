@@ -1,0 +1,124 @@
+"""What a server starts with: what it was told, what its store served last, or what it brings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.commands.status import run as status
+from server.config import CHOOSE, EMBEDDED_BUNDLE
+from server.deploy.boot_choice import Tried, after, choices
+from server.deploy.bundle_store import BundleStore
+from tests.support.killed_store import killed_stores
+from tests.support.running import ROOT, program
+from tests.support.stub_bundles import stub_bundle
+
+A, B = "a" * 12, "b" * 12
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BundleStore:
+    """`b` is current, `a` previous."""
+    store = BundleStore(tmp_path / "bundles")
+    for letter in "ab":
+        store.activate(store.add(stub_bundle(tmp_path, letter)))
+    return store
+
+
+def test_an_empty_store_or_none_starts_the_embedded_bundle(tmp_path: Path) -> None:
+    for store in (None, BundleStore(tmp_path)):
+        (choice,) = choices(CHOOSE, store)
+        assert choice.path == EMBEDDED_BUNDLE and "nothing was named" in choice.reason
+
+
+def test_the_store_is_tried_in_order_and_never_replaced_by_the_embedded_one(
+    store: BundleStore,
+) -> None:
+    assert [choice.path.name for choice in choices(CHOOSE, store)] == [B, A]
+
+
+def test_what_is_named_wins_and_says_over_what(store: BundleStore, tmp_path: Path) -> None:
+    (choice,) = choices(tmp_path / "right-a", store)
+    assert choice.path == tmp_path / "right-a"
+    assert choice.reason == f"named by --bundle, before {B}, the store's current"
+
+
+def test_a_damaged_or_missing_current_is_tried_and_told_not_passed_over(
+    store: BundleStore,
+) -> None:
+    current = store.current
+    assert current is not None
+    current.path.chmod(0o755)
+    (current.path / "manifest.json").chmod(0o644)
+    (current.path / "manifest.json").write_text("{")
+    assert [choice.path.name for choice in choices(CHOOSE, store)] == ["current", A]
+    shutil.rmtree(current.path)
+    assert [choice.path.name for choice in choices(CHOOSE, store)] == ["current", A]
+
+
+def test_the_reason_names_what_was_refused_before(store: BundleStore) -> None:
+    first, second = choices(CHOOSE, store)
+    chosen = after(second, [Tried(first, "hash: CARD.md differs")])
+    assert chosen.reason == f"the store's previous; {B} refused: hash: CARD.md differs"
+
+
+SWITCHES = """
+served = store.current
+added = store.add(fresh)
+store.activate(added, served)
+store.collect([added.stamp])
+store.activate(served, added)
+"""
+
+
+def test_after_a_kill_at_any_step_a_whole_bundle_that_served_is_started(tmp_path: Path) -> None:
+    *old, fresh = [stub_bundle(tmp_path, letter) for letter in "abc"]
+    for store in killed_stores(tmp_path, old, fresh, SWITCHES):
+        found = choices(CHOOSE, store)
+        assert found[0].path.name in (B, "c" * 12), store.root.name
+        for choice in found:
+            assert json.loads((choice.path / "manifest.json").read_text())["name"] == "right"
+            letter = choice.path.name[0]
+            weights = choice.path / "weights" / "model.safetensors"
+            assert weights.read_bytes() == letter.encode() * 100
+
+
+def test_a_refused_current_is_said_and_the_previous_one_serves(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole program: a byte of what was activated last has changed on the disk."""
+    store = BundleStore(tmp_path / "bundles")
+    store.activate(store.add(tiny_bundle))
+    newer = tmp_path / "newer"
+    shutil.copytree(tiny_bundle, newer)
+    manifest = json.loads((newer / "manifest.json").read_text())
+    (newer / "manifest.json").write_text(json.dumps(manifest | {"stamp": "f" * 64}))
+    store.activate(store.add(newer))
+    with program("--data", str(tmp_path), "--warm-pool", "1") as server:
+        said = "\n".join(server.lines)
+        assert f"REFUSED {store.root}" in said and "ffffffffffff" in said
+        assert "FALLING BACK TO" in said and "the store's previous" in said
+        capsys.readouterr()
+        assert status(["--server", server.address]) == 0
+        shown = capsys.readouterr().out
+        assert f"the store's previous; {'f' * 12} refused: " in shown
+        assert server.stop() == 0
+    assert store.current is not None and store.current.stamp == "f" * 64, "links are not touched"
+
+
+def test_a_store_whose_links_lead_nowhere_ends_the_start_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles" / "current").symlink_to("right/gone")
+    command = [sys.executable, "-m", "server.main", "--listen", "127.0.0.1:0", "--warm-pool", "1"]
+    ended = subprocess.run(
+        [*command, "--data", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 78
+    assert "is no bundle" in ended.stdout
+    assert "name one with --bundle" in ended.stdout
+    assert f"server bundles --data {tmp_path}" in ended.stdout

@@ -1,0 +1,40 @@
+"""Errors of a replica's work: a bug is an answer, unless nothing can be trusted any more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from server.replica.fault_guard import EXIT_BROKEN, Failed, guard
+from server.replica.model import Rejected
+
+
+def test_a_bug_becomes_the_fault_of_whatever_was_done() -> None:
+    with pytest.raises(Failed) as caught, guard("FORWARD_FAILED"):
+        raise KeyError("x")
+    fault = caught.value.fault
+    assert (fault.code, fault.reason, fault.message) == (
+        "INTERNAL",
+        "FORWARD_FAILED",
+        "KeyError: 'x'",
+    )
+
+
+def test_what_is_the_rows_own_fault_stays_that() -> None:
+    with pytest.raises(Rejected) as caught, guard("PREPARE_FAILED", lambda error: True):
+        raise Rejected("parts[0]", "EMPTY", "there is nothing in it")
+    assert caught.value.fault.reason == "EMPTY"
+
+
+def test_an_error_that_spoils_all_others_is_not_answered() -> None:
+    with pytest.raises(RuntimeError, match="CUDA error"), guard("X", lambda error: True):
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+
+@pytest.mark.parametrize(("error", "code"), [("ConnectionError", 0), ("KeyError", EXIT_BROKEN)])
+def test_an_error_at_the_edge_ends_the_process(error: str, code: int) -> None:
+    script = f"from server.replica.fault_guard import edge\ndef loop(): raise {error}\nedge(loop)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert ended.returncode == code

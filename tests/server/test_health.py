@@ -1,0 +1,156 @@
+"""grpc.health.v1, Observe.Watch and Admin.Drain over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from proto import (
+    admin_pb2,
+    admin_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    observe_pb2,
+    observe_pb2_grpc,
+)
+from tests.support.running import channel_to, edge, until
+from tests.support.standin_engine import STAMP, StandInEngine
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def ask(service: str) -> Any:
+    return health_pb2.HealthCheckRequest(service=service)
+
+
+@pytest.mark.parametrize(
+    ("state", "startup", "ready"),
+    [
+        ("STARTING", NOT_SERVING, NOT_SERVING),
+        ("READY", SERVING, SERVING),
+        ("DEGRADED", SERVING, SERVING),
+        ("NOT_READY", SERVING, NOT_SERVING),
+        ("DRAINING", SERVING, NOT_SERVING),
+    ],
+)
+async def test_health_follows_the_engine(state: str, startup: int, ready: int) -> None:
+    engine = StandInEngine()
+    engine.become(state)
+    async with edge(engine) as address, channel_to(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        found = {
+            name: (await stub.Check(ask(name))).status
+            for name in ("", "trefoil.live", "trefoil.startup", "trefoil.ready")
+        }
+        listed = await stub.List(health_pb2.HealthListRequest())
+    assert found == {
+        "": ready,
+        "trefoil.live": SERVING,
+        "trefoil.startup": startup,
+        "trefoil.ready": ready,
+    }
+    assert {name: one.status for name, one in listed.statuses.items()} == found
+
+
+async def test_health_of_an_unknown_service_is_not_found() -> None:
+    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Check(ask("other"))
+        watched = await stub.Watch(ask("other")).read()
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert watched.status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+async def test_health_watch_tells_each_change_once() -> None:
+    engine = StandInEngine()
+    async with edge(engine) as address, channel_to(address) as channel:
+        call = health_pb2_grpc.HealthStub(channel).Watch(ask("trefoil.ready"))
+        assert (await call.read()).status == SERVING
+        engine.become("DEGRADED")  # still serving: nothing to tell
+        await asyncio.sleep(0)
+        engine.become("NOT_READY")
+        assert (await call.read()).status == NOT_SERVING
+        engine.become("READY")
+        assert (await call.read()).status == SERVING
+        call.cancel()
+
+
+async def test_watch_gives_the_whole_state_once_and_closes() -> None:
+    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+        call = observe_pb2_grpc.ObserveStub(channel).Watch(observe_pb2.WatchRequest(once=True))
+        (event,) = [event async for event in call]
+    snapshot = event.snapshot
+    assert (event.instance, snapshot.server, snapshot.stamp) == ("instance-1", "press-7", STAMP)
+    assert snapshot.state == observe_pb2.READY
+    assert snapshot.replicas[0].evidence[0].mix == "text"
+    assert snapshot.pins[0].refused == 3
+    assert snapshot.rss_bytes > 1 << 20
+    assert {limit.name for limit in snapshot.limits} == {"max_parts", "image_pixels"}
+
+
+async def test_watch_tells_a_change_of_state_at_once() -> None:
+    engine = StandInEngine()
+    async with edge(engine) as address, channel_to(address) as channel:
+        slow = observe_pb2.WatchRequest(interval_s=60)
+        call = observe_pb2_grpc.ObserveStub(channel).Watch(slow)
+        first = await call.read()
+        engine.become("NOT_READY", "a replica is slow")
+        second = await call.read()
+        call.cancel()
+    assert first.snapshot.state == observe_pb2.READY
+    assert second.snapshot.reason == "a replica is slow"
+
+
+async def test_rows_refused_at_the_door_are_counted() -> None:
+    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+        stub = inference_pb2_grpc.InferenceStub(channel)
+        row = inference_pb2.Example()
+        await stub.Predict(inference_pb2.PredictRequest(examples=[row, row]))
+        call = observe_pb2_grpc.ObserveStub(channel).Watch(observe_pb2.WatchRequest(once=True))
+        snapshot = (await call.read()).snapshot
+    assert (snapshot.requests, snapshot.refused) == (2, 2)
+
+
+async def test_drain_tells_its_progress_and_ends() -> None:
+    engine = StandInEngine()
+    async with edge(engine) as address, channel_to(address) as channel:
+        waiting = inference_pb2.Example(parts=[inference_pb2.Part(text="wait")])
+        stub = inference_pb2_grpc.InferenceStub(channel)
+        answer = stub.Predict(inference_pb2.PredictRequest(examples=[waiting]))
+        await until(lambda: engine.at_work)
+        call = admin_pb2_grpc.AdminStub(channel).Drain(admin_pb2.DrainRequest(grace_s=5))
+        steps = []
+        async for progress in call:
+            steps.append(progress)
+            engine.release.set()
+        assert (await answer).results[0].prediction.label == "ok"
+    assert engine.drained_with == 5
+    first = steps[0]
+    assert (first.step, first.detail, first.done) == ("draining", "1 rows left", False)
+    assert (steps[-1].step, steps[-1].fraction, steps[-1].done) == ("drained", 1.0, True)
+
+
+async def test_reflection_lists_every_service_and_describes_the_private_ones() -> None:
+    ask_list = reflection_pb2.ServerReflectionRequest(list_services="")
+    ask_file = reflection_pb2.ServerReflectionRequest(
+        file_containing_symbol="inference.GRPCInferenceService"
+    )
+    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        answers = [answer async for answer in stub.ServerReflectionInfo(iter((ask_list, ask_file)))]
+    names = {service.name for service in answers[0].list_services_response.service}
+    assert names >= {
+        "trefoil.v1.Inference",
+        "trefoil.v1.Observe",
+        "trefoil.v1.Admin",
+        "inference.GRPCInferenceService",
+        "grpc.health.v1.Health",
+    }
+    assert answers[1].file_descriptor_response.file_descriptor_proto

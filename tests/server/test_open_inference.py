@@ -1,0 +1,308 @@
+"""The Open Inference Protocol: tensors read with care, and Triton's own client as the witness."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proto import inference_pb2 as pb
+from server.api import open_inference_messages as oip
+from server.api.open_inference_tensors import bytes_elements, bytes_tensor
+from server.request.status import Refused
+from tests.support.running import channel_to, edge
+from tests.support.standin_engine import LABELS, STAMP, StandInEngine, without_facts
+
+
+def tensor(name: str, elements: list[bytes], **fields: Any) -> tuple[Any, bytes]:
+    shape = fields.pop("shape", [len(elements), 1])
+    kind = oip.ModelInferRequest.InferInputTensor
+    return kind(name=name, datatype="BYTES", shape=shape, **fields), bytes_tensor(elements)
+
+
+def infer(*tensors: tuple[Any, bytes], **fields: Any) -> Any:
+    fields.setdefault("model_name", "triage")
+    inputs = [one for one, _ in tensors]
+    raw = [content for _, content in tensors]
+    return oip.ModelInferRequest(inputs=inputs, raw_input_contents=raw, **fields)
+
+
+async def call(channel: grpc.aio.Channel, method: str, request: Any, answer: Any) -> Any:
+    unary = channel.unary_unary(
+        f"/inference.GRPCInferenceService/{method}",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=answer.FromString,
+    )
+    return await unary(request)
+
+
+async def model_infer(engine: StandInEngine, request: Any) -> Any:
+    async with edge(engine) as address, channel_to(address) as channel:
+        return await call(channel, "ModelInfer", request, oip.ModelInferResponse)
+
+
+async def refused(engine: StandInEngine, request: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await model_infer(engine, request)
+    return caught.value
+
+
+def outputs(response: Any) -> dict[str, tuple[str, list[int], bytes]]:
+    pairs = zip(response.outputs, response.raw_output_contents, strict=True)
+    return {one.name: (one.datatype, list(one.shape), raw) for one, raw in pairs}
+
+
+@given(st.lists(st.binary(max_size=20), max_size=8))
+def test_bytes_tensors_come_back_as_they_went(elements: list[bytes]) -> None:
+    assert bytes_elements(bytes_tensor(elements), len(elements), "x") == elements
+
+
+@given(st.binary(max_size=40), st.integers(0, 10))
+def test_any_bytes_are_read_whole_or_refused(raw: bytes, count: int) -> None:
+    try:
+        elements = bytes_elements(raw, count, "x")
+    except Refused as refusal:
+        assert refusal.faults[0].reason == "BYTES_MALFORMED"
+    else:
+        assert bytes_tensor(elements) == raw
+
+
+async def test_rows_become_examples_with_parts_in_the_order_of_the_inputs() -> None:
+    engine = StandInEngine()
+    image = tensor("image", [b"\x89PNG", b""])
+    image[0].parameters["content_type"].string_param = "image/png"
+    response = await model_infer(
+        engine, infer(tensor("audio", [b"RIFF", b"OggS"]), image, tensor("text", [b"a", b"b"]))
+    )
+    first, second = (pb.Example.FromString(work.example) for work in engine.received)
+    assert [part.modality for part in first.parts] == [pb.AUDIO, pb.IMAGE, pb.TEXT]
+    assert (first.parts[1].data, first.parts[1].mime_type) == (b"\x89PNG", "image/png")
+    assert [part.modality for part in second.parts] == [pb.AUDIO, pb.TEXT]
+    found = outputs(response)
+    assert bytes_elements(found["label"][2], 2, "label") == [b"ok", b"ok"]
+    assert found["label"][:2] == ("BYTES", [2, 1])
+    assert found["scores"][:2] == ("FP32", [2, 3])
+    assert struct.unpack("<f", found["score"][2][:4])[0] == pytest.approx(0.7)
+    assert "embedding" not in found
+    assert response.parameters["stamp"].string_param == STAMP
+    assert response.model_version == "1"
+
+
+async def test_outputs_and_classification_are_given_as_asked() -> None:
+    request = infer(tensor("text", [b"hum"]))
+    request.outputs.add(name="embedding")
+    request.outputs.add(name="scores").parameters["classification"].int64_param = 2
+    found = outputs(await model_infer(StandInEngine(), request))
+    assert list(found) == ["embedding", "scores"]
+    assert found["embedding"][:2] == ("FP32", [1, 4])
+    best = bytes_elements(found["scores"][2], 2, "scores")
+    assert best == [b"0.700000:0:ok", b"0.150000:1:look"]
+
+
+async def test_typed_contents_and_parameters_are_understood() -> None:
+    engine = StandInEngine()
+    kind = oip.ModelInferRequest.InferInputTensor
+    text = kind(name="text", datatype="BYTES", shape=[1])
+    text.contents.bytes_contents.append(b"hum")
+    request = oip.ModelInferRequest(model_name="trefoil", id="r1", inputs=[text])
+    request.parameters["labels"].string_param = json.dumps(["yes", "no"])
+    request.parameters["sequence_id"].int64_param = 7
+    request.parameters["priority"].uint64_param = 1
+    request.parameters["timeout"].int64_param = 5_000_000
+    response = await model_infer(engine, request)
+    (work,) = engine.received
+    assert (work.labels, work.session, work.priority) == (("yes", "no"), "7", 0)
+    assert work.deadline is not None
+    assert response.id == "r1"
+
+
+def broken_length() -> Any:
+    request = infer(tensor("image", [b"x"]))
+    request.raw_input_contents[0] = struct.pack("<I", 0x46464952) + b"RIFF"
+    return request
+
+
+def both_contents() -> Any:
+    request = infer(tensor("text", [b"x"]))
+    request.inputs[0].contents.bytes_contents.append(b"x")
+    return request
+
+
+def wrong_type() -> Any:
+    request = infer(tensor("text", [b"x"]))
+    request.inputs[0].datatype = "FP32"
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (broken_length(), "inputs[image]: element 0 claims 1179011410 bytes, 4 are left"),
+        (both_contents(), "raw_input_contents: "),
+        (wrong_type(), "inputs[text]: FP32"),
+        (infer(tensor("video", [b"x"])), "inputs[video]: the inputs are text, image, audio"),
+        (infer(tensor("text", [b"x"], shape=[1, -1])), "inputs[text]: shape [1, -1]"),
+        (infer(tensor("text", [b"x"], shape=[1 << 40])), "inputs[text]: shape"),
+        (infer(tensor("text", [b"x"], shape=[2, 1])), "inputs[text]: element 1 of 2"),
+        (infer(tensor("text", [b"a", b"b"]), tensor("image", [b"x"])), "inputs[image]: 1 rows"),
+        (infer(tensor("text", [b"a\xff"])), "inputs[text][0]: byte 1 of 2 is not valid UTF-8"),
+        (infer(tensor("text", [b"a", b""])), "inputs: row 1 has neither"),
+        (infer(tensor("text", [b"a", b"INVALID_ARGUMENT DARK"])), "inputs[text][1]: as the text"),
+        (infer(), "inputs: "),
+    ],
+)
+async def test_bad_tensors_are_refused_in_the_callers_terms(request_: Any, words: str) -> None:
+    error = await refused(StandInEngine(), request_)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details().startswith(words)
+    assert dict(error.trailing_metadata())["trefoil-stamp"] == STAMP
+
+
+async def test_an_unknown_model_is_not_found() -> None:
+    text = tensor("text", [b"a"])
+    for fields in ({"model_name": "other"}, {"model_version": "2"}):
+        error = await refused(StandInEngine(), infer(text, **fields))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_stream_answers_errors_in_the_message_and_goes_on() -> None:
+    bad = infer(tensor("text", [b"INVALID_ARGUMENT DARK"]), id="bad")
+    good = infer(tensor("text", [b"hum"]), id="good")
+    good.parameters["triton_enable_empty_final_response"].bool_param = True
+    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+        stream = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=oip.ModelStreamInferResponse.FromString,
+        )(iter((bad, good)))
+        answers = {answer.infer_response.id: answer async for answer in stream}
+    assert "inputs[text][0]" in answers["bad"].error_message
+    assert answers["good"].error_message == ""
+    final = answers["good"].infer_response.parameters["triton_final_response"]
+    assert final.bool_param
+
+
+async def test_nothing_is_ready_before_the_first_load() -> None:
+    async with edge(without_facts()) as address, channel_to(address) as channel:
+        ask = oip.ModelReadyRequest(name="triage")
+        ready = await call(channel, "ModelReady", ask, oip.ModelReadyResponse)
+        server = await call(channel, "ServerReady", ask, oip.ServerReadyResponse)
+        index = await call(
+            channel, "RepositoryIndex", oip.RepositoryIndexRequest(), oip.RepositoryIndexResponse
+        )
+    assert (ready.ready, server.ready, len(index.models)) == (False, False, 0)
+
+
+TRITON = r"""
+import json, sys
+import numpy as np
+import tritonclient.grpc as triton
+
+client = triton.InferenceServerClient(sys.argv[1])
+assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("triage")
+config = client.get_model_config("triage", as_json=True)["config"]
+metadata = client.get_model_metadata("triage", as_json=True)
+
+def column(name, values):
+    given = triton.InferInput(name, [len(values), 1], "BYTES")
+    given.set_data_from_numpy(np.array([[value] for value in values], dtype=np.object_))
+    return given
+
+inputs = [column("text", ["hum", "hiss"]), column("image", [b"\x89PNG", b""])]
+wanted = [triton.InferRequestedOutput(name) for name in ("label", "scores", "embedding")]
+result = client.infer("triage", inputs, outputs=wanted, request_id="r1", timeout=5_000_000)
+streamed = []
+client.start_stream(callback=lambda result, error: streamed.append(error or result))
+client.async_stream_infer("triage", [column("text", ["hum"])], request_id="s1")
+client.stop_stream()
+try:
+    client.infer("triage", [column("text", ["INVALID_ARGUMENT DARK"])])
+except triton.InferenceServerException as error:
+    refusal = [error.status(), error.message()]
+statistics = client.get_inference_statistics("triage", as_json=True)["model_stats"][0]
+print(json.dumps({
+    "optional": [one.get("optional", False) for one in config["input"]],
+    "max_batch_size": config["max_batch_size"],
+    "platform": metadata["platform"],
+    "label": [str(value, "utf-8") for value in result.as_numpy("label")[:, 0]],
+    "scores": result.as_numpy("scores").shape,
+    "embedding": result.as_numpy("embedding").tolist(),
+    "stamp": result.get_response().parameters["stamp"].string_param,
+    "streamed": [str(one.as_numpy("label")[0, 0]) for one in streamed],
+    "refusal": refusal,
+    "version": int(statistics["version"]),
+    "inferences": int(statistics["inference_count"]),
+    "infer_ns": int(statistics["inference_stats"]["compute_infer"]["ns"]),
+    "models": [one["name"] for one in client.get_model_repository_index(as_json=True)["models"]],
+    "extensions": client.get_server_metadata(as_json=True)["extensions"],
+}))
+"""
+
+
+@pytest.mark.interop
+async def test_an_unmodified_triton_client_is_served() -> None:
+    """In a process of its own: its messages have the names of ours."""
+    if importlib.util.find_spec("tritonclient") is None:
+        pytest.skip("tritonclient is not installed: pip install 'tritonclient[grpc]'")
+    async with edge(StandInEngine()) as address:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", TRITON, address, stdout=subprocess.PIPE
+        )
+        printed, _ = await process.communicate()
+    assert process.returncode == 0
+    found = json.loads(printed)
+    assert found["optional"] == [True, True, True]
+    assert found["label"] == ["ok", "ok"] and found["scores"] == [2, len(LABELS)]
+    assert found["embedding"] == [[0.5] * 4] * 2
+    assert found["stamp"] == STAMP
+    assert found["streamed"] == ["b'ok'"]
+    assert found["refusal"][0] == "StatusCode.INVALID_ARGUMENT"
+    assert (found["version"], found["inferences"], found["infer_ns"]) == (1, 3, 12_000_000)
+    assert found["models"] == ["triage"] and "statistics" in found["extensions"]
+
+
+def perf_analyzer() -> str:
+    """NVIDIA's load generator, which some wheels of tritonclient carry; skips without it."""
+    beside = Path(sys.executable).with_name("perf_analyzer")
+    found = str(beside) if beside.exists() else shutil.which("perf_analyzer")
+    if found is None:
+        pytest.skip("perf_analyzer is not installed: tritonclient 2.44.0 carries it")
+    if subprocess.run([found, "--version"], capture_output=True).returncode != 0:
+        pytest.skip("perf_analyzer does not start: it needs libb64.so.0d and libcudart.so.12")
+    return found
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("how", [(), ("--streaming", "-a")])
+async def test_an_unmodified_load_generator_reports_our_split(
+    how: tuple[str, ...], tmp_path: Path
+) -> None:
+    inputs = tmp_path / "inputs.json"
+    inputs.write_text(json.dumps({"data": [{"text": {"content": ["hum"], "shape": [1]}}]}))
+    # Any spread of latencies counts as stable: this is no measurement.
+    brief = ("-p", "300", "-s", "999", "-r", "4", "--concurrency-range", "2")
+    async with edge(StandInEngine()) as address:
+        process = await asyncio.create_subprocess_exec(
+            perf_analyzer(),
+            *("-m", "triage", "-i", "grpc", "-u", address, "--input-data", str(inputs)),
+            *(*brief, *how),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        printed = (await process.communicate())[0].decode()
+    assert process.returncode == 0, printed
+    assert "Throughput:" in printed
+    # The stand-in engine's fixed stages: queue 1 ms, decode and preprocess 5, forward 4, post 0.5.
+    split = "queue 1000 usec + compute input 5000 usec + compute infer 4000 usec"
+    assert f"{split} + compute output 500 usec" in printed

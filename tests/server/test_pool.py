@@ -1,0 +1,360 @@
+"""The pool with real processes: death, quarantine, cancellation, order, stickiness, judgement."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from server.errors import PoolRefused
+from server.pool.pool import Pool
+from server.pool.queue import Entry
+from server.types import Outcome, Work
+from tests.support.stub_replica import STAMP, stub_config, stub_pool, work
+
+
+@asynccontextmanager
+async def running(
+    replicas: int = 1, settings: dict[str, Any] | None = None, **stub: object
+) -> AsyncIterator[Pool]:
+    pool = stub_pool(stub_config(warm_pool=replicas, **(settings or {})), **stub)
+    await pool.start()
+    try:
+        await until(lambda: pool.serving == replicas)
+        yield pool
+    finally:
+        await pool.stop()
+
+
+async def until(condition: Any) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
+class Ask:
+    """One row submitted to a pool; await `answer`."""
+
+    def __init__(self, pool: Pool, row: Work) -> None:
+        self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.tokens: list[str] = []
+        self.entry = Entry(row, time.monotonic(), self.answer.set_result, self.tokens.append)
+        pool.dispatch.submit(self.entry)
+
+
+async def ask(pool: Pool, entry_id: str, text: str, **changes: Any) -> Outcome:
+    return await Ask(pool, work(entry_id, text, **changes)).answer
+
+
+def pid(pool: Pool, index: int = 0) -> int:
+    return pool.statuses()[index].pid
+
+
+async def test_an_answer_names_its_stamp_and_its_stages_add_up() -> None:
+    async with running() as pool:
+        outcome = await ask(pool, "a", "hello")
+        assert outcome.answer and outcome.answer.label == str(pid(pool))
+        assert (outcome.stamp, outcome.batch_size, outcome.retried) == (STAMP, 1, False)
+        t = outcome.timing
+        stages = t.queue_ms + t.decode_ms + t.preprocess_ms + t.forward_ms + t.post_ms
+        assert stages == pytest.approx(t.total_ms)
+        assert pool.facts and [f.name for f in pool.facts.features] == ["one", "none"]
+
+
+async def test_rows_that_wait_together_are_computed_together() -> None:
+    async with running() as pool:
+        asks = [Ask(pool, work(f"r{n}", "sleep 0.05" if n == 0 else "x")) for n in range(7)]
+        outcomes = [await a.answer for a in asks]
+        assert max(outcome.batch_size for outcome in outcomes) > 1
+        for outcome in outcomes:
+            assert len(outcome.company) == outcome.batch_size - 1
+            assert outcome.prediction_id not in outcome.company
+
+
+async def test_a_bad_row_is_refused_by_field_and_the_others_are_answered() -> None:
+    async with running() as pool:
+        good, bad, other = [
+            Ask(pool, work(name, text)) for name, text in [("g", "x"), ("b", "bad"), ("o", "y")]
+        ]
+        fault = (await bad.answer).fault
+        assert fault and (fault.code, fault.field) == ("INVALID_ARGUMENT", "parts[0].text")
+        assert (await good.answer).answer and (await other.answer).answer
+
+
+async def test_a_row_that_breaks_its_batch_fails_alone() -> None:
+    async with running() as pool:
+        first = Ask(pool, work("s", "sleep 0.05"))
+        asks = [Ask(pool, work(f"r{n}", "boom" if n == 2 else "x")) for n in range(5)]
+        assert (await first.answer).answer
+        faults = [(await a.answer).fault for a in asks]
+        assert [fault is not None for fault in faults] == [False, False, True, False, False]
+        assert faults[2] and faults[2].reason == "FORWARD_FAILED"
+
+
+async def test_ten_kills_under_load_fail_no_request() -> None:
+    async with running(2) as pool:
+        stop = asyncio.Event()
+        outcomes: list[Outcome] = []
+
+        async def caller(number: int) -> None:
+            count = 0
+            while not stop.is_set():
+                count += 1
+                outcomes.append(await ask(pool, f"{number}.{count}", "sleep 0.002"))
+
+        callers = [asyncio.create_task(caller(number)) for number in range(16)]
+        for kill in range(10):
+            await asyncio.sleep(0.1)
+            await until(lambda: pool.serving == 2)
+            os.kill(pid(pool, kill % 2), signal.SIGKILL)
+            await until(lambda: pool.serving < 2)
+        await until(lambda: pool.serving == 2)
+        stop.set()
+        await asyncio.gather(*callers)
+        assert [outcome for outcome in outcomes if outcome.answer is None] == []
+        assert any(outcome.retried for outcome in outcomes)
+        assert sum(status.restarts for status in pool.statuses()) == 10
+
+
+async def test_a_request_that_kills_two_replicas_is_quarantined_and_its_company_answered() -> None:
+    async with running(2) as pool:
+        blockers = [Ask(pool, work(f"b{n}", "sleep 0.1")) for n in range(2)]
+        asks = [Ask(pool, work(f"r{n}", "die" if n == 3 else "x")) for n in range(8)]
+        outcomes = [await a.answer for a in [*blockers, *asks]]
+        failed = [outcome for outcome in outcomes if outcome.answer is None]
+        assert [outcome.prediction_id for outcome in failed] == ["r3"]
+        assert failed[0].fault and failed[0].fault.reason == "QUARANTINED"
+        assert failed[0].fault.code == "INTERNAL"
+        refusal = pool.dispatch.refusal(work("again", "die"))
+        assert refusal and refusal.reason == "QUARANTINED"
+        assert pool.dispatch.refusal(work("other", "dye")) is None
+
+
+async def test_rows_wait_while_the_only_replica_is_replaced() -> None:
+    async with running() as pool:
+        before = pid(pool)
+        os.kill(before, signal.SIGKILL)
+        await until(lambda: pool.serving == 0)
+        outcome = await ask(pool, "a", "x")
+        assert outcome.answer and outcome.answer.label != str(before)
+        assert "SIGKILL" not in pool.statuses()[0].reason
+        assert pool.statuses()[0].restarts == 1
+
+
+async def test_a_replica_that_stops_moving_is_killed_and_its_row_retried() -> None:
+    async with running(settings={"stall_s": 0.5}) as pool:
+        os.kill(pid(pool), signal.SIGSTOP)
+        outcome = await ask(pool, "a", "x")
+        assert outcome.answer and outcome.retried
+
+
+async def test_a_cancelled_row_never_reaches_a_replica() -> None:
+    async with running(rows=1) as pool:
+        blocker = Ask(pool, work("b", "sleep 0.2"))
+        ahead = Ask(pool, work("c", "x"))
+        await until(lambda: pool.dispatch.in_flight == 2)
+        queued = Ask(pool, work("q", "x"))
+        pool.dispatch.cancel(queued.entry)
+        await blocker.answer
+        await ahead.answer
+        last = await ask(pool, "l", "x")
+        assert last.answer and last.answer.confidence == 3  # rows decoded: b, c, l
+        assert not queued.answer.done()
+
+
+async def test_a_row_cancelled_in_the_replica_is_dropped_before_its_next_stage() -> None:
+    async with running(rows=4) as pool:
+        blocker = Ask(pool, work("b", "slow 0.2"))
+        behind = Ask(pool, work("c", "x"))
+        await until(lambda: pool.dispatch.in_flight == 2)
+        pool.dispatch.cancel(behind.entry)
+        await blocker.answer
+        await until(lambda: pool.dispatch.in_flight == 0)
+        last = await ask(pool, "l", "x")
+        assert last.answer and last.answer.confidence == 2  # rows decoded: b, l
+
+
+async def test_an_expired_row_never_reaches_a_replica() -> None:
+    async with running(rows=1) as pool:
+        blocker = Ask(pool, work("b", "sleep 0.3"))
+        ahead = Ask(pool, work("c", "x"))
+        await until(lambda: pool.dispatch.in_flight == 2)
+        late = Ask(pool, work("q", "x", deadline=time.monotonic() + 0.1))
+        outcome = await late.answer
+        assert not blocker.answer.done()
+        assert outcome.fault and outcome.fault.code == "DEADLINE_EXCEEDED"
+        await blocker.answer
+        await ahead.answer
+        last = await ask(pool, "l", "x")
+        assert last.answer and last.answer.confidence == 3
+
+
+async def test_a_row_that_expires_in_the_replica_is_dropped_there() -> None:
+    async with running(rows=4) as pool:
+        blocker = Ask(pool, work("b", "slow 0.3"))
+        await until(lambda: pool.dispatch.in_flight == 1)
+        late = Ask(pool, work("q", "x", deadline=time.monotonic() + 0.1))
+        outcome = await late.answer
+        assert outcome.fault and outcome.fault.reason == "EXPIRED_IN_REPLICA"
+        assert (await blocker.answer).answer
+
+
+async def test_higher_priority_overtakes_what_is_queued() -> None:
+    async with running(rows=1) as pool:
+        order: list[str] = []
+        blockers = [Ask(pool, work(f"b{n}", "sleep 0.1")) for n in range(2)]
+        await until(lambda: pool.dispatch.in_flight == 2)
+        rows = [("low", 2), ("normal", 1), ("high", 0)]
+        asks = [Ask(pool, work(name, "x", priority=priority)) for name, priority in rows]
+        for a in asks:
+            a.answer.add_done_callback(lambda f: order.append(f.result().prediction_id))
+        for a in [*blockers, *asks]:
+            await a.answer
+        await asyncio.sleep(0)
+        assert order == ["high", "normal", "low"]
+
+
+async def test_rows_of_a_session_stay_on_one_replica_that_is_not_overloaded() -> None:
+    async with running(2) as pool:
+        homes = {}
+        for session in "abcdefgh":
+            replicas = {
+                (await ask(pool, f"{session}{n}", "x", session=session)).replica for n in range(4)
+            }
+            assert len(replicas) == 1
+            homes[session] = replicas.pop()
+        assert set(homes.values()) == {0, 1}
+
+
+async def test_idle_replicas_share_rows_that_come_together() -> None:
+    async with running(2) as pool:
+        asks = [Ask(pool, work(f"r{n}", "sleep 0.05")) for n in range(4)]
+        replicas = [(await a.answer).replica for a in asks]
+        assert sorted(replicas) == [0, 0, 1, 1]
+
+
+async def test_a_text_comes_in_pieces_while_other_rows_are_answered() -> None:
+    async with running() as pool:
+        text = Ask(pool, work("t", "one two three four " * 5, task="generate"))
+        await until(lambda: text.tokens)
+        row = await ask(pool, "r", "x")
+        assert row.answer and not text.answer.done()
+        outcome = await text.answer
+        assert outcome.answer and "".join(text.tokens).split() == "one two three four".split() * 5
+        assert (text.entry.finish_reason, text.entry.tokens) == ("stop", 20)
+
+
+async def test_a_cancelled_text_stops_being_written() -> None:
+    async with running() as pool:
+        text = Ask(pool, work("t", "word " * 1000, task="generate"))
+        await until(lambda: text.tokens)
+        pool.dispatch.cancel(text.entry)
+        await until(lambda: pool.dispatch.in_flight == 0)
+        assert len(text.tokens) < 900
+
+
+async def test_a_text_that_was_partly_sent_is_not_retried() -> None:
+    async with running(2) as pool:
+        text = Ask(pool, work("t", "die slowly but surely", task="generate"))
+        outcome = await text.answer
+        assert text.tokens and outcome.fault and outcome.fault.reason == "REPLICA_LOST"
+        assert len(pool.dispatch.quarantine) == 0
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    async with running(settings={"queue_rows": 2}, rows=1) as pool:
+        asks = [Ask(pool, work(f"r{n}", "sleep 0.1")) for n in range(2)]
+        await until(lambda: pool.dispatch.in_flight == 2)
+        asks += [Ask(pool, work(f"q{n}", "x")) for n in range(2)]
+        refusal = pool.dispatch.refusal(work("more", "x"))
+        assert refusal and refusal.code == "RESOURCE_EXHAUSTED" and refusal.retry_after_s > 0
+        urgent = Ask(pool, work("u", "x", priority=0))
+        displaced = await asks[-1].answer
+        assert displaced.fault and displaced.fault.reason == "QUEUE_FULL"
+        assert (await urgent.answer).answer
+        assert all([(await a.answer).answer for a in asks[:-1]])
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_at_the_door() -> None:
+    async with running(rows=1) as pool:
+        for n in range(8):
+            await ask(pool, f"r{n}", "sleep 0.05")
+        soon = work("d", "x", deadline=time.monotonic() + 0.01)
+        refusal = pool.dispatch.refusal(soon)
+        assert refusal and refusal.reason == "DEADLINE_UNREACHABLE"
+        assert pool.dispatch.refusal(work("d", "x", deadline=time.monotonic() + 9)) is None
+
+
+async def test_a_refused_bundle_ends_the_start_with_its_check() -> None:
+    pool = stub_pool(stub_config(warm_pool=2), refuse="labels.json was changed")
+    with pytest.raises(PoolRefused, match=r"labels\.json was changed") as caught:
+        await pool.start()
+    assert caught.value.check == "hash"
+
+
+async def test_a_replica_that_crashes_while_loading_ends_the_start() -> None:
+    pool = stub_pool(stub_config(), crash=True)
+    with pytest.raises(PoolRefused, match="exit code 3"):
+        await pool.start()
+
+
+async def test_a_pool_that_does_not_fit_in_memory_is_refused_with_the_numbers() -> None:
+    pool = stub_pool(stub_config(warm_pool=1000))
+    with pytest.raises(PoolRefused, match=r"1000 replicas need .* MiB together.* fit") as caught:
+        await pool.start()
+    assert caught.value.check == "memory"
+
+
+async def test_a_replica_with_another_stamp_never_serves() -> None:
+    pool = stub_pool(stub_config(warm_pool=2), stamps=f"{STAMP},{'cd' * 32}")
+    await pool.start()
+    try:
+        await until(lambda: any("stamp" in status.reason for status in pool.statuses()))
+        assert pool.serving <= 1
+    finally:
+        await pool.stop()
+
+
+async def test_wrong_answers_take_a_replica_out_and_end_it() -> None:
+    settings = {"probe_interval_s": 0.0}
+    pool = stub_pool(stub_config(**settings), probes="right,wrong")
+    pool.quiet_s = 0.0
+    await pool.start()
+    try:
+        await until(lambda: pool.statuses()[0].state == "wrong")
+        assert "the probe was wrong" in pool.statuses()[0].reason
+        await until(lambda: pool.statuses()[0].restarts > 0)
+    finally:
+        await pool.stop()
+
+
+async def test_a_slow_replica_serves_and_says_so() -> None:
+    async with running(probes="slow") as pool:
+        (status,) = pool.statuses()
+        assert status.state == "slow" and "the probe was slow" in status.reason
+        assert (await ask(pool, "a", "x")).answer
+
+
+async def test_one_slow_probe_is_repeated_before_it_counts() -> None:
+    async with running(probes="slow,right") as pool:
+        assert pool.statuses()[0].state == "ready"
+
+
+async def test_stopping_ends_every_process_and_answers_what_waits() -> None:
+    async with running(2) as pool:
+        pids = [status.pid for status in pool.statuses()]
+        waiting = Ask(pool, work("w", "sleep 5"))
+        await until(lambda: pool.dispatch.in_flight == 1)
+    outcome = await waiting.answer
+    assert outcome.fault and outcome.fault.code == "UNAVAILABLE"
+    for process in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)

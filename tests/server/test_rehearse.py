@@ -1,0 +1,128 @@
+"""`server rehearse` on the real program with real bundles: one that answers alike, one that answers
+otherwise, one that is slower."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from pipelines.build.build import write_bundle
+from pipelines.models.qwen import thinker
+from proto import admin_pb2, observe_pb2
+from proto import inference_pb2 as pb
+from server.commands.client import Client, Failure
+from server.main import main
+from tests.support.running import program
+from tests.support.tinybundle import LABELS, ONE_THREAD, make_spec, thinker_config
+
+Captured = pytest.CaptureFixture[str]
+REQUESTS = 90  # 73 would do
+
+
+@pytest.fixture(scope="module")
+def asked_server(tiny_bundle: Path) -> Iterator[str]:
+    """A server of the tiny bundle that has answered some requests and kept them all."""
+    flags = ("--bundle", str(tiny_bundle), "--warm-pool", "1", "--threads", "1")
+    with program(*flags, "--sample-share", "1") as server:
+        asyncio.run(ask(server.address))
+        yield server.address
+        assert server.stop() == 0
+
+
+async def ask(address: str) -> None:
+    async with Client(address) as client:
+        for number in range(REQUESTS):
+            request = pb.PredictRequest()
+            example = request.examples.add(slices={"site": "ab"[number % 2]})
+            example.parts.add(text=f"pump {number} is louder than it was at {number % 24} o'clock")
+            response = await client.predict(request, 60.0)
+            assert not response.results[0].HasField("fault")
+
+
+def variant(path: Path, **changes: Any) -> str:
+    write_bundle(make_spec(**changes), path, ONE_THREAD)
+    return str(path)
+
+
+def rehearse(capsys: Captured, address: str, *words: str) -> tuple[int, dict[str, Any]]:
+    code = main(["rehearse", *words, "--json", "--server", address])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def journal(address: str) -> list[tuple[str, str, str]]:
+    async def read() -> list[tuple[str, str, str]]:
+        async with Client(address) as client:
+            request = observe_pb2.HistoryRequest(kinds=["deploy"])
+            rows = [event.deploy async for event in client.history(request, 30.0)]
+            return [(row.action, row.stamp, row.detail) for row in rows]
+
+    return asyncio.run(read())
+
+
+def test_a_bundle_that_answers_alike_is_promoted(
+    asked_server: str, tmp_path: Path, capsys: Captured
+) -> None:
+    path = variant(tmp_path / "alike", card="# tiny\n\nThe same again.\n")
+    code, found = rehearse(capsys, asked_server, path)
+    assert (code, found["verdict"]) == (0, "promote"), found["reason"]
+    figures = found["figures"]
+    assert figures["payloads"] == figures["effective"] == REQUESTS
+    assert figures["changed"] == 0 and abs(figures["confidence_difference"]) < 1e-3
+    stamp = found["progress"]["stamp"]["hex"]
+    assert ("rehearse", stamp, f"promote: {found['reason']}") in journal(asked_server)
+    # It may be activated now, or rehearsed once more by its stamp, for people to read.
+    assert main(["rehearse", stamp[:12], "--payloads", "20", "--server", asked_server]) == 6
+    out = capsys.readouterr().out
+    assert "hold: 20 payloads are too few" in out and "answers changed" in out
+    # So that the next one can be loaded.
+    assert main(["activate", stamp, "--server", asked_server]) == 0
+    assert main(["rollback", "--server", asked_server]) == 0
+
+
+def test_a_bundle_that_answers_otherwise_is_refused(
+    asked_server: str, tmp_path: Path, capsys: Captured
+) -> None:
+    names = [*LABELS[1:], LABELS[0]]
+    swapped = [{"name": n, "text": text} for n, text in zip(names, LABELS, strict=True)]
+    path = variant(tmp_path / "swapped", labels={"labels": swapped, "temperature": 1.0})
+    code, found = rehearse(capsys, asked_server, path)
+    assert (code, found["verdict"]) == (1, "refuse")
+    assert "of the answers change" in found["reason"]
+    assert {part["slice"] for part in found["slices"]} == {"site=a", "site=b"}
+    assert any(words.startswith("site=") for words in found["words"])
+
+
+def test_a_slower_bundle_is_refused(asked_server: str, tmp_path: Path, capsys: Captured) -> None:
+    config = thinker_config()
+    config["text_config"]["num_hidden_layers"] = 24
+    fresh = thinker.fresh(thinker.read_config(config), 0)
+    weights = {name: tensor.detach().clone() for name, tensor in thinker.tensors_of(fresh).items()}
+    path = variant(tmp_path / "slow", config=config, weights=weights)
+    code, found = rehearse(capsys, asked_server, path)
+    assert code == 1 and found["figures"]["work_ratio_low"] > 1.5
+    assert "times as long" in found["reason"]
+
+
+async def test_what_cannot_be_meant_is_refused_with_the_field(asked_server: str) -> None:
+    request = admin_pb2.RehearseRequest
+    for wrong, field in (
+        (request(), "stamp"),
+        (request(stamp="ab" * 32, path="/x"), "stamp"),
+        (request(stamp="ab" * 32, payloads=5000), "payloads"),
+        (request(stamp="ab" * 32, shadow_share=1.5), "shadow_share"),
+        (request(stamp="ab" * 32, seconds=1e6), "seconds"),
+    ):
+        async with Client(asked_server) as client:
+            with pytest.raises(Failure) as refused:
+                async for _ in client.rehearse(wrong):
+                    pass
+        assert (refused.value.code, refused.value.field) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            field,
+        )

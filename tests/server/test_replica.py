@@ -1,0 +1,287 @@
+"""A real replica on a real bundle, its stages, and where it is placed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from proto import inference_pb2 as pb
+from proto import replica_pb2
+from server import host
+from server.config import ServerConfig
+from server.engine import Engine
+from server.errors import PoolRefused
+from server.pool.pool import Pool
+from server.pool.spawn import replica_spawner, threads_for
+from server.replica import placement
+from server.replica.executor import Budget, Stages
+from server.replica.main import budget_for, parse, part_of, sample_of
+from server.replica.model import Rejected
+from server.replica.work_queue import Crew
+from server.telemetry.record import FeatureSpec, Record
+from server.types import GenerationEnd, Token
+from tests.support.stub_replica import StubModel, work
+from tests.support.tinybundle import jpeg, wav
+
+# ---- where it is placed --------------------------------------------------------------------------
+
+
+def test_replicas_go_round_the_devices() -> None:
+    names, _ = placement.devices("cuda:0,2", 4)
+    placed = [placement.place(names, index, 5) for index in range(5)]
+    assert [device for device, _, _ in placed] == ["cuda:0", "cuda:2", "cuda:0", "cuda:2", "cuda:0"]
+    assert [sharing for _, sharing, _ in placed] == [3, 2, 3, 2, 3]
+
+
+def test_auto_takes_every_gpu_or_the_cpu_and_says_so() -> None:
+    assert placement.devices("auto", 2) == (("cuda:0", "cuda:1"), "2 CUDA devices")
+    assert placement.devices("auto", 0) == (("cpu",), "no CUDA device")
+    assert placement.devices("cuda", 2)[0] == ("cuda:0", "cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"), [("cuda", 0), ("cuda:1", 1), ("gpu", 1), ("cuda:x", 1)]
+)
+def test_a_device_that_is_not_there_is_refused(asked: str, count: int) -> None:
+    with pytest.raises(ValueError, match="device"):
+        placement.devices(asked, count)
+
+
+def test_a_pool_too_large_for_a_device_or_for_the_host_is_refused_with_numbers() -> None:
+    gib = 1 << 30
+    assert placement.misfit(6 * gib, 2, 24 * gib) == ""
+    assert "at most 3 fit" in placement.misfit(6 * gib, 4, 24 * gib)
+    assert host.misfit(6 * gib, 2, (24 * gib, "available")) == ""
+    assert "4 replicas need" in host.misfit(6 * gib, 4, (24 * gib, "available"))
+
+
+def test_a_control_group_that_leaves_less_than_the_host_decides(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 1000 kB\n")
+    assert host.available_bytes(tmp_path) == (1000 * 1024, "available on this host")
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("500000\n")
+    (group / "memory.current").write_text("100000\n")
+    assert host.available_bytes(tmp_path) == (400_000, "left in this control group")
+    (group / "memory.max").write_text("max\n")
+    assert host.available_bytes(tmp_path)[0] == 1000 * 1024
+
+
+def test_the_kernels_own_kills_are_told_from_others(tmp_path: Path) -> None:
+    vmstat = tmp_path / "vmstat"
+    assert host.oom_kills(vmstat) == 0
+    vmstat.write_text("oom_pages 9\noom_kill 3\n")
+    assert host.oom_kills(vmstat) == 3
+
+
+def test_cores_are_divided_among_replicas_unless_told_otherwise() -> None:
+    assert threads_for(0, 2, 8) == (4, "8 cores / 2 replicas")
+    assert threads_for(0, 4, 2)[0] == 1
+    assert threads_for(3, 2, 8) == (3, "as configured")
+
+
+def test_a_budget_is_usual_for_the_device_or_as_configured() -> None:
+    usual, why = budget_for(parse(["--fd", "3", "--bundle", "b"]), "cpu")
+    assert usual.rows == 8 and "usual on cpu" in why
+    given, why = budget_for(parse(["--fd", "3", "--bundle", "b", "--batch-rows", "5"]), "cuda:0")
+    assert given.rows == 5 and "as configured" in why
+
+
+# ---- messages ------------------------------------------------------------------------------------
+
+
+def test_parts_keep_their_order_kind_and_form() -> None:
+    example = pb.Example()
+    example.parts.add(text="note", id="n")
+    example.parts.add(data=b"pic", modality=pb.IMAGE, mime_type="image/png")
+    pcm = pb.PcmFormat(sample_rate_hz=8000, channels=2, encoding=pb.PcmFormat.F32LE)
+    example.parts.add(data=b"sound", pcm=pcm)
+    item = replica_pb2.Work(id="w", task="embed", labels=["l"])
+    sample = sample_of(item, example.SerializeToString())
+    assert [part.kind for part in sample.parts] == ["text", "image", None]
+    assert [part.data for part in sample.parts] == ["note", b"pic", b"sound"]
+    assert sample.parts[2].pcm and sample.parts[2].pcm.encoding == "f32le"
+    assert (sample.id, sample.task, sample.labels) == ("w", "embed", ("l",))
+    assert part_of(example.parts[0]).id == "n"
+
+
+def test_bytes_that_are_no_example_are_the_callers_fault() -> None:
+    broken_text = b"\x0a\x04\x22\x02\xff\xfe"  # parts { text: "\xff\xfe" }
+    with pytest.raises(Rejected) as caught:
+        sample_of(replica_pb2.Work(id="w"), broken_text)
+    assert caught.value.fault.reason == "BAD_MESSAGE"
+
+
+# ---- stages --------------------------------------------------------------------------------------
+
+
+class Said:
+    """Collects what stages send; `wait(n)` returns when n rows have ended."""
+
+    def __init__(self) -> None:
+        self.messages: list[replica_pb2.FromReplica] = []
+        self._more = threading.Condition()
+
+    def __call__(self, message: replica_pb2.FromReplica) -> None:
+        with self._more:
+            self.messages.append(message)
+            self._more.notify()
+
+    def wait(self, rows: int) -> list[replica_pb2.Done]:
+        with self._more:
+            assert self._more.wait_for(lambda: len(self._done()) >= rows, timeout=20)
+            return self._done()
+
+    def _done(self) -> list[replica_pb2.Done]:
+        batches = [m.done_batch.items for m in self.messages if m.HasField("done_batch")]
+        singles = [m.done for m in self.messages if m.HasField("done")]
+        return [*singles, *(done for batch in batches for done in batch)]
+
+
+def stages(said: Said, shared_cores: bool) -> Stages:
+    made = Stages(StubModel(), said, Budget(8, 1000), Crew(1, shared_cores), 4)
+    made.start()
+    return made
+
+
+def submit(made: Stages, *texts: str, expires_in_s: float = 0.0) -> None:
+    batch = replica_pb2.WorkBatch()
+    for number, text in enumerate(texts):
+        batch.items.add(id=f"{text}/{number}", expires_in_s=expires_in_s)
+    made.submit(batch, [work("", text).example for text in texts])
+
+
+@pytest.mark.parametrize("shared_cores", [True, False])
+def test_rows_begin_before_they_are_done_and_end_once(shared_cores: bool) -> None:
+    said = Said()
+    submit(stages(said, shared_cores), "a", "bad", "boom", "b")
+    done = said.wait(4)
+    begun = [i for m in said.messages if m.HasField("begun") for i in m.begun.ids]
+    assert sorted(d.id for d in done) == ["a/0", "b/3", "bad/1", "boom/2"]
+    assert {i.split("/")[0] for i in begun} == {"a", "b", "boom"}
+    faults = {d.id: d.fault.code for d in done if d.HasField("fault")}
+    assert faults == {"bad/1": "INVALID_ARGUMENT", "boom/2": "INTERNAL"}
+
+
+def test_expired_rows_are_dropped_before_the_forward() -> None:
+    said = Said()
+    submit(stages(said, shared_cores=False), "slow 0.2", "late", expires_in_s=0.1)
+    assert [done.fault.code for done in said.wait(2)] == ["DEADLINE_EXCEEDED"] * 2
+    assert not any(message.HasField("begun") for message in said.messages)
+
+
+# ---- the real thing ------------------------------------------------------------------------------
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None:
+        self.records.append(record)
+
+
+@asynccontextmanager
+async def running(bundle: Path) -> AsyncIterator[tuple[Engine, Kept]]:
+    config = ServerConfig(bundle=bundle, warm_pool=1, device="cpu", threads=1)
+    kept = Kept()
+    engine = Engine(config, Pool(config, replica_spawner(config)), kept)
+    await engine.start()
+    try:
+        state = "STARTING"
+        while state != "READY":
+            state = await asyncio.wait_for(engine.changed(state), 120)
+        yield engine, kept
+    finally:
+        await engine.stop()
+
+
+def mixed(text: str, seed: int) -> bytes:
+    example = pb.Example()
+    example.parts.add(text=text)
+    example.parts.add(data=jpeg(seed=seed), modality=pb.IMAGE)
+    example.parts.add(data=wav(frequency=300 + 50 * seed))
+    return bytes(example.SerializeToString())
+
+
+async def test_a_real_replica_answers_as_the_library_does(tiny_bundle: Path) -> None:
+    from pipelines.pipeline import Pipeline
+
+    pipeline = Pipeline.load(tiny_bundle, device="cpu")
+    examples = [mixed("pressure is falling", 0), mixed("all quiet", 1)]
+    text_only = pb.Example()
+    text_only.parts.add(text="is it?")
+    examples.append(bytes(text_only.SerializeToString()))
+    async with running(tiny_bundle) as (engine, kept):
+        rows = [work(f"r{n}", "", example=example) for n, example in enumerate(examples)]
+        outcomes = await asyncio.gather(*(engine.predict(row) for row in rows))
+        expected = pipeline.predict([_sample(row.id, row.example) for row in rows])
+        names = [feature.name for feature in pipeline.features]
+        for outcome, prediction in zip(outcomes, expected, strict=True):
+            assert outcome.answer and not isinstance(prediction, Exception)
+            assert outcome.stamp == prediction.stamp == pipeline.stamp.hex
+            assert outcome.answer.label == prediction.label
+            assert outcome.answer.confidence == pytest.approx(prediction.confidence, abs=1e-4)
+            assert [s.label for s in outcome.answer.scores] == [s.label for s in prediction.scores]
+            features = np.frombuffer(outcome.answer.features, "<f4")
+            ours = [prediction.features[name] for name in names]
+            np.testing.assert_allclose(features, ours, rtol=1e-3, atol=1e-3)
+        assert engine.facts and [f.name for f in engine.facts.features] == names
+        assert [o.mix for o in outcomes] == ["audio+image+text", "audio+image+text", "text"]
+
+        asked = work("z", "", example=examples[0], labels=("yes", "no"), want_embedding=True)
+        zero_shot = await engine.predict(asked)
+        assert zero_shot.answer and {s.label for s in zero_shot.answer.scores} == {"yes", "no"}
+        embedding = np.frombuffer(zero_shot.answer.embedding, "<f4")
+        assert np.linalg.norm(embedding) == pytest.approx(1.0, abs=1e-4)
+        assert len(embedding) == engine.facts.embedding_dimensions
+
+        broken = pb.Example()
+        broken.parts.add(text="note")
+        broken.parts.add(data=jpeg()[:100], modality=pb.IMAGE)
+        refused = await engine.predict(work("b", "", example=broken.SerializeToString()))
+        assert refused.fault and refused.fault.code == "INVALID_ARGUMENT"
+        assert refused.fault.field.startswith("parts[1]")
+
+        written = work("g", "", example=examples[0], task="generate", max_new_tokens=6)
+        items = [item async for item in engine.generate(written)]
+        end = items[-1]
+        assert isinstance(end, GenerationEnd) and end.outcome.answer
+        text = "".join(item.text for item in items if isinstance(item, Token))
+        sample = _sample("g", examples[0], task="generate", max_new_tokens=6)
+        assert text == "".join(pipeline.generate(sample))
+        assert 0 < end.outcome.answer.confidence <= 1
+
+        evidence = engine.snapshot().replicas[0].evidence
+        assert len(evidence) == 7 and all(e.ok for e in evidence)
+        await asyncio.sleep(0)
+        assert len(kept.records) == len(rows) + 3
+
+
+def _sample(entry_id: str, example: bytes, **changes: object) -> Any:
+    item = replica_pb2.Work(id=entry_id, task="classify")
+    for name, value in changes.items():
+        setattr(item, name, value)
+    return sample_of(item, example)
+
+
+async def test_a_changed_bundle_is_refused_by_name_of_the_check(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "changed"
+    shutil.copytree(tiny_bundle, copy)
+    labels = copy / "labels.json"
+    labels.chmod(0o644)
+    labels.write_bytes(labels.read_bytes().replace(b"watch", b"catch"))
+    config = ServerConfig(bundle=copy, warm_pool=2, device="cpu")
+    with pytest.raises(PoolRefused, match="hash"):
+        await Engine(config, Pool(config, replica_spawner(config)), Kept()).start()

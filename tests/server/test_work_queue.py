@@ -1,0 +1,107 @@
+"""When the computing thread computes, helps to decode, or waits. No threads: `writing` makes `next`
+answer "write" where it would wait."""
+
+from __future__ import annotations
+
+import threading
+
+from proto import replica_pb2
+from server.replica.model import Ready
+from server.replica.work_queue import Crew, Desk, Row
+
+
+def row(name: str) -> Row:
+    return Row(replica_pb2.Work(id=name), b"", expires_at=float("inf"))
+
+
+def decode(r: Row) -> Row:
+    r.ready = Ready(r.work.id, 1, 0.0, 0.0, ("text",))
+    return r
+
+
+def desk(shared: bool, *names: str, decoders: int = 1, rows: int = 8) -> Desk:
+    made = Desk(Crew(decoders, shared), rows)
+    made.put([row(name) for name in names])
+    return made
+
+
+def ids(rows: list[Row]) -> list[str]:
+    return [r.work.id for r in rows]
+
+
+def test_on_cores_of_its_own_it_computes_whatever_is_decoded() -> None:
+    d = desk(False, "a", "b")
+    assert d.next(writing=True) == ("write", None)
+    d.decoded(decode(d.take_undecoded()))
+    assert d.next(writing=False) == ("compute", None)
+    assert ids(d.take_ready()) == ["a"]
+
+
+def test_on_shared_cores_it_decodes_rather_than_wait() -> None:
+    d = desk(True, "a", "b")
+    what, which = d.next(writing=False)
+    assert (what, which.work.id) == ("decode", "a")
+    d.keep(decode(which))
+    assert d.next(writing=False)[0] == "decode"  # b: company for a
+
+
+def test_on_shared_cores_it_stands_back_while_every_decoder_is_busy() -> None:
+    d = desk(True, "a", "b")
+    at_decoder = d.take_undecoded()
+    d.keep(decode(d.next(writing=False)[1]))
+    assert d.next(writing=True) == ("write", None)
+    d.decoded(decode(at_decoder))
+    assert d.next(writing=False) == ("compute", None)
+    assert sorted(ids(d.take_ready())) == ["a", "b"]
+
+
+def test_it_does_not_stand_back_while_a_decoder_is_idle() -> None:
+    d = desk(True, "a", "b", decoders=2)
+    d.take_undecoded()
+    d.keep(decode(d.next(writing=False)[1]))
+    assert d.next(writing=False) == ("compute", None)
+
+
+def test_it_does_not_stand_back_for_more_than_a_batch() -> None:
+    d = desk(True, "a", "b", "c", rows=2)
+    for _ in range(2):
+        d.keep(decode(d.next(writing=False)[1]))
+    assert d.next(writing=False) == ("compute", None)
+
+
+def test_rows_that_were_too_many_stay_first() -> None:
+    d = desk(False, "a", "b", "c")
+    for _ in range(3):
+        d.decoded(decode(d.take_undecoded()))
+    taken = d.take_ready()
+    d.put([row("d")])
+    d.decoded(decode(d.take_undecoded()))
+    d.put_back(taken[1:])
+    assert ids(d.take_ready()) == ["b", "c", "d"]
+
+
+def test_a_row_that_could_not_be_decoded_is_not_computed() -> None:
+    d = desk(False, "a")
+    d.decoded(d.take_undecoded())
+    assert d.next(writing=True) == ("write", None)
+
+
+def test_a_probe_comes_before_everything() -> None:
+    d = desk(True, "a")
+    d.put_probe(replica_pb2.Probe(id=7))
+    what, which = d.next(writing=False)
+    assert (what, which.id) == ("probe", 7)
+
+
+def test_whoever_waits_is_woken() -> None:
+    d = Desk(Crew(1, True), 8)
+    found: list[str] = []
+    computer = threading.Thread(target=lambda: found.append(d.next(writing=False)[0]))
+    decoder = threading.Thread(target=lambda: found.append(d.take_undecoded().work.id))
+    computer.start()
+    decoder.start()
+    for name in "ab":
+        d.put([row(name)])
+    computer.join(20)
+    decoder.join(20)
+    assert "decode" in found and len(found) == 2

@@ -1,0 +1,98 @@
+"""What the tests of OpenTelemetry put in and look at: a record, its call, instruments, a scrape."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from server.ops.otel_setup import known_methods
+from server.telemetry.otel.configuration import Plan
+from server.telemetry.otel.instruments import Instruments
+from server.telemetry.otel.items import Call
+from server.telemetry.otel.resources import Served
+from server.telemetry.record import Record
+from server.telemetry.rows import DriftRow
+from tests.support.stub_replica import STAMP
+
+ROOT = Path(__file__).resolve().parents[2]
+PREDICT = "trefoil.v1.Inference/Predict"
+PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+ABOUT = {"service.name": "trefoil-server", "service.version": "0.1.0"}
+
+
+def record(**changes: Any) -> Record:
+    made = Record(
+        prediction_id="0" * 31 + "1",
+        at=1_800_000_000.0,
+        stamp=STAMP,
+        task="classify",
+        mix="audio+image+text",
+        label="ok",
+        confidence=0.9,
+        margin=0.8,
+        entropy=0.1,
+        closed_set_mass=0.99,
+        features=b"",
+        slices={"site": "a"},
+        client="press-7",
+        session="",
+        replica=0,
+        batch_size=4,
+        queue_ms=1.0,
+        decode_ms=2.0,
+        preprocess_ms=3.0,
+        forward_ms=8.0,
+        post_ms=0.5,
+        total_ms=20.0,
+    )
+    return replace(made, **changes)
+
+
+def call(method: str = PREDICT, status: str = "OK", took_s: float = 0.02) -> Call:
+    return Call(method, 1_800_000_000_000_000_000, status=status, took_s=took_s)
+
+
+@contextmanager
+def instruments(plan: Plan, served: Served | None = None, **options: Any) -> Iterator[Instruments]:
+    now = served or Served(STAMP, "stub", ("ok", "stop"))
+    made = Instruments(plan, ABOUT, known_methods(), lambda: now, **options)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def one_call(made: Instruments, *records: Record, parent: str = "", status: str = "OK") -> None:
+    begun = made.began(PREDICT, parent)
+    for one in records:
+        made.answered(one, begun)
+    made.ended(begun, status, 0.02)
+
+
+def wait_for(happened: Callable[[], object], within_s: float = 20.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not happened():
+        assert time.monotonic() < deadline, f"did not happen within {within_s} s"
+        time.sleep(0.01)
+
+
+def drift(feature: str, slice_: str = "", level: str = "ok", ks: float = 0.1) -> DriftRow:
+    return DriftRow(0, STAMP, feature, slice_, 3600, "bundle", 500, 400, 320, ks=ks, level=level)
+
+
+def scrape(made: Instruments, accept: str = "") -> str:
+    url = next(one for one in made.said if one.startswith("metrics on")).removeprefix("metrics on ")
+    request = urllib.request.Request(url, headers={"Accept": accept} if accept else {})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def rows_of(path: Path, query: str, *values: Any) -> list[Any]:
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute(query, values).fetchall()

@@ -1,0 +1,105 @@
+"""Bundles of a store whose replicas are stubs: their name says how they behave.
+
+`right`, `slow`, `wrong` are probes; `flaky` refuses every second row, `refused` is refused at load,
+the second replica of `changed` finds another stamp.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from server.config import ServerConfig
+from server.deploy.bundle_store import BundleStore, identify
+from server.deploy.deployment import Deployment
+from server.engine import Engine
+from server.pool.pool import Pool
+from server.routing.progress import Step, Steps, Switch
+from server.telemetry.record import FeatureSpec, Record
+from tests.support.running import until
+from tests.support.stub_replica import stub_config, stub_pool
+
+ROOMY = (1 << 40, "available on this host")
+
+
+def stub_bundle(folder: Path, letter: str, name: str = "right") -> Path:
+    """A bundle with the stamp `letter` x 64."""
+    path = folder / f"{name}-{letter}"
+    (path / "weights").mkdir(parents=True)
+    (path / "weights" / "model.safetensors").write_bytes(letter.encode() * 100)
+    (path / "manifest.json").write_text(json.dumps({"name": name, "stamp": letter * 64}))
+    return path
+
+
+def stub_of(config: ServerConfig) -> Pool:
+    name, stamp = identify(config.bundle)
+    if name == "refused":
+        return stub_pool(config, refuse="the digest of weights differs")
+    if name == "changed":
+        return stub_pool(config, stamps=f"{stamp},{'9' * 64}")
+    if name == "flaky":
+        return stub_pool(config, stamps=stamp, fail_every=2)
+    return stub_pool(config, stamps=stamp, probes=name)
+
+
+@dataclass(slots=True)
+class Desk:
+    """A server without its edge: engine, store and deployment, and what was told of them.
+
+    `room` is what the host is said to have left.
+    """
+
+    engine: Engine
+    deployment: Deployment
+    folder: Path
+    told: list[tuple[str, str, str]] = field(default_factory=list)
+    room: tuple[int, str] = ROOMY
+
+    @property
+    def actions(self) -> list[str]:
+        return [action for action, _, _ in self.told]
+
+    async def load(self, letter: str, name: str = "right", **how: Any) -> list[Step]:
+        path = self.folder / f"{name}-{letter}"
+        if not path.exists():
+            stub_bundle(self.folder, letter, name)
+        return await taken(self.deployment.load(path, **how))
+
+
+class Unkept:
+    def put(self, record: Record, _schema: tuple[FeatureSpec, ...]) -> None:
+        return
+
+
+async def taken(steps: Steps) -> list[Step]:
+    async with aclosing(steps):
+        return [step async for step in steps]
+
+
+@asynccontextmanager
+async def desk(folder: Path, replicas: int = 1, **settings: Any) -> AsyncIterator[Desk]:
+    """Serves stub bundle `a` from the store."""
+    store = BundleStore(folder / "bundles")
+    first = store.add(stub_bundle(folder, "a"))
+    store.activate(first)
+    config = replace(stub_config(warm_pool=replicas, **settings), bundle=first.path)
+    engine = Engine(config, stub_of(config), Unkept(), build=stub_of)
+    found = Desk(engine, Deployment(engine.lineup, store), folder)
+    engine.lineup._available = lambda: found.room
+
+    def told(action: str, switch: Switch | None, detail: str) -> None:
+        found.told.append((action, switch.stamp[:1] if switch else "", detail))
+
+    found.deployment.told = told
+    found.deployment.look_s = 0.05
+    await engine.start()
+    try:
+        await until(lambda: engine.snapshot().state == "READY")
+        yield found
+    finally:
+        await found.deployment.stop()
+        await engine.stop()

@@ -1,0 +1,259 @@
+"""telemetry.db when its disk is full, its file is damaged, held, removed or cannot be written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from server.telemetry.store.database import LOCK, NAME, SPARE
+from tests.support.telemetry_bench import NOW, STAMP
+from tests.support.telemetry_writer import BUNDLE, ROOT, Desk
+
+FULL = """
+import resource, sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from server.telemetry.store.history import Span
+from tests.support.telemetry_writer import Desk
+desk = Desk(Path({folder!r}))
+desk.put(0, 200)
+size = Path({folder!r}, "telemetry.db-wal").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4096, resource.RLIM_INFINITY))
+for i in range(200, 20_200, 400):
+    desk.put(i, i + 400)
+    desk.clock.now += 1
+    desk.writer.idle()
+assert desk.writer.trouble, "nothing was refused"
+lost = desk.writer.journal.counters.lost
+assert lost > 0
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+desk.clock.now += 60
+desk.writer.idle()
+assert not desk.writer.trouble, desk.writer.trouble
+desk.put(30_000, 30_010)
+kept = desk.writer.journal.counters.written
+assert kept + lost == 20_210, (kept, lost)
+print(kept, lost, len(list(desk.reader.export(Span(0, 1e11)))))
+desk.writer.close()
+"""
+
+
+def test_a_full_disk_costs_counted_rows_and_heals(tmp_path: Path) -> None:
+    script = FULL.format(root=str(ROOT), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept, lost, stored = map(int, done.stdout.split())
+    assert stored == kept and lost > 0
+
+
+def test_a_file_that_is_no_database_is_set_aside_and_said(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"not a database, but somebody's work" * 100)
+    desk = Desk(tmp_path)
+    assert "set aside" in desk.writer.trouble
+    aside = [p for p in tmp_path.iterdir() if "unusable" in p.name]
+    assert len(aside) == 1 and aside[0].read_bytes().startswith(b"not a database")
+    desk.put(0, 5)
+    desk.writer.tick(NOW)
+    assert len(desk.reader.samples()) == 5
+    assert [r.key for r in desk.writer.desk.book.rows()] == ["telemetry/store"]
+    desk.writer.close()
+
+
+def test_a_torn_page_is_found_at_the_start(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.put(0, 2000)
+    desk.writer.close()
+    path = tmp_path / NAME
+    content = bytearray(path.read_bytes())
+    for page in range(20, len(content) // 4096, 3):
+        content[page * 4096 : page * 4096 + 200] = os.urandom(200)
+    path.write_bytes(content)
+    again = Desk(tmp_path)
+    assert "set aside" in again.writer.trouble
+    again.put(0, 5)
+    assert len(again.reader.samples()) == 5
+    again.writer.close()
+
+
+def test_damage_met_while_writing_begins_a_new_file_and_goes_on(desk: Desk, tmp_path: Path) -> None:
+    desk.put(0, 50)
+    desk.writer._begin_anew("was damaged: database disk image is malformed")
+    desk.put(50, 60)
+    assert len(desk.reader.samples()) == 10
+    assert "malformed" in desk.writer.trouble
+    assert desk.writer.lives[STAMP].bundle == BUNDLE
+    assert any("unusable" in p.name for p in tmp_path.iterdir())
+
+
+def test_a_file_that_another_program_holds_is_left_in_its_place(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.put(0, 5)
+    desk.writer.close()
+    with closing(sqlite3.connect(tmp_path / NAME, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        again = Desk(tmp_path)
+        assert "locked" in again.writer.trouble and again.writer.store.path.parent != tmp_path
+        again.writer.close()
+    assert not [p for p in tmp_path.iterdir() if "unusable" in p.name]
+    third = Desk(tmp_path)
+    assert not third.writer.trouble and len(third.reader.samples()) == 5
+    third.writer.close()
+
+
+FULL_START = """
+import resource, signal, sys
+sys.path.insert(0, {root!r})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from pathlib import Path
+import server.telemetry.store.database as database
+real, folder = database._open, Path({folder!r})
+def full_there(path):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0 if path.parent == folder else -1, -1))
+    try:
+        return real(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+database._open = full_there
+from tests.support.telemetry_writer import Desk
+desk = Desk(folder)
+assert "start again" in desk.writer.trouble, desk.writer.trouble
+desk.put(0, 5)
+assert len(desk.reader.samples()) == 5
+desk.writer.close()
+"""
+
+
+def test_a_start_on_a_full_disk_leaves_the_history_in_its_place(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.put(0, 7)
+    desk.writer.close()
+    script = FULL_START.format(root=str(ROOT), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not [p for p in tmp_path.iterdir() if "unusable" in p.name]
+    again = Desk(tmp_path)
+    assert len(again.reader.samples()) == 7
+    again.writer.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_removed_or_replaced_while_in_use_is_noticed_and_begun_anew(
+    desk: Desk, tmp_path: Path, replaced: bool
+) -> None:
+    desk.put(0, 5)
+    for path in list(tmp_path.iterdir()):
+        path.unlink()
+    if replaced:
+        (tmp_path / NAME).touch()
+    desk.clock.now += 3
+    desk.writer.idle()
+    assert "removed or replaced" in desk.writer.trouble
+    desk.put(5, 8)
+    assert len(desk.reader.samples()) == 3 and desk.writer.store.path == tmp_path / NAME
+    assert not [p for p in tmp_path.iterdir() if "unusable" in p.name]
+
+
+def test_a_quiet_server_is_well_again_without_a_prediction(desk: Desk) -> None:
+    desk.writer.journal.refused(sqlite3.OperationalError("database or disk is full"))
+    desk.writer.idle()
+    assert desk.writer.trouble
+    desk.clock.now += 60
+    desk.writer.idle()
+    assert not desk.writer.trouble
+
+
+@pytest.mark.parametrize("odd", [{"label": "\ud800"}, {"env": "\ud800"}])
+def test_a_row_that_no_database_takes_does_not_hold_up_the_others(
+    desk: Desk, odd: dict[str, object]
+) -> None:
+    desk.put(0, 2)
+    desk.put(2, 3, **odd)
+    desk.put(3, 5)
+    desk.writer.idle()
+    assert len(desk.reader.samples()) == 4
+    assert (desk.writer.journal.waiting, desk.writer.journal.counters.lost) == (0, 1)
+
+
+def test_rows_that_cannot_be_written_at_the_end_are_counted_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(tmp_path)
+    desk.writer.store.connection.execute("PRAGMA query_only = 1")
+    desk.put(0, 4)
+    assert desk.writer.journal.waiting == 4
+    desk.writer.close()
+    assert desk.writer.journal.counters.lost == 4
+    assert "4 predictions are lost" in caplog.text
+
+
+READ_ONLY = """
+import os, sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from tests.support.telemetry_writer import Desk
+# Everything imported while still root: Python itself may lie in root's own home.
+Desk(Path({warm!r})).writer.close()
+if os.getuid() == 0:
+    os.setgid(65534); os.setuid(65534)
+desk = Desk(Path({folder!r}))
+desk.put(0, 5)
+assert len(desk.reader.samples()) == 5
+assert {words!r} in desk.writer.trouble, desk.writer.trouble
+desk.writer.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder_mode", "words"), [(0o777, "set aside"), (0o555, "cannot be written")]
+)
+def test_a_read_only_file_or_folder_does_not_stop_telemetry(
+    tmp_path: Path, folder_mode: int, words: str
+) -> None:
+    folder = tmp_path / "data"
+    desk = Desk(folder)
+    desk.put(0, 2)
+    desk.writer.close()
+    for path in folder.iterdir():
+        path.chmod(0o666 if path.name.endswith(".lock") else 0o444)
+    folder.chmod(folder_mode)
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    warm = tmp_path / "warm"
+    script = READ_ONLY.format(root=str(ROOT), warm=str(warm), folder=str(folder), words=words)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    folder.chmod(0o777)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_second_server_on_the_same_folder_keeps_to_itself(desk: Desk, tmp_path: Path) -> None:
+    other = Desk(tmp_path)
+    assert "another server" in other.writer.trouble
+    other.put(0, 3)
+    assert desk.reader.samples() == [] and len(other.reader.samples()) == 3
+    other.writer.close()
+
+
+def test_temporary_folders_that_nobody_holds_are_cleared_by_the_next_one(
+    desk: Desk, tmp_path: Path
+) -> None:
+    left, held = Desk(tmp_path), Desk(tmp_path)
+    left.writer.close()
+    for one in (left, held):
+        os.utime(one.writer.store.path.with_name(LOCK), (1, 1))
+    stranger = Path(tempfile.mkdtemp(prefix=SPARE))  # without a lock: nobody's telemetry
+    third = Desk(tmp_path)
+    assert not left.writer.store.path.parent.exists()
+    assert held.writer.store.there and third.writer.store.there and stranger.exists()
+    held.writer.close()
+    third.writer.close()
+    for folder in (stranger, held.writer.store.path.parent, third.writer.store.path.parent):
+        shutil.rmtree(folder)

@@ -1,0 +1,66 @@
+"""What Prometheus is shown."""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
+from prometheus_client.parser import text_string_to_metric_families as plain_text
+
+from server.telemetry.otel.configuration import plan_of
+from server.telemetry.otel.gauges import Reading
+from tests.support.otel_bench import PREDICT, drift, instruments, one_call, record, scrape, wait_for
+from tests.support.otlp_collector import Collector
+from tests.support.stub_replica import STAMP
+
+
+def test_a_scrape_shows_calls_stages_state_and_drift() -> None:
+    with instruments(plan_of({}, "127.0.0.1:0")) as made:
+        made.saw([Reading("trefoil.queue.rows", 3.0), Reading("trefoil.retries", 2)])
+        made.follow(lambda: [drift("a", "site=b", ks=0.25)])
+        one_call(made, record())
+        one_call(made, record(error="INTERNAL/DIED/"), status="INTERNAL")
+        wait_for(lambda: any(count.histograms for count in made.collect()))
+        families = {family.name: family for family in plain_text(scrape(made))}
+    calls = {
+        (one.labels["rpc_status_code"], one.labels["error_type"]): one.value
+        for one in families["rpc_server_call_duration_seconds"].samples
+        if one.name.endswith("_count")
+    }
+    assert calls == {("OK", ""): 1, ("INTERNAL", "INTERNAL"): 1}
+    stage = families["trefoil_stage_duration_seconds"].samples[0].labels
+    assert stage["trefoil_stamp"] == STAMP[:12]
+    assert families["trefoil_queue_rows"].samples[0].value == 3
+    assert families["trefoil_retries"].samples[0].value == 2
+    assert families["trefoil_drift_ks"].samples[0].labels["trefoil_slice"] == "site=b"
+    assert families["target_info"].samples[0].labels["trefoil_stamp"] == STAMP
+    assert families["process_resident_memory_bytes"].samples[0].value > 0
+
+
+def test_buckets_of_a_scrape_are_cumulative_and_end_with_all() -> None:
+    with instruments(plan_of({}, "127.0.0.1:0")) as made:
+        for _ in range(3):
+            one_call(made, record())
+        wait_for(lambda: any(count.histograms for count in made.collect()))
+        text = scrape(made)
+    name = "rpc_server_call_duration_seconds"
+    family = next(family for family in plain_text(text) if family.name == name)
+    buckets = [one for one in family.samples if one.name.endswith("_bucket")]
+    values = [one.value for one in buckets]
+    assert values == sorted(values) and values[-1] == 3
+    assert buckets[-1].labels["le"] == "+Inf"
+    assert next(one.value for one in buckets if one.labels["le"] == "0.025") == 3
+
+
+def test_openmetrics_scrapes_carry_exemplars(receiver: Collector) -> None:
+    with instruments(plan_of(os.environ, "127.0.0.1:0", trace_share=1.0)) as made:
+        one_call(made, record())
+        wait_for(lambda: any(count.histograms for count in made.collect()))
+        text = scrape(made, "application/openmetrics-text; version=1.0.0")
+    found = [
+        sample.exemplar.labels["trace_id"]
+        for family in open_metrics(text)
+        for sample in family.samples
+        if family.name == "rpc_server_call_duration_seconds" and sample.exemplar
+    ]
+    assert found == [receiver.spans()[PREDICT].trace_id.hex()]
