@@ -15,10 +15,10 @@ from typing import Protocol
 from server import errors, host
 from server.config import ServerConfig
 from server.pool.pool import Pool
-from server.pool.queue import Entry
+from server.pool.queue import QueueEntry
 from server.pool.readiness import state_of
 from server.record_of import record_of
-from server.routing.pool_set import Build, Lineup
+from server.routing.pool_set import Build, PoolSet
 from server.routing.router import stamp_of
 from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
@@ -51,10 +51,10 @@ COUNTED_AS = {
 
 
 # (the pool that answered, the row, its end). Returns at once and raises nothing.
-Onlooker = Callable[[Pool, Work, Outcome], None]
+RowObserver = Callable[[Pool, Work, Outcome], None]
 
 
-class Recorder(Protocol):
+class RecordSink(Protocol):
     """Where predictions go when their caller has been answered. Never blocks, never raises."""
 
     def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None: ...
@@ -67,14 +67,14 @@ class Engine:
         self,
         config: ServerConfig,
         pool: Pool,
-        recorder: Recorder,
+        recorder: RecordSink,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         build: Build | None = None,
     ) -> None:
         """`build` makes the pool of another bundle; without it none can be loaded."""
-        self.lineup = Lineup(config, pool, build, clock)
-        self.onlooker: Onlooker | None = None  # told of each row once its caller has been answered
+        self.pool_set = PoolSet(config, pool, build, clock)
+        self.observer: RowObserver | None = None  # called for each row after its caller
         self._config = config
         self._recorder = recorder
         self._clock = clock
@@ -91,7 +91,7 @@ class Engine:
 
     @property
     def _pool(self) -> Pool:
-        return self.lineup.active
+        return self.pool_set.active
 
     @property
     def facts(self) -> Facts | None:
@@ -120,13 +120,13 @@ class Engine:
             self._served = self._pool.serving > 0
             if not self._served:
                 return errors.not_started(self._pool.why_not())
-        return self._refusal(self.lineup.pool_for(work), work)
+        return self._refusal(self.pool_set.pool_for(work), work)
 
     def _refusal(self, pool: Pool, work: Work) -> Fault | None:
         facts = pool.facts
         if facts and work.expected_stamps and facts.stamp not in work.expected_stamps:
             return errors.stamp_differs(facts.stamp)
-        return pool.dispatch.refusal(work)
+        return pool.dispatcher.refusal(work)
 
     async def predict(self, work: Work) -> Outcome:
         """Answer one row. Admits it itself; a refusal is an Outcome with that fault too.
@@ -135,14 +135,14 @@ class Engine:
         queue, or in the replica before its next stage.
         """
         # One pool from here to the answer, whatever is activated in between.
-        pool = self.lineup.pool_for(work)
+        pool = self.pool_set.pool_for(work)
         fault = self.admit(work)
         if fault is not None:
             return self._refused(pool, work, fault)
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Outcome] = loop.create_future()
-        entry = Entry(work, self._clock(), lambda outcome: _settle(answered, outcome))
-        pool.dispatch.submit(entry)
+        entry = QueueEntry(work, self._clock(), lambda outcome: _settle(answered, outcome))
+        pool.dispatcher.submit(entry)
         try:
             outcome = self._checked(work, await answered)
         except asyncio.CancelledError:
@@ -154,7 +154,7 @@ class Engine:
 
     async def generate(self, work: Work) -> AsyncGenerator[Token | GenerationEnd, None]:
         """Yield pieces of text, then one GenerationEnd. Closing the iterator cancels the work."""
-        pool = self.lineup.pool_for(work)
+        pool = self.pool_set.pool_for(work)
         fault = self.admit(work)
         if fault is not None:
             yield GenerationEnd(self._refused(pool, work, fault), "", 0, 0.0)
@@ -162,8 +162,8 @@ class Engine:
         items: asyncio.Queue[str | Outcome] = asyncio.Queue()
         stamp = stamp_of(pool)
         began = self._clock()
-        entry = Entry(work, began, items.put_nowait, items.put_nowait)
-        pool.dispatch.submit(entry)
+        entry = QueueEntry(work, began, items.put_nowait, items.put_nowait)
+        pool.dispatcher.submit(entry)
         first_token_ms = 0.0
         try:
             while isinstance(item := await items.get(), str):
@@ -178,10 +178,10 @@ class Engine:
 
     def learnt(self, items: Sequence[FeedbackItem], results: Sequence[FeedbackResult]) -> None:
         """What turned out to be true of answers, as far as telemetry took it."""
-        canary = self.lineup.canary
+        canary = self.pool_set.canary
         if canary is not None:
             for item, result in zip(items, results, strict=True):
-                canary.trial.learnt(item, result)
+                canary.analysis.learnt(item, result)
 
     def _refused(self, pool: Pool, work: Work, fault: Fault) -> Outcome:
         """Counted, not recorded: refusing must stay cheap when everybody is refused."""
@@ -191,11 +191,11 @@ class Engine:
             self._remember_pin(work)
         stamp = self.facts.stamp if self.facts else ""
         outcome = Outcome(work.id, None, fault, Timing(), 0, stamp, NO_REPLICA)
-        self.lineup.heard(pool, work, outcome)
+        self.pool_set.heard(pool, work, outcome)
         return outcome
 
-    def _abandoned(self, pool: Pool, entry: Entry) -> None:
-        pool.dispatch.cancel(entry)
+    def _abandoned(self, pool: Pool, entry: QueueEntry) -> None:
+        pool.dispatcher.cancel(entry)
         self._counts["requests"] += 1
         self._counts["cancelled"] += 1
 
@@ -210,13 +210,13 @@ class Engine:
     def _record(self, pool: Pool, work: Work, outcome: Outcome) -> None:
         self._counts["requests"] += 1
         self._counts["retried"] += outcome.retried
-        self.lineup.heard(pool, work, outcome)
+        self.pool_set.heard(pool, work, outcome)
         fault = outcome.fault
         self._counts["answered" if fault is None else COUNTED_AS.get(fault.code, "failed")] += 1
         schema = pool.facts.features if pool.facts else ()
         self._recorder.put(record_of(work, outcome, self._wall(), self._environment(pool)), schema)
-        if self.onlooker is not None:
-            self.onlooker(pool, work, outcome)
+        if self.observer is not None:
+            self.observer(pool, work, outcome)
 
     def _environment(self, pool: Pool) -> str:
         facts = pool.facts
@@ -237,9 +237,9 @@ class Engine:
     # ---- how it is ---------------------------------------------------------------------------
 
     def snapshot(self) -> EngineSnapshot:
-        replicas = self.lineup.statuses()
-        pools = self.lineup.pools
-        quarantined = sum(pool.dispatch.quarantined for pool in pools)
+        replicas = self.pool_set.statuses()
+        pools = self.pool_set.pools
+        quarantined = sum(pool.dispatcher.quarantined for pool in pools)
         state, reason = self._judge(replicas)
         return EngineSnapshot(
             state=state,
@@ -249,17 +249,17 @@ class Engine:
             warm_replicas=sum(replica.state == "ready" for replica in replicas),
             wanted_replicas=self._config.warm_pool,
             replicas=replicas,
-            queued=sum(pool.dispatch.waiting for pool in pools),
+            queued=sum(pool.dispatcher.waiting for pool in pools),
             queue_limit=self._config.queue_rows,
-            in_flight=sum(pool.dispatch.in_flight for pool in pools),
+            in_flight=sum(pool.dispatcher.in_flight for pool in pools),
             counters=Counters(**self._counts, quarantined=quarantined),
             pins=tuple((*key, *value) for key, value in self._pins.items()),
-            reasons=self.lineup.reasons(),
+            reasons=self.pool_set.reasons(),
         )
 
     async def verify(self) -> None:
         """Return when every replica that serves has compared each byte with what it loaded."""
-        for pool in self.lineup.pools:
+        for pool in self.pool_set.pools:
             await pool.verify()
 
     async def changed(self, seen: str) -> str:
@@ -274,7 +274,7 @@ class Engine:
             await asyncio.sleep(STATE_S)
 
     def _note_state(self) -> None:
-        state, _ = self._judge(self.lineup.statuses())
+        state, _ = self._judge(self.pool_set.statuses())
         if state != self._state:
             self._state = state
             changed, self._state_changed = self._state_changed, asyncio.Event()
@@ -284,7 +284,7 @@ class Engine:
         if self._draining:
             return "DRAINING", "finishing what was accepted"
         nearly_full = self._config.queue_nearly_full * self._config.queue_rows
-        queue_full = self._pool.dispatch.waiting >= nearly_full
+        queue_full = self._pool.dispatcher.waiting >= nearly_full
         return state_of(replicas, self._config.warm_pool, queue_full)
 
     # ---- end ---------------------------------------------------------------------------------
@@ -293,10 +293,10 @@ class Engine:
         """Refuse new work and return when what was accepted is done, or after `grace_s`; then
         what is left ends with UNAVAILABLE."""
         self._draining = True
-        self.lineup.end()
+        self.pool_set.end()
         self._note_state()
         left = errors.draining()
-        await asyncio.gather(*(pool.finish(grace_s, left) for pool in self.lineup.pools))
+        await asyncio.gather(*(pool.finish(grace_s, left) for pool in self.pool_set.pools))
 
     async def stop(self) -> None:
         """End the replicas. Everything still waiting ends with UNAVAILABLE."""
@@ -305,7 +305,7 @@ class Engine:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
-        await self.lineup.stop()
+        await self.pool_set.stop()
 
 
 def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:

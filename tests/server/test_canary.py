@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from server.errors import DeployRefused
-from server.routing.canary_analysis import Bounds, Trial
+from server.routing.canary_analysis import Bounds, CanaryAnalysis
 from server.routing.router import draw
 from server.types import GenerationEnd, Token
 from tests.support.running import until
@@ -78,7 +78,7 @@ async def test_a_share_of_the_sessions_goes_to_it_and_each_stays(tmp_path: Path)
             assert await stamp_of(found, f"o{turn}", session="old") == "a", "it began before"
         pinned = frozenset({B})
         assert await stamp_of(found, "p", expected_stamps=pinned) == "b"
-        counted = found.engine.lineup.canary.trial  # type: ignore[union-attr]
+        counted = found.engine.pool_set.canary.analysis  # type: ignore[union-attr]
         assert counted.active.errors.n + counted.candidate.errors.n == 120
 
 
@@ -86,7 +86,7 @@ async def test_one_that_fails_rows_is_rolled_back_with_the_evidence(tmp_path: Pa
     async with desk(tmp_path) as found:
         await begun(found, "flaky")
         async with traffic(found) as seen:
-            await until(lambda: found.engine.lineup.canary is None, 60)
+            await until(lambda: found.engine.pool_set.canary is None, 60)
             before = seen["INVALID_ARGUMENT"]
             assert before > 0
             await asyncio.sleep(0.1)
@@ -103,13 +103,13 @@ async def test_one_that_fails_rows_is_rolled_back_with_the_evidence(tmp_path: Pa
 async def test_one_whose_replica_keeps_dying_is_rolled_back(tmp_path: Path) -> None:
     async with desk(tmp_path, restart_first_s=60.0) as found:
         await begun(found)
-        pool = found.engine.lineup.candidate
+        pool = found.engine.pool_set.candidate
         assert pool is not None
-        pool._seats[0].kill("a test")  # a first death is repaired at once
-        await until(lambda: pool._seats[0].restarts == 1 and pool.serving == 1)
-        assert found.engine.lineup.canary is not None
-        pool._seats[0].kill("a test")
-        await until(lambda: found.engine.lineup.canary is None)
+        pool._replicas[0].kill("a test")  # a first death is repaired at once
+        await until(lambda: pool._replicas[0].restarts == 1 and pool.serving == 1)
+        assert found.engine.pool_set.canary is not None
+        pool._replicas[0].kill("a test")
+        await until(lambda: found.engine.pool_set.canary is None)
         action, _, evidence = found.told[-1]
         assert action == "canary-rolled-back"
         assert "no replica of it serves: replica 0 killed: a test" in evidence
@@ -120,10 +120,10 @@ async def test_one_that_is_not_worse_is_promoted_at_the_end(tmp_path: Path) -> N
     # A stub's confidence is how much it has answered.
     wide = Bounds(errors_fine=0.3, slow_share=0.9, worse_sd=1e3)
     async with desk(tmp_path) as found:
-        found.deployment.trials = lambda _active, _candidate: Trial(bounds=wide)
+        found.deployment.analyse = lambda _active, _candidate: CanaryAnalysis(bounds=wide)
         await begun(found, minutes=0.01)
         async with traffic(found):
-            await until(lambda: found.engine.lineup.canary is None, 60)
+            await until(lambda: found.engine.pool_set.canary is None, 60)
         assert found.told[-1][:2] == ("canary-promoted", "b")
         assert "realised value not compared: 0 and 0 labels so far" in found.told[-1][2]
         # The links on disk follow the switch.
@@ -140,7 +140,7 @@ async def test_too_few_rows_hold_it_where_it_is(tmp_path: Path) -> None:
         assert "of 100 rows" in found.told[-1][2]
         assert "held" in found.engine.snapshot().reasons["canary"]
         await asyncio.sleep(0.2)
-        assert found.actions.count("canary-held") == 1 and found.engine.lineup.canary is not None
+        assert found.actions.count("canary-held") == 1 and found.engine.pool_set.canary is not None
         done = await found.deployment.activate(B)
         assert done.switch is not None and done.switch.from_stamp == A
         assert "canary ended" in found.told[-1][2]
@@ -180,7 +180,7 @@ async def test_one_at_a_time(tmp_path: Path, ask: Callable[[Desk], Any], why: st
         await begun(found)
         with pytest.raises(DeployRefused, match=why):
             await ask(found)
-        assert found.engine.lineup.canary is not None
+        assert found.engine.pool_set.canary is not None
 
 
 async def test_only_what_is_loaded_can_be_tried(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ async def test_what_was_served_from_elsewhere_is_kept_to_go_back_to(tmp_path: Pa
 async def test_going_back_after_the_standby_is_over_loads_it_again(tmp_path: Path) -> None:
     async with desk(tmp_path, standby_s=0.0) as found:
         await found.load("b", activate=True)
-        await until(lambda: found.engine.lineup.standby is None)
+        await until(lambda: found.engine.pool_set.standby is None)
         with pytest.raises(DeployRefused) as refusal:
             await found.deployment.roll_back("worse at site b")
         assert refusal.value.check == "cold"
@@ -77,19 +77,19 @@ async def test_the_standby_is_not_kept_where_a_dead_replica_could_not_come_back(
         await found.load("b")
         found.room = (100 << 20, "available on this host")
         await found.deployment.activate(B)
-        await until(lambda: found.engine.lineup.standby is None)
+        await until(lambda: found.engine.pool_set.standby is None)
         assert "not kept" in found.engine.snapshot().reasons["standby"]
 
 
 async def test_the_standby_makes_room_for_a_candidate(tmp_path: Path) -> None:
     async with desk(tmp_path) as found:
         await found.load("b", activate=True)
-        assert found.engine.lineup.standby is not None
-        lineup, tight = found.engine.lineup, (100 << 20, "available on this host")
-        lineup._available = lambda: tight if lineup.standby is not None else ROOMY
+        assert found.engine.pool_set.standby is not None
+        pool_set, tight = found.engine.pool_set, (100 << 20, "available on this host")
+        pool_set._available = lambda: tight if pool_set.standby is not None else ROOMY
         steps = await found.load("c")
         assert any("standby ends" in step.detail for step in steps)
-        assert found.engine.lineup.candidate is not None
+        assert found.engine.pool_set.candidate is not None
 
 
 async def test_two_pools_that_do_not_fit_are_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from server.errors import PoolRefused
 from server.pool.pool import Pool
 from server.pool.spawn import replica_spawner, threads_for
 from server.replica import placement
-from server.replica.executor import Budget, Stages
+from server.replica.executor import Budget, Executor
 from server.replica.main import budget_for, parse, part_of, sample_of
 from server.replica.model import Rejected
 from server.replica.work_queue import Crew
@@ -147,13 +147,13 @@ class Said:
         return [*singles, *(done for batch in batches for done in batch)]
 
 
-def stages(said: Said, shared_cores: bool) -> Stages:
-    made = Stages(StubModel(), said, Budget(8, 1000), Crew(1, shared_cores), 4)
+def stages(said: Said, shared_cores: bool) -> Executor:
+    made = Executor(StubModel(), said, Budget(8, 1000), Crew(1, shared_cores), 4)
     made.start()
     return made
 
 
-def submit(made: Stages, *texts: str, expires_in_s: float = 0.0) -> None:
+def submit(made: Executor, *texts: str, expires_in_s: float = 0.0) -> None:
     batch = replica_pb2.WorkBatch()
     for number, text in enumerate(texts):
         batch.items.add(id=f"{text}/{number}", expires_in_s=expires_in_s)

@@ -7,25 +7,25 @@ import threading
 
 from proto import replica_pb2
 from server.replica.model import Ready
-from server.replica.work_queue import Crew, Desk, Row
+from server.replica.work_queue import Crew, WorkQueue, WorkRow
 
 
-def row(name: str) -> Row:
-    return Row(replica_pb2.Work(id=name), b"", expires_at=float("inf"))
+def row(name: str) -> WorkRow:
+    return WorkRow(replica_pb2.Work(id=name), b"", expires_at=float("inf"))
 
 
-def decode(r: Row) -> Row:
+def decode(r: WorkRow) -> WorkRow:
     r.ready = Ready(r.work.id, 1, 0.0, 0.0, ("text",))
     return r
 
 
-def desk(shared: bool, *names: str, decoders: int = 1, rows: int = 8) -> Desk:
-    made = Desk(Crew(decoders, shared), rows)
+def desk(shared: bool, *names: str, decoders: int = 1, rows: int = 8) -> WorkQueue:
+    made = WorkQueue(Crew(decoders, shared), rows)
     made.put([row(name) for name in names])
     return made
 
 
-def ids(rows: list[Row]) -> list[str]:
+def ids(rows: list[WorkRow]) -> list[str]:
     return [r.work.id for r in rows]
 
 
@@ -94,7 +94,7 @@ def test_a_probe_comes_before_everything() -> None:
 
 
 def test_whoever_waits_is_woken() -> None:
-    d = Desk(Crew(1, True), 8)
+    d = WorkQueue(Crew(1, True), 8)
     found: list[str] = []
     computer = threading.Thread(target=lambda: found.append(d.next(writing=False)[0]))
     decoder = threading.Thread(target=lambda: found.append(d.take_undecoded().work.id))

@@ -48,7 +48,7 @@ def stub_of(config: ServerConfig) -> Pool:
 
 @dataclass(slots=True)
 class Desk:
-    """A server without its edge: engine, store and deployment, and what was told of them.
+    """A server without its listener: engine, store and deployment, and what was told of them.
 
     `room` is what the host is said to have left.
     """
@@ -88,8 +88,8 @@ async def desk(folder: Path, replicas: int = 1, **settings: Any) -> AsyncIterato
     store.activate(first)
     config = replace(stub_config(warm_pool=replicas, **settings), bundle=first.path)
     engine = Engine(config, stub_of(config), Unkept(), build=stub_of)
-    found = Desk(engine, Deployment(engine.lineup, store), folder)
-    engine.lineup._available = lambda: found.room
+    found = Desk(engine, Deployment(engine.pool_set, store), folder)
+    engine.pool_set._available = lambda: found.room
 
     def told(action: str, switch: Switch | None, detail: str) -> None:
         found.told.append((action, switch.stamp[:1] if switch else "", detail))

@@ -25,7 +25,7 @@ from server.pool.pool import Pool
 from server.pool.spawn import Spawn, spawner
 from server.replica.executor import Budget
 from server.replica.model import Ready, Rejected
-from server.replica.worker import Loaded, Progress, Refused, Settings, serve
+from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 from server.types import Work
 
 STAMP = "ab" * 32
@@ -187,7 +187,7 @@ def main() -> None:
         if arguments.crash:
             os._exit(3)
         if arguments.refuse:
-            raise Refused("hash", arguments.refuse)
+            raise LoadRefused("hash", arguments.refuse)
         stamps = arguments.stamps.split(",")
         stamp = stamps[min(arguments.index, len(stamps) - 1)]
         hello = replica_pb2.Hello(stamp_hex=stamp, stamp_name="stub", labels=["a"], device="cpu")
@@ -197,7 +197,7 @@ def main() -> None:
         budget, watch = Budget(arguments.rows, 1 << 20), StubWatch(arguments.moved)
         return Loaded(model, hello, budget, False, dict, watch)
 
-    serve(Settings(arguments.fd, arguments.index, 1, 4, arguments.skew_interval), load)
+    serve(WorkerSettings(arguments.fd, arguments.index, 1, 4, arguments.skew_interval), load)
 
 
 # ---- for tests -----------------------------------------------------------------------------------
