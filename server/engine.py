@@ -15,7 +15,6 @@ from typing import Protocol
 from server import errors, host
 from server.config import ServerConfig
 from server.pool.pool import Pool
-from server.pool.queue import QueueEntry
 from server.pool.readiness import state_of
 from server.record_of import record_of
 from server.routing.pool_set import Build, PoolSet
@@ -111,67 +110,62 @@ class Engine:
 
     # ---- the walk ----------------------------------------------------------------------------
 
-    def admit(self, work: Work) -> Fault | None:
-        """Refuse cheaply, before any byte is decoded: draining, warming, queue full, stamp pinned
-        to another, deadline that cannot be met, quarantined content. Counts nothing."""
+    def _route(self, work: Work) -> tuple[Pool, Fault | None]:
+        """The pool of this row, chosen once, and why the row is refused before any byte is decoded:
+        draining, warming, queue full, stamp pinned to another, deadline that cannot be met,
+        quarantined content. The row stays with this pool, whatever is activated meanwhile."""
+        pool = self.pool_set.pool_for(work)
         if self._draining:
-            return errors.draining()
-        if not self._served:
-            self._served = self._pool.serving > 0
-            if not self._served:
-                return errors.not_started(self._pool.why_not())
-        return self._refusal(self.pool_set.pool_for(work), work)
-
-    def _refusal(self, pool: Pool, work: Work) -> Fault | None:
+            return pool, errors.draining()
+        if not self.serving:
+            return pool, errors.not_started(self._pool.why_not())
         facts = pool.facts
         if facts and work.expected_stamps and facts.stamp not in work.expected_stamps:
-            return errors.stamp_differs(facts.stamp)
-        return pool.dispatcher.refusal(work)
+            return pool, errors.stamp_differs(facts.stamp)
+        return pool, pool.refusal(work)
+
+    @property
+    def serving(self) -> bool:
+        """Whether a replica has ever served: after that, rows wait for one."""
+        self._served = self._served or self._pool.serving > 0
+        return self._served
 
     async def predict(self, work: Work) -> Outcome:
-        """Answer one row. Admits it itself; a refusal is an Outcome with that fault too.
+        """Answer one row; a refusal is an Outcome with that fault too.
 
         Never raises for a row's fault. Cancelling the awaiting task drops the work: out of the
         queue, or in the replica before its next stage.
         """
-        # One pool from here to the answer, whatever is activated in between.
-        pool = self.pool_set.pool_for(work)
-        fault = self.admit(work)
+        pool, fault = self._route(work)
         if fault is not None:
             return self._refused(pool, work, fault)
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[Outcome] = loop.create_future()
-        entry = QueueEntry(work, self._clock(), lambda outcome: _settle(answered, outcome))
-        pool.dispatcher.submit(entry)
         try:
-            outcome = self._checked(work, await answered)
+            outcome = self._checked(work, await pool.answer(work))
         except asyncio.CancelledError:
-            self._abandoned(pool, entry)
+            self._count_cancelled()
             raise
         # In the next turn of the loop: the caller comes first.
-        loop.call_soon(self._record, pool, work, outcome)
+        asyncio.get_running_loop().call_soon(self._record, pool, work, outcome)
         return outcome
 
     async def generate(self, work: Work) -> AsyncGenerator[Token | GenerationEnd, None]:
         """Yield pieces of text, then one GenerationEnd. Closing the iterator cancels the work."""
-        pool = self.pool_set.pool_for(work)
-        fault = self.admit(work)
+        pool, fault = self._route(work)
         if fault is not None:
             yield GenerationEnd(self._refused(pool, work, fault), "", 0, 0.0)
             return
         items: asyncio.Queue[str | Outcome] = asyncio.Queue()
         stamp = stamp_of(pool)
-        began = self._clock()
-        entry = QueueEntry(work, began, items.put_nowait, items.put_nowait)
-        pool.dispatcher.submit(entry)
+        entry = pool.submit(work, items.put_nowait, items.put_nowait)
         first_token_ms = 0.0
         try:
             while isinstance(item := await items.get(), str):
-                first_token_ms = first_token_ms or (self._clock() - began) * 1e3
+                first_token_ms = first_token_ms or (self._clock() - entry.queued_at) * 1e3
                 yield Token(item, stamp)
         finally:
             if not entry.closed:
-                self._abandoned(pool, entry)
+                pool.cancel(entry)
+                self._count_cancelled()
         outcome = self._checked(work, item)
         asyncio.get_running_loop().call_soon(self._record, pool, work, outcome)
         yield GenerationEnd(outcome, entry.finish_reason, entry.tokens, first_token_ms)
@@ -194,8 +188,7 @@ class Engine:
         self.pool_set.heard(pool, work, outcome)
         return outcome
 
-    def _abandoned(self, pool: Pool, entry: QueueEntry) -> None:
-        pool.dispatcher.cancel(entry)
+    def _count_cancelled(self) -> None:
         self._counts["requests"] += 1
         self._counts["cancelled"] += 1
 
@@ -249,9 +242,9 @@ class Engine:
             warm_replicas=sum(replica.state == "ready" for replica in replicas),
             wanted_replicas=self._config.warm_pool,
             replicas=replicas,
-            queued=sum(pool.dispatcher.waiting for pool in pools),
+            queued=sum(pool.waiting for pool in pools),
             queue_limit=self._config.queue_rows,
-            in_flight=sum(pool.dispatcher.in_flight for pool in pools),
+            in_flight=sum(pool.in_flight for pool in pools),
             counters=Counters(**self._counts, quarantined=quarantined),
             pins=tuple((*key, *value) for key, value in self._pins.items()),
             reasons=self.pool_set.reasons(),
@@ -284,7 +277,7 @@ class Engine:
         if self._draining:
             return "DRAINING", "finishing what was accepted"
         nearly_full = self._config.queue_nearly_full * self._config.queue_rows
-        queue_full = self._pool.dispatcher.waiting >= nearly_full
+        queue_full = self._pool.waiting >= nearly_full
         return state_of(replicas, self._config.warm_pool, queue_full)
 
     # ---- end ---------------------------------------------------------------------------------
@@ -306,8 +299,3 @@ class Engine:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
         await self.pool_set.stop()
-
-
-def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    if not answered.done():
-        answered.set_result(outcome)

@@ -23,7 +23,7 @@ from server.pool.queue import QueueEntry
 from server.pool.replica_handle import ReplicaHandle
 from server.pool.service_time import own_work_ms
 from server.pool.spawn import Spawn
-from server.types import Evidence, Facts, Fault, Outcome, ReplicaStatus
+from server.types import Evidence, Facts, Fault, Outcome, ReplicaStatus, Work
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,47 @@ class Pool:
         reason = memory.misfit(self.config, count, host.available_bytes())
         if reason:
             raise PoolRefused("memory", reason)
+
+    # ---- rows --------------------------------------------------------------------------------
+
+    def refusal(self, work: Work) -> Fault | None:
+        """Why this row is not even queued; None when it may be submitted."""
+        return self.dispatcher.refusal(work)
+
+    def submit(
+        self,
+        work: Work,
+        finish: Callable[[Outcome], None],
+        token: Callable[[str], None] | None = None,
+    ) -> QueueEntry:
+        """Queue a row. `finish` gets its outcome, once; `token` gets each piece of its text."""
+        entry = QueueEntry(work, self._clock(), finish, token)
+        self.dispatcher.submit(entry)
+        return entry
+
+    def cancel(self, entry: QueueEntry) -> None:
+        """Drop a row whose caller has gone, unless it has ended."""
+        if not entry.closed:
+            self.dispatcher.cancel(entry)
+
+    async def answer(self, work: Work) -> Outcome:
+        """Submit a row and wait for its outcome. Cancelling drops the row wherever it is."""
+        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        entry = self.submit(work, partial(_settle, answered))
+        try:
+            return await answered
+        finally:
+            self.cancel(entry)
+
+    @property
+    def waiting(self) -> int:
+        """Rows in the queue."""
+        return self.dispatcher.waiting
+
+    @property
+    def in_flight(self) -> int:
+        """Rows the replicas hold."""
+        return self.dispatcher.in_flight
 
     # ---- one replica ----------------------------------------------------------------------------
 
@@ -292,6 +333,11 @@ class Pool:
     def why_not(self) -> str:
         replicas = self._open_replicas()
         return "; ".join(f"replica {s.index} {s.state}: {s.reason}" for s in replicas)
+
+
+def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not answered.done():
+        answered.set_result(outcome)
 
 
 def _again(deaths_in_a_row: int, wait_s: float) -> str:

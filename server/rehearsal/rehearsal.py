@@ -149,7 +149,7 @@ class Rehearsal:
     async def _answer(self, row: PredictionRow) -> None:
         work = self._work(row)
         if work is not None:
-            self._see(row, await submit(self.candidate, work, self.clock))
+            self._see(row, await submit(self.candidate, work))
 
     async def _answer_twice(self, row: PredictionRow, active_first: bool) -> None:
         """By both, in turns as to who is first. Times count only when the active pool did nothing
@@ -160,10 +160,10 @@ class Rehearsal:
         self._timed += 1
         quiet = await self._throttle.quiet()
         before = self._throttle.busyness()
-        first = await submit(self.active, work, self.clock) if quiet and active_first else None
-        now = await submit(self.candidate, _renewed(work), self.clock)
+        first = await submit(self.active, work) if quiet and active_first else None
+        now = await submit(self.candidate, _renewed(work))
         if quiet and not active_first:
-            first = await submit(self.active, _renewed(work), self.clock)
+            first = await submit(self.active, _renewed(work))
         alone = self._throttle.busyness() == (before[0] + 1, 0)
         if first is not None and alone and first.answer is not None and now.answer is not None:
             if first.batch_size == now.batch_size == 1:

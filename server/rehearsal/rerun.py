@@ -105,7 +105,7 @@ async def by_bundle(path: Path, config: ServerConfig, example: bytes, task: str)
     await engine.start()
     try:
         work = _work(example, task)
-        while engine.admit(work) is not None:
+        while not engine.serving:
             _check_alive(engine)
             await asyncio.sleep(LOOK_S)
         outcome = await engine.predict(work)

@@ -56,7 +56,7 @@ class Shadow:
         if uniform(f"shadow {work.id}") >= self._share:
             return
         full = len(self._waiting) >= MOST_WAITING or self._bytes + len(work.example) > MOST_BYTES
-        if full or self._active.dispatcher.waiting:
+        if full or self._active.waiting:
             self.dropped += 1
             return
         self._waiting.append((work, outcome))
@@ -71,7 +71,7 @@ class Shadow:
                 await self._arrived.wait()
             work, outcome = self._waiting.popleft()
             self._bytes -= len(work.example)
-            if self._active.dispatcher.waiting:
+            if self._active.waiting:
                 self.dropped += 1
                 await asyncio.sleep(LOOK_S)
                 continue
@@ -84,7 +84,7 @@ class Shadow:
                 expected_stamps=frozenset(),
                 keep_payload=False,
             )
-            answer = await submit(self._candidate, again, self._clock)
+            answer = await submit(self._candidate, again)
             if says_nothing(answer):
                 self.dropped += 1
                 continue

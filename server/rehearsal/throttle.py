@@ -58,7 +58,7 @@ class Throttle:
     async def gap(self) -> None:
         """Until nothing waits for the active pool, or it has been waited for long enough."""
         until = self.clock() + GIVES_WAY_S
-        while self.active.dispatcher.waiting:
+        while self.active.waiting:
             if self.clock() >= until:
                 return
             await asyncio.sleep(LOOK_S)
@@ -66,7 +66,7 @@ class Throttle:
     async def quiet(self) -> bool:
         """Whether the active pool has nothing to do now, or soon."""
         until = self.clock() + GIVES_WAY_S
-        while self.active.dispatcher.waiting or self.active.dispatcher.in_flight:
+        while self.active.waiting or self.active.in_flight:
             if self.clock() >= until:
                 return False
             await asyncio.sleep(LOOK_S)
@@ -75,7 +75,7 @@ class Throttle:
     def busyness(self) -> tuple[int, int]:
         """Rows the active pool has answered, and those it holds."""
         answered = sum(replica.answered for replica in self.active.statuses())
-        return answered, self.active.dispatcher.in_flight
+        return answered, self.active.in_flight
 
     def give_way(self, yielding: bool) -> None:
         """Let the candidate's replicas run behind the active ones. Only those of a candidate that

@@ -205,3 +205,25 @@ def test_a_busy_machine_is_not_held_against_a_bundle() -> None:
     assert slower(evidence(30.0), (evidence(25.0),)) == ""
     assert "the active bundle now 12.0 ms" in slower(evidence(30.0), (evidence(12.0),))
     assert slower(evidence(30.0), ()) != ""
+
+
+@pytest.mark.parametrize("task", ["classify", "generate"])
+async def test_a_row_is_routed_once(task: str) -> None:
+    """The pool that admits a row is the pool that gets it, even when the share grows meanwhile."""
+    async with serving() as (engine, _):
+        await load(engine, "cd")
+        assert engine.pool_set.candidate is not None
+        drawn: list[str] = []
+
+        def share() -> float:
+            drawn.append("")
+            return float(len(drawn) > 1)
+
+        engine.pool_set.split(engine.pool_set.candidate, share)
+        row = work("a", "x", task=task)
+        if task == "classify":
+            assert await stamp_of(engine, row) == OLD
+        else:
+            async with aclosing(engine.generate(row)) as items:
+                assert {item.stamp async for item in items if isinstance(item, Token)} == {OLD}
+        assert len(drawn) == 1
