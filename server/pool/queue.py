@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -147,17 +147,3 @@ class RowQueue:
         alive = (self._by_key[key].work for key in self._order)
         self._deadlines = [(w.deadline, w.id) for w in alive if w.deadline is not None]
         heapq.heapify(self._deadlines)
-
-
-def compose(costs: Sequence[int], budget: int, rows: int) -> int:
-    """How many of the leading rows make the next batch; their order is not changed.
-
-    A batch is padded to its longest row, so its cost is rows x longest. A single row is always a
-    batch, whatever it costs: it was within the limits when it was admitted.
-    """
-    longest = 0
-    for count, cost in enumerate(costs[:rows], start=1):
-        longest = max(longest, cost)
-        if count > 1 and count * longest > budget:
-            return count - 1
-    return min(len(costs), rows)

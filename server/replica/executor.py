@@ -14,11 +14,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from proto import inference_pb2, replica_pb2
-from server.pool.queue import compose
+from server.replica.batching import Budget, compose
 from server.replica.fault_guard import Failed, fault_guard, run_thread
 from server.replica.generations import Generations
 from server.replica.model import Model
@@ -27,14 +26,6 @@ from server.replica.work_queue import Crew, WorkQueue, WorkRow
 Send = Callable[[replica_pb2.FromReplica], None]
 Computed = tuple[list[WorkRow], Any, float]  # rows, what the model found, when their forward began
 BATCHES_UNDER_WAY = 2  # computing and encoding; more would only fix the order of rows too early
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Of one forward: rows, and padded tokens."""
-
-    rows: int
-    tokens: int
 
 
 class Executor:
@@ -121,8 +112,8 @@ class Executor:
         alive = [row for row in self._work_queue.take_ready() if not self._dropped(row)]
         self._generations.take([row for row in alive if row.work.task == "generate"])
         scored = [row for row in alive if row.work.task != "generate"]
-        costs = [row.ready.tokens for row in scored if row.ready is not None]
-        count = compose(costs, self._budget.tokens, self._budget.rows)
+        tokens = [row.ready.tokens for row in scored if row.ready is not None]
+        count = compose(tokens, self._budget)
         self._work_queue.put_back(scored[count:])
         return scored[:count]
 

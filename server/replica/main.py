@@ -20,9 +20,8 @@ from google.protobuf.message import DecodeError
 
 from proto import inference_pb2, replica_pb2
 from server import host
-from server.pool.spawn import threads_for
 from server.replica import placement
-from server.replica.executor import Budget
+from server.replica.batching import budget_for
 from server.replica.model import Ready, Rejected
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 
@@ -33,11 +32,6 @@ if TYPE_CHECKING:
     from pipelines.pipeline import Pipeline
     from pipelines.postprocess import Found
     from pipelines.types import Modality, Part, Prediction, Prepared, Sample, Task
-
-# Rows of one forward when none are asked for: a CPU gains little beyond a few rows, a GPU is
-# filled only by many. Tokens bound the padded size of a forward, and with it its memory.
-CPU_BUDGET = Budget(rows=8, tokens=8192)
-CUDA_BUDGET = Budget(rows=32, tokens=32768)
 
 KINDS: dict[int, Modality] = {
     inference_pb2.TEXT: "text",
@@ -103,7 +97,7 @@ def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
         raise LoadRefused(error.check, error.message) from error
     except ValueError as error:
         raise LoadRefused("device", str(error)) from error
-    budget, why_budget = budget_for(arguments, device)
+    budget, why_budget = budget_for(device, arguments.batch_rows, arguments.batch_cost)
     model = PipelineModel(pipeline, arguments.probe_runs)
     progress("warming", 0.9)
     model.warm(budget.rows)
@@ -159,14 +153,7 @@ def _check_fit(device: str, sharing: int, tensors: Any) -> None:
 def _threads(arguments: argparse.Namespace, device: str) -> tuple[int | str, str]:
     if device != "cpu" and not arguments.threads:
         return "auto", "the GPU computes; threads only resize pictures and the like"
-    return threads_for(arguments.threads, arguments.replicas, host.cores())
-
-
-def budget_for(arguments: argparse.Namespace, device: str) -> tuple[Budget, str]:
-    auto = CPU_BUDGET if device == "cpu" else CUDA_BUDGET
-    rows, tokens = arguments.batch_rows or auto.rows, arguments.batch_cost or auto.tokens
-    how = "as configured" if arguments.batch_rows or arguments.batch_cost else f"usual on {device}"
-    return Budget(rows, tokens), f"{rows} rows or {tokens} padded tokens a forward: {how}"
+    return placement.threads_for(arguments.threads, arguments.replicas, host.cores())
 
 
 def device_memory(device: str) -> dict[str, Any]:

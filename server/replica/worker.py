@@ -19,7 +19,8 @@ from typing import Any
 
 from proto import replica_pb2
 from server import host
-from server.replica.executor import Budget, Executor
+from server.replica.batching import Budget
+from server.replica.executor import Executor
 from server.replica.integrity_check import IntegrityCheck, IntegrityWatch
 from server.replica.link import ReplicaLink
 from server.replica.model import Model
@@ -107,9 +108,8 @@ def _introduce(link: ReplicaLink, loaded: Loaded, load_s: float) -> None:
     loaded.hello.load_s = load_s
     loaded.hello.max_batch_cost = loaded.budget.tokens
     link.send(replica_pb2.FromReplica(hello=loaded.hello))
-    # One batch ahead of the forward. The front counts estimated tokens, which may be several times
-    # the exact ones, so there tokens bound only what is far beyond an ordinary batch.
-    room = replica_pb2.Room(rows=loaded.budget.rows, cost=4 * loaded.budget.tokens)
+    rows, tokens = loaded.budget.room
+    room = replica_pb2.Room(rows=rows, cost=tokens)
     link.send(replica_pb2.FromReplica(room=room))
 
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.pool.in_flight import InFlight
-from server.pool.queue import QueueEntry, RowQueue, compose
+from server.pool.queue import QueueEntry, RowQueue
+from server.replica.batching import Budget, compose
 from server.types import Outcome, Work
 
 
@@ -176,7 +177,7 @@ def test_every_row_leaves_exactly_once_and_bounds_hold(actions: list[tuple[str, 
 def test_a_batch_is_never_over_budget_and_never_empty(
     costs: list[int], budget: int, rows: int
 ) -> None:
-    count = compose(costs, budget, rows)
+    count = compose(costs, Budget(rows, budget))
     assert 1 <= count <= min(len(costs), rows)
     assert count == 1 or count * max(costs[:count]) <= budget
     if count < min(len(costs), rows):

@@ -23,7 +23,7 @@ from proto import inference_pb2, replica_pb2
 from server.config import ServerConfig
 from server.pool.pool import Pool
 from server.pool.spawn import Spawn, spawner
-from server.replica.executor import Budget
+from server.replica.batching import Budget
 from server.replica.model import Ready, Rejected
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 from server.types import Work
