@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from server.request.caller import caller_of
 from server.request.lazy_parse import message_of
 from server.request.responses import stamp_message
 from server.request.status import Refused, bad_input
-from server.routing.progress import Step
+from server.routing.progress import Step, Work, streamed
 from server.types import Fault
 
 PROGRESS_S = 0.2
@@ -49,11 +50,11 @@ class Admin:
             raise Refused(bad_input("swap", "UNKNOWN_SWAP", message))
         deployment = self._deployment()
         if request.rollback:
-            loading = deployment.roll_back_cold(request.reason, request.swap)
+            load: Work[Step] = partial(deployment.roll_back_cold, request.reason, request.swap)
         else:
-            loading = deployment.load(Path(request.path), request.swap, request.activate)
+            load = partial(deployment.load, Path(request.path), request.swap, request.activate)
         try:
-            async with aclosing(loading) as steps:
+            async with aclosing(streamed(load)) as steps:
                 async for step in steps:
                     yield _progress(step)
         except DeployRefused as refusal:
@@ -102,8 +103,8 @@ class Admin:
         self._deployment()
         assert self.rehearsal_service is not None  # there is a deployment
         try:
-            rehearsal = self.rehearsal_service.rehearse(request.stamp, request.path, wanted)
-            async with aclosing(rehearsal) as events:
+            rehearse = partial(self.rehearsal_service.rehearse, request.stamp, request.path, wanted)
+            async with aclosing(streamed(rehearse)) as events:
                 async for event in events:
                     yield event_of(event)
         except DeployRefused as refusal:

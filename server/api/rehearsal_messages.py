@@ -7,7 +7,7 @@ import math
 from proto import admin_pb2 as pb
 from proto import inference_pb2
 from server.rehearsal.comparison import numbers
-from server.rehearsal.rehearsal import Stage, Wanted
+from server.rehearsal.rehearsal import Wanted
 from server.rehearsal.report import RehearsalReport
 from server.request.status import Refused, bad_input
 from server.routing.progress import Step
@@ -37,11 +37,11 @@ def wanted_of(request: pb.RehearseRequest) -> Wanted:
     )
 
 
-def event_of(event: Step | Stage | RehearsalReport) -> pb.RehearseEvent:
+def event_of(event: Step | RehearsalReport) -> pb.RehearseEvent:
     if isinstance(event, RehearsalReport):
         return _judged(event)
     progress = pb.Progress(step=event.name, fraction=event.fraction, detail=event.detail)
-    if isinstance(event, Step):
+    if event.stamp:
         progress.stamp.hex, progress.stamp.name = event.stamp, event.stamp_name
     return pb.RehearseEvent(progress=progress)
 
