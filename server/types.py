@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from server.telemetry.record import FeatureSpec
 
-NO_FEATURES: Mapping[str, float] = {}
+NO_REPLICA = -1  # in an Outcome of a row that no replica had
 
 
 @dataclass(frozen=True, slots=True)

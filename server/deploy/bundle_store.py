@@ -181,17 +181,6 @@ class BundleStore:
             self._link(PREVIOUS, before.path)
         self._link(CURRENT, bundle.path)
 
-    def roll_back(self) -> Stored:
-        """Back to the previous bundle, which then can be rolled forward again the same way.
-
-        Raises StoreRefused when there is none.
-        """
-        previous = self.previous
-        if previous is None:
-            raise StoreRefused("there is no previous bundle to roll back to")
-        self.activate(previous)
-        return previous
-
     def collect(self, keep: Collection[str] = (), newest: int = 0) -> list[Stored]:
         """Remove every bundle that is neither linked, nor among the stamps to keep, nor one of the
         `newest` of what is left. A link that cannot be read keeps everything."""

@@ -60,9 +60,6 @@ class RowQueue:
     def __iter__(self) -> Iterator[QueueEntry]:
         return (self._by_key[key] for key in self._order)
 
-    def __contains__(self, entry_id: str) -> bool:
-        return entry_id in self._keys
-
     def has_room(self, work: Work) -> bool:
         """Whether `add` would take this row, displacing a lesser one if need be."""
         return self._fits(work) or self._lesser(work) is not None

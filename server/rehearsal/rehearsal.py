@@ -24,9 +24,8 @@ from server.rehearsal.shadow import LOW, WITHIN_S, Shadow
 from server.rehearsal.submit import says_nothing, submit
 from server.rehearsal.throttle import CandidateGone, Throttle
 from server.rehearsal.verdict import RehearsalVerdict
-from server.request.ids import prediction_id
 from server.request.status import Refused
-from server.request.validation import Terms, Validator
+from server.request.validation import Terms, Validator, prediction_id
 from server.request.worker_threads import WorkerThreads
 from server.routing.progress import Report, Step
 from server.telemetry.rows import PredictionRow

@@ -20,7 +20,7 @@ from server.errors import PoolRefused
 from server.pool.pool import Pool
 from server.pool.spawn import replica_spawner
 from server.rehearsal.replay import ReplaySide, named
-from server.request.ids import prediction_id
+from server.request.validation import prediction_id
 from server.telemetry.record import FeatureSpec
 from server.telemetry_port import NullTelemetry
 from server.types import Answer, Outcome, Work

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from server.pool.pool import Pool
-from server.types import Outcome, Timing, Work
+from server.types import NO_REPLICA, Outcome, Timing, Work
 
-NO_REPLICA = -1
 # Of a full or ending pool, or of a caller who left: they say nothing of a row.
 PASSING = ("CANCELLED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
 

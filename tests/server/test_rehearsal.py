@@ -231,7 +231,7 @@ async def test_it_is_gone_when_its_caller_is(tmp_path: Path) -> None:
         answered = sum(replica.answered for replica in candidate.statuses())
         await asyncio.sleep(0.2)
         assert sum(replica.answered for replica in candidate.statuses()) == answered
-        assert site.journal[-1][2].startswith("ended: whoever asked")
+        assert site.journal[-1][2].startswith("ended: its caller went away")
 
 
 async def test_what_it_loaded_itself_is_let_go_when_it_is_refused(tmp_path: Path) -> None:
