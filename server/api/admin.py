@@ -46,7 +46,7 @@ class Admin:
         _asked_by(context)
         request = message_of(pb.LoadRequest, data)
         if request.swap not in ("", *SWAPS):
-            message = f"{request.swap!r} is not offered; {' and '.join(SWAPS)} are"
+            message = f"{request.swap!r} is not a swap; give {' or '.join(SWAPS)}"
             raise Refused(bad_input("swap", "UNKNOWN_SWAP", message))
         deployment = self._deployment()
         if request.rollback:
@@ -65,9 +65,15 @@ class Admin:
         request = message_of(pb.ActivateRequest, data)
         share, minutes = request.canary_share, request.canary_minutes or CANARY_MINUTES
         if not 0 <= share < 1:
-            raise Refused(bad_input("canary_share", "NOT_A_SHARE", f"{share} is not below 1"))
+            raise Refused(bad_input("canary_share", "NOT_A_SHARE", f"{share} is not in [0, 1)"))
         if not 0 < minutes < float("inf"):
-            raise Refused(bad_input("canary_minutes", "NOT_A_TIME", f"{minutes} is no time"))
+            raise Refused(
+                bad_input(
+                    "canary_minutes",
+                    "NOT_A_TIME",
+                    f"{minutes} minutes: give a finite number above 0",
+                )
+            )
         deployment = self._deployment()
         try:
             if share:
@@ -119,7 +125,7 @@ class Admin:
     async def Drain(self, data: bytes, _context: Any) -> AsyncIterator[pb.Progress]:
         request = message_of(pb.DrainRequest, data)
         draining = asyncio.create_task(self.engine.drain(request.grace_s or self.grace_s))
-        # The drain goes on when whoever asked for it goes away.
+        # The drain goes on when its caller disconnects.
         if request.exit:
             draining.add_done_callback(lambda _: self.leave())
         waiting = most = self._left()
@@ -130,7 +136,7 @@ class Admin:
             await asyncio.wait([draining], timeout=PROGRESS_S)
             waiting = self._left()
         await draining
-        yield self._progress("drained", 1.0, "exiting" if request.exit else "serving nothing")
+        yield self._progress("drained", 1.0, "exiting" if request.exit else "not exiting")
 
     def _left(self) -> int:
         now = self.engine.snapshot()

@@ -166,7 +166,7 @@ def _check_free(listen: str) -> None:
     except OSError as error:
         raise _taken(listen, error.strerror or str(error)) from None
     faults = [fault for family, _, _, _, address in found if (fault := _fault(family, address))]
-    # IPv6 may be switched off; what nobody can have is no loss while there is another.
+    # IPv6 may be switched off: an address that cannot be bound is ignored while another can.
     if len(faults) == len(found) or any(f.errno == errno.EADDRINUSE for f in faults):
         raise _taken(listen, faults[0].strerror or str(faults[0]))
 

@@ -22,7 +22,7 @@ class Flag:
     metavar: str = ""
 
 
-METAVARS = {
+METAVARS: dict[Callable[[str], Any] | None, str] = {
     **{whole: "N", count: "N", seconds: "S", at_least_one: "S"},
     **{mib: "MIB", kib: "KIB", share: "SHARE"},
 }

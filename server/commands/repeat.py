@@ -15,7 +15,7 @@ from proto import inference_pb2 as pb
 from server.commands.client import Client, Failure
 from server.commands.output.answer_text import STAGES, failure_of_fault
 
-# A refused caller waits as it is told, or this long.
+# A refused caller waits for retry_after, or this long.
 BACK_OFF_S = 0.1
 
 
@@ -85,7 +85,7 @@ class Summary:
 async def run_load(
     client: Client, request: pb.PredictRequest, load: Load, progress: TextIO
 ) -> Summary:
-    """Send it `load.repeat` times; a refused caller backs off as told, and is counted."""
+    """Send it `load.repeat` times; a refused caller backs off, and is counted."""
     summary = Summary()
     stream = None if load.unary else client.stream()
     left = iter(range(load.repeat))

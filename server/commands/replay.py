@@ -150,10 +150,10 @@ def from_data(folder: Path, identifier: str) -> Kept:
 
 
 def _unknown(where: str, identifier: str) -> str:
-    """An id says when it was made, and so whether it may only be too old."""
+    """An id holds its time, so it may simply be too old."""
     made = made_at(identifier)
     if made is None or made > 4e9:
-        return f"{where} knows no prediction {printable(identifier)}, which is no id of one"
+        return f"{where} knows no prediction {printable(identifier)}, which is not a prediction id"
     at = datetime.fromtimestamp(made, UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
         f"{where} knows no prediction {identifier}: made {at}, it is older than --keep-days, or of"
@@ -164,7 +164,7 @@ def _unknown(where: str, identifier: str) -> str:
 def _kept(row: pb.PredictionRow, example: bytes, schema: list[FeatureSpec]) -> Kept:
     if not example:
         raise NoPayload(
-            f"the payload of {row.prediction_id} was not kept: --sample-share says how many are"
+            f"the payload of {row.prediction_id} was not stored: --sample-share sets how many are"
         )
     return Kept(row, example, schema)
 
@@ -198,7 +198,7 @@ def _plain(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> dic
 
 
 def _different(lines: Sequence[Line]) -> list[Line]:
-    """What differs beside the stamp: another stamp alone is no other answer."""
+    """What differs apart from the stamp: another stamp alone is not another answer."""
     return [line for line in lines if line.differs and line.name != "stamp"]
 
 

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 # (what was done, the switch or None, in message): for the journal of deploys.
 RecordDeploy = Callable[[str, Switch | None, str], None]
-# The analysis of a candidate against what serves, from what both bundles say of themselves.
+# The analysis of a candidate against what serves, from the facts of both bundles.
 Analyse = Callable[[Facts, Facts], CanaryAnalysis]
 CANARY_LOOK_S = 1.0
 COPY_LOOK_S = 0.2
@@ -185,7 +185,7 @@ class Deployment:
     # ---- switch --------------------------------------------------------------------------------
 
     async def activate(self, stamp: str) -> Step:
-        """For everybody, at once; a canary of it is over then. Raises DeployRefused."""
+        """For all sessions, at once; this ends its canary. Raises DeployRefused."""
         stored, canary = self._find(stamp), self.pool_set.canary
         evidence = f"canary ended: {canary.evidence()}" if canary is not None else ""
         done = activated(self.pool_set.activate(stored.stamp if stored else stamp))
@@ -202,7 +202,7 @@ class Deployment:
         previous = self.store.previous
         self._check_back(stamp_of(self.pool_set.standby) if self.pool_set.standby else "")
         if self.pool_set.standby is None and previous is not None:
-            message = f"{previous.stamp[:SHORT]} is not warm any more and has to be loaded"
+            message = f"{previous.stamp[:SHORT]} is no longer warm and has to be loaded"
             raise DeployRefused(COLD, message)
         done = replace(activated(self.pool_set.roll_back()), name="rolled back")
         return await self._noted("rollback", done, reason)

@@ -161,19 +161,7 @@ class Rehearsal:
 
     def _work(self, row: PredictionRow) -> Work | None:
         """The same way in as a request; None for a payload that is gone or not let in any more."""
-        terms = Terms(
-            task="classify",
-            labels=(),
-            want_embedding=False,
-            max_new_tokens=0,
-            priority=LOW,
-            deadline=self.clock() + WITHIN_S,
-            session="",
-            expected_stamps=frozenset(),
-            keep_payload=False,
-            client="rehearsal",
-            trace_parent="",
-        )
+        terms = Terms(priority=LOW, deadline=self.clock() + WITHIN_S, client="rehearsal")
         if row.example:
             with suppress(Refused):
                 return self.validator.work(row.example, "payload", terms)

@@ -96,7 +96,9 @@ class RehearsalService:
             except StoreRefused as error:
                 raise DeployRefused("store", str(error)) from None
         if len(wanted) < SHORTEST:
-            raise DeployRefused("rehearse", f"{wanted!r} is no stamp: at least {SHORTEST} digits")
+            raise DeployRefused(
+                "rehearse", f"{wanted!r} is not a stamp: give at least {SHORTEST} hex digits"
+            )
         pool_set = self.engine.pool_set
         if _is(pool_set.active, wanted):
             raise DeployRefused("rehearse", f"{wanted[:12]} serves already")

@@ -25,7 +25,7 @@ LONGEST_FRAME = 1 << 30
 
 
 class LinkBroken(Exception):
-    """The other end sent what is no frame."""
+    """The other end sent something that is not a frame."""
 
 
 class FrontLink:

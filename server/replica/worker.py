@@ -1,7 +1,7 @@
-"""The life of a replica process, whatever model it holds: load, say hello, answer until the end.
+"""The life of a replica process, whatever model it holds: load, send hello, answer until the end.
 
-It ends when the front is gone, when told to, or on an error that makes all it would compute
-doubtful.
+It ends when the front is gone, on a stop message, or on an error after which no result can be
+trusted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What the command line says about any replica."""
+    """Settings of any replica, from the command line."""
 
     fd: int
     index: int

@@ -33,19 +33,19 @@ TASKS = {pb.TASK_UNSPECIFIED: "classify", pb.CLASSIFY: "classify", pb.EMBED: "em
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What all rows of one request share."""
+    """What all rows of one request share: fields of Work."""
 
-    task: str
-    labels: tuple[str, ...]
-    want_embedding: bool
-    max_new_tokens: int
-    priority: int
-    deadline: float | None
-    session: str
-    expected_stamps: frozenset[str]
-    keep_payload: bool
-    client: str
-    trace_parent: str
+    task: str = "classify"
+    labels: tuple[str, ...] = ()
+    want_embedding: bool = False
+    max_new_tokens: int = 0
+    priority: int = 1
+    deadline: float | None = None
+    session: str = ""
+    expected_stamps: frozenset[str] = frozenset()
+    keep_payload: bool = False
+    client: str = ""
+    trace_parent: str = ""
     request: str = ""
 
 
@@ -209,7 +209,7 @@ class Validator:
         labels = tuple(text_of(label, f"labels[{index}]") for index, label in enumerate(raw))
         for index, label in enumerate(labels):
             if not label.strip():
-                raise Refused(bad_input(f"labels[{index}]", "EMPTY", "a label needs words"))
+                raise Refused(bad_input(f"labels[{index}]", "EMPTY", "a label must not be blank"))
             if label in labels[:index]:
                 text = f"the label {label!r} is given twice"
                 raise Refused(bad_input(f"labels[{index}]", "DUPLICATE_LABEL", text))
@@ -226,10 +226,6 @@ class Validator:
         if remaining_s is None:
             remaining_s = self._config.default_deadline_s or None
         return Terms(
-            task="classify",
-            labels=(),
-            want_embedding=False,
-            max_new_tokens=0,
             priority=PRIORITIES[request.priority],
             deadline=None if remaining_s is None else self._clock() + remaining_s,
             session=_short_text(request.session_id, "session_id"),

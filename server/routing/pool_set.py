@@ -40,7 +40,7 @@ async def _accept(_facts: Facts) -> None:
 
 
 class PoolSet:
-    """`notes` are choices made for this server, each with its reason, for whoever asks."""
+    """`notes`: automatic choices, each with its reason."""
 
     def __init__(
         self,
@@ -75,11 +75,11 @@ class PoolSet:
 
     def pool_for(self, work: Work) -> Pool:
         """The pool the work is pinned to or its session began on, else the active one or, by its
-        share, the one on trial or rolling in."""
+        share, the canary or the pool that is rolling in."""
         return self._router.choose(work, self.active, self.standby, self.branch)
 
     def heard(self, pool: Pool, work: Work, outcome: Outcome) -> None:
-        """A row has ended. Only what the draw has placed says something about a canary."""
+        """A row has ended. Only rows placed by the draw are evidence about a canary."""
         canary, branch = self.canary, self.branch
         if canary is not None and branch is not None:
             drawn = branch.drawn(work)
@@ -157,7 +157,7 @@ class PoolSet:
 
     def _check_open(self) -> None:
         if self._ending:
-            raise DeployRefused("drain", "this server was told to stop; load it when it runs again")
+            raise DeployRefused("drain", "this server is draining; load it after the restart")
 
     def _while_open(self, report: Report) -> Report:
         """Reports, and ends a load when the server drains."""
@@ -226,10 +226,14 @@ class PoolSet:
     def begin_canary(self, stamp: str, make: Callable[[Pool], Canary]) -> Canary:
         """Give a loaded stamp a share of the sessions. Raises DeployRefused."""
         if self.canary is not None:
-            raise DeployRefused("canary", f"{stamp_of(self.canary.pool)[:12]} is on trial already")
+            raise DeployRefused(
+                "canary", f"{stamp_of(self.canary.pool)[:12]} already runs as a canary"
+            )
         pool = self._ready(stamp)
         if pool is not self.candidate:
-            raise DeployRefused("canary", f"{stamp[:12]} is the standby: activate it, or load anew")
+            raise DeployRefused(
+                "canary", f"{stamp[:12]} is the standby: activate it, or load it again"
+            )
         canary = self.canary = make(pool)
         self.split(pool, lambda: canary.share)
         return canary

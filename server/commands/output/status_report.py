@@ -47,7 +47,7 @@ def _head(snapshot: pb.ServerSnapshot, at: float) -> str:
 
 
 def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:
-    head = (
+    head = [
         "replica",
         "state",
         "device",
@@ -57,7 +57,7 @@ def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:
         "restarts",
         "MiB",
         "reason",
-    )
+    ]
     rows = [
         (
             str(one.index),
@@ -76,18 +76,8 @@ def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:
 
 
 def _evidence(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
-    head = (
-        "replica",
-        "mix",
-        "ok",
-        "p50 ms",
-        "max ms",
-        "limit ms",
-        "max diff",
-        "tolerance",
-        "source",
-        "age",
-    )
+    head = ["replica", "mix", "ok", "p50 ms", "max ms", "limit ms"]
+    head += ["max diff", "tolerance", "source", "age"]
     rows = [
         (
             str(one.index),
