@@ -50,7 +50,7 @@ def request(names: tuple[str, ...]) -> tuple[Work, Outcome, dict[str, float]]:
     made = Work(
         id=prediction_id(), example=b"x" * 125_000, task="classify", labels=(),
         want_embedding=False, max_new_tokens=0, priority=1, deadline=None, session="",
-        expected_stamps=frozenset(), cost=400, client="press-7",
+        expected_stamps=frozenset(), estimated_tokens=400, client="press-7",
         slices={"site": "a", "shift": "night"}, keep_payload=True, mix="audio+image+text",
     )  # fmt: skip
     company = tuple(prediction_id() for _ in range(7))

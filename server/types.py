@@ -18,7 +18,7 @@ class Work:
     example: bytes  # serialized trefoil.v1.Example, uploads inlined
     task: str  # classify | embed | generate
     mix: str = ""  # e.g. audio+image+text
-    cost: int = 0  # estimated tokens, from sizes alone
+    estimated_tokens: int = 0  # from sizes alone
     slices: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     want_embedding: bool = False

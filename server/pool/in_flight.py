@@ -18,11 +18,11 @@ class InFlight:
         self.ahead: dict[str, QueueEntry] = {}
         self.running: dict[str, QueueEntry] = {}
         self.rows_room = 0
-        self.cost_room = 0
+        self.tokens_room = 0
         self._most_bytes = most_bytes
-        self._ahead_cost = 0
+        self._ahead_tokens = 0
         self._ahead_bytes = 0
-        self._cost = 0
+        self._tokens = 0
 
     def __len__(self) -> int:
         return len(self.ahead) + len(self.running)
@@ -30,7 +30,7 @@ class InFlight:
     @property
     def load(self) -> int:
         """Tokens held, to find the emptiest replica; rows count too, for what costs nothing."""
-        return self._cost + len(self)
+        return self._tokens + len(self)
 
     @property
     def entries(self) -> list[QueueEntry]:
@@ -48,16 +48,16 @@ class InFlight:
         """A row fits whatever it costs when nothing else is ahead, so none is too large to go."""
         if self.full:
             return False
-        fits_cost = self._ahead_cost + work.cost <= self.cost_room
+        fits_tokens = self._ahead_tokens + work.estimated_tokens <= self.tokens_room
         fits_bytes = self._ahead_bytes + len(work.example) <= self._most_bytes
-        return (fits_cost and fits_bytes) or not self.ahead
+        return (fits_tokens and fits_bytes) or not self.ahead
 
     def add(self, entry: QueueEntry) -> None:
         work = entry.work
         self.ahead[work.id] = entry
-        self._ahead_cost += work.cost
+        self._ahead_tokens += work.estimated_tokens
         self._ahead_bytes += len(work.example)
-        self._cost += work.cost
+        self._tokens += work.estimated_tokens
 
     def begin(self, entry_id: str) -> None:
         entry = self._leave_ahead(entry_id)
@@ -70,12 +70,12 @@ class InFlight:
     def release(self, entry_id: str) -> QueueEntry | None:
         entry = self._leave_ahead(entry_id) or self.running.pop(entry_id, None)
         if entry is not None:
-            self._cost -= entry.work.cost
+            self._tokens -= entry.work.estimated_tokens
         return entry
 
     def _leave_ahead(self, entry_id: str) -> QueueEntry | None:
         entry = self.ahead.pop(entry_id, None)
         if entry is not None:
-            self._ahead_cost -= entry.work.cost
+            self._ahead_tokens -= entry.work.estimated_tokens
             self._ahead_bytes -= len(entry.work.example)
         return entry

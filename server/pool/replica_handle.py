@@ -226,7 +226,7 @@ class ReplicaHandle:
         self.probe()
 
     def _on_room(self, room: Any) -> None:
-        self.held.rows_room, self.held.cost_room = room.rows, room.cost
+        self.held.rows_room, self.held.tokens_room = room.rows, room.cost
         self._events.freed(self)
 
     def _on_begun(self, begun: Any) -> None:

@@ -44,7 +44,7 @@ NOT_COMPARED = Difference()
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class BundleComparison:
     """`slice` "" is everything. Shares are of the requests the payloads stand for; `*_rows` count
     payloads. `lost`: answered before and not now; `gained` the reverse."""
 
@@ -130,7 +130,7 @@ def _weights(pairs: Sequence[AnswerPair]) -> Floats:
     return weights
 
 
-def comparison_of(columns: Columns, name: str = "", comparisons: int = 1) -> Comparison:
+def comparison_of(columns: Columns, name: str = "", comparisons: int = 1) -> BundleComparison:
     """`comparisons`: how many such groups are looked at together."""
     z, weight = z_of(comparisons=comparisons), columns.weight
     labelled = np.isfinite(columns.right[0])
@@ -147,7 +147,7 @@ def comparison_of(columns: Columns, name: str = "", comparisons: int = 1) -> Com
     worth = _compared(columns.worth, weight, z)
     # As wide as paired_shares would be, had no answer changed.
     unseen = z * abs(stake) * 1000 / (effective(known) + 2)
-    return Comparison(
+    return BundleComparison(
         slice=name,
         payloads=len(weight),
         effective=effective(weight),
@@ -167,7 +167,7 @@ def comparison_of(columns: Columns, name: str = "", comparisons: int = 1) -> Com
     )
 
 
-def by_slice(columns: Columns, pairs: Sequence[AnswerPair]) -> list[Comparison]:
+def by_slice(columns: Columns, pairs: Sequence[AnswerPair]) -> list[BundleComparison]:
     """Of the slices with the most payloads, worst first."""
     counts = Counter(tag for pair in pairs for tag in pair.slices.items())
     large = [tag for tag, n in counts.most_common(MOST_SLICES) if SMALLEST_SLICE <= n < len(pairs)]
@@ -178,7 +178,7 @@ def by_slice(columns: Columns, pairs: Sequence[AnswerPair]) -> list[Comparison]:
     return sorted(found, key=_badness, reverse=True)
 
 
-def _badness(part: Comparison) -> tuple[float, float, float]:
+def _badness(part: BundleComparison) -> tuple[float, float, float]:
     """What is surely changed, then what probably is."""
     lost, changed = part.lost, part.changed
     sure = max(_or_zero(lost.low), _or_zero(changed.low))
@@ -260,7 +260,7 @@ def _or_zero(value: float) -> float:
     return 0.0 if math.isnan(value) else value
 
 
-def numbers(part: Comparison) -> Iterator[tuple[str, float]]:
+def numbers(part: BundleComparison) -> Iterator[tuple[str, float]]:
     """Every figure under its name, those not known left out."""
     yield "payloads", part.payloads
     yield "effective", part.effective

@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 
 from server.deploy.journal import bundle_of
-from server.rehearsal.comparison import Comparison, by_slice, columns_of, comparison_of
+from server.rehearsal.comparison import BundleComparison, by_slice, columns_of, comparison_of
 from server.rehearsal.intervals import median_of, z_of
 from server.rehearsal.paired_answers import AnswerPair
 from server.rehearsal.verdict import Latency, RehearsalVerdict, judge, slice_line
@@ -39,8 +39,8 @@ class RehearsalReport:
     active: Facts
     candidate: Facts
     verdict: RehearsalVerdict
-    whole: Comparison
-    slices: tuple[Comparison, ...]
+    whole: BundleComparison
+    slices: tuple[BundleComparison, ...]
     latency: Latency
     messages: tuple[str, ...]
     unit: str
@@ -70,7 +70,10 @@ def build_report(seen: Observations, active: Facts, candidate: Facts) -> Rehears
 
 
 def _messages(
-    seen: Observations, whole: Comparison, slices: Sequence[Comparison], sticks: Yardsticks
+    seen: Observations,
+    whole: BundleComparison,
+    slices: Sequence[BundleComparison],
+    sticks: Yardsticks,
 ) -> Iterator[str]:
     bad = [part for part in slices if part.changed_rows or part.lost_rows]
     yield from (slice_line(part, whole, sticks.unit) for part in bad[:WORST])

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from server.rehearsal.comparison import LABELLED, Comparison, Difference
+from server.rehearsal.comparison import LABELLED, BundleComparison, Difference
 from server.rehearsal.intervals import Interval, rows_needed, z_of
 from server.routing.candidate_checks import SLOWER
 
@@ -62,8 +62,8 @@ class RehearsalVerdict:
 
 
 def judge(
-    whole: Comparison,
-    slices: Sequence[Comparison],
+    whole: BundleComparison,
+    slices: Sequence[BundleComparison],
     latency: Latency,
     labels: str,
     unit: str,
@@ -79,7 +79,7 @@ def judge(
     return RehearsalVerdict("promote", _praise(whole, latency, unit))
 
 
-def _refusal(whole: Comparison, latency: Latency, unit: str) -> str:
+def _refusal(whole: BundleComparison, latency: Latency, unit: str) -> str:
     lost, changed = whole.lost, whole.changed
     if lost.low > LOST:
         return (
@@ -109,7 +109,7 @@ def _refusal(whole: Comparison, latency: Latency, unit: str) -> str:
 
 
 def _doubt(
-    whole: Comparison, slices: Sequence[Comparison], labels: str, unit: str, more: str
+    whole: BundleComparison, slices: Sequence[BundleComparison], labels: str, unit: str, more: str
 ) -> str:
     if math.isnan(whole.changed.value):
         return f"there was no payload that both bundles answered; {more}"
@@ -150,7 +150,7 @@ def _untimed(latency: Latency) -> str:
     )
 
 
-def _too_little(whole: Comparison, evidence: str, unit: str, more: str) -> str:
+def _too_little(whole: BundleComparison, evidence: str, unit: str, more: str) -> str:
     text = f"{percent(whole.changed)} of the answers change"
     if evidence:
         return (
@@ -170,14 +170,14 @@ def _too_little(whole: Comparison, evidence: str, unit: str, more: str) -> str:
     )
 
 
-def _praise(whole: Comparison, latency: Latency, unit: str) -> str:
+def _praise(whole: BundleComparison, latency: Latency, unit: str) -> str:
     text = f"{percent(whole.changed)} of the answers change over {whole.payloads} payloads"
     if _evidence(whole) == "good":
         text += f"; by feedback it is no worse: {_summary(whole, unit)}"
     return f"{text}; it takes {latency.ratio.value:.2f} times as long"
 
 
-def _evidence(part: Comparison) -> Literal["", "unclear", "good", "worse"]:
+def _evidence(part: BundleComparison) -> Literal["", "unclear", "good", "worse"]:
     """What feedback says; "" when there is not enough of it."""
     if part.labelled_effective < LABELLED:
         return ""
@@ -191,19 +191,19 @@ def _evidence(part: Comparison) -> Literal["", "unclear", "good", "worse"]:
     return "unclear"
 
 
-def _by_value(part: Comparison) -> bool:
+def _by_value(part: BundleComparison) -> bool:
     return math.isfinite(part.value_per_1000.difference.value)
 
 
-def _decides(part: Comparison) -> Difference:
+def _decides(part: BundleComparison) -> Difference:
     return part.value_per_1000 if _by_value(part) else part.accuracy
 
 
-def _margin(part: Comparison) -> float:
+def _margin(part: BundleComparison) -> float:
     return WORSE * 1000 * max(0.0, part.stake) if _by_value(part) else WORSE
 
 
-def _summary(part: Comparison, unit: str) -> str:
+def _summary(part: BundleComparison, unit: str) -> str:
     right = part.accuracy
     text = (
         f"accuracy {right.before:.3f} to {right.now:.3f} over {part.labelled} of known truth "
@@ -224,7 +224,7 @@ def percent(found: Interval) -> str:
     return f"{100 * found.value:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
-def slice_line(part: Comparison, whole: Comparison, unit: str) -> str:
+def slice_line(part: BundleComparison, whole: BundleComparison, unit: str) -> str:
     """A slice beside everything."""
     facts = [f"{part.slice}: {percent(part.changed)} of {part.payloads} answers change"]
     facts[0] += f", {100 * whole.changed.value:.1f} % of all"

@@ -122,13 +122,13 @@ class Validator:
         limit = most(self._config, self._facts(), "max_parts")
         _at_most(len(example.parts), limit, f"{field}.parts", "TOO_MANY_PARTS", "parts")
         slices = self._slices(example, f"{field}.slices")
-        inlined, cost, modalities = False, 0, set()
+        inlined, tokens_in_all, modalities = False, 0, set()
         for index, part in enumerate(example.parts):
             where = f"{field}.parts[{index}]"
             inlined |= self._inline(part, where)
             modality, tokens = self._weigh(part, where)
             modalities.add(modality)
-            cost += tokens
+            tokens_in_all += tokens
         payload = example.SerializeToString() if inlined else row
         _at_most(len(payload), self._config.ahead_bytes, field, "EXAMPLE_TOO_LARGE")
         return Work(
@@ -142,7 +142,7 @@ class Validator:
             deadline=terms.deadline,
             session=terms.session,
             expected_stamps=terms.expected_stamps,
-            cost=cost,
+            estimated_tokens=tokens_in_all,
             client=terms.client,
             slices=slices,
             keep_payload=terms.keep_payload,

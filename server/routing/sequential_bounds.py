@@ -38,7 +38,7 @@ def share_bounds(hits: float, n: float, alpha: float) -> tuple[float, float]:
         return mixture - likelihood >= limit
 
     seen = hits / n
-    return _edge(seen, 0.0, refuted), _edge(seen, 1.0, refuted)
+    return _boundary(seen, 0.0, refuted), _boundary(seen, 1.0, refuted)
 
 
 def _times_log(count: float, share: float) -> float:
@@ -47,7 +47,7 @@ def _times_log(count: float, share: float) -> float:
     return count * math.log(share) if share > 0 else -math.inf
 
 
-def _edge(inside: float, outside: float, refuted: Callable[[float], bool]) -> float:
+def _boundary(inside: float, outside: float, refuted: Callable[[float], bool]) -> float:
     """Where refuting begins between a value that stands and the end of the range."""
     if not refuted(outside):
         return outside

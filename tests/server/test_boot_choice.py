@@ -100,9 +100,9 @@ def test_a_refused_current_is_said_and_the_previous_one_serves(
     (newer / "manifest.json").write_text(json.dumps(manifest | {"stamp": "f" * 64}))
     store.activate(store.add(newer))
     with program("--data", str(tmp_path), "--warm-pool", "1") as server:
-        said = "\n".join(server.lines)
-        assert f"REFUSED {store.root}" in said and "ffffffffffff" in said
-        assert "FALLING BACK TO" in said and "the store's previous" in said
+        output = "\n".join(server.lines)
+        assert f"REFUSED {store.root}" in output and "ffffffffffff" in output
+        assert "FALLING BACK TO" in output and "the store's previous" in output
         capsys.readouterr()
         assert status(["--server", server.address]) == 0
         shown = capsys.readouterr().out

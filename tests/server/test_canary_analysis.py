@@ -50,20 +50,20 @@ def even(random: np.random.Generator, _candidate: bool) -> tuple[float, float, b
 def run(
     row_of: Row, rows: int = 6000, share: float = 0.1, seed: int = 0
 ) -> tuple[CanaryAnalysis, list[tuple[Measure, ...]]]:
-    """The trial at its end, and what it said every second of it (100 rows)."""
+    """The analysis at its end, and what it said every second of it (100 rows)."""
     clock, random = Clock(), np.random.default_rng(seed)
     sticks = yardsticks(BUNDLE, BUNDLE)
-    trial, looks = CanaryAnalysis(sticks.before, sticks.now, clock), []
+    analysis, looks = CanaryAnalysis(sticks.before, sticks.now, clock), []
     for number in range(rows):
         candidate = bool(random.random() < share)
         confidence, total_ms, fails = row_of(random, candidate)
         row = work(str(number), "x")
         fault = Fault("INTERNAL", "", "DIED", "") if fails else None
-        trial.ended(candidate, row, outcome(row, confidence, total_ms, fault))
+        analysis.ended(candidate, row, outcome(row, confidence, total_ms, fault))
         clock.now += 0.01
         if number % 100 == 99:
-            looks.append(trial.measures())
-    return trial, looks
+            looks.append(analysis.measures())
+    return analysis, looks
 
 
 def worse(looks: list[tuple[Measure, ...]]) -> set[str]:
@@ -122,61 +122,65 @@ def test_lower_confidence_lowers_the_estimated_value_and_both_are_found() -> Non
 
 
 def test_what_turned_out_to_be_true_outweighs_confident_answers() -> None:
-    trial, _ = run(even, rows=9000)
+    analysis, _ = run(even, rows=9000)
     random = np.random.default_rng(7)
     for number in range(9000):
-        right = 0.9 if trial._waiting.get(str(number), (trial.active,))[0] is trial.active else 0.5
+        right = (
+            0.9
+            if analysis._waiting.get(str(number), (analysis.active,))[0] is analysis.active
+            else 0.5
+        )
         label = "stop" if random.random() < right else "ok"
-        trial.learnt(FeedbackItem(str(number), label), FeedbackResult(str(number), JOINED))
-    found = {m.name: m for m in trial.measures()}["realised value"]
+        analysis.learnt(FeedbackItem(str(number), label), FeedbackResult(str(number), JOINED))
+    found = {m.name: m for m in analysis.measures()}["realised value"]
     assert found.verdict == "worse" and "EUR" in found.detail
-    told_twice = trial.candidate.realised.n
-    trial.learnt(FeedbackItem("8999", "ok"), FeedbackResult("8999", JOINED))
-    assert trial.candidate.realised.n == told_twice
+    told_twice = analysis.candidate.realised.n
+    analysis.learnt(FeedbackItem("8999", "ok"), FeedbackResult("8999", JOINED))
+    assert analysis.candidate.realised.n == told_twice
 
 
 def test_more_wrong_answers_are_found_where_rare_disasters_hide_them_in_the_value() -> None:
     dear = replace(BUNDLE, objective=OBJECTIVE.replace(b"-50", b"-50000"))
     for worth_more, expected in ((False, "worse"), (True, "none")):
-        trial, _ = run(even, rows=2000, share=0.3)
+        analysis, _ = run(even, rows=2000, share=0.3)
         stick = yardsticks(dear, dear).before
-        trial.active.stick = trial.candidate.stick = stick
+        analysis.active.stick = analysis.candidate.stick = stick
         random = np.random.default_rng(7)
-        for name, (side, *_) in [*trial._waiting.items()]:
-            right = random.random() < (0.91 if side is trial.active else 0.7)
-            value = 9e9 if worth_more and side is trial.candidate else None
+        for name, (side, *_) in [*analysis._waiting.items()]:
+            right = random.random() < (0.91 if side is analysis.active else 0.7)
+            value = 9e9 if worth_more and side is analysis.candidate else None
             item = FeedbackItem(name, "stop" if right else "ok", value=value)
-            trial.learnt(item, FeedbackResult(name, JOINED))
-        found = {m.name: m for m in trial.measures()}
+            analysis.learnt(item, FeedbackResult(name, JOINED))
+        found = {m.name: m for m in analysis.measures()}
         assert found["accuracy"].verdict == expected, found["accuracy"]
 
 
 def test_few_rows_decide_nothing_unless_most_of_them_fail() -> None:
-    trial, _ = run(even, rows=600)
-    assert [m.verdict for m in trial.measures()] == ["unsure"]
-    assert trial.broken() == ""
+    analysis, _ = run(even, rows=600)
+    assert [m.verdict for m in analysis.measures()] == ["unsure"]
+    assert analysis.broken() == ""
     died = Fault("INTERNAL", "", "DIED", "")
     for number in range(40):
         row = work(f"c{number}", "x")
-        trial.ended(True, row, outcome(row, 0.9, 10.0, died))
-    assert "40 of its last 40 rows failed" in trial.broken()
+        analysis.ended(True, row, outcome(row, 0.9, 10.0, died))
+    assert "40 of its last 40 rows failed" in analysis.broken()
 
 
 def test_cancelled_rows_are_nobodys_fault() -> None:
-    trial = CanaryAnalysis()
+    analysis = CanaryAnalysis()
     row = work("a", "x")
-    trial.ended(True, row, outcome(row, 0.9, 1.0, Fault("CANCELLED", "", "", "")))
-    assert trial.candidate.errors.n == 0
+    analysis.ended(True, row, outcome(row, 0.9, 1.0, Fault("CANCELLED", "", "", "")))
+    assert analysis.candidate.errors.n == 0
 
 
 def test_a_few_long_sessions_are_too_little_to_decide() -> None:
     clock = Clock()
-    trial = CanaryAnalysis(clock=clock)
+    analysis = CanaryAnalysis(clock=clock)
     for number in range(4000):
         session = number % 10
         row = work(str(number), "x", session=f"line-{session}")
-        trial.ended(session == 3, row, outcome(row, 0.5 if session == 3 else 0.9, 10.0))
-    (found,) = trial.measures()
+        analysis.ended(session == 3, row, outcome(row, 0.5 if session == 3 else 0.9, 10.0))
+    (found,) = analysis.measures()
     assert found.verdict == "unsure" and "1 of 30 sessions" in found.detail
 
 

@@ -1,4 +1,4 @@
-"""The command line as scripts see it: fields, exit codes, words on stderr. On the real program."""
+"""The command line as scripts see it: fields, exit codes, stderr. On the real program."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def hum(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_predict_prints_one_object_with_the_fields_scripts_rely_on(
     tiny_server: str, photo: str, hum: str, capsys: Captured
 ) -> None:
-    words = ("--audio", hum, "--text", "a", "--image", photo, "--text", "b", "--slice", "site=a")
-    code, out, _ = asked(capsys, "predict", "--server", tiny_server, *words, "--json")
+    argv = ("--audio", hum, "--text", "a", "--image", photo, "--text", "b", "--slice", "site=a")
+    code, out, _ = asked(capsys, "predict", "--server", tiny_server, *argv, "--json")
     found = json.loads(out)
     assert code == 0 and out.count("\n") == 1
     assert found["label"] == max(found["scores"], key=found["scores"].get)
@@ -59,8 +59,8 @@ def test_predict_prints_one_object_with_the_fields_scripts_rely_on(
 
 
 def test_parts_go_in_the_order_given(tiny_server: str, photo: str, capsys: Captured) -> None:
-    def scores(*words: str) -> dict[str, float]:
-        _, out, _ = asked(capsys, "predict", "--server", tiny_server, "--json", *words)
+    def scores(*argv: str) -> dict[str, float]:
+        _, out, _ = asked(capsys, "predict", "--server", tiny_server, "--json", *argv)
         found: dict[str, float] = json.loads(out)["scores"]
         return found
 
@@ -77,18 +77,18 @@ def test_predict_without_json_reads_well(tiny_server: str, capsys: Captured) -> 
 
 
 def test_labels_and_embedding_come_when_asked_for(tiny_server: str, capsys: Captured) -> None:
-    words = ("--text", "hum", "--label", "yes", "--label", "no", "--embed", "--json")
-    _, out, _ = asked(capsys, "predict", "--server", tiny_server, *words)
+    argv = ("--text", "hum", "--label", "yes", "--label", "no", "--embed", "--json")
+    _, out, _ = asked(capsys, "predict", "--server", tiny_server, *argv)
     found = json.loads(out)
     assert set(found["scores"]) == {"yes", "no"}
     assert sum(value**2 for value in found["embedding"]) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_generate_streams_text_and_ends_with_its_facts(tiny_server: str, capsys: Captured) -> None:
-    words = ("--generate", "--text", "hum", "--max-new-tokens", "5")
-    code, out, _ = asked(capsys, "predict", "--server", tiny_server, *words)
+    argv = ("--generate", "--text", "hum", "--max-new-tokens", "5")
+    code, out, _ = asked(capsys, "predict", "--server", tiny_server, *argv)
     assert code == 0 and "tokens   " in out and "tiny-" in out
-    _, out, _ = asked(capsys, "predict", "--server", tiny_server, *words, "--json")
+    _, out, _ = asked(capsys, "predict", "--server", tiny_server, *argv, "--json")
     assert 1 <= json.loads(out)["tokens"] <= 5
 
 
@@ -96,13 +96,13 @@ def test_generate_streams_text_and_ends_with_its_facts(tiny_server: str, capsys:
 def test_repeat_sums_up_a_small_load(
     tiny_server: str, how: tuple[str, ...], capsys: Captured
 ) -> None:
-    words = ("--text", "hum", "--repeat", "40", "--concurrency", "8", *how)
-    code, out, err = asked(capsys, "predict", "--server", tiny_server, *words, "--json")
+    argv = ("--text", "hum", "--repeat", "40", "--concurrency", "8", *how)
+    code, out, err = asked(capsys, "predict", "--server", tiny_server, *argv, "--json")
     found = json.loads(out)
     assert (code, found["answered"], found["errors"]) == (0, 40, {})
     assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]
     assert "40" in err  # the progress bar
-    _, out, _ = asked(capsys, "predict", "--server", tiny_server, *words)
+    _, out, _ = asked(capsys, "predict", "--server", tiny_server, *argv)
     assert "40 answered" in out and "p99" in out
 
 
@@ -112,8 +112,8 @@ def test_a_large_file_goes_by_upload(tiny_server: str, tmp_path: Path, capsys: C
     path = tmp_path / "large.bmp"
     path.write_bytes(made.image("BMP", Image.new("RGB", (1300, 1300), "red")))
     assert path.stat().st_size > 4 * MIB
-    words = ("--image", str(path), "--json")
-    code, out, err = asked(capsys, "predict", "--server", tiny_server, *words)
+    argv = ("--image", str(path), "--json")
+    code, out, err = asked(capsys, "predict", "--server", tiny_server, *argv)
     assert code == 0, err
     assert json.loads(out)["timings_ms"]["decode"] > 0
 
@@ -123,19 +123,19 @@ def test_refused_input_is_exit_3_and_names_the_part(
 ) -> None:
     empty = tmp_path / "empty.jpg"
     empty.write_bytes(b"")
-    words = ("--text", "hum", "--image", str(empty))
-    code, out, err = asked(capsys, "predict", "--server", tiny_server, *words)
+    argv = ("--text", "hum", "--image", str(empty))
+    code, out, err = asked(capsys, "predict", "--server", tiny_server, *argv)
     assert (code, out) == (3, "")
     assert "examples[0].parts[1].data" in err and "EMPTY" in err
-    code, _, err = asked(capsys, "predict", "--server", tiny_server, *words, "--repeat", "3")
+    code, _, err = asked(capsys, "predict", "--server", tiny_server, *argv, "--repeat", "3")
     assert code == 3 and "EMPTY" in err
-    code, _, err = asked(capsys, "predict", "--server", tiny_server, *words, "--generate")
+    code, _, err = asked(capsys, "predict", "--server", tiny_server, *argv, "--generate")
     assert code == 3 and "example.parts[1].data" in err
 
 
 def test_another_stamp_is_exit_5_with_the_serving_one(tiny_server: str, capsys: Captured) -> None:
-    words = ("--text", "hum", "--expected-stamp", "ab" * 32)
-    code, _, err = asked(capsys, "predict", "--server", tiny_server, *words)
+    argv = ("--text", "hum", "--expected-stamp", "ab" * 32)
+    code, _, err = asked(capsys, "predict", "--server", tiny_server, *argv)
     assert code == 5 and "serves stamp" in err
     _, out, _ = asked(capsys, "predict", "--server", tiny_server, "--text", "hum", "--json")
     pinned = ("--text", "hum", "--expected-stamp", json.loads(out)["stamp"])
@@ -148,15 +148,15 @@ def test_a_set_of_stamps_is_answered_when_the_serving_one_is_in_it(
 ) -> None:
     _, out, _ = asked(capsys, "predict", "--server", tiny_server, "--text", "hum", "--json")
     serving = json.loads(out)["stamp"]
-    words = ("--server", tiny_server, "--text", "hum", *how, "--expected-stamp", "ab" * 32)
-    assert asked(capsys, "predict", *words, "--expected-stamp", serving)[0] == 0
-    code, _, err = asked(capsys, "predict", *words, "--expected-stamp", "cd" * 32)
+    argv = ("--server", tiny_server, "--text", "hum", *how, "--expected-stamp", "ab" * 32)
+    assert asked(capsys, "predict", *argv, "--expected-stamp", serving)[0] == 0
+    code, _, err = asked(capsys, "predict", *argv, "--expected-stamp", "cd" * 32)
     assert code == 5 and serving in err
 
 
 def test_an_expired_deadline_is_exit_4(tiny_server: str, capsys: Captured) -> None:
-    words = ("--text", "hum", "--deadline-ms", "0.01")
-    assert asked(capsys, "predict", "--server", tiny_server, *words)[0] == 4
+    argv = ("--text", "hum", "--deadline-ms", "0.01")
+    assert asked(capsys, "predict", "--server", tiny_server, *argv)[0] == 4
 
 
 def free_port() -> int:
@@ -194,7 +194,7 @@ def test_status_shows_the_evidence_of_every_modality_mix(
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("argv", "complaint"),
     [
         (("predict",), "at least one of --text"),
         (("predict", "--image", "/no/such/file"), "/no/such/file"),
@@ -211,10 +211,10 @@ def test_status_shows_the_evidence_of_every_modality_mix(
     ],
 )
 def test_wrong_usage_is_exit_2_and_names_what_is_wrong(
-    words: tuple[str, ...], complaint: str, tiny_bundle: Path, capsys: Captured
+    argv: tuple[str, ...], complaint: str, tiny_bundle: Path, capsys: Captured
 ) -> None:
-    serving = () if words[0] in (*COMMANDS, "forecast") else ("--bundle", str(tiny_bundle))
-    code, _, err = asked(capsys, *words, *serving)
+    serving = () if argv[0] in (*COMMANDS, "forecast") else ("--bundle", str(tiny_bundle))
+    code, _, err = asked(capsys, *argv, *serving)
     assert code == 2 and complaint in err
 
 
@@ -254,8 +254,8 @@ def test_every_setting_has_a_flag_and_the_flags_defaults_are_the_settings() -> N
 
 
 def test_units_of_flags_are_those_of_their_names() -> None:
-    words = ["--max-message-mb", "2.5", "--max-text-kb", "8", "--grace", "1.5", "--insecure"]
-    config = config_of(parser().parse_args(words))
+    argv = ["--max-message-mb", "2.5", "--max-text-kb", "8", "--grace", "1.5", "--insecure"]
+    config = config_of(parser().parse_args(argv))
     assert config.max_message_bytes == int(2.5 * MIB)
     assert (config.max_text_bytes, config.drain_s, config.insecure) == (8192, 1.5, True)
 
@@ -274,12 +274,12 @@ def test_a_reader_who_has_seen_enough_is_no_error(
 ) -> None:
     """As `| head` is: what is left is written at the exit, into a pipe that nobody reads."""
     (tmp_path / "bundles").mkdir()
-    words = {"server": ["bundles", "--data", tmp_path], "pipelines": ["inspect", tiny_bundle]}
+    argv = {"server": ["bundles", "--data", tmp_path], "pipelines": ["inspect", tiny_bundle]}
     reading, writing = os.pipe()
     os.close(reading)
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
-        [sys.executable, "-m", f"{program_of}.main", *words[program_of]],
+        [sys.executable, "-m", f"{program_of}.main", *argv[program_of]],
         cwd=ROOT,
         env=buffered,
         stdout=writing,

@@ -99,7 +99,7 @@ async def test_parts_reach_the_engine_as_sent_and_in_order() -> None:
     assert (work.mix, work.slices, work.client) == ("audio+image+text", {"site": "b"}, "press-7")
     assert (work.session, work.priority, work.keep_payload) == ("s", 0, False)
     assert work.trace_parent == f"00-{'a' * 32}-{'b' * 16}-01"
-    assert work.deadline is not None and work.cost > 0
+    assert work.deadline is not None and work.estimated_tokens > 0
 
 
 async def test_client_is_host_and_program_when_it_does_not_say_who_it_is() -> None:

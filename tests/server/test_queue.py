@@ -29,7 +29,7 @@ def work(
         deadline=deadline,
         session="",
         expected_stamps=frozenset(),
-        cost=cost,
+        estimated_tokens=cost,
         client="",
         slices={},
         keep_payload=False,
@@ -187,7 +187,7 @@ def test_a_batch_is_never_over_budget_and_never_empty(
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 30)), max_size=30))
 def test_a_replica_never_holds_more_ahead_than_its_room(rows: list[tuple[int, int]]) -> None:
     held = InFlight(most_bytes=50)
-    held.rows_room, held.cost_room = 6, 500
+    held.rows_room, held.tokens_room = 6, 500
     for number, (cost, size) in enumerate(rows):
         row = work(str(number), cost=cost, size=size)
         if not held.fits(row):
@@ -199,7 +199,7 @@ def test_a_replica_never_holds_more_ahead_than_its_room(rows: list[tuple[int, in
         held.add(entry(row))
         ahead = [e.work for e in held.ahead.values()]
         assert len(ahead) <= 6
-        assert sum(w.cost for w in ahead) <= 500 or len(ahead) == 1
+        assert sum(w.estimated_tokens for w in ahead) <= 500 or len(ahead) == 1
         assert sum(len(w.example) for w in ahead) <= 50 or len(ahead) == 1
     for e in held.entries:
         held.release(e.work.id)

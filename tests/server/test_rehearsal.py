@@ -123,10 +123,10 @@ async def serving(folder: Path, kept: Kept, **settings: object) -> AsyncIterator
     engine = Engine(config, build(config), kept, build=build)
     journal: list[tuple[str, str, str]] = []
 
-    def told(action: str, switch: Switch | None, detail: str) -> None:
+    def record(action: str, switch: Switch | None, detail: str) -> None:
         journal.append((action, switch.stamp if switch is not None else "", detail))
 
-    deployment = Deployment(engine.pool_set, BundleStore(folder / "bundles"), told)
+    deployment = Deployment(engine.pool_set, BundleStore(folder / "bundles"), record)
     validator = Validator(config, UploadStore(upload_limits(config)))
     await engine.start()
     try:

@@ -148,8 +148,8 @@ class Said:
         return [*singles, *(done for batch in batches for done in batch)]
 
 
-def stages(said: Said, shared_cores: bool) -> Executor:
-    made = Executor(StubModel(), said, Budget(8, 1000), Crew(1, shared_cores), 4)
+def stages(output: Said, shared_cores: bool) -> Executor:
+    made = Executor(StubModel(), output, Budget(8, 1000), Crew(1, shared_cores), 4)
     made.start()
     return made
 
@@ -163,10 +163,10 @@ def submit(made: Executor, *texts: str, expires_in_s: float = 0.0) -> None:
 
 @pytest.mark.parametrize("shared_cores", [True, False])
 def test_rows_begin_before_they_are_done_and_end_once(shared_cores: bool) -> None:
-    said = Said()
-    submit(stages(said, shared_cores), "a", "bad", "boom", "b")
-    done = said.wait(4)
-    begun = [i for m in said.messages if m.HasField("begun") for i in m.begun.ids]
+    output = Said()
+    submit(stages(output, shared_cores), "a", "bad", "boom", "b")
+    done = output.wait(4)
+    begun = [i for m in output.messages if m.HasField("begun") for i in m.begun.ids]
     assert sorted(d.id for d in done) == ["a/0", "b/3", "bad/1", "boom/2"]
     assert {i.split("/")[0] for i in begun} == {"a", "b", "boom"}
     faults = {d.id: d.fault.code for d in done if d.HasField("fault")}
@@ -174,10 +174,10 @@ def test_rows_begin_before_they_are_done_and_end_once(shared_cores: bool) -> Non
 
 
 def test_expired_rows_are_dropped_before_the_forward() -> None:
-    said = Said()
-    submit(stages(said, shared_cores=False), "slow 0.2", "late", expires_in_s=0.1)
-    assert [done.fault.code for done in said.wait(2)] == ["DEADLINE_EXCEEDED"] * 2
-    assert not any(message.HasField("begun") for message in said.messages)
+    output = Said()
+    submit(stages(output, shared_cores=False), "slow 0.2", "late", expires_in_s=0.1)
+    assert [done.fault.code for done in output.wait(2)] == ["DEADLINE_EXCEEDED"] * 2
+    assert not any(message.HasField("begun") for message in output.messages)
 
 
 # ---- the real thing ------------------------------------------------------------------------------

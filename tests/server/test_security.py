@@ -277,7 +277,7 @@ def test_tls_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         (["--tls-ca", "ca.pem", "--tls-cert", "client-admin.pem"], "belong together"),
         (["--tls-ca", "ca.pem", "--tls-key", "client-admin.key"], "belong together"),
@@ -287,14 +287,14 @@ def test_tls_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_half_a_certificate_is_wrong_usage_and_not_an_abort(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     authority.make(tmp_path, ["localhost"], NOW)
     there = [word if word.startswith("--") else str(tmp_path / word) for word in words]
     with pytest.raises(SystemExit) as ended:
         command(["status", "--server", "localhost:1", *there])
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert output in capsys.readouterr().err
 
 
 def test_a_server_with_a_foreign_key_says_so_and_not_that_its_port_is_taken(
@@ -303,12 +303,12 @@ def test_a_server_with_a_foreign_key_says_so_and_not_that_its_port_is_taken(
     authority.make(tmp_path, ["localhost"], NOW)
     files = ["--tls-cert", str(tmp_path / "server.pem"), "--tls-key", str(tmp_path / "ca.key")]
     assert command([*files, "--listen", "localhost:0", "--data", str(tmp_path / "data")]) != 0
-    said = capsys.readouterr()
-    assert "ca.key is not the key of" in said.err + said.out
+    output = capsys.readouterr()
+    assert "ca.key is not the key of" in output.err + output.out
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "output"),
     [
         ("last error: UNAVAILABLE: ipv4:127.0.0.1:1: Socket closed", "--tls-cert"),
         ("Hostname Verification Check failed.", "another name"),
@@ -318,8 +318,8 @@ def test_a_server_with_a_foreign_key_says_so_and_not_that_its_port_is_taken(
         ("Connection refused", ""),
     ],
 )
-def test_a_broken_handshake_is_told_with_what_it_may_mean(message: str, said: str) -> None:
-    assert (said in refused(message)) if said else refused(message) == ""
+def test_a_broken_handshake_is_told_with_what_it_may_mean(message: str, output: str) -> None:
+    assert (output in refused(message)) if output else refused(message) == ""
 
 
 def test_without_tls_nothing_of_cryptography_is_loaded() -> None:

@@ -84,8 +84,8 @@ def place(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def asked(capsys: Captured, *words: str) -> tuple[int, str, str]:
     code = main(list(words))
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    output = capsys.readouterr()
+    return code, output.out, output.err
 
 
 def test_a_bundle_nobody_vouches_for_ends_the_start_with_78(

@@ -1,4 +1,4 @@
-"""`server slices`: what a running server answers, and how it is said."""
+"""`server slices`: what a running server answers, and how it is printed."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_the_worst_comes_first_and_nothing_in_it_reaches_the_terminal() -> None:
     found = pb.SlicesResponse(rows_searched=5000, seconds=0.42)
     found.slices.add(words="site=\x1b[31mb: error 14.4 % against 8.5 % elsewhere")
     found.slices.add(words="audio.duration > 30 s: error 12.0 % against 8.5 % elsewhere")
-    said = slices._text(found).splitlines()
-    assert said[0].startswith("1. site=\\x1b[31mb: error 14.4 %")
-    assert said[-1] == "5000 predictions searched in 0.4 s"
+    output = slices._text(found).splitlines()
+    assert output[0].startswith("1. site=\\x1b[31mb: error 14.4 %")
+    assert output[-1] == "5000 predictions searched in 0.4 s"
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ async def test_ready_is_not_said_while_every_replica_is_slow_and_life_is_shown_m
 ) -> None:
     config = stub_config(probe_interval_s=0.3)
     engine = Engine(config, stub_pool(config, probes="slow,slow,slow,slow,right"), Kept())
-    told = asyncio.create_task(ServiceManager(str(tmp_path / "notify"), 0.06).attend(engine))
+    attending = asyncio.create_task(ServiceManager(str(tmp_path / "notify"), 0.06).attend(engine))
     try:
         await engine.start()
         await until(lambda: engine.snapshot().state == "NOT_READY")
@@ -118,7 +118,7 @@ async def test_ready_is_not_said_while_every_replica_is_slow_and_life_is_shown_m
         await until(lambda: "READY=1" in manager.heard)
         assert manager.heard.count("READY=1") == 1
     finally:
-        told.cancel()
+        attending.cancel()
         await engine.stop()
 
 

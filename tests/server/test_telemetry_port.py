@@ -65,8 +65,8 @@ def test_the_whole_server_serves_when_it_can_write_nowhere(
         assert main(["predict", "--server", server.address, "--text", "hum"]) == 0
         assert main(["status", "--server", server.address]) == 0
         assert server.stop() == 0
-    said = "\n".join(server.lines)
-    assert "TELEMETRY IS DEGRADED" in said and "NO OTHER BUNDLE CAN BE LOADED" in said
+    output = "\n".join(server.lines)
+    assert "TELEMETRY IS DEGRADED" in output and "NO OTHER BUNDLE CAN BE LOADED" in output
     assert "DEGRADED: telemetry degraded: " in capsys.readouterr().out
 
 
@@ -112,11 +112,11 @@ def test_simulated_time_is_telemetrys_clock_alone() -> None:
 
 async def test_what_is_served_is_told_from_start_to_stop(tmp_path: Path, facts: Facts) -> None:
     held = telemetry(tmp_path)
-    told = DeployJournal(held, Clock())
-    await told.start(facts)
-    told.switched("activate", Switch("cd" * 32, "next", facts.stamp, 1e-6), "")
-    told.switched("refuse", None, "speed: too slow")
-    told.stop(facts)
+    journal = DeployJournal(held, Clock())
+    await journal.start(facts)
+    journal.switched("activate", Switch("cd" * 32, "next", facts.stamp, 1e-6), "")
+    journal.switched("refuse", None, "speed: too slow")
+    journal.stop(facts)
     rows = journal(held)
     assert isinstance(held, Telemetry)
     held.close()
@@ -136,10 +136,10 @@ async def test_a_bundle_whose_reference_or_objective_does_not_fit_is_refused(
     tmp_path: Path, facts: Facts, damage: Callable[[Facts], Facts], why: str
 ) -> None:
     held = telemetry(tmp_path)
-    told = DeployJournal(held, Clock())
+    journal = DeployJournal(held, Clock())
     with pytest.raises(DeployRefused, match=why):
-        await told.start(damage(facts))
-    told.stop(facts)
+        await journal.start(damage(facts))
+    journal.stop(facts)
     actions = [row.action for row in journal(held)]
     held.close()
     assert actions == ["refuse"], "what never served does not stop"

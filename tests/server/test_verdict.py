@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from server.rehearsal import intervals
-from server.rehearsal.comparison import Comparison, by_slice, columns_of, comparison_of
+from server.rehearsal.comparison import BundleComparison, by_slice, columns_of, comparison_of
 from server.rehearsal.intervals import Interval, rows_needed, wilson, z_of
 from server.rehearsal.paired_answers import AnswerPair, BundleAnswer
 from server.rehearsal.verdict import Latency, RehearsalVerdict, judge, slice_line
@@ -39,7 +39,7 @@ def pair(before: str, now: str, true: str = "", weight: float = 1.0, **tags: str
     return AnswerPair(weight, BundleAnswer(before, 0.9), BundleAnswer(now, 0.9), 0.01, true, tags)
 
 
-def whole(pairs: list[AnswerPair], table: bytes = b"") -> Comparison:
+def whole(pairs: list[AnswerPair], table: bytes = b"") -> BundleComparison:
     return comparison_of(columns_of(pairs, sticks(table)))
 
 

@@ -234,7 +234,7 @@ def work(entry_id: str, text: str, **changes: Any) -> Work:
         "deadline": None,
         "session": "",
         "expected_stamps": frozenset(),
-        "cost": 10,
+        "estimated_tokens": 10,
         "client": "test",
         "slices": {},
         "keep_payload": True,

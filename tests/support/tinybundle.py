@@ -74,7 +74,7 @@ def make_spec(seed: int = 0, **changes: Any) -> BundleSpec:
         "objective": {
             "unit": "EUR",
             "value": {
-                true: {said: 1.0 if true == said else -4.0 for said in LABELS} for true in LABELS
+                true: {label: 1.0 if true == label else -4.0 for label in LABELS} for true in LABELS
             },
         },
         "training": {"data_id": f"random weights, seed {seed}"},
