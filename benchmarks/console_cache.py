@@ -56,7 +56,7 @@ def prediction(identity: str, at_ms: int) -> PredictionRow:
         identity, at_ms, STAMP, "text", "ok", confidence=0.8, timing=Timing(1, 2, 3, 20, 1, 27),
         slices={"site": "a", "region": "lon"}, session="s", trace_id="t" * 32,
         features=tuple(float(x) for x in range(40)), task="classify", client="camera",
-        company=("x" * 20,) * 4,
+        batch_mates=("x" * 20,) * 4,
     )  # fmt: skip
 
 

@@ -53,9 +53,9 @@ def request(names: tuple[str, ...]) -> tuple[Work, Outcome, dict[str, float]]:
         expected_stamps=frozenset(), cost=400, client="press-7",
         slices={"site": "a", "shift": "night"}, keep_payload=True, mix="audio+image+text",
     )  # fmt: skip
-    company = tuple(prediction_id() for _ in range(7))
+    batch_mates = tuple(prediction_id() for _ in range(7))
     timing = Timing(1.0, 2.0, 3.0, 20.0, 0.5, 26.5)
-    outcome = Outcome(made.id, answer, None, timing, 8, "ab" * 32, 0, False, company, made.mix)
+    outcome = Outcome(made.id, answer, None, timing, 8, "ab" * 32, 0, False, batch_mates, made.mix)
     return made, outcome, values
 
 

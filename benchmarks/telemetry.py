@@ -84,7 +84,7 @@ def records(n: int, features: int, slices: int, payload: int = 0) -> list[Record
         post_ms=0.5,
         total_ms=27.0,
         env="cpu float32",
-        company=("b" * 32, "c" * 32),
+        batch_mates=("b" * 32, "c" * 32),
     )
     return [
         replace(

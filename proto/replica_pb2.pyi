@@ -289,29 +289,29 @@ class FromReplica(_message.Message):
     looked: Looked
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., loading: _Optional[_Union[Loading, _Mapping]] = ..., room: _Optional[_Union[Room, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ..., fatal: _Optional[_Union[Fatal, _Mapping]] = ..., done_batch: _Optional[_Union[DoneBatch, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., begun: _Optional[_Union[Begun, _Mapping]] = ..., looked: _Optional[_Union[Looked, _Mapping]] = ...) -> None: ...
 
-class Moved(_message.Message):
-    __slots__ = ("kind", "name", "words", "now")
+class Changed(_message.Message):
+    __slots__ = ("kind", "name", "message", "affects_answers_now")
     KIND_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
-    WORDS_FIELD_NUMBER: _ClassVar[int]
-    NOW_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    AFFECTS_ANSWERS_NOW_FIELD_NUMBER: _ClassVar[int]
     kind: str
     name: str
-    words: str
-    now: bool
-    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., words: _Optional[str] = ..., now: _Optional[bool] = ...) -> None: ...
+    message: str
+    affects_answers_now: bool
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., message: _Optional[str] = ..., affects_answers_now: _Optional[bool] = ...) -> None: ...
 
 class Looked(_message.Message):
-    __slots__ = ("moved", "took_ms", "verify_id", "trouble")
-    MOVED_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("changed", "took_ms", "verify_id", "error")
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
     TOOK_MS_FIELD_NUMBER: _ClassVar[int]
     VERIFY_ID_FIELD_NUMBER: _ClassVar[int]
-    TROUBLE_FIELD_NUMBER: _ClassVar[int]
-    moved: _containers.RepeatedCompositeFieldContainer[Moved]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    changed: _containers.RepeatedCompositeFieldContainer[Changed]
     took_ms: float
     verify_id: int
-    trouble: str
-    def __init__(self, moved: _Optional[_Iterable[_Union[Moved, _Mapping]]] = ..., took_ms: _Optional[float] = ..., verify_id: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
+    error: str
+    def __init__(self, changed: _Optional[_Iterable[_Union[Changed, _Mapping]]] = ..., took_ms: _Optional[float] = ..., verify_id: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class DoneBatch(_message.Message):
     __slots__ = ("items",)

@@ -34,7 +34,7 @@ def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
         error=f"{fault.code}/{fault.reason}/{fault.field}" if fault else "",
         env=env,
         trace_id=_trace_id(work.trace_parent),
-        company=outcome.company,
+        batch_mates=outcome.batch_mates,
         payload=work.example if work.keep_payload else b"",
     )
 

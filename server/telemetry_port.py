@@ -71,10 +71,10 @@ class Witness(Protocol):
 
     def worst_slices(self, wanted: Search) -> Found: ...
 
-    def acknowledge(self, alert_id: str, by: str, note: str, undo: bool) -> AlertRow:
+    def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:
         """Raises UnknownAlert."""
 
-    def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
+    def silence(self, matcher: str, until: float, actor: str, reason: str) -> SilenceRow:
         """Raises BadFilter or ValueError."""
 
     def end_silence(self, silence_id: str) -> SilenceRow:
@@ -131,10 +131,10 @@ class Unrecorded:
     def worst_slices(self, wanted: Search) -> Found:
         return Found([], 0, False)
 
-    def acknowledge(self, alert_id: str, by: str, note: str, undo: bool) -> AlertRow:
+    def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:
         raise self._refusal()
 
-    def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
+    def silence(self, matcher: str, until: float, actor: str, reason: str) -> SilenceRow:
         raise self._refusal()
 
     def end_silence(self, silence_id: str) -> SilenceRow:

@@ -87,7 +87,7 @@ class Outcome:
     stamp: str
     replica: int
     retried: bool = False
-    company: tuple[str, ...] = field(default=())  # other ids of the same forward
+    batch_mates: tuple[str, ...] = field(default=())  # other ids of the same forward
     mix: str = ""  # as decoded; "" when it was not
 
 
@@ -130,25 +130,25 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """One thing that is not what a replica loaded. `kind`: file, code, memory or library. `now`:
-    answers may differ already; else only after the next start."""
+class Changed:
+    """One item that differs from what a replica loaded. `kind`: file, code, memory or library.
+    `affects_answers_now`: answers may differ already; otherwise only after the next start."""
 
     kind: str
     name: str
-    words: str
-    now: bool
+    message: str
+    affects_answers_now: bool
 
 
 @dataclass(frozen=True, slots=True)
 class SelfCheck:
     """A replica against what it loaded, as it said last. Times are unix seconds, 0: never."""
 
-    moved: tuple[Moved, ...] = ()
+    changed: tuple[Changed, ...] = ()
     at: float = 0.0
     took_ms: float = 0.0
     verified_at: float = 0.0
-    trouble: str = ""  # why it could not look
+    error: str = ""  # why the check failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ class Bridge(QObject):
                 server=server,
                 kind=kind,
                 target=target,
-                by=_user(),
+                actor=_user(),
                 note=note,
                 until_unix_ms=int(until_s * 1000),
                 undo=undo,

@@ -58,10 +58,10 @@ _HEADS = {
     "prediction": "INSERT INTO prediction (server, id, at_ms, stamp, mix, label, true_label,"
     " confidence, margin, entropy, closed_set_mass, queue_ms, decode_ms, preprocess_ms, forward_ms,"
     " post_ms, total_ms, batch_size, replica, slices, error, kept, client, session, trace_id,"
-    " features, task, company) VALUES (?" + ",?" * 27 + ")"
+    " features, task, batch_mates) VALUES (?" + ",?" * 27 + ")"
     # In place, so that the row keeps its number while the panel pages through it.
     " ON CONFLICT (server, id) DO UPDATE SET true_label = excluded.true_label,"
-    " kept = excluded.kept, error = excluded.error, company = excluded.company",
+    " kept = excluded.kept, error = excluded.error, batch_mates = excluded.batch_mates",
     "alert": "INSERT OR REPLACE INTO alert (server, id, at_ms, body) VALUES (?,?,?,?)",
     "deploy": "INSERT OR REPLACE INTO deploy (server, at_ms, id, body) VALUES (?,?,?,?)",
     "quality": "INSERT OR REPLACE INTO quality (server, at_ms, id, body) VALUES (?,?,?,?)",
@@ -201,5 +201,5 @@ def _prediction(row: PredictionRow, server: int, names: Names) -> tuple[object, 
         row.trace_id,
         np.asarray(row.features, "<f4").tobytes(),
         row.task,
-        json.dumps(row.company),
+        json.dumps(row.batch_mates),
     )

@@ -21,7 +21,8 @@ MOST = 1_000_000
 _COLUMNS = (
     "seq, server, id, at_ms, stamp, mix, label, true_label, confidence, margin, entropy,"
     " closed_set_mass, queue_ms, decode_ms, preprocess_ms, forward_ms, post_ms, total_ms,"
-    " batch_size, replica, slices, error, kept, client, session, trace_id, features, task, company"
+    " batch_size, replica, slices, error, kept, client, session, trace_id, features, task,"
+    " batch_mates"
 )
 _INTERNED = {
     "label": "label",
@@ -196,5 +197,5 @@ def _prediction(row: Sequence[object], names: NameBook) -> PredictionRow:
         trace_id=str(row[25]),
         features=tuple(np.frombuffer(row[26], "<f4").tolist()),  # type: ignore[call-overload]
         task=str(row[27]),
-        company=tuple(json.loads(str(row[28]))),
+        batch_mates=tuple(json.loads(str(row[28]))),
     )

@@ -103,7 +103,7 @@ def slices(db: sqlite3.Connection, names: NameBook) -> list[tuple[str, SliceRow]
 
 
 def actions(db: sqlite3.Connection) -> list[Action]:
-    columns = "id, server, kind, target, by, note, until_unix_ms, undo, state, detail, at_s"
+    columns = "id, server, kind, target, actor, note, until_unix_ms, undo, state, detail, at_s"
     rows = db.execute(f"SELECT {columns} FROM action ORDER BY id DESC LIMIT 200")
     fields = columns.split(", ")
     found = [dict(zip(fields, row, strict=True)) for row in rows]

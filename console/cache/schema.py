@@ -6,7 +6,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-VERSION = 1  # PRAGMA user_version; a file with a higher one was written by a newer console
+VERSION = 2  # PRAGMA user_version; a file with a higher one was written by a newer console
 
 _COLD = (
     ("alert", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),
@@ -94,11 +94,12 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA busy_timeout = 5000")
     if found < VERSION:
-        _migrate(connection)
+        build(connection)
     return connection
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def build(connection: sqlite3.Connection, stop_before: str | None = None) -> None:
+    """Apply the migrations that the file lacks, up to `stop_before`."""
     # A quarter of a second to import, and needed on the first start only.
     from sqlite_utils import Database, Migrations
 
@@ -114,5 +115,20 @@ def _migrate(connection: sqlite3.Connection) -> None:
             if table != "feature":
                 db.execute(f"CREATE INDEX {table}_at ON {table} (at_ms)")
 
-    migrations.apply(Database(connection))
+    @migrations(name="0002_names_of_the_field")
+    def names_of_the_field(db: Database) -> None:
+        db.execute("ALTER TABLE prediction RENAME COLUMN company TO batch_mates")
+        db.execute("ALTER TABLE action RENAME COLUMN by TO actor")
+        for table, old, new in (
+            ("deploy", "by", "actor"),
+            ("silence", "by", "actor"),
+            ("slice", "words", "message"),
+        ):
+            db.execute(
+                f"UPDATE {table} SET body = json_remove("
+                f"json_set(body, '$.{new}', json_extract(body, '$.{old}')), '$.{old}')"
+                f" WHERE json_type(body, '$.{old}') IS NOT NULL"
+            )
+
+    migrations.apply(Database(connection), stop_before=stop_before)
     connection.execute(f"PRAGMA user_version = {VERSION}")

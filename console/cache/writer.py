@@ -166,9 +166,20 @@ def _meta(db: sqlite3.Connection, key: str, value: str) -> frozenset[str]:
 
 def _add_action(db: sqlite3.Connection, a: Action) -> frozenset[str]:
     db.execute(
-        "INSERT INTO action (server, kind, target, by, note, until_unix_ms, undo, state, detail,"
+        "INSERT INTO action (server, kind, target, actor, note, until_unix_ms, undo, state, detail,"
         " at_s) VALUES (?,?,?,?,?,?,?,?,?,?)",
-        (a.server, a.kind, a.target, a.by, a.note, a.until_unix_ms, a.undo, "waiting", "", a.at_s),
+        (
+            a.server,
+            a.kind,
+            a.target,
+            a.actor,
+            a.note,
+            a.until_unix_ms,
+            a.undo,
+            "waiting",
+            "",
+            a.at_s,
+        ),
     )
     return frozenset({"action"})
 

@@ -160,7 +160,10 @@ class Hub:
             if action.kind == "acknowledge":
                 answer = await stub.Acknowledge(
                     observe_pb2.AcknowledgeRequest(
-                        alert_id=action.target, by=action.by, note=action.note, undo=action.undo
+                        alert_id=action.target,
+                        actor=action.actor,
+                        note=action.note,
+                        undo=action.undo,
                     ),
                     timeout=CALL_S,
                     metadata=metadata,
@@ -214,10 +217,10 @@ class Hub:
 
 def _silence(action: Action) -> observe_pb2.SilenceRequest:
     if action.undo:
-        return observe_pb2.SilenceRequest(end_id=action.target, by=action.by)
+        return observe_pb2.SilenceRequest(end_id=action.target, actor=action.actor)
     return observe_pb2.SilenceRequest(
         matcher=action.target,
         until_unix_ms=action.until_unix_ms,
-        by=action.by,
+        actor=action.actor,
         reason=action.note,
     )

@@ -120,7 +120,7 @@ def worst_by_expression(
 def worst_columns() -> tuple[Column, ...]:
     def words(pair: tuple[str, SliceRow]) -> Cell:
         row = pair[1]
-        return Cell(row.words or row.expression, "text", tip=row.expression)
+        return Cell(row.message or row.expression, "text", tip=row.expression)
 
     def error(pair: tuple[str, SliceRow]) -> Cell:
         row = pair[1]

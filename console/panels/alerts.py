@@ -77,7 +77,7 @@ def _silence_columns() -> tuple[Column, ...]:
     return (
         Column("silenced", lambda p: Cell(p[1].matcher, mono=True), 0),
         Column("until UTC", until, 96),
-        Column("by", lambda p: Cell(p[1].by, "dim"), 90, spare=1),
+        Column("by", lambda p: Cell(p[1].actor, "dim"), 90, spare=1),
         Column("why", lambda p: Cell(p[1].reason, "dim"), 160, spare=2),
     )
 

@@ -221,7 +221,7 @@ class DetailPanel(Panel):
         self.single = single
         self._clear()
         row = single.row
-        self.waterfall.show_row(row, single.company)
+        self.waterfall.show_row(row, single.batch_mates)
         self.waterfall.setVisible(row is not None)
         self.fetch.setVisible(False)
         self._soon.stop()

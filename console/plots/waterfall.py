@@ -26,14 +26,14 @@ class Waterfall(QWidget):
         super().__init__()
         self._look = look
         self.row: PredictionRow | None = None
-        self.company: tuple[PredictionRow, ...] = ()
+        self.batch_mates: tuple[PredictionRow, ...] = ()
         self.setAccessibleName("Stages of the request")
         self.setFixedHeight(ROW * 6 + 10)
 
-    def show_row(self, row: PredictionRow | None, company: Sequence[PredictionRow]) -> None:
+    def show_row(self, row: PredictionRow | None, batch_mates: Sequence[PredictionRow]) -> None:
         self.row = row
-        self.company = tuple(company)[:6]
-        self.setFixedHeight(ROW * (7 + len(self.company)) + 8)
+        self.batch_mates = tuple(batch_mates)[:6]
+        self.setFixedHeight(ROW * (7 + len(self.batch_mates)) + 8)
         if row is not None:
             words = [f"{s} {milliseconds(v)}" for s, v in zip(STAGES, stages_of(row.timing),
                                                               strict=True)]  # fmt: skip
@@ -72,7 +72,7 @@ class Waterfall(QWidget):
     def _paint_company(self, painter: QPainter, area: QRectF, y: float, total: float) -> None:
         """The others, each as one thin bar on the same scale."""
         theme, font = self._look.theme, self._look.small_figures
-        for other in self.company:
+        for other in self.batch_mates:
             name = QRectF(0, y, NAMES - 8, ROW)
             paint.text(
                 painter, name, other.prediction_id[:8], theme.color("dim"), font, paint.RIGHT

@@ -38,7 +38,7 @@ def severity_of(action: str) -> str:
 def sentence(name: str, row: DeployRow) -> str:
     """`gpu-01 rollback 7f3a91c2e0b4 from 0ec7be93c298 by kim: p99 doubled`."""
     stamp = row.stamp[:12] or row.stamp_name
-    by = f" by {row.by}" if row.by else ""
+    by = f" by {row.actor}" if row.actor else ""
     if row.from_stamp and mark_of(row.action) in ("activate", "rollback"):
         by = f" from {row.from_stamp[:12]}{by}"
     detail = f": {row.detail}" if row.detail else ""
@@ -52,8 +52,8 @@ def tip(name: str, row: DeployRow, at_text: str) -> str:
         lines.append(f"stamp {row.stamp_name or row.stamp[:12]}")
     if row.from_stamp:
         lines.append(f"before {row.from_stamp[:12]}")
-    if row.by:
-        lines.append(f"by {row.by}")
+    if row.actor:
+        lines.append(f"by {row.actor}")
     if row.detail:
         lines.append(row.detail)
     return "\n".join(line[:300] for line in lines)

@@ -28,24 +28,25 @@ class ProbeEvidence:
 
 
 @dataclass(frozen=True, slots=True)
-class MovedItem:
-    """One thing that is not what a replica loaded. `now`: answers may differ already."""
+class ChangedItem:
+    """One item that differs from what a replica loaded. `affects_answers_now`: answers may differ
+    already."""
 
     kind: str = ""  # file | code | memory | library
     name: str = ""
-    words: str = ""
-    now: bool = False
+    message: str = ""
+    affects_answers_now: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SelfCheck:
     """A replica against what it loaded."""
 
-    moved: tuple[MovedItem, ...] = ()
+    changed: tuple[ChangedItem, ...] = ()
     at_unix_ms: int = 0
     took_ms: float = 0.0
     verified_unix_ms: int = 0
-    trouble: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,7 @@ class SilenceRow:
     id: str = ""
     matcher: str = ""
     until_unix_ms: int = 0
-    by: str = ""
+    actor: str = ""
     reason: str = ""
 
 
@@ -242,7 +243,7 @@ class DeployRow:
     stamp: str = ""
     stamp_name: str = ""
     from_stamp: str = ""
-    by: str = ""
+    actor: str = ""
     detail: str = ""
 
 
@@ -279,7 +280,7 @@ class PredictionRow:
     true_label: str = ""
     features: tuple[float, ...] = ()
     task: str = ""
-    company: tuple[str, ...] = ()
+    batch_mates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +314,7 @@ class QualityRow:
 @dataclass(frozen=True, slots=True)
 class SliceRow:
     expression: str = ""
-    words: str = ""
+    message: str = ""
     support: int = 0
     share: float = 0.0
     error: float = 0.0
@@ -399,7 +400,7 @@ class Action:
     server: str
     kind: str  # acknowledge | silence
     target: str  # alert id, matcher, or the id of the silence to end
-    by: str
+    actor: str
     note: str
     until_unix_ms: int = 0
     undo: bool = False

@@ -55,7 +55,7 @@ class Single:
     server: str
     prediction_id: str
     row: PredictionRow | None
-    company: tuple[PredictionRow, ...] = ()
+    batch_mates: tuple[PredictionRow, ...] = ()
     features: tuple[FeatureRow, ...] = ()  # of the stamp, in the order of the row's features
 
 

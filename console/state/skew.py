@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from console.state.dashboard import SkewCell, SkewLine
 from console.state.deploys import mark_of
-from console.state.domain import STAMP_PARTS, DeployRow, MovedItem, Server, ServerSnapshot
+from console.state.domain import STAMP_PARTS, ChangedItem, DeployRow, Server, ServerSnapshot
 
 # Where the files of a bundle lie, by part of the stamp (docs/bundle.md).
 _PARTS = (
@@ -79,7 +79,7 @@ def _line(
         return SkewLine(
             server.address, server.name, "", "", cells, math.nan, math.inf, False, (), (), ()
         )
-    parts = {part_of(item) for replica in found.replicas for item in replica.self_check.moved}
+    parts = {part_of(item) for replica in found.replicas for item in replica.self_check.changed}
     cells = tuple(
         replace(_cell(found.stamp_parts.get(part, ""), usual[part]), moved=part in parts)
         for part in STAMP_PARTS
@@ -117,9 +117,9 @@ def moved_of(found: ServerSnapshot) -> tuple[tuple[str, str, bool], ...]:
     said: dict[tuple[str, str, bool], list[int]] = {}
     for replica in found.replicas:
         check = replica.self_check
-        items = [(item.name, item.words, item.now) for item in check.moved]
-        if check.trouble:
-            items.append(("self-check", f"failed: {check.trouble}", False))
+        items = [(item.name, item.message, item.affects_answers_now) for item in check.changed]
+        if check.error:
+            items.append(("self-check", f"failed: {check.error}", False))
         for item in items:
             said.setdefault(item, []).append(replica.index)
     lines = [
@@ -129,7 +129,7 @@ def moved_of(found: ServerSnapshot) -> tuple[tuple[str, str, bool], ...]:
     return tuple(sorted(lines, key=lambda line: not line[2]))
 
 
-def part_of(item: MovedItem) -> str:
+def part_of(item: ChangedItem) -> str:
     """The part of the stamp that something which moved belongs to; empty for those not shown."""
     if item.kind == "library":
         return "libraries"

@@ -28,17 +28,17 @@ _OUTSIDE_MANIFEST: Final = (manifests.FILE, manifests.SIGNATURE, manifests.OPENS
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """One thing that is not what was loaded. `kind`: file, code, memory or library. `now`: answers
-    may differ already; else it is the next start that would."""
+class Changed:
+    """One item that differs from what was loaded. `kind`: file, code, memory or library.
+    `affects_answers_now`: answers may differ already; otherwise only after the next start."""
 
     kind: str
     name: str
-    words: str
-    now: bool = False
+    message: str
+    affects_answers_now: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name} {self.words}"
+        return f"{self.name} {self.message}"
 
 
 @dataclass(slots=True)
@@ -77,55 +77,55 @@ class SkewWatch:
         self._installed = installed or stamps.installed_libraries
         self._places: tuple[tuple[str, int], ...] = ()
         self._on_path: Mapping[str, str] = {}
-        self._bytes: tuple[Moved, ...] = ()  # as of the last `verify`
+        self._bytes: tuple[Changed, ...] = ()  # as of the last `verify`
 
-    def look(self) -> tuple[Moved, ...]:
+    def look(self) -> tuple[Changed, ...]:
         """Cheap enough for once a minute: asks the file system, and reads what that says is new.
 
         Empty while nothing moved. Raises OSError.
         """
         return tuple(self._found(thorough=False))
 
-    def verify(self, disk: bool = True) -> tuple[Moved, ...]:
+    def verify(self, disk: bool = True) -> tuple[Changed, ...]:
         """Every byte again: in memory and, with `disk`, of the files, whatever their times say.
 
         Takes as long as hashing the bundle twice. Raises OSError.
         """
-        self._bytes = tuple(self._moved_bytes())
+        self._bytes = tuple(self._changed_bytes())
         return tuple(self._found(thorough=disk))
 
-    def _found(self, thorough: bool) -> Iterator[Moved]:
+    def _found(self, thorough: bool) -> Iterator[Changed]:
         yield from self._bytes
-        yield from self._moved_files(thorough)
-        yield from self._moved_sources(thorough)
-        yield from self._moved_in_memory()
-        yield from self._moved_libraries(thorough)
+        yield from self._changed_files(thorough)
+        yield from self._changed_sources(thorough)
+        yield from self._changed_in_memory()
+        yield from self._changed_libraries(thorough)
 
     # ---- on disk -----------------------------------------------------------------------------
 
-    def _moved_files(self, thorough: bool) -> Iterator[Moved]:
+    def _changed_files(self, thorough: bool) -> Iterator[Changed]:
         for path, known in self._on_disk.items():
             words = _look_at(self._root / path, known, thorough, _sha256)
             if words:
-                yield Moved("file", path, words, now=words == _WRITTEN_TO)
+                yield Changed("file", path, words, affects_answers_now=words == _WRITTEN_TO)
         for directory, _, names in os.walk(self._root):
             inside = os.path.relpath(directory, self._root)
             for name in sorted(names):
                 path = name if inside == "." else f"{inside}/{name}"
                 if path not in self._on_disk and path not in _OUTSIDE_MANIFEST:
-                    yield Moved("file", path, "is in the bundle and not in its manifest")
+                    yield Changed("file", path, "is in the bundle and not in its manifest")
 
-    def _moved_sources(self, thorough: bool) -> Iterator[Moved]:
+    def _changed_sources(self, thorough: bool) -> Iterator[Changed]:
         there = stamps.source_files(self._package)
         for path, known in self._code.items():
             file = there.get(path)
             words = "is gone" if file is None else _look_at(file, known, thorough, _source_sha256)
             if words:
-                yield Moved("code", path, words)
+                yield Changed("code", path, words)
         for path in sorted(there.keys() - self._code.keys()):
-            yield Moved("code", path, "is new on disk")
+            yield Changed("code", path, "is new on disk")
 
-    def _moved_libraries(self, thorough: bool) -> Iterator[Moved]:
+    def _changed_libraries(self, thorough: bool) -> Iterator[Changed]:
         # Installing or removing a distribution changes a directory of the import path.
         places = tuple(_places())
         if thorough or places != self._places:
@@ -133,29 +133,41 @@ class SkewWatch:
         for name, version in self._on_path.items():
             if self._libraries[name] != version:
                 words = f"{self._libraries[name]} is loaded, {version} is installed"
-                yield Moved("library", name, words)
+                yield Changed("library", name, words)
 
     # ---- in memory ---------------------------------------------------------------------------
 
-    def _moved_in_memory(self) -> Iterator[Moved]:
+    def _changed_in_memory(self) -> Iterator[Changed]:
         for name, module in sorted(stamps.loaded_modules().items()):
             source = stamps.source_of(module, self._package, self._sources)
             if source is None:
-                yield Moved("memory", name, "was not loaded from the package's sources", now=True)
+                yield Changed(
+                    "memory",
+                    name,
+                    "was not loaded from the package's sources",
+                    affects_answers_now=True,
+                )
                 continue
             function = differing(module, source)
             if function:
-                yield Moved("memory", f"{name}.{function}", "was replaced in memory", now=True)
+                yield Changed(
+                    "memory",
+                    f"{name}.{function}",
+                    "was replaced in memory",
+                    affects_answers_now=True,
+                )
             here = vars(module)
             for constant, value in self._constants.get(name, {}).items():
                 if not _equal(here.get(constant), value):
                     words = f"was {value!r:.40} and is {here.get(constant)!r:.40} in memory"
-                    yield Moved("memory", f"{name}.{constant}", words, now=True)
+                    yield Changed("memory", f"{name}.{constant}", words, affects_answers_now=True)
 
-    def _moved_bytes(self) -> Iterator[Moved]:
+    def _changed_bytes(self) -> Iterator[Changed]:
         for path, file in self._files.items():
             if _digest(file.content) != file.sha256:
-                yield Moved("memory", path, "in memory is not what was loaded", now=True)
+                yield Changed(
+                    "memory", path, "in memory is not what was loaded", affects_answers_now=True
+                )
 
 
 _WRITTEN_TO: Final = "was written to on disk, and answers are computed from there"

@@ -209,5 +209,5 @@ def news(snapshot: pb.ServerSnapshot) -> tuple[object, ...]:
         snapshot.telemetry_state,
         len(snapshot.pins),
         *((seat.index, seat.state, seat.stamp, seat.restarts) for seat in snapshot.replicas),
-        *(len(seat.self_check.moved) for seat in snapshot.replicas),
+        *(len(seat.self_check.changed) for seat in snapshot.replicas),
     )

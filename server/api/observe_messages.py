@@ -70,7 +70,7 @@ def prediction_message(row: rows.PredictionRow) -> pb.PredictionRow:
         trace_id=record.trace_id,
         true_label=row.true_label,
         features=np.frombuffer(record.features, "<f4").tolist(),
-        company=record.company,
+        batch_mates=record.batch_mates,
     )
 
 

@@ -51,7 +51,7 @@ def _judged(told: Judged) -> pb.RehearseEvent:
         progress=pb.Progress(step="rehearsed", fraction=1.0, done=True),
         verdict=told.verdict.word,
         reason=told.verdict.reason,
-        words=told.words,
+        messages=told.words,
         active=_stamp(told.active),
         value_unit=told.unit,
     )

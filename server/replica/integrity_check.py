@@ -17,7 +17,7 @@ from server.replica.fault_guard import Failed, guard
 Send = Callable[[replica_pb2.FromReplica], None]
 
 
-class Moved(Protocol):
+class Changed(Protocol):
     """One thing that is not what was loaded; fields as in proto/replica.proto."""
 
     @property
@@ -25,18 +25,18 @@ class Moved(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def words(self) -> str: ...
+    def message(self) -> str: ...
     @property
-    def now(self) -> bool: ...
+    def affects_answers_now(self) -> bool: ...
 
 
 class Watch(Protocol):
     """Two things keep this shape: pipelines.bundle.skew.SkewWatch and those of tests."""
 
-    def look(self) -> Sequence[Moved]:
+    def look(self) -> Sequence[Changed]:
         """By what the file system says: milliseconds."""
 
-    def verify(self, disk: bool) -> Sequence[Moved]:
+    def verify(self, disk: bool) -> Sequence[Changed]:
         """By every byte in memory and, with `disk`, of every file."""
 
 
@@ -71,8 +71,13 @@ class SelfCheck:
             with guard("LOOK_FAILED"):
                 found = self._watch.look() if asked is None else self._watch.verify(asked.disk)
                 for item in found:
-                    looked.moved.add(kind=item.kind, name=item.name, words=item.words, now=item.now)
+                    looked.changed.add(
+                        kind=item.kind,
+                        name=item.name,
+                        message=item.message,
+                        affects_answers_now=item.affects_answers_now,
+                    )
         except Failed as error:  # a look that fails silently would pass for a good one
-            looked.trouble = error.fault.message
+            looked.error = error.fault.message
         looked.took_ms = (time.perf_counter() - began) * 1e3
         return looked

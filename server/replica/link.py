@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from proto import inference_pb2, replica_pb2
 from server.telemetry.record import FeatureSpec
-from server.types import Answer, Evidence, Facts, Fault, LabelScore, Moved, Outcome, Timing, Work
+from server.types import Answer, Changed, Evidence, Facts, Fault, LabelScore, Outcome, Timing, Work
 
 LENGTH = struct.Struct("<I")
 SOCKET_BYTES = 4 << 20  # asked of the kernel, which may give less
@@ -125,8 +125,11 @@ def verify(number: int, disk: bool) -> replica_pb2.ToReplica:
     return replica_pb2.ToReplica(verify=replica_pb2.Verify(id=number, disk=disk))
 
 
-def moved(looked: replica_pb2.Looked) -> tuple[Moved, ...]:
-    return tuple(Moved(item.kind, item.name, item.words, item.now) for item in looked.moved)
+def changed(looked: replica_pb2.Looked) -> tuple[Changed, ...]:
+    return tuple(
+        Changed(item.kind, item.name, item.message, item.affects_answers_now)
+        for item in looked.changed
+    )
 
 
 def stop() -> replica_pb2.ToReplica:
@@ -179,7 +182,7 @@ def outcome(
         batch_size=done.batch_size,
         stamp=done.stamp_hex,
         replica=replica,
-        company=tuple(other for other in together if other != done.id),
+        batch_mates=tuple(other for other in together if other != done.id),
         mix="+".join(done.modality_mix),
     )
 

@@ -48,5 +48,5 @@ class Record:
     error: str = ""  # "" or CODE/REASON/field
     env: str = ""
     trace_id: str = ""
-    company: tuple[str, ...] = ()
+    batch_mates: tuple[str, ...] = ()
     payload: bytes = b""  # the serialized Example; empty when it may not be kept

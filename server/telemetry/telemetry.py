@@ -105,13 +105,15 @@ class Telemetry:
         taken = list(items)
         return self._recorder.call(lambda: self._writer.take_feedback(taken))
 
-    def acknowledge(self, alert_id: str, by: str, note: str = "", undo: bool = False) -> AlertRow:
+    def acknowledge(
+        self, alert_id: str, actor: str, note: str = "", undo: bool = False
+    ) -> AlertRow:
         """Raises UnknownAlert."""
-        return self._recorder.call(lambda: self._writer.acknowledge(alert_id, by, note, undo))
+        return self._recorder.call(lambda: self._writer.acknowledge(alert_id, actor, note, undo))
 
-    def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
+    def silence(self, matcher: str, until: float, actor: str, reason: str) -> SilenceRow:
         """Raises BadFilter, and ValueError when it would not end."""
-        return self._recorder.call(lambda: self._writer.silence(matcher, until, by, reason))
+        return self._recorder.call(lambda: self._writer.silence(matcher, until, actor, reason))
 
     def end_silence(self, silence_id: str) -> SilenceRow:
         """Raises UnknownAlert."""

@@ -222,11 +222,13 @@ class Writer:
         self.journal.write()
         return self.feedback.take(items, self._clock())
 
-    def acknowledge(self, alert_id: str, by: str, note: str, undo: bool) -> AlertRow:
-        return self.desk.acknowledge(alert_id, by, note, undo, self._clock())
+    def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:
+        return self.desk.acknowledge(alert_id, actor, note, undo, self._clock())
 
-    def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
-        return self.desk.silence(self.desk.book.silence(matcher, until, by, reason, self._clock()))
+    def silence(self, matcher: str, until: float, actor: str, reason: str) -> SilenceRow:
+        return self.desk.silence(
+            self.desk.book.silence(matcher, until, actor, reason, self._clock())
+        )
 
     def end_silence(self, silence_id: str) -> SilenceRow:
         return self.desk.silence(self.desk.book.end_silence(silence_id, self._clock()))

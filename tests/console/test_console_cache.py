@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from console.cache import compare, drift, predictions, retention, rows
+from console.cache import compare, drift, predictions, retention, rows, schema
 from console.cache.build_board import Reading
 from console.cache.codec import pack, unpack
 from console.cache.insert import Names, insert
@@ -130,6 +130,23 @@ def test_newer_file_is_read_but_never_written(path: Path) -> None:
     writer.start()
     writer.close()
     assert "version" in writer.trouble
+
+
+def test_rows_of_an_older_file_keep_what_was_renamed(path: Path) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    schema.build(connection, stop_before="0002_names_of_the_field")
+    connection.execute(
+        "INSERT INTO action VALUES (1, 'a:1', 'silence', 'kind=drift', 'kim', '', 5, 0, 'waiting',"
+        " '', 1.0)"
+    )
+    connection.execute("""INSERT INTO slice VALUES (1, 's', 5, '{"words": "site b"}')""")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    writable = open_for_writing(path)
+    assert [action.actor for action in rows.actions(writable)] == ["kim"]
+    assert writable.execute("SELECT body FROM slice").fetchone() == ('{"message":"site b"}',)
+    writable.execute("SELECT batch_mates FROM prediction")
+    writable.close()
 
 
 def test_reader_cannot_write(path: Path, db: sqlite3.Connection) -> None:

@@ -355,7 +355,14 @@ def test_full_disk_queue_stops_the_reading(sink: Kept, start: Callable[..., Hub]
 
 
 def action(server: str, target: str, kind: str = "acknowledge", **more: object) -> Action:
-    values = {"id": 1, "server": server, "kind": kind, "target": target, "by": "kim", "note": "n"}
+    values = {
+        "id": 1,
+        "server": server,
+        "kind": kind,
+        "target": target,
+        "actor": "kim",
+        "note": "n",
+    }
     return Action(**{**values, **more})  # type: ignore[arg-type]
 
 

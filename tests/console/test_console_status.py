@@ -23,10 +23,10 @@ from console.state.dashboard import (
 from console.state.domain import (
     STAMP_PARTS,
     AlertRow,
+    ChangedItem,
     DeployRow,
     DriftRow,
     Link,
-    MovedItem,
     ReplicaStatus,
     SelfCheck,
     Server,
@@ -153,11 +153,11 @@ def test_a_server_that_is_no_longer_what_it_loaded_is_told(
 
 
 def test_what_several_replicas_say_of_themselves_is_told_once_and_the_gravest_first() -> None:
-    disk = MovedItem("file", "weights/model.safetensors", "was changed on disk", False)
-    memory = MovedItem(
+    disk = ChangedItem("file", "weights/model.safetensors", "was changed on disk", False)
+    memory = ChangedItem(
         "memory", "pipelines.models.qwen.log_mel.mel", "was replaced in memory", True
     )
-    checks = SelfCheck((disk,), 1), SelfCheck((disk, memory), 1), SelfCheck((), 0, trouble="no")
+    checks = SelfCheck((disk,), 1), SelfCheck((disk, memory), 1), SelfCheck((), 0, error="no")
     replicas = tuple(ReplicaStatus(index=i, self_check=check) for i, check in enumerate(checks))
     (found,) = compare([Server(link(), snapshot(stamp="s", replicas=replicas))], [], NOW)
     assert found.moved == (

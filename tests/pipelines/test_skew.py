@@ -15,7 +15,7 @@ from pipelines.bundle import signature, speed, stamp
 from pipelines.bundle.bundle import Bundle
 from pipelines.bundle.contents import read_contents
 from pipelines.bundle.files import Identity
-from pipelines.bundle.skew import Moved, SkewWatch
+from pipelines.bundle.skew import Changed, SkewWatch
 from pipelines.models.qwen import patches
 from tests.pipelines.test_signature import keys
 
@@ -33,7 +33,7 @@ def opened(bundle: Path) -> Bundle:
     return Bundle.open(bundle)
 
 
-def said(found: tuple[Moved, ...]) -> list[str]:
+def said(found: tuple[Changed, ...]) -> list[str]:
     return [str(item) for item in found]
 
 
@@ -58,7 +58,12 @@ def test_a_file_that_changes_is_named_until_its_bytes_are_back(
     changed[-2] ^= 1
     (bundle / path).write_bytes(changed)
     (found,) = watch.look()
-    assert (found.kind, found.name, found.words, found.now) == ("file", path, ON_DISK, False)
+    assert (found.kind, found.name, found.message, found.affects_answers_now) == (
+        "file",
+        path,
+        ON_DISK,
+        False,
+    )
     (bundle / path).unlink()
     assert said(watch.look()) == [f"{path} is gone"]
     (bundle / path).write_bytes(content)
@@ -98,11 +103,11 @@ def test_a_mapped_file_written_to_changes_answers_and_a_replaced_one_does_not(
         file.seek(-1, os.SEEK_END)
         file.write(b"\1" if content[-1] != 1 else b"\2")
     (found,) = watch.look()
-    assert found.now and "answers are computed from there" in found.words
+    assert found.affects_answers_now and "answers are computed from there" in found.message
     (bundle / "new").write_bytes(content[:-1] + b"\3")
     os.replace(bundle / "new", bundle / WEIGHTS)
     (found,) = watch.look()
-    assert not found.now and found.words == ON_DISK
+    assert not found.affects_answers_now and found.message == ON_DISK
 
 
 def test_only_bytes_tell_of_a_change_that_left_no_time_behind(bundle: Path, opened: Bundle) -> None:
@@ -118,7 +123,7 @@ def test_only_bytes_tell_of_a_change_that_left_no_time_behind(bundle: Path, open
     kept = tensor.clone()
     tensor.add_(1.0)
     found = watch.verify(disk=False)
-    assert Moved("memory", WEIGHTS, "in memory is not what was loaded", True) in found, name
+    assert Changed("memory", WEIGHTS, "in memory is not what was loaded", True) in found, name
     assert found == watch.look(), "it stays said until the bytes are right"
     tensor.copy_(kept)
     assert said(watch.verify(disk=False)) == [f"CARD.md {ON_DISK}"]
@@ -132,8 +137,11 @@ def test_a_patched_function_and_constant_are_named_and_may_change_answers_now(
     monkeypatch.setattr(patches, "_CLIP_MEAN", (0.5, 0.5, 0.5))
     monkeypatch.setattr(speed, "_device_class", lambda *_: "cpu")
     constant, function = watch.look()
-    assert (constant.name, constant.now) == ("pipelines.models.qwen.patches._CLIP_MEAN", True)
-    assert "and is (0.5, 0.5, 0.5) in memory" in constant.words
+    assert (constant.name, constant.affects_answers_now) == (
+        "pipelines.models.qwen.patches._CLIP_MEAN",
+        True,
+    )
+    assert "and is (0.5, 0.5, 0.5) in memory" in constant.message
     assert str(function) == "pipelines.bundle.speed._device_class was replaced in memory"
     assert function.now
     monkeypatch.undo()
@@ -195,7 +203,7 @@ def test_a_library_upgraded_on_disk_is_named_until_it_is_back(
     (found,) = watch.look()
     loaded = stamp.running_libraries()["numpy"]
     assert str(found) == f"numpy {loaded} is loaded, 99.0 is installed"
-    assert (found.kind, found.now) == ("library", False)
+    assert (found.kind, found.affects_answers_now) == ("library", False)
     shutil.rmtree(upgraded)
     assert watch.look() == ()
 
@@ -204,7 +212,7 @@ def test_every_library_that_can_be_upgraded_is_watched(opened: Bundle) -> None:
     for name in stamp.installed_libraries():
         upgraded = {**stamp.installed_libraries(), name: "99.0"}
         (found,) = SkewWatch(opened, lambda at=upgraded: at).look()  # type: ignore[misc]
-        assert found.name == name and found.words.endswith("99.0 is installed")
+        assert found.name == name and found.message.endswith("99.0 is installed")
 
 
 def test_what_is_served_dirty_was_let_in_and_is_not_named(bundle: Path, opened: Bundle) -> None:

@@ -57,13 +57,17 @@ def test_it_looks_at_once_then_in_turns_and_when_asked(tmp_path: Path) -> None:
     (tmp_path / "moved").write_text(WEIGHTS)
     while not (looked := answers.next()).moved:
         pass
-    (item,) = looked.moved
-    assert (item.kind, item.name, item.now) == ("file", "weights/model.safetensors", False)
+    (item,) = looked.changed
+    assert (item.kind, item.name, item.affects_answers_now) == (
+        "file",
+        "weights/model.safetensors",
+        False,
+    )
     assert looked.took_ms > 0 and not looked.verify_id
     answers.check.ask(replica_pb2.Verify(id=7, disk=True))
     while (looked := answers.next()).verify_id != 7:
         pass
-    assert [item.words for item in looked.moved] == ["was changed on disk", "differs in a byte"]
+    assert [item.message for item in looked.changed] == ["was changed on disk", "differs in a byte"]
     answers.gone = True
     answers.thread.join(20)
     assert not answers.thread.is_alive()
@@ -72,9 +76,9 @@ def test_it_looks_at_once_then_in_turns_and_when_asked(tmp_path: Path) -> None:
 def test_a_look_that_fails_says_so_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "moved").write_text("broken")
     answers = Answers(tmp_path / "moved", 0.05)
-    assert answers.next().trouble == "RuntimeError: it is broken"
+    assert answers.next().error == "RuntimeError: it is broken"
     (tmp_path / "moved").unlink()
-    while answers.next().trouble:
+    while answers.next().error:
         pass
     answers.gone = True
     answers.thread.join(20)
@@ -108,7 +112,7 @@ async def test_what_a_replica_says_degrades_the_server_and_healing_ends_it(tmp_p
     moved = tmp_path / "moved"
     async with running(moved, replicas=2) as engine:
         moved.write_text(WEIGHTS + FUNCTION)
-        await until(lambda: len(engine.snapshot().replicas[1].self_check.moved) == 2)
+        await until(lambda: len(engine.snapshot().replicas[1].self_check.changed) == 2)
         await until(lambda: engine.snapshot().state == "DEGRADED")
         seen = "READY"  # what watchers are told trails the snapshot by a look
         while seen != "DEGRADED":
@@ -131,7 +135,7 @@ async def test_verifying_waits_for_every_replica_and_reads_the_disk_once(tmp_pat
         await asyncio.wait_for(engine.verify(), 20)
         checks = [replica.self_check for replica in engine.snapshot().replicas]
         assert all(check.verified_at >= began for check in checks)
-        assert [len(check.moved) for check in checks] == [2, 1]  # one more is found on disk
+        assert [len(check.changed) for check in checks] == [2, 1]  # one more is found on disk
 
 
 async def test_verifying_does_not_wait_for_a_replica_that_dies(tmp_path: Path) -> None:
@@ -156,7 +160,7 @@ async def test_skew_is_an_alert_that_gets_worse_and_resolves(tmp_path: Path) -> 
             alert = SkewAlert(engine, telemetry, clock)
 
             async def becomes(count: int, severity: str, state: str) -> str:
-                await until(lambda: len(engine.snapshot().replicas[0].self_check.moved) == count)
+                await until(lambda: len(engine.snapshot().replicas[0].self_check.changed) == count)
                 clock.now += REPEAT_S
                 alert.look()
                 (row,) = await asyncio.to_thread(telemetry.alerts)

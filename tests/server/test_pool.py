@@ -75,8 +75,8 @@ async def test_rows_that_wait_together_are_computed_together() -> None:
         outcomes = [await a.answer for a in asks]
         assert max(outcome.batch_size for outcome in outcomes) > 1
         for outcome in outcomes:
-            assert len(outcome.company) == outcome.batch_size - 1
-            assert outcome.prediction_id not in outcome.company
+            assert len(outcome.batch_mates) == outcome.batch_size - 1
+            assert outcome.prediction_id not in outcome.batch_mates
 
 
 async def test_a_bad_row_is_refused_by_field_and_the_others_are_answered() -> None:

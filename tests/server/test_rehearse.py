@@ -95,7 +95,7 @@ def test_a_bundle_that_answers_otherwise_is_refused(
     assert (code, found["verdict"]) == (1, "refuse")
     assert "of the answers change" in found["reason"]
     assert {part["slice"] for part in found["slices"]} == {"site=a", "site=b"}
-    assert any(words.startswith("site=") for words in found["words"])
+    assert any(words.startswith("site=") for words in found["messages"])
 
 
 def test_a_slower_bundle_is_refused(asked_server: str, tmp_path: Path, capsys: Captured) -> None:

@@ -158,7 +158,7 @@ class Watched:
                     self.alert = event.alert
 
     def _moved(self) -> list[str]:
-        return sorted(i.name for r in self.snapshot.replicas for i in r.self_check.moved)
+        return sorted(i.name for r in self.snapshot.replicas for i in r.self_check.changed)
 
 
 @asynccontextmanager

@@ -285,7 +285,7 @@ def prediction(
         true_label=LABELS[int(rng.choice(3))] if rng.random() < 0.15 else "",
         features=[float(rng.normal(mean, sd)) for *_, mean, sd in FEATURES] + [0.0],
         task="classify",
-        company=[digest(f"{identity}{n}")[:20] for n in range(5)],
+        batch_mates=[digest(f"{identity}{n}")[:20] for n in range(5)],
     )
 
 
@@ -435,7 +435,7 @@ def quality_rows(who: Character, hour_s: int) -> Iterator[observe_pb2.WatchEvent
         yield observe_pb2.WatchEvent(
             slice=observe_pb2.SliceRow(
                 expression=expression,
-                words=words,
+                message=words,
                 support=900 - 200 * number,
                 share=0.1 - 0.02 * number,
                 error=error,

@@ -149,7 +149,7 @@ class StubWatch:
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
 
-    def look(self) -> list[replica_pb2.Moved]:
+    def look(self) -> list[replica_pb2.Changed]:
         if self._path is None or not self._path.exists():
             return []
         found = []
@@ -157,14 +157,18 @@ class StubWatch:
             if line == "broken":
                 raise RuntimeError("it is broken")
             kind, name, when, words = line.split(maxsplit=3)
-            found.append(replica_pb2.Moved(kind=kind, name=name, words=words, now=when == "now"))
+            found.append(
+                replica_pb2.Changed(
+                    kind=kind, name=name, message=words, affects_answers_now=when == "now"
+                )
+            )
         return found
 
-    def verify(self, disk: bool) -> list[replica_pb2.Moved]:
+    def verify(self, disk: bool) -> list[replica_pb2.Changed]:
         found = self.look()
         if disk and found:
             words = "differs in a byte"
-            found.append(replica_pb2.Moved(kind="file", name="weights", words=words))
+            found.append(replica_pb2.Changed(kind="file", name="weights", message=words))
         return found
 
 

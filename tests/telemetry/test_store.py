@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -24,10 +25,10 @@ from tests.support.telemetry_writer import BUNDLE, ROOT, Desk
 
 
 def test_a_record_comes_back_as_it_was_put(desk: Desk) -> None:
-    desk.put(0, 3, trace_id="ab" * 16, company=("x", "y"), error="INTERNAL/LOST/")
+    desk.put(0, 3, trace_id="ab" * 16, batch_mates=("x", "y"), error="INTERNAL/LOST/")
     found = desk.reader.samples(limit=10)
     wanted = record(
-        0, NOW, trace_id="ab" * 16, company=("x", "y"), error="INTERNAL/LOST/", payload=b""
+        0, NOW, trace_id="ab" * 16, batch_mates=("x", "y"), error="INTERNAL/LOST/", payload=b""
     )
     assert wanted in [row.record for row in found] and len(found) == 3
 
@@ -183,3 +184,20 @@ def test_what_was_held_true_by_an_older_server_is_held_true_still() -> None:
     migrations.apply(db)
     (held,) = db.execute("SELECT * FROM truth").fetchall()
     assert held == ("p1", 1.0, "stop", None, "", "qa", 2.0, 3.0)
+
+
+def test_rows_of_an_older_file_keep_what_was_renamed() -> None:
+    db = Database(memory=True)
+    migrations.apply(db, stop_before="names_of_the_field")
+    db.execute("CREATE TABLE prediction_20261101 (id INTEGER PRIMARY KEY, company TEXT)")
+    db.execute("INSERT INTO prediction_20261101 VALUES (1, 'x y')")
+    db.execute("""INSERT INTO silence VALUES ('s', 5, '{"id": "s", "by": "kim", "reason": ""}')""")
+    db.execute("""INSERT INTO deploy VALUES (1, 5, '{"action": "load", "by": "kim"}')""")
+    migrations.apply(db)
+    assert db.execute("SELECT batch_mates FROM prediction_20261101").fetchall() == [("x y",)]
+    rows = [json.loads(db.execute(f"SELECT row FROM {table}").fetchone()[0])
+            for table in ("silence", "deploy")]  # fmt: skip
+    assert rows == [
+        {"id": "s", "reason": "", "actor": "kim"},
+        {"action": "load", "actor": "kim"},
+    ]

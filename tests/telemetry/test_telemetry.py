@@ -243,11 +243,11 @@ def test_worst_slices_are_found_in_what_was_stored(held: Held) -> None:
     held.telemetry.feedback(items)
     found = held.telemetry.worst_slices(Search(DAY, "error"))
     assert not found.estimated and found.rows == 3000
-    assert "site b" in found.slices[0].words and "audio.snr_db < 1" in found.slices[0].words
+    assert "site b" in found.slices[0].message and "audio.snr_db < 1" in found.slices[0].message
     worth = held.telemetry.worst_slices(Search(DAY, "value", limit=1)).slices
-    assert worth[0].value_per_1000 < 0 and "value lost" in worth[0].words
+    assert worth[0].value_per_1000 < 0 and "value lost" in worth[0].message
     assert worth[0].error > 5 * worth[0].error_elsewhere
-    assert "site b" in worth[0].words
+    assert "site b" in worth[0].message
     with pytest.raises(ValueError, match="measure"):
         held.telemetry.worst_slices(Search(DAY, "beauty"))
 

@@ -58,7 +58,7 @@ def plain_of(row: PredictionRow, schemas: Schemas) -> Plain:
         "trace_id": record.trace_id,
         "env": record.env,
         "slices": dict(record.slices),
-        "company": list(record.company),
+        "batch_mates": list(record.batch_mates),
         "payload_kept": row.payload_kept,
         "sample_p": row.sample_p,
         "features": named(values, schemas.get(record.stamp, ())),
@@ -118,7 +118,7 @@ def _arrow_schema(pyarrow: Any, features: Mapping[str, str]) -> Any:
     columns |= {"batch_size": whole, "replica": whole}
     columns |= {name: text for name in ("client", "session", "trace_id", "env")}
     columns["slices"] = pyarrow.map_(text, text)
-    columns["company"] = pyarrow.list_(text)
+    columns["batch_mates"] = pyarrow.list_(text)
     columns |= {"payload_kept": pyarrow.bool_(), "sample_p": real}
     for name, kind in features.items():
         columns[FEATURE + name] = text if kind == "categorical" else pyarrow.float32()

@@ -89,19 +89,19 @@ def _evidence(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
 def _sameness(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
     rows = [(str(one.index), _checked(one.self_check, at), "") for one in replicas]
     for one in replicas:
-        for item in one.self_check.moved:
-            when = "NOW: " if item.now else "at the next start: "
-            rows.append((str(one.index), item.kind, f"{when}{item.name} {item.words}"))
-    return "as it was loaded\n" + table(("replica", "looked", "moved"), rows) if rows else ""
+        for item in one.self_check.changed:
+            when = "NOW: " if item.affects_answers_now else "at the next start: "
+            rows.append((str(one.index), item.kind, f"{when}{item.name} {item.message}"))
+    return "as it was loaded\n" + table(("replica", "looked", "changed"), rows) if rows else ""
 
 
 def _checked(check: pb.SelfCheck, at: float) -> str:
     """When a replica was last compared with what it loaded, and how that went."""
-    if check.trouble:
-        return f"CANNOT: {check.trouble}"
+    if check.error:
+        return f"CANNOT: {check.error}"
     if not check.at_unix_ms:
         return "not yet"
-    words = "yes" if not check.moved else "NO"
+    words = "yes" if not check.changed else "NO"
     words += f", {span(at - check.at_unix_ms / 1000)} ago in {check.took_ms:.1f} ms"
     if check.verified_unix_ms:
         words += f"; every byte {span(at - check.verified_unix_ms / 1000)} ago"

@@ -170,33 +170,35 @@ class AlertBook:
     # ---- people ----------------------------------------------------------------------------
 
     def acknowledge(
-        self, alert_id: str, by: str, note: str, now: float, undo: bool = False
+        self, alert_id: str, actor: str, note: str, now: float, undo: bool = False
     ) -> AlertRow:
         """Somebody is on it (or, with `undo`, no longer). Raises UnknownAlert."""
         row = self._find(alert_id)
         state = row.state
         row = replace(
             row,
-            acknowledged_by="" if undo else by,
+            acknowledged_by="" if undo else actor,
             acknowledged_note="" if undo else note,
         )
         word = "unacknowledged" if undo else "acknowledged"
-        step = AlertTransition(int(now * 1000), state, state, by, f"{word}: {note}".rstrip(": "))
+        step = AlertTransition(int(now * 1000), state, state, actor, f"{word}: {note}".rstrip(": "))
         row = replace(row, history=(*row.history, step))
         self._put(row)
         self._told(Transition(row, step, page=False))
         return row
 
-    def silence(self, matcher: str, until: float, by: str, reason: str, now: float) -> SilenceRow:
+    def silence(
+        self, matcher: str, until: float, actor: str, reason: str, now: float
+    ) -> SilenceRow:
         """No pages for what matches, until then. Raises BadFilter on a matcher that says nothing
         and ValueError when it would not end, or has ended."""
         parse_matcher(matcher)
         if not now < until < now + 366 * 86400:
             raise ValueError("a silence must end, within a year and not before it begins")
         made = int(now * 1000)
-        key = f"{matcher}\0{by}\0{until}"
+        key = f"{matcher}\0{actor}\0{until}"
         row = SilenceRow(
-            f"{made:011x}{zlib.crc32(key.encode()):08x}", matcher, int(until * 1000), by, reason
+            f"{made:011x}{zlib.crc32(key.encode()):08x}", matcher, int(until * 1000), actor, reason
         )
         self._silences[row.id] = row
         self._resilence(now)

@@ -70,8 +70,8 @@ class AlertDesk:
                 return True
         return False
 
-    def acknowledge(self, alert_id: str, by: str, note: str, undo: bool, now: float) -> AlertRow:
-        row = self.book.acknowledge(alert_id, by, note, now, undo)
+    def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool, now: float) -> AlertRow:
+        row = self.book.acknowledge(alert_id, actor, note, now, undo)
         self.keep()
         return row
 

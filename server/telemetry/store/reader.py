@@ -114,7 +114,7 @@ def prediction_of(row: sqlite3.Row) -> PredictionRow:
         error=row["error"],
         env=row["env"] or "",
         trace_id=row["trace_id"],
-        company=tuple(row["company"].split()),
+        batch_mates=tuple(row["batch_mates"].split()),
     )
     return PredictionRow(
         record, bool(row["kept"]), row["sample_p"], row["true_label"] or "", row["example"] or b""

@@ -33,7 +33,7 @@ PREDICTION_COLUMNS = (
     ("error", "TEXT"),
     ("env_id", "INTEGER"),
     ("trace_id", "TEXT"),
-    ("company", "TEXT"),
+    ("batch_mates", "TEXT"),
     ("sample_p", "REAL"),
     ("kept", "INTEGER"),
 )
@@ -209,3 +209,19 @@ def every_label_counts_alike(db: Database) -> None:
     """`weight` was one over the probability of keeping the payload, which its row has as well, and
     right only for labels that were given because it was kept."""
     db.execute("ALTER TABLE truth DROP COLUMN weight")
+
+
+@migrations()
+def names_of_the_field(db: Database) -> None:
+    """Version 0.1 renamed `company` to `batch_mates` and, in silences and deploys, `by` to
+    `actor`; an older file keeps its rows."""
+    for table in db.table_names():
+        columns = {column.name for column in db[table].columns}
+        if table.startswith("prediction_") and "company" in columns:
+            db.execute(f"ALTER TABLE {table} RENAME COLUMN company TO batch_mates")
+    for table in ("silence", "deploy"):
+        db.execute(
+            f"UPDATE {table} SET row = json_remove("
+            "json_set(row, '$.actor', json_extract(row, '$.by')), '$.by')"
+            " WHERE json_type(row, '$.by') IS NOT NULL"
+        )

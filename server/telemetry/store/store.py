@@ -216,7 +216,7 @@ class Store:
             record.error,
             self.env_id(record.env),
             record.trace_id,
-            " ".join(record.company),
+            " ".join(record.batch_mates),
             sample_p,
             int(kept),
         )

@@ -92,7 +92,7 @@ def _row(found: FoundSlice, stamp: str, wanted: Search, estimated: bool) -> Slic
     worth = -1000 * found.mean if wanted.measure == "value" else math.nan
     return SliceRow(
         expression=found.expression,
-        words=found.words + (" (estimated from confidence)" if estimated else ""),
+        message=found.message + (" (estimated from confidence)" if estimated else ""),
         support=found.support,
         share=found.share,
         error=found.mean,
