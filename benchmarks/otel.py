@@ -174,22 +174,22 @@ async def _grpc_us(calls: int) -> tuple[float, float]:
 
     from proto import inference_pb2 as pb
     from proto import inference_pb2_grpc as stubs
-    from server.api.listener import Edge
+    from server.api.listener import Listener
     from server.config import ServerConfig
-    from server.ops.otel_interceptor import Calls
+    from server.ops.otel_interceptor import OtelInterceptor
     from tests.support.running import IDENTITY
     from tests.support.standin_engine import StandInEngine
 
     made = Instruments(plan_of(os.environ, "", 0.05), ABOUT, METHODS)
     config = replace(ServerConfig(), listen="127.0.0.1:0")
     edges = [
-        Edge(StandInEngine(), config, IDENTITY, lambda: None, interceptors)  # type: ignore[arg-type]
-        for interceptors in ((), (Calls(made),))
+        Listener(StandInEngine(), config, IDENTITY, lambda: None, interceptors)  # type: ignore[arg-type]
+        for interceptors in ((), (OtelInterceptor(made),))
     ]
     request = pb.PredictRequest(examples=[pb.Example(parts=[pb.Part(text="hum")])])
     found: tuple[list[float], list[float]] = ([], [])
     stubs_of = [
-        stubs.InferenceStub(grpc.aio.insecure_channel(await edge.start())) for edge in edges
+        stubs.InferenceStub(grpc.aio.insecure_channel(await listener.start())) for listener in edges
     ]
     for _ in range(calls // 100):
         for index, stub in enumerate(stubs_of):
@@ -197,8 +197,8 @@ async def _grpc_us(calls: int) -> tuple[float, float]:
             for _ in range(TURN):
                 await stub.Predict(request)
             found[index].append((time.thread_time() - began) / TURN * 1e6)
-    for edge in edges:
-        await edge.stop(0)
+    for listener in edges:
+        await listener.stop(0)
     made.close(1.0)
     return statistics.median(found[0]), statistics.median(found[1])
 

@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.otel import ABOUT, METHODS, PREDICT, least_us
 from benchmarks.payloads import MIXES, example
 from benchmarks.serve import ROOT
-from server.ops.otel_interceptor import CALL, Told
+from server.ops.otel_interceptor import CALL, OtelRecorder
 from server.record_of import record_of
 from server.request.ids import prediction_id
 from server.telemetry.otel.configuration import plan_of
@@ -72,7 +72,7 @@ def path() -> None:
     with tempfile.TemporaryDirectory() as folder:
         telemetry = Telemetry(Settings(Path(folder), sample_share=0.0))
         told = Instruments(plan_of(os.environ, "127.0.0.1:0", 0.05), ABOUT, METHODS)
-        recorder = Told(told, telemetry)
+        recorder = OtelRecorder(told, telemetry)
 
         def recording(count: int) -> None:
             for _ in range(count):

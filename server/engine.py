@@ -15,10 +15,9 @@ from typing import Protocol
 from server import errors, host
 from server.config import ServerConfig
 from server.pool.pool import Pool
-from server.pool.queue import Entry
 from server.pool.readiness import state_of
 from server.record_of import record_of
-from server.routing.pool_set import Build, Lineup
+from server.routing.pool_set import Build, PoolSet
 from server.routing.router import stamp_of
 from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
@@ -51,10 +50,10 @@ COUNTED_AS = {
 
 
 # (the pool that answered, the row, its end). Returns at once and raises nothing.
-Onlooker = Callable[[Pool, Work, Outcome], None]
+RowObserver = Callable[[Pool, Work, Outcome], None]
 
 
-class Recorder(Protocol):
+class RecordSink(Protocol):
     """Where predictions go when their caller has been answered. Never blocks, never raises."""
 
     def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None: ...
@@ -67,14 +66,14 @@ class Engine:
         self,
         config: ServerConfig,
         pool: Pool,
-        recorder: Recorder,
+        recorder: RecordSink,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         build: Build | None = None,
     ) -> None:
         """`build` makes the pool of another bundle; without it none can be loaded."""
-        self.lineup = Lineup(config, pool, build, clock)
-        self.onlooker: Onlooker | None = None  # told of each row once its caller has been answered
+        self.pool_set = PoolSet(config, pool, build, clock)
+        self.observer: RowObserver | None = None  # called for each row after its caller
         self._config = config
         self._recorder = recorder
         self._clock = clock
@@ -91,7 +90,7 @@ class Engine:
 
     @property
     def _pool(self) -> Pool:
-        return self.lineup.active
+        return self.pool_set.active
 
     @property
     def facts(self) -> Facts | None:
@@ -111,77 +110,72 @@ class Engine:
 
     # ---- the walk ----------------------------------------------------------------------------
 
-    def admit(self, work: Work) -> Fault | None:
-        """Refuse cheaply, before any byte is decoded: draining, warming, queue full, stamp pinned
-        to another, deadline that cannot be met, quarantined content. Counts nothing."""
+    def _route(self, work: Work) -> tuple[Pool, Fault | None]:
+        """The pool of this row, chosen once, and why the row is refused before any byte is decoded:
+        draining, warming, queue full, stamp pinned to another, deadline that cannot be met,
+        quarantined content. The row stays with this pool, whatever is activated meanwhile."""
+        pool = self.pool_set.pool_for(work)
         if self._draining:
-            return errors.draining()
-        if not self._served:
-            self._served = self._pool.serving > 0
-            if not self._served:
-                return errors.not_started(self._pool.why_not())
-        return self._refusal(self.lineup.pool_for(work), work)
-
-    def _refusal(self, pool: Pool, work: Work) -> Fault | None:
+            return pool, errors.draining()
+        if not self.serving:
+            return pool, errors.not_started(self._pool.why_not())
         facts = pool.facts
         if facts and work.expected_stamps and facts.stamp not in work.expected_stamps:
-            return errors.stamp_differs(facts.stamp)
-        return pool.dispatch.refusal(work)
+            return pool, errors.stamp_differs(facts.stamp)
+        return pool, pool.refusal(work)
+
+    @property
+    def serving(self) -> bool:
+        """Whether a replica has ever served: after that, rows wait for one."""
+        self._served = self._served or self._pool.serving > 0
+        return self._served
 
     async def predict(self, work: Work) -> Outcome:
-        """Answer one row. Admits it itself; a refusal is an Outcome with that fault too.
+        """Answer one row; a refusal is an Outcome with that fault too.
 
         Never raises for a row's fault. Cancelling the awaiting task drops the work: out of the
         queue, or in the replica before its next stage.
         """
-        # One pool from here to the answer, whatever is activated in between.
-        pool = self.lineup.pool_for(work)
-        fault = self.admit(work)
+        pool, fault = self._route(work)
         if fault is not None:
             return self._refused(pool, work, fault)
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[Outcome] = loop.create_future()
-        entry = Entry(work, self._clock(), lambda outcome: _settle(answered, outcome))
-        pool.dispatch.submit(entry)
         try:
-            outcome = self._checked(work, await answered)
+            outcome = self._checked(work, await pool.answer(work))
         except asyncio.CancelledError:
-            self._abandoned(pool, entry)
+            self._count_cancelled()
             raise
         # In the next turn of the loop: the caller comes first.
-        loop.call_soon(self._record, pool, work, outcome)
+        asyncio.get_running_loop().call_soon(self._record, pool, work, outcome)
         return outcome
 
     async def generate(self, work: Work) -> AsyncGenerator[Token | GenerationEnd, None]:
         """Yield pieces of text, then one GenerationEnd. Closing the iterator cancels the work."""
-        pool = self.lineup.pool_for(work)
-        fault = self.admit(work)
+        pool, fault = self._route(work)
         if fault is not None:
             yield GenerationEnd(self._refused(pool, work, fault), "", 0, 0.0)
             return
         items: asyncio.Queue[str | Outcome] = asyncio.Queue()
         stamp = stamp_of(pool)
-        began = self._clock()
-        entry = Entry(work, began, items.put_nowait, items.put_nowait)
-        pool.dispatch.submit(entry)
+        entry = pool.submit(work, items.put_nowait, items.put_nowait)
         first_token_ms = 0.0
         try:
             while isinstance(item := await items.get(), str):
-                first_token_ms = first_token_ms or (self._clock() - began) * 1e3
+                first_token_ms = first_token_ms or (self._clock() - entry.queued_at) * 1e3
                 yield Token(item, stamp)
         finally:
             if not entry.closed:
-                self._abandoned(pool, entry)
+                pool.cancel(entry)
+                self._count_cancelled()
         outcome = self._checked(work, item)
         asyncio.get_running_loop().call_soon(self._record, pool, work, outcome)
         yield GenerationEnd(outcome, entry.finish_reason, entry.tokens, first_token_ms)
 
     def learnt(self, items: Sequence[FeedbackItem], results: Sequence[FeedbackResult]) -> None:
         """What turned out to be true of answers, as far as telemetry took it."""
-        canary = self.lineup.canary
+        canary = self.pool_set.canary
         if canary is not None:
             for item, result in zip(items, results, strict=True):
-                canary.trial.learnt(item, result)
+                canary.analysis.learnt(item, result)
 
     def _refused(self, pool: Pool, work: Work, fault: Fault) -> Outcome:
         """Counted, not recorded: refusing must stay cheap when everybody is refused."""
@@ -191,11 +185,10 @@ class Engine:
             self._remember_pin(work)
         stamp = self.facts.stamp if self.facts else ""
         outcome = Outcome(work.id, None, fault, Timing(), 0, stamp, NO_REPLICA)
-        self.lineup.heard(pool, work, outcome)
+        self.pool_set.heard(pool, work, outcome)
         return outcome
 
-    def _abandoned(self, pool: Pool, entry: Entry) -> None:
-        pool.dispatch.cancel(entry)
+    def _count_cancelled(self) -> None:
         self._counts["requests"] += 1
         self._counts["cancelled"] += 1
 
@@ -210,13 +203,13 @@ class Engine:
     def _record(self, pool: Pool, work: Work, outcome: Outcome) -> None:
         self._counts["requests"] += 1
         self._counts["retried"] += outcome.retried
-        self.lineup.heard(pool, work, outcome)
+        self.pool_set.heard(pool, work, outcome)
         fault = outcome.fault
         self._counts["answered" if fault is None else COUNTED_AS.get(fault.code, "failed")] += 1
         schema = pool.facts.features if pool.facts else ()
         self._recorder.put(record_of(work, outcome, self._wall(), self._environment(pool)), schema)
-        if self.onlooker is not None:
-            self.onlooker(pool, work, outcome)
+        if self.observer is not None:
+            self.observer(pool, work, outcome)
 
     def _environment(self, pool: Pool) -> str:
         facts = pool.facts
@@ -237,9 +230,9 @@ class Engine:
     # ---- how it is ---------------------------------------------------------------------------
 
     def snapshot(self) -> EngineSnapshot:
-        replicas = self.lineup.statuses()
-        pools = self.lineup.pools
-        quarantined = sum(pool.dispatch.quarantined for pool in pools)
+        replicas = self.pool_set.statuses()
+        pools = self.pool_set.pools
+        quarantined = sum(pool.dispatcher.quarantined for pool in pools)
         state, reason = self._judge(replicas)
         return EngineSnapshot(
             state=state,
@@ -249,17 +242,17 @@ class Engine:
             warm_replicas=sum(replica.state == "ready" for replica in replicas),
             wanted_replicas=self._config.warm_pool,
             replicas=replicas,
-            queued=sum(pool.dispatch.waiting for pool in pools),
+            queued=sum(pool.waiting for pool in pools),
             queue_limit=self._config.queue_rows,
-            in_flight=sum(pool.dispatch.in_flight for pool in pools),
+            in_flight=sum(pool.in_flight for pool in pools),
             counters=Counters(**self._counts, quarantined=quarantined),
             pins=tuple((*key, *value) for key, value in self._pins.items()),
-            reasons=self.lineup.reasons(),
+            reasons=self.pool_set.reasons(),
         )
 
     async def verify(self) -> None:
         """Return when every replica that serves has compared each byte with what it loaded."""
-        for pool in self.lineup.pools:
+        for pool in self.pool_set.pools:
             await pool.verify()
 
     async def changed(self, seen: str) -> str:
@@ -274,7 +267,7 @@ class Engine:
             await asyncio.sleep(STATE_S)
 
     def _note_state(self) -> None:
-        state, _ = self._judge(self.lineup.statuses())
+        state, _ = self._judge(self.pool_set.statuses())
         if state != self._state:
             self._state = state
             changed, self._state_changed = self._state_changed, asyncio.Event()
@@ -284,7 +277,7 @@ class Engine:
         if self._draining:
             return "DRAINING", "finishing what was accepted"
         nearly_full = self._config.queue_nearly_full * self._config.queue_rows
-        queue_full = self._pool.dispatch.waiting >= nearly_full
+        queue_full = self._pool.waiting >= nearly_full
         return state_of(replicas, self._config.warm_pool, queue_full)
 
     # ---- end ---------------------------------------------------------------------------------
@@ -293,10 +286,10 @@ class Engine:
         """Refuse new work and return when what was accepted is done, or after `grace_s`; then
         what is left ends with UNAVAILABLE."""
         self._draining = True
-        self.lineup.end()
+        self.pool_set.end()
         self._note_state()
         left = errors.draining()
-        await asyncio.gather(*(pool.finish(grace_s, left) for pool in self.lineup.pools))
+        await asyncio.gather(*(pool.finish(grace_s, left) for pool in self.pool_set.pools))
 
     async def stop(self) -> None:
         """End the replicas. Everything still waiting ends with UNAVAILABLE."""
@@ -305,9 +298,4 @@ class Engine:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
-        await self.lineup.stop()
-
-
-def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    if not answered.done():
-        answered.set_result(outcome)
+        await self.pool_set.stop()

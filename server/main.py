@@ -50,11 +50,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in COMMANDS:
-        command = importlib.import_module(f"server.commands.{words[0].replace('-', '_')}")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in COMMANDS:
+        command = importlib.import_module(f"server.commands.{arguments[0].replace('-', '_')}")
         try:
-            code = int(command.run(words[1:]))
+            code = int(command.run(arguments[1:]))
             sys.stdout.flush()  # here, where a reader who has gone away is no error
             return code
         except BrokenPipeError:
@@ -63,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return OK
         except KeyboardInterrupt:
             return INTERRUPTED
-    if words and not words[0].startswith("-"):
+    if arguments and not arguments[0].startswith("-"):
         names = ", ".join(COMMANDS)
-        print(f"server: there is no command {words[0]!r}; there are {names}", file=sys.stderr)
+        print(f"server: there is no command {arguments[0]!r}; there are {names}", file=sys.stderr)
         return USAGE
-    config = config_of(parser().parse_args(words))
+    config = config_of(parser().parse_args(arguments))
     from server.commands import serve
 
     try:

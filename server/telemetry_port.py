@@ -1,7 +1,8 @@
-"""What the server's edge asks of telemetry, and the answer of a server that keeps none.
+"""The interface of telemetry that the rest of the server uses, and its null object.
 
 `put`, `changes`, `health`, `report` and `deployed` return at once and may be called on the event
-loop; all others read a disk or wait for the writer: called from a worker thread (offload.py).
+loop; all others read a disk or wait for the writer: call them from a worker thread
+(request/worker_threads.py).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from server.telemetry.store.worst_slices import Found, Search
 OFF = "off"
 
 
-class Witness(Protocol):
-    """Telemetry as the edge sees it."""
+class TelemetryPort(Protocol):
+    """What the server needs of telemetry."""
 
     def close(self) -> None: ...
 
@@ -87,7 +88,7 @@ class TelemetryOff(TelemetryError):
     """Asked to keep something, of a server that keeps nothing."""
 
 
-class Unrecorded:
+class NullTelemetry:
     """Nothing is kept, so there is nothing to show and nothing to join; `state` says why."""
 
     def __init__(self, state: str = OFF) -> None:
@@ -147,12 +148,12 @@ class Unrecorded:
         return TelemetryOff(f"this server keeps nothing: telemetry is {self._state}")
 
 
-def witness_of(
+def telemetry_of(
     config: ServerConfig,
     wall: Callable[[], float],
     alerted: Callable[[AlertRow], None] = lambda row: None,
     sampled: Callable[[Record, float], None] = lambda record, probability: None,
-) -> Witness:
+) -> TelemetryPort:
     """As the flags say; `alerted` and `sampled` as of Telemetry.
 
     Never fails because of a disk: a server that cannot keep anything serves.
@@ -160,7 +161,7 @@ def witness_of(
     Raises ServerError for an --on-alert that cannot be run, or an unknown --baseline.
     """
     if not config.telemetry:
-        return Unrecorded()
+        return NullTelemetry()
     from server.telemetry.stamps.baselines import BadBaseline  # late: off, it costs no memory
     from server.telemetry.telemetry import Telemetry
 
@@ -171,7 +172,7 @@ def witness_of(
     except BadBaseline as error:
         raise ServerError(f"--baseline {error}") from None
     except (OSError, sqlite3.Error) as error:
-        return Unrecorded(f"degraded: nothing is kept: {error}")
+        return NullTelemetry(f"degraded: nothing is kept: {error}")
 
 
 def settings_of(config: ServerConfig) -> Settings:

@@ -53,7 +53,9 @@ FORBIDDEN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("server.telemetry.quality", ("sqlite3", "sqlite_utils", "threading", "grpc", "torch")),
     ("server.telemetry.slices", ("sqlite3", "sqlite_utils", "threading", "grpc", "torch")),
     ("server.telemetry", ("grpc", "torch", "transformers", "PySide6")),
-    ("server.replica.main", ("PySide6",)),
+    # The pool starts replicas; a replica does not know the pool.
+    ("server.replica.main", ("server.pool", "PySide6")),
+    ("server.replica", ("server.pool", "torch", "transformers", "torchaudio", "PySide6")),
     ("server.pool", ("proto", "torch", "PySide6")),
     ("server.routing", ("proto", "torch", "PySide6")),
     ("server.engine", ("proto", "torch", "PySide6")),

@@ -12,13 +12,13 @@ from typing import Any
 from proto import admin_pb2 as pb
 from proto import inference_pb2
 from server.api.rehearsal_messages import event_of, wanted_of
-from server.deploy.bundle_listing import bundle_message, listed, roles
+from server.deploy.bundle_listing import bundle_message, list_bundles, roles
 from server.deploy.deployment import Deployment
 from server.deploy.strategy import SWAPS
 from server.engine import Engine
 from server.errors import DeployRefused
-from server.rehearsal.service import Rehearsals
-from server.request.actor import ASKER
+from server.rehearsal.service import RehearsalService
+from server.request.actor import ACTOR
 from server.request.caller import caller_of
 from server.request.lazy_parse import message_of
 from server.request.responses import stamp_message
@@ -39,14 +39,14 @@ class Admin:
     deployment: Deployment | None
     grace_s: float
     leave: Callable[[], None]
-    rehearsals: Rehearsals | None = None  # None as the deployment
+    rehearsal_service: RehearsalService | None = None  # None as the deployment
 
     async def Load(self, data: bytes, context: Any) -> AsyncIterator[pb.Progress]:
         _asked_by(context)
         request = message_of(pb.LoadRequest, data)
         if request.swap not in ("", *SWAPS):
-            words = f"{request.swap!r} is not offered; {' and '.join(SWAPS)} are"
-            raise Refused(bad_input("swap", "UNKNOWN_SWAP", words))
+            message = f"{request.swap!r} is not offered; {' and '.join(SWAPS)} are"
+            raise Refused(bad_input("swap", "UNKNOWN_SWAP", message))
         deployment = self._deployment()
         if request.rollback:
             loading = deployment.roll_back_cold(request.reason, request.swap)
@@ -86,8 +86,8 @@ class Admin:
     async def Bundles(self, data: bytes, _context: Any) -> pb.BundlesResponse:
         message_of(pb.BundlesRequest, data)
         deployment = self._deployment()
-        held = roles(deployment.lineup)
-        found = await asyncio.to_thread(listed, deployment.store)
+        held = roles(deployment.pool_set)
+        found = await asyncio.to_thread(list_bundles, deployment.store)
         response = pb.BundlesResponse()
         for one in found:
             message = response.bundles.add()
@@ -100,19 +100,19 @@ class Admin:
         request = message_of(pb.RehearseRequest, data)
         wanted = wanted_of(request)
         self._deployment()
-        assert self.rehearsals is not None  # there is a deployment
+        assert self.rehearsal_service is not None  # there is a deployment
         try:
-            rehearsal = self.rehearsals.rehearse(request.stamp, request.path, wanted)
-            async with aclosing(rehearsal) as stages:
-                async for stage in stages:
-                    yield event_of(stage)
+            rehearsal = self.rehearsal_service.rehearse(request.stamp, request.path, wanted)
+            async with aclosing(rehearsal) as events:
+                async for event in events:
+                    yield event_of(event)
         except DeployRefused as refusal:
             raise _refused(refusal) from None
 
     def _deployment(self) -> Deployment:
         if self.deployment is None:
-            words = "this server was started without a store for bundles"
-            raise Refused(Fault("FAILED_PRECONDITION", "", "NO_STORE", words))
+            message = "this server was started without a store for bundles"
+            raise Refused(Fault("FAILED_PRECONDITION", "", "NO_STORE", message))
         return self.deployment
 
     async def Drain(self, data: bytes, _context: Any) -> AsyncIterator[pb.Progress]:
@@ -146,9 +146,9 @@ class Admin:
 
 
 def _asked_by(context: Any) -> None:
-    """Whom the guard knows, else what the caller says of itself."""
-    if not ASKER.get():
-        ASKER.set(caller_of(context).client)
+    """Set the actor: the authenticated identity, else the name the client sent."""
+    if not ACTOR.get():
+        ACTOR.set(caller_of(context).client)
 
 
 def _progress(step: Step) -> pb.Progress:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from google.protobuf.message import DecodeError
 
 from proto import inference_pb2 as pb
-from server.request.lazy_parse import feedback_envelope
+from server.request.lazy_parse import parse_feedback
 from server.request.status import Refused, bad_input
 from server.telemetry.stamps.feedback import REFUSED, FeedbackItem, FeedbackResult
 
@@ -23,7 +23,7 @@ def items_of(data: bytes) -> list[FeedbackItem | FeedbackResult]:
 
     Raises Refused when the request as a whole cannot be read, is empty or has too many items.
     """
-    raw = feedback_envelope(data).items
+    raw = parse_feedback(data).items
     if not raw:
         raise Refused(bad_input("items", "EMPTY", "a call needs at least one item"))
     if len(raw) > MOST_ITEMS:
@@ -60,10 +60,10 @@ def _mistimed(item: FeedbackItem, observed_ms: int) -> FeedbackResult | None:
 
 
 def in_order(
-    items: Sequence[FeedbackItem | FeedbackResult], told: Sequence[FeedbackResult]
+    items: Sequence[FeedbackItem | FeedbackResult], results: Sequence[FeedbackResult]
 ) -> list[FeedbackResult]:
-    """One result an item: its own, or the next of those telemetry `told`."""
-    answers = iter(told)
+    """One result an item: its own, or the next of those telemetry `results`."""
+    answers = iter(results)
     return [item if isinstance(item, FeedbackResult) else next(answers) for item in items]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf import message
 
-from server.api.retry_penalty import Brake
+from server.api.retry_penalty import RetryPenalty
 from server.request.status import STAMP_KEY, Refused, spoken, status_of, trailers
 from server.types import Facts, Fault
 
@@ -21,17 +21,17 @@ Handler = Callable[..., Awaitable[Any]]
 RETRY_AFTER_S = 0.2
 
 
-class Door:
-    def __init__(self, facts: Facts_, brake: Brake) -> None:
+class Handlers:
+    def __init__(self, facts: Facts_, retry_penalty: RetryPenalty) -> None:
         self._facts = facts
-        self.brake = brake
+        self.retry_penalty = retry_penalty
 
     @property
     def stamp(self) -> str:
         facts = self._facts()
         return facts.stamp if facts else ""
 
-    def handlers(self, service: Any, servant: object) -> Any:
+    def of(self, service: Any, servant: object) -> Any:
         """Generic handlers for a service descriptor; `servant` has a method for each it offers.
 
         A servant's method takes the request's bytes (not when the client streams) and the context.
@@ -100,7 +100,7 @@ class Door:
         """Keep a refusal for a full server back from a caller who hurries."""
         if fault.code == "RESOURCE_EXHAUSTED":
             wait_s = fault.retry_after_s or RETRY_AFTER_S
-            await self.brake.refuse(context.peer(), wait_s, context.time_remaining())
+            await self.retry_penalty.refuse(context.peer(), wait_s, context.time_remaining())
 
 
 def _bytes(answer: message.Message) -> bytes:

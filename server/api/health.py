@@ -23,14 +23,14 @@ TAKES_TRAFFIC = ("READY", "DEGRADED")
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class HealthService:
     engine: Engine
 
     async def Check(self, data: bytes, _context: Any) -> Any:
         service = message_of(pb.HealthCheckRequest, data).service
         if service not in SERVICES:
-            words = f"no service {service!r}; there are {', '.join(SERVICES[1:])}"
-            raise Refused(Fault("NOT_FOUND", "service", "UNKNOWN_SERVICE", words))
+            message = f"no service {service!r}; there are {', '.join(SERVICES[1:])}"
+            raise Refused(Fault("NOT_FOUND", "service", "UNKNOWN_SERVICE", message))
         return pb.HealthCheckResponse(status=_status(service, self.engine.snapshot().state))
 
     async def List(self, data: bytes, _context: Any) -> Any:
@@ -45,13 +45,13 @@ class Health:
         if service not in SERVICES:
             yield pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)
             return
-        said, state = None, ""
+        sent, state = None, ""
         while True:
             state = await self.engine.changed(state)
             status = _status(service, state)
-            if status != said:
+            if status != sent:
                 yield pb.HealthCheckResponse(status=status)
-                said = status
+                sent = status
 
 
 def _status(service: str, state: str) -> int:

@@ -14,7 +14,7 @@ import grpc
 
 from proto import inference_pb2 as pb
 from server.api.feedback_messages import in_order, items_of, response_of
-from server.api.handlers import Door
+from server.api.handlers import Handlers
 from server.api.request_rows import Rows, in_wire_names
 from server.api.stream import answer_stream
 from server.engine import Engine
@@ -30,26 +30,26 @@ from server.request.responses import (
 )
 from server.request.status import STAMP_KEY, Refused, bad_input
 from server.request.uploads import UploadStore
-from server.request.validation import Call, Intake
-from server.request.worker_threads import Offload
+from server.request.validation import ParsedRequest, Validator
+from server.request.worker_threads import WorkerThreads
 from server.telemetry.stamps.feedback import FeedbackItem
-from server.telemetry_port import Witness
+from server.telemetry_port import TelemetryPort
 from server.types import Fault, Outcome, Token
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
     engine: Engine
-    intake: Intake
+    validator: Validator
     rows: Rows
     uploads: UploadStore
-    door: Door
+    handlers: Handlers
     described: pb.DescribeResponse  # what does not depend on the bundle
-    witness: Witness
-    _joining: Offload = field(default_factory=lambda: Offload("feedback", 1, 32))
+    telemetry: TelemetryPort
+    _joining: WorkerThreads = field(default_factory=lambda: WorkerThreads("feedback", 1, 32))
 
     async def Predict(self, data: bytes, context: Any) -> pb.PredictResponse:
-        call = self.intake.predict(data, caller_of(context))
+        call = self.validator.predict(data, caller_of(context))
         outcomes = await self.rows.answer(call)
         fault = common_fault(outcomes)
         if fault is not None:
@@ -65,13 +65,13 @@ class Inference:
             now = replace(caller, remaining_s=context.time_remaining())
             response, fault = await self._stream_answer(data, now)
             if fault is not None:
-                await self.door.hold(fault, context)
+                await self.handlers.hold(fault, context)
             return response
 
         await answer_stream(context, answer)
 
     async def Generate(self, data: bytes, context: Any) -> AsyncIterator[pb.GenerateEvent]:
-        call = self.intake.generate(data, caller_of(context))
+        call = self.validator.generate(data, caller_of(context))
         work = self.rows.work(call, call.rows[0], "example")
         first = True
         async with aclosing(self.engine.generate(work)) as items:
@@ -121,9 +121,9 @@ class Inference:
     async def Feedback(self, data: bytes, _context: Any) -> pb.FeedbackResponse:
         items = items_of(data)
         sound = [item for item in items if isinstance(item, FeedbackItem)]
-        told = await self._joining.run(lambda: self.witness.feedback(sound)) if sound else []
-        self.engine.learnt(sound, told)
-        return response_of(in_order(items, told))
+        results = await self._joining.run(lambda: self.telemetry.feedback(sound)) if sound else []
+        self.engine.learnt(sound, results)
+        return response_of(in_order(items, results))
 
     async def Describe(self, data: bytes, _context: Any) -> pb.DescribeResponse:
         message_of(pb.DescribeRequest, data)
@@ -147,18 +147,18 @@ class Inference:
         """The answer, and the fault all its rows have in common. Never raises Refused: a stream
         outlives a bad request, whose answer then has one result, the fault."""
         try:
-            call = self.intake.predict(data, caller)
+            call = self.validator.predict(data, caller)
         except Refused as refusal:
             fault = refusal.faults[0]
             response = pb.PredictResponse(
                 request_id=request_id_of(data), stamp=stamp_message(self.engine.facts)
             )
-            response.results.add(fault=fault_message(fault), stamp=self.door.stamp)
+            response.results.add(fault=fault_message(fault), stamp=self.handlers.stamp)
             return response, fault
         outcomes = await self.rows.answer(call)
         return self._response(call, outcomes), common_fault(outcomes)
 
-    def _response(self, call: Call, outcomes: Sequence[Outcome]) -> pb.PredictResponse:
+    def _response(self, call: ParsedRequest, outcomes: Sequence[Outcome]) -> pb.PredictResponse:
         bound = next((outcome.stamp for outcome in outcomes if outcome.answer), "")
         return pb.PredictResponse(
             request_id=call.request_id,

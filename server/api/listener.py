@@ -1,6 +1,6 @@
 """The one port: every service of this server on a grpc.aio server, with its limits.
 
-Refuses to listen beyond loopback in plaintext unless told to.
+Refuses to listen beyond loopback in plaintext without --insecure.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from proto import admin_pb2, inference_pb2, observe_pb2
 from server.api import open_inference_messages
 from server.api.admin import Admin
-from server.api.handlers import Door
-from server.api.health import Health
+from server.api.handlers import Handlers
+from server.api.health import HealthService
 from server.api.inference import Inference
-from server.api.model_statistics import Tally
+from server.api.model_statistics import ModelStatistics
 from server.api.observe import Observe
 from server.api.open_inference import OpenInference
 from server.api.request_rows import Rows
-from server.api.retry_penalty import Brake
-from server.api.snapshot_messages import Identity, Snapshots
+from server.api.retry_penalty import RetryPenalty
+from server.api.snapshot_messages import ServerIdentity, Snapshots
 from server.config import ServerConfig
 from server.deploy.deployment import Deployment
 from server.engine import Engine
 from server.errors import ServerError
-from server.rehearsal.service import Rehearsals
+from server.rehearsal.service import RehearsalService
 from server.request.ids import prediction_id
 from server.request.uploads import UploadLimits, UploadStore
-from server.request.validation import Intake
-from server.telemetry_port import Unrecorded, Witness
+from server.request.validation import Validator
+from server.telemetry_port import NullTelemetry, TelemetryPort
 
 MODALITIES = ("text", "image", "audio")
 TASKS = ("classify", "embed", "generate")
@@ -59,17 +59,17 @@ class CannotListen(ServerError):
 
 
 @dataclass(slots=True)
-class Edge:
+class Listener:
     """One per server: `start` binds and answers, `stop` lets calls finish for a while."""
 
     engine: Engine
     config: ServerConfig
-    identity: Identity
+    identity: ServerIdentity
     leave: Callable[[], None]
     interceptors: tuple[grpc.aio.ServerInterceptor, ...] = ()
     credentials: grpc.ServerCredentials | None = None  # None: plaintext
     deployment: Deployment | None = None  # None: what is served cannot be changed
-    witness: Witness = field(default_factory=Unrecorded)
+    telemetry: TelemetryPort = field(default_factory=NullTelemetry)
     wall: Callable[[], float] = time.time  # what rows and events are dated by
     _server: grpc.aio.Server | None = field(default=None, init=False)
 
@@ -82,8 +82,8 @@ class Edge:
             interceptors=self.interceptors,
             maximum_concurrent_rpcs=MOST_CALLS,
         )
-        for handlers in self._services():
-            server.add_generic_rpc_handlers((handlers,))
+        for handler in self._services():
+            server.add_generic_rpc_handlers((handler,))
         _reflect(server)
         try:
             port = self._bind(server)
@@ -109,30 +109,34 @@ class Edge:
         """The table of contents of the port."""
         engine, config = self.engine, self.config
         uploads = UploadStore(upload_limits(config))
-        door = Door(lambda: engine.facts, Brake())
-        intake = Intake(config, uploads, new_id=lambda: prediction_id(int(self.wall() * 1000)))
-        tally = Tally()
-        rows = Rows(engine, intake, tally)
-        described, witness = self._described(), self.witness
-        inference = Inference(engine, intake, rows, uploads, door, described, witness)
-        snapshots = Snapshots(engine, self.identity, tally, witness)
-        observe = Observe(engine, snapshots, witness, self.wall)
-        open_inference = OpenInference(config, intake, rows, door, self.identity.version)
-        admin = Admin(engine, self.deployment, config.drain_s, self.leave, self._rehearsals(intake))
+        handlers = Handlers(lambda: engine.facts, RetryPenalty())
+        validator = Validator(
+            config, uploads, new_id=lambda: prediction_id(int(self.wall() * 1000))
+        )
+        statistics = ModelStatistics()
+        rows = Rows(engine, validator, statistics)
+        described, telemetry = self._described(), self.telemetry
+        inference = Inference(engine, validator, rows, uploads, handlers, described, telemetry)
+        snapshots = Snapshots(engine, self.identity, statistics, telemetry)
+        observe = Observe(engine, snapshots, telemetry, self.wall)
+        open_inference = OpenInference(config, validator, rows, handlers, self.identity.version)
+        admin = Admin(
+            engine, self.deployment, config.drain_s, self.leave, self._rehearsal_service(validator)
+        )
         native = inference_pb2.DESCRIPTOR.services_by_name["Inference"]
         return [
-            door.handlers(native, inference),
-            door.handlers(observe_pb2.DESCRIPTOR.services_by_name["Observe"], observe),
-            door.handlers(admin_pb2.DESCRIPTOR.services_by_name["Admin"], admin),
-            door.handlers(health_pb2.DESCRIPTOR.services_by_name["Health"], Health(engine)),
-            door.handlers(open_inference_messages.SERVICE, open_inference),
+            handlers.of(native, inference),
+            handlers.of(observe_pb2.DESCRIPTOR.services_by_name["Observe"], observe),
+            handlers.of(admin_pb2.DESCRIPTOR.services_by_name["Admin"], admin),
+            handlers.of(health_pb2.DESCRIPTOR.services_by_name["Health"], HealthService(engine)),
+            handlers.of(open_inference_messages.SERVICE, open_inference),
         ]
 
-    def _rehearsals(self, intake: Intake) -> Rehearsals | None:
+    def _rehearsal_service(self, validator: Validator) -> RehearsalService | None:
         if self.deployment is None:
             return None
-        return Rehearsals(
-            self.engine, self.deployment, self.witness, intake, self.config.sample_share
+        return RehearsalService(
+            self.engine, self.deployment, self.telemetry, validator, self.config.sample_share
         )
 
     def _described(self) -> inference_pb2.DescribeResponse:
@@ -156,8 +160,8 @@ def check_listen(listen: str, anywhere: bool) -> None:
     except ValueError:
         loopback = False
     if not loopback:
-        words = f"{host} can be reached from the network and nothing would be encrypted"
-        raise CannotListen(f"--listen {listen}: {words}; --insecure accepts that")
+        message = f"{host} can be reached from the network and nothing would be encrypted"
+        raise CannotListen(f"--listen {listen}: {message}; --insecure accepts that")
 
 
 def _check_free(listen: str) -> None:
@@ -178,9 +182,9 @@ def _check_free(listen: str) -> None:
 
 def _fault(family: int, address: Any) -> OSError | None:
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
+        with socket.socket(family, socket.SOCK_STREAM) as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            attempt.bind(address)
     except OSError as error:
         return error
     return None

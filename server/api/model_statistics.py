@@ -1,5 +1,5 @@
-"""Counts what the edge answered and refused, and where the time went, since start. What the
-Open Inference Protocol calls model statistics; the engine counts its own rows."""
+"""Counts of answers and refusals, and the time spent in each stage, since start: what the Open
+Inference Protocol calls model statistics. The engine counts its own rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Total:
 
 
 @dataclass(slots=True)
-class Tally:
+class ModelStatistics:
     """Sums over rows. `executions` counts forwards: a row in a batch of n is 1/n of one."""
 
     wall: Callable[[], float] = time.time
@@ -33,7 +33,7 @@ class Tally:
     compute_output: Total = field(default_factory=Total)
     executions: float = 0.0
     last_unix_ms: int = 0
-    refused_at_the_door: int = 0  # rows whose bytes alone told that they cannot be served
+    invalid_rows: int = 0  # refused by their bytes alone, before the engine
 
     def add(self, outcome: Outcome) -> None:
         timing: Timing = outcome.timing

@@ -30,11 +30,11 @@ from server.engine import Engine
 from server.request.caller import caller_of
 from server.request.lazy_parse import message_of
 from server.request.status import Refused, bad_input
-from server.request.worker_threads import Offload
+from server.request.worker_threads import WorkerThreads
 from server.telemetry.change_feed import Batch
 from server.telemetry.rows import PredictionRow, Row
 from server.telemetry.store.worst_slices import Search
-from server.telemetry_port import Witness
+from server.telemetry_port import TelemetryPort
 
 DEFAULT_INTERVAL_S = 1.0
 # A snapshot is the largest of all messages (it names every part of the stamp) and mostly the same:
@@ -46,7 +46,7 @@ CHUNK = 200  # rows of the past read at a time
 PAUSE_S = 0.02  # after each: about half of the loop's time is left to those who predict
 SAMPLES, MOST_SAMPLES = 100, 1000  # usual and most
 SLICES, MOST_SLICES = 10, 100
-# A gRPC client takes 4 MiB in one message unless told otherwise.
+# A gRPC client takes 4 MiB in one message unless sent otherwise.
 MOST_PAYLOAD_BYTES = 3 << 20
 
 
@@ -56,10 +56,10 @@ class Observe:
 
     engine: Engine
     snapshots: Snapshots
-    witness: Witness
+    telemetry: TelemetryPort
     wall: Callable[[], float] = time.time
-    _reading: Offload = field(default_factory=lambda: Offload("observe", 3, 60))
-    _searching: Offload = field(default_factory=lambda: Offload("slices", 1, 8))
+    _reading: WorkerThreads = field(default_factory=lambda: WorkerThreads("observe", 3, 60))
+    _searching: WorkerThreads = field(default_factory=lambda: WorkerThreads("slices", 1, 8))
 
     # ---- watching ----------------------------------------------------------------------------
 
@@ -70,11 +70,11 @@ class Observe:
         steady_s = interval_s if request.interval_s > 0 else STEADY_S
         state = await self.engine.changed("")  # as it is now
         cursor = 0 if request.once else await self._place(request)
-        told, told_at = None, 0.0
+        sent, sent_at = None, 0.0
         while True:
             snapshot, now = self.snapshots.take(), time.monotonic()
-            if news(snapshot) != told or now >= told_at + steady_s:
-                told, told_at = news(snapshot), now
+            if news(snapshot) != sent or now >= sent_at + steady_s:
+                sent, sent_at = news(snapshot), now
                 yield self._event(cursor, snapshot=snapshot)
             if request.once:
                 return
@@ -86,8 +86,8 @@ class Observe:
     async def _since(self, cursor: int) -> Batch:
         """What is true now may be many thousand rows; what changed a moment ago is few."""
         if cursor:
-            return self.witness.changes(cursor)
-        return await self._reading.run(lambda: self.witness.changes(0))
+            return self.telemetry.changes(cursor)
+        return await self._reading.run(lambda: self.telemetry.changes(0))
 
     async def _place(self, request: pb.WatchRequest) -> int:
         """Where to go on; 0, everything that is true now, when that place is not known here or
@@ -95,7 +95,7 @@ class Observe:
         if request.instance != self.snapshots.identity.instance:
             return 0
         cursor: int = request.after_cursor
-        found = await self._reading.run(lambda: self.witness.changes(cursor))
+        found = await self._reading.run(lambda: self.telemetry.changes(cursor))
         return cursor if found.complete and cursor <= found.cursor else 0
 
     async def _changed(self, seen: str, longest_s: float) -> str:
@@ -123,7 +123,7 @@ class Observe:
 
     async def History(self, data: bytes, _context: Any) -> AsyncIterator[pb.WatchEvent]:
         request = message_of(pb.HistoryRequest, data)
-        rows = self.witness.history(span_of(request, self.wall()), kinds_of(request.kinds))
+        rows = self.telemetry.history(span_of(request, self.wall()), kinds_of(request.kinds))
 
         def chunk() -> list[Row]:
             return list(islice(rows, CHUNK))
@@ -146,9 +146,9 @@ class Observe:
 
         def read() -> pb.SamplesResponse:
             if ids:
-                rows = self.witness.by_id(ids, False)
+                rows = self.telemetry.by_id(ids, False)
             else:
-                rows = self.witness.samples(request.filter, span, limit, False)
+                rows = self.telemetry.samples(request.filter, span, limit, False)
             return self._samples(rows, request.with_payload)
 
         return await self._reading.run(read, "filter")
@@ -159,7 +159,7 @@ class Observe:
         for row in rows:
             sample = response.samples.add(row=prediction_message(row))
             if with_payload and row.payload_kept and size < MOST_PAYLOAD_BYTES:
-                (kept,) = self.witness.by_id([row.record.prediction_id], True) or (row,)
+                (kept,) = self.telemetry.by_id([row.record.prediction_id], True) or (row,)
                 if not size or size + len(kept.example) <= MOST_PAYLOAD_BYTES:
                     sample.example = kept.example
                 size += len(kept.example)
@@ -173,7 +173,7 @@ class Observe:
             limit_of(request.limit, SLICES, MOST_SLICES),
         )
         began = time.perf_counter()
-        found = await self._searching.run(lambda: self.witness.worst_slices(wanted))
+        found = await self._searching.run(lambda: self.telemetry.worst_slices(wanted))
         return pb.SlicesResponse(
             slices=[message_of_row(row) for row in found.slices],
             rows_searched=found.rows,
@@ -185,18 +185,18 @@ class Observe:
     async def Acknowledge(self, data: bytes, context: Any) -> pb.AlertAction:
         request = message_of(pb.AcknowledgeRequest, data)
         asked = acknowledgement_of(request, caller_of(context).client)
-        row = await self._reading.run(lambda: self.witness.acknowledge(*asked), "alert_id")
+        row = await self._reading.run(lambda: self.telemetry.acknowledge(*asked), "alert_id")
         return pb.AlertAction(alert=message_of_row(row))
 
     async def Silence(self, data: bytes, context: Any) -> pb.AlertAction:
         request = message_of(pb.SilenceRequest, data)
         if request.end_id:
             ended = await self._reading.run(
-                lambda: self.witness.end_silence(request.end_id), "end_id"
+                lambda: self.telemetry.end_silence(request.end_id), "end_id"
             )
             return pb.AlertAction(silence=message_of_row(ended))
         asked = silence_of(request, caller_of(context).client, self.wall())
-        row = await self._reading.run(lambda: self.witness.silence(*asked), "matcher")
+        row = await self._reading.run(lambda: self.telemetry.silence(*asked), "matcher")
         return pb.AlertAction(silence=message_of_row(row))
 
 
@@ -208,6 +208,9 @@ def news(snapshot: pb.ServerSnapshot) -> tuple[object, ...]:
         snapshot.stamp,
         snapshot.telemetry_state,
         len(snapshot.pins),
-        *((seat.index, seat.state, seat.stamp, seat.restarts) for seat in snapshot.replicas),
-        *(len(seat.self_check.changed) for seat in snapshot.replicas),
+        *(
+            (replica.index, replica.state, replica.stamp, replica.restarts)
+            for replica in snapshot.replicas
+        ),
+        *(len(replica.self_check.changed) for replica in snapshot.replicas),
     )

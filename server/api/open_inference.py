@@ -11,7 +11,7 @@ from typing import Any
 
 from proto import inference_pb2 as pb
 from server.api import open_inference_messages as oip
-from server.api.handlers import Door
+from server.api.handlers import Handlers
 from server.api.health import TAKES_TRAFFIC
 from server.api.open_inference_model import OUTPUTS, model_config, model_metadata, model_statistics
 from server.api.open_inference_tensors import bytes_tensor, classification, examples_of, labels_of
@@ -21,7 +21,7 @@ from server.config import ServerConfig
 from server.request.caller import Caller, caller_of
 from server.request.lazy_parse import message_of
 from server.request.status import Refused, spoken
-from server.request.validation import Intake
+from server.request.validation import Validator
 from server.types import Answer, Facts, Fault, Outcome
 
 SERIAL = "1"  # the versions of this protocol are integers; the stamp travels in parameters
@@ -42,9 +42,9 @@ PRIORITIES = {0: pb.NORMAL, 1: pb.HIGH, 2: pb.NORMAL}  # Triton: 0 the default, 
 @dataclass(frozen=True, slots=True)
 class OpenInference:
     config: ServerConfig
-    intake: Intake
+    validator: Validator
     rows: Rows
-    door: Door
+    handlers: Handlers
     version: str
 
     async def ServerLive(self, _data: bytes, _context: Any) -> Any:
@@ -81,7 +81,7 @@ class OpenInference:
         facts = self._facts()
         if request.name:  # empty: all models, of which there is one
             self._check_model(request.name, request.version, facts)
-        return model_statistics(model_name(facts), SERIAL, self.rows.tally)
+        return model_statistics(model_name(facts), SERIAL, self.rows.statistics)
 
     async def RepositoryIndex(self, data: bytes, _context: Any) -> Any:
         request = message_of(oip.RepositoryIndexRequest, data)
@@ -110,9 +110,9 @@ class OpenInference:
                 response = await self._infer(request, now)
             except Refused as refusal:
                 fault = refusal.faults[0]
-                await self.door.hold(fault, context)
+                await self.handlers.hold(fault, context)
                 response = oip.ModelInferResponse(model_name=request.model_name, id=request.id)
-                response.parameters["stamp"].string_param = self.door.stamp
+                response.parameters["stamp"].string_param = self.handlers.stamp
                 return oip.ModelStreamInferResponse(
                     error_message=spoken(fault), infer_response=response
                 )
@@ -129,10 +129,10 @@ class OpenInference:
         wanted = {output.name: output for output in request.outputs}
         unknown = wanted.keys() - OUTPUTS.keys()
         if unknown:
-            words = f"there is no output {sorted(unknown)[0]!r}; there are {', '.join(OUTPUTS)}"
-            raise Refused(Fault("INVALID_ARGUMENT", "outputs", "UNKNOWN_OUTPUT", words))
+            message = f"there is no output {sorted(unknown)[0]!r}; there are {', '.join(OUTPUTS)}"
+            raise Refused(Fault("INVALID_ARGUMENT", "outputs", "UNKNOWN_OUTPUT", message))
         native = _native(request, examples, "embedding" in wanted)
-        call = self.intake.predict(native.SerializeToString(), _hurried(caller, request))
+        call = self.validator.predict(native.SerializeToString(), _hurried(caller, request))
         outcomes = await self.rows.answer(call)
         faults = [_at_place(one.fault, places) for one in outcomes if one.fault is not None]
         if faults:
@@ -174,8 +174,10 @@ class OpenInference:
     def _check_model(self, name: str, version: str, facts: Facts) -> None:
         known = (model_name(facts), ALIAS)
         if name not in known or version not in ("", SERIAL):
-            words = f"no model {name!r} version {version!r}; there is {known[0]!r} version {SERIAL}"
-            raise Refused(Fault("NOT_FOUND", "model_name", "UNKNOWN_MODEL", words))
+            message = (
+                f"no model {name!r} version {version!r}; there is {known[0]!r} version {SERIAL}"
+            )
+            raise Refused(Fault("NOT_FOUND", "model_name", "UNKNOWN_MODEL", message))
 
 
 def model_name(facts: Facts) -> str:
@@ -234,8 +236,8 @@ def _add_output(
         elements = [one for answer in answers for one in classification(answer, top, order)]
         raw = bytes_tensor(elements)
     elif name in ("label", "prediction_id"):
-        words = ids if name == "prediction_id" else [answer.label for answer in answers]
-        kind, width, raw = "BYTES", 1, bytes_tensor([word.encode() for word in words])
+        texts = ids if name == "prediction_id" else [answer.label for answer in answers]
+        kind, width, raw = "BYTES", 1, bytes_tensor([text.encode() for text in texts])
     elif name == "embedding":
         kind, width = "FP32", len(answers[0].embedding) // 4
         raw = b"".join(answer.embedding for answer in answers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from server.api import open_inference_messages as oip
-from server.api.model_statistics import Tally, Total
+from server.api.model_statistics import ModelStatistics, Total
 from server.config import ServerConfig
 from server.types import Facts
 
@@ -55,20 +55,20 @@ def model_config(name: str, facts: Facts, config: ServerConfig) -> Any:
     return response
 
 
-def model_statistics(name: str, version: str, tally: Tally) -> Any:
+def model_statistics(name: str, version: str, statistics: ModelStatistics) -> Any:
     """Rows of both wire forms since start, in Triton's terms."""
     response = oip.ModelStatisticsResponse()
     model = response.model_stats.add(name=name, version=version)
-    model.last_inference = tally.last_unix_ms
-    model.inference_count = tally.success.count
-    model.execution_count = round(tally.executions)
-    statistics = model.inference_stats
-    _set(statistics.success, tally.success)
-    _set(statistics.fail, tally.fail)
-    _set(statistics.queue, tally.queue)
-    _set(statistics.compute_input, tally.compute_input)
-    _set(statistics.compute_infer, tally.compute_infer)
-    _set(statistics.compute_output, tally.compute_output)
+    model.last_inference = statistics.last_unix_ms
+    model.inference_count = statistics.success.count
+    model.execution_count = round(statistics.executions)
+    sums = model.inference_stats
+    _set(sums.success, statistics.success)
+    _set(sums.fail, statistics.fail)
+    _set(sums.queue, statistics.queue)
+    _set(sums.compute_input, statistics.compute_input)
+    _set(sums.compute_infer, statistics.compute_infer)
+    _set(sums.compute_output, statistics.compute_output)
     return response
 
 

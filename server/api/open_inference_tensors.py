@@ -148,5 +148,5 @@ def _add_part(example: pb.Example, tensor: Any, element: bytes, field: str) -> N
         part.mime_type = mime
 
 
-def _broken(field: str, words: str) -> Any:
-    return bad_input(field, "BYTES_MALFORMED", words)
+def _broken(field: str, message: str) -> Any:
+    return bad_input(field, "BYTES_MALFORMED", message)

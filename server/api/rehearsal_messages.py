@@ -1,4 +1,4 @@
-"""Rehearsals on the wire: what is asked for, and what is told."""
+"""Rehearsals on the wire: the request and the events of its answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from proto import admin_pb2 as pb
 from proto import inference_pb2
 from server.rehearsal.comparison import numbers
 from server.rehearsal.rehearsal import Stage, Wanted
-from server.rehearsal.report import Judged
+from server.rehearsal.report import RehearsalReport
 from server.request.status import Refused, bad_input
 from server.routing.progress import Step
 from server.types import Facts
@@ -24,41 +24,41 @@ def wanted_of(request: pb.RehearseRequest) -> Wanted:
     if bool(request.stamp) == bool(request.path):
         raise Refused(bad_input("stamp", "WHAT", "exactly one of stamp and path says what"))
     if request.payloads > MOST_PAYLOADS:
-        words = f"{request.payloads} payloads; at most {MOST_PAYLOADS} are replayed"
-        raise Refused(bad_input("payloads", "TOO_MANY", words))
+        message = f"{request.payloads} payloads; at most {MOST_PAYLOADS} are replayed"
+        raise Refused(bad_input("payloads", "TOO_MANY", message))
     if not 0 <= request.shadow_share <= 1:
-        words = f"{request.shadow_share:g} is no share of live traffic: 0 to 1 is"
-        raise Refused(bad_input("shadow_share", "NO_SHARE", words))
+        message = f"{request.shadow_share:g} is no share of live traffic: 0 to 1 is"
+        raise Refused(bad_input("shadow_share", "NO_SHARE", message))
     if not 0 <= request.seconds <= MOST_S:
-        words = f"{request.seconds:g} s; live traffic is shadowed for {MOST_S:g} s at most"
-        raise Refused(bad_input("seconds", "TOO_LONG", words))
+        message = f"{request.seconds:g} s; live traffic is shadowed for {MOST_S:g} s at most"
+        raise Refused(bad_input("seconds", "TOO_LONG", message))
     return Wanted(
         request.payloads or USUAL_PAYLOADS, request.shadow_share, request.seconds or USUAL_S
     )
 
 
-def event_of(told: Step | Stage | Judged) -> pb.RehearseEvent:
-    if isinstance(told, Judged):
-        return _judged(told)
-    progress = pb.Progress(step=told.name, fraction=told.fraction, detail=told.detail)
-    if isinstance(told, Step):
-        progress.stamp.hex, progress.stamp.name = told.stamp, told.stamp_name
+def event_of(event: Step | Stage | RehearsalReport) -> pb.RehearseEvent:
+    if isinstance(event, RehearsalReport):
+        return _judged(event)
+    progress = pb.Progress(step=event.name, fraction=event.fraction, detail=event.detail)
+    if isinstance(event, Step):
+        progress.stamp.hex, progress.stamp.name = event.stamp, event.stamp_name
     return pb.RehearseEvent(progress=progress)
 
 
-def _judged(told: Judged) -> pb.RehearseEvent:
+def _judged(event: RehearsalReport) -> pb.RehearseEvent:
     event = pb.RehearseEvent(
         progress=pb.Progress(step="rehearsed", fraction=1.0, done=True),
-        verdict=told.verdict.word,
-        reason=told.verdict.reason,
-        messages=told.words,
-        active=_stamp(told.active),
-        value_unit=told.unit,
+        verdict=event.verdict.word,
+        reason=event.verdict.reason,
+        messages=event.messages,
+        active=_stamp(event.active),
+        value_unit=event.unit,
     )
-    event.progress.stamp.CopyFrom(_stamp(told.candidate))
-    event.figures.update(numbers(told.whole))
-    event.figures.update({"live": told.live, "live_dropped": told.live_dropped})
-    latency = told.latency
+    event.progress.stamp.CopyFrom(_stamp(event.candidate))
+    event.figures.update(numbers(event.whole))
+    event.figures.update({"live": event.live, "live_dropped": event.live_dropped})
+    latency = event.latency
     event.figures["latency_pairs"] = latency.pairs
     times = {
         "work_ms_before": latency.before_ms,
@@ -68,7 +68,7 @@ def _judged(told: Judged) -> pb.RehearseEvent:
         "work_ratio_high": latency.ratio.high,
     }
     event.figures.update({name: value for name, value in times.items() if math.isfinite(value)})
-    for part in told.slices:
+    for part in event.slices:
         event.slices.add(slice=part.slice).figures.update(numbers(part))
     return event
 

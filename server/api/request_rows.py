@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass, replace
 
 from proto import inference_pb2 as pb
-from server.api.model_statistics import Tally
+from server.api.model_statistics import ModelStatistics
 from server.engine import Engine
 from server.request.responses import placed
 from server.request.status import Refused
-from server.request.validation import Call, Intake
+from server.request.validation import ParsedRequest, Validator
 from server.types import Outcome, Timing, Work
 
 NO_REPLICA = -1
@@ -21,10 +21,10 @@ PART_FIELD = re.compile(r"parts\[(?P<index>\d+)\]\.(?P<name>mime|data)")
 @dataclass(frozen=True, slots=True)
 class Rows:
     engine: Engine
-    intake: Intake
-    tally: Tally
+    validator: Validator
+    statistics: ModelStatistics
 
-    async def answer(self, call: Call) -> list[Outcome]:
+    async def answer(self, call: ParsedRequest) -> list[Outcome]:
         """One outcome a row, in order. A row at fault never disturbs another."""
         fields = [f"examples[{index}]" for index in range(len(call.rows))]
         if len(call.rows) == 1:  # the common case needs no task
@@ -32,15 +32,15 @@ class Rows:
         rows = zip(call.rows, fields, strict=True)
         return await asyncio.gather(*(self._one(call, row, field) for row, field in rows))
 
-    def work(self, call: Call, row: bytes, field: str) -> Work:
+    def work(self, call: ParsedRequest, row: bytes, field: str) -> Work:
         """Raises Refused, counted, when the row's bytes alone tell that it cannot be served."""
         try:
-            return self.intake.work(row, field, call.terms)
+            return self.validator.work(row, field, call.terms)
         except Refused:
-            self.tally.refused_at_the_door += 1
+            self.statistics.invalid_rows += 1
             raise
 
-    async def _one(self, call: Call, row: bytes, field: str) -> Outcome:
+    async def _one(self, call: ParsedRequest, row: bytes, field: str) -> Outcome:
         try:
             work = self.work(call, row, field)
         except Refused as refusal:
@@ -48,7 +48,7 @@ class Rows:
             stamp = facts.stamp if facts else ""
             return Outcome("", None, refusal.faults[0], Timing(), 0, stamp, NO_REPLICA)
         outcome = await self.engine.predict(work)
-        self.tally.add(outcome)
+        self.statistics.add(outcome)
         return placed(in_wire_names(outcome, work), field)
 
 

@@ -10,10 +10,10 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 
-class Brake:
-    """Remembers, per peer connection, until when it was told to wait.
+class RetryPenalty:
+    """Remembers, per peer connection, when its RetryInfo allows the next call.
 
-    # Invariant: at most `peers` entries and at most `held` sleeping refusals, so that the brake
+    # Invariant: at most `peers` entries and at most `held` sleeping refusals, so that the penalty
     itself cannot be filled up; beyond that a refusal is immediate again.
     """
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from proto import observe_pb2 as pb
 from server import host
-from server.api.model_statistics import Tally
+from server.api.model_statistics import ModelStatistics
 from server.engine import Engine
 from server.telemetry.rows import Health
-from server.telemetry_port import Witness
+from server.telemetry_port import TelemetryPort
 from server.types import EngineSnapshot, Evidence, Facts, ReplicaStatus, SelfCheck
 
 MOST_CHANGED = 50  # of one replica; a package upgraded whole changes every module
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ServerIdentity:
     """What is true of this server whatever it serves. `limits` are name, value, unit."""
 
     name: str
@@ -32,15 +32,15 @@ class Identity:
 @dataclass(frozen=True, slots=True)
 class Snapshots:
     engine: Engine
-    identity: Identity
-    tally: Tally
-    witness: Witness
+    identity: ServerIdentity
+    statistics: ModelStatistics
+    telemetry: TelemetryPort
 
     def take(self) -> pb.ServerSnapshot:
         now = self.engine.snapshot()
         message = _engine_message(now)
-        message.refused += self.tally.refused_at_the_door
-        message.requests += self.tally.refused_at_the_door
+        message.refused += self.statistics.invalid_rows
+        message.requests += self.statistics.invalid_rows
         identity = self.identity
         message.server = identity.name
         message.version = identity.version
@@ -51,7 +51,7 @@ class Snapshots:
         limits = identity.limits + (now.facts.limits if now.facts else ())
         for name, value, unit in limits:
             message.limits.add(name=name, value=value, unit=unit)
-        _add_telemetry(message, self.witness.health())
+        _add_telemetry(message, self.telemetry.health())
         return message
 
 

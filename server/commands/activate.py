@@ -46,8 +46,8 @@ def _part(text: str) -> float:
     return found
 
 
-def run(words: Sequence[str]) -> int:
-    arguments = parser().parse_args(words)
+def run(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
     return run_to_end(_activate(arguments), arguments.server)
 
 

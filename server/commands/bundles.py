@@ -10,7 +10,7 @@ from pathlib import Path
 from proto import admin_pb2 as pb
 from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
 from server.commands.output.status_report import table
-from server.deploy.bundle_listing import bundle_message, listed, rows
+from server.deploy.bundle_listing import bundle_message, list_bundles, rows
 from server.deploy.bundle_store import FOLDER, BundleStore
 
 HEAD = ("name", "stamp", "MiB", "what for")
@@ -29,15 +29,15 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(words: Sequence[str]) -> int:
-    arguments = parser().parse_args(words)
+def run(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
     if arguments.data is None:
         return run_to_end(_ask(arguments), arguments.server)
     folder = arguments.data / FOLDER
     if not folder.is_dir():
         print(f"{folder} is no store of bundles", file=sys.stderr)
         return FAILED
-    _show([bundle_message(one) for one in listed(BundleStore(folder))])
+    _show([bundle_message(one) for one in list_bundles(BundleStore(folder))])
     return OK
 
 

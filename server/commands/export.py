@@ -76,9 +76,9 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(words: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     command = parser()
-    arguments = command.parse_args(words)
+    arguments = command.parse_args(argv)
     to_screen = arguments.out == STANDARD_OUTPUT
     if to_screen and arguments.format == "parquet":
         command.error("--format parquet needs a file: --out FILE")

@@ -58,9 +58,9 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(words: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     command = parser()
-    arguments = command.parse_args(words)
+    arguments = command.parse_args(argv)
     if arguments.file is not None:
         if arguments.id:
             command.error("give an ID or --file, not both")
@@ -70,8 +70,8 @@ def run(words: Sequence[str]) -> int:
         except (OSError, BadLine) as error:
             command.error(f"--file {arguments.file}: {getattr(error, 'strerror', None) or error}")
         return run_to_end(_send(arguments, iter(items)), arguments.server)
-    said = arguments.label or arguments.outcome or arguments.value is not None
-    if not arguments.id or not said:
+    given = arguments.label or arguments.outcome or arguments.value is not None
+    if not arguments.id or not given:
         command.error("give an ID and what is true of it: LABEL, --value or --outcome")
     item = pb.FeedbackItem(
         prediction_id=arguments.id,

@@ -31,8 +31,8 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(words: Sequence[str]) -> int:
-    arguments = parser().parse_args(words)
+def run(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
     directory = arguments.directory
     hosts = arguments.host or [socket.gethostname(), "localhost", "127.0.0.1"]
     try:

@@ -101,9 +101,9 @@ def _add_asked(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def run(words: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     command = parser()
-    arguments = command.parse_args(words)
+    arguments = command.parse_args(argv)
     if not arguments.parts:
         command.error("give at least one of --text, --image and --audio")
     if arguments.generate and (arguments.labels or arguments.embed or arguments.repeat > 1):

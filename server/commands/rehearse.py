@@ -53,8 +53,8 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(words: Sequence[str]) -> int:
-    arguments = parser().parse_args(words)
+def run(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
     if not STAMP.fullmatch(arguments.what) or Path(arguments.what).is_dir():
         arguments.what = str(Path(arguments.what).resolve())
     return run_to_end(_rehearse(arguments), arguments.server)

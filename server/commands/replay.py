@@ -28,7 +28,7 @@ from server.commands.connection import (
 from server.commands.output.status_report import printable, table
 from server.config import ServerConfig
 from server.errors import PoolRefused
-from server.rehearsal.replay import Line, Side, Value, compare, named
+from server.rehearsal.replay import Line, ReplaySide, Value, compare, named
 from server.rehearsal.rerun import TASKS, by_bundle, by_server, outputs_of, schema_of
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import FeatureRow
@@ -79,8 +79,8 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(words: Sequence[str]) -> int:
-    arguments = parser().parse_args(words)
+def run(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
     try:
         return run_to_end(_replay(arguments), arguments.server)
     except NoPayload as error:
@@ -164,11 +164,11 @@ def _kept(row: pb.PredictionRow, example: bytes, schema: list[FeatureSpec]) -> K
     return Kept(row, example, schema)
 
 
-def side_of(kept: Kept) -> Side:
+def side_of(kept: Kept) -> ReplaySide:
     row = kept.row
     if row.error:
-        return Side(row.stamp, "", error="/".join(row.error.split("/")[:2]))
-    return Side(
+        return ReplaySide(row.stamp, "", error="/".join(row.error.split("/")[:2]))
+    return ReplaySide(
         row.stamp,
         "",
         row.label,
@@ -180,7 +180,7 @@ def side_of(kept: Kept) -> Side:
 # ---- telling -------------------------------------------------------------------------------------
 
 
-def _plain(row: pb.PredictionRow, now: Side, lines: Sequence[Line]) -> dict[str, object]:
+def _plain(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> dict[str, object]:
     return {
         "prediction_id": row.prediction_id,
         "at_unix_ms": row.at_unix_ms,
@@ -197,7 +197,7 @@ def _different(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if line.differs and line.name != "stamp"]
 
 
-def _text(row: pb.PredictionRow, now: Side, lines: Sequence[Line]) -> str:
+def _text(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> str:
     at = datetime.fromtimestamp(row.at_unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     tags = printable(" ".join(f"{name}={value}" for name, value in sorted(row.slices.items())))
     rows = [

@@ -25,8 +25,8 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(words: Sequence[str]) -> int:
-    arguments = parser().parse_args(words)
+def run(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
     return run_to_end(_roll_back(arguments), arguments.server)
 
 

@@ -1,4 +1,4 @@
-"""Serving, from the flags to the exit code: listen, load, say how it goes, drain when told to."""
+"""Serving, from the flags to the exit code: listen, load, report progress, drain on a signal."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from importlib import metadata
 
 import grpc
 
-from server.api.listener import CannotListen, Edge
-from server.api.snapshot_messages import Identity
+from server.api.listener import CannotListen, Listener
+from server.api.snapshot_messages import ServerIdentity
 from server.commands.flag_values import flags_of, limits_of
 from server.config import CHOOSE, ServerConfig
-from server.deploy.boot_choice import Choice, Tried, after, choices
+from server.deploy.boot_choice import BootChoice, FailedBoot, after, choices
 from server.deploy.bundle_store import FOLDER, BundleStore
 from server.deploy.deployment import Deployment
-from server.deploy.journal import Deploys, trial_of
+from server.deploy.journal import DeployJournal, analysis_of
 from server.engine import Engine
 from server.errors import DeployRefused, PoolRefused
-from server.ops.otel_setup import Instrumented
+from server.ops.otel_setup import OtelSetup
 from server.ops.simulated_clock import SimulatedWall
 from server.ops.skew_alert import SkewAlert
-from server.ops.startup_log import Narrator
+from server.ops.startup_log import StartupLog
 from server.ops.systemd import ServiceManager, service_manager
 from server.pool.pool import Pool
 from server.pool.spawn import DIGESTS, replica_spawner
@@ -40,7 +40,7 @@ from server.security.audit import AuditLog
 from server.security.guard import Guard
 from server.security.tls import TlsFiles, server_credentials
 from server.security.tokens import TokenFile, TokenFileInvalid
-from server.telemetry_port import OFF, Witness, witness_of
+from server.telemetry_port import OFF, TelemetryPort, telemetry_of
 
 OK = 0
 REFUSED = 78  # EX_CONFIG of sysexits.h: the bundle or the pool cannot be served
@@ -49,35 +49,35 @@ LAST_CALLS_S = 0.5
 # What a service manager is asked for beyond the grace: replicas end, telemetry is written out.
 TO_END_S = 30.0
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 Wall = Callable[[], float]
 
 
 class Stop:
-    """Told once, the server drains; told again, it ends at once."""
+    """The first request to stop drains the server; the second one kills it."""
 
-    def __init__(self, say: Say, leaving: Callable[[], object]) -> None:
-        self._say = say
+    def __init__(self, report: Report, leaving: Callable[[], object]) -> None:
+        self._report = report
         self._leaving = leaving
-        self._told = asyncio.Event()
+        self._requested = asyncio.Event()
 
     def install(self, engine: Engine) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signal, number, engine)
 
-    def tell(self) -> None:
-        if not self._told.is_set():
+    def request(self) -> None:
+        if not self._requested.is_set():
             self._leaving()
-        self._told.set()
+        self._requested.set()
 
     async def wait(self) -> None:
-        await self._told.wait()
+        await self._requested.wait()
 
     def _signal(self, number: signal.Signals, engine: Engine) -> None:
-        if not self._told.is_set():
-            self._say(f"{number.name}: draining; once more ends at once")
-            self.tell()
+        if not self._requested.is_set():
+            self._report(f"{number.name}: draining; send the signal again to exit immediately")
+            self.request()
             return
         for replica in engine.snapshot().replicas:
             if replica.pid:
@@ -89,93 +89,95 @@ def run(config: ServerConfig) -> int:
     """The exit code. Raises CannotListen before anything is loaded."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     if sys.__stderr__ is not None:
-        faulthandler.enable(sys.__stderr__)  # a watchdog aborts what hangs: then say where it hung
+        faulthandler.enable(
+            sys.__stderr__
+        )  # a watchdog aborts what hangs: then report where it hung
     manager = service_manager(os.environ)
 
-    def say(line: str) -> None:
+    def report(line: str) -> None:
         print(line, flush=True)
         manager.status(line)
 
     if config.bundle != CHOOSE and not (config.bundle / "manifest.json").is_file():
-        say(f"refused: {config.bundle} is no bundle: it has no manifest.json")
+        report(f"refused: {config.bundle} is no bundle: it has no manifest.json")
         return REFUSED
     if config.verify:
         (config.data / DIGESTS).unlink(missing_ok=True)
-    return asyncio.run(_serve(config, say, manager))
+    return asyncio.run(_serve(config, report, manager))
 
 
-async def _serve(config: ServerConfig, say: Say, manager: ServiceManager) -> int:
+async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) -> int:
     guards, credentials = _guards(config), _credentials(config)
-    stop = Stop(say, partial(manager.stopping, config.drain_s + TO_END_S))
+    stop = Stop(report, partial(manager.stopping, config.drain_s + TO_END_S))
     identity, wall = identity_of(config), wall_of(config)
-    otel = Instrumented(config, identity, wall=wall)
-    witness = await asyncio.to_thread(_witness, config, wall, otel)
-    deploys = Deploys(witness, wall)
+    otel = OtelSetup(config, identity, wall=wall)
+    telemetry = await asyncio.to_thread(_telemetry, config, wall, otel)
+    journal = DeployJournal(telemetry, wall)
     build = partial(pool_of, wall=wall)
-    store = _store(config, say)
+    store = _store(config, report)
     tries = choices(config.bundle, store)
     first = build(replace(config, bundle=tries[0].path))
-    engine = Engine(config, first, otel.recorder(witness), wall=wall, build=build)
-    engine.lineup.check = deploys.adopt
-    deployment = _deployment(engine, config, deploys, store)
-    edge = Edge(
+    engine = Engine(config, first, otel.recorder(telemetry), wall=wall, build=build)
+    engine.pool_set.check = journal.adopt
+    deployment = _deployment(engine, config, journal, store)
+    listener = Listener(
         engine,
         config,
         identity,
-        leave=stop.tell,
+        leave=stop.request,
         interceptors=otel.interceptors(guards),
         credentials=credentials,
         deployment=deployment,
-        witness=witness,
+        telemetry=telemetry,
         wall=wall,
     )
     watching: list[asyncio.Task[None]] = []
     try:
-        address = await edge.start()
+        address = await listener.start()
         stop.install(engine)
         otel.watch(engine)
-        say(f"listening on {address}; loading {tries[0].path}, {tries[0].reason}")
-        for line in (_kept(witness, config), *otel.said):
-            say(line)
-        watching.append(asyncio.create_task(Narrator(engine, address, say).run()))
+        report(f"listening on {address}; loading {tries[0].path}, {tries[0].reason}")
+        for line in (_kept(telemetry, config), *otel.messages):
+            report(line)
+        watching.append(asyncio.create_task(StartupLog(engine, address, report).run()))
         watching.append(asyncio.create_task(manager.attend(engine)))
-        watching.append(asyncio.create_task(SkewAlert(engine, witness).run()))
-        boot = partial(_boot, engine, deploys, tries, say)
-        return await _until_told(engine, boot, stop, config, say)
+        watching.append(asyncio.create_task(SkewAlert(engine, telemetry).run()))
+        boot = partial(_boot, engine, journal, tries, report)
+        return await _run_until_stopped(engine, boot, stop, config, report)
     finally:
         for task in watching:
             task.cancel()
-        deploys.stop(engine.facts)
+        journal.stop(engine.facts)
         if deployment is not None:
             await deployment.stop()
-        await edge.stop(LAST_CALLS_S)
+        await listener.stop(LAST_CALLS_S)
         await engine.stop()
-        await asyncio.to_thread(witness.close)
+        await asyncio.to_thread(telemetry.close)
         await otel.close()
 
 
-async def _until_told(
+async def _run_until_stopped(
     engine: Engine,
     boot: Callable[[], Coroutine[None, None, None]],
     stop: Stop,
     config: ServerConfig,
-    say: Say,
+    report: Report,
 ) -> int:
-    told = asyncio.create_task(stop.wait())
+    stop_requested = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(boot())
-    await asyncio.wait((told, starting), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((stop_requested, starting), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()
         return OK
     try:
         await starting
     except (PoolRefused, DeployRefused) as refusal:
-        say(f"refused: {refusal}{_remedy(config)}")
-        told.cancel()
+        report(f"refused: {refusal}{_remedy(config)}")
+        stop_requested.cancel()
         return REFUSED
-    await told
+    await stop_requested
     await engine.drain(config.drain_s)
-    say("drained")
+    report("drained")
     return OK
 
 
@@ -189,47 +191,49 @@ def _remedy(config: ServerConfig) -> str:
     )
 
 
-async def _boot(engine: Engine, deploys: Deploys, tries: Sequence[Choice], say: Say) -> None:
+async def _boot(
+    engine: Engine, journal: DeployJournal, tries: Sequence[BootChoice], report: Report
+) -> None:
     """Start with the first bundle that can be served.
 
     Raises PoolRefused or DeployRefused, that of the last one, when none can.
     """
-    tried: list[Tried] = []
+    tried: list[FailedBoot] = []
     for choice in tries:
         chosen = after(choice, tried)
-        engine.lineup.notes["bundle"] = chosen.reason
+        engine.pool_set.notes["bundle"] = chosen.reason
         if tried:
-            say(f"FALLING BACK TO {chosen.path}: {chosen.reason}")
-            await engine.lineup.begin_with(chosen.path)
+            report(f"FALLING BACK TO {chosen.path}: {chosen.reason}")
+            await engine.pool_set.begin_with(chosen.path)
         try:
-            await _start(engine, deploys)
+            await _start(engine, journal)
             return
         except (PoolRefused, DeployRefused) as refusal:
             if choice is tries[-1]:
                 raise
-            say(f"REFUSED {choice.path}, {choice.reason}: {refusal}")
-            deploys.switched("refuse", None, f"{choice.path.name} at start: {refusal}")
-            tried.append(Tried(choice, str(refusal)))
+            report(f"REFUSED {choice.path}, {choice.reason}: {refusal}")
+            journal.switched("refuse", None, f"{choice.path.name} at start: {refusal}")
+            tried.append(FailedBoot(choice, str(refusal)))
 
 
-async def _start(engine: Engine, deploys: Deploys) -> None:
+async def _start(engine: Engine, journal: DeployJournal) -> None:
     """Raises PoolRefused or DeployRefused."""
     await engine.start()
     assert engine.facts is not None  # or it would have been refused
-    await deploys.start(engine.facts)
+    await journal.start(engine.facts)
 
 
-def _witness(config: ServerConfig, wall: Wall, otel: Instrumented) -> Witness:
-    told = otel.instruments
-    if told is None:
-        return witness_of(config, wall)
-    witness = witness_of(config, wall, told.alerted, told.sampled)
-    told.follow(witness.standing)
-    return witness
+def _telemetry(config: ServerConfig, wall: Wall, otel: OtelSetup) -> TelemetryPort:
+    instruments = otel.instruments
+    if instruments is None:
+        return telemetry_of(config, wall)
+    telemetry = telemetry_of(config, wall, instruments.alerted, instruments.sampled)
+    instruments.follow(telemetry.standing)
+    return telemetry
 
 
-def _kept(witness: Witness, config: ServerConfig) -> str:
-    state = witness.health().state
+def _kept(telemetry: TelemetryPort, config: ServerConfig) -> str:
+    state = telemetry.health().state
     if state == "ok":
         return f"telemetry is kept in {config.data} for {config.keep_days:g} days"
     if state == OFF:
@@ -237,21 +241,21 @@ def _kept(witness: Witness, config: ServerConfig) -> str:
     return f"TELEMETRY IS DEGRADED: {state.partition(': ')[2]}"
 
 
-def _store(config: ServerConfig, say: Say) -> BundleStore | None:
+def _store(config: ServerConfig, report: Report) -> BundleStore | None:
     """None when there is nowhere to keep bundles: the one that was named is served all the same."""
     try:
         return BundleStore(config.data / FOLDER)
     except OSError as error:
-        say(f"NO OTHER BUNDLE CAN BE LOADED: {error}")
+        report(f"NO OTHER BUNDLE CAN BE LOADED: {error}")
         return None
 
 
 def _deployment(
-    engine: Engine, config: ServerConfig, deploys: Deploys, store: BundleStore | None
+    engine: Engine, config: ServerConfig, journal: DeployJournal, store: BundleStore | None
 ) -> Deployment | None:
     if store is None:
         return None
-    return Deployment(engine.lineup, store, deploys.switched, trial_of, config.keep_bundles)
+    return Deployment(engine.pool_set, store, journal.switched, analysis_of, config.keep_bundles)
 
 
 def wall_of(config: ServerConfig) -> Wall:
@@ -263,8 +267,8 @@ def pool_of(config: ServerConfig, wall: Wall = time.time) -> Pool:
     return Pool(config, replica_spawner(config), wall=wall)
 
 
-def identity_of(config: ServerConfig) -> Identity:
-    return Identity(
+def identity_of(config: ServerConfig) -> ServerIdentity:
+    return ServerIdentity(
         name=config.name or socket.gethostname(),
         version=version(),
         instance=secrets.token_hex(8),

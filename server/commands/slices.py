@@ -52,8 +52,8 @@ def _shown(text: str) -> int:
     return number
 
 
-def run(words: Sequence[str]) -> int:
-    arguments = parser().parse_args(words)
+def run(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
     return run_to_end(_ask(arguments), arguments.server)
 
 

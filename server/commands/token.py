@@ -36,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(words: Sequence[str]) -> int:
-    arguments = parser().parse_args(words)
+def run(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
     expires = int(time.time()) + arguments.days * DAY_S if arguments.days else 0
     try:
         print(add(arguments.file, arguments.name, arguments.role, expires))

@@ -74,14 +74,14 @@ EXPECTED: dict[Callable[[str], Any], str] = {
 }
 
 
-def expecting(read: Callable[[str], Any], words: str = "") -> Callable[[str], Any]:
+def expecting(read: Callable[[str], Any], expected: str = "") -> Callable[[str], Any]:
     """The reader with an error that says what was expected instead of naming the reader."""
 
     def convert(text: str) -> Any:
         try:
             return read(text)
         except ValueError:
-            wanted = words or EXPECTED.get(read, "something else")
+            wanted = expected or EXPECTED.get(read, "something else")
             raise argparse.ArgumentTypeError(f"{text!r}: expected {wanted}") from None
 
     return convert

@@ -15,7 +15,7 @@ from server.deploy.bundle_store import SHORT, BundleStore, StoreRefused, identif
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BootChoice:
     """A bundle to serve and why it is this one."""
 
     path: Path
@@ -23,31 +23,33 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class FailedBoot:
     """A choice that could not be served, and what refused it."""
 
-    choice: Choice
+    choice: BootChoice
     refusal: str
 
 
-def choices(asked: Path, store: BundleStore | None) -> tuple[Choice, ...]:
+def choices(asked: Path, store: BundleStore | None) -> tuple[BootChoice, ...]:
     """What to try, in this order.
 
     Never falls back from the store to the embedded bundle: another model with other labels is no
     replacement that nobody has to know of.
     """
     if asked != CHOOSE:
-        return (Choice(asked, _as_told(asked, store)),)
+        return (BootChoice(asked, _as_told(asked, store)),)
     found = _linked(store) if store is not None else ()
-    return found or (Choice(EMBEDDED_BUNDLE, "the embedded one: nothing was named or activated"),)
+    return found or (
+        BootChoice(EMBEDDED_BUNDLE, "the embedded one: nothing was named or activated"),
+    )
 
 
-def after(choice: Choice, tried: Sequence[Tried]) -> Choice:
+def after(choice: BootChoice, tried: Sequence[FailedBoot]) -> BootChoice:
     """The same choice, with what was refused before it as part of the reason."""
     if not tried:
         return choice
     before = "; ".join(f"{one.choice.path.name} refused: {one.refusal}" for one in tried)
-    return Choice(choice.path, f"{choice.reason}; {before}")
+    return BootChoice(choice.path, f"{choice.reason}; {before}")
 
 
 def _as_told(asked: Path, store: BundleStore | None) -> str:
@@ -62,8 +64,8 @@ def _as_told(asked: Path, store: BundleStore | None) -> str:
     return f"named by --bundle, before {current.stamp[:SHORT]}, the store's current"
 
 
-def _linked(store: BundleStore) -> tuple[Choice, ...]:
-    found: list[Choice] = []
+def _linked(store: BundleStore) -> tuple[BootChoice, ...]:
+    found: list[BootChoice] = []
     stamps: list[str] = []
     for link in ("current", "previous"):
         path = store.link_path(link)
@@ -74,9 +76,9 @@ def _linked(store: BundleStore) -> tuple[Choice, ...]:
         except StoreRefused as error:
             # Kept in line, and refused by a replica when its turn comes: a current that is damaged
             # or gone is told, not passed over.
-            found.append(Choice(store.root / link, f"the store's {link} ({error})"))
+            found.append(BootChoice(store.root / link, f"the store's {link} ({error})"))
             continue
         if stamp not in stamps:
             stamps.append(stamp)
-            found.append(Choice(path, f"the store's {link}"))
+            found.append(BootChoice(path, f"the store's {link}"))
     return tuple(found)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from proto import admin_pb2 as pb
 from server.deploy.bundle_store import BundleStore, Stored
-from server.routing.pool_set import Lineup
+from server.routing.pool_set import PoolSet
 from server.routing.router import stamp_of
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class BundleListing:
     """`roles` are those on disk: what a restart, and a rollback after it, would serve."""
 
     stored: Stored
@@ -21,31 +21,31 @@ class Listed:
     roles: tuple[str, ...]
 
 
-def listed(store: BundleStore) -> list[Listed]:
+def list_bundles(store: BundleStore) -> list[BundleListing]:
     """The newest first. Raises OSError."""
     linked = {"current": store.link_path("current"), "previous": store.link_path("previous")}
     found = []
     for stored in store.bundles():
         size = sum(path.stat().st_size for path in stored.path.rglob("*") if path.is_file())
         roles = tuple(role for role, path in linked.items() if path == stored.path)
-        found.append(Listed(stored, size, stored.path.stat().st_mtime, roles))
+        found.append(BundleListing(stored, size, stored.path.stat().st_mtime, roles))
     return sorted(found, key=lambda one: -one.added)
 
 
-def roles(lineup: Lineup) -> dict[str, list[str]]:
+def roles(pool_set: PoolSet) -> dict[str, list[str]]:
     """What each stamp in memory is there for."""
     found: dict[str, list[str]] = {}
-    branch, canary = lineup.branch, lineup.canary
+    branch, canary = pool_set.branch, pool_set.canary
     second = branch.pool if branch is not None else None
     other = "rolling in" if canary is None else f"canary {canary.share:.0%}"
-    pools = ((lineup.active, "serves"), (lineup.standby, "standby"), (second, other))
-    for pool, role in (*pools, (lineup.candidate if second is None else None, "loaded")):
+    pools = ((pool_set.active, "serves"), (pool_set.standby, "standby"), (second, other))
+    for pool, role in (*pools, (pool_set.candidate if second is None else None, "loaded")):
         if pool is not None and stamp_of(pool):
             found.setdefault(stamp_of(pool), []).append(role)
     return found
 
 
-def bundle_message(one: Listed) -> pb.StoredBundle:
+def bundle_message(one: BundleListing) -> pb.StoredBundle:
     return pb.StoredBundle(
         name=one.stored.name,
         stamp=one.stored.stamp,

@@ -102,13 +102,13 @@ class BundleStore:
         return Stored(name, stamp, place)
 
     def _why_not(self, source: Path, error: OSError) -> str:
-        words = f"{source} cannot be copied into {self.root}: {error.strerror}"
+        message = f"{source} cannot be copied into {self.root}: {error.strerror}"
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return f"{words}: {error.filename}" if error.filename else words
+            return f"{message}: {error.filename}" if error.filename else message
         need = sum(path.lstat().st_size for path in _plain_files(source))
         free = shutil.disk_usage(self.root).free
         return (
-            f"{words}: it takes {need / MIB:.1f} MiB, {free / MIB:.1f} MiB are free; make room "
+            f"{message}: it takes {need / MIB:.1f} MiB, {free / MIB:.1f} MiB are free; make room "
             "there, or start the server with fewer --keep-bundles"
         )
 
@@ -252,7 +252,7 @@ def identify(path: Path) -> tuple[str, str]:
 
 
 def _why(path: Path, error: Exception) -> str:
-    """In words; a path means the same to the server only on its own host."""
+    """In message; a path means the same to the server only on its own host."""
     if not os.path.lexists(path):
         return "there is nothing of that name on the server's host"
     if not path.is_dir():

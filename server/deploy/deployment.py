@@ -21,43 +21,43 @@ from server.deploy.bundle_listing import roles
 from server.deploy.bundle_store import SHORT, BundleStore, Stored, StoreRefused
 from server.deploy.strategy import ROLLING, choose
 from server.errors import DeployRefused
-from server.request.actor import ASKER, ITSELF
+from server.request.actor import ACTOR, ITSELF
 from server.routing.canary import Canary
-from server.routing.canary_analysis import Trial
+from server.routing.canary_analysis import CanaryAnalysis
 from server.routing.candidate_checks import step
-from server.routing.pool_set import Lineup
+from server.routing.pool_set import PoolSet
 from server.routing.progress import Step, Steps, Switch, activated, detached
 from server.routing.router import stamp_of, switched
 from server.types import Facts
 
 logger = logging.getLogger(__name__)
 
-# (what was done, the switch or None, in words): for the journal of deploys.
-Told = Callable[[str, Switch | None, str], None]
-# The trial of a candidate against what serves, from what both bundles say of themselves.
-Trials = Callable[[Facts, Facts], Trial]
+# (what was done, the switch or None, in message): for the journal of deploys.
+RecordDeploy = Callable[[str, Switch | None, str], None]
+# The analysis of a candidate against what serves, from what both bundles say of themselves.
+Analyse = Callable[[Facts, Facts], CanaryAnalysis]
 CANARY_LOOK_S = 1.0
 COPY_LOOK_S = 0.2
 DAMAGED = ("names", "kind", "manifest", "files", "format", "hash")  # checks of a bundle's files
 COLD = "cold"  # the check that a rollback without a warm standby is refused with
 
 
-def _nobody(_action: str, _switch: Switch | None, _detail: str) -> None:
+def _no_record(_action: str, _switch: Switch | None, _detail: str) -> None:
     return None
 
 
-def _plain(_active: Facts, _candidate: Facts) -> Trial:
-    return Trial()
+def _no_objectives(_active: Facts, _candidate: Facts) -> CanaryAnalysis:
+    return CanaryAnalysis()
 
 
 @dataclass(slots=True)
 class Deployment:
     """`keep` bundles stay on disk beside what is linked or loaded."""
 
-    lineup: Lineup
+    pool_set: PoolSet
     store: BundleStore
-    told: Told = _nobody
-    trials: Trials = _plain
+    record: RecordDeploy = _no_record
+    analyse: Analyse = _no_objectives
     keep: int = 5
     look_s: float = CANARY_LOOK_S
     _copied: set[str] = field(default_factory=set, init=False)  # stamps on their way into a pool
@@ -76,8 +76,8 @@ class Deployment:
         try:
             while not copying.done():
                 done, total = far[0]
-                words = f"{done // MIB} of {total // MIB} MiB of {path}" if total else str(path)
-                yield Step("copying", done / max(1, total), words)
+                message = f"{done // MIB} of {total // MIB} MiB of {path}" if total else str(path)
+                yield Step("copying", done / max(1, total), message)
                 await asyncio.wait([copying], timeout=COPY_LOOK_S)
             stored = copying.result()
         except StoreRefused as error:
@@ -116,28 +116,28 @@ class Deployment:
 
     async def _choose(self, stored: Stored, swap: str, activate: bool) -> tuple[str, list[Step]]:
         """How it takes the other's place, and the room for it. Raises DeployRefused."""
-        lineup, said = self.lineup, []
+        pool_set, said = self.pool_set, []
         try:
-            if stored.stamp == stamp_of(lineup.active):
+            if stored.stamp == stamp_of(pool_set.active):
                 raise DeployRefused("load", f"stamp {stored.stamp[:SHORT]} is being served already")
-            lineup.check_free()
-            if (ending := lineup.discard()) is not None:
+            pool_set.check_free()
+            if (ending := pool_set.discard()) is not None:
                 said.append(Step("room", 0.0, "what was loaded and not activated ends"))
                 await ending
-            misfit = lineup.misfit(stored.path)
-            if misfit and lineup.standby is not None:
+            misfit = pool_set.misfit(stored.path)
+            if misfit and pool_set.standby is not None:
                 said.append(Step("room", 0.0, f"the standby ends: {misfit}"))
-                await lineup.retire_standby()
-                misfit = lineup.misfit(stored.path)
+                await pool_set.retire_standby()
+                misfit = pool_set.misfit(stored.path)
             chosen, why = choose(swap, activate, misfit)
         except DeployRefused as refusal:
             raise self._refused(refusal) from None
-        lineup.notes["swap"] = f"{chosen}: {why}"
-        return chosen, [*said, Step("swap", 0.0, lineup.notes["swap"])]
+        pool_set.notes["swap"] = f"{chosen}: {why}"
+        return chosen, [*said, Step("swap", 0.0, pool_set.notes["swap"])]
 
     async def _keep_active(self) -> list[Step]:
         """A copy of what serves, if it came from outside: to be able to go back to it."""
-        facts = self.lineup.active.facts
+        facts = self.pool_set.active.facts
         if facts is None or facts.dirty or self._find(facts.stamp) is not None:
             return []
         try:
@@ -158,7 +158,7 @@ class Deployment:
     async def _forget_damaged(self, stored: Stored, refusal: DeployRefused) -> None:
         """A copy whose files are not the manifest's, as of a bundle that was still being written,
         must not stand in for the whole one at the next load."""
-        if refusal.check not in DAMAGED or stored.stamp in roles(self.lineup):
+        if refusal.check not in DAMAGED or stored.stamp in roles(self.pool_set):
             return
         try:
             await asyncio.to_thread(self.store.remove, stored)
@@ -168,23 +168,23 @@ class Deployment:
     async def _beside(self, stored: Stored, activate: bool, action: str, reason: str) -> Steps:
         self._copied.add(stored.stamp)
         try:
-            async with aclosing(self.lineup.load(stored.path)) as steps:
+            async with aclosing(self.pool_set.load(stored.path)) as steps:
                 async for one in steps:
                     yield one
         finally:
             self._copied.discard(stored.stamp)
-        self.told("load", None, f"{stored.name} {stored.stamp} is ready")
+        self.record("load", None, f"{stored.name} {stored.stamp} is ready")
         if not activate:
             return
-        switch = self.lineup.activate(stored.stamp)
+        switch = self.pool_set.activate(stored.stamp)
         if action == "rollback":
-            self.lineup.leave_sessions()
+            self.pool_set.leave_sessions()
         yield await self._noted(action, activated(switch), reason)
 
     async def _rolled(self, stored: Stored, action: str, reason: str) -> Steps:
         self._copied.add(stored.stamp)
         try:
-            async with aclosing(self.lineup.roll(stored.path)) as steps:
+            async with aclosing(self.pool_set.roll(stored.path)) as steps:
                 async for one in steps:
                     yield await self._noted(action, one, reason) if one.switch else one
         finally:
@@ -194,9 +194,9 @@ class Deployment:
 
     async def activate(self, stamp: str) -> Step:
         """For everybody, at once; a canary of it is over then. Raises DeployRefused."""
-        stored, canary = self._find(stamp), self.lineup.canary
+        stored, canary = self._find(stamp), self.pool_set.canary
         evidence = f"canary ended: {canary.evidence()}" if canary is not None else ""
-        done = activated(self.lineup.activate(stored.stamp if stored else stamp))
+        done = activated(self.pool_set.activate(stored.stamp if stored else stamp))
         return await self._noted("activate", done, evidence)
 
     async def roll_back(self, reason: str) -> Step:
@@ -204,15 +204,15 @@ class Deployment:
 
         Raises DeployRefused, with the check COLD when it would have to be loaded first.
         """
-        canary = self.lineup.canary
+        canary = self.pool_set.canary
         if canary is not None:
             return self._canary_back(canary, reason or "asked for")
         previous = self.store.previous
-        self._check_back(stamp_of(self.lineup.standby) if self.lineup.standby else "")
-        if self.lineup.standby is None and previous is not None:
-            words = f"{previous.stamp[:SHORT]} is not warm any more and has to be loaded"
-            raise DeployRefused(COLD, words)
-        done = replace(activated(self.lineup.roll_back()), name="rolled back")
+        self._check_back(stamp_of(self.pool_set.standby) if self.pool_set.standby else "")
+        if self.pool_set.standby is None and previous is not None:
+            message = f"{previous.stamp[:SHORT]} is not warm any more and has to be loaded"
+            raise DeployRefused(COLD, message)
+        done = replace(activated(self.pool_set.roll_back()), name="rolled back")
         return await self._noted("rollback", done, reason)
 
     def _check_back(self, stamp: str) -> None:
@@ -228,7 +228,7 @@ class Deployment:
         switch = done.switch
         assert switch is not None
         self._left = switch.from_stamp if action == "rollback" else ""
-        self.told(action, switch, detail)
+        self.record(action, switch, detail)
         async with self._linking:  # in the order of the switches
             added = await self._link(switch)
         return replace(done, detail=done.detail + added)
@@ -246,7 +246,7 @@ class Deployment:
 
     async def _collect(self) -> str:
         """Remove what nothing refers to; never a reason for a switch to fail."""
-        keep = {*roles(self.lineup), *self._copied}
+        keep = {*roles(self.pool_set), *self._copied}
         try:
             gone = await asyncio.to_thread(self.store.collect, keep, self.keep)
         except (StoreRefused, OSError) as error:
@@ -255,7 +255,7 @@ class Deployment:
         if not gone:
             return ""
         names = ", ".join(f"{bundle.name}+{bundle.stamp[:SHORT]}" for bundle in gone)
-        self.told("collect", None, f"removed from the store: {names}")
+        self.record("collect", None, f"removed from the store: {names}")
         return f"; removed from the store: {names}"
 
     def _find(self, stamp: str) -> Stored | None:
@@ -266,7 +266,7 @@ class Deployment:
             return None
 
     def _refused(self, refusal: DeployRefused) -> DeployRefused:
-        self.told("refuse", None, str(refusal))
+        self.record("refuse", None, str(refusal))
         return refusal
 
     # ---- canary --------------------------------------------------------------------------------
@@ -275,46 +275,48 @@ class Deployment:
         """Serve this share of the sessions with a loaded stamp, and watch. Raises DeployRefused."""
         stored = self._find(stamp)
         full = stored.stamp if stored is not None else stamp
-        active, candidate = self.lineup.active.facts, self.lineup.candidate
-        trial = Trial()
+        active, candidate = self.pool_set.active.facts, self.pool_set.candidate
+        analysis = CanaryAnalysis()
         if active is not None and candidate is not None and candidate.facts is not None:
-            trial = await asyncio.to_thread(self.trials, active, candidate.facts)
-        canary = self.lineup.begin_canary(full, lambda pool: Canary(pool, share, seconds, trial))
-        words = f"{share:.0%} of the sessions for {seconds / 60:g} min"
-        self.told("canary", self._of(canary), words)
+            analysis = await asyncio.to_thread(self.analyse, active, candidate.facts)
+        canary = self.pool_set.begin_canary(
+            full, lambda pool: Canary(pool, share, seconds, analysis)
+        )
+        message = f"{share:.0%} of the sessions for {seconds / 60:g} min"
+        self.record("canary", self._of(canary), message)
         task = asyncio.create_task(self._watch(canary))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return step("canary", 1.0, canary.pool, words)
+        return step("canary", 1.0, canary.pool, message)
 
     async def _watch(self, canary: Canary) -> None:
-        ASKER.set(ITSELF)
-        while self.lineup.canary is canary:
+        ACTOR.set(ITSELF)
+        while self.pool_set.canary is canary:
             await asyncio.sleep(self.look_s)
-            if self.lineup.canary is not canary:
+            if self.pool_set.canary is not canary:
                 return
             decision, evidence = canary.decide()
             if decision == "back":
                 self._canary_back(canary, evidence)
             elif decision == "promote":
                 with contextlib.suppress(DeployRefused):  # not serving just now: looked at again
-                    done = activated(self.lineup.activate(stamp_of(canary.pool)))
+                    done = activated(self.pool_set.activate(stamp_of(canary.pool)))
                     await self._noted("canary-promoted", done, evidence)
             elif decision == "hold":
-                self.told("canary-held", self._of(canary), evidence)
+                self.record("canary-held", self._of(canary), evidence)
 
     def _canary_back(self, canary: Canary, evidence: str) -> Step:
-        self.told("canary-rolled-back", self._of(canary), evidence)
-        self.lineup.notes["last canary"] = f"rolled back: {evidence}"
-        self.lineup.discard()
-        return step("canary rolled back", 1.0, self.lineup.active, evidence)
+        self.record("canary-rolled-back", self._of(canary), evidence)
+        self.pool_set.notes["last canary"] = f"rolled back: {evidence}"
+        self.pool_set.discard()
+        return step("canary rolled back", 1.0, self.pool_set.active, evidence)
 
     def _of(self, canary: Canary) -> Switch:
-        return switched(canary.pool, self.lineup.active, 0.0)
+        return switched(canary.pool, self.pool_set.active, 0.0)
 
     async def stop(self) -> None:
-        if self.lineup.canary is not None:  # a restart serves what was active, and to everybody
-            self.told("canary-rolled-back", self._of(self.lineup.canary), "the server stopped")
+        if self.pool_set.canary is not None:  # a restart serves what was active, and to everybody
+            self.record("canary-rolled-back", self._of(self.pool_set.canary), "the server stopped")
         for task in [*self._tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.errors import DeployRefused
-from server.request.actor import ASKER
-from server.routing.canary_analysis import Trial
+from server.request.actor import ACTOR
+from server.routing.canary_analysis import CanaryAnalysis
 from server.routing.progress import Switch
 from server.telemetry.errors import StoreBusy, TelemetryError
 from server.telemetry.quality.pricing import yardsticks
 from server.telemetry.rows import DeployRow
 from server.telemetry.stamps.stamp_state import Bundle
-from server.telemetry_port import Witness
+from server.telemetry_port import TelemetryPort
 from server.types import Facts
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,10 @@ OBJECTIVE = Path("objective.json")
 
 
 @dataclass(slots=True)
-class Deploys:
+class DeployJournal:
     """`wall` is unix seconds."""
 
-    witness: Witness
+    telemetry: TelemetryPort
     wall: Callable[[], float]
     _started: bool = field(default=False, init=False)
 
@@ -39,7 +39,7 @@ class Deploys:
         """A bundle has been loaded and is about to serve. Raises DeployRefused when its reference
         or its objective does not fit what it predicts; nothing has changed then."""
         try:
-            await asyncio.to_thread(lambda: self.witness.adopt(bundle_of(facts)))
+            await asyncio.to_thread(lambda: self.telemetry.adopt(bundle_of(facts)))
         except (StoreBusy, sqlite3.Error) as trouble:
             # Telemetry's own trouble keeps no bundle from serving: rows then have no reference.
             logger.error("telemetry: %s is not adopted: %s", facts.stamp_name, trouble)
@@ -71,17 +71,17 @@ class Deploys:
         self, action: str, stamp: str = "", name: str = "", before: str = "", detail: str = ""
     ) -> None:
         at_ms = int(self.wall() * 1000)
-        self.witness.deployed(DeployRow(at_ms, action, stamp, name, before, ASKER.get(), detail))
+        self.telemetry.deployed(DeployRow(at_ms, action, stamp, name, before, ACTOR.get(), detail))
 
 
-def trial_of(active: Facts, candidate: Facts) -> Trial:
+def analysis_of(active: Facts, candidate: Facts) -> CanaryAnalysis:
     """Both valued by one price list; without values when a bundle's files do not fit."""
     try:
         sticks = yardsticks(bundle_of(active), bundle_of(candidate))
     except (TelemetryError, OSError) as error:
         logger.error("canary: no values to compare: %s", error)
-        return Trial()
-    return Trial(sticks.before, sticks.now)
+        return CanaryAnalysis()
+    return CanaryAnalysis(sticks.before, sticks.now)
 
 
 def bundle_of(facts: Facts) -> Bundle:

@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from server.engine import Recorder
+from server.engine import RecordSink
 from server.request.caller import TRACE_KEY
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.otel.items import Call
@@ -31,10 +31,10 @@ NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
-class Told:
+class OtelRecorder:
     """A recorder that tells OpenTelemetry of each record, then hands it on."""
 
-    def __init__(self, instruments: Instruments, recorder: Recorder) -> None:
+    def __init__(self, instruments: Instruments, recorder: RecordSink) -> None:
         self._instruments = instruments
         self._recorder = recorder
 
@@ -42,12 +42,13 @@ class Told:
         self._recorder.put(self._instruments.answered(record, CALL.get()), schema)
 
 
-class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class OtelInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """One call is one task: what is set while its handler is looked up is seen by the handler."""
 
     def __init__(self, instruments: Instruments) -> None:
         self._instruments = instruments
-        self._told: dict[str, tuple[Any, Any]] = {}  # method -> its handler, and that one told of
+        # method -> (its handler, the wrapped one)
+        self._wrapped_handlers: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
@@ -59,11 +60,11 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         parent, state = _trace_headers(details.invocation_metadata or ())
         streamed = handler.request_streaming
         CALL.set(self._instruments.began(method.lstrip("/"), parent, state, streamed))
-        known, told = self._told.get(method, (None, None))
+        known, wrapped = self._wrapped_handlers.get(method, (None, None))
         if known is not handler:  # a guard makes a new one for each call
-            told = _wrapped(handler, self._ended)
-            self._told[method] = (handler, told)
-        return told
+            wrapped = _wrapped(handler, self._ended)
+            self._wrapped_handlers[method] = (handler, wrapped)
+        return wrapped
 
     def _ended(self, call: Call, status: str, took_s: float) -> None:
         # Records are made in the next turn of the loop; the call ends after them.
@@ -78,8 +79,8 @@ def _wrapped(handler: Any, ended: Ended) -> Any:
     make, inner = _kind_of(handler)
 
     async def call(request: Any, context: Any) -> Any:
-        told = CALL.get()
-        assert told is not None
+        current = CALL.get()
+        assert current is not None
         began_s = time.perf_counter()
         status = "UNKNOWN"  # what gRPC makes of an exception
         try:
@@ -101,7 +102,7 @@ def _wrapped(handler: Any, ended: Ended) -> Any:
             status = _status_of(context, "UNKNOWN")
             raise
         finally:
-            ended(told, status, time.perf_counter() - began_s)
+            ended(current, status, time.perf_counter() - began_s)
 
     return make(call, handler.request_deserializer, handler.response_serializer)
 

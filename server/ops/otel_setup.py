@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import grpc
 
 from server.api.health import TAKES_TRAFFIC
-from server.api.snapshot_messages import Identity
+from server.api.snapshot_messages import ServerIdentity
 from server.config import ServerConfig
-from server.engine import Engine, Recorder
+from server.engine import Engine, RecordSink
 from server.errors import ServerError
 from server.security.roles import ALLOWED
 from server.telemetry.errors import ExportRefused
@@ -40,13 +40,13 @@ class CannotExport(ServerError):
     """--prometheus, --otel-file or a variable of OpenTelemetry asks for what cannot be done."""
 
 
-class Instrumented:
+class OtelSetup:
     """Raises CannotExport. `instruments` is None when nothing is switched on."""
 
     def __init__(
         self,
         config: ServerConfig,
-        identity: Identity,
+        identity: ServerIdentity,
         environ: Mapping[str, str] = os.environ,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -71,18 +71,18 @@ class Instrumented:
             raise CannotExport(str(refusal)) from None
 
     @property
-    def said(self) -> list[str]:
+    def messages(self) -> list[str]:
         """What was chosen, and why."""
         kept = [f"traces, events and metrics are kept in {self._file.path}"] if self._file else []
         return [*(self.instruments.said if self.instruments is not None else ()), *kept]
 
-    def recorder(self, recorder: Recorder) -> Recorder:
+    def recorder(self, recorder: RecordSink) -> RecordSink:
         """The same recorder, with OpenTelemetry told first."""
         if self.instruments is None:
             return recorder
-        from server.ops.otel_interceptor import Told
+        from server.ops.otel_interceptor import OtelRecorder
 
-        return Told(self.instruments, recorder)
+        return OtelRecorder(self.instruments, recorder)
 
     def interceptors(
         self, others: tuple[grpc.aio.ServerInterceptor, ...]
@@ -90,9 +90,9 @@ class Instrumented:
         """Outermost, so that what the others refuse is counted too."""
         if self.instruments is None:
             return others
-        from server.ops.otel_interceptor import Calls
+        from server.ops.otel_interceptor import OtelInterceptor
 
-        return (Calls(self.instruments), *others)
+        return (OtelInterceptor(self.instruments), *others)
 
     def watch(self, engine: Engine) -> None:
         """From now on show the state of this engine."""
@@ -143,7 +143,7 @@ def state_of(now: EngineSnapshot) -> list[Reading]:
 
 
 def about_server(
-    config: ServerConfig, identity: Identity, environ: Mapping[str, str]
+    config: ServerConfig, identity: ServerIdentity, environ: Mapping[str, str]
 ) -> dict[str, str]:
     """Resource attributes; what the operator set in the environment comes before our own."""
     about = {

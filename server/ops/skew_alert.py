@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from server.engine import Engine
 from server.pool.readiness import skew_of
 from server.telemetry.findings import Finding
-from server.telemetry_port import Witness
+from server.telemetry_port import TelemetryPort
 from server.types import EngineSnapshot
 
 # One a server: another stamp that is served cleanly ends the alert of the one before.
@@ -25,10 +25,10 @@ class SkewAlert:
     """`clock` is monotonic seconds."""
 
     engine: Engine
-    witness: Witness
+    telemetry: TelemetryPort
     clock: Callable[[], float] = time.monotonic
-    _told: Finding | None = field(default=None, init=False)
-    _told_at: float = field(default=0.0, init=False)
+    _reported: Finding | None = field(default=None, init=False)
+    _reported_at: float = field(default=0.0, init=False)
     _ever_wrong: bool = field(default=False, init=False)
 
     async def run(self) -> None:
@@ -41,11 +41,11 @@ class SkewAlert:
         if not any(replica.self_check.at for replica in now.replicas):
             return  # nothing is known yet
         found = finding_of(now)
-        again = self._ever_wrong and self.clock() - self._told_at >= REPEAT_S
-        if found != self._told or again:
-            self._told, self._told_at = found, self.clock()
+        again = self._ever_wrong and self.clock() - self._reported_at >= REPEAT_S
+        if found != self._reported or again:
+            self._reported, self._reported_at = found, self.clock()
             self._ever_wrong = self._ever_wrong or bool(found.severity)
-            self.witness.report([found])
+            self.telemetry.report([found])
 
 
 def finding_of(now: EngineSnapshot) -> Finding:

@@ -15,13 +15,13 @@ LOOK_S = 0.2
 LASTS_S = 1.0
 
 
-class Narrator:
-    def __init__(self, engine: Engine, address: str, say: Callable[[str], None]) -> None:
+class StartupLog:
+    def __init__(self, engine: Engine, address: str, report: Callable[[str], None]) -> None:
         self._engine = engine
         self._address = address
-        self._say = say
+        self._report = report
         self._began = self._since = time.monotonic()
-        self._state = self._told = "STARTING"
+        self._state = self._reported = "STARTING"
         self._was_ready = False
         self._replicas: dict[int, tuple[str, int, str]] = {}
 
@@ -33,16 +33,16 @@ class Narrator:
     def look(self) -> None:
         now = self._engine.snapshot()
         for replica in now.replicas:
-            self._tell_replica(replica)
+            self._report_replica(replica)
         if now.state != self._state:
             self._state, self._since = now.state, time.monotonic()
         first = now.state == "READY" and not self._was_ready
         lasts = time.monotonic() - self._since >= LASTS_S
-        if now.state != self._told and (first or lasts):
-            self._told = now.state
-            self._say(self._whole(now))
+        if now.state != self._reported and (first or lasts):
+            self._reported = now.state
+            self._report(self._whole(now))
 
-    def _tell_replica(self, replica: ReplicaStatus) -> None:
+    def _report_replica(self, replica: ReplicaStatus) -> None:
         # Loading names its steps; what else is said of a state may change often and matter little.
         step = replica.reason if replica.state == "loading" else ""
         seen = (replica.state, replica.restarts, step)
@@ -52,7 +52,7 @@ class Narrator:
         self._replicas[replica.index] = seen
         why = f": {replica.reason}" if replica.reason else ""
         device = f" on {replica.device}" if replica.device else ""
-        self._say(f"  replica {replica.index}{device} {replica.state}{why}")
+        self._report(f"  replica {replica.index}{device} {replica.state}{why}")
 
     def _whole(self, now: EngineSnapshot) -> str:
         state = now.state.lower().replace("_", " ")

@@ -69,7 +69,7 @@ class ServiceManager:
             self.alive()
             await asyncio.sleep(self.watchdog_s / OFTENER)
 
-    def _send(self, words: str) -> bool:
+    def _send(self, assignment: str) -> bool:
         if not self.address:
             return False
         name = "\0" + self.address[1:] if self.address.startswith("@") else self.address
@@ -77,7 +77,7 @@ class ServiceManager:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
                 out.settimeout(SEND_WITHIN_S)
                 out.connect(name)
-                out.send(words.encode())
+                out.send(assignment.encode())
         except OSError as error:
             logger.warning("the service manager at %s was not told: %s", self.address, error)
             return False

@@ -22,9 +22,9 @@ from server import errors
 from server.config import ServerConfig
 from server.pool.affinity import choose
 from server.pool.quarantine import Quarantine
-from server.pool.queue import Entry, Scheduler, Verdict
-from server.pool.replica_handle import Seat
-from server.pool.service_time import Pace
+from server.pool.queue import QueueEntry, RowQueue, TakeDecision
+from server.pool.replica_handle import ReplicaHandle
+from server.pool.service_time import ServiceTime
 from server.types import Fault, Outcome, Timing, Work
 
 logger = logging.getLogger(__name__)
@@ -34,17 +34,17 @@ MOST_DEATHS = 3
 OVERDUE_S = 1.0  # a replica answers an expired row itself; after this the front does
 
 
-class Dispatch:
+class Dispatcher:
     def __init__(
-        self, config: ServerConfig, seats: Sequence[Seat], clock: Callable[[], float]
+        self, config: ServerConfig, replicas: Sequence[ReplicaHandle], clock: Callable[[], float]
     ) -> None:
         self._config = config
-        self._seats = seats
+        self._replicas = replicas
         self._clock = clock
-        self.queue = Scheduler(config.queue_rows, config.queue_bytes, config.patience_s)
-        self.suspects = Scheduler(config.queue_rows, config.queue_bytes, config.patience_s)
+        self.queue = RowQueue(config.queue_rows, config.queue_bytes, config.patience_s)
+        self.suspects = RowQueue(config.queue_rows, config.queue_bytes, config.patience_s)
         self.quarantine = Quarantine(config.quarantine_s)
-        self.pace = Pace()
+        self.service_time = ServiceTime()
         self.quarantined = 0
         self._planned = False
 
@@ -56,7 +56,7 @@ class Dispatch:
 
     @property
     def in_flight(self) -> int:
-        return sum(len(seat.held) for seat in self._seats)
+        return sum(len(replica.held) for replica in self._replicas)
 
     def refusal(self, work: Work) -> Fault | None:
         """Why this row is not even queued."""
@@ -71,7 +71,7 @@ class Dispatch:
             return errors.queue_full(len(self.queue), self.retry_after_s())
         return None
 
-    def submit(self, entry: Entry) -> None:
+    def submit(self, entry: QueueEntry) -> None:
         """Queue a row; when a lesser one has to go for it, that one's caller is told so."""
         displaced = self.queue.add(entry)
         if displaced is not None:
@@ -79,7 +79,7 @@ class Dispatch:
             self.close(displaced, fault)
         self.plan()
 
-    def cancel(self, entry: Entry) -> None:
+    def cancel(self, entry: QueueEntry) -> None:
         """The caller has gone: forget the row where it waits, or tell the replica that has it."""
         entry.closed = True
         entry_id = entry.work.id
@@ -88,21 +88,21 @@ class Dispatch:
         self._cancel_in_flight(entry_id)
 
     def _cancel_in_flight(self, entry_id: str) -> None:
-        for seat in self._seats:
-            if seat.held.get(entry_id) is not None:
-                seat.cancel(entry_id)
+        for replica in self._replicas:
+            if replica.held.get(entry_id) is not None:
+                replica.cancel(entry_id)
 
     def _expected_s(self, work: Work) -> float | None:
         rows_before = len(self.queue) if work.priority > 0 else 0
-        return self.pace.total_s(work.mix, rows_before, self._serving_count())
+        return self.service_time.total_s(work.mix, rows_before, self._serving_count())
 
     def retry_after_s(self) -> float:
         """When half of the queue will be done."""
-        wait_s = self.pace.wait_s(len(self.queue), self._serving_count())
+        wait_s = self.service_time.wait_s(len(self.queue), self._serving_count())
         return min(max(wait_s / 2, 0.05), 5.0)
 
     def _serving_count(self) -> int:
-        return sum(seat.serving for seat in self._seats)
+        return sum(replica.serving for replica in self._replicas)
 
     # ---- placing -----------------------------------------------------------------------------
 
@@ -117,35 +117,35 @@ class Dispatch:
         now = self._clock()
         self.expire(now)
         self._place_suspect(now)
-        chosen: dict[Seat, list[Entry]] = {}
-        open_seats = [s for s in self._seats if s.serving and not s.isolated]
-        while self.queue and open_seats:
-            seat = min(open_seats, key=lambda s: s.held.load)
-            entry = None if seat.held.full else self.queue.take(partial(self._judge, seat))
+        chosen: dict[ReplicaHandle, list[QueueEntry]] = {}
+        open_replicas = [s for s in self._replicas if s.serving and not s.isolated]
+        while self.queue and open_replicas:
+            replica = min(open_replicas, key=lambda s: s.held.load)
+            entry = None if replica.held.full else self.queue.take(partial(self._judge, replica))
             if entry is None:
-                open_seats.remove(seat)
+                open_replicas.remove(replica)
                 continue
-            seat.hold(entry)
-            chosen.setdefault(seat, []).append(entry)
-        for seat, entries in chosen.items():
-            seat.send(entries, now)
+            replica.hold(entry)
+            chosen.setdefault(replica, []).append(entry)
+        for replica, entries in chosen.items():
+            replica.send(entries, now)
 
-    def _judge(self, seat: Seat, entry: Entry) -> Verdict:
+    def _judge(self, replica: ReplicaHandle, entry: QueueEntry) -> TakeDecision:
         work = entry.work
-        if work.task == "generate" and seat.held.generations >= self._config.max_generations:
+        if work.task == "generate" and replica.held.generations >= self._config.max_generations:
             return "skip"
-        if work.session and not self._is_home(seat, work.session):
+        if work.session and not self._is_home(replica, work.session):
             return "skip"
         # What does not fit is waited for, not overtaken: nothing is too large to have its turn.
-        return "take" if seat.held.fits(work) else "stop"
+        return "take" if replica.held.fits(work) else "stop"
 
-    def _is_home(self, seat: Seat, session: str) -> bool:
-        loads = {s.name: len(s.held) for s in self._seats if s.serving and not s.isolated}
-        return choose(session, loads) == seat.name
+    def _is_home(self, replica: ReplicaHandle, session: str) -> bool:
+        loads = {s.name: len(s.held) for s in self._replicas if s.serving and not s.isolated}
+        return choose(session, loads) == replica.name
 
     def _place_suspect(self, now: float) -> None:
-        serving = [seat for seat in self._seats if seat.serving]
-        isolated = next((seat for seat in serving if seat.isolated), None)
+        serving = [replica for replica in self._replicas if replica.serving]
+        isolated = next((replica for replica in serving if replica.isolated), None)
         if isolated is None and self.suspects and serving:
             isolated = min(serving, key=lambda s: s.held.load)
             isolated.isolated = True
@@ -160,19 +160,19 @@ class Dispatch:
 
     # ---- out ---------------------------------------------------------------------------------
 
-    def finished(self, entry: Entry, outcome: Outcome) -> None:
+    def finished(self, entry: QueueEntry, outcome: Outcome) -> None:
         if outcome.answer is not None and entry.work.task != "generate":
-            work_s = self.pace.learn(entry.work.mix, outcome.timing, outcome.batch_size)
-            self.pace.meter(work_s, self._clock(), bool(self.queue))
+            work_s = self.service_time.learn(entry.work.mix, outcome.timing, outcome.batch_size)
+            self.service_time.meter(work_s, self._clock(), bool(self.queue))
         self._resolve(entry, replace(outcome, retried=True) if entry.losses else outcome)
 
-    def close(self, entry: Entry, fault: Fault, replica: int = 0) -> None:
+    def close(self, entry: QueueEntry, fault: Fault, replica: int = 0) -> None:
         """End a row without an answer."""
         total_ms = (self._clock() - entry.queued_at) * 1e3
         timing = Timing(queue_ms=total_ms, total_ms=total_ms)
         self._resolve(entry, Outcome(entry.work.id, None, fault, timing, 0, "", replica))
 
-    def _resolve(self, entry: Entry, outcome: Outcome) -> None:
+    def _resolve(self, entry: QueueEntry, outcome: Outcome) -> None:
         if not entry.closed:
             entry.closed = True
             entry.finish(outcome)
@@ -185,46 +185,46 @@ class Dispatch:
                 self.close(entry, errors.expired_waiting(now - entry.queued_at))
 
     def expire_in_flight(self, now: float) -> None:
-        for seat in self._seats:
-            for entry in seat.held.entries:
+        for replica in self._replicas:
+            for entry in replica.held.entries:
                 deadline = entry.work.deadline
                 if not entry.closed and deadline is not None and now > deadline + OVERDUE_S:
-                    self.close(entry, errors.expired_running(), seat.index)
-                    seat.cancel(entry.work.id)
+                    self.close(entry, errors.expired_running(), replica.index)
+                    replica.cancel(entry.work.id)
 
     def close_all(self, fault: Fault) -> None:
         for queue in (self.queue, self.suspects):
             for entry in queue.drain():
                 self.close(entry, fault)
-        for seat in self._seats:
-            for entry in seat.held.entries:
-                self.close(entry, fault, seat.index)
+        for replica in self._replicas:
+            for entry in replica.held.entries:
+                self.close(entry, fault, replica.index)
 
     # ---- death -------------------------------------------------------------------------------
 
-    def lost(self, seat: Seat, cause: str) -> None:
+    def lost(self, replica: ReplicaHandle, cause: str) -> None:
         """A replica died holding rows: some are suspects now, some are proved."""
-        seat.isolated = False
-        entries = seat.held.entries
+        replica.isolated = False
+        entries = replica.held.entries
         alone = len(entries) == 1
         for entry in entries:
             if entry.closed:
                 continue
             entry.losses += 1
-            entry.deaths += not seat.blameless
+            entry.deaths += not replica.blameless
             if entry.streamed:
-                self.close(entry, errors.stream_lost(cause), seat.index)
-            elif seat.blameless or not self._is_proved(entry, alone):
+                self.close(entry, errors.stream_lost(cause), replica.index)
+            elif replica.blameless or not self._is_proved(entry, alone):
                 (self.suspects if entry.deaths else self.queue).put_back(entry)
             else:
-                self._condemn(entry, seat, cause)
+                self._condemn(entry, replica, cause)
         self.plan()
 
-    def _is_proved(self, entry: Entry, alone: bool) -> bool:
+    def _is_proved(self, entry: QueueEntry, alone: bool) -> bool:
         return entry.deaths >= MOST_DEATHS or (entry.deaths > 1 and alone)
 
-    def _condemn(self, entry: Entry, seat: Seat, cause: str) -> None:
+    def _condemn(self, entry: QueueEntry, replica: ReplicaHandle, cause: str) -> None:
         logger.error("row %s quarantined: %d deaths, %s", entry.work.id, entry.deaths, cause)
         self.quarantined += 1
         self.quarantine.add(entry.work, self._clock())
-        self.close(entry, errors.quarantined(entry.deaths, cause), seat.index)
+        self.close(entry, errors.quarantined(entry.deaths, cause), replica.index)

@@ -7,16 +7,16 @@ they are; a whole batch is what keeps the forward from waiting for the decoder.
 
 from __future__ import annotations
 
-from server.pool.queue import Entry
+from server.pool.queue import QueueEntry
 from server.types import Work
 
 
-class Holdings:
+class InFlight:
     """# Invariant: a row is in exactly one of `ahead` and `running` from `add` to `release`."""
 
     def __init__(self, most_bytes: int) -> None:
-        self.ahead: dict[str, Entry] = {}
-        self.running: dict[str, Entry] = {}
+        self.ahead: dict[str, QueueEntry] = {}
+        self.running: dict[str, QueueEntry] = {}
         self.rows_room = 0
         self.cost_room = 0
         self._most_bytes = most_bytes
@@ -33,7 +33,7 @@ class Holdings:
         return self._cost + len(self)
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[QueueEntry]:
         return [*self.running.values(), *self.ahead.values()]
 
     @property
@@ -52,7 +52,7 @@ class Holdings:
         fits_bytes = self._ahead_bytes + len(work.example) <= self._most_bytes
         return (fits_cost and fits_bytes) or not self.ahead
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: QueueEntry) -> None:
         work = entry.work
         self.ahead[work.id] = entry
         self._ahead_cost += work.cost
@@ -64,16 +64,16 @@ class Holdings:
         if entry is not None:
             self.running[entry_id] = entry
 
-    def get(self, entry_id: str) -> Entry | None:
+    def get(self, entry_id: str) -> QueueEntry | None:
         return self.running.get(entry_id) or self.ahead.get(entry_id)
 
-    def release(self, entry_id: str) -> Entry | None:
+    def release(self, entry_id: str) -> QueueEntry | None:
         entry = self._leave_ahead(entry_id) or self.running.pop(entry_id, None)
         if entry is not None:
             self._cost -= entry.work.cost
         return entry
 
-    def _leave_ahead(self, entry_id: str) -> Entry | None:
+    def _leave_ahead(self, entry_id: str) -> QueueEntry | None:
         entry = self.ahead.pop(entry_id, None)
         if entry is not None:
             self._ahead_cost -= entry.work.cost

@@ -10,7 +10,7 @@ from server.replica import link
 from server.types import SelfCheck
 
 
-class Sameness:
+class Integrity:
     """Of one life of one replica."""
 
     def __init__(self) -> None:

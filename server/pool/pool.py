@@ -1,7 +1,8 @@
 """N replicas kept alive: started together, judged before they serve, replaced when they die,
 probed again when nothing else proves them.
 
-What a dead replica held, and who serves what, is the dispatch's business; this is about processes.
+The dispatcher decides which replica gets a row and what becomes of a dead replica's rows; this file
+is about processes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from server import host
 from server.config import ServerConfig
 from server.errors import PoolRefused, draining
 from server.pool import memory
-from server.pool.dispatcher import Dispatch
-from server.pool.queue import Entry
-from server.pool.replica_handle import Seat
+from server.pool.dispatcher import Dispatcher
+from server.pool.queue import QueueEntry
+from server.pool.replica_handle import ReplicaHandle
 from server.pool.service_time import own_work_ms
 from server.pool.spawn import Spawn
-from server.types import Evidence, Facts, Fault, Outcome, ReplicaStatus
+from server.types import Evidence, Facts, Fault, Outcome, ReplicaStatus, Work
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,11 @@ class Pool:
         self.config = config
         self._clock = clock
         self._wall = wall
-        self._seats = [
-            Seat(index, config, spawn, self, clock, wall) for index in range(config.warm_pool)
+        self._replicas = [
+            ReplicaHandle(index, config, spawn, self, clock, wall)
+            for index in range(config.warm_pool)
         ]
-        self.dispatch = Dispatch(config, self._seats, clock)
+        self.dispatcher = Dispatcher(config, self._replicas, clock)
         self.facts: Facts | None = None
         self.quiet_s = QUIET_S
         self.last_death = ""  # of which replica, and why
@@ -53,8 +55,8 @@ class Pool:
         self._refused: PoolRefused | None = None
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()  # set while nothing waits and nothing is in flight
-        self._keepers: dict[Seat, asyncio.Task[None]] = {}
-        self._closed: set[Seat] = set()  # not kept any more, or not yet
+        self._keepers: dict[ReplicaHandle, asyncio.Task[None]] = {}
+        self._closed: set[ReplicaHandle] = set()  # not kept any more, or not yet
         self._watcher: asyncio.Task[None] | None = None
 
     # ---- start and end -----------------------------------------------------------------------
@@ -64,10 +66,10 @@ class Pool:
 
         Raises PoolRefused.
         """
-        self._check_memory(len(self._seats) if count is None else count)
-        self._closed = set(self._seats)
-        for seat in self._seats[:count]:
-            self.open(seat.index)
+        self._check_memory(len(self._replicas) if count is None else count)
+        self._closed = set(self._replicas)
+        for replica in self._replicas[:count]:
+            self.open(replica.index)
         self._watcher = asyncio.create_task(self._watch())
         await self._first.wait()
         if self._refused is not None:
@@ -77,9 +79,9 @@ class Pool:
     async def stop(self) -> None:
         """Ask every replica to end, then make it end."""
         self._stopping.set()
-        self.dispatch.close_all(draining())
-        for seat in self._seats:
-            seat.stop()
+        self.dispatcher.close_all(draining())
+        for replica in self._replicas:
+            replica.stop()
         if self._keepers:
             await asyncio.wait(self._keepers.values(), timeout=STOP_S)
         tasks = [*self._keepers.values(), *([self._watcher] if self._watcher else [])]
@@ -93,73 +95,114 @@ class Pool:
         self._idle.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace_s)
-        self.dispatch.close_all(leftover)
+        self.dispatcher.close_all(leftover)
 
     def _check_memory(self, count: int) -> None:
         reason = memory.misfit(self.config, count, host.available_bytes())
         if reason:
             raise PoolRefused("memory", reason)
 
-    # ---- one seat ----------------------------------------------------------------------------
+    # ---- rows --------------------------------------------------------------------------------
+
+    def refusal(self, work: Work) -> Fault | None:
+        """Why this row is not even queued; None when it may be submitted."""
+        return self.dispatcher.refusal(work)
+
+    def submit(
+        self,
+        work: Work,
+        finish: Callable[[Outcome], None],
+        token: Callable[[str], None] | None = None,
+    ) -> QueueEntry:
+        """Queue a row. `finish` gets its outcome, once; `token` gets each piece of its text."""
+        entry = QueueEntry(work, self._clock(), finish, token)
+        self.dispatcher.submit(entry)
+        return entry
+
+    def cancel(self, entry: QueueEntry) -> None:
+        """Drop a row whose caller has gone, unless it has ended."""
+        if not entry.closed:
+            self.dispatcher.cancel(entry)
+
+    async def answer(self, work: Work) -> Outcome:
+        """Submit a row and wait for its outcome. Cancelling drops the row wherever it is."""
+        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        entry = self.submit(work, partial(_settle, answered))
+        try:
+            return await answered
+        finally:
+            self.cancel(entry)
+
+    @property
+    def waiting(self) -> int:
+        """Rows in the queue."""
+        return self.dispatcher.waiting
+
+    @property
+    def in_flight(self) -> int:
+        """Rows the replicas hold."""
+        return self.dispatcher.in_flight
+
+    # ---- one replica ----------------------------------------------------------------------------
 
     def open(self, index: int) -> None:
-        """Keep a replica in this seat from now on."""
-        seat = self._seats[index]
-        self._closed.discard(seat)
-        seat.state, seat.restarts = "starting", 0
-        keeper = asyncio.create_task(self._keep(seat))
-        keeper.add_done_callback(partial(self._keeper_ended, seat))
-        self._keepers[seat] = keeper
+        """Keep this replica running from now on."""
+        replica = self._replicas[index]
+        self._closed.discard(replica)
+        replica.state, replica.restarts = "starting", 0
+        keeper = asyncio.create_task(self._keep(replica))
+        keeper.add_done_callback(partial(self._keeper_ended, replica))
+        self._keepers[replica] = keeper
 
     async def close(self, index: int, grace_s: float) -> None:
-        """Let the replica of this seat finish what it holds, then end it for good. What it could
-        not finish in time goes to another seat."""
-        seat = self._seats[index]
-        keeper = self._keepers.pop(seat, None)
+        """Let this replica finish what it holds, then end it for good. What it could not finish in
+        time goes to another replica."""
+        replica = self._replicas[index]
+        keeper = self._keepers.pop(replica, None)
         if keeper is None:
             return
-        self._closed.add(seat)
-        seat.state, seat.reason = "draining", "its place goes to another bundle"
+        self._closed.add(replica)
+        replica.state, replica.reason = "draining", "its place goes to another bundle"
         until = self._clock() + grace_s
-        while seat.held and self._clock() < until:  # noqa: ASYNC110 - a seat has many ends, one look
+        while replica.held and self._clock() < until:  # noqa: ASYNC110 - a replica has many ends, one look
             await asyncio.sleep(TICK_S)
-        seat.stop()
+        replica.stop()
         await asyncio.wait((keeper,), timeout=STOP_S)
         keeper.cancel()
         await asyncio.gather(keeper, return_exceptions=True)
-        seat.state, seat.blameless = "dead", True
-        self.dispatch.lost(seat, "has left")
+        replica.state, replica.blameless = "dead", True
+        self.dispatcher.lost(replica, "has left")
 
-    async def _keep(self, seat: Seat) -> None:
-        """Keep a replica in this seat until the pool stops."""
+    async def _keep(self, replica: ReplicaHandle) -> None:
+        """Restart this replica whenever it dies, until the pool stops."""
         in_a_row = 0
         while not self._stopping.is_set():
             began = self._clock()
-            cause = await seat.live()
-            if self._stopping.is_set() or seat in self._closed:
+            cause = await replica.live()
+            if self._stopping.is_set() or replica in self._closed:
                 break
             lived_s = self._clock() - began
             in_a_row = 1 if lived_s > self.config.stable_s else in_a_row + 1
-            wait_s = self._backoff_s(in_a_row, seat.fatal is not None)
-            seat.state = "dead"
-            seat.reason = f"{cause} after {lived_s:.1f} s; {_again(in_a_row, wait_s)}"
-            self.last_death = f"replica {seat.index} {seat.reason}"
-            self.dispatch.lost(seat, cause)
-            self._give_up_start(seat, cause)
-            if self._refused is None:  # else whoever started the pool is told, and there is no next
+            wait_s = self._backoff_s(in_a_row, replica.fatal is not None)
+            replica.state = "dead"
+            replica.reason = f"{cause} after {lived_s:.1f} s; {_again(in_a_row, wait_s)}"
+            self.last_death = f"replica {replica.index} {replica.reason}"
+            self.dispatcher.lost(replica, cause)
+            self._give_up_start(replica, cause)
+            if self._refused is None:  # else `start` raises it
                 logger.error("%s", self.last_death)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
-            seat.restarts += 1
-        seat.state = "dead"
+            replica.restarts += 1
+        replica.state = "dead"
 
-    def _keeper_ended(self, seat: Seat, keeper: asyncio.Task[None]) -> None:
-        """A bug in the front must not leave callers waiting for a seat nobody keeps."""
+    def _keeper_ended(self, replica: ReplicaHandle, keeper: asyncio.Task[None]) -> None:
+        """A bug in the front must not leave callers waiting for a replica that nobody restarts."""
         if not keeper.cancelled() and (error := keeper.exception()) is not None:
-            logger.critical("replica %d is not kept any more", seat.index, exc_info=error)
-            seat.state, seat.reason = "dead", f"a bug in the front: {error!r}"
-            self.dispatch.lost(seat, "was lost by the front")
-            self._give_up_start(seat, seat.reason)
+            logger.critical("replica %d is not kept any more", replica.index, exc_info=error)
+            replica.state, replica.reason = "dead", f"a bug in the front: {error!r}"
+            self.dispatcher.lost(replica, "was lost by the front")
+            self._give_up_start(replica, replica.reason)
 
     def _backoff_s(self, deaths_in_a_row: int, refused: bool) -> float:
         """A first death is repaired at once; a refused bundle will most likely be refused again."""
@@ -168,55 +211,55 @@ class Pool:
         doubled = self.config.restart_first_s * 2.0 ** min(deaths_in_a_row - 1, 16)
         return min(doubled, self.config.restart_longest_s)
 
-    def _give_up_start(self, seat: Seat, cause: str) -> None:
+    def _give_up_start(self, replica: ReplicaHandle, cause: str) -> None:
         """Before anything has loaded, a bundle that one replica refuses is refused by all."""
         if self.facts is not None or self._first.is_set():
             return
-        if seat.fatal is not None:
-            self._refused = PoolRefused(*seat.fatal)
-        elif all(s.state == "dead" for s in self._open_seats()):
-            self._refused = PoolRefused("start", f"replica {seat.index} {cause}")
+        if replica.fatal is not None:
+            self._refused = PoolRefused(*replica.fatal)
+        elif all(s.state == "dead" for s in self._open_replicas()):
+            self._refused = PoolRefused("start", f"replica {replica.index} {cause}")
         if self._refused is not None:
             self._first.set()
 
-    # ---- what seats report (Audience) --------------------------------------------------------
+    # ---- what replicas report (ReplicaEvents) ----------------------------------------------
 
-    def loaded(self, seat: Seat) -> str:
-        assert seat.facts is not None
-        if self.facts is not None and seat.facts.stamp != self.facts.stamp:
+    def loaded(self, replica: ReplicaHandle) -> str:
+        assert replica.facts is not None
+        if self.facts is not None and replica.facts.stamp != self.facts.stamp:
             return (
-                f"loaded stamp {seat.facts.stamp[:12]} beside {self.facts.stamp[:12]}: "
+                f"loaded stamp {replica.facts.stamp[:12]} beside {self.facts.stamp[:12]}: "
                 "the bundle or the code has changed on disk"
             )
-        self.facts = self.facts or seat.facts
+        self.facts = self.facts or replica.facts
         self._first.set()
         return ""
 
-    def judged(self, seat: Seat) -> None:
-        if seat.state == "draining":
+    def judged(self, replica: ReplicaHandle) -> None:
+        if replica.state == "draining":
             return
-        was = seat.state
-        doubtful = seat.readiness.doubtful()
+        was = replica.state
+        doubtful = replica.readiness.doubtful()
         if was == "warming" and doubtful:
-            seat.reason = f"slow at first, probed again: {', '.join(doubtful)}"
-            seat.probe(doubtful)
+            replica.reason = f"slow at first, probed again: {', '.join(doubtful)}"
+            replica.probe(doubtful)
             return
-        seat.state, seat.reason = seat.readiness.verdict()
-        if seat.state != was:
-            logger.info("replica %d %s: %s", seat.index, seat.state, seat.reason)
-        if was == "wrong" and seat.state == "wrong":
-            seat.kill(f"wrong answers twice: {seat.reason}")
-        self.dispatch.plan()
+        replica.state, replica.reason = replica.readiness.verdict()
+        if replica.state != was:
+            logger.info("replica %d %s: %s", replica.index, replica.state, replica.reason)
+        if was == "wrong" and replica.state == "wrong":
+            replica.kill(f"wrong answers twice: {replica.reason}")
+        self.dispatcher.plan()
 
-    def freed(self, seat: Seat) -> None:
-        if self.dispatch.waiting or seat.isolated:
-            self.dispatch.plan()
+    def freed(self, replica: ReplicaHandle) -> None:
+        if self.dispatcher.waiting or replica.isolated:
+            self.dispatcher.plan()
 
-    def finished(self, seat: Seat, entry: Entry, outcome: Outcome) -> None:
+    def finished(self, replica: ReplicaHandle, entry: QueueEntry, outcome: Outcome) -> None:
         if outcome.answer is not None and entry.work.task != "generate":
             own_ms = own_work_ms(outcome.timing, outcome.batch_size)
-            seat.readiness.answered(outcome.mix, own_ms, self._clock())
-        self.dispatch.finished(entry, outcome)
+            replica.readiness.answered(outcome.mix, own_ms, self._clock())
+        self.dispatcher.finished(entry, outcome)
 
     # ---- watching ----------------------------------------------------------------------------
 
@@ -224,70 +267,77 @@ class Pool:
         while True:
             await asyncio.sleep(TICK_S)
             now = self._clock()
-            self.dispatch.expire(now)
-            self.dispatch.expire_in_flight(now)
-            for seat in self._open_seats():
-                reason = seat.stalled(now)
+            self.dispatcher.expire(now)
+            self.dispatcher.expire_in_flight(now)
+            for replica in self._open_replicas():
+                reason = replica.stalled(now)
                 if reason:
-                    seat.kill(reason)
+                    replica.kill(reason)
             self._probe_one(now)
-            if not self.dispatch.waiting and not self.dispatch.in_flight:
+            if not self.dispatcher.waiting and not self.dispatcher.in_flight:
                 self._idle.set()
 
     def _probe_one(self, now: float) -> None:
         """Probe one mix of one idle replica at a time: a probe must not slow the others' answers,
         and a caller who comes during it waits for one mix, not for all."""
-        if any(seat.probing for seat in self._seats):
+        if any(replica.probing for replica in self._replicas):
             return
-        for seat in self._seats:
-            if seat.state not in ("ready", "slow", "wrong") or seat.held:
+        for replica in self._replicas:
+            if replica.state not in ("ready", "slow", "wrong") or replica.held:
                 continue
-            if now - seat.worked_at < self.quiet_s:
+            if now - replica.worked_at < self.quiet_s:
                 continue
-            mixes = seat.readiness.stale(now, self._wall())
+            mixes = replica.readiness.stale(now, self._wall())
             if mixes:
-                seat.probe(mixes[:1])
+                replica.probe(mixes[:1])
                 return
 
     async def probe_now(self, mixes: tuple[str, ...]) -> tuple[Evidence, ...]:
         """What a serving replica measures for these mixes at this moment; () when none does."""
-        seat = next((seat for seat in self._seats if seat.serving), None)
-        if seat is None:
+        replica = next((replica for replica in self._replicas if replica.serving), None)
+        if replica is None:
             return ()
-        await self._probed(seat)
-        seat.probe(mixes)
-        await self._probed(seat)
-        return tuple(e for e in seat.readiness.evidence if e.mix in mixes)
+        await self._probed(replica)
+        replica.probe(mixes)
+        await self._probed(replica)
+        return tuple(e for e in replica.readiness.evidence if e.mix in mixes)
 
     async def verify(self) -> None:
         """Every replica compares each byte with what it loaded, one after the other; the files on
         disk, which are the same for all, are read for the first of them."""
-        for number, seat in enumerate([seat for seat in self._seats if seat.serving]):
-            await seat.verify(disk=number == 0)
+        for number, replica in enumerate(
+            [replica for replica in self._replicas if replica.serving]
+        ):
+            await replica.verify(disk=number == 0)
 
-    async def _probed(self, seat: Seat) -> None:
-        while seat.probing and seat.serving:  # noqa: ASYNC110 - a seat has many ends, one look
+    async def _probed(self, replica: ReplicaHandle) -> None:
+        while replica.probing and replica.serving:  # noqa: ASYNC110 - a replica has many ends, one look
             await asyncio.sleep(TICK_S)
 
     # ---- how it is ---------------------------------------------------------------------------
 
     def statuses(self) -> tuple[ReplicaStatus, ...]:
-        return tuple(seat.status() for seat in self._open_seats())
+        return tuple(replica.status() for replica in self._open_replicas())
 
     def device_free(self) -> dict[str, int]:
         """Bytes that are free on each device, as its replicas said last."""
-        return {s.device: s.device_free for s in self._open_seats() if s.device_free is not None}
+        return {s.device: s.device_free for s in self._open_replicas() if s.device_free is not None}
 
-    def _open_seats(self) -> list[Seat]:
-        return [seat for seat in self._seats if seat not in self._closed]
+    def _open_replicas(self) -> list[ReplicaHandle]:
+        return [replica for replica in self._replicas if replica not in self._closed]
 
     @property
     def serving(self) -> int:
-        return sum(seat.serving for seat in self._seats)
+        return sum(replica.serving for replica in self._replicas)
 
     def why_not(self) -> str:
-        seats = self._open_seats()
-        return "; ".join(f"replica {s.index} {s.state}: {s.reason}" for s in seats)
+        replicas = self._open_replicas()
+        return "; ".join(f"replica {s.index} {s.state}: {s.reason}" for s in replicas)
+
+
+def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not answered.done():
+        answered.set_result(outcome)
 
 
 def _again(deaths_in_a_row: int, wait_s: float) -> str:

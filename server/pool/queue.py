@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from server.types import Outcome, Work
 
-Verdict = Literal["take", "skip", "stop"]
+TakeDecision = Literal["take", "skip", "stop"]
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class QueueEntry:
     """A row on its way, with what rides beside it. Changed by the pool alone."""
 
     work: Work
@@ -40,7 +40,7 @@ class Entry:
 _Key = tuple[int, float, int]
 
 
-class Scheduler:
+class RowQueue:
     """# Invariant: `_order` and `_entries` hold the same rows, `_order` sorted."""
 
     def __init__(self, rows: int, nbytes: int, patience_s: float) -> None:
@@ -48,7 +48,7 @@ class Scheduler:
         self._most_bytes = nbytes
         self._patience_s = patience_s
         self._order: list[_Key] = []
-        self._by_key: dict[_Key, Entry] = {}
+        self._by_key: dict[_Key, QueueEntry] = {}
         self._keys: dict[str, _Key] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._arrivals = 0
@@ -57,7 +57,7 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._order)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[QueueEntry]:
         return (self._by_key[key] for key in self._order)
 
     def __contains__(self, entry_id: str) -> bool:
@@ -67,7 +67,7 @@ class Scheduler:
         """Whether `add` would take this row, displacing a lesser one if need be."""
         return self._fits(work) or self._lesser(work) is not None
 
-    def add(self, entry: Entry) -> Entry | None:
+    def add(self, entry: QueueEntry) -> QueueEntry | None:
         """Queue a row. Returns the row that had to go for it: another, itself, or None."""
         displaced = None
         if not self._fits(entry.work):
@@ -78,7 +78,7 @@ class Scheduler:
         self.put_back(entry)
         return displaced
 
-    def put_back(self, entry: Entry) -> None:
+    def put_back(self, entry: QueueEntry) -> None:
         """Queue a row beyond any bound: what was accepted once is not refused for lack of room."""
         work = entry.work
         due = entry.queued_at + self._patience_s
@@ -92,11 +92,11 @@ class Scheduler:
         self._keys[work.id] = key
         self.bytes += len(work.example)
 
-    def remove(self, entry_id: str) -> Entry | None:
+    def remove(self, entry_id: str) -> QueueEntry | None:
         key = self._keys.get(entry_id)
         return None if key is None else self._pop(bisect_left(self._order, key))
 
-    def expire(self, now: float) -> list[Entry]:
+    def expire(self, now: float) -> list[QueueEntry]:
         """Take out every row whose deadline has passed."""
         expired = []
         while self._deadlines and self._deadlines[0][0] <= now:
@@ -106,7 +106,7 @@ class Scheduler:
                 expired.append(entry)
         return expired
 
-    def take(self, judge: Callable[[Entry], Verdict]) -> Entry | None:
+    def take(self, judge: Callable[[QueueEntry], TakeDecision]) -> QueueEntry | None:
         """Take out the first row that `judge` takes, passing over those it skips."""
         for index, key in enumerate(self._order):
             verdict = judge(self._by_key[key])
@@ -116,7 +116,7 @@ class Scheduler:
                 return None
         return None
 
-    def drain(self) -> list[Entry]:
+    def drain(self) -> list[QueueEntry]:
         """Take out everything, in order."""
         return [self._pop(0) for _ in range(len(self._order))]
 
@@ -125,7 +125,7 @@ class Scheduler:
         fits = self.bytes + len(work.example) <= self._most_bytes or not self._order
         return fits and len(self._order) < self._most_rows
 
-    def _lesser(self, work: Work) -> Entry | None:
+    def _lesser(self, work: Work) -> QueueEntry | None:
         if not self._order or self._order[-1][0] <= work.priority:
             return None
         lowest = self._order[-1][0]
@@ -135,7 +135,7 @@ class Scheduler:
         after = self.bytes - len(entry.work.example) + len(work.example)
         return entry if after <= self._most_bytes or len(self._order) == 1 else None
 
-    def _pop(self, index: int) -> Entry:
+    def _pop(self, index: int) -> QueueEntry:
         entry = self._by_key.pop(self._order.pop(index))
         del self._keys[entry.work.id]
         self.bytes -= len(entry.work.example)
@@ -147,17 +147,3 @@ class Scheduler:
         alive = (self._by_key[key].work for key in self._order)
         self._deadlines = [(w.deadline, w.id) for w in alive if w.deadline is not None]
         heapq.heapify(self._deadlines)
-
-
-def compose(costs: Sequence[int], budget: int, rows: int) -> int:
-    """How many of the leading rows make the next batch; their order is not changed.
-
-    A batch is padded to its longest row, so its cost is rows x longest. A single row is always a
-    batch, whatever it costs: it was within the limits when it was admitted.
-    """
-    longest = 0
-    for count, cost in enumerate(costs[:rows], start=1):
-        longest = max(longest, cost)
-        if count > 1 and count * longest > budget:
-            return count - 1
-    return min(len(costs), rows)

@@ -1,6 +1,6 @@
 """One replica as the front sees it: a process, the link to it, what it holds and how it is.
 
-A seat outlives the processes that sit in it: `live` is one life, from spawn to death.
+A handle outlives its processes: `live` runs one of them, from spawn to death.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from google.protobuf.message import DecodeError
 
 from server import host
 from server.config import ServerConfig
-from server.pool.in_flight import Holdings
-from server.pool.integrity import Sameness
-from server.pool.queue import Entry
+from server.pool.in_flight import InFlight
+from server.pool.integrity import Integrity
+from server.pool.queue import QueueEntry
 from server.pool.readiness import SERVING, Readiness
 from server.pool.spawn import Spawn
 from server.replica import link
@@ -26,28 +26,28 @@ from server.types import Facts, Outcome, ReplicaStatus
 REAP_S = 5.0  # from the end of the link to the end of the process, before it is killed
 
 
-class Audience(Protocol):
-    """Who hears what a seat learns: the pool."""
+class ReplicaEvents(Protocol):
+    """Receives what a handle learns about its replica: the pool."""
 
-    def loaded(self, seat: Seat) -> str:
+    def loaded(self, replica: ReplicaHandle) -> str:
         """A replica said hello. Returns why it must not serve, or ""."""
 
-    def judged(self, seat: Seat) -> None:
-        """A probe came back; `seat.readiness` holds it."""
+    def judged(self, replica: ReplicaHandle) -> None:
+        """A probe came back; `replica.readiness` holds it."""
 
-    def freed(self, seat: Seat) -> None:
-        """The seat may be able to take more."""
+    def freed(self, replica: ReplicaHandle) -> None:
+        """The replica may be able to take more."""
 
-    def finished(self, seat: Seat, entry: Entry, outcome: Outcome) -> None: ...
+    def finished(self, replica: ReplicaHandle, entry: QueueEntry, outcome: Outcome) -> None: ...
 
 
-class Seat:
+class ReplicaHandle:
     def __init__(
         self,
         index: int,
         config: ServerConfig,
         spawn: Spawn,
-        audience: Audience,
+        events: ReplicaEvents,
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
@@ -60,18 +60,18 @@ class Seat:
         self.isolated = False  # kept free for one row that a replica died with
         self._config = config
         self._spawn = spawn
-        self._audience = audience
+        self._events = events
         self._clock = clock
         self._wall = wall
         self._begin_life()
 
     def _begin_life(self) -> None:
         config = self._config
-        self.held = Holdings(config.ahead_bytes)
+        self.held = InFlight(config.ahead_bytes)
         self.readiness = Readiness(
             config.probe_interval_s, config.probe_runs, config.slow_after, config.fast_again
         )
-        self.sameness = Sameness()
+        self.integrity = Integrity()
         self.facts: Facts | None = None
         self.fatal: tuple[str, str] | None = None
         self.probing = False
@@ -105,43 +105,43 @@ class Seat:
 
     # ---- what it is told -------------------------------------------------------------------
 
-    def hold(self, entry: Entry) -> None:
+    def hold(self, entry: QueueEntry) -> None:
         """Count a row as held; `send` follows, with all rows of this turn in one frame."""
         if not self.held:
             self.moved_at = self._clock()
         self.held.add(entry)
 
-    def send(self, entries: Iterable[Entry], now: float) -> None:
+    def send(self, entries: Iterable[QueueEntry], now: float) -> None:
         works = [entry.work for entry in entries]
-        self._tell(link.work_batch(works, now), [work.example for work in works])
+        self._send(link.work_batch(works, now), [work.example for work in works])
 
     def cancel(self, entry_id: str) -> None:
-        self._tell(link.cancel((entry_id,)))
+        self._send(link.cancel((entry_id,)))
 
     def probe(self, mixes: Iterable[str] = ()) -> None:
         """Ask for golden answers and speed of these mixes; none named: all."""
         self.probing = True
         self.moved_at = self._clock()
         self._probes += 1
-        self._tell(link.probe(self._probes, True, tuple(mixes)))
+        self._send(link.probe(self._probes, True, tuple(mixes)))
 
     async def verify(self, disk: bool) -> None:
         """Return when the replica has compared every byte with what it loaded, or is gone."""
         if self._link is not None and self.facts is not None:
-            number, answered = self.sameness.ask()
-            self._tell(link.verify(number, disk))
+            number, answered = self.integrity.ask()
+            self._send(link.verify(number, disk))
             await answered
 
     def stop(self) -> None:
         self.state = "draining"
-        self._tell(link.stop())
+        self._send(link.stop())
 
     def kill(self, reason: str) -> None:
         if self._process is not None and self._process.returncode is None:
             self._killed = self._killed or reason
             self._process.kill()
 
-    def _tell(self, message: Any, payloads: Iterable[bytes] = ()) -> None:
+    def _send(self, message: Any, payloads: Iterable[bytes] = ()) -> None:
         if self._link is not None:
             self._link.send(message, payloads)
 
@@ -174,12 +174,12 @@ class Seat:
     async def _listen(self, front: FrontLink) -> None:
         try:
             while (message := await front.receive()) is not None:
-                self._hear(message)
+                self._receive(message)
         except (LinkBroken, DecodeError) as error:
             self.kill(f"sent what is no message: {error}")
 
     async def _reap(self) -> int:
-        self.sameness.over()
+        self.integrity.over()
         if self._link is not None:
             self._link.close()
             self._link = None
@@ -202,22 +202,22 @@ class Seat:
 
     # ---- what it says ----------------------------------------------------------------------
 
-    def _hear(self, message: Any) -> None:
+    def _receive(self, message: Any) -> None:
         kind = message.WhichOneof("message")
         if kind is None:
             raise LinkBroken("an empty message")
-        getattr(self, f"_hear_{kind}")(getattr(message, kind))
+        getattr(self, f"_on_{kind}")(getattr(message, kind))
 
-    def _hear_loading(self, loading: Any) -> None:
+    def _on_loading(self, loading: Any) -> None:
         self.moved_at = self._clock()
         self._loading = loading.fraction
         if self.state in ("starting", "loading"):
             self.state, self.reason = "loading", loading.step
 
-    def _hear_hello(self, hello: Any) -> None:
+    def _on_hello(self, hello: Any) -> None:
         self.facts = link.facts(hello)
         self.device, self._load_s = hello.device, hello.load_s
-        refusal = self._audience.loaded(self)
+        refusal = self._events.loaded(self)
         if refusal:
             self.fatal = ("stamp", refusal)
             self.kill(refusal)
@@ -225,34 +225,34 @@ class Seat:
         self.state, self.reason = "warming", "golden inputs of every modality mix are run"
         self.probe()
 
-    def _hear_room(self, room: Any) -> None:
+    def _on_room(self, room: Any) -> None:
         self.held.rows_room, self.held.cost_room = room.rows, room.cost
-        self._audience.freed(self)
+        self._events.freed(self)
 
-    def _hear_begun(self, begun: Any) -> None:
+    def _on_begun(self, begun: Any) -> None:
         self.moved_at = self._clock()
         for entry_id in begun.ids:
             self.held.begin(entry_id)
-        self._audience.freed(self)
+        self._events.freed(self)
 
-    def _hear_done(self, done: Any) -> None:
+    def _on_done(self, done: Any) -> None:
         self._done(done, ())
-        self._audience.freed(self)
+        self._events.freed(self)
 
-    def _hear_done_batch(self, batch: Any) -> None:
+    def _on_done_batch(self, batch: Any) -> None:
         together = tuple(done.id for done in batch.items)
         for done in batch.items:
             self._done(done, together)
-        self._audience.freed(self)
+        self._events.freed(self)
 
     def _done(self, done: Any, together: tuple[str, ...]) -> None:
         entry = self._release(done.id)
         if entry is not None:
             total_ms = (self.worked_at - entry.queued_at) * 1e3
             outcome = link.outcome(done, total_ms, self.index, together)
-            self._audience.finished(self, entry, outcome)
+            self._events.finished(self, entry, outcome)
 
-    def _hear_token(self, token: Any) -> None:
+    def _on_token(self, token: Any) -> None:
         self.moved_at = self._clock()
         entry = self.held.get(token.id)
         if entry is not None and token.text and entry.token is not None:
@@ -263,29 +263,29 @@ class Seat:
             entry.finish_reason, entry.tokens = token.finish_reason, token.tokens
             total_ms = (self.worked_at - entry.queued_at) * 1e3
             outcome = link.generated(token, total_ms, self.index)
-            self._audience.finished(self, entry, outcome)
-            self._audience.freed(self)
+            self._events.finished(self, entry, outcome)
+            self._events.freed(self)
 
-    def _hear_probed(self, probed: Any) -> None:
+    def _on_probed(self, probed: Any) -> None:
         self.probing = False
         self.moved_at = self._clock()
         wall = self._wall()
         found = [link.evidence(mix, wall) for mix in probed.mixes]
         self.readiness.probed(found, self.moved_at)
-        self._audience.judged(self)
+        self._events.judged(self)
 
-    def _hear_looked(self, looked: Any) -> None:
-        self.sameness.heard(looked, self._wall())
+    def _on_looked(self, looked: Any) -> None:
+        self.integrity.heard(looked, self._wall())
 
-    def _hear_load(self, load: Any) -> None:
+    def _on_load(self, load: Any) -> None:
         self._rss_bytes = load.rss_bytes
         if load.device_memory_total_bytes:
             self.device_free = load.device_memory_total_bytes - load.device_memory_bytes
 
-    def _hear_fatal(self, fatal: Any) -> None:
+    def _on_fatal(self, fatal: Any) -> None:
         self.fatal = (fatal.code, fatal.message)
 
-    def _release(self, entry_id: str) -> Entry | None:
+    def _release(self, entry_id: str) -> QueueEntry | None:
         self.moved_at = self.worked_at = self._clock()
         entry = self.held.release(entry_id)
         self.answered += entry is not None
@@ -306,5 +306,5 @@ class Seat:
             evidence=self.readiness.evidence,
             load_s=self._load_s,
             loading_fraction=self._loading,
-            self_check=self.sameness.check,
+            self_check=self.integrity.check,
         )

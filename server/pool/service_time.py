@@ -25,7 +25,7 @@ class _Mix:
     alone_s: float = 0.0  # what its caller waits for, without the queue
 
 
-class Pace:
+class ServiceTime:
     def __init__(self) -> None:
         self._mixes: dict[str, _Mix] = {}
         self._all = _Mix()

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from server import host
 from server.config import ServerConfig
+from server.replica.placement import threads_for
 
 # See host.keep_freed_memory; in a replica, where every thread allocates, from the first block on.
 MALLOC = {
@@ -69,11 +70,3 @@ def spawner(command: Callable[[int], Sequence[str]], threads: int = 1) -> Spawn:
             )
 
     return spawn
-
-
-def threads_for(asked: int, replicas: int, cores: int) -> tuple[int, str]:
-    """Torch threads of one replica: two replicas of one thread beat one of two, so the cores are
-    divided among the replicas."""
-    if asked:
-        return asked, "as configured"
-    return max(1, cores // replicas), f"{cores} cores / {replicas} replicas"

@@ -22,17 +22,17 @@ from server.rehearsal.intervals import (
     share_of,
     z_of,
 )
-from server.rehearsal.paired_answers import Pair, Said
+from server.rehearsal.paired_answers import AnswerPair, BundleAnswer
 from server.telemetry.quality.estimates import Yardstick
 from server.telemetry.quality.pricing import Yardsticks
 
-SMALLEST_SLICE = 10  # payloads; of fewer nothing can be said
+SMALLEST_SLICE = 10  # payloads; of fewer nothing can be answers
 MOST_SLICES = 64
 LABELLED = 30  # effective rows of feedback; of fewer the intervals themselves cannot be trusted
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Difference:
     """NaN: not known. `difference` is now - before, of the same payloads."""
 
     before: float = math.nan
@@ -40,11 +40,11 @@ class Compared:
     difference: Interval = UNKNOWN
 
 
-NOT_COMPARED = Compared()
+NOT_COMPARED = Difference()
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Comparison:
     """`slice` "" is everything. Shares are of the requests the payloads stand for; `*_rows` count
     payloads. `lost`: answered before and not now; `gained` the reverse."""
 
@@ -56,12 +56,12 @@ class Figures:
     lost: Interval
     lost_rows: int
     gained_rows: int
-    confidence: Compared
+    confidence: Difference
     labelled: int
     labelled_effective: float
-    accuracy: Compared
-    value_per_1000: Compared
-    estimated_value_per_1000: Compared
+    accuracy: Difference
+    value_per_1000: Difference
+    estimated_value_per_1000: Difference
     active_error: Interval  # how often the active bundle is wrong: by feedback, else by confidence
     stake: float  # what it costs, per 1,000 answers, when one of them turns from right to wrong
 
@@ -99,7 +99,7 @@ class Columns:
         )
 
 
-def columns_of(pairs: Sequence[Pair], sticks: Yardsticks) -> Columns:
+def columns_of(pairs: Sequence[AnswerPair], sticks: Yardsticks) -> Columns:
     before, now = [p.before for p in pairs], [p.now for p in pairs]
     both = _array([not b.error and not n.error for b, n in zip(before, now, strict=True)])
     changed = _array([b.label != n.label for b, n in zip(before, now, strict=True)])
@@ -119,7 +119,7 @@ def columns_of(pairs: Sequence[Pair], sticks: Yardsticks) -> Columns:
     )
 
 
-def _weights(pairs: Sequence[Pair]) -> Floats:
+def _weights(pairs: Sequence[AnswerPair]) -> Floats:
     """Kept payloads and live traffic are two samples of the same: each counts as much as it has
     rows that tell, whatever share of the traffic it was drawn with."""
     weights = _array([pair.weight for pair in pairs])
@@ -130,13 +130,13 @@ def _weights(pairs: Sequence[Pair]) -> Floats:
     return weights
 
 
-def figures(columns: Columns, name: str = "", questions: int = 1) -> Figures:
-    """`questions`: how many such groups are looked at together."""
-    z, weight = z_of(questions=questions), columns.weight
+def comparison_of(columns: Columns, name: str = "", comparisons: int = 1) -> Comparison:
+    """`comparisons`: how many such groups are looked at together."""
+    z, weight = z_of(comparisons=comparisons), columns.weight
     labelled = np.isfinite(columns.right[0])
     # What the active bundle could not answer has no worth to lose; only pairs are compared.
     known = weight[labelled]
-    accuracy = Compared(
+    accuracy = Difference(
         _mean(columns.right[0], weight),
         _mean(columns.right[1], weight),
         paired_shares(columns.right[0][labelled], columns.right[1][labelled], known, z),
@@ -147,7 +147,7 @@ def figures(columns: Columns, name: str = "", questions: int = 1) -> Figures:
     worth = _compared(columns.worth, weight, z)
     # As wide as paired_shares would be, had no answer changed.
     unseen = z * abs(stake) * 1000 / (effective(known) + 2)
-    return Figures(
+    return Comparison(
         slice=name,
         payloads=len(weight),
         effective=effective(weight),
@@ -167,41 +167,41 @@ def figures(columns: Columns, name: str = "", questions: int = 1) -> Figures:
     )
 
 
-def by_slice(columns: Columns, pairs: Sequence[Pair]) -> list[Figures]:
+def by_slice(columns: Columns, pairs: Sequence[AnswerPair]) -> list[Comparison]:
     """Of the slices with the most payloads, worst first."""
     counts = Counter(tag for pair in pairs for tag in pair.slices.items())
     large = [tag for tag, n in counts.most_common(MOST_SLICES) if SMALLEST_SLICE <= n < len(pairs)]
     found = []
     for name, value in large:
         rows = np.array([pair.slices.get(name) == value for pair in pairs], dtype=bool)
-        found.append(figures(columns.some(rows), f"{name}={value}", len(large)))
+        found.append(comparison_of(columns.some(rows), f"{name}={value}", len(large)))
     return sorted(found, key=_badness, reverse=True)
 
 
-def _badness(part: Figures) -> tuple[float, float, float]:
+def _badness(part: Comparison) -> tuple[float, float, float]:
     """What is surely changed, then what probably is."""
     lost, changed = part.lost, part.changed
     sure = max(_or_zero(lost.low), _or_zero(changed.low))
     return sure, max(_or_zero(lost.value), _or_zero(changed.value)), float(part.payloads)
 
 
-def _compared(two: tuple[Floats, Floats], weight: Floats, z: float) -> Compared:
+def _compared(two: tuple[Floats, Floats], weight: Floats, z: float) -> Difference:
     known = np.isfinite(two[0]) & np.isfinite(two[1])
     if not known.any():
         return NOT_COMPARED
     before, now, weight = two[0][known], two[1][known], weight[known]
     difference = mean_of(now - before, weight, z)
-    return Compared(_mean(before, weight), _mean(now, weight), difference)
+    return Difference(_mean(before, weight), _mean(now, weight), difference)
 
 
 # ---- columns -------------------------------------------------------------------------------------
 
 
-def _confidence(said: Sequence[Said]) -> Floats:
-    return _array([one.confidence for one in said])
+def _confidence(answers: Sequence[BundleAnswer]) -> Floats:
+    return _array([one.confidence for one in answers])
 
 
-def _right(pairs: Sequence[Pair], said: Sequence[Said]) -> Floats:
+def _right(pairs: Sequence[AnswerPair], answers: Sequence[BundleAnswer]) -> Floats:
     """1 right, 0 wrong or refused, NaN where the truth is not known, or the active bundle refused
     the payload too."""
     return _array(
@@ -209,37 +209,39 @@ def _right(pairs: Sequence[Pair], said: Sequence[Said]) -> Floats:
             float(one.label == pair.true_label)
             if pair.true_label and not pair.before.error
             else math.nan
-            for pair, one in zip(pairs, said, strict=True)
+            for pair, one in zip(pairs, answers, strict=True)
         ]
     )
 
 
-def _worth(pairs: Sequence[Pair], said: Sequence[Said], stick: Yardstick) -> Floats:
+def _worth(
+    pairs: Sequence[AnswerPair], answers: Sequence[BundleAnswer], stick: Yardstick
+) -> Floats:
     """Both answers are taken to come as quickly as the first one did."""
     return 1000 * _array(
         [
             stick.realised(pair.true_label, one.label, pair.took_s)
-            for pair, one in zip(pairs, said, strict=True)
+            for pair, one in zip(pairs, answers, strict=True)
         ]
     )
 
 
-def _expected(said: Sequence[Said], stick: Yardstick) -> Floats:
+def _expected(answers: Sequence[BundleAnswer], stick: Yardstick) -> Floats:
     """As the bundle's own calibration has it: an estimate."""
-    return 1000 * _array([stick.estimated(one.label, one.confidence) for one in said])
+    return 1000 * _array([stick.estimated(one.label, one.confidence) for one in answers])
 
 
-def _stake(said: Sequence[Said], stick: Yardstick) -> Floats:
-    values = stick.expected[[stick.label(one.label) for one in said]]
+def _stake(answers: Sequence[BundleAnswer], stick: Yardstick) -> Floats:
+    values = stick.expected[[stick.label(one.label) for one in answers]]
     found: Floats = values[:, 0] - values[:, 1]
     return found
 
 
-def _calibrated(said: Sequence[Said], stick: Yardstick) -> Floats:
+def _calibrated(answers: Sequence[BundleAnswer], stick: Yardstick) -> Floats:
     """How probably an answer is right, by the bundle's reliability table."""
-    confidence = _confidence(said)
+    confidence = _confidence(answers)
     known = np.isfinite(confidence)
-    found = np.full(len(said), np.nan)
+    found = np.full(len(answers), np.nan)
     found[known] = stick.right[np.searchsorted(stick.edges, confidence[known], side="right")]
     return found
 
@@ -258,7 +260,7 @@ def _or_zero(value: float) -> float:
     return 0.0 if math.isnan(value) else value
 
 
-def numbers(part: Figures) -> Iterator[tuple[str, float]]:
+def numbers(part: Comparison) -> Iterator[tuple[str, float]]:
     """Every figure under its name, those not known left out."""
     yield "payloads", part.payloads
     yield "effective", part.effective
@@ -270,7 +272,7 @@ def numbers(part: Figures) -> Iterator[tuple[str, float]]:
     for name in ("changed", "lost", "active_error"):
         found += _three(name, getattr(part, name))
     for name in ("confidence", "accuracy", "value_per_1000", "estimated_value_per_1000"):
-        compared: Compared = getattr(part, name)
+        compared: Difference = getattr(part, name)
         found += [(f"{name}_before", compared.before), (f"{name}_now", compared.now)]
         found += _three(f"{name}_difference", compared.difference)
     yield from (pair for pair in found if math.isfinite(pair[1]))

@@ -33,9 +33,9 @@ class Interval:
 UNKNOWN = Interval()
 
 
-def z_of(sure: float = SURE, questions: int = 1) -> float:
+def z_of(sure: float = SURE, comparisons: int = 1) -> float:
     """Two-sided; asked so many times, the chance of one false alarm stays the same (Bonferroni)."""
-    return NormalDist().inv_cdf(1 - (1 - sure) / (2 * max(1, questions)))
+    return NormalDist().inv_cdf(1 - (1 - sure) / (2 * max(1, comparisons)))
 
 
 def effective(weights: Floats) -> float:

@@ -13,7 +13,7 @@ NO_SLICES: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class BundleAnswer:
     """What one bundle said; `error` is CODE/REASON, and then the rest is empty."""
 
     label: str = ""
@@ -22,30 +22,30 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class AnswerPair:
     """`weight`: how many requests this one stands for. `true_label` "": not known yet."""
 
     weight: float
-    before: Said
-    now: Said
+    before: BundleAnswer
+    now: BundleAnswer
     took_s: float
     true_label: str = ""
     slices: Mapping[str, str] = field(default_factory=lambda: NO_SLICES)
     live: bool = False  # of live traffic, not of kept payloads
 
 
-def said_by(outcome: Outcome) -> Said:
+def answer_of_outcome(outcome: Outcome) -> BundleAnswer:
     if outcome.answer is not None:
-        return Said(outcome.answer.label, outcome.answer.confidence)
+        return BundleAnswer(outcome.answer.label, outcome.answer.confidence)
     fault = outcome.fault
-    return Said(error=f"{fault.code}/{fault.reason}" if fault else "")
+    return BundleAnswer(error=f"{fault.code}/{fault.reason}" if fault else "")
 
 
-def said_in(row: PredictionRow) -> Said:
+def answer_of_row(row: PredictionRow) -> BundleAnswer:
     record = row.record
     if record.error:
-        return Said(error="/".join(record.error.split("/")[:2]))
-    return Said(record.label, record.confidence)
+        return BundleAnswer(error="/".join(record.error.split("/")[:2]))
+    return BundleAnswer(record.label, record.confidence)
 
 
 def slices_of(tags: Mapping[str, str], mix: str) -> dict[str, str]:

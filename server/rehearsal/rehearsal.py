@@ -18,18 +18,18 @@ from functools import partial
 from server.engine import Engine
 from server.pool.pool import Pool
 from server.pool.service_time import own_work_ms
-from server.rehearsal.paired_answers import Pair, said_by, said_in, slices_of
-from server.rehearsal.report import Judged, Seen, review
+from server.rehearsal.paired_answers import AnswerPair, answer_of_outcome, answer_of_row, slices_of
+from server.rehearsal.report import Observations, RehearsalReport, build_report
 from server.rehearsal.shadow import LOW, WITHIN_S, Shadow
-from server.rehearsal.submit import ask, says_nothing
-from server.rehearsal.throttle import CandidateGone, Manners
-from server.rehearsal.verdict import Verdict
+from server.rehearsal.submit import says_nothing, submit
+from server.rehearsal.throttle import CandidateGone, Throttle
+from server.rehearsal.verdict import RehearsalVerdict
 from server.request.ids import prediction_id
 from server.request.status import Refused
-from server.request.validation import Intake, Terms
-from server.request.worker_threads import Offload
+from server.request.validation import Terms, Validator
+from server.request.worker_threads import WorkerThreads
 from server.telemetry.rows import PredictionRow
-from server.telemetry_port import Witness
+from server.telemetry_port import TelemetryPort
 from server.types import Facts, Outcome, Work
 
 # Payloads that both bundles answer one after the other, to compare times: until so many could be
@@ -37,7 +37,7 @@ from server.types import Facts, Outcome, Work
 PAIRS_WANTED = 60
 TIMED_FOR_S = 60.0
 READ_AT_ONCE = 16  # payloads in memory
-TOLD_S = 0.2
+REPORT_S = 0.2
 COMPARABLE = ("INVALID_ARGUMENT", "INTERNAL")  # errors that a payload itself can cause
 
 
@@ -62,23 +62,25 @@ class Rehearsal:
     """Of one candidate, once. `active` must be the pool that serves."""
 
     engine: Engine
-    witness: Witness
-    intake: Intake
+    telemetry: TelemetryPort
+    validator: Validator
     active: Pool
     candidate: Pool
     sample_share: float
     clock: Callable[[], float] = time.monotonic
-    _pairs: list[Pair] = field(default_factory=list, init=False)
+    _pairs: list[AnswerPair] = field(default_factory=list, init=False)
     _times: list[tuple[float, float]] = field(default_factory=list, init=False)
     _timed: int = field(default=0, init=False)  # tried
     _skipped: int = field(default=0, init=False)
-    _manners: Manners = field(init=False)
-    _reading: Offload = field(default_factory=lambda: Offload("rehearsal", 1, 1), init=False)
+    _throttle: Throttle = field(init=False)
+    _reading: WorkerThreads = field(
+        default_factory=lambda: WorkerThreads("rehearsal", 1, 1), init=False
+    )
 
     def __post_init__(self) -> None:
-        self._manners = Manners(self.engine, self.active, self.candidate, self.clock)
+        self._throttle = Throttle(self.engine, self.active, self.candidate, self.clock)
 
-    async def run(self, wanted: Wanted) -> AsyncGenerator[Stage | Judged, None]:
+    async def run(self, wanted: Wanted) -> AsyncGenerator[Stage | RehearsalReport, None]:
         """Stages, then the judgement. Raises RehearsalEnded, and Refused when the payloads cannot
         be read. Closing it ends everything at once."""
         old, new = _facts(self.active), _facts(self.candidate)
@@ -97,10 +99,10 @@ class Rehearsal:
         except CandidateGone as error:
             gone = str(error)
         finally:
-            self._manners.give_way(False)
+            self._throttle.give_way(False)
             self._reading.close()
         yield Stage("judging", 1.0, f"{len(self._pairs)} payloads")
-        seen = Seen(
+        seen = Observations(
             tuple(self._pairs),
             tuple(self._times),
             self._timed,
@@ -108,38 +110,38 @@ class Rehearsal:
             shadow.dropped,
             _more(len(self._pairs), wanted, self.sample_share),
         )
-        judged = await asyncio.to_thread(review, seen, old, new)
-        yield replace(judged, verdict=Verdict("refuse", gone)) if gone else judged
+        judged = await asyncio.to_thread(build_report, seen, old, new)
+        yield replace(judged, verdict=RehearsalVerdict("refuse", gone)) if gone else judged
 
     # ---- kept payloads -------------------------------------------------------------------------
 
     async def _replay(self, old: Facts, most: int) -> AsyncGenerator[Stage, None]:
         rows = await self._kept(old, most)
-        done, told, began = 0, 0.0, self.clock()
+        done, reported_at, began = 0, 0.0, self.clock()
         for some in _chunks(rows, READ_AT_ONCE):
-            kept = await self._reading.run(partial(self.witness.by_id, some, True))
+            kept = await self._reading.run(partial(self.telemetry.by_id, some, True))
             while kept:
                 few = len(self._times) < PAIRS_WANTED
                 timed = few and self.clock() - began < TIMED_FOR_S
                 together = 1 if timed else max(1, self.candidate.serving)
                 group, kept = kept[:together], kept[together:]
-                self._manners.check()
+                self._throttle.check()
                 if timed:
                     await self._answer_twice(group[0], done % 2 == 0)
                 else:
-                    self._manners.give_way(True)
-                    await self._manners.gap()
+                    self._throttle.give_way(True)
+                    await self._throttle.gap()
                     await asyncio.gather(*(self._answer(row) for row in group))
                 done += len(group)
-                if self.clock() - told >= TOLD_S:
-                    told = self.clock()
+                if self.clock() - reported_at >= REPORT_S:
+                    reported_at = self.clock()
                     yield Stage("replaying", done / len(rows), f"{done} of {len(rows)} payloads")
 
     async def _kept(self, old: Facts, most: int) -> list[str]:
         """Ids of the latest payloads that the active bundle was asked to classify. Those asked for
         labels of their own are left out: the labels are not kept."""
         line = f"kept=1 task=classify stamp={old.stamp}"
-        rows = await self._reading.run(lambda: self.witness.samples(line, None, most, False))
+        rows = await self._reading.run(lambda: self.telemetry.samples(line, None, most, False))
         fit = [row.record for row in rows if _fits(row, old)]
         self._skipped += len(rows) - len(fit)
         return [record.prediction_id for record in fit]
@@ -147,7 +149,7 @@ class Rehearsal:
     async def _answer(self, row: PredictionRow) -> None:
         work = self._work(row)
         if work is not None:
-            self._see(row, await ask(self.candidate, work, self.clock))
+            self._see(row, await submit(self.candidate, work))
 
     async def _answer_twice(self, row: PredictionRow, active_first: bool) -> None:
         """By both, in turns as to who is first. Times count only when the active pool did nothing
@@ -156,13 +158,13 @@ class Rehearsal:
         if work is None:
             return
         self._timed += 1
-        quiet = await self._manners.quiet()
-        before = self._manners.busyness()
-        first = await ask(self.active, work, self.clock) if quiet and active_first else None
-        now = await ask(self.candidate, _renewed(work), self.clock)
+        quiet = await self._throttle.quiet()
+        before = self._throttle.busyness()
+        first = await submit(self.active, work) if quiet and active_first else None
+        now = await submit(self.candidate, _renewed(work))
         if quiet and not active_first:
-            first = await ask(self.active, _renewed(work), self.clock)
-        alone = self._manners.busyness() == (before[0] + 1, 0)
+            first = await submit(self.active, _renewed(work))
+        alone = self._throttle.busyness() == (before[0] + 1, 0)
         if first is not None and alone and first.answer is not None and now.answer is not None:
             if first.batch_size == now.batch_size == 1:
                 self._times.append(
@@ -187,7 +189,7 @@ class Rehearsal:
         )
         if row.example:
             with suppress(Refused):
-                return self.intake.work(row.example, "payload", terms)
+                return self.validator.work(row.example, "payload", terms)
         self._skipped += 1
         return None
 
@@ -197,10 +199,10 @@ class Rehearsal:
             return
         record = row.record
         self._pairs.append(
-            Pair(
+            AnswerPair(
                 weight=1 / row.sample_p if row.sample_p > 0 else 1.0,
-                before=said_in(row),
-                now=said_by(now),
+                before=answer_of_row(row),
+                now=answer_of_outcome(now),
                 took_s=record.total_ms / 1e3,
                 true_label=row.true_label,
                 slices=slices_of(record.slices, record.mix),
@@ -210,18 +212,18 @@ class Rehearsal:
     # ---- live traffic --------------------------------------------------------------------------
 
     async def _shadow(self, shadow: Shadow, seconds: float) -> AsyncGenerator[Stage, None]:
-        self._manners.give_way(True)
+        self._throttle.give_way(True)
         workers = [asyncio.create_task(shadow.run()) for _ in range(max(1, self.candidate.serving))]
-        self.engine.onlooker = shadow.offer
+        self.engine.observer = shadow.offer
         began = self.clock()
         try:
             while (passed := self.clock() - began) < seconds:
-                self._manners.check()
-                words = f"{shadow.answered} live requests, {shadow.dropped} dropped"
-                yield Stage("shadowing", passed / seconds, words)
-                await asyncio.sleep(min(TOLD_S, max(0.0, seconds - passed)))
+                self._throttle.check()
+                message = f"{shadow.answered} live requests, {shadow.dropped} dropped"
+                yield Stage("shadowing", passed / seconds, message)
+                await asyncio.sleep(min(REPORT_S, max(0.0, seconds - passed)))
         finally:
-            self.engine.onlooker = None
+            self.engine.observer = None
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
@@ -229,7 +231,16 @@ class Rehearsal:
     def _see_live(self, work: Work, before: Outcome, now: Outcome) -> None:
         tags = slices_of(work.slices, before.mix or work.mix)
         took_s = before.timing.total_ms / 1e3
-        self._pairs.append(Pair(1.0, said_by(before), said_by(now), took_s, slices=tags, live=True))
+        self._pairs.append(
+            AnswerPair(
+                1.0,
+                answer_of_outcome(before),
+                answer_of_outcome(now),
+                took_s,
+                slices=tags,
+                live=True,
+            )
+        )
 
 
 def _facts(pool: Pool) -> Facts:

@@ -17,7 +17,7 @@ NO_FEATURES: Mapping[str, Value] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ReplaySide:
     """What one run said. `features` by name, a categorical one by its category, absent ones left
     out; `error` is CODE/REASON and then the rest is empty."""
 
@@ -40,7 +40,7 @@ class Line:
     differs: bool
 
 
-def compare(kept: Side, now: Side) -> list[Line]:
+def compare(kept: ReplaySide, now: ReplaySide) -> list[Line]:
     """Stamp, error, label, outputs, then features in the order of `now`."""
     lines = [_line("stamp", kept.stamp, now.stamp)]
     if kept.error or now.error:

@@ -1,4 +1,4 @@
-"""What a rehearsal has seen, put into figures, words and a verdict."""
+"""The report of a rehearsal: its comparison, the worst slices and the verdict."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from statistics import median
 import numpy as np
 
 from server.deploy.journal import bundle_of
-from server.rehearsal.comparison import Figures, by_slice, columns_of, figures
+from server.rehearsal.comparison import Comparison, by_slice, columns_of, comparison_of
 from server.rehearsal.intervals import median_of, z_of
-from server.rehearsal.paired_answers import Pair
-from server.rehearsal.verdict import Latency, Verdict, in_words, judge
+from server.rehearsal.paired_answers import AnswerPair
+from server.rehearsal.verdict import Latency, RehearsalVerdict, judge, slice_line
 from server.telemetry.quality.pricing import Yardsticks, yardsticks
 from server.types import Facts
 
-WORST = 5  # slices put in words
+WORST = 5  # slices described
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observations:
     """`times`: own work in ms of the active bundle and of the candidate; `timed` is how many were
     tried. `more`: where more payloads come from."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[AnswerPair, ...]
     times: tuple[tuple[float, float], ...]
     timed: int
     left_out: int
@@ -33,47 +33,47 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """`words`: the worst slices, and what else must be known to read the figures."""
+class RehearsalReport:
+    """`messages`: the worst slices, and what else must be known to read the comparison."""
 
     active: Facts
     candidate: Facts
-    verdict: Verdict
-    whole: Figures
-    slices: tuple[Figures, ...]
+    verdict: RehearsalVerdict
+    whole: Comparison
+    slices: tuple[Comparison, ...]
     latency: Latency
-    words: tuple[str, ...]
+    messages: tuple[str, ...]
     unit: str
     live: int
     live_dropped: int
 
 
-def review(seen: Seen, active: Facts, candidate: Facts) -> Judged:
+def build_report(seen: Observations, active: Facts, candidate: Facts) -> RehearsalReport:
     """Reads both bundles' files, and takes a moment. Raises OSError, and as `yardsticks` does."""
     sticks = yardsticks(bundle_of(active), bundle_of(candidate))
     columns = columns_of(seen.pairs, sticks)
-    whole, slices = figures(columns), by_slice(columns, seen.pairs)
+    whole, slices = comparison_of(columns), by_slice(columns, seen.pairs)
     latency = _latency(seen.times)
     labels = _labels(active, candidate)
-    return Judged(
+    return RehearsalReport(
         active=active,
         candidate=candidate,
         verdict=judge(whole, slices, latency, labels, sticks.unit, seen.more),
         whole=whole,
         slices=tuple(slices),
         latency=latency,
-        words=tuple(_words(seen, whole, slices, sticks)),
+        messages=tuple(_messages(seen, whole, slices, sticks)),
         unit=sticks.unit,
         live=sum(pair.live for pair in seen.pairs),
         live_dropped=seen.live_dropped,
     )
 
 
-def _words(
-    seen: Seen, whole: Figures, slices: Sequence[Figures], sticks: Yardsticks
+def _messages(
+    seen: Observations, whole: Comparison, slices: Sequence[Comparison], sticks: Yardsticks
 ) -> Iterator[str]:
     bad = [part for part in slices if part.changed_rows or part.lost_rows]
-    yield from (in_words(part, whole, sticks.unit) for part in bad[:WORST])
+    yield from (slice_line(part, whole, sticks.unit) for part in bad[:WORST])
     if sticks.why:
         yield f"value: {sticks.why}"
     if seen.left_out:
@@ -96,6 +96,6 @@ def _latency(times: Sequence[tuple[float, float]]) -> Latency:
 def _labels(active: Facts, candidate: Facts) -> str:
     """How the candidate's labels differ; "" when they do not."""
     old, new = set(active.labels), set(candidate.labels)
-    told = [f"without {', '.join(sorted(old - new))}"] if old - new else []
-    told += [f"with {', '.join(sorted(new - old))}"] if new - old else []
-    return f"it answers with other labels, {' and '.join(told)}" if told else ""
+    differences = [f"without {', '.join(sorted(old - new))}"] if old - new else []
+    differences += [f"with {', '.join(sorted(new - old))}"] if new - old else []
+    return f"it answers with other labels, {' and '.join(differences)}" if differences else ""

@@ -19,10 +19,10 @@ from server.engine import Engine
 from server.errors import PoolRefused
 from server.pool.pool import Pool
 from server.pool.spawn import replica_spawner
-from server.rehearsal.replay import Side, named
+from server.rehearsal.replay import ReplaySide, named
 from server.request.ids import prediction_id
 from server.telemetry.record import FeatureSpec
-from server.telemetry_port import Unrecorded
+from server.telemetry_port import NullTelemetry
 from server.types import Answer, Outcome, Work
 
 TIMEOUT_S = 60.0
@@ -32,7 +32,7 @@ LOOK_S = 0.1
 TASKS = {"classify": pb.CLASSIFY, "embed": pb.EMBED}
 
 
-async def by_server(client: Client, example: bytes, task: str) -> Side:
+async def by_server(client: Client, example: bytes, task: str) -> ReplaySide:
     """Counts as one more request of the running server, without slices, its payload not kept.
 
     Raises Failure, except for a fault of the payload itself.
@@ -45,14 +45,14 @@ async def by_server(client: Client, example: bytes, task: str) -> Side:
     except Failure as failure:
         if failure.code is grpc.StatusCode.INVALID_ARGUMENT:
             error = f"{failure.code.name}/{failure.reason}"
-            return Side(failure.stamp, "", error=error)
+            return ReplaySide(failure.stamp, "", error=error)
         raise
     (result,) = response.results
     name = response.stamp.name
     if result.HasField("fault"):
-        return Side(result.stamp, name, error=f"{result.fault.code}/{result.fault.reason}")
+        return ReplaySide(result.stamp, name, error=f"{result.fault.code}/{result.fault.reason}")
     found = result.prediction
-    side = Side(
+    side = ReplaySide(
         result.stamp,
         name,
         found.label,
@@ -64,12 +64,12 @@ async def by_server(client: Client, example: bytes, task: str) -> Side:
     return replace(side, features=named(row.features, schema) if row is not None else {})
 
 
-def outputs_of(said: pb.Prediction | Answer | observe_pb2.PredictionRow) -> dict[str, float]:
+def outputs_of(prediction: pb.Prediction | Answer | observe_pb2.PredictionRow) -> dict[str, float]:
     return {
-        "confidence": said.confidence,
-        "margin": said.margin,
-        "entropy": said.entropy,
-        "closed_set_mass": said.closed_set_mass,
+        "confidence": prediction.confidence,
+        "margin": prediction.margin,
+        "entropy": prediction.entropy,
+        "closed_set_mass": prediction.closed_set_mass,
     }
 
 
@@ -95,17 +95,17 @@ async def schema_of(client: Client, stamp: str) -> list[FeatureSpec]:
     ]
 
 
-async def by_bundle(path: Path, config: ServerConfig, example: bytes, task: str) -> Side:
+async def by_bundle(path: Path, config: ServerConfig, example: bytes, task: str) -> ReplaySide:
     """One replica of the bundle is started, proved by its golden inputs, asked, and ended.
 
     Raises PoolRefused.
     """
     config = replace(config, bundle=path, warm_pool=1, memory_check=False)
-    engine = Engine(config, Pool(config, replica_spawner(config)), Unrecorded())
+    engine = Engine(config, Pool(config, replica_spawner(config)), NullTelemetry())
     await engine.start()
     try:
         work = _work(example, task)
-        while engine.admit(work) is not None:
+        while not engine.serving:
             _check_alive(engine)
             await asyncio.sleep(LOOK_S)
         outcome = await engine.predict(work)
@@ -122,12 +122,12 @@ def _check_alive(engine: Engine) -> None:
             raise PoolRefused("probe", f"the replica is {replica.state}: {replica.reason}")
 
 
-def _side(outcome: Outcome, name: str, schema: Sequence[FeatureSpec]) -> Side:
+def _side(outcome: Outcome, name: str, schema: Sequence[FeatureSpec]) -> ReplaySide:
     answer, fault = outcome.answer, outcome.fault
     if answer is None:
         error = f"{fault.code}/{fault.reason}" if fault else ""
-        return Side(outcome.stamp, name, error=error)
-    return Side(
+        return ReplaySide(outcome.stamp, name, error=error)
+    return ReplaySide(
         outcome.stamp,
         name,
         answer.label,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from server.pool.pool import Pool
-from server.rehearsal.submit import ask, says_nothing
+from server.rehearsal.submit import says_nothing, submit
 from server.telemetry.sampler import uniform
 from server.types import Outcome, Work
 
@@ -25,21 +25,21 @@ LOOK_S = 0.05
 
 
 class Shadow:
-    """`told` gets a live row, what its caller was answered, and what the candidate says."""
+    """`on_pair` gets a live row, what its caller was answered, and what the candidate says."""
 
     def __init__(
         self,
         share: float,
         active: Pool,
         candidate: Pool,
-        told: Callable[[Work, Outcome, Outcome], None],
+        on_pair: Callable[[Work, Outcome, Outcome], None],
         clock: Callable[[], float],
     ) -> None:
         self.answered = self.dropped = 0
         self._share = share
         self._active = active
         self._candidate = candidate
-        self._told = told
+        self._on_pair = on_pair
         self._clock = clock
         self._waiting: deque[tuple[Work, Outcome]] = deque()
         self._bytes = 0
@@ -56,7 +56,7 @@ class Shadow:
         if uniform(f"shadow {work.id}") >= self._share:
             return
         full = len(self._waiting) >= MOST_WAITING or self._bytes + len(work.example) > MOST_BYTES
-        if full or self._active.dispatch.waiting:
+        if full or self._active.waiting:
             self.dropped += 1
             return
         self._waiting.append((work, outcome))
@@ -64,14 +64,14 @@ class Shadow:
         self._arrived.set()
 
     async def run(self) -> None:
-        """One of those who ask the candidate; ends when it is cancelled."""
+        """A worker that submits waiting rows to the candidate, until it is cancelled."""
         while True:
             while not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
             work, outcome = self._waiting.popleft()
             self._bytes -= len(work.example)
-            if self._active.dispatch.waiting:
+            if self._active.waiting:
                 self.dropped += 1
                 await asyncio.sleep(LOOK_S)
                 continue
@@ -84,9 +84,9 @@ class Shadow:
                 expected_stamps=frozenset(),
                 keep_payload=False,
             )
-            said = await ask(self._candidate, again, self._clock)
-            if says_nothing(said):
+            answer = await submit(self._candidate, again)
+            if says_nothing(answer):
                 self.dropped += 1
                 continue
             self.answered += 1
-            self._told(work, outcome, said)
+            self._on_pair(work, outcome, answer)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
-
 from server.pool.pool import Pool
-from server.pool.queue import Entry
 from server.types import Outcome, Timing, Work
 
 NO_REPLICA = -1
@@ -19,21 +14,9 @@ def says_nothing(outcome: Outcome) -> bool:
     return outcome.fault is not None and outcome.fault.code in PASSING
 
 
-async def ask(pool: Pool, work: Work, clock: Callable[[], float] = time.monotonic) -> Outcome:
+async def submit(pool: Pool, work: Work) -> Outcome:
     """Never raises for a row's fault. Cancelling drops the row where it is."""
-    fault = pool.dispatch.refusal(work)
+    fault = pool.refusal(work)
     if fault is not None:
         return Outcome(work.id, None, fault, Timing(), 0, "", NO_REPLICA)
-    answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-    def finish(outcome: Outcome) -> None:
-        if not answered.done():
-            answered.set_result(outcome)
-
-    entry = Entry(work, clock(), finish)
-    pool.dispatch.submit(entry)
-    try:
-        return await answered
-    except asyncio.CancelledError:
-        pool.dispatch.cancel(entry)
-        raise
+    return await pool.answer(work)

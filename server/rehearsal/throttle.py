@@ -26,7 +26,7 @@ class CandidateGone(Exception):
 
 
 @dataclass(slots=True)
-class Manners:
+class Throttle:
     engine: Engine
     active: Pool
     candidate: Pool
@@ -39,16 +39,16 @@ class Manners:
 
     def check(self) -> None:
         """Raises RehearsalEnded or CandidateGone."""
-        lineup = self.engine.lineup
-        if lineup.active is self.candidate:
+        pool_set = self.engine.pool_set
+        if pool_set.active is self.candidate:
             raise RehearsalEnded("it was activated meanwhile; rollback goes back")
-        if lineup.active is not self.active:
+        if pool_set.active is not self.active:
             raise RehearsalEnded("another bundle was activated meanwhile; rehearse against that")
-        if self.candidate not in lineup.pools:
+        if self.candidate not in pool_set.pools:
             raise RehearsalEnded("it is not loaded any more: it was discarded meanwhile")
         if self.engine.snapshot().state == "DRAINING":
             raise RehearsalEnded("the server is draining")
-        if lineup.branch is not None and self._yielding:
+        if pool_set.branch is not None and self._yielding:
             self.give_way(False)  # a canary has begun: callers wait for it now
         if self.candidate.serving:
             self._serving_at = self.clock()
@@ -58,7 +58,7 @@ class Manners:
     async def gap(self) -> None:
         """Until nothing waits for the active pool, or it has been waited for long enough."""
         until = self.clock() + GIVES_WAY_S
-        while self.active.dispatch.waiting:
+        while self.active.waiting:
             if self.clock() >= until:
                 return
             await asyncio.sleep(LOOK_S)
@@ -66,7 +66,7 @@ class Manners:
     async def quiet(self) -> bool:
         """Whether the active pool has nothing to do now, or soon."""
         until = self.clock() + GIVES_WAY_S
-        while self.active.dispatch.waiting or self.active.dispatch.in_flight:
+        while self.active.waiting or self.active.in_flight:
             if self.clock() >= until:
                 return False
             await asyncio.sleep(LOOK_S)
@@ -74,16 +74,16 @@ class Manners:
 
     def busyness(self) -> tuple[int, int]:
         """Rows the active pool has answered, and those it holds."""
-        answered = sum(seat.answered for seat in self.active.statuses())
-        return answered, self.active.dispatch.in_flight
+        answered = sum(replica.answered for replica in self.active.statuses())
+        return answered, self.active.in_flight
 
     def give_way(self, yielding: bool) -> None:
         """Let the candidate's replicas run behind the active ones. Only those of a candidate that
         nobody waits for: a standby has sessions, and so has a canary."""
-        lineup = self.engine.lineup
-        if yielding and (lineup.candidate is not self.candidate or lineup.branch is not None):
+        pool_set = self.engine.pool_set
+        if yielding and (pool_set.candidate is not self.candidate or pool_set.branch is not None):
             return
         self._yielding = yielding
-        for seat in self.candidate.statuses():
-            if seat.pid:
-                host.give_way(seat.pid, yielding)
+        for replica in self.candidate.statuses():
+            if replica.pid:
+                host.give_way(replica.pid, yielding)

@@ -1,4 +1,4 @@
-"""Promote, hold or refuse: what a rehearsal's figures come to, and why. Pure.
+"""Promote, hold or refuse: the verdict on a rehearsal's comparison, with its reason. Pure.
 
 Where each bound comes from:
 
@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from server.rehearsal.comparison import LABELLED, Compared, Figures
+from server.rehearsal.comparison import LABELLED, Comparison, Difference
 from server.rehearsal.intervals import Interval, rows_needed, z_of
 from server.routing.candidate_checks import SLOWER
 
@@ -56,25 +56,30 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RehearsalVerdict:
     word: Word
     reason: str
 
 
 def judge(
-    whole: Figures, slices: Sequence[Figures], latency: Latency, labels: str, unit: str, more: str
-) -> Verdict:
+    whole: Comparison,
+    slices: Sequence[Comparison],
+    latency: Latency,
+    labels: str,
+    unit: str,
+    more: str,
+) -> RehearsalVerdict:
     """`labels`: how the candidate's differ, or ""; `more`: where more payloads come from."""
     refusal = _refusal(whole, latency, unit)
     if refusal:
-        return Verdict("refuse", refusal)
+        return RehearsalVerdict("refuse", refusal)
     doubt = _doubt(whole, slices, labels, unit, more) or _untimed(latency)
     if doubt:
-        return Verdict("hold", doubt)
-    return Verdict("promote", _praise(whole, latency, unit))
+        return RehearsalVerdict("hold", doubt)
+    return RehearsalVerdict("promote", _praise(whole, latency, unit))
 
 
-def _refusal(whole: Figures, latency: Latency, unit: str) -> str:
+def _refusal(whole: Comparison, latency: Latency, unit: str) -> str:
     lost, changed = whole.lost, whole.changed
     if lost.low > LOST:
         return (
@@ -89,21 +94,23 @@ def _refusal(whole: Figures, latency: Latency, unit: str) -> str:
         )
     evidence = _evidence(whole)
     if evidence == "worse":
-        return f"by feedback it is worse: {_told(whole, unit)}"
+        return f"by feedback it is worse: {_summary(whole, unit)}"
     bound = min(MOST_CHANGED, max(CHANGED, 2 * whole.active_error.high))
     if evidence == "" and changed.low > bound:
-        words = f"{percent(changed)} of the answers change"
+        text = f"{percent(changed)} of the answers change"
         if bound == MOST_CHANGED:
-            return f"{words}: that is another model, and no feedback says that it is a better one"
+            return f"{text}: that is another model, and no feedback says that it is a better one"
         wrong = whole.active_error.high
         return (
-            f"{words}, and the active bundle is wrong in about {100 * wrong:.0f} % only: the "
+            f"{text}, and the active bundle is wrong in about {100 * wrong:.0f} % only: the "
             f"candidate must be wrong in at least {100 * (changed.low - wrong):.0f} %"
         )
     return ""
 
 
-def _doubt(whole: Figures, slices: Sequence[Figures], labels: str, unit: str, more: str) -> str:
+def _doubt(
+    whole: Comparison, slices: Sequence[Comparison], labels: str, unit: str, more: str
+) -> str:
     if math.isnan(whole.changed.value):
         return f"there was no payload that both bundles answered; {more}"
     if labels:
@@ -127,7 +134,7 @@ def _doubt(whole: Figures, slices: Sequence[Figures], labels: str, unit: str, mo
         )
     for part in slices:
         if _evidence(part) == "worse":
-            return f"in {part.slice} it is worse by feedback: {_told(part, unit)}"
+            return f"in {part.slice} it is worse by feedback: {_summary(part, unit)}"
         if evidence != "good" and _evidence(part) != "good" and part.changed.low > CHANGED:
             return f"in {part.slice} {percent(part.changed)} of the answers change"
     return ""
@@ -143,32 +150,34 @@ def _untimed(latency: Latency) -> str:
     )
 
 
-def _too_little(whole: Figures, evidence: str, unit: str, more: str) -> str:
-    words = f"{percent(whole.changed)} of the answers change"
+def _too_little(whole: Comparison, evidence: str, unit: str, more: str) -> str:
+    text = f"{percent(whole.changed)} of the answers change"
     if evidence:
-        return f"{words} and feedback does not settle whether for the better: {_told(whole, unit)}"
+        return (
+            f"{text} and feedback does not settle whether for the better: {_summary(whole, unit)}"
+        )
     needed = rows_needed(whole.changed.value, CHANGED, z_of())
     if not needed:
         return (
-            f"{words} and nothing says whether for the better: feedback for {LABELLED} or more "
+            f"{text} and nothing says whether for the better: feedback for {LABELLED} or more "
             "of the kept ones would"
         )
     # Rows drawn with unequal probabilities tell less: as many more of them are needed.
     needed = math.ceil(needed * whole.payloads / max(whole.effective, 1e-9))
     return (
-        f"{whole.payloads} payloads are too few, {words}; about {needed} are needed to know it "
+        f"{whole.payloads} payloads are too few, {text}; about {needed} are needed to know it "
         f"below {100 * CHANGED:.0f} %: {more}"
     )
 
 
-def _praise(whole: Figures, latency: Latency, unit: str) -> str:
-    words = f"{percent(whole.changed)} of the answers change over {whole.payloads} payloads"
+def _praise(whole: Comparison, latency: Latency, unit: str) -> str:
+    text = f"{percent(whole.changed)} of the answers change over {whole.payloads} payloads"
     if _evidence(whole) == "good":
-        words += f"; by feedback it is no worse: {_told(whole, unit)}"
-    return f"{words}; it takes {latency.ratio.value:.2f} times as long"
+        text += f"; by feedback it is no worse: {_summary(whole, unit)}"
+    return f"{text}; it takes {latency.ratio.value:.2f} times as long"
 
 
-def _evidence(part: Figures) -> Literal["", "unclear", "good", "worse"]:
+def _evidence(part: Comparison) -> Literal["", "unclear", "good", "worse"]:
     """What feedback says; "" when there is not enough of it."""
     if part.labelled_effective < LABELLED:
         return ""
@@ -182,30 +191,30 @@ def _evidence(part: Figures) -> Literal["", "unclear", "good", "worse"]:
     return "unclear"
 
 
-def _by_value(part: Figures) -> bool:
+def _by_value(part: Comparison) -> bool:
     return math.isfinite(part.value_per_1000.difference.value)
 
 
-def _decides(part: Figures) -> Compared:
+def _decides(part: Comparison) -> Difference:
     return part.value_per_1000 if _by_value(part) else part.accuracy
 
 
-def _margin(part: Figures) -> float:
+def _margin(part: Comparison) -> float:
     return WORSE * 1000 * max(0.0, part.stake) if _by_value(part) else WORSE
 
 
-def _told(part: Figures, unit: str) -> str:
+def _summary(part: Comparison, unit: str) -> str:
     right = part.accuracy
-    words = (
+    text = (
         f"accuracy {right.before:.3f} to {right.now:.3f} over {part.labelled} of known truth "
         f"(difference {right.difference.low:+.3f} to {right.difference.high:+.3f})"
     )
     if not _by_value(part):
-        return words
+        return text
     value, difference = part.value_per_1000, part.value_per_1000.difference
     return (
         f"value {value.before:,.0f} to {value.now:,.0f} {unit} per 1,000 answers (difference "
-        f"{difference.low:+,.0f} to {difference.high:+,.0f}), {words}"
+        f"{difference.low:+,.0f} to {difference.high:+,.0f}), {text}"
     )
 
 
@@ -215,15 +224,15 @@ def percent(found: Interval) -> str:
     return f"{100 * found.value:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
-def in_words(part: Figures, whole: Figures, unit: str) -> str:
+def slice_line(part: Comparison, whole: Comparison, unit: str) -> str:
     """A slice beside everything."""
-    words = [f"{part.slice}: {percent(part.changed)} of {part.payloads} answers change"]
-    words[0] += f", {100 * whole.changed.value:.1f} % of all"
+    facts = [f"{part.slice}: {percent(part.changed)} of {part.payloads} answers change"]
+    facts[0] += f", {100 * whole.changed.value:.1f} % of all"
     if part.lost_rows:
-        words.append(f"{part.lost_rows} not answered any more")
+        facts.append(f"{part.lost_rows} not answered any more")
     shift = part.confidence.difference.value
     if abs(shift) >= 0.005:
-        words.append(f"confidence {shift:+.2f}")
+        facts.append(f"confidence {shift:+.2f}")
     if part.labelled:
-        words.append(_told(part, unit) if part.labelled > 1 else "")
-    return "; ".join(word for word in words if word)
+        facts.append(_summary(part, unit) if part.labelled > 1 else "")
+    return "; ".join(one for one in facts if one)

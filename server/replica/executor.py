@@ -2,10 +2,10 @@
 next batch is decoded while this one is computed.
 
 A batch is whatever is decoded when the computing thread is free, up to the budget; no row waits for
-one that may come. Texts are written a token at a time between batches. What was cancelled or has
-expired is dropped before each stage. A row that makes its batch fail is found by running the rows
-alone. On cores that are shared anyway a thread of its own for encoding would only cost a switch, so
-there the computing thread encodes.
+one that may come. Texts are written a token at a time between batches. Cancelled and expired rows
+are dropped before each stage. When a batch fails, its rows run alone to find the one that breaks.
+On shared cores a separate thread for encoding would only cost a context switch, so there the
+computing thread encodes.
 """
 
 from __future__ import annotations
@@ -14,30 +14,21 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from proto import inference_pb2, replica_pb2
-from server.pool.queue import compose
-from server.replica.fault_guard import Failed, edge, guard
-from server.replica.generations import Texts
+from server.replica.batching import Budget, compose
+from server.replica.fault_guard import Failed, fault_guard, run_thread
+from server.replica.generations import Generations
 from server.replica.model import Model
-from server.replica.work_queue import Crew, Desk, Row
+from server.replica.work_queue import Crew, WorkQueue, WorkRow
 
 Send = Callable[[replica_pb2.FromReplica], None]
-Computed = tuple[list[Row], Any, float]  # rows, what the model found, when their forward began
+Computed = tuple[list[WorkRow], Any, float]  # rows, what the model found, when their forward began
 BATCHES_UNDER_WAY = 2  # computing and encoding; more would only fix the order of rows too early
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Of one forward: rows, and padded tokens."""
-
-    rows: int
-    tokens: int
-
-
-class Stages:
+class Executor:
     def __init__(
         self,
         model: Model,
@@ -52,9 +43,11 @@ class Stages:
         self._budget = budget
         self._crew = crew
         self._clock = clock
-        self._rows: dict[str, Row] = {}  # Invariant: every row from submit until its last message
-        self._desk = Desk(crew, budget.rows)
-        self._texts = Texts(model, send, self._forget, generations, clock)
+        self._rows: dict[
+            str, WorkRow
+        ] = {}  # Invariant: every row from submit until its last message
+        self._work_queue = WorkQueue(crew, budget.rows)
+        self._generations = Generations(model, send, self._forget, generations, clock)
         self._under_way = threading.Semaphore(BATCHES_UNDER_WAY)
         self._computed: queue.SimpleQueue[Computed] = queue.SimpleQueue()
 
@@ -63,68 +56,68 @@ class Stages:
         if not self._crew.shared_cores:
             loops.append(self._encode_loop)
         for loop in loops:
-            threading.Thread(target=edge, args=(loop,), daemon=True).start()
+            threading.Thread(target=run_thread, args=(loop,), daemon=True).start()
 
     # ---- from the reading thread -------------------------------------------------------------
 
     def submit(self, batch: replica_pb2.WorkBatch, examples: Sequence[bytes]) -> None:
         now = self._clock()
         rows = [
-            Row(work, example, now + work.expires_in_s if work.expires_in_s else float("inf"))
+            WorkRow(work, example, now + work.expires_in_s if work.expires_in_s else float("inf"))
             for work, example in zip(batch.items, examples, strict=True)
         ]
         self._rows.update((row.work.id, row) for row in rows)
-        self._desk.put(rows)
+        self._work_queue.put(rows)
 
     def cancel(self, ids: Sequence[str]) -> None:
         for entry_id in ids:
             row = self._rows.get(entry_id)
             if row is not None:
                 row.cancelled = True
-                self._texts.cancel(entry_id)
+                self._generations.cancel(entry_id)
 
     def probe(self, probe: replica_pb2.Probe) -> None:
-        self._desk.put_probe(probe)
+        self._work_queue.put_probe(probe)
 
     # ---- the three loops ---------------------------------------------------------------------
 
     def _decode_loop(self) -> None:
-        row = self._desk.take_undecoded()
+        row = self._work_queue.take_undecoded()
         self._decode(row)
-        self._desk.decoded(row)
+        self._work_queue.decoded(row)
 
-    def _decode(self, row: Row) -> None:
+    def _decode(self, row: WorkRow) -> None:
         if self._dropped(row):
             return
         try:
-            with guard("PREPARE_FAILED", self._model.broken_by):
+            with fault_guard("PREPARE_FAILED", self._model.broken_by):
                 row.ready = self._model.prepare(row.work, row.example)
         except Failed as error:
             self._fail(row, error.fault)
 
     def _compute_loop(self) -> None:
-        what, which = self._desk.next(writing=bool(self._texts))
+        what, which = self._work_queue.next(writing=bool(self._generations))
         if what == "probe":
             self._run_probe(which)
         elif what == "decode":
             self._decode(which)
             if which.ready is not None:
-                self._desk.keep(which)
+                self._work_queue.keep(which)
         elif what == "compute":
             self._under_way.acquire()
             self._compute(self._next_batch())  # taken late: more may be decoded by now
-        self._texts.step()
+        self._generations.step()
 
-    def _next_batch(self) -> list[Row]:
-        alive = [row for row in self._desk.take_ready() if not self._dropped(row)]
-        self._texts.take([row for row in alive if row.work.task == "generate"])
+    def _next_batch(self) -> list[WorkRow]:
+        alive = [row for row in self._work_queue.take_ready() if not self._dropped(row)]
+        self._generations.take([row for row in alive if row.work.task == "generate"])
         scored = [row for row in alive if row.work.task != "generate"]
-        costs = [row.ready.tokens for row in scored if row.ready is not None]
-        count = compose(costs, self._budget.tokens, self._budget.rows)
-        self._desk.put_back(scored[count:])
+        tokens = [row.ready.tokens for row in scored if row.ready is not None]
+        count = compose(tokens, self._budget)
+        self._work_queue.put_back(scored[count:])
         return scored[:count]
 
-    def _compute(self, rows: list[Row]) -> None:
+    def _compute(self, rows: list[WorkRow]) -> None:
         """Called with a permit of `_under_way`, which the encoding gives back."""
         if not rows:
             self._under_way.release()
@@ -132,7 +125,7 @@ class Stages:
         self._send(_begun(rows))
         began = time.perf_counter()
         try:
-            with guard("FORWARD_FAILED", self._model.broken_by):
+            with fault_guard("FORWARD_FAILED", self._model.broken_by):
                 found = self._model.forward([row.ready.row for row in rows if row.ready])
         except Failed as error:
             self._under_way.release()
@@ -143,7 +136,7 @@ class Stages:
         else:
             self._computed.put((rows, found, began))
 
-    def _failed_forward(self, rows: list[Row], fault: inference_pb2.Fault) -> None:
+    def _failed_forward(self, rows: list[WorkRow], fault: inference_pb2.Fault) -> None:
         if len(rows) == 1:
             self._fail(rows[0], fault)
             return
@@ -154,9 +147,9 @@ class Stages:
     def _encode_loop(self) -> None:
         self._encode(*self._computed.get())
 
-    def _encode(self, rows: list[Row], found: Any, began: float) -> None:
+    def _encode(self, rows: list[WorkRow], found: Any, began: float) -> None:
         try:
-            with guard("FINISH_FAILED", self._model.broken_by):
+            with fault_guard("FINISH_FAILED", self._model.broken_by):
                 self._model.wait(found)
                 computed = time.perf_counter()
                 dones = self._model.finish(found)
@@ -186,7 +179,7 @@ class Stages:
 
     # ---- rows that end here ------------------------------------------------------------------
 
-    def _dropped(self, row: Row) -> bool:
+    def _dropped(self, row: WorkRow) -> bool:
         if row.cancelled:
             self._fail(row, _fault("CANCELLED", "CANCELLED", "the caller went away"))
         elif self._clock() >= row.expires_at:
@@ -196,7 +189,7 @@ class Stages:
             return False
         return True
 
-    def _fail(self, row: Row, fault: inference_pb2.Fault) -> None:
+    def _fail(self, row: WorkRow, fault: inference_pb2.Fault) -> None:
         message = replica_pb2.FromReplica()
         message.done.fault.CopyFrom(fault)
         _complete(message.done, row, 0, 0.0, 0.0)
@@ -208,7 +201,7 @@ class Stages:
 
 
 def _complete(
-    done: replica_pb2.Done, row: Row, batch_size: int, forward_ms: float, post_ms: float
+    done: replica_pb2.Done, row: WorkRow, batch_size: int, forward_ms: float, post_ms: float
 ) -> None:
     done.id = row.work.id
     done.batch_size = batch_size
@@ -220,7 +213,7 @@ def _complete(
         done.modality_mix.extend(row.ready.mix)
 
 
-def _begun(rows: Sequence[Row]) -> replica_pb2.FromReplica:
+def _begun(rows: Sequence[WorkRow]) -> replica_pb2.FromReplica:
     ids = [row.work.id for row in rows]
     return replica_pb2.FromReplica(begun=replica_pb2.Begun(ids=ids))
 

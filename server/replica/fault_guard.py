@@ -26,7 +26,7 @@ class Failed(Exception):
         self.fault = fault
 
 
-def edge(loop: Callable[[], None]) -> None:
+def run_thread(loop: Callable[[], None]) -> None:
     """A thread. An error that reaches this is ours: the process ends, the front starts another."""
     try:
         while True:
@@ -39,12 +39,12 @@ def edge(loop: Callable[[], None]) -> None:
 
 
 @contextmanager
-def guard(
+def fault_guard(
     reason: str, broken_by: Callable[[Exception], bool] = lambda error: False
 ) -> Iterator[None]:
     """Makes any error inside a Failed, but for one that `broken_by` says spoils all that would be
-    computed from now on: that is for the edge, and the front retries the rows elsewhere, each
-    alone.
+    computed from now on: that reaches `run_thread`, and the front retries the rows elsewhere,
+    each alone.
 
     Broad, because decoders and a model's libraries raise anything over a stranger's bytes, and a
     row without an answer is worse than a bug with one.

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from proto import replica_pb2
-from server.replica.fault_guard import Failed, guard
+from server.replica.fault_guard import Failed, fault_guard
 
 Send = Callable[[replica_pb2.FromReplica], None]
 
 
-class Changed(Protocol):
+class ChangedItem(Protocol):
     """One thing that is not what was loaded; fields as in proto/replica.proto."""
 
     @property
@@ -30,18 +30,18 @@ class Changed(Protocol):
     def affects_answers_now(self) -> bool: ...
 
 
-class Watch(Protocol):
+class IntegrityWatch(Protocol):
     """Two things keep this shape: pipelines.bundle.skew.SkewWatch and those of tests."""
 
-    def look(self) -> Sequence[Changed]:
+    def look(self) -> Sequence[ChangedItem]:
         """By what the file system says: milliseconds."""
 
-    def verify(self, disk: bool) -> Sequence[Changed]:
+    def verify(self, disk: bool) -> Sequence[ChangedItem]:
         """By every byte in memory and, with `disk`, of every file."""
 
 
-class SelfCheck:
-    def __init__(self, watch: Watch, send: Send, interval_s: float) -> None:
+class IntegrityCheck:
+    def __init__(self, watch: IntegrityWatch, send: Send, interval_s: float) -> None:
         self._watch = watch
         self._send = send
         self._interval_s = interval_s
@@ -68,7 +68,7 @@ class SelfCheck:
         began = time.perf_counter()
         looked = replica_pb2.Looked(verify_id=asked.id if asked is not None else 0)
         try:
-            with guard("LOOK_FAILED"):
+            with fault_guard("LOOK_FAILED"):
                 found = self._watch.look() if asked is None else self._watch.verify(asked.disk)
                 for item in found:
                     looked.changed.add(

@@ -20,11 +20,10 @@ from google.protobuf.message import DecodeError
 
 from proto import inference_pb2, replica_pb2
 from server import host
-from server.pool.spawn import threads_for
 from server.replica import placement
-from server.replica.executor import Budget
+from server.replica.batching import budget_for
 from server.replica.model import Ready, Rejected
-from server.replica.worker import Loaded, Progress, Refused, Settings, serve
+from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 
 if TYPE_CHECKING:
     from pipelines.bundle.bundle import Bundle
@@ -33,11 +32,6 @@ if TYPE_CHECKING:
     from pipelines.pipeline import Pipeline
     from pipelines.postprocess import Found
     from pipelines.types import Modality, Part, Prediction, Prepared, Sample, Task
-
-# Rows of one forward when none are asked for: a CPU gains little beyond a few rows, a GPU is
-# filled only by many. Tokens bound the padded size of a forward, and with it its memory.
-CPU_BUDGET = Budget(rows=8, tokens=8192)
-CUDA_BUDGET = Budget(rows=32, tokens=32768)
 
 KINDS: dict[int, Modality] = {
     inference_pb2.TEXT: "text",
@@ -72,7 +66,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     decoders = arguments.decode_threads or max(1, host.cores() // arguments.replicas)
-    settings = Settings(
+    settings = WorkerSettings(
         arguments.fd, arguments.index, decoders, arguments.generations, arguments.skew_interval
     )
     serve(settings, lambda progress: load(arguments, progress))
@@ -82,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
-    """Raises Refused for a bundle, device or setting that cannot be served."""
+    """Raises LoadRefused for a bundle, device or setting that cannot be served."""
     progress("importing the libraries", 0.0)
     import torch
 
@@ -100,11 +94,11 @@ def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
         progress("placing the weights", 0.8)
         pipeline = Pipeline.of(bundle, device, arguments.dtype, threads)
     except BundleRefused as error:
-        raise Refused(error.check, error.message) from error
+        raise LoadRefused(error.check, error.message) from error
     except ValueError as error:
-        raise Refused("device", str(error)) from error
-    budget, why_budget = budget_for(arguments, device)
-    model = Served(pipeline, arguments.probe_runs)
+        raise LoadRefused("device", str(error)) from error
+    budget, why_budget = budget_for(device, arguments.batch_rows, arguments.batch_cost)
+    model = PipelineModel(pipeline, arguments.probe_runs)
     progress("warming", 0.9)
     model.warm(budget.rows)
     reasons = dict(pipeline.reasons) | {
@@ -118,7 +112,7 @@ def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
 
 
 def _open(arguments: argparse.Namespace, progress: Progress) -> Bundle:
-    """Raises BundleRefused, Refused."""
+    """Raises BundleRefused, LoadRefused."""
     from pipelines.bundle.bundle import Bundle
     from pipelines.bundle.digests import DigestCache
 
@@ -131,7 +125,7 @@ def _open(arguments: argparse.Namespace, progress: Progress) -> Bundle:
 
 
 def _trusted(path: Path | None) -> tuple[TrustedKey, ...]:
-    """Raises Refused for keys that cannot be read: without them nothing may be served."""
+    """Raises LoadRefused for keys that cannot be read: without them nothing may be served."""
     if path is None:
         return ()
     from pipelines.bundle.signature import read_trusted
@@ -139,7 +133,7 @@ def _trusted(path: Path | None) -> tuple[TrustedKey, ...]:
     try:
         return read_trusted(path)
     except (OSError, ValueError) as error:
-        raise Refused(
+        raise LoadRefused(
             "signature", f"--require-signature: {error}; give a public key in PEM, or a directory"
         ) from error
 
@@ -153,20 +147,13 @@ def _check_fit(device: str, sharing: int, tensors: Any) -> None:
     total = torch.cuda.get_device_properties(device).total_memory
     reason = placement.misfit(weights, sharing, total)
     if reason:
-        raise Refused("memory", reason)
+        raise LoadRefused("memory", reason)
 
 
 def _threads(arguments: argparse.Namespace, device: str) -> tuple[int | str, str]:
     if device != "cpu" and not arguments.threads:
         return "auto", "the GPU computes; threads only resize pictures and the like"
-    return threads_for(arguments.threads, arguments.replicas, host.cores())
-
-
-def budget_for(arguments: argparse.Namespace, device: str) -> tuple[Budget, str]:
-    auto = CPU_BUDGET if device == "cpu" else CUDA_BUDGET
-    rows, tokens = arguments.batch_rows or auto.rows, arguments.batch_cost or auto.tokens
-    how = "as configured" if arguments.batch_rows or arguments.batch_cost else f"usual on {device}"
-    return Budget(rows, tokens), f"{rows} rows or {tokens} padded tokens a forward: {how}"
+    return placement.threads_for(arguments.threads, arguments.replicas, host.cores())
 
 
 def device_memory(device: str) -> dict[str, Any]:
@@ -185,7 +172,7 @@ def device_memory(device: str) -> dict[str, Any]:
 # ---- the pipeline as a model ---------------------------------------------------------------------
 
 
-class Served:
+class PipelineModel:
     """The Model (server/replica/model.py) a pipeline makes."""
 
     def __init__(self, pipeline: Pipeline, probe_runs: int) -> None:

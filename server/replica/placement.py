@@ -1,4 +1,5 @@
-"""Which device a replica computes on, and whether it fits there. Told what the machine has."""
+"""Which device and how many threads a replica computes with, and whether it fits there. The caller
+passes in what the machine has."""
 
 from __future__ import annotations
 
@@ -47,3 +48,11 @@ def misfit(weight_bytes: int, sharing: int, total_bytes: int) -> str:
         f"({weight_bytes / MIB:,.0f} of them weights) on one device of {total_bytes / MIB:,.0f} MiB"
         f": at most {total_bytes // each} fit"
     )
+
+
+def threads_for(asked: int, replicas: int, cores: int) -> tuple[int, str]:
+    """Torch threads of one replica: two replicas of one thread beat one of two, so the cores are
+    divided among the replicas."""
+    if asked:
+        return asked, "as configured"
+    return max(1, cores // replicas), f"{cores} cores / {replicas} replicas"

@@ -22,7 +22,7 @@ Next = tuple[Literal["probe", "decode", "compute", "write"], Any]
 
 
 @dataclass(slots=True, eq=False)
-class Row:
+class WorkRow:
     work: replica_pb2.Work
     example: bytes  # a serialized trefoil.v1.Example
     expires_at: float  # on this process's clock; infinity = never
@@ -38,15 +38,15 @@ class Crew:
     shared_cores: bool
 
 
-class Desk:
+class WorkQueue:
     """# Invariant: a row is undecoded, in the hands of one thread, or ready; `_decoding` counts
     those in the hands of decoders."""
 
     def __init__(self, crew: Crew, rows: int) -> None:
         self._crew = crew
         self._rows = rows
-        self._undecoded: deque[Row] = deque()
-        self._ready: deque[Row] = deque()
+        self._undecoded: deque[WorkRow] = deque()
+        self._ready: deque[WorkRow] = deque()
         self._probes: deque[replica_pb2.Probe] = deque()
         self._decoding = 0
         self._computer_waits = False
@@ -54,7 +54,7 @@ class Desk:
         self._for_decoders = threading.Condition(lock)
         self._for_computer = threading.Condition(lock)
 
-    def put(self, rows: Sequence[Row]) -> None:
+    def put(self, rows: Sequence[WorkRow]) -> None:
         with self._for_decoders:
             self._undecoded.extend(rows)
             # One thread for one row: waking a second costs as much as decoding a short text.
@@ -69,7 +69,7 @@ class Desk:
             self._probes.append(probe)
             self._for_computer.notify()
 
-    def take_undecoded(self) -> Row:
+    def take_undecoded(self) -> WorkRow:
         """For decoders; waits."""
         with self._for_decoders:
             while not self._undecoded:
@@ -77,7 +77,7 @@ class Desk:
             self._decoding += 1
             return self._undecoded.popleft()
 
-    def decoded(self, row: Row) -> None:
+    def decoded(self, row: WorkRow) -> None:
         """A decoder brings its row back, to be computed unless it has failed."""
         with self._for_computer:
             self._decoding -= 1
@@ -85,7 +85,7 @@ class Desk:
                 self._ready.append(row)
             self._for_computer.notify()
 
-    def keep(self, row: Row) -> None:
+    def keep(self, row: WorkRow) -> None:
         """The computing thread has decoded a row itself."""
         with self._for_computer:
             self._ready.append(row)
@@ -111,12 +111,12 @@ class Desk:
             return False
         return bool(self._undecoded) or self._decoding >= self._crew.decoders
 
-    def take_ready(self) -> list[Row]:
+    def take_ready(self) -> list[WorkRow]:
         with self._for_computer:
             rows, self._ready = list(self._ready), deque()
             return rows
 
-    def put_back(self, rows: Iterable[Row]) -> None:
+    def put_back(self, rows: Iterable[WorkRow]) -> None:
         """Decoded rows that were too many for this batch; they are the first of the next."""
         with self._for_computer:
             self._ready.extendleft(reversed(list(rows)))

@@ -19,8 +19,9 @@ from typing import Any
 
 from proto import replica_pb2
 from server import host
-from server.replica.executor import Budget, Stages
-from server.replica.integrity_check import SelfCheck, Watch
+from server.replica.batching import Budget
+from server.replica.executor import Executor
+from server.replica.integrity_check import IntegrityCheck, IntegrityWatch
 from server.replica.link import ReplicaLink
 from server.replica.model import Model
 from server.replica.work_queue import Crew
@@ -33,7 +34,7 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class WorkerSettings:
     """What the command line says about any replica."""
 
     fd: int
@@ -50,10 +51,10 @@ class Loaded:
     budget: Budget
     shared_cores: bool  # the forward computes on the cores that decode
     device_memory: Callable[[], dict[str, Any]]  # fields of Load that describe the device
-    watch: Watch  # is it still what was loaded?
+    watch: IntegrityWatch  # is it still what was loaded?
 
 
-class Refused(Exception):
+class LoadRefused(Exception):
     """This replica cannot serve: `check` as in server.errors.PoolRefused."""
 
     def __init__(self, check: str, message: str) -> None:
@@ -62,8 +63,8 @@ class Refused(Exception):
         self.message = message
 
 
-def serve(settings: Settings, load: Callable[[Progress], Loaded]) -> None:
-    """Never returns. `load` may raise Refused."""
+def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
+    """Never returns. `load` may raise LoadRefused."""
     # A terminal's Ctrl-C and a service manager's SIGTERM are the front's to interpret.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -75,10 +76,10 @@ def serve(settings: Settings, load: Callable[[Progress], Loaded]) -> None:
     began = time.monotonic()
     loaded = _load(link, load)
     crew = Crew(settings.decoders, loaded.shared_cores)
-    stages = Stages(loaded.model, link.send, loaded.budget, crew, settings.generations)
-    check = SelfCheck(loaded.watch, link.send, settings.look_s)
-    inbox.stages, inbox.check = stages, check
-    stages.start()
+    executor = Executor(loaded.model, link.send, loaded.budget, crew, settings.generations)
+    check = IntegrityCheck(loaded.watch, link.send, settings.look_s)
+    inbox.executor, inbox.check = executor, check
+    executor.start()
     _introduce(link, loaded, time.monotonic() - began)
     threading.Thread(target=check.run, name="self-check", daemon=True).start()
     while True:
@@ -97,7 +98,7 @@ def _load(link: ReplicaLink, load: Callable[[Progress], Loaded]) -> Loaded:
 
     try:
         return load(progress)
-    except Refused as refusal:
+    except LoadRefused as refusal:
         fatal = replica_pb2.Fatal(code=refusal.check, message=refusal.message)
         link.send(replica_pb2.FromReplica(fatal=fatal))
         os._exit(EXIT_REFUSED)
@@ -107,9 +108,8 @@ def _introduce(link: ReplicaLink, loaded: Loaded, load_s: float) -> None:
     loaded.hello.load_s = load_s
     loaded.hello.max_batch_cost = loaded.budget.tokens
     link.send(replica_pb2.FromReplica(hello=loaded.hello))
-    # One batch ahead of the forward. The front counts estimated tokens, which may be several times
-    # the exact ones, so there tokens bound only what is far beyond an ordinary batch.
-    room = replica_pb2.Room(rows=loaded.budget.rows, cost=4 * loaded.budget.tokens)
+    rows, tokens = loaded.budget.room
+    room = replica_pb2.Room(rows=rows, cost=tokens)
     link.send(replica_pb2.FromReplica(room=room))
 
 
@@ -118,8 +118,8 @@ class Inbox:
 
     def __init__(self, link: ReplicaLink) -> None:
         self._link = link
-        self.stages: Stages | None = None
-        self.check: SelfCheck | None = None
+        self.executor: Executor | None = None
+        self.check: IntegrityCheck | None = None
 
     def read(self) -> None:
         try:
@@ -137,13 +137,13 @@ class Inbox:
     def _obey(
         self, kind: str | None, message: replica_pb2.ToReplica, payloads: list[bytes]
     ) -> None:
-        if self.stages is None or self.check is None:
+        if self.executor is None or self.check is None:
             raise AssertionError(f"{kind} before hello; this is a bug")
         if kind == "work":
-            self.stages.submit(message.work, payloads)
+            self.executor.submit(message.work, payloads)
         elif kind == "cancel":
-            self.stages.cancel(message.cancel.ids)
+            self.executor.cancel(message.cancel.ids)
         elif kind == "probe":
-            self.stages.probe(message.probe)
+            self.executor.probe(message.probe)
         elif kind == "verify":
             self.check.ask(message.verify)

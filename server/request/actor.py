@@ -5,5 +5,5 @@ from __future__ import annotations
 from contextvars import ContextVar
 
 # Every call runs in a task of its own, so each has its own; tasks made for a call inherit it.
-ASKER: ContextVar[str] = ContextVar("asker", default="")
+ACTOR: ContextVar[str] = ContextVar("asker", default="")
 ITSELF = "the server"

@@ -52,7 +52,7 @@ Message = TypeVar("Message", bound=message.Message)
 _CLASSES = _loose_classes()
 
 
-def predict_envelope(data: bytes) -> Any:
+def parse_predict(data: bytes) -> Any:
     """A PredictRequest whose examples and strings are bytes. Raises Refused when malformed."""
     return _parse("PredictRequest", data, "request")
 
@@ -60,16 +60,16 @@ def predict_envelope(data: bytes) -> Any:
 def request_id_of(data: bytes) -> str:
     """The id to echo in a refusal; "" when it cannot be read either."""
     try:
-        return text_of(predict_envelope(data).request_id, "request_id")
+        return text_of(parse_predict(data).request_id, "request_id")
     except Refused:
         return ""
 
 
-def generate_envelope(data: bytes) -> Any:
+def parse_generate(data: bytes) -> Any:
     return _parse("GenerateRequest", data, "request")
 
 
-def feedback_envelope(data: bytes) -> Any:
+def parse_feedback(data: bytes) -> Any:
     """A FeedbackRequest whose items are bytes. Raises Refused when malformed."""
     return _parse("FeedbackRequest", data, "request")
 

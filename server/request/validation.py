@@ -17,7 +17,7 @@ from proto import inference_pb2 as pb
 from server.config import ServerConfig
 from server.request.caller import Caller
 from server.request.ids import prediction_id
-from server.request.lazy_parse import example_of, generate_envelope, predict_envelope, text_of
+from server.request.lazy_parse import example_of, parse_generate, parse_predict, text_of
 from server.request.status import Refused, bad_input
 from server.request.token_estimate import modality_of, tokens_of
 from server.request.uploads import SHA256, UploadStore
@@ -49,7 +49,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ParsedRequest:
     """A request taken apart: its rows are still serialized examples."""
 
     request_id: str
@@ -58,7 +58,7 @@ class Call:
     top_k: int
 
 
-class Intake:
+class Validator:
     def __init__(
         self,
         config: ServerConfig,
@@ -71,9 +71,9 @@ class Intake:
         self._clock = clock
         self._new_id = new_id
 
-    def predict(self, data: bytes, caller: Caller) -> Call:
+    def predict(self, data: bytes, caller: Caller) -> ParsedRequest:
         """Raises Refused for what concerns the request as a whole."""
-        request = predict_envelope(data)
+        request = parse_predict(data)
         if request.task not in TASKS:
             raise Refused(bad_input("task", "UNKNOWN_TASK", f"there is no task {request.task}"))
         rows = tuple(request.examples)
@@ -88,8 +88,8 @@ class Intake:
         )
         return self._call(request, rows, terms, request.top_k)
 
-    def generate(self, data: bytes, caller: Caller) -> Call:
-        request = generate_envelope(data)
+    def generate(self, data: bytes, caller: Caller) -> ParsedRequest:
+        request = parse_generate(data)
         limit = self._config.max_new_tokens
         _at_most(request.max_new_tokens, limit, "max_new_tokens", "TOO_MANY_TOKENS", "tokens")
         terms = replace(
@@ -224,9 +224,11 @@ class Intake:
             trace_parent=caller.trace_parent,
         )
 
-    def _call(self, request: Any, rows: tuple[bytes, ...], terms: Terms, top_k: int) -> Call:
+    def _call(
+        self, request: Any, rows: tuple[bytes, ...], terms: Terms, top_k: int
+    ) -> ParsedRequest:
         request_id = _short_text(request.request_id, "request_id") or self._new_id()
-        return Call(request_id, rows, replace(terms, request=request_id), top_k)
+        return ParsedRequest(request_id, rows, replace(terms, request=request_id), top_k)
 
 
 def _stamps(raw: Sequence[bytes]) -> Iterator[str]:
@@ -234,8 +236,8 @@ def _stamps(raw: Sequence[bytes]) -> Iterator[str]:
     for index, stamp in enumerate(raw):
         text = text_of(stamp, f"expected_stamps[{index}]")
         if not STAMP.fullmatch(text):
-            words = "a stamp is compared on all of its 64 lower-case hex digits"
-            raise Refused(bad_input(f"expected_stamps[{index}]", "STAMP_MALFORMED", words))
+            message = "a stamp is compared on all of its 64 lower-case hex digits"
+            raise Refused(bad_input(f"expected_stamps[{index}]", "STAMP_MALFORMED", message))
         yield text
 
 

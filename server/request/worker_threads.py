@@ -20,7 +20,7 @@ T = TypeVar("T")
 RETRY_S = 1.0
 
 
-class Offload:
+class WorkerThreads:
     """`threads` works at a time, `waiting` more in line; whoever comes then is told to come back.
 
     Work whose caller has gone away is not begun.

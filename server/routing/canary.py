@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from server.pool.pool import Pool
-from server.routing.canary_analysis import Measure, Trial
+from server.routing.canary_analysis import CanaryAnalysis, Measure
 
 # A pool whose replicas are all gone for so long is not going to prove anything.
 GONE_S = 3.0
@@ -23,7 +23,7 @@ class Canary:
     pool: Pool
     share: float
     seconds: float
-    trial: Trial
+    analysis: CanaryAnalysis
     clock: Callable[[], float] = time.monotonic
     held: bool = False
     began: float = field(init=False)
@@ -36,37 +36,37 @@ class Canary:
     def decide(self) -> tuple[Decision, str]:
         """What is to be done now ("": nothing yet), and the evidence for it."""
         now = self.clock()
-        self._measures = self.trial.measures()
-        gone = self._gone(now) or self.trial.broken()
+        self._measures = self.analysis.measures()
+        gone = self._gone(now) or self.analysis.broken()
         if gone:
             return "back", gone
         worse = [m for m in self._measures if m.verdict == "worse"]
         if worse:
-            return "back", told(worse)
+            return "back", summary(worse)
         if now - self.began < self.seconds or self.held:
             return "", ""
         unsure = [m for m in self._measures if m.verdict == "unsure"]
         if unsure:
             self.held = True
-            return "hold", told(unsure)
-        return "promote", told(self._measures)
+            return "hold", summary(unsure)
+        return "promote", summary(self._measures)
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """For people: what it is and how it does."""
         minutes, of = (self.clock() - self.began) / 60, self.seconds / 60
         name = self.pool.facts.stamp_name if self.pool.facts else ""
         how = "held: activate it or roll it back" if self.held else f"{minutes:.1f} of {of:g} min"
         found = "; ".join(
-            f"{m.name} {m.verdict}" if m.verdict != "none" else f"{m.name} not compared, {m.words}"
+            f"{m.name} {m.verdict}" if m.verdict != "none" else f"{m.name} not compared, {m.detail}"
             for m in self._measures
         )
         return f"{self.share:.0%} of the sessions on {name}, {how}; {found or 'no rows yet'}"
 
     def evidence(self) -> str:
-        return told(self._measures)
+        return summary(self._measures)
 
     def _gone(self, now: float) -> str:
-        if any(seat.state == "wrong" for seat in self.pool.statuses()):
+        if any(replica.state == "wrong" for replica in self.pool.statuses()):
             return f"it answers golden inputs wrongly: {self.pool.why_not()}"
         if self.pool.serving:
             self._served_at = now
@@ -75,9 +75,9 @@ class Canary:
         return ""
 
 
-def told(measures: list[Measure] | tuple[Measure, ...]) -> str:
+def summary(measures: list[Measure] | tuple[Measure, ...]) -> str:
     """What was not compared is said too: nobody shall take it for found well."""
     return "; ".join(
-        f"{m.name} {'not compared' if m.verdict == 'none' else m.verdict}: {m.words}"
+        f"{m.name} {'not compared' if m.verdict == 'none' else m.verdict}: {m.detail}"
         for m in measures
     )

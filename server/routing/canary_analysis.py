@@ -52,17 +52,17 @@ class Bounds:
 
 BOUNDS = Bounds()
 
-Verdict = Literal["worse", "fine", "unsure", "none"]
+MeasureVerdict = Literal["worse", "fine", "unsure", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
     name: str
-    verdict: Verdict
-    words: str
+    verdict: MeasureVerdict
+    detail: str
 
 
-class Side:
+class CanarySide:
     """What the rows of one bundle were like."""
 
     def __init__(self, stick: Yardstick | None) -> None:
@@ -87,7 +87,7 @@ class Side:
         return ""
 
 
-class Trial:
+class CanaryAnalysis:
     """Told of every row that was drawn; `clock` is seconds."""
 
     def __init__(
@@ -98,10 +98,10 @@ class Trial:
         bounds: Bounds = BOUNDS,
     ) -> None:
         self._bounds = bounds
-        self.active, self.candidate = Side(active), Side(candidate)
+        self.active, self.candidate = CanarySide(active), CanarySide(candidate)
         self._clock = clock
         self._slow_ms = math.nan
-        self._waiting: OrderedDict[str, tuple[Side, str, str, float]] = OrderedDict()
+        self._waiting: OrderedDict[str, tuple[CanarySide, str, str, float]] = OrderedDict()
 
     # ---- in ----------------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class Trial:
             self._classified(side, group, work, outcome.answer, total_ms)
 
     def _classified(
-        self, side: Side, group: str, work: Work, answer: Answer, total_ms: float
+        self, side: CanarySide, group: str, work: Work, answer: Answer, total_ms: float
     ) -> None:
         side.confidence.add(group, answer.confidence)
         value = math.nan
@@ -138,16 +138,16 @@ class Trial:
         """What turned out to be true; of several tellings the first counts."""
         if result.status not in (JOINED, CORRECTED):
             return
-        side, group, said, took_s = self._waiting.pop(item.prediction_id, (None, "", "", 0.0))
+        side, group, predicted, took_s = self._waiting.pop(item.prediction_id, (None, "", "", 0.0))
         if side is None:
             return
         if item.label:
-            side.wrong.add(group, item.label != said)
+            side.wrong.add(group, item.label != predicted)
         if side.stick is None:
             return
         value = item.value
         if value is None:
-            value = side.stick.realised(item.label, said, took_s) if item.label else math.nan
+            value = side.stick.realised(item.label, predicted, took_s) if item.label else math.nan
         if not math.isnan(value):
             side.realised.add(group, value)
 
@@ -182,33 +182,33 @@ class Trial:
     def _errors(self) -> Measure:
         ours, theirs = self.candidate.errors, self.active.errors
         least, most = _more(ours, theirs)
-        verdict: Verdict = "unsure"
+        verdict: MeasureVerdict = "unsure"
         if least > self._bounds.errors_back:
             verdict = "worse"
         elif most < self._bounds.errors_fine:
             verdict = "fine"
-        words = (
+        detail = (
             f"{ours.mean:.2%} of {ours.n} rows failed against {theirs.mean:.2%} of {theirs.n}; "
             f"between {least:+.2%} and {most:+.2%}, back above "
             f"{self._bounds.errors_back:+.1%}, fine below {self._bounds.errors_fine:+.1%}"
         )
-        return Measure("errors", verdict, words)
+        return Measure("errors", verdict, detail)
 
     def _latency(self, active_ms: float, candidate_ms: float) -> Measure:
         slow, theirs = self.candidate.slow, self.active.slow
         low, high = slow.share_bounds(EACH / 2)
-        verdict: Verdict = "unsure"
+        verdict: MeasureVerdict = "unsure"
         # What slows both down, as more traffic or a busy neighbour, says nothing of the candidate.
         if low > self._bounds.slow_share and _more(slow, theirs)[0] > 0:
             verdict = "worse"
         elif high < self._bounds.slow_share:
             verdict = "fine"
-        words = (
+        detail = (
             f"p95 {candidate_ms:.0f} ms against {active_ms:.0f} ms in the same minute; "
             f"{low:.1%} to {high:.1%} of {slow.n} rows over {self._bounds.slow_times:g} times "
             f"that, {self._bounds.slow_share:.0%} may; of the active bundle's {theirs.mean:.1%}"
         )
-        return Measure("latency", verdict, words)
+        return Measure("latency", verdict, detail)
 
     def _mean(self, name: str, theirs: Clustered, ours: Clustered, unit: str) -> Measure:
         if min(ours.groups, theirs.groups) < MIN_GROUPS:
@@ -216,17 +216,17 @@ class Trial:
         bound = self._margin(theirs, ours)
         difference = ours.mean - theirs.mean
         half = mean_halfwidth(ours.variance + theirs.variance, bound, EACH) if bound else 0.0
-        verdict: Verdict = "unsure"
+        verdict: MeasureVerdict = "unsure"
         if difference + half < -bound:
             verdict = "worse"
         elif difference - half > -bound or (not bound and difference >= 0):
             verdict = "fine"
-        words = (
+        detail = (
             f"{ours.mean:.4g} of {ours.n} rows against {theirs.mean:.4g} of {theirs.n}; between "
             f"{difference - half:+.3g} and {difference + half:+.3g} {unit}".rstrip()
             + f", {-bound:+.3g} may"
         )
-        return Measure(name, verdict, words)
+        return Measure(name, verdict, detail)
 
     def _margin(self, theirs: Clustered, ours: Clustered) -> float:
         return self._bounds.worse_sd * max(theirs.deviation, ours.deviation)
@@ -240,18 +240,18 @@ class Trial:
             return Measure("accuracy", "none", f"{ours.n} and {theirs.n} labels so far")
         least, most = _more(ours, theirs)
         worth_more = self.candidate.realised.mean > self.active.realised.mean
-        verdict: Verdict = "none"
+        verdict: MeasureVerdict = "none"
         if least > self._bounds.wrong_back and not worth_more:
             verdict = "worse"
         elif most < self._bounds.wrong_fine:
             verdict = "fine"
         elif ours.mean - theirs.mean > self._bounds.wrong_back and not worth_more:
             verdict = "unsure"
-        words = (
+        detail = (
             f"{ours.mean:.1%} of {ours.n} wrong against {theirs.mean:.1%} of {theirs.n}; between "
             f"{least:+.1%} and {most:+.1%}, back above {self._bounds.wrong_back:+.0%}"
         )
-        return Measure("accuracy", verdict, words)
+        return Measure("accuracy", verdict, detail)
 
     def _realised(self, unit: str) -> Measure:
         """Labels come late and for few rows: too few to be sure hold nothing up, unless they point
@@ -262,7 +262,7 @@ class Trial:
         found = self._mean("realised value", theirs, ours, unit)
         points_down = ours.mean - theirs.mean < -self._margin(theirs, ours)
         if found.verdict == "unsure" and not points_down:
-            return Measure(found.name, "none", found.words)
+            return Measure(found.name, "none", found.detail)
         return found
 
 

@@ -65,32 +65,32 @@ def slower(candidate: Evidence, active: tuple[Evidence, ...]) -> str:
 
 def _check_alive(pool: Pool) -> None:
     """A replica that was refused, died or answered wrongly ends the attempt."""
-    for seat in pool.statuses():
-        if seat.state == "wrong":
-            raise DeployRefused("probe", f"replica {seat.index} wrong: {seat.reason}")
-        if seat.state == "dead" or seat.restarts:
+    for replica in pool.statuses():
+        if replica.state == "wrong":
+            raise DeployRefused("probe", f"replica {replica.index} wrong: {replica.reason}")
+        if replica.state == "dead" or replica.restarts:
             raise DeployRefused("probe", pool.last_death)
 
 
 async def _check_speed(pool: Pool, beside: Pool) -> None:
     _check_alive(pool)
-    slow = [seat for seat in pool.statuses() if seat.state == "slow"]
+    slow = [replica for replica in pool.statuses() if replica.state == "slow"]
     if not slow:
         return
-    mixes = [e.mix for seat in slow for e in seat.evidence if e.p50_ms > e.limit_ms]
+    mixes = [e.mix for replica in slow for e in replica.evidence if e.p50_ms > e.limit_ms]
     now = await beside.probe_now(tuple(dict.fromkeys(mixes)))
-    for seat in slow:
-        for evidence in seat.evidence:
+    for replica in slow:
+        for evidence in replica.evidence:
             reason = slower(evidence, now)
             if reason:
-                raise DeployRefused("speed", f"replica {seat.index}, {reason}")
+                raise DeployRefused("speed", f"replica {replica.index}, {reason}")
 
 
 def _give_way(pool: Pool) -> None:
     """Loading must not slow the answers of the active pool down."""
-    for seat in pool.statuses():
-        if seat.pid:
-            host.give_way(seat.pid, seat.state in ("starting", "loading"))
+    for replica in pool.statuses():
+        if replica.pid:
+            host.give_way(replica.pid, replica.state in ("starting", "loading"))
 
 
 def _unjudged(pool: Pool) -> bool:
@@ -98,5 +98,5 @@ def _unjudged(pool: Pool) -> bool:
 
 
 def _fraction(pool: Pool) -> float:
-    seats: tuple[ReplicaStatus, ...] = pool.statuses()
-    return sum(seat.loading_fraction for seat in seats) / max(len(seats), 1)
+    replicas: tuple[ReplicaStatus, ...] = pool.statuses()
+    return sum(replica.loading_fraction for replica in replicas) / max(len(replicas), 1)

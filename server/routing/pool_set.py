@@ -25,7 +25,7 @@ from server.routing.canary import Canary
 from server.routing.candidate_checks import prove, step
 from server.routing.progress import Steps, Switch
 from server.routing.rolling import Rolling
-from server.routing.router import Branch, Routes, stamp_of, switched
+from server.routing.router import Branch, Router, stamp_of, switched
 from server.types import Facts, Outcome, ReplicaStatus, Work
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ async def _accept(_facts: Facts) -> None:
     return None
 
 
-class Lineup:
+class PoolSet:
     """`notes` are choices made for this server, each with its reason, for whoever asks."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Lineup:
         self._build = build
         self._clock = clock
         self._available = available
-        self._routes = Routes()
+        self._router = Router()
         self.branch: Branch | None = None  # takes a share: a canary, or a pool rolling in
         self._retiring: asyncio.Task[None] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
@@ -76,7 +76,7 @@ class Lineup:
     def pool_for(self, work: Work) -> Pool:
         """The pool the work is pinned to or its session began on, else the active one or, by its
         share, the one on trial or rolling in."""
-        return self._routes.choose(work, self.active, self.standby, self.branch)
+        return self._router.choose(work, self.active, self.standby, self.branch)
 
     def heard(self, pool: Pool, work: Work, outcome: Outcome) -> None:
         """A row has ended. Only what the draw has placed says something about a canary."""
@@ -84,18 +84,18 @@ class Lineup:
         if canary is not None and branch is not None:
             drawn = branch.drawn(work)
             if drawn is not None and drawn == (pool is canary.pool):
-                canary.trial.ended(drawn, work, outcome)
+                canary.analysis.ended(drawn, work, outcome)
 
     def statuses(self) -> tuple[ReplicaStatus, ...]:
         """Of what serves; while one pool rolls in, of both."""
-        found = {seat.index: seat for seat in self.active.statuses()}
+        found = {replica.index: replica for replica in self.active.statuses()}
         if self.branch is not None and self.canary is None:
-            found |= {seat.index: seat for seat in self.branch.pool.statuses()}
+            found |= {replica.index: replica for replica in self.branch.pool.statuses()}
         return tuple(found[index] for index in sorted(found))
 
     def reasons(self) -> Mapping[str, str]:
         canary = self.canary
-        return self.notes | ({"canary": canary.words()} if canary is not None else {})
+        return self.notes | ({"canary": canary.summary()} if canary is not None else {})
 
     async def begin_with(self, bundle: Path) -> None:
         """Serve this one first, when the one that was meant to be was refused."""
@@ -193,18 +193,18 @@ class Lineup:
         """Serve with this pool alone; the sessions of the other one move."""
         old, self.active, self.branch = self.active, pool, None
         if old is not pool:
-            self._routes.forget(old)
+            self._router.forget(old)
 
     def split(self, pool: Pool, share: Callable[[], float]) -> None:
         """Give it a share of what is bound to no pool yet."""
-        self.branch = Branch(pool, share, self._routes.sessions)
+        self.branch = Branch(pool, share, self._router.sessions)
 
     def discard(self) -> asyncio.Task[None] | None:
         """Give up the candidate, and the canary with it; ended when the task is."""
         pool, self.candidate, self.canary, self.branch = self.candidate, None, None, None
         if pool is None:
             return None
-        self._routes.forget(pool)
+        self._router.forget(pool)
         return self._stop_later(pool)
 
     # ---- switch --------------------------------------------------------------------------------
@@ -213,8 +213,10 @@ class Lineup:
         """Serve the candidate or standby with this stamp from now on. Raises DeployRefused."""
         chosen, canary = self._ready(stamp), self.canary
         if canary is not None and chosen is not canary.pool:
-            words = f"a canary of {stamp_of(canary.pool)[:12]} runs: activate that or roll it back"
-            raise DeployRefused("activate", words)
+            message = (
+                f"a canary of {stamp_of(canary.pool)[:12]} runs: activate that or roll it back"
+            )
+            raise DeployRefused("activate", message)
         return self._switch(chosen)
 
     def begin_canary(self, stamp: str, make: Callable[[Pool], Canary]) -> Canary:
@@ -238,7 +240,7 @@ class Lineup:
 
     def leave_sessions(self) -> None:
         """Sessions of a bundle that is rolled back do not stay with it."""
-        self._routes.clear()
+        self._router.clear()
 
     def _ready(self, stamp: str) -> Pool:
         ready = [p for p in (self.candidate, self.standby) if p is not None and p.facts is not None]
@@ -247,8 +249,8 @@ class Lineup:
             if stamp == stamp_of(self.active):
                 raise DeployRefused("activate", f"{stamp[:12]} is being served already")
             known = ", ".join(stamp_of(p)[:12] for p in ready) or "nothing"
-            words = f"{stamp[:12]} is not loaded; {known} is (`server load BUNDLE` loads one)"
-            raise DeployRefused("activate", words)
+            message = f"{stamp[:12]} is not loaded; {known} is (`server load BUNDLE` loads one)"
+            raise DeployRefused("activate", message)
         if not chosen.serving:
             why = chosen.why_not()
             raise DeployRefused("activate", f"no replica of {stamp[:12]} serves: {why}")
@@ -311,5 +313,5 @@ class Lineup:
         await self._stop(pool)
 
     async def _stop(self, pool: Pool) -> None:
-        self._routes.forget(pool)
+        self._router.forget(pool)
         await pool.stop()

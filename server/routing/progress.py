@@ -38,20 +38,20 @@ async def detached(steps: Steps, tasks: set[asyncio.Task[None]]) -> Steps:
 
     `tasks` holds the work while it runs.
     """
-    told: asyncio.Queue[Step | None] = asyncio.Queue()
+    queue: asyncio.Queue[Step | None] = asyncio.Queue()
 
     async def take() -> None:
         try:
             async with aclosing(steps) as taken:
                 async for step in taken:
-                    told.put_nowait(step)
+                    queue.put_nowait(step)
         finally:
-            told.put_nowait(None)
+            queue.put_nowait(None)
 
     task = asyncio.create_task(take())
     tasks.add(task)
     task.add_done_callback(_ended(tasks))
-    while (step := await told.get()) is not None:
+    while (step := await queue.get()) is not None:
         yield step
     await task
 

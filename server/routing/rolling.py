@@ -20,8 +20,8 @@ from server.routing.progress import Steps
 RESTORED_WITHIN_S = 900.0
 
 
-class Front(Protocol):
-    """Who sends rows to pools: the lineup."""
+class Routing(Protocol):
+    """What sends rows to pools: the PoolSet."""
 
     async def admit(self, pool: Pool) -> None:
         """Raises DeployRefused for a pool whose bundle may not serve."""
@@ -49,25 +49,25 @@ class Rolling:
         new, old = self._new.serving, self._old.serving
         return new / (new + old) if new else 0.0
 
-    async def run(self, front: Front) -> Steps:
+    async def run(self, routing: Routing) -> Steps:
         """Raises DeployRefused with the evidence once the old replicas serve again."""
         yield step("rolling", 0.0, self._new, self._how())
         try:
             for index in range(self._replicas):
                 if not self._surge:
-                    await self._leave(index, front)
+                    await self._leave(index, routing)
                 proof = prove(self._new, self._start(index), self._beside)
                 async with aclosing(proof) as steps:
                     async for one in steps:
                         share = (index + one.fraction) / self._replicas
                         yield replace(one, name=f"{one.name} {index + 1}", fraction=share)
                 if index == 0:
-                    await front.admit(self._new)
-                    front.split(self._new, self.share)
+                    await routing.admit(self._new)
+                    routing.split(self._new, self.share)
                 if self._surge:
-                    await self._leave(index, front)
+                    await self._leave(index, routing)
         except DeployRefused:
-            await self._restore(front)
+            await self._restore(routing)
             raise
 
     def _how(self) -> str:
@@ -83,35 +83,35 @@ class Rolling:
     def _beside(self) -> Pool:
         return self._old if self._old.serving else self._new
 
-    async def _leave(self, index: int, front: Front) -> None:
+    async def _leave(self, index: int, routing: Routing) -> None:
         """An old replica goes; before the last one does, the queue behind it is worked off."""
         if index == self._replicas - 1:
-            front.turn_to(self._new)
+            routing.turn_to(self._new)
             await self._old.finish(self._drain_s, draining())
         await self._old.close(index, self._drain_s)
 
-    async def _restore(self, front: Front) -> None:
+    async def _restore(self, routing: Routing) -> None:
         """New ones leave and old ones come back in turn, the last comer first, so that somebody
         serves all the time."""
-        kept = {seat.index for seat in self._old.statuses()}
+        kept = {replica.index for replica in self._old.statuses()}
         for index in reversed(range(self._replicas)):
             if index == 0:
-                front.turn_to(self._old)
+                routing.turn_to(self._old)
                 await self._new.finish(self._drain_s, draining())
             await self._new.close(index, self._drain_s)
             if index not in kept:
                 self._old.open(index)
                 await self._wait_for(index)
             if index and self._old.serving and self._new.serving:
-                front.turn_to(self._old)
-                front.split(self._new, self.share)
+                routing.turn_to(self._old)
+                routing.split(self._new, self.share)
 
     async def _wait_for(self, index: int) -> None:
         """Until the old replica has come, well or not: what becomes of it then is its pool's."""
         loop = asyncio.get_running_loop()
         until = loop.time() + RESTORED_WITHIN_S
         while loop.time() < until:
-            seat = next(s for s in self._old.statuses() if s.index == index)
-            if seat.state not in ("starting", "loading", "warming"):
+            replica = next(s for s in self._old.statuses() if s.index == index)
+            if replica.state not in ("starting", "loading", "warming"):
                 return
             await asyncio.sleep(LOOK_S)

@@ -44,7 +44,7 @@ class Branch:
         return draw(stamp_of(self.pool), work) < self.share()
 
 
-class Routes:
+class Router:
     def __init__(self) -> None:
         self._sessions: OrderedDict[str, Pool] = OrderedDict()
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from server.security.tokens import Identity
+from server.security.tokens import CallerIdentity
 
 
 class AuditLog:
@@ -19,7 +19,7 @@ class AuditLog:
         self._file = os.open(path, flags, 0o600)
         self._wall = wall
 
-    def write(self, method: str, identity: Identity | None, peer: str, denied: bool) -> None:
+    def write(self, method: str, identity: CallerIdentity | None, peer: str, denied: bool) -> None:
         line = {
             "at": round(self._wall(), 3),
             "method": method,

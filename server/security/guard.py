@@ -13,10 +13,10 @@ from urllib.parse import urlparse
 
 import grpc
 
-from server.request.actor import ASKER
+from server.request.actor import ACTOR
 from server.security.audit import AuditLog
 from server.security.roles import ADMIN, ALLOWED, ROLES, Role, is_open, permits
-from server.security.tokens import Identity, TokenFile
+from server.security.tokens import CallerIdentity, TokenFile
 
 AUTHORIZATION = "authorization"
 TRUST_DOMAIN = "trefoil"
@@ -51,7 +51,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             inner = handler.unary_unary
 
         async def call(request: Any, context: Any) -> Any:
-            ASKER.set(await self._check(method, context))
+            ACTOR.set(await self._check(method, context))
             answer = inner(request, context)
             if inspect.isasyncgen(answer):
                 async for message in answer:
@@ -71,7 +71,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             await context.abort(*denial)
         return identity.name if identity is not None else ""
 
-    def identity(self, context: Any) -> Identity | None:
+    def identity(self, context: Any) -> CallerIdentity | None:
         """A token counts before a certificate: it is the narrower statement."""
         bearer = bearer_of(context.invocation_metadata() or ())
         if bearer:
@@ -80,7 +80,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return next(filter(None, map(identity_of_uri, names)), None)
 
 
-def judge(method: str, identity: Identity | None) -> Denial | None:
+def judge(method: str, identity: CallerIdentity | None) -> Denial | None:
     if identity is None:
         text = "a valid bearer token or client certificate is needed"
         return grpc.StatusCode.UNAUTHENTICATED, text
@@ -98,11 +98,11 @@ def bearer_of(metadata: Any) -> str:
     return ""
 
 
-def identity_of_uri(name: bytes) -> Identity | None:
+def identity_of_uri(name: bytes) -> CallerIdentity | None:
     """spiffe://trefoil/<role>/<name> in a verified certificate."""
     uri = urlparse(name.decode("utf-8", "replace"))
     role, _, who = uri.path.strip("/").partition("/")
     if uri.scheme != "spiffe" or uri.netloc != TRUST_DOMAIN or not who:
         return None
     known: dict[str, Role] = {role: role for role in ROLES}
-    return Identity(who, known[role], "certificate") if role in known else None
+    return CallerIdentity(who, known[role], "certificate") if role in known else None

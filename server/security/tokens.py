@@ -27,7 +27,7 @@ class TokenFileInvalid(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class BearerToken:
     """One credential; `expires_unix_s` 0 means never."""
 
     name: str
@@ -37,7 +37,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class CallerIdentity:
     name: str
     role: Role
     how: str  # token | certificate
@@ -50,10 +50,10 @@ class TokenFile:
         self._path = path
         self._wall = wall
         self._seen: tuple[int, int] = (0, 0)
-        self._tokens: tuple[Token, ...] = ()
+        self._tokens: tuple[BearerToken, ...] = ()
         self._refresh()
 
-    def identity(self, bearer: str) -> Identity | None:
+    def identity(self, bearer: str) -> CallerIdentity | None:
         """Who holds this token; None for an unknown or expired one."""
         self._refresh()
         digest = digest_of(bearer)
@@ -63,7 +63,7 @@ class TokenFile:
                 found = token
         if found is None or (found.expires_unix_s and found.expires_unix_s <= self._wall()):
             return None
-        return Identity(found.name, found.role, "token")
+        return CallerIdentity(found.name, found.role, "token")
 
     def _refresh(self) -> None:
         status = self._path.stat()
@@ -73,14 +73,14 @@ class TokenFile:
             self._seen = seen
 
 
-def read(path: Path) -> tuple[Token, ...]:
+def read(path: Path) -> tuple[BearerToken, ...]:
     """One JSON object a line. Raises TokenFileInvalid."""
     tokens = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            token = Token(**json.loads(line))
+            token = BearerToken(**json.loads(line))
         except (ValueError, TypeError) as error:
             raise TokenFileInvalid(f"{path}, line {number}: {error}") from error
         if token.role not in ROLES:
@@ -93,7 +93,7 @@ def add(path: Path, name: str, role: Role, expires_unix_s: int) -> str:
     """Append a new token to the file (mode 0600) and return it: the only time it is readable."""
     secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
     bearer = PREFIX + secret
-    token = Token(name, role, digest_of(bearer), expires_unix_s)
+    token = BearerToken(name, role, digest_of(bearer), expires_unix_s)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "a") as file:
         file.write(json.dumps(asdict(token)) + "\n")

@@ -14,7 +14,7 @@ import pytest
 from proto import inference_pb2 as pb
 from server.types import Fault, Outcome, Work
 from tests.support import media_bytes as made
-from tests.support.running import edge
+from tests.support.running import listener
 from tests.support.standin_engine import STAMP, StandInEngine
 from trefoil import (
     AsyncClient,
@@ -56,7 +56,7 @@ async def client_of(
     *engines: StandInEngine, retries: Retries | None = None
 ) -> AsyncIterator[AsyncClient]:
     async with AsyncExitStack() as stack:
-        addresses = [await stack.enter_async_context(edge(engine)) for engine in engines]
+        addresses = [await stack.enter_async_context(listener(engine)) for engine in engines]
         client = AsyncClient(addresses, retries=retries or Retries())
         yield await stack.enter_async_context(client)
 
@@ -147,7 +147,7 @@ async def test_refused_input_is_never_asked_again_and_names_its_field() -> None:
 
 
 async def test_a_message_no_server_takes_is_refused_input_not_overload() -> None:
-    async with edge(StandInEngine(), max_message_bytes=1 << 20) as address:
+    async with listener(StandInEngine(), max_message_bytes=1 << 20) as address:
         async with AsyncClient(address) as client:
             with pytest.raises(InputRefused) as caught:
                 await client.predict(image(bytes(2 << 20)))
@@ -164,7 +164,7 @@ async def test_another_stamp_is_an_error_with_the_serving_one() -> None:
         assert found.stamp == STAMP
         with pytest.raises(ValueError, match="64 hex digits"):
             await client.predict(text("hum"), stamps=STAMP[:12])
-    async with edge(engine) as address, AsyncClient(address, stamps=OTHER) as pinned:
+    async with listener(engine) as address, AsyncClient(address, stamps=OTHER) as pinned:
         with pytest.raises(StampMismatch):
             await pinned.predict(text("hum"))
         with pytest.raises(StampMismatch):
@@ -217,7 +217,7 @@ async def test_an_upload_that_a_server_forgot_is_made_anew() -> None:
     terms, deadline = Terms(), Deadline.after(30.0)
     example = pb.Example(parts=[image(LARGE)])
     shipment = Shipment([example], terms.metadata("r"))
-    async with edge(StandInEngine()) as address, AsyncClient(address) as client:
+    async with listener(StandInEngine()) as address, AsyncClient(address) as client:
         attempts = Attempts(client._servers, Retries(), "", deadline)
         (sent,) = await shipment.to(client._servers.members[0], [0], deadline)
         assert sent.parts[0].upload_id
@@ -227,7 +227,7 @@ async def test_an_upload_that_a_server_forgot_is_made_anew() -> None:
 
 
 async def test_nobody_there_is_unavailable_after_a_few_quick_attempts() -> None:
-    async with edge(StandInEngine()) as address:
+    async with listener(StandInEngine()) as address:
         pass
     async with AsyncClient(address, retries=Retries(3, 0.01, 0.02)) as client:
         with pytest.raises(Unavailable) as caught:
@@ -238,7 +238,7 @@ async def test_nobody_there_is_unavailable_after_a_few_quick_attempts() -> None:
 
 
 async def test_a_closed_client_says_so() -> None:
-    async with edge(StandInEngine()) as address:
+    async with listener(StandInEngine()) as address:
         client = Client(address)
         reading = iter(client.generate(text("hum")))
         assert await asyncio.to_thread(next, reading) == "smoke "

@@ -10,7 +10,7 @@ import pytest
 
 from server.pool import affinity
 from tests.support.listener_process import WORDS, edge_processes
-from tests.support.running import Program, edge
+from tests.support.running import Program, listener
 from tests.support.standin_engine import STAMP, StandInEngine
 from trefoil import (
     AsyncClient,
@@ -73,7 +73,7 @@ async def test_when_one_of_three_servers_goes_only_its_sessions_move(balance: st
         last = AsyncExitStack()
         for exits in (stack, stack, last):
             engine = StandInEngine()
-            engines[await exits.enter_async_context(edge(engine))] = engine
+            engines[await exits.enter_async_context(listener(engine))] = engine
         gone = list(engines)[-1]
         client = await stack.enter_async_context(AsyncClient(list(engines), balance=balance))
         before = await homes(engines, client)

@@ -38,7 +38,7 @@ from console.state.domain import (
 from proto import observe_pb2, observe_pb2_grpc
 from tests.support.fleet_story import FLEET
 from tests.support.observe_stand_in import Fleet, StandIn
-from tests.support.secure_listener import secure_edge
+from tests.support.secure_listener import secure_listener
 
 
 class Kept:
@@ -114,7 +114,7 @@ def test_server_that_asks_for_certificates_shows_itself_to_ours_alone(
             await asyncio.to_thread(hub.close)
 
     async def play() -> tuple[Link, Link]:
-        async with secure_edge(tmp_path, mutual=True) as site:
+        async with secure_listener(tmp_path, mutual=True) as site:
             ca, mine = site.pem / "ca.pem", site.pem / "client-observe"
             ours = Access(True, ca, None, mine.with_suffix(".pem"), mine.with_suffix(".key"))
             return await heard(ours, site.address), await heard(Access(True, ca), site.address)

@@ -12,7 +12,7 @@ import pytest
 
 from server.commands.status import run as status
 from server.config import CHOOSE, EMBEDDED_BUNDLE
-from server.deploy.boot_choice import Tried, after, choices
+from server.deploy.boot_choice import FailedBoot, after, choices
 from server.deploy.bundle_store import BundleStore
 from tests.support.killed_store import killed_stores
 from tests.support.running import ROOT, program
@@ -63,7 +63,7 @@ def test_a_damaged_or_missing_current_is_tried_and_told_not_passed_over(
 
 def test_the_reason_names_what_was_refused_before(store: BundleStore) -> None:
     first, second = choices(CHOOSE, store)
-    chosen = after(second, [Tried(first, "hash: CARD.md differs")])
+    chosen = after(second, [FailedBoot(first, "hash: CARD.md differs")])
     assert chosen.reason == f"the store's previous; {B} refused: hash: CARD.md differs"
 
 

@@ -12,28 +12,28 @@ from typing import Any
 import pytest
 
 from server.errors import DeployRefused
-from server.routing.canary_analysis import Bounds, Trial
+from server.routing.canary_analysis import Bounds, CanaryAnalysis
 from server.routing.router import draw
 from server.types import GenerationEnd, Token
 from tests.support.running import until
-from tests.support.stub_bundles import Desk, desk
+from tests.support.stub_bundles import Site, site
 from tests.support.stub_replica import work
 
 A, B = "a" * 64, "b" * 64
 
 
-async def begun(found: Desk, name: str = "right", share: float = 0.4, minutes: float = 9) -> None:
+async def begun(found: Site, name: str = "right", share: float = 0.4, minutes: float = 9) -> None:
     await found.load("b", name)
     await found.deployment.start_canary(B, share, minutes * 60)
 
 
-async def stamp_of(found: Desk, entry_id: str, **changes: Any) -> str:
+async def stamp_of(found: Site, entry_id: str, **changes: Any) -> str:
     outcome = await found.engine.predict(work(entry_id, "x", **changes))
     return outcome.stamp[:1] if outcome.fault is None else outcome.fault.code
 
 
 @asynccontextmanager
-async def traffic(found: Desk) -> Any:
+async def traffic(found: Site) -> Any:
     """Rows without pause until the block ends; yields how many each stamp answered."""
     seen: Counter[str] = Counter()
     done = asyncio.Event()
@@ -64,7 +64,7 @@ def test_a_draw_is_the_same_every_time_and_even() -> None:
 
 
 async def test_a_share_of_the_sessions_goes_to_it_and_each_stays(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         assert await stamp_of(found, "early", session="old") == "a"
         await begun(found)
         first = {n: await stamp_of(found, f"1-{n}", session=f"s{n}") for n in range(60)}
@@ -78,19 +78,19 @@ async def test_a_share_of_the_sessions_goes_to_it_and_each_stays(tmp_path: Path)
             assert await stamp_of(found, f"o{turn}", session="old") == "a", "it began before"
         pinned = frozenset({B})
         assert await stamp_of(found, "p", expected_stamps=pinned) == "b"
-        counted = found.engine.lineup.canary.trial  # type: ignore[union-attr]
+        counted = found.engine.pool_set.canary.analysis  # type: ignore[union-attr]
         assert counted.active.errors.n + counted.candidate.errors.n == 120
 
 
 async def test_one_that_fails_rows_is_rolled_back_with_the_evidence(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         await begun(found, "flaky")
         async with traffic(found) as seen:
-            await until(lambda: found.engine.lineup.canary is None, 60)
+            await until(lambda: found.engine.pool_set.canary is None, 60)
             before = seen["INVALID_ARGUMENT"]
             assert before > 0
             await asyncio.sleep(0.1)
-        action, stamp, evidence = found.told[-1]
+        action, stamp, evidence = found.recorded[-1]
         assert (action, stamp) == ("canary-rolled-back", "b")
         assert "rows failed" in evidence
         assert await stamp_of(found, "after") == "a"
@@ -101,16 +101,16 @@ async def test_one_that_fails_rows_is_rolled_back_with_the_evidence(tmp_path: Pa
 
 
 async def test_one_whose_replica_keeps_dying_is_rolled_back(tmp_path: Path) -> None:
-    async with desk(tmp_path, restart_first_s=60.0) as found:
+    async with site(tmp_path, restart_first_s=60.0) as found:
         await begun(found)
-        pool = found.engine.lineup.candidate
+        pool = found.engine.pool_set.candidate
         assert pool is not None
-        pool._seats[0].kill("a test")  # a first death is repaired at once
-        await until(lambda: pool._seats[0].restarts == 1 and pool.serving == 1)
-        assert found.engine.lineup.canary is not None
-        pool._seats[0].kill("a test")
-        await until(lambda: found.engine.lineup.canary is None)
-        action, _, evidence = found.told[-1]
+        pool._replicas[0].kill("a test")  # a first death is repaired at once
+        await until(lambda: pool._replicas[0].restarts == 1 and pool.serving == 1)
+        assert found.engine.pool_set.canary is not None
+        pool._replicas[0].kill("a test")
+        await until(lambda: found.engine.pool_set.canary is None)
+        action, _, evidence = found.recorded[-1]
         assert action == "canary-rolled-back"
         assert "no replica of it serves: replica 0 killed: a test" in evidence
 
@@ -119,13 +119,13 @@ async def test_one_that_is_not_worse_is_promoted_at_the_end(tmp_path: Path) -> N
     # As many rows as a test can wait for; what the usual bounds are worth is test_trial's business.
     # A stub's confidence is how much it has answered.
     wide = Bounds(errors_fine=0.3, slow_share=0.9, worse_sd=1e3)
-    async with desk(tmp_path) as found:
-        found.deployment.trials = lambda _active, _candidate: Trial(bounds=wide)
+    async with site(tmp_path) as found:
+        found.deployment.analyse = lambda _active, _candidate: CanaryAnalysis(bounds=wide)
         await begun(found, minutes=0.01)
         async with traffic(found):
-            await until(lambda: found.engine.lineup.canary is None, 60)
-        assert found.told[-1][:2] == ("canary-promoted", "b")
-        assert "realised value not compared: 0 and 0 labels so far" in found.told[-1][2]
+            await until(lambda: found.engine.pool_set.canary is None, 60)
+        assert found.recorded[-1][:2] == ("canary-promoted", "b")
+        assert "realised value not compared: 0 and 0 labels so far" in found.recorded[-1][2]
         # The links on disk follow the switch.
         await until(lambda: found.deployment.store.current.stamp == B)  # type: ignore[union-attr]
         done = await found.deployment.roll_back("all the same")
@@ -133,33 +133,33 @@ async def test_one_that_is_not_worse_is_promoted_at_the_end(tmp_path: Path) -> N
 
 
 async def test_too_few_rows_hold_it_where_it_is(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         await begun(found, minutes=0.001)
         await stamp_of(found, "one")
         await until(lambda: "canary-held" in found.actions)
-        assert "of 100 rows" in found.told[-1][2]
+        assert "of 100 rows" in found.recorded[-1][2]
         assert "held" in found.engine.snapshot().reasons["canary"]
         await asyncio.sleep(0.2)
-        assert found.actions.count("canary-held") == 1 and found.engine.lineup.canary is not None
+        assert found.actions.count("canary-held") == 1 and found.engine.pool_set.canary is not None
         done = await found.deployment.activate(B)
         assert done.switch is not None and done.switch.from_stamp == A
-        assert "canary ended" in found.told[-1][2]
+        assert "canary ended" in found.recorded[-1][2]
         assert await stamp_of(found, "all") == "b"
 
 
 async def test_a_server_that_ends_says_that_its_canary_has_ended(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         await begun(found)
-    assert found.told[-1] == ("canary-rolled-back", "b", "the server stopped")
+    assert found.recorded[-1] == ("canary-rolled-back", "b", "the server stopped")
 
 
 async def test_rollback_ends_it_and_nothing_else(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         await found.load("c", activate=True)
         await begun(found)
         done = await found.deployment.roll_back("changed my mind")
         assert done.name == "canary rolled back" and done.stamp == "c" * 64
-        assert found.told[-1] == ("canary-rolled-back", "b", "changed my mind")
+        assert found.recorded[-1] == ("canary-rolled-back", "b", "changed my mind")
         for session in range(20):
             assert await stamp_of(found, f"s{session}", session=f"s{session}") == "c"
 
@@ -173,18 +173,18 @@ async def test_rollback_ends_it_and_nothing_else(tmp_path: Path) -> None:
         (lambda d: d.deployment.activate("c" * 64), "canary of bbbbbbbbbbbb runs"),
     ],
 )
-async def test_one_at_a_time(tmp_path: Path, ask: Callable[[Desk], Any], why: str) -> None:
-    async with desk(tmp_path) as found:
+async def test_one_at_a_time(tmp_path: Path, ask: Callable[[Site], Any], why: str) -> None:
+    async with site(tmp_path) as found:
         await found.load("c", activate=True)
         await found.load("a", activate=True)  # c is the standby now
         await begun(found)
         with pytest.raises(DeployRefused, match=why):
             await ask(found)
-        assert found.engine.lineup.canary is not None
+        assert found.engine.pool_set.canary is not None
 
 
 async def test_only_what_is_loaded_can_be_tried(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         with pytest.raises(DeployRefused, match="not loaded"):
             await found.deployment.start_canary(B, 0.1, 60)
         await found.load("b", activate=True)
@@ -193,7 +193,7 @@ async def test_only_what_is_loaded_can_be_tried(tmp_path: Path) -> None:
 
 
 async def test_a_text_says_from_its_first_piece_which_stamp_writes_it(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         await begun(found, share=0.5)
         written = set()
         for number in range(12):

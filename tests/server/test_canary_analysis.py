@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from server.routing.canary_analysis import Measure, Trial
+from server.routing.canary_analysis import CanaryAnalysis, Measure
 from server.telemetry.quality.pricing import yardsticks
 from server.telemetry.stamps.feedback import JOINED, FeedbackItem, FeedbackResult
 from server.telemetry.stamps.stamp_state import Bundle
@@ -49,11 +49,11 @@ def even(random: np.random.Generator, _candidate: bool) -> tuple[float, float, b
 
 def run(
     row_of: Row, rows: int = 6000, share: float = 0.1, seed: int = 0
-) -> tuple[Trial, list[tuple[Measure, ...]]]:
+) -> tuple[CanaryAnalysis, list[tuple[Measure, ...]]]:
     """The trial at its end, and what it said every second of it (100 rows)."""
     clock, random = Clock(), np.random.default_rng(seed)
     sticks = yardsticks(BUNDLE, BUNDLE)
-    trial, looks = Trial(sticks.before, sticks.now, clock), []
+    trial, looks = CanaryAnalysis(sticks.before, sticks.now, clock), []
     for number in range(rows):
         candidate = bool(random.random() < share)
         confidence, total_ms, fails = row_of(random, candidate)
@@ -129,7 +129,7 @@ def test_what_turned_out_to_be_true_outweighs_confident_answers() -> None:
         label = "stop" if random.random() < right else "ok"
         trial.learnt(FeedbackItem(str(number), label), FeedbackResult(str(number), JOINED))
     found = {m.name: m for m in trial.measures()}["realised value"]
-    assert found.verdict == "worse" and "EUR" in found.words
+    assert found.verdict == "worse" and "EUR" in found.detail
     told_twice = trial.candidate.realised.n
     trial.learnt(FeedbackItem("8999", "ok"), FeedbackResult("8999", JOINED))
     assert trial.candidate.realised.n == told_twice
@@ -163,7 +163,7 @@ def test_few_rows_decide_nothing_unless_most_of_them_fail() -> None:
 
 
 def test_cancelled_rows_are_nobodys_fault() -> None:
-    trial = Trial()
+    trial = CanaryAnalysis()
     row = work("a", "x")
     trial.ended(True, row, outcome(row, 0.9, 1.0, Fault("CANCELLED", "", "", "")))
     assert trial.candidate.errors.n == 0
@@ -171,13 +171,13 @@ def test_cancelled_rows_are_nobodys_fault() -> None:
 
 def test_a_few_long_sessions_are_too_little_to_decide() -> None:
     clock = Clock()
-    trial = Trial(clock=clock)
+    trial = CanaryAnalysis(clock=clock)
     for number in range(4000):
         session = number % 10
         row = work(str(number), "x", session=f"line-{session}")
         trial.ended(session == 3, row, outcome(row, 0.5 if session == 3 else 0.9, 10.0))
     (found,) = trial.measures()
-    assert found.verdict == "unsure" and "1 of 30 sessions" in found.words
+    assert found.verdict == "unsure" and "1 of 30 sessions" in found.detail
 
 
 def test_two_bundles_are_valued_by_one_price_list() -> None:

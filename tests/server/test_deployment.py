@@ -9,7 +9,7 @@ import pytest
 from server.deploy.bundle_store import BundleStore
 from server.errors import DeployRefused
 from tests.support.running import until
-from tests.support.stub_bundles import ROOMY, desk, taken
+from tests.support.stub_bundles import ROOMY, site, taken
 from tests.support.stub_replica import work
 
 FULL = (450 << 20, "available on this host")  # one replica more, not two
@@ -17,7 +17,7 @@ A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
 async def test_a_restart_serves_what_was_activated_last(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         await found.load("b")
         assert found.deployment.store.current.stamp == A  # type: ignore[union-attr]
         done = await found.deployment.activate(B)
@@ -28,14 +28,14 @@ async def test_a_restart_serves_what_was_activated_last(tmp_path: Path) -> None:
 
 
 async def test_load_and_activate_is_one_call(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         steps = await found.load("b", activate=True)
         assert steps[-1].switch is not None and steps[-1].stamp == B
         assert "blue-green: two pools fit" in found.engine.snapshot().reasons["swap"]
 
 
 async def test_what_nothing_refers_to_is_removed_and_said(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         found.deployment.keep = 1
         store = found.deployment.store
         for letter in "bcd":
@@ -43,11 +43,11 @@ async def test_what_nothing_refers_to_is_removed_and_said(tmp_path: Path) -> Non
         # d serves, c is warm and previous, b is the newest of the others, a goes.
         assert [bundle.stamp[0] for bundle in store.bundles()] == ["b", "c", "d"]
         assert f"right+{'a' * 12}" in steps[-1].detail
-        assert found.told[-1][0] == "collect" and "a" * 12 in found.told[-1][2]
+        assert found.recorded[-1][0] == "collect" and "a" * 12 in found.recorded[-1][2]
 
 
 async def test_what_was_served_from_elsewhere_is_kept_to_go_back_to(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         store = found.deployment.store
         found.engine.facts  # noqa: B018 - what serves came from the store; see it as foreign:
         (tmp_path / "bundles" / "current").unlink()
@@ -56,9 +56,9 @@ async def test_what_was_served_from_elsewhere_is_kept_to_go_back_to(tmp_path: Pa
 
 
 async def test_going_back_after_the_standby_is_over_loads_it_again(tmp_path: Path) -> None:
-    async with desk(tmp_path, standby_s=0.0) as found:
+    async with site(tmp_path, standby_s=0.0) as found:
         await found.load("b", activate=True)
-        await until(lambda: found.engine.lineup.standby is None)
+        await until(lambda: found.engine.pool_set.standby is None)
         with pytest.raises(DeployRefused) as refusal:
             await found.deployment.roll_back("worse at site b")
         assert refusal.value.check == "cold"
@@ -66,34 +66,34 @@ async def test_going_back_after_the_standby_is_over_loads_it_again(tmp_path: Pat
         assert steps[-1].switch is not None and steps[-1].switch.stamp == A
         assert [step.name for step in steps].count("loading") > 0
         assert (await found.engine.predict(work("r", "x"))).stamp == A
-        assert found.told[-1] == ("rollback", "a", "worse at site b")
+        assert found.recorded[-1] == ("rollback", "a", "worse at site b")
         assert found.deployment.store.current.stamp == A  # type: ignore[union-attr]
 
 
 async def test_the_standby_is_not_kept_where_a_dead_replica_could_not_come_back(
     tmp_path: Path,
 ) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         await found.load("b")
         found.room = (100 << 20, "available on this host")
         await found.deployment.activate(B)
-        await until(lambda: found.engine.lineup.standby is None)
+        await until(lambda: found.engine.pool_set.standby is None)
         assert "not kept" in found.engine.snapshot().reasons["standby"]
 
 
 async def test_the_standby_makes_room_for_a_candidate(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         await found.load("b", activate=True)
-        assert found.engine.lineup.standby is not None
-        lineup, tight = found.engine.lineup, (100 << 20, "available on this host")
-        lineup._available = lambda: tight if lineup.standby is not None else ROOMY
+        assert found.engine.pool_set.standby is not None
+        pool_set, tight = found.engine.pool_set, (100 << 20, "available on this host")
+        pool_set._available = lambda: tight if pool_set.standby is not None else ROOMY
         steps = await found.load("c")
         assert any("standby ends" in step.detail for step in steps)
-        assert found.engine.lineup.candidate is not None
+        assert found.engine.pool_set.candidate is not None
 
 
 async def test_two_pools_that_do_not_fit_are_refused_with_the_remedy(tmp_path: Path) -> None:
-    async with desk(tmp_path, replicas=2) as found:
+    async with site(tmp_path, replicas=2) as found:
         found.room = FULL
         with pytest.raises(DeployRefused, match="at most 1 fit; --swap rolling"):
             await found.load("b")
@@ -101,7 +101,7 @@ async def test_two_pools_that_do_not_fit_are_refused_with_the_remedy(tmp_path: P
 
 
 async def test_a_bundle_that_waits_is_given_up_for_the_next_one(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         await found.load("b")
         await found.load("c")
         with pytest.raises(DeployRefused, match="not loaded"):
@@ -110,7 +110,7 @@ async def test_a_bundle_that_waits_is_given_up_for_the_next_one(tmp_path: Path) 
 
 
 async def test_a_disk_that_cannot_be_written_does_not_undo_a_switch(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         await found.load("b")
 
         def full(*_: object) -> None:
@@ -123,7 +123,7 @@ async def test_a_disk_that_cannot_be_written_does_not_undo_a_switch(tmp_path: Pa
 
 
 async def test_a_damaged_copy_does_not_stand_in_for_the_whole_bundle(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         store = found.deployment.store
         with pytest.raises(DeployRefused, match="digest of weights"):
             await found.load("b", "refused")
@@ -133,7 +133,7 @@ async def test_a_damaged_copy_does_not_stand_in_for_the_whole_bundle(tmp_path: P
 
 
 async def test_two_rollbacks_do_not_serve_what_was_rolled_back(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         await found.load("b", activate=True)
         await found.deployment.roll_back("worse")
         with pytest.raises(DeployRefused, match="was rolled back last: `server activate bbb"):
@@ -146,7 +146,7 @@ async def test_two_rollbacks_do_not_serve_what_was_rolled_back(tmp_path: Path) -
 
 
 async def test_what_cannot_be_activated_is_told_apart(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         with pytest.raises(DeployRefused, match="aaaaaaaaaaaa is being served already"):
             await found.deployment.activate(A)
         with pytest.raises(DeployRefused, match="cccccccccccc is not loaded; nothing is"):

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from server.replica.fault_guard import EXIT_BROKEN, Failed, guard
+from server.replica.fault_guard import EXIT_BROKEN, Failed, fault_guard
 from server.replica.model import Rejected
 
 
 def test_a_bug_becomes_the_fault_of_whatever_was_done() -> None:
-    with pytest.raises(Failed) as caught, guard("FORWARD_FAILED"):
+    with pytest.raises(Failed) as caught, fault_guard("FORWARD_FAILED"):
         raise KeyError("x")
     fault = caught.value.fault
     assert (fault.code, fault.reason, fault.message) == (
@@ -23,18 +23,21 @@ def test_a_bug_becomes_the_fault_of_whatever_was_done() -> None:
 
 
 def test_what_is_the_rows_own_fault_stays_that() -> None:
-    with pytest.raises(Rejected) as caught, guard("PREPARE_FAILED", lambda error: True):
+    with pytest.raises(Rejected) as caught, fault_guard("PREPARE_FAILED", lambda error: True):
         raise Rejected("parts[0]", "EMPTY", "there is nothing in it")
     assert caught.value.fault.reason == "EMPTY"
 
 
 def test_an_error_that_spoils_all_others_is_not_answered() -> None:
-    with pytest.raises(RuntimeError, match="CUDA error"), guard("X", lambda error: True):
+    with pytest.raises(RuntimeError, match="CUDA error"), fault_guard("X", lambda error: True):
         raise RuntimeError("CUDA error: an illegal memory access")
 
 
 @pytest.mark.parametrize(("error", "code"), [("ConnectionError", 0), ("KeyError", EXIT_BROKEN)])
 def test_an_error_at_the_edge_ends_the_process(error: str, code: int) -> None:
-    script = f"from server.replica.fault_guard import edge\ndef loop(): raise {error}\nedge(loop)"
+    script = (
+        "from server.replica.fault_guard import run_thread\n"
+        f"def loop(): raise {error}\nrun_thread(loop)"
+    )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
     assert ended.returncode == code

@@ -17,8 +17,8 @@ from proto.inference_pb2_grpc import InferenceStub
 from server.commands.feedback import BadLine, items_of
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
-from server.telemetry_port import Unrecorded
-from tests.support.running import channel_to, edge
+from server.telemetry_port import NullTelemetry
+from tests.support.running import channel_to, listener
 from tests.support.standin_engine import StandInEngine
 from tests.support.telemetry_bench import NOW, SCHEMA, Clock, bundle, record
 
@@ -39,8 +39,11 @@ def telemetry(tmp_path: Path) -> Iterator[Telemetry]:
 
 
 @asynccontextmanager
-async def served(witness: Any) -> AsyncIterator[InferenceStub]:
-    async with edge(StandInEngine(), witness, Clock()) as address, channel_to(address) as channel:
+async def served(telemetry: Any) -> AsyncIterator[InferenceStub]:
+    async with (
+        listener(StandInEngine(), telemetry, Clock()) as address,
+        channel_to(address) as channel,
+    ):
         yield InferenceStub(channel)
 
 
@@ -48,8 +51,8 @@ def item(**fields: Any) -> pb.FeedbackItem:
     return pb.FeedbackItem(**({"prediction_id": KNOWN} | fields))
 
 
-async def tell(witness: Any, *items: pb.FeedbackItem) -> list[pb.FeedbackResult]:
-    async with served(witness) as stub:
+async def tell(telemetry: Any, *items: pb.FeedbackItem) -> list[pb.FeedbackResult]:
+    async with served(telemetry) as stub:
         return list((await stub.Feedback(pb.FeedbackRequest(items=items))).results)
 
 
@@ -105,7 +108,7 @@ async def test_an_item_that_cannot_be_read_spoils_no_other(telemetry: Telemetry)
     good = item(label="ok").SerializeToString()
     bad = b"\x0a\x02\xff\xfe"  # a prediction id that is not UTF-8
     request = b"".join(b"\x0a" + bytes([len(raw)]) + raw for raw in (bad, good))
-    async with edge(StandInEngine(), telemetry, Clock()) as address:
+    async with listener(StandInEngine(), telemetry, Clock()) as address:
         async with channel_to(address) as channel:
             call = channel.unary_unary("/trefoil.v1.Inference/Feedback")
             found = pb.FeedbackResponse.FromString(await call(request)).results
@@ -129,7 +132,7 @@ async def test_a_thousand_items_are_answered_in_order(telemetry: Telemetry) -> N
 
 async def test_feedback_that_nobody_keeps_is_not_taken_silently() -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await tell(Unrecorded("degraded: the disk is full"), item(label="ok"))
+        await tell(NullTelemetry("degraded: the disk is full"), item(label="ok"))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "the disk is full" in (caught.value.details() or "")
 

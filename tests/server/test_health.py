@@ -18,7 +18,7 @@ from proto import (
     observe_pb2,
     observe_pb2_grpc,
 )
-from tests.support.running import channel_to, edge, until
+from tests.support.running import channel_to, listener, until
 from tests.support.standin_engine import STAMP, StandInEngine
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -42,7 +42,7 @@ def ask(service: str) -> Any:
 async def test_health_follows_the_engine(state: str, startup: int, ready: int) -> None:
     engine = StandInEngine()
     engine.become(state)
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         found = {
             name: (await stub.Check(ask(name))).status
@@ -59,7 +59,7 @@ async def test_health_follows_the_engine(state: str, startup: int, ready: int) -
 
 
 async def test_health_of_an_unknown_service_is_not_found() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Check(ask("other"))
@@ -70,7 +70,7 @@ async def test_health_of_an_unknown_service_is_not_found() -> None:
 
 async def test_health_watch_tells_each_change_once() -> None:
     engine = StandInEngine()
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         call = health_pb2_grpc.HealthStub(channel).Watch(ask("trefoil.ready"))
         assert (await call.read()).status == SERVING
         engine.become("DEGRADED")  # still serving: nothing to tell
@@ -83,7 +83,7 @@ async def test_health_watch_tells_each_change_once() -> None:
 
 
 async def test_watch_gives_the_whole_state_once_and_closes() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         call = observe_pb2_grpc.ObserveStub(channel).Watch(observe_pb2.WatchRequest(once=True))
         (event,) = [event async for event in call]
     snapshot = event.snapshot
@@ -97,7 +97,7 @@ async def test_watch_gives_the_whole_state_once_and_closes() -> None:
 
 async def test_watch_tells_a_change_of_state_at_once() -> None:
     engine = StandInEngine()
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         slow = observe_pb2.WatchRequest(interval_s=60)
         call = observe_pb2_grpc.ObserveStub(channel).Watch(slow)
         first = await call.read()
@@ -109,7 +109,7 @@ async def test_watch_tells_a_change_of_state_at_once() -> None:
 
 
 async def test_rows_refused_at_the_door_are_counted() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         stub = inference_pb2_grpc.InferenceStub(channel)
         row = inference_pb2.Example()
         await stub.Predict(inference_pb2.PredictRequest(examples=[row, row]))
@@ -120,7 +120,7 @@ async def test_rows_refused_at_the_door_are_counted() -> None:
 
 async def test_drain_tells_its_progress_and_ends() -> None:
     engine = StandInEngine()
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         waiting = inference_pb2.Example(parts=[inference_pb2.Part(text="wait")])
         stub = inference_pb2_grpc.InferenceStub(channel)
         answer = stub.Predict(inference_pb2.PredictRequest(examples=[waiting]))
@@ -142,7 +142,7 @@ async def test_reflection_lists_every_service_and_describes_the_private_ones() -
     ask_file = reflection_pb2.ServerReflectionRequest(
         file_containing_symbol="inference.GRPCInferenceService"
     )
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         answers = [answer async for answer in stub.ServerReflectionInfo(iter((ask_list, ask_file)))]
     names = {service.name for service in answers[0].list_services_response.service}

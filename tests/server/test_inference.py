@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
-from tests.support.running import channel_to, edge, until
+from tests.support.running import channel_to, listener, until
 from tests.support.standin_engine import LABELS, STAMP, StandInEngine, without_facts
 
 MANY_SLICES = {f"tag{index}": "v" for index in range(17)}
@@ -46,7 +46,7 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
 
 
 async def test_answer_carries_scores_timing_and_the_stamp_in_body_and_trailer() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         call = stubs.InferenceStub(channel).Predict(request(example("hum"), request_id="r1"))
         response = await call
         trailing = dict(await call.trailing_metadata())
@@ -60,7 +60,10 @@ async def test_answer_carries_scores_timing_and_the_stamp_in_body_and_trailer() 
 
 async def test_caller_without_a_deadline_has_the_servers_own() -> None:
     engine, before = StandInEngine(), time.monotonic()
-    async with edge(engine, default_deadline_s=3600.0) as address, channel_to(address) as channel:
+    async with (
+        listener(engine, default_deadline_s=3600.0) as address,
+        channel_to(address) as channel,
+    ):
         await stubs.InferenceStub(channel).Predict(request(example("hum")))
     (work,) = engine.received
     assert work.deadline is not None and work.deadline >= before + 3600.0
@@ -68,7 +71,7 @@ async def test_caller_without_a_deadline_has_the_servers_own() -> None:
 
 async def test_default_deadline_of_nought_is_none() -> None:
     engine = StandInEngine()
-    async with edge(engine, default_deadline_s=0.0) as address, channel_to(address) as channel:
+    async with listener(engine, default_deadline_s=0.0) as address, channel_to(address) as channel:
         await stubs.InferenceStub(channel).Predict(request(example("hum")))
     (work,) = engine.received
     assert work.deadline is None
@@ -84,7 +87,7 @@ async def test_parts_reach_the_engine_as_sent_and_in_order() -> None:
         ],
         slices={"site": "b"},
     )
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         metadata = (("trefoil-client", "press-7"), ("traceparent", f"00-{'a' * 32}-{'b' * 16}-01"))
         await stubs.InferenceStub(channel).Predict(
             request(sent, session_id="s", priority=pb.HIGH, no_payload_sample=True),
@@ -101,14 +104,14 @@ async def test_parts_reach_the_engine_as_sent_and_in_order() -> None:
 
 async def test_client_is_host_and_program_when_it_does_not_say_who_it_is() -> None:
     engine = StandInEngine()
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         await stubs.InferenceStub(channel).Predict(request(example("hum")))
     assert engine.received[0].client.startswith("127.0.0.1 grpc-python")
 
 
 async def test_one_bad_row_never_fails_the_others() -> None:
     rows = [example("hum"), pb.Example(), example("INVALID_ARGUMENT TOO_DARK"), example("hiss")]
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         response = await stubs.InferenceStub(channel).Predict(request(*rows))
     kinds = [result.WhichOneof("outcome") for result in response.results]
     assert kinds == ["prediction", "fault", "fault", "prediction"]
@@ -118,7 +121,7 @@ async def test_one_bad_row_never_fails_the_others() -> None:
 
 
 async def test_a_single_bad_row_is_a_status_with_details() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         bad = request(example("hum", "INVALID_ARGUMENT TOO_DARK"))
         error = await refusal(stubs.InferenceStub(channel).Predict(bad))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -132,20 +135,20 @@ async def test_a_single_bad_row_is_a_status_with_details() -> None:
 
 async def test_several_bad_rows_are_faults_of_an_answered_request() -> None:
     rows = [example("INVALID_ARGUMENT A"), example("INVALID_ARGUMENT B")]
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         response = await stubs.InferenceStub(channel).Predict(request(*rows))
     assert [result.fault.reason for result in response.results] == ["A", "B"]
 
 
 async def test_what_meets_every_row_fails_the_request_so_that_retry_policies_see_it() -> None:
     rows = [example("UNAVAILABLE WARMING"), example("UNAVAILABLE WARMING")]
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         error = await refusal(stubs.InferenceStub(channel).Predict(request(*rows)))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_full_server_says_when_to_come_back() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         full = request(example("RESOURCE_EXHAUSTED QUEUE_FULL"))
         error = await refusal(stubs.InferenceStub(channel).Predict(full))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -153,7 +156,7 @@ async def test_a_full_server_says_when_to_come_back() -> None:
 
 
 async def test_another_stamp_is_refused_with_the_serving_one() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         pinned = request(example("hum"), expected_stamps=["cd" * 32])
         error = await refusal(stubs.InferenceStub(channel).Predict(pinned))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -204,7 +207,7 @@ async def test_bad_requests_are_refused_by_field_and_reason(
     bad: pb.PredictRequest, field: str, reason: str
 ) -> None:
     engine = StandInEngine()
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         error = await refusal(stubs.InferenceStub(channel).Predict(bad))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     (violation,) = details(error)["BadRequest"].field_violations
@@ -214,7 +217,7 @@ async def test_bad_requests_are_refused_by_field_and_reason(
 
 async def test_a_true_claim_of_the_content_passes() -> None:
     part = pb.Part(data=b"x", sha256=hashlib.sha256(b"x").hexdigest(), modality=pb.AUDIO)
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         response = await stubs.InferenceStub(channel).Predict(request(pb.Example(parts=[part])))
     assert response.results[0].prediction.label == "ok"
 
@@ -228,7 +231,7 @@ async def raw_predict(channel: grpc.aio.Channel, data: bytes) -> Any:
 
 async def test_text_that_is_not_utf8_is_named_and_the_other_rows_are_answered() -> None:
     data = request(example("fine"), example("fine", "b@d")).SerializeToString()
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         response = await raw_predict(channel, data.replace(b"b@d", b"b\xffd"))
     assert response.results[0].prediction.label == "ok"
     assert response.results[1].fault.field == "examples[1].parts[1].text"
@@ -237,21 +240,21 @@ async def test_text_that_is_not_utf8_is_named_and_the_other_rows_are_answered() 
 
 async def test_a_label_that_is_not_utf8_is_named() -> None:
     data = request(example("fine"), labels=["good", "b@d"]).SerializeToString()
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         error = await refusal(raw_predict(channel, data.replace(b"b@d", b"b\xffd")))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert details(error)["BadRequest"].field_violations[0].field == "labels[1]"
 
 
 async def test_bytes_that_are_no_message_are_the_callers_fault() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         error = await refusal(raw_predict(channel, b"\xff\xff\xff\xff"))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_cancelled_call_cancels_its_work() -> None:
     engine = StandInEngine()
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         call = stubs.InferenceStub(channel).Predict(request(example("wait"), example("wait")))
         await until(lambda: len(engine.received) == 2)
         call.cancel()
@@ -261,7 +264,7 @@ async def test_a_cancelled_call_cancels_its_work() -> None:
 
 async def test_stream_answers_as_requests_finish_and_survives_a_bad_one() -> None:
     engine = StandInEngine()
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         stream = stubs.InferenceStub(channel).PredictStream()
         await stream.write(request(example("wait"), request_id="slow"))
         await stream.write(request(request_id="empty"))
@@ -281,7 +284,7 @@ async def test_stream_answers_as_requests_finish_and_survives_a_bad_one() -> Non
 
 async def test_stream_reads_no_more_than_it_may_have_in_flight() -> None:
     engine = StandInEngine()
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         stream = stubs.InferenceStub(channel).PredictStream()
         for index in range(100):
             await stream.write(request(example("wait"), request_id=str(index)))
@@ -295,7 +298,7 @@ async def test_stream_reads_no_more_than_it_may_have_in_flight() -> None:
 
 
 async def test_generated_text_comes_piece_by_piece_with_the_stamp_first_and_last() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         call = stubs.InferenceStub(channel).Generate(pb.GenerateRequest(example=example("hum")))
         events = [event async for event in call]
     assert "".join(event.text for event in events) == "smoke near the drive"
@@ -305,7 +308,7 @@ async def test_generated_text_comes_piece_by_piece_with_the_stamp_first_and_last
 
 async def test_cancelling_a_generation_cancels_its_work() -> None:
     engine = StandInEngine()
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         endless = pb.GenerateRequest(example=example("hum"), max_new_tokens=1)
         call = stubs.InferenceStub(channel).Generate(endless)
         await call.read()
@@ -314,7 +317,7 @@ async def test_cancelling_a_generation_cancels_its_work() -> None:
 
 
 async def test_a_generation_at_fault_is_a_status() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         bad = pb.GenerateRequest(example=example("INVALID_ARGUMENT TOO_DARK"))
         error = await refusal(stubs.InferenceStub(channel).Generate(bad).read())
         empty = await refusal(stubs.InferenceStub(channel).Generate(pb.GenerateRequest()).read())
@@ -323,21 +326,21 @@ async def test_a_generation_at_fault_is_a_status() -> None:
 
 
 async def test_describe_tells_labels_limits_and_stamp() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         described = await stubs.InferenceStub(channel).Describe(pb.DescribeRequest())
     assert (described.stamp.hex, list(described.labels)) == (STAMP, list(LABELS))
     assert {limit.name for limit in described.limits} == {"max_parts", "image_pixels"}
 
 
 async def test_describe_before_the_first_load_is_unavailable() -> None:
-    async with edge(without_facts()) as address, channel_to(address) as channel:
+    async with listener(without_facts()) as address, channel_to(address) as channel:
         error = await refusal(stubs.InferenceStub(channel).Describe(pb.DescribeRequest()))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_message_beyond_the_limit_is_refused_and_the_server_goes_on() -> None:
     engine = StandInEngine()
-    async with edge(engine, max_message_bytes=1 << 20) as address:
+    async with listener(engine, max_message_bytes=1 << 20) as address:
         async with channel_to(address) as channel:
             stub = stubs.InferenceStub(channel)
             large = request(pb.Example(parts=[pb.Part(data=bytes(2 << 20))]))
@@ -351,7 +354,7 @@ async def test_a_message_beyond_the_limit_is_refused_and_the_server_goes_on() ->
 
 
 async def test_oversized_metadata_is_refused() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         metadata = (("trefoil-client", "x" * 40_000),)
         call = stubs.InferenceStub(channel).Predict(request(example("hum")), metadata=metadata)
         error = await refusal(call)

@@ -20,10 +20,10 @@ from proto import replica_pb2
 from proto.observe_pb2_grpc import ObserveStub
 from server.engine import Engine
 from server.ops.skew_alert import REPEAT_S, SkewAlert
-from server.replica.integrity_check import SelfCheck
+from server.replica.integrity_check import IntegrityCheck
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
-from tests.support.running import channel_to, edge, until
+from tests.support.running import channel_to, listener, until
 from tests.support.standin_engine import StandInEngine
 from tests.support.stub_bundles import Unkept
 from tests.support.stub_replica import StubWatch, stub_config, stub_pool
@@ -33,12 +33,12 @@ FUNCTION = "memory pipelines.models.qwen.log_mel.mel now was replaced in memory\
 
 
 class Answers:
-    """What a SelfCheck on a thread of its own sends, until its front is gone."""
+    """What an IntegrityCheck on a thread of its own sends, until its front is gone."""
 
     def __init__(self, path: Path, interval_s: float) -> None:
         self.sent: queue.SimpleQueue[replica_pb2.Looked] = queue.SimpleQueue()
         self.gone = False
-        self.check = SelfCheck(StubWatch(str(path)), self._send, interval_s)
+        self.check = IntegrityCheck(StubWatch(str(path)), self._send, interval_s)
         self.thread = threading.Thread(target=self.check.run)
         self.thread.start()
 
@@ -140,15 +140,15 @@ async def test_verifying_waits_for_every_replica_and_reads_the_disk_once(tmp_pat
 
 async def test_verifying_does_not_wait_for_a_replica_that_dies(tmp_path: Path) -> None:
     async with running(tmp_path / "none") as engine:
-        seat = engine.snapshot().replicas[0]
+        replica = engine.snapshot().replicas[0]
 
-        os.kill(seat.pid, signal.SIGSTOP)  # it will not answer
-        stat = Path(f"/proc/{seat.pid}/stat")
+        os.kill(replica.pid, signal.SIGSTOP)  # it will not answer
+        stat = Path(f"/proc/{replica.pid}/stat")
         await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
         asked = asyncio.create_task(engine.verify())
         await asyncio.sleep(0.2)
         assert not asked.done()
-        os.kill(seat.pid, signal.SIGKILL)
+        os.kill(replica.pid, signal.SIGKILL)
         await asyncio.wait_for(asked, 20)
 
 
@@ -198,13 +198,13 @@ async def test_a_new_process_that_is_what_it_loaded_ends_the_alert_of_the_one_be
 
 async def test_verify_over_the_wire_answers_with_a_snapshot() -> None:
     engine = StandInEngine()
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         event = await ObserveStub(channel).Verify(pb.VerifyRequest())
     assert event.snapshot.server == "press-7" and engine.verified == 1
 
 
 async def test_a_verify_request_that_is_no_message_is_refused() -> None:
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         call = channel.unary_unary("/trefoil.v1.Observe/Verify")
         with pytest.raises(grpc.aio.AioRpcError):
             await call(b"\xff\xff")

@@ -23,8 +23,8 @@ from server.telemetry.findings import Finding
 from server.telemetry.rows import DeployRow
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
-from server.telemetry_port import Unrecorded
-from tests.support.running import IDENTITY, channel_to, edge
+from server.telemetry_port import NullTelemetry
+from tests.support.running import IDENTITY, channel_to, listener
 from tests.support.standin_engine import StandInEngine
 from tests.support.telemetry_bench import NOW, SCHEMA, Clock, bundle, record
 
@@ -44,8 +44,11 @@ def telemetry(tmp_path: Path) -> Iterator[Telemetry]:
 
 
 @asynccontextmanager
-async def observed(witness: Any) -> AsyncIterator[ObserveStub]:
-    async with edge(StandInEngine(), witness, Clock()) as address, channel_to(address) as channel:
+async def observed(telemetry: Any) -> AsyncIterator[ObserveStub]:
+    async with (
+        listener(StandInEngine(), telemetry, Clock()) as address,
+        channel_to(address) as channel,
+    ):
         yield ObserveStub(channel)
 
 
@@ -151,7 +154,7 @@ async def test_a_watcher_that_does_not_read_slows_nobody_and_misses_what_is_over
 ) -> None:
     rounds, large = 20, "x" * 10_000
     engine, made = StandInEngine(), 0
-    async with edge(engine, telemetry, Clock()) as address, channel_to(address) as channel:
+    async with listener(engine, telemetry, Clock()) as address, channel_to(address) as channel:
         stub = ObserveStub(channel)
         async with channel_to(address) as other:
             slow = ObserveStub(other).Watch(pb.WatchRequest(interval_s=QUICK))
@@ -176,7 +179,7 @@ async def test_a_watcher_that_does_not_read_slows_nobody_and_misses_what_is_over
 
 @pytest.mark.parametrize("interval_s", [math.nan, -1.0])
 async def test_an_interval_that_is_none_is_the_servers_own(interval_s: float) -> None:
-    async with observed(Unrecorded()) as stub:
+    async with observed(NullTelemetry()) as stub:
         call = stub.Watch(pb.WatchRequest(interval_s=interval_s))
         events = [await call.read()]
         with pytest.raises(TimeoutError):
@@ -195,7 +198,7 @@ async def test_once_is_one_snapshot_that_moves_no_cursor(telemetry: Telemetry) -
 
 
 async def test_lost_telemetry_degrades_a_server_that_goes_on_serving() -> None:
-    async with observed(Unrecorded("degraded: the disk is full")) as stub:
+    async with observed(NullTelemetry("degraded: the disk is full")) as stub:
         (event,) = [event async for event in stub.Watch(pb.WatchRequest(once=True))]
     assert event.snapshot.state == pb.DEGRADED
     assert event.snapshot.reason == "telemetry degraded: the disk is full"
@@ -366,7 +369,7 @@ async def test_a_silence_that_does_not_end_or_says_nothing_is_refused(
 
 
 async def test_a_server_without_telemetry_shows_nothing_and_takes_nothing() -> None:
-    async with observed(Unrecorded()) as stub:
+    async with observed(NullTelemetry()) as stub:
         (event,) = [event async for event in stub.Watch(pb.WatchRequest(once=True))]
         assert await history(stub) == []
         assert not (await stub.Samples(pb.SamplesRequest())).samples

@@ -21,7 +21,7 @@ from proto import inference_pb2 as pb
 from server.api import open_inference_messages as oip
 from server.api.open_inference_tensors import bytes_elements, bytes_tensor
 from server.request.status import Refused
-from tests.support.running import channel_to, edge
+from tests.support.running import channel_to, listener
 from tests.support.standin_engine import LABELS, STAMP, StandInEngine, without_facts
 
 
@@ -48,7 +48,7 @@ async def call(channel: grpc.aio.Channel, method: str, request: Any, answer: Any
 
 
 async def model_infer(engine: StandInEngine, request: Any) -> Any:
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         return await call(channel, "ModelInfer", request, oip.ModelInferResponse)
 
 
@@ -180,7 +180,7 @@ async def test_a_stream_answers_errors_in_the_message_and_goes_on() -> None:
     bad = infer(tensor("text", [b"INVALID_ARGUMENT DARK"]), id="bad")
     good = infer(tensor("text", [b"hum"]), id="good")
     good.parameters["triton_enable_empty_final_response"].bool_param = True
-    async with edge(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
         stream = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
             request_serializer=lambda message: message.SerializeToString(),
@@ -194,7 +194,7 @@ async def test_a_stream_answers_errors_in_the_message_and_goes_on() -> None:
 
 
 async def test_nothing_is_ready_before_the_first_load() -> None:
-    async with edge(without_facts()) as address, channel_to(address) as channel:
+    async with listener(without_facts()) as address, channel_to(address) as channel:
         ask = oip.ModelReadyRequest(name="triage")
         ready = await call(channel, "ModelReady", ask, oip.ModelReadyResponse)
         server = await call(channel, "ServerReady", ask, oip.ServerReadyResponse)
@@ -255,7 +255,7 @@ async def test_an_unmodified_triton_client_is_served() -> None:
     """In a process of its own: its messages have the names of ours."""
     if importlib.util.find_spec("tritonclient") is None:
         pytest.skip("tritonclient is not installed: pip install 'tritonclient[grpc]'")
-    async with edge(StandInEngine()) as address:
+    async with listener(StandInEngine()) as address:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", TRITON, address, stdout=subprocess.PIPE
         )
@@ -292,7 +292,7 @@ async def test_an_unmodified_load_generator_reports_our_split(
     inputs.write_text(json.dumps({"data": [{"text": {"content": ["hum"], "shape": [1]}}]}))
     # Any spread of latencies counts as stable: this is no measurement.
     brief = ("-p", "300", "-s", "999", "-r", "4", "--concurrency-range", "2")
-    async with edge(StandInEngine()) as address:
+    async with listener(StandInEngine()) as address:
         process = await asyncio.create_subprocess_exec(
             perf_analyzer(),
             *("-m", "triage", "-i", "grpc", "-u", address, "--input-data", str(inputs)),

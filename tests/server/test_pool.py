@@ -14,7 +14,6 @@ import pytest
 
 from server.errors import PoolRefused
 from server.pool.pool import Pool
-from server.pool.queue import Entry
 from server.types import Outcome, Work
 from tests.support.stub_replica import STAMP, stub_config, stub_pool, work
 
@@ -46,8 +45,7 @@ class Ask:
     def __init__(self, pool: Pool, row: Work) -> None:
         self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.tokens: list[str] = []
-        self.entry = Entry(row, time.monotonic(), self.answer.set_result, self.tokens.append)
-        pool.dispatch.submit(self.entry)
+        self.entry = pool.submit(row, self.answer.set_result, self.tokens.append)
 
 
 async def ask(pool: Pool, entry_id: str, text: str, **changes: Any) -> Outcome:
@@ -133,9 +131,9 @@ async def test_a_request_that_kills_two_replicas_is_quarantined_and_its_company_
         assert [outcome.prediction_id for outcome in failed] == ["r3"]
         assert failed[0].fault and failed[0].fault.reason == "QUARANTINED"
         assert failed[0].fault.code == "INTERNAL"
-        refusal = pool.dispatch.refusal(work("again", "die"))
+        refusal = pool.refusal(work("again", "die"))
         assert refusal and refusal.reason == "QUARANTINED"
-        assert pool.dispatch.refusal(work("other", "dye")) is None
+        assert pool.refusal(work("other", "dye")) is None
 
 
 async def test_rows_wait_while_the_only_replica_is_replaced() -> None:
@@ -160,9 +158,9 @@ async def test_a_cancelled_row_never_reaches_a_replica() -> None:
     async with running(rows=1) as pool:
         blocker = Ask(pool, work("b", "sleep 0.2"))
         ahead = Ask(pool, work("c", "x"))
-        await until(lambda: pool.dispatch.in_flight == 2)
+        await until(lambda: pool.in_flight == 2)
         queued = Ask(pool, work("q", "x"))
-        pool.dispatch.cancel(queued.entry)
+        pool.cancel(queued.entry)
         await blocker.answer
         await ahead.answer
         last = await ask(pool, "l", "x")
@@ -174,10 +172,10 @@ async def test_a_row_cancelled_in_the_replica_is_dropped_before_its_next_stage()
     async with running(rows=4) as pool:
         blocker = Ask(pool, work("b", "slow 0.2"))
         behind = Ask(pool, work("c", "x"))
-        await until(lambda: pool.dispatch.in_flight == 2)
-        pool.dispatch.cancel(behind.entry)
+        await until(lambda: pool.in_flight == 2)
+        pool.cancel(behind.entry)
         await blocker.answer
-        await until(lambda: pool.dispatch.in_flight == 0)
+        await until(lambda: pool.in_flight == 0)
         last = await ask(pool, "l", "x")
         assert last.answer and last.answer.confidence == 2  # rows decoded: b, l
 
@@ -186,7 +184,7 @@ async def test_an_expired_row_never_reaches_a_replica() -> None:
     async with running(rows=1) as pool:
         blocker = Ask(pool, work("b", "sleep 0.3"))
         ahead = Ask(pool, work("c", "x"))
-        await until(lambda: pool.dispatch.in_flight == 2)
+        await until(lambda: pool.in_flight == 2)
         late = Ask(pool, work("q", "x", deadline=time.monotonic() + 0.1))
         outcome = await late.answer
         assert not blocker.answer.done()
@@ -200,7 +198,7 @@ async def test_an_expired_row_never_reaches_a_replica() -> None:
 async def test_a_row_that_expires_in_the_replica_is_dropped_there() -> None:
     async with running(rows=4) as pool:
         blocker = Ask(pool, work("b", "slow 0.3"))
-        await until(lambda: pool.dispatch.in_flight == 1)
+        await until(lambda: pool.in_flight == 1)
         late = Ask(pool, work("q", "x", deadline=time.monotonic() + 0.1))
         outcome = await late.answer
         assert outcome.fault and outcome.fault.reason == "EXPIRED_IN_REPLICA"
@@ -211,7 +209,7 @@ async def test_higher_priority_overtakes_what_is_queued() -> None:
     async with running(rows=1) as pool:
         order: list[str] = []
         blockers = [Ask(pool, work(f"b{n}", "sleep 0.1")) for n in range(2)]
-        await until(lambda: pool.dispatch.in_flight == 2)
+        await until(lambda: pool.in_flight == 2)
         rows = [("low", 2), ("normal", 1), ("high", 0)]
         asks = [Ask(pool, work(name, "x", priority=priority)) for name, priority in rows]
         for a in asks:
@@ -256,8 +254,8 @@ async def test_a_cancelled_text_stops_being_written() -> None:
     async with running() as pool:
         text = Ask(pool, work("t", "word " * 1000, task="generate"))
         await until(lambda: text.tokens)
-        pool.dispatch.cancel(text.entry)
-        await until(lambda: pool.dispatch.in_flight == 0)
+        pool.cancel(text.entry)
+        await until(lambda: pool.in_flight == 0)
         assert len(text.tokens) < 900
 
 
@@ -266,15 +264,15 @@ async def test_a_text_that_was_partly_sent_is_not_retried() -> None:
         text = Ask(pool, work("t", "die slowly but surely", task="generate"))
         outcome = await text.answer
         assert text.tokens and outcome.fault and outcome.fault.reason == "REPLICA_LOST"
-        assert len(pool.dispatch.quarantine) == 0
+        assert len(pool.dispatcher.quarantine) == 0
 
 
 async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     async with running(settings={"queue_rows": 2}, rows=1) as pool:
         asks = [Ask(pool, work(f"r{n}", "sleep 0.1")) for n in range(2)]
-        await until(lambda: pool.dispatch.in_flight == 2)
+        await until(lambda: pool.in_flight == 2)
         asks += [Ask(pool, work(f"q{n}", "x")) for n in range(2)]
-        refusal = pool.dispatch.refusal(work("more", "x"))
+        refusal = pool.refusal(work("more", "x"))
         assert refusal and refusal.code == "RESOURCE_EXHAUSTED" and refusal.retry_after_s > 0
         urgent = Ask(pool, work("u", "x", priority=0))
         displaced = await asks[-1].answer
@@ -288,9 +286,9 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_the_door() -> None:
         for n in range(8):
             await ask(pool, f"r{n}", "sleep 0.05")
         soon = work("d", "x", deadline=time.monotonic() + 0.01)
-        refusal = pool.dispatch.refusal(soon)
+        refusal = pool.refusal(soon)
         assert refusal and refusal.reason == "DEADLINE_UNREACHABLE"
-        assert pool.dispatch.refusal(work("d", "x", deadline=time.monotonic() + 9)) is None
+        assert pool.refusal(work("d", "x", deadline=time.monotonic() + 9)) is None
 
 
 async def test_a_refused_bundle_ends_the_start_with_its_check() -> None:
@@ -352,7 +350,7 @@ async def test_stopping_ends_every_process_and_answers_what_waits() -> None:
     async with running(2) as pool:
         pids = [status.pid for status in pool.statuses()]
         waiting = Ask(pool, work("w", "sleep 5"))
-        await until(lambda: pool.dispatch.in_flight == 1)
+        await until(lambda: pool.in_flight == 1)
     outcome = await waiting.answer
     assert outcome.fault and outcome.fault.code == "UNAVAILABLE"
     for process in pids:

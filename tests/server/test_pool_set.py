@@ -55,7 +55,7 @@ async def serving(**settings: object) -> AsyncIterator[tuple[Engine, Kept]]:
 
 
 async def load(engine: Engine, bundle: str) -> list[Step]:
-    async with aclosing(engine.lineup.load(Path(bundle))) as steps:
+    async with aclosing(engine.pool_set.load(Path(bundle))) as steps:
         return [step async for step in steps]
 
 
@@ -99,7 +99,7 @@ async def test_switches_under_load_fail_nothing_and_mix_nothing() -> None:
             for turn in range(20):
                 await asyncio.sleep(0.03)
                 stamp = NEW if turn % 2 == 0 else OLD
-                switches.append(engine.lineup.activate(stamp))
+                switches.append(engine.pool_set.activate(stamp))
                 # From the very next request on.
                 assert await stamp_of(engine, work(f"s{turn}", "x")) == stamp
             await asyncio.wait(texts)
@@ -115,10 +115,10 @@ async def test_switches_under_load_fail_nothing_and_mix_nothing() -> None:
 async def test_rollback_goes_back_to_the_bundle_kept_warm() -> None:
     async with serving() as (engine, _):
         with pytest.raises(DeployRefused, match="nothing|no bundle"):
-            engine.lineup.roll_back()
+            engine.pool_set.roll_back()
         await load(engine, "cd")
-        engine.lineup.activate(NEW)
-        switch = engine.lineup.roll_back()
+        engine.pool_set.activate(NEW)
+        switch = engine.pool_set.roll_back()
         assert (switch.stamp, switch.from_stamp) == (OLD, NEW)
         assert await stamp_of(engine, work("a", "x")) == OLD
 
@@ -133,17 +133,17 @@ async def test_a_bad_candidate_is_refused_and_what_serves_is_untouched(
         with pytest.raises(DeployRefused) as refusal:
             await load(engine, bundle)
         assert refusal.value.check == check
-        assert engine.lineup.candidate is None
+        assert engine.pool_set.candidate is None
         assert await stamp_of(engine, work("a", "x")) == OLD
         with pytest.raises(DeployRefused, match="not loaded"):
-            engine.lineup.activate(NEW)
+            engine.pool_set.activate(NEW)
         await load(engine, "cd")  # a good one still gets in
 
 
 async def test_work_pinned_to_the_standby_is_answered_by_it() -> None:
     async with serving() as (engine, _):
         await load(engine, "cd")
-        engine.lineup.activate(NEW)
+        engine.pool_set.activate(NEW)
         pinned = work("a", "x", expected_stamps=frozenset({OLD}))
         assert await stamp_of(engine, pinned) == OLD
         other = await engine.predict(work("b", "x", expected_stamps=frozenset({"ef" * 32})))
@@ -154,40 +154,40 @@ async def test_a_session_stays_on_the_stamp_it_began_on_until_a_rollback() -> No
     async with serving() as (engine, _):
         await load(engine, "cd")
         assert await stamp_of(engine, work("a", "x", session="s")) == OLD
-        engine.lineup.activate(NEW)
+        engine.pool_set.activate(NEW)
         assert await stamp_of(engine, work("b", "x", session="s")) == OLD
         assert await stamp_of(engine, work("c", "x", session="t")) == NEW
-        engine.lineup.roll_back()
+        engine.pool_set.roll_back()
         assert await stamp_of(engine, work("d", "x", session="t")) == OLD
 
 
 async def test_the_standby_ends_when_its_time_is_over() -> None:
     async with serving(standby_s=0.2) as (engine, _):
         await load(engine, "cd")
-        engine.lineup.activate(NEW)
-        await until(lambda: engine.lineup.standby is None)
+        engine.pool_set.activate(NEW)
+        await until(lambda: engine.pool_set.standby is None)
         with pytest.raises(DeployRefused):
-            engine.lineup.roll_back()
+            engine.pool_set.roll_back()
         assert await stamp_of(engine, work("a", "x")) == NEW
 
 
 async def test_who_leaves_at_the_last_word_of_a_load_leaves_a_candidate_that_serves() -> None:
     async with serving() as (engine, _):
-        async with aclosing(engine.lineup.load(Path("cd"))) as steps:
+        async with aclosing(engine.pool_set.load(Path("cd"))) as steps:
             async for step in steps:
                 if step.name == "ready":
                     break
-        engine.lineup.activate(NEW)
+        engine.pool_set.activate(NEW)
         assert await stamp_of(engine, work("a", "x")) == NEW
 
 
 async def test_a_load_under_way_ends_when_the_server_is_told_to_stop() -> None:
     async with serving() as (engine, _):
         with pytest.raises(DeployRefused, match="told to stop"):
-            async with aclosing(engine.lineup.load(Path("cd"))) as steps:
+            async with aclosing(engine.pool_set.load(Path("cd"))) as steps:
                 async for _step in steps:
                     await engine.drain(1.0)
-        assert [pool.config.bundle for pool in engine.lineup.pools] == [Path("ab")]
+        assert [pool.config.bundle for pool in engine.pool_set.pools] == [Path("ab")]
 
 
 async def test_the_bundle_that_serves_is_not_loaded_again() -> None:
@@ -205,3 +205,25 @@ def test_a_busy_machine_is_not_held_against_a_bundle() -> None:
     assert slower(evidence(30.0), (evidence(25.0),)) == ""
     assert "the active bundle now 12.0 ms" in slower(evidence(30.0), (evidence(12.0),))
     assert slower(evidence(30.0), ()) != ""
+
+
+@pytest.mark.parametrize("task", ["classify", "generate"])
+async def test_a_row_is_routed_once(task: str) -> None:
+    """The pool that admits a row is the pool that gets it, even when the share grows meanwhile."""
+    async with serving() as (engine, _):
+        await load(engine, "cd")
+        assert engine.pool_set.candidate is not None
+        drawn: list[str] = []
+
+        def share() -> float:
+            drawn.append("")
+            return float(len(drawn) > 1)
+
+        engine.pool_set.split(engine.pool_set.candidate, share)
+        row = work("a", "x", task=task)
+        if task == "classify":
+            assert await stamp_of(engine, row) == OLD
+        else:
+            async with aclosing(engine.generate(row)) as items:
+                assert {item.stamp async for item in items if isinstance(item, Token)} == {OLD}
+        assert len(drawn) == 1

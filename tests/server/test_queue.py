@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.pool.in_flight import Holdings
-from server.pool.queue import Entry, Scheduler, compose
+from server.pool.in_flight import InFlight
+from server.pool.queue import QueueEntry, RowQueue
+from server.replica.batching import Budget, compose
 from server.types import Outcome, Work
 
 
@@ -40,16 +41,16 @@ def ignore(_outcome: Outcome) -> None:
     pass
 
 
-def entry(row: Work, queued_at: float = 0.0) -> Entry:
-    return Entry(row, queued_at, ignore)
+def entry(row: Work, queued_at: float = 0.0) -> QueueEntry:
+    return QueueEntry(row, queued_at, ignore)
 
 
-def ids(entries: list[Entry]) -> list[str]:
+def ids(entries: list[QueueEntry]) -> list[str]:
     return [e.work.id for e in entries]
 
 
-def queue(rows: int = 100, nbytes: int = 10_000, patience_s: float = 5.0) -> Scheduler:
-    return Scheduler(rows, nbytes, patience_s)
+def queue(rows: int = 100, nbytes: int = 10_000, patience_s: float = 5.0) -> RowQueue:
+    return RowQueue(rows, nbytes, patience_s)
 
 
 def test_rows_without_deadlines_leave_first_in_first_out() -> None:
@@ -176,7 +177,7 @@ def test_every_row_leaves_exactly_once_and_bounds_hold(actions: list[tuple[str, 
 def test_a_batch_is_never_over_budget_and_never_empty(
     costs: list[int], budget: int, rows: int
 ) -> None:
-    count = compose(costs, budget, rows)
+    count = compose(costs, Budget(rows, budget))
     assert 1 <= count <= min(len(costs), rows)
     assert count == 1 or count * max(costs[:count]) <= budget
     if count < min(len(costs), rows):
@@ -185,7 +186,7 @@ def test_a_batch_is_never_over_budget_and_never_empty(
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 30)), max_size=30))
 def test_a_replica_never_holds_more_ahead_than_its_room(rows: list[tuple[int, int]]) -> None:
-    held = Holdings(most_bytes=50)
+    held = InFlight(most_bytes=50)
     held.rows_room, held.cost_room = 6, 500
     for number, (cost, size) in enumerate(rows):
         row = work(str(number), cost=cost, size=size)

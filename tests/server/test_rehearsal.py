@@ -23,15 +23,15 @@ from server.engine import Engine
 from server.errors import DeployRefused
 from server.pool.pool import Pool
 from server.rehearsal.rehearsal import Stage, Wanted
-from server.rehearsal.report import Judged
-from server.rehearsal.service import Rehearsals
+from server.rehearsal.report import RehearsalReport
+from server.rehearsal.service import RehearsalService
 from server.request.uploads import UploadStore
-from server.request.validation import Intake
+from server.request.validation import Validator
 from server.routing.progress import Switch
 from server.telemetry.record import Record
 from server.telemetry.rows import PredictionRow
 from server.telemetry.store.history import Span
-from server.telemetry_port import Unrecorded
+from server.telemetry_port import NullTelemetry
 from server.types import Outcome
 from tests.support.running import until
 from tests.support.stub_replica import stub_config, stub_pool, work
@@ -39,7 +39,7 @@ from tests.support.stub_replica import stub_config, stub_pool, work
 OLD, NEW = "ab" * 32, "cd" * 32
 
 
-class Kept(Unrecorded):
+class Kept(NullTelemetry):
     """Payloads of the past, all answered with the one label that the stub has."""
 
     def __init__(self, count: int, text: str = "x") -> None:
@@ -91,20 +91,20 @@ def record(prediction_id: str) -> Record:
 @dataclass(slots=True)
 class Site:
     engine: Engine
-    rehearsals: Rehearsals
+    rehearsal_service: RehearsalService
     journal: list[tuple[str, str, str]]
 
     async def load(self) -> Pool:
-        async with aclosing(self.engine.lineup.load(Path("cd"))) as steps:
+        async with aclosing(self.engine.pool_set.load(Path("cd"))) as steps:
             async for _ in steps:
                 pass
-        assert self.engine.lineup.candidate is not None
-        return self.engine.lineup.candidate
+        assert self.engine.pool_set.candidate is not None
+        return self.engine.pool_set.candidate
 
-    async def rehearse(self, wanted: Wanted, stamp: str = NEW, path: str = "") -> Judged:
-        async with aclosing(self.rehearsals.rehearse(stamp, path, wanted)) as stages:
+    async def rehearse(self, wanted: Wanted, stamp: str = NEW, path: str = "") -> RehearsalReport:
+        async with aclosing(self.rehearsal_service.rehearse(stamp, path, wanted)) as stages:
             async for stage in stages:
-                if isinstance(stage, Judged):
+                if isinstance(stage, RehearsalReport):
                     return stage
         raise AssertionError("it ended without a judgement")
 
@@ -128,12 +128,12 @@ async def serving(folder: Path, kept: Kept, **settings: object) -> AsyncIterator
     def told(action: str, switch: Switch | None, detail: str) -> None:
         journal.append((action, switch.stamp if switch is not None else "", detail))
 
-    deployment = Deployment(engine.lineup, BundleStore(folder / "bundles"), told)
-    intake = Intake(config, UploadStore(upload_limits(config)))
+    deployment = Deployment(engine.pool_set, BundleStore(folder / "bundles"), told)
+    validator = Validator(config, UploadStore(upload_limits(config)))
     await engine.start()
     try:
         await until(lambda: engine.snapshot().state == "READY")
-        yield Site(engine, Rehearsals(engine, deployment, kept, intake, 0.05), journal)
+        yield Site(engine, RehearsalService(engine, deployment, kept, validator, 0.05), journal)
     finally:
         await engine.stop()
 
@@ -167,8 +167,8 @@ async def test_a_loaded_bundle_is_judged_and_the_journal_told(tmp_path: Path) ->
         assert judged.whole.payloads == 80 and judged.whole.changed.value == 1.0
         assert judged.slices == (), "a slice that is everything is none"
         assert site.journal == [("rehearse", NEW, f"refuse: {judged.verdict.reason}")]
-        assert site.engine.lineup.candidate is candidate, "what was loaded before stays"
-        assert sum(seat.answered for seat in candidate.statuses()) == 80
+        assert site.engine.pool_set.candidate is candidate, "what was loaded before stays"
+        assert sum(replica.answered for replica in candidate.statuses()) == 80
         counted = site.engine.snapshot().counters
         assert counted.requests == 0, "a rehearsal is nobody's request"
 
@@ -197,14 +197,14 @@ async def test_it_ends_when_its_bundle_is_activated_or_discarded(tmp_path: Path)
         for deed, words in (("discard", "discarded"), ("activate", "activated meanwhile")):
             await site.load()
             with pytest.raises(DeployRefused, match=words):
-                rehearsal = site.rehearsals.rehearse(NEW, "", Wanted(400))
+                rehearsal = site.rehearsal_service.rehearse(NEW, "", Wanted(400))
                 async with aclosing(rehearsal) as stages:
                     async for stage in stages:
                         if isinstance(stage, Stage) and deed == "discard":
-                            site.engine.lineup.discard()
+                            site.engine.pool_set.discard()
                         elif isinstance(stage, Stage):
                             with contextlib.suppress(DeployRefused):
-                                site.engine.lineup.activate(NEW)
+                                site.engine.pool_set.activate(NEW)
             assert words in site.journal[-1][2]
         assert (await site.engine.predict(work("a", "x"))).stamp == NEW
 
@@ -215,7 +215,9 @@ async def test_it_is_gone_when_its_caller_is(tmp_path: Path) -> None:
         started = asyncio.Event()
 
         async def rehearse() -> None:
-            async with aclosing(site.rehearsals.rehearse(NEW, "", Wanted(400, 1.0, 60))) as stages:
+            async with aclosing(
+                site.rehearsal_service.rehearse(NEW, "", Wanted(400, 1.0, 60))
+            ) as stages:
                 async for _ in stages:
                     started.set()
 
@@ -226,10 +228,10 @@ async def test_it_is_gone_when_its_caller_is(tmp_path: Path) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert site.engine.onlooker is None
-        await until(lambda: not candidate.dispatch.waiting and not candidate.dispatch.in_flight)
-        answered = sum(seat.answered for seat in candidate.statuses())
+        await until(lambda: not candidate.waiting and not candidate.in_flight)
+        answered = sum(replica.answered for replica in candidate.statuses())
         await asyncio.sleep(0.2)
-        assert sum(seat.answered for seat in candidate.statuses()) == answered
+        assert sum(replica.answered for replica in candidate.statuses()) == answered
         assert site.journal[-1][2].startswith("ended: whoever asked")
 
 
@@ -240,7 +242,7 @@ async def test_what_it_loaded_itself_is_let_go_when_it_is_refused(tmp_path: Path
     async with serving(tmp_path, Kept(80)) as site:
         judged = await site.rehearse(Wanted(500), stamp="", path=str(bundle))
         assert judged.verdict.word == "refuse"
-        assert site.engine.lineup.candidate is None
+        assert site.engine.pool_set.candidate is None
         assert [action for action, _, _ in site.journal] == ["load", "rehearse"]
 
 
@@ -251,10 +253,14 @@ async def test_a_shadow_takes_its_share_and_changes_no_answer(tmp_path: Path) ->
             judged = await site.rehearse(Wanted(1, 0.5, 2.0))
         assert 0 < judged.live < len(outcomes)
         # One may be on its way when the time is over.
-        assert judged.live <= sum(seat.answered for seat in candidate.statuses()) <= judged.live + 1
+        assert (
+            judged.live
+            <= sum(replica.answered for replica in candidate.statuses())
+            <= judged.live + 1
+        )
         assert judged.whole.payloads == judged.live
         (active,) = {outcome.answer.label for outcome in outcomes if outcome.answer}
-        assert active == str(site.engine.lineup.active.statuses()[0].pid)
+        assert active == str(site.engine.pool_set.active.statuses()[0].pid)
         assert site.engine.snapshot().counters.requests == len(outcomes)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from server.commands.output.status_report import printable
-from server.rehearsal.replay import Side, compare, named
+from server.rehearsal.replay import ReplaySide, compare, named
 from server.request.ids import prediction_id
 from server.telemetry.record import FeatureSpec
 from tests.support.running import asked
@@ -27,12 +27,12 @@ SCHEMA = [
 ]
 
 
-def side(**changes: Any) -> Side:
+def side(**changes: Any) -> ReplaySide:
     fields = {"label": "ok", "outputs": OUTPUTS, "features": named([3.0, 1.0, math.nan], SCHEMA)}
-    return Side("ab" * 32, "tiny", **(fields | changes))
+    return ReplaySide("ab" * 32, "tiny", **(fields | changes))
 
 
-def differing(kept: Side, now: Side) -> list[str]:
+def differing(kept: ReplaySide, now: ReplaySide) -> list[str]:
     return [line.name for line in compare(kept, now) if line.differs]
 
 
@@ -51,7 +51,7 @@ def test_rounding_is_no_difference_and_more_is() -> None:
 
 
 def test_an_error_is_compared_like_an_answer() -> None:
-    failed = Side("ab" * 32, "", error="INVALID_ARGUMENT/IMAGE_TRUNCATED")
+    failed = ReplaySide("ab" * 32, "", error="INVALID_ARGUMENT/IMAGE_TRUNCATED")
     assert differing(failed, failed) == []
     assert "error" in differing(failed, side())
 

@@ -20,10 +20,11 @@ from server.config import ServerConfig
 from server.engine import Engine
 from server.errors import PoolRefused
 from server.pool.pool import Pool
-from server.pool.spawn import replica_spawner, threads_for
+from server.pool.spawn import replica_spawner
 from server.replica import placement
-from server.replica.executor import Budget, Stages
-from server.replica.main import budget_for, parse, part_of, sample_of
+from server.replica.batching import Budget, budget_for
+from server.replica.executor import Executor
+from server.replica.main import part_of, sample_of
 from server.replica.model import Rejected
 from server.replica.work_queue import Crew
 from server.telemetry.record import FeatureSpec, Record
@@ -84,15 +85,15 @@ def test_the_kernels_own_kills_are_told_from_others(tmp_path: Path) -> None:
 
 
 def test_cores_are_divided_among_replicas_unless_told_otherwise() -> None:
-    assert threads_for(0, 2, 8) == (4, "8 cores / 2 replicas")
-    assert threads_for(0, 4, 2)[0] == 1
-    assert threads_for(3, 2, 8) == (3, "as configured")
+    assert placement.threads_for(0, 2, 8) == (4, "8 cores / 2 replicas")
+    assert placement.threads_for(0, 4, 2)[0] == 1
+    assert placement.threads_for(3, 2, 8) == (3, "as configured")
 
 
 def test_a_budget_is_usual_for_the_device_or_as_configured() -> None:
-    usual, why = budget_for(parse(["--fd", "3", "--bundle", "b"]), "cpu")
+    usual, why = budget_for("cpu", 0, 0)
     assert usual.rows == 8 and "usual on cpu" in why
-    given, why = budget_for(parse(["--fd", "3", "--bundle", "b", "--batch-rows", "5"]), "cuda:0")
+    given, why = budget_for("cuda:0", 5, 0)
     assert given.rows == 5 and "as configured" in why
 
 
@@ -147,13 +148,13 @@ class Said:
         return [*singles, *(done for batch in batches for done in batch)]
 
 
-def stages(said: Said, shared_cores: bool) -> Stages:
-    made = Stages(StubModel(), said, Budget(8, 1000), Crew(1, shared_cores), 4)
+def stages(said: Said, shared_cores: bool) -> Executor:
+    made = Executor(StubModel(), said, Budget(8, 1000), Crew(1, shared_cores), 4)
     made.start()
     return made
 
 
-def submit(made: Stages, *texts: str, expires_in_s: float = 0.0) -> None:
+def submit(made: Executor, *texts: str, expires_in_s: float = 0.0) -> None:
     batch = replica_pb2.WorkBatch()
     for number, text in enumerate(texts):
         batch.items.add(id=f"{text}/{number}", expires_in_s=expires_in_s)

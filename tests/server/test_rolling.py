@@ -12,7 +12,7 @@ from server.deploy.bundle_listing import roles
 from server.errors import DeployRefused
 from tests.server.test_deployment import FULL
 from tests.support.running import until
-from tests.support.stub_bundles import ROOMY, Desk, desk
+from tests.support.stub_bundles import ROOMY, Site, site
 from tests.support.stub_replica import work
 
 A, B = "a" * 64, "b" * 64
@@ -23,7 +23,7 @@ class Callers:
     """Rows and sessions without pause; every answer must come, a session's from one stamp until
     that stamp is gone."""
 
-    def __init__(self, found: Desk) -> None:
+    def __init__(self, found: Site) -> None:
         self._found = found
         self._done = asyncio.Event()
         self.stamps: Counter[str] = Counter()
@@ -54,7 +54,7 @@ class Callers:
 async def test_every_row_is_answered_while_replicas_are_replaced(
     tmp_path: Path, room: tuple[int, str], order: str
 ) -> None:
-    async with desk(tmp_path, replicas=2) as found:
+    async with site(tmp_path, replicas=2) as found:
         found.room = room
         async with Callers(found) as callers:
             steps = await found.load("b", activate=True, swap="rolling")
@@ -66,19 +66,19 @@ async def test_every_row_is_answered_while_replicas_are_replaced(
         for stamps in callers.by_session.values():
             assert "".join(stamps).lstrip("a").rstrip("b") == "", "a session moves once at most"
         assert found.engine.snapshot().state == "READY"
-        assert {seat.stamp for seat in found.engine.snapshot().replicas} == {B}
+        assert {replica.stamp for replica in found.engine.snapshot().replicas} == {B}
         assert found.deployment.store.current.stamp == B  # type: ignore[union-attr]
-        assert found.engine.lineup.standby is None
+        assert found.engine.pool_set.standby is None
 
 
 async def test_a_drain_in_the_middle_of_a_roll_loses_nothing_that_was_accepted(
     tmp_path: Path,
 ) -> None:
-    async with desk(tmp_path, replicas=2) as found:
+    async with site(tmp_path, replicas=2) as found:
         found.room = FULL
-        lineup = found.engine.lineup
+        pool_set = found.engine.pool_set
         rolling = asyncio.create_task(found.load("b", activate=True, swap="rolling"))
-        await until(lambda: lineup.branch is not None and lineup.branch.pool.serving > 0)
+        await until(lambda: pool_set.branch is not None and pool_set.branch.pool.serving > 0)
         rows = [found.engine.predict(work(f"r{n}", "sleep 0.05")) for n in range(60)]
         answers = [asyncio.create_task(row) for row in rows]
         await asyncio.sleep(0.05)
@@ -91,7 +91,7 @@ async def test_a_drain_in_the_middle_of_a_roll_loses_nothing_that_was_accepted(
 
 
 async def test_two_pools_that_do_not_fit_roll_when_they_are_to_be_activated(tmp_path: Path) -> None:
-    async with desk(tmp_path, replicas=2) as found:
+    async with site(tmp_path, replicas=2) as found:
         found.room = FULL
         steps = await found.load("b", activate=True)
         assert "rolling: two pools do not fit" in "".join(step.detail for step in steps)
@@ -103,7 +103,7 @@ async def test_two_pools_that_do_not_fit_roll_when_they_are_to_be_activated(tmp_
 async def test_a_bad_replica_ends_it_and_the_old_ones_are_back(
     tmp_path: Path, room: tuple[int, str], name: str, check: str
 ) -> None:
-    async with desk(tmp_path, replicas=2) as found:
+    async with site(tmp_path, replicas=2) as found:
         found.room = room
         async with Callers(found) as callers:
             with pytest.raises(DeployRefused) as refusal:
@@ -111,7 +111,7 @@ async def test_a_bad_replica_ends_it_and_the_old_ones_are_back(
         assert refusal.value.check == check
         assert set(callers.stamps) == {"a"}, "it never served a row"
         await until(lambda: found.engine.snapshot().state == "READY")
-        assert [seat.stamp for seat in found.engine.snapshot().replicas] == [A, A]
+        assert [replica.stamp for replica in found.engine.snapshot().replicas] == [A, A]
         found.room = ROOMY
         await found.load("c")  # and the next one gets in
 
@@ -119,7 +119,7 @@ async def test_a_bad_replica_ends_it_and_the_old_ones_are_back(
 async def test_a_second_replica_that_turns_out_bad_brings_both_old_ones_back(
     tmp_path: Path,
 ) -> None:
-    async with desk(tmp_path, replicas=2) as found:
+    async with site(tmp_path, replicas=2) as found:
         found.room = FULLER
         async with Callers(found) as callers:
             with pytest.raises(DeployRefused, match="stamp"):
@@ -127,21 +127,21 @@ async def test_a_second_replica_that_turns_out_bad_brings_both_old_ones_back(
                 await found.load("b", "changed", activate=True, swap="rolling")
         assert callers.stamps["b"] and callers.stamps["a"], "the first one had served"
         await until(lambda: found.engine.snapshot().state == "READY")
-        assert [seat.stamp for seat in found.engine.snapshot().replicas] == [A, A]
+        assert [replica.stamp for replica in found.engine.snapshot().replicas] == [A, A]
         assert (await found.engine.predict(work("r", "x"))).stamp == A
 
 
 async def test_one_replica_cannot_roll(tmp_path: Path) -> None:
-    async with desk(tmp_path) as found:
+    async with site(tmp_path) as found:
         with pytest.raises(DeployRefused, match="--warm-pool 2"):
             await found.load("b", activate=True, swap="rolling")
 
 
 async def test_a_roll_goes_on_when_whoever_asked_for_it_goes_away(tmp_path: Path) -> None:
-    async with desk(tmp_path, replicas=2) as found:
+    async with site(tmp_path, replicas=2) as found:
         loading = asyncio.create_task(found.load("b", activate=True, swap="rolling"))
         await until(lambda: len(found.engine.snapshot().replicas) == 2 and loading.done() is False)
-        await until(lambda: "rolling in" in str(roles(found.engine.lineup)))
+        await until(lambda: "rolling in" in str(roles(found.engine.pool_set)))
         loading.cancel()
         await until(lambda: found.actions == ["activate"])
         assert (await found.engine.predict(work("r", "x"))).stamp == B

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from proto import admin_pb2, inference_pb2, observe_pb2
 from server.commands.connection import refused
 from server.main import main as command
-from server.request.actor import ASKER
+from server.request.actor import ACTOR
 from server.security import authority, pem, roles, tls, tokens
 from server.security.audit import AuditLog
 from server.security.guard import Guard, identity_of_uri
@@ -58,7 +58,7 @@ class Anything(grpc.GenericRpcHandler):  # type: ignore[misc]
         client_streams, server_streams = METHODS.get(details.method, (False, False))
 
         async def one(_request: Any, _context: Any) -> bytes:
-            return ASKER.get().encode()
+            return ACTOR.get().encode()
 
         async def many(_request: Any, _context: Any) -> AsyncIterator[bytes]:
             yield b""
@@ -166,7 +166,7 @@ async def test_whoever_asks_is_known_by_name_to_what_is_done_for_them(site: Site
         rollback = channel.unary_unary("/trefoil.v1.Admin/Rollback")
         metadata = (("authorization", f"Bearer {site.bearers['admin']}"),)
         assert await rollback(b"", metadata=metadata) == b"admin-person"
-    assert ASKER.get() == ""
+    assert ACTOR.get() == ""
 
 
 async def test_a_revoked_token_stops_at_once(site: Site) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from server.commands.serve import wall_of
 from server.config import ServerConfig
-from server.deploy.journal import Deploys, bundle_of
+from server.deploy.journal import DeployJournal, bundle_of
 from server.errors import DeployRefused, ServerError
 from server.main import main
 from server.ops.simulated_clock import SimulatedWall
@@ -19,7 +19,7 @@ from server.routing.progress import Switch
 from server.telemetry.rows import DeployRow
 from server.telemetry.store.history import Span
 from server.telemetry.telemetry import Telemetry
-from server.telemetry_port import Witness, settings_of, witness_of
+from server.telemetry_port import TelemetryPort, settings_of, telemetry_of
 from server.types import Facts
 from tests.support.running import program
 from tests.support.standin_engine import FACTS
@@ -38,19 +38,19 @@ def facts(tmp_path: Path) -> Facts:
     return replace(FACTS, stamp=STAMP, labels=LABELS, features=SCHEMA, bundle_path=str(folder))
 
 
-def witness(tmp_path: Path, **flags: object) -> Witness:
+def telemetry(tmp_path: Path, **flags: object) -> TelemetryPort:
     config = replace(ServerConfig(), data=tmp_path / "data", **flags)  # type: ignore[arg-type]
-    return witness_of(config, Clock())
+    return telemetry_of(config, Clock())
 
 
-def deploys(held: Witness) -> list[DeployRow]:
+def journal(held: TelemetryPort) -> list[DeployRow]:
     held.feedback([])  # answered after what came before
     return [row for row in held.history(ALWAYS, ("deploy",)) if isinstance(row, DeployRow)]
 
 
 def test_a_server_that_cannot_write_where_it_should_says_so_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where the folder should be")
-    held = witness(tmp_path)
+    held = telemetry(tmp_path)
     held.put(record(0), SCHEMA)
     assert held.health().state.startswith("degraded: ") and "data" in held.health().state
     held.close()
@@ -73,7 +73,7 @@ def test_the_whole_server_serves_when_it_can_write_nowhere(
 def test_a_file_that_is_no_database_is_kept_aside_and_said(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "telemetry.db").write_bytes(b"not a database at all" * 1000)
-    held = witness(tmp_path)
+    held = telemetry(tmp_path)
     assert "set aside" in held.health().state
     held.close()
     kept = [p for p in (tmp_path / "data").iterdir() if "unusable" in p.name]
@@ -81,20 +81,20 @@ def test_a_file_that_is_no_database_is_kept_aside_and_said(tmp_path: Path) -> No
 
 
 def test_telemetry_that_is_off_opens_nothing(tmp_path: Path) -> None:
-    held = witness(tmp_path, telemetry=False)
+    held = telemetry(tmp_path, telemetry=False)
     assert held.health().state == "off" and not (tmp_path / "data").exists()
 
 
 def test_an_alert_command_that_is_no_command_line_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="--on-alert"):
-        witness(tmp_path, on_alert="page 'unclosed")
+        telemetry(tmp_path, on_alert="page 'unclosed")
     with pytest.raises(ServerError, match="--on-alert .*no command"):
-        witness(tmp_path, on_alert="/nowhere/pager")
+        telemetry(tmp_path, on_alert="/nowhere/pager")
 
 
 def test_a_baseline_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="--baseline"):
-        witness(tmp_path, baseline="yesterday")
+        telemetry(tmp_path, baseline="yesterday")
 
 
 def test_flags_become_settings() -> None:
@@ -111,13 +111,13 @@ def test_simulated_time_is_telemetrys_clock_alone() -> None:
 
 
 async def test_what_is_served_is_told_from_start_to_stop(tmp_path: Path, facts: Facts) -> None:
-    held = witness(tmp_path)
-    told = Deploys(held, Clock())
+    held = telemetry(tmp_path)
+    told = DeployJournal(held, Clock())
     await told.start(facts)
     told.switched("activate", Switch("cd" * 32, "next", facts.stamp, 1e-6), "")
     told.switched("refuse", None, "speed: too slow")
     told.stop(facts)
-    rows = deploys(held)
+    rows = journal(held)
     assert isinstance(held, Telemetry)
     held.close()
     assert [row.action for row in rows] == ["start", "activate", "refuse", "stop"]
@@ -135,12 +135,12 @@ async def test_what_is_served_is_told_from_start_to_stop(tmp_path: Path, facts: 
 async def test_a_bundle_whose_reference_or_objective_does_not_fit_is_refused(
     tmp_path: Path, facts: Facts, damage: Callable[[Facts], Facts], why: str
 ) -> None:
-    held = witness(tmp_path)
-    told = Deploys(held, Clock())
+    held = telemetry(tmp_path)
+    told = DeployJournal(held, Clock())
     with pytest.raises(DeployRefused, match=why):
         await told.start(damage(facts))
     told.stop(facts)
-    actions = [row.action for row in deploys(held)]
+    actions = [row.action for row in journal(held)]
     held.close()
     assert actions == ["refuse"], "what never served does not stop"
 

@@ -14,7 +14,7 @@ from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from server.request.status import Refused
 from server.request.uploads import UploadLimits, UploadStore
-from tests.support.running import channel_to, edge
+from tests.support.running import channel_to, listener
 from tests.support.standin_engine import StandInEngine
 
 LIMITS = UploadLimits(each_bytes=100, peer_bytes=150, total_bytes=250, ttl_s=10.0)
@@ -92,7 +92,7 @@ def chunks(data: bytes, **header: Any) -> Iterable[pb.UploadChunk]:
 async def test_an_upload_stands_in_for_the_parts_data() -> None:
     engine = StandInEngine()
     data = bytes(range(256)) * 4096
-    async with edge(engine) as address, channel_to(address) as channel:
+    async with listener(engine) as address, channel_to(address) as channel:
         stub = stubs.InferenceStub(channel)
         receipt = await stub.Upload(chunks(data))
         part = pb.Part(upload_id=receipt.upload_id, modality=pb.AUDIO)
@@ -118,7 +118,7 @@ async def test_an_upload_that_lies_is_refused_and_leaves_nothing_behind(
     sent: Iterable[pb.UploadChunk], code: grpc.StatusCode
 ) -> None:
     limits = {"upload_bytes": 4000, "upload_peer_bytes": 2000, "upload_total_bytes": 4000}
-    async with edge(StandInEngine(), **limits) as address, channel_to(address) as channel:
+    async with listener(StandInEngine(), **limits) as address, channel_to(address) as channel:
         stub = stubs.InferenceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Upload(iter(sent))
@@ -132,7 +132,7 @@ async def test_an_upload_broken_off_frees_its_room() -> None:
         await asyncio.Event().wait()
 
     limits = {"upload_bytes": 4000, "upload_peer_bytes": 2000, "upload_total_bytes": 4000}
-    async with edge(StandInEngine(), **limits) as address, channel_to(address) as channel:
+    async with listener(StandInEngine(), **limits) as address, channel_to(address) as channel:
         stub = stubs.InferenceStub(channel)
         broken = stub.Upload(half())
         await until_probed(stub, grpc.StatusCode.RESOURCE_EXHAUSTED)

@@ -1,4 +1,4 @@
-"""What a rehearsal's pairs come to: figures, intervals and the verdict with its reason. Pure."""
+"""From a rehearsal's pairs to the comparison, its intervals and the verdict. Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from server.rehearsal import intervals
-from server.rehearsal.comparison import Figures, by_slice, columns_of, figures
+from server.rehearsal.comparison import Comparison, by_slice, columns_of, comparison_of
 from server.rehearsal.intervals import Interval, rows_needed, wilson, z_of
-from server.rehearsal.paired_answers import Pair, Said
-from server.rehearsal.verdict import Latency, Verdict, in_words, judge
+from server.rehearsal.paired_answers import AnswerPair, BundleAnswer
+from server.rehearsal.verdict import Latency, RehearsalVerdict, judge, slice_line
 from server.telemetry.quality import objective
 from server.telemetry.quality.estimates import yardstick
 from server.telemetry.quality.pricing import Yardsticks
@@ -35,23 +35,23 @@ def sticks(table: bytes = b"") -> Yardsticks:
     return Yardsticks(one, one)
 
 
-def pair(before: str, now: str, true: str = "", weight: float = 1.0, **tags: str) -> Pair:
-    return Pair(weight, Said(before, 0.9), Said(now, 0.9), 0.01, true, tags)
+def pair(before: str, now: str, true: str = "", weight: float = 1.0, **tags: str) -> AnswerPair:
+    return AnswerPair(weight, BundleAnswer(before, 0.9), BundleAnswer(now, 0.9), 0.01, true, tags)
 
 
-def whole(pairs: list[Pair], table: bytes = b"") -> Figures:
-    return figures(columns_of(pairs, sticks(table)))
+def whole(pairs: list[AnswerPair], table: bytes = b"") -> Comparison:
+    return comparison_of(columns_of(pairs, sticks(table)))
 
 
 def judged(
-    pairs: list[Pair], table: bytes = b"", latency: Latency = ALIKE, labels: str = ""
-) -> Verdict:
+    pairs: list[AnswerPair], table: bytes = b"", latency: Latency = ALIKE, labels: str = ""
+) -> RehearsalVerdict:
     columns = columns_of(pairs, sticks(table))
     slices = by_slice(columns, pairs)
-    return judge(figures(columns), slices, latency, labels, "EUR", "keep more")
+    return judge(comparison_of(columns), slices, latency, labels, "EUR", "keep more")
 
 
-def same(count: int, **tags: str) -> list[Pair]:
+def same(count: int, **tags: str) -> list[AnswerPair]:
     return [replace(pair("ok", "ok"), slices=tags) for _ in range(count)]
 
 
@@ -75,7 +75,7 @@ def test_rows_kept_with_unequal_probabilities_tell_less() -> None:
     found = whole(pairs)
     assert found.effective == pytest.approx(1 / (10 * (20 / 380) ** 2 + 90 * (2 / 380) ** 2))
     assert judged(pairs).word == "hold"
-    changed = [replace(p, now=Said("stop", 0.9)) if p.weight > 2 else p for p in pairs]
+    changed = [replace(p, now=BundleAnswer("stop", 0.9)) if p.weight > 2 else p for p in pairs]
     assert whole(changed).changed.value == pytest.approx(200 / 380)
 
 
@@ -89,7 +89,9 @@ def test_more_changes_than_both_could_err_prove_the_candidate_worse() -> None:
 
 
 def test_another_model_is_refused_however_bad_the_active_one_is() -> None:
-    pairs = [Pair(1.0, Said("ok", 0.3), Said("stop", 0.3), 0.01) for _ in range(30)]
+    pairs = [
+        AnswerPair(1.0, BundleAnswer("ok", 0.3), BundleAnswer("stop", 0.3), 0.01) for _ in range(30)
+    ]
     found = judged(pairs)
     assert found.word == "refuse" and "another model" in found.reason
 
@@ -141,11 +143,11 @@ def test_thirty_labels_that_all_agree_do_not_prove_that_nothing_is_worse() -> No
 
 
 def test_answers_that_are_lost_are_held_and_many_are_refused() -> None:
-    gone = replace(pair("ok", ""), now=Said(error="INVALID_ARGUMENT/TOO_LARGE"))
+    gone = replace(pair("ok", ""), now=BundleAnswer(error="INVALID_ARGUMENT/TOO_LARGE"))
     one = judged([*same(150), gone])
     assert one.word == "hold" and "1 of 151 payloads" in one.reason
     assert judged([*same(150), *[gone] * 10]).word == "refuse"
-    mended = replace(pair("", "ok"), before=Said(error="INVALID_ARGUMENT/TOO_LARGE"))
+    mended = replace(pair("", "ok"), before=BundleAnswer(error="INVALID_ARGUMENT/TOO_LARGE"))
     found = whole([*same(150), mended])
     assert (found.lost_rows, found.gained_rows) == (0, 1)
     assert judged([*same(150), mended]).word == "promote"
@@ -174,13 +176,13 @@ def test_a_change_hidden_in_one_slice_holds_and_is_said_in_words() -> None:
     assert found.word == "hold" and "in site=b" in found.reason
     columns = columns_of(pairs, sticks())
     worst = by_slice(columns, pairs)[0]
-    words = in_words(worst, figures(columns), "")
+    words = slice_line(worst, comparison_of(columns), "")
     assert words.startswith("site=b: 50.0 % (") and "1.5 % of all" in words
 
 
 def test_other_labels_and_another_confidence_are_held() -> None:
     assert judged(same(100), labels="it answers with other labels, with evacuate").word == "hold"
-    shifted = [replace(p, now=Said("ok", 0.7)) for p in same(100)]
+    shifted = [replace(p, now=BundleAnswer("ok", 0.7)) for p in same(100)]
     found = judged(shifted)
     assert found.word == "hold" and "confidence moves by -0.20" in found.reason
 
@@ -196,7 +198,7 @@ def test_intervals_against_known_values() -> None:
     assert (found.low, found.high) == pytest.approx((0.0552, 0.1744), abs=1e-3)
     assert wilson(0.0, 73, z_of()).high == pytest.approx(0.05, abs=1e-3)
     assert rows_needed(0.0, 0.05, z_of()) == 73 and rows_needed(0.06, 0.05, z_of()) == 0
-    assert z_of() == pytest.approx(1.96, abs=1e-3) and z_of(questions=10) > 2.8
+    assert z_of() == pytest.approx(1.96, abs=1e-3) and z_of(comparisons=10) > 2.8
     ones = np.ones(100)
     equal = intervals.paired_shares(ones, ones, ones, z_of())
     assert equal.value == 0 and equal.low == -equal.high < 0

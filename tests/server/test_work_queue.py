@@ -7,30 +7,30 @@ import threading
 
 from proto import replica_pb2
 from server.replica.model import Ready
-from server.replica.work_queue import Crew, Desk, Row
+from server.replica.work_queue import Crew, WorkQueue, WorkRow
 
 
-def row(name: str) -> Row:
-    return Row(replica_pb2.Work(id=name), b"", expires_at=float("inf"))
+def row(name: str) -> WorkRow:
+    return WorkRow(replica_pb2.Work(id=name), b"", expires_at=float("inf"))
 
 
-def decode(r: Row) -> Row:
+def decode(r: WorkRow) -> WorkRow:
     r.ready = Ready(r.work.id, 1, 0.0, 0.0, ("text",))
     return r
 
 
-def desk(shared: bool, *names: str, decoders: int = 1, rows: int = 8) -> Desk:
-    made = Desk(Crew(decoders, shared), rows)
+def work_queue(shared: bool, *names: str, decoders: int = 1, rows: int = 8) -> WorkQueue:
+    made = WorkQueue(Crew(decoders, shared), rows)
     made.put([row(name) for name in names])
     return made
 
 
-def ids(rows: list[Row]) -> list[str]:
+def ids(rows: list[WorkRow]) -> list[str]:
     return [r.work.id for r in rows]
 
 
 def test_on_cores_of_its_own_it_computes_whatever_is_decoded() -> None:
-    d = desk(False, "a", "b")
+    d = work_queue(False, "a", "b")
     assert d.next(writing=True) == ("write", None)
     d.decoded(decode(d.take_undecoded()))
     assert d.next(writing=False) == ("compute", None)
@@ -38,7 +38,7 @@ def test_on_cores_of_its_own_it_computes_whatever_is_decoded() -> None:
 
 
 def test_on_shared_cores_it_decodes_rather_than_wait() -> None:
-    d = desk(True, "a", "b")
+    d = work_queue(True, "a", "b")
     what, which = d.next(writing=False)
     assert (what, which.work.id) == ("decode", "a")
     d.keep(decode(which))
@@ -46,7 +46,7 @@ def test_on_shared_cores_it_decodes_rather_than_wait() -> None:
 
 
 def test_on_shared_cores_it_stands_back_while_every_decoder_is_busy() -> None:
-    d = desk(True, "a", "b")
+    d = work_queue(True, "a", "b")
     at_decoder = d.take_undecoded()
     d.keep(decode(d.next(writing=False)[1]))
     assert d.next(writing=True) == ("write", None)
@@ -56,21 +56,21 @@ def test_on_shared_cores_it_stands_back_while_every_decoder_is_busy() -> None:
 
 
 def test_it_does_not_stand_back_while_a_decoder_is_idle() -> None:
-    d = desk(True, "a", "b", decoders=2)
+    d = work_queue(True, "a", "b", decoders=2)
     d.take_undecoded()
     d.keep(decode(d.next(writing=False)[1]))
     assert d.next(writing=False) == ("compute", None)
 
 
 def test_it_does_not_stand_back_for_more_than_a_batch() -> None:
-    d = desk(True, "a", "b", "c", rows=2)
+    d = work_queue(True, "a", "b", "c", rows=2)
     for _ in range(2):
         d.keep(decode(d.next(writing=False)[1]))
     assert d.next(writing=False) == ("compute", None)
 
 
 def test_rows_that_were_too_many_stay_first() -> None:
-    d = desk(False, "a", "b", "c")
+    d = work_queue(False, "a", "b", "c")
     for _ in range(3):
         d.decoded(decode(d.take_undecoded()))
     taken = d.take_ready()
@@ -81,20 +81,20 @@ def test_rows_that_were_too_many_stay_first() -> None:
 
 
 def test_a_row_that_could_not_be_decoded_is_not_computed() -> None:
-    d = desk(False, "a")
+    d = work_queue(False, "a")
     d.decoded(d.take_undecoded())
     assert d.next(writing=True) == ("write", None)
 
 
 def test_a_probe_comes_before_everything() -> None:
-    d = desk(True, "a")
+    d = work_queue(True, "a")
     d.put_probe(replica_pb2.Probe(id=7))
     what, which = d.next(writing=False)
     assert (what, which.id) == ("probe", 7)
 
 
 def test_whoever_waits_is_woken() -> None:
-    d = Desk(Crew(1, True), 8)
+    d = WorkQueue(Crew(1, True), 8)
     found: list[str] = []
     computer = threading.Thread(target=lambda: found.append(d.next(writing=False)[0]))
     decoder = threading.Thread(target=lambda: found.append(d.take_undecoded().work.id))

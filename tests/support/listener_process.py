@@ -1,4 +1,4 @@
-"""The server's edge around an engine without replicas, as a process that can be killed:
+"""The server's listener around an engine without replicas, as a process that can be killed:
 `python -m tests.support.listener_process --stamp HEX --words WORDS --pause-ms MS`. It is up in a
 second."""
 
@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from server.errors import stamp_differs
 from server.types import Fault, GenerationEnd, Outcome, Token, Work
-from tests.support.running import END_WITHIN_S, READY_WITHIN_S, ROOT, Program, edge
+from tests.support.running import END_WITHIN_S, READY_WITHIN_S, ROOT, Program, listener
 from tests.support.standin_engine import STAMP, TIMING, StandInEngine, answer_to, with_stamp
 
 WORDS = "smoke near the drive of station nine since the last shift"
@@ -87,7 +87,7 @@ async def main() -> None:
     parser.add_argument("--pause-ms", type=float, default=20.0)
     arguments = parser.parse_args()
     engine = PacedEngine(arguments.stamp, arguments.words, arguments.pause_ms / 1000)
-    async with edge(engine) as address:
+    async with listener(engine) as address:
         print(f"ready on {address} ", flush=True)  # noqa: T201
         await asyncio.Event().wait()
 

@@ -1,4 +1,4 @@
-"""Servers for tests: the edge alone around a given engine, or the whole program as a process."""
+"""Servers for tests: a listener around a given engine, or the whole program as a process."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from typing import Any
 import grpc
 import pytest
 
-from server.api.listener import Edge
-from server.api.snapshot_messages import Identity
+from server.api.listener import Listener
+from server.api.snapshot_messages import ServerIdentity
 from server.config import ServerConfig
 from server.main import main
-from server.telemetry_port import Unrecorded, Witness
+from server.telemetry_port import NullTelemetry, TelemetryPort
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 180.0  # a busy machine imports torch slowly
 END_WITHIN_S = 60.0
 READY = re.compile(r"ready on (\S+) ")
-IDENTITY = Identity(
+IDENTITY = ServerIdentity(
     "press-7",
     "0.1.0",
     "instance-1",
@@ -41,16 +41,16 @@ IDENTITY = Identity(
 
 
 @asynccontextmanager
-async def edge(
+async def listener(
     engine: Any,
-    witness: Witness | None = None,
+    telemetry: TelemetryPort | None = None,
     wall: Callable[[], float] = time.time,
     **settings: Any,
 ) -> AsyncIterator[str]:
-    """The address of an edge around `engine`; `settings` are ServerConfig fields."""
+    """The address of a listener around `engine`; `settings` are ServerConfig fields."""
     config = replace(ServerConfig(), listen="127.0.0.1:0", **settings)
-    witness = witness or Unrecorded()
-    running = Edge(engine, config, IDENTITY, leave=lambda: None, witness=witness, wall=wall)
+    telemetry = telemetry or NullTelemetry()
+    running = Listener(engine, config, IDENTITY, leave=lambda: None, telemetry=telemetry, wall=wall)
     address = await running.start()
     try:
         yield address

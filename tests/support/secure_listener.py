@@ -1,4 +1,4 @@
-"""The server's edge over TLS with the guard before it, around an engine without replicas."""
+"""The server's listener over TLS with the guard before it, around an engine without replicas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.api.listener import Edge
+from server.api.listener import Listener
 from server.config import ServerConfig
 from server.security import authority, tls, tokens
 from server.security.audit import AuditLog
@@ -27,7 +27,7 @@ class SecureSite:
 
 
 @asynccontextmanager
-async def secure_edge(folder: Path, mutual: bool = False) -> AsyncIterator[SecureSite]:
+async def secure_listener(folder: Path, mutual: bool = False) -> AsyncIterator[SecureSite]:
     """`mutual`: every client needs a certificate. Otherwise a token will do."""
     pem = folder / "tls"
     authority.make(pem, ["localhost"], dt.datetime.now(dt.UTC))
@@ -36,7 +36,7 @@ async def secure_edge(folder: Path, mutual: bool = False) -> AsyncIterator[Secur
     client_ca = pem / "ca.pem" if mutual else None
     files = tls.TlsFiles(pem / "server.pem", pem / "server.key", client_ca)
     engine: Any = StandInEngine()
-    running = Edge(
+    running = Listener(
         engine,
         ServerConfig(listen="127.0.0.1:0"),
         IDENTITY,

@@ -1,4 +1,4 @@
-"""An engine without replicas for tests of the server's edge: it keeps the Engine's interface and
+"""An engine without replicas for tests of the listener: it keeps the Engine's interface and
 answers by rules the tests can read in the example's own text."""
 
 from __future__ import annotations

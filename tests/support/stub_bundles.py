@@ -47,8 +47,8 @@ def stub_of(config: ServerConfig) -> Pool:
 
 
 @dataclass(slots=True)
-class Desk:
-    """A server without its edge: engine, store and deployment, and what was told of them.
+class Site:
+    """A server without its listener: engine, store and deployment, and the deploys they recorded.
 
     `room` is what the host is said to have left.
     """
@@ -56,12 +56,12 @@ class Desk:
     engine: Engine
     deployment: Deployment
     folder: Path
-    told: list[tuple[str, str, str]] = field(default_factory=list)
+    recorded: list[tuple[str, str, str]] = field(default_factory=list)
     room: tuple[int, str] = ROOMY
 
     @property
     def actions(self) -> list[str]:
-        return [action for action, _, _ in self.told]
+        return [action for action, _, _ in self.recorded]
 
     async def load(self, letter: str, name: str = "right", **how: Any) -> list[Step]:
         path = self.folder / f"{name}-{letter}"
@@ -81,20 +81,20 @@ async def taken(steps: Steps) -> list[Step]:
 
 
 @asynccontextmanager
-async def desk(folder: Path, replicas: int = 1, **settings: Any) -> AsyncIterator[Desk]:
+async def site(folder: Path, replicas: int = 1, **settings: Any) -> AsyncIterator[Site]:
     """Serves stub bundle `a` from the store."""
     store = BundleStore(folder / "bundles")
     first = store.add(stub_bundle(folder, "a"))
     store.activate(first)
     config = replace(stub_config(warm_pool=replicas, **settings), bundle=first.path)
     engine = Engine(config, stub_of(config), Unkept(), build=stub_of)
-    found = Desk(engine, Deployment(engine.lineup, store), folder)
-    engine.lineup._available = lambda: found.room
+    found = Site(engine, Deployment(engine.pool_set, store), folder)
+    engine.pool_set._available = lambda: found.room
 
-    def told(action: str, switch: Switch | None, detail: str) -> None:
-        found.told.append((action, switch.stamp[:1] if switch else "", detail))
+    def record(action: str, switch: Switch | None, detail: str) -> None:
+        found.recorded.append((action, switch.stamp[:1] if switch else "", detail))
 
-    found.deployment.told = told
+    found.deployment.record = record
     found.deployment.look_s = 0.05
     await engine.start()
     try:

@@ -23,9 +23,9 @@ from proto import inference_pb2, replica_pb2
 from server.config import ServerConfig
 from server.pool.pool import Pool
 from server.pool.spawn import Spawn, spawner
-from server.replica.executor import Budget
+from server.replica.batching import Budget
 from server.replica.model import Ready, Rejected
-from server.replica.worker import Loaded, Progress, Refused, Settings, serve
+from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 from server.types import Work
 
 STAMP = "ab" * 32
@@ -191,7 +191,7 @@ def main() -> None:
         if arguments.crash:
             os._exit(3)
         if arguments.refuse:
-            raise Refused("hash", arguments.refuse)
+            raise LoadRefused("hash", arguments.refuse)
         stamps = arguments.stamps.split(",")
         stamp = stamps[min(arguments.index, len(stamps) - 1)]
         hello = replica_pb2.Hello(stamp_hex=stamp, stamp_name="stub", labels=["a"], device="cpu")
@@ -201,7 +201,7 @@ def main() -> None:
         budget, watch = Budget(arguments.rows, 1 << 20), StubWatch(arguments.moved)
         return Loaded(model, hello, budget, False, dict, watch)
 
-    serve(Settings(arguments.fd, arguments.index, 1, 4, arguments.skew_interval), load)
+    serve(WorkerSettings(arguments.fd, arguments.index, 1, 4, arguments.skew_interval), load)
 
 
 # ---- for tests -----------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families as plain_tex
 
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
-from server.api.listener import Edge
+from server.api.listener import Listener
 from server.engine import Engine
-from server.ops.otel_setup import Instrumented
+from server.ops.otel_setup import OtelSetup
 from server.telemetry.otel import metric_definitions
 from server.telemetry.record import FeatureSpec, Record
 from tests.support.otel_bench import PARENT, PREDICT, ROOT, rows_of, scrape, wait_for
@@ -37,21 +37,23 @@ class Kept:
 
 
 @asynccontextmanager
-async def served(**settings: Any) -> AsyncIterator[tuple[str, Kept, Instrumented]]:
+async def served(**settings: Any) -> AsyncIterator[tuple[str, Kept, OtelSetup]]:
     """A real engine over a stub replica behind a real port, instrumented as `server` does it."""
     config = stub_config(listen="127.0.0.1:0", trace_share=1.0, **settings)
     kept = Kept()
-    otel = Instrumented(config, IDENTITY)
+    otel = OtelSetup(config, IDENTITY)
     engine = Engine(config, stub_pool(config), otel.recorder(kept))
-    edge = Edge(engine, config, IDENTITY, leave=lambda: None, interceptors=otel.interceptors(()))
-    address = await edge.start()
+    listener = Listener(
+        engine, config, IDENTITY, leave=lambda: None, interceptors=otel.interceptors(())
+    )
+    address = await listener.start()
     otel.watch(engine)
     try:
         await engine.start()
         await until(lambda: engine.snapshot().state == "READY", 60)
         yield address, kept, otel
     finally:
-        await edge.stop(0)
+        await listener.stop(0)
         await engine.stop()
         await otel.close()
 

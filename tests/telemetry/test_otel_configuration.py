@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.ops.otel_setup import CannotExport, Instrumented
+from server.ops.otel_setup import CannotExport, OtelSetup
 from server.telemetry.errors import ExportRefused
 from server.telemetry.otel.configuration import named_attributes, plan_of
 from tests.support.otel_bench import ROOT, instruments, wait_for
@@ -28,8 +28,9 @@ def test_serving_without_it_loads_nothing_of_it() -> None:
     code = (
         "import sys, server.commands.serve, server.ops.otel_setup as i\n"
         "from server.config import ServerConfig\n"
-        "from server.api.snapshot_messages import Identity\n"
-        "made = i.Instrumented(ServerConfig(), Identity('n','v','i',{},(),False,0.0), environ={})\n"
+        "from server.api.snapshot_messages import ServerIdentity\n"
+        "identity = ServerIdentity('n','v','i',{},(),False,0.0)\n"
+        "made = i.OtelSetup(ServerConfig(), identity, environ={})\n"
         "assert made.instruments is None\n"
         "sys.exit(', '.join({'opentelemetry', 'prometheus_client'} & set(sys.modules)) or 0)"
     )
@@ -95,7 +96,7 @@ def test_a_taken_scrape_address_is_refused_and_nothing_stays_behind(
     with instruments(plan_of({}, "127.0.0.1:0")) as first:
         address = first.said[0].removeprefix("metrics on http://").removesuffix("/metrics")
         with pytest.raises(CannotExport, match="cannot listen"):
-            Instrumented(replace(stub_config(), prometheus=address), IDENTITY)
+            OtelSetup(replace(stub_config(), prometheus=address), IDENTITY)
     wait_for(lambda: threading.active_count() <= before)
 
 

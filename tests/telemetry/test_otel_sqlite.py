@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from server.ops.otel_setup import CannotExport, Instrumented
+from server.ops.otel_setup import CannotExport, OtelSetup
 from server.telemetry.otel import metric_definitions
 from server.telemetry.otel.configuration import Plan
 from server.telemetry.otel.file import SqliteFile
@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, content: bytes
     else:
         path.write_bytes(content)
     with pytest.raises(CannotExport, match="--otel-file"):
-        Instrumented(replace(stub_config(), otel_file=path), IDENTITY, environ={})
+        OtelSetup(replace(stub_config(), otel_file=path), IDENTITY, environ={})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from proto import admin_pb2 as pb
 
 LAYOUT = "{desc:10} {percentage:3.0f} %|{bar:30}| {postfix}"
-TOLD = ("swap", "room", "keeping")
+LOGGED = ("swap", "room", "keeping")
 
 
 async def shown(steps: AsyncIterator[pb.Progress]) -> pb.Progress:
@@ -18,7 +18,7 @@ async def shown(steps: AsyncIterator[pb.Progress]) -> pb.Progress:
     last = pb.Progress()
     with tqdm(total=1.0, bar_format=LAYOUT, disable=not sys.stderr.isatty()) as bar:
         async for last in steps:
-            if last.step in TOLD:
+            if last.step in LOGGED:
                 tqdm.write(f"{last.step}  {last.detail}", file=sys.stderr)
             bar.set_description(last.step)
             bar.set_postfix_str(last.detail[:60])

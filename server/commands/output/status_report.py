@@ -15,7 +15,7 @@ def report(snapshot: pb.ServerSnapshot, at: float) -> str:
         _head(snapshot, at),
         _replicas(snapshot.replicas),
         _evidence(snapshot.replicas, at),
-        _sameness(snapshot.replicas, at),
+        _integrity(snapshot.replicas, at),
         _pairs("stamp parts", snapshot.stamp_parts),
         _pairs("environment", snapshot.env),
         _pairs("chosen automatically", snapshot.reasons),
@@ -86,7 +86,7 @@ def _evidence(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
     return "evidence of readiness\n" + table(head, rows) if rows else ""
 
 
-def _sameness(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
+def _integrity(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
     rows = [(str(one.index), _checked(one.self_check, at), "") for one in replicas]
     for one in replicas:
         for item in one.self_check.changed:
@@ -101,11 +101,11 @@ def _checked(check: pb.SelfCheck, at: float) -> str:
         return f"CANNOT: {check.error}"
     if not check.at_unix_ms:
         return "not yet"
-    words = "yes" if not check.changed else "NO"
-    words += f", {span(at - check.at_unix_ms / 1000)} ago in {check.took_ms:.1f} ms"
+    result = "yes" if not check.changed else "NO"
+    result += f", {span(at - check.at_unix_ms / 1000)} ago in {check.took_ms:.1f} ms"
     if check.verified_unix_ms:
-        words += f"; every byte {span(at - check.verified_unix_ms / 1000)} ago"
-    return words
+        result += f"; every byte {span(at - check.verified_unix_ms / 1000)} ago"
+    return result
 
 
 def _pairs(title: str, pairs: object) -> str:
