@@ -12,14 +12,13 @@ import numpy as np
 from console.cache.insert import Names, insert
 from console.cache.schema import open_for_writing
 from console.state.domain import (
-    DriftRow,
     Event,
-    LatencyRow,
     PredictionRow,
     Row,
     ServerSnapshot,
     Timing,
 )
+from server.telemetry.rows import DriftRow, LatencyRow
 
 SERVERS = 20
 MIXES = ("text", "image+text", "audio+image+text")

@@ -24,6 +24,11 @@ PACKAGES = {
 # No folder outside tests/ has more files of Python than this: a room one can look over.
 LARGEST_FOLDER = 24
 
+# Of telemetry: its rows, the language that chooses among them, and the maths of drift.
+SHARED_WITH_THE_CONSOLE = tuple(
+    f"server.telemetry.{name}" for name in ("rows", "record", "filters", "drift")
+)
+
 # What each place may import of ours. The first matching prefix rules a module.
 ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("proto", ("proto",)),
@@ -34,17 +39,9 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("server.telemetry", ("server.telemetry",)),
     ("server.replica.main", ("server", "proto", "pipelines")),
     ("server", ("server", "proto")),
-    (
-        "console",
-        # The maths of drift, and the plain rows it takes.
-        (
-            "console",
-            "proto",
-            "server.telemetry.drift.profile",
-            "server.telemetry.drift.scores",
-            "server.telemetry.record",
-        ),
-    ),
+    # What the console knows and concludes stands on its own and on what telemetry sends.
+    ("console.state", ("console.state", *SHARED_WITH_THE_CONSOLE)),
+    ("console", ("console", "proto", *SHARED_WITH_THE_CONSOLE)),
 )
 # Libraries a place must not import at all, at module level or later.
 FORBIDDEN: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -182,6 +179,8 @@ def test_no_folder_is_too_large_to_look_over() -> None:
         ("console.panels.drift", "import sqlite3"),
         ("console.app.window", "from server.telemetry.store.store import Store"),
         ("console.feed.client", "import pipelines"),
+        ("console.state.status", "from console.app.theme import Theme"),
+        ("console.state.status", "from server.telemetry.store.reader import Reader"),
         ("trefoil.servers", "from server.pool.affinity import rank"),
     ],
 )
@@ -203,6 +202,18 @@ def test_the_client_needs_nothing_but_grpc_and_protobuf() -> None:
         capture_output=True,
         text=True,
         timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_the_console_takes_of_telemetry_loads_no_library() -> None:
+    heavy = "{'numpy', 'scipy', 'sqlite3', 'sqlite_utils', 'grpc', 'google', 'torch'}"
+    code = (
+        "import sys, server.telemetry.rows, server.telemetry.record, server.telemetry.filters;"
+        f"sys.exit(', '.join({heavy} & {{name.split('.')[0] for name in sys.modules}}) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
 

@@ -11,7 +11,6 @@ import numpy as np
 from console.cache.drift import Features, hours_of, reference_of
 from console.cache.interned import NameBook
 from console.state.dashboard import Comparison, Floats
-from console.state.domain import FeatureRow
 from server.telemetry.drift.profile import FeatureReference
 
 # The measures the scores are made of; this package may import no more of the server than this.
@@ -24,6 +23,7 @@ from server.telemetry.drift.scores import (  # type: ignore[attr-defined]
     psi,
     smoothed,
 )
+from server.telemetry.rows import FeatureRow
 
 
 def comparison(

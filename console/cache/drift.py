@@ -13,11 +13,11 @@ import numpy as np
 from console.cache.codec import unpack
 from console.cache.interned import NameBook
 from console.state.dashboard import DriftLine
-from console.state.domain import DriftRow, FeatureRow
 from console.state.severity import rank
 from server.telemetry.drift import scores
 from server.telemetry.drift.profile import FeatureReference
 from server.telemetry.record import FeatureSpec
+from server.telemetry.rows import DriftRow, FeatureRow
 
 HOUR_S = 3600
 TICKS_SHOWN = 36
@@ -197,6 +197,7 @@ def _judged(look: _Look, q: np.ndarray, end_s: float) -> list[DriftLine]:
             stamp=look.stamp,
             feature=look.feature,
             slice=place,
+            window_s=0,
             baseline="bundle",
             n=float(found.n[index]),
             n_effective=float(found.n_effective[index]),

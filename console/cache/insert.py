@@ -12,17 +12,19 @@ import numpy as np
 from console.cache.codec import pack
 from console.cache.retention import mark_changed
 from console.state.domain import (
+    Event,
+    PredictionRow,
+    Row,
+    ServerSnapshot,
+)
+from server.telemetry.rows import (
     AlertRow,
     DeployRow,
     DriftRow,
-    Event,
     FeatureRow,
     LatencyRow,
-    PredictionRow,
     ProfileRow,
     QualityRow,
-    Row,
-    ServerSnapshot,
     SilenceRow,
     SliceRow,
 )

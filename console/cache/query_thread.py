@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from console.cache import drift, predictions, rows
+from console.cache import drift, filter_sql, predictions, rows
 from console.cache.interned import NameBook
 from console.state.query_types import (
     FindPredictions,
@@ -25,6 +25,7 @@ from console.state.query_types import (
     ReadPrediction,
     Single,
 )
+from server.telemetry.filters import BadFilter
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +94,8 @@ class Librarian:
         self, db: sqlite3.Connection, names: NameBook, number: int, question: Question
     ) -> None:
         match question:
-            case FindPredictions(clauses, span, aliases):
-                if any(clause.kind == "feature" for clause in clauses):
-                    predictions.know_features(db, names, drift.features(db))
-                condition = predictions.where(clauses, span, aliases)
-                self._answer(number, Found(predictions.numbers(db, condition)))
+            case FindPredictions():
+                self._answer(number, _find(db, names, question))
             case ReadPage(numbers):
                 self._answer(number, Page(predictions.page(db, names, numbers)))
             case ReadPrediction(server, identity):
@@ -112,6 +110,16 @@ class Librarian:
                     identity,
                     lambda found, why: self._answer(number, Payload(server, identity, found, why)),
                 )
+
+
+def _find(db: sqlite3.Connection, names: NameBook, wanted: FindPredictions) -> Found:
+    try:
+        if any(clause.kind == "feature" for clause in wanted.clauses):
+            filter_sql.know_features(db, names, drift.features(db), wanted.clauses)
+        condition = filter_sql.where(wanted.clauses, wanted.span, wanted.aliases)
+    except BadFilter as error:  # a category asked for as a number, which only the rows tell
+        return Found(np.zeros(0, np.int64), str(error))
+    return Found(predictions.numbers(db, condition))
 
 
 def _single(db: sqlite3.Connection, names: NameBook, server: str, identity: str) -> Single:

@@ -12,12 +12,14 @@ from console.cache.codec import unpack
 from console.cache.interned import NameBook
 from console.state.domain import (
     Action,
-    AlertRow,
-    DeployRow,
     Link,
-    QualityRow,
     Server,
     ServerSnapshot,
+)
+from server.telemetry.rows import (
+    AlertRow,
+    DeployRow,
+    QualityRow,
     SilenceRow,
     SliceRow,
 )

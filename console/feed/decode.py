@@ -13,6 +13,7 @@ from console.state import domain
 from console.state.domain import LATENCY_BUCKETS, Event
 from console.state.sanitize import plain
 from proto import observe_pb2
+from server.telemetry import rows
 
 T = TypeVar("T")
 MOST_ITEMS = 4096
@@ -21,16 +22,16 @@ LATEST_MS = 4_102_444_800_000  # the year 2100
 
 KINDS: Mapping[str, type] = {
     "snapshot": domain.ServerSnapshot,
-    "latency": domain.LatencyRow,
-    "profile": domain.ProfileRow,
-    "drift": domain.DriftRow,
-    "alert": domain.AlertRow,
-    "deploy": domain.DeployRow,
+    "latency": rows.LatencyRow,
+    "profile": rows.ProfileRow,
+    "drift": rows.DriftRow,
+    "alert": rows.AlertRow,
+    "deploy": rows.DeployRow,
     "prediction": domain.PredictionRow,
-    "quality": domain.QualityRow,
-    "feature": domain.FeatureRow,
-    "slice": domain.SliceRow,
-    "silence": domain.SilenceRow,
+    "quality": rows.QualityRow,
+    "feature": rows.FeatureRow,
+    "slice": rows.SliceRow,
+    "silence": rows.SilenceRow,
 }
 
 
@@ -131,7 +132,7 @@ def _check(kind: str, row: Any) -> None:
         raise RowRefused("prediction: no id")
 
 
-def _check_latency(row: domain.LatencyRow) -> None:
+def _check_latency(row: rows.LatencyRow) -> None:
     if len(row.counts) != LATENCY_BUCKETS:
         raise RowRefused(f"latency: {len(row.counts)} buckets, {LATENCY_BUCKETS} expected")
     sums = (row.queue_ms, row.decode_ms, row.preprocess_ms, row.forward_ms, row.post_ms)

@@ -18,9 +18,10 @@ from console.feed.address import Access
 from console.feed.backoff import Backoff
 from console.feed.decode import build
 from console.feed.link import Known, ServerLink
-from console.state.domain import Action, AlertRow, Event, Link, SilenceRow
+from console.state.domain import Action, Event, Link
 from console.state.sanitize import plain
 from proto import observe_pb2, observe_pb2_grpc
+from server.telemetry.rows import AlertRow, SilenceRow
 
 log = logging.getLogger(__name__)
 MOST_BACKLOG = 20_000  # rows waiting for the disk before the feed stops reading

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from console.models.cells import Cell, Column
 from console.state.dashboard import QualityLine
-from console.state.domain import QualityRow, ReliabilityBin, SliceRow
 from console.state.sanitize import duration
+from server.telemetry.rows import QualityRow, ReliabilityBin, SliceRow
 
 
 def _share(value: float) -> str:

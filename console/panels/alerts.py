@@ -19,11 +19,11 @@ from console.panels.table import Table
 from console.plots.alert_timeline import Bands
 from console.state import program
 from console.state.dashboard import AlertLine, Board
-from console.state.domain import SilenceRow
 from console.state.sanitize import duration
 from console.state.status_messages import quiet
 from console.state.timetext import clock_text, iso
 from server.telemetry.drift.scores import CRITICAL_EXCESS_KL
+from server.telemetry.rows import SilenceRow
 
 NO_SILENCE = "nothing is silenced: S silences the alert that is selected, always with an end"
 

@@ -16,9 +16,10 @@ from console.panels import paint
 from console.panels.frame import Panel
 from console.panels.style import Look
 from console.plots.waterfall import Waterfall
-from console.state.domain import FeatureRow, PredictionRow
+from console.state.domain import PredictionRow
 from console.state.query_types import Payload, Single
 from console.state.timetext import clock_text
+from server.telemetry.rows import FeatureRow
 
 LINE = 16
 TEXT_COLUMNS = 45  # characters of a line in the narrowest panel

@@ -14,6 +14,7 @@ from PySide6.QtWidgets import (
 )
 
 from console.state.dashboard import AlertLine
+from server.telemetry.filters import equals
 
 SPANS = (("15 minutes", 900), ("1 hour", 3600), ("4 hours", 14_400), ("12 hours", 43_200),
          ("1 day", 86_400), ("3 days", 259_200))  # fmt: skip
@@ -64,8 +65,8 @@ def matchers(line: AlertLine) -> list[tuple[str, str]]:
     """From this alert alone to its whole kind."""
     row = line.row
     found = [("this alert", row.id)]
-    found += [(f"feature {feature}", f"feature={feature}") for feature in row.features[:3]]
-    found += [(f"slice {place}", f"slice={place}") for place in row.slices[:3]]
+    found += [(f"feature {feature}", equals("feature", feature)) for feature in row.features[:3]]
+    found += [(f"slice {place}", equals("slice", place)) for place in row.slices[:3]]
     if row.kind:
-        found.append((f"every {row.kind} alert of this server", f"kind={row.kind}"))
+        found.append((f"every {row.kind} alert of this server", equals("kind", row.kind)))
     return found

@@ -16,6 +16,7 @@ from console.panels.table import Table
 from console.state.dashboard import MEASURES, Board, DriftLine
 from console.state.sanitize import duration
 from console.state.timetext import clock_text
+from server.telemetry.filters import equals, slice_name
 
 WIDE = 620
 EMPTY = "nothing has been scored in this window: a server does it every few minutes"
@@ -93,7 +94,8 @@ class DriftPanel(Panel):
     def _open(self, line: DriftLine) -> None:
         """The predictions of this slice."""
         if line.row.slice:
-            self.jump.emit("predictions", line.row.slice.replace("&", " "), math.nan)
+            key, _, value = line.row.slice.partition("=")
+            self.jump.emit("predictions", equals(slice_name(key), value), math.nan)
 
     def select(self, key: str) -> None:
         feature, _, place = key.partition("\t")

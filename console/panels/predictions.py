@@ -13,9 +13,9 @@ from console.panels.status_bar import Line
 from console.panels.style import Look
 from console.panels.table import Table
 from console.state.dashboard import Board, Exemplary
-from console.state.filterline import BadFilter, Clause, parse
 from console.state.query_types import FindPredictions, Found, Page, ReadPage
 from console.state.timetext import span_text
+from server.telemetry.filters import BadFilter, Clause, parse_filter
 
 EMPTY = "no prediction that is kept here fits the filter and the window"
 
@@ -70,7 +70,7 @@ class PredictionsPanel(Panel):
         if self.board is None:
             return
         try:
-            self._clauses = parse(self.line.text())
+            self._clauses = parse_filter(self.line.text())
         except BadFilter as error:
             self.said.say(str(error), "warning")
             return

@@ -15,8 +15,8 @@ from console.panels.style import Look
 from console.panels.table import Table
 from console.plots.quality_charts import Calibration, Course
 from console.state.dashboard import Board
-from console.state.domain import QualityRow
 from console.state.sanitize import duration
+from server.telemetry.rows import QualityRow
 
 NO_QUALITY = "no quality yet: it needs predictions, and labels that come by Feedback"
 NO_SLICES = "no slice is known where the model is clearly worse than elsewhere"

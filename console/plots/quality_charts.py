@@ -13,9 +13,9 @@ from PySide6.QtWidgets import QWidget
 from console.panels import paint
 from console.panels.style import Look
 from console.plots.scale import caption, scale_top
-from console.state.domain import QualityRow
 from console.state.sanitize import thousands
 from console.state.timetext import clock_text
+from server.telemetry.rows import QualityRow
 
 
 class Course(QWidget):

@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from console.state.domain import (
-    Action,
+from console.state.domain import Action, Link, ServerSnapshot
+from server.telemetry.rows import (
     AlertRow,
     DeployRow,
     DriftRow,
     FeatureRow,
-    Link,
     QualityRow,
-    ServerSnapshot,
     SilenceRow,
     SliceRow,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from console.state.domain import DeployRow
+from server.telemetry.rows import DeployRow
 
 SWITCHES = ("activate", "rollback", "canary")  # traffic moves: drawn through the plots as well
 # Beginnings of words, the one that decides first: "canary abort" is an end, not a canary.

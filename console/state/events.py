@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from console.state import deploys as journal
 from console.state.dashboard import AlertLine, Happening
-from console.state.domain import AlertRow, DeployRow, Link, Server, SilenceRow
+from console.state.domain import Link, Server
 from console.state.sanitize import duration
 from console.state.timetext import clock_text
+from server.telemetry.filters import BadFilter
+from server.telemetry.filters import silences as silences_alert
+from server.telemetry.rows import AlertRow, DeployRow, SilenceRow
 
 PANEL_OF = {
     "drift": "drift",
@@ -38,7 +41,7 @@ def alert_lines(
             (
                 silence.until_unix_ms / 1000 - shift
                 for owner, silence in silences
-                if owner == address and matches(silence.matcher, row)
+                if owner == address and _covers(silence, row)
             ),
             default=0.0,
         )
@@ -57,19 +60,12 @@ def alert_lines(
     return tuple(sorted(lines, key=lambda line: (not line.open, -line.opened_s)))
 
 
-def matches(matcher: str, row: AlertRow) -> bool:
-    """Whether a silence holds an alert: its id, or all of `kind= feature= slice= key=` terms."""
-    if matcher == row.id:
-        return True
-    held = {
-        "kind": (row.kind,),
-        "key": (row.key,),
-        "feature": row.features,
-        "slice": row.slices,
-        "id": (row.id,),
-    }
-    terms = [term.partition("=") for term in matcher.replace(",", " ").split()]
-    return bool(terms) and all(mark and value in held.get(name, ()) for name, mark, value in terms)
+def _covers(silence: SilenceRow, row: AlertRow) -> bool:
+    """As the server decides it. A matcher that only a newer server understands covers nothing."""
+    try:
+        return silences_alert(silence.matcher, row)
+    except BadFilter:
+        return False
 
 
 def happenings(

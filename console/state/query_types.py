@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from console.state.domain import FeatureRow, PredictionRow
-from console.state.filterline import Clause
+from console.state.domain import PredictionRow
+from server.telemetry.filters import Clause
+from server.telemetry.rows import FeatureRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,13 @@ from dataclasses import replace
 
 from console.state.dashboard import SkewCell, SkewLine
 from console.state.deploys import mark_of
-from console.state.domain import STAMP_PARTS, ChangedItem, DeployRow, Server, ServerSnapshot
+from console.state.domain import (
+    STAMP_PARTS,
+    ChangedItem,
+    Server,
+    ServerSnapshot,
+)
+from server.telemetry.rows import DeployRow
 
 # Where the files of a bundle lie, by part of the stamp (docs/bundle.md).
 _PARTS = (

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from console.cache import compare, drift, predictions, retention, rows, schema
+from console.cache import compare, drift, filter_sql, predictions, retention, rows, schema
 from console.cache.build_board import Reading
 from console.cache.codec import pack, unpack
 from console.cache.insert import Names, insert
@@ -22,20 +22,22 @@ from console.cache.schema import VERSION, CacheTooNew, open_for_writing
 from console.cache.writer import Writer
 from console.state.dashboard import View
 from console.state.domain import (
-    AlertRow,
-    AlertTransition,
-    DriftRow,
     Event,
-    FeatureRow,
-    LatencyRow,
     Link,
     PredictionRow,
-    ProfileRow,
     Row,
     ServerSnapshot,
     Timing,
 )
-from console.state.filterline import parse
+from server.telemetry.rows import (
+    AlertRow,
+    AlertTransition,
+    DriftRow,
+    FeatureRow,
+    LatencyRow,
+    ProfileRow,
+)
+from tests.support.blank_rows import blank
 
 T0 = 1_790_000_000.0  # unix s
 
@@ -52,7 +54,7 @@ def bucket(at_s: float, ms: float = 30.0, requests: int = 10, **more: object) ->
         "requests": requests, "counts": tuple(counts), "forward_ms": ms * requests,
         "total_ms": ms * requests,
     }  # fmt: skip
-    return LatencyRow(**{**values, **more})  # type: ignore[arg-type]
+    return blank(LatencyRow, **{**values, **more})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_a_write_that_fails_is_taken_back_and_the_next_one_goes_on(db: sqlite3.C
     with pytest.raises(sqlite3.IntegrityError, match="full"):
         retention.roll_up(db, 1, at_ms)
     with pytest.raises(sqlite3.IntegrityError, match="full"):
-        put(db, [AlertRow(id="x"), bucket(T0 + 60)])
+        put(db, [blank(AlertRow, id="x"), bucket(T0 + 60)])
     db.execute("DROP TRIGGER full")
     assert db.execute("SELECT count(*) FROM alert").fetchone()[0] == 0
     put(db, [bucket(T0 + 60)])
@@ -92,7 +94,11 @@ def test_a_write_that_fails_is_taken_back_and_the_next_one_goes_on(db: sqlite3.C
 
 
 def test_row_received_twice_changes_nothing(db: sqlite3.Connection) -> None:
-    found = [bucket(T0), ProfileRow("s", "f", "", 3600, 5, counts=(2, 3)), AlertRow(id="x")]
+    found = [
+        bucket(T0),
+        blank(ProfileRow, "s", "f", "", 3600, 5, counts=(2, 3)),
+        blank(AlertRow, id="x"),
+    ]
     put(db, found)
     put(db, found)
     for table in ("latency", "profile", "alert"):
@@ -100,8 +106,8 @@ def test_row_received_twice_changes_nothing(db: sqlite3.Connection) -> None:
 
 
 def test_later_profile_row_replaces_the_earlier(db: sqlite3.Connection) -> None:
-    put(db, [ProfileRow("s", "f", "", 3600, 5, counts=(2, 3))])
-    put(db, [ProfileRow("s", "f", "", 3600, 9, counts=(4, 5))])
+    put(db, [blank(ProfileRow, "s", "f", "", 3600, 5, counts=(2, 3))])
+    put(db, [blank(ProfileRow, "s", "f", "", 3600, 9, counts=(4, 5))])
     assert db.execute("SELECT n FROM profile").fetchall() == [(9,)]
 
 
@@ -158,7 +164,9 @@ def test_reader_cannot_write(path: Path, db: sqlite3.Connection) -> None:
 
 
 def test_row_survives_json_with_nested_rows_and_nan() -> None:
-    row = AlertRow(id="x", features=("a",), history=(AlertTransition(5, "ok", "pending"),))
+    row = blank(
+        AlertRow, id="x", features=("a",), history=(blank(AlertTransition, 5, "ok", "pending"),)
+    )
     assert unpack(AlertRow, pack(row)) == row
     assert unpack(AlertRow, '{"id": "y", "from the future": 1}').id == "y"
 
@@ -259,12 +267,14 @@ def feature(**more: object) -> FeatureRow:
         "name": "audio.snr_db", "kind": "numeric", "stamp": "s", "edges": edges,
         "reference_counts": (100,) * 32,
     }  # fmt: skip
-    return FeatureRow(**{**values, **more})  # type: ignore[arg-type]
+    return blank(FeatureRow, **{**values, **more})  # type: ignore[arg-type]
 
 
 def profile(counts: tuple[int, ...], place: str = "", hour: int = 0) -> ProfileRow:
     at = int(T0) // 3600 * 3600 + 3600 * hour
-    return ProfileRow("s", "audio.snr_db", place, at, sum(counts), min=-3.0, max=3.0, counts=counts)
+    return blank(
+        ProfileRow, "s", "audio.snr_db", place, at, sum(counts), min=-3.0, max=3.0, counts=counts
+    )
 
 
 def test_drift_of_a_brushed_window_is_computed_from_its_hours(db: sqlite3.Connection) -> None:
@@ -314,7 +324,7 @@ def test_traffic_in_bursts_is_not_called_drift(db: sqlite3.Connection) -> None:
 
 def test_features_that_come_later_are_compared_with(db: sqlite3.Connection, path: Path) -> None:
     """Also where nothing but the comparison asks for them."""
-    tick = DriftRow(int(T0 * 1000), "s", "audio.snr_db", "", level="ok", n=900.0)
+    tick = blank(DriftRow, int(T0 * 1000), "s", "audio.snr_db", "", level="ok", n=900.0)
     put(db, [ServerSnapshot(stamp="s"), feature(name="other"), profile((50,) * 32), tick])
     held = reading(path)
     view = View(end_s=T0, drift_key=("audio.snr_db", ""))
@@ -328,7 +338,7 @@ def test_features_that_come_later_are_compared_with(db: sqlite3.Connection, path
 
 def test_rows_of_a_stamp_no_longer_served_are_left_out(db: sqlite3.Connection) -> None:
     for stamp, level in (("old", "critical"), ("new", "ok")):
-        put(db, [DriftRow(int(T0 * 1000), stamp, "f", "", level=level, n=900.0)])
+        put(db, [blank(DriftRow, int(T0 * 1000), stamp, "f", "", level=level, n=900.0)])
     names = NameBook(db)
     lines = drift.newest(db, names, (T0 + 9) * 1000, {"a:1": "new"}, "psi")
     assert [line.row.level for line in lines] == ["ok"]
@@ -339,7 +349,9 @@ def test_the_window_that_tells_most_is_shown(db: sqlite3.Connection) -> None:
     at_ms = int(T0 * 1000)
     for tick, hour in ((0, "ok"), (1, "high")):
         for window_s, level, psi in ((3600, hour, 0.3), (14400, "warning", 0.1), (86400, "ok", 0)):
-            row = DriftRow(at_ms + tick, "s", "f", "", window_s=window_s, level=level, psi=psi)
+            row = blank(
+                DriftRow, at_ms + tick, "s", "f", "", window_s=window_s, level=level, psi=psi
+            )
             put(db, [row])
     (line,) = drift.newest(db, NameBook(db), (T0 + 9) * 1000, {"a:1": "s"}, "psi")
     assert (line.row.window_s, line.row.level, line.servers) == (3600, "high", 1)
@@ -348,7 +360,14 @@ def test_the_window_that_tells_most_is_shown(db: sqlite3.Connection) -> None:
 
 def test_of_windows_that_say_the_same_the_longest_is_shown(db: sqlite3.Connection) -> None:
     for window_s, level in ((3600, "insufficient"), (14400, "ok"), (86400, "ok")):
-        put(db, [DriftRow(int(T0 * 1000), "s", "f", "", window_s=window_s, level=level, psi=0.1)])
+        put(
+            db,
+            [
+                blank(
+                    DriftRow, int(T0 * 1000), "s", "f", "", window_s=window_s, level=level, psi=0.1
+                )
+            ],
+        )
     (line,) = drift.newest(db, NameBook(db), (T0 + 9) * 1000, {"a:1": "s"}, "psi")
     assert (line.row.window_s, line.row.level) == (86400, "ok")
 
@@ -379,46 +398,10 @@ def predictions_in(db: sqlite3.Connection) -> None:
     put(db, found)
 
 
-@pytest.mark.parametrize(
-    ("line", "count"),
-    [
-        ("", 300),
-        ("site=b", 150),
-        ("site=b conf<0.5", 75),
-        ("label!=ok", 100),
-        ("error", 1),
-        ("error~invalid", 1),
-        ("kept", 5),
-        ("!kept site=a", 147),
-        ("labelled", 30),
-        ("wrong", 10),
-        ("stamp=s", 300),
-        ("stamp=zz", 0),
-        ("id=p12", 1),
-        ("server=gpu", 300),
-        ("server=other", 0),
-        ("audio.snr_db>=290", 10),
-        ("nothing.known<5", 0),
-        ("ms>298", 1),
-        ("x'y=1", None),
-    ],
-)
-def test_filters_find_what_they_say(db: sqlite3.Connection, line: str, count: int | None) -> None:
-    predictions_in(db)
-    names = NameBook(db)
-    predictions.know_features(db, names, drift.features(db))
-    if count is None:
-        with pytest.raises(ValueError):
-            parse(line)
-        return
-    condition = predictions.where(parse(line), None, {"gpu": "a:1"})
-    assert len(predictions.numbers(db, condition)) == count
-
-
 def test_page_of_predictions_comes_whole(db: sqlite3.Connection) -> None:
     predictions_in(db)
     names = NameBook(db)
-    numbers = predictions.numbers(db, predictions.where((), (T0, T0 + 1)))
+    numbers = predictions.numbers(db, filter_sql.where((), (T0, T0 + 1)))
     assert (np.diff(numbers) < 0).all()  # newest first
     page = predictions.page(db, names, numbers[:3].tolist())
     server, row = page[int(numbers[0])]

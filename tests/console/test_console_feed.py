@@ -27,15 +27,17 @@ from console.feed.decode import RowRefused, event
 from console.feed.hub import MOST_BACKLOG, Hub
 from console.state.domain import (
     Action,
-    AlertRow,
-    DriftRow,
     Event,
-    LatencyRow,
     Link,
     ServerSnapshot,
-    SliceRow,
 )
 from proto import observe_pb2, observe_pb2_grpc
+from server.telemetry.rows import (
+    AlertRow,
+    DriftRow,
+    LatencyRow,
+    SliceRow,
+)
 from tests.support.fleet_story import FLEET
 from tests.support.observe_stand_in import Fleet, StandIn
 from tests.support.secure_listener import secure_listener

@@ -20,9 +20,11 @@ from console.models.cells import Cell, Column
 from console.models.predictions import PAGE, PredictionsModel
 from console.models.table import RowsModel
 from console.state.dashboard import AlertLine, Board, Verdict, View
-from console.state.domain import AlertRow, PredictionRow
+from console.state.domain import PredictionRow
 from console.state.timetext import parse_moment, parse_span, span_text, ticks
+from server.telemetry.rows import AlertRow
 from tests.support import fleet_story as story
+from tests.support.blank_rows import blank
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,7 +138,7 @@ def test_notice_is_given_once_for_an_alert_that_begins() -> None:
 
     def alert(identity: str, opened_s: float, **more: object) -> AlertLine:
         values = {"id": identity, "severity": "critical", "state": "firing", **more}
-        row = AlertRow(**values)  # type: ignore[arg-type]
+        row = blank(AlertRow, **values)  # type: ignore[arg-type]
         return AlertLine(row, "a:1", "gpu-01", opened_s, 0.0, 0.0)
 
     alerts = (

@@ -22,10 +22,7 @@ from console.state.dashboard import (
 )
 from console.state.domain import (
     STAMP_PARTS,
-    AlertRow,
     ChangedItem,
-    DeployRow,
-    DriftRow,
     Link,
     ReplicaStatus,
     SelfCheck,
@@ -33,12 +30,13 @@ from console.state.domain import (
     ServerSnapshot,
 )
 from console.state.events import happenings
-from console.state.filterline import BadFilter, parse
 from console.state.sanitize import duration, plain
 from console.state.severity import rank
 from console.state.skew import compare, majority
 from console.state.status import server_state, verdict
 from console.state.status_messages import Burn
+from server.telemetry.rows import AlertRow, DeployRow, DriftRow
+from tests.support.blank_rows import blank
 
 NOW = 1_000_000.0
 
@@ -102,13 +100,13 @@ def not_as_loaded(now: bool) -> SkewLine:
 
 
 def drift_line(level: str, excess: float = 0.3) -> DriftLine:
-    row = DriftRow(feature="audio.snr_db", slice="site=b", level=level, excess_kl=excess)
+    row = blank(DriftRow, feature="audio.snr_db", slice="site=b", level=level, excess_kl=excess)
     return DriftLine(row, "h:1", np.zeros(0), NOW)
 
 
 def alert(kind: str = "value", severity: str = "critical", **more: object) -> AlertLine:
     values = {"id": "a", "kind": kind, "severity": severity, "state": "firing", "summary": "x"}
-    row = AlertRow(**{**values, **more})  # type: ignore[arg-type]
+    row = blank(AlertRow, **{**values, **more})  # type: ignore[arg-type]
     return AlertLine(row, "h:1", "gpu-01", NOW - 90, 0.0, 0.0)
 
 
@@ -287,7 +285,7 @@ def test_deploy_is_told_with_its_detail_on_our_clock() -> None:
 def test_since_counts_only_deploys_that_made_a_server_serve() -> None:
     said = snapshot(stamp="ab", stamp_parts={"weights": "1"})
     journal = [
-        ("h:1", DeployRow(int((NOW - ago) * 1000), action, "ab"))
+        ("h:1", blank(DeployRow, int((NOW - ago) * 1000), action, "ab"))
         for ago, action in ((300, "activate"), (60, "rehearse"), (30, "load"), (10, "refuse"))
     ]
     assert compare([Server(link(), said)], journal, NOW)[0].since_s == NOW - 300
@@ -322,29 +320,6 @@ def test_plain_text_cannot_move_the_cursor_or_the_reading_direction() -> None:
     assert plain("a\x1b[31m\x00b\u202egnp.exe\nc") == "a\ufffd[31m\ufffdb\ufffdgnp.exe c"
     assert plain("Z" * 5000).endswith("… (5,000 characters)")
     assert plain("Grüße 音") == "Grüße 音"
-
-
-def test_filter_line_reads_every_kind_of_clause() -> None:
-    found = parse('site=b conf<0.6 label!=ok error !kept audio.snr_db<11 client~"line 4"')
-    assert [(c.name, c.op, c.value, c.kind) for c in found] == [
-        ("site", "=", "b", "slice"),
-        ("confidence", "<", "0.6", "number"),
-        ("label", "!=", "ok", "name"),
-        ("error", "=", "", "flag"),
-        ("kept", "!=", "", "flag"),
-        ("audio.snr_db", "<", "11", "feature"),
-        ("client", "~", "line 4", "name"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [("conf<low", "not a number"), ("label<3", "is a text"), ("conf<", "needs a value"),
-     ("'; DROP TABLE prediction", "cannot read")],
-)  # fmt: skip
-def test_filter_line_says_what_it_cannot_read(text: str, why: str) -> None:
-    with pytest.raises(BadFilter, match=why):
-        parse(text)
 
 
 def test_a_switch_says_from_which_stamp_and_by_whom() -> None:

@@ -31,9 +31,11 @@ from console.models.table import plain_tip
 from console.panels.palette import Palette
 from console.panels.style import Look
 from console.state.dashboard import View
-from console.state.domain import DeployRow, Event, Row, ServerSnapshot
+from console.state.domain import Event, Row, ServerSnapshot
 from proto import observe_pb2
+from server.telemetry.rows import DeployRow
 from tests.support import fleet_story as story
+from tests.support.blank_rows import blank
 from tests.support.observe_stand_in import Fleet, StandIn
 
 GOLDEN = Path(__file__).parent / "golden" / "console-overview.png"
@@ -451,7 +453,7 @@ def test_every_mark_is_drawn_and_told(
     actions = ("activate", "rollback", "refuse", "canary", "rehearse", "load", "<i>novel</i>")
     found: list[Row] = [ServerSnapshot(server="gpu-01", state="ready", stamp="a" * 64)]
     found += [
-        DeployRow(int((T0 - 90 + 12 * n) * 1000), action, "a" * 64, detail=f"<b>why {n}</b>")
+        blank(DeployRow, int((T0 - 90 + 12 * n) * 1000), action, "a" * 64, detail=f"<b>why {n}</b>")
         for n, action in enumerate(actions)
     ]
     insert(db, Names(db), [Event("a:1", n + 1, "x", T0 * 1000, row)

@@ -14,9 +14,11 @@ from PySide6.QtGui import QImage
 
 from console.cache.insert import Names, insert
 from console.cache.schema import open_for_writing
-from console.state.domain import AlertRow, Event, ServerSnapshot
+from console.state.domain import Event, ServerSnapshot
 from installers.console.check_window import Screen
 from installers.console.room import display
+from server.telemetry.rows import AlertRow
+from tests.support.blank_rows import blank
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("Xvfb") and shutil.which("xdotool")),
@@ -30,7 +32,7 @@ def test_real_window_takes_real_keys_and_ends_well(tmp_path: Path) -> None:
     now = time.time() * 1000
     rows = [
         ServerSnapshot(server="gpu-01", state="ready"),
-        AlertRow(id="a", severity="critical", state="firing", summary="p99", kind="latency",
+        blank(AlertRow, id="a", severity="critical", state="firing", summary="p99", kind="latency",
                  opened_unix_ms=int(now)),
     ]  # fmt: skip
     insert(db, Names(db), [Event("a:1", 1, "x", now, row) for row in rows])

@@ -14,8 +14,8 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from server.telemetry.alerts.silences import matches, parse_matcher
 from server.telemetry.errors import UnknownAlert
+from server.telemetry.filters import parse_matcher, silences
 from server.telemetry.findings import SEVERITIES, Finding
 from server.telemetry.rows import AlertRow, AlertTransition, SilenceRow
 
@@ -259,7 +259,7 @@ class AlertBook:
     def _silenced(self, row: AlertRow, finding: Finding | None = None) -> bool:
         if finding is not None:
             row = replace(row, features=finding.features, slices=finding.slices)
-        return any(matches(s.matcher, row) for s in self._silences.values())
+        return any(silences(s.matcher, row) for s in self._silences.values())
 
     def _resilence(self, now: float) -> None:
         for key, row in list(self._open.items()):
