@@ -1,7 +1,8 @@
 """What the server's edge asks of telemetry, and the answer of a server that keeps none.
 
 `put`, `changes`, `health`, `report` and `deployed` return at once and may be called on the event
-loop; all others read a disk or wait for the writer: called from a worker thread (offload.py).
+loop; all others read a disk or wait for the writer: called from a worker thread
+(request/worker_threads.py).
 """
 
 from __future__ import annotations
