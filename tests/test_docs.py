@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 import subprocess
+import sys
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import FrameType
 
 import pytest
+
+from proto import inference_pb2, inference_pb2_grpc
+from server.engine import Engine
+from server.telemetry.record import FeatureSpec, Record
+from tests.support.running import channel_to, edge, until
+from tests.support.stub_replica import stub_config, stub_pool
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDEST_TABLE = 160
@@ -186,3 +195,80 @@ def test_tables_fit_on_a_screen(document: str) -> None:
 
 def test_a_planted_wide_table_is_found() -> None:
     assert wide_tables("| a |\n| " + "b" * WIDEST_TABLE + " |\n") == ["line 2: 164 characters"]
+
+
+# ---- docs/architecture.md ------------------------------------------------------------------------
+
+
+def test_every_path_in_the_architecture_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`([\w.-]+/(?:[\w./-]*[\w/])?)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert len(named) > 100, "the paths were found"
+
+
+def test_every_folder_of_the_product_is_a_room() -> None:
+    rooms = set(re.findall(r"`([\w/]+/)`", section("The rooms")))
+    tops = ("server/", "console/", "pipelines/")
+    folders = {f"{Path(name).parent.as_posix()}/" for name in sources() if name.startswith(tops)}
+    inner = {"server/commands/output/", "pipelines/models/qwen/", "pipelines/models/gemma/"}
+    assert folders - inner - {"console/"} <= rooms, "each folder has its line"
+
+
+@pytest.mark.parametrize("title", ["A record", "An alert", "A bundle"])
+def test_each_step_of_a_walk_is_one_line_with_its_file(title: str) -> None:
+    walk = steps(section(title))
+    assert len(walk) > 9 and len(set(walk)) == len(walk)
+    assert all((ROOT / file).is_file() for file in walk)
+
+
+async def test_the_walk_of_a_request_is_the_one_it_takes() -> None:
+    """Every file the front enters for a Predict is named, and every file of the spine is entered.
+
+    The replica's half runs in another process; there only the files' existence is checked.
+    """
+    text = section("A request") + section("A record")
+    spine = steps(section("A request"))
+    assert 0 < len(spine) <= MOST_SPINE_FILES
+    entered = await files_of_one_request()
+    assert [file for file in sorted(entered) if f"`{file}`" not in text] == []
+    ends = spine.index("server/replica/executor.py")
+    assert [file for file in spine[:ends] if file not in entered] == []
+
+
+async def files_of_one_request() -> set[str]:
+    """The files under server/ in which this process calls a function for one Predict."""
+    config = stub_config()
+    pool = stub_pool(config)
+    engine = Engine(config, pool, Dropped())
+    await engine.start()
+    entered: set[str] = set()
+
+    def note(frame: FrameType, event: str, _argument: object) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(ROOT / "server"):
+            entered.add(path.relative_to(ROOT).as_posix())
+
+    try:
+        await until(lambda: pool.serving)
+        async with edge(engine) as address, channel_to(address) as channel:
+            stub = inference_pb2_grpc.InferenceStub(channel)  # type: ignore[no-untyped-call]
+            parts = [inference_pb2.Part(text="knocking at the drive")]
+            request = inference_pb2.PredictRequest(examples=[inference_pb2.Example(parts=parts)])
+            sys.setprofile(note)
+            try:
+                answer = await stub.Predict(request)
+                await asyncio.sleep(0.05)  # the record follows the answer
+            finally:
+                sys.setprofile(None)
+            assert answer.results[0].prediction.label
+    finally:
+        await engine.stop()
+    return entered
+
+
+class Dropped:
+    """A recorder that keeps nothing."""
+
+    def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None:
+        return None
