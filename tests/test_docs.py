@@ -272,3 +272,13 @@ class Dropped:
 
     def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None:
         return None
+
+
+# ---- what the pages tell a contributor to run ----------------------------------------------------
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for document in documents():
+        for target in re.findall(r"`make ([a-z-]+)", (ROOT / document).read_text()):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), (document, target)
