@@ -4,7 +4,7 @@ ServerError
 ├── PoolRefused   the pool cannot serve: `check` is memory, device, start, or a bundle check
 └── DeployRefused a bundle is not put into service: `check` is load, probe, speed, activate, ...
 
-A row's own trouble is a Fault, never an exception; rpc.py turns its code into a status.
+A row's own trouble is a Fault, never an exception; request/status.py turns its code into a status.
 """
 
 from __future__ import annotations

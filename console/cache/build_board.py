@@ -1,5 +1,5 @@
 """From the open cache and the state of the links to one `Board`. Single-threaded: belongs to the
-reading thread of desk.py."""
+reading thread of board_thread.py."""
 
 from __future__ import annotations
 

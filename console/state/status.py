@@ -1,5 +1,6 @@
 """From what is known to one sentence of what is wrong, most severe first. Pure; the phrases it is
-made of are in phrases.py, and tests/console/test_console_status.py has the rules as a table."""
+made of are in status_messages.py, and tests/console/test_console_status.py has the rules as a
+table."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Everything the writer thread does to telemetry.db. One connection, one thread, one transaction
-at a time; raw SQL where it is hot. Readers have connections of their own (reading.py)."""
+at a time; raw SQL where it is hot. Readers have connections of their own (reader.py)."""
 
 from __future__ import annotations
 
