@@ -46,14 +46,15 @@ $(VENV)/bin/pip:
 		($(ROOT_RUN) apt-get update -qq && $(ROOT_RUN) apt-get install -y -qq --no-install-recommends python3.11-venv)
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.server: pyproject.toml constraints.txt | $(VENV)/bin/pip
+$(VENV)/.server: pyproject.toml clients/python/pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Setting up $(VENV) with the server's libraries (about a minute the first time)"
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[server]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e clients/python -e '.[server]'
 	@touch $@
 
-$(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/pip
+$(VENV)/.everything: pyproject.toml clients/python/pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Setting up $(VENV) with everything (about two minutes the first time)"
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[server,console,train,parquet,openssf,dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt \
+		-e clients/python -e '.[server,console,train,parquet,openssf,dev]'
 	@touch $@ $(VENV)/.server
 
 # $(call debian,WHAT,PACKAGES): those of Debian's packages that are missing.

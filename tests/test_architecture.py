@@ -32,12 +32,15 @@ SHARED_WITH_THE_CONSOLE = tuple(
 # What each place may import of ours. The first matching prefix rules a module.
 ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("proto", ("proto",)),
-    # What a caller installs: the contract and nothing of what is behind it.
-    ("trefoil", ("trefoil", "proto")),
+    # A distribution of its own: it has its own copy of the stubs.
+    ("trefoil", ("trefoil",)),
     ("pipelines", ("pipelines",)),
     ("recipes", ("recipes", "pipelines")),
     ("server.telemetry", ("server.telemetry",)),
     ("server.replica.main", ("server", "proto", "pipelines")),
+    # The command line is a client like any other.
+    ("server.commands", ("server", "proto", "trefoil")),
+    ("server.rehearsal.rerun", ("server", "proto", "trefoil")),
     ("server", ("server", "proto")),
     # What the console knows and concludes stands on its own and on what telemetry sends.
     ("console.state", ("console.state", *SHARED_WITH_THE_CONSOLE)),
@@ -182,6 +185,8 @@ def test_no_folder_is_too_large_to_look_over() -> None:
         ("console.state.status", "from console.app.theme import Theme"),
         ("console.state.status", "from server.telemetry.store.reader import Reader"),
         ("trefoil.servers", "from server.pool.affinity import rank"),
+        ("trefoil.client", "from proto import inference_pb2"),
+        ("server.api.inference", "import trefoil"),
     ],
 )
 def test_a_planted_breach_is_found(module: str, source: str) -> None:
@@ -193,12 +198,12 @@ def test_the_client_needs_nothing_but_grpc_and_protobuf() -> None:
     code = (
         "import sys, trefoil; trefoil.Client('localhost:1').close();"
         "ours = {name.split('.')[0] for name in sys.modules};"
-        "sys.exit(', '.join({'server', 'pipelines', 'console', 'numpy', 'torch'} & ours) or 0)"
+        "wrong = {'server', 'pipelines', 'console', 'proto', 'numpy', 'torch'} & ours;"
+        "sys.exit(', '.join(wrong) or 0)"
     )
-    path = os.pathsep.join((str(ROOT / "clients" / "python"), str(ROOT)))
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")},
         capture_output=True,
         text=True,
         timeout=120,
@@ -227,7 +232,7 @@ def test_proto_stays_a_namespace_directory() -> None:
     "module", ["server.main", "server.engine", "server.api.inference", "console.app.main"]
 )
 def test_front_and_console_never_load_torch(module: str) -> None:
-    heavy = "{'torch', 'transformers', 'torchaudio', 'pipelines'}"
+    heavy = "{'torch', 'transformers', 'torchaudio', 'pipelines', 'trefoil'}"
     code = f"import sys, {module}; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120

@@ -23,18 +23,18 @@ from trefoil import (
     InputRefused,
     Overloaded,
     Prediction,
-    Retries,
+    RetryPolicy,
     StampMismatch,
     TrefoilError,
     Unavailable,
     image,
     text,
 )
-from trefoil.attempts import Attempts
+from trefoil.options import Options
 from trefoil.request import Request
-from trefoil.retries import Deadline
-from trefoil.shipment import Shipment
-from trefoil.terms import Terms
+from trefoil.retry_loop import RetryLoop
+from trefoil.retry_policy import Deadline
+from trefoil.uploads import Uploads
 
 OTHER = "cd" * 32
 LARGE = made.sound() + bytes(5 << 20)
@@ -53,11 +53,11 @@ class Faulty(StandInEngine):
 
 @asynccontextmanager
 async def client_of(
-    *engines: StandInEngine, retries: Retries | None = None
+    *engines: StandInEngine, retry_policy: RetryPolicy | None = None
 ) -> AsyncIterator[AsyncClient]:
     async with AsyncExitStack() as stack:
         addresses = [await stack.enter_async_context(listener(engine)) for engine in engines]
-        client = AsyncClient(addresses, retries=retries or Retries())
+        client = AsyncClient(addresses, retry_policy=retry_policy or RetryPolicy())
         yield await stack.enter_async_context(client)
 
 
@@ -120,9 +120,9 @@ async def test_the_deadline_ends_the_call_and_the_work() -> None:
 
 
 async def test_all_attempts_share_one_deadline() -> None:
-    retries = Retries(attempts=1000, first_s=0.05, longest_s=0.05)
+    policy = RetryPolicy(max_attempts=1000, initial_backoff_s=0.05, max_backoff_s=0.05)
     engine = Faulty(*[DRAINING] * 1000)
-    async with client_of(engine, retries=retries) as client:
+    async with client_of(engine, retry_policy=policy) as client:
         with pytest.raises((Unavailable, DeadlineExceeded)):
             await client.predict(text("hum"), timeout_s=0.6)
     assert 1 < len(engine.received) < 1000, "the deadline ended it, not the number of attempts"
@@ -130,7 +130,7 @@ async def test_all_attempts_share_one_deadline() -> None:
 
 async def test_attempts_are_bounded() -> None:
     engine = Faulty(*[DRAINING] * 10)
-    async with client_of(engine, retries=Retries(3, 0.01, 0.02)) as client:
+    async with client_of(engine, retry_policy=RetryPolicy(3, 0.01, 0.02)) as client:
         with pytest.raises(Unavailable) as caught:
             await client.predict(text("hum"))
     assert (caught.value.attempts, len(engine.received)) == (3, 3)
@@ -168,7 +168,7 @@ async def test_another_stamp_is_an_error_with_the_serving_one() -> None:
         with pytest.raises(StampMismatch):
             await pinned.predict(text("hum"))
         with pytest.raises(StampMismatch):
-            await pinned.generate(text("hum")).whole()
+            await pinned.generate(text("hum")).read_all()
         assert await pinned.served() == {address: STAMP}
 
 
@@ -214,22 +214,22 @@ async def test_a_large_part_is_uploaded_to_the_server_that_is_asked() -> None:
 
 
 async def test_an_upload_that_a_server_forgot_is_made_anew() -> None:
-    terms, deadline = Terms(), Deadline.after(30.0)
+    options, deadline = Options(), Deadline.after(30.0)
     example = pb.Example(parts=[image(LARGE)])
-    shipment = Shipment([example], terms.metadata("r"))
+    uploads = Uploads([example], options.metadata("r"))
     async with listener(StandInEngine()) as address, AsyncClient(address) as client:
-        attempts = Attempts(client._servers, Retries(), "", deadline)
-        (sent,) = await shipment.to(client._servers.members[0], [0], deadline)
+        retries = RetryLoop(client._servers, RetryPolicy(), "", deadline)
+        (sent,) = await uploads.examples_for(client._servers.members[0], [0], deadline)
         assert sent.parts[0].upload_id
-        shipment._uploads[address][0, 0] = "0" * 32  # as after a restart of the server
-        (found,) = await Request("r", 1, terms, shipment, attempts).answer()
+        uploads._uploads[address][0, 0] = "0" * 32  # as after a restart of the server
+        (found,) = await Request("r", 1, options, uploads, retries).answer()
     assert isinstance(found, Prediction) and found.attempts == 1
 
 
 async def test_nobody_there_is_unavailable_after_a_few_quick_attempts() -> None:
     async with listener(StandInEngine()) as address:
         pass
-    async with AsyncClient(address, retries=Retries(3, 0.01, 0.02)) as client:
+    async with AsyncClient(address, retry_policy=RetryPolicy(3, 0.01, 0.02)) as client:
         with pytest.raises(Unavailable) as caught:
             await client.predict(text("hum"))
         (refusal,) = (await client.served()).values()
@@ -253,7 +253,7 @@ async def test_a_closed_client_says_so() -> None:
     ("servers", "balance", "complaint"),
     [
         ((), "rendezvous", "at least one"),
-        (("a:1", "a:1"), "rendezvous", "each once"),
+        (("a:1", "a:1"), "rendezvous", "each address once"),
         (("a:1",), "dice", "neither"),
         (("name:1",), "ring_hash", "numeric"),
         (("127.0.0.1:1", "[::1]:1"), "ring_hash", "one ring"),

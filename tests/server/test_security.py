@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from proto import admin_pb2, inference_pb2, observe_pb2
-from server.commands.connection import refused
+from server.commands.connection import connection_hint
 from server.main import main as command
 from server.request.actor import ACTOR
 from server.security import authority, pem, roles, tls, tokens
@@ -319,7 +319,7 @@ def test_a_server_with_a_foreign_key_says_so_and_not_that_its_port_is_taken(
     ],
 )
 def test_a_broken_handshake_is_told_with_what_it_may_mean(message: str, said: str) -> None:
-    assert (said in refused(message)) if said else refused(message) == ""
+    assert (said in connection_hint(message)) if said else connection_hint(message) == ""
 
 
 def test_without_tls_nothing_of_cryptography_is_loaded() -> None:
