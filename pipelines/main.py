@@ -166,7 +166,7 @@ def _sign(arguments: argparse.Namespace) -> int:
         openssf.sign(contents, arguments.key)
         print(f"{contents.manifest.stamp().name} signed: model.sig")
         return OK
-    key = sign(contents, arguments.key)
+    key = sign(contents.path, contents.manifest.to_bytes(), arguments.key)
     print(f"{contents.manifest.stamp().name} signed with key {key}")
     return OK
 

@@ -25,7 +25,6 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pipelines.bundle import manifest as manifests
-from pipelines.bundle.contents import Contents
 from pipelines.bundle.files import Buffer, put_file
 from pipelines.bundle.formats import parse_json
 from pipelines.errors import BundleRefused
@@ -65,26 +64,26 @@ def read_trusted(path: Path) -> tuple[TrustedKey, ...]:
     return tuple(read_public(item) for item in found)
 
 
-def sign(contents: Contents, key_path: Path) -> str:
-    """Writes manifest.sig beside the manifest of a verified bundle and returns the key's id.
+def sign(folder: Path, manifest_bytes: bytes, key_path: Path) -> str:
+    """Writes manifest.sig into the bundle `folder` and returns the key's id.
 
-    Raises ValueError for another kind of key, OSError.
+    `manifest_bytes` is the manifest of a bundle the caller has verified, as it is on disk. Raises
+    ValueError for another kind of key, OSError.
     """
-    content = contents.manifest.to_bytes()  # the one spelling: what was read is this, byte for byte
     try:
         key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ValueError(f"{key_path} is not an unencrypted private key in PEM: {error}") from error
     if isinstance(key, Ed25519PrivateKey):
-        signature = key.sign(_DOMAIN + content)
+        signature = key.sign(_DOMAIN + manifest_bytes)
     elif isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1):
-        signature = key.sign(_DOMAIN + content, ECDSA(hashes.SHA256()))
+        signature = key.sign(_DOMAIN + manifest_bytes, ECDSA(hashes.SHA256()))
     else:
         raise ValueError(f"{key_path} is neither an Ed25519 nor a P-256 key")
     identity = _id(key.public_key())
     values = {"schema": SCHEMA, "key": identity, "signature": signature.hex()}
     text = json.dumps(values, indent=1) + "\n"
-    put_file(contents.path, manifests.SIGNATURE, text.encode())
+    put_file(folder, manifests.SIGNATURE, text.encode())
     return identity
 
 

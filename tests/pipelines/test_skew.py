@@ -13,11 +13,10 @@ import pytest
 
 from pipelines.bundle import signature, speed, stamp
 from pipelines.bundle.bundle import Bundle
-from pipelines.bundle.contents import read_contents
 from pipelines.bundle.files import Identity
 from pipelines.bundle.skew import Changed, SkewWatch
 from pipelines.models.qwen import patches
-from tests.pipelines.test_signature import keys
+from tests.pipelines.test_signature import keys, sign_bundle
 
 WEIGHTS = "weights/model.safetensors"
 ON_DISK = "was changed on disk"
@@ -84,7 +83,7 @@ def test_a_file_too_many_and_a_second_name_of_one_are_named(bundle: Path, opened
 
 def test_the_signature_that_was_asked_for_must_stay(bundle: Path, tmp_path: Path) -> None:
     private, public = keys(tmp_path, "ed25519")
-    signature.sign(read_contents(bundle), private)
+    sign_bundle(bundle, private)
     opened = Bundle.open(bundle, trusted=signature.read_trusted(public))
     assert opened.signed_by == signature.read_public(public).id
     watch = SkewWatch(opened)
