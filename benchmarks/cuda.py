@@ -29,8 +29,8 @@ from pipelines.batch import mapped
 from pipelines.bundle import golden
 from pipelines.collate import collate
 from pipelines.models import heads
-from pipelines.models.backbone import QwenOmniBackbone
 from pipelines.models.qwen import thinker
+from pipelines.models.qwen.backbone import QwenOmniBackbone
 from pipelines.models.qwen.log_mel import audio_tokens
 from pipelines.pipeline import Pipeline
 from pipelines.types import Prediction, Prepared
@@ -171,7 +171,7 @@ def random_backbone(
         for name, meta in shapes.items()
         if thinker.belongs(name)
     }
-    return QwenOmniBackbone(thinker.loaded(parsed, tensors, device, dtype))
+    return QwenOmniBackbone(thinker.load_model(parsed, tensors, device, dtype))
 
 
 def row(

@@ -64,10 +64,10 @@ class ServerConfig:
     # Size limits at the door.
     max_message_bytes: int = 16 * MIB
     max_examples: int = 64
-    max_parts: int = 64
+    max_parts: int = 32
     max_labels: int = 256
     max_label_chars: int = 256
-    max_text_bytes: int = 256 * 1024
+    max_text_bytes: int = 64 * 1024
     max_slices: int = 16
     max_new_tokens: int = 256
     upload_bytes: int = 64 * MIB

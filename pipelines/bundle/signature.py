@@ -1,8 +1,9 @@
-"""manifest.sig: who vouches for a bundle. The manifest names every byte, so signing it signs all.
+"""manifest.sig: a signature over the manifest. The manifest lists the digest of every file, so the
+signature covers the whole bundle.
 
 Ed25519, or ECDSA on P-256 with SHA-256, over a domain tag and the manifest exactly as it is on
-disk. A key's id is the sha256 of its SubjectPublicKeyInfo. Which keys to trust is the caller's say;
-a signature nobody asked for is not looked at.
+disk. A key's id is the sha256 of its SubjectPublicKeyInfo. The caller decides which keys to trust;
+without trusted keys, a signature is ignored.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def read_public(path: Path) -> TrustedKey:
 def read_trusted(path: Path) -> tuple[TrustedKey, ...]:
     """The public keys of a file, or of every .pem and .pub in a directory.
 
-    Raises ValueError when there is none, or anything else by that suffix; OSError.
+    Raises ValueError when there is none, or a file with that suffix is not a key; OSError.
     """
     if not path.is_dir():
         return (read_public(path),)
@@ -92,20 +93,22 @@ def check(manifest: Buffer, signature: Buffer | None, trusted: Sequence[TrustedK
     if signature is None:
         raise _refused("it is not signed; sign it with `pipelines sign BUNDLE --key KEY`")
     if len(signature) > _MAX_BYTES:
-        raise _refused(f"{manifests.SIGNATURE} is too long to be one")
+        raise _refused(f"{manifests.SIGNATURE} is longer than {_MAX_BYTES} bytes")
     try:
         values = parse_json(manifests.SIGNATURE, signature)
     except BundleRefused as error:
         raise _refused(error.message) from error
     if set(values) != {"schema", "key", "signature"} or values["schema"] != SCHEMA:
-        raise _refused(f"{manifests.SIGNATURE} is not a {SCHEMA}")
+        raise _refused(f"{manifests.SIGNATURE} does not have the schema {SCHEMA}")
     key = next((candidate for candidate in trusted if candidate.id == values["key"]), None)
     if key is None:
         raise _refused(f"it was signed with key {str(values['key'])[:12]}…, which is not trusted")
     try:
         _verify(key, bytes.fromhex(str(values["signature"])), _DOMAIN + bytes(manifest))
     except (InvalidSignature, ValueError) as error:
-        raise _refused(f"the signature by key {key.id[:12]}… is not of this manifest") from error
+        raise _refused(
+            f"the signature by key {key.id[:12]}… does not match this manifest"
+        ) from error
     return key.id
 
 

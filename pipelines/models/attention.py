@@ -1,8 +1,9 @@
 """Our scaled-dot-product attention, registered with transformers under one name.
 
-- encoders: all segments of a packed sequence in one call, instead of a Python loop over them;
+- encoders: all segments of a packed sequence in one call instead of a Python loop;
 - text: the mask is ours and already additive, so transformers builds none.
-Numbers equal transformers' "sdpa" (tests/pipelines/test_backbone.py); only the number of calls
+
+The results equal transformers' "sdpa" (tests/pipelines/test_backbone.py); only the number of calls
 differs.
 """
 
@@ -31,7 +32,7 @@ def attend(
     """query [B, heads, queries, D], key and value [B, kv heads, keys, D] -> [B, queries, heads, D].
 
     `segments` (whole images or chunks, windows) marks a packed encoder sequence with B = 1;
-    modules whose `windowed` is true attend within the second.
+    modules whose `windowed` is true attend within windows.
     """
     if segments is not None:
         chosen = segments[1] if getattr(module, "windowed", False) else segments[0]
@@ -39,7 +40,7 @@ def attend(
     batch, heads, queries, _size = query.shape
     groups = heads // key.shape[1]
     if queries == 1 and groups > 1:
-        # One query a row: the heads that share a key head become queries of it, nothing is copied.
+        # One query a row: heads that share a key head become its queries, which copies nothing.
         query = query.reshape(batch, key.shape[1], groups, -1)
     elif groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)

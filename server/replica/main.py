@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipelines.bundle.signature import TrustedKey
     from pipelines.models.generate import Generation
     from pipelines.pipeline import Pipeline
-    from pipelines.postprocess import Found
+    from pipelines.postprocess import ForwardResult
     from pipelines.types import Modality, Part, Prediction, Prepared, Sample, Task
 
 KINDS: dict[int, Modality] = {
@@ -232,7 +232,7 @@ class PipelineModel:
             raise Rejected(error.field, error.reason, error.message) from error
         return Ready(row, row.tokens, row.decode_ms, row.preprocess_ms, row.modalities)
 
-    def forward(self, rows: Sequence[Prepared]) -> tuple[Found, Any]:
+    def forward(self, rows: Sequence[Prepared]) -> tuple[ForwardResult, Any]:
         import torch
 
         found = self._pipeline.forward(self._pipeline.collate(rows))
@@ -242,11 +242,11 @@ class PipelineModel:
             computed.record()
         return found, computed
 
-    def wait(self, found: tuple[Found, Any]) -> None:
+    def wait(self, found: tuple[ForwardResult, Any]) -> None:
         if found[1] is not None:
             found[1].synchronize()
 
-    def finish(self, found: tuple[Found, Any]) -> list[replica_pb2.Done]:
+    def finish(self, found: tuple[ForwardResult, Any]) -> list[replica_pb2.Done]:
         return [self._done(prediction) for prediction in self._pipeline.finish(found[0])]
 
     def start(self, rows: Sequence[Prepared]) -> Sequence[Generation]:

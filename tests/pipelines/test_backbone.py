@@ -5,9 +5,10 @@ import torch
 
 from pipelines.collate import collate
 from pipelines.errors import BundleRefused
-from pipelines.models.backbone import QwenOmniBackbone, load_backbone, visible_behind
+from pipelines.models.backbone import visible_after_prompt
 from pipelines.models.label_tree import Tokens
 from pipelines.models.qwen import thinker
+from pipelines.models.qwen.backbone import QwenOmniBackbone, load_backbone
 from tests.support.tinybundle import thinker_config, thinker_tensors
 from tests.support.tinyrows import (
     five_rows,
@@ -48,13 +49,13 @@ def test_tokens_behind_a_kept_prompt_equal_tokens_in_the_same_forward() -> None:
     with torch.inference_mode():
         packed = collate(rows, lambda _row: LABELS, backbone.geometry)
         prompts = collate(rows, lambda _row: (), backbone.geometry)
-        branches = packed.branches[0]
+        branches = packed.label_trees[0]
         hidden, cache = backbone.prefill(prompts)
-        seen = visible_behind(prompts, branches)
-        behind = backbone.extend(branches.tokens, branches.positions, seen, cache.behind())
+        seen = visible_after_prompt(prompts, branches)
+        behind = backbone.extend(branches.tokens, branches.positions, seen, cache.view())
         together = torch.cat([hidden, behind], dim=1)
         torch.testing.assert_close(together, backbone.hidden(packed), atol=1e-5, rtol=1e-5)
-        again = backbone.extend(branches.tokens, branches.positions, seen, cache.behind())
+        again = backbone.extend(branches.tokens, branches.positions, seen, cache.view())
     assert torch.equal(again, behind)  # the kept prompt was lent, not grown
 
 

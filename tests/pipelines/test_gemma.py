@@ -25,14 +25,14 @@ from pipelines.errors import BadInput, BundleRefused
 from pipelines.main import main
 from pipelines.media.decode import DecodedAudio, DecodedImage
 from pipelines.models import heads
-from pipelines.models.backbone import visible_behind
+from pipelines.models.backbone import visible_after_prompt
 from pipelines.models.gemma import backbone as gemma
 from pipelines.models.gemma import log_mel, patches
 from pipelines.models.gemma import model as gemma_model
 from pipelines.models.gemma.backbone import GemmaBackbone, ahead_in_images, within_window
 from pipelines.models.generate import Writing
 from pipelines.models.label_tree import Tokens
-from pipelines.models.tokens import GEMMA_TEMPLATE, QWEN, Text
+from pipelines.models.tokens import GEMMA_TEMPLATE, QWEN, PromptTokenizer
 from pipelines.pipeline import Pipeline
 from pipelines.types import Part, Prediction, Prepared, Sample
 from proto import inference_pb2 as pb
@@ -119,12 +119,12 @@ def test_labels_behind_a_kept_prompt_score_as_packed(backbone: GemmaBackbone) ->
 
 def test_a_kept_prompt_is_lent_and_not_grown(backbone: GemmaBackbone) -> None:
     packed, prompts = batch_of(backbone, six_rows(), *LABELS), batch_of(backbone, six_rows())
-    branches = packed.branches[0]
+    branches = packed.label_trees[0]
     with torch.inference_mode():
         _, cache = backbone.prefill(prompts)
-        seen = visible_behind(prompts, branches)
+        seen = visible_after_prompt(prompts, branches)
         once, again = (
-            backbone.extend(branches.tokens, branches.positions, seen, cache.behind())
+            backbone.extend(branches.tokens, branches.positions, seen, cache.view())
             for _ in range(2)
         )
     assert torch.equal(once, again)
@@ -311,12 +311,12 @@ def test_a_budget_the_model_has_no_positions_for_is_refused(tokens: int) -> None
 
 
 def test_plain_added_tokens_are_text_and_marks_are_not() -> None:
-    text = Text(tinygemma.tokenizer_json(), QWEN, GEMMA_TEMPLATE, plain_added=True)
+    text = PromptTokenizer(tinygemma.tokenizer_json(), QWEN, GEMMA_TEMPLATE, plain_added=True)
     ids = text.encode([f"a{tinygemma.LINE_FEEDS}b <|image|><turn|>"], "embed").input_ids.tolist()
     assert ids.count(256 + len(tinygemma.SPECIALS)) == 1
     assert ids.count(token_id("<|image|>")) == 0
     assert ids.count(END) == 1  # the template's own
-    strict = Text(tinygemma.tokenizer_json(), QWEN, GEMMA_TEMPLATE)
+    strict = PromptTokenizer(tinygemma.tokenizer_json(), QWEN, GEMMA_TEMPLATE)
     assert 256 + len(tinygemma.SPECIALS) not in strict.encode(["\n\n\n"], "embed").input_ids
 
 
@@ -400,7 +400,7 @@ def test_a_checkpoint_with_other_preprocessing_is_refused(
     read = checkpoint.read(source)
     with pytest.raises(BundleRefused, match=words):
         from_checkpoint.preprocess(
-            {**read.processor, **stated}, from_checkpoint.Given("x", {}), read.family
+            {**read.processor, **stated}, from_checkpoint.BuildOptions("x", {}), read.family
         )
 
 

@@ -5,9 +5,9 @@ import torch
 
 from pipelines.collate import collate
 from pipelines.models import heads
-from pipelines.models.backbone import QwenOmniBackbone
 from pipelines.models.heads import Scored
 from pipelines.models.label_tree import Tokens
+from pipelines.models.qwen.backbone import QwenOmniBackbone
 from pipelines.types import Prepared
 from tests.support.tinybundle import thinker_config, thinker_tensors
 from tests.support.tinyrows import five_rows, reference_inputs, reference_model, tiny_backbone

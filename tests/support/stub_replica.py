@@ -142,6 +142,14 @@ class StubModel:
         return np.array([1.0, np.nan], dtype="<f4").tobytes()
 
 
+@dataclass(frozen=True, slots=True)
+class StubChange:
+    kind: str
+    name: str
+    message: str
+    affects_answers_now: bool = False
+
+
 class StubWatch:
     """Says what a file says: one line an item, `kind name now|later words...`; no file: nothing.
     A file that says `broken` cannot be looked at. `verify` says one thing more than `look`."""

@@ -42,7 +42,7 @@ def bundle(stamp: str = STAMP, rows: int = 4000, reference: bool = True) -> Bund
     matrix = np.array([features(r) for _ in range(rows)], dtype=np.float32)
     sure = r.beta(8, 2, rows)
     right = r.random(rows) < sure
-    answers = builder.Answers(
+    answers = builder.ReferenceAnswers(
         sure.tolist(), ["ok"] * rows, ["ok" if x else "stop" for x in right], LABELS
     )
     sites = [{"site": "ab"[int(i)]} for i in r.integers(0, 2, rows)]
