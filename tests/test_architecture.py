@@ -42,6 +42,7 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
             "proto",
             "server.telemetry.drift.profile",
             "server.telemetry.drift.scores",
+            "server.telemetry.outputs",
             "server.telemetry.record",
         ),
     ),

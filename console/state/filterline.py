@@ -7,12 +7,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from server.telemetry.outputs import FILTER_NAMES
+
 NUMBERS = {
-    "conf": "confidence",
-    "confidence": "confidence",
-    "margin": "margin",
-    "entropy": "entropy",
-    "mass": "closed_set_mass",
+    **FILTER_NAMES,
     "ms": "total_ms",
     "total": "total_ms",
     "queue": "queue_ms",

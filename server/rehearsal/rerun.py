@@ -21,9 +21,10 @@ from server.pool.pool import Pool
 from server.pool.spawn import replica_spawner
 from server.rehearsal.replay import Side, named
 from server.request.ids import prediction_id
+from server.telemetry.outputs import outputs_of
 from server.telemetry.record import FeatureSpec
 from server.telemetry_port import Unrecorded
-from server.types import Answer, Outcome, Work
+from server.types import Outcome, Work
 
 TIMEOUT_S = 60.0
 # The server writes a row within a fraction of a second; then its features can be read.
@@ -62,15 +63,6 @@ async def by_server(client: Client, example: bytes, task: str) -> Side:
     row = await _written(client, result.prediction_id)
     schema = await schema_of(client, result.stamp)
     return replace(side, features=named(row.features, schema) if row is not None else {})
-
-
-def outputs_of(said: pb.Prediction | Answer | observe_pb2.PredictionRow) -> dict[str, float]:
-    return {
-        "confidence": said.confidence,
-        "margin": said.margin,
-        "entropy": said.entropy,
-        "closed_set_mass": said.closed_set_mass,
-    }
 
 
 async def _written(client: Client, identifier: str) -> observe_pb2.PredictionRow | None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.telemetry.errors import BadFilter
+from server.telemetry.outputs import FILTER_NAMES
 
 TERM = re.compile(r"(?P<name>[A-Za-z_][\w.\-]*)(?P<op>!=|<=|>=|=|<|>)(?P<value>.*)", re.DOTALL)
 TEXTS = {
@@ -24,9 +25,9 @@ TEXTS = {
 } | {"id": "prediction_id", "trace": "trace_id", "true": "true_label", "true_label": "true_label"}
 NUMBERS = {
     name: name
-    for name in ("confidence", "margin", "entropy", "closed_set_mass", "replica", "batch_size")
+    for name in ("replica", "batch_size")
     + ("queue_ms", "decode_ms", "preprocess_ms", "forward_ms", "post_ms", "total_ms", "kept")
-} | {"conf": "confidence", "mass": "closed_set_mass", "ms": "total_ms", "batch": "batch_size"}
+} | {"ms": "total_ms", "batch": "batch_size", **FILTER_NAMES}
 MOST_TERMS = 20
 LONGEST = 4000  # characters of a line
 
