@@ -46,7 +46,7 @@ def request(names: tuple[str, ...]) -> tuple[Work, Outcome, dict[str, float]]:
         name: float(value) for name, value in zip(names, r.normal(size=len(names)), strict=True)
     }
     blob = np.array(list(values.values()), dtype="<f4").tobytes()
-    answer = Answer("watch", 0.9, 0.8, 0.1, 0.99, (), b"", blob)
+    answer = Answer("watch", (), b"", blob, confidence=0.9, closed_set_mass=0.99)
     made = Work(
         id=prediction_id(), example=b"x" * 125_000, task="classify", labels=(),
         want_embedding=False, max_new_tokens=0, priority=1, deadline=None, session="",

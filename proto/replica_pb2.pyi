@@ -198,7 +198,7 @@ class Done(_message.Message):
     def __init__(self, id: _Optional[str] = ..., prediction: _Optional[_Union[_inference_pb2.Prediction, _Mapping]] = ..., fault: _Optional[_Union[_inference_pb2.Fault, _Mapping]] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., stamp_hex: _Optional[str] = ..., features: _Optional[bytes] = ..., tokens: _Optional[int] = ..., modality_mix: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Token(_message.Message):
-    __slots__ = ("id", "text", "last", "finish_reason", "tokens", "timing", "fault", "features", "stamp_hex", "confidence")
+    __slots__ = ("id", "text", "last", "finish_reason", "tokens", "timing", "fault", "features", "stamp_hex", "prediction")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
@@ -208,7 +208,7 @@ class Token(_message.Message):
     FAULT_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     STAMP_HEX_FIELD_NUMBER: _ClassVar[int]
-    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
     id: str
     text: str
     last: bool
@@ -218,8 +218,8 @@ class Token(_message.Message):
     fault: _inference_pb2.Fault
     features: bytes
     stamp_hex: str
-    confidence: float
-    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., last: _Optional[bool] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., fault: _Optional[_Union[_inference_pb2.Fault, _Mapping]] = ..., features: _Optional[bytes] = ..., stamp_hex: _Optional[str] = ..., confidence: _Optional[float] = ...) -> None: ...
+    prediction: _inference_pb2.Prediction
+    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., last: _Optional[bool] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., fault: _Optional[_Union[_inference_pb2.Fault, _Mapping]] = ..., features: _Optional[bytes] = ..., stamp_hex: _Optional[str] = ..., prediction: _Optional[_Union[_inference_pb2.Prediction, _Mapping]] = ...) -> None: ...
 
 class MixProbe(_message.Message):
     __slots__ = ("mix", "p50_ms", "max_ms", "limit_ms", "runs", "worst_difference", "tolerance", "ok", "reason")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server.telemetry.outputs import Outputs
 from server.telemetry.record import FeatureSpec
 
 NO_FEATURES: Mapping[str, float] = {}
@@ -62,14 +63,10 @@ class LabelScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Outputs):
     """A prediction as the front knows it; `features` is a float32 little-endian blob."""
 
     label: str
-    confidence: float
-    margin: float
-    entropy: float
-    closed_set_mass: float
     scores: tuple[LabelScore, ...]
     embedding: bytes
     features: bytes

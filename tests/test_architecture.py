@@ -26,7 +26,7 @@ LARGEST_FOLDER = 24
 
 # Of telemetry: its rows, the language that chooses among them, and the maths of drift.
 SHARED_WITH_THE_CONSOLE = tuple(
-    f"server.telemetry.{name}" for name in ("rows", "record", "filters", "drift")
+    f"server.telemetry.{name}" for name in ("rows", "record", "outputs", "filters", "drift")
 )
 
 # What each place may import of ours. The first matching prefix rules a module.

@@ -17,6 +17,7 @@ from console.state.domain import (
     Row,
     ServerSnapshot,
 )
+from server.telemetry.outputs import OUTPUT_NAMES, output_tuple
 from server.telemetry.rows import (
     AlertRow,
     DeployRow,
@@ -58,9 +59,12 @@ _HEADS = {
     " baseline, n, n_effective, n_needed, ks, p, q, kl, js, psi, chi2_p, excess_kl, expected_kl,"
     " level, structural) VALUES (?" + ",?" * 20 + ")",
     "prediction": "INSERT INTO prediction (server, id, at_ms, stamp, mix, label, true_label,"
-    " confidence, margin, entropy, closed_set_mass, queue_ms, decode_ms, preprocess_ms, forward_ms,"
-    " post_ms, total_ms, batch_size, replica, slices, error, kept, client, session, trace_id,"
-    " features, task, batch_mates) VALUES (?" + ",?" * 27 + ")"
+    " queue_ms, decode_ms, preprocess_ms, forward_ms, post_ms, total_ms, batch_size, replica,"
+    " slices, error, kept, client, session, trace_id, features, task, batch_mates, "
+    + ", ".join(OUTPUT_NAMES)
+    + ") VALUES (?"
+    + ",?" * (23 + len(OUTPUT_NAMES))
+    + ")"
     # In place, so that the row keeps its number while the panel pages through it.
     " ON CONFLICT (server, id) DO UPDATE SET true_label = excluded.true_label,"
     " kept = excluded.kept, error = excluded.error, batch_mates = excluded.batch_mates",
@@ -188,10 +192,6 @@ def _prediction(row: PredictionRow, server: int, names: Names) -> tuple[object, 
         names.id(row.mix),
         names.id(row.label),
         names.id(row.true_label),
-        row.confidence,
-        row.margin,
-        row.entropy,
-        row.closed_set_mass,
         *astuple(row.timing),
         row.batch_size,
         row.replica,
@@ -204,4 +204,5 @@ def _prediction(row: PredictionRow, server: int, names: Names) -> tuple[object, 
         np.asarray(row.features, "<f4").tobytes(),
         row.task,
         json.dumps(row.batch_mates),
+        *output_tuple(row),
     )

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from console.cache.interned import NameBook
 from console.state.domain import PredictionRow, Timing
+from server.telemetry.outputs import OUTPUT_NAMES, stored_outputs
 
 MOST = 1_000_000
 _COLUMNS = (
-    "seq, server, id, at_ms, stamp, mix, label, true_label, confidence, margin, entropy,"
-    " closed_set_mass, queue_ms, decode_ms, preprocess_ms, forward_ms, post_ms, total_ms,"
+    "seq, server, id, at_ms, stamp, mix, label, true_label, queue_ms,"
+    " decode_ms, preprocess_ms, forward_ms, post_ms, total_ms,"
     " batch_size, replica, slices, error, kept, client, session, trace_id, features, task,"
-    " batch_mates"
+    " batch_mates, " + ", ".join(OUTPUT_NAMES)
 )
 
 
@@ -71,20 +72,17 @@ def _prediction(row: Sequence[object], names: NameBook) -> PredictionRow:
         mix=text(5),
         label=text(6),
         true_label=text(7),
-        confidence=number(8),
-        margin=number(9),
-        entropy=number(10),
-        closed_set_mass=number(11),
-        timing=Timing(*(number(index) for index in range(12, 18))),
-        batch_size=int(number(18)),
-        replica=int(number(19)),
-        slices=json.loads(str(row[20])),
-        error=str(row[21]),
-        payload_kept=bool(row[22]),
-        client=text(23),
-        session=str(row[24]),
-        trace_id=str(row[25]),
-        features=tuple(np.frombuffer(row[26], "<f4").tolist()),  # type: ignore[call-overload]
-        task=str(row[27]),
-        batch_mates=tuple(json.loads(str(row[28]))),
+        timing=Timing(*(number(index) for index in range(8, 14))),
+        batch_size=int(number(14)),
+        replica=int(number(15)),
+        slices=json.loads(str(row[16])),
+        error=str(row[17]),
+        payload_kept=bool(row[18]),
+        client=text(19),
+        session=str(row[20]),
+        trace_id=str(row[21]),
+        features=tuple(np.frombuffer(row[22], "<f4").tolist()),  # type: ignore[call-overload]
+        task=str(row[23]),
+        batch_mates=tuple(json.loads(str(row[24]))),
+        **stored_outputs(row[25:]),
     )

@@ -6,6 +6,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from server.telemetry.outputs import OUTPUTS
+
 VERSION = 2  # PRAGMA user_version; a file with a higher one was written by a newer console
 
 _COLD = (
@@ -95,7 +97,17 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA busy_timeout = 5000")
     if found < VERSION:
         build(connection)
+    add_missing_outputs(connection)
     return connection
+
+
+def add_missing_outputs(connection: sqlite3.Connection) -> None:
+    """Columns of outputs that are newer than the file; NULL in its rows. An older console neither
+    reads nor writes them, so the version stays."""
+    known = {row[1] for row in connection.execute("PRAGMA table_info(prediction)")}
+    for spec in OUTPUTS:
+        if spec.name not in known:
+            connection.execute(f"ALTER TABLE prediction ADD COLUMN {spec.name} {spec.column}")
 
 
 def build(connection: sqlite3.Connection, stop_before: str | None = None) -> None:

@@ -16,6 +16,7 @@ from console.models.table import ROOT, Index, Role, cell_data, header_side
 from console.state.domain import PredictionRow
 from console.state.sanitize import milliseconds
 from console.state.timetext import clock_text
+from server.telemetry.outputs import OUTPUTS, OutputSpec
 
 PAGE = 128
 MOST_PAGES = 64
@@ -45,9 +46,13 @@ def columns(name_of: Callable[[str], str]) -> tuple[Column, ...]:
         tone = "warning" if wrong else "text"
         return Cell(words, tone, "sign", value=sign, tip=tip(row))
 
-    def confidence(entry: Entry) -> Cell:
-        row = entry[1]
-        return _text(row, "–" if row.error else f"{row.confidence:.3f}", right=True)
+    def output(spec: OutputSpec) -> Callable[[Entry], Cell]:
+        def cell(entry: Entry) -> Cell:
+            row, form = entry[1], "d" if spec.whole else ".3f"
+            text = "–" if row.error else f"{getattr(row, spec.name):{form}}"
+            return _text(row, text, right=True)
+
+        return cell
 
     def total(entry: Entry) -> Cell:
         return _text(entry[1], milliseconds(entry[1].timing.total_ms), right=True)
@@ -63,7 +68,7 @@ def columns(name_of: Callable[[str], str]) -> tuple[Column, ...]:
         Column("UTC", at, 70),
         Column("server", server, 94, spare=2),
         Column("label", label, 132),
-        Column("conf", confidence, 56, right=True),
+        *(Column(spec.head, output(spec), 56, right=True) for spec in OUTPUTS if spec.head),
         Column("total", total, 68, right=True, spare=1),
         Column("mix", lambda e: _text(e[1], mix_words(e[1].mix), "dim"), 92, spare=4),
         Column("stamp", lambda e: _text(e[1], e[1].stamp[:8], "dim"), 74, spare=5),

@@ -4,6 +4,7 @@ and the text, picture and sound that were kept."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 from PySide6.QtCore import QRectF, QSize, Qt, QTimer, Signal
@@ -286,7 +287,8 @@ class DetailPanel(Panel):
         row = self.single.row if self.single is not None else None
         if row is None:
             return [], []
-        return ["field", "value"], [[name, str(getattr(row, name))] for name in row.__slots__]
+        names = [field.name for field in fields(row)]
+        return ["field", "value"], [[name, str(getattr(row, name))] for name in names]
 
 
 def _lines(row: PredictionRow, server: str) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server.telemetry.outputs import Outputs
 from server.telemetry.rows import (
     AlertRow,
     DeployRow,
@@ -139,16 +140,12 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionRow:
+class PredictionRow(Outputs):
     prediction_id: str = ""
     at_unix_ms: int = 0
     stamp: str = ""
     mix: str = ""
     label: str = ""
-    confidence: float = 0.0
-    margin: float = 0.0
-    entropy: float = 0.0
-    closed_set_mass: float = 0.0
     timing: Timing = Timing()
     batch_size: int = 0
     replica: int = 0

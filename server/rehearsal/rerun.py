@@ -20,9 +20,10 @@ from server.pool.pool import Pool
 from server.pool.spawn import replica_spawner
 from server.rehearsal.replay import ReplaySide, named
 from server.request.ids import prediction_id
+from server.telemetry.outputs import outputs_of
 from server.telemetry.record import FeatureSpec
 from server.telemetry_port import NullTelemetry
-from server.types import Answer, Outcome, Work
+from server.types import Outcome, Work
 from trefoil import InputRefused
 
 TIMEOUT_S = 60.0
@@ -61,15 +62,6 @@ async def by_server(client: Client, example: bytes, task: str) -> ReplaySide:
     row = await _written(client, result.prediction_id)
     schema = await schema_of(client, result.stamp)
     return replace(side, features=named(row.features, schema) if row is not None else {})
-
-
-def outputs_of(prediction: pb.Prediction | Answer | observe_pb2.PredictionRow) -> dict[str, float]:
-    return {
-        "confidence": prediction.confidence,
-        "margin": prediction.margin,
-        "entropy": prediction.entropy,
-        "closed_set_mass": prediction.closed_set_mass,
-    }
 
 
 async def _written(client: Client, identifier: str) -> observe_pb2.PredictionRow | None:

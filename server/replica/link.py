@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from proto import inference_pb2, replica_pb2
+from server.telemetry.outputs import outputs_of
 from server.telemetry.record import FeatureSpec
 from server.types import Answer, Changed, Evidence, Facts, Fault, LabelScore, Outcome, Timing, Work
 
@@ -190,25 +191,21 @@ def outcome(
 def answer(prediction: inference_pb2.Prediction, features: bytes) -> Answer:
     return Answer(
         label=prediction.label,
-        confidence=prediction.confidence,
-        margin=prediction.margin,
-        entropy=prediction.entropy,
-        closed_set_mass=prediction.closed_set_mass,
         scores=tuple(
             LabelScore(score.label, score.probability, score.log_prob)
             for score in prediction.scores
         ),
         embedding=prediction.embedding.values,
         features=features,
+        **outputs_of(prediction),
     )
 
 
 def generated(token: replica_pb2.Token, total_ms: float, replica: int) -> Outcome:
     failed = token.HasField("fault")
-    written = inference_pb2.Prediction(confidence=token.confidence)
     return Outcome(
         prediction_id=token.id,
-        answer=None if failed else answer(written, token.features),
+        answer=None if failed else answer(token.prediction, token.features),
         fault=fault(token.fault) if failed else None,
         timing=timing(token.timing, total_ms),
         batch_size=1,

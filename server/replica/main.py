@@ -24,6 +24,7 @@ from server.replica import placement
 from server.replica.batching import budget_for
 from server.replica.model import Ready, Rejected
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
+from server.telemetry.outputs import outputs_of
 
 if TYPE_CHECKING:
     from pipelines.bundle.bundle import Bundle
@@ -262,7 +263,7 @@ class PipelineModel:
             tokens=len(text.tokens),
             features=self._features(prediction),
             stamp_hex=self._stamp,
-            confidence=prediction.confidence,
+            prediction=inference_pb2.Prediction(**outputs_of(prediction)),
         )
 
     def probe(self, mixes: Sequence[str]) -> Iterator[replica_pb2.MixProbe]:
@@ -295,11 +296,7 @@ class PipelineModel:
     def _done(self, prediction: Prediction) -> replica_pb2.Done:
         done = replica_pb2.Done(stamp_hex=self._stamp, features=self._features(prediction))
         answer = done.prediction
-        answer.label = prediction.label
-        answer.confidence = prediction.confidence
-        answer.margin = prediction.margin
-        answer.entropy = prediction.entropy
-        answer.closed_set_mass = prediction.closed_set_mass
+        answer.MergeFrom(inference_pb2.Prediction(label=prediction.label, **outputs_of(prediction)))
         for score in prediction.scores:
             answer.scores.add(
                 label=score.label, probability=score.probability, log_prob=score.log_prob

@@ -27,16 +27,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from server.telemetry.errors import BadFilter as BadFilter
+from server.telemetry.outputs import FILTER_NAMES
 from server.telemetry.rows import AlertRow
 
 # As typed -> the field it names.
 NUMBERS: Mapping[str, str] = {
     name: name
-    for name in ("confidence", "margin", "entropy", "closed_set_mass", "replica", "batch_size")
+    for name in ("replica", "batch_size")
     + ("queue_ms", "decode_ms", "preprocess_ms", "forward_ms", "post_ms", "total_ms")
 } | {
-    "conf": "confidence",
-    "mass": "closed_set_mass",
+    **FILTER_NAMES,
     "batch": "batch_size",
     "queue": "queue_ms",
     "decode": "decode_ms",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from server.telemetry.outputs import Outputs
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
@@ -19,7 +21,7 @@ class FeatureSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Record(Outputs):
     """Times in milliseconds; `at` in unix seconds; `features` a float32 little-endian blob in the
     order of the stamp's feature schema, NaN = absent."""
 
@@ -29,10 +31,6 @@ class Record:
     task: str
     mix: str
     label: str
-    confidence: float
-    margin: float
-    entropy: float
-    closed_set_mass: float
     features: bytes
     slices: Mapping[str, str]
     client: str

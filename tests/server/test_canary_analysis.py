@@ -30,7 +30,7 @@ class Clock:
 
 
 def outcome(row: Work, confidence: float, total_ms: float, fault: Fault | None = None) -> Outcome:
-    answer = Answer("stop", confidence, 0.0, 0.0, 1.0, (), b"", b"")
+    answer = Answer("stop", (), b"", b"", confidence=confidence, closed_set_mass=1.0)
     timing = Timing(total_ms=total_ms)
     return Outcome(row.id, None if fault else answer, fault, timing, 1, "", 0)
 

@@ -6,6 +6,7 @@ import struct
 from typing import Any
 
 from proto import inference_pb2 as pb
+from server.telemetry.outputs import outputs_of
 from trefoil.errors import error_of_fault
 
 STAGES = ("queue", "decode", "preprocess", "forward", "post")
@@ -21,11 +22,8 @@ def prediction_of(response: pb.PredictResponse) -> Plain:
     found: Plain = {
         "prediction_id": result.prediction_id,
         "label": prediction.label,
-        "confidence": _short(prediction.confidence),
         "scores": {score.label: _short(score.probability) for score in prediction.scores},
-        "margin": _short(prediction.margin),
-        "entropy": _short(prediction.entropy),
-        "closed_set_mass": _short(prediction.closed_set_mass),
+        **{name: _short(value) for name, value in outputs_of(prediction).items()},
         "stamp": result.stamp,
         "stamp_name": response.stamp.name,
         "timings_ms": timings_of(result.timing),
@@ -94,4 +92,6 @@ def _time(timings: dict[str, float]) -> str:
 
 def _short(value: float) -> float:
     """float32 has about 7 digits; the rest is noise of its conversion."""
+    if isinstance(value, int):
+        return value
     return float(f"{value:.7g}")

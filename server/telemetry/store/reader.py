@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from server.telemetry.filters import Clause, parse_filter
+from server.telemetry.outputs import OUTPUT_NAMES, stored_outputs
 from server.telemetry.record import Record
 from server.telemetry.rows import PredictionRow, Row
 from server.telemetry.store.database import open_reader
@@ -94,10 +95,6 @@ def prediction_of(row: sqlite3.Row) -> PredictionRow:
         task=row["task"],
         mix=row["mix"],
         label=row["label"],
-        confidence=_number(row["confidence"]),
-        margin=_number(row["margin"]),
-        entropy=_number(row["entropy"]),
-        closed_set_mass=_number(row["closed_set_mass"]),
         features=row["features"],
         slices=json.loads(row["slices"]),
         client=row["client"],
@@ -114,14 +111,11 @@ def prediction_of(row: sqlite3.Row) -> PredictionRow:
         env=row["env"] or "",
         trace_id=row["trace_id"],
         batch_mates=tuple(row["batch_mates"].split()),
+        **stored_outputs([row[name] for name in OUTPUT_NAMES]),
     )
     return PredictionRow(
         record, bool(row["kept"]), row["sample_p"], row["true_label"] or "", row["example"] or b""
     )
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value  # SQLite stores NaN as NULL
 
 
 def _select(day: str, payload: bool) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from sqlite_utils import Database, Migrations
+
+from server.telemetry.outputs import OUTPUTS
 
 migrations = Migrations("telemetry")
 
@@ -14,10 +18,7 @@ PREDICTION_COLUMNS = (
     ("task", "TEXT"),
     ("mix", "TEXT"),
     ("label", "TEXT"),
-    ("confidence", "REAL"),
-    ("margin", "REAL"),
-    ("entropy", "REAL"),
-    ("closed_set_mass", "REAL"),
+    *((spec.name, spec.column) for spec in OUTPUTS),
     ("features", "BLOB"),
     ("slices", "TEXT"),
     ("client", "TEXT"),
@@ -50,6 +51,18 @@ def day_tables(day: str) -> tuple[str, ...]:
         f"CREATE TABLE payload_{day} (prediction_id TEXT PRIMARY KEY, at REAL, stratum TEXT,"
         " p REAL, example BLOB)",
     )
+
+
+def add_missing_outputs(connection: sqlite3.Connection) -> None:
+    """Give the day tables of an older file the columns of outputs that are newer; NULL there."""
+    tables = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'prediction_[0-9]*'"
+    ).fetchall()
+    for (table,) in tables:
+        known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        for spec in OUTPUTS:
+            if spec.name not in known:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {spec.name} {spec.column}")
 
 
 @migrations()

@@ -14,6 +14,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from server.telemetry.drift.profile import Reference, pack_counts
+from server.telemetry.outputs import output_tuple
 from server.telemetry.record import Record
 from server.telemetry.store.database import Opened
 from server.telemetry.store.judgements import JudgedStore
@@ -197,10 +198,7 @@ class Store:
             record.task,
             record.mix,
             record.label,
-            record.confidence,
-            record.margin,
-            record.entropy,
-            record.closed_set_mass,
+            *output_tuple(record),
             record.features,
             self._tags(record.slices),
             record.client,
