@@ -19,7 +19,7 @@ import pytest
 from proto import inference_pb2, inference_pb2_grpc
 from server.engine import Engine
 from server.telemetry.record import FeatureSpec, Record
-from tests.support.running import channel_to, edge, until
+from tests.support.running import channel_to, listener, until
 from tests.support.stub_replica import stub_config, stub_pool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -251,7 +251,7 @@ async def files_of_one_request() -> set[str]:
 
     try:
         await until(lambda: pool.serving)
-        async with edge(engine) as address, channel_to(address) as channel:
+        async with listener(engine) as address, channel_to(address) as channel:
             stub = inference_pb2_grpc.InferenceStub(channel)  # type: ignore[no-untyped-call]
             parts = [inference_pb2.Part(text="knocking at the drive")]
             request = inference_pb2.PredictRequest(examples=[inference_pb2.Example(parts=parts)])

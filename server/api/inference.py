@@ -16,10 +16,13 @@ from proto import inference_pb2 as pb
 from server.api.feedback_messages import in_order, items_of, response_of
 from server.api.handlers import Handlers
 from server.api.request_rows import Rows, in_wire_names
+from server.api.snapshot_messages import ServerIdentity
 from server.api.stream import answer_stream
 from server.engine import Engine
 from server.request.caller import Caller, caller_of
 from server.request.lazy_parse import message_of, request_id_of
+from server.request.limits import in_force
+from server.request.modalities import MODALITIES
 from server.request.responses import (
     common_fault,
     fault_message,
@@ -36,6 +39,8 @@ from server.telemetry.stamps.feedback import FeedbackItem
 from server.telemetry_port import TelemetryPort
 from server.types import Fault, Outcome, Token
 
+TASKS = ("classify", "embed", "generate")
+
 
 @dataclass(frozen=True, slots=True)
 class Inference:
@@ -44,7 +49,7 @@ class Inference:
     rows: Rows
     uploads: UploadStore
     handlers: Handlers
-    described: pb.DescribeResponse  # what does not depend on the bundle
+    identity: ServerIdentity
     telemetry: TelemetryPort
     _joining: WorkerThreads = field(default_factory=lambda: WorkerThreads("feedback", 1, 32))
 
@@ -130,14 +135,15 @@ class Inference:
         facts = self.engine.facts
         if facts is None:
             raise Refused(Fault("UNAVAILABLE", "", "STARTING", "no replica has loaded yet", 1.0))
-        described = pb.DescribeResponse()
-        described.CopyFrom(self.described)
+        described = pb.DescribeResponse(
+            modalities=MODALITIES, tasks=TASKS, server_version=self.identity.version
+        )
         described.stamp.CopyFrom(stamp_message(facts))
         described.stamp_parts.update(facts.stamp_parts)
         described.labels.extend(facts.labels)
         described.embedding_dimensions = facts.embedding_dimensions
         described.card = facts.card
-        for name, value, unit in facts.limits:
+        for name, value, unit in in_force(self.identity.limits, facts):
             described.limits.add(name=name, value=value, unit=unit)
         return described
 

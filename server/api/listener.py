@@ -40,8 +40,6 @@ from server.request.uploads import UploadLimits, UploadStore
 from server.request.validation import Validator
 from server.telemetry_port import NullTelemetry, TelemetryPort
 
-MODALITIES = ("text", "image", "audio")
-TASKS = ("classify", "embed", "generate")
 # Above what any client of ours sends; metadata is held before a call can be refused.
 METADATA_BYTES = 8 << 10
 # A client that pings more often than this, three times, is sent away.
@@ -111,12 +109,15 @@ class Listener:
         uploads = UploadStore(upload_limits(config))
         handlers = Handlers(lambda: engine.facts, RetryPenalty())
         validator = Validator(
-            config, uploads, new_id=lambda: prediction_id(int(self.wall() * 1000))
+            config,
+            uploads,
+            new_id=lambda: prediction_id(int(self.wall() * 1000)),
+            facts=lambda: engine.facts,
         )
         statistics = ModelStatistics()
         rows = Rows(engine, validator, statistics)
-        described, telemetry = self._described(), self.telemetry
-        inference = Inference(engine, validator, rows, uploads, handlers, described, telemetry)
+        telemetry = self.telemetry
+        inference = Inference(engine, validator, rows, uploads, handlers, self.identity, telemetry)
         snapshots = Snapshots(engine, self.identity, statistics, telemetry)
         observe = Observe(engine, snapshots, telemetry, self.wall)
         open_inference = OpenInference(config, validator, rows, handlers, self.identity.version)
@@ -138,14 +139,6 @@ class Listener:
         return RehearsalService(
             self.engine, self.deployment, self.telemetry, validator, self.config.sample_share
         )
-
-    def _described(self) -> inference_pb2.DescribeResponse:
-        described = inference_pb2.DescribeResponse(
-            modalities=MODALITIES, tasks=TASKS, server_version=self.identity.version
-        )
-        for name, value, unit in self.identity.limits:
-            described.limits.add(name=name, value=value, unit=unit)
-        return described
 
 
 def check_listen(listen: str, anywhere: bool) -> None:

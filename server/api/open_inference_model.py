@@ -7,9 +7,9 @@ from typing import Any
 from server.api import open_inference_messages as oip
 from server.api.model_statistics import ModelStatistics, Total
 from server.config import ServerConfig
+from server.request.modalities import MODALITIES
 from server.types import Facts
 
-INPUTS = ("text", "image", "audio")
 # Name -> datatype. The width of `scores` is the number of labels, of `embedding` the hidden size.
 OUTPUTS = {
     "label": "BYTES",
@@ -24,7 +24,7 @@ CONFIG_TYPES = {"BYTES": 13, "FP32": 11}  # DataType of ModelConfig
 def model_metadata(name: str, version: str, facts: Facts) -> Any:
     """Shapes with the row dimension in front, as for any model that batches."""
     metadata = oip.ModelMetadataResponse(name=name, versions=[version], platform="trefoil")
-    for tensor in INPUTS:
+    for tensor in MODALITIES:
         metadata.inputs.add(name=tensor, datatype="BYTES", shape=[-1, 1])
     for tensor, datatype in OUTPUTS.items():
         metadata.outputs.add(name=tensor, datatype=datatype, shape=[-1, _width(tensor, facts)])
@@ -40,7 +40,7 @@ def model_config(name: str, facts: Facts, config: ServerConfig) -> Any:
     model.platform = "trefoil"
     model.backend = "trefoil"
     model.max_batch_size = config.max_examples
-    for tensor in INPUTS:
+    for tensor in MODALITIES:
         model.input.add(name=tensor, data_type=CONFIG_TYPES["BYTES"], dims=[1], optional=True)
     for tensor, datatype in OUTPUTS.items():
         model.output.add(

@@ -15,10 +15,10 @@ from typing import Any
 
 from proto import inference_pb2 as pb
 from server.request.lazy_parse import text_of
+from server.request.modalities import MODALITIES
 from server.request.status import Refused, bad_input
 from server.types import Answer
 
-MODALITIES = {"text": pb.TEXT, "image": pb.IMAGE, "audio": pb.AUDIO}
 MOST_ELEMENTS = 4096
 MOST_DIMENSIONS = 4
 
@@ -32,7 +32,7 @@ def examples_of(request: Any) -> tuple[list[pb.Example], Places]:
     bytes means that its row lacks that input, so rows of different make-up share one request.
     """
     if not request.inputs:
-        raise Refused(bad_input("inputs", "EMPTY", "give at least one of text, image and audio"))
+        raise Refused(bad_input("inputs", "EMPTY", f"give at least one of {', '.join(MODALITIES)}"))
     examples: list[pb.Example] = []
     places: Places = {}
     for position, tensor in enumerate(request.inputs):
@@ -52,7 +52,7 @@ def examples_of(request: Any) -> tuple[list[pb.Example], Places]:
                 _add_part(examples[row], tensor, element, f"{field}[{index}]")
     for row, example in enumerate(examples):
         if not example.parts:
-            text = f"row {row} has neither text nor image nor audio"
+            text = f"row {row} has neither {' nor '.join(MODALITIES)}"
             raise Refused(bad_input("inputs", "EMPTY", text))
     return examples, places
 

@@ -9,6 +9,7 @@ from proto import observe_pb2 as pb
 from server import host
 from server.api.model_statistics import ModelStatistics
 from server.engine import Engine
+from server.request.limits import in_force
 from server.telemetry.rows import Health
 from server.telemetry_port import TelemetryPort
 from server.types import EngineSnapshot, Evidence, Facts, ReplicaStatus, SelfCheck
@@ -48,8 +49,7 @@ class Snapshots:
         message.slo_ms = identity.slo_ms
         message.flags.update(identity.flags)
         message.rss_bytes = host.rss_bytes()
-        limits = identity.limits + (now.facts.limits if now.facts else ())
-        for name, value, unit in limits:
+        for name, value, unit in in_force(identity.limits, now.facts):
             message.limits.add(name=name, value=value, unit=unit)
         _add_telemetry(message, self.telemetry.health())
         return message

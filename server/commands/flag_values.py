@@ -6,7 +6,7 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
-from server.commands.flags import GROUPS, SHOWN, Flag
+from server.commands.flags import GROUPS, Flag
 from server.commands.values import expecting
 from server.config import CHOOSE, MIB, ServerConfig
 
@@ -33,10 +33,6 @@ def flags_of(config: ServerConfig) -> dict[str, str]:
         for flags in GROUPS.values()
         for flag in flags
     }
-
-
-def limits_of(config: ServerConfig) -> tuple[tuple[str, float, str], ...]:
-    return tuple((name, float(getattr(config, name)), unit) for name, unit in SHOWN.items())
 
 
 def _add(group: argparse._ArgumentGroup, flag: Flag) -> None:

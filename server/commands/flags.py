@@ -352,21 +352,3 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         ),
     ),
 }
-
-# Limits the console and Describe show: field -> unit.
-SHOWN = {
-    "queue_rows": "rows",
-    "max_message_bytes": "bytes",
-    "max_examples": "examples",
-    "max_parts": "parts",
-    "max_text_bytes": "bytes",
-    "max_labels": "labels",
-    "max_label_chars": "characters",
-    "max_slices": "tags",
-    "max_new_tokens": "tokens",
-    "upload_bytes": "bytes",
-    "upload_peer_bytes": "bytes",
-    "upload_total_bytes": "bytes",
-    "upload_ttl_s": "seconds",
-    "ahead_bytes": "bytes",
-}

@@ -24,9 +24,9 @@ from server.commands.connection import (
 from server.commands.output import answer_text
 from server.commands.repeat import Load, run_load
 from server.commands.values import above_zero, expecting
+from server.request.modalities import MODALITIES
 from trefoil.options import PRIORITIES
 
-MODALITIES = {"text": pb.TEXT, "image": pb.IMAGE, "audio": pb.AUDIO}
 EXAMPLE = """example:
   server predict --text "knocking since the last shift" --image station.jpg --audio machine.wav"""
 

@@ -21,7 +21,7 @@ import grpc
 
 from server.api.listener import CannotListen, Listener
 from server.api.snapshot_messages import ServerIdentity
-from server.commands.flag_values import flags_of, limits_of
+from server.commands.flag_values import flags_of
 from server.config import CHOOSE, ServerConfig
 from server.deploy.boot_choice import BootChoice, FailedBoot, after, choices
 from server.deploy.bundle_store import FOLDER, BundleStore
@@ -36,6 +36,7 @@ from server.ops.startup_log import StartupLog
 from server.ops.systemd import ServiceManager, service_manager
 from server.pool.pool import Pool
 from server.pool.spawn import DIGESTS, replica_spawner
+from server.request.limits import server_limits
 from server.security.audit import AuditLog
 from server.security.guard import Guard
 from server.security.tls import TlsFiles, server_credentials
@@ -273,7 +274,7 @@ def identity_of(config: ServerConfig) -> ServerIdentity:
         version=version(),
         instance=secrets.token_hex(8),
         flags=flags_of(config),
-        limits=limits_of(config),
+        limits=server_limits(config),
         insecure=config.insecure and config.tls_cert is None,
         slo_ms=config.slo_ms,
     )

@@ -24,6 +24,7 @@ from server.replica import placement
 from server.replica.batching import budget_for
 from server.replica.model import Ready, Rejected
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
+from server.request.modalities import NAMES
 from server.telemetry.outputs import outputs_of
 
 if TYPE_CHECKING:
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
     from pipelines.postprocess import ForwardResult
     from pipelines.types import Modality, Part, Prediction, Prepared, Sample, Task
 
-KINDS: dict[int, Modality] = {
-    inference_pb2.TEXT: "text",
-    inference_pb2.IMAGE: "image",
-    inference_pb2.AUDIO: "audio",
-}
 ENCODINGS = {inference_pb2.PcmFormat.S16LE: "s16le", inference_pb2.PcmFormat.F32LE: "f32le"}
 FINISH_REASONS = {"end": "stop", "length": "length"}
 
@@ -343,7 +339,9 @@ def part_of(part: inference_pb2.Part) -> Part:
         pcm = PcmFormat(part.pcm.sample_rate_hz, part.pcm.channels, encoding)
     if part.WhichOneof("source") == "text":
         return Part("text", part.text, part.mime_type, pcm, part.id)
-    return Part(KINDS.get(part.modality), part.data, part.mime_type, pcm, part.id)
+    return Part(
+        cast("Modality | None", NAMES.get(part.modality)), part.data, part.mime_type, pcm, part.id
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ exactly before it composes a batch.
 from __future__ import annotations
 
 from proto import inference_pb2 as pb
+from server.request.modalities import MODALITIES, NAMES
 
 # Rough rates of the Qwen-omni family: a token is about 4 bytes of text, a 28x28 cell of a picture
 # (a JPEG of ordinary quality spends about 150 bytes on it) or 40 ms of sound (1,280 bytes of
@@ -19,21 +20,20 @@ COMPRESSED_BYTES = 160
 MOST_IMAGE_TOKENS = 1280
 MOST_AUDIO_TOKENS = 1500
 
-_BY_ENUM = {pb.TEXT: "text", pb.IMAGE: "image", pb.AUDIO: "audio"}
 _AUDIO_STARTS = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
 
 
 def modality_of(part: pb.Part, head: bytes) -> str:
     """text, image or audio; "" when neither the caller nor the first bytes tell."""
-    if part.modality in _BY_ENUM:
-        return _BY_ENUM[part.modality]
+    if part.modality in NAMES:
+        return NAMES[part.modality]
     if part.WhichOneof("source") == "text":
         return "text"
     if part.HasField("pcm"):
         return "audio"
     family = part.mime_type.partition("/")[0]
-    return family if family in ("text", "image", "audio") else _sniff(head)
+    return family if family in MODALITIES else _sniff(head)
 
 
 def _sniff(head: bytes) -> str:

@@ -18,10 +18,11 @@ from server.config import ServerConfig
 from server.request.caller import Caller
 from server.request.ids import prediction_id
 from server.request.lazy_parse import example_of, parse_generate, parse_predict, text_of
+from server.request.limits import most
 from server.request.status import Refused, bad_input
 from server.request.token_estimate import modality_of, tokens_of
 from server.request.uploads import SHA256, UploadStore
-from server.types import Work
+from server.types import Facts, Work
 
 STAMP = re.compile(r"[0-9a-f]{64}")
 HEAD_BYTES = 16
@@ -65,11 +66,14 @@ class Validator:
         uploads: UploadStore,
         clock: Callable[[], float] = time.monotonic,
         new_id: Callable[[], str] = prediction_id,
+        facts: Callable[[], Facts | None] = lambda: None,
     ) -> None:
+        """`facts` are those of the bundle that serves, whose limits count too."""
         self._config = config
         self._uploads = uploads
         self._clock = clock
         self._new_id = new_id
+        self._facts = facts
 
     def predict(self, data: bytes, caller: Caller) -> ParsedRequest:
         """Raises Refused for what concerns the request as a whole."""
@@ -104,7 +108,7 @@ class Validator:
             raise Refused(
                 bad_input(f"{field}.parts", "EMPTY", "an example needs at least one part")
             )
-        limit = self._config.max_parts
+        limit = most(self._config, self._facts(), "max_parts")
         _at_most(len(example.parts), limit, f"{field}.parts", "TOO_MANY_PARTS", "parts")
         slices = self._slices(example, f"{field}.slices")
         inlined, cost, modalities = False, 0, set()
@@ -161,7 +165,7 @@ class Validator:
             if part.modality in (pb.IMAGE, pb.AUDIO):
                 text = "a picture or a sound goes into data (or an upload), not into text"
                 raise Refused(bad_input(f"{field}.text", "WRONG_SOURCE", text))
-            limit = self._config.max_text_bytes
+            limit = most(self._config, self._facts(), "max_text_bytes")
             _at_most(len(content), limit, f"{field}.text", "TEXT_TOO_LONG")
         else:
             content = part.data

@@ -1,0 +1,68 @@
+"""One table of limits: the server's flags and the serving bundle's, the smaller one in force."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from proto import inference_pb2 as pb
+from proto import inference_pb2_grpc as stubs
+from proto import observe_pb2, observe_pb2_grpc
+from server.config import ServerConfig
+from server.request.limits import in_force, most, server_limits
+from tests.support.running import channel_to, listener
+from tests.support.standin_engine import FACTS, StandInEngine
+
+OURS = ("max_parts", 64.0, "parts")
+BUNDLE = replace(FACTS, limits=(("max_parts", 2.0, ""), ("max_text_bytes", 8.0, "")))
+LARGE = replace(FACTS, limits=(("max_parts", 1000.0, ""), ("max_audio_s", 30.0, "")))
+
+
+def test_the_smaller_limit_is_shown_once_and_keeps_its_unit() -> None:
+    assert in_force((OURS,), None) == (OURS,)
+    assert in_force((OURS,), BUNDLE)[0] == ("max_parts", 2.0, "parts")
+    assert in_force((OURS,), LARGE) == (OURS, ("max_audio_s", 30.0, ""))
+    for facts in (None, BUNDLE, LARGE):
+        names = [name for name, _, _ in in_force(server_limits(ServerConfig()), facts)]
+        assert len(names) == len(set(names))
+
+
+def test_the_front_checks_the_limit_it_shows() -> None:
+    config = ServerConfig()
+    for facts in (None, BUNDLE, LARGE):
+        shown = {name: value for name, value, _ in in_force(server_limits(config), facts)}
+        for name in ("max_parts", "max_text_bytes"):
+            assert most(config, facts, name) == shown[name]
+
+
+@pytest.mark.parametrize(
+    ("texts", "field", "reason"),
+    [
+        (["a", "b", "c"], "examples[0].parts", "TOO_MANY_PARTS"),
+        (["a", "123456789"], "examples[0].parts[1].text", "TEXT_TOO_LONG"),
+    ],
+)
+async def test_what_the_bundle_would_refuse_is_not_queued(
+    texts: list[str], field: str, reason: str
+) -> None:
+    engine = StandInEngine()
+    engine.facts = BUNDLE
+    row = pb.Example(parts=[pb.Part(text=text) for text in texts])
+    async with listener(engine) as address, channel_to(address) as channel:
+        request = pb.PredictRequest(examples=[row, pb.Example(parts=[pb.Part(text="a")])])
+        bad, good = (await stubs.InferenceStub(channel).Predict(request)).results
+    assert (bad.fault.field, bad.fault.reason) == (field, reason)
+    assert good.HasField("prediction") and len(engine.received) == 1
+
+
+async def test_describe_and_status_show_each_limit_once() -> None:
+    engine = StandInEngine()
+    engine.facts = BUNDLE
+    async with listener(engine) as address, channel_to(address) as channel:
+        described = await stubs.InferenceStub(channel).Describe(pb.DescribeRequest())
+        call = observe_pb2_grpc.ObserveStub(channel).Watch(observe_pb2.WatchRequest(once=True))
+        (event,) = [event async for event in call]
+    for limits in (described.limits, event.snapshot.limits):
+        values = [limit.value for limit in limits if limit.name == "max_parts"]
+        assert values == [2.0]
