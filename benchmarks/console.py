@@ -46,16 +46,16 @@ def window_on(cache: Path, addresses: list[str] | None) -> Iterator[tuple[Any, A
     from PySide6.QtWidgets import QApplication
 
     from console.app.bridge import Bridge
+    from console.app.main import open_window
     from console.app.timeaxis import TimeAxis
-    from console.app.window import Window
-    from console.panels.style import Look
+    from console.plots.style import Look
     from console.state.dashboard import View
 
     sys.setswitchinterval(0.001)
     application = QApplication([])
     application.setStyle("Fusion")
     bridge = Bridge(cache, addresses)
-    window = Window(bridge, TimeAxis(View()), Look())
+    window = open_window(bridge, TimeAxis(View()), Look())
     window.given = frozenset({"size", "page", "theme"})
     window.use_theme("dark")
     window.resize(1600, 960)
@@ -201,9 +201,9 @@ def many_points(cache: Path, options: argparse.Namespace) -> Figures:
     from console.app.timeaxis import TimeAxis
     from console.cache import latency, rows
     from console.cache.build_board import Reading
-    from console.panels.style import Look
     from console.plots.charts import Percentiles
     from console.plots.heatmap import HeatMap
+    from console.plots.style import Look
     from console.state.dashboard import View
 
     application = QApplication([])

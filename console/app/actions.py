@@ -5,24 +5,21 @@ from __future__ import annotations
 
 import csv
 import io
-import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject
 from PySide6.QtGui import QGuiApplication
 
 from console.app.bridge import Bridge
 from console.app.timeaxis import TimeAxis
+from console.app.window import Window
 from console.panels.dialogs import AlertDialog
 from console.panels.frame import Panel
-from console.state import program
-from console.state.dashboard import AlertLine, Board, View
-from console.state.timetext import clock_text, iso, span_text
-
-if TYPE_CHECKING:
-    from console.app.window import Window
+from console.state import command_lines
+from console.state.command_lines import Reach
+from console.state.dashboard import AlertLine, Board
+from console.state.timetext import clock_text, iso
 
 
 class Deeds(QObject):
@@ -40,8 +37,8 @@ class Deeds(QObject):
         self._clock = clock
         self.folder = Path.home() / "trefoil-console"
         window.alerts.unsilence.connect(self._unsilence)
+        window.detail.replayWanted.connect(self.copy_replay)
         bridge.written.connect(self._written)
-        self.said = ""
         self._partial = ("", "")  # of the last CSV: its path, what is not in it
 
     # ---- alerts ----------------------------------------------------------------------------------
@@ -120,7 +117,11 @@ class Deeds(QObject):
         self._window.tell(f"copied: {words.splitlines()[0][:120]}")
 
     def copy_command(self) -> None:
-        self.copy(self._window.focused_panel().copy_command() or self.view_command())
+        panel = self._window.focused_panel()
+        self.copy(panel.copy_command(self._reach()) or self.view_command())
+
+    def copy_replay(self) -> None:
+        self.copy(self._window.detail.copy_command(self._reach()))
 
     def copy_view(self) -> None:
         self.copy(self.view_command())
@@ -131,29 +132,21 @@ class Deeds(QObject):
     def view_command(self) -> str:
         """The command that shows this window again, anywhere."""
         board = self._window.board
-        servers = " ".join(line.address for line in board.servers) if board is not None else ""
-        low, high = self._axis.view.brush or self._axis.span
-        panel = self._window.focused_panel().name
-        words = f"{program.name()} --at {iso(high)} --window {span_text(high - low)}"
-        words += f" --panel {panel}"
-        line = self._window.predictions.line.text().strip()
-        if panel == "predictions" and line:
-            words += f" --filter {shlex.quote(line)}"
-        if self._axis.view.measure != View().measure:
-            words += f" --measure {self._axis.view.measure}"
-        if self._axis.view.expected_stamp:
-            words += f" --expect {shlex.quote(self._axis.view.expected_stamp)}"
+        return command_lines.view(
+            self._axis.view,
+            self._axis.span,
+            self._window.focused_panel().name,
+            self._window.predictions.line.text().strip(),
+            [line.address for line in board.servers] if board is not None else [],
+            self._reach(),
+        )
+
+    def _reach(self) -> Reach:
         access = self._bridge.access
-        if access is not None:
-            words += " --tls" if access.tls else ""
-            for flag, file in (
-                ("--ca", access.ca_file),
-                ("--cert", access.certificate),
-                ("--key", access.key),
-                ("--token-file", access.token_file),
-            ):
-                words += f" {flag} {shlex.quote(str(file))}" if file is not None else ""
-        return f"{words} {servers}".strip()
+        if access is None:
+            return Reach()
+        files = (access.ca_file, access.certificate, access.key, access.token_file)
+        return Reach(access.tls, *("" if file is None else str(file) for file in files))
 
     def copy_incident(self) -> None:
         board = self._window.board

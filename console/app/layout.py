@@ -19,8 +19,8 @@ from PySide6.QtWidgets import (
 from console.app.timeaxis import TimeAxis
 from console.panels.frame import Panel
 from console.panels.status_bar import Strip
-from console.panels.style import Look
 from console.plots.event_marks import Marks
+from console.plots.style import Look
 from console.state.dashboard import Board
 
 HORIZONTAL, VERTICAL = Qt.Orientation.Horizontal, Qt.Orientation.Vertical

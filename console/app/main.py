@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,11 @@ from console.state import program, recent_servers
 from console.state.dashboard import Board, View
 
 if TYPE_CHECKING:
+    from console.app.bridge import Bridge
+    from console.app.timeaxis import TimeAxis
     from console.app.window import Window
     from console.feed.address import Access
+    from console.plots.style import Look
 
 FAILED, USAGE = 1, 2
 PICTURE_WITHIN_S = 90.0  # also of servers that never answer
@@ -98,8 +102,7 @@ def _run(
     from console.app.bridge import Bridge
     from console.app.theme import THEMES
     from console.app.timeaxis import TimeAxis
-    from console.app.window import Window
-    from console.panels.style import Look
+    from console.plots.style import Look
 
     # Three threads beside the UI's; a picture must not wait 5 ms for each of them in turn.
     sys.setswitchinterval(0.001)
@@ -117,7 +120,7 @@ def _run(
         limit_bytes=arguments.cache_limit_mb << 20,
     )
     axis = TimeAxis(view)
-    window = Window(bridge, axis, look)
+    window = open_window(bridge, axis, look)
     window.use_theme(name)
     window.notices.sound = arguments.sound
     window.given = _given(arguments)
@@ -139,6 +142,19 @@ def _run(
         return application.exec()
     finally:
         bridge.close()
+
+
+def open_window(
+    bridge: Bridge, axis: TimeAxis, look: Look, clock: Callable[[], float] = time.time
+) -> Window:
+    """The window with its actions, which are its child, and with every command."""
+    from console.app.actions import Deeds
+    from console.app.keys import commands_of
+    from console.app.window import Window
+
+    window = Window(bridge, axis, look, clock)
+    window.add_commands(commands_of(window, Deeds(window, bridge, axis, clock)))
+    return window
 
 
 def _given(arguments: argparse.Namespace) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QCloseEvent, QKeySequence, QShortcut
@@ -20,10 +20,8 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from console.app.actions import Deeds
 from console.app.bridge import Bridge
 from console.app.commands import Command, Registry
-from console.app.keys import commands_of
 from console.app.layout import Layout
 from console.app.notices import Notices
 from console.app.queries import Inquiry
@@ -44,8 +42,8 @@ from console.panels.reference import ReferencePanel
 from console.panels.server import ServerPanel
 from console.panels.skew import SkewPanel
 from console.panels.status_bar import Line, Strip
-from console.panels.style import Look
 from console.panels.table import Table
+from console.plots.style import Look
 from console.state import footer
 from console.state.dashboard import SPLITS, Board
 
@@ -72,10 +70,7 @@ class Window(QMainWindow):
         self.plan = Layout(self.panels, look, axis)
         self._lay_out()
         self.notices = Notices(self, look)
-        self.deeds = Deeds(self, bridge, axis, clock)
         self.sheet = KeySheet(self, look, self.commands)
-        for command in commands_of(self):
-            self._add(command)
         self.inquiry = Inquiry(bridge, self.latency, self.predictions, self.detail, self.name_of)
         self._connect()
         self._aging = QTimer(self)
@@ -123,7 +118,6 @@ class Window(QMainWindow):
         self.plan.jump.connect(self.jump)
         self.plan.turned.connect(self._refresh)
         self.inquiry.wanted.connect(lambda: self.plan.bring("predictions"))
-        self.detail.replayWanted.connect(self.deeds.copy)
         self.axis.viewChanged.connect(self.bridge.look)
         self.bridge.boardReady.connect(self.show_board)
         self.bridge.layoutKnown.connect(self._restore)
@@ -194,11 +188,13 @@ class Window(QMainWindow):
 
     # ---- commands --------------------------------------------------------------------------------
 
-    def _add(self, command: Command) -> None:
-        self.commands.add(command)
-        for key in command.keys:
-            shortcut = QShortcut(QKeySequence(key), self)
-            shortcut.activated.connect(functools.partial(self._pressed, key, command.run))
+    def add_commands(self, commands: Iterable[Command]) -> None:
+        """Into the palette and the key sheet, with their keys."""
+        for command in commands:
+            self.commands.add(command)
+            for key in command.keys:
+                shortcut = QShortcut(QKeySequence(key), self)
+                shortcut.activated.connect(functools.partial(self._pressed, key, command.run))
 
     def _pressed(self, key: str, run: Callable[[], object]) -> None:
         """A letter typed into a field is a letter, and Space presses what has the keyboard."""

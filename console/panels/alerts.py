@@ -11,17 +11,18 @@ from console.app.theme import SIGNS
 from console.app.timeaxis import TimeAxis
 from console.models.cells import Cell, Column
 from console.models.table import RowsModel
-from console.panels import paint
 from console.panels.frame import Panel
 from console.panels.status_bar import Line
-from console.panels.style import Look
 from console.panels.table import Table
+from console.plots import paint
 from console.plots.alert_timeline import Bands
-from console.state import program
+from console.plots.style import Look
+from console.state import command_lines
+from console.state.command_lines import Reach
 from console.state.dashboard import AlertLine, Board
 from console.state.sanitize import duration
 from console.state.status_messages import quiet
-from console.state.timetext import clock_text, iso
+from console.state.timetext import clock_text
 from server.telemetry.drift.scores import CRITICAL_EXCESS_KL
 from server.telemetry.rows import SilenceRow
 
@@ -254,12 +255,9 @@ class AlertsPanel(Panel):
     def focus_target(self) -> QWidget:
         return self.table
 
-    def copy_command(self) -> str:
+    def copy_command(self, reach: Reach) -> str:
         line = self.current()
-        if line is None:
-            return ""
-        at = iso(line.opened_s)
-        return f"{program.name()} --at {at} --window 30m --panel alerts {line.server}"
+        return command_lines.around_alert(line.server, line.opened_s, reach) if line else ""
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["server", "id", "kind", "severity", "state", "opened_unix_s", "closed_unix_s",

@@ -11,8 +11,8 @@ from console.models.cells import Cell, Column
 from console.models.table import RowsModel
 from console.panels.frame import Panel
 from console.panels.status_bar import Line
-from console.panels.style import Look
 from console.panels.table import Table
+from console.plots.style import Look
 
 Row = tuple[int, list[str]]
 

@@ -12,10 +12,12 @@ from PySide6.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout
 
 from console.app.media import Shown, waveform
 from console.app.theme import lookup
-from console.panels import paint
 from console.panels.frame import Panel
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Look
 from console.plots.waterfall import Waterfall
+from console.state import command_lines
+from console.state.command_lines import Reach
 from console.state.domain import PredictionRow
 from console.state.query_types import Payload, Single
 from console.state.timetext import clock_text
@@ -169,7 +171,7 @@ class DetailPanel(Panel):
     heading = "PREDICTION"
     payloadWanted = Signal(str, str)  # server, prediction id
     playWanted = Signal(object)  # bytes of the sound
-    replayWanted = Signal(str)
+    replayWanted = Signal()
 
     def __init__(self, look: Look) -> None:
         super().__init__(look)
@@ -210,7 +212,7 @@ class DetailPanel(Panel):
         self.replay = QPushButton("Copy replay command")
         self.fetch.clicked.connect(self.want)
         self.play.clicked.connect(self.play_sound)
-        self.replay.clicked.connect(lambda: self.replayWanted.emit(self.copy_command()))
+        self.replay.clicked.connect(lambda: self.replayWanted.emit())
         for button in (self.fetch, self.play, self.replay):
             button.setVisible(False)
             button.setAutoDefault(True)
@@ -276,11 +278,10 @@ class DetailPanel(Panel):
     def focus_target(self) -> QWidget:
         return self._area
 
-    def copy_command(self) -> str:
-        """Runs this prediction's kept payload again, against a bundle of your choice."""
+    def copy_command(self, reach: Reach) -> str:
         if self.single is None or self.single.row is None:
             return ""
-        return f"server replay --server {self.single.server} {self.single.prediction_id} --bundle ."
+        return command_lines.replay(self.single.server, self.single.prediction_id, reach)
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         row = self.single.row if self.single is not None else None

@@ -11,8 +11,8 @@ from console.app.timeaxis import TimeAxis
 from console.models import drift as model
 from console.models.table import RowsModel
 from console.panels.frame import Panel
-from console.panels.style import Look
 from console.panels.table import Table
+from console.plots.style import Look
 from console.state.dashboard import MEASURES, Board, DriftLine
 from console.state.sanitize import duration
 from console.state.timetext import clock_text

@@ -8,8 +8,8 @@ from console.app.timeaxis import TimeAxis
 from console.models.cells import Cell, Column
 from console.models.table import RowsModel
 from console.panels.frame import NO_SCROLL, Panel
-from console.panels.style import Look
 from console.panels.table import Table
+from console.plots.style import Look
 from console.state.dashboard import Board, Happening
 from console.state.timetext import clock_text
 

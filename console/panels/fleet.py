@@ -11,10 +11,12 @@ from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
 from console.models.cells import ROW, Cell, Column
 from console.models.table import RowsModel
-from console.panels import paint
 from console.panels.frame import NO_SCROLL, Panel
-from console.panels.style import Look
 from console.panels.table import Table
+from console.plots import paint
+from console.plots.style import Look
+from console.state import command_lines, program
+from console.state.command_lines import Reach
 from console.state.dashboard import Board, ServerLine
 from console.state.sanitize import duration, milliseconds
 from console.state.status import STALE_AFTER_S
@@ -167,7 +169,9 @@ class FleetPanel(Panel):
         super().__init__(look)
         column = Column("server", _cell, 0)
         self.model = RowsModel((column,), lambda line: line.address, face)
-        self.table = Table(look, self.model, (column,), "no server: console HOST:PORT …")
+        self.table = Table(
+            look, self.model, (column,), f"no server: start {program.name()} HOST:PORT …"
+        )
         self.table.horizontalHeader().hide()
         self._delegate = FleetDelegate(look)
         self.table.setItemDelegate(self._delegate)
@@ -218,6 +222,6 @@ class FleetPanel(Panel):
             )
         return head, rows
 
-    def copy_command(self) -> str:
+    def copy_command(self, reach: Reach) -> str:
         line = self.table.row()
-        return f"server status {line.address}" if isinstance(line, ServerLine) else ""
+        return command_lines.status(line.address, reach) if isinstance(line, ServerLine) else ""

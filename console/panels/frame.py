@@ -8,14 +8,12 @@ from PySide6.QtCore import QEvent, QObject, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QFocusEvent, QFontMetricsF, QPainter, QPaintEvent
 from PySide6.QtWidgets import QFrame, QSizePolicy, QVBoxLayout, QWidget
 
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Look
+from console.state.command_lines import Reach
 from console.state.dashboard import Board
 
-# (text, tone). A text that begins with one of KEYS is the key to a line or an area: the sign takes
-# the colour and the words stay readable.
-Legend = Sequence[tuple[str, str]]
-KEYS = "━┄■"
+Legend = Sequence[tuple[str, str]]  # (text, tone); see paint.KEYS
 
 
 class Title(QWidget):
@@ -49,10 +47,10 @@ class Title(QWidget):
             width = metrics.horizontalAdvance(words) + 1
             if right - width < left:
                 width = right - left
-                if width < 40 or words[:1] in KEYS:
+                if width < 40 or words[:1] in paint.KEYS:
                     break
             place = QRectF(right - width, area.top(), width, area.height())
-            if words[:1] in KEYS:
+            if words[:1] in paint.KEYS:
                 paint.keyed(painter, theme, place, (words, tone), look.small)
             else:
                 color = theme.color(tone or "dim")
@@ -126,7 +124,7 @@ class Panel(QFrame):
         """What is shown, as figures: for CSV, for screen readers, for copying."""
         return [], []
 
-    def copy_command(self) -> str:
+    def copy_command(self, reach: Reach) -> str:
         """The command line that shows or repeats what is selected; empty when there is none."""
         return ""
 

@@ -13,10 +13,10 @@ from PySide6.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QVBoxLayout, 
 
 from console.app.timeaxis import TimeAxis
 from console.panels.frame import Panel
-from console.panels.style import Look
 from console.plots.charts import Percentiles, Stages, Throughput
 from console.plots.event_marks import Marks
 from console.plots.heatmap import HeatMap
+from console.plots.style import Look
 from console.state.dashboard import SPLITS, Board, Exemplary
 from console.state.domain import STAGES
 from console.state.sanitize import duration, milliseconds

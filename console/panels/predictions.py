@@ -10,8 +10,10 @@ from console.app.timeaxis import TimeAxis
 from console.models.predictions import Entry, PredictionsModel
 from console.panels.frame import Panel
 from console.panels.status_bar import Line
-from console.panels.style import Look
 from console.panels.table import Table
+from console.plots.style import Look
+from console.state import command_lines
+from console.state.command_lines import Reach
 from console.state.dashboard import Board, Exemplary
 from console.state.query_types import FindPredictions, Found, Page, ReadPage
 from console.state.timetext import span_text
@@ -146,5 +148,5 @@ class PredictionsPanel(Panel):
         read = len(self.model.read())
         return f"{read:,} of {self._rows:,}: those looked at" if read < self._rows else ""
 
-    def copy_command(self) -> str:
-        return f'server samples --filter "{self.line.text()}"'
+    def copy_command(self, reach: Reach) -> str:
+        return command_lines.export(self._clauses, self.axis.view.brush or self.axis.span)

@@ -11,9 +11,9 @@ from PySide6.QtWidgets import QSplitter, QWidget
 from console.models.quality import merged, slice_columns, worst_by_expression, worst_columns
 from console.models.table import RowsModel
 from console.panels.frame import Panel
-from console.panels.style import Look
 from console.panels.table import Table
 from console.plots.quality_charts import Calibration, Course
+from console.plots.style import Look
 from console.state.dashboard import Board
 from console.state.sanitize import duration
 from server.telemetry.rows import QualityRow

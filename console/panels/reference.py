@@ -10,10 +10,10 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QPen, QPolygonF
 from PySide6.QtWidgets import QWidget
 
-from console.panels import paint
 from console.panels.frame import Panel
-from console.panels.style import Look
+from console.plots import paint
 from console.plots.scale import scale_top
+from console.plots.style import Look
 from console.state.dashboard import Board, Comparison
 from console.state.timetext import clock_text
 

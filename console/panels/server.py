@@ -9,9 +9,9 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
-from console.panels import paint
 from console.panels.frame import Panel
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Look
 from console.state.dashboard import Board, ServerLine
 from console.state.domain import ProbeEvidence, ReplicaStatus, ServerSnapshot
 from console.state.sanitize import duration, milliseconds, size

@@ -14,9 +14,10 @@ from console.models.cells import Cell, Column
 from console.models.table import RowsModel
 from console.panels.frame import Panel
 from console.panels.skewdetail import Detail, when
-from console.panels.style import Look
 from console.panels.table import Table
-from console.state import program
+from console.plots.style import Look
+from console.state import command_lines
+from console.state.command_lines import Reach
 from console.state.dashboard import Board, SkewLine
 from console.state.domain import STAMP_PARTS
 from console.state.sanitize import duration, short
@@ -144,14 +145,14 @@ class SkewPanel(Panel):
         self.table.select_row(self.model.place_of(key))
         self._detail()
 
-    def copy_command(self) -> str:
-        """The command that says what differs, on the two servers concerned."""
+    def copy_command(self, reach: Reach) -> str:
+        """The server beside one that is like the fleet."""
         line = self.table.row()
         if not isinstance(line, SkewLine) or self.board is None:
             return ""
         usual = next((row for row in self.board.skew if not row.odd and row.stamp), None)
-        other = f" {usual.address}" if usual is not None and usual is not line else ""
-        return f"{program.name()} --panel skew {line.address}{other}"
+        other = [usual.address] if usual is not None and usual is not line else []
+        return command_lines.skew_between([line.address, *other], reach)
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["server", "stamp", *STAMP_PARTS, "moved", "since_unix_s"]

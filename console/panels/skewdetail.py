@@ -10,8 +10,8 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QPolygonF
 from PySide6.QtWidgets import QWidget
 
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Look
 from console.state import deploys as journal
 from console.state.dashboard import Board, Floats, SkewLine
 from console.state.sanitize import short

@@ -33,8 +33,8 @@ from PySide6.QtWidgets import (
 )
 
 from console.models.cells import CELL, ROW, Cell, Column
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Look
 
 Index = QModelIndex | QPersistentModelIndex
 

@@ -7,8 +7,8 @@ from PySide6.QtCore import QRectF, Qt, Signal
 from PySide6.QtGui import QMouseEvent, QPainter, QPen
 
 from console.app.timeaxis import TimeAxis
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Look
 from console.plots.timeplot import TimePlot
 from console.state.dashboard import AlertLine
 from console.state.severity import RANK

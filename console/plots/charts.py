@@ -9,9 +9,9 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPen, QPolygonF
 
 from console.app.timeaxis import TimeAxis
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
 from console.plots.scale import caption, column_at, scale_top
+from console.plots.style import Look
 from console.plots.timeplot import TimePlot
 from console.state.dashboard import Latency
 from console.state.domain import STAGES

@@ -8,8 +8,8 @@ from PySide6.QtWidgets import QToolTip
 
 from console.app.timeaxis import TimeAxis
 from console.models.table import plain_tip
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Look
 from console.plots.timeplot import TimePlot
 from console.state.dashboard import Happening
 from console.state.severity import rank

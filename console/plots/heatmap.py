@@ -11,9 +11,9 @@ from PySide6.QtGui import QImage, QPainter, QPen
 from console.app.theme import lookup
 from console.app.timeaxis import TimeAxis
 from console.cache.quantiles import BUCKETS, FIRST_MS, PER_OCTAVE, lower_ms
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
 from console.plots.scale import caption, column_at
+from console.plots.style import Look
 from console.plots.timeplot import TimePlot
 
 

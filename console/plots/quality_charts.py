@@ -10,9 +10,9 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QWidget
 
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
 from console.plots.scale import caption, scale_top
+from console.plots.style import Look
 from console.state.sanitize import thousands
 from console.state.timetext import clock_text
 from server.telemetry.rows import QualityRow

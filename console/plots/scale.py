@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from PySide6.QtCore import QRectF
 from PySide6.QtGui import QFontMetricsF, QPainter
 
-from console.panels import paint
-from console.panels.frame import KEYS
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Look
 from console.state.dashboard import Latency
 
 
@@ -33,7 +32,7 @@ def caption(painter: QPainter, look: Look, area: QRectF, words: Sequence[tuple[s
         if left + width > area.right():
             break
         place = QRectF(left, ground.top(), width, 15)
-        if text[:1] in KEYS:
+        if text[:1] in paint.KEYS:
             paint.keyed(painter, look.theme, place, (text, tone), look.small)
         else:
             paint.text(painter, place, text, look.theme.color(tone), look.small)

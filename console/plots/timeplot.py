@@ -22,8 +22,8 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QWidget
 
 from console.app.timeaxis import TimeAxis
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Look
 from console.state.dashboard import Board
 from console.state.deploys import SWITCHES
 from console.state.timetext import clock_text, ticks

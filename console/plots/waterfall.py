@@ -8,8 +8,8 @@ from PySide6.QtCore import QRectF, QSize
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Look
 from console.state.domain import STAGES, PredictionRow, Timing
 from console.state.sanitize import milliseconds
 

@@ -16,7 +16,7 @@ from console.panels.data_table import Figures
 from console.panels.palette import columns_of
 from console.panels.status_bar import PhraseButton
 from console.state.dashboard import View
-from tests.console.test_console_window import T0, kept, make
+from tests.console.test_console_window import T0, actions_of, kept, make
 
 __all__ = ["kept", "make"]  # its fixtures
 pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
@@ -36,8 +36,8 @@ def test_every_panel_is_reached_by_keys_and_hands_out_its_figures(
             qtbot.keyClick(QApplication.focusWidget(), Qt.Key.Key_F6)
             seen.append(window.focused_panel().name)
             assert window.focused_panel().property("active"), seen[-1]
-            window.deeds.export_csv()
-            window.deeds.export_png()
+            actions_of(window).export_csv()
+            actions_of(window).export_png()
     assert set(seen) == set(window.panels)
     for ending in ("csv", "png"):
         qtbot.waitUntil(
@@ -117,7 +117,7 @@ def test_a_copied_view_says_how_the_servers_are_reached(
 ) -> None:
     window = make(None, kept(tmp_path), View(measure="ks", expected_stamp="a b"), lambda: T0)
     window.bridge.access = Access(True, Path("/etc/my ca.pem"), None)
-    words = window.deeds.view_command()
+    words = actions_of(window).view_command()
     assert "--measure ks --expect 'a b' --tls --ca '/etc/my ca.pem' 10.0.0.1:8500" in words
 
 

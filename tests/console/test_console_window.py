@@ -19,9 +19,10 @@ from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QApplication, QDialog
 from pytestqt.qtbot import QtBot
 
-from console.app.actions import csv_of
+from console.app.actions import Deeds, csv_of
 from console.app.arguments import PANELS
 from console.app.bridge import Bridge
+from console.app.main import open_window
 from console.app.timeaxis import TimeAxis
 from console.app.window import Window
 from console.cache.insert import Names, insert
@@ -29,7 +30,7 @@ from console.cache.schema import open_for_writing
 from console.feed.decode import RowRefused, event
 from console.models.table import plain_tip
 from console.panels.palette import Palette
-from console.panels.style import Look
+from console.plots.style import Look
 from console.state.dashboard import View
 from console.state.domain import Event, Row, ServerSnapshot
 from proto import observe_pb2
@@ -102,8 +103,8 @@ def make(qtbot: QtBot, tmp_path: Path) -> Iterator[Callable[..., Window]]:
         more = {"clock": clock} if clock is not None else {}
         bridge = Bridge(path or tmp_path / "cache.db", addresses, **more)  # type: ignore[arg-type]
         axis = TimeAxis(view or View(window_s=120), **more)  # type: ignore[arg-type]
-        window = Window(bridge, axis, Look(), **more)  # type: ignore[arg-type]
-        window.deeds.folder = tmp_path / "out"
+        window = open_window(bridge, axis, Look(), **more)  # type: ignore[arg-type]
+        actions_of(window).folder = tmp_path / "out"
         qtbot.addWidget(window)
         windows.append(window)
         window.use_theme("dark")
@@ -119,6 +120,12 @@ def make(qtbot: QtBot, tmp_path: Path) -> Iterator[Callable[..., Window]]:
         window.close()
     left = [t.name for t in threading.enumerate() if t.name.startswith(("cache", "console"))]
     assert not left, left
+
+
+def actions_of(window: Window) -> Deeds:
+    found = window.findChild(Deeds)
+    assert isinstance(found, Deeds)
+    return found
 
 
 def live(window: Window) -> bool:
@@ -142,7 +149,7 @@ def test_ui_thread_touches_no_file_and_no_socket(qtbot: QtBot, make: Callable[..
             for key in "2345678":
                 qtbot.keyClick(window, Qt.Key(ord(key)))
                 qtbot.wait(60)
-            window.deeds.export_csv()
+            actions_of(window).export_csv()
             window.bridge.save("layout", window.layout_text())
             qtbot.wait(300)
         finally:
@@ -229,9 +236,8 @@ def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) 
         press(Qt.Key.Key_Escape)
         assert not window.sheet.isVisible()
         press(Qt.Key.Key_C)
-        assert "server replay" in QApplication.clipboard().text() or (
-            "server samples" in QApplication.clipboard().text()
-        )
+        copied = QApplication.clipboard().text()
+        assert copied.startswith(("server replay --server", "server export --since"))
 
 
 def test_palette_finds_and_runs(qtbot: QtBot, make: Callable[..., Window]) -> None:
@@ -315,7 +321,7 @@ def test_stalled_disk_and_network_leave_the_window_running(
             qtbot.keyClick(QApplication.focusWidget() or window, Qt.Key(ord(key)))
             qtbot.wait(150)
         window.bridge.save("layout", window.layout_text())
-        window.deeds.export_csv()
+        actions_of(window).export_csv()
         window.axis.zoom(4)
         qtbot.wait(2000)
         timer.stop()
@@ -337,9 +343,9 @@ def test_console_starts_from_its_cache_and_says_how_old_it_is(
     assert board.latency is not None and board.latency.requests > 0
     assert "2 h 00 old" in board.verdict.sentence
     assert all(line.severity == "unknown" for line in board.servers)
-    window.deeds.copy_incident()
+    actions_of(window).copy_incident()
     assert "# OFFLINE" in QApplication.clipboard().text()
-    window.deeds.copy_view()
+    actions_of(window).copy_view()
     assert QApplication.clipboard().text().startswith("console --at 20")
 
 
@@ -414,8 +420,8 @@ def test_every_panel_exports_its_figures(
         assert len({line.count(",") for line in lines if '"' not in line}) <= 1, name
         assert panel.accessibleName(), name
     window.focus_panel("drift")
-    window.deeds.export_csv()
-    window.deeds.export_png()
+    actions_of(window).export_csv()
+    actions_of(window).export_png()
     qtbot.waitUntil(lambda: len(list((tmp_path / "out").glob("drift-*"))) == 2, timeout=5000)
 
 

@@ -15,6 +15,9 @@ LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
 RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 CENTRE = Qt.AlignmentFlag.AlignCenter
 SMOOTH = QPainter.RenderHint.Antialiasing
+# A text that begins with one of these is the key to a line or an area: the sign takes the colour,
+# and the text stays readable.
+KEYS = "━┄■"
 _ELIDE = Qt.TextElideMode.ElideRight
 
 

@@ -6,7 +6,7 @@ from PySide6.QtCore import QObject, Signal
 from PySide6.QtGui import QFont
 
 from console.app.theme import DARK, Theme, fonts
-from console.panels.paint import bold, sized
+from console.plots.paint import bold, sized
 
 
 class Look(QObject):
