@@ -22,7 +22,7 @@ from console.state.dashboard import AlertLine, Board
 from console.state.timetext import clock_text, iso
 
 
-class Deeds(QObject):
+class Actions(QObject):
     def __init__(
         self,
         window: Window,
@@ -47,7 +47,7 @@ class Deeds(QObject):
         found = self._window.alerts.current()
         if found is None:
             self._window.focus_panel("alerts")
-            self._window.tell("select an alert first")
+            self._window.notify("select an alert first")
         return found
 
     def acknowledge(self) -> None:
@@ -57,7 +57,7 @@ class Deeds(QObject):
         undo = bool(line.row.acknowledged_by)
         if undo:
             self._bridge.act(line.server, "acknowledge", line.row.id, "", undo=True)
-            self._window.tell("taken back")
+            self._window.notify("taken back")
             return
         dialog = AlertDialog(self._window, line, asks_span=False)
         dialog.accepted.connect(lambda: self._acknowledged(line, dialog.note.text()))
@@ -65,7 +65,7 @@ class Deeds(QObject):
 
     def _acknowledged(self, line: AlertLine, note: str) -> None:
         self._bridge.act(line.server, "acknowledge", line.row.id, note)
-        self._window.tell("acknowledged; the server is being told")
+        self._window.notify("acknowledged; the server is being told")
 
     def silence(self) -> None:
         line = self._alert()
@@ -80,11 +80,11 @@ class Deeds(QObject):
         until = self._clock() + float(dialog.span.currentData()) + line.offset_ms / 1000
         matcher = str(dialog.matcher.currentData())
         self._bridge.act(line.server, "silence", matcher, dialog.note.text(), until)
-        self._window.tell(f"silenced until {clock_text(until)} UTC; the server is being told")
+        self._window.notify(f"silenced until {clock_text(until)} UTC; the server is being told")
 
     def _unsilence(self, server: str, silence_id: str) -> None:
         self._bridge.act(server, "silence", silence_id, "", undo=True)
-        self._window.tell("the silence ends; the server is being told")
+        self._window.notify("the silence ends; the server is being told")
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -105,16 +105,16 @@ class Deeds(QObject):
     def _written(self, path: str, trouble: str) -> None:
         of, left_out = self._partial
         more = f" ({left_out})" if left_out and of == path else ""
-        self._window.tell(f"{path}: {trouble}" if trouble else f"written: {path}{more}")
+        self._window.notify(f"{path}: {trouble}" if trouble else f"written: {path}{more}")
 
     # ---- copies ----------------------------------------------------------------------------------
 
-    def copy(self, words: str) -> None:
-        if not words:
-            self._window.tell("nothing selected to copy")
+    def copy(self, text: str) -> None:
+        if not text:
+            self._window.notify("nothing selected to copy")
             return
-        QGuiApplication.clipboard().setText(words)
-        self._window.tell(f"copied: {words.splitlines()[0][:120]}")
+        QGuiApplication.clipboard().setText(text)
+        self._window.notify(f"copied: {text.splitlines()[0][:120]}")
 
     def copy_command(self) -> None:
         panel = self._window.focused_panel()
@@ -174,17 +174,18 @@ def _harmless(cell: str) -> str:
 
 def incident(board: Board, command: str) -> str:
     """What one would write to a colleague: state, phrases, open alerts, the last events."""
-    said = board.verdict
+    state = board.fleet_state
     lines = [
-        f"# {said.state}: {said.sentence}",
+        f"# {state.state}: {state.sentence}",
         "",
         f"as seen {iso(board.made_s)}, window {iso(board.from_s)} to {iso(board.to_s)}",
         "",
     ]
-    lines += [f"- {phrase.text}: {phrase.detail or phrase.text}" for phrase in said.phrases]
+    lines += [f"- {message.text}: {message.detail or message.text}" for message in state.messages]
     lines += ["", "## events", ""]
     lines += [
-        f"- {clock_text(h.at_s, '%H:%M:%S')} {h.severity}: {h.text}" for h in board.happenings[:20]
+        f"- {clock_text(h.at_s, '%H:%M:%S')} {h.severity}: {h.text}"
+        for h in board.timeline_events[:20]
     ]
     if board.latency is not None:
         p50, p95, p99 = board.latency.total

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from console.app.actions import Deeds
+from console.app.actions import Actions
 from console.app.commands import Command
 from console.app.window import Window
 
@@ -23,7 +23,7 @@ GOES = (
 WITHOUT_KEY = (("server", "Server"), ("detail", "Prediction"))
 
 
-def commands_of(window: Window, actions: Deeds) -> list[Command]:
+def commands_of(window: Window, actions: Actions) -> list[Command]:
     """All commands, in the order in which they are shown."""
     found: list[Command] = []
     axis = window.axis
@@ -33,12 +33,12 @@ def commands_of(window: Window, actions: Deeds) -> list[Command]:
     ) -> None:
         found.append(Command(name, title, keys, run, group))
 
-    for number, (name, words) in enumerate(GOES, start=1):
+    for number, (name, text) in enumerate(GOES, start=1):
         run = functools.partial(window.focus_panel, name)
-        add(f"go.{name}", f"Go to {words}", (str(number),), "Go", run)
-    for name, words in WITHOUT_KEY:
+        add(f"go.{name}", f"Go to {text}", (str(number),), "Go", run)
+    for name, text in WITHOUT_KEY:
         run = functools.partial(window.focus_panel, name)
-        add(f"go.{name}", f"Go to {words}", (), "Go", run)
+        add(f"go.{name}", f"Go to {text}", (), "Go", run)
     add("go.next", "Next panel", ("F6",), "Go", lambda: window.next_panel(1))
     add("go.previous", "Previous panel", ("Shift+F6",), "Go", lambda: window.next_panel(-1))
     add("go.filter", "Filter the predictions", ("/",), "Go", window.filter_predictions)
@@ -63,7 +63,7 @@ def commands_of(window: Window, actions: Deeds) -> list[Command]:
     add("panel.split", "Split latency by server, stamp, …", ("P",), "Panel", window.next_split)
     add("panel.examples", "Requests at the cross-hair", ("X",), "Panel", window.show_examples)
     add("panel.sort", "Sort by this column", ("O",), "Panel", window.sort_column)
-    add("panel.figures", "The figures of this panel", ("N",), "Panel", window.open_figures)
+    add("panel.figures", "The figures of this panel", ("N",), "Panel", window.open_data_table)
     add("panel.kept", "Show what was kept", ("D",), "Panel", window.detail.want)
     add("panel.play", "Play the kept sound", ("Shift+D",), "Panel", window.detail.play_sound)
     add("panel.csv", "Export this panel as CSV", ("E",), "Panel", actions.export_csv)

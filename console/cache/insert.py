@@ -12,9 +12,9 @@ import numpy as np
 from console.cache.codec import pack
 from console.cache.retention import mark_changed
 from console.state.domain import (
-    Event,
-    PredictionRow,
-    Row,
+    FeedRow,
+    Prediction,
+    ReceivedRow,
     ServerSnapshot,
 )
 from server.telemetry.rows import (
@@ -30,7 +30,7 @@ from server.telemetry.rows import (
 )
 
 
-class Names:
+class TextIds:
     """Texts that repeat, kept once. Lives with the writing connection."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -73,7 +73,9 @@ _HEADS = {
 }
 
 
-def insert(connection: sqlite3.Connection, names: Names, events: Sequence[Event]) -> frozenset[str]:
+def insert(
+    connection: sqlite3.Connection, names: TextIds, events: Sequence[ReceivedRow]
+) -> frozenset[str]:
     """Write `events` in one transaction; returns the tables that changed."""
     batches: dict[str, list[tuple[object, ...]]] = {}
     servers: dict[str, tuple[object, ...]] = {}
@@ -111,11 +113,11 @@ def insert(connection: sqlite3.Connection, names: Names, events: Sequence[Event]
     return frozenset(batches) | (frozenset({"server"}) if servers else frozenset())
 
 
-def _values(row: Row, server: int, names: Names) -> tuple[str, tuple[object, ...]]:
+def _values(row: FeedRow, server: int, names: TextIds) -> tuple[str, tuple[object, ...]]:
     match row:
         case LatencyRow():
             return "latency", _latency(row, server, names)
-        case PredictionRow():
+        case Prediction():
             return "prediction", _prediction(row, server, names)
         case DriftRow():
             return "drift", (
@@ -156,7 +158,7 @@ def _values(row: Row, server: int, names: Names) -> tuple[str, tuple[object, ...
             raise AssertionError("snapshots are written by insert()")
 
 
-def _latency(row: LatencyRow, server: int, names: Names) -> tuple[object, ...]:
+def _latency(row: LatencyRow, server: int, names: TextIds) -> tuple[object, ...]:
     exemplars = [(e.prediction_id, e.total_ms, e.trace_id) for e in row.exemplars]
     return (
         row.bucket_unix_ms,
@@ -179,7 +181,7 @@ def _latency(row: LatencyRow, server: int, names: Names) -> tuple[object, ...]:
     )
 
 
-def _prediction(row: PredictionRow, server: int, names: Names) -> tuple[object, ...]:
+def _prediction(row: Prediction, server: int, names: TextIds) -> tuple[object, ...]:
     return (
         server,
         row.prediction_id,

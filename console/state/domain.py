@@ -50,7 +50,7 @@ class MovedItem:
 
 
 @dataclass(frozen=True, slots=True)
-class SelfCheck:
+class SelfCheckResult:
     """A replica against what it loaded."""
 
     moved: tuple[MovedItem, ...] = ()
@@ -61,7 +61,7 @@ class SelfCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaStatus:
+class ReplicaSnapshot:
     index: int = 0
     state: str = ""
     reason: str = ""
@@ -73,7 +73,7 @@ class ReplicaStatus:
     answered: int = 0
     rss_bytes: int = 0
     evidence: tuple[ProbeEvidence, ...] = ()
-    self_check: SelfCheck = SelfCheck()
+    self_check: SelfCheckResult = SelfCheckResult()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class ServerSnapshot:
     reasons: Mapping[str, str] = field(default_factory=dict)
     warm_replicas: int = 0
     wanted_replicas: int = 0
-    replicas: tuple[ReplicaStatus, ...] = ()
+    replicas: tuple[ReplicaSnapshot, ...] = ()
     queued: int = 0
     queue_limit: int = 0
     requests: int = 0
@@ -128,7 +128,7 @@ class ServerSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class StageTimes:
     queue_ms: float = 0.0
     decode_ms: float = 0.0
     preprocess_ms: float = 0.0
@@ -138,7 +138,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionRow:
+class Prediction:
     prediction_id: str = ""
     at_unix_ms: int = 0
     stamp: str = ""
@@ -148,7 +148,7 @@ class PredictionRow:
     margin: float = 0.0
     entropy: float = 0.0
     closed_set_mass: float = 0.0
-    timing: Timing = Timing()
+    timing: StageTimes = StageTimes()
     batch_size: int = 0
     replica: int = 0
     slices: Mapping[str, str] = field(default_factory=dict)
@@ -163,7 +163,7 @@ class PredictionRow:
     company: tuple[str, ...] = ()
 
 
-Row = (
+FeedRow = (
     ServerSnapshot
     | LatencyRow
     | FeatureRow
@@ -172,21 +172,21 @@ Row = (
     | AlertRow
     | SilenceRow
     | DeployRow
-    | PredictionRow
+    | Prediction
     | QualityRow
     | SliceRow
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ReceivedRow:
     """One row as it came in. `server` is the address: names are for people and may repeat."""
 
     server: str
     cursor: int
     instance: str
     received_unix_ms: float
-    row: Row
+    row: FeedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerRecord:
     """One line of the fleet: what it last said, and how we stand with it."""
 
     link: Link

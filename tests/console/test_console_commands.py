@@ -34,15 +34,15 @@ LINE = 'site="line 4" conf<0.6 server=gpu-1 label!=ok !kept'
 
 def parsed(line: str) -> dict[str, object]:
     """The arguments as the command sees them; ends the test when it would refuse them."""
-    name, *words = shlex.split(line)
+    name, *text = shlex.split(line)
     if name == program.name():
-        found = arguments.parser().parse_args(words)
+        found = arguments.parser().parse_args(text)
         arguments.view_of(found)
         parse_filter(found.filter)
         return vars(found)
-    assert name == "server" and words[0] in COMMANDS, line
-    command = importlib.import_module(f"server.commands.{words[0].replace('-', '_')}")
-    found = command.parser().parse_args(words[1:])
+    assert name == "server" and text[0] in COMMANDS, line
+    command = importlib.import_module(f"server.commands.{text[0].replace('-', '_')}")
+    found = command.parser().parse_args(text[1:])
     if "filter" in found:
         filter_sql.where(parse_filter(found.filter))
     return vars(found)
