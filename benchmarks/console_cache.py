@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from console.cache.insert import Names, insert
+from console.cache.insert import TextIds, insert
 from console.cache.schema import open_for_writing
 from console.state.domain import (
-    Event,
-    PredictionRow,
-    Row,
+    FeedRow,
+    Prediction,
+    ReceivedRow,
     ServerSnapshot,
-    Timing,
+    StageTimes,
 )
 from server.telemetry.rows import DriftRow, LatencyRow
 
@@ -50,9 +50,9 @@ def bucket(at: float, mix: str, rng: np.random.Generator, width_s: int = 10) -> 
     )  # fmt: skip
 
 
-def prediction(identity: str, at_ms: int) -> PredictionRow:
-    return PredictionRow(
-        identity, at_ms, STAMP, "text", "ok", confidence=0.8, timing=Timing(1, 2, 3, 20, 1, 27),
+def prediction(identity: str, at_ms: int) -> Prediction:
+    return Prediction(
+        identity, at_ms, STAMP, "text", "ok", confidence=0.8, timing=StageTimes(1, 2, 3, 20, 1, 27),
         slices={"site": "a", "region": "lon"}, session="s", trace_id="t" * 32,
         features=tuple(float(x) for x in range(40)), task="classify", client="camera",
         batch_mates=("x" * 20,) * 4,
@@ -64,13 +64,13 @@ def make(path: Path, gigabytes: float, now: float) -> int:
     as large as asked; returns how many predictions."""
     db = open_for_writing(path)
     db.execute("PRAGMA synchronous = OFF")
-    names, rng = Names(db), np.random.default_rng(1)
-    insert(db, names, [Event(address(n), 1, "x", now * 1000, snapshot(n))
+    names, rng = TextIds(db), np.random.default_rng(1)
+    insert(db, names, [ReceivedRow(address(n), 1, "x", now * 1000, snapshot(n))
                        for n in range(SERVERS)])  # fmt: skip
     pool = [bucket(0, mix, rng) for mix in MIXES for _ in range(20)]
     for begin in range(int(now - 6 * 3600), int(now), 600):
         rows = [
-            Event(address(number), 0, "", 0,
+            ReceivedRow(address(number), 0, "", 0,
                   replace(pool[(at + number + m * 20) % len(pool)], bucket_unix_ms=at * 1000))
             for at in range(begin, begin + 600, 10)
             for number in range(SERVERS)
@@ -78,10 +78,12 @@ def make(path: Path, gigabytes: float, now: float) -> int:
         ]  # fmt: skip
         insert(db, names, rows)
     for tick in range(int(now - 3600), int(now), 300):
-        insert(db, names, [Event(address(n), 0, "", 0, row)
+        insert(db, names, [ReceivedRow(address(n), 0, "", 0, row)
                            for n in range(SERVERS) for row in drift_rows(tick)])  # fmt: skip
     seed = [prediction(f"p{n}", int(now * 1000) - n) for n in range(SEED_ROWS)]
-    insert(db, names, [Event(address(n % SERVERS), 0, "", 0, row) for n, row in enumerate(seed)])
+    insert(
+        db, names, [ReceivedRow(address(n % SERVERS), 0, "", 0, row) for n, row in enumerate(seed)]
+    )
     _double(db, path, gigabytes * 1e9)
     count = int(db.execute("SELECT count(*) FROM prediction").fetchone()[0])
     db.close()
@@ -125,10 +127,12 @@ def drift_rows(tick_s: float) -> Iterator[DriftRow]:
             )  # fmt: skip
 
 
-def minute(now: float, pool: list[LatencyRow], number: int, predictions: int = 4) -> list[Event]:
+def minute(
+    now: float, pool: list[LatencyRow], number: int, predictions: int = 4
+) -> list[ReceivedRow]:
     """What twenty servers say in one minute: buckets of 10 s by mix, a snapshot each, predictions,
     and every fifth minute a tick of drift."""
-    rows: list[tuple[int, Row]] = []
+    rows: list[tuple[int, FeedRow]] = []
     for n in range(SERVERS):
         rows.append((n, snapshot(n)))
         rows += [
@@ -140,4 +144,4 @@ def minute(now: float, pool: list[LatencyRow], number: int, predictions: int = 4
                  for k in range(predictions)]  # fmt: skip
         if number % 5 == 0:
             rows += [(n, row) for row in drift_rows(now)]
-    return [Event(address(n), number + 1, "x", now * 1000, row) for n, row in rows]
+    return [ReceivedRow(address(n), number + 1, "x", now * 1000, row) for n, row in rows]

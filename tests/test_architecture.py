@@ -44,6 +44,11 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("server", ("server", "proto")),
     # What the console knows and concludes stands on its own and on what telemetry sends.
     ("console.state", ("console.state", *SHARED_WITH_THE_CONSOLE)),
+    (
+        "console.plots",
+        ("console.plots", "console.models", "console.state", "console.cache.quantiles")
+        + ("console.app.theme", "console.app.timeaxis", "server.telemetry.rows"),
+    ),
     ("console", ("console", "proto", *SHARED_WITH_THE_CONSOLE)),
 )
 # Libraries a place must not import at all, at module level or later.
@@ -183,6 +188,7 @@ def test_no_folder_is_too_large_to_look_over() -> None:
         ("console.app.window", "from server.telemetry.store.store import Store"),
         ("console.feed.client", "import pipelines"),
         ("console.state.status", "from console.app.theme import Theme"),
+        ("console.plots.charts", "from console.panels.frame import Panel"),
         ("console.state.status", "from server.telemetry.store.reader import Reader"),
         ("trefoil.servers", "from server.pool.affinity import rank"),
         ("trefoil.client", "from proto import inference_pb2"),

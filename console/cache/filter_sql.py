@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from console.cache.interned import NameBook
+from console.cache.interned import InternedTexts
 from server.telemetry.filters import Clause, feature_test, sql_test
 from server.telemetry.rows import FeatureRow
 
@@ -77,7 +77,7 @@ def _server(clause: Clause, aliases: Mapping[str, str]) -> tuple[str, list[objec
 
 def know_features(
     db: sqlite3.Connection,
-    names: NameBook,
+    names: InternedTexts,
     known: Mapping[tuple[str, str], FeatureRow],
     clauses: Sequence[Clause],
 ) -> None:

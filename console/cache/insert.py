@@ -12,9 +12,9 @@ import numpy as np
 from console.cache.codec import pack
 from console.cache.retention import mark_changed
 from console.state.domain import (
-    Event,
-    PredictionRow,
-    Row,
+    FeedRow,
+    Prediction,
+    ReceivedRow,
     ServerSnapshot,
 )
 from server.telemetry.outputs import OUTPUT_NAMES, output_tuple
@@ -31,7 +31,7 @@ from server.telemetry.rows import (
 )
 
 
-class Names:
+class TextIds:
     """Texts that repeat, kept once. Lives with the writing connection."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -77,7 +77,9 @@ _HEADS = {
 }
 
 
-def insert(connection: sqlite3.Connection, names: Names, events: Sequence[Event]) -> frozenset[str]:
+def insert(
+    connection: sqlite3.Connection, names: TextIds, events: Sequence[ReceivedRow]
+) -> frozenset[str]:
     """Write `events` in one transaction; returns the tables that changed."""
     batches: dict[str, list[tuple[object, ...]]] = {}
     servers: dict[str, tuple[object, ...]] = {}
@@ -115,11 +117,11 @@ def insert(connection: sqlite3.Connection, names: Names, events: Sequence[Event]
     return frozenset(batches) | (frozenset({"server"}) if servers else frozenset())
 
 
-def _values(row: Row, server: int, names: Names) -> tuple[str, tuple[object, ...]]:
+def _values(row: FeedRow, server: int, names: TextIds) -> tuple[str, tuple[object, ...]]:
     match row:
         case LatencyRow():
             return "latency", _latency(row, server, names)
-        case PredictionRow():
+        case Prediction():
             return "prediction", _prediction(row, server, names)
         case DriftRow():
             return "drift", (
@@ -160,7 +162,7 @@ def _values(row: Row, server: int, names: Names) -> tuple[str, tuple[object, ...
             raise AssertionError("snapshots are written by insert()")
 
 
-def _latency(row: LatencyRow, server: int, names: Names) -> tuple[object, ...]:
+def _latency(row: LatencyRow, server: int, names: TextIds) -> tuple[object, ...]:
     exemplars = [(e.prediction_id, e.total_ms, e.trace_id) for e in row.exemplars]
     return (
         row.bucket_unix_ms,
@@ -183,7 +185,7 @@ def _latency(row: LatencyRow, server: int, names: Names) -> tuple[object, ...]:
     )
 
 
-def _prediction(row: PredictionRow, server: int, names: Names) -> tuple[object, ...]:
+def _prediction(row: Prediction, server: int, names: TextIds) -> tuple[object, ...]:
     return (
         server,
         row.prediction_id,

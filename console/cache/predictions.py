@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from console.cache.interned import NameBook
-from console.state.domain import PredictionRow, Timing
+from console.cache.interned import InternedTexts
+from console.state.domain import Prediction, StageTimes
 from server.telemetry.outputs import OUTPUT_NAMES, stored_outputs
 
 MOST = 1_000_000
@@ -39,8 +39,8 @@ def numbers(
 
 
 def page(
-    db: sqlite3.Connection, names: NameBook, wanted: Sequence[int]
-) -> dict[int, tuple[str, PredictionRow]]:
+    db: sqlite3.Connection, names: InternedTexts, wanted: Sequence[int]
+) -> dict[int, tuple[str, Prediction]]:
     """By `seq`: (server, row). Rows deleted meanwhile are absent."""
     marks = ",".join("?" * len(wanted))
     rows = db.execute(f"SELECT {_COLUMNS} FROM prediction WHERE seq IN ({marks})", list(wanted))
@@ -48,8 +48,8 @@ def page(
 
 
 def by_id(
-    db: sqlite3.Connection, names: NameBook, server: str, identity: str
-) -> PredictionRow | None:
+    db: sqlite3.Connection, names: InternedTexts, server: str, identity: str
+) -> Prediction | None:
     row = db.execute(
         f"SELECT {_COLUMNS} FROM prediction WHERE server = ? AND id = ?",
         (names.find(server), identity),
@@ -57,7 +57,7 @@ def by_id(
     return None if row is None else _prediction(row, names)
 
 
-def _prediction(row: Sequence[object], names: NameBook) -> PredictionRow:
+def _prediction(row: Sequence[object], names: InternedTexts) -> Prediction:
     def number(index: int) -> float:
         value = row[index]
         return float(value) if isinstance(value, int | float) else math.nan
@@ -65,14 +65,14 @@ def _prediction(row: Sequence[object], names: NameBook) -> PredictionRow:
     def text(index: int) -> str:
         return names.text(int(row[index]))  # type: ignore[call-overload]
 
-    return PredictionRow(
+    return Prediction(
         prediction_id=str(row[2]),
         at_unix_ms=int(row[3]),  # type: ignore[call-overload]
         stamp=text(4),
         mix=text(5),
         label=text(6),
         true_label=text(7),
-        timing=Timing(*(number(index) for index in range(8, 14))),
+        timing=StageTimes(*(number(index) for index in range(8, 14))),
         batch_size=int(number(14)),
         replica=int(number(15)),
         slices=json.loads(str(row[16])),

@@ -11,7 +11,7 @@ from grpc import aio
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ConnectionAccess:
     """Files are read when a channel is opened, in the I/O thread. `certificate` and `key` say who
     this is to a server that asks every client for a certificate."""
 
@@ -32,7 +32,7 @@ _OPTIONS = (
 )
 
 
-def unprotected(address: str, access: Access) -> bool:
+def unprotected(address: str, access: ConnectionAccess) -> bool:
     """Plaintext that leaves this machine."""
     host = address.rpartition(":")[0].strip("[]")
     if access.tls or host == "localhost":
@@ -43,7 +43,7 @@ def unprotected(address: str, access: Access) -> bool:
         return True
 
 
-def open_channel(address: str, access: Access) -> aio.Channel:
+def open_channel(address: str, access: ConnectionAccess) -> aio.Channel:
     """Raises OSError when a file of `access` cannot be read."""
     if not access.tls:
         return aio.insecure_channel(address, options=_OPTIONS)
@@ -55,7 +55,7 @@ def open_channel(address: str, access: Access) -> aio.Channel:
     return aio.secure_channel(address, credentials, options=_OPTIONS)
 
 
-def refused(message: str, access: Access) -> str:
+def refused(message: str, access: ConnectionAccess) -> str:
     """What a broken handshake may mean: gRPC tells the server's side of it only to the server."""
     if "Socket closed" not in message and "Connection reset" not in message:
         return ""
@@ -67,7 +67,7 @@ def refused(message: str, access: Access) -> str:
     return f". It may want {wanted} certificate that it trusts and that is valid: --cert, --key"
 
 
-def metadata(access: Access) -> tuple[tuple[str, str], ...]:
+def metadata(access: ConnectionAccess) -> tuple[tuple[str, str], ...]:
     """The token as gRPC metadata. Read anew for every call: tokens are rotated."""
     if access.token_file is None:
         return ()

@@ -25,7 +25,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     title: str
     cell: Callable[[Any], Cell]
     width: int = 80  # pixels; 0 takes what is left

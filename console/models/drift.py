@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from console.models.cells import Cell, Column
+from console.models.cells import Cell, TableColumn
 from console.state.dashboard import MEASURES, DriftLine
 from console.state.timetext import clock_text
 from server.telemetry.drift.scores import (
@@ -22,7 +22,7 @@ SCALES = {
     "kl": (0.45, (CRITICAL_EXCESS_KL,)),
     "js": (0.5, ()),
 }
-WORDS = {"psi": "PSI", "ks": "KS", "kl": "KL", "js": "JS"}
+TITLES = {"psi": "PSI", "ks": "KS", "kl": "KL", "js": "JS"}
 INSUFFICIENT = ("insufficient", "learning", "")
 
 
@@ -30,25 +30,39 @@ def key(line: DriftLine) -> tuple[str, str]:
     return line.key
 
 
-def columns(measure: str, wide: bool) -> tuple[Column, ...]:
+def columns(measure: str, wide: bool) -> tuple[TableColumn, ...]:
     """`measure` comes first and draws the bar; with room the others follow as figures."""
     others = [name for name in MEASURES if name != measure][: 3 if wide else 0]
     found = [
-        Column("feature", _feature, 0, least=128, order=lambda line: line.row.feature),
-        Column("slice", _slice, 76 if wide else 70, order=lambda line: line.row.slice),
-        Column(WORDS[measure], _bar(measure), 70 if wide else 60, tip="ticks: the thresholds"),
-        Column("", _figure(measure, True), 44, right=True, order=_by(measure)),
+        TableColumn("feature", _feature, 0, least=128, order=lambda line: line.row.feature),
+        TableColumn("slice", _slice, 76 if wide else 70, order=lambda line: line.row.slice),
+        TableColumn(
+            TITLES[measure], _bar(measure), 70 if wide else 60, tip="ticks: the thresholds"
+        ),
+        TableColumn("", _figure(measure, True), 44, right=True, order=_by(measure)),
     ]
     for name in others:
         found.append(
-            Column(WORDS[name], _figure(name, False), 42, right=True, order=_by(name), spare=3)
+            TableColumn(
+                TITLES[name], _figure(name, False), 42, right=True, order=_by(name), spare=3
+            )
         )
-    found.append(Column("over", _over, 34, right=True, order=lambda line: line.row.window_s,
-                        tip="the last hours that tell most", spare=2))  # fmt: skip
-    words = "rows; where too few, effective rows of those needed"
-    found.append(Column("n", _count, 66, right=True, order=lambda line: line.row.n,
-                        tip=words, spare=1))  # fmt: skip
-    found.append(Column("trend", _spark, 62 if wide else 52, tip="the last ticks", spare=2))
+    found.append(
+        TableColumn(
+            "over",
+            _over,
+            34,
+            right=True,
+            order=lambda line: line.row.window_s,
+            tip="the last hours that tell most",
+            spare=2,
+        )
+    )
+    text = "rows; where too few, effective rows of those needed"
+    found.append(
+        TableColumn("n", _count, 66, right=True, order=lambda line: line.row.n, tip=text, spare=1)
+    )
+    found.append(TableColumn("trend", _spark, 62 if wide else 52, tip="the last ticks", spare=2))
     return tuple(found)
 
 
@@ -75,8 +89,8 @@ def _bar(measure: str) -> Callable[[DriftLine], Cell]:
 
     def cell(line: DriftLine) -> Cell:
         if not _known(line):
-            words = "learning" if line.row.level == "learning" else "too few"
-            return Cell(words, "dim", tip=tip(line))
+            text = "learning" if line.row.level == "learning" else "too few"
+            return Cell(text, "dim", tip=tip(line))
         value = getattr(line.row, measure)
         tone = "p50" if line.row.level == "ok" else line.row.level
         shares = [mark / full for mark in marks]
@@ -88,13 +102,13 @@ def _bar(measure: str) -> Callable[[DriftLine], Cell]:
 def _figure(measure: str, main: bool) -> Callable[[DriftLine], Cell]:
     def cell(line: DriftLine) -> Cell:
         value = getattr(line.row, measure)
-        words = f"{value:.2f}" if value == value else "–"
+        text = f"{value:.2f}" if value == value else "–"
         if not _known(line):
-            return Cell(words if not main else "–", "faint", mono=True, right=True)
+            return Cell(text if not main else "–", "faint", mono=True, right=True)
         loud = main and line.row.level in ("critical", "high", "warning")
         tone = line.row.level if loud else "text" if main else "dim"
         bold = main and line.row.level in ("critical", "high")
-        return Cell(words, tone, mono=True, right=True, bold=bold, tip=tip(line))
+        return Cell(text, tone, mono=True, right=True, bold=bold, tip=tip(line))
 
     return cell
 
@@ -104,8 +118,8 @@ def _count(line: DriftLine) -> Cell:
     if _known(line):
         return Cell(f"{row.n:,.0f}", "dim", mono=True, right=True, tip=tip(line))
     needed = row.n_needed or MIN_EFFECTIVE
-    words = f"{row.n_effective:.0f}/{needed:.0f}"
-    return Cell(words, "dim", mono=True, right=True, tip=tip(line))
+    text = f"{row.n_effective:.0f}/{needed:.0f}"
+    return Cell(text, "dim", mono=True, right=True, tip=tip(line))
 
 
 def _over(line: DriftLine) -> Cell:

@@ -20,8 +20,8 @@ SPANS = (("15 minutes", 900), ("1 hour", 3600), ("4 hours", 14_400), ("12 hours"
          ("1 day", 86_400), ("3 days", 259_200))  # fmt: skip
 
 
-def _plain(words: str) -> QLabel:
-    label = QLabel(words[:300])
+def _plain_label(text: str) -> QLabel:
+    label = QLabel(text[:300])
     label.setTextFormat(Qt.TextFormat.PlainText)
     label.setWordWrap(True)
     label.setMinimumWidth(420)
@@ -35,14 +35,14 @@ class AlertDialog(QDialog):
         super().__init__(parent)
         self.setWindowTitle("Silence" if asks_span else "Acknowledge")
         form = QFormLayout(self)
-        form.addRow(_plain(f"{line.name}: {line.row.summary}"))
+        form.addRow(_plain_label(f"{line.name}: {line.row.summary}"))
         self.matcher = QComboBox()
         self.span = QComboBox()
         if asks_span:
-            for words, value in matchers(line):
-                self.matcher.addItem(words[:120], value)
-            for words, seconds in SPANS:
-                self.span.addItem(words, seconds)
+            for text, value in matchers(line):
+                self.matcher.addItem(text[:120], value)
+            for text, seconds in SPANS:
+                self.span.addItem(text, seconds)
             self.span.setCurrentIndex(1)
             form.addRow("What", self.matcher)
             form.addRow("For", self.span)
@@ -51,7 +51,7 @@ class AlertDialog(QDialog):
         self.note.setAccessibleName("Note")
         form.addRow("Note", self.note)
         known = "The server keeps it and tells every console; recording and evaluation go on."
-        form.addRow(_plain(known))
+        form.addRow(_plain_label(known))
         buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
         )

@@ -11,8 +11,8 @@ from console.app.timeaxis import TimeAxis
 from console.models import drift as model
 from console.models.table import RowsModel
 from console.panels.frame import Panel
-from console.panels.style import Look
 from console.panels.table import Table
+from console.plots.style import Style
 from console.state.dashboard import MEASURES, Board, DriftLine
 from console.state.sanitize import duration
 from console.state.timetext import clock_text
@@ -26,8 +26,8 @@ class DriftPanel(Panel):
     name = "drift"
     heading = "DRIFT"
 
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look)
+    def __init__(self, style: Style, axis: TimeAxis) -> None:
+        super().__init__(style)
         self.axis = axis
         self._shape: tuple[str, bool] = ("", False)
         self.table: Table | None = None
@@ -43,7 +43,7 @@ class DriftPanel(Panel):
         self.model = RowsModel(columns, model.key)
         self.model.show(rows)
         old = self.table
-        self.table = Table(self.look, self.model, columns, EMPTY)
+        self.table = Table(self.ui_style, self.model, columns, EMPTY)
         self.table.setAccessibleName("Drift by feature and slice")
         self.table.chosen.connect(self._choose)
         self.table.opened.connect(self._open)

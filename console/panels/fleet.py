@@ -9,12 +9,14 @@ from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QPointF, QRectF, 
 from PySide6.QtGui import QPainter
 from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
-from console.models.cells import ROW, Cell, Column
+from console.models.cells import ROW, Cell, TableColumn
 from console.models.table import RowsModel
-from console.panels import paint
 from console.panels.frame import NO_SCROLL, Panel
-from console.panels.style import Look
 from console.panels.table import Table
+from console.plots import paint
+from console.plots.style import Style
+from console.state import command_lines, program
+from console.state.command_lines import Reach
 from console.state.dashboard import Board, ServerLine
 from console.state.sanitize import duration, milliseconds
 from console.state.status import STALE_AFTER_S
@@ -32,7 +34,7 @@ def troubles(line: ServerLine) -> list[tuple[str, str]]:
     """What is odd about a server, worst first: (words, tone)."""
     found: list[tuple[str, str]] = []
     if line.severity != "ok" and line.why:
-        found.append((f"{line.word}: {line.why}", line.severity))
+        found.append((f"{line.state}: {line.why}", line.severity))
     if line.odd_parts:
         found.append(("≠ " + ", ".join(line.odd_parts), "high"))
     offset = line.link.offset_ms
@@ -62,9 +64,9 @@ def facts(line: ServerLine) -> str:
 
 
 class FleetDelegate(QStyledItemDelegate):
-    def __init__(self, look: Look) -> None:
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self._look = look
+        self._style = style
         self.roomy = True
 
     def paint(
@@ -76,7 +78,7 @@ class FleetDelegate(QStyledItemDelegate):
         line = index.data(ROW)
         if not isinstance(line, ServerLine):
             return
-        theme, look = self._look.theme, self._look
+        theme, style = self._style.theme, self._style
         area = QRectF(option.rect)
         if option.state & QStyle.StateFlag.State_Selected:
             painter.fillRect(area, theme.color("selection"))
@@ -90,33 +92,33 @@ class FleetDelegate(QStyledItemDelegate):
         paint.sign(painter, theme, sign, QPointF(area.left() + 17, top + 9), 10)
         place = QRectF(left, top, area.width() - 104, 18)
         paint.text(
-            painter, place, line.name, theme.color("dim" if unheard else "text"), look.strong
+            painter, place, line.name, theme.color("dim" if unheard else "text"), style.strong
         )
         slow = line.slo_ms > 0 and line.p95_ms > line.slo_ms
-        words = "–" if unheard else milliseconds(line.p95_ms)
+        text = "–" if unheard else milliseconds(line.p95_ms)
         tone = "critical" if slow else "dim"
         right = QRectF(area.right() - 72, top, 64, 18)
-        paint.text(painter, right, words, theme.color(tone), look.figures, paint.RIGHT)
+        paint.text(painter, right, text, theme.color(tone), style.number_font, paint.RIGHT)
         stale = line.age_s > STALE_AFTER_S
         tone = "warning" if stale and not unheard else "dim"
         wide = self.roomy or line.snapshot is None
         room = area.width() - 36 if wide else area.width() - 130
         place = QRectF(left, top + 18, room, 16)
-        paint.text(painter, place, facts(line), theme.color(tone), look.small_figures)
+        paint.text(painter, place, facts(line), theme.color(tone), style.small_number_font)
         height = 34.0
         spark_top = top + 19
         if self.roomy:
             place = QRectF(left, top + 34, area.width() - 126, 16)
             stamp = _stamp(line, place.width())
-            paint.text(painter, place, stamp, theme.color("dim"), look.small_figures)
+            paint.text(painter, place, stamp, theme.color("dim"), style.small_number_font)
             height += STAMP_PIXELS
             spark_top += 16
         box = QRectF(area.right() - 84, spark_top, 76, 15)
         paint.spark(painter, box, line.spark, theme.color("faint" if unheard else "p95"))
-        for number, (words, tone) in enumerate(troubles(line)):
+        for number, (text, tone) in enumerate(troubles(line)):
             y = top + height + LINE_PIXELS * number
             place = QRectF(left, y, area.width() - 38, LINE_PIXELS)
-            paint.text(painter, place, words, theme.color(tone), look.small_figures)
+            paint.text(painter, place, text, theme.color(tone), style.small_number_font)
 
 
 def _stamp(line: ServerLine, width: float) -> str:
@@ -128,9 +130,9 @@ def _stamp(line: ServerLine, width: float) -> str:
 
 
 def _cell(line: ServerLine) -> Cell:
-    words = [line.name, line.word, facts(line), f"p95 {milliseconds(line.p95_ms)}"]
-    words += [text for text, _ in troubles(line)]
-    return Cell(" · ".join(words)[:1000], tip=tip(line))
+    label = [line.name, line.state, facts(line), f"p95 {milliseconds(line.p95_ms)}"]
+    label += [text for text, _ in troubles(line)]
+    return Cell(" · ".join(label)[:1000], tip=tip(line))
 
 
 def tip(line: ServerLine) -> str:
@@ -163,13 +165,15 @@ class FleetPanel(Panel):
     heading = "SERVERS"
     picked = Signal(str)  # address of the selected server
 
-    def __init__(self, look: Look) -> None:
-        super().__init__(look)
-        column = Column("server", _cell, 0)
+    def __init__(self, style: Style) -> None:
+        super().__init__(style)
+        column = TableColumn("server", _cell, 0)
         self.model = RowsModel((column,), lambda line: line.address, face)
-        self.table = Table(look, self.model, (column,), "no server: console HOST:PORT …")
+        self.table = Table(
+            style, self.model, (column,), f"no server: start {program.name()} HOST:PORT …"
+        )
         self.table.horizontalHeader().hide()
-        self._delegate = FleetDelegate(look)
+        self._delegate = FleetDelegate(style)
         self.table.setItemDelegate(self._delegate)
         self.table.setHorizontalScrollBarPolicy(NO_SCROLL)
         self.table.setAccessibleName("Servers")
@@ -211,13 +215,13 @@ class FleetPanel(Panel):
         for line in self.board.servers if self.board is not None else ():
             s = line.snapshot
             rows.append(
-                [line.name, line.address, line.word, line.why]
+                [line.name, line.address, line.state, line.why]
                 + ([str(s.warm_replicas), str(s.wanted_replicas), str(s.queued)] if s else [""] * 3)
                 + [f"{line.p95_ms:.3f}", f"{line.age_s:.1f}", f"{line.link.offset_ms:.1f}"]
                 + [s.stamp if s else ""]
             )
         return head, rows
 
-    def copy_command(self) -> str:
+    def copy_command(self, reach: Reach) -> str:
         line = self.table.row()
-        return f"server status {line.address}" if isinstance(line, ServerLine) else ""
+        return command_lines.status(line.address, reach) if isinstance(line, ServerLine) else ""

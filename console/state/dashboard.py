@@ -54,7 +54,7 @@ class ServerLine:
     link: Link
     snapshot: ServerSnapshot | None
     severity: str
-    word: str
+    state: str
     why: str
     age_s: float  # since it was last heard; inf: never
     p95_ms: float = math.nan  # of the last minute it reported
@@ -74,7 +74,7 @@ class ServerLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Exemplary:
+class ExampleRequest:
     """A request that stands for a cell of the heat map."""
 
     at_s: float
@@ -85,7 +85,7 @@ class Exemplary:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Latency:
+class LatencyColumns:
     """Columns of equal width from `from_s`; NaN where nothing was served or nothing is known."""
 
     from_s: float
@@ -104,7 +104,7 @@ class Latency:
     requests: int
     slo_ms: float
     split: tuple[tuple[str, Floats], ...] = ()  # p95 of the busiest members
-    exemplars: tuple[Exemplary, ...] = ()
+    exemplars: tuple[ExampleRequest, ...] = ()
     shares: tuple[tuple[str, Floats], ...] = ()  # traffic share by stamp
     newest_s: float = math.nan  # end of the newest bucket with requests
     width_s: float = 0.0  # of the rows it was made of
@@ -128,7 +128,7 @@ class DriftLine:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Comparison:
+class ReferenceComparison:
     """Reference against live for one feature and slice over whole hours."""
 
     feature: FeatureRow
@@ -184,7 +184,7 @@ class SkewLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class TimelineEvent:
     """One line of the event list and one mark on the time axis."""
 
     at_s: float
@@ -215,7 +215,7 @@ class AlertLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Phrase:
+class StatusMessage:
     """A link in the status line."""
 
     severity: str
@@ -228,11 +228,11 @@ class Phrase:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FleetState:
     state: str  # CRITICAL | DEGRADED | UNKNOWN | OFFLINE | HEALTHY
     severity: str
     sentence: str
-    phrases: tuple[Phrase, ...]
+    messages: tuple[StatusMessage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,7 @@ class QualityLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class CacheUsage:
     """The console about itself."""
 
     cache_bytes: int = 0
@@ -260,21 +260,21 @@ class Board:
     made_s: float
     from_s: float
     to_s: float
-    verdict: Verdict
+    fleet_state: FleetState
     servers: tuple[ServerLine, ...] = ()
-    latency: Latency | None = None
+    latency: LatencyColumns | None = None
     drift: tuple[DriftLine, ...] = ()
     drift_span: tuple[float, float] | None = None  # hours, when computed here
-    comparison: Comparison | None = None
+    comparison: ReferenceComparison | None = None
     skew: tuple[SkewLine, ...] = ()
     alerts: tuple[AlertLine, ...] = ()
     silences: tuple[tuple[str, SilenceRow], ...] = ()
     actions: tuple[Action, ...] = ()
-    happenings: tuple[Happening, ...] = ()
+    timeline_events: tuple[TimelineEvent, ...] = ()
     deploys: tuple[tuple[str, DeployRow], ...] = ()
     quality: tuple[QualityLine, ...] = ()
     slices: tuple[tuple[str, SliceRow], ...] = ()
-    usage: Usage = Usage()
+    usage: CacheUsage = CacheUsage()
     offline: bool = False
 
     def name_of(self, address: str) -> str:

@@ -23,9 +23,9 @@ _MEANINGS = (
 
 def mark_of(action: str) -> str:
     """One of those in _MEANINGS, or `other`, for any word a server may use."""
-    words = re.findall(r"[a-z]+", action.lower())
+    text = re.findall(r"[a-z]+", action.lower())
     for mark, beginnings in _MEANINGS:
-        if any(word.startswith(beginnings) for word in words):
+        if any(word.startswith(beginnings) for word in text):
             return mark
     return "other"
 

@@ -52,7 +52,7 @@ class ChangedItem:
 
 
 @dataclass(frozen=True, slots=True)
-class SelfCheck:
+class SelfCheckResult:
     """A replica against what it loaded."""
 
     changed: tuple[ChangedItem, ...] = ()
@@ -63,7 +63,7 @@ class SelfCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaStatus:
+class ReplicaSnapshot:
     index: int = 0
     state: str = ""
     reason: str = ""
@@ -75,7 +75,7 @@ class ReplicaStatus:
     answered: int = 0
     rss_bytes: int = 0
     evidence: tuple[ProbeEvidence, ...] = ()
-    self_check: SelfCheck = SelfCheck()
+    self_check: SelfCheckResult = SelfCheckResult()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class ServerSnapshot:
     reasons: Mapping[str, str] = field(default_factory=dict)
     warm_replicas: int = 0
     wanted_replicas: int = 0
-    replicas: tuple[ReplicaStatus, ...] = ()
+    replicas: tuple[ReplicaSnapshot, ...] = ()
     queued: int = 0
     queue_limit: int = 0
     requests: int = 0
@@ -130,7 +130,7 @@ class ServerSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class StageTimes:
     queue_ms: float = 0.0
     decode_ms: float = 0.0
     preprocess_ms: float = 0.0
@@ -140,13 +140,13 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionRow(Outputs):
+class Prediction(Outputs):
     prediction_id: str = ""
     at_unix_ms: int = 0
     stamp: str = ""
     mix: str = ""
     label: str = ""
-    timing: Timing = Timing()
+    timing: StageTimes = StageTimes()
     batch_size: int = 0
     replica: int = 0
     slices: Mapping[str, str] = field(default_factory=dict)
@@ -161,7 +161,7 @@ class PredictionRow(Outputs):
     batch_mates: tuple[str, ...] = ()
 
 
-Row = (
+FeedRow = (
     ServerSnapshot
     | LatencyRow
     | FeatureRow
@@ -170,21 +170,21 @@ Row = (
     | AlertRow
     | SilenceRow
     | DeployRow
-    | PredictionRow
+    | Prediction
     | QualityRow
     | SliceRow
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ReceivedRow:
     """One row as it came in. `server` is the address: names are for people and may repeat."""
 
     server: str
     cursor: int
     instance: str
     received_unix_ms: float
-    row: Row
+    row: FeedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerRecord:
     """One line of the fleet: what it last said, and how we stand with it."""
 
     link: Link

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from console.state import deploys as journal
-from console.state.dashboard import AlertLine, Happening
-from console.state.domain import Link, Server
+from console.state.dashboard import AlertLine, TimelineEvent
+from console.state.domain import Link, ServerRecord
 from console.state.sanitize import duration
 from console.state.timetext import clock_text
 from server.telemetry.filters import BadFilter
@@ -27,7 +27,7 @@ MOST = 300
 
 def alert_lines(
     rows: Sequence[tuple[str, AlertRow]],
-    servers: Mapping[str, Server],
+    servers: Mapping[str, ServerRecord],
     silences: Sequence[tuple[str, SilenceRow]],
     pending: Mapping[tuple[str, str], str],
     now_s: float,
@@ -68,25 +68,25 @@ def _covers(silence: SilenceRow, row: AlertRow) -> bool:
         return False
 
 
-def happenings(
+def timeline_events(
     alerts: Sequence[AlertLine],
     deploys: Sequence[tuple[str, DeployRow]],
-    servers: Mapping[str, Server],
-    links: Sequence[Happening],
-) -> tuple[Happening, ...]:
+    servers: Mapping[str, ServerRecord],
+    links: Sequence[TimelineEvent],
+) -> tuple[TimelineEvent, ...]:
     """Newest first."""
     found = list(links)
     for line in alerts:
         found += _of_alert(line)
     found += [_of_deploy(address, row, servers.get(address)) for address, row in deploys[:MOST]]
-    found.sort(key=lambda happening: -happening.at_s)
+    found.sort(key=lambda entry: -entry.at_s)
     return tuple(found[:MOST])
 
 
-def _of_deploy(address: str, row: DeployRow, server: Server | None) -> Happening:
+def _of_deploy(address: str, row: DeployRow, server: ServerRecord | None) -> TimelineEvent:
     name = server.name if server is not None else address
     at_s = row.at_unix_ms / 1000 - (server.link.shift_s if server is not None else 0.0)
-    return Happening(
+    return TimelineEvent(
         at_s=at_s,
         severity=journal.severity_of(row.action),
         text=journal.sentence(name, row),
@@ -99,33 +99,33 @@ def _of_deploy(address: str, row: DeployRow, server: Server | None) -> Happening
     )
 
 
-def _of_alert(line: AlertLine) -> list[Happening]:
+def _of_alert(line: AlertLine) -> list[TimelineEvent]:
     row = line.row
     panel = PANEL_OF.get(row.kind, "alerts")
     # The name goes in front once, also when the server's sentence already starts with it.
-    words = row.summary if row.summary.startswith(line.name) else f"{line.name} {row.summary}"
+    label = row.summary if row.summary.startswith(line.name) else f"{line.name} {row.summary}"
     handled = f" · acknowledged by {row.acknowledged_by}" if row.acknowledged_by else ""
     severity = row.severity if line.open else "info"
     if handled and line.open:
         severity = "info"
     found = [
-        Happening(line.opened_s, severity, words + handled, line.server, "alert", row.id, panel)
+        TimelineEvent(line.opened_s, severity, label + handled, line.server, "alert", row.id, panel)
     ]
     if line.closed_s:
         lasted = duration(line.closed_s - line.opened_s)
         text = f"{line.name} resolved after {lasted}: {row.summary}"
-        found.append(Happening(line.closed_s, "ok", text, line.server, "alert", row.id, panel))
+        found.append(TimelineEvent(line.closed_s, "ok", text, line.server, "alert", row.id, panel))
     return found
 
 
-def of_link(before: Link | None, now: Link, name: str, at_s: float) -> Happening | None:
+def of_link(before: Link | None, now: Link, name: str, at_s: float) -> TimelineEvent | None:
     """A connection lost or come back; the first connection is no news."""
     if before is None or before.state == now.state:
         return None
     if now.state == "lost":
         text = f"{name} unreachable: {now.detail}"
-        return Happening(at_s, "unknown", text, now.address, "link", "lost", "fleet")
+        return TimelineEvent(at_s, "unknown", text, now.address, "link", "lost", "fleet")
     if now.state in ("live", "catching up") and before.state in ("lost", "reconnecting"):
         text = f"{name} is back after {duration(at_s - before.since_s)}"
-        return Happening(at_s, "ok", text, now.address, "link", "back", "fleet")
+        return TimelineEvent(at_s, "ok", text, now.address, "link", "back", "fleet")
     return None

@@ -9,12 +9,12 @@ from console.state.timetext import clock_text
 STUCK_S = 10.0  # the reader refreshes every second, news or none
 
 
-def words(board: Board, now_s: float, said: str) -> tuple[str, str]:
-    """(the line, its tone). `said`: what was just done, first in the line."""
+def status_text(board: Board, now_s: float, notice: str) -> tuple[str, str]:
+    """(the line, its tone). `notice`: what was just done, first in the line."""
     usage = board.usage
     age_s = max(0.0, now_s - board.made_s)
     found = [
-        said,
+        notice,
         usage.trouble,
         "offline: nothing is asked of any server" if board.offline else "",
         f"cache {size(usage.cache_bytes)}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from console.state.domain import PredictionRow
+from console.state.domain import Prediction
 from server.telemetry.filters import Clause
 from server.telemetry.rows import FeatureRow
 
@@ -37,31 +37,31 @@ class ReadPayload:
     prediction_id: str
 
 
-Question = FindPredictions | ReadPage | ReadPrediction | ReadPayload
+Query = FindPredictions | ReadPage | ReadPrediction | ReadPayload
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class FoundPredictions:
     numbers: NDArray[np.int64]
     trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    rows: Mapping[int, tuple[str, PredictionRow]]
+class PredictionPage:
+    rows: Mapping[int, tuple[str, Prediction]]
 
 
 @dataclass(frozen=True, slots=True)
-class Single:
+class PredictionDetail:
     server: str
     prediction_id: str
-    row: PredictionRow | None
-    batch_mates: tuple[PredictionRow, ...] = ()
+    row: Prediction | None
+    batch_mates: tuple[Prediction, ...] = ()
     features: tuple[FeatureRow, ...] = ()  # of the stamp, in the order of the row's features
 
 
 @dataclass(frozen=True, slots=True)
-class Payload:
+class KeptPayload:
     server: str
     prediction_id: str
     body: bytes | None

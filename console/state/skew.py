@@ -12,7 +12,7 @@ from console.state.deploys import mark_of
 from console.state.domain import (
     STAMP_PARTS,
     ChangedItem,
-    Server,
+    ServerRecord,
     ServerSnapshot,
 )
 from server.telemetry.rows import DeployRow
@@ -43,7 +43,7 @@ def majority(values: Sequence[str], prefer: str = "") -> str:
 
 
 def compare(
-    servers: Sequence[Server],
+    servers: Sequence[ServerRecord],
     deploys: Sequence[tuple[str, DeployRow]],
     now_s: float,
     expected_stamp: str = "",
@@ -72,7 +72,7 @@ def _usual(
 
 
 def _line(
-    server: Server,
+    server: ServerRecord,
     usual: Mapping[str, str],
     detail: Mapping[str, str],
     env: Mapping[str, str],
@@ -119,18 +119,18 @@ def _line(
 
 
 def moved_of(found: ServerSnapshot) -> tuple[tuple[str, str, bool], ...]:
-    """What replicas say of themselves against what they loaded; said by several, told once."""
-    said: dict[tuple[str, str, bool], list[int]] = {}
+    """How replicas differ from what they loaded: one line for all that report the same."""
+    indexes_of: dict[tuple[str, str, bool], list[int]] = {}
     for replica in found.replicas:
         check = replica.self_check
         items = [(item.name, item.message, item.affects_answers_now) for item in check.changed]
         if check.error:
             items.append(("self-check", f"failed: {check.error}", False))
         for item in items:
-            said.setdefault(item, []).append(replica.index)
+            indexes_of.setdefault(item, []).append(replica.index)
     lines = [
-        (f"replica {', '.join(map(str, indexes))}: {name}", words, now)
-        for (name, words, now), indexes in said.items()
+        (f"replica {', '.join(map(str, indexes))}: {name}", text, now)
+        for (name, text, now), indexes in indexes_of.items()
     ]
     return tuple(sorted(lines, key=lambda line: not line[2]))
 

@@ -8,8 +8,15 @@ import math
 from collections.abc import Sequence
 
 from console.state import program, status_messages
-from console.state.dashboard import AlertLine, DriftLine, Phrase, ServerLine, SkewLine, Verdict
-from console.state.domain import Link, Server
+from console.state.dashboard import (
+    AlertLine,
+    DriftLine,
+    FleetState,
+    ServerLine,
+    SkewLine,
+    StatusMessage,
+)
+from console.state.domain import Link, ServerRecord
 from console.state.sanitize import duration
 from console.state.severity import rank
 from console.state.status_messages import Burn
@@ -19,7 +26,7 @@ LOST_AFTER_S = 30.0  # silence after which nothing is known of a server, whateve
 STALE_AFTER_S = 10.0
 
 
-def server_state(server: Server, now_s: float) -> tuple[str, str, str]:
+def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
     """(severity, word, why) of one server. Absence of news is `unknown`, never `ok`."""
     link, found = server.link, server.snapshot
     age_s = now_s - link.heard_s if link.heard_s else math.inf
@@ -55,14 +62,14 @@ def _unheard(link: Link, age_s: float, now_s: float) -> tuple[str, str]:
     return "lost", f"last heard {duration(age_s)} ago · {link.detail or 'silent'}"
 
 
-def verdict(
+def fleet_state(
     servers: Sequence[ServerLine],
     burns: Sequence[Burn],
     drift: Sequence[DriftLine],
     skew: Sequence[SkewLine],
     alerts: Sequence[AlertLine],
     now_s: float,
-) -> Verdict:
+) -> FleetState:
     """The status line. Acknowledged and silenced alerts are counted, not shouted."""
     found = [
         *status_messages.unready(servers),
@@ -70,23 +77,25 @@ def verdict(
         *status_messages.skewed(skew),
         *status_messages.moved(skew),
         *status_messages.drifting(drift, alerts),
-        *status_messages.others(alerts, status_messages.told_already(servers, burns, drift, skew)),
+        *status_messages.others(
+            alerts, status_messages.already_reported(servers, burns, drift, skew)
+        ),
         *status_messages.oddities(servers),
         *status_messages.plaintext(servers),
         *status_messages.in_hand(alerts),
         *status_messages.unknown(servers),
     ]
-    found.sort(key=lambda phrase: rank(phrase.severity))
-    worst = next((phrase for phrase in found if not phrase.standing), None)
+    found.sort(key=lambda message: rank(message.severity))
+    worst = next((message for message in found if not message.standing), None)
     state, severity = _word(servers, worst)
     sentence = _sentence(state, worst, servers, now_s)
-    standing = next((phrase for phrase in found if phrase.standing), None)
+    standing = next((message for message in found if message.standing), None)
     if standing is not None and severity == "ok":
         sentence = f"{sentence}; but {standing.detail}"
-    return Verdict(state, severity, sentence, (*found, status_messages.healthy(servers)))
+    return FleetState(state, severity, sentence, (*found, status_messages.healthy(servers)))
 
 
-def _word(servers: Sequence[ServerLine], worst: Phrase | None) -> tuple[str, str]:
+def _word(servers: Sequence[ServerLine], worst: StatusMessage | None) -> tuple[str, str]:
     if servers and all(line.link.state == "offline" for line in servers):
         return "OFFLINE", "unknown"
     if worst is not None and rank(worst.severity) <= 1:
@@ -98,17 +107,19 @@ def _word(servers: Sequence[ServerLine], worst: Phrase | None) -> tuple[str, str
     return "HEALTHY", "ok"
 
 
-def _sentence(state: str, worst: Phrase | None, servers: Sequence[ServerLine], now_s: float) -> str:
+def _sentence(
+    state: str, worst: StatusMessage | None, servers: Sequence[ServerLine], now_s: float
+) -> str:
     if not servers:
         return f"no server is configured: {program.name()} HOST:PORT …"
     if worst is None or rank(worst.severity) >= 4:
         if state == "HEALTHY":
             return "every server is ready and heard from; nothing is above its threshold"
         return "nothing is known yet"
-    words = worst.detail or worst.text
+    text = worst.detail or worst.text
     if worst.at_s == worst.at_s:
-        words += f" · since {clock_text(worst.at_s)} UTC ({duration(now_s - worst.at_s)})"
+        text += f" · since {clock_text(worst.at_s)} UTC ({duration(now_s - worst.at_s)})"
     if state == "OFFLINE":
         heard = min((line.age_s for line in servers), default=math.inf)
-        return f"no server is asked; what is shown is {duration(heard)} old. Then: {words}"
-    return words
+        return f"no server is asked; what is shown is {duration(heard)} old. Then: {text}"
+    return text

@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 
 from console.cache import compare, drift, filter_sql, predictions, retention, rows, schema
-from console.cache.build_board import Reading
+from console.cache.build_board import BoardBuilder
 from console.cache.codec import pack, unpack
-from console.cache.insert import Names, insert
-from console.cache.interned import NameBook
+from console.cache.insert import TextIds, insert
+from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
 from console.cache.quantiles import bucket_of, lower_ms, quantiles
 from console.cache.schema import VERSION, CacheTooNew, open_for_writing
-from console.cache.writer import Writer
+from console.cache.writer import CacheWriter
 from console.state.dashboard import View
 from console.state.domain import (
-    Event,
+    FeedRow,
     Link,
-    PredictionRow,
-    Row,
+    Prediction,
+    ReceivedRow,
     ServerSnapshot,
-    Timing,
+    StageTimes,
 )
 from server.telemetry.rows import (
     AlertRow,
@@ -42,8 +42,8 @@ from tests.support.blank_rows import blank
 T0 = 1_790_000_000.0  # unix s
 
 
-def events(found: Sequence[Row], server: str = "a:1") -> list[Event]:
-    return [Event(server, 1 + n, "life", T0 * 1000, row) for n, row in enumerate(found)]
+def events(found: Sequence[FeedRow], server: str = "a:1") -> list[ReceivedRow]:
+    return [ReceivedRow(server, 1 + n, "life", T0 * 1000, row) for n, row in enumerate(found)]
 
 
 def bucket(at_s: float, ms: float = 30.0, requests: int = 10, **more: object) -> LatencyRow:
@@ -69,14 +69,14 @@ def db(path: Path) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-def put(db: sqlite3.Connection, found: Sequence[Row], server: str = "a:1") -> frozenset[str]:
-    return insert(db, Names(db), events(found, server))
+def put(db: sqlite3.Connection, found: Sequence[FeedRow], server: str = "a:1") -> frozenset[str]:
+    return insert(db, TextIds(db), events(found, server))
 
 
-def reading(path: Path) -> Reading:
+def builder(path: Path) -> BoardBuilder:
     found = rows.open_for_reading(path)
     assert found is not None
-    return Reading(found)
+    return BoardBuilder(found)
 
 
 def test_a_write_that_fails_is_taken_back_and_the_next_one_goes_on(db: sqlite3.Connection) -> None:
@@ -113,8 +113,8 @@ def test_later_profile_row_replaces_the_earlier(db: sqlite3.Connection) -> None:
 
 def test_cursor_is_remembered_and_history_moves_none(db: sqlite3.Connection) -> None:
     put(db, [ServerSnapshot(server="one"), bucket(T0)])
-    past = Event("a:1", 0, "other life", T0 * 1000, bucket(T0 - 60))
-    insert(db, Names(db), [past])
+    past = ReceivedRow("a:1", 0, "other life", T0 * 1000, bucket(T0 - 60))
+    insert(db, TextIds(db), [past])
     assert rows.cursors(db) == {"a:1": ("life", 2, T0 * 1000)}
 
 
@@ -131,8 +131,8 @@ def test_newer_file_is_read_but_never_written(path: Path) -> None:
     with pytest.raises(CacheTooNew):
         open_for_writing(path)
     assert rows.open_for_reading(path) is not None
-    told: list[frozenset[str]] = []
-    writer = Writer(path, told.append)
+    reported: list[frozenset[str]] = []
+    writer = CacheWriter(path, reported.append)
     writer.start()
     writer.close()
     assert "version" in writer.trouble
@@ -198,9 +198,7 @@ def test_roll_up_keeps_every_request_and_takes_late_rows(db: sqlite3.Connection)
 
 def test_old_rows_go_and_the_file_stays_below_its_limit(db: sqlite3.Connection) -> None:
     put(db, [bucket(T0 - 30 * 86400)])
-    many = [
-        PredictionRow(f"p{n}", int(T0 * 1000) + n, slices={"k": "v" * 200}) for n in range(4000)
-    ]
+    many = [Prediction(f"p{n}", int(T0 * 1000) + n, slices={"k": "v" * 200}) for n in range(4000)]
     put(db, many)
     retention.tidy(db, T0, 1 << 40)
     assert db.execute("SELECT count(*) FROM latency WHERE level = 0").fetchone()[0] == 0
@@ -209,15 +207,15 @@ def test_old_rows_go_and_the_file_stays_below_its_limit(db: sqlite3.Connection) 
 
 
 def test_board_of_an_empty_cache_claims_nothing(path: Path, db: sqlite3.Connection) -> None:
-    board = reading(path).board(View(), T0, {"a:1": Link("a:1")}, frozenset())
-    assert board.verdict.state == "UNKNOWN"
+    board = builder(path).board(View(), T0, {"a:1": Link("a:1")}, frozenset())
+    assert board.fleet_state.state == "UNKNOWN"
     assert board.latency is not None and np.isnan(board.latency.p99).all()
 
 
 def test_offline_axis_is_anchored_on_the_data(path: Path, db: sqlite3.Connection) -> None:
     put(db, [ServerSnapshot(server="one", state="ready"), bucket(T0)])
-    board = reading(path).board(View(window_s=600), T0 + 7200, None, frozenset())
-    assert board.offline and board.verdict.state == "OFFLINE"
+    board = builder(path).board(View(window_s=600), T0 + 7200, None, frozenset())
+    assert board.offline and board.fleet_state.state == "OFFLINE"
     assert board.from_s < T0 < board.to_s < T0 + 600
     assert board.latency is not None and board.latency.requests == 10
     assert board.servers[0].age_s == pytest.approx(7200, abs=1)
@@ -226,7 +224,7 @@ def test_offline_axis_is_anchored_on_the_data(path: Path, db: sqlite3.Connection
 def test_clock_offset_moves_a_server_onto_our_axis(path: Path, db: sqlite3.Connection) -> None:
     put(db, [bucket(T0 + 40.0, requests=5)], "ahead:1")
     link = Link("ahead:1", state="live", heard_s=T0, offset_ms=40_000.0)
-    board = reading(path).board(View(), T0 + 10, {"ahead:1": link}, frozenset())
+    board = builder(path).board(View(), T0 + 10, {"ahead:1": link}, frozenset())
     assert board.latency is not None
     assert board.latency.newest_s == pytest.approx(T0 + 2)
 
@@ -281,7 +279,7 @@ def test_drift_of_a_brushed_window_is_computed_from_its_hours(db: sqlite3.Connec
     shifted = tuple(int(x) for x in np.linspace(10, 200, 32))
     put(db, [feature(), profile((50,) * 32), profile(shifted, "site=b"), profile((1,) * 32, "tiny"),
              profile(shifted, "", hour=-5)])  # fmt: skip
-    names = NameBook(db)
+    names = InternedTexts(db)
     lines, hours = drift.in_window(db, names, drift.features(db), (T0, T0 + 60), "psi")
     levels = {line.row.slice: line.row.level for line in lines}
     assert levels == {"site=b": "critical", "": "ok", "tiny": "insufficient"}
@@ -296,16 +294,16 @@ def test_drift_scores_are_those_of_the_server(db: sqlite3.Connection) -> None:
     shifted = tuple(int(x) for x in np.linspace(10, 200, 32))
     row = feature(groups=tuple(n // 2 for n in range(32)))
     put(db, [row, profile(shifted)])
-    lines, _ = drift.in_window(db, NameBook(db), drift.features(db), (T0, T0 + 60), "psi")
+    lines, _ = drift.in_window(db, InternedTexts(db), drift.features(db), (T0, T0 + 60), "psi")
     reference = drift.reference_of(row)
     assert reference is not None
-    told = maths.compare(reference, np.array(shifted), reference.counts)
-    assert (lines[0].row.psi, lines[0].row.kl) == (told.psi[0], told.kl[0])
-    assert lines[0].row.n_effective == told.n[0] / maths.UNMEASURED
+    reported = maths.compare(reference, np.array(shifted), reference.counts)
+    assert (lines[0].row.psi, lines[0].row.kl) == (reported.psi[0], reported.kl[0])
+    assert lines[0].row.n_effective == reported.n[0] / maths.UNMEASURED
     span = (T0, T0 + 60)
     key = ("audio.snr_db", "")
-    found = compare.comparison(db, NameBook(db), drift.features(db), key, span, "s")
-    assert found is not None and found.scores["psi"] == pytest.approx(told.psi[0])
+    found = compare.comparison(db, InternedTexts(db), drift.features(db), key, span, "s")
+    assert found is not None and found.scores["psi"] == pytest.approx(reported.psi[0])
     area = float((found.live * np.diff(found.edges)).sum())
     assert area == pytest.approx(1.0)
 
@@ -318,7 +316,7 @@ def test_traffic_in_bursts_is_not_called_drift(db: sqlite3.Connection) -> None:
         counts = 2 * np.bincount(draw.integers(0, 32, 400), minlength=32)
         row = replace(profile(tuple(int(x) for x in counts)), feature=name)
         put(db, [feature(name=name), row])
-    lines, _ = drift.in_window(db, NameBook(db), drift.features(db), (T0, T0 + 60), "psi")
+    lines, _ = drift.in_window(db, InternedTexts(db), drift.features(db), (T0, T0 + 60), "psi")
     assert len(lines) == 30 and {line.row.level for line in lines} == {"ok"}
 
 
@@ -326,7 +324,7 @@ def test_features_that_come_later_are_compared_with(db: sqlite3.Connection, path
     """Also where nothing but the comparison asks for them."""
     tick = blank(DriftRow, int(T0 * 1000), "s", "audio.snr_db", "", level="ok", n=900.0)
     put(db, [ServerSnapshot(stamp="s"), feature(name="other"), profile((50,) * 32), tick])
-    held = reading(path)
+    held = builder(path)
     view = View(end_s=T0, drift_key=("audio.snr_db", ""))
     assert held.board(view, T0, None, frozenset()).comparison is None
     changed = put(db, [feature()])
@@ -339,7 +337,7 @@ def test_features_that_come_later_are_compared_with(db: sqlite3.Connection, path
 def test_rows_of_a_stamp_no_longer_served_are_left_out(db: sqlite3.Connection) -> None:
     for stamp, level in (("old", "critical"), ("new", "ok")):
         put(db, [blank(DriftRow, int(T0 * 1000), stamp, "f", "", level=level, n=900.0)])
-    names = NameBook(db)
+    names = InternedTexts(db)
     lines = drift.newest(db, names, (T0 + 9) * 1000, {"a:1": "new"}, "psi")
     assert [line.row.level for line in lines] == ["ok"]
 
@@ -353,7 +351,7 @@ def test_the_window_that_tells_most_is_shown(db: sqlite3.Connection) -> None:
                 DriftRow, at_ms + tick, "s", "f", "", window_s=window_s, level=level, psi=psi
             )
             put(db, [row])
-    (line,) = drift.newest(db, NameBook(db), (T0 + 9) * 1000, {"a:1": "s"}, "psi")
+    (line,) = drift.newest(db, InternedTexts(db), (T0 + 9) * 1000, {"a:1": "s"}, "psi")
     assert (line.row.window_s, line.row.level, line.servers) == (3600, "high", 1)
     assert line.spark.tolist() == [0.3, 0.3]  # ticks of that window alone
 
@@ -368,7 +366,7 @@ def test_of_windows_that_say_the_same_the_longest_is_shown(db: sqlite3.Connectio
                 )
             ],
         )
-    (line,) = drift.newest(db, NameBook(db), (T0 + 9) * 1000, {"a:1": "s"}, "psi")
+    (line,) = drift.newest(db, InternedTexts(db), (T0 + 9) * 1000, {"a:1": "s"}, "psi")
     assert (line.row.window_s, line.row.level) == (86400, "ok")
 
 
@@ -378,17 +376,17 @@ def test_features_with_wrong_cells_are_no_reference() -> None:
 
 
 def predictions_in(db: sqlite3.Connection) -> None:
-    found: list[Row] = [replace(feature(), name="a.x"), replace(feature(), name="audio.snr_db")]
+    found: list[FeedRow] = [replace(feature(), name="a.x"), replace(feature(), name="audio.snr_db")]
     for n in range(300):
         found.append(
-            PredictionRow(
+            Prediction(
                 prediction_id=f"p{n}",
                 at_unix_ms=int(T0 * 1000) + n,
                 stamp="s",
                 label="ok" if n % 3 else "stop",
                 true_label="ok" if n % 10 == 0 else "",
                 confidence=n / 300,
-                timing=Timing(total_ms=float(n)),
+                timing=StageTimes(total_ms=float(n)),
                 slices={"site": "ab"[n % 2]},
                 error="INVALID_ARGUMENT/X/y" if n == 7 else "",
                 payload_kept=n < 5,
@@ -400,7 +398,7 @@ def predictions_in(db: sqlite3.Connection) -> None:
 
 def test_page_of_predictions_comes_whole(db: sqlite3.Connection) -> None:
     predictions_in(db)
-    names = NameBook(db)
+    names = InternedTexts(db)
     numbers = predictions.numbers(db, filter_sql.where((), (T0, T0 + 1)))
     assert (np.diff(numbers) < 0).all()  # newest first
     page = predictions.page(db, names, numbers[:3].tolist())
@@ -410,25 +408,25 @@ def test_page_of_predictions_comes_whole(db: sqlite3.Connection) -> None:
 
 
 def test_feedback_that_comes_later_joins_its_prediction(db: sqlite3.Connection) -> None:
-    put(db, [PredictionRow("p", int(T0 * 1000), label="ok")])
-    put(db, [PredictionRow("p", int(T0 * 1000), label="ok", true_label="stop")])
-    row = predictions.by_id(db, NameBook(db), "a:1", "p")
+    put(db, [Prediction("p", int(T0 * 1000), label="ok")])
+    put(db, [Prediction("p", int(T0 * 1000), label="ok", true_label="stop")])
+    row = predictions.by_id(db, InternedTexts(db), "a:1", "p")
     assert row is not None and row.true_label == "stop"
     assert db.execute("SELECT count(*) FROM prediction").fetchone()[0] == 1
 
 
 def test_writer_keeps_order_and_tells_what_changed(path: Path) -> None:
-    told: list[frozenset[str]] = []
-    writer = Writer(path, told.append, clock=time.time)
+    reported: list[frozenset[str]] = []
+    writer = CacheWriter(path, reported.append, clock=time.time)
     writer.start()
     writer.put(events([ServerSnapshot(server="one"), bucket(T0)]))
     writer.set_meta("layout", "{}")
     writer.keep_payload("a:1", "p", b"body")
     writer.close()
     assert writer.backlog == 0
-    assert {"opened"} in told and any({"server", "latency"} <= set(t) for t in told)
+    assert {"opened"} in reported and any({"server", "latency"} <= set(t) for t in reported)
     found = rows.open_for_reading(path)
     assert found is not None
     assert rows.meta(found, "layout") == "{}"
-    assert rows.payload(found, NameBook(found), "a:1", "p") == b"body"
+    assert rows.payload(found, InternedTexts(found), "a:1", "p") == b"body"
     found.close()

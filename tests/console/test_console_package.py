@@ -16,7 +16,7 @@ import pytest
 
 from console.app.arguments import parser
 from console.app.main import main
-from console.feed.address import Access, refused
+from console.feed.address import ConnectionAccess, refused
 from console.state import program, recent_servers
 from installers.console import contents, notices
 from installers.console.components import COMPONENTS, QT_MODULES
@@ -214,9 +214,9 @@ def test_a_secret_without_tls_and_half_a_certificate_are_refused(
 
 def test_a_server_that_hangs_up_at_once_may_want_tls_and_one_that_was_killed_does_not() -> None:
     message = "last error: UNAVAILABLE: ipv4:10.0.0.1:8433: Socket closed"
-    assert "--tls" in refused(message, Access())
-    assert "--cert" in refused(message, Access(tls=True))
-    assert refused("Stream removed (Socket closed)", Access()) == ""
+    assert "--tls" in refused(message, ConnectionAccess())
+    assert "--cert" in refused(message, ConnectionAccess(tls=True))
+    assert refused("Stream removed (Socket closed)", ConnectionAccess()) == ""
 
 
 def test_servers_of_the_last_time_come_back(tmp_path: Path) -> None:

@@ -19,19 +19,20 @@ from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QApplication, QDialog
 from pytestqt.qtbot import QtBot
 
-from console.app.actions import csv_of
+from console.app.actions import Actions, csv_of
 from console.app.arguments import PANELS
 from console.app.bridge import Bridge
+from console.app.main import open_window
 from console.app.timeaxis import TimeAxis
 from console.app.window import Window
-from console.cache.insert import Names, insert
+from console.cache.insert import TextIds, insert
 from console.cache.schema import open_for_writing
 from console.feed.decode import RowRefused, event
-from console.models.table import plain_tip
-from console.panels.palette import Palette
-from console.panels.style import Look
+from console.models.table import escaped_tip
+from console.panels.palette import CommandPalette
+from console.plots.style import Style
 from console.state.dashboard import View
-from console.state.domain import Event, Row, ServerSnapshot
+from console.state.domain import FeedRow, ReceivedRow, ServerSnapshot
 from proto import observe_pb2
 from server.telemetry.rows import DeployRow
 from tests.support import fleet_story as story
@@ -69,7 +70,7 @@ def stand_in(number: int, past_s: int = 60, **more: object) -> StandIn:
 def cache_of(path: Path, servicers: list[StandIn], now: float) -> None:
     """A cache as it is after listening to these servers."""
     db = open_for_writing(path)
-    names = Names(db)
+    names = TextIds(db)
     for number, servicer in enumerate(servicers):
         address = f"10.0.0.{number + 1}:8500"
         messages = [
@@ -102,13 +103,13 @@ def make(qtbot: QtBot, tmp_path: Path) -> Iterator[Callable[..., Window]]:
         more = {"clock": clock} if clock is not None else {}
         bridge = Bridge(path or tmp_path / "cache.db", addresses, **more)  # type: ignore[arg-type]
         axis = TimeAxis(view or View(window_s=120), **more)  # type: ignore[arg-type]
-        window = Window(bridge, axis, Look(), **more)  # type: ignore[arg-type]
-        window.deeds.folder = tmp_path / "out"
+        window = open_window(bridge, axis, Style(), **more)  # type: ignore[arg-type]
+        actions_of(window).folder = tmp_path / "out"
         qtbot.addWidget(window)
         windows.append(window)
         window.use_theme("dark")
         window.resize(1400, 860)
-        bridge.look(axis.view)
+        bridge.show_view(axis.view)
         bridge.start()
         window.show()
         qtbot.waitUntil(lambda: window.board is not None, timeout=15_000)
@@ -121,6 +122,12 @@ def make(qtbot: QtBot, tmp_path: Path) -> Iterator[Callable[..., Window]]:
     assert not left, left
 
 
+def actions_of(window: Window) -> Actions:
+    found = window.findChild(Actions)
+    assert isinstance(found, Actions)
+    return found
+
+
 def live(window: Window) -> bool:
     board = window.board
     return board is not None and bool(board.drift) and all(
@@ -128,8 +135,10 @@ def live(window: Window) -> bool:
     )  # fmt: skip
 
 
-def panels_told(window: Window) -> set[str]:
-    return {phrase.panel for phrase in window.board.verdict.phrases} if window.board else set()
+def panels_reported(window: Window) -> set[str]:
+    return (
+        {message.panel for message in window.board.fleet_state.messages} if window.board else set()
+    )
 
 
 def test_ui_thread_touches_no_file_and_no_socket(qtbot: QtBot, make: Callable[..., Window]) -> None:
@@ -142,7 +151,7 @@ def test_ui_thread_touches_no_file_and_no_socket(qtbot: QtBot, make: Callable[..
             for key in "2345678":
                 qtbot.keyClick(window, Qt.Key(ord(key)))
                 qtbot.wait(60)
-            window.deeds.export_csv()
+            actions_of(window).export_csv()
             window.bridge.save("layout", window.layout_text())
             qtbot.wait(300)
         finally:
@@ -154,7 +163,9 @@ def test_every_server_and_trouble_is_told(qtbot: QtBot, make: Callable[..., Wind
     with Fleet([stand_in(0), stand_in(2), stand_in(3)]) as fleet:
         window = make(fleet.addresses)
         qtbot.waitUntil(lambda: live(window), timeout=20_000)
-        qtbot.waitUntil(lambda: {"skew", "drift", "fleet"} <= panels_told(window), timeout=20_000)
+        qtbot.waitUntil(
+            lambda: {"skew", "drift", "fleet"} <= panels_reported(window), timeout=20_000
+        )
         assert window.board is not None
         names = [line.name for line in window.board.servers]
         assert names == ["gpu-01.lon", "gpu-03.lon", "gpu-01.fra"]
@@ -163,7 +174,7 @@ def test_every_server_and_trouble_is_told(qtbot: QtBot, make: Callable[..., Wind
             lambda: window.board is not None and window.board.servers[0].severity == "unknown",
             timeout=20_000,
         )
-        texts = [phrase.text for phrase in window.board.verdict.phrases]  # type: ignore[union-attr]
+        texts = [message.text for message in window.board.fleet_state.messages]  # type: ignore[union-attr]
         assert "0 of 3 healthy" in texts
 
 
@@ -175,13 +186,13 @@ def test_hostile_texts_are_shown_as_they_are(qtbot: QtBot, make: Callable[..., W
         board = window.board
         assert board is not None
         assert board.servers[0].name.startswith("<img src=x onerror=alert(1)><b>bold</b>")
-        words = [line.row.summary for line in board.alerts]
-        assert any(word.startswith("<h1>owned</h1>") and len(word) < 2100 for word in words)
+        text = [line.row.summary for line in board.alerts]
+        assert any(word.startswith("<h1>owned</h1>") and len(word) < 2100 for word in text)
         for page in range(4):
             window.plan.show_page(page)
             qtbot.wait(50)
-        assert "server sends garbage" in " ".join(p.text for p in board.verdict.phrases)
-    assert plain_tip("<b>x</b>") == "<qt>&lt;b&gt;x&lt;/b&gt;</qt>"
+        assert "server sends garbage" in " ".join(p.text for p in board.fleet_state.messages)
+    assert escaped_tip("<b>x</b>") == "<qt>&lt;b&gt;x&lt;/b&gt;</qt>"
 
 
 def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) -> None:
@@ -221,7 +232,7 @@ def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) 
         qtbot.keyClicks(QApplication.focusWidget(), "conf<0.7")
         assert window.predictions.line.text() == "conf<0.7"  # letters are letters in a field
         press(Qt.Key.Key_Return)
-        qtbot.waitUntil(lambda: "rows" in window.predictions.said.words, timeout=10_000)
+        qtbot.waitUntil(lambda: "rows" in window.predictions.result_line.text, timeout=10_000)
         window.focus_panel("predictions")
         qtbot.waitUntil(lambda: window.detail.single is not None, timeout=10_000)
         press(Qt.Key.Key_F1)
@@ -229,14 +240,13 @@ def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) 
         press(Qt.Key.Key_Escape)
         assert not window.sheet.isVisible()
         press(Qt.Key.Key_C)
-        assert "server replay" in QApplication.clipboard().text() or (
-            "server samples" in QApplication.clipboard().text()
-        )
+        copied = QApplication.clipboard().text()
+        assert copied.startswith(("server replay --server", "server export --since"))
 
 
 def test_palette_finds_and_runs(qtbot: QtBot, make: Callable[..., Window]) -> None:
     window = make(None)
-    palette = Palette(window, window.commands)
+    palette = CommandPalette(window, window.commands)
     qtbot.addWidget(palette)
     palette.show()
     qtbot.keyClicks(palette.line, "quality")
@@ -253,10 +263,10 @@ def test_acknowledgement_reaches_the_server_and_silence_ends(
         qtbot.waitUntil(lambda: live(window), timeout=20_000)
         window.focus_panel("alerts")
         window.alerts.select(f"{fleet.addresses[0]}\tgpu-01.fra-latency")
-        for deed, key in (("acknowledge", Qt.Key.Key_A), ("silence", Qt.Key.Key_S)):
+        for action, key in (("acknowledge", Qt.Key.Key_A), ("silence", Qt.Key.Key_S)):
             qtbot.keyClick(window.alerts.table, key)
             dialog = next(d for d in window.findChildren(QDialog) if d.isVisible())
-            dialog.note.setText(f"looking: {deed}")  # type: ignore[attr-defined]
+            dialog.note.setText(f"looking: {action}")  # type: ignore[attr-defined]
             dialog.accept()
         alerts, name = servicer.alerts, "gpu-01.fra-latency"
         qtbot.waitUntil(lambda: bool(servicer.silences), timeout=15_000)  # either may come first
@@ -315,7 +325,7 @@ def test_stalled_disk_and_network_leave_the_window_running(
             qtbot.keyClick(QApplication.focusWidget() or window, Qt.Key(ord(key)))
             qtbot.wait(150)
         window.bridge.save("layout", window.layout_text())
-        window.deeds.export_csv()
+        actions_of(window).export_csv()
         window.axis.zoom(4)
         qtbot.wait(2000)
         timer.stop()
@@ -333,13 +343,13 @@ def test_console_starts_from_its_cache_and_says_how_old_it_is(
     path = kept(tmp_path)
     window = make(None, path, clock=lambda: T0 + 7200)
     board = window.board
-    assert board is not None and board.verdict.state == "OFFLINE"
+    assert board is not None and board.fleet_state.state == "OFFLINE"
     assert board.latency is not None and board.latency.requests > 0
-    assert "2 h 00 old" in board.verdict.sentence
+    assert "2 h 00 old" in board.fleet_state.sentence
     assert all(line.severity == "unknown" for line in board.servers)
-    window.deeds.copy_incident()
+    actions_of(window).copy_incident()
     assert "# OFFLINE" in QApplication.clipboard().text()
-    window.deeds.copy_view()
+    actions_of(window).copy_view()
     assert QApplication.clipboard().text().startswith("console --at 20")
 
 
@@ -414,8 +424,8 @@ def test_every_panel_exports_its_figures(
         assert len({line.count(",") for line in lines if '"' not in line}) <= 1, name
         assert panel.accessibleName(), name
     window.focus_panel("drift")
-    window.deeds.export_csv()
-    window.deeds.export_png()
+    actions_of(window).export_csv()
+    actions_of(window).export_png()
     qtbot.waitUntil(lambda: len(list((tmp_path / "out").glob("drift-*"))) == 2, timeout=5000)
 
 
@@ -431,7 +441,7 @@ def test_layout_page_and_theme_are_remembered(
     first.close()
     again = make(None, path)
     qtbot.waitUntil(lambda: again.plan.pages.currentIndex() == 2, timeout=5000)
-    assert again.look.theme.name == "light"
+    assert again.style.theme.name == "light"
     assert abs(first_share(again) - share) < 0.05
     again.plan.reset()
     assert first_share(again) < share - 0.05
@@ -451,28 +461,28 @@ def test_every_mark_is_drawn_and_told(
     path = tmp_path / "cache.db"
     db = open_for_writing(path)
     actions = ("activate", "rollback", "refuse", "canary", "rehearse", "load", "<i>novel</i>")
-    found: list[Row] = [ServerSnapshot(server="gpu-01", state="ready", stamp="a" * 64)]
+    found: list[FeedRow] = [ServerSnapshot(server="gpu-01", state="ready", stamp="a" * 64)]
     found += [
         blank(DeployRow, int((T0 - 90 + 12 * n) * 1000), action, "a" * 64, detail=f"<b>why {n}</b>")
         for n, action in enumerate(actions)
     ]
-    insert(db, Names(db), [Event("a:1", n + 1, "x", T0 * 1000, row)
+    insert(db, TextIds(db), [ReceivedRow("a:1", n + 1, "x", T0 * 1000, row)
                            for n, row in enumerate(found)])  # fmt: skip
     db.execute("UPDATE server SET offset_ms = 0")
     db.close()
     window = make(None, path, View(window_s=120, end_s=T0), clock=lambda: T0)
-    marks = window.latency.marks
+    marks = window.latency.event_marks
     drawn = marks.grab().toImage()
     lane = int(marks.area.top() + marks.area.height() * 0.74)
     for n, action in enumerate(actions):
         x = int(marks.x_of(T0 - 90 + 12 * n))
         around = {drawn.pixel(x + dx, lane + dy) for dx in range(-5, 6) for dy in range(-5, 6)}
         assert len(around) > 1, action
-        told = marks.told_at(x, lane)
-        assert action in told and f"<b>why {n}</b>" in told
+        reported = marks.tip_at(x, lane)
+        assert action in reported and f"<b>why {n}</b>" in reported
     texts = [row.text for row in window.events.model.rows]
     assert any("<i>novel</i>" in text and "<b>why 6</b>" in text for text in texts)
-    lines = "; ".join(words for words, _ in window.skew.detail.lines)
+    lines = "; ".join(label for label, _ in window.skew.detail.lines)
     assert "<b>why 6</b>" in lines
 
 

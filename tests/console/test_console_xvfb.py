@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PySide6.QtGui import QImage
 
-from console.cache.insert import Names, insert
+from console.cache.insert import TextIds, insert
 from console.cache.schema import open_for_writing
-from console.state.domain import Event, ServerSnapshot
+from console.state.domain import ReceivedRow, ServerSnapshot
 from installers.console.check_window import Screen
 from installers.console.room import display
 from server.telemetry.rows import AlertRow
@@ -35,7 +35,7 @@ def test_real_window_takes_real_keys_and_ends_well(tmp_path: Path) -> None:
         blank(AlertRow, id="a", severity="critical", state="firing", summary="p99", kind="latency",
                  opened_unix_ms=int(now)),
     ]  # fmt: skip
-    insert(db, Names(db), [Event("a:1", 1, "x", now, row) for row in rows])
+    insert(db, TextIds(db), [ReceivedRow("a:1", 1, "x", now, row) for row in rows])
     db.close()
     command = [sys.executable, "-m", "console.app.main", "--offline", "--cache", str(path),
                "--size", "1280x800"]  # fmt: skip
