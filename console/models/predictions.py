@@ -65,15 +65,15 @@ def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
         return _text(entry[1], "■" if entry[1].payload_kept else "", "accent")
 
     return (
-        Column("UTC", at, 70),
-        Column("server", server, 94, spare=2),
-        Column("label", label, 132),
-        *(Column(spec.head, output(spec), 56, right=True) for spec in OUTPUTS if spec.head),
-        Column("total", total, 68, right=True, spare=1),
-        Column("mix", lambda e: _text(e[1], mix_words(e[1].mix), "dim"), 92, spare=4),
-        Column("stamp", lambda e: _text(e[1], e[1].stamp[:8], "dim"), 74, spare=5),
-        Column("kept", kept, 40, spare=3, tip="text, picture and sound are kept"),
-        Column("slices", slices, 0),
+        TableColumn("UTC", at, 70),
+        TableColumn("server", server, 94, spare=2),
+        TableColumn("label", label, 132),
+        *(TableColumn(spec.head, output(spec), 56, right=True) for spec in OUTPUTS if spec.head),
+        TableColumn("total", total, 68, right=True, spare=1),
+        TableColumn("mix", lambda e: _text(e[1], mix_words(e[1].mix), "dim"), 92, spare=4),
+        TableColumn("stamp", lambda e: _text(e[1], e[1].stamp[:8], "dim"), 74, spare=5),
+        TableColumn("kept", kept, 40, spare=3, tip="text, picture and sound are kept"),
+        TableColumn("slices", slices, 0),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from proto import inference_pb2 as pb
+from proto import inference_pb2_grpc
 from server.types import Fault, Outcome, Work
 from tests.support import media_bytes as made
 from tests.support.running import listener
@@ -19,6 +20,7 @@ from tests.support.standin_engine import STAMP, StandInEngine
 from trefoil import (
     AsyncClient,
     Client,
+    Connection,
     DeadlineExceeded,
     InputRefused,
     Overloaded,
@@ -267,3 +269,45 @@ async def test_what_cannot_be_balanced_is_said(
     with pytest.raises(ValueError, match=complaint):
         Client(servers, balance=balance)
     assert all(thread.name != "trefoil" for thread in threading.enumerate()), "none is left"
+
+
+async def test_a_connection_calls_any_stub_once_and_raises_the_same_errors() -> None:
+    engine = Faulty(DRAINING)
+    async with edge(engine) as address, Connection(address) as connection:
+        stub = inference_pb2_grpc.InferenceStub(connection.channel)
+        request = pb.PredictRequest(examples=[pb.Example(parts=[text("hum")])])
+        with pytest.raises(Unavailable) as refused:
+            await connection.unary(stub.Predict, request)
+        assert (refused.value.reason, len(engine.received)) == ("DRAINING", 1)
+        assert not refused.value.unreachable
+        request.ClearField("examples")
+        with pytest.raises(InputRefused) as caught:
+            await connection.unary(stub.Predict, request)
+        assert (caught.value.field, caught.value.server) == ("examples", address)
+        asked = pb.GenerateRequest(example=pb.Example(parts=[text("hum")]))
+        events = [event async for event in connection.stream(stub.Generate, asked)]
+        assert events[-1].HasField("end")
+    with pytest.raises(Unavailable) as gone:
+        async with Connection(address) as connection:
+            stub = inference_pb2_grpc.InferenceStub(connection.channel)
+            await connection.unary(stub.Describe, pb.DescribeRequest())
+    assert gone.value.unreachable
+
+
+async def test_a_connection_uploads_what_is_too_large_for_a_message() -> None:
+    async with edge(StandInEngine()) as address, Connection(address) as connection:
+        example = pb.Example(parts=[text("hum"), image(LARGE)], slices={"site": "a"})
+        sent = await connection.upload(example, 30.0)
+    assert sent.parts[0].text == "hum" and sent.parts[1].upload_id and not sent.parts[1].data
+    assert dict(sent.slices) == {"site": "a"}
+
+
+async def test_a_fault_of_a_row_reads_like_the_refusal_of_a_call() -> None:
+    async with client_of(StandInEngine()) as client:
+        bad = text("INVALID_ARGUMENT TOO_DARK")
+        of_row, _ = await client.predict_many([[bad], [text("hum")]])
+        with pytest.raises(InputRefused) as of_call:
+            await client.predict(bad)
+    assert isinstance(of_row, InputRefused) and of_row.message == of_call.value.message
+    assert of_row.message.startswith("examples[0].parts[0].text: ")
+    assert of_row.message.endswith(" [TOO_DARK]")

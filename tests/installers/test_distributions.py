@@ -11,7 +11,7 @@ import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import Parser
@@ -202,9 +202,9 @@ def test_the_installed_commands_start(serving: Environment, tmp_path: Path) -> N
 
 
 @pytest.fixture(params=["module", "package"])
-def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A folder in which `make(name)` left something importable."""
-    yield tmp_path / request.param
+def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder for `make`, which writes a module or a package into it."""
+    return tmp_path / str(request.param)
 
 
 def make(folder: Path, name: str) -> Path:
