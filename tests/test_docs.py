@@ -116,7 +116,9 @@ def mentions(where: str, text: str) -> Iterator[Mention]:
     for first, passage in passages:
         for number, line in enumerate(passage.splitlines(), first):
             for found in PYTHON_FILE.finditer(line):
-                yield Mention(where, number, found[1])
+                # Prose about an `__init__.py` is often about there being none.
+                if not found[1].endswith("__init__.py"):
+                    yield Mention(where, number, found[1])
 
 
 def wide_tables(text: str) -> list[str]:
