@@ -9,7 +9,7 @@ DATA ?= trefoil-data
 ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
 
-.PHONY: help serve console demo test lint typecheck setup system compat soak bare clean \
+.PHONY: help serve console demo test lint typecheck setup system compat soak portable bare clean \
 	console-deb check-console-deb build-system verify-installers
 
 help:  ## this list
@@ -109,6 +109,9 @@ soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas an
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.killed
 	$(BIN)/python -m benchmarks.versions
+
+portable: $(VENV)/.everything  ## how far numbers differ by CPU kernels, threads and buffers (half an hour)
+	$(BIN)/python -m benchmarks.portable
 
 bare:  ## all of this once more in a bare Debian 12 (needs root and mmdebstrap; half an hour)
 	installers/bare-debian.sh

@@ -171,5 +171,5 @@ def embedding_head(answer: Prediction) -> list[float]:
 
 
 def _short(value: float) -> float:
-    """Seven digits: below the tolerance by far, and steady from run to run on one machine."""
+    """Seven digits: below the tolerance by far. The last one or two depend on CPU and threads."""
     return float(f"{value:.7g}")

@@ -2,7 +2,7 @@
 
 The window of the first frame is centred on the first sample, and a frame counts only if its whole
 window lies within the sound. Nothing is padded, so nothing is masked afterwards. Written in numpy
-with the operations of the reference extractor, so that the numbers are equal to the bit.
+with the operations of the reference extractor, so the numbers agree (`tolerance.LOG_MEL`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Waveforms to log-mel spectrograms: down-mix, resample, short-time Fourier transform.
 
-Nothing is padded to 30 seconds: every frame equals the reference feature extractor's to the bit.
+Nothing is padded to 30 seconds: every frame equals that of the reference feature extractor, within
+`tolerance.LOG_MEL`.
 """
 
 from __future__ import annotations
