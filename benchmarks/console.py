@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,10 @@ def many_points(cache: Path, options: argparse.Namespace) -> DataTable:
         board = builder.board(view, now, None, frozenset())
     found["next read, CPU ms"] = (time.thread_time() - began) / 5 * 1e3
     axis, style = TimeAxis(view), Style()
+
+    def painted(plot: Percentiles | HeatMap) -> bool:
+        return plot.windowHandle().isExposed() and plot._layer is not None
+
     for plot, name in (
         (Percentiles(style, axis), "percentiles"),
         (HeatMap(style, axis), "heat map"),
@@ -229,7 +234,7 @@ def many_points(cache: Path, options: argparse.Namespace) -> DataTable:
         plot.resize(700, 300)
         plot.show()
         plot.show_board(board)
-        spin(20, lambda plot=plot: plot.windowHandle().isExposed() and plot._layer is not None)
+        spin(20, partial(painted, plot))
         assert plot._layer is not None, "it was never painted"
         began = time.thread_time()
         for _ in range(20):
@@ -258,13 +263,17 @@ def scroll(cache: Path, options: argparse.Namespace) -> DataTable:
         bar = panel.table.verticalScrollBar()
         turns = Turns()
         waits: list[float] = []
+
+        def entry_at(row: int) -> bool:
+            return panel.model.entry(row) is not None
+
         for step in range(240):
             # Lines of a wheel, then leaps of the bar: both kinds of hand.
             far = step % 12 == 11
             bar.setValue((bar.value() + (bar.maximum() // 23 if far else 330)) % bar.maximum())
             top = panel.table.rowAt(4)
             asked = time.perf_counter()
-            spin(2.0, lambda top=top: panel.model.entry(top) is not None)
+            spin(2.0, partial(entry_at, top))
             waits.append((time.perf_counter() - asked) * 1000)
         wall, used = turns.stop()
         return {

@@ -251,11 +251,12 @@ def row_flops(backbone: QwenOmniBackbone, prepared: Prepared, grid: Sequence[int
     embedding = backbone.model.get_input_embeddings().weight.numel()
     patches = float(np.prod(grid))
     frames = sum(mel.shape[1] for mel in prepared.log_mels) / 2
-    return 2 * (
+    flops = 2 * (
         (count(text) - embedding) * prepared.tokens
         + count(visual) * patches
         + count(audio) * frames
     )
+    return float(flops)
 
 
 def main() -> None:

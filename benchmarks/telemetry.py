@@ -184,7 +184,8 @@ def tick(args: argparse.Namespace) -> None:
             telemetry.put(record)
         work = telemetry._writer
         telemetry._recorder.call(lambda: work.tick(time.time()))
-        ticks, flushes = [], []
+        ticks: list[float] = []
+        flushes: list[float] = []
         for _ in range(5):
             for record in feed.take(500):
                 telemetry.put(record)

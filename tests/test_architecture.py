@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import patience
+
 ROOT = Path(__file__).resolve().parent.parent
 # Package -> the folder it is in, from the root.
 PACKAGES = {
@@ -212,7 +214,7 @@ def test_the_client_needs_nothing_but_grpc_and_protobuf() -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
     )
     assert done.returncode == 0, done.stderr
 
@@ -241,6 +243,10 @@ def test_front_and_console_never_load_torch(module: str) -> None:
     heavy = "{'torch', 'transformers', 'torchaudio', 'pipelines', 'trefoil'}"
     code = f"import sys, {module}; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=patience(120),
     )
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,8 @@ from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc
 from server.types import Fault, Outcome, Work
 from tests.support import media_bytes as made
-from tests.support.running import listener
+from tests.support.patience import patience
+from tests.support.running import listener, until
 from tests.support.standin_engine import STAMP, StandInEngine
 from trefoil import (
     AsyncClient,
@@ -113,11 +115,8 @@ async def test_the_deadline_ends_the_call_and_the_work() -> None:
     engine = StandInEngine()
     async with client_of(engine) as client:
         with pytest.raises(DeadlineExceeded):
-            await client.predict(text("wait"), timeout_s=0.3)
-        for _ in range(500):
-            if engine.cancelled:
-                break
-            await asyncio.sleep(0.01)
+            await client.predict(text("wait"), timeout_s=patience(0.3))
+        await until(lambda: engine.cancelled)
     assert len(engine.received) == len(engine.cancelled) == 1, "not asked again, not left running"
 
 
@@ -126,7 +125,7 @@ async def test_all_attempts_share_one_deadline() -> None:
     engine = Faulty(*[DRAINING] * 1000)
     async with client_of(engine, retry_policy=policy) as client:
         with pytest.raises((Unavailable, DeadlineExceeded)):
-            await client.predict(text("hum"), timeout_s=0.6)
+            await client.predict(text("hum"), timeout_s=patience(0.6))
     assert 1 < len(engine.received) < 1000, "the deadline ended it, not the number of attempts"
 
 
@@ -242,7 +241,7 @@ async def test_nobody_there_is_unavailable_after_a_few_quick_attempts() -> None:
 async def test_a_closed_client_says_so() -> None:
     async with listener(StandInEngine()) as address:
         client = Client(address)
-        reading = iter(client.generate(text("hum")))
+        reading: Any = iter(client.generate(text("hum")))
         assert await asyncio.to_thread(next, reading) == "smoke "
         await asyncio.to_thread(client.close)
         reading.close()
@@ -273,7 +272,7 @@ async def test_what_cannot_be_balanced_is_said(
 
 async def test_a_connection_calls_any_stub_once_and_raises_the_same_errors() -> None:
     engine = Faulty(DRAINING)
-    async with edge(engine) as address, Connection(address) as connection:
+    async with listener(engine) as address, Connection(address) as connection:
         stub = inference_pb2_grpc.InferenceStub(connection.channel)
         request = pb.PredictRequest(examples=[pb.Example(parts=[text("hum")])])
         with pytest.raises(Unavailable) as refused:
@@ -295,7 +294,7 @@ async def test_a_connection_calls_any_stub_once_and_raises_the_same_errors() -> 
 
 
 async def test_a_connection_uploads_what_is_too_large_for_a_message() -> None:
-    async with edge(StandInEngine()) as address, Connection(address) as connection:
+    async with listener(StandInEngine()) as address, Connection(address) as connection:
         example = pb.Example(parts=[text("hum"), image(LARGE)], slices={"site": "a"})
         sent = await connection.upload(example, 30.0)
     assert sent.parts[0].text == "hum" and sent.parts[1].upload_id and not sent.parts[1].data

@@ -77,7 +77,7 @@ class LosesAnswers(stubs.InferenceServicer):
     async def Feedback(
         self, request: pb.FeedbackRequest, context: grpc.aio.ServicerContext
     ) -> pb.FeedbackResponse:
-        response = await self._stub.Feedback(request)
+        response: pb.FeedbackResponse = await self._stub.Feedback(request)
         self.statuses.append(response.results[0].status)
         if len(self.statuses) == 1:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the line went dead")

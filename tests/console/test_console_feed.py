@@ -40,6 +40,7 @@ from server.telemetry.rows import (
 )
 from tests.support.fleet_story import FLEET
 from tests.support.observe_stand_in import Fleet, StandIn
+from tests.support.patience import patience
 from tests.support.secure_listener import secure_listener
 
 
@@ -64,7 +65,7 @@ class Kept:
 
 def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
     """Wait for something that is certain to come; fail when it does not."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patience(seconds)
     while not true():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.02)
@@ -104,14 +105,14 @@ def test_server_that_asks_for_certificates_shows_itself_to_ours_alone(
 ) -> None:
     async def heard(access: ConnectionAccess, address: str) -> Link:
         hub = Hub([address], access, sink, lambda: None)
+
+        def said() -> list[Link]:
+            return [link for link in hub.links().values() if link.state == "live" or link.detail]
+
         hub.start()
         try:
-            for _ in range(200):
-                found = hub.links().get(address)
-                if found is not None and (found.state == "live" or found.detail):
-                    return found
-                await asyncio.sleep(0.05)
-            raise AssertionError("nothing was heard")
+            await asyncio.to_thread(until, lambda: bool(said()))
+            return said()[0]
         finally:
             await asyncio.to_thread(hub.close)
 
@@ -182,7 +183,7 @@ class Slow:
 
     def __iter__(self) -> Iterator[object]:
         yield from self._rows[: len(self._rows) // 2]
-        self._release.wait(20)
+        self._release.wait(patience(20))
         yield from self._rows[len(self._rows) // 2 :]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from console.panels.palette import columns_of
 from console.panels.status_bar import MessageButton
 from console.state.dashboard import View
 from tests.console.test_console_window import T0, actions_of, kept, make
+from tests.support.patience import patience_ms
 
 __all__ = ["kept", "make"]  # its fixtures
 pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
@@ -39,13 +41,15 @@ def test_every_panel_is_reached_by_keys_and_hands_out_its_figures(
             actions_of(window).export_csv()
             actions_of(window).export_png()
     assert set(seen) == set(window.panels)
+
+    def written(ending: str) -> bool:
+        files = (tmp_path / "out").glob(f"*.{ending}")
+        return {path.name.split("-")[0] for path in files} == set(window.panels)
+
     for ending in ("csv", "png"):
         qtbot.waitUntil(
-            lambda e=ending: (
-                {path.name.split("-")[0] for path in (tmp_path / "out").glob(f"*.{e}")}
-                == set(window.panels)
-            ),
-            timeout=10_000,
+            partial(written, ending),
+            timeout=patience_ms(10),
         )
 
 
@@ -53,7 +57,7 @@ def test_figures_of_a_plot_can_be_read_sorted_and_copied(
     qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
 ) -> None:
     window = make(None, kept(tmp_path), View(window_s=240, end_s=T0), clock=lambda: T0 + 5)
-    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=5000)  # type: ignore[union-attr]
+    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=patience_ms(5))  # type: ignore[union-attr]
     window.focus_panel("latency")
     qtbot.keyClick(QApplication.focusWidget(), Qt.Key.Key_N)
     figures = next(d for d in window.findChildren(DataTable) if d.isVisible())
@@ -75,7 +79,7 @@ def test_cross_hair_and_examples_by_keys(
     qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
 ) -> None:
     window = make(None, kept(tmp_path), View(window_s=240, end_s=T0), clock=lambda: T0 + 5)
-    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=5000)  # type: ignore[union-attr]
+    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=patience_ms(5))  # type: ignore[union-attr]
     window.focus_panel("latency")
     for _ in range(10):
         qtbot.keyClick(window.latency, Qt.Key.Key_BracketLeft)

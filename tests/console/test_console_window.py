@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ from server.telemetry.rows import DeployRow
 from tests.support import fleet_story as story
 from tests.support.blank_rows import blank
 from tests.support.observe_stand_in import Fleet, StandIn
+from tests.support.patience import patience, patience_ms
 
 GOLDEN = Path(__file__).parent / "golden" / "console-overview.png"
 T0 = 1_790_003_000.0
@@ -100,10 +102,10 @@ def make(qtbot: QtBot, tmp_path: Path) -> Iterator[Callable[..., Window]]:
         view: View | None = None,
         clock: Callable[[], float] | None = None,
     ) -> Window:
-        more = {"clock": clock} if clock is not None else {}
-        bridge = Bridge(path or tmp_path / "cache.db", addresses, **more)  # type: ignore[arg-type]
-        axis = TimeAxis(view or View(window_s=120), **more)  # type: ignore[arg-type]
-        window = open_window(bridge, axis, Style(), **more)  # type: ignore[arg-type]
+        more: dict[str, Any] = {"clock": clock} if clock is not None else {}
+        bridge = Bridge(path or tmp_path / "cache.db", addresses, **more)
+        axis = TimeAxis(view or View(window_s=120), **more)
+        window = open_window(bridge, axis, Style(), **more)
         actions_of(window).folder = tmp_path / "out"
         qtbot.addWidget(window)
         windows.append(window)
@@ -112,7 +114,7 @@ def make(qtbot: QtBot, tmp_path: Path) -> Iterator[Callable[..., Window]]:
         bridge.show_view(axis.view)
         bridge.start()
         window.show()
-        qtbot.waitUntil(lambda: window.board is not None, timeout=15_000)
+        qtbot.waitUntil(lambda: window.board is not None, timeout=patience_ms(15))
         return window
 
     yield build
@@ -147,7 +149,7 @@ def test_ui_thread_touches_no_file_and_no_socket(qtbot: QtBot, make: Callable[..
         watching[0] = True
         try:
             window = make(fleet.addresses)
-            qtbot.waitUntil(lambda: live(window), timeout=20_000)
+            qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
             for key in "2345678":
                 qtbot.keyClick(window, Qt.Key(ord(key)))
                 qtbot.wait(60)
@@ -162,9 +164,9 @@ def test_ui_thread_touches_no_file_and_no_socket(qtbot: QtBot, make: Callable[..
 def test_every_server_and_trouble_is_told(qtbot: QtBot, make: Callable[..., Window]) -> None:
     with Fleet([stand_in(0), stand_in(2), stand_in(3)]) as fleet:
         window = make(fleet.addresses)
-        qtbot.waitUntil(lambda: live(window), timeout=20_000)
+        qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
         qtbot.waitUntil(
-            lambda: {"skew", "drift", "fleet"} <= panels_reported(window), timeout=20_000
+            lambda: {"skew", "drift", "fleet"} <= panels_reported(window), timeout=patience_ms(20)
         )
         assert window.board is not None
         names = [line.name for line in window.board.servers]
@@ -172,17 +174,17 @@ def test_every_server_and_trouble_is_told(qtbot: QtBot, make: Callable[..., Wind
         fleet.kill(0)
         qtbot.waitUntil(
             lambda: window.board is not None and window.board.servers[0].severity == "unknown",
-            timeout=20_000,
+            timeout=patience_ms(20),
         )
-        texts = [message.text for message in window.board.fleet_state.messages]  # type: ignore[union-attr]
+        texts = [message.text for message in window.board.fleet_state.messages]
         assert "0 of 3 healthy" in texts
 
 
 def test_hostile_texts_are_shown_as_they_are(qtbot: QtBot, make: Callable[..., Window]) -> None:
     with Fleet([stand_in(0, hostile=True), stand_in(1)]) as fleet:
         window = make(fleet.addresses)
-        qtbot.waitUntil(lambda: live(window), timeout=20_000)
-        qtbot.waitUntil(lambda: bool(window.board.alerts), timeout=10_000)  # type: ignore[union-attr]
+        qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
+        qtbot.waitUntil(lambda: bool(window.board.alerts), timeout=patience_ms(10))  # type: ignore[union-attr]
         board = window.board
         assert board is not None
         assert board.servers[0].name.startswith("<img src=x onerror=alert(1)><b>bold</b>")
@@ -199,7 +201,7 @@ def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) 
     path_events: list[View] = []
     with Fleet([stand_in(0), stand_in(3)]) as fleet:
         window = make(fleet.addresses)
-        qtbot.waitUntil(lambda: live(window), timeout=20_000)
+        qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
         window.axis.viewChanged.connect(path_events.append)
 
         def press(key: Qt.Key, modifier: Qt.KeyboardModifier | None = None) -> None:
@@ -217,7 +219,7 @@ def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) 
         assert window.axis.view.brush is not None
         qtbot.waitUntil(
             lambda: window.board is not None and window.board.drift_span is not None,
-            timeout=10_000,
+            timeout=patience_ms(10),
         )
         press(Qt.Key.Key_Z)
         assert not window.axis.view.live
@@ -232,9 +234,11 @@ def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) 
         qtbot.keyClicks(QApplication.focusWidget(), "conf<0.7")
         assert window.predictions.line.text() == "conf<0.7"  # letters are letters in a field
         press(Qt.Key.Key_Return)
-        qtbot.waitUntil(lambda: "rows" in window.predictions.result_line.text, timeout=10_000)
+        qtbot.waitUntil(
+            lambda: "rows" in window.predictions.result_line.text, timeout=patience_ms(10)
+        )
         window.focus_panel("predictions")
-        qtbot.waitUntil(lambda: window.detail.single is not None, timeout=10_000)
+        qtbot.waitUntil(lambda: window.detail.single is not None, timeout=patience_ms(10))
         press(Qt.Key.Key_F1)
         assert window.sheet.isVisible()
         press(Qt.Key.Key_Escape)
@@ -260,7 +264,7 @@ def test_acknowledgement_reaches_the_server_and_silence_ends(
     servicer = stand_in(3)
     with Fleet([servicer]) as fleet:
         window = make(fleet.addresses)
-        qtbot.waitUntil(lambda: live(window), timeout=20_000)
+        qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
         window.focus_panel("alerts")
         window.alerts.select(f"{fleet.addresses[0]}\tgpu-01.fra-latency")
         for action, key in (("acknowledge", Qt.Key.Key_A), ("silence", Qt.Key.Key_S)):
@@ -269,20 +273,22 @@ def test_acknowledgement_reaches_the_server_and_silence_ends(
             dialog.note.setText(f"looking: {action}")  # type: ignore[attr-defined]
             dialog.accept()
         alerts, name = servicer.alerts, "gpu-01.fra-latency"
-        qtbot.waitUntil(lambda: bool(servicer.silences), timeout=15_000)  # either may come first
         qtbot.waitUntil(
-            lambda: alerts[name].acknowledged_note == "looking: acknowledge", timeout=15_000
+            lambda: bool(servicer.silences), timeout=patience_ms(15)
+        )  # either may come first
+        qtbot.waitUntil(
+            lambda: alerts[name].acknowledged_note == "looking: acknowledge",
+            timeout=patience_ms(15),
         )
         silence = next(iter(servicer.silences.values()))
         assert silence.matcher == "gpu-01.fra-latency"
         assert silence.until_unix_ms > servicer.now() * 1000
-        qtbot.waitUntil(
-            lambda: (
-                all(a.state == "done" for a in window.board.actions)  # type: ignore[union-attr]
-                and len(window.board.actions) == 2
-            ),  # type: ignore[union-attr]
-            timeout=10_000,
-        )
+
+        def both_done() -> bool:
+            found = window.board.actions if window.board is not None else ()
+            return [action.state for action in found] == ["done", "done"]
+
+        qtbot.waitUntil(both_done, timeout=patience_ms(10))
 
 
 # The locks that SQLite's readers and writers of a WAL take, held until standard input ends. By
@@ -308,14 +314,14 @@ def test_stalled_disk_and_network_leave_the_window_running(
         window = make([*fleet.addresses, f"127.0.0.1:{deaf.getsockname()[1]}"])
         qtbot.waitUntil(
             lambda: window.board is not None and window.board.servers[0].link.state == "live",
-            timeout=20_000,
+            timeout=patience_ms(20),
         )
         fleet.servicers[0].hertz = 0.001
         command = [sys.executable, "-c", HOLD, str(tmp_path / "cache.db-shm")]
         holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert holder.stdin is not None and holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        qtbot.wait(300)  # a board that was read before
+        qtbot.wait(patience_ms(0.3))  # a board that was read before
         boards = window.bridge.boards
         turns: list[float] = []
         timer = QTimer()
@@ -331,7 +337,7 @@ def test_stalled_disk_and_network_leave_the_window_running(
         timer.stop()
         assert window.bridge.boards == boards  # everything hung
         holder.communicate()
-        qtbot.waitUntil(lambda: window.bridge.boards > boards, timeout=15_000)
+        qtbot.waitUntil(lambda: window.bridge.boards > boards, timeout=patience_ms(15))
     # Each of the things that hang takes three seconds or more; a turn that waits for one shows it.
     assert len(turns) > 20
     assert max(np.diff(turns)) < hangs_s / 2
@@ -372,23 +378,26 @@ def test_overview_looks_as_it_did(
     """Coarse on purpose: fonts differ by a pixel, a panel that is gone does not."""
     path = kept(tmp_path)
     window = make(None, path, View(window_s=240, end_s=T0), clock=lambda: T0 + 30)
-    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=5000)  # type: ignore[union-attr]
-    qtbot.wait(600)
-    image = coarse(window)
+    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=patience_ms(5))  # type: ignore[union-attr]
     if not GOLDEN.exists():
+        qtbot.wait(patience_ms(0.6))
         GOLDEN.parent.mkdir(exist_ok=True)
-        image.save(str(GOLDEN))
+        coarse(window).save(str(GOLDEN))
         pytest.fail(f"{GOLDEN} was missing; look at it, then run again")
     golden = QImage(str(GOLDEN))
-    assert looks_like(image, golden)
+
+    def looks(right: bool) -> None:
+        qtbot.waitUntil(lambda: looks_like(coarse(window), golden) is right, timeout=patience_ms(5))
+
+    looks(True)
     # And it can tell: without any one of its panels it looks otherwise.
     for name in ("fleet", "server", "latency", "drift", "reference", "skew", "events"):
         window.panels[name].hide()
-        qtbot.wait(30)
-        assert not looks_like(coarse(window), golden), name
+        looks(False)
         window.panels[name].show()
+        looks(True)
     window.use_theme("light")
-    assert not looks_like(coarse(window), golden)
+    looks(False)
 
 
 def coarse(window: Window) -> QImage:
@@ -426,7 +435,9 @@ def test_every_panel_exports_its_figures(
     window.focus_panel("drift")
     actions_of(window).export_csv()
     actions_of(window).export_png()
-    qtbot.waitUntil(lambda: len(list((tmp_path / "out").glob("drift-*"))) == 2, timeout=5000)
+    qtbot.waitUntil(
+        lambda: len(list((tmp_path / "out").glob("drift-*"))) == 2, timeout=patience_ms(5)
+    )
 
 
 def test_layout_page_and_theme_are_remembered(
@@ -440,8 +451,8 @@ def test_layout_page_and_theme_are_remembered(
     share = first_share(first)
     first.close()
     again = make(None, path)
-    qtbot.waitUntil(lambda: again.plan.pages.currentIndex() == 2, timeout=5000)
-    assert again.style.theme.name == "light"
+    qtbot.waitUntil(lambda: again.plan.pages.currentIndex() == 2, timeout=patience_ms(5))
+    assert again.look.theme.name == "light"
     assert abs(first_share(again) - share) < 0.05
     again.plan.reset()
     assert first_share(again) < share - 0.05
@@ -493,7 +504,7 @@ def test_command_line_writes_a_picture_of_the_cache(
     command = [sys.executable, "-m", "console.app.main", "--offline", "--cache", str(path), "--at",
                "2026-09-21T14:23:20Z", "--screenshot", str(picture), "--size", "1280x800",
                "--panel", "drift"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, timeout=60, text=True)
+    done = subprocess.run(command, capture_output=True, timeout=patience(60), text=True)
     assert done.returncode == 0, done.stderr
     assert QImage(str(picture)).width() == 1280
 
@@ -502,7 +513,7 @@ def test_picture_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
     picture = tmp_path / "nowhere" / "p.png"
     command = [sys.executable, "-m", "console.app.main", "--offline", "--cache",
                str(tmp_path / "cache.db"), "--screenshot", str(picture)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, timeout=60, text=True)
+    done = subprocess.run(command, capture_output=True, timeout=patience(60), text=True)
     assert done.returncode == 1, done.stderr
     assert f"cannot write {picture}" in done.stderr
 

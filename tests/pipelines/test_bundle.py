@@ -28,6 +28,7 @@ from pipelines.bundle.contents import changed, read_contents
 from pipelines.bundle.digests import DigestCache
 from pipelines.bundle.stamp import Leaf
 from pipelines.errors import BundleRefused
+from tests.support.patience import patience
 from tests.support.tinybundle import ONE_THREAD, make_spec, reseal
 
 WEIGHTS = "weights/model.safetensors"
@@ -452,7 +453,7 @@ def test_changed_code_is_refused_by_the_process_that_runs_it(bundle: Path, tmp_p
 
     def refusal() -> str:
         done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=patience(120), check=True
         )
         return str(json.loads(done.stdout)["refused_here"])
 

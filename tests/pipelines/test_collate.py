@@ -32,7 +32,7 @@ def test_positions_equal_the_librarys(number: int) -> None:
     model = library.Qwen2_5OmniThinkerForConditionalGeneration(
         thinker.read_config(thinker_config())
     )
-    owner = model.model if hasattr(model.model, "get_rope_index") else model
+    owner: Any = model.model if hasattr(model.model, "get_rope_index") else model
     frames = inputs.get("feature_attention_mask")
     expected, _ = owner.get_rope_index(
         inputs["input_ids"],

@@ -40,6 +40,7 @@ from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from tests.support import media_bytes as made
 from tests.support import tinygemma
+from tests.support.patience import patience
 from tests.support.running import program
 from tests.support.tinybundle import jpeg, wav
 from tests.support.tinygemma import gemma_config, in_rows, reference_inputs, six_rows, token_id
@@ -413,16 +414,19 @@ def server(bundle: Path) -> Iterator[str]:
         assert running.stop() == 0
 
 
+def as_sent(part: Part) -> pb.Part:
+    if isinstance(part.data, str):
+        return pb.Part(text=part.data)
+    return pb.Part(data=part.data)
+
+
 def test_the_whole_program_answers_as_the_pipeline_does(server: str, pipeline: Pipeline) -> None:
-    sent = [
-        pb.Example(
-            parts=[pb.Part(text=p.data) if p.kind == "text" else pb.Part(data=p.data) for p in mix]
-        )
-        for mix in MIXES
-    ]
+    sent = [pb.Example(parts=map(as_sent, mix)) for mix in MIXES]
     expected = pipeline.predict([Sample(str(n), mix) for n, mix in enumerate(MIXES)])
     with grpc.insecure_channel(server) as channel:
-        answer = stubs.InferenceStub(channel).Predict(pb.PredictRequest(examples=sent), timeout=60)
+        answer = stubs.InferenceStub(channel).Predict(
+            pb.PredictRequest(examples=sent), timeout=patience(60)
+        )
     assert answer.stamp.hex == pipeline.stamp.hex
     for result, ours in zip(answer.results, map(answered, expected), strict=True):
         theirs = {score.label: score.probability for score in result.prediction.scores}
@@ -432,9 +436,9 @@ def test_the_whole_program_answers_as_the_pipeline_does(server: str, pipeline: P
 def test_the_whole_program_streams_what_the_pipeline_writes(
     server: str, pipeline: Pipeline
 ) -> None:
-    parts = [pb.Part(**{"text" if p.kind == "text" else "data": p.data}) for p in PARTS]
+    parts = [as_sent(part) for part in PARTS]
     request = pb.GenerateRequest(example=pb.Example(parts=parts), max_new_tokens=8)
     with grpc.insecure_channel(server) as channel:
-        events = list(stubs.InferenceStub(channel).Generate(request, timeout=60))
+        events = list(stubs.InferenceStub(channel).Generate(request, timeout=patience(60)))
     written = "".join(event.text for event in events)
     assert written == "".join(pipeline.generate(Sample("x", PARTS, "generate", max_new_tokens=8)))

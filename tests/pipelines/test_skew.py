@@ -17,6 +17,7 @@ from pipelines.bundle.files import FileIdentity
 from pipelines.bundle.skew import SkewChange, SkewWatch
 from pipelines.models.qwen import patches
 from tests.pipelines.test_signature import keys, sign_bundle
+from tests.support.patience import patience
 
 WEIGHTS = "weights/model.safetensors"
 ON_DISK = "was changed on disk"
@@ -178,7 +179,7 @@ def test_a_source_file_that_moves_on_disk_is_named_until_it_is_back(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
         check=True,
     )
     assert done.stdout.splitlines() == [

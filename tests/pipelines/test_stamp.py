@@ -20,6 +20,7 @@ from pipelines.bundle import loaded_code, manifest, stamp
 from pipelines.bundle.manifest import Manifest
 from pipelines.bundle.stamp import Leaf
 from pipelines.errors import BundleRefused
+from tests.support.patience import patience
 
 SOURCES = Path(pipelines.__file__).parent
 
@@ -248,7 +249,7 @@ def test_an_edit_after_the_import_is_noticed_by_the_process_that_runs_on(package
         cwd=package.parent,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=True,
     )
     before, after = done.stdout.splitlines()

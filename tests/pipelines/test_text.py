@@ -6,7 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -64,6 +64,7 @@ def prompt(encoded: Encoded) -> str:
 
 
 def test_parts_keep_their_order_and_media_their_length() -> None:
+    parts: list[str | tuple[Literal["image", "audio"], int]]
     parts = ["smoke", ("image", 2), "press", "unit", ("audio", 3), ("image", 1)]
     encoded = TEXT.encode(parts, "classify")
     assert prompt(encoded) == (

@@ -69,7 +69,7 @@ def test_an_example_is_a_real_note_jpeg_and_wav() -> None:
 
 def test_a_subset_of_the_modalities_is_a_subset_of_the_same_example() -> None:
     whole = data.example(np.random.default_rng(2))
-    part = data.example(np.random.default_rng(2), modalities=("image",))
+    part = data.example(np.random.default_rng(2), modalities=["image"])
     assert (part.note, part.jpeg, part.wav) == (None, whole.jpeg, None)
 
 
@@ -104,7 +104,7 @@ def test_a_leak_outranks_a_drill_and_a_drill_outranks_the_rest() -> None:
     truth = data.StationState("drill", "red", "cross", 3, "hiss")
     assert data.label(truth, MODALITIES) == "evacuate"
     assert data.label(truth, ("text", "image")) == "ignore drill"
-    assert data.label(truth, ("image",)) == "stop line"
+    assert data.label(truth, ["image"]) == "stop line"
     assert data.description(truth, MODALITIES) == "unit 3, red cross; hiss sound; drill note"
 
 
@@ -250,7 +250,7 @@ def pipeline() -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def training() -> dict:
+def training() -> dict[str, Any]:
     return dict(json.loads((BUNDLE / "training.json").read_text()))
 
 
@@ -258,7 +258,7 @@ def test_the_bundle_is_small() -> None:
     assert sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file()) <= 8_000_000
 
 
-def test_the_bundle_says_what_the_issue_asks_of_it(training: dict) -> None:
+def test_the_bundle_says_what_the_issue_asks_of_it(training: dict[str, Any]) -> None:
     held_out = training["held_out"]
     assert held_out["examples"] >= 2000
     assert 0.90 <= held_out["overall"]["accuracy"] <= 0.985
@@ -269,7 +269,7 @@ def test_the_bundle_says_what_the_issue_asks_of_it(training: dict) -> None:
 
 
 def test_fresh_examples_are_answered_as_well_as_the_card_says(
-    pipeline: Pipeline, training: dict
+    pipeline: Pipeline, training: dict[str, Any]
 ) -> None:
     examples = list(evaluate.held_out(20_261, "test", 30))
     answers = evaluate.answers_to(pipeline, examples, len(examples), "fresh")
@@ -279,7 +279,7 @@ def test_fresh_examples_are_answered_as_well_as_the_card_says(
     assert answers.right.mean() == pytest.approx(stated, abs=room)
 
 
-def test_the_card_is_what_training_json_says(training: dict) -> None:
+def test_the_card_is_what_training_json_says(training: dict[str, Any]) -> None:
     assert (BUNDLE / "CARD.md").read_text() == card.render(training)
 
 

@@ -23,6 +23,7 @@ from server.ops.skew_alert import REPEAT_S, SkewAlert
 from server.replica.integrity_check import IntegrityCheck
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
+from tests.support.patience import patience
 from tests.support.running import channel_to, listener, until
 from tests.support.standin_engine import StandInEngine
 from tests.support.stub_bundles import Unkept
@@ -48,7 +49,7 @@ class Answers:
         self.sent.put(message.looked)
 
     def next(self) -> replica_pb2.Looked:
-        return self.sent.get(timeout=20)
+        return self.sent.get(timeout=patience(20))
 
 
 def test_it_looks_at_once_then_in_turns_and_when_asked(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ async def test_what_a_replica_says_degrades_the_server_and_healing_ends_it(tmp_p
         await until(lambda: engine.snapshot().state == "DEGRADED")
         seen = "READY"  # what watchers are told trails the snapshot by a look
         while seen != "DEGRADED":
-            seen = await asyncio.wait_for(engine.changed(seen), 20)
+            seen = await asyncio.wait_for(engine.changed(seen), patience(20))
         reason = engine.snapshot().reason
         assert reason.startswith("version skew: replica ")  # what changes answers comes first
         assert "pipelines.models.qwen.log_mel.mel was replaced in memory and " in reason
@@ -132,7 +133,7 @@ async def test_verifying_waits_for_every_replica_and_reads_the_disk_once(tmp_pat
     async with running(moved, replicas=2, interval_s=60) as engine:
         assert not engine.snapshot().replicas[0].self_check.verified_at
         began = time.time()
-        await asyncio.wait_for(engine.verify(), 20)
+        await asyncio.wait_for(engine.verify(), patience(20))
         checks = [replica.self_check for replica in engine.snapshot().replicas]
         assert all(check.verified_at >= began for check in checks)
         assert [len(check.changed) for check in checks] == [2, 1]  # one more is found on disk
@@ -149,7 +150,7 @@ async def test_verifying_does_not_wait_for_a_replica_that_dies(tmp_path: Path) -
         await asyncio.sleep(0.2)
         assert not asked.done()
         os.kill(replica.pid, signal.SIGKILL)
-        await asyncio.wait_for(asked, 20)
+        await asyncio.wait_for(asked, patience(20))
 
 
 async def test_skew_is_an_alert_that_gets_worse_and_resolves(tmp_path: Path) -> None:

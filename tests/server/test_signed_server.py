@@ -22,6 +22,7 @@ from proto import observe_pb2 as pb
 from proto.observe_pb2_grpc import ObserveStub
 from server.main import main
 from tests.pipelines.test_signature import keys, sign_bundle
+from tests.support.patience import patience
 from tests.support.running import ROOT, channel_to, program
 from tests.support.tinybundle import reseal
 
@@ -95,7 +96,7 @@ def test_a_bundle_nobody_vouches_for_ends_the_start_with_78(
     command = [sys.executable, "-m", "server.main", "--listen", "127.0.0.1:0", "--no-telemetry"]
     command += ["--data", str(tmp_path), "--bundle", str(tiny_bundle)]
     command += ["--require-signature", str(public)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(120))
     assert ended.returncode == 78
     assert "refused: signature: a signature is required: it is not signed" in ended.stdout
     assert "pipelines sign BUNDLE --key KEY" in ended.stdout
@@ -144,7 +145,7 @@ class Watched:
 
     async def until(self, *names: str, state: int, alert: str, severity: str = "") -> None:
         """Every replica names exactly these, the server says `state`, the skew alert is `alert`."""
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(patience(WITHIN_S)):
             while not (
                 self._moved() == sorted(names)
                 and self.snapshot.state == state

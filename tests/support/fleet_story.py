@@ -134,7 +134,7 @@ def snapshot(who: Character, now_s: float, requests: int) -> observe_pb2.ServerS
     found = observe_pb2.ServerSnapshot(
         server=who.name,
         version="0.1.0",
-        state=who.state,
+        state=observe_pb2.ServerState.Name(who.state),
         reason=who.reason,
         started_unix_ms=int((now_s - 86_400) * 1000),
         stamp=stamp,
@@ -455,7 +455,7 @@ def payload(identity: str) -> bytes:
     example.parts.add(id="note", text="Grinding noise at spindle 3 since the shift change.")
     example.parts.add(id="photo", mime_type="image/png", data=png(identity))
     example.parts.add(id="sound", mime_type="audio/wav", data=wav())
-    return example.SerializeToString()
+    return bytes(example.SerializeToString())
 
 
 def png(identity: str, side: int = 96) -> bytes:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 import numpy as np
@@ -19,7 +20,7 @@ if __name__ == "__main__":
 from proto import observe_pb2, observe_pb2_grpc
 from tests.support import fleet_story as story
 
-Context = grpc.ServicerContext
+Context: TypeAlias = grpc.ServicerContext
 TICK_S = 300  # between drift rows
 
 
@@ -250,6 +251,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         alert = self.alerts.get(request.alert_id)
         if alert is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no alert {request.alert_id}")
+            raise AssertionError("abort raises")
         alert.acknowledged_by = "" if request.undo else request.actor
         alert.acknowledged_note = "" if request.undo else request.note
         alert.history.add(

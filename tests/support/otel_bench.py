@@ -18,6 +18,7 @@ from server.telemetry.otel.items import Call
 from server.telemetry.otel.resources import Served
 from server.telemetry.record import Record
 from server.telemetry.rows import DriftRow
+from tests.support.patience import patience
 from tests.support.stub_replica import STAMP
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,9 +77,10 @@ def one_call(made: Instruments, *records: Record, parent: str = "", status: str 
 
 
 def wait_for(happened: Callable[[], object], within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
+    limit_s = patience(within_s)
+    deadline = time.monotonic() + limit_s
     while not happened():
-        assert time.monotonic() < deadline, f"did not happen within {within_s} s"
+        assert time.monotonic() < deadline, f"did not happen within {limit_s:.0f} s"
         time.sleep(0.01)
 
 
@@ -91,7 +93,7 @@ def scrape(made: Instruments, accept: str = "") -> str:
         "metrics on "
     )
     request = urllib.request.Request(url, headers={"Accept": accept} if accept else {})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=patience(10)) as answer:
         return str(answer.read().decode())
 
 

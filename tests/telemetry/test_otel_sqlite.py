@@ -132,7 +132,9 @@ def test_a_full_queue_is_a_failure_at_once(exporter: Any) -> None:
     full: queue.Queue[Batch] = queue.Queue(1)
     full.put(Batch("", ()))
     made = exporter(full)
-    data = Rendering(Form(), "", time.time_ns).data([]) if exporter is SqliteMetricExporter else []
+    data: Any = (
+        Rendering(Form(), "", time.time_ns).data([]) if exporter is SqliteMetricExporter else []
+    )
     assert made.export(data).name == "FAILURE"
     assert made.force_flush(10) is False
     full.get()

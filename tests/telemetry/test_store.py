@@ -64,13 +64,17 @@ def test_a_reader_cannot_write(desk: Desk, tmp_path: Path) -> None:
     reader.close()
 
 
-def sums_of(folder: Path, now: float) -> tuple[dict[object, ProfileRow], dict[object, QualityRow]]:
+Profiles = dict[tuple[str, str, int], ProfileRow]
+Qualities = dict[tuple[str, int], QualityRow]
+
+
+def sums_of(folder: Path, now: float) -> tuple[Profiles, Qualities]:
     """All stored profiles and quality rows by key, read after a clean start and end."""
     desk = Desk(folder, now)
     desk.writer.flush()
     rows = list(desk.reader.history(Span(0, now + 1e6), ["profile"]))
     profiles = {(r.feature, r.slice, r.hour_unix_s): r for r in rows if isinstance(r, ProfileRow)}
-    quality = {}
+    quality: Qualities = {}
     for stamp, at, name, sums in desk.writer.store.sums.qualities(0, now + 1e6):
         live = desk.writer.lives[stamp]
         quality[name, at] = quality_row(live, name, at, unpacked(sums, live.stick))
