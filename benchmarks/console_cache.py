@@ -44,9 +44,10 @@ def bucket(at: float, mix: str, rng: np.random.Generator, width_s: int = 10) -> 
     counts[26:36] = rng.poisson(20, 10)
     total = float(counts.sum() * 35)
     return LatencyRow(
-        bucket_unix_ms=int(at * 1000), width_s=width_s, stamp=STAMP, mix=mix,
-        requests=int(counts.sum()), counts=tuple(int(c) for c in counts), forward_ms=total * 0.7,
-        queue_ms=total * 0.2, total_ms=total,
+        bucket_unix_ms=int(at * 1000), width_s=width_s, stamp=STAMP, mix=mix, replica=0,
+        requests=int(counts.sum()), errors=0, counts=tuple(int(c) for c in counts),
+        queue_ms=total * 0.2, decode_ms=0.0, preprocess_ms=0.0, forward_ms=total * 0.7,
+        post_ms=0.0, total_ms=total, batch_rows=0,
     )  # fmt: skip
 
 

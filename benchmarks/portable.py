@@ -364,7 +364,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     if arguments.child is None:
         return run(arguments)
-    np.savez(arguments.child, **answers(arguments.requests, arguments.threads, arguments.how))
+    found: dict[str, Any] = {**answers(arguments.requests, arguments.threads, arguments.how)}
+    np.savez(arguments.child, **found)
     return 0
 
 

@@ -254,7 +254,7 @@ async def files_of_one_request() -> set[str]:
     try:
         await until(lambda: pool.serving)
         async with listener(engine) as address, channel_to(address) as channel:
-            stub = inference_pb2_grpc.InferenceStub(channel)  # type: ignore[no-untyped-call]
+            stub = inference_pb2_grpc.InferenceStub(channel)
             parts = [inference_pb2.Part(text="knocking at the drive")]
             request = inference_pb2.PredictRequest(examples=[inference_pb2.Example(parts=parts)])
             sys.setprofile(note)

@@ -70,7 +70,7 @@ def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
         TableColumn("label", label, 132),
         *(TableColumn(spec.head, output(spec), 56, right=True) for spec in OUTPUTS if spec.head),
         TableColumn("total", total, 68, right=True, spare=1),
-        TableColumn("mix", lambda e: _text(e[1], mix_text(e[1].mix), "dim"), 92, spare=4),
+        TableColumn("mix", lambda e: _text(e[1], short_mix(e[1].mix), "dim"), 92, spare=4),
         TableColumn("stamp", lambda e: _text(e[1], e[1].stamp[:8], "dim"), 74, spare=5),
         TableColumn("kept", kept, 40, spare=3, tip="text, picture and sound are kept"),
         TableColumn("slices", slices, 0),

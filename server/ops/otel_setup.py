@@ -74,7 +74,7 @@ class OtelSetup:
     def messages(self) -> list[str]:
         """What was chosen, and why."""
         kept = [f"traces, events and metrics are kept in {self._file.path}"] if self._file else []
-        return [*(self.instruments.said if self.instruments is not None else ()), *kept]
+        return [*(self.instruments.messages if self.instruments is not None else ()), *kept]
 
     def recorder(self, recorder: RecordSink) -> RecordSink:
         """The same recorder, with OpenTelemetry told first."""

@@ -54,7 +54,7 @@ def bucket(at_s: float, ms: float = 30.0, requests: int = 10, **more: object) ->
         "requests": requests, "counts": tuple(counts), "forward_ms": ms * requests,
         "total_ms": ms * requests,
     }  # fmt: skip
-    return blank(LatencyRow, **{**values, **more})  # type: ignore[arg-type]
+    return blank(LatencyRow, **{**values, **more})
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_write_that_fails_is_taken_back_and_the_next_one_goes_on(db: sqlite3.C
 
 
 def test_row_received_twice_changes_nothing(db: sqlite3.Connection) -> None:
-    found = [
+    found: list[FeedRow] = [
         bucket(T0),
         blank(ProfileRow, "s", "f", "", 3600, 5, counts=(2, 3)),
         blank(AlertRow, id="x"),
@@ -265,7 +265,7 @@ def feature(**more: object) -> FeatureRow:
         "name": "audio.snr_db", "kind": "numeric", "stamp": "s", "edges": edges,
         "reference_counts": (100,) * 32,
     }  # fmt: skip
-    return blank(FeatureRow, **{**values, **more})  # type: ignore[arg-type]
+    return blank(FeatureRow, **{**values, **more})
 
 
 def profile(counts: tuple[int, ...], place: str = "", hour: int = 0) -> ProfileRow:

@@ -39,13 +39,13 @@ def parsed(line: str) -> dict[str, object]:
         found = arguments.parser().parse_args(text)
         arguments.view_of(found)
         parse_filter(found.filter)
-        return vars(found)
+        return dict(vars(found))
     assert name == "server" and text[0] in COMMANDS, line
     command = importlib.import_module(f"server.commands.{text[0].replace('-', '_')}")
     found = command.parser().parse_args(text[1:])
     if "filter" in found:
         filter_sql.where(parse_filter(found.filter))
-    return vars(found)
+    return dict(vars(found))
 
 
 @pytest.mark.parametrize("reach", [PLAIN, SECURE, SYSTEM_CA])

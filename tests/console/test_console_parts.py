@@ -138,7 +138,7 @@ def test_notice_is_given_once_for_an_alert_that_begins() -> None:
 
     def alert(identity: str, opened_s: float, **more: object) -> AlertLine:
         values = {"id": identity, "severity": "critical", "state": "firing", **more}
-        row = blank(AlertRow, **values)  # type: ignore[arg-type]
+        row = blank(AlertRow, **values)
         return AlertLine(row, "a:1", "gpu-01", opened_s, 0.0, 0.0)
 
     alerts = (

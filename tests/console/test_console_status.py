@@ -108,7 +108,7 @@ def drift_line(level: str, excess: float = 0.3) -> DriftLine:
 
 def alert(kind: str = "value", severity: str = "critical", **more: object) -> AlertLine:
     values = {"id": "a", "kind": kind, "severity": severity, "state": "firing", "summary": "x"}
-    row = blank(AlertRow, **{**values, **more})  # type: ignore[arg-type]
+    row = blank(AlertRow, **{**values, **more})
     return AlertLine(row, "h:1", "gpu-01", NOW - 90, 0.0, 0.0)
 
 

@@ -227,7 +227,7 @@ async def test_it_is_gone_when_its_caller_is(tmp_path: Path) -> None:
             await site.rehearse(Wanted(1))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert site.engine.onlooker is None
+        assert site.engine.observer is None
         await until(lambda: not candidate.waiting and not candidate.in_flight)
         answered = sum(replica.answered for replica in candidate.statuses())
         await asyncio.sleep(0.2)

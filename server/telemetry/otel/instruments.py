@@ -52,7 +52,7 @@ class Instruments:
         sink: Sink | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.said: list[str] = []  # what was chosen, and why
+        self.messages: list[str] = []  # what was chosen, and why
         self._wall = wall
         self._version = about.get("service.version", "")
         self._state: Sequence[Reading] = ()
@@ -79,11 +79,11 @@ class Instruments:
 
         self._exports = exports_of(plan, sink, self.collect, self._version)
         if plan.otlp:
-            self.said.append(f"OTLP: {', '.join(sorted(plan.otlp))} ({plan.reason})")
+            self.messages.append(f"OTLP: {', '.join(sorted(plan.otlp))} ({plan.reason})")
         if self._exports.spans:
             sampler, why = sampler_of(plan.trace_share)
             self._traces = Traces(sampler, self._exports.spans, self._version)
-            self.said.append(f"traces: {why}")
+            self.messages.append(f"traces: {why}")
         if self._exports.events:
             self._logs = Logs(self._exports.events, self._version)
 
@@ -95,7 +95,7 @@ class Instruments:
         except ExportRefused:
             self.close(0.0)
             raise
-        self.said.append(f"metrics on http://{self._scrape.address}/metrics")
+        self.messages.append(f"metrics on http://{self._scrape.address}/metrics")
 
     def _opened(self, about: Mapping[str, str]) -> tuple[Any, Any]:
         if self._exports is None:
