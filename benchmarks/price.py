@@ -28,7 +28,7 @@ from benchmarks.payloads import MIXES, example
 from benchmarks.serve import ROOT
 from server.ops.otel_interceptor import CALL, OtelRecorder
 from server.record_of import record_of
-from server.request.ids import prediction_id
+from server.request.validation import prediction_id
 from server.telemetry.otel.configuration import plan_of
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.record import FeatureSpec

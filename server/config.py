@@ -1,6 +1,6 @@
 """Every setting of the server with its default, written once; main.py makes a flag of each.
 
-0 means "choose for me" where a comment says auto, and "no limit" nowhere: everything is bounded.
+0 means "automatic" where a comment says auto. It never means "no limit": everything is bounded.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class ServerConfig:
     bundle: Path = CHOOSE
     data: Path = Path("trefoil-data")
     listen: str = "127.0.0.1:8433"
-    name: str = ""  # for people; "" = host name
+    name: str = ""  # shown to people; "" = host name
     allow_dirty: bool = False
-    require_signature: Path | None = None  # public keys, one of which must have signed the bundle
-    verify: bool = False  # hash at this start what was remembered of earlier ones too
+    require_signature: Path | None = None  # public keys; one of them must have signed
+    verify: bool = False  # hash all files at this start, remembered digests too
 
     # The pool.
     warm_pool: int = 1
@@ -40,28 +40,28 @@ class ServerConfig:
     queue_bytes: int = 256 * MIB
     ahead_bytes: int = 64 * MIB  # payload sent to one replica and not yet answered
     patience_s: float = 5.0  # a row without a deadline is ordered as if due after this
-    default_deadline_s: float = 60.0  # of a row whose caller set none; 0: none
+    default_deadline_s: float = 60.0  # of a row without a deadline; 0: none
 
     # Faults and repairs.
     quarantine_s: float = 600.0
     restart_first_s: float = 0.5  # wait before the second start in a row; doubles
     restart_longest_s: float = 30.0
-    stable_s: float = 60.0  # a replica that lived this long has not crashed "in a row"
+    stable_s: float = 60.0  # a replica that lived this long ends a series of crashes
     load_timeout_s: float = 900.0
-    stall_s: float = 30.0  # work in a replica and no sign of progress: it is killed
+    stall_s: float = 30.0  # a replica with work and no progress for this long is killed
     drain_s: float = 20.0
-    standby_s: float = 600.0  # the pool served before is kept warm so long, if memory allows
-    keep_bundles: int = 5  # of those neither served nor loaded, the newest so many stay on disk
+    standby_s: float = 600.0  # how long the previous pool is kept warm, if memory allows
+    keep_bundles: int = 5  # unused bundles kept on disk, the newest first
 
     # Readiness.
     probe_interval_s: float = 30.0
     probe_runs: int = 3  # passes over a mix's golden inputs; the median is compared
     slow_after: int = 2  # slow probes in a row
-    fast_again: float = 0.8  # share of the bundle's limit that ends "slow"
+    fast_again: float = 0.8  # share of the bundle's limit; below it a replica is no longer slow
     queue_nearly_full: float = 0.9  # share of queue_rows: degraded above
-    skew_interval_s: float = 60.0  # between a replica's looks at what it loaded
+    skew_interval_s: float = 60.0  # between a replica's integrity checks
 
-    # Size limits at the door.
+    # Size limits of a request.
     max_message_bytes: int = 16 * MIB
     max_examples: int = 64
     max_parts: int = 32
@@ -71,7 +71,7 @@ class ServerConfig:
     max_slices: int = 16
     max_new_tokens: int = 256
     upload_bytes: int = 64 * MIB
-    upload_peer_bytes: int = 128 * MIB  # what one host may hold at once
+    upload_peer_bytes: int = 128 * MIB  # of one host at a time
     upload_total_bytes: int = 512 * MIB
     upload_ttl_s: float = 120.0
     max_streams: int = 1024  # concurrent calls on one connection
@@ -85,15 +85,15 @@ class ServerConfig:
 
     # Telemetry.
     telemetry: bool = True
-    keep_days: float = 7.0  # predictions and payloads; what is counted of them stays longer
+    keep_days: float = 7.0  # predictions and payloads; counts stay longer
     max_telemetry_bytes: int = 4 << 30
-    tick_s: float = 300.0  # between looks at drift
-    baseline: str = "bundle"  # what drift is measured against
-    on_alert: str = ""  # a command line, run for every page
+    tick_s: float = 300.0  # between evaluations of drift
+    baseline: str = "bundle"  # reference of drift
+    on_alert: str = ""  # a command line, run for every alert
     slo_ms: float = 0.0
-    sample_share: float = 0.05  # payloads kept
+    sample_share: float = 0.05  # share of the payloads that is stored
     prometheus: str = ""  # HOST:PORT of a scrape endpoint
-    trace_share: float = 0.05  # of the calls whose caller did not decide
+    trace_share: float = 0.05  # of the calls without a sampling decision
     otel_file: Path | None = None  # spans, events and metric points in SQLite
     simulated_time: tuple[float, float] | None = None  # unix seconds at start, speed
     environment: str = ""

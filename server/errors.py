@@ -4,7 +4,7 @@ ServerError
 ├── PoolRefused   the pool cannot serve: `check` is memory, device, start, or a bundle check
 └── DeployRefused a bundle is not put into service: `check` is load, probe, speed, activate, ...
 
-A row's own trouble is a Fault, never an exception; request/status.py turns its code into a status.
+A row's own error is a Fault, never an exception; request/status.py maps its code to a status.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ class ServerError(Exception):
     pass
 
 
-class PoolRefused(ServerError):
+class _CheckFailed(ServerError):
+    """`check` names what refused, `message` holds the evidence."""
+
+    def __init__(self, check: str, message: str) -> None:
+        super().__init__(f"{check}: {message}")
+        self.check = check
+        self.message = message
+
+
+class PoolRefused(_CheckFailed):
     """`check` as in pipelines.errors.BundleRefused, or "memory", "device", "start"."""
 
-    def __init__(self, check: str, message: str) -> None:
-        super().__init__(f"{check}: {message}")
-        self.check = check
-        self.message = message
 
-
-class DeployRefused(ServerError):
-    """What served before goes on serving; `message` holds the evidence."""
-
-    def __init__(self, check: str, message: str) -> None:
-        super().__init__(f"{check}: {message}")
-        self.check = check
-        self.message = message
+class DeployRefused(_CheckFailed):
+    """The bundle is not put into service; the one that served goes on serving."""
 
 
 def queue_full(rows: int, retry_after_s: float) -> Fault:

@@ -72,7 +72,7 @@ def give_way(pid: int, yielding: bool) -> tuple[bool, str]:
 
 
 def available_bytes(root: Path = Path("/")) -> tuple[int, str]:
-    """(bytes that can still be used, what says so): the kernel's estimate or the control group."""
+    """(bytes that can still be used, the source): the kernel's estimate or the control group."""
     meminfo = (root / "proc/meminfo").read_text().splitlines()
     line = next(line for line in meminfo if line.startswith("MemAvailable:"))
     free, reason = int(line.split()[1]) * 1024, "available on this host"

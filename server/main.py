@@ -1,4 +1,4 @@
-"""The `server` command: without a subcommand it serves; with one it talks to a server."""
+"""The `server` command: without a subcommand it serves; with one it calls a server."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from server.commands.flag_values import add_flags, config_of
 from server.errors import ServerError
 
-# Imported only when asked for: serving needs no progress bar, asking needs no pool.
+# Imported only when used: serving needs no progress bar, a client command needs no pool.
 COMMANDS = {
     "predict": "send one request, or a small load of it",
-    "status": "show what a server says of itself",
+    "status": "show the state of a server",
     "probe": "exit 0 when a server is ready, else 1 with the reason",
-    "feedback": "tell what turned out to be true of a prediction",
-    "replay": "answer a kept payload again and show what differs",
-    "slices": "say where the model does worst",
+    "feedback": "send the true outcome of a prediction",
+    "replay": "answer a stored payload again and show what differs",
+    "slices": "find the slices of traffic where the model does worst",
     "export": "write stored predictions as JSON lines or Parquet",
-    "load": "prove a bundle beside the one that is served",
-    "rehearse": "replay kept payloads through a bundle and judge it",
-    "activate": "serve a loaded bundle from now on",
-    "rollback": "serve the bundle before again",
-    "bundles": "list what the store holds and what each bundle is there for",
-    "drain": "let a server finish what it accepted, then exit",
+    "load": "load and check a bundle beside the active one",
+    "rehearse": "replay stored payloads through a bundle and judge it",
+    "activate": "switch to a loaded bundle",
+    "rollback": "switch back to the previous bundle",
+    "bundles": "list the stored bundles and the role of each",
+    "drain": "let a server finish accepted work, then exit",
     "token": "make a bearer token for a person or a program",
     "init-tls": "make a private CA and certificates for a first installation",
 }
@@ -38,11 +38,11 @@ def parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  server {name:8} {what}" for name, what in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="server",
-        usage="server [FLAGS]            serve until told to stop\n"
-        "       server COMMAND [FLAGS]    talk to a server, or prepare one",
+        usage="server [FLAGS]            serve until stopped\n"
+        "       server COMMAND [FLAGS]    call a server, or prepare one",
         description="Serve a bundle: text, image and audio in, one answer out, from a warm pool.",
         epilog=f"commands, each with its own --help:\n{listed}\n\n"
-        "exit codes: 0 ended as told, 2 wrong usage or address, 78 bundle or pool refused",
+        "exit codes: 0 stopped normally, 2 wrong usage or address, 78 bundle or pool refused",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_flags(parser)
@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"server.commands.{arguments[0].replace('-', '_')}")
         try:
             code = int(command.run(arguments[1:]))
-            sys.stdout.flush()  # here, where a reader who has gone away is no error
+            sys.stdout.flush()  # here, where a closed pipe is handled
             return code
         except BrokenPipeError:
-            # Whoever read has seen enough. Python would flush again at exit, and complain.
+            # The reader has closed the pipe. Python would flush again at exit, and print an error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return OK
         except KeyboardInterrupt:

@@ -145,7 +145,7 @@ class NullTelemetry:
         raise self._refusal()
 
     def _refusal(self) -> TelemetryOff:
-        return TelemetryOff(f"this server keeps nothing: telemetry is {self._state}")
+        return TelemetryOff(f"this server stores nothing: telemetry is {self._state}")
 
 
 def telemetry_of(

@@ -1,4 +1,4 @@
-"""What travels inside the front: plain frozen data between rpc, engine, scheduler and pool."""
+"""What travels inside the front: plain frozen data between api, engine, routing and pool."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from server.telemetry.outputs import Outputs
 from server.telemetry.record import FeatureSpec
 
-NO_FEATURES: Mapping[str, float] = {}
+NO_REPLICA = -1  # in an Outcome of a row that no replica had
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +18,18 @@ class Work:
     id: str  # prediction id
     example: bytes  # serialized trefoil.v1.Example, uploads inlined
     task: str  # classify | embed | generate
-    labels: tuple[str, ...]
-    want_embedding: bool
-    max_new_tokens: int
-    priority: int  # 0 high, 1 normal, 2 low
-    deadline: float | None
-    session: str
-    expected_stamps: frozenset[str]
-    cost: int  # estimated tokens, from sizes alone
-    client: str
-    slices: Mapping[str, str]
-    keep_payload: bool
-    mix: str  # e.g. audio+image+text
+    mix: str = ""  # e.g. audio+image+text
+    cost: int = 0  # estimated tokens, from sizes alone
+    slices: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    want_embedding: bool = False
+    max_new_tokens: int = 0
+    priority: int = 1  # 0 high, 1 normal, 2 low
+    deadline: float | None = None
+    session: str = ""
+    expected_stamps: frozenset[str] = frozenset()
+    client: str = ""
+    keep_payload: bool = False
     trace_parent: str = ""
     request: str = ""  # the request it came with, where that has a name
 
@@ -108,7 +108,7 @@ class GenerationEnd:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a pool serves, as its replicas said in their Hello; the same for all of them."""
+    """What a pool serves, from the Hello of its replicas; the same for all of them."""
 
     stamp: str
     stamp_name: str
@@ -139,7 +139,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class SelfCheck:
-    """A replica against what it loaded, as it said last. Times are unix seconds, 0: never."""
+    """A replica against what it loaded, as last reported. Times are unix seconds, 0: never."""
 
     changed: tuple[Changed, ...] = ()
     at: float = 0.0

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from server.request.caller import caller_of
 from server.request.lazy_parse import message_of
 from server.request.responses import stamp_message
 from server.request.status import Refused, bad_input
-from server.routing.progress import Step
+from server.routing.progress import Step, Work, streamed
 from server.types import Fault
 
 PROGRESS_S = 0.2
@@ -45,15 +46,15 @@ class Admin:
         _asked_by(context)
         request = message_of(pb.LoadRequest, data)
         if request.swap not in ("", *SWAPS):
-            message = f"{request.swap!r} is not offered; {' and '.join(SWAPS)} are"
+            message = f"{request.swap!r} is not a swap; give {' or '.join(SWAPS)}"
             raise Refused(bad_input("swap", "UNKNOWN_SWAP", message))
         deployment = self._deployment()
         if request.rollback:
-            loading = deployment.roll_back_cold(request.reason, request.swap)
+            load: Work[Step] = partial(deployment.roll_back_cold, request.reason, request.swap)
         else:
-            loading = deployment.load(Path(request.path), request.swap, request.activate)
+            load = partial(deployment.load, Path(request.path), request.swap, request.activate)
         try:
-            async with aclosing(loading) as steps:
+            async with aclosing(streamed(load)) as steps:
                 async for step in steps:
                     yield _progress(step)
         except DeployRefused as refusal:
@@ -64,9 +65,15 @@ class Admin:
         request = message_of(pb.ActivateRequest, data)
         share, minutes = request.canary_share, request.canary_minutes or CANARY_MINUTES
         if not 0 <= share < 1:
-            raise Refused(bad_input("canary_share", "NOT_A_SHARE", f"{share} is not below 1"))
+            raise Refused(bad_input("canary_share", "NOT_A_SHARE", f"{share} is not in [0, 1)"))
         if not 0 < minutes < float("inf"):
-            raise Refused(bad_input("canary_minutes", "NOT_A_TIME", f"{minutes} is no time"))
+            raise Refused(
+                bad_input(
+                    "canary_minutes",
+                    "NOT_A_TIME",
+                    f"{minutes} minutes: give a finite number above 0",
+                )
+            )
         deployment = self._deployment()
         try:
             if share:
@@ -102,8 +109,8 @@ class Admin:
         self._deployment()
         assert self.rehearsal_service is not None  # there is a deployment
         try:
-            rehearsal = self.rehearsal_service.rehearse(request.stamp, request.path, wanted)
-            async with aclosing(rehearsal) as events:
+            rehearse = partial(self.rehearsal_service.rehearse, request.stamp, request.path, wanted)
+            async with aclosing(streamed(rehearse)) as events:
                 async for event in events:
                     yield event_of(event)
         except DeployRefused as refusal:
@@ -118,7 +125,7 @@ class Admin:
     async def Drain(self, data: bytes, _context: Any) -> AsyncIterator[pb.Progress]:
         request = message_of(pb.DrainRequest, data)
         draining = asyncio.create_task(self.engine.drain(request.grace_s or self.grace_s))
-        # The drain goes on when whoever asked for it goes away.
+        # The drain goes on when its caller disconnects.
         if request.exit:
             draining.add_done_callback(lambda _: self.leave())
         waiting = most = self._left()
@@ -129,7 +136,7 @@ class Admin:
             await asyncio.wait([draining], timeout=PROGRESS_S)
             waiting = self._left()
         await draining
-        yield self._progress("drained", 1.0, "exiting" if request.exit else "serving nothing")
+        yield self._progress("drained", 1.0, "exiting" if request.exit else "not exiting")
 
     def _left(self) -> int:
         now = self.engine.snapshot()

@@ -1,4 +1,4 @@
-"""What turned out to be true, from messages to telemetry's items and back.
+"""Feedback from messages to telemetry's items, and its results back.
 
 One bad item never fails the others: it is answered `refused` with its field and the reason.
 """
@@ -15,7 +15,7 @@ from server.request.status import Refused, bad_input
 from server.telemetry.stamps.feedback import REFUSED, FeedbackItem, FeedbackResult
 
 MOST_ITEMS = 1000
-EARLIEST_MS = 946_684_800_000  # the year 2000: what is before is no time but a mistake
+EARLIEST_MS = 946_684_800_000  # the year 2000: an earlier time is a mistake
 
 
 def items_of(data: bytes) -> list[FeedbackItem | FeedbackResult]:
@@ -51,8 +51,8 @@ def _item(raw: bytes) -> FeedbackItem | FeedbackResult:
 
 
 def _mistimed(item: FeedbackItem, observed_ms: int) -> FeedbackResult | None:
-    """Seconds for milliseconds are an honest mistake, and would say "decades ago". (All else that
-    can be wrong with an item telemetry knows better.)"""
+    """Seconds instead of milliseconds are an honest mistake and would give a date decades ago.
+    (Telemetry checks everything else.)"""
     if observed_ms == 0 or observed_ms >= EARLIEST_MS:
         return None
     text = f"{observed_ms} is before the year 2000: unix milliseconds are wanted, or 0 for now"

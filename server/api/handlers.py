@@ -1,5 +1,5 @@
-"""Where calls come in: registers every method of a service with its bytes unread, and turns a
-Refused into a status with details and the serving stamp. Knows no service by name."""
+"""The handlers of every method: request bytes go in unparsed, and a Refused becomes a status with
+details and the serving stamp. Knows no service by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.types import Facts, Fault
 Facts_ = Callable[[], Facts | None]
 Handler = Callable[..., Awaitable[Any]]
 
-# A refusal of a full server that names no time of its own.
+# For a refusal by a full server that names no time of its own.
 RETRY_AFTER_S = 0.2
 
 
@@ -35,7 +35,7 @@ class Handlers:
         """Generic handlers for a service descriptor; `servant` has a method for each it offers.
 
         A servant's method takes the request's bytes (not when the client streams) and the context.
-        What it does not offer is answered UNIMPLEMENTED by gRPC itself.
+        gRPC itself answers UNIMPLEMENTED for a method it lacks.
         """
         offered = {
             method.name: self._handler(method, getattr(servant, method.name))
@@ -97,7 +97,7 @@ class Handlers:
         await context.abort(status_of(first), spoken(first), trailing_metadata=details)
 
     async def hold(self, fault: Fault, context: Any) -> None:
-        """Keep a refusal for a full server back from a caller who hurries."""
+        """Delay the refusal by a full server for a caller that retries too early."""
         if fault.code == "RESOURCE_EXHAUSTED":
             wait_s = fault.retry_after_s or RETRY_AFTER_S
             await self.retry_penalty.refuse(context.peer(), wait_s, context.time_remaining())

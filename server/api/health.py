@@ -1,5 +1,5 @@
-"""grpc.health.v1 for orchestrators. A check never runs inference: it reads what the probes of the
-replicas found last.
+"""grpc.health.v1 for orchestrators. A check never runs inference: it reads the latest result of the
+replicas' probes.
 
 `trefoil.live`: the event loop turns. `trefoil.startup`: the start is over. `trefoil.ready` and "":
 answers are right and fast enough for traffic.

@@ -4,6 +4,7 @@ that is the engine's."""
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -15,7 +16,7 @@ import grpc
 from proto import inference_pb2 as pb
 from server.api.feedback_messages import in_order, items_of, response_of
 from server.api.handlers import Handlers
-from server.api.request_rows import Rows, in_wire_names
+from server.api.model_statistics import ModelStatistics
 from server.api.snapshot_messages import ServerIdentity
 from server.api.stream import answer_stream
 from server.engine import Engine
@@ -37,16 +38,69 @@ from server.request.validation import ParsedRequest, Validator
 from server.request.worker_threads import WorkerThreads
 from server.telemetry.stamps.feedback import FeedbackItem
 from server.telemetry_port import TelemetryPort
-from server.types import Fault, Outcome, Token
+from server.types import NO_REPLICA, Fault, Outcome, Timing, Token, Work
 
 TASKS = ("classify", "embed", "generate")
+PART_FIELD = re.compile(r"parts\[(?P<index>\d+)\]\.(?P<name>mime|data)")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRows:
+    """The rows of one request, answered side by side: both wire forms share it."""
+
+    engine: Engine
+    validator: Validator
+    statistics: ModelStatistics
+
+    async def answer(self, call: ParsedRequest) -> list[Outcome]:
+        """One outcome a row, in order. A row at fault never disturbs another."""
+        fields = [f"examples[{index}]" for index in range(len(call.rows))]
+        if len(call.rows) == 1:  # the common case needs no task
+            return [await self._one(call, call.rows[0], fields[0])]
+        rows = zip(call.rows, fields, strict=True)
+        return await asyncio.gather(*(self._one(call, row, field) for row, field in rows))
+
+    def work(self, call: ParsedRequest, row: bytes, field: str) -> Work:
+        """Raises Refused, counted, when the row's bytes alone tell that it cannot be served."""
+        try:
+            return self.validator.work(row, field, call.terms)
+        except Refused:
+            self.statistics.invalid_rows += 1
+            raise
+
+    async def _one(self, call: ParsedRequest, row: bytes, field: str) -> Outcome:
+        try:
+            work = self.work(call, row, field)
+        except Refused as refusal:
+            facts = self.engine.facts
+            stamp = facts.stamp if facts else ""
+            return Outcome("", None, refusal.faults[0], Timing(), 0, stamp, NO_REPLICA)
+        outcome = await self.engine.predict(work)
+        self.statistics.add(outcome)
+        return placed(in_wire_names(outcome, work), field)
+
+
+def in_wire_names(outcome: Outcome, work: Work) -> Outcome:
+    """The pipeline calls a part's content `data` and its type `mime`, whatever the message did."""
+    fault = outcome.fault
+    found = PART_FIELD.fullmatch(fault.field) if fault else None
+    if fault is None or found is None:
+        return outcome
+    name = found["name"]
+    if name == "mime":
+        name = "mime_type"
+    elif name == "data":
+        part = pb.Example.FromString(work.example).parts[int(found["index"])]
+        name = part.WhichOneof("source") or name
+    named = replace(fault, field=f"parts[{found['index']}].{name}")
+    return replace(outcome, fault=named)
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
     engine: Engine
     validator: Validator
-    rows: Rows
+    rows: RequestRows
     uploads: UploadStore
     handlers: Handlers
     identity: ServerIdentity

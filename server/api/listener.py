@@ -23,11 +23,10 @@ from server.api import open_inference_messages
 from server.api.admin import Admin
 from server.api.handlers import Handlers
 from server.api.health import HealthService
-from server.api.inference import Inference
+from server.api.inference import Inference, RequestRows
 from server.api.model_statistics import ModelStatistics
 from server.api.observe import Observe
 from server.api.open_inference import OpenInference
-from server.api.request_rows import Rows
 from server.api.retry_penalty import RetryPenalty
 from server.api.snapshot_messages import ServerIdentity, Snapshots
 from server.config import ServerConfig
@@ -35,9 +34,8 @@ from server.deploy.deployment import Deployment
 from server.engine import Engine
 from server.errors import ServerError
 from server.rehearsal.service import RehearsalService
-from server.request.ids import prediction_id
 from server.request.uploads import UploadLimits, UploadStore
-from server.request.validation import Validator
+from server.request.validation import Validator, prediction_id
 from server.telemetry_port import NullTelemetry, TelemetryPort
 
 # Above what any client of ours sends; metadata is held before a call can be refused.
@@ -115,7 +113,7 @@ class Listener:
             facts=lambda: engine.facts,
         )
         statistics = ModelStatistics()
-        rows = Rows(engine, validator, statistics)
+        rows = RequestRows(engine, validator, statistics)
         telemetry = self.telemetry
         inference = Inference(engine, validator, rows, uploads, handlers, self.identity, telemetry)
         snapshots = Snapshots(engine, self.identity, statistics, telemetry)
@@ -168,7 +166,7 @@ def _check_free(listen: str) -> None:
     except OSError as error:
         raise _taken(listen, error.strerror or str(error)) from None
     faults = [fault for family, _, _, _, address in found if (fault := _fault(family, address))]
-    # IPv6 may be switched off; what nobody can have is no loss while there is another.
+    # IPv6 may be switched off: an address that cannot be bound is ignored while another can.
     if len(faults) == len(found) or any(f.errno == errno.EADDRINUSE for f in faults):
         raise _taken(listen, faults[0].strerror or str(faults[0]))
 

@@ -1,4 +1,4 @@
-"""trefoil.v1.Observe: what the console and `server status` watch, search and answer.
+"""trefoil.v1.Observe: what the console and `server status` watch, search and acknowledge.
 
 A watcher is a cursor, nothing more: each turn it gets the state of the server and what changed
 since. Telemetry keeps the latest row of every key, so a watcher that reads slowly gets fewer and
@@ -37,8 +37,8 @@ from server.telemetry.store.worst_slices import Search
 from server.telemetry_port import TelemetryPort
 
 DEFAULT_INTERVAL_S = 1.0
-# A snapshot is the largest of all messages (it names every part of the stamp) and mostly the same:
-# a watcher that asks for no interval of its own gets it anew when it says something new, or after:
+# A snapshot is the largest message (it names every part of the stamp) and rarely changes: a watcher
+# that sets no interval gets it again when something important changed, or after this time.
 STEADY_S = 5.0
 SHORTEST_INTERVAL_S = 0.1  # a watcher cannot make the server do nothing but report
 LONGEST_INTERVAL_S = 60.0
@@ -84,7 +84,7 @@ class Observe:
             state = await self._changed(state, interval_s)
 
     async def _since(self, cursor: int) -> Batch:
-        """What is true now may be many thousand rows; what changed a moment ago is few."""
+        """From cursor 0 many thousand rows, read on a worker thread; later only a few."""
         if cursor:
             return self.telemetry.changes(cursor)
         return await self._reading.run(lambda: self.telemetry.changes(0))
@@ -180,7 +180,7 @@ class Observe:
             seconds=time.perf_counter() - began,
         )
 
-    # ---- what people say ---------------------------------------------------------------------
+    # ---- actions of people -------------------------------------------------------------------
 
     async def Acknowledge(self, data: bytes, context: Any) -> pb.AlertAction:
         request = message_of(pb.AcknowledgeRequest, data)
@@ -201,7 +201,7 @@ class Observe:
 
 
 def news(snapshot: pb.ServerSnapshot) -> tuple[object, ...]:
-    """What of a snapshot nobody should learn late."""
+    """The part of a snapshot whose changes a watcher gets at once."""
     return (
         snapshot.state,
         snapshot.reason,

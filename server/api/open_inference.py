@@ -13,9 +13,9 @@ from proto import inference_pb2 as pb
 from server.api import open_inference_messages as oip
 from server.api.handlers import Handlers
 from server.api.health import TAKES_TRAFFIC
+from server.api.inference import RequestRows
 from server.api.open_inference_model import OUTPUTS, model_config, model_metadata, model_statistics
 from server.api.open_inference_tensors import bytes_tensor, classification, examples_of, labels_of
-from server.api.request_rows import Rows
 from server.api.stream import answer_stream
 from server.config import ServerConfig
 from server.request.caller import Caller, caller_of
@@ -43,7 +43,7 @@ PRIORITIES = {0: pb.NORMAL, 1: pb.HIGH, 2: pb.NORMAL}  # Triton: 0 the default, 
 class OpenInference:
     config: ServerConfig
     validator: Validator
-    rows: Rows
+    rows: RequestRows
     handlers: Handlers
     version: str
 

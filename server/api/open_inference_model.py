@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol says of the model: its tensors, configuration, statistics."""
+"""The model in terms of the Open Inference Protocol: tensors, configuration, statistics."""
 
 from __future__ import annotations
 

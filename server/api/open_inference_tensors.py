@@ -142,7 +142,7 @@ def _add_part(example: pb.Example, tensor: Any, element: bytes, field: str) -> N
         part.text = text_of(element, field)
         return
     part.data = element
-    # Others put words such as "np" or "str" here; only a MIME type says something of the content.
+    # Some clients put "np" or "str" here; only a MIME type describes the content.
     mime = tensor.parameters["content_type"].string_param if tensor.parameters else ""
     if "/" in mime:
         part.mime_type = mime

@@ -7,7 +7,7 @@ import math
 from proto import admin_pb2 as pb
 from proto import inference_pb2
 from server.rehearsal.comparison import numbers
-from server.rehearsal.rehearsal import Stage, Wanted
+from server.rehearsal.rehearsal import Wanted
 from server.rehearsal.report import RehearsalReport
 from server.request.status import Refused, bad_input
 from server.routing.progress import Step
@@ -22,12 +22,12 @@ USUAL_S = 60.0
 def wanted_of(request: pb.RehearseRequest) -> Wanted:
     """Raises Refused."""
     if bool(request.stamp) == bool(request.path):
-        raise Refused(bad_input("stamp", "WHAT", "exactly one of stamp and path says what"))
+        raise Refused(bad_input("stamp", "WHAT", "give exactly one of stamp and path"))
     if request.payloads > MOST_PAYLOADS:
         message = f"{request.payloads} payloads; at most {MOST_PAYLOADS} are replayed"
         raise Refused(bad_input("payloads", "TOO_MANY", message))
     if not 0 <= request.shadow_share <= 1:
-        message = f"{request.shadow_share:g} is no share of live traffic: 0 to 1 is"
+        message = f"{request.shadow_share:g} is not a share of live traffic: give 0 to 1"
         raise Refused(bad_input("shadow_share", "NO_SHARE", message))
     if not 0 <= request.seconds <= MOST_S:
         message = f"{request.seconds:g} s; live traffic is shadowed for {MOST_S:g} s at most"
@@ -37,11 +37,11 @@ def wanted_of(request: pb.RehearseRequest) -> Wanted:
     )
 
 
-def event_of(event: Step | Stage | RehearsalReport) -> pb.RehearseEvent:
+def event_of(event: Step | RehearsalReport) -> pb.RehearseEvent:
     if isinstance(event, RehearsalReport):
         return _judged(event)
     progress = pb.Progress(step=event.name, fraction=event.fraction, detail=event.detail)
-    if isinstance(event, Step):
+    if event.stamp:
         progress.stamp.hex, progress.stamp.name = event.stamp, event.stamp_name
     return pb.RehearseEvent(progress=progress)
 

@@ -1,6 +1,6 @@
-"""Slows a caller who ignores RetryInfo: a refusal that comes before the time the peer was told to
-come back is held until that time. Refusing at once would be answered by retrying at once, and the
-refusals alone would then eat the capacity they protect."""
+"""Slows a caller that ignores RetryInfo: when it retries too early, its refusal is held until the
+time RetryInfo gave. Immediate refusals would be answered by immediate retries, and the refusals
+alone would use up the capacity they protect."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from proto import observe_pb2 as pb
 from server import host
@@ -138,16 +138,5 @@ def _self_check_message(check: SelfCheck) -> pb.SelfCheck:
 
 
 def _evidence_message(evidence: Evidence) -> pb.ProbeEvidence:
-    return pb.ProbeEvidence(
-        mix=evidence.mix,
-        ok=evidence.ok,
-        reason=evidence.reason,
-        p50_ms=evidence.p50_ms,
-        max_ms=evidence.max_ms,
-        limit_ms=evidence.limit_ms,
-        runs=evidence.runs,
-        worst_difference=evidence.worst_difference,
-        tolerance=evidence.tolerance,
-        at_unix_ms=int(evidence.at * 1000),
-        source=evidence.source,
-    )
+    same = asdict(evidence)  # but for the time
+    return pb.ProbeEvidence(at_unix_ms=int(same.pop("at") * 1000), **same)

@@ -1,4 +1,4 @@
-"""`server activate`: serve a loaded bundle from now on, or with a share of the sessions first."""
+"""`server activate`: switch to a loaded bundle, or give it a share of the sessions first."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from server.commands.values import above_zero, expecting
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server activate",
-        description="Serve a loaded bundle from now on. The one before stays warm for a while. "
-        "With --canary a share of the sessions goes to it first: it is rolled back by itself when "
-        "it is worse, promoted at the end when it is not, and held when too little is known. "
-        "Without, a running canary of it is promoted at once.",
-        epilog="exit codes: 0 it serves, 1 refused, 2 wrong usage, 4 not reached",
+        description="Switch to a loaded bundle. The previous one stays warm for a while. With "
+        "--canary a share of the sessions uses it first: a worse bundle is rolled back "
+        "automatically, a good one is promoted at the end, and one with too little evidence is "
+        "held. Without --canary a running canary of this bundle is promoted at once.",
+        epilog="exit codes: 0 active, 1 refused, 2 wrong usage, 4 not reached",
     )
-    parser.add_argument("stamp", metavar="STAMP", help="as `server load` printed it, or its start")
+    parser.add_argument(
+        "stamp", metavar="STAMP", help="as printed by `server load`, or a prefix of it"
+    )
     parser.add_argument(
         "--canary",
         type=expecting(_part, "a share between 0 and 1"),
         default=0.0,
         metavar="SHARE",
-        help="of the sessions, e.g. 0.1",
+        help="share of the sessions, e.g. 0.1",
     )
     parser.add_argument(
         "--canary-minutes",
         type=expecting(above_zero),
         default=CANARY_MINUTES,
         metavar="M",
-        help=f"how long it is watched ({CANARY_MINUTES:g})",
+        help=f"duration of the canary ({CANARY_MINUTES:g})",
     )
     add_connection(parser)
     return parser

@@ -1,4 +1,4 @@
-"""`server bundles`: what the store holds, and what each bundle is there for."""
+"""`server bundles`: the stored bundles and the role of each."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from server.commands.output.status_report import table
 from server.deploy.bundle_listing import bundle_message, list_bundles, rows
 from server.deploy.bundle_store import FOLDER, BundleStore
 
-HEAD = ("name", "stamp", "MiB", "what for")
+HEAD = ("name", "stamp", "MiB", "roles")
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server bundles",
-        description="List the bundles a server keeps, the newest first: current and previous are "
-        "what a restart and a rollback after it serve; serves, standby, loaded and canary are what "
-        "is in memory now.",
-        epilog="exit codes: 0 shown, 1 no store there, 2 wrong usage, 4 not reached",
+        description="List the bundles in a server's store, newest first. current and previous: "
+        "served after a restart, and after a rollback that follows it. serves, standby, loaded and "
+        "canary: in memory now.",
+        epilog="exit codes: 0 listed, 1 there is no store, 2 wrong usage, 4 not reached",
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="read the disk, ask no server")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="read this directory instead of calling a server"
+    )
     add_connection(parser)
     return parser
 
@@ -35,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
         return run_to_end(_ask(arguments), arguments.server)
     folder = arguments.data / FOLDER
     if not folder.is_dir():
-        print(f"{folder} is no store of bundles", file=sys.stderr)
+        print(f"{folder} is not a bundle store", file=sys.stderr)
         return FAILED
     _show([bundle_message(one) for one in list_bundles(BundleStore(folder))])
     return OK

@@ -1,4 +1,4 @@
-"""`server drain`: let a server finish what it accepted and end."""
+"""`server drain`: let a server finish accepted work, then exit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.commands.values import expecting, seconds
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server drain",
-        description="Stop taking work, finish what was accepted, then exit.",
+        description="Refuse new work, finish what was accepted, then exit.",
         epilog="exit codes: 0 drained, 2 wrong usage, 4 not reached",
     )
     parser.add_argument(
@@ -20,9 +20,9 @@ def parser() -> argparse.ArgumentParser:
         type=expecting(seconds),
         default=0.0,
         metavar="S",
-        help="at most this long (server's own)",
+        help="wait at most this long (default: the server's --grace)",
     )
-    parser.add_argument("--stay", action="store_true", help="drain, but leave the server running")
+    parser.add_argument("--stay", action="store_true", help="drain, but keep the process running")
     add_connection(parser)
     return parser
 

@@ -1,4 +1,4 @@
-"""`server export`: stored predictions as a file for other programs."""
+"""`server export`: write stored predictions to a file for other programs."""
 
 from __future__ import annotations
 
@@ -40,11 +40,10 @@ ABOUT = """examples:
   server export --since 7d --format parquet --out week.parquet
   server export --since 2026-11-01 --filter "site=b label!=ok" --out - | head
 
-A moment is an ISO date or time (of UTC, unless it names a zone) or an age such as 90min, 24h or 7d.
-The server may run meanwhile. Payloads are not exported.
+WHEN is an ISO date or time (UTC unless it names a zone) or an age such as 90min, 24h or 7d.
+The server may be running. Payloads are not exported.
 
-exit codes: 0 written, 2 wrong usage or nothing to read there, 3 a filter that cannot be understood,
-1 anything else"""
+exit codes: 0 written, 2 wrong usage or no telemetry in DIR, 3 invalid filter, 1 anything else"""
 
 
 def moment(text: str, now: float) -> float:
@@ -59,7 +58,7 @@ def moment(text: str, now: float) -> float:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server export",
-        description="Write stored predictions, a row each, oldest first.",
+        description="Write stored predictions, one row each, oldest first.",
         epilog=ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,11 +67,16 @@ def parser() -> argparse.ArgumentParser:
     data = ServerConfig().data
     add = parser.add_argument
     add("--data", type=Path, default=data, metavar="DIR", help=f"a server's --data ({data})")
-    add("--since", type=at, required=True, metavar="WHEN", help="from then on")
-    add("--until", type=at, default=now, metavar="WHEN", help="up to then, not included (now)")
-    add("--filter", default="", metavar="LINE", help="only those, e.g. 'site=b conf<0.6'")
-    add("--format", choices=("jsonl", "parquet"), default="jsonl", help="(jsonl)")
-    add("--out", required=True, metavar="FILE", help="where to; - is standard output")
+    add("--since", type=at, required=True, metavar="WHEN", help="first moment")
+    add("--until", type=at, default=now, metavar="WHEN", help="end, not included (now)")
+    add(
+        "--filter",
+        default="",
+        metavar="LINE",
+        help="only matching predictions, e.g. 'site=b conf<0.6'",
+    )
+    add("--format", choices=("jsonl", "parquet"), default="jsonl", help="output format (jsonl)")
+    add("--out", required=True, metavar="FILE", help="output file; - is standard output")
     return parser
 
 
@@ -83,9 +87,9 @@ def run(argv: Sequence[str]) -> int:
     if to_screen and arguments.format == "parquet":
         command.error("--format parquet needs a file: --out FILE")
     if not to_screen and (not arguments.out or Path(arguments.out).is_dir()):
-        command.error(f"--out {arguments.out!r} is no name of a file")
+        command.error(f"--out {arguments.out!r} is not a file name")
     if arguments.until <= arguments.since:
-        command.error("--until is not after --since: nothing lies between")
+        command.error("--until must be after --since")
     if not (arguments.data / NAME).is_file():
         command.error(f"--data {arguments.data}: there is no {NAME}")
     try:
@@ -123,8 +127,8 @@ def _export(arguments: argparse.Namespace, quiet: bool) -> int:
 
 
 def _to_file(rows: Iterable[Plain], schemas: Schemas, form: str, out: Path) -> int:
-    """Under another name until it is whole: what is there is never half a file. A device or a pipe
-    is written to, not replaced."""
+    """Written under another name until it is complete, so that nobody reads half a file. A device
+    or a pipe is written directly."""
     device = out.exists() and not out.is_file()
     part = out if device else out.with_name(out.name + ".part")
     count = 0

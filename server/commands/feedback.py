@@ -1,4 +1,4 @@
-"""`server feedback`: tell a server what turned out to be true of what it predicted."""
+"""`server feedback`: send the true outcome of predictions."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ ABOUT = """examples:
   server feedback --file labels.jsonl
 
 Each line of the file is one object with prediction_id and at least one of label, outcome and value;
-source, observed_unix_ms and idempotency_key may follow. The same said again changes nothing; what
-was observed later corrects what was said before.
+source, observed_unix_ms and idempotency_key are optional. Repeating an item changes nothing; an
+item observed later corrects an earlier one.
 
-exit codes: 0 all taken, 2 wrong usage, 3 some refused, unknown or expired, 4 server not reached,
+exit codes: 0 all accepted, 2 wrong usage, 3 some refused, unknown or expired, 4 server not reached,
 1 anything else"""
 
 
 class BadLine(Exception):
-    """A line of the file that says no item."""
+    """A line of the file that is not a feedback item."""
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server feedback",
-        description="Tell a server what turned out to be true of what it predicted.",
+        description="Send the true outcome of predictions to the server that made them.",
         epilog=ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("id", nargs="?", default="", metavar="ID", help="which prediction")
+    parser.add_argument("id", nargs="?", default="", metavar="ID", help="prediction id")
     parser.add_argument("label", nargs="?", default="", metavar="LABEL", help="the true label")
     parser.add_argument(
-        "--value", type=float, metavar="V", help="what it was worth, in the objective's unit"
+        "--value", type=float, metavar="V", help="realised value, in the unit of the objective"
     )
-    parser.add_argument("--outcome", default="", metavar="TEXT", help="what happened, in words")
-    parser.add_argument("--source", default="", metavar="S", help="who says so")
+    parser.add_argument("--outcome", default="", metavar="TEXT", help="what happened, as free text")
+    parser.add_argument("--source", default="", metavar="S", help="where this is known from")
     parser.add_argument(
-        "--file", type=Path, metavar="JSONL", help="many at once, a line each; - is standard input"
+        "--file", type=Path, metavar="JSONL", help="many items, one per line; - is standard input"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object a result")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per result")
     add_connection(parser)
     return parser
 
@@ -72,7 +72,7 @@ def run(argv: Sequence[str]) -> int:
         return run_to_end(_send(arguments, iter(items)), arguments.server)
     given = arguments.label or arguments.outcome or arguments.value is not None
     if not arguments.id or not given:
-        command.error("give an ID and what is true of it: LABEL, --value or --outcome")
+        command.error("give an ID and LABEL, --value or --outcome")
     item = pb.FeedbackItem(
         prediction_id=arguments.id,
         label=arguments.label,

@@ -6,8 +6,8 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
-from server.commands.flags import GROUPS, Flag
-from server.commands.values import expecting
+from server.commands.flags import GROUPS, METAVARS, Flag
+from server.commands.values import expecting, kib, mib
 from server.config import CHOOSE, MIB, ServerConfig
 
 DEFAULTS = ServerConfig()
@@ -48,7 +48,7 @@ def _add(group: argparse._ArgumentGroup, flag: Flag) -> None:
         dest=flag.field,
         type=expecting(flag.read),
         default=default,
-        metavar=flag.metavar,
+        metavar=flag.metavar or METAVARS[flag.read],
         help=flag.help + shown,
     )
 
@@ -58,8 +58,8 @@ def _text(flag: Flag, value: Any) -> str:
         return ""
     if flag.read is None and flag.name.startswith("--no-"):
         value = not value
-    if flag.metavar == "MIB":
+    if flag.read is mib:
         value = value / MIB
-    elif flag.metavar == "KIB":
+    elif flag.read is kib:
         value = value / 1024
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -13,13 +13,19 @@ from server.ops import simulated_clock
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """`read` turns the text into the field's value; None: a switch."""
+    """`read` turns the text into the field's value; None: a switch. `metavar` "": the reader's."""
 
     name: str
     field: str
     read: Callable[[str], Any] | None
-    metavar: str
     help: str
+    metavar: str = ""
+
+
+METAVARS: dict[Callable[[str], Any] | None, str] = {
+    **{whole: "N", count: "N", seconds: "S", at_least_one: "S"},
+    **{mib: "MIB", kib: "KIB", share: "SHARE"},
+}
 
 
 GROUPS: dict[str, tuple[Flag, ...]] = {
@@ -28,43 +34,39 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "--bundle",
             "bundle",
             Path,
-            "DIR",
-            "the bundle to serve (default: what this data directory served last, else the "
+            "the bundle to serve (default: the one this data directory served last, else the "
             "embedded one)",
+            "DIR",
         ),
         Flag(
             "--allow-dirty",
             "allow_dirty",
             None,
-            "",
-            "serve even when code or libraries are not the manifest's; no client can pin it",
+            "serve even when code or libraries differ from the manifest; marks the stamp dirty",
         ),
         Flag(
             "--require-signature",
             "require_signature",
             Path,
+            "refuse a bundle that is not signed by a public key in this file or directory (PEM)",
             "KEYS",
-            "refuse a bundle that no public key of this file or directory (PEM) signed",
         ),
         Flag(
             "--verify",
             "verify",
             None,
-            "",
-            "hash every byte at this start, also of large files whose digests are remembered",
+            "hash every file at this start, including large files whose digests are remembered",
         ),
-        Flag("--data", "data", Path, "DIR", "where telemetry and loaded bundles are kept"),
-        Flag("--listen", "listen", str, "HOST:PORT", "the one port for all services"),
-        Flag("--insecure", "insecure", None, "", "accept plaintext from beyond this host"),
-        Flag(
-            "--name", "name", str, "NAME", "what people call this server (default: the host's name)"
-        ),
+        Flag("--data", "data", Path, "directory for telemetry and loaded bundles", "DIR"),
+        Flag("--listen", "listen", str, "the one port for all services", "HOST:PORT"),
+        Flag("--insecure", "insecure", None, "accept plaintext connections from other hosts"),
+        Flag("--name", "name", str, "name of this server (default: the host name)", "NAME"),
         Flag(
             "--environment",
             "environment",
             str,
+            "production, staging, ...: stored with every record",
             "NAME",
-            "production, staging, ...: kept with every record",
         ),
     ),
     "the warm pool": (
@@ -72,283 +74,262 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "--warm-pool",
             "warm_pool",
             whole,
-            "N",
             "replicas loaded, warmed and probed before they take traffic",
         ),
-        Flag("--device", "device", str, "D", "auto, cpu, cuda or cuda:0,1"),
-        Flag("--dtype", "dtype", str, "T", "auto, float32 or bfloat16"),
-        Flag("--threads", "threads", count, "N", "torch threads of a replica; 0: cores / replicas"),
+        Flag("--device", "device", str, "auto, cpu, cuda or cuda:0,1", "D"),
+        Flag("--dtype", "dtype", str, "auto, float32 or bfloat16", "T"),
+        Flag("--threads", "threads", count, "torch threads of a replica; 0: cores / replicas"),
         Flag(
             "--decode-threads",
             "decode_threads",
             count,
-            "N",
-            "threads that decode, per replica; 0: automatic",
+            "decoder threads of a replica; 0: automatic",
         ),
         Flag(
             "--no-memory-check",
             "memory_check",
             None,
-            "",
-            "start even when the pool does not seem to fit in memory",
+            "start even when the pool appears not to fit in memory",
         ),
         Flag(
             "--load-timeout",
             "load_timeout_s",
             seconds,
-            "S",
-            "a replica that takes longer to load is started anew",
+            "restart a replica that takes longer to load",
         ),
         Flag(
             "--stall",
             "stall_s",
             seconds,
-            "S",
-            "a replica with work and no progress for so long is replaced",
+            "replace a replica that has work and makes no progress for this long",
         ),
         Flag(
             "--restart-first",
             "restart_first_s",
             seconds,
-            "S",
-            "wait before a second restart in a row; doubles",
+            "wait before the second restart in a row; doubles each time",
         ),
-        Flag(
-            "--restart-longest", "restart_longest_s", seconds, "S", "longest wait between restarts"
-        ),
+        Flag("--restart-longest", "restart_longest_s", seconds, "longest wait between restarts"),
         Flag(
             "--stable",
             "stable_s",
             seconds,
-            "S",
-            "a replica that lived so long has not crashed in a row",
+            "a replica that lived this long ends a series of crashes",
         ),
         Flag(
             "--quarantine",
             "quarantine_s",
             seconds,
-            "S",
-            "how long content that killed two replicas stays refused",
+            "how long content that killed two replicas is refused",
         ),
     ),
     "batches and the queue": (
-        Flag("--max-batch-rows", "max_batch_rows", count, "N", "rows of one forward; 0: automatic"),
+        Flag("--max-batch-rows", "max_batch_rows", count, "rows of one forward; 0: automatic"),
         Flag(
             "--max-batch-cost",
             "max_batch_cost",
             count,
-            "N",
             "padded tokens of one forward; 0: automatic",
         ),
         Flag(
             "--max-generations",
             "max_generations",
             whole,
-            "N",
-            "texts written at the same time by one replica",
+            "texts one replica generates at the same time",
         ),
         Flag(
             "--queue-limit",
             "queue_rows",
             whole,
-            "N",
-            "rows that may wait; more are refused with RetryInfo",
+            "rows that may wait; further ones are refused with RetryInfo",
         ),
-        Flag("--queue-mb", "queue_bytes", mib, "MIB", "payload that may wait"),
+        Flag("--queue-mb", "queue_bytes", mib, "total payload that may wait"),
         Flag(
             "--ahead-mb",
             "ahead_bytes",
             mib,
-            "MIB",
-            "payload sent ahead to one replica; also the largest single example",
+            "payload sent to a replica ahead of its forward; also the largest single example",
         ),
         Flag(
             "--patience",
             "patience_s",
             seconds,
-            "S",
-            "a row without deadline is ordered as if due after this",
+            "order a row without a deadline as if it were due after this time",
         ),
         Flag(
             "--default-deadline",
             "default_deadline_s",
             seconds,
-            "S",
-            "deadline of a row or a text whose caller set none; 0: none",
+            "deadline of a request that sets none; 0: none",
         ),
-        Flag("--grace", "drain_s", seconds, "S", "time to finish accepted work when told to stop"),
+        Flag("--grace", "drain_s", seconds, "time to finish accepted work after SIGTERM"),
         Flag(
             "--standby",
             "standby_s",
             seconds,
-            "S",
-            "after a switch the bundle before is kept warm so long, for a rollback at once, "
-            "if memory allows",
+            "how long the previous bundle stays warm after a switch, for an immediate "
+            "rollback, if memory allows",
         ),
         Flag(
             "--keep-bundles",
             "keep_bundles",
             count,
-            "N",
-            "bundles kept on disk beside those that are served, loaded or to go back to",
+            "unused bundles kept on disk beside the active, loaded and previous ones",
         ),
     ),
     "readiness": (
         Flag(
-            "--slo-ms", "slo_ms", seconds, "MS", "latency objective drawn by the console; 0: none"
+            "--slo-ms", "slo_ms", seconds, "latency objective shown in the console; 0: none", "MS"
         ),
         Flag(
             "--probe-interval",
             "probe_interval_s",
             seconds,
-            "S",
-            "an idle replica is probed again after this",
+            "probe an idle replica again after this time",
         ),
-        Flag(
-            "--probe-runs", "probe_runs", whole, "N", "passes over the golden inputs of one probe"
-        ),
+        Flag("--probe-runs", "probe_runs", whole, "passes over the golden inputs in one probe"),
         Flag(
             "--slow-after",
             "slow_after",
             whole,
-            "N",
-            "slow probes in a row that make a replica slow",
+            "slow probes in a row before a replica counts as slow",
         ),
         Flag(
             "--fast-again",
             "fast_again",
             share,
-            "SHARE",
-            "share of the bundle's limit that ends slow",
+            "a slow replica is ready again below this share of the bundle's limit",
         ),
         Flag(
             "--queue-nearly-full",
             "queue_nearly_full",
             share,
-            "SHARE",
-            "degraded when the queue is fuller",
+            "report DEGRADED when the queue is fuller than this",
         ),
         Flag(
             "--skew-interval",
             "skew_interval_s",
             at_least_one,
-            "S",
-            "how often a replica compares itself with what it loaded",
+            "how often a replica checks files and memory against what it loaded",
         ),
     ),
-    "limits at the door": (
+    "limits of a request": (
         Flag(
             "--max-message-mb",
             "max_message_bytes",
             mib,
-            "MIB",
-            "one message, unpacked; larger payloads go by Upload",
+            "size of one message, decompressed; larger payloads need Upload",
         ),
-        Flag("--max-examples", "max_examples", whole, "N", "examples of one request"),
-        Flag("--max-parts", "max_parts", whole, "N", "parts of one example"),
+        Flag("--max-examples", "max_examples", whole, "examples in one request"),
+        Flag(
+            "--max-parts",
+            "max_parts",
+            whole,
+            "parts in one example, unless the bundle allows fewer",
+        ),
         Flag(
             "--max-text-kb",
             "max_text_bytes",
             kib,
-            "KIB",
-            "one text part",
+            "size of one text part, unless the bundle allows less",
         ),
-        Flag("--max-labels", "max_labels", whole, "N", "labels of one request"),
-        Flag("--max-label-chars", "max_label_chars", whole, "N", "characters of one label"),
-        Flag("--max-slices", "max_slices", whole, "N", "slice tags of one example"),
-        Flag("--max-new-tokens", "max_new_tokens", whole, "N", "tokens of one generated text"),
-        Flag("--max-streams", "max_streams", whole, "N", "concurrent calls of one connection"),
-        Flag("--upload-mb", "upload_bytes", mib, "MIB", "one upload"),
-        Flag("--upload-peer-mb", "upload_peer_bytes", mib, "MIB", "uploads one host may hold"),
-        Flag("--upload-total-mb", "upload_total_bytes", mib, "MIB", "all uploads together"),
-        Flag("--upload-ttl", "upload_ttl_s", seconds, "S", "how long an upload is kept"),
+        Flag("--max-labels", "max_labels", whole, "labels in one request"),
+        Flag("--max-label-chars", "max_label_chars", whole, "characters in one label"),
+        Flag("--max-slices", "max_slices", whole, "slice tags in one example"),
+        Flag("--max-new-tokens", "max_new_tokens", whole, "tokens in one generated text"),
+        Flag("--max-streams", "max_streams", whole, "concurrent calls on one connection"),
+        Flag("--upload-mb", "upload_bytes", mib, "size of one upload"),
+        Flag("--upload-peer-mb", "upload_peer_bytes", mib, "total uploads of one host"),
+        Flag("--upload-total-mb", "upload_total_bytes", mib, "total uploads of all hosts"),
+        Flag("--upload-ttl", "upload_ttl_s", seconds, "how long an upload is kept"),
     ),
     "encryption and roles": (
-        Flag("--tls-cert", "tls_cert", Path, "PEM", "serve over TLS with this certificate"),
+        Flag("--tls-cert", "tls_cert", Path, "serve over TLS with this certificate", "PEM"),
         Flag(
-            "--tls-key", "tls_key", Path, "PEM", "and this key; both are read anew when they change"
+            "--tls-key",
+            "tls_key",
+            Path,
+            "its private key; both files are read again when they change",
+            "PEM",
         ),
         Flag(
             "--tls-client-ca",
             "tls_client_ca",
             Path,
+            "require client certificates signed by this CA",
             "PEM",
-            "ask clients for a certificate of this CA",
         ),
         Flag(
             "--tokens",
             "tokens",
             Path,
+            "require one of these bearer tokens; `server token` creates them",
             "FILE",
-            "ask callers for one of these bearer tokens; `server token` makes them",
         ),
     ),
     "telemetry": (
-        Flag("--no-telemetry", "telemetry", None, "", "keep nothing, watch nothing"),
+        Flag("--no-telemetry", "telemetry", None, "store nothing and evaluate nothing"),
         Flag(
             "--sample-share",
             "sample_share",
             share,
-            "SHARE",
-            "share of the payloads that is kept; of doubtful and failed ones more; 0: none at all",
+            "share of payloads to store; more of the uncertain and failed ones; 0: none at all",
         ),
         Flag(
             "--keep-days",
             "keep_days",
             at_least_one,
+            "how long predictions and payloads are stored; hourly profiles stay longer",
             "DAYS",
-            "how long predictions and payloads are kept; hourly profiles stay longer",
         ),
         Flag(
             "--max-telemetry-mb",
             "max_telemetry_bytes",
             mib,
-            "MIB",
-            "telemetry grows no larger: the oldest goes first",
+            "largest size of telemetry; the oldest data is deleted first",
         ),
         Flag(
             "--baseline",
             "baseline",
             str,
-            "B",
-            "what drift is measured against: bundle, previous (stamp), last-week (same hour) or "
+            "reference of drift: bundle, previous (stamp), last-week (same hour) or "
             "FROM..TO, two ISO times",
+            "B",
         ),
-        Flag("--tick", "tick_s", at_least_one, "S", "how often drift is looked at"),
+        Flag("--tick", "tick_s", at_least_one, "how often drift is evaluated"),
         Flag(
             "--on-alert",
             "on_alert",
             str,
+            "run this when an alert opens, worsens or ends; it gets the alert as JSON on its stdin",
             "CMD",
-            "run this for every alert that opens, worsens or ends, the alert as JSON on its input",
         ),
         Flag(
             "--prometheus",
             "prometheus",
             str,
+            "serve metrics there over plain HTTP; the OTEL_* variables configure OTLP",
             "HOST:PORT",
-            "serve metrics there, in plain HTTP; OTLP is set up by the OTEL_* variables",
         ),
         Flag(
             "--trace-share",
             "trace_share",
             share,
-            "SHARE",
-            "share of the calls to trace when their caller has not decided and traces go anywhere",
+            "share of calls to trace when the caller has not decided and an exporter is configured",
         ),
         Flag(
             "--otel-file",
             "otel_file",
             Path,
+            "also store traces, events and metric points in this SQLite file",
             "FILE",
-            "keep traces, events and metric points in this SQLite file too",
         ),
         Flag(
             "--simulated-time",
             "simulated_time",
             simulated_clock.read,
+            "for demonstrations: telemetry's clock starts at START and runs SPEED times as fast",
             "START,SPEED",
-            "for demonstrations: telemetry's clock begins at START and runs SPEED times as fast",
         ),
     ),
 }

@@ -1,4 +1,4 @@
-"""`server init-tls`: a private CA, a server certificate and one client certificate a role."""
+"""`server init-tls`: a private CA, a server certificate and one client certificate per role."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from server.security import authority
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server init-tls",
-        description="Make a private CA and certificates for a first installation. Keep ca.key away "
-        "from the servers: whoever has it can make any certificate.",
-        epilog="exit codes: 0 made, 1 they are there already or cannot be written, 2 wrong usage",
+        description="Make a private CA and certificates for a first installation. Keep ca.key off "
+        "the servers: it can sign any certificate.",
+        epilog="exit codes: 0 made, 1 the files exist already or cannot be written, 2 wrong usage",
     )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="where the files go")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="output directory")
     parser.add_argument(
         "--host",
         action="append",
         default=[],
         metavar="NAME",
-        help="a name or address clients use, repeatable (this host, localhost, 127.0.0.1)",
+        help="a name or address that clients use; repeatable (this host, localhost, 127.0.0.1)",
     )
     return parser
 

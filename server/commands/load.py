@@ -1,4 +1,4 @@
-"""`server load`: verify, warm and probe a bundle beside the one that is served."""
+"""`server load`: verify, warm and probe a bundle beside the active one."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from server.deploy.strategy import ROLLING, SWAPS
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server load",
-        description="Copy a bundle into the server's store, verify, warm and probe it beside the "
-        "one that is served. A wrong or slower one is refused with the evidence.",
-        epilog="exit codes: 0 ready to be activated, 1 refused, 2 wrong usage, 4 not reached",
+        description="Copy a bundle into the server's store, then verify, warm and probe it beside "
+        "the active one. A wrong or slower bundle is refused with the evidence.",
+        epilog="exit codes: 0 ready, 1 refused, 2 wrong usage, 4 not reached",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help="a directory on the server's host")
-    parser.add_argument("--activate", action="store_true", help="and serve it when it is ready")
+    parser.add_argument("bundle", metavar="BUNDLE", help="directory on the server's host")
+    parser.add_argument("--activate", action="store_true", help="switch to it when it is ready")
     parser.add_argument(
         "--swap",
         choices=SWAPS,
         default="",
-        help="a second pool beside the first, or replica by replica, which serves as it goes "
-        "(default: two pools if they fit into memory)",
+        help="blue-green: a second pool beside the first; rolling: replica by replica, which "
+        "serves as it goes (default: blue-green if both pools fit in memory)",
     )
     add_connection(parser)
     return parser

@@ -1,4 +1,4 @@
-"""`server predict`: one request from the command line, or a small load of the same request."""
+"""`server predict`: one request from the command line, or the same one repeatedly as a load."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"{EXAMPLE}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parts = parser.add_argument_group("the parts, in this order")
+    parts = parser.add_argument_group("parts, in the order given")
     for kind, metavar, what in (
-        ("text", "TEXT", "words"),
+        ("text", "TEXT", "a text"),
         ("image", "FILE", "a picture: JPEG, PNG, WebP, GIF, BMP, TIFF"),
         ("audio", "FILE", "a sound: WAV, FLAC, Ogg, Opus, MP3, AIFF"),
     ):
@@ -53,11 +53,15 @@ def parser() -> argparse.ArgumentParser:
             type=partial(_tagged, kind),
             help=f"{what}, repeatable",
         )
-    _add_asked(parser.add_argument_group("what is asked"))
-    load = parser.add_argument_group("a small load")
+    _add_asked(parser.add_argument_group("request"))
+    load = parser.add_argument_group("load")
     load.add_argument("--repeat", type=int, default=1, metavar="N", help="send it N times")
-    load.add_argument("--concurrency", type=int, default=1, metavar="C", help="C at a time")
-    load.add_argument("--unary", action="store_true", help="a call each instead of one stream")
+    load.add_argument(
+        "--concurrency", type=int, default=1, metavar="C", help="C requests at a time"
+    )
+    load.add_argument(
+        "--unary", action="store_true", help="one call per request instead of one stream"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_connection(parser)
     return parser
@@ -65,12 +69,18 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_asked(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    own = "one of a label set of your own; repeatable"
+    own = "one label of your own label set; repeatable"
     add("--label", dest="labels", action="append", default=[], metavar="L", help=own)
-    add("--embed", action="store_true", help="the embedding beside the labels")
-    add("--generate", action="store_true", help="stream a text instead of a label")
-    add("--max-new-tokens", type=int, default=0, metavar="N", help="at most so many (the bundle's)")
-    stamp = "answer only from this stamp, all 64 digits; repeatable"
+    add("--embed", action="store_true", help="return the embedding as well")
+    add("--generate", action="store_true", help="generate a text instead of a label")
+    add(
+        "--max-new-tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="most tokens to generate (default: the bundle's)",
+    )
+    stamp = "accept answers of this stamp only, 64 hex digits; repeatable"
     add(
         "--expected-stamp",
         dest="stamps",
@@ -80,7 +90,7 @@ def _add_asked(group: argparse._ArgumentGroup) -> None:
         type=_stamp,
         help=stamp,
     )
-    tag = "a tag for monitoring, e.g. site=a; repeatable"
+    tag = "tag for monitoring, e.g. site=a; repeatable"
     add(
         "--slice",
         dest="slices",
@@ -90,14 +100,14 @@ def _add_asked(group: argparse._ArgumentGroup) -> None:
         type=_slice,
         help=tag,
     )
-    add("--session", default="", metavar="ID", help="stay on one replica")
-    add("--priority", choices=PRIORITIES, default="normal", help="who goes first (normal)")
+    add("--session", default="", metavar="ID", help="session id: its requests stay on one replica")
+    add("--priority", choices=PRIORITIES, default="normal", help="place in the queue (normal)")
     add(
         "--deadline-ms",
         type=expecting(above_zero),
         default=60_000.0,
         metavar="MS",
-        help="give up after (60000)",
+        help="deadline (60000)",
     )
 
 

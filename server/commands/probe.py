@@ -1,4 +1,4 @@
-"""`server probe`: for scripts and orchestrators, 0 when the server is ready for traffic."""
+"""`server probe`: exit 0 when the server is ready, for scripts and orchestrators."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TAKES_TRAFFIC = (pb.READY, pb.DEGRADED)
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server probe",
-        description="Exit 0 only when the server is ready: right and fast enough on every mix of "
-        "modalities.",
+        description="Exit 0 only when the server is ready: its answers are right and fast enough "
+        "for every mix of modalities.",
         epilog="exit codes: 0 ready or degraded, 1 not ready or not reached (the reason is on "
         "stderr), 2 wrong usage",
     )

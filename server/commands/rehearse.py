@@ -1,4 +1,4 @@
-"""`server rehearse`: what would a bundle answer to what was asked of the one that serves?"""
+"""`server rehearse`: compare the answers of a bundle with those of the active one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from server.commands.values import expecting, share
 HOLD = 6
 CODES = {"promote": OK, "hold": HOLD, "refuse": FAILED}
 STAMP = re.compile(r"[0-9a-f]{6,64}")
-ABOUT = """Kept payloads, weighted by how likely each was to be kept, are replayed through the
-bundle while the active one goes on serving; with --shadow, so is a share of live traffic, whose
-answers are thrown away. What is compared, and every bound with its source: docs/serving.md. A
-BUNDLE that is loaded for this is let go again when it is refused or the command is broken off.
+ABOUT = """Stored payloads, weighted by the inverse of their sampling probability, are replayed
+through the bundle while the active one keeps serving. With --shadow a share of live traffic is
+replayed too, and those answers are discarded. docs/serving.md lists what is compared, and every
+bound with its source. A BUNDLE that was loaded for this is unloaded again when it is refused or the
+command is interrupted.
 
 exit codes: 0 promote, 6 hold, 1 refuse, 2 wrong usage, 4 not reached"""
 
@@ -32,22 +33,32 @@ exit codes: 0 promote, 6 hold, 1 refuse, 2 wrong usage, 4 not reached"""
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server rehearse",
-        description="Replay kept payloads through a bundle that does not serve yet, and judge it: "
-        "promote, hold or refuse.",
+        description="Replay stored payloads through a bundle that does not serve yet, and judge "
+        "it: promote, hold or refuse.",
         epilog=ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("what", metavar="STAMP|BUNDLE", help="loaded or in the store, or a directory to load first")
-    add("--payloads", type=_count, default=500, metavar="N", help="the latest N at most (500)")
+    add(
+        "what",
+        metavar="STAMP|BUNDLE",
+        help="a stamp that is loaded or stored, or a bundle directory to load first",
+    )
+    add(
+        "--payloads",
+        type=_count,
+        default=500,
+        metavar="N",
+        help="replay at most the latest N payloads (500)",
+    )
     add(
         "--shadow",
         type=expecting(share),
         default=0.0,
         metavar="P",
-        help="and this share of live traffic",
+        help="also replay this share of live traffic",
     )
-    add("--seconds", type=_seconds, default=60.0, metavar="S", help="for so long (60)")
+    add("--seconds", type=_seconds, default=60.0, metavar="S", help="duration of --shadow (60)")
     add("--json", action="store_true", help="print one JSON object")
     add_connection(parser)
     return parser

@@ -18,7 +18,7 @@ from server.commands.output.answer_text import STAGES
 from trefoil import TrefoilError, Unavailable
 from trefoil.errors import error_of, error_of_fault
 
-# A refused caller waits as it is told, or this long.
+# A refused caller waits for retry_after, or this long.
 BACK_OFF_S = 0.1
 
 
@@ -127,7 +127,7 @@ class PredictStream:
 async def run_load(
     client: Client, request: pb.PredictRequest, load: Load, progress: TextIO
 ) -> Summary:
-    """Send it `load.repeat` times; a refused caller backs off as told, and is counted."""
+    """Send it `load.repeat` times; a refused caller backs off, and is counted."""
     summary = Summary()
     stream = None if load.unary else PredictStream(client)
     left = iter(range(load.repeat))

@@ -1,4 +1,4 @@
-"""`server replay`: answer a kept payload again and show what differs."""
+"""`server replay`: answer a stored payload again and show what differs."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from server.telemetry.store.reader import Reader
 
 TIMEOUT_S = 30.0
 WRITTEN_AFTER_S = 1.5  # longer than the writer keeps rows to itself
-ABOUT = """The payload comes from the running server, or with --data from the files of one that need
-not run. It is answered by the running server (one more request of its own), or with --bundle by a
-replica of that bundle, started for it alone.
+ABOUT = """The payload is read from the running server, or with --data from the files of a server
+that may be stopped. The running server answers it (as one more request), or with --bundle a replica
+of that bundle that is started for this.
 
-exit codes: 0 answered, the same or not, 2 wrong usage, 3 no such payload, 4 server not ready or not
+exit codes: 0 answered, 2 wrong usage, 3 no such payload, 4 server not ready or not
 reached, 78 bundle refused, 1 anything else"""
 BUNDLE_REFUSED = 78
 
@@ -65,16 +65,21 @@ class Kept:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server replay",
-        description="Answer a kept payload again and show, side by side, what differs.",
+        description="Answer a stored payload again and show both answers side by side.",
         epilog=ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("id", metavar="ID", help="which prediction")
-    add("--data", type=Path, metavar="DIR", help="read the payload here: a server's --data")
+    add("id", metavar="ID", help="prediction id")
+    add(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="read the payload from this --data directory of a server",
+    )
     add("--bundle", type=Path, metavar="DIR", help="answer with this bundle")
     add("--device", default="auto", metavar="D", help="where --bundle runs: auto, cpu, cuda:0")
-    add("--allow-dirty", action="store_true", help="even when its code is not the manifest's")
+    add("--allow-dirty", action="store_true", help="even when the code differs from the manifest")
     add("--json", action="store_true", help="print one JSON object")
     add_connection(parser)
     return parser
@@ -102,7 +107,7 @@ async def _replay(arguments: argparse.Namespace) -> int:
         else:
             kept = await _from_server(client, arguments.id)
         if kept.row.task not in TASKS:
-            raise NoPayload(f"{arguments.id} is a {kept.row.task}: texts are not kept to compare")
+            raise NoPayload(f"{arguments.id}: generated texts are not stored, nothing to compare")
         if arguments.bundle is not None:
             config = replace(
                 ServerConfig(), device=arguments.device, allow_dirty=arguments.allow_dirty
@@ -146,10 +151,10 @@ def from_data(folder: Path, identifier: str) -> Kept:
 
 
 def _unknown(where: str, identifier: str) -> str:
-    """An id says when it was made, and so whether it may only be too old."""
+    """An id holds its time, so it may simply be too old."""
     made = made_at(identifier)
     if made is None or made > 4e9:
-        return f"{where} knows no prediction {printable(identifier)}, which is no id of one"
+        return f"{where} knows no prediction {printable(identifier)}, which is not a prediction id"
     at = datetime.fromtimestamp(made, UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
         f"{where} knows no prediction {identifier}: made {at}, it is older than --keep-days, or of"
@@ -160,7 +165,7 @@ def _unknown(where: str, identifier: str) -> str:
 def _kept(row: pb.PredictionRow, example: bytes, schema: list[FeatureSpec]) -> Kept:
     if not example:
         raise NoPayload(
-            f"the payload of {row.prediction_id} was not kept: --sample-share says how many are"
+            f"the payload of {row.prediction_id} was not stored: --sample-share sets how many are"
         )
     return Kept(row, example, schema)
 
@@ -178,7 +183,7 @@ def side_of(kept: Kept) -> ReplaySide:
     )
 
 
-# ---- telling -------------------------------------------------------------------------------------
+# ---- output --------------------------------------------------------------------------------------
 
 
 def _plain(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> dict[str, object]:
@@ -194,7 +199,7 @@ def _plain(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> dic
 
 
 def _different(lines: Sequence[Line]) -> list[Line]:
-    """What differs beside the stamp: another stamp alone is no other answer."""
+    """What differs apart from the stamp: another stamp alone is not another answer."""
     return [line for line in lines if line.differs and line.name != "stamp"]
 
 

@@ -1,4 +1,4 @@
-"""`server rollback`: back to the bundle that was served before."""
+"""`server rollback`: switch back to the previous bundle."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from trefoil import TrefoilError
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server rollback",
-        description="Serve the bundle before again: at once while it is warm, else it is loaded "
-        "from the store first. While a canary runs, end that and nothing else.",
-        epilog="exit codes: 0 it serves, 1 refused, 2 wrong usage, 4 not reached",
+        description="Switch back to the previous bundle: at once while it is warm, else after "
+        "loading it from the store. While a canary runs, only the canary is ended.",
+        epilog="exit codes: 0 rolled back, 1 refused, 2 wrong usage, 4 not reached",
     )
-    parser.add_argument("--reason", default="", metavar="TEXT", help="for the history")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="stored in the deploy history")
     add_connection(parser)
     return parser
 

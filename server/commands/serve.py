@@ -101,7 +101,7 @@ def run(config: ServerConfig) -> int:
         manager.status(line)
 
     if config.bundle != CHOOSE and not (config.bundle / "manifest.json").is_file():
-        report(f"refused: {config.bundle} is no bundle: it has no manifest.json")
+        report(f"refused: {config.bundle} is not a bundle: it has no manifest.json")
         return REFUSED
     if config.verify:
         (config.data / DIGESTS).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""`server slices`: where the model does worst, in words, for whoever has no console at hand."""
+"""`server slices`: the slices of traffic where the model does worst."""
 
 from __future__ import annotations
 
@@ -21,25 +21,31 @@ ABOUT = """examples:
   server slices
   server slices --since 7d --measure value
 
-WHEN is an ISO date or time (of UTC, unless it names a zone) or an age such as 90min, 24h or 7d.
-With fewer than 1,000 labels the search goes by the estimate from confidence, and says so.
+WHEN is an ISO date or time (UTC unless it names a zone) or an age such as 90min, 24h or 7d.
+With fewer than 1,000 labels the search uses the estimate from confidence, and reports that.
 
-exit codes: 0 searched, whatever was found, 2 wrong usage, 4 server not reached, 1 anything else"""
+exit codes: 0 searched, 2 wrong usage, 4 server not reached, 1 anything else"""
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server slices",
-        description="Search for the parts of traffic where the model does worst.",
+        description="Find the slices of traffic where the model does worst.",
         epilog=ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     at = expecting(partial(moment, now=time.time()), A_MOMENT)
     add = parser.add_argument
-    add("--since", type=at, default=at("24h"), metavar="WHEN", help="rows from then on (24h)")
-    add("--measure", choices=MEASURES, default=MEASURES[0], help="worst by what (%(default)s)")
+    add(
+        "--since",
+        type=at,
+        default=at("24h"),
+        metavar="WHEN",
+        help="search predictions since then (24h)",
+    )
+    add("--measure", choices=MEASURES, default=MEASURES[0], help="what to compare (%(default)s)")
     few = expecting(_shown, "1 to 100")
-    add("--limit", type=few, default=10, metavar="N", help="the N worst (10)")
+    add("--limit", type=few, default=10, metavar="N", help="show the N worst (10)")
     add("--json", action="store_true", help="print one JSON object")
     add_connection(parser)
     return parser
@@ -72,6 +78,6 @@ async def _ask(arguments: argparse.Namespace) -> int:
 def _text(found: pb.SlicesResponse) -> str:
     searched = f"{found.rows_searched} predictions searched in {found.seconds:.1f} s"
     if not found.slices:
-        return f"no part of traffic is surely worse than the rest ({searched})"
+        return f"no slice is significantly worse than the rest ({searched})"
     lines = [f"{at}. {printable(row.message)}" for at, row in enumerate(found.slices, 1)]
     return "\n".join([*lines, "", searched])

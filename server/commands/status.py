@@ -1,4 +1,4 @@
-"""`server status`: what a server says of itself, whole."""
+"""`server status`: the state of a server."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server status",
         description="Show state, replicas with the evidence of their readiness, queue and stamp.",
-        epilog="exit codes: 0 shown (whatever the state), 2 wrong usage, 4 not reached; with "
-        "--verify 1 when anything is not as it was loaded",
+        epilog="exit codes: 0 shown (whatever the state), 2 wrong usage, 4 not reached; 1 with "
+        "--verify when anything differs from what was loaded",
     )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="first have every replica compare each byte, in memory and on disk, with what it "
+        help="first make every replica compare each byte, in memory and on disk, with what it "
         "loaded; takes as long as hashing the bundle twice",
     )
     parser.add_argument("--json", action="store_true", help="print the whole snapshot as JSON")
@@ -47,6 +47,6 @@ async def _status(arguments: argparse.Namespace) -> int:
 
 
 def as_loaded(snapshot: pb.ServerSnapshot) -> bool:
-    """Whether every replica is what it loaded, by every byte. One that could not say is not."""
+    """Whether every replica has verified that nothing differs from what it loaded."""
     checks = [replica.self_check for replica in snapshot.replicas]
     return all(c.verified_unix_ms and not c.changed and not c.error for c in checks)

@@ -1,4 +1,4 @@
-"""`server token`: make a bearer token and add its digest to the file `server --tokens` reads."""
+"""`server token`: create a bearer token and add its digest to the file `server --tokens` reads."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ DAY_S = 86_400
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server token",
-        description="Make a bearer token. It is printed once; the file keeps its SHA-256 only.",
-        epilog="To take a token back, delete its line: a running server notices at once. "
-        "exit codes: 0 made, 1 the file cannot be written, 2 wrong usage",
+        description="Create a bearer token. It is printed once; the file stores only its SHA-256.",
+        epilog="To revoke a token, delete its line: a running server notices at once. "
+        "exit codes: 0 created, 1 the file cannot be written, 2 wrong usage",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the file `server --tokens` reads")
-    parser.add_argument("--name", required=True, help="who or what will use it")
-    parser.add_argument("--role", required=True, choices=ROLES, help="what it may do")
+    parser.add_argument("--name", required=True, help="name of its user")
+    parser.add_argument("--role", required=True, choices=ROLES, help="role of its user")
     parser.add_argument(
         "--days",
         type=expecting(count),
         default=90,
         metavar="N",
-        help="valid for so long; 0: for ever (90)",
+        help="days it is valid; 0: no expiry (90)",
     )
     return parser
 

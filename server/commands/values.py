@@ -1,4 +1,4 @@
-"""Reads the values of flags from their text: each reader raises ValueError for what cannot be."""
+"""Readers of flag values: each raises ValueError for a text it does not accept."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ EXPECTED: dict[Callable[[str], Any], str] = {
 
 
 def expecting(read: Callable[[str], Any], expected: str = "") -> Callable[[str], Any]:
-    """The reader with an error that says what was expected instead of naming the reader."""
+    """The reader, with an error that names what was expected instead of the reader."""
 
     def convert(text: str) -> Any:
         try:

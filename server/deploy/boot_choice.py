@@ -1,7 +1,7 @@
-"""Which bundle a server starts with: the one it was told, else what its store served last.
+"""Which bundle a server starts with: the one named by --bundle, else the one its store served last.
 
-Knows the store, no pool: whoever starts a pool asks here what to try, and what next when a bundle
-is refused.
+Knows the store and no pool: the caller starts pools, and tries the next choice when a bundle is
+refused.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def choices(
 ) -> tuple[BootChoice, ...]:
     """What to try, in this order.
 
-    Never falls back from the store to the embedded bundle: another model with other labels is no
-    replacement that nobody has to know of.
+    Never falls back from the store to the embedded bundle: another model with other labels must
+    not replace it silently.
     """
     if asked != CHOOSE:
         return (BootChoice(asked, _as_told(asked, store)),)
@@ -85,8 +85,8 @@ def _linked(store: BundleStore) -> tuple[BootChoice, ...]:
         try:
             _, stamp = identify(path)
         except StoreRefused as error:
-            # Kept in line, and refused by a replica when its turn comes: a current that is damaged
-            # or gone is told, not passed over.
+            # Stays in the list, so that a replica refuses it: a damaged or missing current bundle
+            # is reported, not skipped.
             found.append(BootChoice(store.root / link, f"the store's {link} ({error})"))
             continue
         if stamp not in stamps:

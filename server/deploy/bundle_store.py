@@ -1,11 +1,11 @@
-"""Bundles on disk: one read-only directory a content, two symbolic links that say which is served.
+"""Bundles on disk: one read-only directory a content, two symbolic links to those that serve.
 
     bundles/<name>/<first 12 of the stamp>/    never edited; files 0444, directories 0555
     bundles/current, bundles/previous          each set by rename(2) of a new link
 
 A directory appears under its final name only when every byte is on the disk, and each link is
 replaced in one step, so a crash anywhere leaves a store that can be served. It reads of a bundle
-only what the manifest says of itself; whether that is true is for a replica to verify.
+only the claims of the manifest; a replica verifies them.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class BundleStore:
     def add(self, source: Path, progress: Progress | None = None) -> Stored:
         """Copy a bundle in and make it read-only; one that is there already is left alone.
 
-        Raises StoreRefused for a directory that is no bundle or holds anything but plain files, and
-        where it cannot be read, or written here. Whoever comes second waits for the first.
+        Raises StoreRefused for a directory that is not a bundle or holds anything but plain files,
+        and when reading or writing fails. A second caller waits for the first.
         """
         with self._adding:
             try:
@@ -113,7 +113,7 @@ class BundleStore:
         )
 
     def _adopt_signatures(self, source: Path, place: Path) -> None:
-        """A bundle may have been signed after it came here: signatures are no part of the stamp.
+        """A bundle may have been signed after it came here: signatures are not part of the stamp.
         One that a link leads to keeps those it has, so that it starts tomorrow as it did today."""
         linked = place in [b.path for b in (self.current, self.previous) if b is not None]
         for name in SIGNATURES:
@@ -136,7 +136,7 @@ class BundleStore:
             self._step(f"{name} adopted")
 
     def bundles(self) -> list[Stored]:
-        """What can be told apart; a damaged manifest hides a bundle, not the others."""
+        """Every bundle with a readable manifest; a damaged one hides only its own bundle."""
         found = []
         for path in sorted(self.root.glob("*/*")):
             if path.is_dir() and not path.name.startswith(".") and not path.parent.is_symlink():
@@ -147,7 +147,7 @@ class BundleStore:
     def find(self, stamp: str) -> Stored:
         """By full stamp or an unambiguous beginning of at least 6 hex. Raises StoreRefused."""
         if not re.fullmatch(r"[0-9a-f]{6,64}", stamp):
-            raise StoreRefused(f"{stamp!r} is no stamp: 6 to 64 hex digits are")
+            raise StoreRefused(f"{stamp!r} is not a stamp: give 6 to 64 hex digits")
         matches = [bundle for bundle in self.bundles() if bundle.stamp.startswith(stamp)]
         if len(matches) != 1:
             known = ", ".join(b.stamp[:SHORT] for b in matches or self.bundles()) or "none"
@@ -180,17 +180,6 @@ class BundleStore:
         if before is not None and before.stamp != bundle.stamp:
             self._link(PREVIOUS, before.path)
         self._link(CURRENT, bundle.path)
-
-    def roll_back(self) -> Stored:
-        """Back to the previous bundle, which then can be rolled forward again the same way.
-
-        Raises StoreRefused when there is none.
-        """
-        previous = self.previous
-        if previous is None:
-            raise StoreRefused("there is no previous bundle to roll back to")
-        self.activate(previous)
-        return previous
 
     def collect(self, keep: Collection[str] = (), newest: int = 0) -> list[Stored]:
         """Remove every bundle that is neither linked, nor among the stamps to keep, nor one of the
@@ -245,7 +234,7 @@ def identify(path: Path) -> tuple[str, str]:
         manifest = json.loads((path / "manifest.json").read_bytes())
         name, stamp = str(manifest["name"]), str(manifest["stamp"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreRefused(f"{path} is no bundle: {_why(path, error)}") from error
+        raise StoreRefused(f"{path} is not a bundle: {_why(path, error)}") from error
     if not _NAME.fullmatch(name) or not _HEX.fullmatch(stamp):
         raise StoreRefused(f"{path}/manifest.json names {name!r} and stamp {stamp!r}")
     return name, stamp
@@ -254,13 +243,13 @@ def identify(path: Path) -> tuple[str, str]:
 def _why(path: Path, error: Exception) -> str:
     """In message; a path means the same to the server only on its own host."""
     if not os.path.lexists(path):
-        return "there is nothing of that name on the server's host"
+        return "it does not exist on the server's host"
     if not path.is_dir():
         return "it is not a directory"
     if isinstance(error, FileNotFoundError):
-        return "it holds no manifest.json; is it being written still?"
+        return "it has no manifest.json; is it still being written?"
     if isinstance(error, PermissionError):
-        return f"{error.filename} may not be read by the server's user"
+        return f"{error.filename} is not readable by the server's user"
     if isinstance(error, KeyError):
         return f"its manifest.json has no {error}"
     return f"manifest.json: {error}"

@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from server.config import MIB
 from server.deploy.bundle_listing import roles
@@ -26,7 +26,7 @@ from server.routing.canary import Canary
 from server.routing.canary_analysis import CanaryAnalysis
 from server.routing.candidate_checks import step
 from server.routing.pool_set import PoolSet
-from server.routing.progress import Step, Steps, Switch, activated, detached
+from server.routing.progress import Report, Step, Switch, activated, detached
 from server.routing.router import stamp_of, switched
 from server.types import Facts
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 # (what was done, the switch or None, in message): for the journal of deploys.
 RecordDeploy = Callable[[str, Switch | None, str], None]
-# The analysis of a candidate against what serves, from what both bundles say of themselves.
+# The analysis of a candidate against what serves, from the facts of both bundles.
 Analyse = Callable[[Facts, Facts], CanaryAnalysis]
 CANARY_LOOK_S = 1.0
 COPY_LOOK_S = 0.2
@@ -67,90 +67,83 @@ class Deployment:
 
     # ---- load ----------------------------------------------------------------------------------
 
-    async def load(self, path: Path, swap: str = "", activate: bool = False) -> Steps:
+    async def load(self, path: Path, swap: str, activate: bool, report: Report) -> None:
         """Copy a bundle into the store, then prove it beside the active one; with `activate` serve
         it as well. Raises DeployRefused with the evidence."""
-        far = deque([(0, 0)], maxlen=1)
-        adding = partial(self.store.add, path, lambda *moved: far.append(moved))
+        copied = deque([(0, 0)], maxlen=1)
+        adding = partial(self.store.add, path, lambda *sizes: copied.append(sizes))
         copying = asyncio.create_task(asyncio.to_thread(adding))
         try:
             while not copying.done():
-                done, total = far[0]
-                message = f"{done // MIB} of {total // MIB} MiB of {path}" if total else str(path)
-                yield Step("copying", done / max(1, total), message)
+                done, total = copied[0]
+                detail = f"{done // MIB} of {total // MIB} MiB of {path}" if total else str(path)
+                report(Step("copying", done / max(1, total), detail))
                 await asyncio.wait([copying], timeout=COPY_LOOK_S)
             stored = copying.result()
         except StoreRefused as error:
             raise self._refused(DeployRefused("store", str(error))) from None
         finally:
             copying.cancel()  # of a caller who went away; its thread goes on to the end
-        async with aclosing(self._load(stored, swap, activate, "activate", "")) as steps:
-            async for one in steps:
-                yield one
+        await self._load(stored, swap, activate, "activate", "", report)
 
-    async def roll_back_cold(self, reason: str, swap: str = "") -> Steps:
+    async def roll_back_cold(self, reason: str, swap: str, report: Report) -> None:
         """To the store's previous bundle, which is loaded for it. Raises DeployRefused."""
         previous = self.store.previous
         if previous is None:
             raise DeployRefused("rollback", "there is no previous bundle in the store")
         self._check_back(previous.stamp)
-        async with aclosing(self._load(previous, swap, True, "rollback", reason)) as steps:
-            async for one in steps:
-                yield one
+        await self._load(previous, swap, True, "rollback", reason, report)
 
     async def _load(
-        self, stored: Stored, swap: str, activate: bool, action: str, reason: str
-    ) -> Steps:
-        chosen, said = await self._choose(stored, swap, activate)
-        for one in (*said, *await self._keep_active()):
-            yield one
+        self, stored: Stored, swap: str, activate: bool, action: str, reason: str, report: Report
+    ) -> None:
+        chosen = await self._choose(stored, swap, activate, report)
+        await self._keep_active(report)
         if chosen == ROLLING:
-            # Half a roll is no state to be left in because somebody's connection broke.
-            rolled = self._rolled(stored, action, reason)
-            steps = detached(self._journaled(rolled, stored), self._tasks)
+            # It goes on when its caller goes away: half a roll is not a state to stay in.
+            rolled = self._journaled(self._rolled(stored, action, reason, report), stored)
+            await detached(rolled, self._tasks)
         else:
-            steps = self._journaled(self._beside(stored, activate, action, reason), stored)
-        async with aclosing(steps):
-            async for one in steps:
-                yield one
+            beside = self._beside(stored, activate, action, reason, report)
+            await self._journaled(beside, stored)
 
-    async def _choose(self, stored: Stored, swap: str, activate: bool) -> tuple[str, list[Step]]:
+    async def _choose(self, stored: Stored, swap: str, activate: bool, report: Report) -> str:
         """How it takes the other's place, and the room for it. Raises DeployRefused."""
-        pool_set, said = self.pool_set, []
+        pool_set = self.pool_set
         try:
             if stored.stamp == stamp_of(pool_set.active):
                 raise DeployRefused("load", f"stamp {stored.stamp[:SHORT]} is being served already")
             pool_set.check_free()
             if (ending := pool_set.discard()) is not None:
-                said.append(Step("room", 0.0, "what was loaded and not activated ends"))
+                report(Step("room", 0.0, "the bundle that was loaded and not activated ends"))
                 await ending
             misfit = pool_set.misfit(stored.path)
             if misfit and pool_set.standby is not None:
-                said.append(Step("room", 0.0, f"the standby ends: {misfit}"))
+                report(Step("room", 0.0, f"the standby ends: {misfit}"))
                 await pool_set.retire_standby()
                 misfit = pool_set.misfit(stored.path)
             chosen, why = choose(swap, activate, misfit)
         except DeployRefused as refusal:
             raise self._refused(refusal) from None
         pool_set.notes["swap"] = f"{chosen}: {why}"
-        return chosen, [*said, Step("swap", 0.0, pool_set.notes["swap"])]
+        report(Step("swap", 0.0, pool_set.notes["swap"]))
+        return chosen
 
-    async def _keep_active(self) -> list[Step]:
-        """A copy of what serves, if it came from outside: to be able to go back to it."""
+    async def _keep_active(self, report: Report) -> None:
+        """Copy what serves, if it came from outside the store: to be able to go back to it."""
         facts = self.pool_set.active.facts
         if facts is None or facts.dirty or self._find(facts.stamp) is not None:
-            return []
+            return
+        detail = f"{facts.stamp_name}, to be able to go back to it"
         try:
             await asyncio.to_thread(self.store.add, Path(facts.bundle_path))
         except StoreRefused as error:
-            return [Step("keeping", 0.0, f"NO COLD ROLLBACK, it cannot be kept: {error}")]
-        return [Step("keeping", 0.0, f"{facts.stamp_name}, to be able to go back to it")]
+            detail = f"NO COLD ROLLBACK, the active bundle cannot be kept: {error}"
+        report(Step("keeping", 0.0, detail))
 
-    async def _journaled(self, steps: Steps, stored: Stored) -> Steps:
+    async def _journaled(self, load: Coroutine[Any, Any, None], stored: Stored) -> None:
         try:
-            async with aclosing(steps):
-                async for one in steps:
-                    yield one
+            await load
         except DeployRefused as refusal:
             await self._forget_damaged(stored, refusal)
             raise self._refused(refusal) from None
@@ -165,12 +158,12 @@ class Deployment:
         except OSError as error:
             logger.error("the damaged %s stays in the store: %s", stored.path, error)
 
-    async def _beside(self, stored: Stored, activate: bool, action: str, reason: str) -> Steps:
+    async def _beside(
+        self, stored: Stored, activate: bool, action: str, reason: str, report: Report
+    ) -> None:
         self._copied.add(stored.stamp)
         try:
-            async with aclosing(self.pool_set.load(stored.path)) as steps:
-                async for one in steps:
-                    yield one
+            report(await self.pool_set.load(stored.path, report))
         finally:
             self._copied.discard(stored.stamp)
         self.record("load", None, f"{stored.name} {stored.stamp} is ready")
@@ -179,21 +172,20 @@ class Deployment:
         switch = self.pool_set.activate(stored.stamp)
         if action == "rollback":
             self.pool_set.leave_sessions()
-        yield await self._noted(action, activated(switch), reason)
+        report(await self._noted(action, activated(switch), reason))
 
-    async def _rolled(self, stored: Stored, action: str, reason: str) -> Steps:
+    async def _rolled(self, stored: Stored, action: str, reason: str, report: Report) -> None:
         self._copied.add(stored.stamp)
         try:
-            async with aclosing(self.pool_set.roll(stored.path)) as steps:
-                async for one in steps:
-                    yield await self._noted(action, one, reason) if one.switch else one
+            done = await self.pool_set.roll(stored.path, report)
+            report(await self._noted(action, done, reason))
         finally:
             self._copied.discard(stored.stamp)
 
     # ---- switch --------------------------------------------------------------------------------
 
     async def activate(self, stamp: str) -> Step:
-        """For everybody, at once; a canary of it is over then. Raises DeployRefused."""
+        """For all sessions, at once; this ends its canary. Raises DeployRefused."""
         stored, canary = self._find(stamp), self.pool_set.canary
         evidence = f"canary ended: {canary.evidence()}" if canary is not None else ""
         done = activated(self.pool_set.activate(stored.stamp if stored else stamp))
@@ -210,7 +202,7 @@ class Deployment:
         previous = self.store.previous
         self._check_back(stamp_of(self.pool_set.standby) if self.pool_set.standby else "")
         if self.pool_set.standby is None and previous is not None:
-            message = f"{previous.stamp[:SHORT]} is not warm any more and has to be loaded"
+            message = f"{previous.stamp[:SHORT]} is no longer warm and has to be loaded"
             raise DeployRefused(COLD, message)
         done = replace(activated(self.pool_set.roll_back()), name="rolled back")
         return await self._noted("rollback", done, reason)

@@ -1,5 +1,5 @@
-"""Tells telemetry what is served: the bundle's own reference and objective, and every change of it
-as a row of the deploy journal."""
+"""Reports to telemetry what is served: the reference and objective of the bundle, and every deploy
+as a row of the journal."""
 
 from __future__ import annotations
 

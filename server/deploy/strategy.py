@@ -12,8 +12,8 @@ SWAPS = (BLUE_GREEN, ROLLING)
 def choose(asked: str, activate: bool, misfit: str) -> tuple[str, str]:
     """(swap, reason). `misfit` says why two whole pools do not fit, "" when they do.
 
-    Rolling serves the new bundle while it goes on, so it is never chosen for somebody who only
-    asked to load. Raises DeployRefused.
+    Rolling serves the new bundle as it goes, so it is never chosen for a load without --activate.
+    Raises DeployRefused.
     """
     if asked == ROLLING:
         return ROLLING, "asked for"

@@ -1,4 +1,4 @@
-"""Tells OpenTelemetry of every call and, while it lasts, which call a prediction belongs to.
+"""Reports every call to OpenTelemetry, and which call a prediction belongs to.
 
 An interceptor around all others, so that what they refuse is counted too. A record is made long
 after the bytes of its call were read; a context variable carries the call there, as it follows the
@@ -18,6 +18,7 @@ import grpc
 
 from server.engine import RecordSink
 from server.request.caller import TRACE_KEY
+from server.security.guard import kind_of
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.otel.items import Call
 from server.telemetry.record import FeatureSpec, Record
@@ -32,7 +33,7 @@ CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 class OtelRecorder:
-    """A recorder that tells OpenTelemetry of each record, then hands it on."""
+    """A recorder that reports each record to OpenTelemetry, then hands it on."""
 
     def __init__(self, instruments: Instruments, recorder: RecordSink) -> None:
         self._instruments = instruments
@@ -75,8 +76,8 @@ Ended = Callable[[Call, str, float], None]
 
 
 def _wrapped(handler: Any, ended: Ended) -> Any:
-    """The same handler, which says when and how its call ended."""
-    make, inner = _kind_of(handler)
+    """The same handler, which reports when and how its call ended."""
+    make, inner = kind_of(handler)
 
     async def call(request: Any, context: Any) -> Any:
         current = CALL.get()
@@ -105,17 +106,6 @@ def _wrapped(handler: Any, ended: Ended) -> Any:
             ended(current, status, time.perf_counter() - began_s)
 
     return make(call, handler.request_deserializer, handler.response_serializer)
-
-
-def _kind_of(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """How to make such a handler, and what this one does."""
-    if handler.request_streaming and handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler, handler.stream_stream
-    if handler.request_streaming:
-        return grpc.stream_unary_rpc_method_handler, handler.stream_unary
-    if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler, handler.unary_stream
-    return grpc.unary_unary_rpc_method_handler, handler.unary_unary
 
 
 def _trace_headers(metadata: Any) -> tuple[str, str]:

@@ -1,5 +1,5 @@
-"""OpenTelemetry around one server: built from its flags and OpenTelemetry's own variables, told of
-its state once a second. Does nothing, and loads nothing, when nothing is switched on.
+"""OpenTelemetry around one server: built from its flags and OpenTelemetry's own variables, updated
+with its state once a second. Does nothing, and loads nothing, when nothing is switched on.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ class OtelSetup:
 
     @property
     def messages(self) -> list[str]:
-        """What was chosen, and why."""
+        """Startup lines: what was chosen, and why."""
         kept = [f"traces, events and metrics are kept in {self._file.path}"] if self._file else []
         return [*(self.instruments.messages if self.instruments is not None else ()), *kept]
 
     def recorder(self, recorder: RecordSink) -> RecordSink:
-        """The same recorder, with OpenTelemetry told first."""
+        """The same recorder, which reports to OpenTelemetry first."""
         if self.instruments is None:
             return recorder
         from server.ops.otel_interceptor import OtelRecorder

@@ -1,4 +1,4 @@
-"""The alert that a replica is no longer what it loaded. It resolves when all is as it was again."""
+"""The alert that a replica differs from what it loaded. It resolves when nothing differs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from server.telemetry.findings import Finding
 from server.telemetry_port import TelemetryPort
 from server.types import EngineSnapshot
 
-# One a server: another stamp that is served cleanly ends the alert of the one before.
+# One per server: switching to a stamp without skew ends the alert of the previous one.
 KEY = "skew/loaded"
 LOOK_S = 1.0
-# An alert that has flapped must be seen right for a while before it closes, so it is told again.
+# An alert that has flapped must be clear for a while before it closes, so it is reported again.
 REPEAT_S = 15.0
 
 
@@ -49,7 +49,7 @@ class SkewAlert:
 
 
 def finding_of(now: EngineSnapshot) -> Finding:
-    """What changes answers already is critical; what the next start would change is high."""
+    """Critical: answers are affected now. High: only after the next start."""
     items = [item for replica in now.replicas for item in replica.self_check.changed]
     severity = (
         "critical" if any(item.affects_answers_now for item in items) else "high" if items else ""

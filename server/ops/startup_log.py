@@ -1,5 +1,5 @@
-"""Tells whoever started the server how it goes: a line for each change of a replica or of the
-whole, and one when it is ready."""
+"""The lines a starting server prints: one for each change of a replica or of the server, and one
+when it is ready."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.engine import Engine
 from server.types import EngineSnapshot, ReplicaStatus
 
 LOOK_S = 0.2
-# Under a full queue the state may change several times a second: only what lasts is told.
+# Under a full queue the state may change several times a second: only lasting changes are printed.
 LASTS_S = 1.0
 
 
@@ -43,7 +43,7 @@ class StartupLog:
             self._report(self._whole(now))
 
     def _report_replica(self, replica: ReplicaStatus) -> None:
-        # Loading names its steps; what else is said of a state may change often and matter little.
+        # The steps of loading are printed; other reasons change often and matter little.
         step = replica.reason if replica.state == "loading" else ""
         seen = (replica.state, replica.restarts, step)
         # Deaths are in the log: a replica may be back before this looks again.

@@ -1,4 +1,4 @@
-"""Tells the service manager that started this server how it goes (systemd's sd_notify protocol).
+"""Notifies the service manager that started this server (systemd's sd_notify protocol).
 
 One datagram each to the socket NOTIFY_SOCKET names. Without it everything here does nothing.
 """
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 SEND_WITHIN_S = 1.0  # the manager may be slow to read; the event loop waits for it no longer
 RETRY_S = 1.0
-# Signs of life come this many times as often as asked, so that one late one is no death.
+# Signs of life come this many times as often as required, so that a late one does no harm.
 OFTENER = 3
 
 
@@ -46,8 +46,8 @@ class ServiceManager:
         return self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within_s * 1e6)}")
 
     async def attend(self, engine: Engine) -> None:
-        """Say READY once a replica has proved itself right and fast enough, and show signs of
-        life as long as the event loop turns."""
+        """Send READY once a replica is right and fast enough, and WATCHDOG while the event loop
+        turns."""
         if not self.address:
             return
         async with asyncio.TaskGroup() as group:
@@ -79,7 +79,7 @@ class ServiceManager:
                 out.connect(name)
                 out.send(assignment.encode())
         except OSError as error:
-            logger.warning("the service manager at %s was not told: %s", self.address, error)
+            logger.warning("the service manager at %s was not notified: %s", self.address, error)
             return False
         return True
 

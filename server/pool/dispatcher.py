@@ -72,7 +72,7 @@ class Dispatcher:
         return None
 
     def submit(self, entry: QueueEntry) -> None:
-        """Queue a row; when a lesser one has to go for it, that one's caller is told so."""
+        """Queue a row; a row of lower priority that it displaces is refused."""
         displaced = self.queue.add(entry)
         if displaced is not None:
             fault = errors.queue_full(len(self.queue), self.retry_after_s())
@@ -80,7 +80,7 @@ class Dispatcher:
         self.plan()
 
     def cancel(self, entry: QueueEntry) -> None:
-        """The caller has gone: forget the row where it waits, or tell the replica that has it."""
+        """The caller has gone: drop the row from the queue, or notify the replica that has it."""
         entry.closed = True
         entry_id = entry.work.id
         if self.queue.remove(entry_id) or self.suspects.remove(entry_id):

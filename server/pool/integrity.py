@@ -1,4 +1,4 @@
-"""What one replica says of itself against what it loaded, and who waits for it to compare bytes."""
+"""The latest integrity check of one replica, and the callers that wait for a full comparison."""
 
 from __future__ import annotations
 

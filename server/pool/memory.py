@@ -25,7 +25,7 @@ def misfit(
 ) -> str:
     """Why so many more replicas of `config.bundle` do not fit, with the numbers; "" when they do.
 
-    `free` is bytes by device, as far as serving replicas have said them.
+    `free` is bytes by device, as reported by serving replicas.
     """
     if not config.memory_check or not replicas:
         return ""

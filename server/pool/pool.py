@@ -320,7 +320,7 @@ class Pool:
         return tuple(replica.status() for replica in self._open_replicas())
 
     def device_free(self) -> dict[str, int]:
-        """Bytes that are free on each device, as its replicas said last."""
+        """Bytes that are free on each device, as last reported by its replicas."""
         return {s.device: s.device_free for s in self._open_replicas() if s.device_free is not None}
 
     def _open_replicas(self) -> list[ReplicaHandle]:

@@ -1,4 +1,4 @@
-"""Which row goes next. Pure: no loop, no thread, no clock of its own, and no idea of a replica.
+"""Which row goes next. Pure: no loop, no thread, no clock of its own, and no knowledge of replicas.
 
 Order: priority, then the moment a row is due, then arrival. A row is due at its deadline, or
 `patience_s` after it came if that is earlier, so within one priority nothing waits for ever behind
@@ -60,9 +60,6 @@ class RowQueue:
     def __iter__(self) -> Iterator[QueueEntry]:
         return (self._by_key[key] for key in self._order)
 
-    def __contains__(self, entry_id: str) -> bool:
-        return entry_id in self._keys
-
     def has_room(self, work: Work) -> bool:
         """Whether `add` would take this row, displacing a lesser one if need be."""
         return self._fits(work) or self._lesser(work) is not None
@@ -121,7 +118,7 @@ class RowQueue:
         return [self._pop(0) for _ in range(len(self._order))]
 
     def _fits(self, work: Work) -> bool:
-        # An empty queue takes a row of any size: the door has checked that it is a legal one.
+        # An empty queue takes a row of any size: validation has checked its size.
         fits = self.bytes + len(work.example) <= self._most_bytes or not self._order
         return fits and len(self._order) < self._most_rows
 

@@ -126,7 +126,7 @@ def state_of(replicas: Sequence[ReplicaStatus], wanted: int, queue_full: bool) -
 
 
 def skew_of(replicas: Sequence[ReplicaStatus]) -> str:
-    """What is no longer as it was loaded, the gravest first; "" when all is."""
+    """What differs from what was loaded, the gravest first; "" when nothing does."""
     moved = [
         (not item.affects_answers_now, r.index, item)
         for r in replicas

@@ -77,7 +77,7 @@ class ReplicaHandle:
         self.probing = False
         self.started_at = self.moved_at = self.worked_at = self._clock()
         self.device = ""
-        self.device_free: int | None = None  # bytes; None: not said, or no such memory
+        self.device_free: int | None = None  # bytes; None: not reported, or no such memory
         self._pid = 0
         self._rss_bytes = 0
         self._load_s = 0.0
@@ -103,7 +103,7 @@ class ReplicaHandle:
             return f"no progress for {self._config.stall_s:g} s"
         return ""
 
-    # ---- what it is told -------------------------------------------------------------------
+    # ---- messages to the replica -----------------------------------------------------------
 
     def hold(self, entry: QueueEntry) -> None:
         """Count a row as held; `send` follows, with all rows of this turn in one frame."""
@@ -148,7 +148,7 @@ class ReplicaHandle:
     # ---- its life --------------------------------------------------------------------------
 
     async def live(self) -> str:
-        """Run one process from its start to its end; returns the cause of death in words.
+        """Run one process from its start to its end; returns the cause of death.
 
         What it held is still in `held` then: the caller decides what becomes of it.
         """
@@ -176,7 +176,7 @@ class ReplicaHandle:
             while (message := await front.receive()) is not None:
                 self._receive(message)
         except (LinkBroken, DecodeError) as error:
-            self.kill(f"sent what is no message: {error}")
+            self.kill(f"sent an invalid message: {error}")
 
     async def _reap(self) -> int:
         self.integrity.over()
@@ -200,7 +200,7 @@ class ReplicaHandle:
             return f"died of {signal.Signals(-code).name}"
         return f"ended with exit code {code}"
 
-    # ---- what it says ----------------------------------------------------------------------
+    # ---- messages of the replica -----------------------------------------------------------
 
     def _receive(self, message: Any) -> None:
         kind = message.WhichOneof("message")

@@ -1,5 +1,5 @@
 """What a row of each modality mix costs, learned from the rows answered, and from that how long a
-new row would take. Used to refuse a deadline that cannot be met and to say when to come back."""
+new row would take. Used to refuse a deadline that cannot be met and to compute RetryInfo."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ServiceTime:
         return work_s
 
     def meter(self, work_s: float, now: float, backlog: bool) -> None:
-        """How fast the pool works off a queue; says nothing while there is none."""
+        """How fast the pool works off a queue; measures nothing while there is none."""
         if not backlog or self._meter_since is None:
             self._meter_since = now if backlog else None
             self._metered_s = 0.0

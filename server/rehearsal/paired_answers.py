@@ -14,7 +14,7 @@ NO_SLICES: Mapping[str, str] = {}
 
 @dataclass(frozen=True, slots=True)
 class BundleAnswer:
-    """What one bundle said; `error` is CODE/REASON, and then the rest is empty."""
+    """The answer of one bundle; `error` is CODE/REASON, and then the rest is empty."""
 
     label: str = ""
     confidence: float = math.nan

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -24,10 +24,10 @@ from server.rehearsal.shadow import LOW, WITHIN_S, Shadow
 from server.rehearsal.submit import says_nothing, submit
 from server.rehearsal.throttle import CandidateGone, Throttle
 from server.rehearsal.verdict import RehearsalVerdict
-from server.request.ids import prediction_id
 from server.request.status import Refused
-from server.request.validation import Terms, Validator
+from server.request.validation import Terms, Validator, prediction_id
 from server.request.worker_threads import WorkerThreads
+from server.routing.progress import Report, Step
 from server.telemetry.rows import PredictionRow
 from server.telemetry_port import TelemetryPort
 from server.types import Facts, Outcome, Work
@@ -46,15 +46,6 @@ class Wanted:
     payloads: int
     shadow_share: float = 0.0
     seconds: float = 0.0  # of shadowing
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """How far it has come."""
-
-    name: str
-    fraction: float
-    detail: str
 
 
 @dataclass(slots=True)
@@ -80,28 +71,24 @@ class Rehearsal:
     def __post_init__(self) -> None:
         self._throttle = Throttle(self.engine, self.active, self.candidate, self.clock)
 
-    async def run(self, wanted: Wanted) -> AsyncGenerator[Stage | RehearsalReport, None]:
-        """Stages, then the judgement. Raises RehearsalEnded, and Refused when the payloads cannot
-        be read. Closing it ends everything at once."""
+    async def run(self, wanted: Wanted, report: Report) -> RehearsalReport:
+        """Raises RehearsalEnded, and Refused when the payloads cannot be read. Cancelling it ends
+        everything at once."""
         old, new = _facts(self.active), _facts(self.candidate)
         shadow = Shadow(
             wanted.shadow_share, self.active, self.candidate, self._see_live, self.clock
         )
         gone = ""
         try:
-            async with aclosing(self._replay(old, wanted.payloads)) as stages:
-                async for stage in stages:
-                    yield stage
+            await self._replay(old, wanted.payloads, report)
             if wanted.shadow_share and wanted.seconds:
-                async with aclosing(self._shadow(shadow, wanted.seconds)) as stages:
-                    async for stage in stages:
-                        yield stage
+                await self._shadow(shadow, wanted.seconds, report)
         except CandidateGone as error:
             gone = str(error)
         finally:
             self._throttle.give_way(False)
             self._reading.close()
-        yield Stage("judging", 1.0, f"{len(self._pairs)} payloads")
+        report(Step("judging", 1.0, f"{len(self._pairs)} payloads"))
         seen = Observations(
             tuple(self._pairs),
             tuple(self._times),
@@ -110,12 +97,12 @@ class Rehearsal:
             shadow.dropped,
             _more(len(self._pairs), wanted, self.sample_share),
         )
-        judged = await asyncio.to_thread(build_report, seen, old, new)
-        yield replace(judged, verdict=RehearsalVerdict("refuse", gone)) if gone else judged
+        found = await asyncio.to_thread(build_report, seen, old, new)
+        return replace(found, verdict=RehearsalVerdict("refuse", gone)) if gone else found
 
     # ---- kept payloads -------------------------------------------------------------------------
 
-    async def _replay(self, old: Facts, most: int) -> AsyncGenerator[Stage, None]:
+    async def _replay(self, old: Facts, most: int, report: Report) -> None:
         rows = await self._kept(old, most)
         done, reported_at, began = 0, 0.0, self.clock()
         for some in _chunks(rows, READ_AT_ONCE):
@@ -135,7 +122,7 @@ class Rehearsal:
                 done += len(group)
                 if self.clock() - reported_at >= REPORT_S:
                     reported_at = self.clock()
-                    yield Stage("replaying", done / len(rows), f"{done} of {len(rows)} payloads")
+                    report(Step("replaying", done / len(rows), f"{done} of {len(rows)} payloads"))
 
     async def _kept(self, old: Facts, most: int) -> list[str]:
         """Ids of the latest payloads that the active bundle was asked to classify. Those asked for
@@ -174,19 +161,7 @@ class Rehearsal:
 
     def _work(self, row: PredictionRow) -> Work | None:
         """The same way in as a request; None for a payload that is gone or not let in any more."""
-        terms = Terms(
-            task="classify",
-            labels=(),
-            want_embedding=False,
-            max_new_tokens=0,
-            priority=LOW,
-            deadline=self.clock() + WITHIN_S,
-            session="",
-            expected_stamps=frozenset(),
-            keep_payload=False,
-            client="rehearsal",
-            trace_parent="",
-        )
+        terms = Terms(priority=LOW, deadline=self.clock() + WITHIN_S, client="rehearsal")
         if row.example:
             with suppress(Refused):
                 return self.validator.work(row.example, "payload", terms)
@@ -211,7 +186,7 @@ class Rehearsal:
 
     # ---- live traffic --------------------------------------------------------------------------
 
-    async def _shadow(self, shadow: Shadow, seconds: float) -> AsyncGenerator[Stage, None]:
+    async def _shadow(self, shadow: Shadow, seconds: float, report: Report) -> None:
         self._throttle.give_way(True)
         workers = [asyncio.create_task(shadow.run()) for _ in range(max(1, self.candidate.serving))]
         self.engine.observer = shadow.offer
@@ -220,7 +195,7 @@ class Rehearsal:
             while (passed := self.clock() - began) < seconds:
                 self._throttle.check()
                 message = f"{shadow.answered} live requests, {shadow.dropped} dropped"
-                yield Stage("shadowing", passed / seconds, message)
+                report(Step("shadowing", passed / seconds, message))
                 await asyncio.sleep(min(REPORT_S, max(0.0, seconds - passed)))
         finally:
             self.engine.observer = None

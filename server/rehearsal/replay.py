@@ -1,4 +1,4 @@
-"""A kept prediction beside the same payload answered again: what is said now, what differs."""
+"""A stored prediction beside a new answer to the same payload, and what differs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from server.telemetry.outputs import OUTPUT_NAMES
 from server.telemetry.record import FeatureSpec
 
-# What golden answers may differ by in float32: the company in a batch and the number of threads
-# move an answer by less, and that is no difference.
+# What golden answers may differ by in float32: the other rows of a batch and the number of threads
+# move an answer by less, and that does not count.
 TOLERANCE = 1e-3
 Value = str | float
 NO_FEATURES: Mapping[str, Value] = {}
@@ -18,8 +18,8 @@ NO_FEATURES: Mapping[str, Value] = {}
 
 @dataclass(frozen=True, slots=True)
 class ReplaySide:
-    """What one run said. `features` by name, a categorical one by its category, absent ones left
-    out; `error` is CODE/REASON and then the rest is empty."""
+    """The answer of one run. `features` by name, a categorical one by its category, without absent
+    ones; `error` is CODE/REASON and then the rest is empty."""
 
     stamp: str
     stamp_name: str
@@ -32,7 +32,7 @@ class ReplaySide:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One thing said by both; None where a side says nothing of it."""
+    """One value of both answers; None where an answer does not have it."""
 
     name: str
     kept: Value | None

@@ -19,7 +19,7 @@ from server.errors import PoolRefused
 from server.pool.pool import Pool
 from server.pool.spawn import replica_spawner
 from server.rehearsal.replay import ReplaySide, named
-from server.request.ids import prediction_id
+from server.request.validation import prediction_id
 from server.telemetry.outputs import outputs_of
 from server.telemetry.record import FeatureSpec
 from server.telemetry_port import NullTelemetry
@@ -95,7 +95,7 @@ async def by_bundle(path: Path, config: ServerConfig, example: bytes, task: str)
     engine = Engine(config, Pool(config, replica_spawner(config)), NullTelemetry())
     await engine.start()
     try:
-        work = _work(example, task)
+        work = Work(prediction_id(), example, task, want_embedding=task == "embed")
         while not engine.serving:
             _check_alive(engine)
             await asyncio.sleep(LOOK_S)
@@ -125,24 +125,4 @@ def _side(outcome: Outcome, name: str, schema: Sequence[FeatureSpec]) -> ReplayS
         outputs_of(answer),
         {score.label: score.probability for score in answer.scores},
         named(np.frombuffer(answer.features, "<f4").tolist(), schema),
-    )
-
-
-def _work(example: bytes, task: str) -> Work:
-    return Work(
-        id=prediction_id(),
-        example=example,
-        task=task,
-        labels=(),
-        want_embedding=task == "embed",
-        max_new_tokens=0,
-        priority=1,
-        deadline=None,
-        session="",
-        expected_stamps=frozenset(),
-        cost=0,
-        client="",
-        slices={},
-        keep_payload=False,
-        mix="",
     )

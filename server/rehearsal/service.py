@@ -1,11 +1,10 @@
-"""Which bundle is rehearsed: finds it, or loads it first; one at a time; and tells the journal."""
+"""Finds the bundle to rehearse or loads it first, runs one rehearsal at a time, and records it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from server.deploy.strategy import BLUE_GREEN
 from server.engine import Engine
 from server.errors import DeployRefused
 from server.pool.pool import Pool
-from server.rehearsal.rehearsal import Rehearsal, Stage, Wanted
+from server.rehearsal.rehearsal import Rehearsal, Wanted
 from server.rehearsal.report import RehearsalReport
 from server.rehearsal.throttle import RehearsalEnded
 from server.request.validation import Validator
-from server.routing.progress import Step, Steps, Switch
+from server.routing.progress import Report, Step, Switch
 from server.telemetry_port import TelemetryPort
 
 SHORTEST = 6  # digits of a stamp
@@ -36,39 +35,37 @@ class RehearsalService:
     _running: bool = field(default=False, init=False)
 
     async def rehearse(
-        self, stamp: str, path: str, wanted: Wanted
-    ) -> AsyncGenerator[Step | Stage | RehearsalReport, None]:
-        """Steps of a load if there is one, stages, and the judgement. Raises DeployRefused, and
-        Refused when payloads cannot be read.
+        self,
+        stamp: str,
+        path: str,
+        wanted: Wanted,
+        report: Callable[[Step | RehearsalReport], None],
+    ) -> None:
+        """Report the steps of a load if there is one, those of the rehearsal, and its result.
+        Raises DeployRefused, and Refused when payloads cannot be read.
 
-        What was loaded for this alone is let go unless it may be activated.
+        A bundle that was loaded for this alone is discarded unless it may be activated.
         """
         if self._running:
             raise DeployRefused("rehearse", "another rehearsal is running; one at a time")
-        candidate, loaded, judged = self._find(stamp, path), False, None
+        candidate, loaded, result = self._find(stamp, path), False, None
         self._running = True
         try:
             if candidate is None:
-                async with aclosing(self._load(stamp, path)) as steps:
-                    async for step in steps:
-                        yield step
+                # Beside the active pool: the comparison needs both bundles.
+                await self.deployment.load(self._path(stamp, path), BLUE_GREEN, False, report)
                 candidate, loaded = self.engine.pool_set.candidate, True
             if candidate is None:
-                raise DeployRefused("rehearse", "what was loaded is not there any more")
-            async with aclosing(self._run(candidate, wanted)) as stages:
-                async for stage in stages:
-                    judged = stage if isinstance(stage, RehearsalReport) else None
-                    if judged is not None and loaded and judged.verdict.word == "refuse":
-                        self._let_go(candidate)
-                    yield stage
+                raise DeployRefused("rehearse", "the candidate was discarded meanwhile")
+            result = await self._run(candidate, wanted, report)
         finally:
             self._running = False
-            if loaded and judged is None and candidate is not None:
+            refused = result is None or result.verdict.word == "refuse"
+            if loaded and refused and candidate is not None:
                 self._let_go(candidate)
+        report(result)
 
-    async def _run(
-        self, candidate: Pool, wanted: Wanted
-    ) -> AsyncGenerator[Stage | RehearsalReport, None]:
+    async def _run(self, candidate: Pool, wanted: Wanted, report: Report) -> RehearsalReport:
         active = self.engine.pool_set.active
         rehearsal = Rehearsal(
             self.engine,
@@ -79,21 +76,16 @@ class RehearsalService:
             self.sample_share,
             self.clock,
         )
-        verdict = None
         try:
-            async with aclosing(rehearsal.run(wanted)) as stages:
-                async for stage in stages:
-                    if isinstance(stage, RehearsalReport):
-                        verdict = stage.verdict
-                        self._record(candidate, active, f"{verdict.word}: {verdict.reason}")
-                    yield stage
+            result = await rehearsal.run(wanted, report)
         except RehearsalEnded as end:
             self._record(candidate, active, f"ended: {end}")
             raise DeployRefused("rehearse", str(end)) from None
-        except (asyncio.CancelledError, GeneratorExit):
-            if verdict is None:
-                self._record(candidate, active, "ended: whoever asked for it went away")
+        except asyncio.CancelledError:
+            self._record(candidate, active, "ended: its caller went away")
             raise
+        self._record(candidate, active, f"{result.verdict.word}: {result.verdict.reason}")
+        return result
 
     def _find(self, stamp: str, path: str) -> Pool | None:
         """The pool to rehearse; None when it has to be loaded. Raises DeployRefused."""
@@ -104,15 +96,13 @@ class RehearsalService:
             except StoreRefused as error:
                 raise DeployRefused("store", str(error)) from None
         if len(wanted) < SHORTEST:
-            raise DeployRefused("rehearse", f"{wanted!r} is no stamp: at least {SHORTEST} digits")
+            raise DeployRefused(
+                "rehearse", f"{wanted!r} is not a stamp: give at least {SHORTEST} hex digits"
+            )
         pool_set = self.engine.pool_set
         if _is(pool_set.active, wanted):
             raise DeployRefused("rehearse", f"{wanted[:12]} serves already")
         return next((pool for pool in pool_set.pools if _is(pool, wanted)), None)
-
-    def _load(self, stamp: str, path: str) -> Steps:
-        """Beside the active pool: what is replaced meanwhile cannot be compared with."""
-        return self.deployment.load(self._path(stamp, path), BLUE_GREEN)
 
     def _path(self, stamp: str, path: str) -> Path:
         """Raises DeployRefused."""

@@ -1,4 +1,4 @@
-"""A share of live traffic asked again of a candidate, its answers discarded.
+"""A share of live traffic sent to a candidate as well; its answers are discarded.
 
 It looks on after a caller has been answered, so it can neither delay nor fail a request. What does
 not fit, or comes while the active pool has a queue, is dropped: no rehearsal is worth a caller's
@@ -25,7 +25,7 @@ LOOK_S = 0.05
 
 
 class Shadow:
-    """`on_pair` gets a live row, what its caller was answered, and what the candidate says."""
+    """`on_pair` gets a live row, what its caller was answered, and the answer of the candidate."""
 
     def __init__(
         self,

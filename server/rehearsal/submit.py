@@ -1,12 +1,11 @@
-"""One row asked of one pool, beside the engine's walk: not counted, not recorded."""
+"""Submits one row to one pool without the engine: not counted, not recorded."""
 
 from __future__ import annotations
 
 from server.pool.pool import Pool
-from server.types import Outcome, Timing, Work
+from server.types import NO_REPLICA, Outcome, Timing, Work
 
-NO_REPLICA = -1
-# Of a full or ending pool, or of a caller who left: they say nothing of a row.
+# Faults of a full or ending pool, or of a caller that left: no evidence about the row.
 PASSING = ("CANCELLED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
 
 

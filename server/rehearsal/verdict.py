@@ -19,7 +19,7 @@ Where each bound comes from:
 - SLOWER (server/routing/candidate_checks.py) is the same bound by which a load is refused. A load
   compares only what is over its own limit: a bundle within it may still take twice as long as the
   active one, so what could not be timed is held;
-- SHIFTED: whoever acts on a confidence above a bound of theirs acts differently when all of them
+- SHIFTED: a caller that acts on a confidence above some bound acts differently when all of them
   move by a tenth.
 """
 

@@ -1,4 +1,4 @@
-"""Where a replica meets errors nobody expected: both of its broad excepts are here.
+"""Unexpected errors of a replica: both of its broad excepts are here.
 
 What a model raises over a row costs the rows it was at work on, not the process, which holds
 others; every other error is ours and ends the process.

@@ -1,4 +1,4 @@
-"""A replica's look at itself: is it still what it loaded? Once in a while, and when asked.
+"""A replica's check of itself: is it still what it loaded? At an interval, and on request.
 
 On a thread of its own, beside the stages: it reads the file system and memory, and computes nothing
 that could wait for a forward.
@@ -34,10 +34,10 @@ class IntegrityWatch(Protocol):
     """Two things keep this shape: pipelines.bundle.skew.SkewWatch and those of tests."""
 
     def look(self) -> Sequence[ChangedItem]:
-        """By what the file system says: milliseconds."""
+        """Compare file metadata; takes milliseconds."""
 
     def verify(self, disk: bool) -> Sequence[ChangedItem]:
-        """By every byte in memory and, with `disk`, of every file."""
+        """Compare every byte in memory and, with `disk`, of every file."""
 
 
 class IntegrityCheck:

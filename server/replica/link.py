@@ -8,10 +8,12 @@ asyncio streams. Protobuf ends here: behind this file is plain data.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from proto import inference_pb2, replica_pb2
 from server.telemetry.outputs import outputs_of
@@ -24,7 +26,7 @@ LONGEST_FRAME = 1 << 30
 
 
 class LinkBroken(Exception):
-    """The other end sent what is no frame."""
+    """The other end sent something that is not a frame."""
 
 
 class FrontLink:
@@ -87,6 +89,33 @@ class ReplicaLink:
         if len(data) < size:
             raise EOFError
         return data
+
+
+# Takes the content of one kind of message, and the payloads behind it.
+Receiver = Callable[[Any, list[bytes]], None]
+
+
+class Inbox:
+    """Reads the front's messages, from before the bundle is loaded until the process ends, and
+    hands each to the receiver of its kind."""
+
+    def __init__(self, link: ReplicaLink) -> None:
+        self._link = link
+        self.receivers: Mapping[str, Receiver] = {}  # set once loaded
+
+    def read(self) -> None:
+        try:
+            while True:
+                message, payloads = self._link.receive()
+                kind = message.WhichOneof("message") or ""
+                if kind == "stop":
+                    break
+                if kind not in self.receivers:
+                    raise AssertionError(f"{kind} before hello; this is a bug")
+                self.receivers[kind](getattr(message, kind), payloads)
+        except (EOFError, ConnectionError):
+            pass
+        os._exit(0)  # whatever the other threads do: the front is gone, or has ended this replica
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:

@@ -3,7 +3,7 @@
     python -m server.replica.main --fd N --bundle DIR ...
 
 Started by the front alone. The only place in server/ that imports pipelines, and late: the
-arguments are checked and the front is told before seconds are spent on importing torch.
+arguments are checked and the front is notified before importing torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ def limits_of(pipeline: Pipeline) -> Iterator[tuple[str, float]]:
 
 
 def sample_of(work: replica_pb2.Work, payload: bytes) -> Sample:
-    """Raises Rejected for bytes that are no Example."""
+    """Raises Rejected for bytes that are not an Example."""
     from pipelines.types import Sample
 
     example = inference_pb2.Example()

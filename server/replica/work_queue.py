@@ -1,9 +1,9 @@
 """What lies before a replica's threads: rows to decode, rows to compute, probes.
 
 Decoders take rows from it and bring them back decoded; the computing thread asks what to do next.
-Where decoding and computing share the same cores, the computing thread decodes too while there is
-nothing better to do, and stands back while every decoder is busy: computing could not go faster,
-and the rows being decoded come along in the same forward. Elsewhere it takes what is there.
+On shared cores the computing thread decodes too while it has nothing to compute, and the forward
+waits while all decoders are busy, up to a full batch: it could not run faster, and the rows being
+decoded join the same forward. On separate cores the forward takes what is ready.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The life of a replica process, whatever model it holds: load, say hello, answer until the end.
+"""The life of a replica process, whatever model it holds: load, send hello, answer until the end.
 
-It ends when the front is gone, when told to, or on an error that makes all it would compute
-doubtful.
+It ends when the front is gone, on a stop message, or on an error after which no result can be
+trusted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server import host
 from server.replica.batching import Budget
 from server.replica.executor import Executor
 from server.replica.integrity_check import IntegrityCheck, IntegrityWatch
-from server.replica.link import ReplicaLink
+from server.replica.link import Inbox, ReplicaLink
 from server.replica.model import Model
 from server.replica.work_queue import Crew
 
@@ -35,7 +35,7 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What the command line says about any replica."""
+    """Settings of any replica, from the command line."""
 
     fd: int
     index: int
@@ -78,7 +78,12 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     crew = Crew(settings.decoders, loaded.shared_cores)
     executor = Executor(loaded.model, link.send, loaded.budget, crew, settings.generations)
     check = IntegrityCheck(loaded.watch, link.send, settings.look_s)
-    inbox.executor, inbox.check = executor, check
+    inbox.receivers = {
+        "work": executor.submit,
+        "cancel": lambda cancel, _: executor.cancel(cancel.ids),
+        "probe": lambda probe, _: executor.probe(probe),
+        "verify": lambda verify, _: check.ask(verify),
+    }
     executor.start()
     _introduce(link, loaded, time.monotonic() - began)
     threading.Thread(target=check.run, name="self-check", daemon=True).start()
@@ -111,39 +116,3 @@ def _introduce(link: ReplicaLink, loaded: Loaded, load_s: float) -> None:
     rows, tokens = loaded.budget.room
     room = replica_pb2.Room(rows=rows, cost=tokens)
     link.send(replica_pb2.FromReplica(room=room))
-
-
-class Inbox:
-    """Reads what the front says, from before the bundle is loaded until the end."""
-
-    def __init__(self, link: ReplicaLink) -> None:
-        self._link = link
-        self.executor: Executor | None = None
-        self.check: IntegrityCheck | None = None
-
-    def read(self) -> None:
-        try:
-            while True:
-                message, payloads = self._link.receive()
-                kind = message.WhichOneof("message")
-                if kind == "stop":
-                    break
-                self._obey(kind, message, payloads)
-        except (EOFError, ConnectionError):
-            pass
-        # Whatever the other threads are doing, nobody is there to hear of it.
-        os._exit(0)
-
-    def _obey(
-        self, kind: str | None, message: replica_pb2.ToReplica, payloads: list[bytes]
-    ) -> None:
-        if self.executor is None or self.check is None:
-            raise AssertionError(f"{kind} before hello; this is a bug")
-        if kind == "work":
-            self.executor.submit(message.work, payloads)
-        elif kind == "cancel":
-            self.executor.cancel(message.cancel.ids)
-        elif kind == "probe":
-            self.executor.probe(message.probe)
-        elif kind == "verify":
-            self.check.ask(message.verify)

@@ -1,4 +1,4 @@
-"""Who asked for what is being done: the name in a credential, or what the caller says of itself."""
+"""The actor of the current call: the name in its credential, else the name the client sent."""
 
 from __future__ import annotations
 

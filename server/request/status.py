@@ -1,5 +1,5 @@
-"""Saying no over gRPC: one table from fault codes to status codes, and the machine-readable
-details (google.rpc.Status in `grpc-status-details-bin`) that every refusal carries."""
+"""Refusals over gRPC: one table from fault codes to status codes, and the machine-readable details
+(google.rpc.Status in `grpc-status-details-bin`) that every refusal carries."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def status_of(fault: Fault) -> grpc.StatusCode:
 
 
 def spoken(fault: Fault) -> str:
-    """The status message: field, reason, words."""
+    """The status message: field, message, reason."""
     where = f"{fault.field}: " if fault.field else ""
     return f"{where}{fault.message} [{fault.reason}]"[:LONGEST_MESSAGE]
 

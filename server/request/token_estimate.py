@@ -1,4 +1,4 @@
-"""What a part will roughly cost, and what it is, told from its size and first bytes alone.
+"""Estimates the tokens of a part, and its modality, from its size and first bytes alone.
 
 Nothing is decoded here: the estimate only orders and bounds the queue. The replica counts tokens
 exactly before it composes a batch.
@@ -25,7 +25,7 @@ _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x
 
 
 def modality_of(part: pb.Part, head: bytes) -> str:
-    """text, image or audio; "" when neither the caller nor the first bytes tell."""
+    """text, image or audio; "" when neither the caller nor the first bytes reveal it."""
     if part.modality in NAMES:
         return NAMES[part.modality]
     if part.WhichOneof("source") == "text":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,6 @@ from typing import Any
 from proto import inference_pb2 as pb
 from server.config import ServerConfig
 from server.request.caller import Caller
-from server.request.ids import prediction_id
 from server.request.lazy_parse import example_of, parse_generate, parse_predict, text_of
 from server.request.limits import most
 from server.request.status import Refused, bad_input
@@ -33,19 +33,19 @@ TASKS = {pb.TASK_UNSPECIFIED: "classify", pb.CLASSIFY: "classify", pb.EMBED: "em
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What all rows of one request share."""
+    """What all rows of one request share: fields of Work."""
 
-    task: str
-    labels: tuple[str, ...]
-    want_embedding: bool
-    max_new_tokens: int
-    priority: int
-    deadline: float | None
-    session: str
-    expected_stamps: frozenset[str]
-    keep_payload: bool
-    client: str
-    trace_parent: str
+    task: str = "classify"
+    labels: tuple[str, ...] = ()
+    want_embedding: bool = False
+    max_new_tokens: int = 0
+    priority: int = 1
+    deadline: float | None = None
+    session: str = ""
+    expected_stamps: frozenset[str] = frozenset()
+    keep_payload: bool = False
+    client: str = ""
+    trace_parent: str = ""
     request: str = ""
 
 
@@ -57,6 +57,17 @@ class ParsedRequest:
     rows: tuple[bytes, ...]
     terms: Terms
     top_k: int
+
+
+def prediction_id(unix_ms: int | None = None) -> str:
+    """A new prediction id: UUID version 7 (RFC 9562) as 32 hex digits, so that ids sort by time.
+
+    48 bits of unix milliseconds, version, 12 random bits, variant, 62 random bits."""
+    at_ms = time.time_ns() // 1_000_000 if unix_ms is None else unix_ms
+    noise = secrets.randbits(74)
+    high = (at_ms & (1 << 48) - 1) << 16 | 0x7000 | noise >> 62
+    low = 0b10 << 62 | noise & (1 << 62) - 1
+    return f"{high << 64 | low:032x}"
 
 
 class Validator:
@@ -198,7 +209,7 @@ class Validator:
         labels = tuple(text_of(label, f"labels[{index}]") for index, label in enumerate(raw))
         for index, label in enumerate(labels):
             if not label.strip():
-                raise Refused(bad_input(f"labels[{index}]", "EMPTY", "a label needs words"))
+                raise Refused(bad_input(f"labels[{index}]", "EMPTY", "a label must not be blank"))
             if label in labels[:index]:
                 text = f"the label {label!r} is given twice"
                 raise Refused(bad_input(f"labels[{index}]", "DUPLICATE_LABEL", text))
@@ -215,10 +226,6 @@ class Validator:
         if remaining_s is None:
             remaining_s = self._config.default_deadline_s or None
         return Terms(
-            task="classify",
-            labels=(),
-            want_embedding=False,
-            max_new_tokens=0,
             priority=PRIORITIES[request.priority],
             deadline=None if remaining_s is None else self._clock() + remaining_s,
             session=_short_text(request.session_id, "session_id"),

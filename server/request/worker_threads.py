@@ -1,6 +1,6 @@
-"""Blocking work of telemetry beside the event loop, on a few threads, with an end to the line.
+"""Blocking work of telemetry on a few threads beside the event loop, with a bounded queue.
 
-Here alone telemetry's own errors become faults: which field was wrong is for the caller to say.
+Only here do telemetry's errors become faults; the caller names the field.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RETRY_S = 1.0
 
 
 class WorkerThreads:
-    """`threads` works at a time, `waiting` more in line; whoever comes then is told to come back.
+    """`threads` run at a time and `waiting` more may queue; further work is refused with RetryInfo.
 
     Work whose caller has gone away is not begun.
     """
@@ -34,7 +34,7 @@ class WorkerThreads:
     async def run(self, work: Callable[[], T], field: str = "") -> T:
         """What `work` returns. Raises Refused; `field` is the one a bad value is blamed on."""
         if self._asked >= self._most:
-            text = f"{self._asked} such questions are being answered already"
+            text = f"{self._asked} such requests are already being answered"
             raise Refused(Fault("RESOURCE_EXHAUSTED", "", "TELEMETRY_FULL", text, RETRY_S))
         self._asked += 1
         try:

@@ -10,7 +10,7 @@ from typing import Literal
 from server.pool.pool import Pool
 from server.routing.canary_analysis import CanaryAnalysis, Measure
 
-# A pool whose replicas are all gone for so long is not going to prove anything.
+# A canary without any replica for this long is rolled back.
 GONE_S = 3.0
 
 Decision = Literal["", "back", "promote", "hold"]
@@ -34,7 +34,7 @@ class Canary:
         self.began = self._served_at = self.clock()
 
     def decide(self) -> tuple[Decision, str]:
-        """What is to be done now ("": nothing yet), and the evidence for it."""
+        """What to do now ("": nothing yet), and the evidence for it."""
         now = self.clock()
         self._measures = self.analysis.measures()
         gone = self._gone(now) or self.analysis.broken()
@@ -52,7 +52,7 @@ class Canary:
         return "promote", summary(self._measures)
 
     def summary(self) -> str:
-        """For people: what it is and how it does."""
+        """One line for people: share, bundle, time and results."""
         minutes, of = (self.clock() - self.began) / 60, self.seconds / 60
         name = self.pool.facts.stamp_name if self.pool.facts else ""
         how = "held: activate it or roll it back" if self.held else f"{minutes:.1f} of {of:g} min"
@@ -76,7 +76,7 @@ class Canary:
 
 
 def summary(measures: list[Measure] | tuple[Measure, ...]) -> str:
-    """What was not compared is said too: nobody shall take it for found well."""
+    """Names what was not compared too, so that nobody takes it for good."""
     return "; ".join(
         f"{m.name} {'not compared' if m.verdict == 'none' else m.verdict}: {m.detail}"
         for m in measures

@@ -88,7 +88,7 @@ class CanarySide:
 
 
 class CanaryAnalysis:
-    """Told of every row that was drawn; `clock` is seconds."""
+    """Gets every row that was drawn; `clock` is seconds."""
 
     def __init__(
         self,
@@ -188,9 +188,9 @@ class CanaryAnalysis:
         elif most < self._bounds.errors_fine:
             verdict = "fine"
         detail = (
-            f"{ours.mean:.2%} of {ours.n} rows failed against {theirs.mean:.2%} of {theirs.n}; "
-            f"between {least:+.2%} and {most:+.2%}, back above "
-            f"{self._bounds.errors_back:+.1%}, fine below {self._bounds.errors_fine:+.1%}"
+            f"{ours.mean:.2%} of {ours.n} rows failed, active {theirs.mean:.2%} of {theirs.n}; "
+            f"difference {least:+.2%} to {most:+.2%} (rolled back above "
+            f"{self._bounds.errors_back:+.1%}, fine below {self._bounds.errors_fine:+.1%})"
         )
         return Measure("errors", verdict, detail)
 
@@ -198,15 +198,16 @@ class CanaryAnalysis:
         slow, theirs = self.candidate.slow, self.active.slow
         low, high = slow.share_bounds(EACH / 2)
         verdict: MeasureVerdict = "unsure"
-        # What slows both down, as more traffic or a busy neighbour, says nothing of the candidate.
+        # A slowdown of both, by traffic or a busy neighbour, is no evidence against the candidate.
         if low > self._bounds.slow_share and _more(slow, theirs)[0] > 0:
             verdict = "worse"
         elif high < self._bounds.slow_share:
             verdict = "fine"
         detail = (
-            f"p95 {candidate_ms:.0f} ms against {active_ms:.0f} ms in the same minute; "
-            f"{low:.1%} to {high:.1%} of {slow.n} rows over {self._bounds.slow_times:g} times "
-            f"that, {self._bounds.slow_share:.0%} may; of the active bundle's {theirs.mean:.1%}"
+            f"p95 {candidate_ms:.0f} ms, active {active_ms:.0f} ms in the same minute; "
+            f"{100 * low:.1f}-{100 * high:.1f} % of {slow.n} rows slower than "
+            f"{self._bounds.slow_times:g} x active p95 "
+            f"(limit {100 * self._bounds.slow_share:g} %; active {100 * theirs.mean:.1f} %)"
         )
         return Measure("latency", verdict, detail)
 
@@ -222,9 +223,9 @@ class CanaryAnalysis:
         elif difference - half > -bound or (not bound and difference >= 0):
             verdict = "fine"
         detail = (
-            f"{ours.mean:.4g} of {ours.n} rows against {theirs.mean:.4g} of {theirs.n}; between "
-            f"{difference - half:+.3g} and {difference + half:+.3g} {unit}".rstrip()
-            + f", {-bound:+.3g} may"
+            f"mean {ours.mean:.4g} of {ours.n} rows, active {theirs.mean:.4g} of {theirs.n}; "
+            f"difference {difference - half:+.3g} to {difference + half:+.3g} {unit}".rstrip()
+            + f" (limit {-bound:+.3g})"
         )
         return Measure(name, verdict, detail)
 
@@ -248,8 +249,9 @@ class CanaryAnalysis:
         elif ours.mean - theirs.mean > self._bounds.wrong_back and not worth_more:
             verdict = "unsure"
         detail = (
-            f"{ours.mean:.1%} of {ours.n} wrong against {theirs.mean:.1%} of {theirs.n}; between "
-            f"{least:+.1%} and {most:+.1%}, back above {self._bounds.wrong_back:+.0%}"
+            f"{ours.mean:.1%} of {ours.n} wrong, active {theirs.mean:.1%} of {theirs.n}; "
+            f"difference {least:+.1%} to {most:+.1%} "
+            f"(rolled back above {self._bounds.wrong_back:+.0%})"
         )
         return Measure("accuracy", verdict, detail)
 

@@ -9,7 +9,7 @@ from typing import Any
 from server import host
 from server.errors import DeployRefused, PoolRefused
 from server.pool.pool import Pool
-from server.routing.progress import Step, Steps
+from server.routing.progress import Report, Step
 from server.types import Evidence, ReplicaStatus
 
 LOOK_S = 0.2
@@ -18,10 +18,12 @@ LOOK_S = 0.2
 SLOWER = 1.5
 
 
-async def prove(pool: Pool, start: Coroutine[Any, Any, None], beside: Callable[[], Pool]) -> Steps:
-    """Runs `start` and waits until every replica it began has been judged, step by step.
+async def prove(
+    pool: Pool, start: Coroutine[Any, Any, None], beside: Callable[[], Pool], report: Report
+) -> None:
+    """Runs `start` and waits until every replica it began has been judged.
 
-    Raises DeployRefused with the evidence. `beside` is what its speed is held against.
+    Raises DeployRefused with the evidence. `beside` is the pool its speed is compared with.
     """
     starting = asyncio.create_task(start)
     try:
@@ -29,7 +31,7 @@ async def prove(pool: Pool, start: Coroutine[Any, Any, None], beside: Callable[[
             if starting.done() and starting.exception() is None:
                 _check_alive(pool)
             _give_way(pool)
-            yield step("loading", _fraction(pool), pool, pool.why_not())
+            report(step("loading", _fraction(pool), pool, pool.why_not()))
             await asyncio.wait([starting], timeout=LOOK_S)
             if starting.done():
                 await asyncio.sleep(LOOK_S)
@@ -40,7 +42,7 @@ async def prove(pool: Pool, start: Coroutine[Any, Any, None], beside: Callable[[
         if not starting.done():
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
-    yield step("proving", 1.0, pool, "golden answers and speed against the active bundle")
+    report(step("proving", 1.0, pool, "golden answers and speed against the active bundle"))
     await _check_speed(pool, beside())
 
 

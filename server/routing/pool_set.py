@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from server.pool.memory import Available
 from server.pool.pool import Pool
 from server.routing.canary import Canary
 from server.routing.candidate_checks import prove, step
-from server.routing.progress import Steps, Switch
+from server.routing.progress import Report, Step, Switch
 from server.routing.rolling import Rolling
 from server.routing.router import Branch, Router, stamp_of, switched
 from server.types import Facts, Outcome, ReplicaStatus, Work
@@ -40,7 +40,7 @@ async def _accept(_facts: Facts) -> None:
 
 
 class PoolSet:
-    """`notes` are choices made for this server, each with its reason, for whoever asks."""
+    """`notes`: automatic choices, each with its reason."""
 
     def __init__(
         self,
@@ -75,11 +75,11 @@ class PoolSet:
 
     def pool_for(self, work: Work) -> Pool:
         """The pool the work is pinned to or its session began on, else the active one or, by its
-        share, the one on trial or rolling in."""
+        share, the canary or the pool that is rolling in."""
         return self._router.choose(work, self.active, self.standby, self.branch)
 
     def heard(self, pool: Pool, work: Work, outcome: Outcome) -> None:
-        """A row has ended. Only what the draw has placed says something about a canary."""
+        """A row has ended. Only rows placed by the draw are evidence about a canary."""
         canary, branch = self.canary, self.branch
         if canary is not None and branch is not None:
             drawn = branch.drawn(work)
@@ -110,8 +110,8 @@ class PoolSet:
         config = replace(self._config, bundle=bundle)
         return memory.misfit(config, config.warm_pool, self._available(), self.active.device_free())
 
-    async def load(self, bundle: Path) -> Steps:
-        """Verify, warm and probe a bundle beside the active pool, step by step.
+    async def load(self, bundle: Path, report: Report) -> Step:
+        """Verify, warm and probe a bundle beside the active pool; returns that it is ready.
 
         Raises DeployRefused with the evidence; the active pool is untouched then.
         """
@@ -119,17 +119,14 @@ class PoolSet:
         async with AsyncExitStack() as failed:
             failed.callback(self._loaded)
             failed.push_async_callback(self._stop, pool)
-            async with aclosing(prove(pool, pool.start(), lambda: self.active)) as steps:
-                async for one in steps:
-                    self._check_open()
-                    yield one
+            await prove(pool, pool.start(), lambda: self.active, self._while_open(report))
             await self.admit(pool)
             failed.pop_all()
         self._loaded()
         self.candidate = pool
-        yield step("ready", 1.0, pool, f"activate {stamp_of(pool)} to serve it")
+        return step("ready", 1.0, pool, f"activate {stamp_of(pool)} to serve it")
 
-    async def roll(self, bundle: Path) -> Steps:
+    async def roll(self, bundle: Path, report: Report) -> Step:
         """Replace the active pool replica by replica; both stamps serve meanwhile, each session
         its own. Raises DeployRefused with the evidence, and the old replicas are back then."""
         drain_s = self._config.drain_s
@@ -142,15 +139,13 @@ class PoolSet:
             failed.callback(self._join)
             await self.retire_standby()
             rolling = Rolling(old, pool, self._config.warm_pool, self._fits_one_more(pool), drain_s)
-            async with aclosing(rolling.run(self)) as steps:
-                async for one in steps:
-                    yield one
+            await rolling.run(self, report)
             failed.pop_all()
         self._loaded()
         self._stop_later(old)
         self.notes["standby"] = "none: it was replaced replica by replica"
         how = f"replica by replica, from {stamp_of(old)}"
-        yield replace(step("activated", 1.0, pool, how), switch=switched(pool, old, 0.0))
+        return replace(step("activated", 1.0, pool, how), switch=switched(pool, old, 0.0))
 
     def check_free(self) -> None:
         """Raises DeployRefused while no other bundle can be loaded."""
@@ -162,7 +157,16 @@ class PoolSet:
 
     def _check_open(self) -> None:
         if self._ending:
-            raise DeployRefused("drain", "this server was told to stop; load it when it runs again")
+            raise DeployRefused("drain", "this server is draining; load it after the restart")
+
+    def _while_open(self, report: Report) -> Report:
+        """Reports, and ends a load when the server drains."""
+
+        def checked(one: Step) -> None:
+            self._check_open()
+            report(one)
+
+        return checked
 
     def _begin_load(self, bundle: Path) -> Pool:
         self.check_free()
@@ -222,10 +226,14 @@ class PoolSet:
     def begin_canary(self, stamp: str, make: Callable[[Pool], Canary]) -> Canary:
         """Give a loaded stamp a share of the sessions. Raises DeployRefused."""
         if self.canary is not None:
-            raise DeployRefused("canary", f"{stamp_of(self.canary.pool)[:12]} is on trial already")
+            raise DeployRefused(
+                "canary", f"{stamp_of(self.canary.pool)[:12]} already runs as a canary"
+            )
         pool = self._ready(stamp)
         if pool is not self.candidate:
-            raise DeployRefused("canary", f"{stamp[:12]} is the standby: activate it, or load anew")
+            raise DeployRefused(
+                "canary", f"{stamp[:12]} is the standby: activate it, or load it again"
+            )
         canary = self.canary = make(pool)
         self.split(pool, lambda: canary.share)
         return canary

@@ -1,11 +1,11 @@
-"""What a deployment tells while it goes on, and when it is done."""
+"""The progress of a deployment: steps, how they are reported, and the switch at its end."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,37 +30,41 @@ class Step:
     switch: Switch | None = None
 
 
-Steps = AsyncGenerator[Step, None]
+Report = Callable[[Step], None]
+T = TypeVar("T")
+Work = Callable[[Callable[[T], None]], Coroutine[Any, Any, object]]
 
 
-async def detached(steps: Steps, tasks: set[asyncio.Task[None]]) -> Steps:
-    """The same steps, but taken to their end even when nobody listens any more.
+async def streamed(work: Work[T]) -> AsyncGenerator[T, None]:
+    """What `work` reports, as it is reported. Closing this ends the work; its error is raised."""
+    reported: asyncio.Queue[T | None] = asyncio.Queue()
+    task = asyncio.create_task(work(reported.put_nowait))
+    task.add_done_callback(lambda _: reported.put_nowait(None))
+    try:
+        while (item := await reported.get()) is not None:
+            yield item
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
-    `tasks` holds the work while it runs.
+
+async def detached(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    """Wait for `work`, which goes on to its end when the waiter is cancelled.
+
+    `tasks` holds it while it runs.
     """
-    queue: asyncio.Queue[Step | None] = asyncio.Queue()
-
-    async def take() -> None:
-        try:
-            async with aclosing(steps) as taken:
-                async for step in taken:
-                    queue.put_nowait(step)
-        finally:
-            queue.put_nowait(None)
-
-    task = asyncio.create_task(take())
+    task = asyncio.create_task(work)
     tasks.add(task)
     task.add_done_callback(_ended(tasks))
-    while (step := await queue.get()) is not None:
-        yield step
-    await task
+    await asyncio.shield(task)
 
 
 def _ended(tasks: set[asyncio.Task[None]]) -> Callable[[asyncio.Task[None]], None]:
     def ended(task: asyncio.Task[None]) -> None:
         tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # told to whoever listened, else to nobody
+            task.exception()  # raised to the waiter, if there still is one
 
     return ended
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
 from server.errors import DeployRefused, draining
 from server.pool.pool import Pool
 from server.routing.candidate_checks import LOOK_S, prove, step
-from server.routing.progress import Steps
+from server.routing.progress import Report, Step
 
 RESTORED_WITHIN_S = 900.0
 
@@ -49,18 +48,16 @@ class Rolling:
         new, old = self._new.serving, self._old.serving
         return new / (new + old) if new else 0.0
 
-    async def run(self, routing: Routing) -> Steps:
+    async def run(self, routing: Routing, report: Report) -> None:
         """Raises DeployRefused with the evidence once the old replicas serve again."""
-        yield step("rolling", 0.0, self._new, self._how())
+        report(step("rolling", 0.0, self._new, self._how()))
         try:
             for index in range(self._replicas):
                 if not self._surge:
                     await self._leave(index, routing)
-                proof = prove(self._new, self._start(index), self._beside)
-                async with aclosing(proof) as steps:
-                    async for one in steps:
-                        share = (index + one.fraction) / self._replicas
-                        yield replace(one, name=f"{one.name} {index + 1}", fraction=share)
+                await prove(
+                    self._new, self._start(index), self._beside, self._numbered(index, report)
+                )
                 if index == 0:
                     await routing.admit(self._new)
                     routing.split(self._new, self.share)
@@ -69,6 +66,13 @@ class Rolling:
         except DeployRefused:
             await self._restore(routing)
             raise
+
+    def _numbered(self, index: int, report: Report) -> Report:
+        def numbered(one: Step) -> None:
+            share = (index + one.fraction) / self._replicas
+            report(replace(one, name=f"{one.name} {index + 1}", fraction=share))
+
+        return numbered
 
     def _how(self) -> str:
         order = "each new one comes first" if self._surge else "each old one leaves first"
@@ -91,8 +95,8 @@ class Rolling:
         await self._old.close(index, self._drain_s)
 
     async def _restore(self, routing: Routing) -> None:
-        """New ones leave and old ones come back in turn, the last comer first, so that somebody
-        serves all the time."""
+        """New ones leave and old ones come back in turn, the newest first, so that some replica
+        always serves."""
         kept = {replica.index for replica in self._old.statuses()}
         for index in reversed(range(self._replicas)):
             if index == 0:

@@ -78,7 +78,7 @@ class Router:
         return active
 
     def forget(self, pool: Pool) -> None:
-        """Its sessions begin anew, wherever their next row goes."""
+        """Its sessions start again, wherever their next row goes."""
         for session in [s for s, p in self._sessions.items() if p is pool]:
             del self._sessions[session]
 
@@ -87,7 +87,7 @@ class Router:
 
 
 def draw(stamp: str, work: Work) -> float:
-    """In [0, 1): where this session or request falls in the trial of this stamp."""
+    """In [0, 1): where this session or request falls in the draw for this stamp."""
     if work.session:
         key = f"{stamp}\0{work.session}"
     else:

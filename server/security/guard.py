@@ -40,15 +40,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return self._guarded(handler, details.method)
 
     def _guarded(self, handler: Any, method: str) -> Any:
-        wrap = grpc.unary_unary_rpc_method_handler
-        if handler.request_streaming and handler.response_streaming:
-            inner, wrap = handler.stream_stream, grpc.stream_stream_rpc_method_handler
-        elif handler.request_streaming:
-            inner, wrap = handler.stream_unary, grpc.stream_unary_rpc_method_handler
-        elif handler.response_streaming:
-            inner, wrap = handler.unary_stream, grpc.unary_stream_rpc_method_handler
-        else:
-            inner = handler.unary_unary
+        wrap, inner = kind_of(handler)
 
         async def call(request: Any, context: Any) -> Any:
             ACTOR.set(await self._check(method, context))
@@ -62,7 +54,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return wrap(call, handler.request_deserializer, handler.response_serializer)
 
     async def _check(self, method: str, context: Any) -> str:
-        """Who calls; ends the call of whoever may not."""
+        """The name of the caller; ends the call when it is not allowed."""
         identity = self.identity(context)
         denial = judge(method, identity)
         if self._audit is not None and ALLOWED.get(method) == ADMIN:
@@ -78,6 +70,15 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return self._tokens.identity(bearer) if self._tokens is not None else None
         names = context.auth_context().get("x509_subject_alternative_name", ())
         return next(filter(None, map(identity_of_uri, names)), None)
+
+
+def kind_of(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """How to make a handler of this kind, and the function of this one."""
+    kind = "_".join(
+        "stream" if streaming else "unary"
+        for streaming in (handler.request_streaming, handler.response_streaming)
+    )
+    return getattr(grpc, f"{kind}_rpc_method_handler"), getattr(handler, kind)
 
 
 def judge(method: str, identity: CallerIdentity | None) -> Denial | None:

@@ -1,4 +1,4 @@
-"""Whether the files of TLS can be used, in words: gRPC answers a bad one by an abort, or by
+"""Checks the files of TLS and explains what is wrong: gRPC aborts on a bad one, or reports only
 "socket closed" at the other end."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def check_pair(certificate: Path, key: Path) -> None:
     try:
         secret = serialization.load_pem_private_key(key.read_bytes(), None)
     except (ValueError, TypeError) as error:
-        raise BadPem(f"{key} is no private key in PEM without a passphrase: {error}") from None
+        raise BadPem(f"{key} is not a private key in PEM without a passphrase: {error}") from None
     if secret.public_key() != first.public_key():
         raise BadPem(f"{key} is not the key of {certificate}: give the two that were made together")
 

@@ -127,7 +127,7 @@ def test_a_store_whose_links_lead_nowhere_ends_the_start_with_the_remedy(tmp_pat
         timeout=patience(120),
     )
     assert ended.returncode == 78
-    assert "is no bundle" in ended.stdout
+    assert "is not a bundle" in ended.stdout
     assert "name one with --bundle" in ended.stdout
     assert f"server bundles --data {tmp_path}" in ended.stdout
 

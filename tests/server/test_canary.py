@@ -169,8 +169,8 @@ async def test_rollback_ends_it_and_nothing_else(tmp_path: Path) -> None:
     ("ask", "why"),
     [
         (lambda d: d.load("d"), "a canary is running"),
-        (lambda d: d.deployment.start_canary(B, 0.1, 60), "on trial already"),
-        (lambda d: d.deployment.start_canary("e" * 64, 0.1, 60), "on trial already"),
+        (lambda d: d.deployment.start_canary(B, 0.1, 60), "already runs as a canary"),
+        (lambda d: d.deployment.start_canary("e" * 64, 0.1, 60), "already runs as a canary"),
         (lambda d: d.deployment.activate("c" * 64), "canary of bbbbbbbbbbbb runs"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from server.deploy.bundle_store import BundleStore
 from server.errors import DeployRefused
 from tests.support.running import until
-from tests.support.stub_bundles import ROOMY, site, taken
+from tests.support.stub_bundles import ROOMY, site
 from tests.support.stub_replica import work
 
 FULL = (450 << 20, "available on this host")  # one replica more, not two
@@ -62,7 +62,7 @@ async def test_going_back_after_the_standby_is_over_loads_it_again(tmp_path: Pat
         with pytest.raises(DeployRefused) as refusal:
             await found.deployment.roll_back("worse at site b")
         assert refusal.value.check == "cold"
-        steps = await taken(found.deployment.roll_back_cold("worse at site b"))
+        steps = await found.roll_back_cold("worse at site b")
         assert steps[-1].switch is not None and steps[-1].switch.stamp == A
         assert [step.name for step in steps].count("loading") > 0
         assert (await found.engine.predict(work("r", "x"))).stamp == A
@@ -139,7 +139,7 @@ async def test_two_rollbacks_do_not_serve_what_was_rolled_back(tmp_path: Path) -
         with pytest.raises(DeployRefused, match="was rolled back last: `server activate bbb"):
             await found.deployment.roll_back("worse, says another")
         with pytest.raises(DeployRefused, match="was rolled back last"):
-            await taken(found.deployment.roll_back_cold("worse, says a third"))
+            await found.roll_back_cold("worse, says a third")
         assert (await found.engine.predict(work("r", "x"))).stamp == A
         await found.deployment.activate(B)
         assert (await found.deployment.roll_back("again")).stamp == A

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from server.request.ids import prediction_id
+from server.request.validation import prediction_id
 from server.telemetry.stamps.feedback import made_at
 
 

@@ -17,7 +17,7 @@ from server.engine import Engine
 from server.errors import DeployRefused
 from server.pool.pool import Pool
 from server.routing.candidate_checks import slower
-from server.routing.progress import Step
+from server.routing.progress import Report, Step, streamed
 from server.telemetry.record import FeatureSpec, Record
 from server.types import Evidence, GenerationEnd, Token, Work
 from tests.support.running import until
@@ -56,8 +56,13 @@ async def serving(**settings: object) -> AsyncIterator[tuple[Engine, Kept]]:
 
 
 async def load(engine: Engine, bundle: str) -> list[Step]:
-    async with aclosing(engine.pool_set.load(Path(bundle))) as steps:
-        return [step async for step in steps]
+    steps: list[Step] = []
+    await loading(engine, bundle, steps.append)
+    return steps
+
+
+async def loading(engine: Engine, bundle: str, report: Report) -> None:
+    report(await engine.pool_set.load(Path(bundle), report))
 
 
 async def stamp_of(engine: Engine, row: Work) -> str:
@@ -177,7 +182,7 @@ async def test_the_standby_ends_when_its_time_is_over() -> None:
 
 async def test_who_leaves_at_the_last_word_of_a_load_leaves_a_candidate_that_serves() -> None:
     async with serving() as (engine, _):
-        async with aclosing(engine.pool_set.load(Path("cd"))) as steps:
+        async with aclosing(streamed(partial(loading, engine, "cd"))) as steps:
             async for step in steps:
                 if step.name == "ready":
                     break
@@ -187,8 +192,8 @@ async def test_who_leaves_at_the_last_word_of_a_load_leaves_a_candidate_that_ser
 
 async def test_a_load_under_way_ends_when_the_server_is_told_to_stop() -> None:
     async with serving() as (engine, _):
-        with pytest.raises(DeployRefused, match="told to stop"):
-            async with aclosing(engine.pool_set.load(Path("cd"))) as steps:
+        with pytest.raises(DeployRefused, match="draining"):
+            async with aclosing(streamed(partial(loading, engine, "cd"))) as steps:
                 async for _step in steps:
                     await engine.drain(1.0)
         assert [pool.config.bundle for pool in engine.pool_set.pools] == [Path("ab")]

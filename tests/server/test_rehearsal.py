@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,12 @@ from server.deploy.deployment import Deployment
 from server.engine import Engine
 from server.errors import DeployRefused
 from server.pool.pool import Pool
-from server.rehearsal.rehearsal import Stage, Wanted
+from server.rehearsal.rehearsal import Wanted
 from server.rehearsal.report import RehearsalReport
 from server.rehearsal.service import RehearsalService
 from server.request.uploads import UploadStore
 from server.request.validation import Validator
-from server.routing.progress import Switch
+from server.routing.progress import Step, Switch, streamed
 from server.telemetry.record import Record
 from server.telemetry.rows import PredictionRow
 from server.telemetry.store.history import Span
@@ -95,18 +96,15 @@ class Site:
     journal: list[tuple[str, str, str]]
 
     async def load(self) -> Pool:
-        async with aclosing(self.engine.pool_set.load(Path("cd"))) as steps:
-            async for _ in steps:
-                pass
+        await self.engine.pool_set.load(Path("cd"), lambda step: None)
         assert self.engine.pool_set.candidate is not None
         return self.engine.pool_set.candidate
 
     async def rehearse(self, wanted: Wanted, stamp: str = NEW, path: str = "") -> RehearsalReport:
-        async with aclosing(self.rehearsal_service.rehearse(stamp, path, wanted)) as stages:
-            async for stage in stages:
-                if isinstance(stage, RehearsalReport):
-                    return stage
-        raise AssertionError("it ended without a judgement")
+        reported: list[Step | RehearsalReport] = []
+        await self.rehearsal_service.rehearse(stamp, path, wanted, reported.append)
+        assert isinstance(reported[-1], RehearsalReport)
+        return reported[-1]
 
     async def asked(self, name: str, text: str = "x") -> Outcome:
         outcome = await self.engine.predict(work(name, text))
@@ -197,14 +195,15 @@ async def test_it_ends_when_its_bundle_is_activated_or_discarded(tmp_path: Path)
         for deed, words in (("discard", "discarded"), ("activate", "activated meanwhile")):
             await site.load()
             with pytest.raises(DeployRefused, match=words):
-                rehearsal = site.rehearsal_service.rehearse(NEW, "", Wanted(400))
-                async with aclosing(rehearsal) as stages:
-                    async for stage in stages:
-                        if isinstance(stage, Stage) and deed == "discard":
-                            site.engine.pool_set.discard()
-                        elif isinstance(stage, Stage):
-                            with contextlib.suppress(DeployRefused):
-                                site.engine.pool_set.activate(NEW)
+
+                def interfere(_step: object, deed: str = deed) -> None:
+                    if deed == "discard":
+                        site.engine.pool_set.discard()
+                        return
+                    with contextlib.suppress(DeployRefused):
+                        site.engine.pool_set.activate(NEW)
+
+                await site.rehearsal_service.rehearse(NEW, "", Wanted(400), interfere)
             assert words in site.journal[-1][2]
         assert (await site.engine.predict(work("a", "x"))).stamp == NEW
 
@@ -215,10 +214,10 @@ async def test_it_is_gone_when_its_caller_is(tmp_path: Path) -> None:
         started = asyncio.Event()
 
         async def rehearse() -> None:
-            async with aclosing(
-                site.rehearsal_service.rehearse(NEW, "", Wanted(400, 1.0, 60))
-            ) as stages:
-                async for _ in stages:
+            wanted = Wanted(400, 1.0, 60)
+            rehearsing = partial(site.rehearsal_service.rehearse, NEW, "", wanted)
+            async with aclosing(streamed(rehearsing)) as steps:
+                async for _ in steps:
                     started.set()
 
         task = asyncio.create_task(rehearse())
@@ -232,7 +231,7 @@ async def test_it_is_gone_when_its_caller_is(tmp_path: Path) -> None:
         answered = sum(replica.answered for replica in candidate.statuses())
         await asyncio.sleep(0.2)
         assert sum(replica.answered for replica in candidate.statuses()) == answered
-        assert site.journal[-1][2].startswith("ended: whoever asked")
+        assert site.journal[-1][2].startswith("ended: its caller went away")
 
 
 async def test_what_it_loaded_itself_is_let_go_when_it_is_refused(tmp_path: Path) -> None:

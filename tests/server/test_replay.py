@@ -13,7 +13,7 @@ import pytest
 
 from server.commands.output.status_report import printable
 from server.rehearsal.replay import ReplaySide, compare, named
-from server.request.ids import prediction_id
+from server.request.validation import prediction_id
 from server.telemetry.record import FeatureSpec
 from tests.support.running import asked
 from tests.support.tinybundle import make_bundle

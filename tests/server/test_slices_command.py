@@ -18,7 +18,7 @@ def test_a_server_with_little_traffic_knows_no_bad_slice(
     tiny_server: str, measure: str, capsys: Captured
 ) -> None:
     code, out, _ = asked(capsys, "slices", "--server", tiny_server, "--measure", measure)
-    assert code == 0 and out.startswith("no part of traffic is surely worse")
+    assert code == 0 and out.startswith("no slice is significantly worse")
     code, out, _ = asked(
         capsys, "slices", "--server", tiny_server, "--json", "--since", "9" * 400 + "d"
     )

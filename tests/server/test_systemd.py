@@ -94,7 +94,7 @@ def test_a_manager_that_is_gone_does_not_stop_the_server(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not ServiceManager(str(tmp_path / "gone")).ready()
-    assert "was not told" in caplog.text
+    assert "was not notified" in caplog.text
 
 
 def test_children_do_not_inherit_the_socket_and_a_watchdog_of_others_is_not_ours() -> None:
@@ -156,5 +156,5 @@ def test_a_refusal_is_told_too(manager: Receiver, tmp_path: Path) -> None:
         timeout=patience(60),
     )
     assert done.returncode == 78
-    manager.wait_for(f"STATUS=refused: {tmp_path} is no bundle: it has no manifest.json")
+    manager.wait_for(f"STATUS=refused: {tmp_path} is not a bundle: it has no manifest.json")
     assert "READY=1" not in manager.heard

@@ -7,8 +7,8 @@ the second replica of `changed` finds another stamp.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from server.deploy.bundle_store import BundleStore, identify
 from server.deploy.deployment import Deployment
 from server.engine import Engine
 from server.pool.pool import Pool
-from server.routing.progress import Step, Steps, Switch
+from server.routing.progress import Step, Switch
 from server.telemetry.record import FeatureSpec, Record
 from tests.support.running import until
 from tests.support.stub_replica import stub_config, stub_pool
@@ -63,21 +63,26 @@ class Site:
     def actions(self) -> list[str]:
         return [action for action, _, _ in self.recorded]
 
-    async def load(self, letter: str, name: str = "right", **how: Any) -> list[Step]:
+    async def load(
+        self, letter: str, name: str = "right", swap: str = "", activate: bool = False
+    ) -> list[Step]:
         path = self.folder / f"{name}-{letter}"
         if not path.exists():
             stub_bundle(self.folder, letter, name)
-        return await taken(self.deployment.load(path, **how))
+        return await self._steps(self.deployment.load, path, swap, activate)
+
+    async def roll_back_cold(self, reason: str) -> list[Step]:
+        return await self._steps(self.deployment.roll_back_cold, reason, "")
+
+    async def _steps(self, load: Callable[..., Awaitable[None]], *arguments: Any) -> list[Step]:
+        steps: list[Step] = []
+        await load(*arguments, steps.append)
+        return steps
 
 
 class Unkept:
     def put(self, record: Record, _schema: tuple[FeatureSpec, ...]) -> None:
         return
-
-
-async def taken(steps: Steps) -> list[Step]:
-    async with aclosing(steps):
-        return [step async for step in steps]
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ def report(snapshot: pb.ServerSnapshot, at: float) -> str:
 def _head(snapshot: pb.ServerSnapshot, at: float) -> str:
     state = pb.ServerState.Name(snapshot.state)
     why = f": {snapshot.reason}" if snapshot.reason else ""
-    up = span(at - snapshot.started_unix_ms / 1000)
+    up = age(at - snapshot.started_unix_ms / 1000)
     lines = [
         f"{snapshot.server}  {state}{why}",
         f"  trefoil {snapshot.version}, up {up}, front process {snapshot.rss_bytes / MIB:.0f} MiB"
@@ -47,7 +47,17 @@ def _head(snapshot: pb.ServerSnapshot, at: float) -> str:
 
 
 def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:
-    head = ("replica", "state", "device", "pid", "working", "answered", "restarts", "MiB", "why")
+    head = [
+        "replica",
+        "state",
+        "device",
+        "pid",
+        "in flight",
+        "answered",
+        "restarts",
+        "MiB",
+        "reason",
+    ]
     rows = [
         (
             str(one.index),
@@ -66,7 +76,8 @@ def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:
 
 
 def _evidence(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
-    head = ("replica", "mix", "ok", "p50 ms", "max ms", "limit ms", "differs", "may", "by", "ago")
+    head = ["replica", "mix", "ok", "p50 ms", "max ms", "limit ms"]
+    head += ["max diff", "tolerance", "source", "age"]
     rows = [
         (
             str(one.index),
@@ -78,7 +89,7 @@ def _evidence(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
             f"{found.worst_difference:.1e}",
             f"{found.tolerance:.1e}",
             f"{found.source} x{found.runs}",
-            span(at - found.at_unix_ms / 1000),
+            age(at - found.at_unix_ms / 1000),
         )
         for one in replicas
         for found in one.evidence
@@ -92,19 +103,24 @@ def _integrity(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
         for item in one.self_check.changed:
             when = "NOW: " if item.affects_answers_now else "at the next start: "
             rows.append((str(one.index), item.kind, f"{when}{item.name} {item.message}"))
-    return "as it was loaded\n" + table(("replica", "looked", "changed"), rows) if rows else ""
+    return (
+        "integrity: is everything as it was loaded\n"
+        + table(("replica", "last check", "changed"), rows)
+        if rows
+        else ""
+    )
 
 
 def _checked(check: pb.SelfCheck, at: float) -> str:
     """When a replica was last compared with what it loaded, and how that went."""
     if check.error:
-        return f"CANNOT: {check.error}"
+        return f"FAILED: {check.error}"
     if not check.at_unix_ms:
         return "not yet"
     result = "yes" if not check.changed else "NO"
-    result += f", {span(at - check.at_unix_ms / 1000)} ago in {check.took_ms:.1f} ms"
+    result += f", {age(at - check.at_unix_ms / 1000)} ago in {check.took_ms:.1f} ms"
     if check.verified_unix_ms:
-        result += f"; every byte {span(at - check.verified_unix_ms / 1000)} ago"
+        result += f"; every byte {age(at - check.verified_unix_ms / 1000)} ago"
     return result
 
 
@@ -118,7 +134,7 @@ def _pairs(title: str, pairs: object) -> str:
 
 def _pins(pins: Iterable[pb.StampPin]) -> str:
     rows = [(printable(pin.client), pin.stamp[:12], str(pin.refused)) for pin in pins]
-    head = ("client", "wants", "refused")
+    head = ("client", "pinned stamp", "refused")
     return "clients that pinned another stamp\n" + table(head, rows) if rows else ""
 
 
@@ -139,7 +155,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def span(seconds: float) -> str:
+def age(seconds: float) -> str:
     """3 s, 12 min, 5 h, 9 d."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
