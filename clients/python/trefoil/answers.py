@@ -23,6 +23,7 @@ class Prediction:
     margin: float
     entropy: float
     closed_set_mass: float
+    tokens_used: int
     embedding: tuple[float, ...]
     stamp: str
     timings_ms: Mapping[str, float]
@@ -52,6 +53,7 @@ def prediction_of(result: pb.Result, server: str, route: str, attempts: int) -> 
         margin=found.margin,
         entropy=found.entropy,
         closed_set_mass=found.closed_set_mass,
+        tokens_used=found.tokens_used,
         embedding=struct.unpack(f"<{found.embedding.dimensions}f", found.embedding.values),
         stamp=result.stamp,
         timings_ms={stage: getattr(result.timing, f"{stage}_ms") for stage in STAGES},
