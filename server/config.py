@@ -94,6 +94,5 @@ class ServerConfig:
     sample_share: float = 0.05  # payloads kept
     prometheus: str = ""  # HOST:PORT of a scrape endpoint
     trace_share: float = 0.05  # of the calls whose caller did not decide
-    otel_file: Path | None = None  # spans, events and metric points in SQLite
     simulated_time: tuple[float, float] | None = None  # unix seconds at start, speed
     environment: str = ""

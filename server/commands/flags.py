@@ -337,13 +337,6 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "share of the calls to trace when their caller has not decided and traces go anywhere",
         ),
         Flag(
-            "--otel-file",
-            "otel_file",
-            Path,
-            "FILE",
-            "keep traces, events and metric points in this SQLite file too",
-        ),
-        Flag(
             "--simulated-time",
             "simulated_time",
             simulated_clock.read,
