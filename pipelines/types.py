@@ -110,6 +110,7 @@ class Prediction:
     margin: float
     entropy: float
     closed_set_mass: float
+    tokens_used: int  # prompt tokens of the row, padding not counted
     scores: tuple[LabelScore, ...]  # best first
     embedding: NDArray[np.float32] | None  # L2-normalised, [H]
     text: str | None

@@ -93,7 +93,6 @@ class ServerConfig:
     slo_ms: float = 0.0
     sample_share: float = 0.05  # share of the payloads that is stored
     prometheus: str = ""  # HOST:PORT of a scrape endpoint
-    trace_share: float = 0.05  # of the calls without a sampling decision
-    otel_file: Path | None = None  # spans, events and metric points in SQLite
+    trace_share: float = 0.05  # of the calls whose caller did not decide
     simulated_time: tuple[float, float] | None = None  # unix seconds at start, speed
     environment: str = ""

@@ -17,7 +17,7 @@ from server.errors import ServerError
 from server.telemetry.change_feed import Batch
 from server.telemetry.errors import TelemetryError
 from server.telemetry.findings import Finding
-from server.telemetry.record import FeatureSpec, Record
+from server.telemetry.record import BundleFiles, FeatureSpec, Record
 from server.telemetry.rows import (
     AlertRow,
     DeployRow,
@@ -30,7 +30,6 @@ from server.telemetry.rows import (
 )
 from server.telemetry.settings import Settings
 from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
-from server.telemetry.stamps.stamp_state import Bundle
 from server.telemetry.store.history import Span
 from server.telemetry.store.retention import Limits
 from server.telemetry.store.worst_slices import Found, Search
@@ -43,7 +42,7 @@ class TelemetryPort(Protocol):
 
     def close(self) -> None: ...
 
-    def adopt(self, bundle: Bundle) -> None:
+    def adopt(self, bundle: BundleFiles) -> None:
         """This bundle is about to serve. Raises ReferenceRefused or ObjectiveRefused."""
 
     def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None: ...
@@ -97,7 +96,7 @@ class NullTelemetry:
     def close(self) -> None:
         return
 
-    def adopt(self, bundle: Bundle) -> None:
+    def adopt(self, bundle: BundleFiles) -> None:
         return
 
     def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None:

@@ -229,6 +229,6 @@ def _text(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> str:
 def _shown(value: Value | None) -> str:
     if value is None:
         return "-"
-    if isinstance(value, float):
+    if isinstance(value, int | float):
         return f"{np.float32(value):.5g}"
     return printable(value if len(value) < 64 else value[:12])

@@ -75,6 +75,6 @@ def _line(name: str, kept: Value | None, now: Value | None) -> Line:
 
 
 def same(kept: Value | None, now: Value | None) -> bool:
-    if isinstance(kept, float) and isinstance(now, float):
+    if isinstance(kept, int | float) and isinstance(now, int | float):
         return abs(kept - now) <= TOLERANCE * max(1.0, abs(kept), abs(now))
     return kept == now

@@ -59,6 +59,9 @@ class Outputs:
     closed_set_mass: float = _output(
         "1", "probability of the label set among all texts; low: out of domain", alias="mass"
     )
+    tokens_used: int = _output(
+        "token", "prompt tokens of the row in its forward", default=0, alias="tokens", head="tokens"
+    )
 
 
 OUTPUTS = tuple(

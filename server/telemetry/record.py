@@ -21,6 +21,19 @@ class FeatureSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class BundleFiles:
+    """What telemetry needs of a bundle. `reference` and `objective` are the bytes of those files;
+    empty: the bundle has no such file."""
+
+    stamp: str
+    name: str = ""
+    schema: tuple[FeatureSpec, ...] = ()
+    labels: tuple[str, ...] = ()
+    reference: bytes = b""
+    objective: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Record(Outputs):
     """Times in milliseconds; `at` in unix seconds; `features` a float32 little-endian blob in the
     order of the stamp's feature schema, NaN = absent."""

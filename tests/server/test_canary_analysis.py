@@ -9,8 +9,8 @@ import numpy as np
 
 from server.routing.canary_analysis import CanaryAnalysis, Measure
 from server.telemetry.quality.pricing import yardsticks
+from server.telemetry.record import BundleFiles
 from server.telemetry.stamps.feedback import JOINED, FeedbackItem, FeedbackResult
-from server.telemetry.stamps.stamp_state import Bundle
 from server.types import Answer, Fault, Outcome, Timing, Work
 from tests.support.stub_replica import work
 
@@ -18,7 +18,7 @@ LABELS = ("ok", "stop")
 OBJECTIVE = (
     b'{"unit": "EUR", "value": {"ok": {"ok": 0, "stop": -50}, "stop": {"ok": -900, "stop": 200}}}'
 )
-BUNDLE = Bundle("ab" * 32, "triage", (), LABELS, b"", OBJECTIVE)
+BUNDLE = BundleFiles("ab" * 32, "triage", (), LABELS, b"", OBJECTIVE)
 
 
 class Clock:

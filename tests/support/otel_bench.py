@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,8 +94,3 @@ def scrape(made: Instruments, accept: str = "") -> str:
     request = urllib.request.Request(url, headers={"Accept": accept} if accept else {})
     with urllib.request.urlopen(request, timeout=patience(10)) as answer:
         return str(answer.read().decode())
-
-
-def rows_of(path: Path, query: str, *values: Any) -> list[Any]:
-    with closing(sqlite3.connect(path)) as database:
-        return database.execute(query, values).fetchall()

@@ -249,14 +249,6 @@ def test_a_thread_that_died_is_said(held: Held) -> None:
     held.telemetry.put(record(0), SCHEMA)  # still never raises
 
 
-def test_rows_of_others_are_written_by_the_one_writer(held: Held) -> None:
-    held.telemetry.insert("CREATE TABLE IF NOT EXISTS otel_span (a TEXT)", [()])
-    held.telemetry.insert("INSERT INTO otel_span VALUES (?)", [("x",), ("y",)])
-    held.settle()
-    connection = held.telemetry._writer.store.connection
-    assert connection.execute("SELECT count(*) FROM otel_span").fetchone()[0] == 2
-
-
 # ---- the change feed -------------------------------------------------------------------------
 
 

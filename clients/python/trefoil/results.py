@@ -23,6 +23,7 @@ class Prediction:
     margin: float
     entropy: float
     closed_set_mass: float
+    tokens_used: int
     embedding: tuple[float, ...]
     stamp: str
     timings_ms: Mapping[str, float]
@@ -68,6 +69,7 @@ def prediction_of(result: pb.Result, server: str, route: str, attempts: int) -> 
         margin=prediction.margin,
         entropy=prediction.entropy,
         closed_set_mass=prediction.closed_set_mass,
+        tokens_used=prediction.tokens_used,
         embedding=struct.unpack(f"<{embedding.dimensions}f", embedding.values),
         stamp=result.stamp,
         timings_ms=_timings(result.timing),
