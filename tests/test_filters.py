@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from console.cache import drift, filter_sql, predictions
-from console.cache.insert import Names, insert
-from console.cache.interned import NameBook
+from console.cache.insert import TextIds, insert
+from console.cache.interned import InternedTexts
 from console.cache.schema import open_for_writing
 from console.feed.decode import event
 from console.state.events import alert_lines
@@ -65,7 +65,7 @@ def cache(
     with closing(open_for_writing(tmp_path_factory.mktemp("console") / "cache.db")) as db:
         found = [event(_wire(row), ADDRESS, NOW * 1000) for row in rows]
         found += [event(_wire(row), ADDRESS, NOW * 1000) for row in telemetry.samples(limit=1000)]
-        insert(db, Names(db), [row for row in found if row is not None])
+        insert(db, TextIds(db), [row for row in found if row is not None])
         yield db
 
 
@@ -75,7 +75,7 @@ def _wire(row: object) -> observe_pb2.WatchEvent:
 
 
 def in_the_cache(db: sqlite3.Connection, line: str, **aliases: str) -> set[str]:
-    clauses, names = parse_filter(line), NameBook(db)
+    clauses, names = parse_filter(line), InternedTexts(db)
     filter_sql.know_features(db, names, drift.features(db), clauses)
     numbers = predictions.numbers(db, filter_sql.where(clauses, None, aliases))
     page = predictions.page(db, names, numbers.tolist())

@@ -138,7 +138,7 @@ class StageTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class CachedPrediction:
     prediction_id: str = ""
     at_unix_ms: int = 0
     stamp: str = ""
@@ -172,7 +172,7 @@ FeedRow = (
     | AlertRow
     | SilenceRow
     | DeployRow
-    | Prediction
+    | CachedPrediction
     | QualityRow
     | SliceRow
 )
@@ -213,7 +213,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
-    """One line of the fleet: what it last said, and how we stand with it."""
+    """One line of the fleet: its last snapshot, and the state of the link."""
 
     link: Link
     snapshot: ServerSnapshot | None = None

@@ -221,15 +221,15 @@ def test_a_server_that_hangs_up_at_once_may_want_tls_and_one_that_was_killed_doe
 
 def test_servers_of_the_last_time_come_back(tmp_path: Path) -> None:
     place = tmp_path / "config" / "last.json"
-    assert recent_servers.recall(place) == recent_servers.Last()
+    assert recent_servers.recall(place) == recent_servers.RecentServers()
     files = ("/etc/ca.pem", "/run/token", "/etc/me.pem", "/etc/me.key")
-    kept = recent_servers.Last(("10.0.0.1:8433", "10.0.0.2:8433"), True, *files)
+    kept = recent_servers.RecentServers(("10.0.0.1:8433", "10.0.0.2:8433"), True, *files)
     recent_servers.remember(kept, place)
     assert recent_servers.recall(place) == kept
     place.write_text('{"servers": "no list", "tls": "yes", "ca": 7}')
-    assert recent_servers.recall(place) == recent_servers.Last()
+    assert recent_servers.recall(place) == recent_servers.RecentServers()
     place.write_text("{")
-    assert recent_servers.recall(place) == recent_servers.Last()
+    assert recent_servers.recall(place) == recent_servers.RecentServers()
     recent_servers.remember(
         kept, tmp_path / "config" / "last.json" / "no folder" / "last.json"
     )  # a word
