@@ -12,8 +12,8 @@ import numpy as np
 from console.cache.insert import TextIds, insert
 from console.cache.schema import open_for_writing
 from console.state.domain import (
+    CachedPrediction,
     FeedRow,
-    Prediction,
     ReceivedRow,
     ServerSnapshot,
     StageTimes,
@@ -51,8 +51,8 @@ def bucket(at: float, mix: str, rng: np.random.Generator, width_s: int = 10) -> 
     )  # fmt: skip
 
 
-def prediction(identity: str, at_ms: int) -> Prediction:
-    return Prediction(
+def prediction(identity: str, at_ms: int) -> CachedPrediction:
+    return CachedPrediction(
         identity, at_ms, STAMP, "text", "ok", confidence=0.8, timing=StageTimes(1, 2, 3, 20, 1, 27),
         slices={"site": "a", "region": "lon"}, session="s", trace_id="t" * 32,
         features=tuple(float(x) for x in range(40)), task="classify", client="camera",

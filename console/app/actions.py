@@ -1,5 +1,5 @@
 """What an operator does: acknowledge, silence, export, copy. Files are written by the bridge;
-servers are told through the cache, so that nothing is lost when the console ends."""
+actions reach servers through the cache, so that none is lost when the console ends."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Actions(QObject):
         undo = bool(line.row.acknowledged_by)
         if undo:
             self._bridge.act(line.server, "acknowledge", line.row.id, "", undo=True)
-            self._window.notify("taken back")
+            self._window.notify("acknowledgement withdrawn; sending it to the server")
             return
         dialog = AlertDialog(self._window, line, asks_span=False)
         dialog.accepted.connect(lambda: self._acknowledged(line, dialog.note.text()))
@@ -65,7 +65,7 @@ class Actions(QObject):
 
     def _acknowledged(self, line: AlertLine, note: str) -> None:
         self._bridge.act(line.server, "acknowledge", line.row.id, note)
-        self._window.notify("acknowledged; the server is being told")
+        self._window.notify("acknowledged; sending it to the server")
 
     def silence(self) -> None:
         line = self._alert()
@@ -80,11 +80,11 @@ class Actions(QObject):
         until = self._clock() + float(dialog.span.currentData()) + line.offset_ms / 1000
         matcher = str(dialog.matcher.currentData())
         self._bridge.act(line.server, "silence", matcher, dialog.note.text(), until)
-        self._window.notify(f"silenced until {clock_text(until)} UTC; the server is being told")
+        self._window.notify(f"silenced until {clock_text(until)} UTC; sending it to the server")
 
     def _unsilence(self, server: str, silence_id: str) -> None:
         self._bridge.act(server, "silence", silence_id, "", undo=True)
-        self._window.notify("the silence ends; the server is being told")
+        self._window.notify("silence ended; sending it to the server")
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ def _harmless(cell: str) -> str:
 
 
 def incident(board: Board, command: str) -> str:
-    """What one would write to a colleague: state, phrases, open alerts, the last events."""
+    """The incident as Markdown: state, messages, and the last events."""
     state = board.fleet_state
     lines = [
         f"# {state.state}: {state.sentence}",

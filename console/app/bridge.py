@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Bridge(QObject):
-    """Owns every thread of the console. `addresses` None: offline, nothing is asked of anybody."""
+    """Owns every thread of the console. `addresses` None: offline, no server is contacted."""
 
     boardReady = Signal(object)  # Board, in the UI thread, the newest only
     answered = Signal(int, object)  # number of the question, its answer
@@ -94,7 +94,7 @@ class Bridge(QObject):
         self._pool.start(work)
 
     def write_file(self, path: Path, content: bytes | QImage) -> None:
-        """`written` says how it went."""
+        """`written` reports the result."""
 
         def work() -> None:
             trouble = ""
@@ -179,10 +179,10 @@ class Bridge(QObject):
     def _payload(
         self, server: str, identity: str, done: Callable[[bytes | None, str], None]
     ) -> None:
-        """Called by the librarian for what the cache does not hold."""
+        """Called by the query thread for what the cache does not hold."""
         hub = self._hub
         if hub is None:
-            done(None, "offline: this payload was not fetched while the server was there")
+            done(None, "offline: this payload is not in the cache")
             return
 
         def keep(body: bytes | None, why: str) -> None:

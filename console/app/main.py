@@ -67,7 +67,7 @@ def _again(arguments: argparse.Namespace) -> list[str]:
     """The servers of the last time, into `arguments` how they were reached. With none, the window
     opens on what the cache holds: a menu's entry must show something."""
     if arguments.servers:
-        raise ValueError("--again takes no servers: it is for those of the last time")
+        raise ValueError("--again takes no servers: it reuses those of the previous start")
     known = recent_servers.recall(recent_servers.path())
     servers = [check_address(server) for server in known.servers]
     arguments.offline = arguments.offline or not servers
@@ -158,7 +158,7 @@ def open_window(
 
 
 def _given(arguments: argparse.Namespace) -> frozenset[str]:
-    """What the command line says of the window: it overrules what is remembered."""
+    """What the command line sets for the window: it overrides what is remembered."""
     asked = {
         "size": bool(arguments.size or arguments.screenshot),
         "page": bool(arguments.panel or arguments.filter or arguments.screenshot),

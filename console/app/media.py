@@ -1,5 +1,5 @@
 """A kept payload into what can be shown: texts, a bounded picture, a sound as samples and
-spectrogram. Runs in a worker thread; whatever does not decode is said in words."""
+spectrogram. Runs in a worker thread; what cannot be decoded is described instead."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMATS = (b"png", b"jpeg", b"jpg", b"bmp", b"gif", b"webp")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PayloadPart:
-    """One part of the example. `caption` says what it is, or why it cannot be shown."""
+    """One part of the example. `caption` describes it, or why it cannot be shown."""
 
     kind: str  # text | image | audio | other
     caption: str
@@ -42,7 +42,7 @@ def parts_of(body: bytes) -> tuple[PayloadPart, ...]:
         example.ParseFromString(body)
     except (DecodeError, ValueError) as error:
         return (
-            PayloadPart("other", f"the kept payload is no Example: {sanitized(str(error), 200)}"),
+            PayloadPart("other", f"the payload is not an Example: {sanitized(str(error), 200)}"),
         )
     return tuple(_part(part) for part in example.parts[:32])
 
@@ -68,7 +68,7 @@ def _picture(data: bytes, about: str) -> PayloadPart:
     reader.setDecideFormatFromContent(True)
     found = reader.size()
     if bytes(reader.format().data()) not in FORMATS or not found.isValid():
-        return PayloadPart("other", f"{about}: no decoder for this here", raw=data)
+        return PayloadPart("other", f"{about}: no decoder for this type", raw=data)
     if found.width() * found.height() > MOST_PIXELS:
         return PayloadPart(
             "other", f"{about}: {found.width()}x{found.height()} is too large", raw=data
@@ -94,7 +94,7 @@ def _sound(data: bytes, about: str) -> PayloadPart:
     except (wave.Error, EOFError) as error:
         return PayloadPart("other", f"{about}: {sanitized(str(error), 200)}", raw=data)
     if width not in (1, 2, 4) or not rate or not channels:
-        return PayloadPart("other", f"{about}: {width * 8} bits are not shown", raw=data)
+        return PayloadPart("other", f"{about}: {width * 8} bits are not supported", raw=data)
     kinds = {1: "u1", 2: "<i2", 4: "<i4"}
     usable = len(frames) - len(frames) % (width * channels)
     samples = np.frombuffer(frames[:usable], kinds[width]).astype(np.float32)

@@ -11,11 +11,11 @@ from console.plots.style import Style
 from console.state.dashboard import AlertLine, Board
 from console.state.status_messages import quiet
 
-NEW_S = 120.0  # older ones were there before we looked
+NEW_S = 120.0  # older ones were there before the console started
 
 
 def beginning(board: Board, seen: set[tuple[str, str]]) -> list[AlertLine]:
-    """Critical alerts that nobody has in hand, opened lately and not told before."""
+    """Critical alerts that are new: not acknowledged, not silenced, not notified before."""
     return [
         line
         for line in board.alerts

@@ -26,7 +26,7 @@ from console.state.query_types import (
 
 
 class Queries(QObject):
-    wanted = Signal()  # somebody wants to see the predictions page
+    wanted = Signal()  # the predictions page should be shown
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Queries(QObject):
 
         import platformdirs
 
-        # Not in a folder that others may write to: the name is no secret.
+        # Not in a folder that others may write to: the name can be guessed.
         path = Path(platformdirs.user_cache_dir("trefoil-console")) / "sound.wav"
         self._playing = str(path)
         self._bridge.write_file(path, sound)

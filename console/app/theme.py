@@ -1,5 +1,5 @@
 """Colours, fonts and sizes by token. Series never use the status colours, and a status always has
-a shape and a word beside its colour."""
+a shape and a text beside its colour."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ THEMES = {theme.name: theme for theme in (DARK, LIGHT, CONTRAST)}
 
 
 def fonts() -> tuple[QFont, QFont]:
-    """(for text_font, for figures): the system's sans, and the first fixed-width font there is."""
+    """(for text, for numbers): the system's sans, and the first fixed-width font found."""
     text_font = QFontDatabase.systemFont(QFontDatabase.SystemFont.GeneralFont)
     text_font.setPixelSize(12)
     families = set(QFontDatabase.families())

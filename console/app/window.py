@@ -48,7 +48,7 @@ from console.state import footer as footer_text
 from console.state.dashboard import SPLITS, Board
 
 LEAST_WIDTH, LEAST_HEIGHT = 960, 600
-NOTICE_S = 8.0  # a word on what was just done stays so long
+NOTICE_S = 8.0  # how long a notice stays in the footer
 
 
 class Window(QMainWindow):
@@ -125,7 +125,7 @@ class Window(QMainWindow):
     # ---- boards --------------------------------------------------------------------------------
 
     def show_board(self, board: Board) -> None:
-        """The newest board into the strip and the panels that can be seen."""
+        """The newest board into the status bar and the visible panels."""
         self.board = board
         self.axis.shown((board.from_s, board.to_s))
         self.status_bar.show_board(board)
@@ -144,7 +144,7 @@ class Window(QMainWindow):
             self.footer.show_text(*footer_text.status_text(self.board, now_s, notice))
 
     def notify(self, text: str) -> None:
-        """A word on what was just done, in the status bar for a few seconds."""
+        """Show what was just done in the footer for a few seconds."""
         self._notice = (text, self._clock() + NOTICE_S)
         self._refresh_status()
 
@@ -253,7 +253,7 @@ class Window(QMainWindow):
             self.maximise()
         self.axis.live()
 
-    # ---- look and memory -------------------------------------------------------------------------
+    # ---- theme and layout ------------------------------------------------------------------------
 
     def next_theme(self) -> None:
         names = list(THEMES)

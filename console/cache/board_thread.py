@@ -1,5 +1,5 @@
 """The reading thread: from the cache and the state of the links to the next `Board`. At most
-PER_SECOND boards a second, sooner only when the operator looks elsewhere."""
+PER_SECOND boards a second, sooner only when the operator changes the view."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class BoardThread:
             try:
                 board = builder.board(view, now_s, self._links(), dirty)
             except sqlite3.Error as error:
-                # Locked or damaged: the last board stays, its ages tell how old it is.
+                # Locked or damaged: the last board stays, and its ages keep growing.
                 log.error("cache read failed: %s", error)
                 return
             usage = CacheUsage(

@@ -1,5 +1,5 @@
 """From the open cache and the state of the links to one `Board`. Single-threaded: belongs to the
-reading thread of board_thread.py."""
+thread of board_thread.py."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class BoardBuilder:
             return view.end_s - view.window_s, view.end_s
         end = now_s
         if not any(link.state in ("live", "catching up") for link in (links or {}).values()):
-            # Nobody is heard: an axis that runs on would push the last known minutes out of sight.
+            # No server is connected: a moving axis would push the last known minutes out of sight.
             newest = self.db.execute(
                 "SELECT max(bucket_ms) FROM latency WHERE level = 0"
             ).fetchone()[0]
@@ -189,7 +189,7 @@ class BoardBuilder:
         )
         if lines:
             return lines, None
-        # A server judges every few minutes; until its first word the profiles say what they can.
+        # A server evaluates every few minutes; until its first tick the scores come from profiles.
         hours = drift.hours_of(span[1] - 1, span[1])
         return self._once(
             "profile",

@@ -1,5 +1,5 @@
 """Drift from the cache: the server's own rows for now, and scores computed here, with the server's
-own functions, for a window somebody brushed. Works with every server gone."""
+own functions, for a brushed window. Works without any server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def newest(
     measure: str,
 ) -> tuple[DriftLine, ...]:
     """The last tick of every server until then: of each feature and slice the worst server, and of
-    that the window that tells most; worst first. Rows of a stamp that the server (`stamps`, by
+    that the most significant window; worst first. Rows of a stamp that the server (`stamps`, by
     address) no longer serves are left out: a new stamp starts afresh."""
     first = db.execute(
         "SELECT min(tick_ms) FROM (SELECT DISTINCT tick_ms FROM drift WHERE tick_ms <= ?"
@@ -135,7 +135,7 @@ def in_window(
 ) -> tuple[tuple[DriftLine, ...], tuple[float, float]]:
     """Scores of the hours that `span` touches, all servers of a stamp added up: (lines, hours).
 
-    Hours do not show how bursty traffic was, and all is looked at at once: so rows count as the
+    Hours do not show how bursty traffic was, and everything is tested at once. So rows count as the
     server lets them count before it has measured that, and all tests are one family."""
     begin, end = hours_of(*span)
     sums: dict[tuple[str, str, str], np.ndarray] = {}
@@ -220,7 +220,7 @@ def _judged(scored: _FeatureScores, q: np.ndarray, end_s: float) -> list[DriftLi
 
 
 def reference_of(row: FeatureRow) -> FeatureReference | None:
-    """The server's reference as far as the wire tells it; None when its cells do not fit."""
+    """The server's reference as far as the wire carries it; None when its cells do not fit."""
     counts = np.asarray(row.reference_counts, np.int64)
     cells = len(row.edges) + 1 if row.kind != "categorical" else len(row.categories) + 1
     if len(counts) != cells or counts.sum() == 0:

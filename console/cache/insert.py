@@ -12,8 +12,8 @@ import numpy as np
 from console.cache.codec import pack
 from console.cache.retention import mark_changed
 from console.state.domain import (
+    CachedPrediction,
     FeedRow,
-    Prediction,
     ReceivedRow,
     ServerSnapshot,
 )
@@ -121,7 +121,7 @@ def _values(row: FeedRow, server: int, names: TextIds) -> tuple[str, tuple[objec
     match row:
         case LatencyRow():
             return "latency", _latency(row, server, names)
-        case Prediction():
+        case CachedPrediction():
             return "prediction", _prediction(row, server, names)
         case DriftRow():
             return "drift", (
@@ -185,7 +185,7 @@ def _latency(row: LatencyRow, server: int, names: TextIds) -> tuple[object, ...]
     )
 
 
-def _prediction(row: Prediction, server: int, names: TextIds) -> tuple[object, ...]:
+def _prediction(row: CachedPrediction, server: int, names: TextIds) -> tuple[object, ...]:
     return (
         server,
         row.prediction_id,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from console.cache.interned import InternedTexts
-from console.state.domain import Prediction, StageTimes
+from console.state.domain import CachedPrediction, StageTimes
 from server.telemetry.outputs import OUTPUT_NAMES, stored_outputs
 
 MOST = 1_000_000
@@ -40,7 +40,7 @@ def numbers(
 
 def page(
     db: sqlite3.Connection, names: InternedTexts, wanted: Sequence[int]
-) -> dict[int, tuple[str, Prediction]]:
+) -> dict[int, tuple[str, CachedPrediction]]:
     """By `seq`: (server, row). Rows deleted meanwhile are absent."""
     marks = ",".join("?" * len(wanted))
     rows = db.execute(f"SELECT {_COLUMNS} FROM prediction WHERE seq IN ({marks})", list(wanted))
@@ -49,7 +49,7 @@ def page(
 
 def by_id(
     db: sqlite3.Connection, names: InternedTexts, server: str, identity: str
-) -> Prediction | None:
+) -> CachedPrediction | None:
     row = db.execute(
         f"SELECT {_COLUMNS} FROM prediction WHERE server = ? AND id = ?",
         (names.find(server), identity),
@@ -57,7 +57,7 @@ def by_id(
     return None if row is None else _prediction(row, names)
 
 
-def _prediction(row: Sequence[object], names: InternedTexts) -> Prediction:
+def _prediction(row: Sequence[object], names: InternedTexts) -> CachedPrediction:
     def number(index: int) -> float:
         value = row[index]
         return float(value) if isinstance(value, int | float) else math.nan
@@ -65,7 +65,7 @@ def _prediction(row: Sequence[object], names: InternedTexts) -> Prediction:
     def text(index: int) -> str:
         return names.text(int(row[index]))  # type: ignore[call-overload]
 
-    return Prediction(
+    return CachedPrediction(
         prediction_id=str(row[2]),
         at_unix_ms=int(row[3]),  # type: ignore[call-overload]
         stamp=text(4),

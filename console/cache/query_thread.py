@@ -45,7 +45,7 @@ class QueryThread:
         self._db: sqlite3.Connection | None = None
         self._newest_find = 0
         self._closing = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="cache librarian", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="cache queries", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -53,7 +53,7 @@ class QueryThread:
     def ask(self, number: int, question: Query) -> None:
         if isinstance(question, FindPredictions):
             self._newest_find = number
-            self._interrupt()  # the filter before this one interests nobody any more
+            self._interrupt()  # the filter before this one is obsolete
         self._queue.put((number, question))
 
     def _interrupt(self) -> None:
@@ -79,7 +79,7 @@ class QueryThread:
                     names = InternedTexts(self._db) if self._db is not None else None
                 if self._db is None or names is None:
                     self._answer(
-                        number, FoundPredictions(np.zeros(0, np.int64), "nothing is kept yet")
+                        number, FoundPredictions(np.zeros(0, np.int64), "the cache is empty")
                     )
                 else:
                     self._read(self._db, names, number, question)
@@ -123,7 +123,7 @@ def _find(
         if any(clause.kind == "feature" for clause in wanted.clauses):
             filter_sql.know_features(db, names, drift.features(db), wanted.clauses)
         condition = filter_sql.where(wanted.clauses, wanted.span, wanted.aliases)
-    except BadFilter as error:  # a category asked for as a number, which only the rows tell
+    except BadFilter as error:  # a category compared as a number: only the features tell them apart
         return FoundPredictions(np.zeros(0, np.int64), str(error))
     return FoundPredictions(predictions.numbers(db, condition))
 

@@ -41,7 +41,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection | None:
 
 
 def servers(db: sqlite3.Connection) -> dict[str, ServerRecord]:
-    """Every server ever heard of, as offline: whoever has a link puts its own in."""
+    """Every server ever heard of, as offline; a caller with a link replaces it."""
     found = {}
     for address, body, heard_ms, offset_ms, instance in db.execute(
         "SELECT address, body, max(heard_ms, snapshot_ms), offset_ms, instance FROM server"

@@ -76,8 +76,8 @@ def version_of(path: Path) -> int:
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """The one connection that writes, migrated. A file that is no database is moved aside: it is a
-    cache. Raises CacheTooNew."""
+    """The one connection that writes, migrated. A file that is not a database is moved aside, as it
+    is only a cache. Raises CacheTooNew."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         found = version_of(path)

@@ -1,5 +1,5 @@
-"""The one thread that writes the cache. Everybody else hands it rows and goes on; when it falls
-behind, `backlog` tells the feed to stop reading, and gRPC's flow control tells the server."""
+"""The one thread that writes the cache. Other threads hand it rows and continue. When it falls
+behind, `backlog` makes the feed stop reading, and gRPC's flow control slows the server down."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ class CacheWriter:
         try:
             connection = open_for_writing(self._path)
         except (CacheTooNew, OSError, sqlite3.Error) as error:
-            # The console goes on from what it can read; a status line says that nothing is kept.
-            self.trouble = f"cache is not written: {error}"
+            # The console continues with what it can read, and the status bar shows the problem.
+            self.trouble = f"cannot write the cache: {error}"
             self._on_written(frozenset({"meta"}))
             return
         try:
@@ -151,12 +151,12 @@ class CacheWriter:
             self._on_written(tables)
 
     def _guard(self, work: Callable[[], frozenset[str]]) -> frozenset[str]:
-        """A full disk or a locked file loses rows of a cache, and says so; it ends nothing."""
+        """A full disk or a locked file loses rows and is reported; the thread continues."""
         try:
             done = work()
         except sqlite3.Error as error:
             log.error("cache write failed: %s", error)
-            self.trouble = f"cache is not written: {error}"
+            self.trouble = f"cannot write the cache: {error}"
             return frozenset({"meta"})
         self.trouble = ""
         return done

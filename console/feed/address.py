@@ -12,8 +12,8 @@ from grpc import aio
 
 @dataclass(frozen=True, slots=True)
 class ConnectionAccess:
-    """Files are read when a channel is opened, in the I/O thread. `certificate` and `key` say who
-    this is to a server that asks every client for a certificate."""
+    """Files are read when a channel is opened, in the I/O thread. `certificate` and `key` identify
+    this console to a server that asks every client for a certificate."""
 
     tls: bool = False
     ca_file: Path | None = None
@@ -56,19 +56,19 @@ def open_channel(address: str, access: ConnectionAccess) -> aio.Channel:
 
 
 def refused(message: str, access: ConnectionAccess) -> str:
-    """What a broken handshake may mean: gRPC tells the server's side of it only to the server."""
+    """What a broken handshake may mean: only the server's log has the reason."""
     if "Socket closed" not in message and "Connection reset" not in message:
         return ""
     if "Stream removed" in message:  # it had been heard, and was killed
         return ""
     if not access.tls:
-        return ". It may want TLS: --tls --ca FILE"
+        return ". The server may require TLS: --tls --ca FILE"
     wanted = "another" if access.certificate else "a"
-    return f". It may want {wanted} certificate that it trusts and that is valid: --cert, --key"
+    return f". The server may require {wanted} valid certificate that it trusts: --cert, --key"
 
 
 def metadata(access: ConnectionAccess) -> tuple[tuple[str, str], ...]:
-    """The token as gRPC metadata. Read anew for every call: tokens are rotated."""
+    """The token as gRPC metadata. Read again for every call: tokens are rotated."""
     if access.token_file is None:
         return ()
     return (("authorization", f"Bearer {access.token_file.read_text().strip()}"),)

@@ -27,7 +27,7 @@ KINDS: Mapping[str, type] = {
     "drift": rows.DriftRow,
     "alert": rows.AlertRow,
     "deploy": rows.DeployRow,
-    "prediction": domain.Prediction,
+    "prediction": domain.CachedPrediction,
     "quality": rows.QualityRow,
     "feature": rows.FeatureRow,
     "slice": rows.SliceRow,
@@ -36,7 +36,7 @@ KINDS: Mapping[str, type] = {
 
 
 class RowRefused(Exception):
-    """A row that cannot be true. The text says which and why."""
+    """A row that cannot be true. The message names the row and the reason."""
 
 
 def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> ReceivedRow | None:

@@ -57,7 +57,7 @@ class Hub:
         self._addresses = tuple(addresses)
         self._links: dict[str, ServerLink] = {}
         self._states: dict[str, Link] = {}
-        self._offsets: dict[str, float] = {}  # as the sink was told them, ms
+        self._offsets: dict[str, float] = {}  # as the sink got them, ms
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
@@ -154,7 +154,7 @@ class Hub:
     async def _act(self, action: Action, done: Callable[[Action, str, str], None]) -> None:
         stub = self._stub(action.server)
         if stub is None:
-            done(action, "waiting", "no connection; it is sent when the server is back")
+            done(action, "waiting", "no connection; it will be sent when the server is back")
             return
         metadata = self._links[action.server].metadata()
         try:
@@ -183,7 +183,7 @@ class Hub:
         done(action, "done", "")
 
     def _put_answer(self, server: str, answer: observe_pb2.AlertAction) -> None:
-        """What the server says the alert and the silence now are, without waiting for the watch."""
+        """The alert and the silence as the server answers them, without waiting for the watch."""
         now_ms = time.time() * 1000
         rows: list[AlertRow | SilenceRow] = []
         if answer.HasField("alert") and answer.alert.id:

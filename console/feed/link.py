@@ -23,7 +23,7 @@ from proto import observe_pb2, observe_pb2_grpc
 log = logging.getLogger(__name__)
 HANDED_S = 0.1  # rows are handed on at most this much later than they came
 CLOCK_EVERY_S = 15.0
-QUIET_S = 30.0  # a watch that says nothing for so long is asked whether it lives
+QUIET_S = 30.0  # a watch without messages for so long is checked
 CALL_S = 10.0
 SLICES_EVERY_S = 600.0
 CAUGHT_UP_MS = 3000.0
@@ -40,8 +40,7 @@ class FeedPosition:
 
 
 class ServerLink:
-    """`sink` takes rows and may wait (that is the back-pressure); `changed` is told of every new
-    `Link`."""
+    """`sink` takes rows and may wait: that is the back-pressure. `changed` gets every new `Link`."""
 
     def __init__(
         self,
@@ -83,7 +82,7 @@ class ServerLink:
             except Exception:
                 # The edge of the feed: a fault of ours with one server must not end the others.
                 log.exception("link to %s failed; trying again", self.link.address)
-                why = "a fault of the console; see its log"
+                why = "internal error of the console; see its log"
             self._stub = None
             self._backoff.lived(time.monotonic() - began)
             await self._pause(why)
@@ -133,7 +132,7 @@ class ServerLink:
         await _until_done(watch, tasks)
 
     async def _measure(self, stub: observe_pb2_grpc.ObserveStub) -> observe_pb2.WatchEvent:
-        """One snapshot, timed: it is the round trip that the clock offset is told from."""
+        """One snapshot, timed: its round trip gives the clock offset."""
         sent = self._clock() * 1000
         request = observe_pb2.WatchRequest(once=True)
         found: observe_pb2.WatchEvent | None = None
@@ -175,7 +174,7 @@ class ServerLink:
         self._hole_ms = None  # only now: a connection lost half way leaves the hole open
 
     async def _keep_searching(self, stub: observe_pb2_grpc.ObserveStub) -> None:
-        """The worst slices are searched on demand; a server without them is no broken one."""
+        """The worst slices are searched on demand; a server without them is not broken."""
         while True:
             now_ms = int(self._clock() * 1000)
             since_ms = now_ms - int(HISTORY_S * 1000)

@@ -1,4 +1,4 @@
-"""What one cell of a table says: text, tone, and what is drawn beside it."""
+"""The content of one table cell: text, tone, and what is drawn beside it."""
 
 from __future__ import annotations
 

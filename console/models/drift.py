@@ -31,13 +31,13 @@ def key(line: DriftLine) -> tuple[str, str]:
 
 
 def columns(measure: str, wide: bool) -> tuple[TableColumn, ...]:
-    """`measure` comes first and draws the bar; with room the others follow as figures."""
+    """`measure` comes first and draws the bar; with room the others follow as numbers."""
     others = [name for name in MEASURES if name != measure][: 3 if wide else 0]
     found = [
         TableColumn("feature", _feature, 0, least=128, order=lambda line: line.row.feature),
         TableColumn("slice", _slice, 76 if wide else 70, order=lambda line: line.row.slice),
         TableColumn(
-            TITLES[measure], _bar(measure), 70 if wide else 60, tip="ticks: the thresholds"
+            TITLES[measure], _bar(measure), 70 if wide else 60, tip="marks: the thresholds"
         ),
         TableColumn("", _figure(measure, True), 44, right=True, order=_by(measure)),
     ]
@@ -49,20 +49,20 @@ def columns(measure: str, wide: bool) -> tuple[TableColumn, ...]:
         )
     found.append(
         TableColumn(
-            "over",
+            "window",
             _over,
             34,
             right=True,
             order=lambda line: line.row.window_s,
-            tip="the last hours that tell most",
+            tip="the window with the worst level",
             spare=2,
         )
     )
-    text = "rows; where too few, effective rows of those needed"
+    text = "rows; if too few, effective rows / rows needed"
     found.append(
         TableColumn("n", _count, 66, right=True, order=lambda line: line.row.n, tip=text, spare=1)
     )
-    found.append(TableColumn("trend", _spark, 62 if wide else 52, tip="the last ticks", spare=2))
+    found.append(TableColumn("trend", _spark, 62 if wide else 52, tip="last evaluations", spare=2))
     return tuple(found)
 
 
@@ -139,18 +139,18 @@ def tip(line: DriftLine) -> str:
     row = line.row
     first = f"{row.feature} [{row.slice or 'all'}]: {row.level or 'no level'}"
     if row.level == "insufficient":
-        first += f", {row.n_effective:.0f} effective rows of {row.n_needed:.0f} needed"
+        first += f", {row.n_effective:.0f} effective rows, {row.n_needed:.0f} needed"
     lines = [
         first,
         f"KS {row.ks:.3f} (p {row.p:.2g}, q {row.q:.2g}) · KL {row.kl:.3f} nats,"
-        f" {row.excess_kl:.3f} above chance · JS {row.js:.3f} · PSI {row.psi:.3f}",
+        f" excess {row.excess_kl:.3f} · JS {row.js:.3f} · PSI {row.psi:.3f}",
         f"n {row.n:,.0f}, effective {row.n_effective:,.0f} · baseline {row.baseline}",
     ]
     if row.structural:
         lines.append(row.structural)
     if line.source == "console":
-        lines.append("computed here from the hourly profiles of this window")
+        lines.append("computed by the console from the hourly profiles of this window")
     else:
-        lines.append(f"the last {_hours(line)} · tick {clock_text(line.at_s)} UTC")
+        lines.append(f"window {_hours(line)} · evaluated at {clock_text(line.at_s)} UTC")
         lines.append(f"worst of {line.servers} servers and of all windows")
     return "\n".join(lines)

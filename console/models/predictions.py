@@ -1,5 +1,5 @@
 """A million predictions as a table: their numbers are known, their content comes by the page when
-it is looked at. Nothing here waits: a row not read yet says so."""
+it scrolls into view. Nothing here waits: a row not read yet shows a placeholder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from PySide6.QtCore import QAbstractTableModel, Qt
 
 from console.models.cells import CELL, ROW, Cell, TableColumn
 from console.models.table import ROOT, Index, Role, cell_data, header_side
-from console.state.domain import Prediction
+from console.state.domain import CachedPrediction
 from console.state.sanitize import milliseconds
 from console.state.timetext import clock_text
 from server.telemetry.outputs import OUTPUTS, OutputSpec
 
 PAGE = 128
 MOST_PAGES = 64
-PredictionEntry = tuple[str, Prediction]  # (address, row)
+PredictionEntry = tuple[str, CachedPrediction]  # (address, row)
 
 
-def _text(row: Prediction, text: str, tone: str = "text", **more: Any) -> Cell:
+def _text(row: CachedPrediction, text: str, tone: str = "text", **more: Any) -> Cell:
     return Cell(text, tone, mono=True, tip=tip(row), **more)
 
 
@@ -41,7 +41,7 @@ def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
         if row.error:
             return Cell(row.error, "critical", "sign", value="critical", tip=tip(row))
         wrong = bool(row.true_label) and row.true_label != row.label
-        text = f"{row.label} (was {row.true_label})" if wrong else row.label
+        text = f"{row.label} (true: {row.true_label})" if wrong else row.label
         sign = "warning" if wrong else "ok" if row.true_label else "info"
         tone = "warning" if wrong else "text"
         return Cell(text, tone, "sign", value=sign, tip=tip(row))
@@ -72,7 +72,7 @@ def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
         TableColumn("total", total, 68, right=True, spare=1),
         TableColumn("mix", lambda e: _text(e[1], short_mix(e[1].mix), "dim"), 92, spare=4),
         TableColumn("stamp", lambda e: _text(e[1], e[1].stamp[:8], "dim"), 74, spare=5),
-        TableColumn("kept", kept, 40, spare=3, tip="text, picture and sound are kept"),
+        TableColumn("kept", kept, 40, spare=3, tip="payload kept: text, image, audio"),
         TableColumn("slices", slices, 0),
     )
 
@@ -81,11 +81,11 @@ _MIX = {"text": "txt", "image": "img", "audio": "snd"}
 
 
 def short_mix(mix: str) -> str:
-    """`image+text` short enough for a column; the filter takes the long words."""
+    """`image+text` short enough for a column; the filter takes the full names."""
     return "+".join(_MIX.get(part, part) for part in mix.split("+"))
 
 
-def tip(row: Prediction) -> str:
+def tip(row: CachedPrediction) -> str:
     lines = [
         row.prediction_id,
         f"{row.mix} · {row.task}",
@@ -97,7 +97,7 @@ def tip(row: Prediction) -> str:
 
 
 class PredictionsModel(QAbstractTableModel):
-    """`need(numbers)` is called for a page that is looked at and not there."""
+    """`need(numbers)` is called for a visible page that has not been read."""
 
     def __init__(self, name_of: Callable[[str], str], need: Callable[[list[int]], None]) -> None:
         super().__init__()
@@ -182,5 +182,5 @@ class PredictionsModel(QAbstractTableModel):
 
 
 def _absent(model: PredictionsModel, index: Index) -> Cell:
-    text = "…" if index.row() // PAGE not in model._pages else "no longer kept"
+    text = "…" if index.row() // PAGE not in model._pages else "deleted"
     return Cell(text if index.column() == 0 else "", "faint")

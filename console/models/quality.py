@@ -11,6 +11,8 @@ from console.state.dashboard import QualityLine
 from console.state.sanitize import duration
 from server.telemetry.rows import QualityRow, ReliabilityBin, SliceRow
 
+GAP = "realised minus estimated, on the labelled rows"
+
 
 def _share(value: float) -> str:
     return f"{value:.1%}" if value == value else "–"
@@ -94,7 +96,7 @@ def slice_columns() -> tuple[TableColumn, ...]:
         TableColumn(
             "estimated", lambda r: figure(_share(r.estimated_accuracy), "dim"), 74, right=True
         ),
-        TableColumn("real - est.", gap, 78, right=True, spare=3, tip="on the labelled rows alone"),
+        TableColumn("difference", gap, 78, right=True, spare=3, tip=GAP),
         TableColumn(
             "value/1000",
             lambda r: figure(_money(r.value_per_1000, r.value_unit)),
@@ -150,10 +152,10 @@ def worst_columns() -> tuple[TableColumn, ...]:
         return Cell(f"{row.error:.1%}", loud, mono=True, right=True)
 
     return (
-        TableColumn("the model is worst on", message, 0, least=210),
+        TableColumn("worst slice", message, 0, least=210),
         TableColumn("error", error, 62, right=True, order=lambda pair: pair[1].error),
         TableColumn(
-            "else",
+            "elsewhere",
             lambda p: Cell(f"{p[1].error_elsewhere:.1%}", "dim", mono=True, right=True),
             62,
             right=True,

@@ -1,4 +1,4 @@
-"""One table model for all panels: rows with keys, columns that say what a row's cell is.
+"""One table model for all panels: rows with keys, columns that turn a row into a cell.
 Selection and scroll position follow the key of a row, not its place."""
 
 from __future__ import annotations

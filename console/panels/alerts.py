@@ -26,7 +26,7 @@ from console.state.timetext import clock_text
 from server.telemetry.drift.scores import CRITICAL_EXCESS_KL
 from server.telemetry.rows import SilenceRow
 
-NO_SILENCE = "nothing is silenced: S silences the alert that is selected, always with an end"
+NO_SILENCE = "no active silence: S silences the selected alert, always with an end"
 
 
 def state_text(line: AlertLine) -> str:
@@ -35,7 +35,7 @@ def state_text(line: AlertLine) -> str:
     if not line.open:
         return line.row.state or "closed"
     if line.row.acknowledged_by:
-        return f"in hand: {line.row.acknowledged_by}"
+        return f"acknowledged by {line.row.acknowledged_by}"
     if line.silenced_until_s:
         return f"silenced until {clock_text(line.silenced_until_s, '%H:%M')}"
     return "silenced" if line.row.silenced else line.row.state
@@ -65,7 +65,7 @@ def _columns() -> tuple[TableColumn, ...]:
             136,
             order=lambda a: a.opened_s,
         ),
-        TableColumn("lasts", lasted, 62, right=True, spare=2),
+        TableColumn("duration", lasted, 62, right=True, spare=2),
         TableColumn(
             "server", lambda a: Cell(a.name, _tone(a), mono=True), 104, order=lambda a: a.name
         ),
@@ -73,7 +73,10 @@ def _columns() -> tuple[TableColumn, ...]:
             "kind", lambda a: Cell(a.row.kind, "dim"), 76, spare=3, order=lambda a: a.row.kind
         ),
         TableColumn(
-            "what", lambda a: Cell(a.row.summary, _tone(a), tip=a.row.summary[:600]), 0, least=260
+            "summary",
+            lambda a: Cell(a.row.summary, _tone(a), tip=a.row.summary[:600]),
+            0,
+            least=260,
         ),
         TableColumn(
             "state", lambda a: Cell(state_text(a), "dim" if quiet(a) else "text"), 170, spare=1
@@ -86,15 +89,15 @@ def _silence_columns() -> tuple[TableColumn, ...]:
         return Cell(clock_text(pair[1].until_unix_ms / 1000, "%d %b %H:%M"), mono=True)
 
     return (
-        TableColumn("silenced", lambda p: Cell(p[1].matcher, mono=True), 0),
+        TableColumn("matcher", lambda p: Cell(p[1].matcher, mono=True), 0),
         TableColumn("until UTC", until, 96),
-        TableColumn("by", lambda p: Cell(p[1].actor, "dim"), 90, spare=1),
-        TableColumn("why", lambda p: Cell(p[1].reason, "dim"), 160, spare=2),
+        TableColumn("created by", lambda p: Cell(p[1].actor, "dim"), 90, spare=1),
+        TableColumn("reason", lambda p: Cell(p[1].reason, "dim"), 160, spare=2),
     )
 
 
 class AlertHistory(QWidget):
-    """One alert: its course, its features and slices."""
+    """One alert: its history, its features and slices."""
 
     def __init__(self, style: Style) -> None:
         super().__init__()
@@ -119,11 +122,11 @@ class AlertHistory(QWidget):
 
 def _history_lines(line: AlertLine | None) -> list[tuple[str, str]]:
     if line is None:
-        return [("its history stands here once there is an alert", "dim")]
+        return [("the history of an alert appears here", "dim")]
     row = line.row
     found = [(row.summary, _tone(line)), (f"{line.name} · {row.key} · {row.id}", "dim")]
     if row.acknowledged_by:
-        found.append((f"in hand: {row.acknowledged_by}: {row.acknowledged_note}", "text"))
+        found.append((f"acknowledged by {row.acknowledged_by}: {row.acknowledged_note}", "text"))
     if row.features:
         found.append(("features, worst first: " + ", ".join(row.features[:12]), "text"))
     if row.slices:
@@ -159,7 +162,7 @@ class AlertsPanel(Panel):
         self.axis = axis
         columns, silences = _columns(), _silence_columns()
         self.model = RowsModel(columns, lambda line: (line.server, line.row.id))
-        self.table = Table(style, self.model, columns, "no server has told of an alert")
+        self.table = Table(style, self.model, columns, "no server has reported an alert")
         self.table.setAccessibleName("Alerts")
         self.table.chosen.connect(self._choose)
         self.table.opened.connect(lambda line: axis.around(line.opened_s))
@@ -188,7 +191,7 @@ class AlertsPanel(Panel):
         column.setContentsMargins(0, 0, 6, 4)
         column.addWidget(self.silences, 1)
         row = QHBoxLayout()
-        label = QLabel("would fire now at excess KL above")
+        label = QLabel("would fire now with excess KL above")
         self.threshold = NumberField()
         self.threshold.setRange(0.0, 2.0)
         self.threshold.setSingleStep(0.01)
@@ -216,8 +219,8 @@ class AlertsPanel(Panel):
         refused = next((a for a in board.actions if a.state == "refused"), None)
         legend = [
             (f"{loud} open", "critical" if loud else "dim"),
-            (f"{held} in hand or silenced", "dim"),
-            ("A acknowledge · S silence · Enter around it", "dim"),
+            (f"{held} acknowledged or silenced", "dim"),
+            ("A: acknowledge · S: silence · Enter: show its time", "dim"),
         ]
         if waiting:
             legend.insert(0, (f"{waiting} not sent yet", "warning"))
@@ -239,7 +242,7 @@ class AlertsPanel(Panel):
         self.inverse.show_text(text, "text")
 
     def _shown_alert(self) -> AlertLine | None:
-        """The alert selected; before anybody chose, the first, which is the newest open one."""
+        """The alert selected; without a selection, the first, which is the newest open one."""
         found = self.table.row()
         if isinstance(found, AlertLine):
             return found

@@ -1,5 +1,4 @@
-"""Any panel as a table of figures: the twin of its plots for a screen reader, for copying a cell,
-and for whoever wants the number and not the line."""
+"""Any panel as a table of numbers: for screen readers, and for copying a single value."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ class DataTable(QDialog):
     def __init__(self, parent: QWidget, style: Style, panel: Panel) -> None:
         super().__init__(parent)
         head, rows = panel.as_table()
-        self.setWindowTitle(f"{panel.heading.capitalize()}: the figures")
+        self.setWindowTitle(f"{panel.heading.capitalize()}: table")
         self.resize(min(parent.width() - 80, 1100), min(parent.height() - 80, 640))
         columns = tuple(
             _column(place, title, all(is_number(row[place]) for row in rows if place < len(row)))
@@ -54,7 +53,7 @@ class DataTable(QDialog):
         model.show(list(enumerate(rows)))
         self.table = Table(style, model, columns)
         self.table.setAccessibleName(self.windowTitle())
-        text = f"{len(rows):,} rows, as they were when this was opened"
+        text = f"{len(rows):,} rows, a snapshot of when this window opened"
         left_out = panel.left_out()
         text += f" ({left_out})" if left_out else ""
         note = TextLine(style, "dim", 11)

@@ -19,7 +19,7 @@ from console.plots.style import Style
 from console.plots.waterfall import Waterfall
 from console.state import command_lines
 from console.state.command_lines import Reach
-from console.state.domain import Prediction
+from console.state.domain import CachedPrediction
 from console.state.query_types import KeptPayload, PredictionDetail
 from console.state.timetext import clock_text
 from server.telemetry.rows import FeatureRow
@@ -30,7 +30,7 @@ STOPS_MS = 300
 
 
 def percentile(feature: FeatureRow, value: float) -> float:
-    """Share of the reference below a value, 0 to 1; NaN when it cannot be told."""
+    """Share of the reference below a value, 0 to 1; NaN when it is unknown."""
     counts = np.asarray(feature.reference_counts, np.float64)
     if value != value or feature.kind == "categorical" or not counts.sum():
         return float("nan")
@@ -78,7 +78,7 @@ class PredictionFacts(QWidget):
             y += LINE
         if not self._features:
             return
-        text = "features, and where they lie in the reference"
+        text = "features, with their percentile in the reference"
         paint.text(
             painter, QRectF(10, y, self.width(), LINE), text, theme.color("dim"), style.small
         )
@@ -208,7 +208,7 @@ class DetailPanel(Panel):
     def _buttons(self) -> QHBoxLayout:
         row = QHBoxLayout()
         row.setContentsMargins(8, 2, 8, 2)
-        self.fetch = QPushButton("Ask again for what was kept")
+        self.fetch = QPushButton("Fetch the payload again")
         self.play = QPushButton("Play")
         self.replay = QPushButton("Copy replay command")
         self.fetch.clicked.connect(self.want)
@@ -292,7 +292,7 @@ class DetailPanel(Panel):
         return ["field", "value"], [[name, str(getattr(row, name))] for name in names]
 
 
-def _lines(row: Prediction, server: str) -> list[tuple[str, str]]:
+def _lines(row: CachedPrediction, server: str) -> list[tuple[str, str]]:
     at = clock_text(row.at_unix_ms / 1000, "%Y-%m-%d %H:%M:%S")
     found = [(f"{at} UTC · {server} · replica {row.replica}", "dim")]
     if row.error:
@@ -302,10 +302,11 @@ def _lines(row: Prediction, server: str) -> list[tuple[str, str]]:
         found.append((f"{text} · margin {row.margin:.3f} · entropy {row.entropy:.2f}", "text"))
         odd = row.closed_set_mass < 0.5
         text = f"closed-set mass {row.closed_set_mass:.3f}"
-        found.append((text + (": unlike the labels" if odd else ""), "warning" if odd else "dim"))
+        text += ": outside the label set" if odd else ""
+        found.append((text, "warning" if odd else "dim"))
     if row.true_label:
         right = row.true_label == row.label
-        text = f"feedback: {row.true_label}" + (" (right)" if right else " (wrong)")
+        text = f"feedback: {row.true_label}" + (" (correct)" if right else " (wrong)")
         found.append((text, "ok" if right else "warning"))
     found.append((f"{row.mix} · {row.task} · stamp {row.stamp[:12]}", "dim"))
     slices = " ".join(f"{key}={value}" for key, value in row.slices.items())

@@ -1,4 +1,4 @@
-"""Acknowledge and silence. A silence always has an end, and both say who will know of it."""
+"""Acknowledge and silence. A silence always has an end, and both show where they are visible."""
 
 from __future__ import annotations
 
@@ -47,10 +47,13 @@ class AlertDialog(QDialog):
             form.addRow("What", self.matcher)
             form.addRow("For", self.span)
         self.note = QLineEdit()
-        self.note.setPlaceholderText("what you know, for the next one who looks")
+        self.note.setPlaceholderText("what you know, for the next operator")
         self.note.setAccessibleName("Note")
         form.addRow("Note", self.note)
-        known = "The server keeps it and tells every console; recording and evaluation go on."
+        known = (
+            "The server stores this and shows it in every console. "
+            "Recording and evaluation continue."
+        )
         form.addRow(_plain_label(known))
         buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
@@ -68,5 +71,5 @@ def matchers(line: AlertLine) -> list[tuple[str, str]]:
     found += [(f"feature {feature}", equals("feature", feature)) for feature in row.features[:3]]
     found += [(f"slice {place}", equals("slice", place)) for place in row.slices[:3]]
     if row.kind:
-        found.append((f"every {row.kind} alert of this server", equals("kind", row.kind)))
+        found.append((f"all {row.kind} alerts of this server", equals("kind", row.kind)))
     return found

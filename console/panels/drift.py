@@ -19,7 +19,7 @@ from console.state.timetext import clock_text
 from server.telemetry.filters import equals, slice_name
 
 WIDE = 620
-EMPTY = "nothing has been scored in this window: a server does it every few minutes"
+EMPTY = "no drift scores in this window: servers compute them every few minutes"
 
 
 class DriftPanel(Panel):
@@ -70,17 +70,17 @@ class DriftPanel(Panel):
         few = sum(line.row.level in model.INSUFFICIENT for line in board.drift)
         legend: list[tuple[str, str]] = []
         if few:
-            legend.append((f"○ {few} too few rows to tell", "dim"))
+            legend.append((f"○ {few} with too few rows", "dim"))
         if board.drift_span is not None:
             low, high = (clock_text(moment, "%H:%M") for moment in board.drift_span)
-            legend.append((f"computed for the hours {low}–{high}", "accent"))
+            legend.append((f"computed for {low}–{high}", "accent"))
         elif board.drift:
             newest = max(line.at_s for line in board.drift)
             age = board.made_s - newest
-            legend.append((f"tick {duration(age)} ago", "warning" if age > 900 else "dim"))
+            legend.append((f"evaluated {duration(age)} ago", "warning" if age > 900 else "dim"))
         else:
             legend.append(("no drift rows yet", "dim"))
-        legend.append(("worst first · T measure", "dim"))
+        legend.append(("worst first · T: measure", "dim"))
         return legend
 
     def cycle(self) -> None:

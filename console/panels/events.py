@@ -37,7 +37,7 @@ class EventsPanel(Panel):
         super().__init__(style)
         self.axis = axis
         self.model = RowsModel(COLUMNS, lambda row: (row.at_s, row.kind, row.server, row.id))
-        self.table = Table(style, self.model, COLUMNS, "nothing has happened in what is kept")
+        self.table = Table(style, self.model, COLUMNS, "no events in the cache")
         self.table.horizontalHeader().hide()
         self.table.setHorizontalScrollBarPolicy(NO_SCROLL)
         self.table.setAccessibleName("Events")
@@ -52,7 +52,7 @@ class EventsPanel(Panel):
         waiting = sum(action.state == "waiting" for action in board.actions)
         legend = [("Enter: go to its time", "dim")]
         if waiting:
-            legend.insert(0, (f"{waiting} actions wait for their server", "warning"))
+            legend.insert(0, (f"{waiting} actions waiting for their server", "warning"))
         self.title.show_legend(legend)
 
     def _open(self, row: TimelineEvent) -> None:

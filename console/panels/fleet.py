@@ -25,13 +25,13 @@ from console.state.status_messages import CLOCK_ODD_MS, unencrypted
 ROW_PIXELS = 44
 STAMP_PIXELS = 16
 LINE_PIXELS = 15
-FRESH_S = 2.0  # a snapshot comes every second: below that its age says nothing
+FRESH_S = 2.0  # a snapshot comes every second: below that its age is noise
 LEAST_PIXELS = 196  # below that names become dots
 COMPACT = 9  # servers from which on the stamps are left to the skew panel
 
 
 def troubles(line: ServerLine) -> list[tuple[str, str]]:
-    """What is odd about a server, worst first: (words, tone)."""
+    """What is odd about a server, worst first: (text, tone)."""
     found: list[tuple[str, str]] = []
     if line.severity != "ok" and line.why:
         found.append((f"{line.state}: {line.why}", line.severity))
@@ -39,26 +39,27 @@ def troubles(line: ServerLine) -> list[tuple[str, str]]:
         found.append(("≠ " + ", ".join(line.odd_parts), "high"))
     offset = line.link.offset_ms
     if abs(offset) > CLOCK_ODD_MS:
-        found.append((f"clock {offset:+.0f} ms", "warning"))
+        found.append((f"clock offset {offset:+.0f} ms", "warning"))
     if line.link.refused_rows:
-        found.append((f"{line.link.refused_rows} rows refused: {line.link.refused_why}", "warning"))
+        rejected = f"{line.link.refused_rows} rows rejected: {line.link.refused_why}"
+        found.append((rejected, "warning"))
     snapshot = line.snapshot
     if snapshot is not None and snapshot.telemetry_dropped:
-        found.append((f"{snapshot.telemetry_dropped:,} records lost", "warning"))
+        found.append((f"{snapshot.telemetry_dropped:,} records dropped", "warning"))
     if unencrypted(line):
-        found.append(("plaintext: nothing is encrypted", "warning"))
+        found.append(("plaintext: not encrypted", "warning"))
     return found[:4]
 
 
 def facts(line: ServerLine) -> str:
     """The quiet second line: warm replicas, the queue where there is one, age."""
     snapshot = line.snapshot
-    age = "never heard" if line.age_s == math.inf else f"{duration(line.age_s)} old"
+    age = "no contact yet" if line.age_s == math.inf else f"{duration(line.age_s)} old"
     if snapshot is None:
         return age
     warm = f"{snapshot.warm_replicas}/{snapshot.wanted_replicas} warm"
     if line.age_s < FRESH_S:
-        age = "heard now"
+        age = "live"
     queue = f" · queue {snapshot.queued}" if snapshot.queued else ""
     return f"{warm}{queue} · {age}"
 
@@ -122,9 +123,9 @@ class FleetDelegate(QStyledItemDelegate):
 
 
 def _stamp(line: ServerLine, width: float) -> str:
-    """As many digits as fit: a digest cut short says more than one with dots in its place."""
+    """As many digits as fit: a shortened digest is more useful than dots."""
     if line.snapshot is None:
-        return "stamp not known"
+        return "stamp unknown"
     digits = line.snapshot.stamp[: 12 if width > 88 else 8]
     return digits + (" dirty" if line.snapshot.dirty else "")
 

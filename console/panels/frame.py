@@ -114,14 +114,14 @@ class Panel(QFrame):
         return self
 
     def left_out(self) -> str:
-        """What `as_table` lacks of what the panel stands for, in words; empty for nothing."""
+        """What `as_table` leaves out of the panel's data; empty when it is complete."""
         return ""
 
     def select(self, key: str) -> None:
         """Show the row a link speaks of."""
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
-        """What is shown, as figures: for CSV, for screen readers, for copying."""
+        """What is shown, as a table: for CSV, for screen readers, for copying."""
         return [], []
 
     def copy_command(self, reach: Reach) -> str:

@@ -23,7 +23,7 @@ from console.state.sanitize import duration, milliseconds
 from console.state.timetext import span_text
 
 NARROW = 430  # pixels of height below which the stages give way
-_SPLIT_LABELS = {"": "all together", "server": "by server", "stamp": "by stamp", "mix": "by mix",
+_SPLIT_LABELS = {"": "not split", "server": "by server", "stamp": "by stamp", "mix": "by mix",
                 "replica": "by replica"}  # fmt: skip
 
 
@@ -84,7 +84,7 @@ class LatencyPanel(Panel):
             row.addWidget(box)
         row.addStretch(1)
         self._scope.addItem("all servers", "")
-        self._mix.addItem("every mix", "")
+        self._mix.addItem("all mixes", "")
         for split in SPLITS:
             self._split.addItem(_SPLIT_LABELS[split], split)
         self._scope.activated.connect(lambda _: self.axis.change(scope=self._scope.currentData()))
@@ -108,7 +108,7 @@ class LatencyPanel(Panel):
     def _fill(self, board: Board) -> None:
         """The choices, when they changed; an open list is left alone."""
         servers = [("all servers", "")] + [(line.name, line.address) for line in board.servers]
-        mixes = [("every mix", "")]
+        mixes = [("all mixes", "")]
         mixes += [(mix or "(none)", mix) for mix in (board.latency.mixes if board.latency else ())]
         for box, wanted, chosen in (
             (self._scope, servers, board.view.scope),

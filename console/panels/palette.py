@@ -118,9 +118,9 @@ class KeySheet(QWidget):
         for command in self._commands:
             if command.keys:
                 groups.setdefault(command.group, []).append(command)
-        mouse = [("drag", "brush a time range: every panel follows"), ("wheel", "zoom the time"),
+        mouse = [("drag", "brush a time range for all panels"), ("wheel", "zoom the time"),
                  ("shift+drag", "pan"), ("double click", "zoom to the brush"),
-                 ("click the heat map", "requests of that cell")]  # fmt: skip
+                 ("click the heat map", "show the requests of that cell")]  # fmt: skip
         blocks = [(name, [("  ".join(c.keys), c.title) for c in found])
                   for name, found in groups.items()]  # fmt: skip
         blocks.append(("Mouse", mouse))

@@ -19,7 +19,7 @@ from console.state.query_types import FindPredictions, FoundPredictions, Predict
 from console.state.timetext import span_text
 from server.telemetry.filters import BadFilter, Clause, parse_filter
 
-EMPTY = "no prediction that is kept here fits the filter and the window"
+EMPTY = "no prediction in the cache matches the filter and the window"
 
 
 class PredictionsPanel(Panel):
@@ -79,7 +79,7 @@ class PredictionsPanel(Panel):
         self._stale = False
         span = self.axis.view.brush or self.axis.span
         aliases = {line.name: line.address for line in self.board.servers}
-        self.result_line.show_text("reading …", "dim")
+        self.result_line.show_text("searching …", "dim")
         self.asked.emit(FindPredictions(self._clauses, span, aliases))
 
     def show_found(self, found: FoundPredictions) -> None:
@@ -109,12 +109,12 @@ class PredictionsPanel(Panel):
         super().show_board(board)
         if (first or self._stale) and self.isVisible():
             self.search()
-        self.title.show_legend([("Enter: find · / filter · J/K", "dim")])
+        self.title.show_legend([("Enter: search · /: filter · J/K: rows", "dim")])
 
     def show_examples(self, examples: tuple[ExampleRequest, ...]) -> None:
         """The requests behind a cell of the heat map."""
         if not examples:
-            self.result_line.show_text("no request was kept as an example there", "dim")
+            self.result_line.show_text("no example request was kept there", "dim")
             return
         slowest = examples[0]
         self.line.setText(f"id={slowest.prediction_id}")
@@ -148,7 +148,7 @@ class PredictionsPanel(Panel):
 
     def left_out(self) -> str:
         read = len(self.model.read())
-        return f"{read:,} of {self._rows:,}: those looked at" if read < self._rows else ""
+        return f"{read:,} of {self._rows:,}: only the rows scrolled to" if read < self._rows else ""
 
     def copy_command(self, reach: Reach) -> str:
         return command_lines.export(self._clauses, self.axis.view.brush or self.axis.span)

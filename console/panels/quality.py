@@ -1,5 +1,5 @@
 """Quality: accuracy and value, realised where labels came and estimated for all, by slice; the
-calibration, the confusion, and the worst slices in words."""
+calibration, the confusion, and the worst slices."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from console.state.dashboard import Board
 from console.state.sanitize import duration
 from server.telemetry.rows import QualityRow
 
-NO_QUALITY = "no quality yet: it needs predictions, and labels that come by Feedback"
-NO_SLICES = "no slice is known where the model is clearly worse than elsewhere"
+NO_QUALITY = "no quality data yet: it needs predictions, and labels sent by Feedback"
+NO_SLICES = "no slice found where the model is clearly worse than elsewhere"
 
 
 class QualityPanel(Panel):
@@ -73,7 +73,9 @@ class QualityPanel(Panel):
         if newest == newest:
             age = board.made_s - newest
             text = (
-                f"last hour ended {duration(age)} ago" if age > 0 else "the last hour still fills"
+                f"last hour ended {duration(age)} ago"
+                if age > 0
+                else "the current hour is still filling"
             )
             legend.insert(0, (text, "dim"))
         self.title.show_legend([(f"slice {self.slice or 'all'}", "text"), *legend])

@@ -37,7 +37,7 @@ class Densities(QWidget):
         area = QRectF(54, 6, max(self.width() - 66, 10), max(self.height() - 28, 10))
         found = self.found
         if found is None or len(found.reference) == 0:
-            text = "no profile of this feature in these hours"
+            text = "no profile of this feature for these hours"
             paint.text(painter, area, text, theme.color("dim"), self._style.text_font, paint.CENTRE)
             return
         if found.labels:
@@ -151,7 +151,7 @@ class ReferencePanel(Panel):
         self.plot.show_comparison(found)
         if found is None:
             key = board.view.drift_key
-            text = f"{key[0]} [{key[1] or 'all'}]" if key else "choose a feature"
+            text = f"{key[0]} [{key[1] or 'all'}]" if key else "select a feature"
             self.title.show_legend([(text, "dim")])
             return
         unit = f" {found.feature.unit}" if found.feature.unit else ""

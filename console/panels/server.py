@@ -30,7 +30,7 @@ class ServerFact:
 
 
 def facts_of(line: ServerLine, now_s: float) -> list[ServerFact]:
-    """What there is to say about a server, most urgent first."""
+    """The facts about a server, most urgent first."""
     snapshot = line.snapshot
     if snapshot is None:
         return [ServerFact(line.why)]
@@ -47,7 +47,7 @@ def facts_of(line: ServerLine, now_s: float) -> list[ServerFact]:
 
 def alike(replicas: Sequence[ReplicaSnapshot]) -> list[list[ReplicaSnapshot]]:
     """Replicas in the same state for the same reason, worst first: eight that fail alike are one
-    trouble."""
+    problem."""
     groups: dict[tuple[object, ...], list[ReplicaSnapshot]] = {}
     for replica in replicas:
         failed = tuple((e.mix, e.source, e.reason) for e in replica.evidence if not e.ok)
@@ -86,11 +86,11 @@ def _evidence(probe: ProbeEvidence, now_s: float) -> Iterator[ServerFact]:
     """What the probe that failed measured; of several replicas, the slowest."""
     age = duration(now_s - probe.at_unix_ms / 1000)
     yield ServerFact(f"{probe.source or 'probe'} {probe.mix}, {age} ago", deep=True)
-    limit = f" over {milliseconds(probe.limit_ms)}" if probe.limit_ms else ""
+    limit = f", limit {milliseconds(probe.limit_ms)}" if probe.limit_ms else ""
     yield ServerFact(f"p50 {milliseconds(probe.p50_ms)}{limit}", "text", deep=True)
     yield ServerFact(f"max {milliseconds(probe.max_ms)}, {probe.runs} runs", deep=True)
     if probe.worst_difference > probe.tolerance:
-        text = f"answers differ by {probe.worst_difference:.1e}, allowed {probe.tolerance:.1e}"
+        text = f"max diff {probe.worst_difference:.1e}, tolerance {probe.tolerance:.1e}"
         yield ServerFact(text, "critical", deep=True)
     if probe.reason:
         yield ServerFact(probe.reason, deep=True)
@@ -150,7 +150,7 @@ class ServerPanel(Panel):
         lines = board.servers
         chosen = next((line for line in lines if line.address == self.address), None)
         if chosen is None and lines:
-            # Nobody chose: the one that needs attention most.
+            # Nothing is selected: the one that needs attention most.
             chosen = min(lines, key=lambda line: rank(line.severity))
         if chosen is None:
             return

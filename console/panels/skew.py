@@ -1,5 +1,5 @@
 """Version skew: servers by part of the stamp, against the majority of the fleet. The environment
-is no part of the stamp and is told apart."""
+is not part of the stamp and is shown apart."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _part(number: int) -> Callable[[SkewLine], Cell]:
         if not found.known:
             return Cell("?", "dim", "skew", mono=True, value=False, tip="not known")
         odd = found.differs or found.moved
-        text = "moved" if found.moved else found.value[:SHORT]
+        text = "changed" if found.moved else found.value[:SHORT]
         text = f"{'≠' if odd else '='} {text}"
         tone = "critical" if odd else "dim"
         return Cell(text, tone, "skew", bold=odd, mono=True, value=odd, tip=tip(line))
@@ -77,9 +77,9 @@ def _since(line: SkewLine) -> Cell:
 
 
 def tip(line: SkewLine) -> str:
-    lines = [f"{line.name}: {line.stamp_name or 'stamp not known'}"]
+    lines = [f"{line.name}: {line.stamp_name or 'stamp unknown'}"]
     if line.dirty:
-        lines.append("dirty: served with --allow-dirty, equals no pinned stamp")
+        lines.append("dirty: served with --allow-dirty, matches no pinned stamp")
     if line.since_s == line.since_s:
         lines.append(f"since {clock_text(line.since_s, '%Y-%m-%d %H:%M:%S')} UTC")
     if line.signed_by:
@@ -93,7 +93,7 @@ def tip(line: SkewLine) -> str:
         text = f"client {client} pins {short(stamp)}: refused {refused} times"
         lines.append(f"{text}, last {clock_text(last_s)}")
     if line.age_s < math.inf and line.age_s > 10:
-        lines.append(f"as of {duration(line.age_s)} ago")
+        lines.append(f"data {duration(line.age_s)} old")
     return "\n".join(part[:240] for part in lines[:24])
 
 
@@ -106,7 +106,7 @@ class SkewPanel(Panel):
         self.axis = axis
         shape = columns()
         self.model = RowsModel(shape, lambda line: line.address)
-        self.table = Table(style, self.model, shape, "no server has told its stamp yet")
+        self.table = Table(style, self.model, shape, "no server has reported its stamp yet")
         self.table.setAccessibleName("Parts of the stamp by server")
         self.table.setObjectName("tight")
         self.table.setMinimumWidth(LEAST_PIXELS)
@@ -129,15 +129,15 @@ class SkewPanel(Panel):
         self._detail()
         odd = sum(line.odd for line in board.skew)
         against = "the expected stamp" if board.view.expected_stamp else "the majority"
-        legend = [(f"≠ differs from {against}", "dim"), ("Enter: its deploy", "dim")]
+        legend = [(f"≠ differs from {against}", "dim"), ("Enter: show its deploy", "dim")]
         if odd:
             legend.insert(0, (f"{odd} of {len(board.skew)} differ", "critical"))
         moved = sum(bool(line.moved) for line in board.skew)
         if moved:
-            legend.insert(0, (f"{moved} not as loaded", "critical"))
+            legend.insert(0, (f"{moved} changed since load", "critical"))
         envs = sum(bool(line.env) for line in board.skew)
         if envs:
-            legend.insert(0, (f"env differs on {envs}", "dim"))
+            legend.insert(0, (f"environment differs on {envs}", "dim"))
         self.title.show_legend(legend)
 
     def _detail(self) -> None:
@@ -145,7 +145,7 @@ class SkewPanel(Panel):
             return
         line = self.table.row()
         if line is None:
-            # Nobody chose: the rows that differ stand first.
+            # Nothing is selected: the rows that differ come first.
             line = next(iter(self.model.rows), None)
         self.detail.show_line(line, self.board)
 
@@ -166,7 +166,7 @@ class SkewPanel(Panel):
         return command_lines.skew_between([line.address, *other], reach)
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
-        head = ["server", "stamp", *STAMP_PARTS, "moved", "since_unix_s"]
+        head = ["server", "stamp", *STAMP_PARTS, "changed", "since_unix_s"]
         return head, [
             [
                 line.name,

@@ -21,16 +21,16 @@ TRAFFIC_PIXELS = 44.0
 MOST_DEPLOYS = 6
 KEY_PIXELS = 92.0
 REDRAWN_S = 2.0  # the traffic by stamp, when nothing else is new
-DetailLine = tuple[str, str]  # words, tone; tone "title" is a heading
+DetailLine = tuple[str, str]  # text, tone; tone "title" is a heading
 
 
 def lines_of(line: SkewLine | None, board: Board) -> list[DetailLine]:
-    """Most telling first: the room is small."""
+    """The most important first: there is little room."""
     if line is None:
-        return [("select a server: what exactly differs", "title")]
-    found: list[DetailLine] = [(line.name, "text"), (line.stamp_name or "stamp not known", "dim")]
+        return [("select a server to see what differs", "title")]
+    found: list[DetailLine] = [(line.name, "text"), (line.stamp_name or "stamp unknown", "dim")]
     if line.dirty:
-        found.append(("dirty stamp: equals no pin", "warning"))
+        found.append(("dirty stamp: matches no pin", "warning"))
     for what, text, now in line.moved:
         found.append((f"≠ {what}", "critical" if now else "high"))
         found.append((f"   {text}: {when(now)}", "dim"))
@@ -50,20 +50,20 @@ def lines_of(line: SkewLine | None, board: Board) -> list[DetailLine]:
         for what, here, there in line.env:
             found.append((f"{what} {here} · fleet {there}", "text"))
     if not line.details and line.stamp:
-        found.insert(2, ("= every file and version as the fleet", "dim"))
+        found.insert(2, ("= all files and versions match the fleet", "dim"))
     return found
 
 
 def when(now: bool) -> str:
     """Since when what moved changes answers."""
-    return "answers may differ now" if now else "the next start will differ"
+    return "answers may differ now" if now else "answers may differ after a restart"
 
 
 def _watch(line: SkewLine, board: Board) -> Iterator[DetailLine]:
     """What the server itself found when it compared its neighbours, or itself."""
     mine = [alert for alert in board.alerts if alert.open and alert.server == line.address]
     for alert in [alert for alert in mine if alert.row.kind == "skew"][:3]:
-        yield "its own watch says", "title"
+        yield "reported by the server itself", "title"
         yield alert.row.summary, alert.row.severity
 
 

@@ -41,7 +41,7 @@ class TextLine(QWidget):
 
 
 class MessageButton(QPushButton):
-    """A link: sign, count, words. Painted, so that no text is ever taken for markup."""
+    """A link: sign, count, text. Painted, so that no text is ever taken for markup."""
 
     def __init__(self, style: Style) -> None:
         super().__init__()

@@ -86,7 +86,7 @@ class CellDelegate(QStyledItemDelegate):
             font = paint.bold(font)
         side = paint.RIGHT if cell.right else paint.LEFT
         text = cell.text
-        if small:  # a digest cut short says more than one with dots in its place
+        if small:  # a shortened digest is more useful than dots
             fits = int((area.width() - 1) / QFontMetricsF(font).horizontalAdvance("0"))
             text = text[: fits if fits > 3 else 1]
         paint.text(painter, area, text, style.theme.color(cell.tone), font, side)
@@ -119,7 +119,7 @@ class Table(QTableView):
     ) -> None:
         super().__init__()
         self._style = style
-        self.empty = empty  # what it means that there is no row
+        self.empty = empty  # shown when there is no row
         self.setModel(model)
         self._columns = columns
         self._quiet = False
@@ -201,7 +201,7 @@ class Table(QTableView):
         return index.data(ROW) if index.isValid() else None
 
     def select_row(self, place: int) -> None:
-        """Without telling `chosen`: this did not come from the keyboard or the mouse."""
+        """Without emitting `chosen`: this did not come from the keyboard or the mouse."""
         if 0 <= place < self.model().rowCount():
             self._quiet = True
             self.selectRow(place)

@@ -19,7 +19,7 @@ from console.state.sanitize import milliseconds
 
 
 class LinePlot(TimePlot):
-    """A vertical scale from zero with labels; subclasses say what is drawn."""
+    """A vertical scale from zero with labels; subclasses define what is drawn."""
 
     def axis_lines(
         self, painter: QPainter, area: QRectF, top: float, step: float, unit: str
@@ -126,7 +126,7 @@ class Percentiles(LinePlot):
                 for n, (name, values) in enumerate(found.split)
             ]
         rate = found.rate[index]
-        served = f"{rate:,.0f} req/s" if rate == rate else "nothing served"
+        served = f"{rate:,.0f} req/s" if rate == rate else "no requests"
         return [
             (f"p50 {milliseconds(found.p50[index])}", "p50"),
             (f"p95 {milliseconds(found.p95[index])}", "p95"),

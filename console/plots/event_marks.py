@@ -1,4 +1,4 @@
-"""Alerts and deploys as marks on the time axis, each with what it says in its tool tip."""
+"""Alerts and deploys as marks on the time axis, each with a tool tip."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LANES = (0.26, 0.74)  # shares of the height: alerts, deploys
 class EventMarks(TimePlot):
     """Two lanes over the labels of the time axis."""
 
-    chosen = Signal(object)  # a Happening
+    chosen = Signal(object)  # a TimelineEvent
 
     def __init__(self, style: Style, axis: TimeAxis) -> None:
         super().__init__(style, axis, "Alerts and deploys over time", time_labels=True)

@@ -158,7 +158,7 @@ def text(
 
 
 def keyed(painter: QPainter, theme: Theme, area: QRectF, key: tuple[str, str], font: QFont) -> None:
-    """`■ words`: the sign in the colour of what it is the key to, the words in that of text."""
+    """`■ text`: the sign in its own colour, the rest in the colour of text."""
     label, tone = key
     used = text(painter, area, label[:1], theme.color(tone), font)
     rest = area.adjusted(used + 4, 0, 6, 0)

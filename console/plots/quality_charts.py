@@ -40,7 +40,7 @@ class QualityTrend(QWidget):
         theme, font = self._style.theme, self._style.small_number_font
         area = QRectF(60, 8, max(self.width() - 72, 10), max(self.height() - 30, 10))
         if not self.rows:
-            text = "no quality rows yet: they need predictions, and labels by Feedback"
+            text = "no quality data yet: it needs predictions, and labels sent by Feedback"
             paint.text(painter, area, text, theme.color("dim"), self._style.text_font, paint.CENTRE)
             return
         times = np.array([row.bucket_unix_s + row.width_s / 2 for row in self.rows])
@@ -112,7 +112,8 @@ class Calibration(QWidget):
         painter.setPen(QPen(theme.color("faint"), 1, Qt.PenStyle.DashLine))
         painter.drawLine(area.bottomLeft(), area.topRight())
         top = QRectF(area.left() - 40, area.top() - 20, 260, 16)
-        paint.text(painter, top, "right when so confident", theme.color("text"), self._style.small)
+        title = "accuracy at this confidence"
+        paint.text(painter, top, title, theme.color("text"), self._style.small)
         under = QRectF(area.left(), area.bottom() + 3, area.width(), 16)
         text = "confidence 0 to 1"
         paint.text(painter, under, text, theme.color("dim"), font, paint.CENTRE)

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QWidget
 
 from console.plots import paint
 from console.plots.style import Style
-from console.state.domain import STAGES, Prediction, StageTimes
+from console.state.domain import STAGES, CachedPrediction, StageTimes
 from console.state.sanitize import milliseconds
 
 ROW = 17
@@ -25,12 +25,14 @@ class Waterfall(QWidget):
     def __init__(self, style: Style) -> None:
         super().__init__()
         self._style = style
-        self.row: Prediction | None = None
-        self.batch_mates: tuple[Prediction, ...] = ()
+        self.row: CachedPrediction | None = None
+        self.batch_mates: tuple[CachedPrediction, ...] = ()
         self.setAccessibleName("Stages of the request")
         self.setFixedHeight(ROW * 6 + 10)
 
-    def show_row(self, row: Prediction | None, batch_mates: Sequence[Prediction]) -> None:
+    def show_row(
+        self, row: CachedPrediction | None, batch_mates: Sequence[CachedPrediction]
+    ) -> None:
         self.row = row
         self.batch_mates = tuple(batch_mates)[:6]
         self.setFixedHeight(ROW * (7 + len(self.batch_mates)) + 8)
@@ -64,7 +66,7 @@ class Waterfall(QWidget):
             paint.text(painter, place, text, theme.color("text"), font)
             done += value
             y += ROW
-        text = f"{milliseconds(row.timing.total_ms)} in all, {row.batch_size} rows in the forward"
+        text = f"total {milliseconds(row.timing.total_ms)}, batch of {row.batch_size} rows"
         place = QRectF(area.left(), y, self.width() - area.left(), ROW)
         paint.text(painter, place, text, theme.color("dim"), font)
         self._paint_batch_mates(painter, area, y + ROW, total)

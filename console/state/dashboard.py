@@ -29,7 +29,7 @@ SPLITS = ("", "server", "stamp", "mix", "replica")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the operator looks at. `end_s` None follows the clock."""
+    """What the operator views. `end_s` None follows the clock."""
 
     window_s: float = 600.0
     end_s: float | None = None
@@ -150,7 +150,7 @@ class SkewCell:
     value: str
     differs: bool
     known: bool
-    moved: bool = False  # it is no longer what the server loaded
+    moved: bool = False  # it changed since the server loaded it
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +161,13 @@ class SkewLine:
     stamp_name: str
     cells: tuple[SkewCell, ...]  # in the order of STAMP_PARTS
     since_s: float  # of the deploy that brought this stamp; NaN: not known
-    age_s: float = field(compare=False)  # grows by itself and is no difference
+    age_s: float = field(compare=False)  # grows by itself, so it is not compared
     dirty: bool
     details: tuple[tuple[str, str, str], ...]  # (what, here, majority) where they differ
     env: tuple[tuple[str, str, str], ...]
     pins: tuple[tuple[str, str, int, float], ...]  # client, stamp, refused, last
-    # What its replicas are no longer as they loaded it, gravest first: what, words, and whether
-    # answers may differ now, or only those after the next start.
+    # What changed since its replicas loaded it, worst first: what, the message, and whether answers
+    # may differ now, or only after a restart.
     moved: tuple[tuple[str, str, bool], ...] = ()
     signed_by: str = ""
 
@@ -224,7 +224,7 @@ class StatusMessage:
     key: str = ""
     at_s: float = math.nan
     detail: str = ""
-    standing: bool = False  # told always, but no part of the state
+    standing: bool = False  # always shown, but not part of the state
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""What a row of a server's deploy journal says: its mark on the time axis, its weight, its
-sentence. Pure. An action this console has never heard of is told in the server's own word."""
+"""A row of a server's deploy journal: its mark on the time axis, its severity, its sentence. Pure.
+An action that this console does not know is shown as the server named it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mark_of(action: str) -> str:
 
 
 def severity_of(action: str) -> str:
-    """A deploy that was turned down or taken back wants a look; the rest is for the record."""
+    """A deploy that was turned down or taken back needs attention; the rest is for the record."""
     return "warning" if mark_of(action) in ("refuse", "rollback") else "info"
 
 
@@ -46,12 +46,12 @@ def sentence(name: str, row: DeployRow) -> str:
 
 
 def tip(name: str, row: DeployRow, at_text: str) -> str:
-    """Everything the row says, a line each."""
+    """Everything in the row, one line each."""
     lines = [f"{at_text} UTC", f"{name}: {row.action or 'deploy'}"]
     if row.stamp or row.stamp_name:
         lines.append(f"stamp {row.stamp_name or row.stamp[:12]}")
     if row.from_stamp:
-        lines.append(f"before {row.from_stamp[:12]}")
+        lines.append(f"previous stamp {row.from_stamp[:12]}")
     if row.actor:
         lines.append(f"by {row.actor}")
     if row.detail:

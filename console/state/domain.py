@@ -140,7 +140,7 @@ class StageTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction(Outputs):
+class CachedPrediction(Outputs):
     prediction_id: str = ""
     at_unix_ms: int = 0
     stamp: str = ""
@@ -170,7 +170,7 @@ FeedRow = (
     | AlertRow
     | SilenceRow
     | DeployRow
-    | Prediction
+    | CachedPrediction
     | QualityRow
     | SliceRow
 )
@@ -211,7 +211,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
-    """One line of the fleet: what it last said, and how we stand with it."""
+    """One line of the fleet: its last snapshot, and the state of the link."""
 
     link: Link
     snapshot: ServerSnapshot | None = None

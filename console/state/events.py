@@ -119,7 +119,7 @@ def _of_alert(line: AlertLine) -> list[TimelineEvent]:
 
 
 def of_link(before: Link | None, now: Link, name: str, at_s: float) -> TimelineEvent | None:
-    """A connection lost or come back; the first connection is no news."""
+    """A connection lost or come back; the first connection is not an event."""
     if before is None or before.state == now.state:
         return None
     if now.state == "lost":

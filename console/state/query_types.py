@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from console.state.domain import Prediction
+from console.state.domain import CachedPrediction
 from server.telemetry.filters import Clause
 from server.telemetry.rows import FeatureRow
 
@@ -48,15 +48,15 @@ class FoundPredictions:
 
 @dataclass(frozen=True, slots=True)
 class PredictionPage:
-    rows: Mapping[int, tuple[str, Prediction]]
+    rows: Mapping[int, tuple[str, CachedPrediction]]
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionDetail:
     server: str
     prediction_id: str
-    row: Prediction | None
-    batch_mates: tuple[Prediction, ...] = ()
+    row: CachedPrediction | None
+    batch_mates: tuple[CachedPrediction, ...] = ()
     features: tuple[FeatureRow, ...] = ()  # of the stamp, in the order of the row's features
 
 

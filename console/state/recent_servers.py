@@ -35,11 +35,11 @@ def remember(last: RecentServers, place: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(asdict(last), indent=1) + "\n")
     except OSError as error:
-        log.warning("the servers are not remembered for --again: %s", error)
+        log.warning("the servers cannot be saved for --again: %s", error)
 
 
 def recall(place: Path) -> RecentServers:
-    """Nothing where there is no file, or none that can be understood."""
+    """Empty without a readable file."""
     try:
         found = json.loads(place.read_text())
     except FileNotFoundError:

@@ -49,7 +49,7 @@ def compare(
     expected_stamp: str = "",
 ) -> tuple[SkewLine, ...]:
     """One line a server. With `expected_stamp`, its parts as some server reports them are what the
-    others are held against; a stamp nobody runs makes every stamp differ."""
+    others are held against; a stamp that no server runs makes every stamp differ."""
     known = [s.snapshot for s in servers if s.snapshot is not None]
     model = next((s for s in known if expected_stamp and s.stamp == expected_stamp), None)
     usual = {

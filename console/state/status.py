@@ -1,6 +1,5 @@
-"""From what is known to one sentence of what is wrong, most severe first. Pure; the phrases it is
-made of are in status_messages.py, and tests/console/test_console_status.py has the rules as a
-table."""
+"""From what is known to one sentence of what is wrong, most severe first. Pure. status_messages.py
+has the messages it is made of, and tests/console/test_console_status.py the rules as a table."""
 
 from __future__ import annotations
 
@@ -27,20 +26,21 @@ STALE_AFTER_S = 10.0
 
 
 def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
-    """(severity, word, why) of one server. Absence of news is `unknown`, never `ok`."""
+    """(severity, state, why) of one server. Absence of data is `unknown`, never `ok`."""
     link, found = server.link, server.snapshot
     age_s = now_s - link.heard_s if link.heard_s else math.inf
     if link.state in ("lost", "offline") or age_s > LOST_AFTER_S:
         return "unknown", *_unheard(link, age_s, now_s)
     if found is None:
-        return "unknown", "no news", "connected, no snapshot yet"
+        return "unknown", "no data", "connected, no snapshot yet"
     if link.state == "reconnecting" or age_s > STALE_AFTER_S:
-        return "unknown", "reconnecting", f"{link.detail or 'quiet'} · heard {duration(age_s)} ago"
+        why = f"{link.detail or 'no messages'} · last contact {duration(age_s)} ago"
+        return "unknown", "reconnecting", why
     why = found.reason
     if found.state == "ready":
         if found.warm_replicas < found.wanted_replicas:
             warm = f"{found.warm_replicas} of {found.wanted_replicas} replicas warm"
-            return "warning", "thin", why or warm
+            return "warning", "replicas missing", why or warm
         if found.telemetry_state not in ("", "ok"):
             return "warning", "telemetry", found.telemetry_state
         return "ok", "ready", why
@@ -55,11 +55,12 @@ def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
 
 def _unheard(link: Link, age_s: float, now_s: float) -> tuple[str, str]:
     if link.state == "offline":
-        return "offline", f"last heard {duration(age_s)} ago" if age_s < math.inf else "never heard"
+        known = age_s < math.inf
+        return "offline", f"last contact {duration(age_s)} ago" if known else "no contact yet"
     if age_s == math.inf:
         word = "unreachable" if link.state == "lost" else "connecting"
-        return word, link.detail or "never heard"
-    return "lost", f"last heard {duration(age_s)} ago · {link.detail or 'silent'}"
+        return word, link.detail or "no contact yet"
+    return "lost", f"last contact {duration(age_s)} ago · {link.detail or 'no messages'}"
 
 
 def fleet_state(
@@ -114,12 +115,12 @@ def _sentence(
         return f"no server is configured: {program.name()} HOST:PORT …"
     if worst is None or rank(worst.severity) >= 4:
         if state == "HEALTHY":
-            return "every server is ready and heard from; nothing is above its threshold"
-        return "nothing is known yet"
+            return "every server is ready and connected; everything is within its thresholds"
+        return "no data yet"
     text = worst.detail or worst.text
     if worst.at_s == worst.at_s:
         text += f" · since {clock_text(worst.at_s)} UTC ({duration(now_s - worst.at_s)})"
     if state == "OFFLINE":
         heard = min((line.age_s for line in servers), default=math.inf)
-        return f"no server is asked; what is shown is {duration(heard)} old. Then: {text}"
+        return f"no server is contacted; the data is {duration(heard)} old. Last state: {text}"
     return text

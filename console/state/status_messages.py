@@ -1,5 +1,5 @@
-"""The phrases of the status line: one function a kind of trouble, each a link to what it speaks
-of. Pure."""
+"""The messages of the status line: one function for each kind of problem. Each message links to its
+subject. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from console.state.domain import STAMP_PARTS
 from console.state.sanitize import milliseconds
 from console.state.severity import RANK, rank
 
-OWN_SKEW = "skew/loaded"  # key of the alert of a server that is no longer what it loaded
+OWN_SKEW = "skew/loaded"  # key of the alert of a server that changed since it loaded
 CLOCK_ODD_MS = 100.0  # above this, times of two servers cannot be put side by side unseen
 
 
@@ -54,7 +54,7 @@ def burning(burns: Sequence[Burn]) -> list[StatusMessage]:
     if not burns:
         return []
     worst = max(burns, key=lambda burn: burn.p99_ms / burn.slo_ms)
-    text = "SLO burning: p99" if len(burns) == 1 else f"{len(burns)} SLOs burning: p99"
+    text = "p99 above SLO" if len(burns) == 1 else f"{len(burns)} servers with p99 above SLO"
     detail = f"{worst.name}: p99 {milliseconds(worst.p99_ms)} over {milliseconds(worst.slo_ms)}"
     return [StatusMessage("critical", text, "latency", worst.server, worst.since_s, detail)]
 
@@ -66,19 +66,19 @@ def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
     first = odd[0]
     parts = [p for p, cell in zip(STAMP_PARTS, first.cells, strict=True) if cell.differs]
     detail = f"{first.name}: {', '.join(parts)} differs from the fleet"
-    text = _count(len(odd), "server skewed", "servers skewed")
+    text = _count(len(odd), "server with version skew", "servers with version skew")
     return [StatusMessage("high", text, "skew", first.address, first.since_s, detail)]
 
 
 def moved(skew: Sequence[SkewLine]) -> list[StatusMessage]:
-    """Servers that are no longer what they loaded."""
+    """Servers that changed since they loaded their bundle."""
     lines = sorted((s for s in skew if s.moved), key=lambda line: line.severity != "critical")
     if not lines:
         return []
     first = lines[0]
     what, label, now = first.moved[0]
-    when = "answers may differ now" if now else "the next start will differ"
-    text = _count(len(lines), "server not as loaded", "servers not as loaded")
+    when = "answers may differ now" if now else "answers may differ after a restart"
+    text = _count(len(lines), "server changed since load", "servers changed since load")
     detail = f"{first.name}: {what} {label}; {when}"
     return [
         StatusMessage("critical" if now else "high", text, "skew", first.address, detail=detail)
@@ -104,7 +104,7 @@ def drifting(drift: Sequence[DriftLine], alerts: Sequence[AlertLine]) -> list[St
 
 
 def _loud(drift: Sequence[DriftLine]) -> list[DriftLine]:
-    """As a server judged it; the console's own look at some hours says nothing of now."""
+    """As a server judged it; the console's own scores of some hours say nothing about now."""
     return [d for d in drift if d.source == "server" and d.row.level in ("critical", "high")]
 
 
@@ -128,7 +128,7 @@ def already_reported(
 def others(
     alerts: Sequence[AlertLine], reported: Container[tuple[str, str]]
 ) -> list[StatusMessage]:
-    """Open alerts that no other phrase speaks of, one phrase a kind."""
+    """Open alerts that no other message covers, one message for each kind."""
     groups: dict[str, list[AlertLine]] = {}
     for line in alerts:
         if line.open and not quiet(line) and (line.row.kind, line.server) not in reported:
@@ -142,14 +142,14 @@ def _of_kind(kind: str, lines: Sequence[AlertLine]) -> StatusMessage:
     severity = worst.row.severity if worst.row.severity in RANK else "warning"
     detail = f"{worst.name}: {worst.row.summary}"
     if kind == "skew" and worst.row.key != OWN_SKEW:
-        detail = f"{worst.name} sees it among its neighbours: {worst.row.summary}"
+        detail = f"{worst.name} reports it about its neighbours: {worst.row.summary}"
     key = f"{worst.server}\t{worst.row.id}"
     text = _count(len(lines), word, f"{word}s")
     return StatusMessage(severity, text, "alerts", key, worst.opened_s, detail)
 
 
 def quiet(line: AlertLine) -> bool:
-    """Somebody has it in hand: acknowledged or silenced."""
+    """Acknowledged or silenced."""
     return bool(line.row.acknowledged_by) or line.row.silenced or line.silenced_until_s > 0
 
 
@@ -158,28 +158,28 @@ def oddities(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     clocks = [line for line in servers if abs(line.link.offset_ms) > CLOCK_ODD_MS]
     if clocks:
         first = max(clocks, key=lambda line: abs(line.link.offset_ms))
-        detail = f"{first.name}: clock {first.link.offset_ms:+.0f} ms against this machine"
-        text = _count(len(clocks), "clock off", "clocks off")
+        detail = f"{first.name}: clock offset {first.link.offset_ms:+.0f} ms from this machine"
+        text = _count(len(clocks), "clock differs", "clocks differ")
         found.append(StatusMessage("warning", text, "fleet", first.address, detail=detail))
     refused = [line for line in servers if line.link.refused_rows]
     if refused:
         first = refused[0]
-        detail = f"{first.name} sent {first.link.refused_rows} rows that cannot be true"
-        text = _count(len(refused), "server sends garbage", "servers send garbage")
+        detail = f"{first.name} sent {first.link.refused_rows} invalid rows"
+        text = _count(len(refused), "server sends invalid rows", "servers send invalid rows")
         detail = f"{detail}: {first.link.refused_why}"
         found.append(StatusMessage("warning", text, "fleet", first.address, detail=detail))
     losing = [s for s in servers if s.snapshot is not None and s.snapshot.telemetry_dropped]
     if losing:
         dropped = sum(s.snapshot.telemetry_dropped for s in losing if s.snapshot is not None)
-        detail = f"{losing[0].name}: records lost before they were counted"
-        text = f"{dropped:,} records lost"
+        detail = f"{losing[0].name}: telemetry records were dropped before they were counted"
+        text = f"{dropped:,} records dropped"
         found.append(StatusMessage("warning", text, "fleet", losing[0].address, detail=detail))
     return found
 
 
 def plaintext(servers: Sequence[ServerLine]) -> list[StatusMessage]:
-    """Anybody on the way can read and change what such a server is sent. It is nobody's outage, so
-    it stands beside the state and does not make it."""
+    """Others on the network can read and change what such a server receives. That is not an outage:
+    the message is always shown and does not change the state."""
     found = [line for line in servers if unencrypted(line)]
     if not found:
         return []
@@ -192,16 +192,17 @@ def plaintext(servers: Sequence[ServerLine]) -> list[StatusMessage]:
 def unencrypted(line: ServerLine) -> str:
     """Why nothing protects this server's traffic; empty when something does."""
     if line.snapshot is not None and line.snapshot.insecure:
-        return "--insecure: it takes plaintext from beyond its own host"
+        return "runs with --insecure: it accepts plaintext from other hosts"
     if line.link.plaintext:
-        return "this console reaches it in plaintext over the network (--tls)"
+        return "this console connects in plaintext over the network (use --tls)"
     return ""
 
 
 def in_hand(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
     """People forget what they silenced."""
     held = [line for line in alerts if line.open and quiet(line)]
-    return [StatusMessage("info", f"{len(held)} in hand or silenced", "alerts")] if held else []
+    text = f"{len(held)} acknowledged or silenced"
+    return [StatusMessage("info", text, "alerts")] if held else []
 
 
 def unknown(servers: Sequence[ServerLine]) -> list[StatusMessage]:

@@ -22,9 +22,9 @@ from console.cache.schema import VERSION, CacheTooNew, open_for_writing
 from console.cache.writer import CacheWriter
 from console.state.dashboard import View
 from console.state.domain import (
+    CachedPrediction,
     FeedRow,
     Link,
-    Prediction,
     ReceivedRow,
     ServerSnapshot,
     StageTimes,
@@ -198,7 +198,9 @@ def test_roll_up_keeps_every_request_and_takes_late_rows(db: sqlite3.Connection)
 
 def test_old_rows_go_and_the_file_stays_below_its_limit(db: sqlite3.Connection) -> None:
     put(db, [bucket(T0 - 30 * 86400)])
-    many = [Prediction(f"p{n}", int(T0 * 1000) + n, slices={"k": "v" * 200}) for n in range(4000)]
+    many = [
+        CachedPrediction(f"p{n}", int(T0 * 1000) + n, slices={"k": "v" * 200}) for n in range(4000)
+    ]
     put(db, many)
     retention.tidy(db, T0, 1 << 40)
     assert db.execute("SELECT count(*) FROM latency WHERE level = 0").fetchone()[0] == 0
@@ -379,7 +381,7 @@ def predictions_in(db: sqlite3.Connection) -> None:
     found: list[FeedRow] = [replace(feature(), name="a.x"), replace(feature(), name="audio.snr_db")]
     for n in range(300):
         found.append(
-            Prediction(
+            CachedPrediction(
                 prediction_id=f"p{n}",
                 at_unix_ms=int(T0 * 1000) + n,
                 stamp="s",
@@ -408,8 +410,8 @@ def test_page_of_predictions_comes_whole(db: sqlite3.Connection) -> None:
 
 
 def test_feedback_that_comes_later_joins_its_prediction(db: sqlite3.Connection) -> None:
-    put(db, [Prediction("p", int(T0 * 1000), label="ok")])
-    put(db, [Prediction("p", int(T0 * 1000), label="ok", true_label="stop")])
+    put(db, [CachedPrediction("p", int(T0 * 1000), label="ok")])
+    put(db, [CachedPrediction("p", int(T0 * 1000), label="ok", true_label="stop")])
     row = predictions.by_id(db, InternedTexts(db), "a:1", "p")
     assert row is not None and row.true_label == "stop"
     assert db.execute("SELECT count(*) FROM prediction").fetchone()[0] == 1

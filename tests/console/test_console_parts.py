@@ -20,7 +20,7 @@ from console.models.cells import Cell, TableColumn
 from console.models.predictions import PAGE, PredictionsModel
 from console.models.table import RowsModel
 from console.state.dashboard import AlertLine, Board, FleetState, View
-from console.state.domain import Prediction
+from console.state.domain import CachedPrediction
 from console.state.timetext import parse_moment, parse_span, span_text, ticks
 from server.telemetry.rows import AlertRow
 from tests.support import fleet_story as story
@@ -71,9 +71,9 @@ def test_million_predictions_read_only_what_is_looked_at(qtbot: QtBot) -> None:
     assert len(last) == PAGE and 300_000 in last
     assert len([page for page in asked if page == last]) == 1
     assert model.read() == []
-    model.fill({number: ("a:1", Prediction(str(number))) for number in last})
+    model.fill({number: ("a:1", CachedPrediction(str(number))) for number in last})
     assert [model.entry(place) for place in model.read()] == [
-        ("a:1", Prediction(str(number))) for number in last
+        ("a:1", CachedPrediction(str(number))) for number in last
     ]
 
 

@@ -54,13 +54,13 @@ def snapshot(**more: object) -> ServerSnapshot:
     ("of", "result", "severity", "word"),
     [
         (link(), snapshot(), "ok", "ready"),
-        (link(), snapshot(warm_replicas=2), "warning", "thin"),
+        (link(), snapshot(warm_replicas=2), "warning", "replicas missing"),
         (link(), snapshot(state="not_ready"), "critical", "not ready"),
         (link(), snapshot(state="draining"), "info", "draining"),
         (link(), snapshot(state="degraded", reason="slow probe"), "warning", "degraded"),
         (link(), snapshot(state="a state of tomorrow"), "unknown", "a state of tomorrow"),
         (link(), snapshot(telemetry_state="disk full"), "warning", "telemetry"),
-        (link(), None, "unknown", "no news"),
+        (link(), None, "unknown", "no data"),
         (link("lost", 100), snapshot(), "unknown", "lost"),
         (link("live", 31), snapshot(), "unknown", "lost"),
         (link("reconnecting", 3), snapshot(), "unknown", "reconnecting"),
@@ -135,7 +135,7 @@ def test_worst_comes_first_and_links_to_its_panel() -> None:
     assert severities == sorted(severities)
 
 
-@pytest.mark.parametrize(("now", "state", "rest"), [(False, "DEGRADED", "next start"),
+@pytest.mark.parametrize(("now", "state", "rest"), [(False, "DEGRADED", "after a restart"),
                                                     (True, "CRITICAL", "differ now")])  # fmt: skip
 def test_a_server_that_is_no_longer_what_it_loaded_is_told(
     now: bool, state: str, rest: str
@@ -147,7 +147,9 @@ def test_a_server_that_is_no_longer_what_it_loaded_is_told(
     assert result.sentence.startswith("gpu-03: replica 1: weights/model.safetensors was changed")
     assert rest in result.sentence
     # The alert of the same server says nothing more.
-    assert [(p.text, p.panel) for p in result.messages[:-1]] == [("1 server not as loaded", "skew")]
+    assert [(p.text, p.panel) for p in result.messages[:-1]] == [
+        ("1 server changed since load", "skew")
+    ]
     alone = fleet_state([line()], [], [], [skewed("gpu-01", False)], [found], NOW)
     assert alone.sentence.startswith("gpu-01: version skew: replica 1")
 
@@ -204,7 +206,7 @@ def test_acknowledged_alert_is_counted_not_shouted() -> None:
     held = fleet_state([line()], [], [], [], [alert(acknowledged_by="kim")], NOW)
     assert loud.state == "CRITICAL"
     assert held.state == "HEALTHY"
-    assert "1 in hand or silenced" in [p.text for p in held.messages]
+    assert "1 acknowledged or silenced" in [p.text for p in held.messages]
 
 
 def test_unknown_severity_of_an_alert_counts_as_warning() -> None:
@@ -223,8 +225,8 @@ def test_offline_says_how_old_it_is() -> None:
 def test_clock_and_lost_records_are_told() -> None:
     odd = line(link=link(offset_ms=412.0), snapshot=snapshot(telemetry_dropped=7))
     texts = [p.text for p in fleet_state([odd], [], [], [], [], NOW).messages]
-    assert "1 clock off" in texts
-    assert "7 records lost" in texts
+    assert "1 clock differs" in texts
+    assert "7 records dropped" in texts
 
 
 def test_skew_seen_by_a_server_among_neighbours_we_do_not_watch_is_told() -> None:
@@ -232,7 +234,7 @@ def test_skew_seen_by_a_server_among_neighbours_we_do_not_watch_is_told() -> Non
     found = alert("skew", "high", summary="press-9 serves other labels")
     result = fleet_state([line()], [], [], [skewed("gpu-01", False)], [found], NOW)
     assert result.state == "DEGRADED"
-    assert result.sentence.startswith("gpu-01 sees it among its neighbours: press-9 serves")
+    assert result.sentence.startswith("gpu-01 reports it about its neighbours: press-9 serves")
     reported = [p.text for p in result.messages]
     assert reported[0] == "1 skew alert"
     # What the console sees by itself is not reported twice.
@@ -292,7 +294,7 @@ def test_deploy_is_told_with_its_detail_on_our_clock() -> None:
     assert found.at_s == NOW - 0.5
     assert found.text == "gpu-01 refuse abababababab by kim: golden 3"
     assert (found.mark, found.severity) == ("refuse", "warning")
-    assert "before cdcdcdcdcdcd" in found.detail and "golden 3" in found.detail
+    assert "previous stamp cdcdcdcdcdcd" in found.detail and "golden 3" in found.detail
 
 
 def test_since_counts_only_deploys_that_made_a_server_serve() -> None:

@@ -193,7 +193,7 @@ def test_hostile_texts_are_shown_as_they_are(qtbot: QtBot, make: Callable[..., W
         for page in range(4):
             window.plan.show_page(page)
             qtbot.wait(50)
-        assert "server sends garbage" in " ".join(p.text for p in board.fleet_state.messages)
+        assert "server sends invalid rows" in " ".join(p.text for p in board.fleet_state.messages)
     assert escaped_tip("<b>x</b>") == "<qt>&lt;b&gt;x&lt;/b&gt;</qt>"
 
 

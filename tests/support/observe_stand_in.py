@@ -156,11 +156,11 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
             rows.append(("latency", "critical", 155, "p99 812 ms over the 250 ms objective"))
             rows.append(("readiness", "warning", 160, who.reason))
         if who.drifts and who.name.startswith("gpu-01"):
-            text = "audio.snr_db at site=b: excess KL 0.43 > 0.15, n 2,600"
-            rows.append(("drift", "critical", 150, text))
+            words = "audio.snr_db at site=b: excess KL 0.43 > 0.15, n 2,600"
+            rows.append(("drift", "critical", 150, words))
         if "preprocessing" in who.odd_parts:
             rows.append(("skew", "high", 269, "preprocessing differs from the fleet"))
-        for kind, severity, ago, text in rows:
+        for kind, severity, ago, words in rows:
             row = observe_pb2.AlertRow(
                 id=f"{who.name}-{kind}",
                 key=f"{kind}/{who.name}",
@@ -170,7 +170,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
                 opened_unix_ms=ms(ago),
                 last_unix_ms=ms(0),
                 stamp=story.stamp_of(who),
-                summary=text,
+                summary=words,
                 features=["audio.snr_db", "out.confidence"] if kind == "drift" else [],
                 slices=["site=b"] if kind == "drift" else [],
             )
@@ -220,7 +220,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         finally:
             self.watching -= 1
 
-    def AlertHistory(
+    def History(
         self, request: observe_pb2.HistoryRequest, context: Context
     ) -> Iterator[observe_pb2.WatchEvent]:
         yield from self.past
@@ -290,7 +290,7 @@ class Fleet:
     def __init__(self, servicers: Sequence[StandIn]) -> None:
         self.servicers = tuple(servicers)
         self.addresses: list[str] = []
-        self._servers: list[grpc.ServerRecord] = []
+        self._servers: list[grpc.Server] = []
 
     def __enter__(self) -> Fleet:
         for servicer in self.servicers:
@@ -313,7 +313,7 @@ class Fleet:
         self._servers[index], _ = self._serve(servicer or self.servicers[index], port)
 
     @staticmethod
-    def _serve(servicer: StandIn, port: int) -> tuple[grpc.ServerRecord, int]:
+    def _serve(servicer: StandIn, port: int) -> tuple[grpc.Server, int]:
         threads = ThreadPoolExecutor(12, thread_name_prefix="stand-in")
         server = grpc.server(threads, options=(("grpc.so_reuseport", 0),))
         observe_pb2_grpc.add_ObserveServicer_to_server(servicer, server)
