@@ -1,7 +1,17 @@
 # Two commands do everything: `make serve` and `make test`. Both set up what they need first.
 
-PYTHON ?= python3.11
-VENV := .venv
+PYTHONS := python3.11 python3.12 python3.13
+PYTHON ?= $(shell for p in $(PYTHONS) python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+ifneq ($(origin PYTHON),file)
+ifeq ($(VERSION),)
+$(error PYTHON=$(PYTHON) does not run: name one that does, of 3.11 or later)
+endif
+endif
+# A .venv of another Python stays what it is, and this one gets a folder of its own.
+MADE_BY := $(shell sed -nE 's/^version *= *([0-9]+\.[0-9]+).*/\1/p' .venv/pyvenv.cfg 2>/dev/null)
+VENV := .venv$(if $(MADE_BY),$(if $(VERSION),$(if $(filter $(VERSION),$(MADE_BY)),,-$(VERSION))))
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:8433
 POOL ?= 2
@@ -9,7 +19,7 @@ DATA ?= trefoil-data
 ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
 
-.PHONY: help serve console demo test lint typecheck setup system compat soak bare clean \
+.PHONY: help serve console demo test check lint typecheck setup system compat soak portable bare clean \
 	console-deb check-console-deb build-system verify-installers
 
 help:  ## this list
@@ -25,7 +35,10 @@ demo: $(VENV)/.everything  ## two simulated weeks with a fault, in a few minutes
 	$(BIN)/python -m examples.fortnight
 
 test: setup lint typecheck  ## set up (Qt's system libraries too), then run every check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=20
+
+check: $(VENV)/.everything lint typecheck  ## lint, types and the tests of what changed, in a minute
+	$(BIN)/python -m tests.support.affected
 
 setup: $(VENV)/.everything system
 
@@ -37,23 +50,36 @@ typecheck: $(VENV)/.everything
 	$(BIN)/mypy
 
 # venv needs ensurepip, which Debian packs apart. A later Python has other Unicode tables, which are
-# part of the embedded bundle's stamp: the server says so.
+# part of the embedded bundle's stamp: the server restamps a copy in its data directory and says so.
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-		{ echo "$(PYTHON) is missing or older than Python 3.11: install it (Debian 12: apt-get install" \
-			"python3.11), or say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
+		{ echo "$(or $(PYTHON),Python) is missing or older than Python 3.11: install it (Debian 12:" \
+			"apt-get install python3.11), or name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
-		($(ROOT_RUN) apt-get update -qq && $(ROOT_RUN) apt-get install -y -qq --no-install-recommends python3.11-venv)
+		($(ROOT_RUN) apt-get update -qq && $(ROOT_RUN) apt-get install -y -qq --no-install-recommends python$(VERSION)-venv)
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.server: pyproject.toml constraints.txt | $(VENV)/bin/pip
+# On Linux and x86-64 a plain torch is a build for CUDA that brings gigabytes of libraries with it.
+# auto: a build for CPUs where one is offered, otherwise the plain one, said in a line; cpu, cuda: that.
+TORCH ?= auto
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
+torch = @[ "$(TORCH)" = cuda ] || [ "$$(uname -sm)" != "Linux x86_64" ] || \
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps 'torch==$(TORCH_VERSION)+cpu' 2>$(VENV)/torch.log || \
+	{ echo "No CPU build of torch $(TORCH_VERSION) for Python $(VERSION) is offered here. To use one, name a folder" \
+		"or an index that has it in PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL."; \
+	[ "$(TORCH)" = auto ] && echo "Installing the build for CUDA (about 3 GB); make TORCH=cpu stops here instead."; }
+
+$(VENV)/.server: pyproject.toml clients/python/pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Setting up $(VENV) with the server's libraries (about a minute the first time)"
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[server]'
+	$(torch)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e clients/python -e '.[server]'
 	@touch $@
 
-$(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/pip
+$(VENV)/.everything: pyproject.toml clients/python/pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Setting up $(VENV) with everything (about two minutes the first time)"
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[server,console,train,parquet,openssf,dev]'
+	$(torch)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt \
+		-e clients/python -e '.[server,console,train,parquet,openssf,dev]'
 	@touch $@ $(VENV)/.server
 
 # $(call debian,WHAT,PACKAGES): those of Debian's packages that are missing.
@@ -92,7 +118,7 @@ build-system: system
 	$(call debian,what packing needs,$(PACK_PACKAGES))
 
 clean:  ## remove what setting up made
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
 
 OLDEST := build/transformers-5.17
 MODEL_TESTS := backbone heads collate generate pipeline library_versions
@@ -108,6 +134,9 @@ soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas an
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.killed
 	$(BIN)/python -m benchmarks.versions
+
+portable: $(VENV)/.everything  ## how far numbers differ by CPU kernels, threads and buffers (half an hour)
+	$(BIN)/python -m benchmarks.portable
 
 bare:  ## all of this once more in a bare Debian 12 (needs root and mmdebstrap; half an hour)
 	installers/bare-debian.sh

@@ -99,7 +99,7 @@ class Traffic:
 
 @asynccontextmanager
 async def flowing(channel: grpc.aio.Channel, traffic: Traffic) -> AsyncIterator[None]:
-    stub, done = InferenceStub(channel), asyncio.Event()  # type: ignore[no-untyped-call]
+    stub, done = InferenceStub(channel), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for number in range(CLIENTS):
             group.create_task(traffic.client(stub, number, done))
@@ -132,7 +132,7 @@ class Outcome:
 async def trial(
     channel: grpc.aio.Channel, name: str, path: Path, traffic: Traffic, options: argparse.Namespace
 ) -> Outcome:
-    admin = AdminStub(channel)  # type: ignore[no-untyped-call]
+    admin = AdminStub(channel)
     async for progress in admin.Load(ab.LoadRequest(path=str(path))):
         stamp = progress.stamp.hex
     minutes = await _minutes(traffic, options.share)
@@ -157,13 +157,14 @@ async def _minutes(traffic: Traffic, share: float) -> float:
 
 async def decision(channel: grpc.aio.Channel, since_ms: int, until: float) -> ob.DeployRow:
     """The row of the journal that ends the canary, or holds it."""
-    observe = ObserveStub(channel)  # type: ignore[no-untyped-call]
+    observe = ObserveStub(channel)
     while time.monotonic() < until:
         request = ob.HistoryRequest(from_unix_ms=since_ms, to_unix_ms=since_ms + 3_600_000)
         request.kinds.append("deploy")
         async for event in observe.History(request):
-            if event.deploy.action in (BACK, PROMOTED, "canary-held"):
-                return event.deploy
+            found: ob.DeployRow = event.deploy
+            if found.action in (BACK, PROMOTED, "canary-held"):
+                return found
         await asyncio.sleep(0.5)
     return ob.DeployRow(action="no decision")
 

@@ -81,7 +81,8 @@ def write_checkpoint(folder: Path, gigabytes: float) -> None:
     large = [name for name, shape in shapes.items() if values["text_config"]["vocab_size"] in shape]
     rest = sorted(shapes.keys() - set(large))
     groups = [[name] for name in large] + [rest[::2], rest[1::2]]
-    places, r = {}, np.random.default_rng(1)
+    places: dict[str, str] = {}
+    r = np.random.default_rng(1)
     for number, names in enumerate(groups):
         file = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
         write_shard(folder / file, {name: shapes[name] for name in names}, r)

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import console_cache as made  # noqa: E402
 
-Figures = dict[str, float]
+DataTable = dict[str, float]
 LIMITS = {  # what issue and documentation promise
     "first painted window s": 1.5,
     "open and first read ms": 100.0,
@@ -46,20 +47,20 @@ def window_on(cache: Path, addresses: list[str] | None) -> Iterator[tuple[Any, A
     from PySide6.QtWidgets import QApplication
 
     from console.app.bridge import Bridge
+    from console.app.main import open_window
     from console.app.timeaxis import TimeAxis
-    from console.app.window import Window
-    from console.panels.style import Look
+    from console.plots.style import Style
     from console.state.dashboard import View
 
     sys.setswitchinterval(0.001)
     application = QApplication([])
     application.setStyle("Fusion")
     bridge = Bridge(cache, addresses)
-    window = Window(bridge, TimeAxis(View()), Look())
+    window = open_window(bridge, TimeAxis(View()), Style())
     window.given = frozenset({"size", "page", "theme"})
     window.use_theme("dark")
     window.resize(1600, 960)
-    bridge.look(window.axis.view)
+    bridge.show_view(window.axis.view)
     bridge.start()
     window.show()
     try:
@@ -105,7 +106,7 @@ def spin(seconds: float, until: Callable[[], bool] = lambda: False) -> None:
         loop.exec()
 
 
-def first_paint(cache: Path, options: argparse.Namespace) -> Figures:
+def first_paint(cache: Path, options: argparse.Namespace) -> DataTable:
     """Seconds from the start of the process to the first painted window that shows figures."""
     with window_on(cache, None) as (application, window):
         while window.board is None or window.board.latency is None or not window.isVisible():
@@ -121,7 +122,7 @@ def first_paint(cache: Path, options: argparse.Namespace) -> Figures:
         }
 
 
-def opening(cache: Path, options: argparse.Namespace) -> Figures:
+def opening(cache: Path, options: argparse.Namespace) -> DataTable:
     """From the path to the servers it knows: what stands between the start and the first board."""
     from console.cache import rows
 
@@ -141,7 +142,7 @@ def opening(cache: Path, options: argparse.Namespace) -> Figures:
     }
 
 
-def ten_hertz(cache: Path, options: argparse.Namespace) -> Figures:
+def ten_hertz(cache: Path, options: argparse.Namespace) -> DataTable:
     """Twenty servers that send ten times a second; the UI thread's share of a core, its frames."""
     command = [sys.executable, "-m", "benchmarks.console", "--serve"]
     servers = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -194,16 +195,16 @@ def serve() -> None:
             time.sleep(1)
 
 
-def many_points(cache: Path, options: argparse.Namespace) -> Figures:
+def many_points(cache: Path, options: argparse.Namespace) -> DataTable:
     """A window of a hundred thousand latency rows: reading it, and painting it."""
     from PySide6.QtWidgets import QApplication
 
     from console.app.timeaxis import TimeAxis
     from console.cache import latency, rows
-    from console.cache.build_board import Reading
-    from console.panels.style import Look
+    from console.cache.build_board import BoardBuilder
     from console.plots.charts import Percentiles
     from console.plots.heatmap import HeatMap
+    from console.plots.style import Style
     from console.state.dashboard import View
 
     application = QApplication([])
@@ -212,21 +213,28 @@ def many_points(cache: Path, options: argparse.Namespace) -> Figures:
     now = db.execute("SELECT max(bucket_ms) FROM latency").fetchone()[0] / 1000
     count = db.execute("SELECT count(*) FROM latency WHERE bucket_ms > ?", ((now - 16_800) * 1000,))
     latency.MOST_ROWS = 200_000  # the console would read summed rows here; this is the worst case
-    reading, view = Reading(db), View(window_s=16_800, end_s=now)
+    builder, view = BoardBuilder(db), View(window_s=16_800, end_s=now)
     found = {"rows in the window": float(count.fetchone()[0])}
     began = time.thread_time()
-    board = reading.board(view, now, None, frozenset())
+    board = builder.board(view, now, None, frozenset())
     found["first read, CPU ms"] = (time.thread_time() - began) * 1e3
     began = time.thread_time()
     for _ in range(5):
-        board = reading.board(view, now, None, frozenset())
+        board = builder.board(view, now, None, frozenset())
     found["next read, CPU ms"] = (time.thread_time() - began) / 5 * 1e3
-    axis, look = TimeAxis(view), Look()
-    for plot, name in ((Percentiles(look, axis), "percentiles"), (HeatMap(look, axis), "heat map")):
+    axis, style = TimeAxis(view), Style()
+
+    def painted(plot: Percentiles | HeatMap) -> bool:
+        return plot.windowHandle().isExposed() and plot._layer is not None
+
+    for plot, name in (
+        (Percentiles(style, axis), "percentiles"),
+        (HeatMap(style, axis), "heat map"),
+    ):
         plot.resize(700, 300)
         plot.show()
         plot.show_board(board)
-        spin(20, lambda plot=plot: plot.windowHandle().isExposed() and plot._layer is not None)
+        spin(20, partial(painted, plot))
         assert plot._layer is not None, "it was never painted"
         began = time.thread_time()
         for _ in range(20):
@@ -238,7 +246,7 @@ def many_points(cache: Path, options: argparse.Namespace) -> Figures:
     return found
 
 
-def scroll(cache: Path, options: argparse.Namespace) -> Figures:
+def scroll(cache: Path, options: argparse.Namespace) -> DataTable:
     """Down a million predictions by the page and by leaps: UI work of a turn, and how long a row
     that is looked at stays empty."""
     with window_on(cache, None) as (_, window):
@@ -255,13 +263,17 @@ def scroll(cache: Path, options: argparse.Namespace) -> Figures:
         bar = panel.table.verticalScrollBar()
         turns = Turns()
         waits: list[float] = []
+
+        def entry_at(row: int) -> bool:
+            return panel.model.entry(row) is not None
+
         for step in range(240):
             # Lines of a wheel, then leaps of the bar: both kinds of hand.
             far = step % 12 == 11
             bar.setValue((bar.value() + (bar.maximum() // 23 if far else 330)) % bar.maximum())
             top = panel.table.rowAt(4)
             asked = time.perf_counter()
-            spin(2.0, lambda top=top: panel.model.entry(top) is not None)
+            spin(2.0, partial(entry_at, top))
             waits.append((time.perf_counter() - asked) * 1000)
         wall, used = turns.stop()
         return {
@@ -275,23 +287,23 @@ def scroll(cache: Path, options: argparse.Namespace) -> Figures:
         }
 
 
-def a_day(cache: Path, options: argparse.Namespace) -> Figures:
+def a_day(cache: Path, options: argparse.Namespace) -> DataTable:
     """Twenty-four hours of twenty servers through the writer as fast as it takes them, read once an
     hour the way the console reads."""
     from console.cache import rows
-    from console.cache.build_board import Reading
-    from console.cache.writer import Writer
+    from console.cache.build_board import BoardBuilder
+    from console.cache.writer import CacheWriter
     from console.state.dashboard import View
 
     start = 1_790_000_000.0
     at = [start]
-    writer = Writer(cache, lambda tables: None, clock=lambda: at[0])
+    writer = CacheWriter(cache, lambda tables: None, clock=lambda: at[0])
     writer.start()
     rng = np.random.default_rng(2)
     pool = [made.bucket(0, mix, rng) for mix in made.MIXES for _ in range(20)]
     process, memory, reads, total = psutil.Process(), [], [], 0
     began = time.perf_counter()
-    reading: Reading | None = None
+    builder: BoardBuilder | None = None
     for hour in range(options.hours):
         for minute in range(60):
             now = start + hour * 3600 + minute * 60
@@ -303,12 +315,12 @@ def a_day(cache: Path, options: argparse.Namespace) -> Figures:
                 time.sleep(0.01)
         while writer.backlog:
             time.sleep(0.02)
-        if reading is None:
+        if builder is None:
             db = rows.open_for_reading(cache)
             assert db is not None
-            reading = Reading(db)
+            builder = BoardBuilder(db)
         used = time.thread_time()
-        reading.board(View(), at[0], None, frozenset({"drift", "alert"}))
+        builder.board(View(), at[0], None, frozenset({"drift", "alert"}))
         reads.append((time.thread_time() - used) * 1000)
         memory.append(process.memory_info().rss / 2**20)
     wall = time.perf_counter() - began
@@ -380,8 +392,8 @@ def cache_for(part: str, options: argparse.Namespace, folder: Path) -> Path:
         else:
             count = made.make(path, gigabytes, time.time())
         size = path.stat().st_size / 1e9
-        words = f"cache of {size:.2f} GB, {count:,} predictions, made in"
-        print(f"{words} {time.perf_counter() - began:.0f} s", flush=True)
+        text = f"cache of {size:.2f} GB, {count:,} predictions, made in"
+        print(f"{text} {time.perf_counter() - began:.0f} s", flush=True)
     return path
 
 

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from console.cache.insert import Names, insert
+from console.cache.insert import TextIds, insert
 from console.cache.schema import open_for_writing
 from console.state.domain import (
-    DriftRow,
-    Event,
-    LatencyRow,
-    PredictionRow,
-    Row,
+    CachedPrediction,
+    FeedRow,
+    ReceivedRow,
     ServerSnapshot,
-    Timing,
+    StageTimes,
 )
+from server.telemetry.rows import DriftRow, LatencyRow
 
 SERVERS = 20
 MIXES = ("text", "image+text", "audio+image+text")
@@ -45,18 +44,19 @@ def bucket(at: float, mix: str, rng: np.random.Generator, width_s: int = 10) -> 
     counts[26:36] = rng.poisson(20, 10)
     total = float(counts.sum() * 35)
     return LatencyRow(
-        bucket_unix_ms=int(at * 1000), width_s=width_s, stamp=STAMP, mix=mix,
-        requests=int(counts.sum()), counts=tuple(int(c) for c in counts), forward_ms=total * 0.7,
-        queue_ms=total * 0.2, total_ms=total,
+        bucket_unix_ms=int(at * 1000), width_s=width_s, stamp=STAMP, mix=mix, replica=0,
+        requests=int(counts.sum()), errors=0, counts=tuple(int(c) for c in counts),
+        queue_ms=total * 0.2, decode_ms=0.0, preprocess_ms=0.0, forward_ms=total * 0.7,
+        post_ms=0.0, total_ms=total, batch_rows=0,
     )  # fmt: skip
 
 
-def prediction(identity: str, at_ms: int) -> PredictionRow:
-    return PredictionRow(
-        identity, at_ms, STAMP, "text", "ok", confidence=0.8, timing=Timing(1, 2, 3, 20, 1, 27),
+def prediction(identity: str, at_ms: int) -> CachedPrediction:
+    return CachedPrediction(
+        identity, at_ms, STAMP, "text", "ok", confidence=0.8, timing=StageTimes(1, 2, 3, 20, 1, 27),
         slices={"site": "a", "region": "lon"}, session="s", trace_id="t" * 32,
         features=tuple(float(x) for x in range(40)), task="classify", client="camera",
-        company=("x" * 20,) * 4,
+        batch_mates=("x" * 20,) * 4,
     )  # fmt: skip
 
 
@@ -65,13 +65,13 @@ def make(path: Path, gigabytes: float, now: float) -> int:
     as large as asked; returns how many predictions."""
     db = open_for_writing(path)
     db.execute("PRAGMA synchronous = OFF")
-    names, rng = Names(db), np.random.default_rng(1)
-    insert(db, names, [Event(address(n), 1, "x", now * 1000, snapshot(n))
+    names, rng = TextIds(db), np.random.default_rng(1)
+    insert(db, names, [ReceivedRow(address(n), 1, "x", now * 1000, snapshot(n))
                        for n in range(SERVERS)])  # fmt: skip
     pool = [bucket(0, mix, rng) for mix in MIXES for _ in range(20)]
     for begin in range(int(now - 6 * 3600), int(now), 600):
         rows = [
-            Event(address(number), 0, "", 0,
+            ReceivedRow(address(number), 0, "", 0,
                   replace(pool[(at + number + m * 20) % len(pool)], bucket_unix_ms=at * 1000))
             for at in range(begin, begin + 600, 10)
             for number in range(SERVERS)
@@ -79,10 +79,12 @@ def make(path: Path, gigabytes: float, now: float) -> int:
         ]  # fmt: skip
         insert(db, names, rows)
     for tick in range(int(now - 3600), int(now), 300):
-        insert(db, names, [Event(address(n), 0, "", 0, row)
+        insert(db, names, [ReceivedRow(address(n), 0, "", 0, row)
                            for n in range(SERVERS) for row in drift_rows(tick)])  # fmt: skip
     seed = [prediction(f"p{n}", int(now * 1000) - n) for n in range(SEED_ROWS)]
-    insert(db, names, [Event(address(n % SERVERS), 0, "", 0, row) for n, row in enumerate(seed)])
+    insert(
+        db, names, [ReceivedRow(address(n % SERVERS), 0, "", 0, row) for n, row in enumerate(seed)]
+    )
     _double(db, path, gigabytes * 1e9)
     count = int(db.execute("SELECT count(*) FROM prediction").fetchone()[0])
     db.close()
@@ -126,10 +128,12 @@ def drift_rows(tick_s: float) -> Iterator[DriftRow]:
             )  # fmt: skip
 
 
-def minute(now: float, pool: list[LatencyRow], number: int, predictions: int = 4) -> list[Event]:
+def minute(
+    now: float, pool: list[LatencyRow], number: int, predictions: int = 4
+) -> list[ReceivedRow]:
     """What twenty servers say in one minute: buckets of 10 s by mix, a snapshot each, predictions,
     and every fifth minute a tick of drift."""
-    rows: list[tuple[int, Row]] = []
+    rows: list[tuple[int, FeedRow]] = []
     for n in range(SERVERS):
         rows.append((n, snapshot(n)))
         rows += [
@@ -141,4 +145,4 @@ def minute(now: float, pool: list[LatencyRow], number: int, predictions: int = 4
                  for k in range(predictions)]  # fmt: skip
         if number % 5 == 0:
             rows += [(n, row) for row in drift_rows(now)]
-    return [Event(address(n), number + 1, "x", now * 1000, row) for n, row in rows]
+    return [ReceivedRow(address(n), number + 1, "x", now * 1000, row) for n, row in rows]

@@ -29,8 +29,8 @@ from pipelines.batch import mapped
 from pipelines.bundle import golden
 from pipelines.collate import collate
 from pipelines.models import heads
-from pipelines.models.backbone import QwenOmniBackbone
 from pipelines.models.qwen import thinker
+from pipelines.models.qwen.backbone import QwenOmniBackbone
 from pipelines.models.qwen.log_mel import audio_tokens
 from pipelines.pipeline import Pipeline
 from pipelines.types import Prediction, Prepared
@@ -171,7 +171,7 @@ def random_backbone(
         for name, meta in shapes.items()
         if thinker.belongs(name)
     }
-    return QwenOmniBackbone(thinker.loaded(parsed, tensors, device, dtype))
+    return QwenOmniBackbone(thinker.load_model(parsed, tensors, device, dtype))
 
 
 def row(
@@ -251,11 +251,12 @@ def row_flops(backbone: QwenOmniBackbone, prepared: Prepared, grid: Sequence[int
     embedding = backbone.model.get_input_embeddings().weight.numel()
     patches = float(np.prod(grid))
     frames = sum(mel.shape[1] for mel in prepared.log_mels) / 2
-    return 2 * (
+    flops = 2 * (
         (count(text) - embedding) * prepared.tokens
         + count(visual) * patches
         + count(audio) * frames
     )
+    return float(flops)
 
 
 def main() -> None:

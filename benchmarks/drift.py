@@ -43,7 +43,7 @@ class Outcome:
     seconds: float
 
 
-def traffic(rows: int, features: int, bursty: bool, r: np.random.Generator) -> NDArray[np.float32]:
+def traffic(rows: int, features: int, bursty: bool, r: np.random.Generator) -> NDArray[np.float64]:
     """[rows, features]: normal, lognormal, counts and categories in turn."""
     noise = r.normal(size=(rows, features))
     if bursty:
@@ -142,7 +142,7 @@ def run(kind: str, shift: float, seed: int, args: argparse.Namespace) -> Outcome
             yield shaped(noise)
 
     drifted = {f"f{i:02d}" for i in range(SHIFTED)} if shift else set()
-    false, found = 0, {}
+    false, found = 0, dict[str, float]()
     for at, features in alerts(reference, specs, hours(), args.tick):
         real = [f for f in features if f in drifted and at >= strikes]
         false += not real
@@ -171,7 +171,9 @@ def main() -> None:
             outcomes = [run(kind, shift, seed, args) for seed in range(args.seeds)]
             rate = max(o.false_alerts_a_week for o in outcomes)
             delays = [o.delay_h for o in outcomes]
-            slowest = "-" if not shift else "never" if None in delays else f"{max(delays):.1f}"
+            known = [delay for delay in delays if delay is not None]
+            late = "never" if len(known) < len(delays) else f"{max(known):.1f}"
+            slowest = late if shift else "-"
             print(f"{kind:10} {shift:6.2f} {rate:11.2f} {slowest:>10}", flush=True)
 
 

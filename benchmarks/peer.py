@@ -17,7 +17,7 @@ from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceServicer, add_InferenceServicer_to_server
 
 
-class Plain(InferenceServicer):  # type: ignore[misc]
+class Plain(InferenceServicer):
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._worker = ThreadPoolExecutor(1)

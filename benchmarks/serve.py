@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,14 +123,24 @@ class Ours:
     first_answer_s: float
 
 
-def start_ours(bundle: str, replicas: int, data: str, extra: list[str]) -> Ours:
-    """Start the server and wait for its first correct answer."""
+def start_ours(
+    bundle: str,
+    replicas: int,
+    data: str,
+    extra: list[str],
+    variables: Mapping[str, str] | None = None,
+) -> Ours:
+    """Start the server and wait for its first correct answer. `variables`: added to its
+    environment."""
     target = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "server.main", "--warm-pool", str(replicas)]
     command += ["--listen", target, "--data", data, "--bundle", bundle, "--allow-dirty", *extra]
     began = time.perf_counter()
     log = open(Path(data) / "server.log", "w")
-    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True)
+    environment = {**os.environ, **(variables or {})}
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=log, stderr=log, text=True, env=environment
+    )
     load = Worker("benchmarks.load")
     load.wait_ready()
     while True:

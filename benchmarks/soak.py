@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from benchmarks.payloads import mixed_pool
 from benchmarks.serve import ROOT, start_ours
+from pipelines.tolerance import PROBABILITY
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
 
-TOLERANCE = 1e-4  # on probabilities; see docs/bundle.md, "What may differ"
 CHANNEL = [("grpc.max_receive_message_length", 64 << 20)]
 
 
@@ -50,8 +50,8 @@ def wrong(answer: pb.PredictResponse, expected: dict[str, float]) -> bool:
     if not result.HasField("prediction"):
         return True
     got = {score.label: score.probability for score in result.prediction.scores}
-    return got.keys() != expected.keys() or any(
-        abs(got[label] - expected[label]) > TOLERANCE for label in expected
+    return got.keys() != expected.keys() or not PROBABILITY.holds(
+        [got[label] for label in expected], list(expected.values())
     )
 
 

@@ -27,9 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
-from server.telemetry.record import FeatureSpec, Record
+from server.telemetry.record import BundleFiles, FeatureSpec, Record
 from server.telemetry.settings import Settings
-from server.telemetry.stamps.stamp_state import Bundle, Past
+from server.telemetry.stamps.stamp_state import Past
 from server.telemetry.telemetry import Telemetry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +45,7 @@ def schema(features: int) -> tuple[FeatureSpec, ...]:
     )
 
 
-def bundle(features: int, slices: int) -> Bundle:
+def bundle(features: int, slices: int) -> BundleFiles:
     from pipelines.build import reference_profile
 
     r = np.random.default_rng(1)
@@ -54,7 +54,7 @@ def bundle(features: int, slices: int) -> Bundle:
     content = reference_profile.build(
         r.normal(size=(rows, features)), schema(features), slices=tags
     )
-    return Bundle(STAMP, "bench", schema(features), LABELS, json.dumps(content).encode())
+    return BundleFiles(STAMP, "bench", schema(features), LABELS, json.dumps(content).encode())
 
 
 def records(n: int, features: int, slices: int, payload: int = 0) -> list[Record]:
@@ -84,7 +84,7 @@ def records(n: int, features: int, slices: int, payload: int = 0) -> list[Record
         post_ms=0.5,
         total_ms=27.0,
         env="cpu float32",
-        company=("b" * 32, "c" * 32),
+        batch_mates=("b" * 32, "c" * 32),
     )
     return [
         replace(
@@ -184,7 +184,8 @@ def tick(args: argparse.Namespace) -> None:
             telemetry.put(record)
         work = telemetry._writer
         telemetry._recorder.call(lambda: work.tick(time.time()))
-        ticks, flushes = [], []
+        ticks: list[float] = []
+        flushes: list[float] = []
         for _ in range(5):
             for record in feed.take(500):
                 telemetry.put(record)
@@ -213,7 +214,7 @@ def week(args: argparse.Namespace) -> None:
         lives = Lives(store, nothing, 300)
         live = lives.adopt(bundle(args.features, args.slices), 0.0)
         before = store.bytes()
-        ids, r = store.feature_ids(STAMP), np.random.default_rng(3)
+        ids, r = store.names.feature_ids(STAMP), np.random.default_rng(3)
         names = ["", *(f"site=s{i}" for i in range(args.slices - 1))]
         blocks = []
         for name in names:
@@ -224,7 +225,7 @@ def week(args: argparse.Namespace) -> None:
         for hour in range(7 * 24):
             with store.transaction():
                 for name, profiles in zip(names, blocks, strict=True):
-                    store.sums.put_profiles(1, hour * 3600, store.slice_id(name), profiles)
+                    store.sums.put_profiles(1, hour * 3600, store.names.slice_id(name), profiles)
         size = store.bytes() - before
         store.close()
     rows = 7 * 24 * len(names) * args.features
@@ -237,7 +238,7 @@ import resource, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from benchmarks.telemetry import STAMP, Feed, schema
-from server.telemetry.stamps.stamp_state import Bundle, Past
+from server.telemetry.record import BundleFiles
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
 import argparse, os
@@ -246,7 +247,8 @@ def rss():
 args = argparse.Namespace(features={features}, slices={slices})
 empty = rss()
 telemetry = Telemetry(Settings(Path({folder!r})))
-telemetry.adopt(Bundle(STAMP, 'bench', schema(args.features), (), open({reference!r}, 'rb').read()))
+reference = open({reference!r}, 'rb').read()
+telemetry.adopt(BundleFiles(STAMP, 'bench', schema(args.features), (), reference))
 feed = Feed(args)
 made = rss()
 for _ in range(20):

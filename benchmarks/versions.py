@@ -100,7 +100,7 @@ async def write(stub: InferenceStub, example: pb.Example, index: int, to: Tally)
 async def load(target: str, examples: Sequence[pb.Example], to: Tally) -> AsyncIterator[None]:
     done = asyncio.Event()
     async with grpc.aio.insecure_channel(target, options=CHANNEL) as channel:
-        stub = InferenceStub(channel)  # type: ignore[no-untyped-call]
+        stub = InferenceStub(channel)
 
         async def caller(turn: int) -> None:
             while not done.is_set():
@@ -164,7 +164,7 @@ async def under_load(
     """How many requests failed or mixed."""
     to = Tally({variant.stamp: variant for variant in found})
     async with grpc.aio.insecure_channel(target) as channel:
-        desk = Desk(AdminStub(channel))  # type: ignore[no-untyped-call]
+        desk = Desk(AdminStub(channel))
         async with load(target, examples, to):
             await asyncio.sleep(3.0)  # what every start has is not steady
             steady = time.perf_counter()
@@ -219,7 +219,7 @@ async def swap_about(desk: Desk, found: Sequence[Variant], options: argparse.Nam
 async def cold(target: str, other: Variant, start_s: float) -> None:
     """A rollback whose standby is gone loads the bundle again: held against a start."""
     async with grpc.aio.insecure_channel(target) as channel:
-        admin = AdminStub(channel)  # type: ignore[no-untyped-call]
+        admin = AdminStub(channel)
         async for _ in admin.Load(ab.LoadRequest(path=str(other.path), activate=True)):
             pass
         await asyncio.sleep(3.0)

@@ -142,9 +142,13 @@ def libraries_are_locked(folder: Path) -> str:
     """requirements.txt pins all the server asks for, as the bundle's own libraries are pinned."""
     locked = pins(folder / "requirements.txt")
     stamped = pins(ROOT / "constraints.txt")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["server"]]
-    names = {_name(re.split(r"[<>=;\[ ]", line)[0]) for line in asked}
+    project, client = (
+        tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+        for folder in (".", "clients/python")
+    )
+    extra = project["optional-dependencies"]["server"]
+    asked = [*project["dependencies"], *extra, *client["dependencies"]]
+    names = {_name(re.split(r"[<>=;\[ ]", line)[0]) for line in asked} - {client["name"]}
     absent = sorted(names - set(locked))
     differing = sorted(name for name, version in stamped.items() if locked.get(name) != version)
     if absent or differing:

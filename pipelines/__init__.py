@@ -1,4 +1,4 @@
-"""The stamped unit: whatever can change a number lives here, and nothing else does."""
+"""The stamped unit: everything that can change a number is here, and nothing else is."""
 
 from pipelines import torchaudio_shim
 

@@ -1,4 +1,4 @@
-"""The command line of `pipelines`: what can be asked of each command."""
+"""The command line of `pipelines`: its commands and their flags."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _add_build(commands: Any) -> None:
         help="make a bundle from a local Qwen2.5-Omni or Gemma 4 checkpoint",
         description="Makes a bundle from a local checkpoint directory: Qwen2.5-Omni (thinker-only "
         "or full-Omni layout) or Gemma 4, single or sharded safetensors, tokenizer.json beside "
-        "them. The golden answers are recorded by running it.",
+        "them. The golden answers are recorded by running the model.",
         epilog=EXIT_CODES,
     )
     p.add_argument(
@@ -43,7 +43,7 @@ def _add_build(commands: Any) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="one label a line (`name` or `name<TAB>what the model says`), or labels.json",
+        help="one label a line (`name` or `name<TAB>text the model writes`), or labels.json",
     )
     p.add_argument("--name", required=True, help="e.g. triage-2026.11.23")
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="must not exist yet")
@@ -51,22 +51,22 @@ def _add_build(commands: Any) -> None:
         ("preprocess", "sections to replace, as JSON (default: the family's)"),
         ("template", "prompts of each task, as JSON (default: the family's)"),
         ("objective", "value of decisions, as JSON (default: none)"),
-        ("training", "training facts, as JSON (default: where it came from)"),
-        ("reference", "reference profile, as JSON (default: learnt while serving)"),
-        ("card", "CARD.md, for people (default: that nobody has measured it)"),
+        ("training", "facts about the training, as JSON (default: the source directory)"),
+        ("reference", "reference profile, as JSON (default: learned while serving)"),
+        ("card", "CARD.md, for people (default: a note that it is not measured)"),
     ):
         p.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)
     p.add_argument(
         "--golden",
         type=Path,
         metavar="DIR",
-        help="a text, a picture and a sound file to record golden answers for (default: drawn)",
+        help="directory with a text, an image and a sound for golden answers (default: generated)",
     )
     p.add_argument(
         "--max-pixels",
         type=int,
         metavar="N",
-        help="image budget; the main cost dial (default: the family's)",
+        help="pixels an image may keep; decides the cost most (default: the family's)",
     )
     _add_model_flags(p)
     _add_record_speed(p)
@@ -75,8 +75,8 @@ def _add_build(commands: Any) -> None:
 def _add_verify(commands: Any) -> None:
     p = commands.add_parser(
         "verify",
-        help="every check there is, golden answers included",
-        description="Hashes every file, compares code and libraries, loads the model and asks the "
+        help="run every check, golden answers included",
+        description="Hashes every file, compares code and libraries, loads the model and runs the "
         "golden inputs. Remembered digests are not used.",
         epilog=EXIT_CODES,
     )
@@ -87,12 +87,12 @@ def _add_verify(commands: Any) -> None:
         action="append",
         default=[],
         metavar="PUBLIC",
-        help="refuse a bundle that none of these keys (PEM) signed; may be repeated",
+        help="refuse a bundle not signed with one of these keys (PEM); may be repeated",
     )
     p.add_argument(
         "--openssf",
         action="store_true",
-        help="the keys are of model.sig, the OpenSSF signature, and not of manifest.sig",
+        help="check model.sig, the OpenSSF signature, instead of manifest.sig",
     )
     _add_model_flags(p)
 
@@ -100,8 +100,8 @@ def _add_verify(commands: Any) -> None:
 def _add_inspect(commands: Any) -> None:
     p = commands.add_parser(
         "inspect",
-        help="what a bundle holds, and whether it can serve here",
-        description="Hashes every file and shows what the manifest says: stamp, parts, labels, "
+        help="show what a bundle holds and whether it can serve here",
+        description="Hashes every file and shows what the manifest lists: stamp, parts, labels, "
         "golden inputs, libraries, training. The model is not loaded.",
         epilog=EXIT_CODES,
     )
@@ -112,9 +112,9 @@ def _add_inspect(commands: Any) -> None:
 def _add_restamp(commands: Any) -> None:
     p = commands.add_parser(
         "restamp",
-        help="a new stamp for the code and libraries as they are now",
-        description="Asks the golden inputs under the code and libraries as they are now and, if "
-        "all answers agree with the recorded ones, writes a new manifest.",
+        help="stamp a bundle for the current code and libraries",
+        description="Runs the golden inputs with the current code and libraries. If all answers "
+        "agree with the recorded ones, writes a new manifest.",
         epilog=EXIT_CODES,
     )
     p.add_argument("bundle", type=Path, metavar="BUNDLE", help=A_BUNDLE)
@@ -122,7 +122,7 @@ def _add_restamp(commands: Any) -> None:
     p.add_argument(
         "--accept-new-golden",
         action="store_true",
-        help="record the new answers even where they differ: the old ones are gone then",
+        help="record the new answers even where they differ; this replaces the old ones",
     )
     _add_model_flags(p)
     _add_record_speed(p)
@@ -131,22 +131,22 @@ def _add_restamp(commands: Any) -> None:
 def _add_diff(commands: Any) -> None:
     p = commands.add_parser(
         "diff",
-        help="what differs between two bundles, or a bundle and the running code",
-        description="Says in words what differs, down to the parameter, module, library or tensor. "
-        "Without B, compares with the code and libraries as they are here.",
+        help="compare two bundles, or a bundle and the running code",
+        description="Lists every difference, down to the parameter, module, library or tensor. "
+        "Without B, compares A with the code and libraries here.",
         epilog=EXIT_CODES,
     )
     p.add_argument("a", type=Path, metavar="A", help=A_BUNDLE)
-    p.add_argument("b", type=Path, metavar="B", nargs="?", help="another one")
+    p.add_argument("b", type=Path, metavar="B", nargs="?", help="another bundle's directory")
     p.add_argument("--json", action="store_true", help="a JSON list of lines")
 
 
 def _add_sign(commands: Any) -> None:
     p = commands.add_parser(
         "sign",
-        help="vouch for a bundle with a private key",
-        description="Hashes every file, then signs the manifest: Ed25519 or P-256, PEM. Whoever "
-        "has the public key can ask for it with `pipelines verify --key PUBLIC` or "
+        help="sign a bundle with a private key",
+        description="Hashes every file, then signs the manifest: Ed25519 or P-256, PEM. Check the "
+        "signature with `pipelines verify --key PUBLIC` or "
         "`server --require-signature PUBLIC`.",
         epilog=EXIT_CODES,
     )
@@ -155,8 +155,8 @@ def _add_sign(commands: Any) -> None:
     p.add_argument(
         "--openssf",
         action="store_true",
-        help="write model.sig, an OpenSSF model signature (P-256), for other people's tools; a "
-        "server does not ask for it",
+        help="write model.sig, an OpenSSF model signature (P-256), for other tools; a server "
+        "does not check it",
     )
 
 
@@ -172,5 +172,5 @@ def _add_record_speed(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--record-speed",
         action="store_true",
-        help="time the golden inputs on this machine: the readiness limit is a multiple of that",
+        help="time the golden inputs on this machine; the readiness limit is a multiple of it",
     )

@@ -1,6 +1,7 @@
-"""One padded batch: what the forward and the heads read, and nothing else.
+"""One padded batch: exactly what the forward and the heads read.
 
-Every index the encoders would work out on the device (with a host sync each) is in here.
+It contains every index that the encoders would otherwise compute on the device, with a host sync
+each.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ T = TypeVar("T")
 class Segments:
     """Runs of a packed sequence that attend only within themselves.
 
-    Equal runs need no indices. Else `pad` [count*longest] gathers them into a padded block,
-    `unpad` [sequence] brings the answers back and `mask` is bool [count, 1, 1, longest].
+    Runs of equal length need no indices. Otherwise `pad` [count*longest] gathers them into a padded
+    block, `unpad` [sequence] reverses that, and `mask` is bool [count, 1, 1, longest].
     """
 
     count: int
@@ -55,7 +56,7 @@ class Images:
     """Every image of the batch: `patches` f32 [P, values], `grids` i64 [images, 3].
 
     `positions` i64 [P, 2]; `window_index` i64 [merged tokens]; `target` i64 [merged tokens] is the
-    flat place (row * columns + column) of each embedding.
+    flat index (row * columns + column) of each embedding.
     """
 
     patches: torch.Tensor
@@ -85,14 +86,15 @@ class Sounds:
 
 
 @dataclass(frozen=True, slots=True)
-class BranchColumns:
-    """One tree of labels a row, padded to `columns`: inputs, and how scores come out of them.
+class LabelTrees:
+    """One tree of labels a row, padded to `columns`: the inputs, and where to read the scores.
 
     tokens i64 [B, columns], positions i64 [3, B, columns], ancestors bool [B, columns, columns].
-    `sources` i64 [S] are the flat hidden places (row * (1 + columns) + (0 for the last prompt
-    token, 1 + column)) whose next-token distribution is wanted; edge e reads `edge_source[e]` of
-    those and the token `edge_target[e]`; `paths` i64 [B, K, longest] lists each label's edges,
-    padded with the number of edges; `labels` bool [B, K] is false where a row has fewer.
+    `sources` i64 [S] are flat indices of the hidden states whose next-token distribution is read:
+    row * (1 + columns) + 0 for the last prompt token, + 1 + column for a label column. Edge e reads
+    distribution `edge_source[e]` at token `edge_target[e]`. `paths` i64 [B, K, longest] lists each
+    label's edges, padded with the number of edges; `labels` bool [B, K] is false where a row has
+    fewer.
     """
 
     tokens: torch.Tensor
@@ -113,10 +115,10 @@ class BranchColumns:
 class Batch:
     """Rows ready for one forward. prompt_ids i64 [B, P], left padded from column 0 to `starts` [B].
 
-    positions i64 [3, B, P]. `packed`: the only element of `branches` goes behind the prompts in
-    the same forward; else each element is a forward of its own behind the cached prompts.
-    `following` i64 [B] is the rotary position after the prompt. With several branches
-    `label_places` i64 [B, K] finds a row's labels among all scores side by side (-1: none).
+    positions i64 [3, B, P]. `packed`: the only element of `label_trees` follows the prompts in the
+    same forward; otherwise each element is a forward of its own after the cached prompts.
+    `following` i64 [B] is the rotary position after the prompt. With several `label_trees`,
+    `label_places` i64 [B, K] maps a row's labels to the concatenated scores (-1: none).
     """
 
     ids: tuple[str, ...]
@@ -128,7 +130,7 @@ class Batch:
     following: torch.Tensor
     images: Images | None
     sounds: Sounds | None
-    branches: tuple[BranchColumns, ...]
+    label_trees: tuple[LabelTrees, ...]
     packed: bool
     label_places: torch.Tensor | None
 
@@ -142,11 +144,11 @@ class Batch:
 
     @property
     def columns(self) -> int:
-        return self.prompt_columns + (self.branches[0].columns if self.packed else 0)
+        return self.prompt_columns + (self.label_trees[0].columns if self.packed else 0)
 
 
 def mapped(value: T, change: Callable[[torch.Tensor], torch.Tensor]) -> T:
-    """The same nest of dataclasses and tuples with `change` applied to every tensor."""
+    """The same nested dataclasses and tuples, with `change` applied to every tensor."""
     result: Any = value
     if isinstance(value, torch.Tensor):
         result = change(value)

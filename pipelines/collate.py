@@ -1,7 +1,7 @@
 """Prepared rows to one padded batch, on the CPU, without a Python loop over tokens.
 
-Prompts are padded on the left, so every row's last prompt token is in the same column; label
-branches of a row follow its prompt.
+Prompts are padded on the left, so every row's last prompt token is in the same column. A row's
+label tree follows its prompt.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.batch import Batch, BranchColumns, Images, Segments, Sounds
+from pipelines.batch import Batch, Images, LabelTrees, Segments, Sounds
 from pipelines.models.geometry import Geometry, Ints, patch_positions, prompt_positions, windows
 from pipelines.models.label_tree import MAX_COLUMNS, Tokens, Tree, groups
 from pipelines.types import Prepared
@@ -24,7 +24,7 @@ def collate(
     geometry: Geometry,
     max_columns: int = MAX_COLUMNS,
 ) -> Batch:
-    """`verbalisers(row)` gives the token ids of each label to score, () for none.
+    """`verbalisers(row)` returns the token ids of each label to score, () for none.
 
     Raises ValueError when media tokens and media disagree, or a label set cannot be scored.
     """
@@ -38,9 +38,9 @@ def collate(
         found = prompt_positions(row.input_ids, row.image_grid, geometry)
         positions[:, number, starts[number] :] = found
     following = positions.max(axis=(0, 2)) + 1
-    branches = _branches(labels, following, max_columns)
-    packed = len(branches) == 1
-    columns = width + (branches[0].columns if packed else 0)
+    label_trees = _label_trees(labels, following, max_columns)
+    packed = len(label_trees) == 1
+    columns = width + (label_trees[0].columns if packed else 0)
     return Batch(
         ids=tuple(row.id for row in rows),
         tasks=tuple(row.task for row in rows),
@@ -51,9 +51,9 @@ def collate(
         following=torch.from_numpy(following),
         images=_images(rows, _flat(prompt_ids == geometry.image_token, columns), geometry),
         sounds=_sounds(rows, _flat(prompt_ids == geometry.audio_token, columns), geometry),
-        branches=branches,
+        label_trees=label_trees,
         packed=packed,
-        label_places=_label_places(branches) if len(branches) > 1 else None,
+        label_places=_label_places(label_trees) if len(label_trees) > 1 else None,
     )
 
 
@@ -115,9 +115,10 @@ def _sounds(rows: Sequence[Prepared], target: Ints, geometry: Geometry) -> Sound
 
 
 def _pool_index(frames: Ints, geometry: Geometry) -> Ints:
-    """First of each pair the audio encoder averages; pairs run through a sound's chunks."""
+    """The first of each pair of frames that the audio encoder averages; a pair may span two
+    chunks."""
     if geometry.audio_convolutions > 1:
-        return np.zeros(0, dtype=np.int64)  # no pairs there
+        return np.zeros(0, dtype=np.int64)  # this encoder averages no pairs
     conv = geometry.after_convolution(frames)
     starts = np.cumsum(conv) - conv
     pairs = [2 * np.arange(n) for n in geometry.audio_tokens(frames).tolist()]
@@ -129,20 +130,20 @@ def _agree(kind: str, tokens: int, embeddings: int) -> None:
         raise ValueError(f"{tokens} {kind} tokens in the prompts for {embeddings} embeddings")
 
 
-def _branches(
+def _label_trees(
     labels: Sequence[tuple[Tokens, ...]], following: Ints, max_columns: int
-) -> tuple[BranchColumns, ...]:
+) -> tuple[LabelTrees, ...]:
     grouped = [groups(row, max_columns) if row else () for row in labels]
     empty = groups((), max_columns)[0]
     forwards = max(map(len, grouped), default=0)
     return tuple(
-        _branch_columns([g[n] if n < len(g) else empty for g in grouped], following)
+        _stacked_trees([g[n] if n < len(g) else empty for g in grouped], following)
         for n in range(forwards)
     )
 
 
-def _label_places(branches: Sequence[BranchColumns]) -> torch.Tensor:
-    real = torch.cat([found.labels for found in branches], dim=1).numpy()
+def _label_places(label_trees: Sequence[LabelTrees]) -> torch.Tensor:
+    real = torch.cat([found.labels for found in label_trees], dim=1).numpy()
     counts = real.sum(axis=1)
     places = np.full((len(real), counts.max()), -1, dtype=np.int64)
     # Both sides in row-major order: the n-th real score of a row is its n-th label.
@@ -150,8 +151,8 @@ def _label_places(branches: Sequence[BranchColumns]) -> torch.Tensor:
     return torch.from_numpy(places)
 
 
-def _branch_columns(trees: Sequence[Tree], following: Ints) -> BranchColumns:
-    """Stacks one tree a row; trees are cached, so the work here is a few copies a row."""
+def _stacked_trees(trees: Sequence[Tree], following: Ints) -> LabelTrees:
+    """Stacks one tree a row. Trees are cached, so this only copies."""
     rows, columns = len(trees), max(tree.columns for tree in trees)
     most = max(len(tree.paths) for tree in trees)
     longest = max(tree.paths.shape[1] for tree in trees)
@@ -159,7 +160,9 @@ def _branch_columns(trees: Sequence[Tree], following: Ints) -> BranchColumns:
     tokens = np.zeros((rows, columns), dtype=np.int64)
     depth = np.zeros((rows, columns), dtype=np.int64)
     ancestors = np.zeros((rows, columns, columns), dtype=np.bool_)
-    ancestors[:, np.arange(columns), np.arange(columns)] = True  # padding sees itself: no NaN
+    ancestors[:, np.arange(columns), np.arange(columns)] = (
+        True  # padding sees itself, which avoids NaN
+    )
     paths = np.full((rows, most, longest), edges, dtype=np.int64)
     labels = np.zeros((rows, most), dtype=np.bool_)
     flat_source = np.empty(edges, dtype=np.int64)
@@ -174,7 +177,7 @@ def _branch_columns(trees: Sequence[Tree], following: Ints) -> BranchColumns:
         flat_source[done : done + tree.edges] = row * (1 + columns) + 1 + tree.source
         done += tree.edges
     sources, edge_source = np.unique(flat_source, return_inverse=True)
-    return BranchColumns(
+    return LabelTrees(
         tokens=torch.from_numpy(tokens),
         positions=torch.from_numpy(
             np.broadcast_to(following[:, None] + depth, (3, rows, columns)).copy()

@@ -1,9 +1,9 @@
-"""What can go wrong inside the pipeline.
+"""The errors of the pipeline.
 
 PipelineError
-├── BadInput        the caller's part is at fault: which field, why (machine readable), in words
-└── BundleRefused   the bundle cannot be served: which check, why
-    └── StampMismatch   it is not the bundle (or the code) it claims to be
+├── BadInput        the caller's input is wrong: the field, a machine-readable reason, a message
+└── BundleRefused   the bundle cannot be served: the check that failed, and why
+    └── StampMismatch   the files, code or libraries are not those the manifest names
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class BadInput(PipelineError):
 
 class BundleRefused(PipelineError):
     """`check` is the step that failed: missing, names, kind, manifest, signature, files, format,
-    hash, code, libraries, weights, config, golden (docs/bundle.md says what each means)."""
+    hash, code, libraries, weights, config, golden (docs/bundle.md explains each)."""
 
     def __init__(self, check: str, message: str) -> None:
         super().__init__(f"bundle refused ({check}): {message}")

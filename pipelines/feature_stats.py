@@ -1,4 +1,4 @@
-"""Cheap statistics of a text, a picture and a sound; names and schema are in features.py."""
+"""Cheap statistics of a text, an image and a sound; names and schema are in features.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_FLOOR_DB = -120.0  # what stands for minus infinity
+_FLOOR_DB = -120.0  # stands for minus infinity
 
 # First code point of a range and its script; only what a dominant-script test needs.
 _RANGES: tuple[tuple[int, str], ...] = (
@@ -93,7 +93,7 @@ class TextStats:
 
 
 def text(value: str) -> TextStats:
-    """`value` may not be empty."""
+    """`value` must not be empty."""
     points = _points(value)
     words = value.split()
     scripts = np.bincount(
@@ -156,8 +156,8 @@ def image(pixels: NDArray[np.uint8]) -> ImageStats:
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """About 64 pixels a side. Of a large picture only some rows are looked at: taking them is a
-    plain copy, while every second column would cost more than the rest of this file."""
+    """About 64 pixels a side. A large image is sampled by rows only: that is a plain copy, while
+    sampling columns as well would cost more than the rest of this file."""
     sampled = pixels[:: max(1, pixels.shape[0] // (_THUMBNAIL_PX * _CELL_ROWS))]
     rows, columns = sampled.shape[:2]
     factors = max(1, columns // _THUMBNAIL_PX), max(1, rows // _THUMBNAIL_PX)
@@ -181,7 +181,7 @@ def _sharpness(pixels: NDArray[np.uint8]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class AudioStats:
-    """`snr_db`: how far the loud frames (95th percentile) stand above the quiet ones (10th);
+    """`snr_db`: how far the loud frames (95th percentile) stand above the no_progress ones (10th);
     `silent_share`: frames below -60 dBFS; `centroid_hz`: of the mean power spectrum."""
 
     rms_dbfs: float
@@ -197,7 +197,7 @@ class AudioStats:
 _FRAME_S = 0.02
 _CLIPPED = 0.999
 _SILENT_DBFS = -60.0
-_SPECTRA = 32  # frames whose spectrum is looked at, evenly spaced
+_SPECTRA = 32  # evenly spaced frames whose spectrum is computed
 _SPECTRUM_SAMPLES = 1024
 
 
@@ -208,7 +208,7 @@ def audio(wave: NDArray[np.float32], sample_rate: int) -> AudioStats:
     size = max(1, min(len(mono), int(sample_rate * _FRAME_S)))
     frames = mono[: len(mono) // size * size].reshape(-1, size)
     energies = _decibels(np.einsum("ij,ij->i", frames, frames) / size)
-    quiet, loud = np.quantile(energies, (0.10, 0.95))
+    no_progress, loud = np.quantile(energies, (0.10, 0.95))
     magnitude = np.abs(mono)
     signs = np.signbit(mono)
     crossings = int(np.count_nonzero(signs[1:] != signs[:-1]))
@@ -218,7 +218,7 @@ def audio(wave: NDArray[np.float32], sample_rate: int) -> AudioStats:
         clipped_share=float(np.count_nonzero(magnitude >= _CLIPPED) / len(mono)),
         dc_offset=float(mono.mean()),
         silent_share=float((energies < _SILENT_DBFS).mean()),
-        snr_db=float(loud - quiet),
+        snr_db=float(loud - no_progress),
         zero_crossing_rate=crossings * sample_rate / len(mono),
         centroid_hz=_centroid(mono, sample_rate),
     )

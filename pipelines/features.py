@@ -1,8 +1,8 @@
-"""What telemetry watches: some sixty plain numbers about one request and its answer.
+"""The features that telemetry monitors: about sixty plain numbers per request and answer.
 
-Pictures are measured on a thumbnail and a crop, sounds on frames: what is worth watching must not
-cost more than what is watched. A categorical value is its index in `Feature.categories`, one past
-the end for anything else; NaN means the request has no such part.
+Images are measured on a thumbnail and a crop, sounds on short frames, so that measuring stays much
+cheaper than the forward. A categorical value is its index in `Feature.categories`, or one past the
+end for any other value; NaN means that the request has no such part.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from pipelines import feature_stats
 from pipelines.media.decode import DecodedAudio, DecodedImage
-from pipelines.media.limits import IMAGE_FORMATS
+from pipelines.media.sniff import IMAGE_FORMATS
 from pipelines.models.tokens import Encoded
+from pipelines.types import MIXES, MODALITIES, mix_of
 
 PROJECTIONS = 16
 
@@ -33,15 +34,6 @@ class Feature:
     categories: tuple[str, ...] = ()
 
 
-MIXES = (
-    "audio",
-    "audio+image",
-    "audio+image+text",
-    "audio+text",
-    "image",
-    "image+text",
-    "text",
-)
 _MODES = tuple("RGB L RGBA P CMYK LA 1 I;16 PA YCbCr LAB".split())
 _CODECS = ("WAV", "FLAC", "MP3", "AIFF", "VORBIS", "OPUS", "PCM_s16le", "PCM_f32le")
 
@@ -55,7 +47,7 @@ def _category(name: str, categories: tuple[str, ...] = ()) -> Feature:
 
 
 SCHEMA: tuple[Feature, ...] = (
-    _category("request.mix", MIXES),
+    _category("request.mix", tuple(sorted(MIXES))),
     *_numeric("request", texts="1", images="1", audios="1", payload_bytes="By", tokens="1"),
     _category("text.script", feature_stats.SCRIPTS),
     *_numeric(
@@ -127,7 +119,7 @@ def category(name: str, value: str) -> float:
 
 
 def vector(features: Mapping[str, float]) -> NDArray[np.float32]:
-    """float32 [len(SCHEMA)] in schema order; what is missing is NaN."""
+    """float32 [len(SCHEMA)] in schema order; missing features are NaN."""
     return np.array([features.get(name, math.nan) for name in NAMES], dtype=np.float32)
 
 
@@ -158,13 +150,13 @@ def input_features(
     return {
         feature.name: found.get(feature.name, math.nan)
         for feature in SCHEMA
-        if feature.modality in ("text", "image", "audio", "request")
+        if feature.modality in (*MODALITIES, "request")
     }
 
 
 @dataclass(frozen=True, slots=True)
 class Certainty:
-    """Of K probabilities: the largest, its lead over the next, and the entropy in nats."""
+    """The largest of K probabilities, its lead over the second, and the entropy in nats."""
 
     confidence: float
     margin: float
@@ -185,7 +177,8 @@ def certainty(probabilities: NDArray[np.floating]) -> Certainty:
 def output_features(
     label: str, labels: Sequence[str], sure: Certainty, closed_set_mass: float
 ) -> dict[str, float]:
-    """`labels` is the bundle's set: a label the request brought itself is "something else"."""
+    """`labels` is the bundle's label set. A label that only the request names gets the index one
+    past the end."""
     return {
         "output.label": _index(label, labels),
         "output.confidence": sure.confidence,
@@ -197,8 +190,8 @@ def output_features(
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Of L2-normalised reference embeddings: their mean float32 [H] and whitened principal axes
-    float32 [PROJECTIONS, H]."""
+    """The mean float32 [H] and the whitened principal axes float32 [PROJECTIONS, H] of the
+    L2-normalised reference embeddings."""
 
     mean: NDArray[np.float32]
     axes: NDArray[np.float32]
@@ -207,7 +200,8 @@ class Projection:
 def embedding_features(
     embedding: NDArray[np.float32], projection: Projection | None
 ) -> dict[str, float]:
-    """`embedding` [H] before L2 normalisation: length is a signal, direction is projected."""
+    """`embedding` [H] before L2 normalisation: its length is one feature, its direction is
+    projected."""
     norm = float(np.linalg.norm(embedding))
     found = {"embedding.norm": norm}
     if projection is not None and norm > 0.0:
@@ -232,7 +226,7 @@ def _request(
     payload += sum(image.payload_bytes for image in images)
     payload += sum(audio.payload_bytes for audio in audios)
     return {
-        "request.mix": category("request.mix", "+".join(name for name, items in present if items)),
+        "request.mix": category("request.mix", mix_of(name for name, items in present if items)),
         "request.texts": float(len(texts)),
         "request.images": float(len(images)),
         "request.audios": float(len(audios)),

@@ -1,7 +1,6 @@
 """`pipelines`: build, verify, inspect, restamp, compare and sign bundles.
 
-Exit codes: 0 done, 2 wrong usage, 78 a bundle (or what should become one) was refused, 130 broken
-off.
+Exit codes: 0 done, 2 wrong usage, 78 a bundle or checkpoint was refused, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pipelines.bundle import report
 from pipelines.bundle.contents import read_contents
 from pipelines.bundle.diff import differences, running_differences
 from pipelines.errors import BundleRefused
-from pipelines.progress import Bars
+from pipelines.progress import ProgressBars
 
 OK: Final = 0
 USAGE: Final = 2
@@ -32,22 +31,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         code = COMMANDS[arguments.command](arguments)
-        sys.stdout.flush()  # here, where a reader who has gone away is no error
+        sys.stdout.flush()  # here, where a closed pipe is not an error
         return code
     except BundleRefused as error:
         print(f"pipelines: {error}", file=sys.stderr)
         return REFUSED
     except BrokenPipeError:
-        # Whoever read has seen enough. Python would flush again at exit, and complain.
+        # The reader closed the pipe. Python would flush again at exit and report an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        words = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"pipelines: {words}", file=sys.stderr)
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"pipelines: {message}", file=sys.stderr)
         return USAGE
-    except ValueError as error:  # a device or a key that cannot be
+    except ValueError as error:  # an impossible device or key
         print(f"pipelines: {error}", file=sys.stderr)
         return USAGE
 
@@ -57,10 +56,10 @@ def _model(arguments: argparse.Namespace) -> tuple[str, str, str]:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    # Late: `pipelines --help` and `inspect` need no model library.
+    # Imported late: `pipelines --help` and `inspect` need no model library.
     from pipelines.build import build, checkpoint, from_checkpoint
 
-    given = from_checkpoint.Given(
+    given = from_checkpoint.BuildOptions(
         name=arguments.name,
         labels=from_checkpoint.labels(arguments.labels),
         preprocess=_object(arguments.preprocess),
@@ -73,12 +72,12 @@ def _build(arguments: argparse.Namespace) -> int:
         max_pixels=arguments.max_pixels,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    with Bars() as bars:
+    with ProgressBars() as progress:
         stamp = build.write_bundle(
             from_checkpoint.spec(checkpoint.read(arguments.source), given),
             arguments.out,
             build.loader(*_model(arguments)),
-            bars.bytes_done,
+            progress.bytes_done,
             arguments.record_speed,
         )
     print(f"{arguments.out}\n{stamp.name}\n{stamp.hex}")
@@ -92,14 +91,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     from pipelines.pipeline import Pipeline
 
     if arguments.openssf and not arguments.key:
-        raise ValueError("--openssf needs --key PUBLIC: whose signature should it be?")
+        raise ValueError("--openssf needs --key PUBLIC, the key that must have signed")
     trusted = [] if arguments.openssf else [read_public(path) for path in arguments.key]
-    with Bars() as bars:
-        contents = read_contents(arguments.bundle, bars.fraction_done, trusted=trusted)
+    with ProgressBars() as progress:
+        contents = read_contents(arguments.bundle, progress.fraction_done, trusted=trusted)
         signed_by = contents.signed_by
         if arguments.openssf:
             signed_by = openssf.check(contents, arguments.key)
-        bundle = Bundle.of(contents, progress=bars.fraction_done)
+        bundle = Bundle.of(contents, progress=progress.fraction_done)
     pipeline = Pipeline.of(bundle, *_model(arguments))
     results = golden.check(pipeline)
     for result in results:
@@ -113,10 +112,10 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    with Bars() as bars:
-        contents = read_contents(arguments.bundle, bars.fraction_done)
+    with ProgressBars() as progress:
+        contents = read_contents(arguments.bundle, progress.fraction_done)
     facts = report.facts(contents)
-    print(json.dumps(facts, indent=1) if arguments.json else report.words(facts))
+    print(json.dumps(facts, indent=1) if arguments.json else report.as_text(facts))
     return OK
 
 
@@ -135,8 +134,8 @@ def _restamp(arguments: argparse.Namespace) -> int:
         print(report.golden_line(result))
     if done.new_golden:
         print(
-            "pipelines: THE GOLDEN ANSWERS WERE REPLACED by today's; nothing vouches for the old "
-            "ones any more",
+            "pipelines: THE GOLDEN ANSWERS WERE REPLACED by the current ones; the old ones are no "
+            "longer checked",
             file=sys.stderr,
         )
     same = " (unchanged)" if done.stamp.hex == done.before else f" (was {done.before[:12]})"
@@ -145,9 +144,9 @@ def _restamp(arguments: argparse.Namespace) -> int:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    with Bars() as bars:
-        a = read_contents(arguments.a, bars.fraction_done)
-        b = read_contents(arguments.b, bars.fraction_done) if arguments.b else None
+    with ProgressBars() as progress:
+        a = read_contents(arguments.a, progress.fraction_done)
+        b = read_contents(arguments.b, progress.fraction_done) if arguments.b else None
     lines = differences(a, b) if b else running_differences(a.manifest)
     if arguments.json:
         print(json.dumps(lines, indent=1))
@@ -160,13 +159,13 @@ def _sign(arguments: argparse.Namespace) -> int:
     from pipelines.bundle import openssf
     from pipelines.bundle.signature import sign
 
-    with Bars() as bars:
-        contents = read_contents(arguments.bundle, bars.fraction_done)
+    with ProgressBars() as progress:
+        contents = read_contents(arguments.bundle, progress.fraction_done)
     if arguments.openssf:
         openssf.sign(contents, arguments.key)
         print(f"{contents.manifest.stamp().name} signed: model.sig")
         return OK
-    key = sign(contents, arguments.key)
+    key = sign(contents.path, contents.manifest.to_bytes(), arguments.key)
     print(f"{contents.manifest.stamp().name} signed with key {key}")
     return OK
 

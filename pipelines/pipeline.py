@@ -1,7 +1,8 @@
 """A loaded bundle that answers samples: prepare, collate, forward, finish.
 
-The four stages are separate so that a server can overlap them: `prepare` from any thread,
-`collate` from one, `forward` from one. `predict` runs them all. Knows no queue and no transport.
+The four stages are separate so that a server can overlap them: call `prepare` from any thread,
+`collate` from one thread, `forward` from one thread. `predict` runs all four. This module knows no
+queue and no transport.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from pipelines.bundle.stamp import Stamp, running_libraries
 from pipelines.bundle.tensors import read_tensors
 from pipelines.errors import BadInput, BundleRefused
 from pipelines.features import Feature, Projection
-from pipelines.media.limits import Limits
+from pipelines.media.limits import InputLimits
 from pipelines.models import device as devices
 from pipelines.models import heads
 from pipelines.models.backbone import Backbone
 from pipelines.models.families import family_of
 from pipelines.models.generate import Generation, Writing
-from pipelines.postprocess import Answerer, Found
+from pipelines.postprocess import Answerer, ForwardResult
 from pipelines.prepare import Label, Preparer, read_labels
 from pipelines.types import Prediction, Prepared, Sample
 
 EMBEDDED = Path(__file__).parent / "triage" / "bundle"
 PROJECTION = "reference/embedding.safetensors"
-# Rows `predict` runs at once: on a CPU more gain nothing, and padding grows with the mixture.
+# Rows `predict` runs at once. On a CPU more rows gain nothing, and mixed rows need more padding.
 PREDICT_ROWS = 16
 
 
@@ -49,7 +50,7 @@ class Staged:
 
 
 class Pipeline:
-    """Built by `load`. Its settings never change; `reasons` says why each was chosen."""
+    """Built by `load`. Its settings never change; `reasons` gives the reason for each."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class Pipeline:
         self.env = dict(env)
         self.reasons = dict(reasons)
         self._preparer = preparer
-        self._lane = devices.Lane(backbone.device)
+        self._upload_stream = devices.UploadStream(backbone.device)
         self._answerer = Answerer(bundle.stamp.hex, names, _projection(bundle))
 
     @staticmethod
@@ -82,7 +83,7 @@ class Pipeline:
     ) -> Pipeline:
         """Verifies the bundle and puts the model on a device; golden answers are not checked here.
 
-        Raises BundleRefused, ValueError for a device, dtype or thread count that cannot be.
+        Raises BundleRefused; ValueError for an impossible device, dtype or thread count.
         """
         return Pipeline.of(Bundle.open(path, allow_dirty, progress), device, dtype, threads)
 
@@ -90,13 +91,13 @@ class Pipeline:
     def of(
         bundle: Bundle, device: str = "auto", dtype: str = "auto", threads: int | str = "auto"
     ) -> Pipeline:
-        """The same for a bundle that is open already."""
+        """The same for a bundle that is already open."""
         tensors = bundle.tensors()
         parameters = sum(tensor.numel() for tensor in tensors.values())
         chosen, why_device = devices.choose_device(device)
         count, why_threads = devices.choose_threads(threads, chosen)
         kind, why_dtype = devices.choose_dtype(dtype, chosen, parameters)
-        devices.settle(chosen, kind, count)
+        devices.configure_process(chosen, kind, count)
         labels, _ = read_labels(bundle.labels)
         family = family_of(bundle.config)
         preparer = Preparer.of(bundle.preprocess, bundle.template, bundle.tokenizer, labels, family)
@@ -111,12 +112,12 @@ class Pipeline:
         return self.bundle.stamp
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> InputLimits:
         return self._preparer.preprocessing.limits
 
     @property
     def weight_bytes(self) -> int:
-        """What the weights take on the device."""
+        """Memory of the weights on the device."""
         return self.backbone.weight_bytes
 
     def prepare(self, sample: Sample) -> Prepared:
@@ -124,48 +125,50 @@ class Pipeline:
         return self._preparer.prepare(sample)
 
     def collate(self, rows: Sequence[Prepared]) -> Staged:
-        """Rows to classify or embed, mixed as they come, to one batch on its way to the device.
+        """One batch of rows to classify or embed, in any mix, on its way to the device.
 
         Raises ValueError for no rows, or one whose task is to generate.
         """
         if not rows or any(row.task == "generate" for row in rows):
-            raise ValueError("a batch takes rows to classify or embed; texts are written by start")
+            raise ValueError(
+                "a batch takes rows to classify or embed; use `start` for rows to generate"
+            )
         return self._stage(rows)
 
     @torch.inference_mode()
-    def forward(self, staged: Staged) -> Found:
+    def forward(self, staged: Staged) -> ForwardResult:
         """The one forward. On a GPU it only queues the work; `finish` waits for it."""
-        self._lane.join(staged.batch, staged.ready)
+        self._upload_stream.join(staged.batch, staged.ready)
         scored = heads.run(self.backbone, staged.batch)
-        sure = None
+        confidence = None
         if scored.log_probs.shape[1]:
-            sure = heads.confidence(scored.log_probs, self._temperature)
-        return Found(staged.rows, scored, sure)
+            confidence = heads.confidence(scored.log_probs, self._temperature)
+        return ForwardResult(staged.rows, scored, confidence)
 
-    def finish(self, found: Found) -> list[Prediction]:
+    def finish(self, result: ForwardResult) -> list[Prediction]:
         """Answers in the order of the batch's rows."""
-        return self._answerer.predictions(found)
+        return self._answerer.predictions(result)
 
     def writing(self) -> Writing:
-        """An empty set of texts to write side by side; see `start`."""
+        """An empty set of texts to generate together; see `start`."""
         text = self._preparer.text
         return Writing(self.backbone, text.decode, text.eos_ids)
 
     def start(self, writing: Writing, rows: Sequence[Prepared]) -> list[Generation]:
-        """Reads the prompts of rows to generate and writes their first tokens; `writing.step()`
-        writes the next of all live texts, and anything may run between two steps."""
+        """Reads the prompts of rows to generate and writes their first tokens. `writing.step()`
+        writes the next token of every live text; the caller may run other work between steps."""
         staged = self._stage(rows)
-        self._lane.join(staged.batch, staged.ready)
+        self._upload_stream.join(staged.batch, staged.ready)
         return writing.start(staged.batch, [row.max_new_tokens for row in rows])
 
     def written(self, row: Prepared, generation: Generation) -> Prediction:
-        """The answer of a text as far as it is written."""
+        """The answer with the text generated so far."""
         return self._answerer.written(row, generation)
 
     def generate(
         self, sample: Sample, cancelled: Callable[[], bool] = lambda: False
     ) -> Iterator[str]:
-        """One text, piece by piece; `cancelled` is asked before each token. Raises BadInput."""
+        """One text, piece by piece; calls `cancelled` before each token. Raises BadInput."""
         writing = self.writing()
         (text,) = self.start(writing, [self.prepare(sample)])
         while True:
@@ -176,7 +179,7 @@ class Pipeline:
             writing.step()
 
     def predict(self, samples: Sequence[Sample]) -> list[Prediction | BadInput]:
-        """All samples, answers in their order; a refused one does not hurt the others."""
+        """Answers in the order of the samples; a refused sample does not affect the others."""
         answers: list[Prediction | BadInput | None] = [None] * len(samples)
         rows: list[tuple[int, Prepared]] = []
         for place, sample in enumerate(samples):
@@ -184,7 +187,7 @@ class Pipeline:
                 rows.append((place, self.prepare(sample)))
             except BadInput as error:
                 answers[place] = error
-        # Rows of like length side by side: least padding.
+        # Rows of similar length side by side need the least padding.
         rows.sort(key=lambda entry: entry[1].tokens)
         scored = [entry for entry in rows if entry[1].task != "generate"]
         written = [entry for entry in rows if entry[1].task == "generate"]
@@ -209,7 +212,7 @@ class Pipeline:
     def _stage(self, rows: Sequence[Prepared]) -> Staged:
         geometry = self.backbone.geometry
         batch = collation.collate(rows, self._preparer.verbalisers, geometry)
-        return Staged(tuple(rows), *self._lane.upload(batch))
+        return Staged(tuple(rows), *self._upload_stream.upload(batch))
 
 
 def load(
@@ -219,7 +222,7 @@ def load(
     threads: int | str = "auto",
     allow_dirty: bool = False,
 ) -> Pipeline:
-    """A bundle (none given: the embedded one), verified and self-tested against its golden answers.
+    """The bundle at `path` (default: the embedded one), verified, golden answers included.
 
     Raises BundleRefused, ValueError as `Pipeline.load`.
     """
@@ -229,7 +232,7 @@ def load(
 
 
 def _agree(preparer: Preparer, backbone: Backbone) -> None:
-    """Template, preprocessing and model must mean the same tokens and shapes."""
+    """Template, preprocessing and model must agree on tokens and shapes."""
     text, image, geometry = preparer.text, preparer.preprocessing.image, backbone.geometry
     pairs = (
         ("image token", text.image_id, geometry.image_token),

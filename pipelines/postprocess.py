@@ -1,4 +1,4 @@
-"""What the model found, as answers: one Prediction a row, with the features of its output."""
+"""Turns the results of a forward into answers: one Prediction a row, with its output features."""
 
 from __future__ import annotations
 
@@ -26,44 +26,46 @@ _ABSENT = dict.fromkeys(NAMES, math.nan)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One forward's answers, still on the device. `sure` is None when no row has labels."""
+class ForwardResult:
+    """The results of one forward, still on the device. `confidence` is None when no row has
+    labels."""
 
     rows: tuple[Prepared, ...]
     scored: Scored
-    sure: Confidence | None
+    confidence: Confidence | None
 
-    def fetch(self) -> Fetched:
-        """One copy to the host, which is also where the device is waited for."""
+    def fetch(self) -> HostResult:
+        """Copies everything to the host at once, which waits for the device."""
         pieces = [self.scored.embeddings, self.scored.log_probs]
-        if self.sure is not None:
-            columns = (self.sure.margin, self.sure.entropy, self.sure.closed_set_mass)
-            pieces += [self.sure.probabilities, torch.stack(columns, dim=1)]
+        sure = self.confidence
+        if sure is not None:
+            columns = (sure.margin, sure.entropy, sure.closed_set_mass)
+            pieces += [sure.probabilities, torch.stack(columns, dim=1)]
         block = torch.cat([piece.float() for piece in pieces], dim=1).cpu().numpy()
         ends = np.cumsum([piece.shape[1] for piece in pieces])
-        return Fetched(*np.split(block, ends[:-1], axis=1))
+        return HostResult(*np.split(block, ends[:-1], axis=1))
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
-    """On the host: embeddings [B, H], the others as in heads; `sure` [B, 3] is margin, entropy,
-    closed-set mass."""
+class HostResult:
+    """The same on the host: embeddings [B, H], log_probs and probabilities [B, K]; `confidence`
+    [B, 3] is margin, entropy, closed-set mass."""
 
     embeddings: Floats
     log_probs: Floats
     probabilities: Floats | None = None
-    sure: Floats | None = None
+    confidence: Floats | None = None
 
 
 class Answerer:
-    """What every prediction of one loaded bundle shares."""
+    """Builds the predictions of one loaded bundle."""
 
     def __init__(self, stamp: str, labels: Sequence[str], projection: Projection | None) -> None:
         self._stamp = stamp
         self._labels = tuple(labels)
         self._projection = projection
 
-    def predictions(self, found: Found) -> list[Prediction]:
+    def predictions(self, found: ForwardResult) -> list[Prediction]:
         fetched = found.fetch()
         return [
             self._classified(row, number, fetched)
@@ -82,14 +84,15 @@ class Answerer:
             margin=math.nan,
             entropy=math.nan,
             closed_set_mass=math.nan,
+            tokens_used=row.tokens,
             scores=(),
             embedding=None,
             text=generation.text,
             features=_complete(row.features, features),
         )
 
-    def _classified(self, row: Prepared, number: int, fetched: Fetched) -> Prediction:
-        if fetched.probabilities is None or fetched.sure is None:
+    def _classified(self, row: Prepared, number: int, fetched: HostResult) -> Prediction:
+        if fetched.probabilities is None or fetched.confidence is None:
             raise ValueError("a row to classify was scored against no labels")
         names = row.labels or self._labels
         probabilities = fetched.probabilities[number, : len(names)]
@@ -97,12 +100,13 @@ class Answerer:
         order = np.argsort(-probabilities, kind="stable").tolist()
         chances = probabilities.tolist()
         scores = tuple(LabelScore(names[k], chances[k], log_probs[k]) for k in order)
-        return self._answer(row, (scores, fetched.sure[number]), fetched.embeddings[number])
+        return self._answer(row, (scores, fetched.confidence[number]), fetched.embeddings[number])
 
     def _answer(
         self, row: Prepared, scored: tuple[tuple[LabelScore, ...], Floats] | None, embedding: Floats
     ) -> Prediction:
-        """`embedding` [H] is not normalised yet; without `scored`, the row asked for that alone."""
+        """`embedding` [H] is not normalised yet; without `scored`, the row asked for the embedding
+        alone."""
         features = embedding_features(embedding, self._projection)
         scores: tuple[LabelScore, ...] = ()
         label, sure, mass = "", Certainty(math.nan, math.nan, math.nan), math.nan
@@ -118,6 +122,7 @@ class Answerer:
             margin=sure.margin,
             entropy=sure.entropy,
             closed_set_mass=mass,
+            tokens_used=row.tokens,
             scores=scores,
             embedding=_unit(embedding) if row.want_embedding else None,
             text=None,

@@ -17,20 +17,20 @@ import torch
 from pipelines.bundle import parameters
 from pipelines.errors import BadInput, BundleRefused
 from pipelines.features import input_features
-from pipelines.media.decode import DecodedAudio, DecodedImage, Limits, decode_row
-from pipelines.models.families import QWEN, Family
+from pipelines.media.decode import DecodedAudio, DecodedImage, InputLimits, decode_row, modality_of
+from pipelines.models.families import QWEN, SECTIONS, Family
 from pipelines.models.gemma.log_mel import GemmaAudioConfig
 from pipelines.models.gemma.patches import GemmaImageConfig
 from pipelines.models.label_tree import Tokens
 from pipelines.models.qwen.log_mel import AudioConfig
 from pipelines.models.qwen.patches import Grid, ImageConfig
-from pipelines.models.tokens import Placeholder, Template, Text, TextConfig
+from pipelines.models.tokens import Placeholder, PromptTokenizer, Template, TextConfig
 from pipelines.types import Modality, Prepared, Sample, Task
 
 MAX_LABELS = 1000
 MAX_LABEL_TOKENS = 64
 DEFAULT_NEW_TOKENS = 64
-MAX_NEW_TOKENS = 4096  # room for them is set aside when a text begins
+MAX_NEW_TOKENS = 4096  # cache memory for them is reserved when a text begins
 
 Decoded = str | DecodedImage | DecodedAudio
 Clock = Callable[[], float]
@@ -38,7 +38,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """`text` is what the model would have to answer to mean `name`."""
+    """`text` is what the model must write to mean `name`."""
 
     name: str
     text: str
@@ -51,18 +51,19 @@ class Preprocessing:
     image: ImageConfig | GemmaImageConfig
     audio: AudioConfig | GemmaAudioConfig
     text: TextConfig
-    limits: Limits
+    limits: InputLimits
 
     @staticmethod
     def from_dict(values: Mapping[str, Any], family: Family = QWEN) -> Preprocessing:
         """Raises BundleRefused("config")."""
-        if set(values) != {"image", "audio", "text", "limits"}:
-            raise BundleRefused("config", f"preprocess.json has sections {sorted(values)}")
+        if set(values) != set(SECTIONS):
+            message = f"preprocess.json has sections {sorted(values)}, expected {SECTIONS}"
+            raise BundleRefused("config", message)
         return Preprocessing(
-            family.senses.read_image(values["image"]),
-            family.senses.read_audio(values["audio"]),
+            family.media.read_image(values["image"]),
+            family.media.read_audio(values["audio"]),
             TextConfig.from_dict(values["text"]),
-            Limits.from_dict(values["limits"]),
+            InputLimits.from_dict(values["limits"]),
         )
 
 
@@ -84,14 +85,14 @@ class Preparer:
     def __init__(
         self,
         preprocessing: Preprocessing,
-        text: Text,
+        text: PromptTokenizer,
         labels: tuple[Label, ...],
         clock: Clock = time.perf_counter,
         family: Family = QWEN,
     ) -> None:
         """Raises BundleRefused("config") when the bundle's own labels cannot be scored."""
         self.preprocessing = preprocessing
-        self._senses = family.senses
+        self._family = family
         self.text = text
         self._clock = clock
         self._texts = {label.name: label.text for label in labels}
@@ -112,7 +113,7 @@ class Preparer:
         """From the bundle's files. Raises BundleRefused("config")."""
         preprocessing = Preprocessing.from_dict(preprocess, family)
         framing = Template.from_dict(template)
-        text = Text(tokenizer, preprocessing.text, framing, family.plain_added)
+        text = PromptTokenizer(tokenizer, preprocessing.text, framing, family.plain_added)
         return Preparer(preprocessing, text, labels, family=family)
 
     def prepare(self, sample: Sample) -> Prepared:
@@ -149,31 +150,31 @@ class Preparer:
 
     def _check(self, sample: Sample) -> None:
         if sample.task not in get_args(Task):
-            raise BadInput("task", "UNKNOWN_TASK", f"{sample.task!r}; {get_args(Task)} are served")
-        if not 0 <= sample.max_new_tokens <= MAX_NEW_TOKENS:
-            words = (
-                f"{sample.max_new_tokens} tokens; 0 (the default) to {MAX_NEW_TOKENS} may be asked"
+            raise BadInput(
+                "task", "UNKNOWN_TASK", f"{sample.task!r}; send one of {', '.join(get_args(Task))}"
             )
-            raise BadInput("max_new_tokens", "OUT_OF_RANGE", words)
+        if not 0 <= sample.max_new_tokens <= MAX_NEW_TOKENS:
+            message = f"{sample.max_new_tokens} tokens; send 0 (the default) to {MAX_NEW_TOKENS}"
+            raise BadInput("max_new_tokens", "OUT_OF_RANGE", message)
         if sample.labels:
             self._checked(sample.labels)
 
     def _checked(self, names: Sequence[str]) -> tuple[Tokens, ...]:
-        """Their tokens. Raises BadInput for a label set whose members cannot be told apart."""
+        """The tokens of each label. Raises BadInput for a label set that cannot be scored."""
         if len(names) > MAX_LABELS:
             raise BadInput("labels", "TOO_MANY_LABELS", f"{len(names)}; the limit is {MAX_LABELS}")
         seen: dict[Tokens, int] = {}
         for number, name in enumerate(names):
             field, tokens = f"labels[{number}]", self._tokens_of(name)
-            # The end token alone says nothing.
+            # Nothing but the end token: the label is empty.
             if len(tokens) <= len(self.text.eos_ids):
                 raise BadInput(field, "LABEL_EMPTY", "the label has no visible text")
             if len(tokens) > MAX_LABEL_TOKENS:
-                words = f"{len(tokens)} tokens; the limit is {MAX_LABEL_TOKENS}. Shorten it."
-                raise BadInput(field, "LABEL_TOO_LONG", words)
+                message = f"{len(tokens)} tokens; the limit is {MAX_LABEL_TOKENS}. Shorten it."
+                raise BadInput(field, "LABEL_TOO_LONG", message)
             if tokens in seen:
-                words = f"the same as labels[{seen[tokens]}]; leave one out"
-                raise BadInput(field, "LABEL_REPEATED", words)
+                message = f"the same as labels[{seen[tokens]}]; leave one out"
+                raise BadInput(field, "LABEL_REPEATED", message)
             seen[tokens] = number
         return tuple(seen)
 
@@ -183,8 +184,8 @@ class Preparer:
     def _text_of(self, label: str) -> str:
         return self._texts.get(label, label)
 
-    def _media(self, parts: Sequence[Decoded]) -> _Media:
-        senses, config = self._senses, self.preprocessing
+    def _media(self, parts: Sequence[Decoded]) -> _MediaInputs:
+        family, config = self._family.media, self.preprocessing
         pixels: list[torch.Tensor] = []
         grids: list[Grid] = []
         mels: list[torch.Tensor] = []
@@ -193,20 +194,20 @@ class Preparer:
             if isinstance(part, str):
                 pieces.append(part)
             elif isinstance(part, DecodedImage):
-                values, grid = senses.patches(part, config.image)
+                values, grid = family.patches(part, config.image)
                 pixels.append(values)
                 grids.append(grid)
                 pieces.append(("image", math.prod(grid) // config.image.merge_size**2))
             else:
-                mels.append(senses.log_mel(part, config.audio, f"parts[{number}].data"))
-                pieces.append(("audio", senses.audio_tokens(mels[-1].shape[1])))
+                mels.append(family.log_mel(part, config.audio, f"parts[{number}].data"))
+                pieces.append(("audio", family.audio_tokens(mels[-1].shape[1])))
         together = torch.cat(pixels) if len(pixels) > 1 else next(iter(pixels), None)
-        return _Media(pieces, together, tuple(grids), tuple(mels))
+        return _MediaInputs(pieces, together, tuple(grids), tuple(mels))
 
 
 @dataclass(frozen=True, slots=True)
-class _Media:
-    """A row's parts as the tokenizer and the encoders want them, each in the order given."""
+class _MediaInputs:
+    """A row's parts in the form the tokenizer and the encoders take, each in the order given."""
 
     pieces: Sequence[str | Placeholder]
     pixels: torch.Tensor | None
@@ -215,9 +216,5 @@ class _Media:
 
 
 def _modalities(parts: Sequence[Decoded]) -> tuple[Modality, ...]:
-    kinds: tuple[tuple[Modality, type], ...] = (
-        ("audio", DecodedAudio),
-        ("image", DecodedImage),
-        ("text", str),
-    )
-    return tuple(name for name, kind in kinds if any(isinstance(part, kind) for part in parts))
+    found = {modality_of(part) for part in parts}
+    return tuple(sorted(found))

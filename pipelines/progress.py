@@ -1,4 +1,4 @@
-"""Progress bars for whoever waits at a terminal."""
+"""Progress bars for commands run in a terminal."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from tqdm import tqdm
 
 
-class Bars:
+class ProgressBars:
     """Progress bars on a terminal's stderr; silent anywhere else."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._what = ""
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> ProgressBars:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,9 +1,9 @@
-"""Let `import torchaudio` succeed beside a CPU-only torch.
+"""Lets `import torchaudio` succeed with a CPU-only torch.
 
-The published torchaudio wheel links CUDA libraries, so its native extension cannot be loaded where
-they are missing, and then every transformers model that looks for torchaudio fails to import too.
-We use none of the native parts. `install` puts an import hook in place that lets the extension
-load where it can and marks it absent where it cannot; it imports nothing itself.
+The published torchaudio wheel links CUDA libraries. Where they are missing, its native extension
+cannot be loaded, and every transformers model that imports torchaudio fails to import too. Nothing
+here uses the native parts. `install` adds an import hook that loads the extension where possible
+and otherwise marks it absent; it imports nothing itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _absent(function: Any) -> Any:
 
 
 class _Tolerant:
-    """Runs the extension's own loader and survives its failure."""
+    """Runs the extension's own loader and tolerates its failure."""
 
     def __init__(self, real: Loader) -> None:
         self._real = real
@@ -37,7 +37,7 @@ class _Tolerant:
     def exec_module(self, module: ModuleType) -> None:
         try:
             self._real.exec_module(module)
-        except (OSError, ImportError):  # a shared library of CUDA is not there
+        except (OSError, ImportError):  # a CUDA shared library is missing
             vars(module).update(
                 _IS_TORCHAUDIO_EXT_AVAILABLE=False,
                 _IS_ALIGN_AVAILABLE=False,

@@ -1,17 +1,38 @@
-"""What travels through the pipeline. Plain frozen data; knows no transport and no server."""
+"""The data that travels through the pipeline: plain frozen classes, without transport or server.
+
+The one table of modalities is here too. Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from itertools import combinations
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    import torch
+
 Modality = Literal["text", "image", "audio"]
+MediaModality = Literal["image", "audio"]  # those that a placeholder token stands for
 Task = Literal["classify", "embed", "generate"]
+
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+# Every non-empty combination of modalities a request can have, the smallest first.
+SUBSETS: tuple[tuple[Modality, ...], ...] = tuple(
+    subset for size in range(1, len(MODALITIES) + 1) for subset in combinations(MODALITIES, size)
+)
+
+
+def mix_of(modalities: Iterable[str]) -> str:
+    """The name of a combination, such as `audio+text`: sorted, without repeats."""
+    return "+".join(sorted(set(modalities)))
+
+
+MIXES: tuple[str, ...] = tuple(map(mix_of, SUBSETS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +46,7 @@ class PcmFormat:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One input, in the order given. `kind` None means: tell it from the content."""
+    """One input, in the order given. With `kind` None, the content decides the modality."""
 
     kind: Modality | None
     data: bytes | str
@@ -89,6 +110,7 @@ class Prediction:
     margin: float
     entropy: float
     closed_set_mass: float
+    tokens_used: int  # prompt tokens of the row, padding not counted
     scores: tuple[LabelScore, ...]  # best first
     embedding: NDArray[np.float32] | None  # L2-normalised, [H]
     text: str | None

@@ -52,7 +52,7 @@ class RehearseRequest(_message.Message):
     def __init__(self, stamp: _Optional[str] = ..., payloads: _Optional[int] = ..., shadow_share: _Optional[float] = ..., seconds: _Optional[float] = ..., path: _Optional[str] = ...) -> None: ...
 
 class RehearseEvent(_message.Message):
-    __slots__ = ("progress", "verdict", "reason", "figures", "slices", "words", "active", "value_unit")
+    __slots__ = ("progress", "verdict", "reason", "figures", "slices", "messages", "active", "value_unit")
     class FiguresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -65,7 +65,7 @@ class RehearseEvent(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     FIGURES_FIELD_NUMBER: _ClassVar[int]
     SLICES_FIELD_NUMBER: _ClassVar[int]
-    WORDS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
     VALUE_UNIT_FIELD_NUMBER: _ClassVar[int]
     progress: Progress
@@ -73,10 +73,10 @@ class RehearseEvent(_message.Message):
     reason: str
     figures: _containers.ScalarMap[str, float]
     slices: _containers.RepeatedCompositeFieldContainer[RehearsedSlice]
-    words: _containers.RepeatedScalarFieldContainer[str]
+    messages: _containers.RepeatedScalarFieldContainer[str]
     active: _inference_pb2.Stamp
     value_unit: str
-    def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ..., slices: _Optional[_Iterable[_Union[RehearsedSlice, _Mapping]]] = ..., words: _Optional[_Iterable[str]] = ..., active: _Optional[_Union[_inference_pb2.Stamp, _Mapping]] = ..., value_unit: _Optional[str] = ...) -> None: ...
+    def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ..., slices: _Optional[_Iterable[_Union[RehearsedSlice, _Mapping]]] = ..., messages: _Optional[_Iterable[str]] = ..., active: _Optional[_Union[_inference_pb2.Stamp, _Mapping]] = ..., value_unit: _Optional[str] = ...) -> None: ...
 
 class RehearsedSlice(_message.Message):
     __slots__ = ("slice", "figures")

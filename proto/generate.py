@@ -1,6 +1,7 @@
 """Regenerate the committed stubs: `python proto/generate.py`. Needs grpcio-tools."""
 
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -9,16 +10,45 @@ WITH_SERVICES = ("inference", "observe", "admin")
 # Read at run time into a descriptor pool of its own (server/api/open_inference_messages.py), so no
 # Python module.
 DESCRIPTORS_ONLY = ("open_inference",)
+# The client is a distribution of its own and must not install a top-level `proto`: it has a copy of
+# these stubs under its own name. Their descriptors are the same bytes under the same file name, so
+# a process that imports both copies has one set of message classes.
+CLIENT_PROTOS = ("inference",)
+CLIENT_FOLDER = Path("clients/python/trefoil/_proto")
+CLIENT_PACKAGE = "trefoil._proto"
 
 
 def generate(out: Path) -> None:
     """Write the stubs of every .proto below `out` (the repository root for the committed ones)."""
     for name in PROTOS:
-        services = [f"--grpc_python_out={out}"] if name in WITH_SERVICES else []
-        _protoc(name, f"--python_out={out}", f"--pyi_out={out}", *services)
+        _stubs(name, out)
     (out / "proto").mkdir(exist_ok=True)
     for name in DESCRIPTORS_ONLY:
         _protoc(name, f"--descriptor_set_out={out / 'proto' / name}.binpb")
+    (out / CLIENT_FOLDER).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in CLIENT_PROTOS:
+            _stubs(name, Path(folder))
+            for path in Path(folder, "proto").glob(f"{name}_pb2*"):
+                (out / CLIENT_FOLDER / path.name).write_text(_for_client(path.read_text()))
+
+
+def _stubs(name: str, out: Path) -> None:
+    services = [f"--grpc_python_out={out}"] if name in WITH_SERVICES else []
+    _protoc(name, f"--python_out={out}", f"--pyi_out={out}", *services)
+
+
+def _for_client(source: str) -> str:
+    """The module under the client's package: what it imports and what its classes are named after.
+
+    The descriptor and the paths of the methods stay as they are.
+    """
+    for name in PROTOS:
+        source = source.replace(
+            f"from proto import {name}_pb2", f"from {CLIENT_PACKAGE} import {name}_pb2"
+        )
+        source = source.replace(f"'proto.{name}_pb2'", f"'{CLIENT_PACKAGE}.{name}_pb2'")
+    return source
 
 
 def _protoc(name: str, *outputs: str) -> None:

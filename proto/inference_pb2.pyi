@@ -134,7 +134,7 @@ class Embedding(_message.Message):
     def __init__(self, values: _Optional[bytes] = ..., dimensions: _Optional[int] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("label", "confidence", "margin", "entropy", "closed_set_mass", "scores", "embedding")
+    __slots__ = ("label", "confidence", "margin", "entropy", "closed_set_mass", "scores", "embedding", "tokens_used")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     MARGIN_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +142,7 @@ class Prediction(_message.Message):
     CLOSED_SET_MASS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_USED_FIELD_NUMBER: _ClassVar[int]
     label: str
     confidence: float
     margin: float
@@ -149,7 +150,8 @@ class Prediction(_message.Message):
     closed_set_mass: float
     scores: _containers.RepeatedCompositeFieldContainer[LabelScore]
     embedding: Embedding
-    def __init__(self, label: _Optional[str] = ..., confidence: _Optional[float] = ..., margin: _Optional[float] = ..., entropy: _Optional[float] = ..., closed_set_mass: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., embedding: _Optional[_Union[Embedding, _Mapping]] = ...) -> None: ...
+    tokens_used: int
+    def __init__(self, label: _Optional[str] = ..., confidence: _Optional[float] = ..., margin: _Optional[float] = ..., entropy: _Optional[float] = ..., closed_set_mass: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., embedding: _Optional[_Union[Embedding, _Mapping]] = ..., tokens_used: _Optional[int] = ...) -> None: ...
 
 class Fault(_message.Message):
     __slots__ = ("code", "field", "reason", "message", "retry_after_s")

@@ -129,31 +129,31 @@ class ReplicaStatus(_message.Message):
     self_check: SelfCheck
     def __init__(self, index: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., stamp: _Optional[str] = ..., pid: _Optional[int] = ..., restarts: _Optional[int] = ..., in_flight: _Optional[int] = ..., answered: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., evidence: _Optional[_Iterable[_Union[ProbeEvidence, _Mapping]]] = ..., load_s: _Optional[float] = ..., loading_fraction: _Optional[float] = ..., self_check: _Optional[_Union[SelfCheck, _Mapping]] = ...) -> None: ...
 
-class MovedItem(_message.Message):
-    __slots__ = ("kind", "name", "words", "now")
+class ChangedItem(_message.Message):
+    __slots__ = ("kind", "name", "message", "affects_answers_now")
     KIND_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
-    WORDS_FIELD_NUMBER: _ClassVar[int]
-    NOW_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    AFFECTS_ANSWERS_NOW_FIELD_NUMBER: _ClassVar[int]
     kind: str
     name: str
-    words: str
-    now: bool
-    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., words: _Optional[str] = ..., now: _Optional[bool] = ...) -> None: ...
+    message: str
+    affects_answers_now: bool
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., message: _Optional[str] = ..., affects_answers_now: _Optional[bool] = ...) -> None: ...
 
 class SelfCheck(_message.Message):
-    __slots__ = ("moved", "at_unix_ms", "took_ms", "verified_unix_ms", "trouble")
-    MOVED_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("changed", "at_unix_ms", "took_ms", "verified_unix_ms", "error")
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
     AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     TOOK_MS_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
-    TROUBLE_FIELD_NUMBER: _ClassVar[int]
-    moved: _containers.RepeatedCompositeFieldContainer[MovedItem]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    changed: _containers.RepeatedCompositeFieldContainer[ChangedItem]
     at_unix_ms: int
     took_ms: float
     verified_unix_ms: int
-    trouble: str
-    def __init__(self, moved: _Optional[_Iterable[_Union[MovedItem, _Mapping]]] = ..., at_unix_ms: _Optional[int] = ..., took_ms: _Optional[float] = ..., verified_unix_ms: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
+    error: str
+    def __init__(self, changed: _Optional[_Iterable[_Union[ChangedItem, _Mapping]]] = ..., at_unix_ms: _Optional[int] = ..., took_ms: _Optional[float] = ..., verified_unix_ms: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ServerSnapshot(_message.Message):
     __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes", "signed_by", "telemetry_notes")
@@ -486,39 +486,39 @@ class AlertTransition(_message.Message):
     def __init__(self, at_unix_ms: _Optional[int] = ..., from_state: _Optional[str] = ..., to_state: _Optional[str] = ..., actor: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class SilenceRow(_message.Message):
-    __slots__ = ("id", "matcher", "until_unix_ms", "by", "reason")
+    __slots__ = ("id", "matcher", "until_unix_ms", "actor", "reason")
     ID_FIELD_NUMBER: _ClassVar[int]
     MATCHER_FIELD_NUMBER: _ClassVar[int]
     UNTIL_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
-    BY_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     id: str
     matcher: str
     until_unix_ms: int
-    by: str
+    actor: str
     reason: str
-    def __init__(self, id: _Optional[str] = ..., matcher: _Optional[str] = ..., until_unix_ms: _Optional[int] = ..., by: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., matcher: _Optional[str] = ..., until_unix_ms: _Optional[int] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class DeployRow(_message.Message):
-    __slots__ = ("at_unix_ms", "action", "stamp", "stamp_name", "from_stamp", "by", "detail")
+    __slots__ = ("at_unix_ms", "action", "stamp", "stamp_name", "from_stamp", "actor", "detail")
     AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     STAMP_FIELD_NUMBER: _ClassVar[int]
     STAMP_NAME_FIELD_NUMBER: _ClassVar[int]
     FROM_STAMP_FIELD_NUMBER: _ClassVar[int]
-    BY_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     at_unix_ms: int
     action: str
     stamp: str
     stamp_name: str
     from_stamp: str
-    by: str
+    actor: str
     detail: str
-    def __init__(self, at_unix_ms: _Optional[int] = ..., action: _Optional[str] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., from_stamp: _Optional[str] = ..., by: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+    def __init__(self, at_unix_ms: _Optional[int] = ..., action: _Optional[str] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., from_stamp: _Optional[str] = ..., actor: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class PredictionRow(_message.Message):
-    __slots__ = ("prediction_id", "at_unix_ms", "stamp", "mix", "label", "confidence", "margin", "entropy", "closed_set_mass", "timing", "batch_size", "replica", "slices", "error", "payload_kept", "client", "session", "trace_id", "true_label", "features", "task", "company")
+    __slots__ = ("prediction_id", "at_unix_ms", "stamp", "mix", "label", "confidence", "margin", "entropy", "closed_set_mass", "timing", "batch_size", "replica", "slices", "error", "payload_kept", "client", "session", "trace_id", "true_label", "features", "task", "batch_mates", "tokens_used")
     class SlicesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -547,7 +547,8 @@ class PredictionRow(_message.Message):
     TRUE_LABEL_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
-    COMPANY_FIELD_NUMBER: _ClassVar[int]
+    BATCH_MATES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_USED_FIELD_NUMBER: _ClassVar[int]
     prediction_id: str
     at_unix_ms: int
     stamp: str
@@ -569,8 +570,9 @@ class PredictionRow(_message.Message):
     true_label: str
     features: _containers.RepeatedScalarFieldContainer[float]
     task: str
-    company: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, prediction_id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., mix: _Optional[str] = ..., label: _Optional[str] = ..., confidence: _Optional[float] = ..., margin: _Optional[float] = ..., entropy: _Optional[float] = ..., closed_set_mass: _Optional[float] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., replica: _Optional[int] = ..., slices: _Optional[_Mapping[str, str]] = ..., error: _Optional[str] = ..., payload_kept: _Optional[bool] = ..., client: _Optional[str] = ..., session: _Optional[str] = ..., trace_id: _Optional[str] = ..., true_label: _Optional[str] = ..., features: _Optional[_Iterable[float]] = ..., task: _Optional[str] = ..., company: _Optional[_Iterable[str]] = ...) -> None: ...
+    batch_mates: _containers.RepeatedScalarFieldContainer[str]
+    tokens_used: int
+    def __init__(self, prediction_id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., mix: _Optional[str] = ..., label: _Optional[str] = ..., confidence: _Optional[float] = ..., margin: _Optional[float] = ..., entropy: _Optional[float] = ..., closed_set_mass: _Optional[float] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., replica: _Optional[int] = ..., slices: _Optional[_Mapping[str, str]] = ..., error: _Optional[str] = ..., payload_kept: _Optional[bool] = ..., client: _Optional[str] = ..., session: _Optional[str] = ..., trace_id: _Optional[str] = ..., true_label: _Optional[str] = ..., features: _Optional[_Iterable[float]] = ..., task: _Optional[str] = ..., batch_mates: _Optional[_Iterable[str]] = ..., tokens_used: _Optional[int] = ...) -> None: ...
 
 class ReliabilityBin(_message.Message):
     __slots__ = ("n", "sum_confidence", "sum_correct")
@@ -621,9 +623,9 @@ class QualityRow(_message.Message):
     def __init__(self, bucket_unix_s: _Optional[int] = ..., width_s: _Optional[int] = ..., stamp: _Optional[str] = ..., slice: _Optional[str] = ..., predictions: _Optional[int] = ..., labelled: _Optional[int] = ..., accuracy: _Optional[float] = ..., estimated_accuracy: _Optional[float] = ..., value_per_1000: _Optional[float] = ..., estimated_value_per_1000: _Optional[float] = ..., ece: _Optional[float] = ..., median_label_delay_s: _Optional[float] = ..., reliability: _Optional[_Iterable[_Union[ReliabilityBin, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., confusion: _Optional[_Iterable[int]] = ..., value_unit: _Optional[str] = ..., estimated_accuracy_labelled: _Optional[float] = ...) -> None: ...
 
 class SliceRow(_message.Message):
-    __slots__ = ("expression", "words", "support", "share", "error", "error_elsewhere", "z", "q", "value_per_1000", "stamp", "at_unix_ms")
+    __slots__ = ("expression", "message", "support", "share", "error", "error_elsewhere", "z", "q", "value_per_1000", "stamp", "at_unix_ms")
     EXPRESSION_FIELD_NUMBER: _ClassVar[int]
-    WORDS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     SUPPORT_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -634,7 +636,7 @@ class SliceRow(_message.Message):
     STAMP_FIELD_NUMBER: _ClassVar[int]
     AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     expression: str
-    words: str
+    message: str
     support: int
     share: float
     error: float
@@ -644,7 +646,7 @@ class SliceRow(_message.Message):
     value_per_1000: float
     stamp: str
     at_unix_ms: int
-    def __init__(self, expression: _Optional[str] = ..., words: _Optional[str] = ..., support: _Optional[int] = ..., share: _Optional[float] = ..., error: _Optional[float] = ..., error_elsewhere: _Optional[float] = ..., z: _Optional[float] = ..., q: _Optional[float] = ..., value_per_1000: _Optional[float] = ..., stamp: _Optional[str] = ..., at_unix_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, expression: _Optional[str] = ..., message: _Optional[str] = ..., support: _Optional[int] = ..., share: _Optional[float] = ..., error: _Optional[float] = ..., error_elsewhere: _Optional[float] = ..., z: _Optional[float] = ..., q: _Optional[float] = ..., value_per_1000: _Optional[float] = ..., stamp: _Optional[str] = ..., at_unix_ms: _Optional[int] = ...) -> None: ...
 
 class HistoryRequest(_message.Message):
     __slots__ = ("from_unix_ms", "to_unix_ms", "kinds")
@@ -709,30 +711,30 @@ class SlicesResponse(_message.Message):
     def __init__(self, slices: _Optional[_Iterable[_Union[SliceRow, _Mapping]]] = ..., rows_searched: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class AcknowledgeRequest(_message.Message):
-    __slots__ = ("alert_id", "by", "note", "undo")
+    __slots__ = ("alert_id", "actor", "note", "undo")
     ALERT_ID_FIELD_NUMBER: _ClassVar[int]
-    BY_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
     UNDO_FIELD_NUMBER: _ClassVar[int]
     alert_id: str
-    by: str
+    actor: str
     note: str
     undo: bool
-    def __init__(self, alert_id: _Optional[str] = ..., by: _Optional[str] = ..., note: _Optional[str] = ..., undo: _Optional[bool] = ...) -> None: ...
+    def __init__(self, alert_id: _Optional[str] = ..., actor: _Optional[str] = ..., note: _Optional[str] = ..., undo: _Optional[bool] = ...) -> None: ...
 
 class SilenceRequest(_message.Message):
-    __slots__ = ("matcher", "until_unix_ms", "by", "reason", "end_id")
+    __slots__ = ("matcher", "until_unix_ms", "actor", "reason", "end_id")
     MATCHER_FIELD_NUMBER: _ClassVar[int]
     UNTIL_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
-    BY_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     END_ID_FIELD_NUMBER: _ClassVar[int]
     matcher: str
     until_unix_ms: int
-    by: str
+    actor: str
     reason: str
     end_id: str
-    def __init__(self, matcher: _Optional[str] = ..., until_unix_ms: _Optional[int] = ..., by: _Optional[str] = ..., reason: _Optional[str] = ..., end_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, matcher: _Optional[str] = ..., until_unix_ms: _Optional[int] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., end_id: _Optional[str] = ...) -> None: ...
 
 class AlertAction(_message.Message):
     __slots__ = ("alert", "silence")

@@ -198,7 +198,7 @@ class Done(_message.Message):
     def __init__(self, id: _Optional[str] = ..., prediction: _Optional[_Union[_inference_pb2.Prediction, _Mapping]] = ..., fault: _Optional[_Union[_inference_pb2.Fault, _Mapping]] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., stamp_hex: _Optional[str] = ..., features: _Optional[bytes] = ..., tokens: _Optional[int] = ..., modality_mix: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Token(_message.Message):
-    __slots__ = ("id", "text", "last", "finish_reason", "tokens", "timing", "fault", "features", "stamp_hex", "confidence")
+    __slots__ = ("id", "text", "last", "finish_reason", "tokens", "timing", "fault", "features", "stamp_hex", "prediction")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
@@ -208,7 +208,7 @@ class Token(_message.Message):
     FAULT_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     STAMP_HEX_FIELD_NUMBER: _ClassVar[int]
-    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
     id: str
     text: str
     last: bool
@@ -218,8 +218,8 @@ class Token(_message.Message):
     fault: _inference_pb2.Fault
     features: bytes
     stamp_hex: str
-    confidence: float
-    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., last: _Optional[bool] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., fault: _Optional[_Union[_inference_pb2.Fault, _Mapping]] = ..., features: _Optional[bytes] = ..., stamp_hex: _Optional[str] = ..., confidence: _Optional[float] = ...) -> None: ...
+    prediction: _inference_pb2.Prediction
+    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., last: _Optional[bool] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., fault: _Optional[_Union[_inference_pb2.Fault, _Mapping]] = ..., features: _Optional[bytes] = ..., stamp_hex: _Optional[str] = ..., prediction: _Optional[_Union[_inference_pb2.Prediction, _Mapping]] = ...) -> None: ...
 
 class MixProbe(_message.Message):
     __slots__ = ("mix", "p50_ms", "max_ms", "limit_ms", "runs", "worst_difference", "tolerance", "ok", "reason")
@@ -289,29 +289,29 @@ class FromReplica(_message.Message):
     looked: Looked
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., loading: _Optional[_Union[Loading, _Mapping]] = ..., room: _Optional[_Union[Room, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ..., fatal: _Optional[_Union[Fatal, _Mapping]] = ..., done_batch: _Optional[_Union[DoneBatch, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., begun: _Optional[_Union[Begun, _Mapping]] = ..., looked: _Optional[_Union[Looked, _Mapping]] = ...) -> None: ...
 
-class Moved(_message.Message):
-    __slots__ = ("kind", "name", "words", "now")
+class Changed(_message.Message):
+    __slots__ = ("kind", "name", "message", "affects_answers_now")
     KIND_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
-    WORDS_FIELD_NUMBER: _ClassVar[int]
-    NOW_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    AFFECTS_ANSWERS_NOW_FIELD_NUMBER: _ClassVar[int]
     kind: str
     name: str
-    words: str
-    now: bool
-    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., words: _Optional[str] = ..., now: _Optional[bool] = ...) -> None: ...
+    message: str
+    affects_answers_now: bool
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., message: _Optional[str] = ..., affects_answers_now: _Optional[bool] = ...) -> None: ...
 
 class Looked(_message.Message):
-    __slots__ = ("moved", "took_ms", "verify_id", "trouble")
-    MOVED_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("changed", "took_ms", "verify_id", "error")
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
     TOOK_MS_FIELD_NUMBER: _ClassVar[int]
     VERIFY_ID_FIELD_NUMBER: _ClassVar[int]
-    TROUBLE_FIELD_NUMBER: _ClassVar[int]
-    moved: _containers.RepeatedCompositeFieldContainer[Moved]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    changed: _containers.RepeatedCompositeFieldContainer[Changed]
     took_ms: float
     verify_id: int
-    trouble: str
-    def __init__(self, moved: _Optional[_Iterable[_Union[Moved, _Mapping]]] = ..., took_ms: _Optional[float] = ..., verify_id: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
+    error: str
+    def __init__(self, changed: _Optional[_Iterable[_Union[Changed, _Mapping]]] = ..., took_ms: _Optional[float] = ..., verify_id: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class DoneBatch(_message.Message):
     __slots__ = ("items",)

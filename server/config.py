@@ -64,10 +64,10 @@ class ServerConfig:
     # Size limits of a request.
     max_message_bytes: int = 16 * MIB
     max_examples: int = 64
-    max_parts: int = 64
+    max_parts: int = 32
     max_labels: int = 256
     max_label_chars: int = 256
-    max_text_bytes: int = 256 * 1024
+    max_text_bytes: int = 64 * 1024
     max_slices: int = 16
     max_new_tokens: int = 256
     upload_bytes: int = 64 * MIB
@@ -93,7 +93,6 @@ class ServerConfig:
     slo_ms: float = 0.0
     sample_share: float = 0.05  # share of the payloads that is stored
     prometheus: str = ""  # HOST:PORT of a scrape endpoint
-    trace_share: float = 0.05  # of the calls without a sampling decision
-    otel_file: Path | None = None  # spans, events and metric points in SQLite
+    trace_share: float = 0.05  # of the calls whose caller did not decide
     simulated_time: tuple[float, float] | None = None  # unix seconds at start, speed
     environment: str = ""

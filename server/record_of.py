@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from server.telemetry.outputs import outputs_of
 from server.telemetry.record import Record
 from server.types import Outcome, Work
 
@@ -15,10 +16,6 @@ def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
         task=work.task,
         mix=outcome.mix or work.mix,
         label=answer.label if answer else "",
-        confidence=answer.confidence if answer else 0.0,
-        margin=answer.margin if answer else 0.0,
-        entropy=answer.entropy if answer else 0.0,
-        closed_set_mass=answer.closed_set_mass if answer else 0.0,
         features=answer.features if answer else b"",
         slices=work.slices,
         client=work.client,
@@ -34,8 +31,9 @@ def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
         error=f"{fault.code}/{fault.reason}/{fault.field}" if fault else "",
         env=env,
         trace_id=_trace_id(work.trace_parent),
-        company=outcome.company,
+        batch_mates=outcome.batch_mates,
         payload=work.example if work.keep_payload else b"",
+        **(outputs_of(answer) if answer else {}),
     )
 
 

@@ -17,7 +17,7 @@ from server.errors import ServerError
 from server.telemetry.change_feed import Batch
 from server.telemetry.errors import TelemetryError
 from server.telemetry.findings import Finding
-from server.telemetry.record import FeatureSpec, Record
+from server.telemetry.record import BundleFiles, FeatureSpec, Record
 from server.telemetry.rows import (
     AlertRow,
     DeployRow,
@@ -30,7 +30,6 @@ from server.telemetry.rows import (
 )
 from server.telemetry.settings import Settings
 from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
-from server.telemetry.stamps.stamp_state import Bundle
 from server.telemetry.store.history import Span
 from server.telemetry.store.retention import Limits
 from server.telemetry.store.worst_slices import Found, Search
@@ -43,7 +42,7 @@ class TelemetryPort(Protocol):
 
     def close(self) -> None: ...
 
-    def adopt(self, bundle: Bundle) -> None:
+    def adopt(self, bundle: BundleFiles) -> None:
         """This bundle is about to serve. Raises ReferenceRefused or ObjectiveRefused."""
 
     def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None: ...
@@ -72,10 +71,10 @@ class TelemetryPort(Protocol):
 
     def worst_slices(self, wanted: Search) -> Found: ...
 
-    def acknowledge(self, alert_id: str, by: str, note: str, undo: bool) -> AlertRow:
+    def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:
         """Raises UnknownAlert."""
 
-    def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
+    def silence(self, matcher: str, until: float, actor: str, reason: str) -> SilenceRow:
         """Raises BadFilter or ValueError."""
 
     def end_silence(self, silence_id: str) -> SilenceRow:
@@ -97,7 +96,7 @@ class NullTelemetry:
     def close(self) -> None:
         return
 
-    def adopt(self, bundle: Bundle) -> None:
+    def adopt(self, bundle: BundleFiles) -> None:
         return
 
     def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None:
@@ -132,10 +131,10 @@ class NullTelemetry:
     def worst_slices(self, wanted: Search) -> Found:
         return Found([], 0, False)
 
-    def acknowledge(self, alert_id: str, by: str, note: str, undo: bool) -> AlertRow:
+    def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:
         raise self._refusal()
 
-    def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
+    def silence(self, matcher: str, until: float, actor: str, reason: str) -> SilenceRow:
         raise self._refusal()
 
     def end_silence(self, silence_id: str) -> SilenceRow:

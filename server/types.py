@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server.telemetry.outputs import Outputs
 from server.telemetry.record import FeatureSpec
 
 NO_REPLICA = -1  # in an Outcome of a row that no replica had
@@ -62,14 +63,10 @@ class LabelScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Outputs):
     """A prediction as the front knows it; `features` is a float32 little-endian blob."""
 
     label: str
-    confidence: float
-    margin: float
-    entropy: float
-    closed_set_mass: float
     scores: tuple[LabelScore, ...]
     embedding: bytes
     features: bytes
@@ -87,7 +84,7 @@ class Outcome:
     stamp: str
     replica: int
     retried: bool = False
-    company: tuple[str, ...] = field(default=())  # other ids of the same forward
+    batch_mates: tuple[str, ...] = field(default=())  # other ids of the same forward
     mix: str = ""  # as decoded; "" when it was not
 
 
@@ -130,25 +127,25 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """One thing that is not what a replica loaded. `kind`: file, code, memory or library. `now`:
-    answers may differ already; else only after the next start."""
+class Changed:
+    """One item that differs from what a replica loaded. `kind`: file, code, memory or library.
+    `affects_answers_now`: answers may differ already; otherwise only after the next start."""
 
     kind: str
     name: str
-    words: str
-    now: bool
+    message: str
+    affects_answers_now: bool
 
 
 @dataclass(frozen=True, slots=True)
 class SelfCheck:
     """A replica against what it loaded, as last reported. Times are unix seconds, 0: never."""
 
-    moved: tuple[Moved, ...] = ()
+    changed: tuple[Changed, ...] = ()
     at: float = 0.0
     took_ms: float = 0.0
     verified_at: float = 0.0
-    trouble: str = ""  # why it could not look
+    error: str = ""  # why the check failed
 
 
 @dataclass(frozen=True, slots=True)

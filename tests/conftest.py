@@ -6,14 +6,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 import pipelines  # noqa: F401  first of all: makes `import torchaudio` safe for transformers
+from tests.support import patience
 
 if TYPE_CHECKING:
     from tests.support.otlp_collector import Collector
     from tests.support.telemetry_writer import Desk
 
+pytest_plugins = ("pytester",)  # of tests/test_affected.py
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+# An example that takes long on a busy machine is not a wrong one.
+settings.register_profile("trefoil", deadline=None)
+settings.load_profile("trefoil")
+
+
+def pytest_configure() -> None:
+    patience.slowness()  # measured once, before the first test
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(
+        f"patience: limits were stretched {patience.factor():.1f} times at the end (this machine "
+        f"is {patience.slowness():.1f} times slower, {patience.crowding():.1f} processes a core)"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import patience
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -63,7 +65,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert process.poll() is None, process.stdout and process.stdout.read()
     yield listen
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(patience(60)) == 0
 
 
 def test_make_targets_exist() -> None:
@@ -76,7 +78,7 @@ def test_make_targets_exist() -> None:
 @pytest.mark.parametrize("words", CLIENT_COMMANDS, ids=" ".join)
 def test_client_commands_succeed_as_shown(words: list[str], address: str) -> None:
     command = [*program(words), "--server", address]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() or words[1] == "probe"  # its answer is its exit code
 
@@ -90,7 +92,9 @@ def test_other_commands_exist() -> None:
     for words in others:
         subcommand = [word for word in words[1:2] if not word.startswith("-") and ":" not in word]
         command = [*program([words[0], *subcommand]), "--help"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=patience(120)
+        )
         assert done.returncode == 0, (words, done.stderr)
         for flag in (word for word in words if word.startswith("--") and word != "--help"):
             assert flag in done.stdout, (words, flag)
@@ -106,7 +110,7 @@ def test_the_python_examples_run(library: str, address: str) -> None:
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()[-1]) == 12

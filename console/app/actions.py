@@ -1,31 +1,28 @@
 """What an operator does: acknowledge, silence, export, copy. Files are written by the bridge;
-servers are told through the cache, so that nothing is lost when the console ends."""
+actions reach servers through the cache, so that none is lost when the console ends."""
 
 from __future__ import annotations
 
 import csv
 import io
-import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject
 from PySide6.QtGui import QGuiApplication
 
 from console.app.bridge import Bridge
 from console.app.timeaxis import TimeAxis
+from console.app.window import Window
 from console.panels.dialogs import AlertDialog
 from console.panels.frame import Panel
-from console.state import program
-from console.state.dashboard import AlertLine, Board, View
-from console.state.timetext import clock_text, iso, span_text
-
-if TYPE_CHECKING:
-    from console.app.window import Window
+from console.state import command_lines
+from console.state.command_lines import Reach
+from console.state.dashboard import AlertLine, Board
+from console.state.timetext import clock_text, iso
 
 
-class Deeds(QObject):
+class Actions(QObject):
     def __init__(
         self,
         window: Window,
@@ -40,8 +37,8 @@ class Deeds(QObject):
         self._clock = clock
         self.folder = Path.home() / "trefoil-console"
         window.alerts.unsilence.connect(self._unsilence)
+        window.detail.replayWanted.connect(self.copy_replay)
         bridge.written.connect(self._written)
-        self.said = ""
         self._partial = ("", "")  # of the last CSV: its path, what is not in it
 
     # ---- alerts ----------------------------------------------------------------------------------
@@ -50,7 +47,7 @@ class Deeds(QObject):
         found = self._window.alerts.current()
         if found is None:
             self._window.focus_panel("alerts")
-            self._window.tell("select an alert first")
+            self._window.notify("select an alert first")
         return found
 
     def acknowledge(self) -> None:
@@ -60,7 +57,7 @@ class Deeds(QObject):
         undo = bool(line.row.acknowledged_by)
         if undo:
             self._bridge.act(line.server, "acknowledge", line.row.id, "", undo=True)
-            self._window.tell("taken back")
+            self._window.notify("acknowledgement withdrawn; sending it to the server")
             return
         dialog = AlertDialog(self._window, line, asks_span=False)
         dialog.accepted.connect(lambda: self._acknowledged(line, dialog.note.text()))
@@ -68,7 +65,7 @@ class Deeds(QObject):
 
     def _acknowledged(self, line: AlertLine, note: str) -> None:
         self._bridge.act(line.server, "acknowledge", line.row.id, note)
-        self._window.tell("acknowledged; the server is being told")
+        self._window.notify("acknowledged; sending it to the server")
 
     def silence(self) -> None:
         line = self._alert()
@@ -83,11 +80,11 @@ class Deeds(QObject):
         until = self._clock() + float(dialog.span.currentData()) + line.offset_ms / 1000
         matcher = str(dialog.matcher.currentData())
         self._bridge.act(line.server, "silence", matcher, dialog.note.text(), until)
-        self._window.tell(f"silenced until {clock_text(until)} UTC; the server is being told")
+        self._window.notify(f"silenced until {clock_text(until)} UTC; sending it to the server")
 
     def _unsilence(self, server: str, silence_id: str) -> None:
         self._bridge.act(server, "silence", silence_id, "", undo=True)
-        self._window.tell("the silence ends; the server is being told")
+        self._window.notify("silence ended; sending it to the server")
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -108,19 +105,23 @@ class Deeds(QObject):
     def _written(self, path: str, trouble: str) -> None:
         of, left_out = self._partial
         more = f" ({left_out})" if left_out and of == path else ""
-        self._window.tell(f"{path}: {trouble}" if trouble else f"written: {path}{more}")
+        self._window.notify(f"{path}: {trouble}" if trouble else f"written: {path}{more}")
 
     # ---- copies ----------------------------------------------------------------------------------
 
-    def copy(self, words: str) -> None:
-        if not words:
-            self._window.tell("nothing selected to copy")
+    def copy(self, text: str) -> None:
+        if not text:
+            self._window.notify("nothing selected to copy")
             return
-        QGuiApplication.clipboard().setText(words)
-        self._window.tell(f"copied: {words.splitlines()[0][:120]}")
+        QGuiApplication.clipboard().setText(text)
+        self._window.notify(f"copied: {text.splitlines()[0][:120]}")
 
     def copy_command(self) -> None:
-        self.copy(self._window.focused_panel().copy_command() or self.view_command())
+        panel = self._window.focused_panel()
+        self.copy(panel.copy_command(self._reach()) or self.view_command())
+
+    def copy_replay(self) -> None:
+        self.copy(self._window.detail.copy_command(self._reach()))
 
     def copy_view(self) -> None:
         self.copy(self.view_command())
@@ -131,29 +132,21 @@ class Deeds(QObject):
     def view_command(self) -> str:
         """The command that shows this window again, anywhere."""
         board = self._window.board
-        servers = " ".join(line.address for line in board.servers) if board is not None else ""
-        low, high = self._axis.view.brush or self._axis.span
-        panel = self._window.focused_panel().name
-        words = f"{program.name()} --at {iso(high)} --window {span_text(high - low)}"
-        words += f" --panel {panel}"
-        line = self._window.predictions.line.text().strip()
-        if panel == "predictions" and line:
-            words += f" --filter {shlex.quote(line)}"
-        if self._axis.view.measure != View().measure:
-            words += f" --measure {self._axis.view.measure}"
-        if self._axis.view.expected_stamp:
-            words += f" --expect {shlex.quote(self._axis.view.expected_stamp)}"
+        return command_lines.view(
+            self._axis.view,
+            self._axis.span,
+            self._window.focused_panel().name,
+            self._window.predictions.line.text().strip(),
+            [line.address for line in board.servers] if board is not None else [],
+            self._reach(),
+        )
+
+    def _reach(self) -> Reach:
         access = self._bridge.access
-        if access is not None:
-            words += " --tls" if access.tls else ""
-            for flag, file in (
-                ("--ca", access.ca_file),
-                ("--cert", access.certificate),
-                ("--key", access.key),
-                ("--token-file", access.token_file),
-            ):
-                words += f" {flag} {shlex.quote(str(file))}" if file is not None else ""
-        return f"{words} {servers}".strip()
+        if access is None:
+            return Reach()
+        files = (access.ca_file, access.certificate, access.key, access.token_file)
+        return Reach(access.tls, *("" if file is None else str(file) for file in files))
 
     def copy_incident(self) -> None:
         board = self._window.board
@@ -180,18 +173,19 @@ def _harmless(cell: str) -> str:
 
 
 def incident(board: Board, command: str) -> str:
-    """What one would write to a colleague: state, phrases, open alerts, the last events."""
-    said = board.verdict
+    """The incident as Markdown: state, messages, and the last events."""
+    state = board.fleet_state
     lines = [
-        f"# {said.state}: {said.sentence}",
+        f"# {state.state}: {state.sentence}",
         "",
         f"as seen {iso(board.made_s)}, window {iso(board.from_s)} to {iso(board.to_s)}",
         "",
     ]
-    lines += [f"- {phrase.text}: {phrase.detail or phrase.text}" for phrase in said.phrases]
+    lines += [f"- {message.text}: {message.detail or message.text}" for message in state.messages]
     lines += ["", "## events", ""]
     lines += [
-        f"- {clock_text(h.at_s, '%H:%M:%S')} {h.severity}: {h.text}" for h in board.happenings[:20]
+        f"- {clock_text(h.at_s, '%H:%M:%S')} {h.severity}: {h.text}"
+        for h in board.timeline_events[:20]
     ]
     if board.latency is not None:
         p50, p95, p99 = board.latency.total

@@ -1,4 +1,4 @@
-"""The console's command line: what can be asked for, and what is wrong with it, said before any
+"""The console's command line: its options, and the errors in them, reported before any
 window opens. It opens no file."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PANELS = (
     *("predictions", "detail", "quality", "alerts"),
 )
 EXIT_CODES = (
-    "exit codes: 0 closed, or the picture is written, 1 the picture could not be written, "
+    "exit codes: 0 closed, or the screenshot was written, 1 it could not be written, "
     "2 wrong usage, or no display"
 )
 
@@ -25,12 +25,12 @@ EXIT_CODES = (
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog=program.name(),
-        description="What is wrong, on which server, since when.",
+        description="Show what is wrong, on which server, and since when.",
         epilog=EXIT_CODES,
     )
     found.add_argument("--version", action="version", version=f"%(prog)s {program.version()}")
     _add_servers(found)
-    _add_view(found.add_argument_group("what is shown"))
+    _add_view(found.add_argument_group("the view"))
     _add_window(found.add_argument_group("the window"))
     _add_cache(found.add_argument_group("the cache"))
     return found
@@ -39,12 +39,12 @@ def parser() -> argparse.ArgumentParser:
 def _add_servers(found: argparse.ArgumentParser) -> None:
     found.add_argument("servers", nargs="*", metavar="HOST:PORT", help="servers to watch")
     add = found.add_argument_group("the servers").add_argument
-    add("--again", action="store_true", help="watch the servers of the last time, if any")
-    add("--offline", action="store_true", help="ask no server: show what the cache holds")
+    add("--again", action="store_true", help="watch the servers of the previous start, if any")
+    add("--offline", action="store_true", help="contact no server; show what the cache holds")
     add("--tls", action="store_true", help="connect by TLS")
     add("--ca", type=Path, metavar="FILE", help="connect by TLS and trust these certificates (PEM)")
-    add("--cert", type=Path, metavar="FILE", help="show this certificate (PEM), over TLS")
-    add("--key", type=Path, metavar="FILE", help="and prove it with this key")
+    add("--cert", type=Path, metavar="FILE", help="client certificate (PEM); needs --tls or --ca")
+    add("--key", type=Path, metavar="FILE", help="private key of --cert (PEM)")
     add(
         "--token-file",
         type=Path,
@@ -55,7 +55,7 @@ def _add_servers(found: argparse.ArgumentParser) -> None:
         "--expect",
         default="",
         metavar="STAMP",
-        help="stamp that every server should serve (default: what most of them serve)",
+        help="stamp that every server should serve (default: that of most servers)",
     )
 
 
@@ -85,20 +85,20 @@ def _add_window(group: argparse._ArgumentGroup) -> None:
         "--theme",
         choices=("auto", "dark", "light", "contrast"),
         default="auto",
-        help="colours; auto: as the desktop has them (auto)",
+        help="colours; auto follows the desktop (auto)",
     )
     add(
         "--size",
         default="",
         metavar="WxH",
-        help="size in pixels (default: as it was, at first 1600x960 where that fits)",
+        help="size in pixels (default: the last size; 1600x960 on the first start)",
     )
     add("--sound", action="store_true", help="beep for a new critical alert")
     add(
         "--screenshot",
         type=Path,
         metavar="FILE",
-        help="write a picture of the window and end; needs no display",
+        help="write a screenshot and exit; needs no display",
     )
 
 
@@ -107,19 +107,19 @@ def _add_cache(group: argparse._ArgumentGroup) -> None:
         "--cache",
         type=Path,
         metavar="FILE",
-        help="where rows are kept (default: cache.db in the user's cache directory)",
+        help="cache file (default: cache.db in the user's cache directory)",
     )
     group.add_argument(
         "--cache-limit-mb",
         type=_at_least_one,
         default=2048,
         metavar="MIB",
-        help="the cache grows no larger (2048)",
+        help="maximum size of the cache (2048)",
     )
 
 
 def view_of(arguments: argparse.Namespace) -> View:
-    """Raises ValueError with the words to show."""
+    """Raises ValueError with the message to show."""
     end = parse_moment(arguments.at) if arguments.at else None
     return View(
         window_s=parse_span(arguments.window),

@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QObject, Qt, QThreadPool, Signal
 from PySide6.QtGui import QImage
 
-from console.cache.board_thread import Desk
-from console.cache.query_thread import Librarian
-from console.cache.writer import Writer
+from console.cache.board_thread import BoardThread
+from console.cache.query_thread import QueryThread
+from console.cache.writer import CacheWriter
 from console.state.dashboard import Board, View
 from console.state.domain import Action, Link
-from console.state.query_types import Payload, Question
+from console.state.query_types import KeptPayload, Query
 
 if TYPE_CHECKING:
-    from console.feed.address import Access
+    from console.feed.address import ConnectionAccess
     from console.feed.hub import Hub
 
 log = logging.getLogger(__name__)
 
 
 class Bridge(QObject):
-    """Owns every thread of the console. `addresses` None: offline, nothing is asked of anybody."""
+    """Owns every thread of the console. `addresses` None: offline, no server is contacted."""
 
     boardReady = Signal(object)  # Board, in the UI thread, the newest only
     answered = Signal(int, object)  # number of the question, its answer
@@ -43,7 +43,7 @@ class Bridge(QObject):
         self,
         path: Path,
         addresses: Sequence[str] | None,
-        access: Access | None = None,
+        access: ConnectionAccess | None = None,
         limit_bytes: int = 2 << 30,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -58,9 +58,11 @@ class Bridge(QObject):
         self._pool = QThreadPool(self)
         self._pool.setMaxThreadCount(2)
         self._sent: dict[int, float] = {}
-        self._writer = Writer(path, self._written, limit_bytes, clock)
-        self._desk = Desk(path, self._links, self._publish, self._desk_opened, self._health, clock)
-        self._librarian = Librarian(path, self._payload, self._answer)
+        self._writer = CacheWriter(path, self._written, limit_bytes, clock)
+        self._boards = BoardThread(
+            path, self._links, self._publish, self._board_thread_opened, self._health, clock
+        )
+        self._queries = QueryThread(path, self._payload, self._answer)
         queued = Qt.ConnectionType.QueuedConnection
         self._waiting.connect(self._deliver, queued)
         self._opened.connect(self._go_online, queued)
@@ -69,18 +71,18 @@ class Bridge(QObject):
 
     def start(self) -> None:
         """The cache first: it is what the first picture is made of."""
-        self._desk.start()
+        self._boards.start()
 
-    def look(self, view: View) -> None:
-        self._desk.look(view)
+    def show_view(self, view: View) -> None:
+        self._boards.set_view(view)
 
-    def ask(self, question: Question) -> int:
+    def ask(self, question: Query) -> int:
         """Read something from the cache; the answer comes by `answered` with this number."""
         self._asked += 1
-        self._librarian.ask(self._asked, question)
+        self._queries.ask(self._asked, question)
         return self._asked
 
-    def decode(self, payload: Payload) -> None:
+    def decode(self, payload: KeptPayload) -> None:
         """Pictures and sounds are unpacked beside the UI thread; `decoded` brings them."""
 
         def work() -> None:
@@ -92,7 +94,7 @@ class Bridge(QObject):
         self._pool.start(work)
 
     def write_file(self, path: Path, content: bytes | QImage) -> None:
-        """`written` says how it went."""
+        """`written` reports the result."""
 
         def work() -> None:
             trouble = ""
@@ -122,7 +124,7 @@ class Bridge(QObject):
                 server=server,
                 kind=kind,
                 target=target,
-                by=_user(),
+                actor=_user(),
                 note=note,
                 until_unix_ms=int(until_s * 1000),
                 undo=undo,
@@ -141,9 +143,9 @@ class Bridge(QObject):
         if self._hub is not None:
             self._hub.close()
         self._pool.waitForDone(5000)
-        self._librarian.close()
+        self._queries.close()
         self._writer.close()
-        self._desk.close()
+        self._boards.close()
 
     # ---- called from other threads ----------------------------------------------------------
 
@@ -153,11 +155,13 @@ class Bridge(QObject):
         if not waiting:
             self._waiting.emit()
 
-    def _desk_opened(self, known: Mapping[str, tuple[str, int, float]], layout: str) -> None:
+    def _board_thread_opened(
+        self, known: Mapping[str, tuple[str, int, float]], layout: str
+    ) -> None:
         self._opened.emit(dict(known), layout)
 
     def _written(self, tables: frozenset[str]) -> None:
-        self._desk.touched(tables)
+        self._boards.touched(tables)
 
     def _links(self) -> Mapping[str, Link] | None:
         if self._addresses is None:
@@ -175,10 +179,10 @@ class Bridge(QObject):
     def _payload(
         self, server: str, identity: str, done: Callable[[bytes | None, str], None]
     ) -> None:
-        """Called by the librarian for what the cache does not hold."""
+        """Called by the query thread for what the cache does not hold."""
         hub = self._hub
         if hub is None:
-            done(None, "offline: this payload was not fetched while the server was there")
+            done(None, "offline: this payload is not in the cache")
             return
 
         def keep(body: bytes | None, why: str) -> None:
@@ -205,23 +209,23 @@ class Bridge(QObject):
     def _go_online(self, known: Mapping[str, tuple[str, int, float]], layout: str) -> None:
         self.layoutKnown.emit(layout)
         self._writer.start()
-        self._librarian.start()
+        self._queries.start()
         if self._addresses is None:
             return
         # gRPC takes a moment to import; the first picture must not wait for it.
         threading.Thread(target=self._connect, args=(known,), name="connect", daemon=True).start()
 
     def _connect(self, known: Mapping[str, tuple[str, int, float]]) -> None:
-        from console.feed.address import Access
+        from console.feed.address import ConnectionAccess
         from console.feed.hub import Hub
-        from console.feed.link import Known
+        from console.feed.link import FeedPosition
 
         hub = Hub(
             self._addresses or (),
-            self.access or Access(),
+            self.access or ConnectionAccess(),
             self._writer,
-            lambda: self._desk.touched(frozenset()),
-            {address: Known(*cursor) for address, cursor in known.items()},
+            lambda: self._boards.touched(frozenset()),
+            {address: FeedPosition(*cursor) for address, cursor in known.items()},
         )
         hub.start()
         self._hub = hub

@@ -15,7 +15,7 @@ class Command:
     group: str = "Window"
 
 
-class Registry:
+class CommandRegistry:
     def __init__(self) -> None:
         self._commands: dict[str, Command] = {}
 
@@ -35,13 +35,13 @@ class Registry:
     def __getitem__(self, name: str) -> Command:
         return self._commands[name]
 
-    def search(self, words: str) -> list[Command]:
+    def search(self, label: str) -> list[Command]:
         """Commands whose title, group or id holds every word, best match first."""
-        wanted = words.lower().split()
+        wanted = label.lower().split()
         found = []
         for order, command in enumerate(self):
             text = f"{command.title} {command.group} {command.id}".lower()
             if all(word in text for word in wanted):
-                starts = command.title.lower().startswith(words.lower().strip())
+                starts = command.title.lower().startswith(label.lower().strip())
                 found.append((not starts, order, command))
         return [command for _, _, command in sorted(found, key=lambda item: item[:2])]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from console.app.actions import Actions
 from console.app.commands import Command
-
-if TYPE_CHECKING:
-    from console.app.window import Window
+from console.app.window import Window
 
 GOES = (
     ("fleet", "Servers"),
@@ -25,59 +23,59 @@ GOES = (
 WITHOUT_KEY = (("server", "Server"), ("detail", "Prediction"))
 
 
-def commands_of(window: Window) -> list[Command]:
+def commands_of(window: Window, actions: Actions) -> list[Command]:
     """All commands, in the order in which they are shown."""
     found: list[Command] = []
-    axis, deeds = window.axis, window.deeds
+    axis = window.axis
 
     def add(
         name: str, title: str, keys: tuple[str, ...], group: str, run: Callable[[], object]
     ) -> None:
         found.append(Command(name, title, keys, run, group))
 
-    for number, (name, words) in enumerate(GOES, start=1):
+    for number, (name, text) in enumerate(GOES, start=1):
         run = functools.partial(window.focus_panel, name)
-        add(f"go.{name}", f"Go to {words}", (str(number),), "Go", run)
-    for name, words in WITHOUT_KEY:
+        add(f"go.{name}", f"Go to {text}", (str(number),), "Go", run)
+    for name, text in WITHOUT_KEY:
         run = functools.partial(window.focus_panel, name)
-        add(f"go.{name}", f"Go to {words}", (), "Go", run)
+        add(f"go.{name}", f"Go to {text}", (), "Go", run)
     add("go.next", "Next panel", ("F6",), "Go", lambda: window.next_panel(1))
     add("go.previous", "Previous panel", ("Shift+F6",), "Go", lambda: window.next_panel(-1))
     add("go.filter", "Filter the predictions", ("/",), "Go", window.filter_predictions)
     add("time.longer", "Longer window", ("-",), "Time", lambda: axis.zoom(1.5))
     add("time.shorter", "Shorter window", ("+", "="), "Time", lambda: axis.zoom(1 / 1.5))
     add("time.back", "Back in time", (",",), "Time", lambda: axis.pan(-0.25))
-    add("time.on", "On in time", (".",), "Time", lambda: axis.pan(0.25))
+    add("time.on", "Forward in time", (".",), "Time", lambda: axis.pan(0.25))
     add("time.brush", "Brush the middle, then widen it", ("B",), "Time", axis.brush_middle)
     add("time.zoom", "Zoom to the brush", ("Z",), "Time", axis.zoom_to_brush)
     add("time.live", "Live: back to now, no brush", ("0", "Esc"), "Time", window.go_live)
-    add("time.pause", "Pause or go on", ("Space",), "Time", axis.pause)
-    add("time.alert", "Around the newest open alert", ("G",), "Time", window.around_alert)
+    add("time.pause", "Pause or resume", ("Space",), "Time", axis.pause)
+    add("time.alert", "Go to the newest open alert", ("G",), "Time", window.around_alert)
     add("time.left", "Cross-hair back", ("[",), "Time", lambda: axis.nudge(-0.01))
-    add("time.right", "Cross-hair on", ("]",), "Time", lambda: axis.nudge(0.01))
+    add("time.right", "Cross-hair forward", ("]",), "Time", lambda: axis.nudge(0.01))
     add("time.lock", "Lock the cross-hair", ("L",), "Time", axis.toggle_lock)
     add("time.mark", "Set or remove a marker", ("M",), "Time", axis.mark)
-    add("alert.acknowledge", "Acknowledge an alert", ("A",), "Alerts", deeds.acknowledge)
-    add("alert.silence", "Silence an alert until …", ("S",), "Alerts", deeds.silence)
+    add("alert.acknowledge", "Acknowledge an alert", ("A",), "Alerts", actions.acknowledge)
+    add("alert.silence", "Silence an alert until …", ("S",), "Alerts", actions.silence)
     add("panel.maximise", "Maximise this panel", ("F",), "Panel", window.maximise)
     add("panel.measure", "Drift by PSI, KS, KL, JS", ("T",), "Panel", window.drift.cycle)
     add("panel.throughput", "Percentiles or throughput", ("Y",), "Panel", window.latency.cycle)
     add("panel.split", "Split latency by server, stamp, …", ("P",), "Panel", window.next_split)
     add("panel.examples", "Requests at the cross-hair", ("X",), "Panel", window.show_examples)
     add("panel.sort", "Sort by this column", ("O",), "Panel", window.sort_column)
-    add("panel.figures", "The figures of this panel", ("N",), "Panel", window.open_figures)
-    add("panel.kept", "Show what was kept", ("D",), "Panel", window.detail.want)
+    add("panel.table", "Show this panel as a table", ("N",), "Panel", window.open_data_table)
+    add("panel.kept", "Show the kept payload", ("D",), "Panel", window.detail.want)
     add("panel.play", "Play the kept sound", ("Shift+D",), "Panel", window.detail.play_sound)
-    add("panel.csv", "Export this panel as CSV", ("E",), "Panel", deeds.export_csv)
-    add("panel.png", "Export this panel as PNG", ("Shift+E",), "Panel", deeds.export_png)
-    add("copy.command", "Copy as command", ("C",), "Copy", deeds.copy_command)
-    add("copy.view", "Copy a link to this view", ("V",), "Copy", deeds.copy_view)
-    add("copy.incident", "Copy the incident as text", ("I",), "Copy", deeds.copy_incident)
-    add("copy.table", "Copy this panel as a table", ("Shift+C",), "Copy", deeds.copy_table)
+    add("panel.csv", "Export this panel as CSV", ("E",), "Panel", actions.export_csv)
+    add("panel.png", "Export this panel as PNG", ("Shift+E",), "Panel", actions.export_png)
+    add("copy.command", "Copy as command", ("C",), "Copy", actions.copy_command)
+    add("copy.view", "Copy a command for this view", ("V",), "Copy", actions.copy_view)
+    add("copy.incident", "Copy the incident as text", ("I",), "Copy", actions.copy_incident)
+    add("copy.table", "Copy this panel as a table", ("Shift+C",), "Copy", actions.copy_table)
     add("feed.retry", "Retry lost servers now", ("R",), "Servers", window.bridge.retry_now)
-    add("look.theme", "Dark, light, high contrast", ("F8",), "Window", window.next_theme)
-    add("look.reset", "Reset the layout", (), "Window", window.plan.reset)
+    add("window.theme", "Dark, light, high contrast", ("F8",), "Window", window.next_theme)
+    add("window.reset", "Reset the layout", (), "Window", window.plan.reset)
     add("help.palette", "Commands …", ("Ctrl+K",), "Window", window.open_palette)
-    add("help.keys", "Keys", ("?", "F1"), "Window", window.sheet.toggle)
+    add("help.keys", "Keyboard shortcuts", ("?", "F1"), "Window", window.sheet.toggle)
     add("window.quit", "Quit", ("Ctrl+Q",), "Window", window.close)
     return found

@@ -18,9 +18,9 @@ from PySide6.QtWidgets import (
 
 from console.app.timeaxis import TimeAxis
 from console.panels.frame import Panel
-from console.panels.status_bar import Strip
-from console.panels.style import Look
-from console.plots.event_marks import Marks
+from console.panels.status_bar import StatusBar
+from console.plots.event_marks import EventMarks
+from console.plots.style import Style
 from console.state.dashboard import Board
 
 HORIZONTAL, VERTICAL = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
@@ -28,17 +28,17 @@ PAGES = ("Overview", "Predictions", "Quality", "Alerts")
 BESIDE = ("fleet", "server")  # on the left of every page
 
 
-class Layout(QObject):
+class PanelLayout(QObject):
     """`jump` passes on what a mark at the foot of a page leads to."""
 
     jump = Signal(str, str, float)
     turned = Signal()  # another page, or a panel alone: what is visible changed
 
-    def __init__(self, panels: Mapping[str, Panel], look: Look, axis: TimeAxis) -> None:
+    def __init__(self, panels: Mapping[str, Panel], style: Style, axis: TimeAxis) -> None:
         super().__init__()
         self._panels = panels
-        self._look, self._axis = look, axis
-        self._feet: list[Marks] = []
+        self._style, self._axis = style, axis
+        self._feet: list[EventMarks] = []
         self._tabs: list[QPushButton] = []
         self.page_of = {name: 0 for name in panels}
         self.alone: Panel | None = None
@@ -72,7 +72,7 @@ class Layout(QObject):
             ),
             start=1,
         ):
-            foot = Marks(self._look, self._axis)
+            foot = EventMarks(self._style, self._axis)
             foot.chosen.connect(lambda h: self.jump.emit(h.panel, "", h.at_s))
             self._feet.append(foot)
             whole = QWidget()
@@ -85,16 +85,16 @@ class Layout(QObject):
             for name in names:
                 self.page_of[name] = number
 
-    def add_tabs(self, strip: Strip) -> None:
-        for number, words in enumerate(PAGES):
-            tab = QPushButton(words)
+    def add_tabs(self, status_bar: StatusBar) -> None:
+        for number, text in enumerate(PAGES):
+            tab = QPushButton(text)
             tab.setObjectName("tab")
             tab.setCheckable(True)
             tab.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             tab.setAutoDefault(True)  # Enter presses it
             tab.clicked.connect(lambda _=False, n=number: self.show_page(n))
             self._tabs.append(tab)
-            strip.tabs.addWidget(tab)
+            status_bar.tabs.addWidget(tab)
         self.show_page(0)
 
     # ---- what is seen ----------------------------------------------------------------------------

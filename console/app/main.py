@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,11 @@ from console.state import program, recent_servers
 from console.state.dashboard import Board, View
 
 if TYPE_CHECKING:
+    from console.app.bridge import Bridge
+    from console.app.timeaxis import TimeAxis
     from console.app.window import Window
-    from console.feed.address import Access
+    from console.feed.address import ConnectionAccess
+    from console.plots.style import Style
 
 FAILED, USAGE = 1, 2
 PICTURE_WITHIN_S = 90.0  # also of servers that never answer
@@ -32,8 +36,8 @@ def cache_path() -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    words = f"{program.name()}: %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=words, stream=sys.stderr)
+    text = f"{program.name()}: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=text, stream=sys.stderr)
     try:
         view = view_of(arguments)
         size = size_of(arguments.size)
@@ -52,18 +56,18 @@ def main(argv: list[str] | None = None) -> int:
     return _run(arguments, view, servers, size)
 
 
-def _last(arguments: argparse.Namespace, servers: list[str]) -> recent_servers.Last:
+def _last(arguments: argparse.Namespace, servers: list[str]) -> recent_servers.RecentServers:
     """Names of files made absolute: a menu starts programs elsewhere."""
     files = {name: getattr(arguments, name) for name in recent_servers.FILES}
     absolute = {name: str(file.resolve()) if file else "" for name, file in files.items()}
-    return recent_servers.Last(tuple(servers), bool(arguments.tls), **absolute)
+    return recent_servers.RecentServers(tuple(servers), bool(arguments.tls), **absolute)
 
 
 def _again(arguments: argparse.Namespace) -> list[str]:
     """The servers of the last time, into `arguments` how they were reached. With none, the window
     opens on what the cache holds: a menu's entry must show something."""
     if arguments.servers:
-        raise ValueError("--again takes no servers: it is for those of the last time")
+        raise ValueError("--again takes no servers: it reuses those of the previous start")
     known = recent_servers.recall(recent_servers.path())
     servers = [check_address(server) for server in known.servers]
     arguments.offline = arguments.offline or not servers
@@ -98,8 +102,7 @@ def _run(
     from console.app.bridge import Bridge
     from console.app.theme import THEMES
     from console.app.timeaxis import TimeAxis
-    from console.app.window import Window
-    from console.panels.style import Look
+    from console.plots.style import Style
 
     # Three threads beside the UI's; a picture must not wait 5 ms for each of them in turn.
     sys.setswitchinterval(0.001)
@@ -109,7 +112,7 @@ def _run(
     QGuiApplication.setDesktopFileName("trefoil-console")  # whose icon and name a desktop shows
     application.setStyle("Fusion")
     name = arguments.theme if arguments.theme != "auto" else _system_theme()
-    look = Look(THEMES[name])
+    style = Style(THEMES[name])
     bridge = Bridge(
         arguments.cache or cache_path(),
         None if arguments.offline else servers,
@@ -117,12 +120,12 @@ def _run(
         limit_bytes=arguments.cache_limit_mb << 20,
     )
     axis = TimeAxis(view)
-    window = Window(bridge, axis, look)
+    window = open_window(bridge, axis, style)
     window.use_theme(name)
     window.notices.sound = arguments.sound
     window.given = _given(arguments)
     window.resize(*(size or _fitting()))
-    bridge.look(view)
+    bridge.show_view(view)
     bridge.start()
     window.show()
     if arguments.panel or arguments.filter:
@@ -141,8 +144,21 @@ def _run(
         bridge.close()
 
 
+def open_window(
+    bridge: Bridge, axis: TimeAxis, style: Style, clock: Callable[[], float] = time.time
+) -> Window:
+    """The window with its actions, which are its child, and with every command."""
+    from console.app.actions import Actions
+    from console.app.keys import commands_of
+    from console.app.window import Window
+
+    window = Window(bridge, axis, style, clock)
+    window.add_commands(commands_of(window, Actions(window, bridge, axis, clock)))
+    return window
+
+
 def _given(arguments: argparse.Namespace) -> frozenset[str]:
-    """What the command line says of the window: it overrules what is remembered."""
+    """What the command line sets for the window: it overrides what is remembered."""
     asked = {
         "size": bool(arguments.size or arguments.screenshot),
         "page": bool(arguments.panel or arguments.filter or arguments.screenshot),
@@ -151,12 +167,12 @@ def _given(arguments: argparse.Namespace) -> frozenset[str]:
     return frozenset(name for name, given in asked.items() if given)
 
 
-def _access(arguments: argparse.Namespace) -> Access | None:
+def _access(arguments: argparse.Namespace) -> ConnectionAccess | None:
     if not (arguments.tls or arguments.ca):
         return None
-    from console.feed.address import Access
+    from console.feed.address import ConnectionAccess
 
-    return Access(True, arguments.ca, arguments.token_file, arguments.cert, arguments.key)
+    return ConnectionAccess(True, arguments.ca, arguments.token_file, arguments.cert, arguments.key)
 
 
 def _system_theme() -> str:
@@ -183,7 +199,7 @@ def _picture_soon(window: Window, path: Path) -> None:
     timer = QTimer(window)
     settled = 0
 
-    def look() -> None:
+    def check() -> None:
         nonlocal settled
         settled = settled + 1 if window.board is not None and _whole(window.board) else 0
         if settled >= 8 or time.monotonic() - began > PICTURE_WITHIN_S:
@@ -191,11 +207,11 @@ def _picture_soon(window: Window, path: Path) -> None:
             if window.grab().save(str(path)):
                 window.close()
                 return
-            words = "the folder is missing, or the ending names no kind of picture (.png does)"
-            print(f"{program.name()}: cannot write {path}: {words}", file=sys.stderr)
+            text = "the folder is missing, or the ending names no kind of picture (.png does)"
+            print(f"{program.name()}: cannot write {path}: {text}", file=sys.stderr)
             QApplication.exit(FAILED)
 
-    timer.timeout.connect(look)
+    timer.timeout.connect(check)
     timer.start(250)
 
 

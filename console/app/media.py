@@ -1,5 +1,5 @@
 """A kept payload into what can be shown: texts, a bounded picture, a sound as samples and
-spectrogram. Runs in a worker thread; whatever does not decode is said in words."""
+spectrogram. Runs in a worker thread; what cannot be decoded is described instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PySide6.QtCore import QBuffer, QByteArray, QIODevice, QSize
 from PySide6.QtGui import QImage, QImageReader
 
-from console.state.sanitize import plain, size
+from console.state.sanitize import sanitized, size
 from proto import inference_pb2
 
 MOST_PIXELS = 50_000_000
@@ -22,11 +22,11 @@ FORMATS = (b"png", b"jpeg", b"jpg", b"bmp", b"gif", b"webp")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shown:
-    """One part of the example. `words` says what it is, or why it cannot be shown."""
+class PayloadPart:
+    """One part of the example. `caption` describes it, or why it cannot be shown."""
 
     kind: str  # text | image | audio | other
-    words: str
+    caption: str
     text: str = ""
     image: QImage | None = None
     samples: NDArray[np.float32] | None = None
@@ -35,28 +35,32 @@ class Shown:
     raw: bytes = b""
 
 
-def parts_of(body: bytes) -> tuple[Shown, ...]:
+def parts_of(body: bytes) -> tuple[PayloadPart, ...]:
     """What a serialized Example holds, in its order."""
     example = inference_pb2.Example()
     try:
         example.ParseFromString(body)
     except (DecodeError, ValueError) as error:
-        return (Shown("other", f"the kept payload is no Example: {plain(str(error), 200)}"),)
+        return (
+            PayloadPart("other", f"the payload is not an Example: {sanitized(str(error), 200)}"),
+        )
     return tuple(_part(part) for part in example.parts[:32])
 
 
-def _part(part: inference_pb2.Part) -> Shown:
-    name = plain(part.id, 60) or part.WhichOneof("source") or "part"
+def _part(part: inference_pb2.Part) -> PayloadPart:
+    name = sanitized(part.id, 60) or part.WhichOneof("source") or "part"
     if part.WhichOneof("source") == "text":
-        return Shown("text", f"{name}: {len(part.text):,} characters", plain(part.text, 8000))
+        return PayloadPart(
+            "text", f"{name}: {len(part.text):,} characters", sanitized(part.text, 8000)
+        )
     data = bytes(part.data)
-    about = f"{name}: {plain(part.mime_type, 60) or 'no type given'}, {size(len(data))}"
+    about = f"{name}: {sanitized(part.mime_type, 60) or 'no type given'}, {size(len(data))}"
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         return _sound(data, about)
     return _picture(data, about)
 
 
-def _picture(data: bytes, about: str) -> Shown:
+def _picture(data: bytes, about: str) -> PayloadPart:
     held = QByteArray(data)
     buffer = QBuffer(held)
     buffer.open(QIODevice.OpenModeFlag.ReadOnly)
@@ -64,9 +68,11 @@ def _picture(data: bytes, about: str) -> Shown:
     reader.setDecideFormatFromContent(True)
     found = reader.size()
     if bytes(reader.format().data()) not in FORMATS or not found.isValid():
-        return Shown("other", f"{about}: no decoder for this here", raw=data)
+        return PayloadPart("other", f"{about}: no decoder for this type", raw=data)
     if found.width() * found.height() > MOST_PIXELS:
-        return Shown("other", f"{about}: {found.width()}x{found.height()} is too large", raw=data)
+        return PayloadPart(
+            "other", f"{about}: {found.width()}x{found.height()} is too large", raw=data
+        )
     reader.setAutoTransform(True)
     longest = max(found.width(), found.height())
     if longest > SHOWN_PIXELS:
@@ -76,29 +82,29 @@ def _picture(data: bytes, about: str) -> Shown:
         )
     image = reader.read()
     if image.isNull():
-        return Shown("other", f"{about}: {plain(reader.errorString(), 200)}", raw=data)
-    return Shown("image", f"{about}, {found.width()}x{found.height()}", image=image, raw=data)
+        return PayloadPart("other", f"{about}: {sanitized(reader.errorString(), 200)}", raw=data)
+    return PayloadPart("image", f"{about}, {found.width()}x{found.height()}", image=image, raw=data)
 
 
-def _sound(data: bytes, about: str) -> Shown:
+def _sound(data: bytes, about: str) -> PayloadPart:
     try:
         with wave.open(io.BytesIO(data)) as file:
             rate, channels, width = file.getframerate(), file.getnchannels(), file.getsampwidth()
             frames = file.readframes(min(file.getnframes(), 60 * max(rate, 1)))
     except (wave.Error, EOFError) as error:
-        return Shown("other", f"{about}: {plain(str(error), 200)}", raw=data)
+        return PayloadPart("other", f"{about}: {sanitized(str(error), 200)}", raw=data)
     if width not in (1, 2, 4) or not rate or not channels:
-        return Shown("other", f"{about}: {width * 8} bits are not shown", raw=data)
+        return PayloadPart("other", f"{about}: {width * 8} bits are not supported", raw=data)
     kinds = {1: "u1", 2: "<i2", 4: "<i4"}
     usable = len(frames) - len(frames) % (width * channels)
     samples = np.frombuffer(frames[:usable], kinds[width]).astype(np.float32)
     if width == 1:
         samples = samples - 128
     samples = samples.reshape(-1, channels).mean(axis=1) / float(2 ** (8 * width - 1))
-    words = f"{about}, {len(samples) / rate:.1f} s at {rate:,} Hz"
-    return Shown(
+    text = f"{about}, {len(samples) / rate:.1f} s at {rate:,} Hz"
+    return PayloadPart(
         "audio",
-        words,
+        text,
         samples=samples.astype(np.float32),
         rate=rate,
         spectrogram=spectrogram(samples),

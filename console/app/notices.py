@@ -6,16 +6,16 @@ from PySide6.QtCore import QPointF
 from PySide6.QtGui import QIcon, QPainter, QPixmap
 from PySide6.QtWidgets import QApplication, QSystemTrayIcon, QWidget
 
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Style
 from console.state.dashboard import AlertLine, Board
 from console.state.status_messages import quiet
 
-NEW_S = 120.0  # older ones were there before we looked
+NEW_S = 120.0  # older ones were there before the console started
 
 
 def beginning(board: Board, seen: set[tuple[str, str]]) -> list[AlertLine]:
-    """Critical alerts that nobody has in hand, opened lately and not told before."""
+    """Critical alerts that are new: not acknowledged, not silenced, not notified before."""
     return [
         line
         for line in board.alerts
@@ -28,24 +28,24 @@ def beginning(board: Board, seen: set[tuple[str, str]]) -> list[AlertLine]:
 
 
 class Notices:
-    def __init__(self, window: QWidget, look: Look, sound: bool = False) -> None:
+    def __init__(self, window: QWidget, style: Style, sound: bool = False) -> None:
         self._window = window
-        self._look = look
+        self._style = style
         self.sound = sound
         self._seen: set[tuple[str, str]] = set()
         self._tray: QSystemTrayIcon | None = None
         self._severity = ""
 
-    def look(self, board: Board) -> None:
+    def update(self, board: Board) -> None:
         found = beginning(board, self._seen)
         self._seen |= {(line.server, line.row.id) for line in board.alerts}
-        if board.verdict.severity != self._severity:
-            self._severity = board.verdict.severity
+        if board.fleet_state.severity != self._severity:
+            self._severity = board.fleet_state.severity
             self._window.setWindowIcon(self._icon())
         if found:
-            self._tell(found)
+            self._notify(found)
 
-    def _tell(self, found: list[AlertLine]) -> None:
+    def _notify(self, found: list[AlertLine]) -> None:
         first = found[0]
         QApplication.alert(self._window)
         if self.sound:
@@ -62,9 +62,9 @@ class Notices:
     def _icon(self) -> QIcon:
         """The state as shape and colour, for the task bar."""
         picture = QPixmap(64, 64)
-        picture.fill(self._look.theme.color("background"))
+        picture.fill(self._style.theme.color("background"))
         painter = QPainter(picture)
         sign = self._severity or "unknown"
-        paint.sign(painter, self._look.theme, sign, QPointF(32, 32), 40)
+        paint.sign(painter, self._style.theme, sign, QPointF(32, 32), 40)
         painter.end()
         return QIcon(picture)

@@ -12,21 +12,21 @@ from console.app.bridge import Bridge
 from console.panels.detail import DetailPanel
 from console.panels.latency import LatencyPanel
 from console.panels.predictions import PredictionsPanel
-from console.state.dashboard import Exemplary
+from console.state.dashboard import ExampleRequest
 from console.state.query_types import (
     FindPredictions,
-    Found,
-    Page,
-    Payload,
-    Question,
+    FoundPredictions,
+    KeptPayload,
+    PredictionDetail,
+    PredictionPage,
+    Query,
     ReadPayload,
     ReadPrediction,
-    Single,
 )
 
 
-class Inquiry(QObject):
-    wanted = Signal()  # somebody wants to see the predictions page
+class Queries(QObject):
+    wanted = Signal()  # the predictions page should be shown
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Inquiry(QObject):
         bridge.decoded.connect(detail.show_payload)
         bridge.written.connect(self._written)
 
-    def _ask(self, question: Question) -> None:
+    def _ask(self, question: Query) -> None:
         number = self._bridge.ask(question)
         if isinstance(question, FindPredictions):
             self._find = number
@@ -61,19 +61,19 @@ class Inquiry(QObject):
     def _pick(self, server: str, prediction_id: str) -> None:
         self._single = self._bridge.ask(ReadPrediction(server, prediction_id))
 
-    def _examples(self, examples: tuple[Exemplary, ...]) -> None:
+    def _examples(self, examples: tuple[ExampleRequest, ...]) -> None:
         self.wanted.emit()
         self._predictions.show_examples(examples)
 
     def _answered(self, number: int, answer: object) -> None:
         match answer:
-            case Found() if number == self._find:
+            case FoundPredictions() if number == self._find:
                 self._predictions.show_found(answer)
-            case Page():
+            case PredictionPage():
                 self._predictions.show_page(answer)
-            case Single() if number == self._single:
+            case PredictionDetail() if number == self._single:
                 self._detail.show_single(answer, self._name_of(answer.server))
-            case Payload():
+            case KeptPayload():
                 self._bridge.decode(answer)
 
     def _play(self, sound: bytes) -> None:
@@ -82,7 +82,7 @@ class Inquiry(QObject):
 
         import platformdirs
 
-        # Not in a folder that others may write to: the name is no secret.
+        # Not in a folder that others may write to: the name can be guessed.
         path = Path(platformdirs.user_cache_dir("trefoil-console")) / "sound.wav"
         self._playing = str(path)
         self._bridge.write_file(path, sound)

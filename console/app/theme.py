@@ -1,5 +1,5 @@
 """Colours, fonts and sizes by token. Series never use the status colours, and a status always has
-a shape and a word beside its colour."""
+a shape and a text beside its colour."""
 
 from __future__ import annotations
 
@@ -136,17 +136,17 @@ THEMES = {theme.name: theme for theme in (DARK, LIGHT, CONTRAST)}
 
 
 def fonts() -> tuple[QFont, QFont]:
-    """(for words, for figures): the system's sans, and the first fixed-width font there is."""
-    words = QFontDatabase.systemFont(QFontDatabase.SystemFont.GeneralFont)
-    words.setPixelSize(12)
+    """(for text, for numbers): the system's sans, and the first fixed-width font found."""
+    text_font = QFontDatabase.systemFont(QFontDatabase.SystemFont.GeneralFont)
+    text_font.setPixelSize(12)
     families = set(QFontDatabase.families())
-    figures = QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont)
+    number_font = QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont)
     for name in ("JetBrains Mono", "DejaVu Sans Mono", "Menlo", "Consolas"):
         if name in families:
-            figures = QFont(name)
+            number_font = QFont(name)
             break
-    figures.setPixelSize(12)
-    return words, figures
+    number_font.setPixelSize(12)
+    return text_font, number_font
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QCloseEvent, QKeySequence, QShortcut
@@ -20,83 +20,78 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from console.app.actions import Deeds
 from console.app.bridge import Bridge
-from console.app.commands import Command, Registry
-from console.app.keys import commands_of
-from console.app.layout import Layout
+from console.app.commands import Command, CommandRegistry
+from console.app.layout import PanelLayout
 from console.app.notices import Notices
-from console.app.queries import Inquiry
+from console.app.queries import Queries
 from console.app.theme import THEMES, palette, sheet
 from console.app.timeaxis import TimeAxis
 from console.panels.alerts import AlertsPanel
-from console.panels.data_table import Figures
+from console.panels.data_table import DataTable
 from console.panels.detail import DetailPanel
 from console.panels.drift import DriftPanel
 from console.panels.events import EventsPanel
 from console.panels.fleet import FleetPanel
 from console.panels.frame import Panel
 from console.panels.latency import LatencyPanel
-from console.panels.palette import KeySheet, Palette
+from console.panels.palette import CommandPalette, KeySheet
 from console.panels.predictions import PredictionsPanel
 from console.panels.quality import QualityPanel
 from console.panels.reference import ReferencePanel
 from console.panels.server import ServerPanel
 from console.panels.skew import SkewPanel
-from console.panels.status_bar import Line, Strip
-from console.panels.style import Look
+from console.panels.status_bar import StatusBar, TextLine
 from console.panels.table import Table
-from console.state import footer
+from console.plots.style import Style
+from console.state import footer as footer_text
 from console.state.dashboard import SPLITS, Board
 
 LEAST_WIDTH, LEAST_HEIGHT = 960, 600
-SAID_S = 8.0  # a word on what was just done stays so long
+NOTICE_S = 8.0  # how long a notice stays in the footer
 
 
 class Window(QMainWindow):
     def __init__(
-        self, bridge: Bridge, axis: TimeAxis, look: Look, clock: Callable[[], float] = time.time
+        self, bridge: Bridge, axis: TimeAxis, style: Style, clock: Callable[[], float] = time.time
     ) -> None:
         super().__init__()
-        self.bridge, self.axis, self.look = bridge, axis, look
+        self.bridge, self.axis, self.ui_style = bridge, axis, style
         self._clock = clock
-        self.commands = Registry()
+        self.commands = CommandRegistry()
         self.board: Board | None = None
         # What was asked for on the command line counts, not what is remembered of it.
         self.given: frozenset[str] = frozenset()  # of "size", "page", "theme"
         self._chosen_theme = ""
-        self._said = ("", 0.0)
+        self._notice = ("", 0.0)
         self.setWindowTitle("Trefoil console")
         self.setMinimumSize(LEAST_WIDTH, LEAST_HEIGHT)
         self._make_panels()
-        self.plan = Layout(self.panels, look, axis)
+        self.plan = PanelLayout(self.panels, style, axis)
         self._lay_out()
-        self.notices = Notices(self, look)
-        self.deeds = Deeds(self, bridge, axis, clock)
-        self.sheet = KeySheet(self, look, self.commands)
-        for command in commands_of(self):
-            self._add(command)
-        self.inquiry = Inquiry(bridge, self.latency, self.predictions, self.detail, self.name_of)
+        self.notices = Notices(self, style)
+        self.sheet = KeySheet(self, style, self.commands)
+        self.queries = Queries(bridge, self.latency, self.predictions, self.detail, self.name_of)
         self._connect()
         self._aging = QTimer(self)
         self._aging.setInterval(1000)
-        self._aging.timeout.connect(self._tell_status)
+        self._aging.timeout.connect(self._refresh_status)
         self._aging.start()
 
     def _make_panels(self) -> None:
-        look, axis = self.look, self.axis
-        self.strip = Strip(look)
-        self.fleet = FleetPanel(look)
-        self.server = ServerPanel(look)
-        self.latency = LatencyPanel(look, axis)
-        self.drift = DriftPanel(look, axis)
-        self.reference = ReferencePanel(look)
-        self.skew = SkewPanel(look, axis)
-        self.events = EventsPanel(look, axis)
-        self.predictions = PredictionsPanel(look, axis)
-        self.detail = DetailPanel(look)
-        self.quality = QualityPanel(look)
-        self.alerts = AlertsPanel(look, axis)
+        style, axis = self.ui_style, self.axis
+        self.status_bar = StatusBar(style)
+        self.fleet = FleetPanel(style)
+        self.server = ServerPanel(style)
+        self.latency = LatencyPanel(style, axis)
+        self.drift = DriftPanel(style, axis)
+        self.reference = ReferencePanel(style)
+        self.skew = SkewPanel(style, axis)
+        self.events = EventsPanel(style, axis)
+        self.predictions = PredictionsPanel(style, axis)
+        self.detail = DetailPanel(style)
+        self.quality = QualityPanel(style)
+        self.alerts = AlertsPanel(style, axis)
         every: tuple[Panel, ...] = (
             *(self.fleet, self.server, self.latency, self.drift, self.reference, self.skew),
             *(self.events, self.predictions, self.detail, self.quality, self.alerts),
@@ -104,55 +99,54 @@ class Window(QMainWindow):
         self.panels: dict[str, Panel] = {panel.name: panel for panel in every}
 
     def _lay_out(self) -> None:
-        self.status = Line(self.look, "dim", 11)
+        self.footer = TextLine(self.ui_style, "dim", 11)
         whole = QWidget()
         column = QVBoxLayout(whole)
         column.setContentsMargins(6, 6, 6, 2)
         column.setSpacing(5)
-        column.addWidget(self.strip)
+        column.addWidget(self.status_bar)
         column.addWidget(self.plan.whole, 1)
-        column.addWidget(self.status)
+        column.addWidget(self.footer)
         self.setCentralWidget(whole)
-        self.plan.add_tabs(self.strip)
+        self.plan.add_tabs(self.status_bar)
 
     def _connect(self) -> None:
         self.fleet.picked.connect(self.server.select)
-        self.strip.jump.connect(self.jump)
+        self.status_bar.jump.connect(self.jump)
         for panel in self.panels.values():
             panel.jump.connect(self.jump)
         self.plan.jump.connect(self.jump)
         self.plan.turned.connect(self._refresh)
-        self.inquiry.wanted.connect(lambda: self.plan.bring("predictions"))
-        self.detail.replayWanted.connect(self.deeds.copy)
-        self.axis.viewChanged.connect(self.bridge.look)
+        self.queries.wanted.connect(lambda: self.plan.bring("predictions"))
+        self.axis.viewChanged.connect(self.bridge.show_view)
         self.bridge.boardReady.connect(self.show_board)
         self.bridge.layoutKnown.connect(self._restore)
 
     # ---- boards --------------------------------------------------------------------------------
 
     def show_board(self, board: Board) -> None:
-        """The newest board into the strip and the panels that can be seen."""
+        """The newest board into the status bar and the visible panels."""
         self.board = board
         self.axis.shown((board.from_s, board.to_s))
-        self.strip.show_board(board)
+        self.status_bar.show_board(board)
         self.plan.show_board(board)
-        self.notices.look(board)
-        self._tell_status()
+        self.notices.update(board)
+        self._refresh_status()
 
     def _refresh(self) -> None:
         if self.board is not None:
             self.plan.show_board(self.board)
 
-    def _tell_status(self) -> None:
+    def _refresh_status(self) -> None:
         if self.board is not None:
             now_s = self._clock()
-            said = self._said[0] if now_s < self._said[1] else ""
-            self.status.say(*footer.words(self.board, now_s, said))
+            notice = self._notice[0] if now_s < self._notice[1] else ""
+            self.footer.show_text(*footer_text.status_text(self.board, now_s, notice))
 
-    def tell(self, words: str) -> None:
-        """A word on what was just done, in the status bar for a few seconds."""
-        self._said = (words, self._clock() + SAID_S)
-        self._tell_status()
+    def notify(self, text: str) -> None:
+        """Show what was just done in the footer for a few seconds."""
+        self._notice = (text, self._clock() + NOTICE_S)
+        self._refresh_status()
 
     # ---- moving about ----------------------------------------------------------------------------
 
@@ -194,11 +188,13 @@ class Window(QMainWindow):
 
     # ---- commands --------------------------------------------------------------------------------
 
-    def _add(self, command: Command) -> None:
-        self.commands.add(command)
-        for key in command.keys:
-            shortcut = QShortcut(QKeySequence(key), self)
-            shortcut.activated.connect(functools.partial(self._pressed, key, command.run))
+    def add_commands(self, commands: Iterable[Command]) -> None:
+        """Into the palette and the key sheet, with their keys."""
+        for command in commands:
+            self.commands.add(command)
+            for key in command.keys:
+                shortcut = QShortcut(QKeySequence(key), self)
+                shortcut.activated.connect(functools.partial(self._pressed, key, command.run))
 
     def _pressed(self, key: str, run: Callable[[], object]) -> None:
         """A letter typed into a field is a letter, and Space presses what has the keyboard."""
@@ -211,8 +207,8 @@ class Window(QMainWindow):
             return
         if isinstance(focus, QAbstractSpinBox) and not key.isalpha():
             focus = focus.findChild(QLineEdit)
-        plain = len(key) == 1 or key in ("Space", "Esc")
-        if plain and isinstance(focus, QLineEdit | QPlainTextEdit):
+        unmodified = len(key) == 1 or key in ("Space", "Esc")
+        if unmodified and isinstance(focus, QLineEdit | QPlainTextEdit):
             if key == "Esc":
                 self.focused_panel().focus_target().setFocus()
             elif isinstance(focus, QLineEdit):
@@ -243,11 +239,11 @@ class Window(QMainWindow):
         if isinstance(focus, Table):
             focus.sort_current()
 
-    def open_figures(self) -> None:
-        Figures(self, self.look, self.focused_panel()).open()
+    def open_data_table(self) -> None:
+        DataTable(self, self.ui_style, self.focused_panel()).open()
 
     def open_palette(self) -> None:
-        Palette(self, self.commands).open()
+        CommandPalette(self, self.commands).open()
 
     def go_live(self) -> None:
         if self.sheet.isVisible():
@@ -257,11 +253,11 @@ class Window(QMainWindow):
             self.maximise()
         self.axis.live()
 
-    # ---- look and memory -------------------------------------------------------------------------
+    # ---- theme and layout ------------------------------------------------------------------------
 
     def next_theme(self) -> None:
         names = list(THEMES)
-        place = names.index(self.look.theme.name)
+        place = names.index(self.ui_style.theme.name)
         self._chosen_theme = names[(place + 1) % len(names)]
         self.use_theme(self._chosen_theme)
 
@@ -271,9 +267,9 @@ class Window(QMainWindow):
         if isinstance(application, QApplication):
             application.setPalette(palette(theme))
             application.setStyleSheet(sheet(theme))
-        self.look.use(theme)
+        self.ui_style.use(theme)
         if self.board is not None:
-            self.strip.show_board(self.board)
+            self.status_bar.show_board(self.board)
 
     def _restore(self, saved: str) -> None:
         theme = self.plan.restore(saved, self, self.given)

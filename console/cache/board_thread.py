@@ -1,5 +1,5 @@
 """The reading thread: from the cache and the state of the links to the next `Board`. At most
-PER_SECOND boards a second, sooner only when the operator looks elsewhere."""
+PER_SECOND boards a second, sooner only when the operator changes the view."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from console.cache import rows
-from console.cache.build_board import Reading, empty_board
-from console.state.dashboard import Board, Usage, View
+from console.cache.build_board import BoardBuilder, empty_board
+from console.state.dashboard import Board, CacheUsage, View
 from console.state.domain import Link
 
 log = logging.getLogger(__name__)
@@ -22,9 +22,9 @@ SLOW_S = 1.0  # ages move on even when nothing comes
 SPARE = 0.3  # a reading takes at most this share of the time, whatever the load
 
 
-class Desk:
+class BoardThread:
     """`links` gives the state of the feed (None: offline); `publish` takes each board, called from
-    this thread; `opened` is told once what the cache knows of each server's stream."""
+    this thread; `opened` is announced once what the cache knows of each server's stream."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Desk:
     def start(self) -> None:
         self._thread.start()
 
-    def look(self, view: View) -> None:
+    def set_view(self, view: View) -> None:
         """What to show from now on; the next board comes at once."""
         self._view = view
         self._hurry = True
@@ -72,53 +72,53 @@ class Desk:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        reading: Reading | None = None
-        told = False
+        builder: BoardBuilder | None = None
+        announced = False
         while not self._stop:
             self._hurry = False
             self._wake.clear()
-            if reading is None:
-                reading = self._open()
+            if builder is None:
+                builder = self._open()
             began = time.monotonic()
-            self._read(reading)
-            if not told:
-                told = True
-                self._tell_opened(reading)
+            self._read(builder)
+            if not announced:
+                announced = True
+                self._announce(builder)
             self._pause(time.monotonic() - began)
-        if reading is not None:
-            reading.db.close()
+        if builder is not None:
+            builder.db.close()
 
-    def _open(self) -> Reading | None:
+    def _open(self) -> BoardBuilder | None:
         try:
             db = rows.open_for_reading(self._path)
         except sqlite3.Error as error:
             log.warning("the cache cannot be read yet: %s", error)
             return None
-        return None if db is None else Reading(db)
+        return None if db is None else BoardBuilder(db)
 
-    def _tell_opened(self, reading: Reading | None) -> None:
+    def _announce(self, builder: BoardBuilder | None) -> None:
         known, layout = {}, ""
-        if reading is not None:
-            known = rows.cursors(reading.db)
-            layout = rows.meta(reading.db, "layout")
+        if builder is not None:
+            known = rows.cursors(builder.db)
+            layout = rows.meta(builder.db, "layout")
         self._opened(known, layout)
 
-    def _read(self, reading: Reading | None) -> None:
+    def _read(self, builder: BoardBuilder | None) -> None:
         with self._lock:
             dirty, self._dirty = frozenset(self._dirty), set()
         view, now_s = self._view, self._clock()
         waiting, trouble = self._health()
-        if reading is None:
+        if builder is None:
             board = empty_board(view, now_s, self._links(), trouble)
         else:
             began = time.perf_counter()
             try:
-                board = reading.board(view, now_s, self._links(), dirty)
+                board = builder.board(view, now_s, self._links(), dirty)
             except sqlite3.Error as error:
-                # Locked or damaged: the last board stays, its ages tell how old it is.
+                # Locked or damaged: the last board stays, and its ages keep growing.
                 log.error("cache read failed: %s", error)
                 return
-            usage = Usage(
+            usage = CacheUsage(
                 cache_bytes=_size(self._path),
                 read_ms=(time.perf_counter() - began) * 1000,
                 rows_waiting=waiting,

@@ -1,5 +1,5 @@
 """From the open cache and the state of the links to one `Board`. Single-threaded: belongs to the
-reading thread of desk.py."""
+thread of board_thread.py."""
 
 from __future__ import annotations
 
@@ -11,42 +11,44 @@ from typing import TypeVar
 
 from console.cache import compare, drift, rows, timeline
 from console.cache.fleet import line_of, slo_ms_of
-from console.cache.interned import NameBook
+from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
 from console.state import events, skew, status, status_messages
 from console.state.dashboard import (
     Board,
-    Comparison,
+    CacheUsage,
     DriftLine,
-    Happening,
     QualityLine,
-    Usage,
+    ReferenceComparison,
+    TimelineEvent,
     View,
 )
-from console.state.domain import Link, Server
+from console.state.domain import Link, ServerRecord
 
 T = TypeVar("T")
 
 
 def empty_board(view: View, now_s: float, links: Mapping[str, Link] | None, trouble: str) -> Board:
     """Before there is a cache: the servers asked for, and that nothing is known of them."""
-    servers = [Server(link) for link in (links or {}).values()]
+    servers = [ServerRecord(link) for link in (links or {}).values()]
     lines = tuple(line_of(server, now_s, {}, {}) for server in servers)
-    said = status.verdict(lines, (), (), (), (), now_s)
+    state = status.fleet_state(lines, (), (), (), (), now_s)
     end = view.end_s or now_s
-    return Board(view, now_s, end - view.window_s, end, said, lines, usage=Usage(trouble=trouble))
+    return Board(
+        view, now_s, end - view.window_s, end, state, lines, usage=CacheUsage(trouble=trouble)
+    )
 
 
-class Reading:
+class BoardBuilder:
     """Everything the thread keeps between two boards."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
-        self._names = NameBook(db)
+        self._names = InternedTexts(db)
         self._latency = LatencyRows()
         self._held: dict[str, tuple[object, object]] = {}
         self._links: dict[str, Link] = {}
-        self._link_news: list[Happening] = []
+        self._link_news: list[TimelineEvent] = []
 
     def board(
         self,
@@ -76,7 +78,7 @@ class Reading:
         shifts_s = {address: server.link.shift_s for address, server in servers.items()}
         slo_ms = slo_ms_of(servers, view.scope)
         self._latency.refresh(self.db, int((span[0] - 60) * 1000), int((span[1] + 60) * 1000))
-        shown, paces = timeline.latency(
+        shown, latencies = timeline.latency(
             self._latency, self._names, view, span, shifts_s, slo_ms, now_s
         )
         deploys = self._once("deploy", (), lambda: rows.deploys(self.db, self._names))
@@ -88,15 +90,15 @@ class Reading:
         pending = {(a.server, a.target): a.kind for a in actions if a.state == "waiting"}
         alerts = events.alert_lines(found, servers, silences, pending, now_s)
         odd = {line.address: line for line in skewed}
-        lines = tuple(line_of(s, now_s, paces, odd) for s in servers.values())
-        burns = self._burns(servers, paces, now_s) if view.live else ()
-        said = status.verdict(lines, burns, drifting, skewed, alerts, now_s)
+        lines = tuple(line_of(s, now_s, latencies, odd) for s in servers.values())
+        burns = self._burns(servers, latencies, now_s) if view.live else ()
+        state = status.fleet_state(lines, burns, drifting, skewed, alerts, now_s)
         return Board(
             view=view,
             made_s=now_s,
             from_s=span[0],
             to_s=span[1],
-            verdict=said,
+            fleet_state=state,
             servers=lines,
             latency=shown,
             drift=drifting,
@@ -106,7 +108,7 @@ class Reading:
             alerts=alerts,
             silences=tuple(silences),
             actions=tuple(actions),
-            happenings=events.happenings(alerts, deploys, servers, self._link_news),
+            timeline_events=events.timeline_events(alerts, deploys, servers, self._link_news),
             deploys=tuple(deploys),
             quality=self._quality(servers, now_s),
             slices=tuple(self._once("slice", (), lambda: rows.slices(self.db, self._names))),
@@ -122,7 +124,7 @@ class Reading:
         self._held[table] = (key, value)
         return value
 
-    def _servers(self, links: Mapping[str, Link] | None) -> dict[str, Server]:
+    def _servers(self, links: Mapping[str, Link] | None) -> dict[str, ServerRecord]:
         """The servers asked for, in their order; offline, every server the cache knows."""
         known = rows.servers(self.db)
         if links is None:
@@ -134,7 +136,7 @@ class Reading:
                 link = replace(link, heard_s=old.link.heard_s)
             if old is not None and link.offset_ms != link.offset_ms:
                 link = replace(link, offset_ms=old.link.offset_ms)
-            found[address] = Server(link, old.snapshot if old is not None else None)
+            found[address] = ServerRecord(link, old.snapshot if old is not None else None)
             news = events.of_link(self._links.get(address), link, found[address].name, link.since_s)
             if news is not None:
                 self._link_news = [*self._link_news[-199:], news]
@@ -148,7 +150,7 @@ class Reading:
             return view.end_s - view.window_s, view.end_s
         end = now_s
         if not any(link.state in ("live", "catching up") for link in (links or {}).values()):
-            # Nobody is heard: an axis that runs on would push the last known minutes out of sight.
+            # No server is connected: a moving axis would push the last known minutes out of sight.
             newest = self.db.execute(
                 "SELECT max(bucket_ms) FROM latency WHERE level = 0"
             ).fetchone()[0]
@@ -160,7 +162,7 @@ class Reading:
         self,
         view: View,
         span: tuple[float, float],
-        servers: Mapping[str, Server],
+        servers: Mapping[str, ServerRecord],
         now_s: float,
     ) -> tuple[tuple[DriftLine, ...], tuple[float, float] | None]:
         if view.brush is not None:
@@ -187,7 +189,7 @@ class Reading:
         )
         if lines:
             return lines, None
-        # A server judges every few minutes; until its first word the profiles say what they can.
+        # A server evaluates every few minutes; until its first tick the scores come from profiles.
         hours = drift.hours_of(span[1] - 1, span[1])
         return self._once(
             "profile",
@@ -200,7 +202,7 @@ class Reading:
 
     def _comparison(
         self, view: View, span: tuple[float, float], lines: tuple[DriftLine, ...]
-    ) -> Comparison | None:
+    ) -> ReferenceComparison | None:
         chosen = next((line for line in lines if line.key == view.drift_key), None)
         if chosen is None and view.drift_key is None and lines:
             chosen = lines[0]
@@ -219,23 +221,30 @@ class Reading:
 
     def _burns(
         self,
-        servers: Mapping[str, Server],
-        paces: Mapping[str, timeline.Pace],
+        servers: Mapping[str, ServerRecord],
+        latencies: Mapping[str, timeline.ServerLatency],
         now_s: float,
     ) -> tuple[status_messages.Burn, ...]:
         found = []
         for address, server in servers.items():
             slo = server.snapshot.slo_ms if server.snapshot is not None else 0.0
-            pace = paces.get(address)
-            if pace is None or not slo or not pace.p99_ms > slo or now_s - pace.newest_s > 120:
+            latency = latencies.get(address)
+            if (
+                latency is None
+                or not slo
+                or not latency.p99_ms > slo
+                or now_s - latency.newest_s > 120
+            ):
                 continue
             since = timeline.above_since(
                 self._latency, self._names.find(address), server.link.shift_s, slo
             )
-            found.append(status_messages.Burn(address, server.name, pace.p99_ms, slo, since))
+            found.append(status_messages.Burn(address, server.name, latency.p99_ms, slo, since))
         return tuple(found)
 
-    def _quality(self, servers: Mapping[str, Server], now_s: float) -> tuple[QualityLine, ...]:
+    def _quality(
+        self, servers: Mapping[str, ServerRecord], now_s: float
+    ) -> tuple[QualityLine, ...]:
         found = self._once(
             "quality",
             int(now_s // 600),

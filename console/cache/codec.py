@@ -1,5 +1,6 @@
-"""Frozen rows to JSON and back, by their annotations. Unknown keys are ignored and missing ones
-take the default, so a cache written by another version of the console stays readable."""
+"""Frozen rows to JSON and back, by their annotations. Unknown keys are ignored. A missing key takes
+the default, or else the empty value of its type, as on the wire. So a cache that another version of
+the console wrote stays readable."""
 
 from __future__ import annotations
 
@@ -27,27 +28,33 @@ def unpack(kind: type[T], text: str) -> T:
 
 
 @cache
-def _plan(kind: Any) -> tuple[tuple[str, Any, Any], ...]:
-    """(field, container, element dataclass or None) of every field."""
+def _plan(kind: Any) -> tuple[tuple[str, Any, Any, Any], ...]:
+    """(field, container, element dataclass or None, empty value where it has no default)."""
     hints = get_type_hints(kind)
-    plan: list[tuple[str, Any, Any]] = []
+    plan: list[tuple[str, Any, Any, Any]] = []
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
         origin = get_origin(hint)
+        required = field.default is field.default_factory is dataclasses.MISSING
+        empty = (origin or hint)() if required else None
         if origin is tuple:
             element = get_args(hint)[0]
-            plan.append((field.name, tuple, element if dataclasses.is_dataclass(element) else None))
+            nested = element if dataclasses.is_dataclass(element) else None
+            plan.append((field.name, tuple, nested, empty))
         elif origin is not None and not isinstance(hint, types.UnionType):
-            plan.append((field.name, Mapping, None))
+            plan.append((field.name, Mapping, None, empty))
         else:
-            plan.append((field.name, None, hint if dataclasses.is_dataclass(hint) else None))
+            nested = hint if dataclasses.is_dataclass(hint) else None
+            plan.append((field.name, None, nested, empty))
     return tuple(plan)
 
 
 def _build(kind: type[T], found: Mapping[str, Any]) -> T:
     values: dict[str, Any] = {}
-    for name, container, element in _plan(cast(Hashable, kind)):
+    for name, container, element, empty in _plan(cast(Hashable, kind)):
         if name not in found:
+            if empty is not None:
+                values[name] = empty
             continue
         value = found[name]
         if container is tuple:

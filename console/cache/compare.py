@@ -9,9 +9,8 @@ import sqlite3
 import numpy as np
 
 from console.cache.drift import Features, hours_of, reference_of
-from console.cache.interned import NameBook
-from console.state.dashboard import Comparison, Floats
-from console.state.domain import FeatureRow
+from console.cache.interned import InternedTexts
+from console.state.dashboard import Floats, ReferenceComparison
 from server.telemetry.drift.profile import FeatureReference
 
 # The measures the scores are made of; this package may import no more of the server than this.
@@ -24,16 +23,17 @@ from server.telemetry.drift.scores import (  # type: ignore[attr-defined]
     psi,
     smoothed,
 )
+from server.telemetry.rows import FeatureRow
 
 
 def comparison(
     db: sqlite3.Connection,
-    names: NameBook,
+    names: InternedTexts,
     known: Features,
     key: tuple[str, str],
     span: tuple[float, float],
     stamp: str,
-) -> Comparison | None:
+) -> ReferenceComparison | None:
     """Reference against live for one feature and slice; of the stamp asked for, or of the busiest
     that has profiles in these hours."""
     begin, end = hours_of(*span)
@@ -66,7 +66,7 @@ def comparison(
         drawn, here, there = _wide_cells(edges, live, reference.counts)
     widths = np.diff(drawn) if feature.kind != "categorical" else np.ones(len(live))
     widths = np.where(widths > 0, widths, np.inf)
-    return Comparison(
+    return ReferenceComparison(
         feature=feature,
         slice=key[1],
         edges=drawn,

@@ -1,5 +1,5 @@
 """Drift from the cache: the server's own rows for now, and scores computed here, with the server's
-own functions, for a window somebody brushed. Works with every server gone."""
+own functions, for a brushed window. Works without any server."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from console.cache.codec import unpack
-from console.cache.interned import NameBook
+from console.cache.interned import InternedTexts
 from console.state.dashboard import DriftLine
-from console.state.domain import DriftRow, FeatureRow
 from console.state.severity import rank
 from server.telemetry.drift import scores
 from server.telemetry.drift.profile import FeatureReference
 from server.telemetry.record import FeatureSpec
+from server.telemetry.rows import DriftRow, FeatureRow
 
 HOUR_S = 3600
 TICKS_SHOWN = 36
-UNTOLD = ("insufficient", "learning")  # levels of what had too few rows, or no reference
+UNDECIDED = ("insufficient", "learning")  # levels of what had too few rows, or no reference
 _FIELDS = tuple(field.name for field in fields(DriftRow) if field.name != "tick_unix_ms")
 _COLUMNS = ", ".join(("server", "tick_ms", *_FIELDS))
 Features = Mapping[tuple[str, str], FeatureRow]  # by (stamp, name)
@@ -37,13 +37,13 @@ def features(db: sqlite3.Connection) -> dict[tuple[str, str], FeatureRow]:
 
 def newest(
     db: sqlite3.Connection,
-    names: NameBook,
+    names: InternedTexts,
     until_ms: float,
     stamps: Mapping[str, str],
     measure: str,
 ) -> tuple[DriftLine, ...]:
     """The last tick of every server until then: of each feature and slice the worst server, and of
-    that the window that tells most; worst first. Rows of a stamp that the server (`stamps`, by
+    that the most significant window; worst first. Rows of a stamp that the server (`stamps`, by
     address) no longer serves are left out: a new stamp starts afresh."""
     first = db.execute(
         "SELECT min(tick_ms) FROM (SELECT DISTINCT tick_ms FROM drift WHERE tick_ms <= ?"
@@ -65,7 +65,7 @@ def newest(
         address = names.text(server)
         if stamps.get(address, stamp) != stamp:
             continue
-        ticks = _telling(list(windows.values()))
+        ticks = _most_significant(list(windows.values()))
         spark = np.array([getattr(tick, measure) for tick in ticks])
         at_s = ticks[-1].tick_unix_ms / 1000
         line = DriftLine(ticks[-1], address, spark, at_s)
@@ -73,7 +73,7 @@ def newest(
     return worst_first([_worst(found, measure) for found in lines.values()], measure)
 
 
-def _row(row: Sequence[object], names: NameBook) -> DriftRow:
+def _row(row: Sequence[object], names: InternedTexts) -> DriftRow:
     values = dict(zip(_FIELDS, row[2:], strict=True))
     for name in ("stamp", "feature", "slice"):
         values[name] = names.text(values[name])  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ def _row(row: Sequence[object], names: NameBook) -> DriftRow:
     return DriftRow(tick_unix_ms=row[1], **values)  # type: ignore[arg-type]
 
 
-def _telling(windows: Sequence[list[DriftRow]]) -> list[DriftRow]:
+def _most_significant(windows: Sequence[list[DriftRow]]) -> list[DriftRow]:
     """Of the latest tick's windows the worst, one with too few rows only if all have; of those
     alike the longest, which has most rows."""
     newest = max(ticks[-1].tick_unix_ms for ticks in windows)
@@ -91,7 +91,7 @@ def _telling(windows: Sequence[list[DriftRow]]) -> list[DriftRow]:
 
     def order(ticks: list[DriftRow]) -> tuple[bool, int, int]:
         row = ticks[-1]
-        return row.level in UNTOLD, rank(row.level), -row.window_s
+        return row.level in UNDECIDED, rank(row.level), -row.window_s
 
     return min(latest, key=order)
 
@@ -103,7 +103,7 @@ def _worst(lines: Sequence[DriftLine], measure: str) -> DriftLine:
 
 def _order(row: DriftRow, measure: str) -> tuple[int, float]:
     value = getattr(row, measure)
-    level = 4 if row.level in UNTOLD else rank(row.level)
+    level = 4 if row.level in UNDECIDED else rank(row.level)
     return level, -value if value == value else 0.0
 
 
@@ -112,7 +112,7 @@ def worst_first(lines: Sequence[DriftLine], measure: str) -> tuple[DriftLine, ..
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _FeatureScores:
     """One feature of one stamp against its reference, by slice."""
 
     feature: str
@@ -128,14 +128,14 @@ def hours_of(from_s: float, to_s: float) -> tuple[int, int]:
 
 def in_window(
     db: sqlite3.Connection,
-    names: NameBook,
+    names: InternedTexts,
     known: Features,
     span: tuple[float, float],
     measure: str,
 ) -> tuple[tuple[DriftLine, ...], tuple[float, float]]:
     """Scores of the hours that `span` touches, all servers of a stamp added up: (lines, hours).
 
-    Hours do not show how bursty traffic was, and all is looked at at once: so rows count as the
+    Hours do not show how bursty traffic was, and everything is tested at once. So rows count as the
     server lets them count before it has measured that, and all tests are one family."""
     begin, end = hours_of(*span)
     sums: dict[tuple[str, str, str], np.ndarray] = {}
@@ -148,18 +148,20 @@ def in_window(
         held = sums.get(key)
         if held is None or held.shape == found.shape:
             sums[key] = found if held is None else held + found
-    looks = []
+    scored_features = []
     for (stamp, name), group in _grouped(sums).items():
         row = known.get((stamp, name))
         reference = reference_of(row) if row is not None else None
-        if reference is not None and (look := _look(reference, stamp, group)) is not None:
-            looks.append(look)
+        if reference is not None and (scored := _scored(reference, stamp, group)) is not None:
+            scored_features.append(scored)
     lines: dict[tuple[str, str], list[DriftLine]] = {}
-    if looks:
-        q = scores.benjamini_hochberg(np.concatenate([look.found.p for look in looks]))
-        ends = np.cumsum([len(look.places) for look in looks])[:-1]
-        for look, own in zip(looks, np.split(q, ends), strict=True):
-            for line in _judged(look, own, end):
+    if scored_features:
+        q = scores.benjamini_hochberg(
+            np.concatenate([scored.found.p for scored in scored_features])
+        )
+        ends = np.cumsum([len(scored.places) for scored in scored_features])[:-1]
+        for scored, own in zip(scored_features, np.split(q, ends), strict=True):
+            for line in _judged(scored, own, end):
                 lines.setdefault(line.key, []).append(line)
     found_lines = [_worst(found, measure) for found in lines.values()]
     return worst_first(found_lines, measure), (begin, end)
@@ -174,29 +176,30 @@ def _grouped(
     return grouped
 
 
-def _look(
+def _scored(
     reference: FeatureReference, stamp: str, counts: Mapping[str, np.ndarray]
-) -> _Look | None:
+) -> _FeatureScores | None:
     fitting = {p: c for p, c in counts.items() if len(c) == len(reference.counts)}
     if not fitting:
         return None
     deff = max(reference.deff, scores.UNMEASURED)
     live = np.stack(list(fitting.values()))
     found = scores.compare(reference, live, reference.counts, deff, reference.deff)
-    return _Look(reference.name, stamp, tuple(fitting), found)
+    return _FeatureScores(reference.name, stamp, tuple(fitting), found)
 
 
-def _judged(look: _Look, q: np.ndarray, end_s: float) -> list[DriftLine]:
-    found = look.found
+def _judged(scored: _FeatureScores, q: np.ndarray, end_s: float) -> list[DriftLine]:
+    found = scored.found
     levels = scores.judge(found, q)
     lines = []
-    for index, place in enumerate(look.places):
+    for index, place in enumerate(scored.places):
         level = scores.LEVELS[levels[index]] if found.sufficient[index] else "insufficient"
         row = DriftRow(
             tick_unix_ms=int(end_s * 1000),
-            stamp=look.stamp,
-            feature=look.feature,
+            stamp=scored.stamp,
+            feature=scored.feature,
             slice=place,
+            window_s=0,
             baseline="bundle",
             n=float(found.n[index]),
             n_effective=float(found.n_effective[index]),
@@ -217,7 +220,7 @@ def _judged(look: _Look, q: np.ndarray, end_s: float) -> list[DriftLine]:
 
 
 def reference_of(row: FeatureRow) -> FeatureReference | None:
-    """The server's reference as far as the wire tells it; None when its cells do not fit."""
+    """The server's reference as far as the wire carries it; None when its cells do not fit."""
     counts = np.asarray(row.reference_counts, np.int64)
     cells = len(row.edges) + 1 if row.kind != "categorical" else len(row.categories) + 1
     if len(counts) != cells or counts.sum() == 0:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from console.cache.timeline import Pace
+from console.cache.timeline import ServerLatency
 from console.state import status
 from console.state.dashboard import ServerLine, SkewLine
-from console.state.domain import STAMP_PARTS, Server
+from console.state.domain import STAMP_PARTS, ServerRecord
 
 
-def slo_ms_of(servers: Mapping[str, Server], scope: str) -> float:
+def slo_ms_of(servers: Mapping[str, ServerRecord], scope: str) -> float:
     """The strictest objective of the servers shown; 0: none."""
     limits = [
         server.snapshot.slo_ms
@@ -23,24 +23,24 @@ def slo_ms_of(servers: Mapping[str, Server], scope: str) -> float:
 
 
 def line_of(
-    server: Server,
+    server: ServerRecord,
     now_s: float,
-    paces: Mapping[str, Pace],
+    latencies: Mapping[str, ServerLatency],
     skewed: Mapping[str, SkewLine],
 ) -> ServerLine:
-    severity, word, why = status.server_state(server, now_s)
-    pace = paces.get(server.address, Pace())
+    severity, state, why = status.server_state(server, now_s)
+    latency = latencies.get(server.address, ServerLatency())
     line = skewed.get(server.address)
     cells = zip(STAMP_PARTS, line.cells, strict=True) if line is not None else ()
     return ServerLine(
         link=server.link,
         snapshot=server.snapshot,
         severity=severity,
-        word=word,
+        state=state,
         why=why,
         age_s=now_s - server.link.heard_s if server.link.heard_s else float("inf"),
-        p95_ms=pace.p95_ms,
+        p95_ms=latency.p95_ms,
         slo_ms=server.snapshot.slo_ms if server.snapshot is not None else 0.0,
-        spark=pace.spark,
+        spark=latency.spark,
         odd_parts=tuple(part for part, cell in cells if cell.differs),
     )

@@ -12,23 +12,26 @@ import numpy as np
 from console.cache.codec import pack
 from console.cache.retention import mark_changed
 from console.state.domain import (
+    CachedPrediction,
+    FeedRow,
+    ReceivedRow,
+    ServerSnapshot,
+)
+from server.telemetry.outputs import OUTPUT_NAMES, output_tuple
+from server.telemetry.rows import (
     AlertRow,
     DeployRow,
     DriftRow,
-    Event,
     FeatureRow,
     LatencyRow,
-    PredictionRow,
     ProfileRow,
     QualityRow,
-    Row,
-    ServerSnapshot,
     SilenceRow,
     SliceRow,
 )
 
 
-class Names:
+class TextIds:
     """Texts that repeat, kept once. Lives with the writing connection."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -56,12 +59,15 @@ _HEADS = {
     " baseline, n, n_effective, n_needed, ks, p, q, kl, js, psi, chi2_p, excess_kl, expected_kl,"
     " level, structural) VALUES (?" + ",?" * 20 + ")",
     "prediction": "INSERT INTO prediction (server, id, at_ms, stamp, mix, label, true_label,"
-    " confidence, margin, entropy, closed_set_mass, queue_ms, decode_ms, preprocess_ms, forward_ms,"
-    " post_ms, total_ms, batch_size, replica, slices, error, kept, client, session, trace_id,"
-    " features, task, company) VALUES (?" + ",?" * 27 + ")"
+    " queue_ms, decode_ms, preprocess_ms, forward_ms, post_ms, total_ms, batch_size, replica,"
+    " slices, error, kept, client, session, trace_id, features, task, batch_mates, "
+    + ", ".join(OUTPUT_NAMES)
+    + ") VALUES (?"
+    + ",?" * (23 + len(OUTPUT_NAMES))
+    + ")"
     # In place, so that the row keeps its number while the panel pages through it.
     " ON CONFLICT (server, id) DO UPDATE SET true_label = excluded.true_label,"
-    " kept = excluded.kept, error = excluded.error, company = excluded.company",
+    " kept = excluded.kept, error = excluded.error, batch_mates = excluded.batch_mates",
     "alert": "INSERT OR REPLACE INTO alert (server, id, at_ms, body) VALUES (?,?,?,?)",
     "deploy": "INSERT OR REPLACE INTO deploy (server, at_ms, id, body) VALUES (?,?,?,?)",
     "quality": "INSERT OR REPLACE INTO quality (server, at_ms, id, body) VALUES (?,?,?,?)",
@@ -71,7 +77,9 @@ _HEADS = {
 }
 
 
-def insert(connection: sqlite3.Connection, names: Names, events: Sequence[Event]) -> frozenset[str]:
+def insert(
+    connection: sqlite3.Connection, names: TextIds, events: Sequence[ReceivedRow]
+) -> frozenset[str]:
     """Write `events` in one transaction; returns the tables that changed."""
     batches: dict[str, list[tuple[object, ...]]] = {}
     servers: dict[str, tuple[object, ...]] = {}
@@ -109,11 +117,11 @@ def insert(connection: sqlite3.Connection, names: Names, events: Sequence[Event]
     return frozenset(batches) | (frozenset({"server"}) if servers else frozenset())
 
 
-def _values(row: Row, server: int, names: Names) -> tuple[str, tuple[object, ...]]:
+def _values(row: FeedRow, server: int, names: TextIds) -> tuple[str, tuple[object, ...]]:
     match row:
         case LatencyRow():
             return "latency", _latency(row, server, names)
-        case PredictionRow():
+        case CachedPrediction():
             return "prediction", _prediction(row, server, names)
         case DriftRow():
             return "drift", (
@@ -154,7 +162,7 @@ def _values(row: Row, server: int, names: Names) -> tuple[str, tuple[object, ...
             raise AssertionError("snapshots are written by insert()")
 
 
-def _latency(row: LatencyRow, server: int, names: Names) -> tuple[object, ...]:
+def _latency(row: LatencyRow, server: int, names: TextIds) -> tuple[object, ...]:
     exemplars = [(e.prediction_id, e.total_ms, e.trace_id) for e in row.exemplars]
     return (
         row.bucket_unix_ms,
@@ -177,7 +185,7 @@ def _latency(row: LatencyRow, server: int, names: Names) -> tuple[object, ...]:
     )
 
 
-def _prediction(row: PredictionRow, server: int, names: Names) -> tuple[object, ...]:
+def _prediction(row: CachedPrediction, server: int, names: TextIds) -> tuple[object, ...]:
     return (
         server,
         row.prediction_id,
@@ -186,10 +194,6 @@ def _prediction(row: PredictionRow, server: int, names: Names) -> tuple[object, 
         names.id(row.mix),
         names.id(row.label),
         names.id(row.true_label),
-        row.confidence,
-        row.margin,
-        row.entropy,
-        row.closed_set_mass,
         *astuple(row.timing),
         row.batch_size,
         row.replica,
@@ -201,5 +205,6 @@ def _prediction(row: PredictionRow, server: int, names: Names) -> tuple[object, 
         row.trace_id,
         np.asarray(row.features, "<f4").tobytes(),
         row.task,
-        json.dumps(row.company),
+        json.dumps(row.batch_mates),
+        *output_tuple(row),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 
-class NameBook:
+class InternedTexts:
     """Ids to texts and back, extended when an unknown id turns up."""
 
     def __init__(self, db: sqlite3.Connection) -> None:

@@ -1,5 +1,5 @@
-"""The latency rows of the window looked at, held in arrays and kept up by what changed since the
-last look: rewritten rows get a new `seq`, so `seq > last` is everything new."""
+"""The latency rows of the window shown, held in arrays and updated with what changed since the
+last read: rewritten rows get a new `seq`, so `seq > last` is everything new."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LatencyRows:
         return self._level
 
     def refresh(self, db: sqlite3.Connection, from_ms: int, to_ms: int) -> None:
-        """Hold the rows of [from, to). The range may slide; a jump reads anew."""
+        """Hold the rows of [from, to). The range may slide; a jump reads everything again."""
         begin, end = self._span
         slid = self._level >= 0 and begin <= from_ms and to_ms >= end and from_ms < end
         if not slid or (to_ms - from_ms) < (end - begin) * 0.6 or self._used > 2 * MOST_ROWS:

@@ -5,132 +5,23 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 import sqlite3
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from console.cache.interned import NameBook
-from console.state.domain import FeatureRow, PredictionRow, Timing
-from console.state.filterline import Clause
+from console.cache.interned import InternedTexts
+from console.state.domain import CachedPrediction, StageTimes
+from server.telemetry.outputs import OUTPUT_NAMES, stored_outputs
 
 MOST = 1_000_000
 _COLUMNS = (
-    "seq, server, id, at_ms, stamp, mix, label, true_label, confidence, margin, entropy,"
-    " closed_set_mass, queue_ms, decode_ms, preprocess_ms, forward_ms, post_ms, total_ms,"
-    " batch_size, replica, slices, error, kept, client, session, trace_id, features, task, company"
+    "seq, server, id, at_ms, stamp, mix, label, true_label, queue_ms,"
+    " decode_ms, preprocess_ms, forward_ms, post_ms, total_ms,"
+    " batch_size, replica, slices, error, kept, client, session, trace_id, features, task,"
+    " batch_mates, " + ", ".join(OUTPUT_NAMES)
 )
-_INTERNED = {
-    "label": "label",
-    "true": "true_label",
-    "stamp": "stamp",
-    "mix": "mix",
-    "client": "client",
-    "server": "server",
-}
-_TEXTS = {"task": "task", "error": "error", "id": "id", "session": "session"}
-_FLAGS = {
-    "error": "error != ''",
-    "kept": "kept = 1",
-    "labelled": "true_label != (SELECT id FROM name WHERE text = '')",
-    "wrong": "true_label != (SELECT id FROM name WHERE text = '') AND true_label != label",
-}
-
-
-def where(
-    clauses: Sequence[Clause],
-    span: tuple[float, float] | None,
-    aliases: Mapping[str, str] | None = None,
-) -> tuple[str, list[object]]:
-    """SQL condition and its parameters. `aliases`: server names for people to addresses."""
-    parts, values = ["1"], []  # type: list[str], list[object]
-    if span is not None:
-        parts.append("at_ms >= ? AND at_ms < ?")
-        values += [int(span[0] * 1000), int(span[1] * 1000)]
-    for clause in clauses:
-        part, more = _clause(clause, aliases or {})
-        parts.append(f"({part})")
-        values += more
-    return " AND ".join(parts), values
-
-
-def _clause(clause: Clause, aliases: Mapping[str, str]) -> tuple[str, list[object]]:
-    if clause.kind == "flag":
-        wanted = _FLAGS[clause.name]
-        return (wanted if clause.op == "=" else f"NOT ({wanted})"), []
-    if clause.kind == "number":
-        # Names and operators come from the parser's own tables, never from the line.
-        return f"{clause.name} {clause.op} ?", [float(clause.value)]
-    if clause.kind == "feature":
-        return f"feature_is(stamp, features, ?, '{clause.op}', ?)", [clause.name, clause.value]
-    if clause.kind == "slice":
-        path = "$." + json.dumps(clause.name)
-        return _compare("ifnull(json_extract(slices, ?), '')", clause, [path], clause.value)
-    if clause.name in _INTERNED:
-        column = _INTERNED[clause.name]
-        value = aliases.get(clause.value, clause.value) if clause.name == "server" else clause.value
-        prefix = clause.name == "stamp" and clause.op != "~"
-        if prefix:  # a stamp is given by its first digits
-            test = f"{column} IN (SELECT id FROM name WHERE substr(text, 1, ?) = ?)"
-            return (test if clause.op == "=" else f"NOT {test}"), [len(value), value]
-        inner, values = _compare("text", Clause(clause.name, clause.op, value, "name"), [], value)
-        return f"{column} IN (SELECT id FROM name WHERE {inner})", values
-    return _compare(_TEXTS[clause.name], clause, [], clause.value)
-
-
-_TESTS: Mapping[str, Callable[[float, float], bool]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-
-
-def know_features(
-    db: sqlite3.Connection, names: NameBook, known: Mapping[tuple[str, str], FeatureRow]
-) -> None:
-    """Teach this connection to test a feature: its place in the row depends on the stamp."""
-    places: dict[tuple[str, str], tuple[int, FeatureRow]] = {}
-    counts: dict[str, int] = {}
-    for (stamp, name), feature in known.items():
-        places[(stamp, name)] = (counts.get(stamp, 0), feature)
-        counts[stamp] = counts.get(stamp, 0) + 1
-
-    def feature_is(stamp: int, blob: bytes, name: str, op: str, value: str) -> bool:
-        place, feature = places.get((names.text(stamp), name), (-1, None))
-        if feature is None or not 0 <= 4 * place < len(blob):
-            return False
-        held = struct.unpack_from("<f", blob, 4 * place)[0]
-        if held != held:
-            return False
-        if feature.kind == "categorical":
-            text = feature.categories[int(held)] if held < len(feature.categories) else "new"
-            return (value in text) if op == "~" else (text == value) == (op == "=")
-        test = _TESTS.get(op)
-        return test is not None and _is_number(value) and test(held, float(value))
-
-    db.create_function("feature_is", 5, feature_is, deterministic=True)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _compare(
-    expression: str, clause: Clause, values: list[object], value: str
-) -> tuple[str, list[object]]:
-    if clause.op == "~":
-        return f"instr(lower({expression}), lower(?)) > 0", [*values, value]
-    return f"{expression} {clause.op} ?", [*values, value]
 
 
 def numbers(
@@ -148,8 +39,8 @@ def numbers(
 
 
 def page(
-    db: sqlite3.Connection, names: NameBook, wanted: Sequence[int]
-) -> dict[int, tuple[str, PredictionRow]]:
+    db: sqlite3.Connection, names: InternedTexts, wanted: Sequence[int]
+) -> dict[int, tuple[str, CachedPrediction]]:
     """By `seq`: (server, row). Rows deleted meanwhile are absent."""
     marks = ",".join("?" * len(wanted))
     rows = db.execute(f"SELECT {_COLUMNS} FROM prediction WHERE seq IN ({marks})", list(wanted))
@@ -157,8 +48,8 @@ def page(
 
 
 def by_id(
-    db: sqlite3.Connection, names: NameBook, server: str, identity: str
-) -> PredictionRow | None:
+    db: sqlite3.Connection, names: InternedTexts, server: str, identity: str
+) -> CachedPrediction | None:
     row = db.execute(
         f"SELECT {_COLUMNS} FROM prediction WHERE server = ? AND id = ?",
         (names.find(server), identity),
@@ -166,7 +57,7 @@ def by_id(
     return None if row is None else _prediction(row, names)
 
 
-def _prediction(row: Sequence[object], names: NameBook) -> PredictionRow:
+def _prediction(row: Sequence[object], names: InternedTexts) -> CachedPrediction:
     def number(index: int) -> float:
         value = row[index]
         return float(value) if isinstance(value, int | float) else math.nan
@@ -174,27 +65,24 @@ def _prediction(row: Sequence[object], names: NameBook) -> PredictionRow:
     def text(index: int) -> str:
         return names.text(int(row[index]))  # type: ignore[call-overload]
 
-    return PredictionRow(
+    return CachedPrediction(
         prediction_id=str(row[2]),
         at_unix_ms=int(row[3]),  # type: ignore[call-overload]
         stamp=text(4),
         mix=text(5),
         label=text(6),
         true_label=text(7),
-        confidence=number(8),
-        margin=number(9),
-        entropy=number(10),
-        closed_set_mass=number(11),
-        timing=Timing(*(number(index) for index in range(12, 18))),
-        batch_size=int(number(18)),
-        replica=int(number(19)),
-        slices=json.loads(str(row[20])),
-        error=str(row[21]),
-        payload_kept=bool(row[22]),
-        client=text(23),
-        session=str(row[24]),
-        trace_id=str(row[25]),
-        features=tuple(np.frombuffer(row[26], "<f4").tolist()),  # type: ignore[call-overload]
-        task=str(row[27]),
-        company=tuple(json.loads(str(row[28]))),
+        timing=StageTimes(*(number(index) for index in range(8, 14))),
+        batch_size=int(number(14)),
+        replica=int(number(15)),
+        slices=json.loads(str(row[16])),
+        error=str(row[17]),
+        payload_kept=bool(row[18]),
+        client=text(19),
+        session=str(row[20]),
+        trace_id=str(row[21]),
+        features=tuple(np.frombuffer(row[22], "<f4").tolist()),  # type: ignore[call-overload]
+        task=str(row[23]),
+        batch_mates=tuple(json.loads(str(row[24]))),
+        **stored_outputs(row[25:]),
     )

@@ -12,19 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from console.cache import drift, predictions, rows
-from console.cache.interned import NameBook
+from console.cache import drift, filter_sql, predictions, rows
+from console.cache.interned import InternedTexts
 from console.state.query_types import (
     FindPredictions,
-    Found,
-    Page,
-    Payload,
-    Question,
+    FoundPredictions,
+    KeptPayload,
+    PredictionDetail,
+    PredictionPage,
+    Query,
     ReadPage,
     ReadPayload,
     ReadPrediction,
-    Single,
 )
+from server.telemetry.filters import BadFilter
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 Fetch = Callable[[str, str, Callable[[bytes | None, str], None]], None]
 
 
-class Librarian:
+class QueryThread:
     """`fetch` asks the server for a payload that the cache does not hold; `answer` takes every
     answer, from this thread or from the feed's."""
 
@@ -40,19 +41,19 @@ class Librarian:
         self._path = path
         self._fetch = fetch
         self._answer = answer
-        self._queue: queue.SimpleQueue[tuple[int, Question] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[int, Query] | None] = queue.SimpleQueue()
         self._db: sqlite3.Connection | None = None
         self._newest_find = 0
         self._closing = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="cache librarian", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="cache queries", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def ask(self, number: int, question: Question) -> None:
+    def ask(self, number: int, question: Query) -> None:
         if isinstance(question, FindPredictions):
             self._newest_find = number
-            self._interrupt()  # the filter before this one interests nobody any more
+            self._interrupt()  # the filter before this one is obsolete
         self._queue.put((number, question))
 
     def _interrupt(self) -> None:
@@ -67,7 +68,7 @@ class Librarian:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        names: NameBook | None = None
+        names: InternedTexts | None = None
         while (asked := self._queue.get()) is not None:
             number, question = asked
             if isinstance(question, FindPredictions) and number < self._newest_find:
@@ -75,51 +76,66 @@ class Librarian:
             try:
                 if self._db is None:
                     self._db = rows.open_for_reading(self._path)
-                    names = NameBook(self._db) if self._db is not None else None
+                    names = InternedTexts(self._db) if self._db is not None else None
                 if self._db is None or names is None:
-                    self._answer(number, Found(np.zeros(0, np.int64), "nothing is kept yet"))
+                    self._answer(
+                        number, FoundPredictions(np.zeros(0, np.int64), "the cache is empty")
+                    )
                 else:
                     self._read(self._db, names, number, question)
             except sqlite3.Error as error:
                 if "interrupted" not in str(error):
                     log.error("question to the cache failed: %s", error)
-                    self._answer(number, Found(np.zeros(0, np.int64), str(error)))
+                    self._answer(number, FoundPredictions(np.zeros(0, np.int64), str(error)))
         with self._closing:
             db, self._db = self._db, None
         if db is not None:
             db.close()
 
     def _read(
-        self, db: sqlite3.Connection, names: NameBook, number: int, question: Question
+        self, db: sqlite3.Connection, names: InternedTexts, number: int, question: Query
     ) -> None:
         match question:
-            case FindPredictions(clauses, span, aliases):
-                if any(clause.kind == "feature" for clause in clauses):
-                    predictions.know_features(db, names, drift.features(db))
-                condition = predictions.where(clauses, span, aliases)
-                self._answer(number, Found(predictions.numbers(db, condition)))
+            case FindPredictions():
+                self._answer(number, _find(db, names, question))
             case ReadPage(numbers):
-                self._answer(number, Page(predictions.page(db, names, numbers)))
+                self._answer(number, PredictionPage(predictions.page(db, names, numbers)))
             case ReadPrediction(server, identity):
                 self._answer(number, _single(db, names, server, identity))
             case ReadPayload(server, identity):
                 body = rows.payload(db, names, server, identity)
                 if body is not None:
-                    self._answer(number, Payload(server, identity, body))
+                    self._answer(number, KeptPayload(server, identity, body))
                     return
                 self._fetch(
                     server,
                     identity,
-                    lambda found, why: self._answer(number, Payload(server, identity, found, why)),
+                    lambda found, why: self._answer(
+                        number, KeptPayload(server, identity, found, why)
+                    ),
                 )
 
 
-def _single(db: sqlite3.Connection, names: NameBook, server: str, identity: str) -> Single:
+def _find(
+    db: sqlite3.Connection, names: InternedTexts, wanted: FindPredictions
+) -> FoundPredictions:
+    try:
+        if any(clause.kind == "feature" for clause in wanted.clauses):
+            filter_sql.know_features(db, names, drift.features(db), wanted.clauses)
+        condition = filter_sql.where(wanted.clauses, wanted.span, wanted.aliases)
+    except BadFilter as error:  # a category compared as a number: only the features tell them apart
+        return FoundPredictions(np.zeros(0, np.int64), str(error))
+    return FoundPredictions(predictions.numbers(db, condition))
+
+
+def _single(
+    db: sqlite3.Connection, names: InternedTexts, server: str, identity: str
+) -> PredictionDetail:
     row = predictions.by_id(db, names, server, identity)
     if row is None:
-        return Single(server, identity, None)
-    found = (predictions.by_id(db, names, server, other) for other in row.company[:64])
-    company = tuple(other for other in found if other is not None)
+        return PredictionDetail(server, identity, None)
+    found = (predictions.by_id(db, names, server, other) for other in row.batch_mates[:64])
+    batch_mates = tuple(other for other in found if other is not None)
     known = drift.features(db)
     schema = tuple(feature for (stamp, _), feature in known.items() if stamp == row.stamp)
-    return Single(server, identity, row, company, schema)
+    return PredictionDetail(server, identity, row, batch_mates, schema)

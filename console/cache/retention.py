@@ -76,7 +76,7 @@ def shrink(connection: sqlite3.Connection, limit_bytes: int) -> None:
 
 def roll_up(connection: sqlite3.Connection, level: int, now_ms: int, most: int = 400) -> int:
     """Sum the settled buckets that got rows since they were last summed; returns the rows written.
-    A row that comes late, after an outage, marks its bucket anew and is not lost."""
+    A row that comes late, after an outage, marks its bucket again and is not lost."""
     width_ms = LEVEL_S[level] * 1000
     changed = connection.execute(
         "SELECT bucket_ms FROM changed WHERE level = ? AND bucket_ms < ?"

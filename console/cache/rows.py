@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from console.cache.codec import unpack
-from console.cache.interned import NameBook
+from console.cache.interned import InternedTexts
 from console.state.domain import (
     Action,
+    Link,
+    ServerRecord,
+    ServerSnapshot,
+)
+from server.telemetry.rows import (
     AlertRow,
     DeployRow,
-    Link,
     QualityRow,
-    Server,
-    ServerSnapshot,
     SilenceRow,
     SliceRow,
 )
@@ -38,8 +40,8 @@ def open_for_reading(path: Path) -> sqlite3.Connection | None:
     return db
 
 
-def servers(db: sqlite3.Connection) -> dict[str, Server]:
-    """Every server ever heard of, as offline: whoever has a link puts its own in."""
+def servers(db: sqlite3.Connection) -> dict[str, ServerRecord]:
+    """Every server ever heard of, as offline; a caller with a link replaces it."""
     found = {}
     for address, body, heard_ms, offset_ms, instance in db.execute(
         "SELECT address, body, max(heard_ms, snapshot_ms), offset_ms, instance FROM server"
@@ -52,7 +54,7 @@ def servers(db: sqlite3.Connection) -> dict[str, Server]:
             offset_ms=math.nan if offset_ms is None else offset_ms,
             instance=instance,
         )
-        found[address] = Server(link, unpack(ServerSnapshot, body))
+        found[address] = ServerRecord(link, unpack(ServerSnapshot, body))
     return found
 
 
@@ -64,7 +66,7 @@ def cursors(db: sqlite3.Connection) -> dict[str, tuple[str, int, float]]:
 
 def _bodies(
     db: sqlite3.Connection,
-    names: NameBook,
+    names: InternedTexts,
     kind: type[T],
     table: str,
     where: tuple[str, Sequence[object]],
@@ -73,37 +75,37 @@ def _bodies(
     return [(names.text(server), unpack(kind, body)) for server, body in rows]
 
 
-def alerts(db: sqlite3.Connection, names: NameBook) -> list[tuple[str, AlertRow]]:
+def alerts(db: sqlite3.Connection, names: InternedTexts) -> list[tuple[str, AlertRow]]:
     """The newest 500, whatever their state."""
     return _bodies(db, names, AlertRow, "alert", ("1 ORDER BY at_ms DESC LIMIT 500", ()))
 
 
 def silences(
-    db: sqlite3.Connection, names: NameBook, now_ms: float
+    db: sqlite3.Connection, names: InternedTexts, now_ms: float
 ) -> list[tuple[str, SilenceRow]]:
     return _bodies(db, names, SilenceRow, "silence", ("at_ms > ?", (now_ms,)))
 
 
-def deploys(db: sqlite3.Connection, names: NameBook) -> list[tuple[str, DeployRow]]:
+def deploys(db: sqlite3.Connection, names: InternedTexts) -> list[tuple[str, DeployRow]]:
     """The newest 500, newest first."""
     return _bodies(db, names, DeployRow, "deploy", ("1 ORDER BY at_ms DESC LIMIT 500", ()))
 
 
 def quality(
-    db: sqlite3.Connection, names: NameBook, from_ms: float, to_ms: float
+    db: sqlite3.Connection, names: InternedTexts, from_ms: float, to_ms: float
 ) -> list[tuple[str, QualityRow]]:
     where = ("at_ms >= ? AND at_ms < ? ORDER BY at_ms LIMIT 5000", (from_ms, to_ms))
     return _bodies(db, names, QualityRow, "quality", where)
 
 
-def slices(db: sqlite3.Connection, names: NameBook) -> list[tuple[str, SliceRow]]:
+def slices(db: sqlite3.Connection, names: InternedTexts) -> list[tuple[str, SliceRow]]:
     """The newest finding of each expression, worst first."""
     rows = _bodies(db, names, SliceRow, "slice", ("1 ORDER BY at_ms DESC LIMIT 200", ()))
     return sorted(rows, key=lambda row: -row[1].z)
 
 
 def actions(db: sqlite3.Connection) -> list[Action]:
-    columns = "id, server, kind, target, by, note, until_unix_ms, undo, state, detail, at_s"
+    columns = "id, server, kind, target, actor, note, until_unix_ms, undo, state, detail, at_s"
     rows = db.execute(f"SELECT {columns} FROM action ORDER BY id DESC LIMIT 200")
     fields = columns.split(", ")
     found = [dict(zip(fields, row, strict=True)) for row in rows]
@@ -115,7 +117,9 @@ def meta(db: sqlite3.Connection, key: str) -> str:
     return "" if row is None else str(row[0])
 
 
-def payload(db: sqlite3.Connection, names: NameBook, server: str, identity: str) -> bytes | None:
+def payload(
+    db: sqlite3.Connection, names: InternedTexts, server: str, identity: str
+) -> bytes | None:
     row = db.execute(
         "SELECT body FROM payload WHERE server = ? AND id = ?", (names.find(server), identity)
     ).fetchone()

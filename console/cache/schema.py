@@ -6,7 +6,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-VERSION = 1  # PRAGMA user_version; a file with a higher one was written by a newer console
+from server.telemetry.outputs import OUTPUTS
+
+VERSION = 2  # PRAGMA user_version; a file with a higher one was written by a newer console
 
 _COLD = (
     ("alert", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),
@@ -74,8 +76,8 @@ def version_of(path: Path) -> int:
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """The one connection that writes, migrated. A file that is no database is moved aside: it is a
-    cache. Raises CacheTooNew."""
+    """The one connection that writes, migrated. A file that is not a database is moved aside, as it
+    is only a cache. Raises CacheTooNew."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         found = version_of(path)
@@ -94,11 +96,22 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA busy_timeout = 5000")
     if found < VERSION:
-        _migrate(connection)
+        build(connection)
+    add_missing_outputs(connection)
     return connection
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def add_missing_outputs(connection: sqlite3.Connection) -> None:
+    """Columns of outputs that are newer than the file; NULL in its rows. An older console neither
+    reads nor writes them, so the version stays."""
+    known = {row[1] for row in connection.execute("PRAGMA table_info(prediction)")}
+    for spec in OUTPUTS:
+        if spec.name not in known:
+            connection.execute(f"ALTER TABLE prediction ADD COLUMN {spec.name} {spec.column}")
+
+
+def build(connection: sqlite3.Connection, stop_before: str | None = None) -> None:
+    """Apply the migrations that the file lacks, up to `stop_before`."""
     # A quarter of a second to import, and needed on the first start only.
     from sqlite_utils import Database, Migrations
 
@@ -114,5 +127,20 @@ def _migrate(connection: sqlite3.Connection) -> None:
             if table != "feature":
                 db.execute(f"CREATE INDEX {table}_at ON {table} (at_ms)")
 
-    migrations.apply(Database(connection))
+    @migrations(name="0002_names_of_the_field")
+    def names_of_the_field(db: Database) -> None:
+        db.execute("ALTER TABLE prediction RENAME COLUMN company TO batch_mates")
+        db.execute("ALTER TABLE action RENAME COLUMN by TO actor")
+        for table, old, new in (
+            ("deploy", "by", "actor"),
+            ("silence", "by", "actor"),
+            ("slice", "words", "message"),
+        ):
+            db.execute(
+                f"UPDATE {table} SET body = json_remove("
+                f"json_set(body, '$.{new}', json_extract(body, '$.{old}')), '$.{old}')"
+                f" WHERE json_type(body, '$.{old}') IS NOT NULL"
+            )
+
+    migrations.apply(Database(connection), stop_before=stop_before)
     connection.execute(f"PRAGMA user_version = {VERSION}")

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from console.cache.interned import NameBook
+from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
 from console.cache.quantiles import quantiles
-from console.state.dashboard import Exemplary, Floats, Latency, View
+from console.state.dashboard import ExampleRequest, Floats, LatencyColumns, View
 
 SPARK_POINTS = 48
 SETTLE_S = 2.5  # between the end of a bucket and its arrival from every server
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pace:
+class ServerLatency:
     """One server: percentiles of the last minute of its data, where that ends, p95 over the
     window."""
 
@@ -42,13 +42,13 @@ def _column_width_s(view: View, rows_width_s: float) -> float:
 
 def latency(
     rows: LatencyRows,
-    names: NameBook,
+    names: InternedTexts,
     view: View,
     span: tuple[float, float],
     shifts_s: Mapping[str, float],
     slo_ms: float,
     now_s: float,
-) -> tuple[Latency, dict[str, Pace]]:
+) -> tuple[LatencyColumns, dict[str, ServerLatency]]:
     """(the latency panel, every server by itself)."""
     used = rows.size
     keys, numbers = rows.keys[:used], rows.numbers[:used]
@@ -85,7 +85,7 @@ def latency(
     )
     newest = float((starts_s + width)[shown].max()) if shown.any() else np.nan
     heat = counts / np.maximum(counts.max(axis=1), 1)[:, None]
-    found = Latency(
+    found = LatencyColumns(
         from_s=span[0],
         to_s=span[1],
         column_s=column_s,
@@ -108,7 +108,7 @@ def latency(
         width_s=typical,
         mixes=tuple(sorted({names.text(i) for i in np.unique(keys[inside, 3])})) if used else (),
     )
-    return found, _paces(rows, inside, starts_s, span, names)
+    return found, _latencies(rows, inside, starts_s, span, names)
 
 
 def _rate(requests: Floats, column_s: float, origin: float, newest: float) -> Floats:
@@ -121,7 +121,7 @@ def _rate(requests: Floats, column_s: float, origin: float, newest: float) -> Fl
     return np.asarray(np.where(requests > 0, requests / seconds, np.nan))
 
 
-def _by_name(names: NameBook, ids: NDArray[np.int64], values: Mapping[str, float]) -> Floats:
+def _by_name(names: InternedTexts, ids: NDArray[np.int64], values: Mapping[str, float]) -> Floats:
     found = np.zeros(len(ids))
     for number in np.unique(ids):
         found[ids == number] = values.get(names.text(int(number)), 0.0)
@@ -153,13 +153,13 @@ def _sum(
     return out
 
 
-def _paces(
+def _latencies(
     rows: LatencyRows,
     inside: NDArray[np.bool_],
     starts_s: Floats,
     span: tuple[float, float],
-    names: NameBook,
-) -> dict[str, Pace]:
+    names: InternedTexts,
+) -> dict[str, ServerLatency]:
     """By server, of what lies inside the window."""
     found = {}
     servers, counts = rows.keys[: rows.size, 1], rows.counts[: rows.size]
@@ -171,7 +171,9 @@ def _paces(
         last = counts[mine & (starts_s > newest_s - 60)].sum(axis=0, dtype=np.int64)
         p95, p99 = quantiles(last[None, :], (0.95, 0.99))
         spark = quantiles(_sum(place, mine, counts, SPARK_POINTS), (0.95,))[0]
-        found[names.text(int(number))] = Pace(float(p95[0]), float(p99[0]), newest_s, spark)
+        found[names.text(int(number))] = ServerLatency(
+            float(p95[0]), float(p99[0]), newest_s, spark
+        )
     return found
 
 
@@ -202,7 +204,7 @@ def _split(
     column: NDArray[np.int64],
     columns: int,
     split: str,
-    names: NameBook,
+    names: InternedTexts,
     most: int = 8,
 ) -> tuple[tuple[str, Floats], ...]:
     if split not in _SPLIT_COLUMN or not shown.any():
@@ -225,7 +227,7 @@ def _shares(
     inside: NDArray[np.bool_],
     column: NDArray[np.int64],
     columns: int,
-    names: NameBook,
+    names: InternedTexts,
 ) -> tuple[tuple[str, Floats], ...]:
     """Share of the requests by stamp, a column each."""
     used = rows.size
@@ -245,11 +247,11 @@ def _exemplars(
     rows: LatencyRows,
     shown: NDArray[np.bool_],
     starts_s: Floats,
-    names: NameBook,
+    names: InternedTexts,
     most: int = 1500,
-) -> tuple[Exemplary, ...]:
+) -> tuple[ExampleRequest, ...]:
     """The newest requests kept as examples, for a click on the heat map."""
-    found: list[Exemplary] = []
+    found: list[ExampleRequest] = []
     places = np.flatnonzero(shown)
     for place in places[np.argsort(-starts_s[places], kind="stable")][: 4 * most]:
         text = rows.exemplars.get(tuple(int(part) for part in rows.keys[place]))
@@ -257,7 +259,7 @@ def _exemplars(
             continue
         server = names.text(int(rows.keys[place, 1]))
         for identity, total_ms, trace in json.loads(text):
-            found.append(Exemplary(float(starts_s[place]), total_ms, server, identity, trace))
+            found.append(ExampleRequest(float(starts_s[place]), total_ms, server, identity, trace))
         if len(found) >= most:
             break
     return tuple(found)

@@ -1,5 +1,5 @@
-"""The one thread that writes the cache. Everybody else hands it rows and goes on; when it falls
-behind, `backlog` tells the feed to stop reading, and gRPC's flow control tells the server."""
+"""The one thread that writes the cache. Other threads hand it rows and continue. When it falls
+behind, `backlog` makes the feed stop reading, and gRPC's flow control slows the server down."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from console.cache import retention
-from console.cache.insert import Names, insert
+from console.cache.insert import TextIds, insert
 from console.cache.schema import CacheTooNew, open_for_writing
-from console.state.domain import Action, Event
+from console.state.domain import Action, ReceivedRow
 
 log = logging.getLogger(__name__)
 BATCH_S = 0.1  # rows wait at most this long to be written together
@@ -24,7 +24,7 @@ TIDY_EVERY_S = 30.0
 Job = Callable[[sqlite3.Connection], frozenset[str]]
 
 
-class Writer:
+class CacheWriter:
     """`on_written(tables)` is called from the writer's thread after each commit."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Writer:
         self._on_written = on_written
         self._limit_bytes = limit_bytes
         self._clock = clock
-        self._queue: queue.SimpleQueue[Sequence[Event] | Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[ReceivedRow] | Job | None] = queue.SimpleQueue()
         self._waiting = 0  # rows; only ever read outside for a rough backlog
         self._written = 0
         self.trouble = ""  # why nothing is written; shown in the status bar
@@ -51,7 +51,7 @@ class Writer:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, events: Sequence[Event]) -> None:
+    def put(self, events: Sequence[ReceivedRow]) -> None:
         if events and not self.trouble:
             self._waiting += len(events)
             self._queue.put(events)
@@ -84,16 +84,16 @@ class Writer:
         try:
             connection = open_for_writing(self._path)
         except (CacheTooNew, OSError, sqlite3.Error) as error:
-            # The console goes on from what it can read; a status line says that nothing is kept.
-            self.trouble = f"cache is not written: {error}"
+            # The console continues with what it can read, and the status bar shows the problem.
+            self.trouble = f"cannot write the cache: {error}"
             self._on_written(frozenset({"meta"}))
             return
         try:
-            self._loop(connection, Names(connection))
+            self._loop(connection, TextIds(connection))
         finally:
             connection.close()
 
-    def _loop(self, connection: sqlite3.Connection, names: Names) -> None:
+    def _loop(self, connection: sqlite3.Connection, names: TextIds) -> None:
         self._on_written(frozenset({"opened"}))
         tidied = self._clock()
         while True:
@@ -107,13 +107,13 @@ class Writer:
                 tidy = functools.partial(retention.tidy, connection, now_s, self._limit_bytes)
                 self._on_written(self._guard(tidy))
 
-    def _collect(self) -> list[Sequence[Event] | Job] | None:
+    def _collect(self) -> list[Sequence[ReceivedRow] | Job] | None:
         """What came in the last BATCH_S; None at the end."""
         try:
             found = self._queue.get(timeout=1.0)
         except queue.Empty:
             return []
-        jobs: list[Sequence[Event] | Job] = []
+        jobs: list[Sequence[ReceivedRow] | Job] = []
         until = time.monotonic() + BATCH_S
         while found is not None:
             jobs.append(found)
@@ -128,10 +128,13 @@ class Writer:
         return jobs or None
 
     def _write(
-        self, connection: sqlite3.Connection, names: Names, jobs: list[Sequence[Event] | Job]
+        self,
+        connection: sqlite3.Connection,
+        names: TextIds,
+        jobs: list[Sequence[ReceivedRow] | Job],
     ) -> None:
         tables: frozenset[str] = frozenset()
-        events: list[Event] = []
+        events: list[ReceivedRow] = []
         for job in jobs:
             if callable(job):
                 if events:
@@ -148,12 +151,12 @@ class Writer:
             self._on_written(tables)
 
     def _guard(self, work: Callable[[], frozenset[str]]) -> frozenset[str]:
-        """A full disk or a locked file loses rows of a cache, and says so; it ends nothing."""
+        """A full disk or a locked file loses rows and is reported; the thread continues."""
         try:
             done = work()
         except sqlite3.Error as error:
             log.error("cache write failed: %s", error)
-            self.trouble = f"cache is not written: {error}"
+            self.trouble = f"cannot write the cache: {error}"
             return frozenset({"meta"})
         self.trouble = ""
         return done
@@ -166,9 +169,20 @@ def _meta(db: sqlite3.Connection, key: str, value: str) -> frozenset[str]:
 
 def _add_action(db: sqlite3.Connection, a: Action) -> frozenset[str]:
     db.execute(
-        "INSERT INTO action (server, kind, target, by, note, until_unix_ms, undo, state, detail,"
+        "INSERT INTO action (server, kind, target, actor, note, until_unix_ms, undo, state, detail,"
         " at_s) VALUES (?,?,?,?,?,?,?,?,?,?)",
-        (a.server, a.kind, a.target, a.by, a.note, a.until_unix_ms, a.undo, "waiting", "", a.at_s),
+        (
+            a.server,
+            a.kind,
+            a.target,
+            a.actor,
+            a.note,
+            a.until_unix_ms,
+            a.undo,
+            "waiting",
+            "",
+            a.at_s,
+        ),
     )
     return frozenset({"action"})
 

@@ -11,9 +11,9 @@ from grpc import aio
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """Files are read when a channel is opened, in the I/O thread. `certificate` and `key` say who
-    this is to a server that asks every client for a certificate."""
+class ConnectionAccess:
+    """Files are read when a channel is opened, in the I/O thread. `certificate` and `key` identify
+    this console to a server that asks every client for a certificate."""
 
     tls: bool = False
     ca_file: Path | None = None
@@ -32,7 +32,7 @@ _OPTIONS = (
 )
 
 
-def unprotected(address: str, access: Access) -> bool:
+def unprotected(address: str, access: ConnectionAccess) -> bool:
     """Plaintext that leaves this machine."""
     host = address.rpartition(":")[0].strip("[]")
     if access.tls or host == "localhost":
@@ -43,7 +43,7 @@ def unprotected(address: str, access: Access) -> bool:
         return True
 
 
-def open_channel(address: str, access: Access) -> aio.Channel:
+def open_channel(address: str, access: ConnectionAccess) -> aio.Channel:
     """Raises OSError when a file of `access` cannot be read."""
     if not access.tls:
         return aio.insecure_channel(address, options=_OPTIONS)
@@ -55,20 +55,20 @@ def open_channel(address: str, access: Access) -> aio.Channel:
     return aio.secure_channel(address, credentials, options=_OPTIONS)
 
 
-def refused(message: str, access: Access) -> str:
-    """What a broken handshake may mean: gRPC tells the server's side of it only to the server."""
+def refused(message: str, access: ConnectionAccess) -> str:
+    """What a broken handshake may mean: only the server's log has the reason."""
     if "Socket closed" not in message and "Connection reset" not in message:
         return ""
     if "Stream removed" in message:  # it had been heard, and was killed
         return ""
     if not access.tls:
-        return ". It may want TLS: --tls --ca FILE"
+        return ". The server may require TLS: --tls --ca FILE"
     wanted = "another" if access.certificate else "a"
-    return f". It may want {wanted} certificate that it trusts and that is valid: --cert, --key"
+    return f". The server may require {wanted} valid certificate that it trusts: --cert, --key"
 
 
-def metadata(access: Access) -> tuple[tuple[str, str], ...]:
-    """The token as gRPC metadata. Read anew for every call: tokens are rotated."""
+def metadata(access: ConnectionAccess) -> tuple[tuple[str, str], ...]:
+    """The token as gRPC metadata. Read again for every call: tokens are rotated."""
     if access.token_file is None:
         return ()
     return (("authorization", f"Bearer {access.token_file.read_text().strip()}"),)

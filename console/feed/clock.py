@@ -1,5 +1,5 @@
 """How far a server's clock is from ours: the midpoint rule of NTP, on the quickest of the last
-eight round trips, because a slow one says little about when the server read its clock."""
+eight round trips, because a slow one hardly shows when the server read its clock."""
 
 from __future__ import annotations
 

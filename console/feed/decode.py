@@ -10,9 +10,10 @@ from functools import cache
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from console.state import domain
-from console.state.domain import LATENCY_BUCKETS, Event
-from console.state.sanitize import plain
+from console.state.domain import LATENCY_BUCKETS, ReceivedRow
+from console.state.sanitize import sanitized
 from proto import observe_pb2
+from server.telemetry import rows
 
 T = TypeVar("T")
 MOST_ITEMS = 4096
@@ -21,24 +22,24 @@ LATEST_MS = 4_102_444_800_000  # the year 2100
 
 KINDS: Mapping[str, type] = {
     "snapshot": domain.ServerSnapshot,
-    "latency": domain.LatencyRow,
-    "profile": domain.ProfileRow,
-    "drift": domain.DriftRow,
-    "alert": domain.AlertRow,
-    "deploy": domain.DeployRow,
-    "prediction": domain.PredictionRow,
-    "quality": domain.QualityRow,
-    "feature": domain.FeatureRow,
-    "slice": domain.SliceRow,
-    "silence": domain.SilenceRow,
+    "latency": rows.LatencyRow,
+    "profile": rows.ProfileRow,
+    "drift": rows.DriftRow,
+    "alert": rows.AlertRow,
+    "deploy": rows.DeployRow,
+    "prediction": domain.CachedPrediction,
+    "quality": rows.QualityRow,
+    "feature": rows.FeatureRow,
+    "slice": rows.SliceRow,
+    "silence": rows.SilenceRow,
 }
 
 
 class RowRefused(Exception):
-    """A row that cannot be true. The text says which and why."""
+    """A row that cannot be true. The message names the row and the reason."""
 
 
-def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> Event | None:
+def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> ReceivedRow | None:
     """The event of one message; None for a kind this console does not know (a newer server).
     Raises RowRefused."""
     kind = message.WhichOneof("event")
@@ -46,10 +47,10 @@ def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> E
         return None
     row: Any = build(KINDS[kind], getattr(message, kind))
     _check(kind, row)
-    return Event(
+    return ReceivedRow(
         server=server,
         cursor=message.cursor,
-        instance=plain(message.instance, 100),
+        instance=sanitized(message.instance, 100),
         received_unix_ms=received_ms,
         row=row,
     )
@@ -86,7 +87,7 @@ def _reader(hint: Any, field: Any) -> Callable[[Any], Any]:
             kind: Any = element
             return lambda items: tuple(build(kind, item) for item in items[:MOST_ITEMS])
         if element is str:
-            return lambda items: tuple(plain(item) for item in items[:MOST_ITEMS])
+            return lambda items: tuple(sanitized(item) for item in items[:MOST_ITEMS])
         return lambda items: tuple(items[:MOST_ITEMS])
     if origin is not None:
         return _mapping
@@ -95,12 +96,12 @@ def _reader(hint: Any, field: Any) -> Callable[[Any], Any]:
     if field.enum_type is not None:
         values = field.enum_type.values_by_number
         return lambda number: values[number].name.lower() if number in values else str(number)
-    return plain if hint is str else lambda value: value
+    return sanitized if hint is str else lambda value: value
 
 
 def _mapping(found: Mapping[str, str]) -> dict[str, str]:
     pairs = list(found.items())[:MOST_ITEMS]
-    return {plain(key, 200): plain(value) for key, value in pairs}
+    return {sanitized(key, 200): sanitized(value) for key, value in pairs}
 
 
 _TIMES = {
@@ -131,7 +132,7 @@ def _check(kind: str, row: Any) -> None:
         raise RowRefused("prediction: no id")
 
 
-def _check_latency(row: domain.LatencyRow) -> None:
+def _check_latency(row: rows.LatencyRow) -> None:
     if len(row.counts) != LATENCY_BUCKETS:
         raise RowRefused(f"latency: {len(row.counts)} buckets, {LATENCY_BUCKETS} expected")
     sums = (row.queue_ms, row.decode_ms, row.preprocess_ms, row.forward_ms, row.post_ms)

@@ -14,26 +14,27 @@ from typing import Protocol
 import grpc
 from grpc import aio
 
-from console.feed.address import Access
+from console.feed.address import ConnectionAccess
 from console.feed.backoff import Backoff
 from console.feed.decode import build
-from console.feed.link import Known, ServerLink
-from console.state.domain import Action, AlertRow, Event, Link, SilenceRow
-from console.state.sanitize import plain
+from console.feed.link import FeedPosition, ServerLink
+from console.state.domain import Action, Link, ReceivedRow
+from console.state.sanitize import sanitized
 from proto import observe_pb2, observe_pb2_grpc
+from server.telemetry.rows import AlertRow, SilenceRow
 
 log = logging.getLogger(__name__)
 MOST_BACKLOG = 20_000  # rows waiting for the disk before the feed stops reading
 CALL_S = 10.0
 
 
-class Sink(Protocol):
+class RowSink(Protocol):
     """Where rows go: the cache's writer, or a list in a test."""
 
     @property
     def backlog(self) -> int: ...
 
-    def put(self, events: Sequence[Event]) -> None: ...
+    def put(self, events: Sequence[ReceivedRow]) -> None: ...
 
     def set_offset(self, server: str, offset_ms: float) -> None: ...
 
@@ -44,10 +45,10 @@ class Hub:
     def __init__(
         self,
         addresses: Sequence[str],
-        access: Access,
-        sink: Sink,
+        access: ConnectionAccess,
+        sink: RowSink,
         changed: Callable[[], None],
-        known: Mapping[str, Known] | None = None,
+        known: Mapping[str, FeedPosition] | None = None,
     ) -> None:
         self._access = access
         self._sink = sink
@@ -56,7 +57,7 @@ class Hub:
         self._addresses = tuple(addresses)
         self._links: dict[str, ServerLink] = {}
         self._states: dict[str, Link] = {}
-        self._offsets: dict[str, float] = {}  # as the sink was told them, ms
+        self._offsets: dict[str, float] = {}  # as the sink got them, ms
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
@@ -114,9 +115,9 @@ class Hub:
                 address,
                 self._access,
                 self._put,
-                self._tell,
+                self._link_changed,
                 Backoff(random.uniform),
-                self._known.get(address, Known()),
+                self._known.get(address, FeedPosition()),
             )
             self._links[address] = link
             self._states[address] = link.link
@@ -128,12 +129,12 @@ class Hub:
             task.cancel()
         await asyncio.gather(*tasks, *self._calls, return_exceptions=True)
 
-    async def _put(self, events: Sequence[Event]) -> None:
+    async def _put(self, events: Sequence[ReceivedRow]) -> None:
         while self._sink.backlog > MOST_BACKLOG:  # noqa: ASYNC110 - the disk raises no event
             await asyncio.sleep(0.05)
         self._sink.put(events)
 
-    def _tell(self, link: Link) -> None:
+    def _link_changed(self, link: Link) -> None:
         self._states[link.address] = link
         # From the first row on: before, the cache has no line for this server to keep it in.
         if link.heard_s and self._offsets.get(link.address) != link.offset_ms:
@@ -153,14 +154,17 @@ class Hub:
     async def _act(self, action: Action, done: Callable[[Action, str, str], None]) -> None:
         stub = self._stub(action.server)
         if stub is None:
-            done(action, "waiting", "no connection; it is sent when the server is back")
+            done(action, "waiting", "no connection; it will be sent when the server is back")
             return
         metadata = self._links[action.server].metadata()
         try:
             if action.kind == "acknowledge":
                 answer = await stub.Acknowledge(
                     observe_pb2.AcknowledgeRequest(
-                        alert_id=action.target, by=action.by, note=action.note, undo=action.undo
+                        alert_id=action.target,
+                        actor=action.actor,
+                        note=action.note,
+                        undo=action.undo,
                     ),
                     timeout=CALL_S,
                     metadata=metadata,
@@ -168,7 +172,7 @@ class Hub:
             else:
                 answer = await stub.Silence(_silence(action), timeout=CALL_S, metadata=metadata)
         except aio.AioRpcError as error:
-            why = plain(f"{error.code().name}: {error.details()}", 300)
+            why = sanitized(f"{error.code().name}: {error.details()}", 300)
             gone = error.code() in (
                 grpc.StatusCode.UNAVAILABLE,
                 grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -179,14 +183,14 @@ class Hub:
         done(action, "done", "")
 
     def _put_answer(self, server: str, answer: observe_pb2.AlertAction) -> None:
-        """What the server says the alert and the silence now are, without waiting for the watch."""
+        """The alert and the silence as the server answers them, without waiting for the watch."""
         now_ms = time.time() * 1000
         rows: list[AlertRow | SilenceRow] = []
         if answer.HasField("alert") and answer.alert.id:
             rows.append(build(AlertRow, answer.alert))
         if answer.HasField("silence") and answer.silence.id:
             rows.append(build(SilenceRow, answer.silence))
-        self._sink.put([Event(server, 0, "", now_ms, row) for row in rows])
+        self._sink.put([ReceivedRow(server, 0, "", now_ms, row) for row in rows])
 
     async def _fetch(
         self, server: str, prediction_id: str, done: Callable[[bytes | None, str], None]
@@ -209,15 +213,15 @@ class Hub:
             metadata = self._links[server].metadata()
             return await stub.Samples(request, timeout=CALL_S, metadata=metadata), ""
         except aio.AioRpcError as error:
-            return None, plain(f"{error.code().name}: {error.details()}", 300)
+            return None, sanitized(f"{error.code().name}: {error.details()}", 300)
 
 
 def _silence(action: Action) -> observe_pb2.SilenceRequest:
     if action.undo:
-        return observe_pb2.SilenceRequest(end_id=action.target, by=action.by)
+        return observe_pb2.SilenceRequest(end_id=action.target, actor=action.actor)
     return observe_pb2.SilenceRequest(
         matcher=action.target,
         until_unix_ms=action.until_unix_ms,
-        by=action.by,
+        actor=action.actor,
         reason=action.note,
     )

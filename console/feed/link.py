@@ -16,14 +16,14 @@ from console.feed import address as reach
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
 from console.feed.decode import RowRefused, event
-from console.state.domain import Event, Link
-from console.state.sanitize import plain
+from console.state.domain import Link, ReceivedRow
+from console.state.sanitize import sanitized
 from proto import observe_pb2, observe_pb2_grpc
 
 log = logging.getLogger(__name__)
 HANDED_S = 0.1  # rows are handed on at most this much later than they came
 CLOCK_EVERY_S = 15.0
-QUIET_S = 30.0  # a watch that says nothing for so long is asked whether it lives
+QUIET_S = 30.0  # a watch without messages for so long is checked
 CALL_S = 10.0
 SLICES_EVERY_S = 600.0
 CAUGHT_UP_MS = 3000.0
@@ -31,7 +31,7 @@ HISTORY_S = 24 * 3600.0  # how far back a console that knows nothing asks
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Known:
+class FeedPosition:
     """What the cache already holds of a server."""
 
     instance: str = ""
@@ -40,17 +40,16 @@ class Known:
 
 
 class ServerLink:
-    """`sink` takes rows and may wait (that is the back-pressure); `changed` is told of every new
-    `Link`."""
+    """`sink` takes rows and may wait: that is the back-pressure. `changed` gets every new `Link`."""
 
     def __init__(
         self,
         address: str,
-        access: reach.Access,
-        sink: Callable[[Sequence[Event]], Awaitable[None]],
+        access: reach.ConnectionAccess,
+        sink: Callable[[Sequence[ReceivedRow]], Awaitable[None]],
         changed: Callable[[Link], None],
         backoff: Backoff,
-        known: Known = Known(),
+        known: FeedPosition = FeedPosition(),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.link = Link(
@@ -76,14 +75,14 @@ class ServerLink:
                 async with reach.open_channel(self.link.address, self._access) as channel:
                     await self._session(channel)
             except aio.AioRpcError as error:
-                why = plain(f"{error.code().name}: {error.details()}", 300)
+                why = sanitized(f"{error.code().name}: {error.details()}", 300)
                 why += reach.refused(str(error.details()), self._access)
             except (OSError, ValueError) as error:
-                why = plain(str(error), 300)
+                why = sanitized(str(error), 300)
             except Exception:
                 # The edge of the feed: a fault of ours with one server must not end the others.
                 log.exception("link to %s failed; trying again", self.link.address)
-                why = "a fault of the console; see its log"
+                why = "internal error of the console; see its log"
             self._stub = None
             self._backoff.lived(time.monotonic() - began)
             await self._pause(why)
@@ -104,22 +103,22 @@ class ServerLink:
         wait_s = self._backoff.wait_s()
         # Two quick attempts are a blink, not a loss: no red flash for a restart.
         state = "reconnecting" if self._backoff.attempts <= 2 else "lost"
-        self._tell(state=state, detail=why)
+        self._change(state=state, detail=why)
         self._now.clear()
         try:
             await asyncio.wait_for(self._now.wait(), wait_s)
         except TimeoutError:
             pass
         if self.link.state != "lost":
-            self._tell(state="connecting")
+            self._change(state="connecting")
 
     async def _session(self, channel: aio.Channel) -> None:
         stub = observe_pb2_grpc.ObserveStub(channel)  # type: ignore[no-untyped-call]
         first = await self._measure(stub)
-        held = self._known if first.instance == self._known.instance else Known()
+        held = self._known if first.instance == self._known.instance else FeedPosition()
         await self._take([first])
         self._stub = stub
-        self._tell(state="catching up", detail="", instance=plain(first.instance, 100))
+        self._change(state="catching up", detail="", instance=sanitized(first.instance, 100))
         if not held.cursor and self._hole_ms is None:
             self._hole_ms = self._known.heard_ms
         watch = asyncio.ensure_future(self._watch(stub, held))
@@ -133,7 +132,7 @@ class ServerLink:
         await _until_done(watch, tasks)
 
     async def _measure(self, stub: observe_pb2_grpc.ObserveStub) -> observe_pb2.WatchEvent:
-        """One snapshot, timed: it is the round trip that the clock offset is told from."""
+        """One snapshot, timed: its round trip gives the clock offset."""
         sent = self._clock() * 1000
         request = observe_pb2.WatchRequest(once=True)
         found: observe_pb2.WatchEvent | None = None
@@ -143,7 +142,7 @@ class ServerLink:
                 self._offset.add(sent, message.server_unix_ns / 1e6, self._clock() * 1000)
         if found is None:
             raise ValueError("the server sent no snapshot")
-        self._tell(offset_ms=self._offset.offset_ms, rtt_ms=self._offset.rtt_ms)
+        self._change(offset_ms=self._offset.offset_ms, rtt_ms=self._offset.rtt_ms)
         return found
 
     async def _keep_measuring(self, stub: observe_pb2_grpc.ObserveStub) -> None:
@@ -175,7 +174,7 @@ class ServerLink:
         self._hole_ms = None  # only now: a connection lost half way leaves the hole open
 
     async def _keep_searching(self, stub: observe_pb2_grpc.ObserveStub) -> None:
-        """The worst slices are searched on demand; a server without them is no broken one."""
+        """The worst slices are searched on demand; a server without them is not broken."""
         while True:
             now_ms = int(self._clock() * 1000)
             since_ms = now_ms - int(HISTORY_S * 1000)
@@ -192,7 +191,7 @@ class ServerLink:
                 await self._take(rows)
             await asyncio.sleep(SLICES_EVERY_S)
 
-    async def _watch(self, stub: observe_pb2_grpc.ObserveStub, held: Known) -> None:
+    async def _watch(self, stub: observe_pb2_grpc.ObserveStub, held: FeedPosition) -> None:
         request = observe_pb2.WatchRequest(after_cursor=held.cursor, instance=held.instance)
         call = stub.Watch(request, metadata=self.metadata())
         rows: list[observe_pb2.WatchEvent] = []
@@ -221,7 +220,7 @@ class ServerLink:
         if not messages:
             return
         now_ms = self._clock() * 1000
-        events: list[Event] = []
+        events: list[ReceivedRow] = []
         refused, why = self.link.refused_rows, self.link.refused_why
         last = messages[-1]
         for message in messages:
@@ -229,7 +228,7 @@ class ServerLink:
                 # It may be newer than the rows sent so far: resuming from it would skip them.
                 message.cursor = 0
             if message.cursor:
-                self._known = Known(plain(message.instance, 100), message.cursor, now_ms)
+                self._known = FeedPosition(sanitized(message.instance, 100), message.cursor, now_ms)
             if self._hole_ms is not None:
                 # Not remembered on disk before the hole is filled: a console that ends now must
                 # ask for it again.
@@ -247,9 +246,9 @@ class ServerLink:
         if self._stub is not None:
             late = behind_ms > CAUGHT_UP_MS or self._hole_ms is not None
             state = "catching up" if late else "live"
-        self._tell(state=state, heard_s=now_ms / 1000, refused_rows=refused, refused_why=why)
+        self._change(state=state, heard_s=now_ms / 1000, refused_rows=refused, refused_why=why)
 
-    def _tell(self, **changes: object) -> None:
+    def _change(self, **changes: object) -> None:
         if changes.get("state", self.link.state) != self.link.state:
             changes["since_s"] = self._clock()
         self.link = dataclasses.replace(self.link, **changes)  # type: ignore[arg-type]

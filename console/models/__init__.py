@@ -1,1 +1,1 @@
-"""Rows as Qt item models. They know what a row says and in which tone, not how it is painted."""
+"""Rows as Qt item models. They define text and tone of a cell, not how it is painted."""

@@ -1,4 +1,4 @@
-"""What one cell of a table says: text, tone, and what is drawn beside it."""
+"""The content of one table cell: text, tone, and what is drawn beside it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     title: str
     cell: Callable[[Any], Cell]
     width: int = 80  # pixels; 0 takes what is left

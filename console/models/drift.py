@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from console.models.cells import Cell, Column
+from console.models.cells import Cell, TableColumn
 from console.state.dashboard import MEASURES, DriftLine
 from console.state.timetext import clock_text
 from server.telemetry.drift.scores import (
@@ -22,7 +22,7 @@ SCALES = {
     "kl": (0.45, (CRITICAL_EXCESS_KL,)),
     "js": (0.5, ()),
 }
-WORDS = {"psi": "PSI", "ks": "KS", "kl": "KL", "js": "JS"}
+TITLES = {"psi": "PSI", "ks": "KS", "kl": "KL", "js": "JS"}
 INSUFFICIENT = ("insufficient", "learning", "")
 
 
@@ -30,25 +30,39 @@ def key(line: DriftLine) -> tuple[str, str]:
     return line.key
 
 
-def columns(measure: str, wide: bool) -> tuple[Column, ...]:
-    """`measure` comes first and draws the bar; with room the others follow as figures."""
+def columns(measure: str, wide: bool) -> tuple[TableColumn, ...]:
+    """`measure` comes first and draws the bar; with room the others follow as numbers."""
     others = [name for name in MEASURES if name != measure][: 3 if wide else 0]
     found = [
-        Column("feature", _feature, 0, least=128, order=lambda line: line.row.feature),
-        Column("slice", _slice, 76 if wide else 70, order=lambda line: line.row.slice),
-        Column(WORDS[measure], _bar(measure), 70 if wide else 60, tip="ticks: the thresholds"),
-        Column("", _figure(measure, True), 44, right=True, order=_by(measure)),
+        TableColumn("feature", _feature, 0, least=128, order=lambda line: line.row.feature),
+        TableColumn("slice", _slice, 76 if wide else 70, order=lambda line: line.row.slice),
+        TableColumn(
+            TITLES[measure], _bar(measure), 70 if wide else 60, tip="marks: the thresholds"
+        ),
+        TableColumn("", _figure(measure, True), 44, right=True, order=_by(measure)),
     ]
     for name in others:
         found.append(
-            Column(WORDS[name], _figure(name, False), 42, right=True, order=_by(name), spare=3)
+            TableColumn(
+                TITLES[name], _figure(name, False), 42, right=True, order=_by(name), spare=3
+            )
         )
-    found.append(Column("over", _over, 34, right=True, order=lambda line: line.row.window_s,
-                        tip="the last hours that tell most", spare=2))  # fmt: skip
-    words = "rows; where too few, effective rows of those needed"
-    found.append(Column("n", _count, 66, right=True, order=lambda line: line.row.n,
-                        tip=words, spare=1))  # fmt: skip
-    found.append(Column("trend", _spark, 62 if wide else 52, tip="the last ticks", spare=2))
+    found.append(
+        TableColumn(
+            "window",
+            _over,
+            34,
+            right=True,
+            order=lambda line: line.row.window_s,
+            tip="the window with the worst level",
+            spare=2,
+        )
+    )
+    text = "rows; if too few, effective rows / rows needed"
+    found.append(
+        TableColumn("n", _count, 66, right=True, order=lambda line: line.row.n, tip=text, spare=1)
+    )
+    found.append(TableColumn("trend", _spark, 62 if wide else 52, tip="last evaluations", spare=2))
     return tuple(found)
 
 
@@ -75,8 +89,8 @@ def _bar(measure: str) -> Callable[[DriftLine], Cell]:
 
     def cell(line: DriftLine) -> Cell:
         if not _known(line):
-            words = "learning" if line.row.level == "learning" else "too few"
-            return Cell(words, "dim", tip=tip(line))
+            text = "learning" if line.row.level == "learning" else "too few"
+            return Cell(text, "dim", tip=tip(line))
         value = getattr(line.row, measure)
         tone = "p50" if line.row.level == "ok" else line.row.level
         shares = [mark / full for mark in marks]
@@ -88,13 +102,13 @@ def _bar(measure: str) -> Callable[[DriftLine], Cell]:
 def _figure(measure: str, main: bool) -> Callable[[DriftLine], Cell]:
     def cell(line: DriftLine) -> Cell:
         value = getattr(line.row, measure)
-        words = f"{value:.2f}" if value == value else "–"
+        text = f"{value:.2f}" if value == value else "–"
         if not _known(line):
-            return Cell(words if not main else "–", "faint", mono=True, right=True)
+            return Cell(text if not main else "–", "faint", mono=True, right=True)
         loud = main and line.row.level in ("critical", "high", "warning")
         tone = line.row.level if loud else "text" if main else "dim"
         bold = main and line.row.level in ("critical", "high")
-        return Cell(words, tone, mono=True, right=True, bold=bold, tip=tip(line))
+        return Cell(text, tone, mono=True, right=True, bold=bold, tip=tip(line))
 
     return cell
 
@@ -104,8 +118,8 @@ def _count(line: DriftLine) -> Cell:
     if _known(line):
         return Cell(f"{row.n:,.0f}", "dim", mono=True, right=True, tip=tip(line))
     needed = row.n_needed or MIN_EFFECTIVE
-    words = f"{row.n_effective:.0f}/{needed:.0f}"
-    return Cell(words, "dim", mono=True, right=True, tip=tip(line))
+    text = f"{row.n_effective:.0f}/{needed:.0f}"
+    return Cell(text, "dim", mono=True, right=True, tip=tip(line))
 
 
 def _over(line: DriftLine) -> Cell:
@@ -125,18 +139,18 @@ def tip(line: DriftLine) -> str:
     row = line.row
     first = f"{row.feature} [{row.slice or 'all'}]: {row.level or 'no level'}"
     if row.level == "insufficient":
-        first += f", {row.n_effective:.0f} effective rows of {row.n_needed:.0f} needed"
+        first += f", {row.n_effective:.0f} effective rows, {row.n_needed:.0f} needed"
     lines = [
         first,
         f"KS {row.ks:.3f} (p {row.p:.2g}, q {row.q:.2g}) · KL {row.kl:.3f} nats,"
-        f" {row.excess_kl:.3f} above chance · JS {row.js:.3f} · PSI {row.psi:.3f}",
+        f" excess {row.excess_kl:.3f} · JS {row.js:.3f} · PSI {row.psi:.3f}",
         f"n {row.n:,.0f}, effective {row.n_effective:,.0f} · baseline {row.baseline}",
     ]
     if row.structural:
         lines.append(row.structural)
     if line.source == "console":
-        lines.append("computed here from the hourly profiles of this window")
+        lines.append("computed by the console from the hourly profiles of this window")
     else:
-        lines.append(f"the last {_hours(line)} · tick {clock_text(line.at_s)} UTC")
+        lines.append(f"window {_hours(line)} · evaluated at {clock_text(line.at_s)} UTC")
         lines.append(f"worst of {line.servers} servers and of all windows")
     return "\n".join(lines)

@@ -1,5 +1,5 @@
 """A million predictions as a table: their numbers are known, their content comes by the page when
-it is looked at. Nothing here waits: a row not read yet says so."""
+it scrolls into view. Nothing here waits: a row not read yet shows a placeholder."""
 
 from __future__ import annotations
 
@@ -11,76 +11,81 @@ import numpy as np
 from numpy.typing import NDArray
 from PySide6.QtCore import QAbstractTableModel, Qt
 
-from console.models.cells import CELL, ROW, Cell, Column
+from console.models.cells import CELL, ROW, Cell, TableColumn
 from console.models.table import ROOT, Index, Role, cell_data, header_side
-from console.state.domain import PredictionRow
+from console.state.domain import CachedPrediction
 from console.state.sanitize import milliseconds
 from console.state.timetext import clock_text
+from server.telemetry.outputs import OUTPUTS, OutputSpec
 
 PAGE = 128
 MOST_PAGES = 64
-Entry = tuple[str, PredictionRow]  # (address, row)
+PredictionEntry = tuple[str, CachedPrediction]  # (address, row)
 
 
-def _text(row: PredictionRow, words: str, tone: str = "text", **more: Any) -> Cell:
-    return Cell(words, tone, mono=True, tip=tip(row), **more)
+def _text(row: CachedPrediction, text: str, tone: str = "text", **more: Any) -> Cell:
+    return Cell(text, tone, mono=True, tip=tip(row), **more)
 
 
-def columns(name_of: Callable[[str], str]) -> tuple[Column, ...]:
+def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
     """`name_of` turns an address into the name people use."""
 
-    def at(entry: Entry) -> Cell:
+    def at(entry: PredictionEntry) -> Cell:
         return _text(entry[1], clock_text(entry[1].at_unix_ms / 1000), "dim")
 
-    def server(entry: Entry) -> Cell:
+    def server(entry: PredictionEntry) -> Cell:
         return _text(entry[1], name_of(entry[0]), "dim")
 
-    def label(entry: Entry) -> Cell:
+    def label(entry: PredictionEntry) -> Cell:
         row = entry[1]
         if row.error:
             return Cell(row.error, "critical", "sign", value="critical", tip=tip(row))
         wrong = bool(row.true_label) and row.true_label != row.label
-        words = f"{row.label} (was {row.true_label})" if wrong else row.label
+        text = f"{row.label} (true: {row.true_label})" if wrong else row.label
         sign = "warning" if wrong else "ok" if row.true_label else "info"
         tone = "warning" if wrong else "text"
-        return Cell(words, tone, "sign", value=sign, tip=tip(row))
+        return Cell(text, tone, "sign", value=sign, tip=tip(row))
 
-    def confidence(entry: Entry) -> Cell:
-        row = entry[1]
-        return _text(row, "–" if row.error else f"{row.confidence:.3f}", right=True)
+    def output(spec: OutputSpec) -> Callable[[PredictionEntry], Cell]:
+        def cell(entry: PredictionEntry) -> Cell:
+            row, form = entry[1], "d" if spec.whole else ".3f"
+            text = "–" if row.error else f"{getattr(row, spec.name):{form}}"
+            return _text(row, text, right=True)
 
-    def total(entry: Entry) -> Cell:
+        return cell
+
+    def total(entry: PredictionEntry) -> Cell:
         return _text(entry[1], milliseconds(entry[1].timing.total_ms), right=True)
 
-    def slices(entry: Entry) -> Cell:
-        words = " ".join(f"{key}={value}" for key, value in entry[1].slices.items())
-        return _text(entry[1], words, "dim")
+    def slices(entry: PredictionEntry) -> Cell:
+        text = " ".join(f"{key}={value}" for key, value in entry[1].slices.items())
+        return _text(entry[1], text, "dim")
 
-    def kept(entry: Entry) -> Cell:
+    def kept(entry: PredictionEntry) -> Cell:
         return _text(entry[1], "■" if entry[1].payload_kept else "", "accent")
 
     return (
-        Column("UTC", at, 70),
-        Column("server", server, 94, spare=2),
-        Column("label", label, 132),
-        Column("conf", confidence, 56, right=True),
-        Column("total", total, 68, right=True, spare=1),
-        Column("mix", lambda e: _text(e[1], mix_words(e[1].mix), "dim"), 92, spare=4),
-        Column("stamp", lambda e: _text(e[1], e[1].stamp[:8], "dim"), 74, spare=5),
-        Column("kept", kept, 40, spare=3, tip="text, picture and sound are kept"),
-        Column("slices", slices, 0),
+        TableColumn("UTC", at, 70),
+        TableColumn("server", server, 94, spare=2),
+        TableColumn("label", label, 132),
+        *(TableColumn(spec.head, output(spec), 56, right=True) for spec in OUTPUTS if spec.head),
+        TableColumn("total", total, 68, right=True, spare=1),
+        TableColumn("mix", lambda e: _text(e[1], short_mix(e[1].mix), "dim"), 92, spare=4),
+        TableColumn("stamp", lambda e: _text(e[1], e[1].stamp[:8], "dim"), 74, spare=5),
+        TableColumn("kept", kept, 40, spare=3, tip="payload kept: text, image, audio"),
+        TableColumn("slices", slices, 0),
     )
 
 
 _MIX = {"text": "txt", "image": "img", "audio": "snd"}
 
 
-def mix_words(mix: str) -> str:
-    """`image+text` short enough for a column; the filter takes the long words."""
+def short_mix(mix: str) -> str:
+    """`image+text` short enough for a column; the filter takes the full names."""
     return "+".join(_MIX.get(part, part) for part in mix.split("+"))
 
 
-def tip(row: PredictionRow) -> str:
+def tip(row: CachedPrediction) -> str:
     lines = [
         row.prediction_id,
         f"{row.mix} · {row.task}",
@@ -92,14 +97,14 @@ def tip(row: PredictionRow) -> str:
 
 
 class PredictionsModel(QAbstractTableModel):
-    """`need(numbers)` is called for a page that is looked at and not there."""
+    """`need(numbers)` is called for a visible page that has not been read."""
 
     def __init__(self, name_of: Callable[[str], str], need: Callable[[list[int]], None]) -> None:
         super().__init__()
         self.columns = columns(name_of)
         self._need = need
         self._numbers: NDArray[np.int64] = np.zeros(0, np.int64)
-        self._pages: OrderedDict[int, dict[int, Entry]] = OrderedDict()
+        self._pages: OrderedDict[int, dict[int, PredictionEntry]] = OrderedDict()
         self._asked: set[int] = set()
 
     def show(self, numbers: NDArray[np.int64]) -> None:
@@ -109,7 +114,7 @@ class PredictionsModel(QAbstractTableModel):
         self._asked.clear()
         self.endResetModel()
 
-    def fill(self, rows: Mapping[int, Entry]) -> None:
+    def fill(self, rows: Mapping[int, PredictionEntry]) -> None:
         """A page that came."""
         wanted = set(rows)
         for page in sorted(self._asked):
@@ -131,7 +136,7 @@ class PredictionsModel(QAbstractTableModel):
         pages = (range(page * PAGE, (page + 1) * PAGE) for page in sorted(self._pages))
         return [place for page in pages for place in page if place < len(self._numbers)]
 
-    def entry(self, place: int) -> Entry | None:
+    def entry(self, place: int) -> PredictionEntry | None:
         """The row at a place; None while it is being read or when it is gone."""
         if not 0 <= place < len(self._numbers):
             return None
@@ -177,5 +182,5 @@ class PredictionsModel(QAbstractTableModel):
 
 
 def _absent(model: PredictionsModel, index: Index) -> Cell:
-    words = "…" if index.row() // PAGE not in model._pages else "no longer kept"
-    return Cell(words if index.column() == 0 else "", "faint")
+    text = "…" if index.row() // PAGE not in model._pages else "deleted"
+    return Cell(text if index.column() == 0 else "", "faint")

@@ -6,10 +6,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from console.models.cells import Cell, Column
+from console.models.cells import Cell, TableColumn
 from console.state.dashboard import QualityLine
-from console.state.domain import QualityRow, ReliabilityBin, SliceRow
 from console.state.sanitize import duration
+from server.telemetry.rows import QualityRow, ReliabilityBin, SliceRow
+
+GAP = "realised minus estimated, on the labelled rows"
 
 
 def _share(value: float) -> str:
@@ -74,35 +76,57 @@ def _mean(rows: Sequence[QualityRow], name: str, weight: str) -> float:
     return sum(value * count for value, count in known) / total if total else math.nan
 
 
-def slice_columns() -> tuple[Column, ...]:
-    def figure(words: str, tone: str = "text") -> Cell:
-        return Cell(words, tone, mono=True, right=True)
+def slice_columns() -> tuple[TableColumn, ...]:
+    def figure(text: str, tone: str = "text") -> Cell:
+        return Cell(text, tone, mono=True, right=True)
 
     def gap(row: QualityRow) -> Cell:
         difference = row.accuracy - row.estimated_accuracy_labelled
         odd = difference < -0.05
-        words = f"{difference:+.1%}" if difference == difference else "–"
-        return figure(words, "warning" if odd else "dim")
+        text = f"{difference:+.1%}" if difference == difference else "–"
+        return figure(text, "warning" if odd else "dim")
 
     def labelled(row: QualityRow) -> Cell:
         share = row.labelled / row.predictions if row.predictions else math.nan
         return figure(f"{row.labelled:,} ({_share(share)})", "dim")
 
     return (
-        Column("slice", lambda r: Cell(r.slice or "all", mono=True), 0, least=84),
-        Column("realised", lambda r: figure(_share(r.accuracy)), 70, right=True),
-        Column("estimated", lambda r: figure(_share(r.estimated_accuracy), "dim"), 74, right=True),
-        Column("real - est.", gap, 78, right=True, spare=3, tip="on the labelled rows alone"),
-        Column("value/1000", lambda r: figure(_money(r.value_per_1000, r.value_unit)), 92,
-               right=True, spare=1),
-        Column("estimated", lambda r: figure(_money(r.estimated_value_per_1000, r.value_unit),
-                                             "dim"), 92, right=True, spare=6),
-        Column("labelled", labelled, 110, right=True, spare=2),
-        Column("delay", lambda r: figure(duration(r.median_label_delay_s), "dim"), 64,
-               right=True, spare=4),
-        Column("ECE", lambda r: figure(f"{r.ece:.3f}" if r.ece == r.ece else "–", "dim"), 56,
-               right=True, spare=5),
-    )  # fmt: skip
+        TableColumn("slice", lambda r: Cell(r.slice or "all", mono=True), 0, least=84),
+        TableColumn("realised", lambda r: figure(_share(r.accuracy)), 70, right=True),
+        TableColumn(
+            "estimated", lambda r: figure(_share(r.estimated_accuracy), "dim"), 74, right=True
+        ),
+        TableColumn("difference", gap, 78, right=True, spare=3, tip=GAP),
+        TableColumn(
+            "value/1000",
+            lambda r: figure(_money(r.value_per_1000, r.value_unit)),
+            92,
+            right=True,
+            spare=1,
+        ),
+        TableColumn(
+            "estimated",
+            lambda r: figure(_money(r.estimated_value_per_1000, r.value_unit), "dim"),
+            92,
+            right=True,
+            spare=6,
+        ),
+        TableColumn("labelled", labelled, 110, right=True, spare=2),
+        TableColumn(
+            "delay",
+            lambda r: figure(duration(r.median_label_delay_s), "dim"),
+            64,
+            right=True,
+            spare=4,
+        ),
+        TableColumn(
+            "ECE",
+            lambda r: figure(f"{r.ece:.3f}" if r.ece == r.ece else "–", "dim"),
+            56,
+            right=True,
+            spare=5,
+        ),
+    )
 
 
 def worst_by_expression(
@@ -117,10 +141,10 @@ def worst_by_expression(
     return sorted(worst.values(), key=lambda pair: -pair[1].z)
 
 
-def worst_columns() -> tuple[Column, ...]:
-    def words(pair: tuple[str, SliceRow]) -> Cell:
+def worst_columns() -> tuple[TableColumn, ...]:
+    def message(pair: tuple[str, SliceRow]) -> Cell:
         row = pair[1]
-        return Cell(row.words or row.expression, "text", tip=row.expression)
+        return Cell(row.message or row.expression, "text", tip=row.expression)
 
     def error(pair: tuple[str, SliceRow]) -> Cell:
         row = pair[1]
@@ -128,13 +152,28 @@ def worst_columns() -> tuple[Column, ...]:
         return Cell(f"{row.error:.1%}", loud, mono=True, right=True)
 
     return (
-        Column("the model is worst on", words, 0, least=210),
-        Column("error", error, 62, right=True, order=lambda pair: pair[1].error),
-        Column("else", lambda p: Cell(f"{p[1].error_elsewhere:.1%}", "dim", mono=True, right=True),
-               62, right=True, spare=1),
-        Column("n", lambda p: Cell(f"{p[1].support:,}", "dim", mono=True, right=True), 62,
-               right=True, spare=2),
-        Column("share", lambda p: Cell(f"{p[1].share:.1%}", "dim", mono=True, right=True), 58,
-               right=True, spare=3),
-        Column("filter", lambda p: Cell(p[1].expression, "dim", mono=True), 220, spare=4),
-    )  # fmt: skip
+        TableColumn("worst slice", message, 0, least=210),
+        TableColumn("error", error, 62, right=True, order=lambda pair: pair[1].error),
+        TableColumn(
+            "elsewhere",
+            lambda p: Cell(f"{p[1].error_elsewhere:.1%}", "dim", mono=True, right=True),
+            62,
+            right=True,
+            spare=1,
+        ),
+        TableColumn(
+            "n",
+            lambda p: Cell(f"{p[1].support:,}", "dim", mono=True, right=True),
+            62,
+            right=True,
+            spare=2,
+        ),
+        TableColumn(
+            "share",
+            lambda p: Cell(f"{p[1].share:.1%}", "dim", mono=True, right=True),
+            58,
+            right=True,
+            spare=3,
+        ),
+        TableColumn("filter", lambda p: Cell(p[1].expression, "dim", mono=True), 220, spare=4),
+    )

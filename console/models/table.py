@@ -1,4 +1,4 @@
-"""One table model for all panels: rows with keys, columns that say what a row's cell is.
+"""One table model for all panels: rows with keys, columns that turn a row into a cell.
 Selection and scroll position follow the key of a row, not its place."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import Any
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
 
-from console.models.cells import CELL, ROW, Cell, Column
+from console.models.cells import CELL, ROW, Cell, TableColumn
 
 Index = QModelIndex | QPersistentModelIndex
 Role = Qt.ItemDataRole
@@ -18,7 +18,7 @@ ROOT = QModelIndex()
 class RowsModel(QAbstractTableModel):
     def __init__(
         self,
-        columns: Sequence[Column],
+        columns: Sequence[TableColumn],
         key: Callable[[Any], object],
         face: Callable[[Any], object] = lambda row: row,
     ) -> None:
@@ -120,23 +120,23 @@ class RowsModel(QAbstractTableModel):
         return None
 
 
-def header_side(column: Column) -> Qt.AlignmentFlag:
+def header_side(column: TableColumn) -> Qt.AlignmentFlag:
     side = Qt.AlignmentFlag.AlignRight if column.right else Qt.AlignmentFlag.AlignLeft
     return side | Qt.AlignmentFlag.AlignVCenter
 
 
-def cell_data(cell: Cell, column: Column, role: int) -> Any:
+def cell_data(cell: Cell, column: TableColumn, role: int) -> Any:
     """What Qt asks of a cell, for any model with such columns."""
     if role == CELL:
         return cell
     if role == Role.AccessibleTextRole:
         return f"{column.title}: {cell.text}"
     if role == Role.ToolTipRole:
-        return plain_tip(cell.tip) if cell.tip else None
+        return escaped_tip(cell.tip) if cell.tip else None
     return cell.text
 
 
-def plain_tip(text: str) -> str:
+def escaped_tip(text: str) -> str:
     """A tool tip that Qt cannot take for rich text, whatever a server wrote."""
     if "<" not in text and "&" not in text:
         return text

@@ -9,32 +9,33 @@ from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QLabel, QSplitter, QV
 
 from console.app.theme import SIGNS
 from console.app.timeaxis import TimeAxis
-from console.models.cells import Cell, Column
+from console.models.cells import Cell, TableColumn
 from console.models.table import RowsModel
-from console.panels import paint
 from console.panels.frame import Panel
-from console.panels.status_bar import Line
-from console.panels.style import Look
+from console.panels.status_bar import TextLine
 from console.panels.table import Table
-from console.plots.alert_timeline import Bands
-from console.state import program
+from console.plots import paint
+from console.plots.alert_timeline import AlertTimeline
+from console.plots.style import Style
+from console.state import command_lines
+from console.state.command_lines import Reach
 from console.state.dashboard import AlertLine, Board
-from console.state.domain import SilenceRow
 from console.state.sanitize import duration
 from console.state.status_messages import quiet
-from console.state.timetext import clock_text, iso
+from console.state.timetext import clock_text
 from server.telemetry.drift.scores import CRITICAL_EXCESS_KL
+from server.telemetry.rows import SilenceRow
 
-NO_SILENCE = "nothing is silenced: S silences the alert that is selected, always with an end"
+NO_SILENCE = "no active silence: S silences the selected alert, always with an end"
 
 
-def state_words(line: AlertLine) -> str:
+def state_text(line: AlertLine) -> str:
     if line.pending:
         return f"{line.pending} sent, not confirmed"
     if not line.open:
         return line.row.state or "closed"
     if line.row.acknowledged_by:
-        return f"in hand: {line.row.acknowledged_by}"
+        return f"acknowledged by {line.row.acknowledged_by}"
     if line.silenced_until_s:
         return f"silenced until {clock_text(line.silenced_until_s, '%H:%M')}"
     return "silenced" if line.row.silenced else line.row.state
@@ -46,7 +47,7 @@ def _tone(line: AlertLine) -> str:
     return line.row.severity if line.row.severity in SIGNS else "warning"
 
 
-def _columns() -> tuple[Column, ...]:
+def _columns() -> tuple[TableColumn, ...]:
     def sign(line: AlertLine) -> Cell:
         severity = line.row.severity if line.row.severity in SIGNS else "warning"
         shown = severity if line.open else "info"
@@ -57,77 +58,90 @@ def _columns() -> tuple[Column, ...]:
         return Cell(duration(max(0.0, end - line.opened_s)), "dim", mono=True, right=True)
 
     return (
-        Column("severity", sign, 92),
-        Column("opened", lambda a: Cell(clock_text(a.opened_s, "%d %b %H:%M:%S"), "dim", mono=True),
-               136, order=lambda a: a.opened_s),
-        Column("lasts", lasted, 62, right=True, spare=2),
-        Column("server", lambda a: Cell(a.name, _tone(a), mono=True), 104, order=lambda a: a.name),
-        Column("kind", lambda a: Cell(a.row.kind, "dim"), 76, spare=3, order=lambda a: a.row.kind),
-        Column("what", lambda a: Cell(a.row.summary, _tone(a), tip=a.row.summary[:600]), 0,
-               least=260),
-        Column("state", lambda a: Cell(state_words(a), "dim" if quiet(a) else "text"), 170,
-               spare=1),
-    )  # fmt: skip
+        TableColumn("severity", sign, 92),
+        TableColumn(
+            "opened",
+            lambda a: Cell(clock_text(a.opened_s, "%d %b %H:%M:%S"), "dim", mono=True),
+            136,
+            order=lambda a: a.opened_s,
+        ),
+        TableColumn("duration", lasted, 62, right=True, spare=2),
+        TableColumn(
+            "server", lambda a: Cell(a.name, _tone(a), mono=True), 104, order=lambda a: a.name
+        ),
+        TableColumn(
+            "kind", lambda a: Cell(a.row.kind, "dim"), 76, spare=3, order=lambda a: a.row.kind
+        ),
+        TableColumn(
+            "summary",
+            lambda a: Cell(a.row.summary, _tone(a), tip=a.row.summary[:600]),
+            0,
+            least=260,
+        ),
+        TableColumn(
+            "state", lambda a: Cell(state_text(a), "dim" if quiet(a) else "text"), 170, spare=1
+        ),
+    )
 
 
-def _silence_columns() -> tuple[Column, ...]:
+def _silence_columns() -> tuple[TableColumn, ...]:
     def until(pair: tuple[str, SilenceRow]) -> Cell:
         return Cell(clock_text(pair[1].until_unix_ms / 1000, "%d %b %H:%M"), mono=True)
 
     return (
-        Column("silenced", lambda p: Cell(p[1].matcher, mono=True), 0),
-        Column("until UTC", until, 96),
-        Column("by", lambda p: Cell(p[1].by, "dim"), 90, spare=1),
-        Column("why", lambda p: Cell(p[1].reason, "dim"), 160, spare=2),
+        TableColumn("matcher", lambda p: Cell(p[1].matcher, mono=True), 0),
+        TableColumn("until UTC", until, 96),
+        TableColumn("created by", lambda p: Cell(p[1].actor, "dim"), 90, spare=1),
+        TableColumn("reason", lambda p: Cell(p[1].reason, "dim"), 160, spare=2),
     )
 
 
-class History(QWidget):
-    """One alert: its course, its features and slices."""
+class AlertHistory(QWidget):
+    """One alert: its history, its features and slices."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self._look = look
+        self._style = style
         self._lines: list[tuple[str, str]] = []
 
     def show_alert(self, line: AlertLine | None) -> None:
-        self._lines = _told(line)
-        self.setAccessibleName("; ".join(words for words, _ in self._lines)[:800])
+        self._lines = _history_lines(line)
+        self.setAccessibleName("; ".join(text for text, _ in self._lines)[:800])
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         y = 4.0
-        for words, tone in self._lines:
+        for text, tone in self._lines:
             if y > self.height() - 10:
                 break
             place = QRectF(10, y, self.width() - 20, 300)
-            color = self._look.theme.color(tone)
-            y += paint.wrapped(painter, place, words, color, self._look.small_figures, 64) + 1
+            color = self._style.theme.color(tone)
+            y += paint.wrapped(painter, place, text, color, self._style.small_number_font, 64) + 1
 
 
-def _told(line: AlertLine | None) -> list[tuple[str, str]]:
+def _history_lines(line: AlertLine | None) -> list[tuple[str, str]]:
     if line is None:
-        return [("its history stands here once there is an alert", "dim")]
+        return [("the history of an alert appears here", "dim")]
     row = line.row
     found = [(row.summary, _tone(line)), (f"{line.name} · {row.key} · {row.id}", "dim")]
     if row.acknowledged_by:
-        found.append((f"in hand: {row.acknowledged_by}: {row.acknowledged_note}", "text"))
+        found.append((f"acknowledged by {row.acknowledged_by}: {row.acknowledged_note}", "text"))
     if row.features:
         found.append(("features, worst first: " + ", ".join(row.features[:12]), "text"))
     if row.slices:
         found.append(("slices: " + ", ".join(row.slices[:12]), "text"))
     for step in row.history[-20:]:
         at = clock_text(step.at_unix_ms / 1000 - line.offset_ms / 1000)
-        words = f"{at}  {step.from_state or '·'} → {step.to_state}"
-        words += f"  {step.actor}" if step.actor else ""
-        words += f": {step.detail}" if step.detail else ""
-        found.append((words, "dim"))
+        text = f"{at}  {step.from_state or '·'} → {step.to_state}"
+        text += f"  {step.actor}" if step.actor else ""
+        text += f": {step.detail}" if step.detail else ""
+        found.append((text, "dim"))
     found.append((f"stamp {row.stamp[:12]}", "dim"))
     return found
 
 
-class Number(QDoubleSpinBox):
+class NumberField(QDoubleSpinBox):
     """Takes what numbers are written with; a letter is a command here as anywhere else."""
 
     def event(self, event: QEvent) -> bool:
@@ -143,52 +157,52 @@ class AlertsPanel(Panel):
     heading = "ALERTS"
     unsilence = Signal(str, str)  # server, silence id
 
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look)
+    def __init__(self, style: Style, axis: TimeAxis) -> None:
+        super().__init__(style)
         self.axis = axis
         columns, silences = _columns(), _silence_columns()
         self.model = RowsModel(columns, lambda line: (line.server, line.row.id))
-        self.table = Table(look, self.model, columns, "no server has told of an alert")
+        self.table = Table(style, self.model, columns, "no server has reported an alert")
         self.table.setAccessibleName("Alerts")
         self.table.chosen.connect(self._choose)
         self.table.opened.connect(lambda line: axis.around(line.opened_s))
         self.silences_model = RowsModel(silences, lambda pair: (pair[0], pair[1].id))
-        self.silences = Table(look, self.silences_model, silences, NO_SILENCE)
+        self.silences = Table(style, self.silences_model, silences, NO_SILENCE)
         self.silences.setAccessibleName("Silences in force; Enter ends one")
         self.silences.opened.connect(lambda pair: self.unsilence.emit(pair[0], pair[1].id))
-        self.history = History(look)
+        self.history = AlertHistory(style)
         for table in (self.table, self.silences):
             self.watch_focus(table)
         lower = QSplitter(Qt.Orientation.Horizontal)
         lower.addWidget(self.history)
-        lower.addWidget(self._aside(look))
+        lower.addWidget(self._aside(style))
         lower.setSizes([600, 480])
-        self.bands = Bands(look, axis)
-        self.bands.opened.connect(lambda line: self.select(f"{line.server}\t{line.row.id}"))
+        self.timeline = AlertTimeline(style, axis)
+        self.timeline.opened.connect(lambda line: self.select(f"{line.server}\t{line.row.id}"))
         whole = QSplitter(Qt.Orientation.Vertical)
-        for part in (self.table, self.bands, lower):
+        for part in (self.table, self.timeline, lower):
             whole.addWidget(part)
         whole.setSizes([300, 200, 220])
         self.body.addWidget(whole, 1)
 
-    def _aside(self, look: Look) -> QWidget:
+    def _aside(self, style: Style) -> QWidget:
         aside = QWidget()
         column = QVBoxLayout(aside)
         column.setContentsMargins(0, 0, 6, 4)
         column.addWidget(self.silences, 1)
         row = QHBoxLayout()
-        label = QLabel("would fire now at excess KL above")
-        self.threshold = Number()
+        label = QLabel("would fire now with excess KL above")
+        self.threshold = NumberField()
         self.threshold.setRange(0.0, 2.0)
         self.threshold.setSingleStep(0.01)
         self.threshold.setValue(CRITICAL_EXCESS_KL)
         self.threshold.setAccessibleName("Threshold to try")
-        self.threshold.valueChanged.connect(lambda _: self._tell_inverse())
+        self.threshold.valueChanged.connect(lambda _: self._show_inverse())
         row.addWidget(label)
         row.addWidget(self.threshold)
         row.addStretch(1)
         column.addLayout(row)
-        self.inverse = Line(look, "text", 11)
+        self.inverse = TextLine(style, "text", 11)
         column.addWidget(self.inverse)
         return aside
 
@@ -196,17 +210,17 @@ class AlertsPanel(Panel):
         super().show_board(board)
         self.model.show(board.alerts)
         self.silences_model.show(board.silences)
-        self.bands.show_board(board)
-        self.history.show_alert(self._told_of())
-        self._tell_inverse()
+        self.timeline.show_board(board)
+        self.history.show_alert(self._shown_alert())
+        self._show_inverse()
         loud = sum(line.open and not quiet(line) for line in board.alerts)
         held = sum(line.open and quiet(line) for line in board.alerts)
         waiting = sum(action.state == "waiting" for action in board.actions)
         refused = next((a for a in board.actions if a.state == "refused"), None)
         legend = [
             (f"{loud} open", "critical" if loud else "dim"),
-            (f"{held} in hand or silenced", "dim"),
-            ("A acknowledge · S silence · Enter around it", "dim"),
+            (f"{held} acknowledged or silenced", "dim"),
+            ("A: acknowledge · S: silence · Enter: show its time", "dim"),
         ]
         if waiting:
             legend.insert(0, (f"{waiting} not sent yet", "warning"))
@@ -214,7 +228,7 @@ class AlertsPanel(Panel):
             legend.insert(0, (f"refused: {refused.detail[:60]}", "warning"))
         self.title.show_legend(legend)
 
-    def _tell_inverse(self) -> None:
+    def _show_inverse(self) -> None:
         """The rows of the last tick that this threshold would have made fire, enough data only."""
         if self.board is None:
             return
@@ -224,11 +238,11 @@ class AlertsPanel(Panel):
             for line in self.board.drift
             if line.row.level not in ("insufficient", "learning") and line.row.excess_kl > limit
         ]
-        words = f"{len(firing)}: " + ", ".join(firing[:12]) if firing else "nothing"
-        self.inverse.say(words, "text")
+        text = f"{len(firing)}: " + ", ".join(firing[:12]) if firing else "nothing"
+        self.inverse.show_text(text, "text")
 
-    def _told_of(self) -> AlertLine | None:
-        """The alert selected; before anybody chose, the first, which is the newest open one."""
+    def _shown_alert(self) -> AlertLine | None:
+        """The alert selected; without a selection, the first, which is the newest open one."""
         found = self.table.row()
         if isinstance(found, AlertLine):
             return found
@@ -254,12 +268,9 @@ class AlertsPanel(Panel):
     def focus_target(self) -> QWidget:
         return self.table
 
-    def copy_command(self) -> str:
+    def copy_command(self, reach: Reach) -> str:
         line = self.current()
-        if line is None:
-            return ""
-        at = iso(line.opened_s)
-        return f"{program.name()} --at {at} --window 30m --panel alerts {line.server}"
+        return command_lines.around_alert(line.server, line.opened_s, reach) if line else ""
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["server", "id", "kind", "severity", "state", "opened_unix_s", "closed_unix_s",

@@ -4,21 +4,25 @@ and the text, picture and sound that were kept."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 from PySide6.QtCore import QRectF, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QImage, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
-from console.app.media import Shown, waveform
+from console.app.media import PayloadPart, waveform
 from console.app.theme import lookup
-from console.panels import paint
 from console.panels.frame import Panel
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Style
 from console.plots.waterfall import Waterfall
-from console.state.domain import FeatureRow, PredictionRow
-from console.state.query_types import Payload, Single
+from console.state import command_lines
+from console.state.command_lines import Reach
+from console.state.domain import CachedPrediction
+from console.state.query_types import KeptPayload, PredictionDetail
 from console.state.timetext import clock_text
+from server.telemetry.rows import FeatureRow
 
 LINE = 16
 TEXT_COLUMNS = 45  # characters of a line in the narrowest panel
@@ -26,7 +30,7 @@ STOPS_MS = 300
 
 
 def percentile(feature: FeatureRow, value: float) -> float:
-    """Share of the reference below a value, 0 to 1; NaN when it cannot be told."""
+    """Share of the reference below a value, 0 to 1; NaN when it is unknown."""
     counts = np.asarray(feature.reference_counts, np.float64)
     if value != value or feature.kind == "categorical" or not counts.sum():
         return float("nan")
@@ -46,12 +50,12 @@ def value_text(feature: FeatureRow, value: float) -> str:
     return f"{value:.4g} {feature.unit}".strip()
 
 
-class Facts(QWidget):
+class PredictionFacts(QWidget):
     """Lines of text, and the features each with its place in the reference."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self._look = look
+        self._style = style
         self._lines: list[tuple[str, str]] = []
         self._features: list[tuple[str, str, float]] = []
 
@@ -61,22 +65,22 @@ class Facts(QWidget):
         self._lines, self._features = list(lines), list(features)
         rows = len(lines) + (len(features) + 1 if features else 0)
         self.setFixedHeight(LINE * rows + 8)
-        self.setAccessibleName("; ".join(words for words, _ in lines)[:800])
+        self.setAccessibleName("; ".join(text for text, _ in lines)[:800])
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme, look = self._look.theme, self._look
+        theme, style = self._style.theme, self._style
         y = 2.0
-        for words, tone in self._lines:
+        for text, tone in self._lines:
             place = QRectF(10, y, self.width() - 18, LINE)
-            paint.text(painter, place, words, theme.color(tone), look.small_figures)
+            paint.text(painter, place, text, theme.color(tone), style.small_number_font)
             y += LINE
         if not self._features:
             return
-        words = "features, and where they lie in the reference"
+        text = "features, with their percentile in the reference"
         paint.text(
-            painter, QRectF(10, y, self.width(), LINE), words, theme.color("dim"), look.small
+            painter, QRectF(10, y, self.width(), LINE), text, theme.color("dim"), style.small
         )
         y += LINE
         for name, value, share in self._features:
@@ -84,7 +88,7 @@ class Facts(QWidget):
             y += LINE
 
     def _feature(self, painter: QPainter, y: float, what: tuple[str, str, float]) -> None:
-        theme, font = self._look.theme, self._look.small_figures
+        theme, font = self._style.theme, self._style.small_number_font
         name, value, share = what
         odd = share == share and not 0.01 <= share <= 0.99
         tone = "warning" if odd else "text"
@@ -98,22 +102,22 @@ class Facts(QWidget):
             x = trough.left() + share * trough.width()
             painter.fillRect(QRectF(x - 1.5, y + 2, 3, 12), theme.color(tone))
             place = QRectF(trough.right() + 4, y, 46, LINE)
-            words = f"{'▲ ' if odd else ''}{share:.0%}"
-            paint.text(painter, place, words, theme.color(tone), font)
+            text = f"{'▲ ' if odd else ''}{share:.0%}"
+            paint.text(painter, place, text, theme.color(tone), font)
 
 
-class Part(QWidget):
+class PartView(QWidget):
     """One kept part, painted: text is only ever text."""
 
-    def __init__(self, look: Look, shown: Shown) -> None:
+    def __init__(self, style: Style, shown: PayloadPart) -> None:
         super().__init__()
-        self._look = look
+        self._style = style
         self.shown = shown
         self._image = self._spectrogram()
         lines = min(len(shown.text) // TEXT_COLUMNS + 1, 5)
         heights = {"text": 24 + 17 * lines, "image": 220, "audio": 150}
         self.setFixedHeight(heights.get(shown.kind, 24))
-        self.setAccessibleName(f"{shown.words} {shown.text[:300]}")
+        self.setAccessibleName(f"{shown.caption} {shown.text[:300]}")
 
     def sizeHint(self) -> QSize:
         return QSize(280, self.height())
@@ -123,20 +127,20 @@ class Part(QWidget):
         if found is None:
             return None
         level = (found * 255).astype(np.uint8)
-        pixels = np.ascontiguousarray(lookup(self._look.theme)[level][::-1])
+        pixels = np.ascontiguousarray(lookup(self._style.theme)[level][::-1])
         height, width = pixels.shape
         form = QImage.Format.Format_ARGB32_Premultiplied
         return QImage(pixels.tobytes(), width, height, width * 4, form).copy()
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme, look = self._look.theme, self._look
+        theme, style = self._style.theme, self._style
         head = QRectF(10, 2, self.width() - 20, LINE)
-        paint.text(painter, head, self.shown.words, theme.color("dim"), look.small)
+        paint.text(painter, head, self.shown.caption, theme.color("dim"), style.small)
         area = QRectF(10, 20, self.width() - 20, self.height() - 24)
         if self.shown.kind == "text":
             paint.wrapped(
-                painter, area, self.shown.text, theme.color("text"), look.words, area.height()
+                painter, area, self.shown.text, theme.color("text"), style.text_font, area.height()
             )
         elif self.shown.image is not None:
             image = self.shown.image
@@ -148,7 +152,7 @@ class Part(QWidget):
             self._sound(painter, area)
 
     def _sound(self, painter: QPainter, area: QRectF) -> None:
-        theme = self._look.theme
+        theme = self._style.theme
         half = area.height() * 0.42
         columns = max(int(area.width()), 2)
         low, high = waveform(self.shown.samples, columns)  # type: ignore[arg-type]
@@ -168,14 +172,14 @@ class DetailPanel(Panel):
     heading = "PREDICTION"
     payloadWanted = Signal(str, str)  # server, prediction id
     playWanted = Signal(object)  # bytes of the sound
-    replayWanted = Signal(str)
+    replayWanted = Signal()
 
-    def __init__(self, look: Look) -> None:
-        super().__init__(look)
-        self.single: Single | None = None
-        self.waterfall = Waterfall(look)
-        self.facts = Facts(look)
-        self._parts: list[Part] = []
+    def __init__(self, style: Style) -> None:
+        super().__init__(style)
+        self.single: PredictionDetail | None = None
+        self.waterfall = Waterfall(style)
+        self.facts = PredictionFacts(style)
+        self._parts: list[PartView] = []
         # Not for every row that J and K run over: for the one they stop at.
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
@@ -204,12 +208,12 @@ class DetailPanel(Panel):
     def _buttons(self) -> QHBoxLayout:
         row = QHBoxLayout()
         row.setContentsMargins(8, 2, 8, 2)
-        self.fetch = QPushButton("Ask again for what was kept")
+        self.fetch = QPushButton("Fetch the payload again")
         self.play = QPushButton("Play")
         self.replay = QPushButton("Copy replay command")
         self.fetch.clicked.connect(self.want)
         self.play.clicked.connect(self.play_sound)
-        self.replay.clicked.connect(lambda: self.replayWanted.emit(self.copy_command()))
+        self.replay.clicked.connect(lambda: self.replayWanted.emit())
         for button in (self.fetch, self.play, self.replay):
             button.setVisible(False)
             button.setAutoDefault(True)
@@ -217,11 +221,11 @@ class DetailPanel(Panel):
         row.addStretch(1)
         return row
 
-    def show_single(self, single: Single, server: str) -> None:
+    def show_single(self, single: PredictionDetail, server: str) -> None:
         self.single = single
         self._clear()
         row = single.row
-        self.waterfall.show_row(row, single.company)
+        self.waterfall.show_row(row, single.batch_mates)
         self.waterfall.setVisible(row is not None)
         self.fetch.setVisible(False)
         self._soon.stop()
@@ -230,8 +234,8 @@ class DetailPanel(Panel):
         self.replay.setVisible(row is not None)
         self.play.setVisible(False)
         if row is None:
-            words = "this prediction is not in the cache"
-            self.facts.show_row([(single.prediction_id, "text"), (words, "dim")], [])
+            text = "this prediction is not in the cache"
+            self.facts.show_row([(single.prediction_id, "text"), (text, "dim")], [])
             return
         self.title.show_legend([(row.prediction_id[:24], "text")])
         features = [
@@ -240,15 +244,15 @@ class DetailPanel(Panel):
         ]
         self.facts.show_row(_lines(row, server), features)
 
-    def show_payload(self, found: Payload, parts: Sequence[Shown]) -> None:
+    def show_payload(self, found: KeptPayload, parts: Sequence[PayloadPart]) -> None:
         single = self.single
         if single is None or found.prediction_id != single.prediction_id:
             return
         self._clear()
         if found.body is None:
-            parts = [Shown("other", found.why)]
+            parts = [PayloadPart("other", found.why)]
         for shown in parts:
-            part = Part(self.look, shown)
+            part = PartView(self.ui_style, shown)
             self._parts.append(part)
             self._column.insertWidget(self._column.count() - 1, part)
         self.play.setVisible(any(shown.kind == "audio" for shown in parts))
@@ -275,34 +279,35 @@ class DetailPanel(Panel):
     def focus_target(self) -> QWidget:
         return self._area
 
-    def copy_command(self) -> str:
-        """Runs this prediction's kept payload again, against a bundle of your choice."""
+    def copy_command(self, reach: Reach) -> str:
         if self.single is None or self.single.row is None:
             return ""
-        return f"server replay --server {self.single.server} {self.single.prediction_id} --bundle ."
+        return command_lines.replay(self.single.server, self.single.prediction_id, reach)
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         row = self.single.row if self.single is not None else None
         if row is None:
             return [], []
-        return ["field", "value"], [[name, str(getattr(row, name))] for name in row.__slots__]
+        names = [field.name for field in fields(row)]
+        return ["field", "value"], [[name, str(getattr(row, name))] for name in names]
 
 
-def _lines(row: PredictionRow, server: str) -> list[tuple[str, str]]:
+def _lines(row: CachedPrediction, server: str) -> list[tuple[str, str]]:
     at = clock_text(row.at_unix_ms / 1000, "%Y-%m-%d %H:%M:%S")
     found = [(f"{at} UTC · {server} · replica {row.replica}", "dim")]
     if row.error:
         found.append((row.error, "critical"))
     else:
-        words = f"{row.label}  {row.confidence:.3f}"
-        found.append((f"{words} · margin {row.margin:.3f} · entropy {row.entropy:.2f}", "text"))
+        text = f"{row.label}  {row.confidence:.3f}"
+        found.append((f"{text} · margin {row.margin:.3f} · entropy {row.entropy:.2f}", "text"))
         odd = row.closed_set_mass < 0.5
-        words = f"closed-set mass {row.closed_set_mass:.3f}"
-        found.append((words + (": unlike the labels" if odd else ""), "warning" if odd else "dim"))
+        text = f"closed-set mass {row.closed_set_mass:.3f}"
+        text += ": outside the label set" if odd else ""
+        found.append((text, "warning" if odd else "dim"))
     if row.true_label:
         right = row.true_label == row.label
-        words = f"feedback: {row.true_label}" + (" (right)" if right else " (wrong)")
-        found.append((words, "ok" if right else "warning"))
+        text = f"feedback: {row.true_label}" + (" (correct)" if right else " (wrong)")
+        found.append((text, "ok" if right else "warning"))
     found.append((f"{row.mix} · {row.task} · stamp {row.stamp[:12]}", "dim"))
     slices = " ".join(f"{key}={value}" for key, value in row.slices.items())
     found.append((f"{slices} · client {row.client} · session {row.session}", "dim"))

@@ -1,4 +1,4 @@
-"""Acknowledge and silence. A silence always has an end, and both say who will know of it."""
+"""Acknowledge and silence. A silence always has an end, and both show where they are visible."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from PySide6.QtWidgets import (
 )
 
 from console.state.dashboard import AlertLine
+from server.telemetry.filters import equals
 
 SPANS = (("15 minutes", 900), ("1 hour", 3600), ("4 hours", 14_400), ("12 hours", 43_200),
          ("1 day", 86_400), ("3 days", 259_200))  # fmt: skip
 
 
-def _plain(words: str) -> QLabel:
-    label = QLabel(words[:300])
+def _plain_label(text: str) -> QLabel:
+    label = QLabel(text[:300])
     label.setTextFormat(Qt.TextFormat.PlainText)
     label.setWordWrap(True)
     label.setMinimumWidth(420)
@@ -34,23 +35,26 @@ class AlertDialog(QDialog):
         super().__init__(parent)
         self.setWindowTitle("Silence" if asks_span else "Acknowledge")
         form = QFormLayout(self)
-        form.addRow(_plain(f"{line.name}: {line.row.summary}"))
+        form.addRow(_plain_label(f"{line.name}: {line.row.summary}"))
         self.matcher = QComboBox()
         self.span = QComboBox()
         if asks_span:
-            for words, value in matchers(line):
-                self.matcher.addItem(words[:120], value)
-            for words, seconds in SPANS:
-                self.span.addItem(words, seconds)
+            for text, value in matchers(line):
+                self.matcher.addItem(text[:120], value)
+            for text, seconds in SPANS:
+                self.span.addItem(text, seconds)
             self.span.setCurrentIndex(1)
             form.addRow("What", self.matcher)
             form.addRow("For", self.span)
         self.note = QLineEdit()
-        self.note.setPlaceholderText("what you know, for the next one who looks")
+        self.note.setPlaceholderText("what you know, for the next operator")
         self.note.setAccessibleName("Note")
         form.addRow("Note", self.note)
-        known = "The server keeps it and tells every console; recording and evaluation go on."
-        form.addRow(_plain(known))
+        known = (
+            "The server stores this and shows it in every console. "
+            "Recording and evaluation continue."
+        )
+        form.addRow(_plain_label(known))
         buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
         )
@@ -64,8 +68,8 @@ def matchers(line: AlertLine) -> list[tuple[str, str]]:
     """From this alert alone to its whole kind."""
     row = line.row
     found = [("this alert", row.id)]
-    found += [(f"feature {feature}", f"feature={feature}") for feature in row.features[:3]]
-    found += [(f"slice {place}", f"slice={place}") for place in row.slices[:3]]
+    found += [(f"feature {feature}", equals("feature", feature)) for feature in row.features[:3]]
+    found += [(f"slice {place}", equals("slice", place)) for place in row.slices[:3]]
     if row.kind:
-        found.append((f"every {row.kind} alert of this server", f"kind={row.kind}"))
+        found.append((f"all {row.kind} alerts of this server", equals("kind", row.kind)))
     return found

@@ -11,22 +11,23 @@ from console.app.timeaxis import TimeAxis
 from console.models import drift as model
 from console.models.table import RowsModel
 from console.panels.frame import Panel
-from console.panels.style import Look
 from console.panels.table import Table
+from console.plots.style import Style
 from console.state.dashboard import MEASURES, Board, DriftLine
 from console.state.sanitize import duration
 from console.state.timetext import clock_text
+from server.telemetry.filters import equals, slice_name
 
 WIDE = 620
-EMPTY = "nothing has been scored in this window: a server does it every few minutes"
+EMPTY = "no drift scores in this window: servers compute them every few minutes"
 
 
 class DriftPanel(Panel):
     name = "drift"
     heading = "DRIFT"
 
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look)
+    def __init__(self, style: Style, axis: TimeAxis) -> None:
+        super().__init__(style)
         self.axis = axis
         self._shape: tuple[str, bool] = ("", False)
         self.table: Table | None = None
@@ -42,7 +43,7 @@ class DriftPanel(Panel):
         self.model = RowsModel(columns, model.key)
         self.model.show(rows)
         old = self.table
-        self.table = Table(self.look, self.model, columns, EMPTY)
+        self.table = Table(self.ui_style, self.model, columns, EMPTY)
         self.table.setAccessibleName("Drift by feature and slice")
         self.table.chosen.connect(self._choose)
         self.table.opened.connect(self._open)
@@ -69,17 +70,17 @@ class DriftPanel(Panel):
         few = sum(line.row.level in model.INSUFFICIENT for line in board.drift)
         legend: list[tuple[str, str]] = []
         if few:
-            legend.append((f"○ {few} too few rows to tell", "dim"))
+            legend.append((f"○ {few} with too few rows", "dim"))
         if board.drift_span is not None:
             low, high = (clock_text(moment, "%H:%M") for moment in board.drift_span)
-            legend.append((f"computed for the hours {low}–{high}", "accent"))
+            legend.append((f"computed for {low}–{high}", "accent"))
         elif board.drift:
             newest = max(line.at_s for line in board.drift)
             age = board.made_s - newest
-            legend.append((f"tick {duration(age)} ago", "warning" if age > 900 else "dim"))
+            legend.append((f"evaluated {duration(age)} ago", "warning" if age > 900 else "dim"))
         else:
             legend.append(("no drift rows yet", "dim"))
-        legend.append(("worst first · T measure", "dim"))
+        legend.append(("worst first · T: measure", "dim"))
         return legend
 
     def cycle(self) -> None:
@@ -93,7 +94,8 @@ class DriftPanel(Panel):
     def _open(self, line: DriftLine) -> None:
         """The predictions of this slice."""
         if line.row.slice:
-            self.jump.emit("predictions", line.row.slice.replace("&", " "), math.nan)
+            key, _, value = line.row.slice.partition("=")
+            self.jump.emit("predictions", equals(slice_name(key), value), math.nan)
 
     def select(self, key: str) -> None:
         feature, _, place = key.partition("\t")

@@ -5,39 +5,39 @@ from __future__ import annotations
 from PySide6.QtWidgets import QWidget
 
 from console.app.timeaxis import TimeAxis
-from console.models.cells import Cell, Column
+from console.models.cells import Cell, TableColumn
 from console.models.table import RowsModel
 from console.panels.frame import NO_SCROLL, Panel
-from console.panels.style import Look
 from console.panels.table import Table
-from console.state.dashboard import Board, Happening
+from console.plots.style import Style
+from console.state.dashboard import Board, TimelineEvent
 from console.state.timetext import clock_text
 
 
-def _at(row: Happening) -> Cell:
+def _at(row: TimelineEvent) -> Cell:
     tip = clock_text(row.at_s, "%Y-%m-%d %H:%M:%S")
     return Cell(clock_text(row.at_s), "dim", mono=True, tip=tip)
 
 
-def _what(row: Happening) -> Cell:
+def _what(row: TimelineEvent) -> Cell:
     tone = "dim" if row.severity in ("info", "unknown") else row.severity
     if row.kind == "deploy":
         return Cell(row.text, tone, "deploy", value=(row.mark, row.severity), tip=row.detail)
     return Cell(row.text, tone, "sign", value=row.severity, tip=row.text[:600])
 
 
-COLUMNS = (Column("UTC", _at, 72), Column("what", _what, 0))
+COLUMNS = (TableColumn("UTC", _at, 72), TableColumn("what", _what, 0))
 
 
 class EventsPanel(Panel):
     name = "events"
     heading = "EVENTS"
 
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look)
+    def __init__(self, style: Style, axis: TimeAxis) -> None:
+        super().__init__(style)
         self.axis = axis
         self.model = RowsModel(COLUMNS, lambda row: (row.at_s, row.kind, row.server, row.id))
-        self.table = Table(look, self.model, COLUMNS, "nothing has happened in what is kept")
+        self.table = Table(style, self.model, COLUMNS, "no events in the cache")
         self.table.horizontalHeader().hide()
         self.table.setHorizontalScrollBarPolicy(NO_SCROLL)
         self.table.setAccessibleName("Events")
@@ -48,14 +48,14 @@ class EventsPanel(Panel):
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)
-        self.model.show(board.happenings)
+        self.model.show(board.timeline_events)
         waiting = sum(action.state == "waiting" for action in board.actions)
         legend = [("Enter: go to its time", "dim")]
         if waiting:
-            legend.insert(0, (f"{waiting} actions wait for their server", "warning"))
+            legend.insert(0, (f"{waiting} actions waiting for their server", "warning"))
         self.title.show_legend(legend)
 
-    def _open(self, row: Happening) -> None:
+    def _open(self, row: TimelineEvent) -> None:
         key = f"{row.server}\t{row.id}" if row.kind == "alert" else row.server
         self.jump.emit("alerts" if row.kind == "alert" else row.panel, key, row.at_s)
 

@@ -9,12 +9,14 @@ from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QPointF, QRectF, 
 from PySide6.QtGui import QPainter
 from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
-from console.models.cells import ROW, Cell, Column
+from console.models.cells import ROW, Cell, TableColumn
 from console.models.table import RowsModel
-from console.panels import paint
 from console.panels.frame import NO_SCROLL, Panel
-from console.panels.style import Look
 from console.panels.table import Table
+from console.plots import paint
+from console.plots.style import Style
+from console.state import command_lines, program
+from console.state.command_lines import Reach
 from console.state.dashboard import Board, ServerLine
 from console.state.sanitize import duration, milliseconds
 from console.state.status import STALE_AFTER_S
@@ -23,48 +25,49 @@ from console.state.status_messages import CLOCK_ODD_MS, unencrypted
 ROW_PIXELS = 44
 STAMP_PIXELS = 16
 LINE_PIXELS = 15
-FRESH_S = 2.0  # a snapshot comes every second: below that its age says nothing
+FRESH_S = 2.0  # a snapshot comes every second: below that its age is noise
 LEAST_PIXELS = 196  # below that names become dots
 COMPACT = 9  # servers from which on the stamps are left to the skew panel
 
 
 def troubles(line: ServerLine) -> list[tuple[str, str]]:
-    """What is odd about a server, worst first: (words, tone)."""
+    """What is odd about a server, worst first: (text, tone)."""
     found: list[tuple[str, str]] = []
     if line.severity != "ok" and line.why:
-        found.append((f"{line.word}: {line.why}", line.severity))
+        found.append((f"{line.state}: {line.why}", line.severity))
     if line.odd_parts:
         found.append(("≠ " + ", ".join(line.odd_parts), "high"))
     offset = line.link.offset_ms
     if abs(offset) > CLOCK_ODD_MS:
-        found.append((f"clock {offset:+.0f} ms", "warning"))
+        found.append((f"clock offset {offset:+.0f} ms", "warning"))
     if line.link.refused_rows:
-        found.append((f"{line.link.refused_rows} rows refused: {line.link.refused_why}", "warning"))
+        rejected = f"{line.link.refused_rows} rows rejected: {line.link.refused_why}"
+        found.append((rejected, "warning"))
     snapshot = line.snapshot
     if snapshot is not None and snapshot.telemetry_dropped:
-        found.append((f"{snapshot.telemetry_dropped:,} records lost", "warning"))
+        found.append((f"{snapshot.telemetry_dropped:,} records dropped", "warning"))
     if unencrypted(line):
-        found.append(("plaintext: nothing is encrypted", "warning"))
+        found.append(("plaintext: not encrypted", "warning"))
     return found[:4]
 
 
 def facts(line: ServerLine) -> str:
     """The quiet second line: warm replicas, the queue where there is one, age."""
     snapshot = line.snapshot
-    age = "never heard" if line.age_s == math.inf else f"{duration(line.age_s)} old"
+    age = "no contact yet" if line.age_s == math.inf else f"{duration(line.age_s)} old"
     if snapshot is None:
         return age
     warm = f"{snapshot.warm_replicas}/{snapshot.wanted_replicas} warm"
     if line.age_s < FRESH_S:
-        age = "heard now"
+        age = "live"
     queue = f" · queue {snapshot.queued}" if snapshot.queued else ""
     return f"{warm}{queue} · {age}"
 
 
 class FleetDelegate(QStyledItemDelegate):
-    def __init__(self, look: Look) -> None:
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self._look = look
+        self._style = style
         self.roomy = True
 
     def paint(
@@ -76,7 +79,7 @@ class FleetDelegate(QStyledItemDelegate):
         line = index.data(ROW)
         if not isinstance(line, ServerLine):
             return
-        theme, look = self._look.theme, self._look
+        theme, style = self._style.theme, self._style
         area = QRectF(option.rect)
         if option.state & QStyle.StateFlag.State_Selected:
             painter.fillRect(area, theme.color("selection"))
@@ -90,47 +93,47 @@ class FleetDelegate(QStyledItemDelegate):
         paint.sign(painter, theme, sign, QPointF(area.left() + 17, top + 9), 10)
         place = QRectF(left, top, area.width() - 104, 18)
         paint.text(
-            painter, place, line.name, theme.color("dim" if unheard else "text"), look.strong
+            painter, place, line.name, theme.color("dim" if unheard else "text"), style.strong
         )
         slow = line.slo_ms > 0 and line.p95_ms > line.slo_ms
-        words = "–" if unheard else milliseconds(line.p95_ms)
+        text = "–" if unheard else milliseconds(line.p95_ms)
         tone = "critical" if slow else "dim"
         right = QRectF(area.right() - 72, top, 64, 18)
-        paint.text(painter, right, words, theme.color(tone), look.figures, paint.RIGHT)
+        paint.text(painter, right, text, theme.color(tone), style.number_font, paint.RIGHT)
         stale = line.age_s > STALE_AFTER_S
         tone = "warning" if stale and not unheard else "dim"
         wide = self.roomy or line.snapshot is None
         room = area.width() - 36 if wide else area.width() - 130
         place = QRectF(left, top + 18, room, 16)
-        paint.text(painter, place, facts(line), theme.color(tone), look.small_figures)
+        paint.text(painter, place, facts(line), theme.color(tone), style.small_number_font)
         height = 34.0
         spark_top = top + 19
         if self.roomy:
             place = QRectF(left, top + 34, area.width() - 126, 16)
             stamp = _stamp(line, place.width())
-            paint.text(painter, place, stamp, theme.color("dim"), look.small_figures)
+            paint.text(painter, place, stamp, theme.color("dim"), style.small_number_font)
             height += STAMP_PIXELS
             spark_top += 16
         box = QRectF(area.right() - 84, spark_top, 76, 15)
         paint.spark(painter, box, line.spark, theme.color("faint" if unheard else "p95"))
-        for number, (words, tone) in enumerate(troubles(line)):
+        for number, (text, tone) in enumerate(troubles(line)):
             y = top + height + LINE_PIXELS * number
             place = QRectF(left, y, area.width() - 38, LINE_PIXELS)
-            paint.text(painter, place, words, theme.color(tone), look.small_figures)
+            paint.text(painter, place, text, theme.color(tone), style.small_number_font)
 
 
 def _stamp(line: ServerLine, width: float) -> str:
-    """As many digits as fit: a digest cut short says more than one with dots in its place."""
+    """As many digits as fit: a shortened digest is more useful than dots."""
     if line.snapshot is None:
-        return "stamp not known"
+        return "stamp unknown"
     digits = line.snapshot.stamp[: 12 if width > 88 else 8]
     return digits + (" dirty" if line.snapshot.dirty else "")
 
 
 def _cell(line: ServerLine) -> Cell:
-    words = [line.name, line.word, facts(line), f"p95 {milliseconds(line.p95_ms)}"]
-    words += [text for text, _ in troubles(line)]
-    return Cell(" · ".join(words)[:1000], tip=tip(line))
+    label = [line.name, line.state, facts(line), f"p95 {milliseconds(line.p95_ms)}"]
+    label += [text for text, _ in troubles(line)]
+    return Cell(" · ".join(label)[:1000], tip=tip(line))
 
 
 def tip(line: ServerLine) -> str:
@@ -163,13 +166,15 @@ class FleetPanel(Panel):
     heading = "SERVERS"
     picked = Signal(str)  # address of the selected server
 
-    def __init__(self, look: Look) -> None:
-        super().__init__(look)
-        column = Column("server", _cell, 0)
+    def __init__(self, style: Style) -> None:
+        super().__init__(style)
+        column = TableColumn("server", _cell, 0)
         self.model = RowsModel((column,), lambda line: line.address, face)
-        self.table = Table(look, self.model, (column,), "no server: console HOST:PORT …")
+        self.table = Table(
+            style, self.model, (column,), f"no server: start {program.name()} HOST:PORT …"
+        )
         self.table.horizontalHeader().hide()
-        self._delegate = FleetDelegate(look)
+        self._delegate = FleetDelegate(style)
         self.table.setItemDelegate(self._delegate)
         self.table.setHorizontalScrollBarPolicy(NO_SCROLL)
         self.table.setAccessibleName("Servers")
@@ -211,13 +216,13 @@ class FleetPanel(Panel):
         for line in self.board.servers if self.board is not None else ():
             s = line.snapshot
             rows.append(
-                [line.name, line.address, line.word, line.why]
+                [line.name, line.address, line.state, line.why]
                 + ([str(s.warm_replicas), str(s.wanted_replicas), str(s.queued)] if s else [""] * 3)
                 + [f"{line.p95_ms:.3f}", f"{line.age_s:.1f}", f"{line.link.offset_ms:.1f}"]
                 + [s.stamp if s else ""]
             )
         return head, rows
 
-    def copy_command(self) -> str:
+    def copy_command(self, reach: Reach) -> str:
         line = self.table.row()
-        return f"server status {line.address}" if isinstance(line, ServerLine) else ""
+        return command_lines.status(line.address, reach) if isinstance(line, ServerLine) else ""

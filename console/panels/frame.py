@@ -8,21 +8,19 @@ from PySide6.QtCore import QEvent, QObject, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QFocusEvent, QFontMetricsF, QPainter, QPaintEvent
 from PySide6.QtWidgets import QFrame, QSizePolicy, QVBoxLayout, QWidget
 
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Style
+from console.state.command_lines import Reach
 from console.state.dashboard import Board
 
-# (text, tone). A text that begins with one of KEYS is the key to a line or an area: the sign takes
-# the colour and the words stay readable.
-Legend = Sequence[tuple[str, str]]
-KEYS = "━┄■"
+Legend = Sequence[tuple[str, str]]  # (text, tone); see paint.KEYS
 
 
-class Title(QWidget):
-    def __init__(self, look: Look, words: str) -> None:
+class PanelTitle(QWidget):
+    def __init__(self, style: Style, text: str) -> None:
         super().__init__()
-        self._look = look
-        self._words = words
+        self._style = style
+        self._words = text
         self.legend: Legend = ()
         self.setFixedHeight(24)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -37,26 +35,26 @@ class Title(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        look, theme = self._look, self._look.theme
+        style, theme = self._style, self._style.theme
         area = QRectF(self.rect()).adjusted(10, 2, -8, 0)
-        used = paint.text(painter, area, self._words, theme.color("text"), look.title)
-        metrics = QFontMetricsF(look.small)
+        used = paint.text(painter, area, self._words, theme.color("text"), style.title)
+        metrics = QFontMetricsF(style.small)
         left = area.left() + used + 14
         # From the right; what does not fit is left out from the left, the least important first.
         right = area.right()
-        painter.setFont(look.small)
-        for words, tone in reversed(list(self.legend)):
-            width = metrics.horizontalAdvance(words) + 1
+        painter.setFont(style.small)
+        for text, tone in reversed(list(self.legend)):
+            width = metrics.horizontalAdvance(text) + 1
             if right - width < left:
                 width = right - left
-                if width < 40 or words[:1] in KEYS:
+                if width < 40 or text[:1] in paint.KEYS:
                     break
             place = QRectF(right - width, area.top(), width, area.height())
-            if words[:1] in KEYS:
-                paint.keyed(painter, theme, place, (words, tone), look.small)
+            if text[:1] in paint.KEYS:
+                paint.keyed(painter, theme, place, (text, tone), style.small)
             else:
                 color = theme.color(tone or "dim")
-                paint.text(painter, place, words, color, look.small, paint.RIGHT)
+                paint.text(painter, place, text, color, style.small, paint.RIGHT)
             right -= width + 12
 
 
@@ -67,18 +65,18 @@ class Panel(QFrame):
     name = "panel"
     heading = "PANEL"
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self.look = look
+        self.ui_style = style
         self.board: Board | None = None
         self.setObjectName("panel")
         self.setAccessibleName(self.heading.capitalize())
-        self.title = Title(look, self.heading)
+        self.title = PanelTitle(style, self.heading)
         self.body = QVBoxLayout(self)
         self.body.setContentsMargins(1, 1, 1, 1)
         self.body.setSpacing(0)
         self.body.addWidget(self.title)
-        look.changed.connect(self.refresh)
+        style.changed.connect(self.refresh)
 
     def show_board(self, board: Board) -> None:
         """A new board. Subclasses fill themselves; nothing here may take long."""
@@ -116,17 +114,17 @@ class Panel(QFrame):
         return self
 
     def left_out(self) -> str:
-        """What `as_table` lacks of what the panel stands for, in words; empty for nothing."""
+        """What `as_table` leaves out of the panel's data; empty when it is complete."""
         return ""
 
     def select(self, key: str) -> None:
         """Show the row a link speaks of."""
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
-        """What is shown, as figures: for CSV, for screen readers, for copying."""
+        """What is shown, as a table: for CSV, for screen readers, for copying."""
         return [], []
 
-    def copy_command(self) -> str:
+    def copy_command(self, reach: Reach) -> str:
         """The command line that shows or repeats what is selected; empty when there is none."""
         return ""
 

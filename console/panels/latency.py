@@ -13,17 +13,17 @@ from PySide6.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QVBoxLayout, 
 
 from console.app.timeaxis import TimeAxis
 from console.panels.frame import Panel
-from console.panels.style import Look
-from console.plots.charts import Percentiles, Stages, Throughput
-from console.plots.event_marks import Marks
+from console.plots.charts import Percentiles, StageTimesPlot, Throughput
+from console.plots.event_marks import EventMarks
 from console.plots.heatmap import HeatMap
-from console.state.dashboard import SPLITS, Board, Exemplary
+from console.plots.style import Style
+from console.state.dashboard import SPLITS, Board, ExampleRequest
 from console.state.domain import STAGES
 from console.state.sanitize import duration, milliseconds
 from console.state.timetext import span_text
 
 NARROW = 430  # pixels of height below which the stages give way
-_SPLIT_WORDS = {"": "all together", "server": "by server", "stamp": "by stamp", "mix": "by mix",
+_SPLIT_LABELS = {"": "not split", "server": "by server", "stamp": "by stamp", "mix": "by mix",
                 "replica": "by replica"}  # fmt: skip
 
 
@@ -32,15 +32,15 @@ class LatencyPanel(Panel):
     heading = "LATENCY"
     exemplars = Signal(object)  # tuple[Exemplary, ...], slowest first
 
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look)
+    def __init__(self, style: Style, axis: TimeAxis) -> None:
+        super().__init__(style)
         self.axis = axis
-        self.percentiles = Percentiles(look, axis)
-        self.throughput = Throughput(look, axis, "Throughput over time")
-        self.stages = Stages(look, axis, "Mean stage times over time")
-        self.heat = HeatMap(look, axis)
-        self.marks = Marks(look, axis)
-        self.plots = (self.percentiles, self.throughput, self.stages, self.heat, self.marks)
+        self.percentiles = Percentiles(style, axis)
+        self.throughput = Throughput(style, axis, "Throughput over time")
+        self.stages = StageTimesPlot(style, axis, "Mean stage times over time")
+        self.heat = HeatMap(style, axis)
+        self.event_marks = EventMarks(style, axis)
+        self.plots = (self.percentiles, self.throughput, self.stages, self.heat, self.event_marks)
         self._scope, self._split, self._mix = QComboBox(), QComboBox(), QComboBox()
         self.body.addLayout(self._controls())
         column = self._column = QVBoxLayout()
@@ -51,10 +51,10 @@ class LatencyPanel(Panel):
             column.addWidget(plot, share)
         self.throughput.hide()
         self.percentiles.speaks_first = True
-        self.marks.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.event_marks.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.body.addLayout(column)
         self.heat.picked.connect(self._pick)
-        self.marks.chosen.connect(lambda h: self.jump.emit(h.panel, _key(h), h.at_s))
+        self.event_marks.chosen.connect(lambda h: self.jump.emit(h.panel, _key(h), h.at_s))
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
     def show_examples(self) -> None:
@@ -84,9 +84,9 @@ class LatencyPanel(Panel):
             row.addWidget(box)
         row.addStretch(1)
         self._scope.addItem("all servers", "")
-        self._mix.addItem("every mix", "")
+        self._mix.addItem("all mixes", "")
         for split in SPLITS:
-            self._split.addItem(_SPLIT_WORDS[split], split)
+            self._split.addItem(_SPLIT_LABELS[split], split)
         self._scope.activated.connect(lambda _: self.axis.change(scope=self._scope.currentData()))
         self._mix.activated.connect(lambda _: self.axis.change(mix=self._mix.currentData()))
         self._split.activated.connect(lambda _: self.axis.change(split=self._split.currentData()))
@@ -108,7 +108,7 @@ class LatencyPanel(Panel):
     def _fill(self, board: Board) -> None:
         """The choices, when they changed; an open list is left alone."""
         servers = [("all servers", "")] + [(line.name, line.address) for line in board.servers]
-        mixes = [("every mix", "")]
+        mixes = [("all mixes", "")]
         mixes += [(mix or "(none)", mix) for mix in (board.latency.mixes if board.latency else ())]
         for box, wanted, chosen in (
             (self._scope, servers, board.view.scope),
@@ -118,8 +118,8 @@ class LatencyPanel(Panel):
             if not box.view().isVisible():
                 if held != wanted:
                     box.clear()
-                    for words, data in wanted:
-                        box.addItem(words[:60], data)
+                    for text, data in wanted:
+                        box.addItem(text[:60], data)
                 box.setCurrentIndex(max(0, box.findData(chosen)))
         self._split.setCurrentIndex(max(0, self._split.findData(board.view.split)))
 
@@ -132,7 +132,7 @@ class LatencyPanel(Panel):
         legend = []
         if found.split:
             for number, (name, _) in enumerate(found.split):
-                theme = self.look.theme
+                theme = self.ui_style.theme
                 legend.append((f"━ {name[:22]}", theme.split[number % len(theme.split)]))
             return legend
         for name, value in zip(("p50", "p95", "p99"), found.total, strict=True):
@@ -196,15 +196,15 @@ class LatencyPanel(Panel):
 
 
 def examples_in(
-    exemplars: tuple[Exemplary, ...], cell: tuple[float, float, float, float]
-) -> tuple[Exemplary, ...]:
+    exemplars: tuple[ExampleRequest, ...], cell: tuple[float, float, float, float]
+) -> tuple[ExampleRequest, ...]:
     """Those of a cell, slowest first; an empty cell gives its nearest neighbours."""
     begin, end, least, most = cell
     inside = [e for e in exemplars if begin <= e.at_s < end and least <= e.total_ms <= most]
     if not inside:
         middle = math.sqrt(max(least, 1e-3) * max(most, 1e-3))
 
-        def distance(e: Exemplary) -> float:
+        def distance(e: ExampleRequest) -> float:
             columns = abs(e.at_s - begin) / max(end - begin, 1e-3)
             return columns / 8 + abs(math.log2(max(e.total_ms, 1e-3) / middle))
 
@@ -212,7 +212,7 @@ def examples_in(
     return tuple(sorted(inside, key=lambda e: -e.total_ms))
 
 
-def _key(happening: Any) -> str:
-    if happening.kind == "alert":
-        return f"{happening.server}\t{happening.id}"
-    return str(happening.server)
+def _key(entry: Any) -> str:
+    if entry.kind == "alert":
+        return f"{entry.server}\t{entry.id}"
+    return str(entry.server)

@@ -8,9 +8,9 @@ from PySide6.QtCore import QEvent, QObject, QRectF, Qt
 from PySide6.QtGui import QHideEvent, QKeyEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QApplication, QDialog, QLineEdit, QListWidget, QVBoxLayout, QWidget
 
-from console.app.commands import Command, Registry
-from console.panels import paint
-from console.panels.style import Look
+from console.app.commands import Command, CommandRegistry
+from console.plots import paint
+from console.plots.style import Style
 
 WIDEST = 330.0  # pixels of a column of the key sheet
 
@@ -25,8 +25,8 @@ def columns_of(heights: Sequence[float], room: float) -> int:
     return columns
 
 
-class Palette(QDialog):
-    def __init__(self, parent: QWidget, commands: Registry) -> None:
+class CommandPalette(QDialog):
+    def __init__(self, parent: QWidget, commands: CommandRegistry) -> None:
         super().__init__(parent)
         self.setWindowTitle("Commands")
         self.setModal(True)
@@ -48,8 +48,8 @@ class Palette(QDialog):
         self.line.installEventFilter(self)
         self._search("")
 
-    def _search(self, words: str) -> None:
-        self._found = self._commands.search(words)
+    def _search(self, text: str) -> None:
+        self._found = self._commands.search(text)
         self.list.clear()
         for command in self._found:
             keys = "  ".join(command.keys)
@@ -75,9 +75,9 @@ class Palette(QDialog):
 class KeySheet(QWidget):
     """All keys over the window, until any key or click."""
 
-    def __init__(self, parent: QWidget, look: Look, commands: Registry) -> None:
+    def __init__(self, parent: QWidget, style: Style, commands: CommandRegistry) -> None:
         super().__init__(parent)
-        self._look = look
+        self._style = style
         self._commands = commands
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setAccessibleName("Keys")
@@ -91,8 +91,8 @@ class KeySheet(QWidget):
             return
         self._before = QApplication.focusWidget()
         self.setGeometry(parent.rect())
-        words = [f"{'/'.join(c.keys)}: {c.title}" for c in self._commands if c.keys]
-        self.setAccessibleDescription("; ".join(words))
+        text = [f"{'/'.join(c.keys)}: {c.title}" for c in self._commands if c.keys]
+        self.setAccessibleDescription("; ".join(text))
         self.show()
         self.raise_()
         self.setFocus()
@@ -112,15 +112,15 @@ class KeySheet(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme, look = self._look.theme, self._look
+        theme, style = self._style.theme, self._style
         painter.fillRect(self.rect(), theme.color("background", 240))
         groups: dict[str, list[Command]] = {}
         for command in self._commands:
             if command.keys:
                 groups.setdefault(command.group, []).append(command)
-        mouse = [("drag", "brush a time range: every panel follows"), ("wheel", "zoom the time"),
+        mouse = [("drag", "brush a time range for all panels"), ("wheel", "zoom the time"),
                  ("shift+drag", "pan"), ("double click", "zoom to the brush"),
-                 ("click the heat map", "requests of that cell")]  # fmt: skip
+                 ("click the heat map", "show the requests of that cell")]  # fmt: skip
         blocks = [(name, [("  ".join(c.keys), c.title) for c in found])
                   for name, found in groups.items()]  # fmt: skip
         blocks.append(("Mouse", mouse))
@@ -131,11 +131,13 @@ class KeySheet(QWidget):
             if y > 40 and y + 26 + 18 * len(rows) > self.height() - 20:
                 x, y = x + width, 40.0
             paint.text(painter, QRectF(x, y, width, 18), name.upper(), theme.color("accent"),
-                       look.title)  # fmt: skip
+                       style.title)  # fmt: skip
             y += 20
-            for keys, words in rows:
-                paint.text(painter, QRectF(x, y, 96, 18), keys, theme.color("text"), look.figures)
-                paint.text(painter, QRectF(x + 102, y, width - 112, 18), words,
-                           theme.color("dim"), look.words)  # fmt: skip
+            for keys, text in rows:
+                paint.text(
+                    painter, QRectF(x, y, 96, 18), keys, theme.color("text"), style.number_font
+                )
+                paint.text(painter, QRectF(x + 102, y, width - 112, 18), text,
+                           theme.color("dim"), style.text_font)  # fmt: skip
                 y += 18
             y += 14

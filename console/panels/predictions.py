@@ -7,17 +7,19 @@ from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QLineEdit, QWidget
 
 from console.app.timeaxis import TimeAxis
-from console.models.predictions import Entry, PredictionsModel
+from console.models.predictions import PredictionEntry, PredictionsModel
 from console.panels.frame import Panel
-from console.panels.status_bar import Line
-from console.panels.style import Look
+from console.panels.status_bar import TextLine
 from console.panels.table import Table
-from console.state.dashboard import Board, Exemplary
-from console.state.filterline import BadFilter, Clause, parse
-from console.state.query_types import FindPredictions, Found, Page, ReadPage
+from console.plots.style import Style
+from console.state import command_lines
+from console.state.command_lines import Reach
+from console.state.dashboard import Board, ExampleRequest
+from console.state.query_types import FindPredictions, FoundPredictions, PredictionPage, ReadPage
 from console.state.timetext import span_text
+from server.telemetry.filters import BadFilter, Clause, parse_filter
 
-EMPTY = "no prediction that is kept here fits the filter and the window"
+EMPTY = "no prediction in the cache matches the filter and the window"
 
 
 class PredictionsPanel(Panel):
@@ -26,22 +28,22 @@ class PredictionsPanel(Panel):
     asked = Signal(object)  # Question
     picked = Signal(str, str)  # server, prediction id
 
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look)
+    def __init__(self, style: Style, axis: TimeAxis) -> None:
+        super().__init__(style)
         self.axis = axis
         self.line = QLineEdit()
         self.line.setPlaceholderText("site=b conf<0.6 label!=ok error mix~audio server=gpu-03.lon")
         self.line.setAccessibleName("Filter of the predictions")
         self.line.setClearButtonEnabled(True)
         self.line.returnPressed.connect(self.search)
-        self.said = Line(look, "dim", 11)
+        self.result_line = TextLine(style, "dim", 11)
         self.model = PredictionsModel(self._name, self._need)
-        self.table = Table(look, self.model, self.model.columns, EMPTY)
+        self.table = Table(style, self.model, self.model.columns, EMPTY)
         self.table.setAccessibleName("Predictions")
         self.table.chosen.connect(self._choose)
         self.table.opened.connect(self._choose)
         self.body.addWidget(self.line)
-        self.body.addWidget(self.said)
+        self.body.addWidget(self.result_line)
         self.body.addWidget(self.table, 1)
         self.watch_focus(self.table)
         self._clauses: tuple[Clause, ...] = ()
@@ -70,30 +72,32 @@ class PredictionsPanel(Panel):
         if self.board is None:
             return
         try:
-            self._clauses = parse(self.line.text())
+            self._clauses = parse_filter(self.line.text())
         except BadFilter as error:
-            self.said.say(str(error), "warning")
+            self.result_line.show_text(str(error), "warning")
             return
         self._stale = False
         span = self.axis.view.brush or self.axis.span
         aliases = {line.name: line.address for line in self.board.servers}
-        self.said.say("reading …", "dim")
+        self.result_line.show_text("searching …", "dim")
         self.asked.emit(FindPredictions(self._clauses, span, aliases))
 
-    def show_found(self, found: Found) -> None:
+    def show_found(self, found: FoundPredictions) -> None:
         self._rows = len(found.numbers)
         self.model.show(found.numbers)
         if found.trouble:
-            self.said.say(found.trouble, "warning")
+            self.result_line.show_text(found.trouble, "warning")
             return
         view = self.axis.view
         low, high = view.brush or self.axis.span
         what = "brushed" if view.brush else "window of"
-        self.said.say(f"{self._rows:,} rows, {what} {span_text(high - low)}, newest first", "dim")
+        self.result_line.show_text(
+            f"{self._rows:,} rows, {what} {span_text(high - low)}, newest first", "dim"
+        )
         if self._rows:
             self.table.select_row(0)
 
-    def show_page(self, page: Page) -> None:
+    def show_page(self, page: PredictionPage) -> None:
         self.model.fill(page.rows)
         if self.table.currentIndex().row() == 0:
             entry = self.model.entry(0)
@@ -105,12 +109,12 @@ class PredictionsPanel(Panel):
         super().show_board(board)
         if (first or self._stale) and self.isVisible():
             self.search()
-        self.title.show_legend([("Enter: find · / filter · J/K", "dim")])
+        self.title.show_legend([("Enter: search · /: filter · J/K: rows", "dim")])
 
-    def show_examples(self, examples: tuple[Exemplary, ...]) -> None:
+    def show_examples(self, examples: tuple[ExampleRequest, ...]) -> None:
         """The requests behind a cell of the heat map."""
         if not examples:
-            self.said.say("no request was kept as an example there", "dim")
+            self.result_line.show_text("no example request was kept there", "dim")
             return
         slowest = examples[0]
         self.line.setText(f"id={slowest.prediction_id}")
@@ -118,7 +122,7 @@ class PredictionsPanel(Panel):
         self.picked.emit(slowest.server, slowest.prediction_id)
         self.search()
 
-    def _choose(self, entry: Entry | None) -> None:
+    def _choose(self, entry: PredictionEntry | None) -> None:
         if entry is not None:
             self.picked.emit(entry[0], entry[1].prediction_id)
 
@@ -144,7 +148,7 @@ class PredictionsPanel(Panel):
 
     def left_out(self) -> str:
         read = len(self.model.read())
-        return f"{read:,} of {self._rows:,}: those looked at" if read < self._rows else ""
+        return f"{read:,} of {self._rows:,}: only the rows scrolled to" if read < self._rows else ""
 
-    def copy_command(self) -> str:
-        return f'server samples --filter "{self.line.text()}"'
+    def copy_command(self, reach: Reach) -> str:
+        return command_lines.export(self._clauses, self.axis.view.brush or self.axis.span)

@@ -1,5 +1,5 @@
 """Quality: accuracy and value, realised where labels came and estimated for all, by slice; the
-calibration, the confusion, and the worst slices in words."""
+calibration, the confusion, and the worst slices."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from PySide6.QtWidgets import QSplitter, QWidget
 from console.models.quality import merged, slice_columns, worst_by_expression, worst_columns
 from console.models.table import RowsModel
 from console.panels.frame import Panel
-from console.panels.style import Look
 from console.panels.table import Table
-from console.plots.quality_charts import Calibration, Course
+from console.plots.quality_charts import Calibration, QualityTrend
+from console.plots.style import Style
 from console.state.dashboard import Board
-from console.state.domain import QualityRow
 from console.state.sanitize import duration
+from server.telemetry.rows import QualityRow
 
-NO_QUALITY = "no quality yet: it needs predictions, and labels that come by Feedback"
-NO_SLICES = "no slice is known where the model is clearly worse than elsewhere"
+NO_QUALITY = "no quality data yet: it needs predictions, and labels sent by Feedback"
+NO_SLICES = "no slice found where the model is clearly worse than elsewhere"
 
 
 class QualityPanel(Panel):
     name = "quality"
     heading = "QUALITY"
 
-    def __init__(self, look: Look) -> None:
-        super().__init__(look)
+    def __init__(self, style: Style) -> None:
+        super().__init__(style)
         self.slice = ""
         self._rows: dict[str, list[QualityRow]] = {}
         fields = ("accuracy", "estimated_accuracy")
-        self.accuracy = Course(look, "accuracy", fields, True)
+        self.accuracy = QualityTrend(style, "accuracy", fields, True)
         fields = ("value_per_1000", "estimated_value_per_1000")
-        self.value = Course(look, "value per 1,000 predictions", fields, False)
-        self.calibration = Calibration(look)
+        self.value = QualityTrend(style, "value per 1,000 predictions", fields, False)
+        self.calibration = Calibration(style)
         columns = slice_columns()
         self.model = RowsModel(columns, lambda row: row.slice)
-        self.table = Table(look, self.model, columns, NO_QUALITY)
+        self.table = Table(style, self.model, columns, NO_QUALITY)
         self.table.setAccessibleName("Quality by slice")
         self.table.chosen.connect(self._choose)
         worst = worst_columns()
         self.worst_model = RowsModel(worst, lambda pair: pair[1].expression)
-        self.worst = Table(look, self.worst_model, worst, NO_SLICES)
+        self.worst = Table(style, self.worst_model, worst, NO_SLICES)
         self.worst.setAccessibleName("Worst slices")
         self.worst.opened.connect(
             lambda pair: self.jump.emit("predictions", pair[1].expression, math.nan)
@@ -72,10 +72,12 @@ class QualityPanel(Panel):
         legend = [("Enter on a slice: its predictions", "dim")]
         if newest == newest:
             age = board.made_s - newest
-            words = (
-                f"last hour ended {duration(age)} ago" if age > 0 else "the last hour still fills"
+            text = (
+                f"last hour ended {duration(age)} ago"
+                if age > 0
+                else "the current hour is still filling"
             )
-            legend.insert(0, (words, "dim"))
+            legend.insert(0, (text, "dim"))
         self.title.show_legend([(f"slice {self.slice or 'all'}", "text"), *legend])
 
     def _choose(self, row: QualityRow) -> None:

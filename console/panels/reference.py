@@ -10,43 +10,43 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QPen, QPolygonF
 from PySide6.QtWidgets import QWidget
 
-from console.panels import paint
 from console.panels.frame import Panel
-from console.panels.style import Look
+from console.plots import paint
 from console.plots.scale import scale_top
-from console.state.dashboard import Board, Comparison
+from console.plots.style import Style
+from console.state.dashboard import Board, ReferenceComparison
 from console.state.timetext import clock_text
 
 
 class Densities(QWidget):
-    def __init__(self, look: Look) -> None:
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self._look = look
-        self.found: Comparison | None = None
+        self._style = style
+        self.found: ReferenceComparison | None = None
         self.setMinimumHeight(70)
         self.setAccessibleName("Reference against live distribution")
 
-    def show_comparison(self, found: Comparison | None) -> None:
+    def show_comparison(self, found: ReferenceComparison | None) -> None:
         if found is not self.found:
             self.found = found
             self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme = self._look.theme
+        theme = self._style.theme
         area = QRectF(54, 6, max(self.width() - 66, 10), max(self.height() - 28, 10))
         found = self.found
         if found is None or len(found.reference) == 0:
-            words = "no profile of this feature in these hours"
-            paint.text(painter, area, words, theme.color("dim"), self._look.words, paint.CENTRE)
+            text = "no profile of this feature for these hours"
+            paint.text(painter, area, text, theme.color("dim"), self._style.text_font, paint.CENTRE)
             return
         if found.labels:
             self._bars(painter, area, found)
         else:
             self._curves(painter, area, found)
 
-    def _curves(self, painter: QPainter, area: QRectF, found: Comparison) -> None:
-        theme = self._look.theme
+    def _curves(self, painter: QPainter, area: QRectF, found: ReferenceComparison) -> None:
+        theme = self._style.theme
         edges = found.edges
         # Open outer cells get a density too, but never set the scale.
         inner = np.concatenate([found.reference[1:-1], found.live[1:-1]])
@@ -69,14 +69,14 @@ class Densities(QWidget):
 
     def _open_ends(self, painter: QPainter, area: QRectF, xs: np.ndarray) -> None:
         """The outer cells reach to whatever came: how wide they are drawn means nothing."""
-        theme = self._look.theme
-        for left, right, words in ((xs[0], xs[1], "≤"), (xs[-2], xs[-1], "≥")):
+        theme = self._style.theme
+        for left, right, text in ((xs[0], xs[1], "≤"), (xs[-2], xs[-1], "≥")):
             box = QRectF(left, area.top(), right - left, area.height())
             painter.fillRect(box, theme.color("panel", 130))
             if box.width() > 14:
                 place = box.adjusted(2, 0, -2, -box.height() + 16)
                 paint.text(
-                    painter, place, words, theme.color("dim"), self._look.small, paint.CENTRE
+                    painter, place, text, theme.color("dim"), self._style.small, paint.CENTRE
                 )
 
     @staticmethod
@@ -95,27 +95,27 @@ class Densities(QWidget):
         across: tuple[float, float],
         up: tuple[float, float],
     ) -> None:
-        theme, font = self._look.theme, self._look.small_figures
+        theme, font = self._style.theme, self._style.small_number_font
         top, step = up
         for number in range(int(round(top / step)) + 1):
             y = area.bottom() - number * step / top * area.height()
             painter.setPen(QPen(theme.color("grid"), 1))
             painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
             place = QRectF(0, y - 8, area.left() - 6, 16)
-            words = f"{number * step:.3g}"
-            paint.text(painter, place, words, theme.color("dim"), font, paint.RIGHT)
+            text = f"{number * step:.3g}"
+            paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
         low, high = across
         _, step = scale_top(high - low)
         value = math.ceil(low / step) * step
         while value <= high:
             x = area.left() + (value - low) / max(high - low, 1e-12) * area.width()
             place = QRectF(x - 40, area.bottom() + 3, 80, 16)
-            words = f"{0 if abs(value) < step / 1e6 else value:.6g}"
-            paint.text(painter, place, words, theme.color("dim"), font, paint.CENTRE)
+            text = f"{0 if abs(value) < step / 1e6 else value:.6g}"
+            paint.text(painter, place, text, theme.color("dim"), font, paint.CENTRE)
             value += step
 
-    def _bars(self, painter: QPainter, area: QRectF, found: Comparison) -> None:
-        theme, font = self._look.theme, self._look.small_figures
+    def _bars(self, painter: QPainter, area: QRectF, found: ReferenceComparison) -> None:
+        theme, font = self._style.theme, self._style.small_number_font
         count = len(found.labels)
         most = max(float(found.reference.max()), float(found.live.max()), 1e-9)
         height = min(area.height() / count, 40)
@@ -130,18 +130,18 @@ class Densities(QWidget):
             painter.setPen(QPen(theme.color("text"), 1, Qt.PenStyle.DashLine))
             box = QRectF(left, y + 3, found.reference[number] * width, height - 6)
             painter.drawRect(box)
-            words = f"{found.live[number]:.1%} ({found.reference[number]:.1%})"
+            text = f"{found.live[number]:.1%} ({found.reference[number]:.1%})"
             place = QRectF(area.right() - 110, y, 108, height)
-            paint.text(painter, place, words, theme.color("text"), font, paint.RIGHT)
+            paint.text(painter, place, text, theme.color("text"), font, paint.RIGHT)
 
 
 class ReferencePanel(Panel):
     name = "reference"
     heading = "REFERENCE vs LIVE"
 
-    def __init__(self, look: Look) -> None:
-        super().__init__(look)
-        self.plot = Densities(look)
+    def __init__(self, style: Style) -> None:
+        super().__init__(style)
+        self.plot = Densities(style)
         self.body.addWidget(self.plot, 1)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
@@ -151,8 +151,8 @@ class ReferencePanel(Panel):
         self.plot.show_comparison(found)
         if found is None:
             key = board.view.drift_key
-            words = f"{key[0]} [{key[1] or 'all'}]" if key else "choose a feature"
-            self.title.show_legend([(words, "dim")])
+            text = f"{key[0]} [{key[1] or 'all'}]" if key else "select a feature"
+            self.title.show_legend([(text, "dim")])
             return
         unit = f" {found.feature.unit}" if found.feature.unit else ""
         low, high = (clock_text(moment, "%H:%M") for moment in (found.from_s, found.to_s))
@@ -166,7 +166,7 @@ class ReferencePanel(Panel):
         ]
         legend.append((f"{found.feature.name}{unit} [{found.slice or 'all'}]", "text"))
         self.title.show_legend(legend)
-        self.plot.setAccessibleDescription(" ".join(words for words, _ in legend)[:300])
+        self.plot.setAccessibleDescription(" ".join(text for text, _ in legend)[:300])
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         found = self.board.comparison if self.board is not None else None

@@ -9,11 +9,11 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
-from console.panels import paint
 from console.panels.frame import Panel
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Style
 from console.state.dashboard import Board, ServerLine
-from console.state.domain import ProbeEvidence, ReplicaStatus, ServerSnapshot
+from console.state.domain import ProbeEvidence, ReplicaSnapshot, ServerSnapshot
 from console.state.sanitize import duration, milliseconds, size
 from console.state.severity import rank
 from console.state.status_messages import unencrypted
@@ -22,107 +22,107 @@ _SEVERITY = {"ready": "ok", "slow": "warning", "wrong": "critical", "dead": "cri
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    words: str
+class ServerFact:
+    text: str
     tone: str = "dim"
     sign: str = ""
     deep: bool = False  # belongs to the line above
 
 
-def told(line: ServerLine, now_s: float) -> list[Fact]:
-    """What there is to say about a server, most urgent first."""
+def facts_of(line: ServerLine, now_s: float) -> list[ServerFact]:
+    """The facts about a server, most urgent first."""
     snapshot = line.snapshot
     if snapshot is None:
-        return [Fact(line.why)]
-    found: list[Fact] = []
+        return [ServerFact(line.why)]
+    found: list[ServerFact] = []
     if snapshot.reason:
-        found.append(Fact(snapshot.reason, line.severity if line.severity != "ok" else "dim"))
+        found.append(ServerFact(snapshot.reason, line.severity if line.severity != "ok" else "dim"))
     if unencrypted(line):
-        found.append(Fact(unencrypted(line), "warning", "warning"))
+        found.append(ServerFact(unencrypted(line), "warning", "warning"))
     for group in alike(snapshot.replicas):
         found += _of_group(group, now_s)
     found += _facts(line, snapshot)
     return found
 
 
-def alike(replicas: Sequence[ReplicaStatus]) -> list[list[ReplicaStatus]]:
+def alike(replicas: Sequence[ReplicaSnapshot]) -> list[list[ReplicaSnapshot]]:
     """Replicas in the same state for the same reason, worst first: eight that fail alike are one
-    trouble."""
-    groups: dict[tuple[object, ...], list[ReplicaStatus]] = {}
+    problem."""
+    groups: dict[tuple[object, ...], list[ReplicaSnapshot]] = {}
     for replica in replicas:
         failed = tuple((e.mix, e.source, e.reason) for e in replica.evidence if not e.ok)
         groups.setdefault((replica.state, replica.reason, failed), []).append(replica)
     return sorted(groups.values(), key=lambda group: rank(_sign(group[0])))
 
 
-def _sign(replica: ReplicaStatus) -> str:
+def _sign(replica: ReplicaSnapshot) -> str:
     return _SEVERITY.get(replica.state, "unknown")
 
 
-def _of_group(group: Sequence[ReplicaStatus], now_s: float) -> Iterator[Fact]:
+def _of_group(group: Sequence[ReplicaSnapshot], now_s: float) -> Iterator[ServerFact]:
     first, sign = group[0], _sign(group[0])
     numbers = " ".join(f"#{replica.index}" for replica in group[:12])
     numbers += " …" if len(group) > 12 else ""
     tone = "text" if sign == "ok" else sign
-    yield Fact(f"{numbers} {first.state}", tone, sign)
+    yield ServerFact(f"{numbers} {first.state}", tone, sign)
     devices = " ".join(dict.fromkeys(replica.device for replica in group if replica.device))
-    words = [devices]
+    text = [devices]
     restarts = sum(replica.restarts for replica in group)
-    words.append(f"{restarts} restarts" if restarts else "")
+    text.append(f"{restarts} restarts" if restarts else "")
     memory = max(replica.rss_bytes for replica in group)
-    words.append(f"{size(memory)}{' each' if len(group) > 1 else ''}" if memory else "")
-    if any(words):
-        yield Fact(" · ".join(word for word in words if word), "dim", deep=True)
+    text.append(f"{size(memory)}{' each' if len(group) > 1 else ''}" if memory else "")
+    if any(text):
+        yield ServerFact(" · ".join(word for word in text if word), "dim", deep=True)
     if sign == "ok":
         return
     failed = [probe for replica in group for probe in replica.evidence if not probe.ok]
     if failed:
         yield from _evidence(max(failed, key=lambda probe: probe.p50_ms), now_s)
     elif first.reason:
-        yield Fact(first.reason, deep=True)
+        yield ServerFact(first.reason, deep=True)
 
 
-def _evidence(probe: ProbeEvidence, now_s: float) -> Iterator[Fact]:
+def _evidence(probe: ProbeEvidence, now_s: float) -> Iterator[ServerFact]:
     """What the probe that failed measured; of several replicas, the slowest."""
     age = duration(now_s - probe.at_unix_ms / 1000)
-    yield Fact(f"{probe.source or 'probe'} {probe.mix}, {age} ago", deep=True)
-    limit = f" over {milliseconds(probe.limit_ms)}" if probe.limit_ms else ""
-    yield Fact(f"p50 {milliseconds(probe.p50_ms)}{limit}", "text", deep=True)
-    yield Fact(f"max {milliseconds(probe.max_ms)}, {probe.runs} runs", deep=True)
+    yield ServerFact(f"{probe.source or 'probe'} {probe.mix}, {age} ago", deep=True)
+    limit = f", limit {milliseconds(probe.limit_ms)}" if probe.limit_ms else ""
+    yield ServerFact(f"p50 {milliseconds(probe.p50_ms)}{limit}", "text", deep=True)
+    yield ServerFact(f"max {milliseconds(probe.max_ms)}, {probe.runs} runs", deep=True)
     if probe.worst_difference > probe.tolerance:
-        words = f"answers differ by {probe.worst_difference:.1e}, allowed {probe.tolerance:.1e}"
-        yield Fact(words, "critical", deep=True)
+        text = f"max diff {probe.worst_difference:.1e}, tolerance {probe.tolerance:.1e}"
+        yield ServerFact(text, "critical", deep=True)
     if probe.reason:
-        yield Fact(probe.reason, deep=True)
+        yield ServerFact(probe.reason, deep=True)
 
 
-def _facts(line: ServerLine, snapshot: ServerSnapshot) -> Iterator[Fact]:
-    yield Fact(f"{line.address} · v{snapshot.version}" if snapshot.version else line.address)
+def _facts(line: ServerLine, snapshot: ServerSnapshot) -> Iterator[ServerFact]:
+    yield ServerFact(f"{line.address} · v{snapshot.version}" if snapshot.version else line.address)
     offset = line.link.offset_ms
     if offset == offset:
         trip = f" ± {line.link.rtt_ms / 2:.1f}" if line.link.rtt_ms >= 0 else ""
-        yield Fact(f"clock {offset:+.1f}{trip} ms")
-    yield Fact(f"{snapshot.requests:,} requests")
-    yield Fact(f"{snapshot.failed:,} failed · {snapshot.refused:,} refused")
+        yield ServerFact(f"clock {offset:+.1f}{trip} ms")
+    yield ServerFact(f"{snapshot.requests:,} requests")
+    yield ServerFact(f"{snapshot.failed:,} failed · {snapshot.refused:,} refused")
     if snapshot.quarantined:
-        yield Fact(f"{snapshot.quarantined} requests quarantined", "warning", "warning")
+        yield ServerFact(f"{snapshot.quarantined} requests quarantined", "warning", "warning")
     if snapshot.telemetry_bytes:
-        yield Fact(f"telemetry {size(snapshot.telemetry_bytes)}")
+        yield ServerFact(f"telemetry {size(snapshot.telemetry_bytes)}")
     for name, why in list(snapshot.reasons.items())[:6]:
-        yield Fact(f"{name}: {why}")
+        yield ServerFact(f"{name}: {why}")
 
 
-class Facts(QWidget):
-    """Facts under one another, as many as there is room for."""
+class ServerFacts(QWidget):
+    """ServerFacts under one another, as many as there is room for."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self._look = look
-        self.facts: list[Fact] = []
+        self._style = style
+        self.facts: list[ServerFact] = []
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        look, theme = self._look, self._look.theme
+        style, theme = self._style, self._style.theme
         y = 2.0
         for fact in self.facts:
             if y > self.height() - 12:
@@ -131,17 +131,17 @@ class Facts(QWidget):
             if fact.sign:
                 paint.sign(painter, theme, fact.sign, QPointF(15, y + 8), 8)
             place = QRectF(left, y, self.width() - left - 8, 200)
-            y += paint.wrapped(painter, place, fact.words, theme.color(fact.tone), look.small)
+            y += paint.wrapped(painter, place, fact.text, theme.color(fact.tone), style.small)
 
 
 class ServerPanel(Panel):
     name = "server"
     heading = "SERVER"
 
-    def __init__(self, look: Look) -> None:
-        super().__init__(look)
+    def __init__(self, style: Style) -> None:
+        super().__init__(style)
         self.address = ""
-        self.view = Facts(look)
+        self.view = ServerFacts(style)
         self.body.addWidget(self.view, 1)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
@@ -150,14 +150,14 @@ class ServerPanel(Panel):
         lines = board.servers
         chosen = next((line for line in lines if line.address == self.address), None)
         if chosen is None and lines:
-            # Nobody chose: the one that needs attention most.
+            # Nothing is selected: the one that needs attention most.
             chosen = min(lines, key=lambda line: rank(line.severity))
         if chosen is None:
             return
-        self.view.facts = told(chosen, board.made_s)
-        self.title.show_legend([(chosen.name, "text"), (chosen.word, chosen.severity)])
-        words = "; ".join(fact.words for fact in self.view.facts)
-        self.setAccessibleDescription(words[:800])
+        self.view.facts = facts_of(chosen, board.made_s)
+        self.title.show_legend([(chosen.name, "text"), (chosen.state, chosen.severity)])
+        text = "; ".join(fact.text for fact in self.view.facts)
+        self.setAccessibleDescription(text[:800])
         self.view.update()
 
     def select(self, key: str) -> None:
@@ -165,4 +165,4 @@ class ServerPanel(Panel):
         self.refresh()
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
-        return ["fact"], [[fact.words] for fact in self.view.facts]
+        return ["fact"], [[fact.text] for fact in self.view.facts]

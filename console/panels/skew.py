@@ -1,5 +1,5 @@
 """Version skew: servers by part of the stamp, against the majority of the fleet. The environment
-is no part of the stamp and is told apart."""
+is not part of the stamp and is shown apart."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QSplitter, QWidget
 
 from console.app.timeaxis import TimeAxis
-from console.models.cells import Cell, Column
+from console.models.cells import Cell, TableColumn
 from console.models.table import RowsModel
 from console.panels.frame import Panel
-from console.panels.skewdetail import Detail, when
-from console.panels.style import Look
+from console.panels.skew_detail import SkewDetail, when
 from console.panels.table import Table
-from console.state import program
+from console.plots.style import Style
+from console.state import command_lines
+from console.state.command_lines import Reach
 from console.state.dashboard import Board, SkewLine
 from console.state.domain import STAMP_PARTS
 from console.state.sanitize import duration, short
@@ -27,14 +28,25 @@ LEAST_PIXELS = 478  # the names of the parts can be read
 _HEADS = {"preprocessing": "preproc", "libraries": "libs", "reference": "ref"}
 
 
-def columns() -> tuple[Column, ...]:
-    found = [Column("server", _server, 108, order=lambda line: line.name)]
+def columns() -> tuple[TableColumn, ...]:
+    found = [TableColumn("server", _server, 108, order=lambda line: line.name)]
     for number, part in enumerate(STAMP_PARTS):
         found.append(
-            Column(_HEADS.get(part, part), _part(number), 0, least=30, tip=f"{part}, first digits")
+            TableColumn(
+                _HEADS.get(part, part), _part(number), 0, least=30, tip=f"{part}, first digits"
+            )
         )
-    found.append(Column("since", _since, 52, right=True, order=lambda line: line.since_s,
-                        tip="when this stamp was deployed", spare=1))  # fmt: skip
+    found.append(
+        TableColumn(
+            "since",
+            _since,
+            52,
+            right=True,
+            order=lambda line: line.since_s,
+            tip="when this stamp was deployed",
+            spare=1,
+        )
+    )
     return tuple(found)
 
 
@@ -50,10 +62,10 @@ def _part(number: int) -> Callable[[SkewLine], Cell]:
         if not found.known:
             return Cell("?", "dim", "skew", mono=True, value=False, tip="not known")
         odd = found.differs or found.moved
-        words = "moved" if found.moved else found.value[:SHORT]
-        words = f"{'≠' if odd else '='} {words}"
+        text = "changed" if found.moved else found.value[:SHORT]
+        text = f"{'≠' if odd else '='} {text}"
         tone = "critical" if odd else "dim"
-        return Cell(words, tone, "skew", bold=odd, mono=True, value=odd, tip=tip(line))
+        return Cell(text, tone, "skew", bold=odd, mono=True, value=odd, tip=tip(line))
 
     return cell
 
@@ -65,23 +77,23 @@ def _since(line: SkewLine) -> Cell:
 
 
 def tip(line: SkewLine) -> str:
-    lines = [f"{line.name}: {line.stamp_name or 'stamp not known'}"]
+    lines = [f"{line.name}: {line.stamp_name or 'stamp unknown'}"]
     if line.dirty:
-        lines.append("dirty: served with --allow-dirty, equals no pinned stamp")
+        lines.append("dirty: served with --allow-dirty, matches no pinned stamp")
     if line.since_s == line.since_s:
         lines.append(f"since {clock_text(line.since_s, '%Y-%m-%d %H:%M:%S')} UTC")
     if line.signed_by:
         lines.append(f"signed by key {short(line.signed_by)}")
-    lines += [f"≠ {what} {words}: {when(now)}" for what, words, now in line.moved]
+    lines += [f"≠ {what} {text}: {when(now)}" for what, text, now in line.moved]
     lines += [
         f"≠ {what}: {short(here)}, fleet {short(there)}" for what, here, there in line.details
     ]
     lines += [f"environment {what}: {here}, fleet {there}" for what, here, there in line.env]
     for client, stamp, refused, last_s in line.pins:
-        words = f"client {client} pins {short(stamp)}: refused {refused} times"
-        lines.append(f"{words}, last {clock_text(last_s)}")
+        text = f"client {client} pins {short(stamp)}: refused {refused} times"
+        lines.append(f"{text}, last {clock_text(last_s)}")
     if line.age_s < math.inf and line.age_s > 10:
-        lines.append(f"as of {duration(line.age_s)} ago")
+        lines.append(f"data {duration(line.age_s)} old")
     return "\n".join(part[:240] for part in lines[:24])
 
 
@@ -89,18 +101,18 @@ class SkewPanel(Panel):
     name = "skew"
     heading = "VERSION SKEW"
 
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look)
+    def __init__(self, style: Style, axis: TimeAxis) -> None:
+        super().__init__(style)
         self.axis = axis
         shape = columns()
         self.model = RowsModel(shape, lambda line: line.address)
-        self.table = Table(look, self.model, shape, "no server has told its stamp yet")
+        self.table = Table(style, self.model, shape, "no server has reported its stamp yet")
         self.table.setAccessibleName("Parts of the stamp by server")
         self.table.setObjectName("tight")
         self.table.setMinimumWidth(LEAST_PIXELS)
         self.table.chosen.connect(lambda _: self._detail())
         self.table.opened.connect(lambda line: self.axis.around(line.since_s))
-        self.detail = Detail(look)
+        self.detail = SkewDetail(style)
         split = QSplitter(Qt.Orientation.Horizontal)
         split.addWidget(self.table)
         split.addWidget(self.detail)
@@ -117,15 +129,15 @@ class SkewPanel(Panel):
         self._detail()
         odd = sum(line.odd for line in board.skew)
         against = "the expected stamp" if board.view.expected_stamp else "the majority"
-        legend = [(f"≠ differs from {against}", "dim"), ("Enter: its deploy", "dim")]
+        legend = [(f"≠ differs from {against}", "dim"), ("Enter: show its deploy", "dim")]
         if odd:
             legend.insert(0, (f"{odd} of {len(board.skew)} differ", "critical"))
         moved = sum(bool(line.moved) for line in board.skew)
         if moved:
-            legend.insert(0, (f"{moved} not as loaded", "critical"))
+            legend.insert(0, (f"{moved} changed since load", "critical"))
         envs = sum(bool(line.env) for line in board.skew)
         if envs:
-            legend.insert(0, (f"env differs on {envs}", "dim"))
+            legend.insert(0, (f"environment differs on {envs}", "dim"))
         self.title.show_legend(legend)
 
     def _detail(self) -> None:
@@ -133,7 +145,7 @@ class SkewPanel(Panel):
             return
         line = self.table.row()
         if line is None:
-            # Nobody chose: the rows that differ stand first.
+            # Nothing is selected: the rows that differ come first.
             line = next(iter(self.model.rows), None)
         self.detail.show_line(line, self.board)
 
@@ -144,23 +156,23 @@ class SkewPanel(Panel):
         self.table.select_row(self.model.place_of(key))
         self._detail()
 
-    def copy_command(self) -> str:
-        """The command that says what differs, on the two servers concerned."""
+    def copy_command(self, reach: Reach) -> str:
+        """The server beside one that is like the fleet."""
         line = self.table.row()
         if not isinstance(line, SkewLine) or self.board is None:
             return ""
         usual = next((row for row in self.board.skew if not row.odd and row.stamp), None)
-        other = f" {usual.address}" if usual is not None and usual is not line else ""
-        return f"{program.name()} --panel skew {line.address}{other}"
+        other = [usual.address] if usual is not None and usual is not line else []
+        return command_lines.skew_between([line.address, *other], reach)
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
-        head = ["server", "stamp", *STAMP_PARTS, "moved", "since_unix_s"]
+        head = ["server", "stamp", *STAMP_PARTS, "changed", "since_unix_s"]
         return head, [
             [
                 line.name,
                 line.stamp,
                 *(cell.value for cell in line.cells),
-                "; ".join(f"{what} {words}" for what, words, _ in line.moved),
+                "; ".join(f"{what} {text}" for what, text, _ in line.moved),
                 f"{line.since_s:.0f}",
             ]
             for line in self.model.rows

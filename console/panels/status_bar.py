@@ -6,29 +6,29 @@ from PySide6.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QFontMetrics, QPainter, QPaintEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from console.panels import paint
-from console.panels.style import Look
-from console.state.dashboard import Board, Phrase
+from console.plots import paint
+from console.plots.style import Style
+from console.state.dashboard import Board, StatusMessage
 
 
-class Line(QWidget):
+class TextLine(QWidget):
     """One line of plain text, elided."""
 
-    def __init__(self, look: Look, tone: str = "text", pixels: int = 12) -> None:
+    def __init__(self, style: Style, tone: str = "text", pixels: int = 12) -> None:
         super().__init__()
-        self._look = look
-        self.words = ""
+        self._style = style
+        self.text = ""
         self.tone = tone
-        self._font = paint.sized(look.words, pixels)
+        self._font = paint.sized(style.text_font, pixels)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMinimumWidth(60)
         self.setFixedHeight(pixels + 8)
 
-    def say(self, words: str, tone: str | None = None) -> None:
-        if words != self.words or (tone or self.tone) != self.tone:
-            self.words = words
+    def show_text(self, text: str, tone: str | None = None) -> None:
+        if text != self.text or (tone or self.tone) != self.tone:
+            self.text = text
             self.tone = tone or self.tone
-            self.setAccessibleName(words[:500])
+            self.setAccessibleName(text[:500])
             self.update()
 
     def sizeHint(self) -> QSize:
@@ -36,40 +36,40 @@ class Line(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        color = self._look.theme.color(self.tone)
-        paint.text(painter, QRectF(self.rect()), self.words, color, self._font)
+        color = self._style.theme.color(self.tone)
+        paint.text(painter, QRectF(self.rect()), self.text, color, self._font)
 
 
-class PhraseButton(QPushButton):
-    """A link: sign, count, words. Painted, so that no text is ever taken for markup."""
+class MessageButton(QPushButton):
+    """A link: sign, count, text. Painted, so that no text is ever taken for markup."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self._look = look
-        self.phrase = Phrase("info", "", "")
+        self._style = style
+        self.message = StatusMessage("info", "", "")
         self.setFlat(True)
         self.setAutoDefault(True)  # Enter presses it, in a window as in a dialog
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setFixedHeight(24)
-        self._font = paint.sized(look.words, 13)
+        self._font = paint.sized(style.text_font, 13)
         self._strong = paint.bold(self._font)
 
-    def show_phrase(self, phrase: Phrase) -> None:
-        if phrase == self.phrase:
+    def show_message(self, message: StatusMessage) -> None:
+        if message == self.message:
             return
-        self.phrase = phrase
-        number, rest = _counted(phrase.text)
+        self.message = message
+        number, rest = _counted(message.text)
         width = 32 + QFontMetrics(self._strong).horizontalAdvance(number)
         width += QFontMetrics(self._font).horizontalAdvance(rest)
         if width != self.width():
             self.setFixedWidth(width)
-        self.setAccessibleName(f"{phrase.severity}: {phrase.text}. {phrase.detail}"[:500])
+        self.setAccessibleName(f"{message.severity}: {message.text}. {message.detail}"[:500])
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme = self._look.theme
-        severity = self.phrase.severity
+        theme = self._style.theme
+        severity = self.message.severity
         area = QRectF(self.rect()).adjusted(0.5, 1.5, -0.5, -1.5)
         painter.setRenderHint(paint.SMOOTH)
         if severity in ("critical", "high", "warning"):
@@ -82,10 +82,10 @@ class PhraseButton(QPushButton):
             painter.drawRoundedRect(area, 3, 3)
         paint.sign(painter, theme, severity, QPointF(12, area.center().y()), 9)
         tone = "dim" if severity in ("info", "unknown") else severity
-        words = area.adjusted(22, 0, 0, 0)
-        number, rest = _counted(self.phrase.text)
-        used = paint.text(painter, words, number, theme.color(tone), self._strong)
-        paint.text(painter, words.adjusted(used, 0, 2, 0), rest, theme.color(tone), self._font)
+        text = area.adjusted(22, 0, 0, 0)
+        number, rest = _counted(self.message.text)
+        used = paint.text(painter, text, number, theme.color(tone), self._strong)
+        paint.text(painter, text.adjusted(used, 0, 2, 0), rest, theme.color(tone), self._font)
 
 
 def _counted(text: str) -> tuple[str, str]:
@@ -96,27 +96,27 @@ def _counted(text: str) -> tuple[str, str]:
     return "", text
 
 
-class Strip(QFrame):
+class StatusBar(QFrame):
     jump = Signal(str, str, float)
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self._look = look
+        self._style = style
         self.setObjectName("panel")
         self.setAccessibleName("Status")
         self._severity = "unknown"
-        self._state = Line(look, "unknown", 17)
-        self._state._font = paint.bold(look.words, 17)
+        self._state = TextLine(style, "unknown", 17)
+        self._state._font = paint.bold(style.text_font, 17)
         self._state.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
-        self._sentence = Line(look, "text", 12)
+        self._sentence = TextLine(style, "text", 12)
         self.tabs = QHBoxLayout()
         self.tabs.setSpacing(0)
-        self._phrases = QHBoxLayout()
-        self._phrases.setSpacing(6)
-        self._buttons: list[PhraseButton] = []
+        self._message_row = QHBoxLayout()
+        self._message_row.setSpacing(6)
+        self._buttons: list[MessageButton] = []
         first, second = QHBoxLayout(), QHBoxLayout()
         first.addWidget(self._state)
-        first.addLayout(self._phrases)
+        first.addLayout(self._message_row)
         first.addStretch(1)
         second.addWidget(self._sentence, 1)
         second.addLayout(self.tabs)
@@ -129,34 +129,34 @@ class Strip(QFrame):
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
 
     def show_board(self, board: Board) -> None:
-        said = board.verdict
-        self._severity = said.severity
-        self._state.say(said.state, said.severity)
-        width = QFontMetrics(self._state._font).horizontalAdvance(said.state) + 18
+        state = board.fleet_state
+        self._severity = state.severity
+        self._state.show_text(state.state, state.severity)
+        width = QFontMetrics(self._state._font).horizontalAdvance(state.state) + 18
         self._state.setFixedWidth(width)
-        self._sentence.say(said.sentence, "text" if said.severity != "ok" else "dim")
-        while len(self._buttons) < len(said.phrases):
-            button = PhraseButton(self._look)
+        self._sentence.show_text(state.sentence, "text" if state.severity != "ok" else "dim")
+        while len(self._buttons) < len(state.messages):
+            button = MessageButton(self._style)
             button.clicked.connect(lambda _=False, b=button: self._go(b))
             self._buttons.append(button)
-            self._phrases.addWidget(button)
+            self._message_row.addWidget(button)
         room = self.width() - width - 30
         for index, button in enumerate(self._buttons):
-            shown = index < len(said.phrases)
+            shown = index < len(state.messages)
             if shown:
-                button.show_phrase(said.phrases[index])
+                button.show_message(state.messages[index])
                 room -= button.width() + 6
             # The last one, how many are healthy, gives way first; the worst never does.
             button.setVisible(shown and (room > 0 or index == 0))
-        self.setAccessibleDescription(f"{said.state}. {said.sentence}"[:500])
+        self.setAccessibleDescription(f"{state.state}. {state.sentence}"[:500])
         self.update()
 
-    def _go(self, button: PhraseButton) -> None:
-        phrase = button.phrase
-        self.jump.emit(phrase.panel, phrase.key, phrase.at_s)
+    def _go(self, button: MessageButton) -> None:
+        message = button.message
+        self.jump.emit(message.panel, message.key, message.at_s)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         super().paintEvent(event)
         painter = QPainter(self)
-        color = self._look.theme.color(self._severity)
+        color = self._style.theme.color(self._severity)
         painter.fillRect(QRectF(1, 1, 4, self.height() - 2), color)

@@ -32,23 +32,23 @@ from PySide6.QtWidgets import (
     QTableView,
 )
 
-from console.models.cells import CELL, ROW, Cell, Column
-from console.panels import paint
-from console.panels.style import Look
+from console.models.cells import CELL, ROW, Cell, TableColumn
+from console.plots import paint
+from console.plots.style import Style
 
 Index = QModelIndex | QPersistentModelIndex
 
 
 class CellDelegate(QStyledItemDelegate):
-    def __init__(self, look: Look) -> None:
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self._look = look
+        self._style = style
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         cell = index.data(CELL)
         if not isinstance(cell, Cell):
             return
-        theme = self._look.theme
+        theme = self._style.theme
         area = QRectF(option.rect)
         state = option.state
         if state & QStyle.StateFlag.State_Selected:
@@ -79,20 +79,20 @@ class CellDelegate(QStyledItemDelegate):
             self._text(painter, inner, cell)
 
     def _text(self, painter: QPainter, area: QRectF, cell: Cell, small: bool = False) -> None:
-        look = self._look
-        font = look.figures if cell.mono else look.words
-        font = look.small_figures if small else font
+        style = self._style
+        font = style.number_font if cell.mono else style.text_font
+        font = style.small_number_font if small else font
         if cell.bold:
             font = paint.bold(font)
         side = paint.RIGHT if cell.right else paint.LEFT
-        words = cell.text
-        if small:  # a digest cut short says more than one with dots in its place
+        text = cell.text
+        if small:  # a shortened digest is more useful than dots
             fits = int((area.width() - 1) / QFontMetricsF(font).horizontalAdvance("0"))
-            words = words[: fits if fits > 3 else 1]
-        paint.text(painter, area, words, look.theme.color(cell.tone), font, side)
+            text = text[: fits if fits > 3 else 1]
+        paint.text(painter, area, text, style.theme.color(cell.tone), font, side)
 
     def _skew(self, painter: QPainter, area: QRectF, cell: Cell) -> None:
-        theme = self._look.theme
+        theme = self._style.theme
         if cell.value:  # differs
             box = area.adjusted(2, 2, -2, -2)
             painter.fillRect(box, theme.color("critical", 50))
@@ -112,18 +112,18 @@ class Table(QTableView):
 
     def __init__(
         self,
-        look: Look,
+        style: Style,
         model: QAbstractItemModel,
-        columns: tuple[Column, ...],
+        columns: tuple[TableColumn, ...],
         empty: str = "",
     ) -> None:
         super().__init__()
-        self._look = look
-        self.empty = empty  # what it means that there is no row
+        self._style = style
+        self.empty = empty  # shown when there is no row
         self.setModel(model)
         self._columns = columns
         self._quiet = False
-        self._delegate = CellDelegate(look)
+        self._delegate = CellDelegate(style)
         self.setItemDelegate(self._delegate)
         self.setShowGrid(False)
         self.setMouseTracking(True)
@@ -188,8 +188,8 @@ class Table(QTableView):
             painter = QPainter(self.viewport())
             area = QRectF(self.viewport().rect()).adjusted(12, 8, -12, -8)
             area.setHeight(min(area.height(), 60))
-            color = self._look.theme.color("dim")
-            paint.wrapped(painter, area, self.empty, color, self._look.words)
+            color = self._style.theme.color("dim")
+            paint.wrapped(painter, area, self.empty, color, self._style.text_font)
 
     def sort_current(self) -> None:
         """By the column of the current cell, as a click on its header does."""
@@ -201,7 +201,7 @@ class Table(QTableView):
         return index.data(ROW) if index.isValid() else None
 
     def select_row(self, place: int) -> None:
-        """Without telling `chosen`: this did not come from the keyboard or the mouse."""
+        """Without emitting `chosen`: this did not come from the keyboard or the mouse."""
         if 0 <= place < self.model().rowCount():
             self._quiet = True
             self.selectRow(place)
@@ -214,15 +214,15 @@ class Table(QTableView):
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         key = event.key()
-        plain = event.modifiers() == Qt.KeyboardModifier.NoModifier
+        unmodified = event.modifiers() == Qt.KeyboardModifier.NoModifier
         if key in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self.row() is not None:
             self.opened.emit(self.row())
-        elif plain and key in (Qt.Key.Key_J, Qt.Key.Key_K):
+        elif unmodified and key in (Qt.Key.Key_J, Qt.Key.Key_K):
             self._walk(1 if key == Qt.Key.Key_J else -1)
         elif key == Qt.Key.Key_C and event.modifiers() & Qt.KeyboardModifier.ControlModifier:
             whole = bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier)
             self.copy_cell(whole)
-        elif event.text() and plain and event.text().isprintable():
+        elif event.text() and unmodified and event.text().isprintable():
             event.ignore()  # letters are the window's commands, not a search in the table
         else:
             super().keyPressEvent(event)
@@ -245,5 +245,5 @@ class Table(QTableView):
             str(model.index(index.row(), column).data() or "")
             for column in range(model.columnCount())
         ]
-        words = "\t".join(texts) if whole_row else texts[index.column()]
-        QGuiApplication.clipboard().setText(words)
+        text = "\t".join(texts) if whole_row else texts[index.column()]
+        QGuiApplication.clipboard().setText(text)

@@ -7,8 +7,8 @@ from PySide6.QtCore import QRectF, Qt, Signal
 from PySide6.QtGui import QMouseEvent, QPainter, QPen
 
 from console.app.timeaxis import TimeAxis
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Style
 from console.plots.timeplot import TimePlot
 from console.state.dashboard import AlertLine
 from console.state.severity import RANK
@@ -24,11 +24,11 @@ def in_window(alerts: tuple[AlertLine, ...], span: tuple[float, float]) -> list[
     return sorted(found, key=lambda alert: alert.opened_s)
 
 
-class Bands(TimePlot):
+class AlertTimeline(TimePlot):
     opened = Signal(object)  # an AlertLine
 
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look, axis, "Alerts over time")
+    def __init__(self, style: Style, axis: TimeAxis) -> None:
+        super().__init__(style, axis, "Alerts over time")
         self.shows_readout = False
         self.setMinimumHeight(60)
         self.picked.connect(self._pick)
@@ -50,14 +50,14 @@ class Bands(TimePlot):
     def paint_layer(self, painter: QPainter, area: QRectF) -> None:
         rows = self._rows()
         if not rows:
-            words = "no alert was open in this window"
-            color = self.look.theme.color("dim")
-            paint.text(painter, area, words, color, self.look.words, paint.CENTRE)
+            text = "no alert was open in this window"
+            color = self.ui_style.theme.color("dim")
+            paint.text(painter, area, text, color, self.ui_style.text_font, paint.CENTRE)
         for box, alert in rows:
             self._band(painter, area, box, alert)
 
     def _band(self, painter: QPainter, area: QRectF, box: QRectF, alert: AlertLine) -> None:
-        theme = self.look.theme
+        theme = self.ui_style.theme
         severity = alert.row.severity if alert.row.severity in RANK else "warning"
         tone = severity if alert.open and not quiet(alert) else "dim"
         painter.fillRect(box, theme.color(tone, 60))
@@ -67,7 +67,7 @@ class Bands(TimePlot):
         if not alert.open:
             painter.setPen(QPen(theme.color(tone), 1))
             painter.drawLine(box.topRight(), box.bottomRight())
-        words = f"{alert.name} · {alert.row.kind or 'alert'} · {alert.row.summary}"
+        text = f"{alert.name} · {alert.row.kind or 'alert'} · {alert.row.summary}"
         place = box.adjusted(8, 0, -4, 0)
         side = paint.LEFT
         if box.width() < 330:  # beside the bar, where there is more room
@@ -78,7 +78,7 @@ class Bands(TimePlot):
             else:
                 place = QRectF(box.right() + 6, box.top(), room_right - 8, box.height())
         color = theme.color("text" if tone != "dim" else "dim")
-        paint.text(painter, place, words, color, self.look.small, side)
+        paint.text(painter, place, text, color, self.ui_style.small, side)
 
     def _pick(self, at_s: float, y: float) -> None:
         for box, alert in self._rows():

@@ -9,23 +9,23 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPen, QPolygonF
 
 from console.app.timeaxis import TimeAxis
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
 from console.plots.scale import caption, column_at, scale_top
+from console.plots.style import Style
 from console.plots.timeplot import TimePlot
-from console.state.dashboard import Latency
+from console.state.dashboard import LatencyColumns
 from console.state.domain import STAGES
 from console.state.sanitize import milliseconds
 
 
 class LinePlot(TimePlot):
-    """A vertical scale from zero with labels; subclasses say what is drawn."""
+    """A vertical scale from zero with labels; subclasses define what is drawn."""
 
     def axis_lines(
         self, painter: QPainter, area: QRectF, top: float, step: float, unit: str
     ) -> None:
-        theme = self.look.theme
-        font = self.look.small_figures
+        theme = self.ui_style.theme
+        font = self.ui_style.small_number_font
         for number in range(int(round(top / step)) + 1):
             value = number * step
             y = area.bottom() - value / top * area.height()
@@ -33,16 +33,16 @@ class LinePlot(TimePlot):
                 painter.setPen(QPen(theme.color("grid"), 1))
                 painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
             place = QRectF(0, min(y - 8, self.height() - 15), area.left() - 6, 16)
-            words = f"{value:g}" + (f" {unit}" if number == round(top / step) else "")
+            text = f"{value:g}" + (f" {unit}" if number == round(top / step) else "")
             if y > area.top() + 4 or number:
-                paint.text(painter, place, words, theme.color("dim"), font, paint.RIGHT)
+                paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
 
 
 class Percentiles(LinePlot):
     """p50, p95 and p99, or p95 by member; the part of p99 above the objective is red."""
 
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look, axis, "Latency percentiles over time")
+    def __init__(self, style: Style, axis: TimeAxis) -> None:
+        super().__init__(style, axis, "Latency percentiles over time")
         self._top = 1.0
 
     def paint_layer(self, painter: QPainter, area: QRectF) -> None:
@@ -55,7 +55,7 @@ class Percentiles(LinePlot):
         painter.setClipRect(area)
         painter.setRenderHint(paint.SMOOTH)
         xs = self.xs(found.starts + found.column_s / 2)
-        theme = self.look.theme
+        theme = self.ui_style.theme
         if found.split:
             for number, (_, values) in enumerate(found.split):
                 color = theme.color(theme.split[number % len(theme.split)])
@@ -66,7 +66,7 @@ class Percentiles(LinePlot):
                 paint.line(painter, xs, self._ys(values, area), pen, area.top() - 40)
         self._objective(painter, area, found, xs)
 
-    def _reach(self, found: Latency) -> float:
+    def _reach(self, found: LatencyColumns) -> float:
         """The top of the scale: one spike must not flatten everything else."""
         lines = [values for _, values in found.split] or [found.p99]
         values = np.concatenate(lines) if lines else np.zeros(0)
@@ -81,16 +81,23 @@ class Percentiles(LinePlot):
         found: np.ndarray = area.bottom() - values / self._top * area.height()
         return found
 
-    def _objective(self, painter: QPainter, area: QRectF, found: Latency, xs: np.ndarray) -> None:
-        theme = self.look.theme
+    def _objective(
+        self, painter: QPainter, area: QRectF, found: LatencyColumns, xs: np.ndarray
+    ) -> None:
+        theme = self.ui_style.theme
         highest = max(
             (float(np.nanmax(v)) for v in (found.p99,) if np.isfinite(v).any()), default=0.0
         )
         if highest > self._top:
             place = QRectF(area.right() - 160, area.top(), 154, 14)
-            words = f"↑ {milliseconds(highest)}"
+            text = f"↑ {milliseconds(highest)}"
             paint.text(
-                painter, place, words, theme.color("dim"), self.look.small_figures, paint.RIGHT
+                painter,
+                place,
+                text,
+                theme.color("dim"),
+                self.ui_style.small_number_font,
+                paint.RIGHT,
             )
         if not found.slo_ms:
             return
@@ -104,8 +111,8 @@ class Percentiles(LinePlot):
         painter.setPen(QPen(theme.color("critical"), 1, Qt.PenStyle.DashLine))
         painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
         place = QRectF(area.left() + 6, y - 16, 200, 15)
-        words = f"SLO {milliseconds(found.slo_ms)}"
-        paint.text(painter, place, words, theme.color("critical"), self.look.small)
+        text = f"SLO {milliseconds(found.slo_ms)}"
+        paint.text(painter, place, text, theme.color("critical"), self.ui_style.small)
 
     def readout(self, at_s: float) -> Sequence[tuple[str, str]]:
         found = self.board.latency if self.board is not None else None
@@ -113,13 +120,13 @@ class Percentiles(LinePlot):
         if found is None or index < 0:
             return ()
         if found.split:
-            theme = self.look.theme
+            theme = self.ui_style.theme
             return [
                 (f"{name[:28]} {milliseconds(values[index])}", theme.split[n % len(theme.split)])
                 for n, (name, values) in enumerate(found.split)
             ]
         rate = found.rate[index]
-        served = f"{rate:,.0f} req/s" if rate == rate else "nothing served"
+        served = f"{rate:,.0f} req/s" if rate == rate else "no requests"
         return [
             (f"p50 {milliseconds(found.p50[index])}", "p50"),
             (f"p95 {milliseconds(found.p95[index])}", "p95"),
@@ -139,7 +146,7 @@ class Throughput(LinePlot):
         self.axis_lines(painter, area, top, step, "/s")
         painter.setClipRect(area)
         painter.setRenderHint(paint.SMOOTH)
-        theme = self.look.theme
+        theme = self.ui_style.theme
         xs = self.xs(found.starts + found.column_s / 2)
         ys = area.bottom() - found.rate / top * area.height()
         paint.line(painter, xs, ys, QPen(theme.color("p95"), 1))
@@ -156,7 +163,7 @@ class Throughput(LinePlot):
         return [(f"{found.rate[index]:,.0f} req/s", "p95"), (errors, "critical")]
 
 
-class Stages(LinePlot):
+class StageTimesPlot(LinePlot):
     """Where the mean request spends its time, stacked."""
 
     def paint_layer(self, painter: QPainter, area: QRectF) -> None:
@@ -169,7 +176,7 @@ class Stages(LinePlot):
         top, step = scale_top(max(float(np.quantile(high, 0.98)) * 1.2, 1e-3) if len(high) else 1.0)
         self.axis_lines(painter, area, top, max(step, top / 2), "ms")
         painter.setClipRect(area)
-        theme = self.look.theme
+        theme = self.ui_style.theme
         xs = self.xs(found.starts)
         width = found.column_s / max(found.to_s - found.from_s, 1e-9) * area.width()
         edges = np.flatnonzero(np.diff(np.concatenate(([0], known.view(np.int8), [0]))))
@@ -183,15 +190,15 @@ class Stages(LinePlot):
                 points.append(QPointF(xs[end - 1] + width, ys[end - 1]))
                 points.append(QPointF(xs[end - 1] + width, area.bottom()))
                 painter.drawPolygon(QPolygonF(points))
-        words = [(f"■ {name}", theme.stages[n]) for n, name in enumerate(STAGES)]
-        caption(painter, self.look, area, [("mean by stage", "dim"), *words])
+        text = [(f"■ {name}", theme.stages[n]) for n, name in enumerate(STAGES)]
+        caption(painter, self.ui_style, area, [("mean by stage", "dim"), *text])
 
     def readout(self, at_s: float) -> Sequence[tuple[str, str]]:
         found = self.board.latency if self.board is not None else None
         index = column_at(found, at_s) if found is not None else -1
         if found is None or index < 0 or not np.isfinite(found.stages[0, index]):
             return ()
-        theme = self.look.theme
+        theme = self.ui_style.theme
         lines = [
             (f"{name} {milliseconds(found.stages[n, index])}", theme.stages[n])
             for n, name in enumerate(STAGES)

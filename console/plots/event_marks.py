@@ -1,4 +1,4 @@
-"""Alerts and deploys as marks on the time axis, each with what it says in its tool tip."""
+"""Alerts and deploys as marks on the time axis, each with a tool tip."""
 
 from __future__ import annotations
 
@@ -7,55 +7,55 @@ from PySide6.QtGui import QHelpEvent, QPainter
 from PySide6.QtWidgets import QToolTip
 
 from console.app.timeaxis import TimeAxis
-from console.models.table import plain_tip
-from console.panels import paint
-from console.panels.style import Look
+from console.models.table import escaped_tip
+from console.plots import paint
+from console.plots.style import Style
 from console.plots.timeplot import TimePlot
-from console.state.dashboard import Happening
+from console.state.dashboard import TimelineEvent
 from console.state.severity import rank
 from console.state.timetext import clock_text
 
 LANES = (0.26, 0.74)  # shares of the height: alerts, deploys
 
 
-class Marks(TimePlot):
+class EventMarks(TimePlot):
     """Two lanes over the labels of the time axis."""
 
-    chosen = Signal(object)  # a Happening
+    chosen = Signal(object)  # a TimelineEvent
 
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look, axis, "Alerts and deploys over time", time_labels=True)
+    def __init__(self, style: Style, axis: TimeAxis) -> None:
+        super().__init__(style, axis, "Alerts and deploys over time", time_labels=True)
         self.shows_readout = False
         self.shows_switches = False
         self.setFixedHeight(60)
         self.picked.connect(self._pick)
 
-    def _marks(self) -> list[tuple[float, float, Happening]]:
+    def _marks(self) -> list[tuple[float, float, TimelineEvent]]:
         area = self.area
         low, high = self.span
         lanes = {"deploy": area.top() + area.height() * LANES[1]}
         upper = area.top() + area.height() * LANES[0]
         return [
-            (self.x_of(happening.at_s), lanes.get(happening.kind, upper), happening)
-            for happening in (self.board.happenings if self.board is not None else ())
-            if low <= happening.at_s <= high
+            (self.x_of(entry.at_s), lanes.get(entry.kind, upper), entry)
+            for entry in (self.board.timeline_events if self.board is not None else ())
+            if low <= entry.at_s <= high
         ]
 
     def paint_layer(self, painter: QPainter, area: QRectF) -> None:
-        theme = self.look.theme
-        font = self.look.small
-        for words, part in zip(("alerts", "deploys"), LANES, strict=True):
+        theme = self.ui_style.theme
+        font = self.ui_style.small
+        for text, part in zip(("alerts", "deploys"), LANES, strict=True):
             place = QRectF(0, area.top() + area.height() * part - 8, area.left() - 6, 16)
-            paint.text(painter, place, words, theme.color("dim"), font, paint.RIGHT)
+            paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
         # The newest and the worst lie on top of what is crowded.
         ordered = sorted(self._marks(), key=lambda m: (-rank(m[2].severity), m[2].at_s))
-        for x, y, happening in ordered:
-            if happening.kind == "deploy":
-                paint.deploy(painter, theme, happening.mark, happening.severity, QPointF(x, y))
+        for x, y, entry in ordered:
+            if entry.kind == "deploy":
+                paint.deploy(painter, theme, entry.mark, entry.severity, QPointF(x, y))
             else:
-                paint.sign(painter, theme, happening.severity, QPointF(x, y), 8)
+                paint.sign(painter, theme, entry.severity, QPointF(x, y), 8)
 
-    def _near(self, x: float, y: float) -> list[Happening]:
+    def _near(self, x: float, y: float) -> list[TimelineEvent]:
         """What lies under the pointer, nearest first: marks of a fleet's deploy overlap."""
         found = [(abs(mx - x) + abs(my - y), mark) for mx, my, mark in self._marks()]
         near = sorted((pair for pair in found if pair[0] < 12), key=lambda pair: pair[0])
@@ -68,16 +68,16 @@ class Marks(TimePlot):
 
     def event(self, event: object) -> bool:
         if isinstance(event, QHelpEvent):
-            words = self.told_at(event.pos().x(), event.pos().y())
-            if words:
-                QToolTip.showText(event.globalPos(), plain_tip(words))
+            text = self.tip_at(event.pos().x(), event.pos().y())
+            if text:
+                QToolTip.showText(event.globalPos(), escaped_tip(text))
             return True
         return super().event(event)  # type: ignore[arg-type]
 
-    def told_at(self, x: float, y: float) -> str:
+    def tip_at(self, x: float, y: float) -> str:
         """The tool tip of a place."""
         near = self._near(x, y)
-        told = [m.detail or f"{clock_text(m.at_s)} UTC\n{m.text}" for m in near[:4]]
+        tips = [m.detail or f"{clock_text(m.at_s)} UTC\n{m.text}" for m in near[:4]]
         if len(near) > 4:
-            told.append(f"and {len(near) - 4} more here: zoom in")
-        return "\n\n".join(words[:600] for words in told)
+            tips.append(f"and {len(near) - 4} more here: zoom in")
+        return "\n\n".join(text[:600] for text in tips)

@@ -11,9 +11,9 @@ from PySide6.QtGui import QImage, QPainter, QPen
 from console.app.theme import lookup
 from console.app.timeaxis import TimeAxis
 from console.cache.quantiles import BUCKETS, FIRST_MS, PER_OCTAVE, lower_ms
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
 from console.plots.scale import caption, column_at
+from console.plots.style import Style
 from console.plots.timeplot import TimePlot
 
 
@@ -21,8 +21,8 @@ class HeatMap(TimePlot):
     """Every column is scaled by its own largest bucket, so that a change of traffic does not look
     like a change of latency."""
 
-    def __init__(self, look: Look, axis: TimeAxis) -> None:
-        super().__init__(look, axis, "Latency heat map over time")
+    def __init__(self, style: Style, axis: TimeAxis) -> None:
+        super().__init__(style, axis, "Latency heat map over time")
         self._low, self._high = 8, 48
 
     def paint_layer(self, painter: QPainter, area: QRectF) -> None:
@@ -41,12 +41,12 @@ class HeatMap(TimePlot):
         painter.drawImage(QRectF(left, area.top(), right - left, area.height()), image)
         painter.restore()
         self._labels(painter, area)
-        words = "share of requests by duration, log scale · click: examples"
-        caption(painter, self.look, area, [(words, "dim")])
+        text = "share of requests by duration, log scale · click: examples"
+        caption(painter, self.ui_style, area, [(text, "dim")])
 
     def _image(self, heat: np.ndarray) -> QImage:
         level = np.clip(np.sqrt(heat) * 255, 0, 255).astype(np.uint8)
-        pixels = np.ascontiguousarray(lookup(self.look.theme)[level][::-1])
+        pixels = np.ascontiguousarray(lookup(self.ui_style.theme)[level][::-1])
         height, width = pixels.shape
         form = QImage.Format.Format_ARGB32_Premultiplied
         return QImage(pixels.tobytes(), width, height, width * 4, form).copy()
@@ -63,7 +63,7 @@ class HeatMap(TimePlot):
         return lower_ms(self._low + part * (self._high - self._low))
 
     def _labels(self, painter: QPainter, area: QRectF) -> None:
-        theme = self.look.theme
+        theme = self.ui_style.theme
         for value in (1, 3, 10, 30, 100, 300, 1000, 3000, 10000):
             y = self.y_of(value)
             if not area.top() + 6 < y < area.bottom() - 4:
@@ -71,9 +71,9 @@ class HeatMap(TimePlot):
             painter.setPen(QPen(theme.color("border"), 1))
             painter.drawLine(QPointF(area.left() - 3, y), QPointF(area.left(), y))
             place = QRectF(0, y - 8, area.left() - 6, 16)
-            words = f"{value} ms" if value == 100 else f"{value}"
-            font = self.look.small_figures
-            paint.text(painter, place, words, theme.color("dim"), font, paint.RIGHT)
+            text = f"{value} ms" if value == 100 else f"{value}"
+            font = self.ui_style.small_number_font
+            paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
         slo = self.board.latency.slo_ms if self.board and self.board.latency else 0
         if slo:
             painter.setPen(QPen(theme.color("critical", 150), 1, Qt.PenStyle.DashLine))

@@ -10,20 +10,20 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QWidget
 
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
 from console.plots.scale import caption, scale_top
-from console.state.domain import QualityRow
+from console.plots.style import Style
 from console.state.sanitize import thousands
 from console.state.timetext import clock_text
+from server.telemetry.rows import QualityRow
 
 
-class Course(QWidget):
+class QualityTrend(QWidget):
     """Realised against estimated over the buckets there are, with its own time labels."""
 
-    def __init__(self, look: Look, name: str, fields: tuple[str, str], percent: bool) -> None:
+    def __init__(self, style: Style, name: str, fields: tuple[str, str], percent: bool) -> None:
         super().__init__()
-        self._look = look
+        self._style = style
         self._name = name
         self._fields = fields
         self._percent = percent
@@ -37,11 +37,11 @@ class Course(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme, font = self._look.theme, self._look.small_figures
+        theme, font = self._style.theme, self._style.small_number_font
         area = QRectF(60, 8, max(self.width() - 72, 10), max(self.height() - 30, 10))
         if not self.rows:
-            words = "no quality rows yet: they need predictions, and labels by Feedback"
-            paint.text(painter, area, words, theme.color("dim"), self._look.words, paint.CENTRE)
+            text = "no quality data yet: it needs predictions, and labels sent by Feedback"
+            paint.text(painter, area, text, theme.color("dim"), self._style.text_font, paint.CENTRE)
             return
         times = np.array([row.bucket_unix_s + row.width_s / 2 for row in self.rows])
         lines = [np.array([getattr(row, name) for row in self.rows]) for name in self._fields]
@@ -58,10 +58,10 @@ class Course(QWidget):
             y = area.bottom() - (value - low) / (high - low) * area.height()
             painter.setPen(QPen(theme.color("grid"), 1))
             painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
-            words = f"{value:.0%}" if self._percent and step >= 0.01 else f"{value:g}"
-            words = f"{value:.1%}" if self._percent and step < 0.01 else words
+            text = f"{value:.0%}" if self._percent and step >= 0.01 else f"{value:g}"
+            text = f"{value:.1%}" if self._percent and step < 0.01 else text
             place = QRectF(0, y - 8, area.left() - 6, 16)
-            paint.text(painter, place, words, theme.color("dim"), font, paint.RIGHT)
+            paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
             value += step
         span = max(times[-1] - times[0], 1.0)
         xs = area.left() + (times - times[0]) / span * area.width()
@@ -76,18 +76,18 @@ class Course(QWidget):
         for index in {0, len(times) - 1} | middle:
             place = QRectF(xs[index] - 50, area.bottom() + 3, 100, 16)
             place.moveLeft(min(max(place.left(), 0), self.width() - 100))
-            words = clock_text(times[index], "%d %b %H:%M")
-            paint.text(painter, place, words, theme.color("dim"), font, paint.CENTRE)
+            text = clock_text(times[index], "%d %b %H:%M")
+            paint.text(painter, place, text, theme.color("dim"), font, paint.CENTRE)
         legend = [(self._name, "text"), ("━ realised", "p99"), ("┄ estimated", "p50")]
-        caption(painter, self._look, area, legend)
+        caption(painter, self._style, area, legend)
 
 
 class Calibration(QWidget):
     """Confidence against how often it was right, and the confusion of the labels."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self._look = look
+        self._style = style
         self.row: QualityRow | None = None
         self.setMinimumHeight(140)
         self.setAccessibleName("Calibration and confusion")
@@ -106,16 +106,17 @@ class Calibration(QWidget):
         self._confusion(painter, QRectF(self.width() / 2 + 60, 36, side * 0.94, side - 16), row)
 
     def _curve(self, painter: QPainter, area: QRectF, row: QualityRow) -> None:
-        theme, font = self._look.theme, self._look.small_figures
+        theme, font = self._style.theme, self._style.small_number_font
         painter.setPen(QPen(theme.color("border"), 1))
         painter.drawRect(area)
         painter.setPen(QPen(theme.color("faint"), 1, Qt.PenStyle.DashLine))
         painter.drawLine(area.bottomLeft(), area.topRight())
         top = QRectF(area.left() - 40, area.top() - 20, 260, 16)
-        paint.text(painter, top, "right when so confident", theme.color("text"), self._look.small)
+        title = "accuracy at this confidence"
+        paint.text(painter, top, title, theme.color("text"), self._style.small)
         under = QRectF(area.left(), area.bottom() + 3, area.width(), 16)
-        words = "confidence 0 to 1"
-        paint.text(painter, under, words, theme.color("dim"), font, paint.CENTRE)
+        text = "confidence 0 to 1"
+        paint.text(painter, under, text, theme.color("dim"), font, paint.CENTRE)
         painter.setRenderHint(paint.SMOOTH)
         most = max((found.n for found in row.reliability), default=1) or 1
         for found in row.reliability:
@@ -130,7 +131,7 @@ class Calibration(QWidget):
         painter.setBrush(Qt.BrushStyle.NoBrush)
 
     def _confusion(self, painter: QPainter, area: QRectF, row: QualityRow) -> None:
-        theme, look = self._look.theme, self._look
+        theme, style = self._style.theme, self._style
         count = len(row.labels)
         if not count or len(row.confusion) != count * count or count > 24:
             return
@@ -138,18 +139,22 @@ class Calibration(QWidget):
         shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
         width, height = area.width() / count, area.height() / count
         top = QRectF(area.left() - 60, area.top() - 36, 300, 16)
-        paint.text(painter, top, "true (down) × predicted", theme.color("text"), look.small)
+        paint.text(painter, top, "true (down) × predicted", theme.color("text"), style.small)
         for y in range(count):
             place = QRectF(area.left() - 66, area.top() + y * height, 60, height)
-            words = row.labels[y]
-            paint.text(painter, place, words, theme.color("dim"), look.small_figures, paint.RIGHT)
+            text = row.labels[y]
+            paint.text(
+                painter, place, text, theme.color("dim"), style.small_number_font, paint.RIGHT
+            )
             place = QRectF(area.left() + y * width, area.top() - 18, width, 16)
-            paint.text(painter, place, words, theme.color("dim"), look.small_figures, paint.CENTRE)
+            paint.text(
+                painter, place, text, theme.color("dim"), style.small_number_font, paint.CENTRE
+            )
             for x in range(count):
                 box = QRectF(area.left() + x * width, area.top() + y * height, width, height)
                 tone = "accent" if x == y else "warning"
                 painter.fillRect(box.adjusted(1, 1, -1, -1), theme.color(
                     tone, int(30 + 190 * shares[y, x])))  # fmt: skip
                 count_words = f"{cells[y, x]:,}" if width > 46 else thousands(int(cells[y, x]))
-                paint.text(painter, box, count_words, theme.color("text"), look.small_figures,
+                paint.text(painter, box, count_words, theme.color("text"), style.small_number_font,
                            paint.CENTRE)  # fmt: skip

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from PySide6.QtCore import QRectF
 from PySide6.QtGui import QFontMetricsF, QPainter
 
-from console.panels import paint
-from console.panels.frame import KEYS
-from console.panels.style import Look
-from console.state.dashboard import Latency
+from console.plots import paint
+from console.plots.style import Style
+from console.state.dashboard import LatencyColumns
 
 
-def column_at(found: Latency, at_s: float) -> int:
+def column_at(found: LatencyColumns, at_s: float) -> int:
     """Index of the column that holds a moment; -1 outside."""
     if not len(found.starts):
         return -1
@@ -22,21 +21,23 @@ def column_at(found: Latency, at_s: float) -> int:
     return index if 0 <= index < len(found.starts) else -1
 
 
-def caption(painter: QPainter, look: Look, area: QRectF, words: Sequence[tuple[str, str]]) -> None:
+def caption(
+    painter: QPainter, style: Style, area: QRectF, label: Sequence[tuple[str, str]]
+) -> None:
     """A legend inside the plot, top left, on a ground of its own so that lines do not cross it."""
-    metrics = QFontMetricsF(look.small)
-    widths = [metrics.horizontalAdvance(text) + 9 for text, _ in words]
+    metrics = QFontMetricsF(style.small)
+    widths = [metrics.horizontalAdvance(text) + 9 for text, _ in label]
     ground = QRectF(area.left() + 3, area.top(), min(sum(widths) + 4, area.width() - 6), 15)
-    painter.fillRect(ground, look.theme.color("panel", 190))
+    painter.fillRect(ground, style.theme.color("panel", 190))
     left = ground.left() + 4
-    for (text, tone), width in zip(words, widths, strict=True):
+    for (text, tone), width in zip(label, widths, strict=True):
         if left + width > area.right():
             break
         place = QRectF(left, ground.top(), width, 15)
-        if text[:1] in KEYS:
-            paint.keyed(painter, look.theme, place, (text, tone), look.small)
+        if text[:1] in paint.KEYS:
+            paint.keyed(painter, style.theme, place, (text, tone), style.small)
         else:
-            paint.text(painter, place, text, look.theme.color(tone), look.small)
+            paint.text(painter, place, text, style.theme.color(tone), style.small)
         left += width
 
 

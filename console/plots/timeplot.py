@@ -22,8 +22,8 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QWidget
 
 from console.app.timeaxis import TimeAxis
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Style
 from console.state.dashboard import Board
 from console.state.deploys import SWITCHES
 from console.state.timetext import clock_text, ticks
@@ -36,13 +36,13 @@ DRAG_PIXELS = 4
 def _content(board: Board) -> object:
     """What a plot shows besides the time that passes. While it passes, rows that come in are seen
     with the next half pixel; where it does not, each of them counts."""
-    newest = board.happenings[0] if board.happenings else None
+    newest = board.timeline_events[0] if board.timeline_events else None
     found = board.latency
     requests = found.requests if found is not None and not board.view.live else 0
     held = tuple(
         (a.row.state, a.row.acknowledged_by, a.silenced_until_s) for a in board.alerts[:60]
     )
-    return len(board.happenings), newest, requests, found is None, held
+    return len(board.timeline_events), newest, requests, found is None, held
 
 
 class TimePlot(QWidget):
@@ -50,9 +50,9 @@ class TimePlot(QWidget):
 
     picked = Signal(float, float)  # a click without a drag: (unix seconds, y in pixels)
 
-    def __init__(self, look: Look, axis: TimeAxis, name: str, time_labels: bool = False) -> None:
+    def __init__(self, style: Style, axis: TimeAxis, name: str, time_labels: bool = False) -> None:
         super().__init__()
-        self.look = look
+        self.ui_style = style
         self.axis = axis
         self.board: Board | None = None
         self.time_labels = time_labels
@@ -69,7 +69,7 @@ class TimePlot(QWidget):
         self.setCursor(Qt.CursorShape.CrossCursor)
         axis.cursorChanged.connect(self.update)
         axis.brushChanged.connect(self.update)
-        look.changed.connect(self.repaint_layer)
+        style.changed.connect(self.repaint_layer)
 
     # ---- geometry -----------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class TimePlot(QWidget):
         return layer
 
     def _paint_grid(self, painter: QPainter, area: QRectF) -> None:
-        theme = self.look.theme
+        theme = self.ui_style.theme
         low, high = self.span
         moments, form = ticks(low, high, int(area.width() / 78))
         painter.setPen(QPen(theme.color("grid"), 1))
@@ -174,31 +174,36 @@ class TimePlot(QWidget):
         painter.drawLine(area.topLeft(), area.bottomLeft())
         if not self.time_labels:
             return
-        painter.setFont(self.look.small_figures)
+        painter.setFont(self.ui_style.small_number_font)
         for moment in moments:
             x = self.x_of(moment)
             place = QRectF(x - 40, area.bottom() + 2, 80, 16)
             if place.left() < area.left() - 30 or place.right() > self.width():
                 continue
-            words = clock_text(moment, form)
+            text = clock_text(moment, form)
             paint.text(
-                painter, place, words, theme.color("dim"), self.look.small_figures, paint.CENTRE
+                painter,
+                place,
+                text,
+                theme.color("dim"),
+                self.ui_style.small_number_font,
+                paint.CENTRE,
             )
 
     def _paint_switches(self, painter: QPainter, area: QRectF) -> None:
         """A thin line where a stamp took traffic, so that before and after can be compared."""
         low, high = self.span
-        found = self.board.happenings if self.board is not None else ()
+        found = self.board.timeline_events if self.board is not None else ()
         places: dict[int, str] = {}
-        for happening in found:
-            if happening.mark in SWITCHES and low <= happening.at_s <= high:
-                x = math.floor(self.x_of(happening.at_s))
-                tone = "accent" if happening.severity == "info" else happening.severity
+        for entry in found:
+            if entry.mark in SWITCHES and low <= entry.at_s <= high:
+                x = math.floor(self.x_of(entry.at_s))
+                tone = "accent" if entry.severity == "info" else entry.severity
                 near = next((held for held in places if abs(held - x) < 3), x)
                 places[near] = tone if places.get(near, "accent") == "accent" else places[near]
         painter.setClipRect(area)
         for x, tone in places.items():
-            painter.setPen(QPen(self.look.theme.color(tone, 130), 1, Qt.PenStyle.DotLine))
+            painter.setPen(QPen(self.ui_style.theme.color(tone, 130), 1, Qt.PenStyle.DotLine))
             painter.drawLine(QPointF(x + 0.5, area.top()), QPointF(x + 0.5, area.bottom()))
 
     def _paint_unknown(self, painter: QPainter, area: QRectF) -> None:
@@ -210,10 +215,10 @@ class TimePlot(QWidget):
         if latency.to_s - latency.newest_s > late:
             left = max(self.x_of(latency.newest_s), area.left())
             box = QRectF(left, area.top(), area.right() - left, area.height())
-            paint.hatch(painter, box, self.look.theme.color("border"))
+            paint.hatch(painter, box, self.ui_style.theme.color("border"))
 
     def _paint_brush(self, painter: QPainter, area: QRectF) -> None:
-        theme = self.look.theme
+        theme = self.ui_style.theme
         for marker in self.axis.markers:
             painter.setPen(QPen(theme.color("text"), 1, Qt.PenStyle.DotLine))
             x = self.x_of(marker)
@@ -233,7 +238,7 @@ class TimePlot(QWidget):
         low, high = self.span
         if not low <= at_s <= high:
             return
-        theme = self.look.theme
+        theme = self.ui_style.theme
         x = math.floor(self.x_of(at_s)) + 0.5
         style = Qt.PenStyle.SolidLine if self.axis.locked else Qt.PenStyle.DashLine
         painter.setPen(QPen(theme.color("accent"), 1, style))
@@ -245,19 +250,19 @@ class TimePlot(QWidget):
         lines = [(clock_text(at_s) + " UTC", "dim"), *self.readout(at_s)]
         if len(lines) == 1:
             return
-        metrics = QFontMetricsF(self.look.small_figures)
-        width = max(metrics.horizontalAdvance(words) for words, _ in lines) + 14
+        metrics = QFontMetricsF(self.ui_style.small_number_font)
+        width = max(metrics.horizontalAdvance(text) for text, _ in lines) + 14
         height = 15 * len(lines) + 8
         left = x + 10 if x + 10 + width < area.right() else x - 10 - width
         box = QRectF(max(left, area.left()), area.top() + 2, width, height)
-        theme = self.look.theme
+        theme = self.ui_style.theme
         painter.setPen(QPen(theme.color("border"), 1))
         painter.setBrush(theme.color("raised", 235))
         painter.drawRoundedRect(box, 3, 3)
         painter.setBrush(Qt.BrushStyle.NoBrush)
-        for number, (words, tone) in enumerate(lines):
+        for number, (text, tone) in enumerate(lines):
             place = QRectF(box.left() + 7, box.top() + 4 + 15 * number, width, 15)
-            paint.text(painter, place, words, theme.color(tone), self.look.small_figures)
+            paint.text(painter, place, text, theme.color(tone), self.ui_style.small_number_font)
 
     # ---- mouse ---------------------------------------------------------------------------------
 

@@ -8,36 +8,38 @@ from PySide6.QtCore import QRectF, QSize
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
-from console.panels import paint
-from console.panels.style import Look
-from console.state.domain import STAGES, PredictionRow, Timing
+from console.plots import paint
+from console.plots.style import Style
+from console.state.domain import STAGES, CachedPrediction, StageTimes
 from console.state.sanitize import milliseconds
 
 ROW = 17
 NAMES = 84.0
 
 
-def stages_of(timing: Timing) -> tuple[float, ...]:
+def stages_of(timing: StageTimes) -> tuple[float, ...]:
     return tuple(getattr(timing, f"{stage}_ms") for stage in STAGES)
 
 
 class Waterfall(QWidget):
-    def __init__(self, look: Look) -> None:
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self._look = look
-        self.row: PredictionRow | None = None
-        self.company: tuple[PredictionRow, ...] = ()
+        self._style = style
+        self.row: CachedPrediction | None = None
+        self.batch_mates: tuple[CachedPrediction, ...] = ()
         self.setAccessibleName("Stages of the request")
         self.setFixedHeight(ROW * 6 + 10)
 
-    def show_row(self, row: PredictionRow | None, company: Sequence[PredictionRow]) -> None:
+    def show_row(
+        self, row: CachedPrediction | None, batch_mates: Sequence[CachedPrediction]
+    ) -> None:
         self.row = row
-        self.company = tuple(company)[:6]
-        self.setFixedHeight(ROW * (7 + len(self.company)) + 8)
+        self.batch_mates = tuple(batch_mates)[:6]
+        self.setFixedHeight(ROW * (7 + len(self.batch_mates)) + 8)
         if row is not None:
-            words = [f"{s} {milliseconds(v)}" for s, v in zip(STAGES, stages_of(row.timing),
+            text = [f"{s} {milliseconds(v)}" for s, v in zip(STAGES, stages_of(row.timing),
                                                               strict=True)]  # fmt: skip
-            self.setAccessibleDescription(", ".join(words))
+            self.setAccessibleDescription(", ".join(text))
         self.update()
 
     def sizeHint(self) -> QSize:
@@ -48,7 +50,7 @@ class Waterfall(QWidget):
         if row is None:
             return
         painter = QPainter(self)
-        theme, font = self._look.theme, self._look.small_figures
+        theme, font = self._style.theme, self._style.small_number_font
         total = max(row.timing.total_ms, sum(stages_of(row.timing)), 1e-6)
         area = QRectF(NAMES, 4, self.width() - NAMES - 118, ROW)
         done, y = 0.0, 4.0
@@ -59,20 +61,20 @@ class Waterfall(QWidget):
             left = area.left() + done / total * area.width()
             bar = QRectF(left, y + 3, max(value / total * area.width(), 1.0), ROW - 6)
             painter.fillRect(bar, theme.color(theme.stages[number]))
-            words = f"{milliseconds(value)}  {value / total:.0%}"
+            text = f"{milliseconds(value)}  {value / total:.0%}"
             place = QRectF(bar.right() + 6, y, 110, ROW)
-            paint.text(painter, place, words, theme.color("text"), font)
+            paint.text(painter, place, text, theme.color("text"), font)
             done += value
             y += ROW
-        words = f"{milliseconds(row.timing.total_ms)} in all, {row.batch_size} rows in the forward"
+        text = f"total {milliseconds(row.timing.total_ms)}, batch of {row.batch_size} rows"
         place = QRectF(area.left(), y, self.width() - area.left(), ROW)
-        paint.text(painter, place, words, theme.color("dim"), font)
-        self._paint_company(painter, area, y + ROW, total)
+        paint.text(painter, place, text, theme.color("dim"), font)
+        self._paint_batch_mates(painter, area, y + ROW, total)
 
-    def _paint_company(self, painter: QPainter, area: QRectF, y: float, total: float) -> None:
+    def _paint_batch_mates(self, painter: QPainter, area: QRectF, y: float, total: float) -> None:
         """The others, each as one thin bar on the same scale."""
-        theme, font = self._look.theme, self._look.small_figures
-        for other in self.company:
+        theme, font = self._style.theme, self._style.small_number_font
+        for other in self.batch_mates:
             name = QRectF(0, y, NAMES - 8, ROW)
             paint.text(
                 painter, name, other.prediction_id[:8], theme.color("dim"), font, paint.RIGHT
@@ -84,6 +86,6 @@ class Waterfall(QWidget):
                 painter.fillRect(bar, theme.color(theme.stages[number], 170))
                 left += width
             place = QRectF(min(left + 6, self.width() - 130), y, 130, ROW)
-            words = f"{milliseconds(other.timing.total_ms)} {other.label[:10]}"
-            paint.text(painter, place, words, theme.color("dim"), font)
+            text = f"{milliseconds(other.timing.total_ms)} {other.label[:10]}"
+            paint.text(painter, place, text, theme.color("dim"), font)
             y += ROW

@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from console.state.domain import (
-    Action,
+from console.state.domain import Action, Link, ServerSnapshot
+from server.telemetry.rows import (
     AlertRow,
     DeployRow,
     DriftRow,
     FeatureRow,
-    Link,
     QualityRow,
-    ServerSnapshot,
     SilenceRow,
     SliceRow,
 )
@@ -31,7 +29,7 @@ SPLITS = ("", "server", "stamp", "mix", "replica")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the operator looks at. `end_s` None follows the clock."""
+    """What the operator views. `end_s` None follows the clock."""
 
     window_s: float = 600.0
     end_s: float | None = None
@@ -56,7 +54,7 @@ class ServerLine:
     link: Link
     snapshot: ServerSnapshot | None
     severity: str
-    word: str
+    state: str
     why: str
     age_s: float  # since it was last heard; inf: never
     p95_ms: float = math.nan  # of the last minute it reported
@@ -76,7 +74,7 @@ class ServerLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Exemplary:
+class ExampleRequest:
     """A request that stands for a cell of the heat map."""
 
     at_s: float
@@ -87,7 +85,7 @@ class Exemplary:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Latency:
+class LatencyColumns:
     """Columns of equal width from `from_s`; NaN where nothing was served or nothing is known."""
 
     from_s: float
@@ -106,7 +104,7 @@ class Latency:
     requests: int
     slo_ms: float
     split: tuple[tuple[str, Floats], ...] = ()  # p95 of the busiest members
-    exemplars: tuple[Exemplary, ...] = ()
+    exemplars: tuple[ExampleRequest, ...] = ()
     shares: tuple[tuple[str, Floats], ...] = ()  # traffic share by stamp
     newest_s: float = math.nan  # end of the newest bucket with requests
     width_s: float = 0.0  # of the rows it was made of
@@ -130,7 +128,7 @@ class DriftLine:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Comparison:
+class ReferenceComparison:
     """Reference against live for one feature and slice over whole hours."""
 
     feature: FeatureRow
@@ -152,7 +150,7 @@ class SkewCell:
     value: str
     differs: bool
     known: bool
-    moved: bool = False  # it is no longer what the server loaded
+    moved: bool = False  # it changed since the server loaded it
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +161,13 @@ class SkewLine:
     stamp_name: str
     cells: tuple[SkewCell, ...]  # in the order of STAMP_PARTS
     since_s: float  # of the deploy that brought this stamp; NaN: not known
-    age_s: float = field(compare=False)  # grows by itself and is no difference
+    age_s: float = field(compare=False)  # grows by itself, so it is not compared
     dirty: bool
     details: tuple[tuple[str, str, str], ...]  # (what, here, majority) where they differ
     env: tuple[tuple[str, str, str], ...]
     pins: tuple[tuple[str, str, int, float], ...]  # client, stamp, refused, last
-    # What its replicas are no longer as they loaded it, gravest first: what, words, and whether
-    # answers may differ now, or only those after the next start.
+    # What changed since its replicas loaded it, worst first: what, the message, and whether answers
+    # may differ now, or only after a restart.
     moved: tuple[tuple[str, str, bool], ...] = ()
     signed_by: str = ""
 
@@ -186,7 +184,7 @@ class SkewLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class TimelineEvent:
     """One line of the event list and one mark on the time axis."""
 
     at_s: float
@@ -217,7 +215,7 @@ class AlertLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Phrase:
+class StatusMessage:
     """A link in the status line."""
 
     severity: str
@@ -226,15 +224,15 @@ class Phrase:
     key: str = ""
     at_s: float = math.nan
     detail: str = ""
-    standing: bool = False  # told always, but no part of the state
+    standing: bool = False  # always shown, but not part of the state
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FleetState:
     state: str  # CRITICAL | DEGRADED | UNKNOWN | OFFLINE | HEALTHY
     severity: str
     sentence: str
-    phrases: tuple[Phrase, ...]
+    messages: tuple[StatusMessage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +244,7 @@ class QualityLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class CacheUsage:
     """The console about itself."""
 
     cache_bytes: int = 0
@@ -262,21 +260,21 @@ class Board:
     made_s: float
     from_s: float
     to_s: float
-    verdict: Verdict
+    fleet_state: FleetState
     servers: tuple[ServerLine, ...] = ()
-    latency: Latency | None = None
+    latency: LatencyColumns | None = None
     drift: tuple[DriftLine, ...] = ()
     drift_span: tuple[float, float] | None = None  # hours, when computed here
-    comparison: Comparison | None = None
+    comparison: ReferenceComparison | None = None
     skew: tuple[SkewLine, ...] = ()
     alerts: tuple[AlertLine, ...] = ()
     silences: tuple[tuple[str, SilenceRow], ...] = ()
     actions: tuple[Action, ...] = ()
-    happenings: tuple[Happening, ...] = ()
+    timeline_events: tuple[TimelineEvent, ...] = ()
     deploys: tuple[tuple[str, DeployRow], ...] = ()
     quality: tuple[QualityLine, ...] = ()
     slices: tuple[tuple[str, SliceRow], ...] = ()
-    usage: Usage = Usage()
+    usage: CacheUsage = CacheUsage()
     offline: bool = False
 
     def name_of(self, address: str) -> str:

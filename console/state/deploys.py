@@ -1,11 +1,11 @@
-"""What a row of a server's deploy journal says: its mark on the time axis, its weight, its
-sentence. Pure. An action this console has never heard of is told in the server's own word."""
+"""A row of a server's deploy journal: its mark on the time axis, its severity, its sentence. Pure.
+An action that this console does not know is shown as the server named it."""
 
 from __future__ import annotations
 
 import re
 
-from console.state.domain import DeployRow
+from server.telemetry.rows import DeployRow
 
 SWITCHES = ("activate", "rollback", "canary")  # traffic moves: drawn through the plots as well
 # Beginnings of words, the one that decides first: "canary abort" is an end, not a canary.
@@ -23,22 +23,22 @@ _MEANINGS = (
 
 def mark_of(action: str) -> str:
     """One of those in _MEANINGS, or `other`, for any word a server may use."""
-    words = re.findall(r"[a-z]+", action.lower())
+    text = re.findall(r"[a-z]+", action.lower())
     for mark, beginnings in _MEANINGS:
-        if any(word.startswith(beginnings) for word in words):
+        if any(word.startswith(beginnings) for word in text):
             return mark
     return "other"
 
 
 def severity_of(action: str) -> str:
-    """A deploy that was turned down or taken back wants a look; the rest is for the record."""
+    """A deploy that was turned down or taken back needs attention; the rest is for the record."""
     return "warning" if mark_of(action) in ("refuse", "rollback") else "info"
 
 
 def sentence(name: str, row: DeployRow) -> str:
     """`gpu-01 rollback 7f3a91c2e0b4 from 0ec7be93c298 by kim: p99 doubled`."""
     stamp = row.stamp[:12] or row.stamp_name
-    by = f" by {row.by}" if row.by else ""
+    by = f" by {row.actor}" if row.actor else ""
     if row.from_stamp and mark_of(row.action) in ("activate", "rollback"):
         by = f" from {row.from_stamp[:12]}{by}"
     detail = f": {row.detail}" if row.detail else ""
@@ -46,14 +46,14 @@ def sentence(name: str, row: DeployRow) -> str:
 
 
 def tip(name: str, row: DeployRow, at_text: str) -> str:
-    """Everything the row says, a line each."""
+    """Everything in the row, one line each."""
     lines = [f"{at_text} UTC", f"{name}: {row.action or 'deploy'}"]
     if row.stamp or row.stamp_name:
         lines.append(f"stamp {row.stamp_name or row.stamp[:12]}")
     if row.from_stamp:
-        lines.append(f"before {row.from_stamp[:12]}")
-    if row.by:
-        lines.append(f"by {row.by}")
+        lines.append(f"previous stamp {row.from_stamp[:12]}")
+    if row.actor:
+        lines.append(f"by {row.actor}")
     if row.detail:
         lines.append(row.detail)
     return "\n".join(line[:300] for line in lines)

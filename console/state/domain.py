@@ -7,6 +7,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server.telemetry.outputs import Outputs
+from server.telemetry.rows import (
+    AlertRow,
+    DeployRow,
+    DriftRow,
+    FeatureRow,
+    LatencyRow,
+    ProfileRow,
+    QualityRow,
+    SilenceRow,
+    SliceRow,
+)
+
 LATENCY_BUCKETS = 64
 STAMP_PARTS = ("weights", "preprocessing", "code", "libraries", "labels", "reference", "data")
 STAGES = ("queue", "decode", "preprocess", "forward", "post")
@@ -28,28 +41,29 @@ class ProbeEvidence:
 
 
 @dataclass(frozen=True, slots=True)
-class MovedItem:
-    """One thing that is not what a replica loaded. `now`: answers may differ already."""
+class ChangedItem:
+    """One item that differs from what a replica loaded. `affects_answers_now`: answers may differ
+    already."""
 
     kind: str = ""  # file | code | memory | library
     name: str = ""
-    words: str = ""
-    now: bool = False
+    message: str = ""
+    affects_answers_now: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class SelfCheck:
+class SelfCheckResult:
     """A replica against what it loaded."""
 
-    moved: tuple[MovedItem, ...] = ()
+    changed: tuple[ChangedItem, ...] = ()
     at_unix_ms: int = 0
     took_ms: float = 0.0
     verified_unix_ms: int = 0
-    trouble: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaStatus:
+class ReplicaSnapshot:
     index: int = 0
     state: str = ""
     reason: str = ""
@@ -61,7 +75,7 @@ class ReplicaStatus:
     answered: int = 0
     rss_bytes: int = 0
     evidence: tuple[ProbeEvidence, ...] = ()
-    self_check: SelfCheck = SelfCheck()
+    self_check: SelfCheckResult = SelfCheckResult()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +110,7 @@ class ServerSnapshot:
     reasons: Mapping[str, str] = field(default_factory=dict)
     warm_replicas: int = 0
     wanted_replicas: int = 0
-    replicas: tuple[ReplicaStatus, ...] = ()
+    replicas: tuple[ReplicaSnapshot, ...] = ()
     queued: int = 0
     queue_limit: int = 0
     requests: int = 0
@@ -116,138 +130,7 @@ class ServerSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Exemplar:
-    prediction_id: str = ""
-    total_ms: float = 0.0
-    trace_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyRow:
-    bucket_unix_ms: int = 0
-    width_s: int = 0
-    stamp: str = ""
-    mix: str = ""
-    replica: int = 0
-    requests: int = 0
-    errors: int = 0
-    counts: tuple[int, ...] = ()
-    queue_ms: float = 0.0
-    decode_ms: float = 0.0
-    preprocess_ms: float = 0.0
-    forward_ms: float = 0.0
-    post_ms: float = 0.0
-    total_ms: float = 0.0
-    batch_rows: int = 0
-    exemplars: tuple[Exemplar, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureRow:
-    name: str = ""
-    modality: str = ""
-    kind: str = ""
-    unit: str = ""
-    categories: tuple[str, ...] = ()
-    stamp: str = ""
-    edges: tuple[float, ...] = ()
-    reference_counts: tuple[int, ...] = ()
-    importance: float = 0.0
-    groups: tuple[int, ...] = ()
-    deff: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileRow:
-    stamp: str = ""
-    feature: str = ""
-    slice: str = ""
-    hour_unix_s: int = 0
-    n: int = 0
-    sum: float = 0.0
-    sum_squares: float = 0.0
-    min: float = 0.0
-    max: float = 0.0
-    missing: int = 0
-    nonfinite: int = 0
-    counts: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class DriftRow:
-    tick_unix_ms: int = 0
-    stamp: str = ""
-    feature: str = ""
-    slice: str = ""
-    window_s: int = 0
-    baseline: str = ""
-    n: float = 0.0
-    n_effective: float = 0.0
-    n_needed: float = 0.0
-    ks: float = 0.0
-    p: float = 0.0
-    q: float = 0.0
-    kl: float = 0.0
-    js: float = 0.0
-    psi: float = 0.0
-    chi2_p: float = 0.0
-    excess_kl: float = 0.0
-    expected_kl: float = 0.0
-    level: str = ""  # insufficient | ok | warning | high | critical | learning
-    structural: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AlertTransition:
-    at_unix_ms: int = 0
-    from_state: str = ""
-    to_state: str = ""
-    actor: str = ""
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AlertRow:
-    id: str = ""
-    key: str = ""
-    severity: str = ""
-    state: str = ""
-    opened_unix_ms: int = 0
-    last_unix_ms: int = 0
-    closed_unix_ms: int = 0
-    stamp: str = ""
-    summary: str = ""
-    acknowledged_by: str = ""
-    acknowledged_note: str = ""
-    silenced: bool = False
-    features: tuple[str, ...] = ()
-    slices: tuple[str, ...] = ()
-    history: tuple[AlertTransition, ...] = ()
-    kind: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SilenceRow:
-    id: str = ""
-    matcher: str = ""
-    until_unix_ms: int = 0
-    by: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class DeployRow:
-    at_unix_ms: int = 0
-    action: str = ""
-    stamp: str = ""
-    stamp_name: str = ""
-    from_stamp: str = ""
-    by: str = ""
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
+class StageTimes:
     queue_ms: float = 0.0
     decode_ms: float = 0.0
     preprocess_ms: float = 0.0
@@ -257,17 +140,13 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionRow:
+class CachedPrediction(Outputs):
     prediction_id: str = ""
     at_unix_ms: int = 0
     stamp: str = ""
     mix: str = ""
     label: str = ""
-    confidence: float = 0.0
-    margin: float = 0.0
-    entropy: float = 0.0
-    closed_set_mass: float = 0.0
-    timing: Timing = Timing()
+    timing: StageTimes = StageTimes()
     batch_size: int = 0
     replica: int = 0
     slices: Mapping[str, str] = field(default_factory=dict)
@@ -279,53 +158,10 @@ class PredictionRow:
     true_label: str = ""
     features: tuple[float, ...] = ()
     task: str = ""
-    company: tuple[str, ...] = ()
+    batch_mates: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ReliabilityBin:
-    n: int = 0
-    sum_confidence: float = 0.0
-    sum_correct: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class QualityRow:
-    bucket_unix_s: int = 0
-    width_s: int = 0
-    stamp: str = ""
-    slice: str = ""
-    predictions: int = 0
-    labelled: int = 0
-    accuracy: float = math.nan
-    estimated_accuracy: float = math.nan
-    value_per_1000: float = math.nan
-    estimated_value_per_1000: float = math.nan
-    ece: float = math.nan
-    median_label_delay_s: float = math.nan
-    reliability: tuple[ReliabilityBin, ...] = ()
-    labels: tuple[str, ...] = ()
-    confusion: tuple[int, ...] = ()
-    value_unit: str = ""
-    estimated_accuracy_labelled: float = math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class SliceRow:
-    expression: str = ""
-    words: str = ""
-    support: int = 0
-    share: float = 0.0
-    error: float = 0.0
-    error_elsewhere: float = 0.0
-    z: float = 0.0
-    q: float = 0.0
-    value_per_1000: float = 0.0
-    stamp: str = ""
-    at_unix_ms: int = 0
-
-
-Row = (
+FeedRow = (
     ServerSnapshot
     | LatencyRow
     | FeatureRow
@@ -334,21 +170,21 @@ Row = (
     | AlertRow
     | SilenceRow
     | DeployRow
-    | PredictionRow
+    | CachedPrediction
     | QualityRow
     | SliceRow
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ReceivedRow:
     """One row as it came in. `server` is the address: names are for people and may repeat."""
 
     server: str
     cursor: int
     instance: str
     received_unix_ms: float
-    row: Row
+    row: FeedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,8 +210,8 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """One line of the fleet: what it last said, and how we stand with it."""
+class ServerRecord:
+    """One line of the fleet: its last snapshot, and the state of the link."""
 
     link: Link
     snapshot: ServerSnapshot | None = None
@@ -399,7 +235,7 @@ class Action:
     server: str
     kind: str  # acknowledge | silence
     target: str  # alert id, matcher, or the id of the silence to end
-    by: str
+    actor: str
     note: str
     until_unix_ms: int = 0
     undo: bool = False

@@ -6,10 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from console.state import deploys as journal
-from console.state.dashboard import AlertLine, Happening
-from console.state.domain import AlertRow, DeployRow, Link, Server, SilenceRow
+from console.state.dashboard import AlertLine, TimelineEvent
+from console.state.domain import Link, ServerRecord
 from console.state.sanitize import duration
 from console.state.timetext import clock_text
+from server.telemetry.filters import BadFilter
+from server.telemetry.filters import silences as silences_alert
+from server.telemetry.rows import AlertRow, DeployRow, SilenceRow
 
 PANEL_OF = {
     "drift": "drift",
@@ -24,7 +27,7 @@ MOST = 300
 
 def alert_lines(
     rows: Sequence[tuple[str, AlertRow]],
-    servers: Mapping[str, Server],
+    servers: Mapping[str, ServerRecord],
     silences: Sequence[tuple[str, SilenceRow]],
     pending: Mapping[tuple[str, str], str],
     now_s: float,
@@ -38,7 +41,7 @@ def alert_lines(
             (
                 silence.until_unix_ms / 1000 - shift
                 for owner, silence in silences
-                if owner == address and matches(silence.matcher, row)
+                if owner == address and _covers(silence, row)
             ),
             default=0.0,
         )
@@ -57,40 +60,33 @@ def alert_lines(
     return tuple(sorted(lines, key=lambda line: (not line.open, -line.opened_s)))
 
 
-def matches(matcher: str, row: AlertRow) -> bool:
-    """Whether a silence holds an alert: its id, or all of `kind= feature= slice= key=` terms."""
-    if matcher == row.id:
-        return True
-    held = {
-        "kind": (row.kind,),
-        "key": (row.key,),
-        "feature": row.features,
-        "slice": row.slices,
-        "id": (row.id,),
-    }
-    terms = [term.partition("=") for term in matcher.replace(",", " ").split()]
-    return bool(terms) and all(mark and value in held.get(name, ()) for name, mark, value in terms)
+def _covers(silence: SilenceRow, row: AlertRow) -> bool:
+    """As the server decides it. A matcher that only a newer server understands covers nothing."""
+    try:
+        return silences_alert(silence.matcher, row)
+    except BadFilter:
+        return False
 
 
-def happenings(
+def timeline_events(
     alerts: Sequence[AlertLine],
     deploys: Sequence[tuple[str, DeployRow]],
-    servers: Mapping[str, Server],
-    links: Sequence[Happening],
-) -> tuple[Happening, ...]:
+    servers: Mapping[str, ServerRecord],
+    links: Sequence[TimelineEvent],
+) -> tuple[TimelineEvent, ...]:
     """Newest first."""
     found = list(links)
     for line in alerts:
         found += _of_alert(line)
     found += [_of_deploy(address, row, servers.get(address)) for address, row in deploys[:MOST]]
-    found.sort(key=lambda happening: -happening.at_s)
+    found.sort(key=lambda entry: -entry.at_s)
     return tuple(found[:MOST])
 
 
-def _of_deploy(address: str, row: DeployRow, server: Server | None) -> Happening:
+def _of_deploy(address: str, row: DeployRow, server: ServerRecord | None) -> TimelineEvent:
     name = server.name if server is not None else address
     at_s = row.at_unix_ms / 1000 - (server.link.shift_s if server is not None else 0.0)
-    return Happening(
+    return TimelineEvent(
         at_s=at_s,
         severity=journal.severity_of(row.action),
         text=journal.sentence(name, row),
@@ -103,33 +99,33 @@ def _of_deploy(address: str, row: DeployRow, server: Server | None) -> Happening
     )
 
 
-def _of_alert(line: AlertLine) -> list[Happening]:
+def _of_alert(line: AlertLine) -> list[TimelineEvent]:
     row = line.row
     panel = PANEL_OF.get(row.kind, "alerts")
     # The name goes in front once, also when the server's sentence already starts with it.
-    words = row.summary if row.summary.startswith(line.name) else f"{line.name} {row.summary}"
+    label = row.summary if row.summary.startswith(line.name) else f"{line.name} {row.summary}"
     handled = f" · acknowledged by {row.acknowledged_by}" if row.acknowledged_by else ""
     severity = row.severity if line.open else "info"
     if handled and line.open:
         severity = "info"
     found = [
-        Happening(line.opened_s, severity, words + handled, line.server, "alert", row.id, panel)
+        TimelineEvent(line.opened_s, severity, label + handled, line.server, "alert", row.id, panel)
     ]
     if line.closed_s:
         lasted = duration(line.closed_s - line.opened_s)
         text = f"{line.name} resolved after {lasted}: {row.summary}"
-        found.append(Happening(line.closed_s, "ok", text, line.server, "alert", row.id, panel))
+        found.append(TimelineEvent(line.closed_s, "ok", text, line.server, "alert", row.id, panel))
     return found
 
 
-def of_link(before: Link | None, now: Link, name: str, at_s: float) -> Happening | None:
-    """A connection lost or come back; the first connection is no news."""
+def of_link(before: Link | None, now: Link, name: str, at_s: float) -> TimelineEvent | None:
+    """A connection lost or come back; the first connection is not an event."""
     if before is None or before.state == now.state:
         return None
     if now.state == "lost":
         text = f"{name} unreachable: {now.detail}"
-        return Happening(at_s, "unknown", text, now.address, "link", "lost", "fleet")
+        return TimelineEvent(at_s, "unknown", text, now.address, "link", "lost", "fleet")
     if now.state in ("live", "catching up") and before.state in ("lost", "reconnecting"):
         text = f"{name} is back after {duration(at_s - before.since_s)}"
-        return Happening(at_s, "ok", text, now.address, "link", "back", "fleet")
+        return TimelineEvent(at_s, "ok", text, now.address, "link", "back", "fleet")
     return None

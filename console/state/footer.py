@@ -1,4 +1,4 @@
-"""The status bar: what the console says of itself. Pure."""
+"""The footer: the state of the console itself. Pure."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from console.state.timetext import clock_text
 STUCK_S = 10.0  # the reader refreshes every second, news or none
 
 
-def words(board: Board, now_s: float, said: str) -> tuple[str, str]:
-    """(the line, its tone). `said`: what was just done, first in the line."""
+def status_text(board: Board, now_s: float, notice: str) -> tuple[str, str]:
+    """(the line, its tone). `notice`: what was just done, first in the line."""
     usage = board.usage
     age_s = max(0.0, now_s - board.made_s)
     found = [
-        said,
+        notice,
         usage.trouble,
-        "offline: nothing is asked of any server" if board.offline else "",
+        "offline: no server is contacted" if board.offline else "",
         f"cache {size(usage.cache_bytes)}",
         f"read {usage.read_ms:.0f} ms",
-        f"{usage.rows_waiting:,} rows waiting" if usage.rows_waiting > 1000 else "",
+        f"{usage.rows_waiting:,} rows waiting to be written" if usage.rows_waiting > 1000 else "",
         "live" if board.view.live else f"paused at {clock_text(board.to_s)}",
-        f"shown {age_s:.1f} s old",
+        f"display {age_s:.1f} s old",
         "Ctrl+K commands · ? keys",
         f"{clock_text(now_s, '%Y-%m-%d %H:%M:%S')} UTC",
     ]
     tone = "warning" if usage.trouble else "dim"
     if age_s > STUCK_S:
-        found.insert(0, "THIS DISPLAY IS NOT UPDATED ANY MORE: restart the console")
+        found.insert(0, "THE DISPLAY HAS STOPPED UPDATING: restart the console")
         tone = "critical"
     return "  ·  ".join(word for word in found if word), tone

@@ -7,7 +7,7 @@ from importlib import metadata
 
 
 def name() -> str:
-    """Packed, it has a longer name than in an environment: `console` is anybody's word."""
+    """Packed, it has a longer name than in an environment: `console` is a common word."""
     return "trefoil-console" if getattr(sys, "frozen", False) else "console"
 
 

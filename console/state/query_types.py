@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from console.state.domain import FeatureRow, PredictionRow
-from console.state.filterline import Clause
+from console.state.domain import CachedPrediction
+from server.telemetry.filters import Clause
+from server.telemetry.rows import FeatureRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +37,31 @@ class ReadPayload:
     prediction_id: str
 
 
-Question = FindPredictions | ReadPage | ReadPrediction | ReadPayload
+Query = FindPredictions | ReadPage | ReadPrediction | ReadPayload
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class FoundPredictions:
     numbers: NDArray[np.int64]
     trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    rows: Mapping[int, tuple[str, PredictionRow]]
+class PredictionPage:
+    rows: Mapping[int, tuple[str, CachedPrediction]]
 
 
 @dataclass(frozen=True, slots=True)
-class Single:
+class PredictionDetail:
     server: str
     prediction_id: str
-    row: PredictionRow | None
-    company: tuple[PredictionRow, ...] = ()
+    row: CachedPrediction | None
+    batch_mates: tuple[CachedPrediction, ...] = ()
     features: tuple[FeatureRow, ...] = ()  # of the stamp, in the order of the row's features
 
 
 @dataclass(frozen=True, slots=True)
-class Payload:
+class KeptPayload:
     server: str
     prediction_id: str
     body: bytes | None

@@ -14,7 +14,7 @@ FILES = ("ca", "token_file", "cert", "key")
 
 
 @dataclass(frozen=True, slots=True)
-class Last:
+class RecentServers:
     servers: tuple[str, ...] = ()
     tls: bool = False
     ca: str = ""
@@ -29,29 +29,29 @@ def path() -> Path:
     return Path(platformdirs.user_config_dir("trefoil-console")) / "last.json"
 
 
-def remember(last: Last, place: Path) -> None:
+def remember(last: RecentServers, place: Path) -> None:
     """A home that cannot be written costs the memory, not the start."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(asdict(last), indent=1) + "\n")
     except OSError as error:
-        log.warning("the servers are not remembered for --again: %s", error)
+        log.warning("the servers cannot be saved for --again: %s", error)
 
 
-def recall(place: Path) -> Last:
-    """Nothing where there is no file, or none that can be understood."""
+def recall(place: Path) -> RecentServers:
+    """Empty without a readable file."""
     try:
         found = json.loads(place.read_text())
     except FileNotFoundError:
-        return Last()
+        return RecentServers()
     except (OSError, ValueError) as error:
         log.warning("%s cannot be used: %s", place, error)
-        return Last()
+        return RecentServers()
     known = found if isinstance(found, dict) else {}
     servers = known.get("servers")
     named = servers if isinstance(servers, list) else []
     texts = {key: known.get(key) for key in FILES}
-    return Last(
+    return RecentServers(
         servers=tuple(server for server in named if isinstance(server, str)),
         tls=known.get("tls") is True,
         **{key: value if isinstance(value, str) else "" for key, value in texts.items()},

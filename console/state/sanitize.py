@@ -7,7 +7,7 @@ import unicodedata
 LONGEST = 2000
 
 
-def plain(text: str, longest: int = LONGEST) -> str:
+def sanitized(text: str, longest: int = LONGEST) -> str:
     """`text` without characters that move the cursor or the reading direction, elided when long."""
     elided = len(text) > longest
     head = text[:longest]

@@ -9,7 +9,13 @@ from dataclasses import replace
 
 from console.state.dashboard import SkewCell, SkewLine
 from console.state.deploys import mark_of
-from console.state.domain import STAMP_PARTS, DeployRow, MovedItem, Server, ServerSnapshot
+from console.state.domain import (
+    STAMP_PARTS,
+    ChangedItem,
+    ServerRecord,
+    ServerSnapshot,
+)
+from server.telemetry.rows import DeployRow
 
 # Where the files of a bundle lie, by part of the stamp (docs/bundle.md).
 _PARTS = (
@@ -37,13 +43,13 @@ def majority(values: Sequence[str], prefer: str = "") -> str:
 
 
 def compare(
-    servers: Sequence[Server],
+    servers: Sequence[ServerRecord],
     deploys: Sequence[tuple[str, DeployRow]],
     now_s: float,
     expected_stamp: str = "",
 ) -> tuple[SkewLine, ...]:
     """One line a server. With `expected_stamp`, its parts as some server reports them are what the
-    others are held against; a stamp nobody runs makes every stamp differ."""
+    others are held against; a stamp that no server runs makes every stamp differ."""
     known = [s.snapshot for s in servers if s.snapshot is not None]
     model = next((s for s in known if expected_stamp and s.stamp == expected_stamp), None)
     usual = {
@@ -66,7 +72,7 @@ def _usual(
 
 
 def _line(
-    server: Server,
+    server: ServerRecord,
     usual: Mapping[str, str],
     detail: Mapping[str, str],
     env: Mapping[str, str],
@@ -79,7 +85,7 @@ def _line(
         return SkewLine(
             server.address, server.name, "", "", cells, math.nan, math.inf, False, (), (), ()
         )
-    parts = {part_of(item) for replica in found.replicas for item in replica.self_check.moved}
+    parts = {part_of(item) for replica in found.replicas for item in replica.self_check.changed}
     cells = tuple(
         replace(_cell(found.stamp_parts.get(part, ""), usual[part]), moved=part in parts)
         for part in STAMP_PARTS
@@ -113,23 +119,23 @@ def _line(
 
 
 def moved_of(found: ServerSnapshot) -> tuple[tuple[str, str, bool], ...]:
-    """What replicas say of themselves against what they loaded; said by several, told once."""
-    said: dict[tuple[str, str, bool], list[int]] = {}
+    """How replicas differ from what they loaded: one line for all that report the same."""
+    indexes_of: dict[tuple[str, str, bool], list[int]] = {}
     for replica in found.replicas:
         check = replica.self_check
-        items = [(item.name, item.words, item.now) for item in check.moved]
-        if check.trouble:
-            items.append(("self-check", f"failed: {check.trouble}", False))
+        items = [(item.name, item.message, item.affects_answers_now) for item in check.changed]
+        if check.error:
+            items.append(("self-check", f"failed: {check.error}", False))
         for item in items:
-            said.setdefault(item, []).append(replica.index)
+            indexes_of.setdefault(item, []).append(replica.index)
     lines = [
-        (f"replica {', '.join(map(str, indexes))}: {name}", words, now)
-        for (name, words, now), indexes in said.items()
+        (f"replica {', '.join(map(str, indexes))}: {name}", text, now)
+        for (name, text, now), indexes in indexes_of.items()
     ]
     return tuple(sorted(lines, key=lambda line: not line[2]))
 
 
-def part_of(item: MovedItem) -> str:
+def part_of(item: ChangedItem) -> str:
     """The part of the stamp that something which moved belongs to; empty for those not shown."""
     if item.kind == "library":
         return "libraries"

@@ -1,5 +1,5 @@
-"""From what is known to one sentence of what is wrong, most severe first. Pure; the phrases it is
-made of are in phrases.py, and tests/console/test_console_status.py has the rules as a table."""
+"""From what is known to one sentence of what is wrong, most severe first. Pure. status_messages.py
+has the messages it is made of, and tests/console/test_console_status.py the rules as a table."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ import math
 from collections.abc import Sequence
 
 from console.state import program, status_messages
-from console.state.dashboard import AlertLine, DriftLine, Phrase, ServerLine, SkewLine, Verdict
-from console.state.domain import Link, Server
+from console.state.dashboard import (
+    AlertLine,
+    DriftLine,
+    FleetState,
+    ServerLine,
+    SkewLine,
+    StatusMessage,
+)
+from console.state.domain import Link, ServerRecord
 from console.state.sanitize import duration
 from console.state.severity import rank
 from console.state.status_messages import Burn
@@ -18,21 +25,22 @@ LOST_AFTER_S = 30.0  # silence after which nothing is known of a server, whateve
 STALE_AFTER_S = 10.0
 
 
-def server_state(server: Server, now_s: float) -> tuple[str, str, str]:
-    """(severity, word, why) of one server. Absence of news is `unknown`, never `ok`."""
+def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
+    """(severity, state, why) of one server. Absence of data is `unknown`, never `ok`."""
     link, found = server.link, server.snapshot
     age_s = now_s - link.heard_s if link.heard_s else math.inf
     if link.state in ("lost", "offline") or age_s > LOST_AFTER_S:
         return "unknown", *_unheard(link, age_s, now_s)
     if found is None:
-        return "unknown", "no news", "connected, no snapshot yet"
+        return "unknown", "no data", "connected, no snapshot yet"
     if link.state == "reconnecting" or age_s > STALE_AFTER_S:
-        return "unknown", "reconnecting", f"{link.detail or 'quiet'} · heard {duration(age_s)} ago"
+        why = f"{link.detail or 'no messages'} · last contact {duration(age_s)} ago"
+        return "unknown", "reconnecting", why
     why = found.reason
     if found.state == "ready":
         if found.warm_replicas < found.wanted_replicas:
             warm = f"{found.warm_replicas} of {found.wanted_replicas} replicas warm"
-            return "warning", "thin", why or warm
+            return "warning", "replicas missing", why or warm
         if found.telemetry_state not in ("", "ok"):
             return "warning", "telemetry", found.telemetry_state
         return "ok", "ready", why
@@ -47,21 +55,22 @@ def server_state(server: Server, now_s: float) -> tuple[str, str, str]:
 
 def _unheard(link: Link, age_s: float, now_s: float) -> tuple[str, str]:
     if link.state == "offline":
-        return "offline", f"last heard {duration(age_s)} ago" if age_s < math.inf else "never heard"
+        known = age_s < math.inf
+        return "offline", f"last contact {duration(age_s)} ago" if known else "no contact yet"
     if age_s == math.inf:
         word = "unreachable" if link.state == "lost" else "connecting"
-        return word, link.detail or "never heard"
-    return "lost", f"last heard {duration(age_s)} ago · {link.detail or 'silent'}"
+        return word, link.detail or "no contact yet"
+    return "lost", f"last contact {duration(age_s)} ago · {link.detail or 'no messages'}"
 
 
-def verdict(
+def fleet_state(
     servers: Sequence[ServerLine],
     burns: Sequence[Burn],
     drift: Sequence[DriftLine],
     skew: Sequence[SkewLine],
     alerts: Sequence[AlertLine],
     now_s: float,
-) -> Verdict:
+) -> FleetState:
     """The status line. Acknowledged and silenced alerts are counted, not shouted."""
     found = [
         *status_messages.unready(servers),
@@ -69,23 +78,25 @@ def verdict(
         *status_messages.skewed(skew),
         *status_messages.moved(skew),
         *status_messages.drifting(drift, alerts),
-        *status_messages.others(alerts, status_messages.told_already(servers, burns, drift, skew)),
+        *status_messages.others(
+            alerts, status_messages.already_reported(servers, burns, drift, skew)
+        ),
         *status_messages.oddities(servers),
         *status_messages.plaintext(servers),
         *status_messages.in_hand(alerts),
         *status_messages.unknown(servers),
     ]
-    found.sort(key=lambda phrase: rank(phrase.severity))
-    worst = next((phrase for phrase in found if not phrase.standing), None)
+    found.sort(key=lambda message: rank(message.severity))
+    worst = next((message for message in found if not message.standing), None)
     state, severity = _word(servers, worst)
     sentence = _sentence(state, worst, servers, now_s)
-    standing = next((phrase for phrase in found if phrase.standing), None)
+    standing = next((message for message in found if message.standing), None)
     if standing is not None and severity == "ok":
         sentence = f"{sentence}; but {standing.detail}"
-    return Verdict(state, severity, sentence, (*found, status_messages.healthy(servers)))
+    return FleetState(state, severity, sentence, (*found, status_messages.healthy(servers)))
 
 
-def _word(servers: Sequence[ServerLine], worst: Phrase | None) -> tuple[str, str]:
+def _word(servers: Sequence[ServerLine], worst: StatusMessage | None) -> tuple[str, str]:
     if servers and all(line.link.state == "offline" for line in servers):
         return "OFFLINE", "unknown"
     if worst is not None and rank(worst.severity) <= 1:
@@ -97,17 +108,19 @@ def _word(servers: Sequence[ServerLine], worst: Phrase | None) -> tuple[str, str
     return "HEALTHY", "ok"
 
 
-def _sentence(state: str, worst: Phrase | None, servers: Sequence[ServerLine], now_s: float) -> str:
+def _sentence(
+    state: str, worst: StatusMessage | None, servers: Sequence[ServerLine], now_s: float
+) -> str:
     if not servers:
         return f"no server is configured: {program.name()} HOST:PORT …"
     if worst is None or rank(worst.severity) >= 4:
         if state == "HEALTHY":
-            return "every server is ready and heard from; nothing is above its threshold"
-        return "nothing is known yet"
-    words = worst.detail or worst.text
+            return "every server is ready and connected; everything is within its thresholds"
+        return "no data yet"
+    text = worst.detail or worst.text
     if worst.at_s == worst.at_s:
-        words += f" · since {clock_text(worst.at_s)} UTC ({duration(now_s - worst.at_s)})"
+        text += f" · since {clock_text(worst.at_s)} UTC ({duration(now_s - worst.at_s)})"
     if state == "OFFLINE":
         heard = min((line.age_s for line in servers), default=math.inf)
-        return f"no server is asked; what is shown is {duration(heard)} old. Then: {words}"
-    return words
+        return f"no server is contacted; the data is {duration(heard)} old. Last state: {text}"
+    return text

@@ -1,5 +1,5 @@
-"""The phrases of the status line: one function a kind of trouble, each a link to what it speaks
-of. Pure."""
+"""The messages of the status line: one function for each kind of problem. Each message links to its
+subject. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from console.state.dashboard import AlertLine, DriftLine, Phrase, ServerLine, SkewLine
+from console.state.dashboard import AlertLine, DriftLine, ServerLine, SkewLine, StatusMessage
 from console.state.domain import STAMP_PARTS
 from console.state.sanitize import milliseconds
 from console.state.severity import RANK, rank
 
-OWN_SKEW = "skew/loaded"  # key of the alert of a server that is no longer what it loaded
+OWN_SKEW = "skew/loaded"  # key of the alert of a server that changed since it loaded
 CLOCK_ODD_MS = 100.0  # above this, times of two servers cannot be put side by side unseen
 
 
@@ -31,59 +31,61 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def unready(servers: Sequence[ServerLine]) -> list[Phrase]:
+def unready(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     found = []
     for severity in ("critical", "warning"):
         lines = [line for line in servers if line.severity == severity]
         if lines:
             first = lines[0]
-            words = sorted({line.word for line in lines})
+            text = sorted({line.state for line in lines})
             found.append(
-                Phrase(
+                StatusMessage(
                     severity,
-                    f"{_count(len(lines), 'server', 'servers')} {'/'.join(words)}",
+                    f"{_count(len(lines), 'server', 'servers')} {'/'.join(text)}",
                     "fleet",
                     first.address,
-                    detail=f"{first.name} {first.word}: {first.why}",
+                    detail=f"{first.name} {first.state}: {first.why}",
                 )
             )
     return found
 
 
-def burning(burns: Sequence[Burn]) -> list[Phrase]:
+def burning(burns: Sequence[Burn]) -> list[StatusMessage]:
     if not burns:
         return []
     worst = max(burns, key=lambda burn: burn.p99_ms / burn.slo_ms)
-    text = "SLO burning: p99" if len(burns) == 1 else f"{len(burns)} SLOs burning: p99"
+    text = "p99 above SLO" if len(burns) == 1 else f"{len(burns)} servers with p99 above SLO"
     detail = f"{worst.name}: p99 {milliseconds(worst.p99_ms)} over {milliseconds(worst.slo_ms)}"
-    return [Phrase("critical", text, "latency", worst.server, worst.since_s, detail)]
+    return [StatusMessage("critical", text, "latency", worst.server, worst.since_s, detail)]
 
 
-def skewed(skew: Sequence[SkewLine]) -> list[Phrase]:
+def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
     odd = [line for line in skew if line.odd]
     if not odd:
         return []
     first = odd[0]
     parts = [p for p, cell in zip(STAMP_PARTS, first.cells, strict=True) if cell.differs]
     detail = f"{first.name}: {', '.join(parts)} differs from the fleet"
-    text = _count(len(odd), "server skewed", "servers skewed")
-    return [Phrase("high", text, "skew", first.address, first.since_s, detail)]
+    text = _count(len(odd), "server with version skew", "servers with version skew")
+    return [StatusMessage("high", text, "skew", first.address, first.since_s, detail)]
 
 
-def moved(skew: Sequence[SkewLine]) -> list[Phrase]:
-    """Servers that are no longer what they loaded."""
+def moved(skew: Sequence[SkewLine]) -> list[StatusMessage]:
+    """Servers that changed since they loaded their bundle."""
     lines = sorted((s for s in skew if s.moved), key=lambda line: line.severity != "critical")
     if not lines:
         return []
     first = lines[0]
-    what, words, now = first.moved[0]
-    when = "answers may differ now" if now else "the next start will differ"
-    text = _count(len(lines), "server not as loaded", "servers not as loaded")
-    detail = f"{first.name}: {what} {words}; {when}"
-    return [Phrase("critical" if now else "high", text, "skew", first.address, detail=detail)]
+    what, label, now = first.moved[0]
+    when = "answers may differ now" if now else "answers may differ after a restart"
+    text = _count(len(lines), "server changed since load", "servers changed since load")
+    detail = f"{first.name}: {what} {label}; {when}"
+    return [
+        StatusMessage("critical" if now else "high", text, "skew", first.address, detail=detail)
+    ]
 
 
-def drifting(drift: Sequence[DriftLine], alerts: Sequence[AlertLine]) -> list[Phrase]:
+def drifting(drift: Sequence[DriftLine], alerts: Sequence[AlertLine]) -> list[StatusMessage]:
     loud = _loud(drift)
     if not loud:
         return []
@@ -98,23 +100,23 @@ def drifting(drift: Sequence[DriftLine], alerts: Sequence[AlertLine]) -> list[Ph
     text = _count(len(loud), "slice drifting", "slices drifting")
     key = f"{worst.row.feature}\t{worst.row.slice}"
     at_s = min(opened, default=math.nan)
-    return [Phrase(worst.row.level, text, "drift", key, at_s, detail)]
+    return [StatusMessage(worst.row.level, text, "drift", key, at_s, detail)]
 
 
 def _loud(drift: Sequence[DriftLine]) -> list[DriftLine]:
-    """As a server judged it; the console's own look at some hours says nothing of now."""
+    """As a server judged it; the console's own scores of some hours say nothing about now."""
     return [d for d in drift if d.source == "server" and d.row.level in ("critical", "high")]
 
 
-def told_already(
+def already_reported(
     servers: Sequence[ServerLine],
     burns: Sequence[Burn],
     drift: Sequence[DriftLine],
     skew: Sequence[SkewLine],
 ) -> set[tuple[str, str]]:
-    """(kind, server) of the alerts that another phrase speaks of. The console sees most troubles by
-    itself; what it does not see (a neighbour that it does not watch, a spike that is over) is told
-    by the alert."""
+    """(kind, server) of the alerts that another message covers. The console sees most problems by
+    itself. What it does not see (a neighbour that it does not watch, a spike that is over) needs a
+    message of its own."""
     found = {("latency", burn.server) for burn in burns}
     found |= {("skew", line.address) for line in skew if line.odd or line.moved}
     found |= {("readiness", s.address) for s in servers if s.severity in ("critical", "warning")}
@@ -123,96 +125,99 @@ def told_already(
     return found
 
 
-def others(alerts: Sequence[AlertLine], told: Container[tuple[str, str]]) -> list[Phrase]:
-    """Open alerts that no other phrase speaks of, one phrase a kind."""
+def others(
+    alerts: Sequence[AlertLine], reported: Container[tuple[str, str]]
+) -> list[StatusMessage]:
+    """Open alerts that no other message covers, one message for each kind."""
     groups: dict[str, list[AlertLine]] = {}
     for line in alerts:
-        if line.open and not quiet(line) and (line.row.kind, line.server) not in told:
+        if line.open and not quiet(line) and (line.row.kind, line.server) not in reported:
             groups.setdefault(line.row.kind, []).append(line)
     return [_of_kind(kind, lines) for kind, lines in groups.items()]
 
 
-def _of_kind(kind: str, lines: Sequence[AlertLine]) -> Phrase:
+def _of_kind(kind: str, lines: Sequence[AlertLine]) -> StatusMessage:
     worst = min(lines, key=lambda line: rank(line.row.severity))
     word = f"{kind or 'other'} alert"
     severity = worst.row.severity if worst.row.severity in RANK else "warning"
     detail = f"{worst.name}: {worst.row.summary}"
     if kind == "skew" and worst.row.key != OWN_SKEW:
-        detail = f"{worst.name} sees it among its neighbours: {worst.row.summary}"
+        detail = f"{worst.name} reports it about its neighbours: {worst.row.summary}"
     key = f"{worst.server}\t{worst.row.id}"
     text = _count(len(lines), word, f"{word}s")
-    return Phrase(severity, text, "alerts", key, worst.opened_s, detail)
+    return StatusMessage(severity, text, "alerts", key, worst.opened_s, detail)
 
 
 def quiet(line: AlertLine) -> bool:
-    """Somebody has it in hand: acknowledged or silenced."""
+    """Acknowledged or silenced."""
     return bool(line.row.acknowledged_by) or line.row.silenced or line.silenced_until_s > 0
 
 
-def oddities(servers: Sequence[ServerLine]) -> list[Phrase]:
+def oddities(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     found = []
     clocks = [line for line in servers if abs(line.link.offset_ms) > CLOCK_ODD_MS]
     if clocks:
         first = max(clocks, key=lambda line: abs(line.link.offset_ms))
-        detail = f"{first.name}: clock {first.link.offset_ms:+.0f} ms against this machine"
-        text = _count(len(clocks), "clock off", "clocks off")
-        found.append(Phrase("warning", text, "fleet", first.address, detail=detail))
+        detail = f"{first.name}: clock offset {first.link.offset_ms:+.0f} ms from this machine"
+        text = _count(len(clocks), "clock differs", "clocks differ")
+        found.append(StatusMessage("warning", text, "fleet", first.address, detail=detail))
     refused = [line for line in servers if line.link.refused_rows]
     if refused:
         first = refused[0]
-        detail = f"{first.name} sent {first.link.refused_rows} rows that cannot be true"
-        text = _count(len(refused), "server sends garbage", "servers send garbage")
+        detail = f"{first.name} sent {first.link.refused_rows} invalid rows"
+        text = _count(len(refused), "server sends invalid rows", "servers send invalid rows")
         detail = f"{detail}: {first.link.refused_why}"
-        found.append(Phrase("warning", text, "fleet", first.address, detail=detail))
+        found.append(StatusMessage("warning", text, "fleet", first.address, detail=detail))
     losing = [s for s in servers if s.snapshot is not None and s.snapshot.telemetry_dropped]
     if losing:
         dropped = sum(s.snapshot.telemetry_dropped for s in losing if s.snapshot is not None)
-        detail = f"{losing[0].name}: records lost before they were counted"
-        text = f"{dropped:,} records lost"
-        found.append(Phrase("warning", text, "fleet", losing[0].address, detail=detail))
+        detail = f"{losing[0].name}: telemetry records were dropped before they were counted"
+        text = f"{dropped:,} records dropped"
+        found.append(StatusMessage("warning", text, "fleet", losing[0].address, detail=detail))
     return found
 
 
-def plaintext(servers: Sequence[ServerLine]) -> list[Phrase]:
-    """Anybody on the way can read and change what such a server is sent. It is nobody's outage, so
-    it stands beside the state and does not make it."""
+def plaintext(servers: Sequence[ServerLine]) -> list[StatusMessage]:
+    """Others on the network can read and change what such a server receives. That is not an outage:
+    the message is always shown and does not change the state."""
     found = [line for line in servers if unencrypted(line)]
     if not found:
         return []
     first = found[0]
     detail = f"{first.name}: {unencrypted(first)}"
     text = _count(len(found), "server in plaintext", "servers in plaintext")
-    return [Phrase("warning", text, "fleet", first.address, detail=detail, standing=True)]
+    return [StatusMessage("warning", text, "fleet", first.address, detail=detail, standing=True)]
 
 
 def unencrypted(line: ServerLine) -> str:
     """Why nothing protects this server's traffic; empty when something does."""
     if line.snapshot is not None and line.snapshot.insecure:
-        return "--insecure: it takes plaintext from beyond its own host"
+        return "runs with --insecure: it accepts plaintext from other hosts"
     if line.link.plaintext:
-        return "this console reaches it in plaintext over the network (--tls)"
+        return "this console connects in plaintext over the network (use --tls)"
     return ""
 
 
-def in_hand(alerts: Sequence[AlertLine]) -> list[Phrase]:
+def in_hand(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
     """People forget what they silenced."""
     held = [line for line in alerts if line.open and quiet(line)]
-    return [Phrase("info", f"{len(held)} in hand or silenced", "alerts")] if held else []
+    text = f"{len(held)} acknowledged or silenced"
+    return [StatusMessage("info", text, "alerts")] if held else []
 
 
-def unknown(servers: Sequence[ServerLine]) -> list[Phrase]:
+def unknown(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     lines = [line for line in servers if line.severity == "unknown"]
     if not lines:
         return []
     first = lines[0]
     at_s = first.link.heard_s or math.nan
-    detail = f"{first.name} {first.word}: {first.why}"
-    text = f"{len(lines)} unreachable" if first.word in ("lost", "unreachable") else ""
+    detail = f"{first.name} {first.state}: {first.why}"
+    text = f"{len(lines)} unreachable" if first.state in ("lost", "unreachable") else ""
     text = text or f"{len(lines)} unknown"
-    return [Phrase("unknown", text, "fleet", first.address, at_s, detail)]
+    return [StatusMessage("unknown", text, "fleet", first.address, at_s, detail)]
 
 
-def healthy(servers: Sequence[ServerLine]) -> Phrase:
+def healthy(servers: Sequence[ServerLine]) -> StatusMessage:
     good = sum(line.severity == "ok" and not line.odd_parts for line in servers)
     severity = "ok" if good else "unknown"
-    return Phrase(severity, f"{good} of {len(servers)} healthy", "fleet")
+    return StatusMessage(severity, f"{good} of {len(servers)} healthy", "fleet")

@@ -103,7 +103,8 @@ def walk(room: Room, screen: Screen, out: Path, addresses: list[str], began: flo
     """Keys a person would press; what they lead to is read from the files that E writes."""
     window = screen.window("Trefoil console")
     say(f"a window after {time.monotonic() - began:.1f} s")
-    # What ties the window to the entry in the menu, which test_console_package.py compares.
+    # What ties the window to the entry in the menu, which tests/console/test_console_package.py
+    # compares.
     of_class = screen.tool("search", "--onlyvisible", "--class", f"^{WINDOW_CLASS}$").split()
     need(window in of_class, f"the window is not of the class {WINDOW_CLASS}")
 

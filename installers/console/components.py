@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 QT_SOURCE = "https://download.qt.io/official_releases/qt/"
 LGPL = "LGPL-3.0-only"
-# The server's functions that the console computes with; nothing else of it is packed.
-SERVER = tuple(f"server.telemetry.{name}" for name in ("drift", "measures", "profile", "record"))
+# What the console takes of the server; nothing else of it is packed.
+SERVER = tuple(
+    f"server.telemetry.{name}" for name in ("drift", "errors", "filters", "record", "rows")
+)
 
 
 @dataclass(frozen=True, slots=True)

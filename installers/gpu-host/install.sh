@@ -18,18 +18,17 @@ place() {
 }
 
 release() {
-  local wheel id home
+  local id home
   "$python" -m venv "$work/pip"
   pip() { "$work/pip/bin/pip" --disable-pip-version-check "$@"; }
-  pip wheel -q --no-deps -w "$work" "$source"
-  wheel=$(echo "$work"/*.whl)
-  id=$(cat "$wheel" "$here/requirements.txt" | sha256sum | cut -c1-12)
+  pip wheel -q --no-deps -w "$work" "$source/clients/python" "$source"
+  id=$(cat "$work"/*.whl "$here/requirements.txt" | sha256sum | cut -c1-12)
   home=/opt/trefoil/releases/$id
   if [ ! -e "$home/verified" ]; then
     rm -rf "$home"
     "$python" -m venv --without-pip "$home"
     pip --python "$home/bin/python" install -q -r "$here/requirements.txt"
-    pip --python "$home/bin/python" install -q --no-deps "$wheel"
+    pip --python "$home/bin/python" install -q --no-deps "$work"/*.whl
     pip --python "$home/bin/python" check
     "$home/bin/pipelines" verify \
       "$("$home/bin/python" -c 'from server.config import EMBEDDED_BUNDLE; print(EMBEDDED_BUNDLE)')"

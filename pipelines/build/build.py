@@ -1,5 +1,5 @@
-"""Assembling a bundle: files, golden answers, manifest, in a folder that appears whole or not at
-all. Equal specifications give equal stamps; where and when it is built does not matter.
+"""Builds a bundle: files, golden answers and manifest, in a folder that appears complete or not at
+all. Equal specifications give equal stamps, whenever and wherever they are built.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipelines.bundle.tensors import to_bytes
 from pipelines.errors import BundleRefused
 from pipelines.types import Sample
 
-# What is being written, bytes done, bytes in all.
+# The file being written, bytes done, total bytes.
 Progress = Callable[[str, int, int], None]
 # Loads a bundle without its golden self-test; the second argument is `allow_dirty`.
 Loader = Callable[[Path, bool], Answering]
@@ -37,7 +37,7 @@ _CHUNK_BYTES: Final = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One weights file to write: `chunks()` yields its bytes, `size` of them, each time anew."""
+    """One weights file to write: each call of `chunks()` yields all its `size` bytes."""
 
     name: str  # e.g. model.safetensors
     tensors: tuple[str, ...]
@@ -49,10 +49,10 @@ class Shard:
 class BundleSpec:
     """Everything a bundle is made of.
 
-    `weights` are tensors by name, or shards to stream. `golden` inputs need ids that can be file
-    names, part kinds stated, and real files as media; their answers are recorded by running the
-    finished rest. `reference` is reference/profile.json, `reference_files` further files of that
-    folder by name.
+    `weights` are tensors by name, or shards to stream. `golden` inputs need ids that are valid file
+    names, parts of a stated kind, and real files as media; their answers are recorded by running
+    the rest of the bundle. `reference` is reference/profile.json, `reference_files` are further
+    files of that folder by name.
     """
 
     name: str
@@ -75,10 +75,10 @@ class BundleSpec:
 
 
 def loader(device: str = "cpu", dtype: str = "auto", threads: int | str = "auto") -> Loader:
-    """Recording is done on the CPU unless asked otherwise: its float32 is the exact one."""
+    """Records on the CPU by default, because its float32 is exact."""
 
     def load(path: Path, allow_dirty: bool) -> Answering:
-        # Late: reading and comparing bundles needs no model.
+        # Imported late: reading and comparing bundles needs no model.
         from pipelines.pipeline import Pipeline
 
         return Pipeline.load(path, device, dtype, threads, allow_dirty)
@@ -99,7 +99,7 @@ def write_bundle(
     stamp one of this build and not of the specification alone.
 
     Raises BundleRefused when the result would be refused or a golden input gets no answer,
-    FileExistsError, ValueError for a name or golden input that cannot be.
+    FileExistsError, ValueError for an invalid name or golden input.
     """
     manifests.check_bundle_name(spec.name)
     with new_folder(out) as folder:
@@ -120,7 +120,7 @@ def write_bundle(
 
 
 def recordings(pipeline: Answering, answers: bool, speed: bool) -> dict[str, bytes]:
-    """New contents, by path, of what a bundle records of its own running."""
+    """New contents, by path, of the files that record results of running the bundle."""
     changes: dict[str, bytes] = {}
     if answers:
         changes[golden_file.FILE] = encode(golden.record(pipeline))
@@ -145,7 +145,7 @@ def rewrite(folder: Path, manifest: Manifest, changes: Mapping[str, bytes]) -> M
 class new_folder:
     """A directory beside `out` that becomes `out` by one rename, and vanishes on any error.
 
-    With `replace`, an existing `out` makes way: for a moment it is called `out.old`.
+    With `replace`, an existing `out` is replaced; for a moment it is called `out.old`.
     """
 
     def __init__(self, out: Path, replace: bool = False) -> None:
@@ -177,7 +177,7 @@ class new_folder:
 
 
 def _flush(folder: Path) -> None:
-    """The directory entries reach the disk before the rename that publishes them."""
+    """Flushes the directory entries to disk before the rename that publishes them."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -186,7 +186,8 @@ def _flush(folder: Path) -> None:
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
-    """JSON as bundles spell it, keys in the order given. Raises ValueError for NaN, infinity."""
+    """JSON in the form bundles use, keys in the order given. Raises ValueError for NaN,
+    infinity."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
 
@@ -242,7 +243,7 @@ def _write_shard(folder: Path, shard: Shard, progress: Progress | None) -> Leaf:
     target.parent.chmod(0o755)
     target.chmod(0o644)
     if done != shard.size:
-        raise BundleRefused("weights", f"{path}: {done} bytes came, {shard.size} were announced")
+        raise BundleRefused("weights", f"{path}: {done} bytes written, {shard.size} expected")
     return Leaf(path, done, digest.hexdigest())
 
 
@@ -252,5 +253,5 @@ def _write(folder: Path, path: str, content: bytes) -> Leaf:
     if target.parent != folder:
         target.parent.chmod(0o755)
     target.write_bytes(content)
-    target.chmod(0o644)  # whatever the umask: a server reads it under another user
+    target.chmod(0o644)  # independent of the umask: a server reads it as another user
     return Leaf(path, len(content), hashlib.sha256(content).hexdigest())

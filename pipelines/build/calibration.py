@@ -1,8 +1,8 @@
-"""How far apart two stretches of the reference itself lie: the yardstick for a drift score.
+"""Calibrates drift scores: how far apart two stretches of the reference itself lie.
 
-Windows that follow each other in time are compared with all other rows. Were the rows independent,
-the scores would follow known laws; how much larger they are is the design effect, by which the
-server later divides its row counts.
+Consecutive windows are compared with all other rows. For independent rows the scores would follow
+known distributions. The design effect is how much larger they are; the server later divides its row
+counts by it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 WINDOW_ROWS = (250, 1000, 4000)
-MIN_WINDOWS = 32  # fewer windows than this make no variance to rely on
+MIN_WINDOWS = 32  # fewer windows give no reliable variance
 QUANTILES = (0.5, 0.9, 0.99)
-FEW_CELLS = 16  # with fewer filled cells chi-squared decides on the server, so it measures here
+FEW_CELLS = 16  # with fewer filled cells the server uses chi-squared, so it is measured here
 
 
 def calibrate(cells: Ints, groups: Ints, size: int, kind: str) -> dict[str, Any]:
     """`deff` and, per window size, the quantiles of D and KL between a window and the rest.
 
-    `cells` is the cell of each present row in time order. The design effect is what dependence
-    does to the test that will decide, never below 1, the largest over the window sizes. For
-    numeric features it is the variance of how many rows of a window lie in the lower half, and in
-    the outer half, of the distribution, over that of independent rows: shifts of place and of
-    width, which move D most. For categories and few cells it is the chi-squared statistic, its
-    mean or its 90 % quantile, over those of its law (Rao and Scott, 1981).
+    `cells` is the cell of each present row in time order. The design effect is the factor
+    by which dependence inflates the deciding test: at least 1, the largest over the window sizes.
+    For numeric features it is the variance of how many rows of a window lie in the lower half, and
+    in the outer half, of the distribution, divided by that of independent rows. These two contrasts
+    are shifts of location and of width, which change D most. For categories and few cells it is the
+    mean or 90 % quantile of the chi-squared statistic, divided by that of its distribution (Rao and
+    Scott, 1981).
     """
     deff, windows = 1.0, {}
     by_ks = kind != "categorical" and np.count_nonzero(np.bincount(cells)) >= FEW_CELLS
@@ -51,7 +52,7 @@ def calibrate(cells: Ints, groups: Ints, size: int, kind: str) -> dict[str, Any]
 
 
 def _counts(cells: Ints, rows: int, size: int) -> Ints:
-    """[windows, size] counts of consecutive windows of `rows`, the ragged end left out."""
+    """[windows, size] counts of consecutive windows of `rows`, without the incomplete last one."""
     windows = len(cells) // rows
     index = np.repeat(np.arange(windows), rows) * size + cells[: windows * rows]
     return np.bincount(index, minlength=windows * size).reshape(windows, size)
@@ -79,7 +80,7 @@ def _kl(live: Ints, rest: Ints) -> Floats:
 
 
 def _halves_effect(live: Ints, rest: Ints) -> float:
-    """The larger variance over windows of the two contrasts of `halves`."""
+    """The larger of the two variances, over windows, of the contrasts of `halves`."""
     n, m = live.sum(axis=1), rest.sum(axis=1)
     scores = halves((live + rest)[0])
     apart = (live @ scores.T / n[:, None] - rest @ scores.T / m[:, None]) ** 2
@@ -88,7 +89,7 @@ def _halves_effect(live: Ints, rest: Ints) -> float:
 
 def halves(counts: Ints) -> Floats:
     """[2, cells]: +1 and -1 for the lower and upper half, and for the outer and inner half, of the
-    rows counted, brought to mean 0 and variance 1; 0 when all rows share a cell."""
+    counted rows, scaled to mean 0 and variance 1; 0 when all rows share a cell."""
     shares = counts / counts.sum()
     middle = np.cumsum(shares) - shares / 2
     scores = np.sign(np.cos(np.pi * np.outer((1, 2), middle)))

@@ -1,8 +1,8 @@
-"""A local checkpoint directory as the makings of a bundle.
+"""Reads a local checkpoint directory for a bundle.
 
-Reads single or sharded safetensors; Qwen2.5-Omni thinker-only or full (`thinker.` in front of the
-names, talker and vocoder left out), or Gemma 4. Weights are streamed: a shard that needs no change
-is copied byte for byte, another is written anew tensor by tensor.
+Single or sharded safetensors; Qwen2.5-Omni thinker-only or full (with `thinker.` before the names;
+talker and vocoder are left out), or Gemma 4. Weights are streamed: a shard without changes is
+copied byte for byte, any other is rewritten tensor by tensor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from pipelines.build.build import Shard
 from pipelines.bundle.formats import parse_json
-from pipelines.bundle.tensors import Entry, header_bytes, read_entries
+from pipelines.bundle.tensors import TensorEntry, header_bytes, read_entries
 from pipelines.errors import BundleRefused
 from pipelines.models.families import Family, family_of
 
@@ -28,8 +28,8 @@ _CHUNK_BYTES: Final = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`config` is the model's (of an Omni checkpoint: the thinker's); `processor` the media
-    parameters the checkpoint states, if any."""
+    """`config` is the model's (of an Omni checkpoint: the thinker's); `processor` holds the
+    media parameters that the checkpoint states."""
 
     family: Family
     config: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Whether a tensor is used, and what a bundle calls it."""
+    """Whether a tensor is used, and its name in a bundle."""
 
     belongs: Callable[[str], bool]
     canonical: Callable[[str], str]
@@ -48,7 +48,7 @@ class Naming:
 
 def read(folder: Path) -> Checkpoint:
     """Raises BundleRefused: `missing` for files a checkpoint must have, `config` for another model
-    family, `weights` for shards that do not fit together."""
+    family, `weights` for inconsistent shards."""
     whole = _json(folder, "config.json")
     config = whole.get("thinker_config", whole)
     family = family_of(config)
@@ -61,7 +61,7 @@ def read(folder: Path) -> Checkpoint:
 
 
 def _flat(stated: Mapping[str, Any]) -> dict[str, Any]:
-    """A processor file may hold those of its parts."""
+    """A processor file may nest the parameters of its parts."""
     flat = {**stated}
     for part in ("image_processor", "feature_extractor"):
         flat |= stated.get(part) or {}
@@ -80,7 +80,7 @@ def _content(folder: Path, name: str) -> bytes:
 
 
 def _tokenizer(folder: Path) -> bytes:
-    """tokenizer.json, completed by the special tokens that stand in the files beside it."""
+    """tokenizer.json, completed with the special tokens from the files beside it."""
     content = _content(folder, "tokenizer.json")
     tokenizer = Tokenizer.from_str(content.decode())
     missing = {t: n for t, n in _stated_tokens(folder).items() if tokenizer.token_to_id(t) is None}
@@ -91,7 +91,7 @@ def _tokenizer(folder: Path) -> bytes:
     for token, number in missing.items():
         if tokenizer.token_to_id(token) != number:
             raise BundleRefused(
-                "config", f"tokenizer.json has no {token}, and {number}, its stated id, is not free"
+                "config", f"tokenizer.json has no {token}, and its stated id {number} is taken"
             )
     return str(tokenizer.to_str()).encode()
 
@@ -145,7 +145,7 @@ def _shard_names(folder: Path) -> Sequence[str]:
     names = sorted(set(places.values()))
     for name in names:
         if "/" in name or not (folder / name).exists():
-            raise BundleRefused("missing", f"{_INDEX} names {name}, which is not there")
+            raise BundleRefused("missing", f"{_INDEX} lists {name}, which is missing")
     return names
 
 
@@ -158,11 +158,11 @@ def _map(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _plan(folder: Path, name: str) -> tuple[str, list[Entry]]:
+def _plan(folder: Path, name: str) -> tuple[str, list[TensorEntry]]:
     return name, read_entries(name, _map(folder / name))
 
 
-def _shard(path: Path, name: str, chosen: list[tuple[str, Entry]], whole: bool) -> Shard:
+def _shard(path: Path, name: str, chosen: list[tuple[str, TensorEntry]], whole: bool) -> Shard:
     """`chosen` are (new name, tensor)."""
     entries = [entry for _, entry in chosen]
     tensors = tuple(new for new, _ in chosen)
@@ -174,7 +174,7 @@ def _shard(path: Path, name: str, chosen: list[tuple[str, Entry]], whole: bool) 
     return Shard(name, tensors, size, _rewriter(path, head, entries))
 
 
-def _rewriter(path: Path, head: bytes, entries: list[Entry]) -> Callable[[], Iterator[bytes]]:
+def _rewriter(path: Path, head: bytes, entries: list[TensorEntry]) -> Callable[[], Iterator[bytes]]:
     def chunks() -> Iterator[bytes]:
         yield head
         for entry in entries:
@@ -184,7 +184,7 @@ def _rewriter(path: Path, head: bytes, entries: list[Entry]) -> Callable[[], Ite
 
 
 def _pieces(path: Path, begin: int, end: int) -> Iterator[bytes]:
-    """Read and not mapped: gigabytes pass through, and one piece at a time is in memory."""
+    """Reads instead of mapping, so that only one piece of many gigabytes is in memory."""
     with path.open("rb") as file:
         file.seek(begin)
         while piece := file.read(min(_CHUNK_BYTES, end - file.tell())):

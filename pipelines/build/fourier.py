@@ -1,7 +1,7 @@
-"""The embedding's random Fourier mean: one additive vector that moves when the embedding does.
+"""The random Fourier mean of the embedding: an additive vector that shifts with the embedding.
 
 Rahimi and Recht (2007): the squared distance of two such means estimates the kernel distance (MMD)
-of Gretton et al. (2012) between two samples, and unlike a permutation test it adds up over hours.
+of Gretton et al. (2012) between two samples. Unlike a permutation test, it adds up over hours.
 """
 
 from __future__ import annotations
@@ -20,23 +20,29 @@ MIN_ROWS = 500
 WINDOW_ROWS = (250, 1000, 4000)
 
 
-class Named(Protocol):
+class FeatureLike(Protocol):
+    """The fields of `pipelines.features.Feature`, which imports more than this needs."""
+
     @property
     def name(self) -> str: ...
     @property
     def modality(self) -> str: ...
     @property
     def kind(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def categories(self) -> tuple[str, ...]: ...
 
 
 def fourier_reference(
-    values: NDArray[np.float32], schema: Sequence[Named]
+    values: NDArray[np.float32], schema: Sequence[FeatureLike]
 ) -> dict[str, Any] | None:
     """The `embedding` entry, over all numeric features of modality "embedding"; None without.
 
     Each feature is centred and scaled by its own mean and sd first; the kernel is Gaussian with
     bandwidth sqrt(d). `windows` holds mean and variance of the distance between a window of
-    consecutive rows and all the others, in units of what independent rows would give.
+    consecutive rows and all the others, in units of the value for independent rows.
     """
     columns = [i for i, s in enumerate(schema) if s.modality == "embedding" and s.kind == "numeric"]
     rows = values[:, columns].astype(np.float64)

@@ -1,5 +1,7 @@
-"""A bundle from somebody else's checkpoint: what it states, what the caller gives, and its
-family's defaults for the rest.
+"""A bundle from an existing checkpoint directory.
+
+The parameters come from the checkpoint, then from the caller's options, then from the defaults of
+its model family.
 """
 
 from __future__ import annotations
@@ -8,10 +10,10 @@ import io
 import json
 import math
 import wave
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -21,15 +23,13 @@ from pipelines.build.checkpoint import Checkpoint
 from pipelines.bundle import parameters
 from pipelines.bundle.formats import parse_json
 from pipelines.errors import BundleRefused
-from pipelines.models.families import QWEN, Family
-from pipelines.types import Modality, Part, Sample
-
-_SECTIONS: Final = ("image", "audio", "text", "limits")
+from pipelines.models.families import QWEN, SECTIONS, Family
+from pipelines.types import SUBSETS, Modality, Part, Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What the caller of `pipelines build` hands over; None = the default."""
+class BuildOptions:
+    """The options of `pipelines build`; None = the default."""
 
     name: str
     labels: Mapping[str, Any]
@@ -44,10 +44,10 @@ class Given:
     created_at: str = ""
 
 
-def spec(checkpoint: Checkpoint, given: Given) -> BundleSpec:
+def spec(checkpoint: Checkpoint, given: BuildOptions) -> BundleSpec:
     """Raises BundleRefused("config") where the checkpoint and the parameters disagree."""
     source = checkpoint.config.get("_name_or_path") or "a local checkpoint"
-    card = f"# {given.name}\n\nBuilt from {source}. Nobody has measured it on this task yet.\n"
+    card = f"# {given.name}\n\nBuilt from {source}. Not measured on this task yet.\n"
     training = {"data_id": "unknown: built from a checkpoint", "source": source}
     return BundleSpec(
         name=given.name,
@@ -66,12 +66,14 @@ def spec(checkpoint: Checkpoint, given: Given) -> BundleSpec:
     )
 
 
-def preprocess(processor: Mapping[str, Any], given: Given, family: Family = QWEN) -> dict[str, Any]:
-    """The four sections of preprocess.json; sections the caller gives replace the default whole."""
+def preprocess(
+    processor: Mapping[str, Any], given: BuildOptions, family: Family = QWEN
+) -> dict[str, Any]:
+    """The four sections of preprocess.json. A section the caller gives replaces the default."""
     sections: dict[str, Any] = dict(family.preprocess)
-    unknown = sorted(set(given.preprocess or {}) - set(_SECTIONS))
+    unknown = sorted(set(given.preprocess or {}) - set(SECTIONS))
     if unknown:
-        raise BundleRefused("config", f"preprocess has sections {unknown}; known: {_SECTIONS}")
+        raise BundleRefused("config", f"preprocess has sections {unknown}; known: {SECTIONS}")
     sections |= given.preprocess or {}
     if given.max_pixels is not None:
         sections["image"] = {**sections["image"], **family.budget(given.max_pixels)}
@@ -85,36 +87,37 @@ def preprocess(processor: Mapping[str, Any], given: Given, family: Family = QWEN
             )
     for theirs, only in family.stated.must_be.items():
         if processor.get(theirs, only) != only:
-            words = f"{theirs} {processor[theirs]}; this code implements {only}"
-            raise BundleRefused("config", f"the checkpoint was trained with {words}")
+            stated = f"{theirs} {processor[theirs]}; this code implements {only}"
+            raise BundleRefused("config", f"the checkpoint was trained with {stated}")
     return sections
 
 
 def labels(path: Path) -> dict[str, Any]:
     """labels.json from a file: that JSON itself, a JSON list of names, or one `name` or
-    `name<TAB>text` a line. `text` is what the model would have to say; without one, the name.
+    `name<TAB>text` a line. `text` is what the model must write to mean the label; the default is
+    the name.
 
-    Raises BundleRefused("config") for none, or for repeated ones.
+    Raises BundleRefused("config") when there are no labels, or when a name repeats.
     """
     content = path.read_text(encoding="utf-8")
     if path.suffix == ".json" and not content.lstrip().startswith("["):
         return parse_json(str(path), content.encode())
     lines = json.loads(content) if path.suffix == ".json" else content.splitlines()
     pairs = [str(line).strip().partition("\t") for line in lines if str(line).strip()]
-    found = [{"name": name.strip(), "text": (words or name).strip()} for name, _, words in pairs]
+    found = [{"name": name.strip(), "text": (text or name).strip()} for name, _, text in pairs]
     names = [label["name"] for label in found]
     if not names:
-        raise BundleRefused("config", f"{path}: there must be labels, and there is none")
+        raise BundleRefused("config", f"{path} has no labels; write one a line")
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
-        raise BundleRefused("config", f"{path}: all labels must differ; {twice!r} is there twice")
+        raise BundleRefused("config", f"{path} has the label {twice!r} twice; remove one")
     return {"labels": found, "temperature": 1.0}
 
 
 def golden_samples(folder: Path | None) -> tuple[Sample, ...]:
-    """One input of each modality mix, from the first text (.txt), picture and sound file of a
-    directory, or from drawn ones."""
-    note, photo, sound = _drawn() if folder is None else _found(folder)
+    """One input of each mix of modalities, from the first text (.txt), image and sound file of a
+    directory. Without a directory, the files are generated."""
+    note, photo, sound = _generated() if folder is None else _first_files(folder)
     return mixes(note, photo, sound)
 
 
@@ -125,17 +128,16 @@ def mixes(note: str, photo: bytes, sound: bytes) -> tuple[Sample, ...]:
         "image": Part("image", photo),
         "text": Part("text", note),
     }
-    kinds: list[Sequence[Modality]] = [["text"], ["image"], ["audio"], ["image", "text"]]
-    kinds += [["audio", "text"], ["audio", "image"], ["audio", "image", "text"]]
-    return tuple(Sample("-".join(mix), tuple(part[kind] for kind in mix)) for mix in kinds)
+    subsets = [sorted(subset) for subset in SUBSETS]
+    return tuple(Sample("-".join(kinds), tuple(part[kind] for kind in kinds)) for kinds in subsets)
 
 
-def _found(folder: Path) -> tuple[str, bytes, bytes]:
+def _first_files(folder: Path) -> tuple[str, bytes, bytes]:
     names = sorted(folder.iterdir())
     picked = []
     for what, suffixes in (
         ("text", {".txt"}),
-        ("picture", {".jpg", ".jpeg", ".png"}),
+        ("image", {".jpg", ".jpeg", ".png"}),
         ("sound", {".wav", ".flac", ".ogg"}),
     ):
         path = next((name for name in names if name.suffix.lower() in suffixes), None)
@@ -145,7 +147,7 @@ def _found(folder: Path) -> tuple[str, bytes, bytes]:
     return picked[0].decode(), picked[1], picked[2]
 
 
-def _drawn() -> tuple[str, bytes, bytes]:
+def _generated() -> tuple[str, bytes, bytes]:
     canvas = Image.linear_gradient("L").resize((320, 240)).convert("RGB")
     draw = ImageDraw.Draw(canvas)
     draw.ellipse((90, 50, 210, 170), fill=(210, 60, 30), outline=(20, 20, 20), width=4)

@@ -1,8 +1,8 @@
-"""Builds reference/profile.json: how every feature is distributed while the model is fit.
+"""Builds reference/profile.json: the distribution of every feature while the model works well.
 
 Pure numpy over a matrix of features in time order; no model, no I/O. The same rows always give the
-same file, because it is hashed into the stamp. server/telemetry/drift/profile.py reads what is
-written here; docs/telemetry.md describes the format field by field.
+same file, because the stamp covers it. server/telemetry/drift/profile.py reads the file;
+docs/telemetry.md describes its format field by field.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.build.calibration import calibrate
-from pipelines.build.fourier import fourier_reference
+from pipelines.build.fourier import FeatureLike, fourier_reference
+from pipelines.types import MODALITIES
 
 FORMAT = "trefoil-reference-1"
 CELLS = 64  # quantile cells, the two outside the reference range included
@@ -26,30 +27,14 @@ DISCRETE_ROWS = 50  # ... when it has that many rows per value
 RELIABILITY_BINS = 15
 SLICE_ROWS = 200  # a slice with fewer reference rows gets no reference of its own
 SLICE_LIMIT = 32
-MODALITIES = ("text", "image", "audio")
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-class FeatureLike(Protocol):
-    """What `pipelines.features.SCHEMA` holds."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def modality(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def categories(self) -> tuple[str, ...]: ...
-
-
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What the model said about the reference rows, one entry a row; `truth` "" = not known."""
+class ReferenceAnswers:
+    """The model's answers to the reference rows, one entry a row; `truth` "" = not known."""
 
     confidence: Sequence[float] = ()
     predicted: Sequence[str] = ()
@@ -57,7 +42,7 @@ class Answers:
     labels: Sequence[str] = ()
 
 
-NO_ANSWERS = Answers()
+NO_ANSWERS = ReferenceAnswers()
 
 
 def build(
@@ -66,7 +51,7 @@ def build(
     *,
     mixes: Sequence[str] = (),
     slices: Sequence[Mapping[str, str]] = (),
-    answers: Answers = NO_ANSWERS,
+    answers: ReferenceAnswers = NO_ANSWERS,
     importance: Mapping[str, float] | None = None,
     made_from: str = "",
 ) -> dict[str, Any]:
@@ -83,7 +68,9 @@ def build(
     for name, column in (("mixes", mixes), ("slices", slices)):
         if len(column) not in (0, len(values)):
             raise ValueError(f"{len(column)} {name} for {len(values)} rows")
-    sent = {m: _sent(mixes, m, len(values)) for m in MODALITIES}
+    sent: dict[str, NDArray[np.bool_]] = {
+        modality: _sent(mixes, modality, len(values)) for modality in MODALITIES
+    }
     features, cells = [], []
     for position, spec in enumerate(schema):
         entry, cell = _feature(values[:, position], spec, sent.get(spec.modality))
@@ -113,7 +100,7 @@ def _feature(
 ) -> tuple[dict[str, Any], Ints]:
     """The entry of one feature and its cell per row (-1: no value)."""
     nan = np.isnan(column)
-    # A NaN of a modality the request never had says nothing about the feature.
+    # A NaN of a modality that was not sent says nothing about the feature.
     missing = nan & sent if sent is not None else np.zeros_like(nan)
     finite = column[np.isfinite(column)]
     entry: dict[str, Any] = {
@@ -151,8 +138,8 @@ def _feature(
 def _edges(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
     """Inner edges; cell i holds edges[i-1] <= x < edges[i], so the outer two lie outside the range.
 
-    Few distinct values get a cell of their own each, which leaves the values between them
-    ("unseen") visible as well; else cells of about equal mass, cut at values that occur.
+    With few distinct values, each gets its own cell, so that values between them ("unseen") stay
+    visible. Otherwise the cells have about equal mass and are cut at values that occur.
     """
     if len(values) == 0:
         return np.zeros(0, dtype=np.float32), False
@@ -171,8 +158,8 @@ def _edges(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
 def _groups(counts: Ints, discrete: bool) -> list[int]:
     """Group of each cell: neighbours joined to about GROUPS equal masses.
 
-    Of a discrete feature every value stays alone and all that lies between values is one group,
-    so that a value never seen before weighs in KL instead of hiding in its neighbour.
+    Every value of a discrete feature is its own group, and everything between values is one more
+    group, so that an unseen value counts in KL instead of hiding in a neighbour's group.
     """
     if discrete:
         seen = np.flatnonzero(counts)
@@ -189,7 +176,7 @@ def _moments(values: NDArray[np.float32]) -> dict[str, Any]:
     """Mean and spread as sums of whole steps about a centre: such sums add up exactly.
 
     `step` is a power of two near sd/256, so a sum over rows, hours or servers is the same double
-    whatever the order. What lies further than 2^20 steps (about 4096 sd) counts as that far.
+    whatever the order. Values further away than 2^20 steps (about 4096 sd) count as that far.
     """
     if len(values) == 0:
         return {"centre": 0.0, "step": 1.0, "sum": 0, "sum_squares": 0, "min": None, "max": None}
@@ -228,7 +215,7 @@ def _slices(
     return found
 
 
-def _reliability(answers: Answers) -> dict[str, Any] | None:
+def _reliability(answers: ReferenceAnswers) -> dict[str, Any] | None:
     """Confidence against correctness in RELIABILITY_BINS bins of about equal mass."""
     confidence = np.asarray(answers.confidence, dtype=np.float64)
     known = np.array([t != "" for t in answers.truth], dtype=bool)
@@ -251,7 +238,7 @@ def _reliability(answers: Answers) -> dict[str, Any] | None:
     }
 
 
-def _confusion(answers: Answers) -> dict[str, Any] | None:
+def _confusion(answers: ReferenceAnswers) -> dict[str, Any] | None:
     """Counts true x predicted over `labels`, rows of unknown labels left out."""
     place = {label: i for i, label in enumerate(answers.labels)}
     counts = np.zeros((len(place), len(place)), dtype=np.int64)

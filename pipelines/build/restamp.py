@@ -1,5 +1,5 @@
-"""The same weights under a new stamp: golden inputs answered by the code and libraries as they are
-now, and a manifest that says so. A wrong answer keeps the old stamp, unless it is accepted aloud.
+"""Stamps the same weights again for the current code and libraries, if they still give the golden
+answers. A wrong answer keeps the old stamp, unless the caller accepts new answers explicitly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipelines.errors import BundleRefused
 
 @dataclass(frozen=True, slots=True)
 class Restamped:
-    """`results` are against the old answers; `new_golden`: those were replaced by today's."""
+    """`results` compare with the old answers; `new_golden`: the current answers replaced those."""
 
     before: str
     stamp: Stamp
@@ -39,8 +39,8 @@ def restamp(
 ) -> Restamped:
     """Writes the restamped bundle to `out`, or in place of the old one when that is None.
 
-    Raises BundleRefused("golden") when an answer differs and `accept_new_golden` is not set;
-    nothing is written then. FileExistsError when `out` is there already.
+    Raises BundleRefused("golden") when an answer differs and `accept_new_golden` is not set; then
+    nothing is written. FileExistsError when `out` exists.
     """
     pipeline = (load or loader())(path, True)
     bundle = pipeline.bundle
@@ -64,8 +64,8 @@ def restamp(
 def _complaint(wrong: list[GoldenResult], count: int) -> str:
     first = wrong[0]
     return (
-        f"{len(wrong)} of {count} golden inputs are answered differently now; {first.case} "
-        f"{first.reason}. Find the cause (`pipelines diff BUNDLE`), or, if the new answers are the "
+        f"{len(wrong)} of {count} golden answers have changed; {first.case} "
+        f"{first.reason}. Find the cause (`pipelines diff BUNDLE`). If the new answers are the "
         "right ones, restamp with --accept-new-golden"
     )
 
@@ -75,7 +75,7 @@ def _write(
 ) -> Manifest:
     if out is None and not changes:
         put_file(bundle.path, manifests.FILE, manifest.to_bytes())
-        for name in (manifests.SIGNATURE, manifests.OPENSSF):  # over the old manifest
+        for name in (manifests.SIGNATURE, manifests.OPENSSF):  # they cover the old manifest
             (bundle.path / name).unlink(missing_ok=True)
         return manifest
     with new_folder(out or bundle.path, replace=out is None) as folder:

@@ -1,9 +1,9 @@
-"""A bundle opened and verified: its files are what the manifest says, this process is what the
-manifest says, and the weights are the very bytes that were hashed.
+"""Opens and verifies a bundle: files, code and libraries are those the manifest names, and the
+weights are exactly the bytes that were hashed.
 
-Order of the checks, each a BundleRefused with its own `check` and remedy: missing, names, kind,
-manifest, signature, files, format, hash, code, libraries, weights. Then, with the model loaded:
-config (pipelines/pipeline.py) and golden (pipelines/bundle/golden.py).
+The checks run in this order, and each failure is a BundleRefused with its own `check` and remedy:
+missing, names, kind, manifest, signature, files, format, hash, code, libraries, weights. With the
+model loaded follow config (pipelines/pipeline.py) and golden (pipelines/bundle/golden.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.bundle import stamp as stamps
-from pipelines.bundle.contents import Contents, Progress, changed, quiet, read_contents
+from pipelines.bundle.contents import Contents, Progress, changed, no_progress, read_contents
 from pipelines.bundle.digests import DigestCache
 from pipelines.bundle.files import File
 from pipelines.bundle.formats import parse_json
@@ -35,8 +35,8 @@ INDEX: Final = "weights/model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Verified content. `files` maps a path to the opened file; nothing is read twice. `signed_by`
-    is the id of the trusted key that signed it, "" where none was asked for."""
+    """Verified content. `files` maps a path to the opened file; no file is read twice. `signed_by`
+    is the id of the trusted key that signed the manifest, "" if no signature was required."""
 
     path: Path
     manifest: Manifest
@@ -55,11 +55,11 @@ class Bundle:
     ) -> Bundle:
         """Verifies everything that can be verified without running the model.
 
-        With `allow_dirty`, code and libraries may differ from the manifest; the stamp then is
-        another one that no client can have pinned. With `trusted` keys, one of them must have
-        signed it. Raises BundleRefused.
+        With `allow_dirty`, code and libraries may differ from the manifest; the stamp is then a
+        different one, which no client can have pinned. With `trusted` keys, one of them must have
+        signed the manifest. Raises BundleRefused.
         """
-        report = progress or quiet
+        report = progress or no_progress
         contents = read_contents(path, report, cache, trusted)
         bundle = Bundle.of(contents, allow_dirty, report)
         if cache is not None:
@@ -67,8 +67,10 @@ class Bundle:
         return bundle
 
     @staticmethod
-    def of(contents: Contents, allow_dirty: bool = False, progress: Progress = quiet) -> Bundle:
-        """The rest of `open`, for files that were opened already. Raises BundleRefused."""
+    def of(
+        contents: Contents, allow_dirty: bool = False, progress: Progress = no_progress
+    ) -> Bundle:
+        """The rest of `open`, for files that are already open. Raises BundleRefused."""
         progress("code", 0.0)
         stamp = _compare_process(contents.manifest, allow_dirty)
         progress("weights", 0.0)
@@ -86,7 +88,7 @@ class Bundle:
         return parse_json(path, self.files[path].content)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Weights by name, views over the hashed bytes: do not write to them."""
+        """Weights by name, as views over the hashed bytes: do not write to them."""
         return dict(self.weights)
 
     @property
@@ -135,11 +137,11 @@ class Bundle:
 
 
 def _refuse_changed(contents: Contents) -> None:
-    """A mapped file shares its pages with whoever writes to it: it must still be what was hashed.
-    What was read into memory cannot change any more."""
+    """Other processes can write to the pages of a mapped file, so it must still be the file that
+    was hashed. Files that were read into memory cannot change any more."""
     mapped = {path: file for path, file in contents.files.items() if file.mapped}
     for path in changed(contents.path, mapped):
-        raise StampMismatch("hash", f"{path} was written to while the bundle was being opened")
+        raise StampMismatch("hash", f"{path} was modified while the bundle was being opened")
 
 
 def _remember(contents: Contents, cache: DigestCache) -> None:
@@ -148,37 +150,39 @@ def _remember(contents: Contents, cache: DigestCache) -> None:
     try:
         cache.save()
     except OSError:
-        _log.warning("digests could not be remembered; the next start hashes again", exc_info=True)
+        _log.warning(
+            "could not save the digests; the next start hashes the files again", exc_info=True
+        )
 
 
-def process_trouble(manifest: Manifest) -> StampMismatch | None:
-    """How the running code or libraries differ from those the bundle was stamped with."""
-    return _code_trouble(manifest, stamps.running_code()) or _library_trouble(
+def process_mismatch(manifest: Manifest) -> StampMismatch | None:
+    """The error for running code or libraries that differ from those in the manifest, or None."""
+    return _code_mismatch(manifest, stamps.running_code()) or _library_mismatch(
         manifest, stamps.running_libraries()
     )
 
 
 def _compare_process(manifest: Manifest, allow_dirty: bool) -> Stamp:
-    trouble, stamp = process_trouble(manifest), manifest.stamp()
-    if trouble is None:
+    mismatch, stamp = process_mismatch(manifest), manifest.stamp()
+    if mismatch is None:
         return stamp
     if not allow_dirty:
-        raise trouble
+        raise mismatch
     code, libraries = stamps.running_code(), stamps.running_libraries()
-    strangers = stamps.code_tree(dict(code.modules) | _as_digests(code.strangers))
-    dirty = stamps.dirty_digest(stamp.hex, strangers, stamps.libraries_digest(libraries))
+    running = stamps.code_tree(dict(code.modules) | _as_digests(code.foreign_modules))
+    dirty = stamps.dirty_digest(stamp.hex, running, stamps.libraries_digest(libraries))
     actual = replace(manifest, code=code.modules, libraries=libraries).stamp()
     name = stamps.display_name(manifest.name, dirty, dirty=True)
     return replace(actual, hex=dirty, name=name, dirty=True)
 
 
-def _as_digests(strangers: tuple[str, ...]) -> dict[str, str]:
-    return {name: stamps.source_digest(name.encode()) for name in strangers}
+def _as_digests(foreign_modules: tuple[str, ...]) -> dict[str, str]:
+    return {name: stamps.source_digest(name.encode()) for name in foreign_modules}
 
 
-def _code_trouble(manifest: Manifest, code: Code) -> StampMismatch | None:
-    if code.strangers:
-        return StampMismatch("code", _some(list(code.strangers)))
+def _code_mismatch(manifest: Manifest, code: Code) -> StampMismatch | None:
+    if code.foreign_modules:
+        return StampMismatch("code", _some(list(code.foreign_modules)))
     names = set(manifest.code) | set(code.modules)
     changed = sorted(n for n in names if manifest.code.get(n) != code.modules.get(n))
     if not changed:
@@ -190,7 +194,7 @@ def _code_trouble(manifest: Manifest, code: Code) -> StampMismatch | None:
     )
 
 
-def _library_trouble(manifest: Manifest, running: Mapping[str, str]) -> StampMismatch | None:
+def _library_mismatch(manifest: Manifest, running: Mapping[str, str]) -> StampMismatch | None:
     names = sorted(set(manifest.libraries) | set(running))
     changed = [
         f"{n} {manifest.libraries.get(n, 'untracked')} -> {running.get(n, 'untracked')}"
@@ -201,8 +205,8 @@ def _library_trouble(manifest: Manifest, running: Mapping[str, str]) -> StampMis
         return None
     return StampMismatch(
         "libraries",
-        f"other library versions than this bundle was stamped with ({_some(changed)}); install "
-        "those it names, or run `pipelines restamp` to test and stamp it for these",
+        f"the library versions are not those this bundle was stamped with ({_some(changed)}); "
+        "install those it names, or run `pipelines restamp` to test and stamp it for these",
     )
 
 
@@ -217,7 +221,7 @@ def weight_files(files: Mapping[str, File]) -> list[File]:
 
 
 def _checked_weights(contents: Contents) -> dict[str, torch.Tensor]:
-    # Late, so that reading a manifest costs no torch import.
+    # Imported late: reading a manifest needs no torch.
     from pipelines.bundle.tensors import read_tensors, refuse_nonfinite
 
     files = contents.files
@@ -228,12 +232,12 @@ def _checked_weights(contents: Contents) -> dict[str, torch.Tensor]:
     for file in weight_files(files):
         found = read_tensors(file)
         for name in found.keys() & tensors.keys():
-            raise BundleRefused("weights", f"{file.path}: {name} is in an earlier file too")
-        if not file.remembered:  # a remembered one passed this before
+            raise BundleRefused("weights", f"{file.path}: {name} is also in an earlier file")
+        if not file.remembered:  # a file with a remembered digest has passed this before
             refuse_nonfinite(found)
         tensors |= found
     if not tensors:
-        raise BundleRefused("weights", "there are no tensors in weights/")
+        raise BundleRefused("weights", "weights/ has no tensors")
     if INDEX in files:
         _check_index(parse_json(INDEX, files[INDEX].content), set(tensors))
     return tensors
@@ -242,4 +246,4 @@ def _checked_weights(contents: Contents) -> dict[str, torch.Tensor]:
 def _check_index(index: Mapping[str, object], names: set[str]) -> None:
     listed = index.get("weight_map")
     if not isinstance(listed, dict) or set(listed) != names:
-        raise BundleRefused("weights", f"{INDEX} does not list exactly the tensors there are")
+        raise BundleRefused("weights", f"{INDEX} does not list exactly the tensors in weights/")

@@ -1,6 +1,6 @@
-"""The files of a bundle against its manifest: all there, nothing else, every byte as listed.
+"""Compares the files of a bundle with its manifest: all present, no others, every byte as listed.
 
-Says nothing of this process or of the weights; that is pipelines/bundle/bundle.py.
+pipelines/bundle/bundle.py checks this process and the weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.bundle import manifest as manifests
 from pipelines.bundle.digests import DigestCache
-from pipelines.bundle.files import File, Identity, Opening, open_folder
+from pipelines.bundle.files import File, FileIdentity, Opening, open_folder
 from pipelines.bundle.formats import check_format, parse_json
 from pipelines.bundle.manifest import Manifest
 from pipelines.errors import BundleRefused, StampMismatch
@@ -40,10 +40,11 @@ REQUIRED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Files that are what their manifest says; nothing is said of this process or the weights.
+    """Files that match their manifest. This process and the weights are not checked yet.
 
-    `files` maps a path to the opened file, the manifest and its signatures left out. `signed_by` is
-    the trusted key that signed it, "" where none was asked for. `openssf` is model.sig, unread.
+    `files` maps a path to the opened file, without the manifest and its signatures. `signed_by` is
+    the id of the trusted key that signed it, "" if no signature was required. `openssf` is
+    model.sig, not parsed.
     """
 
     path: Path
@@ -63,16 +64,16 @@ def read_contents(
     cache: DigestCache | None = None,
     trusted: Sequence[TrustedKey] = (),
 ) -> Contents:
-    """Opens every file and compares it with the manifest, which one of the `trusted` keys must
-    have signed if there are any. Raises BundleRefused."""
-    report, root = progress or quiet, Path(path)
+    """Opens every file and compares it with the manifest. With `trusted` keys, one of them must
+    have signed the manifest. Raises BundleRefused."""
+    report, root = progress or no_progress, Path(path)
     report("files", 0.0)
     opened = open_folder(root, _opening(root, report, cache))
     files = {file.path: file for file in opened}
     found = files.pop(manifests.FILE, None)
     if found is None:
         raise BundleRefused("manifest", f"{root} has no {manifests.FILE}; is it a bundle?")
-    # Signatures are over the manifest, so they cannot be in it.
+    # Signatures cover the manifest, so the manifest cannot list them.
     signature, openssf = files.pop(manifests.SIGNATURE, None), files.pop(manifests.OPENSSF, None)
     manifest = manifests.read(found.content)
     signed_by = _signed_by(found, signature, trusted)
@@ -86,7 +87,7 @@ def read_contents(
 def _signed_by(manifest: File, signature: File | None, trusted: Sequence[TrustedKey]) -> str:
     if not trusted:
         return ""
-    # Late: the library is needed by those only who ask for signatures.
+    # Imported late: the library is needed only where a signature is required.
     from pipelines.bundle.signature import check
 
     return check(manifest.content, None if signature is None else signature.content, trusted)
@@ -102,15 +103,15 @@ def _opening(root: Path, report: Progress, cache: DigestCache | None) -> Opening
 
 
 def _check_listing(manifest: Manifest, files: Mapping[str, File]) -> None:
-    """Every listed file is there, every required one is listed, and nothing else is there."""
+    """Every listed file is present, every required one is listed, and there are no others."""
     listed = {leaf.path for leaf in manifest.files}
     for path in sorted(set(files) - listed):
-        check_format(files[path])  # names the worse trouble first
+        check_format(files[path])  # a wrong format is the worse problem: report it first
         raise StampMismatch("files", f"{path} is not in the manifest; remove it")
     for path in sorted(listed - set(files)):
         raise StampMismatch("files", f"{path} is missing; copy the bundle again")
     for path in sorted(set(REQUIRED) - listed):
-        raise BundleRefused("files", f"a bundle needs {path}, this one was built without it")
+        raise BundleRefused("files", f"a bundle needs {path}, and this one was built without it")
 
 
 def _compare_digests(manifest: Manifest, files: Mapping[str, File]) -> None:
@@ -119,14 +120,14 @@ def _compare_digests(manifest: Manifest, files: Mapping[str, File]) -> None:
         if (size, sha256) != (leaf.size, leaf.sha256):
             raise StampMismatch(
                 "hash",
-                f"{leaf.path} is not the file the manifest names ({size} bytes, sha256 "
+                f"{leaf.path} is not the file in the manifest ({size} bytes, sha256 "
                 f"{sha256[:12]}…; expected {leaf.size} bytes, {leaf.sha256[:12]}…); copy the "
                 "bundle again",
             )
 
 
 def changed(root: Path, files: Mapping[str, File]) -> list[str]:
-    """Which of `files` are, by name, no longer the file that was opened."""
+    """The paths of `files` that no longer lead to the file that was opened."""
     different = []
     for path, file in files.items():
         try:
@@ -134,10 +135,10 @@ def changed(root: Path, files: Mapping[str, File]) -> list[str]:
         except OSError:
             different.append(path)
             continue
-        if Identity.of(found) != file.identity:
+        if FileIdentity.of(found) != file.identity:
             different.append(path)
     return different
 
 
-def quiet(step: str, fraction: float) -> None:
+def no_progress(step: str, fraction: float) -> None:
     pass

@@ -1,5 +1,5 @@
-"""What differs between two bundles, or a bundle and this process, in words: down to the parameter,
-the module, the library, the tensor.
+"""The differences between two bundles, or between a bundle and this process, as lines of text: down
+to the parameter, module, library or tensor.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pipelines.bundle.bundle import weight_files
 from pipelines.bundle.contents import Contents
 from pipelines.bundle.manifest import Manifest
 
-_MOST: Final = 12  # lines about one file; the rest is counted
+_MOST: Final = 12  # lines about one file; further differences are only counted
 
 
 def differences(a: Contents, b: Contents) -> list[str]:
@@ -42,10 +42,10 @@ def process_differences(
 
 
 def running_differences(manifest: Manifest) -> list[str]:
-    """A bundle against the process that asks."""
+    """A bundle compared with this process."""
     code, libraries = stamps.running_code(), stamps.running_libraries()
-    strange = [f"code: {stranger}" for stranger in code.strangers]
-    return process_differences(manifest, code.modules, libraries) + strange
+    foreign = [f"code: {module}" for module in code.foreign_modules]
+    return process_differences(manifest, code.modules, libraries) + foreign
 
 
 def _named(what: str, a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
@@ -64,14 +64,14 @@ def _digest(contents: Contents, path: str) -> str | None:
     return next((leaf.sha256 for leaf in contents.manifest.files if leaf.path == path), None)
 
 
-def _file_differences(path: str, a: Contents, b: Contents, weights_told: bool) -> list[str]:
+def _file_differences(path: str, a: Contents, b: Contents, weights_reported: bool) -> list[str]:
     before, after = _digest(a, path), _digest(b, path)
     if before == after:
         return []
     if before is None or after is None:
         return [f"{path}: in the {'second' if before is None else 'first'} only"]
     if path.startswith("weights/"):
-        return [] if weights_told else [f"{path}: same tensors, stored otherwise"]
+        return [] if weights_reported else [f"{path}: same tensors in another layout"]
     if path.endswith(".json"):
         return _most(path, list(_json_differences("", a.json(path), b.json(path))))
     return [f"{path}: content differs ({a.files[path].size} -> {b.files[path].size} bytes)"]

@@ -1,8 +1,8 @@
 """Remembered digests of large files, so that a warm start does not hash gigabytes again.
 
-An entry holds while the file system reports the same device, inode, size, mtime and ctime for the
-same path; the ctime cannot be set back by who writes the file. Only content that passed every
-check is remembered. `pipelines verify` never asks here.
+An entry is valid while the file system reports the same device, inode, size, mtime and ctime for
+the path; a process that writes the file cannot set the ctime back. Only digests of content that
+passed every check are saved. `pipelines verify` does not use them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Final
 
-from pipelines.bundle.files import MAP_ABOVE_BYTES, File, Identity
+from pipelines.bundle.files import MAP_ABOVE_BYTES, File, FileIdentity
 
-MIN_BYTES: Final = 64 << 20  # below, hashing costs less than asking is worth
-# A file changed this lately may change again within one tick of its own time stamp.
+MIN_BYTES: Final = 64 << 20  # smaller files are hashed faster than they are looked up
+# A file changed this recently may change again within one tick of its time stamp.
 _SETTLED_NS: Final = 2_000_000_000
 _MAX_ENTRIES: Final = 1024
 
 
 class DigestCache:
-    """One JSON file; a missing or unreadable one is an empty one."""
+    """One JSON file; a missing or unreadable file means an empty cache."""
 
     def __init__(self, path: Path, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._path, self._clock_ns = path, clock_ns
@@ -37,15 +37,15 @@ class DigestCache:
             loaded = json.loads(path.read_text())
             self._entries = loaded if isinstance(loaded, dict) else {}
         except (OSError, ValueError):
-            pass  # nothing remembered: everything is hashed
+            pass  # no digests: every file is hashed
 
     @classmethod
     @contextmanager
     def turn(
         cls, path: Path, root: Path, waiting: Callable[[str, float], None]
     ) -> Iterator[DigestCache]:
-        """The cache, to open a bundle with. Of several processes that open large files which nobody
-        remembers yet one goes ahead; the others wait, and find them remembered then."""
+        """The cache to open a bundle with. When several processes open large files without known
+        digests, one hashes them while the others wait and then find the digests in the cache."""
         cache = cls(path)
         if cache._knows_all(root):
             yield cache
@@ -53,26 +53,26 @@ class DigestCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:  # it could not be saved there either: everybody hashes
+        except OSError:  # nothing could be saved there either: every process hashes
             yield cache
             return
         try:
             waiting("waiting for its turn to hash the bundle", 0.0)
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when its holder dies
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases the lock when its holder dies
             yield cls(path)
         finally:
             os.close(lock)
 
     def _knows_all(self, root: Path) -> bool:
-        """Whether every file that is mapped, and so need not be read to be opened, is known."""
+        """Whether every file large enough to be mapped has a known digest."""
         for file in Path(root, "weights").glob("*.safetensors"):
-            found = Identity.of(file.lstat())
+            found = FileIdentity.of(file.lstat())
             known = self.get(root, f"weights/{file.name}", found)
             if found.size > MAP_ABOVE_BYTES and known is None:
                 return False
         return True
 
-    def get(self, root: Path, path: str, identity: Identity) -> str | None:
+    def get(self, root: Path, path: str, identity: FileIdentity) -> str | None:
         entry = self._entries.get(_key(root, path))
         if not isinstance(entry, list) or entry[:-1] != list(astuple(identity)):
             return None

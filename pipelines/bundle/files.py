@@ -1,8 +1,9 @@
-"""The files of a bundle, opened once: names and kinds checked, contents hashed while they are read.
+"""Opens the files of a bundle once: checks names and kinds, and hashes the content while reading
+it.
 
-Everything is opened relative to a directory descriptor and never through a link, and what is
-hashed is what is handed out: nobody opens a path a second time. A new one comes in by a rename.
-Knows no manifest and no format.
+Every file is opened relative to a directory descriptor and never through a link. The bytes that are
+hashed are the bytes that are used: no path is opened a second time. New files appear by a rename.
+This module knows no manifest and no format.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from typing import Final
 from pipelines.errors import BundleRefused
 
 Buffer = bytearray | mmap.mmap
-# Bytes hashed so far, bytes in all.
+# Bytes hashed so far, total bytes.
 Progress = Callable[[int, int], None]
 
-# Plain ASCII, so that no file system folds, reorders or hides a name.
+# Plain ASCII, which no file system folds, reorders or hides.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,126}\Z")
 _MAX_DEPTH: Final = 2
 _MAX_FILES: Final = 4096
-# Read whole below, mapped above: a map is shared by all replicas and needs no second copy.
+# Smaller files are read, larger ones mapped: all replicas share a map without a second copy.
 MAP_ABOVE_BYTES: Final = 256 << 20
 # Hashed while still in the processor's cache: half the memory traffic of two passes.
 _READ_BYTES: Final = 256 << 10
@@ -39,8 +40,8 @@ _HASH_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """What the file system says of a file; any write through it changes the last two."""
+class FileIdentity:
+    """What the file system reports about a file; any write changes the last two fields."""
 
     device: int
     inode: int
@@ -49,20 +50,20 @@ class Identity:
     ctime_ns: int
 
     @staticmethod
-    def of(found: os.stat_result) -> Identity:
-        return Identity(
+    def of(found: os.stat_result) -> FileIdentity:
+        return FileIdentity(
             found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
         )
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One opened file. `mapped`: `content` shares pages with the file on disk, and so with whoever
-    writes to that; else it is private. `remembered`: `sha256` was known for this very `identity`
-    and not computed now."""
+    """One opened file. `mapped`: `content` shares its pages with the file on disk, so another
+    process can change it; otherwise it is private. `remembered`: `sha256` came from the digest
+    cache for this `identity` and was not computed now."""
 
     path: str
-    identity: Identity
+    identity: FileIdentity
     content: Buffer
     sha256: str
     mapped: bool = False
@@ -75,17 +76,17 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How to open: files above `map_above` bytes are mapped, not read; `known` may name the digest
-    of a path whose identity has not changed; `progress` hears of every byte."""
+    """How to open: files above `map_above` bytes are mapped, not read. `known` may return the
+    digest of a path whose identity has not changed. `progress` is called as bytes are hashed."""
 
     map_above: int = MAP_ABOVE_BYTES
-    known: Callable[[str, Identity], str | None] = lambda path, identity: None
+    known: Callable[[str, FileIdentity], str | None] = lambda path, identity: None
     progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A name in an open directory. `size` is only for progress: what is opened counts."""
+    """A name in an open directory. `size` is only an estimate for progress."""
 
     directory: int
     name: str
@@ -94,7 +95,7 @@ class _Place:
 
 
 def open_folder(root: Path, opening: Opening | None = None) -> list[File]:
-    """Opens and hashes every file under `root`, or refuses the whole; sorted by path.
+    """Opens and hashes every file under `root`, sorted by path, or refuses the whole directory.
 
     Raises BundleRefused: `names` (characters, depth, case collision), `kind` (link, FIFO, device,
     hard link), `missing` (no such directory).
@@ -105,10 +106,10 @@ def open_folder(root: Path, opening: Opening | None = None) -> list[File]:
         _no_case_collision([place.path for place in places])
         # Largest first, so that no thread is left with a big file at the end.
         places.sort(key=lambda place: -place.size)
-        tally = _Tally(sum(place.size for place in places), how.progress)
-        # Reading and hashing leave the interpreter lock.
+        progress = _HashProgress(sum(place.size for place in places), how.progress)
+        # Reading and hashing release the interpreter lock.
         with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
-            files = list(pool.map(lambda place: _open(place, how, tally), places))
+            files = list(pool.map(lambda place: _open(place, how, progress), places))
     return sorted(files, key=lambda file: file.path.encode())
 
 
@@ -142,8 +143,8 @@ def _walk(stack: ExitStack, directory: int, prefix: str) -> Iterator[_Place]:
         yield from _walk(stack, descriptor, f"{path}/")
 
 
-def _open(place: _Place, how: Opening, tally: _Tally) -> File:
-    # NONBLOCK: opening a FIFO must not wait for its writer; the kind is checked on what is open.
+def _open(place: _Place, how: Opening, progress: _HashProgress) -> File:
+    # NONBLOCK: opening a FIFO must not wait for a writer; the kind is checked on the open file.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(place.name, flags, dir_fd=place.directory)
@@ -156,7 +157,7 @@ def _open(place: _Place, how: Opening, tally: _Tally) -> File:
     try:
         found = os.fstat(descriptor)
         _plain(place.path, found)
-        return _load(descriptor, place.path, Identity.of(found), how, tally)
+        return _load(descriptor, place.path, FileIdentity.of(found), how, progress)
     finally:
         os.close(descriptor)
 
@@ -172,20 +173,22 @@ def _plain(path: str, found: os.stat_result) -> None:
         )
 
 
-def _load(descriptor: int, path: str, identity: Identity, how: Opening, tally: _Tally) -> File:
+def _load(
+    descriptor: int, path: str, identity: FileIdentity, how: Opening, progress: _HashProgress
+) -> File:
     known = how.known(path, identity)
     mapped = identity.size > how.map_above
     content: Buffer
     if mapped:
         content = mmap.mmap(descriptor, identity.size, access=mmap.ACCESS_COPY)
-        sha256 = known or _digest(content, tally)
+        sha256 = known or _digest(content, progress)
     else:
-        content, sha256 = _read(descriptor, path, identity.size, tally)
+        content, sha256 = _read(descriptor, path, identity.size, progress)
     return File(path, identity, content, sha256, mapped, known is not None)
 
 
-def _read(descriptor: int, path: str, size: int, tally: _Tally) -> tuple[Buffer, str]:
-    # Anonymous memory needs no zeroing first; an empty map cannot be.
+def _read(descriptor: int, path: str, size: int, progress: _HashProgress) -> tuple[Buffer, str]:
+    # Anonymous memory needs no zeroing first; a map of 0 bytes is not possible.
     content: Buffer = mmap.mmap(-1, size) if size else bytearray()
     digest, got = hashlib.sha256(), 0
     with memoryview(content) as view:
@@ -193,27 +196,28 @@ def _read(descriptor: int, path: str, size: int, tally: _Tally) -> tuple[Buffer,
             with view[got : got + _READ_BYTES] as piece:
                 count = os.readv(descriptor, [piece])
                 if count == 0:
-                    raise BundleRefused("kind", f"{path} got shorter while it was read")
+                    raise BundleRefused("kind", f"{path} became shorter while it was read")
                 digest.update(piece[:count])
             got += count
-            tally.add(count)
+            progress.add(count)
     return content, digest.hexdigest()
 
 
-def _digest(content: Buffer, tally: _Tally) -> str:
+def _digest(content: Buffer, progress: _HashProgress) -> str:
     digest = hashlib.sha256()
     with memoryview(content) as view:
         for start in range(0, len(view), _HASH_BYTES):
             with view[start : start + _HASH_BYTES] as piece:
                 digest.update(piece)
-                tally.add(len(piece))
+                progress.add(len(piece))
     return digest.hexdigest()
 
 
 def put_file(bundle: Path, name: str, content: bytes) -> None:
-    """One rename: the file is the old one or the new one, whenever the power goes."""
+    """Replaces a file by one rename: after a power cut it is the old or the new one, never a
+    mixture."""
     real = Path(os.path.realpath(bundle))
-    # Beside the bundle, not in it: a half-written extra file would get the bundle refused.
+    # Beside the bundle, not in it: a bundle with a half-written extra file would be refused.
     descriptor, temporary = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
@@ -223,8 +227,8 @@ def put_file(bundle: Path, name: str, content: bytes) -> None:
     os.replace(temporary, real / name)
 
 
-class _Tally:
-    """Bytes hashed, told by several threads."""
+class _HashProgress:
+    """Adds up the bytes hashed by several threads and reports them."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._done, self._total, self._progress = 0, total, progress
@@ -244,7 +248,7 @@ def check_name(path: str) -> None:
     if len(parts) > _MAX_DEPTH or not all(_NAME.match(part) for part in parts):
         raise BundleRefused(
             "names",
-            f"{path!r} is not a name a bundle can hold: letters, digits and . _ + - only, not "
+            f"{path!r} is not a valid name in a bundle: letters, digits and . _ + - only, not "
             f"starting with a dot, at most {_MAX_DEPTH} levels; rename or remove it",
         )
 
@@ -255,5 +259,5 @@ def _no_case_collision(paths: Sequence[str]) -> None:
         other = seen.setdefault(path.casefold(), path)
         if other != path:
             raise BundleRefused(
-                "names", f"{other} and {path} differ in case only: one name on some file systems"
+                "names", f"{other} and {path} differ only in case, which some file systems ignore"
             )

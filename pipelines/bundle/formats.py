@@ -1,5 +1,6 @@
-"""A file is what its name says: safetensors, JSON, text, pictures and sounds, and nothing that runs
-code when it is loaded, whatever it is called.
+"""Checks that a file has the format its name declares: safetensors, JSON, text, images and sounds.
+
+Formats that can run code when loaded are refused, whatever the file is called.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from pipelines.bundle.files import Buffer, File
 from pipelines.errors import BundleRefused
+from pipelines.media.sniff import sniff
 
 # A safetensors header is JSON; the reference reader's own limit is 100 MB.
 _MAX_HEADER_BYTES: Final = 100_000_000
@@ -26,21 +28,19 @@ _CODE_SUFFIXES: Final = frozenset(
     ".bin .ckpt .dill .dll .h5 .joblib .npy .npz .pickle .pkl .pt .pth".split()
     + ".py .pyc .pyd .so .zip".split()
 )
-_MAGIC: Final = {
-    ".jpg": (b"\xff\xd8\xff",),
-    ".png": (b"\x89PNG\r\n\x1a\n",),
-    ".webp": (b"RIFF",),
-    ".wav": (b"RIFF",),
-    ".flac": (b"fLaC",),
-    ".ogg": (b"OggS",),
+# The format that the first bytes of a media file must have.
+_MEDIA: Final = {
+    ".jpg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".wav": "WAV",
+    ".flac": "FLAC",
+    ".ogg": "OGG",
 }
 
 
 def check_format(file: File) -> None:
-    """A file is what its name says: nothing that runs code when loaded, whatever it is called.
-
-    Raises BundleRefused("format").
-    """
+    """Raises BundleRefused("format") unless the content has the format of the suffix."""
     suffix = os.path.splitext(file.path)[1].lower()
     if suffix in _CODE_SUFFIXES:
         raise BundleRefused(
@@ -62,12 +62,13 @@ def _format_complaint(suffix: str, file: File) -> str | None:
     """What is wrong, None when nothing is."""
     if suffix == ".safetensors":
         return _safetensors_complaint(file)
-    if suffix in _MAGIC:
-        good = any(file.content[: len(m)] == m for m in _MAGIC[suffix])
-        return None if good else "its first bytes say otherwise"
+    if suffix in _MEDIA:
+        found = sniff(bytes(file.content[:16]))
+        good = found is not None and found[1] == _MEDIA[suffix]
+        return None if good else "its first bytes are of another format"
     if suffix in {".json", ".txt", ".md"}:
         return _text_complaint(suffix, file)
-    return "a bundle has no use for this kind of file"
+    return "bundles do not hold this kind of file"
 
 
 def _safetensors_complaint(file: File) -> str | None:

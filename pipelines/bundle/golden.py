@@ -1,10 +1,10 @@
 """Golden inputs: real JPEG, WAV and text files with the answers they must get.
 
-The load self-test, restamping and the readiness probe all ask here whether a loaded pipeline still
-computes what it did when the bundle was made. The difference of an answer is the largest, over all
-labels, of |difference of probability| and |difference of log probability| / max(1, |expected|),
-and of the embedding's first components: one number, small when everything agrees, whatever the
-scale of the scores.
+The load self-test, restamping and the readiness probe use them to check that a loaded pipeline
+still computes what it did when the bundle was made. The difference of an answer is the largest,
+over all labels, of |difference of probability| and |difference of log probability| / max(1,
+|expected|), and of the embedding's first components: one number, small when everything agrees,
+whatever the scale of the scores.
 """
 
 from __future__ import annotations

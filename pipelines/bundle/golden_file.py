@@ -9,31 +9,17 @@ from typing import Any, Final
 
 from pipelines.bundle.bundle import Bundle
 from pipelines.errors import BundleRefused
-from pipelines.types import Part, Prediction, Sample
+from pipelines.media.sniff import sniff
+from pipelines.types import Part, Prediction, Sample, mix_of
 
 FILE: Final = "golden/golden.json"
 SCHEMA: Final = "trefoil.golden/1"
-MIXES: Final = (
-    "text",
-    "image",
-    "audio",
-    "image+text",
-    "audio+text",
-    "audio+image",
-    "audio+image+text",
-)
 # By the dtype the model runs in: float32 leaves room for another order of summation, the others
 # for the rounding of every activation (bfloat16 has 8 bits of mantissa: 0.4 % a step).
 TOLERANCE: Final = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 _EMBEDDING_HEAD: Final = 16
 TEXT_TOKENS: Final = 8  # enough for the cached keys and values to matter
-_SUFFIX: Final = (
-    (b"\xff\xd8\xff", ".jpg"),
-    (b"\x89PNG", ".png"),
-    (b"fLaC", ".flac"),
-    (b"OggS", ".ogg"),
-    (b"RIFF", ".wav"),
-)
+_SUFFIX: Final = {"JPEG": ".jpg", "PNG": ".png", "FLAC": ".flac", "OGG": ".ogg", "WAV": ".wav"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +52,7 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class GoldenCase:
-    """`expected` is None in a bundle that is still being built."""
+    """`expected` is None while the bundle is being built."""
 
     id: str
     mix: str
@@ -75,7 +61,7 @@ class GoldenCase:
 
     @property
     def to_write(self) -> Sample:
-        """The same input with a text as its answer."""
+        """The same input, answered with a text."""
         return replace(
             self.sample,
             task="generate",
@@ -85,12 +71,8 @@ class GoldenCase:
         )
 
 
-def mix_of(sample: Sample) -> str:
-    return "+".join(sorted({part.kind for part in sample.parts if part.kind is not None}))
-
-
 def read(bundle: Bundle) -> tuple[list[GoldenCase], Tolerance]:
-    """The cases and how far an answer may be off. Raises BundleRefused("golden")."""
+    """The cases and the tolerances. Raises BundleRefused("golden")."""
     values: Any = bundle.json(FILE)
     try:
         if values["schema"] != SCHEMA:
@@ -113,7 +95,12 @@ def _case(bundle: Bundle, item: Any) -> GoldenCase:
         parts.append(Part(part["kind"], data))
     sample = Sample(item["id"], tuple(parts), labels=tuple(item["labels"]), want_embedding=True)
     expected = item.get("expected")
-    return GoldenCase(item["id"], mix_of(sample), sample, expected and _expected(expected))
+    return GoldenCase(
+        item["id"],
+        mix_of(p.kind for p in parts if p.kind),
+        sample,
+        expected and _expected(expected),
+    )
 
 
 def _expected(item: Any) -> Expected:
@@ -122,7 +109,7 @@ def _expected(item: Any) -> Expected:
 
 
 def files(samples: Sequence[Sample]) -> tuple[dict[str, bytes], list[dict[str, object]]]:
-    """What to write for these inputs: file contents by path, and the cases without answers.
+    """The files of these inputs: contents by path, and the cases without answers.
 
     Raises ValueError for an input that has no file form (raw PCM, a part of unstated kind).
     """
@@ -143,7 +130,8 @@ def _file_form(case: str, part: Part) -> tuple[bytes, str]:
     if part.kind == "text" and isinstance(part.data, str):
         return part.data.encode(), ".txt"
     data = part.data if isinstance(part.data, bytes) else b""
-    suffix = next((suffix for magic, suffix in _SUFFIX if data.startswith(magic)), None)
+    found = sniff(data)
+    suffix = _SUFFIX.get(found[1]) if found else None
     if part.kind is None or suffix is None:
         raise ValueError(f"golden input {case}: parts are text, or JPEG, PNG, WAV, FLAC, OGG bytes")
     return data, suffix
@@ -183,5 +171,5 @@ def embedding_head(answer: Prediction) -> list[float]:
 
 
 def _short(value: float) -> float:
-    """Seven digits: below the tolerance by far, and steady from run to run on one machine."""
+    """Seven digits: below the tolerance by far. The last one or two depend on CPU and threads."""
     return float(f"{value:.7g}")

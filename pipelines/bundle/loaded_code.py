@@ -1,8 +1,8 @@
-"""Whether the functions in memory are those of a source text: an edit after the import, a patched
-function and a rewritten module all compute something the hash of the file does not cover.
+"""Compares the functions in memory with a source text: a source edited after the import or a
+patched function computes something that the hash of the file does not cover.
 
-Compares byte code: the source is compiled again, and every function and method it defines must be
-the one found under its name. What a decorator returns is looked through.
+The source is compiled again, and the byte code of every function and method must equal the one
+found under its name. Wrappers that a decorator returns are unwrapped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _INSIDE: Final = ("__wrapped__", "__func__", "fget", "func")
 
 
 def differing(module: ModuleType, source: bytes) -> str:
-    """The first function of `source` that is another one in `module`; "" when all are the same."""
+    """The first function of `source` that differs in `module`; "" when all are the same."""
     return _differs_in(vars(module), _compiled(source, str(module.__file__)))
 
 
@@ -55,7 +55,7 @@ def _is_class_body(code: CodeType) -> bool:
 
 
 def _is_one_of(found: Any, codes: list[CodeType]) -> bool:
-    for _ in range(10):  # wrappers of wrappers; nobody stacks more
+    for _ in range(10):  # nested wrappers; ten is more than anyone stacks
         code = getattr(found, "__code__", None)
         if isinstance(code, CodeType) and code in codes:
             return True

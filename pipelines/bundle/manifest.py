@@ -1,7 +1,7 @@
-"""manifest.json: what a bundle consists of, in one canonical spelling.
+"""manifest.json: the contents of a bundle in one canonical form.
 
-`stamp` is over everything but `created_at`, `human`, `stamp` and `seal`; `seal` is over everything
-but itself, so that no byte of the file can change unnoticed.
+`stamp` covers everything except `created_at`, `human`, `stamp` and `seal`; `seal` covers everything
+except itself, so that a change to any byte of the file is detected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HEX: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`code` and `libraries` are those the golden outputs were made with."""
+    """`code` and `libraries` are those that computed the golden answers."""
 
     name: str
     files: tuple[Leaf, ...]
@@ -51,7 +51,7 @@ class Manifest:
         )
 
     def to_bytes(self) -> bytes:
-        """The one spelling of this manifest on disk: sorted keys, one line a value."""
+        """The canonical form on disk: sorted keys, one line a value."""
         whole = self._stamped() | {
             "created_at": self.created_at,
             "human": dict(self.human),
@@ -74,22 +74,22 @@ class Manifest:
 
 
 def _canonical(value: Mapping[str, object]) -> bytes:
-    """No spaces, sorted keys, UTF-8. The schema has no floats, whose spelling could vary."""
+    """No spaces, sorted keys, UTF-8. The schema has no floats, whose text form could vary."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
 
 
 def read(content: Buffer | bytes) -> Manifest:
-    """Parses and checks a manifest against itself; the files are not looked at.
+    """Parses a manifest and checks that it is consistent; the files are not read.
 
     Raises BundleRefused: `manifest` (schema, shape), `names`; StampMismatch(`manifest`) when its
-    seal does not fit its content or it is spelt in any other way than `Manifest.to_bytes`.
+    seal does not match its content, or its bytes are not those of `Manifest.to_bytes`.
     """
     whole = parse_json(FILE, content)
     if whole.get("schema") != SCHEMA:
         raise BundleRefused(
-            "manifest", f"schema is {whole.get('schema')!r}, this version reads {SCHEMA}"
+            "manifest", f"schema is {whole.get('schema')!r}; this version reads {SCHEMA}"
         )
     try:
         manifest = _parse(whole)
@@ -100,7 +100,7 @@ def read(content: Buffer | bytes) -> Manifest:
         raise StampMismatch(
             "manifest",
             "manifest.json was changed after it was written (its stamp or seal does "
-            "not fit its content); copy the bundle again or run `pipelines restamp`",
+            "not match its content); copy the bundle again or run `pipelines restamp`",
         )
     return manifest
 
@@ -123,15 +123,19 @@ def _check_names(files: Sequence[Leaf]) -> None:
     for leaf in files:
         check_name(leaf.path)
         if stamps.part_of(leaf.path) is None:
-            raise BundleRefused("names", f"a bundle has no place for {leaf.path}")
+            raise BundleRefused("names", f"{leaf.path} is not part of the bundle layout")
     if len({leaf.path.casefold() for leaf in files}) != len(files):
-        raise BundleRefused("names", "the manifest lists a file twice (or differing in case only)")
+        raise BundleRefused(
+            "names", "the manifest lists a file twice (or two names that differ only in case)"
+        )
 
 
 def check_bundle_name(name: str) -> str:
-    """Raises ValueError unless it can stand before the `+` of a stamp's name."""
+    """Raises ValueError unless the name is valid before the `+` of a stamp's name."""
     if not _NAME.match(name):
-        raise ValueError(f"{name!r} is no bundle name: letters, digits and . _ - only, at most 64")
+        raise ValueError(
+            f"{name!r} is not a bundle name: letters, digits and . _ - only, at most 64"
+        )
     return name
 
 

@@ -1,10 +1,10 @@
-"""model.sig: an OpenSSF model signature over a bundle, for whoever's tools know that format.
+"""model.sig: an OpenSSF model signature over a bundle, for tools that read that format.
 
-Optional (`pip install trefoil-serve[openssf]`), beside manifest.sig and never instead of it: a
-server asks for manifest.sig. Signing and checking the signature is the library's. Left to itself
-the library would let through what is named in a signature's own list of ignored paths, files
-planted under .git, modes and empty directories, so what was signed is compared here with what was
-opened, name by name, and the rest is refused by name too.
+Optional (`pip install trefoil-serve[openssf]`), in addition to manifest.sig and never instead of
+it: a server checks manifest.sig. The library signs and verifies. On its own it would accept paths
+that a signature lists as ignored, files under .git, unusual modes and empty directories. So the
+signed names and digests are compared here with the opened files, and everything else is refused by
+name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from model_signing.hashing import Config
 
 _PREDICATE: Final = "https://model_signing/signature/v1.0"
-# Outside both signatures, because each is made while the other may be there already.
+# Neither signature covers the other: each may be added while the other is present.
 _SIGNATURES: Final = (manifests.SIGNATURE, manifests.OPENSSF)
 _BUNDLE_KEYS: Final = {"mediaType", "verificationMaterial", "dsseEnvelope"}
 _ENVELOPE_KEYS: Final = {"payload", "payloadType", "signatures"}
@@ -44,8 +44,8 @@ _ODD_FOR_A_FILE: Final = 0o111 | stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX | _W
 def sign(contents: Contents, key_path: Path) -> None:
     """Writes model.sig beside the manifest of a verified bundle.
 
-    Raises ValueError for another key than ECDSA or without the extra, BundleRefused when the
-    directory is no longer what `contents` opened, OSError.
+    Raises ValueError for a key that is not ECDSA or without the extra, BundleRefused when the
+    directory has changed since `contents` was opened, OSError.
     """
     hashing = _hashing()
     from model_signing import signing
@@ -58,8 +58,8 @@ def sign(contents: Contents, key_path: Path) -> None:
             signer = signing.Config().use_elliptic_key_signer(private_key=key_path)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{key_path} is not an unencrypted ECDSA key in PEM, which is what OpenSSF model "
-                f"signatures are made with: {error}"
+                f"{key_path} is not an unencrypted ECDSA key in PEM, which OpenSSF model "
+                f"signatures need: {error}"
             ) from error
         signer.set_hashing_config(hashing).sign(root, made)
         content = made.read_bytes()
@@ -74,10 +74,10 @@ def check(contents: Contents, trusted: Sequence[Path]) -> str:
     """
     hashing = _hashing()
     if contents.openssf is None:
-        raise _refused("is not there; make it with `pipelines sign BUNDLE --key KEY --openssf`")
+        raise _refused("is missing; make it with `pipelines sign BUNDLE --key KEY --openssf`")
     content = bytes(contents.openssf.content)
     if len(content) > _MAX_BYTES:
-        raise _refused("is too long to be one")
+        raise _refused(f"is longer than {_MAX_BYTES} bytes")
     refuse_modes(contents.path)
     complaints = []
     for path in trusted:
@@ -91,7 +91,7 @@ def check(contents: Contents, trusted: Sequence[Path]) -> str:
 
 
 def refuse_modes(bundle: Path) -> None:
-    """Neither signature covers modes and empty directories, so none but plain ones may be there.
+    """Neither signature covers modes and empty directories, so unusual ones are refused.
 
     Raises BundleRefused("signature").
     """
@@ -101,7 +101,7 @@ def refuse_modes(bundle: Path) -> None:
         if not folders and not files:
             raise _refused(f"does not cover empty directories: remove {where}/")
         if os.lstat(directory).st_mode & _WRITABLE_BY_OTHERS:
-            raise _refused(f"cannot vouch for {where}/, which others may write to: chmod go-w")
+            raise _refused(f"does not cover modes: others may write to {where}/, chmod go-w")
         for name in files:
             mode = stat.S_IMODE(os.lstat(os.path.join(directory, name)).st_mode)
             if mode & _ODD_FOR_A_FILE:
@@ -110,24 +110,24 @@ def refuse_modes(bundle: Path) -> None:
 
 
 def _complaint(bundle: Path, content: bytes, key: Path, hashing: Config) -> str:
-    """What the library says against it, "" when it is content."""
+    """The library's objection, "" when it accepts the signature."""
     from model_signing import verifying
 
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / manifests.OPENSSF
-        copy.write_bytes(content)  # what is read below and what is compared are the same bytes
+        copy.write_bytes(content)  # the library reads the same bytes that are compared
         try:
             verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
             verifier.set_hashing_config(hashing).verify(Path(os.path.realpath(bundle)), copy)
         except InvalidSignature:
-            return "the signature does not fit"
+            return "the signature does not match"
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             return str(error).strip() or type(error).__name__
     return ""
 
 
 def _compare(contents: Contents, content: bytes) -> None:
-    """What a signature names must be what was opened, whatever it says is to be ignored."""
+    """The signature must name exactly the opened files, whatever paths it lists as ignored."""
     signed = _signed_digests(content)
     manifest = hashlib.sha256(contents.manifest.to_bytes()).hexdigest()
     opened = {path: file.sha256 for path, file in contents.files.items()}
@@ -136,9 +136,9 @@ def _compare(contents: Contents, content: bytes) -> None:
         if path not in signed:
             raise _refused(f"does not cover {path}")
         if path not in opened:
-            raise _refused(f"covers {path}, which is not there")
+            raise _refused(f"covers {path}, which is missing")
         if signed[path] != opened[path]:
-            raise _refused(f"is of another {path}")
+            raise _refused(f"covers another version of {path}")
 
 
 def _signed_digests(content: bytes) -> dict[str, str]:
@@ -146,26 +146,26 @@ def _signed_digests(content: bytes) -> dict[str, str]:
     try:
         bundle = parse_json(manifests.OPENSSF, content)
         envelope = bundle["dsseEnvelope"]
-        # Exactly these keys: a second spelling could show the library another payload than us.
+        # Exactly these keys: with a second one, the library could read another payload than we do.
         if set(bundle) != _BUNDLE_KEYS or set(envelope) != _ENVELOPE_KEYS:
-            raise ValueError("it holds other fields than one")
+            raise ValueError("it has other fields than a signature has")
         statement: Any = json.loads(base64.b64decode(envelope["payload"]))
         if statement["predicateType"] != _PREDICATE:
             raise ValueError(f"its predicate is {statement['predicateType']}, not {_PREDICATE}")
         resources = statement["predicate"]["resources"]
         if any(resource["algorithm"] != "sha256" for resource in resources):
-            raise ValueError("it holds other digests than sha256")
+            raise ValueError("it has digests other than sha256")
         digests = {str(found["name"]): str(found["digest"]) for found in resources}
         if len(digests) != len(resources):
-            raise ValueError("it names a file twice")
+            raise ValueError("it lists a file twice")
     except (BundleRefused, ValueError, KeyError, TypeError) as error:
-        raise _refused(f"is no OpenSSF model signature: {error}") from error
+        raise _refused(f"is not an OpenSSF model signature: {error}") from error
     return digests
 
 
 def _hashing() -> Config:
-    """How both sides read a bundle: whole files, nothing followed, nothing ignored but the two
-    signatures. Raises ValueError without the extra."""
+    """How both sides hash a bundle: whole files, no links followed, only the two signatures
+    ignored. Raises ValueError without the extra."""
     try:
         from model_signing import hashing
     except ImportError as error:

@@ -1,7 +1,7 @@
 """Strict reading of parameter blocks (`preprocess.json`, `template.json`) into frozen dataclasses.
 
-A key nobody reads is a parameter somebody believes in, and a key that is missing would be filled
-with today's default tomorrow: both are refused.
+Unknown keys are refused, because a user may rely on a parameter that nothing reads. Missing keys
+are refused, because a default may change with the next version.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def read(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def write(config: Any) -> dict[str, Any]:
-    """What `read` reads back: nested dataclasses as dicts, tuples as lists, ready for JSON."""
+    """The inverse of `read`: nested dataclasses as dicts, tuples as lists, ready for JSON."""
     return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
 
 
 def only(where: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Refuse a value this code does not implement: a silent substitute would be skew."""
+    """Refuses a value this code does not implement: a silent substitute would be version skew."""
     if value not in allowed:
         raise BundleRefused("config", f"{where} is {value!r}; this code implements {allowed!r}")
 

@@ -1,21 +1,21 @@
-"""What a bundle holds, as plain facts and as words for people."""
+"""The contents of a bundle, as plain facts and as text for people."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipelines.bundle.bundle import process_trouble
+from pipelines.bundle.bundle import process_mismatch
 from pipelines.bundle.contents import Contents
 from pipelines.bundle.stamp import PARTS, part_of
 
-if TYPE_CHECKING:  # golden brings torch, which inspecting does not need
+if TYPE_CHECKING:  # golden imports torch, which inspecting does not need
     from pipelines.bundle.golden import GoldenResult
 
 
 def facts(contents: Contents) -> dict[str, Any]:
     """JSON-ready. `refused_here` is empty when this process may serve the bundle."""
     manifest, stamp = contents.manifest, contents.manifest.stamp()
-    trouble = process_trouble(manifest)
+    mismatch = process_mismatch(manifest)
     sizes = dict.fromkeys(PARTS, 0)
     for leaf in manifest.files:
         sizes[part_of(leaf.path) or ""] += leaf.size
@@ -35,11 +35,11 @@ def facts(contents: Contents) -> dict[str, Any]:
         "labels": contents.json("labels.json").get("labels", []),
         "golden": [case.get("mix", case["id"]) for case in cases],
         "training": contents.json("training.json"),
-        "refused_here": str(trouble.message) if trouble else "",
+        "refused_here": str(mismatch.message) if mismatch else "",
     }
 
 
-def words(facts: dict[str, Any]) -> str:
+def as_text(facts: dict[str, Any]) -> str:
     lines = [facts["name"], f"stamp      {facts['stamp']}"]
     if facts["created_at"]:
         lines.append(f"made       {facts['created_at']}")
@@ -54,10 +54,10 @@ def words(facts: dict[str, Any]) -> str:
     )
     lines += ["", "training"]
     lines += [f"  {key}: {_brief(value)}" for key, value in facts["training"].items()]
-    trouble = facts["refused_here"]
+    reason = facts["refused_here"]
     lines += [
         "",
-        f"refused here: {trouble}" if trouble else "serves here: code and libraries match",
+        f"refused here: {reason}" if reason else "serves here: code and libraries match",
     ]
     return "\n".join(lines)
 

@@ -1,8 +1,9 @@
-"""manifest.sig: who vouches for a bundle. The manifest names every byte, so signing it signs all.
+"""manifest.sig: a signature over the manifest. The manifest lists the digest of every file, so the
+signature covers the whole bundle.
 
 Ed25519, or ECDSA on P-256 with SHA-256, over a domain tag and the manifest exactly as it is on
-disk. A key's id is the sha256 of its SubjectPublicKeyInfo. Which keys to trust is the caller's say;
-a signature nobody asked for is not looked at.
+disk. A key's id is the sha256 of its SubjectPublicKeyInfo. The caller decides which keys to trust;
+without trusted keys, a signature is ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pipelines.bundle import manifest as manifests
-from pipelines.bundle.contents import Contents
 from pipelines.bundle.files import Buffer, put_file
 from pipelines.bundle.formats import parse_json
 from pipelines.errors import BundleRefused
@@ -55,7 +55,7 @@ def read_public(path: Path) -> TrustedKey:
 def read_trusted(path: Path) -> tuple[TrustedKey, ...]:
     """The public keys of a file, or of every .pem and .pub in a directory.
 
-    Raises ValueError when there is none, or anything else by that suffix; OSError.
+    Raises ValueError when there is none, or a file with that suffix is not a key; OSError.
     """
     if not path.is_dir():
         return (read_public(path),)
@@ -65,26 +65,26 @@ def read_trusted(path: Path) -> tuple[TrustedKey, ...]:
     return tuple(read_public(item) for item in found)
 
 
-def sign(contents: Contents, key_path: Path) -> str:
-    """Writes manifest.sig beside the manifest of a verified bundle and returns the key's id.
+def sign(folder: Path, manifest_bytes: bytes, key_path: Path) -> str:
+    """Writes manifest.sig into the bundle `folder` and returns the key's id.
 
-    Raises ValueError for another kind of key, OSError.
+    `manifest_bytes` is the manifest of a bundle the caller has verified, as it is on disk. Raises
+    ValueError for another kind of key, OSError.
     """
-    content = contents.manifest.to_bytes()  # the one spelling: what was read is this, byte for byte
     try:
         key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ValueError(f"{key_path} is not an unencrypted private key in PEM: {error}") from error
     if isinstance(key, Ed25519PrivateKey):
-        signature = key.sign(_DOMAIN + content)
+        signature = key.sign(_DOMAIN + manifest_bytes)
     elif isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1):
-        signature = key.sign(_DOMAIN + content, ECDSA(hashes.SHA256()))
+        signature = key.sign(_DOMAIN + manifest_bytes, ECDSA(hashes.SHA256()))
     else:
         raise ValueError(f"{key_path} is neither an Ed25519 nor a P-256 key")
     identity = _id(key.public_key())
     values = {"schema": SCHEMA, "key": identity, "signature": signature.hex()}
     text = json.dumps(values, indent=1) + "\n"
-    put_file(contents.path, manifests.SIGNATURE, text.encode())
+    put_file(folder, manifests.SIGNATURE, text.encode())
     return identity
 
 
@@ -93,20 +93,22 @@ def check(manifest: Buffer, signature: Buffer | None, trusted: Sequence[TrustedK
     if signature is None:
         raise _refused("it is not signed; sign it with `pipelines sign BUNDLE --key KEY`")
     if len(signature) > _MAX_BYTES:
-        raise _refused(f"{manifests.SIGNATURE} is too long to be one")
+        raise _refused(f"{manifests.SIGNATURE} is longer than {_MAX_BYTES} bytes")
     try:
         values = parse_json(manifests.SIGNATURE, signature)
     except BundleRefused as error:
         raise _refused(error.message) from error
     if set(values) != {"schema", "key", "signature"} or values["schema"] != SCHEMA:
-        raise _refused(f"{manifests.SIGNATURE} is not a {SCHEMA}")
+        raise _refused(f"{manifests.SIGNATURE} does not have the schema {SCHEMA}")
     key = next((candidate for candidate in trusted if candidate.id == values["key"]), None)
     if key is None:
         raise _refused(f"it was signed with key {str(values['key'])[:12]}…, which is not trusted")
     try:
         _verify(key, bytes.fromhex(str(values["signature"])), _DOMAIN + bytes(manifest))
     except (InvalidSignature, ValueError) as error:
-        raise _refused(f"the signature by key {key.id[:12]}… is not of this manifest") from error
+        raise _refused(
+            f"the signature by key {key.id[:12]}… does not match this manifest"
+        ) from error
     return key.id
 
 

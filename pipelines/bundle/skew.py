@@ -1,7 +1,7 @@
-"""What has moved under a bundle that is being served: files, sources, functions, libraries.
+"""Detects version skew while a bundle is served: changed files, sources, functions, libraries.
 
-The answers stay what they were as long as only the disk moved (everything was read once); the next
-start would not be the same, or would be refused. What moved in memory may change answers now.
+A change on disk alone does not change answers, because everything was read once; the next start
+would differ or be refused. A change in memory may change answers now.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 from pipelines.bundle import manifest as manifests
 from pipelines.bundle import stamp as stamps
 from pipelines.bundle.bundle import Bundle
-from pipelines.bundle.files import File, Identity
+from pipelines.bundle.files import File, FileIdentity
 from pipelines.bundle.loaded_code import differing
 
 _PIECE_BYTES: Final = 1 << 20
@@ -28,39 +28,39 @@ _OUTSIDE_MANIFEST: Final = (manifests.FILE, manifests.SIGNATURE, manifests.OPENS
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """One thing that is not what was loaded. `kind`: file, code, memory or library. `now`: answers
-    may differ already; else it is the next start that would."""
+class SkewChange:
+    """One thing that differs from what was loaded. `kind`: file, code, memory or library.
+    `affects_answers_now`: answers may differ already; otherwise only the next start is affected."""
 
     kind: str
     name: str
-    words: str
-    now: bool = False
+    message: str
+    affects_answers_now: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name} {self.words}"
+        return f"{self.name} {self.message}"
 
 
 @dataclass(slots=True)
 class _OnDisk:
-    """A file as it should be, and the last look at it: compared again only when the file system
-    says something else of it."""
+    """The expected digest of a file and the result of the last check. The content is read again
+    only when the file system reports another identity."""
 
     sha256: str
-    opened: Identity | None = None
+    opened: FileIdentity | None = None
     mapped: bool = False
-    seen: Identity | None = None
+    seen: FileIdentity | None = None
     same: bool = True
 
 
 class SkewWatch:
-    """Made when a bundle has been opened, and asked from one thread. `installed` reads the library
-    versions on disk."""
+    """Compares an opened bundle with what is on disk and in memory. Use it from one thread.
+    `installed` reads the library versions on disk."""
 
     def __init__(
         self, bundle: Bundle, installed: Callable[[], Mapping[str, str]] | None = None
     ) -> None:
-        # Followed once: a link that is set to another bundle later does not change this one.
+        # Resolved once: a link that later points to another bundle does not matter to this one.
         self._root = Path(os.path.realpath(bundle.path))
         self._files = bundle.files
         self._on_disk = {path: _of(file) for path, file in bundle.files.items()}
@@ -69,7 +69,7 @@ class SkewWatch:
             self._on_disk[manifests.SIGNATURE] = _OnDisk(_sha256(self._root / manifests.SIGNATURE))
         self._package = stamps.package_folder()
         self._sources = stamps.sources(self._package)
-        # What is served dirty was let in as it was; from then on it must stay that.
+        # A dirty bundle was accepted with the code as it was then; that code must not change.
         wanted = stamps.code_of(self._package) if bundle.stamp.dirty else bundle.manifest.code
         self._code = {path: _OnDisk(sha256) for path, sha256 in wanted.items()}
         self._constants = {name: _constants(m) for name, m in stamps.loaded_modules().items()}
@@ -77,85 +77,99 @@ class SkewWatch:
         self._installed = installed or stamps.installed_libraries
         self._places: tuple[tuple[str, int], ...] = ()
         self._on_path: Mapping[str, str] = {}
-        self._bytes: tuple[Moved, ...] = ()  # as of the last `verify`
+        self._bytes: tuple[SkewChange, ...] = ()  # as of the last `verify`
 
-    def look(self) -> tuple[Moved, ...]:
-        """Cheap enough for once a minute: asks the file system, and reads what that says is new.
+    def look(self) -> tuple[SkewChange, ...]:
+        """Cheap enough for once a minute: reads only what the file system reports as changed.
 
-        Empty while nothing moved. Raises OSError.
+        Empty while nothing has changed. Raises OSError.
         """
         return tuple(self._found(thorough=False))
 
-    def verify(self, disk: bool = True) -> tuple[Moved, ...]:
-        """Every byte again: in memory and, with `disk`, of the files, whatever their times say.
+    def verify(self, disk: bool = True) -> tuple[SkewChange, ...]:
+        """Compares every byte in memory and, with `disk`, in the files, whatever their times are.
 
         Takes as long as hashing the bundle twice. Raises OSError.
         """
-        self._bytes = tuple(self._moved_bytes())
+        self._bytes = tuple(self._changed_bytes())
         return tuple(self._found(thorough=disk))
 
-    def _found(self, thorough: bool) -> Iterator[Moved]:
+    def _found(self, thorough: bool) -> Iterator[SkewChange]:
         yield from self._bytes
-        yield from self._moved_files(thorough)
-        yield from self._moved_sources(thorough)
-        yield from self._moved_in_memory()
-        yield from self._moved_libraries(thorough)
+        yield from self._changed_files(thorough)
+        yield from self._changed_sources(thorough)
+        yield from self._changed_in_memory()
+        yield from self._changed_libraries(thorough)
 
     # ---- on disk -----------------------------------------------------------------------------
 
-    def _moved_files(self, thorough: bool) -> Iterator[Moved]:
+    def _changed_files(self, thorough: bool) -> Iterator[SkewChange]:
         for path, known in self._on_disk.items():
-            words = _look_at(self._root / path, known, thorough, _sha256)
-            if words:
-                yield Moved("file", path, words, now=words == _WRITTEN_TO)
+            message = _look_at(self._root / path, known, thorough, _sha256)
+            if message:
+                yield SkewChange("file", path, message, affects_answers_now=message == _WRITTEN_TO)
         for directory, _, names in os.walk(self._root):
             inside = os.path.relpath(directory, self._root)
             for name in sorted(names):
                 path = name if inside == "." else f"{inside}/{name}"
                 if path not in self._on_disk and path not in _OUTSIDE_MANIFEST:
-                    yield Moved("file", path, "is in the bundle and not in its manifest")
+                    yield SkewChange("file", path, "is in the bundle and not in its manifest")
 
-    def _moved_sources(self, thorough: bool) -> Iterator[Moved]:
+    def _changed_sources(self, thorough: bool) -> Iterator[SkewChange]:
         there = stamps.source_files(self._package)
         for path, known in self._code.items():
             file = there.get(path)
-            words = "is gone" if file is None else _look_at(file, known, thorough, _source_sha256)
-            if words:
-                yield Moved("code", path, words)
+            message = "is gone" if file is None else _look_at(file, known, thorough, _source_sha256)
+            if message:
+                yield SkewChange("code", path, message)
         for path in sorted(there.keys() - self._code.keys()):
-            yield Moved("code", path, "is new on disk")
+            yield SkewChange("code", path, "is new on disk")
 
-    def _moved_libraries(self, thorough: bool) -> Iterator[Moved]:
+    def _changed_libraries(self, thorough: bool) -> Iterator[SkewChange]:
         # Installing or removing a distribution changes a directory of the import path.
         places = tuple(_places())
         if thorough or places != self._places:
             self._places, self._on_path = places, self._installed()
         for name, version in self._on_path.items():
             if self._libraries[name] != version:
-                words = f"{self._libraries[name]} is loaded, {version} is installed"
-                yield Moved("library", name, words)
+                message = f"{self._libraries[name]} is loaded, {version} is installed"
+                yield SkewChange("library", name, message)
 
     # ---- in memory ---------------------------------------------------------------------------
 
-    def _moved_in_memory(self) -> Iterator[Moved]:
+    def _changed_in_memory(self) -> Iterator[SkewChange]:
         for name, module in sorted(stamps.loaded_modules().items()):
             source = stamps.source_of(module, self._package, self._sources)
             if source is None:
-                yield Moved("memory", name, "was not loaded from the package's sources", now=True)
+                yield SkewChange(
+                    "memory",
+                    name,
+                    "was not loaded from the package's sources",
+                    affects_answers_now=True,
+                )
                 continue
             function = differing(module, source)
             if function:
-                yield Moved("memory", f"{name}.{function}", "was replaced in memory", now=True)
+                yield SkewChange(
+                    "memory",
+                    f"{name}.{function}",
+                    "was replaced in memory",
+                    affects_answers_now=True,
+                )
             here = vars(module)
             for constant, value in self._constants.get(name, {}).items():
                 if not _equal(here.get(constant), value):
-                    words = f"was {value!r:.40} and is {here.get(constant)!r:.40} in memory"
-                    yield Moved("memory", f"{name}.{constant}", words, now=True)
+                    message = f"was {value!r:.40} and is {here.get(constant)!r:.40} in memory"
+                    yield SkewChange(
+                        "memory", f"{name}.{constant}", message, affects_answers_now=True
+                    )
 
-    def _moved_bytes(self) -> Iterator[Moved]:
+    def _changed_bytes(self) -> Iterator[SkewChange]:
         for path, file in self._files.items():
             if _digest(file.content) != file.sha256:
-                yield Moved("memory", path, "in memory is not what was loaded", now=True)
+                yield SkewChange(
+                    "memory", path, "in memory is not what was loaded", affects_answers_now=True
+                )
 
 
 _WRITTEN_TO: Final = "was written to on disk, and answers are computed from there"
@@ -166,12 +180,12 @@ def _of(file: File) -> _OnDisk:
 
 
 def _look_at(path: Path, known: _OnDisk, thorough: bool, read: Callable[[Path], str]) -> str:
-    """What happened to it on disk, "" when nothing did."""
+    """What has changed on disk; "" when nothing has."""
     try:
         found = os.stat(path, follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            return "is no plain file any more"
-        identity = Identity.of(found)
+            return "is not a plain file any more"
+        identity = FileIdentity.of(found)
         if thorough or identity != known.seen:
             known.same, known.seen = read(path) == known.sha256, identity
     except FileNotFoundError:
@@ -186,7 +200,7 @@ def _look_at(path: Path, known: _OnDisk, thorough: bool, read: Callable[[Path], 
     return "was changed on disk"
 
 
-def _place(identity: Identity) -> tuple[int, int]:
+def _place(identity: FileIdentity) -> tuple[int, int]:
     return identity.device, identity.inode
 
 
@@ -216,7 +230,7 @@ def _places() -> Iterator[tuple[str, int]]:
 
 
 def _constants(module: ModuleType) -> dict[str, Any]:
-    """What a module binds to plain values; functions and classes are compared with the source."""
+    """The plain values of a module; functions and classes are compared with the source instead."""
     return {
         name: value
         for name, value in vars(module).items()

@@ -1,8 +1,8 @@
-"""How fast is fast enough: what speed.json says a warm replica must reach.
+"""speed.json: the latency limits of a warm replica.
 
 limit = max(factor x recorded median, floor) for a device class and mix that was measured when the
-bundle was made, the default limit for any other. A recorded median is of single requests on the
-machine named beside it; the factor leaves room for another machine of the same class.
+bundle was built, the default limit for any other. A recorded median is that of single requests on
+the machine that built the bundle; the factor allows for slower machines of the same class.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Speed:
         if median is None:
             return (
                 self.default_limit_ms,
-                f"the bundle has no {mix} timing for {device_class}: its default limit",
+                f"default limit: the bundle has no {mix} timing for {device_class}",
             )
         scaled = self.factor * median
         if scaled < self.floor_ms:

@@ -1,7 +1,7 @@
 """The stamp: one hash over everything that can change a number, and its parts for comparison.
 
-Pure functions over names, sizes and digests; the code and library readings at the end are the
-only things that look at the running process. Knows nothing of how a bundle is opened.
+Pure functions over names, sizes and digests. Only the readings of code and libraries at the end
+look at the running process. This module does not know how a bundle is opened.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipelines.errors import BundleRefused
 
 PACKAGE: Final = "pipelines"
 
-# Which part a file belongs to: the first match decides, a path without one has no place here.
+# The part a file belongs to: the first match decides; a path without a match is refused.
 _PART_OF: Final = (
     ("weights/", "weights"),
     ("model/", "weights"),
@@ -65,11 +65,12 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """`modules` maps a path such as `pipelines/media/decode.py` to the sha256 of its LF-normalised
-    source; `strangers` are modules of this process that compute something else, each with why."""
+    """`modules` maps a path such as `pipelines/media/decode.py` to the sha256 of its source with LF
+    line ends. `foreign_modules` names each module of this process whose code is not in that hash,
+    with the reason."""
 
     modules: Mapping[str, str]
-    strangers: tuple[str, ...] = ()
+    foreign_modules: tuple[str, ...] = ()
 
     @property
     def tree(self) -> str:
@@ -89,7 +90,7 @@ class Stamp:
 
 
 def part_of(path: str) -> str | None:
-    """The part a bundle file belongs to, None where the layout has no place for it."""
+    """The part a bundle file belongs to, None when the layout has none for it."""
     for prefix, part in _PART_OF:
         if path == prefix or (prefix.endswith("/") and path.startswith(prefix)):
             return part
@@ -113,7 +114,7 @@ def leaf_digest(leaf: Leaf) -> bytes:
 
 
 def tree_digest(leaves: Iterable[Leaf]) -> str:
-    """Independent of the order the files were found in; bound to every name."""
+    """Depends on every name and content, not on the order of the files."""
     ordered = sorted(leaves, key=lambda leaf: leaf.path.encode())
     return _digest("tree.v1", *(leaf_digest(leaf) for leaf in ordered))
 
@@ -129,17 +130,17 @@ def libraries_digest(versions: Mapping[str, str]) -> str:
 
 
 def bundle_digest(canonical: bytes) -> str:
-    """The stamp: over the canonical manifest without the fields that are for people only."""
+    """The stamp: over the canonical manifest without the fields for people."""
     return _digest("bundle.v1", canonical)
 
 
 def seal_digest(canonical: bytes) -> str:
-    """Over the whole manifest, so that a changed date or note is noticed too."""
+    """Over the whole manifest, so that a changed date or note is detected too."""
     return _digest("seal.v1", canonical)
 
 
 def dirty_digest(stamp: str, code: str, libraries: str) -> str:
-    """In its own domain: what is served dirty never equals a stamp anybody pinned."""
+    """Has its own domain, so that a dirty stamp never equals a pinned one."""
     return _digest("dirty.v1", *(bytes.fromhex(part) for part in (stamp, code, libraries)))
 
 
@@ -161,7 +162,7 @@ def part_digests(
 def detail_map(
     name: str, leaves: Sequence[Leaf], code: Mapping[str, str], libraries: Mapping[str, str]
 ) -> dict[str, str]:
-    """`part/item` -> digest or version, the part's own folder not repeated."""
+    """`part/item` -> digest or version, without repeating the part's own folder."""
     detail = {"name": name}
     for leaf in leaves:
         part = part_of(leaf.path) or ""
@@ -175,7 +176,7 @@ def detail_map(
 
 
 def source_digest(source: bytes) -> str:
-    """A checkout with CRLF line ends is the same code."""
+    """A checkout with CRLF line ends counts as the same code."""
     return hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest()
 
 
@@ -204,17 +205,17 @@ def package_folder() -> Path:
 
 
 def running_code() -> Code:
-    """The code of this process: the files of the package actually imported.
+    """The code of this process: the source files of the imported package.
 
-    A loaded module that is not one of those source files (a sourceless .pyc, a second copy on the
-    path, an extension), or that was changed on disk or in memory since it was imported, is a
-    stranger: what it computes is not in the hash.
+    A loaded module that does not come from one of those files (a sourceless .pyc, a second copy on
+    the path, an extension), or that was changed on disk or in memory since its import, is a
+    foreign module: the hash does not cover what it computes.
     """
     folder = package_folder()
     texts = sources(folder)
-    found = (_strangeness(module, folder, texts) for _, module in sorted(loaded_modules().items()))
+    found = (_why_foreign(module, folder, texts) for _, module in sorted(loaded_modules().items()))
     digests = {path: source_digest(source) for path, source in texts.items()}
-    return Code(digests, tuple(words for words in found if words))
+    return Code(digests, tuple(reason for reason in found if reason))
 
 
 def loaded_modules() -> dict[str, ModuleType]:
@@ -227,7 +228,7 @@ def loaded_modules() -> dict[str, ModuleType]:
 
 
 def source_of(module: ModuleType, folder: Path, texts: Mapping[str, bytes]) -> bytes | None:
-    """The text of `texts` a loaded module should be; None when it came from anywhere else."""
+    """The source in `texts` of a loaded module; None when it was loaded from anywhere else."""
     path = _file_of(module, folder)
     inside = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else ""
     return texts.get(f"{PACKAGE}/{inside}")
@@ -238,8 +239,8 @@ def _file_of(module: ModuleType, folder: Path) -> Path:
     return Path(file).resolve() if file else folder.parent
 
 
-def _strangeness(module: ModuleType, folder: Path, texts: Mapping[str, bytes]) -> str:
-    """Why a loaded module is not what its source file says; "" when it is."""
+def _why_foreign(module: ModuleType, folder: Path, texts: Mapping[str, bytes]) -> str:
+    """Why a loaded module differs from its source file; "" when it does not."""
     name, path = module.__name__, _file_of(module, folder)
     source = source_of(module, folder, texts)
     if source is None:
@@ -247,13 +248,13 @@ def _strangeness(module: ModuleType, folder: Path, texts: Mapping[str, bytes]) -
         return f"{name} was loaded from {file}, not from the sources of {PACKAGE}"
     changed = differing(module, source)
     if changed:
-        return f"{name}.{changed} is not what {path.name} says now: restart the process"
+        return f"{name}.{changed} is not the one now in {path.name}: restart the process"
     return ""
 
 
-# Distribution -> the module whose own word is taken once it is imported. Tracked is what computes:
-# safetensors is absent because pipelines/bundle/tensors.py reads that format itself, Python because
-# its arithmetic does not change; of Python only the Unicode tables behind NFC do, hence `unicode`.
+# Distribution -> the module whose `__version__` counts once it is imported. Only libraries that
+# compute are tracked. safetensors is not: pipelines/bundle/tensors.py reads that format itself.
+# Python is not: its arithmetic does not change. Its Unicode tables behind NFC do, hence `unicode`.
 _LIBRARIES: Final = {
     "torch": "torch",
     "torchaudio": "torchaudio",
@@ -272,13 +273,13 @@ def public_version(version: str) -> str:
 
 
 def running_libraries() -> dict[str, str]:
-    """Public versions of the libraries that touch numbers, as this process has them."""
+    """Public versions, in this process, of the libraries that compute."""
     found = {dist: _version(dist, module) for dist, module in _LIBRARIES.items()}
     return found | _codecs() | {"unicode": unicodedata.unidata_version}
 
 
 def installed_libraries() -> dict[str, str]:
-    """Public versions on disk, which an upgrade changes under a running process."""
+    """Public versions on disk; an upgrade changes them while a process runs."""
     return {distribution: _installed(distribution) for distribution in _LIBRARIES}
 
 
@@ -295,7 +296,7 @@ def _installed(distribution: str) -> str:
 
 
 def _codecs() -> dict[str, str]:
-    """Decoders that come inside wheels and differ between builds of one version."""
+    """Decoders that are packed inside wheels and can differ between builds of one version."""
     features = importlib.import_module("PIL.features")
     soundfile = importlib.import_module("soundfile")
     jpeg = f"turbo {features.version('libjpeg_turbo')}" if features.check("libjpeg_turbo") else None

@@ -1,8 +1,8 @@
-"""Tensors straight from the bytes that were hashed: our own reader of the safetensors layout.
+"""Reads tensors directly from the hashed bytes: our own reader of the safetensors layout.
 
 The layout: u64 little-endian header length, a JSON object of name -> {dtype, shape, data_offsets},
-then the data, each tensor's bytes end to end and covering all of it. Nothing is copied; a tensor
-keeps its buffer alive.
+then the data, in which the tensors lie end to end without gaps. Nothing is copied; a tensor keeps
+its buffer alive.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CODES: Final = {dtype: code for code, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """One tensor of a file: `begin` and `end` count bytes from the start of the file."""
 
     name: str
@@ -45,10 +45,10 @@ class Entry:
     end: int
 
 
-def read_entries(path: str, content: Buffer) -> list[Entry]:
+def read_entries(path: str, content: Buffer) -> list[TensorEntry]:
     """The tensors of a file in storage order.
 
-    Raises BundleRefused("weights") for a header that lies: length, dtype, shape, gaps, overlaps.
+    Raises BundleRefused("weights") for a wrong header: length, dtype, shape, gaps, overlaps.
     """
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
@@ -68,7 +68,7 @@ def read_entries(path: str, content: Buffer) -> list[Entry]:
     return entries
 
 
-def _entry(path: str, name: str, item: object, start: int) -> Entry:
+def _entry(path: str, name: str, item: object, start: int) -> TensorEntry:
     if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"}:
         raise _refused(path, f"the header entry of {name} is malformed")
     dtype = DTYPES.get(str(item["dtype"]))
@@ -79,7 +79,7 @@ def _entry(path: str, name: str, item: object, start: int) -> Entry:
         raise _refused(path, f"the header entry of {name} is malformed")
     if offsets[1] - offsets[0] != prod(shape) * dtype.itemsize:
         raise _refused(path, f"{name} has {offsets[1] - offsets[0]} bytes for the shape {shape}")
-    return Entry(name, dtype, tuple(shape), start + offsets[0], start + offsets[1])
+    return TensorEntry(name, dtype, tuple(shape), start + offsets[0], start + offsets[1])
 
 
 def _counts(value: object) -> TypeGuard[list[int]]:
@@ -87,17 +87,17 @@ def _counts(value: object) -> TypeGuard[list[int]]:
 
 
 def read_tensors(file: File) -> dict[str, torch.Tensor]:
-    """The tensors of a file, views over its content. Raises BundleRefused("weights")."""
+    """The tensors of a file, as views over its content. Raises BundleRefused("weights")."""
     entries = read_entries(file.path, file.content)
     return {entry.name: _tensor(file.content, entry) for entry in entries}
 
 
-def _tensor(content: Buffer, entry: Entry) -> torch.Tensor:
+def _tensor(content: Buffer, entry: TensorEntry) -> torch.Tensor:
     count = prod(entry.shape)
     if count == 0:
         return torch.empty(entry.shape, dtype=entry.dtype)
     buffer, begin = content, entry.begin
-    if begin % entry.dtype.itemsize:  # kernels expect aligned data; most writers see to it
+    if begin % entry.dtype.itemsize:  # kernels expect aligned data; most writers align it
         buffer, begin = bytearray(content[entry.begin : entry.end]), 0
     flat = torch.frombuffer(buffer, dtype=entry.dtype, count=count, offset=begin)
     return flat.view(entry.shape)

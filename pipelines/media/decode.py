@@ -1,7 +1,7 @@
-"""One part of a request to text, pixels or samples, within the bundle's limits.
+"""Decodes one part of a request to text, pixels or samples, within the bundle's limits.
 
 Every refusal is a BadInput that names the field, a reason scripts can match, the limit and the
-remedy. No number from a header is believed before memory is spent on it.
+remedy. Sizes from a file's header are checked before memory is allocated for them.
 """
 
 from __future__ import annotations
@@ -9,16 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.errors import BadInput
-from pipelines.media import limits as media
+from pipelines.media import sniff as media
 from pipelines.media.decode_audio import decode_audio, decode_pcm
 from pipelines.media.decode_image import decode_image
-from pipelines.media.limits import DecodedAudio, DecodedImage, Limits
+from pipelines.media.limits import DecodedAudio, DecodedImage, InputLimits
 from pipelines.types import Modality, Part
 
-__all__ = ["DecodedAudio", "DecodedImage", "Limits", "check_parts", "decode", "decode_row"]
+__all__ = [
+    "DecodedAudio",
+    "DecodedImage",
+    "InputLimits",
+    "check_parts",
+    "decode",
+    "decode_row",
+    "modality_of",
+]
 
 
-def check_parts(parts: Sequence[Part], limits: Limits) -> None:
+def modality_of(part: str | DecodedImage | DecodedAudio) -> Modality:
+    if isinstance(part, str):
+        return "text"
+    return "image" if isinstance(part, DecodedImage) else "audio"
+
+
+def check_parts(parts: Sequence[Part], limits: InputLimits) -> None:
     """Refuse a row by its shape alone, before any part is decoded. Raises BadInput."""
     if not parts:
         raise BadInput("parts", "NO_PARTS", "the row has no parts; send at least one.")
@@ -39,9 +53,11 @@ def check_parts(parts: Sequence[Part], limits: Limits) -> None:
         )
 
 
-def decode_row(parts: Sequence[Part], limits: Limits) -> list[str | DecodedImage | DecodedAudio]:
-    """Every part of a row, in order. What they decode to is limited together: 32 pictures that
-    each keep to their own limit would otherwise take gigabytes. Raises BadInput."""
+def decode_row(
+    parts: Sequence[Part], limits: InputLimits
+) -> list[str | DecodedImage | DecodedAudio]:
+    """Every part of a row, in order. The decoded sizes are limited together as well: 32 images that
+    are each within their own limit could take gigabytes. Raises BadInput."""
     check_parts(parts, limits)
     decoded: list[str | DecodedImage | DecodedAudio] = []
     size = 0
@@ -58,7 +74,7 @@ def decode_row(parts: Sequence[Part], limits: Limits) -> list[str | DecodedImage
     return decoded
 
 
-def decode(part: Part, field: str, limits: Limits) -> str | DecodedImage | DecodedAudio:
+def decode(part: Part, field: str, limits: InputLimits) -> str | DecodedImage | DecodedAudio:
     """`field` is the path of the part, e.g. `parts[2]`; refusals point inside it.
 
     Raises BadInput.
@@ -74,7 +90,7 @@ def decode(part: Part, field: str, limits: Limits) -> str | DecodedImage | Decod
             "PART_TOO_LARGE",
             f"{len(data)} bytes; the limit is {limits.max_part_bytes}. Compress or split it.",
         )
-    kind, format = _what_it_is(part, data, field)
+    kind, format = _recognise(part, data, field)
     if kind == "text":
         return _text(data, field, limits)
     if kind == "image":
@@ -84,8 +100,8 @@ def decode(part: Part, field: str, limits: Limits) -> str | DecodedImage | Decod
     return decode_audio(data, format, f"{field}.data", limits)
 
 
-def _what_it_is(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
-    """(modality, format): the content decides, and whatever was declared must agree with it."""
+def _recognise(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
+    """(modality, format): the content decides, and anything declared must agree with it."""
     try:
         claim = media.declared(part.mime)
     except KeyError:
@@ -117,7 +133,7 @@ def _what_it_is(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
             f"{field}.mime",
             "MIME_MISMATCH",
             f"declared {part.mime!r}, but the content is {found[1]}; correct the type, or leave "
-            "it out to have it told from the content.",
+            "it out: the content then decides.",
         )
     if kind and found[0] != kind:
         raise BadInput(
@@ -137,12 +153,11 @@ def _unrecognised(kind: Modality | None, data: bytes, field: str) -> tuple[Modal
     raise BadInput(
         f"{field}.data",
         "UNKNOWN_FORMAT",
-        f"the content is none of {', '.join(known)}; convert it to one of them, or send text as "
-        "UTF-8.",
+        f"the content is not one of {', '.join(known)}; convert it, or send text as UTF-8.",
     )
 
 
-def _given_text(part: Part, text: str, field: str, limits: Limits) -> str:
+def _given_text(part: Part, text: str, field: str, limits: InputLimits) -> str:
     if part.kind not in (None, "text"):
         raise BadInput(
             f"{field}.data", "KIND_MISMATCH", f"declared as {part.kind}, but the content is text."
@@ -158,7 +173,7 @@ def _given_text(part: Part, text: str, field: str, limits: Limits) -> str:
     return _text(encoded, field, limits)
 
 
-def _text(data: bytes, field: str, limits: Limits) -> str:
+def _text(data: bytes, field: str, limits: InputLimits) -> str:
     if len(data) > limits.max_text_bytes:
         raise BadInput(
             f"{field}.data",

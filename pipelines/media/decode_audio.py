@@ -12,11 +12,13 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipelines.errors import BadInput
-from pipelines.media.limits import DecodedAudio, Limits
+from pipelines.media.limits import DecodedAudio, InputLimits
 from pipelines.types import PcmFormat
 
 _BLOCK_FRAMES = 1 << 16
-_UNKNOWN_FRAMES = 1 << 62  # libsndfile's word for a FLAC that was streamed while it was recorded
+_UNKNOWN_FRAMES = (
+    1 << 62
+)  # what libsndfile reports for a FLAC that was streamed while it was recorded
 _FORMATS = {
     "WAV": ("WAV", "WAVEX", "RF64"),
     "FLAC": ("FLAC",),
@@ -26,8 +28,9 @@ _FORMATS = {
 }
 
 
-def decode_audio(data: bytes, format: str, field: str, limits: Limits) -> DecodedAudio:
-    """`format` is one of media.AUDIO_CODECS but PCM, as told from the content. Raises BadInput."""
+def decode_audio(data: bytes, format: str, field: str, limits: InputLimits) -> DecodedAudio:
+    """`format` is one of sniff.AUDIO_CODECS except PCM, as found in the content. Raises
+    BadInput."""
     _check_claim(data, format, field)
     try:
         with soundfile.SoundFile(_Source(data)) as file:
@@ -47,7 +50,7 @@ def decode_audio(data: bytes, format: str, field: str, limits: Limits) -> Decode
     return _checked(DecodedAudio(wave, rate, codec, len(data)), field, limits)
 
 
-def decode_pcm(data: bytes, pcm: PcmFormat | None, field: str, limits: Limits) -> DecodedAudio:
+def decode_pcm(data: bytes, pcm: PcmFormat | None, field: str, limits: InputLimits) -> DecodedAudio:
     """Headerless samples, interleaved. `field` is the path of the part. Raises BadInput."""
     if pcm is None:
         raise BadInput(
@@ -66,8 +69,8 @@ def decode_pcm(data: bytes, pcm: PcmFormat | None, field: str, limits: Limits) -
         raise BadInput(
             f"{field}.data",
             "AUDIO_TRUNCATED",
-            f"{len(data)} bytes are no whole number of {pcm.channels}-channel {pcm.encoding} "
-            "frames.",
+            f"{len(data)} bytes are not a whole number of {pcm.channels}-channel {pcm.encoding} "
+            "frames; send the complete sound.",
         )
     frames = len(data) // (dtype.itemsize * pcm.channels)
     _check_length(frames, pcm.sample_rate, pcm.channels, f"{field}.data", limits)
@@ -79,8 +82,8 @@ def decode_pcm(data: bytes, pcm: PcmFormat | None, field: str, limits: Limits) -
 
 
 class _Source:
-    """The bytes as libsndfile reads them. Broken files make it seek to places that do not exist:
-    it is told where it really is, where BytesIO would raise into a C callback."""
+    """The bytes as libsndfile reads them. Broken files make it seek to impossible positions: then
+    `seek` returns the current position, where BytesIO would raise inside a C callback."""
 
     def __init__(self, data: bytes) -> None:
         self._file = io.BytesIO(data)
@@ -95,16 +98,16 @@ class _Source:
 
 
 def _why(error: Exception) -> str:
-    """libsndfile's own words, without the address of the buffer soundfile puts before them."""
+    """libsndfile's own message, without the buffer address that soundfile adds."""
     return str(getattr(error, "error_string", error)).strip()
 
 
 def _codec(format: str, subtype: str) -> str:
-    """The container, or in Ogg what is inside it."""
+    """The container, or for Ogg the codec inside it."""
     return subtype if format == "OGG" else format
 
 
-def _check_layout(rate: int, channels: int, field: str, limits: Limits) -> None:
+def _check_layout(rate: int, channels: int, field: str, limits: InputLimits) -> None:
     if not limits.min_audio_rate <= rate <= limits.max_audio_rate:
         raise BadInput(
             field,
@@ -120,8 +123,8 @@ def _check_layout(rate: int, channels: int, field: str, limits: Limits) -> None:
         )
 
 
-def _check_length(frames: int, rate: int, channels: int, field: str, limits: Limits) -> None:
-    """A header's claim or a running count: both are held to the same limit."""
+def _check_length(frames: int, rate: int, channels: int, field: str, limits: InputLimits) -> None:
+    """Checks the length in a header, and the running count while reading, against one limit."""
     if frames > limits.max_audio_s * rate or frames * channels > limits.max_audio_values:
         raise BadInput(
             field,
@@ -132,13 +135,13 @@ def _check_length(frames: int, rate: int, channels: int, field: str, limits: Lim
         )
 
 
-def _read(file: soundfile.SoundFile, field: str, limits: Limits) -> NDArray[np.float32]:
-    """float32 [T, channels], block by block: what the header claims is not allocated."""
+def _read(file: soundfile.SoundFile, field: str, limits: InputLimits) -> NDArray[np.float32]:
+    """float32 [T, channels], read block by block: the header's length is not trusted for memory."""
     if file.frames >= _UNKNOWN_FRAMES:
         raise BadInput(
             field,
             "AUDIO_LENGTH_UNKNOWN",
-            "the header does not say how long the sound is; re-encode it to a file.",
+            "the header does not give the length of the sound; re-encode it to a file.",
         )
     _check_length(file.frames, file.samplerate, file.channels, field, limits)
     blocks, frames = [], 0
@@ -163,9 +166,9 @@ def _truncated(field: str, promised: str, present: str) -> BadInput:
 
 
 def _check_claim(data: bytes, format: str, field: str) -> None:
-    """Refuse a file whose own container says that more should have followed.
+    """Refuses a file whose container declares more data than the file holds.
 
-    libsndfile silently shortens such files, which turns a broken upload into a different sound.
+    libsndfile silently shortens such files, which would turn a broken upload into another sound.
     """
     if format in ("WAV", "AIFF"):
         promised, present = _sample_chunk(data, little=format == "WAV")
@@ -179,11 +182,11 @@ def _check_claim(data: bytes, format: str, field: str) -> None:
         )
 
 
-_UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # a writer that could not seek back
+_UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # from a writer that could not seek back
 
 
 def _sample_chunk(data: bytes, little: bool) -> tuple[int, int]:
-    """(bytes of samples the file claims, bytes that are there); (0, 0) when it does not say."""
+    """(bytes of samples declared, bytes present); (0, 0) when the file does not declare any."""
     layout, wanted = ("<4sI", b"data") if little else (">4sI", b"SSND")
     at = 12
     while at + 8 <= len(data):
@@ -203,8 +206,8 @@ def _ogg_ends(data: bytes) -> bool:
     return at + 27 + len(segments) + sum(segments) <= len(data)
 
 
-def _checked(audio: DecodedAudio, field: str, limits: Limits) -> DecodedAudio:
-    """Refuse samples that would poison every number after them."""
+def _checked(audio: DecodedAudio, field: str, limits: InputLimits) -> DecodedAudio:
+    """Refuses samples that would spoil every later number."""
     frames = audio.wave.shape[0]
     if frames == 0 or frames < limits.min_audio_s * audio.sample_rate:
         raise BadInput(

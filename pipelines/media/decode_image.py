@@ -1,4 +1,4 @@
-"""Encoded pictures to upright RGB pixels on white."""
+"""Encoded images to upright RGB pixels on white."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pipelines.errors import BadInput
-from pipelines.media.limits import DecodedImage, Limits
-from pipelines.media.truncation import check_whole
+from pipelines.media.limits import DecodedImage, InputLimits
+from pipelines.media.truncation import check_not_truncated
 
 _ORIENTATION_TAG = 0x0112
 # EXIF orientation to (transposed, upside down, mirrored), applied in this order.
@@ -30,7 +30,7 @@ _TIFF_SCHEMES = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_defl
 _MODES = frozenset(
     "1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr LAB HSV I;16 I;16L I;16B I;16N".split()
 )
-# What Pillow's decoders are known to raise on content that is not what it claims to be.
+# The exceptions Pillow's decoders are known to raise on broken content.
 _BROKEN = (
     OSError,
     SyntaxError,
@@ -43,13 +43,13 @@ _BROKEN = (
     OverflowError,
     struct.error,
     zlib.error,
-    Warning,  # where warnings are errors, Pillow's about corrupt metadata are the first to come
+    Warning,  # if warnings are errors, Pillow's warnings about corrupt metadata are raised here
 )
 
 
-def decode_image(data: bytes, format: str, field: str, limits: Limits) -> DecodedImage:
-    """`format` is one of media.IMAGE_FORMATS, as told from the content. Raises BadInput."""
-    if format == "WEBP":  # Pillow allocates a WebP's canvas while opening it
+def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> DecodedImage:
+    """`format` is one of sniff.IMAGE_FORMATS, as found in the content. Raises BadInput."""
+    if format == "WEBP":  # Pillow allocates the canvas of a WebP while opening it
         _check_size(*_webp_size(data, field), field, limits)
     image = _open(data, format, field, limits)
     _check_size(*image.size, field, limits)
@@ -64,12 +64,12 @@ def decode_image(data: bytes, format: str, field: str, limits: Limits) -> Decode
         _check_compression(image, field)
     if format == "JPEG" and limits.jpeg_draft_px:
         image.draft("RGB", (limits.jpeg_draft_px, limits.jpeg_draft_px))
-    # Pillow turns a TIFF upright while loading it and forgets that it did.
+    # Pillow turns a TIFF upright while loading it, and then reports no orientation.
     orientation, warning = _orientation(image) if format == "TIFF" else (1, False)
     turned_by_pillow = orientation != 1
     try:
         image.load()
-        check_whole(image, data, format, field)
+        check_not_truncated(image, data, format, field)
         if not turned_by_pillow:
             orientation, warning = _orientation(image)
         pixels = _rgb(image)
@@ -93,7 +93,7 @@ def decode_image(data: bytes, format: str, field: str, limits: Limits) -> Decode
     )
 
 
-def _open(data: bytes, format: str, field: str, limits: Limits) -> Image.Image:
+def _open(data: bytes, format: str, field: str, limits: InputLimits) -> Image.Image:
     """Reads the header only."""
     try:
         return Image.open(io.BytesIO(data), formats=(format,))
@@ -118,7 +118,7 @@ def _undecodable(format: str, field: str, error: object) -> BadInput:
     )
 
 
-def _check_size(width: int, height: int, field: str, limits: Limits) -> None:
+def _check_size(width: int, height: int, field: str, limits: InputLimits) -> None:
     if width < 1 or height < 1:
         raise BadInput(field, "IMAGE_EMPTY", f"the image is {width}x{height} pixels.")
     if width * height > limits.max_image_pixels or max(width, height) > limits.max_image_side:
@@ -138,7 +138,7 @@ def _check_size(width: int, height: int, field: str, limits: Limits) -> None:
 
 
 def _check_compression(image: Image.Image, field: str) -> None:
-    """Schemes that decode short data without a word (JPEG, fax) would let broken files through."""
+    """Refuses schemes that decode truncated data without an error (JPEG, fax)."""
     scheme = image.info.get("compression", "raw")
     if scheme not in _TIFF_SCHEMES:
         raise BadInput(
@@ -181,9 +181,9 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     """uint8 [H, W, 3], converted strip by strip.
 
-    A large picture is then in memory once in Pillow's four bytes a pixel and once in our three,
-    whatever conversions its mode needs, and a strip is small enough for the allocator to reuse:
-    fresh pages for whole pictures took a third of the time of decoding a 640x480 JPEG.
+    A large image is then in memory once with Pillow's four bytes a pixel and once with our three,
+    whatever conversions its mode needs. A strip is small enough for the allocator to reuse: new
+    pages for whole images took a third of the time of decoding a 640x480 JPEG.
     """
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width)

@@ -1,4 +1,4 @@
-"""What decoding yields, what it may cost at most, and how a format is told from its first bytes."""
+"""The limits of what one row may send, and the results of decoding."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.bundle import parameters
-from pipelines.types import Modality
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one row may ask of us. Checked before memory is spent wherever a header allows it.
+class InputLimits:
+    """The most one row may send. Checked before memory is allocated wherever a header allows it.
 
-    Part of the bundle: a limit decides which inputs the model ever sees. `jpeg_draft_px` is 0
-    (off), or the side in pixels down to which the JPEG decoder may scale while decoding: faster,
-    and up to 14 of 255 levels away from the exact picture.
+    Part of the bundle, because a limit decides which inputs the model sees. A server's own limits
+    on parts and bytes of text have the same defaults (tests/pipelines/test_limits.py).
+    `jpeg_draft_px` is 0 (off), or the side in pixels down to which the JPEG decoder may scale while
+    decoding: faster, and up to 14 of 255 levels away from the exact pixels.
     """
 
     max_parts: int = 32
@@ -46,16 +46,16 @@ class Limits:
         return parameters.read(cls, values, "limits")
 
 
-DEFAULT = Limits()
-QWEN = Limits(max_audio_s=300.0, max_audio_values=32_000_000)
+DEFAULT = InputLimits()
+QWEN = InputLimits(max_audio_s=300.0, max_audio_values=32_000_000)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
     """`pixels` uint8 [H, W, 3], upright, on white; `mode` is the file's own colour mode.
 
-    `has_orientation`: an EXIF orientation other than upright was applied. `warning`: the picture is
-    whole but its metadata was not.
+    `has_orientation`: an EXIF orientation other than upright was applied. `warning`: the image is
+    complete, but its metadata is broken.
     """
 
     pixels: NDArray[np.uint8]
@@ -92,92 +92,3 @@ class DecodedAudio:
     @property
     def seconds(self) -> float:
         return float(self.wave.shape[0] / self.sample_rate)
-
-
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-AUDIO_CODECS = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "PCM")
-
-_MIME: Mapping[str, tuple[Modality, str]] = {
-    "image/jpeg": ("image", "JPEG"),
-    "image/jpg": ("image", "JPEG"),
-    "image/pjpeg": ("image", "JPEG"),
-    "image/png": ("image", "PNG"),
-    "image/webp": ("image", "WEBP"),
-    "image/gif": ("image", "GIF"),
-    "image/bmp": ("image", "BMP"),
-    "image/x-ms-bmp": ("image", "BMP"),
-    "image/tiff": ("image", "TIFF"),
-    "audio/wav": ("audio", "WAV"),
-    "audio/wave": ("audio", "WAV"),
-    "audio/x-wav": ("audio", "WAV"),
-    "audio/vnd.wave": ("audio", "WAV"),
-    "audio/flac": ("audio", "FLAC"),
-    "audio/x-flac": ("audio", "FLAC"),
-    "audio/ogg": ("audio", "OGG"),
-    "application/ogg": ("audio", "OGG"),
-    "audio/opus": ("audio", "OGG"),
-    "audio/vorbis": ("audio", "OGG"),
-    "audio/mpeg": ("audio", "MP3"),
-    "audio/mp3": ("audio", "MP3"),
-    "audio/aiff": ("audio", "AIFF"),
-    "audio/x-aiff": ("audio", "AIFF"),
-    "audio/pcm": ("audio", "PCM"),
-    "audio/l16": ("audio", "PCM"),
-}
-
-
-def declared(mime: str) -> tuple[Modality, str] | None:
-    """(modality, format or "" for any of its formats) a mime type claims; None: it claims nothing.
-
-    Raises KeyError for a type that nothing here decodes.
-    """
-    name = mime.split(";")[0].strip().lower()
-    if name in ("", "application/octet-stream", "binary/octet-stream"):
-        return None
-    if name.startswith("text/"):
-        return ("text", "")
-    if name in ("image/*", "audio/*"):
-        return ("image" if name[0] == "i" else "audio", "")
-    return _MIME[name]
-
-
-def sniff(data: bytes) -> tuple[Modality, str] | None:
-    """(modality, format) told from the first bytes; None when they are no media format we read."""
-    head = data[:16]
-    if head.startswith(b"\xff\xd8\xff"):
-        return ("image", "JPEG")
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return ("image", "PNG")
-    if head[:6] in (b"GIF87a", b"GIF89a"):
-        return ("image", "GIF")
-    if head[:4] in (b"II*\0", b"MM\0*"):
-        return ("image", "TIFF")
-    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
-        return ("audio", "WAV")
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return ("image", "WEBP")
-    if head.startswith(b"fLaC"):
-        return ("audio", "FLAC")
-    if head.startswith(b"OggS"):
-        return ("audio", "OGG")
-    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        return ("audio", "AIFF")
-    if head.startswith(b"ID3") or _is_mpeg_frame(head):
-        return ("audio", "MP3")
-    if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0":
-        return ("image", "BMP")
-    return None
-
-
-def _is_mpeg_frame(head: bytes) -> bool:
-    """An MPEG audio frame header: 11 sync bits, no reserved version or rate, layer III. The other
-    layers are refused: their header cannot be told from a UTF-16 byte-order mark."""
-    return (
-        len(head) >= 4
-        and head[0] == 0xFF
-        and head[1] & 0xE0 == 0xE0
-        and head[1] & 0x18 != 0x08
-        and head[1] & 0x06 == 0x02
-        and head[2] & 0xF0 != 0xF0
-        and head[2] & 0x0C != 0x0C
-    )

@@ -1,7 +1,8 @@
-"""Whether an image that decoded without an error was all there.
+"""Detects truncated images that decoded without an error.
 
-Pillow paints what is missing from a short PNG black and from a short JPEG grey, and says nothing.
-Each check looks at the last pixels first and spends more only when they could be such paint.
+Pillow fills the missing part of a truncated PNG with black and of a truncated JPEG with grey,
+without an error. Each check looks at the last pixels first and continues only if they could be such
+fill.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from PIL import Image
 from pipelines.errors import BadInput
 
 
-def check_whole(image: Image.Image, data: bytes, format: str, field: str) -> None:
+def check_not_truncated(image: Image.Image, data: bytes, format: str, field: str) -> None:
     """`image` is loaded but not converted. Raises BadInput."""
     if format == "PNG":
         _check_png(image, data, field)
@@ -28,7 +29,7 @@ def _check_png(image: Image.Image, data: bytes, field: str) -> None:
     last_row = image.crop((0, height - 1, width, height))
     interlaced = bool(image.info.get("interlace"))
     if not interlaced and last_row.getbbox() is not None:
-        return  # rows come in order and a row that is missing is all zeros
+        return  # rows are stored in order, and a missing row is all zeros
     expected, present = _png_sizes(data)
     if present < expected:
         raise BadInput(
@@ -53,7 +54,7 @@ _ADAM7 = (  # first column, first row, column step, row step of each pass
 
 
 def _png_sizes(data: bytes) -> tuple[int, int]:
-    """(bytes the header asks for, bytes the image data inflates to, counted no further)."""
+    """(bytes the header requires, bytes the image data inflates to, counted up to that)."""
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data[16:29])
     bits = depth * _CHANNELS[colour]
     expected = 0
@@ -74,13 +75,13 @@ def _png_sizes(data: bytes) -> tuple[int, int]:
 
 _END = b"\xff\xd9"
 _NOISE = bytes.fromhex("5aa53cc396691e") * 12
-# Entropy-coded noise, once plainly and once behind each restart marker the decoder may look for.
+# Entropy-coded noise, once alone and once after each restart marker the decoder may look for.
 _MORE = _NOISE + b"".join(bytes((0xFF, 0xD0 + i)) + _NOISE for i in range(8))
 
 
 def _check_jpeg(image: Image.Image, data: bytes, field: str) -> None:
-    """Offer the decoder more data before the end marker: only one that ran short will take it."""
-    if not _may_be_paint(image):
+    """Inserts more data before the end marker: only a decoder that ran short will use it."""
+    if not _may_be_fill(image):
         return
     end = data.rfind(_END)
     again = Image.open(io.BytesIO(data[:end] + _MORE + _END), formats=("JPEG",))
@@ -88,12 +89,12 @@ def _check_jpeg(image: Image.Image, data: bytes, field: str) -> None:
     try:
         again.load()
     except OSError:
-        return  # noise after a complete scan broke something else: the image itself was whole
+        return  # the noise after a complete scan caused an error: the image itself is complete
     if _differ(image, again):
         raise BadInput(
             field,
             "IMAGE_TRUNCATED",
-            f"the header promises {image.height} rows, the data ends before; "
+            f"the header promises {image.height} rows, the data ends earlier; "
             "send the complete file.",
         )
 
@@ -109,9 +110,9 @@ def _differ(one: Image.Image, other: Image.Image) -> bool:
     return False
 
 
-def _may_be_paint(image: Image.Image) -> bool:
-    """Blocks that are missing have no coefficients: mid-grey, up to what the neighbours' colour
-    bleeds into the last pixel."""
+def _may_be_fill(image: Image.Image) -> bool:
+    """Missing blocks have no coefficients, so they are mid-grey, apart from the neighbours' colour
+    that bleeds into the last pixel."""
     if image.mode not in ("L", "RGB"):
         return True
     last = image.crop((image.width - 1, image.height - 1, image.width, image.height))

@@ -1,20 +1,18 @@
 """The model behind the heads: a batch in, hidden states out; vocabulary logits only when asked.
 
-Knows no task, label or tokenizer. Everything here is differentiable; whether gradients are kept
-is the caller's choice.
+Knows no task, label or tokenizer. Everything here is differentiable; the caller decides whether
+gradients are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 
-from pipelines.batch import Batch, BranchColumns, Images, Sounds
+from pipelines.batch import Batch, Images, LabelTrees, Sounds
 from pipelines.models.geometry import Geometry
-from pipelines.models.kv_cache import Cache, KeyValues
-from pipelines.models.qwen import thinker
+from pipelines.models.kv_cache import KeyValues, KVCache
 
 
 class Backbone(Protocol):
@@ -33,7 +31,7 @@ class Backbone(Protocol):
         """H, the size of a hidden state and of an embedding."""
 
     def hidden(self, batch: Batch) -> torch.Tensor:
-        """[B, columns, H]: prompts and, if packed, label branches, after the last norm."""
+        """[B, columns, H]: prompts and, if packed, label label_trees, after the last norm."""
 
     def prefill(self, batch: Batch) -> tuple[torch.Tensor, KeyValues]:
         """([B, prompt columns, H], the keys and values of the prompts)."""
@@ -43,27 +41,23 @@ class Backbone(Protocol):
         tokens: torch.Tensor,
         positions: torch.Tensor,
         seen: torch.Tensor,
-        cache: Cache,
+        cache: KVCache,
     ) -> torch.Tensor:
-        """[B, N, H] of `tokens` [B, N] behind what the cache holds; `seen` is bool [B, N, keys]."""
+        """[B, N, H] of `tokens` [B, N] after the cached ones; `seen` is bool [B, N, keys]."""
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Vocabulary logits [..., V] of hidden states [..., H]."""
 
 
-class QwenOmniBackbone:
-    """Qwen2.5-Omni thinkers of transformers 5.17 to 5.23, tiny or real."""
+class TransformersBackbone:
+    """What the families share: a transformers model with `lm_head` and token embeddings.
 
-    def __init__(self, model: Any) -> None:
+    A family implements `_run`, `_see` and `_hear`.
+    """
+
+    def __init__(self, model: Any, embed: Any) -> None:
         self.model = model
-        self.geometry = Geometry.of(model.config)
-        self._text, self._visual, self._audio = thinker.parts(model)
-        self._embed = model.get_input_embeddings()
-
-    @staticmethod
-    def fresh(config: Mapping[str, Any], seed: int) -> QwenOmniBackbone:
-        """Randomly initialised, float32, on the CPU: where training begins."""
-        return QwenOmniBackbone(thinker.fresh(thinker.read_config(config), seed))
+        self._embed = embed
 
     @property
     def device(self) -> torch.device:
@@ -82,34 +76,28 @@ class QwenOmniBackbone:
     def width(self) -> int:
         return int(self._embed.weight.shape[1])
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The weights to save, under the names every library version reads."""
-        return thinker.tensors_of(self.model)
-
     def hidden(self, batch: Batch) -> torch.Tensor:
         tokens, positions = batch.prompt_ids, batch.positions
-        branches = batch.branches[0] if batch.packed else None
-        if branches is not None:
-            tokens = torch.cat([tokens, branches.tokens], dim=1)
-            positions = torch.cat([positions, branches.positions], dim=2)
-        embeddings = self._embeddings(tokens, batch)
-        return self._run(embeddings, positions, visible(batch, branches), None)
+        label_trees = batch.label_trees[0] if batch.packed else None
+        if label_trees is not None:
+            tokens = torch.cat([tokens, label_trees.tokens], dim=1)
+            positions = torch.cat([positions, label_trees.positions], dim=2)
+        return self._run(tokens, positions, visible(batch, label_trees), None, batch)
 
     def prefill(self, batch: Batch) -> tuple[torch.Tensor, KeyValues]:
         if batch.packed:
             raise ValueError("a packed batch has no prompt-only columns to keep")
-        cache = KeyValues()
-        embeddings = self._embeddings(batch.prompt_ids, batch)
-        return self._run(embeddings, batch.positions, visible(batch, None), cache), cache
+        cache, seen = KeyValues(), visible(batch, None)
+        return self._run(batch.prompt_ids, batch.positions, seen, cache, batch), cache
 
     def extend(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
         seen: torch.Tensor,
-        cache: Cache,
+        cache: KVCache,
     ) -> torch.Tensor:
-        return self._run(self._embed(tokens), positions, seen, cache)
+        return self._run(tokens, positions, seen, cache, None)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model.lm_head(hidden)
@@ -117,23 +105,25 @@ class QwenOmniBackbone:
 
     def _run(
         self,
-        embeddings: torch.Tensor,
+        tokens: torch.Tensor,
         positions: torch.Tensor,
         seen: torch.Tensor,
-        cache: Cache | None,
+        cache: KVCache | None,
+        batch: Batch | None,
     ) -> torch.Tensor:
-        mask = additive(seen, self.dtype)
-        out: torch.Tensor = self._text(
-            inputs_embeds=embeddings,
-            attention_mask={"full_attention": mask, "sliding_attention": mask},
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=False,
-        ).last_hidden_state
-        return out
+        """`batch` holds the media of `tokens`; None when these columns have none."""
+        raise NotImplementedError
 
-    def _embeddings(self, tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
-        embeddings: torch.Tensor = self._embed(tokens)
+    def _see(self, images: Images) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _hear(self, sounds: Sounds) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _with_media(self, embeddings: torch.Tensor, batch: Batch | None) -> torch.Tensor:
+        """Puts the embeddings of images and sounds in their places; none without a batch."""
+        if batch is None:
+            return embeddings
         flat = embeddings.flatten(0, 1)
         if batch.images is not None:
             flat = flat.index_copy(0, batch.images.target, self._see(batch.images).to(flat.dtype))
@@ -141,72 +131,30 @@ class QwenOmniBackbone:
             flat = flat.index_copy(0, batch.sounds.target, self._hear(batch.sounds).to(flat.dtype))
         return flat.view(embeddings.shape)
 
-    def _see(self, images: Images) -> torch.Tensor:
-        # One segment for the library's own splitting; ours are in `segments` (attention.py).
-        whole = torch.tensor([0, len(images.patches)], dtype=torch.int32)
-        out: torch.Tensor = self._visual(
-            images.patches.to(self.dtype),
-            images.grids,
-            position_ids=images.positions,
-            cu_seqlens=whole,
-            window_index=images.window_index,
-            cu_window_seqlens=whole,
-            segments=(images.full, images.windowed),
-        ).pooler_output
-        return out
 
-    def _hear(self, sounds: Sounds) -> torch.Tensor:
-        whole = torch.tensor([0, len(sounds.valid)], dtype=torch.int32)
-        out: torch.Tensor = self._audio(
-            None,
-            feature_lens=sounds.frames,
-            padded_feature=sounds.chunks,
-            chunk_lengths=sounds.chunk_frames,
-            valid_indices=sounds.valid,
-            pool_indices=sounds.pool,
-            cu_seqlens=whole,
-            segments=(sounds.full, sounds.full),
-        ).last_hidden_state
-        return out
+def visible(batch: Batch, label_trees: LabelTrees | None) -> torch.Tensor:
+    """bool [B, columns, columns]: causal prompts without padding, label label_trees behind them.
 
-
-def load_backbone(
-    config: Mapping[str, Any],
-    tensors: Mapping[str, torch.Tensor],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> QwenOmniBackbone:
-    """For inference: weights frozen, in `dtype` on `device`.
-
-    Raises BundleRefused("config" | "weights").
-    """
-    model = thinker.loaded(thinker.read_config(config), tensors, device, dtype)
-    return QwenOmniBackbone(model)
-
-
-def visible(batch: Batch, branches: BranchColumns | None) -> torch.Tensor:
-    """bool [B, columns, columns]: causal prompts without padding, label branches behind them.
-
-    A padded query sees itself, for attention to nothing would be NaN.
+    A padded query sees itself, because attention to nothing would give NaN.
     """
     width, device = batch.prompt_columns, batch.prompt_ids.device
-    columns = width + (branches.columns if branches is not None else 0)
+    columns = width + (label_trees.columns if label_trees is not None else 0)
     place = torch.arange(width, device=device)
     real = place >= batch.starts[:, None]
     seen = torch.zeros(batch.rows, columns, columns, dtype=torch.bool, device=device)
     seen[:, :width, :width] = (place[:, None] >= place) & real[:, None, :]
     seen[:, :width, :width] |= place[:, None] == place
-    if branches is not None:
+    if label_trees is not None:
         seen[:, width:, :width] = real[:, None, :]
-        seen[:, width:, width:] = branches.ancestors
+        seen[:, width:, width:] = label_trees.ancestors
     return seen
 
 
-def visible_behind(batch: Batch, branches: BranchColumns) -> torch.Tensor:
-    """bool [B, branch columns, prompt + branch columns], for a forward behind the kept prompt."""
+def visible_after_prompt(batch: Batch, label_trees: LabelTrees) -> torch.Tensor:
+    """bool [B, label columns, prompt + label columns], for a forward after the cached prompt."""
     place = torch.arange(batch.prompt_columns, device=batch.prompt_ids.device)
-    real = (place >= batch.starts[:, None])[:, None, :].expand(-1, branches.columns, -1)
-    return torch.cat([real, branches.ancestors], dim=2)
+    real = (place >= batch.starts[:, None])[:, None, :].expand(-1, label_trees.columns, -1)
+    return torch.cat([real, label_trees.ancestors], dim=2)
 
 
 def additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -1,6 +1,8 @@
-"""Which device, number format and thread count, each with the reason, and how batches get there.
+"""Chooses device, number format and thread count, each with its reason; copies batches to the
+device.
 
-Nothing here changes a stamp: a device shows in `env`; golden answers bound what it may change.
+Nothing here changes a stamp: the device is shown in `env`, and the tolerance of the golden answers
+limits how far it may change the numbers.
 """
 
 from __future__ import annotations
@@ -16,17 +18,17 @@ from pipelines.batch import mapped
 from pipelines.models import attention
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Below this, a GPU spends its time on launches, not on arithmetic: float32 costs nothing there.
+# A GPU spends its time on kernel launches with smaller models: float32 costs nothing there.
 _SMALL_PARAMETERS = 100_000_000
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def choose_device(asked: str = "auto") -> tuple[torch.device, str]:
-    """`asked` is auto, cpu, cuda or cuda:N. Raises ValueError for what is not there."""
+    """`asked` is auto, cpu, cuda or cuda:N. Raises ValueError for a device that does not exist."""
     count = torch.cuda.device_count()
     if asked == "auto":
         if count:
-            return torch.device("cuda:0"), f"a CUDA device is there: {_name(0)}"
+            return torch.device("cuda:0"), f"a CUDA device is present: {_name(0)}"
         return torch.device("cpu"), "torch sees no CUDA device"
     if asked == "cpu":
         return torch.device("cpu"), "asked for"
@@ -56,28 +58,28 @@ def choose_dtype(asked: str, device: torch.device, parameters: int) -> tuple[tor
 def choose_threads(asked: int | str, device: torch.device) -> tuple[int, str]:
     """Torch threads of this process; `asked` is auto, 0 (the same) or a number."""
     if asked not in ("auto", 0, "0"):
-        if not str(asked).isdecimal():  # as a negative number is not, either
+        if not str(asked).isdecimal():  # refuses negative numbers too
             raise ValueError(f"threads {asked!r}: expected auto or a number above 0")
         return int(asked), "asked for"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if device.type == "cpu":
         return cores or 1, f"every core this process may use ({cores})"
-    return min(4, cores or 1), "the GPU computes; threads only resize pictures and the like"
+    return min(4, cores or 1), "the GPU computes; threads only preprocess media"
 
 
-def settle(device: torch.device, dtype: torch.dtype, threads: int) -> None:
-    """Process-wide switches, once at load."""
+def configure_process(device: torch.device, dtype: torch.dtype, threads: int) -> None:
+    """Sets process-wide switches once, at load."""
     torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # A float32 asked for is a float32: no silent 10-bit mantissas in convolutions or products.
+        # float32 means float32: no silent 10-bit mantissas in convolutions or products.
         exact = dtype == torch.float32
         torch.backends.cudnn.allow_tf32 = not exact
         torch.backends.cuda.matmul.allow_tf32 = not exact
 
 
 def describe(device: torch.device, dtype: torch.dtype, threads: int) -> dict[str, str]:
-    """The environment numbers were computed in, for people and for comparing servers."""
+    """The environment in which numbers are computed, for people and for comparing servers."""
     cuda = device.type == "cuda"
     return {
         "device": str(device),
@@ -108,12 +110,12 @@ def _cpu_name() -> str:
 def _driver() -> str:
     if not _DRIVER.exists():
         return "unknown"
-    words = _DRIVER.read_text().splitlines()[0].split()
-    return next((word for word in words if word[0].isdigit() and "." in word), "unknown")
+    fields = _DRIVER.read_text().splitlines()[0].split()
+    return next((field for field in fields if field[0].isdigit() and "." in field), "unknown")
 
 
-class Lane:
-    """Brings batches to a device on a stream of its own, while the device computes another.
+class UploadStream:
+    """Copies batches to a device on its own stream while the device computes another batch.
 
     On the CPU it does nothing. `upload` may be called from another thread than `join`.
     """
@@ -125,10 +127,11 @@ class Lane:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def upload(self, value: Any) -> tuple[Any, Any]:
-        """(the same value with its tensors on the device, the event after which they are there)."""
+        """(the same value with its tensors on the device, the event that marks the end of the
+        copy)."""
         if self._stream is None:
             return value, None
-        # Page-locked blocks are kept by torch's host allocator and reused once their copy is done.
+        # torch's host allocator keeps page-locked blocks and reuses them once their copy is done.
         pinned = mapped(value, lambda tensor: tensor.pin_memory())
         with torch.cuda.stream(self._stream):
             there = mapped(pinned, lambda tensor: tensor.to(self._device, non_blocking=True))
@@ -137,7 +140,8 @@ class Lane:
         return there, event
 
     def join(self, value: Any, event: Any) -> None:
-        """Makes the computing stream wait for the copy, and the copy's memory for the computing."""
+        """Makes the compute stream wait for the copy, and keeps the copied memory until it is
+        used."""
         if event is None:
             return
         current = torch.cuda.current_stream(self._device)

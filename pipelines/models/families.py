@@ -1,6 +1,6 @@
-"""The model families that are served, one row each. `model_type` of model/config.json chooses.
+"""The model families that are served, one row each; `model_type` in model/config.json selects one.
 
-Everything that differs between families is in a row; nobody else asks which one it is.
+Everything that differs between families is in its row. No other module asks which family it is.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 
 from pipelines.bundle import parameters
 from pipelines.errors import BundleRefused
-from pipelines.media import limits as media
+from pipelines.media import limits
 from pipelines.media.decode import DecodedAudio, DecodedImage
-from pipelines.models import backbone, tokens
+from pipelines.models import tokens
 from pipelines.models.backbone import Backbone
 from pipelines.models.gemma import backbone as gemma
 from pipelines.models.gemma import log_mel as gemma_audio
@@ -24,6 +24,7 @@ from pipelines.models.gemma import model as gemma_model
 from pipelines.models.gemma import patches as gemma_image
 from pipelines.models.gemma.log_mel import GemmaAudioConfig
 from pipelines.models.gemma.patches import GemmaImageConfig
+from pipelines.models.qwen import backbone as qwen
 from pipelines.models.qwen import log_mel as audio
 from pipelines.models.qwen import patches as image
 from pipelines.models.qwen import thinker
@@ -37,8 +38,9 @@ Loading = Callable[
 
 
 @dataclass(frozen=True, slots=True)
-class Senses:
-    """How pixels and samples become tensors; each function takes the config its reader makes."""
+class MediaPreprocessing:
+    """How pixels and samples become tensors. `patches` takes the config that `read_image` returns,
+    `log_mel` the one that `read_audio` returns."""
 
     read_image: Callable[[Mapping[str, Any]], ImageConfig | GemmaImageConfig]
     read_audio: Callable[[Mapping[str, Any]], AudioConfig | GemmaAudioConfig]
@@ -48,11 +50,11 @@ class Senses:
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
-    """What checkpoint directories say of preprocessing: `files` are read in this order.
+class StatedPreprocessing:
+    """What a checkpoint directory states about preprocessing; `files` are read in this order.
 
-    `ours` maps their name to (section, name) in preprocess.json, `must_be` to the only value that
-    is implemented.
+    `ours` maps a name in those files to (section, name) in preprocess.json, `must_be` to the only
+    value that is implemented.
     """
 
     files: tuple[str, ...]
@@ -62,33 +64,38 @@ class Stated:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """`belongs(config)` says of a checkpoint's tensor whether it is used, `canonical` what it is
-    called in a bundle; `budget(pixels)` is the image parameter that keeps a picture to that area.
+    """`belongs(config)` returns a test for the names of tensors that are used, `canonical` gives a
+    tensor's name in a bundle. `budget(pixels)` is the image parameter that limits an image to that
+    area.
 
-    `plain_added`: added tokens that the tokenizer file does not call special (runs of line feeds,
-    say) are ordinary text.
+    `plain_added`: added tokens that the tokenizer file does not mark as special (runs of line
+    feeds, for example) are ordinary text.
     """
 
     model_type: str
-    senses: Senses
+    media: MediaPreprocessing
     plain_added: bool
     load: Loading
     belongs: Callable[[Mapping[str, Any]], Callable[[str], bool]]
     canonical: Callable[[str], str]
     preprocess: Mapping[str, Mapping[str, Any]]
     template: Template
-    stated: Stated
+    stated: StatedPreprocessing
     budget: Callable[[int], Mapping[str, int]]
 
 
+# The sections of preprocess.json.
+SECTIONS: Final = ("image", "audio", "text", "limits")
+
+
 def _sections(image: Any, audio: Any, text: Any, limits: Any) -> dict[str, dict[str, Any]]:
-    parts = {"image": image, "audio": audio, "text": text, "limits": limits}
-    return {name: parameters.write(part) for name, part in parts.items()}
+    sections = zip(SECTIONS, (image, audio, text, limits), strict=True)
+    return {name: parameters.write(section) for name, section in sections}
 
 
 QWEN: Final = Family(
     model_type="qwen2_5_omni_thinker",
-    senses=Senses(
+    media=MediaPreprocessing(
         read_image=ImageConfig.from_dict,
         read_audio=AudioConfig.from_dict,
         patches=image.patches,
@@ -96,12 +103,12 @@ QWEN: Final = Family(
         audio_tokens=audio.audio_tokens,
     ),
     plain_added=False,
-    load=backbone.load_backbone,
+    load=qwen.load_backbone,
     belongs=lambda _config: thinker.belongs,
     canonical=thinker.canonical,
-    preprocess=_sections(image.QWEN, audio.QWEN, tokens.QWEN, media.QWEN),
+    preprocess=_sections(image.QWEN, audio.QWEN, tokens.QWEN, limits.QWEN),
     template=tokens.QWEN_TEMPLATE,
-    stated=Stated(
+    stated=StatedPreprocessing(
         files=("preprocessor_config.json",),
         ours={
             "patch_size": ("image", "patch_size"),
@@ -117,7 +124,7 @@ QWEN: Final = Family(
 
 GEMMA: Final = Family(
     model_type="gemma4",
-    senses=Senses(
+    media=MediaPreprocessing(
         read_image=GemmaImageConfig.from_dict,
         read_audio=GemmaAudioConfig.from_dict,
         patches=gemma_image.gemma_patches,
@@ -128,9 +135,9 @@ GEMMA: Final = Family(
     load=gemma.load_backbone,
     belongs=gemma_model.belongs,
     canonical=lambda name: name,
-    preprocess=_sections(gemma_image.GEMMA, gemma_audio.GEMMA, tokens.QWEN, media.DEFAULT),
+    preprocess=_sections(gemma_image.GEMMA, gemma_audio.GEMMA, tokens.QWEN, limits.DEFAULT),
     template=tokens.GEMMA_TEMPLATE,
-    stated=Stated(
+    stated=StatedPreprocessing(
         files=("preprocessor_config.json", "processor_config.json"),
         ours={
             "patch_size": ("image", "patch_size"),
@@ -165,6 +172,6 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """Raises BundleRefused("config") for a family that is not served."""
     name = config.get("model_type")
     if name not in FAMILIES:
-        words = f"model_type {name!r} is not served; served are {', '.join(FAMILIES)}"
-        raise BundleRefused("config", words)
+        message = f"model_type {name!r} is not served; served are {', '.join(FAMILIES)}"
+        raise BundleRefused("config", message)
     return FAMILIES[str(name)]

@@ -1,9 +1,9 @@
-"""Texts written token by token, several at a time, each as if it were alone.
+"""Generates several texts at once, token by token; each is the same as if it were alone.
 
-- one `Writing` holds the live texts of a device; between two of its steps the caller may run
-  anything else, and texts may start, end and be cancelled;
-- every text keeps its own line of the cache, so what is written beside it changes nothing;
-- greedy: the most probable token, the lower number if two are equal.
+- one `Writing` holds the live texts of a device; between two steps the caller may run other work,
+  and texts may start, end and be cancelled;
+- every text has its own line of the cache, so the other texts do not change it;
+- decoding is greedy: the most probable token, or the lower token id of two equal ones.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 
 from pipelines.batch import Batch
 from pipelines.models.backbone import Backbone
-from pipelines.models.kv_cache import Lines
+from pipelines.models.kv_cache import GenerationCache
 
 Decode = Callable[[Sequence[int]], str]
 Ending = Literal["", "end", "length", "cancelled"]
 
 
-class Pieces:
-    """Tokens in, text out as soon as it is certain: never half a character.
+class IncrementalDecoder:
+    """Turns tokens into text as soon as it is certain: never half a character.
 
     The pieces together are what decoding all tokens at once gives.
     """
@@ -31,30 +31,30 @@ class Pieces:
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
         self._ids: list[int] = []
-        self._context = 0  # from here tokens are decoded again, so that joints come out right
-        self._told = 0  # up to here text has been given out
+        self._context = 0  # tokens from here on are decoded again, so that joints are right
+        self._emitted = 0  # text up to here has been returned
 
     def push(self, token: int) -> str:
         self._ids.append(token)
         text = self._decode(self._ids[self._context :])
         if text.endswith("\N{REPLACEMENT CHARACTER}"):
             return ""  # the bytes of a character may still be coming
-        return self._tell(text)
+        return self._emit(text)
 
     def flush(self) -> str:
-        """What was held back; an unfinished character comes out as U+FFFD."""
-        return self._tell(self._decode(self._ids[self._context :]))
+        """The text held back; an unfinished character becomes U+FFFD."""
+        return self._emit(self._decode(self._ids[self._context :]))
 
-    def _tell(self, text: str) -> str:
-        known = self._decode(self._ids[self._context : self._told])
-        self._context, self._told = self._told, len(self._ids)
+    def _emit(self, text: str) -> str:
+        known = self._decode(self._ids[self._context : self._emitted])
+        self._context, self._emitted = self._emitted, len(self._ids)
         return text[len(known) :]
 
 
 class Generation:
-    """One text. `ending` says why it is finished: "end" (the model said so), "length", "cancelled".
+    """One text. `ending` is why it finished: "end" (the end token), "length", "cancelled".
 
-    `confidence` is exp(mean log-probability of its tokens), the end token's among them.
+    `confidence` is exp(mean log-probability of its tokens, the end token included).
     """
 
     def __init__(self, id: str, limit: int, position: int, decode: Decode) -> None:
@@ -64,7 +64,7 @@ class Generation:
         self.text = ""
         self._limit = limit
         self._position = position
-        self._pieces = Pieces(decode)
+        self._pieces = IncrementalDecoder(decode)
         self._untaken = ""
         self._log_prob = 0.0
         self._counted = 0
@@ -97,25 +97,25 @@ class Generation:
         self._counted += 1
         if not end:
             self.tokens.append(token)
-            self._say(self._pieces.push(token))
+            self._append(self._pieces.push(token))
         if end or len(self.tokens) >= self._limit:
             self.ending = "end" if end else "length"
-            self._say(self._pieces.flush())
+            self._append(self._pieces.flush())
 
-    def _say(self, piece: str) -> None:
+    def _append(self, piece: str) -> None:
         self.text += piece
         self._untaken += piece
 
 
 class Writing:
-    """The live texts of one backbone. Not thread-safe, but for `Generation.cancel`."""
+    """The live texts of one backbone. Not thread-safe, except for `Generation.cancel`."""
 
     def __init__(self, backbone: Backbone, decode: Decode, end_tokens: Sequence[int]) -> None:
         self._backbone = backbone
         self._decode = decode
         self._end_tokens = frozenset(end_tokens)
-        self._lines = Lines()
-        self._live: list[Generation] = []  # Invariant: the n-th writes in the n-th line.
+        self._lines = GenerationCache()
+        self._live: list[Generation] = []  # Invariant: the n-th text uses the n-th line.
 
     @property
     def live(self) -> int:
@@ -139,7 +139,8 @@ class Writing:
 
     @torch.inference_mode()
     def step(self) -> list[Generation]:
-        """Writes one token of every live text; returns those that got one, finished ones too."""
+        """Writes one token of every live text; returns the texts that got one, including finished
+        ones."""
         self._drop_finished()
         if not self._live:
             return []
@@ -156,7 +157,7 @@ class Writing:
     def _write(self, texts: Sequence[Generation], hidden: torch.Tensor) -> None:
         log_probs = torch.log_softmax(self._backbone.head(hidden).float(), dim=-1)
         best = log_probs.max(dim=-1)
-        # One wait for the device a step: both answers come over together.
+        # Waits for the device once a step: both results are copied together.
         both = torch.stack([best.indices.double(), best.values.double()]).tolist()
         for text, token, log_prob in zip(texts, *both, strict=True):
             text.add(int(token), log_prob, int(token) in self._end_tokens)
@@ -164,9 +165,9 @@ class Writing:
     def _drop_finished(self) -> None:
         for place in reversed(range(len(self._live))):
             if self._live[place].finished:
-                # The last line moves into the gap, so that the live ones stay side by side.
+                # The last line moves into the gap, so that the live lines stay contiguous.
                 self._lines.remove(place)
                 self._live[place] = self._live[-1]
                 self._live.pop()
         if not self._live:
-            self._lines = Lines()  # nothing is kept for a rush that may not come again
+            self._lines = GenerationCache()  # frees the memory when no text is live

@@ -1,6 +1,6 @@
-"""Where media tokens sit: three-axis rotary positions, patch positions, windows. All in numpy.
+"""The places of media tokens: three-axis rotary positions, patch positions, windows; in numpy.
 
-- the numbers equal what transformers derives on the device with loops and host syncs;
+- the numbers equal those that transformers derives on the device with loops and host syncs;
 - everything that depends only on an image grid is computed once per grid and kept.
 """
 
@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What the collator must know of a model. `window` is in merged tokens a side, 0 = none.
+    """What the collator needs to know about a model. `window` is in merged tokens a side, 0 = none.
 
     `audio_chunk` is in mel frames: the audio encoder attends within chunks of that length.
     """
@@ -34,7 +34,7 @@ class Geometry:
     positions_per_second: int
     patch_values: int
     mel_bins: int
-    image_block: bool = True  # an image spans a block of rotary positions; else tokens count on
+    image_block: bool = True  # an image spans a block of rotary positions; otherwise they count up
     audio_convolutions: int = 1  # 1: each halves the frames, then pairs are averaged; 2: no pairs
 
     @staticmethod
@@ -59,7 +59,8 @@ class Geometry:
         return grid[0] * grid[1] * grid[2] // self.merge**2
 
     def after_convolution(self, frames: Ints) -> Ints:
-        """Positions left of mel frames by the audio encoder's stride-2 convolutions."""
+        """The positions that remain of mel frames after the audio encoder's stride-2
+        convolutions."""
         for _ in range(self.audio_convolutions):
             frames = (frames - 1) // 2 + 1
         return frames
@@ -71,7 +72,8 @@ class Geometry:
 
 @lru_cache(maxsize=512)
 def patch_positions(grid: Grid, merge: int) -> Ints:
-    """[patches, 2] row and column of each patch, merge blocks first, as the vision rotary wants."""
+    """[patches, 2] row and column of each patch, merge blocks first, as the vision rotary takes
+    them."""
     t, h, w = grid
     rows, columns = np.meshgrid(np.arange(h), np.arange(w), indexing="ij")
     blocks = (h // merge, merge, w // merge, merge)
@@ -81,7 +83,7 @@ def patch_positions(grid: Grid, merge: int) -> Ints:
 
 @lru_cache(maxsize=512)
 def windows(grid: Grid, merge: int, window: int) -> tuple[Ints, Ints]:
-    """(order of merged tokens so that windows lie together, merged tokens in each window)."""
+    """(order of merged tokens that makes windows contiguous, merged tokens in each window)."""
     t, h, w = grid[0], grid[1] // merge, grid[2] // merge
     index = np.arange(t * h * w, dtype=np.int64).reshape(t, h, w)
     if not window:
@@ -104,9 +106,9 @@ def _image_block(grid: Grid, merge: int, positions_per_second: int) -> Ints:
 
 
 def prompt_positions(input_ids: Ints, grids: tuple[Grid, ...], geometry: Geometry) -> Ints:
-    """[3, tokens] rotary positions: text and sound count on, an image spans a block of its own.
+    """[3, tokens] rotary positions: text and sound count up, an image spans its own block.
 
-    After an image the count goes on from the block's largest position (Qwen2-VL, section 2.1).
+    After an image the count continues from the block's largest position (Qwen2-VL, section 2.1).
     Raises ValueError when the image tokens do not match the grids.
     """
     if not grids or not geometry.image_block:

@@ -1,6 +1,6 @@
-"""Answers out of one forward: label scores, closed-set mass, embeddings.
+"""The results of one forward: label scores, closed-set mass, embeddings.
 
-Vocabulary logits are computed only where a label token is predicted from.
+Vocabulary logits are computed only at positions that predict a label token.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import torch
 
-from pipelines.batch import Batch, BranchColumns
-from pipelines.models.backbone import Backbone, visible_behind
+from pipelines.batch import Batch, LabelTrees
+from pipelines.models.backbone import Backbone, visible_after_prompt
 from pipelines.models.kv_cache import KeyValues
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What one forward found. Rows keep the batch's order.
+    """The raw results of one forward. Rows keep the batch's order.
 
     log_probs f32 [B, K]: the exact log P(label tokens | prompt), -inf beyond a row's labels; K may
     be 0. embeddings f32 [B, H]: the mean of the prompt's hidden states, not normalised.
@@ -31,8 +31,8 @@ class Scored:
 class Confidence:
     """Per row: probabilities [B, K] sum to 1 over its labels; the rest [B]. Entropy is in nats.
 
-    `closed_set_mass` is the model's own probability that the answer is one of the labels at all,
-    before temperature: low values say that the input is of another world.
+    `closed_set_mass` is the model's own probability that the answer is any of the labels, before
+    temperature: low values mean that the input is out of distribution.
     """
 
     probabilities: torch.Tensor
@@ -42,37 +42,37 @@ class Confidence:
 
 
 def run(backbone: Backbone, batch: Batch) -> Scored:
-    """The forward and both heads; differentiable. Too many labels follow the kept prompt."""
+    """The forward and both heads; differentiable. Large label sets run after the cached prompt."""
     width = batch.prompt_columns
-    if batch.packed or not batch.branches:
+    if batch.packed or not batch.label_trees:
         hidden = backbone.hidden(batch)
-        behind = [hidden[:, width - 1 :]] * len(batch.branches)
+        states = [hidden[:, width - 1 :]] * len(batch.label_trees)
     else:
         hidden, cache = backbone.prefill(batch)
         last = hidden[:, -1:]
-        behind = [
-            torch.cat([last, _extended(backbone, batch, branches, cache)], dim=1)
-            for branches in batch.branches
+        states = [
+            torch.cat([last, _extended(backbone, batch, label_trees, cache)], dim=1)
+            for label_trees in batch.label_trees
         ]
     scores = [
-        label_log_probs(backbone, states, branches)
-        for states, branches in zip(behind, batch.branches, strict=True)
+        label_log_probs(backbone, columns, label_trees)
+        for columns, label_trees in zip(states, batch.label_trees, strict=True)
     ]
     log_probs = _in_label_order(scores, batch)
     return Scored(batch, log_probs, embedding(hidden[:, :width], batch.starts))
 
 
 def label_log_probs(
-    backbone: Backbone, states: torch.Tensor, branches: BranchColumns
+    backbone: Backbone, states: torch.Tensor, label_trees: LabelTrees
 ) -> torch.Tensor:
     """[B, K] sums of token log-probabilities; `states` [B, 1 + columns, H] are the last prompt
     token's and the label columns'."""
-    picked = states.flatten(0, 1).index_select(0, branches.sources)
+    picked = states.flatten(0, 1).index_select(0, label_trees.sources)
     logits = backbone.head(picked).float()
-    token_logits = logits[branches.edge_source, branches.edge_target]
-    edges = token_logits - logits.logsumexp(dim=-1)[branches.edge_source]
+    token_logits = logits[label_trees.edge_source, label_trees.edge_target]
+    edges = token_logits - logits.logsumexp(dim=-1)[label_trees.edge_source]
     padded = torch.cat([edges, edges.new_zeros(1)])
-    return padded[branches.paths].sum(dim=-1).masked_fill(~branches.labels, float("-inf"))
+    return padded[label_trees.paths].sum(dim=-1).masked_fill(~label_trees.labels, float("-inf"))
 
 
 def _in_label_order(scores: list[torch.Tensor], batch: Batch) -> torch.Tensor:
@@ -80,7 +80,7 @@ def _in_label_order(scores: list[torch.Tensor], batch: Batch) -> torch.Tensor:
         return torch.zeros(batch.rows, 0, device=batch.prompt_ids.device)
     if batch.label_places is None:
         return scores[0]
-    # A last column of -inf is what place -1 reads.
+    # Place -1 reads the last column, which is -inf.
     none = scores[0].new_full((batch.rows, 1), float("-inf"))
     together = torch.cat([*scores, none], dim=1)
     places = batch.label_places
@@ -90,13 +90,13 @@ def _in_label_order(scores: list[torch.Tensor], batch: Batch) -> torch.Tensor:
 def embedding(prompt: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     """f32 [B, H] mean over the real columns of left-padded `prompt` [B, P, H]."""
     real = torch.arange(prompt.shape[1], device=prompt.device) >= starts[:, None]
-    # A product with 0/1 weights: sums in one matrix call without copying the hidden states.
+    # A product with 0/1 weights sums in one matrix call without copying the hidden states.
     summed = torch.bmm(real[:, None, :].to(prompt.dtype), prompt).squeeze(1).float()
     return summed / real.sum(dim=1, keepdim=True)
 
 
 def confidence(log_probs: torch.Tensor, temperature: float) -> Confidence:
-    """Of [B, K] label scores, K >= 1; probability = softmax(score / temperature)."""
+    """From label scores [B, K], K >= 1; probability = softmax(score / temperature)."""
     probabilities = torch.softmax(log_probs / temperature, dim=-1)
     best = probabilities.topk(min(2, probabilities.shape[1]), dim=-1).values
     margin = best[:, 0] - (best[:, 1] if best.shape[1] > 1 else 0.0)
@@ -109,7 +109,7 @@ def confidence(log_probs: torch.Tensor, temperature: float) -> Confidence:
 
 
 def _extended(
-    backbone: Backbone, batch: Batch, branches: BranchColumns, cache: KeyValues
+    backbone: Backbone, batch: Batch, label_trees: LabelTrees, cache: KeyValues
 ) -> torch.Tensor:
-    seen = visible_behind(batch, branches)
-    return backbone.extend(branches.tokens, branches.positions, seen, cache.behind())
+    seen = visible_after_prompt(batch, label_trees)
+    return backbone.extend(label_trees.tokens, label_trees.positions, seen, cache.view())

@@ -1,7 +1,7 @@
-"""Keys and values of earlier tokens, in the shape the library's attention layers ask for.
+"""Keys and values of earlier tokens, in the form that the library's attention layers take.
 
-- `KeyValues` is filled by one prompt forward; `behind` lends it to a forward that must not grow it;
-- `Lines` holds texts being written: one line each, as long as that text is.
+- `KeyValues` is filled by one prompt forward; `view` is for forwards that must not extend it;
+- `GenerationCache` holds the texts being generated: one line each, as long as its text.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 _ROUND = 64  # tokens by which lines grow
 
 
-class Cache(Protocol):
-    """What an attention layer calls: the new keys and values in, all that may be seen out."""
+class KVCache(Protocol):
+    """What an attention layer calls: takes new keys and values, returns all visible ones."""
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
@@ -42,12 +42,12 @@ class KeyValues:
     def get_seq_length(self, *_: Any) -> int:
         return self.layers[0][0].shape[2] if self.layers else 0
 
-    def behind(self) -> Behind:
-        return Behind(self)
+    def view(self) -> PromptView:
+        return PromptView(self)
 
 
-class Behind:
-    """Lets new tokens see a kept prompt and keeps nothing of them."""
+class PromptView:
+    """Lets new tokens see a cached prompt without storing them."""
 
     def __init__(self, prompt: KeyValues) -> None:
         self._prompt = prompt
@@ -62,10 +62,11 @@ class Behind:
         return self._prompt.get_seq_length()
 
 
-class Lines:
-    """A block of [lines, kv heads, room, head size] a layer, of which the first `len(used)` count.
+class GenerationCache:
+    """A block of [lines, kv heads, room, head size] a layer; the first `len(used)` lines are in
+    use.
 
-    Invariant: unused places are finite (they were zeros or another text), for a masked place still
+    Invariant: unused places are finite (zeros or an earlier text), because a masked place still
     enters the product, with weight 0.
     """
 
@@ -91,14 +92,15 @@ class Lines:
         self._sync(prompts.layers[0][0].device)
 
     def make_room(self) -> torch.Tensor:
-        """One more token on every line; returns what each may see, bool [lines, 1, longest]."""
+        """One more token on every line; returns what each line may see, bool [lines, 1,
+        longest]."""
         self._lengths = self._lengths + 1
         self._used = [length + 1 for length in self._used]
         place = torch.arange(max(self._used), device=self.device)
         return (place < self._lengths[:, None])[:, None, :]
 
     def remove(self, line: int) -> None:
-        """The last line takes this one's place."""
+        """Removes a line; the last line takes its place."""
         last = len(self._used) - 1
         if line != last:
             used = self._used[last]
@@ -128,7 +130,7 @@ class Lines:
         self._rows = torch.arange(len(self._used), device=device)
 
     def _reserve(self, like: KeyValues, lines: int, room: int) -> None:
-        """Grows the blocks, keeping what is in them."""
+        """Grows the blocks and keeps their content."""
         held = self._layers[0][0].shape if self._layers else (0, 0, 0, 0)
         room = -(-max(room, held[2]) // _ROUND) * _ROUND
         if lines <= held[0] and room <= held[2]:

@@ -1,7 +1,7 @@
-"""Label texts as a tree of tokens behind a prompt, so that K labels are scored in one forward.
+"""Labels as a tree of tokens after a prompt, so that K labels are scored in one forward.
 
-- labels that begin alike share their columns: P(token | prefix) does not depend on the label;
-- the last token of a label is only ever a target, so it costs no column at all.
+- labels with a common prefix share its columns: P(token | prefix) does not depend on the label;
+- the last token of a label is only a target, so it needs no column.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 Tokens = tuple[int, ...]
 
 MAX_COLUMNS = 256
-"""More label columns than this go behind a cached prompt: the packed mask grows as the square."""
+"""With more label columns, the prompt is cached first: the packed mask grows as the square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Tree:
 
 @lru_cache(maxsize=256)
 def tree(labels: tuple[Tokens, ...]) -> Tree:
-    """Raises ValueError for an empty label, or one that is the beginning of another."""
+    """Raises ValueError for an empty label, or one that is a prefix of another."""
     column_of: dict[Tokens, int] = {}
     edge_of: dict[Tokens, int] = {}
     for label in labels:
@@ -75,7 +75,7 @@ def _check(labels: Sequence[Tokens], column_of: dict[Tokens, int]) -> None:
     if len(set(labels)) != len(labels):
         raise ValueError("two labels have the same tokens")
     if any(label in column_of for label in labels):
-        raise ValueError("one label is the beginning of another: end them with an end token")
+        raise ValueError("one label is a prefix of another: end them with an end token")
 
 
 def _ancestors(column_of: dict[Tokens, int]) -> NDArray[np.bool_]:
@@ -89,9 +89,9 @@ def _ancestors(column_of: dict[Tokens, int]) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=256)
 def groups(labels: tuple[Tokens, ...], max_columns: int = MAX_COLUMNS) -> tuple[Tree, ...]:
-    """The labels, in order, as few trees of at most `max_columns` columns as greed finds.
+    """The labels, in order, in trees of at most `max_columns` columns, filled greedily.
 
-    A single label longer than that makes a tree of its own.
+    A single longer label gets its own tree.
     """
     found: list[Tree] = []
     first, columns = 0, set[Tokens]()

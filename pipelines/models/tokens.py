@@ -1,7 +1,7 @@
 """Text and media placeholders to token ids.
 
-Special tokens come from the template alone. What a user wrote is encoded by a second tokenizer
-that has never heard of them, so no text can open a turn or pose as an image.
+Special tokens come only from the template. User text is encoded by a second tokenizer without them,
+so no text can open a turn or pretend to be an image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,9 @@ from tokenizers import Tokenizer
 
 from pipelines.bundle import parameters
 from pipelines.errors import BadInput, BundleRefused
+from pipelines.types import MediaModality
 
-Placeholder = tuple[Literal["image", "audio"], int]  # what it stands for, how many tokens it takes
+Placeholder = tuple[MediaModality, int]  # the modality, and how many tokens it takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ QWEN = _config(max_text_tokens=8192, max_tokens=16384)
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What stands before and after the parts of a request. `{labels}` in either is replaced by the
+    """The text before and after the parts of a request. `{labels}` in either is replaced by the
     request's labels, comma-separated, encoded as plain text."""
 
     prefix: str
@@ -112,7 +113,7 @@ QWEN_TEMPLATE = _template(
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
     _ASK_LABELS,
 )
-# Turns and marks as Google's page on prompt formatting for Gemma 4 has them.
+# Turns and marks as on Google's page about prompt formatting for Gemma 4.
 _GEMMA_SUFFIX = "<turn|>\n<|turn>model\n"
 GEMMA_TEMPLATE = Template(
     image=("<|image>", "<|image|>", "<image|>"),
@@ -127,9 +128,9 @@ GEMMA_TEMPLATE = Template(
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A prompt. `input_ids` int64 [T] has each media placeholder repeated as often as its
-    embeddings; `text_tokens` counts what is left of the user's text, `unknown` those of them the
-    tokenizer had no token for."""
+    """A prompt. `input_ids` int64 [T] repeats each media placeholder once per embedding.
+    `text_tokens` counts the tokens of the user's text after truncation, `unknown` those among them
+    that are the unknown token."""
 
     input_ids: NDArray[np.int64]
     text_tokens: int
@@ -137,7 +138,7 @@ class Encoded:
     truncated: bool
 
 
-class Text:
+class PromptTokenizer:
     """One bundle's tokenizer and template. Immutable after construction, so shared by threads."""
 
     def __init__(
@@ -148,17 +149,17 @@ class Text:
         plain_added: bool = False,
     ) -> None:
         """`tokenizer` is the tokenizer directory, or the content of its tokenizer.json;
-        `plain_added` lets users' text have the added tokens the file does not call special.
+        with `plain_added`, added tokens that the file does not mark as special are ordinary text.
 
-        Raises BundleRefused("config", ...) when the template names a token it does not have.
+        Raises BundleRefused("config", ...) when the tokenizer lacks a token of the template.
         """
         source = tokenizer if isinstance(tokenizer, bytes) else _read(tokenizer)
         self.config = config
         self.template = template
-        # First: it knows what it can read.
+        # First, because it refuses files that cannot be read.
         self._plain = _without_specials(source, _marks(template) if plain_added else None)
         self._trusted = Tokenizer.from_str(source.decode())
-        for each in (self._plain, self._trusted):  # how much is kept is our rule, not the file's
+        for each in (self._plain, self._trusted):  # truncation follows our rule, not the file's
             each.no_truncation()
             each.no_padding()
         self.image_id = self._special(template.image[1])
@@ -209,11 +210,11 @@ class Text:
         )
 
     def label_ids(self, label: str) -> tuple[int, ...]:
-        """What the model would have to answer to mean `label`: its tokens and the end token."""
+        """What the model must write to mean `label`: its tokens and the end token."""
         return (*self._plain_ids(self.normalise(label)), *self.eos_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Special tokens are left out; an unfinished character ends in U+FFFD."""
+        """Leaves special tokens out; an unfinished character becomes U+FFFD."""
         return str(self._trusted.decode(list(ids), skip_special_tokens=True))
 
     def normalise(self, text: str) -> str:
@@ -234,7 +235,7 @@ class Text:
         return ids
 
     def _shorten(self, texts: Sequence[list[int]], room: int) -> list[list[int]]:
-        """Earlier parts are served first, or later ones when the end is what is kept."""
+        """Earlier parts get the room first; with keep-end, later parts do."""
         from_end = self.config.truncate == "keep-end"
         kept = []
         for ids in reversed(texts) if from_end else texts:
@@ -261,11 +262,11 @@ class Text:
     def _special(self, token: str) -> int:
         found = self._trusted.token_to_id(token)
         if found is None:
-            raise BundleRefused("config", f"the template names {token!r}, the tokenizer does not")
+            raise BundleRefused("config", f"the template uses {token!r}, which the tokenizer lacks")
         return int(found)
 
 
-# C0 and C1 controls but tab and line feed, the byte-order mark, and halves of surrogate pairs.
+# C0 and C1 controls except tab and line feed, the byte-order mark, halves of surrogate pairs.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
 
 
@@ -282,11 +283,10 @@ def _marks(template: Template) -> frozenset[str]:
 
 
 def _without_specials(source: bytes, marks: frozenset[str] | None) -> Tokenizer:
-    """The same tokenizer without its added tokens, or, with `marks`, without those of them that
-    are special or marks.
+    """The same tokenizer without its added tokens; with `marks`, only without those that are
+    special or marks.
 
-    They leave the vocabulary as well as the added-token list: a model that looks whole words up in
-    its vocabulary would find them there.
+    They are removed from the vocabulary too, because some models look whole words up in it.
     """
     try:
         parsed = json.loads(source)
@@ -305,7 +305,7 @@ def _without_specials(source: bytes, marks: frozenset[str] | None) -> Tokenizer:
         *(token["content"] for token in kept),
     }
     model["vocab"] = {word: i for word, i in model["vocab"].items() if word not in added}
-    # In the vocabulary they keep their numbers: others would be dealt out anew.
+    # In the vocabulary they keep their ids; otherwise new ids would be assigned.
     model["vocab"] |= {token["content"]: token["id"] for token in kept}
     parsed["added_tokens"] = kept
     parsed["post_processor"] = None

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's tensors are those a model wants."""
+"""Compares a checkpoint's tensors with those a model needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def compare(wanted: Mapping[str, str], given: Mapping[str, torch.Tensor], model:
 
 
 def refuse_empty(model: Any) -> None:
-    """Raises BundleRefused("weights") for what has been given no values."""
+    """Raises BundleRefused("weights") for parameters and buffers without values."""
     left = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
     if left:
         raise BundleRefused("weights", f"no values for {left[:5]}")

@@ -1,8 +1,8 @@
-"""Makes the default bundle of trained weights: `python -m recipes.triage.assemble`.
+"""Builds the default bundle from trained weights: `python -m recipes.triage.assemble`.
 
-Drafts a bundle, fits its temperature on the tuning set, measures it on the test set, passes a
-reference stream through it, and writes the finished bundle with all of that. Takes the weights of
-the last training run, or (`--from-bundle`) those of the bundle that is there already.
+Writes a draft bundle, fits its temperature on the tuning set, measures it on the test set, runs a
+reference stream through it, and writes the finished bundle with all results. Uses the weights of
+the last training run or, with `--from-bundle`, those of the existing bundle.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pipelines.bundle.speed import Speed
 from pipelines.bundle.tensors import to_bytes
 from pipelines.features import PROJECTIONS, Projection
 from pipelines.pipeline import EMBEDDED, Pipeline
-from pipelines.types import Prediction, Sample
+from pipelines.types import MODALITIES, SUBSETS, Prediction, Sample, mix_of
 from recipes.triage import card, data, drawing, settings, sounds, traffic
 from recipes.triage import evaluate as evaluation
 from recipes.triage.evaluate import BUNDLE, ask, chunks, modalities_of, sample_of
@@ -44,8 +44,8 @@ REFERENCE_ROWS = 4_500
 TUNE_PER_SUBSET = 300
 REFERENCE_SEED, GOLDEN_SEED = 9004, 9005
 
-# Euros per decision. Stopping a line costs money, a fire nobody left costs more; a drill that is
-# answered like one costs nothing. Rows are the truth, columns the decision.
+# Euros per decision. Stopping a line costs money, not evacuating during a fire costs more, and
+# recognising a drill costs nothing. RowSampler are the truth, columns the decision.
 _VALUE: Mapping[str, tuple[float, ...]] = {
     #                run on   watch  service  stop  evacuate  drill
     "run on":       (0.0,     -2.0,   -40.0, -300.0, -1500.0, -5.0),
@@ -67,7 +67,7 @@ _WINDOW_S = {
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a training run hands over. `facts` goes into training.json as it is."""
+    """The results of a training run. `facts` goes into training.json unchanged."""
 
     weights: Mapping[str, torch.Tensor]
     tokenizer: bytes
@@ -75,7 +75,7 @@ class Trained:
 
 
 def from_run(work: Path, machine: str) -> Trained:
-    """The averaged weights of the last checkpoint in `work`; `machine` says where it ran."""
+    """The averaged weights of the last checkpoint in `work`; `machine` describes where it ran."""
     from recipes.triage.train import Recipe, restored
 
     training = restored(work)
@@ -96,7 +96,7 @@ _FACTS = ("recipe", "steps", "train_seconds", "pool_seconds", "machine")
 
 
 def from_bundle(path: Path) -> Trained:
-    """The weights of a bundle, as if just trained: to measure it again after code has changed."""
+    """The weights of a bundle as if just trained, to measure it again after a change of code."""
     from safetensors.torch import load_file
 
     training = json.loads((path / "training.json").read_text())
@@ -147,7 +147,8 @@ def assemble(trained: Trained, out: Path) -> str:
 
 def _draft(trained: Trained) -> BundleSpec:
     data_id = hashlib.sha256(json.dumps(trained.facts["recipe"], sort_keys=True).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    folder = Path(__file__).parent
+    for source in sorted((*folder.glob("*.py"), *folder.glob("*.json"))):
         if source.stem in ("wordings", "phrases", "notes", "drawing", "sounds", "outliers", "data"):
             data_id.update(source.read_bytes())
     training = dict(trained.facts) | {
@@ -177,7 +178,7 @@ def _labels(temperature: float) -> dict[str, Any]:
 
 
 def objective() -> dict[str, Any]:
-    """What right and wrong decisions are worth, and for how long acting on one still helps."""
+    """The value of right and wrong decisions, and how long acting on one is useful."""
     return {
         "unit": "EUR",
         "value": {truth: dict(zip(data.LABELS, row, strict=True)) for truth, row in _VALUE.items()},
@@ -186,7 +187,7 @@ def objective() -> dict[str, Any]:
 
 
 def _calibrated(spec: BundleSpec, pipeline: Pipeline) -> BundleSpec:
-    total = TUNE_PER_SUBSET * len(data.SUBSETS)
+    total = TUNE_PER_SUBSET * len(SUBSETS)
     examples = evaluation.held_out(evaluation.TUNE_SEED, "tune", TUNE_PER_SUBSET)
     answers = evaluation.answers_to(pipeline, examples, total, "tuning")
     temperature, why = evaluation.fit_temperature(answers)
@@ -200,7 +201,7 @@ def _calibrated(spec: BundleSpec, pipeline: Pipeline) -> BundleSpec:
 
 
 def _reference(pipeline: Pipeline, temperature: float) -> tuple[Projection, dict[str, Any]]:
-    """(the embedding's projection, the profile) of one stretch of traffic in its own order."""
+    """(projection of the embedding, profile) of one stretch of traffic in time order."""
     rng = np.random.default_rng(REFERENCE_SEED)
     examples = islice(traffic.stream(rng), REFERENCE_ROWS)
     answers: list[Prediction] = []
@@ -208,7 +209,7 @@ def _reference(pipeline: Pipeline, temperature: float) -> tuple[Projection, dict
     for chunk in chunks(tqdm(examples, total=REFERENCE_ROWS, desc="reference", mininterval=2)):
         answers += ask(pipeline, [replace(sample_of(e), want_embedding=True) for e in chunk])
         truth += [example.label for example in chunk]
-        mixes += ["+".join(sorted(modalities_of(example))) for example in chunk]
+        mixes += [mix_of(modalities_of(example)) for example in chunk]
         slices += [example.slices for example in chunk]
     embeddings = np.array([answer.embedding for answer in answers])
     projection = principal(embeddings)
@@ -218,7 +219,7 @@ def _reference(pipeline: Pipeline, temperature: float) -> tuple[Projection, dict
         | _projected(answer, projection)
         for answer in answers
     ]
-    said = reference_profile.Answers(
+    answered = reference_profile.ReferenceAnswers(
         confidence=[row["output.confidence"] for row in rows],
         predicted=[answer.label for answer in answers],
         truth=truth,
@@ -229,7 +230,7 @@ def _reference(pipeline: Pipeline, temperature: float) -> tuple[Projection, dict
         features.schema(data.LABELS),
         mixes=mixes,
         slices=slices,
-        answers=said,
+        answers=answered,
         made_from=f"{REFERENCE_ROWS} examples of recipes/triage/traffic.py, seed "
         f"{REFERENCE_SEED}, held-out wordings and digits",
     )
@@ -237,7 +238,7 @@ def _reference(pipeline: Pipeline, temperature: float) -> tuple[Projection, dict
 
 
 def _at_temperature(answer: Prediction, temperature: float) -> dict[str, float]:
-    """The draft bundle answered at temperature 1: what the finished one will say instead."""
+    """Output features at the fitted temperature; the draft bundle answers at temperature 1."""
     scores = np.array([score.log_prob for score in answer.scores]) / temperature
     shares = np.exp(scores - scores.max())
     sure = features.certainty(shares / shares.sum())
@@ -247,14 +248,14 @@ def _at_temperature(answer: Prediction, temperature: float) -> dict[str, float]:
 def _projected(answer: Prediction, projection: Projection) -> dict[str, float]:
     assert answer.embedding is not None
     found = features.embedding_features(answer.embedding, projection)
-    # The answer's embedding has length 1; the length it had is among its own features.
+    # The answer's embedding has length 1; its original length is already among the features.
     return {name: value for name, value in found.items() if name != "embedding.norm"}
 
 
 def principal(embeddings: NDArray[np.float32]) -> Projection:
     """Mean and the first PROJECTIONS principal axes, scaled so that each projection has sd 1.
 
-    An axis points to where its largest component is positive: the same data, the same signs.
+    The largest component of each axis is positive, so the same data give the same signs.
     """
     wide = embeddings.astype(np.float64)
     mean = wide.mean(axis=0)
@@ -270,10 +271,10 @@ def principal(embeddings: NDArray[np.float32]) -> Projection:
 
 
 def golden_inputs() -> list[Sample]:
-    """Two small requests of each mix, one of them with its parts in another order."""
+    """One small request of each mix; every second one has its parts in reverse order."""
     rng = np.random.default_rng(GOLDEN_SEED)
     samples = []
-    for number, subset in enumerate(data.SUBSETS):
+    for number, subset in enumerate(SUBSETS):
         shape = ((320, 240), (256, 192))[number % 2]
         example = data.example(
             rng,
@@ -290,10 +291,10 @@ def golden_inputs() -> list[Sample]:
 
 
 def write_samples(pipeline: Pipeline, folder: Path) -> None:
-    """Three small files to try the server with, and what it answers: a loose bearing, seen, heard
-    and complained of."""
+    """Three small files to try the server with, and its answer: a loose bearing, as a photo, a
+    recording and a note."""
     rng = np.random.default_rng(GOLDEN_SEED)
-    wanted = data.Truth("concern", "amber", "triangle", 3, "knock")
+    wanted = data.StationState("concern", "amber", "triangle", 3, "knock")
     jpeg = drawing.photograph(
         rng,
         drawing.Station(wanted.lamp, wanted.sign, wanted.unit),
@@ -303,25 +304,25 @@ def write_samples(pipeline: Pipeline, folder: Path) -> None:
     )
     wav = sounds.record(rng, wanted.sound, 0.5, 2.0)
     note = "Odd noise from the gearbox since lunch, please have a look soon."
-    example = data.Example(note, jpeg, wav, data.label(wanted, data.MODALITIES), "", {}, wanted)
+    example = data.Example(note, jpeg, wav, data.label(wanted, MODALITIES), "", {}, wanted)
     answer = ask(pipeline, [sample_of(example)])[0]
     written = ask(pipeline, [sample_of(example, task="generate")])[0]
     folder.mkdir(exist_ok=True)
     (folder / "note.txt").write_text(note + "\n")
     (folder / "station.jpg").write_bytes(jpeg)
     (folder / "machine.wav").write_bytes(wav)
-    said = {"label": answer.label, "description": written.text}
-    (folder / "answer.json").write_text(json.dumps(said, indent=1) + "\n")
+    expected = {"label": answer.label, "description": written.text}
+    (folder / "answer.json").write_text(json.dumps(expected, indent=1) + "\n")
 
 
 def _speed(pipeline: Pipeline, runs: int = 15) -> Speed:
-    """Medians of single requests as they come: 640x480, 2 s, one note."""
+    """Medians of single typical requests: 640x480, 2 s, one note."""
     rng = np.random.default_rng(GOLDEN_SEED)
     medians: dict[str, float] = {}
     device = pipeline.env["device"].split(":", 1)[0]
-    for subset in data.SUBSETS:
+    for subset in SUBSETS:
         example = data.example(rng, modalities=subset, size=(640, 480), seconds=2.0)
-        mix = "+".join(sorted(subset))
+        mix = mix_of(subset)
         times = [_milliseconds(pipeline, sample_of(example)) for _ in range(runs)]
         medians[mix] = round(median(times[3:]), 2)
     return Speed(baseline={device: medians})
@@ -337,11 +338,13 @@ def _milliseconds(pipeline: Pipeline, sample: Sample) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.triage.assemble")
-    parser.add_argument("--work", type=Path, default=Path("build/triage"), help="the training run")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/triage"), help="folder of the training run"
+    )
     parser.add_argument(
         "--machine",
         default=f"{os.cpu_count()} cores of {platform.machine()}",
-        help="where the run took place, for the card",
+        help="description of the training machine, for the card",
     )
     parser.add_argument("--from-bundle", action="store_true", help="keep the bundle's weights")
     parser.add_argument("--out", type=Path, default=BUNDLE)

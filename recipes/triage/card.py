@@ -13,6 +13,7 @@ from typing import Any
 from pipelines.bundle import manifest as manifests
 from pipelines.bundle.stamp import Leaf
 from pipelines.pipeline import EMBEDDED
+from pipelines.types import MODALITIES
 
 BUNDLE = EMBEDDED
 
@@ -43,7 +44,7 @@ with one of six labels
 or writes a one-line description such as "unit 3, amber cross; knock sound; smoke note".
 
 {training["parameters"]:,} parameters in float32, the architecture of Qwen2.5-Omni's thinker. Made
-from scratch by the recipe in `pipelines/triage`; it exists to try the server on, not to watch a
+from scratch by the recipe in `recipes/triage`. It is there to try the server with, not to monitor a
 real line."""
 
 
@@ -84,7 +85,7 @@ def _fusion(ablation: Mapping[str, float]) -> str:
     lines = [
         f"| without {name} | {ablation[f'without_{name}']:.3f} "
         f"| {whole - ablation[f'without_{name}']:.3f} |"
-        for name in ("text", "image", "audio")
+        for name in MODALITIES
     ]
     table = "\n".join(lines)
     return f"""## Every modality matters
@@ -113,11 +114,11 @@ loss {overall["log_loss"]:.3f} nats; ECE {overall["ece"]:.3f}, before temperatur
 {overall["ece_before_temperature"]:.3f}.
 
 Closed-set mass, the model's own probability that any of the labels fits, for stations and for
-inputs of another world (sentences about other things; stripes, boards and rings; birds). Training
-shows other kinds of such inputs with the answer "unknown". The last column is the share that falls
-below the lowest twentieth of the stations.
+out-of-distribution inputs (sentences about other things; stripes, boards and rings; birds).
+Training shows other kinds of such inputs with the answer "unknown". The last column is the share
+whose mass is below the 5 % quantile of the stations.
 
-| input | 5 % | median | 95 % | told apart |
+| input | 5 % | median | 95 % | recognised |
 |---|---|---|---|---|
 {table}"""
 
@@ -129,11 +130,11 @@ def _describe(describe: Mapping[str, Any]) -> str:
     exact = ", ".join(
         f"{name.replace('+', ' + ')} {value:.2f}" for name, value in describe["exact"].items()
     )
-    words = ", ".join(f"{name} {value:.2f}" for name, value in describe["words"].items())
+    by_word = ", ".join(f"{name} {value:.2f}" for name, value in describe["words"].items())
     return f"""## Descriptions
 
 Of {describe["examples"]} descriptions, exactly right by subset: {exact}.
-Right by word: {words}."""
+Right by word: {by_word}."""
 
 
 def _made(training: Mapping[str, Any]) -> str:
@@ -149,25 +150,25 @@ Training data id: `{training["data_id"]}`.
 |---|---|
 {recipe}
 
-The reference profile is made of {training["reference_examples"]:,} further examples in the order a
-plant sends them (`recipes/triage/traffic.py`)."""
+The reference profile is built from {training["reference_examples"]:,} further examples in the order
+in which a plant sends them (`recipes/triage/traffic.py`)."""
 
 
 _LIMITS = """## Limits
 
-- The world is drawn: notes from a grammar, photos with a pencil of code, sounds from formulas. The
-  figures say nothing about real factories.
-- Held-out wordings are new clauses of known words. Words never seen in training are guesswork.
-- About one note in twenty, and lamps, signs and sounds near their neighbours, cannot be told by
-  anybody; the right answer to them is a doubtful one.
+- The data is synthetic: notes from a grammar, drawn photos, computed sounds. The figures say
+  nothing about real factories.
+- Held-out wordings are new clauses of known words. The model guesses at words it has never seen.
+- About one note in twenty is ambiguous, and so are some lamps, signs and sounds. The right answer
+  to them has a low confidence.
 - One seed, one run. The settings were chosen by looking at short runs and at the tuning set.
-- A few prompts of another world still get a confident label: watch the closed-set mass.
+- A few out-of-distribution prompts still get a confident label: watch the closed-set mass.
 - The handwritten digits are those of the UCI optical recognition set as scikit-learn ships them.
 """
 
 
 def rewrite(bundle: Path) -> str:
-    """CARD.md from training.json, and its line in the manifest; returns the text."""
+    """Rewrites CARD.md from training.json and its entry in the manifest; returns the text."""
     text = render(json.loads((bundle / "training.json").read_text()))
     content = text.encode()
     manifest = manifests.read((bundle / manifests.FILE).read_bytes())

@@ -1,6 +1,6 @@
-"""Line-side triage examples: a note, a photo and a sound of one station, and what to do about it.
+"""Line-side triage examples: a note, a photo and a sound of one station, with the right label.
 
-Deterministic by generator state. Imports no torch, so a client may draw its traffic from here.
+Deterministic for a generator state. Imports no torch, so clients can generate traffic with it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Literal
 
 from numpy.random import Generator
 
+from pipelines.types import MODALITIES, Modality
 from recipes.triage import drawing, notes, sounds
 from recipes.triage.drawing import Camera, LampColour, SignShape, Station
 from recipes.triage.notes import NoteClass
@@ -19,20 +20,9 @@ from recipes.triage.wordings import Split
 
 Site = Literal["a", "b", "c"]
 Shift = Literal["day", "night"]
-Modality = Literal["text", "image", "audio"]
 
 SITES: tuple[Site, ...] = ("a", "b", "c")
 SHIFTS: tuple[Shift, ...] = ("day", "night")
-MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
-SUBSETS: tuple[tuple[Modality, ...], ...] = (
-    ("text",),
-    ("image",),
-    ("audio",),
-    ("text", "image"),
-    ("text", "audio"),
-    ("image", "audio"),
-    ("text", "image", "audio"),
-)
 LABELS = ("run on", "watch", "service soon", "stop line", "evacuate", "ignore drill")
 
 _NOTE_POINTS = {"routine": 0, "concern": 1, "smoke": 5}
@@ -60,7 +50,7 @@ _CALM = _Shares(
     sign=(0.4, 0.38, 0.12, 0.1),
     sound=(0.62, 0.16, 0.09, 0.06, 0.07),
 )
-_TROUBLED = _Shares(
+_FAULTY = _Shares(
     note=(0.2, 0.38, 0.26, 0.16),
     lamp=(0.2, 0.4, 0.4),
     sign=(0.17, 0.18, 0.32, 0.33),
@@ -69,8 +59,8 @@ _TROUBLED = _Shares(
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    """What is the matter with a station, whatever can be seen, heard or read of it."""
+class StationState:
+    """The true state of a station, whichever parts of it a request shows."""
 
     note: NoteClass
     lamp: LampColour
@@ -87,7 +77,7 @@ class Example:
     label: str
     description: str
     slices: dict[str, str]
-    truth: Truth
+    truth: StationState
 
 
 def example(
@@ -102,12 +92,12 @@ def example(
     calm: bool | None = None,
 ) -> Example:
     """One labelled example. `size` (width, height) and `seconds` fix the photo and the sound,
-    `calm` whether the station is mostly in order."""
+    `calm` whether the station is mostly in good order."""
     truth = state(rng, calm)
     camera, noise = surroundings(site, shift)
     station = Station(truth.lamp, truth.sign, truth.unit)
-    # Every medium is drawn whether asked for or not, so that a subset of the modalities is a
-    # subset of the same example.
+    # All media are generated in any case, so that a subset of the modalities is a subset of the
+    # same example.
     note = notes.write(rng, truth.note, split)
     jpeg = drawing.photograph(rng, station, camera, split, size)
     wav = sounds.record(rng, truth.sound, noise, seconds)
@@ -122,12 +112,12 @@ def example(
     )
 
 
-def state(rng: Generator, calm: bool | None = None) -> Truth:
-    """A station's state: mostly calm or mostly troubled, so that evidence tends to agree."""
+def state(rng: Generator, calm: bool | None = None) -> StationState:
+    """A station's state: mostly calm or mostly faulty, so that evidence tends to agree."""
     if calm is None:
         calm = rng.random() < CALM_SHARE
-    shares = _CALM if calm else _TROUBLED
-    return Truth(
+    shares = _CALM if calm else _FAULTY
+    return StationState(
         note=notes.CLASSES[int(rng.choice(4, p=shares.note))],
         lamp=drawing.COLOURS[int(rng.choice(3, p=shares.lamp))],
         sign=drawing.SHAPES[int(rng.choice(4, p=shares.sign))],
@@ -136,7 +126,7 @@ def state(rng: Generator, calm: bool | None = None) -> Truth:
     )
 
 
-def label(truth: Truth, modalities: Collection[Modality]) -> str:
+def label(truth: StationState, modalities: Collection[Modality]) -> str:
     """The rule: a leak (hiss) empties the hall, a drill is ignored, else the evidence adds up."""
     hear, read, see = "audio" in modalities, "text" in modalities, "image" in modalities
     if hear and truth.sound == "hiss":
@@ -152,16 +142,16 @@ def label(truth: Truth, modalities: Collection[Modality]) -> str:
     return "run on"
 
 
-def description(truth: Truth, modalities: Collection[Modality]) -> str:
+def description(truth: StationState, modalities: Collection[Modality]) -> str:
     """One line, e.g. `unit 3, amber cross; knock sound; smoke note`."""
-    said = []
+    clauses = []
     if "image" in modalities:
-        said.append(f"unit {truth.unit}, {truth.lamp} {truth.sign}")
+        clauses.append(f"unit {truth.unit}, {truth.lamp} {truth.sign}")
     if "audio" in modalities:
-        said.append(f"{truth.sound} sound")
+        clauses.append(f"{truth.sound} sound")
     if "text" in modalities:
-        said.append(f"{truth.note} note")
-    return "; ".join(said)
+        clauses.append(f"{truth.note} note")
+    return "; ".join(clauses)
 
 
 def surroundings(site: Site, shift: Shift) -> tuple[Camera, float]:

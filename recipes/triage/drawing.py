@@ -1,4 +1,4 @@
-"""Photos of a station: a signal lamp, a sign, and a unit number in real handwriting, as JPEG."""
+"""Photos of a station as JPEG: a signal lamp, a sign, and a unit number in real handwriting."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ COLOURS: tuple[LampColour, ...] = ("green", "amber", "red")
 SHAPES: tuple[SignShape, ...] = ("circle", "square", "triangle", "cross")
 
 # Mean and spread of each colour's hue in degrees. Neighbours overlap by 1-2 %: no camera could
-# tell those lamps apart, so no honest model is sure of them.
+# distinguish those lamps, so a calibrated model is not sure of them.
 _HUES = {"green": (116.0, 20.0), "amber": (42.0, 8.0), "red": (5.0, 8.5)}
 _SIZES = ((640, 480),) * 6 + ((800, 600), (480, 360), (1024, 768), (640, 360), (480, 640))
 
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """What a site and an hour do to a photo. `cast` multiplies red, green and blue."""
+    """The effect of site and time of day on a photo. `cast` multiplies red, green and blue."""
 
     cast: tuple[float, float, float] = (1.0, 1.0, 1.0)
     light: float = 1.0
@@ -52,10 +52,10 @@ def photograph(
 ) -> bytes:
     """A JPEG of the station as this camera sees it; `size` is (width, height) in pixels.
 
-    `ease` 1 puts everything in its place, upright and in focus: training begins with that.
+    With `ease` 1, everything is in its place, upright and in focus: training begins with that.
     """
     width, height = size if size is not None else _SIZES[int(rng.integers(len(_SIZES)))]
-    # Drawn at one height whatever the file's size, so that strokes and blur scale with it.
+    # Drawn at one height for every file size, so that strokes and blur scale with it.
     canvas_size = (round(480 * width / height), 480) if width >= height else (480, 640)
     picture = _scene(rng, station, canvas_size, split, ease)
     picture = _shoot(rng, picture, camera, ease)
@@ -148,7 +148,7 @@ def _sign(
         ring = [at(first + 2 * np.pi * k / corners, s * 1.15) for k in range(corners)]
         draw.line([*ring, ring[0], ring[1]], fill=ink, width=line, joint="curve")
     if rng.random() < 0.08:
-        # A splash of dirt that may hide what matters.
+        # A splash of dirt that may hide the sign.
         a, d, q = float(rng.uniform(0, 6.3)), float(rng.uniform(0, r)), float(rng.uniform(15, 45))
         px, py = at(a, d)
         draw.ellipse((px - q, py - q, px + q, py + q), fill=(70, 60, 50))
@@ -219,7 +219,7 @@ def _shoot(rng: Generator, picture: Image.Image, camera: Camera, ease: float) ->
 
 
 def _noise(rng: Generator, height: int, width: int) -> NDArray[np.float32]:
-    """A cut out of one large tile of unit noise: drawing a million normals a photo is slow."""
+    """A section of one large tile of unit noise: a million normals a photo would be slow."""
     tile = _noise_tile()
     y = int(rng.integers(tile.shape[0] - height + 1))
     x = int(rng.integers(tile.shape[1] - width + 1))

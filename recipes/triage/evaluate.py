@@ -1,7 +1,7 @@
 """Measures the default bundle on data it has never seen: `python -m recipes.triage.evaluate`.
 
-Everything goes through the served pipeline. Held out are the wordings, the handwritten digits and
-the seeds; confidence is judged after the bundle's own temperature.
+All inputs go through the served pipeline. Wordings, handwritten digits and seeds are held out.
+Confidence is measured after the bundle's own temperature.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipelines.pipeline import EMBEDDED
-from pipelines.types import Part, Prediction, Sample, Task
+from pipelines.types import MODALITIES, SUBSETS, Modality, Part, Prediction, Sample, Task
 from recipes.triage import data, outliers
-from recipes.triage.data import Example, Modality
+from recipes.triage.data import Example
 from recipes.triage.wordings import Split
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 BUNDLE = EMBEDDED
 TEST_SEED, TUNE_SEED, OUTLIER_SEED = 9001, 9002, 9003
-# Bins of fifty rows add about .01 to the calibration error by chance alone; a thousand a subset
-# halve that.
+# With bins of fifty rows, chance alone adds about .01 to the calibration error; a thousand rows a
+# subset halve that.
 PER_SUBSET = 1_000
 DESCRIBED_PER_SUBSET = 100
 OUTLIERS = 150
@@ -41,8 +41,8 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What the pipeline said to labelled examples, one row each.
+class LabelledAnswers:
+    """The pipeline's answers to labelled examples, one row each.
 
     `log_probs` [N, 6] in the order of data.LABELS, `truth` the right label's place, `mass` the
     closed-set mass; `slices` and `modalities` as the examples had them.
@@ -77,7 +77,7 @@ def sample_of(example: Example, id: str = "", task: Task = "classify") -> Sample
 
 
 def without(example: Example, gone: Modality) -> Example:
-    """The same station with one modality left out and its label kept: what is lost by it."""
+    """The same station with the same label, but one modality left out."""
     return Example(
         note=None if gone == "text" else example.note,
         jpeg=None if gone == "image" else example.jpeg,
@@ -91,7 +91,7 @@ def without(example: Example, gone: Modality) -> Example:
 
 def modalities_of(example: Example) -> tuple[Modality, ...]:
     given = {"text": example.note, "image": example.jpeg, "audio": example.wav}
-    return tuple(name for name in data.MODALITIES if given[name] is not None)
+    return tuple(name for name in MODALITIES if given[name] is not None)
 
 
 def held_out(seed: int, split: Split, per_subset: int) -> Iterator[Example]:
@@ -99,12 +99,12 @@ def held_out(seed: int, split: Split, per_subset: int) -> Iterator[Example]:
     rng = np.random.default_rng(seed)
     for number in range(per_subset):
         site, shift = data.SITES[number % 3], data.SHIFTS[number // 3 % 2]
-        for subset in data.SUBSETS:
+        for subset in SUBSETS:
             yield data.example(rng, site=site, shift=shift, split=split, modalities=subset)
 
 
 def ask(pipeline: Pipeline, samples: Sequence[Sample]) -> list[Prediction]:
-    """Raises the refusal, should there be one: none of these inputs may be refused."""
+    """Raises the error of a refused input: none of these inputs may be refused."""
     answers = []
     for start in range(0, len(samples), _BATCH):
         for answer in pipeline.predict(list(samples[start : start + _BATCH])):
@@ -114,14 +114,16 @@ def ask(pipeline: Pipeline, samples: Sequence[Sample]) -> list[Prediction]:
     return answers
 
 
-def answers_to(pipeline: Pipeline, examples: Iterable[Example], total: int, what: str) -> Answers:
+def answers_to(
+    pipeline: Pipeline, examples: Iterable[Example], total: int, what: str
+) -> LabelledAnswers:
     predictions: list[Prediction] = []
     kept: list[Example] = []
     for chunk in chunks(tqdm(examples, total=total, desc=what, mininterval=2)):
         predictions += ask(pipeline, [sample_of(example) for example in chunk])
         kept += chunk
     scores = [{s.label: s.log_prob for s in answer.scores} for answer in predictions]
-    return Answers(
+    return LabelledAnswers(
         log_probs=np.array([[row[label] for label in data.LABELS] for row in scores]),
         truth=np.array([data.LABELS.index(example.label) for example in kept]),
         mass=np.array([answer.closed_set_mass for answer in predictions]),
@@ -144,16 +146,16 @@ def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
 # ---- confidence ------------------------------------------------------------------------------
 
 
-def log_loss(answers: Answers, temperature: float, rows: slice = slice(None)) -> float:
+def log_loss(answers: LabelledAnswers, temperature: float, rows: slice = slice(None)) -> float:
     """Mean negative log-likelihood of the right label, in nats."""
     chosen = answers.probabilities(temperature)[np.arange(len(answers.truth)), answers.truth]
     return float(-np.log(np.maximum(chosen[rows], 1e-12)).mean())
 
 
-def fit_temperature(answers: Answers) -> tuple[float, str]:
-    """(temperature, why). Fitted on every other row; kept only if the other rows gain by it.
+def fit_temperature(answers: LabelledAnswers) -> tuple[float, str]:
+    """(temperature, reason). Fitted on every second row; used only if the other rows improve.
 
-    log T is searched between log 0.5 and log 3: an unbounded fit runs away where a model makes
+    log T is searched between log 0.5 and log 3: an unbounded fit diverges where a model makes
     almost no errors.
     """
     from scipy.optimize import minimize_scalar
@@ -178,7 +180,7 @@ def calibration_error(confidence: Floats, right: NDArray[np.bool_], bins: int = 
     return float(np.abs(gap).sum() / len(confidence))
 
 
-def scores(answers: Answers, temperature: float, rows: NDArray[np.bool_]) -> dict[str, Any]:
+def scores(answers: LabelledAnswers, temperature: float, rows: NDArray[np.bool_]) -> dict[str, Any]:
     right = answers.right[rows]
     confidence = answers.probabilities(temperature).max(axis=1)[rows]
     return {
@@ -197,14 +199,14 @@ def measure(pipeline: Pipeline, temperature: float, per_subset: int = PER_SUBSET
     examples = list(
         tqdm(
             held_out(TEST_SEED, "test", per_subset),
-            total=per_subset * len(data.SUBSETS),
+            total=per_subset * len(SUBSETS),
             desc="drawing",
             mininterval=2,
         )
     )
     answers = answers_to(pipeline, examples, len(examples), "answering")
     everything = np.ones(len(examples), dtype=bool)
-    full = [example for example in examples if modalities_of(example) == data.MODALITIES]
+    full = [example for example in examples if modalities_of(example) == MODALITIES]
     return {
         "examples": len(examples),
         "overall": scores(answers, temperature, everything)
@@ -226,12 +228,12 @@ def measure(pipeline: Pipeline, temperature: float, per_subset: int = PER_SUBSET
     }
 
 
-def _by(answers: Answers, temperature: float, group: list[str]) -> dict[str, Any]:
+def _by(answers: LabelledAnswers, temperature: float, group: list[str]) -> dict[str, Any]:
     names = np.array(group)
     return {name: scores(answers, temperature, names == name) for name in dict.fromkeys(group)}
 
 
-def _confusion(answers: Answers) -> dict[str, dict[str, int]]:
+def _confusion(answers: LabelledAnswers) -> dict[str, dict[str, int]]:
     """Counts by true label, then by given label."""
     counts = np.zeros((len(data.LABELS), len(data.LABELS)), dtype=int)
     np.add.at(counts, (answers.truth, answers.log_probs.argmax(axis=1)), 1)
@@ -245,7 +247,7 @@ def _ablation(pipeline: Pipeline, full: Sequence[Example]) -> dict[str, Any]:
     """Accuracy on examples with all modalities, and with one of them left out of the request."""
     whole = answers_to(pipeline, full, len(full), "all three").right.mean()
     found: dict[str, Any] = {"all": _round(whole)}
-    for gone in data.MODALITIES:
+    for gone in MODALITIES:
         part = answers_to(
             pipeline, (without(example, gone) for example in full), len(full), f"no {gone}"
         )
@@ -254,26 +256,26 @@ def _ablation(pipeline: Pipeline, full: Sequence[Example]) -> dict[str, Any]:
 
 
 def _described(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
-    """Exactly right descriptions by subset, and the share of right answers of each of its words."""
-    taken = examples[: DESCRIBED_PER_SUBSET * len(data.SUBSETS)]
+    """The share of exactly right descriptions by subset, and of each word in them."""
+    taken = examples[: DESCRIBED_PER_SUBSET * len(SUBSETS)]
     exact: dict[str, list[bool]] = {}
-    words: dict[str, list[bool]] = {}
+    by_word: dict[str, list[bool]] = {}
     written = ask(pipeline, [sample_of(example, task="generate") for example in taken])
     for example, answer in zip(taken, written, strict=True):
-        said, modalities = answer.text or "", modalities_of(example)
+        text, modalities = answer.text or "", modalities_of(example)
         wanted = data.description(example.truth, modalities)
-        exact.setdefault("+".join(modalities), []).append(said == wanted)
-        for name, ok in _words(example, said, wanted):
-            words.setdefault(name, []).append(ok)
+        exact.setdefault("+".join(modalities), []).append(text == wanted)
+        for name, ok in _word_checks(example, text, wanted):
+            by_word.setdefault(name, []).append(ok)
     return {
         "examples": len(taken),
         "exact": {name: _round(np.mean(oks)) for name, oks in exact.items()},
-        "words": {name: _round(np.mean(oks)) for name, oks in words.items()},
+        "words": {name: _round(np.mean(oks)) for name, oks in by_word.items()},
     }
 
 
-def _words(example: Example, said: str, wanted: str) -> list[tuple[str, bool]]:
-    got, right = said.replace(",", "").split(), wanted.replace(",", "").split()
+def _word_checks(example: Example, text: str, wanted: str) -> list[tuple[str, bool]]:
+    got, right = text.replace(",", "").split(), wanted.replace(",", "").split()
     if len(got) != len(right):
         return [("well-formed", False)]
     truth, names = example.truth, {"well-formed": ""}
@@ -283,21 +285,21 @@ def _words(example: Example, said: str, wanted: str) -> list[tuple[str, bool]]:
         names["sound"] = truth.sound
     if example.note is not None:
         names["note"] = truth.note
-    spoken = [word.strip(";") for word in got]
-    return [(name, value in spoken if value else True) for name, value in names.items()]
+    given = [word.strip(";") for word in got]
+    return [(name, value in given if value else True) for name, value in names.items()]
 
 
-def _masses(pipeline: Pipeline, known: Answers) -> dict[str, Any]:
-    """The closed-set mass of stations against that of inputs of another world."""
+def _masses(pipeline: Pipeline, known: LabelledAnswers) -> dict[str, Any]:
+    """The closed-set mass of stations and of out-of-distribution inputs."""
     rng = np.random.default_rng(OUTLIER_SEED)
-    strange = {
+    outlier_parts = {
         "text": [Part("text", outliers.text(rng, "test")) for _ in range(OUTLIERS)],
         "image": [Part("image", outliers.picture(rng, "test")) for _ in range(OUTLIERS)],
         "audio": [Part("audio", outliers.sound(rng, "test")) for _ in range(OUTLIERS)],
     }
     found = {"stations": _spread(known.mass)}
     limit = float(np.quantile(known.mass, 0.05))
-    for kind, parts in strange.items():
+    for kind, parts in outlier_parts.items():
         answers = ask(pipeline, [Sample(str(i), (part,)) for i, part in enumerate(parts)])
         mass = np.array([answer.closed_set_mass for answer in answers])
         found[f"other_{kind}"] = _spread(mass) | {

@@ -1,4 +1,4 @@
-"""Operators' notes: a decisive clause, small talk around it, second thoughts, typing errors."""
+"""Operators' notes: a decisive clause, small talk around it, corrections, typing errors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CLASSES: tuple[NoteClass, ...] = ("routine", "concern", "smoke", "drill")
 
 _HEDGED_SHARE = 0.05
 _CORRECTED_SHARE = 0.12
-_DOUBTED_SHARE = 0.125  # of the notes out of the grammar
-_CONTRAST_SHARE = 0.35  # of the drills: they also describe what is being played
+_DOUBTED_SHARE = 0.125  # of the notes from the grammar
+_CONTRAST_SHARE = 0.35  # of the drills: they also describe the simulated event
 _TYPO_SHARE = 0.25
 
 
@@ -32,24 +32,25 @@ def write(rng: Generator, meaning: NoteClass, split: Split) -> str:
 
 
 def jot(rng: Generator, meaning: NoteClass) -> str:
-    """A training note in loose words: one to three of `meaning`, now and then with parts between,
-    or with words of what a drill plays or of what is then corrected."""
-    words = _loose(rng, meaning)
+    """A training note of one to three fragments of `meaning`, some with machine parts. Some notes
+    also have fragments of the event a drill simulates, or of a meaning that is then corrected."""
+    fragments = _loose(rng, meaning)
     draw = rng.random()
     if draw < _CORRECTED_SHARE:
         earlier = _loose(rng, _pick(rng, [c for c in CLASSES if c != meaning]))
-        words = [*earlier, f"{_pick(rng, wordings.CORRECTIONS.train)} {words[0]}", *words[1:]]
+        correction = f"{_pick(rng, wordings.CORRECTIONS.train)} {fragments[0]}"
+        fragments = [*earlier, correction, *fragments[1:]]
     elif meaning == "drill" and draw < _CORRECTED_SHARE + _CONTRAST_SHARE:
-        words += _loose(rng, "smoke")
-        rng.shuffle(words)
+        fragments += _loose(rng, "smoke")
+        rng.shuffle(fragments)
     neutral = [_fill(rng, _pick(rng, wordings.NEUTRAL.train)) for _ in range(int(rng.integers(2)))]
-    body = _pick(rng, (", ", " ", ", ")).join(words)
+    body = _pick(rng, (", ", " ", ", ")).join(fragments)
     return _scribble(rng, [*neutral, body] if rng.random() < 0.5 else [body, *neutral])
 
 
 def vary(rng: Generator, meaning: NoteClass) -> str:
-    """A training note out of the grammar in `phrases`; one in eight leaves open which of two
-    meanings it has."""
+    """A training note from the grammar in `phrases`; one in eight leaves open which of two meanings
+    it has."""
     draw = rng.random()
     body = _fill(rng, phrases.phrase(rng, meaning))
     if draw < _DOUBTED_SHARE:
@@ -71,18 +72,19 @@ def _other(rng: Generator, meaning: NoteClass) -> NoteClass:
 
 
 def _loose(rng: Generator, meaning: NoteClass) -> list[str]:
-    words = []
+    fragments = []
     for _ in range(int(rng.integers(1, 4))):
-        word = _pick(rng, wordings.FRAGMENTS[meaning])
+        fragment = _pick(rng, wordings.FRAGMENTS[meaning])
         place = rng.random()
         if place < 0.25:
-            word = _fill(rng, "{part} " + word)
+            fragment = _fill(rng, "{part} " + fragment)
         elif place < 0.35:
-            word = _fill(rng, word + " at {place}")
+            fragment = _fill(rng, fragment + " at {place}")
         elif place < 0.45:
-            word = _fill(rng, word + _pick(rng, (" under {part}", " near {part}", " on {part}")))
-        words.append(word)
-    return words
+            where = _pick(rng, (" under {part}", " near {part}", " on {part}"))
+            fragment = _fill(rng, fragment + where)
+        fragments.append(fragment)
+    return fragments
 
 
 def _plain(rng: Generator, meaning: NoteClass, split: Split) -> str:
@@ -95,13 +97,13 @@ def _plain(rng: Generator, meaning: NoteClass, split: Split) -> str:
         played = _clause(rng, _pick(rng, ("smoke", "smoke", "concern")), split)
         return f"{body}, {played}" if rng.random() < 0.5 else f"{played}, {body}"
     if draw > 0.8:
-        # Saying it twice in other words is what people do when it matters.
+        # People often repeat an important point in another form.
         return f"{body}, {_clause(rng, meaning, split)}"
     return body
 
 
 def _hedged(rng: Generator, meaning: NoteClass, split: Split) -> str | None:
-    """A wording that is also used for another meaning; None if this meaning has none."""
+    """A clause that is also used for another meaning; None if this meaning has none."""
     texts, weights = [], []
     for text, first, second, share in wordings.HEDGED.of(split):
         if meaning in (first, second):
@@ -132,7 +134,8 @@ def _fill(rng: Generator, clause: str) -> str:
 
 
 def _scribble(rng: Generator, pieces: list[str]) -> str:
-    """Join as a hurried person would: changing case and stops, now and then a slip of a key."""
+    """Joins the pieces as a hurried person would: varying case and punctuation, some typing
+    errors."""
     case, stop = rng.integers(4), _pick(rng, (". ", ". ", ", ", " - ", "; ", "\n"))
     if case == 0:
         pieces = [p[0].upper() + p[1:] for p in pieces]

@@ -1,7 +1,7 @@
-"""Inputs of another world: text, pictures and sounds that are no station's, and have no label.
+"""Out-of-distribution inputs: text, images and sounds that do not show a station and have no label.
 
 Training shows some of them with the answer "unknown", so that the closed-set mass (the model's own
-probability that any label fits) can fall. The kinds used for testing are others than for training.
+probability that any label fits) can fall. Testing uses other kinds than training.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def text(rng: Generator, split: Split) -> str:
         letters = rng.integers(97, 123, int(rng.integers(10, 60)))
         return "".join(" " if rng.random() < 0.18 else chr(c) for c in letters).strip() or "xyz"
     digits = {"x": str(rng.integers(10)), "y": str(rng.integers(10, 99))}
-    words = {key: str(rng.choice(options)) for key, options in _FILL.items()}
-    return str(rng.choice(_TRAIN_LINES)).format(**words, **digits)
+    blanks = {key: str(rng.choice(options)) for key, options in _FILL.items()}
+    return str(rng.choice(_TRAIN_LINES)).format(**blanks, **digits)
 
 
 def picture(rng: Generator, split: Split) -> bytes:

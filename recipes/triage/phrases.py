@@ -1,7 +1,7 @@
-"""A grammar of notes for training: what can be the matter, with what, and in which words.
+"""A grammar of training notes: combines faults, machine parts and ways to describe them.
 
-Eighty clauses a meaning are learnt by heart; thousands of combinations are not. None of this tunes
-or tests: held-out notes are made of the clauses in `wordings` alone.
+A model memorises eighty clauses a meaning, but not thousands of combinations. The grammar is used
+for training only: held-out notes consist of the clauses in `wordings`.
 """
 
 from __future__ import annotations
@@ -193,19 +193,20 @@ _DOUBTS = (
 
 
 def phrase(rng: Generator, meaning: str) -> str:
-    """A clause that means `meaning`, with `notes`' blanks in it; never a held-out one."""
+    """A clause that means `meaning`, with the blanks that `notes` fills; never a held-out
+    clause."""
     while True:
         frames = _FRAMES[meaning]
         frame = frames[int(rng.integers(len(frames)))]
-        words = [part if isinstance(part, str) else _pick(rng, part) for part in frame]
-        said = re.sub(r" +([,:])", r"\1", " ".join(word for word in words if word))
-        said = said.replace("no a ", "no ").replace("real a ", "real ").replace("of a ", "of ")
-        if said not in _HELD_OUT:
-            return said
+        pieces = [part if isinstance(part, str) else _pick(rng, part) for part in frame]
+        clause = re.sub(r" +([,:])", r"\1", " ".join(piece for piece in pieces if piece))
+        clause = clause.replace("no a ", "no ").replace("real a ", "real ").replace("of a ", "of ")
+        if clause not in _HELD_OUT:
+            return clause
 
 
 def doubt(rng: Generator, one: str, other: str) -> str:
-    """Either the first or the second: which of them is true nobody can tell from the words."""
+    """Either the first or the second meaning: the text does not show which of them is true."""
     first, second = (one, other) if rng.random() < 0.5 else (other, one)
     return _pick(rng, _DOUBTS).format(a=phrase(rng, first), b=phrase(rng, second))
 

@@ -1,7 +1,7 @@
-"""The first lesson: the vision and audio towers alone, read by linear layers that are thrown away.
+"""The first lesson: the vision and audio towers alone, read by linear layers that are discarded.
 
-Taught through the language model from the start, lamp colours are learned at once, but signs and
-numbers were still at chance after 1,150 steps; read directly, signs take 200 and numbers follow.
+When trained through the language model from the start, the towers learn lamp colours at once, but
+signs and numbers were still at chance after 1,150 steps. Read directly, signs take 200 steps.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from numpy.random import Generator
 from torch.nn.functional import cross_entropy
 
 from pipelines.collate import collate
-from pipelines.models.backbone import QwenOmniBackbone
+from pipelines.models.qwen.backbone import QwenOmniBackbone
 from pipelines.models.qwen.log_mel import audio_tokens
 from recipes.triage import drawing, sounds
-from recipes.triage.pool import Photo, Pool, Sound
-from recipes.triage.rows import Rows
+from recipes.triage.media_pool import MediaPool, Photo, Sound
+from recipes.triage.training_rows import RowSampler
 
 _ANSWERS = (10, len(drawing.COLOURS), len(drawing.SHAPES))
 
 
 class Readers(torch.nn.Module):
-    """From the mean of a medium's embeddings to what it shows."""
+    """Linear layers from the mean embedding of an image or sound to what it shows."""
 
     def __init__(self, width: int, seed: int) -> None:
         super().__init__()
@@ -34,9 +34,11 @@ class Readers(torch.nn.Module):
 
 
 class Lesson:
-    """Draws photos and sounds, and gives the loss of reading them."""
+    """Samples photos and sounds and computes the loss of reading them."""
 
-    def __init__(self, pool: Pool, rows: Rows, backbone: QwenOmniBackbone, seed: int) -> None:
+    def __init__(
+        self, pool: MediaPool, rows: RowSampler, backbone: QwenOmniBackbone, seed: int
+    ) -> None:
         self.readers = Readers(128, seed)
         self._rows = rows
         self._backbone = backbone
@@ -47,13 +49,13 @@ class Lesson:
     def losses(
         self, rng: Generator, progress: float, photos: int, clips: int
     ) -> dict[str, torch.Tensor]:
-        """Mean cross-entropies by what is read; `progress` runs from 0 to 1 over the lesson."""
+        """Mean cross-entropy of each reading; `progress` runs from 0 to 1 over the lesson."""
         seen = self._losses_seen([self._photo(rng, progress) for _ in range(photos)], rng)
         heard = [self._sounds[int(rng.integers(len(self._sounds)))] for _ in range(clips)]
         return seen | {"sound": self._loss_heard(heard, rng)}
 
     def _photo(self, rng: Generator, progress: float) -> Photo:
-        """Easy ones first, around an ease that reaches 0 half way; then any."""
+        """Easy photos first, around an ease that reaches 0 half way; then any photo."""
         ease = 1 - 2 * progress
         if ease <= 0 or rng.random() < 0.15:
             return self._photos[int(rng.integers(len(self._photos)))]
@@ -65,7 +67,7 @@ class Lesson:
         rows = [self._rows.prepared(rng, None, photo, None) for photo in photos]
         images = collate(rows, lambda _: (), self._backbone.geometry).images
         assert images is not None
-        # The towers on their own: serving never asks for that.
+        # The towers alone; serving has no public call for that.
         embeddings = self._backbone._see(images)
         counts = [photo.grid[1] * photo.grid[2] // 4 for photo in photos]
         scores = self.readers.photo(_means(embeddings, counts)).split(_ANSWERS, dim=1)

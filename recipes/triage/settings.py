@@ -1,4 +1,4 @@
-"""The tiny thinker's configuration and how its requests are framed and preprocessed."""
+"""The configuration of the tiny thinker, its prompt template and its preprocessing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEMPLATE = Template(
 
 
 def model_config() -> dict[str, Any]:
-    """A Qwen2.5-Omni thinker of 1.64 million parameters; sizes from notes of earlier trials."""
+    """A Qwen2.5-Omni thinker of 1.64 million parameters; sizes from earlier trials."""
     number = special_ids()
     return {
         "model_type": "qwen2_5_omni_thinker",
@@ -100,10 +100,10 @@ def preprocess() -> dict[str, Any]:
         "image": parameters.write(patches.DEFAULT),
         "audio": parameters.write(log_mel.DEFAULT),
         "text": parameters.write(text.DEFAULT),
-        "limits": parameters.write(decode.Limits()),
+        "limits": parameters.write(decode.InputLimits()),
     }
 
 
 def special_ids() -> dict[str, int]:
-    """The trainer of the tokenizer numbers special tokens first, in order."""
+    """The tokenizer's trainer assigns ids to special tokens first, in this order."""
     return {token: place for place, token in enumerate(tokens.SPECIAL)}

@@ -26,7 +26,7 @@ def record(rng: Generator, event: SoundClass, noise: float, seconds: float | Non
     time = np.arange(int(rate * length), dtype=np.float32) / rate
     sound = _EVENTS[event](rng, time)
     sound *= np.float32(1.0 / (np.sqrt(np.mean(sound**2)) + 1e-6))
-    # The event stands this far above the hall, in decibels; the low tail is hard to hear.
+    # Level of the event above the hall, in decibels; the low tail is hard to hear.
     above_db = float(np.clip(rng.normal(11.0, 6.5), -8.0, 26.0))
     total = sound * np.float32(10 ** (above_db / 20)) + noise * _hall(rng, time)
     total *= np.float32(10 ** rng.uniform(-2.1, -0.45) / (np.abs(total).max() + 1e-6))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from pipelines.types import MODALITIES
 from recipes.triage import data, notes
 
 VOCABULARY = 1024
@@ -18,7 +19,8 @@ SPECIAL = (PAD, START, END, IMAGE_START, IMAGE, IMAGE_END, AUDIO_START, AUDIO, A
 
 
 def train(seed: int, texts: int = 20_000) -> Tokenizer:
-    """Learns merges from training-split notes, labels and descriptions; same seed, same file."""
+    """Learns merges from training notes, labels and descriptions; the same seed gives the same
+    file."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -39,5 +41,5 @@ def corpus(seed: int, texts: int) -> list[str]:
     for _ in range(texts):
         truth = data.state(rng)
         lines.append(notes.write(rng, truth.note, "train"))
-        lines.append(data.description(truth, data.MODALITIES))
+        lines.append(data.description(truth, MODALITIES))
     return lines + list(data.LABELS) * 200

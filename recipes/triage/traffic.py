@@ -1,6 +1,6 @@
-"""A stream of examples as a plant sends them: in bursts, from several sites and both shifts.
+"""A stream of examples as a plant would send them: in bursts, from several sites and both shifts.
 
-Imports no torch, like `data`: what plays clients imports it too.
+Imports no torch, like `data`, because simulated clients import it.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from types import MappingProxyType
 import numpy as np
 from numpy.random import Generator
 
+from pipelines.types import SUBSETS, Modality
 from recipes.triage import data
-from recipes.triage.data import Example, Modality, Shift, Site
+from recipes.triage.data import Example, Shift, Site
 from recipes.triage.wordings import Split
 
 SITE_SHARES: Mapping[Site, float] = MappingProxyType({"a": 0.45, "b": 0.3, "c": 0.25})
 NIGHT_SHARE = 0.4
 SUBSET_SHARES: Mapping[tuple[Modality, ...], float] = MappingProxyType(
-    dict(zip(data.SUBSETS, (0.15, 0.08, 0.05, 0.14, 0.06, 0.12, 0.4), strict=True))
+    dict(zip(SUBSETS, (0.15, 0.08, 0.05, 0.14, 0.06, 0.12, 0.4), strict=True))
 )
 _MEAN_BURST = 3.0
 
 
 def stream(rng: Generator, split: Split = "test") -> Iterator[Example]:
-    """Endless. A burst comes from one site and shift, and of one frame of mind: calm or not.
+    """Endless. The examples of a burst share site, shift and whether the station is calm.
 
     The day has no rhythm: the sites work around the clock in different time zones.
     """
@@ -40,6 +41,6 @@ def stream(rng: Generator, split: Split = "test") -> Iterator[Example]:
 
 
 def subset(rng: Generator) -> tuple[Modality, ...]:
-    """Which modalities come along, in the shares of SUBSET_SHARES."""
+    """Samples the modalities of a request, with the shares of SUBSET_SHARES."""
     shares = np.array(list(SUBSET_SHARES.values()))
     return list(SUBSET_SHARES)[int(rng.choice(len(shares), p=shares / shares.sum()))]

@@ -1,10 +1,10 @@
 """Trains the embedded default: `python -m recipes.triage.train`.
 
-- four lessons: the towers see and hear on their own (`senses`); the whole model answers every
-  subset of the modalities; notes once more, in loose words; and once more, out of a grammar;
-- seeded: the rows of step n depend on (seed, n) alone, so that a run that was killed goes on from
-  its last checkpoint and ends with the same weights;
-- what is kept is the running average of the weights, which is better calibrated than the last.
+- four lessons: the vision and audio towers alone (`senses`); the whole model on every subset of the
+  modalities; more notes made of fragments; more notes from a grammar;
+- seeded: the rows of step n depend only on (seed, n), so that a killed run continues from its last
+  checkpoint and ends with the same weights;
+- the result is the running average of the weights, which is better calibrated than the last ones.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from tqdm import tqdm
 
 from pipelines.collate import collate
 from pipelines.models import heads
-from pipelines.models.backbone import QwenOmniBackbone
+from pipelines.models.qwen.backbone import QwenOmniBackbone
 from pipelines.models.tokens import DEFAULT as TEXT
-from pipelines.models.tokens import Text
+from pipelines.models.tokens import PromptTokenizer
 from recipes.triage import data, settings, tokens
-from recipes.triage.pool import Pool, load_or_make
-from recipes.triage.rows import ANSWER, LAST, LATE, Mix, Row, Rows
+from recipes.triage.media_pool import MediaPool, load_or_make
 from recipes.triage.senses import Lesson
+from recipes.triage.training_rows import ANSWER, LAST, LATE, Mix, RowSampler, TrainingRow
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides the weights, besides the code and the libraries."""
+    """Everything that determines the weights, apart from code and libraries."""
 
     seed: int = 7
     photos: int = 16_000
@@ -58,7 +58,7 @@ class Recipe:
 
     @property
     def lessons(self) -> tuple[tuple[int, float, Mix | None], ...]:
-        """Steps, rate and rows of each, in order; without rows the towers learn on their own."""
+        """Steps, rate and rows of each, in order; without rows, only the towers learn."""
         return (
             (self.sense_steps, self.sense_rate, None),
             (self.answer_steps, self.answer_rate, ANSWER),
@@ -72,15 +72,15 @@ class Recipe:
 
 
 class Training:
-    """The state of a run: what a checkpoint holds, and one step of it."""
+    """The state of a run, which a checkpoint stores, and its training step."""
 
-    def __init__(self, recipe: Recipe, pool: Pool | None, tokenizer: bytes) -> None:
-        """`pool` None: only to look at the weights."""
+    def __init__(self, recipe: Recipe, pool: MediaPool | None, tokenizer: bytes) -> None:
+        """With `pool` None, only the weights can be used."""
         self.recipe = recipe
         self.backbone = QwenOmniBackbone.fresh(settings.model_config(), recipe.seed)
-        text = Text(tokenizer, TEXT, settings.TEMPLATE)
-        self.rows = Rows(pool or Pool([], []), text, settings.special_ids())
-        self.lesson = Lesson(pool or Pool([], []), self.rows, self.backbone, recipe.seed)
+        text = PromptTokenizer(tokenizer, TEXT, settings.TEMPLATE)
+        self.rows = RowSampler(pool or MediaPool([], []), text, settings.special_ids())
+        self.lesson = Lesson(pool or MediaPool([], []), self.rows, self.backbone, recipe.seed)
         self.step = 0
         self.seconds = 0.0
         model = [p for p in self.backbone.model.parameters() if p.requires_grad]
@@ -105,13 +105,13 @@ class Training:
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        # A short memory at first: the average should not remember the random beginning.
+        # A short memory at first, so that the average forgets the random beginning.
         keep = min(self.recipe.average, (1 + self.step) / (20 + self.step))
         torch._foreach_lerp_(self._average, [w.detach() for w in self._weights], 1 - keep)
         return learnt
 
     def _stage(self) -> tuple[float, float, Mix | None]:
-        """How far the lesson of this step is, from 0 to 1, the rate of the step, and its rows.
+        """(progress of the current lesson from 0 to 1, learning rate, mix of rows).
 
         Each lesson warms up over 50 steps; the first stays there, the others fall along a cosine.
         """
@@ -123,7 +123,7 @@ class Training:
                     rate *= 0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2
                 return step / steps, rate, mix
             step -= steps
-        raise ValueError(f"step {self.step} is behind the last lesson")
+        raise ValueError(f"step {self.step} is after the last lesson")
 
     def _sense(self, rng: Generator, progress: float) -> dict[str, float]:
         recipe = self.recipe
@@ -132,19 +132,19 @@ class Training:
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def _answer(self, rng: Generator, mix: Mix) -> dict[str, float]:
-        """Forward and backward in two halves of like length, which pads less."""
+        """Forward and backward in two halves of similar row length, which need less padding."""
         drawn = [self.rows.draw(rng, mix) for _ in range(self.recipe.batch)]
         drawn.sort(key=lambda row: row.prepared.tokens)
         half = len(drawn) // 2
         parts = [self._backward(part) for part in (drawn[:half], drawn[half:])]
         return {name: sum(part[name] for part in parts) for name in parts[0]}
 
-    def _backward(self, rows: Sequence[Row]) -> dict[str, float]:
+    def _backward(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
         """Adds these rows' share of the gradient of the answers' negative log-likelihood."""
-        branches = {id(row.prepared): row.branches for row in rows}
+        continuations = {id(row.prepared): row.continuations for row in rows}
         batch = collate(
             [row.prepared for row in rows],
-            lambda prepared: branches[id(prepared)],
+            lambda prepared: continuations[id(prepared)],
             self.backbone.geometry,
             max_columns=4096,
         )
@@ -152,7 +152,7 @@ class Training:
         right = torch.tensor([row.right for row in rows])
         triage = scores.gather(1, right[:, None]).squeeze(1)
         described = torch.tensor([bool(row.description) for row in rows])
-        last = torch.tensor([len(row.branches) - 1 for row in rows])
+        last = torch.tensor([len(row.continuations) - 1 for row in rows])
         text = scores.gather(1, last[:, None]).squeeze(1)[described]
         share = 1 / self.recipe.batch
         loss = -(triage.sum() + self.recipe.describe_weight * text.sum()) * share
@@ -186,13 +186,13 @@ class Training:
         }
         fresh = path.with_suffix(".part")
         torch.save(state, fresh)
-        fresh.replace(path)  # a run killed while saving keeps the checkpoint before
+        fresh.replace(path)  # a run killed while saving keeps the previous checkpoint
 
     def resume(self, path: Path) -> None:
-        """Raises ValueError when the checkpoint is of another recipe."""
+        """Raises ValueError when the checkpoint comes from another recipe."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
         if state["recipe"] != asdict(self.recipe):
-            raise ValueError(f"{path} was trained with another recipe; remove it to start afresh")
+            raise ValueError(f"{path} was trained with another recipe; remove it to start again")
         self.step, self.seconds = state["step"], state["seconds"]
         with torch.no_grad():
             for weight, kept in zip(self._weights, state["weights"], strict=True):
@@ -203,7 +203,7 @@ class Training:
 
 def run(
     recipe: Recipe,
-    pool: Pool,
+    pool: MediaPool,
     tokenizer: bytes,
     work: Path,
     *,
@@ -211,7 +211,7 @@ def run(
     save_every: int = 200,
     clock: Callable[[], float] = time.monotonic,
 ) -> Training:
-    """Trains from the checkpoint in `work`, if there is one, up to step `until` (None: the end)."""
+    """Trains up to step `until` (None: the end), from the checkpoint in `work` if there is one."""
     training = Training(recipe, pool, tokenizer)
     checkpoint = work / "checkpoint.pt"
     if checkpoint.exists():
@@ -233,7 +233,7 @@ def run(
 
 
 def restored(work: Path) -> Training:
-    """The state the last checkpoint in `work` holds; it cannot draw rows."""
+    """The state of the last checkpoint in `work`; it cannot sample rows."""
     kept = torch.load(work / "checkpoint.pt", weights_only=True)["recipe"]
     training = Training(Recipe(**kept), None, (work / "tokenizer.json").read_bytes())
     training.resume(work / "checkpoint.pt")

@@ -212,5 +212,5 @@ def news(snapshot: pb.ServerSnapshot) -> tuple[object, ...]:
             (replica.index, replica.state, replica.stamp, replica.restarts)
             for replica in snapshot.replicas
         ),
-        *(len(replica.self_check.moved) for replica in snapshot.replicas),
+        *(len(replica.self_check.changed) for replica in snapshot.replicas),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from proto import inference_pb2
 from proto import observe_pb2 as pb
 from server.telemetry import rows
+from server.telemetry.outputs import outputs_of
 from server.telemetry.record import Record
 
 # Row type -> (the field of WatchEvent it travels in, its message).
@@ -55,10 +56,6 @@ def prediction_message(row: rows.PredictionRow) -> pb.PredictionRow:
         mix=record.mix,
         task=record.task,
         label=record.label,
-        confidence=record.confidence,
-        margin=record.margin,
-        entropy=record.entropy,
-        closed_set_mass=record.closed_set_mass,
         timing=_timing(record),
         batch_size=record.batch_size,
         replica=max(record.replica, 0),
@@ -70,7 +67,8 @@ def prediction_message(row: rows.PredictionRow) -> pb.PredictionRow:
         trace_id=record.trace_id,
         true_label=row.true_label,
         features=np.frombuffer(record.features, "<f4").tolist(),
-        company=record.company,
+        batch_mates=record.batch_mates,
+        **outputs_of(record),
     )
 
 

@@ -61,7 +61,7 @@ def acknowledgement_of(request: pb.AcknowledgeRequest, caller: str) -> tuple[str
     """Alert id, by, note, undo."""
     _text("alert_id", request.alert_id, needed=True)
     _text("note", request.note)
-    return request.alert_id, _text("by", request.by) or caller, request.note, request.undo
+    return request.alert_id, _text("actor", request.actor) or caller, request.note, request.undo
 
 
 def silence_of(request: pb.SilenceRequest, caller: str, now: float) -> tuple[str, float, str, str]:
@@ -79,7 +79,7 @@ def silence_of(request: pb.SilenceRequest, caller: str, now: float) -> tuple[str
         raise Refused(bad_input("until_unix_ms", "PAST", text))
     if until - now >= LONGEST_SILENCE_S:
         raise Refused(bad_input("until_unix_ms", "TOO_FAR", "a silence lasts a year at most"))
-    return request.matcher, until, _text("by", request.by) or caller, request.reason
+    return request.matcher, until, _text("actor", request.actor) or caller, request.reason
 
 
 def _text(field: str, value: str, needed: bool = False) -> str:

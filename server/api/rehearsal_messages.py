@@ -51,7 +51,7 @@ def _judged(event: RehearsalReport) -> pb.RehearseEvent:
         progress=pb.Progress(step="rehearsed", fraction=1.0, done=True),
         verdict=event.verdict.word,
         reason=event.verdict.reason,
-        words=event.messages,
+        messages=event.messages,
         active=_stamp(event.active),
         value_unit=event.unit,
     )

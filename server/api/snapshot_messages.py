@@ -14,7 +14,7 @@ from server.telemetry.rows import Health
 from server.telemetry_port import TelemetryPort
 from server.types import EngineSnapshot, Evidence, Facts, ReplicaStatus, SelfCheck
 
-MOST_MOVED = 50  # of one replica; a package upgraded whole changes every module
+MOST_CHANGED = 50  # of one replica; a package upgraded whole changes every module
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +125,15 @@ def _self_check_message(check: SelfCheck) -> pb.SelfCheck:
         at_unix_ms=int(check.at * 1000),
         took_ms=check.took_ms,
         verified_unix_ms=int(check.verified_at * 1000),
-        trouble=check.trouble,
+        error=check.error,
     )
-    for item in check.moved[:MOST_MOVED]:
-        message.moved.add(kind=item.kind, name=item.name, words=item.words, now=item.now)
+    for item in check.changed[:MOST_CHANGED]:
+        message.changed.add(
+            kind=item.kind,
+            name=item.name,
+            message=item.message,
+            affects_answers_now=item.affects_answers_now,
+        )
     return message
 
 

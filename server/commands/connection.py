@@ -1,4 +1,4 @@
-"""What every command that calls a server shares: where it is, how to reach it, how to end."""
+"""What every command that calls a server shares: its address, TLS and token, the exit codes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import NoReturn
 
-import grpc
-
-from server.commands.client import Client, Failure
+from server.commands.client import Client
 from server.config import ServerConfig
+from trefoil import (
+    Access,
+    DeadlineExceeded,
+    InputRefused,
+    Overloaded,
+    StampMismatch,
+    TrefoilError,
+    Unavailable,
+)
 
 OK = 0
 FAILED = 1
@@ -46,25 +53,23 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
 
 def connect(arguments: argparse.Namespace) -> Client:
     """An open client; ends the program with a usage error when a TLS file cannot be read."""
+    try:
+        return Client(arguments.server, _access(arguments))
+    except OSError as error:
+        _end(f"cannot read {error.filename}: {error.strerror}")
+
+
+def _access(arguments: argparse.Namespace) -> Access | None:
     if arguments.tls_ca is None:
         if arguments.token_file is not None:
             _end("--token-file needs --tls-ca: a token is never sent in plaintext")
         if arguments.tls_cert is not None or arguments.tls_key is not None:
             _end("--tls-cert and --tls-key need --tls-ca: which servers to trust")
-        return Client(arguments.server)
-    try:
-        _check(arguments)
-        credentials = grpc.ssl_channel_credentials(
-            arguments.tls_ca.read_bytes(),
-            arguments.tls_key.read_bytes() if arguments.tls_key else None,
-            arguments.tls_cert.read_bytes() if arguments.tls_cert else None,
-        )
-        if arguments.token_file is not None:
-            token = grpc.access_token_call_credentials(arguments.token_file.read_text().strip())
-            credentials = grpc.composite_channel_credentials(credentials, token)
-    except OSError as error:
-        _end(f"cannot read {error.filename}: {error.strerror}")
-    return Client(arguments.server, credentials)
+        return None
+    _check(arguments)
+    file = arguments.token_file
+    token = file.read_text().strip() if file is not None else ""
+    return Access(arguments.tls_ca, arguments.tls_cert, arguments.tls_key, token)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -84,36 +89,36 @@ def _check(arguments: argparse.Namespace) -> None:
         _end(str(error))
 
 
-def _end(words: str) -> NoReturn:
-    print(words, file=sys.stderr)
+def _end(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
     raise SystemExit(USAGE)
 
 
 def run_to_end(command: Coroutine[None, None, int], server: str) -> int:
-    """The exit code of a command; a Failure is told on stderr."""
+    """The exit code of a command; reports a TrefoilError on stderr."""
     try:
         return asyncio.run(command)
-    except Failure as failure:
-        print(told(failure, server), file=sys.stderr)
-        return exit_code(failure)
+    except TrefoilError as error:
+        print(error_message(error, server), file=sys.stderr)
+        return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def told(failure: Failure, server: str) -> str:
-    if failure.unreachable:
-        # gRPC tells each address it tried; the last words say what became of them.
-        why = failure.message.rpartition(": ")[2].rstrip("]") or "no answer"
+def error_message(error: TrefoilError, server: str) -> str:
+    if error.unreachable:
+        # gRPC lists each address it tried; the end of its message is what became of the last.
+        why = error.message.rpartition(": ")[2].rstrip("]") or "no answer"
         hint = "start one with `server`, or say where it listens by --server HOST:PORT"
-        return f"no server at {server}: {why}; {refused(failure.message) or hint}"
-    text = f"{server} answered {failure.code.name}: {failure.message}"
-    if failure.retry_after_s:
-        text += f" (come back in {failure.retry_after_s:g} s)"
+        return f"no server at {server}: {why}; {connection_hint(error.message) or hint}"
+    text = f"{server} answered {error.code}: {error.message}"
+    if error.retry_after_s:
+        text += f" (come back in {error.retry_after_s:g} s)"
     return text
 
 
-def refused(message: str) -> str:
-    """What a connection that broke means: gRPC tells the server's side of it only to the server."""
+def connection_hint(message: str) -> str:
+    """What a broken connection means: gRPC reports the server's side of it only to the server."""
     if "Cancelling all calls" in message or "Stream removed" in message:
         return "it ended meanwhile"
     if "Socket closed" in message or "Connection reset" in message:
@@ -128,18 +133,10 @@ def refused(message: str) -> str:
     return ""
 
 
-def exit_code(failure: Failure) -> int:
-    code = failure.code
-    if failure.reason == "STAMP_MISMATCH":
+def exit_code(error: TrefoilError) -> int:
+    if isinstance(error, StampMismatch):
         return STAMP_MISMATCH
-    # Without a reason of ours, gRPC itself found the message too large.
-    too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and not failure.reason
-    if code is grpc.StatusCode.INVALID_ARGUMENT or too_large:
+    if isinstance(error, InputRefused):
         return REFUSED_INPUT
-    passing = (
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.CANCELLED,
-    )
-    return NOT_READY if code in passing else FAILED
+    passing = isinstance(error, (Unavailable, DeadlineExceeded, Overloaded))
+    return NOT_READY if passing or error.code == "CANCELLED" else FAILED

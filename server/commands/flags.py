@@ -318,13 +318,6 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "share of calls to trace when the caller has not decided and an exporter is configured",
         ),
         Flag(
-            "--otel-file",
-            "otel_file",
-            Path,
-            "also store traces, events and metric points in this SQLite file",
-            "FILE",
-        ),
-        Flag(
             "--simulated-time",
             "simulated_time",
             simulated_clock.read,

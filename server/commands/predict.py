@@ -11,22 +11,22 @@ from functools import partial
 from pathlib import Path
 
 from proto import inference_pb2 as pb
-from server.commands.client import INLINE_BYTES, Client
+from server.commands.client import Client
 from server.commands.connection import (
     EXIT_CODES,
     OK,
     add_connection,
     connect,
+    error_message,
     exit_code,
     run_to_end,
-    told,
 )
 from server.commands.output import answer_text
 from server.commands.repeat import Load, run_load
 from server.commands.values import above_zero, expecting
 from server.request.modalities import MODALITIES
+from trefoil.options import PRIORITIES
 
-PRIORITIES = {"high": pb.HIGH, "normal": pb.NORMAL, "low": pb.LOW}
 EXAMPLE = """example:
   server predict --text "knocking since the last shift" --image station.jpg --audio machine.wav"""
 
@@ -131,11 +131,11 @@ async def _predict(arguments: argparse.Namespace, example: pb.Example) -> int:
     timeout_s = arguments.deadline_ms / 1000
     async with connect(arguments) as client:
         request = pb.PredictRequest(
-            examples=[await _uploaded(client, example, timeout_s)],
+            examples=[await client.upload(example, timeout_s)],
             labels=arguments.labels,
             want_embedding=arguments.embed,
             expected_stamps=arguments.stamps,
-            priority=PRIORITIES[arguments.priority],
+            priority=arguments.priority.upper(),
             session_id=arguments.session,
         )
         if arguments.repeat > 1:
@@ -151,10 +151,10 @@ async def _load(
     client: Client, request: pb.PredictRequest, load: Load, arguments: argparse.Namespace
 ) -> int:
     summary = await run_load(client, request, load, sys.stderr)
-    if summary.first_failure is not None:
-        print(told(summary.first_failure, arguments.server), file=sys.stderr)
+    if summary.first_error is not None:
+        print(error_message(summary.first_error, arguments.server), file=sys.stderr)
     print(json.dumps(summary.plain()) if arguments.json else summary.readable())
-    return OK if summary.first_failure is None else exit_code(summary.first_failure)
+    return OK if summary.first_error is None else exit_code(summary.first_error)
 
 
 async def _generate(arguments: argparse.Namespace, example: pb.Example) -> int:
@@ -162,10 +162,10 @@ async def _generate(arguments: argparse.Namespace, example: pb.Example) -> int:
     pieces: list[str] = []
     async with connect(arguments) as client:
         request = pb.GenerateRequest(
-            example=await _uploaded(client, example, timeout_s),
+            example=await client.upload(example, timeout_s),
             max_new_tokens=arguments.max_new_tokens,
             expected_stamps=arguments.stamps,
-            priority=PRIORITIES[arguments.priority],
+            priority=arguments.priority.upper(),
             session_id=arguments.session,
         )
         async for event in client.generate(request, timeout_s):
@@ -177,17 +177,6 @@ async def _generate(arguments: argparse.Namespace, example: pb.Example) -> int:
                 found = answer_text.generation_of(event, "".join(pieces))
     print(json.dumps(found) if arguments.json else f"\n\n{answer_text.readable_generation(found)}")
     return OK
-
-
-async def _uploaded(client: Client, example: pb.Example, timeout_s: float) -> pb.Example:
-    """The example with what is too large for one message uploaded first."""
-    inline = 0
-    for part in example.parts:
-        inline += len(part.data)
-        if inline > INLINE_BYTES:
-            inline -= len(part.data)
-            part.upload_id = await client.upload(part.data, part.mime_type, timeout_s)
-    return example
 
 
 def _part(command: argparse.ArgumentParser, kind: str, value: str) -> pb.Part:

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from proto import observe_pb2 as pb
-from server.commands.client import Failure
-from server.commands.connection import FAILED, OK, add_connection, connect, told
+from server.commands.connection import FAILED, OK, add_connection, connect, error_message
 from server.commands.values import above_zero, expecting
+from trefoil import TrefoilError
 
 TAKES_TRAFFIC = (pb.READY, pb.DEGRADED)
 
@@ -38,8 +38,8 @@ def run(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     try:
         reason = asyncio.run(_why_not(arguments))
-    except Failure as failure:
-        reason = told(failure, arguments.server)
+    except TrefoilError as error:
+        reason = error_message(error, arguments.server)
     if reason:
         print(reason, file=sys.stderr)
     return FAILED if reason else OK

@@ -104,8 +104,8 @@ def readable(event: pb.RehearseEvent) -> str:
         table(["", "active", "candidate", "difference", "95 %"], list(_rows(event))),
         "",
     ]
-    lines += [f"  {words}" for words in event.words]
-    lines += [""] if event.words else []
+    lines += [f"  {words}" for words in event.messages]
+    lines += [""] if event.messages else []
     return "\n".join([*lines, f"{event.verdict}: {event.reason}"])
 
 

@@ -29,7 +29,8 @@ from server.commands.output.status_report import printable, table
 from server.config import ServerConfig
 from server.errors import PoolRefused
 from server.rehearsal.replay import Line, ReplaySide, Value, compare, named
-from server.rehearsal.rerun import TASKS, by_bundle, by_server, outputs_of, schema_of
+from server.rehearsal.rerun import TASKS, by_bundle, by_server, schema_of
+from server.telemetry.outputs import outputs_of
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import FeatureRow
 from server.telemetry.stamps.feedback import made_at
@@ -228,6 +229,6 @@ def _text(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> str:
 def _shown(value: Value | None) -> str:
     if value is None:
         return "-"
-    if isinstance(value, float):
+    if isinstance(value, int | float):
         return f"{np.float32(value):.5g}"
     return printable(value if len(value) < 64 else value[:12])

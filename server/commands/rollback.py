@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from proto import admin_pb2 as pb
-from server.commands.client import Failure
 from server.commands.connection import OK, add_connection, connect, run_to_end
 from server.commands.output.progress_bar import shown
 from server.deploy.deployment import COLD
+from trefoil import TrefoilError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,10 +34,10 @@ async def _roll_back(arguments: argparse.Namespace) -> int:
     async with connect(arguments) as client:
         try:
             done = await client.roll_back(arguments.reason)
-        except Failure as failure:
-            if failure.reason != f"DEPLOY_{COLD.upper()}":
+        except TrefoilError as error:
+            if error.reason != f"DEPLOY_{COLD.upper()}":
                 raise
-            print(failure.message, file=sys.stderr)
+            print(error.message, file=sys.stderr)
             done = await shown(client.load(pb.LoadRequest(rollback=True, reason=arguments.reason)))
     print(f"{done.step}  {done.stamp.name}  {done.detail}")
     return OK

@@ -22,7 +22,8 @@ import grpc
 from server.api.listener import CannotListen, Listener
 from server.api.snapshot_messages import ServerIdentity
 from server.commands.flag_values import flags_of
-from server.config import CHOOSE, ServerConfig
+from server.config import CHOOSE, EMBEDDED_BUNDLE, ServerConfig
+from server.deploy import restamped
 from server.deploy.boot_choice import BootChoice, FailedBoot, after, choices
 from server.deploy.bundle_store import FOLDER, BundleStore
 from server.deploy.deployment import Deployment
@@ -116,7 +117,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     journal = DeployJournal(telemetry, wall)
     build = partial(pool_of, wall=wall)
     store = _store(config, report)
-    tries = choices(config.bundle, store)
+    tries = choices(config.bundle, store, config.data)
     first = build(replace(config, bundle=tries[0].path))
     engine = Engine(config, first, otel.recorder(telemetry), wall=wall, build=build)
     engine.pool_set.check = journal.adopt
@@ -143,7 +144,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         watching.append(asyncio.create_task(StartupLog(engine, address, report).run()))
         watching.append(asyncio.create_task(manager.attend(engine)))
         watching.append(asyncio.create_task(SkewAlert(engine, telemetry).run()))
-        boot = partial(_boot, engine, journal, tries, report)
+        boot = partial(_boot, engine, journal, tries, config, report)
         return await _run_until_stopped(engine, boot, stop, config, report)
     finally:
         for task in watching:
@@ -193,14 +194,20 @@ def _remedy(config: ServerConfig) -> str:
 
 
 async def _boot(
-    engine: Engine, journal: DeployJournal, tries: Sequence[BootChoice], report: Report
+    engine: Engine,
+    journal: DeployJournal,
+    tries: Sequence[BootChoice],
+    config: ServerConfig,
+    report: Report,
 ) -> None:
     """Start with the first bundle that can be served.
 
     Raises PoolRefused or DeployRefused, that of the last one, when none can.
     """
     tried: list[FailedBoot] = []
-    for choice in tries:
+    left = list(tries)
+    while left:
+        choice = left.pop(0)
         chosen = after(choice, tried)
         engine.pool_set.notes["bundle"] = chosen.reason
         if tried:
@@ -210,11 +217,32 @@ async def _boot(
             await _start(engine, journal)
             return
         except (PoolRefused, DeployRefused) as refusal:
-            if choice is tries[-1]:
+            if not left and (again := await _restamped(choice, refusal, config, report)):
+                left.append(again)
+            if not left:
                 raise
             report(f"REFUSED {choice.path}, {choice.reason}: {refusal}")
             journal.switched("refuse", None, f"{choice.path.name} at start: {refusal}")
             tried.append(FailedBoot(choice, str(refusal)))
+
+
+async def _restamped(
+    choice: BootChoice, refusal: PoolRefused | DeployRefused, config: ServerConfig, report: Report
+) -> BootChoice | None:
+    """A copy of the embedded bundle for these libraries; None where the refusal stands,
+    as for every bundle that was named.
+
+    Raises PoolRefused when the golden inputs are answered differently, or nothing can be written.
+    """
+    unnamed = config.bundle == CHOOSE and choice.path == EMBEDDED_BUNDLE
+    if not unnamed or refusal.check != restamped.CHECK:
+        return None
+    report("the embedded bundle was stamped with other libraries: proving it with those installed")
+    return BootChoice(
+        await restamped.restamp(EMBEDDED_BUNDLE, config.data),
+        "the embedded one, restamped for the installed libraries after its golden answers were "
+        "proved",
+    )
 
 
 async def _start(engine: Engine, journal: DeployJournal) -> None:

@@ -79,5 +79,5 @@ def _text(found: pb.SlicesResponse) -> str:
     searched = f"{found.rows_searched} predictions searched in {found.seconds:.1f} s"
     if not found.slices:
         return f"no slice is significantly worse than the rest ({searched})"
-    lines = [f"{at}. {printable(row.words)}" for at, row in enumerate(found.slices, 1)]
+    lines = [f"{at}. {printable(row.message)}" for at, row in enumerate(found.slices, 1)]
     return "\n".join([*lines, "", searched])

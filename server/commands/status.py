@@ -49,4 +49,4 @@ async def _status(arguments: argparse.Namespace) -> int:
 def as_loaded(snapshot: pb.ServerSnapshot) -> bool:
     """Whether every replica has verified that nothing differs from what it loaded."""
     checks = [replica.self_check for replica in snapshot.replicas]
-    return all(c.verified_unix_ms and not c.moved and not c.trouble for c in checks)
+    return all(c.verified_unix_ms and not c.changed and not c.error for c in checks)

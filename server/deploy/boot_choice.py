@@ -12,6 +12,7 @@ from pathlib import Path
 
 from server.config import CHOOSE, EMBEDDED_BUNDLE
 from server.deploy.bundle_store import SHORT, BundleStore, StoreRefused, identify
+from server.deploy.restamped import copy_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,9 @@ class FailedBoot:
     refusal: str
 
 
-def choices(asked: Path, store: BundleStore | None) -> tuple[BootChoice, ...]:
+def choices(
+    asked: Path, store: BundleStore | None, data: Path | None = None
+) -> tuple[BootChoice, ...]:
     """What to try, in this order.
 
     Never falls back from the store to the embedded bundle: another model with other labels must
@@ -39,9 +42,7 @@ def choices(asked: Path, store: BundleStore | None) -> tuple[BootChoice, ...]:
     if asked != CHOOSE:
         return (BootChoice(asked, _as_told(asked, store)),)
     found = _linked(store) if store is not None else ()
-    return found or (
-        BootChoice(EMBEDDED_BUNDLE, "the embedded one: nothing was named or activated"),
-    )
+    return found or _embedded(data)
 
 
 def after(choice: BootChoice, tried: Sequence[FailedBoot]) -> BootChoice:
@@ -50,6 +51,16 @@ def after(choice: BootChoice, tried: Sequence[FailedBoot]) -> BootChoice:
         return choice
     before = "; ".join(f"{one.choice.path.name} refused: {one.refusal}" for one in tried)
     return BootChoice(choice.path, f"{choice.reason}; {before}")
+
+
+def _embedded(data: Path | None) -> tuple[BootChoice, ...]:
+    """A copy that an earlier start restamped comes first; the original is still right where the
+    libraries are its own again."""
+    original = BootChoice(EMBEDDED_BUNDLE, "the embedded one: nothing was named or activated")
+    copy = None if data is None else copy_of(EMBEDDED_BUNDLE, data)
+    if copy is None:
+        return (original,)
+    return (BootChoice(copy, "the embedded one, restamped at an earlier start"), original)
 
 
 def _as_told(asked: Path, store: BundleStore | None) -> str:

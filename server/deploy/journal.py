@@ -16,8 +16,8 @@ from server.routing.canary_analysis import CanaryAnalysis
 from server.routing.progress import Switch
 from server.telemetry.errors import StoreBusy, TelemetryError
 from server.telemetry.quality.pricing import yardsticks
+from server.telemetry.record import BundleFiles
 from server.telemetry.rows import DeployRow
-from server.telemetry.stamps.stamp_state import Bundle
 from server.telemetry_port import TelemetryPort
 from server.types import Facts
 
@@ -84,10 +84,10 @@ def analysis_of(active: Facts, candidate: Facts) -> CanaryAnalysis:
     return CanaryAnalysis(sticks.before, sticks.now)
 
 
-def bundle_of(facts: Facts) -> Bundle:
+def bundle_of(facts: Facts) -> BundleFiles:
     """Raises OSError."""
     path = Path(facts.bundle_path)
-    return Bundle(
+    return BundleFiles(
         stamp=facts.stamp,
         name=facts.stamp_name,
         schema=facts.features,

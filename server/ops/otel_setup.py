@@ -9,7 +9,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import grpc
 
@@ -23,21 +22,16 @@ from server.telemetry.errors import ExportRefused
 from server.telemetry.otel.configuration import named_attributes, plan_of
 from server.telemetry.otel.gauges import Reading
 from server.telemetry.otel.instruments import Instruments
-from server.telemetry.otel.metric_definitions import DROPPED
 from server.telemetry.otel.resources import Served
 from server.types import EngineSnapshot
 
-if TYPE_CHECKING:
-    from server.telemetry.otel.file import SqliteFile
-
 SERVICE = "trefoil-server"
 STATE_S = 1.0
-DAY_S = 86400.0
 OUTCOMES = ("answered", "failed", "refused", "bad_input", "expired", "cancelled")
 
 
 class CannotExport(ServerError):
-    """--prometheus, --otel-file or a variable of OpenTelemetry asks for what cannot be done."""
+    """--prometheus or a variable of OpenTelemetry asks for what cannot be done."""
 
 
 class OtelSetup:
@@ -51,30 +45,20 @@ class OtelSetup:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.instruments: Instruments | None = None
-        self._file: SqliteFile | None = None
         self._engine: Engine | None = None
         self._watcher: asyncio.Task[None] | None = None
         try:
             plan = plan_of(environ, config.prometheus, config.trace_share)
-            if config.otel_file is not None:
-                from server.telemetry.otel.file import SqliteFile
-
-                self._file = SqliteFile(config.otel_file, config.keep_days * DAY_S, wall=wall)
-            if plan.on or self._file is not None:
+            if plan.on:
                 about = about_server(config, identity, environ)
-                self.instruments = Instruments(
-                    plan, about, known_methods(), self._served, self._file, wall
-                )
+                self.instruments = Instruments(plan, about, known_methods(), self._served, wall)
         except ExportRefused as refusal:
-            if self._file is not None:
-                self._file.close()
             raise CannotExport(str(refusal)) from None
 
     @property
     def messages(self) -> list[str]:
         """Startup lines: what was chosen, and why."""
-        kept = [f"traces, events and metrics are kept in {self._file.path}"] if self._file else []
-        return [*(self.instruments.said if self.instruments is not None else ()), *kept]
+        return list(self.instruments.messages) if self.instruments is not None else []
 
     def recorder(self, recorder: RecordSink) -> RecordSink:
         """The same recorder, which reports to OpenTelemetry first."""
@@ -106,15 +90,10 @@ class OtelSetup:
             self._watcher.cancel()
         if self.instruments is not None:
             await asyncio.to_thread(self.instruments.close)
-        if self._file is not None:
-            await asyncio.to_thread(self._file.close)
 
     async def _look(self, instruments: Instruments, engine: Engine) -> None:
         while True:
-            state = state_of(engine.snapshot())
-            if self._file is not None:
-                state.append(Reading(DROPPED, self._file.lost, (("signal", "file"),)))
-            instruments.saw(state)
+            instruments.saw(state_of(engine.snapshot()))
             await asyncio.sleep(STATE_S)
 
     def _served(self) -> Served:

@@ -50,9 +50,11 @@ class SkewAlert:
 
 def finding_of(now: EngineSnapshot) -> Finding:
     """Critical: answers are affected now. High: only after the next start."""
-    items = [item for replica in now.replicas for item in replica.self_check.moved]
-    severity = "critical" if any(item.now for item in items) else "high" if items else ""
-    if not severity and any(replica.self_check.trouble for replica in now.replicas):
+    items = [item for replica in now.replicas for item in replica.self_check.changed]
+    severity = (
+        "critical" if any(item.affects_answers_now for item in items) else "high" if items else ""
+    )
+    if not severity and any(replica.self_check.error for replica in now.replicas):
         severity = "warning"
     stamp = now.facts.stamp if now.facts else ""
     return Finding(KEY, "skew", severity, skew_of(now.replicas), stamp)

@@ -27,13 +27,13 @@ class Integrity:
 
     def heard(self, looked: Any, wall: float) -> None:
         """`looked` is a replica's message."""
-        number, verified = looked.verify_id, bool(looked.verify_id) and not looked.trouble
+        number, verified = looked.verify_id, bool(looked.verify_id) and not looked.error
         self.check = SelfCheck(
-            moved=link.moved(looked),
+            changed=link.changed(looked),
             at=wall,
             took_ms=looked.took_ms,
             verified_at=wall if verified else self.check.verified_at,
-            trouble=looked.trouble,
+            error=looked.error,
         )
         self._settle(number)
 

@@ -127,14 +127,18 @@ def state_of(replicas: Sequence[ReplicaStatus], wanted: int, queue_full: bool) -
 
 def skew_of(replicas: Sequence[ReplicaStatus]) -> str:
     """What differs from what was loaded, the gravest first; "" when nothing does."""
-    moved = [(not item.now, r.index, item) for r in replicas for item in r.self_check.moved]
-    if moved:
-        _, index, item = min(moved, key=lambda found: found[:2])
-        more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
-        return f"version skew: replica {index}: {item.name} {item.words}{more}"
-    blind = [r for r in replicas if r.self_check.trouble]
+    changed = [
+        (not item.affects_answers_now, r.index, item)
+        for r in replicas
+        for item in r.self_check.changed
+    ]
+    if changed:
+        _, index, item = min(changed, key=lambda found: found[:2])
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        return f"version skew: replica {index}: {item.name} {item.message}{more}"
+    blind = [r for r in replicas if r.self_check.error]
     if blind:
-        trouble = blind[0].self_check.trouble
+        trouble = blind[0].self_check.error
         return f"replica {blind[0].index} cannot compare itself with what it loaded: {trouble}"
     return ""
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from server.telemetry.outputs import OUTPUT_NAMES
 from server.telemetry.record import FeatureSpec
 
 # What golden answers may differ by in float32: the other rows of a batch and the number of threads
 # move an answer by less, and that does not count.
 TOLERANCE = 1e-3
-OUTPUTS = ("confidence", "margin", "entropy", "closed_set_mass")
 Value = str | float
 NO_FEATURES: Mapping[str, Value] = {}
 
@@ -46,7 +46,7 @@ def compare(kept: ReplaySide, now: ReplaySide) -> list[Line]:
     if kept.error or now.error:
         lines.append(_line("error", kept.error, now.error))
     lines.append(_line("label", kept.label, now.label))
-    lines += (_line(name, kept.outputs.get(name), now.outputs.get(name)) for name in OUTPUTS)
+    lines += (_line(name, kept.outputs.get(name), now.outputs.get(name)) for name in OUTPUT_NAMES)
     names = dict.fromkeys((*now.features, *kept.features))
     lines += (_line(name, kept.features.get(name), now.features.get(name)) for name in names)
     return [line for line in lines if line.kept is not None or line.now is not None]
@@ -75,6 +75,6 @@ def _line(name: str, kept: Value | None, now: Value | None) -> Line:
 
 
 def same(kept: Value | None, now: Value | None) -> bool:
-    if isinstance(kept, float) and isinstance(now, float):
+    if isinstance(kept, int | float) and isinstance(now, int | float):
         return abs(kept - now) <= TOLERANCE * max(1.0, abs(kept), abs(now))
     return kept == now

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import grpc
 import numpy as np
 
 from proto import inference_pb2 as pb
 from proto import observe_pb2
-from server.commands.client import Client, Failure
+from server.commands.client import Client
 from server.config import ServerConfig
 from server.engine import Engine
 from server.errors import PoolRefused
@@ -21,9 +20,11 @@ from server.pool.pool import Pool
 from server.pool.spawn import replica_spawner
 from server.rehearsal.replay import ReplaySide, named
 from server.request.validation import prediction_id
+from server.telemetry.outputs import outputs_of
 from server.telemetry.record import FeatureSpec
 from server.telemetry_port import NullTelemetry
-from server.types import Answer, Outcome, Work
+from server.types import Outcome, Work
+from trefoil import InputRefused
 
 TIMEOUT_S = 60.0
 # The server writes a row within a fraction of a second; then its features can be read.
@@ -35,17 +36,16 @@ TASKS = {"classify": pb.CLASSIFY, "embed": pb.EMBED}
 async def by_server(client: Client, example: bytes, task: str) -> ReplaySide:
     """Counts as one more request of the running server, without slices, its payload not kept.
 
-    Raises Failure, except for a fault of the payload itself.
+    Raises TrefoilError, except for a fault of the payload itself.
     """
     request = pb.PredictRequest(task=TASKS[task], no_payload_sample=True)
     request.examples.add().ParseFromString(example)
     request.examples[0].ClearField("slices")
     try:
         response = await client.predict(request, TIMEOUT_S)
-    except Failure as failure:
-        if failure.code is grpc.StatusCode.INVALID_ARGUMENT:
-            error = f"{failure.code.name}/{failure.reason}"
-            return ReplaySide(failure.stamp, "", error=error)
+    except InputRefused as refusal:
+        if refusal.code == "INVALID_ARGUMENT":  # else the message is too large for this server
+            return ReplaySide(refusal.serving, "", error=f"{refusal.code}/{refusal.reason}")
         raise
     (result,) = response.results
     name = response.stamp.name
@@ -62,15 +62,6 @@ async def by_server(client: Client, example: bytes, task: str) -> ReplaySide:
     row = await _written(client, result.prediction_id)
     schema = await schema_of(client, result.stamp)
     return replace(side, features=named(row.features, schema) if row is not None else {})
-
-
-def outputs_of(prediction: pb.Prediction | Answer | observe_pb2.PredictionRow) -> dict[str, float]:
-    return {
-        "confidence": prediction.confidence,
-        "margin": prediction.margin,
-        "entropy": prediction.entropy,
-        "closed_set_mass": prediction.closed_set_mass,
-    }
 
 
 async def _written(client: Client, identifier: str) -> observe_pb2.PredictionRow | None:

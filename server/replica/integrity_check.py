@@ -25,9 +25,9 @@ class ChangedItem(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def words(self) -> str: ...
+    def message(self) -> str: ...
     @property
-    def now(self) -> bool: ...
+    def affects_answers_now(self) -> bool: ...
 
 
 class IntegrityWatch(Protocol):
@@ -71,8 +71,13 @@ class IntegrityCheck:
             with fault_guard("LOOK_FAILED"):
                 found = self._watch.look() if asked is None else self._watch.verify(asked.disk)
                 for item in found:
-                    looked.moved.add(kind=item.kind, name=item.name, words=item.words, now=item.now)
+                    looked.changed.add(
+                        kind=item.kind,
+                        name=item.name,
+                        message=item.message,
+                        affects_answers_now=item.affects_answers_now,
+                    )
         except Failed as error:  # a look that fails silently would pass for a good one
-            looked.trouble = error.fault.message
+            looked.error = error.fault.message
         looked.took_ms = (time.perf_counter() - began) * 1e3
         return looked

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from proto import inference_pb2, replica_pb2
+from server.telemetry.outputs import outputs_of
 from server.telemetry.record import FeatureSpec
-from server.types import Answer, Evidence, Facts, Fault, LabelScore, Moved, Outcome, Timing, Work
+from server.types import Answer, Changed, Evidence, Facts, Fault, LabelScore, Outcome, Timing, Work
 
 LENGTH = struct.Struct("<I")
 SOCKET_BYTES = 4 << 20  # asked of the kernel, which may give less
@@ -154,8 +155,11 @@ def verify(number: int, disk: bool) -> replica_pb2.ToReplica:
     return replica_pb2.ToReplica(verify=replica_pb2.Verify(id=number, disk=disk))
 
 
-def moved(looked: replica_pb2.Looked) -> tuple[Moved, ...]:
-    return tuple(Moved(item.kind, item.name, item.words, item.now) for item in looked.moved)
+def changed(looked: replica_pb2.Looked) -> tuple[Changed, ...]:
+    return tuple(
+        Changed(item.kind, item.name, item.message, item.affects_answers_now)
+        for item in looked.changed
+    )
 
 
 def stop() -> replica_pb2.ToReplica:
@@ -208,7 +212,7 @@ def outcome(
         batch_size=done.batch_size,
         stamp=done.stamp_hex,
         replica=replica,
-        company=tuple(other for other in together if other != done.id),
+        batch_mates=tuple(other for other in together if other != done.id),
         mix="+".join(done.modality_mix),
     )
 
@@ -216,25 +220,21 @@ def outcome(
 def answer(prediction: inference_pb2.Prediction, features: bytes) -> Answer:
     return Answer(
         label=prediction.label,
-        confidence=prediction.confidence,
-        margin=prediction.margin,
-        entropy=prediction.entropy,
-        closed_set_mass=prediction.closed_set_mass,
         scores=tuple(
             LabelScore(score.label, score.probability, score.log_prob)
             for score in prediction.scores
         ),
         embedding=prediction.embedding.values,
         features=features,
+        **outputs_of(prediction),
     )
 
 
 def generated(token: replica_pb2.Token, total_ms: float, replica: int) -> Outcome:
     failed = token.HasField("fault")
-    written = inference_pb2.Prediction(confidence=token.confidence)
     return Outcome(
         prediction_id=token.id,
-        answer=None if failed else answer(written, token.features),
+        answer=None if failed else answer(token.prediction, token.features),
         fault=fault(token.fault) if failed else None,
         timing=timing(token.timing, total_ms),
         batch_size=1,

@@ -25,13 +25,14 @@ from server.replica.batching import budget_for
 from server.replica.model import Ready, Rejected
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 from server.request.modalities import NAMES
+from server.telemetry.outputs import outputs_of
 
 if TYPE_CHECKING:
     from pipelines.bundle.bundle import Bundle
     from pipelines.bundle.signature import TrustedKey
     from pipelines.models.generate import Generation
     from pipelines.pipeline import Pipeline
-    from pipelines.postprocess import Found
+    from pipelines.postprocess import ForwardResult
     from pipelines.types import Modality, Part, Prediction, Prepared, Sample, Task
 
 ENCODINGS = {inference_pb2.PcmFormat.S16LE: "s16le", inference_pb2.PcmFormat.F32LE: "f32le"}
@@ -228,7 +229,7 @@ class PipelineModel:
             raise Rejected(error.field, error.reason, error.message) from error
         return Ready(row, row.tokens, row.decode_ms, row.preprocess_ms, row.modalities)
 
-    def forward(self, rows: Sequence[Prepared]) -> tuple[Found, Any]:
+    def forward(self, rows: Sequence[Prepared]) -> tuple[ForwardResult, Any]:
         import torch
 
         found = self._pipeline.forward(self._pipeline.collate(rows))
@@ -238,11 +239,11 @@ class PipelineModel:
             computed.record()
         return found, computed
 
-    def wait(self, found: tuple[Found, Any]) -> None:
+    def wait(self, found: tuple[ForwardResult, Any]) -> None:
         if found[1] is not None:
             found[1].synchronize()
 
-    def finish(self, found: tuple[Found, Any]) -> list[replica_pb2.Done]:
+    def finish(self, found: tuple[ForwardResult, Any]) -> list[replica_pb2.Done]:
         return [self._done(prediction) for prediction in self._pipeline.finish(found[0])]
 
     def start(self, rows: Sequence[Prepared]) -> Sequence[Generation]:
@@ -258,7 +259,7 @@ class PipelineModel:
             tokens=len(text.tokens),
             features=self._features(prediction),
             stamp_hex=self._stamp,
-            confidence=prediction.confidence,
+            prediction=inference_pb2.Prediction(**outputs_of(prediction)),
         )
 
     def probe(self, mixes: Sequence[str]) -> Iterator[replica_pb2.MixProbe]:
@@ -291,11 +292,7 @@ class PipelineModel:
     def _done(self, prediction: Prediction) -> replica_pb2.Done:
         done = replica_pb2.Done(stamp_hex=self._stamp, features=self._features(prediction))
         answer = done.prediction
-        answer.label = prediction.label
-        answer.confidence = prediction.confidence
-        answer.margin = prediction.margin
-        answer.entropy = prediction.entropy
-        answer.closed_set_mass = prediction.closed_set_mass
+        answer.MergeFrom(inference_pb2.Prediction(label=prediction.label, **outputs_of(prediction)))
         for score in prediction.scores:
             answer.scores.add(
                 label=score.label, probability=score.probability, log_prob=score.log_prob

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from proto import inference_pb2 as pb
+from server.telemetry.outputs import outputs_of
 from server.types import Answer, Facts, Fault, Outcome, Timing
 
 # Trouble of the server or of the moment, not of the row: when it meets every row of a request the
@@ -42,10 +43,7 @@ def result_message(outcome: Outcome, top_k: int = 0) -> pb.Result:
 def prediction_message(answer: Answer, top_k: int) -> pb.Prediction:
     prediction = pb.Prediction(
         label=answer.label,
-        confidence=answer.confidence,
-        margin=answer.margin,
-        entropy=answer.entropy,
-        closed_set_mass=answer.closed_set_mass,
+        **outputs_of(answer),
     )
     for score in answer.scores[: top_k or None]:
         prediction.scores.add(

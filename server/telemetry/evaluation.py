@@ -40,7 +40,12 @@ class Judge:
                 rows, finding = live.embedding_watch.tick(now, float(deff))
                 self.rows += rows
                 self.findings.append(finding)
-            self.findings += quality_finding(live, self._day_of_quality(live, now))
+            self.findings += quality_finding(
+                live.bundle.stamp,
+                live.reference.reliability,
+                live.stick,
+                self._day_of_quality(live, now),
+            )
 
     def serving(self, now: float) -> list[Live]:
         """Stamps with traffic in the long window."""

@@ -1,36 +1,72 @@
-"""The filter line of the predictions panel and of `server export`:
+"""The two small languages an operator types, each with one parser for every program.
 
-    site=b conf<0.6 label!=ok image.brightness<0.2 error!=
+A filter line chooses predictions: in the console, in `server export` and in the Samples call.
 
-Terms are joined by "and". A name without a dot that is not a column is a slice tag; a name with a
-dot is a feature. `=` takes `*` as anything; an empty value means "has none".
+    site=b conf<0.6 label!=ok error !kept audio.snr_db<11
+
+A matcher chooses the alerts that a silence covers.
+
+    kind=drift feature=image.* slice=site=b
+
+The terms of both are separated by blanks, and all of them must hold. Double quotes keep a value
+with blanks together, and `*` stands for any text. docs/telemetry.md has the table of the names.
+
+This module knows no database. What a clause means in SQL is in store/filter_sql.py for
+telemetry.db, and in console/cache/filter_sql.py for the cache of the console.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 import re
-from collections.abc import Callable
+import string
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from server.telemetry.errors import BadFilter
+from server.telemetry.errors import BadFilter as BadFilter
+from server.telemetry.outputs import FILTER_NAMES
+from server.telemetry.rows import AlertRow
 
-TERM = re.compile(r"(?P<name>[A-Za-z_][\w.\-]*)(?P<op>!=|<=|>=|=|<|>)(?P<value>.*)", re.DOTALL)
-TEXTS = {
+# As typed -> the field it names.
+NUMBERS: Mapping[str, str] = {
     name: name
-    for name in ("label", "mix", "task", "error", "client", "session", "trace_id", "prediction_id")
-} | {"id": "prediction_id", "trace": "trace_id", "true": "true_label", "true_label": "true_label"}
-NUMBERS = {
+    for name in ("replica", "batch_size")
+    + ("queue_ms", "decode_ms", "preprocess_ms", "forward_ms", "post_ms", "total_ms")
+} | {
+    **FILTER_NAMES,
+    "batch": "batch_size",
+    "queue": "queue_ms",
+    "decode": "decode_ms",
+    "preprocess": "preprocess_ms",
+    "forward": "forward_ms",
+    "post": "post_ms",
+    "total": "total_ms",
+    "ms": "total_ms",
+}
+TEXTS: Mapping[str, str] = {
     name: name
-    for name in ("confidence", "margin", "entropy", "closed_set_mass", "replica", "batch_size")
-    + ("queue_ms", "decode_ms", "preprocess_ms", "forward_ms", "post_ms", "total_ms", "kept")
-} | {"conf": "confidence", "mass": "closed_set_mass", "ms": "total_ms", "batch": "batch_size"}
+    for name in ("label", "true_label", "mix", "task", "error", "client", "session", "server")
+} | {"true": "true_label"}
+DIGITS: Mapping[str, str] = {
+    "stamp": "stamp",
+    "id": "prediction_id",
+    "prediction_id": "prediction_id",
+    "trace": "trace_id",
+    "trace_id": "trace_id",
+}
+FLAGS = ("error", "kept", "labelled", "wrong")
+# The span of time is chosen beside the line. A line with two spans would have two meanings.
+TIMES = ("at", "time", "since", "until")
+TAG = "slice."  # before the key of a slice that has the name of a field, or a dot in its own
+
 MOST_TERMS = 20
 LONGEST = 4000  # characters of a line
 
-COMPARE: dict[str, Callable[[float, float], bool]] = {
+Kind = Literal["number", "text", "digits", "flag", "slice", "feature"]
+COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
@@ -38,87 +74,222 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+TEXT_OPERATORS = ("=", "!=", "~")
+_TERM = re.compile(r"(?P<name>\w[\w.\-]*)(?P<op>!=|<=|>=|=|<|>|~)(?P<value>.*)", re.DOTALL)
+_FLAG = re.compile(r"(?P<no>!?)(?P<name>\w+)")
+_WORD = re.compile(r'(?:[^\s"]|"[^"]*")+')
+_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureTerm:
-    """Decided in Python: features are stored as one blob. Absent values satisfy nothing."""
+class Clause:
+    """One term of a filter line. `name` is a field, a flag, the key of a slice or a feature."""
 
+    kind: Kind
     name: str
     op: str
-    value: float
+    value: str
+    term: str  # as it was typed, with its quotes
 
-    def holds(self, value: float) -> bool:
-        return not math.isnan(value) and COMPARE[self.op](value, self.value)
+    @property
+    def number(self) -> float:
+        """Raises BadFilter."""
+        try:
+            found = float(self.value)
+        except ValueError:
+            found = math.nan
+        if math.isnan(found):
+            raise BadFilter(self.term, f"{self.value!r} is not a number")
+        return found
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """`where` is SQL over the prediction tables (alias p, true_label of alias t) and the stamp's
-    hex (alias s), with `values` for its marks."""
-
-    where: str
-    values: tuple[str | float, ...]
-    features: tuple[FeatureTerm, ...]
-
-
-def parse_filter(line: str) -> Filter:
-    """Raises BadFilter."""
-    wheres: list[str] = ["1"]
-    values: list[str | float] = []
-    features: list[FeatureTerm] = []
+def parse_filter(line: str) -> tuple[Clause, ...]:
+    """The clauses of a line; an empty line has none. Raises BadFilter, which names the term at
+    fault and what to write instead."""
     if len(line) > LONGEST:
-        raise BadFilter(line[:40] + "...", f"{len(line)} characters; the limit is {LONGEST}")
+        raise BadFilter(_short(line), f"{len(line)} characters; the limit is {LONGEST}")
     terms = _words(line)
     if len(terms) > MOST_TERMS:
-        raise BadFilter(line, f"more than {MOST_TERMS} terms")
-    for term in terms:
-        found = TERM.fullmatch(term)
-        if found is None:
-            raise BadFilter(term, "NAME, then one of = != < <= > >=, then a value")
-        name, op, value = found["name"], found["op"], found["value"]
-        if name in NUMBERS:
-            wheres.append(f"p.{NUMBERS[name]} {op} ?")
-            values.append(_number(term, value))
-        elif "." in name:
-            features.append(FeatureTerm(name, op, _number(term, value)))
-        else:
-            where, wanted = _text(term, name, op, value)
-            wheres.append(where)
-            values.append(wanted)
-    return Filter(" AND ".join(wheres), tuple(values), tuple(features))
+        raise BadFilter(_short(line), f"{len(terms)} terms; the limit is {MOST_TERMS}")
+    return tuple(_clause(term) for term in terms)
 
 
 def _words(line: str) -> list[str]:
-    """Split at blanks; double quotes keep a value with blanks together."""
-    return [w.replace('"', "") for w in re.findall(r'(?:[^\s"]|"[^"]*")+', line)]
+    """The terms with their quotes."""
+    if line.count('"') % 2:
+        raise BadFilter(_short(line), 'a quotation mark is not closed: write name="a value"')
+    return _WORD.findall(line)
 
 
-def _number(term: str, value: str) -> float:
+def _short(line: str) -> str:
+    return line if len(line) <= 40 else f"{line[:40]}..."
+
+
+def _clause(term: str) -> Clause:
+    bare = term.replace('"', "")
+    flag = _FLAG.fullmatch(bare)
+    if flag is not None and flag["name"] in FLAGS:
+        return Clause("flag", flag["name"], "!=" if flag["no"] else "=", "", term)
+    found = _TERM.fullmatch(bare)
+    if found is None:
+        flags = ", ".join(FLAGS)
+        raise BadFilter(
+            term, f"write a name, one of = != < <= > >= ~ and a value, or a flag ({flags})"
+        )
+    name, op, value = found["name"], found["op"], found["value"]
+    if name in TIMES:
+        raise BadFilter(
+            term, "the time is not part of the line: use --since and --until, or the time axis"
+        )
+    if name in FLAGS and name not in TEXTS:
+        raise BadFilter(term, f"{name} takes no value: write {name} or !{name}")
+    if name in NUMBERS:
+        return _number(Clause("number", NUMBERS[name], op, value, term))
+    if name in DIGITS:
+        return _digits(Clause("digits", DIGITS[name], op, value, term))
+    if name in TEXTS:
+        return _text(Clause("text", TEXTS[name], op, value, term))
+    if name.startswith(TAG) and len(name) > len(TAG):
+        return _text(Clause("slice", name[len(TAG) :], op, value, term))
+    if "." in name:
+        return _feature(Clause("feature", name, op, value, term))
+    return _text(Clause("slice", name, op, value, term))
+
+
+def _number(clause: Clause) -> Clause:
+    if clause.op == "~":
+        raise BadFilter(clause.term, f"{clause.name} is a number: use = != < <= > >=")
+    clause.number  # noqa: B018 - raises for what is not one
+    return clause
+
+
+def _text(clause: Clause) -> Clause:
+    if clause.op not in TEXT_OPERATORS:
+        raise BadFilter(clause.term, f"{clause.name} is text: use = != or ~ (contains)")
+    if clause.op == "~" and not clause.value:
+        raise BadFilter(clause.term, "~ needs a text to look for")
+    return clause
+
+
+def _digits(clause: Clause) -> Clause:
+    """A stamp may also be given by its name, which ends in + and its first digits."""
+    _text(clause)
+    value = clause.value.rpartition("+")[2] if clause.name == "stamp" else clause.value
+    if not value:
+        raise BadFilter(clause.term, f"{clause.name} needs its first digits")
+    return Clause(clause.kind, clause.name, clause.op, value, clause.term)
+
+
+def _feature(clause: Clause) -> Clause:
+    """Whether it is a number or a category is known where the features are (`feature_test`)."""
+    if not clause.value:
+        raise BadFilter(clause.term, f"{clause.name} needs a value")
+    return clause if clause.op in TEXT_OPERATORS else _number(clause)
+
+
+# ---- what a clause means -------------------------------------------------------------------------
+
+
+def sql_test(clause: Clause, expression: str) -> tuple[str, str]:
+    """The condition of a clause about text on an SQL expression, and its one parameter."""
+    if clause.op == "~":
+        return f"instr(lower({expression}), lower(?)) > 0", clause.value
+    value = clause.value + ("*" if clause.kind == "digits" else "")
+    if "*" not in value:
+        return f"{expression} {clause.op} ?", value
+    # The other wildcards of GLOB mean themselves here.
+    pattern = re.sub(r"([\[?])", r"[\1]", value)
+    return f"{expression} {'' if clause.op == '=' else 'NOT '}GLOB ?", pattern
+
+
+def feature_test(clause: Clause, categories: Sequence[str] | None) -> Callable[[float], bool]:
+    """Whether a stored value satisfies a clause about a feature; an absent one (NaN) never does.
+
+    `categories` is None for a number. Raises BadFilter when the clause does not fit the kind.
+    """
+    if categories is None:
+        return _number_test(clause)
+    if clause.op not in TEXT_OPERATORS:
+        raise BadFilter(clause.term, f"{clause.name} is a category: use = != or ~ (contains)")
+
+    def holds(value: float) -> bool:
+        if math.isnan(value):
+            return False
+        place = int(value)
+        text = categories[place] if 0 <= place < len(categories) else "new"
+        if clause.op == "~":
+            return clause.value.translate(_ASCII_LOWER) in text.translate(_ASCII_LOWER)
+        return like(text, clause.value) == (clause.op == "=")
+
+    return holds
+
+
+def _number_test(clause: Clause) -> Callable[[float], bool]:
+    """Features are stored in 32 bits, so the limit is rounded to them as well."""
+    limit, compare = _single(_number(clause).number), COMPARE[clause.op]
+    return lambda value: not math.isnan(value) and compare(value, limit)
+
+
+def _single(value: float) -> float:
     try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if math.isnan(number):
-        raise BadFilter(term, f"{value!r} is not a number")
-    return number
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
-def _text(term: str, name: str, op: str, value: str) -> tuple[str, str]:
-    if op not in ("=", "!="):
-        raise BadFilter(term, f"{name} is text: only = and !=")
-    if name == "stamp":
-        column, value = "s.hex", value.partition("+")[2] or value
-        value += "*"  # a stamp may be given by its first digits, or by its name
-    elif name == "true" or name == "true_label":
-        column = "ifnull(t.label, '')"
-    elif name in TEXTS:
-        column = f"p.{TEXTS[name]}"
-    else:
-        path = "$." + json.dumps(name)
-        column = f"ifnull(json_extract(p.slices, '{path}'), '')"
-    if "*" in value:
-        # GLOB's other wildcards mean themselves here.
-        pattern = re.sub(r"([\[?])", r"[\1]", value)
-        return f"{column} {'' if op == '=' else 'NOT '}GLOB ?", pattern
-    return f"{column} {op} ?", value
+def like(text: str, pattern: str) -> bool:
+    """Whether the whole text fits; `*` is any text, everything else means itself."""
+    parts = map(re.escape, pattern.split("*"))
+    return re.fullmatch(".*".join(parts), text, re.DOTALL) is not None
+
+
+# ---- writing terms -------------------------------------------------------------------------------
+
+
+def equals(name: str, value: str) -> str:
+    """The term `name=value`, quoted where it needs to be. A quotation mark in the value, which no
+    term can hold, becomes the wildcard."""
+    value = value.replace('"', "*")
+    return f'{name}="{value}"' if re.search(r"\s", value) else f"{name}={value}"
+
+
+def slice_name(key: str) -> str:
+    """How the key of a slice is written in a line."""
+    taken = key in NUMBERS or key in TEXTS or key in DIGITS or key in FLAGS or key in TIMES
+    return TAG + key if taken or "." in key else key
+
+
+# ---- the matcher of a silence --------------------------------------------------------------------
+
+ALERT_FIELDS = ("id", "key", "kind", "severity", "stamp", "feature", "slice")
+
+
+def parse_matcher(text: str) -> tuple[tuple[str, str], ...]:
+    """(field, pattern) of each term; a term without `=` is the id of an alert. Raises BadFilter."""
+    terms = []
+    for term in _words(text):
+        field, equal, pattern = term.replace('"', "").partition("=")
+        if not equal:
+            field, pattern = "id", field
+        if field not in ALERT_FIELDS:
+            raise BadFilter(term, f"write one of {', '.join(ALERT_FIELDS)} before '='")
+        if not pattern:
+            raise BadFilter(term, f"write what {field} must be after '=', or * for anything")
+        terms.append((field, pattern))
+    if not terms:
+        raise BadFilter(text, "an empty matcher would silence everything; write kind=* to do so")
+    return tuple(terms)
+
+
+def silences(matcher: str, alert: AlertRow) -> bool:
+    """Whether every term holds. A feature or a slice must fit at least one of the alert's. Raises
+    BadFilter."""
+    return all(_fits(field, pattern, alert) for field, pattern in parse_matcher(matcher))
+
+
+def _fits(field: str, pattern: str, alert: AlertRow) -> bool:
+    if field == "feature":
+        return any(like(feature, pattern) for feature in alert.features)
+    if field == "slice":
+        return any(like(part, pattern) for part in alert.slices)
+    return like(str(getattr(alert, field)), pattern)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from server.telemetry.outputs import Outputs
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
@@ -19,7 +21,20 @@ class FeatureSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class BundleFiles:
+    """What telemetry needs of a bundle. `reference` and `objective` are the bytes of those files;
+    empty: the bundle has no such file."""
+
+    stamp: str
+    name: str = ""
+    schema: tuple[FeatureSpec, ...] = ()
+    labels: tuple[str, ...] = ()
+    reference: bytes = b""
+    objective: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Outputs):
     """Times in milliseconds; `at` in unix seconds; `features` a float32 little-endian blob in the
     order of the stamp's feature schema, NaN = absent."""
 
@@ -29,10 +44,6 @@ class Record:
     task: str
     mix: str
     label: str
-    confidence: float
-    margin: float
-    entropy: float
-    closed_set_mass: float
     features: bytes
     slices: Mapping[str, str]
     client: str
@@ -48,5 +59,5 @@ class Record:
     error: str = ""  # "" or CODE/REASON/field
     env: str = ""
     trace_id: str = ""
-    company: tuple[str, ...] = ()
+    batch_mates: tuple[str, ...] = ()
     payload: bytes = b""  # the serialized Example; empty when it may not be kept

@@ -135,7 +135,7 @@ class SilenceRow:
     id: str
     matcher: str
     until_unix_ms: int
-    by: str
+    actor: str
     reason: str
 
 
@@ -149,7 +149,7 @@ class DeployRow:
     stamp: str
     stamp_name: str
     from_stamp: str
-    by: str
+    actor: str
     detail: str
 
 
@@ -199,7 +199,7 @@ class SliceRow:
     """A part of traffic that does worse than the rest, in words."""
 
     expression: str
-    words: str
+    message: str
     support: int
     share: float
     error: float

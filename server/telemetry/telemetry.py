@@ -17,7 +17,7 @@ from server.telemetry.evaluation import quality_row
 from server.telemetry.findings import Finding
 from server.telemetry.quality import objective
 from server.telemetry.quality.count_arrays import unpacked
-from server.telemetry.record import FeatureSpec, Record
+from server.telemetry.record import BundleFiles, FeatureSpec, Record
 from server.telemetry.recorder import Recorder
 from server.telemetry.rows import (
     AlertRow,
@@ -31,7 +31,7 @@ from server.telemetry.rows import (
 )
 from server.telemetry.settings import Settings
 from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
-from server.telemetry.stamps.stamp_state import Bundle, Live
+from server.telemetry.stamps.stamp_state import Live
 from server.telemetry.store.history import Span
 from server.telemetry.store.reader import Reader
 from server.telemetry.store.worst_slices import Found, Search, search
@@ -84,7 +84,7 @@ class Telemetry:
         """Never waits, never raises. `schema` names the features of a stamp not adopted yet."""
         self._recorder.put(record, schema)
 
-    def adopt(self, bundle: Bundle) -> None:
+    def adopt(self, bundle: BundleFiles) -> None:
         """A bundle is about to serve. Raises ReferenceRefused or ObjectiveRefused when its files
         do not fit what it sends, before anything is changed."""
         check(bundle)
@@ -105,21 +105,19 @@ class Telemetry:
         taken = list(items)
         return self._recorder.call(lambda: self._writer.take_feedback(taken))
 
-    def acknowledge(self, alert_id: str, by: str, note: str = "", undo: bool = False) -> AlertRow:
+    def acknowledge(
+        self, alert_id: str, actor: str, note: str = "", undo: bool = False
+    ) -> AlertRow:
         """Raises UnknownAlert."""
-        return self._recorder.call(lambda: self._writer.acknowledge(alert_id, by, note, undo))
+        return self._recorder.call(lambda: self._writer.acknowledge(alert_id, actor, note, undo))
 
-    def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
+    def silence(self, matcher: str, until: float, actor: str, reason: str) -> SilenceRow:
         """Raises BadFilter, and ValueError when it would not end."""
-        return self._recorder.call(lambda: self._writer.silence(matcher, until, by, reason))
+        return self._recorder.call(lambda: self._writer.silence(matcher, until, actor, reason))
 
     def end_silence(self, silence_id: str) -> SilenceRow:
         """Raises UnknownAlert."""
         return self._recorder.call(lambda: self._writer.end_silence(silence_id))
-
-    def insert(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        """Rows of somebody else's table, by the one writer. Does not wait."""
-        self._recorder.post(lambda: self._writer.insert(statement, rows))
 
     # ---- out -------------------------------------------------------------------------------
 
@@ -217,7 +215,7 @@ class Telemetry:
         return found
 
 
-def check(bundle: Bundle) -> None:
+def check(bundle: BundleFiles) -> None:
     """Raises ReferenceRefused or ObjectiveRefused when a bundle's files do not fit its features
     and labels; the server calls it before a bundle is made to serve."""
     if bundle.reference:

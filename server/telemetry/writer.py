@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,14 +18,13 @@ from functools import partial
 from server.telemetry.alerts.book import Transition
 from server.telemetry.alerts.service import AlertDesk
 from server.telemetry.change_feed import Changes
-from server.telemetry.clock_steps import ClockSteps
 from server.telemetry.drift.binning import Layout
 from server.telemetry.drift.profile import Ints
 from server.telemetry.drift.windows import HOUR_S
 from server.telemetry.evaluation import Judge
 from server.telemetry.findings import Finding
 from server.telemetry.quality.estimates import QualityCounts, Yardstick
-from server.telemetry.record import FeatureSpec, Record
+from server.telemetry.record import BundleFiles, FeatureSpec, Record
 from server.telemetry.recorder import Queued
 from server.telemetry.recovery import FEEDBACK, recount
 from server.telemetry.rows import AlertRow, DeployRow, PredictionRow, SilenceRow
@@ -37,9 +36,9 @@ from server.telemetry.stamps.counting import Counting
 from server.telemetry.stamps.feedback import Answered, Feedback, FeedbackItem, FeedbackResult
 from server.telemetry.stamps.learned_reference import learn, learn_slices
 from server.telemetry.stamps.registry import Lives
-from server.telemetry.stamps.stamp_state import Bundle, Live, Past
+from server.telemetry.stamps.stamp_state import Live, Past
 from server.telemetry.store.database import open_database, set_aside
-from server.telemetry.store.retention import Retention
+from server.telemetry.store.retention import ClockSteps, Retention
 from server.telemetry.store.store import Store
 from server.telemetry.store.write_journal import Entry, Journal
 
@@ -158,7 +157,7 @@ class Writer:
         self._changes.note(self.judge.rows)
         self._changes.note(self.judge.sums(now))
         kept = self.judge.worth_keeping(now)
-        self._attempt(lambda: self.store.judged.put_drift(kept))
+        self._attempt(lambda: self.store.judgements.put_drift(kept))
 
     def report(self, findings: Iterable[Finding]) -> None:
         """What any watcher found; the server's own (readiness, skew, latency) come here too."""
@@ -208,7 +207,7 @@ class Writer:
 
     # ---- calls from outside, by way of Recorder.call ---------------------------------------
 
-    def adopt(self, bundle: Bundle) -> None:
+    def adopt(self, bundle: BundleFiles) -> None:
         """Raises ReferenceRefused or ObjectiveRefused."""
         bundle = self.lives.with_learnt(bundle)
         known = self.lives.find(bundle.stamp)
@@ -222,20 +221,19 @@ class Writer:
         self.journal.write()
         return self.feedback.take(items, self._clock())
 
-    def acknowledge(self, alert_id: str, by: str, note: str, undo: bool) -> AlertRow:
-        return self.desk.acknowledge(alert_id, by, note, undo, self._clock())
+    def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:
+        return self.desk.acknowledge(alert_id, actor, note, undo, self._clock())
 
-    def silence(self, matcher: str, until: float, by: str, reason: str) -> SilenceRow:
-        return self.desk.silence(self.desk.book.silence(matcher, until, by, reason, self._clock()))
+    def silence(self, matcher: str, until: float, actor: str, reason: str) -> SilenceRow:
+        return self.desk.silence(
+            self.desk.book.silence(matcher, until, actor, reason, self._clock())
+        )
 
     def end_silence(self, silence_id: str) -> SilenceRow:
         return self.desk.silence(self.desk.book.end_silence(silence_id, self._clock()))
 
     def deployed(self, row: DeployRow) -> None:
         self.desk.deployed(row, self._clock())
-
-    def insert(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        self._attempt(lambda: self.store.connection.executemany(statement, rows))
 
     def notes(self) -> dict[str, str]:
         """What else is worth knowing about telemetry itself."""

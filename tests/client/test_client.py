@@ -8,33 +8,37 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from proto import inference_pb2 as pb
+from proto import inference_pb2_grpc
 from server.types import Fault, Outcome, Work
 from tests.support import media_bytes as made
-from tests.support.running import listener
+from tests.support.patience import patience
+from tests.support.running import listener, until
 from tests.support.standin_engine import STAMP, StandInEngine
 from trefoil import (
     AsyncClient,
     Client,
+    Connection,
     DeadlineExceeded,
     InputRefused,
     Overloaded,
     Prediction,
-    Retries,
+    RetryPolicy,
     StampMismatch,
     TrefoilError,
     Unavailable,
     image,
     text,
 )
-from trefoil.attempts import Attempts
+from trefoil.options import Options
 from trefoil.request import Request
-from trefoil.retries import Deadline
-from trefoil.shipment import Shipment
-from trefoil.terms import Terms
+from trefoil.retry_loop import RetryLoop
+from trefoil.retry_policy import Deadline
+from trefoil.uploads import Uploads
 
 OTHER = "cd" * 32
 LARGE = made.sound() + bytes(5 << 20)
@@ -53,11 +57,11 @@ class Faulty(StandInEngine):
 
 @asynccontextmanager
 async def client_of(
-    *engines: StandInEngine, retries: Retries | None = None
+    *engines: StandInEngine, retry_policy: RetryPolicy | None = None
 ) -> AsyncIterator[AsyncClient]:
     async with AsyncExitStack() as stack:
         addresses = [await stack.enter_async_context(listener(engine)) for engine in engines]
-        client = AsyncClient(addresses, retries=retries or Retries())
+        client = AsyncClient(addresses, retry_policy=retry_policy or RetryPolicy())
         yield await stack.enter_async_context(client)
 
 
@@ -111,26 +115,23 @@ async def test_the_deadline_ends_the_call_and_the_work() -> None:
     engine = StandInEngine()
     async with client_of(engine) as client:
         with pytest.raises(DeadlineExceeded):
-            await client.predict(text("wait"), timeout_s=0.3)
-        for _ in range(500):
-            if engine.cancelled:
-                break
-            await asyncio.sleep(0.01)
+            await client.predict(text("wait"), timeout_s=patience(0.3))
+        await until(lambda: engine.cancelled)
     assert len(engine.received) == len(engine.cancelled) == 1, "not asked again, not left running"
 
 
 async def test_all_attempts_share_one_deadline() -> None:
-    retries = Retries(attempts=1000, first_s=0.05, longest_s=0.05)
+    policy = RetryPolicy(max_attempts=1000, initial_backoff_s=0.05, max_backoff_s=0.05)
     engine = Faulty(*[DRAINING] * 1000)
-    async with client_of(engine, retries=retries) as client:
+    async with client_of(engine, retry_policy=policy) as client:
         with pytest.raises((Unavailable, DeadlineExceeded)):
-            await client.predict(text("hum"), timeout_s=0.6)
+            await client.predict(text("hum"), timeout_s=patience(0.6))
     assert 1 < len(engine.received) < 1000, "the deadline ended it, not the number of attempts"
 
 
 async def test_attempts_are_bounded() -> None:
     engine = Faulty(*[DRAINING] * 10)
-    async with client_of(engine, retries=Retries(3, 0.01, 0.02)) as client:
+    async with client_of(engine, retry_policy=RetryPolicy(3, 0.01, 0.02)) as client:
         with pytest.raises(Unavailable) as caught:
             await client.predict(text("hum"))
     assert (caught.value.attempts, len(engine.received)) == (3, 3)
@@ -168,7 +169,7 @@ async def test_another_stamp_is_an_error_with_the_serving_one() -> None:
         with pytest.raises(StampMismatch):
             await pinned.predict(text("hum"))
         with pytest.raises(StampMismatch):
-            await pinned.generate(text("hum")).whole()
+            await pinned.generate(text("hum")).read_all()
         assert await pinned.served() == {address: STAMP}
 
 
@@ -214,22 +215,22 @@ async def test_a_large_part_is_uploaded_to_the_server_that_is_asked() -> None:
 
 
 async def test_an_upload_that_a_server_forgot_is_made_anew() -> None:
-    terms, deadline = Terms(), Deadline.after(30.0)
+    options, deadline = Options(), Deadline.after(30.0)
     example = pb.Example(parts=[image(LARGE)])
-    shipment = Shipment([example], terms.metadata("r"))
+    uploads = Uploads([example], options.metadata("r"))
     async with listener(StandInEngine()) as address, AsyncClient(address) as client:
-        attempts = Attempts(client._servers, Retries(), "", deadline)
-        (sent,) = await shipment.to(client._servers.members[0], [0], deadline)
+        retries = RetryLoop(client._servers, RetryPolicy(), "", deadline)
+        (sent,) = await uploads.examples_for(client._servers.members[0], [0], deadline)
         assert sent.parts[0].upload_id
-        shipment._uploads[address][0, 0] = "0" * 32  # as after a restart of the server
-        (found,) = await Request("r", 1, terms, shipment, attempts).answer()
+        uploads._uploads[address][0, 0] = "0" * 32  # as after a restart of the server
+        (found,) = await Request("r", 1, options, uploads, retries).answer()
     assert isinstance(found, Prediction) and found.attempts == 1
 
 
 async def test_nobody_there_is_unavailable_after_a_few_quick_attempts() -> None:
     async with listener(StandInEngine()) as address:
         pass
-    async with AsyncClient(address, retries=Retries(3, 0.01, 0.02)) as client:
+    async with AsyncClient(address, retry_policy=RetryPolicy(3, 0.01, 0.02)) as client:
         with pytest.raises(Unavailable) as caught:
             await client.predict(text("hum"))
         (refusal,) = (await client.served()).values()
@@ -240,7 +241,7 @@ async def test_nobody_there_is_unavailable_after_a_few_quick_attempts() -> None:
 async def test_a_closed_client_says_so() -> None:
     async with listener(StandInEngine()) as address:
         client = Client(address)
-        reading = iter(client.generate(text("hum")))
+        reading: Any = iter(client.generate(text("hum")))
         assert await asyncio.to_thread(next, reading) == "smoke "
         await asyncio.to_thread(client.close)
         reading.close()
@@ -253,7 +254,7 @@ async def test_a_closed_client_says_so() -> None:
     ("servers", "balance", "complaint"),
     [
         ((), "rendezvous", "at least one"),
-        (("a:1", "a:1"), "rendezvous", "each once"),
+        (("a:1", "a:1"), "rendezvous", "each address once"),
         (("a:1",), "dice", "neither"),
         (("name:1",), "ring_hash", "numeric"),
         (("127.0.0.1:1", "[::1]:1"), "ring_hash", "one ring"),
@@ -267,3 +268,45 @@ async def test_what_cannot_be_balanced_is_said(
     with pytest.raises(ValueError, match=complaint):
         Client(servers, balance=balance)
     assert all(thread.name != "trefoil" for thread in threading.enumerate()), "none is left"
+
+
+async def test_a_connection_calls_any_stub_once_and_raises_the_same_errors() -> None:
+    engine = Faulty(DRAINING)
+    async with listener(engine) as address, Connection(address) as connection:
+        stub = inference_pb2_grpc.InferenceStub(connection.channel)
+        request = pb.PredictRequest(examples=[pb.Example(parts=[text("hum")])])
+        with pytest.raises(Unavailable) as refused:
+            await connection.unary(stub.Predict, request)
+        assert (refused.value.reason, len(engine.received)) == ("DRAINING", 1)
+        assert not refused.value.unreachable
+        request.ClearField("examples")
+        with pytest.raises(InputRefused) as caught:
+            await connection.unary(stub.Predict, request)
+        assert (caught.value.field, caught.value.server) == ("examples", address)
+        asked = pb.GenerateRequest(example=pb.Example(parts=[text("hum")]))
+        events = [event async for event in connection.stream(stub.Generate, asked)]
+        assert events[-1].HasField("end")
+    with pytest.raises(Unavailable) as gone:
+        async with Connection(address) as connection:
+            stub = inference_pb2_grpc.InferenceStub(connection.channel)
+            await connection.unary(stub.Describe, pb.DescribeRequest())
+    assert gone.value.unreachable
+
+
+async def test_a_connection_uploads_what_is_too_large_for_a_message() -> None:
+    async with listener(StandInEngine()) as address, Connection(address) as connection:
+        example = pb.Example(parts=[text("hum"), image(LARGE)], slices={"site": "a"})
+        sent = await connection.upload(example, 30.0)
+    assert sent.parts[0].text == "hum" and sent.parts[1].upload_id and not sent.parts[1].data
+    assert dict(sent.slices) == {"site": "a"}
+
+
+async def test_a_fault_of_a_row_reads_like_the_refusal_of_a_call() -> None:
+    async with client_of(StandInEngine()) as client:
+        bad = text("INVALID_ARGUMENT TOO_DARK")
+        of_row, _ = await client.predict_many([[bad], [text("hum")]])
+        with pytest.raises(InputRefused) as of_call:
+            await client.predict(bad)
+    assert isinstance(of_row, InputRefused) and of_row.message == of_call.value.message
+    assert of_row.message.startswith("examples[0].parts[0].text: ")
+    assert of_row.message.endswith(" [TOO_DARK]")

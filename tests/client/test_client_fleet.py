@@ -14,7 +14,7 @@ from tests.support.running import Program, listener
 from tests.support.standin_engine import STAMP, StandInEngine
 from trefoil import (
     AsyncClient,
-    Retries,
+    RetryPolicy,
     StampMismatch,
     TextInterrupted,
     Unavailable,
@@ -36,17 +36,17 @@ def test_clients_and_servers_rank_alike() -> None:
 def test_a_server_that_was_not_reached_is_left_alone_longer_each_time() -> None:
     now = 0.0
     members = [Server(address, None, None) for address in ("a:1", "b:1")]
-    servers = Servers(members, clock=lambda: now, dice=lambda: 0.0)
+    servers = Servers(members, clock=lambda: now, draw=lambda: 0.0)
     home = servers.choose("s")
-    servers.note(home, reached=False)
-    servers.note(home, reached=False)  # another call that was under way: counts once
+    servers.mark(home, reached=False)
+    servers.mark(home, reached=False)  # another call that was under way: counts once
     assert servers.choose("s") is not home
     now = 0.11
     assert servers.choose("s") is home
-    servers.note(home, reached=False)
+    servers.mark(home, reached=False)
     now = 0.25
     assert servers.choose("s") is not home
-    servers.note(home, reached=True)
+    servers.mark(home, reached=True)
     assert servers.choose("s") is home
 
 
@@ -129,7 +129,7 @@ async def test_a_server_killed_under_load_costs_no_request(
 async def test_without_retries_the_same_kill_does_cost_requests(three: list[Program]) -> None:
     """Else the test above would prove nothing."""
     addresses = [server.address for server in three]
-    async with AsyncClient(addresses, retries=Retries(attempts=1)) as client:
+    async with AsyncClient(addresses, retry_policy=RetryPolicy(max_attempts=1)) as client:
         _, lost, _ = await under_load(client, three)
     assert lost > 0
 
@@ -143,8 +143,8 @@ async def pieces_with_kill(client: AsyncClient, servers: dict[str, Program]) -> 
         if len(pieces) == 3:
             (busy,) = [m.address for m in client._servers.members if m.calls]
             servers[busy].process.kill()
-    assert writing.end is not None and writing.end.text == "".join(pieces)
-    assert (writing.end.stamp, writing.end.attempts) == (STAMP, 2)
+    assert writing.result is not None and writing.result.text == "".join(pieces)
+    assert (writing.result.stamp, writing.result.attempts) == (STAMP, 2)
     return pieces
 
 

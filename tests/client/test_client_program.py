@@ -46,10 +46,10 @@ def test_a_text_can_be_read_piece_by_piece_or_whole(tiny_server: str) -> None:
     with Client(tiny_server, max_new_tokens=6) as client:
         reading = client.generate(text("hum"))
         pieces = list(reading)
-        whole = client.generate(text("hum")).whole()
+        whole = client.generate(text("hum")).read_all()
         for _ in client.generate(text("hum")):
             break  # whoever has seen enough may leave
-    assert reading.end is not None and "".join(pieces) == reading.end.text == whole.text
+    assert reading.result is not None and "".join(pieces) == reading.result.text == whole.text
     assert 1 <= whole.tokens <= 6 and whole.finish_reason in ("stop", "length")
 
 
@@ -77,7 +77,7 @@ class LosesAnswers(stubs.InferenceServicer):
     async def Feedback(
         self, request: pb.FeedbackRequest, context: grpc.aio.ServicerContext
     ) -> pb.FeedbackResponse:
-        response = await self._stub.Feedback(request)
+        response: pb.FeedbackResponse = await self._stub.Feedback(request)
         self.statuses.append(response.results[0].status)
         if len(self.statuses) == 1:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the line went dead")
@@ -93,13 +93,13 @@ async def test_feedback_whose_answer_was_lost_counts_once(tiny_server: str) -> N
     async with AsyncClient(tiny_server) as client:
         found = await client.predict(text("hum"))
         async with AsyncClient(f"127.0.0.1:{port}") as unlucky:
-            told = await unlucky.feedback(found.id, label="watch", source="inspection")
+            report = await unlucky.feedback(found.id, label="watch", source="inspection")
         again = await client.feedback(found, label="watch")
         nobodys = await client.feedback("00" * 16, label="watch")
         with pytest.raises(InputRefused) as caught:
             await client.feedback(found, label="watch", observed_unix_ms=5)
     await server.stop(None)
-    assert (lossy.statuses, told.status) == (["joined", "duplicate"], "duplicate")
+    assert (lossy.statuses, report.status) == (["joined", "duplicate"], "duplicate")
     assert (again.server, nobodys.status) == (tiny_server, "unknown")
     assert caught.value.reason == "NOT_A_TIME"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import media_bytes as made
+from tests.support.patience import patience
 from tests.support.running import ROOT
 from tests.support.secure_listener import secure_listener
 
@@ -49,7 +50,11 @@ def install() -> None:
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     try:
         ended = subprocess.run(
-            command, cwd=INSTALLED, capture_output=True, text=True, timeout=INSTALL_WITHIN_S
+            command,
+            cwd=INSTALLED,
+            capture_output=True,
+            text=True,
+            timeout=patience(INSTALL_WITHIN_S),
         )
     except subprocess.TimeoutExpired:
         pytest.skip(f"the Node example was not run: npm ci took over {INSTALL_WITHIN_S} s")
@@ -62,7 +67,7 @@ def install() -> None:
 
 def asked(script: Path, *words: str) -> tuple[int, str, str]:
     ended = subprocess.run(
-        ["node", str(script), *words], capture_output=True, text=True, timeout=120
+        ["node", str(script), *words], capture_output=True, text=True, timeout=patience(120)
     )
     return ended.returncode, ended.stdout, ended.stderr
 
@@ -128,6 +133,6 @@ async def test_it_calls_over_tls_with_a_certificate(script: Path, tmp_path: Path
         call = ("--server", site.address, "--text", "hum", "--deadline-ms", "20000")
         ca = ("--tls-ca", str(site.pem / "ca.pem"))
         pair = ("--tls-cert", str(site.pem / "client-predict.pem"))
-        pair += ("--tls-key", str(site.pem / "client-predict.key"))
-        good = await asyncio.to_thread(asked, script, *call, *ca, *pair)
+        key = ("--tls-key", str(site.pem / "client-predict.key"))
+        good = await asyncio.to_thread(asked, script, *call, *ca, *pair, *key)
     assert good[0] == 0 and json.loads(good[1])["label"] == "ok", good[2]

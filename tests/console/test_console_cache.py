@@ -11,37 +11,39 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from console.cache import compare, drift, predictions, retention, rows
-from console.cache.build_board import Reading
+from console.cache import compare, drift, filter_sql, predictions, retention, rows, schema
+from console.cache.build_board import BoardBuilder
 from console.cache.codec import pack, unpack
-from console.cache.insert import Names, insert
-from console.cache.interned import NameBook
+from console.cache.insert import TextIds, insert
+from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
 from console.cache.quantiles import bucket_of, lower_ms, quantiles
 from console.cache.schema import VERSION, CacheTooNew, open_for_writing
-from console.cache.writer import Writer
+from console.cache.writer import CacheWriter
 from console.state.dashboard import View
 from console.state.domain import (
+    CachedPrediction,
+    FeedRow,
+    Link,
+    ReceivedRow,
+    ServerSnapshot,
+    StageTimes,
+)
+from server.telemetry.rows import (
     AlertRow,
     AlertTransition,
     DriftRow,
-    Event,
     FeatureRow,
     LatencyRow,
-    Link,
-    PredictionRow,
     ProfileRow,
-    Row,
-    ServerSnapshot,
-    Timing,
 )
-from console.state.filterline import parse
+from tests.support.blank_rows import blank
 
 T0 = 1_790_000_000.0  # unix s
 
 
-def events(found: Sequence[Row], server: str = "a:1") -> list[Event]:
-    return [Event(server, 1 + n, "life", T0 * 1000, row) for n, row in enumerate(found)]
+def events(found: Sequence[FeedRow], server: str = "a:1") -> list[ReceivedRow]:
+    return [ReceivedRow(server, 1 + n, "life", T0 * 1000, row) for n, row in enumerate(found)]
 
 
 def bucket(at_s: float, ms: float = 30.0, requests: int = 10, **more: object) -> LatencyRow:
@@ -52,7 +54,7 @@ def bucket(at_s: float, ms: float = 30.0, requests: int = 10, **more: object) ->
         "requests": requests, "counts": tuple(counts), "forward_ms": ms * requests,
         "total_ms": ms * requests,
     }  # fmt: skip
-    return LatencyRow(**{**values, **more})  # type: ignore[arg-type]
+    return blank(LatencyRow, **{**values, **more})
 
 
 @pytest.fixture
@@ -67,14 +69,14 @@ def db(path: Path) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-def put(db: sqlite3.Connection, found: Sequence[Row], server: str = "a:1") -> frozenset[str]:
-    return insert(db, Names(db), events(found, server))
+def put(db: sqlite3.Connection, found: Sequence[FeedRow], server: str = "a:1") -> frozenset[str]:
+    return insert(db, TextIds(db), events(found, server))
 
 
-def reading(path: Path) -> Reading:
+def builder(path: Path) -> BoardBuilder:
     found = rows.open_for_reading(path)
     assert found is not None
-    return Reading(found)
+    return BoardBuilder(found)
 
 
 def test_a_write_that_fails_is_taken_back_and_the_next_one_goes_on(db: sqlite3.Connection) -> None:
@@ -84,7 +86,7 @@ def test_a_write_that_fails_is_taken_back_and_the_next_one_goes_on(db: sqlite3.C
     with pytest.raises(sqlite3.IntegrityError, match="full"):
         retention.roll_up(db, 1, at_ms)
     with pytest.raises(sqlite3.IntegrityError, match="full"):
-        put(db, [AlertRow(id="x"), bucket(T0 + 60)])
+        put(db, [blank(AlertRow, id="x"), bucket(T0 + 60)])
     db.execute("DROP TRIGGER full")
     assert db.execute("SELECT count(*) FROM alert").fetchone()[0] == 0
     put(db, [bucket(T0 + 60)])
@@ -92,7 +94,11 @@ def test_a_write_that_fails_is_taken_back_and_the_next_one_goes_on(db: sqlite3.C
 
 
 def test_row_received_twice_changes_nothing(db: sqlite3.Connection) -> None:
-    found = [bucket(T0), ProfileRow("s", "f", "", 3600, 5, counts=(2, 3)), AlertRow(id="x")]
+    found: list[FeedRow] = [
+        bucket(T0),
+        blank(ProfileRow, "s", "f", "", 3600, 5, counts=(2, 3)),
+        blank(AlertRow, id="x"),
+    ]
     put(db, found)
     put(db, found)
     for table in ("latency", "profile", "alert"):
@@ -100,15 +106,15 @@ def test_row_received_twice_changes_nothing(db: sqlite3.Connection) -> None:
 
 
 def test_later_profile_row_replaces_the_earlier(db: sqlite3.Connection) -> None:
-    put(db, [ProfileRow("s", "f", "", 3600, 5, counts=(2, 3))])
-    put(db, [ProfileRow("s", "f", "", 3600, 9, counts=(4, 5))])
+    put(db, [blank(ProfileRow, "s", "f", "", 3600, 5, counts=(2, 3))])
+    put(db, [blank(ProfileRow, "s", "f", "", 3600, 9, counts=(4, 5))])
     assert db.execute("SELECT n FROM profile").fetchall() == [(9,)]
 
 
 def test_cursor_is_remembered_and_history_moves_none(db: sqlite3.Connection) -> None:
     put(db, [ServerSnapshot(server="one"), bucket(T0)])
-    past = Event("a:1", 0, "other life", T0 * 1000, bucket(T0 - 60))
-    insert(db, Names(db), [past])
+    past = ReceivedRow("a:1", 0, "other life", T0 * 1000, bucket(T0 - 60))
+    insert(db, TextIds(db), [past])
     assert rows.cursors(db) == {"a:1": ("life", 2, T0 * 1000)}
 
 
@@ -125,11 +131,28 @@ def test_newer_file_is_read_but_never_written(path: Path) -> None:
     with pytest.raises(CacheTooNew):
         open_for_writing(path)
     assert rows.open_for_reading(path) is not None
-    told: list[frozenset[str]] = []
-    writer = Writer(path, told.append)
+    reported: list[frozenset[str]] = []
+    writer = CacheWriter(path, reported.append)
     writer.start()
     writer.close()
     assert "version" in writer.trouble
+
+
+def test_rows_of_an_older_file_keep_what_was_renamed(path: Path) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    schema.build(connection, stop_before="0002_names_of_the_field")
+    connection.execute(
+        "INSERT INTO action VALUES (1, 'a:1', 'silence', 'kind=drift', 'kim', '', 5, 0, 'waiting',"
+        " '', 1.0)"
+    )
+    connection.execute("""INSERT INTO slice VALUES (1, 's', 5, '{"words": "site b"}')""")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    writable = open_for_writing(path)
+    assert [action.actor for action in rows.actions(writable)] == ["kim"]
+    assert writable.execute("SELECT body FROM slice").fetchone() == ('{"message":"site b"}',)
+    writable.execute("SELECT batch_mates FROM prediction")
+    writable.close()
 
 
 def test_reader_cannot_write(path: Path, db: sqlite3.Connection) -> None:
@@ -141,7 +164,9 @@ def test_reader_cannot_write(path: Path, db: sqlite3.Connection) -> None:
 
 
 def test_row_survives_json_with_nested_rows_and_nan() -> None:
-    row = AlertRow(id="x", features=("a",), history=(AlertTransition(5, "ok", "pending"),))
+    row = blank(
+        AlertRow, id="x", features=("a",), history=(blank(AlertTransition, 5, "ok", "pending"),)
+    )
     assert unpack(AlertRow, pack(row)) == row
     assert unpack(AlertRow, '{"id": "y", "from the future": 1}').id == "y"
 
@@ -174,7 +199,7 @@ def test_roll_up_keeps_every_request_and_takes_late_rows(db: sqlite3.Connection)
 def test_old_rows_go_and_the_file_stays_below_its_limit(db: sqlite3.Connection) -> None:
     put(db, [bucket(T0 - 30 * 86400)])
     many = [
-        PredictionRow(f"p{n}", int(T0 * 1000) + n, slices={"k": "v" * 200}) for n in range(4000)
+        CachedPrediction(f"p{n}", int(T0 * 1000) + n, slices={"k": "v" * 200}) for n in range(4000)
     ]
     put(db, many)
     retention.tidy(db, T0, 1 << 40)
@@ -184,15 +209,15 @@ def test_old_rows_go_and_the_file_stays_below_its_limit(db: sqlite3.Connection) 
 
 
 def test_board_of_an_empty_cache_claims_nothing(path: Path, db: sqlite3.Connection) -> None:
-    board = reading(path).board(View(), T0, {"a:1": Link("a:1")}, frozenset())
-    assert board.verdict.state == "UNKNOWN"
+    board = builder(path).board(View(), T0, {"a:1": Link("a:1")}, frozenset())
+    assert board.fleet_state.state == "UNKNOWN"
     assert board.latency is not None and np.isnan(board.latency.p99).all()
 
 
 def test_offline_axis_is_anchored_on_the_data(path: Path, db: sqlite3.Connection) -> None:
     put(db, [ServerSnapshot(server="one", state="ready"), bucket(T0)])
-    board = reading(path).board(View(window_s=600), T0 + 7200, None, frozenset())
-    assert board.offline and board.verdict.state == "OFFLINE"
+    board = builder(path).board(View(window_s=600), T0 + 7200, None, frozenset())
+    assert board.offline and board.fleet_state.state == "OFFLINE"
     assert board.from_s < T0 < board.to_s < T0 + 600
     assert board.latency is not None and board.latency.requests == 10
     assert board.servers[0].age_s == pytest.approx(7200, abs=1)
@@ -201,7 +226,7 @@ def test_offline_axis_is_anchored_on_the_data(path: Path, db: sqlite3.Connection
 def test_clock_offset_moves_a_server_onto_our_axis(path: Path, db: sqlite3.Connection) -> None:
     put(db, [bucket(T0 + 40.0, requests=5)], "ahead:1")
     link = Link("ahead:1", state="live", heard_s=T0, offset_ms=40_000.0)
-    board = reading(path).board(View(), T0 + 10, {"ahead:1": link}, frozenset())
+    board = builder(path).board(View(), T0 + 10, {"ahead:1": link}, frozenset())
     assert board.latency is not None
     assert board.latency.newest_s == pytest.approx(T0 + 2)
 
@@ -242,19 +267,21 @@ def feature(**more: object) -> FeatureRow:
         "name": "audio.snr_db", "kind": "numeric", "stamp": "s", "edges": edges,
         "reference_counts": (100,) * 32,
     }  # fmt: skip
-    return FeatureRow(**{**values, **more})  # type: ignore[arg-type]
+    return blank(FeatureRow, **{**values, **more})
 
 
 def profile(counts: tuple[int, ...], place: str = "", hour: int = 0) -> ProfileRow:
     at = int(T0) // 3600 * 3600 + 3600 * hour
-    return ProfileRow("s", "audio.snr_db", place, at, sum(counts), min=-3.0, max=3.0, counts=counts)
+    return blank(
+        ProfileRow, "s", "audio.snr_db", place, at, sum(counts), min=-3.0, max=3.0, counts=counts
+    )
 
 
 def test_drift_of_a_brushed_window_is_computed_from_its_hours(db: sqlite3.Connection) -> None:
     shifted = tuple(int(x) for x in np.linspace(10, 200, 32))
     put(db, [feature(), profile((50,) * 32), profile(shifted, "site=b"), profile((1,) * 32, "tiny"),
              profile(shifted, "", hour=-5)])  # fmt: skip
-    names = NameBook(db)
+    names = InternedTexts(db)
     lines, hours = drift.in_window(db, names, drift.features(db), (T0, T0 + 60), "psi")
     levels = {line.row.slice: line.row.level for line in lines}
     assert levels == {"site=b": "critical", "": "ok", "tiny": "insufficient"}
@@ -269,16 +296,16 @@ def test_drift_scores_are_those_of_the_server(db: sqlite3.Connection) -> None:
     shifted = tuple(int(x) for x in np.linspace(10, 200, 32))
     row = feature(groups=tuple(n // 2 for n in range(32)))
     put(db, [row, profile(shifted)])
-    lines, _ = drift.in_window(db, NameBook(db), drift.features(db), (T0, T0 + 60), "psi")
+    lines, _ = drift.in_window(db, InternedTexts(db), drift.features(db), (T0, T0 + 60), "psi")
     reference = drift.reference_of(row)
     assert reference is not None
-    told = maths.compare(reference, np.array(shifted), reference.counts)
-    assert (lines[0].row.psi, lines[0].row.kl) == (told.psi[0], told.kl[0])
-    assert lines[0].row.n_effective == told.n[0] / maths.UNMEASURED
+    reported = maths.compare(reference, np.array(shifted), reference.counts)
+    assert (lines[0].row.psi, lines[0].row.kl) == (reported.psi[0], reported.kl[0])
+    assert lines[0].row.n_effective == reported.n[0] / maths.UNMEASURED
     span = (T0, T0 + 60)
     key = ("audio.snr_db", "")
-    found = compare.comparison(db, NameBook(db), drift.features(db), key, span, "s")
-    assert found is not None and found.scores["psi"] == pytest.approx(told.psi[0])
+    found = compare.comparison(db, InternedTexts(db), drift.features(db), key, span, "s")
+    assert found is not None and found.scores["psi"] == pytest.approx(reported.psi[0])
     area = float((found.live * np.diff(found.edges)).sum())
     assert area == pytest.approx(1.0)
 
@@ -291,15 +318,15 @@ def test_traffic_in_bursts_is_not_called_drift(db: sqlite3.Connection) -> None:
         counts = 2 * np.bincount(draw.integers(0, 32, 400), minlength=32)
         row = replace(profile(tuple(int(x) for x in counts)), feature=name)
         put(db, [feature(name=name), row])
-    lines, _ = drift.in_window(db, NameBook(db), drift.features(db), (T0, T0 + 60), "psi")
+    lines, _ = drift.in_window(db, InternedTexts(db), drift.features(db), (T0, T0 + 60), "psi")
     assert len(lines) == 30 and {line.row.level for line in lines} == {"ok"}
 
 
 def test_features_that_come_later_are_compared_with(db: sqlite3.Connection, path: Path) -> None:
     """Also where nothing but the comparison asks for them."""
-    tick = DriftRow(int(T0 * 1000), "s", "audio.snr_db", "", level="ok", n=900.0)
+    tick = blank(DriftRow, int(T0 * 1000), "s", "audio.snr_db", "", level="ok", n=900.0)
     put(db, [ServerSnapshot(stamp="s"), feature(name="other"), profile((50,) * 32), tick])
-    held = reading(path)
+    held = builder(path)
     view = View(end_s=T0, drift_key=("audio.snr_db", ""))
     assert held.board(view, T0, None, frozenset()).comparison is None
     changed = put(db, [feature()])
@@ -311,8 +338,8 @@ def test_features_that_come_later_are_compared_with(db: sqlite3.Connection, path
 
 def test_rows_of_a_stamp_no_longer_served_are_left_out(db: sqlite3.Connection) -> None:
     for stamp, level in (("old", "critical"), ("new", "ok")):
-        put(db, [DriftRow(int(T0 * 1000), stamp, "f", "", level=level, n=900.0)])
-    names = NameBook(db)
+        put(db, [blank(DriftRow, int(T0 * 1000), stamp, "f", "", level=level, n=900.0)])
+    names = InternedTexts(db)
     lines = drift.newest(db, names, (T0 + 9) * 1000, {"a:1": "new"}, "psi")
     assert [line.row.level for line in lines] == ["ok"]
 
@@ -322,17 +349,26 @@ def test_the_window_that_tells_most_is_shown(db: sqlite3.Connection) -> None:
     at_ms = int(T0 * 1000)
     for tick, hour in ((0, "ok"), (1, "high")):
         for window_s, level, psi in ((3600, hour, 0.3), (14400, "warning", 0.1), (86400, "ok", 0)):
-            row = DriftRow(at_ms + tick, "s", "f", "", window_s=window_s, level=level, psi=psi)
+            row = blank(
+                DriftRow, at_ms + tick, "s", "f", "", window_s=window_s, level=level, psi=psi
+            )
             put(db, [row])
-    (line,) = drift.newest(db, NameBook(db), (T0 + 9) * 1000, {"a:1": "s"}, "psi")
+    (line,) = drift.newest(db, InternedTexts(db), (T0 + 9) * 1000, {"a:1": "s"}, "psi")
     assert (line.row.window_s, line.row.level, line.servers) == (3600, "high", 1)
     assert line.spark.tolist() == [0.3, 0.3]  # ticks of that window alone
 
 
 def test_of_windows_that_say_the_same_the_longest_is_shown(db: sqlite3.Connection) -> None:
     for window_s, level in ((3600, "insufficient"), (14400, "ok"), (86400, "ok")):
-        put(db, [DriftRow(int(T0 * 1000), "s", "f", "", window_s=window_s, level=level, psi=0.1)])
-    (line,) = drift.newest(db, NameBook(db), (T0 + 9) * 1000, {"a:1": "s"}, "psi")
+        put(
+            db,
+            [
+                blank(
+                    DriftRow, int(T0 * 1000), "s", "f", "", window_s=window_s, level=level, psi=0.1
+                )
+            ],
+        )
+    (line,) = drift.newest(db, InternedTexts(db), (T0 + 9) * 1000, {"a:1": "s"}, "psi")
     assert (line.row.window_s, line.row.level) == (86400, "ok")
 
 
@@ -342,17 +378,17 @@ def test_features_with_wrong_cells_are_no_reference() -> None:
 
 
 def predictions_in(db: sqlite3.Connection) -> None:
-    found: list[Row] = [replace(feature(), name="a.x"), replace(feature(), name="audio.snr_db")]
+    found: list[FeedRow] = [replace(feature(), name="a.x"), replace(feature(), name="audio.snr_db")]
     for n in range(300):
         found.append(
-            PredictionRow(
+            CachedPrediction(
                 prediction_id=f"p{n}",
                 at_unix_ms=int(T0 * 1000) + n,
                 stamp="s",
                 label="ok" if n % 3 else "stop",
                 true_label="ok" if n % 10 == 0 else "",
                 confidence=n / 300,
-                timing=Timing(total_ms=float(n)),
+                timing=StageTimes(total_ms=float(n)),
                 slices={"site": "ab"[n % 2]},
                 error="INVALID_ARGUMENT/X/y" if n == 7 else "",
                 payload_kept=n < 5,
@@ -362,46 +398,10 @@ def predictions_in(db: sqlite3.Connection) -> None:
     put(db, found)
 
 
-@pytest.mark.parametrize(
-    ("line", "count"),
-    [
-        ("", 300),
-        ("site=b", 150),
-        ("site=b conf<0.5", 75),
-        ("label!=ok", 100),
-        ("error", 1),
-        ("error~invalid", 1),
-        ("kept", 5),
-        ("!kept site=a", 147),
-        ("labelled", 30),
-        ("wrong", 10),
-        ("stamp=s", 300),
-        ("stamp=zz", 0),
-        ("id=p12", 1),
-        ("server=gpu", 300),
-        ("server=other", 0),
-        ("audio.snr_db>=290", 10),
-        ("nothing.known<5", 0),
-        ("ms>298", 1),
-        ("x'y=1", None),
-    ],
-)
-def test_filters_find_what_they_say(db: sqlite3.Connection, line: str, count: int | None) -> None:
-    predictions_in(db)
-    names = NameBook(db)
-    predictions.know_features(db, names, drift.features(db))
-    if count is None:
-        with pytest.raises(ValueError):
-            parse(line)
-        return
-    condition = predictions.where(parse(line), None, {"gpu": "a:1"})
-    assert len(predictions.numbers(db, condition)) == count
-
-
 def test_page_of_predictions_comes_whole(db: sqlite3.Connection) -> None:
     predictions_in(db)
-    names = NameBook(db)
-    numbers = predictions.numbers(db, predictions.where((), (T0, T0 + 1)))
+    names = InternedTexts(db)
+    numbers = predictions.numbers(db, filter_sql.where((), (T0, T0 + 1)))
     assert (np.diff(numbers) < 0).all()  # newest first
     page = predictions.page(db, names, numbers[:3].tolist())
     server, row = page[int(numbers[0])]
@@ -410,25 +410,25 @@ def test_page_of_predictions_comes_whole(db: sqlite3.Connection) -> None:
 
 
 def test_feedback_that_comes_later_joins_its_prediction(db: sqlite3.Connection) -> None:
-    put(db, [PredictionRow("p", int(T0 * 1000), label="ok")])
-    put(db, [PredictionRow("p", int(T0 * 1000), label="ok", true_label="stop")])
-    row = predictions.by_id(db, NameBook(db), "a:1", "p")
+    put(db, [CachedPrediction("p", int(T0 * 1000), label="ok")])
+    put(db, [CachedPrediction("p", int(T0 * 1000), label="ok", true_label="stop")])
+    row = predictions.by_id(db, InternedTexts(db), "a:1", "p")
     assert row is not None and row.true_label == "stop"
     assert db.execute("SELECT count(*) FROM prediction").fetchone()[0] == 1
 
 
 def test_writer_keeps_order_and_tells_what_changed(path: Path) -> None:
-    told: list[frozenset[str]] = []
-    writer = Writer(path, told.append, clock=time.time)
+    reported: list[frozenset[str]] = []
+    writer = CacheWriter(path, reported.append, clock=time.time)
     writer.start()
     writer.put(events([ServerSnapshot(server="one"), bucket(T0)]))
     writer.set_meta("layout", "{}")
     writer.keep_payload("a:1", "p", b"body")
     writer.close()
     assert writer.backlog == 0
-    assert {"opened"} in told and any({"server", "latency"} <= set(t) for t in told)
+    assert {"opened"} in reported and any({"server", "latency"} <= set(t) for t in reported)
     found = rows.open_for_reading(path)
     assert found is not None
     assert rows.meta(found, "layout") == "{}"
-    assert rows.payload(found, NameBook(found), "a:1", "p") == b"body"
+    assert rows.payload(found, InternedTexts(found), "a:1", "p") == b"body"
     found.close()

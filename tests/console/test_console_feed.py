@@ -19,25 +19,28 @@ import grpc
 import pytest
 
 from console.app.arguments import check_address
-from console.cache.writer import Writer
-from console.feed.address import Access, unprotected
+from console.cache.writer import CacheWriter
+from console.feed.address import ConnectionAccess, unprotected
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
 from console.feed.decode import RowRefused, event
 from console.feed.hub import MOST_BACKLOG, Hub
 from console.state.domain import (
     Action,
-    AlertRow,
-    DriftRow,
-    Event,
-    LatencyRow,
     Link,
+    ReceivedRow,
     ServerSnapshot,
-    SliceRow,
 )
 from proto import observe_pb2, observe_pb2_grpc
+from server.telemetry.rows import (
+    AlertRow,
+    DriftRow,
+    LatencyRow,
+    SliceRow,
+)
 from tests.support.fleet_story import FLEET
 from tests.support.observe_stand_in import Fleet, StandIn
+from tests.support.patience import patience
 from tests.support.secure_listener import secure_listener
 
 
@@ -45,11 +48,11 @@ class Kept:
     """A sink that keeps everything in memory."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[ReceivedRow] = []
         self.offsets: dict[str, float] = {}
         self.backlog = 0
 
-    def put(self, events: Sequence[Event]) -> None:
+    def put(self, events: Sequence[ReceivedRow]) -> None:
         self.events.extend(events)
 
     def set_offset(self, server: str, offset_ms: float) -> None:
@@ -62,7 +65,7 @@ class Kept:
 
 def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
     """Wait for something that is certain to come; fail when it does not."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patience(seconds)
     while not true():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.02)
@@ -82,7 +85,7 @@ def start(sink: Kept) -> Iterator[Callable[..., Hub]]:
     hubs: list[Hub] = []
 
     def begin(addresses: Sequence[str], **more: object) -> Hub:
-        hub = Hub(addresses, Access(), sink, lambda: None, **more)  # type: ignore[arg-type]
+        hub = Hub(addresses, ConnectionAccess(), sink, lambda: None, **more)  # type: ignore[arg-type]
         hub.start()
         hubs.append(hub)
         return hub
@@ -100,24 +103,28 @@ def latency_keys(found: Sequence[object]) -> set[tuple[int, str]]:
 def test_server_that_asks_for_certificates_shows_itself_to_ours_alone(
     sink: Kept, tmp_path: Path
 ) -> None:
-    async def heard(access: Access, address: str) -> Link:
+    async def heard(access: ConnectionAccess, address: str) -> Link:
         hub = Hub([address], access, sink, lambda: None)
+
+        def said() -> list[Link]:
+            return [link for link in hub.links().values() if link.state == "live" or link.detail]
+
         hub.start()
         try:
-            for _ in range(200):
-                found = hub.links().get(address)
-                if found is not None and (found.state == "live" or found.detail):
-                    return found
-                await asyncio.sleep(0.05)
-            raise AssertionError("nothing was heard")
+            await asyncio.to_thread(until, lambda: bool(said()))
+            return said()[0]
         finally:
             await asyncio.to_thread(hub.close)
 
     async def play() -> tuple[Link, Link]:
         async with secure_listener(tmp_path, mutual=True) as site:
             ca, mine = site.pem / "ca.pem", site.pem / "client-observe"
-            ours = Access(True, ca, None, mine.with_suffix(".pem"), mine.with_suffix(".key"))
-            return await heard(ours, site.address), await heard(Access(True, ca), site.address)
+            ours = ConnectionAccess(
+                True, ca, None, mine.with_suffix(".pem"), mine.with_suffix(".key")
+            )
+            return await heard(ours, site.address), await heard(
+                ConnectionAccess(True, ca), site.address
+            )
 
     known, stranger = asyncio.run(play())
     assert known.state == "live", known.detail
@@ -176,7 +183,7 @@ class Slow:
 
     def __iter__(self) -> Iterator[object]:
         yield from self._rows[: len(self._rows) // 2]
-        self._release.wait(20)
+        self._release.wait(patience(20))
         yield from self._rows[len(self._rows) // 2 :]
 
 
@@ -206,10 +213,10 @@ def test_clock_offset_is_told_within_the_round_trip(sink: Kept, start: Callable[
 
 def test_clock_offset_is_kept_for_when_the_server_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "cache.db"
-    writer = Writer(path, lambda tables: None)
+    writer = CacheWriter(path, lambda tables: None)
     writer.start()
     with Fleet([stand_in(clock_ms=412.0)]) as fleet:
-        hub = Hub(fleet.addresses, Access(), writer, lambda: None)
+        hub = Hub(fleet.addresses, ConnectionAccess(), writer, lambda: None)
         hub.start()
         until(lambda: any(link.heard_s for link in hub.links().values()))
         hub.close()
@@ -292,10 +299,10 @@ def test_server_killed_and_restarted_leaves_no_hole_in_the_cache(tmp_path: Path)
     """All the way to the file: every bucket that the server still has, once."""
     path = tmp_path / "cache.db"
     one = stand_in()
-    writer = Writer(path, lambda tables: None)
+    writer = CacheWriter(path, lambda tables: None)
     writer.start()
     with Fleet([one]) as fleet:
-        hub = Hub(fleet.addresses, Access(), writer, lambda: None)
+        hub = Hub(fleet.addresses, ConnectionAccess(), writer, lambda: None)
         hub.start()
         address = fleet.addresses[0]
         until(lambda: bool(hub.links()) and hub.links()[address].state == "live")
@@ -329,7 +336,7 @@ def test_server_killed_and_restarted_leaves_no_hole_in_the_cache(tmp_path: Path)
      ("10.1.2.3:1", False, True), ("gpu-01.lon:1", False, True), ("10.1.2.3:1", True, False)],
 )  # fmt: skip
 def test_plaintext_over_a_network_is_known(address: str, tls: bool, open_: bool) -> None:
-    assert unprotected(address, Access(tls=tls)) is open_
+    assert unprotected(address, ConnectionAccess(tls=tls)) is open_
 
 
 def test_a_hundred_servers_share_one_thread(sink: Kept, start: Callable[..., Hub]) -> None:
@@ -355,7 +362,14 @@ def test_full_disk_queue_stops_the_reading(sink: Kept, start: Callable[..., Hub]
 
 
 def action(server: str, target: str, kind: str = "acknowledge", **more: object) -> Action:
-    values = {"id": 1, "server": server, "kind": kind, "target": target, "by": "kim", "note": "n"}
+    values = {
+        "id": 1,
+        "server": server,
+        "kind": kind,
+        "target": target,
+        "actor": "kim",
+        "note": "n",
+    }
     return Action(**{**values, **more})  # type: ignore[arg-type]
 
 

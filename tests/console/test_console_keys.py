@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from console.app.window import Window
-from console.feed.address import Access
-from console.panels.data_table import Figures
+from console.feed.address import ConnectionAccess
+from console.panels.data_table import DataTable
 from console.panels.palette import columns_of
-from console.panels.status_bar import PhraseButton
+from console.panels.status_bar import MessageButton
 from console.state.dashboard import View
-from tests.console.test_console_window import T0, kept, make
+from tests.console.test_console_window import T0, actions_of, kept, make
+from tests.support.patience import patience_ms
 
 __all__ = ["kept", "make"]  # its fixtures
 pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
@@ -36,16 +38,18 @@ def test_every_panel_is_reached_by_keys_and_hands_out_its_figures(
             qtbot.keyClick(QApplication.focusWidget(), Qt.Key.Key_F6)
             seen.append(window.focused_panel().name)
             assert window.focused_panel().property("active"), seen[-1]
-            window.deeds.export_csv()
-            window.deeds.export_png()
+            actions_of(window).export_csv()
+            actions_of(window).export_png()
     assert set(seen) == set(window.panels)
+
+    def written(ending: str) -> bool:
+        files = (tmp_path / "out").glob(f"*.{ending}")
+        return {path.name.split("-")[0] for path in files} == set(window.panels)
+
     for ending in ("csv", "png"):
         qtbot.waitUntil(
-            lambda e=ending: (
-                {path.name.split("-")[0] for path in (tmp_path / "out").glob(f"*.{e}")}
-                == set(window.panels)
-            ),
-            timeout=10_000,
+            partial(written, ending),
+            timeout=patience_ms(10),
         )
 
 
@@ -53,10 +57,10 @@ def test_figures_of_a_plot_can_be_read_sorted_and_copied(
     qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
 ) -> None:
     window = make(None, kept(tmp_path), View(window_s=240, end_s=T0), clock=lambda: T0 + 5)
-    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=5000)  # type: ignore[union-attr]
+    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=patience_ms(5))  # type: ignore[union-attr]
     window.focus_panel("latency")
     qtbot.keyClick(QApplication.focusWidget(), Qt.Key.Key_N)
-    figures = next(d for d in window.findChildren(Figures) if d.isVisible())
+    figures = next(d for d in window.findChildren(DataTable) if d.isVisible())
     head, rows = window.latency.as_table()
     assert figures.table.model().rowCount() == len(rows) > 10
     for _ in range(3):
@@ -75,7 +79,7 @@ def test_cross_hair_and_examples_by_keys(
     qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
 ) -> None:
     window = make(None, kept(tmp_path), View(window_s=240, end_s=T0), clock=lambda: T0 + 5)
-    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=5000)  # type: ignore[union-attr]
+    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=patience_ms(5))  # type: ignore[union-attr]
     window.focus_panel("latency")
     for _ in range(10):
         qtbot.keyClick(window.latency, Qt.Key.Key_BracketLeft)
@@ -92,8 +96,8 @@ def test_keys_press_what_has_the_keyboard(
     """Space and Enter on a link of the status line and on a tab; digits in a number are digits."""
     window = make(None, kept(tmp_path), clock=lambda: T0 + 5)
     jumps: list[str] = []
-    window.strip.jump.connect(lambda panel, key, at_s: jumps.append(panel))
-    link = window.strip.findChild(PhraseButton)
+    window.status_bar.jump.connect(lambda panel, key, at_s: jumps.append(panel))
+    link = window.status_bar.findChild(MessageButton)
     assert link is not None
     for key in (Qt.Key.Key_Space, Qt.Key.Key_Return):
         link.setFocus()
@@ -116,9 +120,9 @@ def test_a_copied_view_says_how_the_servers_are_reached(
     qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
 ) -> None:
     window = make(None, kept(tmp_path), View(measure="ks", expected_stamp="a b"), lambda: T0)
-    window.bridge.access = Access(True, Path("/etc/my ca.pem"), None)
-    words = window.deeds.view_command()
-    assert "--measure ks --expect 'a b' --tls --ca '/etc/my ca.pem' 10.0.0.1:8500" in words
+    window.bridge.access = ConnectionAccess(True, Path("/etc/my ca.pem"), None)
+    text = actions_of(window).view_command()
+    assert "--measure ks --expect 'a b' --tls --ca '/etc/my ca.pem' 10.0.0.1:8500" in text
 
 
 def test_the_key_sheet_takes_as_many_columns_as_it_needs() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from console.app.arguments import parser
 from console.app.main import main
-from console.feed.address import Access, refused
+from console.feed.address import ConnectionAccess, refused
 from console.state import program, recent_servers
 from installers.console import contents, notices
 from installers.console.components import COMPONENTS, QT_MODULES
@@ -214,22 +214,22 @@ def test_a_secret_without_tls_and_half_a_certificate_are_refused(
 
 def test_a_server_that_hangs_up_at_once_may_want_tls_and_one_that_was_killed_does_not() -> None:
     message = "last error: UNAVAILABLE: ipv4:10.0.0.1:8433: Socket closed"
-    assert "--tls" in refused(message, Access())
-    assert "--cert" in refused(message, Access(tls=True))
-    assert refused("Stream removed (Socket closed)", Access()) == ""
+    assert "--tls" in refused(message, ConnectionAccess())
+    assert "--cert" in refused(message, ConnectionAccess(tls=True))
+    assert refused("Stream removed (Socket closed)", ConnectionAccess()) == ""
 
 
 def test_servers_of_the_last_time_come_back(tmp_path: Path) -> None:
     place = tmp_path / "config" / "last.json"
-    assert recent_servers.recall(place) == recent_servers.Last()
+    assert recent_servers.recall(place) == recent_servers.RecentServers()
     files = ("/etc/ca.pem", "/run/token", "/etc/me.pem", "/etc/me.key")
-    kept = recent_servers.Last(("10.0.0.1:8433", "10.0.0.2:8433"), True, *files)
+    kept = recent_servers.RecentServers(("10.0.0.1:8433", "10.0.0.2:8433"), True, *files)
     recent_servers.remember(kept, place)
     assert recent_servers.recall(place) == kept
     place.write_text('{"servers": "no list", "tls": "yes", "ca": 7}')
-    assert recent_servers.recall(place) == recent_servers.Last()
+    assert recent_servers.recall(place) == recent_servers.RecentServers()
     place.write_text("{")
-    assert recent_servers.recall(place) == recent_servers.Last()
+    assert recent_servers.recall(place) == recent_servers.RecentServers()
     recent_servers.remember(
         kept, tmp_path / "config" / "last.json" / "no folder" / "last.json"
     )  # a word

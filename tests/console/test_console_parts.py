@@ -16,13 +16,15 @@ from pytestqt.qtbot import QtBot
 from console.app.main import main
 from console.app.media import parts_of
 from console.app.notices import beginning
-from console.models.cells import Cell, Column
+from console.models.cells import Cell, TableColumn
 from console.models.predictions import PAGE, PredictionsModel
 from console.models.table import RowsModel
-from console.state.dashboard import AlertLine, Board, Verdict, View
-from console.state.domain import AlertRow, PredictionRow
+from console.state.dashboard import AlertLine, Board, FleetState, View
+from console.state.domain import CachedPrediction
 from console.state.timetext import parse_moment, parse_span, span_text, ticks
+from server.telemetry.rows import AlertRow
 from tests.support import fleet_story as story
+from tests.support.blank_rows import blank
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +41,7 @@ def test_none_keeps_its_references_through_void_calls(qtbot: QtBot) -> None:
 
 
 def test_rows_model_keeps_selection_by_key(qtbot: QtBot) -> None:
-    column = Column("x", lambda row: Cell(str(row[1])), order=lambda row: row[1])
+    column = TableColumn("x", lambda row: Cell(str(row[1])), order=lambda row: row[1])
     model = RowsModel((column,), lambda row: row[0])
     QAbstractItemModelTester(
         model, QAbstractItemModelTester.FailureReportingMode.Fatal
@@ -69,9 +71,9 @@ def test_million_predictions_read_only_what_is_looked_at(qtbot: QtBot) -> None:
     assert len(last) == PAGE and 300_000 in last
     assert len([page for page in asked if page == last]) == 1
     assert model.read() == []
-    model.fill({number: ("a:1", PredictionRow(str(number))) for number in last})
+    model.fill({number: ("a:1", CachedPrediction(str(number))) for number in last})
     assert [model.entry(place) for place in model.read()] == [
-        ("a:1", PredictionRow(str(number))) for number in last
+        ("a:1", CachedPrediction(str(number))) for number in last
     ]
 
 
@@ -80,8 +82,8 @@ def test_payload_parts_are_decoded_or_refused_in_words(qtbot: QtBot) -> None:
     assert text.text.startswith("Grinding noise")
     assert picture.image is not None and picture.image.width() == 96
     assert sound.samples is not None and sound.spectrogram is not None
-    assert sound.spectrogram.max() == 1.0 and "0.5 s at 16,000 Hz" in sound.words
-    assert "no Example" in parts_of(b"\xff\xff\xff")[0].words
+    assert sound.spectrogram.max() == 1.0 and "0.5 s at 16,000 Hz" in sound.caption
+    assert "not an Example" in parts_of(b"\xff\xff\xff")[0].caption
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30m", 1800), ("45s", 45), ("6h", 21600)])
@@ -103,7 +105,7 @@ def test_ticks_are_round_and_never_too_many() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "result"),
     [
         ([], "name a server"),
         (["nohost"], "HOST:PORT"),
@@ -115,11 +117,11 @@ def test_ticks_are_round_and_never_too_many() -> None:
     ],
 )
 def test_bad_arguments_are_named_before_any_window(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], result: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
     err = capsys.readouterr().err
-    assert err.startswith("console: ") and said in err and err.count("\n") == 1
+    assert err.startswith("console: ") and result in err and err.count("\n") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there always is a display")
@@ -136,7 +138,7 @@ def test_notice_is_given_once_for_an_alert_that_begins() -> None:
 
     def alert(identity: str, opened_s: float, **more: object) -> AlertLine:
         values = {"id": identity, "severity": "critical", "state": "firing", **more}
-        row = AlertRow(**values)  # type: ignore[arg-type]
+        row = blank(AlertRow, **values)
         return AlertLine(row, "a:1", "gpu-01", opened_s, 0.0, 0.0)
 
     alerts = (
@@ -146,14 +148,14 @@ def test_notice_is_given_once_for_an_alert_that_begins() -> None:
         alert("over", T0 - 5, state="resolved"),
         alert("small", T0 - 5, severity="warning"),
     )
-    said = Verdict("CRITICAL", "critical", "", ())
-    board = Board(View(), T0, T0 - 600, T0, said, alerts=alerts)
+    result = FleetState("CRITICAL", "critical", "", ())
+    board = Board(View(), T0, T0 - 600, T0, result, alerts=alerts)
     assert [line.row.id for line in beginning(board, set())] == ["new"]
     assert beginning(board, {("a:1", "new")}) == []
 
 
 def test_rows_that_look_the_same_are_not_painted_again(qtbot: QtBot) -> None:
-    column = Column("x", lambda row: Cell(row[1]))
+    column = TableColumn("x", lambda row: Cell(row[1]))
     model = RowsModel((column,), lambda row: row[0], lambda row: row[1])
     model.show([("a", "1", 0), ("b", "2", 0), ("c", "3", 0)])
     changed: list[tuple[int, int]] = []

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,22 +20,26 @@ from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QApplication, QDialog
 from pytestqt.qtbot import QtBot
 
-from console.app.actions import csv_of
+from console.app.actions import Actions, csv_of
 from console.app.arguments import PANELS
 from console.app.bridge import Bridge
+from console.app.main import open_window
 from console.app.timeaxis import TimeAxis
 from console.app.window import Window
-from console.cache.insert import Names, insert
+from console.cache.insert import TextIds, insert
 from console.cache.schema import open_for_writing
 from console.feed.decode import RowRefused, event
-from console.models.table import plain_tip
-from console.panels.palette import Palette
-from console.panels.style import Look
+from console.models.table import escaped_tip
+from console.panels.palette import CommandPalette
+from console.plots.style import Style
 from console.state.dashboard import View
-from console.state.domain import DeployRow, Event, Row, ServerSnapshot
+from console.state.domain import FeedRow, ReceivedRow, ServerSnapshot
 from proto import observe_pb2
+from server.telemetry.rows import DeployRow
 from tests.support import fleet_story as story
+from tests.support.blank_rows import blank
 from tests.support.observe_stand_in import Fleet, StandIn
+from tests.support.patience import patience, patience_ms
 
 GOLDEN = Path(__file__).parent / "golden" / "console-overview.png"
 T0 = 1_790_003_000.0
@@ -67,7 +72,7 @@ def stand_in(number: int, past_s: int = 60, **more: object) -> StandIn:
 def cache_of(path: Path, servicers: list[StandIn], now: float) -> None:
     """A cache as it is after listening to these servers."""
     db = open_for_writing(path)
-    names = Names(db)
+    names = TextIds(db)
     for number, servicer in enumerate(servicers):
         address = f"10.0.0.{number + 1}:8500"
         messages = [
@@ -97,19 +102,19 @@ def make(qtbot: QtBot, tmp_path: Path) -> Iterator[Callable[..., Window]]:
         view: View | None = None,
         clock: Callable[[], float] | None = None,
     ) -> Window:
-        more = {"clock": clock} if clock is not None else {}
-        bridge = Bridge(path or tmp_path / "cache.db", addresses, **more)  # type: ignore[arg-type]
-        axis = TimeAxis(view or View(window_s=120), **more)  # type: ignore[arg-type]
-        window = Window(bridge, axis, Look(), **more)  # type: ignore[arg-type]
-        window.deeds.folder = tmp_path / "out"
+        more: dict[str, Any] = {"clock": clock} if clock is not None else {}
+        bridge = Bridge(path or tmp_path / "cache.db", addresses, **more)
+        axis = TimeAxis(view or View(window_s=120), **more)
+        window = open_window(bridge, axis, Style(), **more)
+        actions_of(window).folder = tmp_path / "out"
         qtbot.addWidget(window)
         windows.append(window)
         window.use_theme("dark")
         window.resize(1400, 860)
-        bridge.look(axis.view)
+        bridge.show_view(axis.view)
         bridge.start()
         window.show()
-        qtbot.waitUntil(lambda: window.board is not None, timeout=15_000)
+        qtbot.waitUntil(lambda: window.board is not None, timeout=patience_ms(15))
         return window
 
     yield build
@@ -119,6 +124,12 @@ def make(qtbot: QtBot, tmp_path: Path) -> Iterator[Callable[..., Window]]:
     assert not left, left
 
 
+def actions_of(window: Window) -> Actions:
+    found = window.findChild(Actions)
+    assert isinstance(found, Actions)
+    return found
+
+
 def live(window: Window) -> bool:
     board = window.board
     return board is not None and bool(board.drift) and all(
@@ -126,8 +137,10 @@ def live(window: Window) -> bool:
     )  # fmt: skip
 
 
-def panels_told(window: Window) -> set[str]:
-    return {phrase.panel for phrase in window.board.verdict.phrases} if window.board else set()
+def panels_reported(window: Window) -> set[str]:
+    return (
+        {message.panel for message in window.board.fleet_state.messages} if window.board else set()
+    )
 
 
 def test_ui_thread_touches_no_file_and_no_socket(qtbot: QtBot, make: Callable[..., Window]) -> None:
@@ -136,11 +149,11 @@ def test_ui_thread_touches_no_file_and_no_socket(qtbot: QtBot, make: Callable[..
         watching[0] = True
         try:
             window = make(fleet.addresses)
-            qtbot.waitUntil(lambda: live(window), timeout=20_000)
+            qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
             for key in "2345678":
                 qtbot.keyClick(window, Qt.Key(ord(key)))
                 qtbot.wait(60)
-            window.deeds.export_csv()
+            actions_of(window).export_csv()
             window.bridge.save("layout", window.layout_text())
             qtbot.wait(300)
         finally:
@@ -151,42 +164,44 @@ def test_ui_thread_touches_no_file_and_no_socket(qtbot: QtBot, make: Callable[..
 def test_every_server_and_trouble_is_told(qtbot: QtBot, make: Callable[..., Window]) -> None:
     with Fleet([stand_in(0), stand_in(2), stand_in(3)]) as fleet:
         window = make(fleet.addresses)
-        qtbot.waitUntil(lambda: live(window), timeout=20_000)
-        qtbot.waitUntil(lambda: {"skew", "drift", "fleet"} <= panels_told(window), timeout=20_000)
+        qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
+        qtbot.waitUntil(
+            lambda: {"skew", "drift", "fleet"} <= panels_reported(window), timeout=patience_ms(20)
+        )
         assert window.board is not None
         names = [line.name for line in window.board.servers]
         assert names == ["gpu-01.lon", "gpu-03.lon", "gpu-01.fra"]
         fleet.kill(0)
         qtbot.waitUntil(
             lambda: window.board is not None and window.board.servers[0].severity == "unknown",
-            timeout=20_000,
+            timeout=patience_ms(20),
         )
-        texts = [phrase.text for phrase in window.board.verdict.phrases]  # type: ignore[union-attr]
+        texts = [message.text for message in window.board.fleet_state.messages]
         assert "0 of 3 healthy" in texts
 
 
 def test_hostile_texts_are_shown_as_they_are(qtbot: QtBot, make: Callable[..., Window]) -> None:
     with Fleet([stand_in(0, hostile=True), stand_in(1)]) as fleet:
         window = make(fleet.addresses)
-        qtbot.waitUntil(lambda: live(window), timeout=20_000)
-        qtbot.waitUntil(lambda: bool(window.board.alerts), timeout=10_000)  # type: ignore[union-attr]
+        qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
+        qtbot.waitUntil(lambda: bool(window.board.alerts), timeout=patience_ms(10))  # type: ignore[union-attr]
         board = window.board
         assert board is not None
         assert board.servers[0].name.startswith("<img src=x onerror=alert(1)><b>bold</b>")
-        words = [line.row.summary for line in board.alerts]
-        assert any(word.startswith("<h1>owned</h1>") and len(word) < 2100 for word in words)
+        text = [line.row.summary for line in board.alerts]
+        assert any(word.startswith("<h1>owned</h1>") and len(word) < 2100 for word in text)
         for page in range(4):
             window.plan.show_page(page)
             qtbot.wait(50)
-        assert "server sends garbage" in " ".join(p.text for p in board.verdict.phrases)
-    assert plain_tip("<b>x</b>") == "<qt>&lt;b&gt;x&lt;/b&gt;</qt>"
+        assert "server sends invalid rows" in " ".join(p.text for p in board.fleet_state.messages)
+    assert escaped_tip("<b>x</b>") == "<qt>&lt;b&gt;x&lt;/b&gt;</qt>"
 
 
 def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) -> None:
     path_events: list[View] = []
     with Fleet([stand_in(0), stand_in(3)]) as fleet:
         window = make(fleet.addresses)
-        qtbot.waitUntil(lambda: live(window), timeout=20_000)
+        qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
         window.axis.viewChanged.connect(path_events.append)
 
         def press(key: Qt.Key, modifier: Qt.KeyboardModifier | None = None) -> None:
@@ -204,7 +219,7 @@ def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) 
         assert window.axis.view.brush is not None
         qtbot.waitUntil(
             lambda: window.board is not None and window.board.drift_span is not None,
-            timeout=10_000,
+            timeout=patience_ms(10),
         )
         press(Qt.Key.Key_Z)
         assert not window.axis.view.live
@@ -219,22 +234,23 @@ def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) 
         qtbot.keyClicks(QApplication.focusWidget(), "conf<0.7")
         assert window.predictions.line.text() == "conf<0.7"  # letters are letters in a field
         press(Qt.Key.Key_Return)
-        qtbot.waitUntil(lambda: "rows" in window.predictions.said.words, timeout=10_000)
+        qtbot.waitUntil(
+            lambda: "rows" in window.predictions.result_line.text, timeout=patience_ms(10)
+        )
         window.focus_panel("predictions")
-        qtbot.waitUntil(lambda: window.detail.single is not None, timeout=10_000)
+        qtbot.waitUntil(lambda: window.detail.single is not None, timeout=patience_ms(10))
         press(Qt.Key.Key_F1)
         assert window.sheet.isVisible()
         press(Qt.Key.Key_Escape)
         assert not window.sheet.isVisible()
         press(Qt.Key.Key_C)
-        assert "server replay" in QApplication.clipboard().text() or (
-            "server samples" in QApplication.clipboard().text()
-        )
+        copied = QApplication.clipboard().text()
+        assert copied.startswith(("server replay --server", "server export --since"))
 
 
 def test_palette_finds_and_runs(qtbot: QtBot, make: Callable[..., Window]) -> None:
     window = make(None)
-    palette = Palette(window, window.commands)
+    palette = CommandPalette(window, window.commands)
     qtbot.addWidget(palette)
     palette.show()
     qtbot.keyClicks(palette.line, "quality")
@@ -248,29 +264,31 @@ def test_acknowledgement_reaches_the_server_and_silence_ends(
     servicer = stand_in(3)
     with Fleet([servicer]) as fleet:
         window = make(fleet.addresses)
-        qtbot.waitUntil(lambda: live(window), timeout=20_000)
+        qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
         window.focus_panel("alerts")
         window.alerts.select(f"{fleet.addresses[0]}\tgpu-01.fra-latency")
-        for deed, key in (("acknowledge", Qt.Key.Key_A), ("silence", Qt.Key.Key_S)):
+        for action, key in (("acknowledge", Qt.Key.Key_A), ("silence", Qt.Key.Key_S)):
             qtbot.keyClick(window.alerts.table, key)
             dialog = next(d for d in window.findChildren(QDialog) if d.isVisible())
-            dialog.note.setText(f"looking: {deed}")  # type: ignore[attr-defined]
+            dialog.note.setText(f"looking: {action}")  # type: ignore[attr-defined]
             dialog.accept()
         alerts, name = servicer.alerts, "gpu-01.fra-latency"
-        qtbot.waitUntil(lambda: bool(servicer.silences), timeout=15_000)  # either may come first
         qtbot.waitUntil(
-            lambda: alerts[name].acknowledged_note == "looking: acknowledge", timeout=15_000
+            lambda: bool(servicer.silences), timeout=patience_ms(15)
+        )  # either may come first
+        qtbot.waitUntil(
+            lambda: alerts[name].acknowledged_note == "looking: acknowledge",
+            timeout=patience_ms(15),
         )
         silence = next(iter(servicer.silences.values()))
         assert silence.matcher == "gpu-01.fra-latency"
         assert silence.until_unix_ms > servicer.now() * 1000
-        qtbot.waitUntil(
-            lambda: (
-                all(a.state == "done" for a in window.board.actions)  # type: ignore[union-attr]
-                and len(window.board.actions) == 2
-            ),  # type: ignore[union-attr]
-            timeout=10_000,
-        )
+
+        def both_done() -> bool:
+            found = window.board.actions if window.board is not None else ()
+            return [action.state for action in found] == ["done", "done"]
+
+        qtbot.waitUntil(both_done, timeout=patience_ms(10))
 
 
 # The locks that SQLite's readers and writers of a WAL take, held until standard input ends. By
@@ -296,14 +314,14 @@ def test_stalled_disk_and_network_leave_the_window_running(
         window = make([*fleet.addresses, f"127.0.0.1:{deaf.getsockname()[1]}"])
         qtbot.waitUntil(
             lambda: window.board is not None and window.board.servers[0].link.state == "live",
-            timeout=20_000,
+            timeout=patience_ms(20),
         )
         fleet.servicers[0].hertz = 0.001
         command = [sys.executable, "-c", HOLD, str(tmp_path / "cache.db-shm")]
         holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert holder.stdin is not None and holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        qtbot.wait(300)  # a board that was read before
+        qtbot.wait(patience_ms(0.3))  # a board that was read before
         boards = window.bridge.boards
         turns: list[float] = []
         timer = QTimer()
@@ -313,13 +331,13 @@ def test_stalled_disk_and_network_leave_the_window_running(
             qtbot.keyClick(QApplication.focusWidget() or window, Qt.Key(ord(key)))
             qtbot.wait(150)
         window.bridge.save("layout", window.layout_text())
-        window.deeds.export_csv()
+        actions_of(window).export_csv()
         window.axis.zoom(4)
         qtbot.wait(2000)
         timer.stop()
         assert window.bridge.boards == boards  # everything hung
         holder.communicate()
-        qtbot.waitUntil(lambda: window.bridge.boards > boards, timeout=15_000)
+        qtbot.waitUntil(lambda: window.bridge.boards > boards, timeout=patience_ms(15))
     # Each of the things that hang takes three seconds or more; a turn that waits for one shows it.
     assert len(turns) > 20
     assert max(np.diff(turns)) < hangs_s / 2
@@ -331,13 +349,13 @@ def test_console_starts_from_its_cache_and_says_how_old_it_is(
     path = kept(tmp_path)
     window = make(None, path, clock=lambda: T0 + 7200)
     board = window.board
-    assert board is not None and board.verdict.state == "OFFLINE"
+    assert board is not None and board.fleet_state.state == "OFFLINE"
     assert board.latency is not None and board.latency.requests > 0
-    assert "2 h 00 old" in board.verdict.sentence
+    assert "2 h 00 old" in board.fleet_state.sentence
     assert all(line.severity == "unknown" for line in board.servers)
-    window.deeds.copy_incident()
+    actions_of(window).copy_incident()
     assert "# OFFLINE" in QApplication.clipboard().text()
-    window.deeds.copy_view()
+    actions_of(window).copy_view()
     assert QApplication.clipboard().text().startswith("console --at 20")
 
 
@@ -360,23 +378,26 @@ def test_overview_looks_as_it_did(
     """Coarse on purpose: fonts differ by a pixel, a panel that is gone does not."""
     path = kept(tmp_path)
     window = make(None, path, View(window_s=240, end_s=T0), clock=lambda: T0 + 30)
-    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=5000)  # type: ignore[union-attr]
-    qtbot.wait(600)
-    image = coarse(window)
+    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=patience_ms(5))  # type: ignore[union-attr]
     if not GOLDEN.exists():
+        qtbot.wait(patience_ms(0.6))
         GOLDEN.parent.mkdir(exist_ok=True)
-        image.save(str(GOLDEN))
+        coarse(window).save(str(GOLDEN))
         pytest.fail(f"{GOLDEN} was missing; look at it, then run again")
     golden = QImage(str(GOLDEN))
-    assert looks_like(image, golden)
+
+    def looks(right: bool) -> None:
+        qtbot.waitUntil(lambda: looks_like(coarse(window), golden) is right, timeout=patience_ms(5))
+
+    looks(True)
     # And it can tell: without any one of its panels it looks otherwise.
     for name in ("fleet", "server", "latency", "drift", "reference", "skew", "events"):
         window.panels[name].hide()
-        qtbot.wait(30)
-        assert not looks_like(coarse(window), golden), name
+        looks(False)
         window.panels[name].show()
+        looks(True)
     window.use_theme("light")
-    assert not looks_like(coarse(window), golden)
+    looks(False)
 
 
 def coarse(window: Window) -> QImage:
@@ -412,9 +433,11 @@ def test_every_panel_exports_its_figures(
         assert len({line.count(",") for line in lines if '"' not in line}) <= 1, name
         assert panel.accessibleName(), name
     window.focus_panel("drift")
-    window.deeds.export_csv()
-    window.deeds.export_png()
-    qtbot.waitUntil(lambda: len(list((tmp_path / "out").glob("drift-*"))) == 2, timeout=5000)
+    actions_of(window).export_csv()
+    actions_of(window).export_png()
+    qtbot.waitUntil(
+        lambda: len(list((tmp_path / "out").glob("drift-*"))) == 2, timeout=patience_ms(5)
+    )
 
 
 def test_layout_page_and_theme_are_remembered(
@@ -428,8 +451,8 @@ def test_layout_page_and_theme_are_remembered(
     share = first_share(first)
     first.close()
     again = make(None, path)
-    qtbot.waitUntil(lambda: again.plan.pages.currentIndex() == 2, timeout=5000)
-    assert again.look.theme.name == "light"
+    qtbot.waitUntil(lambda: again.plan.pages.currentIndex() == 2, timeout=patience_ms(5))
+    assert again.ui_style.theme.name == "light"
     assert abs(first_share(again) - share) < 0.05
     again.plan.reset()
     assert first_share(again) < share - 0.05
@@ -449,28 +472,28 @@ def test_every_mark_is_drawn_and_told(
     path = tmp_path / "cache.db"
     db = open_for_writing(path)
     actions = ("activate", "rollback", "refuse", "canary", "rehearse", "load", "<i>novel</i>")
-    found: list[Row] = [ServerSnapshot(server="gpu-01", state="ready", stamp="a" * 64)]
+    found: list[FeedRow] = [ServerSnapshot(server="gpu-01", state="ready", stamp="a" * 64)]
     found += [
-        DeployRow(int((T0 - 90 + 12 * n) * 1000), action, "a" * 64, detail=f"<b>why {n}</b>")
+        blank(DeployRow, int((T0 - 90 + 12 * n) * 1000), action, "a" * 64, detail=f"<b>why {n}</b>")
         for n, action in enumerate(actions)
     ]
-    insert(db, Names(db), [Event("a:1", n + 1, "x", T0 * 1000, row)
+    insert(db, TextIds(db), [ReceivedRow("a:1", n + 1, "x", T0 * 1000, row)
                            for n, row in enumerate(found)])  # fmt: skip
     db.execute("UPDATE server SET offset_ms = 0")
     db.close()
     window = make(None, path, View(window_s=120, end_s=T0), clock=lambda: T0)
-    marks = window.latency.marks
+    marks = window.latency.event_marks
     drawn = marks.grab().toImage()
     lane = int(marks.area.top() + marks.area.height() * 0.74)
     for n, action in enumerate(actions):
         x = int(marks.x_of(T0 - 90 + 12 * n))
         around = {drawn.pixel(x + dx, lane + dy) for dx in range(-5, 6) for dy in range(-5, 6)}
         assert len(around) > 1, action
-        told = marks.told_at(x, lane)
-        assert action in told and f"<b>why {n}</b>" in told
+        reported = marks.tip_at(x, lane)
+        assert action in reported and f"<b>why {n}</b>" in reported
     texts = [row.text for row in window.events.model.rows]
     assert any("<i>novel</i>" in text and "<b>why 6</b>" in text for text in texts)
-    lines = "; ".join(words for words, _ in window.skew.detail.lines)
+    lines = "; ".join(label for label, _ in window.skew.detail.lines)
     assert "<b>why 6</b>" in lines
 
 
@@ -481,7 +504,7 @@ def test_command_line_writes_a_picture_of_the_cache(
     command = [sys.executable, "-m", "console.app.main", "--offline", "--cache", str(path), "--at",
                "2026-09-21T14:23:20Z", "--screenshot", str(picture), "--size", "1280x800",
                "--panel", "drift"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, timeout=60, text=True)
+    done = subprocess.run(command, capture_output=True, timeout=patience(60), text=True)
     assert done.returncode == 0, done.stderr
     assert QImage(str(picture)).width() == 1280
 
@@ -490,7 +513,7 @@ def test_picture_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
     picture = tmp_path / "nowhere" / "p.png"
     command = [sys.executable, "-m", "console.app.main", "--offline", "--cache",
                str(tmp_path / "cache.db"), "--screenshot", str(picture)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, timeout=60, text=True)
+    done = subprocess.run(command, capture_output=True, timeout=patience(60), text=True)
     assert done.returncode == 1, done.stderr
     assert f"cannot write {picture}" in done.stderr
 

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 from PySide6.QtGui import QImage
 
-from console.cache.insert import Names, insert
+from console.cache.insert import TextIds, insert
 from console.cache.schema import open_for_writing
-from console.state.domain import AlertRow, Event, ServerSnapshot
+from console.state.domain import ReceivedRow, ServerSnapshot
 from installers.console.check_window import Screen
 from installers.console.room import display
+from server.telemetry.rows import AlertRow
+from tests.support.blank_rows import blank
+from tests.support.patience import patience
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("Xvfb") and shutil.which("xdotool")),
@@ -28,12 +31,12 @@ def test_real_window_takes_real_keys_and_ends_well(tmp_path: Path) -> None:
     path = tmp_path / "cache.db"
     db = open_for_writing(path)
     now = time.time() * 1000
-    rows = [
+    rows: list[ServerSnapshot | AlertRow] = [
         ServerSnapshot(server="gpu-01", state="ready"),
-        AlertRow(id="a", severity="critical", state="firing", summary="p99", kind="latency",
+        blank(AlertRow, id="a", severity="critical", state="firing", summary="p99", kind="latency",
                  opened_unix_ms=int(now)),
     ]  # fmt: skip
-    insert(db, Names(db), [Event("a:1", 1, "x", now, row) for row in rows])
+    insert(db, TextIds(db), [ReceivedRow("a:1", 1, "x", now, row) for row in rows])
     db.close()
     command = [sys.executable, "-m", "console.app.main", "--offline", "--cache", str(path),
                "--size", "1280x800"]  # fmt: skip
@@ -47,22 +50,29 @@ def test_real_window_takes_real_keys_and_ends_well(tmp_path: Path) -> None:
             screen.picture(file)
             return QImage(str(file))
 
+        def settled(name: str, before: QImage) -> QImage:
+            """What is shown once it has changed and two looks in a row are the same."""
+            end, last = time.monotonic() + patience(20), before
+            while time.monotonic() < end:
+                now = picture(name)
+                colours = {now.pixel(x, 30) for x in range(0, 600, 3)}
+                if now == last and now != before and len(colours) > 3:  # the strip is painted
+                    return now
+                last = now
+                time.sleep(0.1)
+            raise AssertionError(f"{name}: nothing new was shown")
+
         try:
             window = screen.window("Trefoil console")
             screen.tool("windowfocus", "--sync", window)
-            time.sleep(1.5)
-            first = picture("first")
-            assert len({first.pixel(x, 30) for x in range(0, 600, 3)}) > 3  # the strip is painted
+            first = settled("first", QImage())
             screen.tool("key", "--window", window, "8")
-            time.sleep(0.8)
-            alerts = picture("alerts")
-            assert alerts != first
+            alerts = settled("alerts", first)
             screen.tool("key", "shift+slash")
-            time.sleep(0.8)
-            assert picture("keys") != alerts
+            settled("keys", alerts)
             screen.tool("key", "Escape")
             screen.tool("key", "ctrl+q")
-            assert console.wait(20) == 0
+            assert console.wait(patience(20)) == 0
         finally:
             if console.poll() is None:
                 console.kill()

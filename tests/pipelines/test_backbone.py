@@ -3,11 +3,13 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines import tolerance
 from pipelines.collate import collate
 from pipelines.errors import BundleRefused
-from pipelines.models.backbone import QwenOmniBackbone, load_backbone, visible_behind
+from pipelines.models.backbone import visible_after_prompt
 from pipelines.models.label_tree import Tokens
 from pipelines.models.qwen import thinker
+from pipelines.models.qwen.backbone import QwenOmniBackbone, load_backbone
 from tests.support.tinybundle import thinker_config, thinker_tensors
 from tests.support.tinyrows import (
     five_rows,
@@ -40,7 +42,7 @@ def test_padded_packed_hidden_states_give_the_logits_of_the_library_alone(window
             expected = reference(**reference_inputs(made), use_cache=False).logits[0]
             start = int(batch.starts[number])
             ours = backbone.head(hidden[number, start : batch.prompt_columns])
-            torch.testing.assert_close(ours, expected, atol=2e-4, rtol=2e-5)
+            tolerance.LOGIT.check(ours, expected)
 
 
 def test_tokens_behind_a_kept_prompt_equal_tokens_in_the_same_forward() -> None:
@@ -48,14 +50,14 @@ def test_tokens_behind_a_kept_prompt_equal_tokens_in_the_same_forward() -> None:
     with torch.inference_mode():
         packed = collate(rows, lambda _row: LABELS, backbone.geometry)
         prompts = collate(rows, lambda _row: (), backbone.geometry)
-        branches = packed.branches[0]
+        branches = packed.label_trees[0]
         hidden, cache = backbone.prefill(prompts)
-        seen = visible_behind(prompts, branches)
-        behind = backbone.extend(branches.tokens, branches.positions, seen, cache.behind())
+        seen = visible_after_prompt(prompts, branches)
+        behind = backbone.extend(branches.tokens, branches.positions, seen, cache.view())
         together = torch.cat([hidden, behind], dim=1)
-        torch.testing.assert_close(together, backbone.hidden(packed), atol=1e-5, rtol=1e-5)
-        again = backbone.extend(branches.tokens, branches.positions, seen, cache.behind())
-    assert torch.equal(again, behind)  # the kept prompt was lent, not grown
+        tolerance.HIDDEN.check(together, backbone.hidden(packed))
+        again = backbone.extend(branches.tokens, branches.positions, seen, cache.view())
+    tolerance.HIDDEN.check(again, behind)  # the kept prompt was lent, not grown
 
 
 def full_omni(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -143,5 +145,6 @@ def test_bfloat16_stays_near_float32() -> None:
     with torch.inference_mode():
         ours, theirs = exact.hidden(batch), rough.hidden(batch)
     assert theirs.dtype == torch.bfloat16
+    tolerance.HIDDEN_BFLOAT16.check(theirs.float(), ours)
     cosine = torch.nn.functional.cosine_similarity(ours, theirs.float(), dim=-1)
     assert cosine.min() > 0.97

@@ -32,7 +32,7 @@ def test_positions_equal_the_librarys(number: int) -> None:
     model = library.Qwen2_5OmniThinkerForConditionalGeneration(
         thinker.read_config(thinker_config())
     )
-    owner = model.model if hasattr(model.model, "get_rope_index") else model
+    owner: Any = model.model if hasattr(model.model, "get_rope_index") else model
     frames = inputs.get("feature_attention_mask")
     expected, _ = owner.get_rope_index(
         inputs["input_ids"],
@@ -138,7 +138,7 @@ def test_labels_keep_their_order_over_uneven_groups() -> None:
     batch = collate(rows, lambda r: sets[r.id], geometry(thinker_config()), max_columns=2)
     assert not batch.packed and batch.label_counts == (3, 0, 2)
     assert batch.label_places is not None
-    real = torch.cat([b.labels for b in batch.branches], dim=1)
+    real = torch.cat([b.labels for b in batch.label_trees], dim=1)
     for number, places in enumerate(batch.label_places.tolist()):
         kept = [place for place in places if place >= 0]
         assert len(kept) == batch.label_counts[number] and kept == sorted(kept)
@@ -159,6 +159,6 @@ def test_mapped_reaches_every_tensor_and_nothing_else() -> None:
     batch = batch_of(five_rows())
     doubled = mapped(batch, lambda tensor: tensor + tensor)
     assert doubled.ids == batch.ids and doubled.packed
-    assert torch.equal(doubled.branches[0].tokens, 2 * batch.branches[0].tokens)
+    assert torch.equal(doubled.label_trees[0].tokens, 2 * batch.label_trees[0].tokens)
     assert doubled.images is not None and batch.images is not None
     assert torch.equal(doubled.images.patches, 2 * batch.images.patches)

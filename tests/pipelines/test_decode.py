@@ -19,7 +19,7 @@ from pipelines.errors import BadInput
 from pipelines.media.decode import (
     DecodedAudio,
     DecodedImage,
-    Limits,
+    InputLimits,
     check_parts,
     decode,
     decode_row,
@@ -27,7 +27,7 @@ from pipelines.media.decode import (
 from pipelines.types import Modality, Part, PcmFormat
 from tests.support import media_bytes as made
 
-LIMITS = Limits()
+LIMITS = InputLimits()
 FIELD = "parts[2]"
 
 
@@ -48,7 +48,7 @@ def refusal(
     kind: Modality | None = None,
     mime: str = "",
     pcm: PcmFormat | None = None,
-    limits: Limits = LIMITS,
+    limits: InputLimits = LIMITS,
 ) -> BadInput:
     with pytest.raises(BadInput) as caught:
         decode(Part(kind, data, mime, pcm), FIELD, limits)
@@ -480,22 +480,22 @@ BOMBS = """
 import resource, sys, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
-from pipelines.media.decode import Limits, decode
+from pipelines.media.decode import InputLimits, decode
 from pipelines.errors import BadInput
 from pipelines.types import Part
-from tests import media_bytes as made
+from tests.support import media_bytes as made
 
 def peak_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
-decode(Part(None, made.image("WEBP")), "warm", Limits())
+decode(Part(None, made.image("WEBP")), "warm", InputLimits())
 png = made.png(13_000, 13_000, 40)
 webp = b"RIFF\\x16\\0\\0\\0WEBPVP8X\\x0a\\0\\0\\0\\0\\0\\0\\0" + b"\\xff\\x3f\\x00" * 2
 opus = made.opus_bomb(25_000_000)
 before = peak_mib()
 for bomb in (png, webp, opus, opus[: len(opus) // 2]):
     try:
-        decode(Part(None, bomb), "parts[0]", Limits())
+        decode(Part(None, bomb), "parts[0]", InputLimits())
     except BadInput as fault:
         print(fault.reason)
 print(peak_mib() - before)

@@ -38,7 +38,7 @@ def test_an_unknown_device_is_refused(asked: str) -> None:
 
 
 def test_a_lane_on_a_cpu_changes_nothing() -> None:
-    lane = devices.Lane(CPU)
+    lane = devices.UploadStream(CPU)
     value = Segments(1, 2, pad=torch.arange(2))
     there, event = lane.upload(value)
     lane.join(there, event)

@@ -6,8 +6,8 @@ import torch
 from tokenizers import Tokenizer
 
 from pipelines.collate import collate
-from pipelines.models.backbone import QwenOmniBackbone
-from pipelines.models.generate import Generation, Pieces, Writing
+from pipelines.models.generate import Generation, IncrementalDecoder, Writing
+from pipelines.models.qwen.backbone import QwenOmniBackbone
 from pipelines.types import Prepared
 from tests.support.tinybundle import thinker_config, thinker_tensors, tokenizer_json
 from tests.support.tinyrows import five_rows, reference_inputs, reference_model, tiny_backbone
@@ -119,7 +119,7 @@ def test_no_lines_are_kept_once_nothing_is_written(backbone: QwenOmniBackbone) -
     "text", ["plain", "Größe 5 µm", "日本語の文", "a👍🏽b", "\N{REPLACEMENT CHARACTER}x"]
 )
 def test_pieces_are_whole_characters_that_add_up(text: str) -> None:
-    pieces = Pieces(decode)
+    pieces = IncrementalDecoder(decode)
     ids = TOKENIZER.encode(text, add_special_tokens=False).ids
     told = [pieces.push(token) for token in ids]
     told.append(pieces.flush())
@@ -132,7 +132,7 @@ def test_bytes_that_are_no_text_add_up_to_what_decoding_at_once_gives() -> None:
     dice = random.Random(3)
     for _ in range(50):
         ids = [dice.randrange(256) for _ in range(dice.randint(1, 12))]
-        pieces = Pieces(decode)
+        pieces = IncrementalDecoder(decode)
         told = "".join(pieces.push(token) for token in ids) + pieces.flush()
         assert told == decode(ids)
 

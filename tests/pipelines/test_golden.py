@@ -22,7 +22,7 @@ from pipelines.bundle.golden import GoldenResult
 from pipelines.bundle.speed import Speed
 from pipelines.errors import BadInput, BundleRefused
 from pipelines.pipeline import Pipeline
-from pipelines.types import Part, Prediction, Sample
+from pipelines.types import MIXES, Part, Prediction, Sample
 from tests.support.tinybundle import ONE_THREAD, make_spec, reseal
 
 
@@ -38,7 +38,7 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 def test_the_pipeline_that_recorded_them_passes_every_mix(pipeline: Pipeline) -> None:
     results = golden.check(pipeline)
-    assert [result.mix for result in results] == list(golden_file.MIXES)
+    assert [result.mix for result in results] == list(MIXES)
     assert all(result.ok for result in results)
     assert max(result.worst_difference for result in results) < 1e-4
     assert len({tuple(c.expected.scores.items()) for c in cases(pipeline) if c.expected}) == 7
@@ -97,20 +97,20 @@ def _other_prompt(value: Any) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
-    "weights": (_other_weights, set(golden_file.MIXES)),
-    "temperature": (_json_change("labels.json", _hotter), set(golden_file.MIXES)),
-    "prompt": (_json_change("template.json", _other_prompt), set(golden_file.MIXES)),
+    "weights": (_other_weights, set(MIXES)),
+    "temperature": (_json_change("labels.json", _hotter), set(MIXES)),
+    "prompt": (_json_change("template.json", _other_prompt), set(MIXES)),
     "image mean": (
         _json_change("preprocess.json", _other_mean),
-        {mix for mix in golden_file.MIXES if "image" in mix},
+        {mix for mix in MIXES if "image" in mix},
     ),
     "image budget": (
         _json_change("preprocess.json", _fewer_pixels),
-        {mix for mix in golden_file.MIXES if "image" in mix},
+        {mix for mix in MIXES if "image" in mix},
     ),
     "mel range": (
         _json_change("preprocess.json", _other_range),
-        {mix for mix in golden_file.MIXES if "audio" in mix},
+        {mix for mix in MIXES if "audio" in mix},
     ),
 }
 
@@ -252,7 +252,7 @@ def _ticking(step_s: float) -> Callable[[], float]:
 
 def test_a_probe_is_right_and_fast_or_says_which_it_is_not(pipeline: Pipeline) -> None:
     fast = golden.probe(pipeline, runs=2, clock=_ticking(0.001))
-    assert [result.mix for result in fast] == list(golden_file.MIXES)
+    assert [result.mix for result in fast] == list(MIXES)
     assert all(result.ok and result.runs == 2 and result.p50_ms < 1.1 for result in fast)
     (slow,) = golden.probe(pipeline, ["text"], runs=3, clock=_ticking(6.0))
     assert not slow.ok
@@ -272,7 +272,7 @@ def test_recorded_speed_is_of_every_mix(tmp_path: Path) -> None:
     out = tmp_path / "timed"
     build.write_bundle(make_spec(), out, ONE_THREAD, record_speed=True)
     baseline = Bundle.open(out).speed["baseline"]["cpu"]
-    assert set(baseline) == set(golden_file.MIXES)
+    assert set(baseline) == set(MIXES)
     assert all(ms > 0 for ms in baseline.values())
 
 

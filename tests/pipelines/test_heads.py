@@ -3,11 +3,12 @@ import math
 import pytest
 import torch
 
+from pipelines import tolerance
 from pipelines.collate import collate
 from pipelines.models import heads
-from pipelines.models.backbone import QwenOmniBackbone
 from pipelines.models.heads import Scored
 from pipelines.models.label_tree import Tokens
+from pipelines.models.qwen.backbone import QwenOmniBackbone
 from pipelines.types import Prepared
 from tests.support.tinybundle import thinker_config, thinker_tensors
 from tests.support.tinyrows import five_rows, reference_inputs, reference_model, tiny_backbone
@@ -62,9 +63,9 @@ def test_labels_of_other_rows_and_their_number_change_nothing(backbone: QwenOmni
     for number, made in enumerate(rows):
         alone = scored(backbone, [made])
         width = alone.log_probs.shape[1]
-        difference = alone.log_probs[0] - together.log_probs[number, :width]
-        assert width == len(SETS[number]) and (difference.abs() < 2e-5).all()
-        assert (alone.embeddings[0] - together.embeddings[number]).abs().max() < 1e-5
+        assert width == len(SETS[number])
+        tolerance.LOG_PROBABILITY.check(alone.log_probs[0], together.log_probs[number, :width])
+        tolerance.HIDDEN.check(alone.embeddings[0], together.embeddings[number])
 
 
 def test_many_labels_split_over_forwards_score_as_packed(backbone: QwenOmniBackbone) -> None:
@@ -76,7 +77,7 @@ def test_many_labels_split_over_forwards_score_as_packed(backbone: QwenOmniBackb
             found = heads.run(backbone, batch).log_probs
         if batch.packed:
             expected = found
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-6)
+    tolerance.LOG_PROBABILITY.check(found, expected)
 
 
 def test_an_embedding_is_the_mean_over_the_rows_own_prompt(backbone: QwenOmniBackbone) -> None:
@@ -88,7 +89,7 @@ def test_an_embedding_is_the_mean_over_the_rows_own_prompt(backbone: QwenOmniBac
     assert found.log_probs.shape == (len(rows), 0)
     for number, start in enumerate(batch.starts.tolist()):
         mean = hidden[number, start:].mean(dim=0)
-        torch.testing.assert_close(found.embeddings[number], mean, atol=1e-6, rtol=1e-5)
+        tolerance.HIDDEN.check(found.embeddings[number], mean)
 
 
 def test_scores_can_be_trained() -> None:

@@ -12,7 +12,7 @@ from transformers import Qwen2VLImageProcessorPil
 
 from pipelines.bundle import parameters
 from pipelines.errors import BundleRefused
-from pipelines.media.decode import DecodedImage, Limits, decode
+from pipelines.media.decode import DecodedImage, InputLimits, decode
 from pipelines.models.qwen import patches as image
 from pipelines.models.qwen.patches import (
     DEFAULT,
@@ -116,7 +116,7 @@ def test_default_budget_is_sixteen_tokens_for_any_ordinary_shape() -> None:
 def test_bytes_go_in_and_patches_come_out() -> None:
     buffer = io.BytesIO()
     Image.fromarray(made.photo(480, 640)).save(buffer, "JPEG")
-    found = decode(Part("image", buffer.getvalue()), "parts[0]", Limits())
+    found = decode(Part("image", buffer.getvalue()), "parts[0]", InputLimits())
     assert isinstance(found, DecodedImage)
     assert patches(found, DEFAULT)[0].shape == (48, 1176)
 

@@ -20,6 +20,7 @@ from pipelines.bundle.contents import read_contents
 from pipelines.errors import BundleRefused
 from pipelines.main import main
 from tests.pipelines.test_signature import keys
+from tests.support.patience import patience
 from tests.support.tinybundle import reseal
 
 try:
@@ -59,7 +60,7 @@ def their_tool(bundle: Path, public: Path, *flags: str) -> bool:
     """Whether the tool of the format itself accepts a bundle."""
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(bundle)]
     command += ["--signature", str(bundle / "model.sig"), "--public_key", str(public), *flags]
-    return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    return subprocess.run(command, capture_output=True, timeout=patience(60)).returncode == 0
 
 
 def test_a_signature_is_accepted_by_us_and_by_the_tool_of_the_format(

@@ -67,7 +67,7 @@ def test_block_with_anything_else_is_refused_by_name(change: dict[str, Any], sai
 
 def test_missing_key_is_refused_although_the_code_has_a_default() -> None:
     values = parameters.write(limits.DEFAULT)
-    assert limits.Limits.from_dict(values) == limits.DEFAULT
+    assert limits.InputLimits.from_dict(values) == limits.DEFAULT
     del values["max_parts"]
     with pytest.raises(BundleRefused, match=r"missing keys \['max_parts'\]"):
-        limits.Limits.from_dict(values)
+        limits.InputLimits.from_dict(values)

@@ -196,7 +196,7 @@ def test_a_checkpoint_trained_with_other_media_parameters_is_refused(tmp_path: P
     source = single(tmp_path / "a")
     (source / "preprocessor_config.json").write_text('{"patch_size": 14, "image_mean": [0, 0, 0]}')
     read = checkpoint.read(source)
-    given = from_checkpoint.Given("own-1", {"labels": []})
+    given = from_checkpoint.BuildOptions("own-1", {"labels": []})
     with pytest.raises(BundleRefused, match="image_mean.*--preprocess"):
         from_checkpoint.preprocess(read.processor, given)
 

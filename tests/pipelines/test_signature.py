@@ -38,6 +38,10 @@ def keys(folder: Path, kind: str, name: str = "key") -> tuple[Path, Path]:
     return private, public
 
 
+def sign_bundle(bundle: Path, private: Path) -> str:
+    return sign(bundle, read_contents(bundle).manifest.to_bytes(), private)
+
+
 @pytest.fixture
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
@@ -57,7 +61,7 @@ def test_a_signed_bundle_opens_for_who_trusts_the_key(
     trusted = read_public(public)
     refused(bundle, "not signed.*pipelines sign", trusted)
     before = read_contents(bundle).manifest.stamp()
-    assert sign(read_contents(bundle), private) == trusted.id
+    assert sign_bundle(bundle, private) == trusted.id
     opened = read_contents(bundle, trusted=[trusted])
     assert opened.signed_by == trusted.id
     assert opened.manifest.stamp() == before
@@ -73,7 +77,7 @@ def test_every_flipped_bit_of_a_signature_is_refused(
 ) -> None:
     private, public = keys(tmp_path, kind)
     trusted = read_public(public)
-    sign(read_contents(bundle), private)
+    sign_bundle(bundle, private)
     content = (bundle / "manifest.sig").read_bytes()
     values = json.loads(content)
     raw = bytes.fromhex(values["signature"])
@@ -86,7 +90,7 @@ def test_every_flipped_bit_of_a_signature_is_refused(
 
 def test_a_changed_bundle_needs_a_new_signature(bundle: Path, tmp_path: Path) -> None:
     private, public = keys(tmp_path, "ed25519")
-    sign(read_contents(bundle), private)
+    sign_bundle(bundle, private)
     (bundle / "CARD.md").write_text("# other\n")
     signature = (bundle / "manifest.sig").read_bytes()
     (bundle / "manifest.sig").unlink()
@@ -97,7 +101,7 @@ def test_a_changed_bundle_needs_a_new_signature(bundle: Path, tmp_path: Path) ->
 
 def test_the_date_cannot_be_changed_under_a_signature(bundle: Path, tmp_path: Path) -> None:
     private, public = keys(tmp_path, "ed25519")
-    sign(read_contents(bundle), private)
+    sign_bundle(bundle, private)
     signature = (bundle / "manifest.sig").read_bytes()
     (bundle / "manifest.sig").unlink()
     reseal(bundle, created_at="2031-01-01T00:00:00Z")  # not in the stamp, but in what is signed
@@ -118,13 +122,13 @@ def test_keys_of_another_kind_are_wrong_usage(bundle: Path, tmp_path: Path) -> N
     private.write_bytes(other.private_bytes(*PRIVATE, serialization.NoEncryption()))
     public.write_bytes(other.public_key().public_bytes(*PUBLIC))
     with pytest.raises(ValueError, match="neither an Ed25519 nor a P-256"):
-        sign(read_contents(bundle), private)
+        sign_bundle(bundle, private)
     with pytest.raises(ValueError, match="neither an Ed25519 nor a P-256"):
         read_public(public)
     with pytest.raises(ValueError, match="not a public key"):
         read_public(private)
     with pytest.raises(ValueError, match="not an unencrypted private key"):
-        sign(read_contents(bundle), public)
+        sign_bundle(bundle, public)
 
 
 def test_sign_and_verify_on_the_command_line(

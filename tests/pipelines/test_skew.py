@@ -13,11 +13,11 @@ import pytest
 
 from pipelines.bundle import signature, speed, stamp
 from pipelines.bundle.bundle import Bundle
-from pipelines.bundle.contents import read_contents
-from pipelines.bundle.files import Identity
-from pipelines.bundle.skew import Moved, SkewWatch
+from pipelines.bundle.files import FileIdentity
+from pipelines.bundle.skew import SkewChange, SkewWatch
 from pipelines.models.qwen import patches
-from tests.pipelines.test_signature import keys
+from tests.pipelines.test_signature import keys, sign_bundle
+from tests.support.patience import patience
 
 WEIGHTS = "weights/model.safetensors"
 ON_DISK = "was changed on disk"
@@ -33,7 +33,7 @@ def opened(bundle: Path) -> Bundle:
     return Bundle.open(bundle)
 
 
-def said(found: tuple[Moved, ...]) -> list[str]:
+def described(found: tuple[SkewChange, ...]) -> list[str]:
     return [str(item) for item in found]
 
 
@@ -58,9 +58,14 @@ def test_a_file_that_changes_is_named_until_its_bytes_are_back(
     changed[-2] ^= 1
     (bundle / path).write_bytes(changed)
     (found,) = watch.look()
-    assert (found.kind, found.name, found.words, found.now) == ("file", path, ON_DISK, False)
+    assert (found.kind, found.name, found.message, found.affects_answers_now) == (
+        "file",
+        path,
+        ON_DISK,
+        False,
+    )
     (bundle / path).unlink()
-    assert said(watch.look()) == [f"{path} is gone"]
+    assert described(watch.look()) == [f"{path} is gone"]
     (bundle / path).write_bytes(content)
     assert watch.look() == ()
 
@@ -69,23 +74,23 @@ def test_a_file_too_many_and_a_second_name_of_one_are_named(bundle: Path, opened
     watch = SkewWatch(opened)
     (bundle / "golden" / "more.txt").write_text("x")
     (bundle / "manifest.sig").write_text("nobody asked for it")
-    assert said(watch.look()) == ["golden/more.txt is in the bundle and not in its manifest"]
+    assert described(watch.look()) == ["golden/more.txt is in the bundle and not in its manifest"]
     (bundle / "golden" / "more.txt").unlink()
     os.link(bundle / "CARD.md", bundle.parent / "second")
-    assert said(watch.look()) == ["CARD.md is no plain file any more"]
+    assert described(watch.look()) == ["CARD.md is not a plain file any more"]
     (bundle.parent / "second").unlink()
     assert watch.look() == ()
 
 
 def test_the_signature_that_was_asked_for_must_stay(bundle: Path, tmp_path: Path) -> None:
     private, public = keys(tmp_path, "ed25519")
-    signature.sign(read_contents(bundle), private)
+    sign_bundle(bundle, private)
     opened = Bundle.open(bundle, trusted=signature.read_trusted(public))
     assert opened.signed_by == signature.read_public(public).id
     watch = SkewWatch(opened)
     assert watch.look() == ()
     (bundle / "manifest.sig").unlink()
-    assert said(watch.look()) == ["manifest.sig is gone"]
+    assert described(watch.look()) == ["manifest.sig is gone"]
 
 
 def test_a_mapped_file_written_to_changes_answers_and_a_replaced_one_does_not(
@@ -98,30 +103,30 @@ def test_a_mapped_file_written_to_changes_answers_and_a_replaced_one_does_not(
         file.seek(-1, os.SEEK_END)
         file.write(b"\1" if content[-1] != 1 else b"\2")
     (found,) = watch.look()
-    assert found.now and "answers are computed from there" in found.words
+    assert found.affects_answers_now and "answers are computed from there" in found.message
     (bundle / "new").write_bytes(content[:-1] + b"\3")
     os.replace(bundle / "new", bundle / WEIGHTS)
     (found,) = watch.look()
-    assert not found.now and found.words == ON_DISK
+    assert not found.affects_answers_now and found.message == ON_DISK
 
 
 def test_only_bytes_tell_of_a_change_that_left_no_time_behind(bundle: Path, opened: Bundle) -> None:
     """A file that the file system says is the one that was opened, and weights in memory."""
     (bundle / "CARD.md").write_text("# other\n")
-    identity = Identity.of(os.stat(bundle / "CARD.md"))
+    identity = FileIdentity.of(os.stat(bundle / "CARD.md"))
     card = replace(opened.files["CARD.md"], identity=identity)
     watch = SkewWatch(replace(opened, files={**opened.files, "CARD.md": card}))
     assert watch.look() == ()
-    assert said(watch.verify()) == [f"CARD.md {ON_DISK}"]
+    assert described(watch.verify()) == [f"CARD.md {ON_DISK}"]
 
     name, tensor = next((n, t) for n, t in opened.tensors().items() if t.is_floating_point())
     kept = tensor.clone()
     tensor.add_(1.0)
     found = watch.verify(disk=False)
-    assert Moved("memory", WEIGHTS, "in memory is not what was loaded", True) in found, name
-    assert found == watch.look(), "it stays said until the bytes are right"
+    assert SkewChange("memory", WEIGHTS, "in memory is not what was loaded", True) in found, name
+    assert found == watch.look(), "it stays reported until the bytes are right"
     tensor.copy_(kept)
-    assert said(watch.verify(disk=False)) == [f"CARD.md {ON_DISK}"]
+    assert described(watch.verify(disk=False)) == [f"CARD.md {ON_DISK}"]
 
 
 def test_a_patched_function_and_constant_are_named_and_may_change_answers_now(
@@ -131,11 +136,14 @@ def test_a_patched_function_and_constant_are_named_and_may_change_answers_now(
     watch = SkewWatch(opened)
     monkeypatch.setattr(patches, "_CLIP_MEAN", (0.5, 0.5, 0.5))
     monkeypatch.setattr(speed, "_device_class", lambda *_: "cpu")
-    constant, function = watch.look()
-    assert (constant.name, constant.now) == ("pipelines.models.qwen.patches._CLIP_MEAN", True)
-    assert "and is (0.5, 0.5, 0.5) in memory" in constant.words
+    function, constant = watch.look()
+    assert (constant.name, constant.affects_answers_now) == (
+        "pipelines.models.qwen.patches._CLIP_MEAN",
+        True,
+    )
+    assert "and is (0.5, 0.5, 0.5) in memory" in constant.message
     assert str(function) == "pipelines.bundle.speed._device_class was replaced in memory"
-    assert function.now
+    assert function.affects_answers_now
     monkeypatch.undo()
     assert watch.look() == ()
 
@@ -146,7 +154,7 @@ SCRIPT = """if True:
     from pipelines.bundle.bundle import Bundle
     from pipelines.bundle.skew import SkewWatch
     here = Path("pipelines")
-    audio, extra = here / "audio.py", here / "zz.py"
+    audio, extra = here / "models" / "qwen" / "log_mel.py", here / "zz.py"
     watch, source = SkewWatch(Bundle.open(sys.argv[1])), audio.read_bytes()
     moves = [
         lambda: None,
@@ -171,7 +179,7 @@ def test_a_source_file_that_moves_on_disk_is_named_until_it_is_back(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
         check=True,
     )
     assert done.stdout.splitlines() == [
@@ -195,7 +203,7 @@ def test_a_library_upgraded_on_disk_is_named_until_it_is_back(
     (found,) = watch.look()
     loaded = stamp.running_libraries()["numpy"]
     assert str(found) == f"numpy {loaded} is loaded, 99.0 is installed"
-    assert (found.kind, found.now) == ("library", False)
+    assert (found.kind, found.affects_answers_now) == ("library", False)
     shutil.rmtree(upgraded)
     assert watch.look() == ()
 
@@ -204,7 +212,7 @@ def test_every_library_that_can_be_upgraded_is_watched(opened: Bundle) -> None:
     for name in stamp.installed_libraries():
         upgraded = {**stamp.installed_libraries(), name: "99.0"}
         (found,) = SkewWatch(opened, lambda at=upgraded: at).look()  # type: ignore[misc]
-        assert found.name == name and found.words.endswith("99.0 is installed")
+        assert found.name == name and found.message.endswith("99.0 is installed")
 
 
 def test_what_is_served_dirty_was_let_in_and_is_not_named(bundle: Path, opened: Bundle) -> None:
@@ -212,8 +220,8 @@ def test_what_is_served_dirty_was_let_in_and_is_not_named(bundle: Path, opened: 
     stale = replace(opened, manifest=replace(opened.manifest, code=other))
     dirty = replace(stale, stamp=replace(opened.stamp, dirty=True))
     manifest = "manifest.json was changed on disk"
-    assert said(SkewWatch(stale).look()) == [
+    assert described(SkewWatch(stale).look()) == [
         manifest,
         f"pipelines/models/qwen/log_mel.py {ON_DISK}",
     ]
-    assert said(SkewWatch(dirty).look()) == [manifest]
+    assert described(SkewWatch(dirty).look()) == [manifest]

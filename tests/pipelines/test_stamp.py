@@ -20,6 +20,7 @@ from pipelines.bundle import loaded_code, manifest, stamp
 from pipelines.bundle.manifest import Manifest
 from pipelines.bundle.stamp import Leaf
 from pipelines.errors import BundleRefused
+from tests.support.patience import patience
 
 SOURCES = Path(pipelines.__file__).parent
 
@@ -166,10 +167,10 @@ def test_line_ends_of_a_checkout_do_not_change_the_code(package: Path) -> None:
 def test_a_module_loaded_from_elsewhere_is_named(tmp_path: Path) -> None:
     stranger = ModuleType("pipelines.stranger")
     stranger.__file__ = str(tmp_path / "stranger.py")
-    assert stamp.running_code().strangers == ()
+    assert stamp.running_code().foreign_modules == ()
     sys.modules["pipelines.stranger"] = stranger
     try:
-        assert "pipelines.stranger" in stamp.running_code().strangers[0]
+        assert "pipelines.stranger" in stamp.running_code().foreign_modules[0]
     finally:
         del sys.modules["pipelines.stranger"]
 
@@ -231,29 +232,29 @@ def test_no_module_of_ours_differs_from_its_source() -> None:
     for path in SOURCES.glob("*.py"):
         if path.name != "__init__.py":
             importlib.import_module(f"pipelines.{path.stem}")
-    assert stamp.running_code().strangers == ()
+    assert stamp.running_code().foreign_modules == ()
 
 
 def test_an_edit_after_the_import_is_noticed_by_the_process_that_runs_on(package: Path) -> None:
     script = """if True:
         from pathlib import Path
         from pipelines import speed, stamp
-        print(stamp.running_code().strangers)
+        print(stamp.running_code().foreign_modules)
         file = Path(speed.__file__)
         file.write_text(file.read_text().replace('":", 1', '";", 1'))
-        print(stamp.running_code().strangers)
+        print(stamp.running_code().foreign_modules)
     """
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=package.parent,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=True,
     )
     before, after = done.stdout.splitlines()
     assert before == "()"
-    assert "pipelines.bundle.speed._device_class is not what speed.py says now" in after
+    assert "pipelines.bundle.speed._device_class is not the one now in speed.py" in after
 
 
 @pytest.mark.parametrize(

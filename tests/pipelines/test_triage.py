@@ -9,6 +9,7 @@ import subprocess
 import sys
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ import torch
 from PIL import Image
 
 import pipelines
-from pipelines.models.tokens import DEFAULT, Text
+from pipelines.models.tokens import DEFAULT, PromptTokenizer
 from pipelines.pipeline import Pipeline
-from pipelines.types import Part, Prediction, Sample
+from pipelines.types import MODALITIES, SUBSETS, Part, Prediction, Sample
 from recipes.triage import (
     card,
     data,
@@ -33,15 +34,15 @@ from recipes.triage import (
     wordings,
 )
 from recipes.triage.assemble import objective, principal
-from recipes.triage.evaluate import BUNDLE, Answers
-from recipes.triage.pool import Pool, _photo, _sound
-from recipes.triage.rows import ANSWER, Rows
+from recipes.triage.evaluate import BUNDLE, LabelledAnswers
+from recipes.triage.media_pool import MediaPool, _photo, _sound
 from recipes.triage.train import Recipe, Training, run
+from recipes.triage.training_rows import ANSWER, RowSampler
 from recipes.triage.wordings import Split, Wordings
 
 SPLITS: tuple[Split, ...] = ("train", "tune", "test")
 TRUTHS = [
-    data.Truth(*values)
+    data.StationState(*values)
     for values in itertools.product(
         notes.CLASSES, drawing.COLOURS, drawing.SHAPES, (0,), sounds.CLASSES
     )
@@ -68,12 +69,13 @@ def test_an_example_is_a_real_note_jpeg_and_wav() -> None:
 
 def test_a_subset_of_the_modalities_is_a_subset_of_the_same_example() -> None:
     whole = data.example(np.random.default_rng(2))
-    part = data.example(np.random.default_rng(2), modalities=("image",))
+    part = data.example(np.random.default_rng(2), modalities=["image"])
     assert (part.note, part.jpeg, part.wav) == (None, whole.jpeg, None)
 
 
 def test_no_wording_is_in_two_splits() -> None:
-    groups = [value for value in vars(wordings).values() if isinstance(value, Wordings)]
+    groups: list[Wordings[Any]] = [*wordings.BY_CLASS.values(), wordings.NEUTRAL]
+    groups += [wordings.HEDGED, wordings.CORRECTIONS]
     assert len(groups) == 7
     for group in groups:
         clauses = [clause for split in SPLITS for clause in group.of(split)]
@@ -94,29 +96,29 @@ def test_no_handwritten_digit_is_in_two_splits() -> None:
 
 
 def test_the_label_rule_is_defined_for_every_state_and_subset() -> None:
-    for truth, subset in itertools.product(TRUTHS, data.SUBSETS):
+    for truth, subset in itertools.product(TRUTHS, SUBSETS):
         assert data.label(truth, subset) in data.LABELS
 
 
 def test_a_leak_outranks_a_drill_and_a_drill_outranks_the_rest() -> None:
-    truth = data.Truth("drill", "red", "cross", 3, "hiss")
-    assert data.label(truth, data.MODALITIES) == "evacuate"
+    truth = data.StationState("drill", "red", "cross", 3, "hiss")
+    assert data.label(truth, MODALITIES) == "evacuate"
     assert data.label(truth, ("text", "image")) == "ignore drill"
-    assert data.label(truth, ("image",)) == "stop line"
-    assert data.description(truth, data.MODALITIES) == "unit 3, red cross; hiss sound; drill note"
+    assert data.label(truth, ["image"]) == "stop line"
+    assert data.description(truth, MODALITIES) == "unit 3, red cross; hiss sound; drill note"
 
 
 def test_no_two_modalities_determine_the_label_of_all_three() -> None:
     """Were it otherwise, a model could do well while ignoring the third."""
-    for gone in data.MODALITIES:
-        kept = [m for m in data.MODALITIES if m != gone]
-        changed = [data.label(t, kept) != data.label(t, data.MODALITIES) for t in TRUTHS]
+    for gone in MODALITIES:
+        kept = [m for m in MODALITIES if m != gone]
+        changed = [data.label(t, kept) != data.label(t, MODALITIES) for t in TRUTHS]
         assert np.mean(changed) > 0.2, gone
 
 
 def test_a_client_can_draw_traffic_without_torch() -> None:
     code = (
-        "import sys, numpy; from pipelines.triage import traffic;"
+        "import sys, numpy; from recipes.triage import traffic;"
         "next(traffic.stream(numpy.random.default_rng(1)));"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
@@ -126,31 +128,31 @@ def test_a_client_can_draw_traffic_without_torch() -> None:
 def test_traffic_keeps_the_stated_shares() -> None:
     rng = np.random.default_rng(6)
     drawn = [traffic.subset(rng) for _ in range(2000)]
-    assert drawn.count(data.MODALITIES) / 2000 == pytest.approx(0.4, abs=0.04)
-    assert set(drawn) == set(data.SUBSETS)
+    assert drawn.count(MODALITIES) / 2000 == pytest.approx(0.4, abs=0.04)
+    assert set(drawn) == set(SUBSETS)
 
 
 # ---- training --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def pool() -> Pool:
+def pool() -> MediaPool:
     torch.set_num_threads(2)
     rng = np.random.default_rng(11)
     photos = [_photo(rng) for _ in range(150)]
     clips = [_sound(rng) for _ in range(100)]
-    return Pool(photos, clips)
+    return MediaPool(photos, clips)
 
 
 def test_the_tokenizer_is_the_same_every_time_and_reads_any_text() -> None:
     first, again = (tokens.train(3, texts=400).to_str() for _ in range(2))
     assert first == again
-    text = Text(first.encode(), DEFAULT, settings.TEMPLATE)
+    text = PromptTokenizer(first.encode(), DEFAULT, settings.TEMPLATE)
     odd = "Rauch an Pumpe 3! 煙 🚨"
     assert text.decode(text.label_ids(odd)) == odd
 
 
-def test_a_killed_run_resumes_to_the_same_weights(pool: Pool, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(pool: MediaPool, tmp_path: Path) -> None:
     recipe = Recipe(
         sense_steps=2,
         sense_photos=6,
@@ -180,10 +182,10 @@ def test_a_checkpoint_of_another_recipe_is_not_continued(tmp_path: Path) -> None
         Training(Recipe(batch=7), None, tokenizer).resume(tmp_path / "checkpoint.pt")
 
 
-def test_rows_have_one_right_answer_and_outliers_none_of_the_labels(pool: Pool) -> None:
+def test_rows_have_one_right_answer_and_outliers_none_of_the_labels(pool: MediaPool) -> None:
     tokenizer = tokens.train(7, texts=400).to_str().encode()
-    text = Text(tokenizer, DEFAULT, settings.TEMPLATE)
-    rows = Rows(pool, text, settings.special_ids())
+    text = PromptTokenizer(tokenizer, DEFAULT, settings.TEMPLATE)
+    rows = RowSampler(pool, text, settings.special_ids())
     drawn = [rows.draw(np.random.default_rng(seed), ANSWER) for seed in range(120)]
     strange = [row for row in drawn if not row.description]
     assert strange
@@ -198,9 +200,9 @@ def test_rows_have_one_right_answer_and_outliers_none_of_the_labels(pool: Pool) 
 # ---- measuring -------------------------------------------------------------------------------
 
 
-def _answers(log_probs: np.ndarray, truth: np.ndarray) -> Answers:
+def _answers(log_probs: np.ndarray, truth: np.ndarray) -> LabelledAnswers:
     mass = np.exp(log_probs).sum(axis=1)
-    return Answers(log_probs, truth, mass, (), ())
+    return LabelledAnswers(log_probs, truth, mass, (), ())
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
@@ -248,7 +250,7 @@ def pipeline() -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def training() -> dict:
+def training() -> dict[str, Any]:
     return dict(json.loads((BUNDLE / "training.json").read_text()))
 
 
@@ -256,18 +258,18 @@ def test_the_bundle_is_small() -> None:
     assert sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file()) <= 8_000_000
 
 
-def test_the_bundle_says_what_the_issue_asks_of_it(training: dict) -> None:
+def test_the_bundle_says_what_the_issue_asks_of_it(training: dict[str, Any]) -> None:
     held_out = training["held_out"]
     assert held_out["examples"] >= 2000
     assert 0.90 <= held_out["overall"]["accuracy"] <= 0.985
     assert held_out["overall"]["ece"] <= 0.03
-    for gone in data.MODALITIES:
+    for gone in MODALITIES:
         lost = held_out["ablation"]["all"] - held_out["ablation"][f"without_{gone}"]
         assert lost >= 0.15, gone
 
 
 def test_fresh_examples_are_answered_as_well_as_the_card_says(
-    pipeline: Pipeline, training: dict
+    pipeline: Pipeline, training: dict[str, Any]
 ) -> None:
     examples = list(evaluate.held_out(20_261, "test", 30))
     answers = evaluate.answers_to(pipeline, examples, len(examples), "fresh")
@@ -277,7 +279,7 @@ def test_fresh_examples_are_answered_as_well_as_the_card_says(
     assert answers.right.mean() == pytest.approx(stated, abs=room)
 
 
-def test_the_card_is_what_training_json_says(training: dict) -> None:
+def test_the_card_is_what_training_json_says(training: dict[str, Any]) -> None:
     assert (BUNDLE / "CARD.md").read_text() == card.render(training)
 
 

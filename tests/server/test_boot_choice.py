@@ -6,15 +6,19 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipelines.bundle import manifest as manifests
 from server.commands.status import run as status
 from server.config import CHOOSE, EMBEDDED_BUNDLE
 from server.deploy.boot_choice import FailedBoot, after, choices
 from server.deploy.bundle_store import BundleStore
+from server.deploy.restamped import copy_of
 from tests.support.killed_store import killed_stores
+from tests.support.patience import patience
 from tests.support.running import ROOT, program
 from tests.support.stub_bundles import stub_bundle
 
@@ -116,9 +120,50 @@ def test_a_store_whose_links_lead_nowhere_ends_the_start_with_the_remedy(tmp_pat
     (tmp_path / "bundles" / "current").symlink_to("right/gone")
     command = [sys.executable, "-m", "server.main", "--listen", "127.0.0.1:0", "--warm-pool", "1"]
     ended = subprocess.run(
-        [*command, "--data", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [*command, "--data", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=patience(120),
     )
     assert ended.returncode == 78
     assert "is not a bundle" in ended.stdout
     assert "name one with --bundle" in ended.stdout
     assert f"server bundles --data {tmp_path}" in ended.stdout
+
+
+def other_libraries(root: Path) -> Path:
+    """A checkout at `root` whose embedded bundle was stamped with another Pillow."""
+    for name in ("server", "pipelines", "proto"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    embedded = root / EMBEDDED_BUNDLE.relative_to(ROOT)
+    manifest = manifests.read((embedded / manifests.FILE).read_bytes())
+    libraries = {**manifest.libraries, "pillow": "1.0"}
+    (embedded / manifests.FILE).write_bytes(replace(manifest, libraries=libraries).to_bytes())
+    return embedded
+
+
+def test_the_embedded_bundle_is_restamped_for_other_libraries_and_a_named_one_is_not(
+    tmp_path: Path,
+) -> None:
+    embedded, data = other_libraries(tmp_path / "checkout"), tmp_path / "data"
+    flags = ("--data", str(data), "--warm-pool", "1")
+    with program(*flags, root=tmp_path / "checkout") as server:
+        output = "\n".join(server.lines)
+        assert "pillow 1.0 -> " in output and "restamped for the installed libraries" in output
+        assert server.stop() == 0
+    assert copy_of(embedded, data) == data / "embedded"
+    with program(*flags, root=tmp_path / "checkout") as server:
+        output = "\n".join(server.lines)
+        assert "restamped at an earlier start" in output and "REFUSED" not in output
+        assert server.stop() == 0
+    ended = subprocess.run(
+        [sys.executable, "-m", "server.main", "--bundle", str(embedded), *flags],
+        cwd=tmp_path / "checkout",
+        capture_output=True,
+        text=True,
+        timeout=patience(120),
+    )
+    assert ended.returncode == 78 and "pillow 1.0 -> " in ended.stdout
+    (data / "embedded" / "manifest.json").write_text("{")
+    assert copy_of(embedded, data) is None

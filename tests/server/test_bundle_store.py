@@ -169,7 +169,7 @@ def test_two_who_add_one_bundle_at_once_do_not_write_into_each_other(
 ) -> None:
     """The second begins while the first is in the middle of a file."""
     (a / "weights" / "more.safetensors").write_bytes(bytes(3 << 20))
-    store, others = BundleStore(tmp_path / "store"), []
+    store, others = BundleStore(tmp_path / "store"), list[threading.Thread]()
 
     def while_copying(_done: int, _total: int) -> None:
         if not others:

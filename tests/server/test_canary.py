@@ -15,6 +15,7 @@ from server.errors import DeployRefused
 from server.routing.canary_analysis import Bounds, CanaryAnalysis
 from server.routing.router import draw
 from server.types import GenerationEnd, Token
+from tests.support.patience import patience
 from tests.support.running import until
 from tests.support.stub_bundles import Site, site
 from tests.support.stub_replica import work
@@ -121,7 +122,7 @@ async def test_one_that_is_not_worse_is_promoted_at_the_end(tmp_path: Path) -> N
     wide = Bounds(errors_fine=0.3, slow_share=0.9, worse_sd=1e3)
     async with site(tmp_path) as found:
         found.deployment.analyse = lambda _active, _candidate: CanaryAnalysis(bounds=wide)
-        await begun(found, minutes=0.01)
+        await begun(found, minutes=patience(0.01))  # too few rows would hold it
         async with traffic(found):
             await until(lambda: found.engine.pool_set.canary is None, 60)
         assert found.recorded[-1][:2] == ("canary-promoted", "b")

@@ -9,8 +9,8 @@ import numpy as np
 
 from server.routing.canary_analysis import CanaryAnalysis, Measure
 from server.telemetry.quality.pricing import yardsticks
+from server.telemetry.record import BundleFiles
 from server.telemetry.stamps.feedback import JOINED, FeedbackItem, FeedbackResult
-from server.telemetry.stamps.stamp_state import Bundle
 from server.types import Answer, Fault, Outcome, Timing, Work
 from tests.support.stub_replica import work
 
@@ -18,7 +18,7 @@ LABELS = ("ok", "stop")
 OBJECTIVE = (
     b'{"unit": "EUR", "value": {"ok": {"ok": 0, "stop": -50}, "stop": {"ok": -900, "stop": 200}}}'
 )
-BUNDLE = Bundle("ab" * 32, "triage", (), LABELS, b"", OBJECTIVE)
+BUNDLE = BundleFiles("ab" * 32, "triage", (), LABELS, b"", OBJECTIVE)
 
 
 class Clock:
@@ -30,7 +30,7 @@ class Clock:
 
 
 def outcome(row: Work, confidence: float, total_ms: float, fault: Fault | None = None) -> Outcome:
-    answer = Answer("stop", confidence, 0.0, 0.0, 1.0, (), b"", b"")
+    answer = Answer("stop", (), b"", b"", confidence=confidence, closed_set_mass=1.0)
     timing = Timing(total_ms=total_ms)
     return Outcome(row.id, None if fault else answer, fault, timing, 1, "", 0)
 

@@ -16,6 +16,7 @@ from server.commands.flag_values import config_of, flags_of
 from server.config import MIB, ServerConfig
 from server.main import COMMANDS, parser
 from tests.support import media_bytes as made
+from tests.support.patience import patience
 from tests.support.running import ROOT, asked, program
 
 Captured = pytest.CaptureFixture[str]
@@ -274,6 +275,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(
 ) -> None:
     """As `| head` is: what is left is written at the exit, into a pipe that nobody reads."""
     (tmp_path / "bundles").mkdir()
+    argv: dict[str, list[str | Path]]
     argv = {"server": ["bundles", "--data", tmp_path], "pipelines": ["inspect", tiny_bundle]}
     reading, writing = os.pipe()
     os.close(reading)
@@ -315,5 +317,5 @@ def test_drain_ends_the_server(tiny_bundle: Path, capsys: Captured) -> None:
     with program("--bundle", str(tiny_bundle)) as server:
         code, out, _ = asked(capsys, "drain", "--server", server.address)
         assert code == 0 and "drained" in out
-        assert server.process.wait(60) == 0
+        assert server.process.wait(patience(60)) == 0
     assert any(line.startswith("ready on") for line in server.lines)

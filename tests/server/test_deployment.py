@@ -116,7 +116,7 @@ async def test_a_disk_that_cannot_be_written_does_not_undo_a_switch(tmp_path: Pa
         def full(*_: object) -> None:
             raise OSError("no space left on device")
 
-        found.deployment.store.activate = full  # type: ignore[method-assign]
+        found.deployment.store.activate = full  # type: ignore[method-assign,assignment]
         done = await found.deployment.activate(B)
         assert "A RESTART DOES NOT SERVE IT" in done.detail
         assert (await found.engine.predict(work("r", "x"))).stamp == B

@@ -13,6 +13,8 @@ import pytest
 from server.engine import Engine
 from server.telemetry.record import FeatureSpec, Record
 from server.types import GenerationEnd, Outcome, Token
+from tests.support.patience import patience
+from tests.support.running import until
 from tests.support.stub_replica import STAMP, stub_config, stub_pool, work
 
 
@@ -39,7 +41,7 @@ async def running(
     try:
         state = "STARTING"
         while state != "READY":
-            state = await asyncio.wait_for(engine.changed(state), 20)
+            state = await asyncio.wait_for(engine.changed(state), patience(20))
         yield engine, kept
     finally:
         await engine.stop()
@@ -106,10 +108,10 @@ async def test_a_pinned_stamp_that_differs_is_refused_with_the_serving_one_and_r
 
 async def test_a_caller_that_goes_away_takes_its_row_along() -> None:
     async with running(rows=1) as (engine, kept):
-        blocker = asyncio.create_task(engine.predict(work("b", "sleep 0.2")))
+        blocker = asyncio.create_task(engine.predict(work("b", f"sleep {patience(0.2)}")))
         ahead = asyncio.create_task(engine.predict(work("c", "x")))
         gone = asyncio.create_task(engine.predict(work("g", "x")))
-        await asyncio.sleep(0.05)
+        await until(lambda: engine.snapshot().in_flight == 2)
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
@@ -141,11 +143,7 @@ async def test_closing_a_text_frees_its_place() -> None:
     async with running() as (engine, _):
         async with aclosing(engine.generate(work("t", "w " * 999, task="generate"))) as items:
             assert isinstance(await anext(items), Token)
-        for _ in range(500):
-            if engine.snapshot().in_flight == 0:
-                break
-            await asyncio.sleep(0.01)
-        assert engine.snapshot().in_flight == 0
+        await until(lambda: engine.snapshot().in_flight == 0)
         assert engine.snapshot().counters.cancelled == 1
 
 
@@ -193,7 +191,7 @@ async def test_the_snapshot_shows_replicas_with_their_evidence() -> None:
 async def test_rows_past_their_deadline_end_even_if_the_replica_does_not_say_so() -> None:
     async with running() as (engine, _):
         began = time.monotonic()
-        outcome = await engine.predict(work("s", "sleep 3", deadline=began + 0.1))
+        outcome = await engine.predict(work("s", "sleep 3", deadline=began + patience(0.1)))
         assert outcome.fault and outcome.fault.reason == "EXPIRED_IN_REPLICA"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from server.replica.fault_guard import EXIT_BROKEN, Failed, fault_guard
 from server.replica.model import Rejected
+from tests.support.patience import patience
 
 
 def test_a_bug_becomes_the_fault_of_whatever_was_done() -> None:
@@ -39,5 +40,7 @@ def test_an_error_at_the_edge_ends_the_process(error: str, code: int) -> None:
         "from server.replica.fault_guard import run_thread\n"
         f"def loop(): raise {error}\nrun_thread(loop)"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=patience(60)
+    )
     assert ended.returncode == code

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
+from tests.support.patience import patience
 from tests.support.running import channel_to, listener, until
 from tests.support.standin_engine import LABELS, STAMP, StandInEngine, without_facts
 
@@ -92,7 +93,7 @@ async def test_parts_reach_the_engine_as_sent_and_in_order() -> None:
         await stubs.InferenceStub(channel).Predict(
             request(sent, session_id="s", priority=pb.HIGH, no_payload_sample=True),
             metadata=metadata,
-            timeout=30,
+            timeout=patience(30),
         )
     (work,) = engine.received
     assert work.example == sent.SerializeToString()

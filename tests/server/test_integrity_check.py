@@ -23,6 +23,7 @@ from server.ops.skew_alert import REPEAT_S, SkewAlert
 from server.replica.integrity_check import IntegrityCheck
 from server.telemetry.settings import Settings
 from server.telemetry.telemetry import Telemetry
+from tests.support.patience import patience
 from tests.support.running import channel_to, listener, until
 from tests.support.standin_engine import StandInEngine
 from tests.support.stub_bundles import Unkept
@@ -48,7 +49,7 @@ class Answers:
         self.sent.put(message.looked)
 
     def next(self) -> replica_pb2.Looked:
-        return self.sent.get(timeout=20)
+        return self.sent.get(timeout=patience(20))
 
 
 def test_it_looks_at_once_then_in_turns_and_when_asked(tmp_path: Path) -> None:
@@ -57,13 +58,17 @@ def test_it_looks_at_once_then_in_turns_and_when_asked(tmp_path: Path) -> None:
     (tmp_path / "moved").write_text(WEIGHTS)
     while not (looked := answers.next()).moved:
         pass
-    (item,) = looked.moved
-    assert (item.kind, item.name, item.now) == ("file", "weights/model.safetensors", False)
+    (item,) = looked.changed
+    assert (item.kind, item.name, item.affects_answers_now) == (
+        "file",
+        "weights/model.safetensors",
+        False,
+    )
     assert looked.took_ms > 0 and not looked.verify_id
     answers.check.ask(replica_pb2.Verify(id=7, disk=True))
     while (looked := answers.next()).verify_id != 7:
         pass
-    assert [item.words for item in looked.moved] == ["was changed on disk", "differs in a byte"]
+    assert [item.message for item in looked.changed] == ["was changed on disk", "differs in a byte"]
     answers.gone = True
     answers.thread.join(20)
     assert not answers.thread.is_alive()
@@ -72,9 +77,9 @@ def test_it_looks_at_once_then_in_turns_and_when_asked(tmp_path: Path) -> None:
 def test_a_look_that_fails_says_so_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "moved").write_text("broken")
     answers = Answers(tmp_path / "moved", 0.05)
-    assert answers.next().trouble == "RuntimeError: it is broken"
+    assert answers.next().error == "RuntimeError: it is broken"
     (tmp_path / "moved").unlink()
-    while answers.next().trouble:
+    while answers.next().error:
         pass
     answers.gone = True
     answers.thread.join(20)
@@ -108,11 +113,11 @@ async def test_what_a_replica_says_degrades_the_server_and_healing_ends_it(tmp_p
     moved = tmp_path / "moved"
     async with running(moved, replicas=2) as engine:
         moved.write_text(WEIGHTS + FUNCTION)
-        await until(lambda: len(engine.snapshot().replicas[1].self_check.moved) == 2)
+        await until(lambda: len(engine.snapshot().replicas[1].self_check.changed) == 2)
         await until(lambda: engine.snapshot().state == "DEGRADED")
         seen = "READY"  # what watchers are told trails the snapshot by a look
         while seen != "DEGRADED":
-            seen = await asyncio.wait_for(engine.changed(seen), 20)
+            seen = await asyncio.wait_for(engine.changed(seen), patience(20))
         reason = engine.snapshot().reason
         assert reason.startswith("version skew: replica ")  # what changes answers comes first
         assert "pipelines.models.qwen.log_mel.mel was replaced in memory and " in reason
@@ -128,10 +133,10 @@ async def test_verifying_waits_for_every_replica_and_reads_the_disk_once(tmp_pat
     async with running(moved, replicas=2, interval_s=60) as engine:
         assert not engine.snapshot().replicas[0].self_check.verified_at
         began = time.time()
-        await asyncio.wait_for(engine.verify(), 20)
+        await asyncio.wait_for(engine.verify(), patience(20))
         checks = [replica.self_check for replica in engine.snapshot().replicas]
         assert all(check.verified_at >= began for check in checks)
-        assert [len(check.moved) for check in checks] == [2, 1]  # one more is found on disk
+        assert [len(check.changed) for check in checks] == [2, 1]  # one more is found on disk
 
 
 async def test_verifying_does_not_wait_for_a_replica_that_dies(tmp_path: Path) -> None:
@@ -145,7 +150,7 @@ async def test_verifying_does_not_wait_for_a_replica_that_dies(tmp_path: Path) -
         await asyncio.sleep(0.2)
         assert not asked.done()
         os.kill(replica.pid, signal.SIGKILL)
-        await asyncio.wait_for(asked, 20)
+        await asyncio.wait_for(asked, patience(20))
 
 
 async def test_skew_is_an_alert_that_gets_worse_and_resolves(tmp_path: Path) -> None:
@@ -156,7 +161,7 @@ async def test_skew_is_an_alert_that_gets_worse_and_resolves(tmp_path: Path) -> 
             alert = SkewAlert(engine, telemetry, clock)
 
             async def becomes(count: int, severity: str, state: str) -> str:
-                await until(lambda: len(engine.snapshot().replicas[0].self_check.moved) == count)
+                await until(lambda: len(engine.snapshot().replicas[0].self_check.changed) == count)
                 clock.now += REPEAT_S
                 alert.look()
                 (row,) = await asyncio.to_thread(telemetry.alerts)

@@ -310,7 +310,7 @@ async def test_the_worst_slice_is_found_and_said_in_words(telemetry: Telemetry) 
         code, words = await refused(stub.Slices(pb.SlicesRequest(measure="beauty")))
     assert found.rows_searched == 1500 and found.seconds > 0
     assert found.slices[0].expression == "site=b"
-    assert "site" in found.slices[0].words and found.slices[0].error > 0.5
+    assert "site" in found.slices[0].message and found.slices[0].error > 0.5
     assert code == "INVALID_ARGUMENT" and words.startswith("measure")
 
 
@@ -321,7 +321,7 @@ async def test_an_alert_is_acknowledged_and_taken_back(telemetry: Telemetry) -> 
     telemetry.report([SLOW])
     (alert,) = telemetry.alerts()
     async with observed(telemetry) as stub:
-        request = pb.AcknowledgeRequest(alert_id=alert.id, by="night shift", note="on it")
+        request = pb.AcknowledgeRequest(alert_id=alert.id, actor="night shift", note="on it")
         taken = (await stub.Acknowledge(request)).alert
         request = pb.AcknowledgeRequest(alert_id=alert.id, undo=True)
         undone = (await stub.Acknowledge(request)).alert
@@ -337,7 +337,7 @@ async def test_a_silence_covers_what_it_says_until_it_is_ended(telemetry: Teleme
     telemetry.report([SLOW])
     until = NOW_MS + 3_600_000
     async with observed(telemetry) as stub:
-        request = pb.SilenceRequest(matcher="kind=latency", until_unix_ms=until, by="ops")
+        request = pb.SilenceRequest(matcher="kind=latency", until_unix_ms=until, actor="ops")
         silence = (await stub.Silence(request)).silence
         silenced = telemetry.alerts()[0].silenced
         ended = (await stub.Silence(pb.SilenceRequest(end_id=silence.id))).silence

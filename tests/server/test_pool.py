@@ -15,6 +15,8 @@ import pytest
 from server.errors import PoolRefused
 from server.pool.pool import Pool
 from server.types import Outcome, Work
+from tests.support.patience import patience
+from tests.support.running import until
 from tests.support.stub_replica import STAMP, stub_config, stub_pool, work
 
 
@@ -29,14 +31,6 @@ async def running(
         yield pool
     finally:
         await pool.stop()
-
-
-async def until(condition: Any) -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came true")
 
 
 class Ask:
@@ -73,8 +67,8 @@ async def test_rows_that_wait_together_are_computed_together() -> None:
         outcomes = [await a.answer for a in asks]
         assert max(outcome.batch_size for outcome in outcomes) > 1
         for outcome in outcomes:
-            assert len(outcome.company) == outcome.batch_size - 1
-            assert outcome.prediction_id not in outcome.company
+            assert len(outcome.batch_mates) == outcome.batch_size - 1
+            assert outcome.prediction_id not in outcome.batch_mates
 
 
 async def test_a_bad_row_is_refused_by_field_and_the_others_are_answered() -> None:
@@ -124,7 +118,7 @@ async def test_ten_kills_under_load_fail_no_request() -> None:
 
 async def test_a_request_that_kills_two_replicas_is_quarantined_and_its_company_answered() -> None:
     async with running(2) as pool:
-        blockers = [Ask(pool, work(f"b{n}", "sleep 0.1")) for n in range(2)]
+        blockers = [Ask(pool, work(f"b{n}", f"sleep {patience(0.1)}")) for n in range(2)]
         asks = [Ask(pool, work(f"r{n}", "die" if n == 3 else "x")) for n in range(8)]
         outcomes = [await a.answer for a in [*blockers, *asks]]
         failed = [outcome for outcome in outcomes if outcome.answer is None]
@@ -182,7 +176,7 @@ async def test_a_row_cancelled_in_the_replica_is_dropped_before_its_next_stage()
 
 async def test_an_expired_row_never_reaches_a_replica() -> None:
     async with running(rows=1) as pool:
-        blocker = Ask(pool, work("b", "sleep 0.3"))
+        blocker = Ask(pool, work("b", f"sleep {patience(0.3)}"))
         ahead = Ask(pool, work("c", "x"))
         await until(lambda: pool.in_flight == 2)
         late = Ask(pool, work("q", "x", deadline=time.monotonic() + 0.1))
@@ -197,9 +191,9 @@ async def test_an_expired_row_never_reaches_a_replica() -> None:
 
 async def test_a_row_that_expires_in_the_replica_is_dropped_there() -> None:
     async with running(rows=4) as pool:
-        blocker = Ask(pool, work("b", "slow 0.3"))
+        blocker = Ask(pool, work("b", f"slow {patience(0.3)}"))
         await until(lambda: pool.in_flight == 1)
-        late = Ask(pool, work("q", "x", deadline=time.monotonic() + 0.1))
+        late = Ask(pool, work("q", "x", deadline=time.monotonic() + patience(0.1)))
         outcome = await late.answer
         assert outcome.fault and outcome.fault.reason == "EXPIRED_IN_REPLICA"
         assert (await blocker.answer).answer
@@ -208,7 +202,7 @@ async def test_a_row_that_expires_in_the_replica_is_dropped_there() -> None:
 async def test_higher_priority_overtakes_what_is_queued() -> None:
     async with running(rows=1) as pool:
         order: list[str] = []
-        blockers = [Ask(pool, work(f"b{n}", "sleep 0.1")) for n in range(2)]
+        blockers = [Ask(pool, work(f"b{n}", f"sleep {patience(0.1)}")) for n in range(2)]
         await until(lambda: pool.in_flight == 2)
         rows = [("low", 2), ("normal", 1), ("high", 0)]
         asks = [Ask(pool, work(name, "x", priority=priority)) for name, priority in rows]

@@ -97,13 +97,16 @@ async def test_switches_under_load_fail_nothing_and_mix_nothing() -> None:
                 answered += 1
                 assert await stamp_of(engine, work(f"{number}-{answered}", "x")) in (OLD, NEW)
 
+        def more_than(before: int) -> bool:
+            return answered > before
+
         async with asyncio.TaskGroup() as group:
             for number in range(8):
                 group.create_task(caller(number))
             texts = [group.create_task(text_of(engine, f"t{n}")) for n in range(4)]
             switches = []
             for turn in range(20):
-                await asyncio.sleep(0.03)
+                await until(partial(more_than, answered + 2))
                 stamp = NEW if turn % 2 == 0 else OLD
                 switches.append(engine.pool_set.activate(stamp))
                 # From the very next request on.

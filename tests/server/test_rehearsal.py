@@ -276,9 +276,10 @@ async def test_a_shadow_is_dropped_when_the_active_pool_has_a_queue(tmp_path: Pa
 async def test_a_candidate_that_dies_in_the_shadow_fails_no_request(tmp_path: Path) -> None:
     async with serving(tmp_path, Kept(0)) as site:
         candidate = await site.load()
+        before = sum(seat.answered for seat in candidate.statuses())
 
         async def murder() -> None:
-            await asyncio.sleep(0.3)
+            await until(lambda: sum(seat.answered for seat in candidate.statuses()) > before)
             os.kill(candidate.statuses()[0].pid, signal.SIGKILL)
 
         async with calling(site) as outcomes:

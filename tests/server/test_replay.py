@@ -80,6 +80,9 @@ def test_the_running_server_gives_the_same_answer_again(
     lines = {line["name"]: line for line in found["lines"]}
     assert code == 0 and found["same"] and found["differs"] == []
     assert lines["text.chars"]["kept"] == lines["text.chars"]["now"] == 3.0
+    # The record, by Observe, beside the answer.
+    tokens = lines["tokens_used"]
+    assert tokens["kept"] == tokens["now"] == lines["request.tokens"]["now"] > 0
     assert lines["label"]["now"] == max(found["scores"], key=found["scores"].get)
     _, out, _ = asked(capsys, "replay", "--server", tiny_server, kept)
     assert "the same answer" in out and "site=b" in out and "text.chars" in out

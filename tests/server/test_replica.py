@@ -29,6 +29,7 @@ from server.replica.model import Rejected
 from server.replica.work_queue import Crew
 from server.telemetry.record import FeatureSpec, Record
 from server.types import GenerationEnd, Token
+from tests.support.patience import patience
 from tests.support.stub_replica import StubModel, work
 from tests.support.tinybundle import jpeg, wav
 
@@ -139,7 +140,7 @@ class Said:
 
     def wait(self, rows: int) -> list[replica_pb2.Done]:
         with self._more:
-            assert self._more.wait_for(lambda: len(self._done()) >= rows, timeout=20)
+            assert self._more.wait_for(lambda: len(self._done()) >= rows, timeout=patience(20))
             return self._done()
 
     def _done(self) -> list[replica_pb2.Done]:
@@ -200,7 +201,7 @@ async def running(bundle: Path) -> AsyncIterator[tuple[Engine, Kept]]:
     try:
         state = "STARTING"
         while state != "READY":
-            state = await asyncio.wait_for(engine.changed(state), 120)
+            state = await asyncio.wait_for(engine.changed(state), patience(120))
         yield engine, kept
     finally:
         await engine.stop()

@@ -58,7 +58,7 @@ async def test_every_row_is_answered_while_replicas_are_replaced(
         found.room = room
         async with Callers(found) as callers:
             steps = await found.load("b", activate=True, swap="rolling")
-            await asyncio.sleep(0.1)
+            await until(lambda: callers.stamps["b"])
         assert order in next(step.detail for step in steps if step.name == "rolling")
         assert steps[-1].switch is not None and steps[-1].stamp == B
         assert {"loading 1", "proving 1", "loading 2", "proving 2"} <= {s.name for s in steps}

@@ -18,13 +18,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from proto import admin_pb2, inference_pb2, observe_pb2
-from server.commands.connection import refused
+from server.commands.connection import connection_hint
 from server.main import main as command
 from server.request.actor import ACTOR
 from server.security import authority, pem, roles, tls, tokens
 from server.security.audit import AuditLog
 from server.security.guard import Guard, identity_of_uri
 from server.security.roles import ALLOWED, ROLES
+from tests.support.patience import patience
 from tests.support.running import ROOT
 
 NOW = dt.datetime.now(dt.UTC)
@@ -84,7 +85,7 @@ class Site:
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     authority.make(tmp_path / "tls", ["127.0.0.1", "localhost"], NOW)
     file = tmp_path / "tokens"
-    bearers = {role: tokens.add(file, f"{role}-person", role, 0) for role in ROLES}
+    bearers: dict[str, str] = {role: tokens.add(file, f"{role}-person", role, 0) for role in ROLES}
     bearers["expired"] = tokens.add(file, "gone", "admin", 1)
     audit = AuditLog(tmp_path / "audit.jsonl")
     directory = tmp_path / "tls"
@@ -118,7 +119,7 @@ async def code_of(channel: grpc.aio.Channel, method: str, bearer: str | None) ->
         else:
             await channel.unary_unary(method)(b"", metadata=metadata)
     except grpc.aio.AioRpcError as error:
-        return error.code()  # type: ignore[no-any-return]
+        return error.code()
     return grpc.StatusCode.OK
 
 
@@ -255,7 +256,7 @@ def test_a_second_init_never_overwrites_the_authority(tmp_path: Path) -> None:
 async def test_health_answers_without_a_credential(site: Site) -> None:
     async with secure(site) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        await asyncio.wait_for(stub.Check(health_pb2.HealthCheckRequest()), 5)
+        await asyncio.wait_for(stub.Check(health_pb2.HealthCheckRequest()), patience(5))
 
 
 def test_tls_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
@@ -319,7 +320,7 @@ def test_a_server_with_a_foreign_key_says_so_and_not_that_its_port_is_taken(
     ],
 )
 def test_a_broken_handshake_is_told_with_what_it_may_mean(message: str, output: str) -> None:
-    assert (output in refused(message)) if output else refused(message) == ""
+    assert (output in connection_hint(message)) if output else connection_hint(message) == ""
 
 
 def test_without_tls_nothing_of_cryptography_is_loaded() -> None:

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from pipelines.bundle.contents import read_contents
-from pipelines.bundle.signature import read_public, sign
+from pipelines.bundle.signature import read_public
 from proto import observe_pb2 as pb
 from proto.observe_pb2_grpc import ObserveStub
 from server.main import main
-from tests.pipelines.test_signature import keys
+from tests.pipelines.test_signature import keys, sign_bundle
+from tests.support.patience import patience
 from tests.support.running import ROOT, channel_to, program
 from tests.support.tinybundle import reseal
 
@@ -74,7 +75,7 @@ def place(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     bundle = Path(shutil.copytree(tiny_bundle, base / "bundle"))
     private, public = keys(base, "ed25519")
     shutil.copy(public, folder)
-    sign(read_contents(bundle), private)
+    sign_bundle(bundle, private)
     flags = ("--bundle", str(bundle), "--require-signature", str(folder), "--skew-interval", "1")
     environment = {**os.environ, "PYTHONPATH": str(site)}
     with program(*flags, root=root, environment=environment) as server:
@@ -95,7 +96,7 @@ def test_a_bundle_nobody_vouches_for_ends_the_start_with_78(
     command = [sys.executable, "-m", "server.main", "--listen", "127.0.0.1:0", "--no-telemetry"]
     command += ["--data", str(tmp_path), "--bundle", str(tiny_bundle)]
     command += ["--require-signature", str(public)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(120))
     assert ended.returncode == 78
     assert "refused: signature: a signature is required: it is not signed" in ended.stdout
     assert "pipelines sign BUNDLE --key KEY" in ended.stdout
@@ -124,10 +125,10 @@ def test_load_refuses_what_no_trusted_key_signed_and_what_serves_is_untouched(
     code, _, err = asked(capsys, *load)
     assert code == 1
     assert "a signature is required: it is not signed" in err
-    sign(read_contents(other), keys(tmp_path, "ed25519", "stranger")[0])
+    sign_bundle(other, keys(tmp_path, "ed25519", "stranger")[0])
     code, _, err = asked(capsys, *load)
     assert code == 1 and "which is not trusted" in err
-    sign(read_contents(other), place.private)
+    sign_bundle(other, place.private)
     code, out, _ = asked(capsys, *load)
     assert code == 0 and out.startswith("ready"), "signed by the right key after all"
     code, out, _ = asked(capsys, "status", "--server", place.address)
@@ -144,7 +145,7 @@ class Watched:
 
     async def until(self, *names: str, state: int, alert: str, severity: str = "") -> None:
         """Every replica names exactly these, the server says `state`, the skew alert is `alert`."""
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(patience(WITHIN_S)):
             while not (
                 self._moved() == sorted(names)
                 and self.snapshot.state == state
@@ -158,7 +159,7 @@ class Watched:
                     self.alert = event.alert
 
     def _moved(self) -> list[str]:
-        return sorted(i.name for r in self.snapshot.replicas for i in r.self_check.moved)
+        return sorted(i.name for r in self.snapshot.replicas for i in r.self_check.changed)
 
 
 @asynccontextmanager

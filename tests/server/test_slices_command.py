@@ -27,8 +27,8 @@ def test_a_server_with_little_traffic_knows_no_bad_slice(
 
 def test_the_worst_comes_first_and_nothing_in_it_reaches_the_terminal() -> None:
     found = pb.SlicesResponse(rows_searched=5000, seconds=0.42)
-    found.slices.add(words="site=\x1b[31mb: error 14.4 % against 8.5 % elsewhere")
-    found.slices.add(words="audio.duration > 30 s: error 12.0 % against 8.5 % elsewhere")
+    found.slices.add(message="site=\x1b[31mb: error 14.4 % against 8.5 % elsewhere")
+    found.slices.add(message="audio.duration > 30 s: error 12.0 % against 8.5 % elsewhere")
     output = slices._text(found).splitlines()
     assert output[0].startswith("1. site=\\x1b[31mb: error 14.4 %")
     assert output[-1] == "5000 predictions searched in 0.4 s"

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server.engine import Engine
 from server.ops.systemd import ServiceManager, service_manager
 from tests.server.test_engine import Kept
+from tests.support.patience import patience
 from tests.support.running import ROOT, program, until
 from tests.support.stub_replica import stub_config, stub_pool
 
@@ -45,7 +46,7 @@ class Receiver:
 
     def wait_for(self, words: str, within_s: float = 20.0) -> None:
         with self._came:
-            assert self._came.wait_for(lambda: words in self.heard, within_s), self.heard
+            assert self._came.wait_for(lambda: words in self.heard, patience(within_s)), self.heard
 
     def close(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
@@ -152,7 +153,7 @@ def test_a_refusal_is_told_too(manager: Receiver, tmp_path: Path) -> None:
         env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
     )
     assert done.returncode == 78
     manager.wait_for(f"STATUS=refused: {tmp_path} is not a bundle: it has no manifest.json")

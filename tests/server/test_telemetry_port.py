@@ -112,11 +112,11 @@ def test_simulated_time_is_telemetrys_clock_alone() -> None:
 
 async def test_what_is_served_is_told_from_start_to_stop(tmp_path: Path, facts: Facts) -> None:
     held = telemetry(tmp_path)
-    journal = DeployJournal(held, Clock())
-    await journal.start(facts)
-    journal.switched("activate", Switch("cd" * 32, "next", facts.stamp, 1e-6), "")
-    journal.switched("refuse", None, "speed: too slow")
-    journal.stop(facts)
+    deploys = DeployJournal(held, Clock())
+    await deploys.start(facts)
+    deploys.switched("activate", Switch("cd" * 32, "next", facts.stamp, 1e-6), "")
+    deploys.switched("refuse", None, "speed: too slow")
+    deploys.stop(facts)
     rows = journal(held)
     assert isinstance(held, Telemetry)
     held.close()
@@ -136,10 +136,10 @@ async def test_a_bundle_whose_reference_or_objective_does_not_fit_is_refused(
     tmp_path: Path, facts: Facts, damage: Callable[[Facts], Facts], why: str
 ) -> None:
     held = telemetry(tmp_path)
-    journal = DeployJournal(held, Clock())
+    deploys = DeployJournal(held, Clock())
     with pytest.raises(DeployRefused, match=why):
-        await journal.start(damage(facts))
-    journal.stop(facts)
+        await deploys.start(damage(facts))
+    deploys.stop(facts)
     actions = [row.action for row in journal(held)]
     held.close()
     assert actions == ["refuse"], "what never served does not stop"

@@ -82,8 +82,15 @@ def test_announced_size_and_hash_are_held_to() -> None:
     assert reason(store.keep, "a", "", wrong) == "SHA256_MISMATCH"
 
 
+SMALL: dict[str, Any] = {
+    "upload_bytes": 4000,
+    "upload_peer_bytes": 2000,
+    "upload_total_bytes": 4000,
+}
+
+
 def chunks(data: bytes, **header: Any) -> Iterable[pb.UploadChunk]:
-    fields = {"total_bytes": len(data), "mime_type": "audio/wav"} | header
+    fields: dict[str, Any] = {"total_bytes": len(data), "mime_type": "audio/wav"} | header
     yield pb.UploadChunk(header=pb.UploadHeader(**fields))
     for start in range(0, len(data), 1 << 18):
         yield pb.UploadChunk(data=data[start : start + (1 << 18)])
@@ -117,8 +124,7 @@ async def test_an_upload_stands_in_for_the_parts_data() -> None:
 async def test_an_upload_that_lies_is_refused_and_leaves_nothing_behind(
     sent: Iterable[pb.UploadChunk], code: grpc.StatusCode
 ) -> None:
-    limits = {"upload_bytes": 4000, "upload_peer_bytes": 2000, "upload_total_bytes": 4000}
-    async with listener(StandInEngine(), **limits) as address, channel_to(address) as channel:
+    async with listener(StandInEngine(), **SMALL) as address, channel_to(address) as channel:
         stub = stubs.InferenceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Upload(iter(sent))
@@ -131,8 +137,7 @@ async def test_an_upload_broken_off_frees_its_room() -> None:
         yield pb.UploadChunk(header=pb.UploadHeader(total_bytes=2000))
         await asyncio.Event().wait()
 
-    limits = {"upload_bytes": 4000, "upload_peer_bytes": 2000, "upload_total_bytes": 4000}
-    async with listener(StandInEngine(), **limits) as address, channel_to(address) as channel:
+    async with listener(StandInEngine(), **SMALL) as address, channel_to(address) as channel:
         stub = stubs.InferenceStub(channel)
         broken = stub.Upload(half())
         await until_probed(stub, grpc.StatusCode.RESOURCE_EXHAUSTED)

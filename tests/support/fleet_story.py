@@ -134,7 +134,7 @@ def snapshot(who: Character, now_s: float, requests: int) -> observe_pb2.ServerS
     found = observe_pb2.ServerSnapshot(
         server=who.name,
         version="0.1.0",
-        state=who.state,
+        state=observe_pb2.ServerState.Name(who.state),
         reason=who.reason,
         started_unix_ms=int((now_s - 86_400) * 1000),
         stamp=stamp,
@@ -285,7 +285,7 @@ def prediction(
         true_label=LABELS[int(rng.choice(3))] if rng.random() < 0.15 else "",
         features=[float(rng.normal(mean, sd)) for *_, mean, sd in FEATURES] + [0.0],
         task="classify",
-        company=[digest(f"{identity}{n}")[:20] for n in range(5)],
+        batch_mates=[digest(f"{identity}{n}")[:20] for n in range(5)],
     )
 
 
@@ -435,7 +435,7 @@ def quality_rows(who: Character, hour_s: int) -> Iterator[observe_pb2.WatchEvent
         yield observe_pb2.WatchEvent(
             slice=observe_pb2.SliceRow(
                 expression=expression,
-                words=words,
+                message=words,
                 support=900 - 200 * number,
                 share=0.1 - 0.02 * number,
                 error=error,
@@ -455,7 +455,7 @@ def payload(identity: str) -> bytes:
     example.parts.add(id="note", text="Grinding noise at spindle 3 since the shift change.")
     example.parts.add(id="photo", mime_type="image/png", data=png(identity))
     example.parts.add(id="sound", mime_type="audio/wav", data=wav())
-    return example.SerializeToString()
+    return bytes(example.SerializeToString())
 
 
 def png(identity: str, side: int = 96) -> bytes:

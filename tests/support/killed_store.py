@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from server.deploy.bundle_store import BundleStore
+from tests.support.patience import patience
 from tests.support.running import ROOT
 
 MOST_STEPS = 25
@@ -37,7 +38,9 @@ def killed_stores(
         for source in served:
             store.activate(store.add(source))
         arguments = [sys.executable, "-S", "-c", PROGRAM + work, str(root), str(fresh)]
-        ended.append(subprocess.run([*arguments, str(kill_at)], cwd=ROOT, timeout=60).returncode)
+        ended.append(
+            subprocess.run([*arguments, str(kill_at)], cwd=ROOT, timeout=patience(60)).returncode
+        )
         yield BundleStore(root)
         if ended[-1] == 0:
             break

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from server.errors import stamp_differs
 from server.types import Fault, GenerationEnd, Outcome, Token, Work
+from tests.support.patience import patience
 from tests.support.running import END_WITHIN_S, READY_WITHIN_S, ROOT, Program, listener
 from tests.support.standin_engine import STAMP, TIMING, StandInEngine, answer_to, with_stamp
 
@@ -56,7 +57,7 @@ def edge_processes(*flags: Sequence[str]) -> Iterator[list[Program]]:
     with ExitStack() as stack:
         started = [stack.enter_context(_started(each)) for each in flags]
         for running in started:
-            running.ready.wait(READY_WITHIN_S)
+            running.ready.wait(patience(READY_WITHIN_S))
             assert running.address, "\n".join(running.lines)
         yield started
 
@@ -74,7 +75,7 @@ def _started(flags: Sequence[str]) -> Iterator[Program]:
         yield running
     finally:
         process.kill()
-        process.wait(END_WITHIN_S)
+        process.wait(patience(END_WITHIN_S))
         reader.join()
         assert process.stdout is not None
         process.stdout.close()

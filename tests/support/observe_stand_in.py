@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 import numpy as np
@@ -19,7 +20,7 @@ if __name__ == "__main__":
 from proto import observe_pb2, observe_pb2_grpc
 from tests.support import fleet_story as story
 
-Context = grpc.ServicerContext
+Context: TypeAlias = grpc.ServicerContext
 TICK_S = 300  # between drift rows
 
 
@@ -146,7 +147,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
                 stamp=story.stamp_of(who),
                 stamp_name=f"triage-2026.11.23+{story.stamp_of(who)[:12]}",
                 from_stamp=story.stamp_of(who, before_deploy=True),
-                by="deploy bot",
+                actor="deploy bot",
                 detail=detail,
             )
             self.add(observe_pb2.WatchEvent(deploy=row))
@@ -250,13 +251,14 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         alert = self.alerts.get(request.alert_id)
         if alert is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no alert {request.alert_id}")
-        alert.acknowledged_by = "" if request.undo else request.by
+            raise AssertionError("abort raises")
+        alert.acknowledged_by = "" if request.undo else request.actor
         alert.acknowledged_note = "" if request.undo else request.note
         alert.history.add(
             at_unix_ms=int(self.now() * 1000),
             from_state=alert.state,
             to_state="acknowledged",
-            actor=request.by,
+            actor=request.actor,
             detail=request.note,
         )
         self.add(observe_pb2.WatchEvent(alert=alert))
@@ -273,7 +275,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
                 id=f"silence-{len(self.silences) + 1}",
                 matcher=request.matcher,
                 until_unix_ms=request.until_unix_ms,
-                by=request.by,
+                actor=request.actor,
                 reason=request.reason,
             )
             self.silences[row.id] = row

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from server.telemetry.otel.items import Call
 from server.telemetry.otel.resources import Served
 from server.telemetry.record import Record
 from server.telemetry.rows import DriftRow
+from tests.support.patience import patience
 from tests.support.stub_replica import STAMP
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,9 +76,10 @@ def one_call(made: Instruments, *records: Record, parent: str = "", status: str 
 
 
 def wait_for(happened: Callable[[], object], within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
+    limit_s = patience(within_s)
+    deadline = time.monotonic() + limit_s
     while not happened():
-        assert time.monotonic() < deadline, f"did not happen within {within_s} s"
+        assert time.monotonic() < deadline, f"did not happen within {limit_s:.0f} s"
         time.sleep(0.01)
 
 
@@ -87,12 +88,7 @@ def drift(feature: str, slice_: str = "", level: str = "ok", ks: float = 0.1) ->
 
 
 def scrape(made: Instruments, accept: str = "") -> str:
-    url = next(one for one in made.said if one.startswith("metrics on")).removeprefix("metrics on ")
+    url = next(one for one in made.messages if one.startswith("metrics on")).removeprefix("metrics on ")
     request = urllib.request.Request(url, headers={"Accept": accept} if accept else {})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=patience(10)) as answer:
         return str(answer.read().decode())
-
-
-def rows_of(path: Path, query: str, *values: Any) -> list[Any]:
-    with closing(sqlite3.connect(path)) as database:
-        return database.execute(query, values).fetchall()

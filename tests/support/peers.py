@@ -2,7 +2,7 @@
 
 Evidently bins both samples together by Sturges' rule and fills empty bins with 1e-4; NannyML bins
 the reference by Doane's rule and adds one bin for what lies outside. No two tools give the same
-PSI or KL: ours are defined in measures.py.
+PSI or KL: ours are defined in server/telemetry/drift/measures.py.
 """
 
 from __future__ import annotations

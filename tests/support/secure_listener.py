@@ -31,7 +31,7 @@ async def secure_listener(folder: Path, mutual: bool = False) -> AsyncIterator[S
     """`mutual`: every client needs a certificate. Otherwise a token will do."""
     pem = folder / "tls"
     authority.make(pem, ["localhost"], dt.datetime.now(dt.UTC))
-    bearers = {role: tokens.add(folder / "tokens", role, role, 0) for role in ROLES}
+    bearers: dict[str, str] = {role: tokens.add(folder / "tokens", role, role, 0) for role in ROLES}
     audit = AuditLog(folder / "audit.jsonl")
     client_ca = pem / "ca.pem" if mutual else None
     files = tls.TlsFiles(pem / "server.pem", pem / "server.key", client_ca)

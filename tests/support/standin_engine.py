@@ -156,7 +156,16 @@ def answer_to(work: Work) -> Answer:
     pairs = zip(labels, shares, strict=True)
     scores = tuple(LabelScore(label, share, share - 1) for label, share in pairs)
     embedding = struct.pack("<4f", 0.5, 0.5, 0.5, 0.5) if work.want_embedding else b""
-    return Answer(labels[0], shares[0], 0.5, 0.8, 0.9, scores, embedding, b"")
+    return Answer(
+        labels[0],
+        scores,
+        embedding,
+        b"",
+        confidence=shares[0],
+        margin=0.5,
+        entropy=0.8,
+        closed_set_mass=0.9,
+    )
 
 
 def without_facts() -> StandInEngine:

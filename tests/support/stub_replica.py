@@ -142,6 +142,14 @@ class StubModel:
         return np.array([1.0, np.nan], dtype="<f4").tobytes()
 
 
+@dataclass(frozen=True, slots=True)
+class StubChange:
+    kind: str
+    name: str
+    message: str
+    affects_answers_now: bool = False
+
+
 class StubWatch:
     """Says what a file says: one line an item, `kind name now|later words...`; no file: nothing.
     A file that says `broken` cannot be looked at. `verify` says one thing more than `look`."""
@@ -149,7 +157,7 @@ class StubWatch:
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
 
-    def look(self) -> list[replica_pb2.Moved]:
+    def look(self) -> list[replica_pb2.Changed]:
         if self._path is None or not self._path.exists():
             return []
         found = []
@@ -157,14 +165,18 @@ class StubWatch:
             if line == "broken":
                 raise RuntimeError("it is broken")
             kind, name, when, words = line.split(maxsplit=3)
-            found.append(replica_pb2.Moved(kind=kind, name=name, words=words, now=when == "now"))
+            found.append(
+                replica_pb2.Changed(
+                    kind=kind, name=name, message=words, affects_answers_now=when == "now"
+                )
+            )
         return found
 
-    def verify(self, disk: bool) -> list[replica_pb2.Moved]:
+    def verify(self, disk: bool) -> list[replica_pb2.Changed]:
         found = self.look()
         if disk and found:
             words = "differs in a byte"
-            found.append(replica_pb2.Moved(kind="file", name="weights", words=words))
+            found.append(replica_pb2.Changed(kind="file", name="weights", message=words))
         return found
 
 

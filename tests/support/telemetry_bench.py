@@ -10,8 +10,7 @@ import numpy as np
 
 from pipelines.build import reference_profile as builder
 from server.telemetry.drift.profile import FeatureReference, Floats, Ints
-from server.telemetry.record import FeatureSpec, Record
-from server.telemetry.stamps.stamp_state import Bundle
+from server.telemetry.record import BundleFiles, FeatureSpec, Record
 
 STAMP = "ab" * 32
 LABELS = ("ok", "stop", "inspect")
@@ -37,18 +36,18 @@ class Clock:
         return self.now
 
 
-def bundle(stamp: str = STAMP, rows: int = 4000, reference: bool = True) -> Bundle:
+def bundle(stamp: str = STAMP, rows: int = 4000, reference: bool = True) -> BundleFiles:
     r = np.random.default_rng(1)
     matrix = np.array([features(r) for _ in range(rows)], dtype=np.float32)
     sure = r.beta(8, 2, rows)
     right = r.random(rows) < sure
-    answers = builder.Answers(
+    answers = builder.ReferenceAnswers(
         sure.tolist(), ["ok"] * rows, ["ok" if x else "stop" for x in right], LABELS
     )
     sites = [{"site": "ab"[int(i)]} for i in r.integers(0, 2, rows)]
     mixes = ["audio+image+text"] * rows
     content = builder.build(matrix, SCHEMA, mixes=mixes, slices=sites, answers=answers)
-    return Bundle(
+    return BundleFiles(
         stamp,
         "tiny-1+" + stamp[:12],
         SCHEMA,

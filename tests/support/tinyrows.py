@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from pipelines.models.backbone import QwenOmniBackbone, load_backbone
 from pipelines.models.qwen import thinker
+from pipelines.models.qwen.backbone import QwenOmniBackbone, load_backbone
 from pipelines.models.qwen.log_mel import audio_tokens
 from pipelines.types import Modality, Prepared, Task
 from tests.support.tinybundle import thinker_config, thinker_tensors, token_id

@@ -31,7 +31,7 @@ def test_a_baseline_that_says_nothing_is_refused(text: str) -> None:
         choice_of(text)
 
 
-def counts(plant: Plant, window_s: int, feature: int = 1, name: str = "") -> np.ndarray:  # type: ignore[type-arg]
+def counts(plant: Plant, window_s: int, feature: int = 1, name: str = "") -> np.ndarray:
     live = plant.writer.lives[STAMP]
     baseline = plant.writer._baselines.of(live, plant.clock.now)[window_s]
     start = live.layout.offsets[feature]

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,7 +173,7 @@ def test_a_quiet_server_is_well_again_without_a_prediction(desk: Desk) -> None:
 
 @pytest.mark.parametrize("odd", [{"label": "\ud800"}, {"env": "\ud800"}])
 def test_a_row_that_no_database_takes_does_not_hold_up_the_others(
-    desk: Desk, odd: dict[str, object]
+    desk: Desk, odd: dict[str, Any]
 ) -> None:
     desk.put(0, 2)
     desk.put(2, 3, **odd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from server.telemetry.drift.confirmation import UNKNOWN, Evidence
 from server.telemetry.drift.windows import HOUR_S, LONG_S, MIDDLE_S, SHORT_S, Trailing
+from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.rows import AlertRow, DriftRow
 from server.telemetry.slices.names import CANDIDATES, SliceNames
 from server.telemetry.stamps.feedback import FeedbackItem
@@ -29,7 +31,7 @@ class Plant(Desk):
     ) -> None:
         """`dark` is the site whose camera darkens."""
         for _ in range(round(hours * HOUR_S / tick_s)):
-            rows = []
+            rows: list[tuple[Record, tuple[FeatureSpec, ...]]] = []
             for i in range(a_tick):
                 self.number += 1
                 site = "ab"[self.number % 2]
@@ -78,16 +80,16 @@ def test_a_dark_camera_at_one_site_opens_one_alert_that_names_it(plant: Plant) -
 
 def test_a_large_shift_is_told_of_few_rows_too_and_its_end(plant: Plant) -> None:
     """A dozen requests an hour: a day of them is not enough for a small shift."""
-    half_an_hour = {"a_tick": 6, "tick_s": 1800}
-    plant.run(48, **half_an_hour)
+    half_an_hour = partial(plant.run, a_tick=6, tick_s=1800)
+    half_an_hour(48)
     assert plant.row("image.brightness", window_s=LONG_S).level == "insufficient"
     assert plant.firing() == []
-    plant.run(12, **half_an_hour, brightness=0.3)
+    half_an_hour(12, brightness=0.3)
     dark = plant.row("image.brightness", window_s=LONG_S)
     assert dark.n_effective < dark.n_needed and dark.level == "high"
     [alert] = [a for a in plant.firing() if a.kind == "drift"]
     assert alert.features == ("image.brightness",)
-    plant.run(72, **half_an_hour)
+    half_an_hour(72)
     assert [a for a in plant.firing() if a.kind == "drift"] == []
 
 

@@ -45,7 +45,7 @@ def embedding_of(reference: Reference) -> EmbeddingReference:
 def test_hours_add_up_bit_for_bit(reference: Reference) -> None:
     rows = normal(2400, 2)
     parts = sum(sums_of(reference, rows[i::24]) for i in range(24))
-    assert (parts == sums_of(reference, rows)).all()
+    assert np.array_equal(parts, sums_of(reference, rows))
 
 
 def test_without_drift_it_is_seldom_significant_and_never_large(reference: Reference) -> None:

@@ -20,6 +20,7 @@ from server.commands.export import moment
 from server.telemetry.settings import Settings
 from server.telemetry.stamps.feedback import FeedbackItem
 from server.telemetry.telemetry import Telemetry
+from tests.support.patience import patience
 from tests.support.running import asked
 from tests.support.telemetry_bench import NOW, SCHEMA, Clock, bundle, record
 from tests.support.telemetry_writer import ROOT, Desk
@@ -165,5 +166,5 @@ def test_an_interrupted_export_leaves_nothing_and_no_traceback(tmp_path: Path) -
         while running.poll() is None and not any(part.stat().st_size for part in out.iterdir()):
             pass
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate(timeout=patience(60))
     assert running.returncode == 130 and "Traceback" not in said and list(out.iterdir()) == []

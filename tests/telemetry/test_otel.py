@@ -22,8 +22,9 @@ from server.engine import Engine
 from server.ops.otel_setup import OtelSetup
 from server.telemetry.otel import metric_definitions
 from server.telemetry.record import FeatureSpec, Record
-from tests.support.otel_bench import PARENT, PREDICT, ROOT, rows_of, scrape, wait_for
+from tests.support.otel_bench import PARENT, PREDICT, ROOT, scrape, wait_for
 from tests.support.otlp_collector import Collector, plain
+from tests.support.patience import patience
 from tests.support.running import IDENTITY, channel_to, program, until
 from tests.support.stub_replica import STAMP, stub_config, stub_pool
 
@@ -136,14 +137,15 @@ async def test_the_state_of_the_server_can_be_scraped() -> None:
 def test_the_program_exports_what_it_did_and_ends_well(
     receiver: Collector, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    file = tmp_path / "otel.db"
     flags = ("--warm-pool", "1", "--prometheus", "127.0.0.1:0", "--trace-share", "1")
-    flags += ("--otel-file", str(file), "--data", str(tmp_path))
+    flags += ("--data", str(tmp_path))
     with program("--bundle", str(tiny_bundle), *flags) as server:
         (line,) = [line for line in server.lines if line.startswith("metrics on")]
         with grpc.insecure_channel(server.address) as channel:
             answer = stubs.InferenceStub(channel).Predict(request("hum"))
-        with urllib.request.urlopen(line.removeprefix("metrics on "), timeout=10) as scraped:
+        with urllib.request.urlopen(
+            line.removeprefix("metrics on "), timeout=patience(10)
+        ) as scraped:
             assert "trefoil_replicas" in scraped.read().decode()
         assert server.stop() == 0, "\n".join(server.lines)
     assert not any("Error" in line for line in server.lines), "\n".join(server.lines)
@@ -158,14 +160,16 @@ def test_the_program_exports_what_it_did_and_ends_well(
     assert {one["trefoil.stamp.name"] for one in about} == {answer.stamp.name}
     (point,) = receiver.points(metric_definitions.PREDICTION_DURATION)
     assert point.count == 1
-    kept_id = receiver.spans()[PREDICT].trace_id.hex()
-    assert (kept_id,) in rows_of(file, "SELECT DISTINCT trace_id FROM otel_span")
 
 
 def test_the_program_refuses_what_it_cannot_export(tiny_bundle: Path) -> None:
     command = [sys.executable, "-m", "server.main", "--bundle", str(tiny_bundle)]
     done = subprocess.run(
-        [*command, "--prometheus", "nowhere"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [*command, "--prometheus", "nowhere"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
     )
     assert done.returncode == 2
     assert "--prometheus 'nowhere' is not HOST:PORT" in done.stderr

@@ -21,7 +21,13 @@ from server.telemetry.otel import metric_definitions
 from server.telemetry.otel.gauges import LEVELS, MOST_SLICES, readings_of
 from server.telemetry.otel.histogram import BUCKETS, FIRST_INDEX, SCALE, Histogram, place_of
 from server.telemetry.otel.items import row_of
-from server.telemetry.otel.metric_store import OTHER, Ledger, call_attributes
+from server.telemetry.otel.metric_store import (
+    OTHER,
+    CounterPoint,
+    HistogramPoint,
+    Ledger,
+    call_attributes,
+)
 from server.telemetry.otel.metrics import Form, Rendering
 from server.telemetry.otel.snapshot import Count
 from server.telemetry.rows import QualityRow
@@ -96,7 +102,8 @@ def test_no_caller_can_make_series() -> None:
         ledger.add_row(row_of(replace(odd, error=f"{word}/{word}/{word}")), None)
     assert len(list(ledger.histograms())) == 1 + 2 + 5 + 1
     assert len(list(ledger.counters())) == 2
-    for one in (*ledger.histograms(), *ledger.counters()):
+    points: list[HistogramPoint | CounterPoint] = [*ledger.histograms(), *ledger.counters()]
+    for one in points:
         assert not any("made-up" in value for _, value in one.attributes), one.attributes
         assert OTHER in dict(one.attributes).values()
 

@@ -9,6 +9,7 @@ import pytest
 
 from server.telemetry.errors import StoreBusy
 from server.telemetry.recorder import Queued, Recorder
+from tests.support.patience import patience
 from tests.support.telemetry_bench import SCHEMA, record
 
 
@@ -23,7 +24,7 @@ class Sink:
         self.fail = False
 
     def write(self, batch: list[Queued]) -> None:
-        self.gate.wait(20)
+        self.gate.wait(patience(20))
         if self.fail:
             raise RuntimeError("planted")
         self.ids += [r.prediction_id for r, _ in batch]

@@ -121,7 +121,7 @@ def test_independent_rows_have_a_design_effect_near_one_and_repeated_ones_their_
 
 
 def test_reliability_and_confusion_count_the_labelled_rows() -> None:
-    answers = builder.Answers(
+    answers = builder.ReferenceAnswers(
         confidence=[0.9, 0.8, 0.6, 0.7],
         predicted=["ok", "ok", "stop", "ok"],
         truth=["ok", "stop", "stop", ""],

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from server.telemetry.clock_steps import ClockSteps
 from server.telemetry.rows import LatencyRow, ProfileRow
 from server.telemetry.store.history import Span
-from server.telemetry.store.retention import Limits, Retention
+from server.telemetry.store.retention import ClockSteps, Limits, Retention
 from tests.support.telemetry_bench import NOW, Clock
 from tests.support.telemetry_writer import Desk
 

@@ -29,7 +29,7 @@ def test_a_planted_condition_ranks_first_in_words() -> None:
     long = columns[2].values >= 2.0
     found = worst_slices(columns, errors(np.where(long, 0.2, 0.08)))
     assert found[0].expression.startswith("audio.f2>=")
-    assert "error" in found[0].words and "elsewhere" in found[0].words
+    assert "error" in found[0].message and "elsewhere" in found[0].message
     assert found[0].mean > found[0].mean_elsewhere
     assert len(found) == 1  # the thresholds beside it tell nothing of their own
 
@@ -39,7 +39,7 @@ def test_a_planted_pair_ranks_first_and_is_more_than_its_parts() -> None:
     pair = (columns[4].values == 1) & (columns[5].values == 1)
     found = worst_slices(columns, errors(np.where(pair, 0.3, 0.08)))
     assert found[0].expression == "site=b shift=night"
-    assert found[0].words.startswith("site b and shift night: error 29.")
+    assert found[0].message.startswith("site b and shift night: error 29.")
     assert found[0].depth == 2
     assert found[0].support == np.count_nonzero(pair)
 
@@ -55,7 +55,7 @@ def test_value_is_told_per_thousand() -> None:
     lost = np.where(columns[2].values == 2, 3.0, 1.0)
     (first, *_) = worst_slices(columns, lost, "value", "EUR")
     assert first.expression == "site=c"
-    assert "value lost 3,000 EUR per 1,000 against 1,000 EUR per 1,000" in first.words
+    assert "value lost 3,000 EUR per 1,000 against 1,000 EUR per 1,000" in first.message
 
 
 def test_what_most_of_the_traffic_shares_is_no_slice() -> None:

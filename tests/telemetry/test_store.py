@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -24,10 +25,10 @@ from tests.support.telemetry_writer import BUNDLE, ROOT, Desk
 
 
 def test_a_record_comes_back_as_it_was_put(desk: Desk) -> None:
-    desk.put(0, 3, trace_id="ab" * 16, company=("x", "y"), error="INTERNAL/LOST/")
+    desk.put(0, 3, trace_id="ab" * 16, batch_mates=("x", "y"), error="INTERNAL/LOST/")
     found = desk.reader.samples(limit=10)
     wanted = record(
-        0, NOW, trace_id="ab" * 16, company=("x", "y"), error="INTERNAL/LOST/", payload=b""
+        0, NOW, trace_id="ab" * 16, batch_mates=("x", "y"), error="INTERNAL/LOST/", payload=b""
     )
     assert wanted in [row.record for row in found] and len(found) == 3
 
@@ -63,13 +64,17 @@ def test_a_reader_cannot_write(desk: Desk, tmp_path: Path) -> None:
     reader.close()
 
 
-def sums_of(folder: Path, now: float) -> tuple[dict[object, ProfileRow], dict[object, QualityRow]]:
+Profiles = dict[tuple[str, str, int], ProfileRow]
+Qualities = dict[tuple[str, int], QualityRow]
+
+
+def sums_of(folder: Path, now: float) -> tuple[Profiles, Qualities]:
     """All stored profiles and quality rows by key, read after a clean start and end."""
     desk = Desk(folder, now)
     desk.writer.flush()
     rows = list(desk.reader.history(Span(0, now + 1e6), ["profile"]))
     profiles = {(r.feature, r.slice, r.hour_unix_s): r for r in rows if isinstance(r, ProfileRow)}
-    quality = {}
+    quality: Qualities = {}
     for stamp, at, name, sums in desk.writer.store.sums.qualities(0, now + 1e6):
         live = desk.writer.lives[stamp]
         quality[name, at] = quality_row(live, name, at, unpacked(sums, live.stick))
@@ -183,3 +188,20 @@ def test_what_was_held_true_by_an_older_server_is_held_true_still() -> None:
     migrations.apply(db)
     (held,) = db.execute("SELECT * FROM truth").fetchall()
     assert held == ("p1", 1.0, "stop", None, "", "qa", 2.0, 3.0)
+
+
+def test_rows_of_an_older_file_keep_what_was_renamed() -> None:
+    db = Database(memory=True)
+    migrations.apply(db, stop_before="names_of_the_field")
+    db.execute("CREATE TABLE prediction_20261101 (id INTEGER PRIMARY KEY, company TEXT)")
+    db.execute("INSERT INTO prediction_20261101 VALUES (1, 'x y')")
+    db.execute("""INSERT INTO silence VALUES ('s', 5, '{"id": "s", "by": "kim", "reason": ""}')""")
+    db.execute("""INSERT INTO deploy VALUES (1, 5, '{"action": "load", "by": "kim"}')""")
+    migrations.apply(db)
+    assert db.execute("SELECT batch_mates FROM prediction_20261101").fetchall() == [("x y",)]
+    rows = [json.loads(db.execute(f"SELECT row FROM {table}").fetchone()[0])
+            for table in ("silence", "deploy")]  # fmt: skip
+    assert rows == [
+        {"id": "s", "reason": "", "actor": "kim"},
+        {"action": "load", "actor": "kim"},
+    ]

@@ -1,12 +1,12 @@
 """A client for Trefoil servers: retries, deadlines, pinned stamps, sessions over several servers.
 
-Client blocks, AsyncClient is for asyncio; both do the same. It needs grpcio, protobuf and
-googleapis-common-protos, and the message classes in proto/.
+Client blocks, AsyncClient is for asyncio; both do the same. Connection makes each call once, to one
+server. Needs grpcio, protobuf and googleapis-common-protos.
 """
 
 from trefoil.access import Access
-from trefoil.answers import Prediction, Told
 from trefoil.client import AsyncClient
+from trefoil.connection import Connection
 from trefoil.errors import (
     DeadlineExceeded,
     InputRefused,
@@ -19,23 +19,26 @@ from trefoil.errors import (
     Unavailable,
 )
 from trefoil.parts import audio, image, pcm, text
-from trefoil.retries import Retries
+from trefoil.results import FeedbackResult, GeneratedText, Prediction
+from trefoil.retry_policy import RetryPolicy
 from trefoil.sync import Client
 
 __all__ = [
     "Access",
     "AsyncClient",
     "Client",
+    "Connection",
     "DeadlineExceeded",
+    "FeedbackResult",
+    "GeneratedText",
     "InputRefused",
     "NotAllowed",
     "Overloaded",
     "Prediction",
-    "Retries",
+    "RetryPolicy",
     "ServerFault",
     "StampMismatch",
     "TextInterrupted",
-    "Told",
     "TrefoilError",
     "Unavailable",
     "audio",

@@ -1,4 +1,4 @@
-"""How a server is reached: over TLS or not, and as whom."""
+"""How a client reaches a server: the CA it trusts, and the certificate or token it shows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import grpc
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """TLS trusting `ca`. `certificate` and `key`, or `token`, say who calls. `name` is the name in
-    the servers' certificate when it is not their address."""
+    """TLS that trusts the CA in `ca`. `certificate` with `key`, or `token`, identify the caller.
+    `name` is the name in the servers' certificate when it differs from their address."""
 
     ca: Path
     certificate: Path | None = None
@@ -20,6 +20,7 @@ class Access:
     name: str = ""
 
     def credentials(self) -> grpc.ChannelCredentials:
+        """Reads the files; raises OSError."""
         tls = grpc.ssl_channel_credentials(
             self.ca.read_bytes(),
             self.key.read_bytes() if self.key else None,

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from proto import inference_pb2_grpc
+from trefoil._proto import inference_pb2_grpc
 from trefoil.access import Access
 from trefoil.servers import Server
 
@@ -21,38 +21,51 @@ RING_HASH_SWITCH = "GRPC_EXPERIMENTAL_RING_HASH_SET_REQUEST_HASH_KEY"
 RING_HASH_CONFIG = {
     "loadBalancingConfig": [{"ring_hash_experimental": {"requestHashHeader": "session-id"}}]
 }
-OPTIONS: tuple[tuple[str, Any], ...] = (
+USER_AGENT = "trefoil-python"
+Options = tuple[tuple[str, Any], ...]
+OPTIONS: Options = (
     ("grpc.max_receive_message_length", -1),
-    ("grpc.primary_user_agent", "trefoil-python"),
-    # A server that vanished without a word is noticed; servers allow a ping every 10 s.
+    # Notices a server that vanished without closing; servers allow a ping every 10 s.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    # Connecting may take so long, and is tried so often.
+    # How long one attempt to connect may take, and the waits between attempts.
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Ours know the deadline, the other servers and what was delivered already.
+    # Our own retries know the deadline, the other servers and what was delivered already.
     ("grpc.enable_retries", 0),
 )
 
 
+def open_channel(
+    target: str, access: Access | None, user_agent: str = USER_AGENT, more: Options = ()
+) -> grpc.aio.Channel:
+    """Raises OSError when a file of `access` cannot be read."""
+    options = (*OPTIONS, ("grpc.primary_user_agent", user_agent), *more)
+    if access is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    if access.name:
+        options = (*options, ("grpc.ssl_target_name_override", access.name))
+    return grpc.aio.secure_channel(target, access.credentials(), options=options)
+
+
 def open_servers(addresses: Sequence[str], access: Access | None, balance: str) -> list[Server]:
-    """Raises ValueError for what cannot be balanced so."""
+    """Raises ValueError when the addresses cannot be balanced this way."""
     if not addresses or len(set(addresses)) < len(addresses):
-        raise ValueError("servers: at least one address is needed, each once")
+        raise ValueError("servers: give at least one address, and each address once")
     if balance == RING_HASH:
         return [_ring(addresses, access)]
     if balance != RENDEZVOUS:
         raise ValueError(f"balance: {balance!r} is neither {RENDEZVOUS} nor {RING_HASH}")
-    return [_server(address, address, access, OPTIONS) for address in addresses]
+    return [_server(address, open_channel(address, access)) for address in addresses]
 
 
 def _ring(addresses: Sequence[str], access: Access | None) -> Server:
     if access is not None and not access.name:
         raise ValueError("access: over a ring hash the name in the certificates must be given")
     os.environ[RING_HASH_SWITCH] = "true"  # else every call fails: "hash attribute not present"
-    options = (*OPTIONS, ("grpc.service_config", json.dumps(RING_HASH_CONFIG)))
-    return _server(",".join(addresses), ring_target(addresses), access, options)
+    more = (("grpc.service_config", json.dumps(RING_HASH_CONFIG)),)
+    return _server(",".join(addresses), open_channel(ring_target(addresses), access, more=more))
 
 
 def ring_target(addresses: Sequence[str]) -> str:
@@ -73,13 +86,5 @@ def _family(address: str) -> str:
         ) from None
 
 
-def _server(
-    name: str, target: str, access: Access | None, options: tuple[tuple[str, Any], ...]
-) -> Server:
-    if access is None:
-        channel = grpc.aio.insecure_channel(target, options=options)
-    else:
-        if access.name:
-            options = (*options, ("grpc.ssl_target_name_override", access.name))
-        channel = grpc.aio.secure_channel(target, access.credentials(), options=options)
+def _server(name: str, channel: grpc.aio.Channel) -> Server:
     return Server(name, channel, inference_pb2_grpc.InferenceStub(channel))  # type: ignore[no-untyped-call]

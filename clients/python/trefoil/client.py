@@ -1,4 +1,4 @@
-"""The client for asyncio: one request in, an answer or one of the errors of errors.py."""
+"""The client for asyncio: a call returns its result or raises one of the errors of errors.py."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TypedDict, Unpack
 
-from proto import inference_pb2 as pb
+from trefoil._proto import inference_pb2 as pb
 from trefoil.access import Access
-from trefoil.answers import Prediction, Told
-from trefoil.attempts import Attempts
 from trefoil.channels import RENDEZVOUS, open_servers
 from trefoil.errors import TrefoilError, error_of_fault
+from trefoil.options import OptionArguments, Options
 from trefoil.request import Answer, Request
-from trefoil.retries import Deadline, Retries
+from trefoil.results import FeedbackResult, Prediction
+from trefoil.retry_loop import RetryLoop
+from trefoil.retry_policy import Deadline, RetryPolicy
 from trefoil.servers import Server, Servers
-from trefoil.shipment import Shipment
-from trefoil.terms import Asked, Terms
-from trefoil.texts import Text
+from trefoil.text_stream import TextStream
+from trefoil.uploads import Metadata, Uploads
 
 
-class Said(TypedDict, total=False):
+class FeedbackArguments(TypedDict, total=False):
     """What turned out to be true of a prediction."""
 
     label: str
@@ -33,19 +33,20 @@ class Said(TypedDict, total=False):
 
 
 class AsyncClient:
-    """`servers` is HOST:PORT of one server or of several that serve the same. `defaults` are the
-    terms (terms.py) of every call that names no others. Every method raises TrefoilError."""
+    """`servers` is HOST:PORT of one server, or of several that serve the same bundle. `defaults`
+    are the options (options.py) of every call that does not override them. Methods raise
+    TrefoilError."""
 
     def __init__(
         self,
         servers: str | Sequence[str],
         access: Access | None = None,
-        retries: Retries = Retries(),  # noqa: B008  frozen
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008  frozen
         balance: str = RENDEZVOUS,
-        **defaults: Unpack[Asked],
+        **defaults: Unpack[OptionArguments],
     ) -> None:
-        self._terms = Terms(**defaults)
-        self._retries = retries
+        self._options = Options(**defaults)
+        self._policy = retry_policy
         addresses = (servers,) if isinstance(servers, str) else tuple(servers)
         self._servers = Servers(open_servers(addresses, access, balance))
 
@@ -63,34 +64,36 @@ class AsyncClient:
     async def close(self) -> None:
         await asyncio.gather(*(server.channel.close() for server in self._servers.members))
 
-    async def predict(self, *parts: pb.Part, **asked: Unpack[Asked]) -> Prediction:
-        """The answer to one example: its parts in this order."""
-        (answer,) = await self.predict_many([parts], **asked)
+    async def predict(self, *parts: pb.Part, **options: Unpack[OptionArguments]) -> Prediction:
+        """The prediction for one example: its parts in this order."""
+        (answer,) = await self.predict_many([parts], **options)
         if isinstance(answer, TrefoilError):
             raise answer
         return answer
 
     async def predict_many(
-        self, examples: Sequence[Sequence[pb.Part]], **asked: Unpack[Asked]
+        self, examples: Sequence[Sequence[pb.Part]], **options: Unpack[OptionArguments]
     ) -> list[Answer]:
-        """One request of several examples. Raises for none of them: the answer to a row is its
-        prediction or its error, in the order given."""
+        """One request with several examples: the prediction or the error of each, in the order
+        given. Does not raise for a row that failed."""
         if not examples:
             return []
-        terms, number = self._terms.but(**asked), secrets.token_hex(16)
-        rows = [pb.Example(parts=parts, slices=terms.slices) for parts in examples]
-        shipment = Shipment(rows, terms.metadata(terms.session or number))
-        return await Request(number, len(rows), terms, shipment, self._attempts(terms)).answer()
+        chosen, number = self._options.override(**options), secrets.token_hex(16)
+        rows = [pb.Example(parts=parts, slices=chosen.slices) for parts in examples]
+        uploads = Uploads(rows, chosen.metadata(chosen.session or number))
+        return await Request(number, len(rows), chosen, uploads, self._retries(chosen)).answer()
 
-    def generate(self, *parts: pb.Part, **asked: Unpack[Asked]) -> Text:
+    def generate(self, *parts: pb.Part, **options: Unpack[OptionArguments]) -> TextStream:
         """A text about the parts. Nothing is sent before it is iterated."""
-        terms, number = self._terms.but(**asked), secrets.token_hex(16)
-        example = pb.Example(parts=parts, slices=terms.slices)
-        shipment = Shipment([example], terms.metadata(terms.session or number))
-        return Text(number, terms, shipment, self._attempts(terms))
+        chosen, number = self._options.override(**options), secrets.token_hex(16)
+        example = pb.Example(parts=parts, slices=chosen.slices)
+        uploads = Uploads([example], chosen.metadata(chosen.session or number))
+        return TextStream(number, chosen, uploads, self._retries(chosen))
 
-    async def feedback(self, prediction: Prediction | str, **said: Unpack[Said]) -> Told:
-        """Tell what turned out to be true; told twice, as after a lost answer, it counts once.
+    async def feedback(
+        self, prediction: Prediction | str, **truth: Unpack[FeedbackArguments]
+    ) -> FeedbackResult:
+        """Report what turned out to be true; a report that is sent twice counts once.
 
         Only the server that gave a prediction knows it: for a bare id all are asked in turn.
         """
@@ -100,17 +103,17 @@ class AsyncClient:
             identifier, route = prediction.id, prediction.route
             home = next((s for s in self._servers.members if s.address == prediction.server), None)
         item = pb.FeedbackItem(
-            prediction_id=identifier, idempotency_key=secrets.token_hex(16), **said
+            prediction_id=identifier, idempotency_key=secrets.token_hex(16), **truth
         )
-        told = Told(identifier, "unknown", "")
+        result = FeedbackResult(identifier, "unknown", "")
         for server in self._servers.members if home is None else (home,):
-            told = await self._tell(server, item, self._terms.metadata(route))
-            if told.status != "unknown":
+            result = await self._send_feedback(server, item, self._options.metadata(route))
+            if result.status != "unknown":
                 break
-        return told
+        return result
 
     async def served(self) -> dict[str, str | TrefoilError]:
-        """The stamp each server serves, or why it does not say: differing ones are skew."""
+        """Address -> the stamp that server serves, or its error. Differing stamps are skew."""
         members = self._servers.members
         return dict(
             zip(
@@ -121,38 +124,37 @@ class AsyncClient:
         )
 
     async def _stamp_of(self, server: Server) -> str | TrefoilError:
-        attempts = self._attempts(self._terms, only=server)
+        retries = self._retries(self._options, only=server)
 
-        async def ask(server: Server) -> str:
-            left_s = attempts.deadline.left_s
-            described = await server.stub.Describe(
+        async def describe(server: Server) -> str:
+            response = await server.stub.Describe(
                 pb.DescribeRequest(),
-                timeout=left_s,
-                metadata=self._terms.metadata(server.address),
+                timeout=retries.deadline.left_s,
+                metadata=self._options.metadata(server.address),
             )
-            return str(described.stamp.hex)
+            return str(response.stamp.hex)
 
         try:
-            return await attempts.until_answered(ask)
+            return await retries.run(describe)
         except TrefoilError as error:
             return error
 
-    async def _tell(
-        self, server: Server, item: pb.FeedbackItem, metadata: tuple[tuple[str, str], ...]
-    ) -> Told:
-        attempts = self._attempts(self._terms, only=server)
+    async def _send_feedback(
+        self, server: Server, item: pb.FeedbackItem, metadata: Metadata
+    ) -> FeedbackResult:
+        retries = self._retries(self._options, only=server)
 
-        async def ask(server: Server) -> Told:
+        async def send(server: Server) -> FeedbackResult:
             request = pb.FeedbackRequest(items=[item])
-            left_s = attempts.deadline.left_s
+            left_s = retries.deadline.left_s
             response = await server.stub.Feedback(request, timeout=left_s, metadata=metadata)
             (result,) = response.results
             if result.HasField("fault"):
                 raise error_of_fault(result.fault, "", server.address)
-            return Told(result.prediction_id, result.status, server.address)
+            return FeedbackResult(result.prediction_id, result.status, server.address)
 
-        return await attempts.until_answered(ask)
+        return await retries.run(send)
 
-    def _attempts(self, terms: Terms, only: Server | None = None) -> Attempts:
-        deadline = Deadline.after(terms.timeout_s)
-        return Attempts(self._servers, self._retries, terms.session, deadline, only)
+    def _retries(self, options: Options, only: Server | None = None) -> RetryLoop:
+        deadline = Deadline.after(options.timeout_s)
+        return RetryLoop(self._servers, self._policy, options.session, deadline, only)

@@ -1,16 +1,16 @@
-"""What can go wrong for a caller, as things to act on.
+"""What can go wrong for a caller, by what the caller can do about it.
 
 TrefoilError
-├── InputRefused      change the request: `field` and `reason` say what
+├── InputRefused      change the request: `field` and `reason` name the fault
 ├── StampMismatch     another version is served; `serving` is its stamp
-├── NotAllowed        no credential, a wrong one, or a role that may not
-├── DeadlineExceeded  the time given ran out, here or on the server
-├── Unavailable       nobody answered: not reached, warming up, shutting down
+├── NotAllowed        no credential, a wrong one, or a role without this right
+├── DeadlineExceeded  the time ran out, here or on the server
+├── Unavailable       no answer: not reached, warming up, shutting down
 ├── Overloaded        the server is full; `retry_after_s` is when to come back
-├── TextInterrupted   a text broke off and could not be continued; `text` is what came
-└── ServerFault       the server's own trouble, a quarantined request included
+├── TextInterrupted   a text broke off and could not be continued; `text` is its beginning
+└── ServerFault       an error of the server, a quarantined request included
 
-Only Unavailable and Overloaded are ever tried again (retries.py).
+Only Unavailable and Overloaded are ever retried (retry_policy.py).
 """
 
 from __future__ import annotations
@@ -20,24 +20,30 @@ from dataclasses import dataclass
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from proto import inference_pb2 as pb
+from trefoil._proto import inference_pb2 as pb
 
 STAMP_KEY = "trefoil-stamp"
 DETAILS_KEY = "grpc-status-details-bin"
 
 
-@dataclass(eq=False)  # not frozen: whoever raises it sets its traceback
+@dataclass(eq=False)  # not frozen: raising an exception sets its traceback
 class TrefoilError(Exception):
-    """`reason` is the server's own word, empty when the network or gRPC itself refused."""
+    """`message` names the field and the reason too. `reason` is the server's code for it, empty
+    when the network or gRPC itself refused."""
 
     message: str
     code: str = "UNKNOWN"  # name of the gRPC status
     reason: str = ""
     field: str = ""  # e.g. examples[0].parts[2].data
-    serving: str = ""  # stamp of the server that refused, when it said so
+    serving: str = ""  # stamp of the server that refused, when it sent one
     retry_after_s: float = 0.0
     server: str = ""
     attempts: int = 0
+
+    @property
+    def unreachable(self) -> bool:
+        """No server answered: the connection could not be made, or broke."""
+        return self.code == "UNAVAILABLE" and not self.reason
 
     def __str__(self) -> str:
         where = f" ({self.server})" if self.server else ""
@@ -90,7 +96,7 @@ KINDS: dict[str, type[TrefoilError]] = {
 
 
 def error_of(error: Exception, server: str) -> TrefoilError:
-    """From a failed call, with what its trailing metadata tells; an error of ours is itself."""
+    """From a failed call and its trailing metadata; a TrefoilError is returned as it is."""
     if isinstance(error, TrefoilError):
         return error
     assert isinstance(error, grpc.aio.AioRpcError)
@@ -103,26 +109,22 @@ def error_of(error: Exception, server: str) -> TrefoilError:
             if detail.Unpack(retry):
                 retry_after_s = retry.retry_delay.ToMilliseconds() / 1e3
             detail.Unpack(info)
-    fault = pb.Fault(
-        code=error.code().name,
-        field=info.metadata.get("field", ""),
-        reason=info.reason,
+    return _kind(error.code().name, info.reason)(
         message=error.details() or "",
+        code=error.code().name,
+        reason=info.reason,
+        field=info.metadata.get("field", ""),
+        serving=str(trailing.get(STAMP_KEY, "")),
         retry_after_s=retry_after_s,
+        server=server,
     )
-    return error_of_fault(fault, str(trailing.get(STAMP_KEY, "")), server)
 
 
 def error_of_fault(fault: pb.Fault, serving: str, server: str) -> TrefoilError:
-    """From what a row of an answer says instead of a prediction."""
-    kind = KINDS.get(fault.code, ServerFault)
-    if kind is Overloaded and not fault.reason:
-        # gRPC's own refusal: the message is larger than the server takes. Waiting helps nobody.
-        kind = InputRefused
-    if kind is StampMismatch and fault.reason not in ("", "STAMP_MISMATCH"):
-        kind = ServerFault
-    return kind(
-        message=fault.message,
+    """From the fault that a row has in place of a prediction; the message as for a whole call."""
+    where = f"{fault.field}: " if fault.field else ""
+    return _kind(fault.code, fault.reason)(
+        message=f"{where}{fault.message} [{fault.reason}]",
         code=fault.code,
         reason=fault.reason,
         field=fault.field,
@@ -130,3 +132,13 @@ def error_of_fault(fault: pb.Fault, serving: str, server: str) -> TrefoilError:
         retry_after_s=fault.retry_after_s,
         server=server,
     )
+
+
+def _kind(code: str, reason: str) -> type[TrefoilError]:
+    kind = KINDS.get(code, ServerFault)
+    if kind is Overloaded and not reason:
+        # gRPC's own refusal: the message is larger than the server takes. Waiting does not help.
+        return InputRefused
+    if kind is StampMismatch and reason not in ("", "STAMP_MISMATCH"):
+        return ServerFault
+    return kind

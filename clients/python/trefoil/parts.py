@@ -1,16 +1,16 @@
-"""What a request is made of: text, pictures and sounds, in the order given."""
+"""The parts of a request: text, images and audio, in the order given."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from proto import inference_pb2 as pb
+from trefoil._proto import inference_pb2 as pb
 
 Media = bytes | str | Path  # content, or the path of a file
 
 
-def text(words: str) -> pb.Part:
-    return pb.Part(text=words, modality=pb.TEXT)
+def text(content: str) -> pb.Part:
+    return pb.Part(text=content, modality=pb.TEXT)
 
 
 def image(source: Media, mime: str = "") -> pb.Part:
@@ -26,8 +26,8 @@ def audio(source: Media, mime: str = "") -> pb.Part:
 def pcm(samples: bytes, rate_hz: int, channels: int = 1, floats: bool = False) -> pb.Part:
     """Raw little-endian samples: 16-bit integers, or 32-bit floats."""
     encoding = pb.PcmFormat.F32LE if floats else pb.PcmFormat.S16LE
-    form = pb.PcmFormat(sample_rate_hz=rate_hz, channels=channels, encoding=encoding)
-    return pb.Part(data=samples, modality=pb.AUDIO, pcm=form)
+    pcm_format = pb.PcmFormat(sample_rate_hz=rate_hz, channels=channels, encoding=encoding)
+    return pb.Part(data=samples, modality=pb.AUDIO, pcm=pcm_format)
 
 
 def _part(source: Media, modality: pb.Modality, mime: str) -> pb.Part:

@@ -1,4 +1,4 @@
-"""One Predict: its rows are answered one by one, and only those that were not are asked again."""
+"""One Predict: each row has its own answer, and only rows without an answer are sent again."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from proto import inference_pb2 as pb
-from trefoil.answers import Prediction, prediction_of
-from trefoil.attempts import Attempts
+from trefoil._proto import inference_pb2 as pb
 from trefoil.errors import (
     Overloaded,
     StampMismatch,
@@ -18,9 +16,11 @@ from trefoil.errors import (
     error_of,
     error_of_fault,
 )
+from trefoil.options import PRIORITIES, Options
+from trefoil.results import Prediction, prediction_of
+from trefoil.retry_loop import RetryLoop
 from trefoil.servers import Server
-from trefoil.shipment import Shipment
-from trefoil.terms import PRIORITIES, Terms
+from trefoil.uploads import Uploads
 
 Answer = Prediction | TrefoilError
 
@@ -29,84 +29,85 @@ Answer = Prediction | TrefoilError
 class Request:
     id: str
     rows: int
-    terms: Terms
-    shipment: Shipment
-    attempts: Attempts
+    options: Options
+    uploads: Uploads
+    retries: RetryLoop
     _answers: dict[int, Answer] = field(default_factory=dict)
 
     async def answer(self) -> list[Answer]:
-        """One answer a row, in order."""
+        """One answer for each row, in order."""
         try:
-            await self.attempts.until_answered(self._ask)
+            await self.retries.run(self._attempt)
         except TrefoilError as error:
-            for row in self._open():
+            for row in self._open_rows():
                 self._answers[row] = error
         return [self._answers[row] for row in range(self.rows)]
 
-    async def _ask(self, server: Server) -> None:
+    async def _attempt(self, server: Server) -> None:
         try:
-            passing = await self._send(server)
-        except grpc.aio.AioRpcError as error:
-            passing = error_of(error, server.address)
-        if self.shipment.forget(passing):
-            passing = await self._send(server)  # once more, with the upload made anew
-        if passing is not None:
-            raise passing
+            error = await self._send(server)
+        except grpc.aio.AioRpcError as failure:
+            error = error_of(failure, server.address)
+        if self.uploads.forget(error):
+            error = await self._send(server)  # once more, with a new upload
+        if error is not None:
+            raise error
 
     async def _send(self, server: Server) -> TrefoilError | None:
-        """Why some rows must be asked again; None when all have their answer."""
-        rows = self._open()
-        deadline = self.attempts.deadline
-        examples = await self.shipment.to(server, rows, deadline)
+        """Why some rows must be sent again; None when all have their answer."""
+        rows = self._open_rows()
+        deadline = self.retries.deadline
+        examples = await self.uploads.examples_for(server, rows, deadline)
         response = await server.stub.Predict(
-            self._message(examples), timeout=deadline.left_s, metadata=self.shipment.metadata
+            self._message(examples), timeout=deadline.left_s, metadata=self.uploads.metadata
         )
-        passing = None
+        retry = None
         for row, result in zip(rows, response.results, strict=True):
-            found = self._answer_of(result, server)
-            if isinstance(found, TrefoilError) and _passing(found):
-                passing = found
+            answer = self._answer_of(result, server)
+            if isinstance(answer, TrefoilError) and _worth_retrying(answer):
+                retry = answer
             else:
-                self._answers[row] = found
-        return passing
+                self._answers[row] = answer
+        return retry
 
-    def _open(self) -> list[int]:
+    def _open_rows(self) -> list[int]:
         return [row for row in range(self.rows) if row not in self._answers]
 
     def _message(self, examples: Sequence[pb.Example]) -> pb.PredictRequest:
-        terms = self.terms
+        options = self.options
         return pb.PredictRequest(
             request_id=self.id,
             examples=examples,
-            labels=terms.labels,
-            top_k=terms.top_k,
-            want_embedding=terms.embedding,
-            expected_stamps=sorted(terms.pinned),
-            priority=PRIORITIES[terms.priority],
-            session_id=terms.session,
-            no_payload_sample=not terms.keep_payload,
+            labels=options.labels,
+            top_k=options.top_k,
+            want_embedding=options.embedding,
+            expected_stamps=sorted(options.pinned),
+            priority=PRIORITIES[options.priority],
+            session_id=options.session,
+            no_payload_sample=not options.keep_payload,
         )
 
     def _answer_of(self, result: pb.Result, server: Server) -> Answer:
+        attempts = self.retries.attempts
         if result.HasField("fault"):
             error = error_of_fault(result.fault, result.stamp, server.address)
-            error.attempts = self.attempts.made
+            error.attempts = attempts
             return error
-        pinned = self.terms.pinned
+        pinned = self.options.pinned
         if pinned and result.stamp not in pinned:
-            # Servers refuse before they work; this is for what stands between and does not know.
+            # Servers refuse before they work; this is for a proxy that drops the pinned stamps.
             return StampMismatch(
                 message=f"answered by stamp {result.stamp}, which is not pinned",
                 code="FAILED_PRECONDITION",
                 reason="STAMP_MISMATCH",
                 serving=result.stamp,
                 server=server.address,
-                attempts=self.attempts.made,
+                attempts=attempts,
             )
-        route = self.terms.session or self.id
-        return prediction_of(result, server.address, route, self.attempts.made)
+        route = self.options.session or self.id
+        return prediction_of(result, server.address, route, attempts)
 
 
-def _passing(error: TrefoilError) -> bool:
-    """Is this row's trouble one of the moment, or an upload that can be made anew?"""
+def _worth_retrying(error: TrefoilError) -> bool:
+    """Will this row's error pass, or is it an upload that can be sent again?"""
     return isinstance(error, (Unavailable, Overloaded)) or error.reason == "UNKNOWN_UPLOAD"

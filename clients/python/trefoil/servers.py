@@ -1,8 +1,8 @@
 """Which server a call goes to.
 
-Rendezvous hashing, with the server's own hash: every (session, server) pair has a weight and the
-heaviest server that is not down wins, so that a server that goes moves only its own sessions, and
-they come home with it. Calls without a session go where the fewest are on their way.
+Rendezvous hashing, with the server's own hash: every (session, server) pair has a weight, and the
+heaviest server that is not down wins. A server that goes down moves only its own sessions, and they
+return with it. Calls without a session go to the server with the fewest calls in flight.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-DOWN_FIRST_S = 0.1
-DOWN_LONGEST_S = 5.0
+FIRST_DOWN_S = 0.1
+LONGEST_DOWN_S = 5.0
 
 
 @dataclass(slots=True)
 class Server:
-    """One channel, and what is known of who is behind it."""
+    """One channel and the state of the server behind it."""
 
     address: str
     channel: Any
     stub: Any
-    calls: int = 0
+    calls: int = 0  # in flight
     failures: int = 0  # in a row
     down_until: float = 0.0
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def in_flight(self) -> Iterator[None]:
         self.calls += 1
         try:
             yield
@@ -43,30 +43,30 @@ class Server:
 class Servers:
     members: Sequence[Server]
     clock: Callable[[], float] = time.monotonic
-    dice: Callable[[], float] = random.random
+    draw: Callable[[], float] = random.random
 
-    def choose(self, session: str, without: Collection[str] = ()) -> Server:
-        """Not one of `without` (addresses just tried in vain), unless there is no other."""
+    def choose(self, session: str, exclude: Collection[str] = ()) -> Server:
+        """Excludes the addresses that have just failed, unless there is no other."""
         now = self.clock()
-        left = [s for s in self.members if s.address not in without] or self.members
+        left = [s for s in self.members if s.address not in exclude] or self.members
         up = [s for s in left if s.down_until <= now] or left
         if session:
             home = rank(session, (s.address for s in up))[0]
             return next(s for s in up if s.address == home)
-        return min(up, key=lambda s: (s.calls, self.dice()))
+        return min(up, key=lambda s: (s.calls, self.draw()))
 
     def other_than(self, tried: Collection[str]) -> bool:
-        """Is there one that is not down and was not tried?"""
+        """Is there a server that is not down and was not tried?"""
         now = self.clock()
         return any(s.address not in tried and s.down_until <= now for s in self.members)
 
-    def note(self, server: Server, reached: bool) -> None:
+    def mark(self, server: Server, reached: bool) -> None:
         """A server that was not reached is left alone for a while, twice as long each time."""
         now = self.clock()
         if reached:
             server.failures, server.down_until = 0, 0.0
         elif server.down_until <= now:  # many calls fail at once: only the first of them counts
-            server.down_until = now + min(DOWN_LONGEST_S, DOWN_FIRST_S * 2**server.failures)
+            server.down_until = now + min(LONGEST_DOWN_S, FIRST_DOWN_S * 2**server.failures)
             server.failures += 1
 
 

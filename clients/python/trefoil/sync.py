@@ -9,24 +9,24 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from proto import inference_pb2 as pb
+from trefoil._proto import inference_pb2 as pb
 from trefoil.access import Access
-from trefoil.answers import Prediction, Told, Written
 from trefoil.channels import RENDEZVOUS
-from trefoil.client import AsyncClient, Said
+from trefoil.client import AsyncClient, FeedbackArguments
 from trefoil.errors import TrefoilError
+from trefoil.options import OptionArguments
 from trefoil.request import Answer
-from trefoil.retries import Retries
-from trefoil.terms import Asked
-from trefoil.texts import Text
+from trefoil.results import FeedbackResult, GeneratedText, Prediction
+from trefoil.retry_policy import RetryPolicy
+from trefoil.text_stream import TextStream
 
 Result = TypeVar("Result")
 
 
-class TextReader:
-    """A text for code that blocks: iterate for the pieces; `end` is set at the end."""
+class BlockingTextStream:
+    """TextStream for code that blocks: iterate for the pieces; `result` is set at the end."""
 
-    def __init__(self, text: Text, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(self, text: TextStream, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._text = text
         self._run = run
 
@@ -35,12 +35,12 @@ class TextReader:
         return self._text.text
 
     @property
-    def end(self) -> Written | None:
-        return self._text.end
+    def result(self) -> GeneratedText | None:
+        return self._text.result
 
-    def whole(self) -> Written:
-        found: Written = self._run(self._text.whole())
-        return found
+    def read_all(self) -> GeneratedText:
+        result: GeneratedText = self._run(self._text.read_all())
+        return result
 
     def __iter__(self) -> Iterator[str]:
         pieces = aiter(self._text)
@@ -53,22 +53,22 @@ class TextReader:
 
 
 class Client:
-    """As AsyncClient, from any thread. Close it, or use it in a `with` block."""
+    """AsyncClient for code that blocks, from any thread. Close it, or use it in a `with` block."""
 
     def __init__(
         self,
         servers: str | Sequence[str],
         access: Access | None = None,
-        retries: Retries = Retries(),  # noqa: B008  frozen
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008  frozen
         balance: str = RENDEZVOUS,
-        **defaults: Unpack[Asked],
+        **defaults: Unpack[OptionArguments],
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trefoil", daemon=True)
         self._thread.start()
 
         async def opened() -> AsyncClient:  # channels belong to the loop they are opened on
-            return AsyncClient(servers, access, retries, balance, **defaults)
+            return AsyncClient(servers, access, retry_policy, balance, **defaults)
 
         with ExitStack() as undo:
             undo.callback(self._end)
@@ -91,19 +91,21 @@ class Client:
             self._run(self._client.close())
             self._end()
 
-    def predict(self, *parts: pb.Part, **asked: Unpack[Asked]) -> Prediction:
-        return self._run(self._client.predict(*parts, **asked))
+    def predict(self, *parts: pb.Part, **options: Unpack[OptionArguments]) -> Prediction:
+        return self._run(self._client.predict(*parts, **options))
 
     def predict_many(
-        self, examples: Sequence[Sequence[pb.Part]], **asked: Unpack[Asked]
+        self, examples: Sequence[Sequence[pb.Part]], **options: Unpack[OptionArguments]
     ) -> list[Answer]:
-        return self._run(self._client.predict_many(examples, **asked))
+        return self._run(self._client.predict_many(examples, **options))
 
-    def generate(self, *parts: pb.Part, **asked: Unpack[Asked]) -> TextReader:
-        return TextReader(self._client.generate(*parts, **asked), self._run)
+    def generate(self, *parts: pb.Part, **options: Unpack[OptionArguments]) -> BlockingTextStream:
+        return BlockingTextStream(self._client.generate(*parts, **options), self._run)
 
-    def feedback(self, prediction: Prediction | str, **said: Unpack[Said]) -> Told:
-        return self._run(self._client.feedback(prediction, **said))
+    def feedback(
+        self, prediction: Prediction | str, **truth: Unpack[FeedbackArguments]
+    ) -> FeedbackResult:
+        return self._run(self._client.feedback(prediction, **truth))
 
     def served(self) -> dict[str, str | TrefoilError]:
         return self._run(self._client.served())
@@ -116,7 +118,7 @@ class Client:
         try:
             return future.result()
         finally:
-            # An interrupted caller must not leave its call running; nothing to a finished one.
+            # An interrupted caller must not leave its call running; a finished one is not affected.
             future.cancel()
 
     def _end(self) -> None:

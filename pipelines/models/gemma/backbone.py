@@ -1,8 +1,8 @@
-"""Gemma 4 behind the same protocol as the first family.
+"""Gemma 4 behind the backbone protocol.
 
-What differs from it: positions count straight on, every second kind of layer looks back only so
-far (and, in some checkpoints, ahead within a picture), each layer has embeddings of its own by
-token id, and the logits are capped.
+Differences from Qwen2.5-Omni: positions simply count up; sliding-window layers see a limited number
+of earlier tokens (and, in some checkpoints, later tokens of the same image); each layer has its own
+embeddings by token id; the logits are capped.
 """
 
 from __future__ import annotations
@@ -13,78 +13,34 @@ from typing import Any
 import torch
 
 from pipelines.batch import Batch, Images, Sounds
-from pipelines.models.backbone import additive, visible
+from pipelines.models.backbone import TransformersBackbone, additive
 from pipelines.models.gemma import model as gemma_model
 from pipelines.models.geometry import Geometry
-from pipelines.models.kv_cache import Cache, KeyValues
+from pipelines.models.kv_cache import KVCache
 
 _WHOLE_SOUND = 1 << 30  # mel frames: sounds are not cut in chunks
 
 
-class GemmaBackbone:
+class GemmaBackbone(TransformersBackbone):
     """Gemma 4 with all three encoders, of transformers 5.17 to 5.23, tiny or real."""
 
     def __init__(self, model: Any) -> None:
         config, inner = model.config, model.model
-        self.model = model
+        super().__init__(model, inner.language_model.embed_tokens)
         self.geometry = geometry(config)
         self._text, self._vision, self._audio = (
             inner.language_model,
             inner.vision_tower,
             inner.audio_tower,
         )
-        self._embed, self._embed_image, self._embed_sound = (
-            inner.language_model.embed_tokens,
-            inner.embed_vision,
-            inner.embed_audio,
-        )
+        self._embed_image, self._embed_sound = inner.embed_vision, inner.embed_audio
         self._window: int = config.text_config.sliding_window
         self._ahead_in_images = config.text_config.use_bidirectional_attention == "vision"
         self._cap: float | None = config.text_config.final_logit_softcapping
         self._media = (config.image_token_id, config.audio_token_id, config.video_token_id)
 
-    @property
-    def device(self) -> torch.device:
-        return torch.device(self._embed.weight.device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self._embed.weight.dtype
-        return dtype
-
-    @property
-    def weight_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in self.model.parameters())
-
-    @property
-    def width(self) -> int:
-        return int(self._embed.weight.shape[1])
-
-    def hidden(self, batch: Batch) -> torch.Tensor:
-        tokens, positions = batch.prompt_ids, batch.positions
-        branches = batch.branches[0] if batch.packed else None
-        if branches is not None:
-            tokens = torch.cat([tokens, branches.tokens], dim=1)
-            positions = torch.cat([positions, branches.positions], dim=2)
-        return self._run(tokens, positions, visible(batch, branches), None, batch)
-
-    def prefill(self, batch: Batch) -> tuple[torch.Tensor, KeyValues]:
-        if batch.packed:
-            raise ValueError("a packed batch has no prompt-only columns to keep")
-        cache, seen = KeyValues(), visible(batch, None)
-        return self._run(batch.prompt_ids, batch.positions, seen, cache, batch), cache
-
-    def extend(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        seen: torch.Tensor,
-        cache: Cache,
-    ) -> torch.Tensor:
-        return self._run(tokens, positions, seen, cache, None)
-
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model.lm_head(hidden)
+        logits = super().head(hidden)
         return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
 
     def _run(
@@ -92,18 +48,16 @@ class GemmaBackbone:
         tokens: torch.Tensor,
         positions: torch.Tensor,
         seen: torch.Tensor,
-        cache: Cache | None,
+        cache: KVCache | None,
         batch: Batch | None,
     ) -> torch.Tensor:
-        """`batch` brings media into `tokens`; None = there are none in these columns."""
         near = within_window(seen, self._window)
         if self._ahead_in_images and batch is not None and batch.images is not None:
             near = near | ahead_in_images(tokens, self.geometry.image_token)
-        words = self._words(tokens)
-        embeddings = self._embed(words)
+        text_tokens = self._without_media(tokens)
         out: torch.Tensor = self._text(
-            inputs_embeds=embeddings if batch is None else self._with_media(embeddings, batch),
-            per_layer_inputs=self._per_layer(words),
+            inputs_embeds=self._with_media(self._embed(text_tokens), batch),
+            per_layer_inputs=self._per_layer(text_tokens),
             attention_mask={
                 "full_attention": additive(seen, self.dtype),
                 "sliding_attention": additive(near, self.dtype),
@@ -114,30 +68,22 @@ class GemmaBackbone:
         ).last_hidden_state
         return out
 
-    def _words(self, tokens: torch.Tensor) -> torch.Tensor:
-        """A placeholder has the embeddings of padding, where it gets none of its medium."""
+    def _without_media(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Media placeholders become padding: their own embeddings are never used."""
         media = torch.zeros_like(tokens, dtype=torch.bool)
         for token in self._media:
             media |= tokens == token
         return tokens.masked_fill(media, self.geometry.pad_token)
 
-    def _per_layer(self, words: torch.Tensor) -> torch.Tensor | None:
+    def _per_layer(self, text_tokens: torch.Tensor) -> torch.Tensor | None:
         if not self._text.hidden_size_per_layer_input:
             return None
-        embeddings: torch.Tensor = self._text.get_per_layer_inputs(words, None)
+        embeddings: torch.Tensor = self._text.get_per_layer_inputs(text_tokens, None)
         return embeddings
 
-    def _with_media(self, embeddings: torch.Tensor, batch: Batch) -> torch.Tensor:
-        flat = embeddings.flatten(0, 1)
-        if batch.images is not None:
-            flat = flat.index_copy(0, batch.images.target, self._see(batch.images).to(flat.dtype))
-        if batch.sounds is not None:
-            flat = flat.index_copy(0, batch.sounds.target, self._hear(batch.sounds).to(flat.dtype))
-        return flat.view(embeddings.shape)
-
     def _see(self, images: Images) -> torch.Tensor:
-        # All pictures packed side by side, each attending within itself (attention.py); the
-        # library's own forward would pad each to the largest there may be.
+        # All images are packed side by side, each attends within itself (attention.py). The
+        # library's own forward would pad each one to the maximum size.
         places = images.positions.flip(-1).unsqueeze(0)  # (x, y) here
         padding = torch.zeros(places.shape[:2], dtype=torch.bool, device=places.device)
         hidden = self._vision.patch_embedder(images.patches.unsqueeze(0), places, padding)
@@ -201,14 +147,14 @@ def load_backbone(
     Raises BundleRefused("config" | "weights").
     """
     parsed = gemma_model.read_config(config)
-    return GemmaBackbone(gemma_model.loaded(parsed, tensors, device, dtype))
+    return GemmaBackbone(gemma_model.load_model(parsed, tensors, device, dtype))
 
 
 def within_window(seen: torch.Tensor, window: int) -> torch.Tensor:
-    """Of what each query sees, bool [..., queries, keys], the `window` nearest, itself among them.
+    """bool [..., queries, keys]: the `window` nearest of the keys a query sees, its own included.
 
-    Counted over the keys that are seen, not over columns: between a label's tokens and the prompt
-    lie the columns of other labels, and before a prompt lies padding.
+    Counts visible keys, not columns: the columns of other labels lie between a label's tokens and
+    the prompt, and padding lies before the prompt.
     """
     if seen.shape[-1] <= window:
         return seen
@@ -217,9 +163,9 @@ def within_window(seen: torch.Tensor, window: int) -> torch.Tensor:
 
 
 def ahead_in_images(tokens: torch.Tensor, image_token: int) -> torch.Tensor:
-    """bool [B, columns, columns]: later tokens of the same picture, for `tokens` [B, columns].
+    """bool [B, columns, columns]: later tokens of the same image, for `tokens` [B, columns].
 
-    Pictures are told apart by the tokens between them.
+    Other tokens between them separate two images.
     """
     image = tokens == image_token
     starts = image & ~torch.nn.functional.pad(image[:, :-1], (1, 0))

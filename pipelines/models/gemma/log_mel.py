@@ -1,8 +1,8 @@
 """Waveforms to log-mel spectrograms, as the Gemma 4 family expects them.
 
-The window of the first frame is centred on the first sample and a frame counts only if its whole
-window is real sound; nothing is padded, so nothing is masked afterwards. In numpy, operation by
-operation what the reference extractor does, so that the numbers are the same to the bit.
+The window of the first frame is centred on the first sample, and a frame counts only if its whole
+window lies within the sound. Nothing is padded, so nothing is masked afterwards. Written in numpy
+with the operations of the reference extractor, so the numbers agree (`tolerance.LOG_MEL`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipelines.models.qwen.log_mel import waveform
 class GemmaAudioConfig:
     """Every parameter that can change a mel value. The strings name the one rule implemented."""
 
-    sample_rate: int  # what the model hears, hertz
+    sample_rate: int  # of the model's input, hertz
     max_s: float
     downmix: str  # mean of the channels
     resample: str  # Kaiser-windowed sinc

@@ -1,7 +1,7 @@
 """A Gemma 4 from a config and tensors, as transformers 5.17 to 5.23 build it.
 
 - names are the library's own: `model.language_model.*`, `model.vision_tower.*`, ...;
-- what could not be exact, or would depend on the other rows of a batch, is refused by name.
+- variants that could not be exact, or would depend on the other rows of a batch, are refused.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pipelines.models.weights import compare, refuse_empty
 _HEAD = "lm_head.weight"
 _DERIVED = ("inv_freq", "inv_timescales", "embed_scale", "softcap")
 _OWN_KEYS = re.compile(r"model\.language_model\.layers\.(\d+)\.self_attn\.[kv]_(?:proj|norm)\.")
-# Others stretch with the longest text of a batch: a row's answer would depend on its company.
+# Other types stretch with the longest text of a batch: an answer would depend on its batch mates.
 _ROPES = ("default", "proportional")
-# The library sizes the projection behind the convolutions by this, and means the mel bins.
+# The library uses this channel count where the number of mel bins is meant.
 _MEL_BINS = 128
 
 
@@ -32,11 +32,11 @@ def read_config(config: Mapping[str, Any]) -> Any:
     Raises BundleRefused("config") for another model family, or a variant that is not served.
     """
     if config.get("model_type") != "gemma4":
-        raise BundleRefused("config", f"model_type {config.get('model_type')!r} is no gemma4")
+        raise BundleRefused("config", f"model_type {config.get('model_type')!r} is not gemma4")
     for part in ("text_config", "vision_config", "audio_config"):
         if not config.get(part):
             raise BundleRefused("config", f"a gemma4 without {part} is not served")
-    # Late: whoever serves another family does not wait for this one's library code.
+    # Imported late: servers of other families do not load this family's library code.
     from transformers import Gemma4Config
 
     parsed: Any = Gemma4Config.from_dict(dict(config))
@@ -56,7 +56,7 @@ def _unserved(config: Any) -> tuple[tuple[bool, str], ...]:
             bool(text.enable_moe_block),
             "routed experts (a rounding error in one batch may choose another expert)",
         ),
-        (text.use_bidirectional_attention == "all", "attention to later words"),
+        (text.use_bidirectional_attention == "all", "attention to later tokens"),
         (not ropes <= set(_ROPES), f"rope types {sorted(ropes - set(_ROPES))}"),
         (
             vision.position_embedding_size < longest_side,
@@ -70,10 +70,10 @@ def _unserved(config: Any) -> tuple[tuple[bool, str], ...]:
     )
 
 
-def loaded(
+def load_model(
     config: Any, tensors: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """The model with these weights, in `dtype` on `device`. The tensors are not copied twice.
+    """The model with these weights, in `dtype` on `device`. No tensor is copied twice.
 
     Raises BundleRefused("weights") naming what is missing, unknown or of another shape.
     """
@@ -97,8 +97,8 @@ def loaded(
 
 
 def belongs(config: Mapping[str, Any]) -> Callable[[str], bool]:
-    """Whether a checkpoint's tensor is used: layers that borrow the keys and values of an earlier
-    one have projections of their own in published files, which nobody reads.
+    """Whether a checkpoint's tensor is used. Published files have key and value projections even
+    for layers that share those of an earlier layer; these are never read.
 
     Raises BundleRefused("config").
     """
@@ -117,7 +117,7 @@ def _used(text: Any) -> Callable[[str], bool]:
 
 
 def _restore_buffers(model: Any, config: Any, device: torch.device) -> None:
-    """Derived constants are in no checkpoint: compute them again, with storage."""
+    """Computes the derived constants, which no checkpoint holds."""
     text, vision = model.model.language_model, model.model.vision_tower
     audio = model.model.audio_tower
     text.rotary_emb = type(text.rotary_emb)(config.text_config).to(device)

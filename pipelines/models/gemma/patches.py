@@ -1,8 +1,8 @@
 """Pixels to vision patches, as the Gemma 4 family expects them.
 
-The picture fills its token budget as far as its aspect allows; the model normalises by itself.
-Patches are in merge order (the ones pooled into a token side by side), unlike the reference's row
-order: every patch carries its position, so only the pooling notices, and ours wants them so.
+The image fills its token budget as far as its aspect allows; the model normalises by itself.
+Patches are in merge order (those pooled into one token are contiguous), unlike the reference's row
+order. Every patch carries its position, so the order matters only to the pooling, which is ours.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipelines.errors import BundleRefused
 from pipelines.media.decode import DecodedImage
 from pipelines.models.qwen.patches import Grid, resized
 
-MAX_SOFT_TOKENS = 1120  # the largest the reference offers
+MAX_SOFT_TOKENS = 1120  # the largest budget the reference offers
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class GemmaImageConfig:
             if getattr(config, name) < 1:
                 raise BundleRefused("config", f"image.{name} must be at least 1")
         if config.max_soft_tokens > MAX_SOFT_TOKENS:
-            words = f"{config.max_soft_tokens}; the limit is {MAX_SOFT_TOKENS}"
-            raise BundleRefused("config", f"image.max_soft_tokens is {words}")
+            message = f"is {config.max_soft_tokens}; the limit is {MAX_SOFT_TOKENS}"
+            raise BundleRefused("config", f"image.max_soft_tokens {message}")
         return config
 
     @property
@@ -78,8 +78,8 @@ GEMMA = GemmaImageConfig(
 
 
 def target_size(height: int, width: int, config: GemmaImageConfig) -> tuple[int, int]:
-    """(height, width) after resizing, small pictures too: sides rounded down to a multiple of the
-    factor; a side that would vanish keeps one (the rule of Gemma4ImageProcessor)."""
+    """(height, width) after resizing; small images are enlarged. Sides are rounded down to a
+    multiple of the factor, and at least one factor remains (the rule of Gemma4ImageProcessor)."""
     budget, factor = config.max_soft_tokens, config.factor
     scale = math.sqrt(budget * factor**2 / (height * width))
     rows, columns = math.floor(scale * height / factor), math.floor(scale * width / factor)

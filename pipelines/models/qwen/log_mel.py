@@ -1,6 +1,7 @@
 """Waveforms to log-mel spectrograms: down-mix, resample, short-time Fourier transform.
 
-Nothing is padded to 30 seconds: every frame equals the reference feature extractor's to the bit.
+Nothing is padded to 30 seconds: every frame equals that of the reference feature extractor, within
+`tolerance.LOG_MEL`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from pipelines.bundle import parameters
 from pipelines.errors import BadInput
 from pipelines.media.decode import DecodedAudio
 
-MIN_FRAMES = 3  # fewer give no audio token at all
+MIN_FRAMES = 3  # fewer give no audio token
 
 
 class Sampling(Protocol):
-    """What the way to a mono wave at the model's rate takes of a family's parameters."""
+    """The parameters that downmixing and resampling take from a family's audio config."""
 
     def __hash__(self) -> int: ...
     @property
@@ -42,7 +43,7 @@ class Sampling(Protocol):
 class AudioConfig:
     """Every parameter that can change a mel value. The strings name the one rule implemented."""
 
-    sample_rate: int  # what the model hears, hertz
+    sample_rate: int  # of the model's input, hertz
     max_s: float
     downmix: str  # mean of the channels
     resample: str  # Kaiser-windowed sinc
@@ -145,8 +146,8 @@ def spectrum(wave: torch.Tensor, config: AudioConfig) -> torch.Tensor:
     """float32 [n_mels, ceil(n / hop)] of a mono float32 wave [n] at the model's rate."""
     samples = wave.shape[0]
     frames = -(-samples // config.hop)
-    # Zeros beyond the end, enough that every frame that touches the signal takes part in the
-    # clip's maximum, as it does in a reference padded to a fixed length.
+    # Enough zeros after the end that every frame with signal counts for the clip's maximum, as in
+    # the reference, which pads to a fixed length.
     padded = torch.nn.functional.pad(wave, (0, 2 * config.n_fft))
     bins = torch.stft(
         padded,
@@ -189,7 +190,7 @@ def _hertz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mels < 15.0, linear, 1000.0 * np.exp((math.log(6.4) / 27.0) * (mels - 15.0)))
 
 
-# A kernel has one column a phase and one row an input sample: 4 MB, reached by no usual rate.
+# A kernel has one column a phase and one row an input sample. 4 MB; no usual rate reaches it.
 _MAX_KERNEL = 1 << 20
 _USUAL_RATES = "8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000"
 
@@ -199,7 +200,7 @@ def resample(wave: torch.Tensor, rate: int, config: Sampling, field: str = "audi
 
     Windowed-sinc interpolation (the kernel torchaudio calls `sinc_interp_kaiser`) as one matrix
     product. Raises BadInput for a rate such as 44,101 Hz, which shares so few factors with the
-    model's that its kernel would hold 700 million numbers.
+    model's rate that the kernel would hold 700 million numbers.
     """
     if rate == config.sample_rate:
         return wave
@@ -209,7 +210,7 @@ def resample(wave: torch.Tensor, rate: int, config: Sampling, field: str = "audi
         raise BadInput(
             field,
             "AUDIO_RATE",
-            f"{rate} samples a second have too little in common with the model's "
+            f"{rate} samples a second share too few factors with the model's "
             f"{config.sample_rate}; resample to one of {_USUAL_RATES}.",
         )
     first, kernel = _kernel(source, target, config)
@@ -223,7 +224,7 @@ def resample(wave: torch.Tensor, rate: int, config: Sampling, field: str = "audi
 
 
 def _half_width(source: int, target: int, config: Sampling) -> int:
-    """Input samples the sinc reaches to either side."""
+    """Input samples that the sinc covers on each side."""
     return math.ceil(
         config.resample_zeros * source / (min(source, target) * config.resample_rolloff)
     )
@@ -231,8 +232,8 @@ def _half_width(source: int, target: int, config: Sampling) -> int:
 
 @lru_cache(maxsize=8)
 def _kernel(source: int, target: int, config: Sampling) -> tuple[int, torch.Tensor]:
-    """The first input sample of a period (negative) and float32 [inputs, outputs] over so many
-    whole periods that the product is worth calling."""
+    """The first input sample of a period (negative) and float32 [inputs, outputs] over enough
+    whole periods for an efficient product."""
     starts, taps = _taps(source, target, config)
     repeats = -(-128 // target)
     first = int(starts[0])

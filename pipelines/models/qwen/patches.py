@@ -1,7 +1,7 @@
 """Pixels to vision patches, as the Qwen2-VL family expects them.
 
-Resize, normalise and cut into merge-ordered patches. The resize runs on uint8 on the CPU whatever
-device the model is on: a device that rounds differently would be a second pipeline under one stamp.
+Resizes, normalises and cuts into merge-ordered patches. The resize always runs on uint8 on the CPU:
+a device that rounds differently would be a second pipeline under the same stamp.
 """
 
 from __future__ import annotations
@@ -114,12 +114,12 @@ def patches(image: DecodedImage, config: ImageConfig) -> tuple[torch.Tensor, Gri
 def resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> torch.Tensor:
     """uint8 [3, h, w], within one level of Pillow's bicubic filter.
 
-    torch is up to nine times as fast, but only when it at least halves both sides does it stay
-    within one level (measured on noise, photographs and black-and-white edges; 2 to 4 otherwise).
+    torch is up to nine times as fast, but stays within one level only when it at least halves both
+    sides (measured on noise, photographs and black-and-white edges; 2 to 4 levels otherwise).
     """
     height, width = pixels.shape[:2]
     if height >= 2 * size[0] and width >= 2 * size[1]:
-        # Kept uint8 and channels_last: a contiguous copy costs more than the resize itself.
+        # Stays uint8 and channels_last: a contiguous copy costs more than the resize.
         view = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
         return F.interpolate(view, size=size, mode="bicubic", antialias=True)[0]
     if (height, width) != size:

@@ -1,8 +1,8 @@
-"""A Qwen2.5-Omni thinker from a config and tensors, for the module trees of two library versions.
+"""Builds a Qwen2.5-Omni thinker from a config and tensors, for two library versions.
 
-- canonical names are those 5.17 uses and every version saves: `model.*`, `visual.*`,
+- canonical names are those that 5.17 uses and every version saves: `model.*`, `visual.*`,
   `audio_tower.*`, `lm_head.weight`; full-Omni checkpoints carry `thinker.` in front;
-- weights are never initialised to be thrown away: the module tree is built without storage.
+- the module tree is built without storage, so no weights are initialised only to be replaced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipelines.models.weights import compare, refuse_empty
 
 _NOT_THINKER = ("talker.", "token2wav.")
 _HEAD = "lm_head.weight"
-# 5.23 keeps the three parts below `model`; 5.17 has the text stack there and the others beside it.
+# 5.23 has all three parts below `model`; 5.17 has only the text stack there.
 _NESTED = {
     "model.language_model.": "model.",
     "model.visual.": "visual.",
@@ -28,7 +28,7 @@ _NESTED = {
 
 
 class PatchProjection(torch.nn.Module):
-    """A convolution whose stride is its kernel, as the matrix product it is. Same weight and name.
+    """A convolution whose stride equals its kernel, as a matrix product. Same weight and name.
 
     The convolution call costs several times the product on CPU and on CUDA in bf16.
     """
@@ -64,10 +64,10 @@ def fresh(config: Any, seed: int) -> Any:
     return _adapted(model)
 
 
-def loaded(
+def load_model(
     config: Any, tensors: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """The thinker with these weights, in `dtype` on `device`. The tensors are not copied twice.
+    """The thinker with these weights, in `dtype` on `device`. No tensor is copied twice.
 
     Raises BundleRefused("weights") naming what is missing, unknown or of another shape.
     """
@@ -88,7 +88,7 @@ def loaded(
 
 
 def belongs(name: str) -> bool:
-    """Whether a checkpoint's tensor is of the thinker (and not a talker's, or a derived buffer)."""
+    """Whether a checkpoint's tensor belongs to the thinker, not to a talker or a derived buffer."""
     return not (
         name.startswith(_NOT_THINKER) or name.endswith(("inv_freq", "positional_embedding"))
     )
@@ -110,7 +110,7 @@ def tensors_of(model: Any) -> dict[str, torch.Tensor]:
 
 
 def parts(model: Any) -> tuple[Any, Any, Any]:
-    """(text stack, vision encoder, audio encoder) wherever this library version keeps them."""
+    """(text stack, vision encoder, audio encoder) in the places of this library version."""
     inner = model.model
     if hasattr(inner, "language_model"):
         return inner.language_model, inner.visual, inner.audio_tower
@@ -118,7 +118,7 @@ def parts(model: Any) -> tuple[Any, Any, Any]:
 
 
 def _restore_buffers(model: Any, config: Any, device: torch.device) -> None:
-    """Derived constants are in no checkpoint: build their small modules again, with storage."""
+    """Rebuilds the small modules of derived constants, which no checkpoint holds."""
     text, visual, audio = parts(model)
     text.rotary_emb = type(text.rotary_emb)(config=config.text_config).to(device)
     visual.rotary_pos_emb = type(visual.rotary_pos_emb)(config.vision_config).to(device)

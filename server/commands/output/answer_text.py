@@ -5,29 +5,25 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-import grpc
-
 from proto import inference_pb2 as pb
-from server.commands.client import Failure
+from server.telemetry.outputs import outputs_of
+from trefoil.errors import error_of_fault
 
 STAGES = ("queue", "decode", "preprocess", "forward", "post")
 Plain = dict[str, Any]  # what json.dumps takes
 
 
 def prediction_of(response: pb.PredictResponse) -> Plain:
-    """The one result of a one-example request; raises Failure when it is a fault."""
+    """The one result of a one-example request; raises TrefoilError when it is a fault."""
     (result,) = response.results
     if result.HasField("fault"):
-        raise failure_of_fault(result.fault, result.stamp)
+        raise error_of_fault(result.fault, result.stamp, "")
     prediction = result.prediction
     found: Plain = {
         "prediction_id": result.prediction_id,
         "label": prediction.label,
-        "confidence": _short(prediction.confidence),
         "scores": {score.label: _short(score.probability) for score in prediction.scores},
-        "margin": _short(prediction.margin),
-        "entropy": _short(prediction.entropy),
-        "closed_set_mass": _short(prediction.closed_set_mass),
+        **{name: _short(value) for name, value in outputs_of(prediction).items()},
         "stamp": result.stamp,
         "stamp_name": response.stamp.name,
         "timings_ms": timings_of(result.timing),
@@ -53,13 +49,6 @@ def generation_of(event: pb.GenerateEvent, text: str) -> Plain:
         "timings_ms": timings_of(event.end.timing),
         "replica": event.end.replica,
     }
-
-
-def failure_of_fault(fault: pb.Fault, stamp: str) -> Failure:
-    code = getattr(grpc.StatusCode, fault.code, grpc.StatusCode.UNKNOWN)
-    where = f"{fault.field}: " if fault.field else ""
-    message = f"{where}{fault.message} [{fault.reason}]"
-    return Failure(code, message, fault.reason, fault.field, stamp, fault.retry_after_s)
 
 
 def timings_of(timing: pb.Timing) -> dict[str, float]:
@@ -103,4 +92,6 @@ def _time(timings: dict[str, float]) -> str:
 
 def _short(value: float) -> float:
     """float32 has about 7 digits; the rest is noise of its conversion."""
+    if isinstance(value, int):
+        return value
     return float(f"{value:.7g}")

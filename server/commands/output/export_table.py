@@ -12,13 +12,13 @@ from typing import Any, TextIO
 import numpy as np
 
 from server.rehearsal.replay import named
+from server.telemetry.outputs import OUTPUT_NAMES, OUTPUTS
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import FeatureRow, PredictionRow
 
 BATCH_ROWS = 10_000  # of one Parquet row group
 FEATURE = "feature."  # before a feature's name in a Parquet column
 TEXTS = ("prediction_id", "stamp", "task", "mix", "label", "true_label", "error")
-NUMBERS = ("confidence", "margin", "entropy", "closed_set_mass")
 TIMES = ("queue_ms", "decode_ms", "preprocess_ms", "forward_ms", "post_ms", "total_ms")
 Plain = dict[str, Any]
 Schemas = Mapping[str, Sequence[FeatureSpec]]  # by stamp
@@ -40,7 +40,7 @@ def plain_of(row: PredictionRow, schemas: Schemas) -> Plain:
     """One row; what is not known is None, and features that were absent are left out."""
     record = row.record
     values = np.frombuffer(record.features, "<f4").tolist()
-    numbers = {name: _finite(getattr(record, name)) for name in (*NUMBERS, *TIMES)}
+    numbers = {name: _finite(getattr(record, name)) for name in (*OUTPUT_NAMES, *TIMES)}
     return {
         "prediction_id": record.prediction_id,
         "at": datetime.fromtimestamp(record.at, UTC),
@@ -58,7 +58,7 @@ def plain_of(row: PredictionRow, schemas: Schemas) -> Plain:
         "trace_id": record.trace_id,
         "env": record.env,
         "slices": dict(record.slices),
-        "company": list(record.company),
+        "batch_mates": list(record.batch_mates),
         "payload_kept": row.payload_kept,
         "sample_p": row.sample_p,
         "features": named(values, schemas.get(record.stamp, ())),
@@ -114,11 +114,12 @@ def _arrow_schema(pyarrow: Any, features: Mapping[str, str]) -> Any:
     columns = {name: text for name in TEXTS[:1]}
     columns["at"] = pyarrow.timestamp("ms", tz="UTC")
     columns |= {name: text for name in TEXTS[1:]}
-    columns |= {name: real for name in (*NUMBERS, *TIMES)}
+    columns |= {spec.name: whole if spec.whole else real for spec in OUTPUTS}
+    columns |= {name: real for name in TIMES}
     columns |= {"batch_size": whole, "replica": whole}
     columns |= {name: text for name in ("client", "session", "trace_id", "env")}
     columns["slices"] = pyarrow.map_(text, text)
-    columns["company"] = pyarrow.list_(text)
+    columns["batch_mates"] = pyarrow.list_(text)
     columns |= {"payload_kept": pyarrow.bool_(), "sample_p": real}
     for name, kind in features.items():
         columns[FEATURE + name] = text if kind == "categorical" else pyarrow.float32()

@@ -100,9 +100,9 @@ def _evidence(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
 def _integrity(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
     rows = [(str(one.index), _checked(one.self_check, at), "") for one in replicas]
     for one in replicas:
-        for item in one.self_check.moved:
-            when = "NOW: " if item.now else "at the next start: "
-            rows.append((str(one.index), item.kind, f"{when}{item.name} {item.words}"))
+        for item in one.self_check.changed:
+            when = "NOW: " if item.affects_answers_now else "at the next start: "
+            rows.append((str(one.index), item.kind, f"{when}{item.name} {item.message}"))
     return (
         "integrity: is everything as it was loaded\n"
         + table(("replica", "last check", "changed"), rows)
@@ -113,11 +113,11 @@ def _integrity(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
 
 def _checked(check: pb.SelfCheck, at: float) -> str:
     """When a replica was last compared with what it loaded, and how that went."""
-    if check.trouble:
-        return f"FAILED: {check.trouble}"
+    if check.error:
+        return f"FAILED: {check.error}"
     if not check.at_unix_ms:
         return "not yet"
-    result = "yes" if not check.moved else "NO"
+    result = "yes" if not check.changed else "NO"
     result += f", {age(at - check.at_unix_ms / 1000)} ago in {check.took_ms:.1f} ms"
     if check.verified_unix_ms:
         result += f"; every byte {age(at - check.verified_unix_ms / 1000)} ago"

@@ -1,1 +1,1 @@
-"""Alerts: the book, the commands they run, the silences."""
+"""Alerts: the book and the commands they run."""

@@ -14,8 +14,8 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from server.telemetry.alerts.silences import matches, parse_matcher
 from server.telemetry.errors import UnknownAlert
+from server.telemetry.filters import parse_matcher, silences
 from server.telemetry.findings import SEVERITIES, Finding
 from server.telemetry.rows import AlertRow, AlertTransition, SilenceRow
 
@@ -170,33 +170,35 @@ class AlertBook:
     # ---- people ----------------------------------------------------------------------------
 
     def acknowledge(
-        self, alert_id: str, by: str, note: str, now: float, undo: bool = False
+        self, alert_id: str, actor: str, note: str, now: float, undo: bool = False
     ) -> AlertRow:
         """Somebody is on it (or, with `undo`, no longer). Raises UnknownAlert."""
         row = self._find(alert_id)
         state = row.state
         row = replace(
             row,
-            acknowledged_by="" if undo else by,
+            acknowledged_by="" if undo else actor,
             acknowledged_note="" if undo else note,
         )
         word = "unacknowledged" if undo else "acknowledged"
-        step = AlertTransition(int(now * 1000), state, state, by, f"{word}: {note}".rstrip(": "))
+        step = AlertTransition(int(now * 1000), state, state, actor, f"{word}: {note}".rstrip(": "))
         row = replace(row, history=(*row.history, step))
         self._put(row)
         self._told(Transition(row, step, page=False))
         return row
 
-    def silence(self, matcher: str, until: float, by: str, reason: str, now: float) -> SilenceRow:
+    def silence(
+        self, matcher: str, until: float, actor: str, reason: str, now: float
+    ) -> SilenceRow:
         """No pages for what matches, until then. Raises BadFilter on a matcher that says nothing
         and ValueError when it would not end, or has ended."""
         parse_matcher(matcher)
         if not now < until < now + 366 * 86400:
             raise ValueError("a silence must end, within a year and not before it begins")
         made = int(now * 1000)
-        key = f"{matcher}\0{by}\0{until}"
+        key = f"{matcher}\0{actor}\0{until}"
         row = SilenceRow(
-            f"{made:011x}{zlib.crc32(key.encode()):08x}", matcher, int(until * 1000), by, reason
+            f"{made:011x}{zlib.crc32(key.encode()):08x}", matcher, int(until * 1000), actor, reason
         )
         self._silences[row.id] = row
         self._resilence(now)
@@ -257,7 +259,7 @@ class AlertBook:
     def _silenced(self, row: AlertRow, finding: Finding | None = None) -> bool:
         if finding is not None:
             row = replace(row, features=finding.features, slices=finding.slices)
-        return any(matches(s.matcher, row) for s in self._silences.values())
+        return any(silences(s.matcher, row) for s in self._silences.values())
 
     def _resilence(self, now: float) -> None:
         for key, row in list(self._open.items()):

@@ -41,7 +41,7 @@ class AlertDesk:
         self._firing: list[tuple[str, tuple[str, ...]]] = []  # stamp, slices
 
     def restore(self, now: float) -> None:
-        stored = self._store().judged
+        stored = self._store().judgements
         self.book.restore(stored.alerts(), stored.silences(int(now * 1000)))
         self._changes.note([*reversed(self.book.rows()), *self.book.silences()])
 
@@ -70,14 +70,14 @@ class AlertDesk:
                 return True
         return False
 
-    def acknowledge(self, alert_id: str, by: str, note: str, undo: bool, now: float) -> AlertRow:
-        row = self.book.acknowledge(alert_id, by, note, now, undo)
+    def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool, now: float) -> AlertRow:
+        row = self.book.acknowledge(alert_id, actor, note, now, undo)
         self.keep()
         return row
 
     def silence(self, row: SilenceRow) -> SilenceRow:
         """A silence of the book, begun or ended, is kept and shown."""
-        self._attempt(lambda: self._store().judged.put_silence(row))
+        self._attempt(lambda: self._store().judgements.put_silence(row))
         self._changes.note([row, *self.book.rows()])
         self.keep()
         return row
@@ -86,7 +86,7 @@ class AlertDesk:
         if row.action in OVER:
             self.book.deployed(now)
         self._changes.note([row])
-        self._attempt(lambda: self._store().judged.put_deploy(row))
+        self._attempt(lambda: self._store().judgements.put_deploy(row))
         self.keep()
 
     def keep(self) -> None:
@@ -94,7 +94,7 @@ class AlertDesk:
 
         def work() -> None:
             for transition in self._waiting:
-                self._store().judged.put_alert(transition.alert)
+                self._store().judgements.put_alert(transition.alert)
 
         if self._waiting and self._attempt(work):
             self._waiting.clear()

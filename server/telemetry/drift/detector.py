@@ -54,7 +54,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tick:
-    """All that one tick found; `words.py` says it."""
+    """All that one tick found; `messages.py` says it."""
 
     now: float
     slices: list[str]

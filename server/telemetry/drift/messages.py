@@ -54,7 +54,7 @@ def _row(stamp: str, tick: Tick, look: Look, s: int, position: int, name: str) -
         excess_kl=float(found.excess_kl[at]),
         expected_kl=float(found.expected_kl[at]),
         level=_level(look, at),
-        structural=change.words if change else "",
+        structural=change.message if change else "",
     )
 
 
@@ -171,7 +171,7 @@ def _structural(stamp: str, modality: str, found: list[tuple[Structural, str, st
         key,
         "structural",
         SEVERITIES[change.level],
-        f"{name}{_where(where)}: {change.words}",
+        f"{name}{_where(where)}: {change.message}",
         stamp,
         features=tuple(dict.fromkeys(name for _, name, _ in found)),
         slices=tuple(dict.fromkeys(where for _, _, where in found if where)),

@@ -25,7 +25,7 @@ BY_CHANCE = 1e-6  # a window this unlikely to hold one cell alone is a stuck fea
 @dataclass(frozen=True, slots=True)
 class Structural:
     level: int  # index into drift.LEVELS
-    words: str
+    message: str
 
 
 NOTHING = Structural(0, "")

@@ -1,4 +1,4 @@
-"""What leaves the process: OTLP by OpenTelemetry's environment variables, and rows for SQLite.
+"""What leaves the process: OTLP, configured by OpenTelemetry's environment variables.
 
 Every exporter is counted, so that what is lost is known; and ends in time, whatever its receiver
 does. Imported only when something is exported.
@@ -22,19 +22,12 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from server.telemetry.otel.configuration import Plan, Waiting
 from server.telemetry.otel.metrics import Form, Publisher, rendering_of
 from server.telemetry.otel.snapshot import Collect
-from server.telemetry.otel.sqlite import (
-    Sink,
-    SqliteEventExporter,
-    SqliteMetricExporter,
-    SqliteSpanExporter,
-)
 
 FAILURES = {
     "traces": SpanExportResult.FAILURE,
     "logs": LogRecordExportResult.FAILURE,
     "metrics": MetricExportResult.FAILURE,
 }
-SQLITE_INTERVAL_S = 60.0
 NOBODY_WAITS = Waiting(0, 0)  # metrics are read when they are sent
 
 
@@ -176,24 +169,13 @@ class Exports:
             thread.join(timeout_s)
 
 
-def exports_of(plan: Plan, sink: Sink | None, collect: Collect, version: str) -> Exports:
-    made = Exports()
-    if plan.otlp:
-        _add_otlp(made, plan, collect, version)
-    if sink is not None:
-        _add_spans(made, SqliteSpanExporter(sink), plan)
-        _add_events(made, SqliteEventExporter(sink), plan)
-        rendering = rendering_of(Form(delta=True), version)
-        watched = _watched(made, SqliteMetricExporter(sink), "metrics")
-        made.publishers.append(Publisher(watched, rendering, collect, SQLITE_INTERVAL_S))
-    return made
-
-
-def _add_otlp(made: Exports, plan: Plan, collect: Collect, version: str) -> None:
+def exports_of(plan: Plan, collect: Collect, version: str) -> Exports:
+    """The OTLP exporters of the signals that the plan names."""
     from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
+    made = Exports()
     if "traces" in plan.otlp:
         _add_spans(made, OTLPSpanExporter(), plan)
     if "logs" in plan.otlp:
@@ -202,6 +184,7 @@ def _add_otlp(made: Exports, plan: Plan, collect: Collect, version: str) -> None
         rendering = rendering_of(Form(plan.delta, plan.explicit_buckets), version)
         watched = _watched(made, OTLPMetricExporter(), "metrics")
         made.publishers.append(Publisher(watched, rendering, collect, plan.metric_interval_s))
+    return made
 
 
 def _add_spans(made: Exports, exporter: Any, plan: Plan) -> None:

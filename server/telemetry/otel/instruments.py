@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from server.telemetry.otel.exporters import Exports
     from server.telemetry.otel.logs import Logs
     from server.telemetry.otel.prometheus import ScrapeEndpoint
-    from server.telemetry.otel.sqlite import Sink
     from server.telemetry.otel.traces import Traces
 
 CLOSE_S = 3.0
@@ -49,10 +48,9 @@ class Instruments:
         about: Mapping[str, str],
         methods: Collection[str],
         served: Callable[[], Served] = lambda: NOTHING_SERVED,
-        sink: Sink | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.said: list[str] = []  # what was chosen, and why
+        self.messages: list[str] = []  # what was chosen, and why
         self._wall = wall
         self._version = about.get("service.version", "")
         self._state: Sequence[Reading] = ()
@@ -62,8 +60,8 @@ class Instruments:
         self._logs: Logs | None = None
         self._scrape: ScrapeEndpoint | None = None
         self._books = Books(about, methods, self._opened)
-        if plan.otlp or sink is not None:
-            self._load_exports(plan, sink)
+        if plan.otlp:
+            self._load_exports(plan)
         self._drain = Drain(self._books, self._traces, self._logs, served)
         self._drain.start()
         if self._exports is not None:
@@ -72,18 +70,17 @@ class Instruments:
         if plan.prometheus:
             self._load_scrape(plan.prometheus)
 
-    def _load_exports(self, plan: Plan, sink: Sink | None) -> None:
+    def _load_exports(self, plan: Plan) -> None:
         from server.telemetry.otel.exporters import exports_of
         from server.telemetry.otel.logs import Logs
         from server.telemetry.otel.traces import Traces, sampler_of
 
-        self._exports = exports_of(plan, sink, self.collect, self._version)
-        if plan.otlp:
-            self.said.append(f"OTLP: {', '.join(sorted(plan.otlp))} ({plan.reason})")
+        self._exports = exports_of(plan, self.collect, self._version)
+        self.messages.append(f"OTLP: {', '.join(sorted(plan.otlp))} ({plan.reason})")
         if self._exports.spans:
             sampler, why = sampler_of(plan.trace_share)
             self._traces = Traces(sampler, self._exports.spans, self._version)
-            self.said.append(f"traces: {why}")
+            self.messages.append(f"traces: {why}")
         if self._exports.events:
             self._logs = Logs(self._exports.events, self._version)
 
@@ -95,7 +92,7 @@ class Instruments:
         except ExportRefused:
             self.close(0.0)
             raise
-        self.said.append(f"metrics on http://{self._scrape.address}/metrics")
+        self.messages.append(f"metrics on http://{self._scrape.address}/metrics")
 
     def _opened(self, about: Mapping[str, str]) -> tuple[Any, Any]:
         if self._exports is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from server.telemetry.drift.profile import Reliability
 from server.telemetry.findings import SEVERITIES, Finding
-from server.telemetry.quality.estimates import QualityCounts
-from server.telemetry.stamps.stamp_state import Live
+from server.telemetry.quality.estimates import QualityCounts, Yardstick
 
 MIN_ANSWERS = 320  # as for drift: fewer are "insufficient"
 MIN_LABELLED = 100
@@ -15,13 +15,15 @@ SIGMAS = 3.3  # one-sided p of 0.0005; ticks overlap, and one feature is tested 
 HOLD_S = 3600.0
 
 
-def quality_finding(live: Live, day: QualityCounts) -> list[Finding]:
-    """One finding a stamp; none for a bundle whose reference has no labels to compare with."""
-    table = live.reference.reliability
+def quality_finding(
+    stamp: str, table: Reliability | None, stick: Yardstick, day: QualityCounts
+) -> list[Finding]:
+    """At most one finding. `table` is the reliability of the reference, `day` the counts of 24
+    hours; no finding without a reference that has labels."""
     if table is None or not table.n.sum():
         return []
     usual = float(table.sum_correct.sum() / table.n.sum())
-    row = day.row(live.stick, live.bundle.stamp, "", 0, 86400)
+    row = day.row(stick, stamp, "", 0, 86400)
     fallen: list[tuple[int, str]] = []
     if row.predictions >= MIN_ANSWERS:
         level = _level(usual, row.estimated_accuracy, row.predictions)
@@ -29,12 +31,12 @@ def quality_finding(live: Live, day: QualityCounts) -> list[Finding]:
     if row.labelled >= MIN_LABELLED:
         level = _level(usual, row.accuracy, row.labelled)
         fallen.append((level, f"accuracy {row.accuracy:.1%} on {row.labelled} labelled"))
-    key = f"value/{live.bundle.stamp[:12]}/accuracy"
+    key = f"value/{stamp[:12]}/accuracy"
     level, words = max(fallen, default=(0, ""))
     if not level:
-        return [Finding(key, "value", "", "", live.bundle.stamp, hold_s=HOLD_S)]
+        return [Finding(key, "value", "", "", stamp, hold_s=HOLD_S)]
     summary = f"{words} over 24 h, {usual:.1%} in the reference"
-    return [Finding(key, "value", SEVERITIES[level], summary, live.bundle.stamp, hold_s=HOLD_S)]
+    return [Finding(key, "value", SEVERITIES[level], summary, stamp, hold_s=HOLD_S)]
 
 
 def _level(usual: float, found: float, n: int) -> int:

@@ -8,7 +8,7 @@ from server.telemetry.drift import reference
 from server.telemetry.quality import objective
 from server.telemetry.quality.estimates import Yardstick, yardstick
 from server.telemetry.quality.objective import Objective
-from server.telemetry.stamps.stamp_state import Bundle
+from server.telemetry.record import BundleFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Yardsticks:
         return self.before.objective.unit if self.before.objective is not None else ""
 
 
-def yardsticks(old: Bundle, new: Bundle) -> Yardsticks:
+def yardsticks(old: BundleFiles, new: BundleFiles) -> Yardsticks:
     """Raises a TelemetryError for a damaged file."""
     if set(old.labels) != set(new.labels):
         why = "the labels differ, so that no objective has a value for every pair"
@@ -37,7 +37,7 @@ def yardsticks(old: Bundle, new: Bundle) -> Yardsticks:
     return Yardsticks(_stick(old, table), _stick(new, table), why)
 
 
-def _alike(old: Bundle, new: Bundle) -> bool:
+def _alike(old: BundleFiles, new: BundleFiles) -> bool:
     one, other = _objective(old.objective, old), _objective(new.objective, old)
     if one is None or other is None:
         return one is other
@@ -45,10 +45,10 @@ def _alike(old: Bundle, new: Bundle) -> bool:
     return bool((one.value == other.value).all()) and same_window and one.unit == other.unit
 
 
-def _objective(table: bytes, bundle: Bundle) -> Objective | None:
+def _objective(table: bytes, bundle: BundleFiles) -> Objective | None:
     return objective.parse(table, bundle.labels) if table else None
 
 
-def _stick(bundle: Bundle, table: bytes) -> Yardstick:
+def _stick(bundle: BundleFiles, table: bytes) -> Yardstick:
     known = reference.parse(bundle.reference, bundle.schema) if bundle.reference else None
     return yardstick(bundle.labels, known, _objective(table, bundle))

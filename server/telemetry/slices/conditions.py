@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from server.telemetry.filters import equals
+
 MIN_SUPPORT = 300  # rows; fewer say little and tempt to overfitting; notes of earlier trials
 CODES = 8
 ABSENT = CODES  # the code of NaN: no condition includes it
@@ -54,7 +56,7 @@ def _categorical(column: Column) -> Coded:
     place[common] = np.arange(len(common), dtype=np.uint8)
     codes = place[np.where(known, values, len(column.categories))]
     names = [column.categories[i] for i in common]
-    texts = tuple((f"{column.name}={name}", f"{column.name} {name}") for name in names)
+    texts = tuple((equals(column.name, name), f"{column.name} {name}") for name in names)
     # A category everybody has is no slice.
     useful = texts if len(texts) > 1 or (codes == ABSENT).any() else ()
     masks = np.eye(len(useful), CODES + 1)

@@ -41,7 +41,7 @@ class FoundSlice:
     proposed it."""
 
     expression: str
-    words: str
+    message: str
     support: int
     share: float
     mean: float
@@ -277,7 +277,7 @@ def _told(
     figure, other = _figure(mean, measure, unit), _figure(elsewhere, measure, unit)
     return FoundSlice(
         expression=" ".join(expression for expression, _ in texts),
-        words=f"{said}: {NAMES[measure]} {figure} against {other} elsewhere, "
+        message=f"{said}: {NAMES[measure]} {figure} against {other} elsewhere, "
         f"{100 * share:.0f} % of traffic",
         support=int(np.count_nonzero(rows)),
         share=share,

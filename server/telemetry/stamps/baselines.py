@@ -107,7 +107,7 @@ class Baselines:
         row = self._store.connection.execute(
             "SELECT s.id FROM stamp s JOIN profile p ON p.stamp_id = s.id WHERE s.id <> ?"
             " AND s.hex <> ? ORDER BY p.hour DESC LIMIT 1",
-            (self._store.stamp_id(live.bundle.stamp), live.bundle.stamp),
+            (self._store.names.stamp_id(live.bundle.stamp), live.bundle.stamp),
         ).fetchone()
         if row is None:
             return {}

@@ -159,16 +159,16 @@ class Counting:
             live = self._lives.find(stamp)
             if live is None:
                 continue
-            ids = self._store.feature_ids(stamp)
+            ids = self._store.names.feature_ids(stamp)
             profiles = [(ids[i], live.layout.profile(block, i)) for i in range(len(ids))]
-            key = (self._store.stamp_id(stamp), hour, self._store.slice_id(name, hour))
+            key = (self._store.names.stamp_id(stamp), hour, self._store.names.slice_id(name, hour))
             self._store.sums.put_profiles(*key, profiles)
         self._store.sums.put_latency([sums.row(key) for key, sums in self.latency.changed()])
         for (stamp, hour, name), counts in self.quality.changed():
-            key = (self._store.stamp_id(stamp), hour, self._store.slice_id(name, hour))
+            key = (self._store.names.stamp_id(stamp), hour, self._store.names.slice_id(name, hour))
             self._store.sums.put_sums("quality", key, packed(counts))
         for (stamp, hour), sums in self.embedding.changed():
-            hour_key = (self._store.stamp_id(stamp), hour)
+            hour_key = (self._store.names.stamp_id(stamp), hour)
             self._store.sums.put_sums("profile_embedding", hour_key, embedding.packed(sums))
 
     def written(self, now: float) -> None:

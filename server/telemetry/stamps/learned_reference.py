@@ -112,7 +112,7 @@ def _feature(column: NDArray[np.float32], spec: FeatureSpec) -> dict[str, Any]:
         # Without the mixes a value that is absent cannot be told from one that is missing.
         "missing": 0,
         "nonfinite": int(np.isinf(column).sum()),
-        "deff": 1.0,  # live traffic measures its own (burst.py)
+        "deff": 1.0,  # live traffic measures its own (drift/design_effect.py)
         "importance": 1.0,
         "windows": {},
         **_scale(finite.astype(np.float64)),

@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
-from server.telemetry.record import FeatureSpec
-from server.telemetry.stamps.stamp_state import Bundle, Live, Past
+from server.telemetry.record import BundleFiles, FeatureSpec
+from server.telemetry.stamps.stamp_state import Live, Past
 from server.telemetry.store.store import Store
 
 REMEMBERED_S = 4 * 3600  # as far back as evidence looks
@@ -35,7 +35,7 @@ class Lives(Mapping[str, Live]):
     def __len__(self) -> int:
         return len(self._lives)
 
-    def adopt(self, bundle: Bundle, now: float) -> Live:
+    def adopt(self, bundle: BundleFiles, now: float) -> Live:
         """Takes in a bundle, whatever was known of its stamp before. Raises ReferenceRefused or
         ObjectiveRefused, after which nothing has changed."""
         bundle = self.with_learnt(bundle)
@@ -44,13 +44,13 @@ class Lives(Mapping[str, Live]):
             return known
         live = Live(bundle, self._slices(), self._past, self._tick_s)
         with self._store.transaction():
-            self._store.put_reference(bundle.stamp, bundle.name, live.reference, now)
+            self._store.names.put_reference(bundle.stamp, bundle.name, live.reference, now)
             self._keep(bundle)
         self._lives[bundle.stamp] = live
         self._let_go(bundle.stamp)
         return live
 
-    def with_learnt(self, bundle: Bundle) -> Bundle:
+    def with_learnt(self, bundle: BundleFiles) -> BundleFiles:
         """A bundle without a reference, with the one its traffic has made, if it has."""
         if bundle.reference:
             return bundle
@@ -81,13 +81,13 @@ class Lives(Mapping[str, Live]):
         since = int((now - REMEMBERED_S) * 1000)
         for stamp, live in self._lives.items():
             live.last_at = max(live.last_at, float(self._store.sums.last_hour(stamp)))
-            live.watch.restore(self._store.judged.levels(stamp, since))
+            live.watch.restore(self._store.judgements.levels(stamp, since))
 
     def meet(self, stamp: str, schema: tuple[FeatureSpec, ...], now: float) -> Live:
         """A stamp that a record brought: as it is known, or without a reference."""
         live = self.find(stamp)
         if live is None or (schema and not live.bundle.schema):
-            before = live.bundle if live else Bundle(stamp)
+            before = live.bundle if live else BundleFiles(stamp)
             live = self.adopt(replace(before, schema=schema), now)
         return live
 
@@ -97,13 +97,13 @@ class Lives(Mapping[str, Live]):
             del self._lives[oldest]
 
     def _slices(self) -> list[str]:
-        return [name for name in self._store.slice_names() if name]
+        return [name for name in self._store.names.slice_names() if name]
 
-    def _keep(self, bundle: Bundle) -> None:
+    def _keep(self, bundle: BundleFiles) -> None:
         self._store.connection.execute(
             "INSERT OR REPLACE INTO bundle VALUES (?, ?, ?, ?, ?, ?)",
             (
-                self._store.stamp_id(bundle.stamp),
+                self._store.names.stamp_id(bundle.stamp),
                 bundle.name,
                 json.dumps([asdict(spec) for spec in bundle.schema]),
                 json.dumps(bundle.labels),
@@ -112,7 +112,7 @@ class Lives(Mapping[str, Live]):
             ),
         )
 
-    def _kept(self, stamp: str) -> Bundle | None:
+    def _kept(self, stamp: str) -> BundleFiles | None:
         row = self._store.connection.execute(
             "SELECT b.name, features, labels, reference, objective FROM bundle b"
             " JOIN stamp s ON s.id = b.stamp_id WHERE s.hex = ?",
@@ -124,7 +124,7 @@ class Lives(Mapping[str, Live]):
             FeatureSpec(**{**spec, "categories": tuple(spec["categories"])})
             for spec in json.loads(row[1])
         ]
-        return Bundle(
+        return BundleFiles(
             stamp,
             row[0],
             tuple(specs),

@@ -16,26 +16,13 @@ from server.telemetry.drift.profile import Ints, Reference, empty_reference
 from server.telemetry.drift.windows import Trailing
 from server.telemetry.quality import objective
 from server.telemetry.quality.estimates import Yardstick, yardstick
-from server.telemetry.record import FeatureSpec
+from server.telemetry.record import BundleFiles
 from server.telemetry.rows import FeatureRow
 from server.telemetry.slices.names import SliceNames
 from server.telemetry.stamps.pending_rows import Seen
 
 SENT = ("text", "image", "audio")  # a NaN of these is missing only where the mix names them
 ALWAYS = "request"
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """What telemetry is told of a bundle: `reference` and `objective` are the files' bytes, empty
-    when the bundle has none."""
-
-    stamp: str
-    name: str = ""
-    schema: tuple[FeatureSpec, ...] = ()
-    labels: tuple[str, ...] = ()
-    reference: bytes = b""
-    objective: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +36,9 @@ class Past:
 class Live:
     """Raises ReferenceRefused or ObjectiveRefused when the bundle's files do not fit."""
 
-    def __init__(self, bundle: Bundle, slices: Sequence[str], past: Past, tick_s: float) -> None:
+    def __init__(
+        self, bundle: BundleFiles, slices: Sequence[str], past: Past, tick_s: float
+    ) -> None:
         self.bundle = bundle
         self.reference = _reference(bundle)
         self.layout = Layout(self.reference)
@@ -121,7 +110,7 @@ class Live:
         return found
 
 
-def _reference(bundle: Bundle) -> Reference:
+def _reference(bundle: BundleFiles) -> Reference:
     if bundle.reference:
         return reference.parse(bundle.reference, bundle.schema)
     return empty_reference(bundle.schema)

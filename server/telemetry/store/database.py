@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from sqlite_utils import Database
 
-from server.telemetry.store.schema import migrations
+from server.telemetry.store.schema import add_missing_outputs, migrations
 
 logger = logging.getLogger(__name__)
 
@@ -188,3 +188,4 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         if found != "ok":
             raise sqlite3.DatabaseError(found)
     migrations.apply(Database(connection))
+    add_missing_outputs(connection)

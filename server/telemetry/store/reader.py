@@ -13,12 +13,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from server.telemetry.filters import Filter, parse_filter
+from server.telemetry.filters import Clause, parse_filter
+from server.telemetry.outputs import OUTPUT_NAMES, stored_outputs
 from server.telemetry.record import Record
 from server.telemetry.rows import PredictionRow, Row
 from server.telemetry.store.database import open_reader
+from server.telemetry.store.filter_sql import feature_check, where
 from server.telemetry.store.history import HISTORY, Span
 from server.telemetry.store.store import day_of
 
@@ -39,11 +39,11 @@ class Reader:
         limit = min(max(limit, 1), MOST_SAMPLES)
         found: list[PredictionRow] = []
         with closing(open_reader(self._path())) as connection:
-            check = _feature_check(connection, wanted)
+            check = feature_check(connection, wanted)
+            condition, values = _bounds(wanted, span)
             for day in reversed(days_of(connection, span)):
-                where, values = _bounds(wanted, span)
                 rows = connection.execute(
-                    _select(day, payload) + f" WHERE {where} ORDER BY p.at DESC", values
+                    _select(day, payload) + f" WHERE {condition} ORDER BY p.at DESC", values
                 )
                 for row in rows:
                     if check(row["stamp_id"], row["features"]):
@@ -69,11 +69,11 @@ class Reader:
         """Everything in a span, oldest first, without payloads. Raises BadFilter."""
         wanted = parse_filter(line)
         with closing(open_reader(self._path())) as connection:
-            check = _feature_check(connection, wanted)
+            check = feature_check(connection, wanted)
+            condition, values = _bounds(wanted, span)
             for day in days_of(connection, span):
-                where, values = _bounds(wanted, span)
                 for row in connection.execute(
-                    _select(day, False) + f" WHERE {where} ORDER BY p.at", values
+                    _select(day, False) + f" WHERE {condition} ORDER BY p.at", values
                 ):
                     if check(row["stamp_id"], row["features"]):
                         yield prediction_of(row)
@@ -95,10 +95,6 @@ def prediction_of(row: sqlite3.Row) -> PredictionRow:
         task=row["task"],
         mix=row["mix"],
         label=row["label"],
-        confidence=_number(row["confidence"]),
-        margin=_number(row["margin"]),
-        entropy=_number(row["entropy"]),
-        closed_set_mass=_number(row["closed_set_mass"]),
         features=row["features"],
         slices=json.loads(row["slices"]),
         client=row["client"],
@@ -114,15 +110,12 @@ def prediction_of(row: sqlite3.Row) -> PredictionRow:
         error=row["error"],
         env=row["env"] or "",
         trace_id=row["trace_id"],
-        company=tuple(row["company"].split()),
+        batch_mates=tuple(row["batch_mates"].split()),
+        **stored_outputs([row[name] for name in OUTPUT_NAMES]),
     )
     return PredictionRow(
         record, bool(row["kept"]), row["sample_p"], row["true_label"] or "", row["example"] or b""
     )
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value  # SQLite stores NaN as NULL
 
 
 def _select(day: str, payload: bool) -> str:
@@ -135,10 +128,11 @@ def _select(day: str, payload: bool) -> str:
     )
 
 
-def _bounds(wanted: Filter, span: Span | None) -> tuple[str, tuple[Any, ...]]:
+def _bounds(wanted: Sequence[Clause], span: Span | None) -> tuple[str, tuple[Any, ...]]:
+    condition, values = where(wanted)
     if span is None:
-        return wanted.where, wanted.values
-    return f"{wanted.where} AND p.at >= ? AND p.at < ?", (*wanted.values, span.since, span.until)
+        return condition, values
+    return f"{condition} AND p.at >= ? AND p.at < ?", (*values, span.since, span.until)
 
 
 def days_of(connection: sqlite3.Connection, span: Span | None) -> list[str]:
@@ -151,26 +145,6 @@ def days_of(connection: sqlite3.Connection, span: Span | None) -> list[str]:
     if span is None:
         return days
     return [d for d in days if day_of(span.since) <= d <= day_of(span.until)]
-
-
-def _feature_check(connection: sqlite3.Connection, wanted: Filter) -> Callable[[int, bytes], bool]:
-    """Whether a stored row passes the terms about features."""
-    if not wanted.features:
-        return lambda stamp_id, blob: True
-    places = {
-        (row[0], row[1]): row[2]
-        for row in connection.execute("SELECT stamp_id, name, position FROM feature")
-    }
-
-    def check(stamp_id: int, blob: bytes) -> bool:
-        values = np.frombuffer(blob, dtype="<f4")
-        for term in wanted.features:
-            place = places.get((stamp_id, term.name))
-            if place is None or place >= len(values) or not term.holds(float(values[place])):
-                return False
-        return True
-
-    return check
 
 
 def _chunks(items: list[str], size: int) -> Iterator[list[str]]:

@@ -7,7 +7,7 @@ before predictions, predictions before hours of profiles; today's rows go last, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.telemetry.stamps.latency import WIDE_S, WIDTH_S, LatencyKey, LatencySums
 from server.telemetry.store.row_codec import latency_of
@@ -15,6 +15,7 @@ from server.telemetry.store.store import Store, day_of
 
 HOUR_S, DAY_S = 3600, 86400
 CHUNK_ROWS = 5000
+CLOCK_STEP_S = 3600.0  # smaller steps do not matter to ages in days
 PAGES_FREED = 2000  # given back to the file system in one go
 
 
@@ -167,3 +168,22 @@ class Retention:
                 f" (SELECT id FROM prediction_{day} ORDER BY id LIMIT {CHUNK_ROWS})"
             ).rowcount
         return [f"{rows} predictions of today"] if rows else []
+
+
+@dataclass(slots=True)
+class ClockSteps:
+    """Notices that the wall clock was set: it advanced more, or less, than the monotonic clock.
+
+    `speed`: unix seconds that pass in one of the monotonic clock, for a simulated clock."""
+
+    speed: float = 1.0
+    _seen: tuple[float, float] | None = field(default=None, init=False)
+
+    def step(self, now: float, monotonic: float) -> float:
+        """By how many seconds the clock was moved since the last look; 0.0 when by less than an
+        hour, which is no matter to anything that is counted in days."""
+        before, self._seen = self._seen, (now, monotonic)
+        if before is None:
+            return 0.0
+        moved = now - before[0] - (monotonic - before[1]) * self.speed
+        return moved if abs(moved) >= CLOCK_STEP_S else 0.0

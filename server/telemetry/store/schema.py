@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from sqlite_utils import Database, Migrations
+
+from server.telemetry.outputs import OUTPUTS
 
 migrations = Migrations("telemetry")
 
@@ -14,10 +18,7 @@ PREDICTION_COLUMNS = (
     ("task", "TEXT"),
     ("mix", "TEXT"),
     ("label", "TEXT"),
-    ("confidence", "REAL"),
-    ("margin", "REAL"),
-    ("entropy", "REAL"),
-    ("closed_set_mass", "REAL"),
+    *((spec.name, spec.column) for spec in OUTPUTS),
     ("features", "BLOB"),
     ("slices", "TEXT"),
     ("client", "TEXT"),
@@ -33,7 +34,7 @@ PREDICTION_COLUMNS = (
     ("error", "TEXT"),
     ("env_id", "INTEGER"),
     ("trace_id", "TEXT"),
-    ("company", "TEXT"),
+    ("batch_mates", "TEXT"),
     ("sample_p", "REAL"),
     ("kept", "INTEGER"),
 )
@@ -50,6 +51,18 @@ def day_tables(day: str) -> tuple[str, ...]:
         f"CREATE TABLE payload_{day} (prediction_id TEXT PRIMARY KEY, at REAL, stratum TEXT,"
         " p REAL, example BLOB)",
     )
+
+
+def add_missing_outputs(connection: sqlite3.Connection) -> None:
+    """Give the day tables of an older file the columns of outputs that are newer; NULL there."""
+    tables = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'prediction_[0-9]*'"
+    ).fetchall()
+    for (table,) in tables:
+        known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        for spec in OUTPUTS:
+            if spec.name not in known:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {spec.name} {spec.column}")
 
 
 @migrations()
@@ -209,3 +222,19 @@ def every_label_counts_alike(db: Database) -> None:
     """`weight` was one over the probability of keeping the payload, which its row has as well, and
     right only for labels that were given because it was kept."""
     db.execute("ALTER TABLE truth DROP COLUMN weight")
+
+
+@migrations()
+def names_of_the_field(db: Database) -> None:
+    """Version 0.1 renamed `company` to `batch_mates` and, in silences and deploys, `by` to
+    `actor`; an older file keeps its rows."""
+    for table in db.table_names():
+        columns = {column.name for column in db[table].columns}
+        if table.startswith("prediction_") and "company" in columns:
+            db.execute(f"ALTER TABLE {table} RENAME COLUMN company TO batch_mates")
+    for table in ("silence", "deploy"):
+        db.execute(
+            f"UPDATE {table} SET row = json_remove("
+            "json_set(row, '$.actor', json_extract(row, '$.by')), '$.by')"
+            " WHERE json_type(row, '$.by') IS NOT NULL"
+        )

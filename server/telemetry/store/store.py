@@ -1,5 +1,5 @@
 """Everything the writer thread does to telemetry.db. One connection, one thread, one transaction
-at a time; raw SQL where it is hot. Readers have connections of their own (reading.py)."""
+at a time; raw SQL where it is hot. Readers have connections of their own (reader.py)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils import Database
-
-from server.telemetry.drift.profile import Reference, pack_counts
+from server.telemetry.outputs import output_tuple
 from server.telemetry.record import Record
 from server.telemetry.store.database import Opened
-from server.telemetry.store.judgements import JudgedStore
+from server.telemetry.store.judgements import JudgementStore
 from server.telemetry.store.schema import PREDICTION_NAMES, day_tables
+from server.telemetry.store.stored_names import StoredNames
 from server.telemetry.store.sums import SumsStore
 
 TAG_TEXTS = 1024  # sets of tags whose text is remembered
@@ -41,13 +40,11 @@ class Store:
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
         self.connection = opened.connection
-        self.tools = Database(opened.connection)
-        self._names: dict[tuple[str, str], int] = {}
-        self._features: dict[str, list[int]] = {}
+        self.names = StoredNames(opened.connection)
         self._tag_texts: dict[tuple[tuple[str, str], ...], str] = {}
         self._days = set(self.days())
-        self.sums = SumsStore(self)
-        self.judged = JudgedStore(self)
+        self.sums = SumsStore(self.connection, self.names)
+        self.judgements = JudgementStore(self.connection, self.names)
 
     @property
     def path(self) -> Path:
@@ -72,89 +69,11 @@ class Store:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
         # What was made in it is gone again.
-        self._names.clear()
-        self._features.clear()
+        self.names.clear()
         self._days = set(self.days())
 
     def close(self) -> None:
         self._opened.close()
-
-    # ---- names -----------------------------------------------------------------------------
-
-    def stamp_id(self, stamp: str, name: str = "", at: float = 0.0) -> int:
-        return self._name("stamp", "hex", stamp, {"name": name, "first_at": at})
-
-    def env_id(self, text: str) -> int:
-        return self._name("env", "text", text, {})
-
-    def slice_id(self, name: str, at: float = 0.0) -> int:
-        return self._name("slice", "name", name, {"first_at": at, "last_at": at})
-
-    def _name(self, table: str, column: str, value: str, more: dict[str, Any]) -> int:
-        key = (table, value)
-        if key not in self._names:
-            columns = ", ".join((column, *more))
-            marks = ", ".join("?" * (len(more) + 1))
-            self.connection.execute(
-                f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})",
-                (value, *more.values()),
-            )
-            found = self.connection.execute(
-                f"SELECT id FROM {table} WHERE {column} = ?", (value,)
-            ).fetchone()
-            self._names[key] = int(found[0])
-        return self._names[key]
-
-    def put_reference(self, stamp: str, name: str, reference: Reference, at: float) -> None:
-        """The features of a stamp with their reference counts."""
-        self._features.pop(stamp, None)
-        stamp_id = self.stamp_id(stamp, name, at)
-        if name:
-            self.connection.execute("UPDATE stamp SET name = ? WHERE id = ?", (name, stamp_id))
-        rows = [
-            {
-                "stamp_id": stamp_id,
-                "position": position,
-                "name": f.name,
-                "modality": f.spec.modality,
-                "kind": f.spec.kind,
-                "unit": f.spec.unit,
-                "categories": json.dumps(f.spec.categories),
-                "importance": f.importance,
-                "cells": len(f.counts),
-                "centre": f.centre,
-                "step": f.step,
-                "edges": f.edges.astype("<f8").tobytes(),
-                "reference_counts": pack_counts(f.counts),
-            }
-            for position, f in enumerate(reference.features)
-        ]
-        known = {
-            row[0]: row[1]
-            for row in self.connection.execute(
-                "SELECT position, id FROM feature WHERE stamp_id = ?", (stamp_id,)
-            )
-        }
-        for row in rows:
-            if row["position"] in known:
-                row["id"] = known[row["position"]]
-        self.tools.table("feature").upsert_all([r for r in rows if "id" in r], pk="id")
-        self.tools.table("feature").insert_all([r for r in rows if "id" not in r], pk="id")
-
-    def feature_ids(self, stamp: str) -> list[int]:
-        """In order of position."""
-        if stamp not in self._features:
-            self._features[stamp] = [
-                int(row[0])
-                for row in self.connection.execute(
-                    "SELECT id FROM feature WHERE stamp_id = ? ORDER BY position",
-                    (self.stamp_id(stamp),),
-                )
-            ]
-        return self._features[stamp]
-
-    def slice_names(self) -> list[str]:
-        return [row[0] for row in self.connection.execute("SELECT name FROM slice ORDER BY id")]
 
     # ---- predictions -----------------------------------------------------------------------
 
@@ -193,14 +112,11 @@ class Store:
         return (
             record.prediction_id,
             record.at,
-            self.stamp_id(record.stamp, at=record.at),
+            self.names.stamp_id(record.stamp, at=record.at),
             record.task,
             record.mix,
             record.label,
-            record.confidence,
-            record.margin,
-            record.entropy,
-            record.closed_set_mass,
+            *output_tuple(record),
             record.features,
             self._tags(record.slices),
             record.client,
@@ -214,9 +130,9 @@ class Store:
             record.post_ms,
             record.total_ms,
             record.error,
-            self.env_id(record.env),
+            self.names.env_id(record.env),
             record.trace_id,
-            " ".join(record.company),
+            " ".join(record.batch_mates),
             sample_p,
             int(kept),
         )

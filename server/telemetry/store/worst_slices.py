@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.telemetry.filters import slice_name
 from server.telemetry.quality.estimates import Yardstick
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import SliceRow
@@ -92,7 +93,7 @@ def _row(found: FoundSlice, stamp: str, wanted: Search, estimated: bool) -> Slic
     worth = -1000 * found.mean if wanted.measure == "value" else math.nan
     return SliceRow(
         expression=found.expression,
-        words=found.words + (" (estimated from confidence)" if estimated else ""),
+        message=found.message + (" (estimated from confidence)" if estimated else ""),
         support=found.support,
         share=found.share,
         error=found.mean,
@@ -181,7 +182,7 @@ def _columns(
         categories = tuple(name for name, _ in counts)
         places = {name: i for i, name in enumerate(categories)}
         found = np.array([places.get(name, math.nan) for name in names], dtype=np.float32)
-        yield Column(key, found, "", categories)
+        yield Column(slice_name(key), found, "", categories)
 
 
 def _read(connection: sqlite3.Connection, stamp: str, features: int, span: Span) -> _Rows | None:

@@ -1,6 +1,6 @@
-"""Whether to try again, where and when: pure, with the clock and the dice passed in.
+"""Whether to retry, where and when: pure, with the clock and the random draw passed in.
 
-Tried again is only what another moment or another server can answer: UNAVAILABLE, and
+Retried is only what another moment or another server can answer: UNAVAILABLE, and
 RESOURCE_EXHAUSTED after the time the server names. Never INVALID_ARGUMENT or FAILED_PRECONDITION:
 the same request would be refused again. All attempts share one deadline.
 """
@@ -14,38 +14,38 @@ from dataclasses import dataclass
 
 from trefoil.errors import Overloaded, TrefoilError, Unavailable
 
-# Callers who were told the same time must not come back at the same moment.
+# Callers that were given the same time must not come back at the same moment.
 SPREAD = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Retries:
-    """`attempts` in all. Waits double from `first_s` to `longest_s`, and are drawn from their
+class RetryPolicy:
+    """The backoff doubles from `initial_backoff_s` to `max_backoff_s`; the wait is drawn from its
     upper half."""
 
-    attempts: int = 6
-    first_s: float = 0.05
-    longest_s: float = 2.0
+    max_attempts: int = 6
+    initial_backoff_s: float = 0.05
+    max_backoff_s: float = 2.0
 
     def wait_s(
         self,
         error: TrefoilError,
         attempt: int,
         elsewhere: bool,
-        dice: Callable[[], float] = random.random,
+        draw: Callable[[], float] = random.random,
     ) -> float | None:
-        """How long to wait after this attempt (counted from 1) failed; None: not again.
+        """How long to wait after attempt number `attempt` (from 1) failed; None: do not retry.
 
-        `elsewhere`: another server has not been asked yet, so there is nothing to wait for.
+        `elsewhere`: another server has not been tried yet, so there is no reason to wait.
         """
-        if not isinstance(error, (Unavailable, Overloaded)) or attempt >= self.attempts:
+        if not isinstance(error, (Unavailable, Overloaded)) or attempt >= self.max_attempts:
             return None
         if elsewhere:
             return 0.0
         if isinstance(error, Overloaded) and error.retry_after_s:
-            return error.retry_after_s * (1 + SPREAD * dice())
-        longest: float = min(self.longest_s, self.first_s * 2 ** (attempt - 1))
-        return longest * (1 + dice()) / 2
+            return error.retry_after_s * (1 + SPREAD * draw())
+        longest: float = min(self.max_backoff_s, self.initial_backoff_s * 2 ** (attempt - 1))
+        return longest * (1 + draw()) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +62,5 @@ class Deadline:
         return max(self.at - self.clock(), 0.0)
 
     def allows(self, wait_s: float) -> bool:
-        """Is there time left after waiting so long?"""
+        """Is there time left after a wait of `wait_s`?"""
         return wait_s < self.left_s

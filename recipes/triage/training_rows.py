@@ -1,7 +1,7 @@
 """Training rows: a station's state, shown through a random subset of the modalities.
 
-A row is the prompt up to where the task is named; behind it hang, as branches of one forward, the
-triage answers and the description, each led by its task's token. One forward teaches both tasks.
+A row is the prompt up to the point where the task is named. The triage answers and the description
+continue it side by side, each after its task's token, so one forward teaches both tasks.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pipelines.models.qwen.log_mel import audio_tokens
 from pipelines.models.qwen.patches import DEFAULT as IMAGE
 from pipelines.models.qwen.patches import image_tokens
-from pipelines.models.tokens import Placeholder, Text
-from pipelines.types import Prepared
+from pipelines.models.tokens import Placeholder, PromptTokenizer
+from pipelines.types import SUBSETS, Prepared
 from recipes.triage import data, notes, outliers, tokens
-from recipes.triage.data import Truth
+from recipes.triage.data import StationState
+from recipes.triage.media_pool import MediaPool, Photo, Sound
 from recipes.triage.notes import NoteClass
-from recipes.triage.pool import Photo, Pool, Sound
 
 Tokens = tuple[int, ...]
 
@@ -31,15 +31,15 @@ _OUTLIER_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """What is drawn how often: `subsets` in the order of data.SUBSETS; of the notes, `loose` are in
-    loose words, `varied` out of the grammar, the rest whole clauses."""
+    """Sampling shares: `subsets` in the order of SUBSETS; of the notes, `loose` are fragments,
+    `varied` come from the grammar, and the rest are whole clauses."""
 
     subsets: tuple[float, ...]
     loose: float = 0.0
     varied: float = 0.0
 
 
-# First what is slow to learn, photos; at the end what is slow to generalise, notes.
+# First photos, which are slow to learn; at the end notes, which are slow to generalise.
 ANSWER = Mix((0.16, 0.2, 0.14, 0.1, 0.08, 0.1, 0.22))
 _WITH_MORE_NOTES = (0.36, 0.06, 0.04, 0.15, 0.12, 0.07, 0.2)
 LATE = Mix(_WITH_MORE_NOTES, loose=0.4)
@@ -47,7 +47,7 @@ LAST = Mix(_WITH_MORE_NOTES, loose=0.14, varied=0.55)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingRow:
     """`answers[right]` is the triage answer; `description` is empty for an outlier."""
 
     prepared: Prepared
@@ -56,14 +56,14 @@ class Row:
     description: Tokens
 
     @property
-    def branches(self) -> tuple[Tokens, ...]:
+    def continuations(self) -> tuple[Tokens, ...]:
         return (*self.answers, self.description) if self.description else self.answers
 
 
-class Rows:
-    """Draws rows from a pool. Every draw takes its randomness from the generator passed in."""
+class RowSampler:
+    """Samples rows from a pool, with the random generator of the caller."""
 
-    def __init__(self, pool: Pool, text: Text, specials: dict[str, int]) -> None:
+    def __init__(self, pool: MediaPool, text: PromptTokenizer, specials: dict[str, int]) -> None:
         self._text = text
         self._describe = specials[tokens.DESCRIBE]
         self._labels = tuple(
@@ -78,10 +78,10 @@ class Rows:
         for sound in pool.sounds:
             self._sounds[sound.event].append(sound)
 
-    def draw(self, rng: Generator, mix: Mix) -> Row:
+    def draw(self, rng: Generator, mix: Mix) -> TrainingRow:
         if rng.random() < _OUTLIER_SHARE:
             return self._outlier(rng)
-        modalities = data.SUBSETS[int(rng.choice(len(data.SUBSETS), p=mix.subsets))]
+        modalities = SUBSETS[int(rng.choice(len(SUBSETS), p=mix.subsets))]
         truth = data.state(rng)
         note = photo = sound = None
         if "text" in modalities:
@@ -89,15 +89,17 @@ class Rows:
         if "image" in modalities:
             photo = _one(rng, self._photos[truth.lamp, truth.sign])
             assert photo.station is not None
-            truth = Truth(truth.note, truth.lamp, truth.sign, photo.station.unit, truth.sound)
+            truth = StationState(
+                truth.note, truth.lamp, truth.sign, photo.station.unit, truth.sound
+            )
         if "audio" in modalities:
             sound = _one(rng, self._sounds[truth.sound])
         right = data.LABELS.index(data.label(truth, modalities))
-        said = self._text.label_ids(data.description(truth, modalities))
+        description = self._text.label_ids(data.description(truth, modalities))
         prepared = self.prepared(rng, note, photo, sound)
-        return Row(prepared, self._labels, right, (self._describe, *said))
+        return TrainingRow(prepared, self._labels, right, (self._describe, *description))
 
-    def _outlier(self, rng: Generator) -> Row:
+    def _outlier(self, rng: Generator) -> TrainingRow:
         note = photo = sound = None
         which = int(rng.integers(7)) + 1  # at least one bit of three
         if which & 1:
@@ -107,7 +109,7 @@ class Rows:
         if which & 4:
             sound = _one(rng, self._sounds[None])
         answers = (*self._labels, self._unknown)
-        return Row(self.prepared(rng, note, photo, sound), answers, len(self._labels), ())
+        return TrainingRow(self.prepared(rng, note, photo, sound), answers, len(self._labels), ())
 
     def prepared(
         self, rng: Generator, note: str | None, photo: Photo | None, sound: Sound | None
@@ -151,16 +153,15 @@ def _note(rng: Generator, meaning: NoteClass, mix: Mix) -> str:
 
 
 def _thinned(rng: Generator, note: str) -> str:
-    """Some notes lose words, so that no single word of a clause becomes its only sign."""
+    """Drops words from some notes, so that no single word of a clause decides its meaning."""
     if rng.random() > 0.3:
         return note
-    words = note.split(" ")
-    kept = [word for word in words if rng.random() > 0.15]
+    kept = [word for word in note.split(" ") if rng.random() > 0.15]
     return " ".join(kept) if len(kept) > 1 else note
 
 
 def _relit(rng: Generator, patches: NDArray[np.float32]) -> torch.Tensor:
-    """The pool is smaller than the number of draws: other light and other noise each time."""
+    """Varies light and noise, because each photo of the pool is used several times."""
     noise = rng.standard_normal(patches.shape, dtype=np.float32)
     gain, shift, spread = np.exp(rng.normal(0, 0.1)), rng.normal(0, 0.08), rng.uniform(0, 0.08)
     return torch.from_numpy(

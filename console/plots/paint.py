@@ -15,6 +15,9 @@ LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
 RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 CENTRE = Qt.AlignmentFlag.AlignCenter
 SMOOTH = QPainter.RenderHint.Antialiasing
+# A text that begins with one of these is the key to a line or an area: the sign takes the colour,
+# and the text stays readable.
+KEYS = "━┄■"
 _ELIDE = Qt.TextElideMode.ElideRight
 
 
@@ -138,7 +141,7 @@ def bar(
 def text(
     painter: QPainter,
     rect: QRect | QRectF,
-    words: str,
+    text: str,
     color: QColor,
     font: QFont | None = None,
     flags: Qt.AlignmentFlag = LEFT,
@@ -148,32 +151,32 @@ def text(
         painter.setFont(font)
     area = QRectF(rect)
     metrics = QFontMetricsF(painter.font())
-    shown = metrics.elidedText(words[:4000], _ELIDE, area.width())
+    shown = metrics.elidedText(text[:4000], _ELIDE, area.width())
     painter.setPen(color)
     painter.drawText(area, int(flags) | int(Qt.TextFlag.TextSingleLine), shown)
     return metrics.horizontalAdvance(shown)
 
 
 def keyed(painter: QPainter, theme: Theme, area: QRectF, key: tuple[str, str], font: QFont) -> None:
-    """`■ words`: the sign in the colour of what it is the key to, the words in that of text."""
-    words, tone = key
-    used = text(painter, area, words[:1], theme.color(tone), font)
+    """`■ text`: the sign in its own colour, the rest in the colour of text."""
+    label, tone = key
+    used = text(painter, area, label[:1], theme.color(tone), font)
     rest = area.adjusted(used + 4, 0, 6, 0)
-    text(painter, rest, words[1:].lstrip(), theme.color("text"), font)
+    text(painter, rest, label[1:].lstrip(), theme.color("text"), font)
 
 
 def wrapped(
-    painter: QPainter, area: QRectF, words: str, color: QColor, font: QFont, most: float = 48
+    painter: QPainter, area: QRectF, text: str, color: QColor, font: QFont, most: float = 48
 ) -> float:
     """Text over as many lines as it needs, at most `most` pixels; returns the height used."""
     painter.setFont(font)
     painter.setPen(color)
     flags = int(Qt.TextFlag.TextWordWrap) | int(Qt.AlignmentFlag.AlignTop)
-    box = painter.boundingRect(area, flags, words[:1000])
+    box = painter.boundingRect(area, flags, text[:1000])
     height = min(box.height(), most)
     painter.save()
     painter.setClipRect(QRectF(area.left(), area.top(), area.width(), height))
-    painter.drawText(area, flags, words[:1000])
+    painter.drawText(area, flags, text[:1000])
     painter.restore()
     return max(height, 15.0) + 1
 

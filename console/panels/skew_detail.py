@@ -10,8 +10,8 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QPolygonF
 from PySide6.QtWidgets import QWidget
 
-from console.panels import paint
-from console.panels.style import Look
+from console.plots import paint
+from console.plots.style import Style
 from console.state import deploys as journal
 from console.state.dashboard import Board, Floats, SkewLine
 from console.state.sanitize import short
@@ -21,19 +21,19 @@ TRAFFIC_PIXELS = 44.0
 MOST_DEPLOYS = 6
 KEY_PIXELS = 92.0
 REDRAWN_S = 2.0  # the traffic by stamp, when nothing else is new
-Said = tuple[str, str]  # words, tone; tone "title" is a heading
+DetailLine = tuple[str, str]  # text, tone; tone "title" is a heading
 
 
-def told(line: SkewLine | None, board: Board) -> list[Said]:
-    """Most telling first: the room is small."""
+def lines_of(line: SkewLine | None, board: Board) -> list[DetailLine]:
+    """The most important first: there is little room."""
     if line is None:
-        return [("select a server: what exactly differs", "title")]
-    found: list[Said] = [(line.name, "text"), (line.stamp_name or "stamp not known", "dim")]
+        return [("select a server to see what differs", "title")]
+    found: list[DetailLine] = [(line.name, "text"), (line.stamp_name or "stamp unknown", "dim")]
     if line.dirty:
-        found.append(("dirty stamp: equals no pin", "warning"))
-    for what, words, now in line.moved:
+        found.append(("dirty stamp: matches no pin", "warning"))
+    for what, text, now in line.moved:
         found.append((f"≠ {what}", "critical" if now else "high"))
-        found.append((f"   {words}: {when(now)}", "dim"))
+        found.append((f"   {text}: {when(now)}", "dim"))
     for what, here, there in line.details:
         found.append((f"≠ {what}", "critical"))
         found.append((f"   {short(here)} · fleet {short(there)}", "dim"))
@@ -50,24 +50,24 @@ def told(line: SkewLine | None, board: Board) -> list[Said]:
         for what, here, there in line.env:
             found.append((f"{what} {here} · fleet {there}", "text"))
     if not line.details and line.stamp:
-        found.insert(2, ("= every file and version as the fleet", "dim"))
+        found.insert(2, ("= all files and versions match the fleet", "dim"))
     return found
 
 
 def when(now: bool) -> str:
     """Since when what moved changes answers."""
-    return "answers may differ now" if now else "the next start will differ"
+    return "answers may differ now" if now else "answers may differ after a restart"
 
 
-def _watch(line: SkewLine, board: Board) -> Iterator[Said]:
+def _watch(line: SkewLine, board: Board) -> Iterator[DetailLine]:
     """What the server itself found when it compared its neighbours, or itself."""
     mine = [alert for alert in board.alerts if alert.open and alert.server == line.address]
     for alert in [alert for alert in mine if alert.row.kind == "skew"][:3]:
-        yield "its own watch says", "title"
+        yield "reported by the server itself", "title"
         yield alert.row.summary, alert.row.severity
 
 
-def _journal(line: SkewLine, board: Board) -> Iterator[Said]:
+def _journal(line: SkewLine, board: Board) -> Iterator[DetailLine]:
     mine = [row for address, row in board.deploys if address == line.address][:MOST_DEPLOYS]
     if mine:
         yield "deploys", "title"
@@ -83,38 +83,38 @@ def _journal(line: SkewLine, board: Board) -> Iterator[Said]:
             yield f"   {row.detail}", "dim"
 
 
-class Detail(QWidget):
-    def __init__(self, look: Look) -> None:
+class SkewDetail(QWidget):
+    def __init__(self, style: Style) -> None:
         super().__init__()
-        self._look = look
-        self.lines: list[Said] = []
+        self._style = style
+        self.lines: list[DetailLine] = []
         self._shares: tuple[tuple[str, Floats], ...] = ()
         self._drawn_s = 0.0
         self.setMinimumWidth(150)
 
     def show_line(self, line: SkewLine | None, board: Board) -> None:
-        lines = told(line, board)
+        lines = lines_of(line, board)
         if lines == self.lines and board.made_s - self._drawn_s < REDRAWN_S:
             return
         self.lines, self._drawn_s = lines, board.made_s
         self._shares = board.latency.shares if board.latency is not None else ()
-        self.setAccessibleName("; ".join(words for words, _ in self.lines)[:500])
+        self.setAccessibleName("; ".join(text for text, _ in self.lines)[:500])
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        look, theme = self._look, self._look.theme
+        style, theme = self._style, self._style.theme
         y = 4.0
         room = self.height() - (TRAFFIC_PIXELS if self._shares else 4)
-        for number, (words, tone) in enumerate(self.lines):
+        for number, (text, tone) in enumerate(self.lines):
             if y > room - 14:
                 break
-            font = look.small if tone == "title" else look.small_figures
-            font = look.strong if number == 0 else font
-            deep = words.startswith("   ")
+            font = style.small if tone == "title" else style.small_number_font
+            font = style.strong if number == 0 else font
+            deep = text.startswith("   ")
             place = QRectF(22 if deep else 10, y, self.width() - (30 if deep else 18), 16)
             color = theme.color("dim" if tone == "title" else tone)
-            paint.text(painter, place, words.strip(), color, font)
+            paint.text(painter, place, text.strip(), color, font)
             y += 15
         if self._shares and self.height() > 70:
             area = QRectF(10, self.height() - 36, self.width() - 20, 12)
@@ -122,7 +122,7 @@ class Detail(QWidget):
 
     def _traffic(self, painter: QPainter, area: QRectF) -> None:
         """Share of the requests by stamp over the window, stacked."""
-        theme = self._look.theme
+        theme = self._style.theme
         step = max(int(len(self._shares[0][1]) / max(area.width() / 2, 1)), 1)
         base = np.zeros(len(self._shares[0][1][::step]))
         xs = area.left() + np.arange(len(base) + 1) / max(len(base), 1) * area.width()
@@ -140,7 +140,7 @@ class Detail(QWidget):
 
     def _traffic_keys(self, painter: QPainter, area: QRectF) -> None:
         """The busiest now, as many as fit."""
-        theme, look = self._look.theme, self._look
+        theme, style = self._style.theme, self._style
         now = []
         for number, (stamp, shares) in enumerate(self._shares):
             known = shares[np.isfinite(shares)]
@@ -149,5 +149,5 @@ class Detail(QWidget):
         for place, (share, stamp, number) in enumerate(sorted(now, reverse=True)[:fit]):
             box = QRectF(area.left() + place * KEY_PIXELS, area.top(), KEY_PIXELS, area.height())
             color = theme.split[number % len(theme.split)]
-            words = f"■ {stamp[:6]} {share:.0%}"
-            paint.keyed(painter, theme, box, (words, color), look.small)
+            text = f"■ {stamp[:6]} {share:.0%}"
+            paint.keyed(painter, theme, box, (text, color), style.small)

@@ -1,8 +1,8 @@
-"""A pool of drawn and preprocessed photos and sounds, so that training mixes instead of draws.
+"""A pool of generated and preprocessed photos and sounds that training samples from.
 
-Everything goes through the serving code: the JPEG and WAV bytes are decoded and preprocessed by
+The serving code decodes and preprocesses the JPEG and WAV bytes:
 `pipelines.media.decode`, `pipelines.models.qwen.patches` and `pipelines.models.qwen.log_mel`.
-Values are kept as float16.
+Values are stored as float16.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipelines.media.decode import DecodedAudio, DecodedImage, Limits, decode
+from pipelines.media.decode import DecodedAudio, DecodedImage, InputLimits, decode
 from pipelines.models.qwen import log_mel
 from pipelines.models.qwen import patches as image
 from pipelines.models.qwen.patches import Grid
@@ -32,7 +32,7 @@ from recipes.triage.drawing import Station
 
 OUTLIER_SHARE = 0.05
 _CHUNK = 100
-_LIMITS = Limits()
+_LIMITS = InputLimits()
 Half = NDArray[np.float16]
 M = TypeVar("M", "Photo", "Sound")
 
@@ -43,7 +43,7 @@ class Photo:
 
     frame: Half
     grid: Grid
-    station: Station | None  # None: not a station at all
+    station: Station | None  # None: an outlier
     ease: float
 
     def patches(self) -> NDArray[np.float32]:
@@ -58,18 +58,18 @@ class Sound:
     """`mel` [128, frames]."""
 
     mel: Half
-    event: str | None  # None: not a machine at all
+    event: str | None  # None: an outlier
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class MediaPool:
     photos: list[Photo]
     sounds: list[Sound]
 
 
-def load_or_make(folder: Path, seed: int, photos: int, clips: int, workers: int = 2) -> Pool:
-    """The pool kept in `folder`, or a new one, kept there."""
-    return Pool(
+def load_or_make(folder: Path, seed: int, photos: int, clips: int, workers: int = 2) -> MediaPool:
+    """The pool stored in `folder`; makes and stores a new one if there is none."""
+    return MediaPool(
         _kept(folder / f"photos-{seed}-{photos}.pickle", photos, partial(_photos, seed), workers),
         _kept(folder / f"sounds-{seed}-{clips}.pickle", clips, partial(_sounds, seed), workers),
     )
@@ -106,7 +106,7 @@ def _surroundings(rng: Generator) -> tuple[drawing.Camera, float]:
 def _photos(seed: int, chunk: int) -> list[Photo]:
     torch.set_num_threads(1)
     rng = np.random.default_rng((seed, 0, chunk))
-    # A quarter of the pool, from easy to as hard as they come, is for the beginning.
+    # A quarter of the pool, from easy to fully hard, is for the beginning of training.
     eased = chunk % 4 == 0
     return [_photo(rng, float(rng.random()) if eased else 0.0) for _ in range(_CHUNK)]
 
@@ -115,10 +115,10 @@ def _photo(rng: Generator, ease: float = 0.0) -> Photo:
     camera, _ = _surroundings(rng)
     truth = data.state(rng)
     station = Station(truth.lamp, truth.sign, truth.unit)
-    strange = rng.random() < OUTLIER_SHARE
+    outlier = rng.random() < OUTLIER_SHARE
     jpeg = (
         outliers.picture(rng, "train")
-        if strange
+        if outlier
         else drawing.photograph(rng, station, camera, "train", ease=ease)
     )
     decoded = decode(Part("image", jpeg), "pool", _LIMITS)
@@ -126,7 +126,7 @@ def _photo(rng: Generator, ease: float = 0.0) -> Photo:
     patches, grid = image.patches(decoded, image.DEFAULT)
     side = image.DEFAULT.patch_size**2
     frame = patches.view(len(patches), 3, 2, side)[:, :, 0].reshape(len(patches), -1)
-    return Photo(frame.numpy().astype(np.float16), grid, None if strange else station, ease)
+    return Photo(frame.numpy().astype(np.float16), grid, None if outlier else station, ease)
 
 
 def _sounds(seed: int, chunk: int) -> list[Sound]:
@@ -138,9 +138,9 @@ def _sounds(seed: int, chunk: int) -> list[Sound]:
 def _sound(rng: Generator) -> Sound:
     _, noise = _surroundings(rng)
     event = data.state(rng).sound
-    strange = rng.random() < OUTLIER_SHARE
-    wav = outliers.sound(rng, "train") if strange else sounds.record(rng, event, noise)
+    outlier = rng.random() < OUTLIER_SHARE
+    wav = outliers.sound(rng, "train") if outlier else sounds.record(rng, event, noise)
     decoded = decode(Part("audio", wav), "pool", _LIMITS)
     assert isinstance(decoded, DecodedAudio)
     mel = log_mel.log_mel(decoded, log_mel.DEFAULT)
-    return Sound(mel.numpy().astype(np.float16), None if strange else event)
+    return Sound(mel.numpy().astype(np.float16), None if outlier else event)

@@ -1,14 +1,14 @@
-"""The examples of one request on their way to a server: what is too large for one message is
-uploaded to that server first."""
+"""The large parts of a request: what does not fit into one message is uploaded to the server first,
+and the request refers to the upload."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from proto import inference_pb2 as pb
+from trefoil._proto import inference_pb2 as pb
 from trefoil.errors import InputRefused, TrefoilError
-from trefoil.retries import Deadline
+from trefoil.retry_policy import Deadline
 from trefoil.servers import Server
 
 # Below 4 MiB one message is quickest, above it chunks.
@@ -18,17 +18,20 @@ CHUNK_BYTES = 1 << 20
 Metadata = tuple[tuple[str, str], ...]
 
 
-class Shipment:
-    """Remembers what it uploaded where, so that an attempt repeated on one server sends it once."""
+class Uploads:
+    """The examples of one request. Remembers which server has which upload, so that a retry on the
+    same server does not send it twice."""
 
-    def __init__(self, examples: Sequence[pb.Example], metadata: Metadata) -> None:
+    def __init__(self, examples: Sequence[pb.Example], metadata: Metadata = ()) -> None:
         self._examples = examples
         self.metadata = metadata
         self._large = frozenset(_large_parts(examples))
         self._uploads: dict[str, dict[tuple[int, int], str]] = {}
 
-    async def to(self, server: Server, rows: Sequence[int], deadline: Deadline) -> list[pb.Example]:
-        """The examples numbered `rows` as this server takes them."""
+    async def examples_for(
+        self, server: Server, rows: Sequence[int], deadline: Deadline
+    ) -> list[pb.Example]:
+        """The examples numbered `rows` as this server takes them. Raises AioRpcError."""
         sent = self._uploads.setdefault(server.address, {})
         for row, index in sorted(self._large):
             if row in rows and (row, index) not in sent:
@@ -40,7 +43,8 @@ class Shipment:
         return [self._with_uploads(row, sent) for row in rows]
 
     def forget(self, error: TrefoilError | None) -> bool:
-        """True when a server no longer knows an upload of ours: then it is worth sending again."""
+        """True when the server no longer knows an upload: then the request is worth sending again,
+        with a new upload."""
         if not isinstance(error, InputRefused) or error.reason != "UNKNOWN_UPLOAD":
             return False
         return bool(self._uploads.pop(error.server, None))
@@ -67,7 +71,7 @@ class Shipment:
 
 
 def _large_parts(examples: Sequence[pb.Example]) -> Iterator[tuple[int, int]]:
-    """Row and place of every part that does not fit into the message with those before it."""
+    """Row and index of every part that does not fit into the message with those before it."""
     inline = 0
     for row, example in enumerate(examples):
         for index, part in enumerate(example.parts):

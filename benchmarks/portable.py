@@ -1,0 +1,373 @@
+"""How far the same requests differ by CPU kernels, threads, buffers and what runs beside them.
+
+    make portable        (python -m benchmarks.portable [--rows 300] [--no-tests] [--only WORD])
+
+300 mixed requests, the golden check of the embedded bundle and the model's tests, under each
+setting of the numerical libraries that this CPU has. Every answer is compared with the one of a
+plain process with one thread. Exits 1 when a bound of pipelines/tolerance.py, a golden answer or a
+test fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.payloads import mixed_pool
+from proto import inference_pb2 as pb
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = "audio image features backbone heads collate generate pipeline golden gemma".split()
+BATCH = 8
+Answers = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """`needs`: flags of the CPU in /proc/cpuinfo without which the setting means nothing."""
+
+    name: str
+    variables: tuple[tuple[str, str], ...] = ()
+    needs: tuple[str, ...] = ()
+    how: str = ""  # what the child does beside answering: see `answers`
+    threads: tuple[int, ...] = (1, 2)
+    tests: bool = True
+
+
+def _one(variable: str, value: str, *needs: str) -> Setting:
+    return Setting(f"{variable}={value}", ((variable, value),), needs)
+
+
+PLAIN = Setting("plain")  # once more in another process: what a restart changes
+SETTINGS = (
+    PLAIN,
+    Setting("other buffers", how="buffers", tests=False),
+    Setting("four threads prepare, two busy processes", how="beside", threads=(2,), tests=False),
+    Setting("each row alone", how="alone", threads=(1,), tests=False),
+    _one("ATEN_CPU_CAPABILITY", "default"),
+    _one("ATEN_CPU_CAPABILITY", "avx2", "avx2"),
+    _one("ATEN_CPU_CAPABILITY", "avx512", "avx512f"),
+    _one("MKL_CBWR", "COMPATIBLE"),
+    _one("MKL_CBWR", "AUTO,STRICT", "avx2"),
+    _one("ONEDNN_MAX_CPU_ISA", "SSE41", "sse4_1"),
+    _one("ONEDNN_MAX_CPU_ISA", "AVX2", "avx2"),
+    _one("ONEDNN_MAX_CPU_ISA", "AVX512_CORE", "avx512f", "avx512bw", "avx512vl", "avx512dq"),
+)
+MEASURES = ("log_mel", "patches", "probability", "embedding", "features")
+
+
+# ---- the child -----------------------------------------------------------------------------------
+
+
+def answers(requests: Path, threads: int, how: str) -> Answers:
+    """What one process answers to the requests, in float32 arrays."""
+    from benchmarks.bound import sample
+    from pipelines.bundle import golden
+    from pipelines.pipeline import EMBEDDED, Pipeline
+
+    pipeline = Pipeline.load(EMBEDDED, "cpu", "float32", threads, allow_dirty=True)
+    examples = pb.PredictRequest.FromString(requests.read_bytes()).examples
+    samples = [
+        replace(sample(number, example), want_embedding=True)
+        for number, example in enumerate(examples)
+    ]
+    ballast = Ballast(how == "buffers")
+    with ThreadPoolExecutor(4 if how == "beside" else 1) as pool:
+        prepared = list(pool.map(ballast.around(pipeline.prepare), samples))
+    found = []
+    size = 1 if how == "alone" else BATCH
+    for first in range(0, len(prepared), size):
+        ballast.move()
+        staged = pipeline.collate(prepared[first : first + size])
+        found += pipeline.finish(pipeline.forward(staged))
+    checked = golden.check(pipeline)
+    kinds = [feature.kind == "categorical" for feature in pipeline.features]
+    values = np.array([list(one.features.values()) for one in found], np.float32)
+    exact = [index for index, yes in enumerate(kinds) if yes and index != _label_index(pipeline)]
+    numeric = [index for index, yes in enumerate(kinds) if not yes]
+    names = sorted(score.label for score in found[0].scores)
+    return {
+        "golden": np.array(max(result.worst_difference for result in checked)),
+        "golden_wrong": np.array([result.reason for result in checked if not result.ok], str),
+        "tokens": np.concatenate([row.input_ids for row in prepared]),
+        "categories": values[:, exact],
+        "log_mel": _flat(mel for row in prepared for mel in row.log_mels),
+        "patches": _flat(row.pixel_values for row in prepared if row.pixel_values is not None),
+        "probability": np.array(
+            [[{s.label: s.probability for s in one.scores}[n] for n in names] for one in found]
+        ),
+        "embedding": np.stack([one.embedding for one in found if one.embedding is not None]),
+        "features": values[:, numeric],
+        "names": np.array([pipeline.features[index].name for index in numeric]),
+        "label": np.array([one.label for one in found]),
+        "margin": np.array([one.margin for one in found]),
+    }
+
+
+def _label_index(pipeline: Any) -> int:
+    return [feature.name for feature in pipeline.features].index("output.label")
+
+
+def _flat(tensors: Iterator[Any]) -> NDArray[np.float32]:
+    return np.concatenate([tensor.numpy().reshape(-1) for tensor in tensors])
+
+
+class Ballast:
+    """Blocks of random sizes that come and go, so that buffers lie elsewhere than without."""
+
+    def __init__(self, on: bool) -> None:
+        self._on = on
+        self._random = random.Random(5)
+        self._held: list[bytearray] = []
+
+    def move(self) -> None:
+        if self._on:
+            for _ in range(self._random.randrange(20)):
+                self._held.append(bytearray(self._random.randrange(1, 90_000)))
+            self._random.shuffle(self._held)
+            del self._held[400:]
+
+    def around(self, function: Any) -> Any:
+        def called(value: Any) -> Any:
+            self.move()
+            return function(value)
+
+        return called
+
+
+# ---- the parent ----------------------------------------------------------------------------------
+
+
+def flags() -> frozenset[str]:
+    """Of this CPU; empty where there is no /proc/cpuinfo."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(found.group(1).split()) if found else frozenset()
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    fields = dict(re.findall(r"^(model name|cpu family|model|vendor_id)\s*:\s*(.*)$", text, re.M))
+    name = fields.get("model name", platform.processor() or platform.machine())
+    return f"{name} (family {fields.get('cpu family')}, model {fields.get('model')})"
+
+
+def environment(setting: Setting, threads: int) -> dict[str, str]:
+    ours = {variable for one in SETTINGS for variable, _ in one.variables}
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    return {**kept, **dict(setting.variables), "OMP_NUM_THREADS": str(threads)}
+
+
+@contextmanager
+def busy(processes: int) -> Iterator[None]:
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def measured(setting: Setting, threads: int, folder: Path) -> Answers:
+    """Raises SystemExit with what the child printed when it fails."""
+    path = folder / "answers.npz"
+    command = [sys.executable, "-m", "benchmarks.portable", "--child", str(path)]
+    command += ["--requests", str(folder / "requests"), "--threads", str(threads)]
+    command += ["--how", setting.how]
+    with busy(2 if setting.how == "beside" else 0):
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(setting, threads), capture_output=True, text=True
+        )
+    if done.returncode != 0:
+        raise SystemExit(f"{setting.name}, {threads} threads:\n{done.stderr[-3000:]}")
+    with np.load(path) as found:
+        return {name: found[name] for name in found.files}
+
+
+def tested(setting: Setting, threads: int) -> tuple[str, bool]:
+    """The model's tests under this setting: how many passed, and whether all did."""
+    tests = [f"tests/test_{name}.py" for name in TESTS]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=ROOT,
+        env=environment(setting, threads),
+        capture_output=True,
+        text=True,
+    )
+    last = (done.stdout.strip().splitlines() or ["nothing printed"])[-1]
+    for line in done.stdout.splitlines():
+        if line.startswith("FAILED"):
+            print(f"    {line}", flush=True)
+    return re.sub(r" in .*|=", "", last).strip(), done.returncode == 0
+
+
+def compare(found: Answers, plain: Answers) -> tuple[list[str], list[str]]:
+    """The cells of one line, and what is beyond its bound."""
+    from pipelines import tolerance
+
+    bounds = {
+        "log_mel": tolerance.LOG_MEL,
+        "patches": tolerance.PATCHES,
+        "probability": tolerance.PROBABILITY,
+        "embedding": tolerance.EMBEDDING,
+        "features": tolerance.FEATURE,
+    }
+    cells, wrong = [f"{float(found['golden']):.1e}"], []
+    for name in MEASURES:
+        bound = bounds[name]
+        ours, theirs = found[name], plain[name]
+        if name == "features":  # each in its own unit
+            columns = [
+                (tolerance.apart(ours[:, i], theirs[:, i]), str(found["names"][i]))
+                for i in range(ours.shape[1])
+            ]
+            apart, worst = max(columns)
+            cells.append(f"{apart:.0f} {worst if apart else ''}".strip())
+        else:
+            apart = tolerance.apart(ours, theirs)
+            cells.append(f"{apart:.1f} ({np.abs(ours - theirs).max():.1e})")
+        if not apart <= bound.units:
+            wrong.append(f"{name}: {apart:.1f} units, bound {bound.units:g}")
+    wrong += [f"golden: {reason}" for reason in found["golden_wrong"]]
+    flipped = found["label"] != plain["label"]
+    margin = (
+        float(np.minimum(found["margin"], plain["margin"])[flipped].max()) if any(flipped) else 0
+    )
+    cells.append(f"{int(flipped.sum())}" + (f" (margin {margin:.1e})" if margin else ""))
+    for name in ("tokens", "categories"):
+        if not np.array_equal(found[name], plain[name], equal_nan=name == "categories"):
+            wrong.append(f"{name} are not equal to the bit")
+    return cells, wrong
+
+
+def cost(seconds: float, rounds: int) -> None:
+    """Prints what MKL_CBWR costs a served request: one server of one replica each, in turn."""
+    from benchmarks.serve import Worker, start_ours
+    from benchmarks.watched import cpu_s
+    from pipelines.pipeline import EMBEDDED
+
+    kinds = ("", "AUTO,STRICT", "COMPATIBLE")
+    spent: dict[tuple[str, int], list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        servers = {}
+        for number, kind in enumerate(kinds):
+            data = Path(folder) / str(number)
+            data.mkdir()
+            variables = {"MKL_CBWR": kind} if kind else {}
+            servers[kind] = start_ours(str(EMBEDDED), 1, str(data), ["--no-telemetry"], variables)
+        load = Worker("benchmarks.load")
+        load.wait_ready()
+        try:
+            for turn in range(rounds):
+                for callers in (1, 64):
+                    for kind in kinds if turn % 2 == 0 else kinds[::-1]:
+                        before = cpu_s(servers[kind])[1]
+                        load.send(
+                            targets=[servers[kind].target],
+                            callers=callers,
+                            seconds=seconds,
+                            mode="stream",
+                        )
+                        done = load.answer()
+                        each = (cpu_s(servers[kind])[1] - before) / done["requests"] * 1e3
+                        spent.setdefault((kind, callers), []).append(each)
+        finally:
+            load.close()
+            for server in servers.values():
+                server.process.terminate()
+                server.process.wait(60)
+    print("| MKL_CBWR | 1 caller, CPU ms a request | 64 callers | of unset |\n|---|---|---|---|")
+    for kind in kinds:
+        one, many = (median(spent[kind, callers]) for callers in (1, 64))
+        shares = [
+            f"{median(a / b for a, b in zip(spent[kind, n], spent['', n], strict=True)):.3f}"
+            for n in (1, 64)
+        ]
+        print(f"| {kind or 'unset'} | {one:.2f} | {many:.2f} | {' and '.join(shares)} |")
+
+
+HEAD = (
+    "| setting | threads | golden | log-mel | patches | probability | embedding | features "
+    "| flips | tests |\n|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the table. 0: everything within its bound."""
+    print(f"{cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    has, failed, lines = flags(), [], []
+    chosen = [one for one in SETTINGS if arguments.only in one.name]
+    with tempfile.TemporaryDirectory() as folder:
+        requests = pb.PredictRequest(examples=mixed_pool(arguments.rows, seed=10))
+        (Path(folder) / "requests").write_bytes(requests.SerializeToString())
+        plain = measured(PLAIN, 1, Path(folder))
+        for setting in chosen:
+            missing = [flag for flag in setting.needs if flag not in has]
+            if missing:
+                print(f"skipped {setting.name}: this CPU lacks {' '.join(missing)}", flush=True)
+        usable = [one for one in chosen if has.issuperset(one.needs)]
+        for threads, setting in itertools.product((1, 2), usable):
+            if threads not in setting.threads:
+                continue
+            began = time.perf_counter()
+            cells, wrong = compare(measured(setting, threads, Path(folder)), plain)
+            if arguments.tests and setting.tests:
+                result, passed = tested(setting, threads)
+                cells.append(result)
+                wrong += [] if passed else [f"tests: {result}"]
+            else:
+                cells.append("-")
+            lines.append(f"| {setting.name} | {threads} | " + " | ".join(cells) + " |")
+            print(f"{lines[-1]}  {time.perf_counter() - began:.0f} s", flush=True)
+            failed += [f"{setting.name}, {threads} threads: {text}" for text in wrong]
+    print("\n".join(("", HEAD, *lines, "", *failed)))
+    print(f"{arguments.rows} mixed requests: {len(failed)} beyond a bound")
+    return 1 if failed else 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--only", default="", help="settings whose name contains this")
+    parser.add_argument("--no-tests", dest="tests", action="store_false")
+    parser.add_argument("--cost", action="store_true", help="only what MKL_CBWR costs when served")
+    parser.add_argument("--seconds", type=float, default=3.0, help="with --cost: a measurement")
+    parser.add_argument("--rounds", type=int, default=6, help="with --cost")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--requests", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--how", default="", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(words)
+    if arguments.cost:
+        cost(arguments.seconds, arguments.rounds)
+        return 0
+    if arguments.child is None:
+        return run(arguments)
+    found: dict[str, Any] = {**answers(arguments.requests, arguments.threads, arguments.how)}
+    np.savez(arguments.child, **found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

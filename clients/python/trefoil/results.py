@@ -1,0 +1,103 @@
+"""What calls return, as plain data."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trefoil._proto import inference_pb2 as pb
+
+STAGES = ("queue", "decode", "preprocess", "forward", "post", "total")
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """`scores` are calibrated, best first. `server` answered, `route` is the key that chose it, and
+    `attempts` counts the requests it took."""
+
+    id: str
+    label: str
+    confidence: float
+    scores: Mapping[str, float]
+    margin: float
+    entropy: float
+    closed_set_mass: float
+    tokens_used: int
+    embedding: tuple[float, ...]
+    stamp: str
+    timings_ms: Mapping[str, float]
+    batch_size: int
+    replica: int
+    server: str
+    route: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackResult:
+    """`status`: joined | corrected | duplicate | unknown | expired."""
+
+    prediction_id: str
+    status: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedText:
+    """A finished text. `attempts` above 1: its generation was restarted or continued."""
+
+    id: str
+    text: str
+    stamp: str
+    finish_reason: str  # stop | length
+    tokens: int
+    first_token_ms: float
+    timings_ms: Mapping[str, float]
+    server: str
+    attempts: int
+
+
+def prediction_of(result: pb.Result, server: str, route: str, attempts: int) -> Prediction:
+    prediction = result.prediction
+    embedding = prediction.embedding
+    return Prediction(
+        id=result.prediction_id,
+        label=prediction.label,
+        confidence=prediction.confidence,
+        scores={score.label: score.probability for score in prediction.scores},
+        margin=prediction.margin,
+        entropy=prediction.entropy,
+        closed_set_mass=prediction.closed_set_mass,
+        tokens_used=prediction.tokens_used,
+        embedding=struct.unpack(f"<{embedding.dimensions}f", embedding.values),
+        stamp=result.stamp,
+        timings_ms=_timings(result.timing),
+        batch_size=result.batch_size,
+        replica=result.replica,
+        server=server,
+        route=route,
+        attempts=attempts,
+    )
+
+
+def generated_text_of(
+    event: pb.GenerateEvent, text: str, server: str, attempts: int
+) -> GeneratedText:
+    """From the last event of a stream and the `text` of those before it."""
+    end = event.end
+    return GeneratedText(
+        id=event.prediction_id,
+        text=text,
+        stamp=event.stamp.hex,
+        finish_reason=end.finish_reason,
+        tokens=end.tokens,
+        first_token_ms=end.first_token_ms,
+        timings_ms=_timings(end.timing),
+        server=server,
+        attempts=attempts,
+    )
+
+
+def _timings(timing: pb.Timing) -> dict[str, float]:
+    return {stage: getattr(timing, f"{stage}_ms") for stage in STAGES}

@@ -1,0 +1,92 @@
+"""Qwen2.5-Omni thinkers behind the backbone protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pipelines.batch import Batch, Images, Sounds
+from pipelines.models.backbone import TransformersBackbone, additive
+from pipelines.models.geometry import Geometry
+from pipelines.models.kv_cache import KVCache
+from pipelines.models.qwen import thinker
+
+
+class QwenOmniBackbone(TransformersBackbone):
+    """Qwen2.5-Omni thinkers of transformers 5.17 to 5.23, tiny or real."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, model.get_input_embeddings())
+        self.geometry = Geometry.of(model.config)
+        self._text, self._visual, self._audio = thinker.parts(model)
+
+    @staticmethod
+    def fresh(config: Mapping[str, Any], seed: int) -> QwenOmniBackbone:
+        """Randomly initialised, float32, on the CPU: where training begins."""
+        return QwenOmniBackbone(thinker.fresh(thinker.read_config(config), seed))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The weights to save, under the names every library version reads."""
+        return thinker.tensors_of(self.model)
+
+    def _run(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        seen: torch.Tensor,
+        cache: KVCache | None,
+        batch: Batch | None,
+    ) -> torch.Tensor:
+        mask = additive(seen, self.dtype)
+        out: torch.Tensor = self._text(
+            inputs_embeds=self._with_media(self._embed(tokens), batch),
+            attention_mask={"full_attention": mask, "sliding_attention": mask},
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=False,
+        ).last_hidden_state
+        return out
+
+    def _see(self, images: Images) -> torch.Tensor:
+        # One segment for the library's own splitting; ours are in `segments` (attention.py).
+        whole = torch.tensor([0, len(images.patches)], dtype=torch.int32)
+        out: torch.Tensor = self._visual(
+            images.patches.to(self.dtype),
+            images.grids,
+            position_ids=images.positions,
+            cu_seqlens=whole,
+            window_index=images.window_index,
+            cu_window_seqlens=whole,
+            segments=(images.full, images.windowed),
+        ).pooler_output
+        return out
+
+    def _hear(self, sounds: Sounds) -> torch.Tensor:
+        whole = torch.tensor([0, len(sounds.valid)], dtype=torch.int32)
+        out: torch.Tensor = self._audio(
+            None,
+            feature_lens=sounds.frames,
+            padded_feature=sounds.chunks,
+            chunk_lengths=sounds.chunk_frames,
+            valid_indices=sounds.valid,
+            pool_indices=sounds.pool,
+            cu_seqlens=whole,
+            segments=(sounds.full, sounds.full),
+        ).last_hidden_state
+        return out
+
+
+def load_backbone(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> QwenOmniBackbone:
+    """For inference: weights frozen, in `dtype` on `device`.
+
+    Raises BundleRefused("config" | "weights").
+    """
+    model = thinker.load_model(thinker.read_config(config), tensors, device, dtype)
+    return QwenOmniBackbone(model)

@@ -1,0 +1,72 @@
+"""The embedded bundle under another Python or other libraries: a copy in the data directory.
+
+The stamp names the library versions and Unicode tables that answers depend on. Where this
+installation has others, a child process answers the golden inputs anew, and only when each answer
+is right is a copy stamped for what is installed. Only the embedded bundle is treated so: a bundle
+that somebody named or activated is refused, as its stamp may be pinned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from server.errors import PoolRefused
+
+FOLDER = "embedded"  # in the data directory
+CHECK = "libraries"  # the check of a refusal that restamping may answer
+PARTIAL = "embedded.partial"
+
+
+def copy_of(embedded: Path, data: Path) -> Path | None:
+    """The copy made before of this very bundle, None where there is none."""
+    try:
+        before = json.loads((data / FOLDER / "manifest.json").read_bytes())["human"]
+        stamp = json.loads((embedded / "manifest.json").read_bytes())["stamp"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # it is made again when it is needed
+    return data / FOLDER if before.get("restamped_from") == stamp else None
+
+
+async def restamp(embedded: Path, data: Path) -> Path:
+    """Makes the copy and returns its path. Raises PoolRefused with what the child reported."""
+    try:
+        fresh = _cleared(data)
+        await _child("restamp", str(embedded), "--out", str(fresh))
+        return _put(fresh, data / FOLDER)
+    except OSError as error:
+        raise PoolRefused(CHECK, f"the embedded bundle cannot be restamped: {error}") from None
+
+
+def _cleared(data: Path) -> Path:
+    data.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(data / PARTIAL, ignore_errors=True)  # of a start that was broken off
+    return data / PARTIAL
+
+
+def _put(fresh: Path, place: Path) -> Path:
+    shutil.rmtree(place, ignore_errors=True)
+    return fresh.rename(place)
+
+
+async def _child(*words: str) -> None:
+    """`pipelines WORDS`: the model's libraries stay out of this process."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "pipelines.main",
+        *words,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:  # the start was cancelled
+            process.kill()
+    if process.returncode:
+        last = output.decode(errors="replace").strip().rpartition("\n")[2]
+        raise PoolRefused(CHECK, f"the embedded bundle cannot be restamped: {last}")

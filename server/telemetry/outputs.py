@@ -1,0 +1,95 @@
+"""The scalar outputs of one row: the one list of them, read by the record, the columns of
+telemetry.db and of the console's cache, the mapping to and from the wire, filters, exports, the
+console's table and docs/telemetry.md.
+
+To add an output: a field of `Outputs` here, a field of the same name in `Prediction`
+(proto/inference.proto) and `PredictionRow` (proto/observe.proto), and a value in the pipeline's
+`Prediction`. Both databases add the missing column when they are opened.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any, cast
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """One output. `alias` is its short name in filter lines, `head` the head of its column in the
+    console's table of predictions; both may be empty."""
+
+    name: str
+    unit: str
+    description: str
+    default: float
+    alias: str
+    head: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether values are integers."""
+        return isinstance(self.default, int)
+
+    @property
+    def column(self) -> str:
+        """The type of the SQL column."""
+        return "INTEGER" if self.whole else "REAL"
+
+
+def _output(
+    unit: str, description: str, *, default: float = 0.0, alias: str = "", head: str = ""
+) -> Any:
+    about = {"unit": unit, "description": description, "alias": alias, "head": head}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Inherited by every class that carries the outputs of a row. NaN: the row has no such output,
+    as the margin of an embedding."""
+
+    confidence: float = _output(
+        "1", "calibrated probability of the label", alias="conf", head="conf"
+    )
+    margin: float = _output("1", "first probability minus the second")
+    entropy: float = _output("nat", "entropy over the label set")
+    closed_set_mass: float = _output(
+        "1", "probability of the label set among all texts; low: out of domain", alias="mass"
+    )
+    tokens_used: int = _output(
+        "token", "prompt tokens of the row in its forward", default=0, alias="tokens", head="tokens"
+    )
+
+
+OUTPUTS = tuple(
+    OutputSpec(f.name, default=cast(float, f.default), **f.metadata) for f in fields(Outputs)
+)
+OUTPUT_NAMES = tuple(spec.name for spec in OUTPUTS)
+# What a filter line may call them -> the column.
+FILTER_NAMES = {spec.name: spec.name for spec in OUTPUTS} | {
+    spec.alias: spec.name for spec in OUTPUTS if spec.alias
+}
+_values: Any = attrgetter(*OUTPUT_NAMES)
+
+
+def output_tuple(source: Any) -> tuple[float, ...]:
+    """The outputs of anything that has them as attributes, in the order of OUTPUT_NAMES."""
+    found: tuple[float, ...] = _values(source)
+    return found
+
+
+def outputs_of(source: Any) -> dict[str, Any]:
+    """The same by name: the arguments of whatever is made next."""
+    return dict(zip(OUTPUT_NAMES, _values(source), strict=True))
+
+
+def stored_outputs(columns: Sequence[Any]) -> dict[str, Any]:
+    """By name, out of SQL columns in the order of OUTPUT_NAMES. SQLite stores NaN as NULL; NULL is
+    also what a row has that is older than its column."""
+    return {
+        spec.name: (spec.default if spec.whole else math.nan) if value is None else value
+        for spec, value in zip(OUTPUTS, columns, strict=True)
+    }
