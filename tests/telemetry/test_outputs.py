@@ -17,7 +17,7 @@ NEWEST = OUTPUTS[-1]
 
 
 def test_both_messages_have_every_output_under_its_name() -> None:
-    for message in (inference_pb2.Prediction(), observe_pb2.CachedPrediction()):
+    for message in (inference_pb2.Prediction(), observe_pb2.PredictionRow()):
         assert set(outputs_of(message)) == set(OUTPUT_NAMES)
 
 
