@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-EXIT_CODES: Final = "exit codes: 0 done, 2 wrong usage, 78 the bundle was refused (stderr says why)"
+EXIT_CODES: Final = (
+    "exit codes: 0 done, 2 wrong usage, 78 the bundle was refused (stderr has the reason)"
+)
 A_BUNDLE: Final = "a bundle's directory"
 
 
@@ -27,13 +29,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_build(commands: Any) -> None:
-    p = commands.add_parser(
+    p = _command(
+        commands,
         "build",
         help="make a bundle from a local Qwen2.5-Omni or Gemma 4 checkpoint",
         description="Makes a bundle from a local checkpoint directory: Qwen2.5-Omni (thinker-only "
         "or full-Omni layout) or Gemma 4, single or sharded safetensors, tokenizer.json beside "
         "them. The golden answers are recorded by running the model.",
-        epilog=EXIT_CODES,
     )
     p.add_argument(
         "--from", dest="source", type=Path, required=True, metavar="DIR", help="the checkpoint"
@@ -73,14 +75,14 @@ def _add_build(commands: Any) -> None:
 
 
 def _add_verify(commands: Any) -> None:
-    p = commands.add_parser(
+    p = _command(
+        commands,
         "verify",
         help="run every check, golden answers included",
         description="Hashes every file, compares code and libraries, loads the model and runs the "
         "golden inputs. Remembered digests are not used.",
-        epilog=EXIT_CODES,
     )
-    p.add_argument("bundle", type=Path, metavar="BUNDLE", help=A_BUNDLE)
+    _add_bundle(p)
     p.add_argument(
         "--key",
         type=Path,
@@ -98,26 +100,26 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_inspect(commands: Any) -> None:
-    p = commands.add_parser(
+    p = _command(
+        commands,
         "inspect",
         help="show what a bundle holds and whether it can serve here",
         description="Hashes every file and shows what the manifest lists: stamp, parts, labels, "
         "golden inputs, libraries, training. The model is not loaded.",
-        epilog=EXIT_CODES,
     )
-    p.add_argument("bundle", type=Path, metavar="BUNDLE", help=A_BUNDLE)
+    _add_bundle(p)
     p.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def _add_restamp(commands: Any) -> None:
-    p = commands.add_parser(
+    p = _command(
+        commands,
         "restamp",
         help="stamp a bundle for the current code and libraries",
         description="Runs the golden inputs with the current code and libraries. If all answers "
         "agree with the recorded ones, writes a new manifest.",
-        epilog=EXIT_CODES,
     )
-    p.add_argument("bundle", type=Path, metavar="BUNDLE", help=A_BUNDLE)
+    _add_bundle(p)
     p.add_argument("--out", type=Path, metavar="DIR", help="write a new bundle (default: in place)")
     p.add_argument(
         "--accept-new-golden",
@@ -129,12 +131,12 @@ def _add_restamp(commands: Any) -> None:
 
 
 def _add_diff(commands: Any) -> None:
-    p = commands.add_parser(
+    p = _command(
+        commands,
         "diff",
         help="compare two bundles, or a bundle and the running code",
         description="Lists every difference, down to the parameter, module, library or tensor. "
         "Without B, compares A with the code and libraries here.",
-        epilog=EXIT_CODES,
     )
     p.add_argument("a", type=Path, metavar="A", help=A_BUNDLE)
     p.add_argument("b", type=Path, metavar="B", nargs="?", help="another bundle's directory")
@@ -142,15 +144,15 @@ def _add_diff(commands: Any) -> None:
 
 
 def _add_sign(commands: Any) -> None:
-    p = commands.add_parser(
+    p = _command(
+        commands,
         "sign",
         help="sign a bundle with a private key",
         description="Hashes every file, then signs the manifest: Ed25519 or P-256, PEM. Check the "
         "signature with `pipelines verify --key PUBLIC` or "
         "`server --require-signature PUBLIC`.",
-        epilog=EXIT_CODES,
     )
-    p.add_argument("bundle", type=Path, metavar="BUNDLE", help=A_BUNDLE)
+    _add_bundle(p)
     p.add_argument("--key", type=Path, required=True, metavar="PRIVATE", help="private key, PEM")
     p.add_argument(
         "--openssf",
@@ -158,6 +160,17 @@ def _add_sign(commands: Any) -> None:
         help="write model.sig, an OpenSSF model signature (P-256), for other tools; a server "
         "does not check it",
     )
+
+
+def _command(commands: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, description=description, epilog=EXIT_CODES
+    )
+    return parser
+
+
+def _add_bundle(p: argparse.ArgumentParser) -> None:
+    p.add_argument("bundle", type=Path, metavar="BUNDLE", help=A_BUNDLE)
 
 
 def _add_model_flags(p: argparse.ArgumentParser) -> None:

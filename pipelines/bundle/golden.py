@@ -196,7 +196,7 @@ def _written(pipeline: Answering, case: GoldenCase) -> str | None:
 
 
 def _judge_answer(answer: Prediction | BadInput, expected: Expected | None) -> tuple[float, str]:
-    """The difference, and why it is infinite when no number can say it."""
+    """The difference, and the reason when it is infinite."""
     if isinstance(answer, BadInput):
         return math.inf, f"was refused as bad input ({answer})"
     if expected is None:

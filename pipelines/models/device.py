@@ -51,7 +51,7 @@ def choose_dtype(asked: str, device: torch.device, parameters: int) -> tuple[tor
         return torch.float32, "a CPU is exact and usually fastest in float32"
     size = f"{parameters / 1e6:.1f} M parameters"
     if parameters < _SMALL_PARAMETERS:
-        return torch.float32, f"{size} are no load for a GPU, and float32 agrees with a CPU"
+        return torch.float32, f"{size} are few for a GPU, and float32 agrees with a CPU"
     return torch.bfloat16, f"{size}: half the memory traffic and the fast matrix units"
 
 

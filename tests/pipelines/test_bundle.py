@@ -209,7 +209,7 @@ def test_a_changed_directory_is_refused_by_name(bundle: Path, change: str) -> No
     assert len(error.message) > 20
 
 
-# ---- somebody writes a manifest that fits ----------------------------------------------------
+# ---- an attacker writes a matching manifest ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -219,13 +219,13 @@ def test_a_changed_directory_is_refused_by_name(bundle: Path, change: str) -> No
 def test_a_manifest_that_points_outside_is_refused(bundle: Path, path: str) -> None:
     whole = manifest.read((bundle / "manifest.json").read_bytes())
     reseal(bundle, files=(*whole.files, Leaf(path, 1, "0" * 64)))
-    refused(bundle, "names", "not a name")
+    refused(bundle, "names", "not a valid name")
 
 
 def test_a_file_outside_the_layout_is_refused(bundle: Path) -> None:
     (bundle / "notes.txt").write_text("x")
     reseal(bundle)
-    refused(bundle, "names", "no place for notes.txt")
+    refused(bundle, "names", "notes.txt is not part of the bundle layout")
 
 
 def test_a_file_listed_twice_is_refused(bundle: Path) -> None:
@@ -446,7 +446,7 @@ def test_an_untracked_library_is_refused_too(bundle: Path) -> None:
 def test_changed_code_is_refused_by_the_process_that_runs_it(bundle: Path, tmp_path: Path) -> None:
     source = Path(pipelines.__file__).parent
     shutil.copytree(
-        source, tmp_path / "pipelines", ignore=shutil.ignore_patterns("__pycache__", "bundle")
+        source, tmp_path / "pipelines", ignore=shutil.ignore_patterns("__pycache__", "triage")
     )
     script = "import sys; from pipelines.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "inspect", "--json", str(bundle)]

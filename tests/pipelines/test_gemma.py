@@ -191,10 +191,10 @@ def _with(section: str, **values: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "gemma3"}, "no gemma4"),
+        ({"model_type": "gemma3"}, "not gemma4"),
         (_with("audio_config"), "without audio_config"),
         (_with("vision_config"), "without vision_config"),
-        (_with("text_config", use_bidirectional_attention="all"), "later words"),
+        (_with("text_config", use_bidirectional_attention="all"), "later tokens"),
         (_with("audio_config", subsampling_conv_channels=[64, 8]), "= 64, not 128"),
         (_with("vision_config", position_embedding_size=64), "patches a side"),
         (_with("text_config", hidden_size_per_layer_input=0), "shared keys"),

@@ -121,11 +121,11 @@ def test_no_lines_are_kept_once_nothing_is_written(backbone: QwenOmniBackbone) -
 def test_pieces_are_whole_characters_that_add_up(text: str) -> None:
     pieces = IncrementalDecoder(decode)
     ids = TOKENIZER.encode(text, add_special_tokens=False).ids
-    told = [pieces.push(token) for token in ids]
-    told.append(pieces.flush())
-    assert "".join(told) == text
+    emitted = [pieces.push(token) for token in ids]
+    emitted.append(pieces.flush())
+    assert "".join(emitted) == text
     if "\N{REPLACEMENT CHARACTER}" not in text:
-        assert "\N{REPLACEMENT CHARACTER}" not in "".join(told[:-1])
+        assert "\N{REPLACEMENT CHARACTER}" not in "".join(emitted[:-1])
 
 
 def test_bytes_that_are_no_text_add_up_to_what_decoding_at_once_gives() -> None:
@@ -133,8 +133,8 @@ def test_bytes_that_are_no_text_add_up_to_what_decoding_at_once_gives() -> None:
     for _ in range(50):
         ids = [dice.randrange(256) for _ in range(dice.randint(1, 12))]
         pieces = IncrementalDecoder(decode)
-        told = "".join(pieces.push(token) for token in ids) + pieces.flush()
-        assert told == decode(ids)
+        emitted = "".join(pieces.push(token) for token in ids) + pieces.flush()
+        assert emitted == decode(ids)
 
 
 def test_writing_keeps_no_gradients(backbone: QwenOmniBackbone) -> None:

@@ -167,7 +167,7 @@ def test_a_coarser_number_format_passes_its_own_tolerance(tiny_bundle: Path, dty
 
 
 class Stub:
-    """Answers what it is told to, for verdicts no real pipeline gives on demand."""
+    """Gives prepared answers, for results no real pipeline gives on demand."""
 
     def __init__(self, bundle: Bundle, answer: Prediction | BadInput) -> None:
         self.bundle = bundle

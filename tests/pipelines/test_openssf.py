@@ -69,7 +69,7 @@ def test_a_signature_is_accepted_by_us_and_by_the_tool_of_the_format(
     before = manifest.read((signed / "manifest.json").read_bytes()).stamp_hex
     assert openssf.check(read_contents(signed), [pair[1]])
     assert their_tool(signed, pair[1])
-    assert Bundle.open(signed).stamp.hex == before, "the signature is no part of the stamp"
+    assert Bundle.open(signed).stamp.hex == before, "the signature is not part of the stamp"
     stranger = keys(tmp_path, "p256", "stranger")[1]
     refused(signed, "by stranger.pub", stranger)
     assert openssf.check(read_contents(signed), [stranger, pair[1]])
@@ -100,13 +100,16 @@ def other_mode(bundle: Path) -> None:
 
 # What their own tool lets through as it is run by default, and with --ignore_unsigned_files.
 SLIPS_PAST: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a file under .git": (planted, "not a name a bundle can hold"),
+    "a file under .git": (planted, "not a valid name in a bundle"),
     "a file called .gitattributes": (
         lambda b: (b / ".gitattributes").write_text("* text"),
-        "not a name a bundle can hold",
+        "not a valid name in a bundle",
     ),
     "a mode": (other_mode, "CARD.md has 0777, chmod"),
-    "a directory others may write to": (lambda b: (b / "golden").chmod(0o777), "golden/, which"),
+    "a directory others may write to": (
+        lambda b: (b / "golden").chmod(0o777),
+        "others may write to golden/",
+    ),
     "an empty directory": (lambda b: (b / "empty").mkdir(), "empty directories"),
 }
 

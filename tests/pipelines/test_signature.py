@@ -85,7 +85,7 @@ def test_every_flipped_bit_of_a_signature_is_refused(
         flipped = bytearray(raw)
         flipped[place] ^= 1
         (bundle / "manifest.sig").write_text(json.dumps({**values, "signature": flipped.hex()}))
-        refused(bundle, "not of this manifest", trusted)
+        refused(bundle, "does not match this manifest", trusted)
 
 
 def test_a_changed_bundle_needs_a_new_signature(bundle: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_changed_bundle_needs_a_new_signature(bundle: Path, tmp_path: Path) ->
     (bundle / "manifest.sig").unlink()
     reseal(bundle)
     (bundle / "manifest.sig").write_bytes(signature)
-    refused(bundle, "not of this manifest", read_public(public))
+    refused(bundle, "does not match this manifest", read_public(public))
 
 
 def test_the_date_cannot_be_changed_under_a_signature(bundle: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_the_date_cannot_be_changed_under_a_signature(bundle: Path, tmp_path: Pa
     (bundle / "manifest.sig").unlink()
     reseal(bundle, created_at="2031-01-01T00:00:00Z")  # not in the stamp, but in what is signed
     (bundle / "manifest.sig").write_bytes(signature)
-    refused(bundle, "not of this manifest", read_public(public))
+    refused(bundle, "does not match this manifest", read_public(public))
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"schema": 1}', "x" * 5000, "\udcff"])

@@ -172,7 +172,7 @@ SCRIPT = """if True:
 def test_a_source_file_that_moves_on_disk_is_named_until_it_is_back(
     bundle: Path, tmp_path: Path
 ) -> None:
-    ignore = shutil.ignore_patterns("bundle")
+    ignore = shutil.ignore_patterns("triage")
     shutil.copytree(stamp.package_folder(), tmp_path / "pipelines", ignore=ignore)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(bundle)],

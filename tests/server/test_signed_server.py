@@ -67,7 +67,7 @@ def place(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     base = tmp_path_factory.mktemp("signed")
     root, site, folder = base / "root", base / "site", base / "trusted"
     for package in ("pipelines", "server", "proto"):
-        ignore = shutil.ignore_patterns("bundle")
+        ignore = shutil.ignore_patterns("triage")
         shutil.copytree(ROOT / package, root / package, ignore=ignore)
     for made in (site, folder):
         made.mkdir()
@@ -173,7 +173,7 @@ async def watching(address: str) -> AsyncIterator[Watched]:
 async def test_what_moves_under_a_server_is_named_and_what_is_put_right_heals(
     place: Place, capsys: Captured
 ) -> None:
-    weights, module = place.bundle / WEIGHTS, place.root / "pipelines" / "audio.py"
+    weights, module = place.bundle / WEIGHTS, place.root / "pipelines" / "media" / "decode_audio.py"
     upgraded = place.site / "numpy-99.0.dist-info"
     before = weights.read_bytes(), module.read_bytes()
     verify = ("status", "--verify", "--server", place.address)

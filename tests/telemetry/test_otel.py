@@ -137,7 +137,14 @@ async def test_the_state_of_the_server_can_be_scraped() -> None:
 def test_the_program_exports_what_it_did_and_ends_well(
     receiver: Collector, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    flags = ("--warm-pool", "1", "--prometheus", "127.0.0.1:0", "--trace-share", "1")
+    flags: tuple[str, ...] = (
+        "--warm-pool",
+        "1",
+        "--prometheus",
+        "127.0.0.1:0",
+        "--trace-share",
+        "1",
+    )
     flags += ("--data", str(tmp_path))
     with program("--bundle", str(tiny_bundle), *flags) as server:
         (line,) = [line for line in server.lines if line.startswith("metrics on")]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from console.cache import schema as cache
 from console.models.predictions import columns
-from console.state.domain import PredictionRow
+from console.state.domain import CachedPrediction
 from proto import inference_pb2, observe_pb2
 from server.telemetry.outputs import OUTPUT_NAMES, OUTPUTS, outputs_of
 from server.telemetry.store.schema import add_missing_outputs
@@ -50,6 +50,6 @@ def test_a_cache_older_than_an_output_gets_its_column(tmp_path: Path) -> None:
 
 
 def test_the_console_shows_the_outputs_that_have_a_column_head() -> None:
-    row = PredictionRow(prediction_id="p", confidence=0.5, tokens_used=17)
+    row = CachedPrediction(prediction_id="p", confidence=0.5, tokens_used=17)
     shown = {column.title: column.cell(("h:1", row)).text for column in columns(str)}
     assert shown["conf"] == "0.500" and shown["tokens"] == "17"
