@@ -128,7 +128,7 @@ def test_worst_comes_first_and_links_to_its_panel() -> None:
         NOW,
     )
     assert result.state == "CRITICAL"
-    assert result.sentence.startswith("gpu-01: p99 812 ms over 250 ms · since ")
+    assert result.sentence.startswith("gpu-01: p99 812 ms, SLO 250 ms · since ")
     assert "(2 min)" in result.sentence
     assert [p.panel for p in result.messages] == ["latency", "skew", "drift", "fleet", "fleet"]
     severities = [rank(p.severity) for p in result.messages[:-1]]
@@ -147,7 +147,9 @@ def test_a_server_that_is_no_longer_what_it_loaded_is_told(
     assert result.sentence.startswith("gpu-03: replica 1: weights/model.safetensors was changed")
     assert rest in result.sentence
     # The alert of the same server says nothing more.
-    assert [(p.text, p.panel) for p in result.messages[:-1]] == [("1 server changed since load", "skew")]
+    assert [(p.text, p.panel) for p in result.messages[:-1]] == [
+        ("1 server changed since load", "skew")
+    ]
     alone = fleet_state([line()], [], [], [skewed("gpu-01", False)], [found], NOW)
     assert alone.sentence.startswith("gpu-01: version skew: replica 1")
 

@@ -441,7 +441,7 @@ def test_layout_page_and_theme_are_remembered(
     first.close()
     again = make(None, path)
     qtbot.waitUntil(lambda: again.plan.pages.currentIndex() == 2, timeout=5000)
-    assert again.style.theme.name == "light"
+    assert again.ui_style.theme.name == "light"
     assert abs(first_share(again) - share) < 0.05
     again.plan.reset()
     assert first_share(again) < share - 0.05
