@@ -40,7 +40,7 @@ class FeedPosition:
 
 
 class ServerLink:
-    """`sink` takes rows and may wait: that is the back-pressure. `changed` gets each new `Link`."""
+    """`sink` takes rows and may wait, which is the back-pressure. `changed` gets every `Link`."""
 
     def __init__(
         self,

@@ -51,10 +51,10 @@ def columns(measure: str, wide: bool) -> tuple[TableColumn, ...]:
         TableColumn(
             "window",
             _over,
-            34,
+            54,
             right=True,
             order=lambda line: line.row.window_s,
-            tip="the window with the worst level",
+            tip="of the windows evaluated, the one with the worst level",
             spare=2,
         )
     )

@@ -157,12 +157,12 @@ def worst_columns() -> tuple[TableColumn, ...]:
         TableColumn(
             "elsewhere",
             lambda p: Cell(f"{p[1].error_elsewhere:.1%}", "dim", mono=True, right=True),
-            62,
+            76,
             right=True,
             spare=1,
         ),
         TableColumn(
-            "n",
+            "rows",
             lambda p: Cell(f"{p[1].support:,}", "dim", mono=True, right=True),
             62,
             right=True,

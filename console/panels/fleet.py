@@ -54,7 +54,7 @@ def troubles(line: ServerLine) -> list[tuple[str, str]]:
 def facts(line: ServerLine) -> str:
     """The quiet second line: warm replicas, the queue where there is one, age."""
     snapshot = line.snapshot
-    age = "no contact yet" if line.age_s == math.inf else f"{duration(line.age_s)} old"
+    age = "no contact yet" if line.age_s == math.inf else f"data {duration(line.age_s)} old"
     if snapshot is None:
         return age
     warm = f"{snapshot.warm_replicas}/{snapshot.wanted_replicas} warm"

@@ -20,7 +20,7 @@ class PanelTitle(QWidget):
     def __init__(self, style: Style, text: str) -> None:
         super().__init__()
         self._style = style
-        self._words = text
+        self._text = text
         self.legend: Legend = ()
         self.setFixedHeight(24)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -37,7 +37,7 @@ class PanelTitle(QWidget):
         painter = QPainter(self)
         style, theme = self._style, self._style.theme
         area = QRectF(self.rect()).adjusted(10, 2, -8, 0)
-        used = paint.text(painter, area, self._words, theme.color("text"), style.title)
+        used = paint.text(painter, area, self._text, theme.color("text"), style.title)
         metrics = QFontMetricsF(style.small)
         left = area.left() + used + 14
         # From the right; what does not fit is left out from the left, the least important first.

@@ -155,6 +155,6 @@ class Calibration(QWidget):
                 tone = "accent" if x == y else "warning"
                 painter.fillRect(box.adjusted(1, 1, -1, -1), theme.color(
                     tone, int(30 + 190 * shares[y, x])))  # fmt: skip
-                count_words = f"{cells[y, x]:,}" if width > 46 else thousands(int(cells[y, x]))
-                paint.text(painter, box, count_words, theme.color("text"), style.small_number_font,
+                count_text = f"{cells[y, x]:,}" if width > 46 else thousands(int(cells[y, x]))
+                paint.text(painter, box, count_text, theme.color("text"), style.small_number_font,
                            paint.CENTRE)  # fmt: skip

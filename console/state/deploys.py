@@ -8,7 +8,7 @@ import re
 from server.telemetry.rows import DeployRow
 
 SWITCHES = ("activate", "rollback", "canary")  # traffic moves: drawn through the plots as well
-# Beginnings of words, the one that decides first: "canary abort" is an end, not a canary.
+# Prefixes of words, the decisive one first: "canary abort" is an end, not a canary.
 _MEANINGS = (
     ("refuse", ("refus", "reject", "fail", "abort", "deni")),
     ("rollback", ("rollback", "rolled", "roll", "revert")),

@@ -21,7 +21,9 @@ from console.state.severity import rank
 from console.state.status_messages import Burn
 from console.state.timetext import clock_text
 
-LOST_AFTER_S = 30.0  # silence after which nothing is known of a server, whatever its link says
+LOST_AFTER_S = (
+    30.0  # silence after which nothing is known of a server, whatever the state of its link
+)
 STALE_AFTER_S = 10.0
 
 

@@ -55,7 +55,7 @@ def burning(burns: Sequence[Burn]) -> list[StatusMessage]:
         return []
     worst = max(burns, key=lambda burn: burn.p99_ms / burn.slo_ms)
     text = "p99 above SLO" if len(burns) == 1 else f"{len(burns)} servers with p99 above SLO"
-    detail = f"{worst.name}: p99 {milliseconds(worst.p99_ms)} over {milliseconds(worst.slo_ms)}"
+    detail = f"{worst.name}: p99 {milliseconds(worst.p99_ms)}, SLO {milliseconds(worst.slo_ms)}"
     return [StatusMessage("critical", text, "latency", worst.server, worst.since_s, detail)]
 
 
@@ -104,7 +104,7 @@ def drifting(drift: Sequence[DriftLine], alerts: Sequence[AlertLine]) -> list[St
 
 
 def _loud(drift: Sequence[DriftLine]) -> list[DriftLine]:
-    """As a server judged it; the console's own scores of some hours say nothing about now."""
+    """As a server judged it; the console's own scores of some hours are not about now."""
     return [d for d in drift if d.source == "server" and d.row.level in ("critical", "high")]
 
 

@@ -128,7 +128,7 @@ def test_worst_comes_first_and_links_to_its_panel() -> None:
         NOW,
     )
     assert result.state == "CRITICAL"
-    assert result.sentence.startswith("gpu-01: p99 812 ms over 250 ms · since ")
+    assert result.sentence.startswith("gpu-01: p99 812 ms, SLO 250 ms · since ")
     assert "(2 min)" in result.sentence
     assert [p.panel for p in result.messages] == ["latency", "skew", "drift", "fleet", "fleet"]
     severities = [rank(p.severity) for p in result.messages[:-1]]
