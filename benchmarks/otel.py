@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from server.telemetry.otel.configuration import plan_of
+from server.telemetry.otel.configuration import configuration_of
 from server.telemetry.otel.histogram import Histogram
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.otel.metric_definitions import STAGE_BOUNDS
@@ -83,7 +83,7 @@ def fill(made: Instruments, count: int) -> None:
 
 def halted(share: float, prometheus: str = "") -> Instruments:
     """Instruments whose draining thread has ended, so that its work can be done and timed here."""
-    made = Instruments(plan_of(os.environ, prometheus, share), ABOUT, METHODS)
+    made = Instruments(configuration_of(os.environ, prometheus, share), ABOUT, METHODS)
     made._drain.end()
     return made
 
@@ -161,7 +161,7 @@ def longest_wait_ms(calls: int) -> dict[str, float]:
             late = max(late, time.perf_counter() - began - 0.001)
         return late * 1e3
 
-    made = Instruments(plan_of(os.environ, "", 0.05), ABOUT, METHODS)
+    made = Instruments(configuration_of(os.environ, "", 0.05), ABOUT, METHODS)
     found = {"alone": asyncio.run(worst(None)), "draining": asyncio.run(worst(made))}
     made.close(1.0)
     return found
@@ -180,7 +180,7 @@ async def _grpc_us(calls: int) -> tuple[float, float]:
     from tests.support.running import IDENTITY
     from tests.support.standin_engine import StandInEngine
 
-    made = Instruments(plan_of(os.environ, "", 0.05), ABOUT, METHODS)
+    made = Instruments(configuration_of(os.environ, "", 0.05), ABOUT, METHODS)
     config = replace(ServerConfig(), listen="127.0.0.1:0")
     edges = [
         Edge(StandInEngine(), config, IDENTITY, lambda: None, interceptors)  # type: ignore[arg-type]

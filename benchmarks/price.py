@@ -28,7 +28,7 @@ from benchmarks.serve import ROOT
 from server.ops.otel_interceptor import CALL, Told
 from server.record_of import record_of
 from server.request.ids import prediction_id
-from server.telemetry.otel.configuration import plan_of
+from server.telemetry.otel.configuration import configuration_of
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.record import FeatureSpec
 from server.telemetry.settings import Settings
@@ -71,7 +71,7 @@ def path() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         telemetry = Telemetry(Settings(Path(folder), sample_share=0.0))
-        told = Instruments(plan_of(os.environ, "127.0.0.1:0", 0.05), ABOUT, METHODS)
+        told = Instruments(configuration_of(os.environ, "127.0.0.1:0", 0.05), ABOUT, METHODS)
         recorder = Told(told, telemetry)
 
         def recording(count: int) -> None:

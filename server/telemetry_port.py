@@ -13,7 +13,7 @@ from typing import Protocol
 
 from server.config import ServerConfig
 from server.errors import ServerError
-from server.telemetry.change_feed import Batch
+from server.telemetry.change_feed import FeedBatch
 from server.telemetry.errors import TelemetryError
 from server.telemetry.findings import Finding
 from server.telemetry.record import BundleFiles, FeatureSpec, Record
@@ -29,9 +29,9 @@ from server.telemetry.rows import (
 )
 from server.telemetry.settings import Settings
 from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
-from server.telemetry.store.history import Span
-from server.telemetry.store.retention import Limits
-from server.telemetry.store.worst_slices import Found, Search
+from server.telemetry.store.history import TimeSpan
+from server.telemetry.store.retention import RetentionLimits
+from server.telemetry.store.worst_slices import SliceSearch, SliceSearchResult
 
 OFF = "off"
 
@@ -53,22 +53,22 @@ class Witness(Protocol):
 
     def health(self) -> Health: ...
 
-    def changes(self, after: int) -> Batch:
+    def changes(self, after: int) -> FeedBatch:
         """What changed since a cursor; from 0 all that is true now."""
 
     def standing(self) -> list[DriftRow | QualityRow]:
         """The latest drift and quality there is."""
 
-    def history(self, span: Span, kinds: Sequence[str]) -> Iterator[Row]: ...
+    def history(self, span: TimeSpan, kinds: Sequence[str]) -> Iterator[Row]: ...
 
     def samples(
-        self, line: str, span: Span | None, limit: int, payload: bool
+        self, line: str, span: TimeSpan | None, limit: int, payload: bool
     ) -> list[PredictionRow]:
         """Raises BadFilter."""
 
     def by_id(self, ids: Sequence[str], payload: bool) -> list[PredictionRow]: ...
 
-    def worst_slices(self, wanted: Search) -> Found: ...
+    def worst_slices(self, wanted: SliceSearch) -> SliceSearchResult: ...
 
     def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:
         """Raises UnknownAlert."""
@@ -110,25 +110,25 @@ class Unrecorded:
     def health(self) -> Health:
         return Health(state=self._state)
 
-    def changes(self, after: int) -> Batch:
-        return Batch([], 0, True)
+    def changes(self, after: int) -> FeedBatch:
+        return FeedBatch([], 0, True)
 
     def standing(self) -> list[DriftRow | QualityRow]:
         return []
 
-    def history(self, span: Span, kinds: Sequence[str]) -> Iterator[Row]:
+    def history(self, span: TimeSpan, kinds: Sequence[str]) -> Iterator[Row]:
         return iter(())
 
     def samples(
-        self, line: str, span: Span | None, limit: int, payload: bool
+        self, line: str, span: TimeSpan | None, limit: int, payload: bool
     ) -> list[PredictionRow]:
         return []
 
     def by_id(self, ids: Sequence[str], payload: bool) -> list[PredictionRow]:
         return []
 
-    def worst_slices(self, wanted: Search) -> Found:
-        return Found([], 0, False)
+    def worst_slices(self, wanted: SliceSearch) -> SliceSearchResult:
+        return SliceSearchResult([], 0, False)
 
     def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:
         raise self._refusal()
@@ -186,7 +186,7 @@ def settings_of(config: ServerConfig) -> Settings:
             "listen": config.listen,
             "environment": config.environment,
         },
-        limits=Limits(
+        limits=RetentionLimits(
             predictions_days=config.keep_days,
             payload_days=config.keep_days,
             max_bytes=config.max_telemetry_bytes,

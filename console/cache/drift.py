@@ -188,7 +188,7 @@ def _look(
 
 def _judged(look: _Look, q: np.ndarray, end_s: float) -> list[DriftLine]:
     found = look.found
-    levels = scores.judge(found, q)
+    levels = scores.levels_of(found, q)
     lines = []
     for index, place in enumerate(look.places):
         level = scores.LEVELS[levels[index]] if found.sufficient[index] else "insufficient"

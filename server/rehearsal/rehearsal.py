@@ -19,7 +19,7 @@ from server.engine import Engine
 from server.pool.pool import Pool
 from server.pool.service_time import own_work_ms
 from server.rehearsal.paired_answers import Pair, said_by, said_in, slices_of
-from server.rehearsal.report import Judged, Seen, review
+from server.rehearsal.report import Judged, PendingRow, review
 from server.rehearsal.shadow import LOW, WITHIN_S, Shadow
 from server.rehearsal.submit import ask, says_nothing
 from server.rehearsal.throttle import CandidateGone, Manners
@@ -100,7 +100,7 @@ class Rehearsal:
             self._manners.give_way(False)
             self._reading.close()
         yield Stage("judging", 1.0, f"{len(self._pairs)} payloads")
-        seen = Seen(
+        seen = PendingRow(
             tuple(self._pairs),
             tuple(self._times),
             self._timed,

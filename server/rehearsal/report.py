@@ -20,7 +20,7 @@ WORST = 5  # slices put in words
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class PendingRow:
     """`times`: own work in ms of the active bundle and of the candidate; `timed` is how many were
     tried. `more`: where more payloads come from."""
 
@@ -48,7 +48,7 @@ class Judged:
     live_dropped: int
 
 
-def review(seen: Seen, active: Facts, candidate: Facts) -> Judged:
+def review(seen: PendingRow, active: Facts, candidate: Facts) -> Judged:
     """Reads both bundles' files, and takes a moment. Raises OSError, and as `yardsticks` does."""
     sticks = yardsticks(bundle_of(active), bundle_of(candidate))
     columns = columns_of(seen.pairs, sticks)
@@ -70,7 +70,7 @@ def review(seen: Seen, active: Facts, candidate: Facts) -> Judged:
 
 
 def _words(
-    seen: Seen, whole: Figures, slices: Sequence[Figures], sticks: Yardsticks
+    seen: PendingRow, whole: Figures, slices: Sequence[Figures], sticks: Yardsticks
 ) -> Iterator[str]:
     bad = [part for part in slices if part.changed_rows or part.lost_rows]
     yield from (in_words(part, whole, sticks.unit) for part in bad[:WORST])

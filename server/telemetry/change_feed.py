@@ -43,7 +43,7 @@ LIMITS: dict[type, int] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class FeedBatch:
     """`complete` False: rows between the cursor asked from and these are gone from here."""
 
     changes: list[Change]
@@ -51,7 +51,7 @@ class Batch:
     complete: bool
 
 
-class Changes:
+class ChangeFeed:
     """Written by the telemetry thread, read by any."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Changes:
         with self._lock:
             self._rows[kind].clear()
 
-    def after(self, cursor: int) -> Batch:
+    def after(self, cursor: int) -> FeedBatch:
         """All that changed since, oldest first; from 0 everything that is true now."""
         with self._lock:
             found: list[Change] = []
@@ -90,7 +90,7 @@ class Changes:
                         break
                     found.append(change)
             found.sort(key=lambda change: change.cursor)
-            return Batch(found, self._cursor, cursor == 0 or cursor >= self._gone)
+            return FeedBatch(found, self._cursor, cursor == 0 or cursor >= self._gone)
 
     def standing(self) -> list[DriftRow | QualityRow]:
         """The latest drift and quality rows there are."""

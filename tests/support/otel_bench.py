@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from server.ops.otel_setup import known_methods
-from server.telemetry.otel.configuration import Plan
+from server.telemetry.otel.configuration import OtelConfiguration
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.otel.items import Call
 from server.telemetry.otel.resources import Served
@@ -58,7 +58,9 @@ def call(method: str = PREDICT, status: str = "OK", took_s: float = 0.02) -> Cal
 
 
 @contextmanager
-def instruments(plan: Plan, served: Served | None = None, **options: Any) -> Iterator[Instruments]:
+def instruments(
+    plan: OtelConfiguration, served: Served | None = None, **options: Any
+) -> Iterator[Instruments]:
     now = served or Served(STAMP, "stub", ("ok", "stop"))
     made = Instruments(plan, ABOUT, known_methods(), lambda: now, **options)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.telemetry.change_feed import Changes
+from server.telemetry.change_feed import ChangeFeed
 from server.telemetry.settings import Settings
 from server.telemetry.store.reader import Reader
 from server.telemetry.writer import Writer
@@ -21,7 +21,7 @@ class Desk:
         self, folder: Path, now: float = NOW, monotonic: Clock | None = None, **more: object
     ) -> None:
         self.clock = Clock(now)
-        self.changes = Changes()
+        self.changes = ChangeFeed()
         self.steps: list[object] = []
         self.writer = Writer(
             Settings(folder, **more),  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ def test_a_file_that_is_no_database_is_set_aside_and_said(tmp_path: Path) -> Non
     desk.put(0, 5)
     desk.writer.tick(NOW)
     assert len(desk.reader.samples()) == 5
-    assert [r.key for r in desk.writer.desk.book.rows()] == ["telemetry/store"]
+    assert [r.key for r in desk.writer.alerts.book.rows()] == ["telemetry/store"]
     desk.writer.close()
 
 
@@ -89,7 +89,7 @@ def test_damage_met_while_writing_begins_a_new_file_and_goes_on(desk: Desk, tmp_
     desk.put(50, 60)
     assert len(desk.reader.samples()) == 10
     assert "malformed" in desk.writer.trouble
-    assert desk.writer.lives[STAMP].bundle == BUNDLE
+    assert desk.writer.states[STAMP].bundle == BUNDLE
     assert any("unusable" in p.name for p in tmp_path.iterdir())
 
 

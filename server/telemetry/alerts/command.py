@@ -44,11 +44,11 @@ class AlertCommand:
     ) -> None:
         """Raises ValueError when the command line cannot be split into words, or names nothing
         that can be run."""
-        self._words = shlex.split(command)
-        if not self._words:
+        self._arguments = shlex.split(command)
+        if not self._arguments:
             raise ValueError("the alert command is empty")
-        if shutil.which(self._words[0]) is None:
-            raise ValueError(f"{self._words[0]} is no command that can be run here")
+        if shutil.which(self._arguments[0]) is None:
+            raise ValueError(f"{self._arguments[0]} is no command that can be run here")
         self._done = done
         self._limit_s = limit_s
         self._about = dict(about)
@@ -102,7 +102,7 @@ class AlertCommand:
         try:
             # A session of its own: at the limit everything it started ends with it.
             process = subprocess.Popen(
-                self._words,
+                self._arguments,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -116,12 +116,12 @@ class AlertCommand:
             return self._killed(process, f"killed after {limit_s:.0f} s")
         return f"exit {process.returncode}"
 
-    def _killed(self, process: subprocess.Popen[bytes], words: str) -> str:
+    def _killed(self, process: subprocess.Popen[bytes], outcome: str) -> str:
         """A command that became another user's cannot be killed: it is left behind, not waited
         for, or no later page would go out."""
         try:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(1.0)
         except (OSError, subprocess.TimeoutExpired) as fault:
-            return f"{words}, in vain: {fault}"
-        return words
+            return f"{outcome}, in vain: {fault}"
+        return outcome

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from server.telemetry.alerts.book import AlertBook, Transition
-from server.telemetry.change_feed import Changes
+from server.telemetry.change_feed import ChangeFeed
 from server.telemetry.findings import Finding
 from server.telemetry.record import Record
 from server.telemetry.rows import AlertRow, DeployRow, SilenceRow
@@ -22,21 +22,21 @@ OVER = ("activate", "rollback", "canary-promoted")
 Try = Callable[[Callable[[], object]], bool]
 
 
-class AlertDesk:
+class AlertService:
     """`store` is asked each time: it may have been replaced. `stepped` is told of every step."""
 
     def __init__(
         self,
         store: Callable[[], Store],
         attempt: Try,
-        changes: Changes,
+        changes: ChangeFeed,
         stepped: Callable[[Transition], None],
     ) -> None:
         self._store = store
         self._attempt = attempt
         self._changes = changes
         self._stepped = stepped
-        self.book = AlertBook(self._told)
+        self.book = AlertBook(self._notify)
         self._waiting: list[Transition] = []
         self._firing: list[tuple[str, tuple[str, ...]]] = []  # stamp, slices
 
@@ -99,7 +99,7 @@ class AlertDesk:
         if self._waiting and self._attempt(work):
             self._waiting.clear()
 
-    def _told(self, transition: Transition) -> None:
+    def _notify(self, transition: Transition) -> None:
         # What was never confirmed is seen while it lasts, and not kept.
         if transition.step.from_state != "pending" or transition.step.to_state != "resolved":
             self._waiting.append(transition)

@@ -27,7 +27,7 @@ Levels = NDArray[np.int8]
 Bools = NDArray[np.bool_]
 
 
-class Evidence:
+class Confirmation:
     """A ring of levels [features, windows] a slice, one entry a tick.
 
     Ticks left out repeat the one before them, for half an hour at most; after that they are

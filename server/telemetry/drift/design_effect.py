@@ -26,7 +26,7 @@ CHI2_1_MEDIAN = 0.45493642311957283  # median of chi-squared with one degree of 
 CONTRAST_ERROR, CHI2_ERROR = 2.3, 0.5
 
 
-class Burstiness:
+class DesignEffect:
     """The ratios of the last `keep` stretches, [measures, features] each.
 
     `error` standard errors of a median, relative, times the square root of their number, are taken

@@ -156,7 +156,7 @@ def measure(live: Counted, baseline: Counted, kinds: Kinds) -> Comparison:
     )
 
 
-def judge(
+def levels_of(
     found: Comparison, q: Floats, scale: float = 1.0, discoveries: float = FALSE_DISCOVERIES
 ) -> NDArray[np.int64]:
     """Index into LEVELS of each row: significant (q below `discoveries`) AND large enough.
@@ -174,8 +174,8 @@ def judge(
     return np.where(found.sufficient & (q < discoveries), level, 0)
 
 
-def judge_few(found: Comparison, q: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Rows that are too few for `judge`: (which show a large shift all the same, which show
+def levels_of_few(found: Comparison, q: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Rows that are too few for `levels_of`: (which show a large shift all the same, which show
     nothing). KL and PSI are not asked: of so few rows they are mostly chance."""
     large = found.few & (q < FALSE_DISCOVERIES_OVERLAPPING) & (found.ks >= FEW_KS)
     over = ~found.sufficient & (found.n_effective >= OVER) & (found.p > OVER_P)

@@ -31,10 +31,10 @@ class Structural:
 NOTHING = Structural(0, "")
 
 # (row of the window, feature) -> what changed there; what did not is left out.
-Changes = Mapping[tuple[int, int], Structural]
+StructuralChanges = Mapping[tuple[int, int], Structural]
 
 
-def structural_changes(layout: Layout, flat: Ints, deff: Floats) -> Changes:
+def structural_changes(layout: Layout, flat: Ints, deff: Floats) -> StructuralChanges:
     """Of flat counts [rows, total]; most features are cleared by one sum, the rest looked at."""
     features = layout.reference.features
     suspect = _suspects(layout, flat)
@@ -94,9 +94,9 @@ def _unseen(feature: FeatureReference, counts: Ints, deff: float) -> list[Struct
     elif feature.discrete:
         found.append(("at values never seen", int(counts[cells].sum()), 0))
     else:
-        for words, cell in (("below", 0), ("above", -1)):
-            found.append((f"{words} the reference range", int(counts[cell]), 0))
-    return [_share(words, rows, n, before, feature.n, deff) for words, rows, before in found]
+        for what, cell in (("below", 0), ("above", -1)):
+            found.append((f"{what} the reference range", int(counts[cell]), 0))
+    return [_share(what, rows, n, before, feature.n, deff) for what, rows, before in found]
 
 
 def _lost(
@@ -111,14 +111,14 @@ def _lost(
     ]
 
 
-def _share(words: str, rows: int, n: int, before: int, m: int, deff: float) -> Structural:
+def _share(what: str, rows: int, n: int, before: int, m: int, deff: float) -> Structural:
     # Even without a change the next value lies outside the m seen before once in m + 1 times.
     usual = (before + 1) / (m + 1)
     share = rows / n if n else 0.0
     if share - before / m < SHARE or rows < MIN_ROWS * deff or share < 4 * usual:
         return NOTHING
     level = 1 + (share >= HIGH_SHARE) + (share >= CRITICAL_SHARE)
-    return Structural(level, f"{share:.1%} {words} (reference {before / m:.1%})")
+    return Structural(level, f"{share:.1%} {what} (reference {before / m:.1%})")
 
 
 def _stuck(feature: FeatureReference, counts: Ints, deff: float) -> list[Structural]:

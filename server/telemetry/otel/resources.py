@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.telemetry.otel.gauges import Reading
+from server.telemetry.otel.gauges import GaugeReading
 from server.telemetry.otel.histogram import Attributes
-from server.telemetry.otel.metric_store import CounterPoint, Ledger
-from server.telemetry.otel.snapshot import Count
+from server.telemetry.otel.metric_store import CounterPoint, MetricStore
+from server.telemetry.otel.snapshot import MetricSnapshot
 
 MOST_STAMPS = 4  # counted side by side while deploys follow each other
 
@@ -32,7 +32,7 @@ class Place:
     about: Attributes
     stamp: str
     start_unix_ns: int
-    ledger: Ledger
+    store: MetricStore
     tracer: Any  # None while traces are off
     logger: Any  # None while logs are off
 
@@ -41,7 +41,7 @@ class Place:
 Openers = Callable[[Mapping[str, str]], tuple[Any, Any]]
 
 
-class Books:
+class StampResources:
     def __init__(
         self, about: Mapping[str, str], methods: Collection[str], openers: Openers
     ) -> None:
@@ -67,9 +67,9 @@ class Books:
     def counts(
         self,
         sums: Sequence[CounterPoint],
-        state: Sequence[Reading],
-        judged: Sequence[Reading],
-    ) -> list[Count]:
+        state: Sequence[GaugeReading],
+        judged: Sequence[GaugeReading],
+    ) -> list[MetricSnapshot]:
         """Everything. `sums` and `state` are the server's own, `judged` is said of what it serves,
         which comes last."""
         with self.still:
@@ -93,18 +93,20 @@ class Books:
             about=tuple(sorted(about.items())),
             stamp=stamp,
             start_unix_ns=time.time_ns(),
-            ledger=Ledger(self._methods, served.labels),
+            store=MetricStore(self._methods, served.labels),
             tracer=tracer,
             logger=logger,
         )
 
 
-def _count(place: Place, sums: Sequence[CounterPoint], readings: Sequence[Reading]) -> Count:
-    return Count(
+def _count(
+    place: Place, sums: Sequence[CounterPoint], readings: Sequence[GaugeReading]
+) -> MetricSnapshot:
+    return MetricSnapshot(
         about=place.about,
         stamp=place.stamp,
         start_unix_ns=place.start_unix_ns,
-        histograms=list(place.ledger.histograms()),
-        counters=[*place.ledger.counters(), *sums],
+        histograms=list(place.store.histograms()),
+        counters=[*place.store.counters(), *sums],
         readings=readings,
     )

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from server.telemetry.otel.gauges import Reading
+from server.telemetry.otel.gauges import GaugeReading
 from server.telemetry.otel.histogram import Attributes
 from server.telemetry.otel.metric_store import CounterPoint, HistogramPoint
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class MetricSnapshot:
     """Of one resource, which `about` describes: this server serving one stamp."""
 
     about: Attributes
@@ -20,7 +20,7 @@ class Count:
     start_unix_ns: int
     histograms: Sequence[HistogramPoint]
     counters: Sequence[CounterPoint]
-    readings: Sequence[Reading]
+    readings: Sequence[GaugeReading]
 
 
 class Named(Protocol):
@@ -28,7 +28,7 @@ class Named(Protocol):
     def name(self) -> str: ...
 
 
-Collect = Callable[[], Sequence[Count]]
+Collect = Callable[[], Sequence[MetricSnapshot]]
 N = TypeVar("N", bound=Named)
 
 

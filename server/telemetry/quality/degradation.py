@@ -32,10 +32,10 @@ def quality_finding(
         level = _level(usual, row.accuracy, row.labelled)
         fallen.append((level, f"accuracy {row.accuracy:.1%} on {row.labelled} labelled"))
     key = f"value/{stamp[:12]}/accuracy"
-    level, words = max(fallen, default=(0, ""))
+    level, what = max(fallen, default=(0, ""))
     if not level:
         return [Finding(key, "value", "", "", stamp, hold_s=HOLD_S)]
-    summary = f"{words} over 24 h, {usual:.1%} in the reference"
+    summary = f"{what} over 24 h, {usual:.1%} in the reference"
     return [Finding(key, "value", SEVERITIES[level], summary, stamp, hold_s=HOLD_S)]
 
 

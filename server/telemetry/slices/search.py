@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from server.telemetry.slices.conditions import CODES, MIN_SUPPORT, Coded, Column, encode
+from server.telemetry.slices.conditions import CODES, MIN_SUPPORT, Column, EncodedColumn, encode
 
 MOST_SHARE = 0.5  # what most of the traffic has in common is no slice of it
 MAX_FDR = 0.05
@@ -90,10 +90,10 @@ def worst_slices(
     proposals = _propose(coded, first, loss)
     agreed = [p for p in proposals if _agrees(p, coded, ~first, loss)]
     distinct = _distinct(agreed, coded, loss, limit)
-    return [_told(p, rows, coded, loss, measure, unit) for p, rows in distinct]
+    return [_described(p, rows, coded, loss, measure, unit) for p, rows in distinct]
 
 
-def _propose(coded: Sequence[Coded], rows: Bools, loss: Floats) -> list[_Proposal]:
+def _propose(coded: Sequence[EncodedColumn], rows: Bools, loss: Floats) -> list[_Proposal]:
     half = [item.codes[rows] for item in coded]
     losses = loss[rows]
     whole = _sums_of(losses)
@@ -118,7 +118,7 @@ def _propose(coded: Sequence[Coded], rows: Bools, loss: Floats) -> list[_Proposa
 
 
 def _pairs(
-    coded: Sequence[Coded],
+    coded: Sequence[EncodedColumn],
     half: Sequence[NDArray[np.uint8]],
     losses: Floats,
     level1: Sequence[_Sums],
@@ -224,7 +224,7 @@ def _q(ordered: Floats, p: float) -> float:
     return min(1.0, p * len(ordered) / max(rank, 1))
 
 
-def _agrees(proposal: _Proposal, coded: Sequence[Coded], rows: Bools, loss: Floats) -> bool:
+def _agrees(proposal: _Proposal, coded: Sequence[EncodedColumn], rows: Bools, loss: Floats) -> bool:
     inside = _rows(proposal, coded)[rows]
     return _z_of(inside, loss[rows]) >= VALIDATION_Z
 
@@ -239,7 +239,7 @@ def _sums_of(loss: Floats) -> _Sums:
     return _Sums(*map(np.asarray, (float(len(loss)), float(loss.sum()), float(squares))))
 
 
-def _rows(proposal: _Proposal, coded: Sequence[Coded]) -> Bools:
+def _rows(proposal: _Proposal, coded: Sequence[EncodedColumn]) -> Bools:
     inside: Bools = np.ones(len(coded[0].codes), dtype=np.bool_)
     for column, condition in proposal.conditions:
         chosen = coded[column].masks[condition] > 0
@@ -248,24 +248,24 @@ def _rows(proposal: _Proposal, coded: Sequence[Coded]) -> Bools:
 
 
 def _distinct(
-    proposals: Sequence[_Proposal], coded: Sequence[Coded], loss: Floats, limit: int
+    proposals: Sequence[_Proposal], coded: Sequence[EncodedColumn], loss: Floats, limit: int
 ) -> list[tuple[_Proposal, Bools]]:
     kept: list[tuple[_Proposal, Bools]] = []
-    told: Bools = np.zeros(len(loss), dtype=np.bool_)
+    explained: Bools = np.zeros(len(loss), dtype=np.bool_)
     for proposal in proposals:
         rows = _rows(proposal, coded)
-        if not kept or _z_of(rows[~told], loss[~told]) >= OWN_Z:
+        if not kept or _z_of(rows[~explained], loss[~explained]) >= OWN_Z:
             kept.append((proposal, rows))
-            told |= rows
+            explained |= rows
         if len(kept) == limit:
             break
     return kept
 
 
-def _told(
+def _described(
     proposal: _Proposal,
     rows: Bools,
-    coded: Sequence[Coded],
+    coded: Sequence[EncodedColumn],
     loss: Floats,
     measure: Measure,
     unit: str,
@@ -273,11 +273,11 @@ def _told(
     texts = [coded[column].texts[condition] for column, condition in proposal.conditions]
     mean, elsewhere = float(loss[rows].mean()), float(loss[~rows].mean())
     share = float(rows.mean())
-    said = " and ".join(words for _, words in texts)
+    description = " and ".join(text for _, text in texts)
     figure, other = _figure(mean, measure, unit), _figure(elsewhere, measure, unit)
     return FoundSlice(
         expression=" ".join(expression for expression, _ in texts),
-        message=f"{said}: {NAMES[measure]} {figure} against {other} elsewhere, "
+        message=f"{description}: {NAMES[measure]} {figure} against {other} elsewhere, "
         f"{100 * share:.0f} % of traffic",
         support=int(np.count_nonzero(rows)),
         share=share,

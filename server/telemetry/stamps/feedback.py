@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.telemetry.quality.estimates import QualityCounts, Verdict, Yardstick
+from server.telemetry.quality.estimates import Estimates, QualityCounts, Yardstick
 from server.telemetry.quality.truth import Truth, truth_of
 from server.telemetry.store.store import Store, day_of
 
@@ -148,7 +148,7 @@ class Feedback:
         value = math.nan if truth.value is None else truth.value
         for of_slice in counts:
             if truth.label:
-                verdict = Verdict(
+                verdict = Estimates(
                     answered.confidence,
                     stick.label(answered.label),
                     _true(stick, truth.label, answered.label),

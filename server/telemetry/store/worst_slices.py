@@ -20,7 +20,7 @@ from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import SliceRow
 from server.telemetry.slices.conditions import Column
 from server.telemetry.store.database import open_reader
-from server.telemetry.store.history import Span
+from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.reader import days_of
 
 if TYPE_CHECKING:
@@ -36,16 +36,16 @@ MADE_OF = ("embedding", "output")
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class SliceSearch:
     """`measure` is error | value | confidence."""
 
-    span: Span
+    span: TimeSpan
     measure: str = "error"
     limit: int = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SliceSearchResult:
     """`estimated`: there were too few labels, so that the loss is what confidence says."""
 
     slices: list[SliceRow]
@@ -67,15 +67,15 @@ class _Rows:
 
 
 def search(
-    path: Path, stamp: str, schema: Sequence[FeatureSpec], stick: Yardstick, wanted: Search
-) -> Found:
+    path: Path, stamp: str, schema: Sequence[FeatureSpec], stick: Yardstick, wanted: SliceSearch
+) -> SliceSearchResult:
     """The worst slices among one stamp's classifications in a span."""
     from server.telemetry.slices.search import worst_slices  # late: it needs scipy
 
     with closing(open_reader(path)) as connection:
         rows = _read(connection, stamp, len(schema), wanted.span)
     if rows is None:
-        return Found([], 0, False)
+        return SliceSearchResult([], 0, False)
     loss, estimated = _loss(rows, stick, wanted.measure)
     known = np.isfinite(loss)
     unit = stick.objective.unit if stick.objective else ""
@@ -83,12 +83,12 @@ def search(
     told = estimated or wanted.measure == "confidence"
     columns = list(_columns(rows, schema, known, MADE_OF if told else NOT_SEARCHED))
     found = worst_slices(columns, loss[known], _measure(wanted.measure), unit, wanted.limit)
-    return Found(
+    return SliceSearchResult(
         [_row(one, stamp, wanted, estimated) for one in found], int(known.sum()), estimated
     )
 
 
-def _row(found: FoundSlice, stamp: str, wanted: Search, estimated: bool) -> SliceRow:
+def _row(found: FoundSlice, stamp: str, wanted: SliceSearch, estimated: bool) -> SliceRow:
     worth = -1000 * found.mean if wanted.measure == "value" else math.nan
     return SliceRow(
         expression=found.expression,
@@ -184,7 +184,9 @@ def _columns(
         yield Column(key, found, "", categories)
 
 
-def _read(connection: sqlite3.Connection, stamp: str, features: int, span: Span) -> _Rows | None:
+def _read(
+    connection: sqlite3.Connection, stamp: str, features: int, span: TimeSpan
+) -> _Rows | None:
     """The latest MOST_ROWS answered classifications whose features fit."""
     found: list[tuple[Any, ...]] = []
     for day in reversed(days_of(connection, span)):
