@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.build import reference_profile as builder
-from server.telemetry.drift.binning import Layout
+from server.telemetry.drift.binning import BinLayout
 from server.telemetry.drift.detector import DriftDetector, bundle_baseline
 from server.telemetry.drift.messages import drift_findings, structural_findings
 from server.telemetry.drift.reference import parse
@@ -73,7 +73,7 @@ def _kind(i: int) -> tuple[str, str, tuple[str, ...]]:
 def openings(
     watch: DriftDetector,
     windows: TrailingWindows,
-    layout: Layout,
+    layout: BinLayout,
     hours: Iterator[NDArray[np.float32]],
     tick_s: int,
 ) -> Iterator[tuple[float, tuple[str, ...]]]:
@@ -109,7 +109,7 @@ def alerts(
     tick_s: int,
 ) -> Iterator[tuple[float, tuple[str, ...]]]:
     """(hours since the first row, features) whenever the watch opens an alert or widens one."""
-    layout = Layout(parse(json.dumps(builder.build(reference, specs)).encode(), specs))
+    layout = BinLayout(parse(json.dumps(builder.build(reference, specs)).encode(), specs))
     past: dict[int, dict[str, NDArray[np.int64]]] = {}
     windows = TrailingWindows(layout.total, lambda hour: past.get(hour, {}))
     watch = DriftDetector("0" * 64, layout, windows, tick_s)

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from server.telemetry.record import BundleFiles, FeatureSpec, Record
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.stamp_state import PastCounts
 from server.telemetry.telemetry import Telemetry
 
@@ -117,7 +117,7 @@ class Feed:
 
 
 def opened(args: argparse.Namespace, folder: str) -> Telemetry:
-    telemetry = Telemetry(Settings(Path(folder), sample_share=0.05))
+    telemetry = Telemetry(TelemetrySettings(Path(folder), sample_share=0.05))
     telemetry.adopt(bundle(args.features, args.slices))
     return telemetry
 
@@ -238,14 +238,14 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 from benchmarks.telemetry import STAMP, Feed, schema
 from server.telemetry.record import BundleFiles
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 import argparse, os
 def rss():
     return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGESIZE') / 1e6
 args = argparse.Namespace(features={features}, slices={slices})
 empty = rss()
-telemetry = Telemetry(Settings(Path({folder!r})))
+telemetry = Telemetry(TelemetrySettings(Path({folder!r})))
 reference = open({reference!r}, 'rb').read()
 telemetry.adopt(BundleFiles(STAMP, 'bench', schema(args.features), (), reference))
 feed = Feed(args)

@@ -21,13 +21,13 @@ from server.telemetry.rows import (
     AlertRow,
     DeployRow,
     DriftRow,
-    Health,
     PredictionRow,
     QualityRow,
     Row,
     SilenceRow,
+    TelemetryHealth,
 )
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
 from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.retention import RetentionLimits
@@ -51,7 +51,7 @@ class Witness(Protocol):
     def report(self, findings: Sequence[Finding]) -> None:
         """What the server found about itself."""
 
-    def health(self) -> Health: ...
+    def health(self) -> TelemetryHealth: ...
 
     def changes(self, after: int) -> FeedBatch:
         """What changed since a cursor; from 0 all that is true now."""
@@ -107,8 +107,8 @@ class Unrecorded:
     def report(self, findings: Sequence[Finding]) -> None:
         return
 
-    def health(self) -> Health:
-        return Health(state=self._state)
+    def health(self) -> TelemetryHealth:
+        return TelemetryHealth(state=self._state)
 
     def changes(self, after: int) -> FeedBatch:
         return FeedBatch([], 0, True)
@@ -173,8 +173,8 @@ def witness_of(
         return Unrecorded(f"degraded: nothing is kept: {error}")
 
 
-def settings_of(config: ServerConfig) -> Settings:
-    return Settings(
+def settings_of(config: ServerConfig) -> TelemetrySettings:
+    return TelemetrySettings(
         folder=config.data,
         tick_s=config.tick_s,
         baseline=config.baseline,

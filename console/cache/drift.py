@@ -118,7 +118,7 @@ class _Look:
     feature: str
     stamp: str
     places: tuple[str, ...]
-    found: scores.Comparison
+    found: scores.DriftScores
 
 
 def hours_of(from_s: float, to_s: float) -> tuple[int, int]:

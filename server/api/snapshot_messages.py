@@ -9,7 +9,7 @@ from proto import observe_pb2 as pb
 from server import host
 from server.api.model_statistics import Tally
 from server.engine import Engine
-from server.telemetry.rows import Health
+from server.telemetry.rows import TelemetryHealth
 from server.telemetry_port import Witness
 from server.types import EngineSnapshot, Evidence, Facts, ReplicaStatus, SelfCheck
 
@@ -91,7 +91,7 @@ def _add_facts(message: pb.ServerSnapshot, facts: Facts) -> None:
     message.labels.extend(facts.labels)
 
 
-def _add_telemetry(message: pb.ServerSnapshot, health: Health) -> None:
+def _add_telemetry(message: pb.ServerSnapshot, health: TelemetryHealth) -> None:
     message.telemetry_state = health.state
     message.telemetry_dropped = health.dropped
     message.telemetry_bytes = health.bytes

@@ -19,7 +19,7 @@ import grpc
 from server.engine import Recorder
 from server.request.caller import TRACE_KEY
 from server.telemetry.otel.instruments import Instruments
-from server.telemetry.otel.items import Call
+from server.telemetry.otel.items import ObservedCall
 from server.telemetry.record import FeatureSpec, Record
 
 STATE_KEY = "tracestate"
@@ -28,7 +28,7 @@ STATE_KEY = "tracestate"
 DEADLINE_LAG_S = 0.1
 NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
-CALL: ContextVar[Call | None] = ContextVar("call", default=None)
+CALL: ContextVar[ObservedCall | None] = ContextVar("call", default=None)
 
 
 class Told:
@@ -65,12 +65,12 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             self._told[method] = (handler, told)
         return told
 
-    def _ended(self, call: Call, status: str, took_s: float) -> None:
+    def _ended(self, call: ObservedCall, status: str, took_s: float) -> None:
         # Records are made in the next turn of the loop; the call ends after them.
         asyncio.get_running_loop().call_soon(self._instruments.ended, call, status, took_s)
 
 
-Ended = Callable[[Call, str, float], None]
+Ended = Callable[[ObservedCall, str, float], None]
 
 
 def _wrapped(handler: Any, ended: Ended) -> Any:

@@ -22,7 +22,7 @@ from server.telemetry.errors import ExportRefused
 from server.telemetry.otel.configuration import configuration_of, named_attributes
 from server.telemetry.otel.gauges import GaugeReading
 from server.telemetry.otel.instruments import Instruments
-from server.telemetry.otel.resources import Served
+from server.telemetry.otel.resources import ServedStamp
 from server.types import EngineSnapshot
 
 SERVICE = "trefoil-server"
@@ -96,9 +96,9 @@ class Instrumented:
             instruments.saw(state_of(engine.snapshot()))
             await asyncio.sleep(STATE_S)
 
-    def _served(self) -> Served:
+    def _served(self) -> ServedStamp:
         facts = self._engine.facts if self._engine is not None else None
-        return Served(facts.stamp, facts.stamp_name, facts.labels) if facts else Served()
+        return ServedStamp(facts.stamp, facts.stamp_name, facts.labels) if facts else ServedStamp()
 
 
 def state_of(now: EngineSnapshot) -> list[GaugeReading]:

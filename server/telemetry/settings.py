@@ -12,7 +12,7 @@ from server.telemetry.store.retention import RetentionLimits
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TelemetrySettings:
     """`flush_s` is what a killed server loses of its sums' freshness at most: predictions are
     written every 0.2 s, and the sums are counted again from them."""
 
@@ -24,7 +24,7 @@ class Settings:
     sample_share: float = 0.05
     sample_bytes: int = MOST_BYTES
     on_alert: str = ""  # a command line
-    about: Mapping[str, str] = field(default_factory=dict)  # of this server, told with every alert
+    about: Mapping[str, str] = field(default_factory=dict)  # added to every alert
     speed: float = 1.0  # unix seconds that pass in one, for a simulated clock
     baseline: str = "bundle"  # bundle | previous | last-week | FROM..TO (ISO times)
     limits: RetentionLimits = field(default_factory=RetentionLimits)

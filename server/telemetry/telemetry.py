@@ -1,4 +1,4 @@
-"""Telemetry as the server holds it: put records in, ask what happened.
+"""The facade of telemetry: put records in, query what happened.
 
 `put` is the request path. Everything that changes something goes to the one telemetry thread and
 waits for it; everything that only reads opens the database itself. Any thread may call.
@@ -23,19 +23,19 @@ from server.telemetry.rows import (
     AlertRow,
     DeployRow,
     DriftRow,
-    Health,
     PredictionRow,
     QualityRow,
     Row,
     SilenceRow,
+    TelemetryHealth,
 )
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
 from server.telemetry.stamps.stamp_state import StampState
 from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.reader import Reader
 from server.telemetry.store.worst_slices import SliceSearch, SliceSearchResult, search
-from server.telemetry.writer import Writer
+from server.telemetry.writer import TelemetryWriter
 
 CLOSE_S = 10.0
 
@@ -43,13 +43,13 @@ CLOSE_S = 10.0
 class Telemetry:
     """`clock` is unix seconds and may run faster than `monotonic`, by which work is paced.
 
-    `alerted` is told of every step of an alert, `sampled` of every payload kept, both on the
-    telemetry thread; they must be quick.
+    `alerted` is called for every step of an alert, `sampled` for every payload kept, both on the
+    telemetry thread; they must return quickly.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        settings: TelemetrySettings,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         alerted: Callable[[AlertRow], None] = lambda row: None,
@@ -64,7 +64,9 @@ class Telemetry:
         if settings.on_alert:
             self._command = AlertCommand(settings.on_alert, about=settings.about)
         self._changes = ChangeFeed()
-        self._writer = Writer(settings, self._changes, clock, monotonic, self._step, sampled)
+        self._writer = TelemetryWriter(
+            settings, self._changes, clock, monotonic, self._step, sampled
+        )
         self._reader = Reader(lambda: self._writer.store.path)
         self._recorder = Recorder(self._writer.write, self._writer.idle)
         self._recorder.start()
@@ -168,12 +170,12 @@ class Telemetry:
             self._writer.store.path, state.bundle.stamp, state.bundle.schema, state.stick, wanted
         )
 
-    def health(self) -> Health:
+    def health(self) -> TelemetryHealth:
         recorder, journal = self._recorder, self._writer.journal
         trouble = self._writer.trouble
         if not recorder.alive:
             trouble = "the telemetry thread has ended"
-        return Health(
+        return TelemetryHealth(
             state=f"degraded: {trouble}" if trouble else "ok",
             recorded=journal.counters.written,
             dropped=recorder.dropped + recorder.lost + journal.counters.lost,

@@ -1,7 +1,7 @@
-"""What the telemetry thread does: count, keep, judge, tell. Everything here runs on that thread.
+"""The work of the telemetry thread: count, store, evaluate, notify. All of it runs on that thread.
 
 `write` takes batches as they come; `idle` does what is due: rows and sums to the store, ticks of
-the drift watch, old rows out. The order in `idle` is the order of things.
+the drift detector, retention. The order in `idle` is the order of things.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import partial
 from server.telemetry.alerts.book import Transition
 from server.telemetry.alerts.service import AlertService
 from server.telemetry.change_feed import ChangeFeed
-from server.telemetry.drift.binning import Layout
+from server.telemetry.drift.binning import BinLayout
 from server.telemetry.drift.profile import Ints
 from server.telemetry.drift.windows import HOUR_S
 from server.telemetry.evaluation import Evaluation
@@ -29,7 +29,7 @@ from server.telemetry.recorder import Queued
 from server.telemetry.recovery import FEEDBACK, recount
 from server.telemetry.rows import AlertRow, DeployRow, PredictionRow, SilenceRow
 from server.telemetry.sampler import Sampler
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.slices.names import OTHER
 from server.telemetry.stamps.baselines import Baselines, choice_of
 from server.telemetry.stamps.counting import Counting
@@ -44,18 +44,18 @@ from server.telemetry.store.write_journal import Journal, JournalEntry
 
 logger = logging.getLogger(__name__)
 
-DISTRUST_S = 86400.0  # after a step of the clock nothing goes for its age so long
-SHOWN_PREDICTIONS = 10  # to watchers, for each `feed_interval_s`
+DISTRUST_S = 86400.0  # after a step of the clock no row expires by age for this long
+SHOWN_PREDICTIONS = 10  # in the change feed, for each `feed_interval_s`
 Clock = Callable[[], float]
 
 
-class Writer:
+class TelemetryWriter:
     """`clock` is unix seconds, `monotonic` paces the work. `stepped` is called for every step of an
     alert, `sampled` for every payload that is kept."""
 
     def __init__(
         self,
-        settings: Settings,
+        settings: TelemetrySettings,
         changes: ChangeFeed,
         clock: Clock,
         monotonic: Clock,
@@ -119,7 +119,7 @@ class Writer:
     def idle(self) -> None:
         mono, now = self._monotonic(), self._clock()
         if moved := self._steps.step(now, mono):
-            logger.warning("telemetry: the clock was moved by %+.1f h", moved / HOUR_S)
+            logger.warning("telemetry: the clock was set by %+.1f h", moved / HOUR_S)
             self._distrusted_until = mono + DISTRUST_S
         self._safely(self.journal.write)
         if mono >= self._next_feed:
@@ -160,7 +160,7 @@ class Writer:
         self._attempt(lambda: self.store.judgements.put_drift(kept))
 
     def report(self, findings: Iterable[Finding]) -> None:
-        """What any watcher found; the server's own (readiness, skew, latency) come here too."""
+        """Findings of any source, the server's own (readiness, skew, latency) among them."""
         self.alerts.report(findings, self._clock())
 
     def flush(self) -> None:
@@ -189,7 +189,7 @@ class Writer:
                 learnt = learn(state, self.store, now)
                 if learnt is not None:
                     self.adopt(replace(state.bundle, reference=learnt))
-                    logger.info("telemetry: a reference for %s was learnt", state.bundle.stamp[:12])
+                    logger.info("telemetry: learned a reference for %s", state.bundle.stamp[:12])
             elif (slices := learn_slices(state, self.store, self.counting, now)) is not None:
                 state.learnt = slices
                 self._baselines.forget(state.bundle.stamp)
@@ -199,7 +199,7 @@ class Writer:
         self.learn()
         gone = self._retention.sweep(self._clock(), not self._distrusted)
         if gone:
-            logger.info("telemetry: let go of %s", ", ".join(gone))
+            logger.info("telemetry: removed %s", ", ".join(gone))
         self._checkpoint()
 
     def _checkpoint(self) -> None:
@@ -236,12 +236,12 @@ class Writer:
         self.alerts.deployed(row, self._clock())
 
     def notes(self) -> dict[str, str]:
-        """What else is worth knowing about telemetry itself."""
+        """Further facts about telemetry itself, by subject."""
         found = {}
         if self.counting.malformed:
             found["malformed"] = f"{self.counting.malformed} records with features of no schema"
         if self._distrusted:
-            found["clock"] = "it was moved: for a day nothing is let go of for its age"
+            found["clock"] = "the clock was set: no row expires by age for a day"
         turned_away = sum(state.slices.turned_away for state in list(self.states.values()))
         if turned_away:
             found["slices"] = f"{turned_away} tag values counted as {OTHER}"
@@ -271,7 +271,7 @@ class Writer:
 
     @property
     def trouble(self) -> str:
-        """ "" or why what is seen now is not, or not where it should be, kept."""
+        """ "" or why rows are not stored, or not in the configured folder."""
         return self.journal.trouble or self.opening_trouble
 
     def _attempt(self, work: Callable[[], object]) -> bool:
@@ -297,23 +297,23 @@ class Writer:
         return True
 
     def _restart_store(self, why: str, aside: bool = True) -> None:
-        logger.error("telemetry: begun anew, the file %s", why)
+        logger.error("telemetry: started a new file; the old one %s", why)
         bundles = [state.bundle for state in self.states.values()]
         lost = self.journal.counters
         self.store.close()
         if aside:
-            with suppress(OSError):  # then opening it anew fails too, and a temporary one is begun
+            with suppress(OSError):  # then opening it fails too, and a temporary one is used
                 set_aside(self._settings.folder, self._clock(), why)
         self._begin()
         self.journal.counters = lost
-        self.opening_trouble = self.opening_trouble or f"begun anew, the file {why}"
+        self.opening_trouble = self.opening_trouble or f"started a new file; the old one {why}"
         for bundle in bundles:
             self.states.adopt(bundle, self._clock())
 
     def _show_features(self, state: StampState) -> None:
         self._changes.note(state.feature_rows())
 
-    def _past(self, stamp: str, layout: Layout, hour: int) -> dict[str, Ints]:
+    def _past(self, stamp: str, layout: BinLayout, hour: int) -> dict[str, Ints]:
         return self.counting.past(stamp, layout, hour)
 
     def _past_embedding(self, stamp: str, hour: int) -> dict[str, Ints]:

@@ -13,8 +13,8 @@ from typing import Any
 from server.ops.otel_setup import known_methods
 from server.telemetry.otel.configuration import OtelConfiguration
 from server.telemetry.otel.instruments import Instruments
-from server.telemetry.otel.items import Call
-from server.telemetry.otel.resources import Served
+from server.telemetry.otel.items import ObservedCall
+from server.telemetry.otel.resources import ServedStamp
 from server.telemetry.record import Record
 from server.telemetry.rows import DriftRow
 from tests.support.stub_replica import STAMP
@@ -53,15 +53,15 @@ def record(**changes: Any) -> Record:
     return replace(made, **changes)
 
 
-def call(method: str = PREDICT, status: str = "OK", took_s: float = 0.02) -> Call:
-    return Call(method, 1_800_000_000_000_000_000, status=status, took_s=took_s)
+def call(method: str = PREDICT, status: str = "OK", took_s: float = 0.02) -> ObservedCall:
+    return ObservedCall(method, 1_800_000_000_000_000_000, status=status, took_s=took_s)
 
 
 @contextmanager
 def instruments(
-    plan: OtelConfiguration, served: Served | None = None, **options: Any
+    plan: OtelConfiguration, served: ServedStamp | None = None, **options: Any
 ) -> Iterator[Instruments]:
-    now = served or Served(STAMP, "stub", ("ok", "stop"))
+    now = served or ServedStamp(STAMP, "stub", ("ok", "stop"))
     made = Instruments(plan, ABOUT, known_methods(), lambda: now, **options)
     try:
         yield made

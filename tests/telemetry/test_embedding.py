@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.build import reference_profile as builder
-from server.telemetry.drift.binning import Layout
+from server.telemetry.drift.binning import BinLayout
 from server.telemetry.drift.embedding import EFFECTS, EmbeddingDetector, EmbeddingSums, distance
 from server.telemetry.drift.profile import EmbeddingReference, Reference
 from server.telemetry.drift.reference import parse
@@ -33,7 +33,7 @@ def reference() -> Reference:
 
 def sums_of(reference: Reference, rows: NDArray[np.float32]) -> NDArray[np.int64]:
     assert reference.embedding is not None
-    coded = Layout(reference).code(rows, np.zeros(rows.shape, dtype=bool))
+    coded = BinLayout(reference).code(rows, np.zeros(rows.shape, dtype=bool))
     return EmbeddingSums(reference.embedding, SCHEMA).of(coded, np.arange(len(rows)))
 
 

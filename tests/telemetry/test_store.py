@@ -125,10 +125,10 @@ import sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from server.telemetry.store.schema import migrations
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 from tests.support.telemetry_bench import SCHEMA, record
-telemetry = Telemetry(Settings(Path({folder!r}), flush_s=0.05))
+telemetry = Telemetry(TelemetrySettings(Path({folder!r}), flush_s=0.05))
 base, began = int(sys.argv[1]), time.time()
 for i in range(base, base + 100_000):
     telemetry.put(record(i, time.time()), SCHEMA)

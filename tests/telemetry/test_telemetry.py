@@ -26,7 +26,7 @@ from server.telemetry.rows import (
     ProfileRow,
     QualityRow,
 )
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.feedback import FeedbackItem
 from server.telemetry.stamps.latency import BUCKETS, LatencySums, bucket_of, key_of
 from server.telemetry.store.history import TimeSpan
@@ -46,7 +46,7 @@ class Held:
         self.clock, self.paced = Clock(), Clock(0.0)
         self.alerted: list[AlertRow] = []
         self.telemetry = Telemetry(
-            Settings(folder, **more),  # type: ignore[arg-type]
+            TelemetrySettings(folder, **more),  # type: ignore[arg-type]
             self.clock,
             self.paced,
             self.alerted.append,

@@ -28,7 +28,7 @@ RESOLVED_KEPT = 200
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What changed; `page` says whether somebody is to be told."""
+    """One step of an alert; `page`: it sends a page."""
 
     alert: AlertRow
     step: AlertTransition
@@ -57,7 +57,7 @@ class AlertBook:
     # ---- findings --------------------------------------------------------------------------
 
     def update(self, findings: Iterable[Finding], now: float) -> None:
-        """Takes in what the watchers say now; keys not among them stay as they are."""
+        """Apply the current findings; alerts whose key is not among them stay as they are."""
         self._end_silences(now)
         for finding in findings:
             row = self._open.get(finding.key)
@@ -190,11 +190,11 @@ class AlertBook:
     def silence(
         self, matcher: str, until: float, actor: str, reason: str, now: float
     ) -> SilenceRow:
-        """No pages for what matches, until then. Raises BadFilter on a matcher that says nothing
+        """No pages for what matches, until then. Raises BadFilter on an empty matcher
         and ValueError when it would not end, or has ended."""
         parse_matcher(matcher)
         if not now < until < now + 366 * 86400:
-            raise ValueError("a silence must end, within a year and not before it begins")
+            raise ValueError("the end of a silence must lie in the future and within 366 days")
         made = int(now * 1000)
         key = f"{matcher}\0{actor}\0{until}"
         row = SilenceRow(

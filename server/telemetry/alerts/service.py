@@ -1,4 +1,4 @@
-"""The alert book with what surrounds it: its steps reach the store, the watchers and the pager.
+"""The alert book with what surrounds it: its steps go to the store, the change feed and the pager.
 
 Runs on the telemetry thread. Steps the store would not take yet wait here.
 """
@@ -23,7 +23,7 @@ Try = Callable[[Callable[[], object]], bool]
 
 
 class AlertService:
-    """`store` is asked each time: it may have been replaced. `stepped` is told of every step."""
+    """`store` is asked each time: it may have been replaced. `stepped` is called for every step."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class AlertService:
         """Alerts about stamps that no longer have traffic are over."""
         for row in self.book.rows():
             if row.state != "resolved" and row.kind in JUDGED and row.stamp not in serving:
-                self.book.retire(row.stamp, now, "this stamp has no traffic any more")
+                self.book.retire(row.stamp, now, "this stamp has had no traffic for a day")
 
     def concerns(self, record: Record) -> bool:
         """Whether a drift alert is firing for one of the record's slices."""

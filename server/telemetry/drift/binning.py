@@ -31,7 +31,7 @@ class BinnedRows:
     values: Floats
 
 
-class Layout:
+class BinLayout:
     """Where each feature of one stamp has its cells in a flat block."""
 
     def __init__(self, reference: Reference) -> None:

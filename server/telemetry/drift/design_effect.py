@@ -14,7 +14,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from server.telemetry.drift.binning import Layout
+from server.telemetry.drift.binning import BinLayout
 from server.telemetry.drift.profile import Floats, Ints
 
 MIN_ROWS = 40
@@ -33,7 +33,7 @@ class DesignEffect:
     off: the largest of several noisy medians would otherwise halve the rows of calm traffic.
     """
 
-    def __init__(self, layout: Layout, keep: int, error: float) -> None:
+    def __init__(self, layout: BinLayout, keep: int, error: float) -> None:
         self._layout = layout
         self._error = error
         self._ratios: deque[Floats] = deque(maxlen=keep)

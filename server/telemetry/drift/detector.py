@@ -1,7 +1,7 @@
 """One tick of drift: every feature x slice x window of one stamp against a baseline.
 
 Reads counts, gives rows and findings; knows no database and no clock. The order of `tick` is the
-order of things: windows, design effects, scores, false discovery rate, evidence, words.
+order of things: windows, design effects, scores, false discovery rate, confirmation.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.telemetry.drift import scores
-from server.telemetry.drift.binning import Layout
+from server.telemetry.drift.binning import BinLayout
 from server.telemetry.drift.confirmation import UNKNOWN, Confirmation, limits
 from server.telemetry.drift.design_effect import CONTRAST_ERROR, STRETCHES, DesignEffect
 from server.telemetry.drift.profile import Floats, Ints
-from server.telemetry.drift.scores import Comparison, Counted
+from server.telemetry.drift.scores import Counted, DriftScores
 from server.telemetry.drift.structural import StructuralChanges, structural_changes
 from server.telemetry.drift.windows import HOUR_S, LONG_S, SLOT_S, SLOTS, WINDOWS, TrailingWindows
 
@@ -44,7 +44,7 @@ class WindowResult:
     there are too few rows, `known` False where the baseline has none."""
 
     window_s: int
-    found: Comparison
+    found: DriftScores
     q: Floats
     level: NDArray[np.int64]
     calm: NDArray[np.bool_]
@@ -54,7 +54,7 @@ class WindowResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DriftTick:
-    """All that one tick found; `words.py` says it."""
+    """The result of one tick; messages.py turns it into rows and findings."""
 
     now: float
     slices: list[str]
@@ -69,7 +69,7 @@ class DriftDetector:
     """The memory between ticks of one stamp."""
 
     def __init__(
-        self, stamp: str, layout: Layout, windows: TrailingWindows, tick_s: float = SLOT_S
+        self, stamp: str, layout: BinLayout, windows: TrailingWindows, tick_s: float = SLOT_S
     ) -> None:
         self.stamp = stamp
         self.layout = layout
@@ -87,7 +87,7 @@ class DriftDetector:
         ]
 
     def tick(self, now: float, baselines: Mapping[int, Baseline]) -> DriftTick:
-        """`baselines` by window. Call about every `tick_s`; see Evidence on ticks left out."""
+        """`baselines` by window. Call about every `tick_s`; see Confirmation for skipped ticks."""
         tick = int(now // self._tick_s)
         if tick != self._ticked:
             self._confirmation.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
@@ -114,7 +114,7 @@ class DriftDetector:
         )
 
     def restore(self, judged: Iterable[StoredLevel]) -> None:
-        """After a restart: what earlier ticks said, oldest first, so that what was open stays
+        """After a restart: the levels of earlier ticks, oldest first, so that what was open stays
         open. Ticks and slices that are not there are unknown."""
         places = {f.name: i for i, f in enumerate(self._features)}
         unknown = np.full((len(places), len(WINDOWS)), UNKNOWN, dtype=np.int8)
@@ -187,7 +187,7 @@ class DriftDetector:
         self._noted_slot, self._noted_hour = slot, hour
 
 
-def bundle_baseline(layout: Layout) -> Baseline:
+def bundle_baseline(layout: BinLayout) -> Baseline:
     """The reference that came with the bundle, flat, for all traffic and every slice it has."""
     reference = layout.reference
     if reference.learning:

@@ -1,4 +1,4 @@
-"""Says what a tick of the drift watch found: rows for the record, findings for the alert book."""
+"""Turns a tick of the drift detector into rows for the store and findings for the alert book."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _level(look: WindowResult, at: tuple[int, int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Culprit:
-    """`level` is the confirmed one, 0 while the shift has not been seen often enough."""
+    """`level` is the confirmed one, 0 while the shift is not confirmed."""
 
     look: WindowResult
     slice: int
@@ -143,16 +143,17 @@ def _sentence(
     features: tuple[FeatureReference, ...], tick: DriftTick, worst: _Culprit, others: int
 ) -> str:
     found, at = worst.look.found, (worst.slice, worst.position)
-    more = f"; {others} more feature{'s' if others > 1 else ''}" if others else ""
+    more = f"; also {others} more feature{'s' if others > 1 else ''}" if others else ""
     return (
-        f"{features[worst.position].name}{_where(tick.slices[worst.slice])} moved: "
-        f"D {found.ks[at]:.2f}, KL {found.kl[at]:.2f} (by chance {found.expected_kl[at]:.2f}) "
-        f"over {worst.look.window_s // HOUR_S} h, {int(found.n[at]):,} rows{more}"
+        f"{features[worst.position].name}{_where(tick.slices[worst.slice])} drifted: "
+        f"D {found.ks[at]:.2f}, KL {found.kl[at]:.2f} (expected by chance "
+        f"{found.expected_kl[at]:.2f}) over {int(found.n[at]):,} rows in "
+        f"{worst.look.window_s // HOUR_S} h{more}"
     )
 
 
 def structural_findings(detector: DriftDetector, tick: DriftTick) -> list[Finding]:
-    """One finding a modality, from the shortest window that has rows enough to say."""
+    """One finding a modality, from the shortest window that has enough rows."""
     features = detector.layout.reference.features
     groups: dict[str, list[tuple[Structural, str, str]]] = {f.spec.modality: [] for f in features}
     seen = set()

@@ -1,6 +1,6 @@
 """What is read rather than counted: the state of the server, drift and value, as gauges.
 
-Slices are the callers' words, so only the worst few are shown; the rest is in the store.
+Callers choose the names of slices, so only the worst few are exported; the rest is in the store.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from server.telemetry.rows import DriftRow, QualityRow
 MOST_FEATURES = 128
 MOST_SLICES = 20
 
-# "insufficient" and "learning" are no verdict, and below every verdict.
+# "insufficient" and "learning" are not levels of drift and sort below them.
 LEVELS = {"insufficient": -2, "learning": -1, "ok": 0, "warning": 1, "high": 2, "critical": 3}
 
 

@@ -1,4 +1,4 @@
-"""What the server holds of OpenTelemetry: told on the request path, worked off in a thread.
+"""OpenTelemetry of one server: the request path appends to a queue, one thread exports.
 
 `began`, `answered` and `ended` are the request path: they keep a few numbers, append to a queue,
 never wait and never raise.
@@ -15,10 +15,10 @@ from server.telemetry.errors import ExportRefused
 from server.telemetry.otel.configuration import OtelConfiguration
 from server.telemetry.otel.event import alert_event, sample_event
 from server.telemetry.otel.gauges import GaugeReading, gauges_of
-from server.telemetry.otel.items import Alone, Call, caller_trace, row_of
+from server.telemetry.otel.items import Alone, ObservedCall, caller_trace, row_of
 from server.telemetry.otel.metric_definitions import COUNTERS, DROPPED
 from server.telemetry.otel.metric_store import CounterPoint
-from server.telemetry.otel.resources import Served, StampResources
+from server.telemetry.otel.resources import ServedStamp, StampResources
 from server.telemetry.otel.snapshot import MetricSnapshot
 from server.telemetry.otel.worker import ExportWorker
 from server.telemetry.record import Record
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from server.telemetry.otel.traces import Traces
 
 CLOSE_S = 3.0
-NOTHING_SERVED = Served()
+NOTHING_SERVED = ServedStamp()
 
 Source = Callable[[], Iterable[DriftRow | QualityRow]]
 
@@ -47,7 +47,7 @@ class Instruments:
         configuration: OtelConfiguration,
         about: Mapping[str, str],
         methods: Collection[str],
-        served: Callable[[], Served] = lambda: NOTHING_SERVED,
+        served: Callable[[], ServedStamp] = lambda: NOTHING_SERVED,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.said: list[str] = []  # what was chosen, and why
@@ -108,15 +108,15 @@ class Instruments:
 
     def began(
         self, method: str, trace_parent: str = "", trace_state: str = "", streamed: bool = False
-    ) -> Call:
+    ) -> ObservedCall:
         """`method` is package.Service/Method; the others as in W3C Trace Context."""
-        call = Call(method, int(self._wall() * 1e9), streamed=streamed)
+        call = ObservedCall(method, int(self._wall() * 1e9), streamed=streamed)
         if self._traces is not None:
             call.caller = caller_trace(trace_parent, trace_state)
             call.trace = None if streamed else self._traces.begin(call.caller)
         return call
 
-    def answered(self, record: Record, call: Call | None = None) -> Record:
+    def answered(self, record: Record, call: ObservedCall | None = None) -> Record:
         """Returns the record as it is to be kept: naming the trace that was made for it."""
         row = row_of(record)
         trace = None
@@ -131,7 +131,7 @@ class Instruments:
             return replace(record, trace_id=trace.hex)
         return record
 
-    def ended(self, call: Call, status: str, took_s: float) -> None:
+    def ended(self, call: ObservedCall, status: str, took_s: float) -> None:
         """After the last `answered` of the call. `status` is a gRPC status name."""
         call.status, call.took_s = status, took_s
         self._worker.put(call)

@@ -57,7 +57,7 @@ class Trace:
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class ObservedCall:
     """One RPC under way. `trace` is None while traces are off, and for a stream, each of whose
     rows is a trace of its own; `caller` is what the caller said of its own trace."""
 

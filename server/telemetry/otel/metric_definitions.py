@@ -45,8 +45,8 @@ COUNTERS = {
     ROWS: MetricDefinition("{row}", "Rows by what became of them, refused ones included"),
     "trefoil.retries": MetricDefinition("{row}", "Rows tried once more because their replica died"),
     "trefoil.quarantined": MetricDefinition("{row}", "Rows that killed two replicas"),
-    "trefoil.replica.restarts": MetricDefinition("{restart}", "Replicas started anew"),
-    DROPPED: MetricDefinition("{item}", "What was not exported, by signal"),
+    "trefoil.replica.restarts": MetricDefinition("{restart}", "Replica restarts"),
+    DROPPED: MetricDefinition("{item}", "Items that were not exported, by signal"),
 }
 
 GAUGES = {

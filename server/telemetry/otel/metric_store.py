@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from server.telemetry.otel.histogram import Attributes, Histogram, HistogramExemplar, Point
-from server.telemetry.otel.items import Call, RowItem
+from server.telemetry.otel.items import ObservedCall, RowItem
 from server.telemetry.otel.metric_definitions import (
     BATCH_ROWS,
     CALL_DURATION,
@@ -74,7 +74,7 @@ class MetricStore:
         self._batches: dict[str, Histogram] = {}
         self._predictions: Counter[tuple[str, str, str]] = Counter()
 
-    def add_call(self, call: Call, mark: SpanMark | None) -> None:
+    def add_call(self, call: ObservedCall, mark: SpanMark | None) -> None:
         method = call.method if call.method in self._methods else OTHER
         status = call.status if call.status == "OK" or call.status in CODES else OTHER
         histogram = self._calls.get((method, status))

@@ -52,7 +52,7 @@ class Form:
 
 
 class Rendering:
-    """Turns counts into metric data for one receiver, and remembers what it was told last."""
+    """Turns counts into metric data for one receiver, and remembers what was sent last."""
 
     def __init__(self, form: Form, version: str, clock_ns: Callable[[], int]) -> None:
         self._form = form
@@ -102,7 +102,7 @@ class Rendering:
             yield _metric(name, HISTOGRAMS[name], data)
 
     def _news(self, stamp: str, name: str, attributes: Attributes, point: Point) -> Point:
-        """What to tell of a histogram: exemplars are told once; a delta is since the last time."""
+        """The point to send: exemplars are sent once; a delta starts at the previous export."""
         key = (stamp, name, attributes)
         before = self._points.get(key, NOTHING)
         self._points[key] = point
@@ -112,7 +112,7 @@ class Rendering:
         return Point(
             point.n - before.n,
             point.sum - before.sum,
-            math.nan,  # of the interval alone nobody knows
+            math.nan,  # unknown for the interval alone
             math.nan,
             point.zeros - before.zeros,
             [now - then for now, then in zip(point.counts, before.counts, strict=True)],

@@ -19,7 +19,7 @@ MOST_STAMPS = 4  # counted side by side while deploys follow each other
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedStamp:
     """What the server serves now; nothing yet when `stamp` is empty."""
 
     stamp: str = ""
@@ -46,7 +46,7 @@ class StampResources:
         self, about: Mapping[str, str], methods: Collection[str], openers: Openers
     ) -> None:
         self.still = threading.Lock()  # guards _places and every ledger in it
-        self.served = Served()
+        self.served = ServedStamp()
         self._about = about
         self._methods = methods
         self._openers = openers
@@ -70,8 +70,8 @@ class StampResources:
         state: Sequence[GaugeReading],
         judged: Sequence[GaugeReading],
     ) -> list[MetricSnapshot]:
-        """Everything. `sums` and `state` are the server's own, `judged` is said of what it serves,
-        which comes last."""
+        """Everything. `sums` and `state` are the server's own, `judged` belongs to the serving
+        stamp, which comes last."""
         with self.still:
             mine, now = self.place(""), self.place(self.served.stamp)
             if now is mine:
@@ -82,7 +82,7 @@ class StampResources:
             return [own, *rest]
 
     def _open(self, stamp: str) -> Place:
-        served = self.served if stamp == self.served.stamp else Served(stamp)
+        served = self.served if stamp == self.served.stamp else ServedStamp(stamp)
         about = dict(self._about)
         if stamp:
             about["trefoil.stamp"] = stamp

@@ -1,4 +1,4 @@
-"""All metrics at one moment, as plain data for whoever shows or sends them."""
+"""All metrics at one moment, as plain data for the scrape endpoint and the exporters."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class MetricSnapshot:
     readings: Sequence[GaugeReading]
 
 
-class Named(Protocol):
+class NamedPoint(Protocol):
     @property
     def name(self) -> str: ...
 
 
 Collect = Callable[[], Sequence[MetricSnapshot]]
-N = TypeVar("N", bound=Named)
+N = TypeVar("N", bound=NamedPoint)
 
 
 def by_name(points: Iterable[N]) -> dict[str, list[N]]:

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace.propagation import set_span_in_context
 
-from server.telemetry.otel.items import ROOT, Alone, Call, RowItem, Trace
+from server.telemetry.otel.items import ROOT, Alone, ObservedCall, RowItem, Trace
 from server.telemetry.otel.metric_store import SERVER_ERRORS, STAGES, SpanMark, call_attributes
 
 SCOPE = "trefoil.server"
@@ -81,7 +81,7 @@ class Traces:
         assert isinstance(tracer, Tracer)
         return tracer
 
-    def write_call(self, tracer: Tracer, call: Call) -> list[SpanMark]:
+    def write_call(self, tracer: Tracer, call: ObservedCall) -> list[SpanMark]:
         """The marks of the call's own span and then of each of its rows."""
         assert call.trace is not None
         ended_ns = call.began_unix_ns + int(call.took_s * 1e9)

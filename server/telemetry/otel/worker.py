@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from server.telemetry.otel.event import ERRORS_OF_OURS, OtelEvent, deploy_event, error_event
-from server.telemetry.otel.items import Alone, Call, RowItem
+from server.telemetry.otel.items import Alone, ObservedCall, RowItem
 from server.telemetry.otel.metric_store import SpanMark
-from server.telemetry.otel.resources import Served, StampResources
+from server.telemetry.otel.resources import ServedStamp, StampResources
 
 if TYPE_CHECKING:
     from server.telemetry.otel.logs import Logs
@@ -23,7 +23,7 @@ TICK_S = 0.1
 CHUNK = 8
 BREATH_S = 1e-4
 
-Item = Call | Alone | OtelEvent
+Item = ObservedCall | Alone | OtelEvent
 
 
 class ExportWorker:
@@ -32,7 +32,7 @@ class ExportWorker:
         resources: StampResources,
         traces: Traces | None,
         logs: Logs | None,
-        served: Callable[[], Served],
+        served: Callable[[], ServedStamp],
     ) -> None:
         self.dropped = 0
         self._resources = resources
@@ -79,14 +79,14 @@ class ExportWorker:
             self.put(deploy_event(served.stamp, served.name, before.stamp, time.time_ns()))
 
     def _take(self, item: Item) -> None:
-        if isinstance(item, Call):
+        if isinstance(item, ObservedCall):
             self._take_call(item)
         elif isinstance(item, Alone):
             self._take_alone(item)
         elif self._logs is not None:
             self._logs.write(self._resources.place(item.stamp).logger, item)
 
-    def _take_call(self, call: Call) -> None:
+    def _take_call(self, call: ObservedCall) -> None:
         place = self._resources.place(call.rows[0].stamp if call.rows else "")
         marks: Sequence[SpanMark | None] = [None] * (len(call.rows) + 1)
         # A call without rows is worth a trace only to a caller that asked for one.

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class SliceColumn:
     """One thing to slice by. `values` is [n]; NaN = absent. With `categories`, a value is an index
     into them; those beyond are not sliced by."""
 
@@ -33,17 +33,17 @@ class Column:
 class EncodedColumn:
     """A column as codes 0..CODES (uint8 [n]) and its conditions: masks [conditions, CODES + 1]."""
 
-    column: Column
+    column: SliceColumn
     codes: NDArray[np.uint8]
     masks: Floats
     texts: tuple[tuple[str, str], ...]  # (expression, words) of each condition
 
 
-def encode(column: Column) -> EncodedColumn:
+def encode(column: SliceColumn) -> EncodedColumn:
     return _categorical(column) if column.categories else _numeric(column)
 
 
-def _categorical(column: Column) -> EncodedColumn:
+def _categorical(column: SliceColumn) -> EncodedColumn:
     """The commonest categories, one condition each; the others share the code of the absent."""
     values = np.where(np.isfinite(column.values), column.values, -1).astype(np.int64)
     known = (values >= 0) & (values < len(column.categories))
@@ -61,7 +61,7 @@ def _categorical(column: Column) -> EncodedColumn:
     return EncodedColumn(column, codes, masks, useful)
 
 
-def _numeric(column: Column) -> EncodedColumn:
+def _numeric(column: SliceColumn) -> EncodedColumn:
     """Up to seven round thresholds near the octiles; conditions below and from each one."""
     finite = column.values[np.isfinite(column.values)]
     few = finite[:: max(1, len(finite) // OCTILE_ROWS)].astype(np.float64)

@@ -7,7 +7,7 @@ agree.
 - at least MIN_SUPPORT rows; one-sided Welch z against the rest; Benjamini-Hochberg (1995) over
   everything that was tested, so that ten thousand candidates do not mean five hundred findings;
 - a pair must be worse than each of its two conditions, by the same z within that condition;
-- a slice is told only if its rows are still worse without those of the slices told before it.
+- a slice is reported only if its rows are still worse without those of the slices before it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from server.telemetry.slices.conditions import CODES, MIN_SUPPORT, Column, EncodedColumn, encode
+from server.telemetry.slices.conditions import (
+    CODES,
+    MIN_SUPPORT,
+    EncodedColumn,
+    SliceColumn,
+    encode,
+)
 
-MOST_SHARE = 0.5  # what most of the traffic has in common is no slice of it
+MOST_SHARE = 0.5  # what most of the traffic has in common is not a slice
 MAX_FDR = 0.05
 VALIDATION_Z = 1.645  # one-sided 5 % on the other half
 PARENT_Z = 3.0  # how much worse than its parent a pair must be
@@ -68,7 +74,7 @@ class _Proposal:
 
 
 def worst_slices(
-    columns: Sequence[Column],
+    columns: Sequence[SliceColumn],
     loss: Floats,
     measure: Measure = "error",
     unit: str = "",
@@ -200,7 +206,7 @@ def _z(part: _Sums, whole: _Sums) -> Floats:
 
 
 def _z_of_slice(part: _Sums, whole: _Sums) -> Floats:
-    """The same; NaN too for what is no slice, but most of the whole."""
+    """The same; NaN also for a part that holds most of the rows."""
     found: Floats = np.where(part.n <= MOST_SHARE * whole.n, _z(part, whole), np.nan)
     return found
 

@@ -1,5 +1,5 @@
 """What live traffic is compared with: the bundle's reference, the previous stamp, the same hour of
-last week, or a range somebody pinned. Counts of past hours are additive, so all but the previous
+last week, or a pinned range. Counts of past hours are additive, so all but the previous
 stamp, whose cells are others, are sums of stored profiles."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adds batches of records to every sum there is: profiles, trailing windows, latency, quality.
+"""Adds batches of records to all sums: profiles, trailing windows, latency, quality.
 
 Memory only: nothing here can fail because a disk is full. Rows wait until `settle` counts them
 together; `flush` writes what changed. `Writer` says when.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from server.telemetry.drift import embedding
-from server.telemetry.drift.binning import Block, Layout
+from server.telemetry.drift.binning import BinLayout, Block
 from server.telemetry.drift.profile import Ints, Profile, unpack_counts
 from server.telemetry.drift.windows import HOUR_S, SLOT_S
 from server.telemetry.quality.count_arrays import add_answers, packed, unpacked
@@ -20,12 +20,12 @@ from server.telemetry.record import Record
 from server.telemetry.rows import LatencyRow
 from server.telemetry.stamps.latency import LatencyKey, LatencySums, key_of
 from server.telemetry.stamps.open_sums import OpenSums
-from server.telemetry.stamps.pending_rows import PendingRow, by_stamp, grouped, slices_of
+from server.telemetry.stamps.pending_rows import UncountedRow, by_stamp, grouped, slices_of
 from server.telemetry.stamps.registry import StampRegistry
 from server.telemetry.stamps.stamp_state import StampState
 from server.telemetry.store.store import Store
 
-WARM_S = 2 * HOUR_S  # sums of hours older than this are put away
+WARM_S = 2 * HOUR_S  # sums of hours older than this leave memory
 WARM_LATENCY_S = 120
 
 MOST_WAITING = 1024  # rows of a stamp that wait to be counted
@@ -44,7 +44,7 @@ class Counting:
         self.quality: OpenSums[HourKey, QualityCounts] = OpenSums(self._stored_quality)
         self.embedding: OpenSums[tuple[str, int], Ints] = OpenSums(self._stored_embedding)
         self._fresh: set[LatencyKey] = set()
-        self._waiting: dict[str, list[PendingRow]] = {}  # by stamp
+        self._waiting: dict[str, list[UncountedRow]] = {}  # by stamp
         self.malformed = 0  # records whose features are not those of their stamp
 
     # ---- adding ----------------------------------------------------------------------------
@@ -73,7 +73,7 @@ class Counting:
             if state is not None:
                 self._settle(state, rows, now)
 
-    def _settle(self, state: StampState, rows: Sequence[PendingRow], now: float) -> None:
+    def _settle(self, state: StampState, rows: Sequence[UncountedRow], now: float) -> None:
         _advance(state, now)
         tags = [state.slices.of(row.slices) for row in rows]
         self._add_quality(state, rows, tags)
@@ -93,7 +93,7 @@ class Counting:
             if fitting:
                 self._remember(state, fitting)
 
-    def _remember(self, state: StampState, rows: Sequence[PendingRow]) -> None:
+    def _remember(self, state: StampState, rows: Sequence[UncountedRow]) -> None:
         coded, tags = state.code(rows), [state.slices.of(row.slices) for row in rows]
         for slot, members in grouped([int(row.at // SLOT_S) for row in rows]):
             if state.embedding is not None and state.embedding_detector is not None:
@@ -104,7 +104,7 @@ class Counting:
                 state.windows.add_recent(name, slot * SLOT_S, added)
 
     def _add_profiles(
-        self, state: StampState, rows: Sequence[PendingRow], tags: Sequence[Sequence[str]]
+        self, state: StampState, rows: Sequence[UncountedRow], tags: Sequence[Sequence[str]]
     ) -> None:
         fitting = [i for i, row in enumerate(rows) if state.fits(row)]
         if not fitting:
@@ -123,7 +123,7 @@ class Counting:
                 state.windows.add(name, slot * SLOT_S, block.add(coded, inside))
 
     def _add_quality(
-        self, state: StampState, rows: Sequence[PendingRow], tags: Sequence[Sequence[str]]
+        self, state: StampState, rows: Sequence[UncountedRow], tags: Sequence[Sequence[str]]
     ) -> None:
         """Only classification has a confidence that can turn out right or wrong."""
         judged = [i for i, row in enumerate(rows) if row.judged]
@@ -181,7 +181,7 @@ class Counting:
         self.embedding.put_away(lambda key: key[1] < now - WARM_S)
         self.latency.put_away(lambda key: key.bucket_unix_s < now - WARM_LATENCY_S)
 
-    def past(self, stamp: str, layout: Layout, hour: int) -> dict[str, Ints]:
+    def past(self, stamp: str, layout: BinLayout, hour: int) -> dict[str, Ints]:
         """Flat counts of a whole hour (index, not seconds) by slice: open ones, else stored."""
         found: dict[str, Ints] = {}
         for name, position, *extras, _, _, _, _, blob, crc in self._store.sums.profiles(
@@ -228,7 +228,7 @@ class Counting:
             try:
                 counts = unpack_counts(blob, int(layout.sizes[position]), crc)
             except (ValueError, IndexError):
-                continue  # damaged, or of another schema: counted anew
+                continue  # damaged, or of another schema: counted from zero
             profile = Profile(counts, missing, nonfinite, absent, *moments)
             layout.restore(block, position, profile)
         return block
@@ -257,7 +257,7 @@ class Counting:
 
 
 def _restore(
-    layout: Layout, flat: Ints, position: int, extras: Sequence[int], blob: bytes, crc: int
+    layout: BinLayout, flat: Ints, position: int, extras: Sequence[int], blob: bytes, crc: int
 ) -> None:
     if position >= len(layout.sizes):
         return

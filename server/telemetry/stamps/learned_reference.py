@@ -60,7 +60,7 @@ def learn(state: StampState, store: Store, now: float) -> bytes | None:
 def learn_slices(
     state: StampState, store: Store, counting: Counting, now: float
 ) -> Baseline | None:
-    """The baseline with what was learnt of slices that had none; None when there is no news."""
+    """The baseline with what was learnt of slices that had none; None when nothing is new."""
     known = state.learnt or bundle_baseline(state.layout)
     if state.reference.learning:
         return None
@@ -111,10 +111,10 @@ def _feature(column: NDArray[np.float32], spec: FeatureSpec) -> dict[str, Any]:
         "groups": groups.tolist(),
         "discrete": False,
         "n": len(finite),
-        # Without the mixes a value that is absent cannot be told from one that is missing.
+        # Without the mixes a value that is absent cannot be distinguished from a missing one.
         "missing": 0,
         "nonfinite": int(np.isinf(column).sum()),
-        "deff": 1.0,  # live traffic measures its own (burst.py)
+        "deff": 1.0,  # live traffic measures its own (drift/design_effect.py)
         "importance": 1.0,
         "windows": {},
         **_scale(finite.astype(np.float64)),

@@ -17,7 +17,7 @@ from server.telemetry.record import Record
 Rows = NDArray[np.int64]
 
 
-class PendingRow(NamedTuple):
+class UncountedRow(NamedTuple):
     """Fields as in Record; `judged`: an answer whose confidence can turn out right or wrong."""
 
     at: float
@@ -29,9 +29,9 @@ class PendingRow(NamedTuple):
     confidence: float
 
 
-def seen(record: Record) -> PendingRow:
+def uncounted(record: Record) -> UncountedRow:
     judged = record.task == "classify" and not record.error
-    return PendingRow(
+    return UncountedRow(
         record.at,
         record.mix,
         record.features,
@@ -42,10 +42,10 @@ def seen(record: Record) -> PendingRow:
     )
 
 
-def by_stamp(records: Iterable[Record]) -> dict[str, list[PendingRow]]:
-    found: dict[str, list[PendingRow]] = {}
+def by_stamp(records: Iterable[Record]) -> dict[str, list[UncountedRow]]:
+    found: dict[str, list[UncountedRow]] = {}
     for record in records:
-        found.setdefault(record.stamp, []).append(seen(record))
+        found.setdefault(record.stamp, []).append(uncounted(record))
     return found
 
 

@@ -13,7 +13,7 @@ from server.telemetry.record import BundleFiles, FeatureSpec
 from server.telemetry.stamps.stamp_state import PastCounts, StampState
 from server.telemetry.store.store import Store
 
-REMEMBERED_S = 4 * 3600  # as far back as evidence looks
+REMEMBERED_S = 4 * 3600  # how far back confirmation looks
 MOST = 8  # in memory at a time
 
 
@@ -70,8 +70,8 @@ class StampRegistry(Mapping[str, StampState]):
         return self._states[stamp]
 
     def restore(self, now: float) -> None:
-        """After a start, once the rows are counted again: what the last ticks said of the stamps
-        that had traffic in the last day."""
+        """After a start, once the rows are counted again: restores the levels of the last ticks
+        for stamps that had traffic in the last day."""
         for (stamp,) in self._store.connection.execute(
             "SELECT DISTINCT s.hex FROM profile p JOIN stamp s ON s.id = p.stamp_id"
             " WHERE p.hour >= ?",

@@ -1,4 +1,4 @@
-"""One stamp while it serves: what it was said to be when loaded, and what is counted for it."""
+"""The state of one stamp: its reference and objective, and everything counted for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.telemetry.drift import reference
-from server.telemetry.drift.binning import BinnedRows, Layout
+from server.telemetry.drift.binning import BinLayout, BinnedRows
 from server.telemetry.drift.detector import Baseline, DriftDetector
 from server.telemetry.drift.embedding import EmbeddingDetector, EmbeddingSums
 from server.telemetry.drift.profile import Ints, Reference, empty_reference
@@ -19,7 +19,7 @@ from server.telemetry.quality.estimates import Yardstick, yardstick
 from server.telemetry.record import BundleFiles
 from server.telemetry.rows import FeatureRow
 from server.telemetry.slices.names import SliceNames
-from server.telemetry.stamps.pending_rows import PendingRow
+from server.telemetry.stamps.pending_rows import UncountedRow
 
 SENT = ("text", "image", "audio")  # a NaN of these is missing only where the mix names them
 ALWAYS = "request"
@@ -29,7 +29,7 @@ ALWAYS = "request"
 class PastCounts:
     """Counts of a whole hour (its index since 1970) of a stamp, by slice, from the store."""
 
-    profiles: Callable[[str, Layout, int], Mapping[str, Ints]]
+    profiles: Callable[[str, BinLayout, int], Mapping[str, Ints]]
     embedding: Callable[[str, int], Mapping[str, Ints]]
 
 
@@ -41,7 +41,7 @@ class StampState:
     ) -> None:
         self.bundle = bundle
         self.reference = _reference(bundle)
-        self.layout = Layout(self.reference)
+        self.layout = BinLayout(self.reference)
         self.stick: Yardstick = yardstick(
             bundle.labels,
             self.reference,
@@ -73,7 +73,7 @@ class StampState:
         return [i for i, f in enumerate(features) if f.spec.modality == "embedding"]
 
     def feature_rows(self) -> list[FeatureRow]:
-        """As watchers are told of them."""
+        """The features as rows of the change feed."""
         return [
             FeatureRow(
                 f.name,
@@ -90,11 +90,11 @@ class StampState:
             for f in self.reference.features
         ]
 
-    def fits(self, row: PendingRow) -> bool:
+    def fits(self, row: UncountedRow) -> bool:
         return len(row.features) == 4 * len(self.reference.features)
 
-    def code(self, rows: Sequence[PendingRow]) -> BinnedRows:
-        """Rows that fit, in cells."""
+    def code(self, rows: Sequence[UncountedRow]) -> BinnedRows:
+        """Rows that fit, as bin numbers."""
         matrix = np.frombuffer(b"".join([row.features for row in rows]), dtype="<f4")
         expected = np.stack([self._expects(row.mix) for row in rows])
         return self.layout.code(matrix.reshape(len(rows), -1), expected)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from server.telemetry.quality.estimates import Yardstick
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import SliceRow
-from server.telemetry.slices.conditions import Column
+from server.telemetry.slices.conditions import SliceColumn
 from server.telemetry.store.database import open_reader
 from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.reader import days_of
@@ -31,7 +31,7 @@ MEASURES = ("error", "value", "confidence")
 MOST_ROWS = 300_000
 MIN_LABELLED = 1000  # fewer labels are searched by estimate instead
 TAG_VALUES = 64
-NOT_SEARCHED = ("embedding",)  # directions without a name help nobody
+NOT_SEARCHED = ("embedding",)  # directions without a name explain nothing
 MADE_OF = ("embedding", "output")
 
 
@@ -169,11 +169,11 @@ def _expected_loss(rows: _Rows, stick: Yardstick) -> Floats:
 
 def _columns(
     rows: _Rows, schema: Sequence[FeatureSpec], known: NDArray[np.bool_], left_out: Sequence[str]
-) -> Iterator[Column]:
+) -> Iterator[SliceColumn]:
     for position, spec in enumerate(schema):
         if spec.modality not in left_out:
             values = rows.features[known, position]
-            yield Column(spec.name, values, spec.unit, spec.categories)
+            yield SliceColumn(spec.name, values, spec.unit, spec.categories)
     tags = [tag for tag, keep in zip(rows.tags, known, strict=True) if keep]
     for key in sorted({key for tag in tags for key in tag}):
         names = [tag.get(key, "") for tag in tags]
@@ -181,7 +181,7 @@ def _columns(
         categories = tuple(name for name, _ in counts)
         places = {name: i for i, name in enumerate(categories)}
         found = np.array([places.get(name, math.nan) for name in names], dtype=np.float32)
-        yield Column(key, found, "", categories)
+        yield SliceColumn(key, found, "", categories)
 
 
 def _read(

@@ -102,7 +102,7 @@ class Journal:
         return True
 
     def last_try(self) -> None:
-        """Before the end: what cannot be written now is lost, and that is said. Raises
+        """Before the end: what cannot be written now is lost and logged. Raises
         sqlite3.DatabaseError when the file itself is damaged."""
         self._retry_at = 0.0
         if not self.write():
@@ -120,7 +120,7 @@ class Journal:
 
     def well(self) -> None:
         if self.trouble:
-            logger.warning("telemetry: kept again after: %s", self.trouble)
+            logger.warning("telemetry: writing again after: %s", self.trouble)
         self.trouble, self._retry_s = "", RETRY_S
 
     def _insert(self, entries: list[JournalEntry]) -> dict[str, int]:
