@@ -209,9 +209,9 @@ import server.api.listener, server.engine, server.ops.otel_setup
 from server.host import rss_bytes
 from benchmarks.otel import ABOUT, METHODS, fill
 from server.telemetry.otel.instruments import Instruments
-from server.telemetry.otel.configuration import plan_of
+from server.telemetry.otel.configuration import configuration_of
 plain = rss_bytes()
-made = Instruments(plan_of(os.environ, sys.argv[1], 0.05), ABOUT, METHODS)
+made = Instruments(configuration_of(os.environ, sys.argv[1], 0.05), ABOUT, METHODS)
 loaded = rss_bytes()
 import time
 for _ in range(40):

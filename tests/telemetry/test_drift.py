@@ -150,9 +150,9 @@ def test_too_few_rows_are_insufficient_and_never_a_level() -> None:
     far = counted(ref, np.full(319, 9.0))
     found = scores.compare(ref, far, ref.counts, deff=1.0)
     assert not found.sufficient[0]
-    assert scores.evaluation(found, np.array([0.0]))[0] == 0
+    assert scores.levels_of(found, np.array([0.0]))[0] == 0
     enough = scores.compare(ref, far + far, ref.counts, deff=1.0)
-    assert scores.LEVELS[scores.evaluation(enough, np.array([0.0]))[0]] == "critical"
+    assert scores.LEVELS[scores.levels_of(enough, np.array([0.0]))[0]] == "critical"
 
 
 def test_few_rows_show_what_is_beyond_doubt_and_when_it_is_over() -> None:
@@ -161,7 +161,7 @@ def test_few_rows_show_what_is_beyond_doubt_and_when_it_is_over() -> None:
 
     def judged(values: Floats, q: float = 0.0) -> tuple[bool, bool]:
         found = scores.compare(ref, counted(ref, values), ref.counts, deff=1.0)
-        large, over = scores.judge_few(found, np.array([q]))
+        large, over = scores.levels_of_few(found, np.array([q]))
         return bool(large[0]), bool(over[0])
 
     assert judged(r.normal(1.0, size=100)) == (True, False)
@@ -177,7 +177,7 @@ def test_significance_alone_is_no_alarm() -> None:
     ref = feature(grid[::4])
     found = scores.compare(ref, counted(ref, grid + 0.05), ref.counts)
     assert found.p[0] < 1e-9
-    assert scores.evaluation(found, found.p)[0] == 0
+    assert scores.levels_of(found, found.p)[0] == 0
 
 
 @pytest.mark.parametrize("cells", [[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 10**9]])

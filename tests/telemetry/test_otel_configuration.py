@@ -40,8 +40,8 @@ def test_a_scrape_endpoint_alone_loads_nothing_of_opentelemetry() -> None:
     code = (
         "import sys\n"
         "from server.telemetry.otel.instruments import Instruments\n"
-        "from server.telemetry.otel.configuration import plan_of\n"
-        "Instruments(plan_of({}, '127.0.0.1:0'), {}, ()).close()\n"
+        "from server.telemetry.otel.configuration import configuration_of\n"
+        "Instruments(configuration_of({}, '127.0.0.1:0'), {}, ()).close()\n"
         "assert 'prometheus_client' in sys.modules\n"
         "sys.exit('opentelemetry' in sys.modules)"
     )
