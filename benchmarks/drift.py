@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.build import reference_profile as builder
-from server.telemetry.drift.binning import Layout
-from server.telemetry.drift.detector import DriftWatch, bundle_baseline
+from server.telemetry.drift.binning import BinLayout
+from server.telemetry.drift.detector import DriftDetector, bundle_baseline
 from server.telemetry.drift.messages import drift_findings, structural_findings
 from server.telemetry.drift.reference import parse
-from server.telemetry.drift.windows import HOUR_S, SLOT_S, WINDOWS, Trailing
+from server.telemetry.drift.windows import HOUR_S, SLOT_S, WINDOWS, TrailingWindows
 from server.telemetry.record import FeatureSpec
 
 SHIFTED = 3
@@ -71,9 +71,9 @@ def _kind(i: int) -> tuple[str, str, tuple[str, ...]]:
 
 
 def openings(
-    watch: DriftWatch,
-    trailing: Trailing,
-    layout: Layout,
+    watch: DriftDetector,
+    windows: TrailingWindows,
+    layout: BinLayout,
     hours: Iterator[NDArray[np.float32]],
     tick_s: int,
 ) -> Iterator[tuple[float, tuple[str, ...]]]:
@@ -85,11 +85,11 @@ def openings(
         coded = layout.code(rows, np.ones(rows.shape, dtype=bool))
         for end in range(tick_s, HOUR_S + 1, tick_s):
             now = START_S + hour * HOUR_S + end - 1
-            trailing.advance(now)
+            windows.advance(now)
             for slot in range((end - tick_s) // SLOT_S, end // SLOT_S):
                 first = START_S + hour * HOUR_S + slot * SLOT_S
                 inside = (at >= first) & (at < first + SLOT_S)
-                trailing.add("", first, layout.block().add(coded, inside))
+                windows.add("", first, layout.block().add(coded, inside))
             tick = watch.tick(now, baselines)
             for finding in drift_findings(watch, tick) + structural_findings(watch, tick):
                 if finding.severity and finding.confirmed:
@@ -109,10 +109,10 @@ def alerts(
     tick_s: int,
 ) -> Iterator[tuple[float, tuple[str, ...]]]:
     """(hours since the first row, features) whenever the watch opens an alert or widens one."""
-    layout = Layout(parse(json.dumps(builder.build(reference, specs)).encode(), specs))
+    layout = BinLayout(parse(json.dumps(builder.build(reference, specs)).encode(), specs))
     past: dict[int, dict[str, NDArray[np.int64]]] = {}
-    trailing = Trailing(layout.total, lambda hour: past.get(hour, {}))
-    watch = DriftWatch("0" * 64, layout, trailing, tick_s)
+    windows = TrailingWindows(layout.total, lambda hour: past.get(hour, {}))
+    watch = DriftDetector("0" * 64, layout, windows, tick_s)
 
     def kept() -> Iterator[NDArray[np.float32]]:
         for hour, rows in enumerate(hours):
@@ -123,7 +123,7 @@ def alerts(
             past.pop(START_S // HOUR_S + hour - 30, None)
             yield rows
 
-    return openings(watch, trailing, layout, kept(), tick_s)
+    return openings(watch, windows, layout, kept(), tick_s)
 
 
 def run(kind: str, shift: float, seed: int, args: argparse.Namespace) -> Outcome:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from server.telemetry.otel.configuration import plan_of
+from server.telemetry.otel.configuration import configuration_of
 from server.telemetry.otel.histogram import Histogram
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.otel.metric_definitions import STAGE_BOUNDS
@@ -83,8 +83,8 @@ def fill(made: Instruments, count: int) -> None:
 
 def halted(share: float, prometheus: str = "") -> Instruments:
     """Instruments whose draining thread has ended, so that its work can be done and timed here."""
-    made = Instruments(plan_of(os.environ, prometheus, share), ABOUT, METHODS)
-    made._drain.end()
+    made = Instruments(configuration_of(os.environ, prometheus, share), ABOUT, METHODS)
+    made._worker.end()
     return made
 
 
@@ -97,7 +97,7 @@ def path_and_drain(calls: int, share: float) -> tuple[float, float]:
             began = time.thread_time()
             fill(made, 4000)
             filled = time.thread_time()
-            made._drain.work_off()
+            made._worker.work_off()
             path = min(path, (filled - began) / 4000 * 1e6)
             drain = min(drain, (time.thread_time() - filled) / 4000 * 1e6)
     made.close(1.0)
@@ -142,7 +142,7 @@ def collect_ms(calls: int) -> float:
     for task in ("classify", "embed"):
         for mix in ("text", "image", "audio", "audio+image", "audio+text", "image+text"):
             made.answered(replace(RECORD, task=task, mix=mix))
-    made._drain.work_off()
+    made._worker.work_off()
     took = least_us(lambda count: [made.collect() for _ in range(count)], 50, time.thread_time)
     made.close(1.0)
     return took / 1e3
@@ -161,7 +161,7 @@ def longest_wait_ms(calls: int) -> dict[str, float]:
             late = max(late, time.perf_counter() - began - 0.001)
         return late * 1e3
 
-    made = Instruments(plan_of(os.environ, "", 0.05), ABOUT, METHODS)
+    made = Instruments(configuration_of(os.environ, "", 0.05), ABOUT, METHODS)
     found = {"alone": asyncio.run(worst(None)), "draining": asyncio.run(worst(made))}
     made.close(1.0)
     return found
@@ -180,7 +180,7 @@ async def _grpc_us(calls: int) -> tuple[float, float]:
     from tests.support.running import IDENTITY
     from tests.support.standin_engine import StandInEngine
 
-    made = Instruments(plan_of(os.environ, "", 0.05), ABOUT, METHODS)
+    made = Instruments(configuration_of(os.environ, "", 0.05), ABOUT, METHODS)
     config = replace(ServerConfig(), listen="127.0.0.1:0")
     edges = [
         Listener(StandInEngine(), config, IDENTITY, lambda: None, interceptors)  # type: ignore[arg-type]
@@ -209,9 +209,9 @@ import server.api.listener, server.engine, server.ops.otel_setup
 from server.host import rss_bytes
 from benchmarks.otel import ABOUT, METHODS, fill
 from server.telemetry.otel.instruments import Instruments
-from server.telemetry.otel.configuration import plan_of
+from server.telemetry.otel.configuration import configuration_of
 plain = rss_bytes()
-made = Instruments(plan_of(os.environ, sys.argv[1], 0.05), ABOUT, METHODS)
+made = Instruments(configuration_of(os.environ, sys.argv[1], 0.05), ABOUT, METHODS)
 loaded = rss_bytes()
 import time
 for _ in range(40):

@@ -29,10 +29,10 @@ from benchmarks.serve import ROOT
 from server.ops.otel_interceptor import CALL, OtelRecorder
 from server.record_of import record_of
 from server.request.validation import prediction_id
-from server.telemetry.otel.configuration import plan_of
+from server.telemetry.otel.configuration import configuration_of
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.record import FeatureSpec
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 from server.types import Answer, Outcome, Timing, Work
 
@@ -71,8 +71,8 @@ def path() -> None:
             np.array([values[name] for name in NAMES], dtype="<f4").tobytes()
 
     with tempfile.TemporaryDirectory() as folder:
-        telemetry = Telemetry(Settings(Path(folder), sample_share=0.0))
-        told = Instruments(plan_of(os.environ, "127.0.0.1:0", 0.05), ABOUT, METHODS)
+        telemetry = Telemetry(TelemetrySettings(Path(folder), sample_share=0.0))
+        told = Instruments(configuration_of(os.environ, "127.0.0.1:0", 0.05), ABOUT, METHODS)
         recorder = OtelRecorder(told, telemetry)
 
         def recording(count: int) -> None:
@@ -126,16 +126,18 @@ def extraction() -> None:
 
 
 def search() -> None:
-    from server.telemetry.slices.conditions import Column
+    from server.telemetry.slices.conditions import SliceColumn
     from server.telemetry.slices.search import worst_slices
 
     rows, features = 300_000, 30
     r = np.random.default_rng(3)
     columns = [
-        Column(f"text.f{i:02d}", r.normal(size=rows).astype(np.float32), "1")
+        SliceColumn(f"text.f{i:02d}", r.normal(size=rows).astype(np.float32), "1")
         for i in range(features - 1)
     ]
-    columns.append(Column("site", r.integers(0, 5, rows).astype(np.float32), "", tuple("abcde")))
+    columns.append(
+        SliceColumn("site", r.integers(0, 5, rows).astype(np.float32), "", tuple("abcde"))
+    )
     planted = (columns[7].values > 0.7) & (columns[-1].values == 2)
     loss = (r.random(rows) < np.where(planted, 0.2, 0.08)).astype(np.float64)
     took, found = [], []

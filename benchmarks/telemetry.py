@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from server.telemetry.record import BundleFiles, FeatureSpec, Record
-from server.telemetry.settings import Settings
-from server.telemetry.stamps.stamp_state import Past
+from server.telemetry.settings import TelemetrySettings
+from server.telemetry.stamps.stamp_state import PastCounts
 from server.telemetry.telemetry import Telemetry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,7 +117,7 @@ class Feed:
 
 
 def opened(args: argparse.Namespace, folder: str) -> Telemetry:
-    telemetry = Telemetry(Settings(Path(folder), sample_share=0.05))
+    telemetry = Telemetry(TelemetrySettings(Path(folder), sample_share=0.05))
     telemetry.adopt(bundle(args.features, args.slices))
     return telemetry
 
@@ -194,7 +194,7 @@ def tick(args: argparse.Namespace) -> None:
                 began = time.perf_counter()
                 telemetry._recorder.call(step)
                 spent.append(time.perf_counter() - began)
-        rows = len(work.judge.rows)
+        rows = len(work.evaluation.rows)
         telemetry.close()
     print(
         f"tick     {statistics.median(ticks) * 1e3:.0f} ms for {rows} comparisons; "
@@ -204,24 +204,24 @@ def tick(args: argparse.Namespace) -> None:
 
 def week(args: argparse.Namespace) -> None:
     """1,000 requests an hour."""
-    from server.telemetry.stamps.registry import Lives
+    from server.telemetry.stamps.registry import StampRegistry
     from server.telemetry.store.database import open_database
     from server.telemetry.store.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(open_database(Path(folder), 0.0))
-        nothing = Past(lambda stamp, layout, hour: {}, lambda stamp, hour: {})
-        lives = Lives(store, nothing, 300)
-        live = lives.adopt(bundle(args.features, args.slices), 0.0)
+        nothing = PastCounts(lambda stamp, layout, hour: {}, lambda stamp, hour: {})
+        states = StampRegistry(store, nothing, 300)
+        state = states.adopt(bundle(args.features, args.slices), 0.0)
         before = store.bytes()
         ids, r = store.names.feature_ids(STAMP), np.random.default_rng(3)
         names = ["", *(f"site=s{i}" for i in range(args.slices - 1))]
         blocks = []
         for name in names:
-            block, n = live.layout.block(), 1000 if not name else 1000 // args.slices
+            block, n = state.layout.block(), 1000 if not name else 1000 // args.slices
             matrix = r.normal(size=(n, args.features)).astype(np.float32)
-            block.add(live.layout.code(matrix, np.ones(matrix.shape, bool)), slice(None))
-            blocks.append([(ids[i], live.layout.profile(block, i)) for i in range(len(ids))])
+            block.add(state.layout.code(matrix, np.ones(matrix.shape, bool)), slice(None))
+            blocks.append([(ids[i], state.layout.profile(block, i)) for i in range(len(ids))])
         for hour in range(7 * 24):
             with store.transaction():
                 for name, profiles in zip(names, blocks, strict=True):
@@ -239,14 +239,14 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 from benchmarks.telemetry import STAMP, Feed, schema
 from server.telemetry.record import BundleFiles
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 import argparse, os
 def rss():
     return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGESIZE') / 1e6
 args = argparse.Namespace(features={features}, slices={slices})
 empty = rss()
-telemetry = Telemetry(Settings(Path({folder!r})))
+telemetry = Telemetry(TelemetrySettings(Path({folder!r})))
 reference = open({reference!r}, 'rb').read()
 telemetry.adopt(BundleFiles(STAMP, 'bench', schema(args.features), (), reference))
 feed = Feed(args)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from server.config import ServerConfig
 from server.errors import ServerError
-from server.telemetry.change_feed import Batch
+from server.telemetry.change_feed import FeedBatch
 from server.telemetry.errors import TelemetryError
 from server.telemetry.findings import Finding
 from server.telemetry.record import BundleFiles, FeatureSpec, Record
@@ -22,17 +22,17 @@ from server.telemetry.rows import (
     AlertRow,
     DeployRow,
     DriftRow,
-    Health,
     PredictionRow,
     QualityRow,
     Row,
     SilenceRow,
+    TelemetryHealth,
 )
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
-from server.telemetry.store.history import Span
-from server.telemetry.store.retention import Limits
-from server.telemetry.store.worst_slices import Found, Search
+from server.telemetry.store.history import TimeSpan
+from server.telemetry.store.retention import RetentionLimits
+from server.telemetry.store.worst_slices import SliceSearch, SliceSearchResult
 
 OFF = "off"
 
@@ -52,24 +52,24 @@ class TelemetryPort(Protocol):
     def report(self, findings: Sequence[Finding]) -> None:
         """What the server found about itself."""
 
-    def health(self) -> Health: ...
+    def health(self) -> TelemetryHealth: ...
 
-    def changes(self, after: int) -> Batch:
+    def changes(self, after: int) -> FeedBatch:
         """What changed since a cursor; from 0 all that is true now."""
 
     def standing(self) -> list[DriftRow | QualityRow]:
         """The latest drift and quality there is."""
 
-    def history(self, span: Span, kinds: Sequence[str]) -> Iterator[Row]: ...
+    def history(self, span: TimeSpan, kinds: Sequence[str]) -> Iterator[Row]: ...
 
     def samples(
-        self, line: str, span: Span | None, limit: int, payload: bool
+        self, line: str, span: TimeSpan | None, limit: int, payload: bool
     ) -> list[PredictionRow]:
         """Raises BadFilter."""
 
     def by_id(self, ids: Sequence[str], payload: bool) -> list[PredictionRow]: ...
 
-    def worst_slices(self, wanted: Search) -> Found: ...
+    def worst_slices(self, wanted: SliceSearch) -> SliceSearchResult: ...
 
     def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:
         """Raises UnknownAlert."""
@@ -108,28 +108,28 @@ class NullTelemetry:
     def report(self, findings: Sequence[Finding]) -> None:
         return
 
-    def health(self) -> Health:
-        return Health(state=self._state)
+    def health(self) -> TelemetryHealth:
+        return TelemetryHealth(state=self._state)
 
-    def changes(self, after: int) -> Batch:
-        return Batch([], 0, True)
+    def changes(self, after: int) -> FeedBatch:
+        return FeedBatch([], 0, True)
 
     def standing(self) -> list[DriftRow | QualityRow]:
         return []
 
-    def history(self, span: Span, kinds: Sequence[str]) -> Iterator[Row]:
+    def history(self, span: TimeSpan, kinds: Sequence[str]) -> Iterator[Row]:
         return iter(())
 
     def samples(
-        self, line: str, span: Span | None, limit: int, payload: bool
+        self, line: str, span: TimeSpan | None, limit: int, payload: bool
     ) -> list[PredictionRow]:
         return []
 
     def by_id(self, ids: Sequence[str], payload: bool) -> list[PredictionRow]:
         return []
 
-    def worst_slices(self, wanted: Search) -> Found:
-        return Found([], 0, False)
+    def worst_slices(self, wanted: SliceSearch) -> SliceSearchResult:
+        return SliceSearchResult([], 0, False)
 
     def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:
         raise self._refusal()
@@ -174,8 +174,8 @@ def telemetry_of(
         return NullTelemetry(f"degraded: nothing is kept: {error}")
 
 
-def settings_of(config: ServerConfig) -> Settings:
-    return Settings(
+def settings_of(config: ServerConfig) -> TelemetrySettings:
+    return TelemetrySettings(
         folder=config.data,
         tick_s=config.tick_s,
         baseline=config.baseline,
@@ -187,7 +187,7 @@ def settings_of(config: ServerConfig) -> Settings:
             "listen": config.listen,
             "environment": config.environment,
         },
-        limits=Limits(
+        limits=RetentionLimits(
             predictions_days=config.keep_days,
             payload_days=config.keep_days,
             max_bytes=config.max_telemetry_bytes,

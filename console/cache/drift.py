@@ -118,7 +118,7 @@ class _FeatureScores:
     feature: str
     stamp: str
     places: tuple[str, ...]
-    found: scores.Comparison
+    found: scores.DriftScores
 
 
 def hours_of(from_s: float, to_s: float) -> tuple[int, int]:
@@ -190,7 +190,7 @@ def _scored(
 
 def _judged(scored: _FeatureScores, q: np.ndarray, end_s: float) -> list[DriftLine]:
     found = scored.found
-    levels = scores.judge(found, q)
+    levels = scores.levels_of(found, q)
     lines = []
     for index, place in enumerate(scored.places):
         level = scores.LEVELS[levels[index]] if found.sufficient[index] else "insufficient"

@@ -31,9 +31,9 @@ from server.request.caller import caller_of
 from server.request.lazy_parse import message_of
 from server.request.status import Refused, bad_input
 from server.request.worker_threads import WorkerThreads
-from server.telemetry.change_feed import Batch
+from server.telemetry.change_feed import FeedBatch
 from server.telemetry.rows import PredictionRow, Row
-from server.telemetry.store.worst_slices import Search
+from server.telemetry.store.worst_slices import SliceSearch
 from server.telemetry_port import TelemetryPort
 
 DEFAULT_INTERVAL_S = 1.0
@@ -83,7 +83,7 @@ class Observe:
                 yield event_of(change.row, self._event(cursor))
             state = await self._changed(state, interval_s)
 
-    async def _since(self, cursor: int) -> Batch:
+    async def _since(self, cursor: int) -> FeedBatch:
         """From cursor 0 many thousand rows, read on a worker thread; later only a few."""
         if cursor:
             return self.telemetry.changes(cursor)
@@ -167,7 +167,7 @@ class Observe:
 
     async def Slices(self, data: bytes, _context: Any) -> pb.SlicesResponse:
         request = message_of(pb.SlicesRequest, data)
-        wanted = Search(
+        wanted = SliceSearch(
             span_of(request, self.wall()),
             measure_of(request.measure),
             limit_of(request.limit, SLICES, MOST_SLICES),

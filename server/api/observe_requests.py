@@ -8,7 +8,7 @@ from typing import Any
 from proto import observe_pb2 as pb
 from server.api.feedback_messages import EARLIEST_MS
 from server.request.status import Refused, bad_input
-from server.telemetry.store.history import Span
+from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.worst_slices import MEASURES
 
 MOST_IDS = 1000
@@ -27,7 +27,7 @@ KINDS = (
 )
 
 
-def span_of(request: Any, now: float) -> Span:
+def span_of(request: Any, now: float) -> TimeSpan:
     """The span of any request with from_unix_ms and to_unix_ms; an end of 0 is now."""
     since, until = request.from_unix_ms, request.to_unix_ms
     if since < 0:
@@ -35,7 +35,7 @@ def span_of(request: Any, now: float) -> Span:
     if until and until <= since:
         text = f"{until} is not after from_unix_ms, {since}"
         raise Refused(bad_input("to_unix_ms", "EMPTY_SPAN", text))
-    return Span(since / 1000, until / 1000 if until else now + 1.0)
+    return TimeSpan(since / 1000, until / 1000 if until else now + 1.0)
 
 
 def kinds_of(kinds: Iterable[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from server import host
 from server.api.model_statistics import ModelStatistics
 from server.engine import Engine
 from server.request.limits import in_force
-from server.telemetry.rows import Health
+from server.telemetry.rows import TelemetryHealth
 from server.telemetry_port import TelemetryPort
 from server.types import EngineSnapshot, Evidence, Facts, ReplicaStatus, SelfCheck
 
@@ -91,7 +91,7 @@ def _add_facts(message: pb.ServerSnapshot, facts: Facts) -> None:
     message.labels.extend(facts.labels)
 
 
-def _add_telemetry(message: pb.ServerSnapshot, health: Health) -> None:
+def _add_telemetry(message: pb.ServerSnapshot, health: TelemetryHealth) -> None:
     message.telemetry_state = health.state
     message.telemetry_dropped = health.dropped
     message.telemetry_bytes = health.bytes

@@ -30,7 +30,7 @@ from server.config import ServerConfig
 from server.telemetry.errors import BadFilter
 from server.telemetry.rows import FeatureRow
 from server.telemetry.store.database import NAME
-from server.telemetry.store.history import Span
+from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.reader import Reader
 
 UNITS = {"min": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -112,9 +112,9 @@ def run(argv: Sequence[str]) -> int:
 
 def _export(arguments: argparse.Namespace, quiet: bool) -> int:
     reader = Reader(lambda: arguments.data / NAME)
-    features = reader.history(Span(0.0, 0.0), ("feature",))
+    features = reader.history(TimeSpan(0.0, 0.0), ("feature",))
     schemas = schemas_of(row for row in features if isinstance(row, FeatureRow))
-    found = reader.export(Span(arguments.since, arguments.until), arguments.filter)
+    found = reader.export(TimeSpan(arguments.since, arguments.until), arguments.filter)
     counted = tqdm(found, unit=" predictions", disable=quiet or not sys.stderr.isatty())
     rows = (plain_of(row, schemas) for row in counted)
     if arguments.out == STANDARD_OUTPUT:

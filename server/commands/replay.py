@@ -35,7 +35,7 @@ from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import FeatureRow
 from server.telemetry.stamps.feedback import made_at
 from server.telemetry.store.database import NAME
-from server.telemetry.store.history import Span
+from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.reader import Reader
 
 TIMEOUT_S = 30.0
@@ -144,7 +144,7 @@ def from_data(folder: Path, identifier: str) -> Kept:
         raise NoPayload(_unknown(str(folder), identifier))
     schema = [
         FeatureSpec(row.name, row.modality, row.kind, row.unit, row.categories)
-        for row in reader.history(Span(0.0, 0.0), ("feature",))
+        for row in reader.history(TimeSpan(0.0, 0.0), ("feature",))
         if isinstance(row, FeatureRow) and row.stamp == found[0].record.stamp
     ]
     return _kept(prediction_message(found[0]), found[0].example, schema)

@@ -20,7 +20,7 @@ from server.engine import RecordSink
 from server.request.caller import TRACE_KEY
 from server.security.guard import kind_of
 from server.telemetry.otel.instruments import Instruments
-from server.telemetry.otel.items import Call
+from server.telemetry.otel.items import ObservedCall
 from server.telemetry.record import FeatureSpec, Record
 
 STATE_KEY = "tracestate"
@@ -29,7 +29,7 @@ STATE_KEY = "tracestate"
 DEADLINE_LAG_S = 0.1
 NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
-CALL: ContextVar[Call | None] = ContextVar("call", default=None)
+CALL: ContextVar[ObservedCall | None] = ContextVar("call", default=None)
 
 
 class OtelRecorder:
@@ -67,12 +67,12 @@ class OtelInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             self._wrapped_handlers[method] = (handler, wrapped)
         return wrapped
 
-    def _ended(self, call: Call, status: str, took_s: float) -> None:
+    def _ended(self, call: ObservedCall, status: str, took_s: float) -> None:
         # Records are made in the next turn of the loop; the call ends after them.
         asyncio.get_running_loop().call_soon(self._instruments.ended, call, status, took_s)
 
 
-Ended = Callable[[Call, str, float], None]
+Ended = Callable[[ObservedCall, str, float], None]
 
 
 def _wrapped(handler: Any, ended: Ended) -> Any:

@@ -19,10 +19,10 @@ from server.engine import Engine, RecordSink
 from server.errors import ServerError
 from server.security.roles import ALLOWED
 from server.telemetry.errors import ExportRefused
-from server.telemetry.otel.configuration import named_attributes, plan_of
-from server.telemetry.otel.gauges import Reading
+from server.telemetry.otel.configuration import configuration_of, named_attributes
+from server.telemetry.otel.gauges import GaugeReading
 from server.telemetry.otel.instruments import Instruments
-from server.telemetry.otel.resources import Served
+from server.telemetry.otel.resources import ServedStamp
 from server.types import EngineSnapshot
 
 SERVICE = "trefoil-server"
@@ -48,7 +48,7 @@ class OtelSetup:
         self._engine: Engine | None = None
         self._watcher: asyncio.Task[None] | None = None
         try:
-            plan = plan_of(environ, config.prometheus, config.trace_share)
+            plan = configuration_of(environ, config.prometheus, config.trace_share)
             if plan.on:
                 about = about_server(config, identity, environ)
                 self.instruments = Instruments(plan, about, known_methods(), self._served, wall)
@@ -96,28 +96,28 @@ class OtelSetup:
             instruments.saw(state_of(engine.snapshot()))
             await asyncio.sleep(STATE_S)
 
-    def _served(self) -> Served:
+    def _served(self) -> ServedStamp:
         facts = self._engine.facts if self._engine is not None else None
-        return Served(facts.stamp, facts.stamp_name, facts.labels) if facts else Served()
+        return ServedStamp(facts.stamp, facts.stamp_name, facts.labels) if facts else ServedStamp()
 
 
-def state_of(now: EngineSnapshot) -> list[Reading]:
+def state_of(now: EngineSnapshot) -> list[GaugeReading]:
     readings = [
-        Reading("trefoil.ready", float(now.state in TAKES_TRAFFIC)),
-        Reading("trefoil.queue.rows", now.queued),
-        Reading("trefoil.queue.limit", now.queue_limit),
-        Reading("trefoil.in_flight", now.in_flight),
-        Reading("trefoil.replicas.wanted", now.wanted_replicas),
-        Reading("trefoil.replica.restarts", sum(replica.restarts for replica in now.replicas)),
-        Reading("trefoil.retries", now.counters.retried),
-        Reading("trefoil.quarantined", now.counters.quarantined),
+        GaugeReading("trefoil.ready", float(now.state in TAKES_TRAFFIC)),
+        GaugeReading("trefoil.queue.rows", now.queued),
+        GaugeReading("trefoil.queue.limit", now.queue_limit),
+        GaugeReading("trefoil.in_flight", now.in_flight),
+        GaugeReading("trefoil.replicas.wanted", now.wanted_replicas),
+        GaugeReading("trefoil.replica.restarts", sum(replica.restarts for replica in now.replicas)),
+        GaugeReading("trefoil.retries", now.counters.retried),
+        GaugeReading("trefoil.quarantined", now.counters.quarantined),
     ]
     states = Counter(replica.state for replica in now.replicas)
     for state, count in states.items():
-        readings.append(Reading("trefoil.replicas", count, (("trefoil.state", state),)))
+        readings.append(GaugeReading("trefoil.replicas", count, (("trefoil.state", state),)))
     for outcome in OUTCOMES:
         count = getattr(now.counters, outcome)
-        readings.append(Reading("trefoil.rows", count, (("trefoil.outcome", outcome),)))
+        readings.append(GaugeReading("trefoil.rows", count, (("trefoil.outcome", outcome),)))
     return readings
 
 

@@ -1,8 +1,8 @@
-"""What watchers are told: the latest row of every key, in the order of change.
+"""The change feed of Observe.Watch: the latest row of every key, in the order of change.
 
-A slow watcher gets each key once, as it is now, however often it changed: nobody's slowness costs
-memory. Rows of the past (latency, single predictions) are let go when there are too many; whoever
-asks from before that is told so and reads the history instead.
+A slow subscriber gets each key once, in its latest state, however often it changed, so a slow
+subscriber costs no memory. The oldest rows of a kind are dropped above its limit; a subscriber
+whose cursor is older than the dropped rows gets `complete=False` and reads the history instead.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LIMITS: dict[type, int] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class FeedBatch:
     """`complete` False: rows between the cursor asked from and these are gone from here."""
 
     changes: list[Change]
@@ -51,7 +51,7 @@ class Batch:
     complete: bool
 
 
-class Changes:
+class ChangeFeed:
     """Written by the telemetry thread, read by any."""
 
     def __init__(self) -> None:
@@ -59,11 +59,11 @@ class Changes:
             kind: OrderedDict() for kind in LIMITS
         }
         self._cursor = 0
-        self._gone = 0  # cursor of the latest row that was let go
+        self._gone = 0  # cursor of the latest row that was dropped
         self._lock = threading.Lock()
 
     def note(self, rows: Iterable[Row]) -> None:
-        made = list(rows)  # before the lock: whoever reads may be an event loop
+        made = list(rows)  # outside the lock: a reader may be an event loop
         with self._lock:
             for row in made:
                 self._cursor += 1
@@ -80,7 +80,7 @@ class Changes:
         with self._lock:
             self._rows[kind].clear()
 
-    def after(self, cursor: int) -> Batch:
+    def after(self, cursor: int) -> FeedBatch:
         """All that changed since, oldest first; from 0 everything that is true now."""
         with self._lock:
             found: list[Change] = []
@@ -90,7 +90,7 @@ class Changes:
                         break
                     found.append(change)
             found.sort(key=lambda change: change.cursor)
-            return Batch(found, self._cursor, cursor == 0 or cursor >= self._gone)
+            return FeedBatch(found, self._cursor, cursor == 0 or cursor >= self._gone)
 
     def standing(self) -> list[DriftRow | QualityRow]:
         """The latest drift and quality rows there are."""

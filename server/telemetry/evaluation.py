@@ -12,17 +12,19 @@ from server.telemetry.quality.estimates import QualityCounts
 from server.telemetry.rows import DriftRow, ProfileRow, QualityRow, Row
 from server.telemetry.stamps.baselines import Baselines
 from server.telemetry.stamps.counting import Counting
-from server.telemetry.stamps.stamp_state import Live
+from server.telemetry.stamps.stamp_state import StampState
 from server.telemetry.store.history import profile_row
 
 TOLD_LEVELS = ("warning", "high", "critical")
 
 
-class Judge:
+class Evaluation:
     """`findings` and `rows` are of the last tick."""
 
-    def __init__(self, lives: Mapping[str, Live], counting: Counting, baselines: Baselines) -> None:
-        self._lives = lives
+    def __init__(
+        self, states: Mapping[str, StampState], counting: Counting, baselines: Baselines
+    ) -> None:
+        self._states = states
         self._counting = counting
         self._baselines = baselines
         self.rows: list[DriftRow] = []
@@ -30,26 +32,26 @@ class Judge:
 
     def tick(self, now: float) -> None:
         self.rows, self.findings = [], []
-        for live in self.serving(now):
-            tick = live.watch.tick(now, self._baselines.of(live, now))
-            self.rows += drift_rows(live.watch, tick)
-            self.findings += drift_findings(live.watch, tick)
-            self.findings += structural_findings(live.watch, tick)
-            if live.embedding_watch is not None:
-                deff = max((tick.deff[i] for i in live.embedding_places), default=1.0)
-                rows, finding = live.embedding_watch.tick(now, float(deff))
+        for state in self.serving(now):
+            tick = state.detector.tick(now, self._baselines.of(state, now))
+            self.rows += drift_rows(state.detector, tick)
+            self.findings += drift_findings(state.detector, tick)
+            self.findings += structural_findings(state.detector, tick)
+            if state.embedding_detector is not None:
+                deff = max((tick.deff[i] for i in state.embedding_places), default=1.0)
+                rows, finding = state.embedding_detector.tick(now, float(deff))
                 self.rows += rows
                 self.findings.append(finding)
             self.findings += quality_finding(
-                live.bundle.stamp,
-                live.reference.reliability,
-                live.stick,
-                self._day_of_quality(live, now),
+                state.bundle.stamp,
+                state.reference.reliability,
+                state.stick,
+                self._day_of_quality(state, now),
             )
 
-    def serving(self, now: float) -> list[Live]:
+    def serving(self, now: float) -> list[StampState]:
         """Stamps with traffic in the long window."""
-        return [live for live in self._lives.values() if live.last_at > now - LONG_S - HOUR_S]
+        return [state for state in self._states.values() if state.last_at > now - LONG_S - HOUR_S]
 
     def worth_keeping(self, now: float) -> list[DriftRow]:
         """All traffic at every tick; slices once an hour, and whenever something is wrong."""
@@ -63,32 +65,32 @@ class Judge:
     def sums(self, now: float) -> Iterator[Row]:
         """Profiles and quality of the hours that still fill, absolute."""
         for stamp, hour, name in list(self._counting.profiles.keys()):
-            live = self._lives.get(stamp)
-            if live is not None and hour > now - 2 * HOUR_S:
-                yield from _profiles(live, name, hour, self._counting)
+            state = self._states.get(stamp)
+            if state is not None and hour > now - 2 * HOUR_S:
+                yield from _profiles(state, name, hour, self._counting)
         for (stamp, hour, name), counts in list(self._counting.quality.items()):
-            live = self._lives.get(stamp)
-            if live is not None:
-                yield quality_row(live, name, hour, counts)
+            state = self._states.get(stamp)
+            if state is not None:
+                yield quality_row(state, name, hour, counts)
 
-    def _day_of_quality(self, live: Live, now: float) -> QualityCounts:
-        total = QualityCounts.of(live.stick)
+    def _day_of_quality(self, state: StampState, now: float) -> QualityCounts:
+        total = QualityCounts.of(state.stick)
         last = int(now // HOUR_S) * HOUR_S
         for hour in range(last - LONG_S, last + 1, HOUR_S):
-            total.add(self._counting.quality_of(live.bundle.stamp, hour, ""))
+            total.add(self._counting.quality_of(state.bundle.stamp, hour, ""))
         return total
 
 
-def quality_row(live: Live, name: str, hour: int, counts: QualityCounts) -> QualityRow:
-    return counts.row(live.stick, live.bundle.stamp, name, hour, HOUR_S)
+def quality_row(state: StampState, name: str, hour: int, counts: QualityCounts) -> QualityRow:
+    return counts.row(state.stick, state.bundle.stamp, name, hour, HOUR_S)
 
 
-def _profiles(live: Live, name: str, hour: int, counting: Counting) -> Iterator[ProfileRow]:
-    block = counting.profiles.get((live.bundle.stamp, hour, name))
+def _profiles(state: StampState, name: str, hour: int, counting: Counting) -> Iterator[ProfileRow]:
+    block = counting.profiles.get((state.bundle.stamp, hour, name))
     if block is None:
         return
-    for position, feature in enumerate(live.reference.features):
-        profile = live.layout.profile(block, position)
+    for position, feature in enumerate(state.reference.features):
+        profile = state.layout.profile(block, position)
         if profile.n or profile.missing or profile.nonfinite:
-            where = (live.bundle.stamp, feature.name, name, hour)
+            where = (state.bundle.stamp, feature.name, name, hour)
             yield profile_row(where, profile, feature.centre, feature.step)

@@ -1,4 +1,4 @@
-"""What a watcher tells the alert book about one key at one moment."""
+"""The state of one alert key at one moment, as reported to the alert book."""
 
 from __future__ import annotations
 

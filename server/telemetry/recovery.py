@@ -10,7 +10,7 @@ from server.telemetry.drift.windows import SHORT_S
 from server.telemetry.record import Record
 from server.telemetry.stamps.counting import Counting
 from server.telemetry.stamps.feedback import Feedback
-from server.telemetry.stamps.registry import Lives
+from server.telemetry.stamps.registry import StampRegistry
 from server.telemetry.store.store import Store
 
 CHUNK_ROWS = 2000
@@ -18,36 +18,38 @@ REMEMBERED_ROWS = 100_000  # of the last hour, for the short window
 FEEDBACK = "feedback"  # its place in the table of how far the sums have come
 
 
-def recount(store: Store, lives: Lives, counting: Counting, feedback: Feedback, now: float) -> int:
+def recount(
+    store: Store, states: StampRegistry, counting: Counting, feedback: Feedback, now: float
+) -> int:
     """How many predictions were counted again."""
     counted, again = store.counted(), 0
     for day in store.days():
         for records in _records(store, day, "p.id > ?", counted.get(day, 0)):
-            _meet(lives, records)
+            _meet(states, records)
             counting.add(records, now)
             again += len(records)
-    _remember(store, lives, counting, counted, now)
+    _remember(store, states, counting, counted, now)
     feedback.recount(counted.get(FEEDBACK, 0))
     return again
 
 
 def _remember(
-    store: Store, lives: Lives, counting: Counting, counted: dict[str, int], now: float
+    store: Store, states: StampRegistry, counting: Counting, counted: dict[str, int], now: float
 ) -> None:
     left = REMEMBERED_ROWS
     for day in reversed(store.days()[-2:]):
         where = f"p.at > ? AND p.id <= {counted.get(day, 0)}"
         for records in _records(store, day, where, now - SHORT_S):
-            _meet(lives, records)
+            _meet(states, records)
             counting.remember(records[:left], now)
             left -= len(records)
             if left <= 0:
                 return
 
 
-def _meet(lives: Lives, records: list[Record]) -> None:
+def _meet(states: StampRegistry, records: list[Record]) -> None:
     for stamp in {r.stamp for r in records}:
-        lives.find(stamp)
+        states.find(stamp)
 
 
 def _records(store: Store, day: str, where: str, value: float) -> Iterator[list[Record]]:

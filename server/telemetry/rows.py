@@ -1,4 +1,4 @@
-"""What telemetry shows to whoever watches: frozen rows, field for field those of
+"""Telemetry's rows as the Observe service sends them: frozen rows, field for field those of
 proto/observe.proto. A later row with the same key replaces the earlier one."""
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class QualityRow:
 
 @dataclass(frozen=True, slots=True)
 class SliceRow:
-    """A part of traffic that does worse than the rest, in words."""
+    """A part of traffic that does worse than the rest; `message` describes it."""
 
     expression: str
     message: str
@@ -234,7 +234,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class TelemetryHealth:
     """How telemetry itself fares; counts since start."""
 
     state: str = "ok"  # ok | degraded: why

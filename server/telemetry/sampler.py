@@ -22,7 +22,7 @@ MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SampleChoice:
     """`probability` is that of the row's stratum; 0 when nothing of it could be kept."""
 
     keep: bool
@@ -39,20 +39,20 @@ class Sampler:
         self._budget = max(MOST_SHARE, 2 * share) - share
         self._wanted = 0.0  # beyond `share`, of a recent row on average
 
-    def choose(self, record: Record, firing: bool = False) -> Choice:
+    def choose(self, record: Record, firing: bool = False) -> SampleChoice:
         """`firing`: an alert is open for one of the row's features or slices."""
         if self.share <= 0:
-            return Choice(False, 0.0, "off")
+            return SampleChoice(False, 0.0, "off")
         if not record.payload:
-            return Choice(False, 0.0, "opted-out")
+            return SampleChoice(False, 0.0, "opted-out")
         if len(record.payload) > self.most_bytes:
-            return Choice(False, 0.0, "too-large")
+            return SampleChoice(False, 0.0, "too-large")
         stratum, wanted = self._stratum(record, firing)
         more = wanted - self.share
         if self._wanted > self._budget:
             wanted = self.share + more * self._budget / self._wanted
         self._wanted += (more - self._wanted) / RECENT_ROWS
-        return Choice(uniform(record.prediction_id) < wanted, wanted, stratum)
+        return SampleChoice(uniform(record.prediction_id) < wanted, wanted, stratum)
 
     def _stratum(self, record: Record, firing: bool) -> tuple[str, float]:
         """With the probability it would have without a budget."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from server.telemetry.drift.windows import SLOT_S
 from server.telemetry.sampler import MOST_BYTES
-from server.telemetry.store.retention import Limits
+from server.telemetry.store.retention import RetentionLimits
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TelemetrySettings:
     """`flush_s` is what a killed server loses of its sums' freshness at most: predictions are
     written every 0.2 s, and the sums are counted again from them."""
 
@@ -20,11 +20,11 @@ class Settings:
     tick_s: float = SLOT_S
     flush_s: float = 30.0
     sweep_s: float = 600.0
-    told_s: float = 2.0  # between latency rows of a bucket that still fills
+    feed_interval_s: float = 2.0  # between latency rows of a bucket that still fills
     sample_share: float = 0.05
     sample_bytes: int = MOST_BYTES
     on_alert: str = ""  # a command line
-    about: Mapping[str, str] = field(default_factory=dict)  # of this server, told with every alert
+    about: Mapping[str, str] = field(default_factory=dict)  # added to every alert
     speed: float = 1.0  # unix seconds that pass in one, for a simulated clock
     baseline: str = "bundle"  # bundle | previous | last-week | FROM..TO (ISO times)
-    limits: Limits = field(default_factory=Limits)
+    limits: RetentionLimits = field(default_factory=RetentionLimits)

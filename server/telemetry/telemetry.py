@@ -1,4 +1,4 @@
-"""Telemetry as the server holds it: put records in, ask what happened.
+"""The facade of telemetry: put records in, query what happened.
 
 `put` is the request path. Everything that changes something goes to the one telemetry thread and
 waits for it; everything that only reads opens the database itself. Any thread may call.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from server.telemetry.alerts.book import Transition
 from server.telemetry.alerts.command import AlertCommand
-from server.telemetry.change_feed import Batch, Changes
+from server.telemetry.change_feed import ChangeFeed, FeedBatch
 from server.telemetry.drift import reference
 from server.telemetry.evaluation import quality_row
 from server.telemetry.findings import Finding
@@ -23,19 +23,19 @@ from server.telemetry.rows import (
     AlertRow,
     DeployRow,
     DriftRow,
-    Health,
     PredictionRow,
     QualityRow,
     Row,
     SilenceRow,
+    TelemetryHealth,
 )
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
-from server.telemetry.stamps.stamp_state import Live
-from server.telemetry.store.history import Span
+from server.telemetry.stamps.stamp_state import StampState
+from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.reader import Reader
-from server.telemetry.store.worst_slices import Found, Search, search
-from server.telemetry.writer import Writer
+from server.telemetry.store.worst_slices import SliceSearch, SliceSearchResult, search
+from server.telemetry.writer import TelemetryWriter
 
 CLOSE_S = 10.0
 
@@ -43,13 +43,13 @@ CLOSE_S = 10.0
 class Telemetry:
     """`clock` is unix seconds and may run faster than `monotonic`, by which work is paced.
 
-    `alerted` is told of every step of an alert, `sampled` of every payload kept, both on the
-    telemetry thread; they must be quick.
+    `alerted` is called for every step of an alert, `sampled` for every payload kept, both on the
+    telemetry thread; they must return quickly.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        settings: TelemetrySettings,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         alerted: Callable[[AlertRow], None] = lambda row: None,
@@ -63,8 +63,10 @@ class Telemetry:
         self._command = None
         if settings.on_alert:
             self._command = AlertCommand(settings.on_alert, about=settings.about)
-        self._changes = Changes()
-        self._writer = Writer(settings, self._changes, clock, monotonic, self._step, sampled)
+        self._changes = ChangeFeed()
+        self._writer = TelemetryWriter(
+            settings, self._changes, clock, monotonic, self._step, sampled
+        )
         self._reader = Reader(lambda: self._writer.store.path)
         self._recorder = Recorder(self._writer.write, self._writer.idle)
         self._recorder.start()
@@ -121,7 +123,7 @@ class Telemetry:
 
     # ---- out -------------------------------------------------------------------------------
 
-    def changes(self, after: int = 0) -> Batch:
+    def changes(self, after: int = 0) -> FeedBatch:
         """What changed since a cursor; from 0 all that is true now."""
         return self._changes.after(after)
 
@@ -131,9 +133,9 @@ class Telemetry:
 
     def alerts(self) -> list[AlertRow]:
         """Open ones first, worst first."""
-        return self._recorder.call(self._writer.desk.book.rows)
+        return self._recorder.call(self._writer.alerts.book.rows)
 
-    def history(self, span: Span, kinds: Sequence[str] = ()) -> Iterator[Row]:
+    def history(self, span: TimeSpan, kinds: Sequence[str] = ()) -> Iterator[Row]:
         """Stored rows of a span. Kinds are those of proto/observe.proto; predictions are capped."""
         yield from self._reader.history(span, kinds)
         if not kinds or "quality" in kinds:
@@ -141,12 +143,12 @@ class Telemetry:
         if "prediction" in kinds:
             yield from self._reader.samples(span=span, limit=1000)
 
-    def qualities(self, span: Span) -> list[QualityRow]:
+    def qualities(self, span: TimeSpan) -> list[QualityRow]:
         """Hourly, as far as it is stored; each measured with its own stamp's yardstick."""
         return self._recorder.call(lambda: self._qualities(span))
 
     def samples(
-        self, line: str = "", span: Span | None = None, limit: int = 100, payload: bool = False
+        self, line: str = "", span: TimeSpan | None = None, limit: int = 100, payload: bool = False
     ) -> list[PredictionRow]:
         """Newest first. Raises BadFilter."""
         return self._reader.samples(line, span, limit, payload)
@@ -154,26 +156,26 @@ class Telemetry:
     def by_id(self, ids: Sequence[str], payload: bool = False) -> list[PredictionRow]:
         return self._reader.by_id(ids, payload)
 
-    def export(self, span: Span, line: str = "") -> Iterator[PredictionRow]:
+    def export(self, span: TimeSpan, line: str = "") -> Iterator[PredictionRow]:
         """Oldest first. Raises BadFilter."""
         return self._reader.export(span, line)
 
-    def worst_slices(self, wanted: Search, stamp: str = "") -> Found:
+    def worst_slices(self, wanted: SliceSearch, stamp: str = "") -> SliceSearchResult:
         """Of a stamp, or of the one with the latest traffic. Raises ValueError on an unknown
         measure. Takes seconds over hundreds of thousands of rows."""
-        live = self._live(stamp)
-        if live is None:
-            return Found([], 0, False)
+        state = self._state_of(stamp)
+        if state is None:
+            return SliceSearchResult([], 0, False)
         return search(
-            self._writer.store.path, live.bundle.stamp, live.bundle.schema, live.stick, wanted
+            self._writer.store.path, state.bundle.stamp, state.bundle.schema, state.stick, wanted
         )
 
-    def health(self) -> Health:
+    def health(self) -> TelemetryHealth:
         recorder, journal = self._recorder, self._writer.journal
         trouble = self._writer.trouble
         if not recorder.alive:
             trouble = "the telemetry thread has ended"
-        return Health(
+        return TelemetryHealth(
             state=f"degraded: {trouble}" if trouble else "ok",
             recorded=journal.counters.written,
             dropped=recorder.dropped + recorder.lost + journal.counters.lost,
@@ -199,19 +201,19 @@ class Telemetry:
         if transition.page and self._command is not None:
             self._command.page(transition)
 
-    def _live(self, stamp: str) -> Live | None:
-        lives = self._writer.lives
+    def _state_of(self, stamp: str) -> StampState | None:
+        states = self._writer.states
         if stamp:
-            return self._recorder.call(lambda: lives.find(stamp))
-        return max(list(lives.values()), key=lambda live: live.last_at, default=None)
+            return self._recorder.call(lambda: states.find(stamp))
+        return max(list(states.values()), key=lambda state: state.last_at, default=None)
 
-    def _qualities(self, span: Span) -> list[QualityRow]:
+    def _qualities(self, span: TimeSpan) -> list[QualityRow]:
         self._writer.flush()
         found = []
         for stamp, hour, name, sums in self._writer.store.sums.qualities(span.since, span.until):
-            live = self._writer.lives.find(stamp)
-            if live is not None:
-                found.append(quality_row(live, name, hour, unpacked(sums, live.stick)))
+            state = self._writer.states.find(stamp)
+            if state is not None:
+                found.append(quality_row(state, name, hour, unpacked(sums, state.stick)))
         return found
 
 

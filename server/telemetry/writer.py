@@ -1,7 +1,7 @@
-"""What the telemetry thread does: count, keep, judge, tell. Everything here runs on that thread.
+"""The work of the telemetry thread: count, store, evaluate, notify. All of it runs on that thread.
 
 `write` takes batches as they come; `idle` does what is due: rows and sums to the store, ticks of
-the drift watch, old rows out. The order in `idle` is the order of things.
+the drift detector, retention. The order in `idle` is the order of things.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import replace
 from functools import partial
 
 from server.telemetry.alerts.book import Transition
-from server.telemetry.alerts.service import AlertDesk
-from server.telemetry.change_feed import Changes
-from server.telemetry.drift.binning import Layout
+from server.telemetry.alerts.service import AlertService
+from server.telemetry.change_feed import ChangeFeed
+from server.telemetry.drift.binning import BinLayout
 from server.telemetry.drift.profile import Ints
 from server.telemetry.drift.windows import HOUR_S
-from server.telemetry.evaluation import Judge
+from server.telemetry.evaluation import Evaluation
 from server.telemetry.findings import Finding
 from server.telemetry.quality.estimates import QualityCounts, Yardstick
 from server.telemetry.record import BundleFiles, FeatureSpec, Record
@@ -29,34 +29,34 @@ from server.telemetry.recorder import Queued
 from server.telemetry.recovery import FEEDBACK, recount
 from server.telemetry.rows import AlertRow, DeployRow, PredictionRow, SilenceRow
 from server.telemetry.sampler import Sampler
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.slices.names import OTHER
 from server.telemetry.stamps.baselines import Baselines, choice_of
 from server.telemetry.stamps.counting import Counting
 from server.telemetry.stamps.feedback import Answered, Feedback, FeedbackItem, FeedbackResult
 from server.telemetry.stamps.learned_reference import learn, learn_slices
-from server.telemetry.stamps.registry import Lives
-from server.telemetry.stamps.stamp_state import Live, Past
+from server.telemetry.stamps.registry import StampRegistry
+from server.telemetry.stamps.stamp_state import PastCounts, StampState
 from server.telemetry.store.database import open_database, set_aside
 from server.telemetry.store.retention import ClockSteps, Retention
 from server.telemetry.store.store import Store
-from server.telemetry.store.write_journal import Entry, Journal
+from server.telemetry.store.write_journal import Journal, JournalEntry
 
 logger = logging.getLogger(__name__)
 
-DISTRUST_S = 86400.0  # after a step of the clock nothing goes for its age so long
-SHOWN_PREDICTIONS = 10  # to watchers, for each `told_s`
+DISTRUST_S = 86400.0  # after a step of the clock no row expires by age for this long
+SHOWN_PREDICTIONS = 10  # in the change feed, for each `feed_interval_s`
 Clock = Callable[[], float]
 
 
-class Writer:
+class TelemetryWriter:
     """`clock` is unix seconds, `monotonic` paces the work. `stepped` is called for every step of an
     alert, `sampled` for every payload that is kept."""
 
     def __init__(
         self,
-        settings: Settings,
-        changes: Changes,
+        settings: TelemetrySettings,
+        changes: ChangeFeed,
         clock: Clock,
         monotonic: Clock,
         stepped: Callable[[Transition], None],
@@ -68,40 +68,40 @@ class Writer:
         self._monotonic = monotonic
         self._sampled = sampled
         self._sampler = Sampler(settings.sample_share, settings.sample_bytes)
-        self.desk = AlertDesk(lambda: self.store, self._attempt, changes, stepped)
+        self.alerts = AlertService(lambda: self.store, self._attempt, changes, stepped)
         self._shown = 0
         self._steps = ClockSteps(settings.speed)
         self._distrusted_until = -math.inf  # of the monotonic clock
         self._baseline = choice_of(settings.baseline)
         self._begin()
-        self.desk.restore(clock())
+        self.alerts.restore(clock())
 
     def _begin(self) -> None:
         now = self._clock()
         opened = open_database(self._settings.folder, now)
         self.opening_trouble = opened.trouble
         self.store = Store(opened)
-        past = Past(self._past, self._past_embedding)
-        self.lives = Lives(self.store, past, self._settings.tick_s)
-        self.counting = Counting(self.store, self.lives)
+        past = PastCounts(self._past, self._past_embedding)
+        self.states = StampRegistry(self.store, past, self._settings.tick_s)
+        self.counting = Counting(self.store, self.states)
         self.journal = Journal(self.store, self._monotonic)
         self.feedback = Feedback(self.store, self._measured)
         self._baselines = Baselines(self._baseline, self.store, self.counting)
-        self.judge = Judge(self.lives, self.counting, self._baselines)
+        self.evaluation = Evaluation(self.states, self.counting, self._baselines)
         self._retention = Retention(self.store, self._settings.limits)
         with self.store.transaction():
-            again = recount(self.store, self.lives, self.counting, self.feedback, now)
+            again = recount(self.store, self.states, self.counting, self.feedback, now)
             self.counting.settle(now)
         # Or sums stored before the next row comes would be counted on top of at the next start.
         self.journal.last_rows = {day: self.store.last_row(day) for day in self.store.days()}
-        self.lives.restore(now)
+        self.states.restore(now)
         if again:
             logger.info("telemetry: %d predictions counted again", again)
         self.bytes = self.store.bytes()
         mono = self._monotonic()
         self._next_flush = mono + self._settings.flush_s
         self._next_sweep = mono + min(60.0, self._settings.sweep_s)
-        self._next_told = mono
+        self._next_feed = mono
         self._last_tick = int(now // self._settings.tick_s)
 
     # ---- the recorder's two calls ----------------------------------------------------------
@@ -109,7 +109,7 @@ class Writer:
     def write(self, batch: list[Queued]) -> None:
         now = self._clock()
         for record, schema in batch:
-            if record.stamp not in self.lives:
+            if record.stamp not in self.states:
                 self._safely(partial(self._meet, record.stamp, schema, now))
         records = [record for record, _ in batch]
         self.counting.add(records, now)
@@ -119,13 +119,13 @@ class Writer:
     def idle(self) -> None:
         mono, now = self._monotonic(), self._clock()
         if moved := self._steps.step(now, mono):
-            logger.warning("telemetry: the clock was moved by %+.1f h", moved / HOUR_S)
+            logger.warning("telemetry: the clock was set by %+.1f h", moved / HOUR_S)
             self._distrusted_until = mono + DISTRUST_S
         self._safely(self.journal.write)
-        if mono >= self._next_told:
-            self._next_told = mono + self._settings.told_s
+        if mono >= self._next_feed:
+            self._next_feed = mono + self._settings.feed_interval_s
             if not self.store.there:
-                self._begin_anew("was removed or replaced while in use", aside=False)
+                self._restart_store("was removed or replaced while in use", aside=False)
             self.counting.settle(now)
             self._changes.note(self.counting.fresh_latency())
             self._shown = 0
@@ -151,17 +151,17 @@ class Writer:
     def tick(self, now: float) -> None:
         """Judges everything once; on a clock of its own in tests."""
         self.counting.settle(now)
-        self.judge.tick(now)
-        self.desk.retire({live.bundle.stamp for live in self.judge.serving(now)}, now)
-        self.report([*self.judge.findings, self._own_finding()])
-        self._changes.note(self.judge.rows)
-        self._changes.note(self.judge.sums(now))
-        kept = self.judge.worth_keeping(now)
+        self.evaluation.tick(now)
+        self.alerts.retire({state.bundle.stamp for state in self.evaluation.serving(now)}, now)
+        self.report([*self.evaluation.findings, self._own_finding()])
+        self._changes.note(self.evaluation.rows)
+        self._changes.note(self.evaluation.sums(now))
+        kept = self.evaluation.worth_keeping(now)
         self._attempt(lambda: self.store.judgements.put_drift(kept))
 
     def report(self, findings: Iterable[Finding]) -> None:
-        """What any watcher found; the server's own (readiness, skew, latency) come here too."""
-        self.desk.report(findings, self._clock())
+        """Findings of any source, the server's own (readiness, skew, latency) among them."""
+        self.alerts.report(findings, self._clock())
 
     def flush(self) -> None:
         """All sums and how far they have come, in one transaction."""
@@ -178,28 +178,28 @@ class Writer:
             self.journal.well()  # sums were really written: on a quiet server no row would say so
             self.counting.written(self._clock())
             self.bytes = self.store.bytes()
-        self.desk.keep()
+        self.alerts.keep()
 
     def learn(self) -> None:
         """References for what has none, once there has been enough of it."""
         now = self._clock()
         self.counting.settle(now)
-        for live in list(self.lives.values()):
-            if live.reference.learning and live.bundle.schema:
-                learnt = learn(live, self.store, now)
+        for state in list(self.states.values()):
+            if state.reference.learning and state.bundle.schema:
+                learnt = learn(state, self.store, now)
                 if learnt is not None:
-                    self.adopt(replace(live.bundle, reference=learnt))
-                    logger.info("telemetry: a reference for %s was learnt", live.bundle.stamp[:12])
-            elif (slices := learn_slices(live, self.store, self.counting, now)) is not None:
-                live.learnt = slices
-                self._baselines.forget(live.bundle.stamp)
+                    self.adopt(replace(state.bundle, reference=learnt))
+                    logger.info("telemetry: learned a reference for %s", state.bundle.stamp[:12])
+            elif (slices := learn_slices(state, self.store, self.counting, now)) is not None:
+                state.learnt = slices
+                self._baselines.forget(state.bundle.stamp)
 
     def _sweep(self) -> None:
         self.bytes = self.store.bytes()
         self.learn()
         gone = self._retention.sweep(self._clock(), not self._distrusted)
         if gone:
-            logger.info("telemetry: let go of %s", ", ".join(gone))
+            logger.info("telemetry: removed %s", ", ".join(gone))
         self._checkpoint()
 
     def _checkpoint(self) -> None:
@@ -209,40 +209,40 @@ class Writer:
 
     def adopt(self, bundle: BundleFiles) -> None:
         """Raises ReferenceRefused or ObjectiveRefused."""
-        bundle = self.lives.with_learnt(bundle)
-        known = self.lives.find(bundle.stamp)
+        bundle = self.states.with_learnt(bundle)
+        known = self.states.find(bundle.stamp)
         if known is not None and known.bundle != bundle:
             self.flush()
             self.counting.forget(bundle.stamp)
             self._baselines.forget(bundle.stamp)
-        self._show_features(self.lives.adopt(bundle, self._clock()))
+        self._show_features(self.states.adopt(bundle, self._clock()))
 
     def take_feedback(self, items: list[FeedbackItem]) -> list[FeedbackResult]:
         self.journal.write()
         return self.feedback.take(items, self._clock())
 
     def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:
-        return self.desk.acknowledge(alert_id, actor, note, undo, self._clock())
+        return self.alerts.acknowledge(alert_id, actor, note, undo, self._clock())
 
     def silence(self, matcher: str, until: float, actor: str, reason: str) -> SilenceRow:
-        return self.desk.silence(
-            self.desk.book.silence(matcher, until, actor, reason, self._clock())
+        return self.alerts.silence(
+            self.alerts.book.silence(matcher, until, actor, reason, self._clock())
         )
 
     def end_silence(self, silence_id: str) -> SilenceRow:
-        return self.desk.silence(self.desk.book.end_silence(silence_id, self._clock()))
+        return self.alerts.silence(self.alerts.book.end_silence(silence_id, self._clock()))
 
     def deployed(self, row: DeployRow) -> None:
-        self.desk.deployed(row, self._clock())
+        self.alerts.deployed(row, self._clock())
 
     def notes(self) -> dict[str, str]:
-        """What else is worth knowing about telemetry itself."""
+        """Further facts about telemetry itself, by subject."""
         found = {}
         if self.counting.malformed:
             found["malformed"] = f"{self.counting.malformed} records with features of no schema"
         if self._distrusted:
-            found["clock"] = "it was moved: for a day nothing is let go of for its age"
-        turned_away = sum(live.slices.turned_away for live in list(self.lives.values()))
+            found["clock"] = "the clock was set: no row expires by age for a day"
+        turned_away = sum(state.slices.turned_away for state in list(self.states.values()))
         if turned_away:
             found["slices"] = f"{turned_away} tag values counted as {OTHER}"
         return found
@@ -253,17 +253,17 @@ class Writer:
     def _distrusted(self) -> bool:
         return self._monotonic() < self._distrusted_until
 
-    def _entry(self, record: Record) -> Entry:
-        choice = self._sampler.choose(record, self.desk.concerns(record))
+    def _entry(self, record: Record) -> JournalEntry:
+        choice = self._sampler.choose(record, self.alerts.concerns(record))
         if choice.keep:
             self._sampled(record, choice.probability)
         if (choice.keep or record.error) and self._shown < SHOWN_PREDICTIONS:
             self._shown += 1
             self._changes.note([PredictionRow(record, choice.keep, choice.probability)])
-        return Entry(record, choice)
+        return JournalEntry(record, choice)
 
     def _meet(self, stamp: str, schema: tuple[FeatureSpec, ...], now: float) -> None:
-        self._show_features(self.lives.meet(stamp, schema, now))
+        self._show_features(self.states.meet(stamp, schema, now))
 
     def _own_finding(self) -> Finding:
         trouble = self.trouble
@@ -271,7 +271,7 @@ class Writer:
 
     @property
     def trouble(self) -> str:
-        """ "" or why what is seen now is not, or not where it should be, kept."""
+        """ "" or why rows are not stored, or not in the configured folder."""
         return self.journal.trouble or self.opening_trouble
 
     def _attempt(self, work: Callable[[], object]) -> bool:
@@ -292,37 +292,39 @@ class Writer:
             self.journal.refused(fault)
             return False
         except sqlite3.DatabaseError as fault:
-            self._begin_anew(f"was damaged: {fault}")
+            self._restart_store(f"was damaged: {fault}")
             return False
         return True
 
-    def _begin_anew(self, why: str, aside: bool = True) -> None:
-        logger.error("telemetry: begun anew, the file %s", why)
-        bundles = [live.bundle for live in self.lives.values()]
+    def _restart_store(self, why: str, aside: bool = True) -> None:
+        logger.error("telemetry: started a new file; the old one %s", why)
+        bundles = [state.bundle for state in self.states.values()]
         lost = self.journal.counters
         self.store.close()
         if aside:
-            with suppress(OSError):  # then opening it anew fails too, and a temporary one is begun
+            with suppress(OSError):  # then opening it fails too, and a temporary one is used
                 set_aside(self._settings.folder, self._clock(), why)
         self._begin()
         self.journal.counters = lost
-        self.opening_trouble = self.opening_trouble or f"begun anew, the file {why}"
+        self.opening_trouble = self.opening_trouble or f"started a new file; the old one {why}"
         for bundle in bundles:
-            self.lives.adopt(bundle, self._clock())
+            self.states.adopt(bundle, self._clock())
 
-    def _show_features(self, live: Live) -> None:
-        self._changes.note(live.feature_rows())
+    def _show_features(self, state: StampState) -> None:
+        self._changes.note(state.feature_rows())
 
-    def _past(self, stamp: str, layout: Layout, hour: int) -> dict[str, Ints]:
+    def _past(self, stamp: str, layout: BinLayout, hour: int) -> dict[str, Ints]:
         return self.counting.past(stamp, layout, hour)
 
     def _past_embedding(self, stamp: str, hour: int) -> dict[str, Ints]:
         return self.counting.past_embedding(stamp, hour)
 
     def _measured(self, answered: Answered) -> tuple[Yardstick, list[QualityCounts]]:
-        live = self.lives.find(answered.stamp) or self.lives.meet(answered.stamp, (), answered.at)
+        state = self.states.find(answered.stamp) or self.states.meet(
+            answered.stamp, (), answered.at
+        )
         hour = int(answered.at // HOUR_S) * HOUR_S
-        names = ["", *live.slices.known(json.loads(answered.slices))]
-        return live.stick, [
+        names = ["", *state.slices.known(json.loads(answered.slices))]
+        return state.stick, [
             self.counting.quality.change((answered.stamp, hour, name)) for name in names
         ]

@@ -15,7 +15,7 @@ import pytest
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
 from server.commands.feedback import BadLine, items_of
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 from server.telemetry_port import NullTelemetry
 from tests.support.running import channel_to, listener
@@ -30,7 +30,7 @@ DAY_MS = 86_400_000
 
 @pytest.fixture
 def telemetry(tmp_path: Path) -> Iterator[Telemetry]:
-    held = Telemetry(Settings(tmp_path), Clock(), Clock(0.0))
+    held = Telemetry(TelemetrySettings(tmp_path), Clock(), Clock(0.0))
     held.adopt(BUNDLE)
     for number in range(3):
         held.put(record(number), SCHEMA)

@@ -21,7 +21,7 @@ from proto.observe_pb2_grpc import ObserveStub
 from server.engine import Engine
 from server.ops.skew_alert import REPEAT_S, SkewAlert
 from server.replica.integrity_check import IntegrityCheck
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 from tests.support.patience import patience
 from tests.support.running import channel_to, listener, until
@@ -155,7 +155,7 @@ async def test_verifying_does_not_wait_for_a_replica_that_dies(tmp_path: Path) -
 
 async def test_skew_is_an_alert_that_gets_worse_and_resolves(tmp_path: Path) -> None:
     moved, clock = tmp_path / "moved", Clock()
-    telemetry = Telemetry(Settings(tmp_path / "data"))
+    telemetry = Telemetry(TelemetrySettings(tmp_path / "data"))
     try:
         async with running(moved) as engine:
             alert = SkewAlert(engine, telemetry, clock)
@@ -186,7 +186,7 @@ async def test_a_new_process_that_is_what_it_loaded_ends_the_alert_of_the_one_be
 ) -> None:
     moved = tmp_path / "moved"
     for words, state in ((WEIGHTS, "firing"), ("", "resolved")):
-        telemetry = Telemetry(Settings(tmp_path / "data"))
+        telemetry = Telemetry(TelemetrySettings(tmp_path / "data"))
         moved.write_text(words)
         try:
             async with running(moved) as engine:

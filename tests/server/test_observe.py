@@ -21,7 +21,7 @@ from server.api.observe import DEFAULT_INTERVAL_S
 from server.telemetry.change_feed import LIMITS
 from server.telemetry.findings import Finding
 from server.telemetry.rows import DeployRow
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 from server.telemetry_port import NullTelemetry
 from tests.support.running import IDENTITY, channel_to, listener
@@ -36,7 +36,7 @@ QUICK = 0.1  # seconds between turns of a watcher
 
 @pytest.fixture
 def telemetry(tmp_path: Path) -> Iterator[Telemetry]:
-    settings = Settings(tmp_path, sample_share=1.0)
+    settings = TelemetrySettings(tmp_path, sample_share=1.0)
     held = Telemetry(settings, Clock(), Clock(0.0))
     held.adopt(BUNDLE)
     yield held

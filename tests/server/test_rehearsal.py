@@ -31,7 +31,7 @@ from server.request.validation import Validator
 from server.routing.progress import Step, Switch, streamed
 from server.telemetry.record import Record
 from server.telemetry.rows import PredictionRow
-from server.telemetry.store.history import Span
+from server.telemetry.store.history import TimeSpan
 from server.telemetry_port import NullTelemetry
 from server.types import Outcome
 from tests.support.running import until
@@ -53,7 +53,7 @@ class Kept(NullTelemetry):
         }
 
     def samples(
-        self, line: str, span: Span | None, limit: int, payload: bool
+        self, line: str, span: TimeSpan | None, limit: int, payload: bool
     ) -> list[PredictionRow]:
         assert line == f"kept=1 task=classify stamp={OLD}"
         return list(self.rows.values())[:limit]

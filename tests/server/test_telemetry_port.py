@@ -17,7 +17,7 @@ from server.main import main
 from server.ops.simulated_clock import SimulatedWall
 from server.routing.progress import Switch
 from server.telemetry.rows import DeployRow
-from server.telemetry.store.history import Span
+from server.telemetry.store.history import TimeSpan
 from server.telemetry.telemetry import Telemetry
 from server.telemetry_port import TelemetryPort, settings_of, telemetry_of
 from server.types import Facts
@@ -25,7 +25,7 @@ from tests.support.running import program
 from tests.support.standin_engine import FACTS
 from tests.support.telemetry_bench import LABELS, NOW, SCHEMA, STAMP, Clock, bundle, record
 
-ALWAYS = Span(0, 2 * NOW)
+ALWAYS = TimeSpan(0, 2 * NOW)
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from server.ops.otel_setup import known_methods
-from server.telemetry.otel.configuration import Plan
+from server.telemetry.otel.configuration import OtelConfiguration
 from server.telemetry.otel.instruments import Instruments
-from server.telemetry.otel.items import Call
-from server.telemetry.otel.resources import Served
+from server.telemetry.otel.items import ObservedCall
+from server.telemetry.otel.resources import ServedStamp
 from server.telemetry.record import Record
 from server.telemetry.rows import DriftRow
 from tests.support.patience import patience
@@ -54,13 +54,15 @@ def record(**changes: Any) -> Record:
     return replace(made, **changes)
 
 
-def call(method: str = PREDICT, status: str = "OK", took_s: float = 0.02) -> Call:
-    return Call(method, 1_800_000_000_000_000_000, status=status, took_s=took_s)
+def call(method: str = PREDICT, status: str = "OK", took_s: float = 0.02) -> ObservedCall:
+    return ObservedCall(method, 1_800_000_000_000_000_000, status=status, took_s=took_s)
 
 
 @contextmanager
-def instruments(plan: Plan, served: Served | None = None, **options: Any) -> Iterator[Instruments]:
-    now = served or Served(STAMP, "stub", ("ok", "stop"))
+def instruments(
+    plan: OtelConfiguration, served: ServedStamp | None = None, **options: Any
+) -> Iterator[Instruments]:
+    now = served or ServedStamp(STAMP, "stub", ("ok", "stop"))
     made = Instruments(plan, ABOUT, known_methods(), lambda: now, **options)
     try:
         yield made

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.telemetry.change_feed import Changes
-from server.telemetry.settings import Settings
+from server.telemetry.change_feed import ChangeFeed
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.store.reader import Reader
-from server.telemetry.writer import Writer
+from server.telemetry.writer import TelemetryWriter
 from tests.support.telemetry_bench import NOW, SCHEMA, Clock, bundle, record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,10 +21,10 @@ class Desk:
         self, folder: Path, now: float = NOW, monotonic: Clock | None = None, **more: object
     ) -> None:
         self.clock = Clock(now)
-        self.changes = Changes()
+        self.changes = ChangeFeed()
         self.steps: list[object] = []
-        self.writer = Writer(
-            Settings(folder, **more),  # type: ignore[arg-type]
+        self.writer = TelemetryWriter(
+            TelemetrySettings(folder, **more),  # type: ignore[arg-type]
             self.changes,
             self.clock,
             monotonic or self.clock,

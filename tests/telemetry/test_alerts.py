@@ -246,7 +246,7 @@ def test_a_command_that_fails_or_is_not_there_is_said() -> None:
     assert outcome_of("sh -c 'exit 3'") == "exit 3"
     with pytest.raises(ValueError, match="empty"):
         AlertCommand("  ")
-    with pytest.raises(ValueError, match="/nowhere/pager is no command"):
+    with pytest.raises(ValueError, match="/nowhere/pager is not an executable"):
         AlertCommand("/nowhere/pager --loud")
 
 

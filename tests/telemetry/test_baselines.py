@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from server.telemetry.drift.windows import HOUR_S, LONG_S, SHORT_S
-from server.telemetry.stamps.baselines import BadBaseline, Choice, choice_of
+from server.telemetry.stamps.baselines import BadBaseline, BaselineChoice, choice_of
 from server.telemetry.stamps.learned_reference import LEARN_S, MIN_ROWS
 from tests.support.telemetry_bench import NOW, STAMP, bundle
 from tests.telemetry.test_detector import Plant
@@ -18,8 +18,10 @@ DAY_S = 86400
 
 
 def test_a_baseline_is_named_or_a_range() -> None:
-    assert choice_of("bundle") == Choice("bundle")
-    assert choice_of("1970-01-02T00:00..1970-01-03T00:00Z") == Choice("pinned", DAY_S, 2 * DAY_S)
+    assert choice_of("bundle") == BaselineChoice("bundle")
+    assert choice_of("1970-01-02T00:00..1970-01-03T00:00Z") == BaselineChoice(
+        "pinned", DAY_S, 2 * DAY_S
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,10 +34,10 @@ def test_a_baseline_that_says_nothing_is_refused(text: str) -> None:
 
 
 def counts(plant: Plant, window_s: int, feature: int = 1, name: str = "") -> np.ndarray:
-    live = plant.writer.lives[STAMP]
-    baseline = plant.writer._baselines.of(live, plant.clock.now)[window_s]
-    start = live.layout.offsets[feature]
-    return baseline.counts[name][start : start + live.layout.sizes[feature]]
+    state = plant.writer.states[STAMP]
+    baseline = plant.writer._baselines.of(state, plant.clock.now)[window_s]
+    start = state.layout.offsets[feature]
+    return baseline.counts[name][start : start + state.layout.sizes[feature]]
 
 
 def test_last_week_is_the_same_hour_and_the_day_before_it(tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_too_little_traffic_teaches_nothing(tmp_path: Path) -> None:
     plant.run(1, a_tick=20)
     plant.clock.now = NOW + 2 * LEARN_S
     plant.writer.learn()
-    assert plant.writer.lives[STAMP].reference.learning
+    assert plant.writer.states[STAMP].reference.learning
     plant.writer.close()
 
 
@@ -125,5 +127,5 @@ def test_the_learnt_reference_is_of_its_stamp_alone(tmp_path: Path) -> None:
     plant.writer.adopt(bundle(reference=False))
     other = replace(bundle(reference=False), stamp="cd" * 32)
     plant.writer.adopt(other)
-    assert plant.writer.lives.with_learnt(other) == other
+    assert plant.writer.states.with_learnt(other) == other
     plant.writer.close()

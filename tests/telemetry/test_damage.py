@@ -22,7 +22,7 @@ FULL = """
 import resource, sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from server.telemetry.store.history import Span
+from server.telemetry.store.history import TimeSpan
 from tests.support.telemetry_writer import Desk
 desk = Desk(Path({folder!r}))
 desk.put(0, 200)
@@ -42,7 +42,7 @@ assert not desk.writer.trouble, desk.writer.trouble
 desk.put(30_000, 30_010)
 kept = desk.writer.journal.counters.written
 assert kept + lost == 20_210, (kept, lost)
-print(kept, lost, len(list(desk.reader.export(Span(0, 1e11)))))
+print(kept, lost, len(list(desk.reader.export(TimeSpan(0, 1e11)))))
 desk.writer.close()
 """
 
@@ -64,7 +64,7 @@ def test_a_file_that_is_no_database_is_set_aside_and_said(tmp_path: Path) -> Non
     desk.put(0, 5)
     desk.writer.tick(NOW)
     assert len(desk.reader.samples()) == 5
-    assert [r.key for r in desk.writer.desk.book.rows()] == ["telemetry/store"]
+    assert [r.key for r in desk.writer.alerts.book.rows()] == ["telemetry/store"]
     desk.writer.close()
 
 
@@ -86,11 +86,11 @@ def test_a_torn_page_is_found_at_the_start(tmp_path: Path) -> None:
 
 def test_damage_met_while_writing_begins_a_new_file_and_goes_on(desk: Desk, tmp_path: Path) -> None:
     desk.put(0, 50)
-    desk.writer._begin_anew("was damaged: database disk image is malformed")
+    desk.writer._restart_store("was damaged: database disk image is malformed")
     desk.put(50, 60)
     assert len(desk.reader.samples()) == 10
     assert "malformed" in desk.writer.trouble
-    assert desk.writer.lives[STAMP].bundle == BUNDLE
+    assert desk.writer.states[STAMP].bundle == BUNDLE
     assert any("unusable" in p.name for p in tmp_path.iterdir())
 
 

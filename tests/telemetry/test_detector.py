@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.telemetry.drift.confirmation import UNKNOWN, Evidence
-from server.telemetry.drift.windows import HOUR_S, LONG_S, MIDDLE_S, SHORT_S, Trailing
+from server.telemetry.drift.confirmation import UNKNOWN, Confirmation
+from server.telemetry.drift.windows import HOUR_S, LONG_S, MIDDLE_S, SHORT_S, TrailingWindows
 from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.rows import AlertRow, DriftRow
 from server.telemetry.slices.names import CANDIDATES, SliceNames
@@ -43,7 +43,7 @@ class Plant(Desk):
             self.writer.tick(self.clock.now - 1)
 
     def firing(self) -> list[AlertRow]:
-        return [row for row in self.writer.desk.book.rows() if row.state == "firing"]
+        return [row for row in self.writer.alerts.book.rows() if row.state == "firing"]
 
     def row(self, feature: str, slice_name: str = "", window_s: int = SHORT_S) -> DriftRow:
         rows = [c.row for c in self.changes.after(0).changes if isinstance(c.row, DriftRow)]
@@ -132,7 +132,7 @@ def test_a_sensor_that_is_stuck_is_told(plant: Plant) -> None:
     stuck = np.array([12, 0.5, 0, 20, 0, 0.8], dtype="<f4").tobytes()
     plant.run(1, features=stuck)
     words = [a.summary for a in plant.firing() if a.kind == "structural"]
-    assert any("alike" in text for text in words)
+    assert any("identical" in text for text in words)
 
 
 def test_a_modality_that_was_not_sent_is_absent_not_missing(plant: Plant) -> None:
@@ -197,29 +197,29 @@ def test_features_of_another_schema_are_counted_as_malformed_and_nothing_else(
 
 def test_every_window_forgets_in_its_time() -> None:
     stored: dict[int, dict[str, np.ndarray]] = {}
-    trailing = Trailing(2, lambda hour: stored.get(hour, {}))
+    windows = TrailingWindows(2, lambda hour: stored.get(hour, {}))
     one = np.array([1, 0])
     for hour in range(30):
         at = NOW + hour * HOUR_S
-        trailing.advance(at)
-        trailing.add("", at, one)
+        windows.advance(at)
+        windows.add("", at, one)
         stored[int(at // HOUR_S)] = {"": one}
     at = NOW + 29 * HOUR_S
-    assert trailing.window("", at, SHORT_S)[0] == 1
-    assert trailing.window("", at, MIDDLE_S)[0] == 4
-    assert trailing.window("", at, LONG_S)[0] == 24
-    trailing.advance(at + 2 * HOUR_S)
-    assert trailing.window("", at + 2 * HOUR_S, SHORT_S)[0] == 0
+    assert windows.window("", at, SHORT_S)[0] == 1
+    assert windows.window("", at, MIDDLE_S)[0] == 4
+    assert windows.window("", at, LONG_S)[0] == 24
+    windows.advance(at + 2 * HOUR_S)
+    assert windows.window("", at + 2 * HOUR_S, SHORT_S)[0] == 0
 
 
 @pytest.mark.parametrize("step", [-7 * 86400, 400 * 86400])
 def test_a_clock_that_steps_empties_windows_and_breaks_nothing(step: float) -> None:
-    trailing = Trailing(1, lambda hour: {})
+    windows = TrailingWindows(1, lambda hour: {})
     for at in (NOW, NOW + step, NOW + step + 60, NOW + 120):
-        trailing.advance(at)
-        trailing.add("", at, np.array([1]))
-    assert trailing.window("", NOW + 120, SHORT_S)[0] >= 1
-    assert trailing.window("", NOW + 120, LONG_S)[0] >= 0
+        windows.advance(at)
+        windows.add("", at, np.array([1]))
+    assert windows.window("", NOW + 120, SHORT_S)[0] >= 1
+    assert windows.window("", NOW + 120, LONG_S)[0] >= 0
 
 
 @pytest.mark.parametrize("step_s", [-3 * 86400, -1800, 5 * 86400])
@@ -238,7 +238,7 @@ def test_after_the_clock_was_set_drift_is_found_and_no_row_is_lost(
 # ---- evidence --------------------------------------------------------------------------------
 
 
-def look(evidence: Evidence, level: int, ticks: int = 1, calm: bool | None = None) -> bool:
+def look(evidence: Confirmation, level: int, ticks: int = 1, calm: bool | None = None) -> bool:
     evidence.advance(ticks)
     quiet = level == 0 if calm is None else calm
     evidence.note("", np.full((1, 1), level, dtype=np.int8), np.full((1, 1), quiet))
@@ -246,13 +246,13 @@ def look(evidence: Evidence, level: int, ticks: int = 1, calm: bool | None = Non
 
 
 def test_three_of_four_hourly_looks_open_and_two_do_not() -> None:
-    evidence = Evidence(1, (SHORT_S,), HOUR_S)
+    evidence = Confirmation(1, (SHORT_S,), HOUR_S)
     assert [look(evidence, level) for level in (2, 0, 2, 0, 0, 2)] == [False] * 6
     assert [look(evidence, level) for level in (2, 2)] == [False, True]
 
 
 def test_unknown_looks_are_not_bad_and_calm_only_where_few_rows_say_so() -> None:
-    evidence = Evidence(1, (SHORT_S,), HOUR_S)
+    evidence = Confirmation(1, (SHORT_S,), HOUR_S)
     assert [look(evidence, level) for level in (1, UNKNOWN, 1, 1)][-1]
     for _ in range(10):
         assert look(evidence, UNKNOWN, calm=False)
@@ -261,10 +261,10 @@ def test_unknown_looks_are_not_bad_and_calm_only_where_few_rows_say_so() -> None
 
 
 def test_ticks_left_out_repeat_the_one_before_for_half_an_hour_at_most() -> None:
-    evidence = Evidence(1, (SHORT_S,), HOUR_S / 12)
+    evidence = Confirmation(1, (SHORT_S,), HOUR_S / 12)
     looks = [look(evidence, 2, ticks=5) for _ in range(8)]
     assert looks[-1] and not looks[0]
-    sparse = Evidence(1, (SHORT_S,), HOUR_S / 12)
+    sparse = Confirmation(1, (SHORT_S,), HOUR_S / 12)
     assert not any(look(sparse, 2, ticks=11) for _ in range(9))
 
 

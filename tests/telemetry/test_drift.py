@@ -110,9 +110,9 @@ def test_binned_d_never_exceeds_the_exact_one() -> None:
     base = r.normal(size=5000).astype(np.float32)
     ref = feature(base)
     for shift in (0.0, 0.1, 0.4):
-        live = (r.normal(size=800) + shift).astype(np.float32)
-        exact = stats.ks_2samp(base, live).statistic
-        binned = measures.ks_statistic(counted(ref, live), ref.counts)
+        state = (r.normal(size=800) + shift).astype(np.float32)
+        exact = stats.ks_2samp(base, state).statistic
+        binned = measures.ks_statistic(counted(ref, state), ref.counts)
         assert binned <= exact + 1e-12
         assert binned > exact - 0.02
 
@@ -130,8 +130,8 @@ def test_expected_kl_is_what_simulation_gives() -> None:
     r = np.random.default_rng(2)
     base = r.normal(size=20_000)
     ref = feature(base)
-    live = np.stack([counted(ref, r.normal(size=500)) for _ in range(200)])
-    found = scores.compare(ref, live, ref.counts, deff=1.0, baseline_deff=1.0)
+    state = np.stack([counted(ref, r.normal(size=500)) for _ in range(200)])
+    found = scores.compare(ref, state, ref.counts, deff=1.0, baseline_deff=1.0)
     assert found.kl.mean() == pytest.approx(found.expected_kl.mean(), rel=0.15)
     assert found.psi.mean() == pytest.approx(2 * found.expected_kl.mean(), rel=0.15)
     assert (found.p < 0.05).mean() < 0.1
@@ -140,9 +140,9 @@ def test_expected_kl_is_what_simulation_gives() -> None:
 def test_bursts_are_significant_only_when_the_design_effect_is_ignored() -> None:
     r = np.random.default_rng(7)
     ref = feature(r.normal(size=20_000))
-    live = np.stack([counted(ref, np.repeat(r.normal(size=100), 10)) for _ in range(200)])
-    ignored = scores.compare(ref, live, ref.counts, deff=1.0, baseline_deff=1.0)
-    heeded = scores.compare(ref, live, ref.counts, deff=10.0, baseline_deff=1.0)
+    state = np.stack([counted(ref, np.repeat(r.normal(size=100), 10)) for _ in range(200)])
+    ignored = scores.compare(ref, state, ref.counts, deff=1.0, baseline_deff=1.0)
+    heeded = scores.compare(ref, state, ref.counts, deff=10.0, baseline_deff=1.0)
     assert (ignored.p < 0.05).mean() > 0.7
     assert (heeded.p < 0.05).mean() < 0.1
     assert heeded.n_effective[0] == pytest.approx(100)
@@ -153,9 +153,9 @@ def test_too_few_rows_are_insufficient_and_never_a_level() -> None:
     far = counted(ref, np.full(319, 9.0))
     found = scores.compare(ref, far, ref.counts, deff=1.0)
     assert not found.sufficient[0]
-    assert scores.judge(found, np.array([0.0]))[0] == 0
+    assert scores.levels_of(found, np.array([0.0]))[0] == 0
     enough = scores.compare(ref, far + far, ref.counts, deff=1.0)
-    assert scores.LEVELS[scores.judge(enough, np.array([0.0]))[0]] == "critical"
+    assert scores.LEVELS[scores.levels_of(enough, np.array([0.0]))[0]] == "critical"
 
 
 def test_few_rows_show_what_is_beyond_doubt_and_when_it_is_over() -> None:
@@ -164,7 +164,7 @@ def test_few_rows_show_what_is_beyond_doubt_and_when_it_is_over() -> None:
 
     def judged(values: Floats, q: float = 0.0) -> tuple[bool, bool]:
         found = scores.compare(ref, counted(ref, values), ref.counts, deff=1.0)
-        large, over = scores.judge_few(found, np.array([q]))
+        large, over = scores.levels_of_few(found, np.array([q]))
         return bool(large[0]), bool(over[0])
 
     assert judged(r.normal(1.0, size=100)) == (True, False)
@@ -172,7 +172,7 @@ def test_few_rows_show_what_is_beyond_doubt_and_when_it_is_over() -> None:
     assert judged(r.normal(1.0, size=49)) == (False, False)
     assert judged(r.normal(0.2, size=319)) == (False, False)  # large enough only for more rows
     assert judged(r.normal(size=100)) == (False, True)
-    assert judged(r.normal(size=1000)) == (False, False)  # for `judge`
+    assert judged(r.normal(size=1000)) == (False, False)  # for `evaluation`
 
 
 def test_significance_alone_is_no_alarm() -> None:
@@ -180,7 +180,7 @@ def test_significance_alone_is_no_alarm() -> None:
     ref = feature(grid[::4])
     found = scores.compare(ref, counted(ref, grid + 0.05), ref.counts)
     assert found.p[0] < 1e-9
-    assert scores.judge(found, found.p)[0] == 0
+    assert scores.levels_of(found, found.p)[0] == 0
 
 
 @pytest.mark.parametrize("cells", [[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 10**9]])

@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.build import reference_profile as builder
-from server.telemetry.drift.binning import Layout
-from server.telemetry.drift.embedding import EFFECTS, EmbeddingSums, EmbeddingWatch, distance
+from server.telemetry.drift.binning import BinLayout
+from server.telemetry.drift.embedding import EFFECTS, EmbeddingDetector, EmbeddingSums, distance
 from server.telemetry.drift.profile import EmbeddingReference, Reference
 from server.telemetry.drift.reference import parse
 from server.telemetry.drift.scores import FALSE_DISCOVERIES
-from server.telemetry.drift.windows import HOUR_S, Trailing
+from server.telemetry.drift.windows import HOUR_S, TrailingWindows
 from server.telemetry.record import FeatureSpec
 from tests.support.telemetry_bench import NOW
 
@@ -33,7 +33,7 @@ def reference() -> Reference:
 
 def sums_of(reference: Reference, rows: NDArray[np.float32]) -> NDArray[np.int64]:
     assert reference.embedding is not None
-    coded = Layout(reference).code(rows, np.zeros(rows.shape, dtype=bool))
+    coded = BinLayout(reference).code(rows, np.zeros(rows.shape, dtype=bool))
     return EmbeddingSums(reference.embedding, SCHEMA).of(coded, np.arange(len(rows)))
 
 
@@ -87,14 +87,14 @@ def test_the_watch_opens_after_three_looks_and_tells_little_data_apart(
     reference: Reference,
 ) -> None:
     embedding = embedding_of(reference)
-    trailing = Trailing(1 + len(embedding.phases), lambda hour: {}, signed=True)
-    watch = EmbeddingWatch("ab" * 32, embedding, trailing, HOUR_S)
+    windows = TrailingWindows(1 + len(embedding.phases), lambda hour: {}, signed=True)
+    watch = EmbeddingDetector("ab" * 32, embedding, windows, HOUR_S)
     levels, opened = [], []
     for hour in range(6):
         at = NOW + hour * HOUR_S
-        trailing.advance(at)
+        windows.advance(at)
         rows = normal(100 if hour == 0 else 1000, hour) + np.float32(0.3 * (hour > 0))
-        trailing.add("", at, sums_of(reference, rows))
+        windows.add("", at, sums_of(reference, rows))
         drift, finding = watch.tick(at + 1, 1.0)
         levels.append(drift[0].level)
         opened.append(bool(finding.severity) and finding.confirmed)

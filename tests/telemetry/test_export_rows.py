@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from server.commands.export import moment
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.feedback import FeedbackItem
 from server.telemetry.telemetry import Telemetry
 from tests.support.patience import patience
@@ -33,7 +33,7 @@ ROWS = 30
 def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder whose server still runs."""
     folder = tmp_path_factory.mktemp("data")
-    held = Telemetry(Settings(folder), Clock(), Clock(0.0))
+    held = Telemetry(TelemetrySettings(folder), Clock(), Clock(0.0))
     held.adopt(bundle(rows=600))
     for number in range(ROWS - 1):
         held.put(record(number, NOW + number), SCHEMA)

@@ -33,10 +33,10 @@ def give(desk: Desk, *items: FeedbackItem) -> list[str]:
 
 
 def quality(desk: Desk, slice_name: str = "") -> QualityRow:
-    live = desk.writer.lives[BUNDLE.stamp]
+    state = desk.writer.states[BUNDLE.stamp]
     desk.writer.counting.settle(desk.clock.now)
     counts = desk.writer.counting.quality_of(BUNDLE.stamp, int(NOW), slice_name)
-    return counts.row(live.stick, BUNDLE.stamp, slice_name, int(NOW), HOUR_S)
+    return counts.row(state.stick, BUNDLE.stamp, slice_name, int(NOW), HOUR_S)
 
 
 def item(number: int, label: str = "", **more: object) -> FeedbackItem:

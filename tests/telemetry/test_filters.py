@@ -26,22 +26,22 @@ from server.telemetry.errors import BadFilter
 from server.telemetry.filters import equals, parse_filter, parse_matcher, silences, slice_name
 from server.telemetry.findings import Finding
 from server.telemetry.rows import AlertRow, FeatureRow, SilenceRow
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.feedback import FeedbackItem
-from server.telemetry.store.history import Span
+from server.telemetry.store.history import TimeSpan
 from server.telemetry.telemetry import Telemetry
 from tests.support import filter_table as table
 from tests.support.telemetry_bench import NOW, SCHEMA, STAMP, Clock, bundle
 
 ROOT = Path(__file__).resolve().parent.parent
-DAY = Span(NOW - 3600, NOW + 86_400)
+DAY = TimeSpan(NOW - 3600, NOW + 86_400)
 ADDRESS = "10.0.0.1:8433"
 
 
 @pytest.fixture(scope="module")
 def telemetry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Telemetry]:
     """A server's telemetry that holds the rows of the table."""
-    settings = Settings(tmp_path_factory.mktemp("telemetry"), sample_share=1.0)
+    settings = TelemetrySettings(tmp_path_factory.mktemp("telemetry"), sample_share=1.0)
     held = Telemetry(settings, Clock(NOW + 60), Clock(0.0), lambda row: None)
     held.adopt(bundle(rows=600))
     rows = table.records()

@@ -11,7 +11,7 @@ import pytest
 
 from server.ops.otel_setup import CannotExport, OtelSetup
 from server.telemetry.errors import ExportRefused
-from server.telemetry.otel.configuration import named_attributes, plan_of
+from server.telemetry.otel.configuration import configuration_of, named_attributes
 from tests.support.otel_bench import ROOT, instruments, wait_for
 from tests.support.otlp_collector import Collector
 from tests.support.running import IDENTITY
@@ -41,8 +41,8 @@ def test_a_scrape_endpoint_alone_loads_nothing_of_opentelemetry() -> None:
     code = (
         "import sys\n"
         "from server.telemetry.otel.instruments import Instruments\n"
-        "from server.telemetry.otel.configuration import plan_of\n"
-        "Instruments(plan_of({}, '127.0.0.1:0'), {}, ()).close()\n"
+        "from server.telemetry.otel.configuration import configuration_of\n"
+        "Instruments(configuration_of({}, '127.0.0.1:0'), {}, ()).close()\n"
         "assert 'prometheus_client' in sys.modules\n"
         "sys.exit('opentelemetry' in sys.modules)"
     )
@@ -61,7 +61,7 @@ def test_a_scrape_endpoint_alone_loads_nothing_of_opentelemetry() -> None:
     ],
 )
 def test_standard_variables_switch_signals_on(environ: dict[str, str], signals: str) -> None:
-    assert plan_of(environ).otlp == frozenset(signals.split())
+    assert configuration_of(environ).otlp == frozenset(signals.split())
 
 
 @pytest.mark.parametrize(
@@ -80,20 +80,20 @@ def test_standard_variables_switch_signals_on(environ: dict[str, str], signals: 
 )
 def test_what_cannot_be_done_is_refused_by_name(environ: dict[str, str], named: str) -> None:
     with pytest.raises(ExportRefused, match=named):
-        plan_of(environ)
+        configuration_of(environ)
 
 
 @pytest.mark.parametrize("address", ["9464", ":9464", "host:", "host:http", "host:65536"])
 def test_a_scrape_address_is_host_and_port(address: str) -> None:
     with pytest.raises(ExportRefused, match="is not HOST:PORT"):
-        plan_of({}, address)
+        configuration_of({}, address)
 
 
 def test_a_taken_scrape_address_is_refused_and_nothing_stays_behind(
     receiver: Collector,
 ) -> None:
     before = threading.active_count()
-    with instruments(plan_of({}, "127.0.0.1:0")) as first:
+    with instruments(configuration_of({}, "127.0.0.1:0")) as first:
         address = first.messages[0].removeprefix("metrics on http://").removesuffix("/metrics")
         with pytest.raises(CannotExport, match="cannot listen"):
             OtelSetup(replace(stub_config(), prometheus=address), IDENTITY)

@@ -11,9 +11,9 @@ import pytest
 
 from server.ops.otel_setup import known_methods
 from server.telemetry.otel import metric_definitions
-from server.telemetry.otel.configuration import plan_of
-from server.telemetry.otel.exporters import Watched
-from server.telemetry.otel.gauges import Reading
+from server.telemetry.otel.configuration import configuration_of
+from server.telemetry.otel.exporters import CountedExporter
+from server.telemetry.otel.gauges import GaugeReading
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.otel.resources import MOST_STAMPS
 from server.telemetry.rows import AlertRow
@@ -23,7 +23,7 @@ from tests.support.stub_replica import STAMP
 
 
 def test_exemplars_lead_to_the_trace(receiver: Collector) -> None:
-    with instruments(plan_of(os.environ, trace_share=1.0)) as made:
+    with instruments(configuration_of(os.environ, trace_share=1.0)) as made:
         one_call(made, record())
     server = receiver.spans()[PREDICT]
     for name in (
@@ -38,8 +38,8 @@ def test_exemplars_lead_to_the_trace(receiver: Collector) -> None:
 
 def test_what_belongs_to_a_stamp_is_filed_under_it(receiver: Collector) -> None:
     other = "cd" * 32
-    with instruments(plan_of(os.environ, trace_share=1.0)) as made:
-        made.saw([Reading("trefoil.queue.rows", 3.0)])
+    with instruments(configuration_of(os.environ, trace_share=1.0)) as made:
+        made.saw([GaugeReading("trefoil.queue.rows", 3.0)])
         one_call(made, record())
         one_call(made, record(stamp=other))
     names = {}
@@ -62,7 +62,7 @@ def test_what_belongs_to_a_stamp_is_filed_under_it(receiver: Collector) -> None:
 
 
 def test_many_stamps_are_forgotten_one_after_the_other(receiver: Collector) -> None:
-    with instruments(plan_of(os.environ)) as made:
+    with instruments(configuration_of(os.environ)) as made:
         for index in range(3 * MOST_STAMPS):
             one_call(made, record(stamp=f"{index:064x}"))
         wait_for(lambda: len(made.collect()) == 1 + MOST_STAMPS)
@@ -70,7 +70,7 @@ def test_many_stamps_are_forgotten_one_after_the_other(receiver: Collector) -> N
 
 def test_events_are_for_samples_alerts_deploys_and_errors_of_ours(receiver: Collector) -> None:
     alert = AlertRow("7", "drift", "drift", "critical", "firing", 1, 2, 0, STAMP, "it is dark")
-    with instruments(plan_of(os.environ, trace_share=1.0)) as made:
+    with instruments(configuration_of(os.environ, trace_share=1.0)) as made:
         one_call(made, record())
         one_call(made, record(error="INVALID_ARGUMENT/TOO_DARK/parts[0]"))
         one_call(made, record(error="INTERNAL/QUARANTINED/"), status="INTERNAL")
@@ -89,7 +89,7 @@ def test_events_are_for_samples_alerts_deploys_and_errors_of_ours(receiver: Coll
 
 
 def test_drift_and_value_are_read_when_metrics_are_sent(receiver: Collector) -> None:
-    with instruments(plan_of(os.environ)) as made:
+    with instruments(configuration_of(os.environ)) as made:
         made.follow(lambda: [drift("image.brightness", level="critical", ks=0.4)])
     (point,) = receiver.points("trefoil.drift.ks")
     assert point.as_double == 0.4
@@ -98,7 +98,7 @@ def test_drift_and_value_are_read_when_metrics_are_sent(receiver: Collector) -> 
 
 def test_what_a_collector_refuses_is_counted(receiver: Collector) -> None:
     receiver.refuse.set()
-    with instruments(plan_of(os.environ, trace_share=1.0)) as made:
+    with instruments(configuration_of(os.environ, trace_share=1.0)) as made:
         one_call(made, record())
         wait_for(lambda: made.lost()["traces"] == 6)
     assert made.lost()["metrics"] == 1
@@ -117,7 +117,7 @@ def test_a_collector_that_does_not_answer_holds_up_nothing(
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         before = set(threading.enumerate())
-        made = Instruments(plan_of(os.environ, trace_share=1.0), ABOUT, known_methods())
+        made = Instruments(configuration_of(os.environ, trace_share=1.0), ABOUT, known_methods())
         for _ in range(50):
             one_call(made, record())
         made.close(0.5)
@@ -131,7 +131,7 @@ def test_more_than_the_queue_holds_is_dropped_and_counted() -> None:
         def export(self, batch: Any) -> Any:
             raise AssertionError("nothing is exported here")
 
-    waiting = plan_of({"OTEL_BSP_MAX_QUEUE_SIZE": "100"}).spans
-    watched = Watched(Exporter(), "traces", waiting)
+    waiting = configuration_of({"OTEL_BSP_MAX_QUEUE_SIZE": "100"}).spans
+    watched = CountedExporter(Exporter(), "traces", waiting)
     admitted = sum(watched.admits() for _ in range(110))
     assert (admitted, watched.refused) == (100, 10)

@@ -18,18 +18,18 @@ from opentelemetry.semconv._incubating.metrics import rpc_metrics
 
 from server.ops.otel_setup import known_methods
 from server.telemetry.otel import metric_definitions
-from server.telemetry.otel.gauges import LEVELS, MOST_SLICES, readings_of
+from server.telemetry.otel.gauges import LEVELS, MOST_SLICES, gauges_of
 from server.telemetry.otel.histogram import BUCKETS, FIRST_INDEX, SCALE, Histogram, place_of
 from server.telemetry.otel.items import row_of
 from server.telemetry.otel.metric_store import (
     OTHER,
     CounterPoint,
     HistogramPoint,
-    Ledger,
+    MetricStore,
     call_attributes,
 )
 from server.telemetry.otel.metrics import Form, Rendering
-from server.telemetry.otel.snapshot import Count
+from server.telemetry.otel.snapshot import MetricSnapshot
 from server.telemetry.rows import QualityRow
 from tests.support.otel_bench import PREDICT, ROOT, call, drift, record
 from tests.support.stub_replica import STAMP
@@ -93,7 +93,7 @@ def test_a_histogram_counts_every_value_once_in_both_forms(values: list[float]) 
 
 
 def test_no_caller_can_make_series() -> None:
-    ledger = Ledger(known_methods(), labels=("ok", "stop"))
+    ledger = MetricStore(known_methods(), labels=("ok", "stop"))
     for index in range(500):
         word = f"made-up-{index}"
         ledger.add_call(call(word, word), None)
@@ -109,7 +109,7 @@ def test_no_caller_can_make_series() -> None:
 
 
 def test_labels_of_the_bundle_are_counted_by_name_and_others_together() -> None:
-    ledger = Ledger((), labels=("ok", "stop"))
+    ledger = MetricStore((), labels=("ok", "stop"))
     for label in ("ok", "ok", "stop", "the caller's own"):
         ledger.add_row(row_of(record(label=label)), None)
     counts = {dict(one.attributes)["trefoil.label"]: one.value for one in ledger.counters()}
@@ -117,7 +117,7 @@ def test_labels_of_the_bundle_are_counted_by_name_and_others_together() -> None:
 
 
 def test_a_failed_row_counts_only_the_stages_it_went_through() -> None:
-    ledger = Ledger((), ())
+    ledger = MetricStore((), ())
     failed = record(error="INVALID_ARGUMENT/TOO_DARK/parts[0]", forward_ms=0.0, post_ms=0.0)
     ledger.add_row(row_of(failed), None)
     stages = {
@@ -132,7 +132,7 @@ def test_a_failed_row_counts_only_the_stages_it_went_through() -> None:
 
 
 def test_too_little_data_shows_no_score() -> None:
-    names = {one.name: one.value for one in readings_of([drift("a", level="insufficient")])}
+    names = {one.name: one.value for one in gauges_of([drift("a", level="insufficient")])}
     assert names == {"trefoil.drift.n": 400, "trefoil.drift.level": LEVELS["insufficient"]}
 
 
@@ -141,7 +141,7 @@ def test_only_the_worst_slices_are_shown_and_all_traffic_always() -> None:
     rows += [drift("a", "site=worst", "critical"), drift("a")]
     shown = [
         dict(one.attributes)["trefoil.slice"]
-        for one in readings_of(rows)
+        for one in gauges_of(rows)
         if one.name == "trefoil.drift.ks"
     ]
     assert shown[:2] == ["", "site=worst"]
@@ -151,7 +151,7 @@ def test_only_the_worst_slices_are_shown_and_all_traffic_always() -> None:
 
 def test_value_is_shown_as_far_as_it_is_known() -> None:
     row = QualityRow(0, 3600, STAMP, "", 200, 50, accuracy=0.9, estimated_accuracy=0.8)
-    found = {(one.name, dict(one.attributes).get("kind")): one.value for one in readings_of([row])}
+    found = {(one.name, dict(one.attributes).get("kind")): one.value for one in gauges_of([row])}
     assert found == {
         ("trefoil.quality.accuracy", "realised"): 0.9,
         ("trefoil.quality.accuracy", "estimated"): 0.8,
@@ -162,26 +162,26 @@ def test_value_is_shown_as_far_as_it_is_known() -> None:
 @given(st.sampled_from(sorted(LEVELS)))
 def test_every_reading_is_in_the_catalogue(level: str) -> None:
     quality = QualityRow(0, 3600, STAMP, "", 9, 9, 0.9, 0.9, 0.9, 1.0, 1.0, 0.1, 60.0)
-    for one in readings_of([drift("a", level=level), quality]):
+    for one in gauges_of([drift("a", level=level), quality]):
         assert one.name in metric_definitions.GAUGES
 
 
 # ---- metric data -----------------------------------------------------------------------------
 
 
-def counted(ledger: Ledger) -> list[Count]:
+def counted(ledger: MetricStore) -> list[MetricSnapshot]:
     found = list(ledger.histograms()), list(ledger.counters())
-    return [Count((("service.name", "t"),), STAMP, 1, *found, readings=())]
+    return [MetricSnapshot((("service.name", "t"),), STAMP, 1, *found, readings=())]
 
 
-def rendered(rendering: Rendering, ledger: Ledger) -> dict[str, Any]:
+def rendered(rendering: Rendering, ledger: MetricStore) -> dict[str, Any]:
     (of_resource,) = rendering.data(counted(ledger)).resource_metrics
     (scope,) = of_resource.scope_metrics
     return {metric.name: metric.data for metric in scope.metrics}
 
 
 def test_deltas_add_up_to_the_whole() -> None:
-    ledger = Ledger(known_methods(), ("ok",))
+    ledger = MetricStore(known_methods(), ("ok",))
     parts, whole = (
         Rendering(Form(delta=True), "", time.time_ns),
         Rendering(Form(), "", time.time_ns),
@@ -207,7 +207,7 @@ def test_deltas_add_up_to_the_whole() -> None:
 
 
 def test_explicit_buckets_are_the_conventions() -> None:
-    ledger = Ledger(known_methods(), ())
+    ledger = MetricStore(known_methods(), ())
     ledger.add_call(call(took_s=0.025), None)
     rendering = Rendering(Form(explicit_buckets=True), "", time.time_ns)
     (point,) = rendered(rendering, ledger)[metric_definitions.CALL_DURATION].data_points

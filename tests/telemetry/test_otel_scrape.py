@@ -7,16 +7,16 @@ import os
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
-from server.telemetry.otel.configuration import plan_of
-from server.telemetry.otel.gauges import Reading
+from server.telemetry.otel.configuration import configuration_of
+from server.telemetry.otel.gauges import GaugeReading
 from tests.support.otel_bench import PREDICT, drift, instruments, one_call, record, scrape, wait_for
 from tests.support.otlp_collector import Collector
 from tests.support.stub_replica import STAMP
 
 
 def test_a_scrape_shows_calls_stages_state_and_drift() -> None:
-    with instruments(plan_of({}, "127.0.0.1:0")) as made:
-        made.saw([Reading("trefoil.queue.rows", 3.0), Reading("trefoil.retries", 2)])
+    with instruments(configuration_of({}, "127.0.0.1:0")) as made:
+        made.saw([GaugeReading("trefoil.queue.rows", 3.0), GaugeReading("trefoil.retries", 2)])
         made.follow(lambda: [drift("a", "site=b", ks=0.25)])
         one_call(made, record())
         one_call(made, record(error="INTERNAL/DIED/"), status="INTERNAL")
@@ -38,7 +38,7 @@ def test_a_scrape_shows_calls_stages_state_and_drift() -> None:
 
 
 def test_buckets_of_a_scrape_are_cumulative_and_end_with_all() -> None:
-    with instruments(plan_of({}, "127.0.0.1:0")) as made:
+    with instruments(configuration_of({}, "127.0.0.1:0")) as made:
         for _ in range(3):
             one_call(made, record())
         wait_for(lambda: any(count.histograms for count in made.collect()))
@@ -53,7 +53,7 @@ def test_buckets_of_a_scrape_are_cumulative_and_end_with_all() -> None:
 
 
 def test_openmetrics_scrapes_carry_exemplars(receiver: Collector) -> None:
-    with instruments(plan_of(os.environ, "127.0.0.1:0", trace_share=1.0)) as made:
+    with instruments(configuration_of(os.environ, "127.0.0.1:0", trace_share=1.0)) as made:
         one_call(made, record())
         wait_for(lambda: any(count.histograms for count in made.collect()))
         text = scrape(made, "application/openmetrics-text; version=1.0.0")

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from server.telemetry.otel import metric_definitions
-from server.telemetry.otel.configuration import Plan, plan_of
+from server.telemetry.otel.configuration import OtelConfiguration, configuration_of
 from server.telemetry.otel.items import caller_trace, row_of
 from server.telemetry.otel.traces import sampler_of, stages_of
 from tests.support.otel_bench import PARENT, PREDICT, instruments, one_call, record
@@ -38,7 +38,7 @@ def test_a_later_version_of_traceparent_is_read_as_far_as_it_is_known() -> None:
 
 
 def test_the_share_is_kept_over_ids_as_they_are_made(receiver: Collector) -> None:
-    with instruments(Plan(otlp=frozenset({"traces"}), trace_share=0.25)) as made:
+    with instruments(OtelConfiguration(otlp=frozenset({"traces"}), trace_share=0.25)) as made:
         begun = [made.began(PREDICT) for _ in range(4000)]
     sampled = sum(bool(one.trace and one.trace.sampled) for one in begun)
     assert 850 < sampled < 1150  # 5 standard deviations
@@ -46,7 +46,7 @@ def test_the_share_is_kept_over_ids_as_they_are_made(receiver: Collector) -> Non
 
 def test_the_environment_may_name_the_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
-    plan = plan_of(os.environ)
+    plan = configuration_of(os.environ)
     sampler, why = sampler_of(plan.trace_share)
     assert "AlwaysOff" in sampler.get_description()
     assert why == "as OTEL_TRACES_SAMPLER says"
@@ -74,7 +74,7 @@ def test_stages_that_sum_to_more_than_the_whole_stay_inside() -> None:
 
 
 def test_a_sampled_call_becomes_a_trace_and_its_record_names_it(receiver: Collector) -> None:
-    with instruments(plan_of(os.environ, trace_share=1.0)) as made:
+    with instruments(configuration_of(os.environ, trace_share=1.0)) as made:
         begun = made.began(PREDICT)
         kept = made.answered(record(), begun)
         made.ended(begun, "OK", 0.02)
@@ -90,7 +90,7 @@ def test_a_sampled_call_becomes_a_trace_and_its_record_names_it(receiver: Collec
 
 
 def test_the_callers_decision_is_followed(receiver: Collector) -> None:
-    with instruments(plan_of(os.environ, trace_share=0.0)) as made:
+    with instruments(configuration_of(os.environ, trace_share=0.0)) as made:
         one_call(made, record(prediction_id="1" * 32), parent=PARENT)
         one_call(made, record(prediction_id="2" * 32), parent=UNSAMPLED)
         one_call(made, record(prediction_id="3" * 32))
@@ -101,7 +101,7 @@ def test_the_callers_decision_is_followed(receiver: Collector) -> None:
 
 def test_several_rows_have_a_span_each_between_call_and_stages(receiver: Collector) -> None:
     rows = [record(prediction_id=f"{index:032x}") for index in range(3)]
-    with instruments(plan_of(os.environ, trace_share=1.0)) as made:
+    with instruments(configuration_of(os.environ, trace_share=1.0)) as made:
         one_call(made, *rows)
     spans = receiver.all_spans()
     (server,) = [span for span in spans if span.name == PREDICT]
@@ -116,7 +116,7 @@ def test_several_rows_have_a_span_each_between_call_and_stages(receiver: Collect
 
 def test_each_row_of_a_stream_is_a_trace_of_its_own(receiver: Collector) -> None:
     method = "trefoil.v1.Inference/PredictStream"
-    with instruments(plan_of(os.environ, trace_share=1.0)) as made:
+    with instruments(configuration_of(os.environ, trace_share=1.0)) as made:
         begun = made.began(method, streamed=True)
         kept = [made.answered(record(prediction_id=f"{n:032x}"), begun) for n in range(3)]
         made.ended(begun, "OK", 5.0)
@@ -129,7 +129,7 @@ def test_each_row_of_a_stream_is_a_trace_of_its_own(receiver: Collector) -> None
 
 
 def test_a_health_check_is_counted_and_not_traced(receiver: Collector) -> None:
-    with instruments(plan_of(os.environ, trace_share=1.0)) as made:
+    with instruments(configuration_of(os.environ, trace_share=1.0)) as made:
         begun = made.began("grpc.health.v1.Health/Check")
         made.ended(begun, "OK", 0.001)
     assert receiver.all_spans() == []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipelines.build import reference_profile as builder
-from server.telemetry.drift.binning import Block, Layout
+from server.telemetry.drift.binning import BinLayout, Block
 from server.telemetry.drift.profile import Reference, empty_reference, pack_counts, unpack_counts
 from server.telemetry.drift.reference import parse
 from server.telemetry.record import FeatureSpec
@@ -35,7 +35,7 @@ def reference() -> Reference:
     return parse(json.dumps(builder.build(rows(3000, 9), SCHEMA)).encode(), SCHEMA)
 
 
-def block_of(layout: Layout, matrix: NDArray[np.float32]) -> Block:
+def block_of(layout: BinLayout, matrix: NDArray[np.float32]) -> Block:
     block = layout.block()
     block.add(layout.code(matrix, np.ones(matrix.shape, dtype=bool)), slice(None))
     return block
@@ -50,7 +50,7 @@ def same(a: Block, b: Block) -> bool:
 
 
 def test_twenty_four_hours_merged_equal_one_pass_bit_for_bit() -> None:
-    layout = Layout(reference())
+    layout = BinLayout(reference())
     matrix = rows(24 * 300, 1)
     matrix[::97, 0] = np.nan
     matrix[::89, 0] = np.inf
@@ -63,7 +63,7 @@ def test_twenty_four_hours_merged_equal_one_pass_bit_for_bit() -> None:
 
 
 def test_a_profile_tells_mean_and_spread() -> None:
-    layout = Layout(reference())
+    layout = BinLayout(reference())
     matrix = rows(5000, 2)
     profile = layout.profile(block_of(layout, matrix), 0)
     feature = layout.reference.features[0]
@@ -74,7 +74,7 @@ def test_a_profile_tells_mean_and_spread() -> None:
 
 
 def test_missing_absent_and_nonfinite_are_told_apart() -> None:
-    layout = Layout(reference())
+    layout = BinLayout(reference())
     matrix = rows(4)
     matrix[0, 0] = matrix[1, 0] = np.nan
     matrix[2, 0] = -np.inf
@@ -87,7 +87,7 @@ def test_missing_absent_and_nonfinite_are_told_apart() -> None:
 
 
 def test_a_constant_an_empty_and_a_one_row_profile_are_plain() -> None:
-    layout = Layout(reference())
+    layout = BinLayout(reference())
     empty = layout.profile(layout.block(), 0)
     assert empty.n == 0 and np.isnan(empty.mean(layout.reference.features[0]))
     one = layout.profile(block_of(layout, rows(1)), 0)
@@ -97,7 +97,7 @@ def test_a_constant_an_empty_and_a_one_row_profile_are_plain() -> None:
 
 
 def test_a_stored_profile_comes_back_whole() -> None:
-    layout = Layout(reference())
+    layout = BinLayout(reference())
     block = block_of(layout, rows(500))
     again = layout.block()
     again.rows = block.rows
@@ -107,7 +107,7 @@ def test_a_stored_profile_comes_back_whole() -> None:
 
 
 def test_profiles_add_as_their_rows_do() -> None:
-    layout = Layout(reference())
+    layout = BinLayout(reference())
     a, b = rows(100, 1), rows(100, 2)
     both = layout.profile(block_of(layout, np.concatenate([a, b])), 0)
     added = layout.profile(block_of(layout, a), 0) + layout.profile(block_of(layout, b), 0)
@@ -116,7 +116,7 @@ def test_profiles_add_as_their_rows_do() -> None:
 
 
 def test_without_a_reference_rows_are_still_counted() -> None:
-    layout = Layout(empty_reference(SCHEMA))
+    layout = BinLayout(empty_reference(SCHEMA))
     block = block_of(layout, rows(10))
     assert [layout.counts(block, i).sum() for i in range(3)] == [10, 10, 10]
 
@@ -128,10 +128,12 @@ def test_the_search_for_all_features_is_the_search_for_each(values: list[float])
     edges = [float(e) for f in found.features for e in f.edges]
     steps = [np.nextafter(np.float32(e), np.float32(to)) for e in edges for to in (-9e9, 9e9)]
     column = np.array([*values, *edges, *steps, -0.0, 0.5, -0.5, 1e-45], dtype=np.float32)
-    flat = Layout(found).code(np.stack([column] * 3, axis=1), np.ones((len(column), 3), bool)).flat
+    flat = (
+        BinLayout(found).code(np.stack([column] * 3, axis=1), np.ones((len(column), 3), bool)).flat
+    )
     for position, feature in enumerate(found.features):
         alone = cells(feature, column.astype(np.float64))
-        assert (flat[:, position] - Layout(found).offsets[position] == alone).all()
+        assert (flat[:, position] - BinLayout(found).offsets[position] == alone).all()
 
 
 @settings(deadline=None)
@@ -158,7 +160,7 @@ def test_small_counts_take_one_byte_each() -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 199), min_size=1, max_size=199, unique=True))
 def test_any_split_of_the_rows_adds_up(cut: list[int]) -> None:
-    layout = Layout(reference())
+    layout = BinLayout(reference())
     matrix = rows(200, 5)
     inside = np.isin(np.arange(200), cut)
     coded = layout.code(matrix, np.ones(matrix.shape, dtype=bool))

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from server.telemetry.quality.estimates import QualityCounts, Verdict, Yardstick, yardstick
+from server.telemetry.quality.estimates import Estimates, QualityCounts, Yardstick, yardstick
 from server.telemetry.quality.objective import Objective, ObjectiveRefused, parse
 
 LABELS = ("ok", "stop")
@@ -33,7 +33,7 @@ def learned(rng: np.random.Generator, rows: int) -> tuple[QualityCounts, float, 
         predicted = int(rng.integers(2))
         true = predicted if rng.random() < confidence else 1 - predicted
         counts.answer(yard, confidence, predicted)
-        counts.learn(yard, Verdict(confidence, predicted, true, 0.1, math.nan, 60.0))
+        counts.learn(yard, Estimates(confidence, predicted, true, 0.1, math.nan, 60.0))
         right += predicted == true
         worth += WORTH[LABELS[true]][LABELS[predicted]]
     return counts, right / rows, worth / rows
@@ -59,7 +59,7 @@ def test_what_a_wrong_answer_loses_is_against_the_right_one() -> None:
 def test_overconfidence_shows_as_calibration_error() -> None:
     counts, yard = QualityCounts.of(stick()), stick()
     for turn in range(1000):
-        counts.learn(yard, Verdict(0.95, 0, turn % 2, 0.1, math.nan, 1.0))
+        counts.learn(yard, Estimates(0.95, 0, turn % 2, 0.1, math.nan, 1.0))
     assert counts.row(yard, "s", "", 0, 3600).ece == pytest.approx(0.45)
 
 
@@ -67,7 +67,7 @@ def test_hours_add_up_and_a_corrected_label_is_taken_back() -> None:
     rng = np.random.default_rng(2)
     first, second = learned(rng, 50)[0], learned(rng, 70)[0]
     before = first.row(stick(), "s", "", 0, 3600)
-    wrong = Verdict(0.9, 0, 1, 0.1, math.nan, 5.0)
+    wrong = Estimates(0.9, 0, 1, 0.1, math.nan, 5.0)
     first.learn(stick(), wrong)
     first.learn(stick(), wrong, sign=-1)
     after = first.row(stick(), "s", "", 0, 3600)
@@ -90,7 +90,7 @@ def test_a_late_decision_keeps_its_cost_and_loses_its_benefit() -> None:
 
 def test_a_reported_value_counts_before_the_matrix() -> None:
     counts = QualityCounts.of(stick())
-    counts.learn(stick(), Verdict(0.9, 0, 0, 0.1, -7.5, 1.0))
+    counts.learn(stick(), Estimates(0.9, 0, 0, 0.1, -7.5, 1.0))
     assert counts.row(stick(), "s", "", 0, 3600).value_per_1000 == -7500
 
 
@@ -104,7 +104,7 @@ def test_a_label_of_a_request_counts_without_a_place_in_the_matrix() -> None:
     yard, counts = stick(), QualityCounts.of(stick())
     foreign = yard.label("something else")
     counts.answer(yard, 0.8, foreign)
-    counts.learn(yard, Verdict(0.8, foreign, foreign, 0.1, math.nan, 1.0))
+    counts.learn(yard, Estimates(0.8, foreign, foreign, 0.1, math.nan, 1.0))
     row = counts.row(yard, "s", "", 0, 3600)
     assert (row.accuracy, sum(row.confusion)) == (1.0, 0)
     assert math.isnan(row.value_per_1000)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.telemetry.slices.conditions import MIN_SUPPORT, Column, round_number
+from server.telemetry.slices.conditions import MIN_SUPPORT, SliceColumn, round_number
 from server.telemetry.slices.search import worst_slices
 
 
-def traffic(rows: int, features: int, seed: int = 3) -> list[Column]:
+def traffic(rows: int, features: int, seed: int = 3) -> list[SliceColumn]:
     rng = np.random.default_rng(seed)
     numeric = [
-        Column(f"audio.f{i}", rng.normal(0, 1 + i, rows).astype(np.float32), "s")
+        SliceColumn(f"audio.f{i}", rng.normal(0, 1 + i, rows).astype(np.float32), "s")
         for i in range(features)
     ]
-    site = Column("site", rng.integers(0, 3, rows).astype(np.float32), "", ("a", "b", "c"))
-    shift = Column("shift", rng.integers(0, 2, rows).astype(np.float32), "", ("day", "night"))
+    site = SliceColumn("site", rng.integers(0, 3, rows).astype(np.float32), "", ("a", "b", "c"))
+    shift = SliceColumn("shift", rng.integers(0, 2, rows).astype(np.float32), "", ("day", "night"))
     return [*numeric, site, shift]
 
 
@@ -74,7 +74,7 @@ def test_absent_values_belong_to_no_slice() -> None:
     values = columns[0].values.copy()
     values[::2] = np.nan
     loss = errors(np.where(np.isnan(values), 0.5, 0.05))
-    found = worst_slices([Column("audio.f0", values), *columns[1:]], loss)
+    found = worst_slices([SliceColumn("audio.f0", values), *columns[1:]], loss)
     for slice_ in found:
         assert not slice_.expression.startswith("audio.f0")
 
@@ -82,17 +82,17 @@ def test_absent_values_belong_to_no_slice() -> None:
 def test_constant_infinite_and_unknown_values_do_no_harm() -> None:
     rows = 5_000
     columns = [
-        Column("constant", np.ones(rows, np.float32)),
-        Column("wild", np.full(rows, np.inf, np.float32)),
-        Column("odd", np.full(rows, 9.0, np.float32), "", ("a", "b")),
-        Column("none", np.full(rows, np.nan, np.float32)),
+        SliceColumn("constant", np.ones(rows, np.float32)),
+        SliceColumn("wild", np.full(rows, np.inf, np.float32)),
+        SliceColumn("odd", np.full(rows, 9.0, np.float32), "", ("a", "b")),
+        SliceColumn("none", np.full(rows, np.nan, np.float32)),
     ]
     assert worst_slices(columns, errors(np.full(rows, 0.2))) == []
 
 
 def test_lengths_must_agree() -> None:
     with pytest.raises(ValueError, match="site"):
-        worst_slices([Column("site", np.zeros(3, np.float32))], np.zeros(4))
+        worst_slices([SliceColumn("site", np.zeros(3, np.float32))], np.zeros(4))
 
 
 @pytest.mark.parametrize(

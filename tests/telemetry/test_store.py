@@ -17,7 +17,7 @@ from server.telemetry.evaluation import quality_row
 from server.telemetry.quality.count_arrays import unpacked
 from server.telemetry.rows import ProfileRow, QualityRow
 from server.telemetry.store.database import NAME, open_database, open_reader
-from server.telemetry.store.history import Span
+from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.schema import migrations
 from server.telemetry.store.store import Store, day_of
 from tests.support.telemetry_bench import NOW, record
@@ -43,7 +43,7 @@ def test_each_day_has_a_table_of_its_own(desk: Desk) -> None:
     desk.put(0, 2)
     desk.put(2, 4, NOW + 86400)
     assert desk.tables() == [f"prediction_{day_of(NOW)}", f"prediction_{day_of(NOW + 86400)}"]
-    assert len(desk.reader.samples(span=Span(NOW + 86400, NOW + 2 * 86400))) == 2
+    assert len(desk.reader.samples(span=TimeSpan(NOW + 86400, NOW + 2 * 86400))) == 2
 
 
 @pytest.mark.parametrize("at", [0.0, -1e12, 1e18, float("nan"), float("inf")])
@@ -72,12 +72,12 @@ def sums_of(folder: Path, now: float) -> tuple[Profiles, Qualities]:
     """All stored profiles and quality rows by key, read after a clean start and end."""
     desk = Desk(folder, now)
     desk.writer.flush()
-    rows = list(desk.reader.history(Span(0, now + 1e6), ["profile"]))
+    rows = list(desk.reader.history(TimeSpan(0, now + 1e6), ["profile"]))
     profiles = {(r.feature, r.slice, r.hour_unix_s): r for r in rows if isinstance(r, ProfileRow)}
     quality: Qualities = {}
     for stamp, at, name, sums in desk.writer.store.sums.qualities(0, now + 1e6):
-        live = desk.writer.lives[stamp]
-        quality[name, at] = quality_row(live, name, at, unpacked(sums, live.stick))
+        state = desk.writer.states[stamp]
+        quality[name, at] = quality_row(state, name, at, unpacked(sums, state.stick))
     desk.writer.close()
     return profiles, quality
 
@@ -120,7 +120,7 @@ def test_an_hour_put_away_is_read_back_before_it_grows(desk: Desk) -> None:
     desk.writer.flush()
     desk.put(150, 170, NOW)
     desk.writer.flush()
-    rows = desk.reader.history(Span(NOW, NOW + 1), ["profile"])
+    rows = desk.reader.history(TimeSpan(NOW, NOW + 1), ["profile"])
     assert {r.n for r in rows if isinstance(r, ProfileRow) and not r.slice} == {120}
 
 
@@ -129,10 +129,10 @@ import sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from server.telemetry.store.schema import migrations
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 from tests.support.telemetry_bench import SCHEMA, record
-telemetry = Telemetry(Settings(Path({folder!r}), flush_s=0.05))
+telemetry = Telemetry(TelemetrySettings(Path({folder!r}), flush_s=0.05))
 base, began = int(sys.argv[1]), time.time()
 for i in range(base, base + 100_000):
     telemetry.put(record(i, time.time()), SCHEMA)
@@ -163,7 +163,7 @@ def test_sigkill_under_load_leaves_a_whole_database(tmp_path: Path) -> None:
         connection.close()
     profiles, quality = sums_of(tmp_path, time.time())
     desk = Desk(tmp_path, time.time())
-    rows = len(list(desk.reader.export(Span(0, 1e11))))
+    rows = len(list(desk.reader.export(TimeSpan(0, 1e11))))
     desk.writer.close()
     assert rows > 300
     assert sum(r.n for (f, s, _), r in profiles.items() if f == "text.words" and not s) == rows

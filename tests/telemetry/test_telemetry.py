@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.telemetry.change_feed import LIMITS, Changes
+from server.telemetry.change_feed import LIMITS, ChangeFeed
 from server.telemetry.errors import BadFilter, ReferenceRefused, UnknownAlert
 from server.telemetry.findings import Finding
 from server.telemetry.quality.objective import ObjectiveRefused
@@ -24,16 +24,16 @@ from server.telemetry.rows import (
     ProfileRow,
     QualityRow,
 )
-from server.telemetry.settings import Settings
+from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.feedback import FeedbackItem
 from server.telemetry.stamps.latency import BUCKETS, LatencySums, bucket_of, key_of
-from server.telemetry.store.history import Span
-from server.telemetry.store.worst_slices import Search
+from server.telemetry.store.history import TimeSpan
+from server.telemetry.store.worst_slices import SliceSearch
 from server.telemetry.telemetry import Telemetry
 from tests.support.telemetry_bench import LABELS, NOW, SCHEMA, STAMP, Clock, bundle, record
 
 BUNDLE = bundle(rows=600)
-DAY = Span(NOW - 3600, NOW + 86400)
+DAY = TimeSpan(NOW - 3600, NOW + 86400)
 READY = Finding("readiness/pool", "readiness", "high", "1 of 2 replicas warm")
 
 
@@ -44,7 +44,7 @@ class Held:
         self.clock, self.paced = Clock(), Clock(0.0)
         self.alerted: list[AlertRow] = []
         self.telemetry = Telemetry(
-            Settings(folder, **more),  # type: ignore[arg-type]
+            TelemetrySettings(folder, **more),  # type: ignore[arg-type]
             self.clock,
             self.paced,
             self.alerted.append,
@@ -123,7 +123,7 @@ def test_everything_that_happened_is_in_the_history(held: Held) -> None:
     }
     assert all(isinstance(r, LatencyRow) for r in held.telemetry.history(DAY, ["latency"]))
     assert len(list(held.telemetry.history(DAY, ["prediction"]))) == 700
-    assert list(held.telemetry.history(Span(0, 1), ["latency", "drift", "alert"])) == []
+    assert list(held.telemetry.history(TimeSpan(0, 1), ["latency", "drift", "alert"])) == []
 
 
 def test_the_history_and_the_live_rows_agree(held: Held) -> None:
@@ -133,11 +133,11 @@ def test_the_history_and_the_live_rows_agree(held: Held) -> None:
     held.clock.now += 301
     held.settle()
     held.settle()
-    live = {(r.feature, r.slice): r for r in held.rows(ProfileRow)}  # type: ignore[attr-defined]
+    state = {(r.feature, r.slice): r for r in held.rows(ProfileRow)}  # type: ignore[attr-defined]
     quality = {r.slice: r for r in held.rows(QualityRow)}  # type: ignore[attr-defined]
     held.telemetry.qualities(DAY)  # flushes
     stored = held.telemetry.history(DAY, ["profile"])
-    assert {(r.feature, r.slice): r for r in stored} == live  # type: ignore[union-attr]
+    assert {(r.feature, r.slice): r for r in stored} == state  # type: ignore[union-attr]
     assert {r.slice: repr(r) for r in held.telemetry.qualities(DAY)} == {
         name: repr(row) for name, row in quality.items()
     }
@@ -188,15 +188,15 @@ def test_worst_slices_are_found_in_what_was_stored(held: Held) -> None:
         label = next(x for x in LABELS if x != row.label) if wrong else row.label
         items.append(FeedbackItem(row.prediction_id, label))
     held.telemetry.feedback(items)
-    found = held.telemetry.worst_slices(Search(DAY, "error"))
+    found = held.telemetry.worst_slices(SliceSearch(DAY, "error"))
     assert not found.estimated and found.rows == 3000
     assert "site b" in found.slices[0].message and "audio.snr_db < 1" in found.slices[0].message
-    worth = held.telemetry.worst_slices(Search(DAY, "value", limit=1)).slices
+    worth = held.telemetry.worst_slices(SliceSearch(DAY, "value", limit=1)).slices
     assert worth[0].value_per_1000 < 0 and "value lost" in worth[0].message
     assert worth[0].error > 5 * worth[0].error_elsewhere
     assert "site b" in worth[0].message
     with pytest.raises(ValueError, match="measure"):
-        held.telemetry.worst_slices(Search(DAY, "beauty"))
+        held.telemetry.worst_slices(SliceSearch(DAY, "beauty"))
 
 
 def test_an_alert_is_acknowledged_silenced_and_all_of_it_survives(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def latency(bucket: int, requests: int = 1) -> LatencyRow:
 
 
 def test_a_watcher_gets_each_key_once_as_it_is_now() -> None:
-    changes = Changes()
+    changes = ChangeFeed()
     changes.note([latency(0, 1), latency(1, 1)])
     seen = changes.after(0)
     changes.note([latency(0, 2)])
@@ -271,7 +271,7 @@ def test_a_watcher_gets_each_key_once_as_it_is_now() -> None:
 
 
 def test_who_was_away_too_long_is_told_that_rows_are_missing() -> None:
-    changes = Changes()
+    changes = ChangeFeed()
     changes.note([latency(0)])
     away = changes.after(0).cursor
     changes.note(latency(i) for i in range(1, LIMITS[LatencyRow] + 10))

@@ -3,9 +3,9 @@
     ok -> pending -> firing -> resolved        acknowledged and silenced lie across it
 
 A pure state machine over findings: no clock, no database; `now` is unix seconds. Every transition
-is appended to the alert's history and handed to `told`. An alert is worth a page when it starts to
-fire, when it gets worse and when it is over; while it is silenced only the last of these, and the
-end of the silence if it still fires then.
+is appended to the alert's history and passed to `notify`. A page goes out when an alert starts to
+fire, gets worse, or resolves. While an alert is silenced, only its resolution sends a page, and so
+does the end of the silence if the alert still fires then.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESOLVED_KEPT = 200
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What changed; `page` says whether somebody is to be told."""
+    """One step of an alert; `page`: it sends a page."""
 
     alert: AlertRow
     step: AlertTransition
@@ -45,8 +45,8 @@ class _Track:
 
 
 class AlertBook:
-    def __init__(self, told: Callable[[Transition], None]) -> None:
-        self._told = told
+    def __init__(self, notify: Callable[[Transition], None]) -> None:
+        self._notify = notify
         self._open: dict[str, AlertRow] = {}  # by key
         self._closed: dict[str, AlertRow] = {}  # by id, oldest first
         self._tracks: dict[str, _Track] = {}
@@ -57,7 +57,7 @@ class AlertBook:
     # ---- findings --------------------------------------------------------------------------
 
     def update(self, findings: Iterable[Finding], now: float) -> None:
-        """Takes in what the watchers say now; keys not among them stay as they are."""
+        """Apply the current findings; alerts whose key is not among them stay as they are."""
         self._end_silences(now)
         for finding in findings:
             row = self._open.get(finding.key)
@@ -155,7 +155,7 @@ class AlertBook:
             self._closed[row.id] = closed
             while len(self._closed) > RESOLVED_KEPT:
                 del self._closed[next(iter(self._closed))]
-        self._told(Transition(closed, step, row.state == "firing"))
+        self._notify(Transition(closed, step, row.state == "firing"))
 
     def _step(
         self, row: AlertRow, before: str, now: float, finding: Finding, detail: str = ""
@@ -165,7 +165,7 @@ class AlertBook:
         )
         row = replace(row, history=(*row.history, step))
         self._open[row.key] = row
-        self._told(Transition(row, step, not row.silenced))
+        self._notify(Transition(row, step, not row.silenced))
 
     # ---- people ----------------------------------------------------------------------------
 
@@ -184,17 +184,17 @@ class AlertBook:
         step = AlertTransition(int(now * 1000), state, state, actor, f"{word}: {note}".rstrip(": "))
         row = replace(row, history=(*row.history, step))
         self._put(row)
-        self._told(Transition(row, step, page=False))
+        self._notify(Transition(row, step, page=False))
         return row
 
     def silence(
         self, matcher: str, until: float, actor: str, reason: str, now: float
     ) -> SilenceRow:
-        """No pages for what matches, until then. Raises BadFilter on a matcher that says nothing
+        """No pages for what matches, until then. Raises BadFilter on an empty matcher
         and ValueError when it would not end, or has ended."""
         parse_matcher(matcher)
         if not now < until < now + 366 * 86400:
-            raise ValueError("a silence must end, within a year and not before it begins")
+            raise ValueError("the end of a silence must lie in the future and within 366 days")
         made = int(now * 1000)
         key = f"{matcher}\0{actor}\0{until}"
         row = SilenceRow(
@@ -270,4 +270,4 @@ class AlertBook:
                     int(now * 1000), "firing", "firing", "server", "a silence ended"
                 )
                 self._open[key] = replace(self._open[key], history=(*row.history, step))
-                self._told(Transition(self._open[key], step, page=True))
+                self._notify(Transition(self._open[key], step, page=True))

@@ -27,13 +27,13 @@ logger = logging.getLogger(__name__)
 
 LIMIT_S = 30.0
 WAITING = 100
-CLOSE_S = 10.0  # a server that is told to stop waits no longer for its pager
+CLOSE_S = 10.0  # a stopping server waits no longer for its pager
 NOTHING: Mapping[str, str] = {}
 
 
 class AlertCommand:
-    """`about` is told with every alert: a pager serves many servers. `done(alert id, outcome in
-    words)` is called from the thread when a run has ended."""
+    """`about` is added to every alert, because a pager serves many servers. `done(alert id,
+    outcome)` is called from the thread when a run has ended."""
 
     def __init__(
         self,
@@ -42,13 +42,13 @@ class AlertCommand:
         limit_s: float = LIMIT_S,
         about: Mapping[str, str] = NOTHING,
     ) -> None:
-        """Raises ValueError when the command line cannot be split into words, or names nothing
-        that can be run."""
-        self._words = shlex.split(command)
-        if not self._words:
+        """Raises ValueError when the command line cannot be split into arguments, or names no
+        executable."""
+        self._arguments = shlex.split(command)
+        if not self._arguments:
             raise ValueError("the alert command is empty")
-        if shutil.which(self._words[0]) is None:
-            raise ValueError(f"{self._words[0]} is no command that can be run here")
+        if shutil.which(self._arguments[0]) is None:
+            raise ValueError(f"{self._arguments[0]} is not an executable on this host")
         self._done = done
         self._limit_s = limit_s
         self._about = dict(about)
@@ -68,8 +68,8 @@ class AlertCommand:
 
     @property
     def trouble(self) -> str:
-        """ "" or why somebody may not have been told."""
-        dropped = f"{self.dropped} pages dropped, too many waited" if self.dropped else ""
+        """ "" or why a page may not have arrived."""
+        dropped = f"{self.dropped} pages dropped: the queue was full" if self.dropped else ""
         return "; ".join(part for part in (self._last, dropped) if part)
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
@@ -79,7 +79,7 @@ class AlertCommand:
             self._queue.put(None, timeout=timeout_s)
         self._thread.join(max(self._until - time.monotonic(), 0.0) + 1.0)
         if (left := self._queue.qsize()) and self._thread.is_alive():
-            logger.error("alert command: %d pages were not sent before the end", left)
+            logger.error("alert command: %d pages were not sent before the server stopped", left)
 
     def _run(self) -> None:
         while (transition := self._queue.get()) is not None:
@@ -93,7 +93,7 @@ class AlertCommand:
     def _call(self, transition: Transition) -> str:
         limit_s = min(self._limit_s, self._until - time.monotonic())
         if limit_s <= 0:
-            return "not run: the server ends"
+            return "not run: the server is stopping"
         content = {
             **self._about,
             **asdict(transition.alert),
@@ -102,7 +102,7 @@ class AlertCommand:
         try:
             # A session of its own: at the limit everything it started ends with it.
             process = subprocess.Popen(
-                self._words,
+                self._arguments,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -116,12 +116,12 @@ class AlertCommand:
             return self._killed(process, f"killed after {limit_s:.0f} s")
         return f"exit {process.returncode}"
 
-    def _killed(self, process: subprocess.Popen[bytes], words: str) -> str:
+    def _killed(self, process: subprocess.Popen[bytes], outcome: str) -> str:
         """A command that became another user's cannot be killed: it is left behind, not waited
         for, or no later page would go out."""
         try:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(1.0)
         except (OSError, subprocess.TimeoutExpired) as fault:
-            return f"{words}, in vain: {fault}"
-        return words
+            return f"{outcome}, but it could not be killed: {fault}"
+        return outcome

@@ -1,4 +1,4 @@
-"""The alert book with what surrounds it: its steps reach the store, the watchers and the pager.
+"""The alert book with what surrounds it: its steps go to the store, the change feed and the pager.
 
 Runs on the telemetry thread. Steps the store would not take yet wait here.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from server.telemetry.alerts.book import AlertBook, Transition
-from server.telemetry.change_feed import Changes
+from server.telemetry.change_feed import ChangeFeed
 from server.telemetry.findings import Finding
 from server.telemetry.record import Record
 from server.telemetry.rows import AlertRow, DeployRow, SilenceRow
@@ -22,21 +22,21 @@ OVER = ("activate", "rollback", "canary-promoted")
 Try = Callable[[Callable[[], object]], bool]
 
 
-class AlertDesk:
-    """`store` is asked each time: it may have been replaced. `stepped` is told of every step."""
+class AlertService:
+    """`store` is asked each time: it may have been replaced. `stepped` is called for every step."""
 
     def __init__(
         self,
         store: Callable[[], Store],
         attempt: Try,
-        changes: Changes,
+        changes: ChangeFeed,
         stepped: Callable[[Transition], None],
     ) -> None:
         self._store = store
         self._attempt = attempt
         self._changes = changes
         self._stepped = stepped
-        self.book = AlertBook(self._told)
+        self.book = AlertBook(self._notify)
         self._waiting: list[Transition] = []
         self._firing: list[tuple[str, tuple[str, ...]]] = []  # stamp, slices
 
@@ -59,7 +59,7 @@ class AlertDesk:
         """Alerts about stamps that no longer have traffic are over."""
         for row in self.book.rows():
             if row.state != "resolved" and row.kind in JUDGED and row.stamp not in serving:
-                self.book.retire(row.stamp, now, "this stamp has no traffic any more")
+                self.book.retire(row.stamp, now, "this stamp has had no traffic for a day")
 
     def concerns(self, record: Record) -> bool:
         """Whether a drift alert is firing for one of the record's slices."""
@@ -99,7 +99,7 @@ class AlertDesk:
         if self._waiting and self._attempt(work):
             self._waiting.clear()
 
-    def _told(self, transition: Transition) -> None:
+    def _notify(self, transition: Transition) -> None:
         # What was never confirmed is seen while it lasts, and not kept.
         if transition.step.from_state != "pending" or transition.step.to_state != "resolved":
             self._waiting.append(transition)

@@ -17,7 +17,7 @@ from server.telemetry.drift.profile import FeatureReference, Floats, Ints
 FEATURE_BITS = np.uint64(32)
 
 
-class Cells:
+class BinSearch:
     """`starts` are the places of each feature's first cell in a flat block."""
 
     def __init__(self, features: Sequence[FeatureReference], starts: Ints) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from server.telemetry.drift.bin_search import Cells
+from server.telemetry.drift.bin_search import BinSearch
 from server.telemetry.drift.profile import Floats, Ints, Profile, Reference
 from server.telemetry.drift.scores import Kinds, kind_of
 
@@ -22,7 +22,7 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Coded:
+class BinnedRows:
     """A batch in cells: `flat` [rows, features] indexes a block's counts; `steps` is 0 and
     `values` NaN where there is no finite number."""
 
@@ -31,7 +31,7 @@ class Coded:
     values: Floats
 
 
-class Layout:
+class BinLayout:
     """Where each feature of one stamp has its cells in a flat block."""
 
     def __init__(self, reference: Reference) -> None:
@@ -39,7 +39,7 @@ class Layout:
         self.sizes = np.array([len(f.counts) for f in reference.features], dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes + EXTRA)])
         self.total = int(self.offsets[-1])
-        self._cells = Cells(reference.features, self.offsets[:-1])
+        self._cells = BinSearch(reference.features, self.offsets[:-1])
         self._after = self.offsets[:-1] + self.sizes  # missing; then nonfinite, absent
         self._centres = np.array([f.centre for f in reference.features])
         self._steps = np.array([f.step for f in reference.features])
@@ -47,7 +47,7 @@ class Layout:
         self._pad()
         self._contrast()
 
-    def code(self, matrix: NDArray[np.float32], expected: Bools) -> Coded:
+    def code(self, matrix: NDArray[np.float32], expected: Bools) -> BinnedRows:
         """`matrix` [rows, features], NaN = no value; `expected` the same shape, True where the
         request carried what the feature measures, so that a NaN there is missing, not absent."""
         finite, nan = np.isfinite(matrix), np.isnan(matrix)
@@ -56,7 +56,7 @@ class Layout:
         values = np.where(finite, matrix, np.nan).astype(np.float64)
         steps = np.clip((values - self._centres) / self._steps, -STEP_LIMIT, STEP_LIMIT)
         steps = np.where(finite & self._measured, np.rint(steps), 0.0)
-        return Coded(flat, steps, values)
+        return BinnedRows(flat, steps, values)
 
     def block(self) -> Block:
         return Block(self.total, len(self.sizes))
@@ -145,7 +145,7 @@ class Block:
         self.moments: Floats = np.zeros((4, features))
         self.moments[2], self.moments[3] = np.inf, -np.inf
 
-    def add(self, coded: Coded, inside: Bools | Ints | slice) -> Ints:
+    def add(self, coded: BinnedRows, inside: Bools | Ints | slice) -> Ints:
         """Counts the rows of a batch that `inside` picks; returns what it added."""
         flat, steps, values = coded.flat[inside], coded.steps[inside], coded.values[inside]
         added = np.bincount(flat.ravel(), minlength=len(self.counts))

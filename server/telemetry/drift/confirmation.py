@@ -1,5 +1,5 @@
-"""What the last ticks said about every feature x slice x window: when a shift has been seen often
-enough to alert on, and when it has been gone for long enough."""
+"""The levels of the last ticks of every feature x slice x window. A shift opens an alert once it
+was flagged often enough, and the alert closes once it was absent for long enough."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Levels = NDArray[np.int8]
 Bools = NDArray[np.bool_]
 
 
-class Evidence:
+class Confirmation:
     """A ring of levels [features, windows] a slice, one entry a tick.
 
     Ticks left out repeat the one before them, for half an hour at most; after that they are

@@ -14,7 +14,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from server.telemetry.drift.binning import Layout
+from server.telemetry.drift.binning import BinLayout
 from server.telemetry.drift.profile import Floats, Ints
 
 MIN_ROWS = 40
@@ -26,14 +26,14 @@ CHI2_1_MEDIAN = 0.45493642311957283  # median of chi-squared with one degree of 
 CONTRAST_ERROR, CHI2_ERROR = 2.3, 0.5
 
 
-class Burstiness:
+class DesignEffect:
     """The ratios of the last `keep` stretches, [measures, features] each.
 
     `error` standard errors of a median, relative, times the square root of their number, are taken
     off: the largest of several noisy medians would otherwise halve the rows of calm traffic.
     """
 
-    def __init__(self, layout: Layout, keep: int, error: float) -> None:
+    def __init__(self, layout: BinLayout, keep: int, error: float) -> None:
         self._layout = layout
         self._error = error
         self._ratios: deque[Floats] = deque(maxlen=keep)

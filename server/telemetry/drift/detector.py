@@ -1,7 +1,7 @@
 """One tick of drift: every feature x slice x window of one stamp against a baseline.
 
 Reads counts, gives rows and findings; knows no database and no clock. The order of `tick` is the
-order of things: windows, design effects, scores, false discovery rate, evidence, words.
+order of things: windows, design effects, scores, false discovery rate, confirmation.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.telemetry.drift import scores
-from server.telemetry.drift.binning import Layout
-from server.telemetry.drift.confirmation import UNKNOWN, Evidence, limits
-from server.telemetry.drift.design_effect import CONTRAST_ERROR, STRETCHES, Burstiness
+from server.telemetry.drift.binning import BinLayout
+from server.telemetry.drift.confirmation import UNKNOWN, Confirmation, limits
+from server.telemetry.drift.design_effect import CONTRAST_ERROR, STRETCHES, DesignEffect
 from server.telemetry.drift.profile import Floats, Ints
-from server.telemetry.drift.scores import Comparison, Counted
-from server.telemetry.drift.structural import Changes, structural_changes
-from server.telemetry.drift.windows import HOUR_S, LONG_S, SLOT_S, SLOTS, WINDOWS, Trailing
+from server.telemetry.drift.scores import Counted, DriftScores
+from server.telemetry.drift.structural import StructuralChanges, structural_changes
+from server.telemetry.drift.windows import HOUR_S, LONG_S, SLOT_S, SLOTS, WINDOWS, TrailingWindows
 
 FAMILIES = ("output", "embedding")  # modalities tested apart; all others are inputs
 HOUR_STRETCHES = 48
 HIGH = scores.LEVELS.index("high")
 
-Judged = tuple[int, str, str, int, str]  # tick in unix ms, feature, slice, window, level
+StoredLevel = tuple[int, str, str, int, str]  # tick in unix ms, feature, slice, window, level
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,46 +39,46 @@ class Baseline:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
+class WindowResult:
     """One window over all slices: every array is [slices, features]. `level` is UNKNOWN where
     there are too few rows, `known` False where the baseline has none."""
 
     window_s: int
-    found: Comparison
+    found: DriftScores
     q: Floats
     level: NDArray[np.int64]
     calm: NDArray[np.bool_]
     known: NDArray[np.bool_]
-    changes: Changes
+    changes: StructuralChanges
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tick:
-    """All that one tick found; `messages.py` says it."""
+class DriftTick:
+    """The result of one tick; messages.py turns it into rows and findings."""
 
     now: float
     slices: list[str]
     baseline: str
     deff: Floats
-    looks: list[Look]
+    looks: list[WindowResult]
     open: Mapping[str, NDArray[np.bool_]]  # slice -> [features, windows]
     confirmed: Mapping[str, NDArray[np.int8]]
 
 
-class DriftWatch:
+class DriftDetector:
     """The memory between ticks of one stamp."""
 
     def __init__(
-        self, stamp: str, layout: Layout, trailing: Trailing, tick_s: float = SLOT_S
+        self, stamp: str, layout: BinLayout, windows: TrailingWindows, tick_s: float = SLOT_S
     ) -> None:
         self.stamp = stamp
         self.layout = layout
-        self.trailing = trailing
+        self.windows = windows
         self._features = layout.reference.features
         self._tick_s = tick_s
-        self._evidence = Evidence(len(self._features), WINDOWS, tick_s)
-        self._minutes = Burstiness(layout, STRETCHES, error=1.0)
-        self._hours = Burstiness(layout, HOUR_STRETCHES, error=CONTRAST_ERROR)
+        self._confirmation = Confirmation(len(self._features), WINDOWS, tick_s)
+        self._minutes = DesignEffect(layout, STRETCHES, error=1.0)
+        self._hours = DesignEffect(layout, HOUR_STRETCHES, error=CONTRAST_ERROR)
         self._own_deff = np.array([f.deff for f in self._features])
         self._ticked = self._noted_slot = self._noted_hour = -1
         names = [f.spec.modality for f in self._features]
@@ -86,35 +86,35 @@ class DriftWatch:
             np.flatnonzero([n not in FAMILIES for n in names])
         ]
 
-    def tick(self, now: float, baselines: Mapping[int, Baseline]) -> Tick:
-        """`baselines` by window. Call about every `tick_s`; see Evidence on ticks left out."""
+    def tick(self, now: float, baselines: Mapping[int, Baseline]) -> DriftTick:
+        """`baselines` by window. Call about every `tick_s`; see Confirmation for skipped ticks."""
         tick = int(now // self._tick_s)
         if tick != self._ticked:
-            self._evidence.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
+            self._confirmation.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
             self._ticked = tick
-        self.trailing.advance(now)
+        self.windows.advance(now)
         self._note_bursts(now)
-        slices = self.trailing.slices()
-        for gone in set(self._evidence.slices()) - set(slices):
-            self._evidence.forget(gone)
+        slices = self.windows.slices()
+        for gone in set(self._confirmation.slices()) - set(slices):
+            self._confirmation.forget(gone)
         deff = np.maximum(self._own_deff, self._minutes.effects(scores.UNMEASURED))
         deff = np.maximum(deff, self._hours.effects(1.0))
         looks = [self._look(now, w, slices, baselines[w], deff) for w in WINDOWS]
         for at, name in enumerate(slices):
             level = np.stack([look.level[at] for look in looks], axis=1).astype(np.int8)
-            self._evidence.note(name, level, np.stack([k.calm[at] for k in looks], axis=1))
-        return Tick(
+            self._confirmation.note(name, level, np.stack([k.calm[at] for k in looks], axis=1))
+        return DriftTick(
             now,
             slices,
             baselines[WINDOWS[0]].name,
             deff,
             looks,
-            {s: self._evidence.open(s) for s in slices},
-            {s: self._evidence.confirmed(s) for s in slices},
+            {s: self._confirmation.open(s) for s in slices},
+            {s: self._confirmation.confirmed(s) for s in slices},
         )
 
-    def restore(self, judged: Iterable[Judged]) -> None:
-        """After a restart: what earlier ticks said, oldest first, so that what was open stays
+    def restore(self, judged: Iterable[StoredLevel]) -> None:
+        """After a restart: the levels of earlier ticks, oldest first, so that what was open stays
         open. Ticks and slices that are not there are unknown."""
         places = {f.name: i for i, f in enumerate(self._features)}
         unknown = np.full((len(places), len(WINDOWS)), UNKNOWN, dtype=np.int8)
@@ -126,15 +126,15 @@ class DriftWatch:
                     where = places[feature], WINDOWS.index(window_s)
                     of_slice[where] = scores.LEVELS.index(word)
             tick = int(at_ms / 1000 // self._tick_s)
-            self._evidence.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
+            self._confirmation.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
             self._ticked = tick
             for name, level in levels.items():
-                self._evidence.note(name, level, np.zeros(level.shape, dtype=bool))
+                self._confirmation.note(name, level, np.zeros(level.shape, dtype=bool))
 
     def _look(
         self, now: float, window_s: int, slices: list[str], baseline: Baseline, deff: Floats
-    ) -> Look:
-        live = np.stack([self.trailing.window(s, now, window_s) for s in slices])
+    ) -> WindowResult:
+        live = np.stack([self.windows.window(s, now, window_s) for s in slices])
         none = np.zeros(self.layout.total, dtype=np.int64)
         base = np.stack([baseline.counts.get(s, none) for s in slices])
         here, there = self.layout.gather(live), self.layout.gather(base)
@@ -147,11 +147,11 @@ class DriftWatch:
         measured = known & self._minutes.measured
         few = found.few & measured
         q = np.where(few, self._discoveries(found.p, few, slices), q)
-        large, over = scores.judge_few(found, q)
+        large, over = scores.levels_of_few(found, q)
         opening, closing = limits(window_s)
-        level = scores.judge(found, q, 1.0, opening)
-        calm = scores.judge(found, q, scores.CALM, closing)
-        return Look(
+        level = scores.levels_of(found, q, 1.0, opening)
+        calm = scores.levels_of(found, q, scores.CALM, closing)
+        return WindowResult(
             window_s=window_s,
             found=found,
             q=q,
@@ -179,15 +179,15 @@ class DriftWatch:
         slot, hour = int(now // SLOT_S), int(now // HOUR_S)
         if slot == self._noted_slot:
             return
-        day = self.trailing.window("", now, LONG_S)
+        day = self.windows.window("", now, LONG_S)
         first = slot - 1 if self._noted_slot < 0 else max(self._noted_slot, slot - SLOTS)
-        self._minutes.add(self.trailing.slot_sum("", first, slot - 1), day)
+        self._minutes.add(self.windows.slot_sum("", first, slot - 1), day)
         if hour != self._noted_hour:
-            self._hours.add(self.trailing.slot_sum("", slot - SLOTS, slot - 1), day)
+            self._hours.add(self.windows.slot_sum("", slot - SLOTS, slot - 1), day)
         self._noted_slot, self._noted_hour = slot, hour
 
 
-def bundle_baseline(layout: Layout) -> Baseline:
+def bundle_baseline(layout: BinLayout) -> Baseline:
     """The reference that came with the bundle, flat, for all traffic and every slice it has."""
     reference = layout.reference
     if reference.learning:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.telemetry.drift.binning import Coded
-from server.telemetry.drift.confirmation import UNKNOWN, Evidence, Levels, limits
+from server.telemetry.drift.binning import BinnedRows
+from server.telemetry.drift.confirmation import UNKNOWN, Confirmation, Levels, limits
 from server.telemetry.drift.profile import EmbeddingReference, Ints
 from server.telemetry.drift.scores import MIN_EFFECTIVE
-from server.telemetry.drift.windows import HOUR_S, WINDOWS, Trailing
+from server.telemetry.drift.windows import HOUR_S, WINDOWS, TrailingWindows
 from server.telemetry.findings import SEVERITIES, Finding
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import DriftRow
@@ -51,7 +51,7 @@ class EmbeddingSums:
         self._reference = reference
         self.size = 1 + len(reference.phases)
 
-    def of(self, coded: Coded, inside: Ints) -> Ints:
+    def of(self, coded: BinnedRows, inside: Ints) -> Ints:
         values = coded.values[np.ix_(inside, self._columns)]
         values = values[np.isfinite(values).all(axis=1)]
         scaled = (values - self._reference.mean) / self._reference.deviation
@@ -94,31 +94,31 @@ def _null(reference: EmbeddingReference, n: float) -> tuple[float, float]:
     return max(window["mean"], 1.0), max(window["var"], 1e-3)
 
 
-class EmbeddingWatch:
+class EmbeddingDetector:
     """The memory between ticks of one stamp; all traffic only."""
 
     def __init__(
-        self, stamp: str, reference: EmbeddingReference, trailing: Trailing, tick_s: float
+        self, stamp: str, reference: EmbeddingReference, windows: TrailingWindows, tick_s: float
     ) -> None:
         self._stamp = stamp
         self._reference = reference
-        self.trailing = trailing
+        self.windows = windows
         self._tick_s = tick_s
-        self._evidence = Evidence(1, WINDOWS, tick_s)
+        self._confirmation = Confirmation(1, WINDOWS, tick_s)
         self._ticked = -1
 
     def tick(self, now: float, deff: float) -> tuple[list[DriftRow], Finding]:
         """`deff` is the burstiness of live traffic, 1 when none is known."""
         tick = int(now // self._tick_s)
         if tick != self._ticked:
-            self._evidence.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
+            self._confirmation.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
             self._ticked = tick
-        self.trailing.advance(now)
-        found = [distance(self._reference, self.trailing.window("", now, w), deff) for w in WINDOWS]
+        self.windows.advance(now)
+        found = [distance(self._reference, self.windows.window("", now, w), deff) for w in WINDOWS]
         pairs = list(zip(WINDOWS, found, strict=True))
         level = np.array([[_level(d, limits(w)[0], 1.0) for w, d in pairs]], dtype=np.int8)
         calm = np.array([[_level(d, limits(w)[1], CALM) == 0 for w, d in pairs]])
-        self._evidence.note("", level, calm)
+        self._confirmation.note("", level, calm)
         rows = [self._row(now, w, d) for w, d in pairs if d.n]
         return rows, self._finding(found, level)
 
@@ -142,8 +142,8 @@ class EmbeddingWatch:
 
     def _finding(self, found: list[Distance], level: Levels) -> Finding:
         key = f"drift/{self._stamp[:12]}/{NAME}"
-        confirmed = self._evidence.confirmed("")[0]
-        is_open = self._evidence.open("")[0]
+        confirmed = self._confirmation.confirmed("")[0]
+        is_open = self._confirmation.open("")[0]
         seen = np.maximum(np.maximum(confirmed, is_open), level[0])
         worst = int(seen.argmax())
         if seen[worst] <= 0:

@@ -1,4 +1,4 @@
-"""Says what a tick of the drift watch found: rows for the record, findings for the alert book."""
+"""Turns a tick of the drift detector into rows for the store and findings for the alert book."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from server.telemetry.drift import scores
 from server.telemetry.drift.confirmation import UNKNOWN
-from server.telemetry.drift.detector import FAMILIES, DriftWatch, Look, Tick
+from server.telemetry.drift.detector import FAMILIES, DriftDetector, DriftTick, WindowResult
 from server.telemetry.drift.profile import FeatureReference
 from server.telemetry.drift.structural import Structural
 from server.telemetry.drift.windows import HOUR_S
@@ -19,11 +19,11 @@ from server.telemetry.rows import DriftRow
 STRUCTURAL_HOLD_S = 3600.0
 
 
-def drift_rows(watch: DriftWatch, tick: Tick) -> list[DriftRow]:
+def drift_rows(detector: DriftDetector, tick: DriftTick) -> list[DriftRow]:
     """A row for every feature x slice x window that saw anything."""
-    features = watch.layout.reference.features
+    features = detector.layout.reference.features
     return [
-        _row(watch.stamp, tick, look, s, position, feature.name)
+        _row(detector.stamp, tick, look, s, position, feature.name)
         for look in tick.looks
         for s in range(len(tick.slices))
         for position, feature in enumerate(features)
@@ -31,7 +31,9 @@ def drift_rows(watch: DriftWatch, tick: Tick) -> list[DriftRow]:
     ]
 
 
-def _row(stamp: str, tick: Tick, look: Look, s: int, position: int, name: str) -> DriftRow:
+def _row(
+    stamp: str, tick: DriftTick, look: WindowResult, s: int, position: int, name: str
+) -> DriftRow:
     found, at = look.found, (s, position)
     change = look.changes.get(at)
     return DriftRow(
@@ -58,7 +60,7 @@ def _row(stamp: str, tick: Tick, look: Look, s: int, position: int, name: str) -
     )
 
 
-def _level(look: Look, at: tuple[int, int]) -> str:
+def _level(look: WindowResult, at: tuple[int, int]) -> str:
     if not look.known[at]:
         return "learning"
     level = int(look.level[at])
@@ -67,9 +69,9 @@ def _level(look: Look, at: tuple[int, int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Culprit:
-    """`level` is the confirmed one, 0 while the shift has not been seen often enough."""
+    """`level` is the confirmed one, 0 while the shift is not confirmed."""
 
-    look: Look
+    look: WindowResult
     slice: int
     position: int
     level: int
@@ -79,9 +81,9 @@ class _Culprit:
         return self.level or int(self.look.level[self.slice, self.position])
 
 
-def drift_findings(watch: DriftWatch, tick: Tick) -> list[Finding]:
+def drift_findings(detector: DriftDetector, tick: DriftTick) -> list[Finding]:
     """One finding a modality, quiet ones included."""
-    features = watch.layout.reference.features
+    features = detector.layout.reference.features
     groups: dict[str, list[_Culprit]] = {f.spec.modality: [] for f in features}
     for culprit in _culprits(tick):
         groups[features[culprit.position].spec.modality].append(culprit)
@@ -89,11 +91,11 @@ def drift_findings(watch: DriftWatch, tick: Tick) -> list[Finding]:
     found = []
     for modality, culprits in sorted(groups.items()):
         moved = modality not in FAMILIES and any(c.level and c.slice in answers for c in culprits)
-        found.append(_finding(watch, tick, modality, culprits, moved))
+        found.append(_finding(detector, tick, modality, culprits, moved))
     return found
 
 
-def _culprits(tick: Tick) -> Iterator[_Culprit]:
+def _culprits(tick: DriftTick) -> Iterator[_Culprit]:
     for s, name in enumerate(tick.slices):
         is_open, confirmed = tick.open[name], tick.confirmed[name]
         for w, look in enumerate(tick.looks):
@@ -103,13 +105,17 @@ def _culprits(tick: Tick) -> Iterator[_Culprit]:
 
 
 def _finding(
-    watch: DriftWatch, tick: Tick, modality: str, culprits: list[_Culprit], answers_moved: bool
+    detector: DriftDetector,
+    tick: DriftTick,
+    modality: str,
+    culprits: list[_Culprit],
+    answers_moved: bool,
 ) -> Finding:
-    key = f"drift/{watch.stamp[:12]}/{modality}"
+    key = f"drift/{detector.stamp[:12]}/{modality}"
     confirmed = [c for c in culprits if c.level]
     if not culprits:
-        return Finding(key, "drift", "", "", watch.stamp)
-    features = watch.layout.reference.features
+        return Finding(key, "drift", "", "", detector.stamp)
+    features = detector.layout.reference.features
 
     def weight(culprit: _Culprit) -> float:
         ks = culprit.look.found.ks[culprit.slice, culprit.position]
@@ -126,7 +132,7 @@ def _finding(
         "drift",
         SEVERITIES[level],
         _sentence(features, tick, culprits[0], len(names) - 1),
-        watch.stamp,
+        detector.stamp,
         confirmed=bool(confirmed),
         features=names,
         slices=slices,
@@ -134,20 +140,21 @@ def _finding(
 
 
 def _sentence(
-    features: tuple[FeatureReference, ...], tick: Tick, worst: _Culprit, others: int
+    features: tuple[FeatureReference, ...], tick: DriftTick, worst: _Culprit, others: int
 ) -> str:
     found, at = worst.look.found, (worst.slice, worst.position)
-    more = f"; {others} more feature{'s' if others > 1 else ''}" if others else ""
+    more = f"; also {others} more feature{'s' if others > 1 else ''}" if others else ""
     return (
-        f"{features[worst.position].name}{_where(tick.slices[worst.slice])} moved: "
-        f"D {found.ks[at]:.2f}, KL {found.kl[at]:.2f} (by chance {found.expected_kl[at]:.2f}) "
-        f"over {worst.look.window_s // HOUR_S} h, {int(found.n[at]):,} rows{more}"
+        f"{features[worst.position].name}{_where(tick.slices[worst.slice])} drifted: "
+        f"D {found.ks[at]:.2f}, KL {found.kl[at]:.2f} (expected by chance "
+        f"{found.expected_kl[at]:.2f}) over {int(found.n[at]):,} rows in "
+        f"{worst.look.window_s // HOUR_S} h{more}"
     )
 
 
-def structural_findings(watch: DriftWatch, tick: Tick) -> list[Finding]:
-    """One finding a modality, from the shortest window that has rows enough to say."""
-    features = watch.layout.reference.features
+def structural_findings(detector: DriftDetector, tick: DriftTick) -> list[Finding]:
+    """One finding a modality, from the shortest window that has enough rows."""
+    features = detector.layout.reference.features
     groups: dict[str, list[tuple[Structural, str, str]]] = {f.spec.modality: [] for f in features}
     seen = set()
     for look in tick.looks:
@@ -157,7 +164,7 @@ def structural_findings(watch: DriftWatch, tick: Tick) -> list[Finding]:
                 groups[spec.modality].append((change, spec.name, tick.slices[s]))
         seen |= {(s, p) for s, p in zip(*np.nonzero(look.found.sufficient), strict=True)}
     return [
-        _structural(watch.stamp, modality, sorted(found, key=lambda f: -f[0].level))
+        _structural(detector.stamp, modality, sorted(found, key=lambda f: -f[0].level))
         for modality, found in sorted(groups.items())
     ]
 

@@ -47,7 +47,7 @@ LEVELS = ("ok", "warning", "high", "critical")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Comparison:
+class DriftScores:
     """Live counts against a baseline; every field is an array over what was compared.
 
     `ks` is the largest gap between the two distribution functions, for categories the largest
@@ -108,7 +108,7 @@ def compare(
     baseline: Ints,
     deff: float | None = None,
     baseline_deff: float | None = None,
-) -> Comparison:
+) -> DriftScores:
     """Scores of `live` [rows, cells] against `baseline` [rows, cells] or [cells] of one feature;
     the design effects are the feature's own unless given."""
     live, baseline = np.atleast_2d(live), np.atleast_2d(baseline)
@@ -122,7 +122,7 @@ def compare(
     return measure(sides[0], sides[1], Kinds(valid, np.array(categorical), np.array(by_ks)))
 
 
-def measure(live: Counted, baseline: Counted, kinds: Kinds) -> Comparison:
+def measure(live: Counted, baseline: Counted, kinds: Kinds) -> DriftScores:
     """All scores at once.
 
     Row counts are divided by their design effects (Kish, 1965) before any test: a burst of similar
@@ -142,7 +142,7 @@ def measure(live: Counted, baseline: Counted, kinds: Kinds) -> Comparison:
         found: Floats = np.where(known, values, 0.0)
         return found
 
-    return Comparison(
+    return DriftScores(
         n=n,
         n_effective=score(n_eff),
         ks=score(ks),
@@ -156,8 +156,8 @@ def measure(live: Counted, baseline: Counted, kinds: Kinds) -> Comparison:
     )
 
 
-def judge(
-    found: Comparison, q: Floats, scale: float = 1.0, discoveries: float = FALSE_DISCOVERIES
+def levels_of(
+    found: DriftScores, q: Floats, scale: float = 1.0, discoveries: float = FALSE_DISCOVERIES
 ) -> NDArray[np.int64]:
     """Index into LEVELS of each row: significant (q below `discoveries`) AND large enough.
 
@@ -174,8 +174,8 @@ def judge(
     return np.where(found.sufficient & (q < discoveries), level, 0)
 
 
-def judge_few(found: Comparison, q: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Rows that are too few for `judge`: (which show a large shift all the same, which show
+def levels_of_few(found: DriftScores, q: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Rows that are too few for `levels_of`: (which show a large shift all the same, which show
     nothing). KL and PSI are not asked: of so few rows they are mostly chance."""
     large = found.few & (q < FALSE_DISCOVERIES_OVERLAPPING) & (found.ks >= FEW_KS)
     over = ~found.sufficient & (found.n_effective >= OVER) & (found.p > OVER_P)

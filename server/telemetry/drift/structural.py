@@ -1,7 +1,7 @@
 """Changes that need no test: values the reference never had, values gone missing, a sensor stuck.
 
 They are looked at on every tick and reported at once. A share alone is not enough: a single burst
-must not pass for a change, so a count of ten effective rows is asked for as well.
+is not a change, so at least ten effective rows are required as well.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.telemetry.drift.binning import EXTRA, Layout
+from server.telemetry.drift.binning import EXTRA, BinLayout
 from server.telemetry.drift.profile import FeatureReference, Floats, Ints
 from server.telemetry.drift.scores import MIN_EFFECTIVE
 
 SHARE = 0.01  # above the reference's own share
 HIGH_SHARE, CRITICAL_SHARE = 0.10, 0.50
-ENOUGH_ROWS = 100  # in a window; fewer say nothing about a share of 1 %
+ENOUGH_ROWS = 100  # in a window; fewer cannot show a share of 1 %
 MIN_ROWS = 10  # effective rows that changed
 BY_CHANCE = 1e-6  # a window this unlikely to hold one cell alone is a stuck feature
 
@@ -31,10 +31,10 @@ class Structural:
 NOTHING = Structural(0, "")
 
 # (row of the window, feature) -> what changed there; what did not is left out.
-Changes = Mapping[tuple[int, int], Structural]
+StructuralChanges = Mapping[tuple[int, int], Structural]
 
 
-def structural_changes(layout: Layout, flat: Ints, deff: Floats) -> Changes:
+def structural_changes(layout: BinLayout, flat: Ints, deff: Floats) -> StructuralChanges:
     """Of flat counts [rows, total]; most features are cleared by one sum, the rest looked at."""
     features = layout.reference.features
     suspect = _suspects(layout, flat)
@@ -54,7 +54,7 @@ def structural_changes(layout: Layout, flat: Ints, deff: Floats) -> Changes:
     return found
 
 
-def _suspects(layout: Layout, flat: Ints) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _suspects(layout: BinLayout, flat: Ints) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     odd = np.zeros(layout.total, dtype=np.int64)
     for position, feature in enumerate(layout.reference.features):
         end = layout.offsets[position] + layout.sizes[position]
@@ -62,7 +62,7 @@ def _suspects(layout: Layout, flat: Ints) -> np.ndarray[tuple[int, ...], np.dtyp
         odd[end : end + 2] = 1  # missing, nonfinite
     starts = layout.offsets[:-1]
     strange = np.add.reduceat(flat * odd, starts, axis=1)
-    # `absent` is no value at all: it is left out of both sums.
+    # `absent` is not a value: both sums leave it out.
     absent = flat[:, starts + layout.sizes + 2]
     total = np.add.reduceat(flat, starts, axis=1) - absent
     heaviest = np.maximum.reduceat(np.where(odd, 0, flat), starts, axis=1)
@@ -94,9 +94,9 @@ def _unseen(feature: FeatureReference, counts: Ints, deff: float) -> list[Struct
     elif feature.discrete:
         found.append(("at values never seen", int(counts[cells].sum()), 0))
     else:
-        for words, cell in (("below", 0), ("above", -1)):
-            found.append((f"{words} the reference range", int(counts[cell]), 0))
-    return [_share(words, rows, n, before, feature.n, deff) for words, rows, before in found]
+        for what, cell in (("below", 0), ("above", -1)):
+            found.append((f"{what} the reference range", int(counts[cell]), 0))
+    return [_share(what, rows, n, before, feature.n, deff) for what, rows, before in found]
 
 
 def _lost(
@@ -111,14 +111,16 @@ def _lost(
     ]
 
 
-def _share(words: str, rows: int, n: int, before: int, m: int, deff: float) -> Structural:
+def _share(what: str, rows: int, n: int, before: int, m: int, deff: float) -> Structural:
     # Even without a change the next value lies outside the m seen before once in m + 1 times.
     usual = (before + 1) / (m + 1)
     share = rows / n if n else 0.0
     if share - before / m < SHARE or rows < MIN_ROWS * deff or share < 4 * usual:
         return NOTHING
     level = 1 + (share >= HIGH_SHARE) + (share >= CRITICAL_SHARE)
-    return Structural(level, f"{share:.1%} {words} (reference {before / m:.1%})")
+    return Structural(
+        level, f"{100 * share:.1f} % of rows {what} (reference {100 * before / m:.1f} %)"
+    )
 
 
 def _stuck(feature: FeatureReference, counts: Ints, deff: float) -> list[Structural]:
@@ -129,4 +131,8 @@ def _stuck(feature: FeatureReference, counts: Ints, deff: float) -> list[Structu
         return []
     if n_effective * np.log(max(usual, 1e-12)) > np.log(BY_CHANCE):
         return []
-    return [Structural(2, f"all {int(counts.sum())} values alike (reference {usual:.1%})")]
+    return [
+        Structural(
+            2, f"all {int(counts.sum()):,} values are identical (reference {100 * usual:.1f} %)"
+        )
+    ]

@@ -26,7 +26,7 @@ WINDOWS = (SHORT_S, MIDDLE_S, LONG_S)
 HourOf = Callable[[int], Mapping[str, Ints]]  # hour -> slice -> flat counts, from the store
 
 
-class Trailing:
+class TrailingWindows:
     """`past` reads a closed hour back: at start, and again when it leaves a window."""
 
     def __init__(self, cells: int, past: HourOf, signed: bool = False) -> None:

@@ -21,7 +21,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class QueueLimits:
     """How many spans or events may wait to be sent, and how many are sent at a time."""
 
     most: int = QUEUE
@@ -29,7 +29,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class OtelConfiguration:
     """`otlp` are the signals sent over OTLP. `sampler` "": the one the environment names."""
 
     otlp: frozenset[str] = frozenset()
@@ -38,8 +38,8 @@ class Plan:
     metric_interval_s: float = EXPORT_INTERVAL_S
     delta: bool = False  # temporality of what is sent over OTLP
     explicit_buckets: bool = False  # for collectors without exponential histograms
-    spans: Waiting = Waiting()
-    events: Waiting = Waiting()
+    spans: QueueLimits = QueueLimits()
+    events: QueueLimits = QueueLimits()
     reason: str = ""
 
     @property
@@ -47,7 +47,9 @@ class Plan:
         return bool(self.otlp or self.prometheus)
 
 
-def plan_of(environ: Mapping[str, str], prometheus: str = "", trace_share: float = 0.05) -> Plan:
+def configuration_of(
+    environ: Mapping[str, str], prometheus: str = "", trace_share: float = 0.05
+) -> OtelConfiguration:
     """Raises ExportRefused for what is asked for and cannot be done."""
     if prometheus:
         split_address(prometheus)
@@ -56,7 +58,7 @@ def plan_of(environ: Mapping[str, str], prometheus: str = "", trace_share: float
         _check_protocol(environ, signal)
     temporality = environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "")
     buckets = environ.get("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "")
-    return Plan(
+    return OtelConfiguration(
         otlp=otlp,
         prometheus=prometheus,
         trace_share=None if environ.get("OTEL_TRACES_SAMPLER") else trace_share,
@@ -125,9 +127,9 @@ def _interval_s(environ: Mapping[str, str]) -> float:
     return interval_s
 
 
-def _waiting(environ: Mapping[str, str], prefix: str) -> Waiting:
+def _waiting(environ: Mapping[str, str], prefix: str) -> QueueLimits:
     most = _count(environ, f"{prefix}_MAX_QUEUE_SIZE", QUEUE)
-    return Waiting(most, min(most, _count(environ, f"{prefix}_MAX_EXPORT_BATCH_SIZE", BATCH)))
+    return QueueLimits(most, min(most, _count(environ, f"{prefix}_MAX_EXPORT_BATCH_SIZE", BATCH)))
 
 
 def _count(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from server.telemetry.otel.items import Row
-from server.telemetry.otel.metric_store import Mark
+from server.telemetry.otel.items import RowItem
+from server.telemetry.otel.metric_store import SpanMark
 from server.telemetry.record import Record
 from server.telemetry.rows import AlertRow
 
@@ -18,7 +18,7 @@ Value = str | int | float | bool | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class OtelEvent:
     """`name` never holds a value that varies; `stamp` "" = of the server; 0 = no trace."""
 
     name: str
@@ -31,7 +31,7 @@ class Event:
     span_id: int = 0
 
 
-def alert_event(row: AlertRow) -> Event:
+def alert_event(row: AlertRow) -> OtelEvent:
     attributes: dict[str, Value] = {
         "trefoil.alert.id": row.id,
         "trefoil.alert.key": row.key,
@@ -41,7 +41,7 @@ def alert_event(row: AlertRow) -> Event:
         "trefoil.features": row.features,
         "trefoil.slices": row.slices,
     }
-    return Event(
+    return OtelEvent(
         name="trefoil.alert",
         unix_ns=row.last_unix_ms * NS_PER_MS,
         attributes=attributes,
@@ -51,7 +51,7 @@ def alert_event(row: AlertRow) -> Event:
     )
 
 
-def sample_event(record: Record, probability: float) -> Event:
+def sample_event(record: Record, probability: float) -> OtelEvent:
     attributes: dict[str, Value] = {
         "trefoil.prediction.id": record.prediction_id,
         "trefoil.task": record.task,
@@ -61,7 +61,7 @@ def sample_event(record: Record, probability: float) -> Event:
         "trefoil.sample.probability": probability,
         "trefoil.error": record.error,
     }
-    return Event(
+    return OtelEvent(
         name="trefoil.prediction",
         unix_ns=int(record.at * NS_PER_S),
         attributes=attributes,
@@ -70,14 +70,14 @@ def sample_event(record: Record, probability: float) -> Event:
     )
 
 
-def error_event(row: Row, mark: Mark | None) -> Event:
+def error_event(row: RowItem, mark: SpanMark | None) -> OtelEvent:
     attributes: dict[str, Value] = {
         "trefoil.prediction.id": row.prediction_id,
         "trefoil.error": row.error,
         "error.type": row.error_code,
         "trefoil.replica": row.replica,
     }
-    return Event(
+    return OtelEvent(
         name="trefoil.error",
         unix_ns=int(row.at * NS_PER_S),
         attributes=attributes,
@@ -89,10 +89,10 @@ def error_event(row: Row, mark: Mark | None) -> Event:
     )
 
 
-def deploy_event(stamp: str, name: str, before: str, unix_ns: int) -> Event:
+def deploy_event(stamp: str, name: str, before: str, unix_ns: int) -> OtelEvent:
     attributes: dict[str, Value] = {
         "trefoil.stamp": stamp,
         "trefoil.stamp.name": name,
         "trefoil.stamp.before": before,
     }
-    return Event("trefoil.deploy", unix_ns, attributes, f"serving {name}")
+    return OtelEvent("trefoil.deploy", unix_ns, attributes, f"serving {name}")

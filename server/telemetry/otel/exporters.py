@@ -19,7 +19,7 @@ from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
-from server.telemetry.otel.configuration import Plan, Waiting
+from server.telemetry.otel.configuration import OtelConfiguration, QueueLimits
 from server.telemetry.otel.metrics import Form, Publisher, rendering_of
 from server.telemetry.otel.snapshot import Collect
 
@@ -28,17 +28,17 @@ FAILURES = {
     "logs": LogRecordExportResult.FAILURE,
     "metrics": MetricExportResult.FAILURE,
 }
-NOBODY_WAITS = Waiting(0, 0)  # metrics are read when they are sent
+NOBODY_WAITS = QueueLimits(0, 0)  # metrics are read when they are sent
 
 
-class Watched:
+class CountedExporter:
     """One exporter of any signal. `refused` had no room, `failed` was not taken by the receiver;
     of metrics both count whole exports.
 
     The SDK's queue drops its oldest without counting; this refuses before that queue is full.
     """
 
-    def __init__(self, exporter: Any, signal: str, waiting: Waiting) -> None:
+    def __init__(self, exporter: Any, signal: str, waiting: QueueLimits) -> None:
         self.signal = signal
         self.waiting = waiting
         self.refused = 0  # written by the draining thread
@@ -84,7 +84,7 @@ class Watched:
 
 
 class SpanGate(SpanProcessor):
-    def __init__(self, watched: Watched) -> None:
+    def __init__(self, watched: CountedExporter) -> None:
         self._watched = watched
         self._batches = BatchSpanProcessor(
             watched,  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ class SpanGate(SpanProcessor):
 
 
 class EventGate(LogRecordProcessor):
-    def __init__(self, watched: Watched) -> None:
+    def __init__(self, watched: CountedExporter) -> None:
         self._watched = watched
         self._batches = BatchLogRecordProcessor(
             watched,  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ class EventGate(LogRecordProcessor):
 class Exports:
     """All ways out of one server."""
 
-    watched: list[Watched] = field(default_factory=list)
+    watched: list[CountedExporter] = field(default_factory=list)
     spans: list[SpanGate] = field(default_factory=list)
     events: list[EventGate] = field(default_factory=list)
     publishers: list[Publisher] = field(default_factory=list)
@@ -169,33 +169,37 @@ class Exports:
             thread.join(timeout_s)
 
 
-def exports_of(plan: Plan, collect: Collect, version: str) -> Exports:
+def exports_of(configuration: OtelConfiguration, collect: Collect, version: str) -> Exports:
     """The OTLP exporters of the signals that the plan names."""
     from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     made = Exports()
-    if "traces" in plan.otlp:
-        _add_spans(made, OTLPSpanExporter(), plan)
-    if "logs" in plan.otlp:
-        _add_events(made, OTLPLogExporter(), plan)
-    if "metrics" in plan.otlp:
-        rendering = rendering_of(Form(plan.delta, plan.explicit_buckets), version)
+    if "traces" in configuration.otlp:
+        _add_spans(made, OTLPSpanExporter(), configuration)
+    if "logs" in configuration.otlp:
+        _add_events(made, OTLPLogExporter(), configuration)
+    if "metrics" in configuration.otlp:
+        rendering = rendering_of(Form(configuration.delta, configuration.explicit_buckets), version)
         watched = _watched(made, OTLPMetricExporter(), "metrics")
-        made.publishers.append(Publisher(watched, rendering, collect, plan.metric_interval_s))
+        made.publishers.append(
+            Publisher(watched, rendering, collect, configuration.metric_interval_s)
+        )
     return made
 
 
-def _add_spans(made: Exports, exporter: Any, plan: Plan) -> None:
-    made.spans.append(SpanGate(_watched(made, exporter, "traces", plan.spans)))
+def _add_spans(made: Exports, exporter: Any, configuration: OtelConfiguration) -> None:
+    made.spans.append(SpanGate(_watched(made, exporter, "traces", configuration.spans)))
 
 
-def _add_events(made: Exports, exporter: Any, plan: Plan) -> None:
-    made.events.append(EventGate(_watched(made, exporter, "logs", plan.events)))
+def _add_events(made: Exports, exporter: Any, configuration: OtelConfiguration) -> None:
+    made.events.append(EventGate(_watched(made, exporter, "logs", configuration.events)))
 
 
-def _watched(made: Exports, exporter: Any, signal: str, waiting: Waiting = NOBODY_WAITS) -> Watched:
-    watched = Watched(exporter, signal, waiting)
+def _watched(
+    made: Exports, exporter: Any, signal: str, waiting: QueueLimits = NOBODY_WAITS
+) -> CountedExporter:
+    watched = CountedExporter(exporter, signal, waiting)
     made.watched.append(watched)
     return watched

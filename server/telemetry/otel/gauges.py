@@ -1,6 +1,6 @@
 """What is read rather than counted: the state of the server, drift and value, as gauges.
 
-Slices are the callers' words, so only the worst few are shown; the rest is in the store.
+Callers choose the names of slices, so only the worst few are exported; the rest is in the store.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from server.telemetry.rows import DriftRow, QualityRow
 MOST_FEATURES = 128
 MOST_SLICES = 20
 
-# "insufficient" and "learning" are no verdict, and below every verdict.
+# "insufficient" and "learning" are not levels of drift and sort below them.
 LEVELS = {"insufficient": -2, "learning": -1, "ok": 0, "warning": 1, "high": 2, "critical": 3}
 
 
-class Reading(NamedTuple):
+class GaugeReading(NamedTuple):
     """`name` is one of GAUGES, or of COUNTERS for a sum since start."""
 
     name: str
@@ -27,7 +27,7 @@ class Reading(NamedTuple):
     attributes: Attributes = ()
 
 
-def readings_of(rows: Iterable[DriftRow | QualityRow]) -> Iterator[Reading]:
+def gauges_of(rows: Iterable[DriftRow | QualityRow]) -> Iterator[GaugeReading]:
     """The latest row of each key counts; all traffic first, then the worst slices."""
     drift: dict[tuple[str, str, str, int], DriftRow] = {}
     quality: dict[str, QualityRow] = {}
@@ -61,36 +61,36 @@ def _merit(row: QualityRow) -> float:
     return next(known, math.inf)
 
 
-def _drift(row: DriftRow) -> Iterator[Reading]:
+def _drift(row: DriftRow) -> Iterator[GaugeReading]:
     where = (
         ("trefoil.feature", row.feature),
         ("trefoil.slice", row.slice),
         ("trefoil.baseline", row.baseline),
         ("trefoil.window", f"{row.window_s // 3600}h"),
     )
-    yield Reading("trefoil.drift.n", row.n_effective, where)
+    yield GaugeReading("trefoil.drift.n", row.n_effective, where)
     if row.level in LEVELS:
-        yield Reading("trefoil.drift.level", LEVELS[row.level], where)
+        yield GaugeReading("trefoil.drift.level", LEVELS[row.level], where)
     if LEVELS.get(row.level, 0) < 0:
         return  # no score is better than one that rests on too little
-    yield Reading("trefoil.drift.ks", row.ks, where)
-    yield Reading("trefoil.drift.kl", row.kl, where)
-    yield Reading("trefoil.drift.excess_kl", row.excess_kl, where)
-    yield Reading("trefoil.drift.psi", row.psi, where)
-    yield Reading("trefoil.drift.js", row.js, where)
+    yield GaugeReading("trefoil.drift.ks", row.ks, where)
+    yield GaugeReading("trefoil.drift.kl", row.kl, where)
+    yield GaugeReading("trefoil.drift.excess_kl", row.excess_kl, where)
+    yield GaugeReading("trefoil.drift.psi", row.psi, where)
+    yield GaugeReading("trefoil.drift.js", row.js, where)
 
 
-def _quality(row: QualityRow) -> Iterator[Reading]:
+def _quality(row: QualityRow) -> Iterator[GaugeReading]:
     where = (("trefoil.slice", row.slice),)
     realised, estimated = (*where, ("kind", "realised")), (*where, ("kind", "estimated"))
     found = (
-        Reading("trefoil.quality.accuracy", row.accuracy, realised),
-        Reading("trefoil.quality.accuracy", row.estimated_accuracy, estimated),
-        Reading("trefoil.quality.value", row.value_per_1000, realised),
-        Reading("trefoil.quality.value", row.estimated_value_per_1000, estimated),
-        Reading("trefoil.quality.calibration_error", row.ece, where),
-        Reading("trefoil.quality.label_delay", row.median_label_delay_s, where),
+        GaugeReading("trefoil.quality.accuracy", row.accuracy, realised),
+        GaugeReading("trefoil.quality.accuracy", row.estimated_accuracy, estimated),
+        GaugeReading("trefoil.quality.value", row.value_per_1000, realised),
+        GaugeReading("trefoil.quality.value", row.estimated_value_per_1000, estimated),
+        GaugeReading("trefoil.quality.calibration_error", row.ece, where),
+        GaugeReading("trefoil.quality.label_delay", row.median_label_delay_s, where),
     )
     yield from (reading for reading in found if not math.isnan(reading.value))
     if row.predictions:
-        yield Reading("trefoil.quality.labelled", row.labelled / row.predictions, where)
+        yield GaugeReading("trefoil.quality.labelled", row.labelled / row.predictions, where)

@@ -22,7 +22,7 @@ BUCKETS = (LAST_OCTAVE - FIRST_OCTAVE) * PER_OCTAVE
 Attributes = tuple[tuple[str, str], ...]
 
 
-class Exemplar(NamedTuple):
+class HistogramExemplar(NamedTuple):
     """One value, and the sampled span it came from."""
 
     value: float
@@ -43,7 +43,7 @@ class Point(NamedTuple):
     counts: Sequence[int]
     bounds: Sequence[float]
     bounded: Sequence[int]
-    exemplars: Sequence[Exemplar]
+    exemplars: Sequence[HistogramExemplar]
 
 
 class Histogram:
@@ -70,9 +70,9 @@ class Histogram:
         self._sum = 0.0
         self._min = math.inf
         self._max = 0.0
-        self._exemplars: dict[int, Exemplar] = {}  # the latest of each octave
+        self._exemplars: dict[int, HistogramExemplar] = {}  # the latest of each octave
 
-    def add(self, value: float, exemplar: Exemplar | None = None) -> None:
+    def add(self, value: float, exemplar: HistogramExemplar | None = None) -> None:
         self._count += 1
         self._sum += value
         self._bounded[bisect_left(self._bounds, value)] += 1

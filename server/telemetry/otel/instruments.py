@@ -1,4 +1,4 @@
-"""What the server holds of OpenTelemetry: told on the request path, worked off in a thread.
+"""OpenTelemetry of one server: the request path appends to a queue, one thread exports.
 
 `began`, `answered` and `ended` are the request path: they keep a few numbers, append to a queue,
 never wait and never raise.
@@ -12,15 +12,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from server.telemetry.errors import ExportRefused
-from server.telemetry.otel.configuration import Plan
+from server.telemetry.otel.configuration import OtelConfiguration
 from server.telemetry.otel.event import alert_event, sample_event
-from server.telemetry.otel.gauges import Reading, readings_of
-from server.telemetry.otel.items import Alone, Call, caller_trace, row_of
+from server.telemetry.otel.gauges import GaugeReading, gauges_of
+from server.telemetry.otel.items import Alone, ObservedCall, caller_trace, row_of
 from server.telemetry.otel.metric_definitions import COUNTERS, DROPPED
 from server.telemetry.otel.metric_store import CounterPoint
-from server.telemetry.otel.resources import Books, Served
-from server.telemetry.otel.snapshot import Count
-from server.telemetry.otel.worker import Drain
+from server.telemetry.otel.resources import ServedStamp, StampResources
+from server.telemetry.otel.snapshot import MetricSnapshot
+from server.telemetry.otel.worker import ExportWorker
 from server.telemetry.record import Record
 from server.telemetry.rows import AlertRow, DriftRow, QualityRow
 
@@ -31,54 +31,56 @@ if TYPE_CHECKING:
     from server.telemetry.otel.traces import Traces
 
 CLOSE_S = 3.0
-NOTHING_SERVED = Served()
+NOTHING_SERVED = ServedStamp()
 
 Source = Callable[[], Iterable[DriftRow | QualityRow]]
 
 
 class Instruments:
-    """Loads what `plan` switches on. `about` describes this server as resource attributes,
+    """Loads what `configuration` switches on. `about` describes this server as resource attributes,
     `methods` are the known RPCs; `served` is asked from the draining thread; `wall` dates calls as
     it dates records. Raises ExportRefused.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        configuration: OtelConfiguration,
         about: Mapping[str, str],
         methods: Collection[str],
-        served: Callable[[], Served] = lambda: NOTHING_SERVED,
+        served: Callable[[], ServedStamp] = lambda: NOTHING_SERVED,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.messages: list[str] = []  # what was chosen, and why
         self._wall = wall
         self._version = about.get("service.version", "")
-        self._state: Sequence[Reading] = ()
+        self._state: Sequence[GaugeReading] = ()
         self._source: Source = tuple
         self._exports: Exports | None = None
         self._traces: Traces | None = None
         self._logs: Logs | None = None
         self._scrape: ScrapeEndpoint | None = None
-        self._books = Books(about, methods, self._opened)
-        if plan.otlp:
-            self._load_exports(plan)
-        self._drain = Drain(self._books, self._traces, self._logs, served)
-        self._drain.start()
+        self._resources = StampResources(about, methods, self._opened)
+        if configuration.otlp:
+            self._load_exports(configuration)
+        self._worker = ExportWorker(self._resources, self._traces, self._logs, served)
+        self._worker.start()
         if self._exports is not None:
             self._exports.start()
         self._closed = False
-        if plan.prometheus:
-            self._load_scrape(plan.prometheus)
+        if configuration.prometheus:
+            self._load_scrape(configuration.prometheus)
 
-    def _load_exports(self, plan: Plan) -> None:
+    def _load_exports(self, configuration: OtelConfiguration) -> None:
         from server.telemetry.otel.exporters import exports_of
         from server.telemetry.otel.logs import Logs
         from server.telemetry.otel.traces import Traces, sampler_of
 
-        self._exports = exports_of(plan, self.collect, self._version)
-        self.messages.append(f"OTLP: {', '.join(sorted(plan.otlp))} ({plan.reason})")
+        self._exports = exports_of(configuration, self.collect, self._version)
+        self.messages.append(
+            f"OTLP: {', '.join(sorted(configuration.otlp))} ({configuration.reason})"
+        )
         if self._exports.spans:
-            sampler, why = sampler_of(plan.trace_share)
+            sampler, why = sampler_of(configuration.trace_share)
             self._traces = Traces(sampler, self._exports.spans, self._version)
             self.messages.append(f"traces: {why}")
         if self._exports.events:
@@ -108,15 +110,15 @@ class Instruments:
 
     def began(
         self, method: str, trace_parent: str = "", trace_state: str = "", streamed: bool = False
-    ) -> Call:
+    ) -> ObservedCall:
         """`method` is package.Service/Method; the others as in W3C Trace Context."""
-        call = Call(method, int(self._wall() * 1e9), streamed=streamed)
+        call = ObservedCall(method, int(self._wall() * 1e9), streamed=streamed)
         if self._traces is not None:
             call.caller = caller_trace(trace_parent, trace_state)
             call.trace = None if streamed else self._traces.begin(call.caller)
         return call
 
-    def answered(self, record: Record, call: Call | None = None) -> Record:
+    def answered(self, record: Record, call: ObservedCall | None = None) -> Record:
         """Returns the record as it is to be kept: naming the trace that was made for it."""
         row = row_of(record)
         trace = None
@@ -126,19 +128,19 @@ class Instruments:
         else:
             if call is not None and self._traces is not None:
                 trace = self._traces.begin(call.caller)
-            self._drain.put(Alone(row, call.method if call else "", trace))
+            self._worker.put(Alone(row, call.method if call else "", trace))
         if trace is not None and trace.sampled and not record.trace_id:
             return replace(record, trace_id=trace.hex)
         return record
 
-    def ended(self, call: Call, status: str, took_s: float) -> None:
+    def ended(self, call: ObservedCall, status: str, took_s: float) -> None:
         """After the last `answered` of the call. `status` is a gRPC status name."""
         call.status, call.took_s = status, took_s
-        self._drain.put(call)
+        self._worker.put(call)
 
     # ---- from any thread ---------------------------------------------------------------------
 
-    def saw(self, state: Sequence[Reading]) -> None:
+    def saw(self, state: Sequence[GaugeReading]) -> None:
         """The state of the server, as often as it is worth looking."""
         self._state = state
 
@@ -149,36 +151,36 @@ class Instruments:
 
     def alerted(self, row: AlertRow) -> None:
         """An alert has changed its state."""
-        self._drain.put(alert_event(row))
+        self._worker.put(alert_event(row))
 
     def sampled(self, record: Record, probability: float) -> None:
         """The payload of a prediction is kept; `probability` is that of keeping one like it."""
-        self._drain.put(sample_event(record, probability))
+        self._worker.put(sample_event(record, probability))
 
-    def collect(self) -> list[Count]:
+    def collect(self) -> list[MetricSnapshot]:
         """All metrics now; what is served comes last."""
         lost = [CounterPoint(DROPPED, (("signal", name),), n) for name, n in self.lost().items()]
         sums, state = _sums_apart(self._state)
-        return self._books.counts([*sums, *lost], state, list(readings_of(self._source())))
+        return self._resources.counts([*sums, *lost], state, list(gauges_of(self._source())))
 
     def lost(self) -> dict[str, int]:
         """What did not get out since start, by signal; `backlog` became no signal at all."""
         exported = self._exports.lost() if self._exports is not None else {}
-        return {"backlog": self._drain.dropped, **exported}
+        return {"backlog": self._worker.dropped, **exported}
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """Send what is left for at most `timeout_s`; ends every thread. Again: does nothing."""
         if self._closed:
             return
         self._closed = True
-        self._drain.end()
+        self._worker.end()
         if self._scrape is not None:
             self._scrape.close()
         if self._exports is not None:
             self._exports.close(timeout_s)
 
 
-def _sums_apart(state: Sequence[Reading]) -> tuple[list[CounterPoint], list[Reading]]:
+def _sums_apart(state: Sequence[GaugeReading]) -> tuple[list[CounterPoint], list[GaugeReading]]:
     sums = [one for one in state if one.name in COUNTERS]
     rest = [one for one in state if one.name not in COUNTERS]
     return [CounterPoint(one.name, one.attributes, int(one.value)) for one in sums], rest

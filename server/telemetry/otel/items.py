@@ -16,7 +16,7 @@ SAMPLED_FLAG = 1
 ROOT = 0  # the parent id of a span that has none
 
 
-class Row(NamedTuple):
+class RowItem(NamedTuple):
     """One prediction; fields as in Record."""
 
     prediction_id: str
@@ -57,7 +57,7 @@ class Trace:
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class ObservedCall:
     """One RPC under way. `trace` is None while traces are off, and for a stream, each of whose
     rows is a trace of its own; `caller` is what the caller said of its own trace."""
 
@@ -66,7 +66,7 @@ class Call:
     caller: Trace | None = None
     trace: Trace | None = None
     streamed: bool = False
-    rows: list[Row] = field(default_factory=list)
+    rows: list[RowItem] = field(default_factory=list)
     status: str = "OK"
     took_s: float = 0.0
 
@@ -74,13 +74,13 @@ class Call:
 class Alone(NamedTuple):
     """A prediction outside a unary call: of a stream, or of a server without calls."""
 
-    row: Row
+    row: RowItem
     method: str
     trace: Trace | None
 
 
-def row_of(record: Record) -> Row:
-    return Row(
+def row_of(record: Record) -> RowItem:
+    return RowItem(
         record.prediction_id,
         record.at,
         record.stamp,

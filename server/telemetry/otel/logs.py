@@ -11,7 +11,7 @@ from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace.propagation import set_span_in_context
 
-from server.telemetry.otel.event import Event
+from server.telemetry.otel.event import OtelEvent
 
 SCOPE = "trefoil.server"
 SEVERITIES = {
@@ -34,7 +34,7 @@ class Logs:
             provider.add_log_record_processor(processor)
         return provider.get_logger(SCOPE, self._version)
 
-    def write(self, logger: Logger, event: Event) -> None:
+    def write(self, logger: Logger, event: OtelEvent) -> None:
         logger.emit(
             timestamp=event.unix_ns,
             context=_context(event),
@@ -46,7 +46,7 @@ class Logs:
         )
 
 
-def _context(event: Event) -> Context:
+def _context(event: OtelEvent) -> Context:
     """Names the trace, and if it is known the span, the event belongs to."""
     if not event.trace_id:
         return Context()

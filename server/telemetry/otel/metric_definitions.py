@@ -22,7 +22,7 @@ BATCH_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class MetricDefinition:
     """`unit` as in UCUM; what counts things has none but names them in braces."""
 
     unit: str
@@ -31,43 +31,55 @@ class Described:
 
 
 HISTOGRAMS = {
-    CALL_DURATION: Described("s", "Duration of incoming calls", CALL_BOUNDS),
-    PREDICTION_DURATION: Described("s", "From the queue to the answer of one row", STAGE_BOUNDS),
-    STAGE_DURATION: Described("s", "Time of one row in one stage", STAGE_BOUNDS),
-    BATCH_ROWS: Described("{row}", "Rows in the forward that answered a row", BATCH_BOUNDS),
+    CALL_DURATION: MetricDefinition("s", "Duration of incoming calls", CALL_BOUNDS),
+    PREDICTION_DURATION: MetricDefinition(
+        "s", "From the queue to the answer of one row", STAGE_BOUNDS
+    ),
+    STAGE_DURATION: MetricDefinition("s", "Time of one row in one stage", STAGE_BOUNDS),
+    BATCH_ROWS: MetricDefinition("{row}", "Rows in the forward that answered a row", BATCH_BOUNDS),
 }
 
 # Sums since start, which only grow.
 COUNTERS = {
-    PREDICTIONS: Described("{row}", "Rows that reached the queue, by label or error"),
-    ROWS: Described("{row}", "Rows by what became of them, refused ones included"),
-    "trefoil.retries": Described("{row}", "Rows tried once more because their replica died"),
-    "trefoil.quarantined": Described("{row}", "Rows that killed two replicas"),
-    "trefoil.replica.restarts": Described("{restart}", "Replicas started anew"),
-    DROPPED: Described("{item}", "What was not exported, by signal"),
+    PREDICTIONS: MetricDefinition("{row}", "Rows that reached the queue, by label or error"),
+    ROWS: MetricDefinition("{row}", "Rows by what became of them, refused ones included"),
+    "trefoil.retries": MetricDefinition("{row}", "Rows tried once more because their replica died"),
+    "trefoil.quarantined": MetricDefinition("{row}", "Rows that killed two replicas"),
+    "trefoil.replica.restarts": MetricDefinition("{restart}", "Replica restarts"),
+    DROPPED: MetricDefinition("{item}", "Items that were not exported, by signal"),
 }
 
 GAUGES = {
-    "trefoil.queue.rows": Described("{row}", "Rows that wait for a replica"),
-    "trefoil.queue.limit": Described("{row}", "Rows that may wait; more are refused"),
-    "trefoil.in_flight": Described("{row}", "Rows a replica has"),
-    "trefoil.replicas": Described("{replica}", "Replicas by state"),
-    "trefoil.replicas.wanted": Described("{replica}", "Replicas asked for with --warm-pool"),
-    "trefoil.ready": Described("1", "1 while the server takes traffic, else 0"),
-    "trefoil.drift.ks": Described("1", "Kolmogorov-Smirnov distance from the baseline"),
-    "trefoil.drift.kl": Described("nat", "Kullback-Leibler divergence of now from the baseline"),
-    "trefoil.drift.excess_kl": Described("nat", "That divergence beyond what chance explains"),
-    "trefoil.drift.psi": Described("1", "Population stability index"),
-    "trefoil.drift.js": Described("bit", "Jensen-Shannon divergence"),
-    "trefoil.drift.n": Described("{row}", "Rows the scores rest on, corrected for bursts"),
-    "trefoil.drift.level": Described(
+    "trefoil.queue.rows": MetricDefinition("{row}", "Rows that wait for a replica"),
+    "trefoil.queue.limit": MetricDefinition("{row}", "Rows that may wait; more are refused"),
+    "trefoil.in_flight": MetricDefinition("{row}", "Rows a replica has"),
+    "trefoil.replicas": MetricDefinition("{replica}", "Replicas by state"),
+    "trefoil.replicas.wanted": MetricDefinition("{replica}", "Replicas asked for with --warm-pool"),
+    "trefoil.ready": MetricDefinition("1", "1 while the server takes traffic, else 0"),
+    "trefoil.drift.ks": MetricDefinition("1", "Kolmogorov-Smirnov distance from the baseline"),
+    "trefoil.drift.kl": MetricDefinition(
+        "nat", "Kullback-Leibler divergence of now from the baseline"
+    ),
+    "trefoil.drift.excess_kl": MetricDefinition(
+        "nat", "That divergence beyond what chance explains"
+    ),
+    "trefoil.drift.psi": MetricDefinition("1", "Population stability index"),
+    "trefoil.drift.js": MetricDefinition("bit", "Jensen-Shannon divergence"),
+    "trefoil.drift.n": MetricDefinition("{row}", "Rows the scores rest on, corrected for bursts"),
+    "trefoil.drift.level": MetricDefinition(
         "1", "-2 insufficient data, -1 learning, 0 ok, 1 warning, 2 high, 3 critical"
     ),
-    "trefoil.quality.accuracy": Described("1", "Share of right predictions, realised or estimated"),
-    "trefoil.quality.value": Described("1", "Value of 1,000 predictions, realised or estimated"),
-    "trefoil.quality.calibration_error": Described(
+    "trefoil.quality.accuracy": MetricDefinition(
+        "1", "Share of right predictions, realised or estimated"
+    ),
+    "trefoil.quality.value": MetricDefinition(
+        "1", "Value of 1,000 predictions, realised or estimated"
+    ),
+    "trefoil.quality.calibration_error": MetricDefinition(
         "1", "Expected calibration error, labelled rows"
     ),
-    "trefoil.quality.labelled": Described("1", "Share of predictions whose outcome is known"),
-    "trefoil.quality.label_delay": Described("s", "Median time until an outcome is known"),
+    "trefoil.quality.labelled": MetricDefinition(
+        "1", "Share of predictions whose outcome is known"
+    ),
+    "trefoil.quality.label_delay": MetricDefinition("s", "Median time until an outcome is known"),
 }

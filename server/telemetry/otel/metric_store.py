@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
-from server.telemetry.otel.histogram import Attributes, Exemplar, Histogram, Point
-from server.telemetry.otel.items import Call, Row
+from server.telemetry.otel.histogram import Attributes, Histogram, HistogramExemplar, Point
+from server.telemetry.otel.items import ObservedCall, RowItem
 from server.telemetry.otel.metric_definitions import (
     BATCH_ROWS,
     CALL_DURATION,
@@ -39,15 +39,15 @@ MOST_LABELS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class SpanMark:
     """The sampled span a value came from."""
 
     unix_ns: int
     trace_id: int
     span_id: int
 
-    def of(self, value: float) -> Exemplar:
-        return Exemplar(value, self.unix_ns, self.trace_id, self.span_id)
+    def of(self, value: float) -> HistogramExemplar:
+        return HistogramExemplar(value, self.unix_ns, self.trace_id, self.span_id)
 
 
 class HistogramPoint(NamedTuple):
@@ -62,7 +62,7 @@ class CounterPoint(NamedTuple):
     value: int
 
 
-class Ledger:
+class MetricStore:
     """Written by one thread; the points need the lock that keeps it still."""
 
     def __init__(self, methods: Collection[str], labels: Collection[str]) -> None:
@@ -74,7 +74,7 @@ class Ledger:
         self._batches: dict[str, Histogram] = {}
         self._predictions: Counter[tuple[str, str, str]] = Counter()
 
-    def add_call(self, call: Call, mark: Mark | None) -> None:
+    def add_call(self, call: ObservedCall, mark: SpanMark | None) -> None:
         method = call.method if call.method in self._methods else OTHER
         status = call.status if call.status == "OK" or call.status in CODES else OTHER
         histogram = self._calls.get((method, status))
@@ -82,7 +82,7 @@ class Ledger:
             histogram = self._calls[method, status] = _new(CALL_DURATION)
         histogram.add(call.took_s, mark.of(call.took_s) if mark else None)
 
-    def add_row(self, row: Row, mark: Mark | None) -> None:
+    def add_row(self, row: RowItem, mark: SpanMark | None) -> None:
         task = row.task if row.task in TASKS else OTHER
         mix = row.mix if row.mix in MIXES else OTHER
         error = _error_type(row)
@@ -121,7 +121,7 @@ class Ledger:
                 attributes += _error(error)
             yield CounterPoint(PREDICTIONS, attributes, count)
 
-    def _add_stages(self, row: Row, task: str, mix: str, mark: Mark | None) -> None:
+    def _add_stages(self, row: RowItem, task: str, mix: str, mark: SpanMark | None) -> None:
         stages = self._stages.get((task, mix))
         if stages is None:
             stages = self._stages[task, mix] = tuple(_new(STAGE_DURATION) for _ in STAGES)
@@ -158,7 +158,7 @@ def _error(code: str) -> Attributes:
     return (("error.type", code),)
 
 
-def _error_type(row: Row) -> str:
+def _error_type(row: RowItem) -> str:
     if not row.error:
         return ""
     code = row.error_code

@@ -33,8 +33,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from server.telemetry.otel.histogram import SCALE, Attributes, Point, trimmed
-from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES, HISTOGRAMS, Described
-from server.telemetry.otel.snapshot import Collect, Count, by_name
+from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES, HISTOGRAMS, MetricDefinition
+from server.telemetry.otel.snapshot import Collect, MetricSnapshot, by_name
 
 SCOPE = "trefoil.server"
 NO_BUCKETS = Buckets(0, ())
@@ -52,7 +52,7 @@ class Form:
 
 
 class Rendering:
-    """Turns counts into metric data for one receiver, and remembers what it was told last."""
+    """Turns counts into metric data for one receiver, and remembers what was sent last."""
 
     def __init__(self, form: Form, version: str, clock_ns: Callable[[], int]) -> None:
         self._form = form
@@ -65,14 +65,14 @@ class Rendering:
         wanted = AggregationTemporality
         self._temporality = wanted.DELTA if form.delta else wanted.CUMULATIVE
 
-    def data(self, counts: Sequence[Count]) -> MetricsData:
+    def data(self, counts: Sequence[MetricSnapshot]) -> MetricsData:
         now_ns = self._clock_ns()
         found = MetricsData([self._of_resource(count, now_ns) for count in counts])
         self._told_unix_ns = {count.stamp: now_ns for count in counts}
         self._forget({count.stamp for count in counts})
         return found
 
-    def _of_resource(self, count: Count, now_ns: int) -> ResourceMetrics:
+    def _of_resource(self, count: MetricSnapshot, now_ns: int) -> ResourceMetrics:
         resource = self._resources.get(count.about)
         if resource is None:
             resource = self._resources[count.about] = Resource.create(dict(count.about))
@@ -80,12 +80,12 @@ class Rendering:
         metrics += self._gauges(count, now_ns)
         return ResourceMetrics(resource, [ScopeMetrics(self._scope, metrics, "")], "")
 
-    def _start_ns(self, count: Count) -> int:
+    def _start_ns(self, count: MetricSnapshot) -> int:
         if not self._form.delta:
             return count.start_unix_ns
         return self._told_unix_ns.get(count.stamp, count.start_unix_ns)
 
-    def _histograms(self, count: Count, now_ns: int) -> Iterable[Metric]:
+    def _histograms(self, count: MetricSnapshot, now_ns: int) -> Iterable[Metric]:
         start_ns = self._start_ns(count)
         for name, points in by_name(count.histograms).items():
             news = [self._news(count.stamp, *point) for point in points]
@@ -102,7 +102,7 @@ class Rendering:
             yield _metric(name, HISTOGRAMS[name], data)
 
     def _news(self, stamp: str, name: str, attributes: Attributes, point: Point) -> Point:
-        """What to tell of a histogram: exemplars are told once; a delta is since the last time."""
+        """The point to send: exemplars are sent once; a delta starts at the previous export."""
         key = (stamp, name, attributes)
         before = self._points.get(key, NOTHING)
         self._points[key] = point
@@ -112,7 +112,7 @@ class Rendering:
         return Point(
             point.n - before.n,
             point.sum - before.sum,
-            math.nan,  # of the interval alone nobody knows
+            math.nan,  # unknown for the interval alone
             math.nan,
             point.zeros - before.zeros,
             [now - then for now, then in zip(point.counts, before.counts, strict=True)],
@@ -121,7 +121,7 @@ class Rendering:
             exemplars,
         )
 
-    def _sums_of(self, count: Count, now_ns: int) -> Iterable[Metric]:
+    def _sums_of(self, count: MetricSnapshot, now_ns: int) -> Iterable[Metric]:
         start_ns = self._start_ns(count)
         for name, points in by_name(count.counters).items():
             found = []
@@ -133,7 +133,7 @@ class Rendering:
                 found.append(NumberDataPoint(dict(point.attributes), start_ns, now_ns, value))
             yield _metric(name, COUNTERS[name], Sum(found, self._temporality, is_monotonic=True))
 
-    def _gauges(self, count: Count, now_ns: int) -> Iterable[Metric]:
+    def _gauges(self, count: MetricSnapshot, now_ns: int) -> Iterable[Metric]:
         for name, readings in by_name(count.readings).items():
             found = [
                 NumberDataPoint(dict(reading.attributes), 0, now_ns, reading.value)
@@ -230,5 +230,5 @@ def _exemplars(point: Point) -> list[Exemplar]:
     ]
 
 
-def _metric(name: str, described: Described, data: Any) -> Metric:
+def _metric(name: str, described: MetricDefinition, data: Any) -> Metric:
     return Metric(name, described.description, described.unit, data)

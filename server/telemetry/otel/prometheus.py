@@ -23,9 +23,9 @@ from prometheus_client.samples import Exemplar as Shown
 
 from server.telemetry.errors import ExportRefused
 from server.telemetry.otel.configuration import split_address
-from server.telemetry.otel.histogram import Attributes, Exemplar, Point
+from server.telemetry.otel.histogram import Attributes, HistogramExemplar, Point
 from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES, HISTOGRAMS
-from server.telemetry.otel.snapshot import Collect, Count, by_name
+from server.telemetry.otel.snapshot import Collect, MetricSnapshot, by_name
 
 STAMP_LABEL = "trefoil_stamp"
 STAMP_DIGITS = 12  # as people see it; all 64 are in target_info
@@ -63,8 +63,8 @@ class ScrapeEndpoint:
         try:
             served: tuple[Any, threading.Thread] = client.start_http_server(port, host, registry)
         except OSError as error:
-            words = error.strerror or error
-            raise ExportRefused(f"--prometheus {address}: cannot listen: {words}") from None
+            reason = error.strerror or error
+            raise ExportRefused(f"--prometheus {address}: cannot listen: {reason}") from None
         self._server, self._thread = served
         self.address = f"{host}:{self._server.server_port}"
 
@@ -74,12 +74,12 @@ class ScrapeEndpoint:
         self._thread.join()
 
 
-def _target(count: Count) -> Metric:
+def _target(count: MetricSnapshot) -> Metric:
     about = {_plain(name): value for name, value in count.about}
     return InfoMetricFamily("target", "What is scraped", value=about)
 
 
-def _histograms(counts: Sequence[Count]) -> Iterator[Metric]:
+def _histograms(counts: Sequence[MetricSnapshot]) -> Iterator[Metric]:
     found = [(count.stamp, point) for count in counts for point in count.histograms]
     for name, described in HISTOGRAMS.items():
         points = [(stamp, point) for stamp, point in found if point.name == name]
@@ -96,7 +96,7 @@ def _histograms(counts: Sequence[Count]) -> Iterator[Metric]:
             yield family
 
 
-def _counters(counts: Sequence[Count]) -> Iterator[Metric]:
+def _counters(counts: Sequence[MetricSnapshot]) -> Iterator[Metric]:
     found = [(count.stamp, point) for count in counts for point in count.counters]
     for name, described in COUNTERS.items():
         points = [(stamp, point) for stamp, point in found if point.name == name]
@@ -108,7 +108,7 @@ def _counters(counts: Sequence[Count]) -> Iterator[Metric]:
             yield family
 
 
-def _gauges(counts: Sequence[Count]) -> Iterator[Metric]:
+def _gauges(counts: Sequence[MetricSnapshot]) -> Iterator[Metric]:
     for name, readings in by_name(one for count in counts for one in count.readings).items():
         names = _label_names(reading.attributes for reading in readings)[1:]
         described = GAUGES[name]
@@ -145,7 +145,7 @@ def _buckets(point: Point) -> Buckets:
     return buckets
 
 
-def _latest(exemplars: Sequence[Exemplar], low: float, high: float) -> Shown | None:
+def _latest(exemplars: Sequence[HistogramExemplar], low: float, high: float) -> Shown | None:
     inside = [one for one in exemplars if low < one.value <= high]
     if not inside:
         return None

@@ -10,16 +10,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.telemetry.otel.gauges import Reading
+from server.telemetry.otel.gauges import GaugeReading
 from server.telemetry.otel.histogram import Attributes
-from server.telemetry.otel.metric_store import CounterPoint, Ledger
-from server.telemetry.otel.snapshot import Count
+from server.telemetry.otel.metric_store import CounterPoint, MetricStore
+from server.telemetry.otel.snapshot import MetricSnapshot
 
 MOST_STAMPS = 4  # counted side by side while deploys follow each other
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedStamp:
     """What the server serves now; nothing yet when `stamp` is empty."""
 
     stamp: str = ""
@@ -32,7 +32,7 @@ class Place:
     about: Attributes
     stamp: str
     start_unix_ns: int
-    ledger: Ledger
+    store: MetricStore
     tracer: Any  # None while traces are off
     logger: Any  # None while logs are off
 
@@ -41,12 +41,12 @@ class Place:
 Openers = Callable[[Mapping[str, str]], tuple[Any, Any]]
 
 
-class Books:
+class StampResources:
     def __init__(
         self, about: Mapping[str, str], methods: Collection[str], openers: Openers
     ) -> None:
         self.still = threading.Lock()  # guards _places and every ledger in it
-        self.served = Served()
+        self.served = ServedStamp()
         self._about = about
         self._methods = methods
         self._openers = openers
@@ -67,11 +67,11 @@ class Books:
     def counts(
         self,
         sums: Sequence[CounterPoint],
-        state: Sequence[Reading],
-        judged: Sequence[Reading],
-    ) -> list[Count]:
-        """Everything. `sums` and `state` are the server's own, `judged` is said of what it serves,
-        which comes last."""
+        state: Sequence[GaugeReading],
+        judged: Sequence[GaugeReading],
+    ) -> list[MetricSnapshot]:
+        """Everything. `sums` and `state` are the server's own, `judged` belongs to the serving
+        stamp, which comes last."""
         with self.still:
             mine, now = self.place(""), self.place(self.served.stamp)
             if now is mine:
@@ -82,7 +82,7 @@ class Books:
             return [own, *rest]
 
     def _open(self, stamp: str) -> Place:
-        served = self.served if stamp == self.served.stamp else Served(stamp)
+        served = self.served if stamp == self.served.stamp else ServedStamp(stamp)
         about = dict(self._about)
         if stamp:
             about["trefoil.stamp"] = stamp
@@ -93,18 +93,20 @@ class Books:
             about=tuple(sorted(about.items())),
             stamp=stamp,
             start_unix_ns=time.time_ns(),
-            ledger=Ledger(self._methods, served.labels),
+            store=MetricStore(self._methods, served.labels),
             tracer=tracer,
             logger=logger,
         )
 
 
-def _count(place: Place, sums: Sequence[CounterPoint], readings: Sequence[Reading]) -> Count:
-    return Count(
+def _count(
+    place: Place, sums: Sequence[CounterPoint], readings: Sequence[GaugeReading]
+) -> MetricSnapshot:
+    return MetricSnapshot(
         about=place.about,
         stamp=place.stamp,
         start_unix_ns=place.start_unix_ns,
-        histograms=list(place.ledger.histograms()),
-        counters=[*place.ledger.counters(), *sums],
+        histograms=list(place.store.histograms()),
+        counters=[*place.store.counters(), *sums],
         readings=readings,
     )

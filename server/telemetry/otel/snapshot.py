@@ -1,4 +1,4 @@
-"""All metrics at one moment, as plain data for whoever shows or sends them."""
+"""All metrics at one moment, as plain data for the scrape endpoint and the exporters."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from server.telemetry.otel.gauges import Reading
+from server.telemetry.otel.gauges import GaugeReading
 from server.telemetry.otel.histogram import Attributes
 from server.telemetry.otel.metric_store import CounterPoint, HistogramPoint
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class MetricSnapshot:
     """Of one resource, which `about` describes: this server serving one stamp."""
 
     about: Attributes
@@ -20,16 +20,16 @@ class Count:
     start_unix_ns: int
     histograms: Sequence[HistogramPoint]
     counters: Sequence[CounterPoint]
-    readings: Sequence[Reading]
+    readings: Sequence[GaugeReading]
 
 
-class Named(Protocol):
+class NamedPoint(Protocol):
     @property
     def name(self) -> str: ...
 
 
-Collect = Callable[[], Sequence[Count]]
-N = TypeVar("N", bound=Named)
+Collect = Callable[[], Sequence[MetricSnapshot]]
+N = TypeVar("N", bound=NamedPoint)
 
 
 def by_name(points: Iterable[N]) -> dict[str, list[N]]:

@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace.propagation import set_span_in_context
 
-from server.telemetry.otel.items import ROOT, Alone, Call, Row, Trace
-from server.telemetry.otel.metric_store import SERVER_ERRORS, STAGES, Mark, call_attributes
+from server.telemetry.otel.items import ROOT, Alone, ObservedCall, RowItem, Trace
+from server.telemetry.otel.metric_store import SERVER_ERRORS, STAGES, SpanMark, call_attributes
 
 SCOPE = "trefoil.server"
 PREDICTION = "trefoil.prediction"
@@ -81,7 +81,7 @@ class Traces:
         assert isinstance(tracer, Tracer)
         return tracer
 
-    def write_call(self, tracer: Tracer, call: Call) -> list[Mark]:
+    def write_call(self, tracer: Tracer, call: ObservedCall) -> list[SpanMark]:
         """The marks of the call's own span and then of each of its rows."""
         assert call.trace is not None
         ended_ns = call.began_unix_ns + int(call.took_s * 1e9)
@@ -110,7 +110,7 @@ class Traces:
         span.end(ended_ns)
         return marks
 
-    def write_alone(self, tracer: Tracer, alone: Alone) -> Mark:
+    def write_alone(self, tracer: Tracer, alone: Alone) -> SpanMark:
         assert alone.trace is not None
         self._ids.trace_id = alone.trace.trace_id
         kind = api.SpanKind.SERVER if alone.method else api.SpanKind.INTERNAL
@@ -121,10 +121,10 @@ class Traces:
         self,
         tracer: Tracer,
         context: Context | None,
-        row: Row,
+        row: RowItem,
         kind: api.SpanKind = api.SpanKind.INTERNAL,
         more: dict[str, str] | None = None,
-    ) -> Mark:
+    ) -> SpanMark:
         began_ns, ended_ns = _interval(row)
         attributes = {**_row_attributes(row), **(more or {})}
         span = tracer.start_span(PREDICTION, context, kind, attributes, start_time=began_ns)
@@ -135,14 +135,14 @@ class Traces:
         return _mark(span, ended_ns)
 
 
-def _write_stages(tracer: Tracer, parent: api.Span, row: Row) -> None:
+def _write_stages(tracer: Tracer, parent: api.Span, row: RowItem) -> None:
     context = set_span_in_context(parent)
     for stage, began_ns, ended_ns in stages_of(row):
         span = tracer.start_span(f"trefoil.{stage}", context, start_time=began_ns)
         span.end(ended_ns)
 
 
-def stages_of(row: Row) -> Iterator[tuple[str, int, int]]:
+def stages_of(row: RowItem) -> Iterator[tuple[str, int, int]]:
     """(stage, began, ended) in unix nanoseconds, of the stages the row went through.
 
     Only durations are known. What comes before the forward is laid out from the start, the forward
@@ -181,17 +181,17 @@ def _context(trace: Trace | None) -> Context:
     return set_span_in_context(api.NonRecordingSpan(span_context(trace)), Context())
 
 
-def _interval(row: Row) -> tuple[int, int]:
+def _interval(row: RowItem) -> tuple[int, int]:
     ended_ns = int(row.at * 1e9)
     return ended_ns - int(row.total_ms * NS_PER_MS), ended_ns
 
 
-def _mark(span: api.Span, at_ns: int) -> Mark:
+def _mark(span: api.Span, at_ns: int) -> SpanMark:
     context = span.get_span_context()
-    return Mark(at_ns, context.trace_id, context.span_id)
+    return SpanMark(at_ns, context.trace_id, context.span_id)
 
 
-def _row_attributes(row: Row) -> dict[str, str | int | float]:
+def _row_attributes(row: RowItem) -> dict[str, str | int | float]:
     attributes: dict[str, str | int | float] = {
         "trefoil.prediction.id": row.prediction_id,
         "trefoil.stamp": row.stamp,

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from server.telemetry.otel.event import ERRORS_OF_OURS, Event, deploy_event, error_event
-from server.telemetry.otel.items import Alone, Call, Row
-from server.telemetry.otel.metric_store import Mark
-from server.telemetry.otel.resources import Books, Served
+from server.telemetry.otel.event import ERRORS_OF_OURS, OtelEvent, deploy_event, error_event
+from server.telemetry.otel.items import Alone, ObservedCall, RowItem
+from server.telemetry.otel.metric_store import SpanMark
+from server.telemetry.otel.resources import ServedStamp, StampResources
 
 if TYPE_CHECKING:
     from server.telemetry.otel.logs import Logs
@@ -23,19 +23,19 @@ TICK_S = 0.1
 CHUNK = 8
 BREATH_S = 1e-4
 
-Item = Call | Alone | Event
+Item = ObservedCall | Alone | OtelEvent
 
 
-class Drain:
+class ExportWorker:
     def __init__(
         self,
-        books: Books,
+        resources: StampResources,
         traces: Traces | None,
         logs: Logs | None,
-        served: Callable[[], Served],
+        served: Callable[[], ServedStamp],
     ) -> None:
         self.dropped = 0
-        self._books = books
+        self._resources = resources
         self._traces = traces
         self._logs = logs
         self._served = served
@@ -67,45 +67,45 @@ class Drain:
         """Everything that waits; by one thread at a time."""
         self._look_at_served()
         while self._items:
-            with self._books.still:
+            with self._resources.still:
                 for _ in range(min(CHUNK, len(self._items))):
                     self._take(self._items.popleft())
             time.sleep(BREATH_S)
 
     def _look_at_served(self) -> None:
-        served, before = self._served(), self._books.served
+        served, before = self._served(), self._resources.served
         if served.stamp != before.stamp:
-            self._books.served = served
+            self._resources.served = served
             self.put(deploy_event(served.stamp, served.name, before.stamp, time.time_ns()))
 
     def _take(self, item: Item) -> None:
-        if isinstance(item, Call):
+        if isinstance(item, ObservedCall):
             self._take_call(item)
         elif isinstance(item, Alone):
             self._take_alone(item)
         elif self._logs is not None:
-            self._logs.write(self._books.place(item.stamp).logger, item)
+            self._logs.write(self._resources.place(item.stamp).logger, item)
 
-    def _take_call(self, call: Call) -> None:
-        place = self._books.place(call.rows[0].stamp if call.rows else "")
-        marks: Sequence[Mark | None] = [None] * (len(call.rows) + 1)
+    def _take_call(self, call: ObservedCall) -> None:
+        place = self._resources.place(call.rows[0].stamp if call.rows else "")
+        marks: Sequence[SpanMark | None] = [None] * (len(call.rows) + 1)
         # A call without rows is worth a trace only to a caller that asked for one.
         wanted = call.trace is not None and (call.rows or call.caller is not None)
         if self._traces is not None and wanted and call.trace and call.trace.sampled:
             marks = self._traces.write_call(place.tracer, call)
-        place.ledger.add_call(call, marks[0])
+        place.store.add_call(call, marks[0])
         for row, mark in zip(call.rows, marks[1:], strict=True):
             self._take_row(row, mark)
 
     def _take_alone(self, alone: Alone) -> None:
         mark = None
         if self._traces is not None and alone.trace is not None and alone.trace.sampled:
-            tracer = self._books.place(alone.row.stamp).tracer
+            tracer = self._resources.place(alone.row.stamp).tracer
             mark = self._traces.write_alone(tracer, alone)
         self._take_row(alone.row, mark)
 
-    def _take_row(self, row: Row, mark: Mark | None) -> None:
-        place = self._books.place(row.stamp)
-        place.ledger.add_row(row, mark)
+    def _take_row(self, row: RowItem, mark: SpanMark | None) -> None:
+        place = self._resources.place(row.stamp)
+        place.store.add_row(row, mark)
         if self._logs is not None and row.error_code in ERRORS_OF_OURS:
             self._logs.write(place.logger, error_event(row, mark))

@@ -27,15 +27,16 @@ def quality_finding(
     fallen: list[tuple[int, str]] = []
     if row.predictions >= MIN_ANSWERS:
         level = _level(usual, row.estimated_accuracy, row.predictions)
-        fallen.append((level, f"estimated accuracy {row.estimated_accuracy:.1%}"))
+        fallen.append((level, f"estimated accuracy {100 * row.estimated_accuracy:.1f} %"))
     if row.labelled >= MIN_LABELLED:
         level = _level(usual, row.accuracy, row.labelled)
-        fallen.append((level, f"accuracy {row.accuracy:.1%} on {row.labelled} labelled"))
+        realised = f"realised accuracy {100 * row.accuracy:.1f} %"
+        fallen.append((level, f"{realised} on {row.labelled:,} labelled rows"))
     key = f"value/{stamp[:12]}/accuracy"
-    level, words = max(fallen, default=(0, ""))
+    level, what = max(fallen, default=(0, ""))
     if not level:
         return [Finding(key, "value", "", "", stamp, hold_s=HOLD_S)]
-    summary = f"{words} over 24 h, {usual:.1%} in the reference"
+    summary = f"{what} over 24 h (reference {100 * usual:.1f} %)"
     return [Finding(key, "value", SEVERITIES[level], summary, stamp, hold_s=HOLD_S)]
 
 

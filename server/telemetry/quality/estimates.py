@@ -105,7 +105,7 @@ def _expected(
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Estimates:
     """A prediction, how long its answer took, and what turned out to be true. `value` NaN: as the
     objective says."""
 
@@ -151,7 +151,7 @@ class QualityCounts:
         self.confidence[place] += confidence
         self.predicted[predicted, place] += 1
 
-    def learn(self, stick: Yardstick, verdict: Verdict, sign: int = 1) -> None:
+    def learn(self, stick: Yardstick, verdict: Estimates, sign: int = 1) -> None:
         """Add what is known now; with `sign` -1 take back what was believed before."""
         place = stick.bin(verdict.confidence)
         self.labelled[place] += sign

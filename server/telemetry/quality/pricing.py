@@ -1,4 +1,4 @@
-"""Two bundles measured with one price list, whatever each says its decisions are worth."""
+"""Values the decisions of two bundles with one and the same objective."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Yardsticks:
 def yardsticks(old: BundleFiles, new: BundleFiles) -> Yardsticks:
     """Raises a TelemetryError for a damaged file."""
     if set(old.labels) != set(new.labels):
-        why = "the labels differ, so that no objective has a value for every pair"
+        why = "the label sets differ, so no objective covers both"
         return Yardsticks(_stick(old, b""), _stick(new, b""), why)
     table = old.objective or new.objective
     why = "" if table else "neither bundle has an objective"
     if old.objective and new.objective and not _alike(old, new):
-        why = "the objectives differ; both are measured with the active bundle's"
+        why = "the objectives differ; the active bundle's is used for both"
     return Yardsticks(_stick(old, table), _stick(new, table), why)
 
 

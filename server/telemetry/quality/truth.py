@@ -1,4 +1,4 @@
-"""What holds of a prediction, out of all that was said of it."""
+"""The current truth about a prediction, derived from all its feedback."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Truth:
         )
 
     def taken_back_by(self, now: Truth) -> bool:
-        """Whether something that was said no longer holds; a part that was open is only joined."""
+        """Whether earlier feedback was replaced; filling a missing part is not a correction."""
         parts = zip(self.said, now.said, strict=True)
         return any(was not in ("", None) and was != holds for was, holds in parts)
 
 
 def truth_of(rows: Iterable[tuple[str, float | None, str, str, float, float]]) -> Truth | None:
-    """Of each part the last that was said; rows are in the order of their observation."""
+    """The latest value of each part; rows are in the order of their observation."""
     holds: Truth | None = None
     for label, value, outcome, source, observed_at, received_at in rows:
         before = holds or Truth()

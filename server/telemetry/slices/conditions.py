@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class SliceColumn:
     """One thing to slice by. `values` is [n]; NaN = absent. With `categories`, a value is an index
     into them; those beyond are not sliced by."""
 
@@ -32,20 +32,20 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Coded:
+class EncodedColumn:
     """A column as codes 0..CODES (uint8 [n]) and its conditions: masks [conditions, CODES + 1]."""
 
-    column: Column
+    column: SliceColumn
     codes: NDArray[np.uint8]
     masks: Floats
     texts: tuple[tuple[str, str], ...]  # (expression, words) of each condition
 
 
-def encode(column: Column) -> Coded:
+def encode(column: SliceColumn) -> EncodedColumn:
     return _categorical(column) if column.categories else _numeric(column)
 
 
-def _categorical(column: Column) -> Coded:
+def _categorical(column: SliceColumn) -> EncodedColumn:
     """The commonest categories, one condition each; the others share the code of the absent."""
     values = np.where(np.isfinite(column.values), column.values, -1).astype(np.int64)
     known = (values >= 0) & (values < len(column.categories))
@@ -60,10 +60,10 @@ def _categorical(column: Column) -> Coded:
     # A category everybody has is no slice.
     useful = texts if len(texts) > 1 or (codes == ABSENT).any() else ()
     masks = np.eye(len(useful), CODES + 1)
-    return Coded(column, codes, masks, useful)
+    return EncodedColumn(column, codes, masks, useful)
 
 
-def _numeric(column: Column) -> Coded:
+def _numeric(column: SliceColumn) -> EncodedColumn:
     """Up to seven round thresholds near the octiles; conditions below and from each one."""
     finite = column.values[np.isfinite(column.values)]
     few = finite[:: max(1, len(finite) // OCTILE_ROWS)].astype(np.float64)
@@ -85,7 +85,7 @@ def _numeric(column: Column) -> Coded:
             (f"{column.name}>={edge:g}", f"{column.name} ≥ {edge:g}{unit}"),
         ]
     stacked = np.asarray(masks) if masks else np.empty((0, CODES + 1))
-    return Coded(column, codes, stacked, tuple(texts))
+    return EncodedColumn(column, codes, stacked, tuple(texts))
 
 
 def _thresholds(values: Floats) -> Iterator[float]:

@@ -7,7 +7,7 @@ agree.
 - at least MIN_SUPPORT rows; one-sided Welch z against the rest; Benjamini-Hochberg (1995) over
   everything that was tested, so that ten thousand candidates do not mean five hundred findings;
 - a pair must be worse than each of its two conditions, by the same z within that condition;
-- a slice is told only if its rows are still worse without those of the slices told before it.
+- a slice is reported only if its rows are still worse without those of the slices before it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from server.telemetry.slices.conditions import CODES, MIN_SUPPORT, Coded, Column, encode
+from server.telemetry.slices.conditions import (
+    CODES,
+    MIN_SUPPORT,
+    EncodedColumn,
+    SliceColumn,
+    encode,
+)
 
-MOST_SHARE = 0.5  # what most of the traffic has in common is no slice of it
+MOST_SHARE = 0.5  # what most of the traffic has in common is not a slice
 MAX_FDR = 0.05
 VALIDATION_Z = 1.645  # one-sided 5 % on the other half
 PARENT_Z = 3.0  # how much worse than its parent a pair must be
@@ -68,7 +74,7 @@ class _Proposal:
 
 
 def worst_slices(
-    columns: Sequence[Column],
+    columns: Sequence[SliceColumn],
     loss: Floats,
     measure: Measure = "error",
     unit: str = "",
@@ -90,10 +96,10 @@ def worst_slices(
     proposals = _propose(coded, first, loss)
     agreed = [p for p in proposals if _agrees(p, coded, ~first, loss)]
     distinct = _distinct(agreed, coded, loss, limit)
-    return [_told(p, rows, coded, loss, measure, unit) for p, rows in distinct]
+    return [_described(p, rows, coded, loss, measure, unit) for p, rows in distinct]
 
 
-def _propose(coded: Sequence[Coded], rows: Bools, loss: Floats) -> list[_Proposal]:
+def _propose(coded: Sequence[EncodedColumn], rows: Bools, loss: Floats) -> list[_Proposal]:
     half = [item.codes[rows] for item in coded]
     losses = loss[rows]
     whole = _sums_of(losses)
@@ -118,7 +124,7 @@ def _propose(coded: Sequence[Coded], rows: Bools, loss: Floats) -> list[_Proposa
 
 
 def _pairs(
-    coded: Sequence[Coded],
+    coded: Sequence[EncodedColumn],
     half: Sequence[NDArray[np.uint8]],
     losses: Floats,
     level1: Sequence[_Sums],
@@ -200,7 +206,7 @@ def _z(part: _Sums, whole: _Sums) -> Floats:
 
 
 def _z_of_slice(part: _Sums, whole: _Sums) -> Floats:
-    """The same; NaN too for what is no slice, but most of the whole."""
+    """The same; NaN also for a part that holds most of the rows."""
     found: Floats = np.where(part.n <= MOST_SHARE * whole.n, _z(part, whole), np.nan)
     return found
 
@@ -224,7 +230,7 @@ def _q(ordered: Floats, p: float) -> float:
     return min(1.0, p * len(ordered) / max(rank, 1))
 
 
-def _agrees(proposal: _Proposal, coded: Sequence[Coded], rows: Bools, loss: Floats) -> bool:
+def _agrees(proposal: _Proposal, coded: Sequence[EncodedColumn], rows: Bools, loss: Floats) -> bool:
     inside = _rows(proposal, coded)[rows]
     return _z_of(inside, loss[rows]) >= VALIDATION_Z
 
@@ -239,7 +245,7 @@ def _sums_of(loss: Floats) -> _Sums:
     return _Sums(*map(np.asarray, (float(len(loss)), float(loss.sum()), float(squares))))
 
 
-def _rows(proposal: _Proposal, coded: Sequence[Coded]) -> Bools:
+def _rows(proposal: _Proposal, coded: Sequence[EncodedColumn]) -> Bools:
     inside: Bools = np.ones(len(coded[0].codes), dtype=np.bool_)
     for column, condition in proposal.conditions:
         chosen = coded[column].masks[condition] > 0
@@ -248,24 +254,24 @@ def _rows(proposal: _Proposal, coded: Sequence[Coded]) -> Bools:
 
 
 def _distinct(
-    proposals: Sequence[_Proposal], coded: Sequence[Coded], loss: Floats, limit: int
+    proposals: Sequence[_Proposal], coded: Sequence[EncodedColumn], loss: Floats, limit: int
 ) -> list[tuple[_Proposal, Bools]]:
     kept: list[tuple[_Proposal, Bools]] = []
-    told: Bools = np.zeros(len(loss), dtype=np.bool_)
+    explained: Bools = np.zeros(len(loss), dtype=np.bool_)
     for proposal in proposals:
         rows = _rows(proposal, coded)
-        if not kept or _z_of(rows[~told], loss[~told]) >= OWN_Z:
+        if not kept or _z_of(rows[~explained], loss[~explained]) >= OWN_Z:
             kept.append((proposal, rows))
-            told |= rows
+            explained |= rows
         if len(kept) == limit:
             break
     return kept
 
 
-def _told(
+def _described(
     proposal: _Proposal,
     rows: Bools,
-    coded: Sequence[Coded],
+    coded: Sequence[EncodedColumn],
     loss: Floats,
     measure: Measure,
     unit: str,
@@ -273,11 +279,11 @@ def _told(
     texts = [coded[column].texts[condition] for column, condition in proposal.conditions]
     mean, elsewhere = float(loss[rows].mean()), float(loss[~rows].mean())
     share = float(rows.mean())
-    said = " and ".join(words for _, words in texts)
+    description = " and ".join(text for _, text in texts)
     figure, other = _figure(mean, measure, unit), _figure(elsewhere, measure, unit)
     return FoundSlice(
         expression=" ".join(expression for expression, _ in texts),
-        message=f"{said}: {NAMES[measure]} {figure} against {other} elsewhere, "
+        message=f"{description}: {NAMES[measure]} {figure} against {other} elsewhere, "
         f"{100 * share:.0f} % of traffic",
         support=int(np.count_nonzero(rows)),
         share=share,

@@ -1,5 +1,5 @@
 """What live traffic is compared with: the bundle's reference, the previous stamp, the same hour of
-last week, or a range somebody pinned. Counts of past hours are additive, so all but the previous
+last week, or a pinned range. Counts of past hours are additive, so all but the previous
 stamp, whose cells are others, are sums of stored profiles."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from server.telemetry.drift.profile import Ints
 from server.telemetry.drift.windows import HOUR_S, WINDOWS
 from server.telemetry.errors import TelemetryError
 from server.telemetry.stamps.counting import Counting
-from server.telemetry.stamps.stamp_state import Live
+from server.telemetry.stamps.stamp_state import StampState
 from server.telemetry.store.store import Store
 
 WEEK_S = 7 * 86400
@@ -28,7 +28,7 @@ class BadBaseline(TelemetryError):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BaselineChoice:
     """`since` and `until` are unix seconds of a pinned range."""
 
     kind: str  # bundle | previous | last-week | pinned
@@ -36,14 +36,14 @@ class Choice:
     until: float = 0.0
 
 
-def choice_of(text: str) -> Choice:
+def choice_of(text: str) -> BaselineChoice:
     """`bundle`, `previous`, `last-week` or `2026-11-02T00:00..2026-11-05T00:00` (UTC unless a zone
     is given). Raises BadBaseline."""
     if text in ("bundle", "previous", "last-week"):
-        return Choice(text)
+        return BaselineChoice(text)
     since, dots, until = text.partition("..")
     try:
-        chosen = Choice("pinned", _unix(since), _unix(until))
+        chosen = BaselineChoice("pinned", _unix(since), _unix(until))
     except ValueError as fault:
         raise BadBaseline(f"{text!r}: bundle, previous, last-week or FROM..TO") from fault
     if not dots or chosen.since >= chosen.until:
@@ -59,55 +59,55 @@ def _unix(text: str) -> float:
 class Baselines:
     """Of all stamps; what is read from the store is kept for an hour."""
 
-    def __init__(self, choice: Choice, store: Store, counting: Counting) -> None:
+    def __init__(self, choice: BaselineChoice, store: Store, counting: Counting) -> None:
         self._choice = choice
         self._store = store
         self._counting = counting
         self._kept: dict[str, tuple[int, Mapping[int, Baseline]]] = {}
 
-    def of(self, live: Live, now: float) -> Mapping[int, Baseline]:
+    def of(self, state: StampState, now: float) -> Mapping[int, Baseline]:
         """By window."""
-        stamp, hour = live.bundle.stamp, int(now // HOUR_S)
+        stamp, hour = state.bundle.stamp, int(now // HOUR_S)
         kept = self._kept.get(stamp)
         if kept is None or kept[0] != hour:
-            kept = self._kept[stamp] = (hour, self._read(live, hour))
+            kept = self._kept[stamp] = (hour, self._read(state, hour))
         return kept[1]
 
     def forget(self, stamp: str) -> None:
         self._kept.pop(stamp, None)
 
-    def _read(self, live: Live, hour: int) -> Mapping[int, Baseline]:
+    def _read(self, state: StampState, hour: int) -> Mapping[int, Baseline]:
         match self._choice.kind:
             case "last-week":
                 ago = hour - WEEK_S // HOUR_S
                 spans = {w: range(ago + 1 - w // HOUR_S, ago + 1) for w in WINDOWS}
                 return {
-                    window: Baseline("last-week", self._hours(live, hours))
+                    window: Baseline("last-week", self._hours(state, hours))
                     for window, hours in spans.items()
                 }
             case "pinned":
                 first, last = (int(t // HOUR_S) for t in (self._choice.since, self._choice.until))
-                found = Baseline("pinned", self._hours(live, range(first, last)))
+                found = Baseline("pinned", self._hours(state, range(first, last)))
             case "previous":
-                found = Baseline("previous", self._previous(live))
+                found = Baseline("previous", self._previous(state))
             case _:
-                found = live.learnt or bundle_baseline(live.layout)
+                found = state.learnt or bundle_baseline(state.layout)
         return dict.fromkeys(WINDOWS, found)
 
-    def _hours(self, live: Live, hours: Iterable[int]) -> dict[str, Ints]:
+    def _hours(self, state: StampState, hours: Iterable[int]) -> dict[str, Ints]:
         total: dict[str, Ints] = {}
         for hour in hours:
-            for name, counts in self._counting.past(live.bundle.stamp, live.layout, hour).items():
+            for name, counts in self._counting.past(state.bundle.stamp, state.layout, hour).items():
                 total[name] = total[name] + counts if name in total else counts
         return total
 
-    def _previous(self, live: Live) -> dict[str, Ints]:
+    def _previous(self, state: StampState) -> dict[str, Ints]:
         """The latest rows of the stamp that served before, counted in this one's cells; features
         are matched by name."""
         row = self._store.connection.execute(
             "SELECT s.id FROM stamp s JOIN profile p ON p.stamp_id = s.id WHERE s.id <> ?"
             " AND s.hex <> ? ORDER BY p.hour DESC LIMIT 1",
-            (self._store.names.stamp_id(live.bundle.stamp), live.bundle.stamp),
+            (self._store.names.stamp_id(state.bundle.stamp), state.bundle.stamp),
         ).fetchone()
         if row is None:
             return {}
@@ -121,16 +121,16 @@ class Baselines:
         if not rows:
             return {}
         theirs = np.frombuffer(b"".join(r[0] for r in rows), dtype="<f4").reshape(len(rows), -1)
-        ours = np.full((len(rows), len(live.reference.features)), np.nan, dtype=np.float32)
-        for position, feature in enumerate(live.reference.features):
+        ours = np.full((len(rows), len(state.reference.features)), np.nan, dtype=np.float32)
+        for position, feature in enumerate(state.reference.features):
             if feature.name in names:
                 ours[:, position] = theirs[:, names.index(feature.name)]
-        coded = live.layout.code(ours, np.zeros(ours.shape, dtype=bool))
-        tags = [live.slices.known(json.loads(r[1])) for r in rows]
-        found = {"": live.layout.block().add(coded, slice(None))}
+        coded = state.layout.code(ours, np.zeros(ours.shape, dtype=bool))
+        tags = [state.slices.known(json.loads(r[1])) for r in rows]
+        found = {"": state.layout.block().add(coded, slice(None))}
         for name in {name for row_tags in tags for name in row_tags}:
             inside = np.array([name in row_tags for row_tags in tags])
-            found[name] = live.layout.block().add(coded, inside)
+            found[name] = state.layout.block().add(coded, inside)
         return found
 
     def _rows(self, stamp_id: int, length: int) -> list[tuple[bytes, str]]:

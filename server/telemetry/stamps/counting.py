@@ -1,4 +1,4 @@
-"""Adds batches of records to every sum there is: profiles, trailing windows, latency, quality.
+"""Adds batches of records to all sums: profiles, trailing windows, latency, quality.
 
 Memory only: nothing here can fail because a disk is full. Rows wait until `settle` counts them
 together; `flush` writes what changed. `Writer` says when.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from server.telemetry.drift import embedding
-from server.telemetry.drift.binning import Block, Layout
+from server.telemetry.drift.binning import BinLayout, Block
 from server.telemetry.drift.profile import Ints, Profile, unpack_counts
 from server.telemetry.drift.windows import HOUR_S, SLOT_S
 from server.telemetry.quality.count_arrays import add_answers, packed, unpacked
@@ -20,12 +20,12 @@ from server.telemetry.record import Record
 from server.telemetry.rows import LatencyRow
 from server.telemetry.stamps.latency import LatencyKey, LatencySums, key_of
 from server.telemetry.stamps.open_sums import OpenSums
-from server.telemetry.stamps.pending_rows import Seen, by_stamp, grouped, slices_of
-from server.telemetry.stamps.registry import Lives
-from server.telemetry.stamps.stamp_state import Live
+from server.telemetry.stamps.pending_rows import UncountedRow, by_stamp, grouped, slices_of
+from server.telemetry.stamps.registry import StampRegistry
+from server.telemetry.stamps.stamp_state import StampState
 from server.telemetry.store.store import Store
 
-WARM_S = 2 * HOUR_S  # sums of hours older than this are put away
+WARM_S = 2 * HOUR_S  # sums of hours older than this leave memory
 WARM_LATENCY_S = 120
 
 MOST_WAITING = 1024  # rows of a stamp that wait to be counted
@@ -34,17 +34,17 @@ HourKey = tuple[str, int, str]  # stamp, hour (unix s), slice
 
 
 class Counting:
-    """Rows of stamps that `lives` cannot find are counted in the latency alone."""
+    """Rows of stamps that `states` cannot find are counted in the latency alone."""
 
-    def __init__(self, store: Store, lives: Lives) -> None:
+    def __init__(self, store: Store, states: StampRegistry) -> None:
         self._store = store
-        self._lives = lives
+        self._states = states
         self.profiles: OpenSums[HourKey, Block] = OpenSums(self._stored_block)
         self.latency: OpenSums[LatencyKey, LatencySums] = OpenSums(self._stored_latency)
         self.quality: OpenSums[HourKey, QualityCounts] = OpenSums(self._stored_quality)
         self.embedding: OpenSums[tuple[str, int], Ints] = OpenSums(self._stored_embedding)
         self._fresh: set[LatencyKey] = set()
-        self._waiting: dict[str, list[Seen]] = {}  # by stamp
+        self._waiting: dict[str, list[UncountedRow]] = {}  # by stamp
         self.malformed = 0  # records whose features are not those of their stamp
 
     # ---- adding ----------------------------------------------------------------------------
@@ -56,85 +56,87 @@ class Counting:
             self.latency.change(key).add(record)
             self._fresh.add(key)
         for stamp, rows in by_stamp(records).items():
-            live = self._lives.find(stamp)
-            if live is None:
+            state = self._states.find(stamp)
+            if state is None:
                 continue
-            live.last_at = max(live.last_at, max(row.at for row in rows))
+            state.last_at = max(state.last_at, max(row.at for row in rows))
             waiting = self._waiting.setdefault(stamp, [])
             waiting += rows
             if len(waiting) >= MOST_WAITING:
-                self._settle(live, self._waiting.pop(stamp), now)
+                self._settle(state, self._waiting.pop(stamp), now)
 
     def settle(self, now: float) -> None:
         """Adds the rows that wait; call before anything is read."""
         waiting, self._waiting = self._waiting, {}
         for stamp, rows in waiting.items():
-            live = self._lives.find(stamp)
-            if live is not None:
-                self._settle(live, rows, now)
+            state = self._states.find(stamp)
+            if state is not None:
+                self._settle(state, rows, now)
 
-    def _settle(self, live: Live, rows: Sequence[Seen], now: float) -> None:
-        _advance(live, now)
-        tags = [live.slices.of(row.slices) for row in rows]
-        self._add_quality(live, rows, tags)
-        self.malformed += sum(1 for row in rows if row.features and not live.fits(row))
-        self._add_profiles(live, rows, tags)
+    def _settle(self, state: StampState, rows: Sequence[UncountedRow], now: float) -> None:
+        _advance(state, now)
+        tags = [state.slices.of(row.slices) for row in rows]
+        self._add_quality(state, rows, tags)
+        self.malformed += sum(1 for row in rows if row.features and not state.fits(row))
+        self._add_profiles(state, rows, tags)
 
     def remember(self, records: Sequence[Record], now: float) -> None:
         """Rows that the stored sums have already: for the last hour's window alone, which is not
         stored. Only after a start."""
         for stamp, rows in by_stamp(records).items():
-            live = self._lives.find(stamp)
-            if live is None:
+            state = self._states.find(stamp)
+            if state is None:
                 continue
-            live.last_at = max(live.last_at, max(row.at for row in rows))
-            _advance(live, now)
-            fitting = [row for row in rows if live.fits(row)]
+            state.last_at = max(state.last_at, max(row.at for row in rows))
+            _advance(state, now)
+            fitting = [row for row in rows if state.fits(row)]
             if fitting:
-                self._remember(live, fitting)
+                self._remember(state, fitting)
 
-    def _remember(self, live: Live, rows: Sequence[Seen]) -> None:
-        coded, tags = live.code(rows), [live.slices.of(row.slices) for row in rows]
+    def _remember(self, state: StampState, rows: Sequence[UncountedRow]) -> None:
+        coded, tags = state.code(rows), [state.slices.of(row.slices) for row in rows]
         for slot, members in grouped([int(row.at // SLOT_S) for row in rows]):
-            if live.embedding is not None and live.embedding_watch is not None:
-                sums = live.embedding.of(coded, members)
-                live.embedding_watch.trailing.add_recent("", slot * SLOT_S, sums)
+            if state.embedding is not None and state.embedding_detector is not None:
+                sums = state.embedding.of(coded, members)
+                state.embedding_detector.windows.add_recent("", slot * SLOT_S, sums)
             for name, inside in slices_of(tags, members):
-                added = live.layout.block().add(coded, inside)
-                live.trailing.add_recent(name, slot * SLOT_S, added)
+                added = state.layout.block().add(coded, inside)
+                state.windows.add_recent(name, slot * SLOT_S, added)
 
     def _add_profiles(
-        self, live: Live, rows: Sequence[Seen], tags: Sequence[Sequence[str]]
+        self, state: StampState, rows: Sequence[UncountedRow], tags: Sequence[Sequence[str]]
     ) -> None:
-        fitting = [i for i, row in enumerate(rows) if live.fits(row)]
+        fitting = [i for i, row in enumerate(rows) if state.fits(row)]
         if not fitting:
             return
-        coded = live.code([rows[i] for i in fitting])
+        coded = state.code([rows[i] for i in fitting])
         tags = [tags[i] for i in fitting]
         for slot, members in grouped([int(rows[i].at // SLOT_S) for i in fitting]):
             hour = slot * SLOT_S // HOUR_S * HOUR_S
-            if live.embedding is not None and live.embedding_watch is not None:
-                sums = live.embedding.of(coded, members)
-                kept = self.embedding.change((live.bundle.stamp, hour))
+            if state.embedding is not None and state.embedding_detector is not None:
+                sums = state.embedding.of(coded, members)
+                kept = self.embedding.change((state.bundle.stamp, hour))
                 kept += sums
-                live.embedding_watch.trailing.add("", slot * SLOT_S, sums)
+                state.embedding_detector.windows.add("", slot * SLOT_S, sums)
             for name, inside in slices_of(tags, members):
-                block = self.profiles.change((live.bundle.stamp, hour, name))
-                live.trailing.add(name, slot * SLOT_S, block.add(coded, inside))
+                block = self.profiles.change((state.bundle.stamp, hour, name))
+                state.windows.add(name, slot * SLOT_S, block.add(coded, inside))
 
-    def _add_quality(self, live: Live, rows: Sequence[Seen], tags: Sequence[Sequence[str]]) -> None:
+    def _add_quality(
+        self, state: StampState, rows: Sequence[UncountedRow], tags: Sequence[Sequence[str]]
+    ) -> None:
         """Only classification has a confidence that can turn out right or wrong."""
         judged = [i for i, row in enumerate(rows) if row.judged]
         if not judged:
             return
         confidence = np.array([rows[i].confidence for i in judged])
-        places = np.searchsorted(live.stick.edges, confidence, side="right")
-        predicted = np.array([live.stick.label(rows[i].label) for i in judged])
+        places = np.searchsorted(state.stick.edges, confidence, side="right")
+        predicted = np.array([state.stick.label(rows[i].label) for i in judged])
         kept = [tags[i] for i in judged]
         hours = [int(rows[i].at // HOUR_S) * HOUR_S for i in judged]
         for hour, members in grouped(hours):
             for name, inside in slices_of(kept, members):
-                counts = self.quality.change((live.bundle.stamp, hour, name))
+                counts = self.quality.change((state.bundle.stamp, hour, name))
                 add_answers(counts, places[inside], confidence[inside], predicted[inside])
 
     # ---- reading ---------------------------------------------------------------------------
@@ -156,11 +158,11 @@ class Counting:
         """Writes all that changed; inside a transaction of the caller's. Call `written` once that
         is committed."""
         for (stamp, hour, name), block in self.profiles.changed():
-            live = self._lives.find(stamp)
-            if live is None:
+            state = self._states.find(stamp)
+            if state is None:
                 continue
             ids = self._store.names.feature_ids(stamp)
-            profiles = [(ids[i], live.layout.profile(block, i)) for i in range(len(ids))]
+            profiles = [(ids[i], state.layout.profile(block, i)) for i in range(len(ids))]
             key = (self._store.names.stamp_id(stamp), hour, self._store.names.slice_id(name, hour))
             self._store.sums.put_profiles(*key, profiles)
         self._store.sums.put_latency([sums.row(key) for key, sums in self.latency.changed()])
@@ -179,7 +181,7 @@ class Counting:
         self.embedding.put_away(lambda key: key[1] < now - WARM_S)
         self.latency.put_away(lambda key: key.bucket_unix_s < now - WARM_LATENCY_S)
 
-    def past(self, stamp: str, layout: Layout, hour: int) -> dict[str, Ints]:
+    def past(self, stamp: str, layout: BinLayout, hour: int) -> dict[str, Ints]:
         """Flat counts of a whole hour (index, not seconds) by slice: open ones, else stored."""
         found: dict[str, Ints] = {}
         for name, position, *extras, _, _, _, _, blob, crc in self._store.sums.profiles(
@@ -200,7 +202,7 @@ class Counting:
         }
 
     def _stored_embedding(self, key: tuple[str, int]) -> Ints:
-        sums = self._live(key[0]).embedding
+        sums = self._state_of(key[0]).embedding
         size = sums.size if sums is not None else 1
         return embedding.unpacked(self._store.sums.embedding(*key), size)
 
@@ -211,7 +213,7 @@ class Counting:
         self.embedding.drop(lambda key: key[0] == stamp)
 
     def _stored_block(self, key: HourKey) -> Block:
-        layout = self._live(key[0]).layout
+        layout = self._state_of(key[0]).layout
         block = layout.block()
         for (
             _,
@@ -226,7 +228,7 @@ class Counting:
             try:
                 counts = unpack_counts(blob, int(layout.sizes[position]), crc)
             except (ValueError, IndexError):
-                continue  # damaged, or of another schema: counted anew
+                continue  # damaged, or of another schema: counted from zero
             profile = Profile(counts, missing, nonfinite, absent, *moments)
             layout.restore(block, position, profile)
         return block
@@ -239,7 +241,7 @@ class Counting:
         return sums
 
     def _stored_quality(self, key: HourKey) -> QualityCounts:
-        stick = self._live(key[0]).stick
+        stick = self._state_of(key[0]).stick
         blob = self._store.sums.quality(*key)
         if blob is not None:
             try:
@@ -248,14 +250,14 @@ class Counting:
                 pass  # of another label set: a stamp cannot change its labels, but files can rot
         return QualityCounts.of(stick)
 
-    def _live(self, stamp: str) -> Live:
-        live = self._lives.find(stamp)
-        assert live is not None, "sums are opened for known stamps only"
-        return live
+    def _state_of(self, stamp: str) -> StampState:
+        state = self._states.find(stamp)
+        assert state is not None, "sums are opened for known stamps only"
+        return state
 
 
 def _restore(
-    layout: Layout, flat: Ints, position: int, extras: Sequence[int], blob: bytes, crc: int
+    layout: BinLayout, flat: Ints, position: int, extras: Sequence[int], blob: bytes, crc: int
 ) -> None:
     if position >= len(layout.sizes):
         return
@@ -267,7 +269,7 @@ def _restore(
     flat[start + size : start + size + len(extras)] = extras
 
 
-def _advance(live: Live, now: float) -> None:
-    live.trailing.advance(now)
-    if live.embedding_watch is not None:
-        live.embedding_watch.trailing.advance(now)
+def _advance(state: StampState, now: float) -> None:
+    state.windows.advance(now)
+    if state.embedding_detector is not None:
+        state.embedding_detector.windows.advance(now)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.telemetry.quality.estimates import QualityCounts, Verdict, Yardstick
+from server.telemetry.quality.estimates import Estimates, QualityCounts, Yardstick
 from server.telemetry.quality.truth import Truth, truth_of
 from server.telemetry.store.store import Store, day_of
 
@@ -42,8 +42,8 @@ class FeedbackItem:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackResult:
-    """`status` is joined | corrected | duplicate | unknown | expired | refused; the rest says what
-    was refused, why in one UPPER_CASE word, and in words."""
+    """`status` is joined | corrected | duplicate | unknown | expired | refused; the rest names
+    the refused field, the reason in UPPER_CASE, and a message."""
 
     prediction_id: str
     status: str
@@ -54,7 +54,7 @@ class FeedbackResult:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a stored prediction said."""
+    """What feedback needs of a stored prediction."""
 
     at: float
     stamp: str
@@ -148,7 +148,7 @@ class Feedback:
         value = math.nan if truth.value is None else truth.value
         for of_slice in counts:
             if truth.label:
-                verdict = Verdict(
+                verdict = Estimates(
                     answered.confidence,
                     stick.label(answered.label),
                     _true(stick, truth.label, answered.label),
@@ -258,11 +258,11 @@ def made_at(prediction_id: str) -> float | None:
 
 def _malformed(item: FeedbackItem, now: float) -> FeedbackResult | None:
     if not item.prediction_id:
-        return _refused(item, "prediction_id", "MISSING", "which prediction is meant is not said")
+        return _refused(item, "prediction_id", "MISSING", "a prediction id is required")
     if not item.label and not item.outcome and item.value is None:
         return _refused(item, "label", "EMPTY", "neither label nor outcome nor value is given")
     if item.value is not None and not math.isfinite(item.value):
-        return _refused(item, "value", "NOT_FINITE", f"a value of {item.value} says nothing")
+        return _refused(item, "value", "NOT_FINITE", f"value must be finite, not {item.value}")
     if item.value is not None and abs(item.value) > LARGEST_VALUE:
         text = f"a value of {item.value:g}; the limit is {LARGEST_VALUE:g} either way"
         return _refused(item, "value", "TOO_LARGE", text)

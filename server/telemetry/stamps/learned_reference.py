@@ -19,7 +19,7 @@ from server.telemetry.drift.reference import FORMAT, LEARNT
 from server.telemetry.drift.windows import HOUR_S
 from server.telemetry.record import FeatureSpec
 from server.telemetry.stamps.counting import Counting
-from server.telemetry.stamps.stamp_state import Live
+from server.telemetry.stamps.stamp_state import StampState
 from server.telemetry.store.store import Store
 
 LEARN_S = 3 * 86400
@@ -28,7 +28,7 @@ MOST_ROWS = 50_000
 CELLS, GROUPS = 64, 16  # as in pipelines/build/reference_profile.py
 
 
-def learn(live: Live, store: Store, now: float) -> bytes | None:
+def learn(state: StampState, store: Store, now: float) -> bytes | None:
     """reference/profile.json from the rows of a stamp, once there are three days of them."""
     rows: list[bytes] = []
     first = now
@@ -36,7 +36,7 @@ def learn(live: Live, store: Store, now: float) -> bytes | None:
         found = store.connection.execute(
             f"SELECT p.features, p.at FROM prediction_{day} p JOIN stamp s ON s.id = p.stamp_id"
             " WHERE s.hex = ? AND length(p.features) = ? ORDER BY p.id LIMIT ?",
-            (live.bundle.stamp, 4 * len(live.bundle.schema), MOST_ROWS - len(rows)),
+            (state.bundle.stamp, 4 * len(state.bundle.schema), MOST_ROWS - len(rows)),
         ).fetchall()
         if found:
             first = min(first, found[0][1])
@@ -48,7 +48,7 @@ def learn(live: Live, store: Store, now: float) -> bytes | None:
         "format": FORMAT,
         "rows": len(rows),
         "made_from": f"{LEARNT} {len(rows)} rows of live traffic",
-        "features": [_feature(matrix[:, i], spec) for i, spec in enumerate(live.bundle.schema)],
+        "features": [_feature(matrix[:, i], spec) for i, spec in enumerate(state.bundle.schema)],
         "slices": [],
         "embedding": None,
         "reliability": None,
@@ -57,26 +57,28 @@ def learn(live: Live, store: Store, now: float) -> bytes | None:
     return json.dumps(content).encode()
 
 
-def learn_slices(live: Live, store: Store, counting: Counting, now: float) -> Baseline | None:
-    """The baseline with what was learnt of slices that had none; None when there is no news."""
-    known = live.learnt or bundle_baseline(live.layout)
-    if live.reference.learning:
+def learn_slices(
+    state: StampState, store: Store, counting: Counting, now: float
+) -> Baseline | None:
+    """The baseline with what was learnt of slices that had none; None when nothing is new."""
+    known = state.learnt or bundle_baseline(state.layout)
+    if state.reference.learning:
         return None
     fresh = {}
-    for name in live.trailing.slices():
+    for name in state.windows.slices():
         if name and name not in known.counts:
-            first = store.sums.first_hour(live.bundle.stamp, name)
+            first = store.sums.first_hour(state.bundle.stamp, name)
             if first and now - first >= LEARN_S:
-                counts = _first_days(live, counting, name, first)
-                if counts.sum() >= MIN_ROWS * len(live.reference.features) / 2:
+                counts = _first_days(state, counting, name, first)
+                if counts.sum() >= MIN_ROWS * len(state.reference.features) / 2:
                     fresh[name] = counts
     return Baseline(known.name, {**known.counts, **fresh}) if fresh else None
 
 
-def _first_days(live: Live, counting: Counting, name: str, first: int) -> Ints:
-    total = np.zeros(live.layout.total, dtype=np.int64)
+def _first_days(state: StampState, counting: Counting, name: str, first: int) -> Ints:
+    total = np.zeros(state.layout.total, dtype=np.int64)
     for hour in range(first // HOUR_S, (first + LEARN_S) // HOUR_S):
-        found = counting.past(live.bundle.stamp, live.layout, hour).get(name)
+        found = counting.past(state.bundle.stamp, state.layout, hour).get(name)
         if found is not None:
             total += found
     return total
@@ -109,7 +111,7 @@ def _feature(column: NDArray[np.float32], spec: FeatureSpec) -> dict[str, Any]:
         "groups": groups.tolist(),
         "discrete": False,
         "n": len(finite),
-        # Without the mixes a value that is absent cannot be told from one that is missing.
+        # Without the mixes a value that is absent cannot be distinguished from a missing one.
         "missing": 0,
         "nonfinite": int(np.isinf(column).sum()),
         "deff": 1.0,  # live traffic measures its own (drift/design_effect.py)

@@ -17,7 +17,7 @@ from server.telemetry.record import Record
 Rows = NDArray[np.int64]
 
 
-class Seen(NamedTuple):
+class UncountedRow(NamedTuple):
     """Fields as in Record; `judged`: an answer whose confidence can turn out right or wrong."""
 
     at: float
@@ -29,9 +29,9 @@ class Seen(NamedTuple):
     confidence: float
 
 
-def seen(record: Record) -> Seen:
+def uncounted(record: Record) -> UncountedRow:
     judged = record.task == "classify" and not record.error
-    return Seen(
+    return UncountedRow(
         record.at,
         record.mix,
         record.features,
@@ -42,10 +42,10 @@ def seen(record: Record) -> Seen:
     )
 
 
-def by_stamp(records: Iterable[Record]) -> dict[str, list[Seen]]:
-    found: dict[str, list[Seen]] = {}
+def by_stamp(records: Iterable[Record]) -> dict[str, list[UncountedRow]]:
+    found: dict[str, list[UncountedRow]] = {}
     for record in records:
-        found.setdefault(record.stamp, []).append(seen(record))
+        found.setdefault(record.stamp, []).append(uncounted(record))
     return found
 
 

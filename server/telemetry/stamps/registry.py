@@ -10,45 +10,45 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
 from server.telemetry.record import BundleFiles, FeatureSpec
-from server.telemetry.stamps.stamp_state import Live, Past
+from server.telemetry.stamps.stamp_state import PastCounts, StampState
 from server.telemetry.store.store import Store
 
-REMEMBERED_S = 4 * 3600  # as far back as evidence looks
+REMEMBERED_S = 4 * 3600  # how far back confirmation looks
 MOST = 8  # in memory at a time
 
 
-class Lives(Mapping[str, Live]):
+class StampRegistry(Mapping[str, StampState]):
     """By stamp. Only the writer's thread changes it."""
 
-    def __init__(self, store: Store, past: Past, tick_s: float) -> None:
+    def __init__(self, store: Store, past: PastCounts, tick_s: float) -> None:
         self._store = store
         self._past = past
         self._tick_s = tick_s
-        self._lives: dict[str, Live] = {}
+        self._states: dict[str, StampState] = {}
 
-    def __getitem__(self, stamp: str) -> Live:
-        return self._lives[stamp]
+    def __getitem__(self, stamp: str) -> StampState:
+        return self._states[stamp]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._lives)
+        return iter(self._states)
 
     def __len__(self) -> int:
-        return len(self._lives)
+        return len(self._states)
 
-    def adopt(self, bundle: BundleFiles, now: float) -> Live:
+    def adopt(self, bundle: BundleFiles, now: float) -> StampState:
         """Takes in a bundle, whatever was known of its stamp before. Raises ReferenceRefused or
         ObjectiveRefused, after which nothing has changed."""
         bundle = self.with_learnt(bundle)
-        known = self._lives.get(bundle.stamp)
+        known = self._states.get(bundle.stamp)
         if known is not None and known.bundle == bundle:
             return known
-        live = Live(bundle, self._slices(), self._past, self._tick_s)
+        state = StampState(bundle, self._slices(), self._past, self._tick_s)
         with self._store.transaction():
-            self._store.names.put_reference(bundle.stamp, bundle.name, live.reference, now)
+            self._store.names.put_reference(bundle.stamp, bundle.name, state.reference, now)
             self._keep(bundle)
-        self._lives[bundle.stamp] = live
+        self._states[bundle.stamp] = state
         self._let_go(bundle.stamp)
-        return live
+        return state
 
     def with_learnt(self, bundle: BundleFiles) -> BundleFiles:
         """A bundle without a reference, with the one its traffic has made, if it has."""
@@ -59,19 +59,19 @@ class Lives(Mapping[str, Live]):
             return bundle
         return replace(bundle, reference=kept.reference)
 
-    def find(self, stamp: str) -> Live | None:
+    def find(self, stamp: str) -> StampState | None:
         """A stamp known before, from the store if need be."""
-        if stamp not in self._lives:
+        if stamp not in self._states:
             bundle = self._kept(stamp)
             if bundle is None:
                 return None
-            self._lives[stamp] = Live(bundle, self._slices(), self._past, self._tick_s)
+            self._states[stamp] = StampState(bundle, self._slices(), self._past, self._tick_s)
             self._let_go(stamp)
-        return self._lives[stamp]
+        return self._states[stamp]
 
     def restore(self, now: float) -> None:
-        """After a start, once the rows are counted again: what the last ticks said of the stamps
-        that had traffic in the last day."""
+        """After a start, once the rows are counted again: restores the levels of the last ticks
+        for stamps that had traffic in the last day."""
         for (stamp,) in self._store.connection.execute(
             "SELECT DISTINCT s.hex FROM profile p JOIN stamp s ON s.id = p.stamp_id"
             " WHERE p.hour >= ?",
@@ -79,22 +79,24 @@ class Lives(Mapping[str, Live]):
         ).fetchall():
             self.find(stamp)
         since = int((now - REMEMBERED_S) * 1000)
-        for stamp, live in self._lives.items():
-            live.last_at = max(live.last_at, float(self._store.sums.last_hour(stamp)))
-            live.watch.restore(self._store.judgements.levels(stamp, since))
+        for stamp, state in self._states.items():
+            state.last_at = max(state.last_at, float(self._store.sums.last_hour(stamp)))
+            state.detector.restore(self._store.judgements.levels(stamp, since))
 
-    def meet(self, stamp: str, schema: tuple[FeatureSpec, ...], now: float) -> Live:
+    def meet(self, stamp: str, schema: tuple[FeatureSpec, ...], now: float) -> StampState:
         """A stamp that a record brought: as it is known, or without a reference."""
-        live = self.find(stamp)
-        if live is None or (schema and not live.bundle.schema):
-            before = live.bundle if live else BundleFiles(stamp)
-            live = self.adopt(replace(before, schema=schema), now)
-        return live
+        state = self.find(stamp)
+        if state is None or (schema and not state.bundle.schema):
+            before = state.bundle if state else BundleFiles(stamp)
+            state = self.adopt(replace(before, schema=schema), now)
+        return state
 
     def _let_go(self, but: str) -> None:
-        while len(self._lives) > MOST:
-            oldest = min((s for s in self._lives if s != but), key=lambda s: self._lives[s].last_at)
-            del self._lives[oldest]
+        while len(self._states) > MOST:
+            oldest = min(
+                (s for s in self._states if s != but), key=lambda s: self._states[s].last_at
+            )
+            del self._states[oldest]
 
     def _slices(self) -> list[str]:
         return [name for name in self._store.names.slice_names() if name]

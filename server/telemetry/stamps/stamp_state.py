@@ -1,4 +1,4 @@
-"""One stamp while it serves: what it was said to be when loaded, and what is counted for it."""
+"""The state of one stamp: its reference and objective, and everything counted for it."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.telemetry.drift import reference
-from server.telemetry.drift.binning import Coded, Layout
-from server.telemetry.drift.detector import Baseline, DriftWatch
-from server.telemetry.drift.embedding import EmbeddingSums, EmbeddingWatch
+from server.telemetry.drift.binning import BinLayout, BinnedRows
+from server.telemetry.drift.detector import Baseline, DriftDetector
+from server.telemetry.drift.embedding import EmbeddingDetector, EmbeddingSums
 from server.telemetry.drift.profile import Ints, Reference, empty_reference
-from server.telemetry.drift.windows import Trailing
+from server.telemetry.drift.windows import TrailingWindows
 from server.telemetry.quality import objective
 from server.telemetry.quality.estimates import Yardstick, yardstick
 from server.telemetry.record import BundleFiles
 from server.telemetry.rows import FeatureRow
 from server.telemetry.slices.names import SliceNames
-from server.telemetry.stamps.pending_rows import Seen
+from server.telemetry.stamps.pending_rows import UncountedRow
 
 SENT = ("text", "image", "audio")  # a NaN of these is missing only where the mix names them
 ALWAYS = "request"
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class PastCounts:
     """Counts of a whole hour (its index since 1970) of a stamp, by slice, from the store."""
 
-    profiles: Callable[[str, Layout, int], Mapping[str, Ints]]
+    profiles: Callable[[str, BinLayout, int], Mapping[str, Ints]]
     embedding: Callable[[str, int], Mapping[str, Ints]]
 
 
-class Live:
+class StampState:
     """Raises ReferenceRefused or ObjectiveRefused when the bundle's files do not fit."""
 
     def __init__(
-        self, bundle: BundleFiles, slices: Sequence[str], past: Past, tick_s: float
+        self, bundle: BundleFiles, slices: Sequence[str], past: PastCounts, tick_s: float
     ) -> None:
         self.bundle = bundle
         self.reference = _reference(bundle)
-        self.layout = Layout(self.reference)
+        self.layout = BinLayout(self.reference)
         self.stick: Yardstick = yardstick(
             bundle.labels,
             self.reference,
@@ -49,19 +49,19 @@ class Live:
         )
         self.slices = SliceNames([*self.reference.slices, *slices])
         layout = self.layout
-        self.trailing = Trailing(
+        self.windows = TrailingWindows(
             layout.total, lambda hour: past.profiles(bundle.stamp, layout, hour)
         )
-        self.watch = DriftWatch(bundle.stamp, self.layout, self.trailing, tick_s)
+        self.detector = DriftDetector(bundle.stamp, self.layout, self.windows, tick_s)
         self.learnt: Baseline | None = None  # the baseline, once slices have been learnt
         self.embedding: EmbeddingSums | None = None
-        self.embedding_watch: EmbeddingWatch | None = None
+        self.embedding_detector: EmbeddingDetector | None = None
         if self.reference.embedding is not None:
             self.embedding = EmbeddingSums(self.reference.embedding, bundle.schema)
-            whole = Trailing(
+            whole = TrailingWindows(
                 self.embedding.size, lambda hour: past.embedding(bundle.stamp, hour), signed=True
             )
-            self.embedding_watch = EmbeddingWatch(
+            self.embedding_detector = EmbeddingDetector(
                 bundle.stamp, self.reference.embedding, whole, tick_s
             )
         self.last_at = 0.0
@@ -73,7 +73,7 @@ class Live:
         return [i for i, f in enumerate(features) if f.spec.modality == "embedding"]
 
     def feature_rows(self) -> list[FeatureRow]:
-        """As watchers are told of them."""
+        """The features as rows of the change feed."""
         return [
             FeatureRow(
                 f.name,
@@ -90,11 +90,11 @@ class Live:
             for f in self.reference.features
         ]
 
-    def fits(self, row: Seen) -> bool:
+    def fits(self, row: UncountedRow) -> bool:
         return len(row.features) == 4 * len(self.reference.features)
 
-    def code(self, rows: Sequence[Seen]) -> Coded:
-        """Rows that fit, in cells."""
+    def code(self, rows: Sequence[UncountedRow]) -> BinnedRows:
+        """Rows that fit, as bin numbers."""
         matrix = np.frombuffer(b"".join([row.features for row in rows]), dtype="<f4")
         expected = np.stack([self._expects(row.mix) for row in rows])
         return self.layout.code(matrix.reshape(len(rows), -1), expected)

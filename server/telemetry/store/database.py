@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 NAME = "telemetry.db"
 LOCK = "telemetry.lock"
 SPARE = "trefoil-telemetry-"  # how temporary folders are called
-SPARE_S = 3600.0  # one that nobody holds is kept so long: somebody may be looking at it
+SPARE_S = 3600.0  # an unused one is kept this long, for inspection
 CHECKED_BYTES = 256 << 20  # larger files are not read through at start: 1 s for each GB
 BUSY_MS = 5000
 # The file may be as good as ever: another program holds it, or the disk has no room or no answer.
@@ -53,7 +53,7 @@ class Opened:
 
     @property
     def there(self) -> bool:
-        """Whether the path still leads to this file: nobody has removed or replaced it."""
+        """Whether the path still leads to this file: it was not removed or replaced."""
         return _identity(self.path) == self.file
 
     def close(self) -> None:
@@ -106,13 +106,13 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 
 def set_aside(folder: Path, now: float, reason: str) -> str:
-    """Renames the file and its log, which somebody may want to look at; says so. The file must be
+    """Renames the file and its log, for later inspection; logs it. The file must be
     closed. Raises OSError."""
     aside = f"telemetry.unusable-{int(now)}.db"
     for ending in ("", "-wal", "-shm"):
         if (old := folder / (NAME + ending)).exists():
             os.replace(old, folder / (aside + ending))
-    trouble = f"{folder / NAME} could not be used ({reason}): set aside as {aside}, a new one begun"
+    trouble = f"{folder / NAME} could not be used ({reason}): set aside as {aside}"
     logger.error("telemetry: %s", trouble)
     return trouble
 
@@ -156,14 +156,14 @@ def _locked(folder: Path) -> Iterator[BinaryIO]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OSError("another server keeps its telemetry there") from None
+            raise OSError("another server has this folder in use") from None
         yield lock
         unless_opened.pop_all()
 
 
 def _open(path: Path) -> sqlite3.Connection:
     if not path.exists():
-        path.touch(mode=0o600)  # payloads are somebody's words and pictures
+        path.touch(mode=0o600)  # payloads are private
     connection = sqlite3.connect(
         path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
     )

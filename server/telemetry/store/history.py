@@ -15,14 +15,14 @@ from server.telemetry.store.row_codec import alert_of, deploy_of, drift_of, late
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TimeSpan:
     """Unix seconds; the end is not included."""
 
     since: float
     until: float
 
 
-def _features(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+def _features(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
     """Of every stamp: profiles and drift of the span cannot be read without."""
     for row in connection.execute(
         "SELECT f.*, s.hex AS stamp FROM feature f JOIN stamp s ON s.id = f.stamp_id"
@@ -45,7 +45,7 @@ def _features(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
         )
 
 
-def _latency(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+def _latency(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
     for row in connection.execute(
         "SELECT l.*, s.hex FROM latency l JOIN stamp s ON s.id = l.stamp_id"
         " WHERE bucket >= ? AND bucket < ? ORDER BY bucket",
@@ -54,7 +54,7 @@ def _latency(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
         yield latency_of(tuple(row)[:-1], row["hex"])
 
 
-def _profiles(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+def _profiles(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
     for row in connection.execute(
         "SELECT p.*, s.hex AS stamp, c.name AS slice, f.name AS feature, f.centre, f.step, f.cells"
         " FROM profile p JOIN stamp s ON s.id = p.stamp_id JOIN slice c ON c.id = p.slice_id"
@@ -98,7 +98,7 @@ def profile_row(
     )
 
 
-def _drift(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+def _drift(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
     for row in connection.execute(
         "SELECT d.*, s.hex FROM drift d JOIN stamp s ON s.id = d.stamp_id"
         " WHERE tick_unix_ms >= ? AND tick_unix_ms < ? ORDER BY tick_unix_ms",
@@ -107,7 +107,7 @@ def _drift(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
         yield drift_of(tuple(row)[:-1], row["hex"])
 
 
-def _alerts(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+def _alerts(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
     """Every alert that was open at some time of the span."""
     for row in connection.execute(
         "SELECT row FROM alert WHERE last_unix_ms >= ? ORDER BY last_unix_ms", (span.since * 1000,)
@@ -122,14 +122,14 @@ def _alerts(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
             yield alert_of(content, tuple(AlertTransition(*step) for step in steps))
 
 
-def _silences(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+def _silences(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
     for row in connection.execute(
         "SELECT row FROM silence WHERE until_unix_ms >= ?", (span.since * 1000,)
     ):
         yield silence_of(json.loads(row[0]))
 
 
-def _deploys(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
+def _deploys(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
     for row in connection.execute(
         "SELECT row FROM deploy WHERE at_unix_ms >= ? AND at_unix_ms < ? ORDER BY at_unix_ms, id",
         (span.since * 1000, span.until * 1000),
@@ -137,7 +137,7 @@ def _deploys(connection: sqlite3.Connection, span: Span) -> Iterator[Row]:
         yield deploy_of(json.loads(row[0]))
 
 
-HISTORY: dict[str, Callable[[sqlite3.Connection, Span], Iterator[Row]]] = {
+HISTORY: dict[str, Callable[[sqlite3.Connection, TimeSpan], Iterator[Row]]] = {
     "feature": _features,
     "latency": _latency,
     "profile": _profiles,

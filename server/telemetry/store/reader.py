@@ -19,7 +19,7 @@ from server.telemetry.record import Record
 from server.telemetry.rows import PredictionRow, Row
 from server.telemetry.store.database import open_reader
 from server.telemetry.store.filter_sql import feature_check, where
-from server.telemetry.store.history import HISTORY, Span
+from server.telemetry.store.history import HISTORY, TimeSpan
 from server.telemetry.store.store import day_of
 
 MOST_SAMPLES = 1000
@@ -32,7 +32,7 @@ class Reader:
         self._path = path
 
     def samples(
-        self, line: str = "", span: Span | None = None, limit: int = 100, payload: bool = False
+        self, line: str = "", span: TimeSpan | None = None, limit: int = 100, payload: bool = False
     ) -> list[PredictionRow]:
         """The latest that pass the filter line, newest first. Raises BadFilter."""
         wanted = parse_filter(line)
@@ -65,7 +65,7 @@ class Reader:
                         found[row["prediction_id"]] = prediction_of(row)
         return [found[i] for i in ids if i in found]
 
-    def export(self, span: Span, line: str = "") -> Iterator[PredictionRow]:
+    def export(self, span: TimeSpan, line: str = "") -> Iterator[PredictionRow]:
         """Everything in a span, oldest first, without payloads. Raises BadFilter."""
         wanted = parse_filter(line)
         with closing(open_reader(self._path())) as connection:
@@ -78,7 +78,7 @@ class Reader:
                     if check(row["stamp_id"], row["features"]):
                         yield prediction_of(row)
 
-    def history(self, span: Span, kinds: Sequence[str] = ()) -> Iterator[Row]:
+    def history(self, span: TimeSpan, kinds: Sequence[str] = ()) -> Iterator[Row]:
         """Rows of a span, oldest first within each kind; quality comes from `Telemetry`, which
         knows what the stored sums are measured with."""
         with closing(open_reader(self._path())) as connection:
@@ -128,14 +128,14 @@ def _select(day: str, payload: bool) -> str:
     )
 
 
-def _bounds(wanted: Sequence[Clause], span: Span | None) -> tuple[str, tuple[Any, ...]]:
+def _bounds(wanted: Sequence[Clause], span: TimeSpan | None) -> tuple[str, tuple[Any, ...]]:
     condition, values = where(wanted)
     if span is None:
         return condition, values
     return f"{condition} AND p.at >= ? AND p.at < ?", (*values, span.since, span.until)
 
 
-def days_of(connection: sqlite3.Connection, span: Span | None) -> list[str]:
+def days_of(connection: sqlite3.Connection, span: TimeSpan | None) -> list[str]:
     """Days that have a table and touch the span, oldest first."""
     rows = connection.execute(
         "SELECT substr(name, 12) FROM sqlite_master"

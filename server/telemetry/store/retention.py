@@ -20,7 +20,7 @@ PAGES_FREED = 2000  # given back to the file system in one go
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RetentionLimits:
     """Ages in days, size in bytes of the whole file."""
 
     predictions_days: float = 7.0
@@ -34,7 +34,7 @@ class Limits:
 
 
 class Retention:
-    def __init__(self, store: Store, limits: Limits) -> None:
+    def __init__(self, store: Store, limits: RetentionLimits) -> None:
         self._store = store
         self._limits = limits
 

@@ -19,9 +19,9 @@ from server.telemetry.filters import slice_name
 from server.telemetry.quality.estimates import Yardstick
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import SliceRow
-from server.telemetry.slices.conditions import Column
+from server.telemetry.slices.conditions import SliceColumn
 from server.telemetry.store.database import open_reader
-from server.telemetry.store.history import Span
+from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.reader import days_of
 
 if TYPE_CHECKING:
@@ -32,21 +32,21 @@ MEASURES = ("error", "value", "confidence")
 MOST_ROWS = 300_000
 MIN_LABELLED = 1000  # fewer labels are searched by estimate instead
 TAG_VALUES = 64
-NOT_SEARCHED = ("embedding",)  # directions without a name help nobody
+NOT_SEARCHED = ("embedding",)  # directions without a name explain nothing
 MADE_OF = ("embedding", "output")
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class SliceSearch:
     """`measure` is error | value | confidence."""
 
-    span: Span
+    span: TimeSpan
     measure: str = "error"
     limit: int = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SliceSearchResult:
     """`estimated`: there were too few labels, so that the loss is what confidence says."""
 
     slices: list[SliceRow]
@@ -68,15 +68,15 @@ class _Rows:
 
 
 def search(
-    path: Path, stamp: str, schema: Sequence[FeatureSpec], stick: Yardstick, wanted: Search
-) -> Found:
+    path: Path, stamp: str, schema: Sequence[FeatureSpec], stick: Yardstick, wanted: SliceSearch
+) -> SliceSearchResult:
     """The worst slices among one stamp's classifications in a span."""
     from server.telemetry.slices.search import worst_slices  # late: it needs scipy
 
     with closing(open_reader(path)) as connection:
         rows = _read(connection, stamp, len(schema), wanted.span)
     if rows is None:
-        return Found([], 0, False)
+        return SliceSearchResult([], 0, False)
     loss, estimated = _loss(rows, stick, wanted.measure)
     known = np.isfinite(loss)
     unit = stick.objective.unit if stick.objective else ""
@@ -84,12 +84,12 @@ def search(
     told = estimated or wanted.measure == "confidence"
     columns = list(_columns(rows, schema, known, MADE_OF if told else NOT_SEARCHED))
     found = worst_slices(columns, loss[known], _measure(wanted.measure), unit, wanted.limit)
-    return Found(
+    return SliceSearchResult(
         [_row(one, stamp, wanted, estimated) for one in found], int(known.sum()), estimated
     )
 
 
-def _row(found: FoundSlice, stamp: str, wanted: Search, estimated: bool) -> SliceRow:
+def _row(found: FoundSlice, stamp: str, wanted: SliceSearch, estimated: bool) -> SliceRow:
     worth = -1000 * found.mean if wanted.measure == "value" else math.nan
     return SliceRow(
         expression=found.expression,
@@ -170,11 +170,11 @@ def _expected_loss(rows: _Rows, stick: Yardstick) -> Floats:
 
 def _columns(
     rows: _Rows, schema: Sequence[FeatureSpec], known: NDArray[np.bool_], left_out: Sequence[str]
-) -> Iterator[Column]:
+) -> Iterator[SliceColumn]:
     for position, spec in enumerate(schema):
         if spec.modality not in left_out:
             values = rows.features[known, position]
-            yield Column(spec.name, values, spec.unit, spec.categories)
+            yield SliceColumn(spec.name, values, spec.unit, spec.categories)
     tags = [tag for tag, keep in zip(rows.tags, known, strict=True) if keep]
     for key in sorted({key for tag in tags for key in tag}):
         names = [tag.get(key, "") for tag in tags]
@@ -182,10 +182,12 @@ def _columns(
         categories = tuple(name for name, _ in counts)
         places = {name: i for i, name in enumerate(categories)}
         found = np.array([places.get(name, math.nan) for name in names], dtype=np.float32)
-        yield Column(slice_name(key), found, "", categories)
+        yield SliceColumn(slice_name(key), found, "", categories)
 
 
-def _read(connection: sqlite3.Connection, stamp: str, features: int, span: Span) -> _Rows | None:
+def _read(
+    connection: sqlite3.Connection, stamp: str, features: int, span: TimeSpan
+) -> _Rows | None:
     """The latest MOST_ROWS answered classifications whose features fit."""
     found: list[tuple[Any, ...]] = []
     for day in reversed(days_of(connection, span)):

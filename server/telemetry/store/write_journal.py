@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from server.telemetry.record import Record
-from server.telemetry.sampler import Choice
+from server.telemetry.sampler import SampleChoice
 from server.telemetry.store.store import Store, day_of
 
 logger = logging.getLogger(__name__)
@@ -23,13 +23,13 @@ RETRY_S = 1.0
 LONGEST_RETRY_S = 30.0
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     record: Record
-    choice: Choice
+    choice: SampleChoice
 
 
 @dataclass(slots=True)
-class Counters:
+class JournalCounters:
     written: int = 0
     lost: int = 0
     payloads_kept: int = 0
@@ -41,14 +41,14 @@ class Journal:
     def __init__(self, store: Store, monotonic: Callable[[], float]) -> None:
         self.store = store
         self._monotonic = monotonic
-        self._waiting: list[Entry] = []
+        self._waiting: list[JournalEntry] = []
         self._retry_at = 0.0
         self._retry_s = RETRY_S
         self.trouble = ""
-        self.counters = Counters()
+        self.counters = JournalCounters()
         self.last_rows: dict[str, int] = {}  # day -> last row written
 
-    def add(self, entries: list[Entry]) -> None:
+    def add(self, entries: list[JournalEntry]) -> None:
         self._waiting += entries
         excess = len(self._waiting) - WAITING_ROWS
         if excess > 0 and self.trouble:
@@ -93,7 +93,7 @@ class Journal:
         logger.error("telemetry: %d rows lost: %s", before - len(self._waiting), fault)
         return False
 
-    def _binds(self, entry: Entry) -> bool:
+    def _binds(self, entry: JournalEntry) -> bool:
         try:
             row = self.store.prediction_tuple(entry.record, entry.choice.probability, False)
             self.store.connection.execute("SELECT " + ",".join("?" * len(row)), row).fetchone()
@@ -102,7 +102,7 @@ class Journal:
         return True
 
     def last_try(self) -> None:
-        """Before the end: what cannot be written now is lost, and that is said. Raises
+        """Before the end: what cannot be written now is lost and logged. Raises
         sqlite3.DatabaseError when the file itself is damaged."""
         self._retry_at = 0.0
         if not self.write():
@@ -120,11 +120,11 @@ class Journal:
 
     def well(self) -> None:
         if self.trouble:
-            logger.warning("telemetry: kept again after: %s", self.trouble)
+            logger.warning("telemetry: writing again after: %s", self.trouble)
         self.trouble, self._retry_s = "", RETRY_S
 
-    def _insert(self, entries: list[Entry]) -> dict[str, int]:
-        by_day: dict[str, list[Entry]] = {}
+    def _insert(self, entries: list[JournalEntry]) -> dict[str, int]:
+        by_day: dict[str, list[JournalEntry]] = {}
         for entry in entries:
             by_day.setdefault(day_of(entry.record.at), []).append(entry)
         for day, of_day in by_day.items():
