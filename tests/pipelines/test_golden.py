@@ -226,8 +226,8 @@ SPEED = Speed(3.0, 50.0, 900.0, {"cpu": {"text": 40.0, "image": 10.0}})
     [
         ("cpu", "text", 120.0, "3 x the recorded 40 ms"),
         ("cpu", "image", 50.0, "3 x 10 ms is below the floor"),
-        ("cpu", "audio", 900.0, "the bundle has no audio timing for cpu: its default limit"),
-        ("cuda:1", "text", 900.0, "the bundle has no text timing for cuda: its default limit"),
+        ("cpu", "audio", 900.0, "default limit: the bundle has no audio timing for cpu"),
+        ("cuda:1", "text", 900.0, "default limit: the bundle has no text timing for cuda"),
     ],
 )
 def test_the_limit_and_its_reason(device: str, mix: str, limit: float, reason: str) -> None:
@@ -343,7 +343,7 @@ def test_restamping_refuses_changed_answers_and_changes_nothing(bundle: Path) ->
     reseal(bundle)
     _of_yesterday(bundle)
     content = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
-    with pytest.raises(BundleRefused, match="7 of 7 golden inputs.*--accept-new-golden"):
+    with pytest.raises(BundleRefused, match="7 of 7 golden answers.*--accept-new-golden"):
         restamp(bundle, load=ONE_THREAD)
     assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == content
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 import pipelines
 from pipelines.models.tokens import DEFAULT, PromptTokenizer
-from pipelines.pipeline import Pipeline
+from pipelines.pipeline import EMBEDDED, Pipeline
 from pipelines.types import MODALITIES, SUBSETS, Part, Prediction, Sample
 from recipes.triage import (
     card,
@@ -284,7 +284,7 @@ def test_the_card_is_what_training_json_says(training: dict[str, Any]) -> None:
 
 
 def test_the_sample_files_get_a_label_and_a_description(pipeline: Pipeline) -> None:
-    folder = Path(evaluate.__file__).parent / "samples"
+    folder = EMBEDDED.parent / "samples"
     parts = (
         Part("text", (folder / "note.txt").read_bytes()),
         Part("image", (folder / "station.jpg").read_bytes()),
