@@ -200,9 +200,9 @@ def test_what_is_no_bundle_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_text("{}")
     for name, words in (
-        ("nowhere", "there is nothing of that name on the server's host"),
+        ("nowhere", "it does not exist on the server's host"),
         ("file", "it is not a directory"),
-        ("half", "it holds no manifest.json; is it being written still"),
+        ("half", "it has no manifest.json; is it still being written"),
         ("other", "its manifest.json has no 'name'"),
     ):
         with pytest.raises(StoreRefused, match=words):

@@ -184,9 +184,9 @@ async def test_what_serves_or_is_unknown_is_not_rehearsed(tmp_path: Path) -> Non
             await site.rehearse(Wanted(1), stamp=OLD)
         with pytest.raises(DeployRefused, match="not in the store"):
             await site.rehearse(Wanted(1), stamp=NEW)
-        with pytest.raises(DeployRefused, match="no stamp"):
+        with pytest.raises(DeployRefused, match="not a stamp"):
             await site.rehearse(Wanted(1), stamp="cd")
-        with pytest.raises(DeployRefused, match="no bundle"):
+        with pytest.raises(DeployRefused, match="not a bundle"):
             await site.rehearse(Wanted(1), stamp="", path=str(tmp_path))
 
 

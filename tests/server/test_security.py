@@ -269,7 +269,7 @@ def test_tls_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         pem.check_pair(good, tmp_path / "client-admin.key")
     with pytest.raises(pem.BadPem, match=r"bad.pem holds no certificate"):
         pem.check_pair(tmp_path / "bad.pem", key)
-    with pytest.raises(pem.BadPem, match=r"bad.pem is no private key"):
+    with pytest.raises(pem.BadPem, match=r"bad.pem is not a private key"):
         pem.check_pair(good, tmp_path / "bad.pem")
     assert pem.lapse(good, NOW) == ""
     assert "EXPIRED on" in pem.lapse(tmp_path / "old" / "server.pem", NOW)

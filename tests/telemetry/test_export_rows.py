@@ -135,7 +135,7 @@ def test_a_name_that_is_no_file_is_refused_before_anything_is_read(
 def test_a_span_that_holds_nothing_is_refused(data: Path, tmp_path: Path, capsys: Captured) -> None:
     span = ("--since", at(10), "--until", at(5))
     code, _, said = export(capsys, "--data", str(data), *span, "--out", str(tmp_path / "x"))
-    assert code == 2 and "--until is not after --since" in said
+    assert code == 2 and "--until must be after --since" in said
     assert list(tmp_path.iterdir()) == []
 
 
