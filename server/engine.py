@@ -1,21 +1,6 @@
 """The request's walk: admit or refuse, queue, run on a replica, answer, then record.
 
-The spine of a Predict, the files that hand the request on:
-
-    server/api/handlers.py           the bytes of the call, a refusal as a status
-    server/api/inference.py          rows of work, outcomes to the response
-    server/engine.py                 routed once, admitted or refused, recorded afterwards
-    server/pool/pool.py              the door of one bundle's replicas
-    server/pool/dispatcher.py        queued, and placed on a replica
-    server/pool/replica_handle.py    the front's end of that replica
-    server/replica/link.py           over the socket, both ways
-    server/replica/executor.py       decoded, batched, computed, encoded
-    server/replica/main.py           the pipeline that computes
-
-The answer goes back the same way. The other files of the walk answer a question and return to the
-file that asked: request/validation.py (bytes to Work), routing/pool_set.py and router.py (which
-pool), pool/queue.py (which row is next), replica/batching.py (how many make a batch).
-
+docs/architecture.md lists the nine files a request passes through, of which this is the fourth.
 Knows no gRPC and no protobuf. One event loop; nothing here blocks it.
 """
 
