@@ -58,7 +58,7 @@ class Instrumented:
     @property
     def said(self) -> list[str]:
         """What was chosen, and why."""
-        return list(self.instruments.said) if self.instruments is not None else []
+        return list(self.instruments.notices) if self.instruments is not None else []
 
     def recorder(self, recorder: Recorder) -> Recorder:
         """The same recorder, with OpenTelemetry told first."""

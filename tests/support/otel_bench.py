@@ -88,7 +88,9 @@ def drift(feature: str, slice_: str = "", level: str = "ok", ks: float = 0.1) ->
 
 
 def scrape(made: Instruments, accept: str = "") -> str:
-    url = next(one for one in made.said if one.startswith("metrics on")).removeprefix("metrics on ")
+    url = next(one for one in made.notices if one.startswith("metrics on")).removeprefix(
+        "metrics on "
+    )
     request = urllib.request.Request(url, headers={"Accept": accept} if accept else {})
     with urllib.request.urlopen(request, timeout=10) as answer:
         return str(answer.read().decode())

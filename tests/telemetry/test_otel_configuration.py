@@ -93,7 +93,7 @@ def test_a_taken_scrape_address_is_refused_and_nothing_stays_behind(
 ) -> None:
     before = threading.active_count()
     with instruments(configuration_of({}, "127.0.0.1:0")) as first:
-        address = first.said[0].removeprefix("metrics on http://").removesuffix("/metrics")
+        address = first.notices[0].removeprefix("metrics on http://").removesuffix("/metrics")
         with pytest.raises(CannotExport, match="cannot listen"):
             Instrumented(replace(stub_config(), prometheus=address), IDENTITY)
     wait_for(lambda: threading.active_count() <= before)

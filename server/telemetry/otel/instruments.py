@@ -50,7 +50,7 @@ class Instruments:
         served: Callable[[], ServedStamp] = lambda: NOTHING_SERVED,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.said: list[str] = []  # what was chosen, and why
+        self.notices: list[str] = []  # what was chosen, and why
         self._wall = wall
         self._version = about.get("service.version", "")
         self._state: Sequence[GaugeReading] = ()
@@ -76,11 +76,13 @@ class Instruments:
         from server.telemetry.otel.traces import Traces, sampler_of
 
         self._exports = exports_of(configuration, self.collect, self._version)
-        self.said.append(f"OTLP: {', '.join(sorted(configuration.otlp))} ({configuration.reason})")
+        self.notices.append(
+            f"OTLP: {', '.join(sorted(configuration.otlp))} ({configuration.reason})"
+        )
         if self._exports.spans:
             sampler, why = sampler_of(configuration.trace_share)
             self._traces = Traces(sampler, self._exports.spans, self._version)
-            self.said.append(f"traces: {why}")
+            self.notices.append(f"traces: {why}")
         if self._exports.events:
             self._logs = Logs(self._exports.events, self._version)
 
@@ -92,7 +94,7 @@ class Instruments:
         except ExportRefused:
             self.close(0.0)
             raise
-        self.said.append(f"metrics on http://{self._scrape.address}/metrics")
+        self.notices.append(f"metrics on http://{self._scrape.address}/metrics")
 
     def _opened(self, about: Mapping[str, str]) -> tuple[Any, Any]:
         if self._exports is None:
