@@ -143,7 +143,7 @@ def test_a_patched_function_and_constant_are_named_and_may_change_answers_now(
     )
     assert "and is (0.5, 0.5, 0.5) in memory" in constant.message
     assert str(function) == "pipelines.bundle.speed._device_class was replaced in memory"
-    assert function.now
+    assert function.affects_answers_now
     monkeypatch.undo()
     assert watch.look() == ()
 
