@@ -54,9 +54,9 @@ class Answers:
 
 def test_it_looks_at_once_then_in_turns_and_when_asked(tmp_path: Path) -> None:
     answers = Answers(tmp_path / "moved", 0.05)
-    assert not answers.next().moved
+    assert not answers.next().changed
     (tmp_path / "moved").write_text(WEIGHTS)
-    while not (looked := answers.next()).moved:
+    while not (looked := answers.next()).changed:
         pass
     (item,) = looked.changed
     assert (item.kind, item.name, item.affects_answers_now) == (

@@ -88,7 +88,7 @@ def test_telemetry_that_is_off_opens_nothing(tmp_path: Path) -> None:
 def test_an_alert_command_that_is_no_command_line_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="--on-alert"):
         telemetry(tmp_path, on_alert="page 'unclosed")
-    with pytest.raises(ServerError, match="--on-alert .*no command"):
+    with pytest.raises(ServerError, match="--on-alert .*not an executable"):
         telemetry(tmp_path, on_alert="/nowhere/pager")
 
 

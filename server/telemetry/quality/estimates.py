@@ -51,18 +51,18 @@ class Yardstick:
         """Its place; the number of labels for a name this stamp does not have."""
         return self.labels.index(name) if name in self.labels else len(self.labels)
 
-    def estimated(self, said: str, confidence: float) -> float:
+    def estimated(self, predicted: str, confidence: float) -> float:
         """What an answer is worth as its calibrated confidence has it; NaN for a label without a
         value, or without a confidence."""
         if math.isnan(confidence):
             return math.nan
         right = float(self.right[self.bin(confidence)])
-        if_right, if_wrong = self.expected[self.label(said)]
+        if_right, if_wrong = self.expected[self.label(predicted)]
         return float(right * if_right + (1 - right) * if_wrong)
 
-    def realised(self, true: str, said: str, took_s: float) -> float:
+    def realised(self, true: str, predicted: str, took_s: float) -> float:
         """What it turned out to be worth; NaN where the objective does not say."""
-        places = self.label(true), self.label(said)
+        places = self.label(true), self.label(predicted)
         if self.objective is None or max(places) >= len(self.labels):
             return math.nan
         return self.objective.worth(*places, took_s)

@@ -18,7 +18,7 @@ class Truth:
     received_at: float = 0.0
 
     @property
-    def said(self) -> tuple[str, float | None, str]:
+    def values(self) -> tuple[str, float | None, str]:
         return self.label, self.value, self.outcome
 
     def has(self, label: str, value: float | None, outcome: str) -> bool:
@@ -31,7 +31,7 @@ class Truth:
 
     def taken_back_by(self, now: Truth) -> bool:
         """Whether earlier feedback was replaced; filling a missing part is not a correction."""
-        parts = zip(self.said, now.said, strict=True)
+        parts = zip(self.values, now.values, strict=True)
         return any(was not in ("", None) and was != holds for was, holds in parts)
 
 

@@ -132,7 +132,7 @@ class Feedback:
         status = DUPLICATE if repeated else JOINED
         row = self._append(item, item.observed_at or now, now, status)
         after = self._holds(item.prediction_id)
-        if after is None or (before is not None and after.said == before.said):
+        if after is None or (before is not None and after.values == before.values):
             return FeedbackResult(item.prediction_id, status)
         if before is not None and before.taken_back_by(after):
             status = CORRECTED

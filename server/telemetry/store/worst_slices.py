@@ -81,8 +81,8 @@ def search(
     known = np.isfinite(loss)
     unit = stick.objective.unit if stick.objective else ""
     # What the loss is made of would explain it perfectly and say nothing.
-    told = estimated or wanted.measure == "confidence"
-    columns = list(_columns(rows, schema, known, MADE_OF if told else NOT_SEARCHED))
+    by_confidence = estimated or wanted.measure == "confidence"
+    columns = list(_columns(rows, schema, known, MADE_OF if by_confidence else NOT_SEARCHED))
     found = worst_slices(columns, loss[known], _measure(wanted.measure), unit, wanted.limit)
     return SliceSearchResult(
         [_row(one, stamp, wanted, estimated) for one in found], int(known.sum()), estimated
