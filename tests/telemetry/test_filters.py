@@ -33,7 +33,7 @@ from server.telemetry.telemetry import Telemetry
 from tests.support import filter_table as table
 from tests.support.telemetry_bench import NOW, SCHEMA, STAMP, Clock, bundle
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DAY = TimeSpan(NOW - 3600, NOW + 86_400)
 ADDRESS = "10.0.0.1:8433"
 
