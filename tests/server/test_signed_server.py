@@ -173,7 +173,8 @@ async def watching(address: str) -> AsyncIterator[Watched]:
 async def test_what_moves_under_a_server_is_named_and_what_is_put_right_heals(
     place: Place, capsys: Captured
 ) -> None:
-    weights, module = place.bundle / WEIGHTS, place.root / "pipelines" / "media" / "decode_audio.py"
+    weights = place.bundle / WEIGHTS
+    module = place.root / "pipelines" / "models" / "qwen" / "log_mel.py"
     upgraded = place.site / "numpy-99.0.dist-info"
     before = weights.read_bytes(), module.read_bytes()
     verify = ("status", "--verify", "--server", place.address)
