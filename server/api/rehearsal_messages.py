@@ -46,19 +46,19 @@ def event_of(event: Step | RehearsalReport) -> pb.RehearseEvent:
     return pb.RehearseEvent(progress=progress)
 
 
-def _judged(event: RehearsalReport) -> pb.RehearseEvent:
+def _judged(report: RehearsalReport) -> pb.RehearseEvent:
     event = pb.RehearseEvent(
         progress=pb.Progress(step="rehearsed", fraction=1.0, done=True),
-        verdict=event.verdict.word,
-        reason=event.verdict.reason,
-        messages=event.messages,
-        active=_stamp(event.active),
-        value_unit=event.unit,
+        verdict=report.verdict.word,
+        reason=report.verdict.reason,
+        messages=report.messages,
+        active=_stamp(report.active),
+        value_unit=report.unit,
     )
-    event.progress.stamp.CopyFrom(_stamp(event.candidate))
-    event.figures.update(numbers(event.whole))
-    event.figures.update({"live": event.live, "live_dropped": event.live_dropped})
-    latency = event.latency
+    event.progress.stamp.CopyFrom(_stamp(report.candidate))
+    event.figures.update(numbers(report.whole))
+    event.figures.update({"live": report.live, "live_dropped": report.live_dropped})
+    latency = report.latency
     event.figures["latency_pairs"] = latency.pairs
     times = {
         "work_ms_before": latency.before_ms,
@@ -68,7 +68,7 @@ def _judged(event: RehearsalReport) -> pb.RehearseEvent:
         "work_ratio_high": latency.ratio.high,
     }
     event.figures.update({name: value for name, value in times.items() if math.isfinite(value)})
-    for part in event.slices:
+    for part in report.slices:
         event.slices.add(slice=part.slice).figures.update(numbers(part))
     return event
 

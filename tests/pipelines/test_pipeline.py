@@ -215,7 +215,7 @@ def test_preparing_says_how_long_its_stages_took(tiny_bundle: Path) -> None:
 
 def test_a_batch_takes_no_text_to_write(pipeline: Pipeline) -> None:
     row = pipeline.prepare(Sample("x", PARTS[:1], "generate"))
-    with pytest.raises(ValueError, match="written by start"):
+    with pytest.raises(ValueError, match="use `start` for rows to generate"):
         pipeline.collate([row])
 
 
