@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from installers.tools import ROOT, Failed, Skipped, attempt, need, run, tail
+from tests.installers.tools import ROOT, Failed, Skipped, attempt, need, run, tail
 
 UNIT = "trefoil-server.service"
 MOST_EXPOSURE = 2.0  # of 10; systemd calls what is below "OK"
