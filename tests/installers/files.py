@@ -80,7 +80,7 @@ def accounts_and_directories_are_made(folder: Path) -> str:
 
 def flags_are_known(folder: Path) -> str:
     """Of the unit, its settings and the compose file: the server's own parser has to take them."""
-    from server.commands.flag_values import config_of
+    from server.commands.flags import config_of
     from server.main import parser
 
     lines = re.findall(r'^#?TREFOIL_FLAGS="(.*)"$', (folder / "server.env").read_text(), re.M)
