@@ -132,7 +132,7 @@ soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas an
 	$(BIN)/python -m benchmarks.soak correct
 	$(BIN)/python -m benchmarks.soak kill
 	$(BIN)/python -m benchmarks.checkpoint
-	$(BIN)/python -m benchmarks.killed
+	$(BIN)/python -m benchmarks.soak kill-server
 	$(BIN)/python -m benchmarks.versions
 
 portable: $(VENV)/.everything  ## how far numbers differ by CPU kernels, threads and buffers (half an hour)
