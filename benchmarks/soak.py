@@ -222,8 +222,8 @@ def orderly(bundle: str, data: str) -> None:
 
 def kill_servers(arguments: argparse.Namespace) -> bool:
     """Again and again on the same data: the server starts, 16 callers predict without pause, the
-    front is killed. True when the database is whole, holds each answer older than a flush, and its sums
-    are those of its rows after a last, orderly run."""
+    front is killed. True when the database is whole, holds each answer older than a flush, and its
+    sums are those of its rows after a last, orderly run."""
     with tempfile.TemporaryDirectory() as data:
         rounds = [round_(arguments.bundle, data) for _ in tqdm(range(arguments.times))]
         orderly(arguments.bundle, data)
