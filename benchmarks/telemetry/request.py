@@ -23,10 +23,11 @@ from server.record_of import record_of
 from server.request.validation import prediction_id
 from server.telemetry.otel.configuration import configuration_of
 from server.telemetry.otel.instruments import Instruments
+from server.telemetry.outputs import Timing
 from server.telemetry.record import FeatureSpec
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
-from server.types import Answer, Outcome, Timing, Work
+from server.types import Answer, Outcome, Work
 
 CALLS = 8000  # fewer than the queue holds: the thread behind it is not waited for
 BUNDLE = ROOT / "pipelines/triage/bundle"
