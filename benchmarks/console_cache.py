@@ -16,8 +16,8 @@ from console.state.domain import (
     FeedRow,
     ReceivedRow,
     ServerSnapshot,
-    StageTimes,
 )
+from server.telemetry.outputs import Timing
 from server.telemetry.rows import DriftRow, LatencyRow
 
 SERVERS = 20
@@ -53,7 +53,7 @@ def bucket(at: float, mix: str, rng: np.random.Generator, width_s: int = 10) -> 
 
 def prediction(identity: str, at_ms: int) -> CachedPrediction:
     return CachedPrediction(
-        identity, at_ms, STAMP, "text", "ok", confidence=0.8, timing=StageTimes(1, 2, 3, 20, 1, 27),
+        identity, at_ms, STAMP, "text", "ok", confidence=0.8, timing=Timing(1, 2, 3, 20, 1, 27),
         slices={"site": "a", "region": "lon"}, session="s", trace_id="t" * 32,
         features=tuple(float(x) for x in range(40)), task="classify", client="camera",
         batch_mates=("x" * 20,) * 4,

@@ -264,7 +264,7 @@ def compare(found: Answers, plain: Answers) -> tuple[list[str], list[str]]:
 def cost(seconds: float, rounds: int) -> None:
     """Prints what MKL_CBWR costs a served request: one server of one replica each, in turn."""
     from benchmarks.serve import Worker, start_ours
-    from benchmarks.watched import cpu_s
+    from benchmarks.telemetry.throughput import cpu_s
     from pipelines.pipeline import EMBEDDED
 
     kinds = ("", "AUTO,STRICT", "COMPATIBLE")

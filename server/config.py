@@ -1,98 +1,251 @@
-"""Every setting of the server with its default, written once; main.py makes a flag of each.
+"""Every setting of the server, written once: field, default, flag, reader and help.
 
-0 means "automatic" where a comment says auto. It never means "no limit": everything is bounded.
+0 means "automatic" where a help says so. It never means "no limit": everything is bounded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
-MIB = 1 << 20
+from server.ops import simulated_clock
+from server.values import MIB, at_least_one, count, kib, mib, seconds, share, whole
+
+Default = TypeVar("Default")
 CHOOSE = Path()  # no bundle was named: see server/deploy/boot_choice.py
 EMBEDDED_BUNDLE = Path(__file__).resolve().parent.parent / "pipelines" / "triage" / "bundle"
 
 
 @dataclass(frozen=True, slots=True)
+class Flag:
+    """What is known of a setting beside its default. `name` "": made of the field's. `read` turns
+    a text into the value; bool: the flag is a switch. `group` "": that of the field before."""
+
+    read: Callable[[str], Any]
+    help: str
+    metavar: str
+    name: str
+    group: str
+
+
+def setting(
+    default: Default,
+    read: Callable[[str], Any],
+    help: str,
+    metavar: str = "",
+    *,
+    flag: str = "",
+    group: str = "",
+) -> Default:
+    made: Default = field(default=default, metadata={"": Flag(read, help, metavar, flag, group)})
+    return made
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
-    # What to serve, where.
-    bundle: Path = CHOOSE
-    data: Path = Path("trefoil-data")
-    listen: str = "127.0.0.1:8433"
-    name: str = ""  # shown to people; "" = host name
-    allow_dirty: bool = False
-    require_signature: Path | None = None  # public keys; one of them must have signed
-    verify: bool = False  # hash all files at this start, remembered digests too
+    """In the order of `server --help`. A group goes on until the next field that names one."""
 
-    # The pool.
-    warm_pool: int = 1
-    device: str = "auto"  # auto | cpu | cuda | cuda:0,1
-    dtype: str = "auto"
-    threads: int = 0  # torch threads a replica; 0 = auto: cores / replicas
-    decode_threads: int = 0  # 0 = auto
-    max_batch_rows: int = 0  # 0 = auto: 8 on a CPU, 32 on a GPU
-    max_batch_cost: int = 0  # padded tokens of one forward; 0 = auto
-    max_generations: int = 8  # texts written at the same time by one replica
-    memory_check: bool = True
+    bundle: Path = setting(
+        CHOOSE,
+        Path,
+        "the bundle to serve (default: the one this data directory served last, else the "
+        "embedded one)",
+        "DIR",
+        group="what to serve, where",
+    )
+    allow_dirty: bool = setting(
+        False,
+        bool,
+        "serve even when code or libraries differ from the manifest; marks the stamp dirty",
+    )
+    # One of the keys must have signed.
+    require_signature: Path | None = setting(
+        None,
+        Path,
+        "refuse a bundle that is not signed by a public key in this file or directory (PEM)",
+        "KEYS",
+    )
+    verify: bool = setting(
+        False,
+        bool,
+        "hash every file at this start, including large files whose digests are remembered",
+    )
+    data: Path = setting(
+        Path("trefoil-data"), Path, "directory for telemetry and loaded bundles", "DIR"
+    )
+    listen: str = setting("127.0.0.1:8433", str, "the one port for all services", "HOST:PORT")
+    insecure: bool = setting(False, bool, "accept plaintext connections from other hosts")
+    name: str = setting("", str, "name of this server (default: the host name)", "NAME")
+    environment: str = setting(
+        "", str, "production, staging, ...: stored with every record", "NAME"
+    )
 
-    # The queue.
-    queue_rows: int = 256
-    queue_bytes: int = 256 * MIB
-    ahead_bytes: int = 64 * MIB  # payload sent to one replica and not yet answered
-    patience_s: float = 5.0  # a row without a deadline is ordered as if due after this
-    default_deadline_s: float = 60.0  # of a row without a deadline; 0: none
+    warm_pool: int = setting(
+        1,
+        whole,
+        "replicas loaded, warmed and probed before they take traffic",
+        group="the warm pool",
+    )
+    device: str = setting("auto", str, "auto, cpu, cuda or cuda:0,1", "D")
+    dtype: str = setting("auto", str, "auto, float32 or bfloat16", "T")
+    threads: int = setting(0, count, "torch threads of a replica; 0: cores / replicas")
+    decode_threads: int = setting(0, count, "decoder threads of a replica; 0: automatic")
+    memory_check: bool = setting(
+        True, bool, "start even when the pool appears not to fit in memory"
+    )
+    load_timeout_s: float = setting(900.0, seconds, "restart a replica that takes longer to load")
+    stall_s: float = setting(
+        30.0, seconds, "replace a replica that has work and makes no progress for this long"
+    )
+    restart_first_s: float = setting(
+        0.5, seconds, "wait before the second restart in a row; doubles each time"
+    )
+    restart_longest_s: float = setting(30.0, seconds, "longest wait between restarts")
+    stable_s: float = setting(
+        60.0, seconds, "a replica that lived this long ends a series of crashes"
+    )
+    quarantine_s: float = setting(
+        600.0, seconds, "how long content that killed two replicas is refused"
+    )
 
-    # Faults and repairs.
-    quarantine_s: float = 600.0
-    restart_first_s: float = 0.5  # wait before the second start in a row; doubles
-    restart_longest_s: float = 30.0
-    stable_s: float = 60.0  # a replica that lived this long ends a series of crashes
-    load_timeout_s: float = 900.0
-    stall_s: float = 30.0  # a replica with work and no progress for this long is killed
-    drain_s: float = 20.0
-    standby_s: float = 600.0  # how long the previous pool is kept warm, if memory allows
-    keep_bundles: int = 5  # unused bundles kept on disk, the newest first
+    # 0 = automatic: 8 on a CPU, 32 on a GPU.
+    max_batch_rows: int = setting(
+        0, count, "rows of one forward; 0: automatic", group="batches and the queue"
+    )
+    max_batch_cost: int = setting(0, count, "padded tokens of one forward; 0: automatic")
+    max_generations: int = setting(8, whole, "texts one replica generates at the same time")
+    queue_rows: int = setting(
+        256,
+        whole,
+        "rows that may wait; further ones are refused with RetryInfo",
+        flag="--queue-limit",
+    )
+    queue_bytes: int = setting(256 * MIB, mib, "total payload that may wait")
+    ahead_bytes: int = setting(
+        64 * MIB,
+        mib,
+        "payload sent to a replica ahead of its forward; also the largest single example",
+    )
+    patience_s: float = setting(
+        5.0, seconds, "order a row without a deadline as if it were due after this time"
+    )
+    default_deadline_s: float = setting(
+        60.0, seconds, "deadline of a request that sets none; 0: none"
+    )
+    drain_s: float = setting(
+        20.0, seconds, "time to finish accepted work after SIGTERM", flag="--grace"
+    )
+    standby_s: float = setting(
+        600.0,
+        seconds,
+        "how long the previous bundle stays warm after a switch, for an immediate "
+        "rollback, if memory allows",
+    )
+    # The newest first.
+    keep_bundles: int = setting(
+        5, count, "unused bundles kept on disk beside the active, loaded and previous ones"
+    )
 
-    # Readiness.
-    probe_interval_s: float = 30.0
-    probe_runs: int = 3  # passes over a mix's golden inputs; the median is compared
-    slow_after: int = 2  # slow probes in a row
-    fast_again: float = 0.8  # share of the bundle's limit; below it a replica is no longer slow
-    queue_nearly_full: float = 0.9  # share of queue_rows: degraded above
-    skew_interval_s: float = 60.0  # between a replica's integrity checks
+    slo_ms: float = setting(
+        0.0, seconds, "latency objective shown in the console; 0: none", "MS", group="readiness"
+    )
+    probe_interval_s: float = setting(30.0, seconds, "probe an idle replica again after this time")
+    # Over one mix's golden inputs; the median is compared.
+    probe_runs: int = setting(3, whole, "passes over the golden inputs in one probe")
+    slow_after: int = setting(2, whole, "slow probes in a row before a replica counts as slow")
+    fast_again: float = setting(
+        0.8, share, "a slow replica is ready again below this share of the bundle's limit"
+    )
+    # Share of queue_rows.
+    queue_nearly_full: float = setting(
+        0.9, share, "report DEGRADED when the queue is fuller than this"
+    )
+    skew_interval_s: float = setting(
+        60.0, at_least_one, "how often a replica checks files and memory against what it loaded"
+    )
 
-    # Size limits of a request.
-    max_message_bytes: int = 16 * MIB
-    max_examples: int = 64
-    max_parts: int = 32
-    max_labels: int = 256
-    max_label_chars: int = 256
-    max_text_bytes: int = 64 * 1024
-    max_slices: int = 16
-    max_new_tokens: int = 256
-    upload_bytes: int = 64 * MIB
-    upload_peer_bytes: int = 128 * MIB  # of one host at a time
-    upload_total_bytes: int = 512 * MIB
-    upload_ttl_s: float = 120.0
-    max_streams: int = 1024  # concurrent calls on one connection
+    max_message_bytes: int = setting(
+        16 * MIB,
+        mib,
+        "size of one message, decompressed; larger payloads need Upload",
+        group="limits of a request",
+    )
+    max_examples: int = setting(64, whole, "examples in one request")
+    max_parts: int = setting(32, whole, "parts in one example, unless the bundle allows fewer")
+    max_text_bytes: int = setting(
+        64 * 1024, kib, "size of one text part, unless the bundle allows less"
+    )
+    max_labels: int = setting(256, whole, "labels in one request")
+    max_label_chars: int = setting(256, whole, "characters in one label")
+    max_slices: int = setting(16, whole, "slice tags in one example")
+    max_new_tokens: int = setting(256, whole, "tokens in one generated text")
+    max_streams: int = setting(1024, whole, "concurrent calls on one connection")
+    upload_bytes: int = setting(64 * MIB, mib, "size of one upload")
+    # At one time.
+    upload_peer_bytes: int = setting(128 * MIB, mib, "total uploads of one host")
+    upload_total_bytes: int = setting(512 * MIB, mib, "total uploads of all hosts")
+    upload_ttl_s: float = setting(120.0, seconds, "how long an upload is kept")
 
-    # Identities.
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_client_ca: Path | None = None
-    tokens: Path | None = None  # bearer tokens that are accepted; needs TLS
-    insecure: bool = False  # plaintext beyond loopback
+    tls_cert: Path | None = setting(
+        None, Path, "serve over TLS with this certificate", "PEM", group="encryption and roles"
+    )
+    tls_key: Path | None = setting(
+        None, Path, "its private key; both files are read again when they change", "PEM"
+    )
+    tls_client_ca: Path | None = setting(
+        None, Path, "require client certificates signed by this CA", "PEM"
+    )
+    # Needs TLS.
+    tokens: Path | None = setting(
+        None, Path, "require one of these bearer tokens; `server token` creates them", "FILE"
+    )
 
-    # Telemetry.
-    telemetry: bool = True
-    keep_days: float = 7.0  # predictions and payloads; counts stay longer
-    max_telemetry_bytes: int = 4 << 30
-    tick_s: float = 300.0  # between evaluations of drift
-    baseline: str = "bundle"  # reference of drift
-    on_alert: str = ""  # a command line, run for every alert
-    slo_ms: float = 0.0
-    sample_share: float = 0.05  # share of the payloads that is stored
-    prometheus: str = ""  # HOST:PORT of a scrape endpoint
-    trace_share: float = 0.05  # of the calls whose caller did not decide
-    simulated_time: tuple[float, float] | None = None  # unix seconds at start, speed
-    environment: str = ""
+    telemetry: bool = setting(True, bool, "store nothing and evaluate nothing", group="telemetry")
+    sample_share: float = setting(
+        0.05,
+        share,
+        "share of payloads to store; more of the uncertain and failed ones; 0: none at all",
+    )
+    keep_days: float = setting(
+        7.0,
+        at_least_one,
+        "how long predictions and payloads are stored; hourly profiles stay longer",
+        "DAYS",
+    )
+    max_telemetry_bytes: int = setting(
+        4 << 30, mib, "largest size of telemetry; the oldest data is deleted first"
+    )
+    baseline: str = setting(
+        "bundle",
+        str,
+        "reference of drift: bundle, previous (stamp), last-week (same hour) or "
+        "FROM..TO, two ISO times",
+        "B",
+    )
+    tick_s: float = setting(300.0, at_least_one, "how often drift is evaluated")
+    on_alert: str = setting(
+        "",
+        str,
+        "run this when an alert opens, worsens or ends; it gets the alert as JSON on its stdin",
+        "CMD",
+    )
+    prometheus: str = setting(
+        "",
+        str,
+        "serve metrics there over plain HTTP; the OTEL_* variables configure OTLP",
+        "HOST:PORT",
+    )
+    trace_share: float = setting(
+        0.05,
+        share,
+        "share of calls to trace when the caller has not decided and an exporter is configured",
+    )
+    # Unix seconds at start, speed.
+    simulated_time: tuple[float, float] | None = setting(
+        None,
+        simulated_clock.read,
+        "for demonstrations: telemetry's clock starts at START and runs SPEED times as fast",
+        "START,SPEED",
+    )

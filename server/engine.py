@@ -20,6 +20,7 @@ from server.pool.readiness import state_of
 from server.record_of import record_of
 from server.routing.pool_set import Build, PoolSet
 from server.routing.router import stamp_of
+from server.telemetry.outputs import Timing
 from server.telemetry.record import FeatureSpec, Record
 from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
 from server.types import (
@@ -31,7 +32,6 @@ from server.types import (
     GenerationEnd,
     Outcome,
     ReplicaStatus,
-    Timing,
     Token,
     Work,
 )

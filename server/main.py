@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from server.commands.flag_values import add_flags, config_of
+from server.commands.flags import add_flags, config_of
 from server.errors import ServerError
 
 # Imported only when used: serving needs no progress bar, a client command needs no pool.

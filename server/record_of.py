@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.telemetry.outputs import outputs_of
+from server.telemetry.outputs import outputs_of, times_of
 from server.telemetry.record import Record
 from server.types import Outcome, Work
 
@@ -22,17 +22,12 @@ def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
         session=work.session,
         replica=outcome.replica,
         batch_size=outcome.batch_size,
-        queue_ms=timing.queue_ms,
-        decode_ms=timing.decode_ms,
-        preprocess_ms=timing.preprocess_ms,
-        forward_ms=timing.forward_ms,
-        post_ms=timing.post_ms,
-        total_ms=timing.total_ms,
         error=f"{fault.code}/{fault.reason}/{fault.field}" if fault else "",
         env=env,
         trace_id=_trace_id(work.trace_parent),
         batch_mates=outcome.batch_mates,
         payload=work.example if work.keep_payload else b"",
+        **times_of(timing),
         **(outputs_of(answer) if answer else {}),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from server.telemetry.outputs import Outputs
+from server.telemetry.outputs import Outputs, Timing
 from server.telemetry.record import FeatureSpec
 
 NO_REPLICA = -1  # in an Outcome of a row that no replica had
@@ -43,16 +43,6 @@ class Fault:
     reason: str
     message: str
     retry_after_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    queue_ms: float = 0.0
-    decode_ms: float = 0.0
-    preprocess_ms: float = 0.0
-    forward_ms: float = 0.0
-    post_ms: float = 0.0
-    total_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

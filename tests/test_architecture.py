@@ -49,7 +49,8 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "console.plots",
         ("console.plots", "console.models", "console.state", "console.cache.quantiles")
-        + ("console.app.theme", "console.app.timeaxis", "server.telemetry.rows"),
+        + ("console.app.theme", "console.app.timeaxis")
+        + ("server.telemetry.rows", "server.telemetry.outputs"),
     ),
     ("console", ("console", "proto", *SHARED_WITH_THE_CONSOLE)),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,71 +64,51 @@ def _color(text: str, alpha: int) -> QColor:
     return found
 
 
-DARK = Theme(
-    name="dark",
-    background="#0d1117",
-    panel="#151b23",
-    raised="#1d2530",
-    border="#2b3440",
-    grid="#222a34",
-    text="#e6edf3",
-    dim="#93a0ae",
-    faint="#5c6875",
-    accent="#5cb3f2",
-    critical="#ff6161",
-    warning="#eaa521",
-    ok="#30c48d",
-    p50="#4c86bd",
-    p95="#84c1f0",
-    p99="#f5f8fb",
-    live="#3d6f99",
-    selection="#22384d",
+# token, then its colour in the dark, the light and the contrast theme.
+_COLOURS = """
+background #0d1117  #eef1f4  #000000
+panel      #151b23  #ffffff  #000000
+raised     #1d2530  #f4f6f8  #141414
+border     #2b3440  #cfd6dd  #8a8a8a
+grid       #222a34  #e8ecf0  #3a3a3a
+text       #e6edf3  #18202a  #ffffff
+dim        #93a0ae  #55606c  #d6d6d6
+faint      #5c6875  #98a2ad  #a0a0a0
+accent     #5cb3f2  #0b69c2  #6fd0ff
+critical   #ff6161  #c3182b  #ff7b7b
+warning    #eaa521  #8f5b00  #ffd000
+ok         #30c48d  #14784a  #5dff9f
+p50        #4c86bd  #7aaad6  #6fa8ff
+p95        #84c1f0  #3279b7  #a8d8ff
+p99        #f5f8fb  #0c2f55  #ffffff
+live       #3d6f99  #8fbbe2  #4a90d0
+selection  #22384d  #dbeafa  #00417a
+"""
+
+
+def _theme(name: str, column: int, **series: Any) -> Theme:
+    lines = [line.split() for line in _COLOURS.split("\n") if line]
+    colours: dict[str, Any] = {token: values[column] for token, *values in lines}
+    return Theme(name=name, **colours, **series)
+
+
+DARK = _theme(
+    "dark",
+    0,
     stages=("#a99ac9", "#6fb3a8", "#79b8e3", "#3b6f9c", "#717e8b"),
     split=("#84c1f0", "#a99ac9", "#6fb3a8", "#c7b98d", "#8b97a4", "#4c86bd", "#c793ab", "#a3bd8a"),
     ramp=("#14202c", "#173f5f", "#20639b", "#3caea3", "#d8a545", "#f6d58a", "#fff8e0"),
 )
-LIGHT = Theme(
-    name="light",
-    background="#eef1f4",
-    panel="#ffffff",
-    raised="#f4f6f8",
-    border="#cfd6dd",
-    grid="#e8ecf0",
-    text="#18202a",
-    dim="#55606c",
-    faint="#98a2ad",
-    accent="#0b69c2",
-    critical="#c3182b",
-    warning="#8f5b00",
-    ok="#14784a",
-    p50="#7aaad6",
-    p95="#3279b7",
-    p99="#0c2f55",
-    live="#8fbbe2",
-    selection="#dbeafa",
+LIGHT = _theme(
+    "light",
+    1,
     stages=("#7f6aa8", "#3f8f84", "#7fb3dc", "#2b6394", "#a3adb7"),
     split=("#3279b7", "#7f6aa8", "#3f8f84", "#86702f", "#68737f", "#0c2f55", "#a05a80", "#5b8336"),
     ramp=("#f7f9fb", "#d8e8f5", "#9cc6e6", "#4f93c8", "#24609a", "#123a66", "#061a33"),
 )
-CONTRAST = Theme(
-    name="contrast",
-    background="#000000",
-    panel="#000000",
-    raised="#141414",
-    border="#8a8a8a",
-    grid="#3a3a3a",
-    text="#ffffff",
-    dim="#d6d6d6",
-    faint="#a0a0a0",
-    accent="#6fd0ff",
-    critical="#ff7b7b",
-    warning="#ffd000",
-    ok="#5dff9f",
-    p50="#6fa8ff",
-    p95="#a8d8ff",
-    p99="#ffffff",
-    live="#4a90d0",
-    selection="#00417a",
+CONTRAST = _theme(
+    "contrast",
+    2,
     stages=("#e0a0ff", "#7fffe0", "#6fc0ff", "#3f78b0", "#d0d0d0"),
     split=("#a8d8ff", "#e0a0ff", "#7fffe0", "#ffe28a", "#d0d0d0", "#6fa8ff", "#ff9fd0", "#c8ff8f"),
     ramp=("#101010", "#003a70", "#0070c0", "#00c0b0", "#ffd000", "#fff0a0", "#ffffff"),

@@ -17,7 +17,7 @@ from console.state.domain import (
     ReceivedRow,
     ServerSnapshot,
 )
-from server.telemetry.outputs import OUTPUT_NAMES, output_tuple
+from server.telemetry.outputs import OUTPUT_NAMES, output_tuple, time_tuple
 from server.telemetry.rows import (
     AlertRow,
     DeployRow,
@@ -174,12 +174,7 @@ def _latency(row: LatencyRow, server: int, names: TextIds) -> tuple[object, ...]
         row.requests,
         row.errors,
         np.asarray(row.counts, "<u4").tobytes(),
-        row.queue_ms,
-        row.decode_ms,
-        row.preprocess_ms,
-        row.forward_ms,
-        row.post_ms,
-        row.total_ms,
+        *time_tuple(row),
         row.batch_rows,
         json.dumps(exemplars) if exemplars else "",
     )
@@ -194,7 +189,7 @@ def _prediction(row: CachedPrediction, server: int, names: TextIds) -> tuple[obj
         names.id(row.mix),
         names.id(row.label),
         names.id(row.true_label),
-        *astuple(row.timing),
+        *time_tuple(row.timing),
         row.batch_size,
         row.replica,
         json.dumps(dict(row.slices)),

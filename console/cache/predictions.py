@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from console.cache.interned import InternedTexts
-from console.state.domain import CachedPrediction, StageTimes
-from server.telemetry.outputs import OUTPUT_NAMES, stored_outputs
+from console.state.domain import CachedPrediction
+from server.telemetry.outputs import OUTPUT_NAMES, Timing, stored_outputs
 
 MOST = 1_000_000
 _COLUMNS = (
@@ -72,7 +72,7 @@ def _prediction(row: Sequence[object], names: InternedTexts) -> CachedPrediction
         mix=text(5),
         label=text(6),
         true_label=text(7),
-        timing=StageTimes(*(number(index) for index in range(8, 14))),
+        timing=Timing(*(number(index) for index in range(8, 14))),
         batch_size=int(number(14)),
         replica=int(number(15)),
         slices=json.loads(str(row[16])),

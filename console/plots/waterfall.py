@@ -10,14 +10,15 @@ from PySide6.QtWidgets import QWidget
 
 from console.plots import paint
 from console.plots.style import Style
-from console.state.domain import STAGES, CachedPrediction, StageTimes
+from console.state.domain import STAGES, CachedPrediction
 from console.state.sanitize import milliseconds
+from server.telemetry.outputs import Timing
 
 ROW = 17
 NAMES = 84.0
 
 
-def stages_of(timing: StageTimes) -> tuple[float, ...]:
+def stages_of(timing: Timing) -> tuple[float, ...]:
     return tuple(getattr(timing, f"{stage}_ms") for stage in STAGES)
 
 

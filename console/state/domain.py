@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from server.telemetry.outputs import Outputs
+from server.telemetry.outputs import Outputs, Timing
 from server.telemetry.rows import (
     AlertRow,
     DeployRow,
@@ -130,23 +130,13 @@ class ServerSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class StageTimes:
-    queue_ms: float = 0.0
-    decode_ms: float = 0.0
-    preprocess_ms: float = 0.0
-    forward_ms: float = 0.0
-    post_ms: float = 0.0
-    total_ms: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class CachedPrediction(Outputs):
     prediction_id: str = ""
     at_unix_ms: int = 0
     stamp: str = ""
     mix: str = ""
     label: str = ""
-    timing: StageTimes = StageTimes()
+    timing: Timing = Timing()
     batch_size: int = 0
     replica: int = 0
     slices: Mapping[str, str] = field(default_factory=dict)

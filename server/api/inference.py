@@ -20,25 +20,25 @@ from server.api.model_statistics import ModelStatistics
 from server.api.snapshot_messages import ServerIdentity
 from server.api.stream import answer_stream
 from server.engine import Engine
+from server.request.by_name import filled
 from server.request.caller import Caller, caller_of
 from server.request.lazy_parse import message_of, request_id_of
 from server.request.limits import in_force
 from server.request.modalities import MODALITIES
 from server.request.responses import (
     common_fault,
-    fault_message,
     placed,
     result_message,
     stamp_message,
-    timing_message,
 )
 from server.request.status import STAMP_KEY, Refused, bad_input
 from server.request.uploads import UploadStore
 from server.request.validation import ParsedRequest, Validator
 from server.request.worker_threads import WorkerThreads
+from server.telemetry.outputs import Timing
 from server.telemetry.stamps.feedback import FeedbackItem
 from server.telemetry_port import TelemetryPort
-from server.types import NO_REPLICA, Fault, Outcome, Timing, Token, Work
+from server.types import NO_REPLICA, Fault, Outcome, Token, Work
 
 TASKS = ("classify", "embed", "generate")
 PART_FIELD = re.compile(r"parts\[(?P<index>\d+)\]\.(?P<name>mime|data)")
@@ -149,7 +149,7 @@ class Inference:
                     event.end.tokens = item.tokens
                     event.end.first_token_ms = item.first_token_ms
                     event.end.replica = max(outcome.replica, 0)
-                    event.end.timing.CopyFrom(timing_message(outcome.timing))
+                    event.end.timing.CopyFrom(filled(pb.Timing, outcome.timing))
                     event.stamp.CopyFrom(stamp_message(self.engine.facts, outcome.stamp))
                 yield event
 
@@ -213,7 +213,7 @@ class Inference:
             response = pb.PredictResponse(
                 request_id=request_id_of(data), stamp=stamp_message(self.engine.facts)
             )
-            response.results.add(fault=fault_message(fault), stamp=self.handlers.stamp)
+            response.results.add(fault=filled(pb.Fault, fault), stamp=self.handlers.stamp)
             return response, fault
         outcomes = await self.rows.answer(call)
         return self._response(call, outcomes), common_fault(outcomes)

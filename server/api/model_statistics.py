@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from server.types import Outcome, Timing
+from server.telemetry.outputs import Timing
+from server.types import Outcome
 
 
 @dataclass(slots=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from proto import observe_pb2 as pb
 from server import host
 from server.api.model_statistics import ModelStatistics
 from server.engine import Engine
+from server.request.by_name import filled
 from server.request.limits import in_force
 from server.telemetry.rows import TelemetryHealth
 from server.telemetry_port import TelemetryPort
-from server.types import EngineSnapshot, Evidence, Facts, ReplicaStatus, SelfCheck
+from server.types import EngineSnapshot, Facts, ReplicaStatus, SelfCheck
 
 MOST_CHANGED = 50  # of one replica; a package upgraded whole changes every module
 
@@ -102,41 +103,21 @@ def _add_telemetry(message: pb.ServerSnapshot, health: TelemetryHealth) -> None:
 
 
 def _replica_message(replica: ReplicaStatus) -> pb.ReplicaStatus:
-    return pb.ReplicaStatus(
-        index=replica.index,
-        state=replica.state,
-        reason=replica.reason,
-        device=replica.device,
-        stamp=replica.stamp,
-        pid=replica.pid,
-        restarts=replica.restarts,
-        in_flight=replica.in_flight,
-        answered=replica.answered,
-        rss_bytes=replica.rss_bytes,
-        evidence=[_evidence_message(evidence) for evidence in replica.evidence],
-        load_s=replica.load_s,
-        loading_fraction=replica.loading_fraction,
+    return filled(
+        pb.ReplicaStatus,
+        replica,
+        evidence=[
+            filled(pb.ProbeEvidence, one, at_unix_ms=int(one.at * 1000)) for one in replica.evidence
+        ],
         self_check=_self_check_message(replica.self_check),
     )
 
 
 def _self_check_message(check: SelfCheck) -> pb.SelfCheck:
-    message = pb.SelfCheck(
+    return filled(
+        pb.SelfCheck,
+        check,
+        changed=[filled(pb.ChangedItem, item) for item in check.changed[:MOST_CHANGED]],
         at_unix_ms=int(check.at * 1000),
-        took_ms=check.took_ms,
         verified_unix_ms=int(check.verified_at * 1000),
-        error=check.error,
     )
-    for item in check.changed[:MOST_CHANGED]:
-        message.changed.add(
-            kind=item.kind,
-            name=item.name,
-            message=item.message,
-            affects_answers_now=item.affects_answers_now,
-        )
-    return message
-
-
-def _evidence_message(evidence: Evidence) -> pb.ProbeEvidence:
-    same = asdict(evidence)  # but for the time
-    return pb.ProbeEvidence(at_unix_ms=int(same.pop("at") * 1000), **same)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from proto import admin_pb2 as pb
 from server.api.admin import CANARY_MINUTES
 from server.commands.connection import OK, add_connection, connect, run_to_end
-from server.commands.values import above_zero, expecting
+from server.values import above_zero, expecting
 
 
 def parser() -> argparse.ArgumentParser:

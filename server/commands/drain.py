@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from server.commands.connection import OK, add_connection, connect, run_to_end
-from server.commands.values import expecting, seconds
+from server.values import expecting, seconds
 
 
 def parser() -> argparse.ArgumentParser:

@@ -25,13 +25,13 @@ from server.commands.output.export_table import (
     write_lines,
     write_parquet,
 )
-from server.commands.values import expecting
 from server.config import ServerConfig
 from server.telemetry.errors import BadFilter
 from server.telemetry.rows import FeatureRow
 from server.telemetry.store.database import NAME
 from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.reader import Reader
+from server.values import expecting
 
 UNITS = {"min": 60.0, "h": 3600.0, "d": 86_400.0}
 STANDARD_OUTPUT = "-"

@@ -23,8 +23,8 @@ from server.commands.connection import (
 )
 from server.commands.output import answer_text
 from server.commands.repeat import Load, run_load
-from server.commands.values import above_zero, expecting
 from server.request.modalities import MODALITIES
+from server.values import above_zero, expecting
 from trefoil.options import PRIORITIES
 
 EXAMPLE = """example:

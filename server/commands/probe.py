@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from proto import observe_pb2 as pb
 from server.commands.connection import FAILED, OK, add_connection, connect, error_message
-from server.commands.values import above_zero, expecting
+from server.values import above_zero, expecting
 from trefoil import TrefoilError
 
 TAKES_TRAFFIC = (pb.READY, pb.DEGRADED)

@@ -16,7 +16,7 @@ from proto import admin_pb2 as pb
 from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
 from server.commands.output.plain_values import plain
 from server.commands.output.status_report import table
-from server.commands.values import expecting, share
+from server.values import expecting, share
 
 HOLD = 6
 CODES = {"promote": OK, "hold": HOLD, "refuse": FAILED}

@@ -21,7 +21,7 @@ import grpc
 
 from server.api.listener import CannotListen, Listener
 from server.api.snapshot_messages import ServerIdentity
-from server.commands.flag_values import flags_of
+from server.commands.flags import flags_of
 from server.config import CHOOSE, EMBEDDED_BUNDLE, ServerConfig
 from server.deploy import restamped
 from server.deploy.boot_choice import BootChoice, FailedBoot, after, choices

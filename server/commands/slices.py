@@ -13,8 +13,8 @@ from server.commands.connection import OK, add_connection, connect, run_to_end
 from server.commands.export import A_MOMENT, moment
 from server.commands.output.plain_values import plain
 from server.commands.output.status_report import printable
-from server.commands.values import expecting, whole
 from server.telemetry.store.worst_slices import MEASURES
+from server.values import expecting, whole
 
 TIMEOUT_S = 60.0
 ABOUT = """examples:

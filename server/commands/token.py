@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from server.commands.connection import FAILED, OK
-from server.commands.values import count, expecting
 from server.security.roles import ROLES
 from server.security.tokens import add
+from server.values import count, expecting
 
 DAY_S = 86_400
 

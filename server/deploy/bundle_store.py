@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.config import MIB
+from server.values import MIB
 
 CURRENT = "current"
 PREVIOUS = "previous"

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from server.config import MIB
 from server.deploy.bundle_listing import roles
 from server.deploy.bundle_store import SHORT, BundleStore, Stored, StoreRefused
 from server.deploy.strategy import ROLLING, choose
@@ -29,6 +28,7 @@ from server.routing.pool_set import PoolSet
 from server.routing.progress import Report, Step, Switch, activated, detached
 from server.routing.router import stamp_of, switched
 from server.types import Facts
+from server.values import MIB
 
 logger = logging.getLogger(__name__)
 

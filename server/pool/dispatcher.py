@@ -25,7 +25,8 @@ from server.pool.quarantine import Quarantine
 from server.pool.queue import QueueEntry, RowQueue, TakeDecision
 from server.pool.replica_handle import ReplicaHandle
 from server.pool.service_time import ServiceTime
-from server.types import Fault, Outcome, Timing, Work
+from server.telemetry.outputs import Timing
+from server.types import Fault, Outcome, Work
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.types import Timing
+from server.telemetry.outputs import Timing
 
 WEIGHT = 0.1  # of the newest value in each running mean
 ENOUGH_ROWS = 8  # before this many a mix is not judged

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from server.pool.pool import Pool
-from server.types import NO_REPLICA, Outcome, Timing, Work
+from server.telemetry.outputs import Timing
+from server.types import NO_REPLICA, Outcome, Work
 
 # Faults of a full or ending pool, or of a caller that left: no evidence about the row.
 PASSING = ("CANCELLED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from proto import inference_pb2, replica_pb2
-from server.telemetry.outputs import outputs_of
+from server.telemetry.outputs import Timing, outputs_of
 from server.telemetry.record import FeatureSpec
-from server.types import Answer, Changed, Evidence, Facts, Fault, LabelScore, Outcome, Timing, Work
+from server.types import Answer, Changed, Evidence, Facts, Fault, LabelScore, Outcome, Work
 
 LENGTH = struct.Struct("<I")
 SOCKET_BYTES = 4 << 20  # asked of the kernel, which may give less

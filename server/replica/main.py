@@ -24,6 +24,7 @@ from server.replica import placement
 from server.replica.batching import budget_for
 from server.replica.model import Ready, Rejected
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
+from server.request.by_name import filled
 from server.request.modalities import NAMES
 from server.telemetry.outputs import outputs_of
 
@@ -207,15 +208,8 @@ class PipelineModel:
             bundle_path=str(pipeline.bundle.path),
             signed_by=pipeline.bundle.signed_by,
             device=device,
+            features=[filled(replica_pb2.FeatureSpec, one) for one in pipeline.features],
         )
-        for feature in pipeline.features:
-            hello.features.add(
-                name=feature.name,
-                modality=feature.modality,
-                kind=feature.kind,
-                unit=feature.unit,
-                categories=feature.categories,
-            )
         for name, value in limits_of(pipeline):
             hello.limits.add(name=name, value=value)
         return hello
@@ -268,17 +262,7 @@ class PipelineModel:
         cases = golden_file.read(self._pipeline.bundle)[0]
         for mix in mixes or dict.fromkeys(case.mix for case in cases):
             (found,) = golden.probe(self._pipeline, (mix,), self._probe_runs)
-            yield replica_pb2.MixProbe(
-                mix=found.mix,
-                p50_ms=found.p50_ms,
-                max_ms=found.max_ms,
-                limit_ms=found.limit_ms,
-                runs=found.runs,
-                worst_difference=found.worst_difference,
-                tolerance=found.tolerance,
-                ok=found.ok,
-                reason=found.reason,
-            )
+            yield filled(replica_pb2.MixProbe, found)
 
     def broken_by(self, error: Exception) -> bool:
         """After a CUDA error other than lack of memory every later call fails or lies."""
@@ -293,10 +277,7 @@ class PipelineModel:
         done = replica_pb2.Done(stamp_hex=self._stamp, features=self._features(prediction))
         answer = done.prediction
         answer.MergeFrom(inference_pb2.Prediction(label=prediction.label, **outputs_of(prediction)))
-        for score in prediction.scores:
-            answer.scores.add(
-                label=score.label, probability=score.probability, log_prob=score.log_prob
-            )
+        answer.scores.extend(filled(inference_pb2.LabelScore, one) for one in prediction.scores)
         if prediction.embedding is not None:
             answer.embedding.values = prediction.embedding.astype("<f4").tobytes()
             answer.embedding.dimensions = len(prediction.embedding)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from proto import inference_pb2 as pb
+from server.request.by_name import filled
 from server.telemetry.outputs import outputs_of
-from server.types import Answer, Facts, Fault, Outcome, Timing
+from server.types import Answer, Facts, Fault, Outcome
 
 # Trouble of the server or of the moment, not of the row: when it meets every row of a request the
 # request itself fails, so that ordinary gRPC retry policies see it.
@@ -27,7 +28,7 @@ NOT_THE_ROWS = frozenset(
 def result_message(outcome: Outcome, top_k: int = 0) -> pb.Result:
     result = pb.Result(
         prediction_id=outcome.prediction_id,
-        timing=timing_message(outcome.timing),
+        timing=filled(pb.Timing, outcome.timing),
         batch_size=outcome.batch_size,
         stamp=outcome.stamp,
         replica=max(outcome.replica, 0),
@@ -36,44 +37,17 @@ def result_message(outcome: Outcome, top_k: int = 0) -> pb.Result:
     if outcome.answer is not None:
         result.prediction.CopyFrom(prediction_message(outcome.answer, top_k))
     elif outcome.fault is not None:
-        result.fault.CopyFrom(fault_message(outcome.fault))
+        result.fault.CopyFrom(filled(pb.Fault, outcome.fault))
     return result
 
 
 def prediction_message(answer: Answer, top_k: int) -> pb.Prediction:
-    prediction = pb.Prediction(
-        label=answer.label,
-        **outputs_of(answer),
-    )
-    for score in answer.scores[: top_k or None]:
-        prediction.scores.add(
-            label=score.label, probability=score.probability, log_prob=score.log_prob
-        )
+    scores = [filled(pb.LabelScore, score) for score in answer.scores[: top_k or None]]
+    prediction = pb.Prediction(label=answer.label, scores=scores, **outputs_of(answer))
     if answer.embedding:
         prediction.embedding.values = answer.embedding
         prediction.embedding.dimensions = len(answer.embedding) // 4
     return prediction
-
-
-def timing_message(timing: Timing) -> pb.Timing:
-    return pb.Timing(
-        queue_ms=timing.queue_ms,
-        decode_ms=timing.decode_ms,
-        preprocess_ms=timing.preprocess_ms,
-        forward_ms=timing.forward_ms,
-        post_ms=timing.post_ms,
-        total_ms=timing.total_ms,
-    )
-
-
-def fault_message(fault: Fault) -> pb.Fault:
-    return pb.Fault(
-        code=fault.code,
-        field=fault.field,
-        reason=fault.reason,
-        message=fault.message,
-        retry_after_s=fault.retry_after_s,
-    )
 
 
 def stamp_message(facts: Facts | None, bound: str = "") -> pb.Stamp:

@@ -1,6 +1,6 @@
-"""The scalar outputs of one row: the one list of them, read by the record, the columns of
-telemetry.db and of the console's cache, the mapping to and from the wire, filters, exports, the
-console's table and docs/telemetry.md.
+"""The scalar outputs and the times of one row: the one list of them, read by the record, the
+columns of telemetry.db and of the console's cache, the mapping to and from the wire, filters,
+exports, the console's table and docs/telemetry.md.
 
 To add an output: a field of `Outputs` here, a field of the same name in `Prediction`
 (proto/inference.proto) and `PredictionRow` (proto/observe.proto), and a value in the pipeline's
@@ -73,6 +73,33 @@ FILTER_NAMES = {spec.name: spec.name for spec in OUTPUTS} | {
     spec.alias: spec.name for spec in OUTPUTS if spec.alias
 }
 _values: Any = attrgetter(*OUTPUT_NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds of each stage. Waiting is `queue_ms`, so the stages add up to the total."""
+
+    queue_ms: float = 0.0
+    decode_ms: float = 0.0
+    preprocess_ms: float = 0.0
+    forward_ms: float = 0.0
+    post_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+TIME_NAMES = tuple(f.name for f in fields(Timing))
+_times: Any = attrgetter(*TIME_NAMES)
+
+
+def time_tuple(source: Any) -> tuple[float, ...]:
+    """The times of anything that has them as attributes, in the order of TIME_NAMES."""
+    found: tuple[float, ...] = _times(source)
+    return found
+
+
+def times_of(source: Any) -> dict[str, Any]:
+    """The same by name."""
+    return dict(zip(TIME_NAMES, _times(source), strict=True))
 
 
 def output_tuple(source: Any) -> tuple[float, ...]:

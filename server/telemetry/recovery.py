@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 
 from server.telemetry.drift.windows import SHORT_S
+from server.telemetry.outputs import TIME_NAMES
 from server.telemetry.record import Record
 from server.telemetry.stamps.counting import Counting
 from server.telemetry.stamps.feedback import Feedback
@@ -15,6 +16,11 @@ from server.telemetry.store.store import Store
 
 CHUNK_ROWS = 2000
 REMEMBERED_ROWS = 100_000  # of the last hour, for the short window
+# What counting needs of a row as it is in its table.
+NEEDED = (
+    *("prediction_id", "at", "task", "mix", "label", "features", "replica", "batch_size"),
+    *("error", "trace_id", *TIME_NAMES),
+)
 FEEDBACK = "feedback"  # its place in the table of how far the sums have come
 
 
@@ -55,36 +61,19 @@ def _meet(states: StampRegistry, records: list[Record]) -> None:
 def _records(store: Store, day: str, where: str, value: float) -> Iterator[list[Record]]:
     """What counting needs of the rows, oldest first."""
     found = store.connection.execute(
-        "SELECT p.prediction_id, p.at, s.hex, p.task, p.mix, p.label, ifnull(p.confidence, 0),"
-        " p.features, p.slices, p.replica, p.batch_size, p.queue_ms, p.decode_ms, p.preprocess_ms,"
-        " p.forward_ms, p.post_ms, p.total_ms, p.error, p.trace_id"
+        f"SELECT s.hex, p.slices, ifnull(p.confidence, 0), {', '.join(f'p.{n}' for n in NEEDED)}"
         f" FROM prediction_{day} p JOIN stamp s ON s.id = p.stamp_id WHERE {where} ORDER BY p.id",
         (value,),
     )
     while rows := found.fetchmany(CHUNK_ROWS):
         yield [
             Record(
-                prediction_id=row[0],
-                at=row[1],
-                stamp=row[2],
-                task=row[3],
-                mix=row[4],
-                label=row[5],
-                confidence=row[6],
-                features=row[7],
-                slices=json.loads(row[8]),
+                stamp=stamp,
+                slices=json.loads(slices),
+                confidence=confidence,
                 client="",
                 session="",
-                replica=row[9],
-                batch_size=row[10],
-                queue_ms=row[11],
-                decode_ms=row[12],
-                preprocess_ms=row[13],
-                forward_ms=row[14],
-                post_ms=row[15],
-                total_ms=row[16],
-                error=row[17],
-                trace_id=row[18],
+                **dict(zip(NEEDED, values, strict=True)),
             )
-            for row in rows
+            for stamp, slices, confidence, *values in rows
         ]

@@ -27,8 +27,8 @@ from console.state.domain import (
     Link,
     ReceivedRow,
     ServerSnapshot,
-    StageTimes,
 )
+from server.telemetry.outputs import Timing
 from server.telemetry.rows import (
     AlertRow,
     AlertTransition,
@@ -388,7 +388,7 @@ def predictions_in(db: sqlite3.Connection) -> None:
                 label="ok" if n % 3 else "stop",
                 true_label="ok" if n % 10 == 0 else "",
                 confidence=n / 300,
-                timing=StageTimes(total_ms=float(n)),
+                timing=Timing(total_ms=float(n)),
                 slices={"site": "ab"[n % 2]},
                 error="INVALID_ARGUMENT/X/y" if n == 7 else "",
                 payload_kept=n < 5,

@@ -15,9 +15,9 @@ from PySide6.QtGui import QImage
 from console.cache.insert import TextIds, insert
 from console.cache.schema import open_for_writing
 from console.state.domain import ReceivedRow, ServerSnapshot
-from installers.console.check_window import Screen
-from installers.console.room import display
 from server.telemetry.rows import AlertRow
+from tests.installers.check_window import Screen
+from tests.installers.room import display
 from tests.support.blank_rows import blank
 from tests.support.patience import patience
 

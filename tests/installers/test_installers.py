@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from installers import files
-from installers.tools import GPU_HOST, Failed, Skipped
-from installers.verify import main
+from tests.installers import files
+from tests.installers.tools import GPU_HOST, Failed, Skipped
+from tests.installers.verify import main
 
 
 @pytest.mark.parametrize("check", files.CHECKS, ids=lambda check: check.__name__)

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from server.routing.canary_analysis import CanaryAnalysis, Measure
+from server.telemetry.outputs import Timing
 from server.telemetry.quality.pricing import yardsticks
 from server.telemetry.record import BundleFiles
 from server.telemetry.stamps.feedback import JOINED, FeedbackItem, FeedbackResult
-from server.types import Answer, Fault, Outcome, Timing, Work
+from server.types import Answer, Fault, Outcome, Work
 from tests.support.stub_replica import work
 
 LABELS = ("ok", "stop")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from server.commands.flag_values import config_of, flags_of
-from server.config import MIB, ServerConfig
+from server.commands.flags import config_of, flags_of
+from server.config import ServerConfig
 from server.main import COMMANDS, parser
+from server.values import MIB
 from tests.support import media_bytes as made
 from tests.support.patience import patience
 from tests.support.running import ROOT, asked, program
@@ -252,6 +254,43 @@ def test_every_setting_has_a_flag_and_the_flags_defaults_are_the_settings() -> N
     shown = flags_of(ServerConfig())
     assert shown["max-message-mb"] == "16" and shown["queue-limit"] == "256"
     assert len(shown) == len(ServerConfig.__slots__)
+
+
+# A flag is made of the name of its field, and must not change when that does.
+FLAGS = {
+    "what to serve, where": (
+        "bundle allow-dirty require-signature verify data listen insecure name environment"
+    ),
+    "the warm pool": (
+        "warm-pool device dtype threads decode-threads no-memory-check load-timeout stall "
+        "restart-first restart-longest stable quarantine"
+    ),
+    "batches and the queue": (
+        "max-batch-rows max-batch-cost max-generations queue-limit queue-mb ahead-mb patience "
+        "default-deadline grace standby keep-bundles"
+    ),
+    "readiness": (
+        "slo-ms probe-interval probe-runs slow-after fast-again queue-nearly-full skew-interval"
+    ),
+    "limits of a request": (
+        "max-message-mb max-examples max-parts max-text-kb max-labels max-label-chars "
+        "max-slices max-new-tokens max-streams upload-mb upload-peer-mb upload-total-mb upload-ttl"
+    ),
+    "encryption and roles": ("tls-cert tls-key tls-client-ca tokens"),
+    "telemetry": (
+        "no-telemetry sample-share keep-days max-telemetry-mb baseline tick on-alert prometheus "
+        "trace-share simulated-time"
+    ),
+}
+
+
+def test_the_flags_are_those_that_were_promised(capsys: Captured) -> None:
+    _, out, _ = asked(capsys, "--help")
+    found = re.split(r"^(\w[^:\n]*):$", out, flags=re.M)
+    shown = dict(zip(found[1::2], found[2::2], strict=True))
+    for title, names in FLAGS.items():
+        assert re.findall(r"^  --([\w-]+)", shown[title], re.M) == names.split(), title
+    assert sum(len(names.split()) for names in FLAGS.values()) == len(ServerConfig.__slots__)
 
 
 def test_units_of_flags_are_those_of_their_names() -> None:

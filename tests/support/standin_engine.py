@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from proto import inference_pb2 as pb
+from server.telemetry.outputs import Timing
 from server.types import (
     Answer,
     Counters,
@@ -20,7 +21,6 @@ from server.types import (
     LabelScore,
     Outcome,
     ReplicaStatus,
-    Timing,
     Token,
     Work,
 )

@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExportResult
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
 from server.telemetry.otel.configuration import OtelConfiguration, QueueLimits
@@ -83,47 +82,40 @@ class CountedExporter:
             return FAILURES[self.signal]  # its channel was closed in between
 
 
-class SpanGate(SpanProcessor):
-    def __init__(self, watched: CountedExporter) -> None:
+class _Gate:
+    """Hands on only what its exporter has room for."""
+
+    def __init__(self, watched: CountedExporter, batches: Callable[..., Any]) -> None:
         self._watched = watched
-        self._batches = BatchSpanProcessor(
-            watched,  # type: ignore[arg-type]
+        self._batches = batches(
+            watched,
             max_queue_size=watched.waiting.most,
             max_export_batch_size=watched.waiting.batch,
         )
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        return
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return bool(self._batches.force_flush(timeout_millis))
+
+    def shutdown(self) -> None:
+        self._batches.shutdown()
+
+
+class SpanGate(_Gate, SpanProcessor):
+    def __init__(self, watched: CountedExporter) -> None:
+        super().__init__(watched, BatchSpanProcessor)
 
     def on_end(self, span: ReadableSpan) -> None:
         if self._watched.admits():
             self._batches.on_end(span)
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._batches.force_flush(timeout_millis)
 
-    def shutdown(self) -> None:
-        self._batches.shutdown()  # type: ignore[no-untyped-call]
-
-
-class EventGate(LogRecordProcessor):
+class EventGate(_Gate, LogRecordProcessor):
     def __init__(self, watched: CountedExporter) -> None:
-        self._watched = watched
-        self._batches = BatchLogRecordProcessor(
-            watched,  # type: ignore[arg-type]
-            max_queue_size=watched.waiting.most,
-            max_export_batch_size=watched.waiting.batch,
-        )
+        super().__init__(watched, BatchLogRecordProcessor)
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         if self._watched.admits():
             self._batches.on_emit(log_record)
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._batches.force_flush(timeout_millis)
-
-    def shutdown(self) -> None:
-        self._batches.shutdown()  # type: ignore[no-untyped-call]
 
 
 @dataclass(slots=True)
@@ -177,9 +169,13 @@ def exports_of(configuration: OtelConfiguration, collect: Collect, version: str)
 
     made = Exports()
     if "traces" in configuration.otlp:
-        _add_spans(made, OTLPSpanExporter(), configuration)
+        made.spans.append(
+            SpanGate(_watched(made, OTLPSpanExporter(), "traces", configuration.spans))
+        )
     if "logs" in configuration.otlp:
-        _add_events(made, OTLPLogExporter(), configuration)
+        made.events.append(
+            EventGate(_watched(made, OTLPLogExporter(), "logs", configuration.events))
+        )
     if "metrics" in configuration.otlp:
         rendering = rendering_of(Form(configuration.delta, configuration.explicit_buckets), version)
         watched = _watched(made, OTLPMetricExporter(), "metrics")
@@ -187,14 +183,6 @@ def exports_of(configuration: OtelConfiguration, collect: Collect, version: str)
             Publisher(watched, rendering, collect, configuration.metric_interval_s)
         )
     return made
-
-
-def _add_spans(made: Exports, exporter: Any, configuration: OtelConfiguration) -> None:
-    made.spans.append(SpanGate(_watched(made, exporter, "traces", configuration.spans)))
-
-
-def _add_events(made: Exports, exporter: Any, configuration: OtelConfiguration) -> None:
-    made.events.append(EventGate(_watched(made, exporter, "logs", configuration.events)))
 
 
 def _watched(

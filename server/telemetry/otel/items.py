@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from server.telemetry.record import Record
 
@@ -79,26 +80,11 @@ class Alone(NamedTuple):
     trace: Trace | None
 
 
+_values: Any = attrgetter(*RowItem._fields)
+
+
 def row_of(record: Record) -> RowItem:
-    return RowItem(
-        record.prediction_id,
-        record.at,
-        record.stamp,
-        record.task,
-        record.mix,
-        record.label,
-        record.confidence,
-        record.replica,
-        record.batch_size,
-        record.queue_ms,
-        record.decode_ms,
-        record.preprocess_ms,
-        record.forward_ms,
-        record.post_ms,
-        record.total_ms,
-        record.error,
-        record.client,
-    )
+    return RowItem._make(_values(record))
 
 
 def caller_trace(trace_parent: str, trace_state: str = "") -> Trace | None:

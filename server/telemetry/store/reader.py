@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from server.telemetry.filters import Clause, parse_filter
-from server.telemetry.outputs import OUTPUT_NAMES, stored_outputs
+from server.telemetry.outputs import OUTPUT_NAMES, TIME_NAMES, stored_outputs
 from server.telemetry.record import Record
 from server.telemetry.rows import PredictionRow, Row
 from server.telemetry.store.database import open_reader
@@ -101,16 +101,11 @@ def prediction_of(row: sqlite3.Row) -> PredictionRow:
         session=row["session"],
         replica=row["replica"],
         batch_size=row["batch_size"],
-        queue_ms=row["queue_ms"],
-        decode_ms=row["decode_ms"],
-        preprocess_ms=row["preprocess_ms"],
-        forward_ms=row["forward_ms"],
-        post_ms=row["post_ms"],
-        total_ms=row["total_ms"],
         error=row["error"],
         env=row["env"] or "",
         trace_id=row["trace_id"],
         batch_mates=tuple(row["batch_mates"].split()),
+        **{name: row[name] for name in TIME_NAMES},
         **stored_outputs([row[name] for name in OUTPUT_NAMES]),
     )
     return PredictionRow(

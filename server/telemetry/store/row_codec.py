@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from server.telemetry.drift.profile import pack_counts, unpack_counts
+from server.telemetry.outputs import TIME_NAMES, time_tuple
 from server.telemetry.rows import (
     AlertRow,
     AlertTransition,
@@ -56,12 +57,7 @@ def latency_tuple(row: LatencyRow, stamp_id: int) -> tuple[Any, ...]:
         row.requests,
         row.errors,
         pack_counts(np.array(row.counts, dtype=np.int64)),
-        row.queue_ms,
-        row.decode_ms,
-        row.preprocess_ms,
-        row.forward_ms,
-        row.post_ms,
-        row.total_ms,
+        *time_tuple(row),
         row.batch_rows,
         json.dumps([astuple(e) for e in row.exemplars]),
     )
@@ -70,7 +66,7 @@ def latency_tuple(row: LatencyRow, stamp_id: int) -> tuple[Any, ...]:
 def latency_of(values: Sequence[Any], stamp: str) -> LatencyRow:
     """Reverse of `latency_tuple`."""
     bucket, width_s, _, mix, replica, requests, errors, counts, *rest = values
-    queue_ms, decode_ms, preprocess_ms, forward_ms, post_ms, total_ms, batch_rows, exemplars = rest
+    *times, batch_rows, exemplars = rest
     return LatencyRow(
         bucket * 1000,
         width_s,
@@ -80,12 +76,7 @@ def latency_of(values: Sequence[Any], stamp: str) -> LatencyRow:
         requests,
         errors,
         tuple(unpack_counts(counts, BUCKETS).tolist()),
-        queue_ms,
-        decode_ms,
-        preprocess_ms,
-        forward_ms,
-        post_ms,
-        total_ms,
-        batch_rows,
-        tuple(Exemplar(*e) for e in json.loads(exemplars)),
+        **dict(zip(TIME_NAMES, times, strict=True)),
+        batch_rows=batch_rows,
+        exemplars=tuple(Exemplar(*e) for e in json.loads(exemplars)),
     )

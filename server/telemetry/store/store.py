@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from server.telemetry.outputs import output_tuple
+from server.telemetry.outputs import output_tuple, time_tuple
 from server.telemetry.record import Record
 from server.telemetry.store.database import Opened
 from server.telemetry.store.judgements import JudgementStore
@@ -123,12 +123,7 @@ class Store:
             record.session,
             record.replica,
             record.batch_size,
-            record.queue_ms,
-            record.decode_ms,
-            record.preprocess_ms,
-            record.forward_ms,
-            record.post_ms,
-            record.total_ms,
+            *time_tuple(record),
             record.error,
             self.names.env_id(record.env),
             record.trace_id,

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from installers.tools import GPU_HOST, Failed, Skipped, need, need_root, run
+from tests.installers.debian import archive
+from tests.installers.tools import GPU_HOST, Failed, Skipped, need, need_root, run
 
 PYTHON = (3, 11)  # of Debian 12, and so of the image
 BASE = "localhost/trefoil-base"
-SUITE = "bookworm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,8 @@ class Workshop:
         """A minimal Debian 12 as an archive, with `more` packages."""
         need_root()
         need("mmdebstrap")
-        archive = self.folder / f"debian{''.join(f'-{name}' for name in more)}.tar"
-        if not archive.exists():
-            included = [f"--include={','.join(more)}"] if more else []
-            partial = archive.with_suffix(".partial.tar")
-            run(
-                ["mmdebstrap", "--variant=minbase", *included, SUITE, partial],
-                env={"SOURCE_DATE_EPOCH": self._epoch},
-            )
-            partial.rename(archive)
-        return archive
+        name = "-".join(("debian", *more))
+        return archive(self.folder / f"{name}.tar", *more, epoch=self._epoch)
 
     def base(self) -> str:
         if not self._images(BASE):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from installers.tools import ROOT, Failed, Skipped, attempt, need, run, tail
+from tests.installers.tools import ROOT, Failed, Skipped, attempt, need, run, tail
 
 UNIT = "trefoil-server.service"
 MOST_EXPOSURE = 2.0  # of 10; systemd calls what is below "OK"
@@ -80,7 +80,7 @@ def accounts_and_directories_are_made(folder: Path) -> str:
 
 def flags_are_known(folder: Path) -> str:
     """Of the unit, its settings and the compose file: the server's own parser has to take them."""
-    from server.commands.flag_values import config_of
+    from server.commands.flags import config_of
     from server.main import parser
 
     lines = re.findall(r'^#?TREFOIL_FLAGS="(.*)"$', (folder / "server.env").read_text(), re.M)

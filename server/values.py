@@ -1,4 +1,4 @@
-"""Readers of flag values: each raises ValueError for a text it does not accept."""
+"""Readers of settings and flags: each raises ValueError for a text it does not accept."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from server.config import MIB
 from server.ops import simulated_clock
 
+MIB = 1 << 20
 Number = TypeVar("Number", int, float)
 
 

@@ -13,14 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
-
-from installers.console import contents  # noqa: E402
-from installers.console.check_window import need, real_window, say  # noqa: E402
-from installers.console.package import last_commit_s  # noqa: E402
-from installers.console.room import USER, Room, bare_room  # noqa: E402
+from installers.console import contents
+from installers.console.package import HERE, ROOT, last_commit_s
+from tests.installers.check_window import need, real_window, say
+from tests.installers.room import USER, Room, bare_room
 
 PROGRAM = contents.PROGRAM
 SIZE = "1600x960"

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from installers.image import Workshop
-from installers.tools import GPU_HOST, Failed, attempt, need, run, tail
+from tests.installers.image import Workshop
+from tests.installers.tools import GPU_HOST, Failed, attempt, need, run, tail
 
 NAME = "trefoil-check"
 USER = 10001

@@ -1,7 +1,5 @@
 """What OpenTelemetry costs: on the request path, in the draining thread, and in memory.
 
-    python -m benchmarks.otel [--calls 20000]
-
 Times are CPU time of one thread or process, so that a busy machine disturbs them little; each is
 the lowest of several rounds. A collector runs beside, in a process of its own.
 """
@@ -20,42 +18,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from benchmarks.telemetry.recording import RECORD
 from server.telemetry.otel.configuration import configuration_of
 from server.telemetry.otel.histogram import Histogram
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.otel.metric_definitions import STAGE_BOUNDS
-from server.telemetry.record import Record
 
 ROUNDS = 5
 TURN = 30
 PREDICT = "trefoil.v1.Inference/Predict"
 METHODS = (PREDICT,)
 ABOUT = {"service.name": "trefoil-server", "service.version": "0"}
-RECORD = Record(
-    prediction_id="01a209b19c0478628b3bc8b264409cc6",
-    at=1_800_000_000.0,
-    stamp="ab" * 32,
-    task="classify",
-    mix="audio+image+text",
-    label="watch",
-    confidence=0.9,
-    margin=0.8,
-    entropy=0.1,
-    closed_set_mass=0.99,
-    features=b"\0" * 240,
-    slices={"site": "a", "shift": "night"},
-    client="press-7",
-    session="",
-    replica=0,
-    batch_size=4,
-    queue_ms=1.0,
-    decode_ms=2.0,
-    preprocess_ms=3.0,
-    forward_ms=8.0,
-    post_ms=0.5,
-    total_ms=20.0,
-    payload=b"\0" * 100_000,
-)
 
 
 def least_us(
@@ -137,7 +110,7 @@ def own_us(calls: int) -> float:
     return least_us(run, calls, time.thread_time)
 
 
-def collect_ms(calls: int) -> float:
+def collect_ms() -> float:
     made = halted(0.05)
     for task in ("classify", "embed"):
         for mix in ("text", "image", "audio", "audio+image", "audio+text", "image+text"):
@@ -148,7 +121,7 @@ def collect_ms(calls: int) -> float:
     return took / 1e3
 
 
-def longest_wait_ms(calls: int) -> dict[str, float]:
+def longest_wait_ms() -> dict[str, float]:
     """How late a 1 ms tick of an event loop is at worst: alone, and while a backlog is drained."""
 
     async def worst(made: Instruments | None) -> float:
@@ -207,7 +180,7 @@ MEMORY = """
 import os, sys
 import server.api.listener, server.engine, server.ops.otel_setup
 from server.host import rss_bytes
-from benchmarks.otel import ABOUT, METHODS, fill
+from benchmarks.telemetry.otel import ABOUT, METHODS, fill
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.otel.configuration import configuration_of
 plain = rss_bytes()
@@ -246,10 +219,8 @@ with collector() as found:
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--calls", type=int, default=20_000)
-    calls = parser.parse_args().calls
+def otel(args: argparse.Namespace) -> None:
+    calls: int = args.calls
     process = subprocess.Popen(
         [sys.executable, "-c", COLLECTOR], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -273,11 +244,7 @@ def main() -> None:
         round(with_),
     ]
     found["us for seven values: own, sdk"] = [round(own_us(calls), 2), round(sdk_us(calls), 1)]
-    found["ms a collection"] = round(collect_ms(calls), 2)
-    found["ms the event loop waited at worst"] = longest_wait_ms(calls)
+    found["ms a collection"] = round(collect_ms(), 2)
+    found["ms the event loop waited at worst"] = longest_wait_ms()
     process.communicate("")
     print(json.dumps(found, indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """What being watched costs: the server with telemetry on against the same with it off.
 
-    python -m benchmarks.watched [--blocks 6] [--rounds 6] [--seconds 3] [--callers 64]
-
 On means telemetry, a Prometheus endpoint and consoles that watch. A third server, off like the
 second, is the control: two starts of one server were seen to differ by 4 % over twenty rounds, so
 that more rounds of one start prove nothing. All three therefore start anew in every block, and are
@@ -24,7 +22,7 @@ from dataclasses import dataclass
 import grpc
 import psutil
 
-from benchmarks.serve import ROOT, Ours, Worker, memory, start_ours
+from benchmarks.serve import Ours, Worker, memory, start_ours
 from proto import observe_pb2 as ob
 from proto.observe_pb2_grpc import ObserveStub
 
@@ -94,7 +92,10 @@ def cpu_s(ours: Ours) -> tuple[float, float]:
 def turn(load: Worker, ours: Ours, arguments: argparse.Namespace) -> Spent:
     before = cpu_s(ours)
     load.send(
-        targets=[ours.target], callers=arguments.callers, seconds=arguments.seconds, mode="stream"
+        targets=[ours.target],
+        callers=arguments.callers,
+        seconds=arguments.round_seconds,
+        mode="stream",
     )
     found = load.answer()
     after = cpu_s(ours)
@@ -146,15 +147,7 @@ def end(ours: Ours) -> None:
     ours.process.wait(60)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The price of telemetry in throughput.")
-    parser.add_argument("--bundle", default=str(ROOT / "pipelines/triage/bundle"))
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--rounds", type=int, default=6, help="of each block; best a multiple of 6")
-    parser.add_argument("--blocks", type=int, default=6, help="fresh starts of all three servers")
-    parser.add_argument("--callers", type=int, default=64)
-    parser.add_argument("--consoles", type=int, default=2)
-    arguments = parser.parse_args()
+def watched(arguments: argparse.Namespace) -> None:
     load = Worker("benchmarks.load")
     load.wait_ready()
     blocks = []
@@ -199,7 +192,3 @@ def report(blocks: list[Block], consoles: int) -> None:
         print(
             f"front RSS, {name}: {max(block.front_mib[name] for block in blocks):.0f} MiB at most"
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,4 @@
-"""What telemetry adds to one request, where somebody waits for it, and how fast slices are found.
-
-    python -m benchmarks.price [--only path,extraction,search]
-
-path        CPU microseconds of the event loop and of the replica a request: the features into one
-            blob, the call and the record told to OpenTelemetry (Prometheus on), the record queued
-extraction  milliseconds of CPU that computing the features themselves takes, by what was sent; they
-            are computed with telemetry off too
-search      seconds of the worst-slice search over 300,000 rows x 30 features
+"""What telemetry adds to one request, and how fast the worst slices are found.
 
 Times are CPU time of one thread, the least of several rounds: a busy machine disturbs them little.
 """
@@ -23,18 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.otel import ABOUT, METHODS, PREDICT, least_us
 from benchmarks.payloads import MIXES, example
 from benchmarks.serve import ROOT
+from benchmarks.telemetry.otel import ABOUT, METHODS, PREDICT, least_us
 from server.ops.otel_interceptor import CALL, OtelRecorder
 from server.record_of import record_of
 from server.request.validation import prediction_id
 from server.telemetry.otel.configuration import configuration_of
 from server.telemetry.otel.instruments import Instruments
+from server.telemetry.outputs import Timing
 from server.telemetry.record import FeatureSpec
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
-from server.types import Answer, Outcome, Timing, Work
+from server.types import Answer, Outcome, Work
 
 CALLS = 8000  # fewer than the queue holds: the thread behind it is not waited for
 BUNDLE = ROOT / "pipelines/triage/bundle"
@@ -60,7 +53,7 @@ def request(names: tuple[str, ...]) -> tuple[Work, Outcome, dict[str, float]]:
     return made, outcome, values
 
 
-def path() -> None:
+def path(args: argparse.Namespace) -> None:
     from pipelines.features import NAMES
 
     made, outcome, values = request(NAMES)
@@ -92,12 +85,12 @@ def path() -> None:
         telemetry.close()
     total = blob_us + record_us
     print(
-        f"path        {total:.1f} us a request (goal {GOAL_US:.0f}): features into a blob "
+        f"path     {total:.1f} us a request (goal {GOAL_US:.0f}): features into a blob "
         f"{blob_us:.1f} (in the replica), call, metrics and record {record_us:.1f}"
     )
 
 
-def extraction() -> None:
+def extraction(args: argparse.Namespace) -> None:
     import pipelines.prepare
     from benchmarks.bound import sample
     from pipelines.features import input_features
@@ -122,10 +115,10 @@ def extraction() -> None:
             pipeline.prepare(sample(index, made))
     prepare.input_features = input_features
     words = ", ".join(f"{mix} {min(times) * 1e3:.2f} ms" for mix, times in spent.items())
-    print(f"extraction  {words} (40 words, 640x480 JPEG, 2 s WAV; decoded already)")
+    print(f"extraction {words} (40 words, 640x480 JPEG, 2 s WAV; decoded already)")
 
 
-def search() -> None:
+def search(args: argparse.Namespace) -> None:
     from server.telemetry.slices.conditions import SliceColumn
     from server.telemetry.slices.search import worst_slices
 
@@ -146,19 +139,6 @@ def search() -> None:
         found = worst_slices(columns, loss)
         took.append((time.thread_time() - cpu, time.perf_counter() - began))
     print(
-        f"search      {min(took)[0]:.2f} s of CPU ({min(t for _, t in took):.2f} s) for {rows:,} "
+        f"search   {min(took)[0]:.2f} s of CPU ({min(t for _, t in took):.2f} s) for {rows:,} "
         f"rows x {features} features; first: {found[0].expression if found else 'nothing'}"
     )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", default="path,extraction,search")
-    arguments = parser.parse_args()
-    steps = {step.__name__: step for step in (path, extraction, search)}
-    for name in arguments.only.split(","):
-        steps[name]()
-
-
-if __name__ == "__main__":
-    main()

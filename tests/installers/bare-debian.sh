@@ -3,7 +3,7 @@
 # and nothing else. In it the committed tree is cloned, `make serve` gets ready, `server predict`
 # answers text, image and audio, and `make test` passes. Needs root, mmdebstrap and a Debian mirror.
 #
-#   installers/bare-debian.sh [--keep] [--serve-only] [DIR]
+#   tests/installers/bare-debian.sh [--keep] [--serve-only] [DIR]
 #
 # DIR (a temporary folder unless given) receives the root; with --keep it stays, and is used again if
 # given again. Setting up reaches package registries; `make test` sees loopback alone. Where
@@ -14,10 +14,10 @@
 # PIP_*, npm_* and *_proxy variables are passed on.
 set -euo pipefail
 
-INCLUDE=python3.11,make,git,ca-certificates
+PACKAGES='python3.11 make git ca-certificates'
 HOME_INSIDE=/srv/trefoil  # of who works in the root; the clone is below it
 READY_WITHIN_S=${READY_WITHIN_S:-600}
-HERE=$(cd "$(dirname "$0")/.." && pwd)
+HERE=$(cd "$(dirname "$0")/../.." && pwd)
 
 usage() { sed -n '2,/^set/{s/^# \{0,1\}//p}' "$0"; exit 2; }
 say() { printf '%s  %s\n' "$(date +%H:%M:%S)" "$*"; }
@@ -30,12 +30,12 @@ for word in "$@"; do
         --keep) keep=1 ;;
         --serve-only) serve_only=--serve-only ;;
         -*) usage ;;
-        *) root=$word ;;
+        *) root=$(realpath -m "$word") ;;
     esac
 done
 
 if [ -z "${BARE_INSIDE:-}" ]; then
-    for tool in mmdebstrap chroot unshare ip git; do
+    for tool in python3 mmdebstrap chroot unshare ip git; do
         command -v "$tool" >/dev/null || { echo "bare-debian: $tool is not installed"; exit 2; }
     done
     [ "$(id -u)" = 0 ] || { echo "bare-debian: only root can make another root"; exit 2; }
@@ -68,8 +68,9 @@ debootstrapped() {
     if [ -x "$root/usr/bin/apt-get" ]; then
         say "the root of an earlier run"
     else
-        mmdebstrap --quiet --variant=minbase --include="$INCLUDE" bookworm "$root" ${BARE_MIRROR:-}
-        say "a root with $INCLUDE: $(since "$began"), $(du -shx "$root" | cut -f1)"
+        # shellcheck disable=SC2086  # one word a package
+        (cd "$HERE" && python3 -m tests.installers.debian "$root" $PACKAGES)
+        say "a root with $PACKAGES: $(since "$began"), $(du -shx "$root" | cut -f1)"
     fi
     mount -t proc proc "$root/proc"
     mount --rbind --make-rslave /dev "$root/dev"

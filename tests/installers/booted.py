@@ -11,8 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from installers.image import Workshop
-from installers.tools import GPU_HOST, ROOT, Failed, Skipped, attempt, need, need_root, run, tail
+from tests.installers.debian import unpack
+from tests.installers.image import Workshop
+from tests.installers.tools import (
+    GPU_HOST,
+    ROOT,
+    Failed,
+    Skipped,
+    attempt,
+    need,
+    need_root,
+    run,
+    tail,
+)
 
 NAME = "trefoil-boot"
 UNIT = "trefoil-server"
@@ -128,8 +139,7 @@ def _is_refused(machine: Machine) -> str:
 def _root(workshop: Workshop) -> Path:
     root = workshop.folder / "booted"
     shutil.rmtree(root, ignore_errors=True)
-    root.mkdir()
-    run(["tar", "-C", root, "-xpf", workshop.debian(*PACKAGES), "--exclude=./dev/*"])
+    unpack(workshop.debian(*PACKAGES), root)
     return root
 
 

@@ -1,4 +1,4 @@
-"""Checks the installers as far as this machine can: python -m installers.verify
+"""Checks the installers as far as this machine can: python -m tests.installers.verify
 
 What cannot be checked here is skipped and says why. Exit codes: 0 nothing failed, 1 something did.
 """
@@ -14,17 +14,17 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from installers import files
-from installers.booted import starts_under_systemd
-from installers.contained import serves_read_only
-from installers.image import Workshop, same_twice
-from installers.tools import GPU_HOST, Failed, Skipped
+from tests.installers import files
+from tests.installers.booted import starts_under_systemd
+from tests.installers.contained import serves_read_only
+from tests.installers.image import Workshop, same_twice
+from tests.installers.tools import GPU_HOST, Failed, Skipped
 
 Check = Callable[[], str]
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m installers.verify", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.installers.verify", description=__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="only what starts nothing (seconds, without root)"
     )

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from installers.console.contents import PROGRAM, WINDOW_CLASS
-from installers.console.room import USER, Room, display
+from tests.installers.room import USER, Room, display
 from tests.support.fleet_story import FLEET
 from tests.support.observe_stand_in import Fleet, StandIn
 from tests.support.running import program
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = "1600x960"
 GRAB = (
     "import sys; from PySide6.QtGui import QGuiApplication as A; a = A([]);"

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.installers.debian import archive, unpack
+
 USER, UID = "oncall", 1000
 SHIMS = """
 set -e
@@ -86,16 +88,8 @@ class Room:
 @contextmanager
 def bare_room(kept: Path, folder: Path) -> Iterator[Room]:
     """A fresh copy of the minimal system in `kept`, which is made first when it is not there."""
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        half = kept.with_suffix(".part.tar")
-        subprocess.run(
-            ["mmdebstrap", "--quiet", "--variant=minbase", "bookworm", str(half)], check=True
-        )
-        half.rename(kept)
     root = folder / "root"
-    root.mkdir(parents=True)
-    subprocess.run(["tar", "--numeric-owner", "-xpf", str(kept), "-C", str(root)], check=True)
+    unpack(archive(kept), root)
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
     # It is thrown away: nothing in it needs to survive a power cut.
     (root / "etc/dpkg/dpkg.cfg.d/unsafe").write_text("force-unsafe-io\n")

@@ -1,27 +1,14 @@
-"""What telemetry costs, and what a kill costs telemetry.
-
-python -m benchmarks.telemetry [--seconds 10] [--features 60] [--slices 20] [--kills 20] [--only X]
-
-put      microseconds a request thread spends in `Telemetry.put`, while the writer works beside it
-writer   records a second that are counted, written and judged, sustained
-tick     milliseconds of one drift tick, and of one flush of all sums
-week     bytes of a week of hourly profiles, features x slices
-memory   resident megabytes of a process that only records
-kill     SIGKILL under load: integrity, rows lost, sums against rows
-"""
+"""The recorder alone: records put in, written, judged and kept."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,10 +19,39 @@ from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.stamp_state import PastCounts
 from server.telemetry.telemetry import Telemetry
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STAMP = "ab" * 32
 LABELS = tuple("abcdef")
 MODALITIES = ("text", "image", "audio", "request", "output", "embedding")
+
+
+RECORD = Record(
+    prediction_id="01a209b19c0478628b3bc8b264409cc6",
+    at=1_800_000_000.0,
+    stamp=STAMP,
+    task="classify",
+    mix="audio+image+text",
+    label="a",
+    confidence=0.9,
+    margin=0.8,
+    entropy=0.3,
+    closed_set_mass=0.99,
+    features=b"\0" * 240,
+    slices={"site": "a", "shift": "night"},
+    client="press-7",
+    session="",
+    replica=0,
+    batch_size=8,
+    queue_ms=1.0,
+    decode_ms=2.0,
+    preprocess_ms=3.0,
+    forward_ms=20.0,
+    post_ms=0.5,
+    total_ms=27.0,
+    env="cpu float32",
+    batch_mates=("b" * 32, "c" * 32),
+    payload=b"\0" * 100_000,
+)
 
 
 def schema(features: int) -> tuple[FeatureSpec, ...]:
@@ -60,35 +76,9 @@ def bundle(features: int, slices: int) -> BundleFiles:
 def records(n: int, features: int, slices: int, payload: int = 0) -> list[Record]:
     r = np.random.default_rng(2)
     values = r.normal(size=(n, features)).astype("<f4")
-    template = Record(
-        prediction_id="",
-        at=0.0,
-        stamp=STAMP,
-        task="classify",
-        mix="audio+image+text",
-        label="a",
-        confidence=0.9,
-        margin=0.8,
-        entropy=0.3,
-        closed_set_mass=0.99,
-        features=b"",
-        slices={},
-        client="bench",
-        session="",
-        replica=0,
-        batch_size=8,
-        queue_ms=1.0,
-        decode_ms=2.0,
-        preprocess_ms=3.0,
-        forward_ms=20.0,
-        post_ms=0.5,
-        total_ms=27.0,
-        env="cpu float32",
-        batch_mates=("b" * 32, "c" * 32),
-    )
     return [
         replace(
-            template,
+            RECORD,
             prediction_id=f"{i:012x}7{i:019x}",
             features=values[i].tobytes(),
             slices={"site": f"s{i % slices}", "shift": "am" if i % 3 else "pm"},
@@ -134,9 +124,7 @@ def put(args: argparse.Namespace) -> None:
                 telemetry.put(record)
                 spent.append(time.perf_counter() - began)
             time.sleep(0.02)
-        cpu = time.process_time()
         telemetry.close()
-        cpu = time.process_time() - cpu
     us = sorted(s * 1e6 for s in spent)
     print(
         f"put      {len(us)} records, median {statistics.median(us):.2f} us, "
@@ -149,17 +137,15 @@ def writer(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         telemetry, feed = opened(args, folder), Feed(args)
         telemetry._recorder.call(lambda: None)
-        n, put_s = 0, 0.0
+        n = 0
         began, cpu = time.perf_counter(), time.process_time()
         made_cpu = 0.0
         while time.perf_counter() - began < args.seconds:
             mark = time.thread_time()
             batch = feed.take(500)
             made_cpu += time.thread_time() - mark
-            mark = time.perf_counter()
             for record in batch:
                 telemetry.put(record)
-            put_s += time.perf_counter() - mark
             n += len(batch)
             while telemetry.health().queued > 4000:
                 time.sleep(0.001)
@@ -237,7 +223,7 @@ MEMORY = """
 import resource, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from benchmarks.telemetry import STAMP, Feed, schema
+from benchmarks.telemetry.recording import STAMP, Feed, schema
 from server.telemetry.record import BundleFiles
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
@@ -275,97 +261,3 @@ def memory(args: argparse.Namespace) -> None:
     empty, made, full = map(int, done.stdout.split())
     print(f"memory   {empty} MB bare interpreter with numpy, {made} MB with 20,000 records made, "
           f"{full} MB after recording and a tick")  # fmt: skip
-
-
-KILLED = """
-import sys, time, argparse
-sys.path.insert(0, {root!r})
-from benchmarks.telemetry import Feed, opened
-args = argparse.Namespace(features={features}, slices={slices})
-telemetry, feed = opened(args, {folder!r}), Feed(args)
-feed._given = int(sys.argv[1])
-began, put = time.monotonic(), 0
-while True:
-    for record in feed.take(50):
-        telemetry.put(record)
-    put += 50
-    print(put, time.time(), flush=True)
-    time.sleep(max(0.0, began + put / 1000 - time.monotonic()))
-"""
-
-
-def kill(args: argparse.Namespace) -> None:
-    """1,000 records a second; killed at a random moment."""
-    r = np.random.default_rng(4)
-    with tempfile.TemporaryDirectory() as folder:
-        put = stored = 0
-        worst_s, torn = 0.0, 0
-        for round_ in range(args.kills):
-            script = KILLED.format(
-                root=str(ROOT), folder=folder, features=args.features, slices=args.slices
-            )
-            process = subprocess.Popen(
-                [sys.executable, "-c", script, str(round_ * 1_000_000)],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            assert process.stdout is not None
-            last, until = (0, 0.0), None
-            for line in process.stdout:
-                until = until or time.monotonic() + r.uniform(0.5, 2.5)
-                last = int(line.split()[0]), float(line.split()[1])
-                if time.monotonic() > until:
-                    break
-            process.send_signal(signal.SIGKILL)
-            rest = process.stdout.read().split("\n")
-            process.wait()
-            for line in rest[:-1]:
-                last = int(line.split()[0]), float(line.split()[1])
-            connection = sqlite3.connect(Path(folder) / "telemetry.db")
-            torn += connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok"
-            days = [row[0] for row in connection.execute(
-                "SELECT name FROM sqlite_master WHERE name LIKE 'prediction_2%' AND type = 'table'"
-            )]  # fmt: skip
-            found = sum(connection.execute(f"SELECT count(*) FROM {d}").fetchone()[0] for d in days)
-            newest = max(connection.execute(f"SELECT max(at) FROM {d}").fetchone()[0] for d in days)
-            connection.close()
-            put += last[0]
-            worst_s = max(worst_s, last[1] - newest)
-            stored = found
-        telemetry = opened(args, folder)
-        telemetry.close()
-        with closing(sqlite3.connect(Path(folder) / "telemetry.db")) as connection:
-            rows = counted(connection)
-    same = rows == stored
-    print(
-        f"kill     {args.kills} times: {torn} torn databases, {put - stored} of {put} lost, "
-        f"the last {worst_s * 1e3:.0f} ms at most; sums {'equal' if same else f'{rows} against'} "
-        f"the {stored} rows after the restart"
-    )
-
-
-def counted(connection: sqlite3.Connection) -> int:
-    """Rows in the stored sums of the first feature, all traffic."""
-    found = connection.execute(
-        "SELECT sum(p.n + p.missing + p.absent + p.nonfinite) FROM profile p"
-        " JOIN slice s ON s.id = p.slice_id JOIN feature f ON f.id = p.feature_id"
-        " WHERE s.name = '' AND f.position = 0"
-    ).fetchone()
-    return int(found[0] or 0)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--features", type=int, default=60)
-    parser.add_argument("--slices", type=int, default=20)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--only", default="put,writer,tick,week,memory,kill")
-    args = parser.parse_args()
-    steps = {f.__name__: f for f in (put, writer, tick, week, memory, kill)}
-    for name in args.only.split(","):
-        steps[name](args)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GPU_HOST = ROOT / "installers" / "gpu-host"
 SAID = 4000  # characters of a failed program's output that are shown
 
