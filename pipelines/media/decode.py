@@ -7,6 +7,7 @@ remedy. Sizes from a file's header are checked before memory is allocated for th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pipelines.errors import BadInput
 from pipelines.media import sniff as media
@@ -97,7 +98,17 @@ def decode(part: Part, field: str, limits: InputLimits) -> str | DecodedImage | 
         return decode_image(data, format, f"{field}.data", limits)
     if format == "PCM":
         return decode_pcm(data, part.pcm, field, limits)
-    return decode_audio(data, format, f"{field}.data", limits)
+    start = media.behind_tags(data)
+    if start >= len(data):
+        raise BadInput(
+            f"{field}.data",
+            "AUDIO_TRUNCATED",
+            f"its ID3v2 tag takes {start} bytes, the file holds {len(data)}; send the complete "
+            "file.",
+        )
+    content = data[start:] if start else data
+    decoded = decode_audio(content, format, f"{field}.data", limits)
+    return replace(decoded, payload_bytes=len(data)) if start else decoded
 
 
 def _recognise(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
@@ -125,7 +136,7 @@ def _recognise(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
         if kind == "image":
             raise BadInput(f"{field}.pcm", "KIND_MISMATCH", "a PCM layout on an image; remove it.")
         return ("audio", "PCM")
-    found = media.sniff(data)
+    found = _sniffed(data)
     if found is None:
         return _unrecognised(kind, data, field)
     if claim and claim[1] and claim != found:
@@ -142,6 +153,16 @@ def _recognise(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
             f"declared as {kind}, but the content is {found[0]} ({found[1]}).",
         )
     return found
+
+
+def _sniffed(data: bytes) -> tuple[Modality, str] | None:
+    """As media.sniff, for a sound behind an ID3v2 tag too."""
+    start = media.behind_tags(data)
+    if not start:
+        return media.sniff(data)
+    found = media.sniff(data[start : start + 16])
+    # An MP3 may have padding behind its tag.
+    return found if found is not None and found[0] == "audio" else ("audio", "MP3")
 
 
 def _unrecognised(kind: Modality | None, data: bytes, field: str) -> tuple[Modality, str]:

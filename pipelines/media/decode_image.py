@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pipelines.errors import BadInput
-from pipelines.media.limits import DecodedImage, InputLimits
+from pipelines.media.limits import METADATA_BROKEN, DecodedImage, InputLimits
 from pipelines.media.truncation import check_not_truncated
 
 _ORIENTATION_TAG = 0x0112
@@ -89,7 +89,7 @@ def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> D
         height=pixels.shape[0],
         payload_bytes=len(data),
         has_orientation=orientation != 1,
-        warning=warning,
+        warning=METADATA_BROKEN if warning else "",
     )
 
 
