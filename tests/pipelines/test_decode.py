@@ -388,9 +388,10 @@ def test_too_many_samples_in_all_channels_are_refused() -> None:
         (made.image("JPEG"), None, "application/pdf", "MIME_UNSUPPORTED", ".mime"),
         (WAV, "image", "", "KIND_MISMATCH", ".data"),
         ("words", "image", "", "KIND_MISMATCH", ".data"),
-        (b"%PDF-1.7\n\0", None, "", "UNKNOWN_FORMAT", ".data"),
+        (b"%PDF-1.7\n\0", None, "", "UNSUPPORTED_PDF", ".data"),
+        (b"\1\2\3\0", None, "", "UNKNOWN_FORMAT", ".data"),
         (b"words", "audio", "", "UNKNOWN_FORMAT", ".data"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "image", "", "UNKNOWN_FORMAT", ".data"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "image", "", "UNSUPPORTED_POSTSCRIPT", ".data"),
     ],
 )
 def test_part_that_is_not_what_it_claims_is_refused(

@@ -146,3 +146,20 @@ def without_end_flag(page: bytes) -> bytes:
     (checksum,) = _ogg_checksums(np.frombuffer(bytes(changed), np.uint8)[None])
     changed[22:26] = struct.pack("<I", int(checksum))
     return bytes(changed)
+
+
+def flat_png(colour: int, depth: int, sample: tuple[int, ...], transparent: bytes = b"") -> bytes:
+    """An 8x8 PNG of one colour: `sample` in every pixel, of PNG colour type `colour` at `depth`
+    bits; `transparent` is the body of its tRNS chunk."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        crc = zlib.crc32(name + body)
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", crc)
+
+    bits = "".join(f"{value:0{depth}b}" for value in sample) * 8
+    row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, depth, colour, 0, 0, 0))
+    palette = chunk(b"PLTE", bytes((200, 10, 10)) * (1 << depth)) if colour == 3 else b""
+    clear = chunk(b"tRNS", transparent) if transparent else b""
+    body = chunk(b"IDAT", zlib.compress(row * 8))
+    return b"\x89PNG\r\n\x1a\n" + header + palette + clear + body + chunk(b"IEND", b"")
