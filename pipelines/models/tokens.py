@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer
 
 from pipelines.bundle import parameters
 from pipelines.errors import BadInput, BundleRefused
+from pipelines.media.normalise import nfc
 from pipelines.types import MediaModality
 
 Placeholder = tuple[MediaModality, int]  # the modality, and how many tokens it takes
@@ -219,7 +219,7 @@ class PromptTokenizer:
 
     def normalise(self, text: str) -> str:
         text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-        text = unicodedata.normalize("NFC", text)
+        text = nfc(text)
         return text.strip() if self.config.strip else text
 
     def _weave(self, pieces: Sequence[str | list[int]], texts: Sequence[list[int]]) -> list[int]:
