@@ -64,6 +64,9 @@ WARNINGS: Mapping[str, str] = {
     SCANS_MISSING: "scans of a progressive picture are missing; it is less sharp than intended",
 }
 
+# Those with which some of the part may be missing; with the others everything was used.
+INCOMPLETE = frozenset((NO_END, DAMAGED, PAGES_MISSING, SCANS_MISSING))
+
 DEFAULT = InputLimits()
 QWEN = InputLimits(max_audio_s=300.0, max_audio_values=32_000_000)
 

@@ -130,12 +130,13 @@ GEMMA_TEMPLATE = Template(
 class Encoded:
     """A prompt. `input_ids` int64 [T] repeats each media placeholder once per embedding.
     `text_tokens` counts the tokens of the user's text after truncation, `unknown` those among them
-    that are the unknown token."""
+    that are the unknown token; `text_parts` has (kept, sent) tokens of each text part."""
 
     input_ids: NDArray[np.int64]
     text_tokens: int
     unknown: int
     truncated: bool
+    text_parts: tuple[tuple[int, int], ...] = ()
 
 
 class PromptTokenizer:
@@ -207,6 +208,7 @@ class PromptTokenizer:
             text_tokens=len(flat),
             unknown=flat.count(self._unknown) if self._unknown is not None else 0,
             truncated=len(flat) < sum(map(len, texts)),
+            text_parts=tuple(zip(map(len, kept), map(len, texts), strict=True)),
         )
 
     def label_ids(self, label: str) -> tuple[int, ...]:

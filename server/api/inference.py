@@ -27,6 +27,7 @@ from server.request.modalities import MODALITIES
 from server.request.responses import (
     common_fault,
     fault_message,
+    parts_used_messages,
     placed,
     result_message,
     stamp_message,
@@ -149,6 +150,7 @@ class Inference:
                     event.end.tokens = item.tokens
                     event.end.first_token_ms = item.first_token_ms
                     event.end.replica = max(outcome.replica, 0)
+                    event.end.parts_used.extend(parts_used_messages(outcome))
                     event.end.timing.CopyFrom(timing_message(outcome.timing))
                     event.stamp.CopyFrom(stamp_message(self.engine.facts, outcome.stamp))
                 yield event

@@ -11,6 +11,7 @@ from trefoil._proto import inference_pb2 as pb
 from trefoil.parts import well_formed
 
 STAMP = re.compile(r"[0-9a-f]{64}")
+ON_TRUNCATION = {"answer": pb.ANSWER, "refuse": pb.REFUSE}
 PRIORITIES = {"high": pb.HIGH, "normal": pb.NORMAL, "low": pb.LOW}
 
 
@@ -34,6 +35,7 @@ class OptionArguments(TypedDict, total=False):
     keep_payload: bool
     caller: str
     trace_parent: str
+    on_truncation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Options:
     keep_payload: bool = True  # False: the server never stores the parts
     caller: str = ""  # name of this client in the server's telemetry
     trace_parent: str = ""  # W3C Trace Context of the caller
+    on_truncation: str = "answer"  # answer | refuse a row of which a part cannot be used whole
 
     def __post_init__(self) -> None:
         """Raises TypeError or ValueError naming the option."""
@@ -69,6 +72,9 @@ class Options:
                 raise ValueError(f"stamps: {stamp!r} is not a whole stamp of 64 hex digits")
         if self.priority not in PRIORITIES:
             raise ValueError(f"priority: {self.priority!r} is not one of {', '.join(PRIORITIES)}")
+        if self.on_truncation not in ON_TRUNCATION:
+            choices = ", ".join(ON_TRUNCATION)
+            raise ValueError(f"on_truncation: {self.on_truncation!r} is not one of {choices}")
         if self.timeout_s <= 0:
             raise ValueError(f"timeout_s: {self.timeout_s} leaves no time; give more than 0")
 

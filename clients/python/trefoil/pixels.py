@@ -1,4 +1,4 @@
-"""PIL images and arrays of pixels as PNG, known by what they can do: neither library is imported."""
+"""PIL images and arrays of pixels as PNG, known by their attributes: no library is imported."""
 
 from __future__ import annotations
 
