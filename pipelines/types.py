@@ -143,3 +143,8 @@ class Prediction:
     text: str | None
     features: Mapping[str, float]
     parts_used: tuple[PartUsed, ...] = ()  # one a part, in the order given
+
+    @property
+    def parts_cut(self) -> int:
+        """How many parts were cut or have a warning."""
+        return sum(part.cut or bool(part.warning) for part in self.parts_used)

@@ -56,7 +56,7 @@ def test_one_refused_row_does_not_disturb_another(tiny_server: str) -> None:
 def test_choice_that_does_not_exist_is_refused(tiny_server: str) -> None:
     example = pb.Example(parts=[pb.Part(text="hum")])
     with grpc.insecure_channel(tiny_server) as channel, pytest.raises(grpc.RpcError) as caught:
-        request = pb.PredictRequest(examples=[example], on_truncation=7)  # type: ignore[arg-type]
+        request = pb.PredictRequest(examples=[example], on_truncation=7)
         stubs.InferenceStub(channel).Predict(request)
     assert "UNKNOWN_ON_TRUNCATION" in caught.value.details()  # type: ignore[attr-defined]
 
@@ -89,6 +89,7 @@ def test_command_line_prints_what_was_not_used(run: Run, animation: str) -> None
     assert "part 0" not in out
     _, out, _ = run("--text", "hum", "--image", animation, "--json")
     words, picture = json.loads(out)["parts_used"]
+    assert json.loads(out)["parts_cut"] == 1
     assert words["tokens_used"] == words["tokens_sent"] and "frames_sent" not in words
     assert picture["cut"] is True and picture["frames_sent"] == 2
 

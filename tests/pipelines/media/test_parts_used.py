@@ -32,8 +32,8 @@ LONG_TEXT = "pump " * 600
 FRAMES = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue", "green")]
 ANIMATION = made.image("GIF", FRAMES[0], save_all=True, append_images=FRAMES[1:])
 ENDLESS = b"".join(made.ogg_pages("OPUS")[:-1])
-CUT = {"text": LONG_TEXT, "animation": ANIMATION, "sound": ENDLESS}
-WHOLE = {
+CUT: dict[str, bytes | str] = {"text": LONG_TEXT, "animation": ANIMATION, "sound": ENDLESS}
+WHOLE: dict[str, bytes | str] = {
     "text": "the pump knocks",
     "picture": made.image("JPEG"),
     "sound": made.sound(),
@@ -96,6 +96,9 @@ def test_answer_carries_it(pipeline: Pipeline) -> None:
     (answer,) = pipeline.predict([Sample("a", (Part(None, "words"),))])
     assert isinstance(answer, types.Prediction)
     assert [part.modality for part in answer.parts_used] == ["text"]
+    assert answer.parts_cut == 0
+    (answer,) = pipeline.predict([Sample("a", (Part(None, ANIMATION), Part(None, ENDLESS)))])
+    assert isinstance(answer, types.Prediction) and answer.parts_cut == 2
 
 
 def test_one_list_of_fields_from_pipeline_to_wire() -> None:

@@ -145,7 +145,7 @@ class Embedding(_message.Message):
     def __init__(self, values: _Optional[bytes] = ..., dimensions: _Optional[int] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("label", "confidence", "margin", "entropy", "closed_set_mass", "scores", "embedding", "tokens_used")
+    __slots__ = ("label", "confidence", "margin", "entropy", "closed_set_mass", "scores", "embedding", "tokens_used", "parts_cut")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     MARGIN_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +154,7 @@ class Prediction(_message.Message):
     SCORES_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     TOKENS_USED_FIELD_NUMBER: _ClassVar[int]
+    PARTS_CUT_FIELD_NUMBER: _ClassVar[int]
     label: str
     confidence: float
     margin: float
@@ -162,7 +163,8 @@ class Prediction(_message.Message):
     scores: _containers.RepeatedCompositeFieldContainer[LabelScore]
     embedding: Embedding
     tokens_used: int
-    def __init__(self, label: _Optional[str] = ..., confidence: _Optional[float] = ..., margin: _Optional[float] = ..., entropy: _Optional[float] = ..., closed_set_mass: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., embedding: _Optional[_Union[Embedding, _Mapping]] = ..., tokens_used: _Optional[int] = ...) -> None: ...
+    parts_cut: int
+    def __init__(self, label: _Optional[str] = ..., confidence: _Optional[float] = ..., margin: _Optional[float] = ..., entropy: _Optional[float] = ..., closed_set_mass: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., embedding: _Optional[_Union[Embedding, _Mapping]] = ..., tokens_used: _Optional[int] = ..., parts_cut: _Optional[int] = ...) -> None: ...
 
 class Fault(_message.Message):
     __slots__ = ("code", "field", "reason", "message", "retry_after_s")
