@@ -262,7 +262,7 @@ def _image(image: DecodedImage) -> dict[str, float]:
         "image.aspect": image.width / image.height,
         "image.bytes_per_pixel": image.payload_bytes / area,
         "image.oriented": float(image.has_orientation),
-        "image.warning": float(image.warning),
+        "image.warning": float(bool(image.warning)),
         "image.brightness": stats.brightness,
         "image.contrast": stats.contrast,
         "image.saturation": stats.saturation,

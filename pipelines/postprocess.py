@@ -89,6 +89,7 @@ class Answerer:
             embedding=None,
             text=generation.text,
             features=_complete(row.features, features),
+            parts_used=row.parts_used,
         )
 
     def _classified(self, row: Prepared, number: int, fetched: HostResult) -> Prediction:
@@ -127,6 +128,7 @@ class Answerer:
             embedding=_unit(embedding) if row.want_embedding else None,
             text=None,
             features=_complete(row.features, features),
+            parts_used=row.parts_used,
         )
 
 

@@ -25,6 +25,7 @@ from pipelines.models.label_tree import Tokens
 from pipelines.models.qwen.log_mel import AudioConfig
 from pipelines.models.qwen.patches import Grid, ImageConfig
 from pipelines.models.tokens import Placeholder, PromptTokenizer, Template, TextConfig
+from pipelines.parts_used import parts_used, refuse_cut
 from pipelines.types import Modality, Prepared, Sample, Task
 
 MAX_LABELS = 1000
@@ -125,6 +126,9 @@ class Preparer:
         media = self._media(parts)
         labels = [self._text_of(name) for name in sample.labels or self._texts]
         encoded = self.text.encode(media.pieces, sample.task, labels)
+        used = parts_used(parts, encoded, media.grids, self.preprocessing.image.patch_size)
+        if sample.refuse_truncation:
+            refuse_cut(used)
         return Prepared(
             id=sample.id,
             task=sample.task,
@@ -137,6 +141,7 @@ class Preparer:
             log_mels=media.mels,
             features=input_features(parts, encoded, self.preprocessing.audio.sample_rate),
             modalities=_modalities(parts),
+            parts_used=used,
             tokens=len(encoded.input_ids),
             decode_ms=(decoded - started) * 1000,
             preprocess_ms=(self._clock() - decoded) * 1000,

@@ -65,6 +65,32 @@ class Sample:
     labels: tuple[str, ...] = ()
     want_embedding: bool = False
     max_new_tokens: int = 0
+    refuse_truncation: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartUsed:
+    """How much of one part the model got; numbers of other modalities are 0.
+
+    Sizes are pixels: `width_sent` and `height_sent` as in the file, `width_used` and `height_used`
+    upright and as the model got them. Of `frames_sent` pictures the first was used, `channels_sent`
+    channels were mixed to one. `cut`: some of the part was not used, or may be missing. `warning`
+    is one of pipelines.media.limits.WARNINGS, or empty.
+    """
+
+    modality: Modality
+    cut: bool = False
+    tokens_used: int = 0
+    tokens_sent: int = 0
+    seconds_used: float = 0.0
+    seconds_sent: float = 0.0
+    channels_sent: int = 0
+    width_used: int = 0
+    height_used: int = 0
+    width_sent: int = 0
+    height_sent: int = 0
+    frames_sent: int = 0
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +113,7 @@ class Prepared:
     log_mels: tuple[torch.Tensor, ...]
     features: Mapping[str, float]
     modalities: tuple[Modality, ...]  # sorted, without repeats
+    parts_used: tuple[PartUsed, ...]
     tokens: int
     decode_ms: float
     preprocess_ms: float
@@ -115,3 +142,9 @@ class Prediction:
     embedding: NDArray[np.float32] | None  # L2-normalised, [H]
     text: str | None
     features: Mapping[str, float]
+    parts_used: tuple[PartUsed, ...] = ()  # one a part, in the order given
+
+    @property
+    def parts_cut(self) -> int:
+        """How many parts were cut or have a warning."""
+        return sum(part.cut or bool(part.warning) for part in self.parts_used)

@@ -20,6 +20,12 @@ class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CLASSIFY: _ClassVar[Task]
     EMBED: _ClassVar[Task]
 
+class OnTruncation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ON_TRUNCATION_UNSPECIFIED: _ClassVar[OnTruncation]
+    ANSWER: _ClassVar[OnTruncation]
+    REFUSE: _ClassVar[OnTruncation]
+
 class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PRIORITY_UNSPECIFIED: _ClassVar[Priority]
@@ -33,6 +39,9 @@ AUDIO: Modality
 TASK_UNSPECIFIED: Task
 CLASSIFY: Task
 EMBED: Task
+ON_TRUNCATION_UNSPECIFIED: OnTruncation
+ANSWER: OnTruncation
+REFUSE: OnTruncation
 PRIORITY_UNSPECIFIED: Priority
 HIGH: Priority
 NORMAL: Priority
@@ -92,7 +101,7 @@ class Example(_message.Message):
     def __init__(self, parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., slices: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("request_id", "examples", "task", "labels", "top_k", "want_embedding", "expected_stamps", "priority", "session_id", "no_payload_sample")
+    __slots__ = ("request_id", "examples", "task", "labels", "top_k", "want_embedding", "expected_stamps", "priority", "session_id", "no_payload_sample", "on_truncation")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +112,7 @@ class PredictRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NO_PAYLOAD_SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    ON_TRUNCATION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     examples: _containers.RepeatedCompositeFieldContainer[Example]
     task: Task
@@ -113,7 +123,8 @@ class PredictRequest(_message.Message):
     priority: Priority
     session_id: str
     no_payload_sample: bool
-    def __init__(self, request_id: _Optional[str] = ..., examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., want_embedding: _Optional[bool] = ..., expected_stamps: _Optional[_Iterable[str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., session_id: _Optional[str] = ..., no_payload_sample: _Optional[bool] = ...) -> None: ...
+    on_truncation: OnTruncation
+    def __init__(self, request_id: _Optional[str] = ..., examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., want_embedding: _Optional[bool] = ..., expected_stamps: _Optional[_Iterable[str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., session_id: _Optional[str] = ..., no_payload_sample: _Optional[bool] = ..., on_truncation: _Optional[_Union[OnTruncation, str]] = ...) -> None: ...
 
 class LabelScore(_message.Message):
     __slots__ = ("label", "probability", "log_prob")
@@ -134,7 +145,7 @@ class Embedding(_message.Message):
     def __init__(self, values: _Optional[bytes] = ..., dimensions: _Optional[int] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("label", "confidence", "margin", "entropy", "closed_set_mass", "scores", "embedding", "tokens_used")
+    __slots__ = ("label", "confidence", "margin", "entropy", "closed_set_mass", "scores", "embedding", "tokens_used", "parts_cut")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     MARGIN_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +154,7 @@ class Prediction(_message.Message):
     SCORES_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     TOKENS_USED_FIELD_NUMBER: _ClassVar[int]
+    PARTS_CUT_FIELD_NUMBER: _ClassVar[int]
     label: str
     confidence: float
     margin: float
@@ -151,7 +163,8 @@ class Prediction(_message.Message):
     scores: _containers.RepeatedCompositeFieldContainer[LabelScore]
     embedding: Embedding
     tokens_used: int
-    def __init__(self, label: _Optional[str] = ..., confidence: _Optional[float] = ..., margin: _Optional[float] = ..., entropy: _Optional[float] = ..., closed_set_mass: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., embedding: _Optional[_Union[Embedding, _Mapping]] = ..., tokens_used: _Optional[int] = ...) -> None: ...
+    parts_cut: int
+    def __init__(self, label: _Optional[str] = ..., confidence: _Optional[float] = ..., margin: _Optional[float] = ..., entropy: _Optional[float] = ..., closed_set_mass: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., embedding: _Optional[_Union[Embedding, _Mapping]] = ..., tokens_used: _Optional[int] = ..., parts_cut: _Optional[int] = ...) -> None: ...
 
 class Fault(_message.Message):
     __slots__ = ("code", "field", "reason", "message", "retry_after_s")
@@ -183,8 +196,38 @@ class Timing(_message.Message):
     total_ms: float
     def __init__(self, queue_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., preprocess_ms: _Optional[float] = ..., forward_ms: _Optional[float] = ..., post_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
 
+class PartUsed(_message.Message):
+    __slots__ = ("modality", "cut", "tokens_used", "tokens_sent", "seconds_used", "seconds_sent", "channels_sent", "width_used", "height_used", "width_sent", "height_sent", "frames_sent", "warning")
+    MODALITY_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_USED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_SENT_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_USED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_SENT_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_SENT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_USED_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_USED_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_SENT_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_SENT_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_SENT_FIELD_NUMBER: _ClassVar[int]
+    WARNING_FIELD_NUMBER: _ClassVar[int]
+    modality: Modality
+    cut: bool
+    tokens_used: int
+    tokens_sent: int
+    seconds_used: float
+    seconds_sent: float
+    channels_sent: int
+    width_used: int
+    height_used: int
+    width_sent: int
+    height_sent: int
+    frames_sent: int
+    warning: str
+    def __init__(self, modality: _Optional[_Union[Modality, str]] = ..., cut: _Optional[bool] = ..., tokens_used: _Optional[int] = ..., tokens_sent: _Optional[int] = ..., seconds_used: _Optional[float] = ..., seconds_sent: _Optional[float] = ..., channels_sent: _Optional[int] = ..., width_used: _Optional[int] = ..., height_used: _Optional[int] = ..., width_sent: _Optional[int] = ..., height_sent: _Optional[int] = ..., frames_sent: _Optional[int] = ..., warning: _Optional[str] = ...) -> None: ...
+
 class Result(_message.Message):
-    __slots__ = ("prediction_id", "prediction", "fault", "timing", "batch_size", "stamp", "replica", "retried")
+    __slots__ = ("prediction_id", "prediction", "fault", "timing", "batch_size", "stamp", "replica", "retried", "parts_used")
     PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +236,7 @@ class Result(_message.Message):
     STAMP_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     RETRIED_FIELD_NUMBER: _ClassVar[int]
+    PARTS_USED_FIELD_NUMBER: _ClassVar[int]
     prediction_id: str
     prediction: Prediction
     fault: Fault
@@ -201,7 +245,8 @@ class Result(_message.Message):
     stamp: str
     replica: int
     retried: bool
-    def __init__(self, prediction_id: _Optional[str] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., stamp: _Optional[str] = ..., replica: _Optional[int] = ..., retried: _Optional[bool] = ...) -> None: ...
+    parts_used: _containers.RepeatedCompositeFieldContainer[PartUsed]
+    def __init__(self, prediction_id: _Optional[str] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., stamp: _Optional[str] = ..., replica: _Optional[int] = ..., retried: _Optional[bool] = ..., parts_used: _Optional[_Iterable[_Union[PartUsed, _Mapping]]] = ...) -> None: ...
 
 class Stamp(_message.Message):
     __slots__ = ("hex", "name", "dirty")
@@ -224,7 +269,7 @@ class PredictResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., stamp: _Optional[_Union[Stamp, _Mapping]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "example", "max_new_tokens", "expected_stamps", "priority", "session_id", "no_payload_sample")
+    __slots__ = ("request_id", "example", "max_new_tokens", "expected_stamps", "priority", "session_id", "no_payload_sample", "on_truncation")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EXAMPLE_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -232,6 +277,7 @@ class GenerateRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NO_PAYLOAD_SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    ON_TRUNCATION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     example: Example
     max_new_tokens: int
@@ -239,7 +285,8 @@ class GenerateRequest(_message.Message):
     priority: Priority
     session_id: str
     no_payload_sample: bool
-    def __init__(self, request_id: _Optional[str] = ..., example: _Optional[_Union[Example, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., expected_stamps: _Optional[_Iterable[str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., session_id: _Optional[str] = ..., no_payload_sample: _Optional[bool] = ...) -> None: ...
+    on_truncation: OnTruncation
+    def __init__(self, request_id: _Optional[str] = ..., example: _Optional[_Union[Example, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., expected_stamps: _Optional[_Iterable[str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., session_id: _Optional[str] = ..., no_payload_sample: _Optional[bool] = ..., on_truncation: _Optional[_Union[OnTruncation, str]] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
     __slots__ = ("prediction_id", "text", "end", "stamp")
@@ -254,18 +301,20 @@ class GenerateEvent(_message.Message):
     def __init__(self, prediction_id: _Optional[str] = ..., text: _Optional[str] = ..., end: _Optional[_Union[GenerateEnd, _Mapping]] = ..., stamp: _Optional[_Union[Stamp, _Mapping]] = ...) -> None: ...
 
 class GenerateEnd(_message.Message):
-    __slots__ = ("finish_reason", "tokens", "timing", "first_token_ms", "replica")
+    __slots__ = ("finish_reason", "tokens", "timing", "first_token_ms", "replica", "parts_used")
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
+    PARTS_USED_FIELD_NUMBER: _ClassVar[int]
     finish_reason: str
     tokens: int
     timing: Timing
     first_token_ms: float
     replica: int
-    def __init__(self, finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., first_token_ms: _Optional[float] = ..., replica: _Optional[int] = ...) -> None: ...
+    parts_used: _containers.RepeatedCompositeFieldContainer[PartUsed]
+    def __init__(self, finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., first_token_ms: _Optional[float] = ..., replica: _Optional[int] = ..., parts_used: _Optional[_Iterable[_Union[PartUsed, _Mapping]]] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
     __slots__ = ("mime_type", "total_bytes", "sha256")

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Work(_message.Message):
-    __slots__ = ("id", "task", "labels", "want_embedding", "max_new_tokens", "expires_in_s", "example_bytes")
+    __slots__ = ("id", "task", "labels", "want_embedding", "max_new_tokens", "expires_in_s", "example_bytes", "refuse_truncation")
     ID_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class Work(_message.Message):
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_IN_S_FIELD_NUMBER: _ClassVar[int]
     EXAMPLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REFUSE_TRUNCATION_FIELD_NUMBER: _ClassVar[int]
     id: str
     task: str
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -23,7 +24,8 @@ class Work(_message.Message):
     max_new_tokens: int
     expires_in_s: float
     example_bytes: int
-    def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., want_embedding: _Optional[bool] = ..., max_new_tokens: _Optional[int] = ..., expires_in_s: _Optional[float] = ..., example_bytes: _Optional[int] = ...) -> None: ...
+    refuse_truncation: bool
+    def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., want_embedding: _Optional[bool] = ..., max_new_tokens: _Optional[int] = ..., expires_in_s: _Optional[float] = ..., example_bytes: _Optional[int] = ..., refuse_truncation: _Optional[bool] = ...) -> None: ...
 
 class ToReplica(_message.Message):
     __slots__ = ("work", "cancel", "probe", "stop", "verify")
@@ -176,7 +178,7 @@ class Begun(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Done(_message.Message):
-    __slots__ = ("id", "prediction", "fault", "timing", "batch_size", "stamp_hex", "features", "tokens", "modality_mix")
+    __slots__ = ("id", "prediction", "fault", "timing", "batch_size", "stamp_hex", "features", "tokens", "modality_mix", "parts_used")
     ID_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +188,7 @@ class Done(_message.Message):
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     MODALITY_MIX_FIELD_NUMBER: _ClassVar[int]
+    PARTS_USED_FIELD_NUMBER: _ClassVar[int]
     id: str
     prediction: _inference_pb2.Prediction
     fault: _inference_pb2.Fault
@@ -195,10 +198,11 @@ class Done(_message.Message):
     features: bytes
     tokens: int
     modality_mix: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., prediction: _Optional[_Union[_inference_pb2.Prediction, _Mapping]] = ..., fault: _Optional[_Union[_inference_pb2.Fault, _Mapping]] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., stamp_hex: _Optional[str] = ..., features: _Optional[bytes] = ..., tokens: _Optional[int] = ..., modality_mix: _Optional[_Iterable[str]] = ...) -> None: ...
+    parts_used: _containers.RepeatedCompositeFieldContainer[_inference_pb2.PartUsed]
+    def __init__(self, id: _Optional[str] = ..., prediction: _Optional[_Union[_inference_pb2.Prediction, _Mapping]] = ..., fault: _Optional[_Union[_inference_pb2.Fault, _Mapping]] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., stamp_hex: _Optional[str] = ..., features: _Optional[bytes] = ..., tokens: _Optional[int] = ..., modality_mix: _Optional[_Iterable[str]] = ..., parts_used: _Optional[_Iterable[_Union[_inference_pb2.PartUsed, _Mapping]]] = ...) -> None: ...
 
 class Token(_message.Message):
-    __slots__ = ("id", "text", "last", "finish_reason", "tokens", "timing", "fault", "features", "stamp_hex", "prediction")
+    __slots__ = ("id", "text", "last", "finish_reason", "tokens", "timing", "fault", "features", "stamp_hex", "prediction", "parts_used")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +213,7 @@ class Token(_message.Message):
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     STAMP_HEX_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    PARTS_USED_FIELD_NUMBER: _ClassVar[int]
     id: str
     text: str
     last: bool
@@ -219,7 +224,8 @@ class Token(_message.Message):
     features: bytes
     stamp_hex: str
     prediction: _inference_pb2.Prediction
-    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., last: _Optional[bool] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., fault: _Optional[_Union[_inference_pb2.Fault, _Mapping]] = ..., features: _Optional[bytes] = ..., stamp_hex: _Optional[str] = ..., prediction: _Optional[_Union[_inference_pb2.Prediction, _Mapping]] = ...) -> None: ...
+    parts_used: _containers.RepeatedCompositeFieldContainer[_inference_pb2.PartUsed]
+    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., last: _Optional[bool] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., fault: _Optional[_Union[_inference_pb2.Fault, _Mapping]] = ..., features: _Optional[bytes] = ..., stamp_hex: _Optional[str] = ..., prediction: _Optional[_Union[_inference_pb2.Prediction, _Mapping]] = ..., parts_used: _Optional[_Iterable[_Union[_inference_pb2.PartUsed, _Mapping]]] = ...) -> None: ...
 
 class MixProbe(_message.Message):
     __slots__ = ("mix", "p50_ms", "max_ms", "limit_ms", "runs", "worst_difference", "tolerance", "ok", "reason")

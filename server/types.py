@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from server.telemetry.outputs import Outputs, Timing
 from server.telemetry.record import FeatureSpec
@@ -32,6 +32,7 @@ class Work:
     keep_payload: bool = False
     trace_parent: str = ""
     request: str = ""  # the request it came with, where that has a name
+    refuse_truncation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,29 @@ class Answer(Outputs):
     features: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartUsed:
+    """How much of one part the model got: the fields of PartUsed in proto/inference.proto, by the
+    same names. `modality` is the number of that enum."""
+
+    modality: int = 0
+    cut: bool = False
+    tokens_used: int = 0
+    tokens_sent: int = 0
+    seconds_used: float = 0.0
+    seconds_sent: float = 0.0
+    channels_sent: int = 0
+    width_used: int = 0
+    height_used: int = 0
+    width_sent: int = 0
+    height_sent: int = 0
+    frames_sent: int = 0
+    warning: str = ""
+
+
+PART_USED_FIELDS = tuple(each.name for each in fields(PartUsed))
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one row ended: exactly one of `answer` and `fault` is set."""
@@ -76,6 +100,7 @@ class Outcome:
     retried: bool = False
     batch_mates: tuple[str, ...] = field(default=())  # other ids of the same forward
     mix: str = ""  # as decoded; "" when it was not
+    parts_used: tuple[PartUsed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,10 @@ remedy. Sizes from a file's header are checked before memory is allocated for th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pipelines.errors import BadInput
+from pipelines.media import foreign
 from pipelines.media import sniff as media
 from pipelines.media.decode_audio import decode_audio, decode_pcm
 from pipelines.media.decode_image import decode_image
@@ -62,7 +64,7 @@ def decode_row(
     decoded: list[str | DecodedImage | DecodedAudio] = []
     size = 0
     for number, part in enumerate(parts):
-        decoded.append(decode(part, f"parts[{number}]", limits))
+        decoded.append(_named_decode(part, f"parts[{number}]", limits))
         size += 0 if isinstance(decoded[-1], str) else decoded[-1].nbytes
         if size > limits.max_row_decoded_bytes:
             raise BadInput(
@@ -72,6 +74,20 @@ def decode_row(
                 f"{limits.max_row_decoded_bytes} a row. Scale images down, or split the row.",
             )
     return decoded
+
+
+def _named_decode(part: Part, field: str, limits: InputLimits) -> str | DecodedImage | DecodedAudio:
+    """As `decode`; a refusal begins with the part's own name, such as that of its file."""
+    try:
+        return decode(part, field, limits)
+    except BadInput as error:
+        name = "".join(c for c in part.id[:_NAME_CHARACTERS] if c.isprintable())
+        if not name:
+            raise
+        raise BadInput(error.field, error.reason, f"{name}: {error.message}") from None
+
+
+_NAME_CHARACTERS = 80
 
 
 def decode(part: Part, field: str, limits: InputLimits) -> str | DecodedImage | DecodedAudio:
@@ -97,7 +113,17 @@ def decode(part: Part, field: str, limits: InputLimits) -> str | DecodedImage | 
         return decode_image(data, format, f"{field}.data", limits)
     if format == "PCM":
         return decode_pcm(data, part.pcm, field, limits)
-    return decode_audio(data, format, f"{field}.data", limits)
+    start = media.behind_tags(data)
+    if start >= len(data):
+        raise BadInput(
+            f"{field}.data",
+            "AUDIO_TRUNCATED",
+            f"its ID3v2 tag takes {start} bytes, the file holds {len(data)}; send the complete "
+            "file.",
+        )
+    content = data[start:] if start else data
+    decoded = decode_audio(content, format, f"{field}.data", limits)
+    return replace(decoded, payload_bytes=len(data)) if start else decoded
 
 
 def _recognise(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
@@ -105,6 +131,7 @@ def _recognise(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
     try:
         claim = media.declared(part.mime)
     except KeyError:
+        _refuse_foreign(data, part.kind, field)
         raise BadInput(
             f"{field}.mime",
             "MIME_UNSUPPORTED",
@@ -125,7 +152,7 @@ def _recognise(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
         if kind == "image":
             raise BadInput(f"{field}.pcm", "KIND_MISMATCH", "a PCM layout on an image; remove it.")
         return ("audio", "PCM")
-    found = media.sniff(data)
+    found = _sniffed(data)
     if found is None:
         return _unrecognised(kind, data, field)
     if claim and claim[1] and claim != found:
@@ -144,7 +171,27 @@ def _recognise(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
     return found
 
 
+def _sniffed(data: bytes) -> tuple[Modality, str] | None:
+    """As media.sniff, for a sound behind an ID3v2 tag too."""
+    start = media.behind_tags(data)
+    if not start:
+        return media.sniff(data)
+    found = media.sniff(data[start : start + 16])
+    if found is None and foreign.named(data, "audio") is not None:
+        return None
+    # An MP3 may have padding behind its tag.
+    return found if found is not None and found[0] == "audio" else ("audio", "MP3")
+
+
+def _refuse_foreign(data: bytes, kind: Modality | None, field: str) -> None:
+    """Raises BadInput with the name of a format that is not decoded here."""
+    found = foreign.named(data, kind)
+    if found is not None:
+        raise BadInput(f"{field}.data", found.reason, found.sentence(kind))
+
+
 def _unrecognised(kind: Modality | None, data: bytes, field: str) -> tuple[Modality, str]:
+    _refuse_foreign(data, kind, field)
     if kind is None and b"\0" not in data:
         return ("text", "")
     known = (media.IMAGE_FORMATS if kind != "audio" else ()) + (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,11 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipelines.errors import BadInput
-from pipelines.media.limits import DecodedAudio, InputLimits
+from pipelines.media import mpeg, ogg, riff
+from pipelines.media.limits import LENGTH_UNKNOWN, LENGTH_WRONG, DecodedAudio, InputLimits
 from pipelines.types import PcmFormat
 
 _BLOCK_FRAMES = 1 << 16
-_UNKNOWN_FRAMES = (
-    1 << 62
-)  # what libsndfile reports for a FLAC that was streamed while it was recorded
 _FORMATS = {
     "WAV": ("WAV", "WAVEX", "RF64"),
     "FLAC": ("FLAC",),
@@ -28,26 +27,86 @@ _FORMATS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A file made fit for libsndfile: its links, each a file of its own, and a warning or "".
+    `claim` is what the header promises in frames, where that is to be compared at the end."""
+
+    links: Sequence[bytes]
+    warning: str = ""
+    claim: int = 0
+
+
 def decode_audio(data: bytes, format: str, field: str, limits: InputLimits) -> DecodedAudio:
     """`format` is one of sniff.AUDIO_CODECS except PCM, as found in the content. Raises
     BadInput."""
-    _check_claim(data, format, field)
+    encoded = _completed(data, format, field, limits)
+    waves: list[NDArray[np.float32]] = []
+    layout, codec, frames = (0, 0), "", 0
     try:
-        with soundfile.SoundFile(_Source(data)) as file:
-            if file.format not in _FORMATS[format]:
-                raise BadInput(
-                    field, "AUDIO_UNDECODABLE", f"begins as {format} but holds {file.format}."
-                )
-            _check_layout(file.samplerate, file.channels, field, limits)
-            wave = _read(file, field, limits)
-            codec, rate = _codec(format, file.subtype), file.samplerate
+        for link in encoded.links:
+            with _Stream(_Source(link)) as file:
+                if file.format not in _FORMATS[format]:
+                    message = f"begins as {format} but holds {file.format}."
+                    raise BadInput(field, "AUDIO_UNDECODABLE", message)
+                _check_layout(file.samplerate, file.channels, field, limits)
+                if layout not in ((0, 0), (file.samplerate, file.channels)):
+                    raise _chained(field)
+                layout = file.samplerate, file.channels
+                codec = _codec(format, file.subtype)
+                waves.append(_read(file, frames, format, field, limits))
+                frames += len(waves[-1])
     except (soundfile.LibsndfileError, RuntimeError, ValueError, OverflowError) as error:
         raise BadInput(
             field,
             "AUDIO_UNDECODABLE",
             f"not a whole {format} file ({_why(error)}); send the complete file.",
         ) from None
-    return _checked(DecodedAudio(wave, rate, codec, len(data)), field, limits)
+    if frames < encoded.claim:
+        raise _truncated(field, f"{encoded.claim} frames", f"{frames}")
+    warning = encoded.warning or (LENGTH_WRONG if 0 < encoded.claim < frames else "")
+    wave = waves[0] if len(waves) == 1 else np.concatenate(waves)
+    return _checked(DecodedAudio(wave, layout[0], codec, len(data), warning), field, limits)
+
+
+def _completed(data: bytes, format: str, field: str, limits: InputLimits) -> _Encoded:
+    """Judges length and completeness by the container's own arithmetic. Raises BadInput."""
+    if format in ("WAV", "AIFF"):
+        whole, warning = riff.completed(data, format, field)
+        return _Encoded((whole,), warning)
+    if format == "MP3":
+        counted = mpeg.counted(data, field, limits.max_audio_s)
+        _check_length(counted.samples - 2 * 1152, counted.rate, 1, field, limits)
+        return _Encoded((counted.data,), counted.warning)
+    if format == "OGG":
+        links, warning = ogg.links(data, field, limits.max_audio_s)
+        return _Encoded(links, warning)
+    return _flac(data, field, limits)
+
+
+def _flac(data: bytes, field: str, limits: InputLimits) -> _Encoded:
+    """Without the length in its header: libFLAC then reads to the end, and what came out is
+    compared with the claim."""
+    if len(data) < 26 or data[4] & 0x7F:
+        return _Encoded((data,))
+    bits = int.from_bytes(data[18:26], "big")
+    claim, rate = bits & _FLAC_SAMPLES, bits >> 44
+    if claim:
+        _check_length(claim, rate or 1, (bits >> 41 & 7) + 1, field, limits)
+    open_ended = (bits & ~_FLAC_SAMPLES).to_bytes(8, "big")
+    whole = data if claim == 0 else data[:18] + open_ended + data[26:]
+    return _Encoded((whole,), "" if claim else LENGTH_UNKNOWN, claim)
+
+
+_FLAC_SAMPLES = (1 << 36) - 1
+
+
+def _chained(field: str) -> BadInput:
+    return BadInput(
+        field,
+        "AUDIO_UNSUPPORTED",
+        "a chain of streams of different rates or channels; convert it: ffmpeg -i INPUT OUTPUT.wav",
+    )
 
 
 def decode_pcm(data: bytes, pcm: PcmFormat | None, field: str, limits: InputLimits) -> DecodedAudio:
@@ -97,6 +156,14 @@ class _Source:
             return self._file.tell()
 
 
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]
+    """Read from start to end. soundfile seeks after each block of a file that it believes to be
+    seekable, which fails in a file of unknown length."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _why(error: Exception) -> str:
     """libsndfile's own message, without the buffer address that soundfile adds."""
     return str(getattr(error, "error_string", error)).strip()
@@ -135,24 +202,23 @@ def _check_length(frames: int, rate: int, channels: int, field: str, limits: Inp
         )
 
 
-def _read(file: soundfile.SoundFile, field: str, limits: InputLimits) -> NDArray[np.float32]:
-    """float32 [T, channels], read block by block: the header's length is not trusted for memory."""
-    if file.frames >= _UNKNOWN_FRAMES:
-        raise BadInput(
-            field,
-            "AUDIO_LENGTH_UNKNOWN",
-            "the header does not give the length of the sound; re-encode it to a file.",
-        )
-    _check_length(file.frames, file.samplerate, file.channels, field, limits)
+def _read(
+    file: soundfile.SoundFile, before: int, format: str, field: str, limits: InputLimits
+) -> NDArray[np.float32]:
+    """float32 [T, channels], read block by block: the header's length is not trusted for memory.
+    `before`: frames of the links before this one."""
+    known = format != "FLAC"  # its length was taken out of the header
+    if known:
+        _check_length(before + file.frames, file.samplerate, file.channels, field, limits)
     blocks, frames = [], 0
     while True:
         block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
         frames += len(block)
-        _check_length(frames, file.samplerate, file.channels, field, limits)
+        _check_length(before + frames, file.samplerate, file.channels, field, limits)
         if not len(block):
             break
         blocks.append(block)
-    if frames < file.frames:
+    if known and frames < file.frames:
         raise _truncated(field, f"{file.frames} frames", f"{frames}")
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [block])
 
@@ -163,47 +229,6 @@ def _truncated(field: str, promised: str, present: str) -> BadInput:
         "AUDIO_TRUNCATED",
         f"the header promises {promised}, the file holds {present}; send the complete file.",
     )
-
-
-def _check_claim(data: bytes, format: str, field: str) -> None:
-    """Refuses a file whose container declares more data than the file holds.
-
-    libsndfile silently shortens such files, which would turn a broken upload into another sound.
-    """
-    if format in ("WAV", "AIFF"):
-        promised, present = _sample_chunk(data, little=format == "WAV")
-        if promised > present:
-            raise _truncated(field, f"{promised} bytes of samples", f"{present}")
-    if format == "OGG" and not _ogg_ends(data):
-        raise BadInput(
-            field,
-            "AUDIO_TRUNCATED",
-            "the Ogg stream has no last page; send the complete file.",
-        )
-
-
-_UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # from a writer that could not seek back
-
-
-def _sample_chunk(data: bytes, little: bool) -> tuple[int, int]:
-    """(bytes of samples declared, bytes present); (0, 0) when the file does not declare any."""
-    layout, wanted = ("<4sI", b"data") if little else (">4sI", b"SSND")
-    at = 12
-    while at + 8 <= len(data):
-        name, size = struct.unpack(layout, data[at : at + 8])
-        if name == wanted:
-            return (0, 0) if size in _UNKNOWN_SIZES else (size, len(data) - at - 8)
-        at += 8 + size + (size & 1)
-    return 0, 0
-
-
-def _ogg_ends(data: bytes) -> bool:
-    """Whether the last page carries the end-of-stream flag and is complete (RFC 3533)."""
-    at = data.rfind(b"OggS")
-    if at < 0 or at + 27 > len(data) or not data[at + 5] & 0x04:
-        return False
-    segments = data[at + 27 : at + 27 + data[at + 26]]
-    return at + 27 + len(segments) + sum(segments) <= len(data)
 
 
 def _checked(audio: DecodedAudio, field: str, limits: InputLimits) -> DecodedAudio:
@@ -228,14 +253,16 @@ def _checked(audio: DecodedAudio, field: str, limits: InputLimits) -> DecodedAud
             f"samples reach {max(-low, high):g}; the limit is {limits.max_audio_peak:g}, full "
             "scale is 1. Scale them.",
         )
-    flat = audio.wave.reshape(-1)
-    power = float(np.dot(flat, flat)) / flat.size
+    # As the model hears it: two channels of opposite sign are silence once they are mixed.
+    mixed = audio.wave @ np.full(audio.channels, 1.0 / audio.channels, dtype=np.float32)
+    power = float(np.dot(mixed, mixed)) / mixed.size
     level = 10.0 * math.log10(power) if power > 0.0 else -math.inf
     if level < limits.min_audio_rms_dbfs:
         raise BadInput(
             field,
             "AUDIO_SILENT",
-            f"the level is {level:.1f} dBFS; below {limits.min_audio_rms_dbfs:g} dBFS there is no "
-            "signal. Check the microphone, or leave the part out.",
+            f"the level is {level:.1f} dBFS, all channels mixed; below "
+            f"{limits.min_audio_rms_dbfs:g} dBFS there is no signal. Check the microphone, or "
+            "leave the part out.",
         )
     return audio

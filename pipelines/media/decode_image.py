@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pipelines.errors import BadInput
-from pipelines.media.limits import DecodedImage, InputLimits
-from pipelines.media.truncation import check_not_truncated
+from pipelines.media import frames
+from pipelines.media.limits import METADATA_BROKEN, DecodedImage, InputLimits
+from pipelines.media.truncation import check_not_truncated, cut_jpeg, with_end
 
 _ORIENTATION_TAG = 0x0112
 # EXIF orientation to (transposed, upside down, mirrored), applied in this order.
@@ -51,7 +52,9 @@ def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> D
     """`format` is one of sniff.IMAGE_FORMATS, as found in the content. Raises BadInput."""
     if format == "WEBP":  # Pillow allocates the canvas of a WebP while opening it
         _check_size(*_webp_size(data, field), field, limits)
-    image = _open(data, format, field, limits)
+    whole, ended = with_end(data) if format == "JPEG" else (data, True)
+    image = _open(whole, format, field, limits)
+    sent = image.size
     _check_size(*image.size, field, limits)
     mode = image.mode
     if mode not in _MODES:
@@ -65,19 +68,24 @@ def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> D
     if format == "JPEG" and limits.jpeg_draft_px:
         image.draft("RGB", (limits.jpeg_draft_px, limits.jpeg_draft_px))
     # Pillow turns a TIFF upright while loading it, and then reports no orientation.
-    orientation, warning = _orientation(image) if format == "TIFF" else (1, False)
+    orientation, warning = _orientation(image) if format == "TIFF" else (1, "")
     turned_by_pillow = orientation != 1
     try:
+        count = frames.count(image, data, format)
         image.load()
-        check_not_truncated(image, data, format, field)
+        incomplete = check_not_truncated(image, whole, format, field, ended)
         if not turned_by_pillow:
             orientation, warning = _orientation(image)
+        if format == "PNG":
+            _scale_transparent_colour(image, data[24])
         pixels = _rgb(image)
     except BadInput:
         raise
     except MemoryError:
         raise BadInput(field, "IMAGE_TOO_LARGE", "the image does not fit in memory.") from None
     except _BROKEN as error:
+        if not ended:
+            raise cut_jpeg(image, field) from None
         raise _undecodable(format, field, error) from None
     if orientation != 1 and not turned_by_pillow:
         pixels = _upright(pixels, orientation)
@@ -89,7 +97,9 @@ def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> D
         height=pixels.shape[0],
         payload_bytes=len(data),
         has_orientation=orientation != 1,
-        warning=warning,
+        warning=incomplete or warning,
+        frames=count,
+        sent=sent,
     )
 
 
@@ -162,13 +172,14 @@ def _webp_size(data: bytes, field: str) -> tuple[int, int]:
     raise BadInput(field, "IMAGE_UNDECODABLE", "not a whole WEBP image; send the complete file.")
 
 
-def _orientation(image: Image.Image) -> tuple[int, bool]:
-    """(EXIF orientation, whether the metadata was broken); 1 is upright."""
+def _orientation(image: Image.Image) -> tuple[int, str]:
+    """(EXIF orientation, a warning or ""); 1 is upright."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except _BROKEN:
-        return 1, True
-    return (value, False) if isinstance(value, int) and 1 <= value <= 8 else (1, True)
+        return 1, METADATA_BROKEN
+    upright = isinstance(value, int) and 1 <= value <= 8
+    return (value, "") if upright else (1, METADATA_BROKEN)
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -194,11 +205,25 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     return pixels
 
 
+def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
+    """Pillow scales the pixels of a PNG to 8 bits and leaves its transparent colour at `depth`. Of
+    16-bit colours it keeps the high bytes, so those decide."""
+    key = image.info.get("transparency")
+    if isinstance(key, int) and image.mode == "L" and depth in (2, 4):
+        image.info["transparency"] = key * 255 // ((1 << depth) - 1)
+    elif isinstance(key, tuple) and depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+
+
 def _flat(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # Pillow clips 16-bit grey at 255 instead of scaling it.
+        # Pillow clips 16-bit grey at 255 instead of scaling it, and drops its transparency.
         grey = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+        scaled = ((grey * 255 + 32767) // 65535).astype(np.uint8)
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            scaled[grey == clear] = 255
+        image = Image.fromarray(scaled)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))

@@ -46,6 +46,27 @@ class InputLimits:
         return parameters.read(cls, values, "limits")
 
 
+# What was wrong with a part that was used all the same; each with the sentence for people.
+LENGTH_UNKNOWN = "LENGTH_UNKNOWN"
+LENGTH_WRONG = "LENGTH_WRONG"
+NO_END = "NO_END"
+DAMAGED = "DAMAGED"
+PAGES_MISSING = "PAGES_MISSING"
+METADATA_BROKEN = "METADATA_BROKEN"
+SCANS_MISSING = "SCANS_MISSING"
+WARNINGS: Mapping[str, str] = {
+    LENGTH_UNKNOWN: "the header does not give the length; everything in the file was used",
+    LENGTH_WRONG: "the header gives another length; everything in the file was used",
+    NO_END: "the end marker is missing; everything in the file was used",
+    DAMAGED: "a damaged place was skipped",
+    PAGES_MISSING: "pages are missing in the middle; the rest was used",
+    METADATA_BROKEN: "the metadata is broken; the orientation may be wrong",
+    SCANS_MISSING: "scans of a progressive picture are missing; it is less sharp than intended",
+}
+
+# Those with which some of the part may be missing; with the others everything was used.
+INCOMPLETE = frozenset((NO_END, DAMAGED, PAGES_MISSING, SCANS_MISSING))
+
 DEFAULT = InputLimits()
 QWEN = InputLimits(max_audio_s=300.0, max_audio_values=32_000_000)
 
@@ -54,8 +75,9 @@ QWEN = InputLimits(max_audio_s=300.0, max_audio_values=32_000_000)
 class DecodedImage:
     """`pixels` uint8 [H, W, 3], upright, on white; `mode` is the file's own colour mode.
 
-    `has_orientation`: an EXIF orientation other than upright was applied. `warning`: the image is
-    complete, but its metadata is broken.
+    `has_orientation`: an EXIF orientation other than upright was applied. `warning` is one of
+    WARNINGS, or empty. `frames`: pictures in the file, of which this is the first. `sent` is
+    (width, height) in the file, before any turn and any scaling by the decoder.
     """
 
     pixels: NDArray[np.uint8]
@@ -65,7 +87,9 @@ class DecodedImage:
     height: int
     payload_bytes: int
     has_orientation: bool = False
-    warning: bool = False
+    warning: str = ""
+    frames: int = 1
+    sent: tuple[int, int] = (0, 0)
 
     @property
     def nbytes(self) -> int:
@@ -74,12 +98,14 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class DecodedAudio:
-    """`wave` float32 [T, channels] in [-1, 1] at the file's own `sample_rate` (hertz)."""
+    """`wave` float32 [T, channels] in [-1, 1] at the file's own `sample_rate` (hertz). `warning` is
+    one of WARNINGS, or empty."""
 
     wave: NDArray[np.float32]
     sample_rate: int
     codec: str
     payload_bytes: int
+    warning: str = ""
 
     @property
     def nbytes(self) -> int:

@@ -53,6 +53,19 @@ def declared(mime: str) -> tuple[Modality, str] | None:
     return _MIME[name]
 
 
+def behind_tags(data: bytes) -> int:
+    """Where the content begins behind ID3v2 tags, by their own sizes; beyond the end of a file
+    that was cut within one. Players skip the tag of any format, not of MP3 alone."""
+    at = 0
+    while data[at : at + 3] == b"ID3" and at + 10 <= len(data):
+        sizes = data[at + 6 : at + 10]
+        if max(sizes) > 127:
+            break  # not a tag: its size has seven bits a byte
+        size = sizes[0] << 21 | sizes[1] << 14 | sizes[2] << 7 | sizes[3]
+        at += 10 + size + (10 if data[at + 5] & 0x10 else 0)
+    return at
+
+
 def sniff(data: bytes) -> tuple[Modality, str] | None:
     """(modality, format) by the first bytes; None when they are not a media format we read."""
     head = data[:16]

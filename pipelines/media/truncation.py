@@ -8,20 +8,39 @@ fill.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
+from collections.abc import Iterator
 
 from PIL import Image
 
 from pipelines.errors import BadInput
+from pipelines.media.limits import NO_END, SCANS_MISSING
 
 
-def check_not_truncated(image: Image.Image, data: bytes, format: str, field: str) -> None:
-    """`image` is loaded but not converted. Raises BadInput."""
+def check_not_truncated(
+    image: Image.Image, data: bytes, format: str, field: str, ended: bool = True
+) -> str:
+    """`image` is loaded but not converted. `ended` is False for a JPEG whose end marker is ours.
+    Returns a warning or "". Raises BadInput."""
     if format == "PNG":
         _check_png(image, data, field)
     elif format == "JPEG":
-        _check_jpeg(image, data, field)
+        _check_jpeg(image, data, field, ended)
+        if not _scans_complete(data):
+            if not ended:
+                raise cut_jpeg(image, field)
+            return SCANS_MISSING
+    return "" if ended else NO_END
+
+
+def with_end(data: bytes) -> tuple[bytes, bool]:
+    """A JPEG with an end marker, and whether it had one of its own."""
+    scan = _first_scan(data)
+    if scan is None or data.find(_END, scan) >= 0:
+        return data, True
+    return data + _END, False
 
 
 def _check_png(image: Image.Image, data: bytes, field: str) -> None:
@@ -74,29 +93,88 @@ def _png_sizes(data: bytes) -> tuple[int, int]:
 
 
 _END = b"\xff\xd9"
-_NOISE = bytes.fromhex("5aa53cc396691e") * 12
-# Entropy-coded noise, once alone and once after each restart marker the decoder may look for.
-_MORE = _NOISE + b"".join(bytes((0xFF, 0xD0 + i)) + _NOISE for i in range(8))
 
 
-def _check_jpeg(image: Image.Image, data: bytes, field: str) -> None:
+def _more(noise: bytes) -> bytes:
+    """Entropy-coded noise, once alone and once after each restart marker the decoder may want."""
+    return noise + b"".join(bytes((0xFF, 0xD0 + i)) + noise for i in range(8))
+
+
+_MORE = _more(bytes.fromhex("5aa53cc396691e") * 12)
+_OTHER_MORE = _more(bytes.fromhex("a55ac33c6996e1") * 12)  # every bit of the first one changed
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, first byte of its body, end) of a JPEG's segments; at most _MOST_SEGMENTS."""
+    at = 2
+    for _ in range(_MOST_SEGMENTS):
+        found = _MARKER.search(data, at)
+        if found is None or found[0][1] == 0xD9 or found.end() + 2 > len(data):
+            return
+        start = found.end()
+        at = start + int.from_bytes(data[start : start + 2], "big")
+        yield found[0][1], start + 2, at
+
+
+# Not a stuffed byte, nor a restart: those are within a scan.
+_MARKER = re.compile(b"\xff[\x02-\xcf\xd8-\xfe]")
+_SOS, _PROGRESSIVE = 0xDA, 0xC2
+_MOST_SEGMENTS = 200_000
+
+
+def _first_scan(data: bytes) -> int | None:
+    for marker, _, end in _segments(data):
+        if marker == _SOS:
+            return end
+    return None
+
+
+def _scans_complete(data: bytes) -> bool:
+    """Whether a progressive JPEG has every coefficient of every component to its last bit. Other
+    kinds need no look: their pixels show what is missing."""
+    wanted: set[tuple[int, int]] = set()
+    for marker, at, end in _segments(data):
+        body = data[at:end]
+        if marker in _OTHER_FRAMES:
+            return True
+        if marker == _PROGRESSIVE and len(body) >= 6 + 3 * body[5]:
+            wanted = {(body[6 + 3 * i], k) for i in range(body[5]) for k in range(64)}
+        elif marker == _SOS and body and len(body) >= 4 + 2 * body[0]:
+            first, last, bits = body[1 + 2 * body[0] : 4 + 2 * body[0]]
+            if bits & 0x0F == 0:  # the lowest bit of these coefficients
+                for i in range(body[0]):
+                    wanted -= {(body[1 + 2 * i], k) for k in range(first, min(last, 63) + 1)}
+            if not wanted:
+                return True
+    return not wanted
+
+
+_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {_PROGRESSIVE, 0xC4, 0xC8, 0xCC}
+
+
+def cut_jpeg(image: Image.Image, field: str) -> BadInput:
+    return BadInput(
+        field,
+        "IMAGE_TRUNCATED",
+        f"truncated: the header promises {image.height} rows, the data ends earlier; "
+        "send the complete file.",
+    )
+
+
+def _check_jpeg(image: Image.Image, data: bytes, field: str, ended: bool) -> None:
     """Inserts more data before the end marker: only a decoder that ran short will use it."""
-    if not _may_be_fill(image):
+    if ended and not _may_be_fill(image):
         return
     end = data.rfind(_END)
-    again = Image.open(io.BytesIO(data[:end] + _MORE + _END), formats=("JPEG",))
-    again.draft(image.mode, image.size)
-    try:
-        again.load()
-    except OSError:
-        return  # the noise after a complete scan caused an error: the image itself is complete
-    if _differ(image, again):
-        raise BadInput(
-            field,
-            "IMAGE_TRUNCATED",
-            f"the header promises {image.height} rows, the data ends earlier; "
-            "send the complete file.",
-        )
+    for more in (_MORE,) if ended else (_MORE, _OTHER_MORE):
+        again = Image.open(io.BytesIO(data[:end] + more + _END), formats=("JPEG",))
+        again.draft(image.mode, image.size)
+        try:
+            again.load()
+        except OSError:
+            return  # the noise after a complete scan caused an error: the image itself is complete
+        if _differ(image, again):
+            raise cut_jpeg(image, field)
 
 
 _ROWS = 64

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer
 
 from pipelines.bundle import parameters
 from pipelines.errors import BadInput, BundleRefused
+from pipelines.media.normalise import nfc
 from pipelines.types import MediaModality
 
 Placeholder = tuple[MediaModality, int]  # the modality, and how many tokens it takes
@@ -130,12 +130,13 @@ GEMMA_TEMPLATE = Template(
 class Encoded:
     """A prompt. `input_ids` int64 [T] repeats each media placeholder once per embedding.
     `text_tokens` counts the tokens of the user's text after truncation, `unknown` those among them
-    that are the unknown token."""
+    that are the unknown token; `text_parts` has (kept, sent) tokens of each text part."""
 
     input_ids: NDArray[np.int64]
     text_tokens: int
     unknown: int
     truncated: bool
+    text_parts: tuple[tuple[int, int], ...] = ()
 
 
 class PromptTokenizer:
@@ -207,6 +208,7 @@ class PromptTokenizer:
             text_tokens=len(flat),
             unknown=flat.count(self._unknown) if self._unknown is not None else 0,
             truncated=len(flat) < sum(map(len, texts)),
+            text_parts=tuple(zip(map(len, kept), map(len, texts), strict=True)),
         )
 
     def label_ids(self, label: str) -> tuple[int, ...]:
@@ -219,7 +221,7 @@ class PromptTokenizer:
 
     def normalise(self, text: str) -> str:
         text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-        text = unicodedata.normalize("NFC", text)
+        text = nfc(text)
         return text.strip() if self.config.strip else text
 
     def _weave(self, pieces: Sequence[str | list[int]], texts: Sequence[list[int]]) -> list[int]:

@@ -27,6 +27,7 @@ from server.request.limits import in_force
 from server.request.modalities import MODALITIES
 from server.request.responses import (
     common_fault,
+    parts_used_messages,
     placed,
     result_message,
     stamp_message,
@@ -150,6 +151,7 @@ class Inference:
                     event.end.first_token_ms = item.first_token_ms
                     event.end.replica = max(outcome.replica, 0)
                     event.end.timing.CopyFrom(filled(pb.Timing, outcome.timing))
+                    event.end.parts_used.extend(parts_used_messages(outcome))
                     event.stamp.CopyFrom(stamp_message(self.engine.facts, outcome.stamp))
                 yield event
 

@@ -25,7 +25,7 @@ from server.commands.output import answer_text
 from server.commands.repeat import Load, run_load
 from server.request.modalities import MODALITIES
 from server.values import above_zero, expecting
-from trefoil.options import PRIORITIES
+from trefoil.options import ON_TRUNCATION, PRIORITIES
 
 EXAMPLE = """example:
   server predict --text "knocking since the last shift" --image station.jpg --audio machine.wav"""
@@ -100,6 +100,13 @@ def _add_asked(group: argparse._ArgumentGroup) -> None:
         type=_slice,
         help=tag,
     )
+    add(
+        "--on-truncation",
+        choices=ON_TRUNCATION,
+        default="answer",
+        help="a row of which a part cannot be used whole: answer from what was used, or refuse "
+        "(answer)",
+    )
     add("--session", default="", metavar="ID", help="session id: its requests stay on one replica")
     add("--priority", choices=PRIORITIES, default="normal", help="place in the queue (normal)")
     add(
@@ -137,6 +144,7 @@ async def _predict(arguments: argparse.Namespace, example: pb.Example) -> int:
             expected_stamps=arguments.stamps,
             priority=arguments.priority.upper(),
             session_id=arguments.session,
+            on_truncation=arguments.on_truncation.upper(),
         )
         if arguments.repeat > 1:
             load = Load(arguments.repeat, arguments.concurrency, arguments.unary, timeout_s)
@@ -167,6 +175,7 @@ async def _generate(arguments: argparse.Namespace, example: pb.Example) -> int:
             expected_stamps=arguments.stamps,
             priority=arguments.priority.upper(),
             session_id=arguments.session,
+            on_truncation=arguments.on_truncation.upper(),
         )
         async for event in client.generate(request, timeout_s):
             if event.HasField("text"):

@@ -37,7 +37,9 @@ class Executor:
         crew: Crew,
         generations: int,
         clock: Callable[[], float] = time.monotonic,
+        decoding: set[str] | None = None,
     ) -> None:
+        """`decoding` is kept to the ids whose parts are being decoded."""
         self._model = model
         self._send = send
         self._budget = budget
@@ -46,6 +48,7 @@ class Executor:
         self._rows: dict[
             str, WorkRow
         ] = {}  # Invariant: every row from submit until its last message
+        self._decoding = set() if decoding is None else decoding
         self._work_queue = WorkQueue(crew, budget.rows)
         self._generations = Generations(model, send, self._forget, generations, clock)
         self._under_way = threading.Semaphore(BATCHES_UNDER_WAY)
@@ -89,11 +92,14 @@ class Executor:
     def _decode(self, row: WorkRow) -> None:
         if self._dropped(row):
             return
+        self._decoding.add(row.work.id)
         try:
             with fault_guard("PREPARE_FAILED", self._model.broken_by):
                 row.ready = self._model.prepare(row.work, row.example)
         except Failed as error:
             self._fail(row, error.fault)
+        finally:
+            self._decoding.discard(row.work.id)
 
     def _compute_loop(self) -> None:
         what, which = self._work_queue.next(writing=bool(self._generations))

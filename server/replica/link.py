@@ -18,7 +18,18 @@ from typing import Any
 from proto import inference_pb2, replica_pb2
 from server.telemetry.outputs import Timing, outputs_of
 from server.telemetry.record import FeatureSpec
-from server.types import Answer, Changed, Evidence, Facts, Fault, LabelScore, Outcome, Work
+from server.types import (
+    PART_USED_FIELDS,
+    Answer,
+    Changed,
+    Evidence,
+    Facts,
+    Fault,
+    LabelScore,
+    Outcome,
+    PartUsed,
+    Work,
+)
 
 LENGTH = struct.Struct("<I")
 SOCKET_BYTES = 4 << 20  # asked of the kernel, which may give less
@@ -138,6 +149,7 @@ def work_batch(works: Iterable[Work], now: float) -> replica_pb2.ToReplica:
         item.labels.extend(work.labels)
         item.want_embedding = work.want_embedding
         item.max_new_tokens = work.max_new_tokens
+        item.refuse_truncation = work.refuse_truncation
         if work.deadline is not None:
             item.expires_in_s = max(work.deadline - now, 1e-6)
     return message
@@ -214,6 +226,14 @@ def outcome(
         replica=replica,
         batch_mates=tuple(other for other in together if other != done.id),
         mix="+".join(done.modality_mix),
+        parts_used=parts_used(done.parts_used),
+    )
+
+
+def parts_used(messages: Iterable[inference_pb2.PartUsed]) -> tuple[PartUsed, ...]:
+    return tuple(
+        PartUsed(**{name: getattr(message, name) for name in PART_USED_FIELDS})
+        for message in messages
     )
 
 
@@ -240,6 +260,7 @@ def generated(token: replica_pb2.Token, total_ms: float, replica: int) -> Outcom
         batch_size=1,
         stamp=token.stamp_hex,
         replica=replica,
+        parts_used=parts_used(token.parts_used),
     )
 
 

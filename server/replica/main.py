@@ -25,7 +25,7 @@ from server.replica.batching import budget_for
 from server.replica.model import Ready, Rejected
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 from server.request.by_name import filled
-from server.request.modalities import NAMES
+from server.request.modalities import MODALITIES, NAMES
 from server.telemetry.outputs import outputs_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipelines.models.generate import Generation
     from pipelines.pipeline import Pipeline
     from pipelines.postprocess import ForwardResult
-    from pipelines.types import Modality, Part, Prediction, Prepared, Sample, Task
+    from pipelines.types import Modality, Part, PartUsed, Prediction, Prepared, Sample, Task
 
 ENCODINGS = {inference_pb2.PcmFormat.S16LE: "s16le", inference_pb2.PcmFormat.F32LE: "f32le"}
 FINISH_REASONS = {"end": "stop", "length": "length"}
@@ -254,6 +254,7 @@ class PipelineModel:
             features=self._features(prediction),
             stamp_hex=self._stamp,
             prediction=inference_pb2.Prediction(**outputs_of(prediction)),
+            parts_used=map(part_used_message, prediction.parts_used),
         )
 
     def probe(self, mixes: Sequence[str]) -> Iterator[replica_pb2.MixProbe]:
@@ -274,7 +275,11 @@ class PipelineModel:
         return "CUDA error" in str(error) or "cuDNN error" in str(error)
 
     def _done(self, prediction: Prediction) -> replica_pb2.Done:
-        done = replica_pb2.Done(stamp_hex=self._stamp, features=self._features(prediction))
+        done = replica_pb2.Done(
+            stamp_hex=self._stamp,
+            features=self._features(prediction),
+            parts_used=map(part_used_message, prediction.parts_used),
+        )
         answer = done.prediction
         answer.MergeFrom(inference_pb2.Prediction(label=prediction.label, **outputs_of(prediction)))
         answer.scores.extend(filled(inference_pb2.LabelScore, one) for one in prediction.scores)
@@ -286,6 +291,10 @@ class PipelineModel:
     def _features(self, prediction: Prediction) -> bytes:
         values = [prediction.features[name] for name in self._names]
         return np.array(values, dtype="<f4").tobytes()
+
+
+def part_used_message(part: PartUsed) -> inference_pb2.PartUsed:
+    return inference_pb2.PartUsed(**asdict(part) | {"modality": MODALITIES[part.modality]})
 
 
 def limits_of(pipeline: Pipeline) -> Iterator[tuple[str, float]]:
@@ -308,6 +317,7 @@ def sample_of(work: replica_pb2.Work, payload: bytes) -> Sample:
         labels=tuple(work.labels),
         want_embedding=work.want_embedding,
         max_new_tokens=work.max_new_tokens,
+        refuse_truncation=work.refuse_truncation,
     )
 
 

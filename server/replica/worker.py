@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any
 from proto import replica_pb2
 from server import host
 from server.replica.batching import Budget
+from server.replica.decoder_output import limit_native_output
 from server.replica.executor import Executor
 from server.replica.integrity_check import IntegrityCheck, IntegrityWatch
 from server.replica.link import Inbox, ReplicaLink
@@ -68,7 +70,9 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     # A terminal's Ctrl-C and a service manager's SIGTERM are the front's to interpret.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    faulthandler.enable()
+    decoding: set[str] = set()
+    limit_native_output(lambda: list(decoding))
+    faulthandler.enable(sys.stderr)
     logging.basicConfig(format=f"replica {settings.index} %(levelname)s %(name)s: %(message)s")
     link = ReplicaLink(socket.socket(fileno=settings.fd))
     inbox = Inbox(link)
@@ -76,7 +80,9 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     began = time.monotonic()
     loaded = _load(link, load)
     crew = Crew(settings.decoders, loaded.shared_cores)
-    executor = Executor(loaded.model, link.send, loaded.budget, crew, settings.generations)
+    executor = Executor(
+        loaded.model, link.send, loaded.budget, crew, settings.generations, decoding=decoding
+    )
     check = IntegrityCheck(loaded.watch, link.send, settings.look_s)
     inbox.receivers = {
         "work": executor.submit,

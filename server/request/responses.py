@@ -8,7 +8,7 @@ from dataclasses import replace
 from proto import inference_pb2 as pb
 from server.request.by_name import filled
 from server.telemetry.outputs import outputs_of
-from server.types import Answer, Facts, Fault, Outcome
+from server.types import PART_USED_FIELDS, Answer, Facts, Fault, Outcome
 
 # Trouble of the server or of the moment, not of the row: when it meets every row of a request the
 # request itself fails, so that ordinary gRPC retry policies see it.
@@ -33,12 +33,23 @@ def result_message(outcome: Outcome, top_k: int = 0) -> pb.Result:
         stamp=outcome.stamp,
         replica=max(outcome.replica, 0),
         retried=outcome.retried,
+        parts_used=parts_used_messages(outcome),
     )
     if outcome.answer is not None:
         result.prediction.CopyFrom(prediction_message(outcome.answer, top_k))
     elif outcome.fault is not None:
         result.fault.CopyFrom(filled(pb.Fault, outcome.fault))
     return result
+
+
+def parts_used_messages(outcome: Outcome) -> list[pb.PartUsed]:
+    """Empty for a row that was not answered."""
+    if outcome.answer is None:
+        return []
+    return [
+        pb.PartUsed(**{name: getattr(part, name) for name in PART_USED_FIELDS})
+        for part in outcome.parts_used
+    ]
 
 
 def prediction_message(answer: Answer, top_k: int) -> pb.Prediction:

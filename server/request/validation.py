@@ -47,6 +47,7 @@ class Terms:
     client: str = ""
     trace_parent: str = ""
     request: str = ""
+    refuse_truncation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,7 @@ class Validator:
             mix="+".join(sorted(modalities - {""})) or "unknown",
             trace_parent=terms.trace_parent,
             request=terms.request,
+            refuse_truncation=terms.refuse_truncation,
         )
 
     def _inline(self, part: pb.Part, field: str) -> bool:
@@ -222,6 +224,9 @@ class Validator:
         if request.priority not in PRIORITIES:
             text = f"there is no priority {request.priority}"
             raise Refused(bad_input("priority", "UNKNOWN_PRIORITY", text))
+        if request.on_truncation not in pb.OnTruncation.values():
+            text = f"there is no choice {request.on_truncation}"
+            raise Refused(bad_input("on_truncation", "UNKNOWN_ON_TRUNCATION", text))
         remaining_s = caller.remaining_s
         if remaining_s is None:
             remaining_s = self._config.default_deadline_s or None
@@ -233,6 +238,7 @@ class Validator:
             keep_payload=not request.no_payload_sample,
             client=caller.client,
             trace_parent=caller.trace_parent,
+            refuse_truncation=request.on_truncation == pb.REFUSE,
         )
 
     def _call(

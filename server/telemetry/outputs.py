@@ -62,6 +62,9 @@ class Outputs:
     tokens_used: int = _output(
         "token", "prompt tokens of the row in its forward", default=0, alias="tokens", head="tokens"
     )
+    parts_cut: int = _output(
+        "part", "parts of the row that were cut or have a warning", default=0, alias="cut"
+    )
 
 
 OUTPUTS = tuple(

@@ -270,7 +270,7 @@ def test_every_audio_format_decodes(form: str, subtype: str, codec: str, toleran
 
 
 def test_channels_stay_apart() -> None:
-    stereo = np.stack([made.tone(), -made.tone()], axis=1)
+    stereo = np.stack([made.tone(), made.tone() * np.float32(-0.5)], axis=1)
     found = heard(made.sound(stereo, subtype="FLOAT"))
     assert np.array_equal(found.wave, stereo)
 
@@ -301,7 +301,7 @@ def test_bad_pcm_is_refused(pcm: PcmFormat | None, data: bytes, reason: str, fie
     assert (fault.reason, fault.field) == (reason, field)
 
 
-@pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "AIFF", "MP3"])
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "AIFF", "MP3"])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
 def test_truncated_sound_is_refused(form: str, share: float) -> None:
     data = made.sound(form=form)
@@ -364,14 +364,9 @@ def flac_of_length(claimed: int, seconds: float) -> bytes:
     return bytes(data[:18]) + bits.to_bytes(8, "big") + bytes(data[26:])
 
 
-def test_flac_without_a_length_is_refused_with_a_remedy() -> None:
-    fault = refusal(flac_of_length(0, 1.0))
-    assert fault.reason == "AUDIO_LENGTH_UNKNOWN" and "re-encode" in fault.message
-
-
 def test_flac_that_claims_hours_is_refused_from_its_header() -> None:
     assert refusal(flac_of_length(10**9, 1.0)).reason == "AUDIO_TOO_LONG"
-    assert refusal(flac_of_length(20_000, 1.0)).reason == "AUDIO_UNDECODABLE"
+    assert refusal(flac_of_length(20_000, 1.0)).reason == "AUDIO_TRUNCATED"
 
 
 def test_too_many_samples_in_all_channels_are_refused() -> None:
@@ -393,9 +388,10 @@ def test_too_many_samples_in_all_channels_are_refused() -> None:
         (made.image("JPEG"), None, "application/pdf", "MIME_UNSUPPORTED", ".mime"),
         (WAV, "image", "", "KIND_MISMATCH", ".data"),
         ("words", "image", "", "KIND_MISMATCH", ".data"),
-        (b"%PDF-1.7\n\0", None, "", "UNKNOWN_FORMAT", ".data"),
+        (b"%PDF-1.7\n\0", None, "", "UNSUPPORTED_PDF", ".data"),
+        (b"\1\2\3\0", None, "", "UNKNOWN_FORMAT", ".data"),
         (b"words", "audio", "", "UNKNOWN_FORMAT", ".data"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "image", "", "UNKNOWN_FORMAT", ".data"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "image", "", "UNSUPPORTED_POSTSCRIPT", ".data"),
     ],
 )
 def test_part_that_is_not_what_it_claims_is_refused(
@@ -508,7 +504,7 @@ def test_bombs_are_refused_in_little_memory() -> None:
         [sys.executable, "-c", BOMBS, str(root)], capture_output=True, text=True, check=True
     )
     *reasons, growth = done.stdout.split()
-    assert reasons == ["IMAGE_TOO_LARGE"] * 2 + ["AUDIO_TOO_LONG", "AUDIO_TRUNCATED"]
+    assert reasons == ["IMAGE_TOO_LARGE"] * 2 + ["AUDIO_TOO_LONG"] * 2
     assert int(growth) < 64
 
 

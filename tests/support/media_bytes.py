@@ -98,3 +98,68 @@ def _ogg_checksums(pages: NDArray[np.uint8]) -> NDArray[np.uint32]:
     for column in pages.T:
         crc = (crc << 8) ^ table[(crc >> 24) ^ column]
     return crc
+
+
+def id3_tag(size: int = 200, footer: bool = False) -> bytes:
+    """An ID3v2.4 tag of padding, as taggers put in front of any file."""
+    sizes = bytes((size >> 21 & 127, size >> 14 & 127, size >> 7 & 127, size & 127))
+    flags = b"\x10" if footer else b"\0"
+    return b"ID3\4\0" + flags + sizes + bytes(size) + (b"3DI\4\0\x10" + sizes if footer else b"")
+
+
+def mp3(seconds: float = 1.0, rate: int = SECOND, stereo: bool = False) -> bytes:
+    wave = tone(seconds, rate)
+    return sound(np.stack([wave, wave], axis=1) if stereo else wave, rate, "MP3")
+
+
+def without_xing(data: bytes) -> bytes:
+    """The frames of an MP3 without the first one, which holds the length."""
+    second = data.index(data[:2], 2)
+    while data[second + 2] & 0x0C != data[2] & 0x0C:
+        second = data.index(data[:2], second + 1)
+    assert b"Xing" in data[:second] or b"Info" in data[:second]
+    return data[second:]
+
+
+def wav_claiming(size: int, riff: int | None = None, seconds: float = 1.0) -> bytes:
+    """A WAV whose data chunk claims `size` bytes, and whose RIFF header claims `riff`."""
+    data = patched(sound(tone(seconds)), 40, "<I", size)
+    return data if riff is None else patched(data, 4, "<I", riff)
+
+
+def flac_claiming(samples: int, seconds: float = 1.0) -> bytes:
+    """STREAMINFO's lowest 36 bits there are the number of samples; 0: unknown."""
+    data = bytearray(sound(tone(seconds), form="FLAC"))
+    bits = int.from_bytes(data[18:26], "big") >> 36 << 36 | samples
+    return bytes(data[:18]) + bits.to_bytes(8, "big") + bytes(data[26:])
+
+
+def ogg_pages(subtype: str = "OPUS", seconds: float = 2.0) -> list[bytes]:
+    """The pages of an Ogg file at 48 kHz, headers first."""
+    return _pages(sound(tone(seconds, 48_000), 48_000, "OGG", subtype))
+
+
+def without_end_flag(page: bytes) -> bytes:
+    changed = bytearray(page)
+    changed[5] &= ~4
+    changed[22:26] = bytes(4)
+    (checksum,) = _ogg_checksums(np.frombuffer(bytes(changed), np.uint8)[None])
+    changed[22:26] = struct.pack("<I", int(checksum))
+    return bytes(changed)
+
+
+def flat_png(colour: int, depth: int, sample: tuple[int, ...], transparent: bytes = b"") -> bytes:
+    """An 8x8 PNG of one colour: `sample` in every pixel, of PNG colour type `colour` at `depth`
+    bits; `transparent` is the body of its tRNS chunk."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        crc = zlib.crc32(name + body)
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", crc)
+
+    bits = "".join(f"{value:0{depth}b}" for value in sample) * 8
+    row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, depth, colour, 0, 0, 0))
+    palette = chunk(b"PLTE", bytes((200, 10, 10)) * (1 << depth)) if colour == 3 else b""
+    clear = chunk(b"tRNS", transparent) if transparent else b""
+    body = chunk(b"IDAT", zlib.compress(row * 8))
+    return b"\x89PNG\r\n\x1a\n" + header + palette + clear + body + chunk(b"IEND", b"")

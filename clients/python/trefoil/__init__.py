@@ -19,7 +19,7 @@ from trefoil.errors import (
     Unavailable,
 )
 from trefoil.parts import audio, image, pcm, text
-from trefoil.results import FeedbackResult, GeneratedText, Prediction
+from trefoil.results import FeedbackResult, GeneratedText, PartUsed, Prediction
 from trefoil.retry_policy import RetryPolicy
 from trefoil.sync import Client
 
@@ -34,6 +34,7 @@ __all__ = [
     "InputRefused",
     "NotAllowed",
     "Overloaded",
+    "PartUsed",
     "Prediction",
     "RetryPolicy",
     "ServerFault",

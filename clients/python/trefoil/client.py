@@ -13,6 +13,7 @@ from trefoil.access import Access
 from trefoil.channels import RENDEZVOUS, open_servers
 from trefoil.errors import TrefoilError, error_of_fault
 from trefoil.options import OptionArguments, Options
+from trefoil.parts import checked
 from trefoil.request import Answer, Request
 from trefoil.results import FeedbackResult, Prediction
 from trefoil.retry_loop import RetryLoop
@@ -66,7 +67,7 @@ class AsyncClient:
 
     async def predict(self, *parts: pb.Part, **options: Unpack[OptionArguments]) -> Prediction:
         """The prediction for one example: its parts in this order."""
-        (answer,) = await self.predict_many([parts], **options)
+        (answer,) = await self.predict_many([checked(parts)], **options)
         if isinstance(answer, TrefoilError):
             raise answer
         return answer
@@ -79,14 +80,19 @@ class AsyncClient:
         if not examples:
             return []
         chosen, number = self._options.override(**options), secrets.token_hex(16)
-        rows = [pb.Example(parts=parts, slices=chosen.slices) for parts in examples]
+        if isinstance(examples, (str, bytes)):
+            raise TypeError("examples: give a list of lists of parts, such as [[text('...')]]")
+        rows = [
+            pb.Example(parts=checked(parts, f"examples[{row}]"), slices=chosen.slices)
+            for row, parts in enumerate(examples)
+        ]
         uploads = Uploads(rows, chosen.metadata(chosen.session or number))
         return await Request(number, len(rows), chosen, uploads, self._retries(chosen)).answer()
 
     def generate(self, *parts: pb.Part, **options: Unpack[OptionArguments]) -> TextStream:
         """A text about the parts. Nothing is sent before it is iterated."""
         chosen, number = self._options.override(**options), secrets.token_hex(16)
-        example = pb.Example(parts=parts, slices=chosen.slices)
+        example = pb.Example(parts=checked(parts), slices=chosen.slices)
         uploads = Uploads([example], chosen.metadata(chosen.session or number))
         return TextStream(number, chosen, uploads, self._retries(chosen))
 

@@ -8,9 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import TypedDict, Unpack
 
 from trefoil._proto import inference_pb2 as pb
+from trefoil.parts import well_formed
 
 STAMP = re.compile(r"[0-9a-f]{64}")
+ON_TRUNCATION = {"answer": pb.ANSWER, "refuse": pb.REFUSE}
 PRIORITIES = {"high": pb.HIGH, "normal": pb.NORMAL, "low": pb.LOW}
+
+
+# Characters; nothing longer is sent.
+LONGEST_NAME = 256
+LONGEST_LABEL = 4096  # a server may be set to take fewer
 
 
 class OptionArguments(TypedDict, total=False):
@@ -28,6 +35,7 @@ class OptionArguments(TypedDict, total=False):
     keep_payload: bool
     caller: str
     trace_parent: str
+    on_truncation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +52,29 @@ class Options:
     keep_payload: bool = True  # False: the server never stores the parts
     caller: str = ""  # name of this client in the server's telemetry
     trace_parent: str = ""  # W3C Trace Context of the caller
+    on_truncation: str = "answer"  # answer | refuse a row of which a part cannot be used whole
 
     def __post_init__(self) -> None:
+        """Raises TypeError or ValueError naming the option."""
+        if isinstance(self.labels, (str, bytes)):
+            raise TypeError("labels: one str; give a list of labels")
+        for index, label in enumerate(self.labels):
+            _check_text(label, f"labels[{index}]", LONGEST_LABEL)
+        if not isinstance(self.slices, Mapping):
+            raise TypeError("slices: give a mapping from names to values")
+        for name, value in self.slices.items():
+            _check_text(name, "slices: a name", LONGEST_NAME)
+            _check_text(value, f"slices[{name!r}]", LONGEST_NAME, empty=True)
+        for name in ("session", "caller", "trace_parent"):
+            _check_header(getattr(self, name), name)
         for stamp in self.pinned:
             if not STAMP.fullmatch(stamp):
                 raise ValueError(f"stamps: {stamp!r} is not a whole stamp of 64 hex digits")
         if self.priority not in PRIORITIES:
             raise ValueError(f"priority: {self.priority!r} is not one of {', '.join(PRIORITIES)}")
+        if self.on_truncation not in ON_TRUNCATION:
+            choices = ", ".join(ON_TRUNCATION)
+            raise ValueError(f"on_truncation: {self.on_truncation!r} is not one of {choices}")
         if self.timeout_s <= 0:
             raise ValueError(f"timeout_s: {self.timeout_s} leaves no time; give more than 0")
 
@@ -69,3 +93,21 @@ class Options:
             "traceparent": self.trace_parent,
         }
         return tuple((key, value) for key, value in pairs.items() if value)
+
+
+def _check_text(value: object, name: str, longest: int, empty: bool = False) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: {type(value).__name__} is not a str")
+    if len(value) > longest:
+        raise ValueError(f"{name}: {len(value)} characters; the limit is {longest}")
+    if "\0" in value or not (empty or value.strip()):
+        fault = "holds a NUL character" if "\0" in value else "is blank"
+        raise ValueError(f"{name}: {fault}; give visible text")
+    well_formed(value, name)
+
+
+def _check_header(value: object, name: str) -> None:
+    """For what travels in a header, which is ASCII."""
+    _check_text(value, name, LONGEST_NAME, empty=True)
+    if not (str(value).isascii() and str(value).isprintable()):
+        raise ValueError(f"{name}: {value!r} is not printable ASCII, which a header needs")

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 
 from trefoil._proto import inference_pb2 as pb
 
 STAGES = ("queue", "decode", "preprocess", "forward", "post", "total")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartUsed:
+    """How much of one part the model got; numbers of other modalities are 0. `modality` is text,
+    image or audio. `cut`: some of the part was not used, or may be missing. Sizes are pixels; of
+    `frames_sent` pictures the first was used, and `channels_sent` channels were mixed to one.
+    `warning` is a code such as NO_END, or empty."""
+
+    modality: str
+    cut: bool
+    tokens_used: int
+    tokens_sent: int
+    seconds_used: float
+    seconds_sent: float
+    channels_sent: int
+    width_used: int
+    height_used: int
+    width_sent: int
+    height_sent: int
+    frames_sent: int
+    warning: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +54,7 @@ class Prediction:
     server: str
     route: str
     attempts: int
+    parts_used: tuple[PartUsed, ...] = ()  # one a part, in the order given
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +79,7 @@ class GeneratedText:
     timings_ms: Mapping[str, float]
     server: str
     attempts: int
+    parts_used: tuple[PartUsed, ...] = ()
 
 
 def prediction_of(result: pb.Result, server: str, route: str, attempts: int) -> Prediction:
@@ -78,6 +102,18 @@ def prediction_of(result: pb.Result, server: str, route: str, attempts: int) -> 
         server=server,
         route=route,
         attempts=attempts,
+        parts_used=parts_used_of(result.parts_used),
+    )
+
+
+def parts_used_of(messages: Iterable[pb.PartUsed]) -> tuple[PartUsed, ...]:
+    names = [each.name for each in fields(PartUsed) if each.name != "modality"]
+    return tuple(
+        PartUsed(
+            modality=pb.Modality.Name(message.modality).lower(),
+            **{name: getattr(message, name) for name in names},
+        )
+        for message in messages
     )
 
 
@@ -96,6 +132,7 @@ def generated_text_of(
         timings_ms=_timings(end.timing),
         server=server,
         attempts=attempts,
+        parts_used=parts_used_of(end.parts_used),
     )
 
 

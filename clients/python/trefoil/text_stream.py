@@ -15,7 +15,7 @@ import grpc
 
 from trefoil._proto import inference_pb2 as pb
 from trefoil.errors import ServerFault, TextInterrupted, TrefoilError, Unavailable, error_of
-from trefoil.options import PRIORITIES, Options
+from trefoil.options import ON_TRUNCATION, PRIORITIES, Options
 from trefoil.results import GeneratedText, generated_text_of
 from trefoil.retry_loop import RetryLoop
 from trefoil.servers import Server
@@ -121,4 +121,5 @@ class TextStream:
             priority=PRIORITIES[options.priority],
             session_id=options.session,
             no_payload_sample=not options.keep_payload,
+            on_truncation=ON_TRUNCATION[options.on_truncation],
         )

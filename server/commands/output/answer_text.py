@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 from proto import inference_pb2 as pb
 from server.telemetry.outputs import outputs_of
 from trefoil.errors import error_of_fault
+from trefoil.results import parts_used_of as client_parts_used
 
 STAGES = ("queue", "decode", "preprocess", "forward", "post")
 Plain = dict[str, Any]  # what json.dumps takes
@@ -30,6 +32,7 @@ def prediction_of(response: pb.PredictResponse) -> Plain:
         "batch_size": result.batch_size,
         "replica": result.replica,
         "retried": result.retried,
+        "parts_used": parts_used_of(result.parts_used),
     }
     if prediction.embedding.dimensions:
         count = prediction.embedding.dimensions
@@ -48,7 +51,42 @@ def generation_of(event: pb.GenerateEvent, text: str) -> Plain:
         "stamp_name": event.stamp.name,
         "timings_ms": timings_of(event.end.timing),
         "replica": event.end.replica,
+        "parts_used": parts_used_of(event.end.parts_used),
     }
+
+
+def parts_used_of(messages: Iterable[pb.PartUsed]) -> list[Plain]:
+    """The fields of each part's own modality, and the warning where there is one."""
+    found = []
+    for part in client_parts_used(messages):
+        plain: Plain = {"modality": part.modality, "cut": part.cut}
+        for name in _USED_FIELDS.get(part.modality, ()):
+            plain[name] = _short(getattr(part, name))
+        found.append(plain | ({"warning": part.warning} if part.warning else {}))
+    return found
+
+
+_USED_FIELDS = {
+    "text": ("tokens_used", "tokens_sent"),
+    "image": ("width_used", "height_used", "width_sent", "height_sent", "frames_sent"),
+    "audio": ("seconds_used", "seconds_sent", "channels_sent"),
+}
+
+
+def _used_lines(found: Plain) -> list[str]:
+    """Only what is not as sent: a cut part, a warning. The rest is in --json."""
+    lines = []
+    for number, part in enumerate(found["parts_used"]):
+        said = []
+        if part.get("tokens_used", 0) < part.get("tokens_sent", 0):
+            said.append(f"{part['tokens_used']} of {part['tokens_sent']} tokens used")
+        if part.get("frames_sent", 0) > 1:
+            said.append(f"first of {part['frames_sent']} pictures used")
+        if "warning" in part:
+            said.append(part["warning"])
+        if said:
+            lines.append(f"  part {number}   {part['modality']}: {', '.join(said)}")
+    return lines
 
 
 def timings_of(timing: pb.Timing) -> dict[str, float]:
@@ -66,6 +104,7 @@ def readable(found: Plain) -> str:
         f"  stamp    {found['stamp_name'] or found['stamp']}",
         f"  id       {found['prediction_id']}",
     ]
+    lines[3:3] = _used_lines(found)
     if "embedding" in found:
         values = found["embedding"]
         start = ", ".join(f"{value:.4f}" for value in values[:4])
@@ -78,6 +117,7 @@ def readable_generation(found: Plain) -> str:
     return "\n".join(
         (
             f"  tokens   {tokens} ({found['finish_reason']}), the first after {first:.1f} ms",
+            *_used_lines(found),
             f"  time     {_time(found['timings_ms'])}",
             f"  stamp    {found['stamp_name'] or found['stamp']}",
             f"  id       {found['prediction_id']}",

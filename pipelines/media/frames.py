@@ -1,0 +1,66 @@
+"""How many pictures a file holds, of which the first is used: counted from its structure, in a
+bounded number of steps, without decoding any."""
+
+from __future__ import annotations
+
+import struct
+
+from PIL import Image
+
+MOST_STEPS = 100_000  # blocks of a GIF, directories of a TIFF
+
+
+def count(image: Image.Image, data: bytes, format: str) -> int:
+    """`image` is open. At least 1; a file of more steps than MOST_STEPS counts what they reach."""
+    if format == "GIF":
+        return max(1, _gif(data))
+    if format == "TIFF":
+        return max(1, _tiff(data))
+    found = getattr(image, "n_frames", 1)  # PNG, WebP, MPO: from a header
+    return max(1, found) if isinstance(found, int) else 1
+
+
+def _gif(data: bytes) -> int:
+    at, found = 13 + _colours(data[10:11]), 0
+    for _ in range(MOST_STEPS):
+        kind = data[at : at + 1]
+        if kind == b"!":
+            at += 2
+        elif kind == b",":
+            found += 1
+            at += 11 + _colours(data[at + 9 : at + 10])
+        elif kind and kind != b";":
+            at += 1 + kind[0]  # a sub-block
+            continue
+        else:
+            return found
+        # Sub-blocks follow, up to one of size 0.
+        for _ in range(MOST_STEPS):
+            size = data[at : at + 1]
+            if not size:
+                return found
+            at += 1 + size[0]
+            if not size[0]:
+                break
+        else:
+            return found
+    return found
+
+
+def _colours(packed: bytes) -> int:
+    """Bytes of the colour table that these flags announce."""
+    return 3 << (packed[0] & 7) + 1 if packed and packed[0] & 0x80 else 0
+
+
+def _tiff(data: bytes) -> int:
+    order = "<" if data[:2] == b"II" else ">"
+    seen: set[int] = set()
+    at = int.from_bytes(data[4:8], "little" if order == "<" else "big")
+    while at and at not in seen and at + 2 <= len(data) and len(seen) < MOST_STEPS:
+        seen.add(at)
+        (entries,) = struct.unpack_from(order + "H", data, at)
+        link = at + 2 + 12 * entries
+        if link + 4 > len(data):
+            break
+        (at,) = struct.unpack_from(order + "I", data, link)
+    return len(seen)

@@ -1,0 +1,92 @@
+"""How many bytes of samples a WAV or AIFF really holds, whatever its size fields claim.
+
+A writer that could not seek back leaves a placeholder in the size fields, and the samples go on to
+the end of the file. libsndfile believes a claim of 0, and shortens a file without an error when the
+claim is too large. So the claim is judged here, and written anew where it was a placeholder.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from pipelines.errors import BadInput
+from pipelines.media.limits import LENGTH_UNKNOWN, LENGTH_WRONG
+
+PLACEHOLDER = 0x7FFF0000  # from here on a size is a placeholder: no part is 2 GiB
+_RF64_UNKNOWN = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunks:
+    """`at` is the first byte of samples, `claim` their size by the header; `rest` starts what
+    follows a claim of 0."""
+
+    little: bool
+    at: int
+    claim: int
+
+
+def completed(data: bytes, format: str, field: str) -> tuple[bytes, str]:
+    """(the file with true sizes, a warning or ""). `format` is WAV or AIFF. Raises BadInput for a
+    file that was cut."""
+    found = _samples(data, little=format == "WAV")
+    if found is None:
+        return data, ""
+    present = len(data) - found.at
+    if found.claim >= PLACEHOLDER or (found.claim == 0 and _unfinished(data, found)):
+        return _with_size(data, found, present), LENGTH_UNKNOWN
+    if found.claim <= present:
+        return data, ""
+    if _claim_holds_header(data, found):
+        return _with_size(data, found, present), LENGTH_WRONG
+    raise BadInput(
+        field,
+        "AUDIO_TRUNCATED",
+        f"the header promises {found.claim} bytes of samples, the file holds {present}; "
+        "send the complete file.",
+    )
+
+
+def _samples(data: bytes, little: bool) -> _Chunks | None:
+    layout, wanted = ("<4sI", b"data") if little else (">4sI", b"SSND")
+    at, long_size = 12, 0
+    while at + 8 <= len(data):
+        name, size = struct.unpack_from(layout, data, at)
+        if name == b"ds64" and at + 24 <= len(data):
+            (long_size,) = struct.unpack_from("<Q", data, at + 16)
+        if name == wanted:
+            if size == 0xFFFFFFFF and 0 < long_size < _RF64_UNKNOWN:
+                size = long_size  # RF64 has the true size in a chunk of its own
+            return _Chunks(little, at + 8, size)
+        at += 8 + size + (size & 1)
+    return None
+
+
+def _unfinished(data: bytes, found: _Chunks) -> bool:
+    """Samples behind a claim of 0. A chain of chunks to the end of the file is a sound that is
+    really empty."""
+    layout, at = ("<4sI" if found.little else ">4sI"), found.at
+    while at + 8 <= len(data):
+        name, size = struct.unpack_from(layout, data, at)
+        if not name.decode("latin-1").isprintable() or at + 8 + size > len(data):
+            return True
+        at += 8 + size + (size & 1)
+    return at < len(data)
+
+
+def _claim_holds_header(data: bytes, found: _Chunks) -> bool:
+    """The claim passes the end of the whole file as the first size field has it, by less than the
+    header, and the file reaches that end: the writer counted its header as samples."""
+    whole = int.from_bytes(data[4:8], "little" if found.little else "big")
+    beyond = found.at + found.claim - (whole + 8)
+    return whole + 8 <= len(data) and 0 < beyond <= found.at
+
+
+def _with_size(data: bytes, found: _Chunks, present: int) -> bytes:
+    copy = bytearray(data)
+    order = "<I" if found.little else ">I"
+    copy[:4] = b"RIFF" if found.little else b"FORM"
+    struct.pack_into(order, copy, 4, len(data) - 8)
+    struct.pack_into(order, copy, found.at - 4, present)
+    return bytes(copy)

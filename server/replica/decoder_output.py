@@ -1,0 +1,85 @@
+"""What C libraries write to the standard error of a replica: rate-limited, and tagged with the rows
+that are being decoded.
+
+libmpg123 writes a line for each damaged frame, straight to file descriptor 2. One caller could fill
+the disk of a server's log with that. So descriptor 2 becomes a pipe, of which a few lines a minute
+are passed on, each of bounded length; Python itself and its crash reports keep the real one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection
+
+MOST_LINES = 10  # a period
+PERIOD_S = 60.0
+LONGEST_LINE = 300  # bytes
+MOST_IDS = 4
+_BLOCK_BYTES = 1 << 16
+
+
+class LineLimit:
+    """Passes on the first lines of a period, and reports how many it dropped before the next."""
+
+    def __init__(
+        self,
+        write: Callable[[str], object],
+        decoding: Callable[[], Collection[str]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write = write
+        self._decoding = decoding
+        self._clock = clock
+        self._period_ends = 0.0
+        self._passed = 0
+        self.dropped = 0  # in this period
+        self._rest = b""
+
+    def feed(self, block: bytes) -> None:
+        """Any piece of the output. What is kept of an unfinished line is bounded."""
+        *lines, rest = (self._rest + block).split(b"\n")
+        for line in lines:
+            self._line(line)
+        self._rest = rest[:LONGEST_LINE]
+
+    def _line(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        now = self._clock()
+        if now >= self._period_ends:
+            if self.dropped:
+                self._write(f"decoders: {self.dropped} more lines were dropped\n")
+            self._period_ends, self._passed, self.dropped = now + PERIOD_S, 0, 0
+        if self._passed >= MOST_LINES:
+            self.dropped += 1
+            return
+        self._passed += 1
+        text = line[:LONGEST_LINE].decode("ascii", "backslashreplace")
+        shown = "".join(c if c.isprintable() else "?" for c in text)
+        ids = " ".join(sorted(self._decoding())[:MOST_IDS])
+        where = f" (decoding {ids})" if ids else ""
+        self._write(f"decoder: {shown}{where}\n")
+
+
+def limit_native_output(decoding: Callable[[], Collection[str]] = tuple) -> LineLimit:
+    """Puts the pipe in place, for the rest of the process; `sys.stderr` is the real one. Call it
+    before anything else keeps `sys.stderr`."""
+    real = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    sys.stderr = real
+    limit = LineLimit(real.write, decoding)
+    threading.Thread(target=_pump, args=(reading, limit), name="native-stderr", daemon=True).start()
+    return limit
+
+
+def _pump(reading: int, limit: LineLimit) -> None:
+    while block := os.read(reading, _BLOCK_BYTES):
+        try:
+            limit.feed(block)
+        except (OSError, ValueError):  # nobody reads the log: the pipe must be emptied all the same
+            continue

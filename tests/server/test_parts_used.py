@@ -1,0 +1,99 @@
+"""What was used of each part, from the replica through the wire to the command line and the
+client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from PIL import Image
+
+from proto import inference_pb2 as pb
+from proto import inference_pb2_grpc as stubs
+from server.commands import predict
+from tests.support import media_bytes as made
+from trefoil import Client, InputRefused, audio, image, text
+
+FRAMES = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue")]
+ANIMATION = made.image("GIF", FRAMES[0], save_all=True, append_images=FRAMES[1:])
+
+
+def test_client_gets_it_for_predict_and_generate(tiny_server: str) -> None:
+    parts = (text("hum"), image(ANIMATION), audio(made.wav_claiming(0xFFFFFFFF)))
+    with Client(tiny_server) as client:
+        words, picture, sound = client.predict(*parts).parts_used
+        told = client.generate(*parts, max_new_tokens=2).read_all().parts_used
+    assert told == (words, picture, sound)
+    assert (words.modality, words.cut) == ("text", False)
+    assert 0 < words.tokens_used == words.tokens_sent
+    assert (picture.cut, picture.frames_sent) == (True, 2)
+    assert (picture.width_sent, picture.height_sent) == (64, 48) and picture.width_used > 0
+    assert (sound.cut, sound.warning, sound.channels_sent) == (False, "LENGTH_UNKNOWN", 1)
+    assert sound.seconds_used == sound.seconds_sent == 1.0
+
+
+def test_row_may_ask_to_be_refused_instead(tiny_server: str) -> None:
+    with Client(tiny_server, on_truncation="refuse") as client:
+        assert client.predict(text("hum")).label
+        for call in (client.predict, lambda *parts: client.generate(*parts).read_all()):
+            with pytest.raises(InputRefused) as caught:
+                call(text("hum"), image(ANIMATION))
+            assert caught.value.reason == "PART_CUT"
+            assert caught.value.field.endswith("parts[1].data")
+    with pytest.raises(ValueError, match="^on_truncation: "):
+        Client(tiny_server, on_truncation="maybe")
+
+
+def test_one_refused_row_does_not_disturb_another(tiny_server: str) -> None:
+    with Client(tiny_server, on_truncation="refuse") as client:
+        good, cut = client.predict_many([[text("hum")], [image(ANIMATION)]])
+    assert isinstance(cut, InputRefused) and not isinstance(good, InputRefused)
+
+
+def test_choice_that_does_not_exist_is_refused(tiny_server: str) -> None:
+    example = pb.Example(parts=[pb.Part(text="hum")])
+    with grpc.insecure_channel(tiny_server) as channel, pytest.raises(grpc.RpcError) as caught:
+        request = pb.PredictRequest(examples=[example], on_truncation=7)
+        stubs.InferenceStub(channel).Predict(request)
+    assert "UNKNOWN_ON_TRUNCATION" in caught.value.details()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def animation(tmp_path: Path) -> str:
+    (tmp_path / "two.gif").write_bytes(ANIMATION)
+    return str(tmp_path / "two.gif")
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tiny_server: str, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*argv: str) -> tuple[int, str, str]:
+        try:
+            code = predict.run(["--server", tiny_server, *argv])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        found = capsys.readouterr()
+        return code, found.out, found.err
+
+    return call
+
+
+def test_command_line_prints_what_was_not_used(run: Run, animation: str) -> None:
+    code, out, _ = run("--text", "hum", "--image", animation)
+    assert code == 0 and "part 1   image: first of 2 pictures used" in out
+    assert "part 0" not in out
+    _, out, _ = run("--text", "hum", "--image", animation, "--json")
+    words, picture = json.loads(out)["parts_used"]
+    assert json.loads(out)["parts_cut"] == 1
+    assert words["tokens_used"] == words["tokens_sent"] and "frames_sent" not in words
+    assert picture["cut"] is True and picture["frames_sent"] == 2
+
+
+def test_command_line_can_refuse(run: Run, animation: str) -> None:
+    code, _, err = run("--image", animation, "--on-truncation", "refuse")
+    assert code != 0 and "PART_CUT" in err
