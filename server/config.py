@@ -70,9 +70,11 @@ class ServerConfig:
     max_text_bytes: int = 64 * 1024
     max_slices: int = 16
     max_new_tokens: int = 256
+    max_expected_stamps: int = 64
     upload_bytes: int = 64 * MIB
     upload_peer_bytes: int = 128 * MIB  # of one host at a time
     upload_total_bytes: int = 512 * MIB
+    upload_peer_count: int = 64  # uploads of one host at a time, of any size
     upload_ttl_s: float = 120.0
     max_streams: int = 1024  # concurrent calls on one connection
 

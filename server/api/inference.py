@@ -159,14 +159,14 @@ class Inference:
         if piece is None or not piece.HasField("header"):
             raise Refused(bad_input("header", "NO_HEADER", "the first message must be the header"))
         header = piece.header
-        receiving = self.uploads.reserve(host, header.total_bytes, header.sha256)
+        receiving = self.uploads.reserve(host, header.total_bytes, header.sha256, header.mime_type)
         kept = None
         try:
             while (piece := await self._piece(context)) is not None:
                 if not piece.HasField("data"):
                     raise Refused(bad_input("data", "NO_DATA", "after the header come chunks"))
                 receiving.add(piece.data)
-            kept = self.uploads.keep(host, header.mime_type, receiving)
+            kept = self.uploads.keep(host, receiving)
         finally:
             if kept is None:
                 self.uploads.give_up(host, header.total_bytes)

@@ -189,6 +189,7 @@ def upload_limits(config: ServerConfig) -> UploadLimits:
     return UploadLimits(
         each_bytes=config.upload_bytes,
         peer_bytes=config.upload_peer_bytes,
+        peer_count=config.upload_peer_count,
         total_bytes=config.upload_total_bytes,
         ttl_s=config.upload_ttl_s,
     )

@@ -237,9 +237,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--max-label-chars", "max_label_chars", whole, "characters in one label"),
         Flag("--max-slices", "max_slices", whole, "slice tags in one example"),
         Flag("--max-new-tokens", "max_new_tokens", whole, "tokens in one generated text"),
+        Flag(
+            "--max-expected-stamps", "max_expected_stamps", whole, "expected stamps in one request"
+        ),
         Flag("--max-streams", "max_streams", whole, "concurrent calls on one connection"),
         Flag("--upload-mb", "upload_bytes", mib, "size of one upload"),
         Flag("--upload-peer-mb", "upload_peer_bytes", mib, "total uploads of one host"),
+        Flag("--upload-peer-count", "upload_peer_count", whole, "number of uploads of one host"),
         Flag("--upload-total-mb", "upload_total_bytes", mib, "total uploads of all hosts"),
         Flag("--upload-ttl", "upload_ttl_s", seconds, "how long an upload is kept"),
     ),
