@@ -77,6 +77,10 @@ class ServerConfig:
     upload_peer_count: int = 64  # uploads of one host at a time, of any size
     upload_ttl_s: float = 120.0
     max_streams: int = 1024  # concurrent calls on one connection
+    max_calls: int = 4096  # predictions at the same time; streams: half of it
+    max_calls_peer: int = 2048  # of one host; streams: a quarter of it
+    max_watchers: int = 256  # of Observe, and as many of health
+    max_watchers_peer: int = 32  # of one host
 
     # Identities.
     tls_cert: Path | None = None

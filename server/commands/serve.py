@@ -329,7 +329,8 @@ def _guards(config: ServerConfig) -> tuple[Guard, ...]:
     except (OSError, TokenFileInvalid) as error:
         raise CannotListen(f"--tokens: {error}") from None
     config.data.mkdir(parents=True, exist_ok=True)
-    return (Guard(tokens, AuditLog(config.data / "audit.jsonl")),)
+    certificates = config.tls_client_ca is not None
+    return (Guard(tokens, AuditLog(config.data / "audit.jsonl"), certificates),)
 
 
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
