@@ -83,7 +83,7 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """
 
     def __init__(self, shares: Shares, stamp: Callable[[], str]) -> None:
-        self._shares = shares
+        self.shares = shares
         self._stamp = stamp
         self.open: Counter[str] = Counter()
         self.hosts: Counter[tuple[str, str]] = Counter()
@@ -99,26 +99,27 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return None  # gRPC itself answers UNIMPLEMENTED
         method = details.method
         kind = kind_of_call(method)
-        share = self._shares[kind]
+        share = self.shares[kind]
         if self.open[kind] >= share.in_all:
             return self._refusing(kind, f"{share.in_all} calls in all", share)
-        self._take_place(kind)
+        self._take_place(kind, method)
         known, counted = self._counted.get(method, (None, None))
         if known is not handler:
             counted = self._counting(handler, kind)
             self._counted[method] = (handler, counted)
         return counted
 
-    def _take_place(self, kind: str) -> None:
+    def _take_place(self, kind: str, method: str) -> None:
         """Until the task of this call ends, however it does."""
         task = asyncio.current_task()
         assert task is not None
+        task.set_name(method)  # server/ops/loop_lag.py reports it
         self.open[kind] += 1
         task.add_done_callback(lambda _: self.open.subtract((kind,)))
 
     def _counting(self, handler: Any, kind: str) -> Any:
         wrap, inner = kind_of(handler)
-        share = self._shares[kind]
+        share = self.shares[kind]
 
         async def call(request: Any, context: Any) -> Any:
             host = host_of(context.peer())

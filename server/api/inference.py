@@ -18,7 +18,7 @@ from server.api.feedback_messages import in_order, items_of, response_of
 from server.api.handlers import Handlers
 from server.api.model_statistics import ModelStatistics
 from server.api.snapshot_messages import ServerIdentity
-from server.api.stream import answer_stream
+from server.api.stream import answer_stream, name_of_call
 from server.engine import Engine
 from server.request.caller import Caller, caller_of
 from server.request.lazy_parse import message_of, request_id_of
@@ -58,7 +58,9 @@ class RequestRows:
         if len(call.rows) == 1:  # the common case needs no task
             return [await self._one(call, call.rows[0], fields[0])]
         rows = zip(call.rows, fields, strict=True)
-        return await asyncio.gather(*(self._one(call, row, field) for row, field in rows))
+        name = name_of_call()
+        tasks = (asyncio.create_task(self._one(call, row, at), name=name) for row, at in rows)
+        return await asyncio.gather(*tasks)
 
     def work(self, call: ParsedRequest, row: bytes, field: str) -> Work:
         """Raises Refused, counted, when the row's bytes alone tell that it cannot be served."""

@@ -71,7 +71,11 @@ class Listener:
     deployment: Deployment | None = None  # None: what is served cannot be changed
     telemetry: TelemetryPort = field(default_factory=NullTelemetry)
     wall: Callable[[], float] = time.time  # what rows and events are dated by
+    budget: CallBudget = field(init=False)
     _server: grpc.aio.Server | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.budget = CallBudget(shares_of(self.config), self._stamp)
 
     async def start(self) -> str:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""
@@ -79,7 +83,7 @@ class Listener:
         _check_free(self.config.listen)
         server = grpc.aio.server(
             options=_options(self.config),
-            interceptors=(*self.interceptors, CallBudget(shares_of(self.config), self._stamp)),
+            interceptors=(*self.interceptors, self.budget),
             maximum_concurrent_rpcs=MOST_CALLS,
         )
         for handler in self._services():

@@ -20,6 +20,7 @@ from server.api.observe_messages import event_of, message_of_row, prediction_mes
 from server.api.observe_requests import (
     MOST_IDS,
     acknowledgement_of,
+    actor_of,
     kinds_of,
     limit_of,
     measure_of,
@@ -28,6 +29,7 @@ from server.api.observe_requests import (
 )
 from server.api.snapshot_messages import Snapshots
 from server.engine import Engine
+from server.request.actor import ACTOR
 from server.request.caller import caller_of
 from server.request.lazy_parse import message_of
 from server.request.status import Refused, bad_input
@@ -225,7 +227,8 @@ class Observe:
 
     async def Acknowledge(self, data: bytes, context: Any) -> pb.AlertAction:
         request = message_of(pb.AcknowledgeRequest, data)
-        asked = acknowledgement_of(request, caller_of(context).client)
+        actor = actor_of(ACTOR.get(), request.actor, caller_of(context).client)
+        asked = acknowledgement_of(request, actor)
         row = await self._reading.run(lambda: self.telemetry.acknowledge(*asked), "alert_id")
         return pb.AlertAction(alert=message_of_row(row))
 
@@ -236,7 +239,8 @@ class Observe:
                 lambda: self.telemetry.end_silence(request.end_id), "end_id"
             )
             return pb.AlertAction(silence=message_of_row(ended))
-        asked = silence_of(request, caller_of(context).client, self.wall())
+        actor = actor_of(ACTOR.get(), request.actor, caller_of(context).client)
+        asked = silence_of(request, actor, self.wall())
         row = await self._reading.run(lambda: self.telemetry.silence(*asked), "matcher")
         return pb.AlertAction(silence=message_of_row(row))
 

@@ -243,9 +243,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--max-streams", "max_streams", whole, "concurrent calls on one connection"),
         Flag("--max-calls", "max_calls", whole, "open calls that predict; half as many streams"),
         Flag("--max-calls-peer", "max_calls_peer", whole, "of these, open calls of one host"),
-        Flag(
-            "--max-watchers", "max_watchers", whole, "open Watch calls of Observe; also of health"
-        ),
+        Flag("--max-watchers", "max_watchers", whole, "open Watch calls of Observe, and of health"),
         Flag("--max-watchers-peer", "max_watchers_peer", whole, "of these, those of one host"),
         Flag("--upload-mb", "upload_bytes", mib, "size of one upload"),
         Flag("--upload-peer-mb", "upload_peer_bytes", mib, "total uploads of one host"),

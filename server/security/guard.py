@@ -15,7 +15,7 @@ import grpc
 
 from server.request.actor import ACTOR
 from server.security.audit import AuditLog
-from server.security.roles import ADMIN, ALLOWED, ROLES, Role, is_open, permits
+from server.security.roles import ALLOWED, AUDITED, ROLES, Role, is_open, permits
 from server.security.tokens import CallerIdentity, TokenFile
 
 AUTHORIZATION = "authorization"
@@ -79,7 +79,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         """The name of the caller; ends the call when it is not allowed."""
         identity = self.identity(context)
         denial = judge(method, identity)
-        if self._audit is not None and ALLOWED.get(method) == ADMIN:
+        if self._audit is not None and method in AUDITED:
             self._audit.write(method, identity, context.peer(), denied=denial is not None)
         if denial is not None:
             await context.abort(*denial)
