@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from proto import admin_pb2, admin_pb2_grpc
 from proto import observe_pb2 as pb
 from proto import observe_pb2_grpc as stubs
 from server.api.observe_requests import actor_of
@@ -229,3 +230,17 @@ async def test_silences_and_the_history_of_an_alert_are_limited() -> None:
     with pytest.raises(Refused) as caught:
         await WorkerThreads("test", 1, 1).run(work)
     assert caught.value.faults[0].code == "RESOURCE_EXHAUSTED"
+
+
+async def test_an_admin_drains_a_server_whose_disk_is_full(tmp_path: Path) -> None:
+    (tmp_path / "audit.jsonl").symlink_to("/dev/full")
+    async with secure_listener(tmp_path) as site:
+        credentials = grpc.ssl_channel_credentials((site.pem / "ca.pem").read_bytes())
+        async with grpc.aio.secure_channel(site.address, credentials) as channel:
+            admin = admin_pb2_grpc.AdminStub(channel)
+            metadata = (("authorization", f"Bearer {site.bearers['admin']}"),)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await admin.Rollback(admin_pb2.RollbackRequest(), metadata=metadata)
+            assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION  # nothing to go to
+            drain = admin.Drain(admin_pb2.DrainRequest(grace_s=1), metadata=metadata)
+            assert [step async for step in drain][-1].done
