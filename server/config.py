@@ -181,10 +181,17 @@ class ServerConfig:
     max_label_chars: int = setting(256, whole, "characters in one label")
     max_slices: int = setting(16, whole, "slice tags in one example")
     max_new_tokens: int = setting(256, whole, "tokens in one generated text")
+    max_expected_stamps: int = setting(64, whole, "expected stamps in one request")
     max_streams: int = setting(1024, whole, "concurrent calls on one connection")
+    # Of one host, streams may be a quarter.
+    max_calls: int = setting(4096, whole, "open calls that predict; half as many streams")
+    max_calls_peer: int = setting(2048, whole, "of these, open calls of one host")
+    max_watchers: int = setting(256, whole, "open Watch calls of Observe, and of health")
+    max_watchers_peer: int = setting(32, whole, "of these, those of one host")
     upload_bytes: int = setting(64 * MIB, mib, "size of one upload")
     # At one time.
     upload_peer_bytes: int = setting(128 * MIB, mib, "total uploads of one host")
+    upload_peer_count: int = setting(64, whole, "number of uploads of one host")
     upload_total_bytes: int = setting(512 * MIB, mib, "total uploads of all hosts")
     upload_ttl_s: float = setting(120.0, seconds, "how long an upload is kept")
 

@@ -7,6 +7,8 @@ answers are right and fast enough for traffic.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +21,14 @@ from server.request.status import Refused
 from server.types import Fault
 
 SERVICES = ("", "trefoil.live", "trefoil.ready", "trefoil.startup")
+LONGEST_WATCH_S = 3600.0  # then it ends; one that still watches asks again
 TAKES_TRAFFIC = ("READY", "DEGRADED")
 
 
 @dataclass(frozen=True, slots=True)
 class HealthService:
     engine: Engine
+    longest_watch_s: float = LONGEST_WATCH_S
 
     async def Check(self, data: bytes, _context: Any) -> Any:
         service = message_of(pb.HealthCheckRequest, data).service
@@ -40,14 +44,19 @@ class HealthService:
         return pb.HealthListResponse(statuses=found)
 
     async def Watch(self, data: bytes, _context: Any) -> AsyncIterator[Any]:
-        """The status at once, then each change of it."""
+        """The status at once, then each change of it, for an hour."""
         service = message_of(pb.HealthCheckRequest, data).service
         if service not in SERVICES:
             yield pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)
             return
         sent, state = None, ""
+        end = time.monotonic() + self.longest_watch_s
         while True:
-            state = await self.engine.changed(state)
+            try:
+                async with asyncio.timeout(end - time.monotonic()):
+                    state = await self.engine.changed(state)
+            except TimeoutError:
+                return
             status = _status(service, state)
             if status != sent:
                 yield pb.HealthCheckResponse(status=status)

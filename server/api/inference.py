@@ -18,7 +18,7 @@ from server.api.feedback_messages import in_order, items_of, response_of
 from server.api.handlers import Handlers
 from server.api.model_statistics import ModelStatistics
 from server.api.snapshot_messages import ServerIdentity
-from server.api.stream import answer_stream
+from server.api.stream import answer_stream, name_of_call
 from server.engine import Engine
 from server.request.by_name import filled
 from server.request.caller import Caller, caller_of
@@ -59,7 +59,9 @@ class RequestRows:
         if len(call.rows) == 1:  # the common case needs no task
             return [await self._one(call, call.rows[0], fields[0])]
         rows = zip(call.rows, fields, strict=True)
-        return await asyncio.gather(*(self._one(call, row, field) for row, field in rows))
+        name = name_of_call()
+        tasks = (asyncio.create_task(self._one(call, row, at), name=name) for row, at in rows)
+        return await asyncio.gather(*tasks)
 
     def work(self, call: ParsedRequest, row: bytes, field: str) -> Work:
         """Raises Refused, counted, when the row's bytes alone tell that it cannot be served."""
@@ -161,14 +163,14 @@ class Inference:
         if piece is None or not piece.HasField("header"):
             raise Refused(bad_input("header", "NO_HEADER", "the first message must be the header"))
         header = piece.header
-        receiving = self.uploads.reserve(host, header.total_bytes, header.sha256)
+        receiving = self.uploads.reserve(host, header.total_bytes, header.sha256, header.mime_type)
         kept = None
         try:
             while (piece := await self._piece(context)) is not None:
                 if not piece.HasField("data"):
                     raise Refused(bad_input("data", "NO_DATA", "after the header come chunks"))
                 receiving.add(piece.data)
-            kept = self.uploads.keep(host, header.mime_type, receiving)
+            kept = self.uploads.keep(host, receiving)
         finally:
             if kept is None:
                 self.uploads.give_up(host, header.total_bytes)

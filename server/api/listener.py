@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from proto import admin_pb2, inference_pb2, observe_pb2
 from server.api import open_inference_messages
 from server.api.admin import Admin
+from server.api.call_budget import CallBudget, shares_of
 from server.api.handlers import Handlers
 from server.api.health import HealthService
 from server.api.inference import Inference, RequestRows
@@ -46,8 +47,11 @@ PINGS_FORGIVEN = 2
 # Peers that went away without a word are noticed within these.
 KEEPALIVE_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
-# Calls in all, over every connection; what is above is refused before it is read.
-MOST_CALLS = 8192
+# A connection without calls is closed after this; a client opens another when it has one.
+CONNECTION_IDLE_MS = 600_000
+# The places of call_budget.py are what limits calls, with reason and time. This one is gRPC's own,
+# without either, and counts what is being refused too.
+MOST_CALLS = 32768
 
 
 class CannotListen(ServerError):
@@ -67,7 +71,11 @@ class Listener:
     deployment: Deployment | None = None  # None: what is served cannot be changed
     telemetry: TelemetryPort = field(default_factory=NullTelemetry)
     wall: Callable[[], float] = time.time  # what rows and events are dated by
+    budget: CallBudget = field(init=False)
     _server: grpc.aio.Server | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.budget = CallBudget(shares_of(self.config), self._stamp)
 
     async def start(self) -> str:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""
@@ -75,7 +83,7 @@ class Listener:
         _check_free(self.config.listen)
         server = grpc.aio.server(
             options=_options(self.config),
-            interceptors=self.interceptors,
+            interceptors=(*self.interceptors, self.budget),
             maximum_concurrent_rpcs=MOST_CALLS,
         )
         for handler in self._services():
@@ -89,6 +97,10 @@ class Listener:
         self._server = server
         host = self.config.listen.rpartition(":")[0]
         return f"{host}:{port}"
+
+    def _stamp(self) -> str:
+        facts = self.engine.facts
+        return facts.stamp if facts is not None else ""
 
     async def stop(self, grace_s: float) -> None:
         if self._server is not None:
@@ -189,6 +201,7 @@ def upload_limits(config: ServerConfig) -> UploadLimits:
     return UploadLimits(
         each_bytes=config.upload_bytes,
         peer_bytes=config.upload_peer_bytes,
+        peer_count=config.upload_peer_count,
         total_bytes=config.upload_total_bytes,
         ttl_s=config.upload_ttl_s,
     )
@@ -205,6 +218,10 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.http2.max_ping_strikes", PINGS_FORGIVEN),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.max_connection_idle_ms", CONNECTION_IDLE_MS),
+        # Calls that no handler has yet: above 1,000 gRPC by itself cancels some of them at random.
+        ("grpc.server.max_pending_requests", MOST_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MOST_CALLS),
         # Else a second server on the same port would silently take half of the connections.
         ("grpc.so_reuseport", 0),
     ]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -19,6 +20,7 @@ from server.api.observe_messages import event_of, message_of_row, prediction_mes
 from server.api.observe_requests import (
     MOST_IDS,
     acknowledgement_of,
+    actor_of,
     kinds_of,
     limit_of,
     measure_of,
@@ -27,6 +29,7 @@ from server.api.observe_requests import (
 )
 from server.api.snapshot_messages import Snapshots
 from server.engine import Engine
+from server.request.actor import ACTOR
 from server.request.caller import caller_of
 from server.request.lazy_parse import message_of
 from server.request.status import Refused, bad_input
@@ -41,6 +44,8 @@ DEFAULT_INTERVAL_S = 1.0
 # that sets no interval gets it again when something important changed, or after this time.
 STEADY_S = 5.0
 SHORTEST_INTERVAL_S = 0.1  # a watcher cannot make the server do nothing but report
+MOST_EVENTS_PER_S = 100  # nor can many: their shortest interval grows with their number
+SHARED_S = 0.05  # one snapshot serves all watchers that ask within this time
 LONGEST_INTERVAL_S = 60.0
 CHUNK = 200  # rows of the past read at a time
 PAUSE_S = 0.02  # after each: about half of the loop's time is left to those who predict
@@ -48,6 +53,31 @@ SAMPLES, MOST_SAMPLES = 100, 1000  # usual and most
 SLICES, MOST_SLICES = 10, 100
 # A gRPC client takes 4 MiB in one message unless sent otherwise.
 MOST_PAYLOAD_BYTES = 3 << 20
+
+
+@dataclass(slots=True)
+class Watchers:
+    """What watchers share: the latest snapshot, and the turns of the event loop."""
+
+    snapshots: Snapshots
+    clock: Callable[[], float] = time.monotonic
+    watching: int = 0
+    taken: int = 0
+    _latest: pb.ServerSnapshot | None = None
+    _latest_of: tuple[str, float] = ("", 0.0)
+
+    def snapshot(self, state: str) -> pb.ServerSnapshot:
+        """Not older than SHARED_S, nor than the change to `state`."""
+        seen, at = self._latest_of
+        now = self.clock()
+        if self._latest is None or state != seen or now >= at + SHARED_S:
+            self._latest, self._latest_of = self.snapshots.take(), (state, now)
+            self.taken += 1
+        return self._latest
+
+    def interval_s(self, asked_s: float) -> float:
+        shortest_s = max(SHORTEST_INTERVAL_S, self.watching / MOST_EVENTS_PER_S)
+        return min(max(asked_s, shortest_s), LONGEST_INTERVAL_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +88,34 @@ class Observe:
     snapshots: Snapshots
     telemetry: TelemetryPort
     wall: Callable[[], float] = time.time
+    watchers: Watchers = field(init=False)
     _reading: WorkerThreads = field(default_factory=lambda: WorkerThreads("observe", 3, 60))
     _searching: WorkerThreads = field(default_factory=lambda: WorkerThreads("slices", 1, 8))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "watchers", Watchers(self.snapshots))
 
     # ---- watching ----------------------------------------------------------------------------
 
     async def Watch(self, data: bytes, _context: Any) -> AsyncIterator[pb.WatchEvent]:
+        self.watchers.watching += 1
+        try:
+            async with aclosing(self._watch(data)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self.watchers.watching -= 1
+
+    async def _watch(self, data: bytes) -> AsyncGenerator[pb.WatchEvent, None]:
         request = message_of(pb.WatchRequest, data)
         asked_s = request.interval_s if request.interval_s > 0 else DEFAULT_INTERVAL_S  # or NaN
-        interval_s = min(max(asked_s, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S)
-        steady_s = interval_s if request.interval_s > 0 else STEADY_S
         state = await self.engine.changed("")  # as it is now
         cursor = 0 if request.once else await self._place(request)
         sent, sent_at = None, 0.0
         while True:
-            snapshot, now = self.snapshots.take(), time.monotonic()
+            interval_s = self.watchers.interval_s(asked_s)
+            steady_s = interval_s if request.interval_s > 0 else STEADY_S
+            snapshot, now = self.watchers.snapshot(state), time.monotonic()
             if news(snapshot) != sent or now >= sent_at + steady_s:
                 sent, sent_at = news(snapshot), now
                 yield self._event(cursor, snapshot=snapshot)
@@ -184,7 +227,8 @@ class Observe:
 
     async def Acknowledge(self, data: bytes, context: Any) -> pb.AlertAction:
         request = message_of(pb.AcknowledgeRequest, data)
-        asked = acknowledgement_of(request, caller_of(context).client)
+        actor = actor_of(ACTOR.get(), request.actor, caller_of(context).client)
+        asked = acknowledgement_of(request, actor)
         row = await self._reading.run(lambda: self.telemetry.acknowledge(*asked), "alert_id")
         return pb.AlertAction(alert=message_of_row(row))
 
@@ -195,7 +239,8 @@ class Observe:
                 lambda: self.telemetry.end_silence(request.end_id), "end_id"
             )
             return pb.AlertAction(silence=message_of_row(ended))
-        asked = silence_of(request, caller_of(context).client, self.wall())
+        actor = actor_of(ACTOR.get(), request.actor, caller_of(context).client)
+        asked = silence_of(request, actor, self.wall())
         row = await self._reading.run(lambda: self.telemetry.silence(*asked), "matcher")
         return pb.AlertAction(silence=message_of_row(row))
 

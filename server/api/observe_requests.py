@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from proto import observe_pb2 as pb
@@ -38,7 +38,10 @@ def span_of(request: Any, now: float) -> TimeSpan:
     return TimeSpan(since / 1000, until / 1000 if until else now + 1.0)
 
 
-def kinds_of(kinds: Iterable[str]) -> tuple[str, ...]:
+def kinds_of(kinds: Collection[str]) -> tuple[str, ...]:
+    if len(kinds) > len(KINDS):
+        text = f"{len(kinds)} kinds; there are {len(KINDS)}"
+        raise Refused(bad_input("kinds", "TOO_MANY_KINDS", text))
     for index, kind in enumerate(kinds):
         if kind not in KINDS:
             text = f"there is no kind {kind!r}; there are {', '.join(KINDS)}"
@@ -57,15 +60,21 @@ def limit_of(asked: int, usual: int, most: int) -> int:
     return min(asked or usual, most)
 
 
-def acknowledgement_of(request: pb.AcknowledgeRequest, caller: str) -> tuple[str, str, str, bool]:
-    """Alert id, by, note, undo."""
+def actor_of(credential: str, asked: str, client: str) -> str:
+    """Who acts: the name in the credential whatever the request says. Without credentials nobody
+    is known: the name in the request, else that of the client."""
+    return credential or _text("actor", asked) or client
+
+
+def acknowledgement_of(request: pb.AcknowledgeRequest, actor: str) -> tuple[str, str, str, bool]:
+    """Alert id, actor, note, undo."""
     _text("alert_id", request.alert_id, needed=True)
     _text("note", request.note)
-    return request.alert_id, _text("actor", request.actor) or caller, request.note, request.undo
+    return request.alert_id, actor, request.note, request.undo
 
 
-def silence_of(request: pb.SilenceRequest, caller: str, now: float) -> tuple[str, float, str, str]:
-    """Matcher, until (unix seconds), by, reason."""
+def silence_of(request: pb.SilenceRequest, actor: str, now: float) -> tuple[str, float, str, str]:
+    """Matcher, until (unix seconds), actor, reason."""
     _text("matcher", request.matcher, needed=True)
     _text("reason", request.reason)
     until = request.until_unix_ms / 1000
@@ -79,7 +88,7 @@ def silence_of(request: pb.SilenceRequest, caller: str, now: float) -> tuple[str
         raise Refused(bad_input("until_unix_ms", "PAST", text))
     if until - now >= LONGEST_SILENCE_S:
         raise Refused(bad_input("until_unix_ms", "TOO_FAR", "a silence lasts a year at most"))
-    return request.matcher, until, _text("actor", request.actor) or caller, request.reason
+    return request.matcher, until, actor, request.reason
 
 
 def _text(field: str, value: str, needed: bool = False) -> str:

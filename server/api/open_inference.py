@@ -36,6 +36,7 @@ EXTENSIONS = (
     "sequence",
     "statistics",
 )
+PART = re.compile(r"examples\[\d+\]\.parts\[\d+\](?=\.|$)")
 PRIORITIES = {0: pb.NORMAL, 1: pb.HIGH, 2: pb.NORMAL}  # Triton: 0 the default, 1 the highest
 
 
@@ -215,10 +216,9 @@ def _hurried(caller: Caller, request: Any) -> Caller:
 
 def _at_place(fault: Fault, places: dict[str, str]) -> Fault:
     """The fault with its field in the caller's own terms."""
-    for ours, theirs in places.items():
-        if fault.field == ours or fault.field.startswith(f"{ours}."):
-            return replace(fault, field=theirs)
-    return fault
+    part = PART.match(fault.field)
+    theirs = places.get(part[0], "") if part else ""
+    return replace(fault, field=theirs) if theirs else fault
 
 
 def _add_output(

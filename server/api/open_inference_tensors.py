@@ -19,8 +19,10 @@ from server.request.modalities import MODALITIES
 from server.request.status import Refused, bad_input
 from server.types import Answer
 
-MOST_ELEMENTS = 4096
+MOST_INPUTS = 64
+MOST_ELEMENTS = 4096  # of all inputs of a request together
 MOST_DIMENSIONS = 4
+LONGEST_NAME = 64  # characters of a caller's name that an error repeats
 
 Places = dict[str, str]  # examples[0].parts[1] -> inputs[image][0]
 
@@ -33,11 +35,14 @@ def examples_of(request: Any) -> tuple[list[pb.Example], Places]:
     """
     if not request.inputs:
         raise Refused(bad_input("inputs", "EMPTY", f"give at least one of {', '.join(MODALITIES)}"))
+    _check_contents(request)
     examples: list[pb.Example] = []
     places: Places = {}
+    left = MOST_ELEMENTS
     for position, tensor in enumerate(request.inputs):
-        field = f"inputs[{tensor.name}]"
-        elements = _elements(request, position, field)
+        field = f"inputs[{tensor.name[:LONGEST_NAME]}]"
+        elements = _elements(request, position, field, left)
+        left -= len(elements)
         rows = tensor.shape[0]
         if not examples:
             examples = [pb.Example() for _ in range(rows)]
@@ -81,9 +86,10 @@ def bytes_tensor(elements: Sequence[bytes]) -> bytes:
 
 def classification(answer: Answer, top: int, order: Sequence[str]) -> list[bytes]:
     """Triton's classification extension: `score:index:label`, best first."""
-    best = answer.scores[:top]
+    place = {label: index for index, label in enumerate(order)}
     return [
-        f"{score.probability:f}:{order.index(score.label)}:{score.label}".encode() for score in best
+        f"{score.probability:f}:{place[score.label]}:{score.label}".encode()
+        for score in answer.scores[:top]
     ]
 
 
@@ -93,7 +99,7 @@ def labels_of(parameters: Any) -> list[str]:
         return []
     try:
         labels = json.loads(parameters["labels"].string_param)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of lists within lists, thousands deep
         labels = None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         text = "the parameter is a JSON list of strings"
@@ -101,23 +107,33 @@ def labels_of(parameters: Any) -> list[str]:
     return labels
 
 
-def _elements(request: Any, position: int, field: str) -> list[bytes]:
+def _check_contents(request: Any) -> None:
+    """What concerns all inputs, looked at once: a request may name thousands of them."""
+    inputs, raw = request.inputs, request.raw_input_contents
+    if len(inputs) > MOST_INPUTS:
+        text = f"{len(inputs)} inputs; the limit is {MOST_INPUTS}"
+        raise Refused(bad_input("inputs", "TOO_MANY_INPUTS", text))
+    if raw and any(one.HasField("contents") for one in inputs):
+        text = "a request uses raw_input_contents or contents, not both"
+        raise Refused(bad_input("raw_input_contents", "MIXED_CONTENTS", text))
+    if raw and len(raw) != len(inputs):
+        text = f"{len(raw)} raw contents for {len(inputs)} inputs"
+        raise Refused(bad_input("raw_input_contents", "CONTENTS_MISSING", text))
+
+
+def _elements(request: Any, position: int, field: str, left: int) -> list[bytes]:
+    """`left`: how many elements the inputs before this one leave."""
     tensor = request.inputs[position]
     if tensor.name not in MODALITIES:
         text = f"the inputs are {', '.join(MODALITIES)}"
         raise Refused(bad_input(field, "UNKNOWN_INPUT", text))
     if tensor.datatype != "BYTES":
-        raise Refused(bad_input(field, "WRONG_DATATYPE", f"{tensor.datatype}, but must be BYTES"))
-    count = _count(tensor.shape, field)
+        text = f"{tensor.datatype[:LONGEST_NAME]}, but must be BYTES"
+        raise Refused(bad_input(field, "WRONG_DATATYPE", text))
+    count = _count(tensor.shape, field, left)
     given = tensor.contents.bytes_contents
     raw = request.raw_input_contents
-    if raw and any(one.HasField("contents") for one in request.inputs):
-        text = "a request uses raw_input_contents or contents, not both"
-        raise Refused(bad_input("raw_input_contents", "MIXED_CONTENTS", text))
     if raw:
-        if len(raw) != len(request.inputs):
-            text = f"{len(raw)} raw contents for {len(request.inputs)} inputs"
-            raise Refused(bad_input("raw_input_contents", "CONTENTS_MISSING", text))
         return bytes_elements(raw[position], count, field)
     if len(given) != count:
         text = f"{len(given)} elements, but the shape says {count}"
@@ -125,13 +141,15 @@ def _elements(request: Any, position: int, field: str) -> list[bytes]:
     return list(given)
 
 
-def _count(shape: Sequence[int], field: str) -> int:
+def _count(shape: Sequence[int], field: str, left: int) -> int:
     if not 1 <= len(shape) <= MOST_DIMENSIONS or any(size < 1 for size in shape):
-        text = f"shape {list(shape)}; the first dimension counts rows, all are at least 1"
+        text = f"shape {list(shape[: MOST_DIMENSIONS + 1])}; the first dimension counts rows"
+        text += f", there are 1 to {MOST_DIMENSIONS} and all are at least 1"
         raise Refused(bad_input(field, "SHAPE_MALFORMED", text))
     count = prod(shape)
-    if count > MOST_ELEMENTS:
-        text = f"shape {list(shape)} has {count} elements; the limit is {MOST_ELEMENTS}"
+    if count > left:
+        text = f"shape {list(shape)} has {count} elements; a request may have {MOST_ELEMENTS}"
+        text += " in all its inputs"
         raise Refused(bad_input(field, "TOO_MANY_ELEMENTS", text))
     return count
 

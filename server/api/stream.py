@@ -14,6 +14,12 @@ from google.protobuf import message
 IN_FLIGHT = 64
 
 
+def name_of_call() -> str | None:
+    """For the tasks of a call: its method, so that a turn of the loop can be put down to it."""
+    task = asyncio.current_task()
+    return task.get_name() if task is not None else None
+
+
 async def answer_stream(
     context: Any,
     answer: Callable[[bytes], Awaitable[message.Message]],
@@ -40,4 +46,4 @@ async def answer_stream(
             request = await context.read()
             if request is grpc.aio.EOF:
                 return
-            tasks.create_task(one(request))
+            tasks.create_task(one(request), name=name_of_call())

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 
@@ -30,7 +30,9 @@ from server.deploy.deployment import Deployment
 from server.deploy.journal import DeployJournal, analysis_of
 from server.engine import Engine
 from server.errors import DeployRefused, PoolRefused
+from server.ops.loop_lag import LoopLag
 from server.ops.otel_setup import OtelSetup
+from server.ops.own_alerts import OwnAlerts, OwnTrouble
 from server.ops.simulated_clock import SimulatedWall
 from server.ops.skew_alert import SkewAlert
 from server.ops.startup_log import StartupLog
@@ -109,7 +111,7 @@ def run(config: ServerConfig) -> int:
 
 
 async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) -> int:
-    guards, credentials = _guards(config), _credentials(config)
+    access, credentials = _access(config), _credentials(config)
     stop = Stop(report, partial(manager.stopping, config.drain_s + TO_END_S))
     identity, wall = identity_of(config), wall_of(config)
     otel = OtelSetup(config, identity, wall=wall)
@@ -127,26 +129,30 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         config,
         identity,
         leave=stop.request,
-        interceptors=otel.interceptors(guards),
+        interceptors=otel.interceptors(access.guards),
         credentials=credentials,
         deployment=deployment,
         telemetry=telemetry,
         wall=wall,
     )
     watching: list[asyncio.Task[None]] = []
+    lag = LoopLag()
     try:
         address = await listener.start()
         stop.install(engine)
-        otel.watch(engine)
+        lag.start()
+        otel.watch(engine, listener.budget, lag)
         report(f"listening on {address}; loading {tries[0].path}, {tries[0].reason}")
-        for line in (_kept(telemetry, config), *otel.messages):
+        for line in (_kept(telemetry, config), *otel.messages, *access.messages):
             report(line)
         watching.append(asyncio.create_task(StartupLog(engine, address, report).run()))
         watching.append(asyncio.create_task(manager.attend(engine)))
         watching.append(asyncio.create_task(SkewAlert(engine, telemetry).run()))
+        watching.append(asyncio.create_task(_own_alerts(telemetry, access, lag).run()))
         boot = partial(_boot, engine, journal, tries, config, report)
         return await _run_until_stopped(engine, boot, stop, config, report)
     finally:
+        lag.stop()
         for task in watching:
             task.cancel()
         journal.stop(engine.facts)
@@ -156,6 +162,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         await engine.stop()
         await asyncio.to_thread(telemetry.close)
         await otel.close()
+        access.close()
 
 
 async def _run_until_stopped(
@@ -315,21 +322,52 @@ def version() -> str:
         return "not installed"
 
 
-def _guards(config: ServerConfig) -> tuple[Guard, ...]:
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who is let in, and what is written about it."""
+
+    tokens: TokenFile | None = None
+    audit: AuditLog | None = None
+    guards: tuple[Guard, ...] = ()
+
+    @property
+    def messages(self) -> list[str]:
+        trouble = self.audit.trouble if self.audit is not None else ""
+        return [f"WITHOUT AN AUDIT FILE: {trouble}"] if trouble else []
+
+    def close(self) -> None:
+        if self.audit is not None:
+            self.audit.close()
+
+
+def _own_alerts(telemetry: TelemetryPort, access: Access, lag: LoopLag) -> OwnAlerts:
+    troubles = [OwnTrouble("server/loop", "warning", lambda: lag.trouble)]
+    chores: list[Callable[[], None]] = []
+    if (tokens := access.tokens) is not None:
+        troubles.append(OwnTrouble("server/tokens", "high", lambda: tokens.trouble))
+        chores.append(tokens.look)
+    if (audit := access.audit) is not None:
+        troubles.append(OwnTrouble("server/audit", "high", lambda: audit.trouble))
+        chores.append(audit.settle)
+    return OwnAlerts(telemetry, troubles, chores)
+
+
+def _access(config: ServerConfig) -> Access:
     """No credential is asked for unless tokens or client certificates are set up.
 
     Raises CannotListen for tokens without TLS, or a file of them that cannot be used.
     """
     if config.tokens is None and config.tls_client_ca is None:
-        return ()
+        return Access()
     if config.tls_cert is None:
         raise CannotListen("--tokens needs --tls-cert: a token is never asked for in plaintext")
     try:
         tokens = TokenFile(config.tokens) if config.tokens is not None else None
     except (OSError, TokenFileInvalid) as error:
         raise CannotListen(f"--tokens: {error}") from None
-    config.data.mkdir(parents=True, exist_ok=True)
-    return (Guard(tokens, AuditLog(config.data / "audit.jsonl")),)
+    audit = AuditLog(config.data / "audit.jsonl")
+    certificates = config.tls_client_ca is not None
+    return Access(tokens, audit, (Guard(tokens, audit, certificates),))
 
 
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 
 import grpc
 
+from server.api.call_budget import CallBudget
 from server.api.health import TAKES_TRAFFIC
 from server.api.snapshot_messages import ServerIdentity
 from server.config import ServerConfig
 from server.engine import Engine, RecordSink
 from server.errors import ServerError
+from server.ops.loop_lag import LoopLag
 from server.security.roles import ALLOWED
 from server.telemetry.errors import ExportRefused
 from server.telemetry.otel.configuration import configuration_of, named_attributes
@@ -78,11 +80,11 @@ class OtelSetup:
 
         return (OtelInterceptor(self.instruments), *others)
 
-    def watch(self, engine: Engine) -> None:
-        """From now on show the state of this engine."""
+    def watch(self, engine: Engine, budget: CallBudget, lag: LoopLag) -> None:
+        """From now on show the state of this engine, of its port and of its event loop."""
         self._engine = engine
         if self.instruments is not None:
-            self._watcher = asyncio.create_task(self._look(self.instruments, engine))
+            self._watcher = asyncio.create_task(self._look(self.instruments, engine, budget, lag))
 
     async def close(self) -> None:
         """Sends what is left, for a few seconds at most."""
@@ -91,9 +93,12 @@ class OtelSetup:
         if self.instruments is not None:
             await asyncio.to_thread(self.instruments.close)
 
-    async def _look(self, instruments: Instruments, engine: Engine) -> None:
+    async def _look(
+        self, instruments: Instruments, engine: Engine, budget: CallBudget, lag: LoopLag
+    ) -> None:
         while True:
-            instruments.saw(state_of(engine.snapshot()))
+            readings = [*state_of(engine.snapshot()), *front_of(budget, lag)]
+            instruments.saw(readings)
             await asyncio.sleep(STATE_S)
 
     def _served(self) -> ServedStamp:
@@ -118,6 +123,15 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
     for outcome in OUTCOMES:
         count = getattr(now.counters, outcome)
         readings.append(GaugeReading("trefoil.rows", count, (("trefoil.outcome", outcome),)))
+    return readings
+
+
+def front_of(budget: CallBudget, lag: LoopLag) -> list[GaugeReading]:
+    readings = [GaugeReading("trefoil.front.loop.lag", lag.longest_s)]
+    for kind in budget.shares:
+        where = (("trefoil.call.kind", kind),)
+        readings.append(GaugeReading("trefoil.calls.open", budget.open[kind], where))
+        readings.append(GaugeReading("trefoil.calls.refused", budget.refused[kind], where))
     return readings
 
 

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 # A row that was never alone when its replica died gets one try more than one that was.
 MOST_DEATHS = 3
+SHORT_RETRY_S = 1.0  # for a caller whose row no replica had memory for
 OVERDUE_S = 1.0  # a replica answers an expired row itself; after this the front does
 
 
@@ -133,6 +134,8 @@ class Dispatcher:
 
     def _judge(self, replica: ReplicaHandle, entry: QueueEntry) -> TakeDecision:
         work = entry.work
+        if entry.avoid == replica.index and self._serving_count() > 1:
+            return "skip"
         if work.task == "generate" and replica.held.generations >= self._config.max_generations:
             return "skip"
         if work.session and not self._is_home(replica, work.session):
@@ -165,7 +168,22 @@ class Dispatcher:
         if outcome.answer is not None and entry.work.task != "generate":
             work_s = self.service_time.learn(entry.work.mix, outcome.timing, outcome.batch_size)
             self.service_time.meter(work_s, self._clock(), bool(self.queue))
-        self._resolve(entry, replace(outcome, retried=True) if entry.losses else outcome)
+        fault = outcome.fault
+        if fault is not None and fault.code == "RESOURCE_EXHAUSTED":
+            if self._try_elsewhere(entry, outcome.replica):
+                return
+            outcome = replace(outcome, fault=replace(fault, retry_after_s=SHORT_RETRY_S))
+        retried = entry.losses > 0 or entry.avoid is not None
+        self._resolve(entry, replace(outcome, retried=True) if retried else outcome)
+
+    def _try_elsewhere(self, entry: QueueEntry, short: int) -> bool:
+        """Queue a row again, once, that this replica had no memory for; False: it ends here."""
+        if entry.closed or entry.streamed or entry.avoid is not None or self._serving_count() < 2:
+            return False
+        entry.avoid = short
+        self.queue.put_back(entry)
+        self.plan()
+        return True
 
     def close(self, entry: QueueEntry, fault: Fault, replica: int = 0) -> None:
         """End a row without an answer."""

@@ -28,6 +28,7 @@ from server.types import Evidence, Facts, Fault, Outcome, ReplicaStatus, Work
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
+PAUSE_S = 1.0  # a tick later than this: the front itself stood still
 QUIET_S = 2.0  # a replica without work for so long is idle enough to be probed
 STOP_S = 5.0  # from Stop to SIGKILL
 
@@ -264,9 +265,12 @@ class Pool:
     # ---- watching ----------------------------------------------------------------------------
 
     async def _watch(self) -> None:
+        looked = self._clock()
         while True:
             await asyncio.sleep(TICK_S)
             now = self._clock()
+            self._forgive(now - looked - TICK_S)
+            looked = now
             self.dispatcher.expire(now)
             self.dispatcher.expire_in_flight(now)
             for replica in self._open_replicas():
@@ -276,6 +280,14 @@ class Pool:
             self._probe_one(now)
             if not self.dispatcher.waiting and not self.dispatcher.in_flight:
                 self._idle.set()
+
+    def _forgive(self, late_s: float) -> None:
+        """The front was stopped or its machine slept: what it could not hear in that time is no
+        reason to kill a replica."""
+        if late_s > PAUSE_S:
+            logger.warning("the front stood still for %.1f s: its replicas get that time", late_s)
+            for replica in self._replicas:
+                replica.forgive(late_s)
 
     def _probe_one(self, now: float) -> None:
         """Probe one mix of one idle replica at a time: a probe must not slow the others' answers,

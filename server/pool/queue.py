@@ -31,6 +31,7 @@ class QueueEntry:
     token: Callable[[str], None] | None = None
     losses: int = 0  # replicas that died while holding it ...
     deaths: int = 0  # ... and of those, the ones it may have killed
+    avoid: int | None = None  # index of a replica that had no memory for it
     streamed: bool = False  # its caller has seen part of the answer
     closed: bool = False  # its caller has been answered, or has gone
     finish_reason: str = ""

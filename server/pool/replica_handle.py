@@ -103,6 +103,11 @@ class ReplicaHandle:
             return f"no progress for {self._config.stall_s:g} s"
         return ""
 
+    def forgive(self, seconds: float) -> None:
+        """Time in which the front heard nothing of anybody does not count."""
+        self.started_at += seconds
+        self.moved_at += seconds
+
     # ---- messages to the replica -----------------------------------------------------------
 
     def hold(self, entry: QueueEntry) -> None:

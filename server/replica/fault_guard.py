@@ -38,6 +38,21 @@ def run_thread(loop: Callable[[], None]) -> None:
         os._exit(EXIT_BROKEN)
 
 
+def short_of_memory(error: BaseException | None) -> bool:
+    """Whether an allocation failed, in Python, NumPy or torch (which has no class of its own for
+    the CPU); also where a decoder made another error of it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        torch_says = type(error).__name__ == "OutOfMemoryError" or (
+            type(error) is RuntimeError and "not enough memory" in str(error)
+        )
+        if isinstance(error, MemoryError) or torch_says:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @contextmanager
 def fault_guard(
     reason: str, broken_by: Callable[[Exception], bool] = lambda error: False
@@ -45,6 +60,8 @@ def fault_guard(
     """Makes any error inside a Failed, but for one that `broken_by` says spoils all that would be
     computed from now on: that reaches `run_thread`, and the front retries the rows elsewhere,
     each alone.
+
+    A shortage of memory is not the row's fault: RESOURCE_EXHAUSTED, and another replica is asked.
 
     Broad, because decoders and a model's libraries raise anything over a stranger's bytes, and a
     row without an answer is worse than a bug with one.
@@ -57,6 +74,12 @@ def fault_guard(
         logger.exception("%s", reason)
         if broken_by(error):
             raise
+        if short_of_memory(error):
+            text = "this replica has no memory left for the row"
+            short = inference_pb2.Fault(
+                code="RESOURCE_EXHAUSTED", reason="REPLICA_MEMORY", message=text
+            )
+            raise Failed(short) from error
         message = f"{type(error).__name__}: {error}"
         fault = inference_pb2.Fault(code="INTERNAL", reason=reason, message=message)
         raise Failed(fault) from error

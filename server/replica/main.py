@@ -22,6 +22,7 @@ from proto import inference_pb2, replica_pb2
 from server import host
 from server.replica import placement
 from server.replica.batching import budget_for
+from server.replica.fault_guard import short_of_memory
 from server.replica.model import Ready, Rejected
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 from server.request.by_name import filled
@@ -220,6 +221,8 @@ class PipelineModel:
         try:
             row = self._pipeline.prepare(sample_of(work, example))
         except BadInput as error:
+            if short_of_memory(error):
+                raise  # not the input's fault: fault_guard answers
             raise Rejected(error.field, error.reason, error.message) from error
         return Ready(row, row.tokens, row.decode_ms, row.preprocess_ms, row.modalities)
 

@@ -15,9 +15,12 @@ STAMP_KEY = "trefoil-stamp"
 DETAILS_KEY = "grpc-status-details-bin"
 DOMAIN = "trefoil"
 
-# Metadata beyond 8 KiB is cut off by most clients, and the details are metadata.
+# Most clients refuse metadata beyond 8 KiB, and the message and the details are metadata: the one
+# percent-encoded (three times the bytes at most), the other in base64.
 MOST_VIOLATIONS = 8
-LONGEST_MESSAGE = 500
+LONGEST_MESSAGE = 500  # bytes of UTF-8, as the next two
+LONGEST_FIELD = 200
+MOST_DETAILS = 2000  # of all violations
 
 STATUS: dict[str, grpc.StatusCode] = {
     code.name: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK
@@ -46,7 +49,13 @@ def status_of(fault: Fault) -> grpc.StatusCode:
 def spoken(fault: Fault) -> str:
     """The status message: field, message, reason."""
     where = f"{fault.field}: " if fault.field else ""
-    return f"{where}{fault.message} [{fault.reason}]"[:LONGEST_MESSAGE]
+    return trimmed(f"{where}{fault.message} [{fault.reason}]", LONGEST_MESSAGE)
+
+
+def trimmed(text: str, longest: int) -> str:
+    """At most `longest` bytes of UTF-8, whole characters; callers choose much of these texts."""
+    data = text[:longest].encode(errors="replace")
+    return data[:longest].decode(errors="ignore")
 
 
 def trailers(faults: Sequence[Fault], stamp: str) -> Metadata:
@@ -59,24 +68,29 @@ def trailers(faults: Sequence[Fault], stamp: str) -> Metadata:
 
 def _details(faults: Sequence[Fault], stamp: str) -> list[message.Message]:
     first = faults[0]
-    metadata = {"stamp": stamp, "field": first.field}
+    metadata = {"stamp": stamp, "field": trimmed(first.field, LONGEST_FIELD)}
     info = error_details_pb2.ErrorInfo(reason=first.reason, domain=DOMAIN, metadata=metadata)
     details: list[message.Message] = [info]
     if first.code == "INVALID_ARGUMENT":
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(
-                field=fault.field,
-                description=fault.message[:LONGEST_MESSAGE],
-                reason=fault.reason,
-            )
-            for fault in faults[:MOST_VIOLATIONS]
-        ]
-        details.append(error_details_pb2.BadRequest(field_violations=violations))
+        details.append(_violations(faults))
     if first.retry_after_s > 0:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(first.retry_after_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return details
+
+
+def _violations(faults: Sequence[Fault]) -> error_details_pb2.BadRequest:
+    """The first ones, as many as the metadata has room for."""
+    found = error_details_pb2.BadRequest()
+    for fault in faults[:MOST_VIOLATIONS]:
+        field = trimmed(fault.field, LONGEST_FIELD)
+        text = trimmed(fault.message, LONGEST_MESSAGE)
+        found.field_violations.add(field=field, description=text, reason=fault.reason)
+        if found.ByteSize() > MOST_DETAILS:
+            del found.field_violations[-1]
+            break
+    return found
 
 
 def _pack(detail: message.Message) -> any_pb2.Any:

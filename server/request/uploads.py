@@ -14,14 +14,19 @@ from server.request.status import Refused, bad_input
 from server.types import Fault
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+LONGEST_MIME = 256  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """`each` bounds one upload, `peer` what one host may hold at once, `total` all of them."""
+    """`each` bounds one upload, `peer` what one host may hold at once, `total` all of them.
+
+    An upload costs memory beyond its bytes, so their number is bounded as well.
+    """
 
     each_bytes: int = 64 << 20
     peer_bytes: int = 128 << 20
+    peer_count: int = 64
     total_bytes: int = 256 << 20
     ttl_s: float = 300.0
     idle_s: float = 30.0  # longest wait for the next chunk
@@ -40,7 +45,8 @@ class Upload:
 class Receiving:
     """One upload on its way in. Its announced size is reserved until it is kept or given up."""
 
-    def __init__(self, announced: int, sha256: str) -> None:
+    def __init__(self, announced: int, sha256: str, mime: str = "") -> None:
+        self.mime = mime
         self._announced = announced
         self._claim = sha256
         self._digest = hashlib.sha256()
@@ -70,7 +76,7 @@ class UploadStore:
     """Finished uploads by id, and the bytes reserved by those still arriving.
 
     # Invariant: `_held[peer]` is what the peer's kept and arriving uploads may occupy, and the
-    values sum to `_total`; both only change together in `_hold`.
+    values sum to `_total`; `_counts[peer]` is their number. All change together in `_hold`.
     """
 
     def __init__(self, limits: UploadLimits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -78,9 +84,10 @@ class UploadStore:
         self._clock = clock
         self._kept: dict[str, Upload] = {}
         self._held: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
         self._total = 0
 
-    def reserve(self, peer: str, announced: int, sha256: str) -> Receiving:
+    def reserve(self, peer: str, announced: int, sha256: str, mime: str = "") -> Receiving:
         """Room for an upload, or Refused. Every reservation ends in `keep` or `give_up`."""
         self._expire()
         limits = self.limits
@@ -92,23 +99,28 @@ class UploadStore:
         if sha256 and not SHA256.fullmatch(sha256):
             text = "sha256 must be 64 lower-case hex digits"
             raise Refused(bad_input("header.sha256", "SHA256_MALFORMED", text))
+        if len(mime.encode()) > LONGEST_MIME:
+            text = f"{len(mime.encode())} bytes; the limit is {LONGEST_MIME}"
+            raise Refused(bad_input("header.mime_type", "TOO_LONG", text))
+        if self._counts.get(peer, 0) >= limits.peer_count:
+            raise Refused(self._full("PEER_UPLOADS_FULL", f"{limits.peer_count} uploads a peer"))
         if self._held.get(peer, 0) + announced > limits.peer_bytes:
             raise Refused(self._full("PEER_UPLOADS_FULL", f"{limits.peer_bytes} bytes a peer"))
         if self._total + announced > limits.total_bytes:
             raise Refused(self._full("UPLOADS_FULL", f"{limits.total_bytes} bytes in all"))
-        self._hold(peer, announced)
-        return Receiving(announced, sha256)
+        self._hold(peer, announced, 1)
+        return Receiving(announced, sha256, mime)
 
-    def keep(self, peer: str, mime: str, received: Receiving) -> Upload:
+    def keep(self, peer: str, received: Receiving) -> Upload:
         """Raises Refused when the content is not what was announced; then give it up."""
         data, digest = received.finish()
         expires = self._clock() + self.limits.ttl_s
-        upload = Upload(secrets.token_hex(16), data, mime, digest, peer, expires)
+        upload = Upload(secrets.token_hex(16), data, received.mime, digest, peer, expires)
         self._kept[upload.id] = upload
         return upload
 
     def give_up(self, peer: str, announced: int) -> None:
-        self._hold(peer, -announced)
+        self._hold(peer, -announced, -1)
 
     def find(self, upload_id: str) -> Upload | None:
         self._expire()
@@ -119,19 +131,22 @@ class UploadStore:
         return self._total
 
     def _full(self, reason: str, limit: str) -> Fault:
-        soonest = min((upload.expires for upload in self._kept.values()), default=self._clock() + 1)
+        first = next(iter(self._kept.values()), None)
+        soonest = first.expires if first is not None else self._clock() + 1
         wait_s = max(soonest - self._clock(), 0.1)
         text = f"uploads may hold {limit}; the next expires in {wait_s:.0f} s"
         return Fault("RESOURCE_EXHAUSTED", "header.total_bytes", reason, text, wait_s)
 
     def _expire(self) -> None:
+        """Uploads are kept in the order in which they expire: a look costs what it removes."""
         now = self._clock()
-        for upload in [upload for upload in self._kept.values() if upload.expires <= now]:
-            del self._kept[upload.id]
-            self._hold(upload.peer, -len(upload.data))
+        while self._kept and (first := next(iter(self._kept.values()))).expires <= now:
+            del self._kept[first.id]
+            self._hold(first.peer, -len(first.data), -1)
 
-    def _hold(self, peer: str, more: int) -> None:
+    def _hold(self, peer: str, more: int, uploads: int) -> None:
         self._total += more
         self._held[peer] = self._held.get(peer, 0) + more
-        if self._held[peer] == 0:
-            del self._held[peer]
+        self._counts[peer] = self._counts.get(peer, 0) + uploads
+        if self._counts[peer] == 0:
+            del self._held[peer], self._counts[peer]

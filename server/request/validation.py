@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from proto import inference_pb2 as pb
@@ -21,14 +21,22 @@ from server.request.lazy_parse import example_of, parse_generate, parse_predict,
 from server.request.limits import most
 from server.request.status import Refused, bad_input
 from server.request.token_estimate import modality_of, tokens_of
-from server.request.uploads import SHA256, UploadStore
+from server.request.uploads import SHA256, Upload, UploadStore
+from server.request.wire import with_contents
 from server.types import Facts, Work
 
 STAMP = re.compile(r"[0-9a-f]{64}")
 HEAD_BYTES = 16
-LONGEST_ID = 256  # request ids, session ids, slice names and values
+LONGEST_ID = 256  # request ids, session ids, slice names and values, strings of a part
 PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 1, pb.HIGH: 0, pb.NORMAL: 1, pb.LOW: 2}
 TASKS = {pb.TASK_UNSPECIFIED: "classify", pb.CLASSIFY: "classify", pb.EMBED: "embed"}
+
+
+@dataclass(slots=True)
+class UploadsNamed:
+    """Bytes of the uploads that the rows of one request have named so far."""
+
+    taken: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,7 @@ class Terms:
     trace_parent: str = ""
     request: str = ""
     refuse_truncation: bool = False
+    uploads_named: UploadsNamed = field(default_factory=UploadsNamed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,10 @@ class Validator:
         return self._call(request, (request.example,), terms, 0)
 
     def work(self, row: bytes, field: str, terms: Terms) -> Work:
-        """One row, uploads put in place; raises Refused when the row itself is at fault."""
+        """One row, uploads put in place; raises Refused when the row itself is at fault.
+
+        Sizes come first: nothing is copied or hashed for a row that is too large.
+        """
         example = example_of(row, field)
         if not example.parts:
             raise Refused(
@@ -123,15 +135,16 @@ class Validator:
         limit = most(self._config, self._facts(), "max_parts")
         _at_most(len(example.parts), limit, f"{field}.parts", "TOO_MANY_PARTS", "parts")
         slices = self._slices(example, f"{field}.slices")
-        inlined, tokens_in_all, modalities = False, 0, set()
+        named = self._named(example, field)
+        self._check_size(row, named, field, terms.uploads_named)
+        tokens_in_all, modalities = 0, set()
         for index, part in enumerate(example.parts):
-            where = f"{field}.parts[{index}]"
-            inlined |= self._inline(part, where)
-            modality, tokens = self._weigh(part, where)
+            modality, tokens = self._weigh(part, f"{field}.parts[{index}]", named.get(index))
             modalities.add(modality)
             tokens_in_all += tokens
-        payload = example.SerializeToString() if inlined else row
-        _at_most(len(payload), self._config.ahead_bytes, field, "EXAMPLE_TOO_LARGE")
+        payload = row
+        if named:
+            payload = with_contents(example, {at: one.data for at, one in named.items()})
         return Work(
             id=self._new_id(),
             example=payload,
@@ -153,22 +166,45 @@ class Validator:
             refuse_truncation=terms.refuse_truncation,
         )
 
-    def _inline(self, part: pb.Part, field: str) -> bool:
-        """Put an upload's content in the place of its id; False when there is none."""
-        if part.WhichOneof("source") != "upload_id":
-            return False
-        upload = self._uploads.find(part.upload_id)
-        if upload is None:
-            text = "there is no such upload here (any more): uploads expire, and stay on one server"
-            raise Refused(bad_input(f"{field}.upload_id", "UNKNOWN_UPLOAD", text))
-        if not part.sha256:  # else _weigh compares the claim with the content
-            part.sha256 = upload.sha256
-        part.mime_type = part.mime_type or upload.mime
-        part.data = upload.data
-        return True
+    def _named(self, example: pb.Example, field: str) -> dict[int, Upload]:
+        """The uploads of a row by the index of the part that names them."""
+        named: dict[int, Upload] = {}
+        for index, part in enumerate(example.parts):
+            where = f"{field}.parts[{index}]"
+            for name in ("id", "mime_type", "upload_id"):
+                _at_most(len(getattr(part, name)), LONGEST_ID, f"{where}.{name}", "TOO_LONG")
+            if part.WhichOneof("source") != "upload_id":
+                continue
+            upload = self._uploads.find(part.upload_id)
+            if upload is None:
+                text = "there is no such upload here (any more): uploads expire, and stay on one "
+                raise Refused(bad_input(f"{where}.upload_id", "UNKNOWN_UPLOAD", f"{text}server"))
+            named[index] = upload
+        return named
 
-    def _weigh(self, part: pb.Part, field: str) -> tuple[str, int]:
-        """Modality and estimated tokens of one part; raises Refused for what sizes can tell."""
+    def _check_size(
+        self, row: bytes, named: dict[int, Upload], field: str, of_request: UploadsNamed
+    ) -> None:
+        """The row with all it names, and the uploads that the whole request names."""
+        more = sum(len(upload.data) for upload in named.values())
+        _at_most(len(row) + more, self._config.ahead_bytes, field, "EXAMPLE_TOO_LARGE")
+        in_all, limit = of_request.taken + more, self._config.queue_bytes
+        if in_all > limit:
+            text = f"the uploads named up to here have {in_all} bytes; the limit of a request is "
+            raise Refused(bad_input(field, "REQUEST_TOO_LARGE", f"{text}{limit}"))
+        of_request.taken = in_all
+
+    def _weigh(self, part: pb.Part, field: str, upload: Upload | None) -> tuple[str, int]:
+        """Modality and estimated tokens of one part; raises Refused for what sizes can tell.
+        A part that names an upload gets its type and hash where it gives none."""
+        if upload is not None:
+            if part.sha256:
+                _check_claim(part.sha256, lambda: upload.sha256, field)
+            part.sha256 = upload.sha256
+            part.mime_type = part.mime_type or upload.mime
+            head = upload.data[:HEAD_BYTES]
+            modality = modality_of(part, head)
+            return modality, tokens_of(modality, len(upload.data), head)
         source = part.WhichOneof("source")
         if source is None:
             text = "a part needs one of text, data and upload_id"
@@ -182,21 +218,11 @@ class Validator:
             _at_most(len(content), limit, f"{field}.text", "TEXT_TOO_LONG")
         else:
             content = part.data
-        self._check_claim(part.sha256, content, field)
+        if part.sha256:
+            _check_claim(part.sha256, lambda: hashlib.sha256(content).hexdigest(), field)
         head = content[:HEAD_BYTES]
         modality = modality_of(part, head)
         return modality, tokens_of(modality, len(content), head)
-
-    def _check_claim(self, claim: str, content: bytes, field: str) -> None:
-        if not claim:
-            return
-        if not SHA256.fullmatch(claim):
-            text = "sha256 must be 64 lower-case hex digits"
-            raise Refused(bad_input(f"{field}.sha256", "SHA256_MALFORMED", text))
-        found = hashlib.sha256(content).hexdigest()
-        if found != claim:
-            text = f"the content hashes to {found}, the part claims {claim}"
-            raise Refused(bad_input(f"{field}.sha256", "SHA256_MISMATCH", text))
 
     def _slices(self, example: pb.Example, field: str) -> dict[str, str]:
         limit = self._config.max_slices
@@ -209,14 +235,16 @@ class Validator:
     def _labels(self, raw: Sequence[bytes]) -> tuple[str, ...]:
         _at_most(len(raw), self._config.max_labels, "labels", "TOO_MANY_LABELS", "labels")
         labels = tuple(text_of(label, f"labels[{index}]") for index, label in enumerate(raw))
+        before: set[str] = set()
         for index, label in enumerate(labels):
-            if not label.strip():
-                raise Refused(bad_input(f"labels[{index}]", "EMPTY", "a label must not be blank"))
-            if label in labels[:index]:
-                text = f"the label {label!r} is given twice"
-                raise Refused(bad_input(f"labels[{index}]", "DUPLICATE_LABEL", text))
             limit = self._config.max_label_chars
             _at_most(len(label), limit, f"labels[{index}]", "LABEL_TOO_LONG", "characters")
+            if not label.strip():
+                raise Refused(bad_input(f"labels[{index}]", "EMPTY", "a label must not be blank"))
+            if label in before:
+                text = f"the label {label!r} is given twice"
+                raise Refused(bad_input(f"labels[{index}]", "DUPLICATE_LABEL", text))
+            before.add(label)
         return labels
 
     def _terms(self, request: Any, caller: Caller) -> Terms:
@@ -227,6 +255,8 @@ class Validator:
         if request.on_truncation not in pb.OnTruncation.values():
             text = f"there is no choice {request.on_truncation}"
             raise Refused(bad_input("on_truncation", "UNKNOWN_ON_TRUNCATION", text))
+        field, limit = "expected_stamps", self._config.max_expected_stamps
+        _at_most(len(request.expected_stamps), limit, field, "TOO_MANY_STAMPS", "stamps")
         remaining_s = caller.remaining_s
         if remaining_s is None:
             remaining_s = self._config.default_deadline_s or None
@@ -256,6 +286,16 @@ def _stamps(raw: Sequence[bytes]) -> Iterator[str]:
             message = "a stamp is compared on all of its 64 lower-case hex digits"
             raise Refused(bad_input(f"expected_stamps[{index}]", "STAMP_MALFORMED", message))
         yield text
+
+
+def _check_claim(claim: str, digest: Callable[[], str], field: str) -> None:
+    """`digest` is asked for only when the claim is one at all."""
+    if not SHA256.fullmatch(claim):
+        text = "sha256 must be 64 lower-case hex digits"
+        raise Refused(bad_input(f"{field}.sha256", "SHA256_MALFORMED", text))
+    if (found := digest()) != claim:
+        text = f"the content hashes to {found}, the part claims {claim}"
+        raise Refused(bad_input(f"{field}.sha256", "SHA256_MISMATCH", text))
 
 
 def _short_text(raw: bytes, field: str) -> str:

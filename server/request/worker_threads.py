@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from server.request.status import Refused, bad_input
-from server.telemetry.errors import BadFilter, StoreBusy, UnknownAlert
+from server.telemetry.errors import BadFilter, StoreBusy, TooMany, UnknownAlert
 from server.telemetry_port import TelemetryOff
 from server.types import Fault
 
 T = TypeVar("T")
 RETRY_S = 1.0
+TOO_MANY_S = 60.0  # until a person has ended one, or one has ended by itself
 
 
 class WorkerThreads:
@@ -43,6 +44,9 @@ class WorkerThreads:
             raise Refused(bad_input(field, "BAD_FILTER", str(error))) from None
         except UnknownAlert as error:
             raise Refused(Fault("NOT_FOUND", field, "UNKNOWN", str(error))) from None
+        except TooMany as error:
+            fault = Fault("RESOURCE_EXHAUSTED", field, "TOO_MANY", str(error), TOO_MANY_S)
+            raise Refused(fault) from None
         except TelemetryOff as error:
             raise Refused(Fault("FAILED_PRECONDITION", "", "TELEMETRY_OFF", str(error))) from None
         except StoreBusy as error:

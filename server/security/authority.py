@@ -45,8 +45,7 @@ def make(directory: Path, hosts: list[str], now: dt.datetime) -> list[Path]:
         uri: list[x509.GeneralName] = [
             x509.UniformResourceIdentifier(f"spiffe://{TRUST_DOMAIN}/{role}/{role}-1")
         ]
-        usage = ExtendedKeyUsageOID.CLIENT_AUTH
-        written.append(_leaf(directory, f"client-{role}", uri, usage, authority, now))
+        written.append(make_leaf(directory, f"client-{role}", uri, authority, now))
     return written
 
 
@@ -56,6 +55,17 @@ def new_authority(now: dt.datetime) -> Authority:
     builder = _builder(name, name, key.public_key(), now, CA_DAYS)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     return Authority(builder.sign(key, hashes.SHA256()), key)
+
+
+def make_leaf(
+    directory: Path,
+    stem: str,
+    names: list[x509.GeneralName],
+    authority: Authority,
+    now: dt.datetime,
+) -> Path:
+    """A client certificate with these alternative names, and its key."""
+    return _leaf(directory, stem, names, ExtendedKeyUsageOID.CLIENT_AUTH, authority, now)
 
 
 def _leaf(

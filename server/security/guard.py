@@ -15,7 +15,7 @@ import grpc
 
 from server.request.actor import ACTOR
 from server.security.audit import AuditLog
-from server.security.roles import ADMIN, ALLOWED, ROLES, Role, is_open, permits
+from server.security.roles import ALLOWED, AUDITED, ROLES, Role, is_open, permits
 from server.security.tokens import CallerIdentity, TokenFile
 
 AUTHORIZATION = "authorization"
@@ -27,17 +27,39 @@ Denial = tuple[grpc.StatusCode, str]
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """`tokens` None: only certificates count. Without either, do not install a guard at all."""
 
-    def __init__(self, tokens: TokenFile | None, audit: AuditLog | None) -> None:
+    def __init__(
+        self, tokens: TokenFile | None, audit: AuditLog | None, certificates: bool = True
+    ) -> None:
+        """`certificates`: clients may show one. It is known only once the handler runs."""
         self._tokens = tokens
         self._audit = audit
+        self._certificates = certificates
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
     ) -> Any:
+        method = details.method
+        if not is_open(method) and self._hopeless(method, details.invocation_metadata or ()):
+            return self._denying(method)
         handler = await continuation(details)
-        if handler is None or is_open(details.method):
+        if handler is None or is_open(method):
             return handler
-        return self._guarded(handler, details.method)
+        return self._guarded(handler, method)
+
+    def _hopeless(self, method: str, metadata: Any) -> bool:
+        """Whether the head of the call alone shows that it will be denied."""
+        bearer = bearer_of(metadata)
+        if not bearer and (self._certificates or self._tokens is None):
+            return False
+        return judge(method, self._of_token(bearer)) is not None
+
+    def _denying(self, method: str) -> Any:
+        """A handler that reads no message: nobody without a credential makes one be received."""
+
+        async def call(_requests: Any, context: Any) -> None:
+            await self._check(method, context)
+
+        return grpc.stream_stream_rpc_method_handler(call)
 
     def _guarded(self, handler: Any, method: str) -> Any:
         wrap, inner = kind_of(handler)
@@ -57,7 +79,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         """The name of the caller; ends the call when it is not allowed."""
         identity = self.identity(context)
         denial = judge(method, identity)
-        if self._audit is not None and ALLOWED.get(method) == ADMIN:
+        if self._audit is not None and method in AUDITED:
             self._audit.write(method, identity, context.peer(), denied=denial is not None)
         if denial is not None:
             await context.abort(*denial)
@@ -67,9 +89,14 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         """A token counts before a certificate: it is the narrower statement."""
         bearer = bearer_of(context.invocation_metadata() or ())
         if bearer:
-            return self._tokens.identity(bearer) if self._tokens is not None else None
-        names = context.auth_context().get("x509_subject_alternative_name", ())
+            return self._of_token(bearer)
+        # URIs only: the list of all alternative names has DNS names and e-mail addresses too,
+        # which an authority may sign without looking at what they would mean as a URI.
+        names = context.auth_context().get("peer_uri", ())
         return next(filter(None, map(identity_of_uri, names)), None)
+
+    def _of_token(self, bearer: str) -> CallerIdentity | None:
+        return self._tokens.identity(bearer) if bearer and self._tokens is not None else None
 
 
 def kind_of(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:

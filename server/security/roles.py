@@ -38,6 +38,16 @@ ALLOWED: dict[str, frozenset[Role]] = {
 }
 
 
+# Written into the audit log, whether allowed or denied.
+AUDITED = frozenset(
+    (
+        *(method for method, roles in ALLOWED.items() if roles == ADMIN),
+        "/trefoil.v1.Observe/Acknowledge",
+        "/trefoil.v1.Observe/Silence",
+    )
+)
+
+
 def is_open(method: str) -> bool:
     return method in ALLOWED and ALLOWED[method] == OPEN
 

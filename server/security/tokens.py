@@ -10,7 +10,9 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -19,6 +21,10 @@ from pathlib import Path
 
 from server.security.roles import ROLES, Role
 
+logger = logging.getLogger(__name__)
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+LONGEST_NAME = 120
 PREFIX = "trefoil_"  # so that a leaked one can be searched for
 
 
@@ -44,14 +50,19 @@ class CallerIdentity:
 
 
 class TokenFile:
-    """Reads the file again when it changes, so a revoked token stops within one request."""
+    """Reads the file again when it changes, so a revoked token stops within one request.
+
+    A file that cannot be used any more changes nothing: the tokens read last go on, and `trouble`
+    says which line is wrong. Callers never learn that.
+    """
 
     def __init__(self, path: Path, wall: Callable[[], float] = time.time) -> None:
+        """Raises OSError, TokenFileInvalid."""
+        self.trouble = ""
         self._path = path
         self._wall = wall
-        self._seen: tuple[int, int] = (0, 0)
-        self._tokens: tuple[BearerToken, ...] = ()
-        self._refresh()
+        self._seen = _seen(path)
+        self._tokens = read(path)
 
     def identity(self, bearer: str) -> CallerIdentity | None:
         """Who holds this token; None for an unknown or expired one."""
@@ -65,28 +76,62 @@ class TokenFile:
             return None
         return CallerIdentity(found.name, found.role, "token")
 
+    def look(self) -> None:
+        """Reads the file if it has changed, also when nobody calls."""
+        self._refresh()
+
     def _refresh(self) -> None:
-        status = self._path.stat()
-        seen = (status.st_mtime_ns, status.st_ino)
-        if seen != self._seen:
-            self._tokens = read(self._path)
+        try:
+            seen = _seen(self._path)
+            if seen == self._seen:
+                return
             self._seen = seen
+            self._tokens = read(self._path)
+        except (OSError, TokenFileInvalid) as error:
+            trouble = f"the token file cannot be used, the tokens read last still count: {error}"
+            if trouble != self.trouble:
+                logger.error("%s", trouble)
+            self.trouble = trouble
+            if isinstance(error, OSError):
+                self._seen = (0, 0, 0)  # it is read once it is there again, unchanged or not
+            return
+        if self.trouble:
+            logger.warning("the token file is read again: %s", self._path)
+            self.trouble = ""
+
+
+def _seen(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def read(path: Path) -> tuple[BearerToken, ...]:
-    """One JSON object a line. Raises TokenFileInvalid."""
+    """One JSON object a line. Raises OSError, TokenFileInvalid."""
+    try:
+        lines = path.read_text().splitlines()
+    except UnicodeDecodeError as error:
+        raise TokenFileInvalid(f"{path}: {error}") from error
     tokens = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            token = BearerToken(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise TokenFileInvalid(f"{path}, line {number}: {error}") from error
-        if token.role not in ROLES:
-            raise TokenFileInvalid(f"{path}, line {number}: role {token.role!r} is none of {ROLES}")
-        tokens.append(token)
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            tokens.append(_token(line, f"{path}, line {number}"))
     return tuple(tokens)
+
+
+def _token(line: str, where: str) -> BearerToken:
+    try:
+        token = BearerToken(**json.loads(line))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise TokenFileInvalid(f"{where}: {error}") from error
+    if token.role not in ROLES:
+        raise TokenFileInvalid(f"{where}: role {token.role!r} is none of {ROLES}")
+    if not isinstance(token.name, str) or not token.name or len(token.name) > LONGEST_NAME:
+        raise TokenFileInvalid(f"{where}: name must be 1 to {LONGEST_NAME} characters")
+    if not isinstance(token.sha256, str) or not SHA256.fullmatch(token.sha256):
+        raise TokenFileInvalid(f"{where}: sha256 must be 64 lower-case hex digits")
+    if not isinstance(token.expires_unix_s, (int, float)):
+        raise TokenFileInvalid(f"{where}: expires_unix_s must be a number of seconds, 0 for never")
+    return token
 
 
 def add(path: Path, name: str, role: Role, expires_unix_s: int) -> str:

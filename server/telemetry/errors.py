@@ -4,6 +4,7 @@ TelemetryError
 ├── ReferenceRefused   reference/profile.json cannot be read or does not fit the features
 ├── BadFilter          a filter line that cannot be understood: which term, why
 ├── UnknownAlert       an id that names no alert or silence
+├── TooMany            a limit of what people may add, reached
 ├── ExportRefused      OpenTelemetry is asked for something this server cannot do
 └── StoreBusy          the writer did not answer in time
 """
@@ -30,6 +31,10 @@ class BadFilter(TelemetryError):
 
 class UnknownAlert(TelemetryError):
     pass
+
+
+class TooMany(TelemetryError):
+    """Says what there is too much of, the limit and the remedy."""
 
 
 class ExportRefused(TelemetryError):

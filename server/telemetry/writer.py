@@ -218,7 +218,10 @@ class TelemetryWriter:
         self._show_features(self.states.adopt(bundle, self._clock()))
 
     def take_feedback(self, items: list[FeedbackItem]) -> list[FeedbackResult]:
-        self.journal.write()
+        # The second try is for a first one that only set rows aside.
+        if not self.journal.write() and not self.journal.write():
+            # Its predictions may be among the rows that wait, so they must not be called unknown.
+            raise sqlite3.OperationalError(self.journal.trouble or "predictions wait to be written")
         return self.feedback.take(items, self._clock())
 
     def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:

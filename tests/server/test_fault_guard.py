@@ -44,3 +44,34 @@ def test_an_error_at_the_edge_ends_the_process(error: str, code: int) -> None:
         [sys.executable, "-c", script], capture_output=True, timeout=patience(60)
     )
     assert ended.returncode == code
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch calls it on an accelerator."""
+
+
+def decoder_error() -> Exception:
+    """A decoder's own error, made of one of memory."""
+    try:
+        try:
+            raise MemoryError
+        except MemoryError:
+            raise ValueError("the image does not fit in memory") from None
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: not enough memory"),
+        decoder_error(),
+    ],
+)
+def test_a_shortage_of_memory_is_not_the_rows_fault(error: Exception) -> None:
+    with pytest.raises(Failed) as caught, fault_guard("PREPARE_FAILED"):
+        raise error
+    fault = caught.value.fault
+    assert (fault.code, fault.reason) == ("RESOURCE_EXHAUSTED", "REPLICA_MEMORY")

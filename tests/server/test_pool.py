@@ -17,7 +17,7 @@ from server.pool.pool import Pool
 from server.types import Outcome, Work
 from tests.support.patience import patience
 from tests.support.running import until
-from tests.support.stub_replica import STAMP, stub_config, stub_pool, work
+from tests.support.stub_replica import STAMP, stub_config, stub_pool, stub_spawner, work
 
 
 @asynccontextmanager
@@ -350,3 +350,43 @@ async def test_stopping_ends_every_process_and_answers_what_waits() -> None:
     for process in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)
+
+
+async def test_a_row_that_one_replica_has_no_memory_for_is_answered_by_another() -> None:
+    async with running(2, short_below=1) as pool:
+        outcomes = [await ask(pool, f"r{number}", "large") for number in range(6)]
+        assert {outcome.answer.label for outcome in outcomes if outcome.answer} == {
+            str(pid(pool, 1))
+        }
+        assert all(outcome.answer for outcome in outcomes)
+        assert any(outcome.retried for outcome in outcomes)
+        assert [status.restarts for status in pool.statuses()] == [0, 0]
+
+
+async def test_a_row_that_no_replica_has_memory_for_is_refused_with_a_time() -> None:
+    async with running(2, short_below=2) as pool:
+        outcome = await ask(pool, "a", "large")
+        assert outcome.fault is not None and outcome.retried
+        assert (outcome.fault.code, outcome.fault.reason) == (
+            "RESOURCE_EXHAUSTED",
+            "REPLICA_MEMORY",
+        )
+        assert outcome.fault.retry_after_s > 0
+        assert (await ask(pool, "b", "hello")).answer
+    async with running(1, short_below=1) as pool:
+        outcome = await ask(pool, "a", "large")
+        assert outcome.fault is not None and outcome.fault.code == "RESOURCE_EXHAUSTED"
+
+
+async def test_a_front_that_stood_still_does_not_kill_a_replica_for_it() -> None:
+    slept_s = [0.0]
+    pool = Pool(stub_config(stall_s=30.0), stub_spawner(), lambda: time.monotonic() + slept_s[0])
+    await pool.start()
+    try:
+        await until(lambda: pool.serving == 1)
+        asked = Ask(pool, work("a", "sleep 1.0"))
+        await until(lambda: pool.in_flight == 1)
+        slept_s[0] = 40.0
+        assert (await asked.answer).answer and pool.statuses()[0].restarts == 0
+    finally:
+        await pool.stop()

@@ -14,6 +14,8 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -334,3 +336,65 @@ def test_without_tls_nothing_of_cryptography_is_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+async def test_a_call_without_a_credential_is_refused_before_its_message(tmp_path: Path) -> None:
+    """Its message never comes here, and the answer does."""
+    authority.make(tmp_path / "tls", ["127.0.0.1"], NOW)
+    bearer = tokens.add(tmp_path / "tokens", "watcher", "observe", 0)
+    files = tls.TlsFiles(tmp_path / "tls" / "server.pem", tmp_path / "tls" / "server.key", None)
+    guard = Guard(tokens.TokenFile(tmp_path / "tokens"), None, certificates=False)
+    server = grpc.aio.server(interceptors=[guard])
+    server.add_generic_rpc_handlers((Anything(),))
+    port = server.add_secure_port("127.0.0.1:0", tls.server_credentials(files))
+    await server.start()
+    site = Site(f"127.0.0.1:{port}", tmp_path / "tls", {}, tmp_path)
+    async with secure(site) as channel:
+        for given, code in (
+            ("trefoil_wrong", grpc.StatusCode.UNAUTHENTICATED),
+            (None, grpc.StatusCode.UNAUTHENTICATED),
+            (bearer, grpc.StatusCode.PERMISSION_DENIED),
+        ):
+            metadata = (("authorization", f"Bearer {given}"),) if given else ()
+            silent = channel.stream_unary("/trefoil.v1.Inference/Predict")(metadata=metadata)
+            assert await asyncio.wait_for(silent.code(), patience(10.0)) == code
+    await server.stop(None)
+
+
+def certificate_with(name: x509.GeneralName, folder: Path) -> dict[str, Path]:
+    """A client certificate of this authority with one alternative name, as its files."""
+    made = authority.new_authority(NOW)
+    authority.make_leaf(folder, "forged", [name], made, NOW)
+    (folder / "forged-ca.pem").write_bytes(
+        made.certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    return {"certificate": folder / "forged.pem", "key": folder / "forged.key"}
+
+
+ADMIN_NAME = "spiffe://trefoil/admin/mallory"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        (x509.DNSName(ADMIN_NAME), grpc.StatusCode.UNAUTHENTICATED),
+        (x509.RFC822Name(ADMIN_NAME), grpc.StatusCode.UNAUTHENTICATED),
+        (x509.UniformResourceIdentifier(ADMIN_NAME), grpc.StatusCode.OK),
+    ],
+    ids=["dns", "email", "uri"],
+)
+async def test_only_a_uri_in_a_certificate_is_an_identity(
+    tmp_path: Path, name: x509.GeneralName, code: grpc.StatusCode
+) -> None:
+    authority.make(tmp_path, ["127.0.0.1"], NOW)
+    pair = certificate_with(name, tmp_path)
+    files = tls.TlsFiles(
+        tmp_path / "server.pem", tmp_path / "server.key", tmp_path / "forged-ca.pem"
+    )
+    server = grpc.aio.server(interceptors=[Guard(None, None)])
+    server.add_generic_rpc_handlers((Anything(),))
+    port = server.add_secure_port("127.0.0.1:0", tls.server_credentials(files))
+    await server.start()
+    async with secure(Site(f"127.0.0.1:{port}", tmp_path, {}, tmp_path), **pair) as channel:
+        assert await code_of(channel, "/trefoil.v1.Admin/Activate", None) == code
+    await server.stop(None)

@@ -31,7 +31,7 @@ class Clock:
 def put(store: UploadStore, peer: str, data: bytes) -> str:
     receiving = store.reserve(peer, len(data), "")
     receiving.add(data)
-    return store.keep(peer, "", receiving).id
+    return store.keep(peer, receiving).id
 
 
 def reason(call: Any, *arguments: Any) -> str:
@@ -75,11 +75,11 @@ def test_announced_size_and_hash_are_held_to() -> None:
     assert reason(store.reserve, "a", 5, "ab") == "SHA256_MALFORMED"
     short = store.reserve("a", 5, "")
     short.add(b"123")
-    assert reason(store.keep, "a", "", short) == "UPLOAD_SHORTER_THAN_ANNOUNCED"
+    assert reason(store.keep, "a", short) == "UPLOAD_SHORTER_THAN_ANNOUNCED"
     assert reason(short.add, b"456") == "UPLOAD_LONGER_THAN_ANNOUNCED"
     wrong = store.reserve("a", 3, hashlib.sha256(b"abc").hexdigest())
     wrong.add(b"abd")
-    assert reason(store.keep, "a", "", wrong) == "SHA256_MISMATCH"
+    assert reason(store.keep, "a", wrong) == "SHA256_MISMATCH"
 
 
 SMALL: dict[str, Any] = {

@@ -15,6 +15,7 @@ from server.security import authority, tls, tokens
 from server.security.audit import AuditLog
 from server.security.guard import Guard
 from server.security.roles import ROLES
+from server.telemetry_port import NullTelemetry, TelemetryPort
 from tests.support.running import IDENTITY
 from tests.support.standin_engine import StandInEngine
 
@@ -27,7 +28,9 @@ class SecureSite:
 
 
 @asynccontextmanager
-async def secure_listener(folder: Path, mutual: bool = False) -> AsyncIterator[SecureSite]:
+async def secure_listener(
+    folder: Path, mutual: bool = False, telemetry: TelemetryPort | None = None
+) -> AsyncIterator[SecureSite]:
     """`mutual`: every client needs a certificate. Otherwise a token will do."""
     pem = folder / "tls"
     authority.make(pem, ["localhost"], dt.datetime.now(dt.UTC))
@@ -43,6 +46,7 @@ async def secure_listener(folder: Path, mutual: bool = False) -> AsyncIterator[S
         leave=lambda: None,
         interceptors=(Guard(tokens.TokenFile(folder / "tokens"), audit),),
         credentials=tls.server_credentials(files),
+        telemetry=telemetry or NullTelemetry(),
     )
     # One address: a port that is free on one of the two `localhost` has may be taken on the other.
     port = (await running.start()).rpartition(":")[2]

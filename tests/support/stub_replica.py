@@ -54,11 +54,16 @@ class StubText:
 
 class StubModel:
     """`probes` is one word for each probe to come: right, wrong or slow; the last one stays. Every
-    `fail_every`th row is refused; 0: none."""
+    `fail_every`th row is refused; 0: none. `short`: no memory for a text that begins with large."""
 
     def __init__(
-        self, probes: Sequence[str] = ("right",), stamp: str = STAMP, fail_every: int = 0
+        self,
+        probes: Sequence[str] = ("right",),
+        stamp: str = STAMP,
+        fail_every: int = 0,
+        short: bool = False,
     ) -> None:
+        self._short = short
         self._fail_every = fail_every
         self._probes = list(probes)
         self._stamp = stamp
@@ -71,6 +76,8 @@ class StubModel:
             raise Rejected("parts[0].text", "BAD_WORD", "it says so")
         if text.startswith("slow"):
             time.sleep(float(text.split()[1]))
+        if self._short and text.startswith("large"):
+            raise MemoryError
         self._decoded += 1
         if self._fail_every and self._decoded % self._fail_every == 0:
             raise Rejected("", "FLAKY", "this replica is like that")
@@ -189,6 +196,7 @@ def main() -> None:
     parser.add_argument("--stamps", default=STAMP)
     parser.add_argument("--refuse", default="")
     parser.add_argument("--fail-every", type=int, default=0)
+    parser.add_argument("--short-below", type=int, default=0, help="replicas without memory")
     parser.add_argument("--crash", action="store_true")
     parser.add_argument("--moved", default="")
     parser.add_argument("--skew-interval", type=float, default=60.0)
@@ -205,7 +213,8 @@ def main() -> None:
         hello = replica_pb2.Hello(stamp_hex=stamp, stamp_name="stub", labels=["a"], device="cpu")
         hello.features.add(name="one", modality="text", kind="numeric", unit="1")
         hello.features.add(name="none", modality="text", kind="numeric", unit="1")
-        model = StubModel(arguments.probes.split(","), stamp, arguments.fail_every)
+        short = arguments.index < arguments.short_below
+        model = StubModel(arguments.probes.split(","), stamp, arguments.fail_every, short)
         budget, watch = Budget(arguments.rows, 1 << 20), StubWatch(arguments.moved)
         return Loaded(model, hello, budget, False, dict, watch)
 

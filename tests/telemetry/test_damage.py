@@ -23,6 +23,9 @@ import resource, sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from server.telemetry.store.history import TimeSpan
+import sqlite3
+from server.telemetry.stamps.feedback import FeedbackItem
+from tests.support.telemetry_bench import record
 from tests.support.telemetry_writer import Desk
 desk = Desk(Path({folder!r}))
 desk.put(0, 200)
@@ -35,6 +38,12 @@ for i in range(200, 20_200, 400):
 assert desk.writer.trouble, "nothing was refused"
 lost = desk.writer.journal.counters.lost
 assert lost > 0
+try:
+    found = desk.writer.take_feedback([FeedbackItem(record(20_199).prediction_id, "ok")])
+except sqlite3.OperationalError as error:
+    assert str(error), "no reason"
+else:
+    raise AssertionError(f"feedback was answered: {{found}}")
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 desk.clock.now += 60
 desk.writer.idle()

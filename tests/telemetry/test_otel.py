@@ -19,6 +19,7 @@ from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from server.api.listener import Listener
 from server.engine import Engine
+from server.ops.loop_lag import LoopLag
 from server.ops.otel_setup import OtelSetup
 from server.telemetry.otel import metric_definitions
 from server.telemetry.record import FeatureSpec, Record
@@ -48,7 +49,7 @@ async def served(**settings: Any) -> AsyncIterator[tuple[str, Kept, OtelSetup]]:
         engine, config, IDENTITY, leave=lambda: None, interceptors=otel.interceptors(())
     )
     address = await listener.start()
-    otel.watch(engine)
+    otel.watch(engine, listener.budget, LoopLag())
     try:
         await engine.start()
         await until(lambda: engine.snapshot().state == "READY", 60)

@@ -92,6 +92,9 @@ KINDS: dict[str, type[TrefoilError]] = {
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "UNAVAILABLE": Unavailable,
     "RESOURCE_EXHAUSTED": Overloaded,
+    # A call that its own caller cancels raises CancelledError. This is a server, or a proxy before
+    # it, that ended a call it had no room or no time for.
+    "CANCELLED": Unavailable,
 }
 
 

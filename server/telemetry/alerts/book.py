@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from server.telemetry.errors import UnknownAlert
+from server.telemetry.errors import TooMany, UnknownAlert
 from server.telemetry.filters import parse_matcher, silences
 from server.telemetry.findings import SEVERITIES, Finding
 from server.telemetry.rows import AlertRow, AlertTransition, SilenceRow
@@ -24,6 +24,8 @@ MAX_FLAPS = 4
 FLAP_HOLD_S = 600.0  # the least hold that flapping doubles
 DEPLOY_GRACE_S = 900.0  # nothing opens while the new stamp finds its feet
 RESOLVED_KEPT = 200
+MOST_SILENCES = 200  # each alert is compared with all of them
+MOST_STEPS = 100  # of the history of one alert: the first, and the newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,14 @@ class _Track:
     right_since: float | None = None
     hold_s: float = 0.0
     flaps: int = 0
+
+
+def _with(row: AlertRow, step: AlertTransition) -> AlertRow:
+    """The row with one step more in its history, which is kept, sent and stored whole."""
+    steps = (*row.history, step)
+    if len(steps) > MOST_STEPS:
+        steps = (steps[0], *steps[1 - MOST_STEPS :])
+    return replace(row, history=steps)
 
 
 class AlertBook:
@@ -163,7 +173,7 @@ class AlertBook:
         step = AlertTransition(
             int(now * 1000), before, row.state, "server", detail or finding.summary
         )
-        row = replace(row, history=(*row.history, step))
+        row = _with(row, step)
         self._open[row.key] = row
         self._notify(Transition(row, step, not row.silenced))
 
@@ -182,7 +192,7 @@ class AlertBook:
         )
         word = "unacknowledged" if undo else "acknowledged"
         step = AlertTransition(int(now * 1000), state, state, actor, f"{word}: {note}".rstrip(": "))
-        row = replace(row, history=(*row.history, step))
+        row = _with(row, step)
         self._put(row)
         self._notify(Transition(row, step, page=False))
         return row
@@ -190,11 +200,13 @@ class AlertBook:
     def silence(
         self, matcher: str, until: float, actor: str, reason: str, now: float
     ) -> SilenceRow:
-        """No pages for what matches, until then. Raises BadFilter on an empty matcher
+        """No pages for what matches, until then. Raises BadFilter on an empty matcher, TooMany
         and ValueError when it would not end, or has ended."""
         parse_matcher(matcher)
         if not now < until < now + 366 * 86400:
             raise ValueError("the end of a silence must lie in the future and within 366 days")
+        if len(self._silences) >= MOST_SILENCES:
+            raise TooMany(f"there are {MOST_SILENCES} silences, the most at a time: end one first")
         made = int(now * 1000)
         key = f"{matcher}\0{actor}\0{until}"
         row = SilenceRow(

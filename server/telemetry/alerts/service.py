@@ -37,7 +37,8 @@ class AlertService:
         self._changes = changes
         self._stepped = stepped
         self.book = AlertBook(self._notify)
-        self._waiting: list[Transition] = []
+        # The newest form of each alert that is not stored yet: it holds all steps.
+        self._waiting: dict[str, AlertRow] = {}
         self._firing: list[tuple[str, tuple[str, ...]]] = []  # stamp, slices
 
     def restore(self, now: float) -> None:
@@ -93,8 +94,8 @@ class AlertService:
         """Tries to store the steps that wait."""
 
         def work() -> None:
-            for transition in self._waiting:
-                self._store().judgements.put_alert(transition.alert)
+            for alert in self._waiting.values():
+                self._store().judgements.put_alert(alert)
 
         if self._waiting and self._attempt(work):
             self._waiting.clear()
@@ -102,6 +103,6 @@ class AlertService:
     def _notify(self, transition: Transition) -> None:
         # What was never confirmed is seen while it lasts, and not kept.
         if transition.step.from_state != "pending" or transition.step.to_state != "resolved":
-            self._waiting.append(transition)
+            self._waiting[transition.alert.id] = transition.alert
         self._changes.note([transition.alert])
         self._stepped(transition)

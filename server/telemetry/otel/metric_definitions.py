@@ -46,6 +46,7 @@ COUNTERS = {
     "trefoil.retries": MetricDefinition("{row}", "Rows tried once more because their replica died"),
     "trefoil.quarantined": MetricDefinition("{row}", "Rows that killed two replicas"),
     "trefoil.replica.restarts": MetricDefinition("{restart}", "Replica restarts"),
+    "trefoil.calls.refused": MetricDefinition("{call}", "Calls refused for want of a place"),
     DROPPED: MetricDefinition("{item}", "Items that were not exported, by signal"),
 }
 
@@ -55,6 +56,10 @@ GAUGES = {
     "trefoil.in_flight": MetricDefinition("{row}", "Rows a replica has"),
     "trefoil.replicas": MetricDefinition("{replica}", "Replicas by state"),
     "trefoil.replicas.wanted": MetricDefinition("{replica}", "Replicas asked for with --warm-pool"),
+    "trefoil.calls.open": MetricDefinition("{call}", "Open calls by what they are for"),
+    "trefoil.front.loop.lag": MetricDefinition(
+        "s", "Longest turn of the event loop within a minute"
+    ),
     "trefoil.ready": MetricDefinition("1", "1 while the server takes traffic, else 0"),
     "trefoil.drift.ks": MetricDefinition("1", "Kolmogorov-Smirnov distance from the baseline"),
     "trefoil.drift.kl": MetricDefinition(

@@ -1,0 +1,162 @@
+"""How many calls may be open at the same time: in all and of one host, by what they are for.
+
+Each kind of call has places of its own, so that no load of predictions can take those of health,
+Observe and Admin, and no flood of watchers those of predictions. A place in all is taken when the
+head of a call arrives, before its message; a place of a host when its handler begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from server.config import ServerConfig
+from server.request.caller import host_of
+from server.request.status import spoken, status_of, trailers
+from server.security.guard import kind_of
+from server.types import Fault
+
+RETRY_AFTER_S = 1.0
+
+PREDICT, STREAM, HEALTH, OBSERVE, ADMIN = "predict", "stream", "health", "observe", "admin"
+WATCH, HEALTH_WATCH = "watch", "health-watch"
+
+# By the service, unless the method is listed: inference of both protocols is PREDICT.
+_SERVICES = {
+    "grpc.health.v1.Health": HEALTH,
+    "trefoil.v1.Observe": OBSERVE,
+    "grpc.reflection.v1.ServerReflection": OBSERVE,
+    "grpc.reflection.v1alpha.ServerReflection": OBSERVE,
+    "trefoil.v1.Admin": ADMIN,
+}
+_METHODS = {
+    **{f"/trefoil.v1.Inference/{name}": STREAM for name in ("PredictStream", "Generate", "Upload")},
+    **{f"/inference.GRPCInferenceService/{name}": HEALTH for name in ("ServerLive", "ServerReady")},
+    "/inference.GRPCInferenceService/ModelReady": HEALTH,
+    "/inference.GRPCInferenceService/ModelStreamInfer": STREAM,
+    "/grpc.health.v1.Health/Watch": HEALTH_WATCH,
+    "/trefoil.v1.Observe/Watch": WATCH,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CallShare:
+    """Places of one kind of call; `flag` is what raises them, "" when nothing does."""
+
+    in_all: int
+    of_host: int
+    flag: str = ""
+
+
+Shares = Mapping[str, CallShare]
+
+
+def shares_of(config: ServerConfig) -> Shares:
+    return {
+        PREDICT: CallShare(config.max_calls, config.max_calls_peer, "--max-calls"),
+        STREAM: CallShare(config.max_calls // 2, config.max_calls_peer // 4 or 1, "--max-calls"),
+        HEALTH: CallShare(512, 256),
+        HEALTH_WATCH: CallShare(config.max_watchers, config.max_watchers_peer, "--max-watchers"),
+        OBSERVE: CallShare(256, 64),
+        WATCH: CallShare(config.max_watchers, config.max_watchers_peer, "--max-watchers"),
+        ADMIN: CallShare(64, 32),
+    }
+
+
+def kind_of_call(method: str) -> str:
+    service = method.strip("/").partition("/")[0]
+    return _METHODS.get(method) or _SERVICES.get(service, PREDICT)
+
+
+class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """The innermost interceptor, so that only calls that may be made take places.
+
+    # Invariant: `open[kind]` is the number of calls whose task has not ended, `hosts[kind, host]`
+    # that of handlers which run; neither ever exceeds its share.
+    """
+
+    def __init__(self, shares: Shares, stamp: Callable[[], str]) -> None:
+        self.shares = shares
+        self._stamp = stamp
+        self.open: Counter[str] = Counter()
+        self.hosts: Counter[tuple[str, str]] = Counter()
+        self.refused: Counter[str] = Counter()
+        # method -> (its handler, the counted one)
+        self._counted: dict[str, tuple[Any, Any]] = {}
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: Any
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None  # gRPC itself answers UNIMPLEMENTED
+        method = details.method
+        kind = kind_of_call(method)
+        share = self.shares[kind]
+        if self.open[kind] >= share.in_all:
+            return self._refusing(kind, f"{share.in_all} calls in all", share)
+        self._take_place(kind, method)
+        known, counted = self._counted.get(method, (None, None))
+        if known is not handler:
+            counted = self._counting(handler, kind)
+            self._counted[method] = (handler, counted)
+        return counted
+
+    def _take_place(self, kind: str, method: str) -> None:
+        """Until the task of this call ends, however it does."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name(method)  # server/ops/loop_lag.py reports it
+        self.open[kind] += 1
+        task.add_done_callback(lambda _: self.open.subtract((kind,)))
+
+    def _counting(self, handler: Any, kind: str) -> Any:
+        wrap, inner = kind_of(handler)
+        share = self.shares[kind]
+
+        async def call(request: Any, context: Any) -> Any:
+            host = host_of(context.peer())
+            if self.hosts[kind, host] >= share.of_host:
+                await self._refuse(kind, f"{share.of_host} calls of one host", share, context)
+            with self._of_host(kind, host):
+                answer = inner(request, context)
+                if inspect.isasyncgen(answer):
+                    async for message in answer:
+                        await context.write(message)
+                    return None
+                return await answer
+
+        return wrap(call, handler.request_deserializer, handler.response_serializer)
+
+    @contextmanager
+    def _of_host(self, kind: str, host: str) -> Iterator[None]:
+        self.hosts[kind, host] += 1
+        try:
+            yield
+        finally:
+            self.hosts[kind, host] -= 1
+            if not self.hosts[kind, host]:
+                del self.hosts[kind, host]
+
+    def _refusing(self, kind: str, limit: str, share: CallShare) -> Any:
+        """A handler that reads no message: a stream may be refused before one has arrived."""
+
+        async def call(_requests: Any, context: Any) -> None:
+            await self._refuse(kind, limit, share, context)
+
+        return grpc.stream_stream_rpc_method_handler(call)
+
+    async def _refuse(self, kind: str, limit: str, share: CallShare, context: Any) -> None:
+        self.refused[kind] += 1
+        remedy = f"; {share.flag} raises it" if share.flag else ""
+        text = f"the limit is {limit} for {kind} at the same time{remedy}"
+        fault = Fault("RESOURCE_EXHAUSTED", "", "TOO_MANY_CALLS", text, RETRY_AFTER_S)
+        details = trailers((fault,), self._stamp())
+        await context.abort(status_of(fault), spoken(fault), trailing_metadata=details)
