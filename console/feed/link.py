@@ -13,6 +13,7 @@ import grpc
 from grpc import aio
 
 from console.feed import address as reach
+from console.feed import faults
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
 from console.feed.decode import RowRefused, event
@@ -75,7 +76,7 @@ class ServerLink:
                 async with reach.open_channel(self.link.address, self._access) as channel:
                     await self._session(channel)
             except aio.AioRpcError as error:
-                why = sanitized(f"{error.code().name}: {error.details()}", 300)
+                why = faults.phrase(error)
                 why += reach.refused(str(error.details()), self._access)
             except (OSError, ValueError) as error:
                 why = sanitized(str(error), 300)

@@ -72,6 +72,11 @@ class ServerLine:
             return self.snapshot.server
         return self.link.address
 
+    @property
+    def past(self) -> bool:
+        """What it last reported is about then and not about now: shown dimmed, with its time."""
+        return self.severity == "unknown" or self.state in ("lost", "unreachable", "stopped")
+
 
 @dataclass(frozen=True, slots=True)
 class ExampleRequest:
@@ -170,6 +175,12 @@ class SkewLine:
     # may differ now, or only after a restart.
     moved: tuple[tuple[str, str, bool], ...] = ()
     signed_by: str = ""
+    lost_s: float = math.nan  # when a server that does not answer was heard last
+
+    @property
+    def past(self) -> bool:
+        """What it ran when it was heard last; it may run something else by now, or nothing."""
+        return self.lost_s == self.lost_s
 
     @property
     def odd(self) -> bool:

@@ -123,8 +123,8 @@ def of_link(before: Link | None, now: Link, name: str, at_s: float) -> TimelineE
     if before is None or before.state == now.state:
         return None
     if now.state == "lost":
-        text = f"{name} unreachable: {now.detail}"
-        return TimelineEvent(at_s, "unknown", text, now.address, "link", "lost", "fleet")
+        text = f"{name} lost: {now.detail}"
+        return TimelineEvent(at_s, "critical", text, now.address, "link", "lost", "fleet")
     if now.state in ("live", "catching up") and before.state in ("lost", "reconnecting"):
         text = f"{name} is back after {duration(at_s - before.since_s)}"
         return TimelineEvent(at_s, "ok", text, now.address, "link", "back", "fleet")

@@ -18,13 +18,14 @@ from console.state.dashboard import (
 from console.state.domain import Link, ServerRecord
 from console.state.sanitize import duration
 from console.state.severity import rank
-from console.state.status_messages import Burn
+from console.state.status_messages import GONE, LOST, UNREACHABLE, Burn
 from console.state.timetext import clock_text
 
 LOST_AFTER_S = (
     30.0  # silence after which nothing is known of a server, whatever the state of its link
 )
 STALE_AFTER_S = 10.0
+NOTHING_LISTENS = "connection refused"  # as the feed writes it
 
 
 def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
@@ -32,7 +33,7 @@ def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
     link, found = server.link, server.snapshot
     age_s = now_s - link.heard_s if link.heard_s else math.inf
     if link.state in ("lost", "offline") or age_s > LOST_AFTER_S:
-        return "unknown", *_unheard(link, age_s, now_s)
+        return _unheard(server, age_s)
     if found is None:
         return "unknown", "no data", "connected, no snapshot yet"
     if link.state == "reconnecting" or age_s > STALE_AFTER_S:
@@ -55,14 +56,30 @@ def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
     return severity, found.state.replace("_", " "), why or "no reason given"
 
 
-def _unheard(link: Link, age_s: float, now_s: float) -> tuple[str, str]:
+def _unheard(server: ServerRecord, age_s: float) -> tuple[str, str, str]:
+    """A server that answered before and does not now is lost capacity, whatever it last reported;
+    one that drained before is where someone wanted it."""
+    link, found = server.link, server.snapshot
+    known = age_s < math.inf
     if link.state == "offline":
-        known = age_s < math.inf
-        return "offline", f"last contact {duration(age_s)} ago" if known else "no contact yet"
-    if age_s == math.inf:
-        word = "unreachable" if link.state == "lost" else "connecting"
-        return word, link.detail or "no contact yet"
-    return "lost", f"last contact {duration(age_s)} ago · {link.detail or 'no messages'}"
+        why = f"last contact {duration(age_s)} ago" if known else "no contact yet"
+        return "unknown", "offline", why
+    why = _silence_of(link)
+    if not known:
+        if link.state == "lost":
+            return "critical", UNREACHABLE, why
+        return "unknown", "connecting", link.detail or "no contact yet"
+    if found is not None and found.state == "draining":
+        return "warning", "stopped", f"{why} after it drained"
+    return "critical", LOST, why
+
+
+def _silence_of(link: Link) -> str:
+    """`nothing listens since 23:48:18 (connection refused)`."""
+    since = f" since {clock_text(link.heard_s)}" if link.heard_s else ""
+    if link.detail == NOTHING_LISTENS:
+        return f"nothing listens{since} ({link.detail})"
+    return f"no answer{since} ({link.detail or 'no messages'})"
 
 
 def fleet_state(
@@ -73,8 +90,15 @@ def fleet_state(
     alerts: Sequence[AlertLine],
     now_s: float,
 ) -> FleetState:
-    """The status line. Acknowledged and silenced alerts are counted, not shouted."""
+    """The status line. Acknowledged and silenced alerts are counted, not shouted. What a server
+    that is lost reported last is about then, so it makes no message."""
+    gone = {line.address for line in servers if line.state in (*GONE, "stopped")}
+    burns = [burn for burn in burns if burn.server not in gone]
+    drift = [line for line in drift if line.server not in gone]
+    skew = [line for line in skew if line.address not in gone]
+    alerts = [line for line in alerts if line.server not in gone]
     found = [
+        *status_messages.lost(servers),
         *status_messages.unready(servers),
         *status_messages.burning(burns),
         *status_messages.skewed(skew),
@@ -121,7 +145,8 @@ def _sentence(
         return "no data yet"
     text = worst.detail or worst.text
     if worst.at_s == worst.at_s:
-        text += f" · since {clock_text(worst.at_s)} UTC ({duration(now_s - worst.at_s)})"
+        at, ago = clock_text(worst.at_s), duration(now_s - worst.at_s)
+        text += f" · {ago} ago" if f"since {at}" in text else f" · since {at} UTC ({ago})"
     if state == "OFFLINE":
         heard = min((line.age_s for line in servers), default=math.inf)
         return f"no server is contacted; the data is {duration(heard)} old. Last state: {text}"

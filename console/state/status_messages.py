@@ -13,6 +13,8 @@ from console.state.sanitize import milliseconds
 from console.state.severity import RANK, rank
 
 OWN_SKEW = "skew/loaded"  # key of the alert of a server that changed since it loaded
+LOST, UNREACHABLE = "lost", "unreachable"
+GONE = (LOST, UNREACHABLE)  # states of a server that does not answer
 CLOCK_ODD_MS = 100.0  # above this, times of two servers cannot be put side by side unseen
 
 
@@ -31,10 +33,22 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
+def lost(servers: Sequence[ServerLine]) -> list[StatusMessage]:
+    """Servers that do not answer: the one lost last first, as it is the news."""
+    lines = [line for line in servers if line.state in GONE]
+    if not lines:
+        return []
+    first = max(lines, key=lambda line: line.link.heard_s)
+    at_s = first.link.heard_s or math.nan
+    text = f"{_count(len(lines), 'server', 'servers')} {first.state}"
+    detail = f"{first.name}: {first.why}"
+    return [StatusMessage("critical", text, "fleet", first.address, at_s, detail)]
+
+
 def unready(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     found = []
     for severity in ("critical", "warning"):
-        lines = [line for line in servers if line.severity == severity]
+        lines = [line for line in servers if line.severity == severity and line.state not in GONE]
         if lines:
             first = lines[0]
             text = sorted({line.state for line in lines})
@@ -212,8 +226,7 @@ def unknown(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     first = lines[0]
     at_s = first.link.heard_s or math.nan
     detail = f"{first.name} {first.state}: {first.why}"
-    text = f"{len(lines)} unreachable" if first.state in ("lost", "unreachable") else ""
-    text = text or f"{len(lines)} unknown"
+    text = f"{len(lines)} unknown"
     return [StatusMessage("unknown", text, "fleet", first.address, at_s, detail)]
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import grpc
 import numpy as np
 import pytest
+from grpc import aio
 
-from console.panels.server import alike
+from console.feed import faults
+from console.panels.server import alike, facts_of
 from console.panels.skew_detail import lines_of
 from console.state import deploys
 from console.state.dashboard import (
@@ -35,6 +38,7 @@ from console.state.severity import rank
 from console.state.skew import compare, majority
 from console.state.status import fleet_state, server_state
 from console.state.status_messages import Burn
+from console.state.timetext import clock_text
 from server.telemetry.rows import AlertRow, DeployRow, DriftRow
 from tests.support.blank_rows import blank
 
@@ -61,8 +65,10 @@ def snapshot(**more: object) -> ServerSnapshot:
         (link(), snapshot(state="a state of tomorrow"), "unknown", "a state of tomorrow"),
         (link(), snapshot(telemetry_state="disk full"), "warning", "telemetry"),
         (link(), None, "unknown", "no data"),
-        (link("lost", 100), snapshot(), "unknown", "lost"),
-        (link("live", 31), snapshot(), "unknown", "lost"),
+        (link("lost", 100), snapshot(), "critical", "lost"),
+        (link("live", 31), snapshot(), "critical", "lost"),
+        (link("lost", 100), snapshot(state="draining"), "warning", "stopped"),
+        (Link("h:1", state="lost"), None, "critical", "unreachable"),
         (link("reconnecting", 3), snapshot(), "unknown", "reconnecting"),
         (link("offline", 9000), snapshot(), "unknown", "offline"),
         (Link("h:1"), None, "unknown", "connecting"),
@@ -89,6 +95,10 @@ def line(severity: str = "ok", **more: object) -> ServerLine:
         "age_s": 0.2,
     }  # fmt: skip
     return ServerLine(**{**values, **more})  # type: ignore[arg-type]
+
+
+def board_of() -> Board:
+    return Board(View(), NOW, NOW, NOW, fleet_state([], [], [], [], [], NOW))
 
 
 def skewed(name: str, odd: bool) -> SkewLine:
@@ -174,19 +184,74 @@ def test_what_several_replicas_say_of_themselves_is_told_once_and_the_gravest_fi
     assert found.severity == "critical" and not found.odd
     moved = [part for part, cell in zip(STAMP_PARTS, found.cells, strict=True) if cell.moved]
     assert moved == ["weights", "code"]
-    board = Board(View(), NOW, NOW, NOW, fleet_state([], [], [], [], [], NOW))
-    text = [text for text, _ in lines_of(found, board)]
+    text = [text for text, _ in lines_of(found, board_of())]
     assert "≠ replica 1: pipelines.models.qwen.log_mel.mel" in text
     assert "   was replaced in memory: answers may differ now" in text
 
 
 def test_only_unknown_servers_are_unknown_not_healthy() -> None:
-    result = fleet_state(
-        [line("unknown", state="lost"), line("unknown", state="lost")], [], [], [], [], NOW
-    )
+    result = fleet_state([line("unknown", state="reconnecting")] * 2, [], [], [], [], NOW)
     assert result.state == "UNKNOWN"
     assert result.messages[-1].text == "0 of 2 healthy"
     assert result.messages[-1].severity == "unknown"
+
+
+def lost_line() -> ServerLine:
+    of = link("lost", 12, detail="connection refused")
+    severity, state, why = server_state(ServerRecord(of, snapshot()), NOW)
+    return line(severity, state=state, why=why, link=of, age_s=12.0)
+
+
+def test_a_killed_server_is_the_headline_and_what_it_said_last_is_not() -> None:
+    """It was the quietest thing on the screen: grey, below the p99 that it had sent before."""
+    well = line(link=replace(link(), address="h:2"))
+    result = fleet_state(
+        [lost_line(), well],
+        [Burn("h:1", "gpu-01", 812, 250, NOW - 120)],
+        [drift_line("critical")],
+        [skewed("gpu-01", True)],
+        [alert("latency")],
+        NOW,
+    )
+    assert result.state == "CRITICAL"
+    since = clock_text(NOW - 12)
+    assert (
+        result.sentence == f"gpu-01: nothing listens since {since} (connection refused) · 12 s ago"
+    )
+    assert [message.text for message in result.messages] == ["1 server lost", "1 of 2 healthy"]
+
+
+def test_what_a_lost_server_reported_last_is_dated_and_no_sign_of_it_is_green() -> None:
+    replicas = tuple(ReplicaSnapshot(index=i, state="ready", device="cpu") for i in range(2))
+    found = replace(lost_line(), snapshot=snapshot(replicas=replicas))
+    shown = facts_of(found, NOW)
+    assert shown[0].text.startswith("nothing listens since") and shown[0].tone == "critical"
+    assert shown[1].text.startswith(f"last reported at {clock_text(NOW - 12)} UTC")
+    assert {fact.tone for fact in shown[1:]} == {"dim"}
+    assert {fact.sign for fact in shown[1:]} == {""}
+    record = ServerRecord(found.link, snapshot(stamp="s"))
+    (skew_line,) = compare([record], [], NOW)
+    assert skew_line.past and "does not answer" in str(lines_of(skew_line, board_of()))
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "phrase"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses; last error: UNKNOWN: "
+         "ipv4:127.0.0.1:9: Failed to connect to remote host: connect: Connection refused (111)",
+         "connection refused"),
+        (grpc.StatusCode.UNAVAILABLE, "DNS resolution failed for x:1",
+         "the host name is not known"),
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", "the connection broke"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", "no answer in time"),
+        (grpc.StatusCode.PERMISSION_DENIED, "needs the role operator",
+         "this token may not do that: needs the role operator"),
+        (grpc.StatusCode.NOT_FOUND, "no alert a", "no alert a"),
+    ],
+)  # fmt: skip
+def test_no_text_of_grpc_is_shown(code: grpc.StatusCode, details: str, phrase: str) -> None:
+    error = aio.AioRpcError(code, aio.Metadata(), aio.Metadata(), details)
+    assert faults.phrase(error) == phrase
 
 
 def test_too_few_rows_is_no_drift_and_no_health() -> None:
