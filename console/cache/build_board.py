@@ -13,7 +13,7 @@ from console.cache import compare, drift, rows, timeline
 from console.cache.fleet import line_of, slo_ms_of
 from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
-from console.state import events, skew, status, status_messages
+from console.state import events, firing, skew, status, status_messages
 from console.state.dashboard import (
     Board,
     CacheUsage,
@@ -32,7 +32,7 @@ def empty_board(view: View, now_s: float, links: Mapping[str, Link] | None, trou
     """Before there is a cache: the servers asked for, and that nothing is known of them."""
     servers = [ServerRecord(link) for link in (links or {}).values()]
     lines = tuple(line_of(server, now_s, {}, {}) for server in servers)
-    state = status.fleet_state(lines, (), (), (), (), now_s)
+    state = status.fleet_state(lines, (), (), (), now_s)
     end = view.end_s or now_s
     return Board(
         view, now_s, end - view.window_s, end, state, lines, usage=CacheUsage(trouble=trouble)
@@ -89,10 +89,11 @@ class BoardBuilder:
         found = self._once("alert", (), lambda: rows.alerts(self.db, self._names))
         pending = {(a.server, a.target): a.kind for a in actions if a.state == "waiting"}
         alerts = events.alert_lines(found, servers, silences, pending, now_s)
+        drifting = firing.marked(drifting, alerts, lambda a: servers[a].name if a in servers else a)
         odd = {line.address: line for line in skewed}
         lines = tuple(line_of(s, now_s, latencies, odd) for s in servers.values())
         burns = self._burns(servers, latencies, now_s) if view.live else ()
-        state = status.fleet_state(lines, burns, drifting, skewed, alerts, now_s)
+        state = status.fleet_state(lines, burns, skewed, alerts, now_s)
         return Board(
             view=view,
             made_s=now_s,

@@ -118,7 +118,8 @@ class LatencyColumns:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DriftLine:
-    """The worst server's row of one feature and slice."""
+    """The worst server's row of one feature and slice. `firing_at` are the servers (addresses)
+    with an alert about it that fires: only such a line is loud."""
 
     row: DriftRow
     server: str
@@ -126,6 +127,14 @@ class DriftLine:
     at_s: float
     servers: int = 1
     source: str = "server"  # or "console": computed here for a brushed window
+    since_s: float = math.nan  # first of the evaluations in a row with a level above ok
+    firing_at: tuple[str, ...] = ()
+    name: str = ""  # of `server`, for people
+    by_server: tuple[DriftLine, ...] = ()  # of several servers all lines, this one included
+
+    @property
+    def firing(self) -> bool:
+        return bool(self.firing_at)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -223,6 +232,11 @@ class AlertLine:
     @property
     def open(self) -> bool:
         return self.row.state not in ("resolved", "ok")
+
+    @property
+    def firing(self) -> bool:
+        """Open, and seen often enough to be loud."""
+        return self.open and self.row.state != "pending"
 
 
 @dataclass(frozen=True, slots=True)

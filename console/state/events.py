@@ -104,8 +104,9 @@ def _of_alert(line: AlertLine) -> list[TimelineEvent]:
     panel = PANEL_OF.get(row.kind, "alerts")
     # The name goes in front once, also when the server's sentence already starts with it.
     label = row.summary if row.summary.startswith(line.name) else f"{line.name} {row.summary}"
+    label += "" if line.firing or not line.open else " · pending: not confirmed yet"
     handled = f" · acknowledged by {row.acknowledged_by}" if row.acknowledged_by else ""
-    severity = row.severity if line.open else "info"
+    severity = row.severity if line.firing else "info"
     if handled and line.open:
         severity = "info"
     found = [

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from console.state import program, status_messages
 from console.state.dashboard import (
     AlertLine,
-    DriftLine,
     FleetState,
     ServerLine,
     SkewLine,
@@ -85,16 +84,14 @@ def _silence_of(link: Link) -> str:
 def fleet_state(
     servers: Sequence[ServerLine],
     burns: Sequence[Burn],
-    drift: Sequence[DriftLine],
     skew: Sequence[SkewLine],
     alerts: Sequence[AlertLine],
     now_s: float,
 ) -> FleetState:
-    """The status line. Acknowledged and silenced alerts are counted, not shouted. What a server
-    that is lost reported last is about then, so it makes no message."""
+    """The status line. Acknowledged, silenced and pending alerts are counted, not shouted. What a
+    server that is lost reported last is about then, so it makes no message."""
     gone = {line.address for line in servers if line.state in (*GONE, "stopped")}
     burns = [burn for burn in burns if burn.server not in gone]
-    drift = [line for line in drift if line.server not in gone]
     skew = [line for line in skew if line.address not in gone]
     alerts = [line for line in alerts if line.server not in gone]
     found = [
@@ -103,13 +100,12 @@ def fleet_state(
         *status_messages.burning(burns),
         *status_messages.skewed(skew),
         *status_messages.moved(skew),
-        *status_messages.drifting(drift, alerts),
-        *status_messages.others(
-            alerts, status_messages.already_reported(servers, burns, drift, skew)
-        ),
+        *status_messages.drifting(alerts),
+        *status_messages.others(alerts, status_messages.already_reported(servers, burns, skew)),
         *status_messages.oddities(servers),
         *status_messages.plaintext(servers),
         *status_messages.in_hand(alerts),
+        *status_messages.pending(alerts),
         *status_messages.unknown(servers),
     ]
     found.sort(key=lambda message: rank(message.severity))

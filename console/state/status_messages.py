@@ -7,8 +7,9 @@ import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from console.state.dashboard import AlertLine, DriftLine, ServerLine, SkewLine, StatusMessage
+from console.state.dashboard import AlertLine, ServerLine, SkewLine, StatusMessage
 from console.state.domain import STAMP_PARTS
+from console.state.firing import KINDS
 from console.state.sanitize import milliseconds
 from console.state.severity import RANK, rank
 
@@ -99,33 +100,23 @@ def moved(skew: Sequence[SkewLine]) -> list[StatusMessage]:
     ]
 
 
-def drifting(drift: Sequence[DriftLine], alerts: Sequence[AlertLine]) -> list[StatusMessage]:
-    loud = _loud(drift)
+def drifting(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
+    """What the servers' alerts that fire are about. Rows of one look are for the table alone."""
+    loud = [line for line in alerts if line.firing and not quiet(line) and line.row.kind in KINDS]
     if not loud:
         return []
-    worst = min(loud, key=lambda line: (rank(line.row.level), -line.row.excess_kl))
-    opened = [
-        line.opened_s
-        for line in alerts
-        if line.open and line.row.kind == "drift" and worst.row.feature in line.row.features
-    ]
-    place = worst.row.slice or "all"
-    detail = f"{worst.row.feature} [{place}] drifts: excess KL {worst.row.excess_kl:.2f}"
-    text = _count(len(loud), "slice drifting", "slices drifting")
-    key = f"{worst.row.feature}\t{worst.row.slice}"
-    at_s = min(opened, default=math.nan)
-    return [StatusMessage(worst.row.level, text, "drift", key, at_s, detail)]
-
-
-def _loud(drift: Sequence[DriftLine]) -> list[DriftLine]:
-    """As a server judged it; the console's own scores of some hours are not about now."""
-    return [d for d in drift if d.source == "server" and d.row.level in ("critical", "high")]
+    worst = min(loud, key=lambda line: (rank(line.row.severity), line.opened_s))
+    features = {feature for line in loud for feature in line.row.features}
+    text = _count(max(len(features), 1), "feature drifting", "features drifting")
+    first, place = (next(iter(names), "") for names in (worst.row.features, worst.row.slices))
+    detail = f"{worst.name}: {worst.row.summary}"
+    severity = worst.row.severity if worst.row.severity in RANK else "warning"
+    return [StatusMessage(severity, text, "drift", f"{first}\t{place}", worst.opened_s, detail)]
 
 
 def already_reported(
     servers: Sequence[ServerLine],
     burns: Sequence[Burn],
-    drift: Sequence[DriftLine],
     skew: Sequence[SkewLine],
 ) -> set[tuple[str, str]]:
     """(kind, server) of the alerts that another message covers. The console sees most problems by
@@ -134,18 +125,18 @@ def already_reported(
     found = {("latency", burn.server) for burn in burns}
     found |= {("skew", line.address) for line in skew if line.odd or line.moved}
     found |= {("readiness", s.address) for s in servers if s.severity in ("critical", "warning")}
-    if _loud(drift):
-        found |= {("drift", line.address) for line in servers}
     return found
 
 
 def others(
     alerts: Sequence[AlertLine], reported: Container[tuple[str, str]]
 ) -> list[StatusMessage]:
-    """Open alerts that no other message covers, one message for each kind."""
+    """Alerts that fire and that no other message covers, one message for each kind."""
     groups: dict[str, list[AlertLine]] = {}
     for line in alerts:
-        if line.open and not quiet(line) and (line.row.kind, line.server) not in reported:
+        if line.row.kind in KINDS or not line.firing or quiet(line):
+            continue
+        if (line.row.kind, line.server) not in reported:
             groups.setdefault(line.row.kind, []).append(line)
     return [_of_kind(kind, lines) for kind, lines in groups.items()]
 
@@ -217,6 +208,12 @@ def in_hand(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
     held = [line for line in alerts if line.open and quiet(line)]
     text = f"{len(held)} acknowledged or silenced"
     return [StatusMessage("info", text, "alerts")] if held else []
+
+
+def pending(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
+    """Seen, and not often enough yet to be more than chance."""
+    held = [line for line in alerts if line.open and not line.firing and not quiet(line)]
+    return [StatusMessage("info", f"{len(held)} pending", "alerts")] if held else []
 
 
 def unknown(servers: Sequence[ServerLine]) -> list[StatusMessage]:
