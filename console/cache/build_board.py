@@ -13,7 +13,7 @@ from console.cache import compare, drift, rows, timeline
 from console.cache.fleet import line_of, slo_ms_of
 from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
-from console.state import events, firing, skew, status, status_messages
+from console.state import causes, events, firing, skew, status, status_messages
 from console.state.dashboard import (
     Board,
     CacheUsage,
@@ -93,7 +93,8 @@ class BoardBuilder:
         odd = {line.address: line for line in skewed}
         lines = tuple(line_of(s, now_s, latencies, odd) for s in servers.values())
         burns = self._burns(servers, latencies, now_s) if view.live else ()
-        state = status.fleet_state(lines, burns, skewed, alerts, now_s)
+        known = causes.causes_of(skewed, deploys, servers)
+        state = status.fleet_state(lines, burns, skewed, alerts, now_s, known)
         return Board(
             view=view,
             made_s=now_s,

@@ -61,7 +61,7 @@ def columns(measure: str, wide: bool, fleet: bool = False) -> tuple[TableColumn,
             TableColumn(
                 "server",
                 _server,
-                88,
+                98,
                 order=lambda line: line.name,
                 tip="the server where it is worst",
                 spare=2,

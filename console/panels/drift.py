@@ -51,6 +51,7 @@ class DriftPanel(Panel):
         self.watch_focus(self.table)
         self.body.addWidget(self.table)
         if old is not None:
+            self.table.show()  # at once: what is hidden cannot take the keyboard
             if old.hasFocus():
                 self.table.setFocus()
             self.body.removeWidget(old)

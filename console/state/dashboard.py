@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from console.state.domain import Action, Link, ServerSnapshot
+from console.state.severity import DOUBTFUL
 from server.telemetry.rows import (
     AlertRow,
     DeployRow,
@@ -250,6 +251,7 @@ class StatusMessage:
     at_s: float = math.nan
     detail: str = ""
     standing: bool = False  # always shown, but not part of the state
+    harm: int = DOUBTFUL  # console.state.severity: the headline is chosen by it
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from console.state import program, status_messages
+from console.state.causes import Cause
 from console.state.dashboard import (
     AlertLine,
     FleetState,
@@ -87,35 +88,50 @@ def fleet_state(
     skew: Sequence[SkewLine],
     alerts: Sequence[AlertLine],
     now_s: float,
+    causes: Sequence[Cause] = (),
 ) -> FleetState:
     """The status line. Acknowledged, silenced and pending alerts are counted, not shouted. What a
-    server that is lost reported last is about then, so it makes no message."""
+    server that is lost reported last is about then, so it makes no message. The headline is what
+    does most harm, and of a cause and its symptoms the cause."""
     gone = {line.address for line in servers if line.state in (*GONE, "stopped")}
     burns = [burn for burn in burns if burn.server not in gone]
     skew = [line for line in skew if line.address not in gone]
     alerts = [line for line in alerts if line.server not in gone]
+    reported = status_messages.already_reported(servers, burns, skew)
+    groups, burns, alerts, plain_skew = status_messages.grouped(causes, burns, alerts, skew)
     found = [
+        *groups,
         *status_messages.lost(servers),
         *status_messages.unready(servers),
         *status_messages.burning(burns),
-        *status_messages.skewed(skew),
+        *status_messages.skewed(plain_skew),
         *status_messages.moved(skew),
         *status_messages.drifting(alerts),
-        *status_messages.others(alerts, status_messages.already_reported(servers, burns, skew)),
+        *status_messages.others(alerts, reported),
         *status_messages.oddities(servers),
         *status_messages.plaintext(servers),
         *status_messages.in_hand(alerts),
         *status_messages.pending(alerts),
         *status_messages.unknown(servers),
     ]
-    found.sort(key=lambda message: rank(message.severity))
+    found.sort(key=_order)
     worst = next((message for message in found if not message.standing), None)
-    state, severity = _word(servers, worst)
+    gravest = min(
+        (m for m in found if not m.standing), key=lambda m: rank(m.severity), default=None
+    )
+    state, severity = _word(servers, gravest)
     sentence = _sentence(state, worst, servers, now_s)
     standing = next((message for message in found if message.standing), None)
     if standing is not None and severity == "ok":
         sentence = f"{sentence}; but {standing.detail}"
     return FleetState(state, severity, sentence, (*found, status_messages.healthy(servers)))
+
+
+def _order(message: StatusMessage) -> tuple[bool, int, int]:
+    """By harm; what is only counted comes last."""
+    place = rank(message.severity)
+    counted = message.standing or place >= rank("unknown")
+    return counted, 0 if counted else message.harm, place
 
 
 def _word(servers: Sequence[ServerLine], worst: StatusMessage | None) -> tuple[str, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from console.state.causes import Cause, Symptom, cause_of, parts_of, sentence
 from console.state.dashboard import AlertLine, ServerLine, SkewLine, StatusMessage
-from console.state.domain import STAMP_PARTS
 from console.state.firing import KINDS
 from console.state.sanitize import milliseconds
-from console.state.severity import RANK, rank
+from console.state.severity import DOUBTFUL, FEWER, LATE, RANK, WRONG, harm_of, rank
 
 OWN_SKEW = "skew/loaded"  # key of the alert of a server that changed since it loaded
 LOST, UNREACHABLE = "lost", "unreachable"
@@ -43,7 +43,7 @@ def lost(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     at_s = first.link.heard_s or math.nan
     text = f"{_count(len(lines), 'server', 'servers')} {first.state}"
     detail = f"{first.name}: {first.why}"
-    return [StatusMessage("critical", text, "fleet", first.address, at_s, detail)]
+    return [StatusMessage("critical", text, "fleet", first.address, at_s, detail, harm=FEWER)]
 
 
 def unready(servers: Sequence[ServerLine]) -> list[StatusMessage]:
@@ -60,6 +60,7 @@ def unready(servers: Sequence[ServerLine]) -> list[StatusMessage]:
                     "fleet",
                     first.address,
                     detail=f"{first.name} {first.state}: {first.why}",
+                    harm=FEWER,
                 )
             )
     return found
@@ -71,7 +72,8 @@ def burning(burns: Sequence[Burn]) -> list[StatusMessage]:
     worst = max(burns, key=lambda burn: burn.p99_ms / burn.slo_ms)
     text = "p99 above SLO" if len(burns) == 1 else f"{len(burns)} servers with p99 above SLO"
     detail = f"{worst.name}: p99 {milliseconds(worst.p99_ms)}, SLO {milliseconds(worst.slo_ms)}"
-    return [StatusMessage("critical", text, "latency", worst.server, worst.since_s, detail)]
+    found = StatusMessage("critical", text, "latency", worst.server, worst.since_s, detail)
+    return [replace(found, harm=LATE)]
 
 
 def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
@@ -79,10 +81,62 @@ def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
     if not odd:
         return []
     first = odd[0]
-    parts = [p for p, cell in zip(STAMP_PARTS, first.cells, strict=True) if cell.differs]
-    detail = f"{first.name}: {', '.join(parts)} differs from the fleet"
+    detail = f"{first.name}: {parts_of(first)} differs from the fleet"
     text = _count(len(odd), "server with version skew", "servers with version skew")
-    return [StatusMessage("high", text, "skew", first.address, first.since_s, detail)]
+    found = StatusMessage("high", text, "skew", first.address, first.since_s, detail)
+    return [replace(found, harm=WRONG)]
+
+
+def grouped(
+    causes: Sequence[Cause],
+    burns: Sequence[Burn],
+    alerts: Sequence[AlertLine],
+    skew: Sequence[SkewLine],
+) -> tuple[list[StatusMessage], list[Burn], list[AlertLine], list[SkewLine]]:
+    """(a message for each cause with its symptoms; what has no cause: burns, alerts, skew)."""
+    groups: dict[Cause, list[Symptom]] = {}
+    names: dict[str, str] = {}
+    left_burns, left_alerts = [], []
+    for burn in burns:
+        names[burn.server] = burn.name
+        text = f"p99 {milliseconds(burn.p99_ms)}, SLO {milliseconds(burn.slo_ms)}"
+        found = Symptom(burn.server, text, burn.since_s, "critical", LATE)
+        if not _put(groups, found, causes):
+            left_burns.append(burn)
+    for line in alerts:
+        names[line.server] = line.name
+        row = line.row
+        found = Symptom(line.server, row.summary, line.opened_s, row.severity, harm_of(row.kind))
+        loud = line.firing and not quiet(line) and row.kind != "skew"
+        if not loud or not _put(groups, found, causes):
+            left_alerts.append(line)
+    messages = [_group(names[cause.server], cause, found) for cause, found in groups.items()]
+    told = {cause.server for cause in groups if cause.skew}
+    return messages, left_burns, left_alerts, [line for line in skew if line.address not in told]
+
+
+def _put(groups: dict[Cause, list[Symptom]], symptom: Symptom, causes: Sequence[Cause]) -> bool:
+    cause = cause_of(symptom, causes)
+    if cause is not None:
+        groups.setdefault(cause, []).append(symptom)
+    return cause is not None
+
+
+def _group(name: str, cause: Cause, symptoms: list[Symptom]) -> StatusMessage:
+    symptoms = sorted(symptoms, key=lambda one: (one.harm, rank(one.severity), one.at_s))
+    severities = [one.severity for one in symptoms] + (["high"] if cause.skew else [])
+    severity = min(severities, key=rank)
+    count = _count(len(symptoms), "problem", "problems")
+    text = f"{count} after {'version skew' if cause.skew else 'a deploy'}"
+    return StatusMessage(
+        severity if severity in RANK else "warning",
+        text,
+        "skew",
+        cause.server,
+        cause.at_s,
+        sentence(name, cause, symptoms),
+        harm=WRONG if cause.skew else symptoms[0].harm,
+    )
 
 
 def moved(skew: Sequence[SkewLine]) -> list[StatusMessage]:
@@ -95,9 +149,8 @@ def moved(skew: Sequence[SkewLine]) -> list[StatusMessage]:
     when = "answers may differ now" if now else "answers may differ after a restart"
     text = _count(len(lines), "server changed since load", "servers changed since load")
     detail = f"{first.name}: {what} {label}; {when}"
-    return [
-        StatusMessage("critical" if now else "high", text, "skew", first.address, detail=detail)
-    ]
+    found = StatusMessage("critical" if now else "high", text, "skew", first.address, detail=detail)
+    return [replace(found, harm=WRONG if now else DOUBTFUL)]
 
 
 def drifting(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
@@ -150,7 +203,8 @@ def _of_kind(kind: str, lines: Sequence[AlertLine]) -> StatusMessage:
         detail = f"{worst.name} reports it about its neighbours: {worst.row.summary}"
     key = f"{worst.server}\t{worst.row.id}"
     text = _count(len(lines), word, f"{word}s")
-    return StatusMessage(severity, text, "alerts", key, worst.opened_s, detail)
+    found = StatusMessage(severity, text, "alerts", key, worst.opened_s, detail)
+    return replace(found, harm=harm_of(kind))
 
 
 def quiet(line: AlertLine) -> bool:

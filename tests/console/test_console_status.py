@@ -15,6 +15,7 @@ from console.models.drift import columns, learning, loudness
 from console.panels.server import alike, facts_of
 from console.panels.skew_detail import lines_of
 from console.state import deploys
+from console.state.causes import WITHIN_S, causes_of
 from console.state.dashboard import (
     AlertLine,
     Board,
@@ -36,7 +37,7 @@ from console.state.domain import (
 from console.state.events import timeline_events
 from console.state.firing import marked, since_s
 from console.state.sanitize import duration, sanitized
-from console.state.severity import rank
+from console.state.severity import DOUBTFUL, FEWER, LATE, WRONG
 from console.state.skew import compare, majority
 from console.state.status import fleet_state, server_state
 from console.state.status_messages import Burn
@@ -141,11 +142,57 @@ def test_worst_comes_first_and_links_to_its_panel() -> None:
         NOW,
     )
     assert result.state == "CRITICAL"
-    assert result.sentence.startswith("gpu-01: p99 812 ms, SLO 250 ms · since ")
-    assert "(2 min)" in result.sentence
-    assert [p.panel for p in result.messages] == ["latency", "skew", "drift", "fleet", "fleet"]
-    severities = [rank(p.severity) for p in result.messages[:-1]]
-    assert severities == sorted(severities)
+    assert result.sentence.startswith("gpu-03: weights differs from the fleet · since ")
+    assert "(60 s)" in result.sentence
+    assert [p.panel for p in result.messages] == ["skew", "fleet", "latency", "drift", "fleet"]
+    harms = [p.harm for p in result.messages[:-1]]
+    assert harms == sorted(harms) == [WRONG, FEWER, LATE, DOUBTFUL]
+
+
+def test_a_blip_outranks_neither_a_lost_server_nor_a_full_disk_nor_skew() -> None:
+    blip = [Burn("h:2", "gpu-02", 300, 250, NOW - 10)]
+    full = line("warning", state="telemetry", why="disk full: 812 records wait")
+    cases: list[tuple[list[ServerLine], list[SkewLine], str]] = [
+        ([lost_line()], [], "gpu-01: nothing listens"),
+        ([full], [], "gpu-01 telemetry: disk full"),
+        ([line()], [skewed("gpu-03", True)], "gpu-03: weights differs"),
+    ]
+    for servers, skew, beginning in cases:
+        result = fleet_state(servers, blip, skew, [], NOW)
+        assert result.sentence.startswith(beginning), result.sentence
+        assert result.state == "CRITICAL", "the state is still the gravest of all"
+
+
+def test_one_cause_stands_before_its_symptoms() -> None:
+    cells = (
+        SkewCell("ab", False, True),
+        SkewCell("cd", True, True),
+        *[SkewCell("e", False, True)] * 5,
+    )
+    changed = replace(skewed("gpu-03", False), cells=cells, since_s=NOW - 240)
+    wrong = replace(alert("value", summary="accuracy 79 %"), name="gpu-03")  # opened 90 s ago
+    late = Burn("h:1", "gpu-03", 300, 250, NOW - 60)
+    causes = causes_of([changed], [], {})
+    result = fleet_state([line()], [late], [changed], [wrong], NOW, causes)
+    beginning = "gpu-03: accuracy 79 % (and 1 more), 2.5 min after its preprocessing changed"
+    assert result.sentence.startswith(beginning)
+    assert [m.text for m in result.messages] == ["2 problems after version skew", "1 of 1 healthy"]
+    # What opened before the change, or long after it, or at another server, is not its symptom.
+    for apart in (
+        replace(wrong, opened_s=NOW - 300),
+        replace(wrong, server="h:2"),
+        replace(wrong, opened_s=NOW - 240 + WITHIN_S + 1),
+    ):
+        result = fleet_state([line()], [], [changed], [apart], NOW, causes)
+        texts = [m.text for m in result.messages]
+        assert texts[:2] == ["1 value alert", "1 server with version skew"], apart
+
+
+def test_a_deploy_is_the_cause_of_what_follows_it() -> None:
+    row = blank(DeployRow, at_unix_ms=int((NOW - 150) * 1000), action="activate", stamp="ab" * 32)
+    causes = causes_of([], [("h:1", row)], {})
+    result = fleet_state([line()], [], [], [alert("latency", summary="p99 812 ms")], NOW, causes)
+    assert result.sentence.startswith("gpu-01: p99 812 ms, 60 s after it activated abababab")
 
 
 @pytest.mark.parametrize(("now", "state", "rest"), [(False, "DEGRADED", "after a restart"),
