@@ -137,7 +137,9 @@ class Hub:
     def _link_changed(self, link: Link) -> None:
         self._states[link.address] = link
         # From the first row on: before, the cache has no line for this server to keep it in.
-        if link.heard_s and self._offsets.get(link.address) != link.offset_ms:
+        # A simulated clock has no offset that lasts.
+        real = link.heard_s and link.simulated is None
+        if real and self._offsets.get(link.address) != link.offset_ms:
             self._offsets[link.address] = link.offset_ms
             self._sink.set_offset(link.address, link.offset_ms)
         self._changed()

@@ -112,6 +112,8 @@ def _evidence(probe: ProbeEvidence, now_s: float) -> Iterator[ServerFact]:
 
 def _facts(line: ServerLine, snapshot: ServerSnapshot) -> Iterator[ServerFact]:
     yield ServerFact(f"{line.address} · v{snapshot.version}" if snapshot.version else line.address)
+    if snapshot.simulated_speed > 0:
+        yield ServerFact(f"simulated time, {snapshot.simulated_speed:,.0f} times as fast")
     offset = line.link.offset_ms
     if offset == offset:
         trip = f" ± {line.link.rtt_ms / 2:.1f}" if line.link.rtt_ms >= 0 else ""

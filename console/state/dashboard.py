@@ -303,6 +303,8 @@ class Board:
     slices: tuple[tuple[str, SliceRow], ...] = ()
     usage: CacheUsage = CacheUsage()
     offline: bool = False
+    ahead_s: float = 0.0  # the axis against this machine's clock, where servers simulate time
+    speed: float = 1.0  # seconds of the axis that pass in one
 
     def name_of(self, address: str) -> str:
         for line in self.servers:
