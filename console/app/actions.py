@@ -77,7 +77,9 @@ class Actions(QObject):
 
     def _silenced(self, line: AlertLine, dialog: AlertDialog) -> None:
         """The end is given by the server's clock."""
-        until = self._clock() + float(dialog.span.currentData()) + line.offset_ms / 1000
+        board = self._window.board
+        now_s = self._clock() + (board.ahead_s if board is not None else 0.0)
+        until = now_s + float(dialog.span.currentData()) + line.offset_ms / 1000
         matcher = str(dialog.matcher.currentData())
         self._bridge.act(line.server, "silence", matcher, dialog.note.text(), until)
         self._window.notify(f"silenced until {clock_text(until)} UTC; sending it to the server")

@@ -150,6 +150,7 @@ class Bridge(QObject):
     # ---- called from other threads ----------------------------------------------------------
 
     def _publish(self, board: Board) -> None:
+        self._writer.behind_s = max(0.0, -board.ahead_s)
         with self._lock:
             waiting, self._newest = self._newest is not None, board
         if not waiting:

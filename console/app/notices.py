@@ -19,7 +19,7 @@ def beginning(board: Board, seen: set[tuple[str, str]]) -> list[AlertLine]:
     return [
         line
         for line in board.alerts
-        if line.open
+        if line.firing
         and line.row.severity == "critical"
         and not quiet(line)
         and board.made_s - line.opened_s < NEW_S

@@ -12,6 +12,8 @@ from PySide6.QtCore import QObject, Signal
 from console.state.dashboard import View
 from console.state.timetext import LONGEST_S, SHORTEST_S
 
+SIMULATED_WINDOW_S = 2 * 86400.0
+
 
 class TimeAxis(QObject):
     """`view` is what is asked of the cache; `span` is what the last board shows."""
@@ -23,12 +25,26 @@ class TimeAxis(QObject):
     def __init__(self, view: View, clock: Callable[[], float] = time.time) -> None:
         super().__init__()
         self.view = view
-        self._clock = clock
-        end = view.end_s if view.end_s is not None else clock()
+        self._real = clock
+        self.ahead_s = 0.0  # the axis against this machine's clock, where servers simulate time
+        self.speed = 1.0
+        end = view.end_s if view.end_s is not None else self._clock()
         self.span = (end - view.window_s, end)
         self.cursor_s = math.nan
         self.locked = False
         self.markers: tuple[float, ...] = ()
+
+    def _clock(self) -> float:
+        return self._real() + self.ahead_s
+
+    def follow(self, ahead_s: float, speed: float) -> None:
+        """The clock of the last board. Ten minutes of simulated time may pass in a blink: a live
+        window keeps the time in which it passes, and is two days long at most."""
+        began = speed > 1 and self.speed <= 1
+        self.ahead_s, self.speed = ahead_s, speed
+        if began and self.view.live:
+            longest = max(self.view.window_s, SIMULATED_WINDOW_S)
+            self.change(window_s=min(self.view.window_s * speed, longest))
 
     def change(self, **changes: object) -> None:
         view = replace(self.view, **changes)  # type: ignore[arg-type]

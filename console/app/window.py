@@ -127,6 +127,7 @@ class Window(QMainWindow):
     def show_board(self, board: Board) -> None:
         """The newest board into the status bar and the visible panels."""
         self.board = board
+        self.axis.follow(board.ahead_s, board.speed)
         self.axis.shown((board.from_s, board.to_s))
         self.status_bar.show_board(board)
         self.plan.show_board(board)

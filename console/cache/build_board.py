@@ -13,7 +13,7 @@ from console.cache import compare, drift, rows, timeline
 from console.cache.fleet import line_of, slo_ms_of
 from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
-from console.state import events, skew, status, status_messages
+from console.state import axis, causes, events, firing, skew, status, status_messages
 from console.state.dashboard import (
     Board,
     CacheUsage,
@@ -32,7 +32,7 @@ def empty_board(view: View, now_s: float, links: Mapping[str, Link] | None, trou
     """Before there is a cache: the servers asked for, and that nothing is known of them."""
     servers = [ServerRecord(link) for link in (links or {}).values()]
     lines = tuple(line_of(server, now_s, {}, {}) for server in servers)
-    state = status.fleet_state(lines, (), (), (), (), now_s)
+    state = status.fleet_state(lines, (), (), (), now_s)
     end = view.end_s or now_s
     return Board(
         view, now_s, end - view.window_s, end, state, lines, usage=CacheUsage(trouble=trouble)
@@ -73,6 +73,8 @@ class BoardBuilder:
     ) -> Board:
         for table in dirty:
             self._held.pop(table, None)
+        links, axis_s, speed = axis.of(links, now_s)
+        now_s, ahead_s = axis_s, axis_s - now_s
         servers = self._servers(links)
         span = self._span(view, now_s, links)
         shifts_s = {address: server.link.shift_s for address, server in servers.items()}
@@ -89,10 +91,12 @@ class BoardBuilder:
         found = self._once("alert", (), lambda: rows.alerts(self.db, self._names))
         pending = {(a.server, a.target): a.kind for a in actions if a.state == "waiting"}
         alerts = events.alert_lines(found, servers, silences, pending, now_s)
+        drifting = firing.marked(drifting, alerts, lambda a: servers[a].name if a in servers else a)
         odd = {line.address: line for line in skewed}
         lines = tuple(line_of(s, now_s, latencies, odd) for s in servers.values())
-        burns = self._burns(servers, latencies, now_s) if view.live else ()
-        state = status.fleet_state(lines, burns, drifting, skewed, alerts, now_s)
+        burns = self._burns(servers, latencies, now_s, speed) if view.live else ()
+        known = causes.causes_of(skewed, deploys, servers)
+        state = status.fleet_state(lines, burns, skewed, alerts, now_s, known)
         return Board(
             view=view,
             made_s=now_s,
@@ -113,6 +117,8 @@ class BoardBuilder:
             quality=self._quality(servers, now_s),
             slices=tuple(self._once("slice", (), lambda: rows.slices(self.db, self._names))),
             offline=links is None,
+            ahead_s=ahead_s,
+            speed=speed,
         )
 
     def _once(self, table: str, key: object, read: Callable[[], T]) -> T:
@@ -134,7 +140,8 @@ class BoardBuilder:
             old = known.get(address)
             if old is not None and not link.heard_s:
                 link = replace(link, heard_s=old.link.heard_s)
-            if old is not None and link.offset_ms != link.offset_ms:
+            unknown = link.offset_ms != link.offset_ms and link.simulated is None
+            if old is not None and unknown:
                 link = replace(link, offset_ms=old.link.offset_ms)
             found[address] = ServerRecord(link, old.snapshot if old is not None else None)
             news = events.of_link(self._links.get(address), link, found[address].name, link.since_s)
@@ -224,6 +231,7 @@ class BoardBuilder:
         servers: Mapping[str, ServerRecord],
         latencies: Mapping[str, timeline.ServerLatency],
         now_s: float,
+        speed: float,
     ) -> tuple[status_messages.Burn, ...]:
         found = []
         for address, server in servers.items():
@@ -233,7 +241,7 @@ class BoardBuilder:
                 latency is None
                 or not slo
                 or not latency.p99_ms > slo
-                or now_s - latency.newest_s > 120
+                or now_s - latency.newest_s > 120 * speed
             ):
                 continue
             since = timeline.above_since(

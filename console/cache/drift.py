@@ -6,12 +6,13 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from console.cache.codec import unpack
 from console.cache.interned import InternedTexts
+from console.state import firing
 from console.state.dashboard import DriftLine
 from console.state.severity import rank
 from server.telemetry.drift import scores
@@ -68,7 +69,8 @@ def newest(
         ticks = _most_significant(list(windows.values()))
         spark = np.array([getattr(tick, measure) for tick in ticks])
         at_s = ticks[-1].tick_unix_ms / 1000
-        line = DriftLine(ticks[-1], address, spark, at_s)
+        since_s = firing.since_s([(tick.tick_unix_ms / 1000, tick.level) for tick in ticks])
+        line = DriftLine(ticks[-1], address, spark, at_s, since_s=since_s)
         lines.setdefault((feature, place), []).append(line)
     return worst_first([_worst(found, measure) for found in lines.values()], measure)
 
@@ -98,7 +100,7 @@ def _most_significant(windows: Sequence[list[DriftRow]]) -> list[DriftRow]:
 
 def _worst(lines: Sequence[DriftLine], measure: str) -> DriftLine:
     worst = min(lines, key=lambda line: _order(line.row, measure))
-    return DriftLine(worst.row, worst.server, worst.spark, worst.at_s, len(lines), worst.source)
+    return replace(worst, servers=len(lines), by_server=tuple(lines) if len(lines) > 1 else ())
 
 
 def _order(row: DriftRow, measure: str) -> tuple[int, float]:
@@ -119,6 +121,7 @@ class _FeatureScores:
     stamp: str
     places: tuple[str, ...]
     found: scores.DriftScores
+    deff: float
 
 
 def hours_of(from_s: float, to_s: float) -> tuple[int, int]:
@@ -185,7 +188,7 @@ def _scored(
     deff = max(reference.deff, scores.UNMEASURED)
     live = np.stack(list(fitting.values()))
     found = scores.compare(reference, live, reference.counts, deff, reference.deff)
-    return _FeatureScores(reference.name, stamp, tuple(fitting), found)
+    return _FeatureScores(reference.name, stamp, tuple(fitting), found, deff)
 
 
 def _judged(scored: _FeatureScores, q: np.ndarray, end_s: float) -> list[DriftLine]:
@@ -203,7 +206,7 @@ def _judged(scored: _FeatureScores, q: np.ndarray, end_s: float) -> list[DriftLi
             baseline="bundle",
             n=float(found.n[index]),
             n_effective=float(found.n_effective[index]),
-            n_needed=float(scores.MIN_EFFECTIVE),
+            n_needed=float(scores.MIN_EFFECTIVE * scored.deff),
             ks=float(found.ks[index]),
             p=float(found.p[index]),
             q=float(q[index]),

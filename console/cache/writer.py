@@ -38,6 +38,7 @@ class CacheWriter:
         self._on_written = on_written
         self._limit_bytes = limit_bytes
         self._clock = clock
+        self.behind_s = 0.0  # of the time axis, where servers simulate a time that is past
         self._queue: queue.SimpleQueue[Sequence[ReceivedRow] | Job | None] = queue.SimpleQueue()
         self._waiting = 0  # rows; only ever read outside for a rough backlog
         self._written = 0
@@ -104,7 +105,8 @@ class CacheWriter:
             now_s = self._clock()
             if now_s - tidied > TIDY_EVERY_S:
                 tidied = now_s
-                tidy = functools.partial(retention.tidy, connection, now_s, self._limit_bytes)
+                then_s = now_s - self.behind_s
+                tidy = functools.partial(retention.tidy, connection, then_s, self._limit_bytes)
                 self._on_written(self._guard(tidy))
 
     def _collect(self) -> list[Sequence[ReceivedRow] | Job] | None:

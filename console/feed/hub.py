@@ -14,12 +14,12 @@ from typing import Protocol
 import grpc
 from grpc import aio
 
+from console.feed import faults
 from console.feed.address import ConnectionAccess
 from console.feed.backoff import Backoff
 from console.feed.decode import build
 from console.feed.link import FeedPosition, ServerLink
 from console.state.domain import Action, Link, ReceivedRow
-from console.state.sanitize import sanitized
 from proto import observe_pb2, observe_pb2_grpc
 from server.telemetry.rows import AlertRow, SilenceRow
 
@@ -137,7 +137,9 @@ class Hub:
     def _link_changed(self, link: Link) -> None:
         self._states[link.address] = link
         # From the first row on: before, the cache has no line for this server to keep it in.
-        if link.heard_s and self._offsets.get(link.address) != link.offset_ms:
+        # A simulated clock has no offset that lasts.
+        real = link.heard_s and link.simulated is None
+        if real and self._offsets.get(link.address) != link.offset_ms:
             self._offsets[link.address] = link.offset_ms
             self._sink.set_offset(link.address, link.offset_ms)
         self._changed()
@@ -172,7 +174,7 @@ class Hub:
             else:
                 answer = await stub.Silence(_silence(action), timeout=CALL_S, metadata=metadata)
         except aio.AioRpcError as error:
-            why = sanitized(f"{error.code().name}: {error.details()}", 300)
+            why = faults.phrase(error)
             gone = error.code() in (
                 grpc.StatusCode.UNAVAILABLE,
                 grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -213,7 +215,7 @@ class Hub:
             metadata = self._links[server].metadata()
             return await stub.Samples(request, timeout=CALL_S, metadata=metadata), ""
         except aio.AioRpcError as error:
-            return None, sanitized(f"{error.code().name}: {error.details()}", 300)
+            return None, faults.phrase(error)
 
 
 def _silence(action: Action) -> observe_pb2.SilenceRequest:

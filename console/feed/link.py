@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import itertools
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -13,10 +14,11 @@ import grpc
 from grpc import aio
 
 from console.feed import address as reach
+from console.feed import faults
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
 from console.feed.decode import RowRefused, event
-from console.state.domain import Link, ReceivedRow
+from console.state.domain import Link, ReceivedRow, SimulatedTime
 from console.state.sanitize import sanitized
 from proto import observe_pb2, observe_pb2_grpc
 
@@ -28,6 +30,7 @@ CALL_S = 10.0
 SLICES_EVERY_S = 600.0
 CAUGHT_UP_MS = 3000.0
 HISTORY_S = 24 * 3600.0  # how far back a console that knows nothing asks
+SIMULATED_HISTORY_S = 14 * 86400.0  # the same, of time that passes in minutes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class ServerLink:
                 async with reach.open_channel(self.link.address, self._access) as channel:
                     await self._session(channel)
             except aio.AioRpcError as error:
-                why = sanitized(f"{error.code().name}: {error.details()}", 300)
+                why = faults.phrase(error)
                 why += reach.refused(str(error.details()), self._access)
             except (OSError, ValueError) as error:
                 why = sanitized(str(error), 300)
@@ -142,7 +145,8 @@ class ServerLink:
                 self._offset.add(sent, message.server_unix_ns / 1e6, self._clock() * 1000)
         if found is None:
             raise ValueError("the server sent no snapshot")
-        self._change(offset_ms=self._offset.offset_ms, rtt_ms=self._offset.rtt_ms)
+        if not found.snapshot.simulated_speed > 0:
+            self._change(offset_ms=self._offset.offset_ms, rtt_ms=self._offset.rtt_ms)
         return found
 
     async def _keep_measuring(self, stub: observe_pb2_grpc.ObserveStub) -> None:
@@ -155,6 +159,10 @@ class ServerLink:
         """Fill the hole since this server was last heard; a cursor of another life cannot."""
         now_ms = self._clock() * 1000
         from_ms = max(hole_ms - 60_000, now_ms - HISTORY_S * 1000)
+        if self.link.simulated is not None:
+            # A hole in our time is of any length in the server's: all that it plays is asked for.
+            now_ms = self._server_ms()
+            from_ms = max(0.0, now_ms - SIMULATED_HISTORY_S * 1000)
         request = observe_pb2.HistoryRequest(
             from_unix_ms=int(from_ms), to_unix_ms=int(now_ms) + 3_600_000
         )
@@ -176,7 +184,8 @@ class ServerLink:
     async def _keep_searching(self, stub: observe_pb2_grpc.ObserveStub) -> None:
         """The worst slices are searched on demand; a server without them is not broken."""
         while True:
-            now_ms = int(self._clock() * 1000)
+            simulated = self.link.simulated is not None
+            now_ms = int(self._server_ms() if simulated else self._clock() * 1000)
             since_ms = now_ms - int(HISTORY_S * 1000)
             request = observe_pb2.SlicesRequest(from_unix_ms=since_ms, limit=20)
             try:
@@ -225,6 +234,7 @@ class ServerLink:
         last = messages[-1]
         for message in messages:
             if message.HasField("snapshot"):
+                self._note_clock(message, now_ms / 1000)
                 # It may be newer than the rows sent so far: resuming from it would skip them.
                 message.cursor = 0
             if message.cursor:
@@ -242,11 +252,27 @@ class ServerLink:
                 events.append(found)
         await self._sink(events)
         behind_ms = now_ms - (last.server_unix_ns / 1e6 - (self._offset.offset_ms or 0.0))
+        if self.link.simulated is not None:
+            behind_ms = 0.0  # its clock runs away from ours with every row
         state = self.link.state
         if self._stub is not None:
             late = behind_ms > CAUGHT_UP_MS or self._hole_ms is not None
             state = "catching up" if late else "live"
         self._change(state=state, heard_s=now_ms / 1000, refused_rows=refused, refused_why=why)
+
+    def _note_clock(self, message: observe_pb2.WatchEvent, now_s: float) -> None:
+        speed = message.snapshot.simulated_speed
+        if speed > 0:
+            shown = SimulatedTime(message.server_unix_ns / 1e9, now_s, speed)
+            self._change(simulated=shown, offset_ms=math.nan, rtt_ms=math.nan)
+        elif self.link.simulated is not None:  # it was started again without
+            self._change(simulated=None)
+
+    def _server_ms(self) -> float:
+        """Its time now, by the clock that dates its rows."""
+        shown = self.link.simulated
+        now_s = self._clock()
+        return (shown.now_s(now_s) if shown is not None else now_s) * 1000
 
     def _change(self, **changes: object) -> None:
         if changes.get("state", self.link.state) != self.link.state:

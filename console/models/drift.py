@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from console.models.cells import Cell, TableColumn
 from console.state.dashboard import MEASURES, DriftLine
+from console.state.firing import SHIFTED
 from console.state.timetext import clock_text
 from server.telemetry.drift.scores import (
     CRITICAL_EXCESS_KL,
@@ -26,27 +27,57 @@ TITLES = {"psi": "PSI", "ks": "KS", "kl": "KL", "js": "JS"}
 INSUFFICIENT = ("insufficient", "learning", "")
 
 
+def learning(lines: Sequence[DriftLine]) -> str:
+    """`learning: 9 of about 640 rows`: how far the feature with most rows has come."""
+    first = max(lines, key=lambda line: line.row.n)
+    needed = first.row.n_needed or MIN_EFFECTIVE
+    return f"learning: {first.row.n:,.0f} of about {needed:,.0f} rows"
+
+
 def key(line: DriftLine) -> tuple[str, str]:
     return line.key
 
 
-def columns(measure: str, wide: bool) -> tuple[TableColumn, ...]:
-    """`measure` comes first and draws the bar; with room the others follow as numbers."""
+def columns(measure: str, wide: bool, fleet: bool = False) -> tuple[TableColumn, ...]:
+    """`measure` comes first and draws the bar; with room the others follow as numbers. `fleet`:
+    which server a row is of is not obvious."""
     others = [name for name in MEASURES if name != measure][: 3 if wide else 0]
     found = [
-        TableColumn("feature", _feature, 0, least=128, order=lambda line: line.row.feature),
+        TableColumn("feature", _feature, 0, least=166, order=lambda line: line.row.feature),
         TableColumn("slice", _slice, 76 if wide else 70, order=lambda line: line.row.slice),
         TableColumn(
             TITLES[measure], _bar(measure), 70 if wide else 60, tip="marks: the thresholds"
         ),
         TableColumn("", _figure(measure, True), 44, right=True, order=_by(measure)),
     ]
-    for name in others:
+    for place, name in enumerate(others):
         found.append(
             TableColumn(
-                TITLES[name], _figure(name, False), 42, right=True, order=_by(name), spare=3
+                TITLES[name], _figure(name, False), 42, right=True, order=_by(name), spare=5 + place
             )
         )
+    if fleet:
+        found.append(
+            TableColumn(
+                "server",
+                _server,
+                98,
+                order=lambda line: line.name,
+                tip="the server where it is worst",
+                spare=2,
+            )
+        )
+    found.append(
+        TableColumn(
+            "since",
+            _since,
+            52,
+            right=True,
+            order=lambda line: line.since_s,
+            tip="first of the evaluations in a row that found this shift",
+            spare=1,
+        )
+    )
     found.append(
         TableColumn(
             "window",
@@ -55,14 +86,16 @@ def columns(measure: str, wide: bool) -> tuple[TableColumn, ...]:
             right=True,
             order=lambda line: line.row.window_s,
             tip="of the windows evaluated, the one with the worst level",
-            spare=2,
+            spare=4,
         )
     )
-    text = "rows; if too few, effective rows / rows needed"
+    text = "how many rows it was computed from"
     found.append(
-        TableColumn("n", _count, 66, right=True, order=lambda line: line.row.n, tip=text, spare=1)
+        TableColumn(
+            "rows", _count, 70, right=True, order=lambda line: line.row.n, tip=text, spare=1
+        )
     )
-    found.append(TableColumn("trend", _spark, 62 if wide else 52, tip="last evaluations", spare=2))
+    found.append(TableColumn("trend", _spark, 62 if wide else 52, tip="last evaluations", spare=3))
     return tuple(found)
 
 
@@ -74,10 +107,27 @@ def _known(line: DriftLine) -> bool:
     return line.row.level not in INSUFFICIENT
 
 
+def loudness(line: DriftLine) -> str:
+    """Its level while an alert about it fires. A shift that no alert confirms is `info`: one look
+    in twenty finds one by chance."""
+    if not _known(line):
+        return "unknown"
+    return line.row.level if line.firing or line.row.level == "ok" else "info"
+
+
 def _feature(line: DriftLine) -> Cell:
-    severity = line.row.level if _known(line) else "unknown"
-    tone = "text" if _known(line) else "dim"
-    return Cell(line.row.feature, tone, "sign", mono=True, value=severity, tip=tip(line))
+    tone = "text" if line.firing else "dim"
+    return Cell(line.row.feature, tone, "sign", mono=True, value=loudness(line), tip=tip(line))
+
+
+def _server(line: DriftLine) -> Cell:
+    more = f" +{len(line.firing_at) - 1}" if len(line.firing_at) > 1 else ""
+    return Cell(line.name + more, "dim", mono=True, tip=tip(line))
+
+
+def _since(line: DriftLine) -> Cell:
+    text = clock_text(line.since_s, "%H:%M")
+    return Cell(text, "text" if line.firing else "dim", mono=True, right=True, tip=tip(line))
 
 
 def _slice(line: DriftLine) -> Cell:
@@ -89,10 +139,9 @@ def _bar(measure: str) -> Callable[[DriftLine], Cell]:
 
     def cell(line: DriftLine) -> Cell:
         if not _known(line):
-            text = "learning" if line.row.level == "learning" else "too few"
-            return Cell(text, "dim", tip=tip(line))
+            return Cell("learning", "dim", tip=tip(line))
         value = getattr(line.row, measure)
-        tone = "p50" if line.row.level == "ok" else line.row.level
+        tone = line.row.level if line.firing else "p50"
         shares = [mark / full for mark in marks]
         return Cell(f"{value:.2f}", tone, "bar", value=(value / full, shares), tip=tip(line))
 
@@ -105,9 +154,9 @@ def _figure(measure: str, main: bool) -> Callable[[DriftLine], Cell]:
         text = f"{value:.2f}" if value == value else "–"
         if not _known(line):
             return Cell(text if not main else "–", "faint", mono=True, right=True)
-        loud = main and line.row.level in ("critical", "high", "warning")
-        tone = line.row.level if loud else "text" if main else "dim"
-        bold = main and line.row.level in ("critical", "high")
+        loud = main and line.firing
+        tone = line.row.level if loud else "dim"
+        bold = loud and line.row.level in ("critical", "high")
         return Cell(text, tone, mono=True, right=True, bold=bold, tip=tip(line))
 
     return cell
@@ -117,8 +166,7 @@ def _count(line: DriftLine) -> Cell:
     row = line.row
     if _known(line):
         return Cell(f"{row.n:,.0f}", "dim", mono=True, right=True, tip=tip(line))
-    needed = row.n_needed or MIN_EFFECTIVE
-    text = f"{row.n_effective:.0f}/{needed:.0f}"
+    text = f"{row.n:.0f}/{row.n_needed or MIN_EFFECTIVE:.0f}"
     return Cell(text, "dim", mono=True, right=True, tip=tip(line))
 
 
@@ -131,15 +179,14 @@ def _hours(line: DriftLine) -> str:
 
 
 def _spark(line: DriftLine) -> Cell:
-    tone = line.row.level if line.row.level in ("critical", "high", "warning") else "p50"
-    return Cell("", tone, "spark", value=line.spark)
+    return Cell("", line.row.level if line.firing else "p50", "spark", value=line.spark)
 
 
 def tip(line: DriftLine) -> str:
     row = line.row
     first = f"{row.feature} [{row.slice or 'all'}]: {row.level or 'no level'}"
     if row.level == "insufficient":
-        first += f", {row.n_effective:.0f} effective rows, {row.n_needed:.0f} needed"
+        first += f", {row.n:.0f} of about {row.n_needed:.0f} rows"
     lines = [
         first,
         f"KS {row.ks:.3f} (p {row.p:.2g}, q {row.q:.2g}) · KL {row.kl:.3f} nats,"
@@ -151,6 +198,9 @@ def tip(line: DriftLine) -> str:
     if line.source == "console":
         lines.append("computed by the console from the hourly profiles of this window")
     else:
+        if row.level in SHIFTED:
+            told = "an alert about it fires" if line.firing else "no alert: not confirmed yet"
+            lines.append(f"{told} · shifted since {clock_text(line.since_s)} UTC")
         lines.append(f"window {_hours(line)} · evaluated at {clock_text(line.at_s)} UTC")
         lines.append(f"worst of {line.servers} servers and of all windows")
     return "\n".join(lines)

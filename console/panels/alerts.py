@@ -42,7 +42,7 @@ def state_text(line: AlertLine) -> str:
 
 
 def _tone(line: AlertLine) -> str:
-    if not line.open or quiet(line):
+    if not line.firing or quiet(line):
         return "dim"
     return line.row.severity if line.row.severity in SIGNS else "warning"
 
@@ -50,7 +50,7 @@ def _tone(line: AlertLine) -> str:
 def _columns() -> tuple[TableColumn, ...]:
     def sign(line: AlertLine) -> Cell:
         severity = line.row.severity if line.row.severity in SIGNS else "warning"
-        shown = severity if line.open else "info"
+        shown = severity if line.firing else "info"
         return Cell(line.row.severity, _tone(line), "sign", value=shown, tip=line.row.summary[:600])
 
     def lasted(line: AlertLine) -> Cell:
@@ -213,7 +213,7 @@ class AlertsPanel(Panel):
         self.timeline.show_board(board)
         self.history.show_alert(self._shown_alert())
         self._show_inverse()
-        loud = sum(line.open and not quiet(line) for line in board.alerts)
+        loud = sum(line.firing and not quiet(line) for line in board.alerts)
         held = sum(line.open and quiet(line) for line in board.alerts)
         waiting = sum(action.state == "waiting" for action in board.actions)
         refused = next((a for a in board.actions if a.state == "refused"), None)
@@ -257,7 +257,7 @@ class AlertsPanel(Panel):
         found = self.table.row()
         if isinstance(found, AlertLine):
             return found
-        loud = [line for line in self.model.rows if line.open and not quiet(line)]
+        loud = [line for line in self.model.rows if line.firing and not quiet(line)]
         return loud[0] if len(loud) == 1 else None
 
     def select(self, key: str) -> None:

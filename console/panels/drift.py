@@ -14,6 +14,7 @@ from console.panels.frame import Panel
 from console.panels.table import Table
 from console.plots.style import Style
 from console.state.dashboard import MEASURES, Board, DriftLine
+from console.state.firing import SHIFTED
 from console.state.sanitize import duration
 from console.state.timetext import clock_text
 from server.telemetry.filters import equals, slice_name
@@ -29,17 +30,17 @@ class DriftPanel(Panel):
     def __init__(self, style: Style, axis: TimeAxis) -> None:
         super().__init__(style)
         self.axis = axis
-        self._shape: tuple[str, bool] = ("", False)
+        self._shape: tuple[str, bool, bool] = ("", False, False)
         self.table: Table | None = None
         self.model = RowsModel((), model.key)
-        self._build("psi", False)
+        self._build("psi", False, False)
 
-    def _build(self, measure: str, wide: bool) -> None:
-        if (measure, wide) == self._shape:
+    def _build(self, measure: str, wide: bool, fleet: bool) -> None:
+        if (measure, wide, fleet) == self._shape:
             return
-        self._shape = (measure, wide)
+        self._shape = (measure, wide, fleet)
         rows = self.model.rows
-        columns = model.columns(measure, wide)
+        columns = model.columns(measure, wide, fleet)
         self.model = RowsModel(columns, model.key)
         self.model.show(rows)
         old = self.table
@@ -50,6 +51,7 @@ class DriftPanel(Panel):
         self.watch_focus(self.table)
         self.body.addWidget(self.table)
         if old is not None:
+            self.table.show()  # at once: what is hidden cannot take the keyboard
             if old.hasFocus():
                 self.table.setFocus()
             self.body.removeWidget(old)
@@ -57,8 +59,12 @@ class DriftPanel(Panel):
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)
-        self._build(board.view.measure, self.width() > WIDE)
-        self.model.show(board.drift)
+        self._build(board.view.measure, self.width() > WIDE, len(board.servers) > 1)
+        known = [line for line in board.drift if line.row.level not in model.INSUFFICIENT]
+        self.model.show(known)
+        if self.table is not None:
+            # A hundred rows without a score are one sentence.
+            self.table.empty = model.learning(board.drift) if board.drift else EMPTY
         key = board.view.drift_key
         if key is not None and self.table is not None:
             place = self.model.place_of(key)
@@ -69,8 +75,14 @@ class DriftPanel(Panel):
     def _legend(self, board: Board) -> list[tuple[str, str]]:
         few = sum(line.row.level in model.INSUFFICIENT for line in board.drift)
         legend: list[tuple[str, str]] = []
+        shifted = sum(
+            not line.firing and line.row.level in SHIFTED and line.source == "server"
+            for line in board.drift
+        )
+        if shifted:
+            legend.append((f"{shifted} not confirmed", "dim"))
         if few:
-            legend.append((f"○ {few} with too few rows", "dim"))
+            legend.append((f"{few} learning", "dim"))
         if board.drift_span is not None:
             low, high = (clock_text(moment, "%H:%M") for moment in board.drift_span)
             legend.append((f"computed for {low}–{high}", "accent"))
@@ -108,7 +120,7 @@ class DriftPanel(Panel):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
-        self._build(self._shape[0], self.width() > WIDE)
+        self._build(self._shape[0], self.width() > WIDE, self._shape[2])
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["feature", "slice", "level", "ks", "kl", "js", "psi", "excess_kl", "p", "q", "n",
@@ -118,6 +130,6 @@ class DriftPanel(Panel):
             + [f"{v:.6g}" for v in (row.ks, row.kl, row.js, row.psi, row.excess_kl, row.p, row.q,
                                     row.n, row.n_effective)]
             + [str(row.window_s), row.stamp, line.source]
-            for line in self.model.rows
+            for line in (self.board.drift if self.board is not None else ())
             for row in (line.row,)
         ]  # fmt: skip

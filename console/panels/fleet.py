@@ -20,7 +20,8 @@ from console.state.command_lines import Reach
 from console.state.dashboard import Board, ServerLine
 from console.state.sanitize import duration, milliseconds
 from console.state.status import STALE_AFTER_S
-from console.state.status_messages import CLOCK_ODD_MS, unencrypted
+from console.state.status_messages import CLOCK_ODD_MS, GONE, unencrypted
+from console.state.timetext import clock_text
 
 ROW_PIXELS = 44
 STAMP_PIXELS = 16
@@ -34,6 +35,9 @@ def troubles(line: ServerLine) -> list[tuple[str, str]]:
     """What is odd about a server, worst first: (text, tone)."""
     found: list[tuple[str, str]] = []
     if line.severity != "ok" and line.why:
+        if line.state in GONE:
+            what, bracket, why = line.why.partition(" (")
+            return [(what, line.severity), *([("(" + why, line.severity)] if bracket else [])]
         found.append((f"{line.state}: {line.why}", line.severity))
     if line.odd_parts:
         found.append(("≠ " + ", ".join(line.odd_parts), "high"))
@@ -52,12 +56,15 @@ def troubles(line: ServerLine) -> list[tuple[str, str]]:
 
 
 def facts(line: ServerLine) -> str:
-    """The quiet second line: warm replicas, the queue where there is one, age."""
+    """The quiet second line: warm replicas, the queue where there is one, age. Of a server that
+    does not answer, what it last reported, with its time."""
     snapshot = line.snapshot
     age = "no contact yet" if line.age_s == math.inf else f"data {duration(line.age_s)} old"
     if snapshot is None:
         return age
     warm = f"{snapshot.warm_replicas}/{snapshot.wanted_replicas} warm"
+    if line.past and line.link.heard_s:
+        return f"at {clock_text(line.link.heard_s)}: {warm}"
     if line.age_s < FRESH_S:
         age = "live"
     queue = f" · queue {snapshot.queued}" if snapshot.queued else ""
@@ -86,18 +93,23 @@ class FleetDelegate(QStyledItemDelegate):
         if line.severity not in ("ok", "info"):
             bar = QRectF(area.left(), area.top() + 1, 3, area.height() - 2)
             painter.fillRect(bar, theme.color(line.severity))
-        unheard = line.severity == "unknown"
+        unheard = line.past
+        lost = line.state in GONE
         left = area.left() + 30
         top = area.top() + 5
         sign = line.severity if not line.odd_parts or line.severity != "ok" else "high"
         paint.sign(painter, theme, sign, QPointF(area.left() + 17, top + 9), 10)
         place = QRectF(left, top, area.width() - 104, 18)
         paint.text(
-            painter, place, line.name, theme.color("dim" if unheard else "text"), style.strong
+            painter,
+            place,
+            line.name,
+            theme.color("dim" if unheard and not lost else "text"),
+            style.strong,
         )
         slow = line.slo_ms > 0 and line.p95_ms > line.slo_ms
-        text = "–" if unheard else milliseconds(line.p95_ms)
-        tone = "critical" if slow else "dim"
+        text = "lost" if lost else "–" if unheard else milliseconds(line.p95_ms)
+        tone = "critical" if lost or (slow and not unheard) else "dim"
         right = QRectF(area.right() - 72, top, 64, 18)
         paint.text(painter, right, text, theme.color(tone), style.number_font, paint.RIGHT)
         stale = line.age_s > STALE_AFTER_S

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent
@@ -17,6 +17,7 @@ from console.state.domain import ProbeEvidence, ReplicaSnapshot, ServerSnapshot
 from console.state.sanitize import duration, milliseconds, size
 from console.state.severity import rank
 from console.state.status_messages import unencrypted
+from console.state.timetext import clock_text
 
 _SEVERITY = {"ready": "ok", "slow": "warning", "wrong": "critical", "dead": "critical"}
 
@@ -35,6 +36,8 @@ def facts_of(line: ServerLine, now_s: float) -> list[ServerFact]:
     if snapshot is None:
         return [ServerFact(line.why)]
     found: list[ServerFact] = []
+    if line.past:
+        return _past(line, snapshot, now_s)
     if snapshot.reason:
         found.append(ServerFact(snapshot.reason, line.severity if line.severity != "ok" else "dim"))
     if unencrypted(line):
@@ -43,6 +46,17 @@ def facts_of(line: ServerLine, now_s: float) -> list[ServerFact]:
         found += _of_group(group, now_s)
     found += _facts(line, snapshot)
     return found
+
+
+def _past(line: ServerLine, snapshot: ServerSnapshot, now_s: float) -> list[ServerFact]:
+    """What it last reported: every line dim, without a sign that looks like now."""
+    found = [ServerFact(line.why, line.severity, line.severity)]
+    if line.link.heard_s:
+        then = clock_text(line.link.heard_s)
+        found.append(ServerFact(f"last reported at {then} UTC, and not known since:"))
+    for group in alike(snapshot.replicas):
+        found += [replace(fact, tone="dim", sign="", deep=True) for fact in _of_group(group, now_s)]
+    return found + list(_facts(line, snapshot))
 
 
 def alike(replicas: Sequence[ReplicaSnapshot]) -> list[list[ReplicaSnapshot]]:
@@ -98,6 +112,8 @@ def _evidence(probe: ProbeEvidence, now_s: float) -> Iterator[ServerFact]:
 
 def _facts(line: ServerLine, snapshot: ServerSnapshot) -> Iterator[ServerFact]:
     yield ServerFact(f"{line.address} · v{snapshot.version}" if snapshot.version else line.address)
+    if snapshot.simulated_speed > 0:
+        yield ServerFact(f"simulated time, {snapshot.simulated_speed:,.0f} times as fast")
     offset = line.link.offset_ms
     if offset == offset:
         trip = f" ± {line.link.rtt_ms / 2:.1f}" if line.link.rtt_ms >= 0 else ""

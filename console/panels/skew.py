@@ -51,8 +51,9 @@ def columns() -> tuple[TableColumn, ...]:
 
 
 def _server(line: SkewLine) -> Cell:
-    severity = line.severity or ("ok" if line.stamp else "unknown")
-    return Cell(line.name, "text" if line.stamp else "dim", "sign", mono=True, value=severity,
+    known = bool(line.stamp) and not line.past
+    severity = (line.severity or "ok") if known else "unknown"
+    return Cell(line.name, "text" if known else "dim", "sign", mono=True, value=severity,
                 tip=tip(line))  # fmt: skip
 
 
@@ -64,8 +65,9 @@ def _part(number: int) -> Callable[[SkewLine], Cell]:
         odd = found.differs or found.moved
         text = "changed" if found.moved else found.value[:SHORT]
         text = f"{'≠' if odd else '='} {text}"
-        tone = "critical" if odd else "dim"
-        return Cell(text, tone, "skew", bold=odd, mono=True, value=odd, tip=tip(line))
+        loud = odd and not line.past
+        tone = "critical" if loud else "dim"
+        return Cell(text, tone, "skew", bold=loud, mono=True, value=loud, tip=tip(line))
 
     return cell
 
@@ -92,7 +94,9 @@ def tip(line: SkewLine) -> str:
     for client, stamp, refused, last_s in line.pins:
         text = f"client {client} pins {short(stamp)}: refused {refused} times"
         lines.append(f"{text}, last {clock_text(last_s)}")
-    if line.age_s < math.inf and line.age_s > 10:
+    if line.past:
+        lines.append(f"as it reported at {clock_text(line.lost_s)} UTC; it does not answer now")
+    elif line.age_s < math.inf and line.age_s > 10:
         lines.append(f"data {duration(line.age_s)} old")
     return "\n".join(part[:240] for part in lines[:24])
 
@@ -127,7 +131,7 @@ class SkewPanel(Panel):
         super().show_board(board)
         self.model.show(sorted(board.skew, key=lambda line: not line.severity))
         self._detail()
-        odd = sum(line.odd for line in board.skew)
+        odd = sum(line.odd and not line.past for line in board.skew)
         against = "the expected stamp" if board.view.expected_stamp else "the majority"
         legend = [(f"≠ differs from {against}", "dim"), ("Enter: show its deploy", "dim")]
         if odd:

@@ -29,6 +29,8 @@ def lines_of(line: SkewLine | None, board: Board) -> list[DetailLine]:
     if line is None:
         return [("select a server to see what differs", "title")]
     found: list[DetailLine] = [(line.name, "text"), (line.stamp_name or "stamp unknown", "dim")]
+    if line.past:
+        found.append((f"as of {clock_text(line.lost_s)} UTC: it does not answer", "critical"))
     if line.dirty:
         found.append(("dirty stamp: matches no pin", "warning"))
     for what, text, now in line.moved:

@@ -59,7 +59,7 @@ class AlertTimeline(TimePlot):
     def _band(self, painter: QPainter, area: QRectF, box: QRectF, alert: AlertLine) -> None:
         theme = self.ui_style.theme
         severity = alert.row.severity if alert.row.severity in RANK else "warning"
-        tone = severity if alert.open and not quiet(alert) else "dim"
+        tone = severity if alert.firing and not quiet(alert) else "dim"
         painter.fillRect(box, theme.color(tone, 60))
         if quiet(alert):
             paint.hatch(painter, box, theme.color("dim", 120))

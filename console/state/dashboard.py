@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from console.state.domain import Action, Link, ServerSnapshot
+from console.state.severity import DOUBTFUL
 from server.telemetry.rows import (
     AlertRow,
     DeployRow,
@@ -72,6 +73,11 @@ class ServerLine:
             return self.snapshot.server
         return self.link.address
 
+    @property
+    def past(self) -> bool:
+        """What it last reported is about then and not about now: shown dimmed, with its time."""
+        return self.severity == "unknown" or self.state in ("lost", "unreachable", "stopped")
+
 
 @dataclass(frozen=True, slots=True)
 class ExampleRequest:
@@ -113,7 +119,8 @@ class LatencyColumns:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DriftLine:
-    """The worst server's row of one feature and slice."""
+    """The worst server's row of one feature and slice. `firing_at` are the servers (addresses)
+    with an alert about it that fires: only such a line is loud."""
 
     row: DriftRow
     server: str
@@ -121,6 +128,14 @@ class DriftLine:
     at_s: float
     servers: int = 1
     source: str = "server"  # or "console": computed here for a brushed window
+    since_s: float = math.nan  # first of the evaluations in a row with a level above ok
+    firing_at: tuple[str, ...] = ()
+    name: str = ""  # of `server`, for people
+    by_server: tuple[DriftLine, ...] = ()  # of several servers all lines, this one included
+
+    @property
+    def firing(self) -> bool:
+        return bool(self.firing_at)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -170,6 +185,12 @@ class SkewLine:
     # may differ now, or only after a restart.
     moved: tuple[tuple[str, str, bool], ...] = ()
     signed_by: str = ""
+    lost_s: float = math.nan  # when a server that does not answer was heard last
+
+    @property
+    def past(self) -> bool:
+        """What it ran when it was heard last; it may run something else by now, or nothing."""
+        return self.lost_s == self.lost_s
 
     @property
     def odd(self) -> bool:
@@ -213,6 +234,11 @@ class AlertLine:
     def open(self) -> bool:
         return self.row.state not in ("resolved", "ok")
 
+    @property
+    def firing(self) -> bool:
+        """Open, and seen often enough to be loud."""
+        return self.open and self.row.state != "pending"
+
 
 @dataclass(frozen=True, slots=True)
 class StatusMessage:
@@ -225,6 +251,7 @@ class StatusMessage:
     at_s: float = math.nan
     detail: str = ""
     standing: bool = False  # always shown, but not part of the state
+    harm: int = DOUBTFUL  # console.state.severity: the headline is chosen by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +303,8 @@ class Board:
     slices: tuple[tuple[str, SliceRow], ...] = ()
     usage: CacheUsage = CacheUsage()
     offline: bool = False
+    ahead_s: float = 0.0  # the axis against this machine's clock, where servers simulate time
+    speed: float = 1.0  # seconds of the axis that pass in one
 
     def name_of(self, address: str) -> str:
         for line in self.servers:

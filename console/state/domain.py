@@ -127,6 +127,7 @@ class ServerSnapshot:
     limits: tuple[LimitRow, ...] = ()
     telemetry_bytes: int = 0
     signed_by: str = ""
+    simulated_speed: float = 0.0  # 0: its time is real
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,18 @@ class ReceivedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SimulatedTime:
+    """A server's clock that runs `speed` times as fast: it showed `server_s` at our `at_s`."""
+
+    server_s: float
+    at_s: float
+    speed: float
+
+    def now_s(self, our_s: float) -> float:
+        return self.server_s + (our_s - self.at_s) * self.speed
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """The state of the connection to one server; times in unix seconds of this machine."""
 
@@ -192,10 +205,11 @@ class Link:
     refused_why: str = ""
     instance: str = ""
     plaintext: bool = False  # over a network, and nothing encrypts it
+    simulated: SimulatedTime | None = None  # what its rows are dated by, where that is not real
 
     @property
     def shift_s(self) -> float:
-        """What its times are ahead of ours; 0 while its clock has not been compared."""
+        """What its times are ahead of the axis; 0 while its clock has not been compared."""
         return 0.0 if math.isnan(self.offset_ms) else self.offset_ms / 1000
 
 

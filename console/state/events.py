@@ -104,8 +104,9 @@ def _of_alert(line: AlertLine) -> list[TimelineEvent]:
     panel = PANEL_OF.get(row.kind, "alerts")
     # The name goes in front once, also when the server's sentence already starts with it.
     label = row.summary if row.summary.startswith(line.name) else f"{line.name} {row.summary}"
+    label += "" if line.firing or not line.open else " · pending: not confirmed yet"
     handled = f" · acknowledged by {row.acknowledged_by}" if row.acknowledged_by else ""
-    severity = row.severity if line.open else "info"
+    severity = row.severity if line.firing else "info"
     if handled and line.open:
         severity = "info"
     found = [
@@ -123,8 +124,8 @@ def of_link(before: Link | None, now: Link, name: str, at_s: float) -> TimelineE
     if before is None or before.state == now.state:
         return None
     if now.state == "lost":
-        text = f"{name} unreachable: {now.detail}"
-        return TimelineEvent(at_s, "unknown", text, now.address, "link", "lost", "fleet")
+        text = f"{name} lost: {now.detail}"
+        return TimelineEvent(at_s, "critical", text, now.address, "link", "lost", "fleet")
     if now.state in ("live", "catching up") and before.state in ("lost", "reconnecting"):
         text = f"{name} is back after {duration(at_s - before.since_s)}"
         return TimelineEvent(at_s, "ok", text, now.address, "link", "back", "fleet")

@@ -12,6 +12,7 @@ STUCK_S = 10.0  # the reader refreshes every second, news or none
 def status_text(board: Board, now_s: float, notice: str) -> tuple[str, str]:
     """(the line, its tone). `notice`: what was just done, first in the line."""
     usage = board.usage
+    now_s += board.ahead_s
     age_s = max(0.0, now_s - board.made_s)
     found = [
         notice,
@@ -24,6 +25,7 @@ def status_text(board: Board, now_s: float, notice: str) -> tuple[str, str]:
         f"display {age_s:.1f} s old",
         "Ctrl+K commands · ? keys",
         f"{clock_text(now_s, '%Y-%m-%d %H:%M:%S')} UTC",
+        f"simulated time, {board.speed:,.0f} times as fast" if board.ahead_s else "",
     ]
     tone = "warning" if usage.trouble else "dim"
     if age_s > STUCK_S:

@@ -115,6 +115,7 @@ def _line(
         pins=pins,
         moved=moved_of(found),
         signed_by=found.signed_by,
+        lost_s=server.link.heard_s if server.link.state == "lost" else math.nan,
     )
 
 

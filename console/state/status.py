@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 
 from console.state import program, status_messages
+from console.state.causes import Cause
 from console.state.dashboard import (
     AlertLine,
-    DriftLine,
     FleetState,
     ServerLine,
     SkewLine,
@@ -18,13 +18,14 @@ from console.state.dashboard import (
 from console.state.domain import Link, ServerRecord
 from console.state.sanitize import duration
 from console.state.severity import rank
-from console.state.status_messages import Burn
+from console.state.status_messages import GONE, LOST, UNREACHABLE, Burn
 from console.state.timetext import clock_text
 
 LOST_AFTER_S = (
     30.0  # silence after which nothing is known of a server, whatever the state of its link
 )
 STALE_AFTER_S = 10.0
+NOTHING_LISTENS = "connection refused"  # as the feed writes it
 
 
 def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
@@ -32,7 +33,7 @@ def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
     link, found = server.link, server.snapshot
     age_s = now_s - link.heard_s if link.heard_s else math.inf
     if link.state in ("lost", "offline") or age_s > LOST_AFTER_S:
-        return "unknown", *_unheard(link, age_s, now_s)
+        return _unheard(server, age_s)
     if found is None:
         return "unknown", "no data", "connected, no snapshot yet"
     if link.state == "reconnecting" or age_s > STALE_AFTER_S:
@@ -55,47 +56,82 @@ def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
     return severity, found.state.replace("_", " "), why or "no reason given"
 
 
-def _unheard(link: Link, age_s: float, now_s: float) -> tuple[str, str]:
+def _unheard(server: ServerRecord, age_s: float) -> tuple[str, str, str]:
+    """A server that answered before and does not now is lost capacity, whatever it last reported;
+    one that drained before is where someone wanted it."""
+    link, found = server.link, server.snapshot
+    known = age_s < math.inf
     if link.state == "offline":
-        known = age_s < math.inf
-        return "offline", f"last contact {duration(age_s)} ago" if known else "no contact yet"
-    if age_s == math.inf:
-        word = "unreachable" if link.state == "lost" else "connecting"
-        return word, link.detail or "no contact yet"
-    return "lost", f"last contact {duration(age_s)} ago · {link.detail or 'no messages'}"
+        why = f"last contact {duration(age_s)} ago" if known else "no contact yet"
+        return "unknown", "offline", why
+    why = _silence_of(link)
+    if not known:
+        if link.state == "lost":
+            return "critical", UNREACHABLE, why
+        return "unknown", "connecting", link.detail or "no contact yet"
+    if found is not None and found.state == "draining":
+        return "warning", "stopped", f"{why} after it drained"
+    return "critical", LOST, why
+
+
+def _silence_of(link: Link) -> str:
+    """`nothing listens since 23:48:18 (connection refused)`."""
+    since = f" since {clock_text(link.heard_s)}" if link.heard_s else ""
+    if link.detail == NOTHING_LISTENS:
+        return f"nothing listens{since} ({link.detail})"
+    return f"no answer{since} ({link.detail or 'no messages'})"
 
 
 def fleet_state(
     servers: Sequence[ServerLine],
     burns: Sequence[Burn],
-    drift: Sequence[DriftLine],
     skew: Sequence[SkewLine],
     alerts: Sequence[AlertLine],
     now_s: float,
+    causes: Sequence[Cause] = (),
 ) -> FleetState:
-    """The status line. Acknowledged and silenced alerts are counted, not shouted."""
+    """The status line. Acknowledged, silenced and pending alerts are counted, not shouted. What a
+    server that is lost reported last is about then, so it makes no message. The headline is what
+    does most harm, and of a cause and its symptoms the cause."""
+    gone = {line.address for line in servers if line.state in (*GONE, "stopped")}
+    burns = [burn for burn in burns if burn.server not in gone]
+    skew = [line for line in skew if line.address not in gone]
+    alerts = [line for line in alerts if line.server not in gone]
+    reported = status_messages.already_reported(servers, burns, skew)
+    groups, burns, alerts, plain_skew = status_messages.grouped(causes, burns, alerts, skew)
     found = [
+        *groups,
+        *status_messages.lost(servers),
         *status_messages.unready(servers),
         *status_messages.burning(burns),
-        *status_messages.skewed(skew),
+        *status_messages.skewed(plain_skew),
         *status_messages.moved(skew),
-        *status_messages.drifting(drift, alerts),
-        *status_messages.others(
-            alerts, status_messages.already_reported(servers, burns, drift, skew)
-        ),
+        *status_messages.drifting(alerts),
+        *status_messages.others(alerts, reported),
         *status_messages.oddities(servers),
         *status_messages.plaintext(servers),
         *status_messages.in_hand(alerts),
+        *status_messages.pending(alerts),
         *status_messages.unknown(servers),
     ]
-    found.sort(key=lambda message: rank(message.severity))
+    found.sort(key=_order)
     worst = next((message for message in found if not message.standing), None)
-    state, severity = _word(servers, worst)
+    gravest = min(
+        (m for m in found if not m.standing), key=lambda m: rank(m.severity), default=None
+    )
+    state, severity = _word(servers, gravest)
     sentence = _sentence(state, worst, servers, now_s)
     standing = next((message for message in found if message.standing), None)
     if standing is not None and severity == "ok":
         sentence = f"{sentence}; but {standing.detail}"
     return FleetState(state, severity, sentence, (*found, status_messages.healthy(servers)))
+
+
+def _order(message: StatusMessage) -> tuple[bool, int, int]:
+    """By harm; what is only counted comes last."""
+    place = rank(message.severity)
+    counted = message.standing or place >= rank("unknown")
+    return counted, 0 if counted else message.harm, place
 
 
 def _word(servers: Sequence[ServerLine], worst: StatusMessage | None) -> tuple[str, str]:
@@ -121,7 +157,8 @@ def _sentence(
         return "no data yet"
     text = worst.detail or worst.text
     if worst.at_s == worst.at_s:
-        text += f" · since {clock_text(worst.at_s)} UTC ({duration(now_s - worst.at_s)})"
+        at, ago = clock_text(worst.at_s), duration(now_s - worst.at_s)
+        text += f" · {ago} ago" if f"since {at}" in text else f" · since {at} UTC ({ago})"
     if state == "OFFLINE":
         heard = min((line.age_s for line in servers), default=math.inf)
         return f"no server is contacted; the data is {duration(heard)} old. Last state: {text}"

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from console.state.dashboard import AlertLine, DriftLine, ServerLine, SkewLine, StatusMessage
-from console.state.domain import STAMP_PARTS
+from console.state.causes import Cause, Symptom, cause_of, parts_of, sentence
+from console.state.dashboard import AlertLine, ServerLine, SkewLine, StatusMessage
+from console.state.firing import KINDS
 from console.state.sanitize import milliseconds
-from console.state.severity import RANK, rank
+from console.state.severity import DOUBTFUL, FEWER, LATE, RANK, WRONG, harm_of, rank
 
 OWN_SKEW = "skew/loaded"  # key of the alert of a server that changed since it loaded
+LOST, UNREACHABLE = "lost", "unreachable"
+GONE = (LOST, UNREACHABLE)  # states of a server that does not answer
 CLOCK_ODD_MS = 100.0  # above this, times of two servers cannot be put side by side unseen
 
 
@@ -31,10 +34,22 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
+def lost(servers: Sequence[ServerLine]) -> list[StatusMessage]:
+    """Servers that do not answer: the one lost last first, as it is the news."""
+    lines = [line for line in servers if line.state in GONE]
+    if not lines:
+        return []
+    first = max(lines, key=lambda line: line.link.heard_s)
+    at_s = first.link.heard_s or math.nan
+    text = f"{_count(len(lines), 'server', 'servers')} {first.state}"
+    detail = f"{first.name}: {first.why}"
+    return [StatusMessage("critical", text, "fleet", first.address, at_s, detail, harm=FEWER)]
+
+
 def unready(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     found = []
     for severity in ("critical", "warning"):
-        lines = [line for line in servers if line.severity == severity]
+        lines = [line for line in servers if line.severity == severity and line.state not in GONE]
         if lines:
             first = lines[0]
             text = sorted({line.state for line in lines})
@@ -45,6 +60,7 @@ def unready(servers: Sequence[ServerLine]) -> list[StatusMessage]:
                     "fleet",
                     first.address,
                     detail=f"{first.name} {first.state}: {first.why}",
+                    harm=FEWER,
                 )
             )
     return found
@@ -56,7 +72,8 @@ def burning(burns: Sequence[Burn]) -> list[StatusMessage]:
     worst = max(burns, key=lambda burn: burn.p99_ms / burn.slo_ms)
     text = "p99 above SLO" if len(burns) == 1 else f"{len(burns)} servers with p99 above SLO"
     detail = f"{worst.name}: p99 {milliseconds(worst.p99_ms)}, SLO {milliseconds(worst.slo_ms)}"
-    return [StatusMessage("critical", text, "latency", worst.server, worst.since_s, detail)]
+    found = StatusMessage("critical", text, "latency", worst.server, worst.since_s, detail)
+    return [replace(found, harm=LATE)]
 
 
 def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
@@ -64,10 +81,62 @@ def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
     if not odd:
         return []
     first = odd[0]
-    parts = [p for p, cell in zip(STAMP_PARTS, first.cells, strict=True) if cell.differs]
-    detail = f"{first.name}: {', '.join(parts)} differs from the fleet"
+    detail = f"{first.name}: {parts_of(first)} differs from the fleet"
     text = _count(len(odd), "server with version skew", "servers with version skew")
-    return [StatusMessage("high", text, "skew", first.address, first.since_s, detail)]
+    found = StatusMessage("high", text, "skew", first.address, first.since_s, detail)
+    return [replace(found, harm=WRONG)]
+
+
+def grouped(
+    causes: Sequence[Cause],
+    burns: Sequence[Burn],
+    alerts: Sequence[AlertLine],
+    skew: Sequence[SkewLine],
+) -> tuple[list[StatusMessage], list[Burn], list[AlertLine], list[SkewLine]]:
+    """(a message for each cause with its symptoms; what has no cause: burns, alerts, skew)."""
+    groups: dict[Cause, list[Symptom]] = {}
+    names: dict[str, str] = {}
+    left_burns, left_alerts = [], []
+    for burn in burns:
+        names[burn.server] = burn.name
+        text = f"p99 {milliseconds(burn.p99_ms)}, SLO {milliseconds(burn.slo_ms)}"
+        found = Symptom(burn.server, text, burn.since_s, "critical", LATE)
+        if not _put(groups, found, causes):
+            left_burns.append(burn)
+    for line in alerts:
+        names[line.server] = line.name
+        row = line.row
+        found = Symptom(line.server, row.summary, line.opened_s, row.severity, harm_of(row.kind))
+        loud = line.firing and not quiet(line) and row.kind != "skew"
+        if not loud or not _put(groups, found, causes):
+            left_alerts.append(line)
+    messages = [_group(names[cause.server], cause, found) for cause, found in groups.items()]
+    told = {cause.server for cause in groups if cause.skew}
+    return messages, left_burns, left_alerts, [line for line in skew if line.address not in told]
+
+
+def _put(groups: dict[Cause, list[Symptom]], symptom: Symptom, causes: Sequence[Cause]) -> bool:
+    cause = cause_of(symptom, causes)
+    if cause is not None:
+        groups.setdefault(cause, []).append(symptom)
+    return cause is not None
+
+
+def _group(name: str, cause: Cause, symptoms: list[Symptom]) -> StatusMessage:
+    symptoms = sorted(symptoms, key=lambda one: (one.harm, rank(one.severity), one.at_s))
+    severities = [one.severity for one in symptoms] + (["high"] if cause.skew else [])
+    severity = min(severities, key=rank)
+    count = _count(len(symptoms), "problem", "problems")
+    text = f"{count} after {'version skew' if cause.skew else 'a deploy'}"
+    return StatusMessage(
+        severity if severity in RANK else "warning",
+        text,
+        "skew",
+        cause.server,
+        cause.at_s,
+        sentence(name, cause, symptoms),
+        harm=WRONG if cause.skew else symptoms[0].harm,
+    )
 
 
 def moved(skew: Sequence[SkewLine]) -> list[StatusMessage]:
@@ -80,38 +149,27 @@ def moved(skew: Sequence[SkewLine]) -> list[StatusMessage]:
     when = "answers may differ now" if now else "answers may differ after a restart"
     text = _count(len(lines), "server changed since load", "servers changed since load")
     detail = f"{first.name}: {what} {label}; {when}"
-    return [
-        StatusMessage("critical" if now else "high", text, "skew", first.address, detail=detail)
-    ]
+    found = StatusMessage("critical" if now else "high", text, "skew", first.address, detail=detail)
+    return [replace(found, harm=WRONG if now else DOUBTFUL)]
 
 
-def drifting(drift: Sequence[DriftLine], alerts: Sequence[AlertLine]) -> list[StatusMessage]:
-    loud = _loud(drift)
+def drifting(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
+    """What the servers' alerts that fire are about. Rows of one look are for the table alone."""
+    loud = [line for line in alerts if line.firing and not quiet(line) and line.row.kind in KINDS]
     if not loud:
         return []
-    worst = min(loud, key=lambda line: (rank(line.row.level), -line.row.excess_kl))
-    opened = [
-        line.opened_s
-        for line in alerts
-        if line.open and line.row.kind == "drift" and worst.row.feature in line.row.features
-    ]
-    place = worst.row.slice or "all"
-    detail = f"{worst.row.feature} [{place}] drifts: excess KL {worst.row.excess_kl:.2f}"
-    text = _count(len(loud), "slice drifting", "slices drifting")
-    key = f"{worst.row.feature}\t{worst.row.slice}"
-    at_s = min(opened, default=math.nan)
-    return [StatusMessage(worst.row.level, text, "drift", key, at_s, detail)]
-
-
-def _loud(drift: Sequence[DriftLine]) -> list[DriftLine]:
-    """As a server judged it; the console's own scores of some hours are not about now."""
-    return [d for d in drift if d.source == "server" and d.row.level in ("critical", "high")]
+    worst = min(loud, key=lambda line: (rank(line.row.severity), line.opened_s))
+    features = {feature for line in loud for feature in line.row.features}
+    text = _count(max(len(features), 1), "feature drifting", "features drifting")
+    first, place = (next(iter(names), "") for names in (worst.row.features, worst.row.slices))
+    detail = f"{worst.name}: {worst.row.summary}"
+    severity = worst.row.severity if worst.row.severity in RANK else "warning"
+    return [StatusMessage(severity, text, "drift", f"{first}\t{place}", worst.opened_s, detail)]
 
 
 def already_reported(
     servers: Sequence[ServerLine],
     burns: Sequence[Burn],
-    drift: Sequence[DriftLine],
     skew: Sequence[SkewLine],
 ) -> set[tuple[str, str]]:
     """(kind, server) of the alerts that another message covers. The console sees most problems by
@@ -120,18 +178,18 @@ def already_reported(
     found = {("latency", burn.server) for burn in burns}
     found |= {("skew", line.address) for line in skew if line.odd or line.moved}
     found |= {("readiness", s.address) for s in servers if s.severity in ("critical", "warning")}
-    if _loud(drift):
-        found |= {("drift", line.address) for line in servers}
     return found
 
 
 def others(
     alerts: Sequence[AlertLine], reported: Container[tuple[str, str]]
 ) -> list[StatusMessage]:
-    """Open alerts that no other message covers, one message for each kind."""
+    """Alerts that fire and that no other message covers, one message for each kind."""
     groups: dict[str, list[AlertLine]] = {}
     for line in alerts:
-        if line.open and not quiet(line) and (line.row.kind, line.server) not in reported:
+        if line.row.kind in KINDS or not line.firing or quiet(line):
+            continue
+        if (line.row.kind, line.server) not in reported:
             groups.setdefault(line.row.kind, []).append(line)
     return [_of_kind(kind, lines) for kind, lines in groups.items()]
 
@@ -145,7 +203,8 @@ def _of_kind(kind: str, lines: Sequence[AlertLine]) -> StatusMessage:
         detail = f"{worst.name} reports it about its neighbours: {worst.row.summary}"
     key = f"{worst.server}\t{worst.row.id}"
     text = _count(len(lines), word, f"{word}s")
-    return StatusMessage(severity, text, "alerts", key, worst.opened_s, detail)
+    found = StatusMessage(severity, text, "alerts", key, worst.opened_s, detail)
+    return replace(found, harm=harm_of(kind))
 
 
 def quiet(line: AlertLine) -> bool:
@@ -205,6 +264,12 @@ def in_hand(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
     return [StatusMessage("info", text, "alerts")] if held else []
 
 
+def pending(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
+    """Seen, and not often enough yet to be more than chance."""
+    held = [line for line in alerts if line.open and not line.firing and not quiet(line)]
+    return [StatusMessage("info", f"{len(held)} pending", "alerts")] if held else []
+
+
 def unknown(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     lines = [line for line in servers if line.severity == "unknown"]
     if not lines:
@@ -212,8 +277,7 @@ def unknown(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     first = lines[0]
     at_s = first.link.heard_s or math.nan
     detail = f"{first.name} {first.state}: {first.why}"
-    text = f"{len(lines)} unreachable" if first.state in ("lost", "unreachable") else ""
-    text = text or f"{len(lines)} unknown"
+    text = f"{len(lines)} unknown"
     return [StatusMessage("unknown", text, "fleet", first.address, at_s, detail)]
 
 

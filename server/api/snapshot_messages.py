@@ -29,6 +29,7 @@ class ServerIdentity:
     limits: tuple[tuple[str, float, str], ...]
     insecure: bool
     slo_ms: float
+    simulated_speed: float = 0.0  # 0: its time is real
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Snapshots:
         message.version = identity.version
         message.insecure = identity.insecure
         message.slo_ms = identity.slo_ms
+        message.simulated_speed = identity.simulated_speed
         message.flags.update(identity.flags)
         message.rss_bytes = host.rss_bytes()
         for name, value, unit in in_force(identity.limits, now.facts):

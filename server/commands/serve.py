@@ -312,6 +312,7 @@ def identity_of(config: ServerConfig) -> ServerIdentity:
         limits=server_limits(config),
         insecure=config.insecure and config.tls_cert is None,
         slo_ms=config.slo_ms,
+        simulated_speed=config.simulated_time[1] if config.simulated_time else 0.0,
     )
 
 

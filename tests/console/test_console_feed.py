@@ -282,7 +282,7 @@ def test_old_and_foreign_servers_are_told_for_what_they_are(
             until(lambda: any(isinstance(e.row, ServerSnapshot) and e.row.server == "old"
                               for e in tuple(sink.events)))  # fmt: skip
             links = hub.links
-            until(lambda: "UNIMPLEMENTED" in links()[addresses[1]].detail)
+            until(lambda: "too old" in links()[addresses[1]].detail)
             until(lambda: bool(links()[addresses[2]].detail))
             assert links()[addresses[0]].heard_s > 0
             for lost in addresses[1:]:

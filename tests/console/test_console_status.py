@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import grpc
 import numpy as np
 import pytest
+from grpc import aio
 
-from console.panels.server import alike
+from console.feed import faults
+from console.models.drift import columns, learning, loudness
+from console.panels.server import alike, facts_of
 from console.panels.skew_detail import lines_of
 from console.state import deploys
+from console.state.causes import WITHIN_S, causes_of
 from console.state.dashboard import (
     AlertLine,
     Board,
@@ -30,11 +35,13 @@ from console.state.domain import (
     ServerSnapshot,
 )
 from console.state.events import timeline_events
+from console.state.firing import marked, since_s
 from console.state.sanitize import duration, sanitized
-from console.state.severity import rank
+from console.state.severity import DOUBTFUL, FEWER, LATE, WRONG
 from console.state.skew import compare, majority
 from console.state.status import fleet_state, server_state
 from console.state.status_messages import Burn
+from console.state.timetext import clock_text
 from server.telemetry.rows import AlertRow, DeployRow, DriftRow
 from tests.support.blank_rows import blank
 
@@ -61,8 +68,10 @@ def snapshot(**more: object) -> ServerSnapshot:
         (link(), snapshot(state="a state of tomorrow"), "unknown", "a state of tomorrow"),
         (link(), snapshot(telemetry_state="disk full"), "warning", "telemetry"),
         (link(), None, "unknown", "no data"),
-        (link("lost", 100), snapshot(), "unknown", "lost"),
-        (link("live", 31), snapshot(), "unknown", "lost"),
+        (link("lost", 100), snapshot(), "critical", "lost"),
+        (link("live", 31), snapshot(), "critical", "lost"),
+        (link("lost", 100), snapshot(state="draining"), "warning", "stopped"),
+        (Link("h:1", state="lost"), None, "critical", "unreachable"),
         (link("reconnecting", 3), snapshot(), "unknown", "reconnecting"),
         (link("offline", 9000), snapshot(), "unknown", "offline"),
         (Link("h:1"), None, "unknown", "connecting"),
@@ -91,6 +100,10 @@ def line(severity: str = "ok", **more: object) -> ServerLine:
     return ServerLine(**{**values, **more})  # type: ignore[arg-type]
 
 
+def board_of() -> Board:
+    return Board(View(), NOW, NOW, NOW, fleet_state([], [], [], [], NOW))
+
+
 def skewed(name: str, odd: bool) -> SkewLine:
     cells = (SkewCell("ab", odd, True),) + (SkewCell("cd", False, True),) * 6
     return SkewLine("h:1", name, "s", "s", cells, NOW - 60, 0.1, False, (), (), ())
@@ -101,8 +114,10 @@ def not_as_loaded(now: bool) -> SkewLine:
     return replace(skewed("gpu-03", False), moved=moved)
 
 
-def drift_line(level: str, excess: float = 0.3) -> DriftLine:
-    row = blank(DriftRow, feature="audio.snr_db", slice="site=b", level=level, excess_kl=excess)
+def drift_line(
+    level: str, feature: str = "audio.snr_db", place: str = "site=b", **more: object
+) -> DriftLine:
+    row = blank(DriftRow, feature=feature, slice=place, level=level, **more)
     return DriftLine(row, "h:1", np.zeros(0), NOW)
 
 
@@ -113,7 +128,7 @@ def alert(kind: str = "value", severity: str = "critical", **more: object) -> Al
 
 
 def test_all_well_says_so_and_counts_who() -> None:
-    result = fleet_state([line(), line()], [], [], [skewed("a", False)], [], NOW)
+    result = fleet_state([line(), line()], [], [skewed("a", False)], [], NOW)
     assert (result.state, result.severity) == ("HEALTHY", "ok")
     assert [p.text for p in result.messages] == ["2 of 2 healthy"]
 
@@ -122,17 +137,62 @@ def test_worst_comes_first_and_links_to_its_panel() -> None:
     result = fleet_state(
         [line(), line("warning", why="slow probe")],
         [Burn("h:1", "gpu-01", 812, 250, NOW - 120)],
-        [drift_line("high")],
         [skewed("gpu-03", True)],
-        [],
+        [alert("drift", "high", features=("audio.snr_db",), slices=("site=b",))],
         NOW,
     )
     assert result.state == "CRITICAL"
-    assert result.sentence.startswith("gpu-01: p99 812 ms, SLO 250 ms · since ")
-    assert "(2 min)" in result.sentence
-    assert [p.panel for p in result.messages] == ["latency", "skew", "drift", "fleet", "fleet"]
-    severities = [rank(p.severity) for p in result.messages[:-1]]
-    assert severities == sorted(severities)
+    assert result.sentence.startswith("gpu-03: weights differs from the fleet · since ")
+    assert "(60 s)" in result.sentence
+    assert [p.panel for p in result.messages] == ["skew", "fleet", "latency", "drift", "fleet"]
+    harms = [p.harm for p in result.messages[:-1]]
+    assert harms == sorted(harms) == [WRONG, FEWER, LATE, DOUBTFUL]
+
+
+def test_a_blip_outranks_neither_a_lost_server_nor_a_full_disk_nor_skew() -> None:
+    blip = [Burn("h:2", "gpu-02", 300, 250, NOW - 10)]
+    full = line("warning", state="telemetry", why="disk full: 812 records wait")
+    cases: list[tuple[list[ServerLine], list[SkewLine], str]] = [
+        ([lost_line()], [], "gpu-01: nothing listens"),
+        ([full], [], "gpu-01 telemetry: disk full"),
+        ([line()], [skewed("gpu-03", True)], "gpu-03: weights differs"),
+    ]
+    for servers, skew, beginning in cases:
+        result = fleet_state(servers, blip, skew, [], NOW)
+        assert result.sentence.startswith(beginning), result.sentence
+        assert result.state == "CRITICAL", "the state is still the gravest of all"
+
+
+def test_one_cause_stands_before_its_symptoms() -> None:
+    cells = (
+        SkewCell("ab", False, True),
+        SkewCell("cd", True, True),
+        *[SkewCell("e", False, True)] * 5,
+    )
+    changed = replace(skewed("gpu-03", False), cells=cells, since_s=NOW - 240)
+    wrong = replace(alert("value", summary="accuracy 79 %"), name="gpu-03")  # opened 90 s ago
+    late = Burn("h:1", "gpu-03", 300, 250, NOW - 60)
+    causes = causes_of([changed], [], {})
+    result = fleet_state([line()], [late], [changed], [wrong], NOW, causes)
+    beginning = "gpu-03: accuracy 79 % (and 1 more), 2.5 min after its preprocessing changed"
+    assert result.sentence.startswith(beginning)
+    assert [m.text for m in result.messages] == ["2 problems after version skew", "1 of 1 healthy"]
+    # What opened before the change, or long after it, or at another server, is not its symptom.
+    for apart in (
+        replace(wrong, opened_s=NOW - 300),
+        replace(wrong, server="h:2"),
+        replace(wrong, opened_s=NOW - 240 + WITHIN_S + 1),
+    ):
+        result = fleet_state([line()], [], [changed], [apart], NOW, causes)
+        texts = [m.text for m in result.messages]
+        assert texts[:2] == ["1 value alert", "1 server with version skew"], apart
+
+
+def test_a_deploy_is_the_cause_of_what_follows_it() -> None:
+    row = blank(DeployRow, at_unix_ms=int((NOW - 150) * 1000), action="activate", stamp="ab" * 32)
+    causes = causes_of([], [("h:1", row)], {})
+    result = fleet_state([line()], [], [], [alert("latency", summary="p99 812 ms")], NOW, causes)
+    assert result.sentence.startswith("gpu-01: p99 812 ms, 60 s after it activated abababab")
 
 
 @pytest.mark.parametrize(("now", "state", "rest"), [(False, "DEGRADED", "after a restart"),
@@ -142,7 +202,7 @@ def test_a_server_that_is_no_longer_what_it_loaded_is_told(
 ) -> None:
     found = alert("skew", "high", key="skew/loaded", summary="version skew: replica 1")
     lines = [skewed("gpu-01", False), not_as_loaded(now)]
-    result = fleet_state([line()], [], [], lines, [found], NOW)
+    result = fleet_state([line()], [], lines, [found], NOW)
     assert result.state == state
     assert result.sentence.startswith("gpu-03: replica 1: weights/model.safetensors was changed")
     assert rest in result.sentence
@@ -150,7 +210,7 @@ def test_a_server_that_is_no_longer_what_it_loaded_is_told(
     assert [(p.text, p.panel) for p in result.messages[:-1]] == [
         ("1 server changed since load", "skew")
     ]
-    alone = fleet_state([line()], [], [], [skewed("gpu-01", False)], [found], NOW)
+    alone = fleet_state([line()], [], [skewed("gpu-01", False)], [found], NOW)
     assert alone.sentence.startswith("gpu-01: version skew: replica 1")
 
 
@@ -174,57 +234,141 @@ def test_what_several_replicas_say_of_themselves_is_told_once_and_the_gravest_fi
     assert found.severity == "critical" and not found.odd
     moved = [part for part, cell in zip(STAMP_PARTS, found.cells, strict=True) if cell.moved]
     assert moved == ["weights", "code"]
-    board = Board(View(), NOW, NOW, NOW, fleet_state([], [], [], [], [], NOW))
-    text = [text for text, _ in lines_of(found, board)]
+    text = [text for text, _ in lines_of(found, board_of())]
     assert "≠ replica 1: pipelines.models.qwen.log_mel.mel" in text
     assert "   was replaced in memory: answers may differ now" in text
 
 
 def test_only_unknown_servers_are_unknown_not_healthy() -> None:
-    result = fleet_state(
-        [line("unknown", state="lost"), line("unknown", state="lost")], [], [], [], [], NOW
-    )
+    result = fleet_state([line("unknown", state="reconnecting")] * 2, [], [], [], NOW)
     assert result.state == "UNKNOWN"
     assert result.messages[-1].text == "0 of 2 healthy"
     assert result.messages[-1].severity == "unknown"
 
 
-def test_too_few_rows_is_no_drift_and_no_health() -> None:
-    assert fleet_state([line()], [], [drift_line("insufficient")], [], [], NOW).state == "HEALTHY"
+def lost_line() -> ServerLine:
+    of = link("lost", 12, detail="connection refused")
+    severity, state, why = server_state(ServerRecord(of, snapshot()), NOW)
+    return line(severity, state=state, why=why, link=of, age_s=12.0)
 
 
-def test_the_consoles_own_look_at_some_hours_is_no_state_of_now() -> None:
-    """One look at a brushed window, or before the first judgement of a fresh server."""
-    own = replace(drift_line("critical"), source="console")
-    assert fleet_state([line()], [], [own], [], [], NOW).state == "HEALTHY"
-    result = fleet_state([line()], [], [own], [], [alert("drift")], NOW)
-    assert result.state == "CRITICAL" and "drift alert" in result.messages[0].text
+def test_a_killed_server_is_the_headline_and_what_it_said_last_is_not() -> None:
+    """It was the quietest thing on the screen: grey, below the p99 that it had sent before."""
+    well = line(link=replace(link(), address="h:2"))
+    result = fleet_state(
+        [lost_line(), well],
+        [Burn("h:1", "gpu-01", 812, 250, NOW - 120)],
+        [skewed("gpu-01", True)],
+        [alert("latency"), alert("drift")],
+        NOW,
+    )
+    assert result.state == "CRITICAL"
+    since = clock_text(NOW - 12)
+    assert (
+        result.sentence == f"gpu-01: nothing listens since {since} (connection refused) · 12 s ago"
+    )
+    assert [message.text for message in result.messages] == ["1 server lost", "1 of 2 healthy"]
+
+
+def test_what_a_lost_server_reported_last_is_dated_and_no_sign_of_it_is_green() -> None:
+    replicas = tuple(ReplicaSnapshot(index=i, state="ready", device="cpu") for i in range(2))
+    found = replace(lost_line(), snapshot=snapshot(replicas=replicas))
+    shown = facts_of(found, NOW)
+    assert shown[0].text.startswith("nothing listens since") and shown[0].tone == "critical"
+    assert shown[1].text.startswith(f"last reported at {clock_text(NOW - 12)} UTC")
+    assert {fact.tone for fact in shown[1:]} == {"dim"}
+    assert {fact.sign for fact in shown[1:]} == {""}
+    record = ServerRecord(found.link, snapshot(stamp="s"))
+    (skew_line,) = compare([record], [], NOW)
+    assert skew_line.past and "does not answer" in str(lines_of(skew_line, board_of()))
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "phrase"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses; last error: UNKNOWN: "
+         "ipv4:127.0.0.1:9: Failed to connect to remote host: connect: Connection refused (111)",
+         "connection refused"),
+        (grpc.StatusCode.UNAVAILABLE, "DNS resolution failed for x:1",
+         "the host name is not known"),
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", "the connection broke"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", "no answer in time"),
+        (grpc.StatusCode.PERMISSION_DENIED, "needs the role operator",
+         "this token may not do that: needs the role operator"),
+        (grpc.StatusCode.NOT_FOUND, "no alert a", "no alert a"),
+    ],
+)  # fmt: skip
+def test_no_text_of_grpc_is_shown(code: grpc.StatusCode, details: str, phrase: str) -> None:
+    error = aio.AioRpcError(code, aio.Metadata(), aio.Metadata(), details)
+    assert faults.phrase(error) == phrase
+
+
+def test_only_what_fires_is_loud() -> None:
+    """One look counted as `28 slices drifting`, and an alert that was pending as open."""
+    pending = alert("drift", "critical", state="pending")
+    result = fleet_state([line()], [], [], [pending], NOW)
+    assert result.state == "HEALTHY"
+    assert ("info", "1 pending") in [(m.severity, m.text) for m in result.messages]
+    event = timeline_events([pending], [], {}, [])[0]
+    assert event.severity == "info" and "pending" in event.text
+    features = {"features": ("audio.snr_db", "audio.rms"), "slices": ("site=b",)}
+    fires = alert("drift", "high", **features)
+    result = fleet_state([line()], [], [], [fires, alert("structural", "warning")], NOW)
+    assert (result.state, result.messages[0].text) == ("DEGRADED", "2 features drifting")
+    assert result.messages[0].key == "audio.snr_db\tsite=b"
+    assert result.messages[0].at_s == NOW - 90
+
+
+def test_a_row_is_loud_while_an_alert_about_it_fires() -> None:
+    rows = [drift_line("high"), drift_line("critical", feature="image.width", place="site=a")]
+    own = replace(rows[0], source="console")
+    fires = alert("drift", "high", features=("audio.snr_db",), slices=("site=b",))
+    first, second = marked(rows[::-1], [fires], lambda address: "gpu-01")
+    assert (first.key, first.firing_at, first.name) == (rows[0].key, ("h:1",), "gpu-01")
+    assert (loudness(first), loudness(second)) == ("high", "info")
+    # Of the servers with such a row, the one where it fires, even where another one's is worse.
+    others = (replace(rows[0], server="h:2"), rows[0])
+    (both,) = marked([replace(others[0], by_server=others)], [fires], str)
+    assert both.server == "h:1"
+    quieter = [replace(fires, row=replace(fires.row, state="pending"))]
+    assert [loudness(line) for line in marked([*rows, own], quieter, str)] == ["info"] * 3
+    table = [column.title for column in columns("psi", True, fleet=True)]
+    assert {"server", "since"} <= set(table)
+
+
+def test_since_is_that_of_the_row_itself() -> None:
+    levels = [(1.0, "high"), (2.0, "ok"), (3.0, "warning"), (4.0, "critical")]
+    assert since_s(levels) == 3.0
+    assert math.isnan(since_s([*levels, (5.0, "ok")]))
+
+
+def test_a_fresh_server_is_learning_in_one_sentence() -> None:
+    few = [drift_line("learning", n=rows, n_needed=640.0) for rows in (3.0, 9.0)]
+    assert learning(few) == "learning: 9 of about 640 rows"
 
 
 def test_acknowledged_alert_is_counted_not_shouted() -> None:
-    loud = fleet_state([line()], [], [], [], [alert()], NOW)
-    held = fleet_state([line()], [], [], [], [alert(acknowledged_by="kim")], NOW)
+    loud = fleet_state([line()], [], [], [alert()], NOW)
+    held = fleet_state([line()], [], [], [alert(acknowledged_by="kim")], NOW)
     assert loud.state == "CRITICAL"
     assert held.state == "HEALTHY"
     assert "1 acknowledged or silenced" in [p.text for p in held.messages]
 
 
 def test_unknown_severity_of_an_alert_counts_as_warning() -> None:
-    assert (
-        fleet_state([line()], [], [], [], [alert(severity="apocalyptic")], NOW).state == "DEGRADED"
-    )
+    assert fleet_state([line()], [], [], [alert(severity="apocalyptic")], NOW).state == "DEGRADED"
 
 
 def test_offline_says_how_old_it_is() -> None:
     off = line("unknown", state="offline", link=link("offline", 7200), age_s=7200.0)
-    result = fleet_state([off], [], [drift_line("critical")], [], [], NOW)
+    result = fleet_state([off], [], [], [], NOW)
     assert result.state == "OFFLINE"
     assert "2 h 00 old" in result.sentence
 
 
 def test_clock_and_lost_records_are_told() -> None:
     odd = line(link=link(offset_ms=412.0), snapshot=snapshot(telemetry_dropped=7))
-    texts = [p.text for p in fleet_state([odd], [], [], [], [], NOW).messages]
+    texts = [p.text for p in fleet_state([odd], [], [], [], NOW).messages]
     assert "1 clock differs" in texts
     assert "7 records dropped" in texts
 
@@ -232,26 +376,26 @@ def test_clock_and_lost_records_are_told() -> None:
 def test_skew_seen_by_a_server_among_neighbours_we_do_not_watch_is_told() -> None:
     """One server watched: there is no fleet here to compare it with, but it compared itself."""
     found = alert("skew", "high", summary="press-9 serves other labels")
-    result = fleet_state([line()], [], [], [skewed("gpu-01", False)], [found], NOW)
+    result = fleet_state([line()], [], [skewed("gpu-01", False)], [found], NOW)
     assert result.state == "DEGRADED"
     assert result.sentence.startswith("gpu-01 reports it about its neighbours: press-9 serves")
     reported = [p.text for p in result.messages]
     assert reported[0] == "1 skew alert"
     # What the console sees by itself is not reported twice.
-    result = fleet_state([line()], [], [], [skewed("gpu-01", True)], [found], NOW)
+    result = fleet_state([line()], [], [skewed("gpu-01", True)], [found], NOW)
     assert [p.panel for p in result.messages] == ["skew", "fleet"]
 
 
 @pytest.mark.parametrize("kind", ["latency", "drift", "readiness", "telemetry", ""])
 def test_no_open_alert_goes_untold(kind: str) -> None:
-    result = fleet_state([line()], [], [], [], [alert(kind)], NOW)
+    result = fleet_state([line()], [], [], [alert(kind)], NOW)
     assert result.state == "CRITICAL", kind
-    assert result.messages[0].panel == "alerts"
+    assert result.messages[0].panel == ("drift" if kind == "drift" else "alerts")
 
 
 def test_plaintext_is_loud_but_is_no_outage() -> None:
     open_ = line(snapshot=snapshot(insecure=True))
-    result = fleet_state([open_, line()], [], [], [], [], NOW)
+    result = fleet_state([open_, line()], [], [], [], NOW)
     assert result.state == "HEALTHY"
     assert [(p.severity, p.text) for p in result.messages][0] == (
         "warning",
@@ -259,10 +403,8 @@ def test_plaintext_is_loud_but_is_no_outage() -> None:
     )
     assert "--insecure" in result.sentence
     over_network = line(link=link(plaintext=True))
-    assert (
-        fleet_state([over_network], [], [], [], [], NOW).messages[0].text == "1 server in plaintext"
-    )
-    worse = fleet_state([open_, line("warning", why="slow")], [], [], [], [], NOW)
+    assert fleet_state([over_network], [], [], [], NOW).messages[0].text == "1 server in plaintext"
+    worse = fleet_state([open_, line("warning", why="slow")], [], [], [], NOW)
     assert worse.state == "DEGRADED" and "slow" in worse.sentence
 
 

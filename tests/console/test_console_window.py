@@ -35,6 +35,7 @@ from console.plots.style import Style
 from console.state.dashboard import View
 from console.state.domain import FeedRow, ReceivedRow, ServerSnapshot
 from proto import observe_pb2
+from server.ops.simulated_clock import SimulatedWall
 from server.telemetry.rows import DeployRow
 from tests.support import fleet_story as story
 from tests.support.blank_rows import blank
@@ -520,3 +521,34 @@ def test_picture_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
 
 def test_every_panel_can_be_named_on_the_command_line(make: Callable[..., Window]) -> None:
     assert set(PANELS) == set(make(None).panels)
+
+
+def test_the_axis_is_that_of_a_server_whose_time_is_simulated(
+    qtbot: QtBot, make: Callable[..., Window]
+) -> None:
+    """A demo of two weeks was empty on every page: its rows lay 26 days before our clock."""
+    start_s, speed = T0, 50.0
+    wall = SimulatedWall(start_s, speed)
+    servicer = StandIn(story.FLEET[0], clock=wall, past_s=600, hertz=10, speed=speed)
+    with Fleet([servicer]) as fleet:
+        window = make(fleet.addresses, None, View(window_s=120))
+        qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
+
+        def played() -> bool:
+            board = window.board
+            return (
+                board is not None
+                and board.latency is not None
+                and board.latency.requests > 0
+                and start_s < board.to_s < wall() + 1
+            )
+
+        qtbot.waitUntil(played, timeout=patience_ms(20))
+        board = window.board
+        assert board is not None and board.servers[0].age_s < patience(10)
+        texts = [message.text for message in board.fleet_state.messages]
+        assert not [text for text in texts if "clock" in text], texts
+        assert board.timeline_events and board.drift
+        assert "simulated time, 50 times as fast" in window.footer.text
+        assert window.axis.view.window_s == 120 * speed
+        assert window.axis.view.live

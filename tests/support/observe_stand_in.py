@@ -34,11 +34,13 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         past_s: int = 900,
         width_s: int = 2,
         hertz: float = 2.0,
+        speed: float = 0.0,  # of a simulated clock; 0: real time
     ) -> None:
         self.who = who
         self.clock = clock
         self.width_s = width_s
         self.hertz = hertz
+        self.speed = speed
         self.began = clock()
         self.instance = f"{who.name}-{int(self.began * 1e6)}"
         self.journal: list[observe_pb2.WatchEvent] = []
@@ -195,6 +197,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
 
     def _snapshot(self) -> observe_pb2.WatchEvent:
         found = story.snapshot(self.who, self.now(), self.requests)
+        found.simulated_speed = self.speed
         return self._stamp(observe_pb2.WatchEvent(snapshot=found), len(self.journal))
 
     def Watch(
