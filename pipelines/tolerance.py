@@ -64,7 +64,7 @@ def apart(ours: ArrayLike, theirs: ArrayLike, bits: int = 24) -> float:
 # A bound is a power of two, at least twice the worst difference measured.
 # The measurements are in docs/bundle.md; change both together.
 LOG_MEL: Final = Bound("log-mel", 128)
-LOG_MEL_EMPTY: Final = Bound("log-mel with bands that hold no signal", 2048)
+LOG_MEL_EMPTY: Final = Bound("log-mel with empty bands", 2048)
 PATCHES: Final = Bound("patches", 1)
 HIDDEN: Final = Bound("hidden state", 32)
 HIDDEN_BFLOAT16: Final = Bound("hidden state in bfloat16", 64, bits=8)
