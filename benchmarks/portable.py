@@ -115,7 +115,7 @@ def answers(requests: Path, threads: int, how: str) -> Answers:
     exact = [index for index, yes in enumerate(kinds) if yes and index != _label_index(pipeline)]
     numeric = [index for index, yes in enumerate(kinds) if not yes]
     each = {
-        "log-mel": (mel for row in prepared for mel in row.log_mels),
+        "log-mel with quiet bands": (mel for row in prepared for mel in row.log_mels),
         "patches": (row.pixel_values for row in prepared if row.pixel_values is not None),
         "hidden state": (pooled for _, pooled in scored),
         "log probability": (log_probs for log_probs, _ in scored),
@@ -163,17 +163,20 @@ def _states(pipeline: Any, rows: Sequence[Any], kind: str, logits: bool) -> Answ
 
 
 def _clips(offsets: Sequence[int]) -> Answers:
-    """Log-mel of noise at the model's rate, and of clips that leave bands without signal."""
+    """Log-mel of noise at the model's rate, and of clips that leave bands almost without signal."""
     random = np.random.default_rng(3)
 
     def noise(count: int) -> NDArray[np.float32]:
         return (0.1 * random.standard_normal(count)).astype(np.float32)
 
     time_s = np.arange(16_000) / 16_000
-    waves = {f"log-mel/noise of {n}": (noise(n), 16_000) for n in (480, 500, 1601, 32_000, 80_001)}
+    waves = {
+        f"log-mel of noise/{n} samples": (noise(n), 16_000)
+        for n in (480, 500, 1601, 32_000, 80_001)
+    }
     quiet = {"16000 Hz, a pure tone": (np.sin(2000 * np.pi * time_s).astype(np.float32), 16_000)}
     quiet |= {f"{rate} Hz, noise": (noise(rate), rate) for rate in RATES}
-    waves |= {f"log-mel with empty bands/{name}": wave for name, wave in quiet.items()}
+    waves |= {f"log-mel with quiet bands/{name}": wave for name, wave in quiet.items()}
     return {
         f"{name}@{offset}": _log_mel(wave, rate, offset)
         for name, (wave, rate) in waves.items()

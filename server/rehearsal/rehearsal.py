@@ -131,7 +131,7 @@ class Rehearsal:
     async def _kept(self, old: Facts, most: int) -> list[str]:
         """Ids of the latest payloads that the active bundle was asked to classify. Those asked for
         labels of their own are left out: the labels are not kept."""
-        line = f"kept=1 task=classify stamp={old.stamp}"
+        line = f"kept task=classify stamp={old.stamp}"
         rows = await self._reading.run(lambda: self.telemetry.samples(line, None, most, False))
         fit = [row.record for row in rows if _fits(row, old)]
         self._skipped += len(rows) - len(fit)
