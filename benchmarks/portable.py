@@ -36,8 +36,11 @@ from proto import inference_pb2 as pb
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = "audio image features backbone heads collate generate pipeline golden gemma".split()
-BATCH = 8
+BATCH = 7  # one row of each modality mix
+RATES = (8_000, 11_025, 22_050, 44_100, 48_000)
+OFFSETS = (0, 1, 3, 4, 8, 15, 31)  # of a buffer, in float32 values
 Answers = dict[str, NDArray[Any]]
+Worst = dict[str, tuple[float, str]]  # by bound: units in the last place, and where
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ PLAIN = Setting("plain")  # once more in another process: what a restart changes
 SETTINGS = (
     PLAIN,
     Setting("other buffers", how="buffers", tests=False),
+    Setting("other offsets", how="offsets", tests=False),
     Setting("four threads prepare, two busy processes", how="beside", threads=(2,), tests=False),
     Setting("each row alone", how="alone", threads=(1,), tests=False),
     _one("ATEN_CPU_CAPABILITY", "default"),
@@ -71,14 +75,16 @@ SETTINGS = (
     _one("ONEDNN_MAX_CPU_ISA", "AVX2", "avx2"),
     _one("ONEDNN_MAX_CPU_ISA", "AVX512_CORE", "avx512f", "avx512bw", "avx512vl", "avx512dq"),
 )
-MEASURES = ("log_mel", "patches", "probability", "embedding", "features")
 
 
 # ---- the child -----------------------------------------------------------------------------------
 
 
 def answers(requests: Path, threads: int, how: str) -> Answers:
-    """What one process answers to the requests, in float32 arrays."""
+    """What one process answers to the requests, in float32 arrays.
+
+    An array named MEASURE/ITEM is compared on its own; MEASURE/ITEM@N is the same item once more.
+    """
     from benchmarks.bound import sample
     from pipelines.bundle import golden
     from pipelines.pipeline import EMBEDDED, Pipeline
@@ -92,42 +98,126 @@ def answers(requests: Path, threads: int, how: str) -> Answers:
     ballast = Ballast(how == "buffers")
     with ThreadPoolExecutor(4 if how == "beside" else 1) as pool:
         prepared = list(pool.map(ballast.around(pipeline.prepare), samples))
-    found = []
+    found: list[Any] = []
+    scored = []
     size = 1 if how == "alone" else BATCH
     for first in range(0, len(prepared), size):
         ballast.move()
-        staged = pipeline.collate(prepared[first : first + size])
-        found += pipeline.finish(pipeline.forward(staged))
+        rows = prepared[first : first + size]
+        if how == "offsets":
+            rows = _moved(pipeline, rows, OFFSETS[first // size % len(OFFSETS)])
+        result = pipeline.forward(pipeline.collate(rows))
+        scored += list(zip(result.scored.log_probs, result.scored.embeddings, strict=True))
+        found += pipeline.finish(result)
     checked = golden.check(pipeline)
     kinds = [feature.kind == "categorical" for feature in pipeline.features]
     values = np.array([list(one.features.values()) for one in found], np.float32)
     exact = [index for index, yes in enumerate(kinds) if yes and index != _label_index(pipeline)]
     numeric = [index for index, yes in enumerate(kinds) if not yes]
-    names = sorted(score.label for score in found[0].scores)
+    each = {
+        "log-mel with quiet bands": (mel for row in prepared for mel in row.log_mels),
+        "patches": (row.pixel_values for row in prepared if row.pixel_values is not None),
+        "hidden state": (pooled for _, pooled in scored),
+        "log probability": (log_probs for log_probs, _ in scored),
+        "probability": (_probabilities(one) for one in found),
+        "embedding": (one.embedding for one in found),
+    }
     return {
         "golden": np.array(max(result.worst_difference for result in checked)),
         "golden_wrong": np.array([result.reason for result in checked if not result.ok], str),
         "tokens": np.concatenate([row.input_ids for row in prepared]),
         "categories": values[:, exact],
-        "log_mel": _flat(mel for row in prepared for mel in row.log_mels),
-        "patches": _flat(row.pixel_values for row in prepared if row.pixel_values is not None),
-        "probability": np.array(
-            [[{s.label: s.probability for s in one.scores}[n] for n in names] for one in found]
-        ),
-        "embedding": np.stack([one.embedding for one in found if one.embedding is not None]),
-        "features": values[:, numeric],
-        "names": np.array([pipeline.features[index].name for index in numeric]),
         "label": np.array([one.label for one in found]),
         "margin": np.array([one.margin for one in found]),
+        **{f"{kind}/row {i}": np.asarray(x) for kind, xs in each.items() for i, x in enumerate(xs)},
+        **{f"feature/{pipeline.features[index].name}": values[:, index] for index in numeric},
+        **_clips(OFFSETS if how == "offsets" else (0,)),
+        **_states(pipeline, prepared[:BATCH], "hidden state", True),
+        **_states(
+            Pipeline.load(EMBEDDED, "cpu", "bfloat16", threads, allow_dirty=True),
+            prepared[:BATCH],
+            "hidden state in bfloat16",
+            False,
+        ),
     }
+
+
+def _probabilities(answer: Any) -> list[float]:
+    return [score.probability for score in sorted(answer.scores, key=lambda score: score.label)]
+
+
+def _states(pipeline: Any, rows: Sequence[Any], kind: str, logits: bool) -> Answers:
+    """Every prompt token's state, and the logits behind the last one."""
+    import torch
+
+    with torch.inference_mode():
+        batch = pipeline.collate(rows).batch
+        hidden = pipeline.backbone.hidden(batch)
+        found = {}
+        for row, start in enumerate(batch.starts):
+            prompt = hidden[row, int(start) : batch.prompt_columns]
+            found[f"{kind}/prompt {row}"] = prompt.float().numpy()
+            if logits:
+                found[f"logit/prompt {row}"] = pipeline.backbone.head(prompt[-1:]).float().numpy()
+    return found
+
+
+def _clips(offsets: Sequence[int]) -> Answers:
+    """Log-mel of noise at the model's rate, and of clips that leave bands almost without signal."""
+    random = np.random.default_rng(3)
+
+    def noise(count: int) -> NDArray[np.float32]:
+        return (0.1 * random.standard_normal(count)).astype(np.float32)
+
+    time_s = np.arange(16_000) / 16_000
+    waves = {
+        f"log-mel of noise/{n} samples": (noise(n), 16_000)
+        for n in (480, 500, 1601, 32_000, 80_001)
+    }
+    quiet = {"16000 Hz, a pure tone": (np.sin(2000 * np.pi * time_s).astype(np.float32), 16_000)}
+    quiet |= {f"{rate} Hz, noise": (noise(rate), rate) for rate in RATES}
+    waves |= {f"log-mel with quiet bands/{name}": wave for name, wave in quiet.items()}
+    return {
+        f"{name}@{offset}": _log_mel(wave, rate, offset)
+        for name, (wave, rate) in waves.items()
+        for offset in offsets
+    }
+
+
+def _log_mel(wave: NDArray[np.float32], rate: int, offset: int) -> NDArray[np.float32]:
+    from pipelines.media.decode import DecodedAudio
+    from pipelines.models.qwen.log_mel import DEFAULT, log_mel
+
+    buffer = np.zeros(len(wave) + offset, np.float32)[offset:]
+    buffer[:] = wave
+    mel: NDArray[np.float32] = log_mel(
+        DecodedAudio(buffer[:, None], rate, "WAV", payload_bytes=1), DEFAULT
+    ).numpy()
+    return mel
+
+
+def _moved(pipeline: Any, rows: Sequence[Any], offset: int) -> list[Any]:
+    """The rows, and the weights in place, copied to that many values behind an aligned address."""
+    import torch
+
+    def moved(tensor: Any) -> Any:
+        buffer = torch.empty(tensor.numel() + offset, dtype=tensor.dtype)[offset:]
+        return buffer.view(tensor.shape).copy_(tensor.detach())
+
+    for weight in pipeline.backbone.model.parameters():
+        weight.data = moved(weight)
+    return [
+        replace(
+            row,
+            pixel_values=None if row.pixel_values is None else moved(row.pixel_values),
+            log_mels=tuple(moved(mel) for mel in row.log_mels),
+        )
+        for row in rows
+    ]
 
 
 def _label_index(pipeline: Any) -> int:
     return [feature.name for feature in pipeline.features].index("output.label")
-
-
-def _flat(tensors: Iterator[Any]) -> NDArray[np.float32]:
-    return np.concatenate([tensor.numpy().reshape(-1) for tensor in tensors])
 
 
 class Ballast:
@@ -205,50 +295,76 @@ def measured(setting: Setting, threads: int, folder: Path) -> Answers:
         return {name: found[name] for name in found.files}
 
 
-def tested(setting: Setting, threads: int) -> tuple[str, bool]:
+def tested(setting: Setting, threads: int, worst: Worst) -> tuple[str, bool]:
     """The model's tests under this setting: how many passed, and whether all did."""
-    tests = [f"tests/test_{name}.py" for name in TESTS]
+    tests = [f"tests/pipelines/test_{name}.py" for name in TESTS]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("-p", "tests.support.worst_apart", *tests),
+        ],
         cwd=ROOT,
         env=environment(setting, threads),
         capture_output=True,
         text=True,
     )
-    last = (done.stdout.strip().splitlines() or ["nothing printed"])[-1]
-    for line in done.stdout.splitlines():
+    lines = done.stdout.strip().splitlines() or ["nothing printed"]
+    for line in lines:
         if line.startswith("FAILED"):
             print(f"    {line}", flush=True)
-    return re.sub(r" in .*|=", "", last).strip(), done.returncode == 0
+        if found := re.fullmatch(r"apart: (.+): ([\d.einf]+) in (\S+)", line):
+            where = f"{found[3].removeprefix('tests/pipelines/')}, {setting.name}, {threads}"
+            keep(worst, found[1], float(found[2]), where)
+    return re.sub(r" in .*|=", "", lines[-1]).strip(), done.returncode == 0
 
 
-def compare(found: Answers, plain: Answers) -> tuple[list[str], list[str]]:
-    """The cells of one line, and what is beyond its bound."""
+def keep(worst: Worst, kind: str, units: float, where: str) -> None:
+    if units > worst.get(kind, (0.0, ""))[0]:
+        worst[kind] = units, where
+
+
+def bounds() -> dict[str, Any]:
+    """The bound of each measure: in the child's arrays, and in what the tests report."""
     from pipelines import tolerance
 
-    bounds = {
-        "log_mel": tolerance.LOG_MEL,
-        "patches": tolerance.PATCHES,
-        "probability": tolerance.PROBABILITY,
-        "embedding": tolerance.EMBEDDING,
-        "features": tolerance.FEATURE,
-    }
+    found = vars(tolerance).values()
+    return {bound.name: bound for bound in found if isinstance(bound, tolerance.Bound)}
+
+
+def distances(found: Answers, plain: Answers) -> dict[str, tuple[float, float, str]]:
+    """By measure: the worst in units, the same as a number, and which item it was."""
+    from pipelines import tolerance
+
+    worst = {kind: (0.0, 0.0, "") for kind in bounds()}
+    for name, ours in found.items():
+        kind, _, item = name.partition("/")
+        if kind not in worst:
+            continue
+        base = name.partition("@")[0]
+        if kind == "hidden state in bfloat16":  # what the format costs is in it too
+            base = base.replace(kind, "hidden state")
+        theirs = plain.get(base, plain.get(f"{base}@0"))
+        assert theirs is not None, f"{base} is not among the plain process's"
+        units = tolerance.apart(ours, theirs, bounds()[kind].bits)
+        if units > worst[kind][0]:
+            unequal = ours != theirs
+            apart = float(np.nanmax(np.abs(ours[unequal] - theirs[unequal])))
+            worst[kind] = units, apart, item
+    return worst
+
+
+def compare(
+    found: Answers, plain: Answers, worst: Worst, where: str
+) -> tuple[list[str], list[str]]:
+    """The cells of one line, and what is beyond its bound."""
     cells, wrong = [f"{float(found['golden']):.1e}"], []
-    for name in MEASURES:
-        bound = bounds[name]
-        ours, theirs = found[name], plain[name]
-        if name == "features":  # each in its own unit
-            columns = [
-                (tolerance.apart(ours[:, i], theirs[:, i]), str(found["names"][i]))
-                for i in range(ours.shape[1])
-            ]
-            apart, worst = max(columns)
-            cells.append(f"{apart:.0f} {worst if apart else ''}".strip())
-        else:
-            apart = tolerance.apart(ours, theirs)
-            cells.append(f"{apart:.1f} ({np.abs(ours - theirs).max():.1e})")
-        if not apart <= bound.units:
-            wrong.append(f"{name}: {apart:.1f} units, bound {bound.units:g}")
+    for kind, (units, apart, item) in distances(found, plain).items():
+        cells.append(f"{units:.4g} ({apart:.1e})" if units else "0")
+        if kind == "feature" and units:  # each in its own unit: the number alone says little
+            cells[-1] = f"{units:.4g} {item}"
+        keep(worst, kind, units, f"{item}, {where}")
+        if not units <= bounds()[kind].units:
+            wrong.append(f"{kind}: {units:.1f} units, bound {bounds()[kind].units:g}")
     wrong += [f"golden: {reason}" for reason in found["golden_wrong"]]
     flipped = found["label"] != plain["label"]
     margin = (
@@ -307,16 +423,27 @@ def cost(seconds: float, rounds: int) -> None:
         print(f"| {kind or 'unset'} | {one:.2f} | {many:.2f} | {' and '.join(shares)} |")
 
 
-HEAD = (
-    "| setting | threads | golden | log-mel | patches | probability | embedding | features "
-    "| flips | tests |\n|---|---|---|---|---|---|---|---|---|---|"
-)
+def table(lines: Sequence[str]) -> str:
+    kinds = " | ".join(bounds())
+    columns = 5 + len(bounds())
+    head = f"| setting | threads | golden | {kinds} | flips | tests |"
+    return "\n".join((head, "|---" * columns + "|", *lines))
+
+
+def bounds_table(worst: Worst) -> str:
+    """The rows of "What may differ" in docs/bundle.md."""
+    lines = ["| value | worst measured | where | bound |", "|---|---|---|---|"]
+    for kind, bound in bounds().items():
+        units, where = worst.get(kind, (0.0, "nowhere"))
+        lines.append(f"| {kind} | {units:.4g} | {where} | {bound.units:g} |")
+    return "\n".join(lines)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the table. 0: everything within its bound."""
     print(f"{cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     has, failed, lines = flags(), [], []
+    worst: Worst = {}
     chosen = [one for one in SETTINGS if arguments.only in one.name]
     with tempfile.TemporaryDirectory() as folder:
         requests = pb.PredictRequest(examples=mixed_pool(arguments.rows, seed=10))
@@ -331,9 +458,10 @@ def run(arguments: argparse.Namespace) -> int:
             if threads not in setting.threads:
                 continue
             began = time.perf_counter()
-            cells, wrong = compare(measured(setting, threads, Path(folder)), plain)
+            where = f"{setting.name}, {threads}"
+            cells, wrong = compare(measured(setting, threads, Path(folder)), plain, worst, where)
             if arguments.tests and setting.tests:
-                result, passed = tested(setting, threads)
+                result, passed = tested(setting, threads, worst)
                 cells.append(result)
                 wrong += [] if passed else [f"tests: {result}"]
             else:
@@ -341,7 +469,7 @@ def run(arguments: argparse.Namespace) -> int:
             lines.append(f"| {setting.name} | {threads} | " + " | ".join(cells) + " |")
             print(f"{lines[-1]}  {time.perf_counter() - began:.0f} s", flush=True)
             failed += [f"{setting.name}, {threads} threads: {text}" for text in wrong]
-    print("\n".join(("", HEAD, *lines, "", *failed)))
+    print("\n".join(("", table(lines), "", bounds_table(worst), "", *failed)))
     print(f"{arguments.rows} mixed requests: {len(failed)} beyond a bound")
     return 1 if failed else 0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import random
 import signal
@@ -29,7 +30,7 @@ from tqdm import tqdm
 from benchmarks.load import CHANNEL
 from benchmarks.payloads import mixed_pool
 from benchmarks.serve import ROOT, start_ours
-from pipelines.tolerance import PROBABILITY
+from pipelines.tolerance import PROBABILITY, apart
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
 
@@ -49,37 +50,42 @@ def single_answers(bundle: str, examples: list[pb.Example]) -> list[dict[str, fl
     return answers
 
 
-def wrong(answer: pb.PredictResponse, expected: dict[str, float]) -> bool:
-    """Other labels or other probabilities than the row alone got."""
+def distance(answer: pb.PredictResponse, expected: dict[str, float]) -> float:
+    """From the answer that the row alone got, in units in the last place; inf: not comparable."""
     result = answer.results[0]
     if not result.HasField("prediction"):
-        return True
+        return math.inf
     got = {score.label: score.probability for score in result.prediction.scores}
-    return got.keys() != expected.keys() or not PROBABILITY.holds(
-        [got[label] for label in expected], list(expected.values())
-    )
+    if got.keys() != expected.keys():
+        return math.inf
+    return apart([got[label] for label in expected], list(expected.values()))
 
 
-async def correct(target: str, requests: int, expected: list[dict[str, float]]) -> int:
+async def correct(
+    target: str, requests: int, expected: list[dict[str, float]]
+) -> tuple[int, float]:
+    """How many answers are further apart than the bound, and the largest distance."""
     examples = mixed_pool(len(expected))
     order = list(range(requests))
     random.Random(1).shuffle(order)
     bar = tqdm(total=requests, desc="requests")
-    bad = 0
+    bad, worst = 0, 0.0
     async with grpc.aio.insecure_channel(target, options=CHANNEL) as channel:
         stub = InferenceStub(channel)
 
         async def caller() -> None:
-            nonlocal bad
+            nonlocal bad, worst
             while order:
                 index = order.pop() % len(examples)
                 answer = await stub.Predict(pb.PredictRequest(examples=[examples[index]]))
-                bad += wrong(answer, expected[index])
+                found = distance(answer, expected[index])
+                bad += not found <= PROBABILITY.units
+                worst = max(worst, found)
                 bar.update()
 
         await asyncio.gather(*(caller() for _ in range(48)))
     bar.close()
-    return bad
+    return bad, worst
 
 
 def replicas(front: int) -> list[psutil.Process]:
@@ -261,8 +267,12 @@ def under_load(arguments: argparse.Namespace) -> bool:
         ours = start_ours(arguments.bundle, 2, data, [])
         try:
             if arguments.proof == "correct":
-                bad = asyncio.run(correct(ours.target, arguments.requests, expected))
-                print(f"{arguments.requests} mixed requests, 48 callers: {bad} wrong")
+                bad, worst = asyncio.run(correct(ours.target, arguments.requests, expected))
+                print(
+                    f"{arguments.requests} mixed requests, 48 callers: {bad} wrong, probabilities "
+                    f"at most {worst:.4g} units in the last place from those of the row alone "
+                    f"(bound {PROBABILITY.units:g})"
+                )
             else:
                 answered, bad = asyncio.run(kill(ours.target, ours.process.pid, arguments.times))
                 print(f"{arguments.times} kills, 16 callers, {answered} requests: {bad} failed")

@@ -115,6 +115,8 @@ def _rows(event: pb.RehearseEvent) -> list[list[str]]:
         ["answers changed", "", "", *_share_of(found, "changed")],
         ["not answered any more", "", "", *_share_of(found, "lost")],
     ]
+    if found["near_tie_rows"]:
+        rows.insert(1, ["near ties", "", "", f"{found['near_tie_rows']:.0f} payloads", ""])
     for title, name, digits in (
         ("confidence", "confidence", 3),
         ("accuracy", "accuracy", 3),

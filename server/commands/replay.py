@@ -194,6 +194,7 @@ def _plain(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> dic
         "differs": [line.name for line in lines if line.differs],
         "stamp_name": now.stamp_name,
         "scores": dict(now.scores),
+        "tolerance": now.tolerance,
         "lines": [asdict(line) for line in lines],
     }
 
@@ -206,10 +207,7 @@ def _different(lines: Sequence[Line]) -> list[Line]:
 def _text(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> str:
     at = datetime.fromtimestamp(row.at_unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     tags = printable(" ".join(f"{name}={value}" for name, value in sorted(row.slices.items())))
-    rows = [
-        (line.name, _shown(line.kept), _shown(line.now), "differs" if line.differs else "")
-        for line in lines
-    ]
+    rows = [(line.name, _shown(line.kept), _shown(line.now), _mark(line)) for line in lines]
     scores = "  ".join(f"{printable(label)} {score:.3f}" for label, score in now.scores.items())
     count = len(_different(lines))
     verdict = f"{count} of {len(lines) - 1} differ" if count else "the same answer"
@@ -221,9 +219,16 @@ def _text(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> str:
             table(("", "kept", "now", ""), rows),
             "",
             f"  scores now  {scores}" if scores else "",
-            f"  answered by {now.stamp_name or now.stamp}: {verdict}",
+            f"  answered by {now.stamp_name or now.stamp}: {verdict} (numbers within "
+            f"{now.tolerance:g}, the golden tolerance)",
         )
     )
+
+
+def _mark(line: Line) -> str:
+    if line.near_tie:
+        return "near tie"
+    return "differs" if line.differs else ""
 
 
 def _shown(value: Value | None) -> str:

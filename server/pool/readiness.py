@@ -101,6 +101,12 @@ class Readiness:
         return True
 
 
+def tolerance_of(replicas: Iterable[ReplicaStatus]) -> float:
+    """By how much answers may differ from the golden ones, in the dtype that the replicas run in;
+    0 before the first probe."""
+    return max((one.tolerance for replica in replicas for one in replica.evidence), default=0.0)
+
+
 def is_wrong(evidence: Evidence) -> bool:
     """Not within tolerance. Written so that NaN counts as wrong."""
     return not evidence.worst_difference <= evidence.tolerance

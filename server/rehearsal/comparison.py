@@ -22,7 +22,7 @@ from server.rehearsal.intervals import (
     share_of,
     z_of,
 )
-from server.rehearsal.paired_answers import AnswerPair, BundleAnswer
+from server.rehearsal.paired_answers import AnswerPair, BundleAnswer, other_label
 from server.telemetry.quality.estimates import Yardstick
 from server.telemetry.quality.pricing import Yardsticks
 
@@ -46,13 +46,16 @@ NOT_COMPARED = Difference()
 @dataclass(frozen=True, slots=True)
 class BundleComparison:
     """`slice` "" is everything. Shares are of the requests the payloads stand for; `*_rows` count
-    payloads. `lost`: answered before and not now; `gained` the reverse."""
+    payloads. `lost`: answered before and not now; `gained` the reverse. `near_tie_rows`: another
+    label, where both answers have the two best probabilities within the golden tolerance; these
+    are not among the changed ones, because a batch mate or a thread can flip them."""
 
     slice: str
     payloads: int
     effective: float
     changed: Interval
     changed_rows: int
+    near_tie_rows: int
     lost: Interval
     lost_rows: int
     gained_rows: int
@@ -72,6 +75,7 @@ class Columns:
 
     weight: Floats
     changed: Floats
+    near_tie: Floats
     lost: Floats
     gained: Floats
     confidence: tuple[Floats, Floats]
@@ -88,6 +92,7 @@ class Columns:
         return Columns(
             self.weight[rows],
             self.changed[rows],
+            self.near_tie[rows],
             self.lost[rows],
             self.gained[rows],
             cut(self.confidence),
@@ -99,15 +104,18 @@ class Columns:
         )
 
 
-def columns_of(pairs: Sequence[AnswerPair], sticks: Yardsticks) -> Columns:
+def columns_of(pairs: Sequence[AnswerPair], sticks: Yardsticks, tolerance: float) -> Columns:
+    """`tolerance`: the golden one, the coarser of the two bundles'."""
     before, now = [p.before for p in pairs], [p.now for p in pairs]
     both = _array([not b.error and not n.error for b, n in zip(before, now, strict=True)])
-    changed = _array([b.label != n.label for b, n in zip(before, now, strict=True)])
+    labels = [other_label(b, n, tolerance) for b, n in zip(before, now, strict=True)]
+    changed, near_tie = (_array([one[i] for one in labels]) for i in (0, 1))
     answered = _array([not b.error for b in before])
     lost = _array([bool(n.error) for n in now])
     return Columns(
         weight=_weights(pairs),
         changed=np.where(both == 1, changed, np.nan),
+        near_tie=np.where(both == 1, near_tie, np.nan),
         lost=np.where(answered == 1, lost, np.nan),
         gained=(1 - answered) * (1 - lost),
         confidence=(_confidence(before), _confidence(now)),
@@ -153,6 +161,7 @@ def comparison_of(columns: Columns, name: str = "", comparisons: int = 1) -> Bun
         effective=effective(weight),
         changed=share_of(columns.changed, weight, z),
         changed_rows=int(np.nansum(columns.changed)),
+        near_tie_rows=int(np.nansum(columns.near_tie)),
         lost=share_of(columns.lost, weight, z),
         lost_rows=int(np.nansum(columns.lost)),
         gained_rows=int(columns.gained.sum()),
@@ -265,6 +274,7 @@ def numbers(part: BundleComparison) -> Iterator[tuple[str, float]]:
     yield "payloads", part.payloads
     yield "effective", part.effective
     yield "changed_rows", part.changed_rows
+    yield "near_tie_rows", part.near_tie_rows
     yield "lost_rows", part.lost_rows
     yield "gained_rows", part.gained_rows
     yield "labelled", part.labelled

@@ -14,10 +14,12 @@ NO_SLICES: Mapping[str, str] = {}
 
 @dataclass(frozen=True, slots=True)
 class BundleAnswer:
-    """The answer of one bundle; `error` is CODE/REASON, and then the rest is empty."""
+    """The answer of one bundle; `error` is CODE/REASON, and then the rest is empty. `margin`: the
+    best probability minus the second."""
 
     label: str = ""
     confidence: float = math.nan
+    margin: float = math.nan
     error: str = ""
 
 
@@ -34,9 +36,18 @@ class AnswerPair:
     live: bool = False  # of live traffic, not of kept payloads
 
 
+def other_label(before: BundleAnswer, now: BundleAnswer, tolerance: float) -> tuple[bool, bool]:
+    """Whether the label changed, and whether it flipped at a near tie instead: neither answer has
+    its two best probabilities further apart than the tolerance. An unknown margin is no tie."""
+    if before.label == now.label:
+        return False, False
+    tie = before.margin <= tolerance and now.margin <= tolerance
+    return not tie, tie
+
+
 def answer_of_outcome(outcome: Outcome) -> BundleAnswer:
     if outcome.answer is not None:
-        return BundleAnswer(outcome.answer.label, outcome.answer.confidence)
+        return BundleAnswer(outcome.answer.label, outcome.answer.confidence, outcome.answer.margin)
     fault = outcome.fault
     return BundleAnswer(error=f"{fault.code}/{fault.reason}" if fault else "")
 
@@ -45,7 +56,7 @@ def answer_of_row(row: PredictionRow) -> BundleAnswer:
     record = row.record
     if record.error:
         return BundleAnswer(error="/".join(record.error.split("/")[:2]))
-    return BundleAnswer(record.label, record.confidence)
+    return BundleAnswer(record.label, record.confidence, record.margin)
 
 
 def slices_of(tags: Mapping[str, str], mix: str) -> dict[str, str]:

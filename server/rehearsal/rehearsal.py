@@ -17,6 +17,7 @@ from functools import partial
 
 from server.engine import Engine
 from server.pool.pool import Pool
+from server.pool.readiness import tolerance_of
 from server.pool.service_time import own_work_ms
 from server.rehearsal.paired_answers import AnswerPair, answer_of_outcome, answer_of_row, slices_of
 from server.rehearsal.report import Observations, RehearsalReport, build_report
@@ -75,6 +76,8 @@ class Rehearsal:
         """Raises RehearsalEnded, and Refused when the payloads cannot be read. Cancelling it ends
         everything at once."""
         old, new = _facts(self.active), _facts(self.candidate)
+        both = self.active.statuses() + self.candidate.statuses()
+        tolerance = tolerance_of(both)  # now: a candidate that dies takes its evidence with it
         shadow = Shadow(
             wanted.shadow_share, self.active, self.candidate, self._see_live, self.clock
         )
@@ -95,6 +98,7 @@ class Rehearsal:
             self._timed,
             self._skipped,
             shadow.dropped,
+            tolerance,
             _more(len(self._pairs), wanted, self.sample_share),
         )
         found = await asyncio.to_thread(build_report, seen, old, new)

@@ -9,17 +9,16 @@ from dataclasses import dataclass, field
 from server.telemetry.outputs import OUTPUT_NAMES
 from server.telemetry.record import FeatureSpec
 
-# What golden answers may differ by in float32: the other rows of a batch and the number of threads
-# move an answer by less, and that does not count.
-TOLERANCE = 1e-3
 Value = str | float
+LABELS = ("label", "output.label")  # the answer's label, and the same among the features
 NO_FEATURES: Mapping[str, Value] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaySide:
     """The answer of one run. `features` by name, a categorical one by its category, without absent
-    ones; `error` is CODE/REASON and then the rest is empty."""
+    ones; `error` is CODE/REASON and then the rest is empty. `tolerance`: the golden one of the
+    replicas that answered, 0 where it is not known."""
 
     stamp: str
     stamp_name: str
@@ -28,28 +27,45 @@ class ReplaySide:
     scores: Mapping[str, float] = field(default_factory=dict)  # empty: not kept
     features: Mapping[str, Value] = field(default_factory=lambda: NO_FEATURES)
     error: str = ""
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One value of both answers; None where an answer does not have it."""
+    """One value of both answers; None where an answer does not have it. `near_tie`: the labels are
+    not the same, but no answer has its two best probabilities further apart than the tolerance."""
 
     name: str
     kept: Value | None
     now: Value | None
     differs: bool
+    near_tie: bool = False
 
 
 def compare(kept: ReplaySide, now: ReplaySide) -> list[Line]:
-    """Stamp, error, label, outputs, then features in the order of `now`."""
-    lines = [_line("stamp", kept.stamp, now.stamp)]
+    """Stamp, error, label, outputs, then features in the order of `now`. Numbers differ when they
+    are further apart than the larger tolerance of the two: the other rows of a batch, the number of
+    threads and the dtype move an answer by less."""
+    tolerance = max(kept.tolerance, now.tolerance)
+    tied = _near_tie(kept, now, tolerance)
+    values: list[tuple[str, Value | None, Value | None]] = [("stamp", kept.stamp, now.stamp)]
     if kept.error or now.error:
-        lines.append(_line("error", kept.error, now.error))
-    lines.append(_line("label", kept.label, now.label))
-    lines += (_line(name, kept.outputs.get(name), now.outputs.get(name)) for name in OUTPUT_NAMES)
+        values.append(("error", kept.error, now.error))
+    values.append(("label", kept.label, now.label))
+    values += ((name, kept.outputs.get(name), now.outputs.get(name)) for name in OUTPUT_NAMES)
     names = dict.fromkeys((*now.features, *kept.features))
-    lines += (_line(name, kept.features.get(name), now.features.get(name)) for name in names)
+    values += ((name, kept.features.get(name), now.features.get(name)) for name in names)
+    lines = []
+    for name, old, new in values:
+        apart = not same(old, new, tolerance)
+        near_tie = apart and tied and name in LABELS
+        lines.append(Line(name, old, new, apart and not near_tie, near_tie))
     return [line for line in lines if line.kept is not None or line.now is not None]
+
+
+def _near_tie(kept: ReplaySide, now: ReplaySide, tolerance: float) -> bool:
+    margins = [side.outputs.get("margin", math.nan) for side in (kept, now)]
+    return all(margin <= tolerance for margin in margins)  # written so that NaN is none
 
 
 def named(values: Sequence[float], schema: Sequence[FeatureSpec]) -> dict[str, Value]:
@@ -70,11 +86,7 @@ def _named(values: Sequence[float], schema: Sequence[FeatureSpec]) -> Iterator[t
             yield spec.name, float(value)
 
 
-def _line(name: str, kept: Value | None, now: Value | None) -> Line:
-    return Line(name, kept, now, not same(kept, now))
-
-
-def same(kept: Value | None, now: Value | None) -> bool:
+def same(kept: Value | None, now: Value | None, tolerance: float) -> bool:
     if isinstance(kept, int | float) and isinstance(now, int | float):
-        return abs(kept - now) <= TOLERANCE * max(1.0, abs(kept), abs(now))
+        return abs(kept - now) <= tolerance * max(1.0, abs(kept), abs(now))
     return kept == now

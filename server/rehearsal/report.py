@@ -22,13 +22,15 @@ WORST = 5  # slices described
 @dataclass(frozen=True, slots=True)
 class Observations:
     """`times`: own work in ms of the active bundle and of the candidate; `timed` is how many were
-    tried. `more`: where more payloads come from."""
+    tried. `tolerance`: the golden one, the coarser of the two bundles'. `more`: where more payloads
+    come from."""
 
     pairs: tuple[AnswerPair, ...]
     times: tuple[tuple[float, float], ...]
     timed: int
     left_out: int
     live_dropped: int
+    tolerance: float
     more: str
 
 
@@ -51,7 +53,7 @@ class RehearsalReport:
 def build_report(seen: Observations, active: Facts, candidate: Facts) -> RehearsalReport:
     """Reads both bundles' files, and takes a moment. Raises OSError, and as `yardsticks` does."""
     sticks = yardsticks(bundle_of(active), bundle_of(candidate))
-    columns = columns_of(seen.pairs, sticks)
+    columns = columns_of(seen.pairs, sticks, seen.tolerance)
     whole, slices = comparison_of(columns), by_slice(columns, seen.pairs)
     latency = _latency(seen.times)
     labels = _labels(active, candidate)
@@ -77,6 +79,12 @@ def _messages(
 ) -> Iterator[str]:
     bad = [part for part in slices if part.changed_rows or part.lost_rows]
     yield from (slice_line(part, whole, sticks.unit) for part in bad[:WORST])
+    if whole.near_tie_rows:
+        yield (
+            f"{whole.near_tie_rows} answers took another label at a near tie and do not count as "
+            f"changed: both bundles have the two best probabilities within {seen.tolerance:g}, the "
+            "golden tolerance"
+        )
     if sticks.why:
         yield f"value: {sticks.why}"
     if seen.left_out:

@@ -17,6 +17,7 @@ from server.config import ServerConfig
 from server.engine import Engine
 from server.errors import PoolRefused
 from server.pool.pool import Pool
+from server.pool.readiness import tolerance_of
 from server.pool.spawn import replica_spawner
 from server.rehearsal.replay import ReplaySide, named
 from server.request.validation import prediction_id
@@ -61,7 +62,11 @@ async def by_server(client: Client, example: bytes, task: str) -> ReplaySide:
     )
     row = await _written(client, result.prediction_id)
     schema = await schema_of(client, result.stamp)
-    return replace(side, features=named(row.features, schema) if row is not None else {})
+    return replace(
+        side,
+        features=named(row.features, schema) if row is not None else {},
+        tolerance=await _tolerance(client, result.stamp),
+    )
 
 
 async def _written(client: Client, identifier: str) -> observe_pb2.PredictionRow | None:
@@ -74,6 +79,20 @@ async def _written(client: Client, identifier: str) -> observe_pb2.PredictionRow
             return row
         await asyncio.sleep(LOOK_S)
     return None
+
+
+async def _tolerance(client: Client, stamp: str) -> float:
+    """The golden tolerance of the replicas of that stamp; 0 when none is left."""
+    replicas = (await client.state(TIMEOUT_S)).snapshot.replicas
+    return max(
+        (
+            one.tolerance
+            for replica in replicas
+            if replica.stamp == stamp
+            for one in replica.evidence
+        ),
+        default=0.0,
+    )
 
 
 async def schema_of(client: Client, stamp: str) -> list[FeatureSpec]:
@@ -100,11 +119,12 @@ async def by_bundle(path: Path, config: ServerConfig, example: bytes, task: str)
             _check_alive(engine)
             await asyncio.sleep(LOOK_S)
         outcome = await engine.predict(work)
-        facts = engine.facts
+        facts, tolerance = engine.facts, tolerance_of(engine.snapshot().replicas)
     finally:
         await engine.stop()
     assert facts is not None  # it has started
-    return _side(outcome, facts.stamp_name, facts.features)
+    side = _side(outcome, facts.stamp_name, facts.features)
+    return replace(side, tolerance=tolerance)
 
 
 def _check_alive(engine: Engine) -> None:

@@ -132,7 +132,7 @@ def test_threads_hear_the_same_as_one() -> None:
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(lambda item: log_mel(item, DEFAULT), clips))
     for one, other in zip(alone, together, strict=True):
-        tolerance.LOG_MEL.check(other, one)
+        tolerance.LOG_MEL_QUIET.check(other, one)  # nothing is left above 7.4 kHz
 
 
 def test_config_survives_json_and_refuses_what_it_does_not_know() -> None:

@@ -55,7 +55,7 @@ class Kept(NullTelemetry):
     def samples(
         self, line: str, span: TimeSpan | None, limit: int, payload: bool
     ) -> list[PredictionRow]:
-        assert line == f"kept=1 task=classify stamp={OLD}"
+        assert line == f"kept task=classify stamp={OLD}"
         return list(self.rows.values())[:limit]
 
     def by_id(self, ids: Sequence[str], payload: bool) -> list[PredictionRow]:

@@ -52,7 +52,9 @@ def variant(path: Path, **changes: Any) -> str:
 
 def rehearse(capsys: Captured, address: str, *words: str) -> tuple[int, dict[str, Any]]:
     code = main(["rehearse", *words, "--json", "--server", address])
-    return code, json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert out, err
+    return code, json.loads(out)
 
 
 def journal(address: str) -> list[tuple[str, str, str]]:

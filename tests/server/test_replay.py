@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,12 @@ SCHEMA = [
 
 
 def side(**changes: Any) -> ReplaySide:
-    fields = {"label": "ok", "outputs": OUTPUTS, "features": named([3.0, 1.0, math.nan], SCHEMA)}
+    fields = {
+        "label": "ok",
+        "outputs": OUTPUTS,
+        "features": named([3.0, 1.0, math.nan], SCHEMA),
+        "tolerance": 1e-3,
+    }
     return ReplaySide("ab" * 32, "tiny", **(fields | changes))
 
 
@@ -48,6 +54,24 @@ def test_rounding_is_no_difference_and_more_is() -> None:
     near, far = named([3.002, 1.0, 0.0], SCHEMA), named([3.1, 0.0, -20.0], SCHEMA)
     assert differing(side(), side(features=near)) == ["audio.rms_dbfs"]
     assert differing(side(), side(features=far)) == [spec.name for spec in SCHEMA]
+
+
+def test_the_tolerance_is_the_one_of_the_replicas_that_answer() -> None:
+    """bfloat16 moves an answer by far more than float32, and is not another model for that."""
+    rough = side(outputs=OUTPUTS | {"margin": 0.45}, tolerance=0.1)
+    assert differing(side(), rough) == []
+    assert differing(side(), replace(rough, tolerance=1e-3)) == ["margin"]
+    unknown = replace(rough, tolerance=0.0)
+    assert differing(replace(side(), tolerance=0.0), unknown) == ["margin"]
+
+
+def test_another_label_at_a_near_tie_is_shown_as_one() -> None:
+    close = OUTPUTS | {"margin": 5e-4}
+    kept, now = side(outputs=close), side(outputs=close, label="stop")
+    label = next(line for line in compare(kept, now) if line.name == "label")
+    assert label.near_tie and not label.differs
+    for clear in (side(label="stop"), side(label="stop", outputs={})):
+        assert "label" in differing(kept, clear)
 
 
 def test_an_error_is_compared_like_an_answer() -> None:
@@ -79,6 +103,7 @@ def test_the_running_server_gives_the_same_answer_again(
     found = json.loads(out)
     lines = {line["name"]: line for line in found["lines"]}
     assert code == 0 and found["same"] and found["differs"] == []
+    assert found["tolerance"] == 1e-3  # of the golden answers, as the replica reported it
     assert lines["text.chars"]["kept"] == lines["text.chars"]["now"] == 3.0
     # The record, by Observe, beside the answer.
     tokens = lines["tokens_used"]
@@ -99,7 +124,7 @@ def test_another_bundle_is_told_apart(
     assert code == 0 and not found["same"]
     assert lines["stamp"]["kept"] != lines["stamp"]["now"]
     assert {"stamp", "confidence", "output.confidence"} <= set(found["differs"])
-    assert not lines["text.chars"]["differs"]
+    assert not lines["text.chars"]["differs"] and found["tolerance"] == 1e-3
 
 
 def test_what_cannot_be_replayed_is_said(

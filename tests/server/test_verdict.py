@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from server.rehearsal import intervals
-from server.rehearsal.comparison import BundleComparison, by_slice, columns_of, comparison_of
+from server.rehearsal.comparison import (
+    BundleComparison,
+    by_slice,
+    columns_of,
+    comparison_of,
+    numbers,
+)
 from server.rehearsal.intervals import Interval, rows_needed, wilson, z_of
 from server.rehearsal.paired_answers import AnswerPair, BundleAnswer
 from server.rehearsal.verdict import Latency, RehearsalVerdict, judge, slice_line
@@ -26,6 +32,7 @@ TABLE = json.dumps(
         "value": {"ok": {"ok": 1, "stop": -20}, "stop": {"ok": -400, "stop": 100}},
     }
 ).encode()
+TOLERANCE = 0.1  # the golden one of bfloat16
 ALIKE = Latency(60, 10.0, 10.0, Interval(1.0, 0.9, 1.1))
 
 
@@ -40,13 +47,13 @@ def pair(before: str, now: str, true: str = "", weight: float = 1.0, **tags: str
 
 
 def whole(pairs: list[AnswerPair], table: bytes = b"") -> BundleComparison:
-    return comparison_of(columns_of(pairs, sticks(table)))
+    return comparison_of(columns_of(pairs, sticks(table), TOLERANCE))
 
 
 def judged(
     pairs: list[AnswerPair], table: bytes = b"", latency: Latency = ALIKE, labels: str = ""
 ) -> RehearsalVerdict:
-    columns = columns_of(pairs, sticks(table))
+    columns = columns_of(pairs, sticks(table), TOLERANCE)
     slices = by_slice(columns, pairs)
     return judge(comparison_of(columns), slices, latency, labels, "EUR", "keep more")
 
@@ -58,6 +65,25 @@ def same(count: int, **tags: str) -> list[AnswerPair]:
 def test_a_bundle_that_answers_alike_is_promoted() -> None:
     found = judged(same(100))
     assert found.word == "promote" and "0.0 % (0.0 to 3.7)" in found.reason
+
+
+def test_another_label_at_a_near_tie_is_shown_apart_and_does_not_count_as_changed() -> None:
+    """A batch mate can flip it. A clear answer of either bundle makes it a change."""
+
+    def flip(before: float, now: float) -> AnswerPair:
+        old, new = BundleAnswer("ok", 0.5, before), BundleAnswer("stop", 0.5, now)
+        return AnswerPair(1.0, old, new, 0.01)
+
+    ties = [flip(0.01, TOLERANCE) for _ in range(20)]
+    found = whole([*same(100), *ties])
+    assert (found.changed_rows, found.near_tie_rows) == (0, 20)
+    assert found.changed.value == 0 and dict(numbers(found))["near_tie_rows"] == 20
+    assert judged([*same(100), *ties]).word == "promote"
+    for clear in (flip(0.01, 0.11), flip(0.11, 0.01), flip(math.nan, math.nan)):
+        found = whole([*same(100), clear])
+        assert (found.changed_rows, found.near_tie_rows) == (1, 0)
+    exact = comparison_of(columns_of(ties, sticks(), 0.001))
+    assert (exact.changed_rows, exact.near_tie_rows) == (20, 0)
 
 
 def test_too_few_payloads_are_held_and_said_how_many_are_needed() -> None:
@@ -174,7 +200,7 @@ def test_a_change_hidden_in_one_slice_holds_and_is_said_in_words() -> None:
     pairs += [pair("ok", "stop", site="b") for _ in range(15)]
     found = judged(pairs)
     assert found.word == "hold" and "in site=b" in found.reason
-    columns = columns_of(pairs, sticks())
+    columns = columns_of(pairs, sticks(), TOLERANCE)
     worst = by_slice(columns, pairs)[0]
     words = slice_line(worst, comparison_of(columns), "")
     assert words.startswith("site=b: 50.0 % (") and "1.5 % of all" in words

@@ -2,7 +2,7 @@
 
 The window of the first frame is centred on the first sample, and a frame counts only if its whole
 window lies within the sound. Nothing is padded, so nothing is masked afterwards. Written in numpy
-with the operations of the reference extractor, so the numbers agree (`tolerance.LOG_MEL`).
+with the operations of the reference extractor, so the numbers agree (`pipelines/tolerance.py`).
 """
 
 from __future__ import annotations
