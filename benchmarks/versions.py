@@ -29,8 +29,9 @@ from tqdm import tqdm
 from benchmarks.load import CHANNEL
 from benchmarks.payloads import mixed_pool
 from benchmarks.serve import ROOT, start_ours
-from benchmarks.soak import wrong
+from benchmarks.soak import distance
 from benchmarks.variants import Variant, variants
+from pipelines.tolerance import PROBABILITY
 from proto import admin_pb2 as ab
 from proto import inference_pb2 as pb
 from proto.admin_pb2_grpc import AdminStub
@@ -75,7 +76,7 @@ async def call(stub: InferenceStub, index: int, examples: Sequence[pb.Example], 
     result = answer.results[0]
     to.stamps[result.stamp] += 1
     expected = to.known[result.stamp].answers[index]
-    to.wrong += answer.stamp.hex != result.stamp or wrong(answer, expected)
+    to.wrong += answer.stamp.hex != result.stamp or distance(answer, expected) > PROBABILITY.units
 
 
 async def write(stub: InferenceStub, example: pb.Example, index: int, to: Tally) -> None:

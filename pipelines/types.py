@@ -113,10 +113,10 @@ class Prepared:
     log_mels: tuple[torch.Tensor, ...]
     features: Mapping[str, float]
     modalities: tuple[Modality, ...]  # sorted, without repeats
-    parts_used: tuple[PartUsed, ...]
     tokens: int
     decode_ms: float
     preprocess_ms: float
+    parts_used: tuple[PartUsed, ...] = ()  # empty for a row that was not made from parts
 
 
 @dataclass(frozen=True, slots=True)

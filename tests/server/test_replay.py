@@ -29,7 +29,7 @@ SCHEMA = [
 
 
 def side(**changes: Any) -> ReplaySide:
-    fields = {
+    fields: dict[str, Any] = {
         "label": "ok",
         "outputs": OUTPUTS,
         "features": named([3.0, 1.0, math.nan], SCHEMA),

@@ -27,11 +27,11 @@ def _noting(bound: Bound, ours: ArrayLike, theirs: ArrayLike) -> None:
 
 
 def pytest_configure() -> None:
-    Bound.check = _noting  # type: ignore[method-assign]
+    Bound.check = _noting  # type: ignore[method-assign,assignment]
 
 
 def pytest_unconfigure() -> None:
-    Bound.check = _check  # type: ignore[method-assign]
+    Bound.check = _check  # type: ignore[method-assign,assignment]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
