@@ -277,7 +277,10 @@ class PipelineModel:
         done = replica_pb2.Done(stamp_hex=self._stamp, features=self._features(prediction))
         answer = done.prediction
         answer.MergeFrom(inference_pb2.Prediction(label=prediction.label, **outputs_of(prediction)))
-        answer.scores.extend(filled(inference_pb2.LabelScore, one) for one in prediction.scores)
+        for score in prediction.scores:
+            answer.scores.add(
+                label=score.label, probability=score.probability, log_prob=score.log_prob
+            )
         if prediction.embedding is not None:
             answer.embedding.values = prediction.embedding.astype("<f4").tobytes()
             answer.embedding.dimensions = len(prediction.embedding)
