@@ -36,7 +36,7 @@ from server.request.status import STAMP_KEY, Refused, bad_input
 from server.request.uploads import UploadStore
 from server.request.validation import ParsedRequest, Validator
 from server.request.worker_threads import WorkerThreads
-from server.telemetry.outputs import Timing
+from server.telemetry.outputs import Timing, times_of
 from server.telemetry.stamps.feedback import FeedbackItem
 from server.telemetry_port import TelemetryPort
 from server.types import NO_REPLICA, Fault, Outcome, Token, Work
@@ -152,8 +152,8 @@ class Inference:
                     event.end.tokens = item.tokens
                     event.end.first_token_ms = item.first_token_ms
                     event.end.replica = max(outcome.replica, 0)
-                    event.end.timing.CopyFrom(filled(pb.Timing, outcome.timing))
                     event.end.parts_used.extend(parts_used_messages(outcome))
+                    event.end.timing.CopyFrom(pb.Timing(**times_of(outcome.timing)))
                     event.stamp.CopyFrom(stamp_message(self.engine.facts, outcome.stamp))
                 yield event
 

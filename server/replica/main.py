@@ -285,7 +285,10 @@ class PipelineModel:
         )
         answer = done.prediction
         answer.MergeFrom(inference_pb2.Prediction(label=prediction.label, **outputs_of(prediction)))
-        answer.scores.extend(filled(inference_pb2.LabelScore, one) for one in prediction.scores)
+        for score in prediction.scores:
+            answer.scores.add(
+                label=score.label, probability=score.probability, log_prob=score.log_prob
+            )
         if prediction.embedding is not None:
             answer.embedding.values = prediction.embedding.astype("<f4").tobytes()
             answer.embedding.dimensions = len(prediction.embedding)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from proto import inference_pb2 as pb
 from server.request.by_name import filled
-from server.telemetry.outputs import outputs_of
+from server.telemetry.outputs import outputs_of, times_of
 from server.types import PART_USED_FIELDS, Answer, Facts, Fault, Outcome
 
 # Trouble of the server or of the moment, not of the row: when it meets every row of a request the
@@ -28,7 +28,7 @@ NOT_THE_ROWS = frozenset(
 def result_message(outcome: Outcome, top_k: int = 0) -> pb.Result:
     result = pb.Result(
         prediction_id=outcome.prediction_id,
-        timing=filled(pb.Timing, outcome.timing),
+        timing=pb.Timing(**times_of(outcome.timing)),
         batch_size=outcome.batch_size,
         stamp=outcome.stamp,
         replica=max(outcome.replica, 0),
@@ -53,8 +53,11 @@ def parts_used_messages(outcome: Outcome) -> list[pb.PartUsed]:
 
 
 def prediction_message(answer: Answer, top_k: int) -> pb.Prediction:
-    scores = [filled(pb.LabelScore, score) for score in answer.scores[: top_k or None]]
-    prediction = pb.Prediction(label=answer.label, scores=scores, **outputs_of(answer))
+    prediction = pb.Prediction(label=answer.label, **outputs_of(answer))
+    for score in answer.scores[: top_k or None]:  # by hand: twice as fast, for many labels
+        prediction.scores.add(
+            label=score.label, probability=score.probability, log_prob=score.log_prob
+        )
     if answer.embedding:
         prediction.embedding.values = answer.embedding
         prediction.embedding.dimensions = len(answer.embedding) // 4

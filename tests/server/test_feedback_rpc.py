@@ -18,8 +18,7 @@ from server.commands.feedback import BadLine, items_of
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 from server.telemetry_port import NullTelemetry
-from tests.support.running import channel_to, listener
-from tests.support.standin_engine import StandInEngine
+from tests.support.running import channel_to, idle_engine, listener
 from tests.support.telemetry_bench import NOW, SCHEMA, Clock, bundle, record
 
 BUNDLE = bundle(rows=600)
@@ -41,7 +40,7 @@ def telemetry(tmp_path: Path) -> Iterator[Telemetry]:
 @asynccontextmanager
 async def served(telemetry: Any) -> AsyncIterator[InferenceStub]:
     async with (
-        listener(StandInEngine(), telemetry, Clock()) as address,
+        listener(idle_engine(), telemetry, Clock()) as address,
         channel_to(address) as channel,
     ):
         yield InferenceStub(channel)
@@ -108,7 +107,7 @@ async def test_an_item_that_cannot_be_read_spoils_no_other(telemetry: Telemetry)
     good = item(label="ok").SerializeToString()
     bad = b"\x0a\x02\xff\xfe"  # a prediction id that is not UTF-8
     request = b"".join(b"\x0a" + bytes([len(raw)]) + raw for raw in (bad, good))
-    async with listener(StandInEngine(), telemetry, Clock()) as address:
+    async with listener(idle_engine(), telemetry, Clock()) as address:
         async with channel_to(address) as channel:
             call = channel.unary_unary("/trefoil.v1.Inference/Feedback")
             found = pb.FeedbackResponse.FromString(await call(request)).results

@@ -24,8 +24,7 @@ from server.replica.integrity_check import IntegrityCheck
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 from tests.support.patience import patience
-from tests.support.running import channel_to, listener, until
-from tests.support.standin_engine import StandInEngine
+from tests.support.running import channel_to, idle_engine, listener, until
 from tests.support.stub_bundles import Unkept
 from tests.support.stub_replica import StubWatch, stub_config, stub_pool
 
@@ -197,15 +196,19 @@ async def test_a_new_process_that_is_what_it_loaded_ends_the_alert_of_the_one_be
             await asyncio.to_thread(telemetry.close)
 
 
-async def test_verify_over_the_wire_answers_with_a_snapshot() -> None:
-    engine = StandInEngine()
-    async with listener(engine) as address, channel_to(address) as channel:
+async def test_verify_over_the_wire_answers_with_a_snapshot(tmp_path: Path) -> None:
+    async with (
+        running(tmp_path / "none", interval_s=60) as engine,
+        listener(engine) as address,
+        channel_to(address) as channel,
+    ):
         event = await ObserveStub(channel).Verify(pb.VerifyRequest())
-    assert event.snapshot.server == "press-7" and engine.verified == 1
+    assert event.snapshot.server == "press-7"
+    assert event.snapshot.replicas[0].self_check.verified_unix_ms
 
 
 async def test_a_verify_request_that_is_no_message_is_refused() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(idle_engine()) as address, channel_to(address) as channel:
         call = channel.unary_unary("/trefoil.v1.Observe/Verify")
         with pytest.raises(grpc.aio.AioRpcError):
             await call(b"\xff\xff")

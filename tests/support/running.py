@@ -22,9 +22,11 @@ import pytest
 from server.api.listener import Listener
 from server.api.snapshot_messages import ServerIdentity
 from server.config import ServerConfig
+from server.engine import Engine
 from server.main import main
 from server.telemetry_port import NullTelemetry, TelemetryPort
 from tests.support.patience import patience
+from tests.support.stub_replica import stub_config, stub_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 180.0  # of a quiet machine, like the next: see tests/support/patience.py
@@ -39,6 +41,12 @@ IDENTITY = ServerIdentity(
     False,
     0.0,
 )
+
+
+def idle_engine() -> Engine:
+    """The real engine before its start: what needs no replica is answered already."""
+    config = stub_config()
+    return Engine(config, stub_pool(config), NullTelemetry())
 
 
 @asynccontextmanager

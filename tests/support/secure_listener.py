@@ -1,4 +1,4 @@
-"""The server's listener over TLS with the guard before it, around an engine without replicas."""
+"""The server's listener over TLS with the guard before it, around an idle engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from server.api.listener import Listener
 from server.config import ServerConfig
@@ -16,8 +15,7 @@ from server.security.audit import AuditLog
 from server.security.guard import Guard
 from server.security.roles import ROLES
 from server.telemetry_port import NullTelemetry, TelemetryPort
-from tests.support.running import IDENTITY
-from tests.support.standin_engine import StandInEngine
+from tests.support.running import IDENTITY, idle_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +36,8 @@ async def secure_listener(
     audit = AuditLog(folder / "audit.jsonl")
     client_ca = pem / "ca.pem" if mutual else None
     files = tls.TlsFiles(pem / "server.pem", pem / "server.key", client_ca)
-    engine: Any = StandInEngine()
     running = Listener(
-        engine,
+        idle_engine(),
         ServerConfig(listen="127.0.0.1:0"),
         IDENTITY,
         leave=lambda: None,
