@@ -88,6 +88,8 @@ class Engine:
         self._state = "STARTING"
         self._state_changed = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
+        self._verifying: asyncio.Task[None] | None = None
+        self._next_verify: asyncio.Task[None] | None = None
 
     @property
     def _pool(self) -> Pool:
@@ -252,7 +254,16 @@ class Engine:
         )
 
     async def verify(self) -> None:
-        """Return when every replica that serves has compared each byte with what it loaded."""
+        """Return when every replica that serves has compared each byte with what it loaded, all of
+        it after this call. Callers that come while one comparison runs share the next."""
+        if self._next_verify is None:
+            self._next_verify = asyncio.create_task(self._verify_after(self._verifying))
+        await asyncio.shield(self._next_verify)
+
+    async def _verify_after(self, running: asyncio.Task[None] | None) -> None:
+        if running is not None:
+            await asyncio.wait((running,))
+        self._verifying, self._next_verify = self._next_verify, None
         for pool in self.pool_set.pools:
             await pool.verify()
 

@@ -8,10 +8,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from proto import admin_pb2 as pb
 from proto import inference_pb2
+from server.api.observe_requests import text_within
 from server.api.rehearsal_messages import event_of, wanted_of
 from server.deploy.bundle_listing import bundle_message, list_bundles, roles
 from server.deploy.deployment import Deployment
@@ -28,8 +29,13 @@ from server.routing.progress import Step, Work, streamed
 from server.types import Fault
 
 PROGRESS_S = 0.2
+LONGEST_PATH = 4096  # characters of a path, a stamp or a reason
 CANARY_MINUTES = 30.0
 DONE = ("ready", "canary", "canary rolled back")  # and whatever has switched
+
+Request = TypeVar(
+    "Request", pb.LoadRequest, pb.ActivateRequest, pb.RollbackRequest, pb.RehearseRequest
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class Admin:
 
     async def Load(self, data: bytes, context: Any) -> AsyncIterator[pb.Progress]:
         _asked_by(context)
-        request = message_of(pb.LoadRequest, data)
+        request = _request(pb.LoadRequest, data)
         if request.swap not in ("", *SWAPS):
             message = f"{request.swap!r} is not a swap; give {' or '.join(SWAPS)}"
             raise Refused(bad_input("swap", "UNKNOWN_SWAP", message))
@@ -62,7 +68,7 @@ class Admin:
 
     async def Activate(self, data: bytes, context: Any) -> pb.Progress:
         _asked_by(context)
-        request = message_of(pb.ActivateRequest, data)
+        request = _request(pb.ActivateRequest, data)
         share, minutes = request.canary_share, request.canary_minutes or CANARY_MINUTES
         if not 0 <= share < 1:
             raise Refused(bad_input("canary_share", "NOT_A_SHARE", f"{share} is not in [0, 1)"))
@@ -84,7 +90,7 @@ class Admin:
 
     async def Rollback(self, data: bytes, context: Any) -> pb.Progress:
         _asked_by(context)
-        request = message_of(pb.RollbackRequest, data)
+        request = _request(pb.RollbackRequest, data)
         try:
             return _progress(await self._deployment().roll_back(request.reason))
         except DeployRefused as refusal:
@@ -104,7 +110,7 @@ class Admin:
 
     async def Rehearse(self, data: bytes, context: Any) -> AsyncIterator[pb.RehearseEvent]:
         _asked_by(context)
-        request = message_of(pb.RehearseRequest, data)
+        request = _request(pb.RehearseRequest, data)
         wanted = wanted_of(request)
         self._deployment()
         assert self.rehearsal_service is not None  # there is a deployment
@@ -150,6 +156,14 @@ class Admin:
             done=step == "drained",
             stamp=stamp_message(self.engine.facts),
         )
+
+
+def _request(kind: type[Request], data: bytes) -> Request:
+    """A request whose strings are no longer than a path may be."""
+    request = message_of(kind, data)
+    for name in ("path", "stamp", "reason", "swap"):
+        text_within(name, getattr(request, name, ""), longest=LONGEST_PATH)
+    return request
 
 
 def _asked_by(context: Any) -> None:

@@ -64,7 +64,7 @@ def shares_of(config: ServerConfig) -> Shares:
         STREAM: CallShare(config.max_calls // 2, config.max_calls_peer // 4 or 1, "--max-calls"),
         HEALTH: CallShare(512, 256),
         HEALTH_WATCH: CallShare(config.max_watchers, config.max_watchers_peer, "--max-watchers"),
-        OBSERVE: CallShare(256, 64),
+        OBSERVE: CallShare(256, 32),
         WATCH: CallShare(config.max_watchers, config.max_watchers_peer, "--max-watchers"),
         ADMIN: CallShare(64, 32),
     }

@@ -63,20 +63,20 @@ def limit_of(asked: int, usual: int, most: int) -> int:
 def actor_of(credential: str, asked: str, client: str) -> str:
     """Who acts: the name in the credential whatever the request says. Without credentials nobody
     is known: the name in the request, else that of the client."""
-    return credential or _text("actor", asked) or client
+    return credential or text_within("actor", asked) or client
 
 
 def acknowledgement_of(request: pb.AcknowledgeRequest, actor: str) -> tuple[str, str, str, bool]:
     """Alert id, actor, note, undo."""
-    _text("alert_id", request.alert_id, needed=True)
-    _text("note", request.note)
+    text_within("alert_id", request.alert_id, needed=True)
+    text_within("note", request.note)
     return request.alert_id, actor, request.note, request.undo
 
 
 def silence_of(request: pb.SilenceRequest, actor: str, now: float) -> tuple[str, float, str, str]:
     """Matcher, until (unix seconds), actor, reason."""
-    _text("matcher", request.matcher, needed=True)
-    _text("reason", request.reason)
+    text_within("matcher", request.matcher, needed=True)
+    text_within("reason", request.reason)
     until = request.until_unix_ms / 1000
     if not request.until_unix_ms:
         raise Refused(bad_input("until_unix_ms", "MISSING", "a silence must end"))
@@ -91,10 +91,10 @@ def silence_of(request: pb.SilenceRequest, actor: str, now: float) -> tuple[str,
     return request.matcher, until, actor, request.reason
 
 
-def _text(field: str, value: str, needed: bool = False) -> str:
+def text_within(field: str, value: str, needed: bool = False, longest: int = LONGEST_TEXT) -> str:
     if needed and not value.strip():
         raise Refused(bad_input(field, "EMPTY", f"{field} is needed"))
-    if len(value) > LONGEST_TEXT:
-        text = f"{len(value)} characters; the limit is {LONGEST_TEXT}"
+    if len(value) > longest:
+        text = f"{len(value)} characters; the limit is {longest}"
         raise Refused(bad_input(field, "TOO_LONG", text))
     return value

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from server.engine import Engine
+from server.pool.pool import Pool
 from server.telemetry.record import FeatureSpec, Record
 from server.types import GenerationEnd, Outcome, Token
 from tests.support.patience import patience
 from tests.support.running import until
-from tests.support.stub_replica import STAMP, stub_config, stub_pool, work
+from tests.support.stub_replica import STAMP, stub_config, stub_pool, stub_spawner, work
 
 
 class Kept:
@@ -206,3 +207,32 @@ async def test_a_thousand_rows_are_each_answered_once() -> None:
         assert sorted(r.prediction_id for r in kept.records) == sorted(
             o.prediction_id for o in outcomes
         )
+
+
+class Verified(Pool):
+    """Counts how often its bytes are compared, and takes until `over` is set."""
+
+    times = 0
+
+    async def verify(self) -> None:
+        self.times += 1
+        await self.over.wait()
+
+    over: asyncio.Event
+
+
+async def test_callers_who_want_every_byte_compared_share_the_work() -> None:
+    config = stub_config()
+    pool = Verified(config, stub_spawner())
+    pool.over = asyncio.Event()
+    engine = Engine(config, pool, Kept())
+    first = asyncio.create_task(engine.verify())
+    await until(lambda: pool.times == 1)
+    others = [asyncio.create_task(engine.verify()) for _ in range(100)]
+    await asyncio.sleep(0)
+    others[0].cancel()  # one who goes away does not end it for the others
+    pool.over.set()
+    await asyncio.gather(first, *others[1:])
+    assert pool.times == 2
+    await engine.verify()
+    assert pool.times == 3

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import grpc
 import pytest
 
+from proto import admin_pb2, admin_pb2_grpc, observe_pb2, observe_pb2_grpc
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
-from proto import observe_pb2, observe_pb2_grpc
+from server.commands.flags import GROUPS
 from server.config import ServerConfig
 from server.request.limits import in_force, most, server_limits
+from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES
 from tests.support.running import channel_to, listener
 from tests.support.standin_engine import FACTS, StandInEngine
 
@@ -66,3 +71,46 @@ async def test_describe_and_status_show_each_limit_once() -> None:
     for limits in (described.limits, event.snapshot.limits):
         values = [limit.value for limit in limits if limit.name == "max_parts"]
         assert values == [2.0]
+
+
+ROOT = Path(__file__).resolve().parents[2]
+RESOURCES = (ROOT / "docs" / "security.md").read_text()
+FLAGS = {flag.name: flag.field for group in GROUPS.values() for flag in group}
+SCALES = {"mib": 1 << 20, "kib": 1 << 10}
+
+
+def test_the_table_of_resources_names_flags_metrics_and_reasons_that_exist() -> None:
+    sources = "\n".join(file.read_text() for file in (ROOT / "server").rglob("*.py"))
+    assert set(re.findall(r"--[a-z-]{3,}", RESOURCES)) <= FLAGS.keys()
+    assert set(re.findall(r"`(trefoil\.[a-z._]+)`", RESOURCES)) <= GAUGES.keys() | COUNTERS.keys()
+    reasons = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", RESOURCES)) - {"RESOURCE_EXHAUSTED"}
+    assert reasons and all(f'"{reason}"' in sources for reason in reasons)
+
+
+def test_the_table_of_resources_has_the_defaults_of_the_flags() -> None:
+    checked = set()
+    scale = {
+        flag.name: SCALES.get(getattr(flag.read, "__name__", ""), 1)
+        for group in GROUPS.values()
+        for flag in group
+    }
+    for line in RESOURCES.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) != 8 or not cells[3].startswith("`--") or not cells[4]:
+            continue
+        flags = re.findall(r"--[a-z-]+", cells[3])
+        shown = [float(number) for number in cells[4].split(", ")]
+        if "streams, in all" in cells[1]:
+            continue  # shares of what the line before has
+        default = [getattr(ServerConfig(), FLAGS[flag]) / scale[flag] for flag in flags]
+        assert shown == default, line
+        checked |= set(flags)
+    assert len(checked) >= 20
+
+
+async def test_text_of_an_admin_is_limited() -> None:
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            long = admin_pb2.RollbackRequest(reason="x" * 5000)
+            await admin_pb2_grpc.AdminStub(channel).Rollback(long)
+    assert str(caught.value.details()).startswith("reason: 5000 characters; the limit is 4096")

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import tempfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from server.telemetry.sampler import SampleChoice
 from server.telemetry.store.database import LOCK, NAME, SPARE
-from tests.support.telemetry_bench import NOW, STAMP
+from server.telemetry.store.write_journal import WAITING_PAYLOAD_BYTES, JournalEntry
+from tests.support.telemetry_bench import NOW, STAMP, record
 from tests.support.telemetry_writer import BUNDLE, ROOT, Desk
 
 FULL = """
@@ -267,3 +270,22 @@ def test_temporary_folders_that_nobody_holds_are_cleared_by_the_next_one(
     third.writer.close()
     for folder in (stranger, held.writer.store.path.parent, third.writer.store.path.parent):
         shutil.rmtree(folder)
+
+
+def test_payloads_that_wait_for_a_full_disk_are_bounded_in_bytes(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    journal = desk.writer.journal
+    journal.refused(sqlite3.OperationalError("database or disk is full"))
+    payload = bytes(4 << 20)
+    for number in range(40):
+        keep = SampleChoice(number % 2 == 0, 1.0, "plain")
+        journal.add([JournalEntry(replace(record(number), payload=payload), keep)])
+    held = [entry.record.payload for entry in journal._waiting]
+    assert sum(map(len, held)) <= WAITING_PAYLOAD_BYTES and journal.waiting == 40
+    assert held[38] and not held[39] and not held[0]  # the newest that are to be kept
+    assert journal.counters.payloads_lost == 20 - WAITING_PAYLOAD_BYTES // len(payload)
+    assert journal.counters.lost == 0
+    desk.clock.now += 60
+    desk.writer.idle()
+    assert journal.counters.written == 40 and not journal.waiting
+    desk.writer.close()

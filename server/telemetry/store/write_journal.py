@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from server.telemetry.record import Record
@@ -19,6 +19,7 @@ from server.telemetry.store.store import Store, day_of
 logger = logging.getLogger(__name__)
 
 WAITING_ROWS = 8192
+WAITING_PAYLOAD_BYTES = 64 << 20  # of all rows that wait while the store refuses them
 RETRY_S = 1.0
 LONGEST_RETRY_S = 30.0
 
@@ -33,6 +34,7 @@ class JournalCounters:
     written: int = 0
     lost: int = 0
     payloads_kept: int = 0
+    payloads_lost: int = 0  # of rows that waited
 
 
 class Journal:
@@ -54,6 +56,23 @@ class Journal:
         if excess > 0 and self.trouble:
             del self._waiting[:excess]
             self.counters.lost += excess
+        if self.trouble:
+            self._lighten()
+
+    def _lighten(self) -> None:
+        """Payloads are the first to go, the oldest of them, before any row is lost."""
+        left = WAITING_PAYLOAD_BYTES
+        for place in range(len(self._waiting) - 1, -1, -1):
+            record, choice = self._waiting[place]
+            if not record.payload:
+                continue
+            if choice.keep and len(record.payload) <= left:
+                left -= len(record.payload)
+                continue
+            self.counters.payloads_lost += choice.keep
+            self._waiting[place] = JournalEntry(
+                replace(record, payload=b""), replace(choice, keep=False) if choice.keep else choice
+            )
 
     @property
     def waiting(self) -> int:
