@@ -127,7 +127,8 @@ def _group(name: str, cause: Cause, symptoms: list[Symptom]) -> StatusMessage:
     severities = [one.severity for one in symptoms] + (["high"] if cause.skew else [])
     severity = min(severities, key=rank)
     count = _count(len(symptoms), "problem", "problems")
-    text = f"{count} after {'version skew' if cause.skew else 'a deploy'}"
+    died = "died" in cause.text
+    text = f"{count} after {'version skew' if cause.skew else 'a death' if died else 'a deploy'}"
     return StatusMessage(
         severity if severity in RANK else "warning",
         text,

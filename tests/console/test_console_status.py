@@ -283,6 +283,34 @@ def test_what_a_lost_server_reported_last_is_dated_and_no_sign_of_it_is_green() 
     assert skew_line.past and "does not answer" in str(lines_of(skew_line, board_of()))
 
 
+def test_the_death_of_a_replica_is_an_event_a_fact_and_a_cause() -> None:
+    why = "no progress for 30 s after 812.0 s; started again"
+    row = blank(
+        DeployRow,
+        at_unix_ms=int((NOW - 60) * 1000),
+        action="replica-exit",
+        stamp="ab" * 32,
+        detail=f"replica 1 {why}",
+    )
+    event = timeline_events((), [("h:1", row)], {"h:1": ServerRecord(link(), snapshot())}, ())[0]
+    assert (event.text, event.severity) == (f"gpu-01 replica 1 {why}", "warning")
+    replica = ReplicaSnapshot(
+        index=1,
+        state="ready",
+        p95_ms=31.0,
+        in_flight=2,
+        last_progress_unix_ms=int((NOW - 4) * 1000),
+        last_exit=why,
+        last_exit_unix_ms=int((NOW - 60) * 1000),
+    )
+    texts = [fact.text for fact in facts_of(line(snapshot=snapshot(replicas=(replica,))), NOW)]
+    assert "#1 p95 31 ms · 2 in flight · last progress 4.0 s ago" in texts
+    assert f"#1 died at {clock_text(NOW - 60)}: {why}" in texts
+    late = replace(alert("latency", summary="p99 812 ms"), opened_s=NOW - 50)
+    result = fleet_state([line()], [], [], [late], NOW, causes_of([], [("h:1", row)], {}))
+    assert "p99 812 ms, 10 s after one of its replicas died" in result.sentence
+
+
 @pytest.mark.parametrize(
     ("code", "details", "phrase"),
     [
