@@ -138,19 +138,29 @@ def test_worst_comes_first_and_links_to_its_panel() -> None:
         [line(), line("warning", why="slow probe")],
         [Burn("h:1", "gpu-01", 812, 250, NOW - 120)],
         [skewed("gpu-03", True)],
-        [alert("drift", "high", features=("audio.snr_db",), slices=("site=b",))],
+        [
+            alert("drift", "high", features=("audio.snr_db",), slices=("site=b",)),
+            alert("latency"),
+        ],
         NOW,
     )
     assert result.state == "CRITICAL"
     assert result.sentence.startswith("gpu-03: weights differs from the fleet · since ")
     assert "(60 s)" in result.sentence
-    assert [p.panel for p in result.messages] == ["skew", "fleet", "latency", "drift", "fleet"]
-    harms = [p.harm for p in result.messages[:-1]]
+    assert [p.panel for p in result.messages] == [
+        "skew",
+        "fleet",
+        "alerts",
+        "drift",
+        "latency",
+        "fleet",
+    ]
+    harms = [p.harm for p in result.messages[:-2]]
     assert harms == sorted(harms) == [WRONG, FEWER, LATE, DOUBTFUL]
 
 
 def test_a_blip_outranks_neither_a_lost_server_nor_a_full_disk_nor_skew() -> None:
-    blip = [Burn("h:2", "gpu-02", 300, 250, NOW - 10)]
+    blip = [replace(alert("latency"), server="h:2")]
     full = line("warning", state="telemetry", why="disk full: 812 records wait")
     cases: list[tuple[list[ServerLine], list[SkewLine], str]] = [
         ([lost_line()], [], "gpu-01: nothing listens"),
@@ -158,9 +168,19 @@ def test_a_blip_outranks_neither_a_lost_server_nor_a_full_disk_nor_skew() -> Non
         ([line()], [skewed("gpu-03", True)], "gpu-03: weights differs"),
     ]
     for servers, skew, beginning in cases:
-        result = fleet_state(servers, blip, skew, [], NOW)
+        result = fleet_state(servers, [], skew, blip, NOW)
         assert result.sentence.startswith(beginning), result.sentence
         assert result.state == "CRITICAL", "the state is still the gravest of all"
+
+
+def test_slow_requests_of_one_minute_are_counted_and_are_no_state() -> None:
+    """ "SLO burning" flipped on single slow requests, and left no alert to acknowledge."""
+    burn = Burn("h:1", "gpu-01", 812, 250, NOW - 20)
+    result = fleet_state([line()], [burn], [], [], NOW)
+    assert result.state == "HEALTHY"
+    assert ("info", "p99 above SLO") in [(m.severity, m.text) for m in result.messages]
+    burns = fleet_state([line()], [burn], [], [alert("latency")], NOW)
+    assert (burns.state, burns.messages[0].text) == ("CRITICAL", "1 SLO burning")
 
 
 def test_one_cause_stands_before_its_symptoms() -> None:
@@ -171,9 +191,9 @@ def test_one_cause_stands_before_its_symptoms() -> None:
     )
     changed = replace(skewed("gpu-03", False), cells=cells, since_s=NOW - 240)
     wrong = replace(alert("value", summary="accuracy 79 %"), name="gpu-03")  # opened 90 s ago
-    late = Burn("h:1", "gpu-03", 300, 250, NOW - 60)
+    late = replace(alert("latency", id="b"), name="gpu-03", opened_s=NOW - 60)
     causes = causes_of([changed], [], {})
-    result = fleet_state([line()], [late], [changed], [wrong], NOW, causes)
+    result = fleet_state([line()], [], [changed], [late, wrong], NOW, causes)
     beginning = "gpu-03: accuracy 79 % (and 1 more), 2.5 min after its preprocessing changed"
     assert result.sentence.startswith(beginning)
     assert [m.text for m in result.messages] == ["2 problems after version skew", "1 of 1 healthy"]
