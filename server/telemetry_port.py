@@ -182,6 +182,7 @@ def settings_of(config: ServerConfig) -> TelemetrySettings:
         sample_share=config.sample_share,
         on_alert=config.on_alert,
         speed=config.simulated_time[1] if config.simulated_time else 1.0,
+        slo_ms=config.slo_ms,
         about={
             "server": config.name or socket.gethostname(),
             "listen": config.listen,

@@ -198,6 +198,10 @@ class ReplicaStatus:
     load_s: float
     loading_fraction: float
     self_check: SelfCheck = SelfCheck()
+    p95_ms: float = 0.0  # of its last rows, the queue included; 0: none yet
+    last_progress: float = 0.0  # unix seconds
+    last_exit: str = ""  # why the process before this one ended
+    last_exit_at: float = 0.0  # unix seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from console.state.severity import rank
 from console.state.status_messages import unencrypted
 from console.state.timetext import clock_text
 
+MOST_EACH = 4  # replicas with a line of their own
 _SEVERITY = {"ready": "ok", "slow": "warning", "wrong": "critical", "dead": "critical"}
 
 
@@ -87,6 +88,7 @@ def _of_group(group: Sequence[ReplicaSnapshot], now_s: float) -> Iterator[Server
     text.append(f"{size(memory)}{' each' if len(group) > 1 else ''}" if memory else "")
     if any(text):
         yield ServerFact(" · ".join(word for word in text if word), "dim", deep=True)
+    yield from _each(group[:MOST_EACH], now_s)
     if sign == "ok":
         return
     failed = [probe for replica in group for probe in replica.evidence if not probe.ok]
@@ -94,6 +96,24 @@ def _of_group(group: Sequence[ReplicaSnapshot], now_s: float) -> Iterator[Server
         yield from _evidence(max(failed, key=lambda probe: probe.p50_ms), now_s)
     elif first.reason:
         yield ServerFact(first.reason, deep=True)
+
+
+def _each(group: Sequence[ReplicaSnapshot], now_s: float) -> Iterator[ServerFact]:
+    """How each works, and how its last process ended. An older server reports neither."""
+    for replica in group:
+        text = [f"p95 {milliseconds(replica.p95_ms)}" if replica.p95_ms else ""]
+        text.append(f"{replica.in_flight} in flight" if replica.in_flight else "")
+        if replica.in_flight and replica.last_progress_unix_ms:
+            waits_s = max(0.0, now_s - replica.last_progress_unix_ms / 1000)
+            text.append(f"last progress {duration(waits_s)} ago")
+        if any(text):
+            words = " · ".join(word for word in text if word)
+            yield ServerFact(f"#{replica.index} {words}", "dim", deep=True)
+        if replica.last_exit:
+            at = clock_text(replica.last_exit_unix_ms / 1000)
+            yield ServerFact(
+                f"#{replica.index} died at {at}: {replica.last_exit}", "warning", deep=True
+            )
 
 
 def _evidence(probe: ProbeEvidence, now_s: float) -> Iterator[ServerFact]:

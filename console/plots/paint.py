@@ -73,7 +73,7 @@ def deploy(
         painter.translate(2 * x, 0)
         painter.scale(-1, 1)
         painter.drawPolygon(forward)
-    elif mark == "refuse":
+    elif mark in ("refuse", "death"):
         painter.setPen(QPen(color, 2))
         painter.drawLine(QPointF(x - half, y - half), QPointF(x + half, y + half))
         painter.drawLine(QPointF(x - half, y + half), QPointF(x + half, y - half))

@@ -18,6 +18,7 @@ _DEEDS = {
     "rollback": "it went back to",
     "canary": "its canary began with",
     "start": "it started with",
+    "death": "one of its replicas died",
 }
 
 
@@ -58,7 +59,8 @@ def causes_of(
         shift_s = servers[address].link.shift_s if address in servers else 0.0
         at_s = row.at_unix_ms / 1000 - shift_s
         if deed is not None and (address, round(at_s)) not in known:
-            found.append(Cause(address, at_s, f"{deed} {row.stamp[:8]}"))
+            what = deed if mark_of(row.action) == "death" else f"{deed} {row.stamp[:8]}"
+            found.append(Cause(address, at_s, what))
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ from server.telemetry.rows import DeployRow
 SWITCHES = ("activate", "rollback", "canary")  # traffic moves: drawn through the plots as well
 # Prefixes of words, the decisive one first: "canary abort" is an end, not a canary.
 _MEANINGS = (
+    ("death", ("replica",)),
     ("refuse", ("refus", "reject", "fail", "abort", "deni")),
     ("rollback", ("rollback", "rolled", "roll", "revert")),
     ("activate", ("activat", "promot", "switch")),
@@ -32,11 +33,13 @@ def mark_of(action: str) -> str:
 
 def severity_of(action: str) -> str:
     """A deploy that was turned down or taken back needs attention; the rest is for the record."""
-    return "warning" if mark_of(action) in ("refuse", "rollback") else "info"
+    return "warning" if mark_of(action) in ("refuse", "rollback", "death") else "info"
 
 
 def sentence(name: str, row: DeployRow) -> str:
     """`gpu-01 rollback 7f3a91c2e0b4 from 0ec7be93c298 by kim: p99 doubled`."""
+    if mark_of(row.action) == "death" and row.detail:
+        return f"{name} {row.detail}"
     stamp = row.stamp[:12] or row.stamp_name
     by = f" by {row.actor}" if row.actor else ""
     if row.from_stamp and mark_of(row.action) in ("activate", "rollback"):

@@ -76,6 +76,10 @@ class ReplicaSnapshot:
     rss_bytes: int = 0
     evidence: tuple[ProbeEvidence, ...] = ()
     self_check: SelfCheckResult = SelfCheckResult()
+    p95_ms: float = 0.0
+    last_progress_unix_ms: int = 0
+    last_exit: str = ""
+    last_exit_unix_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,8 +97,8 @@ def fleet_state(
     burns = [burn for burn in burns if burn.server not in gone]
     skew = [line for line in skew if line.address not in gone]
     alerts = [line for line in alerts if line.server not in gone]
-    reported = status_messages.already_reported(servers, burns, skew)
-    groups, burns, alerts, plain_skew = status_messages.grouped(causes, burns, alerts, skew)
+    reported = status_messages.already_reported(servers, skew)
+    groups, alerts, plain_skew = status_messages.grouped(causes, alerts, skew)
     found = [
         *groups,
         *status_messages.lost(servers),

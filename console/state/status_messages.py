@@ -72,8 +72,9 @@ def burning(burns: Sequence[Burn]) -> list[StatusMessage]:
     worst = max(burns, key=lambda burn: burn.p99_ms / burn.slo_ms)
     text = "p99 above SLO" if len(burns) == 1 else f"{len(burns)} servers with p99 above SLO"
     detail = f"{worst.name}: p99 {milliseconds(worst.p99_ms)}, SLO {milliseconds(worst.slo_ms)}"
-    found = StatusMessage("critical", text, "latency", worst.server, worst.since_s, detail)
-    return [replace(found, harm=LATE)]
+    # Counted and not shouted: a few slow requests in one minute are no burn rate. The server's
+    # alert is, and it has a history.
+    return [StatusMessage("info", text, "latency", worst.server, worst.since_s, detail, harm=LATE)]
 
 
 def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
@@ -89,20 +90,13 @@ def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
 
 def grouped(
     causes: Sequence[Cause],
-    burns: Sequence[Burn],
     alerts: Sequence[AlertLine],
     skew: Sequence[SkewLine],
-) -> tuple[list[StatusMessage], list[Burn], list[AlertLine], list[SkewLine]]:
-    """(a message for each cause with its symptoms; what has no cause: burns, alerts, skew)."""
+) -> tuple[list[StatusMessage], list[AlertLine], list[SkewLine]]:
+    """(a message for each cause with its symptoms; what has no cause: alerts, skew)."""
     groups: dict[Cause, list[Symptom]] = {}
     names: dict[str, str] = {}
-    left_burns, left_alerts = [], []
-    for burn in burns:
-        names[burn.server] = burn.name
-        text = f"p99 {milliseconds(burn.p99_ms)}, SLO {milliseconds(burn.slo_ms)}"
-        found = Symptom(burn.server, text, burn.since_s, "critical", LATE)
-        if not _put(groups, found, causes):
-            left_burns.append(burn)
+    left_alerts = []
     for line in alerts:
         names[line.server] = line.name
         row = line.row
@@ -112,7 +106,7 @@ def grouped(
             left_alerts.append(line)
     messages = [_group(names[cause.server], cause, found) for cause, found in groups.items()]
     told = {cause.server for cause in groups if cause.skew}
-    return messages, left_burns, left_alerts, [line for line in skew if line.address not in told]
+    return messages, left_alerts, [line for line in skew if line.address not in told]
 
 
 def _put(groups: dict[Cause, list[Symptom]], symptom: Symptom, causes: Sequence[Cause]) -> bool:
@@ -127,7 +121,8 @@ def _group(name: str, cause: Cause, symptoms: list[Symptom]) -> StatusMessage:
     severities = [one.severity for one in symptoms] + (["high"] if cause.skew else [])
     severity = min(severities, key=rank)
     count = _count(len(symptoms), "problem", "problems")
-    text = f"{count} after {'version skew' if cause.skew else 'a deploy'}"
+    died = "died" in cause.text
+    text = f"{count} after {'version skew' if cause.skew else 'a death' if died else 'a deploy'}"
     return StatusMessage(
         severity if severity in RANK else "warning",
         text,
@@ -169,14 +164,12 @@ def drifting(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
 
 def already_reported(
     servers: Sequence[ServerLine],
-    burns: Sequence[Burn],
     skew: Sequence[SkewLine],
 ) -> set[tuple[str, str]]:
     """(kind, server) of the alerts that another message covers. The console sees most problems by
     itself. What it does not see (a neighbour that it does not watch, a spike that is over) needs a
     message of its own."""
-    found = {("latency", burn.server) for burn in burns}
-    found |= {("skew", line.address) for line in skew if line.odd or line.moved}
+    found = {("skew", line.address) for line in skew if line.odd or line.moved}
     found |= {("readiness", s.address) for s in servers if s.severity in ("critical", "warning")}
     return found
 
@@ -196,13 +189,14 @@ def others(
 
 def _of_kind(kind: str, lines: Sequence[AlertLine]) -> StatusMessage:
     worst = min(lines, key=lambda line: rank(line.row.severity))
-    word = f"{kind or 'other'} alert"
+    word = "SLO burning" if kind == "latency" else f"{kind or 'other'} alert"
     severity = worst.row.severity if worst.row.severity in RANK else "warning"
     detail = f"{worst.name}: {worst.row.summary}"
     if kind == "skew" and worst.row.key != OWN_SKEW:
         detail = f"{worst.name} reports it about its neighbours: {worst.row.summary}"
     key = f"{worst.server}\t{worst.row.id}"
-    text = _count(len(lines), word, f"{word}s")
+    many = "SLOs burning" if kind == "latency" else f"{word}s"
+    text = _count(len(lines), word, many)
     found = StatusMessage(severity, text, "alerts", key, worst.opened_s, detail)
     return replace(found, harm=harm_of(kind))
 

@@ -112,6 +112,10 @@ def _replica_message(replica: ReplicaStatus) -> pb.ReplicaStatus:
             filled(pb.ProbeEvidence, one, at_unix_ms=int(one.at * 1000)) for one in replica.evidence
         ],
         self_check=_self_check_message(replica.self_check),
+        p95_ms=replica.p95_ms,
+        last_progress_unix_ms=int(replica.last_progress * 1000),
+        last_exit=replica.last_exit,
+        last_exit_unix_ms=int(replica.last_exit_at * 1000),
     )
 
 

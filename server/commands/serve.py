@@ -45,6 +45,7 @@ from server.security.guard import Guard
 from server.security.tls import TlsFiles, server_credentials
 from server.security.tokens import TokenFile, TokenFileInvalid
 from server.telemetry_port import OFF, TelemetryPort, telemetry_of
+from server.types import Facts
 
 OK = 0
 REFUSED = 78  # EX_CONFIG of sysexits.h: the bundle or the pool cannot be served
@@ -117,7 +118,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     otel = OtelSetup(config, identity, wall=wall)
     telemetry = await asyncio.to_thread(_telemetry, config, wall, otel)
     journal = DeployJournal(telemetry, wall)
-    build = partial(pool_of, wall=wall)
+    build = partial(pool_of, wall=wall, exited=journal.replica_exited)
     store = _store(config, report)
     tries = choices(config.bundle, store, config.data)
     first = build(replace(config, bundle=tries[0].path))
@@ -299,8 +300,12 @@ def wall_of(config: ServerConfig) -> Wall:
     return SimulatedWall(*config.simulated_time) if config.simulated_time else time.time
 
 
-def pool_of(config: ServerConfig, wall: Wall = time.time) -> Pool:
-    return Pool(config, replica_spawner(config), wall=wall)
+def pool_of(
+    config: ServerConfig,
+    wall: Wall = time.time,
+    exited: Callable[[Facts, str], None] = lambda facts, why: None,
+) -> Pool:
+    return Pool(config, replica_spawner(config), wall=wall, exited=exited)
 
 
 def identity_of(config: ServerConfig) -> ServerIdentity:

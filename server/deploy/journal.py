@@ -63,6 +63,10 @@ class DeployJournal:
         self._started = True
         self._note("start", facts.stamp, facts.stamp_name)
 
+    def replica_exited(self, facts: Facts, why: str) -> None:
+        """A replica process has died; `why` names it, and says when the next one starts."""
+        self._note("replica-exit", facts.stamp, facts.stamp_name, detail=why)
+
     def stop(self, facts: Facts | None) -> None:
         if self._started and facts is not None:
             self._note("stop", facts.stamp, facts.stamp_name)

@@ -40,8 +40,11 @@ class Pool:
         spawn: Spawn,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        exited: Callable[[Facts, str], None] = lambda facts, why: None,
     ) -> None:
+        """`exited` is called for each replica that died, with what it served and the reason."""
         self.config = config
+        self._exited = exited
         self._clock = clock
         self._wall = wall
         self._replicas = [
@@ -188,6 +191,9 @@ class Pool:
             replica.state = "dead"
             replica.reason = f"{cause} after {lived_s:.1f} s; {_again(in_a_row, wait_s)}"
             self.last_death = f"replica {replica.index} {replica.reason}"
+            replica.last_exit, replica.last_exit_at = replica.reason, self._wall()
+            if self.facts is not None:
+                self._exited(self.facts, self.last_death)
             self.dispatcher.lost(replica, cause)
             self._give_up_start(replica, cause)
             if self._refused is None:  # else `start` raises it

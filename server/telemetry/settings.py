@@ -26,5 +26,6 @@ class TelemetrySettings:
     on_alert: str = ""  # a command line
     about: Mapping[str, str] = field(default_factory=dict)  # added to every alert
     speed: float = 1.0  # unix seconds that pass in one, for a simulated clock
+    slo_ms: float = 0.0  # the latency objective, of the 99th percentile; 0: none
     baseline: str = "bundle"  # bundle | previous | last-week | FROM..TO (ISO times)
     limits: RetentionLimits = field(default_factory=RetentionLimits)

@@ -31,6 +31,7 @@ from server.telemetry.rows import AlertRow, DeployRow, PredictionRow, SilenceRow
 from server.telemetry.sampler import Sampler
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.slices.names import OTHER
+from server.telemetry.slo_burn import KEY, SloBurn
 from server.telemetry.stamps.baselines import Baselines, choice_of
 from server.telemetry.stamps.counting import Counting
 from server.telemetry.stamps.feedback import Answered, Feedback, FeedbackItem, FeedbackResult
@@ -45,6 +46,7 @@ from server.telemetry.store.write_journal import Journal, JournalEntry
 logger = logging.getLogger(__name__)
 
 DISTRUST_S = 86400.0  # after a step of the clock no row expires by age for this long
+BURN_EVERY_S = 5.0  # between looks at the latency objective
 SHOWN_PREDICTIONS = 10  # in the change feed, for each `feed_interval_s`
 Clock = Callable[[], float]
 
@@ -69,6 +71,8 @@ class TelemetryWriter:
         self._sampled = sampled
         self._sampler = Sampler(settings.sample_share, settings.sample_bytes)
         self.alerts = AlertService(lambda: self.store, self._attempt, changes, stepped)
+        self.burn = SloBurn(settings.slo_ms)
+        self._next_burn = -math.inf
         self._shown = 0
         self._steps = ClockSteps(settings.speed)
         self._distrusted_until = -math.inf  # of the monotonic clock
@@ -113,6 +117,7 @@ class TelemetryWriter:
                 self._safely(partial(self._meet, record.stamp, schema, now))
         records = [record for record, _ in batch]
         self.counting.add(records, now)
+        self.burn.add(records, now)
         self.journal.add([self._entry(record) for record in records])
         self._safely(self.journal.write)
 
@@ -129,6 +134,9 @@ class TelemetryWriter:
             self.counting.settle(now)
             self._changes.note(self.counting.fresh_latency())
             self._shown = 0
+        if mono >= self._next_burn:
+            self._next_burn = mono + BURN_EVERY_S
+            self._judge_burn(now)
         tick = int(now // self._settings.tick_s)
         if tick != self._last_tick:
             self._last_tick = tick
@@ -158,6 +166,13 @@ class TelemetryWriter:
         self._changes.note(self.evaluation.sums(now))
         kept = self.evaluation.worth_keeping(now)
         self._attempt(lambda: self.store.judgements.put_drift(kept))
+
+    def _judge_burn(self, now: float) -> None:
+        """Oftener than a tick: a person waits for it. Quiet is reported to an open alert alone."""
+        finding = self.burn.finding(now)
+        open_ = any(r.key == KEY and r.state != "resolved" for r in self.alerts.book.rows())
+        if finding.severity or open_:
+            self.report([finding])
 
     def report(self, findings: Iterable[Finding]) -> None:
         """Findings of any source, the server's own (readiness, skew, latency) among them."""

@@ -138,19 +138,29 @@ def test_worst_comes_first_and_links_to_its_panel() -> None:
         [line(), line("warning", why="slow probe")],
         [Burn("h:1", "gpu-01", 812, 250, NOW - 120)],
         [skewed("gpu-03", True)],
-        [alert("drift", "high", features=("audio.snr_db",), slices=("site=b",))],
+        [
+            alert("drift", "high", features=("audio.snr_db",), slices=("site=b",)),
+            alert("latency"),
+        ],
         NOW,
     )
     assert result.state == "CRITICAL"
     assert result.sentence.startswith("gpu-03: weights differs from the fleet · since ")
     assert "(60 s)" in result.sentence
-    assert [p.panel for p in result.messages] == ["skew", "fleet", "latency", "drift", "fleet"]
-    harms = [p.harm for p in result.messages[:-1]]
+    assert [p.panel for p in result.messages] == [
+        "skew",
+        "fleet",
+        "alerts",
+        "drift",
+        "latency",
+        "fleet",
+    ]
+    harms = [p.harm for p in result.messages[:-2]]
     assert harms == sorted(harms) == [WRONG, FEWER, LATE, DOUBTFUL]
 
 
 def test_a_blip_outranks_neither_a_lost_server_nor_a_full_disk_nor_skew() -> None:
-    blip = [Burn("h:2", "gpu-02", 300, 250, NOW - 10)]
+    blip = [replace(alert("latency"), server="h:2")]
     full = line("warning", state="telemetry", why="disk full: 812 records wait")
     cases: list[tuple[list[ServerLine], list[SkewLine], str]] = [
         ([lost_line()], [], "gpu-01: nothing listens"),
@@ -158,9 +168,19 @@ def test_a_blip_outranks_neither_a_lost_server_nor_a_full_disk_nor_skew() -> Non
         ([line()], [skewed("gpu-03", True)], "gpu-03: weights differs"),
     ]
     for servers, skew, beginning in cases:
-        result = fleet_state(servers, blip, skew, [], NOW)
+        result = fleet_state(servers, [], skew, blip, NOW)
         assert result.sentence.startswith(beginning), result.sentence
         assert result.state == "CRITICAL", "the state is still the gravest of all"
+
+
+def test_slow_requests_of_one_minute_are_counted_and_are_no_state() -> None:
+    """ "SLO burning" flipped on single slow requests, and left no alert to acknowledge."""
+    burn = Burn("h:1", "gpu-01", 812, 250, NOW - 20)
+    result = fleet_state([line()], [burn], [], [], NOW)
+    assert result.state == "HEALTHY"
+    assert ("info", "p99 above SLO") in [(m.severity, m.text) for m in result.messages]
+    burns = fleet_state([line()], [burn], [], [alert("latency")], NOW)
+    assert (burns.state, burns.messages[0].text) == ("CRITICAL", "1 SLO burning")
 
 
 def test_one_cause_stands_before_its_symptoms() -> None:
@@ -171,9 +191,9 @@ def test_one_cause_stands_before_its_symptoms() -> None:
     )
     changed = replace(skewed("gpu-03", False), cells=cells, since_s=NOW - 240)
     wrong = replace(alert("value", summary="accuracy 79 %"), name="gpu-03")  # opened 90 s ago
-    late = Burn("h:1", "gpu-03", 300, 250, NOW - 60)
+    late = replace(alert("latency", id="b"), name="gpu-03", opened_s=NOW - 60)
     causes = causes_of([changed], [], {})
-    result = fleet_state([line()], [late], [changed], [wrong], NOW, causes)
+    result = fleet_state([line()], [], [changed], [late, wrong], NOW, causes)
     beginning = "gpu-03: accuracy 79 % (and 1 more), 2.5 min after its preprocessing changed"
     assert result.sentence.startswith(beginning)
     assert [m.text for m in result.messages] == ["2 problems after version skew", "1 of 1 healthy"]
@@ -281,6 +301,34 @@ def test_what_a_lost_server_reported_last_is_dated_and_no_sign_of_it_is_green() 
     record = ServerRecord(found.link, snapshot(stamp="s"))
     (skew_line,) = compare([record], [], NOW)
     assert skew_line.past and "does not answer" in str(lines_of(skew_line, board_of()))
+
+
+def test_the_death_of_a_replica_is_an_event_a_fact_and_a_cause() -> None:
+    why = "no progress for 30 s after 812.0 s; started again"
+    row = blank(
+        DeployRow,
+        at_unix_ms=int((NOW - 60) * 1000),
+        action="replica-exit",
+        stamp="ab" * 32,
+        detail=f"replica 1 {why}",
+    )
+    event = timeline_events((), [("h:1", row)], {"h:1": ServerRecord(link(), snapshot())}, ())[0]
+    assert (event.text, event.severity) == (f"gpu-01 replica 1 {why}", "warning")
+    replica = ReplicaSnapshot(
+        index=1,
+        state="ready",
+        p95_ms=31.0,
+        in_flight=2,
+        last_progress_unix_ms=int((NOW - 4) * 1000),
+        last_exit=why,
+        last_exit_unix_ms=int((NOW - 60) * 1000),
+    )
+    texts = [fact.text for fact in facts_of(line(snapshot=snapshot(replicas=(replica,))), NOW)]
+    assert "#1 p95 31 ms · 2 in flight · last progress 4.0 s ago" in texts
+    assert f"#1 died at {clock_text(NOW - 60)}: {why}" in texts
+    late = replace(alert("latency", summary="p99 812 ms"), opened_s=NOW - 50)
+    result = fleet_state([line()], [], [], [late], NOW, causes_of([], [("h:1", row)], {}))
+    assert "p99 812 ms, 10 s after one of its replicas died" in result.sentence
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,28 @@ async def test_a_replica_that_stops_moving_is_killed_and_its_row_retried() -> No
         assert outcome.answer and outcome.retried
 
 
+async def test_a_death_is_reported_with_its_reason_and_stays_in_the_status() -> None:
+    """It was in the log alone: the console showed a healthy replica again a moment later."""
+    reported: list[str] = []
+    config = stub_config(warm_pool=1, stall_s=0.5)
+    pool = Pool(config, stub_spawner(), exited=lambda facts, why: reported.append(why))
+    await pool.start()
+    try:
+        await until(lambda: pool.statuses()[0].state == "ready")
+        assert (await ask(pool, "a", "x")).answer
+        before = pool.statuses()[0]
+        assert before.p95_ms > 0 and before.last_exit == ""
+        os.kill(pid(pool), signal.SIGSTOP)
+        outcome = await ask(pool, "b", "x")
+        assert outcome.answer and outcome.retried
+        status = pool.statuses()[0]
+        assert status.last_exit.startswith("killed: no progress for 0.5 s after ")
+        assert before.last_progress <= status.last_exit_at <= status.last_progress
+        assert reported == [f"replica 0 {status.last_exit}"]
+    finally:
+        await pool.stop()
+
+
 async def test_a_cancelled_row_never_reaches_a_replica() -> None:
     async with running(rows=1) as pool:
         blocker = Ask(pool, work("b", "sleep 0.2"))
