@@ -96,3 +96,7 @@ class ServerConfig:
     trace_share: float = 0.05  # of the calls whose caller did not decide
     simulated_time: tuple[float, float] | None = None  # unix seconds at start, speed
     environment: str = ""
+
+    # The log.
+    log_format: str = "text"  # text | json
+    log_level: str = "info"  # debug | info | warning | error

@@ -223,4 +223,6 @@ def _whole(board: Board) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import trefoil_serve
+
+    sys.exit(trefoil_serve.console())

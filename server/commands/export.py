@@ -100,8 +100,6 @@ def run(argv: Sequence[str]) -> int:
     except NoParquet as error:
         print(error, file=sys.stderr)
         return USAGE
-    except BrokenPipeError:
-        raise  # main's business, though it is an OSError
     except OSError as error:
         print(f"cannot write --out {arguments.out}: {error.strerror or error}", file=sys.stderr)
         return FAILED

@@ -62,4 +62,7 @@ def _text(flag: Flag, value: Any) -> str:
         value = value / MIB
     elif flag.read is kib:
         value = value / 1024
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.commands.values import at_least_one, count, kib, mib, seconds, share, whole
+from server.commands.values import (
+    at_least_one,
+    count,
+    kib,
+    log_format,
+    log_level,
+    mib,
+    seconds,
+    share,
+    whole,
+)
 from server.ops import simulated_clock
 
 
@@ -324,5 +334,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "for demonstrations: telemetry's clock starts at START and runs SPEED times as fast",
             "START,SPEED",
         ),
+    ),
+    "the log": (
+        Flag("--log-format", "log_format", log_format, "text, or json for programs", "F"),
+        Flag("--log-level", "log_level", log_level, "debug, info, warning or error", "L"),
     ),
 }

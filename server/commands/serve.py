@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import metadata
+from logging import ERROR, INFO, WARNING
 
 import grpc
 
@@ -30,10 +30,12 @@ from server.deploy.deployment import Deployment
 from server.deploy.journal import DeployJournal, analysis_of
 from server.engine import Engine
 from server.errors import DeployRefused, PoolRefused
+from server.host import version
+from server.ops import event_log
 from server.ops.otel_setup import OtelSetup
 from server.ops.simulated_clock import SimulatedWall
 from server.ops.skew_alert import SkewAlert
-from server.ops.startup_log import StartupLog
+from server.ops.startup_log import Report, StartupLog
 from server.ops.systemd import ServiceManager, service_manager
 from server.pool.pool import Pool
 from server.pool.spawn import DIGESTS, replica_spawner
@@ -44,6 +46,8 @@ from server.security.tls import TlsFiles, server_credentials
 from server.security.tokens import TokenFile, TokenFileInvalid
 from server.telemetry_port import OFF, TelemetryPort, telemetry_of
 
+logger = logging.getLogger(__name__)
+
 OK = 0
 REFUSED = 78  # EX_CONFIG of sysexits.h: the bundle or the pool cannot be served
 # After the drain nothing is left to answer but what watches.
@@ -51,7 +55,6 @@ LAST_CALLS_S = 0.5
 # What a service manager is asked for beyond the grace: replicas end, telemetry is written out.
 TO_END_S = 30.0
 
-Report = Callable[[str], None]
 Wall = Callable[[], float]
 
 
@@ -78,8 +81,8 @@ class Stop:
 
     def _signal(self, number: signal.Signals, engine: Engine) -> None:
         if not self._requested.is_set():
+            self.request()  # first: a report decides nothing
             self._report(f"{number.name}: draining; send the signal again to exit immediately")
-            self.request()
             return
         for replica in engine.snapshot().replicas:
             if replica.pid:
@@ -89,19 +92,26 @@ class Stop:
 
 def run(config: ServerConfig) -> int:
     """The exit code. Raises CannotListen before anything is loaded."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log = event_log.install(sys.stdout, config.log_format, config.log_level)
+    try:
+        return _run(config)
+    finally:
+        event_log.uninstall(log)
+
+
+def _run(config: ServerConfig) -> int:
     if sys.__stderr__ is not None:
         faulthandler.enable(
             sys.__stderr__
         )  # a watchdog aborts what hangs: then report where it hung
     manager = service_manager(os.environ)
 
-    def report(line: str) -> None:
-        print(line, flush=True)
+    def report(line: str, level: int = INFO, /) -> None:
+        logger.log(level, "%s", line)
         manager.status(line)
 
     if config.bundle != CHOOSE and not (config.bundle / "manifest.json").is_file():
-        report(f"refused: {config.bundle} is not a bundle: it has no manifest.json")
+        report(f"refused: {config.bundle} is not a bundle: it has no manifest.json", ERROR)
         return REFUSED
     if config.verify:
         (config.data / DIGESTS).unlink(missing_ok=True)
@@ -139,7 +149,8 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         stop.install(engine)
         otel.watch(engine)
         report(f"listening on {address}; loading {tries[0].path}, {tries[0].reason}")
-        for line in (_kept(telemetry, config), *otel.messages):
+        report(*_kept(telemetry, config))
+        for line in otel.messages:
             report(line)
         watching.append(asyncio.create_task(StartupLog(engine, address, report).run()))
         watching.append(asyncio.create_task(manager.attend(engine)))
@@ -174,7 +185,7 @@ async def _run_until_stopped(
     try:
         await starting
     except (PoolRefused, DeployRefused) as refusal:
-        report(f"refused: {refusal}{_remedy(config)}")
+        report(f"refused: {refusal}{_remedy(config)}", ERROR)
         stop_requested.cancel()
         return REFUSED
     await stop_requested
@@ -211,7 +222,7 @@ async def _boot(
         chosen = after(choice, tried)
         engine.pool_set.notes["bundle"] = chosen.reason
         if tried:
-            report(f"FALLING BACK TO {chosen.path}: {chosen.reason}")
+            report(f"FALLING BACK TO {chosen.path}: {chosen.reason}", WARNING)
             await engine.pool_set.begin_with(chosen.path)
         try:
             await _start(engine, journal)
@@ -221,7 +232,7 @@ async def _boot(
                 left.append(again)
             if not left:
                 raise
-            report(f"REFUSED {choice.path}, {choice.reason}: {refusal}")
+            report(f"REFUSED {choice.path}, {choice.reason}: {refusal}", WARNING)
             journal.switched("refuse", None, f"{choice.path.name} at start: {refusal}")
             tried.append(FailedBoot(choice, str(refusal)))
 
@@ -261,13 +272,14 @@ def _telemetry(config: ServerConfig, wall: Wall, otel: OtelSetup) -> TelemetryPo
     return telemetry
 
 
-def _kept(telemetry: TelemetryPort, config: ServerConfig) -> str:
+def _kept(telemetry: TelemetryPort, config: ServerConfig) -> tuple[str, int]:
+    """A line of the log and its level."""
     state = telemetry.health().state
     if state == "ok":
-        return f"telemetry is kept in {config.data} for {config.keep_days:g} days"
+        return f"telemetry is kept in {config.data} for {config.keep_days:g} days", INFO
     if state == OFF:
-        return "telemetry is off: nothing is kept"
-    return f"TELEMETRY IS DEGRADED: {state.partition(': ')[2]}"
+        return "telemetry is off: nothing is kept", INFO
+    return f"TELEMETRY IS DEGRADED: {state.partition(': ')[2]}", WARNING
 
 
 def _store(config: ServerConfig, report: Report) -> BundleStore | None:
@@ -275,7 +287,7 @@ def _store(config: ServerConfig, report: Report) -> BundleStore | None:
     try:
         return BundleStore(config.data / FOLDER)
     except OSError as error:
-        report(f"NO OTHER BUNDLE CAN BE LOADED: {error}")
+        report(f"NO OTHER BUNDLE CAN BE LOADED: {error}", WARNING)
         return None
 
 
@@ -308,13 +320,6 @@ def identity_of(config: ServerConfig) -> ServerIdentity:
     )
 
 
-def version() -> str:
-    try:
-        return metadata.version("trefoil-serve")
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _guards(config: ServerConfig) -> tuple[Guard, ...]:
     """No credential is asked for unless tokens or client certificates are set up.
 
@@ -345,7 +350,7 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
         if config.tls_client_ca is not None:
             pem.certificates(config.tls_client_ca)
         if lapse := pem.lapse(config.tls_cert, dt.datetime.now(dt.UTC)):
-            print(f"certificate: {lapse}", flush=True)
+            logger.warning("certificate: %s", lapse)
         files = TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
         return server_credentials(files)
     except OSError as error:

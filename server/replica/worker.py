@@ -7,10 +7,10 @@ trusted.
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from typing import Any
 
 from proto import replica_pb2
 from server import host
+from server.ops import event_log
 from server.replica.batching import Budget
 from server.replica.executor import Executor
 from server.replica.integrity_check import IntegrityCheck, IntegrityWatch
@@ -42,6 +43,8 @@ class WorkerSettings:
     decoders: int
     generations: int
     look_s: float = 60.0  # between looks at itself
+    log_format: str = "text"
+    log_level: str = "info"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,10 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     # A terminal's Ctrl-C and a service manager's SIGTERM are the front's to interpret.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    faulthandler.enable()
-    logging.basicConfig(format=f"replica {settings.index} %(levelname)s %(name)s: %(message)s")
+    if sys.stderr is not None:
+        faulthandler.enable()
+    component = f"replica {settings.index}"
+    event_log.install(sys.stdout, settings.log_format, settings.log_level, component)
     link = ReplicaLink(socket.socket(fileno=settings.fd))
     inbox = Inbox(link)
     threading.Thread(target=inbox.read, daemon=True).start()

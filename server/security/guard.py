@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 
 import grpc
 
+from server.ops.refusal_log import RefusalLog
 from server.request.actor import ACTOR
 from server.security.audit import AuditLog
 from server.security.roles import ADMIN, ALLOWED, ROLES, Role, is_open, permits
@@ -30,6 +31,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def __init__(self, tokens: TokenFile | None, audit: AuditLog | None) -> None:
         self._tokens = tokens
         self._audit = audit
+        self._log = RefusalLog()
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
@@ -60,6 +62,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if self._audit is not None and ALLOWED.get(method) == ADMIN:
             self._audit.write(method, identity, context.peer(), denied=denial is not None)
         if denial is not None:
+            self._log.refused(denial[1], denial[0].name, method.lstrip("/"), context.peer())
             await context.abort(*denial)
         return identity.name if identity is not None else ""
 

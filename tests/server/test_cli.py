@@ -318,4 +318,4 @@ def test_drain_ends_the_server(tiny_bundle: Path, capsys: Captured) -> None:
         code, out, _ = asked(capsys, "drain", "--server", server.address)
         assert code == 0 and "drained" in out
         assert server.process.wait(patience(60)) == 0
-    assert any(line.startswith("ready on") for line in server.lines)
+    assert any(" server: ready on " in line for line in server.lines)

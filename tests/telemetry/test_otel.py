@@ -147,11 +147,11 @@ def test_the_program_exports_what_it_did_and_ends_well(
     )
     flags += ("--data", str(tmp_path))
     with program("--bundle", str(tiny_bundle), *flags) as server:
-        (line,) = [line for line in server.lines if line.startswith("metrics on")]
+        (line,) = [line for line in server.lines if " metrics on " in line]
         with grpc.insecure_channel(server.address) as channel:
             answer = stubs.InferenceStub(channel).Predict(request("hum"))
         with urllib.request.urlopen(
-            line.removeprefix("metrics on "), timeout=patience(10)
+            line.partition(" metrics on ")[2], timeout=patience(10)
         ) as scraped:
             assert "trefoil_replicas" in scraped.read().decode()
         assert server.stop() == 0, "\n".join(server.lines)
