@@ -140,7 +140,9 @@ def size_of(text: str) -> tuple[int, int] | None:
 
 
 def check_address(text: str) -> str:
-    """`HOST:PORT`, `[v6]:PORT`. Raises ValueError with what is wrong."""
+    """`HOST:PORT`, `[v6]:PORT`, `unix:/PATH`. Raises ValueError with what is wrong."""
+    if text.startswith("unix:/"):
+        return text
     host, colon, port = text.rpartition(":")
     if not colon or not host:
         raise ValueError(f"{text!r}: expected HOST:PORT")

@@ -68,7 +68,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "hash every file at this start, including large files whose digests are remembered",
         ),
         Flag("--data", "data", Path, "directory for telemetry and loaded bundles", "DIR"),
-        Flag("--listen", "listen", str, "the one port for all services", "HOST:PORT"),
+        Flag(
+            "--listen",
+            "listen",
+            str,
+            "the one port for all services; :PORT is every address, unix:/PATH a socket",
+            "HOST:PORT",
+        ),
         Flag("--insecure", "insecure", None, "accept plaintext connections from other hosts"),
         Flag("--name", "name", str, "name of this server (default: the host name)", "NAME"),
         Flag(

@@ -19,7 +19,8 @@ from logging import ERROR, INFO, WARNING
 
 import grpc
 
-from server.api.listener import CannotListen, Listener
+from server.api.listen_address import CannotListen
+from server.api.listener import Listener, checked_address
 from server.api.snapshot_messages import ServerIdentity
 from server.commands.flag_values import flags_of
 from server.config import CHOOSE, EMBEDDED_BUNDLE, ServerConfig
@@ -119,7 +120,10 @@ def _run(config: ServerConfig) -> int:
 
 
 async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) -> int:
-    guards, credentials = _guards(config), _credentials(config)
+    # All that may be refused by its flags alone, before anything is opened or written.
+    credentials = _credentials(config)
+    checked_address(config, credentials is not None)
+    guards = _guards(config)
     stop = Stop(report, partial(manager.stopping, config.drain_s + TO_END_S))
     identity, wall = identity_of(config), wall_of(config)
     otel = OtelSetup(config, identity, wall=wall)
