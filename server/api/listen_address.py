@@ -82,8 +82,8 @@ def check_free(listen: str, address: ListenAddress) -> None:
     address of a name, while another server answers at the other; and it removes the socket of a
     server that lives. Raises CannotListen."""
     if address.path:
-        if fault := _path_fault(address.path):
-            raise taken(listen, fault)
+        if why := _path_fault(address.path):
+            raise taken(listen, why)
         return
     try:
         found = socket.getaddrinfo(

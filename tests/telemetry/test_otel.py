@@ -22,6 +22,7 @@ from server.engine import Engine
 from server.ops.otel_setup import OtelSetup
 from server.telemetry.otel import metric_definitions
 from server.telemetry.record import FeatureSpec, Record
+from server.types import REPLICA_STATES
 from tests.support.otel_bench import PARENT, PREDICT, ROOT, scrape, wait_for
 from tests.support.otlp_collector import Collector, plain
 from tests.support.patience import patience
@@ -128,7 +129,8 @@ async def test_the_state_of_the_server_can_be_scraped() -> None:
     states = {
         one.labels["trefoil_state"]: one.value for one in families["trefoil_replicas"].samples
     }
-    assert states == {"ready": 1}
+    # Each known state is there, also with 0: no alert fires on a series that has vanished.
+    assert states == {state: int(state == "ready") for state in REPLICA_STATES}
     rows = {one.labels["trefoil_outcome"]: one.value for one in families["trefoil_rows"].samples}
     assert rows["answered"] >= 0
     assert families["target_info"].samples[0].labels["service_instance_id"] == IDENTITY.instance
