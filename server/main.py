@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 
 from server.commands.flag_values import add_flags
+from server.commands.output.command_line import CommandLine, near
 from server.commands.settings import (
     PRECEDENCE,
     SettingInvalid,
     add_settings,
     as_toml,
-    near,
     settings_of,
 )
 from server.errors import ServerError
@@ -45,7 +45,7 @@ USAGE = 2
 
 def parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  server {name:8} {what}" for name, what in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server",
         usage="server [FLAGS]            serve until stopped\n"
         "       server COMMAND [FLAGS]    call a server, or prepare one",

@@ -37,7 +37,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_servers(found: argparse.ArgumentParser) -> None:
-    found.add_argument("servers", nargs="*", metavar="HOST:PORT", help="servers to watch")
+    found.add_argument(
+        "servers",
+        nargs="*",
+        metavar="HOST:PORT",
+        help="servers to watch (default: those of the previous start, else 127.0.0.1:8433)",
+    )
     add = found.add_argument_group("the servers").add_argument
     add("--again", action="store_true", help="watch the servers of the previous start, if any")
     add("--offline", action="store_true", help="contact no server; show what the cache holds")

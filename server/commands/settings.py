@@ -6,7 +6,6 @@ A flag comes before the environment, the environment before the file, the file b
 from __future__ import annotations
 
 import argparse
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from server.commands.flag_values import config_of, flags_of
+from server.commands.output.command_line import near
 from server.config import ServerConfig
 
 PREFIX = "TREFOIL_"
@@ -125,12 +125,6 @@ def _of_file(path: Path, flags: Mapping[str, argparse.Action]) -> dict[str, Any]
         text = str(value).lower() if isinstance(value, bool) else str(value)
         values[name] = _value(flags[name], text, f"{CONFIG} {path}: {key}")
     return values
-
-
-def near(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    """ "; did you mean X?", or nothing where nothing is alike."""
-    alike = difflib.get_close_matches(name, list(known), 1, 0.6)
-    return f"; did you mean {alike[0]}?" if alike else ""
 
 
 def _value(action: argparse.Action, text: str, where: str) -> Any:

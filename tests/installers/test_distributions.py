@@ -194,7 +194,7 @@ def test_the_installed_commands_start(serving: Environment, tmp_path: Path) -> N
         done = serving.run(command, "--help", at=tmp_path, QT_QPA_PLATFORM="offscreen")
         assert done.returncode == 0 and f"usage: {command}" in done.stdout, done.stderr
     done = serving.run("server", "probe", "--server", "127.0.0.1:1", at=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (1, "unreachable\n")
     assert done.stderr.startswith("no server at 127.0.0.1:1: ")
 
 
