@@ -43,7 +43,7 @@ def console() -> int:
 
 def run(command: str) -> int:
     """The command's own exit code, or 2 with one line on stderr when a package is shadowed."""
-    output = _forgiving_streams()
+    output = forgiving_streams()
     clash = clash_of(sys.path)
     if clash:
         print(f"{command}: {clash}", file=sys.stderr)
@@ -101,7 +101,7 @@ class Forgiving:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
-def _forgiving_streams() -> Forgiving:
+def forgiving_streams() -> Forgiving:
     """In place of sys.stdout, which is returned, and sys.stderr. A stream that was closed before
     the start leads nowhere: a file or a socket must not get its number."""
     for number in range(3):
