@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from server.ops.event_log import Sparingly
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("server.api.refusals")  # the component in its lines: api
 
 EACH, PER_S = 10, 1.0
 
