@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
         description="Build, verify, inspect, restamp, compare and sign bundles.",
         epilog=EXIT_CODES,
     )
+    top.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_build(commands)
     _add_verify(commands)
@@ -26,6 +28,13 @@ def parser() -> argparse.ArgumentParser:
     _add_diff(commands)
     _add_sign(commands)
     return top
+
+
+def _version() -> str:
+    try:
+        return metadata.version("trefoil-serve")
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _add_build(commands: Any) -> None:

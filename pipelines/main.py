@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -30,16 +29,10 @@ REFUSED: Final = 78  # EX_CONFIG: starting again will not help
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
-        code = COMMANDS[arguments.command](arguments)
-        sys.stdout.flush()  # here, where a closed pipe is not an error
-        return code
+        return COMMANDS[arguments.command](arguments)
     except BundleRefused as error:
         print(f"pipelines: {error}", file=sys.stderr)
         return REFUSED
-    except BrokenPipeError:
-        # The reader closed the pipe. Python would flush again at exit and report an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
@@ -187,4 +180,6 @@ COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import trefoil_serve
+
+    sys.exit(trefoil_serve.pipelines())

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from server.ops import simulated_clock
 from server.values import MIB, at_least_one, count, kib, mib, seconds, share, whole
+from server.values import log_format as read_log_format
+from server.values import log_level as read_log_level
 
 Default = TypeVar("Default")
 CHOOSE = Path()  # no bundle was named: see server/deploy/boot_choice.py
@@ -75,7 +77,12 @@ class ServerConfig:
     data: Path = setting(
         Path("trefoil-data"), Path, "directory for telemetry and loaded bundles", "DIR"
     )
-    listen: str = setting("127.0.0.1:8433", str, "the one port for all services", "HOST:PORT")
+    listen: str = setting(
+        "127.0.0.1:8433",
+        str,
+        "the one port for all services; :PORT is every address, unix:/PATH a socket",
+        "HOST:PORT",
+    )
     insecure: bool = setting(False, bool, "accept plaintext connections from other hosts")
     name: str = setting("", str, "name of this server (default: the host name)", "NAME")
     environment: str = setting(
@@ -256,3 +263,8 @@ class ServerConfig:
         "for demonstrations: telemetry's clock starts at START and runs SPEED times as fast",
         "START,SPEED",
     )
+
+    log_format: str = setting(
+        "text", read_log_format, "text, or json for programs", "F", group="the log"
+    )
+    log_level: str = setting("info", read_log_level, "debug, info, warning or error", "L")

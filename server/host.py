@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from importlib import metadata
 from pathlib import Path
 
 MIB = 1 << 20
@@ -108,3 +109,10 @@ def misfit(weights_bytes: int, replicas: int, available: tuple[int, str]) -> str
         f"({weights_bytes / MIB:,.0f} of them weights), {each * replicas / MIB:,.0f} MiB together; "
         f"{free / MIB:,.0f} MiB are {reason}: at most {free // each} fit"
     )
+
+
+def version() -> str:
+    try:
+        return metadata.version("trefoil-serve")
+    except metadata.PackageNotFoundError:
+        return "not installed"

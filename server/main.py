@@ -8,8 +8,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from server.commands.flags import add_flags, config_of
+from server.commands.flags import add_flags
+from server.commands.output.command_line import CommandLine, near
+from server.commands.settings import (
+    PRECEDENCE,
+    SettingInvalid,
+    add_settings,
+    as_toml,
+    settings_of,
+)
 from server.errors import ServerError
+from server.host import version
 
 # Imported only when used: serving needs no progress bar, a client command needs no pool.
 COMMANDS = {
@@ -36,15 +45,17 @@ USAGE = 2
 
 def parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  server {name:8} {what}" for name, what in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server",
         usage="server [FLAGS]            serve until stopped\n"
         "       server COMMAND [FLAGS]    call a server, or prepare one",
         description="Serve a bundle: text, image and audio in, one answer out, from a warm pool.",
-        epilog=f"commands, each with its own --help:\n{listed}\n\n"
+        epilog=f"{PRECEDENCE}\n\ncommands, each with its own --help:\n{listed}\n\n"
         "exit codes: 0 stopped normally, 2 wrong usage or address, 78 bundle or pool refused",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
+    add_settings(parser)
     add_flags(parser)
     return parser
 
@@ -54,28 +65,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in COMMANDS:
         command = importlib.import_module(f"server.commands.{arguments[0].replace('-', '_')}")
         try:
-            code = int(command.run(arguments[1:]))
-            sys.stdout.flush()  # here, where a closed pipe is handled
-            return code
-        except BrokenPipeError:
-            # The reader has closed the pipe. Python would flush again at exit, and print an error.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return OK
+            return int(command.run(arguments[1:]))
         except KeyboardInterrupt:
             return INTERRUPTED
     if arguments and not arguments[0].startswith("-"):
         names = ", ".join(COMMANDS)
-        print(f"server: there is no command {arguments[0]!r}; there are {names}", file=sys.stderr)
+        hint = near(arguments[0], COMMANDS)
+        print(
+            f"server: there is no command {arguments[0]!r}{hint}; there are {names}",
+            file=sys.stderr,
+        )
         return USAGE
-    config = config_of(parser().parse_args(arguments))
+    command_line = parser()
+    try:
+        settings = settings_of(command_line, arguments, os.environ)
+    except SettingInvalid as error:
+        command_line.error(str(error))
+    if settings.print_only:
+        print(as_toml(settings))
+        return OK
     from server.commands import serve
 
     try:
-        return serve.run(config)
+        return serve.run(settings.config)
     except ServerError as error:
         print(f"server: {error}", file=sys.stderr)
         return USAGE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import trefoil_serve
+
+    sys.exit(trefoil_serve.server())

@@ -180,9 +180,12 @@ class Evidence:
     source: str  # probe | traffic
 
 
+REPLICA_STATES = ("starting", "loading", "warming", "ready", "slow", "wrong", "dead", "draining")
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """`state`: starting | loading | warming | ready | slow | wrong | dead | draining."""
+    """`state` is one of REPLICA_STATES."""
 
     index: int
     state: str

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from server.ops import simulated_clock
+from server.ops.event_log import FORMATS, LEVELS
 
 MIB = 1 << 20
 Number = TypeVar("Number", int, float)
@@ -54,6 +55,20 @@ def share(text: str) -> float:
     return value
 
 
+def log_format(text: str) -> str:
+    return _one_of(text, FORMATS)
+
+
+def log_level(text: str) -> str:
+    return _one_of(text.lower(), LEVELS)
+
+
+def _one_of(text: str, known: tuple[str, ...]) -> str:
+    if text not in known:
+        raise ValueError
+    return text
+
+
 def _at_least(value: Number, least: float) -> Number:
     if not value >= least:  # also refuses NaN
         raise ValueError
@@ -70,6 +85,8 @@ EXPECTED: dict[Callable[[str], Any], str] = {
     at_least_one: "a number of at least 1",
     above_zero: "a number above 0",
     share: "a share from 0 to 1",
+    log_format: " or ".join(FORMATS),
+    log_level: f"one of {', '.join(LEVELS)}",
     simulated_clock.read: "a time with its zone and a speed, e.g. 2026-11-02T00:00Z,4000",
 }
 

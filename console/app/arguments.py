@@ -37,7 +37,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_servers(found: argparse.ArgumentParser) -> None:
-    found.add_argument("servers", nargs="*", metavar="HOST:PORT", help="servers to watch")
+    found.add_argument(
+        "servers",
+        nargs="*",
+        metavar="HOST:PORT",
+        help="servers to watch (default: those of the previous start, else 127.0.0.1:8433)",
+    )
     add = found.add_argument_group("the servers").add_argument
     add("--again", action="store_true", help="watch the servers of the previous start, if any")
     add("--offline", action="store_true", help="contact no server; show what the cache holds")
@@ -140,7 +145,9 @@ def size_of(text: str) -> tuple[int, int] | None:
 
 
 def check_address(text: str) -> str:
-    """`HOST:PORT`, `[v6]:PORT`. Raises ValueError with what is wrong."""
+    """`HOST:PORT`, `[v6]:PORT`, `unix:/PATH`. Raises ValueError with what is wrong."""
+    if text.startswith("unix:/"):
+        return text
     host, colon, port = text.rpartition(":")
     if not colon or not host:
         raise ValueError(f"{text!r}: expected HOST:PORT")

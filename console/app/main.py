@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from console.plots.style import Style
 
 FAILED, USAGE = 1, 2
+LOCAL = "127.0.0.1:8433"  # where a server listens unless it is given another address
 PICTURE_WITHIN_S = 90.0  # also of servers that never answer
 
 
@@ -41,19 +42,29 @@ def main(argv: list[str] | None = None) -> int:
     try:
         view = view_of(arguments)
         size = size_of(arguments.size)
-        servers = [check_address(server) for server in arguments.servers]
         check_access(arguments)
-        servers = _again(arguments) if arguments.again else servers
-        if not servers and not arguments.offline:
-            raise ValueError("name a server (HOST:PORT), or --offline for the cache")
+        servers = servers_of(arguments)
         _need_display(arguments)
     except ValueError as error:
         print(f"{program.name()}: {error}", file=sys.stderr)
         return USAGE
-    lasting = not (arguments.offline or arguments.again or arguments.screenshot)
-    if servers and lasting:
+    lasting = arguments.servers and not (
+        arguments.offline or arguments.again or arguments.screenshot
+    )
+    if lasting:
         recent_servers.remember(_last(arguments, servers), recent_servers.path())
     return _run(arguments, view, servers, size)
+
+
+def servers_of(arguments: argparse.Namespace) -> list[str]:
+    """Those that are named, else those of the previous start, else the one on this machine. Raises
+    ValueError for an address that is malformed."""
+    if arguments.again:
+        return _again(arguments)
+    named = [check_address(server) for server in arguments.servers]
+    if named or arguments.offline:
+        return named
+    return _recalled(arguments) or [LOCAL]
 
 
 def _last(arguments: argparse.Namespace, servers: list[str]) -> recent_servers.RecentServers:
@@ -68,9 +79,15 @@ def _again(arguments: argparse.Namespace) -> list[str]:
     opens on what the cache holds: a menu's entry must show something."""
     if arguments.servers:
         raise ValueError("--again takes no servers: it reuses those of the previous start")
+    servers = _recalled(arguments)
+    arguments.offline = arguments.offline or not servers
+    return servers
+
+
+def _recalled(arguments: argparse.Namespace) -> list[str]:
+    """The servers of the previous start; how they were reached goes into `arguments`."""
     known = recent_servers.recall(recent_servers.path())
     servers = [check_address(server) for server in known.servers]
-    arguments.offline = arguments.offline or not servers
     arguments.tls = arguments.tls or known.tls
     for name in recent_servers.FILES:
         before = getattr(known, name)
@@ -223,4 +240,6 @@ def _whole(board: Board) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import trefoil_serve
+
+    sys.exit(trefoil_serve.console())

@@ -35,7 +35,7 @@ _OPTIONS = (
 def unprotected(address: str, access: ConnectionAccess) -> bool:
     """Plaintext that leaves this machine."""
     host = address.rpartition(":")[0].strip("[]")
-    if access.tls or host == "localhost":
+    if access.tls or host == "localhost" or address.startswith("unix:"):
         return False
     try:
         return not ipaddress.ip_address(host).is_loopback

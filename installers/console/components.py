@@ -65,7 +65,7 @@ COMPONENTS = (
         "Apache-2.0",
         "The Trefoil authors",
         "the repository this package was built from",
-        modules=("console", "proto", *SERVER),
+        modules=("console", "proto", "trefoil_serve", *SERVER),
         distribution="trefoil-serve",
         files=("NOTICES.txt", "licences/*", "trefoil_serve-*.dist-info/*"),
         debian="Apache-2.0",

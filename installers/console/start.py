@@ -18,6 +18,9 @@ def own_libraries_only() -> None:
 
 if __name__ == "__main__":
     own_libraries_only()
+    import trefoil_serve
+
+    trefoil_serve.forgiving_streams()
     from console.app.main import main
 
     sys.exit(main())

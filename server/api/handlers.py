@@ -5,17 +5,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import grpc
-from google.protobuf import message
+from google.protobuf import message, message_factory
 
 from server.api.retry_penalty import RetryPenalty
+from server.ops.refusal_log import RefusalLog
 from server.request.status import STAMP_KEY, Refused, spoken, status_of, trailers
 from server.types import Facts, Fault
 
 Facts_ = Callable[[], Facts | None]
 Handler = Callable[..., Awaitable[Any]]
+IdReader = Callable[[bytes], str]
+ID_FIELDS = ("request_id", "id")  # of our protocol, and of the Open Inference Protocol
 
 # For a refusal by a full server that names no time of its own.
 RETRY_AFTER_S = 0.2
@@ -25,6 +29,7 @@ class Handlers:
     def __init__(self, facts: Facts_, retry_penalty: RetryPenalty) -> None:
         self._facts = facts
         self.retry_penalty = retry_penalty
+        self._log = RefusalLog()
 
     @property
     def stamp(self) -> str:
@@ -45,26 +50,33 @@ class Handlers:
         return grpc.method_handlers_generic_handler(service.full_name, offered)
 
     def _handler(self, method: Any, served: Callable[..., Any]) -> Any:
+        name, id_of = method.full_name, id_reader(method)
         if method.client_streaming and method.server_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._both(served), None, _bytes)
+            return grpc.stream_stream_rpc_method_handler(self._both(served, name), None, _bytes)
         if method.client_streaming:
-            return grpc.stream_unary_rpc_method_handler(self._unary(served), None, _bytes)
+            unary = self._unary(served, name, _no_id)
+            return grpc.stream_unary_rpc_method_handler(unary, None, _bytes)
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._stream(served), None, _bytes)
-        return grpc.unary_unary_rpc_method_handler(self._unary(served), None, _bytes)
+            stream = self._stream(served, name, id_of)
+            return grpc.unary_stream_rpc_method_handler(stream, None, _bytes)
+        return grpc.unary_unary_rpc_method_handler(self._unary(served, name, id_of), None, _bytes)
 
-    def _unary(self, served: Callable[[Any, Any], Awaitable[message.Message]]) -> Handler:
+    def _unary(
+        self, served: Callable[[Any, Any], Awaitable[message.Message]], name: str, id_of: IdReader
+    ) -> Handler:
         async def call(request: Any, context: Any) -> message.Message | None:
             self._stamp(context)
             try:
                 return await served(request, context)
             except Refused as refusal:
-                await self._refuse(refusal, context)
+                await self._refuse(refusal, context, name, partial(id_of, request))
                 return None
 
         return call
 
-    def _stream(self, served: Callable[[bytes, Any], AsyncIterator[Any]]) -> Handler:
+    def _stream(
+        self, served: Callable[[bytes, Any], AsyncIterator[Any]], name: str, id_of: IdReader
+    ) -> Handler:
         async def call(request: bytes, context: Any) -> None:
             self._stamp(context)
             try:
@@ -73,34 +85,63 @@ class Handlers:
                     async for answer in answers:
                         await context.write(answer)
             except Refused as refusal:
-                await self._refuse(refusal, context)
+                await self._refuse(refusal, context, name, partial(id_of, request))
 
         return call
 
-    def _both(self, served: Callable[[Any], Awaitable[None]]) -> Handler:
+    def _both(self, served: Callable[[Any], Awaitable[None]], name: str) -> Handler:
         async def call(_requests: Any, context: Any) -> None:
             self._stamp(context)
             try:
                 await served(context)
             except Refused as refusal:
-                await self._refuse(refusal, context)
+                await self._refuse(refusal, context, name, str)
 
         return call
 
     def _stamp(self, context: Any) -> None:
         context.set_trailing_metadata(((STAMP_KEY, self.stamp),))
 
-    async def _refuse(self, refusal: Refused, context: Any) -> None:
+    async def _refuse(
+        self, refusal: Refused, context: Any, name: str, request_id: Callable[[], str]
+    ) -> None:
         first = refusal.faults[0]
+        self.log(first, context, name, request_id)
         await self.hold(first, context)
         details = trailers(refusal.faults, self.stamp)
         await context.abort(status_of(first), spoken(first), trailing_metadata=details)
+
+    def log(
+        self, fault: Fault, context: Any, method: str, request_id: Callable[[], str] = str
+    ) -> None:
+        """Leave a line about a refused request, also of a stream that goes on."""
+        self._log.refused(spoken(fault), fault.code, method, context.peer(), request_id)
 
     async def hold(self, fault: Fault, context: Any) -> None:
         """Delay the refusal by a full server for a caller that retries too early."""
         if fault.code == "RESOURCE_EXHAUSTED":
             wait_s = fault.retry_after_s or RETRY_AFTER_S
             await self.retry_penalty.refuse(context.peer(), wait_s, context.time_remaining())
+
+
+def id_reader(method: Any) -> IdReader:
+    """How to read the id that the caller gave a request of this method, for the log."""
+    field = next((one for one in ID_FIELDS if one in method.input_type.fields_by_name), None)
+    if field is None:
+        return _no_id
+    kind = message_factory.GetMessageClass(method.input_type)
+
+    def read(request: bytes) -> str:
+        try:
+            return str(getattr(kind.FromString(request), field))
+        except message.DecodeError:
+            return ""
+
+    return read
+
+
+def _no_id(_request: Any) -> str:
+    return ""
 
 
 def _bytes(answer: message.Message) -> bytes:

@@ -57,11 +57,16 @@ class RequestRows:
         """One outcome a row, in order. A row at fault never disturbs another."""
         fields = [f"examples[{index}]" for index in range(len(call.rows))]
         if len(call.rows) == 1:  # the common case needs no task
-            return [await self._one(call, call.rows[0], fields[0])]
-        rows = zip(call.rows, fields, strict=True)
-        name = name_of_call()
-        tasks = (asyncio.create_task(self._one(call, row, at), name=name) for row, at in rows)
-        return await asyncio.gather(*tasks)
+            outcomes = [await self._one(call, call.rows[0], fields[0])]
+        else:
+            rows = zip(call.rows, fields, strict=True)
+            name = name_of_call()
+            tasks = (asyncio.create_task(self._one(call, row, at), name=name) for row, at in rows)
+            outcomes = await asyncio.gather(*tasks)
+        # A row without an id never reached the engine.
+        if served := [one for one in outcomes if one.prediction_id]:
+            self.statistics.add(served)
+        return outcomes
 
     def work(self, call: ParsedRequest, row: bytes, field: str) -> Work:
         """Raises Refused, counted, when the row's bytes alone tell that it cannot be served."""
@@ -79,7 +84,6 @@ class RequestRows:
             stamp = facts.stamp if facts else ""
             return Outcome("", None, refusal.faults[0], Timing(), 0, stamp, NO_REPLICA)
         outcome = await self.engine.predict(work)
-        self.statistics.add(outcome)
         return placed(in_wire_names(outcome, work), field)
 
 
@@ -97,6 +101,9 @@ def in_wire_names(outcome: Outcome, work: Work) -> Outcome:
         name = part.WhichOneof("source") or name
     named = replace(fault, field=f"parts[{found['index']}].{name}")
     return replace(outcome, fault=named)
+
+
+STREAM = "trefoil.v1.Inference.PredictStream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,7 @@ class Inference:
             now = replace(caller, remaining_s=context.time_remaining())
             response, fault = await self._stream_answer(data, now)
             if fault is not None:
+                self.handlers.log(fault, context, STREAM, lambda: response.request_id)
                 await self.handlers.hold(fault, context)
             return response
 

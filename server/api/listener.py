@@ -1,17 +1,10 @@
-"""The one port: every service of this server on a grpc.aio server, with its limits.
-
-Refuses to listen beyond loopback in plaintext without --insecure.
-"""
+"""The one port: every service of this server on a grpc.aio server, with its limits."""
 
 from __future__ import annotations
 
-import errno
-import ipaddress
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -25,6 +18,7 @@ from server.api.call_budget import CallBudget, shares_of
 from server.api.handlers import Handlers
 from server.api.health import HealthService
 from server.api.inference import Inference, RequestRows
+from server.api.listen_address import ListenAddress, check_free, listen_address, taken
 from server.api.model_statistics import ModelStatistics
 from server.api.observe import Observe
 from server.api.open_inference import OpenInference
@@ -33,7 +27,6 @@ from server.api.snapshot_messages import ServerIdentity, Snapshots
 from server.config import ServerConfig
 from server.deploy.deployment import Deployment
 from server.engine import Engine
-from server.errors import ServerError
 from server.rehearsal.service import RehearsalService
 from server.request.uploads import UploadLimits, UploadStore
 from server.request.validation import Validator, prediction_id
@@ -54,10 +47,6 @@ CONNECTION_IDLE_MS = 600_000
 MOST_CALLS = 32768
 
 
-class CannotListen(ServerError):
-    """The address is taken, malformed, or open to the network without --insecure."""
-
-
 @dataclass(slots=True)
 class Listener:
     """One per server: `start` binds and answers, `stop` lets calls finish for a while."""
@@ -73,14 +62,14 @@ class Listener:
     wall: Callable[[], float] = time.time  # what rows and events are dated by
     budget: CallBudget = field(init=False)
     _server: grpc.aio.Server | None = field(default=None, init=False)
+    _address: ListenAddress | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.budget = CallBudget(shares_of(self.config), self._stamp)
 
     async def start(self) -> str:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""
-        check_listen(self.config.listen, self.config.insecure or self.credentials is not None)
-        _check_free(self.config.listen)
+        address = checked_address(self.config, self.credentials is not None)
         server = grpc.aio.server(
             options=_options(self.config),
             interceptors=(*self.interceptors, self.budget),
@@ -90,13 +79,12 @@ class Listener:
             server.add_generic_rpc_handlers((handler,))
         _reflect(server)
         try:
-            port = self._bind(server)
+            port = self._bind(server, address.target())
         except RuntimeError:
-            raise _taken(self.config.listen, "taken since it was looked at") from None
+            raise taken(self.config.listen, "taken since it was looked at") from None
         await server.start()
-        self._server = server
-        host = self.config.listen.rpartition(":")[0]
-        return f"{host}:{port}"
+        self._server, self._address = server, address
+        return address.bound_to(port)
 
     def _stamp(self) -> str:
         facts = self.engine.facts
@@ -105,12 +93,14 @@ class Listener:
     async def stop(self, grace_s: float) -> None:
         if self._server is not None:
             await self._server.stop(grace_s)
+        if self._address is not None:
+            self._address.release()
 
-    def _bind(self, server: grpc.aio.Server) -> int:
+    def _bind(self, server: grpc.aio.Server, target: str) -> int:
         if self.credentials is None:
-            port: int = server.add_insecure_port(self.config.listen)
+            port: int = server.add_insecure_port(target)
         else:
-            port = server.add_secure_port(self.config.listen, self.credentials)
+            port = server.add_secure_port(target, self.credentials)
         return port
 
     def _services(self) -> list[object]:
@@ -151,50 +141,11 @@ class Listener:
         )
 
 
-def check_listen(listen: str, anywhere: bool) -> None:
-    """Raises CannotListen unless `listen` is HOST:PORT, and loopback or allowed `anywhere`."""
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise CannotListen(f"--listen {listen!r} is not HOST:PORT")
-    if anywhere or host == "localhost":
-        return
-    try:
-        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        message = f"{host} can be reached from the network and nothing would be encrypted"
-        raise CannotListen(f"--listen {listen}: {message}; --insecure accepts that")
-
-
-def _check_free(listen: str) -> None:
-    """When a bind fails gRPC writes a line of its own and keeps the reason; and it is content with
-    one address of a name, while another server answers at the other. Raises CannotListen."""
-    host, _, port = listen.rpartition(":")
-    try:
-        found = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except OSError as error:
-        raise _taken(listen, error.strerror or str(error)) from None
-    faults = [fault for family, _, _, _, address in found if (fault := _fault(family, address))]
-    # IPv6 may be switched off: an address that cannot be bound is ignored while another can.
-    if len(faults) == len(found) or any(f.errno == errno.EADDRINUSE for f in faults):
-        raise _taken(listen, faults[0].strerror or str(faults[0]))
-
-
-def _fault(family: int, address: Any) -> OSError | None:
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as attempt:
-            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            attempt.bind(address)
-    except OSError as error:
-        return error
-    return None
-
-
-def _taken(listen: str, why: str) -> CannotListen:
-    return CannotListen(f"cannot listen on {listen}: {why} (--listen HOST:PORT chooses another)")
+def checked_address(config: ServerConfig, encrypted: bool) -> ListenAddress:
+    """Raises CannotListen for an address that cannot be had."""
+    address = listen_address(config.listen, config.insecure or encrypted)
+    check_free(config.listen, address)
+    return address
 
 
 def upload_limits(config: ServerConfig) -> UploadLimits:

@@ -4,10 +4,9 @@ Inference Protocol calls model statistics. The engine counts its own rows."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from server.telemetry.outputs import Timing
 from server.types import Outcome
 
 
@@ -23,7 +22,9 @@ class Total:
 
 @dataclass(slots=True)
 class ModelStatistics:
-    """Sums over rows. `executions` counts forwards: a row in a batch of n is 1/n of one."""
+    """Sums over requests, whatever their rows: these run side by side, so the slowest of them is
+    the time of a stage. `rows` counts each row. `executions` counts forwards: a row in a batch of n
+    is 1/n of one."""
 
     wall: Callable[[], float] = time.time
     success: Total = field(default_factory=Total)
@@ -32,19 +33,23 @@ class ModelStatistics:
     compute_input: Total = field(default_factory=Total)
     compute_infer: Total = field(default_factory=Total)
     compute_output: Total = field(default_factory=Total)
+    rows: int = 0
     executions: float = 0.0
     last_unix_ms: int = 0
     invalid_rows: int = 0  # refused by their bytes alone, before the engine
 
-    def add(self, outcome: Outcome) -> None:
-        timing: Timing = outcome.timing
-        if outcome.answer is None:
-            self.fail.add(timing.total_ms)
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """The rows of one request that reached the engine. It fails when none is answered."""
+        answered = [one for one in outcomes if one.answer is not None]
+        if not answered:
+            self.fail.add(max((one.timing.total_ms for one in outcomes), default=0.0))
             return
-        self.success.add(timing.total_ms)
-        self.queue.add(timing.queue_ms)
-        self.compute_input.add(timing.decode_ms + timing.preprocess_ms)
-        self.compute_infer.add(timing.forward_ms)
-        self.compute_output.add(timing.post_ms)
-        self.executions += 1 / max(outcome.batch_size, 1)
+        times = [one.timing for one in answered]
+        self.success.add(max(one.total_ms for one in times))
+        self.queue.add(max(one.queue_ms for one in times))
+        self.compute_input.add(max(one.decode_ms + one.preprocess_ms for one in times))
+        self.compute_infer.add(max(one.forward_ms for one in times))
+        self.compute_output.add(max(one.post_ms for one in times))
+        self.rows += len(answered)
+        self.executions += sum(1 / max(one.batch_size, 1) for one in answered)
         self.last_unix_ms = int(self.wall() * 1000)

@@ -15,7 +15,13 @@ from server.api.handlers import Handlers
 from server.api.health import TAKES_TRAFFIC
 from server.api.inference import RequestRows
 from server.api.open_inference_model import OUTPUTS, model_config, model_metadata, model_statistics
-from server.api.open_inference_tensors import bytes_tensor, classification, examples_of, labels_of
+from server.api.open_inference_tensors import (
+    bytes_tensor,
+    check_output,
+    classification,
+    examples_of,
+    labels_of,
+)
 from server.api.stream import answer_stream
 from server.config import ServerConfig
 from server.request.caller import Caller, caller_of
@@ -25,8 +31,10 @@ from server.request.validation import Validator
 from server.types import Answer, Facts, Fault, Outcome
 
 SERIAL = "1"  # the versions of this protocol are integers; the stamp travels in parameters
+LATEST = ("", "-1", SERIAL)
 ALIAS = "trefoil"
 DATE_SUFFIX = re.compile(r"-\d{4}(\.\d{1,2}){1,2}$")
+STREAM = "inference.GRPCInferenceService.ModelStreamInfer"
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
@@ -59,8 +67,8 @@ class OpenInference:
         facts = self.rows.engine.facts
         if facts is None:
             return oip.ModelReadyResponse(ready=False)
-        self._check_model(request.name, request.version, facts)
-        return oip.ModelReadyResponse(ready=self._ready())
+        known = self._knows(request.name, request.version, facts)
+        return oip.ModelReadyResponse(ready=known and self._ready())
 
     async def ServerMetadata(self, _data: bytes, _context: Any) -> Any:
         return oip.ServerMetadataResponse(
@@ -111,17 +119,19 @@ class OpenInference:
                 response = await self._infer(request, now)
             except Refused as refusal:
                 fault = refusal.faults[0]
+                self.handlers.log(fault, context, STREAM, lambda: request.id)
                 await self.handlers.hold(fault, context)
                 response = oip.ModelInferResponse(model_name=request.model_name, id=request.id)
                 response.parameters["stamp"].string_param = self.handlers.stamp
                 return oip.ModelStreamInferResponse(
-                    error_message=spoken(fault), infer_response=response
+                    error_message=_with_id(request.id, spoken(fault)), infer_response=response
                 )
             if request.parameters["triton_enable_empty_final_response"].bool_param:
                 response.parameters["triton_final_response"].bool_param = True
             return oip.ModelStreamInferResponse(infer_response=response)
 
-        await answer_stream(context, answer)
+        # One request has one answer here, and clients written for Triton pair them by order.
+        await answer_stream(context, answer, in_order=True)
 
     async def _infer(self, request: Any, caller: Caller) -> Any:
         """Raises Refused when any row is at fault: this protocol has no place for one row's."""
@@ -132,6 +142,8 @@ class OpenInference:
         if unknown:
             message = f"there is no output {sorted(unknown)[0]!r}; there are {', '.join(OUTPUTS)}"
             raise Refused(Fault("INVALID_ARGUMENT", "outputs", "UNKNOWN_OUTPUT", message))
+        for output in wanted.values():
+            check_output(output)
         native = _native(request, examples, "embedding" in wanted)
         call = self.validator.predict(native.SerializeToString(), _hurried(caller, request))
         outcomes = await self.rows.answer(call)
@@ -172,13 +184,21 @@ class OpenInference:
         self._check_model(name, version, facts)
         return facts
 
+    def _knows(self, name: str, version: str, facts: Facts) -> bool:
+        return name in (model_name(facts), ALIAS) and version in LATEST
+
     def _check_model(self, name: str, version: str, facts: Facts) -> None:
-        known = (model_name(facts), ALIAS)
-        if name not in known or version not in ("", SERIAL):
+        if not self._knows(name, version, facts):
             message = (
-                f"no model {name!r} version {version!r}; there is {known[0]!r} version {SERIAL}"
+                f"no model {name!r} version {version!r}; there is {model_name(facts)!r} "
+                f"version {SERIAL}"
             )
             raise Refused(Fault("NOT_FOUND", "model_name", "UNKNOWN_MODEL", message))
+
+
+def _with_id(request_id: str, message: str) -> str:
+    """As Triton puts it: its client keeps nothing but the message of an answer with an error."""
+    return f"[request id: {request_id}] {message}" if request_id else message
 
 
 def model_name(facts: Facts) -> str:

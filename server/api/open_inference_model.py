@@ -22,13 +22,16 @@ CONFIG_TYPES = {"BYTES": 13, "FP32": 11}  # DataType of ModelConfig
 
 
 def model_metadata(name: str, version: str, facts: Facts) -> Any:
-    """Shapes with the row dimension in front, as for any model that batches."""
+    """Shapes with the row dimension in front, as for any model that batches.
+
+    `properties` is not sent: KServe and Triton have no such field, and MLServer has another one at
+    its number. The stamp is in the parameters of the model's configuration and of every answer.
+    """
     metadata = oip.ModelMetadataResponse(name=name, versions=[version], platform="trefoil")
     for tensor in MODALITIES:
         metadata.inputs.add(name=tensor, datatype="BYTES", shape=[-1, 1])
     for tensor, datatype in OUTPUTS.items():
         metadata.outputs.add(name=tensor, datatype=datatype, shape=[-1, _width(tensor, facts)])
-    metadata.properties.update(stamp=facts.stamp, stamp_name=facts.stamp_name)
     return metadata
 
 
@@ -60,7 +63,7 @@ def model_statistics(name: str, version: str, statistics: ModelStatistics) -> An
     response = oip.ModelStatisticsResponse()
     model = response.model_stats.add(name=name, version=version)
     model.last_inference = statistics.last_unix_ms
-    model.inference_count = statistics.success.count
+    model.inference_count = statistics.rows
     model.execution_count = round(statistics.executions)
     sums = model.inference_stats
     _set(sums.success, statistics.success)

@@ -17,10 +17,11 @@ from proto import inference_pb2 as pb
 from server.request.lazy_parse import text_of
 from server.request.modalities import MODALITIES
 from server.request.status import Refused, bad_input
-from server.types import Answer
+from server.types import Answer, Fault
 
 MOST_INPUTS = 64
 MOST_ELEMENTS = 4096  # of all inputs of a request together
+SHARED_MEMORY = "shared_memory_region"
 MOST_DIMENSIONS = 4
 LONGEST_NAME = 64  # characters of a caller's name that an error repeats
 
@@ -93,6 +94,21 @@ def classification(answer: Answer, top: int, order: Sequence[str]) -> list[bytes
     ]
 
 
+def check_output(output: Any) -> None:
+    """Raises Refused, by its name, for an output that is asked for in a way not offered."""
+    field = f"outputs[{output.name}]"
+    if SHARED_MEMORY in output.parameters:
+        raise Refused(_shared_memory(field, "take it from the response"))
+    count = output.parameters["classification"].int64_param if output.parameters else 0
+    if count < 0 or (count and output.name != "scores"):
+        text = f"class_count is {count}; only scores are sorted into classes, by 1 or more"
+        raise Refused(bad_input(field, "NO_CLASSES", text))
+
+
+def _shared_memory(field: str, remedy: str) -> Fault:
+    return bad_input(field, "SHARED_MEMORY", f"shared memory is not supported: {remedy}")
+
+
 def labels_of(parameters: Any) -> list[str]:
     """The request parameter `labels`: a JSON list of strings."""
     if "labels" not in parameters:
@@ -113,7 +129,8 @@ def _check_contents(request: Any) -> None:
     if len(inputs) > MOST_INPUTS:
         text = f"{len(inputs)} inputs; the limit is {MOST_INPUTS}"
         raise Refused(bad_input("inputs", "TOO_MANY_INPUTS", text))
-    if raw and any(one.HasField("contents") for one in inputs):
+    # An empty `contents` beside raw contents says nothing: some clients always set it.
+    if raw and any(one.contents.ByteSize() for one in inputs):
         text = "a request uses raw_input_contents or contents, not both"
         raise Refused(bad_input("raw_input_contents", "MIXED_CONTENTS", text))
     if raw and len(raw) != len(inputs):
@@ -130,6 +147,8 @@ def _elements(request: Any, position: int, field: str, left: int) -> list[bytes]
     if tensor.datatype != "BYTES":
         text = f"{tensor.datatype[:LONGEST_NAME]}, but must be BYTES"
         raise Refused(bad_input(field, "WRONG_DATATYPE", text))
+    if SHARED_MEMORY in tensor.parameters:
+        raise Refused(_shared_memory(field, "send its contents in the request"))
     count = _count(tensor.shape, field, left)
     given = tensor.contents.bytes_contents
     raw = request.raw_input_contents

@@ -1,6 +1,6 @@
-"""Independent requests over one bidirectional stream: answered as they finish, a bounded number at
-a time. The next message is read only when there is room, so the caller's own window fills up and
-HTTP/2 slows it: no queue of ours grows."""
+"""Independent requests over one bidirectional stream: answered as they finish or in the order of
+the requests, a bounded number at a time. The next message is read only when there is room, so the
+caller's own window fills up and HTTP/2 slows it: no queue of ours grows."""
 
 from __future__ import annotations
 
@@ -24,26 +24,32 @@ async def answer_stream(
     context: Any,
     answer: Callable[[bytes], Awaitable[message.Message]],
     in_flight: int = IN_FLIGHT,
+    in_order: bool = False,
 ) -> None:
-    """Read requests until the caller half-closes, write each answer as soon as it is there.
+    """Read requests until the caller half-closes, write each answer as soon as it is there, or
+    `in_order` as soon as those before it are written.
 
     `answer` must turn a request's own trouble into a message: what it raises ends the stream.
     """
     room = asyncio.Semaphore(in_flight)
     writing = asyncio.Lock()
 
-    async def one(request: bytes) -> None:
+    async def one(request: bytes, before: asyncio.Task[None] | None) -> None:
         try:
             response = await answer(request)
+            if before is not None:
+                await before
             async with writing:
                 await context.write(response)
         finally:
             room.release()
 
+    last: asyncio.Task[None] | None = None
     async with asyncio.TaskGroup() as tasks:
         while True:
             await room.acquire()
             request = await context.read()
             if request is grpc.aio.EOF:
                 return
-            tasks.create_task(one(request), name=name_of_call())
+            task = tasks.create_task(one(request, last), name=name_of_call())
+            last = task if in_order else None

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from proto import admin_pb2 as pb
 from server.api.admin import CANARY_MINUTES
 from server.commands.connection import OK, add_connection, connect, run_to_end
+from server.commands.output.command_line import CommandLine
 from server.values import above_zero, expecting
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server activate",
         description="Switch to a loaded bundle. The previous one stays warm for a while. With "
         "--canary a share of the sessions uses it first: a worse bundle is rolled back "

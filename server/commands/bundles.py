@@ -9,6 +9,7 @@ from pathlib import Path
 
 from proto import admin_pb2 as pb
 from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
+from server.commands.output.command_line import CommandLine
 from server.commands.output.status_report import table
 from server.deploy.bundle_listing import bundle_message, list_bundles, rows
 from server.deploy.bundle_store import FOLDER, BundleStore
@@ -17,7 +18,7 @@ HEAD = ("name", "stamp", "MiB", "roles")
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server bundles",
         description="List the bundles in a server's store, newest first. current and previous: "
         "served after a restart, and after a rollback that follows it. serves, standby, loaded and "

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import datetime as dt
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import NoReturn
 
@@ -94,12 +94,14 @@ def _end(message: str) -> NoReturn:
     raise SystemExit(USAGE)
 
 
-def run_to_end(command: Coroutine[None, None, int], server: str) -> int:
-    """The exit code of a command; reports a TrefoilError on stderr."""
+def run_to_end(
+    command: Coroutine[None, None, int], server: str, reword: Callable[[str], str] = str
+) -> int:
+    """The exit code of a command; reports a TrefoilError on stderr, as `reword` puts it."""
     try:
         return asyncio.run(command)
     except TrefoilError as error:
-        print(error_message(error, server), file=sys.stderr)
+        print(reword(error_message(error, server)), file=sys.stderr)
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Sequence
 
 from server.commands.connection import OK, add_connection, connect, run_to_end
+from server.commands.output.command_line import CommandLine
 from server.values import expecting, seconds
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server drain",
         description="Refuse new work, finish what was accepted, then exit.",
         epilog="exit codes: 0 drained, 2 wrong usage, 4 not reached",

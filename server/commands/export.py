@@ -16,6 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from server.commands.connection import FAILED, OK, REFUSED_INPUT, USAGE
+from server.commands.output.command_line import CommandLine
 from server.commands.output.export_table import (
     NoParquet,
     Plain,
@@ -56,7 +57,7 @@ def moment(text: str, now: float) -> float:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server export",
         description="Write stored predictions, one row each, oldest first.",
         epilog=ABOUT,
@@ -100,8 +101,6 @@ def run(argv: Sequence[str]) -> int:
     except NoParquet as error:
         print(error, file=sys.stderr)
         return USAGE
-    except BrokenPipeError:
-        raise  # main's business, though it is an OSError
     except OSError as error:
         print(f"cannot write --out {arguments.out}: {error.strerror or error}", file=sys.stderr)
         return FAILED

@@ -14,6 +14,7 @@ from typing import Any
 from proto import inference_pb2 as pb
 from server.commands.client import Client
 from server.commands.connection import OK, REFUSED_INPUT, add_connection, connect, run_to_end
+from server.commands.output.command_line import CommandLine
 from server.commands.output.plain_values import plain
 
 AT_ONCE = 1000
@@ -37,7 +38,7 @@ class BadLine(Exception):
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server feedback",
         description="Send the true outcome of predictions to the server that made them.",
         epilog=ABOUT,

@@ -74,4 +74,7 @@ def _text(flag: Flag, value: Any) -> str:
         return ""
     unit = UNITS.get(flag.read, ("", "", 1))[2]
     value = value / unit if unit > 1 else value
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

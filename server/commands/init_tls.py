@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from server.commands.connection import FAILED, OK
+from server.commands.output.command_line import CommandLine
 from server.security import authority
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server init-tls",
         description="Make a private CA and certificates for a first installation. Keep ca.key off "
         "the servers: it can sign any certificate.",

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from proto import admin_pb2 as pb
 from server.commands.connection import OK, add_connection, connect, run_to_end
+from server.commands.output.command_line import CommandLine
 from server.commands.output.progress_bar import shown
 from server.deploy.strategy import ROLLING, SWAPS
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server load",
         description="Copy a bundle into the server's store, then verify, warm and probe it beside "
         "the active one. A wrong or slower bundle is refused with the evidence.",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,23 +23,29 @@ from server.commands.connection import (
     run_to_end,
 )
 from server.commands.output import answer_text
+from server.commands.output.command_line import CommandLine
 from server.commands.repeat import Load, run_load
 from server.request.modalities import MODALITIES
 from server.values import above_zero, expecting
 from trefoil.options import ON_TRUNCATION, PRIORITIES
 
+STDIN = "-"
+PART = re.compile(r"parts\[(?P<index>\d+)\](?:\.\w+)?")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 EXAMPLE = """example:
   server predict --text "knocking since the last shift" --image station.jpg --audio machine.wav"""
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server predict",
         description="Send one request. Parts go in the order given, any number of each.",
         epilog=f"{EXAMPLE}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parts = parser.add_argument_group("parts, in the order given")
+    parser.meant = _meant
+    parts = parser.add_argument_group("parts, in the order given; - reads standard input")
     for kind, metavar, what in (
         ("text", "TEXT", "a text"),
         ("image", "FILE", "a picture: JPEG, PNG, WebP, GIF, BMP, TIFF"),
@@ -127,14 +134,19 @@ def run(argv: Sequence[str]) -> int:
         command.error("--generate goes without --label, --embed and --repeat")
     if arguments.repeat < 1 or arguments.concurrency < 1:
         command.error("--repeat and --concurrency are at least 1")
+    if sum(value == STDIN for _, value in arguments.parts) > 1:
+        command.error("standard input can be read for one part only")
     parts = [_part(command, kind, value) for kind, value in arguments.parts]
+    named = partial(_with_files, [value for _, value in arguments.parts])
     example = pb.Example(parts=parts, slices=dict(arguments.slices))
     if arguments.generate:
-        return run_to_end(_generate(arguments, example), arguments.server)
-    return run_to_end(_predict(arguments, example), arguments.server)
+        return run_to_end(_generate(arguments, example), arguments.server, named)
+    return run_to_end(_predict(arguments, example, named), arguments.server, named)
 
 
-async def _predict(arguments: argparse.Namespace, example: pb.Example) -> int:
+async def _predict(
+    arguments: argparse.Namespace, example: pb.Example, named: Callable[[str], str]
+) -> int:
     timeout_s = arguments.deadline_ms / 1000
     async with connect(arguments) as client:
         request = pb.PredictRequest(
@@ -148,7 +160,7 @@ async def _predict(arguments: argparse.Namespace, example: pb.Example) -> int:
         )
         if arguments.repeat > 1:
             load = Load(arguments.repeat, arguments.concurrency, arguments.unary, timeout_s)
-            return await _load(client, request, load, arguments)
+            return await _load(client, request, load, arguments, named)
         response = await client.predict(request, timeout_s)
     found = answer_text.prediction_of(response)
     print(json.dumps(found) if arguments.json else answer_text.readable(found))
@@ -156,11 +168,15 @@ async def _predict(arguments: argparse.Namespace, example: pb.Example) -> int:
 
 
 async def _load(
-    client: Client, request: pb.PredictRequest, load: Load, arguments: argparse.Namespace
+    client: Client,
+    request: pb.PredictRequest,
+    load: Load,
+    arguments: argparse.Namespace,
+    named: Callable[[str], str],
 ) -> int:
     summary = await run_load(client, request, load, sys.stderr)
     if summary.first_error is not None:
-        print(error_message(summary.first_error, arguments.server), file=sys.stderr)
+        print(named(error_message(summary.first_error, arguments.server)), file=sys.stderr)
     print(json.dumps(summary.plain()) if arguments.json else summary.readable())
     return OK if summary.first_error is None else exit_code(summary.first_error)
 
@@ -189,13 +205,45 @@ async def _generate(arguments: argparse.Namespace, example: pb.Example) -> int:
 
 
 def _part(command: argparse.ArgumentParser, kind: str, value: str) -> pb.Part:
-    if kind == "text":
+    if kind == "text" and value != STDIN:
         return pb.Part(text=value, modality=pb.TEXT)
     try:
-        data = Path(value).read_bytes()
+        data = _standard_input(command, kind) if value == STDIN else Path(value).read_bytes()
+        if kind == "text":
+            return pb.Part(text=data.decode(), modality=pb.TEXT)
     except OSError as error:
         command.error(f"--{kind} {value}: {error.strerror}")
-    return pb.Part(data=data, modality=MODALITIES[kind], id=Path(value).name)
+    except UnicodeDecodeError as error:
+        command.error(f"--{kind} {value}: byte {error.start} is not valid UTF-8")
+    name = "standard input" if value == STDIN else Path(value).name
+    return pb.Part(data=data, modality=MODALITIES[kind], id=name)
+
+
+def _standard_input(command: argparse.ArgumentParser, kind: str) -> bytes:
+    if sys.stdin is None or sys.stdin.isatty():
+        command.error(f"--{kind} -: standard input is a terminal; give a file, or pipe one in")
+    return sys.stdin.buffer.read()
+
+
+def _meant(argument: str) -> str:
+    """Which flag an argument without one was meant for."""
+    ending = Path(argument).suffix.lower()
+    kinds = {**dict.fromkeys(PICTURES, "image"), **dict.fromkeys(SOUNDS, "audio")}
+    kind = kinds.get(ending, "text")
+    return f"; did you mean --{kind} {shlex.quote(argument)}?"
+
+
+def _with_files(values: Sequence[str], message: str) -> str:
+    """The message with the file's name behind each part that it names."""
+
+    def named(found: re.Match[str]) -> str:
+        index = int(found["index"])
+        value = values[index] if index < len(values) else ""
+        if value == STDIN:
+            return f"{found[0]} (standard input)"
+        return f"{found[0]} ({value})" if value and Path(value).is_file() else found[0]
+
+    return PART.sub(named, message)
 
 
 def _tagged(kind: str, value: str) -> tuple[str, str]:

@@ -9,19 +9,21 @@ from collections.abc import Sequence
 
 from proto import observe_pb2 as pb
 from server.commands.connection import FAILED, OK, add_connection, connect, error_message
+from server.commands.output.command_line import CommandLine
 from server.values import above_zero, expecting
 from trefoil import TrefoilError
 
+UNREACHED = "unreachable"
 TAKES_TRAFFIC = (pb.READY, pb.DEGRADED)
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server probe",
         description="Exit 0 only when the server is ready: its answers are right and fast enough "
         "for every mix of modalities.",
-        epilog="exit codes: 0 ready or degraded, 1 not ready or not reached (the reason is on "
-        "stderr), 2 wrong usage",
+        epilog="One word is printed: the state of the server, or unreachable. Exit codes: 0 "
+        "ready or degraded, 1 not ready or not reached (the reason is on stderr), 2 wrong usage",
     )
     parser.add_argument(
         "--timeout",
@@ -37,19 +39,20 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     try:
-        reason = asyncio.run(_why_not(arguments))
+        state, reason = asyncio.run(_state(arguments))
     except TrefoilError as error:
-        reason = error_message(error, arguments.server)
+        state, reason = UNREACHED, error_message(error, arguments.server)
+    print(state)
     if reason:
         print(reason, file=sys.stderr)
     return FAILED if reason else OK
 
 
-async def _why_not(arguments: argparse.Namespace) -> str:
-    """ "" when the server takes traffic."""
+async def _state(arguments: argparse.Namespace) -> tuple[str, str]:
+    """In one word, and why it takes no traffic, "" when it does."""
     async with connect(arguments) as client:
         snapshot = (await client.state(arguments.timeout)).snapshot
+    word = pb.ServerState.Name(snapshot.state).lower().replace("_", "-")
     if snapshot.state in TAKES_TRAFFIC:
-        return ""
-    state = pb.ServerState.Name(snapshot.state)
-    return f"{snapshot.server} is {state}: {snapshot.reason or 'no reason given'}"
+        return word, ""
+    return word, f"{snapshot.server} is {word}: {snapshot.reason or 'no reason given'}"

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from proto import admin_pb2 as pb
 from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
+from server.commands.output.command_line import CommandLine
 from server.commands.output.plain_values import plain
 from server.commands.output.status_report import table
 from server.values import expecting, share
@@ -31,7 +32,7 @@ exit codes: 0 promote, 6 hold, 1 refuse, 2 wrong usage, 4 not reached"""
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server rehearse",
         description="Replay stored payloads through a bundle that does not serve yet, and judge "
         "it: promote, hold or refuse.",

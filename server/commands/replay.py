@@ -25,6 +25,7 @@ from server.commands.connection import (
     connect,
     run_to_end,
 )
+from server.commands.output.command_line import CommandLine
 from server.commands.output.status_report import printable, table
 from server.config import ServerConfig
 from server.errors import PoolRefused
@@ -63,7 +64,7 @@ class Kept:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server replay",
         description="Answer a stored payload again and show both answers side by side.",
         epilog=ABOUT,

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 from proto import admin_pb2 as pb
 from server.commands.connection import OK, add_connection, connect, run_to_end
+from server.commands.output.command_line import CommandLine
 from server.commands.output.progress_bar import shown
 from server.deploy.deployment import COLD
 from trefoil import TrefoilError
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server rollback",
         description="Switch back to the previous bundle: at once while it is warm, else after "
         "loading it from the store. While a canary runs, only the canary is ended.",

@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import metadata
+from logging import ERROR, INFO, WARNING
 
 import grpc
 
-from server.api.listener import CannotListen, Listener
+from server.api.listen_address import CannotListen
+from server.api.listener import Listener, checked_address
 from server.api.snapshot_messages import ServerIdentity
 from server.commands.flags import flags_of
 from server.config import CHOOSE, EMBEDDED_BUNDLE, ServerConfig
@@ -30,12 +31,14 @@ from server.deploy.deployment import Deployment
 from server.deploy.journal import DeployJournal, analysis_of
 from server.engine import Engine
 from server.errors import DeployRefused, PoolRefused
+from server.host import version
+from server.ops import event_log
 from server.ops.loop_lag import LoopLag
 from server.ops.otel_setup import OtelSetup
 from server.ops.own_alerts import OwnAlerts, OwnTrouble
 from server.ops.simulated_clock import SimulatedWall
 from server.ops.skew_alert import SkewAlert
-from server.ops.startup_log import StartupLog
+from server.ops.startup_log import Report, StartupLog
 from server.ops.systemd import ServiceManager, service_manager
 from server.pool.pool import Pool
 from server.pool.spawn import DIGESTS, replica_spawner
@@ -47,6 +50,8 @@ from server.security.tokens import TokenFile, TokenFileInvalid
 from server.telemetry_port import OFF, TelemetryPort, telemetry_of
 from server.types import Facts
 
+logger = logging.getLogger(__name__)
+
 OK = 0
 REFUSED = 78  # EX_CONFIG of sysexits.h: the bundle or the pool cannot be served
 # After the drain nothing is left to answer but what watches.
@@ -54,7 +59,6 @@ LAST_CALLS_S = 0.5
 # What a service manager is asked for beyond the grace: replicas end, telemetry is written out.
 TO_END_S = 30.0
 
-Report = Callable[[str], None]
 Wall = Callable[[], float]
 
 
@@ -81,8 +85,8 @@ class Stop:
 
     def _signal(self, number: signal.Signals, engine: Engine) -> None:
         if not self._requested.is_set():
+            self.request()  # first: a report decides nothing
             self._report(f"{number.name}: draining; send the signal again to exit immediately")
-            self.request()
             return
         for replica in engine.snapshot().replicas:
             if replica.pid:
@@ -92,19 +96,26 @@ class Stop:
 
 def run(config: ServerConfig) -> int:
     """The exit code. Raises CannotListen before anything is loaded."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log = event_log.install(sys.stdout, config.log_format, config.log_level)
+    try:
+        return _run(config)
+    finally:
+        event_log.uninstall(log)
+
+
+def _run(config: ServerConfig) -> int:
     if sys.__stderr__ is not None:
         faulthandler.enable(
             sys.__stderr__
         )  # a watchdog aborts what hangs: then report where it hung
     manager = service_manager(os.environ)
 
-    def report(line: str) -> None:
-        print(line, flush=True)
+    def report(line: str, level: int = INFO, /) -> None:
+        logger.log(level, "%s", line)
         manager.status(line)
 
     if config.bundle != CHOOSE and not (config.bundle / "manifest.json").is_file():
-        report(f"refused: {config.bundle} is not a bundle: it has no manifest.json")
+        report(f"refused: {config.bundle} is not a bundle: it has no manifest.json", ERROR)
         return REFUSED
     if config.verify:
         (config.data / DIGESTS).unlink(missing_ok=True)
@@ -112,7 +123,10 @@ def run(config: ServerConfig) -> int:
 
 
 async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) -> int:
-    access, credentials = _access(config), _credentials(config)
+    # All that may be refused by its flags alone, before anything is opened or written.
+    credentials = _credentials(config)
+    checked_address(config, credentials is not None)
+    access = _access(config)
     stop = Stop(report, partial(manager.stopping, config.drain_s + TO_END_S))
     identity, wall = identity_of(config), wall_of(config)
     otel = OtelSetup(config, identity, wall=wall)
@@ -144,7 +158,8 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         lag.start()
         otel.watch(engine, listener.budget, lag)
         report(f"listening on {address}; loading {tries[0].path}, {tries[0].reason}")
-        for line in (_kept(telemetry, config), *otel.messages, *access.messages):
+        report(*_kept(telemetry, config))
+        for line in (*otel.messages, *access.messages):
             report(line)
         watching.append(asyncio.create_task(StartupLog(engine, address, report).run()))
         watching.append(asyncio.create_task(manager.attend(engine)))
@@ -182,7 +197,7 @@ async def _run_until_stopped(
     try:
         await starting
     except (PoolRefused, DeployRefused) as refusal:
-        report(f"refused: {refusal}{_remedy(config)}")
+        report(f"refused: {refusal}{_remedy(config)}", ERROR)
         stop_requested.cancel()
         return REFUSED
     await stop_requested
@@ -219,7 +234,7 @@ async def _boot(
         chosen = after(choice, tried)
         engine.pool_set.notes["bundle"] = chosen.reason
         if tried:
-            report(f"FALLING BACK TO {chosen.path}: {chosen.reason}")
+            report(f"FALLING BACK TO {chosen.path}: {chosen.reason}", WARNING)
             await engine.pool_set.begin_with(chosen.path)
         try:
             await _start(engine, journal)
@@ -229,7 +244,7 @@ async def _boot(
                 left.append(again)
             if not left:
                 raise
-            report(f"REFUSED {choice.path}, {choice.reason}: {refusal}")
+            report(f"REFUSED {choice.path}, {choice.reason}: {refusal}", WARNING)
             journal.switched("refuse", None, f"{choice.path.name} at start: {refusal}")
             tried.append(FailedBoot(choice, str(refusal)))
 
@@ -269,13 +284,14 @@ def _telemetry(config: ServerConfig, wall: Wall, otel: OtelSetup) -> TelemetryPo
     return telemetry
 
 
-def _kept(telemetry: TelemetryPort, config: ServerConfig) -> str:
+def _kept(telemetry: TelemetryPort, config: ServerConfig) -> tuple[str, int]:
+    """A line of the log and its level."""
     state = telemetry.health().state
     if state == "ok":
-        return f"telemetry is kept in {config.data} for {config.keep_days:g} days"
+        return f"telemetry is kept in {config.data} for {config.keep_days:g} days", INFO
     if state == OFF:
-        return "telemetry is off: nothing is kept"
-    return f"TELEMETRY IS DEGRADED: {state.partition(': ')[2]}"
+        return "telemetry is off: nothing is kept", INFO
+    return f"TELEMETRY IS DEGRADED: {state.partition(': ')[2]}", WARNING
 
 
 def _store(config: ServerConfig, report: Report) -> BundleStore | None:
@@ -283,7 +299,7 @@ def _store(config: ServerConfig, report: Report) -> BundleStore | None:
     try:
         return BundleStore(config.data / FOLDER)
     except OSError as error:
-        report(f"NO OTHER BUNDLE CAN BE LOADED: {error}")
+        report(f"NO OTHER BUNDLE CAN BE LOADED: {error}", WARNING)
         return None
 
 
@@ -319,13 +335,6 @@ def identity_of(config: ServerConfig) -> ServerIdentity:
         slo_ms=config.slo_ms,
         simulated_speed=config.simulated_time[1] if config.simulated_time else 0.0,
     )
-
-
-def version() -> str:
-    try:
-        return metadata.version("trefoil-serve")
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,7 +398,7 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
         if config.tls_client_ca is not None:
             pem.certificates(config.tls_client_ca)
         if lapse := pem.lapse(config.tls_cert, dt.datetime.now(dt.UTC)):
-            print(f"certificate: {lapse}", flush=True)
+            logger.warning("certificate: %s", lapse)
         files = TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
         return server_credentials(files)
     except OSError as error:

@@ -11,6 +11,7 @@ from functools import partial
 from proto import observe_pb2 as pb
 from server.commands.connection import OK, add_connection, connect, run_to_end
 from server.commands.export import A_MOMENT, moment
+from server.commands.output.command_line import CommandLine
 from server.commands.output.plain_values import plain
 from server.commands.output.status_report import printable
 from server.telemetry.store.worst_slices import MEASURES
@@ -28,7 +29,7 @@ exit codes: 0 searched, 2 wrong usage, 4 server not reached, 1 anything else"""
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server slices",
         description="Find the slices of traffic where the model does worst.",
         epilog=ABOUT,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from proto import observe_pb2 as pb
 from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
+from server.commands.output.command_line import CommandLine
 from server.commands.output.plain_values import plain
 from server.commands.output.status_report import report
 
@@ -15,7 +16,7 @@ TIMEOUT_S = 10.0
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server status",
         description="Show state, replicas with the evidence of their readiness, queue and stamp.",
         epilog="exit codes: 0 shown (whatever the state), 2 wrong usage, 4 not reached; 1 with "

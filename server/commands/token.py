@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from server.commands.connection import FAILED, OK
+from server.commands.output.command_line import CommandLine
 from server.security.roles import ROLES
 from server.security.tokens import add
 from server.values import count, expecting
@@ -17,7 +18,7 @@ DAY_S = 86_400
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="server token",
         description="Create a bearer token. It is printed once; the file stores only its SHA-256.",
         epilog="To revoke a token, delete its line: a running server notices at once. "

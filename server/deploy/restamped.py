@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import sys
 from pathlib import Path
 
+from server.child_process import module_command
 from server.errors import PoolRefused
 
 FOLDER = "embedded"  # in the data directory
@@ -55,9 +55,7 @@ def _put(fresh: Path, place: Path) -> Path:
 async def _child(*words: str) -> None:
     """`pipelines WORDS`: the model's libraries stay out of this process."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "pipelines.main",
+        *module_command("pipelines.main"),
         *words,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

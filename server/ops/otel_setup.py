@@ -25,7 +25,7 @@ from server.telemetry.otel.configuration import configuration_of, named_attribut
 from server.telemetry.otel.gauges import GaugeReading
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.otel.resources import ServedStamp
-from server.types import EngineSnapshot
+from server.types import REPLICA_STATES, EngineSnapshot
 
 SERVICE = "trefoil-server"
 STATE_S = 1.0
@@ -118,7 +118,9 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
         GaugeReading("trefoil.quarantined", now.counters.quarantined),
     ]
     states = Counter(replica.state for replica in now.replicas)
-    for state, count in states.items():
+    # Each known state, with 0 too: no alert fires on a series that has vanished.
+    for state in dict.fromkeys((*REPLICA_STATES, *states)):
+        count = states.get(state, 0)
         readings.append(GaugeReading("trefoil.replicas", count, (("trefoil.state", state),)))
     for outcome in OUTCOMES:
         count = getattr(now.counters, outcome)

@@ -4,8 +4,9 @@ when it is ready."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 from server.engine import Engine
 from server.types import EngineSnapshot, ReplicaStatus
@@ -13,10 +14,17 @@ from server.types import EngineSnapshot, ReplicaStatus
 LOOK_S = 0.2
 # Under a full queue the state may change several times a second: only lasting changes are printed.
 LASTS_S = 1.0
+WORSE = ("DEGRADED", "NOT_READY")
+
+
+class Report(Protocol):
+    """Logs a line and shows it to the service manager. Never waits, never raises."""
+
+    def __call__(self, line: str, level: int = logging.INFO, /) -> None: ...
 
 
 class StartupLog:
-    def __init__(self, engine: Engine, address: str, report: Callable[[str], None]) -> None:
+    def __init__(self, engine: Engine, address: str, report: Report) -> None:
         self._engine = engine
         self._address = address
         self._report = report
@@ -40,7 +48,8 @@ class StartupLog:
         lasts = time.monotonic() - self._since >= LASTS_S
         if now.state != self._reported and (first or lasts):
             self._reported = now.state
-            self._report(self._whole(now))
+            level = logging.WARNING if now.state in WORSE else logging.INFO
+            self._report(self._whole(now), level)
 
     def _report_replica(self, replica: ReplicaStatus) -> None:
         # The steps of loading are printed; other reasons change often and matter little.
@@ -52,7 +61,7 @@ class StartupLog:
         self._replicas[replica.index] = seen
         why = f": {replica.reason}" if replica.reason else ""
         device = f" on {replica.device}" if replica.device else ""
-        self._report(f"  replica {replica.index}{device} {replica.state}{why}")
+        self._report(f"replica {replica.index}{device} {replica.state}{why}")
 
     def _whole(self, now: EngineSnapshot) -> str:
         state = now.state.lower().replace("_", " ")

@@ -253,7 +253,8 @@ class Pool:
             return
         replica.state, replica.reason = replica.readiness.verdict()
         if replica.state != was:
-            logger.info("replica %d %s: %s", replica.index, replica.state, replica.reason)
+            # At info the startup log has the same event, with the device.
+            logger.debug("replica %d %s: %s", replica.index, replica.state, replica.reason)
         if was == "wrong" and replica.state == "wrong":
             replica.kill(f"wrong answers twice: {replica.reason}")
         self.dispatcher.plan()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 from server import host
+from server.child_process import module_command
 from server.config import ServerConfig
 from server.replica.placement import threads_for
 
@@ -39,12 +39,14 @@ def replica_command(config: ServerConfig, index: int) -> tuple[str, ...]:
         "--generations": config.max_generations,
         "--digests": config.data / DIGESTS,
         "--skew-interval": config.skew_interval_s,
+        "--log-format": config.log_format,
+        "--log-level": config.log_level,
     }
     if config.require_signature is not None:
         options["--require-signature"] = config.require_signature
     flags = [text for name, value in options.items() for text in (name, str(value))]
     dirty = ["--allow-dirty"] if config.allow_dirty else []
-    return (sys.executable, "-m", "server.replica.main", *flags, *dirty)
+    return (*module_command("server.replica.main"), *flags, *dirty)
 
 
 def replica_spawner(config: ServerConfig) -> Spawn:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from proto import inference_pb2
+from server.ops import event_log
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def run_thread(loop: Callable[[], None]) -> None:
         os._exit(0)  # the front is gone
     except Exception:
         logger.exception("a stage of this replica failed")
+        event_log.flush()
         os._exit(EXIT_BROKEN)
 
 

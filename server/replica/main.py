@@ -1,6 +1,6 @@
 """One replica: the stamped pipeline on one device behind the front's socket.
 
-    python -m server.replica.main --fd N --bundle DIR ...
+    python -P server/child_process.py server.replica.main --fd N --bundle DIR ...
 
 Started by the front alone. The only place in server/ that imports pipelines, and late: the
 arguments are checked and the front is notified before importing torch, which takes seconds.
@@ -59,6 +59,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--require-signature", type=Path)
     parser.add_argument("--digests", type=Path)
     parser.add_argument("--skew-interval", type=float, default=60.0)
+    parser.add_argument("--log-format", default="text")
+    parser.add_argument("--log-level", default="info")
     return parser.parse_args(argv)
 
 
@@ -66,7 +68,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     decoders = arguments.decode_threads or max(1, host.cores() // arguments.replicas)
     settings = WorkerSettings(
-        arguments.fd, arguments.index, decoders, arguments.generations, arguments.skew_interval
+        arguments.fd,
+        arguments.index,
+        decoders,
+        arguments.generations,
+        arguments.skew_interval,
+        arguments.log_format,
+        arguments.log_level,
     )
     serve(settings, lambda progress: load(arguments, progress))
 

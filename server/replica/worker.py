@@ -7,7 +7,6 @@ trusted.
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ from typing import Any
 
 from proto import replica_pb2
 from server import host
+from server.ops import event_log
 from server.replica.batching import Budget
 from server.replica.decoder_output import limit_native_output
 from server.replica.executor import Executor
@@ -44,6 +44,8 @@ class WorkerSettings:
     decoders: int
     generations: int
     look_s: float = 60.0  # between looks at itself
+    log_format: str = "text"
+    log_level: str = "info"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,10 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     decoding: set[str] = set()
     limit_native_output(lambda: list(decoding))
-    faulthandler.enable(sys.stderr)
-    logging.basicConfig(format=f"replica {settings.index} %(levelname)s %(name)s: %(message)s")
+    if sys.stderr is not None:
+        faulthandler.enable(sys.stderr)
+    component = f"replica {settings.index}"
+    event_log.install(sys.stdout, settings.log_format, settings.log_level, component)
     link = ReplicaLink(socket.socket(fileno=settings.fd))
     inbox = Inbox(link)
     threading.Thread(target=inbox.read, daemon=True).start()

@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 
 import grpc
 
+from server.ops.refusal_log import RefusalLog
 from server.request.actor import ACTOR
 from server.security.audit import AuditLog
 from server.security.roles import ALLOWED, AUDITED, ROLES, Role, is_open, permits
@@ -34,6 +35,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._tokens = tokens
         self._audit = audit
         self._certificates = certificates
+        self._log = RefusalLog()
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
@@ -82,6 +84,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if self._audit is not None and method in AUDITED:
             self._audit.write(method, identity, context.peer(), denied=denial is not None)
         if denial is not None:
+            self._log.refused(denial[1], denial[0].name, method.lstrip("/"), context.peer())
             await context.abort(*denial)
         return identity.name if identity is not None else ""
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from console.app.arguments import parser
-from console.app.main import main
+from console.app.main import main, servers_of
 from console.feed.address import ConnectionAccess, refused
 from console.state import program, recent_servers
 from installers.console import contents, notices
 from installers.console.components import COMPONENTS, QT_MODULES
 from installers.console.control import control, renamed
+from server.config import ServerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "installers/console"
@@ -217,6 +218,20 @@ def test_a_server_that_hangs_up_at_once_may_want_tls_and_one_that_was_killed_doe
     assert "--tls" in refused(message, ConnectionAccess())
     assert "--cert" in refused(message, ConnectionAccess(tls=True))
     assert refused("Stream removed (Socket closed)", ConnectionAccess()) == ""
+
+
+def test_without_a_name_the_last_servers_are_opened_else_the_one_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert servers_of(parser().parse_args([])) == ["127.0.0.1:8433"] == [ServerConfig().listen]
+    assert servers_of(parser().parse_args(["--offline"])) == []
+    last = recent_servers.RecentServers(("10.0.0.1:8433",), True, ca="/etc/ca.pem")
+    recent_servers.remember(last, recent_servers.path())
+    arguments = parser().parse_args([])
+    assert servers_of(arguments) == ["10.0.0.1:8433"]
+    assert arguments.tls and arguments.ca == Path("/etc/ca.pem")
+    assert servers_of(parser().parse_args(["h:1", "unix:/run/s"])) == ["h:1", "unix:/run/s"]
 
 
 def test_servers_of_the_last_time_come_back(tmp_path: Path) -> None:

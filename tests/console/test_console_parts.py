@@ -107,7 +107,6 @@ def test_ticks_are_round_and_never_too_many() -> None:
 @pytest.mark.parametrize(
     ("arguments", "result"),
     [
-        ([], "name a server"),
         (["nohost"], "HOST:PORT"),
         (["h:1", "--at", "noon"], "2026-11-23T03:12Z"),
         (["h:1", "--window", "long"], "30m"),

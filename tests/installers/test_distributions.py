@@ -194,7 +194,7 @@ def test_the_installed_commands_start(serving: Environment, tmp_path: Path) -> N
         done = serving.run(command, "--help", at=tmp_path, QT_QPA_PLATFORM="offscreen")
         assert done.returncode == 0 and f"usage: {command}" in done.stdout, done.stderr
     done = serving.run("server", "probe", "--server", "127.0.0.1:1", at=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (1, "unreachable\n")
     assert done.stderr.startswith("no server at 127.0.0.1:1: ")
 
 
@@ -228,20 +228,14 @@ def test_a_foreign_package_on_the_path_ends_a_command_with_one_line(
     )
 
 
-def test_a_server_that_starts_beside_a_foreign_package_names_it(
+def test_a_server_does_not_look_in_the_current_directory(
     foreign: Path, serving: Environment
 ) -> None:
-    """Its replicas look in the current directory first; commands that call a server do not."""
-    file = make(foreign, "pipelines")
-    done = serving.run("server", "--warm-pool", "1", at=foreign)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        f"server: {file} shadows {serving.site / 'pipelines'}: start the command in another"
-        " directory, or rename the file\n"
-    )
+    for name in PACKAGES:
+        make(foreign, name)
+    done = serving.run("server", "--bundle", "nowhere", at=foreign)
+    assert done.returncode == 78 and "nowhere is not a bundle" in done.stdout, done.stderr
     assert serving.run("server", "probe", "--server", "127.0.0.1:1", at=foreign).returncode == 1
-    safe = serving.run("server", "--help", at=foreign, PYTHONSAFEPATH="1")
-    assert safe.returncode == 0, safe.stderr
 
 
 def test_what_only_looks_foreign_is_passed_over(serving: Environment, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_refused_input_is_exit_3_and_names_the_part(
     argv = ("--text", "hum", "--image", str(empty))
     code, out, err = asked(capsys, "predict", "--server", tiny_server, *argv)
     assert (code, out) == (3, "")
-    assert "examples[0].parts[1].data" in err and "EMPTY" in err
+    assert f"examples[0].parts[1].data ({empty})" in err and "EMPTY" in err
     code, _, err = asked(capsys, "predict", "--server", tiny_server, *argv, "--repeat", "3")
     assert code == 3 and "EMPTY" in err
     code, _, err = asked(capsys, "predict", "--server", tiny_server, *argv, "--generate")
@@ -175,11 +175,49 @@ def test_no_server_is_exit_4_and_a_probe_says_so_with_1(capsys: Captured) -> Non
     assert asked(capsys, "status", "--server", nowhere)[0] == 4
     assert asked(capsys, "drain", "--server", nowhere)[0] == 4
     code, out, err = asked(capsys, "probe", "--server", nowhere)
-    assert (code, out) == (1, "") and f"no server at {nowhere}" in err
+    assert (code, out) == (1, "unreachable\n") and f"no server at {nowhere}" in err
 
 
-def test_probe_of_a_ready_server_is_silent_success(tiny_server: str, capsys: Captured) -> None:
-    assert asked(capsys, "probe", "--server", tiny_server) == (0, "", "")
+def test_probe_of_a_ready_server_says_one_word(tiny_server: str, capsys: Captured) -> None:
+    assert asked(capsys, "probe", "--server", tiny_server) == (0, "ready\n", "")
+
+
+def test_a_picture_is_read_from_standard_input(tiny_server: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    command = [sys.executable, "-m", "server.main", "predict", "--server", tiny_server, "--json"]
+    picture = made.image("PNG", Image.new("RGB", (64, 64), "red"))
+    words = ("--text", "hum", "--image", "-")
+    done = subprocess.run([*command, *words], cwd=ROOT, input=picture, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "red.png"
+    file.write_bytes(picture)
+    words = ("--text", "-", "--image", str(file))
+    same = subprocess.run([*command, *words], cwd=ROOT, input=b"hum", capture_output=True)
+    assert json.loads(done.stdout)["scores"] == pytest.approx(
+        json.loads(same.stdout)["scores"], rel=1e-3
+    )
+    empty = subprocess.run(
+        [*command, "--image", "-"], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True
+    )
+    assert empty.returncode == 3 and b"(standard input)" in empty.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (("predict", "--imagee", "a.jpg"), "there is no flag --imagee; did you mean --image?"),
+        (("predict", "photo.JPG"), "did you mean --image photo.JPG?"),
+        (("predict", "--text", "a", "b.wav"), "did you mean --audio b.wav?"),
+        (("predict", "knocking since noon"), "did you mean --text 'knocking since noon'?"),
+        (("predict", "--image", "-", "--audio", "-"), "for one part only"),
+        (("status", "--jsn"), "did you mean --json?"),
+        (("--warmpool", "2"), "there is no flag --warmpool; did you mean --warm-pool?"),
+    ],
+)
+def test_what_was_meant_is_named(argv: tuple[str, ...], complaint: str, capsys: Captured) -> None:
+    code, _, err = asked(capsys, *argv)
+    assert code == 2 and complaint in err
 
 
 def test_status_shows_the_evidence_of_every_modality_mix(
@@ -357,4 +395,4 @@ def test_drain_ends_the_server(tiny_bundle: Path, capsys: Captured) -> None:
         code, out, _ = asked(capsys, "drain", "--server", server.address)
         assert code == 0 and "drained" in out
         assert server.process.wait(patience(60)) == 0
-    assert any(line.startswith("ready on") for line in server.lines)
+    assert any(" server: ready on " in line for line in server.lines)

@@ -12,7 +12,7 @@ import pytest
 from proto import admin_pb2, admin_pb2_grpc, observe_pb2, observe_pb2_grpc
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
-from server.commands.flags import GROUPS
+from server.commands.flags import flags
 from server.config import ServerConfig
 from server.request.limits import in_force, most, server_limits
 from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES
@@ -75,7 +75,7 @@ async def test_describe_and_status_show_each_limit_once() -> None:
 
 ROOT = Path(__file__).resolve().parents[2]
 RESOURCES = (ROOT / "docs" / "security.md").read_text()
-FLAGS = {flag.name: flag.field for group in GROUPS.values() for flag in group}
+FLAGS = {name: field for name, field, _, _ in flags()}
 SCALES = {"mib": 1 << 20, "kib": 1 << 10}
 
 
@@ -90,21 +90,19 @@ def test_the_table_of_resources_names_flags_metrics_and_reasons_that_exist() -> 
 def test_the_table_of_resources_has_the_defaults_of_the_flags() -> None:
     checked = set()
     scale = {
-        flag.name: SCALES.get(getattr(flag.read, "__name__", ""), 1)
-        for group in GROUPS.values()
-        for flag in group
+        name: SCALES.get(getattr(flag.read, "__name__", ""), 1) for name, _, _, flag in flags()
     }
     for line in RESOURCES.splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) != 8 or not cells[3].startswith("`--") or not cells[4]:
             continue
-        flags = re.findall(r"--[a-z-]+", cells[3])
+        named = re.findall(r"--[a-z-]+", cells[3])
         shown = [float(number) for number in cells[4].split(", ")]
         if "streams, in all" in cells[1]:
             continue  # shares of what the line before has
-        default = [getattr(ServerConfig(), FLAGS[flag]) / scale[flag] for flag in flags]
+        default = [getattr(ServerConfig(), FLAGS[flag]) / scale[flag] for flag in named]
         assert shown == default, line
-        checked |= set(flags)
+        checked |= set(named)
     assert len(checked) >= 20
 
 

@@ -31,7 +31,7 @@ from tests.support.stub_replica import stub_config, stub_pool
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 180.0  # of a quiet machine, like the next: see tests/support/patience.py
 END_WITHIN_S = 60.0
-READY = re.compile(r"ready on (\S+) ")
+READY = re.compile(r"\bready on (\S+) ")
 IDENTITY = ServerIdentity(
     "press-7",
     "0.1.0",
@@ -96,7 +96,7 @@ class Program:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line.rstrip())
-            found = READY.match(line)
+            found = READY.search(line)
             if found:
                 self.address = found[1]
                 self.ready.set()
@@ -138,7 +138,14 @@ def _program(
         stderr=subprocess.STDOUT,
         text=True,
     )
-    running = Program(process)
+    with reading(Program(process), ready_within_s) as running:
+        yield running
+
+
+@contextmanager
+def reading(running: Program, ready_within_s: float = READY_WITHIN_S) -> Iterator[Program]:
+    """Once it is ready; killed at the end if it still runs."""
+    process = running.process
     reader = threading.Thread(target=running.read, daemon=True)
     reader.start()
     try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import urllib.error
+import urllib.request
 
+import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
@@ -11,6 +14,7 @@ from server.telemetry.otel.configuration import configuration_of
 from server.telemetry.otel.gauges import GaugeReading
 from tests.support.otel_bench import PREDICT, drift, instruments, one_call, record, scrape, wait_for
 from tests.support.otlp_collector import Collector
+from tests.support.patience import patience
 from tests.support.stub_replica import STAMP
 
 
@@ -35,6 +39,17 @@ def test_a_scrape_shows_calls_stages_state_and_drift() -> None:
     assert families["trefoil_drift_ks"].samples[0].labels["trefoil_slice"] == "site=b"
     assert families["target_info"].samples[0].labels["trefoil_stamp"] == STAMP
     assert families["process_resident_memory_bytes"].samples[0].value > 0
+
+
+def test_only_metrics_are_served_on_the_port() -> None:
+    with instruments(configuration_of({}, ":0")) as made:
+        url = made.messages[0].removeprefix("metrics on ")
+        assert b"target_info" in urllib.request.urlopen(url, timeout=patience(10)).read()
+        for path in ("/", "/health", "/metrics/", "/favicon.ico"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(url.removesuffix("/metrics") + path, timeout=patience(10))
+            with refused.value as answer:
+                assert (answer.code, answer.read()) == (404, b"only /metrics is here\n")
 
 
 def test_buckets_of_a_scrape_are_cumulative_and_end_with_all() -> None:

@@ -70,7 +70,10 @@ def _finite(value: float) -> float | None:
 
 
 def write_lines(rows: Iterable[Plain], out: TextIO) -> None:
+    """Ends early when `out` has noted a failure: nobody reads what would follow."""
     for row in rows:
+        if getattr(out, "failure", None) is not None:
+            return
         at = row["at"].isoformat(timespec="milliseconds")
         out.write(json.dumps(row | {"at": at}, allow_nan=False) + "\n")
 

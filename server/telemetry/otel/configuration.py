@@ -81,10 +81,10 @@ def named_attributes(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """HOST:PORT as (host, port); raises ExportRefused."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ExportRefused(f"--prometheus {address!r} is not HOST:PORT")
+    """HOST:PORT as (host, port), the host "" for every address; raises ExportRefused."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ExportRefused(f"--prometheus {address!r} is not HOST:PORT or :PORT")
     return host.strip("[]"), int(port)
 
 

@@ -6,9 +6,12 @@ Plain HTTP without credentials: it tells counts, names of features and slices, n
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import prometheus_client as client
 from prometheus_client.core import (
@@ -27,6 +30,11 @@ from server.telemetry.otel.histogram import Attributes, HistogramExemplar, Point
 from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES, HISTOGRAMS
 from server.telemetry.otel.snapshot import Collect, MetricSnapshot, by_name
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+PATH = "/metrics"
+CALLER_S = 30  # a caller that sends or reads nothing is given up
 STAMP_LABEL = "trefoil_stamp"
 STAMP_DIGITS = 12  # as people see it; all 64 are in target_info
 UNITS = {"s": "seconds"}
@@ -61,17 +69,55 @@ class ScrapeEndpoint:
         registry.register(Counts(collect))
         client.ProcessCollector(registry=registry)
         try:
-            served: tuple[Any, threading.Thread] = client.start_http_server(port, host, registry)
+            self._server = _listening(host, port, only_metrics(client.make_wsgi_app(registry)))
         except OSError as error:
             reason = error.strerror or error
             raise ExportRefused(f"--prometheus {address}: cannot listen: {reason}") from None
-        self._server, self._thread = served
-        self.address = f"{host}:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        named = f"[{host}]" if ":" in host else host or "127.0.0.1"
+        self.address = f"{named}:{self._server.server_port}"
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def only_metrics(app: WSGIApplication) -> WSGIApplication:
+    """404 for every other path: an address that answers everything hides a wrong scrape path."""
+
+    def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        if environ.get("PATH_INFO") == PATH:
+            return app(environ, start)
+        start("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"only {PATH} is here\n".encode()]
+
+    return answer
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = CALLER_S
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """A scrape is not an event."""
+
+
+def _listening(host: str, port: int, app: WSGIApplication) -> WSGIServer:
+    """Raises OSError. The host "" is every address, of IPv6 too where there is IPv6."""
+    if not host and socket.has_dualstack_ipv6():
+        host = "::"
+    family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0][0]
+    kind = _ServerV6 if family == socket.AF_INET6 else _Server
+    return make_server(host, port, app, kind, _Handler)
 
 
 def _target(count: MetricSnapshot) -> Metric:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,6 +50,7 @@ class Opened:
     trouble: str
     lock: BinaryIO  # closing it lets another server in
     file: tuple[int, int]  # device and inode
+    temporary: bool = False  # in a folder that the next start does not look into
 
     @property
     def there(self) -> bool:
@@ -57,9 +58,12 @@ class Opened:
         return _identity(self.path) == self.file
 
     def close(self) -> None:
-        """Again: does nothing."""
+        """Again: does nothing. A temporary folder stays when it holds a prediction."""
+        empty = self.temporary and _holds_nothing(self.connection)
         self.connection.close()
         self.lock.close()
+        if empty:
+            shutil.rmtree(self.path.parent, ignore_errors=True)
 
 
 def open_database(folder: Path, now: float) -> Opened:
@@ -80,7 +84,7 @@ def open_database(folder: Path, now: float) -> Opened:
         )
         logger.error("telemetry: %s", trouble)
         with _locked(spare) as lock:
-            return _opened(spare / NAME, trouble, lock)
+            return replace(_opened(spare / NAME, trouble, lock), temporary=True)
 
 
 def _clear_spares() -> None:
@@ -93,6 +97,14 @@ def _clear_spares() -> None:
             if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and old:
                 with _locked(folder):
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _holds_nothing(connection: sqlite3.Connection) -> bool:
+    kept = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name GLOB 'prediction_[0-9]*'"
+    try:
+        return connection.execute(kept).fetchone() is None
+    except sqlite3.Error:
+        return False  # it is closed, or cannot be read: look at it by hand
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

@@ -1,0 +1,159 @@
+"""--listen as people write it: HOST:PORT, :PORT for every address, [V6]:PORT, unix:/PATH.
+
+Refuses to listen beyond this machine in plaintext without --insecure.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from server.errors import ServerError
+
+UNIX = "unix:"
+LONGEST_PATH = 107  # bytes of sun_path on Linux, without its last zero
+
+
+class CannotListen(ServerError):
+    """The address is taken, malformed, or open to the network without --insecure."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """`host` as a resolver takes it, "" for every address; or the `path` of a socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def target(self) -> str:
+        """As gRPC binds it. Of every address IPv6 comes first, which includes IPv4."""
+        if self.path:
+            return UNIX + self.path
+        return f"{_bracketed(self.host or '::')}:{self.port}"
+
+    def bound_to(self, port: int) -> str:
+        """How clients of this machine name it, once the port is known."""
+        if self.path:
+            return UNIX + self.path
+        return f"{_bracketed(self.host) or '127.0.0.1'}:{port}"
+
+    @property
+    def local(self) -> bool:
+        """Nothing leaves this machine."""
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def release(self) -> None:
+        """Removes the socket's file: the next start would take it for a server."""
+        if self.path and _is_socket(self.path):
+            os.unlink(self.path)
+
+
+def listen_address(listen: str, anywhere: bool) -> ListenAddress:
+    """Raises CannotListen unless it is well-formed, and of this machine or allowed `anywhere`."""
+    if listen.startswith(UNIX):
+        return _unix(listen)
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and host[0] != "["):
+        raise CannotListen(
+            f"--listen {listen!r} is not HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH"
+        )
+    address = ListenAddress(host.strip("[]"), int(port))
+    if not (anywhere or address.local):
+        name = host or "every address of this host"
+        message = f"{name} can be reached from the network and nothing would be encrypted"
+        raise CannotListen(f"--listen {listen}: {message}; --insecure accepts that")
+    return address
+
+
+def check_free(listen: str, address: ListenAddress) -> None:
+    """When a bind fails gRPC writes a line of its own and keeps the reason; it is content with one
+    address of a name, while another server answers at the other; and it removes the socket of a
+    server that lives. Raises CannotListen."""
+    if address.path:
+        if why := _path_fault(address.path):
+            raise taken(listen, why)
+        return
+    try:
+        found = socket.getaddrinfo(
+            address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise taken(listen, error.strerror or str(error)) from None
+    faults = [fault for family, _, _, _, at in found if (fault := _fault(family, at))]
+    # IPv6 may be switched off: an address that cannot be bound is ignored while another can.
+    if len(faults) == len(found) or any(f.errno == errno.EADDRINUSE for f in faults):
+        raise taken(listen, faults[0].strerror or str(faults[0]))
+
+
+def taken(listen: str, why: str) -> CannotListen:
+    return CannotListen(f"cannot listen on {listen}: {why} (--listen HOST:PORT chooses another)")
+
+
+def _unix(listen: str) -> ListenAddress:
+    path = os.path.abspath(listen.removeprefix(UNIX)) if listen != UNIX else ""
+    if not path or len(os.fsencode(path)) > LONGEST_PATH:
+        raise CannotListen(
+            f"--listen {listen!r}: a socket's path has 1 to {LONGEST_PATH} bytes, as in "
+            "unix:/run/trefoil.sock"
+        )
+    return ListenAddress(path=path)
+
+
+def _path_fault(path: str) -> str:
+    """ "" when a socket may be put there. What a server that died has left there is no fault."""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return f"{folder} is not a directory"
+    if not os.access(folder, os.W_OK):
+        return f"{folder} cannot be written"
+    if not os.path.lexists(path):
+        return ""
+    if not _is_socket(path):
+        return "there is a file of another kind"
+    return "" if _refuses(lambda to: to.connect(path)) else "Address already in use"
+
+
+def _refuses(connect: Callable[[socket.socket], None]) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as attempt:
+        try:
+            connect(attempt)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _fault(family: int, address: Any) -> OSError | None:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                attempt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            attempt.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

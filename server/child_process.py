@@ -1,0 +1,31 @@
+"""A module of ours as a process of its own, which imports ours and never what lies in the current
+directory: `python -m` and `python -c` would look there first.
+
+Started by its path, so that nothing is searched for: the packages beside this file come first,
+unless they are installed, when they are where Python looks anyway.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def module_command(module: str) -> tuple[str, ...]:
+    """Arguments of the module are to follow."""
+    return (sys.executable, "-P", str(Path(__file__).resolve()), module)
+
+
+def main() -> None:
+    module = sys.argv[1]
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    del sys.argv[1]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

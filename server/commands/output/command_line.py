@@ -1,0 +1,34 @@
+"""An argument parser whose errors name what was probably meant."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+
+class CommandLine(argparse.ArgumentParser):
+    """`meant` turns an argument that belongs to no flag into what it may have been meant as."""
+
+    meant: Callable[[str], str] | None = None
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(self._about(unknown))
+        return found
+
+    def _about(self, unknown: Sequence[str]) -> str:
+        first = unknown[0]
+        if first.startswith("-") and first != "-":
+            name = first.partition("=")[0]
+            return f"there is no flag {name}{near(name, self._option_string_actions)}"
+        meant = self.meant(first) if self.meant is not None else ""
+        return f"{first!r} belongs to no flag{meant}"
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean X?", or nothing where nothing is alike."""
+    alike = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return f"; did you mean {alike[0]}?" if alike else ""
