@@ -52,7 +52,7 @@ def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> D
     """`format` is one of sniff.IMAGE_FORMATS, as found in the content. Raises BadInput."""
     if format == "WEBP":  # Pillow allocates the canvas of a WebP while opening it
         _check_size(*_webp_size(data, field), field, limits)
-    whole, ended = with_end(data) if format == "JPEG" else (data, True)
+    whole, ended = with_end(data, field) if format == "JPEG" else (data, True)
     image = _open(whole, format, field, limits)
     sent = image.size
     _check_size(*image.size, field, limits)

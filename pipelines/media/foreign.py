@@ -116,7 +116,9 @@ _KNOWN: tuple[tuple[Callable[[bytes], bool], Foreign], ...] = (
         Foreign("POSTSCRIPT", "PostScript", "gs -sDEVICE=png16m -r150 -o OUTPUT.png INPUT"),
     ),
     (
-        _matches(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!doctype svg[^>]*>\s*)?<svg"),
+        _matches(
+            rb"\s*(<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*+-->\s*+)*+(<!doctype svg[^>]*>\s*)?<svg"
+        ),
         Foreign("SVG", "an SVG drawing", "rsvg-convert INPUT -o OUTPUT.png", plain=True),
     ),
     (

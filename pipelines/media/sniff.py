@@ -53,11 +53,16 @@ def declared(mime: str) -> tuple[Modality, str] | None:
     return _MIME[name]
 
 
+_MOST_TAGS = 16
+
+
 def behind_tags(data: bytes) -> int:
     """Where the content begins behind ID3v2 tags, by their own sizes; beyond the end of a file
     that was cut within one. Players skip the tag of any format, not of MP3 alone."""
     at = 0
-    while data[at : at + 3] == b"ID3" and at + 10 <= len(data):
+    for _ in range(_MOST_TAGS):
+        if data[at : at + 3] != b"ID3" or at + 10 > len(data):
+            break
         sizes = data[at + 6 : at + 10]
         if max(sizes) > 127:
             break  # not a tag: its size has seven bits a byte

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -55,6 +56,7 @@ def test_one_refused_row_does_not_disturb_another(tiny_server: str) -> None:
 
 def test_choice_that_does_not_exist_is_refused(tiny_server: str) -> None:
     example = pb.Example(parts=[pb.Part(text="hum")])
+    unknown: Any = 7
     with grpc.insecure_channel(tiny_server) as channel, pytest.raises(grpc.RpcError) as caught:
         request = pb.PredictRequest(examples=[example], on_truncation=7)  # type: ignore[arg-type]
         stubs.InferenceStub(channel).Predict(request)
