@@ -124,7 +124,7 @@ async def load(target: str, examples: Sequence[pb.Example], to: Tally) -> AsyncI
 
 
 @dataclass(slots=True)
-class Desk:
+class Switcher:
     """Deploys by hand; times in seconds, `switch_us` as the server tells them."""
 
     admin: AdminStub
@@ -165,54 +165,56 @@ async def under_load(
     """How many requests failed or mixed."""
     to = Tally({variant.stamp: variant for variant in found})
     async with grpc.aio.insecure_channel(target) as channel:
-        desk = Desk(AdminStub(channel))
+        switcher = Switcher(AdminStub(channel))
         async with load(target, examples, to):
             await asyncio.sleep(3.0)  # what every start has is not steady
             steady = time.perf_counter()
             await asyncio.sleep(STEADY_S)
             swaps = time.perf_counter()
-            await swap_about(desk, found, options)
+            await swap_about(switcher, found, options)
             end = time.perf_counter()
             while len(to.ended) < options.requests:  # noqa: ASYNC110 - a count, not an event
                 await asyncio.sleep(0.5)
     print(
-        f"{len(to.ended)} requests, {to.texts} texts, {len(desk.activate_s)} swaps, "
-        f"{len(desk.rollback_s)} rollbacks in {end - swaps:.0f} s"
+        f"{len(to.ended)} requests, {to.texts} texts, {len(switcher.activate_s)} swaps, "
+        f"{len(switcher.rollback_s)} rollbacks in {end - swaps:.0f} s"
     )
     print(f"failed: {sum(to.failed.values())} {dict(to.failed) or ''}")
     answered = {stamp[:12]: count for stamp, count in to.stamps.items()}
     print(f"answers of another bundle than they name: {to.wrong}; by stamp {answered}")
     print(f"texts with more than one stamp: {to.mixed_texts}, of another bundle: {to.wrong_texts}")
-    report(to, desk, (steady, swaps), (swaps, end))
+    report(to, switcher, (steady, swaps), (swaps, end))
     return sum(to.failed.values()) + to.wrong + to.mixed_texts + to.wrong_texts
 
 
 def report(
-    to: Tally, desk: Desk, steady: tuple[float, float], swapping: tuple[float, float]
+    to: Tally, switcher: Switcher, steady: tuple[float, float], swapping: tuple[float, float]
 ) -> None:
     for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("worst", 1.0)):
         before, during = to.p(share, *steady), to.p(share, *swapping)
         print(f"{name}: steady {before:.1f} ms, swapping {during:.1f} ms: {during / before:.2f}")
-    print(f"load: median {statistics.median(desk.load_s):.1f} s beside the load")
-    print(f"switch inside the server: worst {max(desk.switch_us):.1f} us")
-    for name, times in (("activate", desk.activate_s), ("rollback", desk.rollback_s)):
+    print(f"load: median {statistics.median(switcher.load_s):.1f} s beside the load")
+    print(f"switch inside the server: worst {max(switcher.switch_us):.1f} us")
+    for name, times in (("activate", switcher.activate_s), ("rollback", switcher.rollback_s)):
         if times:
             worst, middle = 1e3 * max(times), 1e3 * statistics.median(times)
             print(f"{name}, call and links on disk: median {middle:.1f} ms, worst {worst:.1f} ms")
 
 
-async def swap_about(desk: Desk, found: Sequence[Variant], options: argparse.Namespace) -> None:
+async def swap_about(
+    switcher: Switcher, found: Sequence[Variant], options: argparse.Namespace
+) -> None:
     """Each swap loads what is neither served nor warm, so every one is a whole deployment."""
     serving, warm = found[0], None
     back_after = max(1, options.swaps // max(options.rollbacks, 1))
     for turn in tqdm(range(options.swaps), desc="swaps"):
         fresh = next(v for v in found if v not in (serving, warm))
-        await desk.load(fresh)
-        await desk.activate(fresh)
+        await switcher.load(fresh)
+        await switcher.activate(fresh)
         serving, warm = fresh, serving
         await asyncio.sleep(0.5)
-        if turn % back_after == back_after - 1 and len(desk.rollback_s) < options.rollbacks:
-            assert await desk.roll_back() == warm.stamp
+        if turn % back_after == back_after - 1 and len(switcher.rollback_s) < options.rollbacks:
+            assert await switcher.roll_back() == warm.stamp
             serving, warm = warm, serving
             await asyncio.sleep(0.5)
 

@@ -13,7 +13,7 @@ from tests.support import patience
 
 if TYPE_CHECKING:
     from tests.support.otlp_collector import Collector
-    from tests.support.telemetry_writer import Desk
+    from tests.support.telemetry_writer import WriterBench
 
 pytest_plugins = ("pytester",)  # of tests/test_affected.py
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -42,11 +42,14 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> "Iterator[Desk]":
+def bench(tmp_path: Path) -> "Iterator[WriterBench]":
     """A telemetry writer without its thread, on a file of its own."""
-    from tests.support.telemetry_writer import BUNDLE, Desk  # late: it makes a reference profile
+    from tests.support.telemetry_writer import (  # late: it makes a reference profile
+        BUNDLE,
+        WriterBench,
+    )
 
-    found = Desk(tmp_path)
+    found = WriterBench(tmp_path)
     found.writer.adopt(BUNDLE)
     yield found
     found.writer.close()

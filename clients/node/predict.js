@@ -82,7 +82,7 @@ function main(words) {
   return new Promise((resolve) => {
     client.Predict(request, metadata, { deadline }, (error, response) => {
       client.close();
-      resolve(error ? told(error, values.server) : answered(response));
+      resolve(error ? errorText(error, values.server) : answered(response));
     });
   });
 }
@@ -200,7 +200,7 @@ function answered(response) {
   return EXIT.ok;
 }
 
-function told(error, server) {
+function errorText(error, server) {
   const { status } = grpc;
   // The server's own refusals carry details; without them gRPC or the network refused.
   const ours = error.metadata.get('grpc-status-details-bin').length > 0;

@@ -199,8 +199,8 @@ def tip(line: DriftLine) -> str:
         lines.append("computed by the console from the hourly profiles of this window")
     else:
         if row.level in SHIFTED:
-            told = "an alert about it fires" if line.firing else "no alert: not confirmed yet"
-            lines.append(f"{told} · shifted since {clock_text(line.since_s)} UTC")
+            alert = "an alert about it fires" if line.firing else "no alert: not confirmed yet"
+            lines.append(f"{alert} · shifted since {clock_text(line.since_s)} UTC")
         lines.append(f"window {_hours(line)} · evaluated at {clock_text(line.at_s)} UTC")
         lines.append(f"worst of {line.servers} servers and of all windows")
     return "\n".join(lines)

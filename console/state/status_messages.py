@@ -105,8 +105,8 @@ def grouped(
         if not loud or not _put(groups, found, causes):
             left_alerts.append(line)
     messages = [_group(names[cause.server], cause, found) for cause, found in groups.items()]
-    told = {cause.server for cause in groups if cause.skew}
-    return messages, left_alerts, [line for line in skew if line.address not in told]
+    reported = {cause.server for cause in groups if cause.skew}
+    return messages, left_alerts, [line for line in skew if line.address not in reported]
 
 
 def _put(groups: dict[Cause, list[Symptom]], symptom: Symptom, causes: Sequence[Cause]) -> bool:

@@ -58,7 +58,7 @@ def test_choice_that_does_not_exist_is_refused(tiny_server: str) -> None:
     example = pb.Example(parts=[pb.Part(text="hum")])
     unknown: Any = 7
     with grpc.insecure_channel(tiny_server) as channel, pytest.raises(grpc.RpcError) as caught:
-        request = pb.PredictRequest(examples=[example], on_truncation=7)  # type: ignore[arg-type]
+        request = pb.PredictRequest(examples=[example], on_truncation=unknown)
         stubs.InferenceStub(channel).Predict(request)
     assert "UNKNOWN_ON_TRUNCATION" in caught.value.details()
 

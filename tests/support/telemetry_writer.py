@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = bundle(rows=600)
 
 
-class Desk:
+class WriterBench:
     """A writer without its thread, on a clock that is told."""
 
     def __init__(

@@ -19,7 +19,7 @@ from server.telemetry.sampler import SampleChoice
 from server.telemetry.store.database import LOCK, NAME, SPARE
 from server.telemetry.store.write_journal import WAITING_PAYLOAD_BYTES, JournalEntry
 from tests.support.telemetry_bench import NOW, STAMP, record
-from tests.support.telemetry_writer import BUNDLE, ROOT, Desk
+from tests.support.telemetry_writer import BUNDLE, ROOT, WriterBench
 
 FULL = """
 import resource, sys
@@ -29,33 +29,33 @@ from server.telemetry.store.history import TimeSpan
 import sqlite3
 from server.telemetry.stamps.feedback import FeedbackItem
 from tests.support.telemetry_bench import record
-from tests.support.telemetry_writer import Desk
-desk = Desk(Path({folder!r}))
-desk.put(0, 200)
+from tests.support.telemetry_writer import WriterBench
+bench = WriterBench(Path({folder!r}))
+bench.put(0, 200)
 size = Path({folder!r}, "telemetry.db-wal").stat().st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4096, resource.RLIM_INFINITY))
 for i in range(200, 20_200, 400):
-    desk.put(i, i + 400)
-    desk.clock.now += 1
-    desk.writer.idle()
-assert desk.writer.trouble, "nothing was refused"
-lost = desk.writer.journal.counters.lost
+    bench.put(i, i + 400)
+    bench.clock.now += 1
+    bench.writer.idle()
+assert bench.writer.trouble, "nothing was refused"
+lost = bench.writer.journal.counters.lost
 assert lost > 0
 try:
-    found = desk.writer.take_feedback([FeedbackItem(record(20_199).prediction_id, "ok")])
+    found = bench.writer.take_feedback([FeedbackItem(record(20_199).prediction_id, "ok")])
 except sqlite3.OperationalError as error:
     assert str(error), "no reason"
 else:
     raise AssertionError(f"feedback was answered: {{found}}")
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-desk.clock.now += 60
-desk.writer.idle()
-assert not desk.writer.trouble, desk.writer.trouble
-desk.put(30_000, 30_010)
-kept = desk.writer.journal.counters.written
+bench.clock.now += 60
+bench.writer.idle()
+assert not bench.writer.trouble, bench.writer.trouble
+bench.put(30_000, 30_010)
+kept = bench.writer.journal.counters.written
 assert kept + lost == 20_210, (kept, lost)
-print(kept, lost, len(list(desk.reader.export(TimeSpan(0, 1e11)))))
-desk.writer.close()
+print(kept, lost, len(list(bench.reader.export(TimeSpan(0, 1e11)))))
+bench.writer.close()
 """
 
 
@@ -69,54 +69,56 @@ def test_a_full_disk_costs_counted_rows_and_heals(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_set_aside_and_said(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"not a database, but somebody's work" * 100)
-    desk = Desk(tmp_path)
-    assert "set aside" in desk.writer.trouble
+    bench = WriterBench(tmp_path)
+    assert "set aside" in bench.writer.trouble
     aside = [p for p in tmp_path.iterdir() if "unusable" in p.name]
     assert len(aside) == 1 and aside[0].read_bytes().startswith(b"not a database")
-    desk.put(0, 5)
-    desk.writer.tick(NOW)
-    assert len(desk.reader.samples()) == 5
-    assert [r.key for r in desk.writer.alerts.book.rows()] == ["telemetry/store"]
-    desk.writer.close()
+    bench.put(0, 5)
+    bench.writer.tick(NOW)
+    assert len(bench.reader.samples()) == 5
+    assert [r.key for r in bench.writer.alerts.book.rows()] == ["telemetry/store"]
+    bench.writer.close()
 
 
 def test_a_torn_page_is_found_at_the_start(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.put(0, 2000)
-    desk.writer.close()
+    bench = WriterBench(tmp_path)
+    bench.put(0, 2000)
+    bench.writer.close()
     path = tmp_path / NAME
     content = bytearray(path.read_bytes())
     for page in range(20, len(content) // 4096, 3):
         content[page * 4096 : page * 4096 + 200] = os.urandom(200)
     path.write_bytes(content)
-    again = Desk(tmp_path)
+    again = WriterBench(tmp_path)
     assert "set aside" in again.writer.trouble
     again.put(0, 5)
     assert len(again.reader.samples()) == 5
     again.writer.close()
 
 
-def test_damage_met_while_writing_begins_a_new_file_and_goes_on(desk: Desk, tmp_path: Path) -> None:
-    desk.put(0, 50)
-    desk.writer._restart_store("was damaged: database disk image is malformed")
-    desk.put(50, 60)
-    assert len(desk.reader.samples()) == 10
-    assert "malformed" in desk.writer.trouble
-    assert desk.writer.states[STAMP].bundle == BUNDLE
+def test_damage_met_while_writing_begins_a_new_file_and_goes_on(
+    bench: WriterBench, tmp_path: Path
+) -> None:
+    bench.put(0, 50)
+    bench.writer._restart_store("was damaged: database disk image is malformed")
+    bench.put(50, 60)
+    assert len(bench.reader.samples()) == 10
+    assert "malformed" in bench.writer.trouble
+    assert bench.writer.states[STAMP].bundle == BUNDLE
     assert any("unusable" in p.name for p in tmp_path.iterdir())
 
 
 def test_a_file_that_another_program_holds_is_left_in_its_place(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.put(0, 5)
-    desk.writer.close()
+    bench = WriterBench(tmp_path)
+    bench.put(0, 5)
+    bench.writer.close()
     with closing(sqlite3.connect(tmp_path / NAME, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        again = Desk(tmp_path)
+        again = WriterBench(tmp_path)
         assert "locked" in again.writer.trouble and again.writer.store.path.parent != tmp_path
         again.writer.close()
     assert not [p for p in tmp_path.iterdir() if "unusable" in p.name]
-    third = Desk(tmp_path)
+    third = WriterBench(tmp_path)
     assert not third.writer.trouble and len(third.reader.samples()) == 5
     third.writer.close()
 
@@ -135,75 +137,78 @@ def full_there(path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
 database._open = full_there
-from tests.support.telemetry_writer import Desk
-desk = Desk(folder)
-assert "start again" in desk.writer.trouble, desk.writer.trouble
-desk.put(0, 5)
-assert len(desk.reader.samples()) == 5
-desk.writer.close()
+from tests.support.telemetry_writer import WriterBench
+bench = WriterBench(folder)
+assert "start again" in bench.writer.trouble, bench.writer.trouble
+bench.put(0, 5)
+assert len(bench.reader.samples()) == 5
+bench.writer.close()
 """
 
 
 def test_a_start_on_a_full_disk_leaves_the_history_in_its_place(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.put(0, 7)
-    desk.writer.close()
+    bench = WriterBench(tmp_path)
+    bench.put(0, 7)
+    bench.writer.close()
     script = FULL_START.format(root=str(ROOT), folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not [p for p in tmp_path.iterdir() if "unusable" in p.name]
-    again = Desk(tmp_path)
+    again = WriterBench(tmp_path)
     assert len(again.reader.samples()) == 7
     again.writer.close()
 
 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_file_removed_or_replaced_while_in_use_is_noticed_and_begun_anew(
-    desk: Desk, tmp_path: Path, replaced: bool
+    bench: WriterBench, tmp_path: Path, replaced: bool
 ) -> None:
-    desk.put(0, 5)
+    bench.put(0, 5)
     for path in list(tmp_path.iterdir()):
         path.unlink()
     if replaced:
         (tmp_path / NAME).touch()
-    desk.clock.now += 3
-    desk.writer.idle()
-    assert "removed or replaced" in desk.writer.trouble
-    desk.put(5, 8)
-    assert len(desk.reader.samples()) == 3 and desk.writer.store.path == tmp_path / NAME
+    bench.clock.now += 3
+    bench.writer.idle()
+    assert "removed or replaced" in bench.writer.trouble
+    bench.put(5, 8)
+    assert len(bench.reader.samples()) == 3 and bench.writer.store.path == tmp_path / NAME
     assert not [p for p in tmp_path.iterdir() if "unusable" in p.name]
 
 
-def test_a_quiet_server_is_well_again_without_a_prediction(desk: Desk) -> None:
-    desk.writer.journal.refused(sqlite3.OperationalError("database or disk is full"))
-    desk.writer.idle()
-    assert desk.writer.trouble
-    desk.clock.now += 60
-    desk.writer.idle()
-    assert not desk.writer.trouble
+def test_a_quiet_server_is_well_again_without_a_prediction(bench: WriterBench) -> None:
+    bench.writer.journal.refused(sqlite3.OperationalError("database or disk is full"))
+    bench.writer.idle()
+    assert bench.writer.trouble
+    bench.clock.now += 60
+    bench.writer.idle()
+    assert not bench.writer.trouble
 
 
 @pytest.mark.parametrize("odd", [{"label": "\ud800"}, {"env": "\ud800"}])
 def test_a_row_that_no_database_takes_does_not_hold_up_the_others(
-    desk: Desk, odd: dict[str, Any]
+    bench: WriterBench, odd: dict[str, Any]
 ) -> None:
-    desk.put(0, 2)
-    desk.put(2, 3, **odd)
-    desk.put(3, 5)
-    desk.writer.idle()
-    assert len(desk.reader.samples()) == 4
-    assert (desk.writer.journal.waiting, desk.writer.journal.counters.lost) == (0, 1)
+    bench.put(0, 2)
+    bench.put(2, 3, **odd)
+    bench.put(3, 5)
+    bench.writer.idle()
+    assert len(bench.reader.samples()) == 4
+    assert (bench.writer.journal.waiting, bench.writer.journal.counters.lost) == (
+        0,
+        1,
+    )
 
 
 def test_rows_that_cannot_be_written_at_the_end_are_counted_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk = Desk(tmp_path)
-    desk.writer.store.connection.execute("PRAGMA query_only = 1")
-    desk.put(0, 4)
-    assert desk.writer.journal.waiting == 4
-    desk.writer.close()
-    assert desk.writer.journal.counters.lost == 4
+    bench = WriterBench(tmp_path)
+    bench.writer.store.connection.execute("PRAGMA query_only = 1")
+    bench.put(0, 4)
+    assert bench.writer.journal.waiting == 4
+    bench.writer.close()
+    assert bench.writer.journal.counters.lost == 4
     assert "4 predictions are lost" in caplog.text
 
 
@@ -211,16 +216,16 @@ READ_ONLY = """
 import os, sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from tests.support.telemetry_writer import Desk
+from tests.support.telemetry_writer import WriterBench
 # Everything imported while still root: Python itself may lie in root's own home.
-Desk(Path({warm!r})).writer.close()
+WriterBench(Path({warm!r})).writer.close()
 if os.getuid() == 0:
     os.setgid(65534); os.setuid(65534)
-desk = Desk(Path({folder!r}))
-desk.put(0, 5)
-assert len(desk.reader.samples()) == 5
-assert {words!r} in desk.writer.trouble, desk.writer.trouble
-desk.writer.close()
+bench = WriterBench(Path({folder!r}))
+bench.put(0, 5)
+assert len(bench.reader.samples()) == 5
+assert {words!r} in bench.writer.trouble, bench.writer.trouble
+bench.writer.close()
 """
 
 
@@ -231,9 +236,9 @@ def test_a_read_only_file_or_folder_does_not_stop_telemetry(
     tmp_path: Path, folder_mode: int, words: str
 ) -> None:
     folder = tmp_path / "data"
-    desk = Desk(folder)
-    desk.put(0, 2)
-    desk.writer.close()
+    bench = WriterBench(folder)
+    bench.put(0, 2)
+    bench.writer.close()
     for path in folder.iterdir():
         path.chmod(0o666 if path.name.endswith(".lock") else 0o444)
     folder.chmod(folder_mode)
@@ -247,23 +252,25 @@ def test_a_read_only_file_or_folder_does_not_stop_telemetry(
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_a_second_server_on_the_same_folder_keeps_to_itself(desk: Desk, tmp_path: Path) -> None:
-    other = Desk(tmp_path)
+def test_a_second_server_on_the_same_folder_keeps_to_itself(
+    bench: WriterBench, tmp_path: Path
+) -> None:
+    other = WriterBench(tmp_path)
     assert "another server" in other.writer.trouble
     other.put(0, 3)
-    assert desk.reader.samples() == [] and len(other.reader.samples()) == 3
+    assert bench.reader.samples() == [] and len(other.reader.samples()) == 3
     other.writer.close()
 
 
 def test_temporary_folders_that_nobody_holds_are_cleared_by_the_next_one(
-    desk: Desk, tmp_path: Path
+    bench: WriterBench, tmp_path: Path
 ) -> None:
-    left, held = Desk(tmp_path), Desk(tmp_path)
+    left, held = WriterBench(tmp_path), WriterBench(tmp_path)
     left.writer.close()
     for one in (left, held):
         os.utime(one.writer.store.path.with_name(LOCK), (1, 1))
     stranger = Path(tempfile.mkdtemp(prefix=SPARE))  # without a lock: nobody's telemetry
-    third = Desk(tmp_path)
+    third = WriterBench(tmp_path)
     assert not left.writer.store.path.parent.exists()
     assert held.writer.store.there and third.writer.store.there and stranger.exists()
     held.writer.close()
@@ -273,8 +280,8 @@ def test_temporary_folders_that_nobody_holds_are_cleared_by_the_next_one(
 
 
 def test_payloads_that_wait_for_a_full_disk_are_bounded_in_bytes(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    journal = desk.writer.journal
+    bench = WriterBench(tmp_path)
+    journal = bench.writer.journal
     journal.refused(sqlite3.OperationalError("database or disk is full"))
     payload = bytes(4 << 20)
     for number in range(40):
@@ -285,7 +292,7 @@ def test_payloads_that_wait_for_a_full_disk_are_bounded_in_bytes(tmp_path: Path)
     assert held[38] and not held[39] and not held[0]  # the newest that are to be kept
     assert journal.counters.payloads_lost == 20 - WAITING_PAYLOAD_BYTES // len(payload)
     assert journal.counters.lost == 0
-    desk.clock.now += 60
-    desk.writer.idle()
+    bench.clock.now += 60
+    bench.writer.idle()
     assert journal.counters.written == 40 and not journal.waiting
-    desk.writer.close()
+    bench.writer.close()

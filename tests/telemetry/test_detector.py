@@ -15,13 +15,13 @@ from server.telemetry.rows import AlertRow, DriftRow
 from server.telemetry.slices.names import CANDIDATES, SliceNames
 from server.telemetry.stamps.feedback import FeedbackItem
 from tests.support.telemetry_bench import NOW, SCHEMA, STAMP, bundle, record
-from tests.support.telemetry_writer import Desk
+from tests.support.telemetry_writer import WriterBench
 
 BUNDLE = bundle()
 TICK_S = 300
 
 
-class Plant(Desk):
+class Plant(WriterBench):
     """Traffic at a steady rate, judged every five minutes."""
 
     number = 0

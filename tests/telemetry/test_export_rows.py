@@ -23,7 +23,7 @@ from server.telemetry.telemetry import Telemetry
 from tests.support.patience import patience
 from tests.support.running import asked
 from tests.support.telemetry_bench import NOW, SCHEMA, Clock, bundle, record
-from tests.support.telemetry_writer import ROOT, Desk
+from tests.support.telemetry_writer import ROOT, WriterBench
 
 Captured = pytest.CaptureFixture[str]
 ROWS = 30
@@ -154,10 +154,10 @@ def test_a_pipe_or_device_is_written_to_and_not_replaced(
 
 def test_an_interrupted_export_leaves_nothing_and_no_traceback(tmp_path: Path) -> None:
     """By Ctrl-C, while it writes."""
-    desk, out = Desk(tmp_path / "data"), tmp_path / "out"
+    bench, out = WriterBench(tmp_path / "data"), tmp_path / "out"
     for first in range(0, 20_000, 1000):
-        desk.put(first, first + 1000)
-    desk.writer.close()
+        bench.put(first, first + 1000)
+    bench.writer.close()
     out.mkdir()
     words = ["--data", str(tmp_path / "data"), "--since", at(0), "--out", str(out / "x")]
     # A shell that starts the tests in the background lets all below it ignore Ctrl-C.

@@ -21,29 +21,32 @@ from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.schema import migrations
 from server.telemetry.store.store import Store, day_of
 from tests.support.telemetry_bench import NOW, record
-from tests.support.telemetry_writer import BUNDLE, ROOT, Desk
+from tests.support.telemetry_writer import BUNDLE, ROOT, WriterBench
 
 
-def test_a_record_comes_back_as_it_was_put(desk: Desk) -> None:
-    desk.put(0, 3, trace_id="ab" * 16, batch_mates=("x", "y"), error="INTERNAL/LOST/")
-    found = desk.reader.samples(limit=10)
+def test_a_record_comes_back_as_it_was_put(bench: WriterBench) -> None:
+    bench.put(0, 3, trace_id="ab" * 16, batch_mates=("x", "y"), error="INTERNAL/LOST/")
+    found = bench.reader.samples(limit=10)
     wanted = record(
         0, NOW, trace_id="ab" * 16, batch_mates=("x", "y"), error="INTERNAL/LOST/", payload=b""
     )
     assert wanted in [row.record for row in found] and len(found) == 3
 
 
-def test_the_same_prediction_twice_is_kept_once(desk: Desk) -> None:
-    desk.put(0, 5)
-    desk.put(0, 5)
-    assert len(desk.reader.samples()) == 5
+def test_the_same_prediction_twice_is_kept_once(bench: WriterBench) -> None:
+    bench.put(0, 5)
+    bench.put(0, 5)
+    assert len(bench.reader.samples()) == 5
 
 
-def test_each_day_has_a_table_of_its_own(desk: Desk) -> None:
-    desk.put(0, 2)
-    desk.put(2, 4, NOW + 86400)
-    assert desk.tables() == [f"prediction_{day_of(NOW)}", f"prediction_{day_of(NOW + 86400)}"]
-    assert len(desk.reader.samples(span=TimeSpan(NOW + 86400, NOW + 2 * 86400))) == 2
+def test_each_day_has_a_table_of_its_own(bench: WriterBench) -> None:
+    bench.put(0, 2)
+    bench.put(2, 4, NOW + 86400)
+    assert bench.tables() == [
+        f"prediction_{day_of(NOW)}",
+        f"prediction_{day_of(NOW + 86400)}",
+    ]
+    assert len(bench.reader.samples(span=TimeSpan(NOW + 86400, NOW + 2 * 86400))) == 2
 
 
 @pytest.mark.parametrize("at", [0.0, -1e12, 1e18, float("nan"), float("inf")])
@@ -51,13 +54,13 @@ def test_no_clock_can_make_a_day_that_is_none(at: float) -> None:
     assert len(day_of(at)) == 8 and day_of(at).isdigit()
 
 
-def test_only_the_owner_can_read_the_file(desk: Desk, tmp_path: Path) -> None:
-    desk.put(0, 1)
+def test_only_the_owner_can_read_the_file(bench: WriterBench, tmp_path: Path) -> None:
+    bench.put(0, 1)
     for path in tmp_path.iterdir():
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_a_reader_cannot_write(desk: Desk, tmp_path: Path) -> None:
+def test_a_reader_cannot_write(bench: WriterBench, tmp_path: Path) -> None:
     reader = open_reader(tmp_path / NAME)
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         reader.execute("DELETE FROM stamp")
@@ -70,30 +73,30 @@ Qualities = dict[tuple[str, int], QualityRow]
 
 def sums_of(folder: Path, now: float) -> tuple[Profiles, Qualities]:
     """All stored profiles and quality rows by key, read after a clean start and end."""
-    desk = Desk(folder, now)
-    desk.writer.flush()
-    rows = list(desk.reader.history(TimeSpan(0, now + 1e6), ["profile"]))
+    bench = WriterBench(folder, now)
+    bench.writer.flush()
+    rows = list(bench.reader.history(TimeSpan(0, now + 1e6), ["profile"]))
     profiles = {(r.feature, r.slice, r.hour_unix_s): r for r in rows if isinstance(r, ProfileRow)}
     quality: Qualities = {}
-    for stamp, at, name, sums in desk.writer.store.sums.qualities(0, now + 1e6):
-        state = desk.writer.states[stamp]
+    for stamp, at, name, sums in bench.writer.store.sums.qualities(0, now + 1e6):
+        state = bench.writer.states[stamp]
         quality[name, at] = quality_row(state, name, at, unpacked(sums, state.stick))
-    desk.writer.close()
+    bench.writer.close()
     return profiles, quality
 
 
 def test_sums_not_yet_stored_are_counted_again_after_a_kill(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
-        desk = Desk(folder)
-        desk.writer.adopt(BUNDLE)
-        desk.put(0, 300)
-        desk.writer.flush()
-        desk.put(300, 500)
+        bench = WriterBench(folder)
+        bench.writer.adopt(BUNDLE)
+        bench.put(0, 300)
+        bench.writer.flush()
+        bench.put(300, 500)
         if folder == whole:
-            desk.writer.flush()
+            bench.writer.flush()
         # No close: what a killed process leaves behind, as the file's lock is let go.
-        desk.writer.store.close()
+        bench.writer.store.close()
     a, b = sums_of(whole, NOW + 10), sums_of(killed, NOW + 10)
     assert a[0] == b[0] and a[0]["text.words", "", int(NOW)].n == 500
     assert a[1].keys() == b[1].keys() and a[1]["", int(NOW)].predictions == 500
@@ -101,26 +104,26 @@ def test_sums_not_yet_stored_are_counted_again_after_a_kill(tmp_path: Path) -> N
 
 def test_sums_stored_before_a_new_row_comes_are_not_counted_twice(tmp_path: Path) -> None:
     for start in range(3):  # killed each time: nothing is closed
-        desk = Desk(tmp_path)
-        desk.writer.adopt(BUNDLE)
+        bench = WriterBench(tmp_path)
+        bench.writer.adopt(BUNDLE)
         if not start:
-            desk.put(0, 50)
-            desk.writer.store.close()
+            bench.put(0, 50)
+            bench.writer.store.close()
             continue
-        assert desk.counted() == 50
-        desk.writer.store.close()
+        assert bench.counted() == 50
+        bench.writer.store.close()
 
 
-def test_an_hour_put_away_is_read_back_before_it_grows(desk: Desk) -> None:
-    desk.put(0, 100)
-    desk.writer.flush()
-    desk.clock.now += 4 * 3600
-    desk.put(100, 150)
-    desk.writer.flush()  # the first hour is cold now
-    desk.writer.flush()
-    desk.put(150, 170, NOW)
-    desk.writer.flush()
-    rows = desk.reader.history(TimeSpan(NOW, NOW + 1), ["profile"])
+def test_an_hour_put_away_is_read_back_before_it_grows(bench: WriterBench) -> None:
+    bench.put(0, 100)
+    bench.writer.flush()
+    bench.clock.now += 4 * 3600
+    bench.put(100, 150)
+    bench.writer.flush()  # the first hour is cold now
+    bench.writer.flush()
+    bench.put(150, 170, NOW)
+    bench.writer.flush()
+    rows = bench.reader.history(TimeSpan(NOW, NOW + 1), ["profile"])
     assert {r.n for r in rows if isinstance(r, ProfileRow) and not r.slice} == {120}
 
 
@@ -162,9 +165,9 @@ def test_sigkill_under_load_leaves_a_whole_database(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
         connection.close()
     profiles, quality = sums_of(tmp_path, time.time())
-    desk = Desk(tmp_path, time.time())
-    rows = len(list(desk.reader.export(TimeSpan(0, 1e11))))
-    desk.writer.close()
+    bench = WriterBench(tmp_path, time.time())
+    rows = len(list(bench.reader.export(TimeSpan(0, 1e11))))
+    bench.writer.close()
     assert rows > 300
     assert sum(r.n for (f, s, _), r in profiles.items() if f == "text.words" and not s) == rows
     assert sum(r.predictions for (s, _), r in quality.items() if not s) == rows

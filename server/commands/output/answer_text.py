@@ -77,15 +77,15 @@ def _used_lines(found: Plain) -> list[str]:
     """Only what is not as sent: a cut part, a warning. The rest is in --json."""
     lines = []
     for number, part in enumerate(found["parts_used"]):
-        said = []
+        notes = []
         if part.get("tokens_used", 0) < part.get("tokens_sent", 0):
-            said.append(f"{part['tokens_used']} of {part['tokens_sent']} tokens used")
+            notes.append(f"{part['tokens_used']} of {part['tokens_sent']} tokens used")
         if part.get("frames_sent", 0) > 1:
-            said.append(f"first of {part['frames_sent']} pictures used")
+            notes.append(f"first of {part['frames_sent']} pictures used")
         if "warning" in part:
-            said.append(part["warning"])
-        if said:
-            lines.append(f"  part {number}   {part['modality']}: {', '.join(said)}")
+            notes.append(part["warning"])
+        if notes:
+            lines.append(f"  part {number}   {part['modality']}: {', '.join(notes)}")
     return lines
 
 
