@@ -136,6 +136,7 @@ def other_libraries(root: Path) -> Path:
     """A checkout at `root` whose embedded bundle was stamped with another Pillow."""
     for name in ("server", "pipelines", "proto"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "trefoil_serve.py", root)
     embedded = root / EMBEDDED_BUNDLE.relative_to(ROOT)
     manifest = manifests.read((embedded / manifests.FILE).read_bytes())
     libraries = {**manifest.libraries, "pillow": "1.0"}
