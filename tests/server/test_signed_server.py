@@ -69,6 +69,7 @@ def place(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     for package in ("pipelines", "server", "proto"):
         ignore = shutil.ignore_patterns("triage")
         shutil.copytree(ROOT / package, root / package, ignore=ignore)
+    shutil.copy(ROOT / "trefoil_serve.py", root)
     for made in (site, folder):
         made.mkdir()
     (site / "sitecustomize.py").write_text(PATCHER)
