@@ -134,8 +134,9 @@ def test_a_store_whose_links_lead_nowhere_ends_the_start_with_the_remedy(tmp_pat
 
 def other_libraries(root: Path) -> Path:
     """A checkout at `root` whose embedded bundle was stamped with another Pillow."""
-    for name in ("server", "pipelines", "proto"):
+    for name in ("server", "pipelines", "proto", "console"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "trefoil_serve.py", root)
     embedded = root / EMBEDDED_BUNDLE.relative_to(ROOT)
     manifest = manifests.read((embedded / manifests.FILE).read_bytes())
     libraries = {**manifest.libraries, "pillow": "1.0"}

@@ -66,9 +66,10 @@ class Place:
 def place(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     base = tmp_path_factory.mktemp("signed")
     root, site, folder = base / "root", base / "site", base / "trusted"
-    for package in ("pipelines", "server", "proto"):
+    for package in ("pipelines", "server", "proto", "console"):
         ignore = shutil.ignore_patterns("triage")
         shutil.copytree(ROOT / package, root / package, ignore=ignore)
+    shutil.copy(ROOT / "trefoil_serve.py", root)
     for made in (site, folder):
         made.mkdir()
     (site / "sitecustomize.py").write_text(PATCHER)
