@@ -34,8 +34,13 @@ console: $(VENV)/.everything system  ## set up, then open the console on the loc
 demo: $(VENV)/.everything  ## two simulated weeks with a fault, in a few minutes
 	$(BIN)/python -m examples.fortnight
 
+# Two processes, as most tests of the server wait for others: one would take 15 minutes on 2 cores.
+FIRST := tests/server tests/client
+
 test: setup lint typecheck  ## set up (Qt's system libraries too), then run every check
-	$(BIN)/python -m pytest --durations=20
+	@mkdir -p build; $(BIN)/python -m pytest --durations=20 $(FIRST) >build/tests-1.log 2>&1 & first=$$!; \
+	$(BIN)/python -m pytest --durations=20 $(FIRST:%=--ignore=%); second=$$?; \
+	wait $$first; first=$$?; echo "$(FIRST):"; cat build/tests-1.log; exit $$((first | second))
 
 check: $(VENV)/.everything lint typecheck  ## lint, types and the tests of what changed, in a minute
 	$(BIN)/python -m tests.support.affected
