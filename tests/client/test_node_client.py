@@ -16,6 +16,7 @@ from tests.support import media_bytes as made
 from tests.support.patience import patience
 from tests.support.running import ROOT
 from tests.support.secure_listener import secure_listener
+from tests.support.standin_engine import StandInEngine
 
 SOURCE = ROOT / "clients" / "node"
 # As deep as clients/node, so that the script finds proto/ from there too.
@@ -118,7 +119,7 @@ def test_its_exit_codes_are_those_of_the_command(
 
 async def test_it_calls_over_tls_with_a_token(script: Path, tmp_path: Path) -> None:
     token = tmp_path / "token"
-    async with secure_listener(tmp_path) as site:
+    async with secure_listener(tmp_path, engine=StandInEngine()) as site:
         token.write_text(site.bearers["predict"] + "\n")
         call = ("--server", site.address, "--text", "hum", "--deadline-ms", "20000")
         ca = ("--tls-ca", str(site.pem / "ca.pem"))
@@ -129,7 +130,7 @@ async def test_it_calls_over_tls_with_a_token(script: Path, tmp_path: Path) -> N
 
 
 async def test_it_calls_over_tls_with_a_certificate(script: Path, tmp_path: Path) -> None:
-    async with secure_listener(tmp_path, mutual=True) as site:
+    async with secure_listener(tmp_path, mutual=True, engine=StandInEngine()) as site:
         call = ("--server", site.address, "--text", "hum", "--deadline-ms", "20000")
         ca = ("--tls-ca", str(site.pem / "ca.pem"))
         pair = ("--tls-cert", str(site.pem / "client-predict.pem"))

@@ -312,13 +312,16 @@ FLAGS = {
     ),
     "limits of a request": (
         "max-message-mb max-examples max-parts max-text-kb max-labels max-label-chars "
-        "max-slices max-new-tokens max-streams upload-mb upload-peer-mb upload-total-mb upload-ttl"
+        "max-slices max-new-tokens max-expected-stamps max-streams max-calls max-calls-peer "
+        "max-watchers max-watchers-peer upload-mb upload-peer-mb upload-peer-count "
+        "upload-total-mb upload-ttl"
     ),
     "encryption and roles": ("tls-cert tls-key tls-client-ca tokens"),
     "telemetry": (
         "no-telemetry sample-share keep-days max-telemetry-mb baseline tick on-alert prometheus "
         "trace-share simulated-time"
     ),
+    "the log": "log-format log-level",
 }
 
 

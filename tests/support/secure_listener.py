@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from server.api.listener import Listener
 from server.config import ServerConfig
@@ -27,9 +28,13 @@ class SecureSite:
 
 @asynccontextmanager
 async def secure_listener(
-    folder: Path, mutual: bool = False, telemetry: TelemetryPort | None = None
+    folder: Path,
+    mutual: bool = False,
+    telemetry: TelemetryPort | None = None,
+    engine: Any = None,
 ) -> AsyncIterator[SecureSite]:
-    """`mutual`: every client needs a certificate. Otherwise a token will do."""
+    """`mutual`: every client needs a certificate. Otherwise a token will do. `engine`: one that
+    answers; else it only starts."""
     pem = folder / "tls"
     authority.make(pem, ["localhost"], dt.datetime.now(dt.UTC))
     bearers: dict[str, str] = {role: tokens.add(folder / "tokens", role, role, 0) for role in ROLES}
@@ -37,7 +42,7 @@ async def secure_listener(
     client_ca = pem / "ca.pem" if mutual else None
     files = tls.TlsFiles(pem / "server.pem", pem / "server.key", client_ca)
     running = Listener(
-        idle_engine(),
+        engine or idle_engine(),
         ServerConfig(listen="127.0.0.1:0"),
         IDENTITY,
         leave=lambda: None,
