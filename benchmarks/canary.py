@@ -59,7 +59,7 @@ class Traffic:
     feedback: bool = True
     answers: Counter[str] = field(default_factory=Counter)
     failed: int = 0
-    told: list[tuple[float, str, str]] = field(default_factory=list)
+    reported: list[tuple[float, str, str]] = field(default_factory=list)
 
     async def client(self, stub: InferenceStub, number: int, done: asyncio.Event) -> None:
         draw, turn = random.Random(number), 0
@@ -82,14 +82,14 @@ class Traffic:
         result = answer.results[0]
         self.answers[result.stamp] += 1
         if self.feedback and draw.random() < TOLD_SHARE:
-            self.told.append((time.monotonic() + TOLD_S, result.prediction_id, item.label))
+            self.reported.append((time.monotonic() + TOLD_S, result.prediction_id, item.label))
 
     async def tell(self, stub: InferenceStub, done: asyncio.Event) -> None:
         while not done.is_set():
             await asyncio.sleep(0.25)
             now = time.monotonic()
-            due = [one for one in self.told if one[0] <= now]
-            self.told = [one for one in self.told if one[0] > now]
+            due = [one for one in self.reported if one[0] <= now]
+            self.reported = [one for one in self.reported if one[0] > now]
             if due:
                 request = pb.FeedbackRequest()
                 for _, prediction, label in due:
@@ -179,13 +179,13 @@ async def run(target: str, found: dict[str, Path], options: argparse.Namespace) 
             for turn in range(options.repeat):
                 for name in options.only:
                     outcome = await trial(channel, name, found[name], traffic, options)
-                    told(outcome, turn)
+                    reported(outcome, turn)
                     outcomes.append(outcome)
         print(f"{traffic.answers.total()} answers, {traffic.failed} refused or failed")
     return outcomes
 
 
-def told(outcome: Outcome, turn: int) -> None:
+def reported(outcome: Outcome, turn: int) -> None:
     verdict = "right" if outcome.right else "WRONG"
     print(
         f"| {turn + 1} | {outcome.name} | {outcome.action} | {outcome.answers} | "

@@ -44,13 +44,13 @@ def evidently(reference: pd.DataFrame, windows: Windows) -> Flagged:
         now = Dataset.from_pandas(window, data_definition=definition)
         flagged = []
         for metric in Report([DataDriftPreset()]).run(now, base).dict()["metrics"]:
-            said = metric["config"]
-            if "column" not in said:
+            shown = metric["config"]
+            if "column" not in shown:
                 continue
             # Distances above their threshold drift, p-values below it.
-            above = metric["value"] > said["threshold"]
-            if above != ("p_value" in said["method"]):
-                flagged.append(said["column"])
+            above = metric["value"] > shown["threshold"]
+            if above != ("p_value" in shown["method"]):
+                flagged.append(shown["column"])
         yield flagged
 
 

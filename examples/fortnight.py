@@ -97,12 +97,12 @@ async def server_time(target: str) -> float:
 
 async def tell_alerts(target: str) -> None:
     """Says every alert when it fires, until it is cancelled."""
-    told: set[str] = set()
+    reported: set[str] = set()
     async with grpc.aio.insecure_channel(target) as channel:
         async for event in ObserveStub(channel).Watch(ob.WatchRequest()):
             alert = event.alert
-            if event.HasField("alert") and alert.state == "firing" and alert.id not in told:
-                told.add(alert.id)
+            if event.HasField("alert") and alert.state == "firing" and alert.id not in reported:
+                reported.add(alert.id)
                 tqdm.write(line_of(alert))
 
 
@@ -172,7 +172,7 @@ async def run(arguments: argparse.Namespace, data: Path) -> int:
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)
-    print(f"\n{plant.sent} requests, {plant.failed} failed, {plant.told} labels joined")
+    print(f"\n{plant.sent} requests, {plant.failed} failed, {plant.reported} labels joined")
     print(f"\n{len(fired)} alerts fired:")
     for alert in fired:
         where = f" [{', '.join(alert.slices)}]" if alert.slices else ""

@@ -127,7 +127,7 @@ class Plant:
         self._labels: list[tuple[float, str, str]] = []  # simulated time it is known, id, label
         self._rng = np.random.default_rng(9)
         self._room = asyncio.Semaphore(64)
-        self.sent = self.failed = self.told = 0
+        self.sent = self.failed = self.reported = 0
 
     async def play(
         self, normal: list[Item], faulty: list[Item], requests: int, elapsed_s: float
@@ -196,7 +196,7 @@ class Plant:
             for one in known:  # in a moment again; what was taken is only a duplicate then
                 heapq.heappush(self._labels, one)
             return
-        self.told += sum(result.status == "joined" for result in answer.results)
+        self.reported += sum(result.status == "joined" for result in answer.results)
 
     async def close(self) -> None:
         await self._channel.close()

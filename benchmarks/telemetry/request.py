@@ -65,15 +65,15 @@ def path(args: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         telemetry = Telemetry(TelemetrySettings(Path(folder), sample_share=0.0))
-        told = Instruments(configuration_of(os.environ, "127.0.0.1:0", 0.05), ABOUT, METHODS)
-        recorder = OtelRecorder(told, telemetry)
+        reported = Instruments(configuration_of(os.environ, "127.0.0.1:0", 0.05), ABOUT, METHODS)
+        recorder = OtelRecorder(reported, telemetry)
 
         def recording(count: int) -> None:
             for _ in range(count):
-                call = told.began(PREDICT)
+                call = reported.began(PREDICT)
                 CALL.set(call)
                 recorder.put(record_of(made, outcome, time.time(), "cpu float32"), schema)
-                told.ended(call, "OK", 0.02)
+                reported.ended(call, "OK", 0.02)
 
         def worked_off() -> None:
             while telemetry.health().queued:
@@ -81,7 +81,7 @@ def path(args: argparse.Namespace) -> None:
 
         blob_us = least_us(features, CALLS, time.thread_time)
         record_us = least_us(recording, CALLS, time.thread_time, worked_off)
-        told.close(0.0)
+        reported.close(0.0)
         telemetry.close()
     total = blob_us + record_us
     print(

@@ -106,13 +106,13 @@ def test_server_that_asks_for_certificates_shows_itself_to_ours_alone(
     async def heard(access: ConnectionAccess, address: str) -> Link:
         hub = Hub([address], access, sink, lambda: None)
 
-        def said() -> list[Link]:
+        def shown() -> list[Link]:
             return [link for link in hub.links().values() if link.state == "live" or link.detail]
 
         hub.start()
         try:
-            await asyncio.to_thread(until, lambda: bool(said()))
-            return said()[0]
+            await asyncio.to_thread(until, lambda: bool(shown()))
+            return shown()[0]
         finally:
             await asyncio.to_thread(hub.close)
 

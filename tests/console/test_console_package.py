@@ -79,8 +79,8 @@ def test_icon_is_a_drawing_of_our_own_in_one_size() -> None:
 
 def test_manual_names_every_option_and_no_other() -> None:
     options = set(re.findall(r"(--[a-z-]+)", parser().format_help()))
-    told = set(re.findall(r"^\.B[IR]? \"?(?:-h \", \" )?(--[a-z-]+)", MANUAL, re.MULTILINE))
-    assert told == options
+    reported = set(re.findall(r"^\.B[IR]? \"?(?:-h \", \" )?(--[a-z-]+)", MANUAL, re.MULTILINE))
+    assert reported == options
 
 
 def test_control_file_is_one_that_dpkg_reads() -> None:
@@ -210,7 +210,7 @@ def test_a_secret_without_tls_and_half_a_certificate_are_refused(
     for name in ("token", "me.pem", "me.key", "a"):
         (tmp_path / name).write_text("x")
     assert main([*words, "10.0.0.1:8433"]) == 2
-    assert "needs --tls" in (said := capsys.readouterr().err) or "belong together" in said
+    assert "needs --tls" in (shown := capsys.readouterr().err) or "belong together" in shown
 
 
 def test_a_server_that_hangs_up_at_once_may_want_tls_and_one_that_was_killed_does_not() -> None:

@@ -140,12 +140,12 @@ def starts(room: Room, out: Path) -> None:
     version = room.run(PROGRAM, "--version", user=True).strip()
     need(version.split()[:1] == [PROGRAM] and version.split()[1][:1].isdigit(), version)
     need("--again" in room.run(PROGRAM, "--help", user=True), "--help says nothing of --again")
-    said = room.run(
+    shown = room.run(
         "bash", "-c",
         f"{PROGRAM} --offline --screenshot $HOME/bare.png --size {SIZE} 2>&1",
         user=True, QT_QPA_PLATFORM="offscreen",
     )  # fmt: skip
-    need(not said.strip(), f"it complained: {said}")
+    need(not shown.strip(), f"it complained: {shown}")
     picture = room.root / f"home/{USER}/bare.png"
     need(picture.exists() and picture.stat().st_size > 5000, "no picture")
     shutil.move(picture, out / "offscreen.png")

@@ -94,8 +94,8 @@ def real_window(room: Room, out: Path) -> None:
         finally:
             if console.poll() is None:
                 room.kill(console)
-            said = console.communicate()[0]
-    need(not said.strip(), f"it complained: {said}")
+            shown = console.communicate()[0]
+    need(not shown.strip(), f"it complained: {shown}")
     say("it ended by Ctrl+Q with exit code 0 and nothing on standard error")
 
 

@@ -38,7 +38,7 @@ class Container:
         self.process = process
 
     @property
-    def said(self) -> str:
+    def shown(self) -> str:
         return self._log.read_text(errors="replace")
 
     def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +47,7 @@ class Container:
     def call(self, *command: str) -> str:
         done = self.attempt(*command)
         if done.returncode:
-            raise Failed(f"{' '.join(command)}: {tail(done)}\n{self.said}")
+            raise Failed(f"{' '.join(command)}: {tail(done)}\n{self.shown}")
         return done.stdout
 
     def stop(self) -> int:
@@ -67,8 +67,8 @@ def serves_read_only(workshop: Workshop) -> str:
         _is_confined(container)
         began = time.monotonic()
         code = container.stop()
-        if code != 0 or "drained" not in container.said:
-            raise Failed(f"SIGTERM ended it with {code}\n{container.said}")
+        if code != 0 or "drained" not in container.shown:
+            raise Failed(f"SIGTERM ended it with {code}\n{container.shown}")
     return (
         f"ready after {ready_s:.1f} s (health check refused {probes} times before); "
         f"text, image and audio: {answer['label']} {answer['confidence']} "
@@ -92,16 +92,16 @@ def _until_ready(container: Container, health_check: list[str]) -> tuple[float, 
     refused, began, content = 0, time.monotonic(), False
     while time.monotonic() - began < READY_WITHIN_S:
         if container.process.poll() is not None:
-            raise Failed(f"ended with {container.process.returncode}\n{container.said}")
+            raise Failed(f"ended with {container.process.returncode}\n{container.shown}")
         content = content or container.attempt(*health_check).returncode == 0
-        if content and not re.search(r"replica \d+ on \S+ ready", container.said):
-            raise Failed(f"the health check was content before the server\n{container.said}")
-        found = re.search(r"ready on \S+ after ([0-9.]+) s", container.said)
+        if content and not re.search(r"replica \d+ on \S+ ready", container.shown):
+            raise Failed(f"the health check was content before the server\n{container.shown}")
+        found = re.search(r"ready on \S+ after ([0-9.]+) s", container.shown)
         if content and found is not None:
             return float(found[1]), refused
         refused += not content
         time.sleep(0.1)
-    raise Failed(f"not ready within {READY_WITHIN_S:g} s\n{container.said}")
+    raise Failed(f"not ready within {READY_WITHIN_S:g} s\n{container.shown}")
 
 
 def _is_confined(container: Container) -> None:
@@ -116,8 +116,8 @@ def _is_confined(container: Container) -> None:
         if "Read-only file system" not in container.attempt("touch", path).stderr:
             raise Failed(f"{path} could be written")
     # What telemetry wrote proves that the volume can be.
-    if "telemetry is kept in /data" not in container.said:
-        raise Failed(f"nothing is kept in /data\n{container.said}")
+    if "telemetry is kept in /data" not in container.shown:
+        raise Failed(f"nothing is kept in /data\n{container.shown}")
 
 
 @contextmanager

@@ -41,10 +41,10 @@ def unit_is_understood(folder: Path) -> str:
 
 def unit_is_hardened(folder: Path) -> str:
     need("systemd-analyze")
-    said = run(["systemd-analyze", "security", "--offline=true", "--no-pager", folder / UNIT])
-    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
+    shown = run(["systemd-analyze", "security", "--offline=true", "--no-pager", folder / UNIT])
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", shown)
     if found is None or float(found[1]) > MOST_EXPOSURE:
-        raise Failed(f"exposure above {MOST_EXPOSURE}:\n{said[-1500:]}")
+        raise Failed(f"exposure above {MOST_EXPOSURE}:\n{shown[-1500:]}")
     return f"exposure {found[1]} of 10 (at most {MOST_EXPOSURE})"
 
 

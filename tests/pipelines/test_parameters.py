@@ -59,8 +59,8 @@ def test_block_is_read_typed_and_written_back() -> None:
         ({"inner": 7}, "here.inner is 7"),
     ],
 )
-def test_block_with_anything_else_is_refused_by_name(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(BundleRefused, match=said) as caught:
+def test_block_with_anything_else_is_refused_by_name(change: dict[str, Any], shown: str) -> None:
+    with pytest.raises(BundleRefused, match=shown) as caught:
         parameters.read(Outer, {**GOOD, **change}, "here")
     assert caught.value.check == "config"
 

@@ -26,8 +26,8 @@ def test_client_gets_it_for_predict_and_generate(tiny_server: str) -> None:
     parts = (text("hum"), image(ANIMATION), audio(made.wav_claiming(0xFFFFFFFF)))
     with Client(tiny_server) as client:
         words, picture, sound = client.predict(*parts).parts_used
-        told = client.generate(*parts, max_new_tokens=2).read_all().parts_used
-    assert told == (words, picture, sound)
+        reported = client.generate(*parts, max_new_tokens=2).read_all().parts_used
+    assert reported == (words, picture, sound)
     assert (words.modality, words.cut) == ("text", False)
     assert 0 < words.tokens_used == words.tokens_sent
     assert (picture.cut, picture.frames_sent) == (True, 2)

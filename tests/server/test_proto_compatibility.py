@@ -58,9 +58,9 @@ def test_an_addition_breaks_nothing() -> None:
         ({k: v for k, v in BEFORE.items() if "Row" not in k}, "trefoil.v1.Row was removed."),
     ],
 )
-def test_a_break_is_named_with_its_remedy(now: Contract, said: str) -> None:
+def test_a_break_is_named_with_its_remedy(now: Contract, shown: str) -> None:
     (first, *_) = breaks(BEFORE, now)
-    assert said in first
+    assert shown in first
     assert "Keep" in first and compatibility.ACCEPT in first
 
 

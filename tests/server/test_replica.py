@@ -126,7 +126,7 @@ def test_bytes_that_are_no_example_are_the_callers_fault() -> None:
 # ---- stages --------------------------------------------------------------------------------------
 
 
-class Said:
+class Shown:
     """Collects what stages send; `wait(n)` returns when n rows have ended."""
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ class Said:
         return [*singles, *(done for batch in batches for done in batch)]
 
 
-def stages(output: Said, shared_cores: bool) -> Executor:
+def stages(output: Shown, shared_cores: bool) -> Executor:
     made = Executor(StubModel(), output, Budget(8, 1000), Crew(1, shared_cores), 4)
     made.start()
     return made
@@ -164,7 +164,7 @@ def submit(made: Executor, *texts: str, expires_in_s: float = 0.0) -> None:
 
 @pytest.mark.parametrize("shared_cores", [True, False])
 def test_rows_begin_before_they_are_done_and_end_once(shared_cores: bool) -> None:
-    output = Said()
+    output = Shown()
     submit(stages(output, shared_cores), "a", "bad", "boom", "b")
     done = output.wait(4)
     begun = [i for m in output.messages if m.HasField("begun") for i in m.begun.ids]
@@ -175,7 +175,7 @@ def test_rows_begin_before_they_are_done_and_end_once(shared_cores: bool) -> Non
 
 
 def test_expired_rows_are_dropped_before_the_forward() -> None:
-    output = Said()
+    output = Shown()
     submit(stages(output, shared_cores=False), "slow 0.2", "late", expires_in_s=0.1)
     assert [done.fault.code for done in output.wait(2)] == ["DEADLINE_EXCEEDED"] * 2
     assert not any(message.HasField("begun") for message in output.messages)

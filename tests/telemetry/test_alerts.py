@@ -33,7 +33,7 @@ MAYBE = replace(BAD, confirmed=False)
 NOW = 1_790_000_000.0
 
 
-class Told:
+class Reported:
     def __init__(self) -> None:
         self.steps: list[Transition] = []
         self.book = AlertBook(self.steps.append)
@@ -43,101 +43,101 @@ class Told:
 
 
 def test_an_alert_waits_until_confirmed_then_fires_once() -> None:
-    told = Told()
+    reported = Reported()
     for minute in range(5):
-        told.book.update([MAYBE], NOW + 60 * minute)
-    assert told.words() == [] and told.book.rows()[0].state == "pending"
+        reported.book.update([MAYBE], NOW + 60 * minute)
+    assert reported.words() == [] and reported.book.rows()[0].state == "pending"
     for minute in range(5, 9):
-        told.book.update([BAD], NOW + 60 * minute)
-    assert told.words() == ["pending>firing!"]
-    row = told.book.rows()[0]
+        reported.book.update([BAD], NOW + 60 * minute)
+    assert reported.words() == ["pending>firing!"]
+    row = reported.book.rows()[0]
     assert (row.state, row.opened_unix_ms) == ("firing", int(NOW * 1000))
     assert [s.to_state for s in row.history] == ["pending", "firing"]
 
 
 def test_what_was_never_confirmed_goes_without_a_page() -> None:
-    told = Told()
-    told.book.update([MAYBE], NOW)
-    told.book.update([GOOD], NOW + 1)
-    assert told.words() == ["pending>resolved"]
-    assert told.book.rows() == []
+    reported = Reported()
+    reported.book.update([MAYBE], NOW)
+    reported.book.update([GOOD], NOW + 1)
+    assert reported.words() == ["pending>resolved"]
+    assert reported.book.rows() == []
 
 
 def test_it_closes_only_after_its_hold_and_a_relapse_starts_the_hold_anew() -> None:
-    told = Told()
-    told.book.update([BAD], NOW)
-    told.book.update([GOOD], NOW + 10)
-    told.book.update([BAD], NOW + 60)
-    told.book.update([GOOD], NOW + 70)
-    told.book.update([GOOD], NOW + 169)
-    assert told.words() == ["pending>firing!"]
-    told.book.update([GOOD], NOW + 170)
-    assert told.words() == ["pending>firing!", "firing>resolved!"]
-    assert told.book.rows()[0].closed_unix_ms == int((NOW + 170) * 1000)
+    reported = Reported()
+    reported.book.update([BAD], NOW)
+    reported.book.update([GOOD], NOW + 10)
+    reported.book.update([BAD], NOW + 60)
+    reported.book.update([GOOD], NOW + 70)
+    reported.book.update([GOOD], NOW + 169)
+    assert reported.words() == ["pending>firing!"]
+    reported.book.update([GOOD], NOW + 170)
+    assert reported.words() == ["pending>firing!", "firing>resolved!"]
+    assert reported.book.rows()[0].closed_unix_ms == int((NOW + 170) * 1000)
 
 
 def test_getting_worse_pages_again_and_takes_the_acknowledgement_back() -> None:
-    told = Told()
-    told.book.update([BAD], NOW)
-    told.book.acknowledge(told.book.rows()[0].id, "ann", "looking", NOW + 1)
-    assert told.book.rows()[0].acknowledged_by == "ann"
-    told.book.update([replace(BAD, severity="critical")], NOW + 2)
-    row = told.book.rows()[0]
+    reported = Reported()
+    reported.book.update([BAD], NOW)
+    reported.book.acknowledge(reported.book.rows()[0].id, "ann", "looking", NOW + 1)
+    assert reported.book.rows()[0].acknowledged_by == "ann"
+    reported.book.update([replace(BAD, severity="critical")], NOW + 2)
+    row = reported.book.rows()[0]
     assert (row.severity, row.acknowledged_by) == ("critical", "")
-    assert told.words() == ["pending>firing!", "firing>firing", "firing>firing!"]
-    told.book.update([BAD], NOW + 3)
-    assert told.book.rows()[0].severity == "critical"
+    assert reported.words() == ["pending>firing!", "firing>firing", "firing>firing!"]
+    reported.book.update([BAD], NOW + 3)
+    assert reported.book.rows()[0].severity == "critical"
 
 
 def test_flapping_doubles_the_hold_each_time() -> None:
-    told = Told()
+    reported = Reported()
     bad, good = replace(BAD, hold_s=600.0), replace(GOOD, hold_s=600.0)
     now, holds = NOW, []
     for _ in range(4):
-        told.book.update([bad], now)
+        reported.book.update([bad], now)
         began = now
-        while told.book.rows()[0].state == "firing":
+        while reported.book.rows()[0].state == "firing":
             now += 60
-            told.book.update([good], now)
+            reported.book.update([good], now)
         holds.append(now - began - 60)
         now += 60
     assert holds == [600, 1200, 2400, 4800]
 
 
 def test_a_new_stamp_starts_afresh_and_is_left_alone_for_a_quarter_of_an_hour() -> None:
-    told = Told()
-    told.book.update([BAD], NOW)
-    told.book.deployed(NOW + 60)
-    assert told.words()[-1] == "firing>resolved!"
+    reported = Reported()
+    reported.book.update([BAD], NOW)
+    reported.book.deployed(NOW + 60)
+    assert reported.words()[-1] == "firing>resolved!"
     fresh = replace(BAD, key="drift/bb/image", stamp="bb" * 32)
-    told.book.update([fresh], NOW + 120)
-    assert told.book.rows()[0].state == "pending"
-    told.book.update([fresh], NOW + 60 + 900)
-    assert told.book.rows()[0].state == "firing"
+    reported.book.update([fresh], NOW + 120)
+    assert reported.book.rows()[0].state == "pending"
+    reported.book.update([fresh], NOW + 60 + 900)
+    assert reported.book.rows()[0].state == "firing"
 
 
 def test_a_clock_set_back_holds_up_neither_opening_nor_closing() -> None:
-    told = Told()
-    told.book.deployed(NOW)
+    reported = Reported()
+    reported.book.deployed(NOW)
     back = NOW - 86_400
-    told.book.update([BAD], back)
-    assert told.book.rows()[0].state == "firing"
-    told.book.update([GOOD], back + 60)
-    told.book.update([GOOD], back - 3600)
-    told.book.update([GOOD], back - 3600 + BAD.hold_s)
-    assert told.book.rows()[0].state == "resolved"
+    reported.book.update([BAD], back)
+    assert reported.book.rows()[0].state == "firing"
+    reported.book.update([GOOD], back + 60)
+    reported.book.update([GOOD], back - 3600)
+    reported.book.update([GOOD], back - 3600 + BAD.hold_s)
+    assert reported.book.rows()[0].state == "resolved"
 
 
 def test_a_silenced_alert_fires_without_a_page_and_the_silence_ends_by_itself() -> None:
-    told = Told()
-    told.book.silence("kind=drift feature=image.*", NOW + 3600, "ann", "lamp change", NOW)
-    told.book.update([BAD], NOW + 1)
-    assert told.words() == ["pending>firing"] and told.book.rows()[0].silenced
-    told.book.update([replace(BAD, severity="high")], NOW + 3601)
-    assert not told.book.rows()[0].silenced
-    assert told.words() == ["pending>firing", "firing>firing!", "firing>firing!"]
-    assert told.steps[1].step.detail == "a silence ended"
-    assert told.book.silences() == []
+    reported = Reported()
+    reported.book.silence("kind=drift feature=image.*", NOW + 3600, "ann", "lamp change", NOW)
+    reported.book.update([BAD], NOW + 1)
+    assert reported.words() == ["pending>firing"] and reported.book.rows()[0].silenced
+    reported.book.update([replace(BAD, severity="high")], NOW + 3601)
+    assert not reported.book.rows()[0].silenced
+    assert reported.words() == ["pending>firing", "firing>firing!", "firing>firing!"]
+    assert reported.steps[1].step.detail == "a silence ended"
+    assert reported.book.silences() == []
 
 
 @pytest.mark.parametrize(
@@ -154,63 +154,63 @@ def test_a_silenced_alert_fires_without_a_page_and_the_silence_ends_by_itself() 
     ],
 )
 def test_a_matcher_needs_every_term(matcher: str, hit: bool) -> None:
-    told = Told()
-    told.book.update([BAD], NOW)
-    told.book.silence(matcher, NOW + 60, "ann", "", NOW)
-    assert told.book.rows()[0].silenced is hit
+    reported = Reported()
+    reported.book.update([BAD], NOW)
+    reported.book.silence(matcher, NOW + 60, "ann", "", NOW)
+    assert reported.book.rows()[0].silenced is hit
 
 
 def test_a_matcher_may_be_an_alert_id_and_a_silence_can_be_ended() -> None:
-    told = Told()
-    told.book.update([BAD], NOW)
-    silence = told.book.silence(told.book.rows()[0].id, NOW + 60, "ann", "", NOW)
-    assert told.book.rows()[0].silenced
-    ended = told.book.end_silence(silence.id, NOW + 5)
-    assert not told.book.rows()[0].silenced and ended.until_unix_ms == int((NOW + 5) * 1000)
+    reported = Reported()
+    reported.book.update([BAD], NOW)
+    silence = reported.book.silence(reported.book.rows()[0].id, NOW + 60, "ann", "", NOW)
+    assert reported.book.rows()[0].silenced
+    ended = reported.book.end_silence(silence.id, NOW + 5)
+    assert not reported.book.rows()[0].silenced and ended.until_unix_ms == int((NOW + 5) * 1000)
 
 
 @pytest.mark.parametrize("matcher", ["", "  ", "colour=red", "feature="])
 def test_a_matcher_that_says_nothing_is_refused(matcher: str) -> None:
     with pytest.raises(BadFilter):
-        Told().book.silence(matcher, NOW + 60, "ann", "", NOW)
+        Reported().book.silence(matcher, NOW + 60, "ann", "", NOW)
 
 
 @pytest.mark.parametrize("until", [NOW, NOW - 5, NOW + 400 * 86400, float("nan"), float("inf")])
 def test_a_silence_must_end(until: float) -> None:
     with pytest.raises(ValueError, match="end"):
-        Told().book.silence("kind=drift", until, "ann", "", NOW)
+        Reported().book.silence("kind=drift", until, "ann", "", NOW)
 
 
 def test_unknown_ids_are_named() -> None:
-    told = Told()
+    reported = Reported()
     with pytest.raises(UnknownAlert, match="nope"):
-        told.book.acknowledge("nope", "ann", "", NOW)
+        reported.book.acknowledge("nope", "ann", "", NOW)
     with pytest.raises(UnknownAlert, match="nope"):
-        told.book.end_silence("nope", NOW)
+        reported.book.end_silence("nope", NOW)
 
 
 def test_after_a_restart_a_firing_alert_goes_on_without_a_page() -> None:
-    told = Told()
-    told.book.update([BAD], NOW)
-    again = Told()
-    again.book.restore(told.book.rows(), told.book.silences())
+    reported = Reported()
+    reported.book.update([BAD], NOW)
+    again = Reported()
+    again.book.restore(reported.book.rows(), reported.book.silences())
     again.book.update([BAD], NOW + 60)
     assert again.words() == []
-    assert again.book.rows()[0].id == told.book.rows()[0].id
+    assert again.book.rows()[0].id == reported.book.rows()[0].id
 
 
 def test_open_alerts_come_worst_first() -> None:
-    told = Told()
+    reported = Reported()
     for key, severity in (("a", "warning"), ("b", "critical"), ("c", "high")):
-        told.book.update([replace(BAD, key=key, severity=severity)], NOW)
-    told.book.update([replace(MAYBE, key="d", severity="critical")], NOW)
-    assert [r.key for r in told.book.rows()] == ["b", "c", "a", "d"]
+        reported.book.update([replace(BAD, key=key, severity=severity)], NOW)
+    reported.book.update([replace(MAYBE, key="d", severity="critical")], NOW)
+    assert [r.key for r in reported.book.rows()] == ["b", "c", "a", "d"]
 
 
 def transition() -> Transition:
-    told = Told()
-    told.book.update([BAD], NOW)
-    return told.steps[0]
+    reported = Reported()
+    reported.book.update([BAD], NOW)
+    return reported.steps[0]
 
 
 def outcome_of(command: str, limit_s: float = 20.0) -> str:

@@ -69,11 +69,11 @@ def test_lines_hold_every_prediction_oldest_first(data: Path, capsys: Captured) 
 def test_span_and_filter_choose(data: Path, tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "some.jsonl"
     span = ("--since", at(10), "--until", at(20))
-    code, said, _ = export(
+    code, shown, _ = export(
         capsys, "--data", str(data), *span, "--filter", "site=b", "--out", str(out)
     )
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert code == 0 and said.startswith("5 predictions")
+    assert code == 0 and shown.startswith("5 predictions")
     assert {row["slices"]["site"] for row in rows} == {"b"}
     assert list(tmp_path.iterdir()) == [out], "no half file is left"
 
@@ -128,14 +128,14 @@ def test_a_moment_is_a_date_a_time_or_an_age() -> None:
 def test_a_name_that_is_no_file_is_refused_before_anything_is_read(
     data: Path, out: str, capsys: Captured
 ) -> None:
-    code, _, said = export(capsys, "--data", str(data), "--since", at(0), "--out", out)
-    assert code == 2 and "--out" in said and "Traceback" not in said
+    code, _, shown = export(capsys, "--data", str(data), "--since", at(0), "--out", out)
+    assert code == 2 and "--out" in shown and "Traceback" not in shown
 
 
 def test_a_span_that_holds_nothing_is_refused(data: Path, tmp_path: Path, capsys: Captured) -> None:
     span = ("--since", at(10), "--until", at(5))
-    code, _, said = export(capsys, "--data", str(data), *span, "--out", str(tmp_path / "x"))
-    assert code == 2 and "--until must be after --since" in said
+    code, _, shown = export(capsys, "--data", str(data), *span, "--out", str(tmp_path / "x"))
+    assert code == 2 and "--until must be after --since" in shown
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,5 +166,5 @@ def test_an_interrupted_export_leaves_nothing_and_no_traceback(tmp_path: Path) -
         while running.poll() is None and not any(part.stat().st_size for part in out.iterdir()):
             pass
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=patience(60))
-    assert running.returncode == 130 and "Traceback" not in said and list(out.iterdir()) == []
+        _, shown = running.communicate(timeout=patience(60))
+    assert running.returncode == 130 and "Traceback" not in shown and list(out.iterdir()) == []

@@ -122,9 +122,9 @@ def test_a_value_alone_counts_as_value_and_not_as_a_label(bench: WriterBench) ->
 def test_a_value_or_an_outcome_known_later_leaves_the_label_as_it_is(
     bench: WriterBench, tmp_path: Path
 ) -> None:
-    told = [item(0, ROWS[0].label), item(0, value=-40.0), item(0, outcome="repaired")]
-    assert give(bench, *told) == ["joined"] * 3
-    assert give(bench, *told) == ["duplicate"] * 3
+    reported = [item(0, ROWS[0].label), item(0, value=-40.0), item(0, outcome="repaired")]
+    assert give(bench, *reported) == ["joined"] * 3
+    assert give(bench, *reported) == ["duplicate"] * 3
     row = quality(bench)
     assert (row.labelled, row.accuracy, row.value_per_1000) == (1, 1.0, -40_000.0)
     assert bench.reader.by_id([ROWS[0].prediction_id])[0].true_label == ROWS[0].label
