@@ -46,7 +46,7 @@ def test_block_is_read_typed_and_written_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "shown"),
     [
         ({"extra": 1}, r"unknown keys \['extra'\]"),
         ({"rate": True}, "here.rate is True"),

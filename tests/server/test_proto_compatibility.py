@@ -45,7 +45,7 @@ def test_an_addition_breaks_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "said"),
+    ("now", "shown"),
     [
         (changed("trefoil.v1.Row", notes=None), "trefoil.v1.Row.notes was removed."),
         (changed("trefoil.v1.Row", name="4 string"), "was `1 string` and is `4 string`."),
