@@ -144,6 +144,23 @@ class ServerConfig:
     drain_s: float = setting(
         20.0, seconds, "time to finish accepted work after SIGTERM", flag="--grace"
     )
+    # None: automatic, see server/ops/leaving.py.
+    lame_duck_s: float | None = setting(
+        None,
+        seconds,
+        "time after SIGTERM in which health reports NOT_SERVING and calls are still served "
+        "(default: 5 under a service manager or Kubernetes, else 0)",
+        "S",
+        flag="--lame-duck",
+    )
+    connection_age_s: float | None = setting(
+        None,
+        seconds,
+        "ask clients for a new connection after this time, so that new servers get traffic; 0: "
+        "never (default: 300, 0 when only this machine can connect)",
+        "S",
+        flag="--connection-age",
+    )
     standby_s: float = setting(
         600.0,
         seconds,

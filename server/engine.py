@@ -84,6 +84,7 @@ class Engine:
         self._counts: Counter[str] = Counter()
         self._pins: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
         self._served = False  # a replica has been ready once
+        self._leaving = False  # health says so, calls are still served
         self._draining = False
         self._state = "STARTING"
         self._state_changed = asyncio.Event()
@@ -288,11 +289,20 @@ class Engine:
     def _judge(self, replicas: tuple[ReplicaStatus, ...]) -> tuple[str, str]:
         if self._draining:
             return "DRAINING", "finishing what was accepted"
+        if self._leaving:
+            return "DRAINING", "leaving: calls are still served until clients have noticed"
         nearly_full = self._config.queue_nearly_full * self._config.queue_rows
         queue_full = self._pool.waiting >= nearly_full
         return state_of(replicas, self._config.warm_pool, queue_full)
 
     # ---- end ---------------------------------------------------------------------------------
+
+    def leave(self) -> bool:
+        """Report NOT_SERVING and go on serving: balancers need a while to notice. False while it
+        drains already."""
+        self._leaving = True
+        self._note_state()
+        return not self._draining
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new work and return when what was accepted is done, or after `grace_s`; then

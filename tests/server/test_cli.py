@@ -305,7 +305,7 @@ FLAGS = {
     ),
     "batches and the queue": (
         "max-batch-rows max-batch-cost max-generations queue-limit queue-mb ahead-mb patience "
-        "default-deadline grace standby keep-bundles"
+        "default-deadline grace lame-duck connection-age standby keep-bundles"
     ),
     "readiness": (
         "slo-ms probe-interval probe-runs slow-after fast-again queue-nearly-full skew-interval"
