@@ -69,6 +69,13 @@ class ServerConfig:
         "refuse a bundle that is not signed by a public key in this file or directory (PEM)",
         "KEYS",
     )
+    expect_stamp: str = setting(
+        "",
+        str,
+        "of a fleet: not ready before this stamp is served, which is loaded from the store; a file "
+        "that holds it is read again until then",
+        "STAMP|FILE",
+    )
     verify: bool = setting(
         False,
         bool,

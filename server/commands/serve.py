@@ -29,6 +29,7 @@ from server.deploy import restamped
 from server.deploy.boot_choice import BootChoice, FailedBoot, after, choices
 from server.deploy.bundle_store import FOLDER, BundleStore
 from server.deploy.deployment import Deployment
+from server.deploy.expected_stamp import ExpectedStamp
 from server.deploy.journal import DeployJournal, analysis_of
 from server.engine import Engine
 from server.errors import DeployRefused, PoolRefused
@@ -155,9 +156,11 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     journal = DeployJournal(telemetry, wall)
     build = partial(pool_of, wall=wall, exited=journal.replica_exited)
     store = _store(config, report)
-    tries = choices(config.bundle, store, config.data)
+    expected = ExpectedStamp(config.expect_stamp)
+    tries = choices(config.bundle, store, config.data, expected.stored(store))
     first = build(replace(config, bundle=tries[0].path))
-    engine = Engine(config, first, otel.recorder(telemetry), wall=wall, build=build)
+    recorder = otel.recorder(telemetry)
+    engine = Engine(config, first, recorder, wall=wall, build=build, withheld=expected.withheld)
     engine.pool_set.check = journal.adopt
     deployment = _deployment(engine, config, journal, store)
     listener = Listener(
@@ -185,6 +188,8 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         watching.append(asyncio.create_task(StartupLog(engine, address, report).run()))
         watching.append(asyncio.create_task(manager.attend(engine)))
         watching.append(asyncio.create_task(SkewAlert(engine, telemetry).run()))
+        if deployment is not None:
+            watching.append(asyncio.create_task(expected.obey(deployment)))
         watching.append(asyncio.create_task(_own_alerts(telemetry, access, lag).run()))
         boot = partial(_boot, engine, journal, tries, config, report)
         return await _run_until_stopped(engine, boot, stop, config, report)

@@ -16,10 +16,14 @@ from server.commands.client import Client
 from server.commands.fleet import command
 from server.commands.fleet.members import Member, look_all, verdict
 from server.commands.fleet.switch import Fleet
-from server.config import ServerConfig
+from server.config import CHOOSE, ServerConfig
+from server.deploy.boot_choice import choices
+from server.deploy.bundle_store import BundleStore
+from server.deploy.expected_stamp import ExpectedStamp
 from tests.support.patience import patience
-from tests.support.running import IDENTITY
+from tests.support.running import IDENTITY, until
 from tests.support.stub_bundles import Site, site, stub_bundle
+from tests.support.stub_replica import work
 
 A, B = "a" * 64, "b" * 64
 
@@ -166,7 +170,7 @@ async def test_the_verdict_names_mixed_stamps_and_servers_that_are_away(tmp_path
             assert not good and sentence == "1 of 2 serve; not: south"
 
 
-async def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+async def ended(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     code = await command._run(_parsed(*words))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
@@ -184,19 +188,19 @@ async def test_the_command_loads_activates_and_writes_what_is_expected(
     async with fleet_of(tmp_path, "north", "south") as servers:
         (tmp_path / "list").write_text("".join(f"{s.address}\n" for s in servers))
         targets = ("--servers", f"file:{tmp_path / 'list'}", "--timeout", str(patience(10)))
-        code, out, _ = await said(capsys, "load", str(bundle), *targets)
+        code, out, _ = await ended(capsys, "load", str(bundle), *targets)
         assert code == 0 and "next: server fleet activate bbbbbbbbbbbb --servers" in out
         expected = tmp_path / "expected"
-        code, out, _ = await said(
+        code, out, _ = await ended(
             capsys, "activate", "bbbbbb", *targets, "--write-expected", str(expected)
         )
         assert code == 0 and expected.read_text() == f"{B}\n"
-        code, out, _ = await said(capsys, "status", *targets)
+        code, out, _ = await ended(capsys, "status", *targets)
         assert code == 0 and "bbbbbbbbbbbb on 2 of 2 servers" in out
         await servers[0].listener.stop(0)
-        code, _, err = await said(capsys, "rollback", *targets)
+        code, _, err = await ended(capsys, "rollback", *targets)
         assert code == 1 and "nothing has changed" in err
-    code, _, err = await said(capsys, "status", "--servers", "file:/nowhere")
+    code, _, err = await ended(capsys, "status", "--servers", "file:/nowhere")
     assert code == 4 and "--servers" in err
 
 
@@ -215,3 +219,42 @@ def test_a_server_that_does_not_answer_fails_within_the_time() -> None:
 
     member = asyncio.run(asked())
     assert member.state == "UNREACHABLE" and member.note
+
+
+async def test_a_server_of_a_fleet_serves_its_stamp_before_it_is_ready(tmp_path: Path) -> None:
+    expected = ExpectedStamp(str(tmp_path / "fleet-stamp"))
+    (tmp_path / "fleet-stamp").write_text(f"{B}\n")
+    async with site(tmp_path) as one:
+        engine = one.engine
+        engine._withheld = expected.withheld
+        await until(lambda: engine.snapshot().state == "NOT_READY")
+        reason = engine.snapshot().reason
+        assert "the fleet serves bbbbbbbbbbbb" in reason and "server load BUNDLE" in reason
+        refused = await engine.predict(work("row", "hum"))
+        assert refused.fault is not None and refused.fault.reason == "NOT_EXPECTED_STAMP"
+        obeying = asyncio.create_task(expected.obey(one.deployment, 0.05))
+        assert expected.stored(one.deployment.store) is None
+        one.deployment.store.add(stub_bundle(tmp_path, "b"))  # as a person copies it there
+        await until(lambda: engine.snapshot().state == "READY", 60)
+        assert engine.facts is not None and engine.facts.stamp == B
+        await obeying
+        await one.load("c", activate=True)  # the operator's own decision from here on
+        assert engine.snapshot().state == "READY"
+
+
+def test_what_cannot_be_read_keeps_the_server_out_of_traffic(tmp_path: Path) -> None:
+    assert ExpectedStamp("").withheld(A) == ""
+    assert ExpectedStamp(A[:12]).withheld(A) == ""
+    assert "cannot be read" in ExpectedStamp(str(tmp_path / "none")).withheld(A)
+    (tmp_path / "bad").write_text("latest\n")
+    assert "does not hold a stamp" in ExpectedStamp(str(tmp_path / "bad")).withheld(A)
+
+
+def test_the_fleets_bundle_is_the_first_choice_at_start(tmp_path: Path) -> None:
+    store = BundleStore(tmp_path / "bundles")
+    store.activate(store.add(stub_bundle(tmp_path, "a")))
+    store.add(stub_bundle(tmp_path, "b"))
+    first, second = choices(CHOOSE, store, tmp_path, ExpectedStamp(B[:12]).stored(store))
+    assert first.path == store.find(B).path and "--expect-stamp" in first.reason
+    assert second.reason == "the store's current"
+    assert choices(CHOOSE, store, tmp_path, ExpectedStamp("c" * 64).stored(store)) == (second,)
