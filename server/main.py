@@ -52,7 +52,6 @@ def parser() -> argparse.ArgumentParser:
         description="Serve a bundle: text, image and audio in, one answer out, from a warm pool.",
         epilog=f"{PRECEDENCE}\n\ncommands, each with its own --help:\n{listed}\n\n"
         "exit codes: 0 stopped normally, 2 wrong usage or address, 78 bundle or pool refused",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     add_settings(parser)

@@ -61,6 +61,6 @@ async def _activate(arguments: argparse.Namespace) -> int:
         canary_minutes=arguments.canary_minutes,
     )
     async with connect(arguments) as client:
-        done = await client.activate(request)
+        done = await client.unary(client.admin.Activate, request)
     print(f"{done.step}  {done.stamp.name}  {done.detail}")
     return OK

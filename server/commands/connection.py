@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import NoReturn
 
-from server.commands.client import Client
+from server.commands.client import CommandConnection
 from server.config import ServerConfig
 from trefoil import (
     Access,
@@ -51,10 +51,10 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def connect(arguments: argparse.Namespace) -> Client:
+def connect(arguments: argparse.Namespace) -> CommandConnection:
     """An open client; ends the program with a usage error when a TLS file cannot be read."""
     try:
-        return Client(arguments.server, _access(arguments))
+        return CommandConnection(arguments.server, _access(arguments))
     except OSError as error:
         _end(f"cannot read {error.filename}: {error.strerror}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from proto import admin_pb2 as pb
 from server.commands.connection import OK, add_connection, connect, run_to_end
 from server.commands.output.command_line import CommandLine
 from server.values import expecting, seconds
@@ -34,7 +35,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 async def _drain(arguments: argparse.Namespace) -> int:
+    request = pb.DrainRequest(grace_s=arguments.grace, exit=not arguments.stay)
     async with connect(arguments) as client:
-        async for progress in client.drain(arguments.grace, leave=not arguments.stay):
+        async for progress in client.stream(client.admin.Drain, request):
             print(f"{progress.step} {progress.fraction:4.0%}  {progress.detail}", flush=True)
     return OK

@@ -61,7 +61,6 @@ def parser() -> argparse.ArgumentParser:
         prog="server export",
         description="Write stored predictions, one row each, oldest first.",
         epilog=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     now = time.time()
     at = expecting(partial(moment, now=now), A_MOMENT)

@@ -32,13 +32,15 @@ def run(argv: Sequence[str]) -> int:
 
 
 async def _roll_back(arguments: argparse.Namespace) -> int:
+    request = pb.RollbackRequest(reason=arguments.reason)
     async with connect(arguments) as client:
         try:
-            done = await client.roll_back(arguments.reason)
+            done = await client.unary(client.admin.Rollback, request)
         except TrefoilError as error:
             if error.reason != f"DEPLOY_{COLD.upper()}":
                 raise
             print(error.message, file=sys.stderr)
-            done = await shown(client.load(pb.LoadRequest(rollback=True, reason=arguments.reason)))
+            load = pb.LoadRequest(rollback=True, reason=arguments.reason)
+            done = await shown(client.stream(client.admin.Load, load))
     print(f"{done.step}  {done.stamp.name}  {done.detail}")
     return OK

@@ -33,7 +33,6 @@ def parser() -> argparse.ArgumentParser:
         prog="server slices",
         description="Find the slices of traffic where the model does worst.",
         epilog=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     at = expecting(partial(moment, now=time.time()), A_MOMENT)
     add = parser.add_argument
@@ -71,7 +70,7 @@ async def _ask(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
     )
     async with connect(arguments) as client:
-        found = await client.slices(request, TIMEOUT_S)
+        found = await client.unary(client.observe.Slices, request, TIMEOUT_S)
     print(json.dumps(plain(found)) if arguments.json else _text(found))
     return OK
 

@@ -40,7 +40,10 @@ def run(argv: Sequence[str]) -> int:
 
 async def _status(arguments: argparse.Namespace) -> int:
     async with connect(arguments) as client:
-        event = await (client.verified() if arguments.verify else client.state(TIMEOUT_S))
+        if arguments.verify:
+            event = await client.unary(client.observe.Verify, pb.VerifyRequest())
+        else:
+            event = await client.state(TIMEOUT_S)
     shown = event.snapshot
     now = event.server_unix_ns / 1e9
     print(json.dumps(plain(shown)) if arguments.json else report(shown, now))
