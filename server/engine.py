@@ -111,8 +111,6 @@ class Engine:
             self._watcher = asyncio.create_task(self._watch())
         await self._pool.start()
 
-    # ---- the walk ----------------------------------------------------------------------------
-
     def _route(self, work: Work) -> tuple[Pool, Fault | None]:
         """The pool of this row, chosen once, and why the row is refused before any byte is decoded:
         draining, warming, queue full, stamp pinned to another, deadline that cannot be met,
@@ -230,8 +228,6 @@ class Engine:
         while len(self._pins) > MOST_PINS:
             self._pins.popitem(last=False)
 
-    # ---- how it is ---------------------------------------------------------------------------
-
     def snapshot(self) -> EngineSnapshot:
         replicas = self.pool_set.statuses()
         pools = self.pool_set.pools
@@ -291,8 +287,6 @@ class Engine:
         nearly_full = self._config.queue_nearly_full * self._config.queue_rows
         queue_full = self._pool.waiting >= nearly_full
         return state_of(replicas, self._config.warm_pool, queue_full)
-
-    # ---- end ---------------------------------------------------------------------------------
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new work and return when what was accepted is done, or after `grace_s`; then

@@ -18,7 +18,7 @@ from console.plots import paint
 from console.plots.alert_timeline import AlertTimeline
 from console.plots.style import Style
 from console.state import command_lines
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.dashboard import AlertLine, Board
 from console.state.sanitize import duration
 from console.state.status_messages import quiet
@@ -268,9 +268,9 @@ class AlertsPanel(Panel):
     def focus_target(self) -> QWidget:
         return self.table
 
-    def copy_command(self, reach: Reach) -> str:
+    def copy_command(self, access: ConnectionAccess) -> str:
         line = self.current()
-        return command_lines.around_alert(line.server, line.opened_s, reach) if line else ""
+        return command_lines.around_alert(line.server, line.opened_s, access) if line else ""
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["server", "id", "kind", "severity", "state", "opened_unix_s", "closed_unix_s",

@@ -18,7 +18,7 @@ from console.plots import paint
 from console.plots.style import Style
 from console.plots.waterfall import Waterfall
 from console.state import command_lines
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.domain import CachedPrediction
 from console.state.query_types import KeptPayload, PredictionDetail
 from console.state.timetext import clock_text
@@ -279,10 +279,10 @@ class DetailPanel(Panel):
     def focus_target(self) -> QWidget:
         return self._area
 
-    def copy_command(self, reach: Reach) -> str:
+    def copy_command(self, access: ConnectionAccess) -> str:
         if self.single is None or self.single.row is None:
             return ""
-        return command_lines.replay(self.single.server, self.single.prediction_id, reach)
+        return command_lines.replay(self.single.server, self.single.prediction_id, access)
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         row = self.single.row if self.single is not None else None

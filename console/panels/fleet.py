@@ -16,7 +16,7 @@ from console.panels.table import Table
 from console.plots import paint
 from console.plots.style import Style
 from console.state import command_lines, program
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.dashboard import Board, ServerLine
 from console.state.sanitize import duration, milliseconds
 from console.state.status import STALE_AFTER_S
@@ -235,6 +235,6 @@ class FleetPanel(Panel):
             )
         return head, rows
 
-    def copy_command(self, reach: Reach) -> str:
+    def copy_command(self, access: ConnectionAccess) -> str:
         line = self.table.row()
-        return command_lines.status(line.address, reach) if isinstance(line, ServerLine) else ""
+        return command_lines.status(line.address, access) if isinstance(line, ServerLine) else ""

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QFrame, QSizePolicy, QVBoxLayout, QWidget
 
 from console.plots import paint
 from console.plots.style import Style
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.dashboard import Board
 
 Legend = Sequence[tuple[str, str]]  # (text, tone); see paint.KEYS
@@ -124,7 +124,7 @@ class Panel(QFrame):
         """What is shown, as a table: for CSV, for screen readers, for copying."""
         return [], []
 
-    def copy_command(self, reach: Reach) -> str:
+    def copy_command(self, access: ConnectionAccess) -> str:
         """The command line that shows or repeats what is selected; empty when there is none."""
         return ""
 

@@ -13,7 +13,7 @@ from console.panels.status_bar import TextLine
 from console.panels.table import Table
 from console.plots.style import Style
 from console.state import command_lines
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.dashboard import Board, ExampleRequest
 from console.state.query_types import FindPredictions, FoundPredictions, PredictionPage, ReadPage
 from console.state.timetext import span_text
@@ -150,5 +150,5 @@ class PredictionsPanel(Panel):
         read = len(self.model.read())
         return f"{read:,} of {self._rows:,}: only the rows scrolled to" if read < self._rows else ""
 
-    def copy_command(self, reach: Reach) -> str:
+    def copy_command(self, access: ConnectionAccess) -> str:
         return command_lines.export(self._clauses, self.axis.view.brush or self.axis.span)

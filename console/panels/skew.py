@@ -17,7 +17,7 @@ from console.panels.skew_detail import SkewDetail, when
 from console.panels.table import Table
 from console.plots.style import Style
 from console.state import command_lines
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.dashboard import Board, SkewLine
 from console.state.domain import STAMP_PARTS
 from console.state.sanitize import duration, short
@@ -160,14 +160,14 @@ class SkewPanel(Panel):
         self.table.select_row(self.model.place_of(key))
         self._detail()
 
-    def copy_command(self, reach: Reach) -> str:
+    def copy_command(self, access: ConnectionAccess) -> str:
         """The server beside one that is like the fleet."""
         line = self.table.row()
         if not isinstance(line, SkewLine) or self.board is None:
             return ""
         usual = next((row for row in self.board.skew if not row.odd and row.stamp), None)
         other = [usual.address] if usual is not None and usual is not line else []
-        return command_lines.skew_between([line.address, *other], reach)
+        return command_lines.skew_between([line.address, *other], access)
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["server", "stamp", *STAMP_PARTS, "changed", "since_unix_s"]

@@ -101,8 +101,6 @@ class SkewWatch:
         yield from self._changed_in_memory()
         yield from self._changed_libraries(thorough)
 
-    # ---- on disk -----------------------------------------------------------------------------
-
     def _changed_files(self, thorough: bool) -> Iterator[SkewChange]:
         for path, known in self._on_disk.items():
             message = _look_at(self._root / path, known, thorough, _sha256)
@@ -134,8 +132,6 @@ class SkewWatch:
             if self._libraries[name] != version:
                 message = f"{self._libraries[name]} is loaded, {version} is installed"
                 yield SkewChange("library", name, message)
-
-    # ---- in memory ---------------------------------------------------------------------------
 
     def _changed_in_memory(self) -> Iterator[SkewChange]:
         for name, module in sorted(stamps.loaded_modules().items()):

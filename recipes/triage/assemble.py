@@ -197,9 +197,6 @@ def _calibrated(spec: BundleSpec, pipeline: Pipeline) -> BundleSpec:
     )
 
 
-# ---- the reference stream --------------------------------------------------------------------
-
-
 def _reference(pipeline: Pipeline, temperature: float) -> tuple[Projection, dict[str, Any]]:
     """(projection of the embedding, profile) of one stretch of traffic in time order."""
     rng = np.random.default_rng(REFERENCE_SEED)
@@ -265,9 +262,6 @@ def principal(embeddings: NDArray[np.float32]) -> Projection:
     signs = np.sign(axes[np.arange(PROJECTIONS), largest])
     whitened = axes * (signs / np.maximum(spread, 1e-12))[:, None]
     return Projection(mean.astype(np.float32), whitened.astype(np.float32))
-
-
-# ---- golden inputs and speed -----------------------------------------------------------------
 
 
 def golden_inputs() -> list[Sample]:

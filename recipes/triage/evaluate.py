@@ -143,9 +143,6 @@ def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
         yield chunk
 
 
-# ---- confidence ------------------------------------------------------------------------------
-
-
 def log_loss(answers: LabelledAnswers, temperature: float, rows: slice = slice(None)) -> float:
     """Mean negative log-likelihood of the right label, in nats."""
     chosen = answers.probabilities(temperature)[np.arange(len(answers.truth)), answers.truth]
@@ -189,9 +186,6 @@ def scores(answers: LabelledAnswers, temperature: float, rows: NDArray[np.bool_]
         "ece": _round(calibration_error(confidence, right)),
         "mean_confidence": _round(confidence.mean()),
     }
-
-
-# ---- the whole measurement -------------------------------------------------------------------
 
 
 def measure(pipeline: Pipeline, temperature: float, per_subset: int = PER_SUBSET) -> dict[str, Any]:

@@ -123,9 +123,6 @@ async def _replay(arguments: argparse.Namespace) -> int:
     return OK
 
 
-# ---- what was kept -------------------------------------------------------------------------------
-
-
 async def _from_server(client: CommandConnection, identifier: str) -> Kept:
     request = pb.SamplesRequest(prediction_ids=[identifier], with_payload=True)
     samples = partial(client.unary, client.observe.Samples, request, TIMEOUT_S)
@@ -183,9 +180,6 @@ def side_of(kept: Kept) -> ReplaySide:
         outputs_of(row),
         features=named(list(row.features), kept.schema),
     )
-
-
-# ---- output --------------------------------------------------------------------------------------
 
 
 def _plain(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> dict[str, object]:

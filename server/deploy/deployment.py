@@ -65,8 +65,6 @@ class Deployment:
     _left: str = field(default="", init=False)  # rolled back from, until the next switch
     _linking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
-    # ---- load ----------------------------------------------------------------------------------
-
     async def load(self, path: Path, swap: str, activate: bool, report: Report) -> None:
         """Copy a bundle into the store, then prove it beside the active one; with `activate` serve
         it as well. Raises DeployRefused with the evidence."""
@@ -182,8 +180,6 @@ class Deployment:
         finally:
             self._copied.discard(stored.stamp)
 
-    # ---- switch --------------------------------------------------------------------------------
-
     async def activate(self, stamp: str) -> Step:
         """For all sessions, at once; this ends its canary. Raises DeployRefused."""
         stored, canary = self._find(stamp), self.pool_set.canary
@@ -260,8 +256,6 @@ class Deployment:
     def _refused(self, refusal: DeployRefused) -> DeployRefused:
         self.record("refuse", None, str(refusal))
         return refusal
-
-    # ---- canary --------------------------------------------------------------------------------
 
     async def start_canary(self, stamp: str, share: float, seconds: float) -> Step:
         """Serve this share of the sessions with a loaded stamp, and watch. Raises DeployRefused."""

@@ -203,9 +203,6 @@ def _compared(two: tuple[Floats, Floats], weight: Floats, z: float) -> Differenc
     return Difference(_mean(before, weight), _mean(now, weight), difference)
 
 
-# ---- columns -------------------------------------------------------------------------------------
-
-
 def _confidence(answers: Sequence[BundleAnswer]) -> Floats:
     return _array([one.confidence for one in answers])
 

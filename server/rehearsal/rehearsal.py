@@ -104,8 +104,6 @@ class Rehearsal:
         found = await asyncio.to_thread(build_report, seen, old, new)
         return replace(found, verdict=RehearsalVerdict("refuse", gone)) if gone else found
 
-    # ---- kept payloads -------------------------------------------------------------------------
-
     async def _replay(self, old: Facts, most: int, report: Report) -> None:
         rows = await self._kept(old, most)
         done, reported_at, began = 0, 0.0, self.clock()
@@ -187,8 +185,6 @@ class Rehearsal:
                 slices=slices_of(record.slices, record.mix),
             )
         )
-
-    # ---- live traffic --------------------------------------------------------------------------
 
     async def _shadow(self, shadow: Shadow, seconds: float, report: Report) -> None:
         self._throttle.give_way(True)

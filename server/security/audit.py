@@ -79,8 +79,6 @@ class AuditLog:
         self._flush()
         self._close_file()
 
-    # ---- denials -----------------------------------------------------------------------------
-
     def _summed(self, line: Line, key: tuple[str, str, str]) -> bool:
         """False for the first denial of its kind, which is written at once."""
         self._end_sums(self._clock() - SUM_S)
@@ -103,8 +101,6 @@ class AuditLog:
             self._sums.popitem(last=False)
             if line["times"]:
                 self._append(line)
-
-    # ---- the file ----------------------------------------------------------------------------
 
     def _append(self, line: Line) -> None:
         if len(self._waiting) >= WAITING_LINES:

@@ -108,8 +108,6 @@ class TelemetryWriter:
         self._next_feed = mono
         self._last_tick = int(now // self._settings.tick_s)
 
-    # ---- the recorder's two calls ----------------------------------------------------------
-
     def write(self, batch: list[Queued]) -> None:
         now = self._clock()
         for record, schema in batch:
@@ -153,8 +151,6 @@ class TelemetryWriter:
         self.flush()
         self._safely(self._checkpoint)
         self.store.close()
-
-    # ---- what is due -----------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Judges everything once; on a clock of its own in tests."""
@@ -220,8 +216,6 @@ class TelemetryWriter:
     def _checkpoint(self) -> None:
         self.store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    # ---- calls from outside, by way of Recorder.call ---------------------------------------
-
     def adopt(self, bundle: BundleFiles) -> None:
         """Raises ReferenceRefused or ObjectiveRefused."""
         bundle = self.states.with_learnt(bundle)
@@ -264,8 +258,6 @@ class TelemetryWriter:
         if turned_away:
             found["slices"] = f"{turned_away} tag values counted as {OTHER}"
         return found
-
-    # ---- parts -----------------------------------------------------------------------------
 
     @property
     def _distrusted(self) -> bool:

@@ -20,11 +20,12 @@ import pytest
 
 from console.app.arguments import check_address
 from console.cache.writer import CacheWriter
-from console.feed.address import ConnectionAccess, unprotected
+from console.feed.address import unprotected
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
 from console.feed.decode import RowRefused, event
 from console.feed.hub import MOST_BACKLOG, Hub
+from console.state.access import ConnectionAccess
 from console.state.domain import (
     Action,
     Link,

@@ -12,10 +12,10 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from console.app.window import Window
-from console.feed.address import ConnectionAccess
 from console.panels.data_table import DataTable
 from console.panels.palette import columns_of
 from console.panels.status_bar import MessageButton
+from console.state.access import ConnectionAccess
 from console.state.dashboard import View
 from tests.console.test_console_window import T0, actions_of, kept, make
 from tests.support.patience import patience_ms

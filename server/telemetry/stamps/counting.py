@@ -47,8 +47,6 @@ class Counting:
         self._waiting: dict[str, list[UncountedRow]] = {}  # by stamp
         self.malformed = 0  # records whose features are not those of their stamp
 
-    # ---- adding ----------------------------------------------------------------------------
-
     def add(self, records: Sequence[Record], now: float) -> None:
         """Counted in the latency at once, in all else by the next `settle`."""
         for record in records:
@@ -139,8 +137,6 @@ class Counting:
                 counts = self.quality.change((state.bundle.stamp, hour, name))
                 add_answers(counts, places[inside], confidence[inside], predicted[inside])
 
-    # ---- reading ---------------------------------------------------------------------------
-
     def fresh_latency(self) -> list[LatencyRow]:
         """The rows that changed since the last call, as they are now."""
         fresh, self._fresh = self._fresh, set()
@@ -151,8 +147,6 @@ class Counting:
         """Open or stored; not to be changed."""
         found = self.quality.get((stamp, hour, name))
         return found if found is not None else self._stored_quality((stamp, hour, name))
-
-    # ---- the store -------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Writes all that changed; inside a transaction of the caller's. Call `written` once that

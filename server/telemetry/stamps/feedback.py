@@ -102,8 +102,6 @@ class Feedback:
         found = self._store.connection.execute("SELECT max(id) FROM feedback").fetchone()
         return int(found[0] or 0)
 
-    # ---- one item --------------------------------------------------------------------------
-
     def _one(
         self,
         item: FeedbackItem,
@@ -160,8 +158,6 @@ class Feedback:
             elif not math.isnan(value):
                 of_slice.value += sign * value
                 of_slice.valued += sign
-
-    # ---- the tables ------------------------------------------------------------------------
 
     def _find(self, prediction_id: str) -> Answered | None:
         for day in self._likely_days(prediction_id):

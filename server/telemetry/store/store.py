@@ -75,8 +75,6 @@ class Store:
     def close(self) -> None:
         self._opened.close()
 
-    # ---- predictions -----------------------------------------------------------------------
-
     def days(self) -> list[str]:
         """Days that have tables, oldest first."""
         rows = self.connection.execute(
@@ -151,8 +149,6 @@ class Store:
 
     def set_counted(self, rows: dict[str, int]) -> None:
         self.connection.executemany("INSERT OR REPLACE INTO counted VALUES (?, ?)", rows.items())
-
-    # ---- size ------------------------------------------------------------------------------
 
     def bytes(self) -> int:
         """Of the file, without what is free inside it, and its log."""

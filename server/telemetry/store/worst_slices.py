@@ -113,9 +113,6 @@ def _measure(name: str) -> Measure:
     return name  # type: ignore[return-value]
 
 
-# ---- what a row lost -------------------------------------------------------------------------
-
-
 def _loss(rows: _Rows, stick: Yardstick, measure: str) -> tuple[Floats, bool]:
     """Loss of each row, NaN where it is not known, and whether it had to be estimated."""
     if measure == "confidence":
@@ -163,9 +160,6 @@ def _expected_loss(rows: _Rows, stick: Yardstick) -> Floats:
     lost = stick.lost[[stick.label(label) for label in rows.predicted]]
     found: Floats = (1 - _right(rows, stick)) * lost
     return found
-
-
-# ---- what a row was --------------------------------------------------------------------------
 
 
 def _columns(
