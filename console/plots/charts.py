@@ -78,8 +78,7 @@ class Percentiles(LinePlot):
         return max(reach, found.slo_ms * 1.15, 1.0)
 
     def _ys(self, values: np.ndarray, area: QRectF) -> np.ndarray:
-        found: np.ndarray = area.bottom() - values / self._top * area.height()
-        return found
+        return area.bottom() - values / self._top * area.height()
 
     def _objective(
         self, painter: QPainter, area: QRectF, found: LatencyColumns, xs: np.ndarray

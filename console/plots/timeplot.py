@@ -95,8 +95,7 @@ class TimePlot(QWidget):
     def xs(self, moments: np.ndarray) -> np.ndarray:
         low, high = self.span
         area = self.area
-        found: np.ndarray = area.left() + (moments - low) / max(high - low, 1e-9) * area.width()
-        return found
+        return area.left() + (moments - low) / max(high - low, 1e-9) * area.width()
 
     def at(self, x: float) -> float:
         low, high = self.span

@@ -239,8 +239,7 @@ def _expected(answers: Sequence[BundleAnswer], stick: Yardstick) -> Floats:
 
 def _stake(answers: Sequence[BundleAnswer], stick: Yardstick) -> Floats:
     values = stick.expected[[stick.label(one.label) for one in answers]]
-    found: Floats = values[:, 0] - values[:, 1]
-    return found
+    return values[:, 0] - values[:, 1]
 
 
 def _calibrated(answers: Sequence[BundleAnswer], stick: Yardstick) -> Floats:

@@ -241,9 +241,8 @@ def test_servers_of_the_last_time_come_back(tmp_path: Path) -> None:
     place = tmp_path / "config" / "last.json"
     assert recent_servers.recall(place) == recent_servers.RecentServers()
     files = ("/etc/ca.pem", "/run/token", "/etc/me.pem", "/etc/me.key")
-    kept = recent_servers.RecentServers(
-        ("10.0.0.1:8433", "10.0.0.2:8433"), ConnectionAccess(True, *files)
-    )
+    access = ConnectionAccess(True, *map(Path, files))
+    kept = recent_servers.RecentServers(("10.0.0.1:8433", "10.0.0.2:8433"), access)
     recent_servers.remember(kept, place)
     assert recent_servers.recall(place) == kept
     place.write_text('{"servers": "no list", "tls": "yes", "ca": 7}')

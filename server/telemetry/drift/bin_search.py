@@ -36,8 +36,7 @@ class BinSearch:
         """Place in a flat block of each of [rows, features]; means nothing where the value is not
         finite."""
         keys = self._keys | _ordered(values)
-        found: Ints = self._places[np.searchsorted(self._bounds, keys, side="right")]
-        return found
+        return self._places[np.searchsorted(self._bounds, keys, side="right")]
 
 
 def _edges_and_cells(feature: FeatureReference) -> tuple[Floats, Ints]:

@@ -106,8 +106,7 @@ class BinLayout:
 
     def counts(self, block: Block, position: int) -> Ints:
         start = self.offsets[position]
-        found: Ints = block.counts[start : start + self.sizes[position]]
-        return found
+        return block.counts[start : start + self.sizes[position]]
 
     def extras(self, block: Block, position: int) -> tuple[int, int, int]:
         """missing, nonfinite, absent"""
@@ -176,5 +175,4 @@ def halves(counts: Ints) -> Floats:
     scores = np.sign(np.cos(np.pi * np.outer((1, 2), middle)))
     scores -= (scores * shares).sum(axis=1, keepdims=True)
     spread = np.sqrt((scores**2 * shares).sum(axis=1, keepdims=True))
-    found: Floats = scores / np.where(spread > 1e-9, spread, np.inf)
-    return found
+    return scores / np.where(spread > 1e-9, spread, np.inf)

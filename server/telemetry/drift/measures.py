@@ -72,8 +72,7 @@ def expected_kl(groups: Ints | int, n: Floats | float, m: Floats | float) -> Flo
     """What KL comes to without any drift: (K-1)/2 (1/n + 1/m), half the mean of the chi-squared
     law its likelihood ratio follows (Wilks, 1938). PSI comes to twice that."""
     n, m = np.maximum(n, 1.0), np.maximum(m, 1.0)
-    found: Floats = (np.asarray(groups) - 1) / 2 * (1 / n + 1 / m)
-    return found
+    return (np.asarray(groups) - 1) / 2 * (1 / n + 1 / m)
 
 
 def ks_pvalue(ks: Floats, n: Floats, m: Floats) -> Floats:

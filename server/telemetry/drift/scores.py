@@ -139,8 +139,7 @@ def measure(live: Counted, baseline: Counted, kinds: Kinds) -> DriftScores:
     known = (n > 0) & (m > 0)
 
     def score(values: Floats) -> Floats:
-        found: Floats = np.where(known, values, 0.0)
-        return found
+        return np.where(known, values, 0.0)
 
     return DriftScores(
         n=n,

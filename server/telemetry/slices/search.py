@@ -201,21 +201,18 @@ def _z(part: _Sums, whole: _Sums) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         variance = _variance(part) / part.n + _variance(rest) / rest.n
         z = (part.loss / part.n - rest.loss / rest.n) / np.sqrt(variance)
-    out: Floats = np.where(enough, z, np.nan)
-    return out
+    return np.where(enough, z, np.nan)
 
 
 def _z_of_slice(part: _Sums, whole: _Sums) -> Floats:
     """The same; NaN also for a part that holds most of the rows."""
-    found: Floats = np.where(part.n <= MOST_SHARE * whole.n, _z(part, whole), np.nan)
-    return found
+    return np.where(part.n <= MOST_SHARE * whole.n, _z(part, whole), np.nan)
 
 
 def _variance(sums: _Sums) -> Floats:
     mean = sums.loss / sums.n
     spread = np.maximum(sums.square / sums.n - mean * mean, 0.0)
-    floor: Floats = np.maximum(spread, 1.0 / np.maximum(sums.n, 1.0))
-    return floor
+    return np.maximum(spread, 1.0 / np.maximum(sums.n, 1.0))
 
 
 def _benjamini_hochberg(p_values: Floats) -> float:

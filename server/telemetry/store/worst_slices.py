@@ -132,8 +132,7 @@ def _loss(rows: _Rows, stick: Yardstick, measure: str) -> tuple[Floats, bool]:
 
 def _right(rows: _Rows, stick: Yardstick) -> Floats:
     """Calibrated probability of having been right."""
-    found: Floats = stick.right[np.searchsorted(stick.edges, rows.confidence, side="right")]
-    return found
+    return stick.right[np.searchsorted(stick.edges, rows.confidence, side="right")]
 
 
 def _lost(rows: _Rows, stick: Yardstick) -> Floats:
@@ -158,8 +157,7 @@ def _lost(rows: _Rows, stick: Yardstick) -> Floats:
 def _expected_loss(rows: _Rows, stick: Yardstick) -> Floats:
     """NaN without an objective."""
     lost = stick.lost[[stick.label(label) for label in rows.predicted]]
-    found: Floats = (1 - _right(rows, stick)) * lost
-    return found
+    return (1 - _right(rows, stick)) * lost
 
 
 def _columns(
