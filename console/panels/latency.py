@@ -18,9 +18,9 @@ from console.plots.event_marks import EventMarks
 from console.plots.heatmap import HeatMap
 from console.plots.style import Style
 from console.state.dashboard import SPLITS, Board, ExampleRequest
-from console.state.domain import STAGES
 from console.state.sanitize import duration, milliseconds
 from console.state.timetext import span_text
+from server.telemetry.outputs import STAGES
 
 NARROW = 430  # pixels of height below which the stages give way
 _SPLIT_LABELS = {"": "not split", "server": "by server", "stamp": "by stamp", "mix": "by mix",

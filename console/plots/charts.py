@@ -14,8 +14,8 @@ from console.plots.scale import caption, column_at, scale_top
 from console.plots.style import Style
 from console.plots.timeplot import TimePlot
 from console.state.dashboard import LatencyColumns
-from console.state.domain import STAGES
 from console.state.sanitize import milliseconds
+from server.telemetry.outputs import STAGES
 
 
 class LinePlot(TimePlot):

@@ -22,7 +22,6 @@ from server.telemetry.rows import (
 
 LATENCY_BUCKETS = 64
 STAMP_PARTS = ("weights", "preprocessing", "code", "libraries", "labels", "reference", "data")
-STAGES = ("queue", "decode", "preprocess", "forward", "post")
 
 
 @dataclass(frozen=True, slots=True)

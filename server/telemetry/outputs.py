@@ -91,6 +91,7 @@ class Timing:
 
 
 TIME_NAMES = tuple(f.name for f in fields(Timing))
+STAGES = tuple(name.removesuffix("_ms") for name in TIME_NAMES[:-1])
 _times: Any = attrgetter(*TIME_NAMES)
 
 

@@ -45,6 +45,14 @@ class Confirmation:
         self._open: dict[str, Bools] = {}
         self._at = 0
         self._step = 1  # ticks the next note stands for
+        self._tick_s, self._ticked = tick_s, -1
+
+    def move_to(self, now: float) -> None:
+        """Moves on to the tick that holds `now` (unix seconds); within one tick nothing moves."""
+        tick = int(now // self._tick_s)
+        if tick != self._ticked:
+            self.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
+            self._ticked = tick
 
     def advance(self, ticks: int = 1) -> None:
         """Moves on by so many ticks; `note` speaks of the last of them."""

@@ -75,12 +75,11 @@ class DriftDetector:
         self.layout = layout
         self.windows = windows
         self._features = layout.reference.features
-        self._tick_s = tick_s
         self._confirmation = Confirmation(len(self._features), WINDOWS, tick_s)
         self._minutes = DesignEffect(layout, STRETCHES, error=1.0)
         self._hours = DesignEffect(layout, HOUR_STRETCHES, error=CONTRAST_ERROR)
         self._own_deff = np.array([f.deff for f in self._features])
-        self._ticked = self._noted_slot = self._noted_hour = -1
+        self._noted_slot = self._noted_hour = -1
         names = [f.spec.modality for f in self._features]
         self._families = [np.flatnonzero([n == family for n in names]) for family in FAMILIES] + [
             np.flatnonzero([n not in FAMILIES for n in names])
@@ -88,10 +87,7 @@ class DriftDetector:
 
     def tick(self, now: float, baselines: Mapping[int, Baseline]) -> DriftTick:
         """`baselines` by window. Call about every `tick_s`; see Confirmation for skipped ticks."""
-        tick = int(now // self._tick_s)
-        if tick != self._ticked:
-            self._confirmation.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
-            self._ticked = tick
+        self._confirmation.move_to(now)
         self.windows.advance(now)
         self._note_bursts(now)
         slices = self.windows.slices()
@@ -125,9 +121,7 @@ class DriftDetector:
                     of_slice = levels.setdefault(name, unknown.copy())
                     where = places[feature], WINDOWS.index(window_s)
                     of_slice[where] = scores.LEVELS.index(word)
-            tick = int(at_ms / 1000 // self._tick_s)
-            self._confirmation.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
-            self._ticked = tick
+            self._confirmation.move_to(at_ms / 1000)
             for name, level in levels.items():
                 self._confirmation.note(name, level, np.zeros(level.shape, dtype=bool))
 

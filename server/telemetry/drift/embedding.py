@@ -103,16 +103,11 @@ class EmbeddingDetector:
         self._stamp = stamp
         self._reference = reference
         self.windows = windows
-        self._tick_s = tick_s
         self._confirmation = Confirmation(1, WINDOWS, tick_s)
-        self._ticked = -1
 
     def tick(self, now: float, deff: float) -> tuple[list[DriftRow], Finding]:
         """`deff` is the burstiness of live traffic, 1 when none is known."""
-        tick = int(now // self._tick_s)
-        if tick != self._ticked:
-            self._confirmation.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
-            self._ticked = tick
+        self._confirmation.move_to(now)
         self.windows.advance(now)
         found = [distance(self._reference, self.windows.window("", now, w), deff) for w in WINDOWS]
         pairs = list(zip(WINDOWS, found, strict=True))

@@ -44,6 +44,7 @@ CALM = 0.8  # an alert closes below this share of the threshold that opened it
 FEW_CELLS = 16  # with fewer filled cells the Kolmogorov law is far off: chi-squared decides
 
 LEVELS = ("ok", "warning", "high", "critical")
+_SCORES = ("n", "ks", "p", "kl", "js", "psi", "chi2_p", "excess_kl", "expected_kl")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +67,10 @@ class DriftScores:
     chi2_p: Floats
     expected_kl: Floats
     excess_kl: Floats
+
+    def at(self, place: int | tuple[int, int]) -> dict[str, float]:
+        """The scores of one comparison, named as in DriftRow."""
+        return {name: float(getattr(self, name)[place]) for name in _SCORES}
 
     @property
     def sufficient(self) -> NDArray[np.bool_]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, astuple, dataclass
 
 from server.telemetry.quality.estimates import Estimates, QualityCounts, Yardstick
 from server.telemetry.quality.truth import Truth, truth_of
@@ -207,21 +206,10 @@ class Feedback:
 
     def _append(self, item: FeedbackItem, observed_at: float, now: float, status: str) -> int:
         """The row it became."""
-        values: tuple[Any, ...] = (
-            item.prediction_id,
-            now,
-            observed_at,
-            item.label,
-            item.outcome,
-            item.value,
-            item.source,
-            item.idempotency_key,
-            status,
-        )
+        values = asdict(item) | {"observed_at": observed_at, "received_at": now, "status": status}
         done = self._store.connection.execute(
-            "INSERT INTO feedback (prediction_id, received_at, observed_at, label, outcome, value,"
-            " source, idempotency_key, status) VALUES (?,?,?,?,?,?,?,?,?)",
-            values,
+            f"INSERT INTO feedback ({', '.join(values)}) VALUES ({','.join('?' * len(values))})",
+            tuple(values.values()),
         )
         return int(done.lastrowid or 0)
 
@@ -231,16 +219,7 @@ class Feedback:
     def _hold(self, prediction_id: str, truth: Truth, answered: Answered) -> None:
         self._store.connection.execute(
             "INSERT OR REPLACE INTO truth VALUES (?,?,?,?,?,?,?,?)",
-            (
-                prediction_id,
-                answered.at,
-                truth.label,
-                truth.value,
-                truth.outcome,
-                truth.source,
-                truth.observed_at,
-                truth.received_at,
-            ),
+            (prediction_id, answered.at, *astuple(truth)),
         )
 
 

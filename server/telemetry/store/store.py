@@ -36,6 +36,15 @@ def day_of(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y%m%d")
 
 
+def days_of(connection: sqlite3.Connection, first: str = "", last: str = "9") -> list[str]:
+    """Days that have tables, oldest first, from `first` to `last`."""
+    rows = connection.execute(
+        "SELECT substr(name, 12) FROM sqlite_master"
+        " WHERE type = 'table' AND name LIKE 'prediction\\_%' ESCAPE '\\' ORDER BY 1"
+    )
+    return [day for (day,) in rows if first <= day <= last]
+
+
 class Store:
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
@@ -77,11 +86,7 @@ class Store:
 
     def days(self) -> list[str]:
         """Days that have tables, oldest first."""
-        rows = self.connection.execute(
-            "SELECT substr(name, 12) FROM sqlite_master"
-            " WHERE type = 'table' AND name LIKE 'prediction\\_%' ESCAPE '\\' ORDER BY 1"
-        )
-        return [row[0] for row in rows]
+        return days_of(self.connection)
 
     def make_day(self, day: str) -> None:
         if day not in self._days:

@@ -22,7 +22,7 @@ from server.telemetry.rows import SliceRow
 from server.telemetry.slices.conditions import SliceColumn
 from server.telemetry.store.database import open_reader
 from server.telemetry.store.history import TimeSpan
-from server.telemetry.store.reader import days_of
+from server.telemetry.store.reader import days_in
 
 if TYPE_CHECKING:
     from server.telemetry.slices.search import FoundSlice, Measure
@@ -182,7 +182,7 @@ def _read(
 ) -> _Rows | None:
     """The latest MOST_ROWS answered classifications whose features fit."""
     found: list[tuple[Any, ...]] = []
-    for day in reversed(days_of(connection, span)):
+    for day in reversed(days_in(connection, span)):
         found += connection.execute(
             "SELECT p.features, p.slices, ifnull(p.confidence, 0), p.label, ifnull(t.label, ''),"
             f" t.value, p.total_ms FROM prediction_{day} p LEFT JOIN truth t USING (prediction_id)"
