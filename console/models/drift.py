@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from console.models.cells import Cell, TableColumn
+from console.models.cells import Cell, TableColumn, mono
 from console.state.dashboard import MEASURES, DriftLine
 from console.state.firing import SHIFTED
 from console.state.timetext import clock_text
@@ -122,16 +122,16 @@ def _feature(line: DriftLine) -> Cell:
 
 def _server(line: DriftLine) -> Cell:
     more = f" +{len(line.firing_at) - 1}" if len(line.firing_at) > 1 else ""
-    return Cell(line.name + more, "dim", mono=True, tip=tip(line))
+    return mono(line.name + more, tip=tip(line))
 
 
 def _since(line: DriftLine) -> Cell:
     text = clock_text(line.since_s, "%H:%M")
-    return Cell(text, "text" if line.firing else "dim", mono=True, right=True, tip=tip(line))
+    return Cell(text, "text" if line.firing else "dim", mono=True, tip=tip(line))
 
 
 def _slice(line: DriftLine) -> Cell:
-    return Cell(line.row.slice or "all", "dim", mono=True, tip=tip(line))
+    return mono(line.row.slice or "all", tip=tip(line))
 
 
 def _bar(measure: str) -> Callable[[DriftLine], Cell]:
@@ -153,11 +153,11 @@ def _figure(measure: str, main: bool) -> Callable[[DriftLine], Cell]:
         value = getattr(line.row, measure)
         text = f"{value:.2f}" if value == value else "–"
         if not _known(line):
-            return Cell(text if not main else "–", "faint", mono=True, right=True)
+            return Cell(text if not main else "–", "faint", mono=True)
         loud = main and line.firing
         tone = line.row.level if loud else "dim"
         bold = loud and line.row.level in ("critical", "high")
-        return Cell(text, tone, mono=True, right=True, bold=bold, tip=tip(line))
+        return mono(text, tone, bold=bold, tip=tip(line))
 
     return cell
 
@@ -165,13 +165,13 @@ def _figure(measure: str, main: bool) -> Callable[[DriftLine], Cell]:
 def _count(line: DriftLine) -> Cell:
     row = line.row
     if _known(line):
-        return Cell(f"{row.n:,.0f}", "dim", mono=True, right=True, tip=tip(line))
+        return mono(f"{row.n:,.0f}", tip=tip(line))
     text = f"{row.n:.0f}/{row.n_needed or MIN_EFFECTIVE:.0f}"
-    return Cell(text, "dim", mono=True, right=True, tip=tip(line))
+    return mono(text, tip=tip(line))
 
 
 def _over(line: DriftLine) -> Cell:
-    return Cell(_hours(line), "dim", mono=True, right=True, tip=tip(line))
+    return mono(_hours(line), tip=tip(line))
 
 
 def _hours(line: DriftLine) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from console.models.cells import Cell, TableColumn
+from console.models.cells import Cell, TableColumn, mono
 from console.state.dashboard import QualityLine
 from console.state.sanitize import duration
 from server.telemetry.rows import QualityRow, ReliabilityBin, SliceRow
@@ -78,7 +78,7 @@ def _mean(rows: Sequence[QualityRow], name: str, weight: str) -> float:
 
 def slice_columns() -> tuple[TableColumn, ...]:
     def figure(text: str, tone: str = "text") -> Cell:
-        return Cell(text, tone, mono=True, right=True)
+        return mono(text, tone)
 
     def gap(row: QualityRow) -> Cell:
         difference = row.accuracy - row.estimated_accuracy_labelled
@@ -149,31 +149,15 @@ def worst_columns() -> tuple[TableColumn, ...]:
     def error(pair: tuple[str, SliceRow]) -> Cell:
         row = pair[1]
         loud = "critical" if row.error > 2 * max(row.error_elsewhere, 1e-9) else "text"
-        return Cell(f"{row.error:.1%}", loud, mono=True, right=True)
+        return Cell(f"{row.error:.1%}", loud, mono=True)
 
     return (
         TableColumn("worst slice", message, 0, least=210),
         TableColumn("error", error, 62, right=True, order=lambda pair: pair[1].error),
         TableColumn(
-            "elsewhere",
-            lambda p: Cell(f"{p[1].error_elsewhere:.1%}", "dim", mono=True, right=True),
-            76,
-            right=True,
-            spare=1,
+            "elsewhere", lambda p: mono(f"{p[1].error_elsewhere:.1%}"), 76, right=True, spare=1
         ),
-        TableColumn(
-            "rows",
-            lambda p: Cell(f"{p[1].support:,}", "dim", mono=True, right=True),
-            62,
-            right=True,
-            spare=2,
-        ),
-        TableColumn(
-            "share",
-            lambda p: Cell(f"{p[1].share:.1%}", "dim", mono=True, right=True),
-            58,
-            right=True,
-            spare=3,
-        ),
-        TableColumn("filter", lambda p: Cell(p[1].expression, "dim", mono=True), 220, spare=4),
+        TableColumn("rows", lambda p: mono(f"{p[1].support:,}"), 62, right=True, spare=2),
+        TableColumn("share", lambda p: mono(f"{p[1].share:.1%}"), 58, right=True, spare=3),
+        TableColumn("filter", lambda p: mono(p[1].expression), 220, spare=4),
     )

@@ -9,11 +9,10 @@ from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QLabel, QSplitter, QV
 
 from console.app.theme import SIGNS
 from console.app.timeaxis import TimeAxis
-from console.models.cells import Cell, TableColumn
+from console.models.cells import Cell, TableColumn, mono
 from console.models.table import RowsModel
 from console.panels.frame import Panel
 from console.panels.status_bar import TextLine
-from console.panels.table import Table
 from console.plots import paint
 from console.plots.alert_timeline import AlertTimeline
 from console.plots.style import Style
@@ -55,13 +54,13 @@ def _columns() -> tuple[TableColumn, ...]:
 
     def lasted(line: AlertLine) -> Cell:
         end = line.closed_s or line.row.last_unix_ms / 1000 - line.offset_ms / 1000
-        return Cell(duration(max(0.0, end - line.opened_s)), "dim", mono=True, right=True)
+        return mono(duration(max(0.0, end - line.opened_s)))
 
     return (
         TableColumn("severity", sign, 92),
         TableColumn(
             "opened",
-            lambda a: Cell(clock_text(a.opened_s, "%d %b %H:%M:%S"), "dim", mono=True),
+            lambda a: mono(clock_text(a.opened_s, "%d %b %H:%M:%S")),
             136,
             order=lambda a: a.opened_s,
         ),
@@ -160,19 +159,22 @@ class AlertsPanel(Panel):
     def __init__(self, style: Style, axis: TimeAxis) -> None:
         super().__init__(style)
         self.axis = axis
-        columns, silences = _columns(), _silence_columns()
-        self.model = RowsModel(columns, lambda line: (line.server, line.row.id))
-        self.table = Table(style, self.model, columns, "no server has reported an alert")
-        self.table.setAccessibleName("Alerts")
-        self.table.chosen.connect(self._choose)
-        self.table.opened.connect(lambda line: axis.around(line.opened_s))
-        self.silences_model = RowsModel(silences, lambda pair: (pair[0], pair[1].id))
-        self.silences = Table(style, self.silences_model, silences, NO_SILENCE)
-        self.silences.setAccessibleName("Silences in force; Enter ends one")
-        self.silences.opened.connect(lambda pair: self.unsilence.emit(pair[0], pair[1].id))
+        self.model = RowsModel(_columns(), lambda line: (line.server, line.row.id))
+        self.table = self.make_table(
+            self.model,
+            "Alerts",
+            "no server has reported an alert",
+            self._choose,
+            lambda line: axis.around(line.opened_s),
+        )
+        self.silences_model = RowsModel(_silence_columns(), lambda pair: (pair[0], pair[1].id))
+        self.silences = self.make_table(
+            self.silences_model,
+            "Silences in force; Enter ends one",
+            NO_SILENCE,
+            opened=lambda pair: self.unsilence.emit(pair[0], pair[1].id),
+        )
         self.history = AlertHistory(style)
-        for table in (self.table, self.silences):
-            self.watch_focus(table)
         lower = QSplitter(Qt.Orientation.Horizontal)
         lower.addWidget(self.history)
         lower.addWidget(self._aside(style))
@@ -264,9 +266,6 @@ class AlertsPanel(Panel):
         server, _, identity = key.partition("\t")
         self.table.select_row(self.model.place_of((server, identity)))
         self.history.show_alert(self.table.row())
-
-    def focus_target(self) -> QWidget:
-        return self.table
 
     def copy_command(self, access: ConnectionAccess) -> str:
         line = self.current()

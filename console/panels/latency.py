@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QVBoxLayout
 
 from console.app.timeaxis import TimeAxis
 from console.panels.frame import Panel
@@ -190,9 +190,6 @@ class LatencyPanel(Panel):
         return head, [
             [f"{row[0]:.1f}", *("" if v != v else f"{v:.6g}" for v in row[1:])] for row in table
         ]
-
-    def focus_target(self) -> QWidget:
-        return self
 
 
 def examples_in(

@@ -7,14 +7,13 @@ import math
 from collections.abc import Callable
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QSplitter, QWidget
+from PySide6.QtWidgets import QSplitter
 
 from console.app.timeaxis import TimeAxis
-from console.models.cells import Cell, TableColumn
+from console.models.cells import Cell, TableColumn, mono
 from console.models.table import RowsModel
 from console.panels.frame import Panel
 from console.panels.skew_detail import SkewDetail, when
-from console.panels.table import Table
 from console.plots.style import Style
 from console.state import command_lines
 from console.state.access import ConnectionAccess
@@ -74,8 +73,8 @@ def _part(number: int) -> Callable[[SkewLine], Cell]:
 
 def _since(line: SkewLine) -> Cell:
     if line.since_s != line.since_s:
-        return Cell("–", "dim", mono=True, right=True, tip=tip(line))
-    return Cell(clock_text(line.since_s, "%H:%M"), "dim", mono=True, right=True, tip=tip(line))
+        return mono("–", tip=tip(line))
+    return mono(clock_text(line.since_s, "%H:%M"), tip=tip(line))
 
 
 def tip(line: SkewLine) -> str:
@@ -108,14 +107,16 @@ class SkewPanel(Panel):
     def __init__(self, style: Style, axis: TimeAxis) -> None:
         super().__init__(style)
         self.axis = axis
-        shape = columns()
-        self.model = RowsModel(shape, lambda line: line.address)
-        self.table = Table(style, self.model, shape, "no server has reported its stamp yet")
-        self.table.setAccessibleName("Parts of the stamp by server")
+        self.model = RowsModel(columns(), lambda line: line.address)
+        self.table = self.make_table(
+            self.model,
+            "Parts of the stamp by server",
+            "no server has reported its stamp yet",
+            lambda _: self._detail(),
+            lambda line: self.axis.around(line.since_s),
+        )
         self.table.setObjectName("tight")
         self.table.setMinimumWidth(LEAST_PIXELS)
-        self.table.chosen.connect(lambda _: self._detail())
-        self.table.opened.connect(lambda line: self.axis.around(line.since_s))
         self.detail = SkewDetail(style)
         split = QSplitter(Qt.Orientation.Horizontal)
         split.addWidget(self.table)
@@ -125,7 +126,6 @@ class SkewPanel(Panel):
         split.setSizes([560, 230])
         split.setChildrenCollapsible(True)
         self.body.addWidget(split, 1)
-        self.watch_focus(self.table)
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)
@@ -152,9 +152,6 @@ class SkewPanel(Panel):
             # Nothing is selected: the rows that differ come first.
             line = next(iter(self.model.rows), None)
         self.detail.show_line(line, self.board)
-
-    def focus_target(self) -> QWidget:
-        return self.table
 
     def select(self, key: str) -> None:
         self.table.select_row(self.model.place_of(key))

@@ -29,7 +29,7 @@ from server.commands.output.export_table import (
 from server.config import ServerConfig
 from server.telemetry.errors import BadFilter
 from server.telemetry.rows import FeatureRow
-from server.telemetry.store.database import NAME
+from server.telemetry.store.database import NAME, require_current
 from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.reader import Reader
 from server.values import expecting
@@ -109,6 +109,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _export(arguments: argparse.Namespace, quiet: bool) -> int:
+    require_current(arguments.data / NAME)
     reader = Reader(lambda: arguments.data / NAME)
     features = reader.history(TimeSpan(0.0, 0.0), ("feature",))
     schemas = schemas_of(row for row in features if isinstance(row, FeatureRow))

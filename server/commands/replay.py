@@ -36,7 +36,7 @@ from server.telemetry.outputs import outputs_of
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import FeatureRow
 from server.telemetry.stamps.feedback import made_at
-from server.telemetry.store.database import NAME
+from server.telemetry.store.database import NAME, require_current
 from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.reader import Reader
 
@@ -137,6 +137,7 @@ async def _from_server(client: CommandConnection, identifier: str) -> Kept:
 
 def from_data(folder: Path, identifier: str) -> Kept:
     """Raises NoPayload, sqlite3.Error."""
+    require_current(folder / NAME)
     reader = Reader(lambda: folder / NAME)
     found = reader.by_id([identifier], payload=True)
     if not found:

@@ -27,7 +27,7 @@ from console.state.dashboard import (
 )
 from console.state.domain import (
     STAMP_PARTS,
-    ChangedItem,
+    IntegrityChange,
     Link,
     ReplicaSnapshot,
     SelfCheckResult,
@@ -235,8 +235,8 @@ def test_a_server_that_is_no_longer_what_it_loaded_is_told(
 
 
 def test_what_several_replicas_say_of_themselves_is_told_once_and_the_gravest_first() -> None:
-    disk = ChangedItem("file", "weights/model.safetensors", "was changed on disk", False)
-    memory = ChangedItem(
+    disk = IntegrityChange("file", "weights/model.safetensors", "was changed on disk", False)
+    memory = IntegrityChange(
         "memory", "pipelines.models.qwen.log_mel.mel", "was replaced in memory", True
     )
     checks = (

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pipelines
-from pipelines import tolerance
 from pipelines.bundle import golden
 from pipelines.errors import BadInput, BundleRefused
 from pipelines.features import NAMES
 from pipelines.pipeline import Pipeline
 from pipelines.types import Part, Prediction, Sample
+from tests.support import tolerance
 from tests.support.tinybundle import LABELS, jpeg, wav
 
 

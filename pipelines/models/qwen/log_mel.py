@@ -1,7 +1,7 @@
 """Waveforms to log-mel spectrograms: down-mix, resample, short-time Fourier transform.
 
 Nothing is padded to 30 seconds: every frame equals that of the reference feature extractor, within
-`tolerance.LOG_MEL` for noise and `tolerance.LOG_MEL_QUIET` for any clip.
+`LOG_MEL` for noise and `LOG_MEL_QUIET` for any clip (tests/support/tolerance.py).
 """
 
 from __future__ import annotations

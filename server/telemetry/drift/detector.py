@@ -18,7 +18,7 @@ from server.telemetry.drift.binning import BinLayout
 from server.telemetry.drift.confirmation import UNKNOWN, Confirmation, limits
 from server.telemetry.drift.design_effect import CONTRAST_ERROR, STRETCHES, DesignEffect
 from server.telemetry.drift.profile import Floats, Ints
-from server.telemetry.drift.scores import Counted, DriftScores
+from server.telemetry.drift.scores import DriftScores, SideCounts
 from server.telemetry.drift.structural import StructuralChanges, structural_changes
 from server.telemetry.drift.windows import HOUR_S, LONG_S, SLOT_S, SLOTS, WINDOWS, TrailingWindows
 
@@ -133,7 +133,7 @@ class DriftDetector:
         base = np.stack([baseline.counts.get(s, none) for s in slices])
         here, there = self.layout.gather(live), self.layout.gather(base)
         found = scores.measure(
-            Counted(*here, deff), Counted(*there, self._own_deff), self.layout.kinds
+            SideCounts(*here, deff), SideCounts(*there, self._own_deff), self.layout.kinds
         )
         q = self._discoveries(found.p, found.sufficient, slices)
         known = there[0].sum(axis=-1) > 0

@@ -82,7 +82,7 @@ class DriftScores:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Counted:
+class SideCounts:
     """One side of a comparison: counts by cell [..., cells] and by merged group [..., groups],
     both padded with zeros where features differ in size, and its design effect [...]."""
 
@@ -120,14 +120,14 @@ def compare(
     baseline = np.broadcast_to(baseline, live.shape)
     categorical, by_ks = kind_of(feature)
     sides = [
-        Counted(counts, merged(counts, feature.groups), np.full(len(counts), d or feature.deff))
+        SideCounts(counts, merged(counts, feature.groups), np.full(len(counts), d or feature.deff))
         for counts, d in ((live, deff), (baseline, baseline_deff))
     ]
     valid = np.ones(int(feature.groups.max()) + 1, dtype=bool)
     return measure(sides[0], sides[1], Kinds(valid, np.array(categorical), np.array(by_ks)))
 
 
-def measure(live: Counted, baseline: Counted, kinds: Kinds) -> DriftScores:
+def measure(live: SideCounts, baseline: SideCounts, kinds: Kinds) -> DriftScores:
     """All scores at once.
 
     Row counts are divided by their design effects (Kish, 1965) before any test: a burst of similar

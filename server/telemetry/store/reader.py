@@ -57,7 +57,7 @@ class Reader:
         found = {}
         with closing(open_reader(self._path())) as connection:
             for day in days_of(connection):
-                for some in _chunks(list(ids), 500):
+                for some in chunks(list(ids), 500):
                     marks = ",".join("?" * len(some))
                     for row in connection.execute(
                         _select(day, payload) + f" WHERE p.prediction_id IN ({marks})", some
@@ -137,6 +137,6 @@ def days_in(connection: sqlite3.Connection, span: TimeSpan | None) -> list[str]:
     return days_of(connection, day_of(span.since), day_of(span.until))
 
 
-def _chunks(items: list[str], size: int) -> Iterator[list[str]]:
+def chunks(items: list[str], size: int) -> Iterator[list[str]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 
 from sqlite_utils import Database, Migrations
 
-from server.telemetry.outputs import OUTPUTS
+from server.telemetry.outputs import OUTPUTS, OutputSpec
 
 migrations = Migrations("telemetry")
 
@@ -53,16 +54,20 @@ def day_tables(day: str) -> tuple[str, ...]:
     )
 
 
-def add_missing_outputs(connection: sqlite3.Connection) -> None:
-    """Give the day tables of an older file the columns of outputs that are newer; NULL there."""
+def missing_outputs(connection: sqlite3.Connection) -> Iterator[tuple[str, OutputSpec]]:
+    """(day table, output) for each output that is newer than the file."""
     tables = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'prediction_[0-9]*'"
     ).fetchall()
     for (table,) in tables:
         known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-        for spec in OUTPUTS:
-            if spec.name not in known:
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN {spec.name} {spec.column}")
+        yield from ((table, spec) for spec in OUTPUTS if spec.name not in known)
+
+
+def add_missing_outputs(connection: sqlite3.Connection) -> None:
+    """NULL in the rows that are older."""
+    for table, spec in list(missing_outputs(connection)):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {spec.name} {spec.column}")
 
 
 def _run(db: Database, statements: str) -> None:
