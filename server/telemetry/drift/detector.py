@@ -1,7 +1,7 @@
-"""One tick of drift: every feature x slice x window of one stamp against a baseline.
+"""Evaluates drift once a tick: every feature x slice x window of one stamp against a baseline.
 
-Reads counts, gives rows and findings; knows no database and no clock. The order of `tick` is the
-order of things: windows, design effects, scores, false discovery rate, confirmation.
+It uses neither a database nor a clock. The steps of `tick`, in order: windows, design effects,
+scores, false discovery rate, confirmation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.telemetry.drift.scores import DriftScores, SideCounts
 from server.telemetry.drift.structural import StructuralChanges, structural_changes
 from server.telemetry.drift.windows import HOUR_S, LONG_S, SLOT_S, SLOTS, WINDOWS, TrailingWindows
 
-FAMILIES = ("output", "embedding")  # modalities tested apart; all others are inputs
+FAMILIES = ("output", "embedding")  # tested separately; all other modalities are inputs
 HOUR_STRETCHES = 48
 HIGH = scores.LEVELS.index("high")
 
@@ -31,7 +31,7 @@ StoredLevel = tuple[int, str, str, int, str]  # tick in unix ms, feature, slice,
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What live counts are compared with: flat counts a slice. A slice it does not have is
+    """The flat counts, by slice, that live counts are compared with. A slice without a baseline is
     "learning", not "ok"."""
 
     name: str
@@ -40,8 +40,8 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowResult:
-    """One window over all slices: every array is [slices, features]. `level` is UNKNOWN where
-    there are too few rows, `known` False where the baseline has none."""
+    """One window of all slices: every array is [slices, features]. `level` is UNKNOWN if there are
+    too few rows; `known` is False if the baseline has none."""
 
     window_s: int
     found: DriftScores
@@ -66,7 +66,7 @@ class DriftTick:
 
 
 class DriftDetector:
-    """The memory between ticks of one stamp."""
+    """The state of one stamp between ticks."""
 
     def __init__(
         self, stamp: str, layout: BinLayout, windows: TrailingWindows, tick_s: float = SLOT_S
@@ -86,7 +86,8 @@ class DriftDetector:
         ]
 
     def tick(self, now: float, baselines: Mapping[int, Baseline]) -> DriftTick:
-        """`baselines` by window. Call about every `tick_s`; see Confirmation for skipped ticks."""
+        """Call it about every `tick_s`; see Confirmation for skipped ticks. `baselines` is by
+        window."""
         self._confirmation.move_to(now)
         self.windows.advance(now)
         self._note_bursts(now)
@@ -110,20 +111,20 @@ class DriftDetector:
         )
 
     def restore(self, judged: Iterable[StoredLevel]) -> None:
-        """After a restart: the levels of earlier ticks, oldest first, so that what was open stays
-        open. Ticks and slices that are not there are unknown."""
+        """Restores the levels of earlier ticks after a restart, oldest first, so that open alerts
+        stay open. Ticks and slices without a level are unknown."""
         places = {f.name: i for i, f in enumerate(self._features)}
         unknown = np.full((len(places), len(WINDOWS)), UNKNOWN, dtype=np.int8)
         for at_ms, ticks in groupby(judged, key=lambda row: row[0]):
             levels: dict[str, NDArray[np.int8]] = {}
-            for _, feature, name, window_s, word in ticks:
-                if feature in places and window_s in WINDOWS and word in scores.LEVELS:
+            for _, feature, name, window_s, level in ticks:
+                if feature in places and window_s in WINDOWS and level in scores.LEVELS:
                     of_slice = levels.setdefault(name, unknown.copy())
                     where = places[feature], WINDOWS.index(window_s)
-                    of_slice[where] = scores.LEVELS.index(word)
+                    of_slice[where] = scores.LEVELS.index(level)
             self._confirmation.move_to(at_ms / 1000)
-            for name, level in levels.items():
-                self._confirmation.note(name, level, np.zeros(level.shape, dtype=bool))
+            for name, found in levels.items():
+                self._confirmation.note(name, found, np.zeros(found.shape, dtype=bool))
 
     def _look(
         self, now: float, window_s: int, slices: list[str], baseline: Baseline, deff: Floats
@@ -137,7 +138,7 @@ class DriftDetector:
         )
         q = self._discoveries(found.p, found.sufficient, slices)
         known = there[0].sum(axis=-1) > 0
-        # A burst passes for a large shift of few rows until it is known how bursty traffic is.
+        # Before burstiness is measured, a burst looks like a large shift of few rows.
         measured = known & self._minutes.measured
         few = found.few & measured
         q = np.where(few, self._discoveries(found.p, few, slices), q)
@@ -156,8 +157,8 @@ class DriftDetector:
         )
 
     def _discoveries(self, p: Floats, tested: NDArray[np.bool_], slices: list[str]) -> Floats:
-        """Benjamini-Hochberg within each family of features: all traffic by itself, slices apart.
-        What has too few rows is not tested and takes nothing from the others."""
+        """Benjamini-Hochberg within each family of features, separately for all traffic and for the
+        slices. Comparisons with too few rows are not tests and do not affect the others."""
         q = np.ones_like(p)
         whole = np.array([s == "" for s in slices])
         for members in self._families:
@@ -169,7 +170,7 @@ class DriftDetector:
         return q
 
     def _note_bursts(self, now: float) -> None:
-        """Whole slots since the last tick, and whole hours, go to the two estimators."""
+        """Passes the whole slots and hours since the last tick to the two estimators."""
         slot, hour = int(now // SLOT_S), int(now // HOUR_S)
         if slot == self._noted_slot:
             return
@@ -182,7 +183,7 @@ class DriftDetector:
 
 
 def bundle_baseline(layout: BinLayout) -> Baseline:
-    """The reference that came with the bundle, flat, for all traffic and every slice it has."""
+    """The flat counts of the bundle's reference, for all traffic and each of its slices."""
     reference = layout.reference
     if reference.learning:
         return Baseline("bundle", {})
