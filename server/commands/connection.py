@@ -47,7 +47,7 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="call as whoever this token names; needs TLS",
+        help="call with the token in this file; needs TLS",
     )
 
 

@@ -104,7 +104,7 @@ def readable(event: pb.RehearseEvent) -> str:
         table(["", "active", "candidate", "difference", "95 %"], list(_rows(event))),
         "",
     ]
-    lines += [f"  {words}" for words in event.messages]
+    lines += [f"  {message}" for message in event.messages]
     lines += [""] if event.messages else []
     return "\n".join([*lines, f"{event.verdict}: {event.reason}"])
 

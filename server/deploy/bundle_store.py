@@ -46,7 +46,7 @@ class Stored:
     """A bundle in the store."""
 
     name: str
-    stamp: str  # 64 hex, as its manifest says
+    stamp: str  # 64 hex digits, from its manifest
     path: Path
 
 

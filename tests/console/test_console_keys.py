@@ -116,7 +116,7 @@ def test_keys_press_what_has_the_keyboard(
     assert window.plan.alone is window.alerts
 
 
-def test_a_copied_view_says_how_the_servers_are_reached(
+def test_a_copied_view_states_how_the_servers_are_reached(
     qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
 ) -> None:
     window = make(None, kept(tmp_path), View(measure="ks", expected_stamp="a b"), lambda: T0)

@@ -259,7 +259,7 @@ def test_wrong_usage_is_exit_2_and_names_what_is_wrong(
     assert code == 2 and complaint in err
 
 
-def test_a_taken_port_is_said_plainly(
+def test_a_taken_port_is_reported_plainly(
     tiny_server: str, tiny_bundle: Path, capsys: Captured
 ) -> None:
     code, _, err = asked(capsys, "--bundle", str(tiny_bundle), "--listen", tiny_server)

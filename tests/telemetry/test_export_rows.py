@@ -113,7 +113,7 @@ def test_parquet_has_a_column_for_every_feature(
         ),
     ],
 )
-def test_what_cannot_be_exported_is_said(
+def test_what_cannot_be_exported_is_reported(
     data: Path, words: tuple[str, ...], code: int, why: str, capsys: Captured
 ) -> None:
     found, _, err = export(capsys, "--data", str(data), "--out", "-", *words)

@@ -1,7 +1,7 @@
 """Adds batches of records to all sums: profiles, trailing windows, latency, quality.
 
 Memory only: nothing here can fail because a disk is full. Rows wait until `settle` counts them
-together; `flush` writes what changed. `Writer` says when.
+together; `flush` writes what changed. `Writer` decides when.
 """
 
 from __future__ import annotations

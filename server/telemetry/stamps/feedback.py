@@ -18,7 +18,7 @@ from server.telemetry.store.store import Store, day_of
 
 TEXT = 1000  # characters of a label, outcome, source or key
 FUTURE_S = 86400.0  # an observation later than this after now is a wrong clock
-MOST_TOLD = 100  # observations of one prediction: a client in a loop must not fill the disk
+MOST_OBSERVATIONS = 100  # observations of one prediction: a client in a loop must not fill the disk
 LARGEST_VALUE = 1e12  # beyond it sums would lose what smaller values add to them
 
 JOINED, CORRECTED, DUPLICATE = "joined", "corrected", "duplicate"
@@ -28,7 +28,7 @@ UNKNOWN, EXPIRED, REFUSED = "unknown", "expired", "refused"
 @dataclass(frozen=True, slots=True)
 class FeedbackItem:
     """As in proto/inference.proto; `observed_at` in unix seconds, 0 = now; `value` None = as the
-    objective says."""
+    objective determines it."""
 
     prediction_id: str
     label: str = ""
@@ -123,9 +123,9 @@ class Feedback:
         repeated = before is not None and before.has(item.label, item.value, item.outcome)
         if repeated and not (item.idempotency_key or item.observed_at):
             return FeedbackResult(item.prediction_id, DUPLICATE)  # not even a later observation
-        if self._told(item.prediction_id) >= MOST_TOLD:
-            text = f"{MOST_TOLD} observations of this prediction are kept, and no more"
-            return _refused(item, "prediction_id", "TOLD_TOO_OFTEN", text)
+        if self._observations(item.prediction_id) >= MOST_OBSERVATIONS:
+            text = f"{MOST_OBSERVATIONS} observations of this prediction are kept, and no more"
+            return _refused(item, "prediction_id", "TOO_MANY_OBSERVATIONS", text)
         status = DUPLICATE if repeated else JOINED
         row = self._append(item, item.observed_at or now, now, status)
         after = self._holds(item.prediction_id)
@@ -188,7 +188,7 @@ class Feedback:
         )
         return found.fetchone() is not None
 
-    def _told(self, prediction_id: str) -> int:
+    def _observations(self, prediction_id: str) -> int:
         found = self._store.connection.execute(
             "SELECT count(*) FROM feedback WHERE prediction_id = ?", (prediction_id,)
         )

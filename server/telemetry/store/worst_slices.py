@@ -47,7 +47,7 @@ class SliceSearch:
 
 @dataclass(frozen=True, slots=True)
 class SliceSearchResult:
-    """`estimated`: there were too few labels, so that the loss is what confidence says."""
+    """`estimated`: there were too few labels, so the loss is estimated from confidence."""
 
     slices: list[SliceRow]
     rows: int
