@@ -64,7 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in COMMANDS:
         command = importlib.import_module(f"server.commands.{arguments[0].replace('-', '_')}")
         try:
-            return int(command.run(arguments[1:]))
+            if hasattr(command, "run"):
+                return int(command.run(arguments[1:]))
+            from server.commands.connection import run_to_end  # late: it loads the client
+
+            given = command.parser().parse_args(arguments[1:])
+            return run_to_end(command.call(given), given.server)
         except KeyboardInterrupt:
             return INTERRUPTED
     if arguments and not arguments[0].startswith("-"):

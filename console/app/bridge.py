@@ -60,7 +60,12 @@ class Bridge(QObject):
         self._sent: dict[int, float] = {}
         self._writer = CacheWriter(path, self._written, limit_bytes, clock)
         self._boards = BoardThread(
-            path, self._links, self._publish, self._board_thread_opened, self._health, clock
+            path,
+            self._links,
+            self._publish,
+            lambda known, layout: self._opened.emit(dict(known), layout),
+            self._health,
+            clock,
         )
         self._queries = QueryThread(path, self._payload, self._answer)
         queued = Qt.ConnectionType.QueuedConnection
@@ -154,11 +159,6 @@ class Bridge(QObject):
             waiting, self._newest = self._newest is not None, board
         if not waiting:
             self._waiting.emit()
-
-    def _board_thread_opened(
-        self, known: Mapping[str, tuple[str, int, float]], layout: str
-    ) -> None:
-        self._opened.emit(dict(known), layout)
 
     def _written(self, tables: frozenset[str]) -> None:
         self._boards.touched(tables)

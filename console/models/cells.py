@@ -43,3 +43,7 @@ class TableColumn:
 def mono(text: str, tone: str = "dim", **more: Any) -> Cell:
     """A number, a name or a time, in the fixed-width font."""
     return Cell(text, tone, mono=True, **more)
+
+
+def number_column(title: str, cell: Callable[[Any], Cell], width: int, **more: Any) -> TableColumn:
+    return TableColumn(title, cell, width, right=True, **more)

@@ -3,13 +3,15 @@ fire at another threshold."""
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from PySide6.QtCore import QEvent, QRectF, Qt, Signal
 from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QLabel, QSplitter, QVBoxLayout, QWidget
 
 from console.app.theme import SIGNS
 from console.app.timeaxis import TimeAxis
-from console.models.cells import Cell, TableColumn, mono
+from console.models.cells import Cell, TableColumn, mono, number_column
 from console.models.table import RowsModel
 from console.panels.frame import Panel
 from console.panels.status_bar import TextLine
@@ -56,30 +58,25 @@ def _columns() -> tuple[TableColumn, ...]:
         end = line.closed_s or line.row.last_unix_ms / 1000 - line.offset_ms / 1000
         return mono(duration(max(0.0, end - line.opened_s)))
 
+    def opened(line: AlertLine) -> Cell:
+        return mono(clock_text(line.opened_s, "%d %b %H:%M:%S"))
+
+    def summary(line: AlertLine) -> Cell:
+        return Cell(line.row.summary, _tone(line), tip=line.row.summary[:600])
+
+    def state(line: AlertLine) -> Cell:
+        return Cell(state_text(line), "dim" if quiet(line) else "text")
+
     return (
         TableColumn("severity", sign, 92),
+        TableColumn("opened", opened, 136, order=attrgetter("opened_s")),
+        number_column("duration", lasted, 62, spare=2),
+        TableColumn("server", lambda a: mono(a.name, _tone(a)), 104, order=attrgetter("name")),
         TableColumn(
-            "opened",
-            lambda a: mono(clock_text(a.opened_s, "%d %b %H:%M:%S")),
-            136,
-            order=lambda a: a.opened_s,
+            "kind", lambda a: Cell(a.row.kind, "dim"), 76, spare=3, order=attrgetter("row.kind")
         ),
-        TableColumn("duration", lasted, 62, right=True, spare=2),
-        TableColumn(
-            "server", lambda a: Cell(a.name, _tone(a), mono=True), 104, order=lambda a: a.name
-        ),
-        TableColumn(
-            "kind", lambda a: Cell(a.row.kind, "dim"), 76, spare=3, order=lambda a: a.row.kind
-        ),
-        TableColumn(
-            "summary",
-            lambda a: Cell(a.row.summary, _tone(a), tip=a.row.summary[:600]),
-            0,
-            least=260,
-        ),
-        TableColumn(
-            "state", lambda a: Cell(state_text(a), "dim" if quiet(a) else "text"), 170, spare=1
-        ),
+        TableColumn("summary", summary, 0, least=260),
+        TableColumn("state", state, 170, spare=1),
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from operator import attrgetter
 
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QSplitter
 
 from console.app.timeaxis import TimeAxis
-from console.models.cells import Cell, TableColumn, mono
+from console.models.cells import Cell, TableColumn, mono, number_column
 from console.models.table import RowsModel
 from console.panels.frame import Panel
 from console.panels.skew_detail import SkewDetail, when
@@ -28,25 +29,16 @@ _HEADS = {"preprocessing": "preproc", "libraries": "libs", "reference": "ref"}
 
 
 def columns() -> tuple[TableColumn, ...]:
-    found = [TableColumn("server", _server, 108, order=lambda line: line.name)]
-    for number, part in enumerate(STAMP_PARTS):
-        found.append(
-            TableColumn(
-                _HEADS.get(part, part), _part(number), 0, least=30, tip=f"{part}, first digits"
-            )
-        )
-    found.append(
-        TableColumn(
-            "since",
-            _since,
-            52,
-            right=True,
-            order=lambda line: line.since_s,
-            tip="when this stamp was deployed",
-            spare=1,
-        )
+    parts = [
+        TableColumn(_HEADS.get(part, part), _part(number), 0, least=30, tip=f"{part}, first digits")
+        for number, part in enumerate(STAMP_PARTS)
+    ]
+    deployed, since = "when this stamp was deployed", attrgetter("since_s")
+    return (
+        TableColumn("server", _server, 108, order=attrgetter("name")),
+        *parts,
+        number_column("since", _since, 52, order=since, tip=deployed, spare=1),
     )
-    return tuple(found)
 
 
 def _server(line: SkewLine) -> Cell:

@@ -169,15 +169,12 @@ def _compare_process(manifest: Manifest, allow_dirty: bool) -> Stamp:
     if not allow_dirty:
         raise mismatch
     code, libraries = stamps.running_code(), stamps.running_libraries()
-    running = stamps.code_tree(dict(code.modules) | _as_digests(code.foreign_modules))
+    foreign = {name: stamps.source_digest(name.encode()) for name in code.foreign_modules}
+    running = stamps.code_tree(dict(code.modules) | foreign)
     dirty = stamps.dirty_digest(stamp.hex, running, stamps.libraries_digest(libraries))
     actual = replace(manifest, code=code.modules, libraries=libraries).stamp()
     name = stamps.display_name(manifest.name, dirty, dirty=True)
     return replace(actual, hex=dirty, name=name, dirty=True)
-
-
-def _as_digests(foreign_modules: tuple[str, ...]) -> dict[str, str]:
-    return {name: stamps.source_digest(name.encode()) for name in foreign_modules}
 
 
 def _code_mismatch(manifest: Manifest, code: Code) -> ManifestMismatch | None:

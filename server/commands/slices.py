@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
 from functools import partial
 
 from proto import observe_pb2 as pb
-from server.commands.connection import OK, add_connection, connect, run_to_end
+from server.commands.connection import OK, add_connection, connect
 from server.commands.export import A_MOMENT, moment
 from server.commands.output.command_line import CommandLine
 from server.commands.output.plain_values import plain
@@ -58,12 +57,7 @@ def _shown(text: str) -> int:
     return number
 
 
-def run(argv: Sequence[str]) -> int:
-    arguments = parser().parse_args(argv)
-    return run_to_end(_ask(arguments), arguments.server)
-
-
-async def _ask(arguments: argparse.Namespace) -> int:
+async def call(arguments: argparse.Namespace) -> int:
     request = pb.SlicesRequest(
         from_unix_ms=int(max(arguments.since, 0.0) * 1000),
         measure=arguments.measure,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 
 from proto import observe_pb2 as pb
-from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
+from server.commands.connection import FAILED, OK, add_connection, connect
 from server.commands.output.command_line import CommandLine
 from server.commands.output.plain_values import plain
 from server.commands.output.status_report import report
@@ -33,12 +32,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(argv: Sequence[str]) -> int:
-    arguments = parser().parse_args(argv)
-    return run_to_end(_status(arguments), arguments.server)
-
-
-async def _status(arguments: argparse.Namespace) -> int:
+async def call(arguments: argparse.Namespace) -> int:
     async with connect(arguments) as client:
         if arguments.verify:
             event = await client.unary(client.observe.Verify, pb.VerifyRequest())

@@ -42,22 +42,14 @@ DAMAGED = ("names", "kind", "manifest", "files", "format", "hash")  # checks of 
 COLD = "cold"  # the check that a rollback without a warm standby is refused with
 
 
-def _no_record(_action: str, _switch: Switch | None, _detail: str) -> None:
-    return None
-
-
-def _no_objectives(_active: Facts, _candidate: Facts) -> CanaryAnalysis:
-    return CanaryAnalysis()
-
-
 @dataclass(slots=True)
 class Deployment:
     """`keep` bundles stay on disk beside what is linked or loaded."""
 
     pool_set: PoolSet
     store: BundleStore
-    record: RecordDeploy = _no_record
-    analyse: Analyse = _no_objectives
+    record: RecordDeploy = lambda action, switch, detail: None
+    analyse: Analyse = lambda active, candidate: CanaryAnalysis()
     keep: int = 5
     look_s: float = CANARY_LOOK_S
     _copied: set[str] = field(default_factory=set, init=False)  # stamps on their way into a pool

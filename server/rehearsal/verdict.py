@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from server.rehearsal.comparison import LABELLED, BundleComparison, Difference
+from server.rehearsal.comparison import LABELLED, BundleComparison
 from server.rehearsal.intervals import Interval, rows_needed, z_of
 from server.routing.candidate_checks import SLOWER
 
@@ -181,7 +181,7 @@ def _evidence(part: BundleComparison) -> Literal["", "unclear", "good", "worse"]
     """What feedback shows; "" when there is not enough of it."""
     if part.labelled_effective < LABELLED:
         return ""
-    difference = _decides(part).difference
+    difference = (part.value_per_1000 if _by_value(part) else part.accuracy).difference
     if difference.high < 0:
         return "worse"
     if difference.low >= -_margin(part):
@@ -193,10 +193,6 @@ def _evidence(part: BundleComparison) -> Literal["", "unclear", "good", "worse"]
 
 def _by_value(part: BundleComparison) -> bool:
     return math.isfinite(part.value_per_1000.difference.value)
-
-
-def _decides(part: BundleComparison) -> Difference:
-    return part.value_per_1000 if _by_value(part) else part.accuracy
 
 
 def _margin(part: BundleComparison) -> float:

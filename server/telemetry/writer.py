@@ -85,7 +85,7 @@ class TelemetryWriter:
         opened = open_database(self._settings.folder, now)
         self.opening_trouble = opened.trouble
         self.store = Store(opened)
-        past = PastCounts(self._past, self._past_embedding)
+        past = PastCounts(self._past, lambda stamp, hour: self.counting.past_embedding(stamp, hour))
         self.states = StampRegistry(self.store, past, self._settings.tick_s)
         self.counting = Counting(self.store, self.states)
         self.journal = Journal(self.store, self._monotonic)
@@ -325,9 +325,6 @@ class TelemetryWriter:
 
     def _past(self, stamp: str, layout: BinLayout, hour: int) -> dict[str, Ints]:
         return self.counting.past(stamp, layout, hour)
-
-    def _past_embedding(self, stamp: str, hour: int) -> dict[str, Ints]:
-        return self.counting.past_embedding(stamp, hour)
 
     def _measured(self, answered: Answered) -> tuple[Yardstick, list[QualityCounts]]:
         state = self.states.find(answered.stamp) or self.states.meet(

@@ -36,7 +36,8 @@ class Confirmation:
     """
 
     def __init__(self, features: int, windows_s: Sequence[int], tick_s: float) -> None:
-        self._every = [max(1, round(_spacing_s(w) / tick_s)) for w in windows_s]
+        spacings = [SPACING_S if w <= SPACING_S else LONG_SPACING_S for w in windows_s]
+        self._every = [max(1, round(spacing_s / tick_s)) for spacing_s in spacings]
         self._hold = max(1, round(SPACING_S / tick_s)) // 2
         self._depth = max(1, round(SPACING_S / tick_s)) * (LOOKS - 1) + 1
         self._shape = (features, len(windows_s))
@@ -103,7 +104,3 @@ def limits(window_s: int) -> tuple[float, float]:
     if window_s <= SPACING_S:
         return FALSE_DISCOVERIES, FALSE_DISCOVERIES
     return FALSE_DISCOVERIES_OVERLAPPING, CALM_OVERLAPPING
-
-
-def _spacing_s(window_s: int) -> int:
-    return SPACING_S if window_s <= SPACING_S else LONG_SPACING_S
