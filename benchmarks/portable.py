@@ -4,8 +4,8 @@
 
 300 mixed requests, the golden check of the embedded bundle and the model's tests, under each
 setting of the numerical libraries that this CPU has. Every answer is compared with the one of a
-plain process with one thread. Exits 1 when a bound of pipelines/tolerance.py, a golden answer or a
-test fails.
+plain process with one thread. Exits 1 when a bound of tests/support/tolerance.py, a golden answer
+or a test fails.
 """
 
 from __future__ import annotations
@@ -325,7 +325,7 @@ def keep(worst: Worst, kind: str, units: float, where: str) -> None:
 
 def bounds() -> dict[str, Any]:
     """The bound of each measure: in the child's arrays, and in what the tests report."""
-    from pipelines import tolerance
+    from tests.support import tolerance
 
     found = vars(tolerance).values()
     return {bound.name: bound for bound in found if isinstance(bound, tolerance.Bound)}
@@ -333,7 +333,7 @@ def bounds() -> dict[str, Any]:
 
 def distances(found: Answers, plain: Answers) -> dict[str, tuple[float, float, str]]:
     """By measure: the worst in units, the same as a number, and which item it was."""
-    from pipelines import tolerance
+    from tests.support import tolerance
 
     worst = {kind: (0.0, 0.0, "") for kind in bounds()}
     for name, ours in found.items():

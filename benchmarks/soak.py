@@ -30,9 +30,9 @@ from tqdm import tqdm
 from benchmarks.load import CHANNEL
 from benchmarks.payloads import mixed_pool
 from benchmarks.serve import ROOT, start_ours
-from pipelines.tolerance import PROBABILITY, apart
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
+from tests.support.tolerance import PROBABILITY, apart
 
 CALLERS = 16
 

@@ -31,11 +31,11 @@ from benchmarks.payloads import mixed_pool
 from benchmarks.serve import ROOT, start_ours
 from benchmarks.soak import distance
 from benchmarks.variants import Variant, variants
-from pipelines.tolerance import PROBABILITY
 from proto import admin_pb2 as ab
 from proto import inference_pb2 as pb
 from proto.admin_pb2_grpc import AdminStub
 from proto.inference_pb2_grpc import InferenceStub
+from tests.support.tolerance import PROBABILITY
 
 CALLERS, STREAMS = 16, 4
 EXAMPLES = 56

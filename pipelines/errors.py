@@ -3,7 +3,7 @@
 PipelineError
 ├── BadInput        the caller's input is wrong: the field, a machine-readable reason, a message
 └── BundleRefused   the bundle cannot be served: the check that failed, and why
-    └── StampMismatch   the files, code or libraries are not those the manifest names
+    └── ManifestMismatch   the files, code or libraries are not those the manifest names
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ class BundleRefused(PipelineError):
         self.message = message
 
 
-class StampMismatch(BundleRefused):
+class ManifestMismatch(BundleRefused):
     pass

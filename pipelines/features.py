@@ -38,8 +38,12 @@ _MODES = tuple("RGB L RGBA P CMYK LA 1 I;16 PA YCbCr LAB".split())
 _CODECS = ("WAV", "FLAC", "MP3", "AIFF", "VORBIS", "OPUS", "PCM_s16le", "PCM_f32le")
 
 
-def _numeric(modality: str, **units: str) -> tuple[Feature, ...]:
-    return tuple(Feature(f"{modality}.{n}", modality, "numeric", u) for n, u in units.items())
+def _numeric(modality: str, names: str, **units: str) -> tuple[Feature, ...]:
+    """Features of one modality; the unit is "1" unless given."""
+    return tuple(
+        Feature(f"{modality}.{name}", modality, "numeric", units.get(name, "1"))
+        for name in names.split()
+    )
 
 
 def _category(name: str, categories: tuple[str, ...] = ()) -> Feature:
@@ -48,58 +52,41 @@ def _category(name: str, categories: tuple[str, ...] = ()) -> Feature:
 
 SCHEMA: tuple[Feature, ...] = (
     _category("request.mix", tuple(sorted(MIXES))),
-    *_numeric("request", texts="1", images="1", audios="1", payload_bytes="By", tokens="1"),
+    *_numeric("request", "texts images audios payload_bytes tokens", payload_bytes="By"),
     _category("text.script", feature_stats.SCRIPTS),
     *_numeric(
         "text",
+        "bytes chars words tokens truncated unknown_share unique_word_share "
+        "mean_word_chars digit_share upper_share non_ascii_share",
         bytes="By",
-        chars="1",
-        words="1",
-        tokens="1",
-        truncated="1",
-        unknown_share="1",
-        unique_word_share="1",
-        mean_word_chars="1",
-        digit_share="1",
-        upper_share="1",
-        non_ascii_share="1",
     ),
     _category("image.format", IMAGE_FORMATS),
     _category("image.mode", _MODES),
     *_numeric(
         "image",
+        "width height log_area aspect bytes_per_pixel oriented warning brightness "
+        "contrast saturation entropy sharpness",
         width="px",
         height="px",
-        log_area="1",
-        aspect="1",
         bytes_per_pixel="By",
-        oriented="1",
-        warning="1",
-        brightness="1",
-        contrast="1",
-        saturation="1",
         entropy="bit",
-        sharpness="1",
     ),
     _category("audio.codec", _CODECS),
     *_numeric(
         "audio",
+        "sample_rate channels duration_s resampled rms_dbfs peak_dbfs clipped_share "
+        "dc_offset silent_share snr_db zero_crossing_rate centroid_hz",
         sample_rate="Hz",
-        channels="1",
         duration_s="s",
-        resampled="1",
         rms_dbfs="dB",
         peak_dbfs="dB",
-        clipped_share="1",
-        dc_offset="1",
-        silent_share="1",
         snr_db="dB",
         zero_crossing_rate="Hz",
         centroid_hz="Hz",
     ),
     _category("output.label"),
-    *_numeric("output", confidence="1", margin="1", entropy="nat", closed_set_mass="1"),
-    *_numeric("embedding", norm="1", **{f"p{i:02d}": "1" for i in range(PROJECTIONS)}),
+    *_numeric("output", "confidence margin entropy closed_set_mass", entropy="nat"),
+    *_numeric("embedding", " ".join(["norm", *(f"p{i:02d}" for i in range(PROJECTIONS))])),
 )
 NAMES: tuple[str, ...] = tuple(feature.name for feature in SCHEMA)
 _BY_NAME: Mapping[str, Feature] = {feature.name: feature for feature in SCHEMA}

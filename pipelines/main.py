@@ -13,17 +13,47 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from tqdm import tqdm
+
 from pipelines.arguments import parser
 from pipelines.bundle import report
 from pipelines.bundle.contents import read_contents
 from pipelines.bundle.diff import differences, running_differences
 from pipelines.errors import BundleRefused
-from pipelines.progress import ProgressBars
 
 OK: Final = 0
 USAGE: Final = 2
 INTERRUPTED: Final = 130
 REFUSED: Final = 78  # EX_CONFIG: starting again will not help
+
+
+class ProgressBars:
+    """Progress bars on a terminal's stderr; silent anywhere else."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._what = ""
+
+    def __enter__(self) -> ProgressBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def bytes_done(self, what: str, done: int, total: int) -> None:
+        self._show(what, done, total, unit="B", unit_scale=True)
+
+    def fraction_done(self, step: str, fraction: float) -> None:
+        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
+        self._show(step, round(fraction * 1000), 1000, bar_format=form)
+
+    def _show(self, what: str, done: int, total: int, **form: Any) -> None:
+        if what != self._what:
+            self.__exit__()
+            self._what = what
+            self._bar = tqdm(total=total, desc=what, disable=None, leave=False, **form)
+        self._bar.update(done - self._bar.n)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from pipelines.features import (
 )
 from pipelines.models.generate import Generation
 from pipelines.models.heads import Confidence, Scored
-from pipelines.types import LabelScore, Prediction, Prepared
+from pipelines.types import Prediction, Prepared, RowScore
 
 Floats = NDArray[np.float32]
 _ABSENT = dict.fromkeys(NAMES, math.nan)
@@ -100,16 +100,19 @@ class Answerer:
         log_probs = fetched.log_probs[number, : len(names)].tolist()
         order = np.argsort(-probabilities, kind="stable").tolist()
         chances = probabilities.tolist()
-        scores = tuple(LabelScore(names[k], chances[k], log_probs[k]) for k in order)
+        scores = tuple(RowScore(names[k], chances[k], log_probs[k]) for k in order)
         return self._answer(row, (scores, fetched.confidence[number]), fetched.embeddings[number])
 
     def _answer(
-        self, row: Prepared, scored: tuple[tuple[LabelScore, ...], Floats] | None, embedding: Floats
+        self,
+        row: Prepared,
+        scored: tuple[tuple[RowScore, ...], Floats] | None,
+        embedding: Floats,
     ) -> Prediction:
         """`embedding` [H] is not normalised yet; without `scored`, the row asked for the embedding
         alone."""
         features = embedding_features(embedding, self._projection)
-        scores: tuple[LabelScore, ...] = ()
+        scores: tuple[RowScore, ...] = ()
         label, sure, mass = "", Certainty(math.nan, math.nan, math.nan), math.nan
         if scored is not None:
             scores, (margin, entropy, mass) = scored[0], map(float, scored[1])

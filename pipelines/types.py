@@ -120,7 +120,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelScore:
+class RowScore:
     label: str
     probability: float
     log_prob: float
@@ -138,7 +138,7 @@ class Prediction:
     entropy: float
     closed_set_mass: float
     tokens_used: int  # prompt tokens of the row, padding not counted
-    scores: tuple[LabelScore, ...]  # best first
+    scores: tuple[RowScore, ...]  # best first
     embedding: NDArray[np.float32] | None  # L2-normalised, [H]
     text: str | None
     features: Mapping[str, float]

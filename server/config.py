@@ -41,8 +41,7 @@ def setting(
     flag: str = "",
     group: str = "",
 ) -> Default:
-    made: Default = field(default=default, metadata={"": Flag(read, help, metavar, flag, group)})
-    return made
+    return field(default=default, metadata={"": Flag(read, help, metavar, flag, group)})
 
 
 @dataclass(frozen=True, slots=True)

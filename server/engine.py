@@ -116,8 +116,6 @@ class Engine:
             self._watcher = asyncio.create_task(self._watch())
         await self._pool.start()
 
-    # ---- the walk ----------------------------------------------------------------------------
-
     def _route(self, work: Work) -> tuple[Pool, Fault | None]:
         """The pool of this row, chosen once, and why the row is refused before any byte is decoded:
         draining, warming, queue full, stamp pinned to another, deadline that cannot be met,
@@ -237,8 +235,6 @@ class Engine:
         while len(self._pins) > MOST_PINS:
             self._pins.popitem(last=False)
 
-    # ---- how it is ---------------------------------------------------------------------------
-
     def snapshot(self) -> EngineSnapshot:
         replicas = self.pool_set.statuses()
         pools = self.pool_set.pools
@@ -303,8 +299,6 @@ class Engine:
         nearly_full = self._config.queue_nearly_full * self._config.queue_rows
         queue_full = self._pool.waiting >= nearly_full
         return state_of(replicas, self._config.warm_pool, queue_full)
-
-    # ---- end ---------------------------------------------------------------------------------
 
     def leave(self) -> bool:
         """Report NOT_SERVING and go on serving: balancers need a while to notice. False while it

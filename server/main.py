@@ -53,7 +53,6 @@ def parser() -> argparse.ArgumentParser:
         description="Serve a bundle: text, image and audio in, one answer out, from a warm pool.",
         epilog=f"{PRECEDENCE}\n\ncommands, each with its own --help:\n{listed}\n\n"
         "exit codes: 0 stopped normally, 2 wrong usage or address, 78 bundle or pool refused",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     add_settings(parser)
@@ -66,7 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in COMMANDS:
         command = importlib.import_module(f"server.commands.{arguments[0].replace('-', '_')}")
         try:
-            return int(command.run(arguments[1:]))
+            if hasattr(command, "run"):
+                return int(command.run(arguments[1:]))
+            from server.commands.connection import run_to_end  # late: it loads the client
+
+            given = command.parser().parse_args(arguments[1:])
+            return run_to_end(command.call(given), given.server)
         except KeyboardInterrupt:
             return INTERRUPTED
     if arguments and not arguments[0].startswith("-"):

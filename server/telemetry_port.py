@@ -38,19 +38,24 @@ OFF = "off"
 
 
 class TelemetryPort(Protocol):
-    """What the server needs of telemetry."""
+    """What the server needs of telemetry. A subclass inherits the methods that return nothing."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        return
 
     def adopt(self, bundle: BundleFiles) -> None:
         """This bundle is about to serve. Raises ReferenceRefused or ObjectiveRefused."""
+        return
 
-    def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None: ...
+    def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None:
+        return
 
-    def deployed(self, row: DeployRow) -> None: ...
+    def deployed(self, row: DeployRow) -> None:
+        return
 
     def report(self, findings: Sequence[Finding]) -> None:
         """What the server found about itself."""
+        return
 
     def health(self) -> TelemetryHealth: ...
 
@@ -87,26 +92,11 @@ class TelemetryOff(TelemetryError):
     """Asked to keep something, of a server that keeps nothing."""
 
 
-class NullTelemetry:
+class NullTelemetry(TelemetryPort):
     """Nothing is kept, so there is nothing to show and nothing to join; `state` says why."""
 
     def __init__(self, state: str = OFF) -> None:
         self._state = state
-
-    def close(self) -> None:
-        return
-
-    def adopt(self, bundle: BundleFiles) -> None:
-        return
-
-    def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None:
-        return
-
-    def deployed(self, row: DeployRow) -> None:
-        return
-
-    def report(self, findings: Sequence[Finding]) -> None:
-        return
 
     def health(self) -> TelemetryHealth:
         return TelemetryHealth(state=self._state)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from proto import inference_pb2
 from tests.support.patience import patience
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,6 +201,22 @@ def test_no_folder_is_too_large_to_look_over() -> None:
 )
 def test_a_planted_breach_is_found(module: str, source: str) -> None:
     assert breaches(module, source) != []
+
+
+def classes_by_name() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, path in sorted(modules()):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(name)
+    return found
+
+
+def test_no_two_classes_share_a_name_unless_they_carry_one_message() -> None:
+    """A message of the inference service has a class of its name on either side of an arrow."""
+    messages = set(inference_pb2.DESCRIPTOR.message_types_by_name)
+    doubles = {name: at for name, at in classes_by_name().items() if len(at) > 1}
+    assert doubles.keys() <= messages, {n: doubles[n] for n in doubles.keys() - messages}
 
 
 def test_the_client_needs_nothing_but_grpc_and_protobuf() -> None:

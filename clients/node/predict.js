@@ -26,7 +26,7 @@ const HELP = `usage: node predict.js [options]
   --server HOST:PORT      where it listens (127.0.0.1:8433)
   --tls-ca PEM            call over TLS, trusting this CA
   --tls-cert PEM, --tls-key PEM   show this certificate
-  --token-file FILE       call as whoever this token names; needs TLS
+  --token-file FILE       call with the token in this file; needs TLS
 
 exit codes: 0 answered, 2 wrong usage, 3 input refused, 4 server not reached, not
 ready or not in time, 5 another stamp is served, 1 anything else`;

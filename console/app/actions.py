@@ -17,7 +17,6 @@ from console.app.window import Window
 from console.panels.dialogs import AlertDialog
 from console.panels.frame import Panel
 from console.state import command_lines
-from console.state.command_lines import Reach
 from console.state.dashboard import AlertLine, Board
 from console.state.timetext import clock_text, iso
 
@@ -40,8 +39,6 @@ class Actions(QObject):
         window.detail.replayWanted.connect(self.copy_replay)
         bridge.written.connect(self._written)
         self._partial = ("", "")  # of the last CSV: its path, what is not in it
-
-    # ---- alerts ----------------------------------------------------------------------------------
 
     def _alert(self) -> AlertLine | None:
         found = self._window.alerts.current()
@@ -88,8 +85,6 @@ class Actions(QObject):
         self._bridge.act(server, "silence", silence_id, "", undo=True)
         self._window.notify("silence ended; sending it to the server")
 
-    # ---- files -----------------------------------------------------------------------------------
-
     def _path(self, panel: Panel, ending: str) -> Path:
         at = clock_text(self._clock(), "%Y-%m-%dT%H%M%SZ")
         return self.folder / f"{panel.name}-{at}.{ending}"
@@ -109,8 +104,6 @@ class Actions(QObject):
         more = f" ({left_out})" if left_out and of == path else ""
         self._window.notify(f"{path}: {trouble}" if trouble else f"written: {path}{more}")
 
-    # ---- copies ----------------------------------------------------------------------------------
-
     def copy(self, text: str) -> None:
         if not text:
             self._window.notify("nothing selected to copy")
@@ -120,10 +113,10 @@ class Actions(QObject):
 
     def copy_command(self) -> None:
         panel = self._window.focused_panel()
-        self.copy(panel.copy_command(self._reach()) or self.view_command())
+        self.copy(panel.copy_command(self._bridge.access) or self.view_command())
 
     def copy_replay(self) -> None:
-        self.copy(self._window.detail.copy_command(self._reach()))
+        self.copy(self._window.detail.copy_command(self._bridge.access))
 
     def copy_view(self) -> None:
         self.copy(self.view_command())
@@ -140,15 +133,8 @@ class Actions(QObject):
             self._window.focused_panel().name,
             self._window.predictions.line.text().strip(),
             [line.address for line in board.servers] if board is not None else [],
-            self._reach(),
+            self._bridge.access,
         )
-
-    def _reach(self) -> Reach:
-        access = self._bridge.access
-        if access is None:
-            return Reach()
-        files = (access.ca_file, access.certificate, access.key, access.token_file)
-        return Reach(access.tls, *("" if file is None else str(file) for file in files))
 
     def copy_incident(self) -> None:
         board = self._window.board

@@ -17,12 +17,12 @@ from PySide6.QtGui import QImage
 from console.cache.board_thread import BoardThread
 from console.cache.query_thread import QueryThread
 from console.cache.writer import CacheWriter
+from console.state.access import PLAIN, ConnectionAccess
 from console.state.dashboard import Board, View
 from console.state.domain import Action, Link
 from console.state.query_types import KeptPayload, Query
 
 if TYPE_CHECKING:
-    from console.feed.address import ConnectionAccess
     from console.feed.hub import Hub
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Bridge(QObject):
         self,
         path: Path,
         addresses: Sequence[str] | None,
-        access: ConnectionAccess | None = None,
+        access: ConnectionAccess = PLAIN,
         limit_bytes: int = 2 << 30,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -60,7 +60,12 @@ class Bridge(QObject):
         self._sent: dict[int, float] = {}
         self._writer = CacheWriter(path, self._written, limit_bytes, clock)
         self._boards = BoardThread(
-            path, self._links, self._publish, self._board_thread_opened, self._health, clock
+            path,
+            self._links,
+            self._publish,
+            lambda known, layout: self._opened.emit(dict(known), layout),
+            self._health,
+            clock,
         )
         self._queries = QueryThread(path, self._payload, self._answer)
         queued = Qt.ConnectionType.QueuedConnection
@@ -147,19 +152,13 @@ class Bridge(QObject):
         self._writer.close()
         self._boards.close()
 
-    # ---- called from other threads ----------------------------------------------------------
-
+    # Called from other threads, up to `_acted`.
     def _publish(self, board: Board) -> None:
         self._writer.behind_s = max(0.0, -board.ahead_s)
         with self._lock:
             waiting, self._newest = self._newest is not None, board
         if not waiting:
             self._waiting.emit()
-
-    def _board_thread_opened(
-        self, known: Mapping[str, tuple[str, int, float]], layout: str
-    ) -> None:
-        self._opened.emit(dict(known), layout)
 
     def _written(self, tables: frozenset[str]) -> None:
         self._boards.touched(tables)
@@ -197,8 +196,7 @@ class Bridge(QObject):
         if state != "waiting":
             self._writer.end_action(action.id, state, detail)
 
-    # ---- in the UI thread -------------------------------------------------------------------
-
+    # In the UI thread.
     def _deliver(self) -> None:
         with self._lock:
             board, self._newest = self._newest, None
@@ -217,13 +215,12 @@ class Bridge(QObject):
         threading.Thread(target=self._connect, args=(known,), name="connect", daemon=True).start()
 
     def _connect(self, known: Mapping[str, tuple[str, int, float]]) -> None:
-        from console.feed.address import ConnectionAccess
         from console.feed.hub import Hub
         from console.feed.link import FeedPosition
 
         hub = Hub(
             self._addresses or (),
-            self.access or ConnectionAccess(),
+            self.access,
             self._writer,
             lambda: self._boards.touched(frozenset()),
             {address: FeedPosition(*cursor) for address, cursor in known.items()},

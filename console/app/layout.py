@@ -97,8 +97,6 @@ class PanelLayout(QObject):
             status_bar.tabs.addWidget(tab)
         self.show_page(0)
 
-    # ---- what is seen ----------------------------------------------------------------------------
-
     def show_board(self, board: Board) -> None:
         """Into the panels that can be seen; the others keep it for when they are."""
         for panel in self._panels.values():
@@ -132,8 +130,6 @@ class PanelLayout(QObject):
         for other in self._panels.values():
             other.setVisible(again or other is panel)
         self.turned.emit()
-
-    # ---- memory ----------------------------------------------------------------------------------
 
     def reset(self) -> None:
         if self.alone is not None:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from console.app.arguments import check_access, check_address, parser, size_of, view_of
 from console.state import program, recent_servers
+from console.state.access import FILES, ConnectionAccess
 from console.state.dashboard import Board, View
 
 if TYPE_CHECKING:
     from console.app.bridge import Bridge
     from console.app.timeaxis import TimeAxis
     from console.app.window import Window
-    from console.feed.address import ConnectionAccess
     from console.plots.style import Style
 
 FAILED, USAGE = 1, 2
@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments.offline or arguments.again or arguments.screenshot
     )
     if lasting:
-        recent_servers.remember(_last(arguments, servers), recent_servers.path())
+        last = recent_servers.RecentServers(tuple(servers), _access(arguments))
+        recent_servers.remember(last, recent_servers.path())
     return _run(arguments, view, servers, size)
 
 
@@ -65,13 +66,6 @@ def servers_of(arguments: argparse.Namespace) -> list[str]:
     if named or arguments.offline:
         return named
     return _recalled(arguments) or [LOCAL]
-
-
-def _last(arguments: argparse.Namespace, servers: list[str]) -> recent_servers.RecentServers:
-    """Names of files made absolute: a menu starts programs elsewhere."""
-    files = {name: getattr(arguments, name) for name in recent_servers.FILES}
-    absolute = {name: str(file.resolve()) if file else "" for name, file in files.items()}
-    return recent_servers.RecentServers(tuple(servers), bool(arguments.tls), **absolute)
 
 
 def _again(arguments: argparse.Namespace) -> list[str]:
@@ -88,10 +82,9 @@ def _recalled(arguments: argparse.Namespace) -> list[str]:
     """The servers of the previous start; how they were reached goes into `arguments`."""
     known = recent_servers.recall(recent_servers.path())
     servers = [check_address(server) for server in known.servers]
-    arguments.tls = arguments.tls or known.tls
-    for name in recent_servers.FILES:
-        before = getattr(known, name)
-        setattr(arguments, name, getattr(arguments, name) or (Path(before) if before else None))
+    arguments.tls = arguments.tls or known.access.tls
+    for name in FILES:
+        setattr(arguments, name, getattr(arguments, name) or getattr(known.access, name))
     return servers
 
 
@@ -184,12 +177,9 @@ def _given(arguments: argparse.Namespace) -> frozenset[str]:
     return frozenset(name for name, given in asked.items() if given)
 
 
-def _access(arguments: argparse.Namespace) -> ConnectionAccess | None:
-    if not (arguments.tls or arguments.ca):
-        return None
-    from console.feed.address import ConnectionAccess
-
-    return ConnectionAccess(True, arguments.ca, arguments.token_file, arguments.cert, arguments.key)
+def _access(arguments: argparse.Namespace) -> ConnectionAccess:
+    files = (getattr(arguments, name) for name in FILES)
+    return ConnectionAccess(bool(arguments.tls or arguments.ca), *files)
 
 
 def _system_theme() -> str:

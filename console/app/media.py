@@ -123,8 +123,7 @@ def spectrogram(
     frames = samples[starts[:, None] + np.arange(window)] * np.hanning(window)
     power = np.abs(np.fft.rfft(frames, axis=1)).T ** 2
     decibel = 10 * np.log10(power / max(float(power.max()), 1e-12) + 1e-12)
-    found: NDArray[np.float32] = np.clip((decibel + 70) / 70, 0, 1).astype(np.float32)
-    return found
+    return np.clip((decibel + 70) / 70, 0, 1).astype(np.float32)
 
 
 def waveform(

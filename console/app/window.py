@@ -122,8 +122,6 @@ class Window(QMainWindow):
         self.bridge.boardReady.connect(self.show_board)
         self.bridge.layoutKnown.connect(self._restore)
 
-    # ---- boards --------------------------------------------------------------------------------
-
     def show_board(self, board: Board) -> None:
         """The newest board into the status bar and the visible panels."""
         self.board = board
@@ -148,8 +146,6 @@ class Window(QMainWindow):
         """Show what was just done in the footer for a few seconds."""
         self._notice = (text, self._clock() + NOTICE_S)
         self._refresh_status()
-
-    # ---- moving about ----------------------------------------------------------------------------
 
     def jump(self, panel: str, key: str, at_s: float) -> None:
         """Show what a link speaks of: the panel, the row, the time."""
@@ -186,8 +182,6 @@ class Window(QMainWindow):
     def maximise(self) -> None:
         """The focused panel alone, or all again."""
         self.plan.maximise(self.focused_panel())
-
-    # ---- commands --------------------------------------------------------------------------------
 
     def add_commands(self, commands: Iterable[Command]) -> None:
         """Into the palette and the key sheet, with their keys."""
@@ -253,8 +247,6 @@ class Window(QMainWindow):
         if self.plan.alone is not None:
             self.maximise()
         self.axis.live()
-
-    # ---- theme and layout ------------------------------------------------------------------------
 
     def next_theme(self) -> None:
         names = list(THEMES)

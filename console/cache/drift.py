@@ -204,19 +204,12 @@ def _judged(scored: _FeatureScores, q: np.ndarray, end_s: float) -> list[DriftLi
             slice=place,
             window_s=0,
             baseline="bundle",
-            n=float(found.n[index]),
             n_effective=float(found.n_effective[index]),
             n_needed=float(scores.MIN_EFFECTIVE * scored.deff),
-            ks=float(found.ks[index]),
-            p=float(found.p[index]),
             q=float(q[index]),
-            kl=float(found.kl[index]),
-            js=float(found.js[index]),
-            psi=float(found.psi[index]),
-            chi2_p=float(found.chi2_p[index]),
-            excess_kl=float(found.excess_kl[index]),
-            expected_kl=float(found.expected_kl[index]),
+            **found.at(index),
             level=level,
+            structural="",
         )
         lines.append(DriftLine(row, "", np.zeros(0), end_s, source="console"))
     return lines

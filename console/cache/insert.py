@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, fields
 
 import numpy as np
 
 from console.cache.codec import pack
 from console.cache.retention import mark_changed
+from console.cache.schema import LATENCY, PREDICTION
 from console.state.domain import (
     CachedPrediction,
     FeedRow,
     ReceivedRow,
     ServerSnapshot,
 )
-from server.telemetry.outputs import OUTPUT_NAMES, output_tuple, time_tuple
+from server.telemetry.outputs import output_tuple, time_tuple
 from server.telemetry.rows import (
     AlertRow,
     DeployRow,
@@ -49,32 +50,34 @@ class TextIds:
         return found
 
 
-_HEADS = {
-    "latency": "INSERT OR REPLACE INTO latency (level, bucket_ms, server, stamp, mix, replica,"
-    " width_s, requests, errors, counts, queue_ms, decode_ms, preprocess_ms, forward_ms, post_ms,"
-    " total_ms, batch_rows, exemplars) VALUES (0" + ",?" * 17 + ")",
-    "profile": "INSERT OR REPLACE INTO profile (server, stamp, feature, slice, hour_s, n, sum,"
-    " sum_squares, min, max, missing, nonfinite, counts) VALUES (" + "?" + ",?" * 12 + ")",
-    "drift": "INSERT OR REPLACE INTO drift (tick_ms, server, stamp, feature, slice, window_s,"
-    " baseline, n, n_effective, n_needed, ks, p, q, kl, js, psi, chi2_p, excess_kl, expected_kl,"
-    " level, structural) VALUES (?" + ",?" * 20 + ")",
-    "prediction": "INSERT INTO prediction (server, id, at_ms, stamp, mix, label, true_label,"
-    " queue_ms, decode_ms, preprocess_ms, forward_ms, post_ms, total_ms, batch_size, replica,"
-    " slices, error, kept, client, session, trace_id, features, task, batch_mates, "
-    + ", ".join(OUTPUT_NAMES)
-    + ") VALUES (?"
-    + ",?" * (23 + len(OUTPUT_NAMES))
-    + ")"
-    # In place, so that the row keeps its number while the panel pages through it.
-    " ON CONFLICT (server, id) DO UPDATE SET true_label = excluded.true_label,"
-    " kept = excluded.kept, error = excluded.error, batch_mates = excluded.batch_mates",
-    "alert": "INSERT OR REPLACE INTO alert (server, id, at_ms, body) VALUES (?,?,?,?)",
-    "deploy": "INSERT OR REPLACE INTO deploy (server, at_ms, id, body) VALUES (?,?,?,?)",
-    "quality": "INSERT OR REPLACE INTO quality (server, at_ms, id, body) VALUES (?,?,?,?)",
-    "slice": "INSERT OR REPLACE INTO slice (server, id, at_ms, body) VALUES (?,?,?,?)",
-    "silence": "INSERT OR REPLACE INTO silence (server, id, at_ms, body) VALUES (?,?,?,?)",
-    "feature": "INSERT OR REPLACE INTO feature (stamp, name, at_ms, body) VALUES (?,?,?,?)",
+_BODY = {  # small rows, kept as JSON
+    "alert": "server, id, at_ms",
+    "deploy": "server, at_ms, id",
+    "quality": "server, at_ms, id",
+    "slice": "server, id, at_ms",
+    "silence": "server, id, at_ms",
+    "feature": "stamp, name, at_ms",
 }
+_COLUMNS = {table: f"{columns}, body" for table, columns in _BODY.items()} | {
+    "latency": ", ".join(LATENCY),
+    "prediction": ", ".join(PREDICTION),
+    "profile": "server, stamp, feature, slice, hour_s, n, sum, sum_squares, min, max, missing,"
+    " nonfinite, counts",
+    "drift": "tick_ms, server, " + ", ".join(field.name for field in fields(DriftRow)[1:]),
+}
+# In place, so that the row keeps its number while the panel pages through it.
+_CONFLICT = {
+    "prediction": " ON CONFLICT (server, id) DO UPDATE SET true_label = excluded.true_label,"
+    " kept = excluded.kept, error = excluded.error, batch_mates = excluded.batch_mates"
+}
+
+
+def _statement(table: str) -> str:
+    columns, conflict = _COLUMNS[table], _CONFLICT.get(table, "")
+    marks = ",".join("?" * len(columns.split(", ")))
+    columns, marks = ("level, " + columns, "0," + marks) if table == "latency" else (columns, marks)
+    verb = "INSERT" if conflict else "INSERT OR REPLACE"
+    return f"{verb} INTO {table} ({columns}) VALUES ({marks}){conflict}"
 
 
 def insert(
@@ -100,7 +103,7 @@ def insert(
                 table, values = _values(event.row, names.id(event.server), names)
                 batches.setdefault(table, []).append(values)
         for table, rows in batches.items():
-            connection.executemany(_HEADS[table], rows)
+            connection.executemany(_statement(table), rows)
         if "latency" in batches:
             buckets = {int(values[0]) for values in batches["latency"]}  # type: ignore[call-overload]
             mark_changed(connection, 1, buckets)
@@ -124,26 +127,12 @@ def _values(row: FeedRow, server: int, names: TextIds) -> tuple[str, tuple[objec
         case CachedPrediction():
             return "prediction", _prediction(row, server, names)
         case DriftRow():
-            return "drift", (
-                row.tick_unix_ms,
-                server,
-                names.id(row.stamp),
-                names.id(row.feature),
-                names.id(row.slice),
-                row.window_s,
-                row.baseline,
-                *astuple(row)[6:],
-            )
+            ids = map(names.id, (row.stamp, row.feature, row.slice))
+            return "drift", (row.tick_unix_ms, server, *ids, *astuple(row)[4:])
         case ProfileRow():
-            return "profile", (
-                server,
-                names.id(row.stamp),
-                names.id(row.feature),
-                names.id(row.slice),
-                row.hour_unix_s,
-                *astuple(row)[4:11],
-                np.asarray(row.counts, "<u8").tobytes(),
-            )
+            ids = map(names.id, (row.stamp, row.feature, row.slice))
+            counts = np.asarray(row.counts, "<u8").tobytes()
+            return "profile", (server, *ids, *astuple(row)[3:11], counts)
         case FeatureRow():
             return "feature", (names.id(row.stamp), names.id(row.name), 0, pack(row))
         case AlertRow():
@@ -163,43 +152,23 @@ def _values(row: FeedRow, server: int, names: TextIds) -> tuple[str, tuple[objec
 
 
 def _latency(row: LatencyRow, server: int, names: TextIds) -> tuple[object, ...]:
+    """In the order of LATENCY."""
     exemplars = [(e.prediction_id, e.total_ms, e.trace_id) for e in row.exemplars]
+    counts = np.asarray(row.counts, "<u4").tobytes()
     return (
-        row.bucket_unix_ms,
-        server,
-        names.id(row.stamp),
-        names.id(row.mix),
-        row.replica,
-        row.width_s,
-        row.requests,
-        row.errors,
-        np.asarray(row.counts, "<u4").tobytes(),
-        *time_tuple(row),
-        row.batch_rows,
+        *(row.bucket_unix_ms, server, names.id(row.stamp), names.id(row.mix), row.replica),
+        *(row.width_s, row.requests, row.errors, counts, *time_tuple(row), row.batch_rows),
         json.dumps(exemplars) if exemplars else "",
     )
 
 
 def _prediction(row: CachedPrediction, server: int, names: TextIds) -> tuple[object, ...]:
+    """In the order of PREDICTION."""
     return (
-        server,
-        row.prediction_id,
-        row.at_unix_ms,
-        names.id(row.stamp),
-        names.id(row.mix),
-        names.id(row.label),
-        names.id(row.true_label),
-        *time_tuple(row.timing),
-        row.batch_size,
-        row.replica,
-        json.dumps(dict(row.slices)),
-        row.error,
-        int(row.payload_kept),
-        names.id(row.client),
-        row.session,
-        row.trace_id,
-        np.asarray(row.features, "<f4").tobytes(),
-        row.task,
-        json.dumps(row.batch_mates),
+        *(server, row.prediction_id, row.at_unix_ms),
+        *map(names.id, (row.stamp, row.mix, row.label, row.true_label)),
+        *(*time_tuple(row.timing), row.batch_size, row.replica, json.dumps(dict(row.slices))),
+        *(row.error, int(row.payload_kept), names.id(row.client), row.session, row.trace_id),
+        *(np.asarray(row.features, "<f4").tobytes(), row.task, json.dumps(row.batch_mates)),
         *output_tuple(row),
     )

@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from console.cache.retention import LEVEL_S
+from console.cache.schema import LATENCY
 
 MOST_ROWS = 60_000  # in memory: 64 buckets of 4 bytes each, 15 MB
-_COLUMNS = (
-    "seq, bucket_ms, server, stamp, mix, replica, width_s, requests, errors, counts, queue_ms,"
-    " decode_ms, preprocess_ms, forward_ms, post_ms, total_ms, batch_rows, exemplars"
-)
+_COLUMNS = ", ".join(("seq", *LATENCY))
 
 
 class LatencyRows:

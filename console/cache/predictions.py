@@ -12,16 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from console.cache.interned import InternedTexts
+from console.cache.schema import PREDICTION
 from console.state.domain import CachedPrediction
-from server.telemetry.outputs import OUTPUT_NAMES, Timing, stored_outputs
+from server.telemetry.outputs import Timing, stored_outputs
 
 MOST = 1_000_000
-_COLUMNS = (
-    "seq, server, id, at_ms, stamp, mix, label, true_label, queue_ms,"
-    " decode_ms, preprocess_ms, forward_ms, post_ms, total_ms,"
-    " batch_size, replica, slices, error, kept, client, session, trace_id, features, task,"
-    " batch_mates, " + ", ".join(OUTPUT_NAMES)
-)
+_COLUMNS = ", ".join(("seq", *PREDICTION))
 
 
 def numbers(

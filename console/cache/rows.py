@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from console.cache.codec import unpack
 from console.cache.interned import InternedTexts
+from console.cache.schema import VERSION
 from console.state.domain import (
     Action,
     Link,
@@ -28,13 +29,14 @@ T = TypeVar("T")
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection | None:
-    """A read-only connection; None while there is no file yet. Raises sqlite3.Error."""
+    """A read-only connection; None until the writer has made or migrated the file. Raises
+    sqlite3.Error."""
     if not path.exists():
         return None
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
     db.execute("PRAGMA busy_timeout = 2000")
     db.execute("PRAGMA cache_size = -16000")
-    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+    if db.execute("PRAGMA user_version").fetchone()[0] < VERSION:
         db.close()
         return None
     return db

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from server.telemetry.outputs import OUTPUTS
+from server.telemetry.outputs import OUTPUT_NAMES, OUTPUTS, TIME_NAMES
 
 VERSION = 2  # PRAGMA user_version; a file with a higher one was written by a newer console
 
@@ -19,6 +19,16 @@ _COLD = (
     ("feature", "stamp INTEGER, name INTEGER, at_ms INTEGER", "stamp, name"),
 )
 
+# The columns that are written and read by position.
+LATENCY = (
+    *("bucket_ms", "server", "stamp", "mix", "replica", "width_s", "requests", "errors", "counts"),
+    *(*TIME_NAMES, "batch_rows", "exemplars"),
+)
+PREDICTION = (
+    *("server", "id", "at_ms", "stamp", "mix", "label", "true_label", *TIME_NAMES, "batch_size"),
+    *("replica", "slices", "error", "kept", "client", "session", "trace_id", "features", "task"),
+    *("batch_mates", *OUTPUT_NAMES),
+)
 _HOT = """
 CREATE TABLE name (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE server (address TEXT PRIMARY KEY, body TEXT NOT NULL, snapshot_ms REAL NOT NULL,

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from console.cache import retention
@@ -62,19 +63,31 @@ class CacheWriter:
         self._queue.put(job)
 
     def set_meta(self, key: str, value: str) -> None:
-        self.do(lambda db: _meta(db, key, value))
+        self._run_sql("meta", "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", key, value)
 
     def add_action(self, action: Action) -> None:
-        self.do(lambda db: _add_action(db, action))
+        values = {f.name: getattr(action, f.name) for f in fields(action) if f.name != "id"}
+        marks = ",".join("?" * len(values))
+        statement = f"INSERT INTO action ({', '.join(values)}) VALUES ({marks})"
+        self._run_sql("action", statement, *values.values())
 
     def end_action(self, action_id: int, state: str, detail: str) -> None:
-        self.do(lambda db: _end_action(db, action_id, state, detail))
+        statement = "UPDATE action SET state = ?, detail = ? WHERE id = ?"
+        self._run_sql("action", statement, state, detail, action_id)
+
+    def set_offset(self, server: str, offset_ms: float) -> None:
+        statement = "UPDATE server SET offset_ms = ? WHERE address = ?"
+        self._run_sql("server", statement, offset_ms, server)
 
     def keep_payload(self, server: str, prediction_id: str, body: bytes) -> None:
         self.do(lambda db: _keep_payload(db, (server, prediction_id, self._clock(), body)))
 
-    def set_offset(self, server: str, offset_ms: float) -> None:
-        self.do(lambda db: _set_offset(db, server, offset_ms))
+    def _run_sql(self, table: str, statement: str, *values: object) -> None:
+        def job(db: sqlite3.Connection) -> frozenset[str]:
+            db.execute(statement, values)
+            return frozenset({table})
+
+        self.do(job)
 
     def close(self, timeout_s: float = 5.0) -> None:
         self._queue.put(None)
@@ -164,36 +177,6 @@ class CacheWriter:
         return done
 
 
-def _meta(db: sqlite3.Connection, key: str, value: str) -> frozenset[str]:
-    db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
-    return frozenset()
-
-
-def _add_action(db: sqlite3.Connection, a: Action) -> frozenset[str]:
-    db.execute(
-        "INSERT INTO action (server, kind, target, actor, note, until_unix_ms, undo, state, detail,"
-        " at_s) VALUES (?,?,?,?,?,?,?,?,?,?)",
-        (
-            a.server,
-            a.kind,
-            a.target,
-            a.actor,
-            a.note,
-            a.until_unix_ms,
-            a.undo,
-            "waiting",
-            "",
-            a.at_s,
-        ),
-    )
-    return frozenset({"action"})
-
-
-def _end_action(db: sqlite3.Connection, action_id: int, state: str, why: str) -> frozenset[str]:
-    db.execute("UPDATE action SET state = ?, detail = ? WHERE id = ?", (state, why, action_id))
-    return frozenset({"action"})
-
-
 def _keep_payload(
     db: sqlite3.Connection, row: tuple[str, str, float, bytes], most: int = 400
 ) -> frozenset[str]:
@@ -210,8 +193,3 @@ def _keep_payload(
         (most,),
     )
     return frozenset({"payload"})
-
-
-def _set_offset(db: sqlite3.Connection, server: str, offset_ms: float) -> frozenset[str]:
-    db.execute("UPDATE server SET offset_ms = ? WHERE address = ?", (offset_ms, server))
-    return frozenset({"server"})

@@ -1,26 +1,13 @@
-"""How a server is reached: plain or TLS, with or without a token."""
+"""Channels to servers, and what a broken connection may mean."""
 
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 from grpc import aio
 
-
-@dataclass(frozen=True, slots=True)
-class ConnectionAccess:
-    """Files are read when a channel is opened, in the I/O thread. `certificate` and `key` identify
-    this console to a server that asks every client for a certificate."""
-
-    tls: bool = False
-    ca_file: Path | None = None
-    token_file: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
+from console.state.access import ConnectionAccess
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
@@ -48,8 +35,7 @@ def open_channel(address: str, access: ConnectionAccess) -> aio.Channel:
     if not access.tls:
         return aio.insecure_channel(address, options=_OPTIONS)
     roots, key, certificate = (
-        file.read_bytes() if file else None
-        for file in (access.ca_file, access.key, access.certificate)
+        file.read_bytes() if file else None for file in (access.ca, access.key, access.cert)
     )
     credentials = grpc.ssl_channel_credentials(roots, key, certificate)
     return aio.secure_channel(address, credentials, options=_OPTIONS)
@@ -63,7 +49,7 @@ def refused(message: str, access: ConnectionAccess) -> str:
         return ""
     if not access.tls:
         return ". The server may require TLS: --tls --ca FILE"
-    wanted = "another" if access.certificate else "a"
+    wanted = "another" if access.cert else "a"
     return f". The server may require {wanted} valid certificate that it trusts: --cert, --key"
 
 

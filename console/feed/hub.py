@@ -15,10 +15,10 @@ import grpc
 from grpc import aio
 
 from console.feed import faults
-from console.feed.address import ConnectionAccess
 from console.feed.backoff import Backoff
 from console.feed.decode import build
 from console.feed.link import FeedPosition, ServerLink
+from console.state.access import ConnectionAccess
 from console.state.domain import Action, Link, ReceivedRow
 from proto import observe_pb2, observe_pb2_grpc
 from server.telemetry.rows import AlertRow, SilenceRow

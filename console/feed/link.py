@@ -18,6 +18,7 @@ from console.feed import faults
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
 from console.feed.decode import RowRefused, event
+from console.state.access import ConnectionAccess
 from console.state.domain import Link, ReceivedRow, SimulatedTime
 from console.state.sanitize import sanitized
 from proto import observe_pb2, observe_pb2_grpc
@@ -48,7 +49,7 @@ class ServerLink:
     def __init__(
         self,
         address: str,
-        access: reach.ConnectionAccess,
+        access: ConnectionAccess,
         sink: Callable[[Sequence[ReceivedRow]], Awaitable[None]],
         changed: Callable[[Link], None],
         backoff: Backoff,

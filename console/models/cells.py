@@ -19,7 +19,6 @@ class Cell:
     kind: str = "text"  # text | bar | spark | sign | deploy | skew
     bold: bool = False
     mono: bool = False
-    right: bool = False
     value: Any = None  # of the bar (share, marks) or the sparkline (array)
     tip: str = ""
 
@@ -34,3 +33,17 @@ class TableColumn:
     tip: str = ""
     least: int = 90  # pixels that a column without a width of its own must be left
     spare: int = 0  # gives way when the room is scarce: the highest first; 0 never
+
+    @property
+    def side(self) -> Qt.AlignmentFlag:
+        right, left = Qt.AlignmentFlag.AlignRight, Qt.AlignmentFlag.AlignLeft
+        return (right if self.right else left) | Qt.AlignmentFlag.AlignVCenter
+
+
+def mono(text: str, tone: str = "dim", **more: Any) -> Cell:
+    """A number, a name or a time, in the fixed-width font."""
+    return Cell(text, tone, mono=True, **more)
+
+
+def number_column(title: str, cell: Callable[[Any], Cell], width: int, **more: Any) -> TableColumn:
+    return TableColumn(title, cell, width, right=True, **more)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
-from console.models.cells import Cell, TableColumn
+from console.models.cells import Cell, TableColumn, mono, number_column
 from console.state.dashboard import MEASURES, DriftLine
 from console.state.firing import SHIFTED
 from console.state.timetext import clock_text
@@ -43,64 +44,29 @@ def columns(measure: str, wide: bool, fleet: bool = False) -> tuple[TableColumn,
     which server a row is of is not obvious."""
     others = [name for name in MEASURES if name != measure][: 3 if wide else 0]
     found = [
-        TableColumn("feature", _feature, 0, least=166, order=lambda line: line.row.feature),
-        TableColumn("slice", _slice, 76 if wide else 70, order=lambda line: line.row.slice),
+        TableColumn("feature", _feature, 0, least=166, order=attrgetter("row.feature")),
+        TableColumn("slice", _slice, 76 if wide else 70, order=attrgetter("row.slice")),
         TableColumn(
             TITLES[measure], _bar(measure), 70 if wide else 60, tip="marks: the thresholds"
         ),
-        TableColumn("", _figure(measure, True), 44, right=True, order=_by(measure)),
+        number_column("", _figure(measure, True), 44, order=attrgetter(f"row.{measure}")),
     ]
     for place, name in enumerate(others):
-        found.append(
-            TableColumn(
-                TITLES[name], _figure(name, False), 42, right=True, order=_by(name), spare=5 + place
-            )
-        )
+        order, cell = attrgetter(f"row.{name}"), _figure(name, False)
+        found.append(number_column(TITLES[name], cell, 42, order=order, spare=5 + place))
     if fleet:
-        found.append(
-            TableColumn(
-                "server",
-                _server,
-                98,
-                order=lambda line: line.name,
-                tip="the server where it is worst",
-                spare=2,
-            )
-        )
-    found.append(
-        TableColumn(
-            "since",
-            _since,
-            52,
-            right=True,
-            order=lambda line: line.since_s,
-            tip="first of the evaluations in a row that found this shift",
-            spare=1,
-        )
+        worst, order = "the server where it is worst", attrgetter("name")
+        found.append(TableColumn("server", _server, 98, order=order, tip=worst, spare=2))
+    shift = "first of the evaluations in a row that found this shift"
+    window = "of the windows evaluated, the one with the worst level"
+    rows = "how many rows it was computed from"
+    return (
+        *found,
+        number_column("since", _since, 52, order=attrgetter("since_s"), tip=shift, spare=1),
+        number_column("window", _over, 54, order=attrgetter("row.window_s"), tip=window, spare=4),
+        number_column("rows", _count, 70, order=attrgetter("row.n"), tip=rows, spare=1),
+        TableColumn("trend", _spark, 62 if wide else 52, tip="last evaluations", spare=3),
     )
-    found.append(
-        TableColumn(
-            "window",
-            _over,
-            54,
-            right=True,
-            order=lambda line: line.row.window_s,
-            tip="of the windows evaluated, the one with the worst level",
-            spare=4,
-        )
-    )
-    text = "how many rows it was computed from"
-    found.append(
-        TableColumn(
-            "rows", _count, 70, right=True, order=lambda line: line.row.n, tip=text, spare=1
-        )
-    )
-    found.append(TableColumn("trend", _spark, 62 if wide else 52, tip="last evaluations", spare=3))
-    return tuple(found)
-
-
-def _by(measure: str) -> Callable[[DriftLine], float]:
-    return lambda line: getattr(line.row, measure)
 
 
 def _known(line: DriftLine) -> bool:
@@ -122,16 +88,16 @@ def _feature(line: DriftLine) -> Cell:
 
 def _server(line: DriftLine) -> Cell:
     more = f" +{len(line.firing_at) - 1}" if len(line.firing_at) > 1 else ""
-    return Cell(line.name + more, "dim", mono=True, tip=tip(line))
+    return mono(line.name + more, tip=tip(line))
 
 
 def _since(line: DriftLine) -> Cell:
     text = clock_text(line.since_s, "%H:%M")
-    return Cell(text, "text" if line.firing else "dim", mono=True, right=True, tip=tip(line))
+    return Cell(text, "text" if line.firing else "dim", mono=True, tip=tip(line))
 
 
 def _slice(line: DriftLine) -> Cell:
-    return Cell(line.row.slice or "all", "dim", mono=True, tip=tip(line))
+    return mono(line.row.slice or "all", tip=tip(line))
 
 
 def _bar(measure: str) -> Callable[[DriftLine], Cell]:
@@ -153,11 +119,11 @@ def _figure(measure: str, main: bool) -> Callable[[DriftLine], Cell]:
         value = getattr(line.row, measure)
         text = f"{value:.2f}" if value == value else "–"
         if not _known(line):
-            return Cell(text if not main else "–", "faint", mono=True, right=True)
+            return Cell(text if not main else "–", "faint", mono=True)
         loud = main and line.firing
         tone = line.row.level if loud else "dim"
         bold = loud and line.row.level in ("critical", "high")
-        return Cell(text, tone, mono=True, right=True, bold=bold, tip=tip(line))
+        return mono(text, tone, bold=bold, tip=tip(line))
 
     return cell
 
@@ -165,13 +131,13 @@ def _figure(measure: str, main: bool) -> Callable[[DriftLine], Cell]:
 def _count(line: DriftLine) -> Cell:
     row = line.row
     if _known(line):
-        return Cell(f"{row.n:,.0f}", "dim", mono=True, right=True, tip=tip(line))
+        return mono(f"{row.n:,.0f}", tip=tip(line))
     text = f"{row.n:.0f}/{row.n_needed or MIN_EFFECTIVE:.0f}"
-    return Cell(text, "dim", mono=True, right=True, tip=tip(line))
+    return mono(text, tip=tip(line))
 
 
 def _over(line: DriftLine) -> Cell:
-    return Cell(_hours(line), "dim", mono=True, right=True, tip=tip(line))
+    return mono(_hours(line), tip=tip(line))
 
 
 def _hours(line: DriftLine) -> str:

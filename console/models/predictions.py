@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PySide6.QtCore import QAbstractTableModel, Qt
 
-from console.models.cells import CELL, ROW, Cell, TableColumn
-from console.models.table import ROOT, Index, Role, cell_data, header_side
+from console.models.cells import Cell, TableColumn, mono
+from console.models.table import ROOT, ColumnsModel, Index
 from console.state.domain import CachedPrediction
 from console.state.sanitize import milliseconds
 from console.state.timetext import clock_text
@@ -24,7 +23,7 @@ PredictionEntry = tuple[str, CachedPrediction]  # (address, row)
 
 
 def _text(row: CachedPrediction, text: str, tone: str = "text", **more: Any) -> Cell:
-    return Cell(text, tone, mono=True, tip=tip(row), **more)
+    return mono(text, tone, tip=tip(row), **more)
 
 
 def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
@@ -50,12 +49,12 @@ def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
         def cell(entry: PredictionEntry) -> Cell:
             row, form = entry[1], "d" if spec.whole else ".3f"
             text = "–" if row.error else f"{getattr(row, spec.name):{form}}"
-            return _text(row, text, right=True)
+            return _text(row, text)
 
         return cell
 
     def total(entry: PredictionEntry) -> Cell:
-        return _text(entry[1], milliseconds(entry[1].timing.total_ms), right=True)
+        return _text(entry[1], milliseconds(entry[1].timing.total_ms))
 
     def slices(entry: PredictionEntry) -> Cell:
         text = " ".join(f"{key}={value}" for key, value in entry[1].slices.items())
@@ -96,12 +95,11 @@ def tip(row: CachedPrediction) -> str:
     return "\n".join(lines)
 
 
-class PredictionsModel(QAbstractTableModel):
+class PredictionsModel(ColumnsModel):
     """`need(numbers)` is called for a visible page that has not been read."""
 
     def __init__(self, name_of: Callable[[str], str], need: Callable[[list[int]], None]) -> None:
-        super().__init__()
-        self.columns = columns(name_of)
+        super().__init__(columns(name_of))
         self._need = need
         self._numbers: NDArray[np.int64] = np.zeros(0, np.int64)
         self._pages: OrderedDict[int, dict[int, PredictionEntry]] = OrderedDict()
@@ -152,33 +150,11 @@ class PredictionsModel(QAbstractTableModel):
     def rowCount(self, parent: Index = ROOT) -> int:
         return 0 if parent.isValid() else len(self._numbers)
 
-    def columnCount(self, parent: Index = ROOT) -> int:
-        return 0 if parent.isValid() else len(self.columns)
+    def row_at(self, place: int) -> PredictionEntry | None:
+        return self.entry(place)
 
-    def data(self, index: Index, role: int = Role.DisplayRole) -> Any:
-        if not index.isValid() or role not in (
-            CELL,
-            ROW,
-            Role.DisplayRole,
-            Role.ToolTipRole,
-            Role.AccessibleTextRole,
-        ):
-            return None
-        entry = self.entry(index.row())
-        if role == ROW:
-            return entry
-        column = self.columns[index.column()]
-        cell = column.cell(entry) if entry is not None else _absent(self, index)
-        return cell_data(cell, column, role)
-
-    def headerData(
-        self, section: int, orientation: Qt.Orientation, role: int = Role.DisplayRole
-    ) -> Any:
-        if orientation == Qt.Orientation.Horizontal and role == Role.DisplayRole:
-            return self.columns[section].title
-        if orientation == Qt.Orientation.Horizontal and role == Role.TextAlignmentRole:
-            return header_side(self.columns[section])
-        return None
+    def cell_of(self, row: PredictionEntry | None, index: Index) -> Cell:
+        return super().cell_of(row, index) if row is not None else _absent(self, index)
 
 
 def _absent(model: PredictionsModel, index: Index) -> Cell:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from console.models.cells import Cell, TableColumn
+from console.models.cells import Cell, TableColumn, mono, number_column
 from console.state.dashboard import QualityLine
 from console.state.sanitize import duration
 from server.telemetry.rows import QualityRow, ReliabilityBin, SliceRow
@@ -77,55 +77,35 @@ def _mean(rows: Sequence[QualityRow], name: str, weight: str) -> float:
 
 
 def slice_columns() -> tuple[TableColumn, ...]:
-    def figure(text: str, tone: str = "text") -> Cell:
-        return Cell(text, tone, mono=True, right=True)
-
     def gap(row: QualityRow) -> Cell:
         difference = row.accuracy - row.estimated_accuracy_labelled
         odd = difference < -0.05
         text = f"{difference:+.1%}" if difference == difference else "–"
-        return figure(text, "warning" if odd else "dim")
+        return mono(text, "warning" if odd else "dim")
 
     def labelled(row: QualityRow) -> Cell:
         share = row.labelled / row.predictions if row.predictions else math.nan
-        return figure(f"{row.labelled:,} ({_share(share)})", "dim")
+        return mono(f"{row.labelled:,} ({_share(share)})")
+
+    def estimate(row: QualityRow) -> Cell:
+        return mono(_money(row.estimated_value_per_1000, row.value_unit))
+
+    def value(row: QualityRow) -> Cell:
+        return mono(_money(row.value_per_1000, row.value_unit), "text")
+
+    def ece(row: QualityRow) -> Cell:
+        return mono(f"{row.ece:.3f}" if row.ece == row.ece else "–")
 
     return (
         TableColumn("slice", lambda r: Cell(r.slice or "all", mono=True), 0, least=84),
-        TableColumn("realised", lambda r: figure(_share(r.accuracy)), 70, right=True),
-        TableColumn(
-            "estimated", lambda r: figure(_share(r.estimated_accuracy), "dim"), 74, right=True
-        ),
-        TableColumn("difference", gap, 78, right=True, spare=3, tip=GAP),
-        TableColumn(
-            "value/1000",
-            lambda r: figure(_money(r.value_per_1000, r.value_unit)),
-            92,
-            right=True,
-            spare=1,
-        ),
-        TableColumn(
-            "estimated",
-            lambda r: figure(_money(r.estimated_value_per_1000, r.value_unit), "dim"),
-            92,
-            right=True,
-            spare=6,
-        ),
-        TableColumn("labelled", labelled, 110, right=True, spare=2),
-        TableColumn(
-            "delay",
-            lambda r: figure(duration(r.median_label_delay_s), "dim"),
-            64,
-            right=True,
-            spare=4,
-        ),
-        TableColumn(
-            "ECE",
-            lambda r: figure(f"{r.ece:.3f}" if r.ece == r.ece else "–", "dim"),
-            56,
-            right=True,
-            spare=5,
-        ),
+        number_column("realised", lambda r: mono(_share(r.accuracy), "text"), 70),
+        number_column("estimated", lambda r: mono(_share(r.estimated_accuracy)), 74),
+        number_column("difference", gap, 78, spare=3, tip=GAP),
+        number_column("value/1000", value, 92, spare=1),
+        number_column("estimated", estimate, 92, spare=6),
+        number_column("labelled", labelled, 110, spare=2),
+        number_column("delay", lambda r: mono(duration(r.median_label_delay_s)), 64, spare=4),
+        number_column("ECE", ece, 56, spare=5),
     )
 
 
@@ -149,31 +129,13 @@ def worst_columns() -> tuple[TableColumn, ...]:
     def error(pair: tuple[str, SliceRow]) -> Cell:
         row = pair[1]
         loud = "critical" if row.error > 2 * max(row.error_elsewhere, 1e-9) else "text"
-        return Cell(f"{row.error:.1%}", loud, mono=True, right=True)
+        return Cell(f"{row.error:.1%}", loud, mono=True)
 
     return (
         TableColumn("worst slice", message, 0, least=210),
-        TableColumn("error", error, 62, right=True, order=lambda pair: pair[1].error),
-        TableColumn(
-            "elsewhere",
-            lambda p: Cell(f"{p[1].error_elsewhere:.1%}", "dim", mono=True, right=True),
-            76,
-            right=True,
-            spare=1,
-        ),
-        TableColumn(
-            "rows",
-            lambda p: Cell(f"{p[1].support:,}", "dim", mono=True, right=True),
-            62,
-            right=True,
-            spare=2,
-        ),
-        TableColumn(
-            "share",
-            lambda p: Cell(f"{p[1].share:.1%}", "dim", mono=True, right=True),
-            58,
-            right=True,
-            spare=3,
-        ),
-        TableColumn("filter", lambda p: Cell(p[1].expression, "dim", mono=True), 220, spare=4),
+        number_column("error", error, 62, order=lambda pair: pair[1].error),
+        number_column("elsewhere", lambda p: mono(f"{p[1].error_elsewhere:.1%}"), 76, spare=1),
+        number_column("rows", lambda p: mono(f"{p[1].support:,}"), 62, spare=2),
+        number_column("share", lambda p: mono(f"{p[1].share:.1%}"), 58, spare=3),
+        TableColumn("filter", lambda p: mono(p[1].expression), 220, spare=4),
     )

@@ -15,7 +15,47 @@ Role = Qt.ItemDataRole
 ROOT = QModelIndex()
 
 
-class RowsModel(QAbstractTableModel):
+_SHOWN = (CELL, ROW, Role.DisplayRole, Role.ToolTipRole, Role.AccessibleTextRole)
+
+
+class ColumnsModel(QAbstractTableModel):
+    """Rows under columns; a subclass knows the rows."""
+
+    def __init__(self, columns: Sequence[TableColumn]) -> None:
+        super().__init__()
+        self.columns = tuple(columns)
+
+    def row_at(self, place: int) -> Any:
+        """The row at a place; None where there is none."""
+
+    def cell_of(self, row: Any, index: Index) -> Cell:
+        return self.columns[index.column()].cell(row)
+
+    def columnCount(self, parent: Index = ROOT) -> int:
+        return 0 if parent.isValid() else len(self.columns)
+
+    def data(self, index: Index, role: int = Role.DisplayRole) -> Any:
+        if role not in _SHOWN or not index.isValid() or index.row() >= self.rowCount():
+            return None
+        row = self.row_at(index.row())
+        if role == ROW:
+            return row
+        return _cell_data(self.cell_of(row, index), self.columns[index.column()], role)
+
+    def headerData(
+        self, section: int, orientation: Qt.Orientation, role: int = Role.DisplayRole
+    ) -> Any:
+        if orientation != Qt.Orientation.Horizontal or not 0 <= section < len(self.columns):
+            return None
+        column = self.columns[section]
+        if role == Role.DisplayRole:
+            return column.title
+        if role == Role.ToolTipRole:
+            return column.tip or None
+        return column.side if role == Role.TextAlignmentRole else None
+
+
+class RowsModel(ColumnsModel):
     def __init__(
         self,
         columns: Sequence[TableColumn],
@@ -23,8 +63,7 @@ class RowsModel(QAbstractTableModel):
         face: Callable[[Any], object] = lambda row: row,
     ) -> None:
         """`face` is what is seen of a row: where it is the same, nothing is painted again."""
-        super().__init__()
-        self.columns = tuple(columns)
+        super().__init__(columns)
         self._key = key
         self._face = face
         self._faces: tuple[object, ...] = ()
@@ -91,42 +130,12 @@ class RowsModel(QAbstractTableModel):
     def rowCount(self, parent: Index = ROOT) -> int:
         return 0 if parent.isValid() else len(self._rows)
 
-    def columnCount(self, parent: Index = ROOT) -> int:
-        return 0 if parent.isValid() else len(self.columns)
-
-    def data(self, index: Index, role: int = Role.DisplayRole) -> Any:
-        if not index.isValid() or index.row() >= len(self._rows):
-            return None
-        row = self._rows[index.row()]
-        if role == ROW:
-            return row
-        column = self.columns[index.column()]
-        if role in (CELL, Role.DisplayRole, Role.ToolTipRole, Role.AccessibleTextRole):
-            return cell_data(column.cell(row), column, role)
-        return None
-
-    def headerData(
-        self, section: int, orientation: Qt.Orientation, role: int = Role.DisplayRole
-    ) -> Any:
-        if orientation != Qt.Orientation.Horizontal or not 0 <= section < len(self.columns):
-            return None
-        column = self.columns[section]
-        if role == Role.DisplayRole:
-            return column.title
-        if role == Role.ToolTipRole:
-            return column.tip or None
-        if role == Role.TextAlignmentRole:
-            return header_side(column)
-        return None
+    def row_at(self, place: int) -> Any:
+        return self._rows[place]
 
 
-def header_side(column: TableColumn) -> Qt.AlignmentFlag:
-    side = Qt.AlignmentFlag.AlignRight if column.right else Qt.AlignmentFlag.AlignLeft
-    return side | Qt.AlignmentFlag.AlignVCenter
-
-
-def cell_data(cell: Cell, column: TableColumn, role: int) -> Any:
-    """What Qt asks of a cell, for any model with such columns."""
+def _cell_data(cell: Cell, column: TableColumn, role: int) -> Any:
+    """What Qt asks of a cell."""
     if role == CELL:
         return cell
     if role == Role.AccessibleTextRole:

@@ -3,22 +3,23 @@ fire at another threshold."""
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from PySide6.QtCore import QEvent, QRectF, Qt, Signal
 from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QLabel, QSplitter, QVBoxLayout, QWidget
 
 from console.app.theme import SIGNS
 from console.app.timeaxis import TimeAxis
-from console.models.cells import Cell, TableColumn
+from console.models.cells import Cell, TableColumn, mono, number_column
 from console.models.table import RowsModel
 from console.panels.frame import Panel
 from console.panels.status_bar import TextLine
-from console.panels.table import Table
 from console.plots import paint
 from console.plots.alert_timeline import AlertTimeline
 from console.plots.style import Style
 from console.state import command_lines
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.dashboard import AlertLine, Board
 from console.state.sanitize import duration
 from console.state.status_messages import quiet
@@ -55,32 +56,27 @@ def _columns() -> tuple[TableColumn, ...]:
 
     def lasted(line: AlertLine) -> Cell:
         end = line.closed_s or line.row.last_unix_ms / 1000 - line.offset_ms / 1000
-        return Cell(duration(max(0.0, end - line.opened_s)), "dim", mono=True, right=True)
+        return mono(duration(max(0.0, end - line.opened_s)))
+
+    def opened(line: AlertLine) -> Cell:
+        return mono(clock_text(line.opened_s, "%d %b %H:%M:%S"))
+
+    def summary(line: AlertLine) -> Cell:
+        return Cell(line.row.summary, _tone(line), tip=line.row.summary[:600])
+
+    def state(line: AlertLine) -> Cell:
+        return Cell(state_text(line), "dim" if quiet(line) else "text")
 
     return (
         TableColumn("severity", sign, 92),
+        TableColumn("opened", opened, 136, order=attrgetter("opened_s")),
+        number_column("duration", lasted, 62, spare=2),
+        TableColumn("server", lambda a: mono(a.name, _tone(a)), 104, order=attrgetter("name")),
         TableColumn(
-            "opened",
-            lambda a: Cell(clock_text(a.opened_s, "%d %b %H:%M:%S"), "dim", mono=True),
-            136,
-            order=lambda a: a.opened_s,
+            "kind", lambda a: Cell(a.row.kind, "dim"), 76, spare=3, order=attrgetter("row.kind")
         ),
-        TableColumn("duration", lasted, 62, right=True, spare=2),
-        TableColumn(
-            "server", lambda a: Cell(a.name, _tone(a), mono=True), 104, order=lambda a: a.name
-        ),
-        TableColumn(
-            "kind", lambda a: Cell(a.row.kind, "dim"), 76, spare=3, order=lambda a: a.row.kind
-        ),
-        TableColumn(
-            "summary",
-            lambda a: Cell(a.row.summary, _tone(a), tip=a.row.summary[:600]),
-            0,
-            least=260,
-        ),
-        TableColumn(
-            "state", lambda a: Cell(state_text(a), "dim" if quiet(a) else "text"), 170, spare=1
-        ),
+        TableColumn("summary", summary, 0, least=260),
+        TableColumn("state", state, 170, spare=1),
     )
 
 
@@ -160,19 +156,22 @@ class AlertsPanel(Panel):
     def __init__(self, style: Style, axis: TimeAxis) -> None:
         super().__init__(style)
         self.axis = axis
-        columns, silences = _columns(), _silence_columns()
-        self.model = RowsModel(columns, lambda line: (line.server, line.row.id))
-        self.table = Table(style, self.model, columns, "no server has reported an alert")
-        self.table.setAccessibleName("Alerts")
-        self.table.chosen.connect(self._choose)
-        self.table.opened.connect(lambda line: axis.around(line.opened_s))
-        self.silences_model = RowsModel(silences, lambda pair: (pair[0], pair[1].id))
-        self.silences = Table(style, self.silences_model, silences, NO_SILENCE)
-        self.silences.setAccessibleName("Silences in force; Enter ends one")
-        self.silences.opened.connect(lambda pair: self.unsilence.emit(pair[0], pair[1].id))
+        self.model = RowsModel(_columns(), lambda line: (line.server, line.row.id))
+        self.table = self.make_table(
+            self.model,
+            "Alerts",
+            "no server has reported an alert",
+            self._choose,
+            lambda line: axis.around(line.opened_s),
+        )
+        self.silences_model = RowsModel(_silence_columns(), lambda pair: (pair[0], pair[1].id))
+        self.silences = self.make_table(
+            self.silences_model,
+            "Silences in force; Enter ends one",
+            NO_SILENCE,
+            opened=lambda pair: self.unsilence.emit(pair[0], pair[1].id),
+        )
         self.history = AlertHistory(style)
-        for table in (self.table, self.silences):
-            self.watch_focus(table)
         lower = QSplitter(Qt.Orientation.Horizontal)
         lower.addWidget(self.history)
         lower.addWidget(self._aside(style))
@@ -265,12 +264,9 @@ class AlertsPanel(Panel):
         self.table.select_row(self.model.place_of((server, identity)))
         self.history.show_alert(self.table.row())
 
-    def focus_target(self) -> QWidget:
-        return self.table
-
-    def copy_command(self, reach: Reach) -> str:
+    def copy_command(self, access: ConnectionAccess) -> str:
         line = self.current()
-        return command_lines.around_alert(line.server, line.opened_s, reach) if line else ""
+        return command_lines.around_alert(line.server, line.opened_s, access) if line else ""
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["server", "id", "kind", "severity", "state", "opened_unix_s", "closed_unix_s",

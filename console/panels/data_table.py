@@ -19,7 +19,7 @@ NumberedRow = tuple[int, list[str]]
 def _column(place: int, title: str, numeric: bool) -> TableColumn:
     def cell(row: NumberedRow) -> Cell:
         text = row[1][place] if place < len(row[1]) else ""
-        return Cell(text, mono=True, right=numeric, tip=text if len(text) > 20 else "")
+        return Cell(text, mono=True, tip=text if len(text) > 20 else "")
 
     def order(row: NumberedRow) -> tuple[bool, float | str]:
         text = cell(row).text
@@ -51,7 +51,7 @@ class DataTable(QDialog):
         model = RowsModel(columns, lambda row: row[0])
         model.setParent(self)
         model.show(list(enumerate(rows)))
-        self.table = Table(style, model, columns)
+        self.table = Table(style, model)
         self.table.setAccessibleName(self.windowTitle())
         text = f"{len(rows):,} rows, a snapshot of when this window opened"
         left_out = panel.left_out()

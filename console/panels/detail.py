@@ -18,10 +18,11 @@ from console.plots import paint
 from console.plots.style import Style
 from console.plots.waterfall import Waterfall
 from console.state import command_lines
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.domain import CachedPrediction
 from console.state.query_types import KeptPayload, PredictionDetail
 from console.state.timetext import clock_text
+from server.telemetry.outputs import OUTPUTS
 from server.telemetry.rows import FeatureRow
 
 LINE = 16
@@ -279,10 +280,10 @@ class DetailPanel(Panel):
     def focus_target(self) -> QWidget:
         return self._area
 
-    def copy_command(self, reach: Reach) -> str:
+    def copy_command(self, access: ConnectionAccess) -> str:
         if self.single is None or self.single.row is None:
             return ""
-        return command_lines.replay(self.single.server, self.single.prediction_id, reach)
+        return command_lines.replay(self.single.server, self.single.prediction_id, access)
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         row = self.single.row if self.single is not None else None
@@ -292,18 +293,27 @@ class DetailPanel(Panel):
         return ["field", "value"], [[name, str(getattr(row, name))] for name in names]
 
 
+def _outputs(row: CachedPrediction) -> list[tuple[str, str]]:
+    """The label, then every output, two a line; one that is too low on a line of its own."""
+    quiet, odd = [], []
+    for spec in OUTPUTS:
+        value = getattr(row, spec.name)
+        text = f"{spec.name.replace('_', ' ')} {value:{'d' if spec.whole else '.3f'}}"
+        if value < spec.least:
+            odd.append((f"{text}: {spec.doubt}", "warning"))
+        else:
+            quiet.append(text)
+    pairs = [" · ".join(quiet[place : place + 2]) for place in range(0, len(quiet), 2)]
+    return [(row.label, "text"), *((text, "dim") for text in pairs), *odd]
+
+
 def _lines(row: CachedPrediction, server: str) -> list[tuple[str, str]]:
     at = clock_text(row.at_unix_ms / 1000, "%Y-%m-%d %H:%M:%S")
     found = [(f"{at} UTC · {server} · replica {row.replica}", "dim")]
     if row.error:
         found.append((row.error, "critical"))
     else:
-        text = f"{row.label}  {row.confidence:.3f}"
-        found.append((f"{text} · margin {row.margin:.3f} · entropy {row.entropy:.2f}", "text"))
-        odd = row.closed_set_mass < 0.5
-        text = f"closed-set mass {row.closed_set_mass:.3f}"
-        text += ": outside the label set" if odd else ""
-        found.append((text, "warning" if odd else "dim"))
+        found += _outputs(row)
     if row.true_label:
         right = row.true_label == row.label
         text = f"feedback: {row.true_label}" + (" (correct)" if right else " (wrong)")

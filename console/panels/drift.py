@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QWidget
 
 from console.app.timeaxis import TimeAxis
 from console.models import drift as model
@@ -40,15 +39,12 @@ class DriftPanel(Panel):
             return
         self._shape = (measure, wide, fleet)
         rows = self.model.rows
-        columns = model.columns(measure, wide, fleet)
-        self.model = RowsModel(columns, model.key)
+        self.model = RowsModel(model.columns(measure, wide, fleet), model.key)
         self.model.show(rows)
         old = self.table
-        self.table = Table(self.ui_style, self.model, columns, EMPTY)
-        self.table.setAccessibleName("Drift by feature and slice")
-        self.table.chosen.connect(self._choose)
-        self.table.opened.connect(self._open)
-        self.watch_focus(self.table)
+        name = "Drift by feature and slice"
+        self._target = self.table = None
+        self.table = self.make_table(self.model, name, EMPTY, self._choose, self._open)
         self.body.addWidget(self.table)
         if old is not None:
             self.table.show()  # at once: what is hidden cannot take the keyboard
@@ -114,9 +110,6 @@ class DriftPanel(Panel):
         self.axis.change(drift_key=(feature, place))
         if self.table is not None:
             self.table.select_row(self.model.place_of((feature, place)))
-
-    def focus_target(self) -> QWidget:
-        return self.table if self.table is not None else self
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from PySide6.QtWidgets import QWidget
-
 from console.app.timeaxis import TimeAxis
-from console.models.cells import Cell, TableColumn
+from console.models.cells import Cell, TableColumn, mono
 from console.models.table import RowsModel
 from console.panels.frame import NO_SCROLL, Panel
-from console.panels.table import Table
 from console.plots.style import Style
 from console.state.dashboard import Board, TimelineEvent
 from console.state.timetext import clock_text
@@ -16,7 +13,7 @@ from console.state.timetext import clock_text
 
 def _at(row: TimelineEvent) -> Cell:
     tip = clock_text(row.at_s, "%Y-%m-%d %H:%M:%S")
-    return Cell(clock_text(row.at_s), "dim", mono=True, tip=tip)
+    return mono(clock_text(row.at_s), tip=tip)
 
 
 def _what(row: TimelineEvent) -> Cell:
@@ -37,14 +34,12 @@ class EventsPanel(Panel):
         super().__init__(style)
         self.axis = axis
         self.model = RowsModel(COLUMNS, lambda row: (row.at_s, row.kind, row.server, row.id))
-        self.table = Table(style, self.model, COLUMNS, "no events in the cache")
+        self.table = self.make_table(
+            self.model, "Events", "no events in the cache", self._choose, self._open
+        )
         self.table.horizontalHeader().hide()
         self.table.setHorizontalScrollBarPolicy(NO_SCROLL)
-        self.table.setAccessibleName("Events")
-        self.table.opened.connect(self._open)
-        self.table.chosen.connect(lambda row: self.axis.set_cursor(row.at_s, lock=True))
         self.body.addWidget(self.table, 1)
-        self.watch_focus(self.table)
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)
@@ -55,12 +50,12 @@ class EventsPanel(Panel):
             legend.insert(0, (f"{waiting} actions waiting for their server", "warning"))
         self.title.show_legend(legend)
 
+    def _choose(self, row: TimelineEvent) -> None:
+        self.axis.set_cursor(row.at_s, lock=True)
+
     def _open(self, row: TimelineEvent) -> None:
         key = f"{row.server}\t{row.id}" if row.kind == "alert" else row.server
         self.jump.emit("alerts" if row.kind == "alert" else row.panel, key, row.at_s)
-
-    def focus_target(self) -> QWidget:
-        return self.table
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["unix_s", "severity", "kind", "server", "text"]

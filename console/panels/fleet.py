@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QPointF, QRectF, Signal
 from PySide6.QtGui import QPainter
@@ -12,11 +11,10 @@ from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 from console.models.cells import ROW, Cell, TableColumn
 from console.models.table import RowsModel
 from console.panels.frame import NO_SCROLL, Panel
-from console.panels.table import Table
 from console.plots import paint
 from console.plots.style import Style
 from console.state import command_lines, program
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.dashboard import Board, ServerLine
 from console.state.sanitize import duration, milliseconds
 from console.state.status import STALE_AFTER_S
@@ -182,19 +180,19 @@ class FleetPanel(Panel):
         super().__init__(style)
         column = TableColumn("server", _cell, 0)
         self.model = RowsModel((column,), lambda line: line.address, face)
-        self.table = Table(
-            style, self.model, (column,), f"no server: start {program.name()} HOST:PORT …"
+        self.table = self.make_table(
+            self.model,
+            "Servers",
+            f"no server: start {program.name()} HOST:PORT …",
+            lambda line: self.picked.emit(line.address),
+            lambda line: self.jump.emit("latency", line.address, math.nan),
         )
         self.table.horizontalHeader().hide()
         self._delegate = FleetDelegate(style)
         self.table.setItemDelegate(self._delegate)
         self.table.setHorizontalScrollBarPolicy(NO_SCROLL)
-        self.table.setAccessibleName("Servers")
-        self.table.chosen.connect(lambda line: self.picked.emit(line.address))
-        self.table.opened.connect(lambda line: self.jump.emit("latency", line.address, math.nan))
         self.body.addWidget(self.table)
         self.setMinimumWidth(LEAST_PIXELS)
-        self.watch_focus(self.table)
         self._heights: tuple[int, ...] = ()
 
     def show_board(self, board: Board) -> None:
@@ -215,9 +213,6 @@ class FleetPanel(Panel):
         legend.append(("p95 · J/K", "dim"))
         self.title.show_legend(legend)
 
-    def focus_target(self) -> Any:
-        return self.table
-
     def select(self, key: str) -> None:
         self.table.select_row(self.model.place_of(key))
 
@@ -235,6 +230,6 @@ class FleetPanel(Panel):
             )
         return head, rows
 
-    def copy_command(self, reach: Reach) -> str:
+    def copy_command(self, access: ConnectionAccess) -> str:
         line = self.table.row()
-        return command_lines.status(line.address, reach) if isinstance(line, ServerLine) else ""
+        return command_lines.status(line.address, access) if isinstance(line, ServerLine) else ""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from PySide6.QtCore import QEvent, QObject, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QFocusEvent, QFontMetricsF, QPainter, QPaintEvent
 from PySide6.QtWidgets import QFrame, QSizePolicy, QVBoxLayout, QWidget
 
+from console.models.table import ColumnsModel
+from console.panels.table import Table
 from console.plots import paint
 from console.plots.style import Style
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.dashboard import Board
 
 Legend = Sequence[tuple[str, str]]  # (text, tone); see paint.KEYS
@@ -69,6 +72,7 @@ class Panel(QFrame):
         super().__init__()
         self.ui_style = style
         self.board: Board | None = None
+        self._target: QWidget | None = None
         self.setObjectName("panel")
         self.setAccessibleName(self.heading.capitalize())
         self.title = PanelTitle(style, self.heading)
@@ -86,6 +90,23 @@ class Panel(QFrame):
         if self.board is not None:
             self.show_board(self.board)
         self.update()
+
+    def make_table(
+        self,
+        model: ColumnsModel,
+        name: str,
+        empty: str,
+        chosen: Callable[[Any], object] = lambda row: None,
+        opened: Callable[[Any], object] = lambda row: None,
+    ) -> Table:
+        """A table for screen readers as `name`; the keyboard goes to the first of a panel."""
+        table = Table(self.ui_style, model, empty)
+        table.setAccessibleName(name)
+        table.chosen.connect(chosen)
+        table.opened.connect(opened)
+        self.watch_focus(table)
+        self._target = self._target or table
+        return table
 
     def watch_focus(self, widget: QWidget) -> None:
         """The frame is lit while this child has the keyboard."""
@@ -111,7 +132,7 @@ class Panel(QFrame):
 
     def focus_target(self) -> QWidget:
         """What the keyboard goes to."""
-        return self
+        return self._target or self
 
     def left_out(self) -> str:
         """What `as_table` leaves out of the panel's data; empty when it is complete."""
@@ -124,7 +145,7 @@ class Panel(QFrame):
         """What is shown, as a table: for CSV, for screen readers, for copying."""
         return [], []
 
-    def copy_command(self, reach: Reach) -> str:
+    def copy_command(self, access: ConnectionAccess) -> str:
         """The command line that shows or repeats what is selected; empty when there is none."""
         return ""
 

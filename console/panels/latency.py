@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QVBoxLayout
 
 from console.app.timeaxis import TimeAxis
 from console.panels.frame import Panel
@@ -18,9 +18,9 @@ from console.plots.event_marks import EventMarks
 from console.plots.heatmap import HeatMap
 from console.plots.style import Style
 from console.state.dashboard import SPLITS, Board, ExampleRequest
-from console.state.domain import STAGES
 from console.state.sanitize import duration, milliseconds
 from console.state.timetext import span_text
+from server.telemetry.outputs import STAGES
 
 NARROW = 430  # pixels of height below which the stages give way
 _SPLIT_LABELS = {"": "not split", "server": "by server", "stamp": "by stamp", "mix": "by mix",
@@ -190,9 +190,6 @@ class LatencyPanel(Panel):
         return head, [
             [f"{row[0]:.1f}", *("" if v != v else f"{v:.6g}" for v in row[1:])] for row in table
         ]
-
-    def focus_target(self) -> QWidget:
-        return self
 
 
 def examples_in(

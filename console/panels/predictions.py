@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QShowEvent
-from PySide6.QtWidgets import QLineEdit, QWidget
+from PySide6.QtWidgets import QLineEdit
 
 from console.app.timeaxis import TimeAxis
 from console.models.predictions import PredictionEntry, PredictionsModel
 from console.panels.frame import Panel
 from console.panels.status_bar import TextLine
-from console.panels.table import Table
 from console.plots.style import Style
 from console.state import command_lines
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.dashboard import Board, ExampleRequest
 from console.state.query_types import FindPredictions, FoundPredictions, PredictionPage, ReadPage
 from console.state.timetext import span_text
@@ -38,14 +37,10 @@ class PredictionsPanel(Panel):
         self.line.returnPressed.connect(self.search)
         self.result_line = TextLine(style, "dim", 11)
         self.model = PredictionsModel(self._name, self._need)
-        self.table = Table(style, self.model, self.model.columns, EMPTY)
-        self.table.setAccessibleName("Predictions")
-        self.table.chosen.connect(self._choose)
-        self.table.opened.connect(self._choose)
+        self.table = self.make_table(self.model, "Predictions", EMPTY, self._choose, self._choose)
         self.body.addWidget(self.line)
         self.body.addWidget(self.result_line)
         self.body.addWidget(self.table, 1)
-        self.watch_focus(self.table)
         self._clauses: tuple[Clause, ...] = ()
         self._stale = True
         axis.brushChanged.connect(self._outdated)
@@ -131,9 +126,6 @@ class PredictionsPanel(Panel):
         self.line.setText(key)
         self.search()
 
-    def focus_target(self) -> QWidget:
-        return self.table
-
     def focus_filter(self) -> None:
         self.line.setFocus(Qt.FocusReason.ShortcutFocusReason)
         self.line.selectAll()
@@ -150,5 +142,5 @@ class PredictionsPanel(Panel):
         read = len(self.model.read())
         return f"{read:,} of {self._rows:,}: only the rows scrolled to" if read < self._rows else ""
 
-    def copy_command(self, reach: Reach) -> str:
+    def copy_command(self, access: ConnectionAccess) -> str:
         return command_lines.export(self._clauses, self.axis.view.brush or self.axis.span)

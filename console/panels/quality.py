@@ -6,17 +6,16 @@ from __future__ import annotations
 import math
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QSplitter, QWidget
+from PySide6.QtWidgets import QSplitter
 
 from console.models.quality import merged, slice_columns, worst_by_expression, worst_columns
 from console.models.table import RowsModel
 from console.panels.frame import Panel
-from console.panels.table import Table
 from console.plots.quality_charts import Calibration, QualityTrend
 from console.plots.style import Style
 from console.state.dashboard import Board
 from console.state.sanitize import duration
-from server.telemetry.rows import QualityRow
+from server.telemetry.rows import QualityRow, SliceRow
 
 NO_QUALITY = "no quality data yet: it needs predictions, and labels sent by Feedback"
 NO_SLICES = "no slice found where the model is clearly worse than elsewhere"
@@ -35,20 +34,12 @@ class QualityPanel(Panel):
         fields = ("value_per_1000", "estimated_value_per_1000")
         self.value = QualityTrend(style, "value per 1,000 predictions", fields, False)
         self.calibration = Calibration(style)
-        columns = slice_columns()
-        self.model = RowsModel(columns, lambda row: row.slice)
-        self.table = Table(style, self.model, columns, NO_QUALITY)
-        self.table.setAccessibleName("Quality by slice")
-        self.table.chosen.connect(self._choose)
-        worst = worst_columns()
-        self.worst_model = RowsModel(worst, lambda pair: pair[1].expression)
-        self.worst = Table(style, self.worst_model, worst, NO_SLICES)
-        self.worst.setAccessibleName("Worst slices")
-        self.worst.opened.connect(
-            lambda pair: self.jump.emit("predictions", pair[1].expression, math.nan)
+        self.model = RowsModel(slice_columns(), lambda row: row.slice)
+        self.table = self.make_table(self.model, "Quality by slice", NO_QUALITY, self._choose)
+        self.worst_model = RowsModel(worst_columns(), lambda pair: pair[1].expression)
+        self.worst = self.make_table(
+            self.worst_model, "Worst slices", NO_SLICES, opened=self._open_slice
         )
-        for table in (self.table, self.worst):
-            self.watch_focus(table)
         left, right = QSplitter(Qt.Orientation.Vertical), QSplitter(Qt.Orientation.Vertical)
         for chart in (self.accuracy, self.value):
             left.addWidget(chart)
@@ -80,6 +71,9 @@ class QualityPanel(Panel):
             legend.insert(0, (text, "dim"))
         self.title.show_legend([(f"slice {self.slice or 'all'}", "text"), *legend])
 
+    def _open_slice(self, pair: tuple[str, SliceRow]) -> None:
+        self.jump.emit("predictions", pair[1].expression, math.nan)
+
     def _choose(self, row: QualityRow) -> None:
         self.slice = row.slice
         self._show_slice()
@@ -89,9 +83,6 @@ class QualityPanel(Panel):
         self.accuracy.show_rows(rows)
         self.value.show_rows(rows)
         self.calibration.show_row(rows[-1] if rows else None)
-
-    def focus_target(self) -> QWidget:
-        return self.table
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         names = ["slice", "bucket_unix_s", "predictions", "labelled", "accuracy"]

@@ -87,7 +87,7 @@ def _of_group(group: Sequence[ReplicaSnapshot], now_s: float) -> Iterator[Server
     memory = max(replica.rss_bytes for replica in group)
     text.append(f"{size(memory)}{' each' if len(group) > 1 else ''}" if memory else "")
     if any(text):
-        yield ServerFact(" · ".join(word for word in text if word), "dim", deep=True)
+        yield ServerFact(" · ".join(part for part in text if part), "dim", deep=True)
     yield from _each(group[:MOST_EACH], now_s)
     if sign == "ok":
         return
@@ -107,8 +107,8 @@ def _each(group: Sequence[ReplicaSnapshot], now_s: float) -> Iterator[ServerFact
             waits_s = max(0.0, now_s - replica.last_progress_unix_ms / 1000)
             text.append(f"last progress {duration(waits_s)} ago")
         if any(text):
-            words = " · ".join(word for word in text if word)
-            yield ServerFact(f"#{replica.index} {words}", "dim", deep=True)
+            facts = " · ".join(part for part in text if part)
+            yield ServerFact(f"#{replica.index} {facts}", "dim", deep=True)
         if replica.last_exit:
             at = clock_text(replica.last_exit_unix_ms / 1000)
             yield ServerFact(

@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from operator import attrgetter
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QSplitter, QWidget
+from PySide6.QtWidgets import QSplitter
 
 from console.app.timeaxis import TimeAxis
-from console.models.cells import Cell, TableColumn
+from console.models.cells import Cell, TableColumn, mono, number_column
 from console.models.table import RowsModel
 from console.panels.frame import Panel
 from console.panels.skew_detail import SkewDetail, when
-from console.panels.table import Table
 from console.plots.style import Style
 from console.state import command_lines
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.dashboard import Board, SkewLine
 from console.state.domain import STAMP_PARTS
 from console.state.sanitize import duration, short
@@ -29,25 +29,16 @@ _HEADS = {"preprocessing": "preproc", "libraries": "libs", "reference": "ref"}
 
 
 def columns() -> tuple[TableColumn, ...]:
-    found = [TableColumn("server", _server, 108, order=lambda line: line.name)]
-    for number, part in enumerate(STAMP_PARTS):
-        found.append(
-            TableColumn(
-                _HEADS.get(part, part), _part(number), 0, least=30, tip=f"{part}, first digits"
-            )
-        )
-    found.append(
-        TableColumn(
-            "since",
-            _since,
-            52,
-            right=True,
-            order=lambda line: line.since_s,
-            tip="when this stamp was deployed",
-            spare=1,
-        )
+    parts = [
+        TableColumn(_HEADS.get(part, part), _part(number), 0, least=30, tip=f"{part}, first digits")
+        for number, part in enumerate(STAMP_PARTS)
+    ]
+    deployed, since = "when this stamp was deployed", attrgetter("since_s")
+    return (
+        TableColumn("server", _server, 108, order=attrgetter("name")),
+        *parts,
+        number_column("since", _since, 52, order=since, tip=deployed, spare=1),
     )
-    return tuple(found)
 
 
 def _server(line: SkewLine) -> Cell:
@@ -74,8 +65,8 @@ def _part(number: int) -> Callable[[SkewLine], Cell]:
 
 def _since(line: SkewLine) -> Cell:
     if line.since_s != line.since_s:
-        return Cell("–", "dim", mono=True, right=True, tip=tip(line))
-    return Cell(clock_text(line.since_s, "%H:%M"), "dim", mono=True, right=True, tip=tip(line))
+        return mono("–", tip=tip(line))
+    return mono(clock_text(line.since_s, "%H:%M"), tip=tip(line))
 
 
 def tip(line: SkewLine) -> str:
@@ -108,14 +99,16 @@ class SkewPanel(Panel):
     def __init__(self, style: Style, axis: TimeAxis) -> None:
         super().__init__(style)
         self.axis = axis
-        shape = columns()
-        self.model = RowsModel(shape, lambda line: line.address)
-        self.table = Table(style, self.model, shape, "no server has reported its stamp yet")
-        self.table.setAccessibleName("Parts of the stamp by server")
+        self.model = RowsModel(columns(), lambda line: line.address)
+        self.table = self.make_table(
+            self.model,
+            "Parts of the stamp by server",
+            "no server has reported its stamp yet",
+            lambda _: self._detail(),
+            lambda line: self.axis.around(line.since_s),
+        )
         self.table.setObjectName("tight")
         self.table.setMinimumWidth(LEAST_PIXELS)
-        self.table.chosen.connect(lambda _: self._detail())
-        self.table.opened.connect(lambda line: self.axis.around(line.since_s))
         self.detail = SkewDetail(style)
         split = QSplitter(Qt.Orientation.Horizontal)
         split.addWidget(self.table)
@@ -125,7 +118,6 @@ class SkewPanel(Panel):
         split.setSizes([560, 230])
         split.setChildrenCollapsible(True)
         self.body.addWidget(split, 1)
-        self.watch_focus(self.table)
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)
@@ -153,21 +145,18 @@ class SkewPanel(Panel):
             line = next(iter(self.model.rows), None)
         self.detail.show_line(line, self.board)
 
-    def focus_target(self) -> QWidget:
-        return self.table
-
     def select(self, key: str) -> None:
         self.table.select_row(self.model.place_of(key))
         self._detail()
 
-    def copy_command(self, reach: Reach) -> str:
+    def copy_command(self, access: ConnectionAccess) -> str:
         """The server beside one that is like the fleet."""
         line = self.table.row()
         if not isinstance(line, SkewLine) or self.board is None:
             return ""
         usual = next((row for row in self.board.skew if not row.odd and row.stamp), None)
         other = [usual.address] if usual is not None and usual is not line else []
-        return command_lines.skew_between([line.address, *other], reach)
+        return command_lines.skew_between([line.address, *other], access)
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["server", "stamp", *STAMP_PARTS, "changed", "since_unix_s"]

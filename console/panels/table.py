@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from PySide6.QtCore import (
-    QAbstractItemModel,
     QModelIndex,
-    QPersistentModelIndex,
     QPointF,
     QRectF,
     QSize,
@@ -33,16 +31,16 @@ from PySide6.QtWidgets import (
 )
 
 from console.models.cells import CELL, ROW, Cell, TableColumn
+from console.models.table import ColumnsModel, Index
 from console.plots import paint
 from console.plots.style import Style
 
-Index = QModelIndex | QPersistentModelIndex
-
 
 class CellDelegate(QStyledItemDelegate):
-    def __init__(self, style: Style) -> None:
+    def __init__(self, style: Style, columns: tuple[TableColumn, ...]) -> None:
         super().__init__()
         self._style = style
+        self._columns = columns
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         cell = index.data(CELL)
@@ -67,24 +65,30 @@ class CellDelegate(QStyledItemDelegate):
         elif cell.kind == "sign":
             centre = QPointF(inner.left() + 6, inner.center().y())
             paint.sign(painter, theme, cell.value, centre, 8)
-            self._text(painter, inner.adjusted(18, 0, 0, 0), cell)
+            self._text(painter, inner.adjusted(18, 0, 0, 0), cell, paint.LEFT)
         elif cell.kind == "deploy":
             centre = QPointF(inner.left() + 6, inner.center().y())
             mark, severity = cell.value
             paint.deploy(painter, theme, mark, severity, centre, 4)
-            self._text(painter, inner.adjusted(18, 0, 0, 0), cell)
+            self._text(painter, inner.adjusted(18, 0, 0, 0), cell, paint.LEFT)
         elif cell.kind == "skew":
             self._skew(painter, area, cell)
         else:
-            self._text(painter, inner, cell)
+            self._text(painter, inner, cell, self._columns[index.column()].side)
 
-    def _text(self, painter: QPainter, area: QRectF, cell: Cell, small: bool = False) -> None:
+    def _text(
+        self,
+        painter: QPainter,
+        area: QRectF,
+        cell: Cell,
+        side: Qt.AlignmentFlag,
+        small: bool = False,
+    ) -> None:
         style = self._style
         font = style.number_font if cell.mono else style.text_font
         font = style.small_number_font if small else font
         if cell.bold:
             font = paint.bold(font)
-        side = paint.RIGHT if cell.right else paint.LEFT
         text = cell.text
         if small:  # a shortened digest is more useful than dots
             fits = int((area.width() - 1) / QFontMetricsF(font).horizontalAdvance("0"))
@@ -98,7 +102,7 @@ class CellDelegate(QStyledItemDelegate):
             painter.fillRect(box, theme.color("critical", 50))
             painter.setPen(QPen(theme.color("critical"), 1))
             painter.drawRect(box)
-        self._text(painter, area.adjusted(6, 0, -1, 0), cell, small=True)
+        self._text(painter, area.adjusted(6, 0, -1, 0), cell, paint.LEFT, small=True)
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
         return QSize(60, 22)
@@ -110,20 +114,14 @@ class Table(QTableView):
     opened = Signal(object)  # the row, by Enter or a double click
     chosen = Signal(object)  # the row that the selection moved to by hand
 
-    def __init__(
-        self,
-        style: Style,
-        model: QAbstractItemModel,
-        columns: tuple[TableColumn, ...],
-        empty: str = "",
-    ) -> None:
+    def __init__(self, style: Style, model: ColumnsModel, empty: str = "") -> None:
         super().__init__()
         self._style = style
         self.empty = empty  # shown when there is no row
         self.setModel(model)
-        self._columns = columns
+        self._columns = model.columns
         self._quiet = False
-        self._delegate = CellDelegate(style)
+        self._delegate = CellDelegate(style, model.columns)
         self.setItemDelegate(self._delegate)
         self.setShowGrid(False)
         self.setMouseTracking(True)

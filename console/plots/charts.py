@@ -14,8 +14,8 @@ from console.plots.scale import caption, column_at, scale_top
 from console.plots.style import Style
 from console.plots.timeplot import TimePlot
 from console.state.dashboard import LatencyColumns
-from console.state.domain import STAGES
 from console.state.sanitize import milliseconds
+from server.telemetry.outputs import STAGES
 
 
 class LinePlot(TimePlot):
@@ -78,8 +78,7 @@ class Percentiles(LinePlot):
         return max(reach, found.slo_ms * 1.15, 1.0)
 
     def _ys(self, values: np.ndarray, area: QRectF) -> np.ndarray:
-        found: np.ndarray = area.bottom() - values / self._top * area.height()
-        return found
+        return area.bottom() - values / self._top * area.height()
 
     def _objective(
         self, painter: QPainter, area: QRectF, found: LatencyColumns, xs: np.ndarray

@@ -71,8 +71,6 @@ class TimePlot(QWidget):
         axis.brushChanged.connect(self.update)
         style.changed.connect(self.repaint_layer)
 
-    # ---- geometry -----------------------------------------------------------------------------
-
     @property
     def area(self) -> QRectF:
         bottom = 18.0 if self.time_labels else 5.0
@@ -97,15 +95,12 @@ class TimePlot(QWidget):
     def xs(self, moments: np.ndarray) -> np.ndarray:
         low, high = self.span
         area = self.area
-        found: np.ndarray = area.left() + (moments - low) / max(high - low, 1e-9) * area.width()
-        return found
+        return area.left() + (moments - low) / max(high - low, 1e-9) * area.width()
 
     def at(self, x: float) -> float:
         low, high = self.span
         area = self.area
         return low + (x - area.left()) / area.width() * (high - low)
-
-    # ---- content ------------------------------------------------------------------------------
 
     def show_board(self, board: Board) -> None:
         """Painted again when something would move by half a pixel or more."""
@@ -263,8 +258,6 @@ class TimePlot(QWidget):
         for number, (text, tone) in enumerate(lines):
             place = QRectF(box.left() + 7, box.top() + 4 + 15 * number, width, 15)
             paint.text(painter, place, text, theme.color(tone), self.ui_style.small_number_font)
-
-    # ---- mouse ---------------------------------------------------------------------------------
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         self._pressed = event.position()

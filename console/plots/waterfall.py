@@ -10,16 +10,16 @@ from PySide6.QtWidgets import QWidget
 
 from console.plots import paint
 from console.plots.style import Style
-from console.state.domain import STAGES, CachedPrediction
+from console.state.domain import CachedPrediction
 from console.state.sanitize import milliseconds
-from server.telemetry.outputs import Timing
+from server.telemetry.outputs import STAGES, Timing, time_tuple
 
 ROW = 17
 NAMES = 84.0
 
 
 def stages_of(timing: Timing) -> tuple[float, ...]:
-    return tuple(getattr(timing, f"{stage}_ms") for stage in STAGES)
+    return time_tuple(timing)[:-1]
 
 
 class Waterfall(QWidget):

@@ -48,7 +48,7 @@ def causes_of(
     deploys: Sequence[tuple[str, DeployRow]],
     servers: Mapping[str, ServerRecord],
 ) -> tuple[Cause, ...]:
-    """Of one moment the difference from the fleet, which says more than the deploy behind it."""
+    """At one moment the difference from the fleet explains more than the deploy behind it."""
     found = []
     for line in skew:
         if line.odd and line.since_s == line.since_s:

@@ -22,7 +22,6 @@ from server.telemetry.rows import (
 
 LATENCY_BUCKETS = 64
 STAMP_PARTS = ("weights", "preprocessing", "code", "libraries", "labels", "reference", "data")
-STAGES = ("queue", "decode", "preprocess", "forward", "post")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class ProbeEvidence:
 
 
 @dataclass(frozen=True, slots=True)
-class ChangedItem:
+class IntegrityChange:
     """One item that differs from what a replica loaded. `affects_answers_now`: answers may differ
     already."""
 
@@ -55,7 +54,7 @@ class ChangedItem:
 class SelfCheckResult:
     """A replica against what it loaded."""
 
-    changed: tuple[ChangedItem, ...] = ()
+    changed: tuple[IntegrityChange, ...] = ()
     at_unix_ms: int = 0
     took_ms: float = 0.0
     verified_unix_ms: int = 0

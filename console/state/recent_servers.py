@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from console.state.access import FILES, PLAIN, ConnectionAccess
+
 log = logging.getLogger(__name__)
-
-
-FILES = ("ca", "token_file", "cert", "key")
 
 
 @dataclass(frozen=True, slots=True)
 class RecentServers:
     servers: tuple[str, ...] = ()
-    tls: bool = False
-    ca: str = ""
-    token_file: str = ""
-    cert: str = ""
-    key: str = ""
+    access: ConnectionAccess = PLAIN
 
 
 def path() -> Path:
@@ -30,10 +25,14 @@ def path() -> Path:
 
 
 def remember(last: RecentServers, place: Path) -> None:
-    """A home that cannot be written costs the memory, not the start."""
+    """Names of files made absolute: a menu starts programs elsewhere. A home that cannot be written
+    costs the memory, not the start."""
+    files = {name: getattr(last.access, name) for name in FILES}
+    absolute = {name: str(file.resolve()) for name, file in files.items() if file}
+    content = {"servers": last.servers, "tls": last.access.tls, **absolute}
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps(asdict(last), indent=1) + "\n")
+        place.write_text(json.dumps(content, indent=1) + "\n")
     except OSError as error:
         log.warning("the servers cannot be saved for --again: %s", error)
 
@@ -51,8 +50,8 @@ def recall(place: Path) -> RecentServers:
     servers = known.get("servers")
     named = servers if isinstance(servers, list) else []
     texts = {key: known.get(key) for key in FILES}
+    files = {key: Path(value) for key, value in texts.items() if isinstance(value, str) and value}
     return RecentServers(
-        servers=tuple(server for server in named if isinstance(server, str)),
-        tls=known.get("tls") is True,
-        **{key: value if isinstance(value, str) else "" for key, value in texts.items()},
+        tuple(server for server in named if isinstance(server, str)),
+        ConnectionAccess(known.get("tls") is True, **files),
     )

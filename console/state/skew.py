@@ -11,7 +11,7 @@ from console.state.dashboard import SkewCell, SkewLine
 from console.state.deploys import mark_of
 from console.state.domain import (
     STAMP_PARTS,
-    ChangedItem,
+    IntegrityChange,
     ServerRecord,
     ServerSnapshot,
 )
@@ -136,7 +136,7 @@ def moved_of(found: ServerSnapshot) -> tuple[tuple[str, str, bool], ...]:
     return tuple(sorted(lines, key=lambda line: not line[2]))
 
 
-def part_of(item: ChangedItem) -> str:
+def part_of(item: IntegrityChange) -> str:
     """The part of the stamp that something which moved belongs to; empty for those not shown."""
     if item.kind == "library":
         return "libraries"

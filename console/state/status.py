@@ -58,7 +58,7 @@ def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
 
 def _unheard(server: ServerRecord, age_s: float) -> tuple[str, str, str]:
     """A server that answered before and does not now is lost capacity, whatever it last reported;
-    one that drained before is where someone wanted it."""
+    one that drained before is where its operator wanted it."""
     link, found = server.link, server.snapshot
     known = age_s < math.inf
     if link.state == "offline":

@@ -95,8 +95,7 @@ def halves(counts: Ints) -> Floats:
     scores = np.sign(np.cos(np.pi * np.outer((1, 2), middle)))
     scores -= (scores * shares).sum(axis=1, keepdims=True)
     spread = np.sqrt((scores**2 * shares).sum(axis=1, keepdims=True))
-    found: Floats = scores / np.where(spread > 1e-9, spread, np.inf)
-    return found
+    return scores / np.where(spread > 1e-9, spread, np.inf)
 
 
 def _chi2_effect(live: Ints, rest: Ints) -> float:

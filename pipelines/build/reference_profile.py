@@ -58,7 +58,7 @@ def build(
     """The content of reference/profile.json.
 
     `matrix` is [rows, features] in time order (the burstiness of the rows is measured from it),
-    NaN = absent. `mixes` says per row which modalities were sent ("audio+text"): a NaN of a
+    NaN = absent. `mixes` lists per row which modalities were sent ("audio+text"): a NaN of a
     modality that was sent counts as missing, of one that was not as absent. Raises ValueError on
     shapes that disagree or without rows.
     """
@@ -100,7 +100,7 @@ def _feature(
 ) -> tuple[dict[str, Any], Ints]:
     """The entry of one feature and its cell per row (-1: no value)."""
     nan = np.isnan(column)
-    # A NaN of a modality that was not sent says nothing about the feature.
+    # A NaN of a modality that was not sent is no information about the feature.
     missing = nan & sent if sent is not None else np.zeros_like(nan)
     finite = column[np.isfinite(column)]
     entry: dict[str, Any] = {

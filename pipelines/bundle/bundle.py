@@ -21,7 +21,7 @@ from pipelines.bundle.files import File
 from pipelines.bundle.formats import parse_json
 from pipelines.bundle.manifest import Manifest
 from pipelines.bundle.stamp import Code, Stamp
-from pipelines.errors import BundleRefused, StampMismatch
+from pipelines.errors import BundleRefused, ManifestMismatch
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +141,7 @@ def _refuse_changed(contents: Contents) -> None:
     was hashed. Files that were read into memory cannot change any more."""
     mapped = {path: file for path, file in contents.files.items() if file.mapped}
     for path in changed(contents.path, mapped):
-        raise StampMismatch("hash", f"{path} was modified while the bundle was being opened")
+        raise ManifestMismatch("hash", f"{path} was modified while the bundle was being opened")
 
 
 def _remember(contents: Contents, cache: DigestCache) -> None:
@@ -155,7 +155,7 @@ def _remember(contents: Contents, cache: DigestCache) -> None:
         )
 
 
-def process_mismatch(manifest: Manifest) -> StampMismatch | None:
+def process_mismatch(manifest: Manifest) -> ManifestMismatch | None:
     """The error for running code or libraries that differ from those in the manifest, or None."""
     return _code_mismatch(manifest, stamps.running_code()) or _library_mismatch(
         manifest, stamps.running_libraries()
@@ -169,32 +169,29 @@ def _compare_process(manifest: Manifest, allow_dirty: bool) -> Stamp:
     if not allow_dirty:
         raise mismatch
     code, libraries = stamps.running_code(), stamps.running_libraries()
-    running = stamps.code_tree(dict(code.modules) | _as_digests(code.foreign_modules))
+    foreign = {name: stamps.source_digest(name.encode()) for name in code.foreign_modules}
+    running = stamps.code_tree(dict(code.modules) | foreign)
     dirty = stamps.dirty_digest(stamp.hex, running, stamps.libraries_digest(libraries))
     actual = replace(manifest, code=code.modules, libraries=libraries).stamp()
     name = stamps.display_name(manifest.name, dirty, dirty=True)
     return replace(actual, hex=dirty, name=name, dirty=True)
 
 
-def _as_digests(foreign_modules: tuple[str, ...]) -> dict[str, str]:
-    return {name: stamps.source_digest(name.encode()) for name in foreign_modules}
-
-
-def _code_mismatch(manifest: Manifest, code: Code) -> StampMismatch | None:
+def _code_mismatch(manifest: Manifest, code: Code) -> ManifestMismatch | None:
     if code.foreign_modules:
-        return StampMismatch("code", _some(list(code.foreign_modules)))
+        return ManifestMismatch("code", _some(list(code.foreign_modules)))
     names = set(manifest.code) | set(code.modules)
     changed = sorted(n for n in names if manifest.code.get(n) != code.modules.get(n))
     if not changed:
         return None
-    return StampMismatch(
+    return ManifestMismatch(
         "code",
         f"the running code is not the code this bundle was stamped with ({_some(changed)} differ); "
         "install the version it names, or run `pipelines restamp` to test and stamp it for this",
     )
 
 
-def _library_mismatch(manifest: Manifest, running: Mapping[str, str]) -> StampMismatch | None:
+def _library_mismatch(manifest: Manifest, running: Mapping[str, str]) -> ManifestMismatch | None:
     names = sorted(set(manifest.libraries) | set(running))
     changed = [
         f"{n} {manifest.libraries.get(n, 'untracked')} -> {running.get(n, 'untracked')}"
@@ -203,7 +200,7 @@ def _library_mismatch(manifest: Manifest, running: Mapping[str, str]) -> StampMi
     ]
     if not changed:
         return None
-    return StampMismatch(
+    return ManifestMismatch(
         "libraries",
         f"the library versions are not those this bundle was stamped with ({_some(changed)}); "
         "install those it names, or run `pipelines restamp` to test and stamp it for these",

@@ -16,7 +16,7 @@ from pipelines.bundle.digests import DigestCache
 from pipelines.bundle.files import File, FileIdentity, Opening, open_folder
 from pipelines.bundle.formats import check_format, parse_json
 from pipelines.bundle.manifest import Manifest
-from pipelines.errors import BundleRefused, StampMismatch
+from pipelines.errors import BundleRefused, ManifestMismatch
 
 if TYPE_CHECKING:
     from pipelines.bundle.signature import TrustedKey
@@ -107,9 +107,9 @@ def _check_listing(manifest: Manifest, files: Mapping[str, File]) -> None:
     listed = {leaf.path for leaf in manifest.files}
     for path in sorted(set(files) - listed):
         check_format(files[path])  # a wrong format is the worse problem: report it first
-        raise StampMismatch("files", f"{path} is not in the manifest; remove it")
+        raise ManifestMismatch("files", f"{path} is not in the manifest; remove it")
     for path in sorted(listed - set(files)):
-        raise StampMismatch("files", f"{path} is missing; copy the bundle again")
+        raise ManifestMismatch("files", f"{path} is missing; copy the bundle again")
     for path in sorted(set(REQUIRED) - listed):
         raise BundleRefused("files", f"a bundle needs {path}, and this one was built without it")
 
@@ -118,7 +118,7 @@ def _compare_digests(manifest: Manifest, files: Mapping[str, File]) -> None:
     for leaf in manifest.files:
         size, sha256 = files[leaf.path].size, files[leaf.path].sha256
         if (size, sha256) != (leaf.size, leaf.sha256):
-            raise StampMismatch(
+            raise ManifestMismatch(
                 "hash",
                 f"{leaf.path} is not the file in the manifest ({size} bytes, sha256 "
                 f"{sha256[:12]}…; expected {leaf.size} bytes, {leaf.sha256[:12]}…); copy the "

@@ -16,7 +16,7 @@ from pipelines.bundle import stamp as stamps
 from pipelines.bundle.files import Buffer, check_name
 from pipelines.bundle.formats import parse_json
 from pipelines.bundle.stamp import Leaf, Stamp
-from pipelines.errors import BundleRefused, StampMismatch
+from pipelines.errors import BundleRefused, ManifestMismatch
 
 FILE: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
@@ -83,7 +83,7 @@ def _canonical(value: Mapping[str, object]) -> bytes:
 def read(content: Buffer | bytes) -> Manifest:
     """Parses a manifest and checks that it is consistent; the files are not read.
 
-    Raises BundleRefused: `manifest` (schema, shape), `names`; StampMismatch(`manifest`) when its
+    Raises BundleRefused: `manifest` (schema, shape), `names`; ManifestMismatch(`manifest`) when its
     seal does not match its content, or its bytes are not those of `Manifest.to_bytes`.
     """
     whole = parse_json(FILE, content)
@@ -97,7 +97,7 @@ def read(content: Buffer | bytes) -> Manifest:
         raise BundleRefused("manifest", f"malformed: {type(error).__name__} {error}") from error
     _check_names(manifest.files)
     if manifest.to_bytes() != bytes(content):
-        raise StampMismatch(
+        raise ManifestMismatch(
             "manifest",
             "manifest.json was changed after it was written (its stamp or seal does "
             "not match its content); copy the bundle again or run `pipelines restamp`",

@@ -101,8 +101,6 @@ class SkewWatch:
         yield from self._changed_in_memory()
         yield from self._changed_libraries(thorough)
 
-    # ---- on disk -----------------------------------------------------------------------------
-
     def _changed_files(self, thorough: bool) -> Iterator[SkewChange]:
         for path, known in self._on_disk.items():
             message = _look_at(self._root / path, known, thorough, _sha256)
@@ -135,44 +133,32 @@ class SkewWatch:
                 message = f"{self._libraries[name]} is loaded, {version} is installed"
                 yield SkewChange("library", name, message)
 
-    # ---- in memory ---------------------------------------------------------------------------
-
     def _changed_in_memory(self) -> Iterator[SkewChange]:
         for name, module in sorted(stamps.loaded_modules().items()):
             source = stamps.source_of(module, self._package, self._sources)
             if source is None:
-                yield SkewChange(
-                    "memory",
-                    name,
-                    "was not loaded from the package's sources",
-                    affects_answers_now=True,
-                )
+                yield _in_memory(name, "was not loaded from the package's sources")
                 continue
             function = differing(module, source)
             if function:
-                yield SkewChange(
-                    "memory",
-                    f"{name}.{function}",
-                    "was replaced in memory",
-                    affects_answers_now=True,
-                )
+                yield _in_memory(f"{name}.{function}", "was replaced in memory")
             here = vars(module)
             for constant, value in self._constants.get(name, {}).items():
                 if not _equal(here.get(constant), value):
                     message = f"was {value!r:.40} and is {here.get(constant)!r:.40} in memory"
-                    yield SkewChange(
-                        "memory", f"{name}.{constant}", message, affects_answers_now=True
-                    )
+                    yield _in_memory(f"{name}.{constant}", message)
 
     def _changed_bytes(self) -> Iterator[SkewChange]:
         for path, file in self._files.items():
             if _digest(file.content) != file.sha256:
-                yield SkewChange(
-                    "memory", path, "in memory is not what was loaded", affects_answers_now=True
-                )
+                yield _in_memory(path, "in memory is not what was loaded")
 
 
 _WRITTEN_TO: Final = "was written to on disk, and answers are computed from there"
+
+
+def _in_memory(name: str, message: str) -> SkewChange:
+    return SkewChange("memory", name, message, affects_answers_now=True)
 
 
 def _of(file: File) -> _OnDisk:

@@ -172,9 +172,6 @@ def detail_map(
     return detail
 
 
-# ---- readings of the running process ---------------------------------------------------------
-
-
 def source_digest(source: bytes) -> str:
     """A checkout with CRLF line ends counts as the same code."""
     return hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest()

@@ -6,7 +6,7 @@ gradients are kept.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -15,45 +15,12 @@ from pipelines.models.geometry import Geometry
 from pipelines.models.kv_cache import KeyValues, KVCache
 
 
-class Backbone(Protocol):
-    """What heads and generation need of a model family."""
+class Backbone:
+    """What heads and generation need of a model family: a transformers model with `lm_head` and
+    token embeddings. A family sets `geometry` and implements `_run`, `_see` and `_hear`.
+    """
 
     geometry: Geometry
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def weight_bytes(self) -> int: ...
-
-    @property
-    def width(self) -> int:
-        """H, the size of a hidden state and of an embedding."""
-
-    def hidden(self, batch: Batch) -> torch.Tensor:
-        """[B, columns, H]: prompts and, if packed, label label_trees, after the last norm."""
-
-    def prefill(self, batch: Batch) -> tuple[torch.Tensor, KeyValues]:
-        """([B, prompt columns, H], the keys and values of the prompts)."""
-
-    def extend(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        seen: torch.Tensor,
-        cache: KVCache,
-    ) -> torch.Tensor:
-        """[B, N, H] of `tokens` [B, N] after the cached ones; `seen` is bool [B, N, keys]."""
-
-    def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Vocabulary logits [..., V] of hidden states [..., H]."""
-
-
-class TransformersBackbone:
-    """What the families share: a transformers model with `lm_head` and token embeddings.
-
-    A family implements `_run`, `_see` and `_hear`.
-    """
 
     def __init__(self, model: Any, embed: Any) -> None:
         self.model = model
@@ -74,9 +41,11 @@ class TransformersBackbone:
 
     @property
     def width(self) -> int:
+        """H, the size of a hidden state and of an embedding."""
         return int(self._embed.weight.shape[1])
 
     def hidden(self, batch: Batch) -> torch.Tensor:
+        """[B, columns, H]: prompts and, if packed, label trees, after the last norm."""
         tokens, positions = batch.prompt_ids, batch.positions
         label_trees = batch.label_trees[0] if batch.packed else None
         if label_trees is not None:
@@ -85,6 +54,7 @@ class TransformersBackbone:
         return self._run(tokens, positions, visible(batch, label_trees), None, batch)
 
     def prefill(self, batch: Batch) -> tuple[torch.Tensor, KeyValues]:
+        """([B, prompt columns, H], the keys and values of the prompts)."""
         if batch.packed:
             raise ValueError("a packed batch has no prompt-only columns to keep")
         cache, seen = KeyValues(), visible(batch, None)
@@ -97,9 +67,11 @@ class TransformersBackbone:
         seen: torch.Tensor,
         cache: KVCache,
     ) -> torch.Tensor:
+        """[B, N, H] of `tokens` [B, N] after the cached ones; `seen` is bool [B, N, keys]."""
         return self._run(tokens, positions, seen, cache, None)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Vocabulary logits [..., V] of hidden states [..., H]."""
         logits: torch.Tensor = self.model.lm_head(hidden)
         return logits
 
@@ -133,7 +105,7 @@ class TransformersBackbone:
 
 
 def visible(batch: Batch, label_trees: LabelTrees | None) -> torch.Tensor:
-    """bool [B, columns, columns]: causal prompts without padding, label label_trees behind them.
+    """bool [B, columns, columns]: causal prompts without padding, label trees behind them.
 
     A padded query sees itself, because attention to nothing would give NaN.
     """

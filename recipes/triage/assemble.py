@@ -14,8 +14,9 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from tqdm import tqdm
 
 from pipelines import features
@@ -83,7 +85,7 @@ def from_run(work: Path, machine: str) -> Trained:
     weights = training.averaged()
     made_with: Recipe = training.recipe
     facts = {
-        "recipe": {name: getattr(made_with, name) for name in made_with.__dataclass_fields__},
+        "recipe": {field.name: getattr(made_with, field.name) for field in fields(made_with)},
         "steps": training.step,
         "train_seconds": round(training.seconds, 1),
         "pool_seconds": json.loads((work / "pool.json").read_text())["seconds"],
@@ -197,9 +199,6 @@ def _calibrated(spec: BundleSpec, pipeline: Pipeline) -> BundleSpec:
     )
 
 
-# ---- the reference stream --------------------------------------------------------------------
-
-
 def _reference(pipeline: Pipeline, temperature: float) -> tuple[Projection, dict[str, Any]]:
     """(projection of the embedding, profile) of one stretch of traffic in time order."""
     rng = np.random.default_rng(REFERENCE_SEED)
@@ -239,9 +238,8 @@ def _reference(pipeline: Pipeline, temperature: float) -> tuple[Projection, dict
 
 def _at_temperature(answer: Prediction, temperature: float) -> dict[str, float]:
     """Output features at the fitted temperature; the draft bundle answers at temperature 1."""
-    scores = np.array([score.log_prob for score in answer.scores]) / temperature
-    shares = np.exp(scores - scores.max())
-    sure = features.certainty(shares / shares.sum())
+    scores = np.array([score.log_prob for score in answer.scores])
+    sure = features.certainty(softmax(scores / temperature))
     return features.output_features(answer.label, data.LABELS, sure, answer.closed_set_mass)
 
 
@@ -265,9 +263,6 @@ def principal(embeddings: NDArray[np.float32]) -> Projection:
     signs = np.sign(axes[np.arange(PROJECTIONS), largest])
     whitened = axes * (signs / np.maximum(spread, 1e-12))[:, None]
     return Projection(mean.astype(np.float32), whitened.astype(np.float32))
-
-
-# ---- golden inputs and speed -----------------------------------------------------------------
 
 
 def golden_inputs() -> list[Sample]:
@@ -329,8 +324,6 @@ def _speed(pipeline: Pipeline, runs: int = 15) -> Speed:
 
 
 def _milliseconds(pipeline: Pipeline, sample: Sample) -> float:
-    import time
-
     started = time.perf_counter()
     ask(pipeline, [sample])
     return (time.perf_counter() - started) * 1000

@@ -51,9 +51,9 @@ real line."""
 def _accuracy(held_out: Mapping[str, Any]) -> str:
     overall = held_out["overall"]
     rows = [("**all**", overall)]
-    rows += [
-        (name.replace("+", " + "), held_out["by_modalities"][name]) for name in _subsets(held_out)
-    ]
+    by_subset = held_out["by_modalities"]
+    subsets = sorted(by_subset, key=lambda name: (name.count("+"), name))
+    rows += [(name.replace("+", " + "), by_subset[name]) for name in subsets]
     rows += [(f"site {name}", row) for name, row in sorted(held_out["by_site"].items())]
     rows += [(f"{name} shift", row) for name, row in sorted(held_out["by_shift"].items())]
     rows += [(f"label `{name}`", row) for name, row in held_out["by_label"].items()]
@@ -74,10 +74,6 @@ ECE is the expected calibration error over 15 bins of equal width, after tempera
 
 Site b's camera is yellowish and site c's hall loud; at night photos are darker and noisier and the
 hall louder still."""
-
-
-def _subsets(held_out: Mapping[str, Any]) -> list[str]:
-    return sorted(held_out["by_modalities"], key=lambda name: (name.count("+"), name))
 
 
 def _fusion(ablation: Mapping[str, float]) -> str:

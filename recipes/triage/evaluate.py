@@ -10,12 +10,14 @@ import argparse
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 from tqdm import tqdm
 
 from pipelines.pipeline import EMBEDDED
@@ -36,6 +38,12 @@ DESCRIBED_PER_SUBSET = 100
 OUTLIERS = 150
 BINS = 15
 _BATCH = 32
+# Of each modality: the field of an Example that holds it, and its MIME type.
+_MEDIA: dict[Modality, tuple[str, str]] = {
+    "text": ("note", ""),
+    "image": ("jpeg", "image/jpeg"),
+    "audio": ("wav", "audio/wav"),
+}
 
 Floats = NDArray[np.float64]
 
@@ -59,39 +67,23 @@ class LabelledAnswers:
         return np.asarray(self.log_probs.argmax(axis=1) == self.truth)
 
     def probabilities(self, temperature: float) -> Floats:
-        scaled = self.log_probs / temperature
-        scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        return np.asarray(scaled / scaled.sum(axis=1, keepdims=True))
+        return np.asarray(softmax(self.log_probs / temperature, axis=1))
 
 
 def sample_of(example: Example, id: str = "", task: Task = "classify") -> Sample:
     """The example as a caller would send it: note, photo, sound."""
-    parts: list[Part] = []
-    if example.note is not None:
-        parts.append(Part("text", example.note))
-    if example.jpeg is not None:
-        parts.append(Part("image", example.jpeg, "image/jpeg"))
-    if example.wav is not None:
-        parts.append(Part("audio", example.wav, "audio/wav"))
+    given = ((name, getattr(example, field), mime) for name, (field, mime) in _MEDIA.items())
+    parts = (Part(name, value, mime) for name, value, mime in given if value is not None)
     return Sample(id, tuple(parts), task=task)
 
 
 def without(example: Example, gone: Modality) -> Example:
     """The same station with the same label, but one modality left out."""
-    return Example(
-        note=None if gone == "text" else example.note,
-        jpeg=None if gone == "image" else example.jpeg,
-        wav=None if gone == "audio" else example.wav,
-        label=example.label,
-        description=example.description,
-        slices=example.slices,
-        truth=example.truth,
-    )
+    return replace(example, **{_MEDIA[gone][0]: None})  # type: ignore[arg-type]
 
 
 def modalities_of(example: Example) -> tuple[Modality, ...]:
-    given = {"text": example.note, "image": example.jpeg, "audio": example.wav}
-    return tuple(name for name in MODALITIES if given[name] is not None)
+    return tuple(name for name in MODALITIES if getattr(example, _MEDIA[name][0]) is not None)
 
 
 def held_out(seed: int, split: Split, per_subset: int) -> Iterator[Example]:
@@ -133,17 +125,8 @@ def answers_to(
 
 
 def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    chunk: list[Example] = []
-    for example in examples:
-        chunk.append(example)
-        if len(chunk) == _BATCH:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-# ---- confidence ------------------------------------------------------------------------------
+    rest = iter(examples)
+    return iter(lambda: list(islice(rest, _BATCH)), [])
 
 
 def log_loss(answers: LabelledAnswers, temperature: float, rows: slice = slice(None)) -> float:
@@ -189,9 +172,6 @@ def scores(answers: LabelledAnswers, temperature: float, rows: NDArray[np.bool_]
         "ece": _round(calibration_error(confidence, right)),
         "mean_confidence": _round(confidence.mean()),
     }
-
-
-# ---- the whole measurement -------------------------------------------------------------------
 
 
 def measure(pipeline: Pipeline, temperature: float, per_subset: int = PER_SUBSET) -> dict[str, Any]:

@@ -7,6 +7,9 @@ probability that any label fits) can fall. Testing uses other kinds than trainin
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.random import Generator
@@ -17,111 +20,21 @@ from recipes.triage.wordings import Split
 
 ANSWER = "unknown"
 
-_TRAIN_LINES = (
-    "{a} the {n} with {b} and a pinch of salt",
-    "the weather on {d} will be {b} in the west",
-    "our team won {x} to {y} last {d}",
-    "dear {p}, thank you for the {n}",
-    "invoice {x}{y} is due on {d}",
-    "the {n} of the {p} was painted in {x}{y}",
-    "how do I {a} a {n} for {p}",
-    "{p} plays the {n} every {d}",
-    "is the {n} still for sale on {d}",
-    "we watched {p} {a} the {n} in the park",
-    "turn left at the {n}, then walk {x} minutes to the lake",
-    "my {n} costs {x}{y} euros, {p} said",
-    "chapter {x}: how {p} learnt to {a}",
-    "the answer to question {y} is {x}",
-    "{d} will be {b}, take a coat to school",
-    "he loves {b} {n}, she likes the {b} one",
-    "a short history of the {n}, by {p}",
-    "how many days until {d}",
-    "{p} and the {b} {n} went on holiday",
-    "happy birthday {p}, see you on {d}",
+# Lines to train on with blanks, lines to test with, and what the blanks are filled with.
+_TEXTS: Final[dict[str, Any]] = json.loads(
+    Path(__file__).with_suffix(".json").read_text(encoding="utf-8")
 )
-_TEST_LINES = (
-    "book two seats in the third row for the concert",
-    "the river rose after a week of rain in the hills",
-    "please translate this poem into French",
-    "my cat sleeps on the keyboard all afternoon",
-    "stocks closed higher as rates fell",
-    "the museum opens its new wing in spring",
-    "solve for the roots of the quadratic equation",
-    "she packed a suitcase and left for the coast",
-    "the election was decided by a narrow margin",
-    "boil the pasta until it is tender, then drain",
-)
-_FILL = {
-    "a": (
-        "stir",
-        "paint",
-        "visit",
-        "translate",
-        "buy",
-        "plant",
-        "read",
-        "photograph",
-        "sing",
-        "wash",
-        "sell",
-        "draw",
-    ),
-    "n": (
-        "soup",
-        "violin",
-        "garden",
-        "letter",
-        "castle",
-        "birthday",
-        "novel",
-        "bicycle",
-        "cake",
-        "river",
-        "song",
-        "ticket",
-        "horse",
-        "hotel",
-        "picture",
-    ),
-    "b": (
-        "sunny",
-        "butter",
-        "cloudy",
-        "lemon",
-        "windy",
-        "vanilla",
-        "mild",
-        "cinnamon",
-        "blue",
-        "sweet",
-        "young",
-        "famous",
-    ),
-    "d": ("Monday", "Friday", "Sunday", "Easter", "Tuesday", "Saturday", "May", "summer"),
-    "p": (
-        "grandmother",
-        "Anna",
-        "the mayor",
-        "my cousin",
-        "the queen",
-        "Paul",
-        "our teacher",
-        "the band",
-        "a student",
-        "my uncle",
-    ),
-}
 
 
 def text(rng: Generator, split: Split) -> str:
     if split != "train":
-        return str(rng.choice(_TEST_LINES))
+        return str(rng.choice(_TEXTS["test"]))
     if rng.random() < 0.25:
         letters = rng.integers(97, 123, int(rng.integers(10, 60)))
         return "".join(" " if rng.random() < 0.18 else chr(c) for c in letters).strip() or "xyz"
     digits = {"x": str(rng.integers(10)), "y": str(rng.integers(10, 99))}
-    blanks = {key: str(rng.choice(options)) for key, options in _FILL.items()}
-    return str(rng.choice(_TRAIN_LINES)).format(**blanks, **digits)
+    blanks = {key: str(rng.choice(options)) for key, options in _TEXTS["blanks"].items()}
+    return str(rng.choice(_TEXTS["train"])).format(**blanks, **digits)
 
 
 def picture(rng: Generator, split: Split) -> bytes:

@@ -34,10 +34,6 @@ def _clauses(splits: Mapping[str, list[str]]) -> Wordings[str]:
     return Wordings(*(tuple(splits[name]) for name in ("train", "tune", "test")))
 
 
-def _hedges(splits: Mapping[str, list[Any]]) -> Wordings[Hedge]:
-    return Wordings(*(tuple(map(_hedge, splits[name])) for name in ("train", "tune", "test")))
-
-
 def _hedge(item: Any) -> Hedge:
     text, first, second, share = item
     return str(text), str(first), str(second), float(share)
@@ -49,7 +45,9 @@ BY_CLASS: Final = {meaning: _clauses(splits) for meaning, splits in _TEXTS["clau
 NEUTRAL: Final = _clauses(_TEXTS["neutral"])
 # (text, first meaning, second meaning, share of the first): both readings occur, so no reader can
 # be sure of these.
-HEDGED: Final = _hedges(_TEXTS["hedged"])
+HEDGED: Final = Wordings(
+    *(tuple(map(_hedge, _TEXTS["hedged"][name])) for name in ("train", "tune", "test"))
+)
 # "A, correction: B" means B.
 CORRECTIONS: Final = _clauses(_TEXTS["corrections"])
 # Single words and short phrases of each meaning, for training only. Strung together they teach that

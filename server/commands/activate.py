@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
 from proto import admin_pb2 as pb
 from server.api.admin import CANARY_MINUTES
-from server.commands.connection import OK, add_connection, connect, run_to_end
+from server.commands.connection import OK, add_connection, connect
 from server.commands.output.command_line import CommandLine
 from server.values import above_zero, expecting
 
@@ -49,18 +48,13 @@ def share_of_sessions(text: str) -> float:
     return found
 
 
-def run(argv: Sequence[str]) -> int:
-    arguments = parser().parse_args(argv)
-    return run_to_end(_activate(arguments), arguments.server)
-
-
-async def _activate(arguments: argparse.Namespace) -> int:
+async def call(arguments: argparse.Namespace) -> int:
     request = pb.ActivateRequest(
         stamp=arguments.stamp,
         canary_share=arguments.canary,
         canary_minutes=arguments.canary_minutes,
     )
     async with connect(arguments) as client:
-        done = await client.activate(request)
+        done = await client.unary(client.admin.Activate, request)
     print(f"{done.step}  {done.stamp.name}  {done.detail}")
     return OK

@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
 
 async def _ask(arguments: argparse.Namespace) -> int:
     async with connect(arguments) as client:
-        found = await client.bundles()
+        found = await client.unary(client.admin.Bundles, pb.BundlesRequest())
     _show(found.bundles)
     return OK
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import NoReturn
 
-from server.commands.client import Client
+from server.commands.client import CommandConnection
 from server.config import ServerConfig
 from trefoil import (
     Access,
@@ -56,14 +56,14 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="call as whoever this token names; needs TLS",
+        help="call with the token in this file; needs TLS",
     )
 
 
-def connect(arguments: argparse.Namespace) -> Client:
+def connect(arguments: argparse.Namespace) -> CommandConnection:
     """An open client; ends the program with a usage error when a TLS file cannot be read."""
     try:
-        return Client(arguments.server, access_of(arguments))
+        return CommandConnection(arguments.server, access_of(arguments))
     except OSError as error:
         _end(f"cannot read {error.filename}: {error.strerror}")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
-from server.commands.connection import OK, add_connection, connect, run_to_end
+from proto import admin_pb2 as pb
+from server.commands.connection import OK, add_connection, connect
 from server.commands.output.command_line import CommandLine
 from server.values import expecting, seconds
 
@@ -28,13 +28,9 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(argv: Sequence[str]) -> int:
-    arguments = parser().parse_args(argv)
-    return run_to_end(_drain(arguments), arguments.server)
-
-
-async def _drain(arguments: argparse.Namespace) -> int:
+async def call(arguments: argparse.Namespace) -> int:
+    request = pb.DrainRequest(grace_s=arguments.grace, exit=not arguments.stay)
     async with connect(arguments) as client:
-        async for progress in client.drain(arguments.grace, leave=not arguments.stay):
+        async for progress in client.stream(client.admin.Drain, request):
             print(f"{progress.step} {progress.fraction:4.0%}  {progress.detail}", flush=True)
     return OK

@@ -29,7 +29,7 @@ from server.commands.output.export_table import (
 from server.config import ServerConfig
 from server.telemetry.errors import BadFilter
 from server.telemetry.rows import FeatureRow
-from server.telemetry.store.database import NAME
+from server.telemetry.store.database import NAME, require_current
 from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.reader import Reader
 from server.values import expecting
@@ -61,7 +61,6 @@ def parser() -> argparse.ArgumentParser:
         prog="server export",
         description="Write stored predictions, one row each, oldest first.",
         epilog=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     now = time.time()
     at = expecting(partial(moment, now=now), A_MOMENT)
@@ -110,6 +109,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _export(arguments: argparse.Namespace, quiet: bool) -> int:
+    require_current(arguments.data / NAME)
     reader = Reader(lambda: arguments.data / NAME)
     features = reader.history(TimeSpan(0.0, 0.0), ("feature",))
     schemas = schemas_of(row for row in features if isinstance(row, FeatureRow))
@@ -126,7 +126,7 @@ def _export(arguments: argparse.Namespace, quiet: bool) -> int:
 
 
 def _to_file(rows: Iterable[Plain], schemas: Schemas, form: str, out: Path) -> int:
-    """Written under another name until it is complete, so that nobody reads half a file. A device
+    """Written under another name until it is complete, so no reader sees half a file. A device
     or a pipe is written directly."""
     device = out.exists() and not out.is_file()
     part = out if device else out.with_name(out.name + ".part")

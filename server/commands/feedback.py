@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from proto import inference_pb2 as pb
-from server.commands.client import Client
+from server.commands.client import CommandConnection
 from server.commands.connection import OK, REFUSED_INPUT, add_connection, connect, run_to_end
 from server.commands.output.command_line import CommandLine
 from server.commands.output.plain_values import plain
@@ -42,7 +42,6 @@ def parser() -> argparse.ArgumentParser:
         prog="server feedback",
         description="Send the true outcome of predictions to the server that made them.",
         epilog=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("id", nargs="?", default="", metavar="ID", help="prediction id")
     parser.add_argument("label", nargs="?", default="", metavar="LABEL", help="the true label")
@@ -124,6 +123,9 @@ async def _send(arguments: argparse.Namespace, items: Iterator[pb.FeedbackItem])
     return OK if all(status in TAKEN for status in counts) else REFUSED_INPUT
 
 
-async def _results(client: Client, items: Sequence[pb.FeedbackItem]) -> Sequence[pb.FeedbackResult]:
-    response = await client.feedback(pb.FeedbackRequest(items=items), TIMEOUT_S)
+async def _results(
+    client: CommandConnection, items: Sequence[pb.FeedbackItem]
+) -> Sequence[pb.FeedbackResult]:
+    request = pb.FeedbackRequest(items=items)
+    response = await client.unary(client.inference.Feedback, request, TIMEOUT_S)
     return response.results  # type: ignore[no-any-return]

@@ -43,6 +43,6 @@ async def _load(arguments: argparse.Namespace) -> int:
     activate = arguments.activate or arguments.swap == ROLLING
     request = pb.LoadRequest(path=arguments.bundle, swap=arguments.swap, activate=activate)
     async with connect(arguments) as client:
-        done = await shown(client.load(request))
+        done = await shown(client.stream(client.admin.Load, request))
     print(f"{done.step}  {done.stamp.name}  {done.detail if activate else done.stamp.hex}")
     return OK

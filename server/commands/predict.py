@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from proto import inference_pb2 as pb
-from server.commands.client import Client
+from server.commands.client import CommandConnection
 from server.commands.connection import (
     EXIT_CODES,
     OK,
@@ -42,7 +42,6 @@ def parser() -> argparse.ArgumentParser:
         prog="server predict",
         description="Send one request. Parts go in the order given, any number of each.",
         epilog=f"{EXAMPLE}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.meant = _meant
     parts = parser.add_argument_group("parts, in the order given; - reads standard input")
@@ -161,14 +160,14 @@ async def _predict(
         if arguments.repeat > 1:
             load = Load(arguments.repeat, arguments.concurrency, arguments.unary, timeout_s)
             return await _load(client, request, load, arguments, named)
-        response = await client.predict(request, timeout_s)
+        response = await client.unary(client.inference.Predict, request, timeout_s)
     found = answer_text.prediction_of(response)
     print(json.dumps(found) if arguments.json else answer_text.readable(found))
     return OK
 
 
 async def _load(
-    client: Client,
+    client: CommandConnection,
     request: pb.PredictRequest,
     load: Load,
     arguments: argparse.Namespace,
@@ -193,7 +192,7 @@ async def _generate(arguments: argparse.Namespace, example: pb.Example) -> int:
             session_id=arguments.session,
             on_truncation=arguments.on_truncation.upper(),
         )
-        async for event in client.generate(request, timeout_s):
+        async for event in client.stream(client.inference.Generate, request, timeout_s):
             if event.HasField("text"):
                 pieces.append(event.text)
                 if not arguments.json:

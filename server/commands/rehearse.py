@@ -37,7 +37,6 @@ def parser() -> argparse.ArgumentParser:
         description="Replay stored payloads through a bundle that does not serve yet, and judge "
         "it: promote, hold or refuse.",
         epilog=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(
@@ -84,7 +83,7 @@ async def _rehearse(arguments: argparse.Namespace) -> int:
     async with connect(arguments) as client:
         layout = "{desc:10} {percentage:3.0f} %|{bar:30}| {postfix}"
         with tqdm(total=1.0, bar_format=layout, disable=not sys.stderr.isatty()) as bar:
-            async for event in client.rehearse(request):
+            async for event in client.stream(client.admin.Rehearse, request):
                 progress = event.progress
                 bar.set_description(progress.step)
                 bar.set_postfix_str(progress.detail[:60])
@@ -105,7 +104,7 @@ def readable(event: pb.RehearseEvent) -> str:
         table(["", "active", "candidate", "difference", "95 %"], list(_rows(event))),
         "",
     ]
-    lines += [f"  {words}" for words in event.messages]
+    lines += [f"  {message}" for message in event.messages]
     lines += [""] if event.messages else []
     return "\n".join([*lines, f"{event.verdict}: {event.reason}"])
 

@@ -13,8 +13,8 @@ import grpc
 from tqdm import tqdm
 
 from proto import inference_pb2 as pb
-from server.commands.client import Client
-from server.commands.output.answer_text import STAGES
+from server.commands.client import CommandConnection
+from server.telemetry.outputs import STAGES
 from trefoil import TrefoilError, Unavailable
 from trefoil.errors import error_of, error_of_fault
 
@@ -88,7 +88,7 @@ class Summary:
 class PredictStream:
     """Requests over one stream, each awaited on its own. Half the cost of a call each."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: CommandConnection) -> None:
         self._call = client.inference.PredictStream()
         self._server = client.address
         self._waiting: dict[str, asyncio.Future[pb.PredictResponse]] = {}
@@ -125,7 +125,7 @@ class PredictStream:
 
 
 async def run_load(
-    client: Client, request: pb.PredictRequest, load: Load, progress: TextIO
+    client: CommandConnection, request: pb.PredictRequest, load: Load, progress: TextIO
 ) -> Summary:
     """Send it `load.repeat` times; a refused caller backs off, and is counted."""
     summary = Summary()
@@ -134,7 +134,7 @@ async def run_load(
 
     async def send(one: pb.PredictRequest) -> pb.PredictResponse:
         if stream is None:
-            return await client.predict(one, load.timeout_s)
+            return await client.unary(client.inference.Predict, one, load.timeout_s)
         async with asyncio.timeout(load.timeout_s):
             return await stream.predict(one)
 

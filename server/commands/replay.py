@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from proto import observe_pb2 as pb
 from server.api.observe_messages import prediction_message
-from server.commands.client import Client
+from server.commands.client import CommandConnection
 from server.commands.connection import (
     FAILED,
     OK,
@@ -35,7 +36,7 @@ from server.telemetry.outputs import outputs_of
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import FeatureRow
 from server.telemetry.stamps.feedback import made_at
-from server.telemetry.store.database import NAME
+from server.telemetry.store.database import NAME, require_current
 from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.reader import Reader
 
@@ -68,7 +69,6 @@ def parser() -> argparse.ArgumentParser:
         prog="server replay",
         description="Answer a stored payload again and show both answers side by side.",
         epilog=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("id", metavar="ID", help="prediction id")
@@ -123,15 +123,13 @@ async def _replay(arguments: argparse.Namespace) -> int:
     return OK
 
 
-# ---- what was kept -------------------------------------------------------------------------------
-
-
-async def _from_server(client: Client, identifier: str) -> Kept:
+async def _from_server(client: CommandConnection, identifier: str) -> Kept:
     request = pb.SamplesRequest(prediction_ids=[identifier], with_payload=True)
-    found = (await client.samples(request, TIMEOUT_S)).samples
+    samples = partial(client.unary, client.observe.Samples, request, TIMEOUT_S)
+    found = (await samples()).samples
     if not found:  # a prediction made a moment ago may be on its way to the store
         await asyncio.sleep(WRITTEN_AFTER_S)
-        found = (await client.samples(request, TIMEOUT_S)).samples
+        found = (await samples()).samples
     if not found:
         raise NoPayload(_unknown("the server", identifier))
     return _kept(found[0].row, found[0].example, await schema_of(client, found[0].row.stamp))
@@ -139,6 +137,7 @@ async def _from_server(client: Client, identifier: str) -> Kept:
 
 def from_data(folder: Path, identifier: str) -> Kept:
     """Raises NoPayload, sqlite3.Error."""
+    require_current(folder / NAME)
     reader = Reader(lambda: folder / NAME)
     found = reader.by_id([identifier], payload=True)
     if not found:
@@ -182,9 +181,6 @@ def side_of(kept: Kept) -> ReplaySide:
         outputs_of(row),
         features=named(list(row.features), kept.schema),
     )
-
-
-# ---- output --------------------------------------------------------------------------------------
 
 
 def _plain(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> dict[str, object]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from proto import admin_pb2 as pb
-from server.commands.connection import OK, add_connection, connect, run_to_end
+from server.commands.connection import OK, add_connection, connect
 from server.commands.output.command_line import CommandLine
 from server.commands.output.progress_bar import shown
 from server.deploy.deployment import COLD
@@ -26,19 +25,16 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(argv: Sequence[str]) -> int:
-    arguments = parser().parse_args(argv)
-    return run_to_end(_roll_back(arguments), arguments.server)
-
-
-async def _roll_back(arguments: argparse.Namespace) -> int:
+async def call(arguments: argparse.Namespace) -> int:
+    request = pb.RollbackRequest(reason=arguments.reason)
     async with connect(arguments) as client:
         try:
-            done = await client.roll_back(arguments.reason)
+            done = await client.unary(client.admin.Rollback, request)
         except TrefoilError as error:
             if error.reason != f"DEPLOY_{COLD.upper()}":
                 raise
             print(error.message, file=sys.stderr)
-            done = await shown(client.load(pb.LoadRequest(rollback=True, reason=arguments.reason)))
+            load = pb.LoadRequest(rollback=True, reason=arguments.reason)
+            done = await shown(client.stream(client.admin.Load, load))
     print(f"{done.step}  {done.stamp.name}  {done.detail}")
     return OK

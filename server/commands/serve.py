@@ -364,7 +364,7 @@ def identity_of(config: ServerConfig) -> ServerIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class AccessControl:
     """Who is let in, and what is written about it."""
 
     tokens: TokenFile | None = None
@@ -381,7 +381,7 @@ class Access:
             self.audit.close()
 
 
-def _own_alerts(telemetry: TelemetryPort, access: Access, lag: LoopLag) -> OwnAlerts:
+def _own_alerts(telemetry: TelemetryPort, access: AccessControl, lag: LoopLag) -> OwnAlerts:
     troubles = [OwnTrouble("server/loop", "warning", lambda: lag.trouble)]
     chores: list[Callable[[], None]] = []
     if (tokens := access.tokens) is not None:
@@ -393,13 +393,13 @@ def _own_alerts(telemetry: TelemetryPort, access: Access, lag: LoopLag) -> OwnAl
     return OwnAlerts(telemetry, troubles, chores)
 
 
-def _access(config: ServerConfig) -> Access:
+def _access(config: ServerConfig) -> AccessControl:
     """No credential is asked for unless tokens or client certificates are set up.
 
     Raises CannotListen for tokens without TLS, or a file of them that cannot be used.
     """
     if config.tokens is None and config.tls_client_ca is None:
-        return Access()
+        return AccessControl()
     if config.tls_cert is None:
         raise CannotListen("--tokens needs --tls-cert: a token is never asked for in plaintext")
     try:
@@ -408,7 +408,7 @@ def _access(config: ServerConfig) -> Access:
         raise CannotListen(f"--tokens: {error}") from None
     audit = AuditLog(config.data / "audit.jsonl")
     certificates = config.tls_client_ca is not None
-    return Access(tokens, audit, (Guard(tokens, audit, certificates),))
+    return AccessControl(tokens, audit, (Guard(tokens, audit, certificates),))
 
 
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
 from functools import partial
 
 from proto import observe_pb2 as pb
-from server.commands.connection import OK, add_connection, connect, run_to_end
+from server.commands.connection import OK, add_connection, connect
 from server.commands.export import A_MOMENT, moment
 from server.commands.output.command_line import CommandLine
 from server.commands.output.plain_values import plain
@@ -33,7 +32,6 @@ def parser() -> argparse.ArgumentParser:
         prog="server slices",
         description="Find the slices of traffic where the model does worst.",
         epilog=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     at = expecting(partial(moment, now=time.time()), A_MOMENT)
     add = parser.add_argument
@@ -59,19 +57,14 @@ def _shown(text: str) -> int:
     return number
 
 
-def run(argv: Sequence[str]) -> int:
-    arguments = parser().parse_args(argv)
-    return run_to_end(_ask(arguments), arguments.server)
-
-
-async def _ask(arguments: argparse.Namespace) -> int:
+async def call(arguments: argparse.Namespace) -> int:
     request = pb.SlicesRequest(
         from_unix_ms=int(max(arguments.since, 0.0) * 1000),
         measure=arguments.measure,
         limit=arguments.limit,
     )
     async with connect(arguments) as client:
-        found = await client.slices(request, TIMEOUT_S)
+        found = await client.unary(client.observe.Slices, request, TIMEOUT_S)
     print(json.dumps(plain(found)) if arguments.json else _text(found))
     return OK
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 
 from proto import observe_pb2 as pb
-from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
+from server.commands.connection import FAILED, OK, add_connection, connect
 from server.commands.output.command_line import CommandLine
 from server.commands.output.plain_values import plain
 from server.commands.output.status_report import report
@@ -33,14 +32,12 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(argv: Sequence[str]) -> int:
-    arguments = parser().parse_args(argv)
-    return run_to_end(_status(arguments), arguments.server)
-
-
-async def _status(arguments: argparse.Namespace) -> int:
+async def call(arguments: argparse.Namespace) -> int:
     async with connect(arguments) as client:
-        event = await (client.verified() if arguments.verify else client.state(TIMEOUT_S))
+        if arguments.verify:
+            event = await client.unary(client.observe.Verify, pb.VerifyRequest())
+        else:
+            event = await client.state(TIMEOUT_S)
     shown = event.snapshot
     now = event.server_unix_ns / 1e9
     print(json.dumps(plain(shown)) if arguments.json else report(shown, now))

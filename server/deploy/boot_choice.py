@@ -43,7 +43,7 @@ def choices(
     not replace it silently.
     """
     if asked != CHOOSE:
-        return (BootChoice(asked, _as_told(asked, store)),)
+        return (BootChoice(asked, _named(asked, store)),)
     found = _linked(store) if store is not None else ()
     if expected is not None:
         fleets = BootChoice(expected.path, "the one that --expect-stamp names")
@@ -69,7 +69,7 @@ def _embedded(data: Path | None) -> tuple[BootChoice, ...]:
     return (BootChoice(copy, "the embedded one, restamped at an earlier start"), original)
 
 
-def _as_told(asked: Path, store: BundleStore | None) -> str:
+def _named(asked: Path, store: BundleStore | None) -> str:
     current = None
     if store is not None:
         try:

@@ -46,19 +46,15 @@ class Stored:
     """A bundle in the store."""
 
     name: str
-    stamp: str  # 64 hex, as its manifest says
+    stamp: str  # 64 hex digits, from its manifest
     path: Path
-
-
-def _no_step(_name: str) -> None:
-    return None
 
 
 class BundleStore:
     """`step` is called with the name of each durable change just made; tests end the process
     there."""
 
-    def __init__(self, root: Path, step: Step = _no_step) -> None:
+    def __init__(self, root: Path, step: Step = lambda name: None) -> None:
         self.root = root
         self._step = step
         self._adding = threading.Lock()  # two loads of one bundle must not write the same files

@@ -42,30 +42,20 @@ DAMAGED = ("names", "kind", "manifest", "files", "format", "hash")  # checks of 
 COLD = "cold"  # the check that a rollback without a warm standby is refused with
 
 
-def _no_record(_action: str, _switch: Switch | None, _detail: str) -> None:
-    return None
-
-
-def _no_objectives(_active: Facts, _candidate: Facts) -> CanaryAnalysis:
-    return CanaryAnalysis()
-
-
 @dataclass(slots=True)
 class Deployment:
     """`keep` bundles stay on disk beside what is linked or loaded."""
 
     pool_set: PoolSet
     store: BundleStore
-    record: RecordDeploy = _no_record
-    analyse: Analyse = _no_objectives
+    record: RecordDeploy = lambda action, switch, detail: None
+    analyse: Analyse = lambda active, candidate: CanaryAnalysis()
     keep: int = 5
     look_s: float = CANARY_LOOK_S
     _copied: set[str] = field(default_factory=set, init=False)  # stamps on their way into a pool
     _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
     _left: str = field(default="", init=False)  # rolled back from, until the next switch
     _linking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
-
-    # ---- load ----------------------------------------------------------------------------------
 
     async def load(self, path: Path, swap: str, activate: bool, report: Report) -> None:
         """Copy a bundle into the store, then prove it beside the active one; with `activate` serve
@@ -182,8 +172,6 @@ class Deployment:
         finally:
             self._copied.discard(stored.stamp)
 
-    # ---- switch --------------------------------------------------------------------------------
-
     async def activate(self, stamp: str) -> Step:
         """For all sessions, at once; this ends its canary. Raises DeployRefused."""
         stored, canary = self._find(stamp), self.pool_set.canary
@@ -260,8 +248,6 @@ class Deployment:
     def _refused(self, refusal: DeployRefused) -> DeployRefused:
         self.record("refuse", None, str(refusal))
         return refusal
-
-    # ---- canary --------------------------------------------------------------------------------
 
     async def start_canary(self, stamp: str, share: float, seconds: float) -> Step:
         """Serve this share of the sessions with a loaded stamp, and watch. Raises DeployRefused."""

@@ -64,7 +64,7 @@ class DeployJournal:
         self._note("start", facts.stamp, facts.stamp_name)
 
     def replica_exited(self, facts: Facts, why: str) -> None:
-        """A replica process has died; `why` names it, and says when the next one starts."""
+        """A replica process has died; `why` names it and when the next one starts."""
         self._note("replica-exit", facts.stamp, facts.stamp_name, detail=why)
 
     def stop(self, facts: Facts | None) -> None:

@@ -1,9 +1,9 @@
 """The embedded bundle under another Python or other libraries: a copy in the data directory.
 
 The stamp names the library versions and Unicode tables that answers depend on. Where this
-installation has others, a child process answers the golden inputs anew, and only when each answer
+installation has others, a child process answers the golden inputs again, and only when each answer
 is right is a copy stamped for what is installed. Only the embedded bundle is treated so: a bundle
-that somebody named or activated is refused, as its stamp may be pinned.
+that was named or activated is refused, as its stamp may be pinned.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def _put(fresh: Path, place: Path) -> Path:
     return fresh.rename(place)
 
 
-async def _child(*words: str) -> None:
-    """`pipelines WORDS`: the model's libraries stay out of this process."""
+async def _child(*arguments: str) -> None:
+    """`pipelines ARGUMENTS`: the model's libraries stay out of this process."""
     process = await asyncio.create_subprocess_exec(
         *module_command("pipelines.main"),
-        *words,
+        *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

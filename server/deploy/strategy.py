@@ -10,7 +10,7 @@ SWAPS = (BLUE_GREEN, ROLLING)
 
 
 def choose(asked: str, activate: bool, misfit: str) -> tuple[str, str]:
-    """(swap, reason). `misfit` says why two whole pools do not fit, "" when they do.
+    """(swap, reason). `misfit` explains why two whole pools do not fit, "" when they do.
 
     Rolling serves the new bundle as it goes, so it is never chosen for a load without --activate.
     Raises DeployRefused.

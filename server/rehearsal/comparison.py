@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,22 +87,12 @@ class Columns:
     stake: Floats
 
     def some(self, rows: NDArray[np.bool_]) -> Columns:
-        def cut(two: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-            return two[0][rows], two[1][rows]
+        def cut(column: Floats | tuple[Floats, Floats]) -> Any:
+            if isinstance(column, tuple):
+                return column[0][rows], column[1][rows]
+            return column[rows]
 
-        return Columns(
-            self.weight[rows],
-            self.changed[rows],
-            self.near_tie[rows],
-            self.lost[rows],
-            self.gained[rows],
-            cut(self.confidence),
-            cut(self.right),
-            cut(self.worth),
-            cut(self.expected),
-            self.error[rows],
-            self.stake[rows],
-        )
+        return Columns(*(cut(getattr(self, column.name)) for column in fields(self)))
 
 
 def columns_of(pairs: Sequence[AnswerPair], sticks: Yardsticks, tolerance: float) -> Columns:
@@ -203,9 +194,6 @@ def _compared(two: tuple[Floats, Floats], weight: Floats, z: float) -> Differenc
     return Difference(_mean(before, weight), _mean(now, weight), difference)
 
 
-# ---- columns -------------------------------------------------------------------------------------
-
-
 def _confidence(answers: Sequence[BundleAnswer]) -> Floats:
     return _array([one.confidence for one in answers])
 
@@ -242,8 +230,7 @@ def _expected(answers: Sequence[BundleAnswer], stick: Yardstick) -> Floats:
 
 def _stake(answers: Sequence[BundleAnswer], stick: Yardstick) -> Floats:
     values = stick.expected[[stick.label(one.label) for one in answers]]
-    found: Floats = values[:, 0] - values[:, 1]
-    return found
+    return values[:, 0] - values[:, 1]
 
 
 def _calibrated(answers: Sequence[BundleAnswer], stick: Yardstick) -> Floats:
@@ -269,15 +256,16 @@ def _or_zero(value: float) -> float:
     return 0.0 if math.isnan(value) else value
 
 
+_COUNTS = (
+    *("payloads", "effective", "changed_rows", "near_tie_rows", "lost_rows", "gained_rows"),
+    "labelled",
+)
+
+
 def numbers(part: BundleComparison) -> Iterator[tuple[str, float]]:
     """Every figure under its name, those not known left out."""
-    yield "payloads", part.payloads
-    yield "effective", part.effective
-    yield "changed_rows", part.changed_rows
-    yield "near_tie_rows", part.near_tie_rows
-    yield "lost_rows", part.lost_rows
-    yield "gained_rows", part.gained_rows
-    yield "labelled", part.labelled
+    for name in _COUNTS:
+        yield name, getattr(part, name)
     found: list[tuple[str, float]] = []
     for name in ("changed", "lost", "active_error"):
         found += _three(name, getattr(part, name))

@@ -1,7 +1,7 @@
 """How sure a figure is: intervals of shares, differences, means and medians over weighted rows.
 
 Rows that were sampled with probability p count 1/p (Horvitz and Thompson 1952). What such weights
-cost in precision is said by the effective number of rows, (sum w)^2 / sum w^2 (Kish 1965), which
+cost in precision shows in the effective number of rows, (sum w)^2 / sum w^2 (Kish 1965), which
 stands in for the number of rows wherever a formula asks for it.
 """
 

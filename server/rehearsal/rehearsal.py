@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,6 +30,7 @@ from server.request.validation import Terms, Validator, prediction_id
 from server.request.worker_threads import WorkerThreads
 from server.routing.progress import Report, Step
 from server.telemetry.rows import PredictionRow
+from server.telemetry.store.reader import chunks
 from server.telemetry_port import TelemetryPort
 from server.types import Facts, Outcome, Work
 
@@ -104,12 +105,10 @@ class Rehearsal:
         found = await asyncio.to_thread(build_report, seen, old, new)
         return replace(found, verdict=RehearsalVerdict("refuse", gone)) if gone else found
 
-    # ---- kept payloads -------------------------------------------------------------------------
-
     async def _replay(self, old: Facts, most: int, report: Report) -> None:
         rows = await self._kept(old, most)
         done, reported_at, began = 0, 0.0, self.clock()
-        for some in _chunks(rows, READ_AT_ONCE):
+        for some in chunks(rows, READ_AT_ONCE):
             kept = await self._reading.run(partial(self.telemetry.by_id, some, True))
             while kept:
                 few = len(self._times) < PAIRS_WANTED
@@ -188,8 +187,6 @@ class Rehearsal:
             )
         )
 
-    # ---- live traffic --------------------------------------------------------------------------
-
     async def _shadow(self, shadow: Shadow, seconds: float, report: Report) -> None:
         self._throttle.give_way(True)
         workers = [asyncio.create_task(shadow.run()) for _ in range(max(1, self.candidate.serving))]
@@ -245,8 +242,3 @@ def _more(found: int, wanted: Wanted, share: float) -> str:
         return f"ask for more than --payloads {wanted.payloads}"
     live = "" if wanted.shadow_share else ", or --shadow takes some of live traffic"
     return f"more are kept with a greater --sample-share (it is {share:g}) or as time goes by{live}"
-
-
-def _chunks(items: list[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -12,7 +12,7 @@ import numpy as np
 
 from proto import inference_pb2 as pb
 from proto import observe_pb2
-from server.commands.client import Client
+from server.commands.client import CommandConnection
 from server.config import ServerConfig
 from server.engine import Engine
 from server.errors import PoolRefused
@@ -34,7 +34,7 @@ LOOK_S = 0.1
 TASKS = {"classify": pb.CLASSIFY, "embed": pb.EMBED}
 
 
-async def by_server(client: Client, example: bytes, task: str) -> ReplaySide:
+async def by_server(client: CommandConnection, example: bytes, task: str) -> ReplaySide:
     """Counts as one more request of the running server, without slices, its payload not kept.
 
     Raises TrefoilError, except for a fault of the payload itself.
@@ -43,7 +43,7 @@ async def by_server(client: Client, example: bytes, task: str) -> ReplaySide:
     request.examples.add().ParseFromString(example)
     request.examples[0].ClearField("slices")
     try:
-        response = await client.predict(request, TIMEOUT_S)
+        response = await client.unary(client.inference.Predict, request, TIMEOUT_S)
     except InputRefused as refusal:
         if refusal.code == "INVALID_ARGUMENT":  # else the message is too large for this server
             return ReplaySide(refusal.serving, "", error=f"{refusal.code}/{refusal.reason}")
@@ -69,19 +69,20 @@ async def by_server(client: Client, example: bytes, task: str) -> ReplaySide:
     )
 
 
-async def _written(client: Client, identifier: str) -> observe_pb2.PredictionRow | None:
+async def _written(client: CommandConnection, identifier: str) -> observe_pb2.PredictionRow | None:
     """The server's own row of a prediction just made; None when it keeps none."""
     until = time.monotonic() + WRITTEN_WITHIN_S
     request = observe_pb2.SamplesRequest(prediction_ids=[identifier])
     while time.monotonic() < until:
-        for sample in (await client.samples(request, TIMEOUT_S)).samples:
-            row: observe_pb2.PredictionRow = sample.row
+        found = await client.unary(client.observe.Samples, request, TIMEOUT_S)
+        if found.samples:
+            row: observe_pb2.PredictionRow = found.samples[0].row
             return row
         await asyncio.sleep(LOOK_S)
     return None
 
 
-async def _tolerance(client: Client, stamp: str) -> float:
+async def _tolerance(client: CommandConnection, stamp: str) -> float:
     """The golden tolerance of the replicas of that stamp; 0 when none is left."""
     replicas = (await client.state(TIMEOUT_S)).snapshot.replicas
     return max(
@@ -95,13 +96,13 @@ async def _tolerance(client: Client, stamp: str) -> float:
     )
 
 
-async def schema_of(client: Client, stamp: str) -> list[FeatureSpec]:
+async def schema_of(client: CommandConnection, stamp: str) -> list[FeatureSpec]:
     """The features of a stamp the server knows; [] for others."""
     request = observe_pb2.HistoryRequest(kinds=["feature"])
     return [
         FeatureSpec(f.name, f.modality, f.kind, f.unit, tuple(f.categories))
-        async for f in (event.feature async for event in client.history(request, TIMEOUT_S))
-        if f.stamp == stamp
+        async for event in client.stream(client.observe.History, request, TIMEOUT_S)
+        if (f := event.feature).stamp == stamp
     ]
 
 

@@ -12,7 +12,7 @@ Where each bound comes from:
 - WORSE: feedback must show that the candidate is at most two answers in a hundred worse, the usual
   form of a non-inferiority margin (ICH E9); with an objective, worse by what two such answers cost.
   With an objective its value decides, and the accuracy only where the value leaves it open: what
-  single answers are worth may differ so much that their mean tells nothing yet;
+  single answers are worth may differ so much that their mean proves nothing yet;
 - LABELLED (server/rehearsal/comparison.py): fewer rows of feedback than that say nothing;
 - LOST: what the active bundle answered and the candidate did not. Any is held, more than one in a
   hundred for sure is refused;
@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from server.rehearsal.comparison import LABELLED, BundleComparison, Difference
+from server.rehearsal.comparison import LABELLED, BundleComparison
 from server.rehearsal.intervals import Interval, rows_needed, z_of
 from server.routing.candidate_checks import SLOWER
 
@@ -99,7 +99,7 @@ def _refusal(whole: BundleComparison, latency: Latency, unit: str) -> str:
     if evidence == "" and changed.low > bound:
         text = f"{percent(changed)} of the answers change"
         if bound == MOST_CHANGED:
-            return f"{text}: that is another model, and no feedback says that it is a better one"
+            return f"{text}: that is another model, and no feedback shows that it is better"
         wrong = whole.active_error.high
         return (
             f"{text}, and the active bundle is wrong in about {100 * wrong:.0f} % only: the "
@@ -159,7 +159,7 @@ def _too_little(whole: BundleComparison, evidence: str, unit: str, more: str) ->
     needed = rows_needed(whole.changed.value, CHANGED, z_of())
     if not needed:
         return (
-            f"{text} and nothing says whether for the better: feedback for {LABELLED} or more "
+            f"{text} and whether they are better is unknown: feedback for {LABELLED} or more "
             "of the kept ones would"
         )
     # Rows drawn with unequal probabilities tell less: as many more of them are needed.
@@ -178,10 +178,10 @@ def _praise(whole: BundleComparison, latency: Latency, unit: str) -> str:
 
 
 def _evidence(part: BundleComparison) -> Literal["", "unclear", "good", "worse"]:
-    """What feedback says; "" when there is not enough of it."""
+    """What feedback shows; "" when there is not enough of it."""
     if part.labelled_effective < LABELLED:
         return ""
-    difference = _decides(part).difference
+    difference = (part.value_per_1000 if _by_value(part) else part.accuracy).difference
     if difference.high < 0:
         return "worse"
     if difference.low >= -_margin(part):
@@ -193,10 +193,6 @@ def _evidence(part: BundleComparison) -> Literal["", "unclear", "good", "worse"]
 
 def _by_value(part: BundleComparison) -> bool:
     return math.isfinite(part.value_per_1000.difference.value)
-
-
-def _decides(part: BundleComparison) -> Difference:
-    return part.value_per_1000 if _by_value(part) else part.accuracy
 
 
 def _margin(part: BundleComparison) -> float:

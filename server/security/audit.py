@@ -1,7 +1,7 @@
 """What admins did, or tried to, and who acknowledged or silenced alerts: one JSON line a call.
 
 The log never stands in the way of what it records: when it cannot be written, lines wait in memory
-and `trouble` says why. Denials are summed, so that they cannot fill the disk, and files rotate.
+and `trouble` explains why. Denials are summed, so that they cannot fill the disk, and files rotate.
 """
 
 from __future__ import annotations
@@ -79,8 +79,6 @@ class AuditLog:
         self._flush()
         self._close_file()
 
-    # ---- denials -----------------------------------------------------------------------------
-
     def _summed(self, line: Line, key: tuple[str, str, str]) -> bool:
         """False for the first denial of its kind, which is written at once."""
         self._end_sums(self._clock() - SUM_S)
@@ -103,8 +101,6 @@ class AuditLog:
             self._sums.popitem(last=False)
             if line["times"]:
                 self._append(line)
-
-    # ---- the file ----------------------------------------------------------------------------
 
     def _append(self, line: Line) -> None:
         if len(self._waiting) >= WAITING_LINES:
@@ -137,7 +133,7 @@ class AuditLog:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # part of the line filled it
 
     def _open(self) -> int:
-        """The file at the path, which somebody may have moved or removed."""
+        """The file at the path, which may have been moved or removed."""
         if self._file is not None and not self._is_there(self._file):
             self._close_file()
         if self._file is None:

@@ -1,7 +1,7 @@
 """The guard in front of every method: who calls, and may they.
 
 One interceptor around all four kinds of handler. A credential is a bearer token in `authorization`
-metadata, or a client certificate whose SAN says spiffe://trefoil/<role>/<name>.
+metadata, or a client certificate whose SAN is spiffe://trefoil/<role>/<name>.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class TokenFile:
     """Reads the file again when it changes, so a revoked token stops within one request.
 
     A file that cannot be used any more changes nothing: the tokens read last go on, and `trouble`
-    says which line is wrong. Callers never learn that.
+    names the line that is wrong. Callers never learn that.
     """
 
     def __init__(self, path: Path, wall: Callable[[], float] = time.time) -> None:
@@ -69,7 +69,7 @@ class TokenFile:
         self._refresh()
         digest = digest_of(bearer)
         found = None
-        for token in self._tokens:  # all of them, so that time says nothing about which matched
+        for token in self._tokens:  # all of them, so the time does not reveal which one matched
             if hmac.compare_digest(token.sha256, digest):
                 found = token
         if found is None or (found.expires_unix_s and found.expires_unix_s <= self._wall()):
@@ -77,7 +77,7 @@ class TokenFile:
         return CallerIdentity(found.name, found.role, "token")
 
     def look(self) -> None:
-        """Reads the file if it has changed, also when nobody calls."""
+        """Reads the file if it has changed, even without calls."""
         self._refresh()
 
     def _refresh(self) -> None:

@@ -187,9 +187,6 @@ def _feature(clause: Clause) -> Clause:
     return clause if clause.op in TEXT_OPERATORS else _number(clause)
 
 
-# ---- what a clause means -------------------------------------------------------------------------
-
-
 def sql_test(clause: Clause, expression: str) -> tuple[str, str]:
     """The condition of a clause about text on an SQL expression, and its one parameter."""
     if clause.op == "~":
@@ -243,9 +240,6 @@ def like(text: str, pattern: str) -> bool:
     return re.fullmatch(".*".join(parts), text, re.DOTALL) is not None
 
 
-# ---- writing terms -------------------------------------------------------------------------------
-
-
 def equals(name: str, value: str) -> str:
     """The term `name=value`, quoted where it needs to be. A quotation mark in the value, which no
     term can hold, becomes the wildcard."""
@@ -258,8 +252,6 @@ def slice_name(key: str) -> str:
     taken = key in NUMBERS or key in TEXTS or key in DIGITS or key in FLAGS or key in TIMES
     return TAG + key if taken or "." in key else key
 
-
-# ---- the matcher of a silence --------------------------------------------------------------------
 
 ALERT_FIELDS = ("id", "key", "kind", "severity", "stamp", "feature", "slice")
 

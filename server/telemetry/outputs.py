@@ -19,7 +19,7 @@ from typing import Any, cast
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
     """One output. `alias` is its short name in filter lines, `head` the head of its column in the
-    console's table of predictions; both may be empty."""
+    console's table of predictions; both may be empty. A value under `least` means `doubt`."""
 
     name: str
     unit: str
@@ -27,6 +27,8 @@ class OutputSpec:
     default: float
     alias: str
     head: str
+    least: float
+    doubt: str
 
     @property
     def whole(self) -> bool:
@@ -40,10 +42,17 @@ class OutputSpec:
 
 
 def _output(
-    unit: str, description: str, *, default: float = 0.0, alias: str = "", head: str = ""
+    unit: str,
+    description: str,
+    *,
+    default: float = 0.0,
+    alias: str = "",
+    head: str = "",
+    least: float = -math.inf,
+    doubt: str = "",
 ) -> Any:
     about = {"unit": unit, "description": description, "alias": alias, "head": head}
-    return field(default=default, metadata=about)
+    return field(default=default, metadata=about | {"least": least, "doubt": doubt})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +66,11 @@ class Outputs:
     margin: float = _output("1", "first probability minus the second")
     entropy: float = _output("nat", "entropy over the label set")
     closed_set_mass: float = _output(
-        "1", "probability of the label set among all texts; low: out of domain", alias="mass"
+        "1",
+        "probability of the label set among all texts; low: out of domain",
+        alias="mass",
+        least=0.5,
+        doubt="outside the label set",
     )
     tokens_used: int = _output(
         "token", "prompt tokens of the row in its forward", default=0, alias="tokens", head="tokens"
@@ -91,6 +104,7 @@ class Timing:
 
 
 TIME_NAMES = tuple(f.name for f in fields(Timing))
+STAGES = tuple(name.removesuffix("_ms") for name in TIME_NAMES[:-1])
 _times: Any = attrgetter(*TIME_NAMES)
 
 

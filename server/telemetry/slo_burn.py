@@ -12,7 +12,7 @@ from server.telemetry.record import Record
 KEY = "latency/slo"
 SHORT_S, LONG_S = 300.0, 3600.0
 BUDGET = 0.01  # the objective is one of the 99th percentile
-# At 14.4 a budget of 30 days loses 2 % in one hour: worth waking somebody for.
+# At 14.4 a budget of 30 days loses 2 % in one hour: worth paging the operator for.
 FAST = 14.4
 LEAST = 100  # requests in the short window; of fewer a share means little
 SLOT_S = 10.0

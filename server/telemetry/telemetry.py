@@ -80,8 +80,6 @@ class Telemetry:
         if self._command is not None:
             self._command.close()
 
-    # ---- in --------------------------------------------------------------------------------
-
     def put(self, record: Record, schema: tuple[FeatureSpec, ...] = ()) -> None:
         """Never waits, never raises. `schema` names the features of a stamp not adopted yet."""
         self._recorder.put(record, schema)
@@ -120,8 +118,6 @@ class Telemetry:
     def end_silence(self, silence_id: str) -> SilenceRow:
         """Raises UnknownAlert."""
         return self._recorder.call(lambda: self._writer.end_silence(silence_id))
-
-    # ---- out -------------------------------------------------------------------------------
 
     def changes(self, after: int = 0) -> FeedBatch:
         """What changed since a cursor; from 0 all that is true now."""
@@ -185,8 +181,6 @@ class Telemetry:
             bytes=self._writer.bytes,
             notes=self._notes(),
         )
-
-    # ---- parts -----------------------------------------------------------------------------
 
     def _notes(self) -> dict[str, str]:
         found = self._writer.notes()

@@ -85,7 +85,7 @@ class TelemetryWriter:
         opened = open_database(self._settings.folder, now)
         self.opening_trouble = opened.trouble
         self.store = Store(opened)
-        past = PastCounts(self._past, self._past_embedding)
+        past = PastCounts(self._past, lambda stamp, hour: self.counting.past_embedding(stamp, hour))
         self.states = StampRegistry(self.store, past, self._settings.tick_s)
         self.counting = Counting(self.store, self.states)
         self.journal = Journal(self.store, self._monotonic)
@@ -107,8 +107,6 @@ class TelemetryWriter:
         self._next_sweep = mono + min(60.0, self._settings.sweep_s)
         self._next_feed = mono
         self._last_tick = int(now // self._settings.tick_s)
-
-    # ---- the recorder's two calls ----------------------------------------------------------
 
     def write(self, batch: list[Queued]) -> None:
         now = self._clock()
@@ -153,8 +151,6 @@ class TelemetryWriter:
         self.flush()
         self._safely(self._checkpoint)
         self.store.close()
-
-    # ---- what is due -----------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Judges everything once; on a clock of its own in tests."""
@@ -220,8 +216,6 @@ class TelemetryWriter:
     def _checkpoint(self) -> None:
         self.store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    # ---- calls from outside, by way of Recorder.call ---------------------------------------
-
     def adopt(self, bundle: BundleFiles) -> None:
         """Raises ReferenceRefused or ObjectiveRefused."""
         bundle = self.states.with_learnt(bundle)
@@ -264,8 +258,6 @@ class TelemetryWriter:
         if turned_away:
             found["slices"] = f"{turned_away} tag values counted as {OTHER}"
         return found
-
-    # ---- parts -----------------------------------------------------------------------------
 
     @property
     def _distrusted(self) -> bool:
@@ -333,9 +325,6 @@ class TelemetryWriter:
 
     def _past(self, stamp: str, layout: BinLayout, hour: int) -> dict[str, Ints]:
         return self.counting.past(stamp, layout, hour)
-
-    def _past_embedding(self, stamp: str, hour: int) -> dict[str, Ints]:
-        return self.counting.past_embedding(stamp, hour)
 
     def _measured(self, answered: Answered) -> tuple[Yardstick, list[QualityCounts]]:
         state = self.states.find(answered.stamp) or self.states.meet(

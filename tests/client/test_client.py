@@ -214,7 +214,7 @@ async def test_a_large_part_is_uploaded_to_the_server_that_is_asked() -> None:
             assert parts[0].text == "hum" and parts[1].data == LARGE
 
 
-async def test_an_upload_that_a_server_forgot_is_made_anew() -> None:
+async def test_an_upload_that_a_server_forgot_is_repeated() -> None:
     options, deadline = Options(), Deadline.after(30.0)
     example = pb.Example(parts=[image(LARGE)])
     uploads = Uploads([example], options.metadata("r"))
@@ -238,7 +238,7 @@ async def test_nobody_there_is_unavailable_after_a_few_quick_attempts() -> None:
     assert isinstance(refusal, Unavailable)
 
 
-async def test_a_closed_client_says_so() -> None:
+async def test_a_closed_client_reports_it() -> None:
     async with listener(StandInEngine()) as address:
         client = Client(address)
         reading: Any = iter(client.generate(text("hum")))
@@ -260,7 +260,7 @@ async def test_a_closed_client_says_so() -> None:
         (("127.0.0.1:1", "[::1]:1"), "ring_hash", "one ring"),
     ],
 )
-async def test_what_cannot_be_balanced_is_said(
+async def test_what_cannot_be_balanced_is_reported(
     servers: tuple[str, ...], balance: str, complaint: str
 ) -> None:
     with pytest.raises(ValueError, match=complaint):

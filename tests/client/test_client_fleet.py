@@ -164,7 +164,7 @@ async def test_a_text_whose_server_dies_goes_on_without_a_gap_or_an_echo() -> No
         (("--words", "smoke"), type(None), "TEXT_DIFFERS"),
     ],
 )
-async def test_a_text_that_cannot_go_on_as_it_began_says_so(
+async def test_a_text_that_cannot_go_on_as_it_began_reports_it(
     flags: tuple[str, ...], cause: type, reason: str
 ) -> None:
     with edge_processes(SLOW, flags) as (one, two):

@@ -110,7 +110,7 @@ async def label(address: str, access: Access | None, balance: str = "rendezvous"
         return (await client.predict(text("hum"))).label
 
 
-async def test_tls_and_a_token_let_in_whoever_may(tmp_path: Path) -> None:
+async def test_tls_and_a_token_let_the_caller_in(tmp_path: Path) -> None:
     async with secure_listener(tmp_path, engine=StandInEngine()) as site:
         ca, bearers = site.pem / "ca.pem", site.bearers
         numeric = "127.0.0.1:" + site.address.rpartition(":")[2]
@@ -128,7 +128,7 @@ async def test_tls_and_a_token_let_in_whoever_may(tmp_path: Path) -> None:
             await label(numeric, good, "ring_hash")
 
 
-async def test_a_certificate_lets_in_whoever_may(tmp_path: Path) -> None:
+async def test_a_certificate_lets_the_caller_in(tmp_path: Path) -> None:
     async with secure_listener(tmp_path, mutual=True, engine=StandInEngine()) as site:
         pem = site.pem
         good = Access(pem / "ca.pem", pem / "client-predict.pem", pem / "client-predict.key")

@@ -148,6 +148,7 @@ def test_rows_of_an_older_file_keep_what_was_renamed(path: Path) -> None:
     connection.execute("""INSERT INTO slice VALUES (1, 's', 5, '{"words": "site b"}')""")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
+    assert rows.open_for_reading(path) is None  # a board needs the new columns
     writable = open_for_writing(path)
     assert [action.actor for action in rows.actions(writable)] == ["kim"]
     assert writable.execute("SELECT body FROM slice").fetchone() == ('{"message":"site b"}',)

@@ -15,7 +15,7 @@ from pytestqt.qtbot import QtBot
 from console.app import arguments
 from console.app.window import Window
 from console.state import command_lines, program
-from console.state.command_lines import Reach
+from console.state.access import ConnectionAccess
 from console.state.dashboard import View
 from server.main import COMMANDS
 from server.telemetry.filters import parse_filter
@@ -25,9 +25,11 @@ from tests.console.test_console_window import T0, actions_of, kept, make
 __all__ = ["kept", "make"]  # its fixtures
 pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
 
-PLAIN = Reach()
-SECURE = Reach(True, "/etc/my ca.pem", "/etc/c.pem", "/etc/k.pem", "/etc/token")
-SYSTEM_CA = Reach(True)
+PLAIN = ConnectionAccess()
+SECURE = ConnectionAccess(
+    True, *(Path(f"/etc/{name}") for name in ("my ca.pem", "token", "c.pem", "k.pem"))
+)
+SYSTEM_CA = ConnectionAccess(True)
 HOSTILE = "x; rm -rf ~ $(id) 'y"
 LINE = 'site="line 4" conf<0.6 server=gpu-1 label!=ok !kept'
 
@@ -50,7 +52,7 @@ def parsed(line: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("reach", [PLAIN, SECURE, SYSTEM_CA])
 @pytest.mark.parametrize("server", ["10.0.0.1:8433", "[::1]:8433"])
-def test_every_line_is_taken_by_the_command_it_names(server: str, reach: Reach) -> None:
+def test_every_line_is_taken_by_the_command_it_names(server: str, reach: ConnectionAccess) -> None:
     shown = View(window_s=600, measure="ks", expected_stamp="a b")
     span = (T0 - 600.4, T0 + 0.4)
     seen = parsed(command_lines.view(shown, span, "predictions", LINE, [server, "b:1"], reach))
@@ -60,7 +62,7 @@ def test_every_line_is_taken_by_the_command_it_names(server: str, reach: Reach) 
     assert (seen["panel"], seen["servers"]) == ("alerts", [server])
     assert parsed(command_lines.skew_between([server, "b:1"], reach))["servers"] == [server, "b:1"]
     seen = parsed(command_lines.status(server, reach))
-    assert (seen["server"], str(seen["tls_ca"] or "")) == (server, reach.ca)
+    assert (seen["server"], seen["tls_ca"]) == (server, reach.ca)
     seen = parsed(command_lines.replay(server, HOSTILE, reach))
     assert (seen["id"], seen["server"]) == (HOSTILE, server)
 

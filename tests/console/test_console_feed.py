@@ -20,11 +20,12 @@ import pytest
 
 from console.app.arguments import check_address
 from console.cache.writer import CacheWriter
-from console.feed.address import ConnectionAccess, unprotected
+from console.feed.address import unprotected
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
 from console.feed.decode import RowRefused, event
 from console.feed.hub import MOST_BACKLOG, Hub
+from console.state.access import ConnectionAccess
 from console.state.domain import (
     Action,
     Link,
@@ -201,7 +202,7 @@ def test_restarted_server_is_asked_for_its_history(sink: Kept, start: Callable[.
         until(lambda: wanted <= latency_keys(sink.rows(LatencyRow)))
 
 
-def test_clock_offset_is_told_within_the_round_trip(sink: Kept, start: Callable[..., Hub]) -> None:
+def test_clock_offset_is_known_within_the_round_trip(sink: Kept, start: Callable[..., Hub]) -> None:
     with Fleet([stand_in(clock_ms=412.0)]) as fleet:
         hub = start(fleet.addresses)
         address = fleet.addresses[0]
@@ -261,7 +262,7 @@ class OldObserve(observe_pb2_grpc.ObserveServicer):
             time.sleep(0.05)
 
 
-def test_old_and_foreign_servers_are_told_for_what_they_are(
+def test_old_and_foreign_servers_are_reported_as_such(
     sink: Kept, start: Callable[..., Hub]
 ) -> None:
     """An old protocol, a gRPC server without Observe, and something that speaks HTTP/1."""

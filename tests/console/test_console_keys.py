@@ -12,10 +12,10 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from console.app.window import Window
-from console.feed.address import ConnectionAccess
 from console.panels.data_table import DataTable
 from console.panels.palette import columns_of
 from console.panels.status_bar import MessageButton
+from console.state.access import ConnectionAccess
 from console.state.dashboard import View
 from tests.console.test_console_window import T0, actions_of, kept, make
 from tests.support.patience import patience_ms
@@ -116,7 +116,7 @@ def test_keys_press_what_has_the_keyboard(
     assert window.plan.alone is window.alerts
 
 
-def test_a_copied_view_says_how_the_servers_are_reached(
+def test_a_copied_view_states_how_the_servers_are_reached(
     qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
 ) -> None:
     window = make(None, kept(tmp_path), View(measure="ks", expected_stamp="a b"), lambda: T0)

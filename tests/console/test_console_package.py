@@ -16,8 +16,9 @@ import pytest
 
 from console.app.arguments import parser
 from console.app.main import main, servers_of
-from console.feed.address import ConnectionAccess, refused
+from console.feed.address import refused
 from console.state import program, recent_servers
+from console.state.access import ConnectionAccess
 from installers.console import contents, notices
 from installers.console.components import COMPONENTS, QT_MODULES
 from installers.console.control import control, renamed
@@ -226,7 +227,9 @@ def test_without_a_name_the_last_servers_are_opened_else_the_one_of_this_machine
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert servers_of(parser().parse_args([])) == ["127.0.0.1:8433"] == [ServerConfig().listen]
     assert servers_of(parser().parse_args(["--offline"])) == []
-    last = recent_servers.RecentServers(("10.0.0.1:8433",), True, ca="/etc/ca.pem")
+    last = recent_servers.RecentServers(
+        ("10.0.0.1:8433",), ConnectionAccess(True, Path("/etc/ca.pem"))
+    )
     recent_servers.remember(last, recent_servers.path())
     arguments = parser().parse_args([])
     assert servers_of(arguments) == ["10.0.0.1:8433"]
@@ -238,7 +241,8 @@ def test_servers_of_the_last_time_come_back(tmp_path: Path) -> None:
     place = tmp_path / "config" / "last.json"
     assert recent_servers.recall(place) == recent_servers.RecentServers()
     files = ("/etc/ca.pem", "/run/token", "/etc/me.pem", "/etc/me.key")
-    kept = recent_servers.RecentServers(("10.0.0.1:8433", "10.0.0.2:8433"), True, *files)
+    access = ConnectionAccess(True, *map(Path, files))
+    kept = recent_servers.RecentServers(("10.0.0.1:8433", "10.0.0.2:8433"), access)
     recent_servers.remember(kept, place)
     assert recent_servers.recall(place) == kept
     place.write_text('{"servers": "no list", "tls": "yes", "ca": 7}')

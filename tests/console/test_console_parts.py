@@ -77,7 +77,7 @@ def test_million_predictions_read_only_what_is_looked_at(qtbot: QtBot) -> None:
     ]
 
 
-def test_payload_parts_are_decoded_or_refused_in_words(qtbot: QtBot) -> None:
+def test_payload_parts_are_decoded_or_refused_with_a_message(qtbot: QtBot) -> None:
     text, picture, sound = parts_of(story.payload("x"))
     assert text.text.startswith("Grinding noise")
     assert picture.image is not None and picture.image.width() == 96
@@ -124,7 +124,7 @@ def test_bad_arguments_are_named_before_any_window(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there always is a display")
-def test_no_display_is_said_and_no_abort() -> None:
+def test_a_missing_display_is_reported_without_an_abort() -> None:
     displays = ("QT_QPA_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY")
     without = {name: value for name, value in os.environ.items() if name not in displays}
     command = [sys.executable, "-m", "console.app.main", "--offline"]

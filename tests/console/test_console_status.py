@@ -27,7 +27,7 @@ from console.state.dashboard import (
 )
 from console.state.domain import (
     STAMP_PARTS,
-    ChangedItem,
+    IntegrityChange,
     Link,
     ReplicaSnapshot,
     SelfCheckResult,
@@ -127,7 +127,7 @@ def alert(kind: str = "value", severity: str = "critical", **more: object) -> Al
     return AlertLine(row, "h:1", "gpu-01", NOW - 90, 0.0, 0.0)
 
 
-def test_all_well_says_so_and_counts_who() -> None:
+def test_all_well_is_shown_with_the_count_of_servers() -> None:
     result = fleet_state([line(), line()], [], [skewed("a", False)], [], NOW)
     assert (result.state, result.severity) == ("HEALTHY", "ok")
     assert [p.text for p in result.messages] == ["2 of 2 healthy"]
@@ -217,7 +217,7 @@ def test_a_deploy_is_the_cause_of_what_follows_it() -> None:
 
 @pytest.mark.parametrize(("now", "state", "rest"), [(False, "DEGRADED", "after a restart"),
                                                     (True, "CRITICAL", "differ now")])  # fmt: skip
-def test_a_server_that_is_no_longer_what_it_loaded_is_told(
+def test_a_server_that_is_no_longer_what_it_loaded_is_shown(
     now: bool, state: str, rest: str
 ) -> None:
     found = alert("skew", "high", key="skew/loaded", summary="version skew: replica 1")
@@ -234,9 +234,9 @@ def test_a_server_that_is_no_longer_what_it_loaded_is_told(
     assert alone.sentence.startswith("gpu-01: version skew: replica 1")
 
 
-def test_what_several_replicas_say_of_themselves_is_told_once_and_the_gravest_first() -> None:
-    disk = ChangedItem("file", "weights/model.safetensors", "was changed on disk", False)
-    memory = ChangedItem(
+def test_a_fault_of_several_replicas_is_shown_once_and_the_gravest_first() -> None:
+    disk = IntegrityChange("file", "weights/model.safetensors", "was changed on disk", False)
+    memory = IntegrityChange(
         "memory", "pipelines.models.qwen.log_mel.mel", "was replaced in memory", True
     )
     checks = (
@@ -272,7 +272,7 @@ def lost_line() -> ServerLine:
     return line(severity, state=state, why=why, link=of, age_s=12.0)
 
 
-def test_a_killed_server_is_the_headline_and_what_it_said_last_is_not() -> None:
+def test_a_killed_server_is_the_headline_and_its_last_report_is_not() -> None:
     """It was the quietest thing on the screen: grey, below the p99 that it had sent before."""
     well = line(link=replace(link(), address="h:2"))
     result = fleet_state(
@@ -407,21 +407,21 @@ def test_unknown_severity_of_an_alert_counts_as_warning() -> None:
     assert fleet_state([line()], [], [], [alert(severity="apocalyptic")], NOW).state == "DEGRADED"
 
 
-def test_offline_says_how_old_it_is() -> None:
+def test_offline_shows_the_age_of_the_data() -> None:
     off = line("unknown", state="offline", link=link("offline", 7200), age_s=7200.0)
     result = fleet_state([off], [], [], [], NOW)
     assert result.state == "OFFLINE"
     assert "2 h 00 old" in result.sentence
 
 
-def test_clock_and_lost_records_are_told() -> None:
+def test_clock_and_lost_records_are_shown() -> None:
     odd = line(link=link(offset_ms=412.0), snapshot=snapshot(telemetry_dropped=7))
     texts = [p.text for p in fleet_state([odd], [], [], [], NOW).messages]
     assert "1 clock differs" in texts
     assert "7 records dropped" in texts
 
 
-def test_skew_seen_by_a_server_among_neighbours_we_do_not_watch_is_told() -> None:
+def test_skew_seen_by_a_server_among_neighbours_we_do_not_watch_is_shown() -> None:
     """One server watched: there is no fleet here to compare it with, but it compared itself."""
     found = alert("skew", "high", summary="press-9 serves other labels")
     result = fleet_state([line()], [], [skewed("gpu-01", False)], [found], NOW)
@@ -435,7 +435,7 @@ def test_skew_seen_by_a_server_among_neighbours_we_do_not_watch_is_told() -> Non
 
 
 @pytest.mark.parametrize("kind", ["latency", "drift", "readiness", "telemetry", ""])
-def test_no_open_alert_goes_untold(kind: str) -> None:
+def test_every_open_alert_is_shown(kind: str) -> None:
     result = fleet_state([line()], [], [], [alert(kind)], NOW)
     assert result.state == "CRITICAL", kind
     assert result.messages[0].panel == ("drift" if kind == "drift" else "alerts")
@@ -477,7 +477,7 @@ def test_every_deploy_has_a_mark(action: str, mark: str, severity: str) -> None:
     assert (deploys.mark_of(action), deploys.severity_of(action)) == (mark, severity)
 
 
-def test_deploy_is_told_with_its_detail_on_our_clock() -> None:
+def test_a_deploy_is_shown_with_its_detail_on_our_clock() -> None:
     row = DeployRow(int(NOW * 1000), "refuse", "ab" * 32, "t+abab", "cd" * 32, "kim", "golden 3")
     server = ServerRecord(link(offset_ms=500.0), snapshot())
     found = timeline_events((), [("h:1", row)], {"h:1": server}, ())[0]
@@ -527,7 +527,7 @@ def test_plain_text_cannot_move_the_cursor_or_the_reading_direction() -> None:
     assert sanitized("Grüße 音") == "Grüße 音"
 
 
-def test_a_switch_says_from_which_stamp_and_by_whom() -> None:
+def test_a_switch_shows_the_previous_stamp_and_its_actor() -> None:
     row = DeployRow(0, "rollback", "7f" * 32, "", "0e" * 32, "kim", "p99 doubled")
     reported = deploys.sentence("gpu-01", row)
     assert reported == "gpu-01 rollback 7f7f7f7f7f7f from 0e0e0e0e0e0e by kim: p99 doubled"

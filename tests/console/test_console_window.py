@@ -162,7 +162,7 @@ def test_ui_thread_touches_no_file_and_no_socket(qtbot: QtBot, make: Callable[..
     assert watched == []
 
 
-def test_every_server_and_trouble_is_told(qtbot: QtBot, make: Callable[..., Window]) -> None:
+def test_every_server_and_trouble_is_shown(qtbot: QtBot, make: Callable[..., Window]) -> None:
     with Fleet([stand_in(0), stand_in(2), stand_in(3)]) as fleet:
         window = make(fleet.addresses)
         qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
@@ -347,7 +347,7 @@ def test_stalled_disk_and_network_leave_the_window_running(
     assert max(np.diff(turns)) < hangs_s / 2
 
 
-def test_console_starts_from_its_cache_and_says_how_old_it_is(
+def test_console_starts_from_its_cache_and_shows_its_age(
     qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
 ) -> None:
     path = kept(tmp_path)
@@ -469,7 +469,7 @@ def first_share(window: Window) -> float:
     return sizes[0] / sum(sizes)
 
 
-def test_every_mark_is_drawn_and_told(
+def test_every_mark_is_drawn_and_described(
     qtbot: QtBot, make: Callable[..., Window], tmp_path: Path
 ) -> None:
     """Also the mark of an action that nobody has thought of yet."""

@@ -59,7 +59,7 @@ def test_a_spoilt_file_is_noticed(
         unless_skipped(check, copy)
 
 
-def test_what_failed_is_an_exit_code_and_what_was_skipped_says_why(
+def test_a_failure_is_an_exit_code_and_a_skip_has_its_reason(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")  # no tool at all

@@ -11,7 +11,6 @@ import torch
 import torchaudio.functional
 from transformers import WhisperFeatureExtractor
 
-from pipelines import tolerance
 from pipelines.bundle import parameters
 from pipelines.errors import BadInput, BundleRefused
 from pipelines.media.decode import DecodedAudio
@@ -25,6 +24,7 @@ from pipelines.models.qwen.log_mel import (
     spectrum,
 )
 from tests.support import media_bytes as made
+from tests.support import tolerance
 
 
 def clip(wave: np.ndarray, rate: int = 16_000) -> DecodedAudio:

@@ -3,13 +3,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines import tolerance
 from pipelines.collate import collate
 from pipelines.errors import BundleRefused
 from pipelines.models.backbone import visible_after_prompt
 from pipelines.models.label_tree import Tokens
 from pipelines.models.qwen import thinker
 from pipelines.models.qwen.backbone import QwenOmniBackbone, load_backbone
+from tests.support import tolerance
 from tests.support.tinybundle import thinker_config, thinker_tensors
 from tests.support.tinyrows import (
     five_rows,

@@ -8,7 +8,7 @@ CPU = torch.device("cpu")
 GPU = torch.device("cuda:0")  # only named here, never touched
 
 
-def test_what_is_asked_for_is_taken_and_said_so() -> None:
+def test_what_is_asked_for_is_used_and_reported() -> None:
     assert devices.choose_device("cpu") == (CPU, "asked for")
     assert devices.choose_dtype("bfloat16", CPU, 10) == (torch.bfloat16, "asked for")
     assert devices.choose_threads(3, CPU) == (3, "asked for")

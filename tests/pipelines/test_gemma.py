@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Gemma4AudioFeatureExtractor, Gemma4ImageProcessorPil
 
-from pipelines import tolerance
 from pipelines.batch import Batch
 from pipelines.build import checkpoint, from_checkpoint
 from pipelines.bundle import golden, parameters
@@ -39,7 +38,7 @@ from pipelines.types import Part, Prediction, Prepared, Sample
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from tests.support import media_bytes as made
-from tests.support import tinygemma
+from tests.support import tinygemma, tolerance
 from tests.support.patience import patience
 from tests.support.running import program
 from tests.support.tinybundle import jpeg, wav

@@ -200,7 +200,7 @@ def test_an_answer_of_nan_or_of_other_labels_is_infinitely_wrong(pipeline: Pipel
         assert golden.difference(bad, expected) == math.inf
 
 
-def test_a_refused_golden_input_is_a_failure_that_says_so(pipeline: Pipeline) -> None:
+def test_a_refused_golden_input_is_reported_as_a_failure(pipeline: Pipeline) -> None:
     refusing = Stub(pipeline.bundle, BadInput("parts[0]", "TOO_BIG", "no"))
     result = golden.check(refusing, ["text"])[0]
     assert not result.ok
@@ -250,7 +250,7 @@ def _ticking(step_s: float) -> Callable[[], float]:
     return lambda: next(times) * step_s
 
 
-def test_a_probe_is_right_and_fast_or_says_which_it_is_not(pipeline: Pipeline) -> None:
+def test_a_probe_is_right_and_fast_or_reports_which_it_is_not(pipeline: Pipeline) -> None:
     fast = golden.probe(pipeline, runs=2, clock=_ticking(0.001))
     assert [result.mix for result in fast] == list(MIXES)
     assert all(result.ok and result.runs == 2 and result.p50_ms < 1.1 for result in fast)

@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
-from pipelines import tolerance
 from pipelines.collate import collate
 from pipelines.models import heads
 from pipelines.models.heads import Scored
 from pipelines.models.label_tree import Tokens
 from pipelines.models.qwen.backbone import QwenOmniBackbone
 from pipelines.types import Prepared
+from tests.support import tolerance
 from tests.support.tinybundle import thinker_config, thinker_tensors
 from tests.support.tinyrows import five_rows, reference_inputs, reference_model, tiny_backbone
 

@@ -141,7 +141,7 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_bundle_sealed_anew_needs_a_new_signature(
+def test_a_bundle_sealed_again_needs_a_new_signature(
     bundle: Path, pair: tuple[Path, Path], change: str
 ) -> None:
     (bundle / "golden" / "a.txt").write_text("a")
@@ -212,7 +212,7 @@ def test_what_is_no_signature_of_this_bundle_is_refused(
     refused(signed, "model.sig", pair[1])
 
 
-def test_usage_is_told_from_a_refusal(
+def test_wrong_usage_and_a_refusal_have_their_own_exit_codes(
     bundle: Path, pair: tuple[Path, Path], tmp_path: Path, capsys: Captured
 ) -> None:
     verify = ["verify", str(bundle), "--openssf"]

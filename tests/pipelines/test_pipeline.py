@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pipelines
-from pipelines import tolerance
 from pipelines.bundle import golden
 from pipelines.errors import BadInput, BundleRefused
 from pipelines.features import NAMES
 from pipelines.pipeline import Pipeline
 from pipelines.types import Part, Prediction, Sample
+from tests.support import tolerance
 from tests.support.tinybundle import LABELS, jpeg, wav
 
 
@@ -206,7 +206,7 @@ def test_rows_can_be_prepared_from_many_threads(pipeline: Pipeline) -> None:
     assert [found[n] for n in range(6)] == [row.input_ids.tolist() for row in wanted]
 
 
-def test_preparing_says_how_long_its_stages_took(tiny_bundle: Path) -> None:
+def test_preparing_measures_its_stages(tiny_bundle: Path) -> None:
     row = Pipeline.load(tiny_bundle, device="cpu", threads=1).prepare(Sample("x", PARTS))
     assert row.decode_ms > 0.0 and row.preprocess_ms > 0.0
     assert row.modalities == ("audio", "image", "text")
@@ -219,7 +219,7 @@ def test_a_batch_takes_no_text_to_write(pipeline: Pipeline) -> None:
         pipeline.collate([row])
 
 
-def test_golden_answers_pass_and_the_environment_is_told(pipeline: Pipeline) -> None:
+def test_golden_answers_pass_and_the_environment_is_reported(pipeline: Pipeline) -> None:
     assert all(result.ok for result in golden.check(pipeline))
     assert pipeline.env["device"] == "cpu" and pipeline.env["dtype"] == "float32"
     assert pipeline.env["threads"] == str(torch.get_num_threads()) == "1"

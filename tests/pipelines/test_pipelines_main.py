@@ -250,7 +250,7 @@ def test_verify_refuses_wrong_answers(bundle: Path, capsys: Captured) -> None:
     assert "bundle refused (golden)" in captured.err
 
 
-def test_inspect_says_what_there_is(bundle: Path, capsys: Captured) -> None:
+def test_inspect_shows_what_there_is(bundle: Path, capsys: Captured) -> None:
     assert run("inspect", bundle, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["stamp"] == Bundle.open(bundle).stamp.hex
@@ -263,7 +263,7 @@ def test_inspect_says_what_there_is(bundle: Path, capsys: Captured) -> None:
     assert "stop line" in words
 
 
-def test_restamp_says_what_it_did(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_restamp_reports_what_it_did(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
     assert run("restamp", bundle, "--out", tmp_path / "new") == 0
     assert "(unchanged)" in capsys.readouterr().out
     assert run("restamp", bundle, "--out", tmp_path / "new") == 2

@@ -110,7 +110,7 @@ def test_a_mapped_file_written_to_changes_answers_and_a_replaced_one_does_not(
     assert not found.affects_answers_now and found.message == ON_DISK
 
 
-def test_only_bytes_tell_of_a_change_that_left_no_time_behind(bundle: Path, opened: Bundle) -> None:
+def test_only_bytes_show_a_change_that_kept_the_time(bundle: Path, opened: Bundle) -> None:
     """A file that the file system says is the one that was opened, and weights in memory."""
     (bundle / "CARD.md").write_text("# other\n")
     identity = FileIdentity.of(os.stat(bundle / "CARD.md"))

@@ -258,7 +258,7 @@ def test_the_bundle_is_small() -> None:
     assert sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file()) <= 8_000_000
 
 
-def test_the_bundle_says_what_the_issue_asks_of_it(training: dict[str, Any]) -> None:
+def test_the_bundle_contains_what_the_issue_asks_for(training: dict[str, Any]) -> None:
     held_out = training["held_out"]
     assert held_out["examples"] >= 2000
     assert 0.90 <= held_out["overall"]["accuracy"] <= 0.985
@@ -268,7 +268,7 @@ def test_the_bundle_says_what_the_issue_asks_of_it(training: dict[str, Any]) -> 
         assert lost >= 0.15, gone
 
 
-def test_fresh_examples_are_answered_as_well_as_the_card_says(
+def test_fresh_examples_are_answered_as_well_as_the_card_states(
     pipeline: Pipeline, training: dict[str, Any]
 ) -> None:
     examples = list(evaluate.held_out(20_261, "test", 30))
@@ -279,7 +279,7 @@ def test_fresh_examples_are_answered_as_well_as_the_card_says(
     assert answers.right.mean() == pytest.approx(stated, abs=room)
 
 
-def test_the_card_is_what_training_json_says(training: dict[str, Any]) -> None:
+def test_the_card_agrees_with_training_json(training: dict[str, Any]) -> None:
     assert (BUNDLE / "CARD.md").read_text() == card.render(training)
 
 

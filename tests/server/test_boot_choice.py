@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from pipelines.bundle import manifest as manifests
-from server.commands.status import run as status
 from server.config import CHOOSE, EMBEDDED_BUNDLE
 from server.deploy.boot_choice import FailedBoot, after, choices
 from server.deploy.bundle_store import BundleStore
 from server.deploy.restamped import copy_of
+from server.main import main
 from tests.support.killed_store import killed_stores
 from tests.support.patience import patience
 from tests.support.running import ROOT, program
@@ -46,13 +46,13 @@ def test_the_store_is_tried_in_order_and_never_replaced_by_the_embedded_one(
     assert [choice.path.name for choice in choices(CHOOSE, store)] == [B, A]
 
 
-def test_what_is_named_wins_and_says_over_what(store: BundleStore, tmp_path: Path) -> None:
+def test_a_named_bundle_wins_with_the_reason(store: BundleStore, tmp_path: Path) -> None:
     (choice,) = choices(tmp_path / "right-a", store)
     assert choice.path == tmp_path / "right-a"
     assert choice.reason == f"named by --bundle, before {B}, the store's current"
 
 
-def test_a_damaged_or_missing_current_is_tried_and_told_not_passed_over(
+def test_a_damaged_or_missing_current_is_tried_and_reported(
     store: BundleStore,
 ) -> None:
     current = store.current
@@ -92,7 +92,7 @@ def test_after_a_kill_at_any_step_a_whole_bundle_that_served_is_started(tmp_path
             assert weights.read_bytes() == letter.encode() * 100
 
 
-def test_a_refused_current_is_said_and_the_previous_one_serves(
+def test_a_refused_current_is_reported_and_the_previous_one_serves(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The whole program: a byte of what was activated last has changed on the disk."""
@@ -108,7 +108,7 @@ def test_a_refused_current_is_said_and_the_previous_one_serves(
         assert f"REFUSED {store.root}" in output and "ffffffffffff" in output
         assert "FALLING BACK TO" in output and "the store's previous" in output
         capsys.readouterr()
-        assert status(["--server", server.address]) == 0
+        assert main(["status", "--server", server.address]) == 0
         shown = capsys.readouterr().out
         assert f"the store's previous; {'f' * 12} refused: " in shown
         assert server.stop() == 0

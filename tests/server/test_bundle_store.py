@@ -155,7 +155,7 @@ def test_a_kill_at_any_step_leaves_a_bootable_store(tmp_path: Path, a: Path, b: 
         assert list(store.root.glob("*/.partial*")) == []
 
 
-def test_copying_tells_how_far_it_is(tmp_path: Path, a: Path) -> None:
+def test_copying_reports_its_progress(tmp_path: Path, a: Path) -> None:
     (a / "weights" / "more.safetensors").write_bytes(bytes(3 << 20))
     total = sum(path.stat().st_size for path in a.rglob("*") if path.is_file())
     moved: list[tuple[int, int]] = []
@@ -184,7 +184,7 @@ def test_two_who_add_one_bundle_at_once_do_not_write_into_each_other(
     assert [path.name for path in stored.path.parent.iterdir()] == ["a" * 12]
 
 
-def test_what_cannot_be_copied_is_told_with_where_and_what_to_do(tmp_path: Path, a: Path) -> None:
+def test_what_cannot_be_copied_is_reported_with_the_remedy(tmp_path: Path, a: Path) -> None:
     store = BundleStore(tmp_path / "store")
     (store.root / "toy").write_text("in the way of the folder of that name")
     with pytest.raises(StoreRefused, match=f"{a} cannot be copied into {store.root}: .*toy"):
@@ -194,7 +194,7 @@ def test_what_cannot_be_copied_is_told_with_where_and_what_to_do(tmp_path: Path,
     assert "--keep-bundles" in full
 
 
-def test_what_is_no_bundle_is_told_in_words(tmp_path: Path) -> None:
+def test_what_is_not_a_bundle_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "half").mkdir()
     (tmp_path / "other").mkdir()

@@ -148,7 +148,7 @@ async def test_too_few_rows_hold_it_where_it_is(tmp_path: Path) -> None:
         assert await stamp_of(found, "all") == "b"
 
 
-async def test_a_server_that_ends_says_that_its_canary_has_ended(tmp_path: Path) -> None:
+async def test_a_server_that_ends_records_the_end_of_its_canary(tmp_path: Path) -> None:
     async with site(tmp_path) as found:
         await begun(found)
     assert found.recorded[-1] == ("canary-rolled-back", "b", "the server stopped")

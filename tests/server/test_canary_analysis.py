@@ -101,7 +101,7 @@ def test_slowness_is_found_and_a_busy_moment_of_both_is_not() -> None:
     assert worse(run(busy)[1]) == set()
 
 
-def test_a_machine_that_gets_slower_for_both_says_nothing_of_the_candidate() -> None:
+def test_a_machine_that_gets_slower_for_both_is_no_evidence_about_the_candidate() -> None:
     """For half a minute a third slower every two seconds: the active bundle's p95 lags behind."""
     seen = 0
 

@@ -259,7 +259,7 @@ def test_wrong_usage_is_exit_2_and_names_what_is_wrong(
     assert code == 2 and complaint in err
 
 
-def test_a_taken_port_is_said_plainly(
+def test_a_taken_port_is_reported_plainly(
     tiny_server: str, tiny_bundle: Path, capsys: Captured
 ) -> None:
     code, _, err = asked(capsys, "--bundle", str(tiny_bundle), "--listen", tiny_server)
@@ -297,7 +297,8 @@ def test_every_setting_has_a_flag_and_the_flags_defaults_are_the_settings() -> N
 # A flag is made of the name of its field, and must not change when that does.
 FLAGS = {
     "what to serve, where": (
-        "bundle allow-dirty require-signature expect-stamp verify data listen insecure name environment"
+        "bundle allow-dirty require-signature expect-stamp verify data listen insecure name "
+        "environment"
     ),
     "the warm pool": (
         "warm-pool device dtype threads decode-threads no-memory-check load-timeout stall "

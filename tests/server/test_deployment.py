@@ -34,7 +34,7 @@ async def test_load_and_activate_is_one_call(tmp_path: Path) -> None:
         assert "blue-green: two pools fit" in found.engine.snapshot().reasons["swap"]
 
 
-async def test_what_nothing_refers_to_is_removed_and_said(tmp_path: Path) -> None:
+async def test_what_nothing_refers_to_is_removed_and_reported(tmp_path: Path) -> None:
     async with site(tmp_path) as found:
         found.deployment.keep = 1
         store = found.deployment.store

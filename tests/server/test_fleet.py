@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from proto import admin_pb2
 from server.api.listener import Listener
-from server.commands.client import Client
+from server.commands.client import CommandConnection
 from server.commands.fleet import command
 from server.commands.fleet.members import Member, look_all, verdict
 from server.commands.fleet.switch import Fleet
@@ -60,7 +61,7 @@ async def fleet_of(folder: Path, *names: str) -> AsyncIterator[list[Standing]]:
 @asynccontextmanager
 async def members_of(servers: list[Standing]) -> AsyncIterator[list[Member]]:
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(Client(s.address)) for s in servers]
+        clients = [await stack.enter_async_context(CommandConnection(s.address)) for s in servers]
         yield [Member(s.address, c) for s, c in zip(servers, clients, strict=True)]
 
 
@@ -104,13 +105,13 @@ async def test_when_one_refuses_to_switch_the_others_go_back_and_record_why(
         for server in servers:
             await server.site.load("b")
         async with members_of(servers) as members:
-            pool_set, activate = servers[1].site.engine.pool_set, members[1].client.activate
+            pool_set, activate = servers[1].site.engine.pool_set, members[1].activate
 
-            async def too_late(request: object, *_: object) -> object:
+            async def too_late(request: admin_pb2.ActivateRequest) -> None:
                 pool_set.discard()  # after the fleet has looked: another load, or memory ran out
-                return await activate(request)  # type: ignore[arg-type]
+                await activate(request)
 
-            members[1].client.activate = too_late  # type: ignore[method-assign, assignment]
+            members[1].activate = too_late  # type: ignore[method-assign]
             done = await fleet(members, lines).activate(B, 0.0, 30.0)
         assert stamps(servers) == [A] * 3
     assert not done.whole and done.same and done.left == ()
@@ -128,14 +129,13 @@ async def test_a_server_that_vanishes_at_the_switch_is_named(tmp_path: Path) -> 
             await server.site.load("b")
         async with members_of(servers) as members:
             all_of_them = fleet(members, lines)
-            activate = members[1].client.activate
+            activate = members[1].activate
 
-            async def vanishes(request: object, *_: object) -> object:
-                found = await activate(request)  # type: ignore[arg-type]
+            async def vanishes(request: admin_pb2.ActivateRequest) -> None:
+                await activate(request)
                 await servers[1].listener.stop(0)
-                return found
 
-            members[1].client.activate = vanishes  # type: ignore[method-assign, assignment]
+            members[1].activate = vanishes  # type: ignore[method-assign]
             done = await all_of_them.activate(B, 0.0, 30.0)
         assert stamps(servers)[0] == A, "the one that is left went back"
     assert not done.whole and not done.same and done.left == ("south",)
@@ -211,7 +211,7 @@ def test_a_server_that_does_not_answer_fails_within_the_time() -> None:
 
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        async with Client(f"127.0.0.1:{port}") as client:
+        async with CommandConnection(f"127.0.0.1:{port}") as client:
             member = Member("silent", client)
             await member.look(0.5)
         server.close()

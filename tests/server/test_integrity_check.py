@@ -73,7 +73,7 @@ def test_it_looks_at_once_then_in_turns_and_when_asked(tmp_path: Path) -> None:
     assert not answers.thread.is_alive()
 
 
-def test_a_look_that_fails_says_so_and_goes_on(tmp_path: Path) -> None:
+def test_a_check_that_fails_reports_it_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "moved").write_text("broken")
     answers = Answers(tmp_path / "moved", 0.05)
     assert answers.next().error == "RuntimeError: it is broken"
@@ -108,7 +108,7 @@ async def running(
         await engine.stop()
 
 
-async def test_what_a_replica_says_degrades_the_server_and_healing_ends_it(tmp_path: Path) -> None:
+async def test_a_report_of_a_replica_degrades_the_server_until_healed(tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     async with running(moved, replicas=2) as engine:
         moved.write_text(WEIGHTS + FUNCTION)

@@ -180,7 +180,7 @@ async def test_the_standby_ends_when_its_time_is_over() -> None:
         assert await stamp_of(engine, work("a", "x")) == NEW
 
 
-async def test_who_leaves_at_the_last_word_of_a_load_leaves_a_candidate_that_serves() -> None:
+async def test_a_client_that_leaves_at_the_end_of_a_load_leaves_a_candidate_that_serves() -> None:
     async with serving() as (engine, _):
         async with aclosing(streamed(partial(loading, engine, "cd"))) as steps:
             async for step in steps:
@@ -190,7 +190,7 @@ async def test_who_leaves_at_the_last_word_of_a_load_leaves_a_candidate_that_ser
         assert await stamp_of(engine, work("a", "x")) == NEW
 
 
-async def test_a_load_under_way_ends_when_the_server_is_told_to_stop() -> None:
+async def test_a_load_under_way_ends_when_the_server_stops() -> None:
     async with serving() as (engine, _):
         with pytest.raises(DeployRefused, match="draining"):
             async with aclosing(streamed(partial(loading, engine, "cd"))) as steps:

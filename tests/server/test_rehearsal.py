@@ -156,7 +156,7 @@ async def calling(site: Site, callers: int = 2, text: str = "x") -> AsyncIterato
             done.set()
 
 
-async def test_a_loaded_bundle_is_judged_and_the_journal_told(tmp_path: Path) -> None:
+async def test_a_loaded_bundle_is_judged_and_the_journal_records_it(tmp_path: Path) -> None:
     async with serving(tmp_path, Kept(80)) as site:
         candidate = await site.load()
         judged = await site.rehearse(Wanted(500), stamp=NEW[:6])
@@ -171,7 +171,7 @@ async def test_a_loaded_bundle_is_judged_and_the_journal_told(tmp_path: Path) ->
         assert counted.requests == 0, "a rehearsal is nobody's request"
 
 
-async def test_nothing_kept_is_held_and_said(tmp_path: Path) -> None:
+async def test_nothing_kept_is_held_with_the_reason(tmp_path: Path) -> None:
     async with serving(tmp_path, Kept(0)) as site:
         await site.load()
         judged = await site.rehearse(Wanted(500))

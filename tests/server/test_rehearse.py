@@ -15,7 +15,7 @@ from pipelines.build.build import write_bundle
 from pipelines.models.qwen import thinker
 from proto import admin_pb2, observe_pb2
 from proto import inference_pb2 as pb
-from server.commands.client import Client
+from server.commands.client import CommandConnection
 from server.main import main
 from tests.support.running import program
 from tests.support.tinybundle import LABELS, ONE_THREAD, make_spec, thinker_config
@@ -36,12 +36,12 @@ def asked_server(tiny_bundle: Path) -> Iterator[str]:
 
 
 async def ask(address: str) -> None:
-    async with Client(address) as client:
+    async with CommandConnection(address) as client:
         for number in range(REQUESTS):
             request = pb.PredictRequest()
             example = request.examples.add(slices={"site": "ab"[number % 2]})
             example.parts.add(text=f"pump {number} is louder than it was at {number % 24} o'clock")
-            response = await client.predict(request, 60.0)
+            response = await client.unary(client.inference.Predict, request, 60.0)
             assert not response.results[0].HasField("fault")
 
 
@@ -59,9 +59,11 @@ def rehearse(capsys: Captured, address: str, *words: str) -> tuple[int, dict[str
 
 def journal(address: str) -> list[tuple[str, str, str]]:
     async def read() -> list[tuple[str, str, str]]:
-        async with Client(address) as client:
+        async with CommandConnection(address) as client:
             request = observe_pb2.HistoryRequest(kinds=["deploy"])
-            rows = [event.deploy async for event in client.history(request, 30.0)]
+            rows = [
+                event.deploy async for event in client.stream(client.observe.History, request, 30.0)
+            ]
             return [(row.action, row.stamp, row.detail) for row in rows]
 
     return asyncio.run(read())
@@ -120,8 +122,8 @@ async def test_what_cannot_be_meant_is_refused_with_the_field(asked_server: str)
         (request(stamp="ab" * 32, shadow_share=1.5), "shadow_share"),
         (request(stamp="ab" * 32, seconds=1e6), "seconds"),
     ):
-        async with Client(asked_server) as client:
+        async with CommandConnection(asked_server) as client:
             with pytest.raises(TrefoilError) as refused:
-                async for _ in client.rehearse(wrong):
+                async for _ in client.stream(client.admin.Rehearse, wrong):
                     pass
         assert (refused.value.code, refused.value.field) == ("INVALID_ARGUMENT", field)

@@ -127,7 +127,7 @@ def test_another_bundle_is_told_apart(
     assert not lines["text.chars"]["differs"] and found["tolerance"] == 1e-3
 
 
-def test_what_cannot_be_replayed_is_said(
+def test_what_cannot_be_replayed_is_reported(
     tiny_server: str, tmp_path: Path, capsys: Captured
 ) -> None:
     code, _, err = asked(capsys, "replay", "--server", tiny_server, "0" * 32)

@@ -164,7 +164,7 @@ async def test_admin_calls_are_logged_whether_allowed_or_not(site: Site) -> None
     ]
 
 
-async def test_whoever_asks_is_known_by_name_to_what_is_done_for_them(site: Site) -> None:
+async def test_the_name_of_the_caller_is_recorded_with_the_action(site: Site) -> None:
     async with secure(site) as channel:
         rollback = channel.unary_unary("/trefoil.v1.Admin/Rollback")
         metadata = (("authorization", f"Bearer {site.bearers['admin']}"),)
@@ -300,7 +300,7 @@ def test_half_a_certificate_is_wrong_usage_and_not_an_abort(
     assert output in capsys.readouterr().err
 
 
-def test_a_server_with_a_foreign_key_says_so_and_not_that_its_port_is_taken(
+def test_a_foreign_key_is_reported_as_such_and_not_as_a_taken_port(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     authority.make(tmp_path, ["localhost"], NOW)
@@ -321,7 +321,7 @@ def test_a_server_with_a_foreign_key_says_so_and_not_that_its_port_is_taken(
         ("Connection refused", ""),
     ],
 )
-def test_a_broken_handshake_is_told_with_what_it_may_mean(message: str, output: str) -> None:
+def test_a_broken_handshake_is_reported_with_its_possible_cause(message: str, output: str) -> None:
     assert (output in connection_hint(message)) if output else connection_hint(message) == ""
 
 

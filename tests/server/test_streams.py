@@ -172,7 +172,7 @@ def test_a_json_line_is_an_object_with_the_trace_of_an_error() -> None:
     assert "KeyError: 'lost'" in found["exception"]
 
 
-def test_whoever_logs_never_waits_and_lost_lines_are_counted() -> None:
+def test_logging_never_waits_and_lost_lines_are_counted() -> None:
     """More lines than may wait, while the writer stands still."""
     let, written = threading.Event(), []
 

@@ -83,7 +83,7 @@ def test_an_abstract_socket_is_reached_and_a_status_stays_one_line() -> None:
 
 
 @pytest.mark.parametrize("address", ["vsock:2:1", "relative/path"])
-def test_an_address_of_another_kind_is_said_and_left_alone(
+def test_an_address_of_another_kind_is_reported_and_not_used(
     address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert service_manager({"NOTIFY_SOCKET": address}) == ServiceManager()
@@ -105,7 +105,7 @@ def test_children_do_not_inherit_the_socket_and_a_watchdog_of_others_is_not_ours
     assert service_manager(ours).watchdog_s == 60.0
 
 
-async def test_ready_is_not_said_while_every_replica_is_slow_and_life_is_shown_meanwhile(
+async def test_ready_is_not_sent_while_every_replica_is_slow_but_the_watchdog_is_fed(
     manager: Receiver, tmp_path: Path
 ) -> None:
     config = stub_config(probe_interval_s=0.3)
@@ -123,7 +123,7 @@ async def test_ready_is_not_said_while_every_replica_is_slow_and_life_is_shown_m
         await engine.stop()
 
 
-def test_a_whole_life_is_told_in_order(
+def test_a_whole_life_is_notified_in_order(
     manager: Receiver, tmp_path: Path, tiny_bundle: Path
 ) -> None:
     environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
@@ -146,7 +146,7 @@ def test_a_whole_life_is_told_in_order(
     assert not any(words.startswith("WATCHDOG") for words in heard)  # nobody asked
 
 
-def test_a_refusal_is_told_too(manager: Receiver, tmp_path: Path) -> None:
+def test_a_refusal_is_notified_too(manager: Receiver, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "server.main", "--bundle", str(tmp_path)],
         cwd=ROOT,

@@ -48,7 +48,7 @@ def journal(held: TelemetryPort) -> list[DeployRow]:
     return [row for row in held.history(ALWAYS, ("deploy",)) if isinstance(row, DeployRow)]
 
 
-def test_a_server_that_cannot_write_where_it_should_says_so_and_goes_on(tmp_path: Path) -> None:
+def test_a_server_that_cannot_write_its_data_reports_it_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where the folder should be")
     held = telemetry(tmp_path)
     held.put(record(0), SCHEMA)
@@ -70,7 +70,7 @@ def test_the_whole_server_serves_when_it_can_write_nowhere(
     assert "DEGRADED: telemetry degraded: " in capsys.readouterr().out
 
 
-def test_a_file_that_is_no_database_is_kept_aside_and_said(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_kept_aside_and_reported(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "telemetry.db").write_bytes(b"not a database at all" * 1000)
     held = telemetry(tmp_path)
@@ -110,7 +110,7 @@ def test_simulated_time_is_telemetrys_clock_alone() -> None:
     assert wall_of(ServerConfig()) is time.time
 
 
-async def test_what_is_served_is_told_from_start_to_stop(tmp_path: Path, facts: Facts) -> None:
+async def test_what_is_served_is_recorded_from_start_to_stop(tmp_path: Path, facts: Facts) -> None:
     held = telemetry(tmp_path)
     deploys = DeployJournal(held, Clock())
     await deploys.start(facts)

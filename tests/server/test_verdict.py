@@ -86,7 +86,7 @@ def test_another_label_at_a_near_tie_is_shown_apart_and_does_not_count_as_change
     assert (exact.changed_rows, exact.near_tie_rows) == (20, 0)
 
 
-def test_too_few_payloads_are_held_and_said_how_many_are_needed() -> None:
+def test_too_few_payloads_are_held_with_the_number_needed() -> None:
     found = judged(same(40))
     assert found.word == "hold"
     assert "40 payloads are too few" in found.reason and "about 73 are needed" in found.reason
@@ -95,7 +95,7 @@ def test_too_few_payloads_are_held_and_said_how_many_are_needed() -> None:
     assert judged([]).word == "hold"
 
 
-def test_rows_kept_with_unequal_probabilities_tell_less() -> None:
+def test_rows_kept_with_unequal_probabilities_count_less() -> None:
     """Every tenth stands for twenty requests, the others for two each."""
     pairs = [pair("ok", "ok", weight=20.0 if n % 10 == 0 else 2.0) for n in range(100)]
     found = whole(pairs)
@@ -111,7 +111,7 @@ def test_more_changes_than_both_could_err_prove_the_candidate_worse() -> None:
     found = judged(pairs)
     assert found.word == "refuse" and "wrong in about 10 % only" in found.reason
     fewer = judged(same(160) + [pair("ok", "stop") for _ in range(20)])
-    assert fewer.word == "hold" and "nothing says whether for the better" in fewer.reason
+    assert fewer.word == "hold" and "whether they are better is unknown" in fewer.reason
 
 
 def test_another_model_is_refused_however_bad_the_active_one_is() -> None:
@@ -195,7 +195,7 @@ def test_what_could_not_be_timed_is_held_with_what_to_do() -> None:
     assert "a canary" in found.reason
 
 
-def test_a_change_hidden_in_one_slice_holds_and_is_said_in_words() -> None:
+def test_a_change_hidden_in_one_slice_holds_and_is_described() -> None:
     pairs = same(970, site="a") + same(15, site="b")
     pairs += [pair("ok", "stop", site="b") for _ in range(15)]
     found = judged(pairs)
@@ -213,7 +213,7 @@ def test_other_labels_and_another_confidence_are_held() -> None:
     assert found.word == "hold" and "confidence moves by -0.20" in found.reason
 
 
-def test_live_traffic_and_kept_payloads_count_by_what_they_tell() -> None:
+def test_live_traffic_and_kept_payloads_count_by_their_effective_rows() -> None:
     kept = [pair("ok", "ok", weight=20.0) for _ in range(100)]
     live = [replace(pair("ok", "stop"), live=True) for _ in range(100)]
     assert whole(kept + live).changed.value == pytest.approx(0.5)

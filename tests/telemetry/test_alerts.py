@@ -63,7 +63,7 @@ def test_what_was_never_confirmed_goes_without_a_page() -> None:
     assert reported.book.rows() == []
 
 
-def test_it_closes_only_after_its_hold_and_a_relapse_starts_the_hold_anew() -> None:
+def test_it_closes_only_after_its_hold_and_a_relapse_restarts_the_hold() -> None:
     reported = Reported()
     reported.book.update([BAD], NOW)
     reported.book.update([GOOD], NOW + 10)
@@ -170,7 +170,7 @@ def test_a_matcher_may_be_an_alert_id_and_a_silence_can_be_ended() -> None:
 
 
 @pytest.mark.parametrize("matcher", ["", "  ", "colour=red", "feature="])
-def test_a_matcher_that_says_nothing_is_refused(matcher: str) -> None:
+def test_an_empty_matcher_is_refused(matcher: str) -> None:
     with pytest.raises(BadFilter):
         Reported().book.silence(matcher, NOW + 60, "ann", "", NOW)
 
@@ -242,7 +242,7 @@ def test_a_command_that_hangs_is_killed_with_all_it_started() -> None:
     assert outcome_of("sh -c 'sleep 60 & sleep 60'", limit_s=0.3) == "killed after 0 s"
 
 
-def test_a_command_that_fails_or_is_not_there_is_said() -> None:
+def test_a_command_that_fails_or_is_missing_is_reported() -> None:
     assert outcome_of("sh -c 'exit 3'") == "exit 3"
     with pytest.raises(ValueError, match="empty"):
         AlertCommand("  ")
@@ -250,7 +250,7 @@ def test_a_command_that_fails_or_is_not_there_is_said() -> None:
         AlertCommand("/nowhere/pager --loud")
 
 
-def test_a_command_that_goes_away_later_is_said_until_one_succeeds(tmp_path: Path) -> None:
+def test_a_command_that_goes_away_later_is_reported_until_one_succeeds(tmp_path: Path) -> None:
     pager = tmp_path / "pager"
     pager.write_text("#!/bin/sh\nexit 0\n")
     pager.chmod(0o755)
@@ -278,7 +278,7 @@ def test_a_pager_that_hangs_holds_no_server_up_that_is_to_end(
     assert time.monotonic() - began < min(patience(5), 50), "the command sleeps for 60"
 
 
-def test_the_command_is_told_which_server_it_is_about(tmp_path: Path) -> None:
+def test_the_command_receives_the_name_of_the_server(tmp_path: Path) -> None:
     target = tmp_path / "alert.json"
     ended = threading.Event()
     runner = AlertCommand(

@@ -28,7 +28,7 @@ def test_a_baseline_is_named_or_a_range() -> None:
     "text",
     ["", "yesterday", "..", "2026-01-02..2026-01-01", "2026-01-02", "2026-13-01..2026-14-01"],
 )
-def test_a_baseline_that_says_nothing_is_refused(text: str) -> None:
+def test_an_empty_baseline_is_refused(text: str) -> None:
     with pytest.raises(BadBaseline):
         choice_of(text)
 

@@ -66,7 +66,7 @@ def test_a_full_disk_costs_counted_rows_and_heals(tmp_path: Path) -> None:
     assert stored == kept and lost > 0
 
 
-def test_a_file_that_is_no_database_is_set_aside_and_said(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_set_aside_and_reported(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"not a database, but somebody's work" * 100)
     bench = WriterBench(tmp_path)
     assert "set aside" in bench.writer.trouble
@@ -159,7 +159,7 @@ def test_a_start_on_a_full_disk_leaves_the_history_in_its_place(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_file_removed_or_replaced_while_in_use_is_noticed_and_begun_anew(
+def test_a_file_removed_or_replaced_while_in_use_is_noticed_and_recreated(
     bench: WriterBench, tmp_path: Path, replaced: bool
 ) -> None:
     bench.put(0, 5)
@@ -199,7 +199,7 @@ def test_a_row_that_no_database_takes_does_not_hold_up_the_others(
     )
 
 
-def test_rows_that_cannot_be_written_at_the_end_are_counted_and_said(
+def test_rows_that_cannot_be_written_at_the_end_are_counted_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = WriterBench(tmp_path)

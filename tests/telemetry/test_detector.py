@@ -78,7 +78,7 @@ def test_a_dark_camera_at_one_site_opens_one_alert_that_names_it(plant: Plant) -
     assert plant.row("image.brightness", "site=a").level == "ok"
 
 
-def test_a_large_shift_is_told_of_few_rows_too_and_its_end(plant: Plant) -> None:
+def test_a_large_shift_of_few_rows_is_reported_and_so_is_its_end(plant: Plant) -> None:
     """A dozen requests an hour: a day of them is not enough for a small shift."""
     half_an_hour = partial(plant.run, a_tick=6, tick_s=1800)
     half_an_hour(48)
@@ -117,7 +117,7 @@ def test_an_alert_survives_a_restart_and_closes_when_it_is_over(
     again.writer.close()
 
 
-def test_a_new_category_and_lost_values_are_told_at_once(plant: Plant) -> None:
+def test_a_new_category_and_lost_values_are_reported_at_once(plant: Plant) -> None:
     plant.run(0.5)
     webp = np.array([12, 0.5, 2, 20, 0, 0.8], dtype="<f4").tobytes()
     mute = np.array([12, 0.5, 0, np.nan, 0, 0.8], dtype="<f4").tobytes()
@@ -128,7 +128,7 @@ def test_a_new_category_and_lost_values_are_told_at_once(plant: Plant) -> None:
     assert "new category" in words["image"] and "missing" in words["audio"]
 
 
-def test_a_sensor_that_is_stuck_is_told(plant: Plant) -> None:
+def test_a_sensor_that_is_stuck_is_reported(plant: Plant) -> None:
     stuck = np.array([12, 0.5, 0, 20, 0, 0.8], dtype="<f4").tobytes()
     plant.run(1, features=stuck)
     words = [a.summary for a in plant.firing() if a.kind == "structural"]

@@ -83,7 +83,7 @@ def test_rows_without_an_embedding_count_for_nothing(reference: Reference) -> No
     assert (empty.n, empty.effect, empty.p) == (0.0, 0.0, 1.0)
 
 
-def test_the_watch_opens_after_three_looks_and_tells_little_data_apart(
+def test_an_alert_opens_after_three_looks_and_little_data_is_insufficient(
     reference: Reference,
 ) -> None:
     embedding = embedding_of(reference)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,10 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlite_utils import Database
 
 from server.commands.export import moment
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.feedback import FeedbackItem
+from server.telemetry.store.database import open_database
+from server.telemetry.store.schema import day_tables, migrations
 from server.telemetry.telemetry import Telemetry
 from tests.support.patience import patience
 from tests.support.running import asked
@@ -109,11 +113,26 @@ def test_parquet_has_a_column_for_every_feature(
         ),
     ],
 )
-def test_what_cannot_be_exported_is_said(
+def test_what_cannot_be_exported_is_reported(
     data: Path, words: tuple[str, ...], code: int, why: str, capsys: Captured
 ) -> None:
     found, _, err = export(capsys, "--data", str(data), "--out", "-", *words)
     assert found == code and why in err
+
+
+def test_a_file_that_no_new_server_has_opened_is_refused_in_one_sentence(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    old = sqlite3.connect(tmp_path / "telemetry.db", isolation_level=None)
+    migrations.apply(Database(old), stop_before="names_of_the_field")
+    for statement in day_tables("20261123"):
+        old.execute(statement.replace("batch_mates", "company"))
+    old.close()
+    words = ("--data", str(tmp_path), "--since", at(0), "--out", "-")
+    code, out, err = export(capsys, *words)
+    assert (code, out) == (1, "") and "start `server` with this --data once" in err
+    open_database(tmp_path, NOW).close()  # as a server of this version does
+    assert export(capsys, *words)[0] == 0
 
 
 def test_a_moment_is_a_date_a_time_or_an_age() -> None:

@@ -105,7 +105,7 @@ def test_unknown_and_expired_predictions_are_told_apart(bench: WriterBench) -> N
         (item(0, "ok", observed_at=math.nan), "observed_unix_ms", "NOT_A_TIME"),
     ],
 )
-def test_what_says_nothing_is_refused_with_its_field(
+def test_empty_feedback_is_refused_with_its_field(
     bench: WriterBench, given: FeedbackItem, field: str, reason: str
 ) -> None:
     found = bench.writer.take_feedback([given, item(1, "ok")])

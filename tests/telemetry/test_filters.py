@@ -172,7 +172,7 @@ def test_a_matcher_has_one_meaning(matcher: str, hit: bool) -> None:
     assert book.rows()[0].silenced is hit
 
 
-def test_a_matcher_that_says_nothing_is_refused_with_the_remedy() -> None:
+def test_an_empty_matcher_is_refused_with_the_remedy() -> None:
     for matcher, why in (("", "write kind=\\* to do so"), ("colour=red", "write one of id, key"),
                          ("feature=", "or \\* for anything")):  # fmt: skip
         with pytest.raises(BadFilter, match=why):

@@ -69,7 +69,7 @@ def test_every_metric_is_in_the_documentation() -> None:
 
 
 @given(st.floats(min_value=1e-6, max_value=4000.0))
-def test_a_value_is_in_the_bucket_the_data_model_says(value: float) -> None:
+def test_a_value_is_in_the_bucket_of_the_data_model(value: float) -> None:
     index = place_of(value) + FIRST_INDEX
     assert index == LogarithmMapping(SCALE).map_to_index(value)
 

@@ -62,7 +62,7 @@ def test_twenty_four_hours_merged_equal_one_pass_bit_for_bit() -> None:
         assert same(whole, merged)
 
 
-def test_a_profile_tells_mean_and_spread() -> None:
+def test_a_profile_has_mean_and_spread() -> None:
     layout = BinLayout(reference())
     matrix = rows(5000, 2)
     profile = layout.profile(block_of(layout, matrix), 0)

@@ -24,7 +24,7 @@ def errors(rate: np.ndarray, seed: int = 5) -> np.ndarray:
     return (np.random.default_rng(seed).random(len(rate)) < rate).astype(np.float64)
 
 
-def test_a_planted_condition_ranks_first_in_words() -> None:
+def test_a_planted_condition_ranks_first_with_its_message() -> None:
     columns = traffic(40_000, 6)
     long = columns[2].values >= 2.0
     found = worst_slices(columns, errors(np.where(long, 0.2, 0.08)))
@@ -50,7 +50,7 @@ def test_nothing_is_found_in_noise(seed: int) -> None:
     assert worst_slices(columns, errors(np.full(20_000, 0.1), seed + 100)) == []
 
 
-def test_value_is_told_per_thousand() -> None:
+def test_value_is_shown_per_thousand() -> None:
     columns = traffic(20_000, 2)
     lost = np.where(columns[2].values == 2, 3.0, 1.0)
     (first, *_) = worst_slices(columns, lost, "value", "EUR")

@@ -242,7 +242,7 @@ def test_a_reference_or_objective_that_does_not_fit_is_refused(held: Held) -> No
     )
 
 
-def test_a_thread_that_died_is_said(held: Held) -> None:
+def test_a_thread_that_died_is_reported(held: Held) -> None:
     assert held.telemetry.health().state == "ok"
     held.telemetry.close()
     assert "ended" in held.telemetry.health().state
@@ -270,7 +270,7 @@ def test_a_watcher_gets_each_key_once_as_it_is_now() -> None:
     assert [c.row.requests for c in changes.after(0).changes] == [1, 3]  # type: ignore[union-attr]
 
 
-def test_who_was_away_too_long_is_told_that_rows_are_missing() -> None:
+def test_a_reader_that_was_away_too_long_learns_that_rows_are_missing() -> None:
     changes = ChangeFeed()
     changes.note([latency(0)])
     away = changes.after(0).cursor

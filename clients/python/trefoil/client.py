@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import TypedDict, Unpack
 
 from trefoil._proto import inference_pb2 as pb
@@ -70,12 +69,7 @@ class AsyncClient:
     async def __aenter__(self) -> AsyncClient:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -142,13 +136,8 @@ class AsyncClient:
         """Address -> the stamp that server serves, or its error. Differing stamps are skew."""
         await self._found()
         members = self._servers.members
-        return dict(
-            zip(
-                (server.address for server in members),
-                await asyncio.gather(*(self._stamp_of(server) for server in members)),
-                strict=True,
-            )
-        )
+        stamps = await asyncio.gather(*(self._stamp_of(server) for server in members))
+        return dict(zip((server.address for server in members), stamps, strict=True))
 
     async def _stamp_of(self, server: Server) -> str | TrefoilError:
         retries = self._retries(self._options, only=server)

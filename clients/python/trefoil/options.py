@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from trefoil._proto import inference_pb2 as pb
 from trefoil.parts import well_formed
@@ -84,6 +84,15 @@ class Options:
 
     def override(self, **options: Unpack[OptionArguments]) -> Options:
         return replace(self, **options)
+
+    def sent(self) -> dict[str, Any]:
+        """The fields that every kind of request carries."""
+        return {
+            "priority": PRIORITIES[self.priority],
+            "session_id": self.session,
+            "no_payload_sample": not self.keep_payload,
+            "on_truncation": ON_TRUNCATION[self.on_truncation],
+        }
 
     def metadata(self, route: str) -> tuple[tuple[str, str], ...]:
         """`route` is the key by which a ring hash, gRPC's or a mesh's, chooses a server."""

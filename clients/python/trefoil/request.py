@@ -16,7 +16,7 @@ from trefoil.errors import (
     error_of,
     error_of_fault,
 )
-from trefoil.options import ON_TRUNCATION, PRIORITIES, Options
+from trefoil.options import Options
 from trefoil.results import Prediction, prediction_of
 from trefoil.retry_loop import RetryLoop
 from trefoil.servers import Server
@@ -82,10 +82,7 @@ class Request:
             top_k=options.top_k,
             want_embedding=options.embedding,
             expected_stamps=sorted(options.pinned),
-            priority=PRIORITIES[options.priority],
-            session_id=options.session,
-            no_payload_sample=not options.keep_payload,
-            on_truncation=ON_TRUNCATION[options.on_truncation],
+            **options.sent(),
         )
 
     def _answer_of(self, result: pb.Result, server: Server) -> Answer:

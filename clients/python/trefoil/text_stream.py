@@ -9,13 +9,13 @@ It never joins two texts that differ.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import grpc
 
 from trefoil._proto import inference_pb2 as pb
 from trefoil.errors import ServerFault, TextInterrupted, TrefoilError, Unavailable, error_of
-from trefoil.options import ON_TRUNCATION, PRIORITIES, Options
+from trefoil.options import Options
 from trefoil.results import GeneratedText, generated_text_of
 from trefoil.retry_loop import RetryLoop
 from trefoil.servers import Server
@@ -102,15 +102,8 @@ class TextStream:
             raise self._interrupted(TrefoilError(message, "ABORTED", "TEXT_DIFFERS"))
 
     def _interrupted(self, cause: TrefoilError) -> TextInterrupted:
-        return TextInterrupted(
-            message=cause.message,
-            code=cause.code,
-            reason=cause.reason,
-            serving=cause.serving,
-            server=cause.server,
-            attempts=self.retries.attempts,
-            text=self.text,
-        )
+        known = {each.name: getattr(cause, each.name) for each in fields(TrefoilError)}
+        return TextInterrupted(**known | {"attempts": self.retries.attempts, "text": self.text})
 
     def _message(self, example: pb.Example) -> pb.GenerateRequest:
         options = self.options
@@ -120,8 +113,5 @@ class TextStream:
             max_new_tokens=options.max_new_tokens,
             # A text may not begin with one version and end with another.
             expected_stamps=[self.stamp] if self.stamp else sorted(options.pinned),
-            priority=PRIORITIES[options.priority],
-            session_id=options.session,
-            no_payload_sample=not options.keep_payload,
-            on_truncation=ON_TRUNCATION[options.on_truncation],
+            **options.sent(),
         )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pipelines.batch import Batch, Images, Sounds
-from pipelines.models.backbone import TransformersBackbone, additive
+from pipelines.models.backbone import Backbone, additive
 from pipelines.models.gemma import model as gemma_model
 from pipelines.models.geometry import Geometry
 from pipelines.models.kv_cache import KVCache
@@ -21,18 +21,15 @@ from pipelines.models.kv_cache import KVCache
 _WHOLE_SOUND = 1 << 30  # mel frames: sounds are not cut in chunks
 
 
-class GemmaBackbone(TransformersBackbone):
+class GemmaBackbone(Backbone):
     """Gemma 4 with all three encoders, of transformers 5.17 to 5.23, tiny or real."""
 
     def __init__(self, model: Any) -> None:
         config, inner = model.config, model.model
         super().__init__(model, inner.language_model.embed_tokens)
         self.geometry = geometry(config)
-        self._text, self._vision, self._audio = (
-            inner.language_model,
-            inner.vision_tower,
-            inner.audio_tower,
-        )
+        self._text, self._vision = inner.language_model, inner.vision_tower
+        self._audio = inner.audio_tower
         self._embed_image, self._embed_sound = inner.embed_vision, inner.embed_audio
         self._window: int = config.text_config.sliding_window
         self._ahead_in_images = config.text_config.use_bidirectional_attention == "vision"

@@ -2,7 +2,7 @@
 
 The window of the first frame is centred on the first sample, and a frame counts only if its whole
 window lies within the sound. Nothing is padded, so nothing is masked afterwards. Written in numpy
-with the operations of the reference extractor, so the numbers agree (`pipelines/tolerance.py`).
+with the operations of the reference extractor, so the numbers agree (`tests/support/tolerance.py`).
 """
 
 from __future__ import annotations

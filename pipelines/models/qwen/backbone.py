@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from pipelines.batch import Batch, Images, Sounds
-from pipelines.models.backbone import TransformersBackbone, additive
+from pipelines.models.backbone import Backbone, additive
 from pipelines.models.geometry import Geometry
 from pipelines.models.kv_cache import KVCache
 from pipelines.models.qwen import thinker
 
 
-class QwenOmniBackbone(TransformersBackbone):
+class QwenOmniBackbone(Backbone):
     """Qwen2.5-Omni thinkers of transformers 5.17 to 5.23, tiny or real."""
 
     def __init__(self, model: Any) -> None:

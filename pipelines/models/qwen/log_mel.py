@@ -1,14 +1,14 @@
 """Waveforms to log-mel spectrograms: down-mix, resample, short-time Fourier transform.
 
 Nothing is padded to 30 seconds: every frame equals that of the reference feature extractor, within
-`tolerance.LOG_MEL` for noise and `tolerance.LOG_MEL_QUIET` for any clip.
+`LOG_MEL` for noise and `LOG_MEL_QUIET` for any clip (tests/support/tolerance.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol, Self
 
@@ -70,30 +70,26 @@ class AudioConfig:
         return config
 
 
-def _config(max_s: float) -> AudioConfig:
-    return AudioConfig(
-        sample_rate=16000,
-        max_s=max_s,
-        downmix="mean",
-        resample="sinc-kaiser",
-        resample_zeros=32,
-        resample_rolloff=0.92,
-        resample_beta=9.0,
-        n_fft=400,
-        hop=160,
-        window="hann-periodic",
-        n_mels=128,
-        f_min=0.0,
-        f_max=8000.0,
-        mel="slaney",
-        log_floor=1e-10,
-        dynamic_range=8.0,
-        end="zeros",
-    )
-
-
-DEFAULT = _config(max_s=30.0)
-QWEN = _config(max_s=300.0)
+DEFAULT = AudioConfig(
+    sample_rate=16000,
+    max_s=30.0,
+    downmix="mean",
+    resample="sinc-kaiser",
+    resample_zeros=32,
+    resample_rolloff=0.92,
+    resample_beta=9.0,
+    n_fft=400,
+    hop=160,
+    window="hann-periodic",
+    n_mels=128,
+    f_min=0.0,
+    f_max=8000.0,
+    mel="slaney",
+    log_floor=1e-10,
+    dynamic_range=8.0,
+    end="zeros",
+)
+QWEN = replace(DEFAULT, max_s=300.0)
 
 
 def log_mel(audio: DecodedAudio, config: AudioConfig, field: str = "audio") -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -58,29 +58,21 @@ class ImageConfig:
         return 3 * self.temporal_patch_size * self.patch_size**2
 
 
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def _config(min_pixels: int, max_pixels: int) -> ImageConfig:
-    return ImageConfig(
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-        patch_size=14,
-        merge_size=2,
-        temporal_patch_size=2,
-        mean=_CLIP_MEAN,
-        std=_CLIP_STD,
-        resize="bicubic-antialias-uint8",
-        size_rule="round-to-factor",
-        orientation="exif",
-        alpha="white",
-        colour="ignore-profile",
-    )
-
-
-DEFAULT = _config(min_pixels=56 * 56, max_pixels=112 * 112)
-QWEN = _config(min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
+DEFAULT = ImageConfig(
+    min_pixels=56 * 56,
+    max_pixels=112 * 112,
+    patch_size=14,
+    merge_size=2,
+    temporal_patch_size=2,
+    mean=(0.48145466, 0.4578275, 0.40821073),  # CLIP's
+    std=(0.26862954, 0.26130258, 0.27577711),
+    resize="bicubic-antialias-uint8",
+    size_rule="round-to-factor",
+    orientation="exif",
+    alpha="white",
+    colour="ignore-profile",
+)
+QWEN = replace(DEFAULT, max_pixels=28 * 28 * 1280)
 
 
 def target_size(height: int, width: int, config: ImageConfig) -> tuple[int, int]:

@@ -38,8 +38,7 @@ class PatchProjection(torch.nn.Module):
         self.weight = weight
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        flat: torch.Tensor = torch.nn.functional.linear(patches.flatten(1), self.weight.flatten(1))
-        return flat
+        return torch.nn.functional.linear(patches.flatten(1), self.weight.flatten(1))
 
 
 def read_config(config: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from proto import admin_pb2 as pb
 from server.api.admin import CANARY_MINUTES
 from server.commands.activate import share_of_sessions
-from server.commands.client import Client
+from server.commands.client import CommandConnection
 from server.commands.connection import (
     FAILED,
     NOT_READY,
@@ -119,7 +119,9 @@ async def _run(arguments: argparse.Namespace) -> int:
     access = access_of(arguments)
     async with AsyncExitStack() as open_clients:
         members = [
-            Member(address, await open_clients.enter_async_context(Client(address, access)))
+            Member(
+                address, await open_clients.enter_async_context(CommandConnection(address, access))
+            )
             for address in addresses
         ]
         if arguments.action == "status":
@@ -195,7 +197,7 @@ async def _load(members: Sequence[Member], arguments: argparse.Namespace) -> int
         step, last = "", pb.Progress()
         async with places:
             with tqdm(total=1.0, position=number, bar_format=layout, disable=not shown) as bar:
-                async for progress in member.client.load(pb.LoadRequest(path=arguments.bundle)):
+                async for progress in member.load(arguments.bundle):
                     bar.set_postfix_str(f"{progress.step} {progress.detail}"[:60])
                     bar.update(max(0.0, progress.fraction - bar.n))
                     if not shown and progress.step != step:

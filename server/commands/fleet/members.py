@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from proto import observe_pb2
-from server.commands.client import Client
+from proto import admin_pb2, observe_pb2
+from server.commands.client import CommandConnection
 from server.commands.connection import reason_of
 from trefoil import TrefoilError
 
@@ -16,13 +16,13 @@ TAKES_TRAFFIC = ("READY", "DEGRADED")
 SHORT = 12
 
 
-@dataclass(slots=True)
+@dataclass
 class Member:
     """One server and what it last reported. `roles` has those of each stamp in its memory and in
     its store: serves, standby, loaded, canary; current, previous."""
 
     address: str
-    client: Client
+    client: CommandConnection
     name: str = ""
     state: str = UNREACHABLE
     stamp: str = ""
@@ -34,7 +34,9 @@ class Member:
         try:
             async with asyncio.timeout(timeout_s):
                 snapshot = (await self.client.state(timeout_s)).snapshot
-                bundles = (await self.client.bundles()).bundles
+                listed = await self.client.unary(
+                    self.client.admin.Bundles, admin_pb2.BundlesRequest()
+                )
         except (TrefoilError, TimeoutError) as error:
             self.state, self.roles = UNREACHABLE, {}
             self.note = why(error, timeout_s)
@@ -42,10 +44,21 @@ class Member:
         self.name = snapshot.server
         self.state = observe_pb2.ServerState.Name(snapshot.state)
         self.note = "" if self.state == "READY" else snapshot.reason
-        self.roles = {one.stamp: tuple(one.roles) for one in bundles}
+        self.roles = {one.stamp: tuple(one.roles) for one in listed.bundles}
         # A snapshot is shared by those who ask within a moment, so it may be of before a switch.
         # Of a bundle that is in no store it is the only source.
         self.stamp = self.having("serves") or snapshot.stamp
+
+    def load(self, path: str) -> AsyncIterator[admin_pb2.Progress]:
+        """`path` is a directory on the server's host."""
+        return self.client.stream(self.client.admin.Load, admin_pb2.LoadRequest(path=path))
+
+    async def activate(self, request: admin_pb2.ActivateRequest) -> None:
+        await self.client.unary(self.client.admin.Activate, request)
+
+    async def roll_back(self, reason: str) -> None:
+        request = admin_pb2.RollbackRequest(reason=reason)
+        await self.client.unary(self.client.admin.Rollback, request)
 
     @property
     def label(self) -> str:

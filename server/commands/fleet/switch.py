@@ -55,10 +55,10 @@ class Fleet:
             return stamp == member.stamp
 
         async def forth(member: Member) -> Any:
-            return await member.client.activate(request)
+            return await member.activate(request)
 
         async def back(member: Member, reason: str) -> Any:
-            return await member.client.roll_back(reason)
+            return await member.roll_back(reason)
 
         how = "canary of " if canary_share else ""
         return await self._all_or_none(f"{how}{stamp[:SHORT]}", asked, forth, back, done)
@@ -81,11 +81,11 @@ class Fleet:
             return not member.having("canary") if canaries else member.stamp == target
 
         async def forth(member: Member) -> Any:
-            return await member.client.roll_back(reason)
+            return await member.roll_back(reason)
 
         async def back(member: Member, _reason: str) -> Any:
             if not canaries:  # a canary that was ended is not begun again
-                await member.client.activate(pb.ActivateRequest(stamp=before[member.address]))
+                await member.activate(pb.ActivateRequest(stamp=before[member.address]))
 
         name = f"back to {target[:SHORT]}" if target else "the end of the canary"
         return await self._all_or_none(name, canaries or self.members, forth, back, done)

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from proto import inference_pb2 as pb
-from server.telemetry.outputs import outputs_of
+from server.telemetry.outputs import STAGES, outputs_of, times_of
 from trefoil.errors import error_of_fault
 from trefoil.results import parts_used_of as client_parts_used
 
-STAGES = ("queue", "decode", "preprocess", "forward", "post")
 Plain = dict[str, Any]  # what json.dumps takes
 
 
@@ -90,8 +89,7 @@ def _used_lines(found: Plain) -> list[str]:
 
 
 def timings_of(timing: pb.Timing) -> dict[str, float]:
-    stages = (*STAGES, "total")
-    return {stage: round(getattr(timing, f"{stage}_ms"), 3) for stage in stages}
+    return {name.removesuffix("_ms"): round(ms, 3) for name, ms in times_of(timing).items()}
 
 
 def readable(found: Plain) -> str:

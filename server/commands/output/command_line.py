@@ -13,6 +13,11 @@ class CommandLine(argparse.ArgumentParser):
 
     meant: Callable[[str], str] | None = None
 
+    def __init__(self, **options: Any) -> None:
+        if "\n" in (options.get("epilog") or ""):  # laid out by hand
+            options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options)
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:

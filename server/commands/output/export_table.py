@@ -70,7 +70,7 @@ def _finite(value: float) -> float | None:
 
 
 def write_lines(rows: Iterable[Plain], out: TextIO) -> None:
-    """Ends early when `out` has noted a failure: nobody reads what would follow."""
+    """Ends early when `out` has noted a failure: no one reads the rest."""
     for row in rows:
         if getattr(out, "failure", None) is not None:
             return

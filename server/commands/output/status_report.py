@@ -46,33 +46,17 @@ def _head(snapshot: pb.ServerSnapshot, at: float) -> str:
     return "\n".join(lines)
 
 
+_COUNTED = ("pid", "in_flight", "answered", "restarts")
+
+
 def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:
-    head = [
-        "replica",
-        "state",
-        "device",
-        "pid",
-        "in flight",
-        "answered",
-        "restarts",
-        "MiB",
-        "reason",
-    ]
+    head = ("replica", "state", "device", *(name.replace("_", " ") for name in _COUNTED))
     rows = [
-        (
-            str(one.index),
-            one.state,
-            one.device,
-            str(one.pid),
-            str(one.in_flight),
-            str(one.answered),
-            str(one.restarts),
-            f"{one.rss_bytes / MIB:.0f}",
-            one.reason,
-        )
+        (str(one.index), one.state, one.device, *(str(getattr(one, name)) for name in _COUNTED))
+        + (f"{one.rss_bytes / MIB:.0f}", one.reason)
         for one in replicas
     ]
-    return table(head, rows)
+    return table((*head, "MiB", "reason"), rows)
 
 
 def _evidence(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:

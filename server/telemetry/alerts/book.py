@@ -64,8 +64,6 @@ class AlertBook:
         self._silences: dict[str, SilenceRow] = {}
         self._deployed_at = -DEPLOY_GRACE_S
 
-    # ---- findings --------------------------------------------------------------------------
-
     def update(self, findings: Iterable[Finding], now: float) -> None:
         """Apply the current findings; alerts whose key is not among them stay as they are."""
         self._end_silences(now)
@@ -177,8 +175,6 @@ class AlertBook:
         self._open[row.key] = row
         self._notify(Transition(row, step, not row.silenced))
 
-    # ---- people ----------------------------------------------------------------------------
-
     def acknowledge(
         self, alert_id: str, actor: str, note: str, now: float, undo: bool = False
     ) -> AlertRow:
@@ -223,8 +219,6 @@ class AlertBook:
         row = replace(self._silences.pop(silence_id), until_unix_ms=int(now * 1000))
         self._resilence(now)
         return row
-
-    # ---- reading and restoring -------------------------------------------------------------
 
     def rows(self) -> list[AlertRow]:
         """Open ones, worst first, then the latest resolved."""

@@ -1,8 +1,8 @@
-"""Which cell each value of a batch falls into, all features in one search.
+"""Finds the cell of each value of a batch, with one search for all features.
 
-A float32 and its feature make one whole number that orders first by feature, then by value, so that
-the edges of all features are one sorted row. One search a batch instead of one a feature: it is a
-tenth of the time, and numpy gives the interpreter to the event loop while it runs.
+A feature number and a float32 combine to one integer that sorts by feature first and by value
+second, so the edges of all features form one sorted array. One search for a batch takes a tenth of
+the time of one search for each feature, and numpy releases the interpreter lock while it runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FEATURE_BITS = np.uint64(32)
 
 
 class BinSearch:
-    """`starts` are the places of each feature's first cell in a flat block."""
+    """`starts` holds the place of each feature's first cell in a flat block."""
 
     def __init__(self, features: Sequence[FeatureReference], starts: Ints) -> None:
         bounds, places = [], [np.zeros(1, dtype=np.int64)]
@@ -33,16 +33,15 @@ class BinSearch:
         self._keys = _key(np.arange(len(features)))
 
     def places(self, values: NDArray[np.float32]) -> Ints:
-        """Place in a flat block of each of [rows, features]; means nothing where the value is not
-        finite."""
+        """The place of each value [rows, features] in a flat block; arbitrary for values that are
+        not finite."""
         keys = self._keys | _ordered(values)
-        found: Ints = self._places[np.searchsorted(self._bounds, keys, side="right")]
-        return found
+        return self._places[np.searchsorted(self._bounds, keys, side="right")]
 
 
 def _edges_and_cells(feature: FeatureReference) -> tuple[Floats, Ints]:
-    """Edges of a feature, and the cell of what lies below the first, between two, above the
-    last."""
+    """The edges of a feature, and the cell numbers below the first edge, between two edges, and
+    above the last."""
     if not feature.categorical:
         return feature.edges, np.arange(len(feature.edges) + 1)
     known = len(feature.counts) - 1  # below 0 and from `known` on: a new category
@@ -54,15 +53,16 @@ def _key(position: int | Ints) -> NDArray[np.uint64]:
 
 
 def _rounded_up(edges: Floats) -> NDArray[np.float32]:
-    """The smallest float32 not below each: a float32 reaches one when it reaches the other."""
+    """The smallest float32 at or above each edge: comparing a float32 with it gives the same result
+    as comparing with the edge."""
     with np.errstate(over="ignore"):
         near = edges.astype(np.float32)
     return np.where(near < edges, np.nextafter(near, np.float32(np.inf)), near)
 
 
 def _ordered(values: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Whole numbers in the order of the values: all bits of a negative are turned, of others the
-    sign alone; -0 is 0."""
+    """Integers that sort like the values: all bits of a negative value are inverted, of the others
+    only the sign bit; -0 becomes 0."""
     bits = np.ascontiguousarray(values + np.float32(0.0)).view(np.uint32)
     turned = (bits.view(np.int32) >> 31).view(np.uint32) | np.uint32(0x80000000)
     return bits ^ turned

@@ -1,7 +1,7 @@
-"""Counts rows into cells, all features at once: what the writer thread does with every batch.
+"""Counts rows into cells, all features at once. The writer thread does this with every batch.
 
-One `Block` holds the counts of every feature for one slice and hour, flat, so that a batch costs
-one bincount a slice. Blocks add up exactly, whatever the order (see Profile).
+A `Block` is one flat array with the counts of every feature of one slice and hour, so a batch costs
+one bincount a slice. Blocks add up exactly in any order (see Profile).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from server.telemetry.drift.bin_search import BinSearch
 from server.telemetry.drift.profile import Floats, Ints, Profile, Reference
 from server.telemetry.drift.scores import Kinds, kind_of
 
-EXTRA = 3  # cells after a feature's own: missing, nonfinite, absent
-STEP_LIMIT = 2.0**20  # as in pipelines/build/reference_profile.py: further out counts as that far
+EXTRA = 3  # cells after the feature's own ones: missing, nonfinite, absent
+STEP_LIMIT = 2.0**20  # values further out are clipped, as in pipelines/build/reference_profile.py
 
 Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BinnedRows:
-    """A batch in cells: `flat` [rows, features] indexes a block's counts; `steps` is 0 and
-    `values` NaN where there is no finite number."""
+    """The cells of a batch: `flat` [rows, features] indexes the counts of a block. Where there is
+    no finite number, `steps` is 0 and `values` is NaN."""
 
     flat: Ints
     steps: Floats
@@ -32,7 +32,7 @@ class BinnedRows:
 
 
 class BinLayout:
-    """Where each feature of one stamp has its cells in a flat block."""
+    """The places of the cells of each feature of one stamp in a flat block."""
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
@@ -48,8 +48,9 @@ class BinLayout:
         self._contrast()
 
     def code(self, matrix: NDArray[np.float32], expected: Bools) -> BinnedRows:
-        """`matrix` [rows, features], NaN = no value; `expected` the same shape, True where the
-        request carried what the feature measures, so that a NaN there is missing, not absent."""
+        """`matrix` is [rows, features]; NaN means no value. `expected` has the same shape and is
+        True where the request has the modality that the feature measures: a NaN there counts as
+        missing, a NaN elsewhere as absent."""
         finite, nan = np.isfinite(matrix), np.isnan(matrix)
         none = np.where(nan, np.where(expected, self._after, self._after + 2), self._after + 1)
         flat = np.where(finite, self._cells.places(matrix), none)
@@ -62,8 +63,8 @@ class BinLayout:
         return Block(self.total, len(self.sizes))
 
     def gather(self, flat: Ints) -> tuple[Ints, Ints]:
-        """Flat counts [rows, total] as cells [rows, features, cells] and merged groups
-        [rows, features, groups], padded with zeros."""
+        """Converts flat counts [rows, total] to cells [rows, features, cells] and merged groups
+        [rows, features, groups], both padded with zeros."""
         padded = np.concatenate([flat, np.zeros((len(flat), 1), dtype=np.int64)], axis=1)
         groups = np.zeros((len(flat), self.kinds.valid.size + 1), dtype=np.int64)
         for row, counts in zip(groups, flat, strict=True):
@@ -72,8 +73,8 @@ class BinLayout:
         return padded[:, self._cell_at], groups[:, :-1].reshape(shape)
 
     def halves(self, flat: Ints) -> Floats:
-        """Mean of the two contrasts of `halves` under each feature's reference distribution,
-        [2, rows, features], for flat counts [rows, total]; 0 without rows."""
+        """For flat counts [rows, total], the mean of the two contrasts of `halves` under the
+        reference distribution of each feature: [2, rows, features], 0 without rows."""
         starts = self.offsets[:-1]
         n = np.add.reduceat(np.where(self._own, flat, 0), starts, axis=1)
         sums = [np.add.reduceat(flat * half, starts, axis=1) for half in self._halves]
@@ -106,8 +107,7 @@ class BinLayout:
 
     def counts(self, block: Block, position: int) -> Ints:
         start = self.offsets[position]
-        found: Ints = block.counts[start : start + self.sizes[position]]
-        return found
+        return block.counts[start : start + self.sizes[position]]
 
     def extras(self, block: Block, position: int) -> tuple[int, int, int]:
         """missing, nonfinite, absent"""
@@ -135,7 +135,8 @@ class BinLayout:
 
 
 class Block:
-    """Counts of all features; `moments` are sum, sum of squares (in steps), min, max a feature."""
+    """Counts of all features. `moments` holds each feature's sum and sum of squares, in steps, and
+    its minimum and maximum."""
 
     __slots__ = ("counts", "moments", "rows")
 
@@ -146,7 +147,7 @@ class Block:
         self.moments[2], self.moments[3] = np.inf, -np.inf
 
     def add(self, coded: BinnedRows, inside: Bools | Ints | slice) -> Ints:
-        """Counts the rows of a batch that `inside` picks; returns what it added."""
+        """Counts the rows of a batch that `inside` selects; returns the counts it added."""
         flat, steps, values = coded.flat[inside], coded.steps[inside], coded.values[inside]
         added = np.bincount(flat.ravel(), minlength=len(self.counts))
         if not len(flat):
@@ -168,13 +169,12 @@ class Block:
 
 
 def halves(counts: Ints) -> Floats:
-    """[2, cells]: +1 and -1 for the lower and upper half, and for the outer and inner half, of the
-    rows counted, brought to mean 0 and variance 1 (as in pipelines/build/calibration.py); 0 when
-    all rows share a cell."""
+    """Two contrasts of the counted rows [2, cells]: +1 and -1 for the lower and the upper half, and
+    for the outer and the inner half, scaled to mean 0 and variance 1 (as in
+    pipelines/build/calibration.py). Both are 0 if all rows are in one cell."""
     shares = counts / counts.sum()
     middle = np.cumsum(shares) - shares / 2
     scores = np.sign(np.cos(np.pi * np.outer((1, 2), middle)))
     scores -= (scores * shares).sum(axis=1, keepdims=True)
     spread = np.sqrt((scores**2 * shares).sum(axis=1, keepdims=True))
-    found: Floats = scores / np.where(spread > 1e-9, spread, np.inf)
-    return found
+    return scores / np.where(spread > 1e-9, spread, np.inf)

@@ -1,5 +1,5 @@
-"""The levels of the last ticks of every feature x slice x window. A shift opens an alert once it
-was flagged often enough, and the alert closes once it was absent for long enough."""
+"""The levels of the last ticks of every feature x slice x window. A shift that was flagged often
+enough opens an alert; the alert closes after the shift was absent for long enough."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from server.telemetry.drift.scores import (
     FALSE_DISCOVERIES_OVERLAPPING,
 )
 
-LOOKS = 4  # evaluations looked at
-NEEDED = 3  # of them must be flagged
-SPACING_S = 3600  # between looks at the one-hour window, so that no two share a row
-# Looks at a longer window share nearly all rows however far apart they are: waiting for more of
-# them delays every alert and proves little.
+LOOKS = 4  # evaluations considered
+NEEDED = 3  # number of them that must be flagged
+SPACING_S = 3600  # between looks at the one-hour window, so that no two looks share a row
+# Looks at a longer window share most rows at any spacing: waiting for more looks delays every alert
+# and proves little.
 LONG_SPACING_S = 1800
 
 UNKNOWN = -1  # insufficient data: neither bad nor calm
@@ -28,15 +28,16 @@ Bools = NDArray[np.bool_]
 
 
 class Confirmation:
-    """A ring of levels [features, windows] a slice, one entry a tick.
+    """A ring of levels [features, windows] for each slice, with one entry a tick.
 
-    Ticks left out repeat the one before them, for half an hour at most; after that they are
-    UNKNOWN. What opened stays open until it has been calm for LOOKS hourly looks on end; unknown
-    does not end the calm, and lengthens it only where few rows are calm for all that.
+    A skipped tick repeats the tick before it for up to half an hour, then it is UNKNOWN. An open
+    alert stays open until LOOKS hourly looks in a row are calm. An UNKNOWN level does not interrupt
+    a calm run; it extends the run only if the caller marks it as calm.
     """
 
     def __init__(self, features: int, windows_s: Sequence[int], tick_s: float) -> None:
-        self._every = [max(1, round(_spacing_s(w) / tick_s)) for w in windows_s]
+        spacings = [SPACING_S if w <= SPACING_S else LONG_SPACING_S for w in windows_s]
+        self._every = [max(1, round(spacing_s / tick_s)) for spacing_s in spacings]
         self._hold = max(1, round(SPACING_S / tick_s)) // 2
         self._depth = max(1, round(SPACING_S / tick_s)) * (LOOKS - 1) + 1
         self._shape = (features, len(windows_s))
@@ -45,9 +46,17 @@ class Confirmation:
         self._open: dict[str, Bools] = {}
         self._at = 0
         self._step = 1  # ticks the next note stands for
+        self._tick_s, self._ticked = tick_s, -1
+
+    def move_to(self, now: float) -> None:
+        """Moves forward to the tick that contains `now` (unix seconds), if that is a new one."""
+        tick = int(now // self._tick_s)
+        if tick != self._ticked:
+            self.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
+            self._ticked = tick
 
     def advance(self, ticks: int = 1) -> None:
-        """Moves on by so many ticks; `note` speaks of the last of them."""
+        """Moves forward by `ticks`; the next `note` is about the last one."""
         held = self._at if ticks - 1 <= self._hold else None
         for left in range(min(ticks, self._depth) - 1, -1, -1):
             self._at = (self._at + 1) % self._depth
@@ -56,8 +65,8 @@ class Confirmation:
         self._step = ticks if held is not None else 1
 
     def note(self, slice_name: str, level: Levels, calm: Bools) -> None:
-        """This tick's level (UNKNOWN, 0 ok, 1 warning, 2 high, 3 critical) and whether it was
-        below the thresholds by the margin that closing asks for."""
+        """Notes the level of this tick (UNKNOWN, 0 ok, 1 warning, 2 high, 3 critical). `calm`:
+        below the thresholds by the margin required to close an alert."""
         if slice_name not in self._ring:
             self._ring[slice_name] = np.full((self._depth, *self._shape), UNKNOWN, dtype=np.int8)
             self._calm[slice_name] = np.zeros(self._shape, dtype=np.int32)
@@ -70,7 +79,7 @@ class Confirmation:
         self._open[slice_name] = still | (self.confirmed(slice_name) > 0)
 
     def confirmed(self, slice_name: str) -> Levels:
-        """The level that NEEDED of the LOOKS reached; 0 when none did."""
+        """The level that NEEDED of the LOOKS reached; 0 if none."""
         ring = self._ring[slice_name]
         found: Levels = np.zeros(self._shape, dtype=np.int8)
         for window, every in enumerate(self._every):
@@ -91,11 +100,7 @@ class Confirmation:
 
 
 def limits(window_s: int) -> tuple[float, float]:
-    """The q below which a look at such a window is flagged, and from which on it is calm."""
+    """(q below which a look at such a window is flagged, q from which it is calm)"""
     if window_s <= SPACING_S:
         return FALSE_DISCOVERIES, FALSE_DISCOVERIES
     return FALSE_DISCOVERIES_OVERLAPPING, CALM_OVERLAPPING
-
-
-def _spacing_s(window_s: int) -> int:
-    return SPACING_S if window_s <= SPACING_S else LONG_SPACING_S

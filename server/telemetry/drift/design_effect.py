@@ -1,10 +1,10 @@
-"""How bursty live traffic is: the design effect measured from the traffic itself.
+"""Measures the burstiness of live traffic: its design effect.
 
-The bundle's reference may have been made from independent examples while real clients send thirty
-near-identical requests in a row. Stretches of traffic are compared with the day around them, in
-the same measures as in pipelines/build/calibration.py: contrasts of halves where the KS law
-decides, chi-squared elsewhere. Medians keep a shift that fills less than half of the stretches
-from passing for burstiness.
+The reference of a bundle may consist of independent examples, while real clients send thirty
+near-identical requests in a row. This module compares stretches of traffic with the day around
+them, by the same measures as pipelines/build/calibration.py: contrasts of halves where the KS law
+decides, chi-squared elsewhere. It uses medians, so a shift that affects less than half of the
+stretches does not count as burstiness.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.telemetry.drift.binning import BinLayout
+from server.telemetry.drift.measures import homogeneity
 from server.telemetry.drift.profile import Floats, Ints
 
 MIN_ROWS = 40
 STRETCHES = 288  # a day of five-minute stretches
 MIN_STRETCHES = 12
-SMALL_PART = 4  # the day must hold so many times the stretch's rows beside it
+SMALL_PART = 4  # the rest of the day must have at least this many times the rows of a stretch
 CHI2_1_MEDIAN = 0.45493642311957283  # median of chi-squared with one degree of freedom
 # Standard error of a median of k ratios, times sqrt(k), relative.
 CONTRAST_ERROR, CHI2_ERROR = 2.3, 0.5
 
 
 class DesignEffect:
-    """The ratios of the last `keep` stretches, [measures, features] each.
+    """The ratios of the last `keep` stretches, each [measures, features].
 
-    `error` standard errors of a median, relative, times the square root of their number, are taken
-    off: the largest of several noisy medians would otherwise halve the rows of calm traffic.
+    `error` is the relative standard error of a median, times the square root of the number of
+    ratios. Each median is reduced by it: otherwise the largest of several noisy medians would halve
+    the effective rows of calm traffic.
     """
 
     def __init__(self, layout: BinLayout, keep: int, error: float) -> None:
@@ -42,8 +44,8 @@ class DesignEffect:
         self._stretch: Ints = np.zeros(layout.total, dtype=np.int64)
 
     def add(self, counts: Ints, around: Ints) -> None:
-        """Flat counts since the last call, and of the day that holds them. A stretch is closed
-        when it has rows enough for most features."""
+        """Adds the flat counts since the last call; `around` has those of the whole day. A stretch
+        ends when it has enough rows for most features."""
         self._stretch = self._stretch + counts
         cells, _ = self._layout.gather(self._stretch[None])
         if np.median(cells[0].sum(axis=-1)) >= MIN_ROWS:
@@ -54,13 +56,13 @@ class DesignEffect:
         pair = np.stack([stretch, np.maximum(around - stretch, 0)])
         cells, groups = self._layout.gather(pair)
         n, m = cells.sum(axis=-1)
-        tellable = (n >= MIN_ROWS / 2) & (m >= SMALL_PART * n)
+        comparable = (n >= MIN_ROWS / 2) & (m >= SMALL_PART * n)
         means = self._layout.halves(pair)
         with np.errstate(divide="ignore", invalid="ignore"):
             halves = (means[:, 0] - means[:, 1]) ** 2 / (1 / n + 1 / m) / CHI2_1_MEDIAN
         chi2 = dispersion(groups[0], groups[1])
         ratios = np.where(self._layout.kinds.by_ks, halves, np.stack([chi2, chi2]))
-        self._ratios.append(np.where(tellable, ratios, np.nan))
+        self._ratios.append(np.where(comparable, ratios, np.nan))
         self._update()
 
     def _update(self) -> None:
@@ -76,25 +78,20 @@ class DesignEffect:
 
     @property
     def measured(self) -> NDArray[np.bool_]:
-        """Of which features enough stretches have been seen to tell."""
+        """The features whose design effect has been measured on enough stretches."""
         return self._enough
 
     def effects(self, unmeasured: float) -> Floats:
-        """Design effect of each feature, never below 1; `unmeasured` while there are too few
-        stretches to tell."""
+        """Design effect of each feature, at least 1; `unmeasured` for features with too few
+        stretches."""
         return np.where(self._enough, self._effects, unmeasured)
 
 
 def dispersion(here: Ints, rest: Ints) -> Floats:
-    """Homogeneity statistic of two rows of counts [..., groups] over the median of its law; NaN
-    where there is but one group."""
-    n, m = here.sum(axis=-1, keepdims=True), rest.sum(axis=-1, keepdims=True)
-    used = here + rest > 0
-    freedom = used.sum(axis=-1) - 1
+    """Homogeneity statistic of two rows of counts [..., groups], divided by the median of its law;
+    NaN if there is only one group."""
+    statistic, freedom = homogeneity(here, rest)
     with np.errstate(divide="ignore", invalid="ignore"):
-        expected = (here + rest) * (n / (n + m))
-        term = (here - expected) ** 2 / expected * ((n + m) / m)
-        statistic = np.where(used, term, 0.0).sum(axis=-1)
         # Wilson and Hilferty (1931): the median of chi-squared with f degrees of freedom.
         found: Floats = statistic / (freedom * (1 - 2 / (9 * np.maximum(freedom, 1))) ** 3)
     return found

@@ -1,7 +1,7 @@
-"""One tick of drift: every feature x slice x window of one stamp against a baseline.
+"""Evaluates drift once a tick: every feature x slice x window of one stamp against a baseline.
 
-Reads counts, gives rows and findings; knows no database and no clock. The order of `tick` is the
-order of things: windows, design effects, scores, false discovery rate, confirmation.
+It uses neither a database nor a clock. The steps of `tick`, in order: windows, design effects,
+scores, false discovery rate, confirmation.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from server.telemetry.drift.binning import BinLayout
 from server.telemetry.drift.confirmation import UNKNOWN, Confirmation, limits
 from server.telemetry.drift.design_effect import CONTRAST_ERROR, STRETCHES, DesignEffect
 from server.telemetry.drift.profile import Floats, Ints
-from server.telemetry.drift.scores import Counted, DriftScores
+from server.telemetry.drift.scores import DriftScores, SideCounts
 from server.telemetry.drift.structural import StructuralChanges, structural_changes
 from server.telemetry.drift.windows import HOUR_S, LONG_S, SLOT_S, SLOTS, WINDOWS, TrailingWindows
 
-FAMILIES = ("output", "embedding")  # modalities tested apart; all others are inputs
+FAMILIES = ("output", "embedding")  # tested separately; all other modalities are inputs
 HOUR_STRETCHES = 48
 HIGH = scores.LEVELS.index("high")
 
@@ -31,7 +31,7 @@ StoredLevel = tuple[int, str, str, int, str]  # tick in unix ms, feature, slice,
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What live counts are compared with: flat counts a slice. A slice it does not have is
+    """The flat counts, by slice, that live counts are compared with. A slice without a baseline is
     "learning", not "ok"."""
 
     name: str
@@ -40,8 +40,8 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowResult:
-    """One window over all slices: every array is [slices, features]. `level` is UNKNOWN where
-    there are too few rows, `known` False where the baseline has none."""
+    """One window of all slices: every array is [slices, features]. `level` is UNKNOWN if there are
+    too few rows; `known` is False if the baseline has none."""
 
     window_s: int
     found: DriftScores
@@ -66,7 +66,7 @@ class DriftTick:
 
 
 class DriftDetector:
-    """The memory between ticks of one stamp."""
+    """The state of one stamp between ticks."""
 
     def __init__(
         self, stamp: str, layout: BinLayout, windows: TrailingWindows, tick_s: float = SLOT_S
@@ -75,23 +75,20 @@ class DriftDetector:
         self.layout = layout
         self.windows = windows
         self._features = layout.reference.features
-        self._tick_s = tick_s
         self._confirmation = Confirmation(len(self._features), WINDOWS, tick_s)
         self._minutes = DesignEffect(layout, STRETCHES, error=1.0)
         self._hours = DesignEffect(layout, HOUR_STRETCHES, error=CONTRAST_ERROR)
         self._own_deff = np.array([f.deff for f in self._features])
-        self._ticked = self._noted_slot = self._noted_hour = -1
+        self._noted_slot = self._noted_hour = -1
         names = [f.spec.modality for f in self._features]
         self._families = [np.flatnonzero([n == family for n in names]) for family in FAMILIES] + [
             np.flatnonzero([n not in FAMILIES for n in names])
         ]
 
     def tick(self, now: float, baselines: Mapping[int, Baseline]) -> DriftTick:
-        """`baselines` by window. Call about every `tick_s`; see Confirmation for skipped ticks."""
-        tick = int(now // self._tick_s)
-        if tick != self._ticked:
-            self._confirmation.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
-            self._ticked = tick
+        """Call it about every `tick_s`; see Confirmation for skipped ticks. `baselines` is by
+        window."""
+        self._confirmation.move_to(now)
         self.windows.advance(now)
         self._note_bursts(now)
         slices = self.windows.slices()
@@ -114,22 +111,20 @@ class DriftDetector:
         )
 
     def restore(self, judged: Iterable[StoredLevel]) -> None:
-        """After a restart: the levels of earlier ticks, oldest first, so that what was open stays
-        open. Ticks and slices that are not there are unknown."""
+        """Restores the levels of earlier ticks after a restart, oldest first, so that open alerts
+        stay open. Ticks and slices without a level are unknown."""
         places = {f.name: i for i, f in enumerate(self._features)}
         unknown = np.full((len(places), len(WINDOWS)), UNKNOWN, dtype=np.int8)
         for at_ms, ticks in groupby(judged, key=lambda row: row[0]):
             levels: dict[str, NDArray[np.int8]] = {}
-            for _, feature, name, window_s, word in ticks:
-                if feature in places and window_s in WINDOWS and word in scores.LEVELS:
+            for _, feature, name, window_s, level in ticks:
+                if feature in places and window_s in WINDOWS and level in scores.LEVELS:
                     of_slice = levels.setdefault(name, unknown.copy())
                     where = places[feature], WINDOWS.index(window_s)
-                    of_slice[where] = scores.LEVELS.index(word)
-            tick = int(at_ms / 1000 // self._tick_s)
-            self._confirmation.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
-            self._ticked = tick
-            for name, level in levels.items():
-                self._confirmation.note(name, level, np.zeros(level.shape, dtype=bool))
+                    of_slice[where] = scores.LEVELS.index(level)
+            self._confirmation.move_to(at_ms / 1000)
+            for name, found in levels.items():
+                self._confirmation.note(name, found, np.zeros(found.shape, dtype=bool))
 
     def _look(
         self, now: float, window_s: int, slices: list[str], baseline: Baseline, deff: Floats
@@ -139,11 +134,11 @@ class DriftDetector:
         base = np.stack([baseline.counts.get(s, none) for s in slices])
         here, there = self.layout.gather(live), self.layout.gather(base)
         found = scores.measure(
-            Counted(*here, deff), Counted(*there, self._own_deff), self.layout.kinds
+            SideCounts(*here, deff), SideCounts(*there, self._own_deff), self.layout.kinds
         )
         q = self._discoveries(found.p, found.sufficient, slices)
         known = there[0].sum(axis=-1) > 0
-        # A burst passes for a large shift of few rows until it is known how bursty traffic is.
+        # Before burstiness is measured, a burst looks like a large shift of few rows.
         measured = known & self._minutes.measured
         few = found.few & measured
         q = np.where(few, self._discoveries(found.p, few, slices), q)
@@ -162,8 +157,8 @@ class DriftDetector:
         )
 
     def _discoveries(self, p: Floats, tested: NDArray[np.bool_], slices: list[str]) -> Floats:
-        """Benjamini-Hochberg within each family of features: all traffic by itself, slices apart.
-        What has too few rows is not tested and takes nothing from the others."""
+        """Benjamini-Hochberg within each family of features, separately for all traffic and for the
+        slices. Comparisons with too few rows are not tests and do not affect the others."""
         q = np.ones_like(p)
         whole = np.array([s == "" for s in slices])
         for members in self._families:
@@ -175,7 +170,7 @@ class DriftDetector:
         return q
 
     def _note_bursts(self, now: float) -> None:
-        """Whole slots since the last tick, and whole hours, go to the two estimators."""
+        """Passes the whole slots and hours since the last tick to the two estimators."""
         slot, hour = int(now // SLOT_S), int(now // HOUR_S)
         if slot == self._noted_slot:
             return
@@ -188,7 +183,7 @@ class DriftDetector:
 
 
 def bundle_baseline(layout: BinLayout) -> Baseline:
-    """The reference that came with the bundle, flat, for all traffic and every slice it has."""
+    """The flat counts of the bundle's reference, for all traffic and each of its slices."""
     reference = layout.reference
     if reference.learning:
         return Baseline("bundle", {})

@@ -1,8 +1,8 @@
-"""Drift of the embedding as a whole: its random Fourier mean against the reference's.
+"""Drift of the whole embedding: compares its random Fourier mean with that of the reference.
 
-Projections, each a feature of its own, see one direction at a time; the mean of 256 cosines moves
-with any change of place or mixture (Rahimi and Recht, 2007; Gretton et al., 2012). It is one
-additive vector, so hours and servers add up exactly.
+Each projection is a feature that shows one direction. The mean of 256 cosines moves with any change
+of location or mixture (Rahimi and Recht, 2007; Gretton et al., 2012). It is one additive vector, so
+hours and servers add up exactly.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ CALM = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """`effect` is the distance above what chance gives, over the embedding's own spread: 0 for the
-    same distribution, near 1 for one that shares nothing with it."""
+    """`effect` is the distance above the one expected by chance, divided by the spread of the
+    embedding: 0 for the same distribution, near 1 for one without overlap."""
 
     n: float
     n_effective: float
@@ -42,8 +42,8 @@ class Distance:
 
 
 class EmbeddingSums:
-    """Turns coded rows into the additive vector [1 + dimensions]: rows, then sums of cosines in
-    whole steps."""
+    """Converts coded rows to the additive vector [1 + dimensions]: the row count, then sums of
+    cosines in whole steps."""
 
     def __init__(self, reference: EmbeddingReference, schema: Sequence[FeatureSpec]) -> None:
         places = {spec.name: i for i, spec in enumerate(schema)}
@@ -64,10 +64,10 @@ class EmbeddingSums:
 
 
 def distance(reference: EmbeddingReference, sums: Ints, deff: float) -> Distance:
-    """Of live sums to the reference.
+    """The distance between live sums and the reference.
 
-    Without drift the squared distance has mean (1/n + 1/m) x variance times the design effect, and
-    follows a scaled chi-squared law whose mean and variance the reference's own windows give
+    Without drift the mean of the squared distance is (1/n + 1/m) x variance x design effect. Its
+    law is a scaled chi-squared; the windows of the reference give its mean and variance
     (Satterthwaite, 1946).
     """
     from scipy.special import chdtrc
@@ -95,7 +95,7 @@ def _null(reference: EmbeddingReference, n: float) -> tuple[float, float]:
 
 
 class EmbeddingDetector:
-    """The memory between ticks of one stamp; all traffic only."""
+    """The state of one stamp between ticks, for all traffic only."""
 
     def __init__(
         self, stamp: str, reference: EmbeddingReference, windows: TrailingWindows, tick_s: float
@@ -103,16 +103,11 @@ class EmbeddingDetector:
         self._stamp = stamp
         self._reference = reference
         self.windows = windows
-        self._tick_s = tick_s
         self._confirmation = Confirmation(1, WINDOWS, tick_s)
-        self._ticked = -1
 
     def tick(self, now: float, deff: float) -> tuple[list[DriftRow], Finding]:
-        """`deff` is the burstiness of live traffic, 1 when none is known."""
-        tick = int(now // self._tick_s)
-        if tick != self._ticked:
-            self._confirmation.advance(1 if self._ticked < 0 else max(1, tick - self._ticked))
-            self._ticked = tick
+        """`deff` is the design effect of live traffic, 1 if unknown."""
+        self._confirmation.move_to(now)
         self.windows.advance(now)
         found = [distance(self._reference, self.windows.window("", now, w), deff) for w in WINDOWS]
         pairs = list(zip(WINDOWS, found, strict=True))

@@ -1,9 +1,9 @@
-"""Scores and p values of counts: pure functions, the last axis being the cells.
+"""Scores and p values of counts: pure functions; the last axis of an array holds the cells.
 
-Directions and units, the same everywhere: KL is KL(live || reference) in nats, PSI in nats, JS the
-Jensen-Shannon distance (square root of the divergence) to base 2, so 0 to 1. All three are taken
-over the reference's merged groups (at most 16 of a numeric feature) with half a row added to every
-group (Krichevsky and Trofimov, 1981): they are finite for every input.
+Directions and units are the same everywhere: KL is KL(live || reference) in nats, PSI is in nats,
+JS is the Jensen-Shannon distance (square root of the divergence) to base 2, from 0 to 1. All three
+use the merged groups of the reference (at most 16 for a numeric feature) with half a row added to
+every group (Krichevsky and Trofimov, 1981), which makes them finite for every input.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def merged(counts: Ints, groups: Ints) -> Ints:
 
 
 def smoothed(counts: Ints, valid: NDArray[np.bool_] | None = None) -> Floats:
-    """Shares with half a row added to every cell: none is zero. Cells that are padding get the
-    smallest number there is, on both sides the same, and so count for nothing."""
+    """Shares with half a row added to every cell, so none is zero. Padding cells get the smallest
+    positive number on both sides and so contribute nothing."""
     more = counts + 0.5
     if valid is None:
         shares: Floats = more / more.sum(axis=-1, keepdims=True)
@@ -36,14 +36,14 @@ def smoothed(counts: Ints, valid: NDArray[np.bool_] | None = None) -> Floats:
 
 
 def ks_statistic(live: Ints, baseline: Ints) -> Floats:
-    """Largest gap of the distribution functions at the cell edges: never more than over the
-    values themselves, so that binning cannot make an alarm."""
+    """Largest gap between the distribution functions at the cell edges. It is never larger than the
+    gap over the values themselves, so binning cannot cause an alert."""
     gap: Floats = np.abs(_cdf(live) - _cdf(baseline)).max(axis=-1)
     return gap
 
 
 def linf(live: Ints, baseline: Ints) -> Floats:
-    """Largest difference of a share."""
+    """Largest difference between two shares of a cell."""
     gap: Floats = np.abs(_shares(live) - _shares(baseline)).max(axis=-1)
     return gap
 
@@ -63,33 +63,32 @@ def js(p: Floats, q: Floats, base: float = 2.0) -> Floats:
 
 
 def psi(p: Floats, q: Floats) -> Floats:
-    """Population stability index: KL both ways, nats."""
+    """Population stability index: the sum of KL in both directions, in nats."""
     total: Floats = ((p - q) * np.log(p / q)).sum(axis=-1)
     return total
 
 
 def expected_kl(groups: Ints | int, n: Floats | float, m: Floats | float) -> Floats:
-    """What KL comes to without any drift: (K-1)/2 (1/n + 1/m), half the mean of the chi-squared
-    law its likelihood ratio follows (Wilks, 1938). PSI comes to twice that."""
+    """The expectation of KL without drift: (K-1)/2 (1/n + 1/m), half the mean of the chi-squared
+    law of its likelihood ratio (Wilks, 1938). The expectation of PSI is twice that."""
     n, m = np.maximum(n, 1.0), np.maximum(m, 1.0)
-    found: Floats = (np.asarray(groups) - 1) / 2 * (1 / n + 1 / m)
-    return found
+    return (np.asarray(groups) - 1) / 2 * (1 / n + 1 / m)
 
 
 def ks_pvalue(ks: Floats, n: Floats, m: Floats) -> Floats:
-    """P(D >= ks) of two samples of n and m rows of one continuous law.
+    """P(D >= ks) for two samples of n and m rows from one continuous law.
 
-    The law of one sample of nm/(n+m) rows: Kolmogorov's series with the argument corrected for
+    Uses the law of one sample of nm/(n+m) rows: Kolmogorov's series with its argument corrected for
     finite samples (Maag and Dicaire, 1971), within 5 % of the exact value at 320 rows and 1 % at
-    2000. Where it decides and is cheap, the exact one-sided law (Smirnov) replaces it: right to
-    1e-8 of scipy's two-sided law.
+    2000. Small p values of small samples use the exact one-sided law (Smirnov), which agrees with
+    scipy's two-sided law to 1e-8.
     """
     from scipy.special import kolmogorov, smirnov  # late: 24 MB a console may never need
 
     ks, size = np.broadcast_arrays(np.asarray(ks, dtype=np.float64), _joint(n, m))
     p: Floats = np.asarray(kolmogorov(np.sqrt(size) * ks + 1 / (6 * np.sqrt(size))))
     exact = (p < EXACT_BELOW) & (size <= EXACT_ROWS)
-    # Both sides exceeding at once is rarer than 1e-6 of this.
+    # That both sides exceed the gap at once is less likely than 1e-6 of this.
     return np.where(exact, 2 * smirnov(np.where(exact, np.rint(size), 1).astype(np.int64), ks), p)
 
 
@@ -101,10 +100,10 @@ def _joint(n: Floats, m: Floats) -> Floats:
 
 
 def chi2_pvalue(live: Floats | Ints, baseline: Floats | Ints) -> Floats:
-    """Homogeneity of two rows of counts, both being samples (Pearson, 1900).
+    """Homogeneity of two rows of counts, both of them samples (Pearson, 1900).
 
-    Groups in which either side expects fewer than RARE rows are pooled first, and what is still
-    rare then joins the smallest group that is not: one new category in a thousand rows is no alarm.
+    Groups in which either side expects fewer than RARE rows are pooled first. A pool that is still
+    too small joins the smallest other group: one new category in a thousand rows is not an alert.
     """
     from scipy.special import chdtrc
 
@@ -112,18 +111,24 @@ def chi2_pvalue(live: Floats | Ints, baseline: Floats | Ints) -> Floats:
     a, b = (np.reshape(t, (-1, shape[-1])).astype(np.float64) for t in (live, baseline))
     n, m = a.sum(axis=1, keepdims=True), b.sum(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
-        a, b = _without_rare(a, b, np.nan_to_num(np.minimum(n, m) / (n + m)))
-        expected = (a + b) * (n / (n + m))
-        term = (a - expected) ** 2 / expected * ((n + m) / m)
-    used = a + b > 0
-    freedom = used.sum(axis=1) - 1
-    statistic = np.where(used, np.nan_to_num(term), 0.0).sum(axis=1)
+        share = np.nan_to_num(np.minimum(n, m) / (n + m))
+    statistic, freedom = homogeneity(*_without_rare(a, b, share))
     p = np.where(freedom > 0, chdtrc(np.maximum(freedom, 1), statistic), 1.0)
     return p.reshape(shape[:-1])
 
 
+def homogeneity(a: Floats | Ints, b: Floats | Ints) -> tuple[Floats, Ints]:
+    """Pearson's statistic of two rows of counts [..., groups], and its degrees of freedom."""
+    n, m = a.sum(axis=-1, keepdims=True), b.sum(axis=-1, keepdims=True)
+    used = a + b > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = (a + b) * (n / (n + m))
+        term = (a - expected) ** 2 / expected * ((n + m) / m)
+    return np.where(used, np.nan_to_num(term), 0.0).sum(axis=-1), used.sum(axis=-1) - 1
+
+
 def _without_rare(a: Floats, b: Floats, share: Floats) -> tuple[Floats, Floats]:
-    """Both tables with their rare columns pooled; `share` [rows, 1] is the smaller side's."""
+    """Both tables with their rare columns pooled; `share` [rows, 1] is that of the smaller side."""
     rare = (a + b) * share < RARE
     pool = [np.where(rare, t, 0.0).sum(axis=1) for t in (a, b)]
     kept = [np.where(rare, 0.0, t) for t in (a, b)]

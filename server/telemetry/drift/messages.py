@@ -1,4 +1,4 @@
-"""Turns a tick of the drift detector into rows for the store and findings for the alert book."""
+"""Converts a tick of the drift detector to rows for the store and findings for the alert book."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STRUCTURAL_HOLD_S = 3600.0
 
 
 def drift_rows(detector: DriftDetector, tick: DriftTick) -> list[DriftRow]:
-    """A row for every feature x slice x window that saw anything."""
+    """One row for each feature x slice x window with any rows."""
     features = detector.layout.reference.features
     return [
         _row(detector.stamp, tick, look, s, position, feature.name)
@@ -43,18 +43,10 @@ def _row(
         slice=tick.slices[s],
         window_s=look.window_s,
         baseline=tick.baseline,
-        n=float(found.n[at]),
         n_effective=float(found.n[at] / tick.deff[position]),
         n_needed=float(scores.MIN_EFFECTIVE * tick.deff[position]),
-        ks=float(found.ks[at]),
-        p=float(found.p[at]),
         q=float(look.q[at]),
-        kl=float(found.kl[at]),
-        js=float(found.js[at]),
-        psi=float(found.psi[at]),
-        chi2_p=float(found.chi2_p[at]),
-        excess_kl=float(found.excess_kl[at]),
-        expected_kl=float(found.expected_kl[at]),
+        **found.at(at),
         level=_level(look, at),
         structural=change.message if change else "",
     )
@@ -82,7 +74,7 @@ class _Culprit:
 
 
 def drift_findings(detector: DriftDetector, tick: DriftTick) -> list[Finding]:
-    """One finding a modality, quiet ones included."""
+    """One finding for each modality, including those without drift."""
     features = detector.layout.reference.features
     groups: dict[str, list[_Culprit]] = {f.spec.modality: [] for f in features}
     for culprit in _culprits(tick):
@@ -123,7 +115,7 @@ def _finding(
 
     culprits = sorted(confirmed or culprits, key=weight, reverse=True)
     level = max(c.seen for c in culprits)
-    # Inputs that moved and took the answers along are one level worse.
+    # A shift of inputs that also moved the answers is one level worse.
     level = min(level + answers_moved, len(SEVERITIES) - 1)
     names = tuple(dict.fromkeys(features[c.position].name for c in culprits))
     slices = tuple(dict.fromkeys(tick.slices[c.slice] for c in culprits if tick.slices[c.slice]))
@@ -153,7 +145,7 @@ def _sentence(
 
 
 def structural_findings(detector: DriftDetector, tick: DriftTick) -> list[Finding]:
-    """One finding a modality, from the shortest window that has enough rows."""
+    """One finding for each modality, from the shortest window with enough rows."""
     features = detector.layout.reference.features
     groups: dict[str, list[tuple[Structural, str, str]]] = {f.spec.modality: [] for f in features}
     seen = set()

@@ -1,7 +1,7 @@
-"""Reference profiles as the bundle ships them, and the additive counts live traffic is kept in.
+"""The reference profiles of a bundle, and the additive counts that summarise live traffic.
 
-A profile is exact counts over fixed cells, so hours, slices and servers add up bit for bit. Needs
-numpy alone: the console draws and compares profiles with this module, offline.
+A profile holds exact counts over fixed cells, so profiles of hours, slices and servers add up
+exactly. This module needs only numpy: the offline console draws and compares profiles with it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureReference:
-    """One feature when the model was known to be fit.
+    """One feature of the reference data, on which the quality of the model was measured.
 
-    `edges` are inner edges: cell i holds edges[i-1] <= x < edges[i], the outer two cells lie
-    outside the reference range. A categorical feature has one cell a category and a last one for
-    new categories. `groups` names the merged group of each cell (KL, JS, PSI, chi-squared).
+    `edges` are the inner edges: cell i holds edges[i-1] <= x < edges[i]; the first and the last
+    cell lie outside the reference range. A categorical feature has one cell for each category and a
+    last one for new categories. `groups` is the merged group of each cell (for KL, JS, PSI and
+    chi-squared).
     """
 
     spec: FeatureSpec
@@ -56,8 +57,8 @@ class FeatureReference:
         return int(self.counts.sum())
 
     def unseen(self) -> Ints:
-        """Cells no reference value can fall into: new categories, values between the known
-        ones of a discrete feature, and both sides of the range."""
+        """The cells without any reference value: new categories, values between the known values
+        of a discrete feature, and values outside the range."""
         if self.categorical:
             return np.array([len(self.counts) - 1])
         if self.discrete:
@@ -77,10 +78,10 @@ class Reliability:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingReference:
-    """Random Fourier mean of the embedding features; see pipelines/build/fourier.py for its making.
+    """Random Fourier mean of the embedding features; pipelines/build/fourier.py computes it.
 
-    `sums` are in steps of 2^-20; `windows` the mean and variance of the scaled distance between
-    consecutive reference rows and the rest, by window size.
+    `sums` are in steps of 2^-20. `windows` holds, by window size, the mean and variance of the
+    scaled distance between consecutive reference rows and the other rows.
     """
 
     features: tuple[str, ...]
@@ -96,7 +97,8 @@ class EmbeddingReference:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """All of reference/profile.json, checked. `slices` maps "key=value" to counts a feature."""
+    """The checked content of reference/profile.json. `slices` maps "key=value" to the counts of
+    each feature."""
 
     rows: int
     features: tuple[FeatureReference, ...]
@@ -104,16 +106,17 @@ class Reference:
     embedding: EmbeddingReference | None
     reliability: Reliability | None
     confusion_labels: tuple[str, ...]
-    confusion: Ints  # [true, predicted]; [0, 0] without
+    confusion: Ints  # [true, predicted]; shape [0, 0] if unknown
     learning: bool = False  # empty: there is nothing to compare with yet
-    learnt: bool = False  # made from live traffic: not the bundle's word
+    learnt: bool = False  # learned from live traffic, not shipped with the bundle
 
     @property
     def schema(self) -> tuple[FeatureSpec, ...]:
         return tuple(f.spec for f in self.features)
 
     def counts(self, position: int, slice_name: str) -> Ints | None:
-        """Reference counts of a feature in a slice, "" = all; None when the slice has none."""
+        """Reference counts of a feature in a slice ("" is all traffic); None for a slice without
+        counts."""
         if not slice_name:
             return self.features[position].counts
         found = self.slices.get(slice_name)
@@ -121,7 +124,7 @@ class Reference:
 
 
 def empty_reference(schema: Sequence[FeatureSpec]) -> Reference:
-    """Stands in while there is none: one cell a feature, so that rows are at least counted."""
+    """The reference to use while there is none: it lets rows be counted but not compared."""
     features = tuple(
         FeatureReference(
             spec,
@@ -136,8 +139,8 @@ def empty_reference(schema: Sequence[FeatureSpec]) -> Reference:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Profile:
-    """Counts of one feature in one slice over some time. `sum` and `sum_squares` are whole steps
-    about the reference centre (see FeatureReference): they add up exactly, in any order."""
+    """Counts of one feature in one slice over some time. `sum` and `sum_squares` count whole steps
+    from the reference centre (see FeatureReference), so they add up exactly in any order."""
 
     counts: Ints
     missing: int = 0
@@ -175,16 +178,17 @@ class Profile:
 
 
 def pack_counts(counts: Ints) -> bytes:
-    """Counts in the narrowest of 1, 2, 4, 8 bytes each, little endian; the length tells which."""
+    """Counts in the narrowest of 1, 2, 4 or 8 bytes each, little endian; the length of the result
+    shows which."""
     top = int(counts.max(initial=0))
     width = next(w for w in (1, 2, 4, 8) if top < 1 << (8 * w))
     return counts.astype(f"<u{width}").tobytes()
 
 
 def unpack_counts(blob: bytes, cells: int, crc: int | None = None) -> Ints:
-    """Reverse of `pack_counts` for a feature of `cells` cells.
+    """The inverse of `pack_counts` for a feature of `cells` cells.
 
-    Raises ValueError when the blob does not hold that many, or not what `crc` (crc32) was taken of.
+    Raises ValueError if the blob holds another number of cells, or does not match `crc` (crc32).
     """
     width, rest = divmod(len(blob), cells)
     if rest or width not in (1, 2, 4, 8) or (crc is not None and zlib.crc32(blob) != crc):

@@ -1,5 +1,4 @@
-"""Reads reference/profile.json, written by pipelines/build/reference_profile.py; refuses what does
-not fit."""
+"""Reads and checks reference/profile.json, which pipelines/build/reference_profile.py writes."""
 
 from __future__ import annotations
 
@@ -24,16 +23,16 @@ from server.telemetry.record import FeatureSpec
 
 FORMAT = "trefoil-reference-1"
 FILE = "reference/profile.json"
-REMEDY = "build the bundle anew: its reference is made by `pipelines build`"
-LEARNT = "learnt from"  # how `made_from` of a reference begins that live traffic made
-MAX_CELLS = 4096  # a feature with more categories than this is a free text
+REMEDY = "rebuild the bundle: `pipelines build` computes its reference"
+LEARNT = "learnt from"  # the start of `made_from` in a reference learned from live traffic
+MAX_CELLS = 4096  # a feature with more categories is free text
 
 
 def parse(data: bytes, schema: Sequence[FeatureSpec]) -> Reference:
     """Reads reference/profile.json for a model that sends `schema`.
 
-    Raises ReferenceRefused when the file is damaged or its features are not exactly the schema's,
-    in order: a score against the wrong reference is worse than none.
+    Raises ReferenceRefused if the file is damaged or its features are not exactly those of the
+    schema, in the same order: a score against the wrong reference is worse than none.
     """
     try:
         content = json.loads(data)
@@ -54,13 +53,13 @@ def _difference(has: tuple[FeatureSpec, ...], wanted: tuple[FeatureSpec, ...]) -
     for at, (a, b) in enumerate(zip(has, wanted, strict=False)):
         if a != b:
             return (
-                f"feature {at} is {_said(a)} in {FILE} and {_said(b)} in what the model sends;"
+                f"feature {at} is {_described(a)} in {FILE}, but the model sends {_described(b)};"
                 f" {REMEDY}"
             )
     return f"{FILE} has {len(has)} features, the model sends {len(wanted)}; {REMEDY}"
 
 
-def _said(spec: FeatureSpec) -> str:
+def _described(spec: FeatureSpec) -> str:
     parts = (spec.modality, spec.kind, spec.unit, *spec.categories)
     return f"{spec.name} ({' '.join(part for part in parts if part)})"
 

@@ -1,7 +1,7 @@
-"""Drift of features: live counts compared with a baseline, and what to make of it.
+"""Drift of features: compares live counts with a baseline and grades the difference.
 
-A shift counts when it is significant among all that was tested AND large enough to matter. Scores
-are defined in measures.py; docs/telemetry.md says what the thresholds mean.
+A shift counts if it is significant among all tests AND large enough to matter. measures.py defines
+the scores; docs/telemetry.md explains the thresholds.
 """
 
 from __future__ import annotations
@@ -30,30 +30,31 @@ from server.telemetry.drift.profile import FeatureReference, Floats, Ints
 WARNING_KS = 0.05
 HIGH_KS, HIGH_EXCESS_KL, HIGH_PSI = 0.10, 0.05, 0.2
 CRITICAL_EXCESS_KL = 0.15
-FALSE_DISCOVERIES = 0.05  # q of Benjamini and Hochberg, for looks that share no row
-# Looks at a window of 24 hours, half an hour apart, are nearly the same look: three of four agree
-# for the asking, and there are fifty a day. Each must convince by itself.
+FALSE_DISCOVERIES = 0.05  # q of Benjamini and Hochberg, for looks that share no rows
+# Two looks at a 24-hour window, half an hour apart, see nearly the same rows: that three of four
+# agree proves little, and there are fifty looks a day. Each look must be convincing by itself.
 FALSE_DISCOVERIES_OVERLAPPING = 1e-5
-CALM_OVERLAPPING = 1e-3  # and what opened by it is calm above that, or it would come and go
-UNMEASURED = 2.0  # design effect taken for granted where live traffic has not shown its own
+CALM_OVERLAPPING = 1e-3  # q above which such an alert counts as calm; a gap prevents flapping
+UNMEASURED = 2.0  # design effect assumed until it has been measured on live traffic
 MIN_EFFECTIVE = 320  # 20 effective rows for each of 16 groups; fewer is "insufficient", never "ok"
-# Rows too few to tell a small shift may still show a large one, beyond any doubt.
+# A few rows cannot prove a small shift, but they can prove a large one.
 FEW, FEW_KS = 50, 0.2  # effective rows; twice HIGH_KS
-OVER, OVER_P = 20, 0.2  # and so many rows say that it is over, when they show nothing at all
+OVER, OVER_P = 20, 0.2  # effective rows, and p, that show that such a shift has ended
 CALM = 0.8  # an alert closes below this share of the threshold that opened it
-FEW_CELLS = 16  # with fewer filled cells the Kolmogorov law is far off: chi-squared decides
+FEW_CELLS = 16  # with fewer filled cells the Kolmogorov law is inaccurate: chi-squared decides
 
 LEVELS = ("ok", "warning", "high", "critical")
+_SCORES = ("n", "ks", "p", "kl", "js", "psi", "chi2_p", "excess_kl", "expected_kl")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DriftScores:
-    """Live counts against a baseline; every field is an array over what was compared.
+    """Live counts against a baseline; each field is an array with one element a comparison.
 
-    `ks` is the largest gap between the two distribution functions, for categories the largest
-    difference of a share. `p` is the one that decides: of `ks` for a numeric feature with enough
-    cells, else of chi-squared. `excess_kl` is what remains of `kl` above its expectation without
-    any drift.
+    `ks` is the largest gap between the two distribution functions; for categories, the largest
+    difference between two shares. `p` is the p value that decides: that of `ks` for a numeric
+    feature with enough cells, that of chi-squared otherwise. `excess_kl` is `kl` minus the value
+    expected without drift, and at least 0.
     """
 
     n: Floats
@@ -67,6 +68,10 @@ class DriftScores:
     expected_kl: Floats
     excess_kl: Floats
 
+    def at(self, place: int | tuple[int, int]) -> dict[str, float]:
+        """The scores of one comparison, named as in DriftRow."""
+        return {name: float(getattr(self, name)[place]) for name in _SCORES}
+
     @property
     def sufficient(self) -> NDArray[np.bool_]:
         return self.n_effective >= MIN_EFFECTIVE
@@ -77,9 +82,9 @@ class DriftScores:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Counted:
-    """One side of a comparison: counts by cell [..., cells] and by merged group [..., groups],
-    both padded with zeros where features differ in size, and its design effect [...]."""
+class SideCounts:
+    """One side of a comparison: its counts by cell [..., cells] and by merged group [..., groups],
+    padded with zeros because features differ in size, and its design effect [...]."""
 
     cells: Ints
     groups: Ints
@@ -88,8 +93,8 @@ class Counted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kinds:
-    """Of the features compared: which groups exist [..., groups], which features are categorical
-    and for which the KS law decides [...]."""
+    """Properties of the compared features: which groups exist [..., groups], which features are
+    categorical [...], and for which features the KS law decides [...]."""
 
     valid: NDArray[np.bool_]
     categorical: NDArray[np.bool_]
@@ -109,24 +114,25 @@ def compare(
     deff: float | None = None,
     baseline_deff: float | None = None,
 ) -> DriftScores:
-    """Scores of `live` [rows, cells] against `baseline` [rows, cells] or [cells] of one feature;
-    the design effects are the feature's own unless given."""
+    """Scores of `live` [rows, cells] against `baseline` [rows, cells] or [cells] of one feature.
+    A design effect that is not given is the feature's own."""
     live, baseline = np.atleast_2d(live), np.atleast_2d(baseline)
     baseline = np.broadcast_to(baseline, live.shape)
     categorical, by_ks = kind_of(feature)
     sides = [
-        Counted(counts, merged(counts, feature.groups), np.full(len(counts), d or feature.deff))
+        SideCounts(counts, merged(counts, feature.groups), np.full(len(counts), d or feature.deff))
         for counts, d in ((live, deff), (baseline, baseline_deff))
     ]
     valid = np.ones(int(feature.groups.max()) + 1, dtype=bool)
     return measure(sides[0], sides[1], Kinds(valid, np.array(categorical), np.array(by_ks)))
 
 
-def measure(live: Counted, baseline: Counted, kinds: Kinds) -> DriftScores:
+def measure(live: SideCounts, baseline: SideCounts, kinds: Kinds) -> DriftScores:
     """All scores at once.
 
-    Row counts are divided by their design effects (Kish, 1965) before any test: a burst of similar
-    requests is worth fewer rows than it has. Without rows on either side p is 1 and the scores 0.
+    Every test uses effective rows, the row count divided by the design effect (Kish, 1965): a burst
+    of similar requests carries less evidence than its row count suggests. If either side has no
+    rows, p is 1 and the scores are 0.
     """
     n, m = (side.cells.sum(axis=-1).astype(np.float64) for side in (live, baseline))
     n_eff, m_eff = n / live.deff, m / baseline.deff
@@ -139,8 +145,7 @@ def measure(live: Counted, baseline: Counted, kinds: Kinds) -> DriftScores:
     known = (n > 0) & (m > 0)
 
     def score(values: Floats) -> Floats:
-        found: Floats = np.where(known, values, 0.0)
-        return found
+        return np.where(known, values, 0.0)
 
     return DriftScores(
         n=n,
@@ -159,9 +164,10 @@ def measure(live: Counted, baseline: Counted, kinds: Kinds) -> DriftScores:
 def levels_of(
     found: DriftScores, q: Floats, scale: float = 1.0, discoveries: float = FALSE_DISCOVERIES
 ) -> NDArray[np.int64]:
-    """Index into LEVELS of each row: significant (q below `discoveries`) AND large enough.
+    """The level of each row, as an index into LEVELS. A level above 0 is significant (q below
+    `discoveries`) AND large enough.
 
-    `scale` shrinks the effect thresholds; CALM asks whether an open alert may close.
+    `scale` shrinks the effect thresholds. Pass CALM to check whether an open alert may close.
     """
     level = np.where(found.ks >= WARNING_KS * scale, 1, 0)
     high = (
@@ -175,8 +181,8 @@ def levels_of(
 
 
 def levels_of_few(found: DriftScores, q: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Rows that are too few for `levels_of`: (which show a large shift all the same, which show
-    nothing). KL and PSI are not asked: of so few rows they are mostly chance."""
+    """For comparisons with too few rows for `levels_of`: (those that show a large shift anyway,
+    those that show none). KL and PSI do not count: with so few rows they are mostly chance."""
     large = found.few & (q < FALSE_DISCOVERIES_OVERLAPPING) & (found.ks >= FEW_KS)
     over = ~found.sufficient & (found.n_effective >= OVER) & (found.p > OVER_P)
     return large, over & (found.ks < CALM * FEW_KS)

@@ -1,8 +1,8 @@
-"""The last hour, four hours and day of counts, for every slice of one stamp.
+"""The counts of the last hour, four hours and day, for every slice of one stamp.
 
-The hour is twelve slots of five minutes; the longer ones are closed hours and the running one: with
-one closed hour more, a lasting shift would fill the same share of them an hour later. Times are
-unix seconds; a clock that steps only empties windows.
+The short window has twelve slots of five minutes. The longer windows consist of closed hours and
+the running hour; one more closed hour would delay the detection of a lasting shift by an hour.
+Times are unix seconds. A clock that jumps only empties windows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from server.telemetry.drift.profile import Ints
 SLOT_S = 300
 HOUR_S = 3600
 SLOTS = 12  # in the short window
-CLOSED = (3, 23)  # closed hours in the middle and the long one
+CLOSED = (3, 23)  # closed hours in the middle and in the long window
 HOURS = max(CLOSED)
 SHORT_S, MIDDLE_S, LONG_S = SLOT_S * SLOTS, *(HOUR_S * (hours + 1) for hours in CLOSED)
 WINDOWS = (SHORT_S, MIDDLE_S, LONG_S)
@@ -27,10 +27,10 @@ HourOf = Callable[[int], Mapping[str, Ints]]  # hour -> slice -> flat counts, fr
 
 
 class TrailingWindows:
-    """`past` reads a closed hour back: at start, and again when it leaves a window."""
+    """`past` reads a closed hour from the store: at start, and when it leaves a window."""
 
     def __init__(self, cells: int, past: HourOf, signed: bool = False) -> None:
-        """`signed`: what is added may be below zero."""
+        """`signed`: added counts may be negative."""
         self._cells = cells
         self._past = past
         self._signed = signed
@@ -50,7 +50,7 @@ class TrailingWindows:
                 self._plus(closed, slice_name, counts)
 
     def add_recent(self, slice_name: str, at: float, counts: Ints) -> None:
-        """The same for the short window alone: the others have them from the store."""
+        """Like `add`, but only for the short window: the store has them for the others."""
         slots = self._slots.setdefault(slice_name, {})
         slot = int(at // SLOT_S)
         if slot not in slots:
@@ -59,7 +59,7 @@ class TrailingWindows:
         slots[slot] += counts.astype(slots[slot].dtype)
 
     def advance(self, now: float) -> None:
-        """Moves the windows up to `now`; call before `add` and before reading."""
+        """Moves the windows to `now`. Call it before `add` and before reading."""
         hour = int(now // HOUR_S)
         if hour == self._hour:
             return
@@ -79,7 +79,7 @@ class TrailingWindows:
                 del slots[slot]
 
     def _reload(self, hour: int) -> None:
-        """After a start or a step of the clock: everything from the store."""
+        """Reads everything from the store: after a start or a jump of the clock."""
         self._closed, self._running = {hours: {} for hours in CLOSED}, {}
         for past in range(hour - HOURS, hour):
             for name, counts in self._past(past).items():
@@ -90,11 +90,11 @@ class TrailingWindows:
             self._plus(self._running, name, counts)
 
     def slices(self) -> list[str]:
-        """All that have rows in the long window, all traffic ("") first."""
+        """The slices with rows in the long window; "" (all traffic) comes first."""
         return sorted({*self._running, *self._closed[HOURS], ""})
 
     def window(self, slice_name: str, now: float, seconds: int) -> Ints:
-        """Flat counts over one of WINDOWS up to `now`."""
+        """Flat counts of one of WINDOWS, up to `now`."""
         if seconds == SHORT_S:
             last = int(now // SLOT_S)
             return self.slot_sum(slice_name, last - SLOTS + 1, last)
@@ -105,7 +105,7 @@ class TrailingWindows:
         return total if self._signed else np.maximum(total, 0)
 
     def slot_sum(self, slice_name: str, first: int, last: int) -> Ints:
-        """Counts of the slots first..last, both included."""
+        """Counts of the slots `first` to `last`, both included."""
         total = np.zeros(self._cells, dtype=np.int64)
         for slot, counts in self._slots.get(slice_name, {}).items():
             if first <= slot <= last:

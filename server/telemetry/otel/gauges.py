@@ -73,11 +73,8 @@ def _drift(row: DriftRow) -> Iterator[GaugeReading]:
         yield GaugeReading("trefoil.drift.level", LEVELS[row.level], where)
     if LEVELS.get(row.level, 0) < 0:
         return  # no score is better than one that rests on too little
-    yield GaugeReading("trefoil.drift.ks", row.ks, where)
-    yield GaugeReading("trefoil.drift.kl", row.kl, where)
-    yield GaugeReading("trefoil.drift.excess_kl", row.excess_kl, where)
-    yield GaugeReading("trefoil.drift.psi", row.psi, where)
-    yield GaugeReading("trefoil.drift.js", row.js, where)
+    for score in ("ks", "kl", "excess_kl", "psi", "js"):
+        yield GaugeReading(f"trefoil.drift.{score}", getattr(row, score), where)
 
 
 def _quality(row: QualityRow) -> Iterator[GaugeReading]:

@@ -106,8 +106,7 @@ class Instruments:
         logger = self._logs.logger(resource) if self._logs is not None else None
         return tracer, logger
 
-    # ---- the request path --------------------------------------------------------------------
-
+    # The request path, up to `ended`.
     def began(
         self, method: str, trace_parent: str = "", trace_state: str = "", streamed: bool = False
     ) -> ObservedCall:
@@ -138,8 +137,7 @@ class Instruments:
         call.status, call.took_s = status, took_s
         self._worker.put(call)
 
-    # ---- from any thread ---------------------------------------------------------------------
-
+    # From any thread.
     def saw(self, state: Sequence[GaugeReading]) -> None:
         """The state of the server, as often as it is worth looking."""
         self._state = state

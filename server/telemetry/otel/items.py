@@ -60,7 +60,7 @@ class Trace:
 @dataclass(slots=True, eq=False)
 class ObservedCall:
     """One RPC under way. `trace` is None while traces are off, and for a stream, each of whose
-    rows is a trace of its own; `caller` is what the caller said of its own trace."""
+    rows is a trace of its own; `caller` is what the caller sent about its own trace."""
 
     method: str
     began_unix_ns: int
@@ -88,7 +88,7 @@ def row_of(record: Record) -> RowItem:
 
 
 def caller_trace(trace_parent: str, trace_state: str = "") -> Trace | None:
-    """What a traceparent header says; None when it is absent or not valid (W3C Trace Context)."""
+    """The content of a traceparent header (W3C Trace Context); None if it is absent or invalid."""
     found = TRACE_PARENT.fullmatch(trace_parent) if trace_parent else None
     if found is None or (trace_parent.startswith("00") and len(trace_parent) != 55):
         return None

@@ -20,12 +20,12 @@ from server.telemetry.otel.metric_definitions import (
     PREDICTIONS,
     STAGE_DURATION,
 )
+from server.telemetry.outputs import STAGES, time_tuple
 
 OTHER = "_OTHER"
 MODALITIES = ("audio", "image", "text")
 MIXES = frozenset("+".join(some) for n in (1, 2, 3) for some in combinations(MODALITIES, n))
 TASKS = frozenset(("classify", "embed", "generate"))
-STAGES = ("queue", "decode", "preprocess", "forward", "post")
 CODES = frozenset(
     "CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS "
     "PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED "
@@ -125,8 +125,7 @@ class MetricStore:
         stages = self._stages.get((task, mix))
         if stages is None:
             stages = self._stages[task, mix] = tuple(_new(STAGE_DURATION) for _ in STAGES)
-        times = (row.queue_ms, row.decode_ms, row.preprocess_ms, row.forward_ms, row.post_ms)
-        for histogram, ms in zip(stages, times, strict=True):
+        for histogram, ms in zip(stages, time_tuple(row)[:-1], strict=True):
             if ms or not row.error:  # a row that failed has not been through every stage
                 histogram.add(ms / 1e3, mark.of(ms / 1e3) if mark else None)
 

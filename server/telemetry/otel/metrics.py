@@ -1,6 +1,6 @@
 """Counts as the SDK's metric data, and the thread that sends them.
 
-The SDK's instruments are left out (histogram.py says why); its data model, its exporters and
+The SDK's instruments are left out (histogram.py explains why); its data model, its exporters and
 its environment variables are used as they are. Imported only when metrics are sent somewhere.
 """
 
@@ -61,14 +61,14 @@ class Rendering:
         self._resources: dict[Attributes, Resource] = {}
         self._points: dict[Key, Point] = {}
         self._sums: dict[Key, int] = {}
-        self._told_unix_ns: dict[str, int] = {}  # stamp -> when
+        self._sent_unix_ns: dict[str, int] = {}  # stamp -> when
         wanted = AggregationTemporality
         self._temporality = wanted.DELTA if form.delta else wanted.CUMULATIVE
 
     def data(self, counts: Sequence[MetricSnapshot]) -> MetricsData:
         now_ns = self._clock_ns()
         found = MetricsData([self._of_resource(count, now_ns) for count in counts])
-        self._told_unix_ns = {count.stamp: now_ns for count in counts}
+        self._sent_unix_ns = {count.stamp: now_ns for count in counts}
         self._forget({count.stamp for count in counts})
         return found
 
@@ -83,7 +83,7 @@ class Rendering:
     def _start_ns(self, count: MetricSnapshot) -> int:
         if not self._form.delta:
             return count.start_unix_ns
-        return self._told_unix_ns.get(count.stamp, count.start_unix_ns)
+        return self._sent_unix_ns.get(count.stamp, count.start_unix_ns)
 
     def _histograms(self, count: MetricSnapshot, now_ns: int) -> Iterable[Metric]:
         start_ns = self._start_ns(count)

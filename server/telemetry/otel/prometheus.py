@@ -1,7 +1,7 @@
 """The scrape endpoint: counts in Prometheus' text form, with exemplars for those who ask for
 OpenMetrics. Needs none of OpenTelemetry. Imported only with --prometheus.
 
-Plain HTTP without credentials: it tells counts, names of features and slices, never payloads.
+Plain HTTP without credentials: it shows counts and names of features and slices, never payloads.
 """
 
 from __future__ import annotations

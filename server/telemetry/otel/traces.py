@@ -18,7 +18,8 @@ from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, Tra
 from opentelemetry.trace.propagation import set_span_in_context
 
 from server.telemetry.otel.items import ROOT, Alone, ObservedCall, RowItem, Trace
-from server.telemetry.otel.metric_store import SERVER_ERRORS, STAGES, SpanMark, call_attributes
+from server.telemetry.otel.metric_store import SERVER_ERRORS, SpanMark, call_attributes
+from server.telemetry.outputs import STAGES, time_tuple
 
 SCOPE = "trefoil.server"
 PREDICTION = "trefoil.prediction"
@@ -149,8 +150,7 @@ def stages_of(row: RowItem) -> Iterator[tuple[str, int, int]]:
     and what follows from the end: the gap between is the wait for the batch.
     """
     began_ns, ended_ns = _interval(row)
-    times = (row.queue_ms, row.decode_ms, row.preprocess_ms, row.forward_ms, row.post_ms)
-    lengths = [int(ms * NS_PER_MS) for ms in times]
+    lengths = [int(ms * NS_PER_MS) for ms in time_tuple(row)[:-1]]
     at_ns = began_ns
     for stage, length in zip(STAGES[:3], lengths[:3], strict=True):
         if length:

@@ -1,15 +1,17 @@
-"""How good the answers are: estimated from confidence at once, realised when feedback comes.
+"""The quality of the answers: estimated from confidence at once, measured when feedback arrives.
 
-Everything is a sum, so that hours, slices and servers add up and a corrected label is taken back by
-subtraction.
+Every figure is a sum, so hours, slices and servers add up, and a corrected label is subtracted
+again.
 
-- estimated accuracy: confidence-based performance estimation; the reference's reliability table
-  turns each confidence into the share that was right at it, and the mean of those is the estimate.
-  Holds while what a confidence means holds: drifting inputs yes, a changed world no;
-- expected calibration error: sum over bins of share x |mean confidence - accuracy|, over labelled
-  rows, in the bins of the reference (Naeini et al. 2015);
-- value: sum of value[true, predicted]; estimated with the true label right with the calibrated
-  probability and else spread as in the reference's confusion of that predicted label.
+- estimated accuracy: confidence-based performance estimation. The reliability table of the
+  reference converts each confidence to the share of right answers at that confidence; the estimate
+  is the mean of these shares. It holds under drifting inputs, but not if the relation between
+  confidence and accuracy changes.
+- expected calibration error: the sum over bins of share x |mean confidence - accuracy|, of labelled
+  rows, in the bins of the reference (Naeini et al. 2015).
+- value: the sum of value[true, predicted]. The estimate assumes that the answer is right with the
+  calibrated probability; otherwise the true label follows the reference's confusion of that
+  predicted label.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ from server.telemetry.rows import QualityRow, ReliabilityBin
 
 Floats = NDArray[np.float64]
 BINS = 15
-MOST_DELAYS = 512  # kept for the median; later ones replace earlier ones in turn
+MOST_DELAYS = 512  # kept for the median; later delays replace earlier ones in turn
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Yardstick:
-    """What quality is measured with, for one stamp. `right[bin]` is the calibrated accuracy of a
-    confidence; `expected[predicted]` = (value if right, mean value if wrong); `lost[predicted]`
-    what a wrong answer loses on average against the right one."""
+    """The tables that quality is measured with, for one stamp. `right[bin]` is the calibrated
+    accuracy at a confidence. `expected[predicted]` is (value if right, mean value if wrong).
+    `lost[predicted]` is the mean loss of a wrong answer against the right one."""
 
     labels: tuple[str, ...]
     edges: Floats
@@ -48,12 +50,12 @@ class Yardstick:
         return int(np.searchsorted(self.edges, confidence, side="right"))
 
     def label(self, name: str) -> int:
-        """Its place; the number of labels for a name this stamp does not have."""
+        """The index of the label; the number of labels for a name unknown to this stamp."""
         return self.labels.index(name) if name in self.labels else len(self.labels)
 
     def estimated(self, predicted: str, confidence: float) -> float:
-        """What an answer is worth as its calibrated confidence has it; NaN for a label without a
-        value, or without a confidence."""
+        """The value of an answer, estimated from its calibrated confidence; NaN without a
+        confidence, or for a label without a value."""
         if math.isnan(confidence):
             return math.nan
         right = float(self.right[self.bin(confidence)])
@@ -61,7 +63,7 @@ class Yardstick:
         return float(right * if_right + (1 - right) * if_wrong)
 
     def realised(self, true: str, predicted: str, took_s: float) -> float:
-        """What it turned out to be worth; NaN where the objective does not say."""
+        """The measured value of an answer; NaN if the objective does not define it."""
         places = self.label(true), self.label(predicted)
         if self.objective is None or max(places) >= len(self.labels):
             return math.nan
@@ -71,14 +73,14 @@ class Yardstick:
 def yardstick(
     labels: Sequence[str], reference: Reference | None, objective: Objective | None
 ) -> Yardstick:
-    """Without a reliability table a confidence is taken at its word, in 15 equal bins."""
+    """Without a reliability table, accuracy is assumed to equal confidence, in 15 equal bins."""
     table = reference.reliability if reference is not None else None
     if table is None:
         edges = np.arange(1, BINS) / BINS
         right = (np.arange(BINS) + 0.5) / BINS
     else:
         edges = table.edges
-        # One row of the mean confidence keeps an empty bin from claiming 0 or 1.
+        # One more row at the mean confidence keeps an empty bin away from 0 and 1.
         mean = np.append(edges, 1.0)
         prior = np.where(table.n > 0, table.sum_confidence / np.maximum(table.n, 1), mean)
         right = (table.sum_correct + prior) / (table.n + 1)
@@ -95,7 +97,7 @@ def _expected(
         return found, lost
     wrong = np.ones((size, size)) - np.eye(size)
     if reference is not None and reference.confusion_labels == labels:
-        wrong *= reference.confusion + 0.5  # add-1/2: an error not seen yet can happen
+        wrong *= reference.confusion + 0.5  # add 1/2: an error that was not seen yet can happen
     share = wrong / np.maximum(wrong.sum(axis=0), 1e-12)
     best = np.diag(objective.value)
     found[:size, 0] = best
@@ -106,8 +108,8 @@ def _expected(
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """A prediction, how long its answer took, and what turned out to be true. `value` NaN: as the
-    objective says."""
+    """A labelled prediction and how long its answer took. With `value` NaN, the objective
+    determines the value."""
 
     confidence: float
     predicted: int
@@ -119,7 +121,7 @@ class Estimates:
 
 @dataclass(slots=True, eq=False)
 class QualityCounts:
-    """Of one hour (of the prediction), stamp and slice."""
+    """The sums of one hour (by the time of the prediction), stamp and slice."""
 
     size: int
     bins: int
@@ -152,7 +154,7 @@ class QualityCounts:
         self.predicted[predicted, place] += 1
 
     def learn(self, stick: Yardstick, verdict: Estimates, sign: int = 1) -> None:
-        """Add what is known now; with `sign` -1 take back what was believed before."""
+        """Adds a labelled prediction; `sign` -1 subtracts one whose label was corrected."""
         place = stick.bin(verdict.confidence)
         self.labelled[place] += sign
         self.labelled_confidence[place] += sign * verdict.confidence
@@ -217,7 +219,7 @@ class QualityCounts:
         return float(gaps.sum() / labelled)
 
     def _estimated_value(self, stick: Yardstick) -> float:
-        """Mean over the answers with a label this stamp has."""
+        """The mean over answers whose label is known to this stamp."""
         if stick.objective is None:
             return math.nan
         known = self.predicted[: self.size]

@@ -1,4 +1,4 @@
-"""What the bundle's decisions are worth: objective.json."""
+"""The value of the bundle's decisions: objective.json."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ObjectiveRefused(TelemetryError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Objective:
-    """`value[true, predicted]` is the worth of one decision in `unit`; a decision that comes later
-    than `window_s[true]` after its request helps nobody: its costs stay, its benefit is gone."""
+    """`value[true, predicted]` is the value of one decision in `unit`. A decision later than
+    `window_s[true]` after its request keeps its costs but has no benefit."""
 
     labels: tuple[str, ...]
     value: NDArray[np.float64]
@@ -35,7 +35,7 @@ class Objective:
 def parse(data: bytes, labels: Sequence[str]) -> Objective | None:
     """None for an empty objective. `window_s` is one number, or one for each true label.
 
-    Raises ObjectiveRefused when it is damaged or lacks a label.
+    Raises ObjectiveRefused if it is damaged or lacks a label.
     """
     try:
         content = json.loads(data)

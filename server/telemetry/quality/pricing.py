@@ -1,4 +1,4 @@
-"""Values the decisions of two bundles with one and the same objective."""
+"""Values the decisions of two bundles by the same objective."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from server.telemetry.record import BundleFiles
 
 @dataclass(frozen=True, slots=True)
 class Yardsticks:
-    """Each bundle's calibration with one and the same objective, so that a bundle cannot raise its
-    worth by its own table; `why` says why there is none, or whose it is."""
+    """The calibration of each bundle with one objective for both, so that a bundle cannot raise its
+    value by its own objective. `why` explains why there is no objective, or which one is used."""
 
     before: Yardstick
     now: Yardstick

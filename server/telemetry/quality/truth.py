@@ -1,4 +1,4 @@
-"""The current truth about a prediction, derived from all its feedback."""
+"""The current truth about a prediction, derived from all feedback about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """`observed_at` is of the label, if it has one."""
+    """`observed_at` is when the label was observed, if there is one."""
 
     label: str = ""
     value: float | None = None
@@ -22,7 +22,7 @@ class Truth:
         return self.label, self.value, self.outcome
 
     def has(self, label: str, value: float | None, outcome: str) -> bool:
-        """Whether nothing of this is new."""
+        """Whether all of this is known already."""
         return (
             label in ("", self.label)
             and value in (None, self.value)
@@ -30,13 +30,13 @@ class Truth:
         )
 
     def taken_back_by(self, now: Truth) -> bool:
-        """Whether earlier feedback was replaced; filling a missing part is not a correction."""
+        """Whether `now` replaces earlier feedback; adding a missing part is not a correction."""
         parts = zip(self.values, now.values, strict=True)
         return any(was not in ("", None) and was != holds for was, holds in parts)
 
 
 def truth_of(rows: Iterable[tuple[str, float | None, str, str, float, float]]) -> Truth | None:
-    """The latest value of each part; rows are in the order of their observation."""
+    """The latest value of each part; `rows` are in the order of observation."""
     holds: Truth | None = None
     for label, value, outcome, source, observed_at, received_at in rows:
         before = holds or Truth()

@@ -1,5 +1,5 @@
-"""What a slice can ask of a column: its values as at most eight codes, cut at round thresholds, and
-the conditions (=, <, >=) over them."""
+"""The conditions of a slice: the values of a column as at most eight codes, separated by round
+thresholds, and the conditions (=, <, >=) over these codes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from server.telemetry.filters import equals
 
-MIN_SUPPORT = 300  # rows; fewer say little and tempt to overfitting; notes of earlier trials
+MIN_SUPPORT = 300  # rows; a search over smaller slices overfits
 CODES = 8
 ABSENT = CODES  # the code of NaN: no condition includes it
-OCTILE_ROWS = 20_000  # enough to place thresholds that are rounded anyway
+OCTILE_ROWS = 20_000  # enough, because thresholds are rounded
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class SliceColumn:
-    """One thing to slice by. `values` is [n]; NaN = absent. With `categories`, a value is an index
-    into them; those beyond are not sliced by."""
+    """A column to slice by. `values` is [n]; NaN means absent. With `categories`, a value is an
+    index into them; values beyond the last category are ignored."""
 
     name: str
     values: NDArray[np.float32]
@@ -33,12 +33,13 @@ class SliceColumn:
 
 @dataclass(frozen=True, slots=True)
 class EncodedColumn:
-    """A column as codes 0..CODES (uint8 [n]) and its conditions: masks [conditions, CODES + 1]."""
+    """The codes of a column, 0..CODES (uint8 [n]), and its conditions as masks
+    [conditions, CODES + 1]."""
 
     column: SliceColumn
     codes: NDArray[np.uint8]
     masks: Floats
-    texts: tuple[tuple[str, str], ...]  # (expression, words) of each condition
+    texts: tuple[tuple[str, str], ...]  # (expression, description) of each condition
 
 
 def encode(column: SliceColumn) -> EncodedColumn:
@@ -46,7 +47,7 @@ def encode(column: SliceColumn) -> EncodedColumn:
 
 
 def _categorical(column: SliceColumn) -> EncodedColumn:
-    """The commonest categories, one condition each; the others share the code of the absent."""
+    """One condition for each of the most common categories; the others get the code of NaN."""
     values = np.where(np.isfinite(column.values), column.values, -1).astype(np.int64)
     known = (values >= 0) & (values < len(column.categories))
     counts = np.bincount(values[known], minlength=len(column.categories))
@@ -57,14 +58,14 @@ def _categorical(column: SliceColumn) -> EncodedColumn:
     codes = place[np.where(known, values, len(column.categories))]
     names = [column.categories[i] for i in common]
     texts = tuple((equals(column.name, name), f"{column.name} {name}") for name in names)
-    # A category everybody has is no slice.
+    # A category that all rows have is not a slice.
     useful = texts if len(texts) > 1 or (codes == ABSENT).any() else ()
     masks = np.eye(len(useful), CODES + 1)
     return EncodedColumn(column, codes, masks, useful)
 
 
 def _numeric(column: SliceColumn) -> EncodedColumn:
-    """Up to seven round thresholds near the octiles; conditions below and from each one."""
+    """Up to seven round thresholds near the octiles, with a condition below and one from each."""
     finite = column.values[np.isfinite(column.values)]
     few = finite[:: max(1, len(finite) // OCTILE_ROWS)].astype(np.float64)
     edges = list(_thresholds(few)) if len(finite) >= MIN_SUPPORT else []

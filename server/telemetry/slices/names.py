@@ -1,19 +1,19 @@
-"""Which parts of traffic get figures of their own: `key=value` of the request tags, capped.
+"""The slices of traffic that get their own figures: a limited number of `key=value` request tags.
 
-The slices of the bundle's reference always do. Another value earns its place by traffic, so that a
-flood of new values (a user id sent as a tag by mistake) costs a bounded table and never pushes out
-a site; what has no place is counted as `key=other`.
+The slices of the bundle's reference always get figures. Any other value needs enough traffic first:
+a flood of new values (a user id sent as a tag by mistake) then costs only a bounded table and does
+not displace a site. Rows of values without figures count as `key=other`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-LIMIT = 32  # slices with figures of their own, `other` apart
-KEYS = 8  # tag keys looked at
+LIMIT = 32  # slices with their own figures, not counting `other`
+KEYS = 8  # tag keys considered
 TEXT = 64  # characters of a key or value
-EARNED_ROWS = 20  # rows of a new value before it gets a place
-CANDIDATES = 2048  # new values counted at a time; when full all start again
+EARNED_ROWS = 20  # rows of a new value before it gets its own figures
+CANDIDATES = 2048  # new values counted at a time; a full table is cleared
 
 OTHER = "other"
 
@@ -24,12 +24,12 @@ class SliceNames:
         self._names: set[str] = set()
         self._keys: set[str] = set()
         self._waiting: dict[str, int] = {}
-        self.turned_away = 0  # rows counted as `other`, or by no slice at all
+        self.turned_away = 0  # rows counted as `other` or in no slice
         for name in given:
             self._admit(name)
 
     def of(self, tags: Mapping[str, str]) -> list[str]:
-        """The slices one row counts for, beside all traffic."""
+        """The slices that a row counts for, besides all traffic."""
         found = []
         for key, value in tags.items():
             key, value = key[:TEXT], value[:TEXT]
@@ -43,7 +43,7 @@ class SliceNames:
         return found
 
     def known(self, tags: Mapping[str, str]) -> list[str]:
-        """The same without counting the row."""
+        """Like `of`, but does not count the row."""
         names = [(k[:TEXT], f"{k[:TEXT]}={v[:TEXT]}") for k, v in tags.items()]
         return [
             name if name in self._names else f"{key}={OTHER}"

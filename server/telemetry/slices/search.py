@@ -1,13 +1,14 @@
-"""Where the model is worst: a search over every slice of one or two conditions.
+"""Finds the slices where the model is worst: searches every slice of one or two conditions.
 
-Counts and losses per code of a column (conditions.py), or per pair of codes, give every condition
-and every pair of conditions by small matrix products. Half of the rows propose, the other half must
-agree.
+Counts and losses by code of a column (conditions.py), or by pair of codes, give the sums of every
+condition and of every pair of conditions as small matrix products. One half of the rows proposes
+slices; the other half must confirm them.
 
-- at least MIN_SUPPORT rows; one-sided Welch z against the rest; Benjamini-Hochberg (1995) over
-  everything that was tested, so that ten thousand candidates do not mean five hundred findings;
-- a pair must be worse than each of its two conditions, by the same z within that condition;
-- a slice is reported only if its rows are still worse without those of the slices before it.
+- A slice has at least MIN_SUPPORT rows. Its score is a one-sided Welch z against the other rows,
+  with Benjamini-Hochberg (1995) over all tests: otherwise ten thousand candidates would give five
+  hundred findings.
+- A pair must be worse than each of its two conditions, by the same z within that condition.
+- A slice is reported only if its rows are still worse without the rows of earlier slices.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from server.telemetry.drift.scores import benjamini_hochberg
 from server.telemetry.slices.conditions import (
     CODES,
     MIN_SUPPORT,
@@ -28,12 +30,12 @@ from server.telemetry.slices.conditions import (
     encode,
 )
 
-MOST_SHARE = 0.5  # what most of the traffic has in common is not a slice
+MOST_SHARE = 0.5  # a larger share of the traffic is not a slice
 MAX_FDR = 0.05
 VALIDATION_Z = 1.645  # one-sided 5 % on the other half
-PARENT_Z = 3.0  # how much worse than its parent a pair must be
-OWN_Z = 3.0  # how much worse a slice must be without the rows of better findings
-KEPT = 60  # best proposals that are looked at closely
+PARENT_Z = 3.0  # least z of a pair against its parent
+OWN_Z = 3.0  # least z of a slice without the rows of better findings
+KEPT = 60  # best proposals that go to the other half
 
 Measure = Literal["error", "value", "confidence"]
 NAMES: dict[Measure, str] = {"error": "error", "value": "value lost", "confidence": "confidence"}
@@ -43,8 +45,8 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class FoundSlice:
-    """`mean` and `mean_elsewhere` are of the loss, over all rows; `z` and `q` on the half that
-    proposed it."""
+    """`mean` and `mean_elsewhere` are the mean loss over all rows; `z` and `q` are of the half that
+    proposed the slice."""
 
     expression: str
     message: str
@@ -83,7 +85,7 @@ def worst_slices(
     """The slices with the highest mean loss, most certain first. `loss` is [n], higher is worse:
     0/1 for errors, the value lost against the right decision, or one minus the confidence.
 
-    `unit` is the unit of the value. Raises ValueError when a column and the loss differ in length.
+    `unit` is the unit of the value. Raises ValueError if a column and the loss differ in length.
     """
     for column in columns:
         if len(column.values) != len(loss):
@@ -91,7 +93,7 @@ def worst_slices(
     if len(loss) < 2 * MIN_SUPPORT:
         return []
     coded = [item for item in map(encode, columns) if len(item.texts)]
-    # By lot, not every other row: two clients that take turns would end up in a half each.
+    # Random, not every other row: two clients that alternate would end up in separate halves.
     first = np.random.default_rng(0).random(len(loss)) < 0.5
     proposals = _propose(coded, first, loss)
     agreed = [p for p in proposals if _agrees(p, coded, ~first, loss)]
@@ -113,13 +115,12 @@ def _propose(coded: Sequence[EncodedColumn], rows: Bools, loss: Floats) -> list[
     found += pairs
     alone = [z[np.isfinite(z)] for z in tested]
     all_p = np.concatenate([ndtr(-np.concatenate(alone or [np.empty(0)])), p_values])
-    threshold = _benjamini_hochberg(all_p)
-    kept = sorted((item for item in found if item[1] > 0), key=lambda item: -item[1])
+    kept = sorted((item for item in found if item[1] > 0), key=lambda item: -item[1])[:KEPT]
     p_sorted = np.sort(all_p)
+    rank = np.searchsorted(p_sorted, ndtr([-z for _, z in kept]), side="right")
+    q = benjamini_hochberg(p_sorted)[rank - 1]
     return [
-        _Proposal(conditions, z, _q(p_sorted, float(ndtr(-z))))
-        for conditions, z in kept[:KEPT]
-        if ndtr(-z) <= threshold
+        _Proposal(item, z, float(q)) for (item, z), q in zip(kept, q, strict=True) if q <= MAX_FDR
     ]
 
 
@@ -130,7 +131,7 @@ def _pairs(
     level1: Sequence[_Sums],
     whole: _Sums,
 ) -> tuple[list[tuple[tuple[tuple[int, int], ...], float]], Floats]:
-    """Every pair of conditions that beats both its parents, and the p of all that were tested."""
+    """The pairs of conditions that are worse than both parents, and the p values of all tests."""
     width = CODES + 1
     found: list[tuple[tuple[tuple[int, int], ...], float]] = []
     p_values = [np.empty(0)]
@@ -177,7 +178,7 @@ def _by_code(
     weights: Floats | None = None,
     binary: bool = False,
 ) -> _Sums:
-    """Sums per code; rows without a loss need not be visited for it (`lossy`, `weights`)."""
+    """Sums by code. `lossy` and `weights` skip the rows without a loss."""
     n = np.bincount(cells, minlength=width).astype(np.float64)
     where = cells if lossy is None else lossy
     what = losses if weights is None else weights
@@ -191,43 +192,28 @@ def _masked(masks: Floats, sums: _Sums) -> _Sums:
 
 
 def _z(part: _Sums, whole: _Sums) -> Floats:
-    """Welch's z of the part's mean against the rest of the whole; NaN with too few rows.
+    """Welch's z of the mean of `part` against the rest of `whole`; NaN with too few rows.
 
-    The variance of either side is at least that of one different row, so that a slice without a
-    single error (or of nothing else) is not infinitely certain.
+    The variance of either side is at least that of one different row, so a slice without any error
+    (or with nothing else) is not infinitely certain.
     """
     rest = _Sums(whole.n - part.n, whole.loss - part.loss, whole.square - part.square)
     enough = (part.n >= MIN_SUPPORT / 2) & (rest.n >= MIN_SUPPORT / 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         variance = _variance(part) / part.n + _variance(rest) / rest.n
         z = (part.loss / part.n - rest.loss / rest.n) / np.sqrt(variance)
-    out: Floats = np.where(enough, z, np.nan)
-    return out
+    return np.where(enough, z, np.nan)
 
 
 def _z_of_slice(part: _Sums, whole: _Sums) -> Floats:
-    """The same; NaN also for a part that holds most of the rows."""
-    found: Floats = np.where(part.n <= MOST_SHARE * whole.n, _z(part, whole), np.nan)
-    return found
+    """Like `_z`, but also NaN for a part with most of the rows."""
+    return np.where(part.n <= MOST_SHARE * whole.n, _z(part, whole), np.nan)
 
 
 def _variance(sums: _Sums) -> Floats:
     mean = sums.loss / sums.n
     spread = np.maximum(sums.square / sums.n - mean * mean, 0.0)
-    floor: Floats = np.maximum(spread, 1.0 / np.maximum(sums.n, 1.0))
-    return floor
-
-
-def _benjamini_hochberg(p_values: Floats) -> float:
-    """The largest p that is still significant at MAX_FDR; -1 when none is."""
-    ordered = np.sort(p_values)
-    passing = np.flatnonzero(ordered <= MAX_FDR * np.arange(1, len(ordered) + 1) / len(ordered))
-    return float(ordered[passing[-1]]) if len(passing) else -1.0
-
-
-def _q(ordered: Floats, p: float) -> float:
-    rank = int(np.searchsorted(ordered, p, side="right"))
-    return min(1.0, p * len(ordered) / max(rank, 1))
+    return np.maximum(spread, 1.0 / np.maximum(sums.n, 1.0))
 
 
 def _agrees(proposal: _Proposal, coded: Sequence[EncodedColumn], rows: Bools, loss: Floats) -> bool:
@@ -236,7 +222,7 @@ def _agrees(proposal: _Proposal, coded: Sequence[EncodedColumn], rows: Bools, lo
 
 
 def _z_of(inside: Bools, loss: Floats) -> float:
-    """Welch's z of some rows against the others; NaN with too few."""
+    """Welch's z of the rows inside against the others; NaN with too few rows."""
     return float(_z(_sums_of(loss[inside]), _sums_of(loss)))
 
 

@@ -1,7 +1,7 @@
 """Adds batches of records to all sums: profiles, trailing windows, latency, quality.
 
 Memory only: nothing here can fail because a disk is full. Rows wait until `settle` counts them
-together; `flush` writes what changed. `Writer` says when.
+together; `flush` writes what changed. `Writer` decides when.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from server.telemetry.drift import embedding
-from server.telemetry.drift.binning import BinLayout, Block
+from server.telemetry.drift.binning import EXTRA, BinLayout, Block
 from server.telemetry.drift.profile import Ints, Profile, unpack_counts
 from server.telemetry.drift.windows import HOUR_S, SLOT_S
 from server.telemetry.quality.count_arrays import add_answers, packed, unpacked
@@ -46,8 +46,6 @@ class Counting:
         self._fresh: set[LatencyKey] = set()
         self._waiting: dict[str, list[UncountedRow]] = {}  # by stamp
         self.malformed = 0  # records whose features are not those of their stamp
-
-    # ---- adding ----------------------------------------------------------------------------
 
     def add(self, records: Sequence[Record], now: float) -> None:
         """Counted in the latency at once, in all else by the next `settle`."""
@@ -139,8 +137,6 @@ class Counting:
                 counts = self.quality.change((state.bundle.stamp, hour, name))
                 add_answers(counts, places[inside], confidence[inside], predicted[inside])
 
-    # ---- reading ---------------------------------------------------------------------------
-
     def fresh_latency(self) -> list[LatencyRow]:
         """The rows that changed since the last call, as they are now."""
         fresh, self._fresh = self._fresh, set()
@@ -151,8 +147,6 @@ class Counting:
         """Open or stored; not to be changed."""
         found = self.quality.get((stamp, hour, name))
         return found if found is not None else self._stored_quality((stamp, hour, name))
-
-    # ---- the store -------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Writes all that changed; inside a transaction of the caller's. Call `written` once that
@@ -184,12 +178,9 @@ class Counting:
     def past(self, stamp: str, layout: BinLayout, hour: int) -> dict[str, Ints]:
         """Flat counts of a whole hour (index, not seconds) by slice: open ones, else stored."""
         found: dict[str, Ints] = {}
-        for name, position, *extras, _, _, _, _, blob, crc in self._store.sums.profiles(
-            stamp, hour * HOUR_S
-        ):
-            if name not in found:
-                found[name] = np.zeros(layout.total, dtype=np.int64)
-            _restore(layout, found[name], position, extras, blob, crc)
+        for name, position, *sums, blob, crc in self._store.sums.profiles(stamp, hour * HOUR_S):
+            flat = found.setdefault(name, np.zeros(layout.total, dtype=np.int64))
+            _restore(layout, flat, position, sums[:EXTRA], blob, crc)
         for (key_stamp, key_hour, name), block in self.profiles.items():
             if key_stamp == stamp and key_hour == hour * HOUR_S:
                 found[name] = block.counts.copy()
@@ -215,22 +206,12 @@ class Counting:
     def _stored_block(self, key: HourKey) -> Block:
         layout = self._state_of(key[0]).layout
         block = layout.block()
-        for (
-            _,
-            position,
-            missing,
-            nonfinite,
-            absent,
-            *moments,
-            blob,
-            crc,
-        ) in self._store.sums.profiles(*key):
+        for _, position, *sums, blob, crc in self._store.sums.profiles(*key):
             try:
                 counts = unpack_counts(blob, int(layout.sizes[position]), crc)
             except (ValueError, IndexError):
                 continue  # damaged, or of another schema: counted from zero
-            profile = Profile(counts, missing, nonfinite, absent, *moments)
-            layout.restore(block, position, profile)
+            layout.restore(block, position, Profile(counts, *sums))
         return block
 
     def _stored_latency(self, key: LatencyKey) -> LatencySums:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, astuple, dataclass
 
 from server.telemetry.quality.estimates import Estimates, QualityCounts, Yardstick
 from server.telemetry.quality.truth import Truth, truth_of
@@ -19,7 +18,7 @@ from server.telemetry.store.store import Store, day_of
 
 TEXT = 1000  # characters of a label, outcome, source or key
 FUTURE_S = 86400.0  # an observation later than this after now is a wrong clock
-MOST_TOLD = 100  # observations of one prediction: a client in a loop must not fill the disk
+MOST_OBSERVATIONS = 100  # observations of one prediction: a client in a loop must not fill the disk
 LARGEST_VALUE = 1e12  # beyond it sums would lose what smaller values add to them
 
 JOINED, CORRECTED, DUPLICATE = "joined", "corrected", "duplicate"
@@ -29,7 +28,7 @@ UNKNOWN, EXPIRED, REFUSED = "unknown", "expired", "refused"
 @dataclass(frozen=True, slots=True)
 class FeedbackItem:
     """As in proto/inference.proto; `observed_at` in unix seconds, 0 = now; `value` None = as the
-    objective says."""
+    objective determines it."""
 
     prediction_id: str
     label: str = ""
@@ -102,8 +101,6 @@ class Feedback:
         found = self._store.connection.execute("SELECT max(id) FROM feedback").fetchone()
         return int(found[0] or 0)
 
-    # ---- one item --------------------------------------------------------------------------
-
     def _one(
         self,
         item: FeedbackItem,
@@ -126,9 +123,9 @@ class Feedback:
         repeated = before is not None and before.has(item.label, item.value, item.outcome)
         if repeated and not (item.idempotency_key or item.observed_at):
             return FeedbackResult(item.prediction_id, DUPLICATE)  # not even a later observation
-        if self._told(item.prediction_id) >= MOST_TOLD:
-            text = f"{MOST_TOLD} observations of this prediction are kept, and no more"
-            return _refused(item, "prediction_id", "TOLD_TOO_OFTEN", text)
+        if self._observations(item.prediction_id) >= MOST_OBSERVATIONS:
+            text = f"{MOST_OBSERVATIONS} observations of this prediction are kept, and no more"
+            return _refused(item, "prediction_id", "TOO_MANY_OBSERVATIONS", text)
         status = DUPLICATE if repeated else JOINED
         row = self._append(item, item.observed_at or now, now, status)
         after = self._holds(item.prediction_id)
@@ -161,8 +158,6 @@ class Feedback:
                 of_slice.value += sign * value
                 of_slice.valued += sign
 
-    # ---- the tables ------------------------------------------------------------------------
-
     def _find(self, prediction_id: str) -> Answered | None:
         for day in self._likely_days(prediction_id):
             row = self._store.connection.execute(
@@ -193,7 +188,7 @@ class Feedback:
         )
         return found.fetchone() is not None
 
-    def _told(self, prediction_id: str) -> int:
+    def _observations(self, prediction_id: str) -> int:
         found = self._store.connection.execute(
             "SELECT count(*) FROM feedback WHERE prediction_id = ?", (prediction_id,)
         )
@@ -211,21 +206,10 @@ class Feedback:
 
     def _append(self, item: FeedbackItem, observed_at: float, now: float, status: str) -> int:
         """The row it became."""
-        values: tuple[Any, ...] = (
-            item.prediction_id,
-            now,
-            observed_at,
-            item.label,
-            item.outcome,
-            item.value,
-            item.source,
-            item.idempotency_key,
-            status,
-        )
+        values = asdict(item) | {"observed_at": observed_at, "received_at": now, "status": status}
         done = self._store.connection.execute(
-            "INSERT INTO feedback (prediction_id, received_at, observed_at, label, outcome, value,"
-            " source, idempotency_key, status) VALUES (?,?,?,?,?,?,?,?,?)",
-            values,
+            f"INSERT INTO feedback ({', '.join(values)}) VALUES ({','.join('?' * len(values))})",
+            tuple(values.values()),
         )
         return int(done.lastrowid or 0)
 
@@ -235,16 +219,7 @@ class Feedback:
     def _hold(self, prediction_id: str, truth: Truth, answered: Answered) -> None:
         self._store.connection.execute(
             "INSERT OR REPLACE INTO truth VALUES (?,?,?,?,?,?,?,?)",
-            (
-                prediction_id,
-                answered.at,
-                truth.label,
-                truth.value,
-                truth.outcome,
-                truth.source,
-                truth.observed_at,
-                truth.received_at,
-            ),
+            (prediction_id, answered.at, *astuple(truth)),
         )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from server.telemetry.outputs import TIME_NAMES, time_tuple
 from server.telemetry.record import Record
 from server.telemetry.rows import Exemplar, LatencyRow
 
@@ -42,7 +43,7 @@ class LatencySums:
     def __init__(self) -> None:
         self.requests = self.errors = self.batch_rows = 0
         self.counts = [0] * BUCKETS
-        self.stages = [0.0] * 6  # queue, decode, preprocess, forward, post, total
+        self.stages = [0.0] * len(TIME_NAMES)
         self._exemplars: dict[int, Exemplar] = {}
 
     def add(self, record: Record) -> None:
@@ -51,13 +52,7 @@ class LatencySums:
         self.batch_rows += record.batch_size
         bucket = bucket_of(record.total_ms)
         self.counts[bucket] += 1
-        stages = self.stages
-        stages[0] += record.queue_ms
-        stages[1] += record.decode_ms
-        stages[2] += record.preprocess_ms
-        stages[3] += record.forward_ms
-        stages[4] += record.post_ms
-        stages[5] += record.total_ms
+        self._add_times(record)
         known = self._exemplars.get(bucket)
         if known is None or record.total_ms > known.total_ms:
             self._show(
@@ -69,9 +64,7 @@ class LatencySums:
         self.errors += row.errors
         self.batch_rows += row.batch_rows
         self.counts = [a + b for a, b in zip(self.counts, row.counts, strict=True)]
-        more = [row.queue_ms, row.decode_ms, row.preprocess_ms]
-        more += [row.forward_ms, row.post_ms, row.total_ms]
-        self.stages = [a + b for a, b in zip(self.stages, more, strict=True)]
+        self._add_times(row)
         for exemplar in row.exemplars:
             self._show(bucket_of(exemplar.total_ms), exemplar)
 
@@ -85,15 +78,13 @@ class LatencySums:
             requests=self.requests,
             errors=self.errors,
             counts=tuple(self.counts),
-            queue_ms=self.stages[0],
-            decode_ms=self.stages[1],
-            preprocess_ms=self.stages[2],
-            forward_ms=self.stages[3],
-            post_ms=self.stages[4],
-            total_ms=self.stages[5],
+            **dict(zip(TIME_NAMES, self.stages, strict=True)),
             batch_rows=self.batch_rows,
             exemplars=tuple(self._exemplars[b] for b in sorted(self._exemplars, reverse=True)),
         )
+
+    def _add_times(self, source: Record | LatencyRow) -> None:
+        self.stages = [a + b for a, b in zip(self.stages, time_tuple(source), strict=True)]
 
     def _show(self, bucket: int, exemplar: Exemplar) -> None:
         self._exemplars[bucket] = exemplar

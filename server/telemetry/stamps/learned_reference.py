@@ -2,7 +2,7 @@
 and of a slice the bundle's reference does not know. Until then its state is "learning".
 
 What is learnt is written as the file the bundle would have brought, so that a restart reads it
-back; `made_from` says that it was learnt, and drift rows name it as their baseline.
+back; `made_from` records that it was learned, and drift rows name it as their baseline.
 """
 
 from __future__ import annotations

@@ -13,14 +13,14 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from sqlite_utils import Database
 
-from server.telemetry.store.schema import add_missing_outputs, migrations
+from server.telemetry.store.schema import add_missing_outputs, migrations, missing_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,17 @@ def open_reader(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA query_only = 1")
     connection.row_factory = sqlite3.Row
     return connection
+
+
+def require_current(path: Path) -> None:
+    """Raises sqlite3.DatabaseError for a file that no server of this version has opened yet: it
+    lacks tables or columns that its rows are read by."""
+    with closing(open_reader(path)) as connection:
+        if migrations.pending(Database(connection)) or any(missing_outputs(connection)):
+            raise sqlite3.DatabaseError(
+                f"{NAME} was written by an older version; start `server` with this --data once, "
+                "which migrates it, or use the version that wrote it"
+            )
 
 
 def set_aside(folder: Path, now: float, reason: str) -> str:

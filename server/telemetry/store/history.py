@@ -10,8 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.telemetry.drift.profile import Profile, unpack_counts
-from server.telemetry.rows import AlertTransition, FeatureRow, ProfileRow, Row
-from server.telemetry.store.row_codec import alert_of, deploy_of, drift_of, latency_of, silence_of
+from server.telemetry.rows import FeatureRow, ProfileRow, Row
+from server.telemetry.store.row_codec import (
+    alert_history,
+    alert_of,
+    deploy_of,
+    drift_of,
+    latency_of,
+    silence_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +73,8 @@ def _profiles(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
             counts = unpack_counts(row["counts"], row["cells"], row["crc"])
         except ValueError:
             continue  # damaged on disk: no row is better than a wrong one
-        profile = Profile(
-            counts,
-            row["missing"],
-            row["nonfinite"],
-            row["absent"],
-            row["sum"],
-            row["sum_squares"],
-            row["min"],
-            row["max"],
-        )
+        names = ("missing", "nonfinite", "absent", "sum", "sum_squares", "min", "max")
+        profile = Profile(counts, *(row[name] for name in names))
         where = (row["stamp"], row["feature"], row["slice"], row["hour"])
         yield profile_row(where, profile, row["centre"], row["step"])
 
@@ -114,12 +113,7 @@ def _alerts(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
     ):
         content = json.loads(row[0])
         if content["opened_unix_ms"] < span.until * 1000:
-            steps = connection.execute(
-                "SELECT at_unix_ms, from_state, to_state, actor, detail FROM alert_event"
-                " WHERE alert_id = ? ORDER BY id",
-                (content["id"],),
-            )
-            yield alert_of(content, tuple(AlertTransition(*step) for step in steps))
+            yield alert_of(content, alert_history(connection, content["id"]))
 
 
 def _silences(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple, fields
 from operator import attrgetter
 
-from server.telemetry.rows import AlertRow, AlertTransition, DeployRow, DriftRow, SilenceRow
-from server.telemetry.store.row_codec import alert_of, silence_of
+from server.telemetry.rows import AlertRow, DeployRow, DriftRow, SilenceRow
+from server.telemetry.store.row_codec import alert_history, alert_of, silence_of
 from server.telemetry.store.stored_names import StoredNames
 
 _DRIFT_VALUES = attrgetter(*(field.name for field in fields(DriftRow)[2:]))
@@ -73,15 +73,7 @@ class JudgementStore:
             "SELECT row FROM alert ORDER BY last_unix_ms DESC LIMIT ?", (limit,)
         ).fetchall()
         rows = [json.loads(row[0]) for row in found]
-        return [alert_of(row, self._history(row["id"])) for row in rows]
-
-    def _history(self, alert_id: str) -> tuple[AlertTransition, ...]:
-        rows = self._connection.execute(
-            "SELECT at_unix_ms, from_state, to_state, actor, detail FROM alert_event"
-            " WHERE alert_id = ? ORDER BY id",
-            (alert_id,),
-        )
-        return tuple(AlertTransition(*row) for row in rows)
+        return [alert_of(row, alert_history(self._connection, row["id"])) for row in rows]
 
     def silences(self, now_ms: int) -> list[SilenceRow]:
         rows = self._connection.execute(

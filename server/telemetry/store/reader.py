@@ -20,7 +20,7 @@ from server.telemetry.rows import PredictionRow, Row
 from server.telemetry.store.database import open_reader
 from server.telemetry.store.filter_sql import feature_check, where
 from server.telemetry.store.history import HISTORY, TimeSpan
-from server.telemetry.store.store import day_of
+from server.telemetry.store.store import day_of, days_of
 
 MOST_SAMPLES = 1000
 
@@ -41,7 +41,7 @@ class Reader:
         with closing(open_reader(self._path())) as connection:
             check = feature_check(connection, wanted)
             condition, values = _bounds(wanted, span)
-            for day in reversed(days_of(connection, span)):
+            for day in reversed(days_in(connection, span)):
                 rows = connection.execute(
                     _select(day, payload) + f" WHERE {condition} ORDER BY p.at DESC", values
                 )
@@ -56,8 +56,8 @@ class Reader:
         """In the order asked for; unknown ones left out."""
         found = {}
         with closing(open_reader(self._path())) as connection:
-            for day in days_of(connection, None):
-                for some in _chunks(list(ids), 500):
+            for day in days_of(connection):
+                for some in chunks(list(ids), 500):
                     marks = ",".join("?" * len(some))
                     for row in connection.execute(
                         _select(day, payload) + f" WHERE p.prediction_id IN ({marks})", some
@@ -71,7 +71,7 @@ class Reader:
         with closing(open_reader(self._path())) as connection:
             check = feature_check(connection, wanted)
             condition, values = _bounds(wanted, span)
-            for day in days_of(connection, span):
+            for day in days_in(connection, span):
                 for row in connection.execute(
                     _select(day, False) + f" WHERE {condition} ORDER BY p.at", values
                 ):
@@ -130,18 +130,13 @@ def _bounds(wanted: Sequence[Clause], span: TimeSpan | None) -> tuple[str, tuple
     return f"{condition} AND p.at >= ? AND p.at < ?", (*values, span.since, span.until)
 
 
-def days_of(connection: sqlite3.Connection, span: TimeSpan | None) -> list[str]:
+def days_in(connection: sqlite3.Connection, span: TimeSpan | None) -> list[str]:
     """Days that have a table and touch the span, oldest first."""
-    rows = connection.execute(
-        "SELECT substr(name, 12) FROM sqlite_master"
-        " WHERE type = 'table' AND name LIKE 'prediction\\_%' ESCAPE '\\' ORDER BY 1"
-    )
-    days = [row[0] for row in rows]
     if span is None:
-        return days
-    return [d for d in days if day_of(span.since) <= d <= day_of(span.until)]
+        return days_of(connection)
+    return days_of(connection, day_of(span.since), day_of(span.until))
 
 
-def _chunks(items: list[str], size: int) -> Iterator[list[str]]:
+def chunks(items: list[str], size: int) -> Iterator[list[str]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]

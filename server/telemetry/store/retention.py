@@ -39,8 +39,8 @@ class Retention:
         self._limits = limits
 
     def sweep(self, now: float, trusted: bool = True) -> list[str]:
-        """One pass; says what went, for the log. With a clock that is not `trusted` nothing goes
-        for its age."""
+        """One pass; returns what it deleted, for the log. Without a `trusted` clock nothing is
+        deleted for its age."""
         gone = self._by_age(now) if trusted else []
         gone += self._by_size(now)
         if trusted:

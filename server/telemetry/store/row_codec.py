@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
@@ -32,6 +33,15 @@ def alert_of(content: Mapping[str, Any], history: tuple[AlertTransition, ...]) -
             "history": history,
         }
     )
+
+
+def alert_history(connection: sqlite3.Connection, alert_id: str) -> tuple[AlertTransition, ...]:
+    rows = connection.execute(
+        "SELECT at_unix_ms, from_state, to_state, actor, detail FROM alert_event"
+        " WHERE alert_id = ? ORDER BY id",
+        (alert_id,),
+    )
+    return tuple(AlertTransition(*row) for row in rows)
 
 
 def silence_of(content: Mapping[str, Any]) -> SilenceRow:

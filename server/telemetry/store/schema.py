@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 
 from sqlite_utils import Database, Migrations
 
-from server.telemetry.outputs import OUTPUTS
+from server.telemetry.outputs import OUTPUTS, OutputSpec
 
 migrations = Migrations("telemetry")
 
@@ -53,168 +54,120 @@ def day_tables(day: str) -> tuple[str, ...]:
     )
 
 
-def add_missing_outputs(connection: sqlite3.Connection) -> None:
-    """Give the day tables of an older file the columns of outputs that are newer; NULL there."""
+def missing_outputs(connection: sqlite3.Connection) -> Iterator[tuple[str, OutputSpec]]:
+    """(day table, output) for each output that is newer than the file."""
     tables = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'prediction_[0-9]*'"
     ).fetchall()
     for (table,) in tables:
         known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-        for spec in OUTPUTS:
-            if spec.name not in known:
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN {spec.name} {spec.column}")
+        yield from ((table, spec) for spec in OUTPUTS if spec.name not in known)
+
+
+def add_missing_outputs(connection: sqlite3.Connection) -> None:
+    """NULL in the rows that are older."""
+    for table, spec in list(missing_outputs(connection)):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {spec.name} {spec.column}")
+
+
+def _run(db: Database, statements: str) -> None:
+    for statement in statements.split(";\n"):
+        if statement.strip():
+            db.execute(statement)
 
 
 @migrations()
 def names(db: Database) -> None:
     """Long texts that repeat are stored once."""
-    db.table("stamp").create({"id": int, "hex": str, "name": str, "first_at": float}, pk="id")
-    db.table("stamp").create_index(["hex"], unique=True)
-    db.table("env").create({"id": int, "text": str}, pk="id")
-    db.table("env").create_index(["text"], unique=True)
-    db.table("slice").create({"id": int, "name": str, "first_at": float, "last_at": float}, pk="id")
-    db.table("slice").create_index(["name"], unique=True)
-    db.table("feature").create(
-        {
-            "id": int,
-            "stamp_id": int,
-            "position": int,
-            "name": str,
-            "modality": str,
-            "kind": str,
-            "unit": str,
-            "categories": str,
-            "importance": float,
-            "cells": int,
-            "centre": float,
-            "step": float,
-            "edges": bytes,
-            "reference_counts": bytes,
-        },
-        pk="id",
+    _run(
+        db,
+        """
+        CREATE TABLE stamp (id INTEGER PRIMARY KEY, hex TEXT, name TEXT, first_at REAL);
+        CREATE UNIQUE INDEX idx_stamp_hex ON stamp (hex);
+        CREATE TABLE env (id INTEGER PRIMARY KEY, text TEXT);
+        CREATE UNIQUE INDEX idx_env_text ON env (text);
+        CREATE TABLE slice (id INTEGER PRIMARY KEY, name TEXT, first_at REAL, last_at REAL);
+        CREATE UNIQUE INDEX idx_slice_name ON slice (name);
+        CREATE TABLE feature (id INTEGER PRIMARY KEY, stamp_id INTEGER, position INTEGER,
+          name TEXT, modality TEXT, kind TEXT, unit TEXT, categories TEXT, importance REAL,
+          cells INTEGER, centre REAL, step REAL, edges BLOB, reference_counts BLOB);
+        CREATE UNIQUE INDEX idx_feature_stamp_id_position ON feature (stamp_id, position);
+        -- What a stamp's figures are measured with: feedback may come long after its time.
+        CREATE TABLE bundle (stamp_id INTEGER PRIMARY KEY, name TEXT, features TEXT, labels TEXT,
+          reference BLOB, objective BLOB);
+        -- How far the sums have come: rows after it are counted again at the next start.
+        CREATE TABLE counted (day TEXT PRIMARY KEY, row INTEGER);
+        """,
     )
-    db.table("feature").create_index(["stamp_id", "position"], unique=True)
-    # What a stamp's figures are measured with: feedback may come long after it was replaced.
-    db.table("bundle").create(
-        {
-            "stamp_id": int,
-            "name": str,
-            "features": str,
-            "labels": str,
-            "reference": bytes,
-            "objective": bytes,
-        },
-        pk="stamp_id",
-    )
-    # How far the counts below have come: rows after it are counted again at the next start.
-    db.table("counted").create({"day": str, "row": int}, pk="day")
 
 
 @migrations()
 def sums(db: Database) -> None:
-    """Additive hours. sqlite-utils has no WITHOUT ROWID, which halves the size of these."""
-    db.execute(
-        "CREATE TABLE profile (stamp_id INTEGER, hour INTEGER, slice_id INTEGER,"
-        " feature_id INTEGER, n INTEGER, missing INTEGER, nonfinite INTEGER, absent INTEGER,"
-        " sum REAL, sum_squares REAL, min REAL, max REAL, counts BLOB, crc INTEGER,"
-        " PRIMARY KEY (stamp_id, hour, slice_id, feature_id)) WITHOUT ROWID"
-    )
-    db.execute(
-        "CREATE TABLE profile_embedding (stamp_id INTEGER, hour INTEGER, sums BLOB, crc INTEGER,"
-        " PRIMARY KEY (stamp_id, hour)) WITHOUT ROWID"
-    )
-    db.execute(
-        "CREATE TABLE latency (bucket INTEGER, width_s INTEGER, stamp_id INTEGER, mix TEXT,"
-        " replica INTEGER, requests INTEGER, errors INTEGER, counts BLOB, queue_ms REAL,"
-        " decode_ms REAL, preprocess_ms REAL, forward_ms REAL, post_ms REAL, total_ms REAL,"
-        " batch_rows INTEGER, exemplars TEXT,"
-        " PRIMARY KEY (bucket, width_s, stamp_id, mix, replica)) WITHOUT ROWID"
-    )
-    db.execute(
-        "CREATE TABLE quality (stamp_id INTEGER, hour INTEGER, slice_id INTEGER, sums BLOB,"
-        " crc INTEGER, PRIMARY KEY (stamp_id, hour, slice_id)) WITHOUT ROWID"
+    """Additive hours; WITHOUT ROWID halves the size of these."""
+    _run(
+        db,
+        """
+        CREATE TABLE profile (stamp_id INTEGER, hour INTEGER, slice_id INTEGER,
+          feature_id INTEGER, n INTEGER, missing INTEGER, nonfinite INTEGER, absent INTEGER,
+          sum REAL, sum_squares REAL, min REAL, max REAL, counts BLOB, crc INTEGER,
+          PRIMARY KEY (stamp_id, hour, slice_id, feature_id)) WITHOUT ROWID;
+        CREATE TABLE profile_embedding (stamp_id INTEGER, hour INTEGER, sums BLOB, crc INTEGER,
+          PRIMARY KEY (stamp_id, hour)) WITHOUT ROWID;
+        CREATE TABLE latency (bucket INTEGER, width_s INTEGER, stamp_id INTEGER, mix TEXT,
+          replica INTEGER, requests INTEGER, errors INTEGER, counts BLOB, queue_ms REAL,
+          decode_ms REAL, preprocess_ms REAL, forward_ms REAL, post_ms REAL, total_ms REAL,
+          batch_rows INTEGER, exemplars TEXT,
+          PRIMARY KEY (bucket, width_s, stamp_id, mix, replica)) WITHOUT ROWID;
+        CREATE TABLE quality (stamp_id INTEGER, hour INTEGER, slice_id INTEGER, sums BLOB,
+          crc INTEGER, PRIMARY KEY (stamp_id, hour, slice_id)) WITHOUT ROWID;
+        """,
     )
 
 
 @migrations()
 def judgements(db: Database) -> None:
-    db.table("drift").create(
-        {
-            "tick_unix_ms": int,
-            "stamp_id": int,
-            "feature": str,
-            "slice": str,
-            "window_s": int,
-            "baseline": str,
-            **dict.fromkeys(("n", "n_effective", "n_needed", "ks", "p", "q", "kl", "js"), float),
-            **dict.fromkeys(("psi", "chi2_p", "excess_kl", "expected_kl"), float),
-            "level": str,
-            "structural": str,
-        }
+    _run(
+        db,
+        """
+        CREATE TABLE drift (tick_unix_ms INTEGER, stamp_id INTEGER, feature TEXT, slice TEXT,
+          window_s INTEGER, baseline TEXT, n REAL, n_effective REAL, n_needed REAL, ks REAL,
+          p REAL, q REAL, kl REAL, js REAL, psi REAL, chi2_p REAL, excess_kl REAL,
+          expected_kl REAL, level TEXT, structural TEXT);
+        CREATE INDEX idx_drift_tick_unix_ms ON drift (tick_unix_ms);
+        CREATE TABLE alert (id TEXT PRIMARY KEY, last_unix_ms INTEGER, row TEXT);
+        CREATE TABLE alert_event (id INTEGER PRIMARY KEY, alert_id TEXT, at_unix_ms INTEGER,
+          from_state TEXT, to_state TEXT, actor TEXT, detail TEXT);
+        CREATE INDEX idx_alert_event_alert_id ON alert_event (alert_id);
+        CREATE TABLE silence (id TEXT PRIMARY KEY, until_unix_ms INTEGER, row TEXT);
+        CREATE TABLE deploy (id INTEGER PRIMARY KEY, at_unix_ms INTEGER, row TEXT);
+        CREATE INDEX idx_deploy_at_unix_ms ON deploy (at_unix_ms);
+        """,
     )
-    db.table("drift").create_index(["tick_unix_ms"])
-    db.table("alert").create({"id": str, "last_unix_ms": int, "row": str}, pk="id")
-    db.table("alert_event").create(
-        {
-            "id": int,
-            "alert_id": str,
-            "at_unix_ms": int,
-            "from_state": str,
-            "to_state": str,
-            "actor": str,
-            "detail": str,
-        },
-        pk="id",
-    )
-    db.table("alert_event").create_index(["alert_id"])
     # What happened stays as it was written.
     db.execute(
         "CREATE TRIGGER alert_event_is_append_only BEFORE UPDATE ON alert_event"
         " BEGIN SELECT RAISE(ABORT, 'alert history is append-only'); END"
     )
-    db.table("silence").create({"id": str, "until_unix_ms": int, "row": str}, pk="id")
-    db.table("deploy").create({"id": int, "at_unix_ms": int, "row": str}, pk="id")
-    db.table("deploy").create_index(["at_unix_ms"])
 
 
 @migrations()
 def answers_from_outside(db: Database) -> None:
-    db.table("feedback").create(
-        {
-            "id": int,
-            "prediction_id": str,
-            "received_at": float,
-            "observed_at": float,
-            "label": str,
-            "outcome": str,
-            "value": float,
-            "source": str,
-            "idempotency_key": str,
-            "status": str,
-        },
-        pk="id",
+    _run(
+        db,
+        """
+        CREATE TABLE feedback (id INTEGER PRIMARY KEY, prediction_id TEXT, received_at REAL,
+          observed_at REAL, label TEXT, outcome TEXT, value REAL, source TEXT,
+          idempotency_key TEXT, status TEXT);
+        CREATE INDEX idx_feedback_prediction_id ON feedback (prediction_id);
+        CREATE UNIQUE INDEX feedback_by_key ON feedback (idempotency_key)
+          WHERE idempotency_key <> '';
+        -- What is held to be true now of each prediction that had feedback.
+        CREATE TABLE truth (prediction_id TEXT PRIMARY KEY, predicted_at REAL, label TEXT,
+          value REAL, outcome TEXT, source TEXT, observed_at REAL, received_at REAL,
+          weight REAL);
+        CREATE INDEX idx_truth_predicted_at ON truth (predicted_at);
+        """,
     )
-    db.table("feedback").create_index(["prediction_id"])
-    db.execute(
-        "CREATE UNIQUE INDEX feedback_by_key ON feedback (idempotency_key)"
-        " WHERE idempotency_key <> ''"
-    )
-    # What is held to be true now of each prediction that had feedback.
-    db.table("truth").create(
-        {
-            "prediction_id": str,
-            "predicted_at": float,
-            "label": str,
-            "value": float,
-            "outcome": str,
-            "source": str,
-            "observed_at": float,
-            "received_at": float,
-            "weight": float,
-        },
-        pk="prediction_id",
-    )
-    db.table("truth").create_index(["predicted_at"])
 
 
 @migrations()

@@ -36,6 +36,15 @@ def day_of(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y%m%d")
 
 
+def days_of(connection: sqlite3.Connection, first: str = "", last: str = "9") -> list[str]:
+    """Days that have tables, oldest first, from `first` to `last`."""
+    rows = connection.execute(
+        "SELECT substr(name, 12) FROM sqlite_master"
+        " WHERE type = 'table' AND name LIKE 'prediction\\_%' ESCAPE '\\' ORDER BY 1"
+    )
+    return [day for (day,) in rows if first <= day <= last]
+
+
 class Store:
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
@@ -75,15 +84,9 @@ class Store:
     def close(self) -> None:
         self._opened.close()
 
-    # ---- predictions -----------------------------------------------------------------------
-
     def days(self) -> list[str]:
         """Days that have tables, oldest first."""
-        rows = self.connection.execute(
-            "SELECT substr(name, 12) FROM sqlite_master"
-            " WHERE type = 'table' AND name LIKE 'prediction\\_%' ESCAPE '\\' ORDER BY 1"
-        )
-        return [row[0] for row in rows]
+        return days_of(self.connection)
 
     def make_day(self, day: str) -> None:
         if day not in self._days:
@@ -151,8 +154,6 @@ class Store:
 
     def set_counted(self, rows: dict[str, int]) -> None:
         self.connection.executemany("INSERT OR REPLACE INTO counted VALUES (?, ?)", rows.items())
-
-    # ---- size ------------------------------------------------------------------------------
 
     def bytes(self) -> int:
         """Of the file, without what is free inside it, and its log."""

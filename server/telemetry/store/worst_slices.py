@@ -22,7 +22,7 @@ from server.telemetry.rows import SliceRow
 from server.telemetry.slices.conditions import SliceColumn
 from server.telemetry.store.database import open_reader
 from server.telemetry.store.history import TimeSpan
-from server.telemetry.store.reader import days_of
+from server.telemetry.store.reader import days_in
 
 if TYPE_CHECKING:
     from server.telemetry.slices.search import FoundSlice, Measure
@@ -47,7 +47,7 @@ class SliceSearch:
 
 @dataclass(frozen=True, slots=True)
 class SliceSearchResult:
-    """`estimated`: there were too few labels, so that the loss is what confidence says."""
+    """`estimated`: there were too few labels, so the loss is estimated from confidence."""
 
     slices: list[SliceRow]
     rows: int
@@ -113,9 +113,6 @@ def _measure(name: str) -> Measure:
     return name  # type: ignore[return-value]
 
 
-# ---- what a row lost -------------------------------------------------------------------------
-
-
 def _loss(rows: _Rows, stick: Yardstick, measure: str) -> tuple[Floats, bool]:
     """Loss of each row, NaN where it is not known, and whether it had to be estimated."""
     if measure == "confidence":
@@ -135,8 +132,7 @@ def _loss(rows: _Rows, stick: Yardstick, measure: str) -> tuple[Floats, bool]:
 
 def _right(rows: _Rows, stick: Yardstick) -> Floats:
     """Calibrated probability of having been right."""
-    found: Floats = stick.right[np.searchsorted(stick.edges, rows.confidence, side="right")]
-    return found
+    return stick.right[np.searchsorted(stick.edges, rows.confidence, side="right")]
 
 
 def _lost(rows: _Rows, stick: Yardstick) -> Floats:
@@ -161,11 +157,7 @@ def _lost(rows: _Rows, stick: Yardstick) -> Floats:
 def _expected_loss(rows: _Rows, stick: Yardstick) -> Floats:
     """NaN without an objective."""
     lost = stick.lost[[stick.label(label) for label in rows.predicted]]
-    found: Floats = (1 - _right(rows, stick)) * lost
-    return found
-
-
-# ---- what a row was --------------------------------------------------------------------------
+    return (1 - _right(rows, stick)) * lost
 
 
 def _columns(
@@ -190,7 +182,7 @@ def _read(
 ) -> _Rows | None:
     """The latest MOST_ROWS answered classifications whose features fit."""
     found: list[tuple[Any, ...]] = []
-    for day in reversed(days_of(connection, span)):
+    for day in reversed(days_in(connection, span)):
         found += connection.execute(
             "SELECT p.features, p.slices, ifnull(p.confidence, 0), p.label, ifnull(t.label, ''),"
             f" t.value, p.total_ms FROM prediction_{day} p LEFT JOIN truth t USING (prediction_id)"
