@@ -102,6 +102,11 @@ class ServerConfig:
     memory_check: bool = setting(
         True, bool, "start even when the pool appears not to fit in memory"
     )
+    load_memory_mb: int = setting(
+        0,
+        count,
+        "memory a replica may take while it loads, on a CPU; 0: 5 x the weights + 4096 MiB",
+    )
     load_timeout_s: float = setting(900.0, seconds, "restart a replica that takes longer to load")
     stall_s: float = setting(
         30.0, seconds, "replace a replica that has work and makes no progress for this long"

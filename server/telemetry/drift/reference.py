@@ -26,6 +26,8 @@ FORMAT = "trefoil-reference-1"
 FILE = "reference/profile.json"
 REMEDY = "build the bundle anew: its reference is made by `pipelines build`"
 LEARNT = "learnt from"  # how `made_from` of a reference begins that live traffic made
+MAX_COUNT = 10**12  # rows that any sum of counts may stand for: far below what int64 holds
+MAX_WINDOWS = 64
 MAX_CELLS = 4096  # a feature with more categories than this is a free text
 
 
@@ -42,7 +44,7 @@ def parse(data: bytes, schema: Sequence[FeatureSpec]) -> Reference:
                 f"{FILE} has the format {content['format']!r}, wanted is {FORMAT!r}; {REMEDY}"
             )
         reference = _reference(content)
-    except (KeyError, TypeError, ValueError, IndexError) as fault:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as fault:
         what = f"it has no {fault}" if isinstance(fault, KeyError) else str(fault)
         raise ReferenceRefused(f"{FILE} cannot be used: {what}; {REMEDY}") from fault
     if reference.schema != tuple(schema):
@@ -75,7 +77,7 @@ def _reference(content: Mapping[str, Any]) -> Reference:
         slices[str(entry["name"])] = counts
     confusion = content["confusion"]
     return Reference(
-        rows=int(content["rows"]),
+        rows=_whole("rows", content["rows"]),
         features=features,
         slices=slices,
         embedding=_embedding(content["embedding"]),
@@ -108,22 +110,50 @@ def _feature(entry: Mapping[str, Any]) -> FeatureReference:
         edges=edges,
         counts=counts,
         groups=groups,
-        missing=int(entry["missing"]),
-        nonfinite=int(entry["nonfinite"]),
+        missing=_whole(f"{spec.name}: missing", entry["missing"]),
+        nonfinite=_whole(f"{spec.name}: nonfinite", entry["nonfinite"]),
         discrete=bool(entry["discrete"]),
-        centre=float(entry.get("centre", 0.0)),
+        centre=_finite(f"{spec.name}: centre", entry.get("centre", 0.0)),
         step=step,
         deff=deff,
-        importance=float(entry["importance"]),
-        windows=entry["windows"],
+        importance=_finite(f"{spec.name}: importance", entry["importance"]),
+        windows=_windows(spec.name, entry["windows"]),
     )
 
 
 def _counts(values: Sequence[int]) -> Ints:
     counts = np.array(values, dtype=np.int64)
-    if counts.ndim != 1 or not len(counts) or (counts < 0).any():
-        raise ValueError("counts must be a row of whole numbers, none below 0")
+    if counts.ndim != 1 or not len(counts) or (counts < 0).any() or (counts > MAX_COUNT).any():
+        raise ValueError(f"counts must be a row of whole numbers, 0 to {MAX_COUNT:,}")
     return counts
+
+
+def _whole(name: str, value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
+        raise ValueError(f"{name} is {str(value)[:40]}; allowed is 0 to {MAX_COUNT:,}")
+    return value
+
+
+def _finite(name: str, value: Any) -> float:
+    found = float(value)
+    if not math.isfinite(found):
+        raise ValueError(f"{name} is {found}, not a finite number")
+    return found
+
+
+def _windows(name: str, values: Any) -> Mapping[str, Mapping[str, Any]]:
+    """Sizes in rows, and what was seen in windows of that size."""
+    if not isinstance(values, dict) or len(values) > MAX_WINDOWS:
+        raise ValueError(f"{name}: windows is not an object of at most {MAX_WINDOWS} sizes")
+    for size, window in values.items():
+        if not size.isascii() or not size.isdigit() or not 1 <= len(size) <= 12 or not int(size):
+            raise ValueError(f"{name}: windows has the size {size[:40]!r}")
+        if not isinstance(window, dict):
+            raise ValueError(f"{name}: windows.{size} is not an object")
+        for key, value in window.items():
+            for number in value if isinstance(value, list) else [value]:
+                _finite(f"{name}: windows.{size}.{key[:40]}", number)
+    return values
 
 
 def _embedding(entry: Mapping[str, Any] | None) -> EmbeddingReference | None:
@@ -137,10 +167,10 @@ def _embedding(entry: Mapping[str, Any] | None) -> EmbeddingReference | None:
         deviation=np.array(entry["deviation"], dtype=np.float64),
         frequencies=_unpacked(entry["frequencies"]).reshape(len(features), len(phases)),
         phases=phases,
-        n=int(entry["n"]),
+        n=_whole("embedding.n", entry["n"]),
         sums=np.array(entry["sum"], dtype=np.float64),
-        variance=float(entry["variance"]),
-        windows=entry["windows"],
+        variance=_finite("embedding.variance", entry["variance"]),
+        windows=_windows("embedding", entry["windows"]),
     )
 
 

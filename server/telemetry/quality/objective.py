@@ -47,7 +47,7 @@ def parse(data: bytes, labels: Sequence[str]) -> Objective | None:
         each = given if isinstance(given, dict) else dict.fromkeys(labels, given)
         window_s = np.array([float(each[label]) for label in labels])
         unit = str(content["unit"])
-    except (KeyError, TypeError, ValueError) as fault:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as fault:
         raise ObjectiveRefused(f"objective.json: {fault!r}") from fault
     if set(table) != set(labels) or not np.isfinite(value).all() or not (window_s > 0).all():
         raise ObjectiveRefused("objective.json: a finite value for every pair of labels, no others")
