@@ -16,6 +16,7 @@ from grpc import aio
 
 from console.feed import faults
 from console.feed.address import ConnectionAccess
+from console.feed.allowance import Allowance
 from console.feed.backoff import Backoff
 from console.feed.decode import build
 from console.feed.link import FeedPosition, ServerLink
@@ -24,7 +25,7 @@ from proto import observe_pb2, observe_pb2_grpc
 from server.telemetry.rows import AlertRow, SilenceRow
 
 log = logging.getLogger(__name__)
-MOST_BACKLOG = 20_000  # rows waiting for the disk before the feed stops reading
+MOST_BACKLOG = 20_000  # rows of 1 KiB or less waiting for the disk before the feed stops reading
 CALL_S = 10.0
 
 
@@ -49,7 +50,9 @@ class Hub:
         sink: RowSink,
         changed: Callable[[], None],
         known: Mapping[str, FeedPosition] | None = None,
+        allowance: Callable[[], Allowance] = Allowance,
     ) -> None:
+        self._allowance = allowance
         self._access = access
         self._sink = sink
         self._changed = changed
@@ -118,6 +121,7 @@ class Hub:
                 self._link_changed,
                 Backoff(random.uniform),
                 self._known.get(address, FeedPosition()),
+                allowance=self._allowance(),
             )
             self._links[address] = link
             self._states[address] = link.link
