@@ -113,7 +113,7 @@ def _delete_oldest(connection: sqlite3.Connection, table: str, server: int) -> f
     """A fifth of the rows of this server, at most SLICE_ROWS; returns the share that is gone."""
     column = _GIVE_WAY[table][0]
     where = "1" if table == "feature" else f"server = {int(server)}"
-    (count,) = connection.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()
+    count = int(connection.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()[0])
     wanted = min(SLICE_ROWS, max(100, count // 5))
     if count <= wanted:
         connection.execute(f"DELETE FROM {table} WHERE {where}")
@@ -122,10 +122,9 @@ def _delete_oldest(connection: sqlite3.Connection, table: str, server: int) -> f
         f"SELECT {column} FROM {table} WHERE {where} ORDER BY {column} LIMIT 1 OFFSET ?",
         (wanted - 1,),
     ).fetchone()
-    gone = connection.execute(
-        f"DELETE FROM {table} WHERE {where} AND {column} <= ?", (until,)
-    ).rowcount
-    return float(gone) / count
+    connection.execute(f"DELETE FROM {table} WHERE {where} AND {column} <= ?", (until,))
+    left = connection.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()[0]
+    return 1.0 - int(left) / count
 
 
 def roll_up(connection: sqlite3.Connection, level: int, now_ms: int, most: int = 400) -> int:

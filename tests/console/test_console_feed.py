@@ -487,7 +487,9 @@ class Flood(observe_pb2_grpc.ObserveServicer):
     def Watch(
         self, request: observe_pb2.WatchRequest, context: grpc.ServicerContext
     ) -> Iterator[observe_pb2.WatchEvent]:
-        yield self._event(snapshot=observe_pb2.ServerSnapshot(server="loud", state=1))
+        yield self._event(
+            snapshot=observe_pb2.ServerSnapshot(server="loud", state=observe_pb2.READY)
+        )
         while not request.once and context.is_active():
             self.sent += 1
             at_ms = int(time.time() * 1000)

@@ -154,6 +154,7 @@ def test_reliability_and_confusion_count_the_labelled_rows() -> None:
         lambda c: c["features"][0].update(windows={"0": {}}),
         lambda c: c["features"][0].update(windows={"250": {"ks": [float("inf")]}}),
         lambda c: c["features"][0].update(windows=[1]),
+        lambda c: c["features"][0]["counts"].__setitem__(0, 1.5),
         lambda c: c.update(features=[3]),
         lambda c: c.update(slices=3),
     ],

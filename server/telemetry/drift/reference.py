@@ -45,7 +45,7 @@ def parse(data: bytes, schema: Sequence[FeatureSpec]) -> Reference:
             )
         reference = _reference(content)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as fault:
-        what = f"it has no {fault}" if isinstance(fault, KeyError) else str(fault)
+        what = f"it has no {fault}" if isinstance(fault, KeyError) else str(fault)[:200]
         raise ReferenceRefused(f"{FILE} cannot be used: {what}; {REMEDY}") from fault
     if reference.schema != tuple(schema):
         raise ReferenceRefused(_difference(reference.schema, tuple(schema)))
@@ -84,7 +84,7 @@ def _reference(content: Mapping[str, Any]) -> Reference:
         reliability=_reliability(content["reliability"]),
         confusion_labels=tuple(confusion["labels"]) if confusion else (),
         learnt=str(content["made_from"]).startswith(LEARNT),
-        confusion=np.array(confusion["counts"] if confusion else np.zeros((0, 0)), dtype=np.int64),
+        confusion=_integers(confusion["counts"]) if confusion else np.zeros((0, 0), np.int64),
     )
 
 
@@ -95,7 +95,7 @@ def _feature(entry: Mapping[str, Any]) -> FeatureReference:
     counts = _counts(entry["counts"])
     edges = np.array(entry["edges"], dtype=np.float64)
     cells = len(spec.categories) + 1 if spec.kind == "categorical" else len(edges) + 1
-    groups = np.array(entry["groups"], dtype=np.int64)
+    groups = _integers(entry["groups"])
     if len(counts) != cells or len(groups) != cells or cells > MAX_CELLS:
         raise ValueError(f"{spec.name}: {len(counts)} counts, {len(groups)} groups, {cells} cells")
     if not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
@@ -122,10 +122,18 @@ def _feature(entry: Mapping[str, Any]) -> FeatureReference:
 
 
 def _counts(values: Sequence[int]) -> Ints:
-    counts = np.array(values, dtype=np.int64)
+    counts = _integers(values)
     if counts.ndim != 1 or not len(counts) or (counts < 0).any() or (counts > MAX_COUNT).any():
         raise ValueError(f"counts must be a row of whole numbers, 0 to {MAX_COUNT:,}")
     return counts
+
+
+def _integers(values: Any) -> Ints:
+    """Raises ValueError for anything else: a float would be rounded without a word."""
+    found = np.array(values)
+    if found.dtype.kind not in "iu":
+        raise ValueError("a count or a group that is not a whole number below 2^63")
+    return found.astype(np.int64)
 
 
 def _whole(name: str, value: Any) -> int:
@@ -163,19 +171,29 @@ def _embedding(entry: Mapping[str, Any] | None) -> EmbeddingReference | None:
     phases = _unpacked(entry["phases"])
     return EmbeddingReference(
         features=features,
-        mean=np.array(entry["mean"], dtype=np.float64),
-        deviation=np.array(entry["deviation"], dtype=np.float64),
+        mean=_floats("mean", entry["mean"]),
+        deviation=_floats("deviation", entry["deviation"]),
         frequencies=_unpacked(entry["frequencies"]).reshape(len(features), len(phases)),
         phases=phases,
         n=_whole("embedding.n", entry["n"]),
-        sums=np.array(entry["sum"], dtype=np.float64),
+        sums=_floats("sum", entry["sum"]),
         variance=_finite("embedding.variance", entry["variance"]),
         windows=_windows("embedding", entry["windows"]),
     )
 
 
 def _unpacked(text: str) -> Floats:
-    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float64)
+    found = np.frombuffer(base64.b64decode(text), dtype="<f4")
+    if not np.isfinite(found).all():
+        raise ValueError("embedding: a frequency or a phase that is not finite")
+    return found.astype(np.float64)
+
+
+def _floats(name: str, values: Any) -> Floats:
+    found = np.array(values, dtype=np.float64)
+    if not np.isfinite(found).all():
+        raise ValueError(f"embedding.{name} holds a number that is not finite")
+    return found
 
 
 def _reliability(entry: Mapping[str, Any] | None) -> Reliability | None:
