@@ -227,6 +227,13 @@ class ServerConfig:
         share,
         "share of payloads to store; more of the uncertain and failed ones; 0: none at all",
     )
+    # Read at the start. 0600.
+    payload_key: Path | None = setting(
+        None,
+        Path,
+        "encrypt stored payloads (AES-256-GCM) with the first key in this file; the others decrypt",
+        "FILE",
+    )
     keep_days: float = setting(
         7.0,
         at_least_one,

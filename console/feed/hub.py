@@ -21,6 +21,7 @@ from console.feed.backoff import Backoff
 from console.feed.decode import build
 from console.feed.link import FeedPosition, ServerLink
 from console.state.domain import Action, Link, ReceivedRow
+from console.state.sanitize import sanitized
 from proto import observe_pb2, observe_pb2_grpc
 from server.telemetry.rows import AlertRow, SilenceRow
 
@@ -207,6 +208,7 @@ class Hub:
             if sample.example:
                 done(sample.example, "")
                 return
+            why = why or sanitized(sample.no_example, 300)
         done(None, why or "the server no longer keeps this payload")
 
     async def _samples(

@@ -47,6 +47,7 @@ from server.security.audit import AuditLog
 from server.security.guard import Guard
 from server.security.tls import TlsFiles, server_credentials
 from server.security.tokens import TokenFile, TokenFileInvalid
+from server.telemetry.store import payload_keys
 from server.telemetry_port import OFF, TelemetryPort, telemetry_of
 from server.types import Facts
 
@@ -127,6 +128,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     credentials = _credentials(config)
     checked_address(config, credentials is not None)
     access = _access(config)
+    _check_payload_key(config)
     stop = Stop(report, partial(manager.stopping, config.drain_s + TO_END_S))
     identity, wall = identity_of(config), wall_of(config)
     otel = OtelSetup(config, identity, wall=wall)
@@ -383,6 +385,16 @@ def _access(config: ServerConfig) -> Access:
     audit = AuditLog(config.data / "audit.jsonl")
     certificates = config.tls_client_ca is not None
     return Access(tokens, audit, (Guard(tokens, audit, certificates),))
+
+
+def _check_payload_key(config: ServerConfig) -> None:
+    """Raises CannotListen: payloads that were to be encrypted are never stored in plain."""
+    if config.payload_key is None:
+        return
+    try:
+        payload_keys.read(config.payload_key)
+    except (OSError, payload_keys.KeyFileInvalid) as error:
+        raise CannotListen(f"--payload-key: {error}") from None
 
 
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
