@@ -36,7 +36,7 @@ HANG_S = 2.0
 # On the wall, after which the process is ended: a machine may be busy with something else.
 DEAD_S = 60.0
 APART = 0.01
-BATCH = 200
+BATCH = 50
 RATE = 48_000  # of the witness' samples
 # A codec's own delay is kept by some decoders and dropped by others where no header states it, or
 # one of them cannot read it: one block of Vorbis; of MP3 the header's own frame, the delay and the
