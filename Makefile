@@ -19,7 +19,7 @@ DATA ?= trefoil-data
 ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
 
-.PHONY: help serve console demo test check lint typecheck setup system compat soak portable bare clean \
+.PHONY: help serve console demo test check lint typecheck setup system compat soak fuzz portable bare clean \
 	console-deb check-console-deb build-system verify-installers
 
 help:  ## this list
@@ -140,6 +140,11 @@ soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas an
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.soak kill-server
 	$(BIN)/python -m benchmarks.versions
+	$(BIN)/python -m benchmarks.mutated_media
+	FUZZ_SECONDS=300 $(BIN)/python -m tests.fuzz.run
+
+fuzz: $(VENV)/.everything  ## mutated files, messages, bundles and lines, for two minutes (FUZZ_SECONDS)
+	$(BIN)/python -m tests.fuzz.run
 
 portable: $(VENV)/.everything  ## how far numbers differ by CPU kernels, threads and buffers (half an hour)
 	$(BIN)/python -m benchmarks.portable

@@ -8,6 +8,7 @@ queue and no transport.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import torch
 from pipelines import collate as collation
 from pipelines import features
 from pipelines.batch import Batch
-from pipelines.bundle import golden
+from pipelines.bundle import bounds, golden
 from pipelines.bundle.bundle import Bundle
 from pipelines.bundle.contents import Progress
+from pipelines.bundle.speed import Speed
 from pipelines.bundle.stamp import Stamp, running_libraries
 from pipelines.bundle.tensors import read_tensors
 from pipelines.errors import BadInput, BundleRefused
@@ -98,10 +100,13 @@ class Pipeline:
         count, why_threads = devices.choose_threads(threads, chosen)
         kind, why_dtype = devices.choose_dtype(dtype, chosen, parameters)
         devices.configure_process(chosen, kind, count)
+        Speed.from_dict(bundle.speed)  # used by the probe, which comes too late to refuse it
         labels, _ = read_labels(bundle.labels)
         family = family_of(bundle.config)
         preparer = Preparer.of(bundle.preprocess, bundle.template, bundle.tokenizer, labels, family)
-        backbone = family.load(bundle.config, tensors, chosen, kind)
+        bounds.model_config(bundle.config)
+        with _refused_as("model/config.json"):
+            backbone = family.load(bundle.config, tensors, chosen, kind)
         _agree(preparer, backbone)
         env = devices.describe(chosen, kind, count) | running_libraries()
         reasons = {"device": why_device, "dtype": why_dtype, "threads": why_threads}
@@ -229,6 +234,21 @@ def load(
     pipeline = Pipeline.load(path or EMBEDDED, device, dtype, threads, allow_dirty)
     golden.require(pipeline)
     return pipeline
+
+
+@contextmanager
+def _refused_as(file: str) -> Iterator[None]:
+    """Raises BundleRefused("config") naming the file for whatever a library raises over it: each
+    checks a config with errors of its own. What the machine lacks passes through."""
+    try:
+        yield
+    except (BundleRefused, OSError, MemoryError):
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {str(error)[:300]}"
+        if "not enough memory" in why or "CUDA" in why or "OutOfMemory" in why:
+            raise
+        raise BundleRefused("config", f"{file} describes no model: {why}") from error
 
 
 def _agree(preparer: Preparer, backbone: Backbone) -> None:

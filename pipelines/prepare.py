@@ -71,9 +71,14 @@ class Preprocessing:
 def read_labels(values: Mapping[str, Any]) -> tuple[tuple[Label, ...], float]:
     """labels.json: (the bundle's labels, the temperature). Raises BundleRefused("config")."""
     try:
-        labels = tuple(parameters.read(Label, item, "labels") for item in values["labels"])
+        items = list(values["labels"])
+        if len(items) > MAX_LABELS:
+            raise ValueError(f"labels has {len(items)} items; at most {MAX_LABELS}")
+        labels = tuple(
+            parameters.read(Label, item, f"labels[{number}]") for number, item in enumerate(items)
+        )
         temperature = float(values["temperature"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BundleRefused("config", f"labels.json is malformed: {error!r}") from error
     if not labels or len({label.name for label in labels}) < len(labels):
         raise BundleRefused("config", "labels.json needs labels, all of different names")

@@ -687,12 +687,14 @@ class SamplesRequest(_message.Message):
     def __init__(self, prediction_ids: _Optional[_Iterable[str]] = ..., with_payload: _Optional[bool] = ..., filter: _Optional[str] = ..., limit: _Optional[int] = ..., from_unix_ms: _Optional[int] = ..., to_unix_ms: _Optional[int] = ...) -> None: ...
 
 class Sample(_message.Message):
-    __slots__ = ("row", "example")
+    __slots__ = ("row", "example", "no_example")
     ROW_FIELD_NUMBER: _ClassVar[int]
     EXAMPLE_FIELD_NUMBER: _ClassVar[int]
+    NO_EXAMPLE_FIELD_NUMBER: _ClassVar[int]
     row: PredictionRow
     example: bytes
-    def __init__(self, row: _Optional[_Union[PredictionRow, _Mapping]] = ..., example: _Optional[bytes] = ...) -> None: ...
+    no_example: str
+    def __init__(self, row: _Optional[_Union[PredictionRow, _Mapping]] = ..., example: _Optional[bytes] = ..., no_example: _Optional[str] = ...) -> None: ...
 
 class SamplesResponse(_message.Message):
     __slots__ = ("samples",)

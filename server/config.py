@@ -108,6 +108,11 @@ class ServerConfig:
     memory_check: bool = setting(
         True, bool, "start even when the pool appears not to fit in memory"
     )
+    load_memory_mb: int = setting(
+        0,
+        count,
+        "memory a replica may take while it loads, on a CPU; 0: 5 x the weights + 4096 MiB",
+    )
     load_timeout_s: float = setting(900.0, seconds, "restart a replica that takes longer to load")
     stall_s: float = setting(
         30.0, seconds, "replace a replica that has work and makes no progress for this long"
@@ -244,6 +249,13 @@ class ServerConfig:
         0.05,
         share,
         "share of payloads to store; more of the uncertain and failed ones; 0: none at all",
+    )
+    # Read at the start. 0600.
+    payload_key: Path | None = setting(
+        None,
+        Path,
+        "encrypt stored payloads (AES-256-GCM) with the first key in this file; the others decrypt",
+        "FILE",
     )
     keep_days: float = setting(
         7.0,

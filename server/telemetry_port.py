@@ -31,6 +31,8 @@ from server.telemetry.rows import (
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.feedback import FeedbackItem, FeedbackResult
 from server.telemetry.store.history import TimeSpan
+from server.telemetry.store.payload_keys import NO_KEYS
+from server.telemetry.store.payload_keys import read as read_keys
 from server.telemetry.store.retention import RetentionLimits
 from server.telemetry.store.worst_slices import SliceSearch, SliceSearchResult
 
@@ -178,6 +180,7 @@ def settings_of(config: ServerConfig) -> TelemetrySettings:
             "listen": config.listen,
             "environment": config.environment,
         },
+        payload_keys=read_keys(config.payload_key) if config.payload_key else NO_KEYS,
         limits=RetentionLimits(
             predictions_days=config.keep_days,
             payload_days=config.keep_days,

@@ -31,22 +31,41 @@ from server.telemetry.rows import (
     SliceRow,
 )
 
+NEW_TEXTS = 20_000  # that one server may bring in, of those that repeat
+OTHERS = "(other)"  # stands for the ones above
+
 
 class TextIds:
-    """Texts that repeat, kept once. Lives with the writing connection."""
+    """Texts that repeat, kept once. Lives with the writing connection. They are never deleted, as
+    readers hold their numbers: so a server that invents them gets OTHERS after NEW_TEXTS."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, most: int = NEW_TEXTS) -> None:
         self._connection = connection
         self._ids: dict[str, int] = {}
+        self._most = most
+        self._new: dict[str, int] = {}  # by server
+        self.server = ""  # whose rows are being written
 
     def id(self, text: str) -> int:
         found = self._ids.get(text)
         if found is None:
-            self._connection.execute("INSERT OR IGNORE INTO name (text) VALUES (?)", (text,))
-            row = self._connection.execute("SELECT id FROM name WHERE text = ?", (text,))
-            found = self._ids[text] = int(row.fetchone()[0])
-            if len(self._ids) > 50_000:  # a server that invents names must not fill our memory
-                self._ids.clear()
+            if self._new.get(self.server, 0) >= self._most and not self._known(text):
+                return self.id(OTHERS) if text != OTHERS else self._added(text)
+            found = self._added(text)
+        return found
+
+    def _known(self, text: str) -> bool:
+        row = self._connection.execute("SELECT 1 FROM name WHERE text = ?", (text,))
+        return row.fetchone() is not None
+
+    def _added(self, text: str) -> int:
+        done = self._connection.execute("INSERT OR IGNORE INTO name (text) VALUES (?)", (text,))
+        if done.rowcount > 0:
+            self._new[self.server] = self._new.get(self.server, 0) + 1
+        row = self._connection.execute("SELECT id FROM name WHERE text = ?", (text,))
+        found = self._ids[text] = int(row.fetchone()[0])
+        if len(self._ids) > 50_000:  # names of many servers must not fill our memory
+            self._ids.clear()
         return found
 
 
@@ -100,6 +119,7 @@ def insert(
             if isinstance(event.row, ServerSnapshot):
                 servers[event.server] = (event.server, pack(event.row), event.received_unix_ms)
             else:
+                names.server = event.server
                 table, values = _values(event.row, names.id(event.server), names)
                 batches.setdefault(table, []).append(values)
         for table, rows in batches.items():

@@ -56,22 +56,75 @@ def used_bytes(connection: sqlite3.Connection) -> int:
     return (pages - free) * page
 
 
+# Tables that give way when the file is full: the column of age, and what a row takes (bytes; those
+# with a body have its length on top).
+_GIVE_WAY = {
+    "prediction": ("at_ms", 700),
+    "latency": ("bucket_ms", 600),
+    "drift": ("tick_ms", 300),
+    "profile": ("hour_s", 1200),
+    "quality": ("at_ms", 100),
+    "slice": ("at_ms", 100),
+    "alert": ("at_ms", 100),
+    "deploy": ("at_ms", 100),
+    "silence": ("at_ms", 100),
+    "feature": ("at_ms", 100),
+}
+_WITH_BODY = ("quality", "slice", "alert", "deploy", "silence", "feature")
+_SHRINK_TO = 0.95
+
+
 def shrink(connection: sqlite3.Connection, limit_bytes: int) -> None:
-    """Delete the oldest fine rows and predictions until the file is below 95 % of its limit."""
-    for _ in range(50):
-        if used_bytes(connection) <= limit_bytes:
+    """Delete the oldest rows of the server that holds the most, until the file is below 95 % of its
+    limit: what one server floods the file with costs the others nothing."""
+    if used_bytes(connection) <= limit_bytes:
+        return
+    held = _held(connection)
+    for _ in range(200):
+        if used_bytes(connection) <= limit_bytes * _SHRINK_TO or not held:
             return
-        gone = 0
-        for table, column in (("prediction", "at_ms"), ("latency", "bucket_ms")):
-            key = "seq"
-            where = " WHERE level = 0" if table == "latency" else ""
-            gone += connection.execute(
-                f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table}{where}"
-                f" ORDER BY {column} LIMIT ?)",
-                (SLICE_ROWS,),
-            ).rowcount
-        if not gone:
-            return
+        sums: dict[int, float] = {}
+        for (_table, server), size in held.items():
+            sums[server] = sums.get(server, 0.0) + size
+        largest = max(sums, key=lambda server: sums[server])
+        place = max((p for p in held if p[1] == largest), key=lambda place: held[place])
+        share = _delete_oldest(connection, *place)
+        held[place] *= 1.0 - share
+        if share >= 1.0:
+            del held[place]
+
+
+def _held(connection: sqlite3.Connection) -> dict[tuple[str, int], float]:
+    """About how many bytes each (table, server) takes. A feature belongs to a stamp and not to a
+    server: all together are one, under 0."""
+    found: dict[tuple[str, int], float] = {}
+    for table, (_, each) in _GIVE_WAY.items():
+        server = "0" if table == "feature" else "server"
+        body = "sum(length(body))" if table in _WITH_BODY else "0"
+        rows = connection.execute(
+            f"SELECT {server}, count(*), {body} FROM {table} GROUP BY 1 HAVING count(*) > 0"
+        )
+        for number, count, length in rows:
+            found[table, number] = count * each + length
+    return found
+
+
+def _delete_oldest(connection: sqlite3.Connection, table: str, server: int) -> float:
+    """A fifth of the rows of this server, at most SLICE_ROWS; returns the share that is gone."""
+    column = _GIVE_WAY[table][0]
+    where = "1" if table == "feature" else f"server = {int(server)}"
+    count = int(connection.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()[0])
+    wanted = min(SLICE_ROWS, max(100, count // 5))
+    if count <= wanted:
+        connection.execute(f"DELETE FROM {table} WHERE {where}")
+        return 1.0
+    (until,) = connection.execute(
+        f"SELECT {column} FROM {table} WHERE {where} ORDER BY {column} LIMIT 1 OFFSET ?",
+        (wanted - 1,),
+    ).fetchone()
+    connection.execute(f"DELETE FROM {table} WHERE {where} AND {column} <= ?", (until,))
+    left = connection.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()[0]
+    return 1.0 - int(left) / count
 
 
 def roll_up(connection: sqlite3.Connection, level: int, now_ms: int, most: int = 400) -> int:

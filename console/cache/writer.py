@@ -41,7 +41,7 @@ class CacheWriter:
         self._clock = clock
         self.behind_s = 0.0  # of the time axis, where servers simulate a time that is past
         self._queue: queue.SimpleQueue[Sequence[ReceivedRow] | Job | None] = queue.SimpleQueue()
-        self._waiting = 0  # rows; only ever read outside for a rough backlog
+        self._waiting = 0  # by `_weight`; only ever read outside for a rough backlog
         self._written = 0
         self.trouble = ""  # why nothing is written; shown in the status bar
         self._thread = threading.Thread(target=self._run, name="cache writer", daemon=True)
@@ -55,7 +55,7 @@ class CacheWriter:
 
     def put(self, events: Sequence[ReceivedRow]) -> None:
         if events and not self.trouble:
-            self._waiting += len(events)
+            self._waiting += _weight(events)
             self._queue.put(events)
 
     def do(self, job: Job) -> None:
@@ -154,14 +154,14 @@ class CacheWriter:
             if callable(job):
                 if events:
                     tables |= self._guard(functools.partial(insert, connection, names, events))
-                    self._written += len(events)
+                    self._written += _weight(events)
                     events = []
                 tables |= self._guard(functools.partial(job, connection))
             else:
                 events.extend(job)
         if events:
             tables |= self._guard(functools.partial(insert, connection, names, events))
-            self._written += len(events)
+            self._written += _weight(events)
         if tables:
             self._on_written(tables)
 
@@ -175,6 +175,11 @@ class CacheWriter:
             return frozenset({"meta"})
         self.trouble = ""
         return done
+
+
+def _weight(events: Sequence[ReceivedRow]) -> int:
+    """A row counts once for each KiB it took on the wire: memory is what a backlog costs."""
+    return sum(1 + event.size // 1024 for event in events)
 
 
 def _keep_payload(

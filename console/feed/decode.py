@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from console.feed.allowance import ROW_BYTES, SNAPSHOT_BYTES
 from console.state import domain
 from console.state.domain import LATENCY_BUCKETS, ReceivedRow
 from console.state.sanitize import sanitized
@@ -45,6 +46,10 @@ def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> R
     kind = message.WhichOneof("event")
     if kind is None or kind not in KINDS:
         return None
+    size = message.ByteSize()
+    longest = SNAPSHOT_BYTES if kind == "snapshot" else ROW_BYTES
+    if size > longest:
+        raise RowRefused(f"{kind}: {size:,} bytes; the limit is {longest:,}")
     row: Any = build(KINDS[kind], getattr(message, kind))
     _check(kind, row)
     return ReceivedRow(
@@ -53,6 +58,7 @@ def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> R
         instance=sanitized(message.instance, 100),
         received_unix_ms=received_ms,
         row=row,
+        size=size,
     )
 
 

@@ -15,16 +15,18 @@ import grpc
 from grpc import aio
 
 from console.feed import faults
+from console.feed.allowance import Allowance
 from console.feed.backoff import Backoff
 from console.feed.decode import build
 from console.feed.link import FeedPosition, ServerLink
 from console.state.access import ConnectionAccess
 from console.state.domain import Action, Link, ReceivedRow
+from console.state.sanitize import sanitized
 from proto import observe_pb2, observe_pb2_grpc
 from server.telemetry.rows import AlertRow, SilenceRow
 
 log = logging.getLogger(__name__)
-MOST_BACKLOG = 20_000  # rows waiting for the disk before the feed stops reading
+MOST_BACKLOG = 20_000  # rows of 1 KiB or less waiting for the disk before the feed stops reading
 CALL_S = 10.0
 
 
@@ -49,7 +51,9 @@ class Hub:
         sink: RowSink,
         changed: Callable[[], None],
         known: Mapping[str, FeedPosition] | None = None,
+        allowance: Callable[[], Allowance] = Allowance,
     ) -> None:
+        self._allowance = allowance
         self._access = access
         self._sink = sink
         self._changed = changed
@@ -118,6 +122,7 @@ class Hub:
                 self._link_changed,
                 Backoff(random.uniform),
                 self._known.get(address, FeedPosition()),
+                allowance=self._allowance(),
             )
             self._links[address] = link
             self._states[address] = link.link
@@ -203,6 +208,7 @@ class Hub:
             if sample.example:
                 done(sample.example, "")
                 return
+            why = why or sanitized(sample.no_example, 300)
         done(None, why or "the server no longer keeps this payload")
 
     async def _samples(

@@ -15,6 +15,7 @@ from grpc import aio
 
 from console.feed import address as reach
 from console.feed import faults
+from console.feed.allowance import BATCH_BYTES, Allowance
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
 from console.feed.decode import RowRefused, event
@@ -29,6 +30,7 @@ CLOCK_EVERY_S = 15.0
 QUIET_S = 30.0  # a watch without messages for so long is checked
 CALL_S = 10.0
 SLICES_EVERY_S = 600.0
+MOST_SLICES = 20
 CAUGHT_UP_MS = 3000.0
 HISTORY_S = 24 * 3600.0  # how far back a console that knows nothing asks
 SIMULATED_HISTORY_S = 14 * 86400.0  # the same, of time that passes in minutes
@@ -55,7 +57,9 @@ class ServerLink:
         backoff: Backoff,
         known: FeedPosition = FeedPosition(),
         clock: Callable[[], float] = time.time,
+        allowance: Allowance | None = None,
     ) -> None:
+        self._allowance = Allowance() if allowance is None else allowance
         self.link = Link(
             address=address, since_s=clock(), plaintext=reach.unprotected(address, access)
         )
@@ -168,13 +172,15 @@ class ServerLink:
             from_unix_ms=int(from_ms), to_unix_ms=int(now_ms) + 3_600_000
         )
         rows: list[observe_pb2.WatchEvent] = []
+        size = 0
         try:
             async for message in stub.History(request, metadata=self.metadata()):
                 message.cursor = 0  # rows of the past move no cursor
                 rows.append(message)
-                if len(rows) >= 500:
+                size += message.ByteSize()
+                if len(rows) >= 500 or size >= BATCH_BYTES:
                     await self._take(rows)
-                    rows = []
+                    rows, size = [], 0
         except aio.AioRpcError as error:
             # An older server has no history; what it streams from now on is still worth having.
             if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
@@ -188,13 +194,13 @@ class ServerLink:
             simulated = self.link.simulated is not None
             now_ms = int(self._server_ms() if simulated else self._clock() * 1000)
             since_ms = now_ms - int(HISTORY_S * 1000)
-            request = observe_pb2.SlicesRequest(from_unix_ms=since_ms, limit=20)
+            request = observe_pb2.SlicesRequest(from_unix_ms=since_ms, limit=MOST_SLICES)
             try:
                 found = await stub.Slices(request, timeout=60.0, metadata=self.metadata())
             except aio.AioRpcError as error:
                 log.info("%s answers no slices: %s", self.link.address, error.details())
             else:
-                rows = [observe_pb2.WatchEvent(slice=row) for row in found.slices]
+                rows = [observe_pb2.WatchEvent(slice=row) for row in found.slices[:MOST_SLICES]]
                 for row in rows:
                     row.server_unix_ns = int((now_ms + (self._offset.offset_ms or 0.0)) * 1e6)
                     row.slice.at_unix_ms = row.slice.at_unix_ms or now_ms
@@ -205,7 +211,7 @@ class ServerLink:
         request = observe_pb2.WatchRequest(after_cursor=held.cursor, instance=held.instance)
         call = stub.Watch(request, metadata=self.metadata())
         rows: list[observe_pb2.WatchEvent] = []
-        due = time.monotonic() + HANDED_S
+        size, due = 0, time.monotonic() + HANDED_S
         pending = asyncio.ensure_future(call.read())
         try:
             while True:
@@ -216,10 +222,13 @@ class ServerLink:
                     if message is aio.EOF:
                         return
                     rows.append(message)
-                    pending = asyncio.ensure_future(call.read())
-                if rows and (time.monotonic() >= due or len(rows) >= 1000):
+                    size += message.ByteSize()
+                full = len(rows) >= 1000 or size >= BATCH_BYTES
+                if rows and (time.monotonic() >= due or full):
                     await self._take(rows)
-                    rows, due = [], time.monotonic() + HANDED_S
+                    rows, size, due = [], 0, time.monotonic() + HANDED_S
+                if done:  # the next is asked for only now: a wait above is back-pressure
+                    pending = asyncio.ensure_future(call.read())
         finally:
             pending.cancel()
             call.cancel()
@@ -230,6 +239,8 @@ class ServerLink:
         if not messages:
             return
         now_ms = self._clock() * 1000
+        sizes = sum(message.ByteSize() for message in messages)
+        wait_s = self._allowance.wait_s(len(messages), sizes)
         events: list[ReceivedRow] = []
         refused, why = self.link.refused_rows, self.link.refused_why
         last = messages[-1]
@@ -259,7 +270,15 @@ class ServerLink:
         if self._stub is not None:
             late = behind_ms > CAUGHT_UP_MS or self._hole_ms is not None
             state = "catching up" if late else "live"
-        self._change(state=state, heard_s=now_ms / 1000, refused_rows=refused, refused_why=why)
+        self._change(
+            state=state,
+            heard_s=now_ms / 1000,
+            refused_rows=refused,
+            refused_why=why,
+            flood=self._allowance.message(),
+        )
+        if wait_s:
+            await asyncio.sleep(wait_s)
 
     def _note_clock(self, message: observe_pb2.WatchEvent, now_s: float) -> None:
         speed = message.snapshot.simulated_speed

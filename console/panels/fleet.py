@@ -42,6 +42,8 @@ def troubles(line: ServerLine) -> list[tuple[str, str]]:
     offset = line.link.offset_ms
     if abs(offset) > CLOCK_ODD_MS:
         found.append((f"clock offset {offset:+.0f} ms", "warning"))
+    if line.link.flood:
+        found.append((f"flood: {line.link.flood}", "warning"))
     if line.link.refused_rows:
         rejected = f"{line.link.refused_rows} rows rejected: {line.link.refused_why}"
         found.append((rejected, "warning"))

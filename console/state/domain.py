@@ -179,6 +179,7 @@ class ReceivedRow:
     instance: str
     received_unix_ms: float
     row: FeedRow
+    size: int = 0  # bytes on the wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +207,7 @@ class Link:
     rtt_ms: float = math.nan
     refused_rows: int = 0
     refused_why: str = ""
+    flood: str = ""  # it sends more than is read: what, and the limit
     instance: str = ""
     plaintext: bool = False  # over a network, and nothing encrypts it
     simulated: SimulatedTime | None = None  # what its rows are dated by, where that is not real

@@ -121,6 +121,11 @@ def _of_alert(line: AlertLine) -> list[TimelineEvent]:
 
 def of_link(before: Link | None, now: Link, name: str, at_s: float) -> TimelineEvent | None:
     """A connection lost or come back; the first connection is not an event."""
+    if before is not None and bool(before.flood) != bool(now.flood):
+        text = f"{name} {now.flood}" if now.flood else f"{name} no longer floods the console"
+        severity = "warning" if now.flood else "ok"
+        at_s = now.heard_s or at_s
+        return TimelineEvent(at_s, severity, text, now.address, "link", "flood", "fleet")
     if before is None or before.state == now.state:
         return None
     if now.state == "lost":

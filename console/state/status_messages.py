@@ -214,6 +214,12 @@ def oddities(servers: Sequence[ServerLine]) -> list[StatusMessage]:
         detail = f"{first.name}: clock offset {first.link.offset_ms:+.0f} ms from this machine"
         text = _count(len(clocks), "clock differs", "clocks differ")
         found.append(StatusMessage("warning", text, "fleet", first.address, detail=detail))
+    flooding = [line for line in servers if line.link.flood]
+    if flooding:
+        first = flooding[0]
+        detail = f"{first.name} {first.link.flood}"
+        text = _count(len(flooding), "server floods the console", "servers flood the console")
+        found.append(StatusMessage("warning", text, "fleet", first.address, detail=detail))
     refused = [line for line in servers if line.link.refused_rows]
     if refused:
         first = refused[0]

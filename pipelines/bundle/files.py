@@ -31,7 +31,10 @@ Progress = Callable[[int, int], None]
 # Plain ASCII, which no file system folds, reorders or hides.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,126}\Z")
 _MAX_DEPTH: Final = 2
-_MAX_FILES: Final = 4096
+MAX_FILES: Final = 4096
+# Whole in memory while it is parsed; the largest tokenizer published has 35 MB.
+_MAX_BYTES: Final = {".json": 256 << 20, ".md": 16 << 20, ".txt": 16 << 20, ".sig": 16 << 20}
+_MAX_MEDIA_BYTES: Final = 256 << 20
 # Smaller files are read, larger ones mapped: all replicas share a map without a second copy.
 MAP_ABOVE_BYTES: Final = 256 << 20
 # Hashed while still in the processor's cache: half the memory traffic of two passes.
@@ -125,14 +128,15 @@ def _open_root(stack: ExitStack, root: Path) -> int:
 
 def _walk(stack: ExitStack, directory: int, prefix: str) -> Iterator[_Place]:
     names = sorted(os.listdir(directory))
-    if len(names) > _MAX_FILES:
-        raise BundleRefused("names", f"more than {_MAX_FILES} files in {prefix or 'the bundle'}")
+    if len(names) > MAX_FILES:
+        raise BundleRefused("names", f"more than {MAX_FILES} files in {prefix or 'the bundle'}")
     _no_case_collision([f"{prefix}{name}" for name in names])
     for name in names:
         path = f"{prefix}{name}"
         check_name(path)
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if not stat.S_ISDIR(found.st_mode):
+            _check_size(path, found.st_size)
             yield _Place(directory, name, path, found.st_size)
             continue
         if path.count("/") + 1 >= _MAX_DEPTH:
@@ -141,6 +145,16 @@ def _walk(stack: ExitStack, directory: int, prefix: str) -> Iterator[_Place]:
         descriptor = os.open(name, flags, dir_fd=directory)
         stack.callback(os.close, descriptor)
         yield from _walk(stack, descriptor, f"{path}/")
+
+
+def _check_size(path: str, size: int) -> None:
+    """Before a byte is read. Weights have no limit of their own: they are mapped, not parsed."""
+    suffix = os.path.splitext(path)[1]
+    limit = _MAX_BYTES.get(suffix, _MAX_MEDIA_BYTES)
+    if suffix != ".safetensors" and size > limit:
+        raise BundleRefused(
+            "kind", f"{path} has {size} bytes; a {suffix or 'plain'} file has at most {limit}"
+        )
 
 
 def _open(place: _Place, how: Opening, progress: _HashProgress) -> File:

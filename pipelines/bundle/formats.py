@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from typing import Any, Final
 
+from pipelines.bundle import bounds
 from pipelines.bundle.files import Buffer, File
 from pipelines.errors import BundleRefused
 from pipelines.media.sniff import sniff
@@ -96,22 +98,28 @@ def _text_complaint(suffix: str, file: File) -> str | None:
 
 
 def parse_json(path: str, content: Buffer | bytes) -> dict[str, Any]:
-    """A JSON object without duplicate keys and without NaN. Raises BundleRefused("format")."""
+    """A JSON object without duplicate keys, of finite numbers, of bounded depth. Raises
+    BundleRefused("format") naming the field."""
     try:
-        value = json.loads(bytes(content), object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        # NaN and Infinity are not JSON; they are read to be refused by name.
+        value = json.loads(bytes(content), object_pairs_hook=_once, parse_constant=float)
+    except RecursionError:
+        too_deep = f"{path} is nested deeper than {bounds.MAX_DEPTH} levels"
+        raise BundleRefused("format", too_deep) from None
+    except ValueError as error:
         raise BundleRefused("format", f"{path} does not parse as JSON: {error}") from error
     if not isinstance(value, dict):
         raise BundleRefused("format", f"{path} is not a JSON object")
+    bounds.json_shape(path, value)
     return value
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key appears twice")
+        raise ValueError(f"the key {bounds.short(_twice(pairs))!r} appears twice")
     return found
 
 
-def _no_constant(word: str) -> object:
-    raise ValueError(f"{word} is not a JSON number")
+def _twice(pairs: list[tuple[str, object]]) -> str:
+    return Counter(key for key, _ in pairs).most_common(1)[0][0]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from pipelines.bundle import bounds
 from pipelines.bundle.bundle import Bundle
 from pipelines.errors import BundleRefused
 from pipelines.media.sniff import sniff
-from pipelines.types import Part, Prediction, Sample, mix_of
+from pipelines.types import Modality, Part, Prediction, Sample, mix_of
 
 FILE: Final = "golden/golden.json"
 SCHEMA: Final = "trefoil.golden/1"
@@ -77,19 +78,30 @@ def read(bundle: Bundle) -> tuple[list[GoldenCase], Tolerance]:
     try:
         if values["schema"] != SCHEMA:
             raise ValueError(f"schema {values['schema']!r}")
-        cases = [_case(bundle, item) for item in values["cases"]]
         by_dtype = {dtype: float(value) for dtype, value in values["tolerance"].items()}
         tolerance = Tolerance(str(values["recorded_in"]), by_dtype)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        items = list(values["cases"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BundleRefused("golden", f"{FILE} is malformed: {error!r}") from error
-    if not cases or not by_dtype:
+    if not items or not by_dtype:
         raise BundleRefused("golden", f"{FILE} has no cases or no tolerance")
-    return cases, tolerance
+    bounds.golden(len(items), by_dtype)
+    return [_named_case(bundle, number, item) for number, item in enumerate(items)], tolerance
+
+
+def _named_case(bundle: Bundle, number: int, item: Any) -> GoldenCase:
+    try:
+        return _case(bundle, item)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        message = f"{FILE}: cases[{number}] is malformed: {error!r}"
+        raise BundleRefused("golden", message) from error
 
 
 def _case(bundle: Bundle, item: Any) -> GoldenCase:
     parts = []
-    for part in item["parts"]:
+    for number, part in enumerate(item["parts"]):
+        if part["kind"] not in get_args(Modality):
+            raise ValueError(f"parts[{number}].kind is {str(part['kind'])[:40]!r}")
         content = bundle.content(f"golden/{part['file']}")
         data = content.decode() if part["kind"] == "text" else content
         parts.append(Part(part["kind"], data))

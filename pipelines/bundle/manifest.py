@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipelines.bundle import stamp as stamps
-from pipelines.bundle.files import Buffer, check_name
+from pipelines.bundle.files import MAX_FILES, Buffer, check_name
 from pipelines.bundle.formats import parse_json
 from pipelines.bundle.stamp import Leaf, Stamp
 from pipelines.errors import BundleRefused, ManifestMismatch
@@ -23,6 +23,8 @@ SIGNATURE: Final = "manifest.sig"
 OPENSSF: Final = "model.sig"
 SCHEMA: Final = "trefoil.bundle/1"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+MAX_FILE_BYTES: Final = 1 << 44  # 16 TiB
+_MAX_CHARS: Final = 64 << 10  # notes for people are the longest
 _HEX: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -93,7 +95,9 @@ def read(content: Buffer | bytes) -> Manifest:
         )
     try:
         manifest = _parse(whole)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except KeyError as error:
+        raise BundleRefused("manifest", f"malformed: {error} is missing") from error
+    except (TypeError, AttributeError, ValueError) as error:
         raise BundleRefused("manifest", f"malformed: {type(error).__name__} {error}") from error
     _check_names(manifest.files)
     if manifest.to_bytes() != bytes(content):
@@ -107,15 +111,30 @@ def read(content: Buffer | bytes) -> Manifest:
 
 def _parse(whole: dict[str, object]) -> Manifest:
     files, code = whole["files"], whole["code"]
-    if not isinstance(files, list) or not isinstance(code, dict):
-        raise TypeError("files or code")
+    if not isinstance(files, list) or len(files) > MAX_FILES:
+        raise TypeError(f"files is not a list of at most {MAX_FILES} files")
+    if not isinstance(code, dict):
+        raise TypeError("code is not an object")
     return Manifest(
-        name=check_bundle_name(_text(whole["name"])),
-        files=tuple(Leaf(_text(f["path"]), _count(f["size"]), _hex(f["sha256"])) for f in files),
-        code={_text(key): _hex(value) for key, value in code["modules"].items()},
-        libraries=_texts(whole["libraries"]),
-        created_at=_text(whole["created_at"]),
-        human=_texts(whole["human"]),
+        name=check_bundle_name(_text("name", whole["name"])),
+        files=tuple(_leaf(f"files[{number}]", file) for number, file in enumerate(files)),
+        code={
+            key: _hex(f"code.modules.{key}", value)
+            for key, value in _texts("code.modules", code["modules"]).items()
+        },
+        libraries=_texts("libraries", whole["libraries"]),
+        created_at=_text("created_at", whole["created_at"]),
+        human=_texts("human", whole["human"]),
+    )
+
+
+def _leaf(where: str, file: object) -> Leaf:
+    if not isinstance(file, dict):
+        raise TypeError(f"{where} is not an object")
+    return Leaf(
+        _text(f"{where}.path", file["path"]),
+        _count(f"{where}.size", file["size"]),
+        _hex(f"{where}.sha256", file["sha256"]),
     )
 
 
@@ -139,25 +158,28 @@ def check_bundle_name(name: str) -> str:
     return name
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not text")
+def _text(where: str, value: object) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_CHARS:
+        raise TypeError(f"{where} is not a text of at most {_MAX_CHARS} characters")
     return value
 
 
-def _texts(value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{value!r} is not an object")
-    return {_text(key): _text(item) for key, item in value.items()}
+def _texts(where: str, value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > MAX_FILES:
+        raise TypeError(f"{where} is not an object of at most {MAX_FILES} texts")
+    return {
+        _text(f"a name in {where}", key): _text(f"{where}.{key}"[:200], item)
+        for key, item in value.items()
+    }
 
 
-def _hex(value: object) -> str:
-    if not _HEX.match(_text(value)):
-        raise ValueError(f"{value!r} is not a sha256")
-    return _text(value)
+def _hex(where: str, value: object) -> str:
+    if not isinstance(value, str) or not _HEX.match(value):
+        raise ValueError(f"{where[:200]} is not a sha256")
+    return value
 
 
-def _count(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise TypeError(f"{value!r} is not a size")
+def _count(where: str, value: object) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_FILE_BYTES:
+        raise TypeError(f"{where} is {value!r}; a size is 0 to {MAX_FILE_BYTES} bytes")
     return value

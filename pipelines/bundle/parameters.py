@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from pipelines.bundle import bounds
 from pipelines.errors import BundleRefused
+
+_MAX_ITEMS = 256
 
 T = TypeVar("T")
 
@@ -21,11 +24,14 @@ def read(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises BundleRefused("config", ...) for unknown or missing keys and for wrong types. Lists
     become tuples; an int is accepted where a float is meant, a bool never where a number is.
     """
+    if not isinstance(values, Mapping):
+        raise BundleRefused("config", f"{where} is not an object")
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(names))
     missing = sorted(set(names) - set(values))
     if unknown or missing:
-        raise BundleRefused("config", f"{where}: unknown keys {unknown}, missing keys {missing}")
+        names_of = f"unknown keys {_some(unknown)}, missing keys {_some(missing)}"
+        raise BundleRefused("config", f"{where}: {names_of}")
     hints = get_type_hints(cls)
     return cls(**{name: _fit(values[name], hints[name], f"{where}.{name}") for name in names})
 
@@ -41,6 +47,10 @@ def only(where: str, value: object, allowed: tuple[object, ...]) -> None:
         raise BundleRefused("config", f"{where} is {value!r}; this code implements {allowed!r}")
 
 
+def _some(names: list[str]) -> list[str]:
+    return [bounds.short(name) for name in names[:8]]
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
@@ -52,16 +62,20 @@ def _fit(value: Any, hint: Any, where: str) -> Any:
         return read(cast(type[Any], hint), value, where)
     if get_origin(hint) is tuple:
         return _fit_items(value, get_args(hint), where)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise BundleRefused("config", f"{where} is {value!r}; expected {hint.__name__}")
+    if type(value) is not hint and not (hint is float and type(value) is int):
+        expected = f"expected {hint.__name__}"
+        raise BundleRefused("config", f"{where} is {bounds.short(repr(value))}; {expected}")
+    if hint in (int, float):
+        bounds.parameter(where, value)
+        return hint(value)
     return value
 
 
 def _fit_items(value: Any, hints: tuple[Any, ...], where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise BundleRefused("config", f"{where} is {value!r}; expected a list")
+        raise BundleRefused("config", f"{where} is {bounds.short(repr(value))}; expected a list")
+    if len(value) > _MAX_ITEMS:
+        raise BundleRefused("config", f"{where} has {len(value)} items; at most {_MAX_ITEMS}")
     if hints[-1] is not Ellipsis and len(value) != len(hints):
         raise BundleRefused("config", f"{where} has {len(value)} items; expected {len(hints)}")
     return tuple(_fit(item, hints[0], f"{where}[{i}]") for i, item in enumerate(value))

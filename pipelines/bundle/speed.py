@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from pipelines.bundle import bounds
 from pipelines.errors import BundleRefused
 
 _KEYS: Final = {"factor", "floor_ms", "default_limit_ms", "baseline"}
@@ -27,7 +28,8 @@ class Speed:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Speed:
-        """Raises BundleRefused("config") for unknown or missing keys and non-positive numbers."""
+        """Raises BundleRefused("config") for unknown or missing keys, and by
+        name for a number out of bounds."""
         if set(values) != _KEYS:
             raise BundleRefused("config", f"speed.json must have exactly the keys {sorted(_KEYS)}")
         try:
@@ -40,12 +42,10 @@ class Speed:
                     for device, mixes in values["baseline"].items()
                 },
             )
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleRefused("config", f"speed.json: {error}") from error
-        numbers = [speed.factor, speed.floor_ms, speed.default_limit_ms]
-        numbers += [ms for mixes in speed.baseline.values() for ms in mixes.values()]
-        if min(numbers) <= 0:
-            raise BundleRefused("config", "speed.json: every number must be above 0")
+        named = ("factor", "floor_ms", "default_limit_ms")
+        bounds.speed({name: getattr(speed, name) for name in named}, speed.baseline)
         return speed
 
     def to_dict(self) -> dict[str, object]:

@@ -61,10 +61,19 @@ class _Walk:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What a Xing, Info or VBRI frame claims; 0: nothing."""
+    """What a Xing, Info or VBRI frame claims; 0: nothing. `trimmed`: samples that its encoder put
+    before and behind the sound, which a decoder takes off. `silent`: its side information is zero;
+    libmpg123 does not see a header in a frame of any other, and then estimates the length."""
 
     frames: int
     bytes: int
+    trimmed: int = 0
+    silent: bool = True
+
+    def holds(self, count: int, frame: Frame) -> bool:
+        """For so many frames. More than a decoder's delay and three frames is never taken off: LAME
+        writes 576 samples and at most two frames."""
+        return self.silent and self.frames == count and self.trimmed <= 3 * frame.samples + 1105
 
 
 def counted(data: bytes, field: str, most_s: float) -> Counted:
@@ -100,7 +109,7 @@ def counted(data: bytes, field: str, most_s: float) -> Counted:
         )
     warning = DAMAGED if walk.damaged else ""
     body = data[start : walk.end] if start or walk.end < len(data) else data
-    if header is None or header.frames != count:
+    if header is None or not header.holds(count, frame):
         if header is not None:
             warning = warning or (LENGTH_WRONG if header.frames else "")
             body = body[frame.size :]
@@ -184,12 +193,25 @@ def _header(frame: bytes) -> _Header | None:
         if at >= 0 and at + 16 <= len(frame):
             flags, *values = struct.unpack_from(">III", frame, at + 4)
             frames = values.pop(0) if flags & 1 else 0
-            return _Header(frames, values.pop(0) if flags & 2 else 0)
+            size = values.pop(0) if flags & 2 else 0
+            # With a checksum (lowest bit of the second byte is 0) two bytes of it come first.
+            silent = not any(frame[4 if frame[1] & 1 else 6 : at])
+            return _Header(frames, size, _trimmed(frame, at, flags), silent)
     at = frame.find(b"VBRI", 4, 64)
     if at >= 0 and at + 18 <= len(frame):
         size, frames = struct.unpack_from(">II", frame, at + 10)
         return _Header(frames, size)
     return None
+
+
+def _trimmed(frame: bytes, xing: int, flags: int) -> int:
+    """Delay and padding, 12 bits each, behind the fields that `flags` names and 21 bytes of the
+    encoder's own (LAME's "MP3 Info Tag")."""
+    at = xing + 8 + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags & 8) // 2 + 21
+    if at + 3 > len(frame):
+        return 0
+    both = int.from_bytes(frame[at : at + 3], "big")
+    return (both >> 12) + (both & 0xFFF)
 
 
 def _xing(header: bytes, frame: Frame, count: int, size: int) -> bytes:

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from pipelines.errors import BadInput
-from pipelines.media.limits import LENGTH_UNKNOWN, LENGTH_WRONG
+from pipelines.media.limits import DAMAGED, LENGTH_UNKNOWN, LENGTH_WRONG
 
 PLACEHOLDER = 0x7FFF0000  # from here on a size is a placeholder: no part is 2 GiB
 _RF64_UNKNOWN = 1 << 40
@@ -37,7 +37,8 @@ def completed(data: bytes, format: str, field: str) -> tuple[bytes, str]:
     if found.claim >= PLACEHOLDER or (found.claim == 0 and _unfinished(data, found)):
         return _with_size(data, found, present), LENGTH_UNKNOWN
     if found.claim <= present:
-        return data, ""
+        whole = format == "AIFF" or not _broken_blocks(data, found)
+        return data, "" if whole else DAMAGED
     if _claim_holds_header(data, found):
         return _with_size(data, found, present), LENGTH_WRONG
     raise BadInput(
@@ -46,6 +47,36 @@ def completed(data: bytes, format: str, field: str) -> tuple[bytes, str]:
         f"the header promises {found.claim} bytes of samples, the file holds {present}; "
         "send the complete file.",
     )
+
+
+def _broken_blocks(data: bytes, found: _Chunks) -> bool:
+    """Whether a block of ADPCM begins with a state that no encoder can be in: libsndfile goes on
+    from another one without an error. The layouts are those of Microsoft's "Multimedia Data
+    Standards Update" (1994): IMA has 89 steps, Microsoft's own codec as many predictors as its
+    header lists."""
+    at, end = 12, found.at
+    while at + 8 <= end:
+        name, size = struct.unpack_from("<4sI", data, at)
+        if name == b"fmt " and at + 24 <= end:
+            tag, channels = struct.unpack_from("<HH", data, at + 8)
+            (block,) = struct.unpack_from("<H", data, at + 20)
+            if tag not in (_MS_ADPCM, _IMA_ADPCM) or not channels or block < 7 * channels:
+                return False
+            body = data[found.at : found.at + found.claim]
+            if tag == _IMA_ADPCM:  # the byte behind the step is reserved, and 0
+                steps = [body[4 * c + 2 :: block] for c in range(channels)]
+                zeros = [body[4 * c + 3 :: block] for c in range(channels)]
+                return _above(steps, 88) or _above(zeros, 0)
+            return _above([body[c::block] for c in range(channels)], 6)
+        at += 8 + size + (size & 1)
+    return False
+
+
+def _above(states: list[bytes], most: int) -> bool:
+    return any(max(state, default=0) > most for state in states)
+
+
+_MS_ADPCM, _IMA_ADPCM = 2, 0x11
 
 
 def _samples(data: bytes, little: bool) -> _Chunks | None:

@@ -159,7 +159,7 @@ class PromptTokenizer:
         self.template = template
         # First, because it refuses files that cannot be read.
         self._plain = _without_specials(source, _marks(template) if plain_added else None)
-        self._trusted = Tokenizer.from_str(source.decode())
+        self._trusted = _built(source.decode())
         for each in (self._plain, self._trusted):  # truncation follows our rule, not the file's
             each.no_truncation()
             each.no_padding()
@@ -293,10 +293,19 @@ def _without_specials(source: bytes, marks: frozenset[str] | None) -> Tokenizer:
     try:
         parsed = json.loads(source)
         model = parsed["model"]
-    except (ValueError, KeyError, TypeError) as error:
+        kind = model.get("type")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleRefused("config", f"tokenizer.json is malformed: {error!r}") from error
-    if model.get("type") != "BPE":
-        raise BundleRefused("config", f"tokenizer model {model.get('type')!r}; BPE is implemented")
+    if kind != "BPE":
+        raise BundleRefused("config", f"tokenizer model {kind!r}; BPE is implemented")
+    try:
+        return _built(_stripped(parsed, model, marks))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        message = f"tokenizer.json: added_tokens or model.vocab is malformed: {error!r}"
+        raise BundleRefused("config", message) from error
+
+
+def _stripped(parsed: dict[str, Any], model: dict[str, Any], marks: frozenset[str] | None) -> str:
     kept = [
         token
         for token in parsed.get("added_tokens", [])
@@ -311,4 +320,16 @@ def _without_specials(source: bytes, marks: frozenset[str] | None) -> Tokenizer:
     model["vocab"] |= {token["content"]: token["id"] for token in kept}
     parsed["added_tokens"] = kept
     parsed["post_processor"] = None
-    return Tokenizer.from_str(json.dumps(parsed))
+    return json.dumps(parsed)
+
+
+def _built(source: str) -> Tokenizer:
+    """Raises BundleRefused("config"). The library raises plain Exception for what it cannot read,
+    and a BaseException of its own where its Rust code panics."""
+    try:
+        return Tokenizer.from_str(source)
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        message = f"tokenizer.json cannot be used: {str(error)[:200]}"
+        raise BundleRefused("config", message) from error

@@ -29,7 +29,7 @@ from server.api.observe_requests import (
 )
 from server.api.snapshot_messages import Snapshots
 from server.engine import Engine
-from server.request.actor import ACTOR
+from server.request.actor import ACTOR, MAY_READ_PAYLOADS, ROLE_MAY_NOT
 from server.request.caller import caller_of
 from server.request.lazy_parse import message_of
 from server.request.status import Refused, bad_input
@@ -186,12 +186,15 @@ class Observe:
             raise Refused(bad_input("prediction_ids", "TOO_MANY_IDS", text))
         span = span_of(request, self.wall())
         limit = limit_of(request.limit, SAMPLES, MOST_SAMPLES)
+        allowed = MAY_READ_PAYLOADS.get()  # of this call: the read runs in another thread
 
         def read() -> pb.SamplesResponse:
             if ids:
                 rows = self.telemetry.by_id(ids, False)
             else:
                 rows = self.telemetry.samples(request.filter, span, limit, False)
+            if request.with_payload and not allowed:
+                return _without_payloads(rows)
             return self._samples(rows, request.with_payload)
 
         return await self._reading.run(read, "filter")
@@ -205,6 +208,7 @@ class Observe:
                 (kept,) = self.telemetry.by_id([row.record.prediction_id], True) or (row,)
                 if not size or size + len(kept.example) <= MOST_PAYLOAD_BYTES:
                     sample.example = kept.example
+                sample.no_example = kept.locked
                 size += len(kept.example)
         return response
 
@@ -259,3 +263,11 @@ def news(snapshot: pb.ServerSnapshot) -> tuple[object, ...]:
         ),
         *(len(replica.self_check.changed) for replica in snapshot.replicas),
     )
+
+
+def _without_payloads(rows: Sequence[PredictionRow]) -> pb.SamplesResponse:
+    response = pb.SamplesResponse()
+    for row in rows:
+        sample = response.samples.add(row=prediction_message(row))
+        sample.no_example = ROLE_MAY_NOT if row.payload_kept else ""
+    return response

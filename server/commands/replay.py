@@ -36,8 +36,10 @@ from server.telemetry.outputs import outputs_of
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import FeatureRow
 from server.telemetry.stamps.feedback import made_at
+from server.telemetry.store import payload_keys
 from server.telemetry.store.database import NAME, require_current
 from server.telemetry.store.history import TimeSpan
+from server.telemetry.store.payload_keys import NO_KEYS, PayloadKeys
 from server.telemetry.store.reader import Reader
 
 TIMEOUT_S = 30.0
@@ -78,6 +80,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="read the payload from this --data directory of a server",
     )
+    add(
+        "--payload-key",
+        type=Path,
+        metavar="FILE",
+        help="with --data: the keys that its server encrypts payloads with",
+    )
     add("--bundle", type=Path, metavar="DIR", help="answer with this bundle")
     add("--device", default="auto", metavar="D", help="where --bundle runs: auto, cpu, cuda:0")
     add("--allow-dirty", action="store_true", help="even when the code differs from the manifest")
@@ -104,7 +112,8 @@ def run(argv: Sequence[str]) -> int:
 async def _replay(arguments: argparse.Namespace) -> int:
     async with connect(arguments) as client:
         if arguments.data is not None:
-            kept = await asyncio.to_thread(from_data, arguments.data, arguments.id)
+            keys = _keys(arguments.payload_key)
+            kept = await asyncio.to_thread(from_data, arguments.data, arguments.id, keys)
         else:
             kept = await _from_server(client, arguments.id)
         if kept.row.task not in TASKS:
@@ -123,6 +132,16 @@ async def _replay(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _keys(path: Path | None) -> PayloadKeys:
+    """Raises NoPayload."""
+    if path is None:
+        return NO_KEYS
+    try:
+        return payload_keys.read(path)
+    except (OSError, payload_keys.KeyFileInvalid) as error:
+        raise NoPayload(f"--payload-key: {error}") from None
+
+
 async def _from_server(client: CommandConnection, identifier: str) -> Kept:
     request = pb.SamplesRequest(prediction_ids=[identifier], with_payload=True)
     samples = partial(client.unary, client.observe.Samples, request, TIMEOUT_S)
@@ -132,16 +151,20 @@ async def _from_server(client: CommandConnection, identifier: str) -> Kept:
         found = (await samples()).samples
     if not found:
         raise NoPayload(_unknown("the server", identifier))
+    if found[0].no_example:
+        raise NoPayload(f"{identifier}: {found[0].no_example}")
     return _kept(found[0].row, found[0].example, await schema_of(client, found[0].row.stamp))
 
 
-def from_data(folder: Path, identifier: str) -> Kept:
+def from_data(folder: Path, identifier: str, keys: PayloadKeys = NO_KEYS) -> Kept:
     """Raises NoPayload, sqlite3.Error."""
     require_current(folder / NAME)
-    reader = Reader(lambda: folder / NAME)
+    reader = Reader(lambda: folder / NAME, keys)
     found = reader.by_id([identifier], payload=True)
     if not found:
         raise NoPayload(_unknown(str(folder), identifier))
+    if found[0].locked:
+        raise NoPayload(f"{identifier}: {found[0].locked}")
     schema = [
         FeatureSpec(row.name, row.modality, row.kind, row.unit, row.categories)
         for row in reader.history(TimeSpan(0.0, 0.0), ("feature",))

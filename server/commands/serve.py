@@ -49,6 +49,7 @@ from server.security.audit import AuditLog
 from server.security.guard import Guard
 from server.security.tls import TlsFiles, server_credentials
 from server.security.tokens import TokenFile, TokenFileInvalid
+from server.telemetry.store import payload_keys
 from server.telemetry_port import OFF, TelemetryPort, telemetry_of
 from server.types import Facts
 
@@ -147,6 +148,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     credentials = _credentials(config)
     checked_address(config, credentials is not None)
     access = _access(config)
+    _check_payload_key(config)
     lame_duck_s, _ = leaving.lame_duck_s(config.lame_duck_s, bool(manager.address), os.environ)
     to_end_s = lame_duck_s + config.drain_s + TO_END_S
     stop = Stop(report, partial(manager.stopping, to_end_s), lame_duck_s)
@@ -409,6 +411,16 @@ def _access(config: ServerConfig) -> AccessControl:
     audit = AuditLog(config.data / "audit.jsonl")
     certificates = config.tls_client_ca is not None
     return AccessControl(tokens, audit, (Guard(tokens, audit, certificates),))
+
+
+def _check_payload_key(config: ServerConfig) -> None:
+    """Raises CannotListen: payloads that were to be encrypted are never stored in plain."""
+    if config.payload_key is None:
+        return
+    try:
+        payload_keys.read(config.payload_key)
+    except (OSError, payload_keys.KeyFileInvalid) as error:
+        raise CannotListen(f"--payload-key: {error}") from None
 
 
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:

@@ -12,16 +12,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import shutil
-import stat
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.deploy.bundle_survey import (
+    Survey,
+    SurveyRefused,
+    plain_files,
+    read_manifest,
+    survey,
+)
 from server.values import MIB
 
 CURRENT = "current"
@@ -70,6 +75,8 @@ class BundleStore:
         with self._adding:
             try:
                 return self._add(source, progress)
+            except SurveyRefused as error:
+                raise StoreRefused(f"{source} cannot be copied into {self.root}: {error}") from None
             except OSError as error:
                 raise StoreRefused(self._why_not(source, error)) from error
 
@@ -81,10 +88,11 @@ class BundleStore:
                 raise StoreRefused(f"{place} holds another bundle with the same first {SHORT} hex")
             self._adopt_signatures(source, place)
             return Stored(name, stamp, place)
+        surveyed = survey(source, self.root)
         place.parent.mkdir(exist_ok=True)
         partial = place.parent / f"{_PARTIAL}{place.name}-{os.getpid()}"
         try:
-            _copy(source, partial, progress)
+            _copy(source, partial, surveyed, progress)
             self._step("copied")
             _seal(partial)
             self._step("sealed")
@@ -101,7 +109,7 @@ class BundleStore:
         message = f"{source} cannot be copied into {self.root}: {error.strerror}"
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return f"{message}: {error.filename}" if error.filename else message
-        need = sum(path.lstat().st_size for path in _plain_files(source))
+        need = sum(path.lstat().st_size for path in plain_files(source))
         free = shutil.disk_usage(self.root).free
         return (
             f"{message}: it takes {need / MIB:.1f} MiB, {free / MIB:.1f} MiB are free; make room "
@@ -227,12 +235,12 @@ class BundleStore:
 def identify(path: Path) -> tuple[str, str]:
     """(name, stamp) a bundle's manifest claims. Raises StoreRefused."""
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
+        manifest = read_manifest(path)
         name, stamp = str(manifest["name"]), str(manifest["stamp"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SurveyRefused) as error:
         raise StoreRefused(f"{path} is not a bundle: {_why(path, error)}") from error
     if not _NAME.fullmatch(name) or not _HEX.fullmatch(stamp):
-        raise StoreRefused(f"{path}/manifest.json names {name!r} and stamp {stamp!r}")
+        raise StoreRefused(f"{path}/manifest.json names {name[:80]!r} and stamp {stamp[:80]!r}")
     return name, stamp
 
 
@@ -251,34 +259,24 @@ def _why(path: Path, error: Exception) -> str:
     return f"manifest.json: {error}"
 
 
-def _copy(source: Path, target: Path, progress: Progress | None) -> None:
-    files = list(_plain_files(source))
-    total = sum(path.lstat().st_size for path in files)
+def _copy(source: Path, target: Path, surveyed: Survey, progress: Progress | None) -> None:
+    """Exactly the bytes that were surveyed: a file that grows meanwhile takes no more room."""
     done = 0
-    for path in files:
-        copy = target / path.relative_to(source)
+    for name, size in surveyed.files.items():
+        copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         # O_NOFOLLOW: what was a plain file a moment ago must still be one.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as reader:
+        with os.fdopen(os.open(source / name, os.O_RDONLY | os.O_NOFOLLOW), "rb") as reader:
             with copy.open("wb") as writer:
-                while piece := reader.read(MIB):
+                left = size
+                while piece := reader.read(min(MIB, left)):
                     writer.write(piece)
+                    left -= len(piece)
                     done += len(piece)
                     if progress is not None:
-                        progress(done, total)
+                        progress(done, surveyed.total)
                 writer.flush()
                 os.fsync(writer.fileno())
-
-
-def _plain_files(source: Path) -> Iterator[Path]:
-    for directory, names, files in os.walk(source):
-        for name in (*names, *files):
-            path = Path(directory) / name
-            mode = path.lstat().st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise StoreRefused(f"{path} is neither a file nor a directory")
-            if stat.S_ISREG(mode):
-                yield path
 
 
 def _seal(directory: Path) -> None:

@@ -86,7 +86,7 @@ class ReplicaHandle:
         self._pid = 0
         self._rss_bytes = 0
         self._load_s = 0.0
-        self._loading = 0.0
+        self._loading, self._step = 0.0, ""
         self._probes = 0
         self._killed = ""
         self.blameless = False  # it died of something that no row can have done
@@ -206,9 +206,10 @@ class ReplicaHandle:
             return f"{self.fatal[0]}: {self.fatal[1]}"
         if self._killed:
             return f"killed: {self._killed}"
+        while_loading = f" while loading ({self._step})" if self._step and not self.facts else ""
         if code < 0:
-            return f"died of {signal.Signals(-code).name}"
-        return f"ended with exit code {code}"
+            return f"died of {signal.Signals(-code).name}{while_loading}"
+        return f"ended with exit code {code}{while_loading}"
 
     # ---- messages of the replica -----------------------------------------------------------
 
@@ -220,7 +221,7 @@ class ReplicaHandle:
 
     def _on_loading(self, loading: Any) -> None:
         self.moved_at = self._clock()
-        self._loading = loading.fraction
+        self._loading, self._step = loading.fraction, loading.step
         if self.state in ("starting", "loading"):
             self.state, self.reason = "loading", loading.step
 

@@ -37,6 +37,7 @@ def replica_command(config: ServerConfig, index: int) -> tuple[str, ...]:
         "--batch-cost": config.max_batch_cost,
         "--probe-runs": config.probe_runs,
         "--generations": config.max_generations,
+        "--load-memory-mb": config.load_memory_mb,
         "--digests": config.data / DIGESTS,
         "--skew-interval": config.skew_interval_s,
         "--log-format": config.log_format,

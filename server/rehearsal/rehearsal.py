@@ -110,6 +110,9 @@ class Rehearsal:
         done, reported_at, began = 0, 0.0, self.clock()
         for some in chunks(rows, READ_AT_ONCE):
             kept = await self._reading.run(partial(self.telemetry.by_id, some, True))
+            if locked := next((row.locked for row in kept if row.locked), ""):
+                report(Step("replaying", done / len(rows), f"left out: {locked}"))
+                kept = [row for row in kept if not row.locked]
             while kept:
                 few = len(self._times) < PAIRS_WANTED
                 timed = few and self.clock() - began < TIMED_FOR_S

@@ -9,7 +9,9 @@ arguments are checked and the front is notified before importing torch, which ta
 from __future__ import annotations
 
 import argparse
+import errno
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ from server import host
 from server.replica import placement
 from server.replica.batching import budget_for
 from server.replica.fault_guard import short_of_memory
+from server.replica.load_limit import LoadLimit, load_limit
 from server.replica.model import Ready, Rejected
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 from server.request.by_name import filled
@@ -55,6 +58,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-cost", type=int, default=0)
     parser.add_argument("--probe-runs", type=int, default=3)
     parser.add_argument("--generations", type=int, default=8)
+    parser.add_argument("--load-memory-mb", type=int, default=0)
     parser.add_argument("--allow-dirty", action="store_true")
     parser.add_argument("--require-signature", type=Path)
     parser.add_argument("--digests", type=Path)
@@ -94,20 +98,25 @@ def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
     try:
         names, why_devices = placement.devices(arguments.device, torch.cuda.device_count())
         device, sharing, why_here = placement.place(names, arguments.index, arguments.replicas)
-        bundle = _open(arguments, progress)
-        watch = SkewWatch(bundle)
-        _check_fit(device, sharing, bundle.tensors().values())
         threads, why_threads = _threads(arguments, device)
-        progress("placing the weights", 0.8)
-        pipeline = Pipeline.of(bundle, device, arguments.dtype, threads)
+        budget, why_budget = budget_for(device, arguments.batch_rows, arguments.batch_cost)
+        with load_limit(Path(arguments.bundle), device, arguments.load_memory_mb) as limit:
+            with memory_refused(limit):
+                limit.file = "the files of the bundle"
+                bundle = _open(arguments, progress)
+                watch = SkewWatch(bundle)
+                _check_fit(device, sharing, bundle.tensors().values())
+                limit.file = "model/config.json and weights/"
+                progress("placing the weights", 0.8)
+                pipeline = Pipeline.of(bundle, device, arguments.dtype, threads)
+                model = PipelineModel(pipeline, arguments.probe_runs)
+                limit.file = "golden/golden.json, as preprocess.json prepares it"
+                progress("warming", 0.9)
+                model.warm(budget.rows)
     except BundleRefused as error:
         raise LoadRefused(error.check, error.message) from error
     except ValueError as error:
         raise LoadRefused("device", str(error)) from error
-    budget, why_budget = budget_for(device, arguments.batch_rows, arguments.batch_cost)
-    model = PipelineModel(pipeline, arguments.probe_runs)
-    progress("warming", 0.9)
-    model.warm(budget.rows)
     reasons = dict(pipeline.reasons) | {
         "device": f"{why_devices}; {why_here}",
         "threads": why_threads,
@@ -116,6 +125,24 @@ def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
     hello = model.hello(device, reasons)
     memory = partial(device_memory, device)
     return Loaded(model, hello, budget, device == "cpu", memory, watch)
+
+
+@contextmanager
+def memory_refused(limit: LoadLimit) -> Iterator[None]:
+    """Raises LoadRefused("memory") where memory ran short under a limit. Without one it is the
+    host's memory: the replica ends, and is started again."""
+    try:
+        yield
+    except Exception as error:
+        if limit.limit_bytes and (short_of_memory(error) or _no_room(error)):
+            raise LoadRefused("memory", limit.message()) from error
+        raise
+
+
+def _no_room(error: Exception) -> bool:
+    """Of a map of a file, or of a thread's stack."""
+    no_map = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return no_map or "can't start new thread" in str(error)
 
 
 def _open(arguments: argparse.Namespace, progress: Progress) -> Bundle:

@@ -14,9 +14,9 @@ from urllib.parse import urlparse
 import grpc
 
 from server.ops.refusal_log import RefusalLog
-from server.request.actor import ACTOR
+from server.request.actor import ACTOR, MAY_READ_PAYLOADS
 from server.security.audit import AuditLog
-from server.security.roles import ALLOWED, AUDITED, ROLES, Role, is_open, permits
+from server.security.roles import ALLOWED, AUDITED, PAYLOADS, ROLES, Role, is_open, permits
 from server.security.tokens import CallerIdentity, TokenFile
 
 AUTHORIZATION = "authorization"
@@ -67,7 +67,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         wrap, inner = kind_of(handler)
 
         async def call(request: Any, context: Any) -> Any:
-            ACTOR.set(await self._check(method, context))
+            identity = await self._check(method, context)
+            ACTOR.set(identity.name if identity is not None else "")
+            MAY_READ_PAYLOADS.set(identity is not None and identity.role in PAYLOADS)
             answer = inner(request, context)
             if inspect.isasyncgen(answer):
                 async for message in answer:
@@ -77,8 +79,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         return wrap(call, handler.request_deserializer, handler.response_serializer)
 
-    async def _check(self, method: str, context: Any) -> str:
-        """The name of the caller; ends the call when it is not allowed."""
+    async def _check(self, method: str, context: Any) -> CallerIdentity | None:
+        """The caller; ends the call when it is not allowed."""
         identity = self.identity(context)
         denial = judge(method, identity)
         if self._audit is not None and method in AUDITED:
@@ -86,7 +88,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if denial is not None:
             self._log.refused(denial[1], denial[0].name, method.lstrip("/"), context.peer())
             await context.abort(*denial)
-        return identity.name if identity is not None else ""
+        return identity
 
     def identity(self, context: Any) -> CallerIdentity | None:
         """A token counts before a certificate: it is the narrower statement."""

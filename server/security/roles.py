@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Role = Literal["predict", "observe", "admin"]
+Role = Literal["predict", "observe", "observe-payloads", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 # Open methods answer without any credential: a kubelet or a load balancer asks them.
 OPEN: frozenset[Role] = frozenset()
 ANY: frozenset[Role] = frozenset(ROLES)
 PREDICT: frozenset[Role] = frozenset({"predict", "admin"})
-OBSERVE: frozenset[Role] = frozenset({"observe", "admin"})
+OBSERVE: frozenset[Role] = frozenset({"observe", "observe-payloads", "admin"})
+# Within Observe.Samples: what callers sent, and not only what was answered.
+PAYLOADS: frozenset[Role] = frozenset({"observe-payloads", "admin"})
 ADMIN: frozenset[Role] = frozenset({"admin"})
 
 

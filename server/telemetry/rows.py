@@ -162,6 +162,7 @@ class PredictionRow:
     sample_p: float = 0.0
     true_label: str = ""
     example: bytes = b""
+    locked: str = ""  # why a kept payload that was asked for cannot be read
 
 
 @dataclass(frozen=True, slots=True)

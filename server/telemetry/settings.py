@@ -8,6 +8,7 @@ from pathlib import Path
 
 from server.telemetry.drift.windows import SLOT_S
 from server.telemetry.sampler import MOST_BYTES
+from server.telemetry.store.payload_keys import NO_KEYS, PayloadKeys
 from server.telemetry.store.retention import RetentionLimits
 
 
@@ -28,4 +29,5 @@ class TelemetrySettings:
     speed: float = 1.0  # unix seconds that pass in one, for a simulated clock
     slo_ms: float = 0.0  # the latency objective, of the 99th percentile; 0: none
     baseline: str = "bundle"  # bundle | previous | last-week | FROM..TO (ISO times)
+    payload_keys: PayloadKeys = NO_KEYS  # none: payloads are stored as they are
     limits: RetentionLimits = field(default_factory=RetentionLimits)

@@ -67,7 +67,7 @@ class Telemetry:
         self._writer = TelemetryWriter(
             settings, self._changes, clock, monotonic, self._step, sampled
         )
-        self._reader = Reader(lambda: self._writer.store.path)
+        self._reader = Reader(lambda: self._writer.store.path, settings.payload_keys)
         self._recorder = Recorder(self._writer.write, self._writer.idle)
         self._recorder.start()
 

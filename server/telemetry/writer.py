@@ -88,7 +88,7 @@ class TelemetryWriter:
         past = PastCounts(self._past, lambda stamp, hour: self.counting.past_embedding(stamp, hour))
         self.states = StampRegistry(self.store, past, self._settings.tick_s)
         self.counting = Counting(self.store, self.states)
-        self.journal = Journal(self.store, self._monotonic)
+        self.journal = Journal(self.store, self._monotonic, self._settings.payload_keys)
         self.feedback = Feedback(self.store, self._measured)
         self._baselines = Baselines(self._baseline, self.store, self.counting)
         self.evaluation = Evaluation(self.states, self.counting, self._baselines)

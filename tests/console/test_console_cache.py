@@ -32,6 +32,7 @@ from server.telemetry.outputs import Timing
 from server.telemetry.rows import (
     AlertRow,
     AlertTransition,
+    DeployRow,
     DriftRow,
     FeatureRow,
     LatencyRow,
@@ -433,3 +434,51 @@ def test_writer_keeps_order_and_tells_what_changed(path: Path) -> None:
     assert rows.meta(found, "layout") == "{}"
     assert rows.payload(found, InternedTexts(found), "a:1", "p") == b"body"
     found.close()
+
+
+def test_a_flood_of_one_server_costs_the_others_nothing(db: sqlite3.Connection) -> None:
+    """Of kinds that are no predictions too: alerts, deploys, features, names."""
+    honest: list[FeedRow] = [
+        CachedPrediction(f"h{n}", int(T0 * 1000) - 86_400_000 + n) for n in range(200)
+    ]
+    honest += [blank(AlertRow, id=f"h{n}", opened_unix_ms=int(T0 * 1000) - n) for n in range(50)]
+    put(db, honest, "honest:1")
+    at_ms = int(T0 * 1000)
+    text = "x" * 1500
+    loud: list[FeedRow] = []
+    for n in range(3000):
+        loud += [
+            blank(AlertRow, id=f"f{n}", summary=text, opened_unix_ms=at_ms),
+            blank(DeployRow, at_unix_ms=at_ms + n, action="load", detail=text),
+            blank(FeatureRow, stamp="s", name=f"f{n}", unit=text),
+        ]
+    put(db, loud, "loud:1")
+    limit = 3_000_000
+    assert retention.used_bytes(db) > 4 * limit
+    retention.shrink(db, limit)
+    assert retention.used_bytes(db) <= limit
+    (number,) = db.execute("SELECT id FROM name WHERE text = 'honest:1'").fetchone()
+    for table, count in (("prediction", 200), ("alert", 50)):
+        left = db.execute(f"SELECT count(*) FROM {table} WHERE server = ?", (number,)).fetchone()
+        assert left == (count,), table
+    for table in ("alert", "deploy"):
+        newest = db.execute(f"SELECT max(at_ms) FROM {table} WHERE server != ?", (number,))
+        left = db.execute(f"SELECT count(*) FROM {table} WHERE server != ?", (number,)).fetchone()
+        assert left == (0,) or newest.fetchone()[0] >= at_ms, "the oldest go first"
+
+
+def test_a_server_that_invents_names_gets_one_for_the_rest(db: sqlite3.Connection) -> None:
+    names = TextIds(db, most=50)
+    rows = [replace(bucket(T0 + n), stamp=f"stamp {n}") for n in range(500)]
+    insert(db, names, events(rows, "loud:1"))
+    insert(db, names, events([bucket(T0, requests=7)], "honest:1"))
+    assert db.execute("SELECT count(*) FROM name").fetchone()[0] <= 60
+    found = db.execute(
+        "SELECT sum(requests) FROM latency l JOIN name n ON n.id = l.stamp WHERE text = '(other)'"
+    ).fetchone()
+    assert found[0] >= 10 * 440, "no request is lost, only whose stamp it was"
+    known = db.execute(
+        "SELECT n.text FROM name n JOIN latency l ON n.id = l.stamp JOIN name s ON s.id = l.server"
+        " WHERE s.text = 'honest:1'"
+    )
+    assert known.fetchone()[0] == bucket(T0).stamp

@@ -34,7 +34,7 @@ from console.state.domain import (
     ServerRecord,
     ServerSnapshot,
 )
-from console.state.events import timeline_events
+from console.state.events import of_link, timeline_events
 from console.state.firing import marked, since_s
 from console.state.sanitize import duration, sanitized
 from console.state.severity import DOUBTFUL, FEWER, LATE, WRONG
@@ -531,3 +531,15 @@ def test_a_switch_shows_the_previous_stamp_and_its_actor() -> None:
     row = DeployRow(0, "rollback", "7f" * 32, "", "0e" * 32, "kim", "p99 doubled")
     reported = deploys.sentence("gpu-01", row)
     assert reported == "gpu-01 rollback 7f7f7f7f7f7f from 0e0e0e0e0e0e by kim: p99 doubled"
+
+
+def test_a_server_that_floods_the_console_is_named_and_not_healthy() -> None:
+    flood = "sends more than 5,000 rows/s or 2.1 MB/s; the rest waits"
+    result = fleet_state([line(), line(link=link(flood=flood))], [], [], [], NOW)
+    assert result.state != "HEALTHY"
+    assert result.messages[0].text == "1 server floods the console"
+    assert flood in result.messages[0].detail
+    began = of_link(link(), link(flood=flood), "gpu-01", NOW)
+    over = of_link(link(flood=flood), link(), "gpu-01", NOW)
+    assert began is not None and (began.severity, flood in began.text) == ("warning", True)
+    assert over is not None and over.severity == "ok"

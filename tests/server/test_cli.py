@@ -301,8 +301,8 @@ FLAGS = {
         "environment"
     ),
     "the warm pool": (
-        "warm-pool device dtype threads decode-threads no-memory-check load-timeout stall "
-        "restart-first restart-longest stable quarantine"
+        "warm-pool device dtype threads decode-threads no-memory-check load-memory-mb load-timeout "
+        "stall restart-first restart-longest stable quarantine"
     ),
     "batches and the queue": (
         "max-batch-rows max-batch-cost max-generations queue-limit queue-mb ahead-mb patience "
@@ -319,8 +319,8 @@ FLAGS = {
     ),
     "encryption and roles": ("tls-cert tls-key tls-client-ca tokens"),
     "telemetry": (
-        "no-telemetry sample-share keep-days max-telemetry-mb baseline tick on-alert prometheus "
-        "trace-share simulated-time"
+        "no-telemetry sample-share payload-key keep-days max-telemetry-mb baseline tick on-alert "
+        "prometheus trace-share simulated-time"
     ),
     "the log": "log-format log-level",
 }

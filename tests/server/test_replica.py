@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import shutil
 import threading
 from collections.abc import AsyncIterator
@@ -24,14 +25,16 @@ from server.pool.spawn import replica_spawner
 from server.replica import placement
 from server.replica.batching import Budget, budget_for
 from server.replica.executor import Executor
-from server.replica.main import part_of, sample_of
+from server.replica.load_limit import load_limit
+from server.replica.main import memory_refused, part_of, sample_of
 from server.replica.model import Rejected
 from server.replica.work_queue import Crew
+from server.replica.worker import LoadRefused
 from server.telemetry.record import FeatureSpec, Record
 from server.types import GenerationEnd, Token
 from tests.support.patience import patience
 from tests.support.stub_replica import StubModel, work
-from tests.support.tinybundle import jpeg, wav
+from tests.support.tinybundle import jpeg, reseal, wav
 
 # ---- where it is placed --------------------------------------------------------------------------
 
@@ -274,3 +277,44 @@ async def test_a_changed_bundle_is_refused_by_name_of_the_check(
     config = ServerConfig(bundle=copy, warm_pool=2, device="cpu")
     with pytest.raises(PoolRefused, match="hash"):
         await Engine(config, Pool(config, replica_spawner(config)), Kept()).start()
+
+
+async def _refusal(bundle: Path, **settings: Any) -> str:
+    config = ServerConfig(bundle=bundle, warm_pool=1, device="cpu", threads=1, **settings)
+    engine = Engine(config, Pool(config, replica_spawner(config)), Kept())
+    with pytest.raises(PoolRefused) as caught:
+        await engine.start()
+    await engine.stop()
+    return str(caught.value)
+
+
+async def test_a_bundle_that_takes_more_memory_than_allowed_is_refused_with_the_limit(
+    tiny_bundle: Path,
+) -> None:
+    message = await _refusal(tiny_bundle, load_memory_mb=1)
+    assert "replica ran out of the memory limit 1 MiB while loading" in message
+    assert "--load-memory-mb" in message
+
+
+async def test_a_malformed_bundle_is_refused_by_field_and_not_by_an_exit_code(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """At the point where golden inputs are run, which is behind all checks of files."""
+    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "malformed"))
+    golden = copy / "golden/golden.json"
+    golden.write_bytes(golden.read_bytes().replace(b'"kind": "text"', b'"kind": "smell"', 1))
+    message = await _refusal(reseal(copy))
+    assert "golden/golden.json: cases[0]" in message and "exit code" not in message
+
+
+def test_the_memory_limit_holds_only_while_loading(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with load_limit(tmp_path, "cpu", 64) as limit:
+        limit.file = "model/config.json"
+        with pytest.raises(LoadRefused, match="limit 64 MiB while loading model/config.json"):
+            with memory_refused(limit):
+                np.ones(256 << 20, dtype=np.uint8)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert np.ones(256 << 20, dtype=np.uint8).nbytes == 256 << 20
+    with load_limit(tmp_path, "cuda:0", 64) as limit:
+        assert limit.limit_bytes == 0

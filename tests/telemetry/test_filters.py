@@ -202,3 +202,35 @@ def test_both_pages_show_the_one_table_and_every_name_of_it() -> None:
     }
     names = (filters.NUMBERS, filters.TEXTS, filters.DIGITS, filters.FLAGS)
     assert named == {name for group in names for name in group}
+
+
+@pytest.mark.parametrize("line", ["site=\udce2", 'label="\ud800 x"', "kind=\udfff"])
+def test_half_a_character_is_refused_before_it_reaches_a_database(line: str) -> None:
+    """As a shell gives it for bytes that are not UTF-8."""
+    for parse in (filters.parse_filter, filters.parse_matcher):
+        with pytest.raises(BadFilter, match="not UTF-8") as caught:
+            parse(line)
+        str(caught.value).encode()
+
+
+def test_many_wildcards_cost_no_more_than_the_text_is_long() -> None:
+    """Counted, not timed: a pattern that nearly fits in very many ways is decided in few steps."""
+    text = "a" * 2_000
+    assert not filters.like(text, "*a" * 300 + "b*")
+    assert filters.like(text, "*a" * 300 + "*")
+    with pytest.raises(BadFilter, match="more than 4"):
+        filters.parse_filter("label=" + "*a" * 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "fits"),
+    [
+        ("abc", "abc", True), ("abc", "ab", False), ("abc", "*", True), ("", "*", True),
+        ("", "", True), ("abc", "a*c", True), ("abc", "a*d", False), ("aba", "*ba", True),
+        ("ab", "ab*b", False), ("abb", "ab*b", True), ("xaybz", "*a*b*", True),
+        ("xbya", "*a*b*", False), ("a\nb", "a*b", True), ("a.b", "a?b", False),
+        ("aXbXc", "a*X*X*c", True), ("aXc", "a*X*X*c", False),
+    ],
+)  # fmt: skip
+def test_wildcards(text: str, pattern: str, fits: bool) -> None:
+    assert filters.like(text, pattern) is fits

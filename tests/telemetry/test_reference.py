@@ -145,6 +145,18 @@ def test_reliability_and_confusion_count_the_labelled_rows() -> None:
         lambda c: c["features"][1]["groups"].__setitem__(0, 9),
         lambda c: c["features"].pop(),
         lambda c: c["slices"].append({"name": "site=a", "counts": [[1]]}),
+        lambda c: c.update(rows=-1),
+        lambda c: c.update(rows=10**30),
+        lambda c: c["features"][0]["counts"].__setitem__(0, 10**18),
+        lambda c: c["features"][0]["counts"].__setitem__(0, 10**30),
+        lambda c: c["features"][0].update(importance=float("nan")),
+        lambda c: c["features"][0].update(missing=1e400),
+        lambda c: c["features"][0].update(windows={"0": {}}),
+        lambda c: c["features"][0].update(windows={"250": {"ks": [float("inf")]}}),
+        lambda c: c["features"][0].update(windows=[1]),
+        lambda c: c["features"][0]["counts"].__setitem__(0, 1.5),
+        lambda c: c.update(features=[3]),
+        lambda c: c.update(slices=3),
     ],
 )
 def test_a_damaged_reference_is_refused(damage: object) -> None:

@@ -25,6 +25,8 @@ FORMAT = "trefoil-reference-1"
 FILE = "reference/profile.json"
 REMEDY = "rebuild the bundle: `pipelines build` computes its reference"
 LEARNT = "learnt from"  # the start of `made_from` in a reference learned from live traffic
+MAX_COUNT = 10**12  # rows that any sum of counts may stand for: far below what int64 holds
+MAX_WINDOWS = 64
 MAX_CELLS = 4096  # a feature with more categories is free text
 
 
@@ -41,8 +43,8 @@ def parse(data: bytes, schema: Sequence[FeatureSpec]) -> Reference:
                 f"{FILE} has the format {content['format']!r}, wanted is {FORMAT!r}; {REMEDY}"
             )
         reference = _reference(content)
-    except (KeyError, TypeError, ValueError, IndexError) as fault:
-        what = f"it has no {fault}" if isinstance(fault, KeyError) else str(fault)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as fault:
+        what = f"it has no {fault}" if isinstance(fault, KeyError) else str(fault)[:200]
         raise ReferenceRefused(f"{FILE} cannot be used: {what}; {REMEDY}") from fault
     if reference.schema != tuple(schema):
         raise ReferenceRefused(_difference(reference.schema, tuple(schema)))
@@ -74,14 +76,14 @@ def _reference(content: Mapping[str, Any]) -> Reference:
         slices[str(entry["name"])] = counts
     confusion = content["confusion"]
     return Reference(
-        rows=int(content["rows"]),
+        rows=_whole("rows", content["rows"]),
         features=features,
         slices=slices,
         embedding=_embedding(content["embedding"]),
         reliability=_reliability(content["reliability"]),
         confusion_labels=tuple(confusion["labels"]) if confusion else (),
         learnt=str(content["made_from"]).startswith(LEARNT),
-        confusion=np.array(confusion["counts"] if confusion else np.zeros((0, 0)), dtype=np.int64),
+        confusion=_integers(confusion["counts"]) if confusion else np.zeros((0, 0), np.int64),
     )
 
 
@@ -92,7 +94,7 @@ def _feature(entry: Mapping[str, Any]) -> FeatureReference:
     counts = _counts(entry["counts"])
     edges = np.array(entry["edges"], dtype=np.float64)
     cells = len(spec.categories) + 1 if spec.kind == "categorical" else len(edges) + 1
-    groups = np.array(entry["groups"], dtype=np.int64)
+    groups = _integers(entry["groups"])
     if len(counts) != cells or len(groups) != cells or cells > MAX_CELLS:
         raise ValueError(f"{spec.name}: {len(counts)} counts, {len(groups)} groups, {cells} cells")
     if not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
@@ -107,22 +109,58 @@ def _feature(entry: Mapping[str, Any]) -> FeatureReference:
         edges=edges,
         counts=counts,
         groups=groups,
-        missing=int(entry["missing"]),
-        nonfinite=int(entry["nonfinite"]),
+        missing=_whole(f"{spec.name}: missing", entry["missing"]),
+        nonfinite=_whole(f"{spec.name}: nonfinite", entry["nonfinite"]),
         discrete=bool(entry["discrete"]),
-        centre=float(entry.get("centre", 0.0)),
+        centre=_finite(f"{spec.name}: centre", entry.get("centre", 0.0)),
         step=step,
         deff=deff,
-        importance=float(entry["importance"]),
-        windows=entry["windows"],
+        importance=_finite(f"{spec.name}: importance", entry["importance"]),
+        windows=_windows(spec.name, entry["windows"]),
     )
 
 
 def _counts(values: Sequence[int]) -> Ints:
-    counts = np.array(values, dtype=np.int64)
-    if counts.ndim != 1 or not len(counts) or (counts < 0).any():
-        raise ValueError("counts must be a row of whole numbers, none below 0")
+    counts = _integers(values)
+    if counts.ndim != 1 or not len(counts) or (counts < 0).any() or (counts > MAX_COUNT).any():
+        raise ValueError(f"counts must be a row of whole numbers, 0 to {MAX_COUNT:,}")
     return counts
+
+
+def _integers(values: Any) -> Ints:
+    """Raises ValueError for anything else: a float would be rounded without a word."""
+    found = np.array(values)
+    if found.dtype.kind not in "iu":
+        raise ValueError("a count or a group that is not a whole number below 2^63")
+    return found.astype(np.int64)
+
+
+def _whole(name: str, value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
+        raise ValueError(f"{name} is {str(value)[:40]}; allowed is 0 to {MAX_COUNT:,}")
+    return value
+
+
+def _finite(name: str, value: Any) -> float:
+    found = float(value)
+    if not math.isfinite(found):
+        raise ValueError(f"{name} is {found}, not a finite number")
+    return found
+
+
+def _windows(name: str, values: Any) -> Mapping[str, Mapping[str, Any]]:
+    """Sizes in rows, and what was seen in windows of that size."""
+    if not isinstance(values, dict) or len(values) > MAX_WINDOWS:
+        raise ValueError(f"{name}: windows is not an object of at most {MAX_WINDOWS} sizes")
+    for size, window in values.items():
+        if not size.isascii() or not size.isdigit() or not 1 <= len(size) <= 12 or not int(size):
+            raise ValueError(f"{name}: windows has the size {size[:40]!r}")
+        if not isinstance(window, dict):
+            raise ValueError(f"{name}: windows.{size} is not an object")
+        for key, value in window.items():
+            for number in value if isinstance(value, list) else [value]:
+                _finite(f"{name}: windows.{size}.{key[:40]}", number)
+    return values
 
 
 def _embedding(entry: Mapping[str, Any] | None) -> EmbeddingReference | None:
@@ -132,19 +170,29 @@ def _embedding(entry: Mapping[str, Any] | None) -> EmbeddingReference | None:
     phases = _unpacked(entry["phases"])
     return EmbeddingReference(
         features=features,
-        mean=np.array(entry["mean"], dtype=np.float64),
-        deviation=np.array(entry["deviation"], dtype=np.float64),
+        mean=_floats("mean", entry["mean"]),
+        deviation=_floats("deviation", entry["deviation"]),
         frequencies=_unpacked(entry["frequencies"]).reshape(len(features), len(phases)),
         phases=phases,
-        n=int(entry["n"]),
-        sums=np.array(entry["sum"], dtype=np.float64),
-        variance=float(entry["variance"]),
-        windows=entry["windows"],
+        n=_whole("embedding.n", entry["n"]),
+        sums=_floats("sum", entry["sum"]),
+        variance=_finite("embedding.variance", entry["variance"]),
+        windows=_windows("embedding", entry["windows"]),
     )
 
 
 def _unpacked(text: str) -> Floats:
-    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float64)
+    found = np.frombuffer(base64.b64decode(text), dtype="<f4")
+    if not np.isfinite(found).all():
+        raise ValueError("embedding: a frequency or a phase that is not finite")
+    return found.astype(np.float64)
+
+
+def _floats(name: str, values: Any) -> Floats:
+    found = np.array(values, dtype=np.float64)
+    if not np.isfinite(found).all():
+        raise ValueError(f"embedding.{name} holds a number that is not finite")
+    return found
 
 
 def _reliability(entry: Mapping[str, Any] | None) -> Reliability | None:

@@ -47,8 +47,10 @@ def parse(data: bytes, labels: Sequence[str]) -> Objective | None:
         each = given if isinstance(given, dict) else dict.fromkeys(labels, given)
         window_s = np.array([float(each[label]) for label in labels])
         unit = str(content["unit"])
-    except (KeyError, TypeError, ValueError) as fault:
-        raise ObjectiveRefused(f"objective.json: {fault!r}") from fault
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as fault:
+        # An error about bytes that are not UTF-8 holds all of them.
+        what = f"{type(fault).__name__}: {str(fault)[:200]}"
+        raise ObjectiveRefused(f"objective.json: {what}") from fault
     if set(table) != set(labels) or not np.isfinite(value).all() or not (window_s > 0).all():
         raise ObjectiveRefused("objective.json: a finite value for every pair of labels, no others")
     return Objective(tuple(labels), value, unit, window_s)

@@ -20,16 +20,18 @@ from server.telemetry.rows import PredictionRow, Row
 from server.telemetry.store.database import open_reader
 from server.telemetry.store.filter_sql import feature_check, where
 from server.telemetry.store.history import HISTORY, TimeSpan
+from server.telemetry.store.payload_keys import NO_KEYS, PayloadKeys, PayloadLocked
 from server.telemetry.store.store import day_of, days_of
 
 MOST_SAMPLES = 1000
 
 
 class Reader:
-    """`path` is asked each time: a damaged file may have been replaced."""
+    """`path` is asked each time: a damaged file may have been replaced. `keys` decrypt payloads."""
 
-    def __init__(self, path: Callable[[], Path]) -> None:
+    def __init__(self, path: Callable[[], Path], keys: PayloadKeys = NO_KEYS) -> None:
         self._path = path
+        self._keys = keys
 
     def samples(
         self, line: str = "", span: TimeSpan | None = None, limit: int = 100, payload: bool = False
@@ -47,7 +49,7 @@ class Reader:
                 )
                 for row in rows:
                     if check(row["stamp_id"], row["features"]):
-                        found.append(prediction_of(row))
+                        found.append(prediction_of(row, self._keys))
                         if len(found) == limit:
                             return found
         return found
@@ -62,7 +64,7 @@ class Reader:
                     for row in connection.execute(
                         _select(day, payload) + f" WHERE p.prediction_id IN ({marks})", some
                     ):
-                        found[row["prediction_id"]] = prediction_of(row)
+                        found[row["prediction_id"]] = prediction_of(row, self._keys)
         return [found[i] for i in ids if i in found]
 
     def export(self, span: TimeSpan, line: str = "") -> Iterator[PredictionRow]:
@@ -76,7 +78,7 @@ class Reader:
                     _select(day, False) + f" WHERE {condition} ORDER BY p.at", values
                 ):
                     if check(row["stamp_id"], row["features"]):
-                        yield prediction_of(row)
+                        yield prediction_of(row, self._keys)
 
     def history(self, span: TimeSpan, kinds: Sequence[str] = ()) -> Iterator[Row]:
         """Rows of a span, oldest first within each kind; quality comes from `Telemetry`, which
@@ -87,7 +89,7 @@ class Reader:
                     yield from read(connection, span)
 
 
-def prediction_of(row: sqlite3.Row) -> PredictionRow:
+def prediction_of(row: sqlite3.Row, keys: PayloadKeys) -> PredictionRow:
     record = Record(
         prediction_id=row["prediction_id"],
         at=row["at"],
@@ -108,8 +110,13 @@ def prediction_of(row: sqlite3.Row) -> PredictionRow:
         **{name: row[name] for name in TIME_NAMES},
         **stored_outputs([row[name] for name in OUTPUT_NAMES]),
     )
+    example, locked = row["example"] or b"", ""
+    try:
+        example = keys.open(record.prediction_id, example)
+    except PayloadLocked as error:
+        example, locked = b"", str(error)
     return PredictionRow(
-        record, bool(row["kept"]), row["sample_p"], row["true_label"] or "", row["example"] or b""
+        record, bool(row["kept"]), row["sample_p"], row["true_label"] or "", example, locked
     )
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from server.telemetry.record import Record
 from server.telemetry.sampler import SampleChoice
+from server.telemetry.store.payload_keys import NO_KEYS, PayloadKeys
 from server.telemetry.store.store import Store, day_of
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,11 @@ class JournalCounters:
 class Journal:
     """`monotonic` is the clock of the retries."""
 
-    def __init__(self, store: Store, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, monotonic: Callable[[], float], keys: PayloadKeys = NO_KEYS
+    ) -> None:
         self.store = store
+        self._keys = keys
         self._monotonic = monotonic
         self._waiting: list[JournalEntry] = []
         self._retry_at = 0.0
@@ -161,7 +165,7 @@ class Journal:
                     record.at,
                     choice.stratum,
                     choice.probability,
-                    record.payload,
+                    self._keys.seal(record.prediction_id, record.payload),
                 )
                 for record, choice in of_day
                 if choice.keep

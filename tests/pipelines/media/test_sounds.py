@@ -271,3 +271,37 @@ def test_chain_of_very_many_links_is_refused_unread() -> None:
 def test_channels_that_cancel_each_other_are_silence() -> None:
     wave = made.tone()
     assert refused(made.sound(np.stack([wave, -wave], axis=1))) == "AUDIO_SILENT"
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_mp3_whose_header_the_decoder_cannot_see_is_heard_whole(rate: int) -> None:
+    """libmpg123 looks for a header in a frame without side information only; in any other it
+    estimates the length, and half the sound was lost without an error."""
+    whole = made.mp3(2.0, rate)
+    changed = bytearray(whole)
+    changed[8] |= 0x40
+    found = heard(bytes(changed))
+    assert abs(found.seconds - 2.0) < 0.12 and found.warning == LENGTH_WRONG
+
+
+def test_mp3_whose_header_takes_off_most_of_the_sound_is_heard_whole() -> None:
+    """12 bits each of delay and padding: up to half a second of sound at 16 kHz."""
+    whole = made.mp3(1.0)
+    at = whole.index(b"Xing") if b"Xing" in whole else whole.index(b"Info")
+    at += 120 + 21
+    changed = whole[:at] + b"\xff\xff\xff" + whole[at + 3 :]
+    found = heard(changed)
+    assert found.seconds > 0.95 and found.warning == LENGTH_WRONG
+
+
+@pytest.mark.parametrize(
+    ("subtype", "offset"), [("IMA_ADPCM", 2), ("IMA_ADPCM", 3), ("MS_ADPCM", 0)]
+)
+def test_block_of_adpcm_that_no_encoder_writes_is_a_warning(subtype: str, offset: int) -> None:
+    whole = made.sound(made.tone(1.0), subtype=subtype)
+    assert heard(whole).warning == ""
+    block = int.from_bytes(whole[32:34], "little")
+    samples = whole.index(b"data") + 8
+    changed = bytearray(whole)
+    changed[samples + block + offset] = 0xF0
+    assert heard(bytes(changed)).warning == DAMAGED

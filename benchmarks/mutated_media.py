@@ -1,0 +1,296 @@
+"""Files that broke on their way, against decoders of others:
+
+    python -m benchmarks.mutated_media [--files 20000] [--seconds 3600] [--seed 1]
+
+Every kind of file that is decoded, made by code, with bits flipped, ends cut off, headers of other
+files and extreme lengths. Counted are crashes (the process died, or raised anything but BadInput),
+hangs (more than 2 s of CPU time), and silent differences: an answer without a warning whose length
+or size is more than 1 % from what an independent decoder reads (ffmpeg for sounds, ImageMagick's
+identify and djpeg for pictures; a witness that is not installed is named and left out). Exits 1
+when any is not zero. A file that fails is written to `--keep DIR`, named by its seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tests.fuzz.media_seeds import Seed, seeds
+from tests.fuzz.mutation import mutated
+
+HANG_S = 2.0
+# On the wall, after which the process is ended: a machine may be busy with something else.
+DEAD_S = 60.0
+APART = 0.01
+BATCH = 50
+RATE = 48_000  # of the witness' samples
+# A codec's own delay is kept by some decoders and dropped by others where no header states it, or
+# one of them cannot read it: one block of Vorbis; of MP3 the header's own frame, the delay and the
+# padding, four frames of 576 samples at 16 kHz.
+SLACK_S = 0.02
+MP3_SLACK_S = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    number: int
+    seed: Seed
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`size`: (seconds,) of a sound or (width, height) as in the file; () when it was refused."""
+
+    size: tuple[float, ...] = ()
+    warning: str = ""
+    cpu_s: float = 0.0
+    error: str = ""  # anything but BadInput
+
+
+@dataclass(slots=True)
+class Counted:
+    files: int = 0
+    accepted: int = 0
+    warned: int = 0
+    compared: int = 0
+    no_opinion: int = 0  # no witness could read what we accepted
+    slowest_s: float = 0.0
+    bad: list[str] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+
+
+def cases(seed: int, files: int) -> Iterator[Case]:
+    originals = seeds()
+    by_kind = {
+        kind: [each.data for each in originals if each.kind == kind] for kind in ("image", "audio")
+    }
+    for number in range(files):
+        rng = random.Random(f"{seed} {number}")
+        original = originals[number % len(originals)]
+        yield Case(number, original, mutated(rng, original.data, by_kind[original.kind]))
+
+
+# ---- ours, in a process of its own ---------------------------------------------------------------
+
+
+def worker(pipe: Connection) -> None:
+    from pipelines.errors import BadInput
+    from pipelines.media.decode import DecodedAudio, DecodedImage, InputLimits, decode
+    from pipelines.types import Part
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders' own complaints, thousands of them
+    warnings.simplefilter("ignore")
+    limits = InputLimits()
+    while True:
+        kind, data = pipe.recv()
+        began = time.process_time()
+        size: tuple[float, ...] = ()
+        warning = error = ""
+        try:
+            found = decode(Part(kind, data), "parts[0]", limits)
+            if isinstance(found, DecodedAudio):
+                size, warning = (found.seconds,), found.warning
+            elif isinstance(found, DecodedImage):
+                size, warning = (float(found.sent[0]), float(found.sent[1])), found.warning
+        except BadInput:
+            pass
+        except BaseException as caught:
+            error = f"{type(caught).__name__}: {caught}"
+        pipe.send(Answer(size, warning, time.process_time() - began, error))
+
+
+class Decoder:
+    """One process, replaced when it dies or hangs."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._start()
+
+    def _start(self) -> None:
+        self._pipe, theirs = self._context.Pipe()
+        self._process = self._context.Process(target=worker, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, case: Case) -> Answer:
+        self._pipe.send((case.seed.kind, case.data))
+        try:
+            if self._pipe.poll(DEAD_S):
+                answer: Answer = self._pipe.recv()
+                return answer
+            error = f"no answer within {DEAD_S:g} s"
+        except EOFError:
+            self._process.join(10)
+            error = f"the process died: {self._process.exitcode}"
+        self.close()
+        self._start()
+        return Answer(error=error)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+
+# ---- the witnesses -------------------------------------------------------------------------------
+
+
+def output_of(*command: str, limit_s: float = 60.0) -> bytes:
+    """What a witness writes, whatever it thinks of it; b"" where it hangs or dies."""
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=limit_s, check=False)
+    except (subprocess.TimeoutExpired, OSError):
+        return b""
+    return done.stdout
+
+
+def heard(path: Path) -> list[tuple[float, ...]]:
+    """Seconds of sound that ffmpeg decodes, and that ffprobe counts in packets: where damage lies
+    within a packet the one drops it, and others play what they can."""
+    raw = output_of(
+        *("ffmpeg", "-v", "quiet", "-nostdin", "-i", str(path), "-map", "0:a:0", "-t", "40"),
+        *("-ac", "1", "-ar", str(RATE), "-f", "s16le", "-"),
+    )
+    if not raw:
+        return []
+    packets = output_of(
+        *("ffprobe", "-v", "quiet", "-select_streams", "a:0"),
+        *("-show_entries", "packet=duration_time", "-of", "csv=p=0", str(path)),
+    )
+    lengths = (word.strip(b",") for word in packets.split())
+    counted = sum(float(word) for word in lengths if word.replace(b".", b"").isdigit())
+    return [(len(raw) / 2 / RATE,), (counted,)]
+
+
+def seen(path: Path) -> list[tuple[float, ...]]:
+    """(width, height) of the first picture, and of the canvas it lies on, by identify; of a JPEG
+    that it cannot read, by djpeg."""
+    words = output_of("identify", "-format", "%w %h %W %H\n", f"{path}[0]").split()
+    if len(words) >= 4:
+        picture, canvas = map(float, words[:2]), map(float, words[2:4])
+        return [tuple(picture), tuple(canvas)]
+    if path.suffix == ".jpeg" and shutil.which("djpeg"):
+        head = output_of("djpeg", str(path))[:40].split()
+        if len(head) >= 3:
+            return [(float(head[1]), float(head[2]))]
+    return []
+
+
+def apart(ours: tuple[float, ...], theirs: tuple[float, ...], slack_s: float = SLACK_S) -> bool:
+    if len(ours) == 1:
+        return abs(ours[0] - theirs[0]) > max(APART * theirs[0], slack_s)
+    return any(abs(a - b) > APART * b for a, b in zip(ours, theirs, strict=True))
+
+
+def witness(case: Case, folder: Path) -> list[tuple[float, ...]]:
+    path = folder / f"{case.number}.{case.seed.name.split()[0].lower()}"
+    path.write_bytes(case.data)
+    try:
+        return heard(path) if case.seed.kind == "audio" else seen(path)
+    finally:
+        path.unlink()
+
+
+# ---- the run -------------------------------------------------------------------------------------
+
+
+def run(files: int, seconds: float, seed: int, keep: Path | None = None) -> Counted:
+    missing = [tool for tool in ("ffmpeg", "identify", "djpeg") if shutil.which(tool) is None]
+    for tool in missing:
+        print(f"skipped: {tool} is missing (ffmpeg, imagemagick, libjpeg-turbo-progs)")
+    able = {"audio": "ffmpeg" not in missing, "image": "identify" not in missing}
+    total, until = Counted(), time.monotonic() + seconds
+    decoder = Decoder()
+    try:
+        with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
+            batch: list[tuple[Case, Answer]] = []
+            for case in cases(seed, files):
+                answer = decoder.ask(case)
+                count(total, case, answer, keep)
+                if answer.size and not answer.warning and able[case.seed.kind]:
+                    batch.append((case, answer))
+                if len(batch) == BATCH:
+                    compare(total, batch, Path(name), pool, keep)
+                    batch = []
+                if time.monotonic() > until:
+                    break
+            compare(total, batch, Path(name), pool, keep)
+    finally:
+        decoder.close()
+    return total
+
+
+def count(total: Counted, case: Case, answer: Answer, keep: Path | None) -> None:
+    total.files += 1
+    total.accepted += bool(answer.size)
+    total.warned += bool(answer.warning)
+    total.kinds[case.seed.name] += bool(answer.size)
+    total.slowest_s = max(total.slowest_s, answer.cpu_s)
+    if answer.error:
+        blame(total, case, "crash", answer.error, keep)
+    if answer.cpu_s > HANG_S:
+        blame(total, case, "hang", f"{answer.cpu_s:.1f} s of CPU time", keep)
+
+
+def compare(
+    total: Counted,
+    batch: list[tuple[Case, Answer]],
+    folder: Path,
+    pool: ThreadPoolExecutor,
+    keep: Path | None,
+) -> None:
+    found = pool.map(lambda pair: witness(pair[0], folder), batch)
+    for (case, answer), theirs in zip(batch, found, strict=True):
+        if not theirs:
+            total.no_opinion += 1
+            continue
+        total.compared += 1
+        slack_s = MP3_SLACK_S if case.seed.name.startswith("MP3") else SLACK_S
+        if all(apart(answer.size, size, slack_s) for size in theirs):
+            blame(total, case, "differs", f"ours {answer.size}, theirs {theirs}", keep)
+
+
+def blame(total: Counted, case: Case, what: str, why: str, keep: Path | None) -> None:
+    total.bad.append(f"{what}: {case.seed.name} #{case.number}: {why}")
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        (keep / f"{what}-{case.number}-{case.seed.name.replace(' ', '-')}").write_bytes(case.data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Broken files against independent decoders.")
+    parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="write files that fail here")
+    arguments = parser.parse_args()
+    total = run(arguments.files, arguments.seconds, arguments.seed, arguments.keep)
+    for line in total.bad:
+        print(line)
+    kinds = Counter(line.partition(":")[0] for line in total.bad)
+    print(
+        f"{total.files} files of {len(seeds())} kinds (seed {arguments.seed}): {total.accepted} "
+        f"accepted, {total.warned} of them with a warning, {total.compared} compared, "
+        f"{total.no_opinion} that no witness reads; {kinds['crash']} crashes, {kinds['hang']} "
+        f"hangs (slowest {total.slowest_s:.2f} s), {kinds['differs']} silent differences"
+    )
+    sys.exit(1 if total.bad else 0)
+
+
+if __name__ == "__main__":
+    main()

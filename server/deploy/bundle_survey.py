@@ -1,0 +1,149 @@
+"""What a look at a bundle's files can refuse before a byte is copied: their number, names, kinds
+and sizes, holes in them, and the room that is left for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.values import MIB
+
+MAX_FILES = 4096
+MAX_DEPTH = 2
+MANIFEST = "manifest.json"
+# A file of 4,096 paths and digests has 1 MiB.
+MAX_MANIFEST_BYTES = 16 * MIB
+# Of holes in one file. Nothing that is written in a bundle makes any; some file systems round.
+MAX_HOLE_BYTES = MIB
+_UNLISTED = (MANIFEST, "manifest.sig", "model.sig")  # a manifest cannot list what covers it
+
+
+class SurveyRefused(Exception):
+    """What is wrong with which file, and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """`files`: path below the bundle, and bytes."""
+
+    files: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.files.values())
+
+
+def read_manifest(bundle: Path) -> dict[str, Any]:
+    """Not verified. Raises SurveyRefused for one that is too large, nested or not an object;
+    OSError, ValueError."""
+    with (bundle / MANIFEST).open("rb") as file:
+        content = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise SurveyRefused(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES // MIB} MiB")
+    try:
+        found = json.loads(content)
+    except RecursionError:
+        raise SurveyRefused(f"{MANIFEST} is nested too deep") from None
+    if not isinstance(found, dict):
+        raise SurveyRefused(f"{MANIFEST} is not an object")
+    return found
+
+
+def survey(bundle: Path, target: Path) -> Survey:
+    """Raises SurveyRefused for what is not to be copied to the file system of `target`; OSError."""
+    files: dict[str, int] = {}
+    for path in plain_files(bundle):
+        name = path.relative_to(bundle).as_posix()
+        if len(files) == MAX_FILES:
+            raise SurveyRefused(f"more than {MAX_FILES} files; a bundle has fewer")
+        if name.count("/") >= MAX_DEPTH:
+            raise SurveyRefused(f"{name} is nested too deep for a bundle; remove it")
+        found = path.lstat()
+        _refuse_holes(path, name, found)
+        files[name] = found.st_size
+    _compare_sizes(read_manifest(bundle), files)
+    done = Survey(files)
+    _refuse_lack_of_room(done.total, target)
+    return done
+
+
+def plain_files(source: Path) -> Iterator[Path]:
+    """Every file below; raises SurveyRefused for a link, a pipe, a device."""
+    for directory, names, files in os.walk(source):
+        for name in (*names, *files):
+            path = Path(directory) / name
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise SurveyRefused(f"{path} is neither a file nor a directory")
+            if stat.S_ISREG(mode):
+                yield path
+
+
+def _compare_sizes(manifest: dict[str, Any], files: dict[str, int]) -> None:
+    """With those the manifest lists. A manifest without a list is left to the replica, which reads
+    it strictly."""
+    listed = manifest.get("files")
+    if not isinstance(listed, list):
+        return
+    if len(listed) > MAX_FILES:
+        raise SurveyRefused(f"{MANIFEST} lists {len(listed)} files; at most {MAX_FILES}")
+    sizes = {f["path"]: f.get("size") for f in listed if isinstance(f, dict) and "path" in f}
+    for name, size in files.items():
+        if name in _UNLISTED:
+            continue
+        if name not in sizes:
+            raise SurveyRefused(f"{name} is not in the manifest; remove it")
+        if sizes[name] != size:
+            raise SurveyRefused(
+                f"{name} has {size} bytes, the manifest lists {str(sizes[name])[:40]}; is it still "
+                "being written?"
+            )
+
+
+def _refuse_holes(path: Path, name: str, found: os.stat_result) -> None:
+    """A hole costs its owner nothing and the store its whole length. Fewer blocks than bytes may
+    also be compression, so the file system is asked where the holes are."""
+    if found.st_size - found.st_blocks * 512 <= MAX_HOLE_BYTES:
+        return
+    holes = _hole_bytes(path, found.st_size)
+    if holes > MAX_HOLE_BYTES:
+        raise SurveyRefused(
+            f"{name} is sparse: {holes / MIB:,.0f} of {found.st_size / MIB:,.0f} MiB are holes; "
+            "weights have none: build the bundle again"
+        )
+
+
+def _hole_bytes(path: Path, size: int) -> int:
+    """Counted to the first MAX_HOLE_BYTES only: a hostile file has a hole every other block."""
+    holes = place = 0
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        while place < size:
+            begin = os.lseek(descriptor, place, os.SEEK_HOLE)
+            if begin >= size:
+                break
+            try:
+                place = os.lseek(descriptor, begin, os.SEEK_DATA)
+            except OSError:  # ENXIO: nothing but a hole up to the end
+                place = size
+            holes += place - begin
+            if holes > MAX_HOLE_BYTES:
+                break
+    finally:
+        os.close(descriptor)
+    return holes
+
+
+def _refuse_lack_of_room(total: int, target: Path) -> None:
+    free = shutil.disk_usage(target).free
+    if total > free:
+        raise SurveyRefused(
+            f"it takes {total / MIB:.1f} MiB, {free / MIB:.1f} MiB are free in {target}; make room "
+            "there, or start the server with fewer --keep-bundles"
+        )
