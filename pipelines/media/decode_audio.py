@@ -13,7 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipelines.errors import BadInput
-from pipelines.media import mpeg, ogg, riff
+from pipelines.media import mpeg, ogg, riff, work
 from pipelines.media.limits import LENGTH_UNKNOWN, LENGTH_WRONG, DecodedAudio, InputLimits
 from pipelines.types import PcmFormat
 
@@ -40,6 +40,7 @@ class _Encoded:
 def decode_audio(data: bytes, format: str, field: str, limits: InputLimits) -> DecodedAudio:
     """`format` is one of sniff.AUDIO_CODECS except PCM, as found in the content. Raises
     BadInput."""
+    work.check(data, format, field)
     encoded = _completed(data, format, field, limits)
     waves: list[NDArray[np.float32]] = []
     layout, codec, frames = (0, 0), "", 0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pipelines.errors import BadInput
-from pipelines.media import frames
+from pipelines.media import frames, work
 from pipelines.media.limits import METADATA_BROKEN, DecodedImage, InputLimits
 from pipelines.media.truncation import check_not_truncated, cut_jpeg, with_end
 
@@ -51,7 +51,12 @@ _BROKEN = (
 def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> DecodedImage:
     """`format` is one of sniff.IMAGE_FORMATS, as found in the content. Raises BadInput."""
     if format == "WEBP":  # Pillow allocates the canvas of a WebP while opening it
-        _check_size(*_webp_size(data, field), field, limits)
+        canvas = work.webp_size(data)
+        if canvas is None:
+            message = "not a whole WEBP image; send the complete file."
+            raise BadInput(field, "IMAGE_UNDECODABLE", message)
+        _check_size(*canvas, field, limits)
+    work.check(data, format, field, work.declared_pixels(data, format) or limits.max_image_pixels)
     whole, ended = with_end(data, field) if format == "JPEG" else (data, True)
     image = _open(whole, format, field, limits)
     sent = image.size
@@ -156,20 +161,6 @@ def _check_compression(image: Image.Image, field: str) -> None:
             "IMAGE_UNSUPPORTED",
             f"a TIFF compressed with {scheme}; use {', '.join(_TIFF_SCHEMES)}, or another format.",
         )
-
-
-def _webp_size(data: bytes, field: str) -> tuple[int, int]:
-    """(width, height) of the canvas, from the first chunk (RFC 9649)."""
-    chunk, body = data[12:16], data[20:30]
-    if len(body) == 10 and chunk == b"VP8X":
-        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
-    if len(body) == 10 and chunk == b"VP8 ":
-        width, height = struct.unpack("<HH", body[6:10])
-        return width & 0x3FFF, height & 0x3FFF
-    if len(body) >= 5 and chunk == b"VP8L":
-        bits = int.from_bytes(body[1:5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    raise BadInput(field, "IMAGE_UNDECODABLE", "not a whole WEBP image; send the complete file.")
 
 
 def _orientation(image: Image.Image) -> tuple[int, str]:
