@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.errors import BadInput
-from pipelines.media import sniff
+from pipelines.media import riff, sniff
 from pipelines.media.limits import InputLimits
 from pipelines.media.truncation import MOST_SEGMENTS, segments
 from pipelines.types import Part
@@ -72,8 +72,10 @@ def cost_s(data: bytes, limits: InputLimits) -> float:
 
 
 def plain(part: Part) -> bool:
-    """Whether only Python and NumPy read it: text, and sound without a container."""
-    return isinstance(part.data, str) or part.kind == "text" or part.pcm is not None
+    """Whether only Python and NumPy read it: text, raw samples, a usual WAV."""
+    if isinstance(part.data, str) or part.kind == "text" or part.pcm is not None:
+        return True
+    return riff.pcm16(part.data) is not None
 
 
 def declared_pixels(data: bytes, format: str) -> int | None:

@@ -23,7 +23,7 @@ from server.replica.model import Lane, Ready
 
 # What the computing thread does next: run a probe, decode a row, compute a batch, only write texts.
 Next = tuple[Literal["probe", "decode", "compute", "write"], Any]
-PATIENCE_S = 0.1  # most that a decoded row waits for others that are being decoded
+PATIENCE_S = 0.25  # most that a decoded row waits for others that are being decoded
 
 
 @dataclass(slots=True, eq=False)

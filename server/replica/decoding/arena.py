@@ -30,7 +30,8 @@ class Arena:
         self.descriptor = _sealed(size) if descriptor is None else descriptor
         self._map = mmap.mmap(self.descriptor, size)
         self.view = memoryview(self._map)
-        self.used = 0  # highest byte that was written since `trim`
+        # The highest bytes that were written since `trim`.
+        self._put_bytes = self._output_bytes = 0
 
     @property
     def turn(self) -> int:
@@ -49,24 +50,23 @@ class Arena:
                 raise ValueError(f"more than {self.inputs} bytes")
             self.view[at : at + len(data)] = data
             at += len(data)
-        self.used = max(self.used, at)
+        self._put_bytes = max(self._put_bytes, at)
 
     def output(self, offset: int, size: int) -> memoryview:
         """Raises ValueError beyond the end."""
         if offset < 0 or size < 0 or offset + size > self.outputs:
             raise ValueError(f"{size} bytes at {offset} of {self.outputs}")
         start = self.inputs + offset
-        self.used = max(self.used, start + size)
+        self._output_bytes = max(self._output_bytes, offset + size)
         return self.view[start : start + size]
 
     def trim(self) -> None:
         """Gives back what large rows took. What it holds is lost."""
-        if self.used > self.inputs + KEPT_BYTES:
-            start = self.inputs + KEPT_BYTES
-            self._map.madvise(mmap.MADV_REMOVE, start, _pages(self.used) - start)
-        if min(self.used, self.inputs) > KEPT_BYTES:
-            self._map.madvise(mmap.MADV_REMOVE, KEPT_BYTES, self.inputs - KEPT_BYTES)
-        self.used = 0
+        for start, used in ((0, self._put_bytes), (self.inputs, self._output_bytes)):
+            beyond = _pages(used) - KEPT_BYTES
+            if beyond > 0:
+                self._map.madvise(mmap.MADV_REMOVE, start + KEPT_BYTES, beyond)
+        self._put_bytes = self._output_bytes = 0
 
 
 def aligned(size: int) -> int:
