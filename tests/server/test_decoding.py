@@ -21,6 +21,9 @@ from pipelines.media import packed
 from pipelines.media.decode import decode
 from pipelines.media.limits import DecodedImage, InputLimits
 from pipelines.types import Part, PcmFormat
+from proto import observe_pb2
+from server.commands.output.status_report import report
+from server.ops.otel_setup import state_of
 from server.replica.decoding import sandbox
 from server.replica.decoding.arena import KEPT_BYTES, Arena
 from server.replica.decoding.nursery import Nursery, NurseryLost
@@ -30,6 +33,8 @@ from server.replica.fault_guard import Failed
 from tests.support import media_bytes as made
 from tests.support import probing_decoder
 from tests.support.patience import patience
+from tests.support.running import idle_engine
+from tests.support.standin_engine import REPLICA
 
 MIB = 1 << 20
 LIMITS = InputLimits()
@@ -347,6 +352,21 @@ def test_decoders_that_cannot_be_started_are_an_answer_too() -> None:
     with pytest.raises(Failed) as caught:
         ask(pool, "anything")
     assert caught.value.fault.code == "UNAVAILABLE"
+
+
+def test_status_and_metrics_count_decoders() -> None:
+    snapshot = observe_pb2.ServerSnapshot()
+    assert "decoders" not in report(snapshot, 0.0)
+    snapshot.replicas.add(decoder_restarts=3, decoder_deadlines=1)
+    line = "decoders 3 restarted, 1 of them because a part took too long"
+    assert line in report(snapshot, 0.0)
+    replica = replace(REPLICA, decoder_restarts=3, decoder_deadlines=1)
+    readings = {
+        reading.name: reading.value
+        for reading in state_of(replace(idle_engine().snapshot(), replicas=(replica, replica)))
+    }
+    assert readings["trefoil.decoder.restarts"] == 6
+    assert readings["trefoil.decoder.deadlines"] == 2
 
 
 # ---- which way a row goes ------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -152,3 +153,12 @@ def test_a_decoder_killed_over_a_row_costs_neither_the_row_nor_the_replica(serve
     assert served.ask(GOOD)[0].prediction.label
     after = served.replica()
     assert (after.pid, after.restarts) == (before.pid, before.restarts)
+    end = time.monotonic() + patience(30)
+    while served.replica().decoder_restarts == before.decoder_restarts:  # with the next heartbeat
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_what_holds_the_decoders_is_shown(served: Served) -> None:
+    (event,) = served.observe.Watch(observe_pb2.WatchRequest(once=True))
+    assert event.snapshot.reasons["decoding"].endswith("processes a replica: seccomp and limits")
