@@ -43,7 +43,8 @@ class Served:
     def decoders(self) -> list[psutil.Process]:
         """The processes that decode: children of the one they are forked from."""
         (parent,) = psutil.Process(self.replica().pid).children()
-        return parent.children()
+        found: list[psutil.Process] = parent.children()
+        return found
 
 
 @pytest.fixture
