@@ -26,8 +26,8 @@ from server.replica.model import Lane
 
 # What a part may take: ALLOWED_FACTOR times what an ordinary one of its size takes at most, and
 # ALLOWED_FIRST_S for the smallest. CPU time of the decoder.
-ALLOWED_FIRST_S = 0.5
-ALLOWED_FACTOR = 4.0
+ALLOWED_FIRST_S = 1.0
+ALLOWED_FACTOR = 8.0
 # A row whose parts are expected to take longer is heavy: it never takes the last decoder.
 LIGHT_S = 0.125
 LIGHT_BYTES = 2 << 20

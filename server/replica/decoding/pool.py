@@ -25,7 +25,7 @@ from server.replica.fault_guard import Failed
 MIB = 1 << 20
 # Beyond what a decoder begins with, 130 MiB, and its arena. 25 megapixels of WebP take 330 MiB.
 HEAP_BYTES = 1024 * MIB
-ROW_CPU_S = 8.0  # of all parts of a row together
+ROW_CPU_S = 16.0  # of all parts of a row together
 # Of all parts of a row together, on a machine that gives a decoder no time; below `--stall`, at
 # which the front would replace the replica.
 ROW_WAIT_S = 20.0
