@@ -26,6 +26,7 @@ from pipelines.bundle.stamp import Stamp, running_libraries
 from pipelines.bundle.tensors import read_tensors
 from pipelines.errors import BadInput, BundleRefused
 from pipelines.features import Feature, Projection
+from pipelines.media.decode import DecodePart
 from pipelines.media.limits import InputLimits
 from pipelines.models import device as devices
 from pipelines.models import heads
@@ -125,9 +126,10 @@ class Pipeline:
         """Memory of the weights on the device."""
         return self.backbone.weight_bytes
 
-    def prepare(self, sample: Sample) -> Prepared:
-        """Decodes, preprocesses, tokenises, measures. Thread-safe. Raises BadInput."""
-        return self._preparer.prepare(sample)
+    def prepare(self, sample: Sample, decode_part: DecodePart | None = None) -> Prepared:
+        """Decodes, preprocesses, tokenises, measures. Thread-safe. `decode_part` decodes elsewhere
+        than here, such as in another process. Raises BadInput."""
+        return self._preparer.prepare(sample, decode_part)
 
     def collate(self, rows: Sequence[Prepared]) -> Staged:
         """One batch of rows to classify or embed, in any mix, on its way to the device.

@@ -17,7 +17,14 @@ import torch
 from pipelines.bundle import parameters
 from pipelines.errors import BadInput, BundleRefused
 from pipelines.features import input_features
-from pipelines.media.decode import DecodedAudio, DecodedImage, InputLimits, decode_row, modality_of
+from pipelines.media.decode import (
+    Decoded,
+    DecodedImage,
+    DecodePart,
+    InputLimits,
+    decode_row,
+    modality_of,
+)
 from pipelines.models.families import QWEN, SECTIONS, Family
 from pipelines.models.gemma.log_mel import GemmaAudioConfig
 from pipelines.models.gemma.patches import GemmaImageConfig
@@ -33,7 +40,6 @@ MAX_LABEL_TOKENS = 64
 DEFAULT_NEW_TOKENS = 64
 MAX_NEW_TOKENS = 4096  # cache memory for them is reserved when a text begins
 
-Decoded = str | DecodedImage | DecodedAudio
 Clock = Callable[[], float]
 
 
@@ -122,11 +128,12 @@ class Preparer:
         text = PromptTokenizer(tokenizer, preprocessing.text, framing, family.plain_added)
         return Preparer(preprocessing, text, labels, family=family)
 
-    def prepare(self, sample: Sample) -> Prepared:
-        """Raises BadInput naming the part, the field and the limit."""
+    def prepare(self, sample: Sample, decode_part: DecodePart | None = None) -> Prepared:
+        """`decode_part`: as pipelines.media.decode.decode, which is the default; what it returns is
+        not kept. Raises BadInput naming the part, the field and the limit."""
         started = self._clock()
         self._check(sample)
-        parts = decode_row(sample.parts, self.preprocessing.limits)
+        parts = decode_row(sample.parts, self.preprocessing.limits, decode_part)
         decoded = self._clock()
         media = self._media(parts)
         labels = [self._text_of(name) for name in sample.labels or self._texts]

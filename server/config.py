@@ -104,7 +104,7 @@ class ServerConfig:
     device: str = setting("auto", str, "auto, cpu, cuda or cuda:0,1", "D")
     dtype: str = setting("auto", str, "auto, float32 or bfloat16", "T")
     threads: int = setting(0, count, "torch threads of a replica; 0: cores / replicas")
-    decode_threads: int = setting(0, count, "decoder threads of a replica; 0: automatic")
+    decode_threads: int = setting(0, count, "decoders of a replica, at least 2; 0: automatic")
     memory_check: bool = setting(
         True, bool, "start even when the pool appears not to fit in memory"
     )

@@ -205,6 +205,8 @@ class ReplicaStatus:
     last_progress: float = 0.0  # unix seconds
     last_exit: str = ""  # why the process before this one ended
     last_exit_at: float = 0.0  # unix seconds
+    decoder_restarts: int = 0  # decoders that took another's place, in all its lives
+    decoder_deadlines: int = 0  # decoders ended because a part took too long, likewise
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,9 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("recipes", ("recipes", "pipelines")),
     ("server.telemetry", ("server.telemetry",)),
     ("server.replica.main", ("server", "proto", "pipelines")),
+    # What decodes a stranger's bytes: the media room, which loads no torch.
+    ("server.replica.decoding.main", ("server.replica", "pipelines")),
+    ("server.replica.decoding.parts", ("server.replica", "pipelines")),
     # The command line is a client like any other.
     ("server.commands", ("server", "proto", "trefoil")),
     ("server.rehearsal.rerun", ("server", "proto", "trefoil")),

@@ -6,7 +6,7 @@ remedy. Sizes from a file's header are checked before memory is allocated for th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipelines.errors import BadInput
@@ -18,6 +18,8 @@ from pipelines.media.limits import DecodedAudio, DecodedImage, InputLimits
 from pipelines.types import Modality, Part
 
 __all__ = [
+    "DecodePart",
+    "Decoded",
     "DecodedAudio",
     "DecodedImage",
     "InputLimits",
@@ -28,7 +30,12 @@ __all__ = [
 ]
 
 
-def modality_of(part: str | DecodedImage | DecodedAudio) -> Modality:
+Decoded = str | DecodedImage | DecodedAudio
+# As `decode` below: a part, its path, the limits. A server has one that runs in another process.
+DecodePart = Callable[[Part, str, InputLimits], Decoded]
+
+
+def modality_of(part: Decoded) -> Modality:
     if isinstance(part, str):
         return "text"
     return "image" if isinstance(part, DecodedImage) else "audio"
@@ -55,20 +62,26 @@ def check_parts(parts: Sequence[Part], limits: InputLimits) -> None:
         )
 
 
+def field_of(number: int) -> str:
+    """The path of a part of a row."""
+    return f"parts[{number}]"
+
+
 def decode_row(
-    parts: Sequence[Part], limits: InputLimits
-) -> list[str | DecodedImage | DecodedAudio]:
+    parts: Sequence[Part], limits: InputLimits, decode_part: DecodePart | None = None
+) -> list[Decoded]:
     """Every part of a row, in order. The decoded sizes are limited together as well: 32 images that
-    are each within their own limit could take gigabytes. Raises BadInput."""
+    are each within their own limit could take gigabytes. Raises BadInput, and whatever a
+    `decode_part` other than `decode` raises."""
     check_parts(parts, limits)
-    decoded: list[str | DecodedImage | DecodedAudio] = []
+    decoded: list[Decoded] = []
     size = 0
     for number, part in enumerate(parts):
-        decoded.append(_named_decode(part, f"parts[{number}]", limits))
+        decoded.append(_named_decode(part, field_of(number), limits, decode_part or decode))
         size += 0 if isinstance(decoded[-1], str) else decoded[-1].nbytes
         if size > limits.max_row_decoded_bytes:
             raise BadInput(
-                f"parts[{number}].data",
+                f"{field_of(number)}.data",
                 "ROW_TOO_LARGE",
                 f"the parts up to this one decode to {size} bytes; the limit is "
                 f"{limits.max_row_decoded_bytes} a row. Scale images down, or split the row.",
@@ -76,10 +89,10 @@ def decode_row(
     return decoded
 
 
-def _named_decode(part: Part, field: str, limits: InputLimits) -> str | DecodedImage | DecodedAudio:
-    """As `decode`; a refusal begins with the part's own name, such as that of its file."""
+def _named_decode(part: Part, field: str, limits: InputLimits, decode_part: DecodePart) -> Decoded:
+    """As `decode_part`; a refusal begins with the part's own name, such as that of its file."""
     try:
-        return decode(part, field, limits)
+        return decode_part(part, field, limits)
     except BadInput as error:
         name = "".join(c for c in part.id[:_NAME_CHARACTERS] if c.isprintable())
         if not name:
@@ -90,7 +103,7 @@ def _named_decode(part: Part, field: str, limits: InputLimits) -> str | DecodedI
 _NAME_CHARACTERS = 80
 
 
-def decode(part: Part, field: str, limits: InputLimits) -> str | DecodedImage | DecodedAudio:
+def decode(part: Part, field: str, limits: InputLimits) -> Decoded:
     """`field` is the path of the part, e.g. `parts[2]`; refusals point inside it.
 
     Raises BadInput.

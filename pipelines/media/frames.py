@@ -7,7 +7,9 @@ import struct
 
 from PIL import Image
 
-MOST_STEPS = 100_000  # blocks of a GIF, directories of a TIFF
+from pipelines.media.work import colour_table_bytes
+
+MOST_STEPS = 400_000  # blocks of a GIF, directories of a TIFF; all together
 
 
 def count(image: Image.Image, data: bytes, format: str) -> int:
@@ -21,35 +23,30 @@ def count(image: Image.Image, data: bytes, format: str) -> int:
 
 
 def _gif(data: bytes) -> int:
-    at, found = 13 + _colours(data[10:11]), 0
-    for _ in range(MOST_STEPS):
+    at, found, steps = 13 + colour_table_bytes(data[10:11]), 0, 0
+    while steps < MOST_STEPS:
+        steps += 1
         kind = data[at : at + 1]
         if kind == b"!":
             at += 2
         elif kind == b",":
             found += 1
-            at += 11 + _colours(data[at + 9 : at + 10])
+            at += 11 + colour_table_bytes(data[at + 9 : at + 10])
         elif kind and kind != b";":
             at += 1 + kind[0]  # a sub-block
             continue
         else:
             return found
         # Sub-blocks follow, up to one of size 0.
-        for _ in range(MOST_STEPS):
+        while steps < MOST_STEPS:
+            steps += 1
             size = data[at : at + 1]
             if not size:
                 return found
             at += 1 + size[0]
             if not size[0]:
                 break
-        else:
-            return found
     return found
-
-
-def _colours(packed: bytes) -> int:
-    """Bytes of the colour table that these flags announce."""
-    return 3 << (packed[0] & 7) + 1 if packed and packed[0] & 0x80 else 0
 
 
 def _tiff(data: bytes) -> int:

@@ -17,6 +17,52 @@ PLACEHOLDER = 0x7FFF0000  # from here on a size is a placeholder: no part is 2 G
 _RF64_UNKNOWN = 1 << 40
 
 
+_MOST_CHUNKS = 64  # in front of the samples, of a file that Python reads itself
+# What writers put in front of the samples, besides their layout.
+_USUAL = frozenset(
+    (b"LIST", b"fact", b"bext", b"JUNK", b"junk", b"PEAK", b"iXML", b"id3 ", b"cue ")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pcm16:
+    """Where the samples of a usual WAV are: `size` bytes from `at`, interleaved, little-endian."""
+
+    rate: int
+    channels: int
+    at: int
+    size: int
+
+
+def pcm16(data: bytes) -> Pcm16 | None:
+    """The layout of a WAV of 16-bit samples whose sizes agree. None for any other file, which is
+    libsndfile's to read; found in a few steps."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        return None
+    at, layout = 12, (0, 0, 0, 0, 0, 0)
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > len(data):
+            return None
+        name, size = struct.unpack_from("<4sI", data, at)
+        if name == b"data":
+            return _pcm16(data, at + 8, size, layout)
+        if name == b"fmt " and size >= 16 and at + 24 <= len(data):
+            layout = struct.unpack_from("<HHIIHH", data, at + 8)
+        elif name not in _USUAL:
+            return None
+        at += 8 + size + (size & 1)
+    return None
+
+
+def _pcm16(data: bytes, at: int, size: int, layout: tuple[int, ...]) -> Pcm16 | None:
+    tag, channels, rate, _, frame, bits = layout
+    usual = tag == 1 and bits == 16 and channels > 0 and rate > 0 and frame == 2 * channels
+    whole = usual and 0 < size <= len(data) - at and size % frame == 0
+    if not whole or data.find(b"data", at + size) >= 0:  # samples in two places
+        return None
+    return Pcm16(rate, channels, at, size)
+
+
 @dataclass(frozen=True, slots=True)
 class _Chunks:
     """`at` is the first byte of samples, `claim` their size by the header; `rest` starts what

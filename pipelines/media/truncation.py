@@ -38,14 +38,14 @@ def check_not_truncated(
 def with_end(data: bytes, field: str) -> tuple[bytes, bool]:
     """A JPEG with an end marker, and whether it had one of its own.
 
-    Raises BadInput when no scan begins within _MOST_SEGMENTS: Pillow keeps every segment, and takes
+    Raises BadInput when no scan begins within MOST_SEGMENTS: Pillow keeps every segment, and takes
     10 s and 1 GB for 30 MB of empty ones."""
     scan = _first_scan(data)
     if scan is None:
         raise BadInput(
             field,
             "IMAGE_UNDECODABLE",
-            f"not a whole JPEG image (no picture within {_MOST_SEGMENTS} segments); send the "
+            f"not a whole JPEG image (no picture within {MOST_SEGMENTS} segments); send the "
             "complete file.",
         )
     if data.find(_END, scan) >= 0:
@@ -114,10 +114,10 @@ _MORE = _more(bytes.fromhex("5aa53cc396691e") * 12)
 _OTHER_MORE = _more(bytes.fromhex("a55ac33c6996e1") * 12)  # every bit of the first one changed
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, first byte of its body, end) of a JPEG's segments; at most _MOST_SEGMENTS."""
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, first byte of its body, end) of a JPEG's segments; at most MOST_SEGMENTS."""
     at = 2
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(MOST_SEGMENTS):
         found = _MARKER.search(data, at)
         if found is None or found[0][1] == 0xD9 or found.end() + 2 > len(data):
             return
@@ -129,11 +129,11 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 # Not a stuffed byte, nor a restart: those are within a scan.
 _MARKER = re.compile(b"\xff[\x02-\xcf\xd8-\xfe]")
 _SOS, _PROGRESSIVE = 0xDA, 0xC2
-_MOST_SEGMENTS = 20_000
+MOST_SEGMENTS = 20_000
 
 
 def _first_scan(data: bytes) -> int | None:
-    for marker, _, end in _segments(data):
+    for marker, _, end in segments(data):
         if marker == _SOS:
             return end
     return None
@@ -143,7 +143,7 @@ def _scans_complete(data: bytes) -> bool:
     """Whether a progressive JPEG has every coefficient of every component to its last bit. Other
     kinds need no look: their pixels show what is missing."""
     wanted: set[tuple[int, int]] = set()
-    for marker, at, end in _segments(data):
+    for marker, at, end in segments(data):
         body = data[at:end]
         if marker in _OTHER_FRAMES:
             return True

@@ -114,6 +114,8 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
         GaugeReading("trefoil.in_flight", now.in_flight),
         GaugeReading("trefoil.replicas.wanted", now.wanted_replicas),
         GaugeReading("trefoil.replica.restarts", sum(replica.restarts for replica in now.replicas)),
+        GaugeReading("trefoil.decoder.restarts", sum(r.decoder_restarts for r in now.replicas)),
+        GaugeReading("trefoil.decoder.deadlines", sum(r.decoder_deadlines for r in now.replicas)),
         GaugeReading("trefoil.retries", now.counters.retried),
         GaugeReading("trefoil.quarantined", now.counters.quarantined),
     ]

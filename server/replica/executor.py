@@ -1,5 +1,5 @@
-"""A replica's work: decode in a few threads, compute in one, encode answers in another, so that the
-next batch is decoded while this one is computed.
+"""A replica's work: decode in a few threads, each with a decoder process at hand, compute in one,
+encode answers in another, so that the next batch is decoded while this one is computed.
 
 A batch is whatever is decoded when the computing thread is free, up to the budget; no row waits for
 one that may come. Texts are written a token at a time between batches. Cancelled and expired rows
@@ -66,7 +66,12 @@ class Executor:
     def submit(self, batch: replica_pb2.WorkBatch, examples: Sequence[bytes]) -> None:
         now = self._clock()
         rows = [
-            WorkRow(work, example, now + work.expires_in_s if work.expires_in_s else float("inf"))
+            WorkRow(
+                work,
+                example,
+                now + work.expires_in_s if work.expires_in_s else float("inf"),
+                self._model.lane(example),
+            )
             for work, example in zip(batch.items, examples, strict=True)
         ]
         self._rows.update((row.work.id, row) for row in rows)

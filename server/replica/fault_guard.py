@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from proto import inference_pb2
 from server.ops import event_log
+from server.replica.shortage import short_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +39,6 @@ def run_thread(loop: Callable[[], None]) -> None:
         logger.exception("a stage of this replica failed")
         event_log.flush()
         os._exit(EXIT_BROKEN)
-
-
-def short_of_memory(error: BaseException | None) -> bool:
-    """Whether an allocation failed, in Python, NumPy or torch (which has no class of its own for
-    the CPU); also where a decoder made another error of it."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        torch_says = type(error).__name__ == "OutOfMemoryError" or (
-            type(error) is RuntimeError and "not enough memory" in str(error)
-        )
-        if isinstance(error, MemoryError) or torch_says:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
     python -P server/child_process.py server.replica.main --fd N --bundle DIR ...
 
-Started by the front alone. The only place in server/ that imports pipelines, and late: the
-arguments are checked and the front is notified before importing torch, which takes seconds.
+Started by the front alone. It imports pipelines late: the arguments are checked and the front is
+notified before importing torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from proto import inference_pb2, replica_pb2
 from server import host
 from server.replica import placement
 from server.replica.batching import budget_for
-from server.replica.fault_guard import short_of_memory
+from server.replica.decoding.nursery import Nursery, NurseryLost
+from server.replica.decoding.pool import DecodingCounts
 from server.replica.load_limit import LoadLimit, load_limit
-from server.replica.model import Ready, Rejected
+from server.replica.model import Lane, Ready, Rejected
+from server.replica.shortage import short_of_memory
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 from server.request.by_name import filled
 from server.request.modalities import MODALITIES, NAMES
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
     from pipelines.pipeline import Pipeline
     from pipelines.postprocess import ForwardResult
     from pipelines.types import Modality, Part, PartUsed, Prediction, Prepared, Sample, Task
+    from server.replica.decoding.parts import PartDecoders
 
+LIGHT_EXAMPLE_BYTES = 2 << 20  # a larger one is heavy, whatever is in it: it is not parsed twice
 ENCODINGS = {inference_pb2.PcmFormat.S16LE: "s16le", inference_pb2.PcmFormat.F32LE: "f32le"}
 FINISH_REASONS = {"end": "stop", "length": "length"}
 
@@ -70,7 +74,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
-    decoders = arguments.decode_threads or max(1, host.cores()[0] // arguments.replicas)
+    decoders = decoders_for(arguments.decode_threads, arguments.replicas)
     settings = WorkerSettings(
         arguments.fd,
         arguments.index,
@@ -83,12 +87,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     serve(settings, lambda progress: load(arguments, progress))
 
 
+def decoders_for(asked: int, replicas: int) -> int:
+    """At least two: a part that takes long must not keep the row behind it waiting."""
+    return max(2, asked or host.cores()[0] // replicas)
+
+
 # ---- loading -------------------------------------------------------------------------------------
 
 
 def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
     """Raises LoadRefused for a bundle, device or setting that cannot be served."""
     progress("importing the libraries", 0.0)
+    nursery = Nursery()
+    nursery.start()  # it imports what decoding needs while this process imports torch
     import torch
 
     from pipelines.bundle.skew import SkewWatch
@@ -109,7 +120,9 @@ def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
                 limit.file = "model/config.json and weights/"
                 progress("placing the weights", 0.8)
                 pipeline = Pipeline.of(bundle, device, arguments.dtype, threads)
-                model = PipelineModel(pipeline, arguments.probe_runs)
+                count = decoders_for(arguments.decode_threads, arguments.replicas)
+                decoders = _decoders(count, pipeline, nursery)
+                model = PipelineModel(pipeline, decoders, arguments.probe_runs)
                 limit.file = "golden/golden.json, as preprocess.json prepares it"
                 progress("warming", 0.9)
                 model.warm(budget.rows)
@@ -121,10 +134,28 @@ def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
         "device": f"{why_devices}; {why_here}",
         "threads": why_threads,
         "batch": why_budget,
+        "decoding": f"{count} processes a replica: {decoders.pool.sandbox}",
     }
     hello = model.hello(device, reasons)
-    memory = partial(device_memory, device)
-    return Loaded(model, hello, budget, device == "cpu", memory, watch)
+    figures = partial(_figures, device, decoders.pool.counts)
+    return Loaded(model, hello, budget, device == "cpu", figures, watch)
+
+
+def _decoders(count: int, pipeline: Pipeline, nursery: Nursery) -> PartDecoders:
+    """Raises LoadRefused where no decoder can be started."""
+    from server.replica.decoding.parts import PartDecoders
+
+    try:
+        decoders = PartDecoders(count, pipeline.limits, nursery)
+        decoders.pool.start()
+    except (OSError, NurseryLost) as error:
+        raise LoadRefused("start", f"the decoders cannot be started: {error}") from error
+    return decoders
+
+
+def _figures(device: str, counts: DecodingCounts) -> dict[str, Any]:
+    decoding = {"decoder_restarts": counts.restarts, "decoder_deadlines": counts.deadlines}
+    return device_memory(device) | decoding
 
 
 @contextmanager
@@ -209,8 +240,9 @@ def device_memory(device: str) -> dict[str, Any]:
 class PipelineModel:
     """The Model (server/replica/model.py) a pipeline makes."""
 
-    def __init__(self, pipeline: Pipeline, probe_runs: int) -> None:
+    def __init__(self, pipeline: Pipeline, decoders: PartDecoders, probe_runs: int) -> None:
         self._pipeline = pipeline
+        self._decoders = decoders
         self._probe_runs = probe_runs
         self._writing = pipeline.writing()
         self._names = tuple(feature.name for feature in pipeline.features)
@@ -250,11 +282,21 @@ class PipelineModel:
             hello.limits.add(name=name, value=value)
         return hello
 
+    def lane(self, example: bytes) -> Lane:
+        if len(example) > LIGHT_EXAMPLE_BYTES:
+            return "heavy"
+        try:
+            return self._decoders.lane(sample_of(replica_pb2.Work(), example).parts)
+        except Rejected:
+            return "direct"  # to be refused
+
     def prepare(self, work: replica_pb2.Work, example: bytes) -> Ready:
         from pipelines.errors import BadInput
 
+        sample = sample_of(work, example)
         try:
-            row = self._pipeline.prepare(sample_of(work, example))
+            with self._decoders.row(sample.parts) as decode_part:
+                row = self._pipeline.prepare(sample, decode_part)
         except BadInput as error:
             if short_of_memory(error):
                 raise  # not the input's fault: fault_guard answers

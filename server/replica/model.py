@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from proto import inference_pb2, replica_pb2
 from server.replica.fault_guard import Failed
+
+# How a row is decoded: by any thread at once, because only Python reads it and it is small; by a
+# decoder, in a short time; or by a decoder, but never by the last one that is free.
+Lane = Literal["direct", "light", "heavy"]
 
 
 class Rejected(Failed):
@@ -49,6 +53,10 @@ class Text(Protocol):
 
 
 class Model(Protocol):
+    def lane(self, example: bytes) -> Lane:
+        """Of a serialized trefoil.v1.Example, whatever is in it. By the thread that receives rows,
+        so it looks at headers only."""
+
     def prepare(self, work: replica_pb2.Work, example: bytes) -> Ready:
         """`example` is a serialized trefoil.v1.Example. Thread-safe. Raises Rejected."""
 

@@ -1,24 +1,29 @@
 """What lies before a replica's threads: rows to decode, rows to compute, probes.
 
 Decoders take rows from it and bring them back decoded; the computing thread asks what to do next.
-On shared cores the computing thread decodes too while it has nothing to compute, and the forward
-waits while all decoders are busy, up to a full batch: it could not run faster, and the rows being
-decoded join the same forward. On separate cores the forward takes what is ready.
+Heavy rows never take the last decoder, so a row behind them need not wait until they are decoded.
+
+On shared cores the computing thread decodes direct rows too while it has nothing to compute, and
+the forward waits while all decoders are busy, up to a full batch and for PATIENCE_S: it could not
+run faster, and the rows being decoded join the same forward. On separate cores the forward takes
+what is ready.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from proto import replica_pb2
-from server.replica.model import Ready
+from server.replica.model import Lane, Ready
 
 # What the computing thread does next: run a probe, decode a row, compute a batch, only write texts.
 Next = tuple[Literal["probe", "decode", "compute", "write"], Any]
+PATIENCE_S = 0.25  # most that a decoded row waits for others that are being decoded
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +31,9 @@ class WorkRow:
     work: replica_pb2.Work
     example: bytes  # a serialized trefoil.v1.Example
     expires_at: float  # on this process's clock; infinity = never
+    lane: Lane = "light"
     ready: Ready | None = None
+    ready_at: float = 0.0
     cancelled: bool = False
 
 
@@ -40,15 +47,16 @@ class Crew:
 
 class WorkQueue:
     """# Invariant: a row is undecoded, in the hands of one thread, or ready; `_decoding` counts
-    those in the hands of decoders."""
+    those in the hands of decoders, `_heavy` the heavy ones among them."""
 
-    def __init__(self, crew: Crew, rows: int) -> None:
+    def __init__(self, crew: Crew, rows: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._crew = crew
         self._rows = rows
+        self._clock = clock
         self._undecoded: deque[WorkRow] = deque()
         self._ready: deque[WorkRow] = deque()
         self._probes: deque[replica_pb2.Probe] = deque()
-        self._decoding = 0
+        self._decoding = self._heavy = 0
         self._computer_waits = False
         lock = threading.Lock()
         self._for_decoders = threading.Condition(lock)
@@ -58,7 +66,11 @@ class WorkQueue:
         with self._for_decoders:
             self._undecoded.extend(rows)
             # One thread for one row: waking a second costs as much as decoding a short text.
-            helps = self._crew.shared_cores and self._computer_waits
+            helps = (
+                self._crew.shared_cores
+                and self._computer_waits
+                and any(row.lane == "direct" for row in rows)
+            )
             self._for_decoders.notify(len(rows) - helps)
             if helps:
                 self._computer_waits = False
@@ -72,23 +84,38 @@ class WorkQueue:
     def take_undecoded(self) -> WorkRow:
         """For decoders; waits."""
         with self._for_decoders:
-            while not self._undecoded:
+            while (row := self._takeable()) is None:
                 self._for_decoders.wait()
+            self._undecoded.remove(row)
             self._decoding += 1
-            return self._undecoded.popleft()
+            self._heavy += row.lane == "heavy"
+            return row
+
+    def _takeable(self) -> WorkRow | None:
+        """The first row that a free decoder may take."""
+        if self._heavy < max(1, self._crew.decoders - 1):
+            return self._undecoded[0] if self._undecoded else None
+        return next((row for row in self._undecoded if row.lane != "heavy"), None)
 
     def decoded(self, row: WorkRow) -> None:
         """A decoder brings its row back, to be computed unless it has failed."""
         with self._for_computer:
             self._decoding -= 1
+            if row.lane == "heavy":
+                self._heavy -= 1
+                self._for_decoders.notify()  # another may be taken now
             if row.ready is not None:
-                self._ready.append(row)
+                self._append(row)
             self._for_computer.notify()
 
     def keep(self, row: WorkRow) -> None:
         """The computing thread has decoded a row itself."""
         with self._for_computer:
-            self._ready.append(row)
+            self._append(row)
+
+    def _append(self, row: WorkRow) -> None:
+        row.ready_at = self._clock()
+        self._ready.append(row)
 
     def next(self, writing: bool) -> Next:
         """For the computing thread; waits unless texts are being written."""
@@ -96,20 +123,32 @@ class WorkQueue:
             while True:
                 if self._probes:
                     return "probe", self._probes.popleft()
-                if self._ready and not self._stands_back():
+                patience_s = self._stands_back_s() if self._ready else None
+                if patience_s is not None and patience_s <= 0.0:
                     return "compute", None
-                if self._crew.shared_cores and self._undecoded:
-                    return "decode", self._undecoded.popleft()
+                direct = self._direct()
+                if direct is not None:
+                    self._undecoded.remove(direct)
+                    return "decode", direct
                 if writing:
                     return "write", None
                 self._computer_waits = True
-                self._for_computer.wait()
+                self._for_computer.wait(patience_s)
                 self._computer_waits = False
 
-    def _stands_back(self) -> bool:
+    def _direct(self) -> WorkRow | None:
+        """The first row that the computing thread may decode itself."""
+        if not self._crew.shared_cores:
+            return None
+        return next((row for row in self._undecoded if row.lane == "direct"), None)
+
+    def _stands_back_s(self) -> float:
+        """Seconds for which the rows that are ready wait for those that are being decoded."""
         if not self._crew.shared_cores or len(self._ready) >= self._rows:
-            return False
-        return bool(self._undecoded) or self._decoding >= self._crew.decoders
+            return 0.0
+        if self._takeable() is None and self._decoding < self._crew.decoders:
+            return 0.0
+        return self._ready[0].ready_at + PATIENCE_S - self._clock()
 
     def take_ready(self) -> list[WorkRow]:
         with self._for_computer:

@@ -54,7 +54,7 @@ class Loaded:
     hello: replica_pb2.Hello
     budget: Budget
     shared_cores: bool  # the forward computes on the cores that decode
-    device_memory: Callable[[], dict[str, Any]]  # fields of Load that describe the device
+    figures: Callable[[], dict[str, Any]]  # fields of Load: of the device, of the decoders
     watch: IntegrityWatch  # is it still what was loaded?
 
 
@@ -98,7 +98,7 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     _introduce(link, loaded, time.monotonic() - began)
     threading.Thread(target=check.run, name="self-check", daemon=True).start()
     while True:
-        state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **loaded.device_memory())
+        state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **loaded.figures())
         try:
             link.send(replica_pb2.FromReplica(load=state))
         except ConnectionError:

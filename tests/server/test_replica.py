@@ -27,7 +27,7 @@ from server.replica.batching import Budget, budget_for
 from server.replica.executor import Executor
 from server.replica.load_limit import load_limit
 from server.replica.main import memory_refused, part_of, sample_of
-from server.replica.model import Rejected
+from server.replica.model import Ready, Rejected
 from server.replica.work_queue import Crew
 from server.replica.worker import LoadRefused
 from server.telemetry.record import FeatureSpec, Record
@@ -169,6 +169,31 @@ def test_expired_rows_are_dropped_before_the_forward() -> None:
     submit(stages(output, shared_cores=False), "slow 0.2", "late", expires_in_s=0.1)
     assert [done.fault.code for done in output.wait(2)] == ["DEADLINE_EXCEEDED"] * 2
     assert not any(message.HasField("begun") for message in output.messages)
+
+
+class Gated(StubModel):
+    """Rows of a text that begins with "slow" are decoded once the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def prepare(self, work: replica_pb2.Work, example: bytes) -> Ready:
+        if self.lane(example) == "heavy":
+            assert self.gate.wait(patience(60))
+        return super().prepare(work, example)
+
+
+@pytest.mark.parametrize("shared_cores", [True, False])
+def test_a_row_behind_slow_ones_is_answered_first(shared_cores: bool) -> None:
+    output, model = Shown(), Gated()
+    made = Executor(model, output, Budget(8, 1000), Crew(2, shared_cores), 4)
+    made.start()
+    submit(made, "slow 0", "slow 0", "slow 0", "a")
+    submit(made, "b", "c")
+    assert {done.id for done in output.wait(3)} == {"a/3", "b/0", "c/1"}
+    model.gate.set()
+    assert len(output.wait(6)) == 6
 
 
 # ---- the real thing ------------------------------------------------------------------------------

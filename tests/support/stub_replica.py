@@ -24,7 +24,7 @@ from server.config import ServerConfig
 from server.pool.pool import Pool
 from server.pool.spawn import Spawn, spawner
 from server.replica.batching import Budget
-from server.replica.model import Ready, Rejected
+from server.replica.model import Lane, Ready, Rejected
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 from server.types import Work
 
@@ -69,6 +69,10 @@ class StubModel:
         self._stamp = stamp
         self._decoded = 0
         self._texts: list[StubText] = []
+
+    def lane(self, example: bytes) -> Lane:
+        text = inference_pb2.Example.FromString(example).parts[0].text
+        return "heavy" if text.startswith("slow") else "direct"
 
     def prepare(self, work: replica_pb2.Work, example: bytes) -> Ready:
         text = inference_pb2.Example.FromString(example).parts[0].text

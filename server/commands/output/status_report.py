@@ -36,6 +36,7 @@ def _head(snapshot: pb.ServerSnapshot, at: float) -> str:
         f"           {snapshot.stamp}",
         *([f"  signed   by key {snapshot.signed_by}"] if snapshot.signed_by else []),
         f"  replicas {snapshot.warm_replicas} of {snapshot.wanted_replicas} warm",
+        *_decoders(snapshot.replicas),
         f"  queue    {snapshot.queued} of {snapshot.queue_limit}",
         f"  rows     {snapshot.requests} asked, {snapshot.failed} failed, "
         f"{snapshot.refused} refused, {snapshot.quarantined} quarantined",
@@ -47,6 +48,13 @@ def _head(snapshot: pb.ServerSnapshot, at: float) -> str:
 
 
 _COUNTED = ("pid", "in_flight", "answered", "restarts")
+
+
+def _decoders(replicas: Sequence[pb.ReplicaStatus]) -> list[str]:
+    restarts = sum(one.decoder_restarts for one in replicas)
+    deadlines = sum(one.decoder_deadlines for one in replicas)
+    line = f"  decoders {restarts} restarted, {deadlines} of them because a part took too long"
+    return [line] if restarts else []
 
 
 def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:

@@ -46,6 +46,10 @@ COUNTERS = {
     "trefoil.retries": MetricDefinition("{row}", "Rows tried once more because their replica died"),
     "trefoil.quarantined": MetricDefinition("{row}", "Rows that killed two replicas"),
     "trefoil.replica.restarts": MetricDefinition("{restart}", "Replica restarts"),
+    "trefoil.decoder.restarts": MetricDefinition("{restart}", "Decoder processes replaced"),
+    "trefoil.decoder.deadlines": MetricDefinition(
+        "{part}", "Decoder processes ended because a part took too long"
+    ),
     "trefoil.calls.refused": MetricDefinition("{call}", "Calls refused for want of a place"),
     DROPPED: MetricDefinition("{item}", "Items that were not exported, by signal"),
 }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import struct
 
 import numpy as np
 import pytest
+import soundfile
 
 from pipelines.errors import BadInput
+from pipelines.media import riff
 from pipelines.media.decode import DecodedAudio, InputLimits, decode
 from pipelines.media.limits import (
     DAMAGED,
@@ -305,3 +308,53 @@ def test_block_of_adpcm_that_no_encoder_writes_is_a_warning(subtype: str, offset
     changed = bytearray(whole)
     changed[samples + block + offset] = 0xF0
     assert heard(bytes(changed)).warning == DAMAGED
+
+
+# ---- a usual WAV is read without libsndfile ----------------------------------------------------
+
+
+def wav_of(rate: int, channels: int, before: bytes = b"", behind: bytes = b"") -> bytes:
+    rng = np.random.default_rng(rate)
+    samples = rng.integers(-32768, 32768, (rate // 4, channels), dtype=np.int16)
+    samples[0] = -32768
+    data = made.sound(samples, rate)
+    at = data.index(b"data")
+    return data[:at] + before + data[at:] + behind
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize(
+    ("before", "behind"), [(b"", b""), (b"LIST\3\0\0\0abc\0", b""), (b"", b"LIST\2\0\0\0ab")]
+)
+def test_usual_wav_is_equal_to_the_bit_to_what_libsndfile_reads(
+    rate: int, channels: int, before: bytes, behind: bytes
+) -> None:
+    data = wav_of(rate, channels, before, behind)
+    assert riff.pcm16(data) is not None
+    wave, found_rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    found = heard(data)
+    np.testing.assert_array_equal(found.wave, wave)
+    assert (found.sample_rate, found.codec, found.payload_bytes) == (found_rate, "WAV", len(data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        made.wav_claiming(0),
+        made.wav_claiming(1 << 20),
+        made.wav_claiming(31_999),
+        made.sound(subtype="PCM_24"),
+        made.sound(subtype="FLOAT"),
+        made.sound(subtype="ULAW"),
+        wav_of(8_000, 1, before=b"odd?\0\0\0\0"),
+        wav_of(8_000, 1, behind=b"data\2\0\0\0ab"),
+        wav_of(8_000, 1, before=b"LIST\0\0\0\0" * 100),
+        made.sound()[:40],
+        made.sound(form="AIFF"),
+        b"RIFF\0\0\0\0WAVE",
+    ],
+    ids=range(12),
+)
+def test_any_other_sound_is_left_to_libsndfile(data: bytes) -> None:
+    assert riff.pcm16(data) is None

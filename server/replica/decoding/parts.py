@@ -1,0 +1,122 @@
+"""Parts of a row, and the decoders that work on them: what goes to a decoder and for how long, and
+what of it comes back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from pipelines.errors import BadInput
+from pipelines.media import packed, work
+from pipelines.media.decode import Decoded, DecodePart, decode, field_of
+from pipelines.media.limits import InputLimits
+from pipelines.types import Part
+from server.replica.decoding.nursery import Nursery
+from server.replica.decoding.pool import (
+    DecoderPool,
+    DecoderRefused,
+    DecodingSettings,
+    Encoded,
+    RowDecoding,
+)
+from server.replica.model import Lane
+
+# What a part may take: ALLOWED_FACTOR times what an ordinary one of its size takes at most, and
+# ALLOWED_FIRST_S for the smallest. CPU time of the decoder.
+ALLOWED_FIRST_S = 1.0
+ALLOWED_FACTOR = 8.0
+# A row whose parts are expected to take longer is heavy: it never takes the last decoder.
+LIGHT_S = 0.125
+LIGHT_BYTES = 2 << 20
+# Text and plain samples up to this size are decoded by any thread, the computing one included.
+DIRECT_BYTES = 64 << 10
+
+
+class PartDecoders:
+    """Decodes the parts of rows within the limits of a bundle."""
+
+    def __init__(self, count: int, limits: InputLimits, nursery: Nursery) -> None:
+        """Raises OSError."""
+        self._limits = limits
+        largest = max(3 * limits.max_image_pixels, 4 * limits.max_audio_values)
+        outputs = limits.max_row_decoded_bytes + largest
+        settings = DecodingSettings(
+            asdict(limits), max(limits.max_part_bytes, LIGHT_BYTES), outputs
+        )
+        self.pool = DecoderPool(count, settings, nursery)
+
+    def lane(self, parts: Sequence[Part]) -> Lane:
+        """Reads headers only."""
+        size = sum(len(part.data) for part in parts)
+        if size > LIGHT_BYTES:
+            return "heavy"
+        foreign = [part.data for part in parts if not work.plain(part)]
+        if not foreign:
+            return "direct" if size <= DIRECT_BYTES else "light"
+        costs = (work.cost_s(data, self._limits) for data in foreign if isinstance(data, bytes))
+        return "light" if sum(costs) <= LIGHT_S else "heavy"
+
+    @contextmanager
+    def row(self, parts: Sequence[Part]) -> Iterator[DecodePart]:
+        """Decodes the parts of one row, in their order; what it returns lasts as long as this
+        context."""
+        with self.pool.row() as row:
+            yield _Row(row, parts, self._limits)
+
+
+class _Row:
+    """Sends as many parts at once as together are light, because each exchange costs two switches
+    between processes; a part that is not light is alone, with a budget of its own."""
+
+    def __init__(self, row: RowDecoding, parts: Sequence[Part], limits: InputLimits) -> None:
+        self._row = row
+        self._limits = limits
+        self._waiting = deque(
+            (Encoded(field_of(number), packed.part_values(part), part.data))
+            for number, part in enumerate(parts)
+            if isinstance(part.data, bytes) and self._foreign(part)
+        )
+        self._found: deque[dict[str, Any]] = deque()
+        self._refused: DecoderRefused | None = None
+
+    def __call__(self, part: Part, field: str, limits: InputLimits) -> Decoded:
+        """As pipelines.media.decode.decode; and raises what RowDecoding.decode raises."""
+        if not self._foreign(part):
+            return decode(part, field, limits)
+        if not self._found and self._refused is None:
+            self._ask()
+        if not self._found:
+            assert self._refused is not None
+            raise _bad_input(self._refused)
+        values = self._found.popleft()
+        try:
+            return packed.unpack(values, self._row.block(packed.size_of(values)))
+        except ValueError as error:
+            raise RuntimeError(f"a decoder sent what cannot be: {error}") from error
+
+    def _foreign(self, part: Part) -> bool:
+        """Whether a decoder is to read it; a part of a size that is refused needs none."""
+        return not work.plain(part) and 0 < len(part.data) <= self._limits.max_part_bytes
+
+    def _ask(self) -> None:
+        parts: list[Encoded] = []
+        size, cost_s = 0, 0.0
+        while self._waiting:
+            data = self._waiting[0].data
+            size, cost_s = size + len(data), cost_s + work.cost_s(data, self._limits)
+            if parts and (size > LIGHT_BYTES or cost_s > LIGHT_S):
+                break
+            parts.append(self._waiting.popleft())
+            allowed_s = ALLOWED_FIRST_S + ALLOWED_FACTOR * cost_s
+        try:
+            found, self._refused = self._row.decode(parts, allowed_s)
+        except DecoderRefused as refusal:
+            raise _bad_input(refusal) from refusal
+        self._found.extend(found)
+
+
+def _bad_input(refusal: DecoderRefused) -> BadInput:
+    return BadInput(refusal.field, refusal.reason, refusal.message)

@@ -1,0 +1,18 @@
+"""Is an error a lack of memory? Imports nothing, because the decoder processes ask too."""
+
+from __future__ import annotations
+
+
+def short_of_memory(error: BaseException | None) -> bool:
+    """Whether an allocation failed, in Python, NumPy or torch (which has no class of its own for
+    the CPU); also where a decoder made another error of it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        torch_says = type(error).__name__ == "OutOfMemoryError" or (
+            type(error) is RuntimeError and "not enough memory" in str(error)
+        )
+        if isinstance(error, MemoryError) or torch_says:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
