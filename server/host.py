@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 from importlib import metadata
 from pathlib import Path
 
@@ -92,6 +93,17 @@ def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
     """How many processes the kernel has killed for want of memory since it started."""
     lines = vmstat.read_text().splitlines() if vmstat.exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def descriptors(wanted: int) -> int:
+    """How many descriptors this process may have, after asking for as many as `wanted`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    endless = resource.RLIM_INFINITY
+    most = wanted if hard == endless else min(wanted, hard)
+    if soft != endless and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    return wanted if soft == endless else soft
 
 
 def has_gpu() -> bool:

@@ -33,6 +33,7 @@ from server.engine import Engine
 from server.errors import DeployRefused, PoolRefused
 from server.host import version
 from server.ops import event_log
+from server.ops.freed_memory import FreedMemory
 from server.ops.loop_lag import LoopLag
 from server.ops.otel_setup import OtelSetup
 from server.ops.own_alerts import OwnAlerts, OwnTrouble
@@ -357,7 +358,7 @@ class Access:
 
 def _own_alerts(telemetry: TelemetryPort, access: Access, lag: LoopLag) -> OwnAlerts:
     troubles = [OwnTrouble("server/loop", "warning", lambda: lag.trouble)]
-    chores: list[Callable[[], None]] = []
+    chores: list[Callable[[], None]] = [FreedMemory().look]
     if (tokens := access.tokens) is not None:
         troubles.append(OwnTrouble("server/tokens", "high", lambda: tokens.trouble))
         chores.append(tokens.look)
