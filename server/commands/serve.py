@@ -19,6 +19,7 @@ from logging import ERROR, INFO, WARNING
 
 import grpc
 
+from server import host
 from server.api.listen_address import CannotListen
 from server.api.listener import Listener, checked_address
 from server.api.snapshot_messages import ServerIdentity
@@ -357,7 +358,10 @@ class Access:
 
 
 def _own_alerts(telemetry: TelemetryPort, access: Access, lag: LoopLag) -> OwnAlerts:
-    troubles = [OwnTrouble("server/loop", "warning", lambda: lag.trouble)]
+    troubles = [
+        OwnTrouble("server/loop", "warning", lambda: lag.trouble),
+        OwnTrouble("server/descriptors", "high", host.descriptor_trouble),
+    ]
     chores: list[Callable[[], None]] = [FreedMemory().look]
     if (tokens := access.tokens) is not None:
         troubles.append(OwnTrouble("server/tokens", "high", lambda: tokens.trouble))

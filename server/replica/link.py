@@ -34,6 +34,7 @@ from server.types import (
 LENGTH = struct.Struct("<I")
 SOCKET_BYTES = 4 << 20  # asked of the kernel, which may give less
 LONGEST_FRAME = 1 << 30
+HEARTBEAT_S = 2.0  # between two Load messages, of which each replica sends one at least so often
 
 
 class LinkBroken(Exception):
