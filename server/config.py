@@ -200,9 +200,9 @@ class ServerConfig:
     max_connections_peer: int = setting(512, whole, "of these, those of one host")
     # Between the head of a call and the last byte of its message.
     arriving_bytes: int = setting(
-        256 * MIB, mib, "total bytes of messages of which only a part has arrived"
+        128 * MIB, mib, "total bytes of messages of which only a part has arrived"
     )
-    arriving_peer_bytes: int = setting(128 * MIB, mib, "of these, those of one host")
+    arriving_peer_bytes: int = setting(64 * MIB, mib, "of these, those of one host")
     max_streams: int = setting(1024, whole, "concurrent calls on one connection")
     # Of one host, streams may be a quarter.
     max_calls: int = setting(4096, whole, "open calls that predict; half as many streams")

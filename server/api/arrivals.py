@@ -128,7 +128,9 @@ class Arrivals:
             raise Refused(read.fault) from None
         finally:
             connection.reads.discard(read)
-        size = len(message) if isinstance(message, bytes) else 0
+        size = 0
+        if message is not grpc.aio.EOF:
+            size = len(message) if isinstance(message, bytes) else message.ByteSize()
         connection.handed += size + size // FRAMING + HEAD_BYTES
         return message
 

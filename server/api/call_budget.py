@@ -12,6 +12,7 @@ import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -25,6 +26,9 @@ from server.security.guard import kind_of
 from server.types import Fault
 
 RETRY_AFTER_S = 1.0
+
+# Whether the caller of this task sends more than one message: to gRPC all methods are alike here.
+MANY_MESSAGES: ContextVar[bool] = ContextVar("many_messages", default=False)
 
 PREDICT, STREAM, HEALTH, OBSERVE, ADMIN = "predict", "stream", "health", "observe", "admin"
 WATCH, HEALTH_WATCH = "watch", "health-watch"
@@ -117,6 +121,7 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if self.open[kind] >= share.in_all:
             return self._refusing(kind, f"{share.in_all} calls in all", share)
         self._take_place(kind, method)
+        MANY_MESSAGES.set(handler.request_streaming)
         known, counted = self._counted.get(method, (None, None))
         if known is not handler:
             counted = self._counting(handler, kind)

@@ -89,7 +89,7 @@ async def test_half_a_message_within_the_limit_may_take_its_time() -> None:
         await sent(slow)
         await until(lambda: kept.holds >= 3 * MIB)
         assert kept.holds < 4 * MIB and not kept.refused
-        slow.unsent[small] = whole[-1:]
+        slow.unsent[small] = memoryview(whole[-1:])
         await pumped(slow, small)
         assert half not in slow.over and b"grpc-status" in slow.over[small]
         slow.close()

@@ -54,7 +54,7 @@ class RawConnection:
     window: int = INITIAL_WINDOW
     stream_window: int = INITIAL_WINDOW  # of a new stream
     windows: dict[int, int] = field(default_factory=dict)
-    unsent: dict[int, bytes] = field(default_factory=dict)
+    unsent: dict[int, memoryview] = field(default_factory=dict)
     over: dict[int, bytes] = field(default_factory=dict)  # stream -> last header block, or b""
     closed: bool = False
     _next: int = 1
@@ -74,7 +74,7 @@ class RawConnection:
         """The stream of a call that is not ended, with as much of `body` as fits to follow."""
         stream, self._next = self._next, self._next + 2
         self._send(frame(HEADERS, END_HEADERS, stream, head(path, more)))
-        self.windows[stream], self.unsent[stream] = self.stream_window, body
+        self.windows[stream], self.unsent[stream] = self.stream_window, memoryview(body)
         return stream
 
     def pump(self, seconds: float = 0.0) -> None:
@@ -136,7 +136,7 @@ class RawConnection:
         for stream, body in list(self.unsent.items()):
             while body and (room := min(self.window, self.windows[stream], FRAME_BYTES)) > 0:
                 piece, body = body[:room], body[room:]
-                if not self._send(frame(DATA, 0, stream, piece)):
+                if not self._send(frame(DATA, 0, stream, bytes(piece))):
                     return
                 self.window -= len(piece)
                 self.windows[stream] -= len(piece)
