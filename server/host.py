@@ -99,6 +99,16 @@ def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
+def processor_ticks(pid: int) -> int | None:
+    """Hundredths of a second that a process has computed so far, in all of its threads; None where
+    that cannot be read."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[11]) + int(fields[12])
+
+
 def descriptors(wanted: int) -> int:
     """How many descriptors this process may have, after asking for as many as `wanted`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

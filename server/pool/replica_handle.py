@@ -27,6 +27,7 @@ from server.types import Facts, Outcome, ReplicaStatus
 
 RECENT = 200  # rows whose times the 95th percentile is of
 HEARTBEATS_MISSED = 3  # in a row: the process hangs as a whole
+STILL_TICKS = 1  # hundredths of a second within that time, for what woke it in the meantime
 REAP_S = 5.0  # from the end of the link to the end of the process, before it is killed
 
 
@@ -82,6 +83,7 @@ class ReplicaHandle:
         self.fatal: tuple[str, str] | None = None
         self.probing = False
         self.started_at = self.moved_at = self.worked_at = self.heard_at = self._clock()
+        self._still_since = (-math.inf, 0)  # when its processor ticks were these
         self.device = ""
         self.device_free: int | None = None  # bytes; None: not reported, or no such memory
         self._pid = 0
@@ -106,12 +108,22 @@ class ReplicaHandle:
             late = now - self.started_at > self._config.load_timeout_s
             return f"not loaded after {self._config.load_timeout_s:g} s" if late else ""
         silent_s = now - self.heard_at
-        if self.facts is not None and silent_s > HEARTBEATS_MISSED * link.HEARTBEAT_S:
+        if self.facts is not None and silent_s > link.HEARTBEAT_S and self._still(now):
             return f"no sign of life for {silent_s:.1f} s: {HEARTBEATS_MISSED} heartbeats missed"
         busy = bool(self.held) or self.probing
         if busy and now - self.moved_at > self._config.stall_s:
             return f"no progress for {self._config.stall_s:g} s"
         return ""
+
+    def _still(self, now: float) -> bool:
+        """Whether a silent process has not computed for as long as its other heartbeats took. One
+        that computes is busy, or gets too little of the machine: `stall_s` is for that."""
+        ticks = host.processor_ticks(self._pid)
+        since, before = self._still_since
+        if since < self.heard_at or ticks is None or ticks > before + STILL_TICKS:
+            self._still_since = (now, ticks or 0)
+            return False
+        return now - since > (HEARTBEATS_MISSED - 1) * link.HEARTBEAT_S
 
     def forgive(self, seconds: float) -> None:
         """Time in which the front heard nothing of anybody does not count."""
