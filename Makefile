@@ -134,9 +134,10 @@ compat: $(VENV)/.everything  ## the model's tests on the oldest transformers tha
 	$(BIN)/pip install -q --disable-pip-version-check --upgrade --target $(OLDEST) -c $(OLDEST).txt 'transformers==5.17.0'
 	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest $(MODEL_TESTS:%=tests/pipelines/test_%.py)
 
-soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas and of the server, swaps under load
+soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas and of the server, hostile callers, swaps under load
 	$(BIN)/python -m benchmarks.soak correct
 	$(BIN)/python -m benchmarks.soak kill
+	$(BIN)/python -m benchmarks.hostile --minutes 5
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.soak kill-server
 	$(BIN)/python -m benchmarks.versions

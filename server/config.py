@@ -217,6 +217,20 @@ class ServerConfig:
     max_slices: int = setting(16, whole, "slice tags in one example")
     max_new_tokens: int = setting(256, whole, "tokens in one generated text")
     max_expected_stamps: int = setting(64, whole, "expected stamps in one request")
+    accept_gzip: bool = setting(
+        False,
+        bool,
+        "accept compressed messages; each may unpack to --max-message-mb however small it came",
+    )
+    max_connections: int = setting(
+        1024, whole, "open connections, as far as the process may have descriptors"
+    )
+    max_connections_peer: int = setting(512, whole, "of these, those of one host")
+    # Between the head of a call and the last byte of its message.
+    arriving_bytes: int = setting(
+        128 * MIB, mib, "total bytes of messages of which only a part has arrived"
+    )
+    arriving_peer_bytes: int = setting(64 * MIB, mib, "of these, those of one host")
     max_streams: int = setting(1024, whole, "concurrent calls on one connection")
     # Of one host, streams may be a quarter.
     max_calls: int = setting(4096, whole, "open calls that predict; half as many streams")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 from importlib import metadata
 from pathlib import Path
 
@@ -91,9 +92,48 @@ def available_bytes(root: Path = Path("/")) -> tuple[int, str]:
 
 
 def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
-    """How many processes the kernel has killed for want of memory since it started."""
-    lines = vmstat.read_text().splitlines() if vmstat.exists() else []
+    """How many processes the kernel has killed for want of memory since it started; 0 where that
+    cannot be read."""
+    try:
+        lines = vmstat.read_text().splitlines()
+    except OSError:
+        return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def processor_ticks(pid: int) -> int | None:
+    """Hundredths of a second that a process has computed so far, in all of its threads; None where
+    that cannot be read."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[11]) + int(fields[12])
+
+
+def descriptors(wanted: int) -> int:
+    """How many descriptors this process may have, after asking for as many as `wanted`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    endless = resource.RLIM_INFINITY
+    most = wanted if hard == endless else min(wanted, hard)
+    if soft != endless and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    return wanted if soft == endless else soft
+
+
+def descriptor_trouble() -> str:
+    """One sentence when nine of ten descriptors are in use, else ""."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        used = len(os.listdir("/proc/self/fd"))
+    except FileNotFoundError:
+        return ""
+    except OSError:
+        used = most
+    if most == resource.RLIM_INFINITY or used < 0.9 * most:
+        return ""
+    return f"{used} of {most} descriptors are in use: no file, connection or replica can be opened"
 
 
 def has_gpu() -> bool:

@@ -89,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.print_only:
         print(as_toml(settings))
         return OK
+    # gRPC has a line on standard error for each caller who compresses, or fails to shake hands: a
+    # stranger could fill the disk of the log.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from server.commands import serve
 
     try:

@@ -12,18 +12,23 @@ import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
+from server.api.arrivals import ArrivalLimits, Arrivals, CountedContext
 from server.config import ServerConfig
 from server.request.caller import host_of
-from server.request.status import spoken, status_of, trailers
+from server.request.status import Refused, spoken, status_of, trailers
 from server.security.guard import kind_of
 from server.types import Fault
 
 RETRY_AFTER_S = 1.0
+
+# Whether the caller of this task sends more than one message: to gRPC all methods are alike here.
+MANY_MESSAGES: ContextVar[bool] = ContextVar("many_messages", default=False)
 
 PREDICT, STREAM, HEALTH, OBSERVE, ADMIN = "predict", "stream", "health", "observe", "admin"
 WATCH, HEALTH_WATCH = "watch", "health-watch"
@@ -70,6 +75,15 @@ def shares_of(config: ServerConfig) -> Shares:
     }
 
 
+def arrival_limits(config: ServerConfig) -> ArrivalLimits:
+    return ArrivalLimits(
+        bytes_in_all=config.arriving_bytes,
+        bytes_of_host=config.arriving_peer_bytes,
+        connections_of_host=config.max_connections_peer,
+        message_bytes=config.max_message_bytes,
+    )
+
+
 def kind_of_call(method: str) -> str:
     service = method.strip("/").partition("/")[0]
     return _METHODS.get(method) or _SERVICES.get(service, PREDICT)
@@ -78,12 +92,16 @@ def kind_of_call(method: str) -> str:
 class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """The innermost interceptor, so that only calls that may be made take places.
 
+    To gRPC every method is one of two streams: so it receives no message by itself, and a guard
+    around this judges the caller before any has come.
+
     # Invariant: `open[kind]` is the number of calls whose task has not ended, `hosts[kind, host]`
     # that of handlers which run; neither ever exceeds its share.
     """
 
-    def __init__(self, shares: Shares, stamp: Callable[[], str]) -> None:
+    def __init__(self, shares: Shares, stamp: Callable[[], str], arrivals: Arrivals) -> None:
         self.shares = shares
+        self.arrivals = arrivals
         self._stamp = stamp
         self.open: Counter[str] = Counter()
         self.hosts: Counter[tuple[str, str]] = Counter()
@@ -103,6 +121,7 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if self.open[kind] >= share.in_all:
             return self._refusing(kind, f"{share.in_all} calls in all", share)
         self._take_place(kind, method)
+        MANY_MESSAGES.set(handler.request_streaming)
         known, counted = self._counted.get(method, (None, None))
         if known is not handler:
             counted = self._counting(handler, kind)
@@ -118,22 +137,32 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         task.add_done_callback(lambda _: self.open.subtract((kind,)))
 
     def _counting(self, handler: Any, kind: str) -> Any:
-        wrap, inner = kind_of(handler)
+        _, inner = kind_of(handler)
         share = self.shares[kind]
+        arrivals, streaming = self.arrivals, handler.request_streaming
 
-        async def call(request: Any, context: Any) -> Any:
+        async def call(_requests: Any, context: Any) -> None:
             host = host_of(context.peer())
             if self.hosts[kind, host] >= share.of_host:
                 await self._refuse(kind, f"{share.of_host} calls of one host", share, context)
             with self._of_host(kind, host):
-                answer = inner(request, context)
+                if streaming:
+                    answer = inner(arrivals.all(context), CountedContext(context, arrivals))
+                else:
+                    try:
+                        # Not kept here while it is answered: it may be large.
+                        answer = inner(await arrivals.one(context), context)
+                    except Refused as refusal:
+                        await self._abort(refusal.faults[0], context)
                 if inspect.isasyncgen(answer):
                     async for message in answer:
                         await context.write(message)
-                    return None
-                return await answer
+                elif (message := await answer) is not None:
+                    await context.write(message)
 
-        return wrap(call, handler.request_deserializer, handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(
+            call, handler.request_deserializer, handler.response_serializer
+        )
 
     @contextmanager
     def _of_host(self, kind: str, host: str) -> Iterator[None]:
@@ -153,10 +182,14 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         return grpc.stream_stream_rpc_method_handler(call)
 
-    async def _refuse(self, kind: str, limit: str, share: CallShare, context: Any) -> None:
+    async def _refuse(self, kind: str, limit: str, share: CallShare, context: Any) -> NoReturn:
         self.refused[kind] += 1
         remedy = f"; {share.flag} raises it" if share.flag else ""
         text = f"the limit is {limit} for {kind} at the same time{remedy}"
         fault = Fault("RESOURCE_EXHAUSTED", "", "TOO_MANY_CALLS", text, RETRY_AFTER_S)
+        await self._abort(fault, context)
+
+    async def _abort(self, fault: Fault, context: Any) -> NoReturn:
         details = trailers((fault,), self._stamp())
         await context.abort(status_of(fault), spoken(fault), trailing_metadata=details)
+        raise AssertionError("abort always raises")

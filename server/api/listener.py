@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,9 +14,11 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from proto import admin_pb2, inference_pb2, observe_pb2
+from server import host
 from server.api import open_inference_messages
 from server.api.admin import Admin
-from server.api.call_budget import CallBudget, shares_of
+from server.api.arrivals import Arrivals
+from server.api.call_budget import CallBudget, arrival_limits, shares_of
 from server.api.handlers import Handlers
 from server.api.health import HealthService
 from server.api.inference import Inference, RequestRows
@@ -28,10 +32,13 @@ from server.config import ServerConfig
 from server.deploy.deployment import Deployment
 from server.engine import Engine
 from server.ops.leaving import connection_age_s
+from server.ops.own_sockets import OwnSockets
 from server.rehearsal.service import RehearsalService
 from server.request.uploads import UploadLimits, UploadStore
 from server.request.validation import Validator, prediction_id
 from server.telemetry_port import NullTelemetry, TelemetryPort
+
+logger = logging.getLogger(__name__)
 
 # Above what any client of ours sends; metadata is held before a call can be refused.
 METADATA_BYTES = 8 << 10
@@ -46,6 +53,14 @@ CONNECTION_IDLE_MS = 600_000
 # Calls on a connection that has reached its age go on for this long: the longest deadline of a row
 # (60 s), doubled. Streams that watch end with UNAVAILABLE and are resumed where they were.
 CONNECTION_GRACE_MS = 120_000
+# From the connection to the end of its TLS and HTTP/2 handshakes.
+HANDSHAKE_MS = 10_000
+# Descriptors that are not for connections: files of telemetry and bundles, replicas, the scrape
+# endpoint. A server of two replicas has 40 open.
+OWN_DESCRIPTORS = 256
+FEWEST_CONNECTIONS = 16
+# A bit for each of grpc_compression_algorithm: none, deflate, gzip.
+UNCOMPRESSED, ANY_COMPRESSION = 0b001, 0b111
 # The places of call_budget.py are what limits calls, with reason and time. This one is gRPC's own,
 # without either, and counts what is being refused too.
 MOST_CALLS = 32768
@@ -67,9 +82,11 @@ class Listener:
     budget: CallBudget = field(init=False)
     _server: grpc.aio.Server | None = field(default=None, init=False)
     _address: ListenAddress | None = field(default=None, init=False)
+    _counting: asyncio.Task[None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.budget = CallBudget(shares_of(self.config), self._stamp)
+        arrivals = Arrivals(arrival_limits(self.config))
+        self.budget = CallBudget(shares_of(self.config), self._stamp, arrivals)
 
     async def start(self) -> str:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""
@@ -89,6 +106,9 @@ class Listener:
             raise taken(self.config.listen, "taken since it was looked at") from None
         await server.start()
         self._server, self._address = server, address
+        if not address.path:
+            self.budget.arrivals.sockets = OwnSockets(port)
+        self._counting = asyncio.create_task(self.budget.arrivals.run())
         return address.bound_to(port)
 
     def _stamp(self) -> str:
@@ -98,6 +118,8 @@ class Listener:
     async def stop(self, grace_s: float) -> None:
         if self._server is not None:
             await self._server.stop(grace_s)
+        if self._counting is not None:
+            self._counting.cancel()
         if self._address is not None:
             self._address.release()
 
@@ -153,6 +175,16 @@ def checked_address(config: ServerConfig, encrypted: bool) -> ListenAddress:
     return address
 
 
+def connections(config: ServerConfig) -> int:
+    """As many as were asked for, as far as this process may have descriptors."""
+    room = host.descriptors(config.max_connections + OWN_DESCRIPTORS) - OWN_DESCRIPTORS
+    most = min(config.max_connections, max(room, FEWEST_CONNECTIONS))
+    if most < config.max_connections:
+        text = "%d connections instead of %d: this process may have %d descriptors (ulimit -n)"
+        logger.warning(text, most, config.max_connections, room + OWN_DESCRIPTORS)
+    return most
+
+
 def upload_limits(config: ServerConfig) -> UploadLimits:
     return UploadLimits(
         each_bytes=config.upload_bytes,
@@ -167,11 +199,21 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
         # Also what a compressed message may grow to.
         ("grpc.max_receive_message_length", config.max_message_bytes),
+        # A small message could unpack to a large one in a place that nobody counts.
+        (
+            "grpc.compression_enabled_algorithms_bitset",
+            ANY_COMPRESSION if config.accept_gzip else UNCOMPRESSED,
+        ),
+        ("grpc.max_allowed_incoming_connections", connections(config)),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.max_metadata_size", METADATA_BYTES),
-        ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES),
+        # As the one before: between the two gRPC would refuse some calls and not others.
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.max_concurrent_streams", config.max_streams),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_FLOOR_MS),
         ("grpc.http2.max_ping_strikes", PINGS_FORGIVEN),
+        # Else pings without a call are allowed every two hours, and a client behind NAT is sent away.
+        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.max_connection_idle_ms", CONNECTION_IDLE_MS),

@@ -11,6 +11,8 @@ from typing import Any
 import grpc
 from google.protobuf import message
 
+from server.request.status import Refused
+
 IN_FLIGHT = 64
 
 
@@ -45,11 +47,19 @@ async def answer_stream(
             room.release()
 
     last: asyncio.Task[None] | None = None
+    refused: Refused | None = None
     async with asyncio.TaskGroup() as tasks:
         while True:
             await room.acquire()
-            request = await context.read()
+            try:
+                request = await context.read()
+            except Refused as refusal:  # what was read before is answered
+                refused = refusal
+                break
             if request is grpc.aio.EOF:
-                return
+                break
             task = tasks.create_task(one(request, last), name=name_of_call())
             last = task if in_order else None
+            del request, task  # they hold the message while the next one is waited for
+    if refused is not None:
+        raise refused

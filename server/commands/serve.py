@@ -20,6 +20,7 @@ from logging import ERROR, INFO, WARNING
 
 import grpc
 
+from server import host
 from server.api.listen_address import CannotListen
 from server.api.listener import Listener, checked_address
 from server.api.snapshot_messages import ServerIdentity
@@ -35,6 +36,7 @@ from server.engine import Engine
 from server.errors import DeployRefused, PoolRefused
 from server.host import version
 from server.ops import event_log, leaving
+from server.ops.freed_memory import FreedMemory
 from server.ops.loop_lag import LoopLag
 from server.ops.otel_setup import OtelSetup
 from server.ops.own_alerts import OwnAlerts, OwnTrouble
@@ -384,8 +386,11 @@ class AccessControl:
 
 
 def _own_alerts(telemetry: TelemetryPort, access: AccessControl, lag: LoopLag) -> OwnAlerts:
-    troubles = [OwnTrouble("server/loop", "warning", lambda: lag.trouble)]
-    chores: list[Callable[[], None]] = []
+    troubles = [
+        OwnTrouble("server/loop", "warning", lambda: lag.trouble),
+        OwnTrouble("server/descriptors", "high", host.descriptor_trouble),
+    ]
+    chores: list[Callable[[], None]] = [FreedMemory().look]
     if (tokens := access.tokens) is not None:
         troubles.append(OwnTrouble("server/tokens", "high", lambda: tokens.trouble))
         chores.append(tokens.look)

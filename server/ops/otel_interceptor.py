@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 
+from server.api.call_budget import MANY_MESSAGES
 from server.engine import RecordSink
 from server.request.caller import TRACE_KEY
 from server.security.guard import kind_of
@@ -59,7 +60,7 @@ class OtelInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return None  # gRPC itself answers UNIMPLEMENTED
         method = details.method
         parent, state = _trace_headers(details.invocation_metadata or ())
-        streamed = handler.request_streaming
+        streamed = MANY_MESSAGES.get()
         CALL.set(self._instruments.began(method.lstrip("/"), parent, state, streamed))
         known, wrapped = self._wrapped_handlers.get(method, (None, None))
         if known is not handler:  # a guard makes a new one for each call

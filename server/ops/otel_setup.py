@@ -132,6 +132,12 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
 
 def front_of(budget: CallBudget, lag: LoopLag) -> list[GaugeReading]:
     readings = [GaugeReading("trefoil.front.loop.lag", lag.longest_s)]
+    arrivals = budget.arrivals
+    readings.append(GaugeReading("trefoil.connections.open", arrivals.open))
+    readings.append(GaugeReading("trefoil.messages.arriving", arrivals.holds))
+    for what in ("connections", "messages"):
+        count = arrivals.refused[what]
+        readings.append(GaugeReading(f"trefoil.{what}.cut", count))
     for kind in budget.shares:
         where = (("trefoil.call.kind", kind),)
         readings.append(GaugeReading("trefoil.calls.open", budget.open[kind], where))

@@ -182,7 +182,7 @@ class Pool:
         in_a_row = 0
         while not self._stopping.is_set():
             began = self._clock()
-            cause = await replica.live()
+            cause = await self._life(replica)
             if self._stopping.is_set() or replica in self._closed:
                 break
             lived_s = self._clock() - began
@@ -202,6 +202,17 @@ class Pool:
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
             replica.restarts += 1
         replica.state = "dead"
+
+    async def _life(self, replica: ReplicaHandle) -> str:
+        """Until its process has ended. The loop's edge: whatever fails in the front itself counts
+        as a death, so that another start is tried later."""
+        try:
+            return await replica.live()
+        except Exception as error:
+            logger.exception("replica %d: a fault in the front", replica.index)
+            replica.kill("a fault in the front")
+            replica.fatal = ("front", repr(error))
+            return f"a fault in the front: {error!r}"
 
     def _keeper_ended(self, replica: ReplicaHandle, keeper: asyncio.Task[None]) -> None:
         """A bug in the front must not leave callers waiting for a replica that nobody restarts."""
@@ -278,15 +289,21 @@ class Pool:
             now = self._clock()
             self._forgive(now - looked - TICK_S)
             looked = now
-            self.dispatcher.expire(now)
-            self.dispatcher.expire_in_flight(now)
-            for replica in self._open_replicas():
-                reason = replica.stalled(now)
-                if reason:
-                    replica.kill(reason)
-            self._probe_one(now)
-            if not self.dispatcher.waiting and not self.dispatcher.in_flight:
-                self._idle.set()
+            try:
+                self._look(now)
+            except Exception:  # the loop's edge: without it no replica would be watched any more
+                logger.exception("the replicas could not be looked at")
+
+    def _look(self, now: float) -> None:
+        self.dispatcher.expire(now)
+        self.dispatcher.expire_in_flight(now)
+        for replica in self._open_replicas():
+            reason = replica.stalled(now)
+            if reason:
+                replica.kill(reason)
+        self._probe_one(now)
+        if not self.dispatcher.waiting and not self.dispatcher.in_flight:
+            self._idle.set()
 
     def _forgive(self, late_s: float) -> None:
         """The front was stopped or its machine slept: what it could not hear in that time is no

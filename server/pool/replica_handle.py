@@ -26,6 +26,8 @@ from server.replica.link import FrontLink, LinkBroken
 from server.types import Facts, Outcome, ReplicaStatus
 
 RECENT = 200  # rows whose times the 95th percentile is of
+HEARTBEATS_MISSED = 3  # in a row: the process hangs as a whole
+STILL_TICKS = 1  # hundredths of a second within that time, for what woke it in the meantime
 REAP_S = 5.0  # from the end of the link to the end of the process, before it is killed
 
 
@@ -81,7 +83,8 @@ class ReplicaHandle:
         self.facts: Facts | None = None
         self.fatal: tuple[str, str] | None = None
         self.probing = False
-        self.started_at = self.moved_at = self.worked_at = self._clock()
+        self.started_at = self.moved_at = self.worked_at = self.heard_at = self._clock()
+        self._still_since = (-math.inf, 0)  # when its processor ticks were these
         self.device = ""
         self.device_free: int | None = None  # bytes; None: not reported, or no such memory
         self._pid = 0
@@ -101,18 +104,33 @@ class ReplicaHandle:
         return self.state in SERVING
 
     def stalled(self, now: float) -> str:
-        """Why it must be killed, or "": a load without end, or work without any progress."""
+        """Why it must be killed, or "": a load without end, a process that hangs as a whole, or
+        work without any progress."""
         if self.state in ("starting", "loading"):
             late = now - self.started_at > self._config.load_timeout_s
             return f"not loaded after {self._config.load_timeout_s:g} s" if late else ""
+        silent_s = now - self.heard_at
+        if self.facts is not None and silent_s > link.HEARTBEAT_S and self._still(now):
+            return f"no sign of life for {silent_s:.1f} s: {HEARTBEATS_MISSED} heartbeats missed"
         busy = bool(self.held) or self.probing
         if busy and now - self.moved_at > self._config.stall_s:
             return f"no progress for {self._config.stall_s:g} s"
         return ""
 
+    def _still(self, now: float) -> bool:
+        """Whether a silent process has not computed for as long as its other heartbeats took. One
+        that computes is busy, or gets too little of the machine: `stall_s` is for that."""
+        ticks = host.processor_ticks(self._pid)
+        since, before = self._still_since
+        if since < self.heard_at or ticks is None or ticks > before + STILL_TICKS:
+            self._still_since = (now, ticks or 0)
+            return False
+        return now - since > (HEARTBEATS_MISSED - 1) * link.HEARTBEAT_S
+
     def forgive(self, seconds: float) -> None:
         """Time in which the front heard nothing of anybody does not count."""
         self.started_at += seconds
+        self.heard_at += seconds
         self.moved_at += seconds
 
     # ---- messages to the replica -----------------------------------------------------------
@@ -166,7 +184,11 @@ class ReplicaHandle:
         """
         self._begin_life()
         self.state, self.reason = "starting", "process started"
-        ours, theirs = link.socket_pair()
+        try:
+            ours, theirs = link.socket_pair()
+        except OSError as error:  # no descriptor is left
+            self.fatal = ("start", str(error))
+            return self._cause(0)
         try:
             self._process = await self._spawn(self.index, theirs)
             self._pid = self._process.pid
@@ -176,6 +198,7 @@ class ReplicaHandle:
             self.fatal = ("start", str(error))
         finally:
             ours.close()
+            theirs.close()
             code = await self._reap()
         # A row can crash its process, or make the kernel kill it for want of memory. A SIGKILL that
         # neither the kernel nor this front has sent came from outside.
@@ -216,6 +239,7 @@ class ReplicaHandle:
     # ---- messages of the replica -----------------------------------------------------------
 
     def _receive(self, message: Any) -> None:
+        self.heard_at = self._clock()
         kind = message.WhichOneof("message")
         if kind is None:
             raise LinkBroken("an empty message")

@@ -12,7 +12,9 @@ import os
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from proto import inference_pb2, replica_pb2
@@ -34,29 +36,86 @@ from server.types import (
 LENGTH = struct.Struct("<I")
 SOCKET_BYTES = 4 << 20  # asked of the kernel, which may give less
 LONGEST_FRAME = 1 << 30
+PIECES_AT_ONCE = 64  # of one sendmsg; the kernel takes 1,024
+HEARTBEAT_S = 2.0  # between two Load messages, of which each replica sends one at least so often
 
 
 class LinkBroken(Exception):
     """The other end sent something that is not a frame."""
 
 
+class Vectors:
+    """Sends pieces in their order without copying them: asyncio's own transport keeps a copy of all
+    that the kernel does not take at once. Never waits; what a dead end cannot get is dropped, as
+    the reader of the other direction will notice it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        # Of its own: the loop watches the other descriptor for a transport.
+        self._sock = sock.dup()
+        self._loop = asyncio.get_running_loop()
+        self._unsent: deque[memoryview] = deque()
+        self._watched = False
+
+    def write(self, pieces: Iterable[bytes]) -> None:
+        self._unsent.extend(memoryview(piece) for piece in pieces if piece)
+        if not self._watched:
+            self._send()
+
+    def close(self) -> None:
+        self._watch(False)
+        self._unsent.clear()
+        self._sock.close()
+
+    def _send(self) -> None:
+        try:
+            while self._unsent:
+                self._sent(self._sock.sendmsg(islice(self._unsent, PIECES_AT_ONCE)))
+        except BlockingIOError:
+            self._watch(True)
+            return
+        except OSError:
+            self._unsent.clear()
+        self._watch(False)
+
+    def _sent(self, size: int) -> None:
+        while size:
+            first = self._unsent.popleft()
+            if len(first) > size:
+                self._unsent.appendleft(first[size:])
+            size -= min(size, len(first))
+
+    def _watch(self, wanted: bool) -> None:
+        if wanted and not self._watched:
+            self._loop.add_writer(self._sock, self._send)
+        elif self._watched and not wanted:
+            self._loop.remove_writer(self._sock)
+        self._watched = wanted
+
+
 class FrontLink:
     """The front's end. Writing never waits: what is sent ahead is bounded by the pool."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, vectors: Vectors
+    ) -> None:
         self._reader = reader
-        self._writer = writer
+        self._writer = writer  # for its end alone
+        self._vectors = vectors
 
     @classmethod
     async def over(cls, sock: socket.socket) -> FrontLink:
         sock.setblocking(False)
-        return cls(*await asyncio.open_unix_connection(sock=sock, limit=1 << 20))
+        vectors = Vectors(sock)
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=sock, limit=1 << 20)
+        except BaseException:
+            vectors.close()
+            raise
+        return cls(reader, writer, vectors)
 
     def send(self, message: replica_pb2.ToReplica, payloads: Iterable[bytes] = ()) -> None:
         body = message.SerializeToString()
-        self._writer.write(LENGTH.pack(len(body)) + body)
-        for payload in payloads:
-            self._writer.write(payload)
+        self._vectors.write((LENGTH.pack(len(body)), body, *payloads))
 
     async def receive(self) -> replica_pb2.FromReplica | None:
         """The next message; None when the replica is gone."""
@@ -71,6 +130,7 @@ class FrontLink:
             return None
 
     def close(self) -> None:
+        self._vectors.close()
         self._writer.close()
 
 

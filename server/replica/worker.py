@@ -24,11 +24,10 @@ from server.replica.batching import Budget
 from server.replica.decoder_output import limit_native_output
 from server.replica.executor import Executor
 from server.replica.integrity_check import IntegrityCheck, IntegrityWatch
-from server.replica.link import Inbox, ReplicaLink
+from server.replica.link import HEARTBEAT_S, Inbox, ReplicaLink
 from server.replica.model import Model
 from server.replica.work_queue import Crew
 
-HEARTBEAT_S = 2.0
 EXIT_REFUSED = 78  # EX_CONFIG of sysexits.h
 
 # A step of loading, and how much of it is done.

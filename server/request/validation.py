@@ -27,6 +27,7 @@ from server.types import Facts, Work
 
 STAMP = re.compile(r"[0-9a-f]{64}")
 HEAD_BYTES = 16
+SLICES_BYTES = 4096  # of all tags of a row: they are stored with each of its predictions
 LONGEST_ID = 256  # request ids, session ids, slice names and values, strings of a part
 PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 1, pb.HIGH: 0, pb.NORMAL: 1, pb.LOW: 2}
 TASKS = {pb.TASK_UNSPECIFIED: "classify", pb.CLASSIFY: "classify", pb.EMBED: "embed"}
@@ -230,7 +231,10 @@ class Validator:
         for name, value in example.slices.items():
             longest = max(len(name), len(value))
             _at_most(longest, LONGEST_ID, f"{field}[{name[:32]}]", "TOO_LONG", "characters")
-        return dict(example.slices)
+        found = dict(example.slices)
+        size = sum(len(name.encode()) + len(value.encode()) for name, value in found.items())
+        _at_most(size, SLICES_BYTES, field, "SLICES_TOO_LONG")
+        return found
 
     def _labels(self, raw: Sequence[bytes]) -> tuple[str, ...]:
         _at_most(len(raw), self._config.max_labels, "labels", "TOO_MANY_LABELS", "labels")

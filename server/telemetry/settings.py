@@ -21,6 +21,7 @@ class TelemetrySettings:
     tick_s: float = SLOT_S
     flush_s: float = 30.0
     sweep_s: float = 600.0
+    size_s: float = 1.0  # between looks at the size of the file
     feed_interval_s: float = 2.0  # between latency rows of a bucket that still fills
     sample_share: float = 0.05
     sample_bytes: int = MOST_BYTES

@@ -105,6 +105,7 @@ class TelemetryWriter:
         mono = self._monotonic()
         self._next_flush = mono + self._settings.flush_s
         self._next_sweep = mono + min(60.0, self._settings.sweep_s)
+        self._next_size = mono
         self._next_feed = mono
         self._last_tick = int(now // self._settings.tick_s)
 
@@ -142,6 +143,9 @@ class TelemetryWriter:
         if mono >= self._next_flush:
             self._next_flush = mono + self._settings.flush_s
             self.flush()
+        if mono >= self._next_size:
+            self._next_size = mono + self._settings.size_s
+            self._safely(self._fit)
         if mono >= self._next_sweep:
             self._next_sweep = mono + self._settings.sweep_s
             self._safely(self._sweep)
@@ -213,6 +217,11 @@ class TelemetryWriter:
             logger.info("telemetry: removed %s", ", ".join(gone))
         self._checkpoint()
 
+    def _fit(self) -> None:
+        if gone := self._retention.fit(self._clock()):
+            self.bytes = self.store.bytes()
+            logger.debug("telemetry: the size limit removed %s", ", ".join(gone))
+
     def _checkpoint(self) -> None:
         self.store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -269,7 +278,9 @@ class TelemetryWriter:
             self._sampled(record, choice.probability)
         if (choice.keep or record.error) and self._shown < SHOWN_PREDICTIONS:
             self._shown += 1
-            self._changes.note([PredictionRow(record, choice.keep, choice.probability)])
+            # Without the payload: the feed keeps hundreds of rows for as long as nothing follows.
+            shown = replace(record, payload=b"")
+            self._changes.note([PredictionRow(shown, choice.keep, choice.probability)])
         return JournalEntry(record, choice)
 
     def _meet(self, stamp: str, schema: tuple[FeatureSpec, ...], now: float) -> None:

@@ -313,7 +313,8 @@ FLAGS = {
     ),
     "limits of a request": (
         "max-message-mb max-examples max-parts max-text-kb max-labels max-label-chars "
-        "max-slices max-new-tokens max-expected-stamps max-streams max-calls max-calls-peer "
+        "max-slices max-new-tokens max-expected-stamps accept-gzip max-connections "
+        "max-connections-peer arriving-mb arriving-peer-mb max-streams max-calls max-calls-peer "
         "max-watchers max-watchers-peer upload-mb upload-peer-mb upload-peer-count "
         "upload-total-mb upload-ttl"
     ),

@@ -20,7 +20,7 @@ from server.config import ServerConfig
 from server.request.caller import Caller
 from server.request.status import DETAILS_KEY, Refused, bad_input, spoken, trailers
 from server.request.uploads import UploadLimits, UploadStore
-from server.request.validation import Validator
+from server.request.validation import Terms, Validator
 from server.request.wire import varint, with_contents
 from server.types import Fault
 from tests.support.running import channel_to, listener
@@ -260,3 +260,14 @@ async def test_a_long_name_of_an_input_is_trimmed_in_the_refusal() -> None:
             await infer(request.SerializeToString())
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert len(str(caught.value.details())) <= 500
+
+
+def test_tags_are_limited_in_bytes_for_each_row_is_stored_with_them() -> None:
+    face = "\N{GRINNING FACE}"
+    row = pb.Example(parts=[pb.Part(text="hum")])
+    row.slices.update({f"{number:x}" + face * 255: face * 256 for number in range(16)})
+    with pytest.raises(Refused) as caught:
+        validator().work(row.SerializeToString(), "examples[0]", Terms())
+    (fault,) = caught.value.faults
+    assert (fault.field, fault.reason) == ("examples[0].slices", "SLICES_TOO_LONG")
+    assert "4096" in fault.message

@@ -14,7 +14,8 @@ import pytest
 
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
-from server.api.call_budget import CallBudget, shares_of
+from server.api.arrivals import Arrivals
+from server.api.call_budget import CallBudget, arrival_limits, shares_of
 from server.commands import serve
 from server.config import ServerConfig
 from server.ops.loop_lag import BEAT_S, HELD_S, SHOWN_S, LoopLag, place_of
@@ -147,7 +148,9 @@ def test_the_guards_of_a_server_raise_alerts(tmp_path: Path) -> None:
 
 
 async def test_calls_and_lag_are_metrics() -> None:
-    budget = CallBudget(shares_of(ServerConfig()), lambda: "")
+    config = ServerConfig()
+    budget = CallBudget(shares_of(config), lambda: "", Arrivals(arrival_limits(config)))
     names = {reading.name for reading in front_of(budget, LoopLag())}
-    assert names == {"trefoil.calls.open", "trefoil.calls.refused", "trefoil.front.loop.lag"}
+    own = "calls.open calls.refused connections.open connections.cut messages.arriving messages.cut"
+    assert names == {f"trefoil.{name}" for name in (*own.split(), "front.loop.lag")}
     assert names <= COUNTERS.keys() | GAUGES.keys()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -398,6 +400,52 @@ async def test_a_row_that_no_replica_has_memory_for_is_refused_with_a_time() -> 
     async with running(1, short_below=1) as pool:
         outcome = await ask(pool, "a", "large")
         assert outcome.fault is not None and outcome.fault.code == "RESOURCE_EXHAUSTED"
+
+
+async def test_a_replica_that_hangs_is_replaced_within_three_heartbeats() -> None:
+    async with running(2, {"stall_s": 600.0}) as pool:
+        stopped = pool.statuses()[0].pid
+        os.kill(stopped, signal.SIGSTOP)
+        answers = await asyncio.gather(*(ask(pool, f"r{n}", "hello") for n in range(16)))
+        assert all(outcome.answer for outcome in answers)
+        await until(lambda: pool.serving == 2 and pool.statuses()[0].pid != stopped)
+        assert "3 heartbeats missed" in pool.statuses()[0].last_exit
+
+
+async def test_a_replica_that_dies_while_no_descriptor_is_left_is_started_later() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with running(1, {"restart_longest_s": 0.2}) as pool:
+        dead = pid(pool)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            os.kill(dead, signal.SIGKILL)
+            await until(lambda: "Too many open files" in pool.last_death)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert (await ask(pool, "a", "hello")).answer
+        assert pid(pool) != dead
+
+
+async def test_a_fault_of_the_front_itself_is_a_death_like_any_other() -> None:
+    spawn, faults = stub_spawner(), [RuntimeError("a bug")]
+
+    async def broken(index: int, end: socket.socket) -> asyncio.subprocess.Process:
+        process = await spawn(index, end)
+        if faults:
+            raise faults.pop()
+        return process
+
+    pool = Pool(stub_config(), spawn)
+    await pool.start()
+    try:
+        await until(lambda: pool.serving == 1)
+        replica = pool._replicas[0]
+        replica._spawn = broken
+        os.kill(pid(pool), signal.SIGKILL)
+        assert (await ask(pool, "a", "hello")).answer and not faults
+        assert "RuntimeError('a bug')" in pool.last_death and replica.restarts == 2
+    finally:
+        await pool.stop()
 
 
 async def test_a_front_that_stood_still_does_not_kill_a_replica_for_it() -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,14 @@ from typing import Any
 
 import pytest
 
+from server.telemetry.rows import PredictionRow
 from server.telemetry.sampler import SampleChoice
 from server.telemetry.store.database import LOCK, NAME, SPARE
-from server.telemetry.store.write_journal import WAITING_PAYLOAD_BYTES, JournalEntry
+from server.telemetry.store.write_journal import (
+    WAITING_PAYLOAD_BYTES,
+    WAITING_ROWS,
+    JournalEntry,
+)
 from tests.support.telemetry_bench import NOW, STAMP, record
 from tests.support.telemetry_writer import BUNDLE, ROOT, WriterBench
 
@@ -296,4 +302,29 @@ def test_payloads_that_wait_for_a_full_disk_are_bounded_in_bytes(tmp_path: Path)
     bench.clock.now += 60
     bench.writer.idle()
     assert journal.counters.written == 40 and not journal.waiting
+    bench.writer.close()
+
+
+def test_rows_that_are_shown_hold_no_payload(tmp_path: Path) -> None:
+    bench = WriterBench(tmp_path, sample_share=1.0)
+    bench.put(0, 5, payload=bytes(1 << 20))
+    shown = [c.row for c in bench.changes.after(0).changes if isinstance(c.row, PredictionRow)]
+    assert len(shown) == 5 and all(row.payload_kept for row in shown)
+    assert not any(row.record.payload for row in shown)
+    bench.writer.close()
+
+
+def test_a_flood_that_waits_for_a_full_disk_takes_no_place_of_others(tmp_path: Path) -> None:
+    bench = WriterBench(tmp_path)
+    journal = bench.writer.journal
+    journal.refused(sqlite3.OperationalError("database or disk is full"))
+    choice = SampleChoice(False, 1.0, "plain")
+    for turn in range(10):
+        few = [record(turn * 10_000 + n, client="honest") for n in range(100)]
+        many = [record(turn * 10_000 + 100 + n, client="flood") for n in range(1500)]
+        journal.add([JournalEntry(row, choice) for row in (*few, *many)])
+    clients = Counter(entry.record.client for entry in journal._waiting)
+    assert clients == {"honest": 1000, "flood": WAITING_ROWS - 1000}
+    assert journal.counters.lost == 16_000 - WAITING_ROWS
+    assert journal._waiting[-1].record.prediction_id == many[-1].prediction_id
     bench.writer.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 import urllib.error
 import urllib.request
 
@@ -12,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain_tex
 
 from server.telemetry.otel.configuration import configuration_of
 from server.telemetry.otel.gauges import GaugeReading
+from server.telemetry.otel.prometheus import MOST_CALLERS
 from tests.support.otel_bench import PREDICT, drift, instruments, one_call, record, scrape, wait_for
 from tests.support.otlp_collector import Collector
 from tests.support.patience import patience
@@ -50,6 +53,20 @@ def test_only_metrics_are_served_on_the_port() -> None:
                 urllib.request.urlopen(url.removesuffix("/metrics") + path, timeout=patience(10))
             with refused.value as answer:
                 assert (answer.code, answer.read()) == (404, b"only /metrics is here\n")
+
+
+def test_half_a_request_holds_no_thread_from_a_scrape() -> None:
+    with instruments(configuration_of({}, "127.0.0.1:0")) as made:
+        url = made.messages[0].removeprefix("metrics on ")
+        host, _, port = url.removeprefix("http://").partition("/")[0].partition(":")
+        before = threading.active_count()
+        half = [socket.create_connection((host, int(port))) for _ in range(60)]
+        for one in half:
+            one.sendall(b"GET /metrics HTTP/1.1\r\nHost: ")
+        assert b"target_info" in urllib.request.urlopen(url, timeout=patience(10)).read()
+        assert threading.active_count() <= before + MOST_CALLERS
+        for one in half:
+            one.close()
 
 
 def test_buckets_of_a_scrape_are_cumulative_and_end_with_all() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from server.telemetry.rows import LatencyRow, ProfileRow
+from server.telemetry.stamps.feedback import FeedbackItem
 from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.retention import ClockSteps, Retention, RetentionLimits
-from tests.support.telemetry_bench import NOW, Clock
+from tests.support.telemetry_bench import NOW, Clock, record
 from tests.support.telemetry_writer import WriterBench
 
 
@@ -117,4 +118,55 @@ def test_sums_outlive_the_rows_they_were_counted_from(tmp_path: Path) -> None:
     assert len(bench.tables()) == 2
     rows = list(bench.reader.history(TimeSpan(0, NOW + 1e7), ["profile"]))
     assert len({r.hour_unix_s for r in rows if isinstance(r, ProfileRow)}) == 10
+    bench.writer.close()
+
+
+LIMIT = 6 << 20
+FACE = "\N{GRINNING FACE}"
+
+
+def test_the_size_of_the_file_is_kept_while_a_client_floods_it(tmp_path: Path) -> None:
+    """16 tags of 256 emoji a row: 1.6 GB in 96 s at a limit of 50 MB, before."""
+    bench = WriterBench(tmp_path, limits=RetentionLimits(max_bytes=LIMIT), sample_share=0.0)
+    store, largest = bench.writer.store, 0
+    tags = {f"tag-{n:02}-" + FACE * 249: FACE * 256 for n in range(16)}
+    for turn in range(40):
+        first = turn * 1000
+        bench.put(first, first + 5, client="honest")
+        bench.put(first + 5, first + 45, client="flood", slices=tags)
+        bench.clock.now += 1.1
+        bench.writer.idle()
+        largest = max(largest, store.file_bytes())
+    assert largest <= 1.5 * LIMIT  # what is written within a second comes on top
+    rows = dict(
+        store.connection.execute(
+            f"SELECT client, count(*) FROM {bench.tables()[0]} GROUP BY client"
+        ).fetchall()
+    )
+    assert rows["honest"] == 200 and 0 < rows["flood"] < 1600
+    bench.writer.close()
+
+
+def test_feedback_counts_and_goes_before_it_takes_more_than_its_share(tmp_path: Path) -> None:
+    bench = WriterBench(tmp_path, limits=RetentionLimits(max_bytes=LIMIT), sample_share=0.0)
+    bench.put(0, 200)
+    bench.writer.idle()
+    for turn in range(24):
+        items = [
+            FeedbackItem(
+                record(n).prediction_id,
+                "ok",
+                source=FACE * 1000,
+                observed_at=bench.clock.now,
+                idempotency_key=f"{turn}-{n}",
+            )
+            for n in range(200)
+        ]
+        assert all(one.status != "refused" for one in bench.writer.take_feedback(items))
+        bench.clock.now += 1.1
+        bench.writer.idle()
+        assert bench.writer.store.file_bytes() <= 2 * LIMIT
+    connection = bench.writer.store.connection
+    assert connection.execute("SELECT count(*) FROM feedback").fetchone()[0] < 24 * 200
+    assert connection.execute(f"SELECT count(*) FROM {bench.tables()[0]}").fetchone()[0] == 200
     bench.writer.close()

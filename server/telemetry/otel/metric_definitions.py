@@ -51,6 +51,12 @@ COUNTERS = {
         "{part}", "Decoder processes ended because a part took too long"
     ),
     "trefoil.calls.refused": MetricDefinition("{call}", "Calls refused for want of a place"),
+    "trefoil.connections.cut": MetricDefinition(
+        "{connection}", "Connections ended because their host has too many"
+    ),
+    "trefoil.messages.cut": MetricDefinition(
+        "{message}", "Messages cut while they arrived, for their size or their time"
+    ),
     DROPPED: MetricDefinition("{item}", "Items that were not exported, by signal"),
 }
 
@@ -61,6 +67,10 @@ GAUGES = {
     "trefoil.replicas": MetricDefinition("{replica}", "Replicas by state"),
     "trefoil.replicas.wanted": MetricDefinition("{replica}", "Replicas asked for with --warm-pool"),
     "trefoil.calls.open": MetricDefinition("{call}", "Open calls by what they are for"),
+    "trefoil.connections.open": MetricDefinition("{connection}", "Open connections of the port"),
+    "trefoil.messages.arriving": MetricDefinition(
+        "By", "Bytes of messages of which only a part has arrived"
+    ),
     "trefoil.front.loop.lag": MetricDefinition(
         "s", "Longest turn of the event loop within a minute"
     ),

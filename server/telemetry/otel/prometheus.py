@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -34,7 +36,12 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 PATH = "/metrics"
-CALLER_S = 30  # a caller that sends or reads nothing is given up
+CALLER_S = 5  # a caller that sends or reads nothing is given up
+# Connections at the same time, each with a thread. A scrape is over in milliseconds, so that the
+# oldest of more is one that holds its place.
+MOST_CALLERS = 8
+ACCEPT_AGAIN_S = 0.2
+BACKLOG = 64  # connections that wait to be accepted
 STAMP_LABEL = "trefoil_stamp"
 STAMP_DIGITS = 12  # as people see it; all 64 are in target_info
 UNITS = {"s": "seconds"}
@@ -97,7 +104,42 @@ def only_metrics(app: WSGIApplication) -> WSGIApplication:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
+    """# Invariant: at most MOST_CALLERS threads serve; a further caller ends the oldest."""
+
     daemon_threads = True
+    request_queue_size = BACKLOG
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._callers: dict[socket.socket, None] = {}  # the oldest first
+        self._changed = threading.Condition()
+        super().__init__(*args, **options)
+
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(ACCEPT_AGAIN_S)  # without a descriptor left it would be tried at once
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._changed:
+            while len(self._callers) >= MOST_CALLERS:
+                with suppress(OSError):  # its caller may have gone in this moment
+                    next(iter(self._callers)).shutdown(socket.SHUT_RDWR)
+                self._changed.wait(CALLER_S)
+            self._callers[request] = None
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._changed:
+                self._callers.pop(request, None)
+                self._changed.notify()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that goes away in the middle is not an event either."""
 
 
 class _ServerV6(_Server):

@@ -2,11 +2,15 @@
 
 Old things go a day at a time, oldest first, and at most one day of predictions a pass: a clock that
 jumps ahead for an hour must not empty the store. When the file is still too large, kept payloads go
-before predictions, predictions before hours of profiles; today's rows go last, the oldest first.
+before predictions, predictions before hours of profiles; today's rows go last, the oldest of the
+client that has most of them, so that a flood of one client takes its own place. Feedback beyond a
+quarter of the size goes first of all, the oldest first.
 """
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import dataclass, field
 
 from server.telemetry.stamps.latency import WIDE_S, WIDTH_S, LatencyKey, LatencySums
@@ -16,7 +20,13 @@ from server.telemetry.store.store import Store, day_of
 HOUR_S, DAY_S = 3600, 86400
 CHUNK_ROWS = 5000
 CLOCK_STEP_S = 3600.0  # smaller steps do not matter to ages in days
-PAGES_FREED = 2000  # given back to the file system in one go
+PAGES_FREED = 2000  # given back to the file system in one go; 8 MB
+ROOM_AGAIN = 0.95  # of the size is left when rows of today had to go
+SAMPLED_ROWS = 2000  # of a day, to see whose they are; 40 ms
+ROW_EXTRA_BYTES = 400  # of a row: its numbers, short texts and keys in the indexes
+FEEDBACK_SHARE = 0.25  # of the size
+FEEDBACK_SAMPLE = 1000  # newest rows, of which the size of one is taken
+FEEDBACK_EXTRA_BYTES = 150  # of a row: its numbers, its keys in the indexes and in `truth`
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +52,21 @@ class Retention:
         """One pass; returns what it deleted, for the log. Without a `trusted` clock nothing is
         deleted for its age."""
         gone = self._by_age(now) if trusted else []
-        gone += self._by_size(now)
+        gone += self.fit(now)
         if trusted:
             self._roll_latency(now)
         if gone:
             self._store.connection.execute(f"PRAGMA incremental_vacuum({PAGES_FREED})").fetchall()
+        return gone
+
+    def fit(self, now: float) -> list[str]:
+        """Makes room until the size is kept; cheap when it is. Returns what went, for the log."""
+        if max(self._store.file_bytes(), self._store.bytes()) <= self._limits.max_bytes:
+            return []
+        gone = self._by_size(now)
+        # Deleted pages are used again before the file grows, but what it grew to is on the disk.
+        self._store.connection.execute(f"PRAGMA incremental_vacuum({PAGES_FREED})").fetchall()
+        self._store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return gone
 
     def _by_age(self, now: float) -> list[str]:
@@ -122,7 +142,13 @@ class Retention:
 
     def _by_size(self, now: float) -> list[str]:
         gone: list[str] = []
-        steps = (self._oldest_payloads, self._oldest_day, self._oldest_profiles, self._oldest_rows)
+        steps = (
+            self._surplus_feedback,
+            self._oldest_payloads,
+            self._oldest_day,
+            self._oldest_profiles,
+            self._oldest_rows,
+        )
         for step in steps:
             while self._store.bytes() > self._limits.max_bytes:
                 went = step(now)
@@ -131,6 +157,30 @@ class Retention:
                 gone += went
                 self._store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return gone
+
+    def _surplus_feedback(self, _now: float) -> list[str]:
+        if self._feedback_bytes() <= FEEDBACK_SHARE * self._limits.max_bytes:
+            return []
+        with self._store.transaction() as connection:
+            oldest = f"SELECT id FROM feedback ORDER BY id LIMIT {CHUNK_ROWS}"
+            told = "SELECT prediction_id FROM feedback WHERE id IN"
+            connection.execute(f"DELETE FROM truth WHERE prediction_id IN ({told} ({oldest}))")
+            rows = connection.execute(f"DELETE FROM feedback WHERE id IN ({oldest})").rowcount
+        return [f"{rows} observations"] if rows else []
+
+    def _feedback_bytes(self) -> float:
+        """Of all, from how many there are and how large the newest are."""
+        first, last = self._store.connection.execute(
+            "SELECT min(id), max(id) FROM feedback"
+        ).fetchone()
+        if first is None:
+            return 0.0
+        texts = "prediction_id || label || outcome || source || idempotency_key"
+        (each,) = self._store.connection.execute(
+            f"SELECT avg(length(CAST({texts} AS BLOB))) FROM"
+            f" (SELECT * FROM feedback ORDER BY id DESC LIMIT {FEEDBACK_SAMPLE})"
+        ).fetchone()
+        return float((last - first + 1) * ((each or 0.0) + FEEDBACK_EXTRA_BYTES))
 
     def _oldest_payloads(self, now: float) -> list[str]:
         for day in self._store.days():
@@ -162,12 +212,47 @@ class Retention:
         day = day_of(now)
         if day not in self._store.days():
             return []
+        found = self._largest_client(day)
+        if found is None:
+            return []
+        client, surplus, each = found
+        used = self._store.bytes()
+        needed = min(used - ROOM_AGAIN * self._limits.max_bytes, surplus)
+        rows = max(min(CHUNK_ROWS, math.ceil(needed / each)), 1)
         with self._store.transaction() as connection:
-            rows = connection.execute(
-                f"DELETE FROM prediction_{day} WHERE id IN"
-                f" (SELECT id FROM prediction_{day} ORDER BY id LIMIT {CHUNK_ROWS})"
+            gone = connection.execute(
+                f"DELETE FROM prediction_{day} WHERE id IN (SELECT id FROM prediction_{day}"
+                f" WHERE client = ? ORDER BY id LIMIT {rows})",
+                (client,),
             ).rowcount
-        return [f"{rows} predictions of today"] if rows else []
+        return [f"{gone} predictions of {client or 'no client'} of today"] if gone else []
+
+    def _largest_client(self, day: str) -> tuple[str, float, float] | None:
+        """The client whose rows of a day take most, by how many bytes more than those of the next
+        one (a tenth at least), and the bytes of one row; from a sample of the rows."""
+        first, last = self._store.connection.execute(
+            f"SELECT min(id), max(id) FROM prediction_{day}"
+        ).fetchone()
+        if first is None:
+            return None
+        ids = range(first, last + 1)
+        drawn = random.sample(ids, min(SAMPLED_ROWS, len(ids)))
+        taken: dict[str, list[int]] = {}
+        sizes = "length(CAST(slices AS BLOB)) + length(CAST(batch_mates AS BLOB))"
+        for client, size in self._store.connection.execute(
+            f"SELECT client, {sizes} + length(features) + {ROW_EXTRA_BYTES} FROM prediction_{day}"
+            f" WHERE id IN ({','.join(map(str, drawn))})"
+        ):
+            taken.setdefault(client, []).append(size or ROW_EXTRA_BYTES)
+        if not taken:  # mostly gaps: all of it is little
+            (client,) = self._store.connection.execute(
+                f"SELECT client FROM prediction_{day} WHERE id = ?", (first,)
+            ).fetchone()
+            return client, math.inf, ROW_EXTRA_BYTES
+        order = sorted(taken, key=lambda client: sum(taken[client]), reverse=True)
+        sums = [sum(taken[client]) for client in order]
+        more = max(sums[0] - (sums[1] if len(sums) > 1 else 0), sums[0] / 10)
+        return order[0], more * len(ids) / len(drawn), sums[0] / len(taken[order[0]])
 
 
 @dataclass(slots=True)

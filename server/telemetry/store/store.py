@@ -141,7 +141,8 @@ class Store:
         if key not in self._tag_texts:
             if len(self._tag_texts) >= TAG_TEXTS:
                 self._tag_texts.clear()
-            self._tag_texts[key] = json.dumps(dict(key))
+            # As it is: escaped, a character outside of ASCII takes up to three times the bytes.
+            self._tag_texts[key] = json.dumps(dict(key), ensure_ascii=False)
         return self._tag_texts[key]
 
     def last_row(self, day: str) -> int:
@@ -154,6 +155,12 @@ class Store:
 
     def set_counted(self, rows: dict[str, int]) -> None:
         self.connection.executemany("INSERT OR REPLACE INTO counted VALUES (?, ?)", rows.items())
+
+    def file_bytes(self) -> int:
+        """What the file and its log take on the disk."""
+        names = (self.path.name, f"{self.path.name}-wal")
+        files = (self.path.with_name(name) for name in names)
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def bytes(self) -> int:
         """Of the file, without what is free inside it, and its log."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -58,10 +59,30 @@ class Journal:
         self._waiting += entries
         excess = len(self._waiting) - WAITING_ROWS
         if excess > 0 and self.trouble:
-            del self._waiting[:excess]
-            self.counters.lost += excess
+            self._drop(excess)
         if self.trouble:
             self._lighten()
+
+    def _drop(self, excess: int) -> None:
+        """The oldest rows of those clients that have most: a flood takes no place of others."""
+        clients = Counter(entry.record.client for entry in self._waiting)
+        room = len(self._waiting) - excess
+        keep = 0  # what each client may keep at most
+        for place, rows in enumerate(sorted(clients.values())):
+            keep = room // (len(clients) - place)
+            if rows > keep:
+                break
+            room -= rows
+        drop = {client: rows - keep for client, rows in clients.items() if rows > keep}
+        left = []
+        for entry in self._waiting:
+            client = entry.record.client
+            if drop.get(client, 0) > 0:
+                drop[client] -= 1
+            else:
+                left.append(entry)
+        self.counters.lost += len(self._waiting) - len(left)
+        self._waiting = left
 
     def _lighten(self) -> None:
         """Payloads are the first to go, the oldest of them, before any row is lost."""

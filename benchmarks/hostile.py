@@ -1,0 +1,244 @@
+"""Honest callers beside hostile ones: `python -m benchmarks.hostile [--minutes 5]`.
+
+One server of one replica. Four honest callers from 127.0.0.1 send a request each, wait for the
+answer and pause; every second round a process does from ::1 all that benchmarks/hostile_mix.py
+knows. Rounds with and without it alternate, so that both meet the same machine. Prints a table;
+exits 1 when goodput falls below 0.9 of that alone, the 99th percentile rises above twice that
+alone, the front takes more than 400 MiB, calls and descriptors are left over at the end, or a kind
+of attack was never done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+
+from benchmarks.load import CHANNEL
+from benchmarks.payloads import mixed_pool
+from benchmarks.serve import ROOT, free_port
+from proto import inference_pb2 as pb
+from proto.inference_pb2_grpc import InferenceStub
+
+CALLERS = 4
+PAUSE_S = 0.25  # of a caller between an answer and its next request
+DEADLINE_S = 10.0
+ROUND_S = 15.0
+LEAVE_S = 30.0  # for what hostile callers left to be closed
+GOODPUT, P99, RSS_MIB, DESCRIPTORS = 0.9, 2.0, 400.0, 4
+
+
+@dataclass(slots=True)
+class Side:
+    """Honest requests of all rounds of one kind."""
+
+    seconds: float = 0.0
+    front_s: float = 0.0  # of the processor, by the front
+    times: list[float] = field(default_factory=list)
+    failed: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def goodput(self) -> float:
+        """Answers a second."""
+        return len(self.times) / self.seconds
+
+    def at_ms(self, share: float) -> float:
+        return float(np.quantile(self.times, share)) * 1e3
+
+
+@dataclass(slots=True)
+class Front:
+    """The front's process, watched from outside."""
+
+    pid: int
+    most_rss: float = 0.0
+    most_descriptors: int = 0
+    used_s: float = 0.0  # of the processor, at the last look
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self) -> None:
+        while not self.over.wait(0.1):
+            self.most_rss = max(self.most_rss, self.rss())
+            self.most_descriptors = max(self.most_descriptors, self.descriptors())
+
+    def used(self) -> float:
+        """Seconds of the processor since the last look."""
+        times = psutil.Process(self.pid).cpu_times()
+        before, self.used_s = self.used_s, times.user + times.system
+        return self.used_s - before
+
+    def rss(self) -> float:
+        """MiB."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+    def descriptors(self) -> int:
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+
+async def honest(target: str, examples: list[pb.Example], seconds: float, side: Side) -> None:
+    end = time.perf_counter() + seconds
+    side.seconds += seconds
+
+    async def caller(stub: InferenceStub, number: int) -> None:
+        turn = number * 7
+        while time.perf_counter() < end:
+            request = pb.PredictRequest(examples=[examples[turn % len(examples)]])
+            turn += 1
+            began = time.perf_counter()
+            try:
+                answer = await stub.Predict(request, timeout=DEADLINE_S)
+                if answer.results[0].HasField("prediction"):
+                    side.times.append(time.perf_counter() - began)
+                else:
+                    side.failed[answer.results[0].fault.reason] += 1
+            except grpc.aio.AioRpcError as error:
+                side.failed[f"{error.code().name} {(error.details() or '')[:60]}"] += 1
+            await asyncio.sleep(PAUSE_S)
+
+    async with grpc.aio.insecure_channel(target, options=CHANNEL) as channel:
+        stub = InferenceStub(channel)
+        await asyncio.gather(*(caller(stub, number) for number in range(CALLERS)))
+
+
+@contextmanager
+def server(data: str, port: int, scrape: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "server.main", "--warm-pool", "1", "--insecure"]
+    command += ["--listen", f":{port}", "--data", data, "--prometheus", scrape]
+    with open(Path(data) / "server.log", "w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def wait_ready(process: subprocess.Popen[str], data: str) -> None:
+    while "ready on" not in (log := (Path(data) / "server.log").read_text()):
+        if process.poll() is not None:
+            raise SystemExit(log)
+        time.sleep(0.2)
+
+
+@contextmanager
+def attackers(port: int, scrape: str, done: Counter[str]) -> Iterator[None]:
+    command = [sys.executable, "-m", "benchmarks.hostile_mix", f"[::1]:{port}", scrape]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        for kind in json.loads(process.stdout.readline()):  # it begins
+            done[kind] += 0
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            out, _ = process.communicate(timeout=60)
+            done.update(json.loads(out.strip().splitlines()[-1]))
+        except (subprocess.TimeoutExpired, IndexError, json.JSONDecodeError):
+            process.kill()
+            process.wait()
+
+
+def open_calls(scrape: str) -> int:
+    with urllib.request.urlopen(f"http://{scrape}/metrics", timeout=20) as answer:
+        text = answer.read().decode()
+    return int(sum(map(float, re.findall(r"^trefoil_calls_open\{.*\} (\S+)$", text, re.M))))
+
+
+def left_over(front: Front, scrape: str, before: int) -> tuple[int, int]:
+    """Calls and descriptors more than `before`, once they have had time to go."""
+    end = time.monotonic() + LEAVE_S
+    while True:
+        left = open_calls(scrape), front.descriptors() - before
+        if (left[0] == 0 and left[1] <= DESCRIPTORS) or time.monotonic() > end:
+            return left
+        time.sleep(1)
+
+
+def measure(minutes: float) -> int:
+    examples = mixed_pool(48)
+    alone, beside = Side(), Side()
+    done: Counter[str] = Counter()
+    port, scrape = free_port(), f"127.0.0.1:{free_port()}"
+    target = f"127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory() as data, server(data, port, scrape) as process:
+        wait_ready(process, data)
+        asyncio.run(honest(target, examples, 5, Side()))
+        front = Front(process.pid)
+        first_rss, before = front.rss(), front.descriptors()
+        threading.Thread(target=front.watch, daemon=True).start()
+        for _ in range(max(1, round(minutes * 60 / ROUND_S / 2))):
+            front.used()
+            asyncio.run(honest(target, examples, ROUND_S, alone))
+            alone.front_s += front.used()
+            with attackers(port, scrape, done):
+                asyncio.run(honest(target, examples, ROUND_S, beside))
+            beside.front_s += front.used()
+        calls, descriptors = left_over(front, scrape, before)
+        front.over.set()
+        last_rss = front.rss()
+        log = (Path(data) / "server.log").read_text()
+    goodput = beside.goodput / alone.goodput
+    p99 = beside.at_ms(0.99) / alone.at_ms(0.99)
+    print("done by hostile callers:", ", ".join(f"{n} x {kind}" for kind, n in done.items()))
+    print("| honest callers | alone | beside hostile ones | ratio | bound |")
+    print("|---|---|---|---|---|")
+    print(
+        f"| answers a second | {alone.goodput:.1f} | {beside.goodput:.1f} | {goodput:.2f} | "
+        f">= {GOODPUT} |"
+    )
+    for share, bound in ((0.5, ""), (0.99, f"<= {P99:g}")):
+        times = alone.at_ms(share), beside.at_ms(share)
+        ratio = times[1] / times[0]
+        name = f"p{100 * share:.0f}, ms"
+        print(f"| {name} | {times[0]:.0f} | {times[1]:.0f} | {ratio:.2f} | {bound} |")
+    busy = 100 * alone.front_s / alone.seconds, 100 * beside.front_s / beside.seconds
+    print(f"| front, % of a core | {busy[0]:.0f} | {busy[1]:.0f} | {busy[1] / busy[0]:.2f} | |")
+    print(f"| failed | {sum(alone.failed.values())} | {sum(beside.failed.values())} | | |")
+    print(
+        f"front: {front.most_rss:.0f} MiB at most (bound {RSS_MIB:.0f}), {first_rss:.0f} before, "
+        f"{last_rss:.0f} after; {front.most_descriptors} descriptors at most, "
+        f"{descriptors:+d} after; {calls} calls left open"
+    )
+    for text, count in (alone.failed + beside.failed).most_common(5):
+        print(f"  {count} x {text}")
+    undone = [kind for kind, times in done.items() if not times]
+    if undone:
+        print(f"not measured, for hostile callers had too little time: {', '.join(undone)}")
+    faults = [line for line in log.splitlines() if re.search("CRITICAL|Traceback|a bug", line)]
+    for line in faults[:5]:
+        print(f"  log: {line}")
+    good = goodput >= GOODPUT and p99 <= P99 and front.most_rss <= RSS_MIB
+    left = calls or descriptors > DESCRIPTORS
+    return 0 if good and not left and not faults and not undone else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    return measure(parser.parse_args().minutes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""What callers make the server hold before a call has begun: connections, and messages of which
+only a part has arrived. Both are bounded in all and of one host.
+
+gRPC holds the part that has arrived, and reports it only when it is whole. So the bytes are those
+that the kernel has received on the connection, less those that were handed to calls. A message is
+read when its call has a place and a caller who may make it, never before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import grpc
+
+from server.ops.own_sockets import OwnSocket
+from server.request.caller import host_of
+from server.request.status import Refused, bad_input
+from server.types import Fault
+from server.values import MIB
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 0.05  # between looks at what has arrived
+COUNT_S = 1.0  # between counts of all connections
+LOG_EVERY_S = 60.0
+# Of a call that has one message: 16 MiB in this time are 1.1 Mbit/s.
+LONGEST_ARRIVAL_S = 120.0
+RETRY_AFTER_S = 1.0
+# What comes with a message of n bytes: metadata at its usual size, frames of HTTP/2 and TLS records
+# (less than n / 64 together).
+HEAD_BYTES = 1024
+FRAMING = 64
+
+
+class Sockets(Protocol):
+    """server/ops/own_sockets.py"""
+
+    def look(self) -> Mapping[str, OwnSocket]: ...
+
+    def received(self, peers: Iterable[str]) -> dict[str, int]: ...
+
+    def end(self, peer: str) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalLimits:
+    """Bytes of messages that have begun to arrive, and connections: in all, of one host."""
+
+    bytes_in_all: int
+    bytes_of_host: int
+    connections_of_host: int
+    message_bytes: int  # no message is larger
+
+
+@dataclass(eq=False, slots=True)
+class PendingRead:
+    task: asyncio.Task[Any]
+    since: float
+    one_message: bool  # the call is only this message
+    fault: Fault | None = None  # why it was cut
+
+
+@dataclass(slots=True)
+class Connection:
+    """`handed`: bytes on the wire of what was handed to calls, and of what came with it."""
+
+    host: str
+    handed: int = 0
+    reads: set[PendingRead] = field(default_factory=set)
+    holds: int = 0  # bytes that wait for the rest of their message, at the last look
+
+    def settle(self, received: int, message_bytes: int) -> None:
+        """# Invariant: 0 <= holds <= bytes that all pending messages could have."""
+        if not self.reads:
+            self.handed = received
+        # What was handed is estimated; an estimate above the truth must not hide later bytes.
+        self.handed = min(self.handed, received)
+        self.holds = min(received - self.handed, message_bytes * len(self.reads))
+
+
+class Arrivals:
+    """`sockets` None: nothing is known of the connections (a socket of the file system, another
+    system): then only the time is bounded."""
+
+    def __init__(
+        self,
+        limits: ArrivalLimits,
+        sockets: Sockets | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits
+        self.sockets = sockets
+        self._clock = clock
+        self._connections: dict[str, Connection] = {}
+        self._counted_at = 0.0
+        self._logged_at = -math.inf
+        self.open = 0  # connections
+        self.refused: Counter[str] = Counter()
+
+    @property
+    def holds(self) -> int:
+        """Bytes of messages that have only begun to arrive."""
+        return sum(one.holds for one in self._connections.values())
+
+    async def read(self, context: Any, one_message: bool) -> Any:
+        """The next message of the call, or grpc.aio.EOF. Raises Refused when too much is on its
+        way, or it takes too long."""
+        task = asyncio.current_task()
+        assert task is not None
+        peer = context.peer()
+        connection = self._connections.get(peer)
+        if connection is None:
+            connection = self._connections[peer] = Connection(host_of(peer))
+        read = PendingRead(task, self._clock(), one_message)
+        connection.reads.add(read)
+        try:
+            message = await context.read()
+        except asyncio.CancelledError:
+            if read.fault is None or task.uncancel():
+                raise
+            raise Refused(read.fault) from None
+        finally:
+            connection.reads.discard(read)
+        size = 0
+        if message is not grpc.aio.EOF:
+            size = len(message) if isinstance(message, bytes) else message.ByteSize()
+        connection.handed += size + size // FRAMING + HEAD_BYTES
+        return message
+
+    async def one(self, context: Any) -> Any:
+        """The only message of the call."""
+        message = await self.read(context, one_message=True)
+        if message is grpc.aio.EOF:
+            raise Refused(bad_input("request", "NO_MESSAGE", "the call ended without a message"))
+        return message
+
+    async def all(self, context: Any) -> AsyncIterator[Any]:
+        while (message := await self.read(context, one_message=False)) is not grpc.aio.EOF:
+            yield message
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                self.look()
+            except Exception:  # the loop's edge: without it nothing would be bounded any more
+                logger.exception("messages in arrival could not be counted")
+
+    def look(self) -> None:
+        now = self._clock()
+        received = self._received(now)
+        for peer, connection in self._connections.items():
+            connection.settle(received.get(peer, connection.handed), self.limits.message_bytes)
+        self._cut_the_late(now)
+        self._cut_the_largest()
+        # Of a connection that is gone, or was never one of the kernel's, nothing is left to know.
+        gone = [p for p, c in self._connections.items() if not c.reads and p not in received]
+        for peer in gone:
+            del self._connections[peer]
+
+    def _received(self, now: float) -> Mapping[str, int]:
+        if self.sockets is None:
+            return {}
+        if now - self._counted_at < COUNT_S:
+            idle = [peer for peer, one in self._connections.items() if not one.reads]
+            waiting = [peer for peer, one in self._connections.items() if one.reads]
+            handed = {peer: self._connections[peer].handed for peer in idle}
+            return handed | self.sockets.received(waiting)
+        self._counted_at = now
+        found = self.sockets.look()
+        self._end_surplus(found)
+        return {peer: own.received for peer, own in found.items()}
+
+    # ---- what is too much --------------------------------------------------------------------
+
+    def _end_surplus(self, found: Mapping[str, OwnSocket]) -> None:
+        """The newest connections of a host that has too many: those in use are the older ones."""
+        assert self.sockets is not None
+        self.open = len(found)
+        hosts: dict[str, list[str]] = {}
+        for peer in found:
+            hosts.setdefault(host_of(peer), []).append(peer)
+        limit = self.limits.connections_of_host
+        for host, peers in hosts.items():
+            if len(peers) <= limit:
+                continue
+            peers.sort(key=lambda peer: found[peer].number)
+            ended = sum(self.sockets.end(peer) for peer in peers[limit:])
+            self.refused["connections"] += ended
+            if self._counted_at - self._logged_at >= LOG_EVERY_S:
+                self._logged_at = self._counted_at
+                text = "%s has %d connections, the newest %d were ended; the limit is %d"
+                logger.warning(f"{text} (--max-connections-peer)", host, len(peers), ended, limit)
+
+    def _cut_the_late(self, now: float) -> None:
+        text = f"a message that has not arrived after {LONGEST_ARRIVAL_S:g} s"
+        fault = Fault("DEADLINE_EXCEEDED", "request", "MESSAGE_TOO_SLOW", text)
+        for connection in self._connections.values():
+            late = [r for r in connection.reads if now - r.since > LONGEST_ARRIVAL_S]
+            self._cut((r for r in late if r.one_message), fault)
+
+    def _cut_the_largest(self) -> None:
+        limits = self.limits
+        hosts: Counter[str] = Counter()
+        for connection in self._connections.values():
+            hosts[connection.host] += connection.holds
+        for host, held in hosts.items():
+            if held > limits.bytes_of_host:
+                of_host = [c for c in self._connections.values() if c.host == host]
+                self._shrink(of_host, limits.bytes_of_host, "of one host", "--arriving-peer-mb")
+        self._shrink(self._connections.values(), limits.bytes_in_all, "in all", "--arriving-mb")
+
+    def _shrink(self, among: Iterable[Connection], limit: int, whose: str, flag: str) -> None:
+        """Cut calls, those of the connection that holds most first, until the rest is enough."""
+        largest = sorted(among, key=lambda one: one.holds, reverse=True)
+        held = sum(one.holds for one in largest)
+        for connection in largest:
+            if held <= limit:
+                return
+            text = f"messages that have only begun to arrive hold {held / MIB:.0f} MiB; the limit "
+            text += f"is {limit / MIB:.0f} MiB {whose}; {flag} raises it"
+            fault = Fault("RESOURCE_EXHAUSTED", "request", "MESSAGES_ARRIVING", text, RETRY_AFTER_S)
+            # A stream may wait for its next message for long, without a byte of it being there.
+            whole = [read for read in connection.reads if read.one_message]
+            self._cut(whole or list(connection.reads), fault)
+            held -= connection.holds
+            connection.holds = 0
+
+    def _cut(self, reads: Iterable[PendingRead], fault: Fault) -> None:
+        for read in reads:
+            if read.fault is None:
+                read.fault = fault
+                read.task.cancel()
+                self.refused["messages"] += 1
+
+
+class CountedContext:
+    """The context of a call whose `read` is that of Arrivals; everything else is gRPC's."""
+
+    def __init__(self, context: Any, arrivals: Arrivals) -> None:
+        self._context = context
+        self._arrivals = arrivals
+
+    async def read(self) -> Any:
+        return await self._arrivals.read(self._context, one_message=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)

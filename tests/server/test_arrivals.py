@@ -1,0 +1,217 @@
+"""What a caller makes the server hold before its call has begun: half messages, compressed ones,
+connections, messages without the right to make the call."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from proto import inference_pb2 as pb
+from proto import inference_pb2_grpc as stubs
+from server import host
+from server.api import arrivals
+from server.api.arrivals import Arrivals
+from server.api.listener import Listener
+from server.config import ServerConfig
+from server.values import MIB
+from tests.support.raw_http2 import RawConnection, message
+from tests.support.running import IDENTITY, channel_to, program, until
+from tests.support.secure_listener import secure_listener
+from tests.support.standin_engine import StandInEngine
+
+PREDICT = "/trefoil.v1.Inference/Predict"
+STREAM = "/trefoil.v1.Inference/PredictStream"
+HUM = pb.PredictRequest(examples=[pb.Example(parts=[pb.Part(text="hum")])])
+HALF = message(4 * MIB) + bytes(3 * MIB)
+
+
+@asynccontextmanager
+async def counted(**settings: Any) -> AsyncIterator[tuple[str, Arrivals]]:
+    """The address of a listener, and what it counts."""
+    config = replace(ServerConfig(), listen="127.0.0.1:0", **settings)
+    engine: Any = StandInEngine()
+    running = Listener(engine, config, IDENTITY, leave=lambda: None)
+    address = await running.start()
+    try:
+        yield address, running.budget.arrivals
+    finally:
+        await running.stop(0)
+
+
+async def pumped(connection: RawConnection, *streams: int) -> None:
+    """Until these calls are over."""
+
+    def over() -> bool:
+        connection.pump()
+        return all(stream in connection.over for stream in streams)
+
+    await until(over)
+
+
+async def sent(connection: RawConnection) -> None:
+    def done() -> bool:
+        connection.pump()
+        return not any(connection.unsent.values())
+
+    await until(done)
+
+
+async def test_half_messages_hold_no_more_than_a_host_may() -> None:
+    async with counted(arriving_peer_bytes=16 * MIB) as (address, kept):
+        flood = await asyncio.to_thread(RawConnection.to, address)
+        streams = [flood.call(PREDICT, HALF) for _ in range(20)]
+        await pumped(flood, *streams)
+        assert kept.refused["messages"] == 20
+        await until(lambda: kept.holds == 0)
+        assert all(b"MESSAGES_ARRIVING" in flood.over[stream] for stream in streams)
+        assert b"--arriving-peer-mb" in flood.over[streams[0]]
+        async with channel_to(address) as channel:
+            assert (await stubs.InferenceStub(channel).Predict(HUM)).results
+        flood.close()
+
+
+async def test_half_a_message_within_the_limit_may_take_its_time() -> None:
+    whole = HUM.SerializeToString()
+    async with counted(arriving_peer_bytes=16 * MIB) as (address, kept):
+        slow = await asyncio.to_thread(RawConnection.to, address)
+        half = slow.call(PREDICT, HALF)
+        small = slow.call(PREDICT, message(len(whole)) + whole[:-1])
+        await sent(slow)
+        await until(lambda: kept.holds >= 3 * MIB)
+        assert kept.holds < 4 * MIB and not kept.refused
+        slow.unsent[small] = memoryview(whole[-1:])
+        await pumped(slow, small)
+        assert half not in slow.over and b"grpc-status" in slow.over[small]
+        slow.close()
+
+
+async def test_many_calls_on_one_connection_are_not_taken_for_half_messages() -> None:
+    """Heads and frames come with each message; what is left over after 3,000 is nothing."""
+    async with counted(arriving_peer_bytes=1 * MIB) as (address, kept), channel_to(address) as it:
+        stub = stubs.InferenceStub(it)
+        waiting = stub.PredictStream()  # so that the connection always waits for a message
+        await waiting.write(HUM)
+        await waiting.read()
+        pinned = (("authorization", "Bearer " + "x" * 700),)
+        for _ in range(300):
+            await asyncio.gather(*(stub.Predict(HUM, metadata=pinned) for _ in range(10)))
+        assert not kept.refused and kept.holds < MIB
+        await waiting.done_writing()
+
+
+async def test_a_stream_ends_with_the_reason_and_after_its_answers() -> None:
+    whole = HUM.SerializeToString()
+    async with counted(arriving_peer_bytes=2 * MIB) as (address, kept):
+        flood = await asyncio.to_thread(RawConnection.to, address)
+        stream = flood.call(STREAM, message(len(whole)) + whole + HALF)
+        await pumped(flood, stream)
+        assert b"MESSAGES_ARRIVING" in flood.over[stream] and kept.refused["messages"] == 1
+        flood.close()
+
+
+async def test_a_message_that_never_comes_ends_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "LONGEST_ARRIVAL_S", 0.2)
+    async with counted() as (address, _):
+        slow = await asyncio.to_thread(RawConnection.to, address)
+        call, stream = slow.call(PREDICT, HALF[:1000]), slow.call(STREAM)
+        await pumped(slow, call)
+        assert b"MESSAGE_TOO_SLOW" in slow.over[call]
+        assert stream not in slow.over  # a stream may wait
+        slow.close()
+
+
+async def test_the_newest_connections_of_a_host_are_the_surplus() -> None:
+    async with counted(max_connections_peer=4) as (address, kept), channel_to(address) as honest:
+        stub = stubs.InferenceStub(honest)
+        await stub.Predict(HUM)
+        port = int(address.rpartition(":")[2])
+        flood = [socket.create_connection(("127.0.0.1", port)) for _ in range(12)]
+        await until(lambda: kept.refused["connections"] == 9)
+        assert (await stub.Predict(HUM)).results
+        await until(lambda: kept.open == 4)
+        for one in flood:
+            one.close()
+
+
+async def test_no_more_connections_than_in_all() -> None:
+    async with counted(max_connections=3) as (address, kept):
+        port = int(address.rpartition(":")[2])
+        flood = [socket.create_connection(("127.0.0.1", port)) for _ in range(9)]
+        await until(lambda: kept.open == 3)
+        for one in flood:
+            one.close()
+        await until(lambda: kept.open == 0)
+        async with channel_to(address) as channel:
+            assert (await stubs.InferenceStub(channel).Predict(HUM)).results
+
+
+async def test_compressed_messages_are_refused_unless_they_are_asked_for() -> None:
+    gzip = grpc.Compression.Gzip
+    async with counted() as (address, _), channel_to(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stubs.InferenceStub(channel).Predict(HUM, compression=gzip)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert (await stubs.InferenceStub(channel).Predict(HUM)).results
+    async with counted(accept_gzip=True) as (address, _), channel_to(address) as channel:
+        assert (await stubs.InferenceStub(channel).Predict(HUM, compression=gzip)).results
+
+
+async def test_a_certificate_is_judged_before_the_message_has_come(tmp_path: Path) -> None:
+    async with secure_listener(tmp_path, mutual=True) as site:
+        pem = site.pem
+        context = ssl.create_default_context(cafile=str(pem / "ca.pem"))
+        context.load_cert_chain(pem / "client-observe.pem", pem / "client-observe.key")
+        context.set_alpn_protocols(["h2"])
+        plain = socket.create_connection(("127.0.0.1", int(site.address.rpartition(":")[2])))
+        wrapped = await asyncio.to_thread(context.wrap_socket, plain, server_hostname="localhost")
+        caller = RawConnection.over_socket(wrapped)
+        call = caller.call(PREDICT)  # no byte of the message was sent
+        await pumped(caller, call)
+        assert b"this method needs" in caller.over[call]
+        caller.close()
+
+
+def test_a_flood_of_half_messages_leaves_no_memory_behind(tmp_path: Path) -> None:
+    """1.9 GB before messages were counted."""
+    body = message(15_900_000) + bytes(15_800_000)
+    with program("--warm-pool", "1") as running:
+        status = Path(f"/proc/{running.process.pid}/status")
+        flood = [RawConnection.to(running.address) for _ in range(4)]
+        streams = [(one, one.call(PREDICT, body)) for one in flood for _ in range(15)]
+
+        def over() -> bool:
+            for one in flood:
+                one.pump()
+            return all(stream in one.over for one, stream in streams)
+
+        asyncio.run(until(over, within_s=60))
+        most = int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+        assert most < 400 * MIB
+        asyncio.run(until(lambda: rss_of(status) < 130 * MIB))
+        for one in flood:
+            one.close()
+
+
+def rss_of(status: Path) -> int:
+    return int(status.read_text().partition("VmRSS:")[2].split()[0]) * 1024
+
+
+def test_descriptors_are_asked_for_and_counted() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        assert host.descriptors(300) == 300
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        assert host.descriptors(100) == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
