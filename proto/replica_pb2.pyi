@@ -326,13 +326,17 @@ class DoneBatch(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Done, _Mapping]]] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("rss_bytes", "device_memory_bytes", "device_memory_total_bytes", "device_name")
+    __slots__ = ("rss_bytes", "device_memory_bytes", "device_memory_total_bytes", "device_name", "private_bytes", "shared_bytes")
     RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_NAME_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHARED_BYTES_FIELD_NUMBER: _ClassVar[int]
     rss_bytes: int
     device_memory_bytes: int
     device_memory_total_bytes: int
     device_name: str
-    def __init__(self, rss_bytes: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ..., device_name: _Optional[str] = ...) -> None: ...
+    private_bytes: int
+    shared_bytes: int
+    def __init__(self, rss_bytes: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ..., device_name: _Optional[str] = ..., private_bytes: _Optional[int] = ..., shared_bytes: _Optional[int] = ...) -> None: ...

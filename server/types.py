@@ -205,6 +205,8 @@ class ReplicaStatus:
     last_progress: float = 0.0  # unix seconds
     last_exit: str = ""  # why the process before this one ended
     last_exit_at: float = 0.0  # unix seconds
+    private_bytes: int = 0  # memory no other process uses (USS); 0: not reported
+    shared_bytes: int = 0  # its share of memory that others use too (PSS - USS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,16 @@
 
     python -P server/child_process.py server.replica.main --fd N --bundle DIR ...
 
-Started by the front alone. The only place in server/ that imports pipelines, and late: the
-arguments are checked and the front is notified before importing torch, which takes seconds.
+Started by the front, or forked by server/replica/fork_server.py, which has imported the libraries.
+The only place in server/ that imports pipelines, and late: the arguments are checked and the front
+is notified before importing torch, which takes seconds.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from pipelines.postprocess import ForwardResult
     from pipelines.types import Modality, Part, PartUsed, Prediction, Prepared, Sample, Task
 
+MODULE = "server.replica.main"
+ALONE = "started as a process of its own, which imports the libraries itself"
 ENCODINGS = {inference_pb2.PcmFormat.S16LE: "s16le", inference_pb2.PcmFormat.F32LE: "f32le"}
 FINISH_REASONS = {"end": "stop", "length": "length"}
 
@@ -64,7 +67,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, process: str = ALONE) -> None:
+    """Never returns. `process` is how this process was made, for `server status`."""
     arguments = parse(argv)
     decoders = arguments.decode_threads or max(1, host.cores() // arguments.replicas)
     settings = WorkerSettings(
@@ -76,13 +80,52 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.log_format,
         arguments.log_level,
     )
-    serve(settings, lambda progress: load(arguments, progress))
+    serve(settings, lambda progress: load(arguments, progress, process))
+
+
+# ---- before a fork -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The libraries of this process. `cuda_initialised` is of this moment; `changed` is which of
+    them is installed in another version than the one imported, or ""."""
+
+    cuda_initialised: Callable[[], bool]
+    changed: Callable[[], str]
+
+
+def preload() -> Imported:
+    """Import all that a replica imports, and compute nothing: no thread is started, no device is
+    looked at, so that replicas can be forked."""
+    import torch
+    from PIL import Image
+
+    from pipelines import pipeline  # noqa: F401 - imported for what it imports
+    from pipelines.bundle import digests, golden, skew, stamp  # noqa: F401
+
+    Image.init()
+    libraries = stamp.running_libraries()
+    stamp.running_code()  # compiles every source once, for the comparison with what is in memory
+
+    def changed() -> str:
+        installed = stamp.installed_libraries()
+        return next(
+            (
+                f"{name} {libraries[name]} is imported, {version} is installed"
+                for name, version in installed.items()
+                if libraries[name] != version
+            ),
+            "",
+        )
+
+    return Imported(torch.cuda.is_initialized, changed)
 
 
 # ---- loading -------------------------------------------------------------------------------------
 
 
-def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
+def load(arguments: argparse.Namespace, progress: Progress, process: str = ALONE) -> Loaded:
     """Raises LoadRefused for a bundle, device or setting that cannot be served."""
     progress("importing the libraries", 0.0)
     import torch
@@ -112,6 +155,7 @@ def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
         "device": f"{why_devices}; {why_here}",
         "threads": why_threads,
         "batch": why_budget,
+        "process": process,
     }
     hello = model.hello(device, reasons)
     memory = partial(device_memory, device)

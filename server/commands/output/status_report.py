@@ -55,7 +55,9 @@ def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:
         "in flight",
         "answered",
         "restarts",
-        "MiB",
+        "resident",
+        "private",
+        "shared",
         "reason",
     ]
     rows = [
@@ -67,7 +69,9 @@ def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:
             str(one.in_flight),
             str(one.answered),
             str(one.restarts),
-            f"{one.rss_bytes / MIB:.0f}",
+            f"{one.rss_bytes / MIB:.0f} MiB",
+            f"{one.private_bytes / MIB:.0f} MiB" if one.private_bytes else "",
+            f"{one.shared_bytes / MIB:.0f} MiB" if one.private_bytes else "",
             one.reason,
         )
         for one in replicas
