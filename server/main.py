@@ -34,6 +34,7 @@ COMMANDS = {
     "activate": "switch to a loaded bundle",
     "rollback": "switch back to the previous bundle",
     "bundles": "list the stored bundles and the role of each",
+    "tune": "find the pool, threads and batch size for this machine",
     "drain": "let a server finish accepted work, then exit",
     "token": "make a bearer token for a person or a program",
     "init-tls": "make a private CA and certificates for a first installation",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipelines.bundle.bundle import Bundle
+from pipelines.bundle.contents import Contents
 from pipelines.errors import BundleRefused
 from pipelines.media.sniff import sniff
 from pipelines.types import Part, Prediction, Sample, mix_of
@@ -71,7 +72,7 @@ class GoldenCase:
         )
 
 
-def read(bundle: Bundle) -> tuple[list[GoldenCase], Tolerance]:
+def read(bundle: Bundle | Contents) -> tuple[list[GoldenCase], Tolerance]:
     """The cases and the tolerances. Raises BundleRefused("golden")."""
     values: Any = bundle.json(FILE)
     try:
@@ -87,7 +88,7 @@ def read(bundle: Bundle) -> tuple[list[GoldenCase], Tolerance]:
     return cases, tolerance
 
 
-def _case(bundle: Bundle, item: Any) -> GoldenCase:
+def _case(bundle: Bundle | Contents, item: Any) -> GoldenCase:
     parts = []
     for part in item["parts"]:
         content = bundle.content(f"golden/{part['file']}")

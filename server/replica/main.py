@@ -47,6 +47,7 @@ FINISH_REASONS = {"end": "stop", "length": "length"}
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="server.replica.main")
     parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--golden-examples", action="store_true", help="write them to FD, and end")
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--bundle", required=True)
@@ -68,8 +69,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None, process: str = ALONE) -> None:
-    """Never returns. `process` is how this process was made, for `server status`."""
+    """Never returns, unless it only writes examples. `process` is how this process was made, for
+    `server status`."""
     arguments = parse(argv)
+    if arguments.golden_examples:
+        with open(arguments.fd, "wb") as out:
+            out.write(golden_examples(arguments.bundle).SerializeToString())
+        return
     decoders = arguments.decode_threads or max(1, host.cores() // arguments.replicas)
     settings = WorkerSettings(
         arguments.fd,
@@ -81,6 +87,23 @@ def main(argv: Sequence[str] | None = None, process: str = ALONE) -> None:
         arguments.log_level,
     )
     serve(settings, lambda progress: load(arguments, progress, process))
+
+
+def golden_examples(bundle: str) -> inference_pb2.PredictRequest:
+    """The golden inputs of a bundle as examples of a request, for loads of realistic content; needs
+    no torch. Raises BundleRefused."""
+    from pipelines.bundle import golden_file
+    from pipelines.bundle.contents import read_contents
+
+    request = inference_pb2.PredictRequest()
+    for case in golden_file.read(read_contents(bundle))[0]:
+        example = request.examples.add()
+        for part in case.sample.parts:
+            if isinstance(part.data, str):
+                example.parts.add(text=part.data)
+            elif part.kind is not None:
+                example.parts.add(data=part.data, modality=MODALITIES[part.kind])
+    return request
 
 
 # ---- before a fork -------------------------------------------------------------------------------
