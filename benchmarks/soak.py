@@ -89,7 +89,7 @@ async def correct(
 
 
 def replicas(front: int) -> list[psutil.Process]:
-    children = psutil.Process(front).children()
+    children = psutil.Process(front).children(recursive=True)
     return [child for child in children if "server.replica.main" in child.cmdline()]
 
 
@@ -192,7 +192,7 @@ def stored(data: str) -> tuple[bool, set[str], int]:
 
 def round_(bundle: str, data: str) -> Round:
     ours = start_ours(bundle, 1, data, [])
-    replicas = psutil.Process(ours.process.pid).children()
+    replicas = psutil.Process(ours.process.pid).children(recursive=True)
     given, killed = asyncio.run(
         answers_until(ours.target, ours.process.pid, random.uniform(0.5, 3.0))
     )

@@ -326,17 +326,21 @@ class DoneBatch(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Done, _Mapping]]] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("rss_bytes", "device_memory_bytes", "device_memory_total_bytes", "device_name", "decoder_restarts", "decoder_deadlines")
+    __slots__ = ("rss_bytes", "device_memory_bytes", "device_memory_total_bytes", "device_name", "decoder_restarts", "decoder_deadlines", "private_bytes", "shared_bytes")
     RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_NAME_FIELD_NUMBER: _ClassVar[int]
     DECODER_RESTARTS_FIELD_NUMBER: _ClassVar[int]
     DECODER_DEADLINES_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHARED_BYTES_FIELD_NUMBER: _ClassVar[int]
     rss_bytes: int
     device_memory_bytes: int
     device_memory_total_bytes: int
     device_name: str
     decoder_restarts: int
     decoder_deadlines: int
-    def __init__(self, rss_bytes: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ..., device_name: _Optional[str] = ..., decoder_restarts: _Optional[int] = ..., decoder_deadlines: _Optional[int] = ...) -> None: ...
+    private_bytes: int
+    shared_bytes: int
+    def __init__(self, rss_bytes: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ..., device_name: _Optional[str] = ..., decoder_restarts: _Optional[int] = ..., decoder_deadlines: _Optional[int] = ..., private_bytes: _Optional[int] = ..., shared_bytes: _Optional[int] = ...) -> None: ...

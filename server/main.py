@@ -35,6 +35,7 @@ COMMANDS = {
     "rollback": "switch back to the previous bundle",
     "fleet": "load and activate a bundle on many servers: on all or on none",
     "bundles": "list the stored bundles and the role of each",
+    "tune": "find the pool, threads and batch size for this machine",
     "drain": "let a server finish accepted work, then exit",
     "token": "make a bearer token for a person or a program",
     "init-tls": "make a private CA and certificates for a first installation",

@@ -86,7 +86,8 @@ class Spent:
 
 def cpu_s(ours: Ours) -> tuple[float, float]:
     front = psutil.Process(ours.process.pid)
-    return sum(front.cpu_times()[:2]), sum(sum(c.cpu_times()[:2]) for c in front.children())
+    below = front.children(recursive=True)
+    return sum(front.cpu_times()[:2]), sum(sum(child.cpu_times()[:2]) for child in below)
 
 
 def turn(load: Worker, ours: Ours, arguments: argparse.Namespace) -> Spent:

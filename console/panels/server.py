@@ -84,8 +84,7 @@ def _of_group(group: Sequence[ReplicaSnapshot], now_s: float) -> Iterator[Server
     text = [devices]
     restarts = sum(replica.restarts for replica in group)
     text.append(f"{restarts} restarts" if restarts else "")
-    memory = max(replica.rss_bytes for replica in group)
-    text.append(f"{size(memory)}{' each' if len(group) > 1 else ''}" if memory else "")
+    text.append(_memory(group))
     if any(text):
         yield ServerFact(" · ".join(part for part in text if part), "dim", deep=True)
     yield from _each(group[:MOST_EACH], now_s)
@@ -96,6 +95,15 @@ def _of_group(group: Sequence[ReplicaSnapshot], now_s: float) -> Iterator[Server
         yield from _evidence(max(failed, key=lambda probe: probe.p50_ms), now_s)
     elif first.reason:
         yield ServerFact(first.reason, deep=True)
+
+
+def _memory(group: Sequence[ReplicaSnapshot]) -> str:
+    """Of the largest. An older server reports only what is resident, shared pages counted whole."""
+    largest = max(group, key=lambda replica: (replica.private_bytes, replica.rss_bytes))
+    each = " each" if len(group) > 1 else ""
+    if not largest.private_bytes:
+        return f"{size(largest.rss_bytes)}{each}" if largest.rss_bytes else ""
+    return f"{size(largest.private_bytes)} private + {size(largest.shared_bytes)} shared{each}"
 
 
 def _each(group: Sequence[ReplicaSnapshot], now_s: float) -> Iterator[ServerFact]:

@@ -79,6 +79,8 @@ class ReplicaSnapshot:
     last_progress_unix_ms: int = 0
     last_exit: str = ""
     last_exit_unix_ms: int = 0
+    private_bytes: int = 0  # memory no other process uses; 0: not reported
+    shared_bytes: int = 0  # its share of memory that others use too
 
 
 @dataclass(frozen=True, slots=True)

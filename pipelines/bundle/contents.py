@@ -57,6 +57,10 @@ class Contents:
         """Raises KeyError for a file the bundle does not have."""
         return parse_json(path, self.files[path].content)
 
+    def content(self, path: str) -> bytes:
+        """Raises KeyError for a file the bundle does not have."""
+        return bytes(self.files[path].content)
+
 
 def read_contents(
     path: Path | str,

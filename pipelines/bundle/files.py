@@ -35,8 +35,10 @@ MAX_FILES: Final = 4096
 # Whole in memory while it is parsed; the largest tokenizer published has 35 MB.
 _MAX_BYTES: Final = {".json": 256 << 20, ".md": 16 << 20, ".txt": 16 << 20, ".sig": 16 << 20}
 _MAX_MEDIA_BYTES: Final = 256 << 20
-# Smaller files are read, larger ones mapped: all replicas share a map without a second copy.
+# Mapped, not read: all replicas of a host share the pages of a map. Weights are mapped whatever
+# their size, other files from this size on. Digests are remembered from this size on too.
 MAP_ABOVE_BYTES: Final = 256 << 20
+_WEIGHTS: Final = "weights/"
 # Hashed while still in the processor's cache: half the memory traffic of two passes.
 _READ_BYTES: Final = 256 << 10
 _HASH_BYTES: Final = 8 << 20
@@ -62,8 +64,9 @@ class FileIdentity:
 @dataclass(frozen=True, slots=True)
 class File:
     """One opened file. `mapped`: `content` shares its pages with the file on disk, so another
-    process can change it; otherwise it is private. `remembered`: `sha256` came from the digest
-    cache for this `identity` and was not computed now."""
+    process can change it, and a write to `content` changes a private copy of its page, never the
+    file; otherwise it is private. `remembered`: `sha256` came from the digest cache for this
+    `identity` and was not computed now."""
 
     path: str
     identity: FileIdentity
@@ -79,8 +82,9 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How to open: files above `map_above` bytes are mapped, not read. `known` may return the
-    digest of a path whose identity has not changed. `progress` is called as bytes are hashed."""
+    """How to open: weights, and files above `map_above` bytes, are mapped, not read. `known` may
+    return the digest of a file above `map_above` whose identity has not changed. `progress` is
+    called as bytes are hashed."""
 
     map_above: int = MAP_ABOVE_BYTES
     known: Callable[[str, FileIdentity], str | None] = lambda path, identity: None
@@ -190,8 +194,9 @@ def _plain(path: str, found: os.stat_result) -> None:
 def _load(
     descriptor: int, path: str, identity: FileIdentity, how: Opening, progress: _HashProgress
 ) -> File:
-    known = how.known(path, identity)
-    mapped = identity.size > how.map_above
+    large = identity.size > how.map_above
+    known = how.known(path, identity) if large else None
+    mapped = large or (path.startswith(_WEIGHTS) and identity.size > 0)
     content: Buffer
     if mapped:
         content = mmap.mmap(descriptor, identity.size, access=mmap.ACCESS_COPY)

@@ -9,6 +9,7 @@ from typing import Any, Final, get_args
 
 from pipelines.bundle import bounds
 from pipelines.bundle.bundle import Bundle
+from pipelines.bundle.contents import Contents
 from pipelines.errors import BundleRefused
 from pipelines.media.sniff import sniff
 from pipelines.types import Modality, Part, Prediction, Sample, mix_of
@@ -72,7 +73,7 @@ class GoldenCase:
         )
 
 
-def read(bundle: Bundle) -> tuple[list[GoldenCase], Tolerance]:
+def read(bundle: Bundle | Contents) -> tuple[list[GoldenCase], Tolerance]:
     """The cases and the tolerances. Raises BundleRefused("golden")."""
     values: Any = bundle.json(FILE)
     try:
@@ -89,7 +90,7 @@ def read(bundle: Bundle) -> tuple[list[GoldenCase], Tolerance]:
     return [_named_case(bundle, number, item) for number, item in enumerate(items)], tolerance
 
 
-def _named_case(bundle: Bundle, number: int, item: Any) -> GoldenCase:
+def _named_case(bundle: Bundle | Contents, number: int, item: Any) -> GoldenCase:
     try:
         return _case(bundle, item)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -97,7 +98,7 @@ def _named_case(bundle: Bundle, number: int, item: Any) -> GoldenCase:
         raise BundleRefused("golden", message) from error
 
 
-def _case(bundle: Bundle, item: Any) -> GoldenCase:
+def _case(bundle: Bundle | Contents, item: Any) -> GoldenCase:
     parts = []
     for number, part in enumerate(item["parts"]):
         if part["kind"] not in get_args(Modality):

@@ -212,7 +212,7 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", config.max_streams),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_FLOOR_MS),
         ("grpc.http2.max_ping_strikes", PINGS_FORGIVEN),
-        # Else pings without a call are allowed every two hours, and a client behind NAT is sent away.
+        # Else pings without a call are allowed every two hours: a client behind NAT is sent away.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

@@ -44,8 +44,9 @@ from server.ops.simulated_clock import SimulatedWall
 from server.ops.skew_alert import SkewAlert
 from server.ops.startup_log import Report, StartupLog
 from server.ops.systemd import ServiceManager, service_manager
+from server.pool.forks import ForkServer
 from server.pool.pool import Pool
-from server.pool.spawn import DIGESTS, replica_spawner
+from server.pool.spawn import DIGESTS, fork_server, replica_spawner
 from server.request.limits import server_limits
 from server.security.audit import AuditLog
 from server.security.guard import Guard
@@ -158,7 +159,8 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     otel = OtelSetup(config, identity, wall=wall)
     telemetry = await asyncio.to_thread(_telemetry, config, wall, otel)
     journal = DeployJournal(telemetry, wall)
-    build = partial(pool_of, wall=wall, exited=journal.replica_exited)
+    forks = fork_server(config)
+    build = partial(pool_of, wall=wall, exited=journal.replica_exited, forks=forks)
     store = _store(config, report)
     expected = ExpectedStamp(config.expect_stamp)
     tries = choices(config.bundle, store, config.data, expected.stored(store))
@@ -206,6 +208,8 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
             await deployment.stop()
         await listener.stop(LAST_CALLS_S)
         await engine.stop()
+        if forks is not None:
+            await forks.close()
         await asyncio.to_thread(telemetry.close)
         await otel.close()
         access.close()
@@ -350,8 +354,9 @@ def pool_of(
     config: ServerConfig,
     wall: Wall = time.time,
     exited: Callable[[Facts, str], None] = lambda facts, why: None,
+    forks: ForkServer | None = None,
 ) -> Pool:
-    return Pool(config, replica_spawner(config), wall=wall, exited=exited)
+    return Pool(config, replica_spawner(config, forks), wall=wall, exited=exited)
 
 
 def identity_of(config: ServerConfig) -> ServerIdentity:

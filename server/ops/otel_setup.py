@@ -124,6 +124,10 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
     for state in dict.fromkeys((*REPLICA_STATES, *states)):
         count = states.get(state, 0)
         readings.append(GaugeReading("trefoil.replicas", count, (("trefoil.state", state),)))
+    for replica in now.replicas:
+        for kind, found in (("private", replica.private_bytes), ("shared", replica.shared_bytes)):
+            where = (("trefoil.replica", str(replica.index)), ("trefoil.memory.kind", kind))
+            readings.append(GaugeReading("trefoil.replica.memory", found, where))
     for outcome in OUTCOMES:
         count = getattr(now.counters, outcome)
         readings.append(GaugeReading("trefoil.rows", count, (("trefoil.outcome", outcome),)))

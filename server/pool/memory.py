@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,11 +11,35 @@ from server.config import ServerConfig
 from server.replica.placement import ACTIVATION_SHARE, CONTEXT_BYTES
 
 MIB = host.MIB
+MOST_HEADER_BYTES = 100 << 20  # what safetensors itself allows
 Available = Callable[[], tuple[int, str]]
 
 
 def weights_bytes(bundle: Path) -> int:
-    return sum(file.stat().st_size for file in (bundle / "weights").glob("*.safetensors"))
+    return sum(file.stat().st_size for file in _shards(bundle))
+
+
+def shares_weights(config: ServerConfig) -> bool:
+    """Whether CPU replicas compute from the mapped files themselves: where all are float32, and
+    that is what was asked for. In another dtype each replica makes its own copy."""
+    return config.dtype in ("auto", "float32") and all(
+        _dtypes(file) <= {"F32"} for file in _shards(config.bundle)
+    )
+
+
+def _shards(bundle: Path) -> list[Path]:
+    return list((bundle / "weights").glob("*.safetensors"))
+
+
+def _dtypes(shard: Path) -> set[str]:
+    """Of a safetensors header; the replica refuses one that cannot be read."""
+    with shard.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(min(length, MOST_HEADER_BYTES)))
+            return {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return {"unknown"}
 
 
 def misfit(
@@ -31,9 +56,13 @@ def misfit(
         return ""
     weights = weights_bytes(config.bundle)
     on_cpu = config.device == "cpu" or (config.device == "auto" and not host.has_gpu())
-    return host.misfit(weights if on_cpu else 0, replicas, available) or _device_misfit(
-        weights, replicas, free or {}
-    )
+    return host.misfit(
+        weights if on_cpu else 0,
+        replicas,
+        available,
+        config.fork_server,
+        on_cpu and shares_weights(config),
+    ) or _device_misfit(weights, replicas, free or {})
 
 
 def _device_misfit(weights: int, replicas: int, free: Mapping[str, int]) -> str:

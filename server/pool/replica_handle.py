@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from server import host
 from server.config import ServerConfig
+from server.pool.forks import ReplicaProcess
 from server.pool.in_flight import InFlight
 from server.pool.integrity import Integrity
 from server.pool.queue import QueueEntry
@@ -90,13 +92,15 @@ class ReplicaHandle:
         self._pid = 0
         self._rss_bytes = 0
         self._decoding = (0, 0)  # the counts that this life has reported
+        self._private_bytes = self._shared_bytes = 0
         self._load_s = 0.0
         self._loading, self._step = 0.0, ""
         self._probes = 0
         self._killed = ""
         self.blameless = False  # it died of something that no row can have done
         self._oom_kills = host.oom_kills()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ReplicaProcess | None = None
+        self._spawning: asyncio.Future[ReplicaProcess] | None = None
         self._link: FrontLink | None = None
 
     @property
@@ -165,11 +169,16 @@ class ReplicaHandle:
     def stop(self) -> None:
         self.state = "draining"
         self._send(link.stop())
+        if self._spawning is not None:
+            self._spawning.cancel()
 
     def kill(self, reason: str) -> None:
         if self._process is not None and self._process.returncode is None:
             self._killed = self._killed or reason
             self._process.kill()
+        elif self._spawning is not None:
+            self._killed = self._killed or reason
+            self._spawning.cancel()
 
     def _send(self, message: Any, payloads: Iterable[bytes] = ()) -> None:
         if self._link is not None:
@@ -190,7 +199,9 @@ class ReplicaHandle:
             self.fatal = ("start", str(error))
             return self._cause(0)
         try:
-            self._process = await self._spawn(self.index, theirs)
+            self._process = await self._spawned(theirs)
+            if self._process is None:
+                return "ended before it had started"
             self._pid = self._process.pid
             self._link = await FrontLink.over(ours)
             await self._listen(self._link)
@@ -206,6 +217,17 @@ class ReplicaHandle:
         self.blameless = from_outside and host.oom_kills() == self._oom_kills
         return self._cause(code)
 
+    async def _spawned(self, end: socket.socket) -> ReplicaProcess | None:
+        """None: it was stopped or killed before there was a process. Raises OSError."""
+        self._spawning = asyncio.ensure_future(self._spawn(self.index, end))
+        try:
+            # Waited for, not awaited: its cancellation is not that of this task.
+            await asyncio.wait((self._spawning,))
+            return None if self._spawning.cancelled() else self._spawning.result()
+        finally:
+            self._spawning.cancel()  # nothing, once it is done
+            self._spawning = None
+
     async def _listen(self, front: FrontLink) -> None:
         try:
             while (message := await front.receive()) is not None:
@@ -213,7 +235,7 @@ class ReplicaHandle:
         except (LinkBroken, DecodeError) as error:
             self.kill(f"sent an invalid message: {error}")
 
-    async def _reap(self) -> int:
+    async def _reap(self) -> int | None:
         self.integrity.over()
         if self._link is not None:
             self._link.close()
@@ -226,11 +248,13 @@ class ReplicaHandle:
             self.kill("did not end by itself")
             return await self._process.wait()
 
-    def _cause(self, code: int) -> str:
+    def _cause(self, code: int | None) -> str:
         if self.fatal is not None:
             return f"{self.fatal[0]}: {self.fatal[1]}"
         if self._killed:
             return f"killed: {self._killed}"
+        if code is None:
+            return "ended; its exit code went to the fork server, which had ended before"
         while_loading = f" while loading ({self._step})" if self._step and not self.facts else ""
         if code < 0:
             return f"died of {signal.Signals(-code).name}{while_loading}"
@@ -320,6 +344,8 @@ class ReplicaHandle:
         self._decoding = (load.decoder_restarts, load.decoder_deadlines)
         self._decoder_restarts += self._decoding[0] - restarts
         self._decoder_deadlines += self._decoding[1] - deadlines
+        if load.private_bytes:
+            self._private_bytes, self._shared_bytes = load.private_bytes, load.shared_bytes
         if load.device_memory_total_bytes:
             self.device_free = load.device_memory_total_bytes - load.device_memory_bytes
 
@@ -356,6 +382,8 @@ class ReplicaHandle:
             last_exit_at=self.last_exit_at,
             decoder_restarts=self._decoder_restarts,
             decoder_deadlines=self._decoder_deadlines,
+            private_bytes=self._private_bytes,
+            shared_bytes=self._shared_bytes,
         )
 
     def _p95_ms(self) -> float:

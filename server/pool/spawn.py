@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from server import host
 from server.child_process import module_command
 from server.config import ServerConfig
+from server.pool.forks import ForkServer, NotForkable, ReplicaProcess
 from server.replica.placement import threads_for
 
 # See host.keep_freed_memory; in a replica, where every thread allocates, from the first block on.
@@ -21,7 +23,9 @@ MALLOC = {
 # Below the data directory: sha256 of large files by what the file system says of them.
 DIGESTS = "digests.json"
 
-Spawn = Callable[[int, socket.socket], Awaitable[asyncio.subprocess.Process]]
+Spawn = Callable[[int, socket.socket], Awaitable[ReplicaProcess]]
+
+logger = logging.getLogger(__name__)
 
 
 def replica_command(config: ServerConfig, index: int) -> tuple[str, ...]:
@@ -50,16 +54,51 @@ def replica_command(config: ServerConfig, index: int) -> tuple[str, ...]:
     return (*module_command("server.replica.main"), *flags, *dirty)
 
 
-def replica_spawner(config: ServerConfig) -> Spawn:
-    threads, _ = threads_for(config.threads, config.warm_pool, host.cores())
-    return spawner(lambda index: replica_command(config, index), threads)
+def replica_spawner(config: ServerConfig, forks: ForkServer | None = None) -> Spawn:
+    """With `forks` each replica is forked where that is possible, else a process of its own."""
+
+    def command(index: int) -> tuple[str, ...]:
+        return replica_command(config, index)
+
+    alone = spawner(command, _threads(config))
+    if forks is None:
+        return alone
+    environment = environment_of(_threads(config))
+
+    async def spawn(index: int, end: socket.socket) -> ReplicaProcess:
+        with end:
+            try:
+                return await forks.fork(command(index), environment, end)
+            except NotForkable as error:
+                logger.warning("replica %d imports the libraries itself: %s", index, error)
+                return await alone(index, end)
+
+    return spawn
+
+
+def fork_server(config: ServerConfig) -> ForkServer | None:
+    """None where the configuration asks for processes of their own."""
+    if not config.fork_server:
+        return None
+    return ForkServer(environment_of(_threads(config)), config.load_timeout_s)
+
+
+def environment_of(threads: int) -> dict[str, str]:
+    """OpenBLAS starts its threads when numpy is imported, and nothing a replica computes with it
+    gains from them; OpenMP starts its own with the first parallel region."""
+    counts = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
+    return {**os.environ, **MALLOC, **counts}
+
+
+def _threads(config: ServerConfig) -> int:
+    return threads_for(config.threads, config.warm_pool, host.cores())[0]
 
 
 def spawner(command: Callable[[int], Sequence[str]], threads: int = 1) -> Spawn:
     """`command(index)` is completed by `--fd N`, the replica's end of the socket."""
-    environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": str(threads)}
+    environment = environment_of(threads)
 
-    async def spawn(index: int, end: socket.socket) -> asyncio.subprocess.Process:
+    async def spawn(index: int, end: socket.socket) -> ReplicaProcess:
         with end:
             return await asyncio.create_subprocess_exec(
                 *command(index),

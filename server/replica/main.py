@@ -2,17 +2,18 @@
 
     python -P server/child_process.py server.replica.main --fd N --bundle DIR ...
 
-Started by the front alone. It imports pipelines late: the arguments are checked and the front is
-notified before importing torch, which takes seconds.
+Started by the front, or forked by server/replica/fork_server.py, which has imported the libraries.
+It imports pipelines late: the arguments are checked and the front is notified before importing
+torch, which takes seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from server.replica.decoding.parts import PartDecoders
 
 LIGHT_EXAMPLE_BYTES = 2 << 20  # a larger one is heavy, whatever is in it: it is not parsed twice
+MODULE = "server.replica.main"
+ALONE = "started as a process of its own, which imports the libraries itself"
 ENCODINGS = {inference_pb2.PcmFormat.S16LE: "s16le", inference_pb2.PcmFormat.F32LE: "f32le"}
 FINISH_REASONS = {"end": "stop", "length": "length"}
 
@@ -51,6 +54,7 @@ FINISH_REASONS = {"end": "stop", "length": "length"}
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="server.replica.main")
     parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--golden-examples", action="store_true", help="write them to FD, and end")
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--bundle", required=True)
@@ -72,8 +76,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, process: str = ALONE) -> None:
+    """Never returns, unless it only writes examples. `process` is how this process was made, for
+    `server status`."""
     arguments = parse(argv)
+    if arguments.golden_examples:
+        with open(arguments.fd, "wb") as out:
+            out.write(golden_examples(arguments.bundle).SerializeToString())
+        return
     decoders = decoders_for(arguments.decode_threads, arguments.replicas)
     settings = WorkerSettings(
         arguments.fd,
@@ -84,7 +94,63 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.log_format,
         arguments.log_level,
     )
-    serve(settings, lambda progress: load(arguments, progress))
+    serve(settings, lambda progress: load(arguments, progress, process))
+
+
+def golden_examples(bundle: str) -> inference_pb2.PredictRequest:
+    """The golden inputs of a bundle as examples of a request, for loads of realistic content; needs
+    no torch. Raises BundleRefused."""
+    from pipelines.bundle import golden_file
+    from pipelines.bundle.contents import read_contents
+
+    request = inference_pb2.PredictRequest()
+    for case in golden_file.read(read_contents(bundle))[0]:
+        example = request.examples.add()
+        for part in case.sample.parts:
+            if isinstance(part.data, str):
+                example.parts.add(text=part.data)
+            elif part.kind is not None:
+                example.parts.add(data=part.data, modality=MODALITIES[part.kind])
+    return request
+
+
+# ---- before a fork -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The libraries of this process. `cuda_initialised` is of this moment; `changed` is which of
+    them is installed in another version than the one imported, or ""."""
+
+    cuda_initialised: Callable[[], bool]
+    changed: Callable[[], str]
+
+
+def preload() -> Imported:
+    """Import all that a replica imports, and compute nothing: no thread is started, no device is
+    looked at, so that replicas can be forked."""
+    import torch
+    from PIL import Image
+
+    from pipelines import pipeline  # noqa: F401 - imported for what it imports
+    from pipelines.bundle import digests, golden, skew, stamp  # noqa: F401
+
+    Image.init()
+    libraries = stamp.running_libraries()
+    stamp.running_code()  # compiles every source once, for the comparison with what is in memory
+
+    def changed() -> str:
+        installed = stamp.installed_libraries()
+        return next(
+            (
+                f"{name} {libraries[name]} is imported, {version} is installed"
+                for name, version in installed.items()
+                if libraries[name] != version
+            ),
+            "",
+        )
+
+    return Imported(torch.cuda.is_initialized, changed)
 
 
 def decoders_for(asked: int, replicas: int) -> int:
@@ -95,7 +161,7 @@ def decoders_for(asked: int, replicas: int) -> int:
 # ---- loading -------------------------------------------------------------------------------------
 
 
-def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
+def load(arguments: argparse.Namespace, progress: Progress, process: str = ALONE) -> Loaded:
     """Raises LoadRefused for a bundle, device or setting that cannot be served."""
     progress("importing the libraries", 0.0)
     nursery = Nursery()
@@ -135,6 +201,7 @@ def load(arguments: argparse.Namespace, progress: Progress) -> Loaded:
         "threads": why_threads,
         "batch": why_budget,
         "decoding": f"{count} processes a replica: {decoders.pool.sandbox}",
+        "process": process,
     }
     hello = model.hello(device, reasons)
     figures = partial(_figures, device, decoders.pool.counts)

@@ -384,33 +384,65 @@ def test_tensors_read_back_bit_for_bit() -> None:
 
 
 def test_what_is_loaded_are_the_bytes_that_were_hashed(bundle: Path) -> None:
-    before = _weights(bundle)
+    path = "labels.json"
+    before = (bundle / path).read_bytes()
 
+    def overwrite(step: str, _: float) -> None:
+        if step == "code":  # all hashing is done, nothing is built yet
+            with (bundle / path).open("r+b") as file:
+                file.write(before.replace(b"watch", b"catch"))
+
+    opened = Bundle.open(bundle, progress=overwrite)
+    assert opened.content(path) == before
+    assert changed(bundle, opened.files) == [path]
+    refused(bundle, "hash", path)
+
+
+def test_weights_written_to_while_they_are_opened_are_refused(bundle: Path) -> None:
     def overwrite(step: str, _: float) -> None:
         if step == "code":  # all hashing is done, the weights are not built yet
             with (bundle / WEIGHTS).open("r+b") as file:
                 file.seek(-4096, os.SEEK_END)
                 file.write(b"\1" * 4096)
 
-    opened = Bundle.open(bundle, progress=overwrite)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in opened.tensors().items())
-    assert changed(bundle, opened.files) == [WEIGHTS]
+    with pytest.raises(BundleRefused, match="modified while the bundle was being opened"):
+        Bundle.open(bundle, progress=overwrite)
     refused(bundle, "hash", "model.safetensors")
 
 
-def test_a_mapped_file_is_noticed_when_it_is_written_to(bundle: Path) -> None:
-    opened = files.open_folder(bundle, files.Opening(map_above=400_000))
-    (mapped,) = [file for file in opened if file.mapped]
-    assert mapped.path == WEIGHTS
-    (whole,) = [file for file in files.open_folder(bundle) if file.path == WEIGHTS]
-    assert not whole.mapped
-    assert mapped.sha256 == whole.sha256
-    tensors, expected = tensorfile.read_tensors(mapped), tensorfile.read_tensors(whole)
-    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+def test_weights_are_mapped_whatever_their_size_and_all_else_is_private(bundle: Path) -> None:
+    opened = files.open_folder(bundle)
+    assert [file.path for file in opened if file.mapped] == [WEIGHTS]
+    mapped = next(file for file in opened if file.mapped)
     assert changed(bundle, {WEIGHTS: mapped}) == []
     with (bundle / WEIGHTS).open("r+b") as file:
         file.write(b"x")
     assert changed(bundle, {WEIGHTS: mapped}) == [WEIGHTS]
+
+
+def test_a_write_to_mapped_weights_stays_in_the_process_that_made_it(bundle: Path) -> None:
+    before = (bundle / WEIGHTS).read_bytes()
+    first, second = Bundle.open(bundle), Bundle.open(bundle)
+    for tensor in first.tensors().values():
+        tensor.zero_()
+    assert (bundle / WEIGHTS).read_bytes() == before
+    assert bytes(second.files[WEIGHTS].content) == before
+    assert not bytes(first.files[WEIGHTS].content).endswith(before[-64:])
+
+
+def test_a_small_shard_is_hashed_at_every_opening(bundle: Path) -> None:
+    """A digest is remembered for what takes long to hash, and for nothing else."""
+    asked: list[str] = []
+
+    def known(path: str, _: files.FileIdentity) -> str | None:
+        asked.append(path)
+        return "0" * 64
+
+    assert all(
+        file.sha256 != "0" * 64 for file in files.open_folder(bundle, files.Opening(known=known))
+    )
+    files.open_folder(bundle, files.Opening(map_above=400_000, known=known))
+    assert asked == [WEIGHTS]
 
 
 def test_progress_reaches_the_end(bundle: Path) -> None:

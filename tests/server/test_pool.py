@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from server.errors import PoolRefused
+from server.pool.forks import ReplicaProcess
 from server.pool.pool import Pool
 from server.types import Outcome, Work
 from tests.support.patience import patience
@@ -429,7 +430,7 @@ async def test_a_replica_that_dies_while_no_descriptor_is_left_is_started_later(
 async def test_a_fault_of_the_front_itself_is_a_death_like_any_other() -> None:
     spawn, faults = stub_spawner(), [RuntimeError("a bug")]
 
-    async def broken(index: int, end: socket.socket) -> asyncio.subprocess.Process:
+    async def broken(index: int, end: socket.socket) -> ReplicaProcess:
         process = await spawn(index, end)
         if faults:
             raise faults.pop()

@@ -61,10 +61,15 @@ def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:
     head = ("replica", "state", "device", *(name.replace("_", " ") for name in _COUNTED))
     rows = [
         (str(one.index), one.state, one.device, *(str(getattr(one, name)) for name in _COUNTED))
-        + (f"{one.rss_bytes / MIB:.0f}", one.reason)
+        + (_mib(one.rss_bytes), _mib(one.private_bytes), _mib(one.shared_bytes), one.reason)
         for one in replicas
     ]
-    return table((*head, "MiB", "reason"), rows)
+    return table((*head, "resident", "private", "shared", "reason"), rows)
+
+
+def _mib(size: int) -> str:
+    """ "" for what was not measured."""
+    return f"{size / MIB:.0f} MiB" if size else ""
 
 
 def _evidence(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:

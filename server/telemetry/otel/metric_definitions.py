@@ -66,6 +66,9 @@ GAUGES = {
     "trefoil.in_flight": MetricDefinition("{row}", "Rows a replica has"),
     "trefoil.replicas": MetricDefinition("{replica}", "Replicas by state"),
     "trefoil.replicas.wanted": MetricDefinition("{replica}", "Replicas asked for with --warm-pool"),
+    "trefoil.replica.memory": MetricDefinition(
+        "By", "Memory of a replica: private to it, and its share of what replicas share"
+    ),
     "trefoil.calls.open": MetricDefinition("{call}", "Open calls by what they are for"),
     "trefoil.connections.open": MetricDefinition("{connection}", "Open connections of the port"),
     "trefoil.messages.arriving": MetricDefinition(

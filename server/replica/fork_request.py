@@ -1,0 +1,39 @@
+"""What the front and the fork server send each other: JSON, one message a packet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+MODULE = "server.replica.fork_server"
+MESSAGE_BYTES = 1 << 17
+# Room in the command line of the fork server: a replica's title replaces it.
+TITLE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """The request for one replica; the answer has the same `number`.
+
+    `command` is the whole command line it would have as a process of its own; environment and CPUs
+    are the front's at this moment.
+    """
+
+    number: int
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    affinity: tuple[int, ...]
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @staticmethod
+    def of(data: bytes) -> Fork:
+        found = json.loads(data)
+        return Fork(
+            found["number"],
+            tuple(found["command"]),
+            found["environment"],
+            tuple(found["affinity"]),
+        )
