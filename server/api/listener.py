@@ -17,6 +17,7 @@ from server.api.admin import Admin
 from server.api.call_budget import CallBudget, shares_of
 from server.api.handlers import Handlers
 from server.api.health import HealthService
+from server.api.hold_gate import HoldGate
 from server.api.inference import Inference, RequestRows
 from server.api.listen_address import ListenAddress, check_free, listen_address, taken
 from server.api.model_statistics import ModelStatistics
@@ -61,18 +62,20 @@ class Listener:
     telemetry: TelemetryPort = field(default_factory=NullTelemetry)
     wall: Callable[[], float] = time.time  # what rows and events are dated by
     budget: CallBudget = field(init=False)
+    _handlers: Handlers = field(init=False)
     _server: grpc.aio.Server | None = field(default=None, init=False)
     _address: ListenAddress | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.budget = CallBudget(shares_of(self.config), self._stamp)
+        self._handlers = Handlers(lambda: self.engine.facts, RetryPenalty())
 
     async def start(self) -> str:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""
         address = checked_address(self.config, self.credentials is not None)
         server = grpc.aio.server(
             options=_options(self.config),
-            interceptors=(*self.interceptors, self.budget),
+            interceptors=(*self.interceptors, self.budget, self._hold_gate()),
             maximum_concurrent_rpcs=MOST_CALLS,
         )
         for handler in self._services():
@@ -85,6 +88,10 @@ class Listener:
         await server.start()
         self._server, self._address = server, address
         return address.bound_to(port)
+
+    def _hold_gate(self) -> HoldGate:
+        handlers = self._handlers
+        return HoldGate(handlers.retry_penalty, self.engine.refusal_now, handlers.refuse_unread)
 
     def _stamp(self) -> str:
         facts = self.engine.facts
@@ -107,7 +114,7 @@ class Listener:
         """The table of contents of the port."""
         engine, config = self.engine, self.config
         uploads = UploadStore(upload_limits(config))
-        handlers = Handlers(lambda: engine.facts, RetryPenalty())
+        handlers = self._handlers
         validator = Validator(
             config,
             uploads,
