@@ -25,6 +25,8 @@ from server.replica.work_queue import Crew, WorkQueue, WorkRow
 
 Send = Callable[[replica_pb2.FromReplica], None]
 Computed = tuple[list[WorkRow], Any, float]  # rows, what the model found, when their forward began
+ALONE_BEFORE = 4  # rows that came alone before one is run where it was read
+TAIL_S = 0.002  # for the computing thread to get from its last answer back to waiting
 ROW_WEIGHT = 0.1  # of the newest forward in the mean
 BATCHES_UNDER_WAY = 2  # computing and encoding; more would only fix the order of rows too early
 
@@ -39,12 +41,17 @@ class Executor:
         generations: int,
         clock: Callable[[], float] = time.monotonic,
         decoding: set[str] | None = None,
+        more: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`decoding` is kept to the ids whose parts are being decoded."""
+        """`decoding` is kept to the ids whose parts are being decoded; `more` says whether further
+        messages wait to be read."""
         self._model = model
         self._send = send
         self._budget = budget
         self._crew = crew
+        self._more = more
+        self._computing = threading.Lock()  # whoever computes, a probe included, holds it
+        self._alone = 0  # rows in a row that came while nothing else was here
         self._clock = clock
         self._rows: dict[
             str, WorkRow
@@ -72,7 +79,33 @@ class Executor:
             for work, example in zip(batch.items, examples, strict=True)
         ]
         self._rows.update((row.work.id, row) for row in rows)
-        self._work_queue.put(rows)
+        if self._may_run_here(rows) and self._computing.acquire(timeout=TAIL_S):
+            try:
+                self._run_here(rows[0])
+            finally:
+                self._computing.release()
+        else:
+            self._work_queue.put(rows)
+
+    def _may_run_here(self, rows: Sequence[WorkRow]) -> bool:
+        """Whether the reading thread runs a row itself: there seems to be one caller, or else the
+        next row would miss the forward of this one. Only where a replica has one core: elsewhere
+        the next row would be decoded meanwhile."""
+        alone = len(self._rows) == len(rows) == 1 and not self._more()
+        self._alone = self._alone + 1 if alone else 0
+        one_core = self._crew.shared_cores and self._crew.decoders == 1
+        if not one_core or self._alone <= ALONE_BEFORE or rows[0].work.task == "generate":
+            return False
+        return not self._generations
+
+    def _run_here(self, row: WorkRow) -> None:
+        """A row alone: two hand-overs between threads and the word that it began are saved."""
+        self._decode(row)
+        if row.ready is not None and not self._dropped(row, self._row_s):
+            self._under_way.acquire()
+            self._compute([row], announced=False)
+        if self._more():
+            self._alone = 0
 
     def cancel(self, ids: Sequence[str]) -> None:
         for entry_id in ids:
@@ -106,14 +139,16 @@ class Executor:
     def _compute_loop(self) -> None:
         what, which = self._work_queue.next(writing=bool(self._generations))
         if what == "probe":
-            self._run_probe(which)
+            with self._computing:
+                self._run_probe(which)
         elif what == "decode":
             self._decode(which)
             if which.ready is not None:
                 self._work_queue.keep(which)
         elif what == "compute":
             self._under_way.acquire()
-            self._compute(self._next_batch())  # taken late: more may be decoded by now
+            with self._computing:
+                self._compute(self._next_batch())  # taken late: more may be decoded by now
         self._generations.step()
 
     def _next_batch(self) -> list[WorkRow]:
@@ -127,12 +162,13 @@ class Executor:
         self._work_queue.put_back(scored[count:])
         return scored[:count]
 
-    def _compute(self, rows: list[WorkRow]) -> None:
+    def _compute(self, rows: list[WorkRow], announced: bool = True) -> None:
         """Called with a permit of `_under_way`, which the encoding gives back."""
         if not rows:
             self._under_way.release()
             return
-        self._send(_begun(rows))
+        if announced:
+            self._send(_begun(rows))
         began = time.perf_counter()
         try:
             with fault_guard("FORWARD_FAILED", self._model.broken_by):
@@ -175,9 +211,9 @@ class Executor:
         for row, done in zip(rows, dones, strict=True):
             _complete(done, row, len(rows), forward_ms, post_ms)
             message.done_batch.items.append(done)
-        self._send(message)
-        for row in rows:
+        for row in rows:  # first: the answer may bring the next row before this thread goes on
             self._forget(row.work.id)
+        self._send(message)
 
     def _run_probe(self, probe: replica_pb2.Probe) -> None:
         answer = replica_pb2.FromReplica()

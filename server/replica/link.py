@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import struct
 import threading
@@ -34,6 +35,7 @@ from server.types import (
 LENGTH = struct.Struct("<I")
 SOCKET_BYTES = 4 << 20  # asked of the kernel, which may give less
 LONGEST_FRAME = 1 << 30
+MOST_PIECES = 512  # of one sendmsg; Linux takes 1,024
 
 
 class LinkBroken(Exception):
@@ -43,20 +45,36 @@ class LinkBroken(Exception):
 class FrontLink:
     """The front's end. Writing never waits: what is sent ahead is bounded by the pool."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, sock: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._sock = sock
         self._reader = reader
         self._writer = writer
 
     @classmethod
     async def over(cls, sock: socket.socket) -> FrontLink:
         sock.setblocking(False)
-        return cls(*await asyncio.open_unix_connection(sock=sock, limit=1 << 20))
+        return cls(sock, *await asyncio.open_unix_connection(sock=sock, limit=1 << 20))
 
     def send(self, message: replica_pb2.ToReplica, payloads: Iterable[bytes] = ()) -> None:
         body = message.SerializeToString()
-        self._writer.write(LENGTH.pack(len(body)) + body)
-        for payload in payloads:
-            self._writer.write(payload)
+        pieces = [LENGTH.pack(len(body)) + body, *payloads]
+        sent = self._send_now(pieces)
+        for piece in pieces:
+            if sent < len(piece):
+                self._writer.write(memoryview(piece)[sent:] if sent else piece)
+            sent = max(sent - len(piece), 0)
+
+    def _send_now(self, pieces: Sequence[bytes]) -> int:
+        """How many bytes the kernel took. All in one call where it can be: the replica would wake
+        for the message, and once more for the payloads."""
+        if self._writer.transport.get_write_buffer_size():
+            return 0
+        try:
+            return self._sock.sendmsg(pieces[:MOST_PIECES])
+        except OSError:  # full, or broken: the writer waits for the one and reports the other
+            return 0
 
     async def receive(self) -> replica_pb2.FromReplica | None:
         """The next message; None when the replica is gone."""
@@ -80,8 +98,13 @@ class ReplicaLink:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(True)
         self._sock = sock
-        self._file = sock.makefile("rb", buffering=1 << 18)
         self._lock = threading.Lock()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def pending(self) -> bool:
+        """Whether a further message is there, or the beginning of one."""
+        return bool(self._poll.poll(0))
 
     def send(self, message: replica_pb2.FromReplica) -> None:
         body = message.SerializeToString()
@@ -96,9 +119,13 @@ class ReplicaLink:
         return message, [self._read(item.example_bytes) for item in message.work.items]
 
     def _read(self, size: int) -> bytes:
-        data: bytes = self._file.read(size)
-        if len(data) < size:
-            raise EOFError
+        """One call and one copy, however large: nothing is read ahead, so `pending` is exact."""
+        data = self._sock.recv(size, socket.MSG_WAITALL) if size else b""
+        while len(data) < size:  # a signal came in between
+            more = self._sock.recv(size - len(data), socket.MSG_WAITALL)
+            if not more:
+                raise EOFError
+            data += more
         return data
 
 

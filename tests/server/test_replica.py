@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from server.engine import Engine
 from server.errors import PoolRefused
 from server.pool.pool import Pool
 from server.pool.spawn import replica_spawner
-from server.replica import placement
+from server.replica import link, placement
 from server.replica.batching import Budget, budget_for
-from server.replica.executor import Executor
+from server.replica.executor import ALONE_BEFORE, Executor
 from server.replica.main import part_of, sample_of
 from server.replica.model import Rejected
 from server.replica.work_queue import Crew
@@ -179,6 +180,94 @@ def test_expired_rows_are_dropped_before_the_forward() -> None:
     submit(stages(output, shared_cores=False), "slow 0.2", "late", expires_in_s=0.1)
     assert [done.fault.code for done in output.wait(2)] == ["DEADLINE_EXCEEDED"] * 2
     assert not any(message.HasField("begun") for message in output.messages)
+
+
+class WhoComputes(StubModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+
+    def forward(self, rows: Sequence[str]) -> Sequence[str]:
+        self.threads.append(threading.get_ident())
+        return super().forward(rows)
+
+
+@pytest.mark.parametrize(
+    ("decoders", "more", "texts", "here"),
+    [
+        (1, False, ("a",), True),
+        (1, True, ("a",), False),  # what comes next may be for the same forward
+        (1, False, ("a", "b"), False),
+        (2, False, ("a",), False),  # another core would decode the next row meanwhile
+    ],
+)
+def test_the_reading_thread_runs_a_row_alone_where_nothing_else_could_run(
+    decoders: int, more: bool, texts: tuple[str, ...], here: bool
+) -> None:
+    output, model = Shown(), WhoComputes()
+    crew = Crew(decoders, shared_cores=True)
+    made = Executor(model, output, Budget(8, 1000), crew, 4, more=lambda: more)
+    made.start()
+    for number in range(1, ALONE_BEFORE + 2):
+        wait_idle(made)
+        output.messages.clear()
+        model.threads.clear()
+        submit(made, *texts)
+        assert len(output.wait(len(texts))) == len(texts)
+        ran_here = here and number > ALONE_BEFORE  # one caller was there for a while
+        assert all((thread == threading.get_ident()) == ran_here for thread in model.threads)
+        begun = [message for message in output.messages if message.HasField("begun")]
+        assert bool(begun) != ran_here
+
+
+def wait_idle(made: Executor) -> None:
+    until = time.monotonic() + patience(20)
+    while made._rows or made._computing.locked():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def test_what_waits_in_the_socket_is_seen_and_read_whole() -> None:
+    ours, theirs = link.socket_pair()
+    replica = link.ReplicaLink(theirs)
+    assert not replica.pending()
+    example = bytes(3 << 20)  # more than the socket holds
+    batch = replica_pb2.WorkBatch()
+    batch.items.add(id="a", example_bytes=len(example))
+    body = replica_pb2.ToReplica(work=batch).SerializeToString()
+    frame = link.LENGTH.pack(len(body)) + body + example
+    stop = replica_pb2.ToReplica(stop=replica_pb2.Stop()).SerializeToString()
+    frames = frame + link.LENGTH.pack(len(stop)) + stop
+    sender = threading.Thread(target=ours.sendall, args=(frames,))
+    sender.start()
+    message, payloads = replica.receive()
+    assert (message.work.items[0].id, payloads) == ("a", [example])
+    sender.join()
+    assert replica.pending()
+    assert replica.receive()[0].HasField("stop")
+    assert not replica.pending()
+    ours.close()
+    with pytest.raises(EOFError):
+        replica.receive()
+    theirs.close()
+
+
+async def test_frames_arrive_whole_however_little_the_kernel_takes_at_once() -> None:
+    ours, theirs = link.socket_pair()
+    front, replica = await link.FrontLink.over(ours), link.ReplicaLink(theirs)
+    examples = [bytes([n]) * size for n, size in enumerate((0, 5 << 20, 1, 7 << 20, 125_000))]
+    for _ in range(2):  # the second behind what the writer still holds
+        message = replica_pb2.ToReplica()
+        for number, example in enumerate(examples):
+            message.work.items.add(id=str(number), example_bytes=len(example))
+        front.send(message, examples)
+    for _ in range(2):
+        message, payloads = await asyncio.to_thread(replica.receive)
+        assert payloads == examples and len(message.work.items) == len(examples)
+    front.close()
+    with pytest.raises(EOFError):
+        await asyncio.to_thread(replica.receive)
+    theirs.close()
 
 
 # ---- the real thing ------------------------------------------------------------------------------
