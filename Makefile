@@ -134,12 +134,14 @@ compat: $(VENV)/.everything  ## the model's tests on the oldest transformers tha
 	$(BIN)/pip install -q --disable-pip-version-check --upgrade --target $(OLDEST) -c $(OLDEST).txt 'transformers==5.17.0'
 	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest $(MODEL_TESTS:%=tests/pipelines/test_%.py)
 
-soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas and of the server, swaps under load
+soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas and of the server, swaps under load, floods
 	$(BIN)/python -m benchmarks.soak correct
 	$(BIN)/python -m benchmarks.soak kill
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.soak kill-server
 	$(BIN)/python -m benchmarks.versions
+	$(BIN)/python -m benchmarks.overload polite
+	$(BIN)/python -m benchmarks.overload soak --minutes 10
 
 portable: $(VENV)/.everything  ## how far numbers differ by CPU kernels, threads and buffers (half an hour)
 	$(BIN)/python -m benchmarks.portable

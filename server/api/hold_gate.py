@@ -1,5 +1,6 @@
-"""Holds the calls of connections that ignore RetryInfo before their request is received: a held
-call costs its head and no payload. Installed around what predicts; idle while nobody is early.
+"""Holds the calls of connections that ignore RetryInfo before their request is asked for: a held
+call costs no more than what gRPC receives by itself. Installed around what predicts; idle while
+nobody is early.
 
 A call that comes early is let through when there is room for it. Else it waits until the time that
 its connection was told, and is refused unread if there is still no room: so priority does not help

@@ -20,10 +20,16 @@ LEAST_FACTOR, USUAL_FACTOR, MOST_FACTOR = 1.0, 1.25, 3.0
 STEP = 0.02  # a row that took longer raises the factor by this
 FORGET_S = 5.0  # the factor goes back to the usual one: few rows are admitted that could lower it
 RETURNING = 0.5
+WAY_BACK, MOST_WAY_BACK_S = 0.05, 0.05
 SOONEST_S, LATEST_S = 0.05, 5.0
 # A pool with nothing to do tries a row that is expected to take too long this often: what it
 # expects was learned under load, and no answer would correct it.
 TRIAL_S = 1.0
+
+
+def way_back_s(left_s: float) -> float:
+    """Kept free of what a deadline leaves: the answer has to reach the caller in time."""
+    return min(WAY_BACK * left_s, MOST_WAY_BACK_S)
 
 
 class Admission:

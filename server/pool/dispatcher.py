@@ -20,7 +20,7 @@ from functools import partial
 
 from server import errors
 from server.config import ServerConfig
-from server.pool.admission import Admission
+from server.pool.admission import Admission, way_back_s
 from server.pool.affinity import choose
 from server.pool.quarantine import Quarantine
 from server.pool.queue import QueueEntry, RowQueue, TakeDecision
@@ -81,7 +81,9 @@ class Dispatcher:
         if self.queue.full:
             return errors.queue_full(len(self.queue), wait_s)
         expected_s = self._expected_s("", USUAL)
-        if remaining_s is None or expected_s is None or expected_s <= remaining_s:
+        if remaining_s is None or expected_s is None:
+            return None
+        if expected_s <= remaining_s - way_back_s(remaining_s):
             return None
         return errors.deadline_unreachable(remaining_s, expected_s, wait_s)
 
@@ -91,7 +93,7 @@ class Dispatcher:
         if left_s <= 0:
             return errors.deadline_passed()
         expected_s = self._expected_s(mix, priority)
-        if expected_s is None or expected_s <= left_s:
+        if expected_s is None or expected_s <= left_s - way_back_s(left_s):
             return None
         if self._is_free() and self.admission.may_try(now):
             return None
@@ -187,7 +189,7 @@ class Dispatcher:
         if deadline is None or entry.work.task == "generate" or not replica.held:
             return False
         need_s = self.admission.work_off_s(replica.held.ahead_cost_s + entry.cost_s, 1)
-        if now + need_s <= deadline:
+        if now + need_s <= deadline - way_back_s(deadline - entry.queued_at):
             return False
         self._too_late(entry, need_s, now)
         return True
