@@ -134,13 +134,15 @@ compat: $(VENV)/.everything  ## the model's tests on the oldest transformers tha
 	$(BIN)/pip install -q --disable-pip-version-check --upgrade --target $(OLDEST) -c $(OLDEST).txt 'transformers==5.17.0'
 	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest $(MODEL_TESTS:%=tests/pipelines/test_%.py)
 
-soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas and of the server, hostile callers, swaps under load
+soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas and of the server, hostile callers, floods, swaps under load
 	$(BIN)/python -m benchmarks.soak correct
 	$(BIN)/python -m benchmarks.soak kill
 	$(BIN)/python -m benchmarks.hostile --minutes 5
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.soak kill-server
 	$(BIN)/python -m benchmarks.versions
+	$(BIN)/python -m benchmarks.overload polite
+	$(BIN)/python -m benchmarks.overload soak --minutes 10
 	$(BIN)/python -m benchmarks.mutated_media
 	FUZZ_SECONDS=300 $(BIN)/python -m tests.fuzz.run
 

@@ -129,9 +129,10 @@ def start_ours(
     data: str,
     extra: list[str],
     variables: Mapping[str, str] | None = None,
+    root: Path = ROOT,
 ) -> Ours:
     """Start the server and wait for its first correct answer. `variables`: added to its
-    environment."""
+    environment; `root`: the checkout whose server it is."""
     target = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "server.main", "--warm-pool", str(replicas)]
     command += ["--listen", target, "--data", data, "--bundle", bundle, "--allow-dirty", *extra]
@@ -139,7 +140,7 @@ def start_ours(
     log = open(Path(data) / "server.log", "w")
     environment = {**os.environ, **(variables or {})}
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=log, stderr=log, text=True, env=environment
+        command, cwd=root, stdout=log, stderr=log, text=True, env=environment
     )
     load = Worker("benchmarks.load")
     load.wait_ready()

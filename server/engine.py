@@ -132,6 +132,10 @@ class Engine:
             return pool, errors.stamp_differs(facts.stamp)
         return pool, pool.refusal(work)
 
+    def refusal_now(self, remaining_s: float | None) -> Fault | None:
+        """Why a usual row that has so much time left would be refused at this moment, or None."""
+        return self._pool.dispatcher.refusal_now(remaining_s)
+
     @property
     def serving(self) -> bool:
         """Whether a replica has ever served: after that, rows wait for one."""
@@ -152,6 +156,8 @@ class Engine:
         except asyncio.CancelledError:
             self._count_cancelled()
             raise
+        if outcome.fault is not None and outcome.fault.reason in errors.OVERLOAD:
+            return self._refused(pool, work, outcome.fault)
         # In the next turn of the loop: the caller comes first.
         asyncio.get_running_loop().call_soon(self._record, pool, work, outcome)
         return outcome

@@ -33,16 +33,26 @@ class DeployRefused(_CheckFailed):
     """The bundle is not put into service; the one that served goes on serving."""
 
 
+QUEUE_FULL, UNREACHABLE = "QUEUE_FULL", "DEADLINE_UNREACHABLE"
+OVERLOAD = frozenset((QUEUE_FULL, UNREACHABLE))  # reasons that say: too much at this moment
+
+
 def queue_full(rows: int, retry_after_s: float) -> Fault:
     message = f"the queue is full ({rows} rows); come back in {retry_after_s:.2f} s"
-    return Fault("RESOURCE_EXHAUSTED", "", "QUEUE_FULL", message, retry_after_s)
+    return Fault("RESOURCE_EXHAUSTED", "", QUEUE_FULL, message, retry_after_s)
 
 
-def deadline_unreachable(left_s: float, expected_s: float | None) -> Fault:
-    if left_s <= 0 or expected_s is None:
-        return Fault("DEADLINE_EXCEEDED", "", "DEADLINE_PASSED", "the deadline has passed")
-    message = f"{left_s:.3f} s are left and such a request now takes about {expected_s:.3f} s"
-    return Fault("DEADLINE_EXCEEDED", "", "DEADLINE_UNREACHABLE", message)
+def deadline_passed() -> Fault:
+    return Fault("DEADLINE_EXCEEDED", "", "DEADLINE_PASSED", "the deadline has passed")
+
+
+def deadline_unreachable(left_s: float, expected_s: float, retry_after_s: float) -> Fault:
+    """Refused before its deadline, so that its caller still has time for something else."""
+    message = (
+        f"{left_s:.3f} s are left and such a request now takes about {expected_s:.3f} s; "
+        f"come back in {retry_after_s:.2f} s"
+    )
+    return Fault("RESOURCE_EXHAUSTED", "", UNREACHABLE, message, retry_after_s)
 
 
 def expired_waiting(waited_s: float) -> Fault:

@@ -13,6 +13,7 @@ const { randomUUID } = require('node:crypto');
 const { parseArgs } = require('node:util');
 const grpc = require('@grpc/grpc-js');
 const protoLoader = require('@grpc/proto-loader');
+const protobuf = require('protobufjs');
 
 const PROTO_ROOT = path.resolve(__dirname, '..', '..');
 const EXIT = { ok: 0, failed: 1, usage: 2, refusedInput: 3, notReady: 4, stampMismatch: 5 };
@@ -49,7 +50,7 @@ const OPTIONS = {
 };
 
 // gRPC's own retries: only what another moment can answer, never a refused input or stamp. Nor a
-// full server: gRPC does not read the wait it names, and coming back too soon is answered later.
+// full server: gRPC does not read the wait it names, which `predict` below does.
 const SERVICE_CONFIG = {
   methodConfig: [
     {
@@ -65,6 +66,21 @@ const SERVICE_CONFIG = {
   ],
 };
 
+// A full server names a wait (google.rpc.RetryInfo). Callers that were given the same one must not
+// come back at the same moment, so up to this share is added.
+const SPREAD = 0.25;
+const MOST_ATTEMPTS = 6;
+
+// The messages of google/rpc/status.proto and error_details.proto that the wait is read from.
+const rpc = protobuf.parse(`
+  syntax = "proto3";
+  package google.rpc;
+  message Any { string type_url = 1; bytes value = 2; }
+  message Status { int32 code = 1; string message = 2; repeated Any details = 3; }
+  message Duration { int64 seconds = 1; int32 nanos = 2; }
+  message RetryInfo { Duration retry_delay = 1; }
+`).root;
+
 class UsageError extends Error {}
 
 function main(words) {
@@ -79,12 +95,47 @@ function main(words) {
   // What a ring hash or a mesh in between chooses a server by.
   metadata.set('session-id', values.session || request.request_id);
   const deadline = Date.now() + deadlineOf(values['deadline-ms']);
-  return new Promise((resolve) => {
+  return predict(client, request, metadata, deadline).then(
+    (response) => answered(response),
+    (error) => errorText(error, values.server),
+  ).finally(() => client.close());
+}
+
+// All attempts share the deadline; no wait is begun that would pass it.
+async function predict(client, request, metadata, deadline) {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await once(client, request, metadata, deadline);
+    } catch (error) {
+      const waitMs = retryDelayMs(error) * (1 + SPREAD * Math.random());
+      if (!waitMs || attempt >= MOST_ATTEMPTS || Date.now() + waitMs >= deadline) throw error;
+      await new Promise((resolve) => setTimeout(resolve, waitMs));
+    }
+  }
+}
+
+function once(client, request, metadata, deadline) {
+  return new Promise((resolve, reject) => {
     client.Predict(request, metadata, { deadline }, (error, response) => {
-      client.close();
-      resolve(error ? errorText(error, values.server) : answered(response));
+      if (error) reject(error);
+      else resolve(response);
     });
   });
+}
+
+// The wait that a full server names, in milliseconds; 0 for any other error.
+function retryDelayMs(error) {
+  if (error.code !== grpc.status.RESOURCE_EXHAUSTED) return 0;
+  const [packed] = error.metadata.get('grpc-status-details-bin');
+  if (!packed) return 0;
+  const RetryInfo = rpc.lookupType('google.rpc.RetryInfo');
+  for (const detail of rpc.lookupType('google.rpc.Status').decode(packed).details) {
+    if (detail.typeUrl.endsWith('/google.rpc.RetryInfo')) {
+      const { retryDelay } = RetryInfo.decode(detail.value);
+      return 1000 * Number(retryDelay.seconds) + retryDelay.nanos / 1e6;
+    }
+  }
+  return 0;
 }
 
 function parsed(words) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -66,11 +67,12 @@ class Handlers:
     ) -> Handler:
         async def call(request: Any, context: Any) -> message.Message | None:
             self._stamp(context)
-            try:
-                return await served(request, context)
-            except Refused as refusal:
-                await self._refuse(refusal, context, name, partial(id_of, request))
-                return None
+            with self.retry_penalty.open_call(context.peer()):
+                try:
+                    return await served(request, context)
+                except Refused as refusal:
+                    await self._refuse(refusal, context, name, partial(id_of, request))
+                    return None
 
         return call
 
@@ -105,11 +107,17 @@ class Handlers:
     async def _refuse(
         self, refusal: Refused, context: Any, name: str, request_id: Callable[[], str]
     ) -> None:
-        first = refusal.faults[0]
+        first = self.timed(refusal.faults[0], context)
         self.log(first, context, name, request_id)
-        await self.hold(first, context)
-        details = trailers(refusal.faults, self.stamp)
+        details = trailers((first, *refusal.faults[1:]), self.stamp)
         await context.abort(status_of(first), spoken(first), trailing_metadata=details)
+
+    async def refuse_unread(self, fault: Fault, context: Any) -> None:
+        """End a call whose request was not received; says how a full server refuses."""
+        fault = self.timed(fault, context)
+        self.log(fault, context, "")
+        details = trailers((fault,), self.stamp)
+        await context.abort(status_of(fault), spoken(fault), trailing_metadata=details)
 
     def log(
         self, fault: Fault, context: Any, method: str, request_id: Callable[[], str] = str
@@ -118,10 +126,18 @@ class Handlers:
         self._log.refused(spoken(fault), fault.code, method, context.peer(), request_id)
 
     async def hold(self, fault: Fault, context: Any) -> None:
-        """Delay the refusal by a full server for a caller that retries too early."""
+        """Delay a refusal within a stream, whose messages cannot be held before they are read."""
         if fault.code == "RESOURCE_EXHAUSTED":
-            wait_s = fault.retry_after_s or RETRY_AFTER_S
-            await self.retry_penalty.refuse(context.peer(), wait_s, context.time_remaining())
+            await self.retry_penalty.hold(context.peer(), context.time_remaining())
+            self.timed(fault, context)
+
+    def timed(self, fault: Fault, context: Any) -> Fault:
+        """A full server's refusal with the time it names, which this connection is held to."""
+        if fault.code != "RESOURCE_EXHAUSTED":
+            return fault
+        timed = fault if fault.retry_after_s else replace(fault, retry_after_s=RETRY_AFTER_S)
+        self.retry_penalty.refused(context.peer(), timed.retry_after_s)
+        return timed
 
 
 def id_reader(method: Any) -> IdReader:

@@ -21,6 +21,7 @@ from server.api.arrivals import Arrivals
 from server.api.call_budget import CallBudget, arrival_limits, shares_of
 from server.api.handlers import Handlers
 from server.api.health import HealthService
+from server.api.hold_gate import HoldGate
 from server.api.inference import Inference, RequestRows
 from server.api.listen_address import ListenAddress, check_free, listen_address, taken
 from server.api.model_statistics import ModelStatistics
@@ -80,6 +81,7 @@ class Listener:
     telemetry: TelemetryPort = field(default_factory=NullTelemetry)
     wall: Callable[[], float] = time.time  # what rows and events are dated by
     budget: CallBudget = field(init=False)
+    _handlers: Handlers = field(init=False)
     _server: grpc.aio.Server | None = field(default=None, init=False)
     _address: ListenAddress | None = field(default=None, init=False)
     _counting: asyncio.Task[None] | None = field(default=None, init=False)
@@ -87,6 +89,7 @@ class Listener:
     def __post_init__(self) -> None:
         arrivals = Arrivals(arrival_limits(self.config))
         self.budget = CallBudget(shares_of(self.config), self._stamp, arrivals)
+        self._handlers = Handlers(lambda: self.engine.facts, RetryPenalty())
 
     async def start(self) -> str:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""
@@ -94,7 +97,7 @@ class Listener:
         age_s, _ = connection_age_s(self.config.connection_age_s, address.local)
         server = grpc.aio.server(
             options=[*_options(self.config), *_aging(age_s)],
-            interceptors=(*self.interceptors, self.budget),
+            interceptors=(*self.interceptors, self._hold_gate(), self.budget),
             maximum_concurrent_rpcs=MOST_CALLS,
         )
         for handler in self._services():
@@ -110,6 +113,10 @@ class Listener:
             self.budget.arrivals.sockets = OwnSockets(port)
         self._counting = asyncio.create_task(self.budget.arrivals.run())
         return address.bound_to(port)
+
+    def _hold_gate(self) -> HoldGate:
+        handlers = self._handlers
+        return HoldGate(handlers.retry_penalty, self.engine.refusal_now, handlers.refuse_unread)
 
     def _stamp(self) -> str:
         facts = self.engine.facts
@@ -134,7 +141,7 @@ class Listener:
         """The table of contents of the port."""
         engine, config = self.engine, self.config
         uploads = UploadStore(upload_limits(config))
-        handlers = Handlers(lambda: engine.facts, RetryPenalty())
+        handlers = self._handlers
         validator = Validator(
             config,
             uploads,

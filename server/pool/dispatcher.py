@@ -20,11 +20,11 @@ from functools import partial
 
 from server import errors
 from server.config import ServerConfig
+from server.pool.admission import Admission, way_back_s
 from server.pool.affinity import choose
 from server.pool.quarantine import Quarantine
 from server.pool.queue import QueueEntry, RowQueue, TakeDecision
 from server.pool.replica_handle import ReplicaHandle
-from server.pool.service_time import ServiceTime
 from server.telemetry.outputs import Timing
 from server.types import Fault, Outcome, Work
 
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 # A row that was never alone when its replica died gets one try more than one that was.
 MOST_DEATHS = 3
+USUAL, LOWEST = 1, 2  # priorities: all rows go before one of the lowest
 SHORT_RETRY_S = 1.0  # for a caller whose row no replica had memory for
 OVERDUE_S = 1.0  # a replica answers an expired row itself; after this the front does
 
@@ -46,7 +47,7 @@ class Dispatcher:
         self.queue = RowQueue(config.queue_rows, config.queue_bytes, config.patience_s)
         self.suspects = RowQueue(config.queue_rows, config.queue_bytes, config.patience_s)
         self.quarantine = Quarantine(config.quarantine_s)
-        self.service_time = ServiceTime()
+        self.admission = Admission()
         self.quarantined = 0
         self._planned = False
 
@@ -66,19 +67,49 @@ class Dispatcher:
         if self.quarantine.holds(work, now):
             return errors.quarantined_content()
         if work.deadline is not None:
-            expected_s = self._expected_s(work)
-            if now >= work.deadline or (expected_s and now + expected_s > work.deadline):
-                return errors.deadline_unreachable(work.deadline - now, expected_s)
+            fault = self._late(work.deadline, work.mix, work.priority, now)
+            if fault is not None:
+                return fault
         if not self.queue.has_room(work):
-            return errors.queue_full(len(self.queue), self.retry_after_s())
+            return errors.queue_full(len(self.queue), self._come_back_s(now, work.mix))
         return None
+
+    def refusal_now(self, remaining_s: float | None) -> Fault | None:
+        """Why a row of usual size and priority is refused; it is not promised a place."""
+        now = self._clock()
+        wait_s = self.admission.booked_s(now)
+        if self.queue.full:
+            return errors.queue_full(len(self.queue), wait_s)
+        expected_s = self._expected_s("", USUAL)
+        if remaining_s is None or expected_s is None:
+            return None
+        if expected_s <= remaining_s - way_back_s(remaining_s):
+            return None
+        return errors.deadline_unreachable(remaining_s, expected_s, wait_s)
+
+    def _late(self, deadline: float, mix: str, priority: int, now: float) -> Fault | None:
+        """Why such a row is refused now for its deadline alone, or None."""
+        left_s = deadline - now
+        if left_s <= 0:
+            return errors.deadline_passed()
+        expected_s = self._expected_s(mix, priority)
+        if expected_s is None or expected_s <= left_s - way_back_s(left_s):
+            return None
+        if self._is_free() and self.admission.may_try(now):
+            return None
+        retry_after_s = self._come_back_s(now, mix, expected_s - left_s)
+        return errors.deadline_unreachable(left_s, expected_s, retry_after_s)
 
     def submit(self, entry: QueueEntry) -> None:
         """Queue a row; a row of lower priority that it displaces is refused."""
+        work = entry.work
+        entry.cost_s = self.admission.service_time.cost_s(work.mix) or 0.0
+        if work.task != "generate":
+            entry.expected_s = self._bare_s(work.mix, work.priority) or 0.0
         displaced = self.queue.add(entry)
         if displaced is not None:
-            fault = errors.queue_full(len(self.queue), self.retry_after_s())
-            self.close(displaced, fault)
+            wait_s = self._come_back_s(self._clock(), displaced.work.mix)
+            self.close(displaced, errors.queue_full(len(self.queue), wait_s))
         self.plan()
 
     def cancel(self, entry: QueueEntry) -> None:
@@ -94,14 +125,31 @@ class Dispatcher:
             if replica.held.get(entry_id) is not None:
                 replica.cancel(entry_id)
 
-    def _expected_s(self, work: Work) -> float | None:
-        rows_before = len(self.queue) if work.priority > 0 else 0
-        return self.service_time.total_s(work.mix, rows_before, self._serving_count())
+    def _expected_s(self, mix: str, priority: int) -> float | None:
+        """Seconds from now to the answer that nearly all such rows keep to. Where a replica is free
+        a row is judged by its own work alone: refusals must not keep a replica idle."""
+        if self._is_free():
+            return self.admission.service_time.cost_s(mix)
+        bare_s = self._bare_s(mix, priority)
+        return None if bare_s is None else bare_s * self.admission.factor
 
-    def retry_after_s(self) -> float:
-        """When half of the queue will be done."""
-        wait_s = self.service_time.wait_s(len(self.queue), self._serving_count())
-        return min(max(wait_s / 2, 0.05), 5.0)
+    def _is_free(self) -> bool:
+        """Whether a replica would begin with a new row at once."""
+        return not self.queue and any(s.serving and not s.held for s in self._replicas)
+
+    def _bare_s(self, mix: str, priority: int) -> float | None:
+        before_s = self.queue.cost_before_s(priority)
+        before_s += sum(replica.held.cost_s for replica in self._replicas)
+        return self.admission.expected_s(mix, before_s, self._serving_count())
+
+    def _come_back_s(self, now: float, mix: str, until_room_s: float | None = None) -> float:
+        """`until_room_s`: until such a row can be admitted; None: until half the queue is done."""
+        count = self._serving_count()
+        if until_room_s is None:
+            half_s = self.queue.cost_before_s(LOWEST) / 2
+            until_room_s = self.admission.work_off_s(half_s, count)
+        cost_s = self.admission.service_time.cost_s(mix) or 0.0
+        return self.admission.come_back_s(now, cost_s, until_room_s, count)
 
     def _serving_count(self) -> int:
         return sum(replica.serving for replica in self._replicas)
@@ -127,10 +175,42 @@ class Dispatcher:
             if entry is None:
                 open_replicas.remove(replica)
                 continue
+            if self._shed(replica, entry, now):
+                continue
             replica.hold(entry)
             chosen.setdefault(replica, []).append(entry)
+        self._meter(now)
         for replica, entries in chosen.items():
             replica.send(entries, now)
+
+    def _shed(self, replica: ReplicaHandle, entry: QueueEntry, now: float) -> bool:
+        """Refuse a row that this replica would certainly answer too late: work nobody waits for."""
+        deadline = entry.work.deadline
+        if deadline is None or entry.work.task == "generate" or not replica.held:
+            return False
+        need_s = self.admission.work_off_s(replica.held.ahead_cost_s + entry.cost_s, 1)
+        if now + need_s <= deadline - way_back_s(deadline - entry.queued_at):
+            return False
+        self._too_late(entry, need_s, now)
+        return True
+
+    def _too_late(self, entry: QueueEntry, need_s: float, now: float, replica: int = 0) -> None:
+        """End a row that was admitted and cannot be answered in time, while there is some left."""
+        if entry.closed:
+            return
+        deadline = now if entry.work.deadline is None else entry.work.deadline
+        wait_s = self._come_back_s(now, entry.work.mix)
+        self._note_late(entry)
+        self.close(entry, errors.deadline_unreachable(deadline - now, need_s, wait_s), replica)
+
+    def _note_late(self, entry: QueueEntry) -> None:
+        """An admitted row that missed its deadline took longer than it was expected to."""
+        if entry.expected_s and not entry.losses:
+            self.admission.took(entry.expected_s, float("inf"), self._clock())
+
+    def _meter(self, now: float) -> None:
+        busy = sum(bool(replica.held) for replica in self._replicas)
+        self.admission.service_time.meter(now, busy)
 
     def _judge(self, replica: ReplicaHandle, entry: QueueEntry) -> TakeDecision:
         work = entry.work
@@ -165,10 +245,20 @@ class Dispatcher:
     # ---- out ---------------------------------------------------------------------------------
 
     def finished(self, entry: QueueEntry, outcome: Outcome) -> None:
+        now = self._clock()
+        self._meter(now)
         if outcome.answer is not None and entry.work.task != "generate":
-            work_s = self.service_time.learn(entry.work.mix, outcome.timing, outcome.batch_size)
-            self.service_time.meter(work_s, self._clock(), bool(self.queue))
+            self.admission.service_time.learn(entry.work.mix, outcome.timing, outcome.batch_size)
+            self.admission.answered(now)
+            if entry.expected_s and not entry.losses:
+                self.admission.took(entry.expected_s, now - entry.queued_at, now)
         fault = outcome.fault
+        if fault is not None and fault.reason == errors.UNREACHABLE:
+            need_s = self.admission.work_off_s(entry.cost_s, 1)
+            self._too_late(entry, need_s, now, outcome.replica)
+            return
+        if fault is not None and fault.code == "DEADLINE_EXCEEDED":
+            self._note_late(entry)
         if fault is not None and fault.code == "RESOURCE_EXHAUSTED":
             if self._try_elsewhere(entry, outcome.replica):
                 return
@@ -201,6 +291,7 @@ class Dispatcher:
         should have done so."""
         for queue in (self.queue, self.suspects):
             for entry in queue.expire(now):
+                self._note_late(entry)
                 self.close(entry, errors.expired_waiting(now - entry.queued_at))
 
     def expire_in_flight(self, now: float) -> None:

@@ -23,6 +23,7 @@ class InFlight:
         self._ahead_tokens = 0
         self._ahead_bytes = 0
         self._tokens = 0
+        self.cost_s = 0.0  # of all its rows
 
     def __len__(self) -> int:
         return len(self.ahead) + len(self.running)
@@ -31,6 +32,11 @@ class InFlight:
     def load(self) -> int:
         """Tokens held, to find the emptiest replica; rows count too, for what costs nothing."""
         return self._tokens + len(self)
+
+    @property
+    def ahead_cost_s(self) -> float:
+        """The work of what no forward has begun with."""
+        return sum(entry.cost_s for entry in self.ahead.values())
 
     @property
     def entries(self) -> list[QueueEntry]:
@@ -58,6 +64,7 @@ class InFlight:
         self._ahead_tokens += work.estimated_tokens
         self._ahead_bytes += len(work.example)
         self._tokens += work.estimated_tokens
+        self.cost_s += entry.cost_s
 
     def begin(self, entry_id: str) -> None:
         entry = self._leave_ahead(entry_id)
@@ -71,6 +78,7 @@ class InFlight:
         entry = self._leave_ahead(entry_id) or self.running.pop(entry_id, None)
         if entry is not None:
             self._tokens -= entry.work.estimated_tokens
+            self.cost_s = self.cost_s - entry.cost_s if len(self) else 0.0
         return entry
 
     def _leave_ahead(self, entry_id: str) -> QueueEntry | None:

@@ -36,6 +36,8 @@ class QueueEntry:
     closed: bool = False  # its caller has been answered, or has gone
     finish_reason: str = ""
     tokens: int = 0
+    cost_s: float = 0.0  # of its work, as expected when it was queued
+    expected_s: float = 0.0  # until its answer; 0: not known
 
 
 _Key = tuple[int, float, int]
@@ -53,6 +55,7 @@ class RowQueue:
         self._keys: dict[str, _Key] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._arrivals = 0
+        self._costs_s: dict[int, float] = {}  # by priority
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -60,6 +63,14 @@ class RowQueue:
 
     def __iter__(self) -> Iterator[QueueEntry]:
         return (self._by_key[key] for key in self._order)
+
+    @property
+    def full(self) -> bool:
+        return len(self._order) >= self._most_rows or self.bytes >= self._most_bytes
+
+    def cost_before_s(self, priority: int) -> float:
+        """The work of all rows that go before a new one of this priority."""
+        return sum(cost_s for rank, cost_s in self._costs_s.items() if rank <= priority)
 
     def has_room(self, work: Work) -> bool:
         """Whether `add` would take this row, displacing a lesser one if need be."""
@@ -88,6 +99,7 @@ class RowQueue:
         insort(self._order, key)
         self._by_key[key] = entry
         self._keys[work.id] = key
+        self._costs_s[work.priority] = self._costs_s.get(work.priority, 0.0) + entry.cost_s
         self.bytes += len(work.example)
 
     def remove(self, entry_id: str) -> QueueEntry | None:
@@ -137,6 +149,10 @@ class RowQueue:
         entry = self._by_key.pop(self._order.pop(index))
         del self._keys[entry.work.id]
         self.bytes -= len(entry.work.example)
+        if self._order:
+            self._costs_s[entry.work.priority] -= entry.cost_s
+        else:
+            self._costs_s.clear()  # and with it what rounding left
         if len(self._deadlines) > 64 + 4 * len(self._order):
             self._forget_answered_deadlines()
         return entry

@@ -1,15 +1,18 @@
-"""What a row of each modality mix costs, learned from the rows answered, and from that how long a
-new row would take. Used to refuse a deadline that cannot be met and to compute RetryInfo."""
+"""What a row of each modality mix costs and how fast the pool works, learned from answered rows.
+
+Cost is in seconds of a row's own work. Pure: no clock of its own.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import exp
 
 from server.telemetry.outputs import Timing
 
 WEIGHT = 0.1  # of the newest value in each running mean
-ENOUGH_ROWS = 8  # before this many a mix is not judged
-METER_S = 0.5  # shortest time over which the speed of the pool is taken
+ENOUGH_ROWS = 8  # before this many a mix is judged as the average of all
+METER_S = 1.0  # of work: the speed is that of about the last second of each replica
 
 
 def own_work_ms(timing: Timing, batch_size: int) -> float:
@@ -22,48 +25,42 @@ def own_work_ms(timing: Timing, batch_size: int) -> float:
 class _Mix:
     rows: int = 0
     work_s: float = 0.0  # its own share: a forward is divided by the rows in it
-    alone_s: float = 0.0  # what its caller waits for, without the queue
 
 
 class ServiceTime:
     def __init__(self) -> None:
         self._mixes: dict[str, _Mix] = {}
         self._all = _Mix()
-        self._speed = 0.0  # seconds of work done in a second while there was a queue
-        self._metered_s = 0.0
-        self._meter_since: float | None = None
+        self._done_s = 0.0  # work done, and ...
+        self._busy_s = 0.0  # ... the time that replicas had rows meanwhile; older counts less
+        self._busy = 0  # replicas that have rows
+        self._looked = 0.0
 
-    def learn(self, mix: str, timing: Timing, batch_size: int) -> float:
-        """Take in one answered row; returns its own work in seconds."""
+    def learn(self, mix: str, timing: Timing, batch_size: int) -> None:
+        """Take in one answered row."""
         work_s = own_work_ms(timing, batch_size) / 1e3
-        alone_s = (timing.total_ms - timing.queue_ms) / 1e3
         for entry in (self._mixes.setdefault(mix, _Mix()), self._all):
             entry.rows += 1
             weight = max(WEIGHT, 1 / entry.rows)
             entry.work_s += weight * (work_s - entry.work_s)
-            entry.alone_s += weight * (alone_s - entry.alone_s)
-        return work_s
+        self._done_s += work_s
 
-    def meter(self, work_s: float, now: float, backlog: bool) -> None:
-        """How fast the pool works off a queue; measures nothing while there is none."""
-        if not backlog or self._meter_since is None:
-            self._meter_since = now if backlog else None
-            self._metered_s = 0.0
-            return
-        self._metered_s += work_s
-        elapsed_s = now - self._meter_since
-        if elapsed_s >= METER_S:
-            speed = self._metered_s / elapsed_s
-            self._speed += (WEIGHT if self._speed else 1.0) * (speed - self._speed)
-            self._meter_since, self._metered_s = now, 0.0
+    def meter(self, now: float, busy: int) -> None:
+        """Note how many replicas have rows from now on."""
+        busy_s = self._busy * max(now - self._looked, 0.0)
+        self._looked, self._busy = now, busy
+        if busy_s:
+            kept = exp(-busy_s / (METER_S * max(busy, 1)))
+            self._done_s *= kept
+            self._busy_s = self._busy_s * kept + busy_s
 
-    def wait_s(self, rows: int, replicas: int) -> float:
-        """How long until a queue of so many rows, each an average one, is worked off."""
-        return rows * self._all.work_s / (self._speed or max(1, replicas))
+    @property
+    def speed(self) -> float:
+        """Seconds of work that one replica does in a second; 1 while nothing is known."""
+        return self._done_s / self._busy_s if self._busy_s and self._done_s else 1.0
 
-    def total_s(self, mix: str, rows_before: int, replicas: int) -> float | None:
-        """Expected seconds from now to the answer; None while this mix is too little known."""
-        entry = self._mixes.get(mix)
-        if entry is None or entry.rows < ENOUGH_ROWS:
-            return None
-        return self.wait_s(rows_before, replicas) + entry.alone_s
+    def cost_s(self, mix: str) -> float | None:
+        """The work of such a row; None while too little is known."""
+        own = self._mixes.get(mix)
+        known = own if own is not None and own.rows >= ENOUGH_ROWS else self._all
+        return known.work_s if known.rows >= ENOUGH_ROWS else None

@@ -25,6 +25,7 @@ from server.replica.work_queue import Crew, WorkQueue, WorkRow
 
 Send = Callable[[replica_pb2.FromReplica], None]
 Computed = tuple[list[WorkRow], Any, float]  # rows, what the model found, when their forward began
+ROW_WEIGHT = 0.1  # of the newest forward in the mean
 BATCHES_UNDER_WAY = 2  # computing and encoding; more would only fix the order of rows too early
 
 
@@ -51,6 +52,7 @@ class Executor:
         self._decoding = set() if decoding is None else decoding
         self._work_queue = WorkQueue(crew, budget.rows)
         self._generations = Generations(model, send, self._forget, generations, clock)
+        self._row_s = 0.0  # what a row adds to a forward, about
         self._under_way = threading.Semaphore(BATCHES_UNDER_WAY)
         self._computed: queue.SimpleQueue[Computed] = queue.SimpleQueue()
 
@@ -95,7 +97,7 @@ class Executor:
         self._work_queue.decoded(row)
 
     def _decode(self, row: WorkRow) -> None:
-        if self._dropped(row):
+        if self._dropped(row, self._row_s):
             return
         self._decoding.add(row.work.id)
         try:
@@ -120,7 +122,9 @@ class Executor:
         self._generations.step()
 
     def _next_batch(self) -> list[WorkRow]:
-        alive = [row for row in self._work_queue.take_ready() if not self._dropped(row)]
+        ready = self._work_queue.take_ready()
+        need_s = self._row_s * min(len(ready), self._budget.rows)
+        alive = [row for row in ready if not self._dropped(row, need_s)]
         self._generations.take([row for row in alive if row.work.task == "generate"])
         scored = [row for row in alive if row.work.task != "generate"]
         tokens = [row.ready.tokens for row in scored if row.ready is not None]
@@ -171,13 +175,14 @@ class Executor:
         finally:
             self._under_way.release()
         forward_ms, post_ms = (computed - began) * 1e3, (time.perf_counter() - computed) * 1e3
+        self._row_s += ROW_WEIGHT * (forward_ms / 1e3 / len(rows) - self._row_s)
         message = replica_pb2.FromReplica()
         for row, done in zip(rows, dones, strict=True):
             _complete(done, row, len(rows), forward_ms, post_ms)
             message.done_batch.items.append(done)
-        self._send(message)
-        for row in rows:
+        for row in rows:  # first: the answer may bring the next row before this thread goes on
             self._forget(row.work.id)
+        self._send(message)
 
     def _run_probe(self, probe: replica_pb2.Probe) -> None:
         answer = replica_pb2.FromReplica()
@@ -190,12 +195,17 @@ class Executor:
 
     # ---- rows that end here ------------------------------------------------------------------
 
-    def _dropped(self, row: WorkRow) -> bool:
+    def _dropped(self, row: WorkRow, need_s: float) -> bool:
+        """`need_s`: what is still to be done for it takes at least that long."""
+        left_s = row.expires_at - self._clock()
         if row.cancelled:
             self._fail(row, _fault("CANCELLED", "CANCELLED", "the caller went away"))
-        elif self._clock() >= row.expires_at:
+        elif left_s <= 0:
             message = "the deadline passed before the row was computed"
             self._fail(row, _fault("DEADLINE_EXCEEDED", "EXPIRED_IN_REPLICA", message))
+        elif left_s < need_s and row.work.task != "generate":
+            message = "too little time is left to compute the row"
+            self._fail(row, _fault("RESOURCE_EXHAUSTED", "DEADLINE_UNREACHABLE", message))
         else:
             return False
         return True

@@ -140,7 +140,6 @@ class ReplicaLink:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(True)
         self._sock = sock
-        self._file = sock.makefile("rb", buffering=1 << 18)
         self._lock = threading.Lock()
 
     def send(self, message: replica_pb2.FromReplica) -> None:
@@ -156,9 +155,13 @@ class ReplicaLink:
         return message, [self._read(item.example_bytes) for item in message.work.items]
 
     def _read(self, size: int) -> bytes:
-        data: bytes = self._file.read(size)
-        if len(data) < size:
-            raise EOFError
+        """One call and one copy, however large."""
+        data = self._sock.recv(size, socket.MSG_WAITALL) if size else b""
+        while len(data) < size:  # a signal came in between
+            more = self._sock.recv(size - len(data), socket.MSG_WAITALL)
+            if not more:
+                raise EOFError
+            data += more
         return data
 
 

@@ -86,7 +86,12 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     loaded = _load(link, load)
     crew = Crew(settings.decoders, loaded.shared_cores)
     executor = Executor(
-        loaded.model, link.send, loaded.budget, crew, settings.generations, decoding=decoding
+        loaded.model,
+        link.send,
+        loaded.budget,
+        crew,
+        settings.generations,
+        decoding=decoding,
     )
     check = IntegrityCheck(loaded.watch, link.send, settings.look_s)
     inbox.receivers = {

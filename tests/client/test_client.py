@@ -310,3 +310,13 @@ async def test_a_fault_of_a_row_reads_like_the_refusal_of_a_call() -> None:
     assert isinstance(of_row, InputRefused) and of_row.message == of_call.value.message
     assert of_row.message.startswith("examples[0].parts[0].text: ")
     assert of_row.message.endswith(" [TOO_DARK]")
+
+
+def test_the_time_a_server_names_is_waited_for_and_a_little_more() -> None:
+    """Callers that were given the same time do not come back at the same moment."""
+    policy = RetryPolicy(initial_backoff_s=0.01)
+    for error in (Overloaded("full", retry_after_s=2.0), Unavailable("warming", retry_after_s=2.0)):
+        waits = [policy.wait_s(error, 1, False, iter([n / 10]).__next__) for n in range(11)]
+        assert waits[0] == 2.0 and waits[-1] == 2.5
+        assert len(set(waits)) == 11
+    assert (policy.wait_s(Unavailable("gone"), 1, False) or 1.0) <= 0.01

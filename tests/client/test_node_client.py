@@ -8,13 +8,15 @@ import json
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from server.types import Fault, Work
 from tests.support import media_bytes as made
 from tests.support.patience import patience
-from tests.support.running import ROOT
+from tests.support.running import ROOT, listener
 from tests.support.secure_listener import secure_listener
 from tests.support.standin_engine import StandInEngine
 
@@ -137,3 +139,38 @@ async def test_it_calls_over_tls_with_a_certificate(script: Path, tmp_path: Path
         key = ("--tls-key", str(site.pem / "client-predict.key"))
         good = await asyncio.to_thread(asked, script, *call, *ca, *pair, *key)
     assert good[0] == 0 and json.loads(good[1])["label"] == "ok", good[2]
+
+
+class OnceFull(StandInEngine):
+    """Refuses the first row and names a time."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__()
+        self.came: list[float] = []
+        self._retry_after_s = retry_after_s
+
+    async def _look_at(self, work: Work) -> Fault | None:
+        self.came.append(time.monotonic())
+        if len(self.came) == 1:
+            text = "the queue is full"
+            return Fault("RESOURCE_EXHAUSTED", "", "QUEUE_FULL", text, self._retry_after_s)
+        return await super()._look_at(work)
+
+
+async def test_a_full_server_is_asked_again_no_sooner_than_it_said(script: Path) -> None:
+    """gRPC's own retries cannot read the time: the example gave up at once."""
+    engine = OnceFull(0.4)
+    async with listener(engine) as address:
+        call = ("--server", address, "--text", "hum", "--deadline-ms", "60000")
+        code, out, err = await asyncio.to_thread(asked, script, *call)
+    assert code == 0 and json.loads(out)["label"] == "ok", err
+    first, second = engine.came
+    assert second - first >= 0.4
+
+
+async def test_no_wait_is_begun_that_the_deadline_would_cut_short(script: Path) -> None:
+    engine = OnceFull(300.0)
+    async with listener(engine) as address:
+        call = ("--server", address, "--text", "hum", "--deadline-ms", "60000")
+        code, _, err = await asyncio.to_thread(asked, script, *call)
+    assert code == 4 and "RESOURCE_EXHAUSTED" in err and len(engine.came) == 1

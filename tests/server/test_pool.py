@@ -307,6 +307,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_the_door() -> None:
         soon = work("d", "x", deadline=time.monotonic() + 0.01)
         refusal = pool.refusal(soon)
         assert refusal and refusal.reason == "DEADLINE_UNREACHABLE"
+        assert refusal.code == "RESOURCE_EXHAUSTED" and refusal.retry_after_s > 0
         assert pool.refusal(work("d", "x", deadline=time.monotonic() + 9)) is None
 
 

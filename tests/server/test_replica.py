@@ -22,7 +22,7 @@ from server.engine import Engine
 from server.errors import PoolRefused
 from server.pool.pool import Pool
 from server.pool.spawn import replica_spawner
-from server.replica import placement
+from server.replica import link, placement
 from server.replica.batching import Budget, budget_for
 from server.replica.executor import Executor
 from server.replica.load_limit import load_limit
@@ -194,6 +194,24 @@ def test_a_row_behind_slow_ones_is_answered_first(shared_cores: bool) -> None:
     assert {done.id for done in output.wait(3)} == {"a/3", "b/0", "c/1"}
     model.gate.set()
     assert len(output.wait(6)) == 6
+
+
+async def test_frames_arrive_whole_however_little_the_kernel_takes_at_once() -> None:
+    ours, theirs = link.socket_pair()
+    front, replica = await link.FrontLink.over(ours), link.ReplicaLink(theirs)
+    examples = [bytes([n]) * size for n, size in enumerate((0, 5 << 20, 1, 7 << 20, 125_000))]
+    for _ in range(2):  # the second behind what the writer still holds
+        message = replica_pb2.ToReplica()
+        for number, example in enumerate(examples):
+            message.work.items.add(id=str(number), example_bytes=len(example))
+        front.send(message, examples)
+    for _ in range(2):
+        message, payloads = await asyncio.to_thread(replica.receive)
+        assert payloads == examples and len(message.work.items) == len(examples)
+    front.close()
+    with pytest.raises(EOFError):
+        await asyncio.to_thread(replica.receive)
+    theirs.close()
 
 
 # ---- the real thing ------------------------------------------------------------------------------

@@ -64,6 +64,10 @@ class StandInEngine:
         self.at_work = 0
         self.most_at_work = 0
         self._moved = asyncio.Event()
+        self.full: Fault | None = None  # why a usual row is refused now
+
+    def refusal_now(self, _remaining_s: float | None) -> Fault | None:
+        return self.full
 
     def learnt(self, _items: object, _results: object) -> None:
         return

@@ -1,8 +1,8 @@
 """Whether to retry, where and when: pure, with the clock and the random draw passed in.
 
-Retried is only what another moment or another server can answer: UNAVAILABLE, and
-RESOURCE_EXHAUSTED after the time the server names. Never INVALID_ARGUMENT or FAILED_PRECONDITION:
-the same request would be refused again. All attempts share one deadline.
+Retried is only what another moment or another server can answer: UNAVAILABLE and
+RESOURCE_EXHAUSTED, after the time the server names if it names one. Never INVALID_ARGUMENT or
+FAILED_PRECONDITION: the same request would be refused again. All attempts share one deadline.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RetryPolicy:
             return None
         if elsewhere:
             return 0.0
-        if isinstance(error, Overloaded) and error.retry_after_s:
+        if error.retry_after_s:
             return error.retry_after_s * (1 + SPREAD * draw())
         longest: float = min(self.max_backoff_s, self.initial_backoff_s * 2 ** (attempt - 1))
         return longest * (1 + draw()) / 2

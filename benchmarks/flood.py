@@ -1,0 +1,226 @@
+"""Callers that may send more than a server can answer, each with a deadline.
+
+Runs as its own process and takes one JSON command a line, like benchmarks/load.py. Closed loop:
+`callers` send again as soon as they are answered, and after a refusal they do what `behaviour`
+says. Open loop (`rate` above 0): requests arrive at random moments whatever becomes of them, as
+from very many users. The same client for every server; used by benchmarks/overload.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from benchmarks.payloads import pool
+from proto import inference_pb2 as pb
+from tests.support.tolerance import PROBABILITY, apart
+from trefoil.errors import error_of
+
+CHANNEL = [("grpc.max_receive_message_length", 64 << 20), ("grpc.use_local_subchannel_pool", 1)]
+METHOD = "/trefoil.v1.Inference/Predict"
+
+# After a refusal: seconds to wait, given the seconds the server named (0: none).
+BACK_OFF_S, IMPATIENT_S, SPREAD = 0.5, 0.01, 0.25
+BEHAVIOURS: Mapping[str, Callable[[float], float]] = {
+    "back-off": lambda _: BACK_OFF_S,
+    "impatient": lambda _: IMPATIENT_S,
+    "obedient": lambda told_s: (told_s or BACK_OFF_S) * (1 + SPREAD * random.random()),
+}
+# Refusals: what another moment may answer. Every other status but these and OK is an error.
+REFUSALS = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+MOST_OPEN = 4000  # requests of an open loop that wait at the same time; more are not sent
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    targets: list[str]
+    seconds: float
+    deadline_s: float
+    callers: int = 0
+    behaviour: str = "back-off"
+    rate: float = 0.0  # requests a second; above 0: an open loop
+    connections: int = 16  # shared by the callers
+    warm_s: float = 1.0  # what finishes before is not counted
+    pace_s: float = 0.0  # a caller of a closed loop begins a request at most this often
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the requests that finished while it counted."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    good_s: list[float] = field(default_factory=list)
+    refusal_s: list[float] = field(default_factory=list)
+
+    def figures(self, seconds: float) -> dict[str, float]:
+        counts = self.counts
+        return {
+            "goodput": counts["good"] / seconds,
+            "seconds": seconds,
+            **{
+                name: float(counts[name])
+                for name in ("good", "late", "refused", "timeless", "wrong", "other", "unsent")
+            },
+            "p50_ms": at(self.good_s, 0.5),
+            "p99_ms": at(self.good_s, 0.99),
+            "refusal_p50_ms": at(self.refusal_s, 0.5),
+            **{f"code {code}": float(count) for code, count in self.codes.items()},
+        }
+
+
+def at(times: list[float], share: float) -> float:
+    """Milliseconds; 0 when nothing was measured."""
+    if not times:
+        return 0.0
+    return 1000 * sorted(times)[min(len(times) - 1, int(share * len(times)))]
+
+
+class Flood:
+    def __init__(self, examples: list[pb.Example], expected: list[dict[str, float]]) -> None:
+        """`expected`: the probabilities of each example alone; empty: answers are not compared."""
+        self._requests = [
+            pb.PredictRequest(examples=[example]).SerializeToString() for example in examples
+        ]
+        self._expected = expected
+        self._tally = Tally()
+        self._turn = 0
+
+    async def run(self, command: Command) -> dict[str, float]:
+        channels = [
+            grpc.aio.insecure_channel(target, options=CHANNEL)
+            for target in command.targets
+            for _ in range(max(1, command.connections // len(command.targets)))
+        ]
+        sends = [channel.unary_unary(METHOD) for channel in channels]
+        began = time.perf_counter()
+        until = began + command.warm_s + command.seconds
+        counting = asyncio.create_task(self._count(command.warm_s, command.seconds))
+        if command.rate:
+            await self._open_loop(command, sends, until)
+        else:
+            await asyncio.gather(
+                *(
+                    self._caller(command, sends[index % len(sends)], index, until)
+                    for index in range(command.callers)
+                )
+            )
+        await counting
+        for channel in channels:
+            await channel.close()
+        return self._tally.figures(command.seconds)
+
+    async def _count(self, warm_s: float, seconds: float) -> None:
+        await asyncio.sleep(warm_s)
+        mark()
+        self._tally = Tally()
+        await asyncio.sleep(seconds)
+        mark()
+
+    async def _caller(self, command: Command, send: Any, index: int, until: float) -> None:
+        wait = BEHAVIOURS[command.behaviour]
+        # Callers that all begin in the same moment would stay in step.
+        await asyncio.sleep(random.random() * (command.pace_s or 0.1))
+        while (now := time.perf_counter()) < until:
+            told_s = await self._one(send, command.deadline_s, until)
+            pause_s = now + command.pace_s - time.perf_counter()
+            if told_s is not None:
+                pause_s = max(pause_s, wait(told_s))
+            left_s = until - time.perf_counter()
+            await asyncio.sleep(max(min(pause_s, left_s), 0))
+
+    async def _open_loop(self, command: Command, sends: list[Any], until: float) -> None:
+        tasks: set[asyncio.Task[Any]] = set()
+        due = time.perf_counter()
+        while (now := time.perf_counter()) < until:
+            while due <= now:
+                due += random.expovariate(command.rate)
+                if len(tasks) >= MOST_OPEN:
+                    self._tally.counts["unsent"] += 1
+                    continue
+                one = self._one(random.choice(sends), command.deadline_s, until)
+                task = asyncio.create_task(one)
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+            await asyncio.sleep(max(due - time.perf_counter(), 0))
+        await asyncio.gather(*tasks)
+
+    async def _one(
+        self, send: Callable[..., Awaitable[bytes]], deadline_s: float, until: float
+    ) -> float | None:
+        """Seconds the server named in its refusal, 0 for none; None: answered in time."""
+        self._turn += 1
+        index = self._turn % len(self._requests)
+        began = time.perf_counter()
+        told_s, code, response = 0.0, "OK", b""
+        try:
+            response = await send(self._requests[index], timeout=deadline_s)
+        except grpc.aio.AioRpcError as error:
+            code = error.code().name
+            told_s = error_of(error, "").retry_after_s
+        ended = time.perf_counter()
+        if ended > until:
+            return 0.0  # not counted: the load was no longer whole
+        tally = self._tally
+        tally.codes[code] += 1
+        kind = self._kind(code, told_s, response, index, ended - began > deadline_s)
+        tally.counts[kind] += 1
+        if kind == "good":
+            tally.good_s.append(ended - began)
+            return None
+        if kind in ("refused", "timeless"):
+            tally.refusal_s.append(ended - began)
+        return told_s
+
+    def _kind(self, code: str, told_s: float, response: bytes, index: int, late: bool) -> str:
+        if code == "OK":
+            return "late" if late else self._judge(response, index)
+        if code == "DEADLINE_EXCEEDED":
+            return "late"
+        if code in REFUSALS:
+            return "refused" if told_s else "timeless"
+        return "other"
+
+    def _judge(self, response: bytes, index: int) -> str:
+        result = pb.PredictResponse.FromString(response).results[0]
+        if not result.HasField("prediction"):
+            return "other"
+        if not self._expected:
+            return "good"
+        expected = self._expected[index]
+        found = {score.label: score.probability for score in result.prediction.scores}
+        if found.keys() != expected.keys():
+            return "wrong"
+        units = apart([found[label] for label in expected], list(expected.values()))
+        return "good" if units <= PROBABILITY.units else "wrong"
+
+
+def mark() -> None:
+    """A line for whoever measures what the counted time costs, at its beginning and its end."""
+    print(json.dumps({}), flush=True)
+
+
+def main() -> None:
+    examples, expected = pool(48), []
+    if len(sys.argv) > 1:  # a bundle: answers are compared with those of each row alone
+        from benchmarks.soak import single_answers
+
+        expected = single_answers(sys.argv[1], examples)
+    flood = Flood(examples, expected)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        figures = asyncio.run(flood.run(Command(**json.loads(line))))
+        print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()

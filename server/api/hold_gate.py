@@ -1,0 +1,69 @@
+"""Holds the calls of connections that ignore RetryInfo before their request is asked for: a held
+call costs no more than what gRPC receives by itself. Installed around what predicts; idle while
+nobody is early.
+
+A call that comes early is let through when there is room for it. Else it waits until the time that
+its connection was told, and is refused unread if there is still no room: so priority does not help
+a connection that ignores what it was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from server.api.retry_penalty import RetryPenalty
+from server.types import Fault
+
+HELD_METHODS = ("/trefoil.v1.Inference/Predict", "/inference.GRPCInferenceService/ModelInfer")
+
+Refuse = Callable[[Fault, Any], Awaitable[None]]  # ends the call
+
+# Why a usual row with so many seconds left is refused at this moment, or None.
+Refusal = Callable[[float | None], Fault | None]
+
+
+class HoldGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    def __init__(self, penalty: RetryPenalty, refusal: Refusal, refuse: Refuse) -> None:
+        self._penalty = penalty
+        self._refusal = refusal
+        self._refuse = refuse
+        self._gated: dict[str, tuple[Any, Any]] = {}  # method -> (its handler, the gated one)
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: Any
+    ) -> Any:
+        handler = await continuation(details)
+        method = details.method
+        if handler is None or method not in HELD_METHODS or not self._penalty.active:
+            return handler
+        known, gated = self._gated.get(method, (None, None))
+        if known is not handler:
+            gated = self._gate(handler)
+            self._gated[method] = (handler, gated)
+        return gated
+
+    def _gate(self, handler: Any) -> Any:
+        """The handler of call_budget.py, which reads its message itself, begun later."""
+
+        async def call(requests: Any, context: Any) -> None:
+            with self._penalty.open_call(context.peer()):
+                fault = await self._still_refused(context)
+            if fault is not None:
+                await self._refuse(fault, context)
+            await handler.stream_stream(requests, context)
+
+        return grpc.stream_stream_rpc_method_handler(
+            call, handler.request_deserializer, handler.response_serializer
+        )
+
+    async def _still_refused(self, context: Any) -> Fault | None:
+        """None for a call that is not early, or for which there is room, now or when it is due."""
+        peer = context.peer()
+        if not self._penalty.early_s(peer) or self._refusal(context.time_remaining()) is None:
+            return None
+        if not await self._penalty.hold(peer, context.time_remaining()):
+            return None
+        return self._refusal(context.time_remaining())
