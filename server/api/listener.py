@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -61,6 +62,8 @@ class Listener:
     telemetry: TelemetryPort = field(default_factory=NullTelemetry)
     wall: Callable[[], float] = time.time  # what rows and events are dated by
     budget: CallBudget = field(init=False)
+    address: str = field(default="", init=False)  # once it is bound
+    services: Sequence[Any] = field(default=(), init=False)  # generic handlers, once it has started
     _server: grpc.aio.Server | None = field(default=None, init=False)
     _address: ListenAddress | None = field(default=None, init=False)
 
@@ -72,10 +75,11 @@ class Listener:
         address = checked_address(self.config, self.credentials is not None)
         server = grpc.aio.server(
             options=_options(self.config),
-            interceptors=(*self.interceptors, self.budget),
+            interceptors=self.chain,
             maximum_concurrent_rpcs=MOST_CALLS,
         )
-        for handler in self._services():
+        self.services = self._services()
+        for handler in self.services:
             server.add_generic_rpc_handlers((handler,))
         _reflect(server)
         try:
@@ -84,7 +88,13 @@ class Listener:
             raise taken(self.config.listen, "taken since it was looked at") from None
         await server.start()
         self._server, self._address = server, address
-        return address.bound_to(port)
+        self.address = address.bound_to(port)
+        return self.address
+
+    @property
+    def chain(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
+        """What every call passes, the outermost first."""
+        return (*self.interceptors, self.budget)
 
     def _stamp(self) -> str:
         facts = self.engine.facts
@@ -103,7 +113,7 @@ class Listener:
             port = server.add_secure_port(target, self.credentials)
         return port
 
-    def _services(self) -> list[object]:
+    def _services(self) -> list[Any]:
         """The table of contents of the port."""
         engine, config = self.engine, self.config
         uploads = UploadStore(upload_limits(config))
@@ -143,8 +153,13 @@ class Listener:
 
 def checked_address(config: ServerConfig, encrypted: bool) -> ListenAddress:
     """Raises CannotListen for an address that cannot be had."""
-    address = listen_address(config.listen, config.insecure or encrypted)
-    check_free(config.listen, address)
+    return checked(config.listen, config.insecure or encrypted)
+
+
+def checked(listen: str, anywhere: bool, flag: str = "--listen") -> ListenAddress:
+    """The same for any flag that takes an address."""
+    address = listen_address(listen, anywhere, flag)
+    check_free(listen, address, flag)
     return address
 
 

@@ -50,7 +50,9 @@ class OtelSetup:
         self._engine: Engine | None = None
         self._watcher: asyncio.Task[None] | None = None
         try:
-            plan = configuration_of(environ, config.prometheus, config.trace_share)
+            plan = configuration_of(
+                environ, config.prometheus, config.trace_share, scraped=bool(config.http)
+            )
             if plan.on:
                 about = about_server(config, identity, environ)
                 self.instruments = Instruments(plan, about, known_methods(), self._served, wall)

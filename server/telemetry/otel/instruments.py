@@ -27,7 +27,7 @@ from server.telemetry.rows import AlertRow, DriftRow, QualityRow
 if TYPE_CHECKING:
     from server.telemetry.otel.exporters import Exports
     from server.telemetry.otel.logs import Logs
-    from server.telemetry.otel.prometheus import ScrapeEndpoint
+    from server.telemetry.otel.prometheus import Exposition, ScrapeEndpoint
     from server.telemetry.otel.traces import Traces
 
 CLOSE_S = 3.0
@@ -67,6 +67,9 @@ class Instruments:
         if self._exports is not None:
             self._exports.start()
         self._closed = False
+        self.exposition: Exposition | None = None  # where another port shows the counts
+        if configuration.scraped:
+            self.exposition = self._exposition()
         if configuration.prometheus:
             self._load_scrape(configuration.prometheus)
 
@@ -95,6 +98,11 @@ class Instruments:
             self.close(0.0)
             raise
         self.messages.append(f"metrics on http://{self._scrape.address}/metrics")
+
+    def _exposition(self) -> Exposition:
+        from server.telemetry.otel.prometheus import Exposition
+
+        return Exposition(self.collect)
 
     def _opened(self, about: Mapping[str, str]) -> tuple[Any, Any]:
         if self._exports is None:
