@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from proto import inference_pb2 as pb
 from server.commands.client import Client
-from server.commands.output.answer_text import STAGES
+from server.request.plain_answers import STAGES
 from trefoil import TrefoilError, Unavailable
 from trefoil.errors import error_of, error_of_fault
 

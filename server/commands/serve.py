@@ -166,7 +166,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
             http = await door.start()
         stop.install(engine)
         lag.start()
-        otel.watch(engine, listener.budget, lag)
+        otel.watch(engine, listener.budget, lag, door.limit if door is not None else None)
         report(f"listening on {address}; loading {tries[0].path}, {tries[0].reason}")
         if door is not None:
             report(f"HTTP on {http}")
@@ -213,11 +213,10 @@ def _door(
     try:
         from server.http.door import FLAG, HttpDoor
     except ModuleNotFoundError as error:
-        if error.name not in HTTP_LIBRARIES:
+        library = (error.name or "").partition(".")[0]
+        if library not in HTTP_LIBRARIES:
             raise
-        raise CannotListen(
-            f"--http needs {error.name}: pip install 'trefoil-serve[http]'"
-        ) from None
+        raise CannotListen(f"--http needs {library}: pip install 'trefoil-serve[http]'") from None
     address = checked(config.http, config.insecure or encrypted, FLAG)
     files = _tls_files(config) if encrypted else None
 

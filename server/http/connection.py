@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from typing import Any
 from urllib.parse import quote
 
@@ -13,42 +12,15 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from server.http.limits import ConnectionLimit
+
 HEAD_BYTES = 32 << 10  # request line and headers
 HEAD_S = 10.0  # within which they must arrive
-IDLE_S = 60  # a connection between two requests
+IDLE_S = 60  # a connection before its first request, and between two
 LINGER_S = 5.0  # a peer that takes no more bytes of an answer after it is done
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.ERROR)  # what callers send wrong is their affair; our own faults are logged
-
-
-class ConnectionLimit:
-    """How many connections are open, in all and of one host."""
-
-    def __init__(self, in_all: int, of_host: int) -> None:
-        self.in_all = in_all
-        self.of_host = of_host
-        self.open = 0
-        self.refused = 0
-        self._hosts: Counter[str] = Counter()
-
-    def enter(self, host: str) -> str:
-        """ "" when there is room, else the limit that is reached."""
-        if self.open >= self.in_all:
-            self.refused += 1
-            return f"{self.in_all} connections in all; --max-http-connections raises it"
-        if self._hosts[host] >= self.of_host:
-            self.refused += 1
-            return f"{self.of_host} connections of one host; --max-http-connections-peer raises it"
-        self.open += 1
-        self._hosts[host] += 1
-        return ""
-
-    def leave(self, host: str) -> None:
-        self.open -= 1
-        self._hosts[host] -= 1
-        if not self._hosts[host]:
-            del self._hosts[host]
 
 
 class Connection(HttpToolsProtocol):
@@ -85,7 +57,8 @@ class Connection(HttpToolsProtocol):
             self._refuse(503, f"the limit is {full}")
             return
         self._host = host
-        self._timer = self.loop.call_later(HEAD_S, self._late)
+        # A client may open one ahead of its first request.
+        self._timer = self.loop.call_later(IDLE_S, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -103,11 +76,12 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if not self._in_head:
             return
+        if not self._head_bytes:
+            self._stop_timer()
+            self._timer = self.loop.call_later(HEAD_S, self._late)
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES:
             self._refuse(431, f"the limit is {HEAD_BYTES} bytes for request line and headers")
-        elif self._timer is None:
-            self._timer = self.loop.call_later(HEAD_S, self._late)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -19,8 +19,9 @@ from server.api.listener import Listener
 from server.config import ServerConfig
 from server.http.app import HttpApp
 from server.http.calls import Calls
-from server.http.connection import IDLE_S, Connection, ConnectionLimit
+from server.http.connection import IDLE_S, Connection
 from server.http.exchange import BodyLimit
+from server.http.limits import ConnectionLimit
 from server.http.metrics import MetricsRoute, metrics_service
 from server.http.tls import RotatingContext
 from server.security.tls import TlsFiles

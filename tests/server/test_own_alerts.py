@@ -17,6 +17,7 @@ from proto import inference_pb2_grpc as stubs
 from server.api.call_budget import CallBudget, shares_of
 from server.commands import serve
 from server.config import ServerConfig
+from server.http.limits import ConnectionLimit
 from server.ops.loop_lag import BEAT_S, HELD_S, SHOWN_S, LoopLag, place_of
 from server.ops.otel_setup import front_of
 from server.ops.own_alerts import OwnAlerts, OwnTrouble
@@ -150,4 +151,5 @@ async def test_calls_and_lag_are_metrics() -> None:
     budget = CallBudget(shares_of(ServerConfig()), lambda: "")
     names = {reading.name for reading in front_of(budget, LoopLag())}
     assert names == {"trefoil.calls.open", "trefoil.calls.refused", "trefoil.front.loop.lag"}
-    assert names <= COUNTERS.keys() | GAUGES.keys()
+    names |= {reading.name for reading in front_of(budget, LoopLag(), ConnectionLimit(1, 1))}
+    assert len(names) == 5 and names <= COUNTERS.keys() | GAUGES.keys()

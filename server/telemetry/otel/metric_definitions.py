@@ -47,6 +47,9 @@ COUNTERS = {
     "trefoil.quarantined": MetricDefinition("{row}", "Rows that killed two replicas"),
     "trefoil.replica.restarts": MetricDefinition("{restart}", "Replica restarts"),
     "trefoil.calls.refused": MetricDefinition("{call}", "Calls refused for want of a place"),
+    "trefoil.http.connections.refused": MetricDefinition(
+        "{connection}", "Connections to the HTTP door refused for want of a place"
+    ),
     DROPPED: MetricDefinition("{item}", "Items that were not exported, by signal"),
 }
 
@@ -57,6 +60,9 @@ GAUGES = {
     "trefoil.replicas": MetricDefinition("{replica}", "Replicas by state"),
     "trefoil.replicas.wanted": MetricDefinition("{replica}", "Replicas asked for with --warm-pool"),
     "trefoil.calls.open": MetricDefinition("{call}", "Open calls by what they are for"),
+    "trefoil.http.connections": MetricDefinition(
+        "{connection}", "Open connections to the HTTP door"
+    ),
     "trefoil.front.loop.lag": MetricDefinition(
         "s", "Longest turn of the event loop within a minute"
     ),

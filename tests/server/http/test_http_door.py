@@ -211,11 +211,21 @@ async def test_a_head_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPat
         assert reply_of(await sent(site.port, endless, end=False)).status == 431
         monkeypatch.setattr(connection, "HEAD_S", 0.1)
         assert reply_of(await sent(site.port, b"GET /livez HT", end=False)).status == 408
-        silent = await sent(site.port, b"", end=False)
-        assert reply_of(silent).status == 408
         again = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\nGET /li"
         out = await sent(site.port, again, end=False)
         assert out.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 408" in out
+
+
+async def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_S", 0.1)
+    async with http_door(StandInEngine()) as site:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        await asyncio.sleep(0.3)  # opened ahead: longer than a head may take
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+        monkeypatch.setattr(connection, "IDLE_S", 0.1)
+        assert await sent(site.port, b"", end=False) == b""
 
 
 async def test_a_body_that_stops_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
