@@ -19,7 +19,7 @@ DATA ?= trefoil-data
 ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
 
-.PHONY: help serve console demo test check lint typecheck setup system compat soak portable bare clean \
+.PHONY: help serve console demo test check lint typecheck setup system compat soak portable bare clean interop \
 	console-deb check-console-deb build-system verify-installers
 
 help:  ## this list
@@ -146,6 +146,9 @@ portable: $(VENV)/.everything  ## how far numbers differ by CPU kernels, threads
 
 bare:  ## all of this once more in a bare Debian 12 (needs root and mmdebstrap; half an hour)
 	tests/installers/bare-debian.sh
+
+interop: $(VENV)/.everything  ## run other people's tools against a real server; skips with names
+	$(BIN)/python -m tests.interop.run
 
 INSTALLER_TOOLS := build/installer-tools
 

@@ -13,13 +13,14 @@ from server.api.health import TAKES_TRAFFIC
 from server.api.snapshot_messages import ServerIdentity
 from server.engine import Engine
 from server.http import open_inference_rest, openai
-from server.http.calls import CallRefusal, CallRefused, Calls
-from server.http.exchange import BodyLimit, CallerGone, Exchange, HttpRefused, Response
+from server.http.calls import Calls
+from server.http.exchange import BodyLimit, Exchange, Response
 from server.http.metrics import MetricsRoute
 from server.http.native import NativeRoutes, in_form_terms
 from server.http.open_inference_rest import OpenInferenceRoutes
 from server.http.openai import DESCRIBE, OpenAiRoutes
 from server.http.page import page
+from server.http.refusals import CallerGone, CallRefusal, CallRefused, HttpRefused
 from server.http.status import http_problem, problem
 from server.ops.refusal_log import RefusalLog
 
@@ -163,7 +164,7 @@ class HttpApp:
 
     async def _page(self, exchange: Exchange) -> Response:
         try:
-            stamp = (await self._calls.unary(DESCRIBE, b"", exchange.call())).stamp
+            stamp = (await self._calls.ask(DESCRIBE, b"", exchange.call())).stamp
             shown = (stamp.hex, stamp.name)
         except CallRefused:
             shown = ("", "")

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from server.request.status import DETAILS_KEY, STAMP_KEY
+from server.http.refusals import CallRefusal, CallRefused, HttpRefused
+from server.request.status import DETAILS_KEY, Refused, bad_input
 
 Metadata = tuple[tuple[str, str], ...]
 Write = Callable[[Any], Awaitable[None]]
+Read = Callable[[], Awaitable[bytes]]
 
 
 class CallDetails(NamedTuple):
@@ -25,27 +26,23 @@ class CallDetails(NamedTuple):
     invocation_metadata: Metadata
 
 
-@dataclass(frozen=True, slots=True)
-class CallRefusal:
-    """A refused call as its status says it. `message` has field, text and reason in one line."""
-
-    code: str  # gRPC status name
-    message: str
-    field: str = ""
-    reason: str = ""
-    retry_after_s: float = 0.0
-
-
-class CallRefused(Exception):
-    def __init__(self, refusal: CallRefusal) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-
-
 class HttpCall:
-    """What a servant and an interceptor ask of a grpc.aio servicer context."""
+    """What a servant and an interceptor ask of a grpc.aio servicer context. `answer` is what a
+    method that does not stream has written."""
 
-    __slots__ = ("_code", "_ends", "_peer", "_uris", "_write", "metadata", "refusal", "trailing")
+    __slots__ = (
+        "_code",
+        "_ends",
+        "_peer",
+        "_uris",
+        "_write",
+        "answer",
+        "http_refused",
+        "metadata",
+        "refusal",
+        "source",
+        "trailing",
+    )
 
     def __init__(
         self,
@@ -55,19 +52,19 @@ class HttpCall:
         remaining_s: float | None = None,
         write: Write | None = None,
     ) -> None:
-        """`peer` as gRPC names one; `uris` are those of a verified client certificate."""
+        """`peer` as gRPC names one; `uris` are those of a verified client certificate; `write`
+        takes each message of a method that streams."""
         self.metadata = metadata
         self.trailing: dict[str, Any] = {}
+        self.answer: Any = None
         self.refusal: CallRefusal | None = None
+        self.http_refused: HttpRefused | None = None
+        self.source: Read | None = None
         self._code: grpc.StatusCode | None = None
         self._ends = None if remaining_s is None else time.monotonic() + remaining_s
         self._peer = peer
         self._uris = uris
         self._write = write
-
-    @property
-    def stamp(self) -> str:
-        return str(self.trailing.get(STAMP_KEY, ""))
 
     def invocation_metadata(self) -> Metadata:
         return self.metadata
@@ -87,9 +84,22 @@ class HttpCall:
     def set_trailing_metadata(self, metadata: Sequence[tuple[str, Any]]) -> None:
         self.trailing = dict(metadata)
 
+    async def read(self) -> Any:
+        """The call's only message, then the end. Raises Refused for one that HTTP refuses."""
+        source, self.source = self.source, None
+        if source is None:
+            return grpc.aio.EOF
+        try:
+            return await source()
+        except HttpRefused as refused:
+            self.http_refused = refused
+            raise Refused(bad_input(refused.field, refused.reason, refused.message)) from None
+
     async def write(self, message: Any) -> None:
-        assert self._write is not None, "only a method that streams writes"
-        await self._write(message)
+        if self._write is None:
+            self.answer = message
+        else:
+            await self._write(message)
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()
@@ -109,31 +119,34 @@ class Calls:
         for interceptor in reversed(interceptors):
             self._begin = partial(interceptor.intercept_service, self._begin)
 
-    async def admitted(self, method: str, call: HttpCall) -> Any:
-        """The handler of a method, when this call may be made and there is a place for it: so much
-        is known before its body is read. Raises CallRefused."""
+    async def make(self, method: str, call: HttpCall, source: Read) -> Any:
+        """The answer's message, or None of a method that streams. `source` reads the request when
+        the call may be made and has a place, never before.
+
+        Raises CallRefused, and HttpRefused as `source` did.
+        """
         handler = await self._begin(CallDetails(method, call.metadata))
         if handler is None:
             raise CallRefused(CallRefusal("UNIMPLEMENTED", f"there is no method {method}"))
-        if handler.request_streaming:  # one that refuses without reading a message
-            await self.answer(handler, b"", call)
-        return handler
-
-    async def answer(self, handler: Any, data: bytes, call: HttpCall) -> Any:
-        """The answer's message, or None of a method that writes a stream. Raises CallRefused."""
-        kind = "_".join(
-            "stream" if streaming else "unary"
-            for streaming in (handler.request_streaming, handler.response_streaming)
-        )
+        call.source = source
         try:
-            return await getattr(handler, kind)(data, call)
+            return await _run(handler, call)
         except grpc.aio.AbortError:
+            if call.http_refused is not None:
+                raise call.http_refused from None
             assert call.refusal is not None
             raise CallRefused(call.refusal) from None
+        except Refused:
+            assert call.http_refused is not None
+            raise call.http_refused from None
 
-    async def unary(self, method: str, data: bytes, call: HttpCall) -> Any:
-        """Both steps, for a call without a body. Raises CallRefused."""
-        return await self.answer(await self.admitted(method, call), data, call)
+    async def ask(self, method: str, data: bytes, call: HttpCall) -> Any:
+        """The same for a request that has no body."""
+
+        async def source() -> bytes:
+            return data
+
+        return await self.make(method, call, source)
 
     async def _found(self, details: CallDetails) -> Any:
         for service in self._services:
@@ -141,6 +154,18 @@ class Calls:
             if handler is not None:
                 return handler
         return None
+
+
+async def _run(handler: Any, call: HttpCall) -> Any:
+    """A handler of any kind: interceptors may have made another one of a method's own."""
+    kind = "_".join(
+        "stream" if streaming else "unary"
+        for streaming in (handler.request_streaming, handler.response_streaming)
+    )
+    # One that takes a stream reads it from its context, and one that only refuses reads nothing.
+    request = None if handler.request_streaming else await call.read()
+    found = await getattr(handler, kind)(request, call)
+    return call.answer if found is None else found
 
 
 def _refusal(code: grpc.StatusCode, message: str, packed: bytes | None) -> CallRefusal:

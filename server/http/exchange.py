@@ -10,6 +10,7 @@ from typing import Any
 
 from server.http.calls import HttpCall, Metadata, Write
 from server.http.connection import Connection
+from server.http.refusals import CallerGone, HttpRefused
 from server.request.caller import CLIENT_KEY, TRACE_KEY
 
 BODY_IDLE_S = 20.0  # between two pieces of a body
@@ -34,24 +35,6 @@ class Response:
     body: bytes
     content_type: bytes = b"application/json"
     headers: Sequence[Header] = ()
-
-
-class HttpRefused(Exception):
-    """A refusal that only HTTP knows. `closing`: the rest of the request is not read."""
-
-    def __init__(
-        self, status: int, reason: str, message: str, field: str = "", closing: bool = False
-    ) -> None:
-        super().__init__(f"{field}: {message} [{reason}]" if field else f"{message} [{reason}]")
-        self.status = status
-        self.reason = reason
-        self.message = message
-        self.field = field
-        self.closing = closing
-
-
-class CallerGone(Exception):
-    """The connection ended before the body did."""
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from server.http.exchange import HttpRefused
+from server.http.refusals import HttpRefused
 
 MOST_FIELDS = 256
 MEDIA_TYPE = b"multipart/form-data"

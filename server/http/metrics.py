@@ -22,7 +22,7 @@ class MetricsRoute:
         self._one = asyncio.Lock()
 
     async def scrape(self, exchange: Exchange) -> Response:
-        await self._calls.unary(METRICS, b"", exchange.call())
+        await self._calls.ask(METRICS, b"", exchange.call())
         accept = exchange.headers.get(b"accept", b"").decode("latin-1")
         async with self._one:
             body, content_type = await asyncio.to_thread(self._exposition.text, accept)

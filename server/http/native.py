@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proto import inference_pb2 as pb
-from server.http.calls import CallRefusal, Calls
-from server.http.exchange import Exchange, HttpRefused, Response, json_bytes
+from server.http.calls import Calls, Read
+from server.http.exchange import Exchange, Response, json_bytes
 from server.http.form import FormField, fields_of
+from server.http.refusals import CallRefusal, HttpRefused
 from server.http.status import answer_headers
 from server.request.modalities import MODALITIES
 from server.request.plain_answers import plain_generation, plain_prediction
@@ -85,10 +86,7 @@ class NativeRoutes:
     calls: Calls
 
     async def predict(self, exchange: Exchange) -> Response:
-        call = exchange.call()
-        handler = await self.calls.admitted(PREDICT, call)
-        data = await self._form(exchange, "predict")
-        response: pb.PredictResponse = await self.calls.answer(handler, data, call)
+        response = await self.calls.make(PREDICT, exchange.call(), _form(exchange, "predict"))
         (result,) = response.results
         found = plain_prediction(result, response.stamp.name)
         headers = answer_headers(result.stamp, [result.prediction_id], result.timing)
@@ -102,19 +100,23 @@ class NativeRoutes:
             pieces.append(event.text)
             last.CopyFrom(event)
 
-        call = exchange.call(write)
-        handler = await self.calls.admitted(GENERATE, call)
-        await self.calls.answer(handler, await self._form(exchange, "generate"), call)
+        await self.calls.make(GENERATE, exchange.call(write), _form(exchange, "generate"))
         found = plain_generation(last, "".join(pieces))
         headers = answer_headers(last.stamp.hex, [last.prediction_id], last.end.timing)
         return Response(200, json_bytes(found), headers=headers)
 
-    async def _form(self, exchange: Exchange, kind: str) -> bytes:
+
+def _form(exchange: Exchange, kind: str) -> Read:
+    """What reads the form and makes the request of it."""
+
+    async def read() -> bytes:
         form = ExampleForm(kind)
         body = await exchange.body()
         for one in fields_of(body, exchange.headers.get(b"content-type", b"")):
             form.add(one)
         return form.data()
+
+    return read
 
 
 def in_form_terms(refusal: CallRefusal) -> CallRefusal:

@@ -14,7 +14,8 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from server.api import open_inference_messages as oip
 from server.api.open_inference_tensors import MOST_ELEMENTS, MOST_INPUTS
-from server.http.exchange import HttpRefused, json_bytes, json_of
+from server.http.exchange import json_bytes, json_of
+from server.http.refusals import HttpRefused
 from server.request.wire import LENGTH_DELIMITED, Content, varint
 
 BINARY_SIZE = "binary_data_size"
@@ -72,6 +73,9 @@ class InferBody:
 
     def as_bytes(self, output: str) -> bool:
         return self._binary.get(output, self._all)
+
+
+NOTHING_ASKED = InferBody(b"", {}, False)
 
 
 def infer_response(response: Any, asked: InferBody) -> tuple[bytes, int | None]:

@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.api import open_inference_messages as oip
-from server.http.calls import CallRefusal, Calls
-from server.http.exchange import Exchange, Header, HttpRefused, Response, json_bytes, json_of
-from server.http.open_inference_json import infer_request, infer_response, plain_message
+from server.http.calls import Calls
+from server.http.exchange import Exchange, Header, Response, json_bytes, json_of
+from server.http.open_inference_json import (
+    NOTHING_ASKED,
+    infer_request,
+    infer_response,
+    plain_message,
+)
+from server.http.refusals import CallRefusal, HttpRefused
 from server.http.status import STAMP_HEADER, refusal_headers, status_of
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -99,11 +105,15 @@ class OpenInferenceRoutes:
         return Response(200, json_bytes([plain_message(model) for model in answer.models]))
 
     async def _infer(self, exchange: Exchange, name: str, version: str) -> Response:
-        call = exchange.call()
-        handler = await self.calls.admitted(f"{SERVICE}ModelInfer", call)
-        length = exchange.headers.get(HEADER_LENGTH)
-        asked = infer_request(await exchange.body(), length, name, version)
-        answer = await self.calls.answer(handler, asked.data, call)
+        asked = NOTHING_ASKED
+
+        async def read() -> bytes:
+            nonlocal asked
+            length = exchange.headers.get(HEADER_LENGTH)
+            asked = infer_request(await exchange.body(), length, name, version)
+            return asked.data
+
+        answer = await self.calls.make(f"{SERVICE}ModelInfer", exchange.call(), read)
         body, head = infer_response(answer, asked)
         headers: list[Header] = [(STAMP_HEADER, answer.parameters["stamp"].string_param.encode())]
         if head is None:
@@ -112,7 +122,7 @@ class OpenInferenceRoutes:
         return Response(200, body, BINARY, headers)
 
     async def _ask(self, exchange: Exchange, method: str, request: Any) -> Any:
-        return await self.calls.unary(
+        return await self.calls.ask(
             f"{SERVICE}{method}", request.SerializeToString(), exchange.call()
         )
 

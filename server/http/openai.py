@@ -6,21 +6,22 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from proto import inference_pb2 as pb
 from server.api.open_inference import ALIAS, model_name
-from server.http.calls import CallRefusal, CallRefused, Calls
-from server.http.exchange import Exchange, Header, HttpRefused, Response, json_bytes, json_of
+from server.http.calls import Calls
+from server.http.exchange import Exchange, Header, Response, json_bytes, json_of
 from server.http.native import GENERATE, PREDICT
 from server.http.openai_requests import (
     ChatRequest,
-    Places,
+    EmbeddingsRequest,
     chat_request,
     embeddings_request,
 )
+from server.http.refusals import CallRefusal, CallRefused, HttpRefused
 from server.http.status import (
     ID_HEADER,
     STAMP_HEADER,
@@ -58,14 +59,18 @@ class OpenAiRoutes:
         return Response(200, json_bytes(self._model()))
 
     async def embeddings(self, exchange: Exchange) -> Response:
-        call = exchange.call()
-        handler = await self.calls.admitted(PREDICT, call)
+        asked = EmbeddingsRequest()
         facts = self._serving()
-        found = json_of(await exchange.body())
-        asked = embeddings_request(found, _request_id(exchange), facts.embedding_dimensions)
-        self._check(asked.model)
+
+        async def read() -> bytes:
+            nonlocal asked
+            found = json_of(await exchange.body())
+            asked = embeddings_request(found, _request_id(exchange), facts.embedding_dimensions)
+            self._check(asked.model)
+            return asked.data
+
         try:
-            answer = await self.calls.answer(handler, asked.data, call)
+            answer = await self.calls.make(PREDICT, exchange.call(), read)
         except CallRefused as refused:
             raise CallRefused(_in_terms(refused.refusal, ROW, "input[{}]")) from None
         faults = [one.fault for one in answer.results if one.HasField("fault")]
@@ -90,15 +95,18 @@ class OpenAiRoutes:
     async def chat(self, exchange: Exchange) -> Response | None:
         """None: the answer was streamed."""
         writer = _ChatWriter(exchange, int(self.wall()))
-        call = exchange.call(writer.write)
-        handler = await self.calls.admitted(GENERATE, call)
-        asked = chat_request(json_of(await exchange.body()), _request_id(exchange))
-        self._check(asked.model)
-        writer.asked = asked
+        self._serving()
+
+        async def read() -> bytes:
+            asked = chat_request(json_of(await exchange.body()), _request_id(exchange))
+            self._check(asked.model)
+            writer.asked = asked
+            return asked.data
+
         try:
-            await self.calls.answer(handler, asked.data, call)
+            await self.calls.make(GENERATE, exchange.call(writer.write), read)
         except CallRefused as refused:
-            refusal = _in_place(refused.refusal, asked.places)
+            refusal = _in_place(refused.refusal, writer.asked.places)
             if not exchange.started:
                 raise CallRefused(refusal) from None
             # Too late for a status: the stream ends with the error.
@@ -109,7 +117,7 @@ class OpenAiRoutes:
 
     async def _described(self, exchange: Exchange) -> None:
         """Whoever may call Describe may list models."""
-        await self.calls.unary(DESCRIBE, b"", exchange.call())
+        await self.calls.ask(DESCRIBE, b"", exchange.call())
 
     def _serving(self) -> Facts:
         facts = self.facts()
@@ -135,13 +143,12 @@ class _ChatWriter:
 
     exchange: Exchange
     created: int
-    asked: ChatRequest | None = None
+    asked: ChatRequest = field(default_factory=ChatRequest)
     _pieces: list[str] = field(default_factory=list)
     _last: pb.GenerateEvent = field(default_factory=pb.GenerateEvent)
     _stamp: str = ""
 
     async def write(self, event: pb.GenerateEvent) -> None:
-        assert self.asked is not None
         self._last = event
         self._stamp = event.stamp.hex or self._stamp  # only the first and the last event have it
         if not self.asked.stream:
@@ -153,7 +160,6 @@ class _ChatWriter:
             await self._chunk({"content": event.text})
 
     async def end(self) -> Response | None:
-        assert self.asked is not None
         end = self._last.end
         if self.asked.stream:
             if not self.exchange.started:  # a text of no tokens
@@ -200,7 +206,6 @@ class _ChatWriter:
         return b"data: " + json_bytes(self._head("chat.completion.chunk") | more) + b"\n\n"
 
     def _head(self, kind: str) -> dict[str, Any]:
-        assert self.asked is not None
         return {
             "id": f"chatcmpl-{self._last.prediction_id}",
             "object": kind,
@@ -245,7 +250,7 @@ def _error(status: int, refusal: CallRefusal) -> dict[str, Any]:
     }
 
 
-def _in_place(refusal: CallRefusal, places: Places) -> CallRefusal:
+def _in_place(refusal: CallRefusal, places: Sequence[str]) -> CallRefusal:
     """The refusal with the caller's name of a part: `messages[0].content[1]`."""
 
     def named(found: re.Match[str]) -> str:

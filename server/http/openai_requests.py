@@ -6,12 +6,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from proto import inference_pb2 as pb
-from server.http.exchange import HttpRefused
+from server.http.refusals import HttpRefused
 from server.request.modalities import MODALITIES
 from server.request.validation import LONGEST_ID
 from server.request.wire import LoosePart, request_of_parts
@@ -50,18 +50,18 @@ Places = list[str]  # index of a part -> the caller's name of it
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    model: str
-    data: bytes  # a GenerateRequest
-    places: Places
-    stream: bool
-    usage: bool  # a last chunk with the usage
+    model: str = ""
+    data: bytes = b""  # a GenerateRequest
+    places: Sequence[str] = ()
+    stream: bool = False
+    usage: bool = False  # a last chunk with the usage
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingsRequest:
-    model: str
-    data: bytes  # a PredictRequest
-    base64: bool
+    model: str = ""
+    data: bytes = b""  # a PredictRequest
+    base64: bool = False
 
 
 def chat_request(found: dict[str, Any], request_id: str) -> ChatRequest:

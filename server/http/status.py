@@ -7,8 +7,8 @@ from http import HTTPStatus
 from typing import Any
 
 from proto import inference_pb2 as pb
-from server.http.calls import CallRefusal
-from server.http.exchange import Header, HttpRefused, Response, json_bytes
+from server.http.exchange import Header, Response, json_bytes
+from server.http.refusals import CallRefusal, HttpRefused
 from server.request.plain_answers import STAGES
 from server.request.status import STAMP_KEY
 
