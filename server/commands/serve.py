@@ -166,7 +166,8 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
             http = await door.start()
         stop.install(engine)
         lag.start()
-        otel.watch(engine, listener.budget, lag, door.limit if door is not None else None)
+        limit = door.limit if door is not None else None
+        otel.watch(engine, listener.budget, lag, limit, address)
         report(f"listening on {address}; loading {tries[0].path}, {tries[0].reason}")
         if door is not None:
             report(f"HTTP on {http}")

@@ -37,6 +37,7 @@ class HttpCall:
         "_uris",
         "_write",
         "answer",
+        "http_door",
         "http_refused",
         "metadata",
         "refusal",
@@ -51,12 +52,15 @@ class HttpCall:
         uris: Sequence[bytes] = (),
         remaining_s: float | None = None,
         write: Write | None = None,
+        http_door: str = "",
     ) -> None:
         """`peer` as gRPC names one; `uris` are those of a verified client certificate; `write`
-        takes each message of a method that streams."""
+        takes each message of a method that streams; `http_door` is the HOST:PORT that was called.
+        """
         self.metadata = metadata
         self.trailing: dict[str, Any] = {}
         self.answer: Any = None
+        self.http_door = http_door
         self.refusal: CallRefusal | None = None
         self.http_refused: HttpRefused | None = None
         self.source: Read | None = None

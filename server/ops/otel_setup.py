@@ -89,10 +89,12 @@ class OtelSetup:
         budget: CallBudget,
         lag: LoopLag,
         connections: ConnectionLimit | None = None,
+        address: str = "",
     ) -> None:
         """From now on show the state of this engine, of its ports and of its event loop."""
         self._engine = engine
         if self.instruments is not None:
+            self.instruments.listens(address)
             self._watcher = asyncio.create_task(
                 self._look(self.instruments, engine, lambda: front_of(budget, lag, connections))
             )
