@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from proto import admin_pb2, inference_pb2, observe_pb2
 from server.api import open_inference_messages
@@ -23,6 +21,7 @@ from server.api.listen_address import ListenAddress, check_free, listen_address,
 from server.api.model_statistics import ModelStatistics
 from server.api.observe import Observe
 from server.api.open_inference import OpenInference
+from server.api.reflection import reflection_handlers
 from server.api.retry_penalty import RetryPenalty
 from server.api.snapshot_messages import ServerIdentity, Snapshots
 from server.config import ServerConfig
@@ -79,9 +78,8 @@ class Listener:
             maximum_concurrent_rpcs=MOST_CALLS,
         )
         self.services = self._services()
-        for handler in self.services:
+        for handler in (*self.services, *reflection_handlers()):
             server.add_generic_rpc_handlers((handler,))
-        _reflect(server)
         try:
             port = self._bind(server, address.target())
         except RuntimeError:
@@ -191,23 +189,3 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         # Else a second server on the same port would silently take half of the connections.
         ("grpc.so_reuseport", 0),
     ]
-
-
-def _reflect(server: grpc.aio.Server) -> None:
-    """Reflection over all services, the Open Inference Protocol's private pool included."""
-    pool = descriptor_pool.DescriptorPool()
-    ours = (inference_pb2, observe_pb2, admin_pb2, health_pb2, reflection_pb2)
-    for module in ours:
-        file = descriptor_pb2.FileDescriptorProto()
-        module.DESCRIPTOR.CopyToProto(file)
-        pool.Add(file)
-    file = descriptor_pb2.FileDescriptorProto()
-    open_inference_messages.SERVICE.file.CopyToProto(file)
-    pool.Add(file)
-    names = [name for module in ours for name in _service_names(module.DESCRIPTOR)]
-    names += [open_inference_messages.SERVICE.full_name]
-    reflection.enable_server_reflection(names, server, pool)
-
-
-def _service_names(file: object) -> list[str]:
-    return [service.full_name for service in file.services_by_name.values()]  # type: ignore[attr-defined]
