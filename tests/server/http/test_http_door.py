@@ -28,6 +28,10 @@ async def test_probes_show_the_state_of_the_engine() -> None:
             engine.become(state, "as asked")
             found = [(await curl(site.url + path)).status for path in paths]
             assert found == statuses, state
+        health = await curl(site.url + "/v2/health/ready")
+        assert health.json() == {"ready": False}
+        model = await curl(site.url + "/v2/models/triage/ready")
+        assert (model.status, model.json()) == (503, {"name": "triage", "ready": False})
         assert b"draining: as asked" in (await curl(site.url + "/readyz")).body
 
 
