@@ -19,7 +19,7 @@ DATA ?= trefoil-data
 ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
 
-.PHONY: help serve console demo test check lint typecheck setup system compat soak fuzz portable bare clean \
+.PHONY: help serve console demo test check lint typecheck setup system compat soak fuzz portable bare clean interop \
 	console-deb check-console-deb build-system verify-installers
 
 help:  ## this list
@@ -78,14 +78,14 @@ torch = @[ "$(TORCH)" = cuda ] || [ "$$(uname -sm)" != "Linux x86_64" ] || \
 $(VENV)/.server: pyproject.toml clients/python/pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Setting up $(VENV) with the server's libraries (about a minute the first time)"
 	$(torch)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e clients/python -e '.[server]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e clients/python -e '.[server,http]'
 	@touch $@
 
 $(VENV)/.everything: pyproject.toml clients/python/pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Setting up $(VENV) with everything (about two minutes the first time)"
 	$(torch)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt \
-		-e clients/python -e '.[server,console,train,parquet,openssf,dev]'
+		-e clients/python -e '.[server,http,console,train,parquet,openssf,dev]'
 	@touch $@ $(VENV)/.server
 
 # $(call debian,WHAT,PACKAGES): those of Debian's packages that are missing.
@@ -154,6 +154,9 @@ portable: $(VENV)/.everything  ## how far numbers differ by CPU kernels, threads
 
 bare:  ## all of this once more in a bare Debian 12 (needs root and mmdebstrap; half an hour)
 	tests/installers/bare-debian.sh
+
+interop: $(VENV)/.everything  ## run other people's tools against a real server; skips with names
+	$(BIN)/python -m tests.interop.run
 
 INSTALLER_TOOLS := build/installer-tools
 

@@ -89,6 +89,13 @@ class ServerConfig:
         "the one port for all services; :PORT is every address, unix:/PATH a socket",
         "HOST:PORT",
     )
+    http: str = setting(
+        "",
+        str,
+        "also serve HTTP there: forms, OpenAI's API, the Open Inference Protocol's REST, probes, "
+        "metrics; the same TLS, roles and limits",
+        "HOST:PORT",
+    )
     insecure: bool = setting(False, bool, "accept plaintext connections from other hosts")
     name: str = setting("", str, "name of this server (default: the host name)", "NAME")
     environment: str = setting(
@@ -240,6 +247,8 @@ class ServerConfig:
     max_calls_peer: int = setting(2048, whole, "of these, open calls of one host")
     max_watchers: int = setting(256, whole, "open Watch calls of Observe, and of health")
     max_watchers_peer: int = setting(32, whole, "of these, those of one host")
+    max_http_connections: int = setting(1024, whole, "open connections of --http")
+    max_http_connections_peer: int = setting(256, whole, "of these, those of one host")
     upload_bytes: int = setting(64 * MIB, mib, "size of one upload")
     # At one time.
     upload_peer_bytes: int = setting(128 * MIB, mib, "total uploads of one host")

@@ -29,6 +29,7 @@ from server.types import (
     EngineSnapshot,
     Facts,
     Fault,
+    Generated,
     GenerationEnd,
     Outcome,
     ReplicaStatus,
@@ -180,7 +181,8 @@ class Engine:
             if not entry.closed:
                 pool.cancel(entry)
                 self._count_cancelled()
-        outcome = self._checked(work, item)
+        generated = Generated(entry.tokens, entry.finish_reason, first_token_ms)
+        outcome = replace(self._checked(work, item), generated=generated)
         asyncio.get_running_loop().call_soon(self._record, pool, work, outcome)
         yield GenerationEnd(outcome, entry.finish_reason, entry.tokens, first_token_ms)
 

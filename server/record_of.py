@@ -9,6 +9,7 @@ from server.types import Outcome, Work
 
 def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
     answer, fault, timing = outcome.answer, outcome.fault, outcome.timing
+    generated = outcome.generated
     return Record(
         prediction_id=work.id,
         at=at,
@@ -27,6 +28,9 @@ def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
         trace_id=_trace_id(work.trace_parent),
         batch_mates=outcome.batch_mates,
         payload=work.example if work.keep_payload else b"",
+        generated_tokens=generated.tokens if generated else 0,
+        first_token_ms=generated.first_token_ms if generated else 0.0,
+        finish_reason=generated.finish_reason if generated else "",
         **times_of(timing),
         **(outputs_of(answer) if answer else {}),
     )

@@ -87,6 +87,15 @@ PART_USED_FIELDS = tuple(each.name for each in fields(PartUsed))
 
 
 @dataclass(frozen=True, slots=True)
+class Generated:
+    """What a generation wrote."""
+
+    tokens: int
+    finish_reason: str  # stop | length
+    first_token_ms: float  # from the queue to the first token; 0: there was none
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How one row ended: exactly one of `answer` and `fault` is set."""
 
@@ -101,6 +110,7 @@ class Outcome:
     batch_mates: tuple[str, ...] = field(default=())  # other ids of the same forward
     mix: str = ""  # as decoded; "" when it was not
     parts_used: tuple[PartUsed, ...] = ()
+    generated: Generated | None = None
 
 
 @dataclass(frozen=True, slots=True)

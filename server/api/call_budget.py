@@ -40,6 +40,7 @@ _SERVICES = {
     "grpc.reflection.v1.ServerReflection": OBSERVE,
     "grpc.reflection.v1alpha.ServerReflection": OBSERVE,
     "trefoil.v1.Admin": ADMIN,
+    "trefoil.http.Metrics": OBSERVE,
 }
 _METHODS = {
     **{f"/trefoil.v1.Inference/{name}": STREAM for name in ("PredictStream", "Generate", "Upload")},

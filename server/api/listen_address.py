@@ -60,52 +60,50 @@ class ListenAddress:
             os.unlink(self.path)
 
 
-def listen_address(listen: str, anywhere: bool) -> ListenAddress:
+def listen_address(listen: str, anywhere: bool, flag: str = "--listen") -> ListenAddress:
     """Raises CannotListen unless it is well-formed, and of this machine or allowed `anywhere`."""
     if listen.startswith(UNIX):
-        return _unix(listen)
+        return _unix(listen, flag)
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and host[0] != "["):
-        raise CannotListen(
-            f"--listen {listen!r} is not HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH"
-        )
+        raise CannotListen(f"{flag} {listen!r} is not HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH")
     address = ListenAddress(host.strip("[]"), int(port))
     if not (anywhere or address.local):
         name = host or "every address of this host"
         message = f"{name} can be reached from the network and nothing would be encrypted"
-        raise CannotListen(f"--listen {listen}: {message}; --insecure accepts that")
+        raise CannotListen(f"{flag} {listen}: {message}; --insecure accepts that")
     return address
 
 
-def check_free(listen: str, address: ListenAddress) -> None:
+def check_free(listen: str, address: ListenAddress, flag: str = "--listen") -> None:
     """When a bind fails gRPC writes a line of its own and keeps the reason; it is content with one
     address of a name, while another server answers at the other; and it removes the socket of a
     server that lives. Raises CannotListen."""
     if address.path:
         if why := _path_fault(address.path):
-            raise taken(listen, why)
+            raise taken(listen, why, flag)
         return
     try:
         found = socket.getaddrinfo(
             address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except OSError as error:
-        raise taken(listen, error.strerror or str(error)) from None
+        raise taken(listen, error.strerror or str(error), flag) from None
     faults = [fault for family, _, _, _, at in found if (fault := _fault(family, at))]
     # IPv6 may be switched off: an address that cannot be bound is ignored while another can.
     if len(faults) == len(found) or any(f.errno == errno.EADDRINUSE for f in faults):
-        raise taken(listen, faults[0].strerror or str(faults[0]))
+        raise taken(listen, faults[0].strerror or str(faults[0]), flag)
 
 
-def taken(listen: str, why: str) -> CannotListen:
-    return CannotListen(f"cannot listen on {listen}: {why} (--listen HOST:PORT chooses another)")
+def taken(listen: str, why: str, flag: str = "--listen") -> CannotListen:
+    return CannotListen(f"cannot listen on {listen}: {why} ({flag} HOST:PORT chooses another)")
 
 
-def _unix(listen: str) -> ListenAddress:
+def _unix(listen: str, flag: str) -> ListenAddress:
     path = os.path.abspath(listen.removeprefix(UNIX)) if listen != UNIX else ""
     if not path or len(os.fsencode(path)) > LONGEST_PATH:
         raise CannotListen(
-            f"--listen {listen!r}: a socket's path has 1 to {LONGEST_PATH} bytes, as in "
+            f"{flag} {listen!r}: a socket's path has 1 to {LONGEST_PATH} bytes, as in "
             "unix:/run/trefoil.sock"
         )
     return ListenAddress(path=path)

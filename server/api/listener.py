@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from proto import admin_pb2, inference_pb2, observe_pb2
 from server import host
@@ -27,6 +26,7 @@ from server.api.listen_address import ListenAddress, check_free, listen_address,
 from server.api.model_statistics import ModelStatistics
 from server.api.observe import Observe
 from server.api.open_inference import OpenInference
+from server.api.reflection import reflection_handlers
 from server.api.retry_penalty import RetryPenalty
 from server.api.snapshot_messages import ServerIdentity, Snapshots
 from server.config import ServerConfig
@@ -82,6 +82,9 @@ class Listener:
     wall: Callable[[], float] = time.time  # what rows and events are dated by
     budget: CallBudget = field(init=False)
     _handlers: Handlers = field(init=False)
+    _gate: HoldGate = field(init=False)
+    address: str = field(default="", init=False)  # once it is bound
+    services: Sequence[Any] = field(default=(), init=False)  # generic handlers, once it has started
     _server: grpc.aio.Server | None = field(default=None, init=False)
     _address: ListenAddress | None = field(default=None, init=False)
     _counting: asyncio.Task[None] | None = field(default=None, init=False)
@@ -89,7 +92,9 @@ class Listener:
     def __post_init__(self) -> None:
         arrivals = Arrivals(arrival_limits(self.config))
         self.budget = CallBudget(shares_of(self.config), self._stamp, arrivals)
-        self._handlers = Handlers(lambda: self.engine.facts, RetryPenalty())
+        self._handlers = handlers = Handlers(lambda: self.engine.facts, RetryPenalty())
+        refusal = self.engine.refusal_now
+        self._gate = HoldGate(handlers.retry_penalty, refusal, handlers.refuse_unread)
 
     async def start(self) -> str:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""
@@ -97,12 +102,12 @@ class Listener:
         age_s, _ = connection_age_s(self.config.connection_age_s, address.local)
         server = grpc.aio.server(
             options=[*_options(self.config), *_aging(age_s)],
-            interceptors=(*self.interceptors, self._hold_gate(), self.budget),
+            interceptors=self.chain,
             maximum_concurrent_rpcs=MOST_CALLS,
         )
-        for handler in self._services():
+        self.services = self._services()
+        for handler in (*self.services, *reflection_handlers()):
             server.add_generic_rpc_handlers((handler,))
-        _reflect(server)
         try:
             port = self._bind(server, address.target())
         except RuntimeError:
@@ -112,11 +117,13 @@ class Listener:
         if not address.path:
             self.budget.arrivals.sockets = OwnSockets(port)
         self._counting = asyncio.create_task(self.budget.arrivals.run())
-        return address.bound_to(port)
+        self.address = address.bound_to(port)
+        return self.address
 
-    def _hold_gate(self) -> HoldGate:
-        handlers = self._handlers
-        return HoldGate(handlers.retry_penalty, self.engine.refusal_now, handlers.refuse_unread)
+    @property
+    def chain(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
+        """What every call passes, the outermost first."""
+        return (*self.interceptors, self._gate, self.budget)
 
     def _stamp(self) -> str:
         facts = self.engine.facts
@@ -137,7 +144,7 @@ class Listener:
             port = server.add_secure_port(target, self.credentials)
         return port
 
-    def _services(self) -> list[object]:
+    def _services(self) -> list[Any]:
         """The table of contents of the port."""
         engine, config = self.engine, self.config
         uploads = UploadStore(upload_limits(config))
@@ -177,8 +184,13 @@ class Listener:
 
 def checked_address(config: ServerConfig, encrypted: bool) -> ListenAddress:
     """Raises CannotListen for an address that cannot be had."""
-    address = listen_address(config.listen, config.insecure or encrypted)
-    check_free(config.listen, address)
+    return checked(config.listen, config.insecure or encrypted)
+
+
+def checked(listen: str, anywhere: bool, flag: str = "--listen") -> ListenAddress:
+    """The same for any flag that takes an address."""
+    address = listen_address(listen, anywhere, flag)
+    check_free(listen, address, flag)
     return address
 
 
@@ -240,23 +252,3 @@ def _aging(age_s: float) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_ms", int(age_s * 1000)),
         ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_MS),
     ]
-
-
-def _reflect(server: grpc.aio.Server) -> None:
-    """Reflection over all services, the Open Inference Protocol's private pool included."""
-    pool = descriptor_pool.DescriptorPool()
-    ours = (inference_pb2, observe_pb2, admin_pb2, health_pb2, reflection_pb2)
-    for module in ours:
-        file = descriptor_pb2.FileDescriptorProto()
-        module.DESCRIPTOR.CopyToProto(file)
-        pool.Add(file)
-    file = descriptor_pb2.FileDescriptorProto()
-    open_inference_messages.SERVICE.file.CopyToProto(file)
-    pool.Add(file)
-    names = [name for module in ours for name in _service_names(module.DESCRIPTOR)]
-    names += [open_inference_messages.SERVICE.full_name]
-    reflection.enable_server_reflection(names, server, pool)
-
-
-def _service_names(file: object) -> list[str]:
-    return [service.full_name for service in file.services_by_name.values()]  # type: ignore[attr-defined]

@@ -30,10 +30,13 @@ def _class(name: str) -> Any:
     return message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"inference.{name}"))
 
 
+ServerLiveRequest = _class("ServerLiveRequest")
 ServerLiveResponse = _class("ServerLiveResponse")
+ServerReadyRequest = _class("ServerReadyRequest")
 ServerReadyResponse = _class("ServerReadyResponse")
 ModelReadyRequest = _class("ModelReadyRequest")
 ModelReadyResponse = _class("ModelReadyResponse")
+ServerMetadataRequest = _class("ServerMetadataRequest")
 ServerMetadataResponse = _class("ServerMetadataResponse")
 ModelMetadataRequest = _class("ModelMetadataRequest")
 ModelMetadataResponse = _class("ModelMetadataResponse")

@@ -17,12 +17,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from logging import ERROR, INFO, WARNING
+from typing import TYPE_CHECKING
 
 import grpc
 
 from server import host
 from server.api.listen_address import CannotListen
-from server.api.listener import Listener, checked_address
+from server.api.listener import Listener, checked, checked_address
 from server.api.snapshot_messages import ServerIdentity
 from server.commands.flags import flags_of
 from server.config import CHOOSE, EMBEDDED_BUNDLE, ServerConfig
@@ -56,8 +57,12 @@ from server.telemetry.store import payload_keys
 from server.telemetry_port import OFF, TelemetryPort, telemetry_of
 from server.types import Facts
 
+if TYPE_CHECKING:
+    from server.http.door import HttpDoor
+
 logger = logging.getLogger(__name__)
 
+HTTP_LIBRARIES = ("uvicorn", "httptools", "python_multipart")
 OK = 0
 REFUSED = 78  # EX_CONFIG of sysexits.h: the bundle or the pool cannot be served
 # After the drain nothing is left to answer but what watches.
@@ -150,6 +155,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     # All that may be refused by its flags alone, before anything is opened or written.
     credentials = _credentials(config)
     checked_address(config, credentials is not None)
+    make_door = _door(config, credentials is not None)
     access = _access(config)
     _check_payload_key(config)
     lame_duck_s, _ = leaving.lame_duck_s(config.lame_duck_s, bool(manager.address), os.environ)
@@ -182,12 +188,19 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     )
     watching: list[asyncio.Task[None]] = []
     lag = LoopLag()
+    door: HttpDoor | None = None
     try:
         address = await listener.start()
+        if make_door is not None:
+            door = make_door(listener, otel)
+            http = await door.start()
         stop.install(engine)
         lag.start()
-        otel.watch(engine, listener.budget, lag)
+        limit = door.limit if door is not None else None
+        otel.watch(engine, listener.budget, lag, limit, address)
         report(f"listening on {address}; loading {tries[0].path}, {tries[0].reason}")
+        if door is not None:
+            report(f"HTTP on {http}")
         report(*_kept(telemetry, config))
         for line in (*otel.messages, *access.messages):
             report(line)
@@ -206,13 +219,48 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         journal.stop(engine.facts)
         if deployment is not None:
             await deployment.stop()
-        await listener.stop(LAST_CALLS_S)
+        await _stopped(listener, door)
         await engine.stop()
         if forks is not None:
             await forks.close()
         await asyncio.to_thread(telemetry.close)
         await otel.close()
         access.close()
+
+
+async def _stopped(listener: Listener, door: HttpDoor | None) -> None:
+    """Both ports: what is under way there has the same time to end."""
+    ends = [listener.stop(LAST_CALLS_S)]
+    if door is not None:
+        ends.append(door.stop(LAST_CALLS_S))
+    await asyncio.gather(*ends)
+
+
+def _door(
+    config: ServerConfig, encrypted: bool
+) -> Callable[[Listener, OtelSetup], HttpDoor] | None:
+    """What makes the HTTP door once the gRPC port has started; None without --http.
+
+    Raises CannotListen for an address that cannot be had, or when the libraries are missing.
+    """
+    if not config.http:
+        return None
+    try:
+        from server.http.door import FLAG, HttpDoor
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in HTTP_LIBRARIES:
+            raise
+        raise CannotListen(f"--http needs {library}: pip install 'trefoil-serve[http]'") from None
+    address = checked(config.http, config.insecure or encrypted, FLAG)
+    files = _tls_files(config) if encrypted else None
+
+    def made(listener: Listener, otel: OtelSetup) -> HttpDoor:
+        instruments = otel.instruments
+        exposition = instruments.exposition if instruments is not None else None
+        return HttpDoor(config, listener, address, files, exposition)
+
+    return made
 
 
 async def _run_until_stopped(
@@ -433,6 +481,11 @@ def _check_payload_key(config: ServerConfig) -> None:
         raise CannotListen(f"--payload-key: {error}") from None
 
 
+def _tls_files(config: ServerConfig) -> TlsFiles:
+    assert config.tls_cert is not None and config.tls_key is not None
+    return TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
+
+
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     """None: plaintext. Raises CannotListen when the files do not make a pair."""
     if config.tls_cert is None and config.tls_key is None and config.tls_client_ca is None:
@@ -447,8 +500,7 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
             pem.certificates(config.tls_client_ca)
         if lapse := pem.lapse(config.tls_cert, dt.datetime.now(dt.UTC)):
             logger.warning("certificate: %s", lapse)
-        files = TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
-        return server_credentials(files)
+        return server_credentials(_tls_files(config))
     except OSError as error:
         raise CannotListen(f"cannot read {error.filename}: {error.strerror}") from None
     except pem.BadPem as error:

@@ -18,6 +18,7 @@ from server.api.snapshot_messages import ServerIdentity
 from server.config import ServerConfig
 from server.engine import Engine, RecordSink
 from server.errors import ServerError
+from server.http.limits import ConnectionLimit
 from server.ops.loop_lag import LoopLag
 from server.security.roles import ALLOWED
 from server.telemetry.errors import ExportRefused
@@ -50,7 +51,9 @@ class OtelSetup:
         self._engine: Engine | None = None
         self._watcher: asyncio.Task[None] | None = None
         try:
-            plan = configuration_of(environ, config.prometheus, config.trace_share)
+            plan = configuration_of(
+                environ, config.prometheus, config.trace_share, scraped=bool(config.http)
+            )
             if plan.on:
                 about = about_server(config, identity, environ)
                 self.instruments = Instruments(plan, about, known_methods(), self._served, wall)
@@ -80,11 +83,21 @@ class OtelSetup:
 
         return (OtelInterceptor(self.instruments), *others)
 
-    def watch(self, engine: Engine, budget: CallBudget, lag: LoopLag) -> None:
-        """From now on show the state of this engine, of its port and of its event loop."""
+    def watch(
+        self,
+        engine: Engine,
+        budget: CallBudget,
+        lag: LoopLag,
+        connections: ConnectionLimit | None = None,
+        address: str = "",
+    ) -> None:
+        """From now on show the state of this engine, of its ports and of its event loop."""
         self._engine = engine
         if self.instruments is not None:
-            self._watcher = asyncio.create_task(self._look(self.instruments, engine, budget, lag))
+            self.instruments.listens(address)
+            self._watcher = asyncio.create_task(
+                self._look(self.instruments, engine, lambda: front_of(budget, lag, connections))
+            )
 
     async def close(self) -> None:
         """Sends what is left, for a few seconds at most."""
@@ -94,11 +107,13 @@ class OtelSetup:
             await asyncio.to_thread(self.instruments.close)
 
     async def _look(
-        self, instruments: Instruments, engine: Engine, budget: CallBudget, lag: LoopLag
+        self,
+        instruments: Instruments,
+        engine: Engine,
+        front: Callable[[], list[GaugeReading]],
     ) -> None:
         while True:
-            readings = [*state_of(engine.snapshot()), *front_of(budget, lag)]
-            instruments.saw(readings)
+            instruments.saw([*state_of(engine.snapshot()), *front()])
             await asyncio.sleep(STATE_S)
 
     def _served(self) -> ServedStamp:
@@ -134,7 +149,10 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
     return readings
 
 
-def front_of(budget: CallBudget, lag: LoopLag) -> list[GaugeReading]:
+def front_of(
+    budget: CallBudget, lag: LoopLag, connections: ConnectionLimit | None = None
+) -> list[GaugeReading]:
+    """`connections` are those of the HTTP door; None without one."""
     readings = [GaugeReading("trefoil.front.loop.lag", lag.longest_s)]
     arrivals = budget.arrivals
     readings.append(GaugeReading("trefoil.connections.open", arrivals.open))
@@ -146,6 +164,9 @@ def front_of(budget: CallBudget, lag: LoopLag) -> list[GaugeReading]:
         where = (("trefoil.call.kind", kind),)
         readings.append(GaugeReading("trefoil.calls.open", budget.open[kind], where))
         readings.append(GaugeReading("trefoil.calls.refused", budget.refused[kind], where))
+    if connections is not None:
+        readings.append(GaugeReading("trefoil.http.connections", connections.open))
+        readings.append(GaugeReading("trefoil.http.connections.refused", connections.refused))
     return readings
 
 

@@ -6,13 +6,48 @@ each is copied once, into the bytes that go to the replica.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
 
 from proto import inference_pb2 as pb
 
 LENGTH_DELIMITED = 2
 PARTS = bytes([pb.Example.PARTS_FIELD_NUMBER << 3 | LENGTH_DELIMITED])
 DATA = bytes([pb.Part.DATA_FIELD_NUMBER << 3 | LENGTH_DELIMITED])
+TEXT = bytes([pb.Part.TEXT_FIELD_NUMBER << 3 | LENGTH_DELIMITED])
+# The same number in PredictRequest and in GenerateRequest.
+EXAMPLE = bytes([pb.PredictRequest.EXAMPLES_FIELD_NUMBER << 3 | LENGTH_DELIMITED])
+assert pb.PredictRequest.EXAMPLES_FIELD_NUMBER == pb.GenerateRequest.EXAMPLE_FIELD_NUMBER
+
+Content = bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class LoosePart:
+    """A part beside its content, which may lie in a larger buffer. `text`: it is the part's text,
+    in what should be UTF-8, else its data."""
+
+    head: pb.Part
+    content: Content
+    text: bool = False
+
+
+def request_of_parts(
+    head: Message, parts: Sequence[LoosePart], slices: Mapping[str, str] | None = None
+) -> bytes:
+    """The serialized `head`, a PredictRequest or a GenerateRequest, with one example of these
+    parts. Each content is copied once."""
+    pieces: list[Content] = []
+    for part in parts:
+        fields = part.head.SerializeToString() + (TEXT if part.text else DATA)
+        fields += varint(len(part.content))
+        pieces += (PARTS, varint(len(fields) + len(part.content)), fields, part.content)
+    if slices:
+        pieces.append(pb.Example(slices=slices).SerializeToString())
+    example = sum(map(len, pieces))
+    return b"".join((head.SerializeToString(), EXAMPLE, varint(example), *pieces))
 
 
 def with_contents(example: pb.Example, contents: Mapping[int, bytes]) -> bytes:

@@ -23,6 +23,7 @@ def _methods(service: str, names: str, roles: frozenset[Role]) -> dict[str, froz
 
 _OIP = "inference.GRPCInferenceService"
 _REFLECTION = "ServerReflectionInfo"
+METRICS = "/trefoil.http.Metrics/Scrape"  # over HTTP only: GET /metrics
 
 ALLOWED: dict[str, frozenset[Role]] = {
     **_methods("trefoil.v1.Inference", "Predict PredictStream Generate Upload Feedback", PREDICT),
@@ -36,6 +37,7 @@ ALLOWED: dict[str, frozenset[Role]] = {
     **_methods(_OIP, "ModelInfer ModelStreamInfer", PREDICT),
     **_methods("grpc.health.v1.Health", "Check Watch List", OPEN),
     **_methods("grpc.reflection.v1.ServerReflection", _REFLECTION, ANY),
+    METRICS: OBSERVE,
     **_methods("grpc.reflection.v1alpha.ServerReflection", _REFLECTION, ANY),
 }
 

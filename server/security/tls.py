@@ -37,11 +37,11 @@ class _Fetcher:
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._seen = _times(files)
+        self._seen = times_of(files)
 
     def __call__(self) -> Any:
         try:
-            now = _times(self._files)
+            now = times_of(self._files)
             if now == self._seen:
                 return None  # keep what is in use
             configuration = _configuration(self._files)
@@ -51,7 +51,8 @@ class _Fetcher:
         return configuration
 
 
-def _times(files: TlsFiles) -> tuple[int, ...]:
+def times_of(files: TlsFiles) -> tuple[int, ...]:
+    """When each was written last. Raises OSError."""
     paths = [files.certificate, files.key, *([files.client_ca] if files.client_ca else [])]
     return tuple(path.stat().st_mtime_ns for path in paths)
 

@@ -61,3 +61,7 @@ class Record(Outputs):
     trace_id: str = ""
     batch_mates: tuple[str, ...] = ()
     payload: bytes = b""  # the serialized Example; empty when it may not be kept
+    # Of a generation; not stored, for OpenTelemetry only.
+    generated_tokens: int = 0
+    first_token_ms: float = 0.0
+    finish_reason: str = ""

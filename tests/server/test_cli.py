@@ -297,7 +297,7 @@ def test_every_setting_has_a_flag_and_the_flags_defaults_are_the_settings() -> N
 # A flag is made of the name of its field, and must not change when that does.
 FLAGS = {
     "what to serve, where": (
-        "bundle allow-dirty require-signature expect-stamp verify data listen insecure name "
+        "bundle allow-dirty require-signature expect-stamp verify data listen http insecure name "
         "environment"
     ),
     "the warm pool": (
@@ -315,7 +315,8 @@ FLAGS = {
         "max-message-mb max-examples max-parts max-text-kb max-labels max-label-chars "
         "max-slices max-new-tokens max-expected-stamps accept-gzip max-connections "
         "max-connections-peer arriving-mb arriving-peer-mb max-streams max-calls max-calls-peer "
-        "max-watchers max-watchers-peer upload-mb upload-peer-mb upload-peer-count "
+        "max-watchers max-watchers-peer max-http-connections max-http-connections-peer "
+        "upload-mb upload-peer-mb upload-peer-count "
         "upload-total-mb upload-ttl"
     ),
     "encryption and roles": ("tls-cert tls-key tls-client-ca tokens"),

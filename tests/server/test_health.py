@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from proto import (
     admin_pb2,
@@ -137,20 +137,36 @@ async def test_drain_tells_its_progress_and_ends() -> None:
     assert (steps[-1].step, steps[-1].fraction, steps[-1].done) == ("drained", 1.0, True)
 
 
-async def test_reflection_lists_every_service_and_describes_the_private_ones() -> None:
-    ask_list = reflection_pb2.ServerReflectionRequest(list_services="")
-    ask_file = reflection_pb2.ServerReflectionRequest(
-        file_containing_symbol="inference.GRPCInferenceService"
-    )
+SYMBOLS = (
+    "inference.GRPCInferenceService",
+    "google.rpc.BadRequest",  # of the details of a refusal
+    "google.rpc.RetryInfo",
+    "grpc.reflection.v1.ServerReflection",
+    "trefoil.v1.Inference.Predict",
+)
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_lists_every_service_and_describes_its_types(version: str) -> None:
+    asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
+    for symbol in SYMBOLS:
+        asked.append(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
     async with listener(StandInEngine()) as address, channel_to(address) as channel:
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        answers = [answer async for answer in stub.ServerReflectionInfo(iter((ask_list, ask_file)))]
-    names = {service.name for service in answers[0].list_services_response.service}
-    assert names >= {
+        call = channel.stream_stream(
+            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+            reflection_pb2.ServerReflectionRequest.SerializeToString,
+            reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        first, *rest = [answer async for answer in call(iter(asked))]
+    names = {service.name for service in first.list_services_response.service}
+    assert names == {
         "trefoil.v1.Inference",
         "trefoil.v1.Observe",
         "trefoil.v1.Admin",
         "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
     }
-    assert answers[1].file_descriptor_response.file_descriptor_proto
+    for symbol, answer in zip(SYMBOLS, rest, strict=True):
+        assert answer.file_descriptor_response.file_descriptor_proto, symbol

@@ -18,6 +18,7 @@ from server.api.arrivals import Arrivals
 from server.api.call_budget import CallBudget, arrival_limits, shares_of
 from server.commands import serve
 from server.config import ServerConfig
+from server.http.limits import ConnectionLimit
 from server.ops.loop_lag import BEAT_S, HELD_S, SHOWN_S, LoopLag, place_of
 from server.ops.otel_setup import front_of
 from server.ops.own_alerts import OwnAlerts, OwnTrouble
@@ -153,4 +154,5 @@ async def test_calls_and_lag_are_metrics() -> None:
     names = {reading.name for reading in front_of(budget, LoopLag())}
     own = "calls.open calls.refused connections.open connections.cut messages.arriving messages.cut"
     assert names == {f"trefoil.{name}" for name in (*own.split(), "front.loop.lag")}
-    assert names <= COUNTERS.keys() | GAUGES.keys()
+    names |= {reading.name for reading in front_of(budget, LoopLag(), ConnectionLimit(1, 1))}
+    assert len(names) == 9 and names <= COUNTERS.keys() | GAUGES.keys()

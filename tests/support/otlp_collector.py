@@ -50,6 +50,13 @@ class Collector:
             for record in scope.log_records
         }
 
+    def schemas(self) -> set[str]:
+        """The schema URLs of all scopes of all three signals."""
+        traces = [one.scope_spans for r in self.traces for one in r.resource_spans]
+        metrics = [one.scope_metrics for r in self.metrics for one in r.resource_metrics]
+        logs = [one.scope_logs for r in self.logs for one in r.resource_logs]
+        return {scope.schema_url for scopes in (*traces, *metrics, *logs) for scope in scopes}
+
     def points(self, name: str) -> list[Any]:
         """The data points of one metric in the last export that has it, over all resources."""
         for request in reversed(self.metrics):

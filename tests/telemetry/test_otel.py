@@ -50,7 +50,7 @@ async def served(**settings: Any) -> AsyncIterator[tuple[str, Kept, OtelSetup]]:
         engine, config, IDENTITY, leave=lambda: None, interceptors=otel.interceptors(())
     )
     address = await listener.start()
-    otel.watch(engine, listener.budget, LoopLag())
+    otel.watch(engine, listener.budget, LoopLag(), address=address)
     try:
         await engine.start()
         await until(lambda: engine.snapshot().state == "READY", 60)
@@ -111,6 +111,22 @@ async def test_a_request_is_traced_from_its_caller_to_the_stages(receiver: Colle
         ("PredictStream", "OK"): 1,
     }
     assert "trefoil.error" in receiver.events()
+    ends = plain(mine.attributes)
+    port = int(address.rpartition(":")[2])
+    assert (ends["server.address"], ends["server.port"]) == ("127.0.0.1", port)
+    assert ends["client.address"] == ends["network.peer.address"] == "127.0.0.1"
+    assert ends["client.port"] == ends["network.peer.port"] > 1024
+    assert (ends["network.transport"], ends["network.protocol.version"]) == ("tcp", "2")
+    about = [plain(span.attributes) for span in spans]
+    (generated,) = [one for one in about if "gen_ai.operation.name" in one]
+    assert generated["gen_ai.operation.name"] == "generate_content"
+    assert generated["gen_ai.provider.name"] == "trefoil"
+    assert generated["gen_ai.usage.output_tokens"] == 2
+    assert generated["gen_ai.response.finish_reasons"] == ["stop"]
+    assert generated["gen_ai.response.time_to_first_chunk"] > 0.0
+    (first,) = receiver.points(metric_definitions.FIRST_TOKEN)
+    assert first.count == 1 and plain(first.attributes)["gen_ai.provider.name"] == "trefoil"
+    assert receiver.schemas() == {metric_definitions.SCHEMA_URL}
     deploy = plain(receiver.events()["trefoil.deploy"].attributes)
     assert deploy["trefoil.stamp"] == STAMP
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable
-from typing import Any
-
 from proto import inference_pb2 as pb
-from server.telemetry.outputs import STAGES, outputs_of, times_of
+from server.request.plain_answers import (
+    Plain,
+    plain_generation,
+    plain_prediction,
+)
+from server.telemetry.outputs import STAGES
 from trefoil.errors import error_of_fault
-from trefoil.results import parts_used_of as client_parts_used
-
-Plain = dict[str, Any]  # what json.dumps takes
 
 
 def prediction_of(response: pb.PredictResponse) -> Plain:
@@ -19,57 +17,11 @@ def prediction_of(response: pb.PredictResponse) -> Plain:
     (result,) = response.results
     if result.HasField("fault"):
         raise error_of_fault(result.fault, result.stamp, "")
-    prediction = result.prediction
-    found: Plain = {
-        "prediction_id": result.prediction_id,
-        "label": prediction.label,
-        "scores": {score.label: _short(score.probability) for score in prediction.scores},
-        **{name: _short(value) for name, value in outputs_of(prediction).items()},
-        "stamp": result.stamp,
-        "stamp_name": response.stamp.name,
-        "timings_ms": timings_of(result.timing),
-        "batch_size": result.batch_size,
-        "replica": result.replica,
-        "retried": result.retried,
-        "parts_used": parts_used_of(result.parts_used),
-    }
-    if prediction.embedding.dimensions:
-        count = prediction.embedding.dimensions
-        found["embedding"] = list(struct.unpack(f"<{count}f", prediction.embedding.values))
-    return found
+    return plain_prediction(result, response.stamp.name)
 
 
 def generation_of(event: pb.GenerateEvent, text: str) -> Plain:
-    return {
-        "prediction_id": event.prediction_id,
-        "text": text,
-        "finish_reason": event.end.finish_reason,
-        "tokens": event.end.tokens,
-        "first_token_ms": round(event.end.first_token_ms, 3),
-        "stamp": event.stamp.hex,
-        "stamp_name": event.stamp.name,
-        "timings_ms": timings_of(event.end.timing),
-        "replica": event.end.replica,
-        "parts_used": parts_used_of(event.end.parts_used),
-    }
-
-
-def parts_used_of(messages: Iterable[pb.PartUsed]) -> list[Plain]:
-    """The fields of each part's own modality, and the warning where there is one."""
-    found = []
-    for part in client_parts_used(messages):
-        plain: Plain = {"modality": part.modality, "cut": part.cut}
-        for name in _USED_FIELDS.get(part.modality, ()):
-            plain[name] = _short(getattr(part, name))
-        found.append(plain | ({"warning": part.warning} if part.warning else {}))
-    return found
-
-
-_USED_FIELDS = {
-    "text": ("tokens_used", "tokens_sent"),
-    "image": ("width_used", "height_used", "width_sent", "height_sent", "frames_sent"),
-    "audio": ("seconds_used", "seconds_sent", "channels_sent"),
-}
+    return plain_generation(event, text)
 
 
 def _used_lines(found: Plain) -> list[str]:
@@ -86,10 +38,6 @@ def _used_lines(found: Plain) -> list[str]:
         if notes:
             lines.append(f"  part {number}   {part['modality']}: {', '.join(notes)}")
     return lines
-
-
-def timings_of(timing: pb.Timing) -> dict[str, float]:
-    return {name.removesuffix("_ms"): round(ms, 3) for name, ms in times_of(timing).items()}
 
 
 def readable(found: Plain) -> str:
@@ -126,10 +74,3 @@ def readable_generation(found: Plain) -> str:
 def _time(timings: dict[str, float]) -> str:
     stages = ", ".join(f"{stage} {timings[stage]:.1f}" for stage in STAGES)
     return f"{timings['total']:.1f} ms: {stages}"
-
-
-def _short(value: float) -> float:
-    """float32 has about 7 digits; the rest is noise of its conversion."""
-    if isinstance(value, int):
-        return value
-    return float(f"{value:.7g}")

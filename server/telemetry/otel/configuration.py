@@ -34,6 +34,7 @@ class OtelConfiguration:
 
     otlp: frozenset[str] = frozenset()
     prometheus: str = ""  # HOST:PORT
+    scraped: bool = False  # metrics are shown at another port of this server
     trace_share: float | None = None  # None: the environment names a sampler
     metric_interval_s: float = EXPORT_INTERVAL_S
     delta: bool = False  # temporality of what is sent over OTLP
@@ -44,11 +45,14 @@ class OtelConfiguration:
 
     @property
     def on(self) -> bool:
-        return bool(self.otlp or self.prometheus)
+        return bool(self.otlp or self.prometheus or self.scraped)
 
 
 def configuration_of(
-    environ: Mapping[str, str], prometheus: str = "", trace_share: float = 0.05
+    environ: Mapping[str, str],
+    prometheus: str = "",
+    trace_share: float = 0.05,
+    scraped: bool = False,
 ) -> OtelConfiguration:
     """Raises ExportRefused for what is asked for and cannot be done."""
     if prometheus:
@@ -61,6 +65,7 @@ def configuration_of(
     return OtelConfiguration(
         otlp=otlp,
         prometheus=prometheus,
+        scraped=scraped,
         trace_share=None if environ.get("OTEL_TRACES_SAMPLER") else trace_share,
         metric_interval_s=_interval_s(environ),
         delta=temporality.strip().lower() in DELTA,

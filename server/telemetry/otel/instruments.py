@@ -16,7 +16,7 @@ from server.telemetry.otel.configuration import OtelConfiguration
 from server.telemetry.otel.event import alert_event, sample_event
 from server.telemetry.otel.gauges import GaugeReading, gauges_of
 from server.telemetry.otel.items import Alone, ObservedCall, caller_trace, row_of
-from server.telemetry.otel.metric_definitions import COUNTERS, DROPPED
+from server.telemetry.otel.metric_definitions import COUNTERS, DROPPED, SCHEMA_URL
 from server.telemetry.otel.metric_store import CounterPoint
 from server.telemetry.otel.resources import ServedStamp, StampResources
 from server.telemetry.otel.snapshot import MetricSnapshot
@@ -27,7 +27,7 @@ from server.telemetry.rows import AlertRow, DriftRow, QualityRow
 if TYPE_CHECKING:
     from server.telemetry.otel.exporters import Exports
     from server.telemetry.otel.logs import Logs
-    from server.telemetry.otel.prometheus import ScrapeEndpoint
+    from server.telemetry.otel.prometheus import Exposition, ScrapeEndpoint
     from server.telemetry.otel.traces import Traces
 
 CLOSE_S = 3.0
@@ -67,6 +67,9 @@ class Instruments:
         if self._exports is not None:
             self._exports.start()
         self._closed = False
+        self.exposition: Exposition | None = None  # where another port shows the counts
+        if configuration.scraped:
+            self.exposition = self._exposition()
         if configuration.prometheus:
             self._load_scrape(configuration.prometheus)
 
@@ -96,12 +99,17 @@ class Instruments:
             raise
         self.messages.append(f"metrics on http://{self._scrape.address}/metrics")
 
+    def _exposition(self) -> Exposition:
+        from server.telemetry.otel.prometheus import Exposition
+
+        return Exposition(self.collect)
+
     def _opened(self, about: Mapping[str, str]) -> tuple[Any, Any]:
         if self._exports is None:
             return None, None
         from opentelemetry.sdk.resources import Resource
 
-        resource = Resource.create(dict(about))
+        resource = Resource.create(dict(about), SCHEMA_URL)
         tracer = self._traces.tracer(resource) if self._traces is not None else None
         logger = self._logs.logger(resource) if self._logs is not None else None
         return tracer, logger
@@ -141,6 +149,11 @@ class Instruments:
     def saw(self, state: Sequence[GaugeReading]) -> None:
         """The state of the server, as often as it is worth looking."""
         self._state = state
+
+    def listens(self, address: str) -> None:
+        """Where calls arrive, for their spans."""
+        if self._traces is not None:
+            self._traces.address = address
 
     def follow(self, source: Source) -> None:
         """Where drift and value are read at every export and scrape, in the exporter's thread. It

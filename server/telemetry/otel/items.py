@@ -37,6 +37,10 @@ class RowItem(NamedTuple):
     total_ms: float
     error: str
     client: str
+    tokens_used: int
+    generated_tokens: int
+    first_token_ms: float
+    finish_reason: str
 
     @property
     def error_code(self) -> str:
@@ -70,6 +74,8 @@ class ObservedCall:
     rows: list[RowItem] = field(default_factory=list)
     status: str = "OK"
     took_s: float = 0.0
+    peer: str = ""  # as gRPC names it; known of sampled calls
+    http_door: str = ""  # HOST:PORT of the HTTP door, of a call that came through it
 
 
 class Alone(NamedTuple):

@@ -12,6 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace.propagation import set_span_in_context
 
 from server.telemetry.otel.event import OtelEvent
+from server.telemetry.otel.metric_definitions import SCHEMA_URL
 
 SCOPE = "trefoil.server"
 SEVERITIES = {
@@ -32,7 +33,7 @@ class Logs:
         provider = LoggerProvider(resource, shutdown_on_exit=False)
         for processor in self._processors:
             provider.add_log_record_processor(processor)
-        return provider.get_logger(SCOPE, self._version)
+        return provider.get_logger(SCOPE, self._version, SCHEMA_URL)
 
     def write(self, logger: Logger, event: OtelEvent) -> None:
         logger.emit(

@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# What the names follow: of this release the conventions for RPC are stable.
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.45.0"
 CALL_DURATION = "rpc.server.call.duration"
 PREDICTION_DURATION = "trefoil.prediction.duration"
 STAGE_DURATION = "trefoil.stage.duration"
 BATCH_ROWS = "trefoil.batch.rows"
+FIRST_TOKEN = "gen_ai.server.time_to_first_token"
+NEXT_TOKEN = "gen_ai.server.time_per_output_token"
 PREDICTIONS = "trefoil.predictions"
+GENERATED = "trefoil.generated.tokens"
 ROWS = "trefoil.rows"
 DROPPED = "trefoil.telemetry.dropped"
 
 # The boundaries of the semantic conventions for RPC, seconds; stages are often shorter.
 CALL_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 STAGE_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, *CALL_BOUNDS)
+# The boundaries of the semantic conventions for generative AI, seconds.
+FIRST_TOKEN_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, *CALL_BOUNDS[5:])
+NEXT_TOKEN_BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 BATCH_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
 
@@ -36,12 +44,19 @@ HISTOGRAMS = {
         "s", "From the queue to the answer of one row", STAGE_BOUNDS
     ),
     STAGE_DURATION: MetricDefinition("s", "Time of one row in one stage", STAGE_BOUNDS),
+    FIRST_TOKEN: MetricDefinition(
+        "s", "From the queue to the first token of a generation", FIRST_TOKEN_BOUNDS
+    ),
+    NEXT_TOKEN: MetricDefinition(
+        "s", "Time for each token after the first of a generation", NEXT_TOKEN_BOUNDS
+    ),
     BATCH_ROWS: MetricDefinition("{row}", "Rows in the forward that answered a row", BATCH_BOUNDS),
 }
 
 # Sums since start, which only grow.
 COUNTERS = {
     PREDICTIONS: MetricDefinition("{row}", "Rows that reached the queue, by label or error"),
+    GENERATED: MetricDefinition("{token}", "Tokens of generated texts"),
     ROWS: MetricDefinition("{row}", "Rows by what became of them, refused ones included"),
     "trefoil.retries": MetricDefinition("{row}", "Rows tried once more because their replica died"),
     "trefoil.quarantined": MetricDefinition("{row}", "Rows that killed two replicas"),
@@ -51,6 +66,9 @@ COUNTERS = {
         "{part}", "Decoder processes ended because a part took too long"
     ),
     "trefoil.calls.refused": MetricDefinition("{call}", "Calls refused for want of a place"),
+    "trefoil.http.connections.refused": MetricDefinition(
+        "{connection}", "Connections to the HTTP door refused for want of a place"
+    ),
     "trefoil.connections.cut": MetricDefinition(
         "{connection}", "Connections ended because their host has too many"
     ),
@@ -70,6 +88,9 @@ GAUGES = {
         "By", "Memory of a replica: private to it, and its share of what replicas share"
     ),
     "trefoil.calls.open": MetricDefinition("{call}", "Open calls by what they are for"),
+    "trefoil.http.connections": MetricDefinition(
+        "{connection}", "Open connections to the HTTP door"
+    ),
     "trefoil.connections.open": MetricDefinition("{connection}", "Open connections of the port"),
     "trefoil.messages.arriving": MetricDefinition(
         "By", "Bytes of messages of which only a part has arrived"

@@ -15,7 +15,10 @@ from server.telemetry.otel.items import ObservedCall, RowItem
 from server.telemetry.otel.metric_definitions import (
     BATCH_ROWS,
     CALL_DURATION,
+    FIRST_TOKEN,
+    GENERATED,
     HISTOGRAMS,
+    NEXT_TOKEN,
     PREDICTION_DURATION,
     PREDICTIONS,
     STAGE_DURATION,
@@ -31,11 +34,13 @@ CODES = frozenset(
     "PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED "
     "INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED".split()
 )
-# The others are the caller's: semantic conventions 1.44, gRPC, server side.
+# The others are the caller's: semantic conventions 1.45, gRPC, server side.
 SERVER_ERRORS = frozenset(
     "UNKNOWN DEADLINE_EXCEEDED UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS".split()
 )
 MOST_LABELS = 64
+# Task -> operation of the semantic conventions for generative AI; classify is none of them.
+OPERATIONS = {"generate": "generate_content", "embed": "embeddings"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,9 @@ class MetricStore:
         self._stages: dict[tuple[str, str], tuple[Histogram, ...]] = {}
         self._batches: dict[str, Histogram] = {}
         self._predictions: Counter[tuple[str, str, str]] = Counter()
+        self._first_token: Histogram | None = None
+        self._next_token: Histogram | None = None
+        self._tokens = 0
 
     def add_call(self, call: ObservedCall, mark: SpanMark | None) -> None:
         method = call.method if call.method in self._methods else OTHER
@@ -98,6 +106,8 @@ class MetricStore:
             label = row.label if row.label in self._labels else OTHER if row.label else ""
             self._batch(task).add(row.batch_size)
         self._predictions[task, label, error] += 1
+        if row.generated_tokens:
+            self._add_tokens(row, mark)
 
     def histograms(self) -> Iterator[HistogramPoint]:
         for (method, status), histogram in self._calls.items():
@@ -109,6 +119,9 @@ class MetricStore:
             for stage, histogram in zip(STAGES, stages, strict=True):
                 attributes = (("trefoil.stage", stage), *_known(task, mix))
                 yield HistogramPoint(STAGE_DURATION, attributes, histogram.point())
+        for name, tokens in ((FIRST_TOKEN, self._first_token), (NEXT_TOKEN, self._next_token)):
+            if tokens is not None:
+                yield HistogramPoint(name, generation_attributes("generate"), tokens.point())
         for task, histogram in self._batches.items():
             yield HistogramPoint(BATCH_ROWS, (("trefoil.task", task),), histogram.point())
 
@@ -120,6 +133,8 @@ class MetricStore:
             if error:
                 attributes += _error(error)
             yield CounterPoint(PREDICTIONS, attributes, count)
+        if self._tokens:
+            yield CounterPoint(GENERATED, (), self._tokens)
 
     def _add_stages(self, row: RowItem, task: str, mix: str, mark: SpanMark | None) -> None:
         stages = self._stages.get((task, mix))
@@ -129,6 +144,16 @@ class MetricStore:
             if ms or not row.error:  # a row that failed has not been through every stage
                 histogram.add(ms / 1e3, mark.of(ms / 1e3) if mark else None)
 
+    def _add_tokens(self, row: RowItem, mark: SpanMark | None) -> None:
+        self._tokens += row.generated_tokens
+        first_s = row.first_token_ms / 1e3
+        self._first_token = self._first_token or _new(FIRST_TOKEN)
+        self._first_token.add(first_s, mark.of(first_s) if mark else None)
+        if row.generated_tokens > 1:
+            each_s = max(row.total_ms / 1e3 - first_s, 0.0) / (row.generated_tokens - 1)
+            self._next_token = self._next_token or _new(NEXT_TOKEN)
+            self._next_token.add(each_s, mark.of(each_s) if mark else None)
+
     def _batch(self, task: str) -> Histogram:
         if task not in self._batches:
             self._batches[task] = _new(BATCH_ROWS)
@@ -136,13 +161,21 @@ class MetricStore:
 
 
 def call_attributes(method: str, status: str) -> Attributes:
-    """As the semantic conventions for gRPC ask, release candidate of 1.44."""
+    """As the semantic conventions for gRPC ask, 1.45."""
     attributes = (
         ("rpc.system.name", "grpc"),
         ("rpc.method", method),
         ("rpc.status_code", status),
     )
     return attributes + _error(status) if status in SERVER_ERRORS else attributes
+
+
+def generation_attributes(task: str) -> Attributes:
+    """As the semantic conventions for generative AI ask; empty for a task that they lack."""
+    operation = OPERATIONS.get(task)
+    if operation is None:
+        return ()
+    return (("gen_ai.operation.name", operation), ("gen_ai.provider.name", "trefoil"))
 
 
 def _new(name: str) -> Histogram:

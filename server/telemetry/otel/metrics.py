@@ -33,7 +33,13 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from server.telemetry.otel.histogram import SCALE, Attributes, Point, trimmed
-from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES, HISTOGRAMS, MetricDefinition
+from server.telemetry.otel.metric_definitions import (
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    SCHEMA_URL,
+    MetricDefinition,
+)
 from server.telemetry.otel.snapshot import Collect, MetricSnapshot, by_name
 
 SCOPE = "trefoil.server"
@@ -56,7 +62,7 @@ class Rendering:
 
     def __init__(self, form: Form, version: str, clock_ns: Callable[[], int]) -> None:
         self._form = form
-        self._scope = InstrumentationScope(SCOPE, version)
+        self._scope = InstrumentationScope(SCOPE, version, SCHEMA_URL)
         self._clock_ns = clock_ns
         self._resources: dict[Attributes, Resource] = {}
         self._points: dict[Key, Point] = {}
@@ -75,10 +81,11 @@ class Rendering:
     def _of_resource(self, count: MetricSnapshot, now_ns: int) -> ResourceMetrics:
         resource = self._resources.get(count.about)
         if resource is None:
-            resource = self._resources[count.about] = Resource.create(dict(count.about))
+            resource = self._resources[count.about] = Resource.create(dict(count.about), SCHEMA_URL)
         metrics = [*self._histograms(count, now_ns), *self._sums_of(count, now_ns)]
         metrics += self._gauges(count, now_ns)
-        return ResourceMetrics(resource, [ScopeMetrics(self._scope, metrics, "")], "")
+        scope = ScopeMetrics(self._scope, metrics, SCHEMA_URL)
+        return ResourceMetrics(resource, [scope], SCHEMA_URL)
 
     def _start_ns(self, count: MetricSnapshot) -> int:
         if not self._form.delta:

@@ -23,6 +23,7 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as Shown
 
@@ -67,16 +68,28 @@ class Counts(Collector):
         yield from _gauges(counts)
 
 
+class Exposition:
+    """All counts, and those of this process, in the form a scraper accepts."""
+
+    def __init__(self, collect: Collect) -> None:
+        self.registry = client.CollectorRegistry()
+        self.registry.register(Counts(collect))
+        client.ProcessCollector(registry=self.registry)
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """The body and its content type, for an Accept header."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+
 class ScrapeEndpoint:
     """Raises ExportRefused when the address cannot be had."""
 
     def __init__(self, address: str, collect: Collect) -> None:
         host, port = split_address(address)
-        registry = client.CollectorRegistry()
-        registry.register(Counts(collect))
-        client.ProcessCollector(registry=registry)
+        app = client.make_wsgi_app(Exposition(collect).registry)
         try:
-            self._server = _listening(host, port, only_metrics(client.make_wsgi_app(registry)))
+            self._server = _listening(host, port, only_metrics(app))
         except OSError as error:
             reason = error.strerror or error
             raise ExportRefused(f"--prometheus {address}: cannot listen: {reason}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from urllib.parse import unquote
 
 from opentelemetry import trace as api
 from opentelemetry.context import Context
@@ -18,12 +19,21 @@ from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, Tra
 from opentelemetry.trace.propagation import set_span_in_context
 
 from server.telemetry.otel.items import ROOT, Alone, ObservedCall, RowItem, Trace
-from server.telemetry.otel.metric_store import SERVER_ERRORS, SpanMark, call_attributes
+from server.telemetry.otel.metric_definitions import SCHEMA_URL
+from server.telemetry.otel.metric_store import (
+    SERVER_ERRORS,
+    SpanMark,
+    call_attributes,
+    generation_attributes,
+)
 from server.telemetry.outputs import STAGES, time_tuple
 
+Attributes = dict[str, str | int | float | Sequence[str]]
 SCOPE = "trefoil.server"
 PREDICTION = "trefoil.prediction"
 NS_PER_MS = 1_000_000
+HTTP_1: Attributes = {"network.protocol.name": "http", "network.protocol.version": "1.1"}
+HTTP_2: Attributes = {"network.protocol.name": "http", "network.protocol.version": "2"}
 
 
 def sampler_of(share: float | None) -> tuple[Sampler, str]:
@@ -60,6 +70,7 @@ class Traces:
         self._processors = processors
         self._version = version
         self._ids = GivenTraceIds()
+        self.address = ""  # of the gRPC port
 
     def begin(self, caller: Trace | None) -> Trace:
         """The caller's trace, or a new one, with the sampler's decision."""
@@ -78,7 +89,7 @@ class Traces:
         )
         for processor in self._processors:
             provider.add_span_processor(processor)
-        tracer = provider.get_tracer(SCOPE, self._version)
+        tracer = provider.get_tracer(SCOPE, self._version, SCHEMA_URL)
         assert isinstance(tracer, Tracer)
         return tracer
 
@@ -86,9 +97,11 @@ class Traces:
         """The marks of the call's own span and then of each of its rows."""
         assert call.trace is not None
         ended_ns = call.began_unix_ns + int(call.took_s * 1e9)
-        attributes = dict(call_attributes(call.method, call.status))
+        attributes: Attributes = dict(call_attributes(call.method, call.status))
+        attributes |= connection_attributes(call.peer, call.http_door or self.address)
+        attributes |= HTTP_1 if call.http_door else HTTP_2
         if len(call.rows) == 1:
-            attributes |= _row_attributes(call.rows[0])  # type: ignore[arg-type]
+            attributes |= _row_attributes(call.rows[0])
         self._ids.trace_id = call.trace.trace_id
         span = tracer.start_span(
             call.method,
@@ -115,7 +128,9 @@ class Traces:
         assert alone.trace is not None
         self._ids.trace_id = alone.trace.trace_id
         kind = api.SpanKind.SERVER if alone.method else api.SpanKind.INTERNAL
-        attributes = {"rpc.system.name": "grpc", "rpc.method": alone.method} if alone.method else {}
+        attributes: Attributes = {}
+        if alone.method:
+            attributes = {"rpc.system.name": "grpc", "rpc.method": alone.method}
         return self._write_row(tracer, _context(alone.trace), alone.row, kind, attributes)
 
     def _write_row(
@@ -124,7 +139,7 @@ class Traces:
         context: Context | None,
         row: RowItem,
         kind: api.SpanKind = api.SpanKind.INTERNAL,
-        more: dict[str, str] | None = None,
+        more: Attributes | None = None,
     ) -> SpanMark:
         began_ns, ended_ns = _interval(row)
         attributes = {**_row_attributes(row), **(more or {})}
@@ -191,8 +206,44 @@ def _mark(span: api.Span, at_ns: int) -> SpanMark:
     return SpanMark(at_ns, context.trace_id, context.span_id)
 
 
-def _row_attributes(row: RowItem) -> dict[str, str | int | float]:
-    attributes: dict[str, str | int | float] = {
+def connection_attributes(peer: str, server: str) -> Attributes:
+    """From `ipv4:10.0.0.7:4711`, as gRPC names a peer, and HOST:PORT or unix:PATH of the server."""
+    scheme, _, address = peer.partition(":")
+    found: Attributes = {}
+    if scheme in ("ipv4", "ipv6"):
+        host, _, port = unquote(address).rpartition(":")
+        for prefix in ("client", "network.peer"):
+            found[f"{prefix}.address"] = host.strip("[]")
+            found[f"{prefix}.port"] = int(port) if port.isdecimal() else 0
+        found["network.transport"] = "tcp"
+    elif scheme == "unix":
+        found["network.transport"] = "unix"
+    host, _, port = server.rpartition(":")
+    if server.startswith("unix:"):
+        found["server.address"] = server.removeprefix("unix:")
+    elif port.isdecimal():
+        found |= {"server.address": host.strip("[]"), "server.port": int(port)}
+    return found
+
+
+def _generation_attributes(row: RowItem) -> Attributes:
+    found: Attributes = dict(generation_attributes(row.task))
+    if not found:
+        return found
+    found |= {"gen_ai.response.id": row.prediction_id, "gen_ai.output.type": "text"}
+    if not row.error:
+        found["gen_ai.usage.input_tokens"] = row.tokens_used
+    if row.task == "embed":
+        del found["gen_ai.output.type"]
+    if row.generated_tokens:
+        found["gen_ai.usage.output_tokens"] = row.generated_tokens
+        found["gen_ai.response.finish_reasons"] = (row.finish_reason,)
+        found["gen_ai.response.time_to_first_chunk"] = row.first_token_ms / 1e3
+    return found
+
+
+def _row_attributes(row: RowItem) -> Attributes:
+    attributes: Attributes = {
         "trefoil.prediction.id": row.prediction_id,
         "trefoil.stamp": row.stamp,
         "trefoil.task": row.task,
@@ -201,6 +252,7 @@ def _row_attributes(row: RowItem) -> dict[str, str | int | float]:
         "trefoil.replica": row.replica,
         "trefoil.batch.rows": row.batch_size,
     }
+    attributes |= _generation_attributes(row)
     if row.error:
         attributes["error.type"] = row.error_code
         attributes["trefoil.error"] = row.error

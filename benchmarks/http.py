@@ -1,0 +1,230 @@
+"""CPU time of the front for one request: through gRPC and through each route of --http.
+
+    python -m benchmarks.http [--bundle DIR] [--seconds 3] [--rounds 6]
+
+One server answers all; the doors take turns within each round, so whatever else this machine does
+falls on all of them alike. Only the front process is counted, its threads included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import grpc
+import psutil
+
+from benchmarks.serve import free_port, start_ours
+from proto import inference_pb2 as pb
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "pipelines" / "triage" / "samples"
+CALLERS = 8
+WORDS = "knocking since the last shift near the drive of station nine " * 3
+BOUNDARY = "-" * 24 + "trefoil0benchmark"
+
+Once = Callable[[], Awaitable[object]]
+
+
+class HttpCaller:
+    """One kept connection that sends the same request again and again."""
+
+    def __init__(self, address: str, request: bytes) -> None:
+        self._host, _, self._port = address.rpartition(":")
+        self._request = request
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def _open(self) -> None:
+        self._reader, self._writer = await asyncio.open_connection(
+            self._host, int(self._port), limit=1 << 22
+        )
+
+    async def once(self) -> None:
+        if self._writer is None:
+            await self._open()
+        assert self._writer is not None
+        self._writer.write(self._request)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise SystemExit(head.decode() + (await self._reader.read(500)).decode())
+        lines = (line.partition(b":") for line in head.split(b"\r\n"))
+        length = next(int(value) for name, _, value in lines if name == b"content-length")
+        await self._reader.readexactly(length)
+
+
+def posted(path: str, body: bytes, *headers: str) -> bytes:
+    lines = (f"POST {path} HTTP/1.1", "host: a", *headers, f"content-length: {len(body)}", "", "")
+    return "\r\n".join(lines).encode() + body
+
+
+def form(parts: list[tuple[str, bytes]]) -> bytes:
+    body = b""
+    for name, content in parts:
+        file = "" if name == "text" else f'; filename="{name}"'
+        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
+        body += head.encode() + content + b"\r\n"
+    body += f"--{BOUNDARY}--\r\n".encode()
+    return posted("/v1/predict", body, f"content-type: multipart/form-data; boundary={BOUNDARY}")
+
+
+def tensors(parts: list[tuple[str, bytes]]) -> bytes:
+    sizes = {name: len(content) + 4 for name, content in parts}
+    inputs = [
+        {
+            "name": name,
+            "datatype": "BYTES",
+            "shape": [1, 1],
+            "parameters": {"binary_data_size": sizes[name]},
+        }
+        for name, _ in parts
+    ]
+    head = json.dumps({"inputs": inputs}).encode()
+    raw = b"".join(len(content).to_bytes(4, "little") + content for _, content in parts)
+    path = "/v2/models/trefoil/infer"
+    return posted(path, head + raw, f"inference-header-content-length: {len(head)}")
+
+
+def embeddings() -> bytes:
+    body = {"model": "trefoil", "input": WORDS, "encoding_format": "base64"}
+    return posted("/v1/embeddings", json.dumps(body).encode())
+
+
+def tensor_message(parts: list[tuple[str, bytes]]) -> bytes:
+    """The same tensors over gRPC."""
+    from server.api import open_inference_messages as oip
+
+    request = oip.ModelInferRequest(model_name="trefoil")
+    for name, content in parts:
+        request.inputs.add(name=name, datatype="BYTES", shape=[1, 1])
+        request.raw_input_contents.append(len(content).to_bytes(4, "little") + content)
+    data: bytes = request.SerializeToString()
+    return data
+
+
+async def grpc_callers(target: str, method: str, data: bytes) -> list[Once]:
+    """As many connections as the HTTP callers have."""
+    callers: list[Once] = []
+    for number in range(CALLERS):
+        channel = grpc.aio.insecure_channel(target, options=[("grpc.channel_id", number)])
+        await channel.channel_ready()
+        call = channel.unary_unary(method)
+
+        callers.append(partial(call, data))
+    return callers
+
+
+def http_callers(address: str, request: bytes) -> list[Once]:
+    return [HttpCaller(address, request).once for _ in range(CALLERS)]
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+async def microseconds(front: psutil.Process, callers: list[Once], seconds: float) -> float:
+    """CPU time of the front for one request, over `seconds` of all callers side by side."""
+    count, end = 0, time.monotonic() + seconds
+
+    async def one(once: Once) -> None:
+        nonlocal count
+        while time.monotonic() < end:
+            await once()
+            count += 1
+
+    before = cpu_s(front)
+    await asyncio.gather(*(one(once) for once in callers))
+    return (cpu_s(front) - before) / count * 1e6
+
+
+async def measured(
+    target: str, address: str, front: psutil.Process, seconds: float, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Payload -> door -> microseconds, medians over the rounds."""
+    text = [("text", WORDS.encode())]
+    three = [*text]
+    three.append(("image", (SAMPLES / "station.jpg").read_bytes()))
+    three.append(("audio", (SAMPLES / "machine.wav").read_bytes()))
+    predict, infer = "/trefoil.v1.Inference/Predict", "/inference.GRPCInferenceService/ModelInfer"
+    embed = pb.PredictRequest(
+        examples=[pb.Example(parts=[pb.Part(text=WORDS)])], task=pb.EMBED
+    ).SerializeToString()
+    doors: dict[str, dict[str, list[Once]]] = {}
+    for payload, parts in (("text", text), ("text, picture, sound", three)):
+        example = pb.Example(
+            parts=[
+                pb.Part(text=content.decode()) if name == "text" else pb.Part(data=content)
+                for name, content in parts
+            ]
+        )
+        native = pb.PredictRequest(examples=[example]).SerializeToString()
+        doors[payload] = {
+            "Predict": await grpc_callers(target, predict, native),
+            "/v1/predict": http_callers(address, form(parts)),
+            "ModelInfer": await grpc_callers(target, infer, tensor_message(parts)),
+            "/v2 infer": http_callers(address, tensors(parts)),
+        }
+    doors["text, embedding"] = {
+        "Predict": await grpc_callers(target, predict, embed),
+        "/v1/embeddings": http_callers(address, embeddings()),
+    }
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for number in range(rounds + 1):
+        for payload, by_door in doors.items():
+            for door, callers in by_door.items():
+                spent = await microseconds(front, callers, seconds if number else 1.0)
+                if number:  # the first round warms up
+                    found[payload, door].append(spent)
+    medians: dict[str, dict[str, float]] = defaultdict(dict)
+    for (payload, door), values in found.items():
+        medians[payload][door] = statistics.median(values)
+    return medians
+
+
+def pairs(by_door: dict[str, float]) -> list[tuple[str, str]]:
+    """(through gRPC, through HTTP) that do the same."""
+    grpc_doors = [door for door in by_door if not door.startswith("/")]
+    http_doors = [door for door in by_door if door.startswith("/")]
+    return list(zip(grpc_doors, http_doors, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", default=str(ROOT / "pipelines" / "triage" / "bundle"))
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=6)
+    arguments = parser.parse_args()
+    address = f"127.0.0.1:{free_port()}"
+    with tempfile.TemporaryDirectory() as data:
+        ours = start_ours(arguments.bundle, 1, data, ["--http", address])
+        try:
+            front = psutil.Process(ours.process.pid)
+            medians = asyncio.run(
+                measured(ours.target, address, front, arguments.seconds, arguments.rounds)
+            )
+        finally:
+            ours.process.terminate()
+            ours.process.wait()
+    print(f"load average at the end: {os.getloadavg()[0]:.1f}")
+    print("| request | gRPC | µs | HTTP | µs | HTTP / gRPC |")
+    print("|---|---|---|---|---|---|")
+    for payload, by_door in medians.items():
+        for ours_, theirs in pairs(by_door):
+            spent, over_http = by_door[ours_], by_door[theirs]
+            print(
+                f"| {payload} | {ours_} | {spent:.0f} | {theirs} | {over_http:.0f} "
+                f"| {over_http / spent:.2f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()

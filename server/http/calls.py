@@ -1,0 +1,184 @@
+"""Calls that arrive over HTTP, made to the methods of the gRPC port through the same interceptors:
+what may be called, by whom and how often is decided once, for both doors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from server.http.refusals import CallRefusal, CallRefused, HttpRefused
+from server.request.status import DETAILS_KEY, Refused, bad_input
+
+Metadata = tuple[tuple[str, str], ...]
+Write = Callable[[Any], Awaitable[None]]
+Read = Callable[[], Awaitable[bytes]]
+
+
+class CallDetails(NamedTuple):
+    """What an interceptor reads of a call before its message."""
+
+    method: str
+    invocation_metadata: Metadata
+
+
+class HttpCall:
+    """What a servant and an interceptor ask of a grpc.aio servicer context. `answer` is what a
+    method that does not stream has written."""
+
+    __slots__ = (
+        "_code",
+        "_ends",
+        "_peer",
+        "_uris",
+        "_write",
+        "answer",
+        "http_door",
+        "http_refused",
+        "metadata",
+        "refusal",
+        "source",
+        "trailing",
+    )
+
+    def __init__(
+        self,
+        peer: str,
+        metadata: Metadata,
+        uris: Sequence[bytes] = (),
+        remaining_s: float | None = None,
+        write: Write | None = None,
+        http_door: str = "",
+    ) -> None:
+        """`peer` as gRPC names one; `uris` are those of a verified client certificate; `write`
+        takes each message of a method that streams; `http_door` is the HOST:PORT that was called.
+        """
+        self.metadata = metadata
+        self.trailing: dict[str, Any] = {}
+        self.answer: Any = None
+        self.http_door = http_door
+        self.refusal: CallRefusal | None = None
+        self.http_refused: HttpRefused | None = None
+        self.source: Read | None = None
+        self._code: grpc.StatusCode | None = None
+        self._ends = None if remaining_s is None else time.monotonic() + remaining_s
+        self._peer = peer
+        self._uris = uris
+        self._write = write
+
+    def invocation_metadata(self) -> Metadata:
+        return self.metadata
+
+    def peer(self) -> str:
+        return self._peer
+
+    def auth_context(self) -> dict[str, Sequence[bytes]]:
+        return {"peer_uri": self._uris} if self._uris else {}
+
+    def time_remaining(self) -> float | None:
+        return None if self._ends is None else max(self._ends - time.monotonic(), 0.0)
+
+    def code(self) -> grpc.StatusCode | None:
+        return self._code
+
+    def set_trailing_metadata(self, metadata: Sequence[tuple[str, Any]]) -> None:
+        self.trailing = dict(metadata)
+
+    async def read(self) -> Any:
+        """The call's only message, then the end. Raises Refused for one that HTTP refuses."""
+        source, self.source = self.source, None
+        if source is None:
+            return grpc.aio.EOF
+        try:
+            return await source()
+        except HttpRefused as refused:
+            self.http_refused = refused
+            raise Refused(bad_input(refused.field, refused.reason, refused.message)) from None
+
+    async def write(self, message: Any) -> None:
+        if self._write is None:
+            self.answer = message
+        else:
+            await self._write(message)
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()
+    ) -> None:
+        self._code = code
+        self.trailing |= dict(trailing_metadata)
+        self.refusal = _refusal(code, details, self.trailing.get(DETAILS_KEY))
+        raise grpc.aio.AbortError(details)
+
+
+class Calls:
+    """`services` are generic handlers, `interceptors` the outermost first, as a server has them."""
+
+    def __init__(self, services: Sequence[Any], interceptors: Sequence[Any]) -> None:
+        self._services = services
+        self._begin: Callable[[CallDetails], Awaitable[Any]] = self._found
+        for interceptor in reversed(interceptors):
+            self._begin = partial(interceptor.intercept_service, self._begin)
+
+    async def make(self, method: str, call: HttpCall, source: Read) -> Any:
+        """The answer's message, or None of a method that streams. `source` reads the request when
+        the call may be made and has a place, never before.
+
+        Raises CallRefused, and HttpRefused as `source` did.
+        """
+        handler = await self._begin(CallDetails(method, call.metadata))
+        if handler is None:
+            raise CallRefused(CallRefusal("UNIMPLEMENTED", f"there is no method {method}"))
+        call.source = source
+        try:
+            return await _run(handler, call)
+        except grpc.aio.AbortError:
+            if call.http_refused is not None:
+                raise call.http_refused from None
+            assert call.refusal is not None
+            raise CallRefused(call.refusal) from None
+        except Refused:
+            assert call.http_refused is not None
+            raise call.http_refused from None
+
+    async def ask(self, method: str, data: bytes, call: HttpCall) -> Any:
+        """The same for a request that has no body."""
+
+        async def source() -> bytes:
+            return data
+
+        return await self.make(method, call, source)
+
+    async def _found(self, details: CallDetails) -> Any:
+        for service in self._services:
+            handler = service.service(details)
+            if handler is not None:
+                return handler
+        return None
+
+
+async def _run(handler: Any, call: HttpCall) -> Any:
+    """A handler of any kind: interceptors may have made another one of a method's own."""
+    kind = "_".join(
+        "stream" if streaming else "unary"
+        for streaming in (handler.request_streaming, handler.response_streaming)
+    )
+    # One that takes a stream reads it from its context, and one that only refuses reads nothing.
+    request = None if handler.request_streaming else await call.read()
+    found = await getattr(handler, kind)(request, call)
+    return call.answer if found is None else found
+
+
+def _refusal(code: grpc.StatusCode, message: str, packed: bytes | None) -> CallRefusal:
+    status = status_pb2.Status.FromString(packed or b"")
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+        elif detail.Is(retry.DESCRIPTOR):
+            detail.Unpack(retry)
+    after_s = retry.retry_delay.ToNanoseconds() / 1e9
+    return CallRefusal(code.name, message, info.metadata.get("field", ""), info.reason, after_s)

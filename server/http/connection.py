@@ -1,0 +1,137 @@
+"""One connection of the HTTP door, with the limits uvicorn leaves open: how many there are, how
+long and how large a head may be, and that a caller who goes away takes its work along."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+from urllib.parse import quote
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from server.http.limits import ConnectionLimit
+
+HEAD_BYTES = 32 << 10  # request line and headers
+HEAD_S = 10.0  # within which they must arrive
+IDLE_S = 60  # a connection before its first request, and between two
+LINGER_S = 5.0  # a peer that takes no more bytes of an answer after it is done
+
+logger = logging.getLogger(__name__)
+logger.setLevel(logging.ERROR)  # what callers send wrong is their affair; our own faults are logged
+
+
+class Connection(HttpToolsProtocol):
+    """`peer` is named as gRPC names one; `uris` are those of a verified client certificate."""
+
+    def __init__(self, config: Config, server_state: ServerState, limit: ConnectionLimit) -> None:
+        super().__init__(config, server_state, {"connection": self})
+        self.logger = logger
+        self.access_log = False
+        self.peer = ""
+        self.uris: tuple[bytes, ...] = ()
+        self.lost = False
+        self._limit = limit
+        self._host: str | None = None  # None: not counted
+        self._task: asyncio.Task[Any] | None = None
+        self._in_head = True
+        self._head_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """The task of this request is the one to end when the caller goes away."""
+        self._task = asyncio.current_task()
+
+    def end(self) -> None:
+        self._task = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.peer = _peer_of(transport)
+        self.uris = _uris_of(transport)
+        host = self.client[0] if self.client else "unix"
+        full = self._limit.enter(host)
+        if full:
+            self._refuse(503, f"the limit is {full}")
+            return
+        self._host = host
+        # A client may open one ahead of its first request.
+        self._timer = self.loop.call_later(IDLE_S, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.lost = True
+        self._stop_timer()
+        if self._host is not None:
+            self._limit.leave(self._host)
+            self._host = None
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if not self._in_head:
+            return
+        if not self._head_bytes:
+            self._stop_timer()
+            self._timer = self.loop.call_later(HEAD_S, self._late)
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES:
+            self._refuse(431, f"the limit is {HEAD_BYTES} bytes for request line and headers")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._head_bytes = False, 0
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.loop.call_later(LINGER_S, self.transport.abort)
+
+    def _late(self) -> None:
+        self._timer = None
+        if self._in_head:
+            self._refuse(408, f"the head of a request must arrive within {HEAD_S:.0f} s")
+
+    def _refuse(self, status: int, text: str) -> None:
+        if self.transport.is_closing():
+            return
+        body = f"{text}\n".encode()
+        head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+        length = b"content-length: %d\r\n\r\n" % len(body)
+        self.transport.write(b"".join((STATUS_LINE[status], head, length, body)))
+        self.transport.close()
+        self.loop.call_later(LINGER_S, self.transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _peer_of(transport: asyncio.Transport) -> str:
+    """`ipv4:10.0.0.7:4711`, `ipv6:%5B::1%5D:4711` or `unix:`."""
+    address = transport.get_extra_info("peername")
+    if not isinstance(address, tuple):
+        return "unix:"
+    host, port = address[:2]
+    if ":" not in host:
+        return f"ipv4:{host}:{port}"
+    mapped = host.removeprefix("::ffff:")
+    return f"ipv4:{mapped}:{port}" if "." in mapped else f"ipv6:{quote(f'[{host}]', ':')}:{port}"
+
+
+def _uris_of(transport: asyncio.Transport) -> tuple[bytes, ...]:
+    """URIs of the certificate that the handshake verified; none without one."""
+    ssl_object = transport.get_extra_info("ssl_object")
+    certificate = ssl_object.getpeercert() if ssl_object is not None else None
+    names = certificate.get("subjectAltName", ()) if certificate else ()
+    return tuple(name.encode() for kind, name in names if kind == "URI")

@@ -1,0 +1,34 @@
+"""How many connections the HTTP door holds. Needs no library of HTTP: metrics read it too."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+
+class ConnectionLimit:
+    """How many connections are open, in all and of one host."""
+
+    def __init__(self, in_all: int, of_host: int) -> None:
+        self.in_all = in_all
+        self.of_host = of_host
+        self.open = 0
+        self.refused = 0
+        self._hosts: Counter[str] = Counter()
+
+    def enter(self, host: str) -> str:
+        """ "" when there is room, else the limit that is reached."""
+        if self.open >= self.in_all:
+            self.refused += 1
+            return f"{self.in_all} connections in all; --max-http-connections raises it"
+        if self._hosts[host] >= self.of_host:
+            self.refused += 1
+            return f"{self.of_host} connections of one host; --max-http-connections-peer raises it"
+        self.open += 1
+        self._hosts[host] += 1
+        return ""
+
+    def leave(self, host: str) -> None:
+        self.open -= 1
+        self._hosts[host] -= 1
+        if not self._hosts[host]:
+            del self._hosts[host]
