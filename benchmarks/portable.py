@@ -107,7 +107,8 @@ def answers(requests: Path, threads: int, how: str) -> Answers:
         if how == "offsets":
             rows = _moved(pipeline, rows, OFFSETS[first // size % len(OFFSETS)])
         result = pipeline.forward(pipeline.collate(rows))
-        scored += list(zip(result.scored.log_probs, result.scored.embeddings, strict=True))
+        arrays = result.fetch()
+        scored += list(zip(arrays.log_probs, arrays.embeddings, strict=True))
         found += pipeline.finish(result)
     checked = golden.check(pipeline)
     kinds = [feature.kind == "categorical" for feature in pipeline.features]

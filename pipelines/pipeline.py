@@ -137,13 +137,11 @@ class Pipeline:
 
     @torch.inference_mode()
     def forward(self, staged: Staged) -> ForwardResult:
-        """The one forward. On a GPU it only queues the work; `finish` waits for it."""
+        """The one forward. On a GPU it only queues the work, the copy of the answers included;
+        `finish` waits for that copy."""
         self._upload_stream.join(staged.batch, staged.ready)
         scored = heads.run(self.backbone, staged.batch)
-        confidence = None
-        if scored.log_probs.shape[1]:
-            confidence = heads.confidence(scored.log_probs, self._temperature)
-        return ForwardResult(staged.rows, scored, confidence)
+        return ForwardResult.of(staged.rows, scored, self._temperature)
 
     def finish(self, result: ForwardResult) -> list[Prediction]:
         """Answers in the order of the batch's rows."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from pipelines.batch import mapped
 from pipelines.models import attention
@@ -152,3 +153,30 @@ class UploadStream:
             return tensor
 
         mapped(value, hold)
+
+
+class Download:
+    """A tensor on its way to host memory. The constructor queues the copy behind the work of the
+    current stream; whatever is queued later does not delay it.
+
+    The memory is page-locked on a GPU, because a copy into ordinary memory would wait.
+    """
+
+    def __init__(self, source: torch.Tensor) -> None:
+        cuda = source.device.type == "cuda"
+        self._host = torch.empty(source.shape, dtype=source.dtype, pin_memory=cuda)
+        self._host.copy_(source, non_blocking=True)
+        self._copied: Any = None
+        if cuda:
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record(torch.cuda.current_stream(source.device))
+
+    def wait(self) -> None:
+        if self._copied is not None:
+            self._copied.synchronize()
+
+    def array(self) -> NDArray[Any]:
+        """Waits. The array shares the memory of the copy."""
+        self.wait()
+        found: NDArray[Any] = self._host.numpy()
+        return found

@@ -234,22 +234,14 @@ class PipelineModel:
             raise Rejected(error.field, error.reason, error.message) from error
         return Ready(row, row.tokens, row.decode_ms, row.preprocess_ms, row.modalities)
 
-    def forward(self, rows: Sequence[Prepared]) -> tuple[ForwardResult, Any]:
-        import torch
+    def forward(self, rows: Sequence[Prepared]) -> ForwardResult:
+        return self._pipeline.forward(self._pipeline.collate(rows))
 
-        found = self._pipeline.forward(self._pipeline.collate(rows))
-        computed = None
-        if self._pipeline.backbone.device.type == "cuda":
-            computed = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            computed.record()
-        return found, computed
+    def wait(self, found: ForwardResult) -> None:
+        found.wait()
 
-    def wait(self, found: tuple[ForwardResult, Any]) -> None:
-        if found[1] is not None:
-            found[1].synchronize()
-
-    def finish(self, found: tuple[ForwardResult, Any]) -> list[replica_pb2.Done]:
-        return [self._done(prediction) for prediction in self._pipeline.finish(found[0])]
+    def finish(self, found: ForwardResult) -> list[replica_pb2.Done]:
+        return [self._done(prediction) for prediction in self._pipeline.finish(found)]
 
     def start(self, rows: Sequence[Prepared]) -> Sequence[Generation]:
         return self._pipeline.start(self._writing, rows)

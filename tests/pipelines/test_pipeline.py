@@ -16,6 +16,7 @@ from pipelines.errors import BadInput, BundleRefused
 from pipelines.features import NAMES
 from pipelines.pipeline import Pipeline
 from pipelines.types import Part, Prediction, Sample
+from tests.support.opcount import OpCount
 from tests.support.tinybundle import LABELS, jpeg, wav
 
 
@@ -239,3 +240,24 @@ def test_settings_that_cannot_be_are_refused(tiny_bundle: Path, setting: dict[st
 def test_a_missing_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleRefused):
         pipelines.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [Sample("a", (text("hums"),))],
+        [Sample(str(n), PARTS[n : n + 2]) for n in range(4)],
+        [Sample("e", PARTS[:3], task="embed", want_embedding=True)],
+    ],
+)
+def test_a_batch_comes_to_the_host_in_one_copy_and_finish_only_reads(
+    pipeline: Pipeline, samples: list[Sample]
+) -> None:
+    staged = pipeline.collate([pipeline.prepare(sample) for sample in samples])
+    with OpCount() as forward:
+        found = pipeline.forward(staged)
+    assert forward.copies == 1 and forward.waits == 0
+    with OpCount() as finish:
+        answers = pipeline.finish(found)
+    assert finish.launches == 0
+    assert [answer.id for answer in answers] == [sample.id for sample in samples]
