@@ -155,8 +155,8 @@ def _states(pipeline: Any, rows: Sequence[Any], kind: str, logits: bool) -> Answ
         batch = pipeline.collate(rows).batch
         hidden = pipeline.backbone.hidden(batch)
         found = {}
-        for row, start in enumerate(batch.starts):
-            prompt = hidden[row, int(start) : batch.prompt_columns]
+        for row, length in enumerate(batch.prompt_lengths):
+            prompt = hidden[row, :length]
             found[f"{kind}/prompt {row}"] = prompt.float().numpy()
             if logits:
                 found[f"logit/prompt {row}"] = pipeline.backbone.head(prompt[-1:]).float().numpy()

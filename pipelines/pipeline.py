@@ -7,6 +7,7 @@ queue and no transport.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ class Pipeline:
         _agree(preparer, backbone)
         env = devices.describe(chosen, kind, count) | running_libraries()
         reasons = {"device": why_device, "dtype": why_dtype, "threads": why_threads}
-        return Pipeline(bundle, preparer, backbone, env, reasons)
+        return Pipeline(bundle, preparer, backbone, env, reasons | dict(backbone.reasons))
 
     @property
     def stamp(self) -> Stamp:
@@ -147,14 +148,20 @@ class Pipeline:
         """Answers in the order of the batch's rows."""
         return self._answerer.predictions(result)
 
-    def writing(self) -> Writing:
-        """An empty set of texts to generate together; see `start`."""
+    def writing(self, most_bytes: float = math.inf) -> Writing:
+        """An empty set of texts to generate together; see `start`. `most_bytes` bounds the memory
+        of their keys and values."""
         text = self._preparer.text
-        return Writing(self.backbone, text.decode, text.eos_ids)
+        # A GPU computes the next step while the host reads the last; a CPU does one after another.
+        behind = int(self.backbone.device.type == "cuda")
+        return Writing(self.backbone, text.decode, text.eos_ids, behind, most_bytes=most_bytes)
 
     def start(self, writing: Writing, rows: Sequence[Prepared]) -> list[Generation]:
-        """Reads the prompts of rows to generate and writes their first tokens. `writing.step()`
-        writes the next token of every live text; the caller may run other work between steps."""
+        """Begins to read the prompts of rows to generate. `writing.step()` goes on reading, and
+        writes the next token of every live text; the caller may run other work between steps.
+
+        Raises ValueError where `writing.takes` is false, NoRoom.
+        """
         staged = self._stage(rows)
         self._upload_stream.join(staged.batch, staged.ready)
         return writing.start(staged.batch, [row.max_new_tokens for row in rows])
