@@ -53,7 +53,7 @@ class Segments:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Every image of the batch: `patches` f32 [P, values], `grids` i64 [images, 3].
+    """Every image of the batch: `patches` f32 or uint8 [P, values], `grids` i64 [images, 3].
 
     `positions` i64 [P, 2]; `window_index` i64 [merged tokens]; `target` i64 [merged tokens] is the
     flat index (row * columns + column) of each embedding.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +140,7 @@ class Pipeline:
     def forward(self, staged: Staged) -> ForwardResult:
         """The one forward. On a GPU it only queues the work, the copy of the answers included;
         `finish` waits for that copy."""
-        self._upload_stream.join(staged.batch, staged.ready)
-        scored = heads.run(self.backbone, staged.batch)
+        scored = heads.run(self.backbone, self._arrived(staged))
         return ForwardResult.of(staged.rows, scored, self._temperature)
 
     def finish(self, result: ForwardResult) -> list[Prediction]:
@@ -163,8 +162,7 @@ class Pipeline:
         Raises ValueError where `writing.takes` is false, NoRoom.
         """
         staged = self._stage(rows)
-        self._upload_stream.join(staged.batch, staged.ready)
-        return writing.start(staged.batch, [row.max_new_tokens for row in rows])
+        return writing.start(self._arrived(staged), [row.max_new_tokens for row in rows])
 
     def written(self, row: Prepared, generation: Generation) -> Prediction:
         """The answer with the text generated so far."""
@@ -213,6 +211,15 @@ class Pipeline:
         while writing.live:
             writing.step()
         return [self.written(row, text) for row, text in zip(rows, texts, strict=True)]
+
+    def _arrived(self, staged: Staged) -> Batch:
+        """The batch for the compute stream. Pixels travelled as levels, and become numbers here."""
+        self._upload_stream.join(staged.batch, staged.ready)
+        images = staged.batch.images
+        if images is None or images.patches.dtype != torch.uint8:
+            return staged.batch
+        patches = self._preparer.normalised(images.patches)
+        return replace(staged.batch, images=replace(images, patches=patches))
 
     def _stage(self, rows: Sequence[Prepared]) -> Staged:
         geometry = self.backbone.geometry

@@ -326,13 +326,21 @@ class DoneBatch(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Done, _Mapping]]] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("rss_bytes", "device_memory_bytes", "device_memory_total_bytes", "device_name")
+    __slots__ = ("rss_bytes", "device_memory_bytes", "device_memory_total_bytes", "device_name", "texts_writing", "texts_waiting", "text_bytes", "text_bytes_most")
     RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_NAME_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_WRITING_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_WAITING_FIELD_NUMBER: _ClassVar[int]
+    TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TEXT_BYTES_MOST_FIELD_NUMBER: _ClassVar[int]
     rss_bytes: int
     device_memory_bytes: int
     device_memory_total_bytes: int
     device_name: str
-    def __init__(self, rss_bytes: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ..., device_name: _Optional[str] = ...) -> None: ...
+    texts_writing: int
+    texts_waiting: int
+    text_bytes: int
+    text_bytes_most: int
+    def __init__(self, rss_bytes: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ..., device_name: _Optional[str] = ..., texts_writing: _Optional[int] = ..., texts_waiting: _Optional[int] = ..., text_bytes: _Optional[int] = ..., text_bytes_most: _Optional[int] = ...) -> None: ...

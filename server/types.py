@@ -205,6 +205,12 @@ class ReplicaStatus:
     last_progress: float = 0.0  # unix seconds
     last_exit: str = ""  # why the process before this one ended
     last_exit_at: float = 0.0  # unix seconds
+    texts_writing: int = 0
+    texts_waiting: int = 0  # in the replica, for a text that ends or for memory
+    text_bytes: int = 0  # keys and values of the texts being written
+    text_bytes_most: int = 0
+    device_memory_bytes: int = 0  # in use on its device, by all processes; 0: a CPU
+    device_memory_total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,12 @@ class ReplicaSnapshot:
     last_progress_unix_ms: int = 0
     last_exit: str = ""
     last_exit_unix_ms: int = 0
+    texts_writing: int = 0
+    texts_waiting: int = 0
+    text_bytes: int = 0
+    text_bytes_most: int = 0
+    device_memory_bytes: int = 0
+    device_memory_total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,13 +28,21 @@ _FLASH_RAISES = os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2")
 # How heads that share a key head find it: the kernel knows ("grouped"), or keys are copied.
 Sharing = Literal["grouped", "repeated"]
 _GROUPED_SINCE: Final = (2, 6)  # before that release only some kernels took grouped heads
+# With more masked columns, the mask of all heads is larger than repeated keys.
+FOLDED_COLUMNS: Final = 256
 
 
-def choose_sharing(device: torch.device, version: str = torch.__version__) -> tuple[Sharing, str]:
+def choose_sharing(
+    device: torch.device, dtype: torch.dtype, version: str = torch.__version__
+) -> tuple[Sharing, str]:
     """(how shared key heads are read, reason)."""
     release = tuple(int(part) for part in version.split(".")[:2])
     if release < _GROUPED_SINCE:
         return "repeated", f"torch {version} has no grouped heads in every kernel"
+    if device.type == "cuda" and dtype == torch.float32:
+        # The flash kernel takes half precision only, and the others would fall back to plain
+        # products of whole matrices.
+        return "repeated", "no fast CUDA kernel takes grouped heads in float32: keys are repeated"
     where = "the flash kernel" if device.type == "cuda" else "torch's CPU kernel"
     return "grouped", f"{where} reads a key head for all heads that share it"
 
@@ -83,11 +91,27 @@ def _behind(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
 ) -> torch.Tensor:
     batch, heads, columns, size = query.shape
-    if columns > 1 or heads == key.shape[1]:
+    groups = heads // key.shape[1]
+    if groups == 1 or (columns > 1 and query.device.type != "cuda"):
         return _product(query, key, value, mask, scale)
-    # One query a row: heads that share a key head become its queries, which every kernel takes.
-    grouped = query.reshape(batch, key.shape[1], -1, size)
-    return _product(grouped, key, value, mask, scale).reshape(batch, heads, 1, size)
+    if columns > FOLDED_COLUMNS:
+        # On a GPU no fast kernel takes both a mask and grouped heads.
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        return _product(query, key, value, mask, scale)
+    return folded(query, key, value, mask, scale)
+
+
+def folded(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Heads that share a key head become queries of it, which every kernel takes; `mask` [B or 1,
+    1, columns, keys] is the same for all of them."""
+    batch, heads, columns, size = query.shape
+    shared = key.shape[1]
+    rows = query.reshape(batch, shared, -1, size)
+    if columns > 1:
+        mask = mask.repeat(1, 1, heads // shared, 1)
+    return _product(rows, key, value, mask, scale).view(batch, heads, columns, size)
 
 
 def attend(

@@ -188,12 +188,15 @@ class Writing:
 
     def takes(self, prompts: Sequence[int], limits: Sequence[int]) -> bool:
         """Whether `start` would begin texts of these prompt lengths and limits now: one group at a
-        time is read, and lines that do not fit wait for a text to end."""
+        time is read, and lines that do not fit wait for a text to end. True for a single text with
+        nothing to wait for, which `start` refuses if it does not fit."""
         if self._joining is not None:
             return False
         self._drop_finished()
-        lines = len(self._live) + len(prompts)
-        return not self._live or self._lines.fits(lines, _room(prompts, limits), len(self._live))
+        live = len(self._live)
+        if not live and len(prompts) == 1:
+            return True
+        return self._lines.fits(live + len(prompts), _room(prompts, limits), live)
 
     @torch.inference_mode()
     def start(self, batch: Batch, limits: Sequence[int]) -> list[Generation]:

@@ -27,6 +27,11 @@ from server.types import Facts, Outcome, ReplicaStatus
 
 RECENT = 200  # rows whose times the 95th percentile is of
 REAP_S = 5.0  # from the end of the link to the end of the process, before it is killed
+# Fields of Load that a status shows under the same name.
+_MEMORY = (
+    *("texts_writing", "texts_waiting", "text_bytes", "text_bytes_most"),
+    *("device_memory_bytes", "device_memory_total_bytes"),
+)
 
 
 class ReplicaEvents(Protocol):
@@ -84,7 +89,7 @@ class ReplicaHandle:
         self.device = ""
         self.device_free: int | None = None  # bytes; None: not reported, or no such memory
         self._pid = 0
-        self._rss_bytes = 0
+        self._load: Any = None  # what it last reported about its memory and its texts
         self._load_s = 0.0
         self._loading = 0.0
         self._probes = 0
@@ -288,7 +293,7 @@ class ReplicaHandle:
         self.integrity.heard(looked, self._wall())
 
     def _on_load(self, load: Any) -> None:
-        self._rss_bytes = load.rss_bytes
+        self._load = load
         if load.device_memory_total_bytes:
             self.device_free = load.device_memory_total_bytes - load.device_memory_bytes
 
@@ -314,7 +319,7 @@ class ReplicaHandle:
             restarts=self.restarts,
             in_flight=len(self.held),
             answered=self.answered,
-            rss_bytes=self._rss_bytes,
+            rss_bytes=self._load.rss_bytes if self._load else 0,
             evidence=self.readiness.evidence,
             load_s=self._load_s,
             loading_fraction=self._loading,
@@ -323,7 +328,11 @@ class ReplicaHandle:
             last_progress=self._wall() - (self._clock() - self.moved_at),
             last_exit=self.last_exit,
             last_exit_at=self.last_exit_at,
+            **self._texts(),
         )
+
+    def _texts(self) -> dict[str, int]:
+        return {name: getattr(self._load, name) for name in _MEMORY} if self._load else {}
 
     def _p95_ms(self) -> float:
         recent = sorted(self._recent_ms)

@@ -98,7 +98,9 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     _introduce(link, loaded, time.monotonic() - began)
     threading.Thread(target=check.run, name="self-check", daemon=True).start()
     while True:
-        state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **loaded.device_memory())
+        state = replica_pb2.Load(
+            rss_bytes=host.rss_bytes(), **executor.load(), **loaded.device_memory()
+        )
         try:
             link.send(replica_pb2.FromReplica(load=state))
         except ConnectionError:

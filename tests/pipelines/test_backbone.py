@@ -6,8 +6,8 @@ import torch
 from pipelines import tolerance
 from pipelines.collate import collate
 from pipelines.errors import BundleRefused
-from pipelines.models.attention import Visibility
-from pipelines.models.backbone import visible_after_prompt
+from pipelines.models.attention import Visibility, choose_sharing, folded
+from pipelines.models.backbone import additive, visible_after_prompt
 from pipelines.models.label_tree import Tokens
 from pipelines.models.qwen import thinker
 from pipelines.models.qwen.backbone import QwenOmniBackbone, load_backbone
@@ -190,3 +190,27 @@ def test_the_text_stack_launches_a_third_of_what_the_library_does() -> None:
         launches[layers] = ours.launches, theirs.launches
     ours, theirs = ((launches[3][n] - launches[1][n]) / 2 for n in (0, 1))
     assert ours <= 14 and 2 * ours < theirs
+
+
+def test_how_keys_are_shared_follows_device_format_and_version() -> None:
+    gpu = torch.device("cuda:0")  # only named
+    for device, dtype, version, expected in (
+        (CPU, torch.float32, "2.13.0", "grouped"),
+        (gpu, torch.bfloat16, "2.11.0+cu130", "grouped"),
+        (gpu, torch.float32, "2.11.0+cu130", "repeated"),
+        (CPU, torch.float32, "2.5.1", "repeated"),
+    ):
+        sharing, why = choose_sharing(device, dtype, version)
+        assert sharing == expected and why
+
+
+@pytest.mark.parametrize("columns", [1, 5])
+def test_heads_folded_into_queries_attend_as_heads(columns: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 6, columns, 8, generator=generator)
+    key, value = (torch.randn(2, 2, 11, 8, generator=generator) for _ in range(2))
+    mask = additive(torch.rand(2, columns, 11, generator=generator) > 0.3, torch.float32)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key.repeat_interleave(3, 1), value.repeat_interleave(3, 1), mask, scale=0.3
+    )
+    tolerance.HIDDEN.check(folded(query, key, value, mask, 0.3), expected)

@@ -14,6 +14,7 @@ from pipelines import tolerance
 from pipelines.bundle import golden
 from pipelines.errors import BadInput, BundleRefused
 from pipelines.features import NAMES
+from pipelines.models.qwen import patches
 from pipelines.pipeline import Pipeline
 from pipelines.types import Part, Prediction, Sample
 from tests.support.opcount import OpCount
@@ -261,3 +262,17 @@ def test_a_batch_comes_to_the_host_in_one_copy_and_finish_only_reads(
         answers = pipeline.finish(found)
     assert finish.launches == 0
     assert [answer.id for answer in answers] == [sample.id for sample in samples]
+
+
+def test_pixels_travel_as_levels_and_become_the_numbers_of_the_library(pipeline: Pipeline) -> None:
+    made = pipeline.prepare(Sample("p", (Part("image", jpeg()),)))
+    assert made.pixel_values is not None and made.pixel_values.dtype == torch.uint8
+    config = patches.DEFAULT
+    levels = made.pixel_values.view(-1, 3, config.patch_size**2).float() / 255.0
+    mean, std = (torch.tensor(v).view(1, 3, 1) for v in (config.mean, config.std))
+    once = (levels - mean) / std
+    expected = torch.stack([once] * config.temporal_patch_size, dim=2).flatten(1)
+    assert torch.equal(patches.normalised(made.pixel_values, config), expected)
+    staged = pipeline.collate([made])
+    assert staged.batch.images is not None
+    assert 8 * staged.batch.images.patches.nbytes == expected.nbytes

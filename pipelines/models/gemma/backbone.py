@@ -36,7 +36,7 @@ class GemmaBackbone(TransformersBackbone):
             inner.vision_tower,
             inner.audio_tower,
         )
-        sharing, why_sharing = choose_sharing(self.device)
+        sharing, why_sharing = choose_sharing(self.device, self.dtype)
         self.reasons = {"attention": why_sharing}
         self._text = GemmaText(self._library, joined, sharing)
         self._embed_image, self._embed_sound = inner.embed_vision, inner.embed_audio

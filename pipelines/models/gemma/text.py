@@ -117,7 +117,8 @@ class _Layer:
         hidden = hidden + self._after_mlp(self._mlp(self._before_mlp(hidden)))
         if extra is not None and self._after_extra is not None:
             hidden = hidden + self._after_extra(self._by_token(hidden, extra))
-        return hidden * self._layer.layer_scalar
+        scaled: torch.Tensor = hidden * self._layer.layer_scalar
+        return scaled
 
     def _by_token(self, hidden: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
         gate: torch.Tensor = self._layer.act_fn(self._layer.per_layer_input_gate(hidden))

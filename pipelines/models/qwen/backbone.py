@@ -24,7 +24,7 @@ class QwenOmniBackbone(TransformersBackbone):
         super().__init__(model, model.get_input_embeddings())
         self.geometry = Geometry.of(model.config)
         text, self._visual, self._audio = thinker.parts(model)
-        sharing, why_sharing = choose_sharing(self.device)
+        sharing, why_sharing = choose_sharing(self.device, self.dtype)
         self.reasons = {"attention": why_sharing}
         self._text = QwenText(text, joined, sharing)
         attention = text.layers[0].self_attn
