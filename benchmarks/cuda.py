@@ -99,7 +99,7 @@ def digest(done: list[Done]) -> str:
 
 
 def _shortened(output: str, characters: int) -> str:
-    lines = [line[:220] for line in output.splitlines() if line.strip()]
+    lines = [line[:220] for line in output.splitlines() if line.strip() and line[:5] != "USDT:"]
     ranked = sorted(range(len(lines)), key=lambda n: (not _matters(lines[n]), n))
     kept, size = set[int](), 0
     for number in ranked:

@@ -190,9 +190,9 @@ class Writing:
         """Whether `start` would begin texts of these prompt lengths and limits now: one group at a
         time is read, and lines that do not fit wait for a text to end. True for a single text with
         nothing to wait for, which `start` refuses if it does not fit."""
+        self._drop_finished()
         if self._joining is not None:
             return False
-        self._drop_finished()
         live = len(self._live)
         if not live and len(prompts) == 1:
             return True
@@ -215,10 +215,11 @@ class Writing:
             Generation(id, limit, length, self._decode)
             for id, limit, length in zip(batch.ids, limits, lengths, strict=True)
         ]
-        self._joining = _Joining(
+        joining = _Joining(
             tuple(begun), line, self._backbone.columns(batch), batch.lengths, batch.following
         )
-        self._read_piece(self._joining)
+        # Kept only now: an error, for want of memory for example, leaves nothing behind.
+        self._joining = None if self._read_piece(joining) else joining
         self._collect()
         self._drop_finished()
         return begun
@@ -228,8 +229,8 @@ class Writing:
         """Reads a piece of the prompts that wait, and writes one token of every live text; returns
         the texts whose token the host has now, including finished ones."""
         self._drop_finished()
-        if self._joining is not None:
-            self._read_piece(self._joining)
+        if self._joining is not None and self._read_piece(self._joining):
+            self._joining = None
             self._drop_finished()
         count = len(self._live)
         if count:
@@ -246,7 +247,8 @@ class Writing:
         self._drop_finished()
         return advanced
 
-    def _read_piece(self, joining: _Joining) -> None:
+    def _read_piece(self, joining: _Joining) -> bool:
+        """Whether that was the last piece; the texts are live then."""
         rows, columns = len(joining.texts), joining.columns
         most = columns if self._backbone.whole_prompts else max(1, self._piece // rows)
         first, last = joining.done, min(joining.done + most, columns)
@@ -258,18 +260,18 @@ class Writing:
             here = torch.where((place >= 0)[:, None], here, joining.last)
         joining.last, joining.done = here, last
         if last == columns:
-            self._joining = None
             self._join(joining, here)
+        return last == columns
 
     def _join(self, joining: _Joining, last: torch.Tensor) -> None:
         line, rows = len(self._live), len(joining.texts)
         for number, text in enumerate(joining.texts):
             if joining.line != line:  # texts ended while these prompts were read
                 self._lines.move(joining.line + number, line + number, text.cached)
-        self._live += joining.texts
         self._state[1, line : line + rows] = joining.following
         self._state[2, line : line + rows] = joining.lengths
         self._choose(joining.texts, last, line, prompt=True)
+        self._live += joining.texts
 
     def _choose(
         self,
@@ -305,7 +307,9 @@ class Writing:
         return list(dict.fromkeys(advanced))
 
     def _drop_finished(self) -> None:
-        """Ends the lines of texts that need no further token."""
+        """Ends the lines of texts that need no further token, and prompts that nobody waits for."""
+        if self._joining is not None and all(text.finished for text in self._joining.texts):
+            self._joining = None
         for place in reversed(range(len(self._live))):
             text = self._live[place]
             if text.finished or text.all_chosen:

@@ -253,3 +253,18 @@ def test_an_end_that_is_noticed_late_leaves_nothing_behind(backbone: QwenOmniBac
     while writing.live:
         writing.step()
     assert text.tokens == tokens[: tokens.index(end)] and text.ending == "end"
+
+
+def test_prompts_that_nobody_waits_for_do_not_hold_up_the_next(backbone: QwenOmniBackbone) -> None:
+    writing = Writing(backbone, decode, [], piece=8)
+    (gone,) = begin(writing, [text_row(60)], 5)
+    gone.cancel()
+    assert takes(writing, [text_row(20, 1)], 3)
+    (text,) = begin(writing, [text_row(20, 1)], 3)
+    while writing.live:
+        writing.step()
+    calm = Writing(backbone, decode, [])
+    (expected,) = begin(calm, [text_row(20, 1)], 3)
+    while calm.live:
+        calm.step()
+    assert text.tokens == expected.tokens and len(text.tokens) == 3 and gone.tokens == []

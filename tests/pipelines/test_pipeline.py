@@ -226,7 +226,10 @@ def test_golden_answers_pass_and_the_environment_is_told(pipeline: Pipeline) -> 
     assert pipeline.env["device"] == "cpu" and pipeline.env["dtype"] == "float32"
     assert pipeline.env["threads"] == str(torch.get_num_threads()) == "1"
     assert pipeline.env["transformers"] and pipeline.env["attention"]
-    assert set(pipeline.reasons) == {"device", "dtype", "threads"}
+    assert set(pipeline.reasons) == {
+        *("device", "dtype", "threads"),
+        *("attention", "projections"),
+    }
     assert all(pipeline.reasons.values())
 
 
