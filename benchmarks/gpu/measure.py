@@ -93,7 +93,7 @@ class Profile:
 
 def profile(work: Callable[[], object], device: torch.device, runs: int = 5) -> Profile:
     """Under the profiler, which on a CPU has nothing to count: there one run only tries it."""
-    from torch.autograd import DeviceType
+    from torch._C._autograd import DeviceType
     from torch.profiler import ProfilerActivity
 
     kinds = [ProfilerActivity.CPU]

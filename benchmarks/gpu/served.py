@@ -31,7 +31,7 @@ class Gpu:
         self._utilisation: list[int] = []
         self._ended = threading.Event()
         try:
-            import pynvml
+            import pynvml  # type: ignore[import-not-found]  # of nvidia-ml-py, where it is there
 
             pynvml.nvmlInit()
             self._nvml, self._handle = pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)

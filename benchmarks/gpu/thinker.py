@@ -141,8 +141,8 @@ def row_flops(model: QwenOmniBackbone, row: Prepared, small: bool) -> float:
 def step_bytes(model: QwenOmniBackbone) -> int:
     """Weights that one written token reads: the text stack without its embeddings, and the head."""
     text, _, _ = thinker.parts(model.model)
-    weights = sum(p.nbytes for p in text.parameters())
-    embedding = model.model.get_input_embeddings().weight.nbytes
+    weights = sum(int(p.nbytes) for p in text.parameters())
+    embedding = int(model.model.get_input_embeddings().weight.nbytes)
     return weights - embedding + int(model.model.lm_head.weight.nbytes)
 
 
