@@ -69,6 +69,13 @@ class ServerConfig:
         "refuse a bundle that is not signed by a public key in this file or directory (PEM)",
         "KEYS",
     )
+    expect_stamp: str = setting(
+        "",
+        str,
+        "of a fleet: not ready before this stamp is served, which is loaded from the store; a file "
+        "that holds it is read again until then",
+        "STAMP|FILE",
+    )
     verify: bool = setting(
         False,
         bool,
@@ -143,6 +150,23 @@ class ServerConfig:
     )
     drain_s: float = setting(
         20.0, seconds, "time to finish accepted work after SIGTERM", flag="--grace"
+    )
+    # None: automatic, see server/ops/leaving.py.
+    lame_duck_s: float | None = setting(
+        None,
+        seconds,
+        "time after SIGTERM in which health reports NOT_SERVING and calls are still served "
+        "(default: 5 under a service manager or Kubernetes, else 0)",
+        "S",
+        flag="--lame-duck",
+    )
+    connection_age_s: float | None = setting(
+        None,
+        seconds,
+        "ask clients for a new connection after this time, so that new servers get traffic; 0: "
+        "never (default: 300, 0 when only this machine can connect)",
+        "S",
+        flag="--connection-age",
     )
     standby_s: float = setting(
         600.0,

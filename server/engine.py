@@ -71,8 +71,10 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         build: Build | None = None,
+        withheld: Callable[[str], str] = lambda _stamp: "",
     ) -> None:
-        """`build` makes the pool of another bundle; without it none can be loaded."""
+        """`build` makes the pool of another bundle; without it none can be loaded. `withheld`: why
+        the stamp that is served may not take traffic, "" when it may."""
         self.pool_set = PoolSet(config, pool, build, clock)
         self.observer: RowObserver | None = None  # called for each row after its caller
         self._config = config
@@ -80,10 +82,13 @@ class Engine:
         self._clock = clock
         self._wall = wall
         self._started = wall()
+        self._withheld = withheld
+        self._out = ""  # the latest answer of `withheld`
         self._envs: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
         self._pins: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
         self._served = False  # a replica has been ready once
+        self._leaving = False  # health says so, calls are still served
         self._draining = False
         self._state = "STARTING"
         self._state_changed = asyncio.Event()
@@ -122,6 +127,8 @@ class Engine:
             return pool, errors.draining()
         if not self.serving:
             return pool, errors.not_started(self._pool.why_not())
+        if self._out:
+            return pool, errors.withheld(self._out)
         facts = pool.facts
         if facts and work.expected_stamps and facts.stamp not in work.expected_stamps:
             return pool, errors.stamp_differs(facts.stamp)
@@ -288,11 +295,23 @@ class Engine:
     def _judge(self, replicas: tuple[ReplicaStatus, ...]) -> tuple[str, str]:
         if self._draining:
             return "DRAINING", "finishing what was accepted"
+        if self._leaving:
+            return "DRAINING", "leaving: calls are still served until clients have noticed"
+        self._out = self._withheld(self.facts.stamp if self.facts is not None else "")
+        if self._out and self.serving:
+            return "NOT_READY", self._out
         nearly_full = self._config.queue_nearly_full * self._config.queue_rows
         queue_full = self._pool.waiting >= nearly_full
         return state_of(replicas, self._config.warm_pool, queue_full)
 
     # ---- end ---------------------------------------------------------------------------------
+
+    def leave(self) -> bool:
+        """Report NOT_SERVING and go on serving: balancers need a while to notice. False while it
+        drains already."""
+        self._leaving = True
+        self._note_state()
+        return not self._draining
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new work and return when what was accepted is done, or after `grace_s`; then

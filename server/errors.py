@@ -59,6 +59,10 @@ def not_started(reason: str) -> Fault:
     return Fault("UNAVAILABLE", "", "WARMING", f"no replica serves yet: {reason}", 1.0)
 
 
+def withheld(reason: str) -> Fault:
+    return Fault("UNAVAILABLE", "", "NOT_EXPECTED_STAMP", reason, 1.0)
+
+
 def draining() -> Fault:
     return Fault("UNAVAILABLE", "", "DRAINING", "this server is shutting down", 1.0)
 

@@ -7,6 +7,8 @@ import os
 from importlib import metadata
 from pathlib import Path
 
+from server import control_group
+
 MIB = 1 << 20
 # Python, torch and transformers of one replica before any weight, without the pages that replicas
 # share (measured, CPU build: 290 MiB unique, 420 MiB resident).
@@ -30,9 +32,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 GIVING_WAY = 5
 
 
-def cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0))
+def cores(root: Path = Path("/")) -> tuple[int, str]:
+    """(cores to compute with, the reason): the CPU quota of a container rounds down, since threads
+    beyond it are stopped in the middle of a forward."""
+    found = len(os.sched_getaffinity(0))
+    quota = control_group.cpu_quota(root)
+    if quota is None or quota >= found:
+        return found, f"{found} cores"
+    return max(1, int(quota)), f"a CPU quota of {quota:g} of {found} cores"
 
 
 def rss_bytes() -> int:
@@ -76,16 +83,11 @@ def available_bytes(root: Path = Path("/")) -> tuple[int, str]:
     """(bytes that can still be used, the source): the kernel's estimate or the control group."""
     meminfo = (root / "proc/meminfo").read_text().splitlines()
     line = next(line for line in meminfo if line.startswith("MemAvailable:"))
-    free, reason = int(line.split()[1]) * 1024, "available on this host"
-    group = root / "sys/fs/cgroup"
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        return free, reason
-    if limit.isdigit() and int(limit) - used < free:
-        return max(0, int(limit) - used), "left in this control group"
-    return free, reason
+    free = int(line.split()[1]) * 1024
+    left = control_group.memory_left(root)
+    if left is not None and left < free:
+        return left, "left in this control group"
+    return free, "available on this host"
 
 
 def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:

@@ -33,6 +33,7 @@ COMMANDS = {
     "rehearse": "replay stored payloads through a bundle and judge it",
     "activate": "switch to a loaded bundle",
     "rollback": "switch back to the previous bundle",
+    "fleet": "load and activate a bundle on many servers: on all or on none",
     "bundles": "list the stored bundles and the role of each",
     "drain": "let a server finish accepted work, then exit",
     "token": "make a bearer token for a person or a program",

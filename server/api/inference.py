@@ -209,6 +209,7 @@ class Inference:
         described.labels.extend(facts.labels)
         described.embedding_dimensions = facts.embedding_dimensions
         described.card = facts.card
+        described.server_name = self.identity.name
         for name, value, unit in in_force(self.identity.limits, facts):
             described.limits.add(name=name, value=value, unit=unit)
         return described

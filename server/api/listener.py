@@ -27,6 +27,7 @@ from server.api.snapshot_messages import ServerIdentity, Snapshots
 from server.config import ServerConfig
 from server.deploy.deployment import Deployment
 from server.engine import Engine
+from server.ops.leaving import connection_age_s
 from server.rehearsal.service import RehearsalService
 from server.request.uploads import UploadLimits, UploadStore
 from server.request.validation import Validator, prediction_id
@@ -42,6 +43,9 @@ KEEPALIVE_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
 # A connection without calls is closed after this; a client opens another when it has one.
 CONNECTION_IDLE_MS = 600_000
+# Calls on a connection that has reached its age go on for this long: the longest deadline of a row
+# (60 s), doubled. Streams that watch end with UNAVAILABLE and are resumed where they were.
+CONNECTION_GRACE_MS = 120_000
 # The places of call_budget.py are what limits calls, with reason and time. This one is gRPC's own,
 # without either, and counts what is being refused too.
 MOST_CALLS = 32768
@@ -70,8 +74,9 @@ class Listener:
     async def start(self) -> str:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""
         address = checked_address(self.config, self.credentials is not None)
+        age_s, _ = connection_age_s(self.config.connection_age_s, address.local)
         server = grpc.aio.server(
-            options=_options(self.config),
+            options=[*_options(self.config), *_aging(age_s)],
             interceptors=(*self.interceptors, self.budget),
             maximum_concurrent_rpcs=MOST_CALLS,
         )
@@ -175,6 +180,16 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", 2 * MOST_CALLS),
         # Else a second server on the same port would silently take half of the connections.
         ("grpc.so_reuseport", 0),
+    ]
+
+
+def _aging(age_s: float) -> list[tuple[str, int]]:
+    """gRPC spreads the age by a tenth, so that connections of one moment do not end in another."""
+    if not age_s:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", int(age_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_MS),
     ]
 
 

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--canary",
-        type=expecting(_part, "a share between 0 and 1"),
+        type=expecting(share_of_sessions, "a share between 0 and 1"),
         default=0.0,
         metavar="SHARE",
         help="share of the sessions, e.g. 0.1",
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _part(text: str) -> float:
+def share_of_sessions(text: str) -> float:
     found = float(text)
     if not 0 < found < 1:
         raise ValueError

@@ -40,6 +40,15 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--server", default=default, metavar="HOST:PORT", help=f"where it listens ({default})"
     )
+    _add_access(group)
+
+
+def add_access(parser: argparse.ArgumentParser) -> None:
+    """For a command that calls several servers, with one credential."""
+    _add_access(parser.add_argument_group("access"))
+
+
+def _add_access(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--tls-ca", type=Path, metavar="PEM", help="call over TLS, trusting this CA")
     group.add_argument("--tls-cert", type=Path, metavar="PEM", help="show this certificate")
     group.add_argument("--tls-key", type=Path, metavar="PEM", help="and prove it with this key")
@@ -54,12 +63,12 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
 def connect(arguments: argparse.Namespace) -> Client:
     """An open client; ends the program with a usage error when a TLS file cannot be read."""
     try:
-        return Client(arguments.server, _access(arguments))
+        return Client(arguments.server, access_of(arguments))
     except OSError as error:
         _end(f"cannot read {error.filename}: {error.strerror}")
 
 
-def _access(arguments: argparse.Namespace) -> Access | None:
+def access_of(arguments: argparse.Namespace) -> Access | None:
     if arguments.tls_ca is None:
         if arguments.token_file is not None:
             _end("--token-file needs --tls-ca: a token is never sent in plaintext")
@@ -109,14 +118,18 @@ def run_to_end(
 
 def error_message(error: TrefoilError, server: str) -> str:
     if error.unreachable:
-        # gRPC lists each address it tried; the end of its message is what became of the last.
-        why = error.message.rpartition(": ")[2].rstrip("]") or "no answer"
+        why = reason_of(error)
         hint = "start one with `server`, or say where it listens by --server HOST:PORT"
         return f"no server at {server}: {why}; {connection_hint(error.message) or hint}"
     text = f"{server} answered {error.code}: {error.message}"
     if error.retry_after_s:
         text += f" (come back in {error.retry_after_s:g} s)"
     return text
+
+
+def reason_of(error: TrefoilError) -> str:
+    """gRPC lists each address it tried; the end of its message is what became of the last."""
+    return error.message.rpartition(": ")[2].rstrip("]") or "no answer"
 
 
 def connection_hint(message: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import faulthandler
 import logging
@@ -28,11 +29,12 @@ from server.deploy import restamped
 from server.deploy.boot_choice import BootChoice, FailedBoot, after, choices
 from server.deploy.bundle_store import FOLDER, BundleStore
 from server.deploy.deployment import Deployment
+from server.deploy.expected_stamp import ExpectedStamp
 from server.deploy.journal import DeployJournal, analysis_of
 from server.engine import Engine
 from server.errors import DeployRefused, PoolRefused
 from server.host import version
-from server.ops import event_log
+from server.ops import event_log, leaving
 from server.ops.loop_lag import LoopLag
 from server.ops.otel_setup import OtelSetup
 from server.ops.own_alerts import OwnAlerts, OwnTrouble
@@ -63,12 +65,16 @@ Wall = Callable[[], float]
 
 
 class Stop:
-    """The first request to stop drains the server; the second one kills it."""
+    """The first request to stop makes the server leave and drain. A further one ends what is under
+    way: the time in which it still serves, then the process."""
 
-    def __init__(self, report: Report, leaving: Callable[[], object]) -> None:
+    def __init__(self, report: Report, leaving: Callable[[], object], lame_duck_s: float) -> None:
         self._report = report
         self._leaving = leaving
+        self._lame_duck_s = lame_duck_s
         self._requested = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._draining = False
 
     def install(self, engine: Engine) -> None:
         loop = asyncio.get_running_loop()
@@ -80,13 +86,27 @@ class Stop:
             self._leaving()
         self._requested.set()
 
-    async def wait(self) -> None:
+    async def wait(self, engine: Engine) -> None:
+        """Returns when the server is to drain."""
         await self._requested.wait()
+        if self._lame_duck_s and engine.leave():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), self._lame_duck_s)
+        self._draining = True
 
     def _signal(self, number: signal.Signals, engine: Engine) -> None:
+        again = "send the signal again to"
         if not self._requested.is_set():
             self.request()  # first: a report decides nothing
-            self._report(f"{number.name}: draining; send the signal again to exit immediately")
+            if self._lame_duck_s:
+                line = f"leaving, still serving for {self._lame_duck_s:g} s; {again} drain now"
+            else:
+                line = f"draining; {again} exit immediately"
+            self._report(f"{number.name}: {line}")
+            return
+        if self._lame_duck_s and not (self._draining or self._hurried.is_set()):
+            self._hurried.set()
+            self._report(f"{number.name}: draining; {again} exit immediately")
             return
         for replica in engine.snapshot().replicas:
             if replica.pid:
@@ -127,16 +147,20 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     credentials = _credentials(config)
     checked_address(config, credentials is not None)
     access = _access(config)
-    stop = Stop(report, partial(manager.stopping, config.drain_s + TO_END_S))
+    lame_duck_s, _ = leaving.lame_duck_s(config.lame_duck_s, bool(manager.address), os.environ)
+    to_end_s = lame_duck_s + config.drain_s + TO_END_S
+    stop = Stop(report, partial(manager.stopping, to_end_s), lame_duck_s)
     identity, wall = identity_of(config), wall_of(config)
     otel = OtelSetup(config, identity, wall=wall)
     telemetry = await asyncio.to_thread(_telemetry, config, wall, otel)
     journal = DeployJournal(telemetry, wall)
     build = partial(pool_of, wall=wall, exited=journal.replica_exited)
     store = _store(config, report)
-    tries = choices(config.bundle, store, config.data)
+    expected = ExpectedStamp(config.expect_stamp)
+    tries = choices(config.bundle, store, config.data, expected.stored(store))
     first = build(replace(config, bundle=tries[0].path))
-    engine = Engine(config, first, otel.recorder(telemetry), wall=wall, build=build)
+    recorder = otel.recorder(telemetry)
+    engine = Engine(config, first, recorder, wall=wall, build=build, withheld=expected.withheld)
     engine.pool_set.check = journal.adopt
     deployment = _deployment(engine, config, journal, store)
     listener = Listener(
@@ -164,6 +188,8 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         watching.append(asyncio.create_task(StartupLog(engine, address, report).run()))
         watching.append(asyncio.create_task(manager.attend(engine)))
         watching.append(asyncio.create_task(SkewAlert(engine, telemetry).run()))
+        if deployment is not None:
+            watching.append(asyncio.create_task(expected.obey(deployment)))
         watching.append(asyncio.create_task(_own_alerts(telemetry, access, lag).run()))
         boot = partial(_boot, engine, journal, tries, config, report)
         return await _run_until_stopped(engine, boot, stop, config, report)
@@ -188,7 +214,7 @@ async def _run_until_stopped(
     config: ServerConfig,
     report: Report,
 ) -> int:
-    stop_requested = asyncio.create_task(stop.wait())
+    stop_requested = asyncio.create_task(stop.wait(engine))
     starting = asyncio.create_task(boot())
     await asyncio.wait((stop_requested, starting), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():

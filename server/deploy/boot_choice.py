@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.config import CHOOSE, EMBEDDED_BUNDLE
-from server.deploy.bundle_store import SHORT, BundleStore, StoreRefused, identify
+from server.deploy.bundle_store import SHORT, BundleStore, Stored, StoreRefused, identify
 from server.deploy.restamped import copy_of
 
 
@@ -32,9 +32,12 @@ class FailedBoot:
 
 
 def choices(
-    asked: Path, store: BundleStore | None, data: Path | None = None
+    asked: Path,
+    store: BundleStore | None,
+    data: Path | None = None,
+    expected: Stored | None = None,
 ) -> tuple[BootChoice, ...]:
-    """What to try, in this order.
+    """What to try, in this order: what was named, what the fleet serves, what this one served.
 
     Never falls back from the store to the embedded bundle: another model with other labels must
     not replace it silently.
@@ -42,6 +45,9 @@ def choices(
     if asked != CHOOSE:
         return (BootChoice(asked, _as_told(asked, store)),)
     found = _linked(store) if store is not None else ()
+    if expected is not None:
+        fleets = BootChoice(expected.path, "the one that --expect-stamp names")
+        found = (fleets, *(one for one in found if one.path.resolve() != expected.path.resolve()))
     return found or _embedded(data)
 
 

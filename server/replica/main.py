@@ -68,7 +68,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
-    decoders = arguments.decode_threads or max(1, host.cores() // arguments.replicas)
+    decoders = arguments.decode_threads or max(1, host.cores()[0] // arguments.replicas)
     settings = WorkerSettings(
         arguments.fd,
         arguments.index,

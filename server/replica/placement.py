@@ -63,9 +63,10 @@ def text_bytes(free: int, sharing: int, where: str) -> tuple[int, str]:
     )
 
 
-def threads_for(asked: int, replicas: int, cores: int) -> tuple[int, str]:
-    """Torch threads of one replica: two replicas of one thread beat one of two, so the cores are
-    divided among the replicas."""
+def threads_for(asked: int, replicas: int, cores: tuple[int, str]) -> tuple[int, str]:
+    """(torch threads of one replica, reason). Two replicas of one thread beat one of two, so the
+    cores are divided among the replicas. `cores` is of server/host.py."""
+    count, reason = cores
     if asked:
         return asked, "as configured"
-    return max(1, cores // replicas), f"{cores} cores / {replicas} replicas"
+    return max(1, count // replicas), f"{reason} / {replicas} replicas"

@@ -133,9 +133,12 @@ def test_a_store_whose_links_lead_nowhere_ends_the_start_with_the_remedy(tmp_pat
 
 
 def other_libraries(root: Path) -> Path:
-    """A checkout at `root` whose embedded bundle was stamped with another Pillow."""
+    """A checkout at `root` whose embedded bundle was stamped with another Pillow.
+
+    The bytecode comes along: compiling it again takes longer than the starts themselves.
+    """
     for name in ("server", "pipelines", "proto", "console"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, root / name)
     shutil.copy(ROOT / "trefoil_serve.py", root)
     embedded = root / EMBEDDED_BUNDLE.relative_to(ROOT)
     manifest = manifests.read((embedded / manifests.FILE).read_bytes())

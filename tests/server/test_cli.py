@@ -297,7 +297,7 @@ def test_every_setting_has_a_flag_and_the_flags_defaults_are_the_settings() -> N
 # A flag is made of the name of its field, and must not change when that does.
 FLAGS = {
     "what to serve, where": (
-        "bundle allow-dirty require-signature verify data listen insecure name environment"
+        "bundle allow-dirty require-signature expect-stamp verify data listen insecure name environment"
     ),
     "the warm pool": (
         "warm-pool device dtype threads decode-threads no-memory-check load-timeout stall "
@@ -305,7 +305,7 @@ FLAGS = {
     ),
     "batches and the queue": (
         "max-batch-rows max-batch-cost max-generations queue-limit queue-mb ahead-mb patience "
-        "default-deadline grace standby keep-bundles"
+        "default-deadline grace lame-duck connection-age standby keep-bundles"
     ),
     "readiness": (
         "slo-ms probe-interval probe-runs slow-after fast-again queue-nearly-full skew-interval"

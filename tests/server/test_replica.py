@@ -67,19 +67,6 @@ def test_a_pool_too_large_for_a_device_or_for_the_host_is_refused_with_numbers()
     assert "4 replicas need" in host.misfit(6 * gib, 4, (24 * gib, "available"))
 
 
-def test_a_control_group_that_leaves_less_than_the_host_decides(tmp_path: Path) -> None:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 1000 kB\n")
-    assert host.available_bytes(tmp_path) == (1000 * 1024, "available on this host")
-    group = tmp_path / "sys/fs/cgroup"
-    group.mkdir(parents=True)
-    (group / "memory.max").write_text("500000\n")
-    (group / "memory.current").write_text("100000\n")
-    assert host.available_bytes(tmp_path) == (400_000, "left in this control group")
-    (group / "memory.max").write_text("max\n")
-    assert host.available_bytes(tmp_path)[0] == 1000 * 1024
-
-
 def test_the_kernels_own_kills_are_told_from_others(tmp_path: Path) -> None:
     vmstat = tmp_path / "vmstat"
     assert host.oom_kills(vmstat) == 0
@@ -88,9 +75,9 @@ def test_the_kernels_own_kills_are_told_from_others(tmp_path: Path) -> None:
 
 
 def test_cores_are_divided_among_replicas_unless_told_otherwise() -> None:
-    assert placement.threads_for(0, 2, 8) == (4, "8 cores / 2 replicas")
-    assert placement.threads_for(0, 4, 2)[0] == 1
-    assert placement.threads_for(3, 2, 8) == (3, "as configured")
+    assert placement.threads_for(0, 2, (8, "8 cores")) == (4, "8 cores / 2 replicas")
+    assert placement.threads_for(0, 4, (2, ""))[0] == 1
+    assert placement.threads_for(3, 2, (8, "")) == (3, "as configured")
 
 
 def test_a_budget_is_usual_for_the_device_or_as_configured() -> None:

@@ -54,12 +54,13 @@ async def listener(
     engine: Any,
     telemetry: TelemetryPort | None = None,
     wall: Callable[[], float] = time.time,
+    identity: ServerIdentity = IDENTITY,
     **settings: Any,
 ) -> AsyncIterator[str]:
     """The address of a listener around `engine`; `settings` are ServerConfig fields."""
     config = replace(ServerConfig(), listen="127.0.0.1:0", **settings)
     telemetry = telemetry or NullTelemetry()
-    running = Listener(engine, config, IDENTITY, leave=lambda: None, telemetry=telemetry, wall=wall)
+    running = Listener(engine, config, identity, leave=lambda: None, telemetry=telemetry, wall=wall)
     address = await running.start()
     try:
         yield address

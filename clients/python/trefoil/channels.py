@@ -57,7 +57,11 @@ def open_servers(addresses: Sequence[str], access: Access | None, balance: str) 
         return [_ring(addresses, access)]
     if balance != RENDEZVOUS:
         raise ValueError(f"balance: {balance!r} is neither {RENDEZVOUS} nor {RING_HASH}")
-    return [_server(address, open_channel(address, access)) for address in addresses]
+    return [open_server(address, access) for address in addresses]
+
+
+def open_server(address: str, access: Access | None) -> Server:
+    return _server(address, open_channel(address, access))
 
 
 def _ring(addresses: Sequence[str], access: Access | None) -> Server:

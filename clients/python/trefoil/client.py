@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TypedDict, Unpack
 
 from trefoil._proto import inference_pb2 as pb
 from trefoil.access import Access
-from trefoil.channels import RENDEZVOUS, open_servers
-from trefoil.errors import TrefoilError, error_of_fault
+from trefoil.channels import RENDEZVOUS, open_server, open_servers
+from trefoil.discovery import changes, tls_name
+from trefoil.errors import TrefoilError, Unavailable, check_process, error_of_fault
+from trefoil.membership import Membership
 from trefoil.options import OptionArguments, Options
 from trefoil.parts import checked
 from trefoil.request import Answer, Request
@@ -34,9 +39,10 @@ class FeedbackArguments(TypedDict, total=False):
 
 
 class AsyncClient:
-    """`servers` is HOST:PORT of one server, or of several that serve the same bundle. `defaults`
-    are the options (options.py) of every call that does not override them. Methods raise
-    TrefoilError."""
+    """`servers` is HOST:PORT of one server, or of several that serve the same bundle, or a name
+    whose servers change: dns:///HOST:PORT or file:PATH (discovery.py). `defaults` are the options
+    (options.py) of every call that does not override them. A client belongs to the process that
+    made it: in a child it raises. Methods raise TrefoilError."""
 
     def __init__(
         self,
@@ -48,8 +54,18 @@ class AsyncClient:
     ) -> None:
         self._options = Options(**defaults)
         self._policy = retry_policy
-        addresses = (servers,) if isinstance(servers, str) else tuple(servers)
-        self._servers = Servers(open_servers(addresses, access, balance))
+        self._process = os.getpid()
+        targets = (servers,) if isinstance(servers, str) else tuple(servers)
+        self._membership: Membership | None = None
+        if not changes(targets):
+            self._servers = Servers(open_servers(targets, access, balance))
+            return
+        if balance != RENDEZVOUS:
+            raise ValueError(f"balance: {balance} takes a fixed list of addresses")
+        if access is not None and not access.name:
+            access = replace(access, name=tls_name(targets))
+        self._servers = Servers([])
+        self._membership = Membership(targets, self._servers, partial(open_server, access=access))
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -63,6 +79,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
+        if self._membership is not None:
+            await self._membership.close()
         await asyncio.gather(*(server.channel.close() for server in self._servers.members))
 
     async def predict(self, *parts: pb.Part, **options: Unpack[OptionArguments]) -> Prediction:
@@ -87,6 +105,7 @@ class AsyncClient:
             for row, parts in enumerate(examples)
         ]
         uploads = Uploads(rows, chosen.metadata(chosen.session or number))
+        await self._found()
         return await Request(number, len(rows), chosen, uploads, self._retries(chosen)).answer()
 
     def generate(self, *parts: pb.Part, **options: Unpack[OptionArguments]) -> TextStream:
@@ -94,7 +113,7 @@ class AsyncClient:
         chosen, number = self._options.override(**options), secrets.token_hex(16)
         example = pb.Example(parts=checked(parts), slices=chosen.slices)
         uploads = Uploads([example], chosen.metadata(chosen.session or number))
-        return TextStream(number, chosen, uploads, self._retries(chosen))
+        return TextStream(number, chosen, uploads, self._retries(chosen), self._found)
 
     async def feedback(
         self, prediction: Prediction | str, **truth: Unpack[FeedbackArguments]
@@ -103,6 +122,7 @@ class AsyncClient:
 
         Only the server that gave a prediction knows it: for a bare id all are asked in turn.
         """
+        await self._found()
         if isinstance(prediction, str):
             identifier, route, home = prediction, "", None
         else:
@@ -120,6 +140,7 @@ class AsyncClient:
 
     async def served(self) -> dict[str, str | TrefoilError]:
         """Address -> the stamp that server serves, or its error. Differing stamps are skew."""
+        await self._found()
         members = self._servers.members
         return dict(
             zip(
@@ -161,6 +182,16 @@ class AsyncClient:
 
         return await retries.run(send)
 
+    async def _found(self) -> None:
+        """Raises TrefoilError when no server can be found, or in a process that was forked off."""
+        check_process(self._process)
+        if self._membership is not None:
+            try:
+                await self._membership.ready()
+            except (OSError, ValueError) as error:
+                raise Unavailable(f"servers: {error}", "UNAVAILABLE", "NO_SERVERS") from None
+
     def _retries(self, options: Options, only: Server | None = None) -> RetryLoop:
         deadline = Deadline.after(options.timeout_s)
-        return RetryLoop(self._servers, self._policy, options.session, deadline, only)
+        look_again = self._membership.look_again if self._membership is not None else None
+        return RetryLoop(self._servers, self._policy, options.session, deadline, only, look_again)

@@ -15,6 +15,7 @@ Only Unavailable and Overloaded are ever retried (retry_policy.py).
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import grpc
@@ -96,6 +97,14 @@ KINDS: dict[str, type[TrefoilError]] = {
     # it, that ended a call it had no room or no time for.
     "CANCELLED": Unavailable,
 }
+
+
+def check_process(made_in: int) -> None:
+    """Raises TrefoilError in a process that was forked off: threads and connections of gRPC do not
+    survive a fork, and a call would wait for ever."""
+    if os.getpid() != made_in:
+        message = "this client was made before fork(): make one in each process"
+        raise TrefoilError(message, "FAILED_PRECONDITION", "FORKED")
 
 
 def error_of(error: Exception, server: str) -> TrefoilError:

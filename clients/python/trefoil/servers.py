@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -26,9 +26,14 @@ class Server:
     address: str
     channel: Any
     stub: Any
+    identity: str = ""  # what sessions are placed by; the address where no other is known
+    leaving: bool = False  # it reported that it does not serve
     calls: int = 0  # in flight
     failures: int = 0  # in a row
     down_until: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.identity = self.identity or self.address
 
     @contextmanager
     def in_flight(self) -> Iterator[None]:
@@ -41,7 +46,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    members: Sequence[Server]
+    members: list[Server]
     clock: Callable[[], float] = time.monotonic
     draw: Callable[[], float] = random.random
 
@@ -49,10 +54,11 @@ class Servers:
         """Excludes the addresses that have just failed, unless there is no other."""
         now = self.clock()
         left = [s for s in self.members if s.address not in exclude] or self.members
-        up = [s for s in left if s.down_until <= now] or left
+        up = [s for s in left if s.down_until <= now and not s.leaving]
+        up = up or [s for s in left if s.down_until <= now] or left
         if session:
-            home = rank(session, (s.address for s in up))[0]
-            return next(s for s in up if s.address == home)
+            home = rank(session, (s.identity for s in up))[0]
+            return next(s for s in up if s.identity == home)
         return min(up, key=lambda s: (s.calls, self.draw()))
 
     def other_than(self, tried: Collection[str]) -> bool:

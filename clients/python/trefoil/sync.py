@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -13,7 +14,7 @@ from trefoil._proto import inference_pb2 as pb
 from trefoil.access import Access
 from trefoil.channels import RENDEZVOUS
 from trefoil.client import AsyncClient, FeedbackArguments
-from trefoil.errors import TrefoilError
+from trefoil.errors import TrefoilError, check_process
 from trefoil.options import OptionArguments
 from trefoil.request import Answer
 from trefoil.results import FeedbackResult, GeneratedText, Prediction
@@ -63,6 +64,7 @@ class Client:
         balance: str = RENDEZVOUS,
         **defaults: Unpack[OptionArguments],
     ) -> None:
+        self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trefoil", daemon=True)
         self._thread.start()
@@ -87,7 +89,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        if not self._loop.is_closed():
+        if not self._loop.is_closed() and self._process == os.getpid():
             self._run(self._client.close())
             self._end()
 
@@ -114,6 +116,11 @@ class Client:
         if self._loop.is_closed():
             work.close()
             raise TrefoilError("this client is closed", "CANCELLED", "CLIENT_CLOSED")
+        try:
+            check_process(self._process)  # its thread is not in this process
+        except TrefoilError:
+            work.close()
+            raise
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

@@ -8,7 +8,7 @@ It never joins two texts that differ.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import grpc
@@ -30,11 +30,13 @@ class TextStream:
     options: Options
     uploads: Uploads
     retries: RetryLoop
+    found: Callable[[], Awaitable[None]]  # returns once the servers are known
     text: str = ""
     stamp: str = ""  # known from the first piece on
     result: GeneratedText | None = None
 
     async def __aiter__(self) -> AsyncIterator[str]:
+        await self.found()
         while self.result is None:
             server = self.retries.next_server()
             try:

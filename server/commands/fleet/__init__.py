@@ -1,0 +1,5 @@
+"""`server fleet`: several servers as one."""
+
+from server.commands.fleet.command import parser, run
+
+__all__ = ["parser", "run"]

@@ -1,0 +1,89 @@
+"""The servers of a fleet as an operator's command sees them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from proto import observe_pb2
+from server.commands.client import Client
+from server.commands.connection import reason_of
+from trefoil import TrefoilError
+
+UNREACHABLE = "UNREACHABLE"
+TAKES_TRAFFIC = ("READY", "DEGRADED")
+SHORT = 12
+
+
+@dataclass(slots=True)
+class Member:
+    """One server and what it last reported. `roles` has those of each stamp in its memory and in
+    its store: serves, standby, loaded, canary; current, previous."""
+
+    address: str
+    client: Client
+    name: str = ""
+    state: str = UNREACHABLE
+    stamp: str = ""
+    roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    note: str = ""
+
+    async def look(self, timeout_s: float) -> None:
+        """Asks anew. A server that does not answer is UNREACHABLE, with the error as its note."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                snapshot = (await self.client.state(timeout_s)).snapshot
+                bundles = (await self.client.bundles()).bundles
+        except (TrefoilError, TimeoutError) as error:
+            self.state, self.roles = UNREACHABLE, {}
+            self.note = why(error, timeout_s)
+            return
+        self.name = snapshot.server
+        self.state = observe_pb2.ServerState.Name(snapshot.state)
+        self.note = "" if self.state == "READY" else snapshot.reason
+        self.roles = {one.stamp: tuple(one.roles) for one in bundles}
+        # A snapshot is shared by those who ask within a moment, so it may be of before a switch.
+        # Of a bundle that is in no store it is the only source.
+        self.stamp = self.having("serves") or snapshot.stamp
+
+    @property
+    def label(self) -> str:
+        return self.name or self.address
+
+    def having(self, role: str) -> str:
+        """The stamp with this role, "" without one. A canary's role has its share behind it."""
+        for stamp, roles in self.roles.items():
+            if any(one.startswith(role) for one in roles):
+                return stamp
+        return ""
+
+    def full_stamp(self, prefix: str) -> str:
+        """The one stamp in its memory or store that begins so, "" when none or several do."""
+        known = {stamp for stamp in (*self.roles, self.stamp) if stamp.startswith(prefix)}
+        return known.pop() if len(known) == 1 else ""
+
+
+def why(error: Exception, timeout_s: float) -> str:
+    if isinstance(error, TrefoilError):
+        return reason_of(error) if error.unreachable else error.message or error.code
+    return f"no answer within {timeout_s:g} s"
+
+
+async def look_all(members: Sequence[Member], timeout_s: float) -> None:
+    await asyncio.gather(*(member.look(timeout_s) for member in members))
+
+
+def verdict(members: Sequence[Member]) -> tuple[bool, str]:
+    """(every server serves one stamp and takes traffic, the sentence)."""
+    stamps = {member.stamp for member in members if member.state != UNREACHABLE}
+    out = [member.label for member in members if member.state not in TAKES_TRAFFIC]
+    if len(stamps) > 1:
+        counts = ", ".join(
+            f"{stamp[:SHORT] or 'nothing'} on {sum(m.stamp == stamp for m in members)}"
+            for stamp in sorted(stamps)
+        )
+        return False, f"MIXED: {counts} of {len(members)} servers"
+    if out:
+        return False, f"{len(members) - len(out)} of {len(members)} serve; not: {', '.join(out)}"
+    return True, f"{min(stamps)[:SHORT]} on {len(members)} of {len(members)} servers"

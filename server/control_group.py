@@ -1,0 +1,77 @@
+"""What the control groups of this process allow it: CPU time and memory, versions 1 and 2.
+
+A group may use no more than the groups it lies in, so the tightest limit from the process's own
+group up to the root decides. Inside a container the root is the container's own group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+MOUNT = Path("sys/fs/cgroup")
+# What version 1 shows where there is no limit: the largest multiple of a page in 63 bits.
+NO_LIMIT = 1 << 60
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Cores' worth of time this process may use, None where it is not limited."""
+    found = [quota for folder in _folders(root, "cpu") if (quota := _quota(folder))]
+    return min(found, default=None)
+
+
+def memory_left(root: Path = Path("/")) -> int | None:
+    """Bytes that may still be used, at least 0; None where there is no limit."""
+    found = [left for folder in _folders(root, "memory") if (left := _left(folder)) is not None]
+    return min(found, default=None)
+
+
+def _quota(folder: Path) -> float | None:
+    """CFS bandwidth: quota microseconds in each period."""
+    limits = _words(folder / "cpu.max") or [
+        *_words(folder / "cpu.cfs_quota_us"),
+        *_words(folder / "cpu.cfs_period_us"),
+    ]
+    if len(limits) != 2 or not limits[0].isdigit() or not int(limits[1]):  # "max", or -1
+        return None
+    return int(limits[0]) / int(limits[1])
+
+
+def _left(folder: Path) -> int | None:
+    limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
+    used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
+    if limit is None or used is None or limit >= NO_LIMIT:
+        return None
+    return max(0, limit - used)
+
+
+def _folders(root: Path, controller: str) -> Iterator[Path]:
+    """The process's group in each hierarchy that has this controller, and those above it."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2, alone or beside version 1
+            mounts = [MOUNT, MOUNT / "unified"]
+        elif controller in controllers.split(","):
+            mounts = [MOUNT / controllers, MOUNT / controller]
+        else:
+            continue
+        top = next((root / mount for mount in mounts if (root / mount).is_dir()), None)
+        if top is not None:
+            group = top / path.strip("/")
+            yield from (group, *(above for above in group.parents if above.is_relative_to(top)))
+
+
+def _number(file: Path) -> int | None:
+    words = _words(file)
+    return int(words[0]) if words and words[0].isdigit() else None
+
+
+def _words(file: Path) -> list[str]:
+    return " ".join(_lines(file)).split()
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:  # not here, or a group of another namespace
+        return []

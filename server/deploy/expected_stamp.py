@@ -1,0 +1,84 @@
+"""A server of a fleet is not ready before it serves the fleet's stamp.
+
+A server that was down while the fleet switched would come back with the bundle it served last, and
+answer differently from the others. With --expect-stamp it loads the fleet's bundle from its store,
+or stays out of traffic and names what is missing. Once it has served the stamp it is released: what
+is activated later is the operator's decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.deploy.bundle_store import SHORT, BundleStore, Stored, StoreRefused
+from server.deploy.deployment import Deployment
+from server.errors import DeployRefused
+
+logger = logging.getLogger(__name__)
+
+STAMP = re.compile(r"[0-9a-f]{12,64}")
+LOOK_S = 2.0
+AGAIN_S = 60.0  # after a bundle that was refused
+
+
+@dataclass(slots=True)
+class ExpectedStamp:
+    """`asked` is a stamp, at least its first 12 digits, or a file with one; "" expects nothing. A
+    file is read at each look, since the fleet may switch while this server starts."""
+
+    asked: str
+    released: bool = field(default=False, init=False)
+
+    def read(self) -> tuple[str, str]:
+        """(the stamp, "" where none can be read; the reason)."""
+        if STAMP.fullmatch(self.asked):
+            return self.asked, "--expect-stamp"
+        try:
+            text = Path(self.asked).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            return "", f"--expect-stamp {self.asked} cannot be read: {error}"
+        if not STAMP.fullmatch(text):
+            return "", f"--expect-stamp {self.asked} does not hold a stamp"
+        return text, f"--expect-stamp {self.asked}"
+
+    def withheld(self, serving: str) -> str:
+        """Why a server that serves this stamp is not ready, "" when it may be."""
+        if not self.asked or self.released:
+            return ""
+        stamp, reason = self.read()
+        if stamp and serving.startswith(stamp):
+            self.released = True
+            return ""
+        if not stamp:
+            return reason
+        return (
+            f"the fleet serves {stamp[:SHORT]} ({reason}), this server "
+            f"{serving[:SHORT] or 'nothing yet'}: load that bundle here with "
+            "`server load BUNDLE --activate`"
+        )
+
+    def stored(self, store: BundleStore | None) -> Stored | None:
+        """The expected bundle where the store has it."""
+        stamp, _ = self.read() if self.asked else ("", "")
+        try:
+            return store.find(stamp) if store is not None and stamp else None
+        except StoreRefused:
+            return None
+
+    async def obey(self, deployment: Deployment, look_s: float = LOOK_S) -> None:
+        """Serves the expected bundle from the store as soon as the store has it."""
+        while not self.released and self.asked:
+            await asyncio.sleep(look_s)
+            found = self.stored(deployment.store)
+            if self.released or found is None:
+                continue
+            try:
+                await deployment.load(found.path, "", True, lambda _step: None)
+            except DeployRefused as refusal:
+                if not self.released:
+                    logger.warning("%s, which the fleet serves: %s", found.stamp[:SHORT], refusal)
+                    await asyncio.sleep(AGAIN_S)
