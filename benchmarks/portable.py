@@ -107,7 +107,8 @@ def answers(requests: Path, threads: int, how: str) -> Answers:
         if how == "offsets":
             rows = _moved(pipeline, rows, OFFSETS[first // size % len(OFFSETS)])
         result = pipeline.forward(pipeline.collate(rows))
-        scored += list(zip(result.scored.log_probs, result.scored.embeddings, strict=True))
+        arrays = result.fetch()
+        scored += list(zip(arrays.log_probs, arrays.embeddings, strict=True))
         found += pipeline.finish(result)
     checked = golden.check(pipeline)
     kinds = [feature.kind == "categorical" for feature in pipeline.features]
@@ -154,8 +155,8 @@ def _states(pipeline: Any, rows: Sequence[Any], kind: str, logits: bool) -> Answ
         batch = pipeline.collate(rows).batch
         hidden = pipeline.backbone.hidden(batch)
         found = {}
-        for row, start in enumerate(batch.starts):
-            prompt = hidden[row, int(start) : batch.prompt_columns]
+        for row, length in enumerate(batch.prompt_lengths):
+            prompt = hidden[row, :length]
             found[f"{kind}/prompt {row}"] = prompt.float().numpy()
             if logits:
                 found[f"logit/prompt {row}"] = pipeline.backbone.head(prompt[-1:]).float().numpy()

@@ -53,7 +53,7 @@ class Segments:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Every image of the batch: `patches` f32 [P, values], `grids` i64 [images, 3].
+    """Every image of the batch: `patches` f32 or uint8 [P, values], `grids` i64 [images, 3].
 
     `positions` i64 [P, 2]; `window_index` i64 [merged tokens]; `target` i64 [merged tokens] is the
     flat index (row * columns + column) of each embedding.
@@ -113,7 +113,7 @@ class LabelTrees:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows ready for one forward. prompt_ids i64 [B, P], left padded from column 0 to `starts` [B].
+    """Rows ready for one forward. prompt_ids i64 [B, P], of which the first `lengths` [B] are real.
 
     positions i64 [3, B, P]. `packed`: the only element of `label_trees` follows the prompts in the
     same forward; otherwise each element is a forward of its own after the cached prompts.
@@ -124,8 +124,9 @@ class Batch:
     ids: tuple[str, ...]
     tasks: tuple[Task, ...]
     label_counts: tuple[int, ...]
+    prompt_lengths: tuple[int, ...]  # `lengths` on the host
     prompt_ids: torch.Tensor
-    starts: torch.Tensor
+    lengths: torch.Tensor
     positions: torch.Tensor
     following: torch.Tensor
     images: Images | None

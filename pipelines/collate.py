@@ -1,7 +1,7 @@
 """Prepared rows to one padded batch, on the CPU, without a Python loop over tokens.
 
-Prompts are padded on the left, so every row's last prompt token is in the same column. A row's
-label tree follows its prompt.
+Prompts are padded on the right, so that a causal attention needs no mask. The label trees follow
+the padded prompts.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def collate(
     width = max(len(row.input_ids) for row in rows)
     prompt_ids = np.full((len(rows), width), geometry.pad_token, dtype=np.int64)
     positions = np.zeros((3, len(rows), width), dtype=np.int64)
-    starts = np.array([width - len(row.input_ids) for row in rows], dtype=np.int64)
+    lengths = np.array([len(row.input_ids) for row in rows], dtype=np.int64)
     for number, row in enumerate(rows):
-        prompt_ids[number, starts[number] :] = row.input_ids
+        prompt_ids[number, : lengths[number]] = row.input_ids
         found = prompt_positions(row.input_ids, row.image_grid, geometry)
-        positions[:, number, starts[number] :] = found
+        positions[:, number, : lengths[number]] = found
     following = positions.max(axis=(0, 2)) + 1
     label_trees = _label_trees(labels, following, max_columns)
     packed = len(label_trees) == 1
@@ -45,8 +45,9 @@ def collate(
         ids=tuple(row.id for row in rows),
         tasks=tuple(row.task for row in rows),
         label_counts=tuple(map(len, labels)),
+        prompt_lengths=tuple(lengths.tolist()),
         prompt_ids=torch.from_numpy(prompt_ids),
-        starts=torch.from_numpy(starts),
+        lengths=torch.from_numpy(lengths),
         positions=torch.from_numpy(positions),
         following=torch.from_numpy(following),
         images=_images(rows, _flat(prompt_ids == geometry.image_token, columns), geometry),

@@ -7,9 +7,10 @@ queue and no transport.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class Pipeline:
         _agree(preparer, backbone)
         env = devices.describe(chosen, kind, count) | running_libraries()
         reasons = {"device": why_device, "dtype": why_dtype, "threads": why_threads}
-        return Pipeline(bundle, preparer, backbone, env, reasons)
+        return Pipeline(bundle, preparer, backbone, env, reasons | dict(backbone.reasons))
 
     @property
     def stamp(self) -> Stamp:
@@ -144,29 +145,31 @@ class Pipeline:
 
     @torch.inference_mode()
     def forward(self, staged: Staged) -> ForwardResult:
-        """The one forward. On a GPU it only queues the work; `finish` waits for it."""
-        self._upload_stream.join(staged.batch, staged.ready)
-        scored = heads.run(self.backbone, staged.batch)
-        confidence = None
-        if scored.log_probs.shape[1]:
-            confidence = heads.confidence(scored.log_probs, self._temperature)
-        return ForwardResult(staged.rows, scored, confidence)
+        """The one forward. On a GPU it only queues the work, the copy of the answers included;
+        `finish` waits for that copy."""
+        scored = heads.run(self.backbone, self._arrived(staged))
+        return ForwardResult.of(staged.rows, scored, self._temperature)
 
     def finish(self, result: ForwardResult) -> list[Prediction]:
         """Answers in the order of the batch's rows."""
         return self._answerer.predictions(result)
 
-    def writing(self) -> Writing:
-        """An empty set of texts to generate together; see `start`."""
+    def writing(self, most_bytes: float = math.inf) -> Writing:
+        """An empty set of texts to generate together; see `start`. `most_bytes` bounds the memory
+        of their keys and values."""
         text = self._preparer.text
-        return Writing(self.backbone, text.decode, text.eos_ids)
+        # A GPU computes the next step while the host reads the last; a CPU does one after another.
+        behind = int(self.backbone.device.type == "cuda")
+        return Writing(self.backbone, text.decode, text.eos_ids, behind, most_bytes=most_bytes)
 
     def start(self, writing: Writing, rows: Sequence[Prepared]) -> list[Generation]:
-        """Reads the prompts of rows to generate and writes their first tokens. `writing.step()`
-        writes the next token of every live text; the caller may run other work between steps."""
+        """Begins to read the prompts of rows to generate. `writing.step()` goes on reading, and
+        writes the next token of every live text; the caller may run other work between steps.
+
+        Raises ValueError where `writing.takes` is false, NoRoom.
+        """
         staged = self._stage(rows)
-        self._upload_stream.join(staged.batch, staged.ready)
-        return writing.start(staged.batch, [row.max_new_tokens for row in rows])
+        return writing.start(self._arrived(staged), [row.max_new_tokens for row in rows])
 
     def written(self, row: Prepared, generation: Generation) -> Prediction:
         """The answer with the text generated so far."""
@@ -215,6 +218,15 @@ class Pipeline:
         while writing.live:
             writing.step()
         return [self.written(row, text) for row, text in zip(rows, texts, strict=True)]
+
+    def _arrived(self, staged: Staged) -> Batch:
+        """The batch for the compute stream. Pixels travelled as levels, and become numbers here."""
+        self._upload_stream.join(staged.batch, staged.ready)
+        images = staged.batch.images
+        if images is None or images.patches.dtype != torch.uint8:
+            return staged.batch
+        patches = self._preparer.normalised(images.patches)
+        return replace(staged.batch, images=replace(images, patches=patches))
 
     def _stage(self, rows: Sequence[Prepared]) -> Staged:
         geometry = self.backbone.geometry

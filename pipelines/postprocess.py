@@ -17,8 +17,9 @@ from pipelines.features import (
     embedding_features,
     output_features,
 )
+from pipelines.models.device import Download
 from pipelines.models.generate import Generation
-from pipelines.models.heads import Confidence, Scored
+from pipelines.models.heads import Scored, confidence
 from pipelines.types import Prediction, Prepared, RowScore
 
 Floats = NDArray[np.float32]
@@ -27,23 +28,35 @@ _ABSENT = dict.fromkeys(NAMES, math.nan)
 
 @dataclass(frozen=True, slots=True)
 class ForwardResult:
-    """The results of one forward, still on the device. `confidence` is None when no row has
-    labels."""
+    """The results of one forward on their way to the host: f32 [B, H + K], or [B, H + 2 K + 3] when
+    a row has labels. In order: embeddings, log_probs, probabilities; margin, entropy, closed-set
+    mass."""
 
     rows: tuple[Prepared, ...]
-    scored: Scored
-    confidence: Confidence | None
+    labels: int  # K
+    block: Download
 
-    def fetch(self) -> HostResult:
-        """Copies everything to the host at once, which waits for the device."""
-        pieces = [self.scored.embeddings, self.scored.log_probs]
-        sure = self.confidence
-        if sure is not None:
+    @staticmethod
+    def of(rows: tuple[Prepared, ...], scored: Scored, temperature: float) -> ForwardResult:
+        """Packs everything into one block and begins to copy it, without waiting for the device."""
+        pieces, labels = [scored.embeddings, scored.log_probs], scored.log_probs.shape[1]
+        if labels:
+            sure = confidence(scored.log_probs, temperature)
             columns = (sure.margin, sure.entropy, sure.closed_set_mass)
             pieces += [sure.probabilities, torch.stack(columns, dim=1)]
-        block = torch.cat([piece.float() for piece in pieces], dim=1).cpu().numpy()
-        ends = np.cumsum([piece.shape[1] for piece in pieces])
-        return HostResult(*np.split(block, ends[:-1], axis=1))
+        return ForwardResult(rows, labels, Download(torch.cat(pieces, dim=1)))
+
+    def wait(self) -> None:
+        """Returns when the block is in host memory; batches queued behind it do not matter."""
+        self.block.wait()
+
+    def fetch(self) -> HostResult:
+        """Waits, then only reads memory."""
+        block, labels = self.block.array(), self.labels
+        width = block.shape[1] - (2 * labels + 3 if labels else 0)
+        ends = (width, width + labels, width + 2 * labels)
+        embeddings, log_probs, *rest = np.split(block, ends[: 3 if labels else 1], axis=1)
+        return HostResult(embeddings, log_probs, *rest)
 
 
 @dataclass(frozen=True, slots=True)

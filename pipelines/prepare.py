@@ -159,6 +159,10 @@ class Preparer:
             preprocess_ms=(self._clock() - decoded) * 1000,
         )
 
+    def normalised(self, levels: torch.Tensor) -> torch.Tensor:
+        """The image encoder's input, made of the levels of prepared rows on their device."""
+        return self._family.media.normalised(levels, self.preprocessing.image)
+
     def verbalisers(self, row: Prepared) -> tuple[Tokens, ...]:
         """Token ids of each label the row is scored against; none for embed and generate."""
         if row.task != "classify":
@@ -211,7 +215,7 @@ class Preparer:
             if isinstance(part, str):
                 pieces.append(part)
             elif isinstance(part, DecodedImage):
-                values, grid = family.patches(part, config.image)
+                values, grid = family.levels(part, config.image)
                 pixels.append(values)
                 grids.append(grid)
                 pieces.append(("image", math.prod(grid) // config.image.merge_size**2))

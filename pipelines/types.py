@@ -98,7 +98,8 @@ class Prepared:
     """A decoded and preprocessed row, ready for any batch.
 
     `input_ids` holds one media placeholder token per media embedding, in place; `pixel_values`
-    is float32 [patches, channels*temporal*patch*patch] with `image_grid` [(t, h, w), ...];
+    is uint8 [patches, channels*patch*patch] with `image_grid` [(t, h, w), ...], or what the encoder
+    takes in float32;
     `log_mels` are float32 [mel bins, frames], one a sound.
     """
 

@@ -98,7 +98,7 @@ class ProbeEvidence(_message.Message):
     def __init__(self, mix: _Optional[str] = ..., ok: _Optional[bool] = ..., reason: _Optional[str] = ..., p50_ms: _Optional[float] = ..., max_ms: _Optional[float] = ..., limit_ms: _Optional[float] = ..., runs: _Optional[int] = ..., worst_difference: _Optional[float] = ..., tolerance: _Optional[float] = ..., at_unix_ms: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
 
 class ReplicaStatus(_message.Message):
-    __slots__ = ("index", "state", "reason", "device", "stamp", "pid", "restarts", "in_flight", "answered", "rss_bytes", "evidence", "load_s", "loading_fraction", "self_check", "p95_ms", "last_progress_unix_ms", "last_exit", "last_exit_unix_ms", "decoder_restarts", "decoder_deadlines", "private_bytes", "shared_bytes")
+    __slots__ = ("index", "state", "reason", "device", "stamp", "pid", "restarts", "in_flight", "answered", "rss_bytes", "evidence", "load_s", "loading_fraction", "self_check", "p95_ms", "last_progress_unix_ms", "last_exit", "last_exit_unix_ms", "decoder_restarts", "decoder_deadlines", "private_bytes", "shared_bytes", "texts_writing", "texts_waiting", "text_bytes", "text_bytes_most", "device_memory_bytes", "device_memory_total_bytes")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +121,12 @@ class ReplicaStatus(_message.Message):
     DECODER_DEADLINES_FIELD_NUMBER: _ClassVar[int]
     PRIVATE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHARED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_WRITING_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_WAITING_FIELD_NUMBER: _ClassVar[int]
+    TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TEXT_BYTES_MOST_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     index: int
     state: str
     reason: str
@@ -143,7 +149,13 @@ class ReplicaStatus(_message.Message):
     decoder_deadlines: int
     private_bytes: int
     shared_bytes: int
-    def __init__(self, index: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., stamp: _Optional[str] = ..., pid: _Optional[int] = ..., restarts: _Optional[int] = ..., in_flight: _Optional[int] = ..., answered: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., evidence: _Optional[_Iterable[_Union[ProbeEvidence, _Mapping]]] = ..., load_s: _Optional[float] = ..., loading_fraction: _Optional[float] = ..., self_check: _Optional[_Union[SelfCheck, _Mapping]] = ..., p95_ms: _Optional[float] = ..., last_progress_unix_ms: _Optional[int] = ..., last_exit: _Optional[str] = ..., last_exit_unix_ms: _Optional[int] = ..., decoder_restarts: _Optional[int] = ..., decoder_deadlines: _Optional[int] = ..., private_bytes: _Optional[int] = ..., shared_bytes: _Optional[int] = ...) -> None: ...
+    texts_writing: int
+    texts_waiting: int
+    text_bytes: int
+    text_bytes_most: int
+    device_memory_bytes: int
+    device_memory_total_bytes: int
+    def __init__(self, index: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., stamp: _Optional[str] = ..., pid: _Optional[int] = ..., restarts: _Optional[int] = ..., in_flight: _Optional[int] = ..., answered: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., evidence: _Optional[_Iterable[_Union[ProbeEvidence, _Mapping]]] = ..., load_s: _Optional[float] = ..., loading_fraction: _Optional[float] = ..., self_check: _Optional[_Union[SelfCheck, _Mapping]] = ..., p95_ms: _Optional[float] = ..., last_progress_unix_ms: _Optional[int] = ..., last_exit: _Optional[str] = ..., last_exit_unix_ms: _Optional[int] = ..., decoder_restarts: _Optional[int] = ..., decoder_deadlines: _Optional[int] = ..., private_bytes: _Optional[int] = ..., shared_bytes: _Optional[int] = ..., texts_writing: _Optional[int] = ..., texts_waiting: _Optional[int] = ..., text_bytes: _Optional[int] = ..., text_bytes_most: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ...) -> None: ...
 
 class ChangedItem(_message.Message):
     __slots__ = ("kind", "name", "message", "affects_answers_now")

@@ -326,7 +326,7 @@ class DoneBatch(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Done, _Mapping]]] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("rss_bytes", "device_memory_bytes", "device_memory_total_bytes", "device_name", "decoder_restarts", "decoder_deadlines", "private_bytes", "shared_bytes")
+    __slots__ = ("rss_bytes", "device_memory_bytes", "device_memory_total_bytes", "device_name", "decoder_restarts", "decoder_deadlines", "private_bytes", "shared_bytes", "texts_writing", "texts_waiting", "text_bytes", "text_bytes_most")
     RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -335,6 +335,10 @@ class Load(_message.Message):
     DECODER_DEADLINES_FIELD_NUMBER: _ClassVar[int]
     PRIVATE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHARED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_WRITING_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_WAITING_FIELD_NUMBER: _ClassVar[int]
+    TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TEXT_BYTES_MOST_FIELD_NUMBER: _ClassVar[int]
     rss_bytes: int
     device_memory_bytes: int
     device_memory_total_bytes: int
@@ -343,4 +347,8 @@ class Load(_message.Message):
     decoder_deadlines: int
     private_bytes: int
     shared_bytes: int
-    def __init__(self, rss_bytes: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ..., device_name: _Optional[str] = ..., decoder_restarts: _Optional[int] = ..., decoder_deadlines: _Optional[int] = ..., private_bytes: _Optional[int] = ..., shared_bytes: _Optional[int] = ...) -> None: ...
+    texts_writing: int
+    texts_waiting: int
+    text_bytes: int
+    text_bytes_most: int
+    def __init__(self, rss_bytes: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ..., device_name: _Optional[str] = ..., decoder_restarts: _Optional[int] = ..., decoder_deadlines: _Optional[int] = ..., private_bytes: _Optional[int] = ..., shared_bytes: _Optional[int] = ..., texts_writing: _Optional[int] = ..., texts_waiting: _Optional[int] = ..., text_bytes: _Optional[int] = ..., text_bytes_most: _Optional[int] = ...) -> None: ...

@@ -219,6 +219,12 @@ class ReplicaStatus:
     decoder_deadlines: int = 0  # decoders ended because a part took too long, likewise
     private_bytes: int = 0  # memory no other process uses (USS); 0: not reported
     shared_bytes: int = 0  # its share of memory that others use too (PSS - USS)
+    texts_writing: int = 0
+    texts_waiting: int = 0  # in the replica, for a text that ends or for memory
+    text_bytes: int = 0  # keys and values of the texts being written
+    text_bytes_most: int = 0
+    device_memory_bytes: int = 0  # in use on its device, by all processes; 0: a CPU
+    device_memory_total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,12 @@ class ReplicaSnapshot:
     last_exit_unix_ms: int = 0
     private_bytes: int = 0  # memory no other process uses; 0: not reported
     shared_bytes: int = 0  # its share of memory that others use too
+    texts_writing: int = 0
+    texts_waiting: int = 0
+    text_bytes: int = 0
+    text_bytes_most: int = 0
+    device_memory_bytes: int = 0
+    device_memory_total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,18 @@
-"""Our scaled-dot-product attention, registered with transformers under one name.
+"""Scaled-dot-product attention: the text stacks' own, and the encoders' through transformers.
 
-- encoders: all segments of a packed sequence in one call instead of a Python loop;
-- text: the mask is ours and already additive, so transformers builds none.
+- text: columns that see exactly those before them need no mask, and keys are never repeated for the
+  heads that share them;
+- encoders: all segments of a packed sequence in one call instead of a Python loop, registered with
+  transformers under one name.
 
-The results equal transformers' "sdpa" (tests/pipelines/test_backbone.py); only the number of calls
-differs.
+The results equal transformers' "sdpa" (tests/pipelines/test_backbone.py); only the calls differ.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,94 @@ NAME = "trefoil_sdpa"
 # ("pack_vnni2 is only supported when avx512 is supported") where the kernels were limited to less.
 _FLASH_RAISES = os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2")
 
+# How heads that share a key head find it: the kernel knows ("grouped"), or keys are copied.
+Sharing = Literal["grouped", "repeated"]
+_GROUPED_SINCE: Final = (2, 6)  # before that release only some kernels took grouped heads
+# With more masked columns, the mask of all heads is larger than repeated keys.
+FOLDED_COLUMNS: Final = 256
+
+
+def choose_sharing(
+    device: torch.device, dtype: torch.dtype, version: str = torch.__version__
+) -> tuple[Sharing, str]:
+    """(how shared key heads are read, reason)."""
+    release = tuple(int(part) for part in version.split(".")[:2])
+    if release < _GROUPED_SINCE:
+        return "repeated", f"torch {version} has no grouped heads in every kernel"
+    if device.type == "cuda" and dtype == torch.float32:
+        # The flash kernel takes half precision only, and the others would fall back to plain
+        # products of whole matrices.
+        return "repeated", "no fast CUDA kernel takes grouped heads in float32: keys are repeated"
+    where = "the flash kernel" if device.type == "cuda" else "torch's CPU kernel"
+    return "grouped", f"{where} reads a key head for all heads that share it"
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """Which keys each column of a forward sees.
+
+    The first `causal` columns see one another as far as they come before, by `mask_causal` where
+    that is not the whole rule (additive, [B or 1, 1, causal, causal]). The columns after them see
+    all keys that `mask` admits (additive, [B or 1, 1, columns, keys]); None without such columns.
+    """
+
+    causal: int
+    mask_causal: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+
+
+def attend_text(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    visibility: Visibility,
+    scale: float,
+    sharing: Sharing = "grouped",
+) -> torch.Tensor:
+    """query [B, heads, T, D], key and value [B, kv heads, keys, D] -> [B, T, heads * D].
+
+    Columns are causal ones, columns behind a mask, or first the former and then the latter.
+    """
+    if sharing == "repeated":
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    first, found = visibility.causal, []
+    if first:
+        known = visibility.mask_causal
+        front = (query[:, :, :first], key[:, :, :first], value[:, :, :first])
+        found.append(_product(*front, known, scale, causal=known is None))
+    if visibility.mask is not None:
+        found.append(_behind(query[:, :, first:], key, value, visibility.mask, scale))
+    out = found[0] if len(found) == 1 else torch.cat(found, dim=2)
+    return out.transpose(1, 2).flatten(2)
+
+
+def _behind(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    batch, heads, columns, size = query.shape
+    groups = heads // key.shape[1]
+    if groups == 1 or (columns > 1 and query.device.type != "cuda"):
+        return _product(query, key, value, mask, scale)
+    if columns > FOLDED_COLUMNS:
+        # On a GPU no fast kernel takes both a mask and grouped heads.
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        return _product(query, key, value, mask, scale)
+    return folded(query, key, value, mask, scale)
+
+
+def folded(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Heads that share a key head become queries of it, which every kernel takes; `mask` [B or 1,
+    1, columns, keys] is the same for all of them."""
+    batch, heads, columns, size = query.shape
+    shared = key.shape[1]
+    rows = query.reshape(batch, shared, -1, size)
+    if columns > 1:
+        mask = mask.repeat(1, 1, heads // shared, 1)
+    return _product(rows, key, value, mask, scale).view(batch, heads, columns, size)
+
 
 def attend(
     module: torch.nn.Module,
@@ -34,25 +124,16 @@ def attend(
     segments: tuple[Segments, Segments] | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query [B, heads, queries, D], key and value [B, kv heads, keys, D] -> [B, queries, heads, D].
+    """What transformers calls for an encoder: [1, heads, queries, D] -> [1, queries, heads, D].
 
-    `segments` (whole images or chunks, windows) marks a packed encoder sequence with B = 1;
-    modules whose `windowed` is true attend within windows.
+    `segments` (whole images or chunks, windows) marks the packed sequence; modules whose `windowed`
+    is true attend within windows. Raises ValueError without segments: the text stack is not the
+    library's.
     """
-    if segments is not None:
-        chosen = segments[1] if getattr(module, "windowed", False) else segments[0]
-        return _within_segments(query, key, value, chosen, scaling), None
-    batch, heads, queries, _size = query.shape
-    groups = heads // key.shape[1]
-    if queries == 1 and groups > 1:
-        # One query a row: heads that share a key head become its queries, which copies nothing.
-        query = query.reshape(batch, key.shape[1], groups, -1)
-    elif groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    out = _product(query, key, value, attention_mask, scaling)
-    if queries == 1 and groups > 1:
-        return out.reshape(batch, 1, heads, -1), None
-    return out.transpose(1, 2), None
+    if segments is None or attention_mask is not None:
+        raise ValueError(f"{NAME} is for the packed sequences of encoders")
+    chosen = segments[1] if getattr(module, "windowed", False) else segments[0]
+    return _within_segments(query, key, value, chosen, scaling), None
 
 
 def _product(
@@ -60,13 +141,19 @@ def _product(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor | None,
-    scaling: float | None,
+    scale: float | None,
+    causal: bool = False,
 ) -> torch.Tensor:
     """The scaled-dot-product attention of torch, by a kernel that works with the settings here."""
+    grouped = query.shape[1] != key.shape[1]
     if _FLASH_RAISES and query.device.type == "cpu" and query.dtype != torch.float32:
         with sdpa_kernel(SDPBackend.MATH):
-            return F.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
-    return F.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
+            return F.scaled_dot_product_attention(
+                query, key, value, mask, 0.0, causal, scale=scale, enable_gqa=grouped
+            )
+    return F.scaled_dot_product_attention(
+        query, key, value, mask, 0.0, causal, scale=scale, enable_gqa=grouped
+    )
 
 
 def _within_segments(

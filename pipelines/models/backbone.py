@@ -6,21 +6,48 @@ gradients are kept.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from pipelines.batch import Batch, Images, LabelTrees, Sounds
+from pipelines.models.attention import Visibility
 from pipelines.models.geometry import Geometry
 from pipelines.models.kv_cache import KeyValues, KVCache
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What goes into the text stack: `tokens` i64 [B, T] with embeddings [B, T, H] at `positions`
+    i64 [3, B, T]. `by_token` [B, T, layers, size] are embeddings of each layer, in families that
+    have them."""
+
+    tokens: torch.Tensor
+    embeddings: torch.Tensor
+    positions: torch.Tensor
+    by_token: torch.Tensor | None = None
+
+    def part(self, first: int, last: int) -> Columns:
+        by_token = None if self.by_token is None else self.by_token[:, first:last]
+        return replace(
+            self,
+            tokens=self.tokens[:, first:last],
+            embeddings=self.embeddings[:, first:last],
+            positions=self.positions[:, :, first:last],
+            by_token=by_token,
+        )
+
+
 class Backbone:
     """What heads and generation need of a model family: a transformers model with `lm_head` and
-    token embeddings. A family sets `geometry` and implements `_run`, `_see` and `_hear`.
+    token embeddings. A family sets the fields and implements `_stack`, `_inputs`, `_see`, `_hear`.
     """
 
     geometry: Geometry
+    whole_prompts = False  # a prompt cannot be read in pieces
+    cached_heads: tuple[tuple[int, int], ...]  # (key heads, head size) of each layer with a cache
+    reasons: dict[str, str]  # what was chosen for this device, and why
 
     def __init__(self, model: Any, embed: Any) -> None:
         self.model = model
@@ -46,19 +73,34 @@ class Backbone:
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """[B, columns, H]: prompts and, if packed, label trees, after the last norm."""
-        tokens, positions = batch.prompt_ids, batch.positions
-        label_trees = batch.label_trees[0] if batch.packed else None
-        if label_trees is not None:
+        tokens, positions, behind = batch.prompt_ids, batch.positions, None
+        if batch.packed:
+            label_trees = batch.label_trees[0]
             tokens = torch.cat([tokens, label_trees.tokens], dim=1)
             positions = torch.cat([positions, label_trees.positions], dim=2)
-        return self._run(tokens, positions, visible(batch, label_trees), None, batch)
+            behind = visible_after_prompt(batch, label_trees)
+        inputs = self._inputs(tokens, positions, batch)
+        return self._stack(inputs, batch.prompt_columns, behind, None)
 
     def prefill(self, batch: Batch) -> tuple[torch.Tensor, KeyValues]:
         """([B, prompt columns, H], the keys and values of the prompts)."""
         if batch.packed:
             raise ValueError("a packed batch has no prompt-only columns to keep")
-        cache, seen = KeyValues(), visible(batch, None)
-        return self._run(batch.prompt_ids, batch.positions, seen, cache, batch), cache
+        cache = KeyValues()
+        return self._stack(self.columns(batch), batch.prompt_columns, None, cache), cache
+
+    def columns(self, batch: Batch) -> Columns:
+        """The prompts of a batch as inputs of `read`; media are encoded here."""
+        return self._inputs(batch.prompt_ids, batch.positions, batch)
+
+    def read(self, prompt: Columns, first: int, last: int, cache: KVCache) -> torch.Tensor:
+        """[B, last - first, H] of these columns of `prompt`; `cache` returns the keys of all
+        columns before `last`."""
+        part = prompt.part(first, last)
+        if not first:
+            return self._stack(part, last, None, cache)
+        place = torch.arange(last, device=self.device)
+        return self._stack(part, 0, (place <= place[first:, None])[None], cache)
 
     def extend(
         self,
@@ -68,22 +110,28 @@ class Backbone:
         cache: KVCache,
     ) -> torch.Tensor:
         """[B, N, H] of `tokens` [B, N] after the cached ones; `seen` is bool [B, N, keys]."""
-        return self._run(tokens, positions, seen, cache, None)
+        return self._stack(self._inputs(tokens, positions, None), 0, seen, cache)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Vocabulary logits [..., V] of hidden states [..., H]."""
         logits: torch.Tensor = self.model.lm_head(hidden)
         return logits
 
-    def _run(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        seen: torch.Tensor,
-        cache: KVCache | None,
-        batch: Batch | None,
-    ) -> torch.Tensor:
+    def _inputs(
+        self, tokens: torch.Tensor, positions: torch.Tensor, batch: Batch | None
+    ) -> Columns:
         """`batch` holds the media of `tokens`; None when these columns have none."""
+        raise NotImplementedError
+
+    def _stack(
+        self,
+        inputs: Columns,
+        causal: int,
+        behind: torch.Tensor | None,
+        cache: KVCache | None,
+    ) -> torch.Tensor:
+        """[B, T, H]. The first `causal` columns are prompts, from their first token on; those after
+        them see the keys in `behind`, bool [B or 1, columns, keys]."""
         raise NotImplementedError
 
     def _see(self, images: Images) -> torch.Tensor:
@@ -103,29 +151,16 @@ class Backbone:
             flat = flat.index_copy(0, batch.sounds.target, self._hear(batch.sounds).to(flat.dtype))
         return flat.view(embeddings.shape)
 
-
-def visible(batch: Batch, label_trees: LabelTrees | None) -> torch.Tensor:
-    """bool [B, columns, columns]: causal prompts without padding, label trees behind them.
-
-    A padded query sees itself, because attention to nothing would give NaN.
-    """
-    width, device = batch.prompt_columns, batch.prompt_ids.device
-    columns = width + (label_trees.columns if label_trees is not None else 0)
-    place = torch.arange(width, device=device)
-    real = place >= batch.starts[:, None]
-    seen = torch.zeros(batch.rows, columns, columns, dtype=torch.bool, device=device)
-    seen[:, :width, :width] = (place[:, None] >= place) & real[:, None, :]
-    seen[:, :width, :width] |= place[:, None] == place
-    if label_trees is not None:
-        seen[:, width:, :width] = real[:, None, :]
-        seen[:, width:, width:] = label_trees.ancestors
-    return seen
+    def _visibility(self, causal: int, behind: torch.Tensor | None) -> Visibility:
+        mask = None if behind is None else additive(behind, self.dtype)
+        return Visibility(causal, None, mask)
 
 
 def visible_after_prompt(batch: Batch, label_trees: LabelTrees) -> torch.Tensor:
-    """bool [B, label columns, prompt + label columns], for a forward after the cached prompt."""
+    """bool [B, label columns, prompt + label columns]: the prompt without padding, and the columns
+    before in the tree. A padded column sees itself, because attention to nothing would give NaN."""
     place = torch.arange(batch.prompt_columns, device=batch.prompt_ids.device)
-    real = (place >= batch.starts[:, None])[:, None, :].expand(-1, label_trees.columns, -1)
+    real = (place < batch.lengths[:, None])[:, None, :].expand(-1, label_trees.columns, -1)
     return torch.cat([real, label_trees.ancestors], dim=2)
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from pipelines.batch import mapped
 from pipelines.models import attention
@@ -70,12 +72,25 @@ def choose_threads(asked: int | str, device: torch.device) -> tuple[int, str]:
 def configure_process(device: torch.device, dtype: torch.dtype, threads: int) -> None:
     """Sets process-wide switches once, at load."""
     torch.set_num_threads(threads)
+    enter_thread(device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
         # float32 means float32: no silent 10-bit mantissas in convolutions or products.
         exact = dtype == torch.float32
         torch.backends.cudnn.allow_tf32 = not exact
         torch.backends.cuda.matmul.allow_tf32 = not exact
+
+
+def enter_thread(device: torch.device) -> None:
+    """Every thread of a replica starts with this. The current CUDA device belongs to a thread:
+    without it, one of `cuda:1` would make a context on `cuda:0`, and its events there."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def run_bytes(asked: str, device: torch.device, parameters: int) -> int:
+    """What weights of so many parameters take on the device: in the format they run in, which is
+    often half of what is stored."""
+    return parameters * choose_dtype(asked, device, parameters)[0].itemsize
 
 
 def describe(device: torch.device, dtype: torch.dtype, threads: int) -> dict[str, str]:
@@ -114,6 +129,56 @@ def _driver() -> str:
     return next((field for field in fields if field[0].isdigit() and "." in field), "unknown")
 
 
+_ALIGNED = 256  # bytes: what CUDA's allocators align to, and vector loads expect
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The tensors of a value side by side in one block of bytes: one copy takes them all."""
+
+    block: torch.Tensor  # uint8
+    value: Any
+
+    @staticmethod
+    def of(value: Any, pinned: bool) -> Packed:
+        size = 0
+        for tensor in tensors_of(value):
+            size = _aligned(size) + tensor.nbytes
+        packed = Packed(torch.empty(size, dtype=torch.uint8, pin_memory=pinned), value)
+        views = iter(tensors_of(packed.unpacked(packed.block)))
+        for tensor in tensors_of(value):
+            next(views).copy_(tensor)
+        return packed
+
+    def unpacked(self, block: torch.Tensor) -> Any:
+        """The value with its tensors as views of `block`, which is a copy of ours."""
+        end = 0
+
+        def view(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal end
+            begin = _aligned(end)
+            end = begin + tensor.nbytes
+            return block[begin:end].view(tensor.dtype).view(tensor.shape)
+
+        return mapped(self.value, view)
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """In the order in which `mapped` visits them."""
+    found: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(value, note)
+    return found
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
+
+
 class UploadStream:
     """Copies batches to a device on its own stream while the device computes another batch.
 
@@ -132,9 +197,9 @@ class UploadStream:
         if self._stream is None:
             return value, None
         # torch's host allocator keeps page-locked blocks and reuses them once their copy is done.
-        pinned = mapped(value, lambda tensor: tensor.pin_memory())
+        packed = Packed.of(value, pinned=True)
         with torch.cuda.stream(self._stream):
-            there = mapped(pinned, lambda tensor: tensor.to(self._device, non_blocking=True))
+            there = packed.unpacked(packed.block.to(self._device, non_blocking=True))
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(self._stream)
         return there, event
@@ -152,3 +217,30 @@ class UploadStream:
             return tensor
 
         mapped(value, hold)
+
+
+class Download:
+    """A tensor on its way to host memory. The constructor queues the copy behind the work of the
+    current stream; whatever is queued later does not delay it.
+
+    The memory is page-locked on a GPU, because a copy into ordinary memory would wait.
+    """
+
+    def __init__(self, source: torch.Tensor) -> None:
+        cuda = source.device.type == "cuda"
+        self._host = torch.empty(source.shape, dtype=source.dtype, pin_memory=cuda)
+        self._host.copy_(source, non_blocking=True)
+        self._copied: Any = None
+        if cuda:
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record(torch.cuda.current_stream(source.device))
+
+    def wait(self) -> None:
+        if self._copied is not None:
+            self._copied.synchronize()
+
+    def array(self) -> NDArray[Any]:
+        """Waits. The array shares the memory of the copy."""
+        self.wait()
+        found: NDArray[Any] = self._host.numpy()
+        return found

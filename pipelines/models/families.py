@@ -39,12 +39,14 @@ Loading = Callable[
 
 @dataclass(frozen=True, slots=True)
 class MediaPreprocessing:
-    """How pixels and samples become tensors. `patches` takes the config that `read_image` returns,
-    `log_mel` the one that `read_audio` returns."""
+    """How pixels and samples become tensors. `levels` takes the config that `read_image` returns,
+    as does `normalised`, which makes the encoder's input of levels on their device; `log_mel` takes
+    the one that `read_audio` returns."""
 
     read_image: Callable[[Mapping[str, Any]], ImageConfig | GemmaImageConfig]
     read_audio: Callable[[Mapping[str, Any]], AudioConfig | GemmaAudioConfig]
-    patches: Callable[[DecodedImage, Any], tuple[torch.Tensor, Grid]]
+    levels: Callable[[DecodedImage, Any], tuple[torch.Tensor, Grid]]
+    normalised: Callable[[torch.Tensor, Any], torch.Tensor]
     log_mel: Callable[[DecodedAudio, Any, str], torch.Tensor]
     audio_tokens: Callable[[int], int]
 
@@ -98,7 +100,8 @@ QWEN: Final = Family(
     media=MediaPreprocessing(
         read_image=ImageConfig.from_dict,
         read_audio=AudioConfig.from_dict,
-        patches=image.patches,
+        levels=image.levels,
+        normalised=image.normalised,
         log_mel=audio.log_mel,
         audio_tokens=audio.audio_tokens,
     ),
@@ -127,7 +130,8 @@ GEMMA: Final = Family(
     media=MediaPreprocessing(
         read_image=GemmaImageConfig.from_dict,
         read_audio=GemmaAudioConfig.from_dict,
-        patches=gemma_image.gemma_patches,
+        levels=gemma_image.gemma_levels,
+        normalised=gemma_image.gemma_normalised,
         log_mel=gemma_audio.gemma_log_mel,
         audio_tokens=gemma_audio.gemma_audio_tokens,
     ),

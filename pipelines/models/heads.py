@@ -46,10 +46,13 @@ def run(backbone: Backbone, batch: Batch) -> Scored:
     width = batch.prompt_columns
     if batch.packed or not batch.label_trees:
         hidden = backbone.hidden(batch)
-        states = [hidden[:, width - 1 :]] * len(batch.label_trees)
+        states = [
+            torch.cat([last_states(hidden, batch.lengths), hidden[:, width:]], dim=1)
+            for _ in batch.label_trees
+        ]
     else:
         hidden, cache = backbone.prefill(batch)
-        last = hidden[:, -1:]
+        last = last_states(hidden, batch.lengths)
         states = [
             torch.cat([last, _extended(backbone, batch, label_trees, cache)], dim=1)
             for label_trees in batch.label_trees
@@ -59,7 +62,7 @@ def run(backbone: Backbone, batch: Batch) -> Scored:
         for columns, label_trees in zip(states, batch.label_trees, strict=True)
     ]
     log_probs = _in_label_order(scores, batch)
-    return Scored(batch, log_probs, embedding(hidden[:, :width], batch.starts))
+    return Scored(batch, log_probs, embedding(hidden[:, :width], batch.lengths))
 
 
 def label_log_probs(
@@ -87,9 +90,15 @@ def _in_label_order(scores: list[torch.Tensor], batch: Batch) -> torch.Tensor:
     return together.gather(1, torch.where(places < 0, together.shape[1] - 1, places))
 
 
-def embedding(prompt: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """f32 [B, H] mean over the real columns of left-padded `prompt` [B, P, H]."""
-    real = torch.arange(prompt.shape[1], device=prompt.device) >= starts[:, None]
+def last_states(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """[B, 1, H] of `hidden` [B, columns, H]: the state of each row's last prompt token."""
+    place = (lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[2])
+    return hidden.gather(1, place)
+
+
+def embedding(prompt: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """f32 [B, H] mean over the first `lengths` columns of `prompt` [B, P, H]."""
+    real = torch.arange(prompt.shape[1], device=prompt.device) < lengths[:, None]
     # A product with 0/1 weights sums in one matrix call without copying the hidden states.
     summed = torch.bmm(real[:, None, :].to(prompt.dtype), prompt).squeeze(1).float()
     return summed / real.sum(dim=1, keepdim=True)

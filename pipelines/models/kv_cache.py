@@ -1,28 +1,26 @@
-"""Keys and values of earlier tokens, in the form that the library's attention layers take.
+"""Keys and values of earlier tokens.
 
 - `KeyValues` is filled by one prompt forward; `view` is for forwards that must not extend it;
-- `GenerationCache` holds the texts being generated: one line each, as long as its text.
+- `Lines` holds the texts being generated: one line each, as long as its text.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Final, Protocol
 
 import torch
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+MIB: Final = 1 << 20
 _ROUND = 64  # tokens by which lines grow
 
 
 class KVCache(Protocol):
     """What an attention layer calls: takes new keys and values, returns all visible ones."""
 
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
-    ) -> Pair: ...
-
-    def get_seq_length(self, *_: Any) -> int: ...
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> Pair: ...
 
 
 class KeyValues:
@@ -31,16 +29,11 @@ class KeyValues:
     def __init__(self) -> None:
         self.layers: list[Pair] = []
 
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
-    ) -> Pair:
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> Pair:
         if layer != len(self.layers):
             raise ValueError(f"layer {layer} came after {len(self.layers)} layers")
         self.layers.append((keys, values))
         return keys, values
-
-    def get_seq_length(self, *_: Any) -> int:
-        return self.layers[0][0].shape[2] if self.layers else 0
 
     def view(self) -> PromptView:
         return PromptView(self)
@@ -52,95 +45,152 @@ class PromptView:
     def __init__(self, prompt: KeyValues) -> None:
         self._prompt = prompt
 
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
-    ) -> Pair:
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> Pair:
         kept = self._prompt.layers[layer]
         return torch.cat([kept[0], keys], dim=2), torch.cat([kept[1], values], dim=2)
 
-    def get_seq_length(self, *_: Any) -> int:
-        return self._prompt.get_seq_length()
+
+class NoRoom(Exception):
+    """A text needs more memory than all that texts may use, even alone."""
 
 
-class GenerationCache:
-    """A block of [lines, kv heads, room, head size] a layer; the first `len(used)` lines are in
-    use.
+class Lines:
+    """Memory of the texts being written: a line each, in one block of [2, layers, lines, kv heads,
+    room, head size] for all layers whose heads have the same shape.
+
+    So a line starts, moves and ends, and all lines grow, by one kernel a block, whatever the number
+    of layers and texts. `most_bytes` bounds the blocks, the copy while they grow included.
 
     Invariant: unused places are finite (zeros or an earlier text), because a masked place still
     enters the product, with weight 0.
     """
 
-    def __init__(self) -> None:
-        self._layers: list[Pair] = []
-        self._used: list[int] = []
-        self._lengths = torch.zeros(0, dtype=torch.int64)
-        self._rows = torch.zeros(0, dtype=torch.int64)
+    def __init__(
+        self,
+        heads: Sequence[tuple[int, int]],
+        device: torch.device,
+        dtype: torch.dtype,
+        most_bytes: float = math.inf,
+    ) -> None:
+        """`heads`: (kv heads, head size) of each layer that keeps keys."""
+        self._shapes = list(dict.fromkeys(heads))
+        counts = dict.fromkeys(self._shapes, 0)
+        self._layers: list[tuple[int, int]] = []  # (block, layer within the block) of each layer
+        for shape in heads:
+            self._layers.append((self._shapes.index(shape), counts[shape]))
+            counts[shape] += 1
+        self._counts = [counts[shape] for shape in self._shapes]
+        self._device, self._dtype = device, dtype
+        self._most_bytes = most_bytes
+        self._blocks: list[torch.Tensor] = []
+        self.lines = self.room = 0  # what the blocks have
+        self.token_bytes = 2 * dtype.itemsize * sum(count * size for count, size in heads)
 
     @property
-    def device(self) -> torch.device:
-        return self._lengths.device
+    def nbytes(self) -> int:
+        return self.lines * self.room * self.token_bytes
 
-    def append(self, prompts: KeyValues, starts: Sequence[int], more: int) -> None:
-        """A line for each prompt (left padded up to its start), with room for `more` tokens."""
-        before, columns = len(self._used), prompts.get_seq_length()
-        self._used += [columns - start for start in starts]
-        self._reserve(prompts, len(self._used), columns + more)
-        for block, prompt in zip(self._layers, prompts.layers, strict=True):
-            for ours, theirs in zip(block, prompt, strict=True):
-                for row, start in enumerate(starts):
-                    ours[before + row, :, : columns - start] = theirs[row, :, start:]
-        self._sync(prompts.layers[0][0].device)
+    def fits(self, lines: int, room: int, used: int) -> bool:
+        """Whether `reserve` would succeed."""
+        return self._growth(lines, room, used) is not None
 
-    def make_room(self) -> torch.Tensor:
-        """One more token on every line; returns what each line may see, bool [lines, 1,
-        longest]."""
-        self._lengths = self._lengths + 1
-        self._used = [length + 1 for length in self._used]
-        place = torch.arange(max(self._used), device=self.device)
-        return (place < self._lengths[:, None])[:, None, :]
+    def reserve(self, lines: int, room: int, used: int) -> bool:
+        """Makes the blocks at least this large and keeps the first `used` lines; False where they
+        must wait for a text to end.
 
-    def remove(self, line: int) -> None:
-        """Removes a line; the last line takes its place."""
-        last = len(self._used) - 1
-        if line != last:
-            used = self._used[last]
-            for block in self._layers:
-                for ours in block:
-                    ours[line, :, :used] = ours[last, :, :used]
-            self._used[line] = used
-        self._used.pop()
-        self._sync(self.device)
+        Raises NoRoom when nothing is used and it does not fit all the same.
+        """
+        growth = self._growth(lines, room, used)
+        if growth is None:
+            if not used:
+                raise NoRoom(self._refusal(lines, room))
+            return False
+        if growth != (self.lines, self.room):
+            self._grow(*growth, used)
+        return True
 
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
-    ) -> Pair:
-        """Writes the newest token of every line, [lines, kv heads, 1, head size]."""
-        longest, last = max(self._used), self._lengths - 1
-        kept = self._layers[layer]
-        kept[0][self._rows, :, last] = keys[:, :, 0]
-        kept[1][self._rows, :, last] = values[:, :, 0]
-        lines = len(self._used)
-        return kept[0][:lines, :, :longest], kept[1][:lines, :, :longest]
+    def clear(self) -> None:
+        """Frees the memory; no line is in use."""
+        self._blocks, self.lines, self.room = [], 0, 0
 
-    def get_seq_length(self, *_: Any) -> int:
-        return max(self._used, default=1) - 1
+    def move(self, line: int, to: int, length: int) -> None:
+        for block in self._blocks:
+            block[:, :, to, :, :length] = block[:, :, line, :, :length]
 
-    def _sync(self, device: torch.device) -> None:
-        self._lengths = torch.tensor(self._used, dtype=torch.int64, device=device)
-        self._rows = torch.arange(len(self._used), device=device)
+    def reading(self, line: int, count: int, first: int, last: int) -> ReadingView:
+        """For a forward that reads columns `first` to `last` of prompts into `count` lines."""
+        return ReadingView(self, slice(line, line + count), first, last)
 
-    def _reserve(self, like: KeyValues, lines: int, room: int) -> None:
-        """Grows the blocks and keeps their content."""
-        held = self._layers[0][0].shape if self._layers else (0, 0, 0, 0)
-        room = -(-max(room, held[2]) // _ROUND) * _ROUND
-        if lines <= held[0] and room <= held[2]:
-            return
-        lines = max(lines, held[0])
-        grown = []
-        for number, pair in enumerate(like.layers):
-            fresh = [half.new_zeros(lines, half.shape[1], room, half.shape[3]) for half in pair]
-            if self._layers:
-                for new, old in zip(fresh, self._layers[number], strict=True):
-                    new[: held[0], :, : held[2]] = old
-            grown.append((fresh[0], fresh[1]))
-        self._layers = grown
+    def writing(self, places: torch.Tensor, longest: int) -> WritingView:
+        """For a forward that writes one token on each of the first lines, at `places` i64 [lines];
+        `longest` is one more than the largest of them."""
+        return WritingView(self, places, longest)
+
+    def layer(self, number: int) -> torch.Tensor:
+        """[2, lines, kv heads, room, head size]: keys, values."""
+        block, layer = self._layers[number]
+        return self._blocks[block][:, layer]
+
+    def _growth(self, lines: int, room: int, used: int) -> tuple[int, int] | None:
+        """(lines, room) to have, or None. Lines grow by doubling where that fits."""
+        room = max(-(-room // _ROUND) * _ROUND, self.room if used else 0)
+        if lines <= self.lines and room <= self.room:
+            return self.lines, self.room
+        held = self.nbytes if used else 0
+        for more in (max(lines, 2 * used), max(lines, self.lines if used else 0)):
+            if held + more * room * self.token_bytes <= self._most_bytes:
+                return more, room
+        return None
+
+    def _grow(self, lines: int, room: int, used: int) -> None:
+        old = self._blocks if used else []
+        if not used:
+            self.clear()  # before the new ones are made
+        made = [
+            torch.zeros(2, layers, lines, heads, room, size, dtype=self._dtype, device=self._device)
+            for layers, (heads, size) in zip(self._counts, self._shapes, strict=True)
+        ]
+        for new, kept in zip(made, old, strict=False):
+            new[:, :, :used, :, : self.room] = kept[:, :, :used]
+        self._blocks, self.lines, self.room = made, lines, room
+
+    def _refusal(self, lines: int, room: int) -> str:
+        need = lines * room * self.token_bytes / MIB
+        return (
+            f"{lines} texts of up to {room} tokens need {need:,.0f} MiB of keys and values; "
+            f"{self._most_bytes / MIB:,.0f} MiB are set aside for texts"
+        )
+
+
+class ReadingView:
+    """Stores the keys and values of prompt columns, and returns those of all columns so far."""
+
+    def __init__(self, lines: Lines, rows: slice, first: int, last: int) -> None:
+        self._lines = lines
+        self._rows = rows
+        self._first, self._last = first, last
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> Pair:
+        kept = self._lines.layer(layer)[:, self._rows]
+        kept[0, :, :, self._first : self._last] = keys
+        kept[1, :, :, self._first : self._last] = values
+        if not self._first:
+            return keys, values
+        return kept[0, :, :, : self._last], kept[1, :, :, : self._last]
+
+
+class WritingView:
+    """Stores the keys and values of the newest token of every line."""
+
+    def __init__(self, lines: Lines, places: torch.Tensor, longest: int) -> None:
+        self._lines = lines
+        self._rows = torch.arange(len(places), device=places.device)
+        self._places = places
+        self._longest = longest
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> Pair:
+        kept = self._lines.layer(layer)
+        kept[0][self._rows, :, self._places] = keys[:, :, 0]
+        kept[1][self._rows, :, self._places] = values[:, :, 0]
+        seen = kept[:, : len(self._places), :, : self._longest]
+        return seen[0], seen[1]

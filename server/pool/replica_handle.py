@@ -31,6 +31,11 @@ RECENT = 200  # rows whose times the 95th percentile is of
 HEARTBEATS_MISSED = 3  # in a row: the process hangs as a whole
 STILL_TICKS = 1  # hundredths of a second within that time, for what woke it in the meantime
 REAP_S = 5.0  # from the end of the link to the end of the process, before it is killed
+# Fields of Load that a status shows under the same name.
+_MEMORY = (
+    *("texts_writing", "texts_waiting", "text_bytes", "text_bytes_most"),
+    *("device_memory_bytes", "device_memory_total_bytes"),
+)
 
 
 class ReplicaEvents(Protocol):
@@ -90,7 +95,7 @@ class ReplicaHandle:
         self.device = ""
         self.device_free: int | None = None  # bytes; None: not reported, or no such memory
         self._pid = 0
-        self._rss_bytes = 0
+        self._load: Any = None  # what it last reported about its memory and its texts
         self._decoding = (0, 0)  # the counts that this life has reported
         self._private_bytes = self._shared_bytes = 0
         self._load_s = 0.0
@@ -339,7 +344,7 @@ class ReplicaHandle:
         self.integrity.heard(looked, self._wall())
 
     def _on_load(self, load: Any) -> None:
-        self._rss_bytes = load.rss_bytes
+        self._load = load
         restarts, deadlines = self._decoding
         self._decoding = (load.decoder_restarts, load.decoder_deadlines)
         self._decoder_restarts += self._decoding[0] - restarts
@@ -371,7 +376,7 @@ class ReplicaHandle:
             restarts=self.restarts,
             in_flight=len(self.held),
             answered=self.answered,
-            rss_bytes=self._rss_bytes,
+            rss_bytes=self._load.rss_bytes if self._load else 0,
             evidence=self.readiness.evidence,
             load_s=self._load_s,
             loading_fraction=self._loading,
@@ -384,7 +389,11 @@ class ReplicaHandle:
             decoder_deadlines=self._decoder_deadlines,
             private_bytes=self._private_bytes,
             shared_bytes=self._shared_bytes,
+            **self._texts(),
         )
+
+    def _texts(self) -> dict[str, int]:
+        return {name: getattr(self._load, name) for name in _MEMORY} if self._load else {}
 
     def _p95_ms(self) -> float:
         recent = sorted(self._recent_ms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 # The front counts estimated tokens, which may be several times the exact ones: in the room it is
@@ -27,6 +27,8 @@ class Budget:
 # many. Tokens bound the padded size of a forward, and with it its memory.
 CPU_BUDGET = Budget(rows=8, tokens=8192)
 CUDA_BUDGET = Budget(rows=32, tokens=32768)
+# Doubling the rows of a forward must raise throughput by this factor: below it, rows only wait.
+WORTH_GAIN = 1.05
 
 
 def budget_for(device: str, rows: int, tokens: int) -> tuple[Budget, str]:
@@ -35,6 +37,38 @@ def budget_for(device: str, rows: int, tokens: int) -> tuple[Budget, str]:
     budget = Budget(rows or auto.rows, tokens or auto.tokens)
     how = "as configured" if rows or tokens else f"usual on {device}"
     return budget, f"{budget.rows} rows or {budget.tokens} padded tokens a forward: {how}"
+
+
+def swept(
+    measure: Callable[[int], float | None], row_tokens: int, usual: Budget, most_rows: int = 512
+) -> tuple[Budget, str]:
+    """(budget, reason) from a sweep: rows double until their throughput gains less than
+    WORTH_GAIN, or memory ends.
+
+    `measure(rows)` returns the seconds of a forward of so many rows of `row_tokens` tokens each,
+    None where memory ends. Shorter rows may be more, up to the tokens that were computed or are
+    usual. Raises MemoryError when not even one row fits.
+    """
+    rows, best, ended = 0, 0.0, ""
+    while (tried := 2 * rows or 1) <= most_rows:
+        took = measure(tried)
+        if took is None:
+            ended = f"memory ends before {tried} rows"
+            break
+        if rows and tried / took < WORTH_GAIN * best:
+            ended = f"{tried} rows gain less than {WORTH_GAIN - 1:.0%}"
+            break
+        rows, best = tried, max(best, tried / took)
+    if not rows:
+        raise MemoryError(f"no memory for a forward of one row of {row_tokens} tokens")
+    short = ended.startswith("memory")
+    tokens = rows * row_tokens if short else max(rows * row_tokens, usual.tokens)
+    why = f"measured: {best:.0f} rows/s at {rows} rows of {row_tokens} tokens"
+    budget = Budget(rows if short else max(rows, usual.rows), tokens)
+    return budget, (
+        f"{budget.rows} rows or {budget.tokens} padded tokens a forward: "
+        f"{why}; {ended or f'{most_rows} rows are the most'}"
+    )
 
 
 def compose(tokens: Sequence[int], budget: Budget) -> int:

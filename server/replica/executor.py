@@ -51,7 +51,7 @@ class Executor:
         ] = {}  # Invariant: every row from submit until its last message
         self._decoding = set() if decoding is None else decoding
         self._work_queue = WorkQueue(crew, budget.rows)
-        self._generations = Generations(model, send, self._forget, generations, clock)
+        self._generations = Generations(model, send, self._forget, generations, clock, budget)
         self._row_s = 0.0  # what a row adds to a forward, about
         self._under_way = threading.Semaphore(BATCHES_UNDER_WAY)
         self._computed: queue.SimpleQueue[Computed] = queue.SimpleQueue()
@@ -61,7 +61,11 @@ class Executor:
         if not self._crew.shared_cores:
             loops.append(self._encode_loop)
         for loop in loops:
-            threading.Thread(target=run_thread, args=(loop,), daemon=True).start()
+            threading.Thread(target=self._run, args=(loop,), daemon=True).start()
+
+    def _run(self, loop: Callable[[], None]) -> None:
+        self._model.enter_thread()
+        run_thread(loop)
 
     # ---- from the reading thread -------------------------------------------------------------
 
@@ -88,6 +92,17 @@ class Executor:
 
     def probe(self, probe: replica_pb2.Probe) -> None:
         self._work_queue.put_probe(probe)
+
+    def load(self) -> dict[str, Any]:
+        """Fields of Load about the texts being written. From any thread."""
+        writing, waiting = self._generations.counts
+        used, most = self._model.text_bytes()
+        return {
+            "texts_writing": writing,
+            "texts_waiting": waiting,
+            "text_bytes": used,
+            "text_bytes_most": most,
+        }
 
     # ---- the three loops ---------------------------------------------------------------------
 

@@ -9,8 +9,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from proto import inference_pb2, replica_pb2
+from server.replica.batching import Budget, compose
 from server.replica.fault_guard import Failed, fault_guard
 from server.replica.model import Model, Text
 from server.replica.work_queue import WorkRow
@@ -31,20 +33,29 @@ class Generations:
         forget: Callable[[str], None],
         most: int,
         clock: Callable[[], float],
+        budget: Budget,
     ) -> None:
+        """`most` texts are written at once; `budget` bounds the prompts that are read together."""
         self._model = model
+        self._budget = budget
         self._send = send
         self._forget = forget
         self._most = most
         self._clock = clock
         self._waiting: deque[WorkRow] = deque()
+        self._alone = 0  # of those that wait, so many of the first begin one at a time
         self._generations: dict[str, LiveGeneration] = {}
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._generations)
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """(texts being written, texts that wait for one of them to end)."""
+        return len(self._generations), len(self._waiting)
+
     def take(self, rows: Sequence[WorkRow]) -> None:
-        self._waiting.extend(rows)
+        self._waiting.extend(row for row in rows if row.ready is not None)
 
     def cancel(self, entry_id: str) -> None:
         generation = self._generations.get(entry_id)
@@ -54,8 +65,8 @@ class Generations:
     def step(self) -> None:
         """Begin what waits, write one token of each text, send what became readable."""
         self._drop_waiting()
-        while self._waiting and len(self._generations) < self._most:
-            self._begin(self._waiting.popleft())
+        while group := self._next_group():
+            self._begin(group)
         if not self._generations:
             return
         try:
@@ -69,21 +80,41 @@ class Generations:
         for generation in list(self._generations.values()):
             self._advance(generation)
 
-    def _begin(self, row: WorkRow) -> None:
-        if row.ready is None:
-            return
-        ids = [row.work.id]
+    def _next_group(self) -> list[WorkRow]:
+        """The texts to begin now, first come first served: whatever fits beside those being
+        written. None where the first in line has to wait."""
+        places = self._most - len(self._generations)
+        if self._alone:
+            places = min(places, 1)
+        rows = list(islice(self._waiting, max(0, places)))
+        count = compose([row.ready.tokens for row in rows if row.ready], self._budget)
+        if count:
+            count = self._model.startable([row.ready.row for row in rows[:count] if row.ready])
+        self._alone = max(0, self._alone - count)
+        return [self._waiting.popleft() for _ in range(count)]
+
+    def _begin(self, rows: Sequence[WorkRow]) -> None:
+        ids = [row.work.id for row in rows]
         self._send(replica_pb2.FromReplica(begun=replica_pb2.Begun(ids=ids)))
         began = time.perf_counter()
         try:
             with fault_guard("GENERATE_FAILED", self._model.broken_by):
-                (text,) = self._model.start([row.ready.row])
+                texts = self._model.start([row.ready.row for row in rows if row.ready])
         except Failed as error:
-            self._refuse(row, error.fault)
+            self._failed_start(rows, error.fault)
             return
-        generation = LiveGeneration(row, text, began)
-        self._generations[row.work.id] = generation
-        self._advance(generation)
+        for row, text in zip(rows, texts, strict=True):
+            generation = LiveGeneration(row, text, began)
+            self._generations[row.work.id] = generation
+            self._advance(generation)
+
+    def _failed_start(self, rows: Sequence[WorkRow], fault: inference_pb2.Fault) -> None:
+        """One of them is at fault: each is tried alone, and is the next in line."""
+        if len(rows) == 1:
+            self._refuse(rows[0], fault)
+            return
+        self._waiting.extendleft(reversed(rows))
+        self._alone = len(rows)
 
     def _advance(self, generation: LiveGeneration) -> None:
         row = generation.row

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,9 +26,10 @@ from google.protobuf.message import DecodeError
 from proto import inference_pb2, replica_pb2
 from server import host
 from server.replica import placement
-from server.replica.batching import budget_for
+from server.replica.batching import Budget, budget_for, swept
 from server.replica.decoding.nursery import Nursery, NurseryLost
 from server.replica.decoding.pool import DecodingCounts
+from server.replica.fault_guard import Failed
 from server.replica.load_limit import LoadLimit, load_limit
 from server.replica.model import Lane, Ready, Rejected
 from server.replica.shortage import short_of_memory
@@ -176,13 +179,12 @@ def load(arguments: argparse.Namespace, progress: Progress, process: str = ALONE
         names, why_devices = placement.devices(arguments.device, torch.cuda.device_count())
         device, sharing, why_here = placement.place(names, arguments.index, arguments.replicas)
         threads, why_threads = _threads(arguments, device)
-        budget, why_budget = budget_for(device, arguments.batch_rows, arguments.batch_cost)
         with load_limit(Path(arguments.bundle), device, arguments.load_memory_mb) as limit:
             with memory_refused(limit):
                 limit.file = "the files of the bundle"
                 bundle = _open(arguments, progress)
                 watch = SkewWatch(bundle)
-                _check_fit(device, sharing, bundle.tensors().values())
+                _check_fit(device, sharing, arguments.dtype, bundle.tensors().values())
                 limit.file = "model/config.json and weights/"
                 progress("placing the weights", 0.8)
                 pipeline = Pipeline.of(bundle, device, arguments.dtype, threads)
@@ -191,17 +193,21 @@ def load(arguments: argparse.Namespace, progress: Progress, process: str = ALONE
                 model = PipelineModel(pipeline, decoders, arguments.probe_runs)
                 limit.file = "golden/golden.json, as preprocess.json prepares it"
                 progress("warming", 0.9)
-                model.warm(budget.rows)
+                budget, why_budget = _warmed(model, device, arguments, progress)
     except BundleRefused as error:
         raise LoadRefused(error.check, error.message) from error
     except ValueError as error:
         raise LoadRefused("device", str(error)) from error
+    text_bytes, why_texts = _text_bytes(device, sharing, arguments.replicas)
+    model.set_aside(text_bytes)
     reasons = dict(pipeline.reasons) | {
         "device": f"{why_devices}; {why_here}",
         "threads": why_threads,
         "batch": why_budget,
         "decoding": f"{count} processes a replica: {decoders.pool.sandbox}",
         "process": process,
+        "texts": why_texts,
+        "memory": model.memory(),
     }
     hello = model.hello(device, reasons)
     figures = partial(_figures, device, decoders.pool.counts)
@@ -243,6 +249,29 @@ def _no_room(error: Exception) -> bool:
     return no_map or "can't start new thread" in str(error)
 
 
+def _warmed(
+    model: PipelineModel, device: str, arguments: argparse.Namespace, progress: Progress
+) -> tuple[Budget, str]:
+    """(budget of a forward, reason): measured on a GPU unless it was given. The largest batch has
+    been computed then, so its memory is no longer free.
+
+    Raises LoadRefused where not even one row fits.
+    """
+    budget, why = budget_for(device, arguments.batch_rows, arguments.batch_cost)
+    if device == "cpu" or arguments.batch_rows or arguments.batch_cost:
+        model.warm(budget.rows)
+        return budget, why
+    model.warm(1)
+    progress("measuring batches", 0.95)
+    row_tokens = model.longest_warm
+    try:
+        budget, why = swept(model.measure, row_tokens, budget)
+    except MemoryError as error:
+        raise LoadRefused("memory", f"{error}; {model.memory()}") from error
+    model.measure(max(1, min(budget.rows, budget.tokens // row_tokens)))
+    return budget, why
+
+
 def _open(arguments: argparse.Namespace, progress: Progress) -> Bundle:
     """Raises BundleRefused, LoadRefused."""
     from pipelines.bundle.bundle import Bundle
@@ -270,16 +299,27 @@ def _trusted(path: Path | None) -> tuple[TrustedKey, ...]:
         ) from error
 
 
-def _check_fit(device: str, sharing: int, tensors: Any) -> None:
+def _check_fit(device: str, sharing: int, dtype: str, tensors: Any) -> None:
     if device == "cpu":
         return  # host memory was checked by the front, for all replicas together
     import torch
 
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    from pipelines.models.device import run_bytes
+
+    weights = run_bytes(dtype, torch.device(device), sum(tensor.numel() for tensor in tensors))
     total = torch.cuda.get_device_properties(device).total_memory
     reason = placement.misfit(weights, sharing, total)
     if reason:
         raise LoadRefused("memory", reason)
+
+
+def _text_bytes(device: str, sharing: int, replicas: int) -> tuple[int, str]:
+    """What is free now: the weights are there, and the largest batch has been computed."""
+    if device == "cpu":
+        return placement.text_bytes(host.available_bytes()[0], replicas, "of host memory")
+    import torch
+
+    return placement.text_bytes(torch.cuda.mem_get_info(device)[0], sharing, f"on {device}")
 
 
 def _threads(arguments: argparse.Namespace, device: str) -> tuple[int | str, str]:
@@ -311,21 +351,72 @@ class PipelineModel:
         self._pipeline = pipeline
         self._decoders = decoders
         self._probe_runs = probe_runs
-        self._writing = pipeline.writing()
+        self._most_text_bytes = 0
+        self.set_aside(sys.maxsize)
         self._names = tuple(feature.name for feature in pipeline.features)
         self._stamp = pipeline.stamp.hex
 
+    def enter_thread(self) -> None:
+        from pipelines.models import device
+
+        device.enter_thread(self._pipeline.backbone.device)
+
+    def set_aside(self, text_bytes: int) -> None:
+        """Bounds the memory of texts; none is being written."""
+        self._most_text_bytes = text_bytes
+        self._writing = self._pipeline.writing(text_bytes)
+
     def warm(self, rows: int) -> None:
-        """Run every modality mix alone, a full mixed batch and a text: no caller is the first."""
+        """Runs every mix alone, a full mixed batch and a text: no caller is the first."""
         from pipelines.bundle import golden_file
 
         samples = [case.sample for case in golden_file.read(self._pipeline.bundle)[0]]
         for sample in samples:
             self._pipeline.predict([sample])
         self._pipeline.predict((samples * rows)[:rows])
-        richest = max(samples, key=lambda sample: len(sample.parts))
-        for _ in self._pipeline.generate(replace(richest, task="generate", max_new_tokens=2)):
+        text = replace(self._richest(), task="generate", max_new_tokens=2)
+        for _ in self._pipeline.generate(text):
             pass
+
+    @property
+    def longest_warm(self) -> int:
+        """Tokens of a row of `measure`."""
+        return self._pipeline.prepare(self._richest()).tokens
+
+    def measure(self, rows: int) -> float | None:
+        """Seconds of a forward of so many rows of every modality, the shorter of two; None where
+        memory ends."""
+        import torch
+
+        prepared = [self._pipeline.prepare(self._richest())] * rows
+        took = []
+        try:
+            for _ in range(3):  # the first one allocates
+                began = time.perf_counter()
+                self._pipeline.forward(self._pipeline.collate(prepared)).wait()
+                took.append(time.perf_counter() - began)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return None
+        return min(took[1:])
+
+    def memory(self) -> str:
+        """What the weights take, and on a GPU the most that has been in use."""
+        import torch
+
+        backbone = self._pipeline.backbone
+        kind = str(backbone.dtype).removeprefix("torch.")
+        weights = f"weights {backbone.weight_bytes / placement.MIB:,.0f} MiB in {kind}"
+        if backbone.device.type != "cuda":
+            return weights
+        peak = torch.cuda.max_memory_allocated(backbone.device)
+        return f"{weights}, at most {peak / placement.MIB:,.0f} MiB with the largest warm batch"
+
+    def _richest(self) -> Sample:
+        from pipelines.bundle import golden_file
+
+        samples = (case.sample for case in golden_file.read(self._pipeline.bundle)[0])
+        return max(samples, key=lambda sample: len(sample.parts))
 
     def hello(self, device: str, reasons: dict[str, str]) -> replica_pb2.Hello:
         pipeline = self._pipeline
@@ -370,25 +461,38 @@ class PipelineModel:
             raise Rejected(error.field, error.reason, error.message) from error
         return Ready(row, row.tokens, row.decode_ms, row.preprocess_ms, row.modalities)
 
-    def forward(self, rows: Sequence[Prepared]) -> tuple[ForwardResult, Any]:
-        import torch
+    def forward(self, rows: Sequence[Prepared]) -> ForwardResult:
+        return self._pipeline.forward(self._pipeline.collate(rows))
 
-        found = self._pipeline.forward(self._pipeline.collate(rows))
-        computed = None
-        if self._pipeline.backbone.device.type == "cuda":
-            computed = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            computed.record()
-        return found, computed
+    def wait(self, found: ForwardResult) -> None:
+        found.wait()
 
-    def wait(self, found: tuple[ForwardResult, Any]) -> None:
-        if found[1] is not None:
-            found[1].synchronize()
+    def finish(self, found: ForwardResult) -> list[replica_pb2.Done]:
+        return [self._done(prediction) for prediction in self._pipeline.finish(found)]
 
-    def finish(self, found: tuple[ForwardResult, Any]) -> list[replica_pb2.Done]:
-        return [self._done(prediction) for prediction in self._pipeline.finish(found[0])]
+    def startable(self, rows: Sequence[Prepared]) -> int:
+        count = len(rows)
+        while count and not self._writing.takes(
+            [row.tokens for row in rows[:count]], [row.max_new_tokens for row in rows[:count]]
+        ):
+            count -= 1
+        return count
+
+    def text_bytes(self) -> tuple[int, int]:
+        return self._writing.cache_bytes, self._most_text_bytes
 
     def start(self, rows: Sequence[Prepared]) -> Sequence[Generation]:
-        return self._pipeline.start(self._writing, rows)
+        from pipelines.models.kv_cache import NoRoom
+
+        try:
+            return self._pipeline.start(self._writing, rows)
+        except NoRoom as error:
+            message = f"{error}; send a shorter prompt or a lower max_new_tokens"
+            raise Failed(
+                inference_pb2.Fault(
+                    code="RESOURCE_EXHAUSTED", reason="TEXT_MEMORY", message=message
+                )
+            ) from error
 
     def step(self) -> None:
         self._writing.step()

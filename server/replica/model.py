@@ -57,6 +57,9 @@ class Model(Protocol):
         """Of a serialized trefoil.v1.Example, whatever is in it. By the thread that receives rows,
         so it looks at headers only."""
 
+    def enter_thread(self) -> None:
+        """The first call of every thread that uses the model."""
+
     def prepare(self, work: replica_pb2.Work, example: bytes) -> Ready:
         """`example` is a serialized trefoil.v1.Example. Thread-safe. Raises Rejected."""
 
@@ -69,8 +72,16 @@ class Model(Protocol):
     def finish(self, found: Any) -> list[replica_pb2.Done]:
         """Outcome, features and stamp of each row, in order. Called by one other thread."""
 
+    def startable(self, rows: Sequence[Any]) -> int:
+        """How many of these texts, in order, `start` can begin together now. 0: they wait for one
+        that ends."""
+
     def start(self, rows: Sequence[Any]) -> Sequence[Text]:
-        """Begin texts beside those that are being written. By the thread of `forward`."""
+        """Begin texts beside those that are being written; `step` may have to go on reading them.
+        By the thread of `forward`."""
+
+    def text_bytes(self) -> tuple[int, int]:
+        """Memory that the texts being written take, and may take. From any thread."""
 
     def step(self) -> None:
         """Write one token of every live text."""

@@ -9,6 +9,9 @@ MIB = 1 << 20
 # CUDA context and libraries of one process, and room for activations beside the weights.
 CONTEXT_BYTES = 700 * MIB
 ACTIVATION_SHARE = 0.15
+# Of the memory that is free once a replica is warm: what the texts it writes may take. The rest is
+# for batches that are larger than the one it was warmed with, and for other processes.
+TEXT_SHARE = 0.5
 
 
 def devices(asked: str, cuda_count: int) -> tuple[tuple[str, ...], str]:
@@ -47,6 +50,16 @@ def misfit(weight_bytes: int, sharing: int, total_bytes: int) -> str:
         f"{sharing} replicas need about {each / MIB:,.0f} MiB each "
         f"({weight_bytes / MIB:,.0f} of them weights) on one device of {total_bytes / MIB:,.0f} MiB"
         f": at most {total_bytes // each} fit"
+    )
+
+
+def text_bytes(free: int, sharing: int, where: str) -> tuple[int, str]:
+    """(memory for the keys and values of one replica's texts, reason) of `free` bytes that
+    `sharing` replicas share."""
+    found = int(free * TEXT_SHARE / sharing)
+    return found, (
+        f"{found / MIB:,.0f} MiB of keys and values: {TEXT_SHARE:.0%} of {free / MIB:,.0f} MiB "
+        f"free {where}, for {sharing} replicas"
     )
 
 

@@ -104,7 +104,7 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     _introduce(link, loaded, time.monotonic() - began)
     threading.Thread(target=check.run, name="self-check", daemon=True).start()
     for beat in itertools.count():
-        state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **loaded.figures())
+        state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **executor.load(), **loaded.figures())
         if beat % MEMORY_EVERY == 0:
             use = host.memory_use()
             state.private_bytes, state.shared_bytes = use.private, use.shared

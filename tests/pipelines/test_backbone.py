@@ -5,11 +5,14 @@ import torch
 
 from pipelines.collate import collate
 from pipelines.errors import BundleRefused
-from pipelines.models.backbone import visible_after_prompt
+from pipelines.models.attention import Visibility, choose_sharing, folded
+from pipelines.models.backbone import additive, visible_after_prompt
 from pipelines.models.label_tree import Tokens
 from pipelines.models.qwen import thinker
 from pipelines.models.qwen.backbone import QwenOmniBackbone, load_backbone
+from pipelines.models.qwen.text import QwenText
 from tests.support import tolerance
+from tests.support.opcount import OpCount
 from tests.support.tinybundle import thinker_config, thinker_tensors
 from tests.support.tinyrows import (
     five_rows,
@@ -40,8 +43,7 @@ def test_padded_packed_hidden_states_give_the_logits_of_the_library_alone(window
         hidden = backbone.hidden(batch)
         for number, made in enumerate(rows):
             expected = reference(**reference_inputs(made), use_cache=False).logits[0]
-            start = int(batch.starts[number])
-            ours = backbone.head(hidden[number, start : batch.prompt_columns])
+            ours = backbone.head(hidden[number, : batch.prompt_lengths[number]])
             tolerance.LOGIT.check(ours, expected)
 
 
@@ -148,3 +150,67 @@ def test_bfloat16_stays_near_float32() -> None:
     tolerance.HIDDEN_BFLOAT16.check(theirs.float(), ours)
     cosine = torch.nn.functional.cosine_similarity(ours, theirs.float(), dim=-1)
     assert cosine.min() > 0.97
+
+
+@pytest.mark.parametrize("sharing", ["grouped", "repeated"])
+def test_joined_products_and_either_way_to_share_keys_give_the_same(sharing: Any) -> None:
+    plain, joined = tiny_backbone(), QwenOmniBackbone(tiny_backbone().model, joined=True)
+    text, _, _ = thinker.parts(joined.model)
+    joined._text = QwenText(text, True, sharing)
+    batch = collate(five_rows(), lambda _row: LABELS, plain.geometry)
+    with torch.inference_mode(), OpCount() as usual:
+        expected = plain.hidden(batch)
+    with torch.inference_mode(), OpCount() as fewer:
+        found = joined.hidden(batch)
+    tolerance.HIDDEN.check(found, expected)
+    if sharing == "grouped":
+        assert fewer.launches < usual.launches
+    # The weights are the same memory, under the names that they are saved by.
+    tensors = joined.tensors()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in plain.tensors().items())
+    name = "model.layers.0.self_attn.{}_proj.weight"
+    starts = {tensors[name.format(one)].untyped_storage().data_ptr() for one in "qkv"}
+    assert len(starts) == 1
+
+
+def test_the_text_stack_launches_a_third_of_what_the_library_does() -> None:
+    launches = {}
+    for layers in (1, 3):
+        config = thinker_config()
+        config["text_config"] |= {"num_hidden_layers": layers}
+        tensors = random_tensors(config)
+        backbone = QwenOmniBackbone(load(config, tensors).model, joined=True)
+        batch = collate([row(["x" * 30])], lambda _row: (), backbone.geometry)
+        inputs = backbone.columns(batch)
+        text, _, _ = thinker.parts(reference_model(config, tensors))
+        with torch.inference_mode(), OpCount() as ours:
+            backbone._text(inputs.embeddings, inputs.positions, Visibility(batch.columns), None)
+        with torch.inference_mode(), OpCount() as theirs:
+            text(inputs_embeds=inputs.embeddings, position_ids=inputs.positions, use_cache=False)
+        launches[layers] = ours.launches, theirs.launches
+    ours, theirs = ((launches[3][n] - launches[1][n]) / 2 for n in (0, 1))
+    assert ours <= 14 and 2 * ours < theirs
+
+
+def test_how_keys_are_shared_follows_device_format_and_version() -> None:
+    gpu = torch.device("cuda:0")  # only named
+    for device, dtype, version, expected in (
+        (CPU, torch.float32, "2.13.0", "grouped"),
+        (gpu, torch.bfloat16, "2.11.0+cu130", "grouped"),
+        (gpu, torch.float32, "2.11.0+cu130", "repeated"),
+        (CPU, torch.float32, "2.5.1", "repeated"),
+    ):
+        sharing, why = choose_sharing(device, dtype, version)
+        assert sharing == expected and why
+
+
+@pytest.mark.parametrize("columns", [1, 5])
+def test_heads_folded_into_queries_attend_as_heads(columns: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 6, columns, 8, generator=generator)
+    key, value = (torch.randn(2, 2, 11, 8, generator=generator) for _ in range(2))
+    mask = additive(torch.rand(2, columns, 11, generator=generator) > 0.3, torch.float32)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key.repeat_interleave(3, 1), value.repeat_interleave(3, 1), mask, scale=0.3
+    )
+    tolerance.HIDDEN.check(folded(query, key, value, mask, 0.3), expected)

@@ -74,13 +74,14 @@ def test_audio_indices_equal_the_librarys() -> None:
     assert torch.equal(sounds.full.mask.sum(dim=(1, 2, 3)), lengths)
 
 
-def test_prompts_are_padded_on_the_left() -> None:
+def test_prompts_are_padded_on_the_right() -> None:
     rows = five_rows()
     batch = batch_of(rows)
     for number, made in enumerate(rows):
-        start = int(batch.starts[number])
-        assert batch.prompt_ids[number, start:].tolist() == made.input_ids.tolist()
-        assert (batch.positions[:, number, :start] == 0).all()
+        length = int(batch.lengths[number])
+        assert length == batch.prompt_lengths[number]
+        assert batch.prompt_ids[number, :length].tolist() == made.input_ids.tolist()
+        assert (batch.positions[:, number, length:] == 0).all()
         assert int(batch.following[number]) == int(batch.positions[:, number].max()) + 1
 
 

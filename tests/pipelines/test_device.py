@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from pipelines.batch import Segments
+from pipelines.collate import collate
 from pipelines.models import device as devices
+from tests.support.tinyrows import five_rows, tiny_backbone
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda:0")  # only named here, never touched
@@ -43,3 +45,16 @@ def test_a_lane_on_a_cpu_changes_nothing() -> None:
     there, event = lane.upload(value)
     lane.join(there, event)
     assert there is value and event is None
+
+
+def test_a_batch_travels_in_one_block_and_comes_out_the_same() -> None:
+    geometry = tiny_backbone().geometry
+    batch = collate(five_rows(), lambda _row: ((65, 66, 258), (90, 258)), geometry)
+    packed = devices.Packed.of(batch, pinned=False)
+    there = packed.unpacked(packed.block.clone())
+    ours, theirs = devices.tensors_of(batch), devices.tensors_of(there)
+    assert len(ours) > 20
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == other.dtype and torch.equal(one, other)
+    assert len({tensor.untyped_storage().data_ptr() for tensor in theirs if tensor.numel()}) == 1
+    assert there.ids == batch.ids and there.tasks == batch.tasks

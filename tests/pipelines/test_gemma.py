@@ -92,7 +92,7 @@ def test_one_padded_forward_gives_what_the_library_gives_row_by_row(variant: str
         hidden, scores = backbone.hidden(batch), heads.run(backbone, batch).log_probs
         for number, row in enumerate(rows):
             theirs = reference(**reference_inputs(row), use_cache=False).logits[0]
-            prompt = hidden[number, int(batch.starts[number]) : batch.prompt_columns]
+            prompt = hidden[number, : batch.prompt_lengths[number]]
             tolerance.LOGIT.check(backbone.head(prompt), theirs)
             for k, label in enumerate(LABELS):
                 logits = reference(**reference_inputs(row, label), use_cache=False).logits[0]
@@ -150,6 +150,25 @@ def test_texts_side_by_side_are_the_librarys_greedy_ones(variant: str) -> None:
                 **inputs, max_new_tokens=20, do_sample=False, eos_token_id=END, pad_token_id=0
             )[0, len(row.input_ids) :].tolist()
         assert text.tokens == [token for token in ids if token != END]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_joined_products_and_prompts_in_pieces_give_the_same(variant: str) -> None:
+    config = gemma_config(**VARIANTS[variant])
+    reference = tinygemma.random_model(config)
+    plain, joined = load(reference, config), load(reference, config)
+    joined = GemmaBackbone(joined.model, joined=True)
+    batch = batch_of(plain, six_rows(), *LABELS)
+    with torch.inference_mode():
+        tolerance.HIDDEN.check(joined.hidden(batch), plain.hidden(batch))
+    texts = {}
+    for piece in (1024, 24):
+        writing = Writing(joined, lambda ids: "", (END,), behind=1, piece=piece)
+        rows = six_rows()
+        texts[piece] = writing.start(batch_of(plain, rows), [6] * len(rows))
+        while writing.live:
+            writing.step()
+    assert [text.tokens for text in texts[24]] == [text.tokens for text in texts[1024]]
 
 
 def test_the_window_counts_what_is_seen_and_not_columns() -> None:

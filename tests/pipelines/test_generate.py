@@ -7,10 +7,18 @@ from tokenizers import Tokenizer
 
 from pipelines.collate import collate
 from pipelines.models.generate import Generation, IncrementalDecoder, Writing
+from pipelines.models.kv_cache import Lines, NoRoom
 from pipelines.models.qwen.backbone import QwenOmniBackbone
 from pipelines.types import Prepared
+from tests.support.opcount import OpCount
 from tests.support.tinybundle import thinker_config, thinker_tensors, tokenizer_json
-from tests.support.tinyrows import five_rows, reference_inputs, reference_model, tiny_backbone
+from tests.support.tinyrows import (
+    five_rows,
+    reference_inputs,
+    reference_model,
+    row,
+    tiny_backbone,
+)
 
 END = 258
 TOKENIZER = Tokenizer.from_str(tokenizer_json().decode())
@@ -28,6 +36,10 @@ def backbone() -> QwenOmniBackbone:
 def begin(writing: Writing, rows: list[Prepared], limit: int) -> list[Generation]:
     geometry = tiny_backbone().geometry
     return writing.start(collate(rows, lambda _row: (), geometry), [limit] * len(rows))
+
+
+def takes(writing: Writing, rows: list[Prepared], limit: int) -> bool:
+    return writing.takes([row.tokens for row in rows], [limit] * len(rows))
 
 
 def alone(backbone: QwenOmniBackbone, made: Prepared, limit: int) -> list[int]:
@@ -48,17 +60,21 @@ def test_a_text_equals_the_librarys_greedy_generation(backbone: QwenOmniBackbone
         assert alone(backbone, made, 12) == [token for token in expected if token != END]
 
 
-def test_a_text_is_the_same_in_any_company(backbone: QwenOmniBackbone) -> None:
+@pytest.mark.parametrize(("behind", "piece"), [(0, 1024), (1, 1024), (0, 9), (1, 40)])
+def test_a_text_is_the_same_in_any_company(
+    backbone: QwenOmniBackbone, behind: int, piece: int
+) -> None:
     rows = five_rows()
     expected = [alone(backbone, made, 10) for made in rows]
     dice = random.Random(7)
     for _ in range(4):
-        writing = Writing(backbone, decode, [END])
+        writing = Writing(backbone, decode, [END], behind, piece)
         waiting = dice.sample(range(5), 5)
         begun: dict[int, Generation] = {}
         while waiting or writing.live:
-            joining = [waiting.pop() for _ in range(min(len(waiting), dice.randint(0, 2)))]
-            if joining:
+            joining = waiting[-dice.randint(1, 2) :] if dice.random() < 0.7 else []
+            if joining and takes(writing, [rows[n] for n in joining], 10):
+                del waiting[-len(joining) :]
                 texts = begin(writing, [rows[n] for n in joining], 10)
                 begun |= dict(zip(joining, texts, strict=True))
             writing.step()
@@ -145,3 +161,110 @@ def test_writing_keeps_no_gradients(backbone: QwenOmniBackbone) -> None:
         writing.step()
     assert all(p.grad is None for p in trainable.model.parameters())
     assert torch.is_grad_enabled()
+
+
+def text_row(length: int, seed: int = 0) -> Prepared:
+    dice = random.Random(seed)
+    return row(["".join(dice.choice("abcdefgh ") for _ in range(length - 2))], seed, id=str(seed))
+
+
+def deep(layers: int) -> QwenOmniBackbone:
+    config = thinker_config()
+    config["text_config"] |= {"num_hidden_layers": layers}
+    return tiny_backbone(config)
+
+
+def test_starting_ending_and_growing_launch_the_same_for_any_layers_and_rows() -> None:
+    """Beyond the forward itself, whose launches do not depend on rows either."""
+    moves, growths, starts = set[int](), set[int](), set[int]()
+    steps: dict[int, set[int]] = {}
+    for layers in (2, 5):
+        for rows in (1, 4):
+            backbone = deep(layers)
+            lines = Lines(backbone.cached_heads, backbone.device, backbone.dtype)
+            lines.reserve(rows, 64, 0)
+            with OpCount() as growing:
+                lines.reserve(2 * rows, 640, rows)
+            with OpCount() as moving:
+                lines.move(rows, 0, 50)
+            writing = Writing(backbone, decode, [], behind=1)
+            texts = [text_row(20, seed) for seed in range(rows)]
+            batch = collate(texts, lambda _row: (), backbone.geometry)
+            with torch.inference_mode(), OpCount() as reading:
+                prompt = backbone.columns(batch)
+                backbone.read(prompt, 0, 20, lines.reading(0, rows, 0, 20))
+            with OpCount() as starting:
+                writing.start(batch, [9] * rows)
+            with OpCount() as stepping:
+                writing.step()
+            assert starting.waits == stepping.waits == 0
+            assert stepping.copies == starting.copies == 1
+            moves.add(moving.launches)
+            growths.add(growing.launches)
+            starts.add(starting.launches - reading.launches)
+            steps.setdefault(layers, set()).add(stepping.launches)
+    assert moves == {1} and len(growths) == len(starts) == 1
+    assert all(len(launches) == 1 for launches in steps.values())
+
+
+def test_texts_go_on_while_a_long_prompt_is_read_in_pieces(backbone: QwenOmniBackbone) -> None:
+    writing = Writing(backbone, decode, [], piece=16)
+    (early,) = begin(writing, [text_row(10)], 40)
+    expected = alone(backbone, text_row(100, 1), 3)
+    (late,) = begin(writing, [text_row(100, 1)], 3)
+    assert not takes(writing, [text_row(5)], 3)  # one group at a time
+    steps = 0
+    while not late.tokens:
+        known = len(early.tokens)
+        writing.step()
+        steps += 1
+        assert len(early.tokens) == known + 1
+    assert steps == 6  # of 16 tokens each, after the one that starting read
+    while writing.live:
+        writing.step()
+    assert late.tokens == expected
+
+
+def test_a_text_waits_for_memory_and_one_that_never_fits_is_refused(
+    backbone: QwenOmniBackbone,
+) -> None:
+    token_bytes = Lines(backbone.cached_heads, backbone.device, backbone.dtype).token_bytes
+    assert token_bytes == 2 * 2 * 1 * 16 * 4  # keys and values, layers, heads, size, float32
+    writing = Writing(backbone, decode, [], most_bytes=3 * 64 * token_bytes)
+    begin(writing, [text_row(20)], 4)
+    assert writing.cache_bytes == 64 * token_bytes
+    assert takes(writing, [text_row(20)], 40)  # two lines beside the one that is copied
+    assert not takes(writing, [text_row(20)], 100)  # longer lines would not fit beside it
+    while writing.live:
+        writing.step()
+    assert writing.cache_bytes == 0
+    assert takes(writing, [text_row(20)], 100)
+    with pytest.raises(NoRoom, match=r"1 texts of up to 220 tokens need .* set aside for texts"):
+        begin(writing, [text_row(20)], 200)
+
+
+def test_an_end_that_is_noticed_late_leaves_nothing_behind(backbone: QwenOmniBackbone) -> None:
+    made = five_rows()[0]
+    tokens = alone(backbone, made, 6)
+    end = tokens[2]
+    writing = Writing(backbone, decode, [end], behind=1)
+    (text,) = begin(writing, [made], 6)
+    assert text.tokens == []  # the first token is still on its way
+    while writing.live:
+        writing.step()
+    assert text.tokens == tokens[: tokens.index(end)] and text.ending == "end"
+
+
+def test_prompts_that_nobody_waits_for_do_not_hold_up_the_next(backbone: QwenOmniBackbone) -> None:
+    writing = Writing(backbone, decode, [], piece=8)
+    (gone,) = begin(writing, [text_row(60)], 5)
+    gone.cancel()
+    assert takes(writing, [text_row(20, 1)], 3)
+    (text,) = begin(writing, [text_row(20, 1)], 3)
+    while writing.live:
+        writing.step()
+    calm = Writing(backbone, decode, [])
+    (expected,) = begin(calm, [text_row(20, 1)], 3)
+    while calm.live:
+        calm.step()
+    assert text.tokens == expected.tokens and len(text.tokens) == 3 and gone.tokens == []

@@ -87,8 +87,8 @@ def test_an_embedding_is_the_mean_over_the_rows_own_prompt(backbone: QwenOmniBac
         hidden = backbone.hidden(batch)
         found = heads.run(backbone, batch)
     assert found.log_probs.shape == (len(rows), 0)
-    for number, start in enumerate(batch.starts.tolist()):
-        mean = hidden[number, start:].mean(dim=0)
+    for number, length in enumerate(batch.prompt_lengths):
+        mean = hidden[number, :length].mean(dim=0)
         tolerance.HIDDEN.check(found.embeddings[number], mean)
 
 

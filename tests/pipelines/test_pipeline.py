@@ -13,9 +13,11 @@ import pipelines
 from pipelines.bundle import golden
 from pipelines.errors import BadInput, BundleRefused
 from pipelines.features import NAMES
+from pipelines.models.qwen import patches
 from pipelines.pipeline import Pipeline
 from pipelines.types import Part, Prediction, Sample
 from tests.support import tolerance
+from tests.support.opcount import OpCount
 from tests.support.tinybundle import LABELS, jpeg, wav
 
 
@@ -224,7 +226,10 @@ def test_golden_answers_pass_and_the_environment_is_reported(pipeline: Pipeline)
     assert pipeline.env["device"] == "cpu" and pipeline.env["dtype"] == "float32"
     assert pipeline.env["threads"] == str(torch.get_num_threads()) == "1"
     assert pipeline.env["transformers"] and pipeline.env["attention"]
-    assert set(pipeline.reasons) == {"device", "dtype", "threads"}
+    assert set(pipeline.reasons) == {
+        *("device", "dtype", "threads"),
+        *("attention", "projections"),
+    }
     assert all(pipeline.reasons.values())
 
 
@@ -239,3 +244,38 @@ def test_settings_that_cannot_be_are_refused(tiny_bundle: Path, setting: dict[st
 def test_a_missing_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleRefused):
         pipelines.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [Sample("a", (text("hums"),))],
+        [Sample(str(n), PARTS[n : n + 2]) for n in range(4)],
+        [Sample("e", PARTS[:3], task="embed", want_embedding=True)],
+    ],
+)
+def test_a_batch_comes_to_the_host_in_one_copy_and_finish_only_reads(
+    pipeline: Pipeline, samples: list[Sample]
+) -> None:
+    staged = pipeline.collate([pipeline.prepare(sample) for sample in samples])
+    with OpCount() as forward:
+        found = pipeline.forward(staged)
+    assert forward.copies == 1 and forward.waits == 0
+    with OpCount() as finish:
+        answers = pipeline.finish(found)
+    assert finish.launches == 0
+    assert [answer.id for answer in answers] == [sample.id for sample in samples]
+
+
+def test_pixels_travel_as_levels_and_become_the_numbers_of_the_library(pipeline: Pipeline) -> None:
+    made = pipeline.prepare(Sample("p", (Part("image", jpeg()),)))
+    assert made.pixel_values is not None and made.pixel_values.dtype == torch.uint8
+    config = patches.DEFAULT
+    levels = made.pixel_values.view(-1, 3, config.patch_size**2).float() / 255.0
+    mean, std = (torch.tensor(v).view(1, 3, 1) for v in (config.mean, config.std))
+    once = (levels - mean) / std
+    expected = torch.stack([once] * config.temporal_patch_size, dim=2).flatten(1)
+    assert torch.equal(patches.normalised(made.pixel_values, config), expected)
+    staged = pipeline.collate([made])
+    assert staged.batch.images is not None
+    assert 8 * staged.batch.images.patches.nbytes == expected.nbytes

@@ -6,6 +6,7 @@ import asyncio
 import resource
 import shutil
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,12 +24,15 @@ from server.errors import PoolRefused
 from server.pool.pool import Pool
 from server.pool.spawn import replica_spawner
 from server.replica import link, placement
-from server.replica.batching import Budget, budget_for
+from server.replica.batching import Budget, budget_for, swept
+from server.replica.decoding.nursery import Nursery
+from server.replica.decoding.parts import PartDecoders
 from server.replica.executor import Executor
+from server.replica.generations import Generations
 from server.replica.load_limit import load_limit
-from server.replica.main import memory_refused, part_of, sample_of
+from server.replica.main import PipelineModel, memory_refused, part_of, sample_of
 from server.replica.model import Ready, Rejected
-from server.replica.work_queue import Crew
+from server.replica.work_queue import Crew, WorkRow
 from server.replica.worker import LoadRefused
 from server.telemetry.record import FeatureSpec, Record
 from server.types import GenerationEnd, Token
@@ -86,6 +90,29 @@ def test_a_budget_is_usual_for_the_device_or_as_configured() -> None:
     assert usual.rows == 8 and "usual on cpu" in why
     given, why = budget_for("cuda:0", 5, 0)
     assert given.rows == 5 and "as configured" in why
+
+
+def test_a_sweep_stops_where_rows_gain_nothing_or_memory_ends() -> None:
+    usual = Budget(32, 32768)
+    flat = {1: 0.010, 2: 0.011, 4: 0.013, 8: 0.020, 16: 0.040}  # 8 rows: 400 a second; 16: 400 too
+    budget, why = swept(flat.get, 100, usual)
+    assert budget == Budget(32, 32768) and "400 rows/s at 8 rows" in why and "16 rows gain" in why
+    budget, why = swept(lambda rows: 0.01 if rows <= 4 else None, 700, usual)
+    assert budget == Budget(4, 2800) and "memory ends before 8 rows" in why
+    budget, why = swept(lambda rows: 0.01, 700, usual, most_rows=64)
+    assert budget == Budget(64, 64 * 700) and "64 rows are the most" in why
+    with pytest.raises(MemoryError, match="one row of 700 tokens"):
+        swept(lambda rows: None, 700, usual)
+
+
+def test_weights_count_in_the_format_they_run_in() -> None:
+    import torch
+
+    from pipelines.models.device import run_bytes
+
+    gpu = torch.device("cuda:0")  # only named
+    assert run_bytes("auto", gpu, 3_000_000_000) == 6_000_000_000
+    assert run_bytes("float32", gpu, 3_000_000_000) == 12_000_000_000
 
 
 # ---- messages ------------------------------------------------------------------------------------
@@ -153,6 +180,19 @@ def submit(made: Executor, *texts: str, expires_in_s: float = 0.0) -> None:
 
 
 @pytest.mark.parametrize("shared_cores", [True, False])
+def test_every_thread_enters_the_model_before_it_uses_it(shared_cores: bool) -> None:
+    model, output = StubModel(), Shown()
+    made = Executor(model, output, Budget(8, 1000), Crew(3, shared_cores), 4)
+    made.start()
+    submit(made, "a")
+    output.wait(1)
+    until = time.monotonic() + patience(20)
+    while len(model.threads) < 3 + (1 if shared_cores else 2):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("shared_cores", [True, False])
 def test_rows_begin_before_they_are_done_and_end_once(shared_cores: bool) -> None:
     output = Shown()
     submit(stages(output, shared_cores), "a", "bad", "boom", "b")
@@ -212,6 +252,37 @@ async def test_frames_arrive_whole_however_little_the_kernel_takes_at_once() -> 
     with pytest.raises(EOFError):
         await asyncio.to_thread(replica.receive)
     theirs.close()
+
+
+def test_texts_wait_in_order_for_memory_and_are_counted(tiny_bundle: Path) -> None:
+    from pipelines.pipeline import Pipeline
+
+    pipeline = Pipeline.load(tiny_bundle, device="cpu", threads=1)
+    decoders = PartDecoders(1, pipeline.limits, Nursery())  # a text needs none of them
+    model = PipelineModel(pipeline, decoders, probe_runs=1)
+    token_bytes = 2 * 2 * 1 * 16 * 4  # keys and values, layers, heads, head size, float32
+    model.set_aside(3 * 64 * token_bytes)  # one line beside one that is being copied
+    output, ended = Shown(), list[str]()
+    written = Generations(model, output, ended.append, 8, time.monotonic, Budget(8, 8192))
+    example = pb.Example()
+    example.parts.add(text="is it?")
+    rows = []
+    for number, limit in enumerate((5, 40, 300, 3, 4)):
+        asked = replica_pb2.Work(id=f"t{number}", task="generate", max_new_tokens=limit)
+        made = WorkRow(asked, example.SerializeToString(), float("inf"))
+        made.ready = model.prepare(asked, made.example)
+        rows.append(made)
+    written.take(rows)
+    most_waiting = []
+    while written:
+        written.step()
+        most_waiting.append(written.counts[1])
+        assert model.text_bytes()[0] <= 3 * 64 * token_bytes
+    assert most_waiting[0] >= 2 and most_waiting[-1] == 0
+    last = {m.token.id: m.token for m in output.messages if m.token.last}
+    assert list(last) == ended and set(ended) == {f"t{n}" for n in range(5)}
+    assert last["t2"].fault.reason == "TEXT_MEMORY" and "MiB" in last["t2"].fault.message
+    assert all(not last[name].HasField("fault") for name in ended if name != "t2")
 
 
 # ---- the real thing ------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class StubModel:
         short: bool = False,
     ) -> None:
         self._short = short
+        self.threads = set[int]()  # those that used the model, by identity
         self._fail_every = fail_every
         self._probes = list(probes)
         self._stamp = stamp
@@ -102,6 +104,15 @@ class StubModel:
 
     def finish(self, found: Sequence[str]) -> list[replica_pb2.Done]:
         return [self._done() for _ in found]
+
+    def enter_thread(self) -> None:
+        self.threads.add(threading.get_ident())
+
+    def startable(self, rows: Sequence[str]) -> int:
+        return min(1, len(rows))
+
+    def text_bytes(self) -> tuple[int, int]:
+        return 0, 0
 
     def start(self, rows: Sequence[str]) -> list[StubText]:
         (text,) = rows

@@ -13,10 +13,13 @@ from typing import Any
 import torch
 
 from pipelines.batch import Batch, Images, Sounds
-from pipelines.models.backbone import Backbone, additive
+from pipelines.models.attention import Visibility, choose_sharing
+from pipelines.models.backbone import Backbone, Columns, additive
 from pipelines.models.gemma import model as gemma_model
+from pipelines.models.gemma.text import GemmaText
 from pipelines.models.geometry import Geometry
 from pipelines.models.kv_cache import KVCache
+from pipelines.models.text_stack import choose_joining
 
 _WHOLE_SOUND = 1 << 30  # mel frames: sounds are not cut in chunks
 
@@ -24,46 +27,69 @@ _WHOLE_SOUND = 1 << 30  # mel frames: sounds are not cut in chunks
 class GemmaBackbone(Backbone):
     """Gemma 4 with all three encoders, of transformers 5.17 to 5.23, tiny or real."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, joined: bool = False) -> None:
         config, inner = model.config, model.model
         super().__init__(model, inner.language_model.embed_tokens)
         self.geometry = geometry(config)
-        self._text, self._vision = inner.language_model, inner.vision_tower
-        self._audio = inner.audio_tower
+        self._library, self._vision, self._audio = (
+            inner.language_model,
+            inner.vision_tower,
+            inner.audio_tower,
+        )
+        sharing, why_sharing = choose_sharing(self.device, self.dtype)
+        self.reasons = {"attention": why_sharing}
+        self._text = GemmaText(self._library, joined, sharing)
         self._embed_image, self._embed_sound = inner.embed_vision, inner.embed_audio
         self._window: int = config.text_config.sliding_window
-        self._ahead_in_images = config.text_config.use_bidirectional_attention == "vision"
+        # Tokens of an image see later ones of the same image, which a piece might not have.
+        self.whole_prompts = config.text_config.use_bidirectional_attention == "vision"
         self._cap: float | None = config.text_config.final_logit_softcapping
         self._media = (config.image_token_id, config.audio_token_id, config.video_token_id)
+        own = config.text_config.num_hidden_layers - config.text_config.num_kv_shared_layers
+        self.cached_heads = tuple(map(_cached_heads, self._library.layers[:own]))
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = super().head(hidden)
         return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
 
-    def _run(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        seen: torch.Tensor,
-        cache: KVCache | None,
-        batch: Batch | None,
-    ) -> torch.Tensor:
-        near = within_window(seen, self._window)
-        if self._ahead_in_images and batch is not None and batch.images is not None:
-            near = near | ahead_in_images(tokens, self.geometry.image_token)
+    def _inputs(
+        self, tokens: torch.Tensor, positions: torch.Tensor, batch: Batch | None
+    ) -> Columns:
         text_tokens = self._without_media(tokens)
-        out: torch.Tensor = self._text(
-            inputs_embeds=self._with_media(self._embed(text_tokens), batch),
-            per_layer_inputs=self._per_layer(text_tokens),
-            attention_mask={
-                "full_attention": additive(seen, self.dtype),
-                "sliding_attention": additive(near, self.dtype),
+        embeddings = self._with_media(self._embed(text_tokens), batch)
+        return Columns(tokens, embeddings, positions, self._per_layer(text_tokens))
+
+    def _stack(
+        self, inputs: Columns, causal: int, behind: torch.Tensor | None, cache: KVCache | None
+    ) -> torch.Tensor:
+        whole = self._visibility(causal, behind)
+        return self._text(
+            inputs.embeddings,
+            inputs.by_token,
+            inputs.positions[0],
+            {
+                "full_attention": whole,
+                "sliding_attention": self._near(whole, inputs.tokens[:, :causal], behind),
             },
-            position_ids=positions[0],
-            past_key_values=cache,
-            use_cache=False,
-        ).last_hidden_state
-        return out
+            cache,
+        )
+
+    def _near(
+        self, whole: Visibility, prompts: torch.Tensor, behind: torch.Tensor | None
+    ) -> Visibility:
+        """The same for layers with a window; `prompts` [B, causal] are the tokens of the causal
+        columns."""
+        columns, mask_causal, mask = whole.causal, None, whole.mask
+        ahead = self.whole_prompts and bool(columns)
+        if columns > self._window or ahead:
+            place = torch.arange(columns, device=prompts.device)
+            near = within_window((place <= place[:, None])[None], self._window)
+            if ahead:
+                near = near | ahead_in_images(prompts, self.geometry.image_token)
+            mask_causal = additive(near, self.dtype)
+        if behind is not None and behind.shape[-1] > self._window:
+            mask = additive(within_window(behind, self._window), self.dtype)
+        return Visibility(columns, mask_causal, mask)
 
     def _without_media(self, tokens: torch.Tensor) -> torch.Tensor:
         """Media placeholders become padding: their own embeddings are never used."""
@@ -73,9 +99,9 @@ class GemmaBackbone(Backbone):
         return tokens.masked_fill(media, self.geometry.pad_token)
 
     def _per_layer(self, text_tokens: torch.Tensor) -> torch.Tensor | None:
-        if not self._text.hidden_size_per_layer_input:
+        if not self._library.hidden_size_per_layer_input:
             return None
-        embeddings: torch.Tensor = self._text.get_per_layer_inputs(text_tokens, None)
+        embeddings: torch.Tensor = self._library.get_per_layer_inputs(text_tokens, None)
         return embeddings
 
     def _see(self, images: Images) -> torch.Tensor:
@@ -144,7 +170,16 @@ def load_backbone(
     Raises BundleRefused("config" | "weights").
     """
     parsed = gemma_model.read_config(config)
-    return GemmaBackbone(gemma_model.load_model(parsed, tensors, device, dtype))
+    joined, why = choose_joining(device)
+    backbone = GemmaBackbone(gemma_model.load_model(parsed, tensors, device, dtype), joined)
+    backbone.reasons["projections"] = why
+    return backbone
+
+
+def _cached_heads(layer: Any) -> tuple[int, int]:
+    """(key heads, head size) of a layer with keys of its own."""
+    size = int(layer.self_attn.head_dim)
+    return int(layer.self_attn.k_proj.weight.shape[0]) // size, size
 
 
 def within_window(seen: torch.Tensor, window: int) -> torch.Tensor:

@@ -136,7 +136,6 @@ def _adapted(model: Any) -> Any:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
-    # The audio encoder's attention is its own and stays.
-    for part in (model.model.language_model, model.model.vision_tower):
-        part.config._attn_implementation = NAME
+    # The text stack is our own (text.py); the audio encoder's attention is its own and stays.
+    model.model.vision_tower.config._attn_implementation = NAME
     return model

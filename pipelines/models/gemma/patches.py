@@ -91,7 +91,18 @@ def target_size(height: int, width: int, config: GemmaImageConfig) -> tuple[int,
 
 
 def gemma_patches(image: DecodedImage, config: GemmaImageConfig) -> tuple[torch.Tensor, Grid]:
-    """float32 [P, patch * patch * 3] in 0..1 with its (1, h, w) grid, P = h * w.
+    """float32 [P, patch * patch * 3] in 0..1 with its grid: the levels, normalised."""
+    found, grid = gemma_levels(image, config)
+    return gemma_normalised(found, config), grid
+
+
+def gemma_normalised(levels: torch.Tensor, _config: GemmaImageConfig) -> torch.Tensor:
+    """What the encoder takes, float32 in 0..1, on the device of `levels`."""
+    return levels.to(torch.float32).div_(255.0)
+
+
+def gemma_levels(image: DecodedImage, config: GemmaImageConfig) -> tuple[torch.Tensor, Grid]:
+    """uint8 [P, patch * patch * 3] with its (1, h, w) grid, P = h * w.
 
     Rows are ordered so that each block of pooled neighbours is contiguous; within a patch the
     channel runs fastest.
@@ -100,8 +111,6 @@ def gemma_patches(image: DecodedImage, config: GemmaImageConfig) -> tuple[torch.
     side, merge = config.patch_size, config.pooling_kernel_size
     _, height, width = pixels.shape
     rows, columns = height // side, width // side
-    values = (pixels.to(torch.float32) / 255.0).reshape(
-        3, rows // merge, merge, side, columns // merge, merge, side
-    )
+    values = pixels.reshape(3, rows // merge, merge, side, columns // merge, merge, side)
     tiles = values.permute(1, 4, 2, 5, 3, 6, 0)
     return tiles.reshape(rows * columns, config.patch_values), (1, rows, columns)

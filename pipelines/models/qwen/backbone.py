@@ -8,19 +8,28 @@ from typing import Any
 import torch
 
 from pipelines.batch import Batch, Images, Sounds
-from pipelines.models.backbone import Backbone, additive
+from pipelines.models.attention import choose_sharing
+from pipelines.models.backbone import Backbone, Columns
 from pipelines.models.geometry import Geometry
 from pipelines.models.kv_cache import KVCache
 from pipelines.models.qwen import thinker
+from pipelines.models.qwen.text import QwenText
+from pipelines.models.text_stack import choose_joining
 
 
 class QwenOmniBackbone(Backbone):
     """Qwen2.5-Omni thinkers of transformers 5.17 to 5.23, tiny or real."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, joined: bool = False) -> None:
         super().__init__(model, model.get_input_embeddings())
         self.geometry = Geometry.of(model.config)
-        self._text, self._visual, self._audio = thinker.parts(model)
+        text, self._visual, self._audio = thinker.parts(model)
+        sharing, why_sharing = choose_sharing(self.device, self.dtype)
+        self.reasons = {"attention": why_sharing}
+        self._text = QwenText(text, joined, sharing)
+        attention = text.layers[0].self_attn
+        heads = (text.config.num_key_value_heads, attention.head_dim)
+        self.cached_heads = (heads,) * len(text.layers)
 
     @staticmethod
     def fresh(config: Mapping[str, Any], seed: int) -> QwenOmniBackbone:
@@ -31,23 +40,16 @@ class QwenOmniBackbone(Backbone):
         """The weights to save, under the names every library version reads."""
         return thinker.tensors_of(self.model)
 
-    def _run(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        seen: torch.Tensor,
-        cache: KVCache | None,
-        batch: Batch | None,
+    def _inputs(
+        self, tokens: torch.Tensor, positions: torch.Tensor, batch: Batch | None
+    ) -> Columns:
+        return Columns(tokens, self._with_media(self._embed(tokens), batch), positions)
+
+    def _stack(
+        self, inputs: Columns, causal: int, behind: torch.Tensor | None, cache: KVCache | None
     ) -> torch.Tensor:
-        mask = additive(seen, self.dtype)
-        out: torch.Tensor = self._text(
-            inputs_embeds=self._with_media(self._embed(tokens), batch),
-            attention_mask={"full_attention": mask, "sliding_attention": mask},
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=False,
-        ).last_hidden_state
-        return out
+        visibility = self._visibility(causal, behind)
+        return self._text(inputs.embeddings, inputs.positions, visibility, cache)
 
     def _see(self, images: Images) -> torch.Tensor:
         # One segment for the library's own splitting; ours are in `segments` (attention.py).
@@ -89,4 +91,7 @@ def load_backbone(
     Raises BundleRefused("config" | "weights").
     """
     model = thinker.load_model(thinker.read_config(config), tensors, device, dtype)
-    return QwenOmniBackbone(model)
+    joined, why = choose_joining(device)
+    backbone = QwenOmniBackbone(model, joined)
+    backbone.reasons["projections"] = why
+    return backbone

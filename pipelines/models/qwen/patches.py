@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -92,15 +93,34 @@ def target_size(height: int, width: int, config: ImageConfig) -> tuple[int, int]
 
 
 def patches(image: DecodedImage, config: ImageConfig) -> tuple[torch.Tensor, Grid]:
-    """float32 [P, 3 * temporal * patch * patch] with its (1, h, w) grid, P = h * w.
+    """float32 [P, 3 * temporal * patch * patch] with its grid: `normalised` of `levels`."""
+    found, grid = levels(image, config)
+    return normalised(found, config), grid
+
+
+def levels(image: DecodedImage, config: ImageConfig) -> tuple[torch.Tensor, Grid]:
+    """uint8 [P, 3 * patch * patch] with its (1, h, w) grid, P = h * w.
 
     Rows of the result are ordered so that each block of merge x merge neighbours is contiguous.
     """
-    pixels = resized(image.pixels, target_size(image.height, image.width, config))
-    values = pixels.to(torch.float32) / 255.0
-    mean = torch.tensor(config.mean, dtype=torch.float32).view(3, 1, 1)
-    std = torch.tensor(config.std, dtype=torch.float32).view(3, 1, 1)
-    return _cut((values - mean) / std, config)
+    return _cut(resized(image.pixels, target_size(image.height, image.width, config)), config)
+
+
+def normalised(levels: torch.Tensor, config: ImageConfig) -> torch.Tensor:
+    """What the encoder takes, float32 [P, 3 * temporal * patch * patch], on the device of `levels`:
+    each operation is rounded as IEEE 754 asks, so every device gives the same numbers. A still
+    image is the same frame repeated over the temporal patch."""
+    mean, std = _constants(config, levels.device)
+    values = levels.view(len(levels), 3, -1).to(torch.float32).div_(255.0).sub_(mean).div_(std)
+    frames = config.temporal_patch_size
+    return values.unsqueeze(2).expand(-1, -1, frames, -1).flatten(1)
+
+
+@lru_cache(maxsize=8)
+def _constants(config: ImageConfig, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation [1, 3, 1]; kept, because each would be a copy to the device."""
+    mean, std = (torch.tensor(values, dtype=torch.float32) for values in (config.mean, config.std))
+    return mean.view(1, 3, 1).to(device), std.view(1, 3, 1).to(device)
 
 
 def resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> torch.Tensor:
@@ -121,15 +141,13 @@ def resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> torch.Tensor:
 
 
 def _cut(values: torch.Tensor, config: ImageConfig) -> tuple[torch.Tensor, Grid]:
-    side, merge, frames = config.patch_size, config.merge_size, config.temporal_patch_size
+    side, merge = config.patch_size, config.merge_size
     channels, height, width = values.shape
     rows, columns = height // side, width // side
     tiles = values.reshape(
         channels, rows // merge, merge, side, columns // merge, merge, side
     ).permute(1, 4, 2, 5, 0, 3, 6)
-    # A still image is the same frame repeated over the temporal patch.
-    tiles = tiles.unsqueeze(5).expand(-1, -1, -1, -1, -1, frames, -1, -1)
-    return tiles.reshape(rows * columns, channels * frames * side * side), (1, rows, columns)
+    return tiles.reshape(rows * columns, channels * side * side), (1, rows, columns)
 
 
 def image_tokens(grid: Grid, config: ImageConfig) -> int:

@@ -129,9 +129,10 @@ def _restore_buffers(model: Any, config: Any, device: torch.device) -> None:
 def _adapted(model: Any) -> Any:
     from transformers import AttentionInterface
 
+    # The text stack is our own (text.py).
     AttentionInterface.register(NAME, attend)
-    text, visual, audio = parts(model)
-    for part in (text, visual, audio):
+    _, visual, audio = parts(model)
+    for part in (visual, audio):
         part.config._attn_implementation = NAME
     for number, block in enumerate(visual.blocks):
         block.attn.windowed = number not in visual.fullatt_block_indexes

@@ -14,6 +14,7 @@ def report(snapshot: pb.ServerSnapshot, at: float) -> str:
     sections = [
         _head(snapshot, at),
         _replicas(snapshot.replicas),
+        _memory(snapshot.replicas),
         _evidence(snapshot.replicas, at),
         _integrity(snapshot.replicas, at),
         _pairs("stamp parts", snapshot.stamp_parts),
@@ -70,6 +71,23 @@ def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:
 def _mib(size: int) -> str:
     """ "" for what was not measured."""
     return f"{size / MIB:.0f} MiB" if size else ""
+
+
+def _memory(replicas: Iterable[pb.ReplicaStatus]) -> str:
+    """Of texts being written and of devices, where there is any."""
+    rows = [
+        (
+            str(one.index),
+            str(one.texts_writing),
+            str(one.texts_waiting),
+            f"{one.text_bytes / MIB:,.0f} of {one.text_bytes_most / MIB:,.0f}",
+            f"{one.device_memory_bytes / MIB:,.0f} of {one.device_memory_total_bytes / MIB:,.0f}",
+        )
+        for one in replicas
+        if one.texts_writing or one.texts_waiting or one.device_memory_total_bytes
+    ]
+    head = ["replica", "texts", "waiting", "text MiB", "device MiB"]
+    return "texts and devices\n" + table(head, rows) if rows else ""
 
 
 def _evidence(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:

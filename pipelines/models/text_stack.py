@@ -1,0 +1,116 @@
+"""What the text stacks of the families are made of: joined projections, norms, rotary positions.
+
+Over the weights of the library's own layers, with a third of its kernel launches. The library's
+text model is not called; tests compare with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+Rotary = tuple[torch.Tensor, torch.Tensor]
+
+
+def choose_joining(device: torch.device) -> tuple[bool, str]:
+    """(whether frozen projections of the same input become one matrix product, reason)."""
+    if device.type == "cpu":
+        # Measured: the products are equally fast, and a joined copy could not be shared.
+        return False, "separate products: a CPU gains nothing, and mapped weights stay shared"
+    return True, "one product for queries, keys and values, one for gate and up: fewer launches"
+
+
+class Projections:
+    """Linear layers with the same input. Joined, they are one product, and the layers' weights
+    become views of the joined one, so that nothing is stored twice."""
+
+    def __init__(self, layers: Sequence[Any], joined: bool) -> None:
+        self._layers = tuple(layers)
+        self._sizes = [int(layer.weight.shape[0]) for layer in layers]
+        self._weight: torch.Tensor | None = None
+        self._bias: torch.Tensor | None = None
+        biased = [layer.bias is not None for layer in layers]
+        self.joined = joined and len(layers) > 1 and len(set(biased)) == 1
+        if self.joined:
+            self._weight = _joined(layers, "weight")
+            self._bias = _joined(layers, "bias") if biased[0] else None
+
+    def __call__(self, inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+        return self.merged(inputs, [1] * len(self._layers))
+
+    def merged(self, inputs: torch.Tensor, counts: Sequence[int]) -> Sequence[torch.Tensor]:
+        """The results of the first `counts[0]` layers side by side, of the next `counts[1]`, ...:
+        joined, that is free; otherwise only counts of 1 are."""
+        ends = [sum(counts[:n]) for n in range(len(counts) + 1)]
+        if self._weight is not None:
+            sizes = [sum(self._sizes[a:b]) for a, b in pairwise(ends)]
+            return torch.split(F.linear(inputs, self._weight, self._bias), sizes, dim=-1)
+        each = [F.linear(inputs, layer.weight, layer.bias) for layer in self._layers]
+        found = [each[a:b] for a, b in pairwise(ends)]
+        return [some[0] if len(some) == 1 else torch.cat(some, dim=-1) for some in found]
+
+
+def _joined(layers: Sequence[Any], name: str) -> torch.Tensor:
+    whole = torch.cat([getattr(layer, name).detach() for layer in layers])
+    done = 0
+    for layer in layers:
+        size = getattr(layer, name).shape[0]
+        view = torch.nn.Parameter(whole[done : done + size], requires_grad=False)
+        setattr(layer, name, view)
+        done += size
+    return whole
+
+
+class GatedMlp:
+    """down(act(gate(x)) * up(x)) of a library's module with these names."""
+
+    def __init__(self, module: Any, joined: bool) -> None:
+        self._inner = Projections((module.gate_proj, module.up_proj), joined)
+        self._act: Callable[[torch.Tensor], torch.Tensor] = module.act_fn
+        self._down = module.down_proj
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        gate, up = self._inner(inputs)
+        return F.linear(self._act(gate).mul_(up), self._down.weight)
+
+
+class RmsNorm:
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019), in one kernel where torch has
+    it; the mean is taken in float32."""
+
+    def __init__(self, weight: torch.Tensor | None, eps: float, size: int) -> None:
+        self._weight = weight
+        self._eps = eps
+        self._shape = (size,)
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(inputs, self._shape, self._weight, self._eps)
+
+
+def heads(flat: torch.Tensor, size: int) -> torch.Tensor:
+    """[B, T, n * size] to [B, T, n, size], without a copy."""
+    return flat.view(*flat.shape[:-1], -1, size)
+
+
+def rotary(angles: torch.Tensor, scaling: float, dtype: torch.dtype) -> Rotary:
+    """From angles f32 [B, T, D / 2]: cosines and sines [B, T, 1, D]; the first half of the sines is
+    negated, so that `rotated` needs no negation.
+
+    Angles are elementwise products, so a device's short float formats for matrices do not reach
+    them.
+    """
+    cosines, sines = angles.cos(), angles.sin()
+    if scaling != 1.0:
+        cosines, sines = cosines * scaling, sines * scaling
+    whole = torch.cat([cosines, cosines], dim=-1), torch.cat([-sines, sines], dim=-1)
+    return whole[0].to(dtype).unsqueeze(2), whole[1].to(dtype).unsqueeze(2)
+
+
+def rotated(inputs: torch.Tensor, by: Rotary) -> torch.Tensor:
+    """[B, T, heads, D]: each half of a head is the other coordinate of its pairs (RoPE, Su et al.
+    2021, in the layout of GPT-NeoX)."""
+    return (inputs * by[0]).addcmul_(inputs.roll(inputs.shape[-1] // 2, dims=-1), by[1])
