@@ -316,7 +316,9 @@ def tested(setting: Setting, threads: int, worst: Worst) -> tuple[str, bool]:
         if found := re.fullmatch(r"apart: (.+): ([\d.einf]+) in (\S+)", line):
             where = f"{found[3].removeprefix('tests/pipelines/')}, {setting.name}, {threads}"
             keep(worst, found[1], float(found[2]), where)
-    return re.sub(r" in .*|=", "", lines[-1]).strip(), done.returncode == 0
+    # Other lines may follow pytest's own last one.
+    summary = next((n for n in reversed(lines) if re.search(r"\d+ (passed|failed)", n)), lines[-1])
+    return re.sub(r" in .*|=", "", summary).strip(), done.returncode == 0
 
 
 def keep(worst: Worst, kind: str, units: float, where: str) -> None:
