@@ -116,6 +116,8 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
         GaugeReading("trefoil.replica.restarts", sum(replica.restarts for replica in now.replicas)),
         GaugeReading("trefoil.decoder.restarts", sum(r.decoder_restarts for r in now.replicas)),
         GaugeReading("trefoil.decoder.deadlines", sum(r.decoder_deadlines for r in now.replicas)),
+        GaugeReading("trefoil.decoder.lines", sum(r.decoder_lines for r in now.replicas)),
+        GaugeReading("trefoil.parts.cut", now.parts.cut),
         GaugeReading("trefoil.retries", now.counters.retried),
         GaugeReading("trefoil.quarantined", now.counters.quarantined),
     ]
@@ -127,6 +129,12 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
     for outcome in OUTCOMES:
         count = getattr(now.counters, outcome)
         readings.append(GaugeReading("trefoil.rows", count, (("trefoil.outcome", outcome),)))
+    for found in now.parts.formats:
+        where = (("trefoil.format", found.format),)
+        readings.append(GaugeReading("trefoil.parts.foreign", found.rows, where))
+    for warning, count in now.parts.warnings.items():
+        where = (("trefoil.warning", warning),)
+        readings.append(GaugeReading("trefoil.parts.warned", count, where))
     return readings
 
 

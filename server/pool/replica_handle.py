@@ -62,7 +62,7 @@ class ReplicaHandle:
         self.last_exit, self.last_exit_at = "", 0.0  # why, unix seconds
         self._recent_ms: deque[float] = deque(maxlen=RECENT)
         self.answered = 0
-        self._decoder_restarts = self._decoder_deadlines = 0
+        self._decoder_restarts = self._decoder_deadlines = self._decoder_lines = 0
         self.isolated = False  # kept free for one row that a replica died with
         self._config = config
         self._spawn = spawn
@@ -86,7 +86,7 @@ class ReplicaHandle:
         self.device_free: int | None = None  # bytes; None: not reported, or no such memory
         self._pid = 0
         self._rss_bytes = 0
-        self._decoding = (0, 0)  # the counts that this life has reported
+        self._decoding = (0, 0, 0)  # the counts that this life has reported
         self._load_s = 0.0
         self._loading, self._step = 0.0, ""
         self._probes = 0
@@ -292,10 +292,11 @@ class ReplicaHandle:
 
     def _on_load(self, load: Any) -> None:
         self._rss_bytes = load.rss_bytes
-        restarts, deadlines = self._decoding
-        self._decoding = (load.decoder_restarts, load.decoder_deadlines)
+        restarts, deadlines, lines = self._decoding
+        self._decoding = (load.decoder_restarts, load.decoder_deadlines, load.decoder_lines)
         self._decoder_restarts += self._decoding[0] - restarts
         self._decoder_deadlines += self._decoding[1] - deadlines
+        self._decoder_lines += self._decoding[2] - lines
         if load.device_memory_total_bytes:
             self.device_free = load.device_memory_total_bytes - load.device_memory_bytes
 
@@ -332,6 +333,7 @@ class ReplicaHandle:
             last_exit_at=self.last_exit_at,
             decoder_restarts=self._decoder_restarts,
             decoder_deadlines=self._decoder_deadlines,
+            decoder_lines=self._decoder_lines,
         )
 
     def _p95_ms(self) -> float:

@@ -73,7 +73,7 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     decoding: set[str] = set()
-    limit_native_output(lambda: list(decoding))
+    native = limit_native_output(lambda: list(decoding))
     if sys.stderr is not None:
         faulthandler.enable(sys.stderr)
     component = f"replica {settings.index}"
@@ -98,7 +98,8 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     _introduce(link, loaded, time.monotonic() - began)
     threading.Thread(target=check.run, name="self-check", daemon=True).start()
     while True:
-        state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **loaded.figures())
+        figures = loaded.figures() | {"decoder_lines": native.lines}
+        state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **figures)
         try:
             link.send(replica_pb2.FromReplica(load=state))
         except ConnectionError:
