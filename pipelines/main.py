@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -104,6 +105,8 @@ def _build(arguments: argparse.Namespace) -> int:
             arguments.record_speed,
         )
     print(f"{arguments.out}\n{stamp.name}\n{stamp.hex}")
+    # Not on standard output: scripts read the stamp there.
+    print(f"next: server --bundle {shlex.quote(str(arguments.out))}", file=sys.stderr)
     return OK
 
 

@@ -19,7 +19,7 @@ class LoadRequest(_message.Message):
     activate: bool
     rollback: bool
     reason: str
-    def __init__(self, path: _Optional[str] = ..., swap: _Optional[str] = ..., activate: _Optional[bool] = ..., rollback: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, path: _Optional[str] = ..., swap: _Optional[str] = ..., activate: bool = ..., rollback: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ActivateRequest(_message.Message):
     __slots__ = ("stamp", "canary_share", "canary_minutes")
@@ -125,7 +125,7 @@ class DrainRequest(_message.Message):
     EXIT_FIELD_NUMBER: _ClassVar[int]
     grace_s: float
     exit: bool
-    def __init__(self, grace_s: _Optional[float] = ..., exit: _Optional[bool] = ...) -> None: ...
+    def __init__(self, grace_s: _Optional[float] = ..., exit: bool = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("step", "fraction", "detail", "done", "stamp")
@@ -139,4 +139,4 @@ class Progress(_message.Message):
     detail: str
     done: bool
     stamp: _inference_pb2.Stamp
-    def __init__(self, step: _Optional[str] = ..., fraction: _Optional[float] = ..., detail: _Optional[str] = ..., done: _Optional[bool] = ..., stamp: _Optional[_Union[_inference_pb2.Stamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, step: _Optional[str] = ..., fraction: _Optional[float] = ..., detail: _Optional[str] = ..., done: bool = ..., stamp: _Optional[_Union[_inference_pb2.Stamp, _Mapping]] = ...) -> None: ...

@@ -5,7 +5,7 @@ import warnings
 
 from proto import admin_pb2 as proto_dot_admin__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.73.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,15 +18,16 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in proto/admin_pb2_grpc.py depends on'
+        + f' but the generated code in proto/admin_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class AdminStub:
-    """Missing associated documentation comment in .proto file."""
+class AdminStub(object):
+    """Loads, switches and ends what a server serves. Needs the role `admin`.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -66,8 +67,9 @@ class AdminStub:
                 _registered_method=True)
 
 
-class AdminServicer:
-    """Missing associated documentation comment in .proto file."""
+class AdminServicer(object):
+    """Loads, switches and ends what a server serves. Needs the role `admin`.
+    """
 
     def Load(self, request, context):
         """Verify, warm and probe a bundle beside the active pool.
@@ -152,8 +154,9 @@ def add_AdminServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Admin:
-    """Missing associated documentation comment in .proto file."""
+class Admin(object):
+    """Loads, switches and ends what a server serves. Needs the role `admin`.
+    """
 
     @staticmethod
     def Load(request,

@@ -1,10 +1,17 @@
-"""Regenerate the committed stubs: `python proto/generate.py`. Needs grpcio-tools."""
+"""Regenerate the committed stubs: `python proto/generate.py`. Installs its compiler into build/."""
 
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# Old on purpose. Stubs need protobuf and gRPC at least as new as their compiler's, and protobuf at
+# most one major version newer. Those of 6.31 go with 6.31 to 7.x, so the client installs beside
+# what needs 6.x, such as kserve. clients/python/pyproject.toml has the same floors.
+COMPILER = "grpcio-tools==1.73.1"
+COMPILER_FOLDER = ROOT / "build" / COMPILER.replace("==", "-")
 PROTOS = ("inference", "observe", "admin", "replica")
 WITH_SERVICES = ("inference", "observe", "admin")
 # Read at run time into a descriptor pool of its own (server/api/open_inference_messages.py), so no
@@ -51,11 +58,28 @@ def _for_client(source: str) -> str:
     return source
 
 
-def _protoc(name: str, *outputs: str) -> None:
-    from grpc_tools import protoc
+def compile_with(*arguments: str) -> None:
+    """Runs protoc, installed once into a folder of its own: its protobuf is older than ours."""
+    if not COMPILER_FOLDER.exists():
+        _install()
+    environment = {**os.environ, "PYTHONPATH": str(COMPILER_FOLDER)}
+    command = [sys.executable, "-P", "-m", "grpc_tools.protoc", f"-I{ROOT}", *arguments]
+    if subprocess.run(command, env=environment).returncode != 0:
+        raise SystemExit(f"protoc failed: {' '.join(arguments)}")
 
-    if protoc.main(["protoc", f"-I{ROOT}", *outputs, f"proto/{name}.proto"]) != 0:
-        raise SystemExit(f"protoc failed on proto/{name}.proto")
+
+def _install() -> None:
+    COMPILER_FOLDER.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=COMPILER_FOLDER.parent) as folder:
+        options = ("--quiet", "--disable-pip-version-check", "--no-deps", "--target")
+        install = [sys.executable, "-m", "pip", "install", *options, f"{folder}/tools", COMPILER]
+        if subprocess.run(install).returncode != 0:
+            raise SystemExit(f"cannot install {COMPILER}")
+        Path(folder, "tools").rename(COMPILER_FOLDER)
+
+
+def _protoc(name: str, *outputs: str) -> None:
+    compile_with(*outputs, f"proto/{name}.proto")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ class PredictRequest(_message.Message):
     session_id: str
     no_payload_sample: bool
     on_truncation: OnTruncation
-    def __init__(self, request_id: _Optional[str] = ..., examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., want_embedding: _Optional[bool] = ..., expected_stamps: _Optional[_Iterable[str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., session_id: _Optional[str] = ..., no_payload_sample: _Optional[bool] = ..., on_truncation: _Optional[_Union[OnTruncation, str]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., want_embedding: bool = ..., expected_stamps: _Optional[_Iterable[str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., session_id: _Optional[str] = ..., no_payload_sample: bool = ..., on_truncation: _Optional[_Union[OnTruncation, str]] = ...) -> None: ...
 
 class LabelScore(_message.Message):
     __slots__ = ("label", "probability", "log_prob")
@@ -224,7 +224,7 @@ class PartUsed(_message.Message):
     height_sent: int
     frames_sent: int
     warning: str
-    def __init__(self, modality: _Optional[_Union[Modality, str]] = ..., cut: _Optional[bool] = ..., tokens_used: _Optional[int] = ..., tokens_sent: _Optional[int] = ..., seconds_used: _Optional[float] = ..., seconds_sent: _Optional[float] = ..., channels_sent: _Optional[int] = ..., width_used: _Optional[int] = ..., height_used: _Optional[int] = ..., width_sent: _Optional[int] = ..., height_sent: _Optional[int] = ..., frames_sent: _Optional[int] = ..., warning: _Optional[str] = ...) -> None: ...
+    def __init__(self, modality: _Optional[_Union[Modality, str]] = ..., cut: bool = ..., tokens_used: _Optional[int] = ..., tokens_sent: _Optional[int] = ..., seconds_used: _Optional[float] = ..., seconds_sent: _Optional[float] = ..., channels_sent: _Optional[int] = ..., width_used: _Optional[int] = ..., height_used: _Optional[int] = ..., width_sent: _Optional[int] = ..., height_sent: _Optional[int] = ..., frames_sent: _Optional[int] = ..., warning: _Optional[str] = ...) -> None: ...
 
 class Result(_message.Message):
     __slots__ = ("prediction_id", "prediction", "fault", "timing", "batch_size", "stamp", "replica", "retried", "parts_used")
@@ -246,7 +246,7 @@ class Result(_message.Message):
     replica: int
     retried: bool
     parts_used: _containers.RepeatedCompositeFieldContainer[PartUsed]
-    def __init__(self, prediction_id: _Optional[str] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., stamp: _Optional[str] = ..., replica: _Optional[int] = ..., retried: _Optional[bool] = ..., parts_used: _Optional[_Iterable[_Union[PartUsed, _Mapping]]] = ...) -> None: ...
+    def __init__(self, prediction_id: _Optional[str] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., stamp: _Optional[str] = ..., replica: _Optional[int] = ..., retried: bool = ..., parts_used: _Optional[_Iterable[_Union[PartUsed, _Mapping]]] = ...) -> None: ...
 
 class Stamp(_message.Message):
     __slots__ = ("hex", "name", "dirty")
@@ -256,7 +256,7 @@ class Stamp(_message.Message):
     hex: str
     name: str
     dirty: bool
-    def __init__(self, hex: _Optional[str] = ..., name: _Optional[str] = ..., dirty: _Optional[bool] = ...) -> None: ...
+    def __init__(self, hex: _Optional[str] = ..., name: _Optional[str] = ..., dirty: bool = ...) -> None: ...
 
 class PredictResponse(_message.Message):
     __slots__ = ("request_id", "results", "stamp")
@@ -286,7 +286,7 @@ class GenerateRequest(_message.Message):
     session_id: str
     no_payload_sample: bool
     on_truncation: OnTruncation
-    def __init__(self, request_id: _Optional[str] = ..., example: _Optional[_Union[Example, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., expected_stamps: _Optional[_Iterable[str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., session_id: _Optional[str] = ..., no_payload_sample: _Optional[bool] = ..., on_truncation: _Optional[_Union[OnTruncation, str]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., example: _Optional[_Union[Example, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., expected_stamps: _Optional[_Iterable[str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., session_id: _Optional[str] = ..., no_payload_sample: bool = ..., on_truncation: _Optional[_Union[OnTruncation, str]] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
     __slots__ = ("prediction_id", "text", "end", "stamp")

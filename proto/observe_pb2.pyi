@@ -37,7 +37,7 @@ class WatchRequest(_message.Message):
     once: bool
     interval_s: float
     instance: str
-    def __init__(self, after_cursor: _Optional[int] = ..., once: _Optional[bool] = ..., interval_s: _Optional[float] = ..., instance: _Optional[str] = ...) -> None: ...
+    def __init__(self, after_cursor: _Optional[int] = ..., once: bool = ..., interval_s: _Optional[float] = ..., instance: _Optional[str] = ...) -> None: ...
 
 class WatchEvent(_message.Message):
     __slots__ = ("cursor", "server_unix_ns", "instance", "snapshot", "latency", "profile", "drift", "alert", "deploy", "prediction", "quality", "feature", "slice", "silence")
@@ -95,10 +95,10 @@ class ProbeEvidence(_message.Message):
     tolerance: float
     at_unix_ms: int
     source: str
-    def __init__(self, mix: _Optional[str] = ..., ok: _Optional[bool] = ..., reason: _Optional[str] = ..., p50_ms: _Optional[float] = ..., max_ms: _Optional[float] = ..., limit_ms: _Optional[float] = ..., runs: _Optional[int] = ..., worst_difference: _Optional[float] = ..., tolerance: _Optional[float] = ..., at_unix_ms: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
+    def __init__(self, mix: _Optional[str] = ..., ok: bool = ..., reason: _Optional[str] = ..., p50_ms: _Optional[float] = ..., max_ms: _Optional[float] = ..., limit_ms: _Optional[float] = ..., runs: _Optional[int] = ..., worst_difference: _Optional[float] = ..., tolerance: _Optional[float] = ..., at_unix_ms: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
 
 class ReplicaStatus(_message.Message):
-    __slots__ = ("index", "state", "reason", "device", "stamp", "pid", "restarts", "in_flight", "answered", "rss_bytes", "evidence", "load_s", "loading_fraction", "self_check", "p95_ms", "last_progress_unix_ms", "last_exit", "last_exit_unix_ms", "decoder_restarts", "decoder_deadlines", "private_bytes", "shared_bytes", "texts_writing", "texts_waiting", "text_bytes", "text_bytes_most", "device_memory_bytes", "device_memory_total_bytes")
+    __slots__ = ("index", "state", "reason", "device", "stamp", "pid", "restarts", "in_flight", "answered", "rss_bytes", "evidence", "load_s", "loading_fraction", "self_check", "p95_ms", "last_progress_unix_ms", "last_exit", "last_exit_unix_ms", "decoder_restarts", "decoder_deadlines", "private_bytes", "shared_bytes", "texts_writing", "texts_waiting", "text_bytes", "text_bytes_most", "device_memory_bytes", "device_memory_total_bytes", "decoder_lines")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +127,7 @@ class ReplicaStatus(_message.Message):
     TEXT_BYTES_MOST_FIELD_NUMBER: _ClassVar[int]
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DECODER_LINES_FIELD_NUMBER: _ClassVar[int]
     index: int
     state: str
     reason: str
@@ -155,7 +156,8 @@ class ReplicaStatus(_message.Message):
     text_bytes_most: int
     device_memory_bytes: int
     device_memory_total_bytes: int
-    def __init__(self, index: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., stamp: _Optional[str] = ..., pid: _Optional[int] = ..., restarts: _Optional[int] = ..., in_flight: _Optional[int] = ..., answered: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., evidence: _Optional[_Iterable[_Union[ProbeEvidence, _Mapping]]] = ..., load_s: _Optional[float] = ..., loading_fraction: _Optional[float] = ..., self_check: _Optional[_Union[SelfCheck, _Mapping]] = ..., p95_ms: _Optional[float] = ..., last_progress_unix_ms: _Optional[int] = ..., last_exit: _Optional[str] = ..., last_exit_unix_ms: _Optional[int] = ..., decoder_restarts: _Optional[int] = ..., decoder_deadlines: _Optional[int] = ..., private_bytes: _Optional[int] = ..., shared_bytes: _Optional[int] = ..., texts_writing: _Optional[int] = ..., texts_waiting: _Optional[int] = ..., text_bytes: _Optional[int] = ..., text_bytes_most: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ...) -> None: ...
+    decoder_lines: int
+    def __init__(self, index: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., stamp: _Optional[str] = ..., pid: _Optional[int] = ..., restarts: _Optional[int] = ..., in_flight: _Optional[int] = ..., answered: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., evidence: _Optional[_Iterable[_Union[ProbeEvidence, _Mapping]]] = ..., load_s: _Optional[float] = ..., loading_fraction: _Optional[float] = ..., self_check: _Optional[_Union[SelfCheck, _Mapping]] = ..., p95_ms: _Optional[float] = ..., last_progress_unix_ms: _Optional[int] = ..., last_exit: _Optional[str] = ..., last_exit_unix_ms: _Optional[int] = ..., decoder_restarts: _Optional[int] = ..., decoder_deadlines: _Optional[int] = ..., private_bytes: _Optional[int] = ..., shared_bytes: _Optional[int] = ..., texts_writing: _Optional[int] = ..., texts_waiting: _Optional[int] = ..., text_bytes: _Optional[int] = ..., text_bytes_most: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ..., decoder_lines: _Optional[int] = ...) -> None: ...
 
 class ChangedItem(_message.Message):
     __slots__ = ("kind", "name", "message", "affects_answers_now")
@@ -167,7 +169,7 @@ class ChangedItem(_message.Message):
     name: str
     message: str
     affects_answers_now: bool
-    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., message: _Optional[str] = ..., affects_answers_now: _Optional[bool] = ...) -> None: ...
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., message: _Optional[str] = ..., affects_answers_now: bool = ...) -> None: ...
 
 class SelfCheck(_message.Message):
     __slots__ = ("changed", "at_unix_ms", "took_ms", "verified_unix_ms", "error")
@@ -184,7 +186,7 @@ class SelfCheck(_message.Message):
     def __init__(self, changed: _Optional[_Iterable[_Union[ChangedItem, _Mapping]]] = ..., at_unix_ms: _Optional[int] = ..., took_ms: _Optional[float] = ..., verified_unix_ms: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ServerSnapshot(_message.Message):
-    __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes", "signed_by", "telemetry_notes", "simulated_speed")
+    __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes", "signed_by", "telemetry_notes", "simulated_speed", "refused_formats", "parts_cut", "part_warnings")
     class StampPartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +229,13 @@ class ServerSnapshot(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class PartWarningsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     SERVER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -261,6 +270,9 @@ class ServerSnapshot(_message.Message):
     SIGNED_BY_FIELD_NUMBER: _ClassVar[int]
     TELEMETRY_NOTES_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_SPEED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FORMATS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_CUT_FIELD_NUMBER: _ClassVar[int]
+    PART_WARNINGS_FIELD_NUMBER: _ClassVar[int]
     server: str
     version: str
     state: ServerState
@@ -295,7 +307,22 @@ class ServerSnapshot(_message.Message):
     signed_by: str
     telemetry_notes: _containers.ScalarMap[str, str]
     simulated_speed: float
-    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., reason: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: _Optional[bool] = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., warm_replicas: _Optional[int] = ..., wanted_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., queue_limit: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., quarantined: _Optional[int] = ..., telemetry_dropped: _Optional[int] = ..., telemetry_state: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., pins: _Optional[_Iterable[_Union[StampPin, _Mapping]]] = ..., insecure: _Optional[bool] = ..., slo_ms: _Optional[float] = ..., limits: _Optional[_Iterable[_Union[LimitRow, _Mapping]]] = ..., telemetry_bytes: _Optional[int] = ..., signed_by: _Optional[str] = ..., telemetry_notes: _Optional[_Mapping[str, str]] = ..., simulated_speed: _Optional[float] = ...) -> None: ...
+    refused_formats: _containers.RepeatedCompositeFieldContainer[FormatCount]
+    parts_cut: int
+    part_warnings: _containers.ScalarMap[str, int]
+    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., reason: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: bool = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., warm_replicas: _Optional[int] = ..., wanted_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., queue_limit: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., quarantined: _Optional[int] = ..., telemetry_dropped: _Optional[int] = ..., telemetry_state: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., pins: _Optional[_Iterable[_Union[StampPin, _Mapping]]] = ..., insecure: bool = ..., slo_ms: _Optional[float] = ..., limits: _Optional[_Iterable[_Union[LimitRow, _Mapping]]] = ..., telemetry_bytes: _Optional[int] = ..., signed_by: _Optional[str] = ..., telemetry_notes: _Optional[_Mapping[str, str]] = ..., simulated_speed: _Optional[float] = ..., refused_formats: _Optional[_Iterable[_Union[FormatCount, _Mapping]]] = ..., parts_cut: _Optional[int] = ..., part_warnings: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class FormatCount(_message.Message):
+    __slots__ = ("format", "rows", "medium", "of_rows")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    MEDIUM_FIELD_NUMBER: _ClassVar[int]
+    OF_ROWS_FIELD_NUMBER: _ClassVar[int]
+    format: str
+    rows: int
+    medium: str
+    of_rows: int
+    def __init__(self, format: _Optional[str] = ..., rows: _Optional[int] = ..., medium: _Optional[str] = ..., of_rows: _Optional[int] = ...) -> None: ...
 
 class LimitRow(_message.Message):
     __slots__ = ("name", "value", "unit")
@@ -499,7 +526,7 @@ class AlertRow(_message.Message):
     slices: _containers.RepeatedScalarFieldContainer[str]
     history: _containers.RepeatedCompositeFieldContainer[AlertTransition]
     kind: str
-    def __init__(self, id: _Optional[str] = ..., key: _Optional[str] = ..., severity: _Optional[str] = ..., state: _Optional[str] = ..., opened_unix_ms: _Optional[int] = ..., last_unix_ms: _Optional[int] = ..., closed_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., summary: _Optional[str] = ..., acknowledged_by: _Optional[str] = ..., acknowledged_note: _Optional[str] = ..., silenced: _Optional[bool] = ..., features: _Optional[_Iterable[str]] = ..., slices: _Optional[_Iterable[str]] = ..., history: _Optional[_Iterable[_Union[AlertTransition, _Mapping]]] = ..., kind: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., key: _Optional[str] = ..., severity: _Optional[str] = ..., state: _Optional[str] = ..., opened_unix_ms: _Optional[int] = ..., last_unix_ms: _Optional[int] = ..., closed_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., summary: _Optional[str] = ..., acknowledged_by: _Optional[str] = ..., acknowledged_note: _Optional[str] = ..., silenced: bool = ..., features: _Optional[_Iterable[str]] = ..., slices: _Optional[_Iterable[str]] = ..., history: _Optional[_Iterable[_Union[AlertTransition, _Mapping]]] = ..., kind: _Optional[str] = ...) -> None: ...
 
 class AlertTransition(_message.Message):
     __slots__ = ("at_unix_ms", "from_state", "to_state", "actor", "detail")
@@ -604,7 +631,7 @@ class PredictionRow(_message.Message):
     batch_mates: _containers.RepeatedScalarFieldContainer[str]
     tokens_used: int
     parts_cut: int
-    def __init__(self, prediction_id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., mix: _Optional[str] = ..., label: _Optional[str] = ..., confidence: _Optional[float] = ..., margin: _Optional[float] = ..., entropy: _Optional[float] = ..., closed_set_mass: _Optional[float] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., replica: _Optional[int] = ..., slices: _Optional[_Mapping[str, str]] = ..., error: _Optional[str] = ..., payload_kept: _Optional[bool] = ..., client: _Optional[str] = ..., session: _Optional[str] = ..., trace_id: _Optional[str] = ..., true_label: _Optional[str] = ..., features: _Optional[_Iterable[float]] = ..., task: _Optional[str] = ..., batch_mates: _Optional[_Iterable[str]] = ..., tokens_used: _Optional[int] = ..., parts_cut: _Optional[int] = ...) -> None: ...
+    def __init__(self, prediction_id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., mix: _Optional[str] = ..., label: _Optional[str] = ..., confidence: _Optional[float] = ..., margin: _Optional[float] = ..., entropy: _Optional[float] = ..., closed_set_mass: _Optional[float] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., replica: _Optional[int] = ..., slices: _Optional[_Mapping[str, str]] = ..., error: _Optional[str] = ..., payload_kept: bool = ..., client: _Optional[str] = ..., session: _Optional[str] = ..., trace_id: _Optional[str] = ..., true_label: _Optional[str] = ..., features: _Optional[_Iterable[float]] = ..., task: _Optional[str] = ..., batch_mates: _Optional[_Iterable[str]] = ..., tokens_used: _Optional[int] = ..., parts_cut: _Optional[int] = ...) -> None: ...
 
 class ReliabilityBin(_message.Message):
     __slots__ = ("n", "sum_confidence", "sum_correct")
@@ -704,7 +731,7 @@ class SamplesRequest(_message.Message):
     limit: int
     from_unix_ms: int
     to_unix_ms: int
-    def __init__(self, prediction_ids: _Optional[_Iterable[str]] = ..., with_payload: _Optional[bool] = ..., filter: _Optional[str] = ..., limit: _Optional[int] = ..., from_unix_ms: _Optional[int] = ..., to_unix_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, prediction_ids: _Optional[_Iterable[str]] = ..., with_payload: bool = ..., filter: _Optional[str] = ..., limit: _Optional[int] = ..., from_unix_ms: _Optional[int] = ..., to_unix_ms: _Optional[int] = ...) -> None: ...
 
 class Sample(_message.Message):
     __slots__ = ("row", "example", "no_example")
@@ -754,7 +781,7 @@ class AcknowledgeRequest(_message.Message):
     actor: str
     note: str
     undo: bool
-    def __init__(self, alert_id: _Optional[str] = ..., actor: _Optional[str] = ..., note: _Optional[str] = ..., undo: _Optional[bool] = ...) -> None: ...
+    def __init__(self, alert_id: _Optional[str] = ..., actor: _Optional[str] = ..., note: _Optional[str] = ..., undo: bool = ...) -> None: ...
 
 class SilenceRequest(_message.Message):
     __slots__ = ("matcher", "until_unix_ms", "actor", "reason", "end_id")

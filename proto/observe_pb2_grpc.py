@@ -5,7 +5,7 @@ import warnings
 
 from proto import observe_pb2 as proto_dot_observe__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.73.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,15 +18,16 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in proto/observe_pb2_grpc.py depends on'
+        + f' but the generated code in proto/observe_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class ObserveStub:
-    """Missing associated documentation comment in .proto file."""
+class ObserveStub(object):
+    """Shows a server and what its telemetry knows. Needs the role `observe`.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -71,8 +72,9 @@ class ObserveStub:
                 _registered_method=True)
 
 
-class ObserveServicer:
-    """Missing associated documentation comment in .proto file."""
+class ObserveServicer(object):
+    """Shows a server and what its telemetry knows. Needs the role `observe`.
+    """
 
     def Watch(self, request, context):
         """A snapshot at once, then what changes. Resume after an outage with the last cursor seen.
@@ -103,13 +105,15 @@ class ObserveServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Acknowledge(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """An operator looks after an alert, or no longer does.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Silence(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Keep alerts that match quiet until a time, or end that.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -167,8 +171,9 @@ def add_ObserveServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Observe:
-    """Missing associated documentation comment in .proto file."""
+class Observe(object):
+    """Shows a server and what its telemetry knows. Needs the role `observe`.
+    """
 
     @staticmethod
     def Watch(request,

@@ -25,7 +25,7 @@ class Work(_message.Message):
     expires_in_s: float
     example_bytes: int
     refuse_truncation: bool
-    def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., want_embedding: _Optional[bool] = ..., max_new_tokens: _Optional[int] = ..., expires_in_s: _Optional[float] = ..., example_bytes: _Optional[int] = ..., refuse_truncation: _Optional[bool] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., want_embedding: bool = ..., max_new_tokens: _Optional[int] = ..., expires_in_s: _Optional[float] = ..., example_bytes: _Optional[int] = ..., refuse_truncation: bool = ...) -> None: ...
 
 class ToReplica(_message.Message):
     __slots__ = ("work", "cancel", "probe", "stop", "verify")
@@ -61,7 +61,7 @@ class Probe(_message.Message):
     id: int
     golden: bool
     mixes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[int] = ..., golden: _Optional[bool] = ..., mixes: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., golden: bool = ..., mixes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Stop(_message.Message):
     __slots__ = ()
@@ -73,7 +73,7 @@ class Verify(_message.Message):
     DISK_FIELD_NUMBER: _ClassVar[int]
     id: int
     disk: bool
-    def __init__(self, id: _Optional[int] = ..., disk: _Optional[bool] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., disk: bool = ...) -> None: ...
 
 class FeatureSpec(_message.Message):
     __slots__ = ("name", "modality", "kind", "unit", "categories")
@@ -153,7 +153,7 @@ class Hello(_message.Message):
     limits: _containers.RepeatedCompositeFieldContainer[_inference_pb2.LimitValue]
     device: str
     signed_by: str
-    def __init__(self, stamp_hex: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: _Optional[bool] = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[_Union[FeatureSpec, _Mapping]]] = ..., embedding_dimensions: _Optional[int] = ..., max_batch_cost: _Optional[int] = ..., load_s: _Optional[float] = ..., card: _Optional[str] = ..., bundle_path: _Optional[str] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Iterable[_Union[_inference_pb2.LimitValue, _Mapping]]] = ..., device: _Optional[str] = ..., signed_by: _Optional[str] = ...) -> None: ...
+    def __init__(self, stamp_hex: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: bool = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[_Union[FeatureSpec, _Mapping]]] = ..., embedding_dimensions: _Optional[int] = ..., max_batch_cost: _Optional[int] = ..., load_s: _Optional[float] = ..., card: _Optional[str] = ..., bundle_path: _Optional[str] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Iterable[_Union[_inference_pb2.LimitValue, _Mapping]]] = ..., device: _Optional[str] = ..., signed_by: _Optional[str] = ...) -> None: ...
 
 class Loading(_message.Message):
     __slots__ = ("step", "fraction")
@@ -225,7 +225,7 @@ class Token(_message.Message):
     stamp_hex: str
     prediction: _inference_pb2.Prediction
     parts_used: _containers.RepeatedCompositeFieldContainer[_inference_pb2.PartUsed]
-    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., last: _Optional[bool] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., fault: _Optional[_Union[_inference_pb2.Fault, _Mapping]] = ..., features: _Optional[bytes] = ..., stamp_hex: _Optional[str] = ..., prediction: _Optional[_Union[_inference_pb2.Prediction, _Mapping]] = ..., parts_used: _Optional[_Iterable[_Union[_inference_pb2.PartUsed, _Mapping]]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., last: bool = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., fault: _Optional[_Union[_inference_pb2.Fault, _Mapping]] = ..., features: _Optional[bytes] = ..., stamp_hex: _Optional[str] = ..., prediction: _Optional[_Union[_inference_pb2.Prediction, _Mapping]] = ..., parts_used: _Optional[_Iterable[_Union[_inference_pb2.PartUsed, _Mapping]]] = ...) -> None: ...
 
 class MixProbe(_message.Message):
     __slots__ = ("mix", "p50_ms", "max_ms", "limit_ms", "runs", "worst_difference", "tolerance", "ok", "reason")
@@ -247,7 +247,7 @@ class MixProbe(_message.Message):
     tolerance: float
     ok: bool
     reason: str
-    def __init__(self, mix: _Optional[str] = ..., p50_ms: _Optional[float] = ..., max_ms: _Optional[float] = ..., limit_ms: _Optional[float] = ..., runs: _Optional[int] = ..., worst_difference: _Optional[float] = ..., tolerance: _Optional[float] = ..., ok: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, mix: _Optional[str] = ..., p50_ms: _Optional[float] = ..., max_ms: _Optional[float] = ..., limit_ms: _Optional[float] = ..., runs: _Optional[int] = ..., worst_difference: _Optional[float] = ..., tolerance: _Optional[float] = ..., ok: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Probed(_message.Message):
     __slots__ = ("id", "mixes", "ok", "reason")
@@ -259,7 +259,7 @@ class Probed(_message.Message):
     mixes: _containers.RepeatedCompositeFieldContainer[MixProbe]
     ok: bool
     reason: str
-    def __init__(self, id: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[MixProbe, _Mapping]]] = ..., ok: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[MixProbe, _Mapping]]] = ..., ok: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Fatal(_message.Message):
     __slots__ = ("code", "message")
@@ -305,7 +305,7 @@ class Changed(_message.Message):
     name: str
     message: str
     affects_answers_now: bool
-    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., message: _Optional[str] = ..., affects_answers_now: _Optional[bool] = ...) -> None: ...
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., message: _Optional[str] = ..., affects_answers_now: bool = ...) -> None: ...
 
 class Looked(_message.Message):
     __slots__ = ("changed", "took_ms", "verify_id", "error")
@@ -326,7 +326,7 @@ class DoneBatch(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Done, _Mapping]]] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("rss_bytes", "device_memory_bytes", "device_memory_total_bytes", "device_name", "decoder_restarts", "decoder_deadlines", "private_bytes", "shared_bytes", "texts_writing", "texts_waiting", "text_bytes", "text_bytes_most")
+    __slots__ = ("rss_bytes", "device_memory_bytes", "device_memory_total_bytes", "device_name", "decoder_restarts", "decoder_deadlines", "private_bytes", "shared_bytes", "texts_writing", "texts_waiting", "text_bytes", "text_bytes_most", "decoder_lines")
     RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -339,6 +339,7 @@ class Load(_message.Message):
     TEXTS_WAITING_FIELD_NUMBER: _ClassVar[int]
     TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
     TEXT_BYTES_MOST_FIELD_NUMBER: _ClassVar[int]
+    DECODER_LINES_FIELD_NUMBER: _ClassVar[int]
     rss_bytes: int
     device_memory_bytes: int
     device_memory_total_bytes: int
@@ -351,4 +352,5 @@ class Load(_message.Message):
     texts_waiting: int
     text_bytes: int
     text_bytes_most: int
-    def __init__(self, rss_bytes: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ..., device_name: _Optional[str] = ..., decoder_restarts: _Optional[int] = ..., decoder_deadlines: _Optional[int] = ..., private_bytes: _Optional[int] = ..., shared_bytes: _Optional[int] = ..., texts_writing: _Optional[int] = ..., texts_waiting: _Optional[int] = ..., text_bytes: _Optional[int] = ..., text_bytes_most: _Optional[int] = ...) -> None: ...
+    decoder_lines: int
+    def __init__(self, rss_bytes: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., device_memory_total_bytes: _Optional[int] = ..., device_name: _Optional[str] = ..., decoder_restarts: _Optional[int] = ..., decoder_deadlines: _Optional[int] = ..., private_bytes: _Optional[int] = ..., shared_bytes: _Optional[int] = ..., texts_writing: _Optional[int] = ..., texts_waiting: _Optional[int] = ..., text_bytes: _Optional[int] = ..., text_bytes_most: _Optional[int] = ..., decoder_lines: _Optional[int] = ...) -> None: ...

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from server import errors, host
 from server.config import ServerConfig
+from server.part_counts import PartCounts
 from server.pool.pool import Pool
 from server.pool.readiness import state_of
 from server.record_of import record_of
@@ -87,6 +88,7 @@ class Engine:
         self._out = ""  # the latest answer of `withheld`
         self._envs: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
+        self._parts = PartCounts()
         self._pins: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
         self._served = False  # a replica has been ready once
         self._leaving = False  # health says so, calls are still served
@@ -219,6 +221,7 @@ class Engine:
     def _record(self, pool: Pool, work: Work, outcome: Outcome) -> None:
         self._counts["requests"] += 1
         self._counts["retried"] += outcome.retried
+        self._parts.add(work, outcome)
         self.pool_set.heard(pool, work, outcome)
         fault = outcome.fault
         self._counts["answered" if fault is None else COUNTED_AS.get(fault.code, "failed")] += 1
@@ -262,6 +265,7 @@ class Engine:
             counters=Counters(**self._counts, quarantined=quarantined),
             pins=tuple((*key, *value) for key, value in self._pins.items()),
             reasons=self.pool_set.reasons(),
+            parts=self._parts.figures(),
         )
 
     async def verify(self) -> None:

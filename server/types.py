@@ -225,6 +225,7 @@ class ReplicaStatus:
     text_bytes_most: int = 0
     device_memory_bytes: int = 0  # in use on its device, by all processes; 0: a CPU
     device_memory_total_bytes: int = 0
+    decoder_lines: int = 0  # lines decoders wrote to standard error, logged or not, likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +242,26 @@ class Counters:
     cancelled: int = 0
     retried: int = 0
     quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FormatCount:
+    """Rows refused because a part is in a format that is not decoded. `of_rows`: all rows with that
+    medium, or all rows where `medium` (audio, image) is not known."""
+
+    format: str  # e.g. M4A
+    rows: int
+    medium: str
+    of_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartFigures:
+    """Since start: refusals by format, most first; parts cut; parts by warning."""
+
+    formats: tuple[FormatCount, ...] = ()
+    cut: int = 0
+    warnings: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,3 +282,4 @@ class EngineSnapshot:
     counters: Counters
     pins: tuple[tuple[str, str, int, float], ...]  # client, stamp, refused, last unix seconds
     reasons: Mapping[str, str] = field(default_factory=dict)  # choices of the front
+    parts: PartFigures = PartFigures()

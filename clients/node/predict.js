@@ -246,9 +246,16 @@ function answered(response) {
       stamp_name: response.stamp.name,
       timings_ms: timings,
       batch_size: result.batch_size,
+      parts_used: result.parts_used.map(usedOf),
     }),
   );
   return EXIT.ok;
+}
+
+// How much of a part the model got: of its fields those that say something, and `cut` always.
+function usedOf(part) {
+  const said = Object.entries(part).filter(([name, value]) => value || name === 'cut');
+  return { ...Object.fromEntries(said), modality: part.modality.toLowerCase() };
 }
 
 function errorText(error, server) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 
@@ -142,7 +143,7 @@ def _check_size(width: int, height: int, field: str, limits: InputLimits) -> Non
             field,
             "IMAGE_TOO_LARGE",
             f"{width}x{height} pixels; the limits are {limits.max_image_pixels} pixels and "
-            f"{limits.max_image_side} a side. Scale it down.",
+            f"{limits.max_image_side} a side. {_scaled_down(width, height, limits)}",
         )
     if max(width, height) > limits.max_image_aspect * min(width, height):
         raise BadInput(
@@ -151,6 +152,16 @@ def _check_size(width: int, height: int, field: str, limits: InputLimits) -> Non
             f"{width}x{height} pixels; one side may be at most {limits.max_image_aspect:g} times "
             "the other. Crop it.",
         )
+
+
+def _scaled_down(width: int, height: int, limits: InputLimits) -> str:
+    """The largest size of the same shape that is accepted, and the command that makes it."""
+    scale = min(
+        math.sqrt(limits.max_image_pixels / (width * height)),
+        limits.max_image_side / max(width, height),
+    )
+    size = f"{max(1, int(width * scale))}x{max(1, int(height * scale))}"
+    return f"Scale it down to {size} or less: magick INPUT -resize {size} OUTPUT.jpg"
 
 
 def _check_compression(image: Image.Image, field: str) -> None:

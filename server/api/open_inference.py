@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,18 +14,26 @@ from server.api import open_inference_messages as oip
 from server.api.handlers import Handlers
 from server.api.health import TAKES_TRAFFIC
 from server.api.inference import RequestRows
-from server.api.open_inference_model import OUTPUTS, model_config, model_metadata, model_statistics
+from server.api.open_inference_model import (
+    ONLY_BY_NAME,
+    OUTPUTS,
+    model_config,
+    model_metadata,
+    model_statistics,
+)
 from server.api.open_inference_tensors import (
     bytes_tensor,
     check_output,
     classification,
     examples_of,
     labels_of,
+    on_truncation_of,
 )
 from server.api.stream import answer_stream
 from server.config import ServerConfig
 from server.request.caller import Caller, caller_of
 from server.request.lazy_parse import message_of
+from server.request.responses import parts_used_json
 from server.request.status import Refused, spoken
 from server.request.validation import Validator
 from server.types import Answer, Facts, Fault, Outcome
@@ -45,6 +53,11 @@ EXTENSIONS = (
     "statistics",
 )
 PART = re.compile(r"examples\[\d+\]\.parts\[\d+\](?=\.|$)")
+TEXTS: dict[str, Callable[[Outcome], str]] = {
+    "label": lambda outcome: outcome.answer.label if outcome.answer else "",
+    "prediction_id": lambda outcome: outcome.prediction_id,
+    "parts_used": parts_used_json,
+}
 PRIORITIES = {0: pb.NORMAL, 1: pb.HIGH, 2: pb.NORMAL}  # Triton: 0 the default, 1 the highest
 
 
@@ -150,14 +163,12 @@ class OpenInference:
         faults = [_at_place(one.fault, places) for one in outcomes if one.fault is not None]
         if faults:
             raise Refused(*faults)
-        names = list(wanted) or [name for name in OUTPUTS if name != "embedding"]
+        names = list(wanted) or [name for name in OUTPUTS if name not in ONLY_BY_NAME]
         order = call.terms.labels or facts.labels
         response = self._response(request, outcomes, facts)
         for name in names:
             top = wanted[name].parameters["classification"].int64_param if wanted else 0
-            answers = [one.answer for one in outcomes if one.answer is not None]
-            ids = [one.prediction_id for one in outcomes]
-            _add_output(response, name, answers, ids, order, top)
+            _add_output(response, name, outcomes, order, top)
         return response
 
     def _response(self, request: Any, outcomes: Sequence[Outcome], facts: Facts) -> Any:
@@ -168,6 +179,9 @@ class OpenInference:
         response.parameters["stamp"].string_param = bound
         if bound == facts.stamp:
             response.parameters["stamp_name"].string_param = facts.stamp_name
+        cut = sum(one.answer.parts_cut for one in outcomes if one.answer is not None)
+        if cut:  # those who did not ask for `parts_used` learn of it as well
+            response.parameters["parts_cut"].int64_param = cut
         return response
 
     def _ready(self) -> bool:
@@ -221,6 +235,7 @@ def _native(request: Any, examples: list[pb.Example], want_embedding: bool) -> p
         expected_stamps=[expected] if expected else [],
         priority=PRIORITIES.get(level, pb.LOW),
         session_id=(session.string_param or str(session.int64_param)) if session else "",
+        on_truncation=on_truncation_of(parameters),
     )
 
 
@@ -244,19 +259,19 @@ def _at_place(fault: Fault, places: dict[str, str]) -> Fault:
 def _add_output(
     response: Any,
     name: str,
-    answers: Sequence[Answer],
-    ids: Sequence[str],
+    outcomes: Sequence[Outcome],
     order: Sequence[str],
     top: int,
 ) -> None:
+    answers = [one.answer for one in outcomes if one.answer is not None]
     rows = len(answers)
     if name == "scores" and top > 0:
         top = min(top, len(order))
         kind, width = "BYTES", top
         elements = [one for answer in answers for one in classification(answer, top, order)]
         raw = bytes_tensor(elements)
-    elif name in ("label", "prediction_id"):
-        texts = ids if name == "prediction_id" else [answer.label for answer in answers]
+    elif name in TEXTS:
+        texts = [TEXTS[name](one) for one in outcomes]
         kind, width, raw = "BYTES", 1, bytes_tensor([text.encode() for text in texts])
     elif name == "embedding":
         kind, width = "FP32", len(answers[0].embedding) // 4

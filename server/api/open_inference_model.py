@@ -17,7 +17,9 @@ OUTPUTS = {
     "scores": "FP32",
     "prediction_id": "BYTES",
     "embedding": "FP32",
+    "parts_used": "BYTES",
 }
+ONLY_BY_NAME = frozenset(("embedding", "parts_used"))
 CONFIG_TYPES = {"BYTES": 13, "FP32": 11}  # DataType of ModelConfig
 
 

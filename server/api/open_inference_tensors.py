@@ -23,6 +23,7 @@ MOST_INPUTS = 64
 MOST_ELEMENTS = 4096  # of all inputs of a request together
 SHARED_MEMORY = "shared_memory_region"
 MOST_DIMENSIONS = 4
+ON_TRUNCATION = {"answer": pb.ANSWER, "refuse": pb.REFUSE}
 LONGEST_NAME = 64  # characters of a caller's name that an error repeats
 
 Places = dict[str, str]  # examples[0].parts[1] -> inputs[image][0]
@@ -121,6 +122,16 @@ def labels_of(parameters: Any) -> list[str]:
         text = "the parameter is a JSON list of strings"
         raise Refused(bad_input("parameters[labels]", "LABELS_MALFORMED", text))
     return labels
+
+
+def on_truncation_of(parameters: Any) -> pb.OnTruncation:
+    """The request parameter `on_truncation`: answer, the default, or refuse."""
+    given = parameters["on_truncation"].string_param if "on_truncation" in parameters else "answer"
+    if given not in ON_TRUNCATION:
+        field, choices = "parameters[on_truncation]", " or ".join(ON_TRUNCATION)
+        text = f"the parameter is the string {choices}"
+        raise Refused(bad_input(field, "UNKNOWN_ON_TRUNCATION", text))
+    return ON_TRUNCATION[given]
 
 
 def _check_contents(request: Any) -> None:

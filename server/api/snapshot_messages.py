@@ -73,6 +73,9 @@ def _engine_message(now: EngineSnapshot) -> pb.ServerSnapshot:
         failed=counters.failed,
         refused=counters.refused,
         quarantined=counters.quarantined,
+        refused_formats=[filled(pb.FormatCount, one) for one in now.parts.formats],
+        parts_cut=now.parts.cut,
+        part_warnings=now.parts.warnings,
     )
     for client, stamp, refused, last in now.pins:
         message.pins.add(client=client, stamp=stamp, refused=refused, last_unix_ms=int(last * 1000))

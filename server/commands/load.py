@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from proto import admin_pb2 as pb
 from server.commands.connection import OK, add_connection, connect, run_to_end
 from server.commands.output.command_line import CommandLine
 from server.commands.output.progress_bar import shown
+from server.config import ServerConfig
 from server.deploy.strategy import ROLLING, SWAPS
 
 
@@ -45,4 +47,7 @@ async def _load(arguments: argparse.Namespace) -> int:
     async with connect(arguments) as client:
         done = await shown(client.stream(client.admin.Load, request))
     print(f"{done.step}  {done.stamp.name}  {done.detail if activate else done.stamp.hex}")
+    there = "" if arguments.server == ServerConfig().listen else f" --server {arguments.server}"
+    then = "status" if activate else f"activate {done.stamp.hex[:12]}"
+    print(f"next: server {then}{there}", file=sys.stderr)
     return OK

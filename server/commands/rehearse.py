@@ -16,6 +16,7 @@ from proto import admin_pb2 as pb
 from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
 from server.commands.output.command_line import CommandLine
 from server.commands.output.plain_values import plain
+from server.commands.output.progress_bar import OF_REHEARSAL, Forward
 from server.commands.output.status_report import table
 from server.values import expecting, share
 
@@ -79,7 +80,7 @@ async def _rehearse(arguments: argparse.Namespace) -> int:
         request.stamp = arguments.what
     else:
         request.path = arguments.what
-    event = pb.RehearseEvent()
+    event, forward = pb.RehearseEvent(), Forward(OF_REHEARSAL)
     async with connect(arguments) as client:
         layout = "{desc:10} {percentage:3.0f} %|{bar:30}| {postfix}"
         with tqdm(total=1.0, bar_format=layout, disable=not sys.stderr.isatty()) as bar:
@@ -87,7 +88,7 @@ async def _rehearse(arguments: argparse.Namespace) -> int:
                 progress = event.progress
                 bar.set_description(progress.step)
                 bar.set_postfix_str(progress.detail[:60])
-                bar.update(progress.fraction - bar.n)
+                bar.update(forward.moved(progress.step, progress.fraction))
     print(json.dumps(plain(event)) if arguments.json else readable(event))
     return CODES.get(event.verdict, FAILED)
 

@@ -107,7 +107,7 @@ def install(
 ) -> EventLog:
     """Everything that is logged in this process goes to `stream`. Other libraries are heard from
     warnings on. Close what is returned at the end."""
-    log = EventLog(writer(stream), form, component, _shows_colours(stream, os.environ))
+    log = EventLog(writer(stream), form, component, shows_colours(stream, os.environ))
     root = logging.getLogger()
     root.addHandler(log)
     least = logging.getLevelNamesMapping()[level.upper()]
@@ -152,7 +152,7 @@ def writer(stream: TextIO | None) -> Write:
     return to_file
 
 
-def _shows_colours(stream: TextIO | None, environment: Mapping[str, str]) -> bool:
+def shows_colours(stream: TextIO | None, environment: Mapping[str, str]) -> bool:
     """On a terminal alone, and not where https://no-color.org asks for none."""
     if stream is None or environment.get("NO_COLOR") or environment.get("TERM") == "dumb":
         return False

@@ -131,6 +131,8 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
         GaugeReading("trefoil.replica.restarts", sum(replica.restarts for replica in now.replicas)),
         GaugeReading("trefoil.decoder.restarts", sum(r.decoder_restarts for r in now.replicas)),
         GaugeReading("trefoil.decoder.deadlines", sum(r.decoder_deadlines for r in now.replicas)),
+        GaugeReading("trefoil.decoder.lines", sum(r.decoder_lines for r in now.replicas)),
+        GaugeReading("trefoil.parts.cut", now.parts.cut),
         GaugeReading("trefoil.retries", now.counters.retried),
         GaugeReading("trefoil.quarantined", now.counters.quarantined),
     ]
@@ -140,12 +142,18 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
         count = states.get(state, 0)
         readings.append(GaugeReading("trefoil.replicas", count, (("trefoil.state", state),)))
     for replica in now.replicas:
-        for kind, found in (("private", replica.private_bytes), ("shared", replica.shared_bytes)):
-            where = (("trefoil.replica", str(replica.index)), ("trefoil.memory.kind", kind))
-            readings.append(GaugeReading("trefoil.replica.memory", found, where))
+        for kind, size in (("private", replica.private_bytes), ("shared", replica.shared_bytes)):
+            kept = (("trefoil.replica", str(replica.index)), ("trefoil.memory.kind", kind))
+            readings.append(GaugeReading("trefoil.replica.memory", size, kept))
     for outcome in OUTCOMES:
         count = getattr(now.counters, outcome)
         readings.append(GaugeReading("trefoil.rows", count, (("trefoil.outcome", outcome),)))
+    for found in now.parts.formats:
+        where = (("trefoil.format", found.format),)
+        readings.append(GaugeReading("trefoil.parts.foreign", found.rows, where))
+    for warning, count in now.parts.warnings.items():
+        where = (("trefoil.warning", warning),)
+        readings.append(GaugeReading("trefoil.parts.warned", count, where))
     return readings
 
 

@@ -71,7 +71,7 @@ class ReplicaHandle:
         self.last_exit, self.last_exit_at = "", 0.0  # why, unix seconds
         self._recent_ms: deque[float] = deque(maxlen=RECENT)
         self.answered = 0
-        self._decoder_restarts = self._decoder_deadlines = 0
+        self._decoder_restarts = self._decoder_deadlines = self._decoder_lines = 0
         self.isolated = False  # kept free for one row that a replica died with
         self._config = config
         self._spawn = spawn
@@ -96,7 +96,7 @@ class ReplicaHandle:
         self.device_free: int | None = None  # bytes; None: not reported, or no such memory
         self._pid = 0
         self._load: Any = None  # what it last reported about its memory and its texts
-        self._decoding = (0, 0)  # the counts that this life has reported
+        self._decoding = (0, 0, 0)  # the counts that this life has reported
         self._private_bytes = self._shared_bytes = 0
         self._load_s = 0.0
         self._loading, self._step = 0.0, ""
@@ -345,10 +345,11 @@ class ReplicaHandle:
 
     def _on_load(self, load: Any) -> None:
         self._load = load
-        restarts, deadlines = self._decoding
-        self._decoding = (load.decoder_restarts, load.decoder_deadlines)
+        restarts, deadlines, lines = self._decoding
+        self._decoding = (load.decoder_restarts, load.decoder_deadlines, load.decoder_lines)
         self._decoder_restarts += self._decoding[0] - restarts
         self._decoder_deadlines += self._decoding[1] - deadlines
+        self._decoder_lines += self._decoding[2] - lines
         if load.private_bytes:
             self._private_bytes, self._shared_bytes = load.private_bytes, load.shared_bytes
         if load.device_memory_total_bytes:
@@ -390,6 +391,7 @@ class ReplicaHandle:
             private_bytes=self._private_bytes,
             shared_bytes=self._shared_bytes,
             **self._texts(),
+            decoder_lines=self._decoder_lines,
         )
 
     def _texts(self) -> dict[str, int]:

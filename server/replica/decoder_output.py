@@ -36,6 +36,7 @@ class LineLimit:
         self._period_ends = 0.0
         self._passed = 0
         self.dropped = 0  # in this period
+        self.lines = 0  # in all, passed on or not
         self._rest = b""
 
     def feed(self, block: bytes) -> None:
@@ -48,6 +49,7 @@ class LineLimit:
     def _line(self, line: bytes) -> None:
         if not line.strip():
             return
+        self.lines += 1
         now = self._clock()
         if now >= self._period_ends:
             if self.dropped:

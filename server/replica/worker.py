@@ -74,7 +74,7 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     decoding: set[str] = set()
-    limit_native_output(lambda: list(decoding))
+    native = limit_native_output(lambda: list(decoding))
     if sys.stderr is not None:
         faulthandler.enable(sys.stderr)
     component = f"replica {settings.index}"
@@ -104,7 +104,8 @@ def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     _introduce(link, loaded, time.monotonic() - began)
     threading.Thread(target=check.run, name="self-check", daemon=True).start()
     for beat in itertools.count():
-        state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **executor.load(), **loaded.figures())
+        figures = executor.load() | loaded.figures() | {"decoder_lines": native.lines}
+        state = replica_pb2.Load(rss_bytes=host.rss_bytes(), **figures)
         if beat % MEMORY_EVERY == 0:
             use = host.memory_use()
             state.private_bytes, state.shared_bytes = use.private, use.shared

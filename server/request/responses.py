@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -50,6 +51,17 @@ def parts_used_messages(outcome: Outcome) -> list[pb.PartUsed]:
         pb.PartUsed(**{name: getattr(part, name) for name in PART_USED_FIELDS})
         for part in outcome.parts_used
     ]
+
+
+def parts_used_json(outcome: Outcome) -> str:
+    """A JSON list, one object a part: the fields of PartUsed that are not zero, `modality` by its
+    name and `cut` always."""
+    found = []
+    for part in outcome.parts_used:
+        values = {name: getattr(part, name) for name in PART_USED_FIELDS}
+        named = {name: value for name, value in values.items() if value or name == "cut"}
+        found.append(named | {"modality": pb.Modality.Name(part.modality).lower()})
+    return json.dumps(found)
 
 
 def prediction_message(answer: Answer, top_k: int) -> pb.Prediction:

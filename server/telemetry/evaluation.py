@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
+from server.telemetry.cut_share import CutShare
 from server.telemetry.drift.messages import drift_findings, drift_rows, structural_findings
 from server.telemetry.drift.windows import HOUR_S, LONG_S
 from server.telemetry.findings import Finding
@@ -22,11 +25,16 @@ class Evaluation:
     """`findings` and `rows` are of the last tick."""
 
     def __init__(
-        self, states: Mapping[str, StampState], counting: Counting, baselines: Baselines
+        self,
+        states: Mapping[str, StampState],
+        counting: Counting,
+        baselines: Baselines,
+        cut: CutShare,
     ) -> None:
         self._states = states
         self._counting = counting
         self._baselines = baselines
+        self._cut = cut
         self.rows: list[DriftRow] = []
         self.findings: list[Finding] = []
 
@@ -37,6 +45,8 @@ class Evaluation:
             self.rows += drift_rows(state.detector, tick)
             self.findings += drift_findings(state.detector, tick)
             self.findings += structural_findings(state.detector, tick)
+            usual = float(np.median(tick.deff)) if len(tick.deff) else 1.0
+            self.findings.append(self._cut.finding(state.bundle.stamp, state.reference, usual, now))
             if state.embedding_detector is not None:
                 deff = max((tick.deff[i] for i in state.embedding_places), default=1.0)
                 rows, finding = state.embedding_detector.tick(now, float(deff))

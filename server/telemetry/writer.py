@@ -18,6 +18,7 @@ from functools import partial
 from server.telemetry.alerts.book import Transition
 from server.telemetry.alerts.service import AlertService
 from server.telemetry.change_feed import ChangeFeed
+from server.telemetry.cut_share import CutShare
 from server.telemetry.drift.binning import BinLayout
 from server.telemetry.drift.profile import Ints
 from server.telemetry.drift.windows import HOUR_S
@@ -72,6 +73,7 @@ class TelemetryWriter:
         self._sampler = Sampler(settings.sample_share, settings.sample_bytes)
         self.alerts = AlertService(lambda: self.store, self._attempt, changes, stepped)
         self.burn = SloBurn(settings.slo_ms)
+        self.cut = CutShare()
         self._next_burn = -math.inf
         self._shown = 0
         self._steps = ClockSteps(settings.speed)
@@ -91,7 +93,7 @@ class TelemetryWriter:
         self.journal = Journal(self.store, self._monotonic, self._settings.payload_keys)
         self.feedback = Feedback(self.store, self._measured)
         self._baselines = Baselines(self._baseline, self.store, self.counting)
-        self.evaluation = Evaluation(self.states, self.counting, self._baselines)
+        self.evaluation = Evaluation(self.states, self.counting, self._baselines, self.cut)
         self._retention = Retention(self.store, self._settings.limits)
         with self.store.transaction():
             again = recount(self.store, self.states, self.counting, self.feedback, now)
@@ -117,6 +119,7 @@ class TelemetryWriter:
         records = [record for record, _ in batch]
         self.counting.add(records, now)
         self.burn.add(records, now)
+        self.cut.add(records, now)
         self.journal.add([self._entry(record) for record in records])
         self._safely(self.journal.write)
 

@@ -88,6 +88,10 @@ def test_text_image_and_audio_are_answered_from_the_pinned_stamp(
     assert found["label"] == max(found["scores"], key=found["scores"].get)
     assert sum(found["scores"].values()) == pytest.approx(1.0, abs=1e-5)
     assert len(found["stamp"]) == 64 and found["timings_ms"]["forward"] > 0
+    words_used, picture, sound = found["parts_used"]
+    assert words_used["modality"] == "text" and words_used["cut"] is False
+    assert 0 < words_used["tokens_used"] == words_used["tokens_sent"]
+    assert picture["width_used"] > 0 and sound["seconds_used"] == sound["seconds_sent"] > 0
     pinned = ("--expected-stamp", "ab" * 32, "--expected-stamp", found["stamp"])
     code, out, _ = asked(script, *words, *pinned)
     assert (code, json.loads(out)["stamp"]) == (0, found["stamp"])

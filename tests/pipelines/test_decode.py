@@ -226,6 +226,20 @@ def test_image_over_a_limit_is_refused_from_its_header(size: tuple[int, int]) ->
     assert fault.reason == "IMAGE_TOO_LARGE" and str(LIMITS.max_image_pixels) in fault.message
 
 
+@pytest.mark.parametrize(
+    ("size", "largest"),
+    [((8000, 6000), (5773, 4330)), ((6000, 8000), (4330, 5773)), ((17_000, 400), (16_384, 385))],
+)
+def test_image_over_a_limit_is_refused_with_the_largest_size_and_the_command(
+    size: tuple[int, int], largest: tuple[int, int]
+) -> None:
+    fault = refusal(made.png(*size, rows=1))
+    width, height = largest
+    command = f"magick INPUT -resize {width}x{height} OUTPUT.jpg"
+    assert fault.message.endswith(f"Scale it down to {width}x{height} or less: {command}")
+    assert width * height <= LIMITS.max_image_pixels and max(largest) <= LIMITS.max_image_side
+
+
 def test_webp_over_a_limit_is_refused_before_its_canvas_is_allocated() -> None:
     lossy, lossless = made.image("WEBP"), made.image("WEBP", lossless=True)
     assert lossy[12:16] == b"VP8 " and lossless[12:16] == b"VP8L"

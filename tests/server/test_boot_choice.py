@@ -108,7 +108,7 @@ def test_a_refused_current_is_reported_and_the_previous_one_serves(
         assert f"REFUSED {store.root}" in output and "ffffffffffff" in output
         assert "FALLING BACK TO" in output and "the store's previous" in output
         capsys.readouterr()
-        assert main(["status", "--server", server.address]) == 0
+        assert main(["status", "--full", "--server", server.address]) == 0
         shown = capsys.readouterr().out
         assert f"the store's previous; {'f' * 12} refused: " in shown
         assert server.stop() == 0

@@ -230,7 +230,7 @@ def test_status_shows_the_evidence_of_every_modality_mix(
     assert len(replica["evidence"]) == 7 and all(one["ok"] for one in replica["evidence"])
     assert found["flags"]["warm-pool"] == "1" and isinstance(found["requests"], int)
     assert found["stamp_parts"]["weights"] and found["env"]["torch"]
-    _, out, _ = asked(capsys, "status", "--server", tiny_server)
+    _, out, _ = asked(capsys, "status", "--full", "--server", tiny_server)
     assert "tiny  READY" in out and "audio+image+text" in out and "chosen automatically" in out
 
 

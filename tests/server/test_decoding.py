@@ -360,13 +360,14 @@ def test_status_and_metrics_count_decoders() -> None:
     snapshot.replicas.add(decoder_restarts=3, decoder_deadlines=1)
     line = "decoders 3 restarted, 1 of them because a part took too long"
     assert line in report(snapshot, 0.0)
-    replica = replace(REPLICA, decoder_restarts=3, decoder_deadlines=1)
+    replica = replace(REPLICA, decoder_restarts=3, decoder_deadlines=1, decoder_lines=4)
     readings = {
         reading.name: reading.value
         for reading in state_of(replace(idle_engine().snapshot(), replicas=(replica, replica)))
     }
     assert readings["trefoil.decoder.restarts"] == 6
     assert readings["trefoil.decoder.deadlines"] == 2
+    assert readings["trefoil.decoder.lines"] == 8
 
 
 # ---- which way a row goes ------------------------------------------------------------------------

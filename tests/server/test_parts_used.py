@@ -14,6 +14,8 @@ from PIL import Image
 
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
+from server.api import open_inference_messages as oip
+from server.api.open_inference_tensors import bytes_elements, bytes_tensor
 from server.commands import predict
 from tests.support import media_bytes as made
 from trefoil import Client, InputRefused, audio, image, text
@@ -99,3 +101,45 @@ def test_command_line_prints_what_was_not_used(run: Run, animation: str) -> None
 def test_command_line_can_refuse(run: Run, animation: str) -> None:
     code, _, err = run("--image", animation, "--on-truncation", "refuse")
     assert code != 0 and "PART_CUT" in err
+
+
+def open_inference(address: str, **parameters: str) -> Any:
+    """ModelInfer of one row, a text and an animation, asked for `parts_used`; the answer."""
+    elements = (("text", b"hum"), ("image", ANIMATION))
+    kind = oip.ModelInferRequest.InferInputTensor
+    request = oip.ModelInferRequest(
+        model_name="trefoil",
+        inputs=[kind(name=name, datatype="BYTES", shape=[1, 1]) for name, _ in elements],
+        raw_input_contents=[bytes_tensor([content]) for _, content in elements],
+    )
+    request.outputs.add(name="parts_used")
+    for name, value in parameters.items():
+        request.parameters[name].string_param = value
+    with grpc.insecure_channel(address) as channel:
+        return channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=oip.ModelInferResponse.FromString,
+        )(request)
+
+
+def test_open_inference_protocol_has_it_as_an_output(tiny_server: str) -> None:
+    response = open_inference(tiny_server, on_truncation="answer")
+    (output,) = response.outputs
+    assert (output.name, output.datatype, list(output.shape)) == ("parts_used", "BYTES", [1, 1])
+    (row,) = bytes_elements(response.raw_output_contents[0], 1, "parts_used")
+    words, picture = json.loads(row)
+    assert words["modality"] == "text" and words["tokens_used"] == words["tokens_sent"] > 0
+    assert "frames_sent" not in words and words["cut"] is False
+    assert (picture["modality"], picture["cut"], picture["frames_sent"]) == ("image", True, 2)
+    assert response.parameters["parts_cut"].int64_param == 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "reason"), [("refuse", "PART_CUT"), ("maybe", "UNKNOWN_ON_TRUNCATION")]
+)
+def test_open_inference_protocol_may_refuse(tiny_server: str, choice: str, reason: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        open_inference(tiny_server, on_truncation=choice)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert reason in caught.value.details()

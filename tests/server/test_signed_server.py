@@ -104,7 +104,7 @@ def test_a_bundle_nobody_vouches_for_ends_the_start_with_78(
 
 
 def test_who_vouched_is_shown(place: Place, capsys: Captured) -> None:
-    code, out, _ = asked(capsys, "status", "--server", place.address)
+    code, out, _ = asked(capsys, "status", "--full", "--server", place.address)
     assert code == 0
     assert f"signed   by key {read_public(place.public).id}" in out
 

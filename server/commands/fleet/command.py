@@ -28,6 +28,7 @@ from server.commands.connection import (
 from server.commands.fleet.members import SHORT, UNREACHABLE, Member, look_all, verdict
 from server.commands.fleet.switch import Fleet, Switched
 from server.commands.output.command_line import CommandLine
+from server.commands.output.progress_bar import OF_LOAD, Forward
 from server.commands.output.status_report import table
 from server.values import above_zero, expecting, whole
 from trefoil import TrefoilError
@@ -194,12 +195,12 @@ async def _load(members: Sequence[Member], arguments: argparse.Namespace) -> int
     async def one(number: int, member: Member) -> str:
         layout = f"{member.label:{width}}  {{percentage:3.0f}} %|{{bar:24}}| {{postfix}}"
         shown = sys.stderr.isatty()
-        step, last = "", pb.Progress()
+        step, last, forward = "", pb.Progress(), Forward(OF_LOAD)
         async with places:
             with tqdm(total=1.0, position=number, bar_format=layout, disable=not shown) as bar:
                 async for progress in member.load(arguments.bundle):
                     bar.set_postfix_str(f"{progress.step} {progress.detail}"[:60])
-                    bar.update(max(0.0, progress.fraction - bar.n))
+                    bar.update(forward.moved(progress.step, progress.fraction))
                     if not shown and progress.step != step:
                         print(f"{member.label}: {progress.step}", file=sys.stderr)
                     step, last = progress.step, progress

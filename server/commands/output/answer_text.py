@@ -8,7 +8,7 @@ from server.request.plain_answers import (
     plain_generation,
     plain_prediction,
 )
-from server.telemetry.outputs import STAGES
+from server.telemetry.outputs import OUTPUTS, STAGES
 from trefoil.errors import error_of_fault
 
 
@@ -50,12 +50,21 @@ def readable(found: Plain) -> str:
         f"  stamp    {found['stamp_name'] or found['stamp']}",
         f"  id       {found['prediction_id']}",
     ]
-    lines[3:3] = _used_lines(found)
+    lines[3:3] = [*_doubts(found), *_used_lines(found)]
     if "embedding" in found:
         values = found["embedding"]
         start = ", ".join(f"{value:.4f}" for value in values[:4])
         lines.insert(3, f"  embedding {len(values)} values: {start}, ...")
     return "\n".join(lines)
+
+
+def _doubts(found: Plain) -> list[str]:
+    """What makes an answer doubtful, such as that it fits none of the labels."""
+    return [
+        f"  doubt    {spec.doubt}: {spec.name} {found[spec.name]:.2g}, usually above {spec.least:g}"
+        for spec in OUTPUTS
+        if spec.doubt and found[spec.name] < spec.least
+    ]
 
 
 def readable_generation(found: Plain) -> str:

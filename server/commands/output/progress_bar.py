@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
@@ -11,16 +12,41 @@ from proto import admin_pb2 as pb
 
 LAYOUT = "{desc:10} {percentage:3.0f} %|{bar:30}| {postfix}"
 LOGGED = ("swap", "room", "keeping")
+# Each step counts from 0 to 1 for itself: where it begins on the bar, and its part of it.
+Shares = Mapping[str, tuple[float, float]]
+OF_LOAD: Shares = {"copying": (0.0, 0.2), "loading": (0.2, 0.7), "proving": (0.9, 0.09)}
+OF_REHEARSAL: Shares = {
+    "copying": (0.0, 0.05),
+    "loading": (0.05, 0.2),
+    "proving": (0.25, 0.05),
+    "replaying": (0.3, 0.69),
+}
+
+
+@dataclass(slots=True)
+class Forward:
+    """Where a bar of 0 to 1 stands. It never goes back, whatever is reported."""
+
+    shares: Shares
+    at: float = field(default=0.0, init=False)
+
+    def moved(self, step: str, fraction: float) -> float:
+        """How far it moves on. Of a switch replica by replica steps are named `loading 2`, and
+        their fraction is of all replicas."""
+        base, share = self.shares.get(step.partition(" ")[0], (0.0, 1.0))
+        by = max(0.0, min(1.0, base + share * fraction) - self.at)
+        self.at += by
+        return by
 
 
 async def shown(steps: AsyncIterator[pb.Progress]) -> pb.Progress:
     """The last step, once all have been shown."""
-    last = pb.Progress()
+    last, forward = pb.Progress(), Forward(OF_LOAD)
     with tqdm(total=1.0, bar_format=LAYOUT, disable=not sys.stderr.isatty()) as bar:
         async for last in steps:
             if last.step in LOGGED:
                 tqdm.write(f"{last.step}  {last.detail}", file=sys.stderr)
             bar.set_description(last.step)
             bar.set_postfix_str(last.detail[:60])
-            bar.update(last.fraction - bar.n)
+            bar.update(forward.moved(last.step, last.fraction))
     return last

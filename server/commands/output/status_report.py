@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from proto import observe_pb2 as pb
 
 MIB = 1 << 20
+MOST_FORMATS = 6
 
 
 def report(snapshot: pb.ServerSnapshot, at: float) -> str:
@@ -41,6 +42,7 @@ def _head(snapshot: pb.ServerSnapshot, at: float) -> str:
         f"  queue    {snapshot.queued} of {snapshot.queue_limit}",
         f"  rows     {snapshot.requests} asked, {snapshot.failed} failed, "
         f"{snapshot.refused} refused, {snapshot.quarantined} quarantined",
+        *_parts(snapshot),
         f"  telemetry {snapshot.telemetry_state}, {snapshot.telemetry_bytes / MIB:.1f} MiB, "
         f"{snapshot.telemetry_dropped or 'no'} records lost",
         *(f"            {name}: {text}" for name, text in sorted(snapshot.telemetry_notes.items())),
@@ -54,8 +56,36 @@ _COUNTED = ("pid", "in_flight", "answered", "restarts")
 def _decoders(replicas: Sequence[pb.ReplicaStatus]) -> list[str]:
     restarts = sum(one.decoder_restarts for one in replicas)
     deadlines = sum(one.decoder_deadlines for one in replicas)
+    written = sum(one.decoder_lines for one in replicas)
     line = f"  decoders {restarts} restarted, {deadlines} of them because a part took too long"
-    return [line] if restarts else []
+    if written:
+        line += f"; {written} warnings of theirs (the first are in the log)"
+    return [line] if restarts or written else []
+
+
+_ROWS_WITH = {"audio": "rows with sound", "image": "rows with a picture"}
+
+
+def foreign_formats(snapshot: pb.ServerSnapshot) -> str:
+    """Formats that were refused, the most frequent first: how many rows, and of which share."""
+    return ", ".join(
+        f"{one.format} {one.rows} ({_percent(one.rows / max(one.of_rows, 1))} of "
+        f"{_ROWS_WITH.get(one.medium, 'rows')})"
+        for one in snapshot.refused_formats[:MOST_FORMATS]
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
+
+
+def _parts(snapshot: pb.ServerSnapshot) -> list[str]:
+    formats = foreign_formats(snapshot)
+    lines = [f"  formats  refused: {formats}"] if formats else []
+    warned = ", ".join(f"{name} {n}" for name, n in sorted(snapshot.part_warnings.items()))
+    if snapshot.parts_cut or warned:
+        lines.append(f"  parts    {snapshot.parts_cut} cut" + (f"; {warned}" if warned else ""))
+    return lines
 
 
 def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:

@@ -96,7 +96,7 @@ def _unseen(feature: FeatureReference, counts: Ints, deff: float) -> list[Struct
     else:
         for what, cell in (("below", 0), ("above", -1)):
             found.append((f"{what} the reference range", int(counts[cell]), 0))
-    return [_share(what, rows, n, before, feature.n, deff) for what, rows, before in found]
+    return [share_change(what, rows, n, before, feature.n, deff) for what, rows, before in found]
 
 
 def _lost(
@@ -106,12 +106,14 @@ def _lost(
     n = int(counts.sum()) + missing + nonfinite
     total = feature.n + feature.missing + feature.nonfinite
     return [
-        _share("missing", missing, n, feature.missing, total, deff),
-        _share("not finite", nonfinite, n, feature.nonfinite, total, deff),
+        share_change("missing", missing, n, feature.missing, total, deff),
+        share_change("not finite", nonfinite, n, feature.nonfinite, total, deff),
     ]
 
 
-def _share(what: str, rows: int, n: int, before: int, m: int, deff: float) -> Structural:
+def share_change(what: str, rows: int, n: int, before: int, m: int, deff: float) -> Structural:
+    """Whether `rows` of `n` live rows are beyond `before` of `m` in the reference; all at least 0,
+    `m` above 0. `deff` is the design effect of the live rows."""
     # Even without a change the next value lies outside the m seen before once in m + 1 times.
     usual = (before + 1) / (m + 1)
     share = rows / n if n else 0.0

@@ -65,6 +65,16 @@ COUNTERS = {
     "trefoil.decoder.deadlines": MetricDefinition(
         "{part}", "Decoder processes ended because a part took too long"
     ),
+    "trefoil.decoder.lines": MetricDefinition(
+        "{line}", "Lines that decoders wrote to standard error, logged or not"
+    ),
+    "trefoil.parts.foreign": MetricDefinition(
+        "{row}", "Rows refused because a part is in a format that is not decoded"
+    ),
+    "trefoil.parts.cut": MetricDefinition(
+        "{part}", "Parts of which some was not used, or may be missing"
+    ),
+    "trefoil.parts.warned": MetricDefinition("{part}", "Parts used with a warning"),
     "trefoil.calls.refused": MetricDefinition("{call}", "Calls refused for want of a place"),
     "trefoil.http.connections.refused": MetricDefinition(
         "{connection}", "Connections to the HTTP door refused for want of a place"

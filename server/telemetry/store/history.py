@@ -107,9 +107,13 @@ def _drift(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
 
 
 def _alerts(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
-    """Every alert that was open at some time of the span."""
+    """Every alert that was open at some time of the span. One that lasts is stored when it began
+    and at each step, not while nothing happens to it."""
     for row in connection.execute(
-        "SELECT row FROM alert WHERE last_unix_ms >= ? ORDER BY last_unix_ms", (span.since * 1000,)
+        "SELECT row FROM alert"
+        " WHERE last_unix_ms >= ? OR json_extract(row, '$.state') <> 'resolved'"
+        " ORDER BY last_unix_ms",
+        (span.since * 1000,),
     ):
         content = json.loads(row[0])
         if content["opened_unix_ms"] < span.until * 1000:

@@ -5,7 +5,7 @@ import warnings
 
 from trefoil._proto import inference_pb2 as proto_dot_inference__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.73.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,15 +18,16 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in proto/inference_pb2_grpc.py depends on'
+        + f' but the generated code in proto/inference_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class InferenceStub:
-    """Missing associated documentation comment in .proto file."""
+class InferenceStub(object):
+    """Answers rows of text, images and audio. Needs the role `predict`.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -66,8 +67,9 @@ class InferenceStub:
                 _registered_method=True)
 
 
-class InferenceServicer:
-    """Missing associated documentation comment in .proto file."""
+class InferenceServicer(object):
+    """Answers rows of text, images and audio. Needs the role `predict`.
+    """
 
     def Predict(self, request, context):
         """One request, one or more examples; a bad example never fails the others.
@@ -152,8 +154,9 @@ def add_InferenceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Inference:
-    """Missing associated documentation comment in .proto file."""
+class Inference(object):
+    """Answers rows of text, images and audio. Needs the role `predict`.
+    """
 
     @staticmethod
     def Predict(request,
