@@ -72,7 +72,7 @@ async def secure_door(folder: Path, mutual: bool = False) -> AsyncIterator[Secur
 
 def allowed(path: str, role: str) -> bool:
     if path == "/metrics":
-        return role in ("observe", "admin")
+        return role in ("observe", "observe-payloads", "admin")
     return path not in PREDICTS or role in ("predict", "admin")
 
 
