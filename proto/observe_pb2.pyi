@@ -168,7 +168,7 @@ class SelfCheck(_message.Message):
     def __init__(self, changed: _Optional[_Iterable[_Union[ChangedItem, _Mapping]]] = ..., at_unix_ms: _Optional[int] = ..., took_ms: _Optional[float] = ..., verified_unix_ms: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ServerSnapshot(_message.Message):
-    __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes", "signed_by", "telemetry_notes", "simulated_speed")
+    __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes", "signed_by", "telemetry_notes", "simulated_speed", "queue_seconds")
     class StampPartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -245,6 +245,7 @@ class ServerSnapshot(_message.Message):
     SIGNED_BY_FIELD_NUMBER: _ClassVar[int]
     TELEMETRY_NOTES_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_SPEED_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     server: str
     version: str
     state: ServerState
@@ -279,7 +280,8 @@ class ServerSnapshot(_message.Message):
     signed_by: str
     telemetry_notes: _containers.ScalarMap[str, str]
     simulated_speed: float
-    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., reason: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: _Optional[bool] = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., warm_replicas: _Optional[int] = ..., wanted_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., queue_limit: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., quarantined: _Optional[int] = ..., telemetry_dropped: _Optional[int] = ..., telemetry_state: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., pins: _Optional[_Iterable[_Union[StampPin, _Mapping]]] = ..., insecure: _Optional[bool] = ..., slo_ms: _Optional[float] = ..., limits: _Optional[_Iterable[_Union[LimitRow, _Mapping]]] = ..., telemetry_bytes: _Optional[int] = ..., signed_by: _Optional[str] = ..., telemetry_notes: _Optional[_Mapping[str, str]] = ..., simulated_speed: _Optional[float] = ...) -> None: ...
+    queue_seconds: float
+    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., reason: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: _Optional[bool] = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., warm_replicas: _Optional[int] = ..., wanted_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., queue_limit: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., quarantined: _Optional[int] = ..., telemetry_dropped: _Optional[int] = ..., telemetry_state: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., pins: _Optional[_Iterable[_Union[StampPin, _Mapping]]] = ..., insecure: _Optional[bool] = ..., slo_ms: _Optional[float] = ..., limits: _Optional[_Iterable[_Union[LimitRow, _Mapping]]] = ..., telemetry_bytes: _Optional[int] = ..., signed_by: _Optional[str] = ..., telemetry_notes: _Optional[_Mapping[str, str]] = ..., simulated_speed: _Optional[float] = ..., queue_seconds: _Optional[float] = ...) -> None: ...
 
 class LimitRow(_message.Message):
     __slots__ = ("name", "value", "unit")

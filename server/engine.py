@@ -254,6 +254,7 @@ class Engine:
             counters=Counters(**self._counts, quarantined=quarantined),
             pins=tuple((*key, *value) for key, value in self._pins.items()),
             reasons=self.pool_set.reasons(),
+            queue_seconds=self._pool.dispatcher.expected_wait_s(),
         )
 
     async def verify(self) -> None:

@@ -243,3 +243,4 @@ class EngineSnapshot:
     counters: Counters
     pins: tuple[tuple[str, str, int, float], ...]  # client, stamp, refused, last unix seconds
     reasons: Mapping[str, str] = field(default_factory=dict)  # choices of the front
+    queue_seconds: float = 0.0  # what a row that arrives now will wait

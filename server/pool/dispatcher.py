@@ -103,6 +103,17 @@ class Dispatcher:
         wait_s = self.service_time.wait_s(len(self.queue), self._serving_count())
         return min(max(wait_s / 2, 0.05), 5.0)
 
+    def expected_wait_s(self) -> float:
+        """What a row of usual cost that arrives now will wait for its forward: everything before
+        it, at the measured speed. 0 where a replica would begin at once, or no row was answered."""
+        if self._is_free():
+            return 0.0
+        return self.service_time.wait_s(self.waiting + self.in_flight, self._serving_count())
+
+    def _is_free(self) -> bool:
+        """Whether a replica would begin with a new row at once."""
+        return not self.queue and any(s.serving and not s.held for s in self._replicas)
+
     def _serving_count(self) -> int:
         return sum(replica.serving for replica in self._replicas)
 
