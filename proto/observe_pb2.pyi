@@ -186,7 +186,7 @@ class SelfCheck(_message.Message):
     def __init__(self, changed: _Optional[_Iterable[_Union[ChangedItem, _Mapping]]] = ..., at_unix_ms: _Optional[int] = ..., took_ms: _Optional[float] = ..., verified_unix_ms: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ServerSnapshot(_message.Message):
-    __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes", "signed_by", "telemetry_notes", "simulated_speed", "refused_formats", "parts_cut", "part_warnings")
+    __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes", "signed_by", "telemetry_notes", "simulated_speed", "queue_seconds", "refused_formats", "parts_cut", "part_warnings")
     class StampPartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -270,6 +270,7 @@ class ServerSnapshot(_message.Message):
     SIGNED_BY_FIELD_NUMBER: _ClassVar[int]
     TELEMETRY_NOTES_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_SPEED_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FORMATS_FIELD_NUMBER: _ClassVar[int]
     PARTS_CUT_FIELD_NUMBER: _ClassVar[int]
     PART_WARNINGS_FIELD_NUMBER: _ClassVar[int]
@@ -307,10 +308,11 @@ class ServerSnapshot(_message.Message):
     signed_by: str
     telemetry_notes: _containers.ScalarMap[str, str]
     simulated_speed: float
+    queue_seconds: float
     refused_formats: _containers.RepeatedCompositeFieldContainer[FormatCount]
     parts_cut: int
     part_warnings: _containers.ScalarMap[str, int]
-    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., reason: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: bool = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., warm_replicas: _Optional[int] = ..., wanted_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., queue_limit: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., quarantined: _Optional[int] = ..., telemetry_dropped: _Optional[int] = ..., telemetry_state: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., pins: _Optional[_Iterable[_Union[StampPin, _Mapping]]] = ..., insecure: bool = ..., slo_ms: _Optional[float] = ..., limits: _Optional[_Iterable[_Union[LimitRow, _Mapping]]] = ..., telemetry_bytes: _Optional[int] = ..., signed_by: _Optional[str] = ..., telemetry_notes: _Optional[_Mapping[str, str]] = ..., simulated_speed: _Optional[float] = ..., refused_formats: _Optional[_Iterable[_Union[FormatCount, _Mapping]]] = ..., parts_cut: _Optional[int] = ..., part_warnings: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., reason: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: bool = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., warm_replicas: _Optional[int] = ..., wanted_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., queue_limit: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., quarantined: _Optional[int] = ..., telemetry_dropped: _Optional[int] = ..., telemetry_state: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., pins: _Optional[_Iterable[_Union[StampPin, _Mapping]]] = ..., insecure: bool = ..., slo_ms: _Optional[float] = ..., limits: _Optional[_Iterable[_Union[LimitRow, _Mapping]]] = ..., telemetry_bytes: _Optional[int] = ..., signed_by: _Optional[str] = ..., telemetry_notes: _Optional[_Mapping[str, str]] = ..., simulated_speed: _Optional[float] = ..., queue_seconds: _Optional[float] = ..., refused_formats: _Optional[_Iterable[_Union[FormatCount, _Mapping]]] = ..., parts_cut: _Optional[int] = ..., part_warnings: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class FormatCount(_message.Message):
     __slots__ = ("format", "rows", "medium", "of_rows")

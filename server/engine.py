@@ -266,6 +266,7 @@ class Engine:
             pins=tuple((*key, *value) for key, value in self._pins.items()),
             reasons=self.pool_set.reasons(),
             parts=self._parts.figures(),
+            queue_seconds=self._pool.dispatcher.expected_wait_s(),
         )
 
     async def verify(self) -> None:

@@ -283,3 +283,4 @@ class EngineSnapshot:
     pins: tuple[tuple[str, str, int, float], ...]  # client, stamp, refused, last unix seconds
     reasons: Mapping[str, str] = field(default_factory=dict)  # choices of the front
     parts: PartFigures = PartFigures()
+    queue_seconds: float = 0.0  # what a row that arrives now will wait

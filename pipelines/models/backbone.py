@@ -18,7 +18,7 @@ from pipelines.models.kv_cache import KeyValues, KVCache
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class TextInputs:
     """What goes into the text stack: `tokens` i64 [B, T] with embeddings [B, T, H] at `positions`
     i64 [3, B, T]. `by_token` [B, T, layers, size] are embeddings of each layer, in families that
     have them."""
@@ -28,7 +28,7 @@ class Columns:
     positions: torch.Tensor
     by_token: torch.Tensor | None = None
 
-    def part(self, first: int, last: int) -> Columns:
+    def part(self, first: int, last: int) -> TextInputs:
         by_token = None if self.by_token is None else self.by_token[:, first:last]
         return replace(
             self,
@@ -89,11 +89,11 @@ class Backbone:
         cache = KeyValues()
         return self._stack(self.columns(batch), batch.prompt_columns, None, cache), cache
 
-    def columns(self, batch: Batch) -> Columns:
+    def columns(self, batch: Batch) -> TextInputs:
         """The prompts of a batch as inputs of `read`; media are encoded here."""
         return self._inputs(batch.prompt_ids, batch.positions, batch)
 
-    def read(self, prompt: Columns, first: int, last: int, cache: KVCache) -> torch.Tensor:
+    def read(self, prompt: TextInputs, first: int, last: int, cache: KVCache) -> torch.Tensor:
         """[B, last - first, H] of these columns of `prompt`; `cache` returns the keys of all
         columns before `last`."""
         part = prompt.part(first, last)
@@ -119,13 +119,13 @@ class Backbone:
 
     def _inputs(
         self, tokens: torch.Tensor, positions: torch.Tensor, batch: Batch | None
-    ) -> Columns:
+    ) -> TextInputs:
         """`batch` holds the media of `tokens`; None when these columns have none."""
         raise NotImplementedError
 
     def _stack(
         self,
-        inputs: Columns,
+        inputs: TextInputs,
         causal: int,
         behind: torch.Tensor | None,
         cache: KVCache | None,

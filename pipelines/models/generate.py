@@ -18,7 +18,7 @@ from typing import Final, Literal
 import torch
 
 from pipelines.batch import Batch
-from pipelines.models.backbone import Backbone, Columns
+from pipelines.models.backbone import Backbone, TextInputs
 from pipelines.models.device import Download
 from pipelines.models.heads import last_states
 from pipelines.models.kv_cache import Lines
@@ -133,7 +133,7 @@ class _Joining:
 
     texts: tuple[Generation, ...]
     line: int
-    prompt: Columns
+    prompt: TextInputs
     lengths: torch.Tensor
     following: torch.Tensor
     last: torch.Tensor | None = None

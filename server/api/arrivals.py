@@ -68,7 +68,7 @@ class PendingRead:
 
 
 @dataclass(slots=True)
-class Connection:
+class PeerConnection:
     """`handed`: bytes on the wire of what was handed to calls, and of what came with it."""
 
     host: str
@@ -98,7 +98,7 @@ class Arrivals:
         self.limits = limits
         self.sockets = sockets
         self._clock = clock
-        self._connections: dict[str, Connection] = {}
+        self._connections: dict[str, PeerConnection] = {}
         self._counted_at = 0.0
         self._logged_at = -math.inf
         self.open = 0  # connections
@@ -117,7 +117,7 @@ class Arrivals:
         peer = context.peer()
         connection = self._connections.get(peer)
         if connection is None:
-            connection = self._connections[peer] = Connection(host_of(peer))
+            connection = self._connections[peer] = PeerConnection(host_of(peer))
         read = PendingRead(task, self._clock(), one_message)
         connection.reads.add(read)
         try:
@@ -217,7 +217,7 @@ class Arrivals:
                 self._shrink(of_host, limits.bytes_of_host, "of one host", "--arriving-peer-mb")
         self._shrink(self._connections.values(), limits.bytes_in_all, "in all", "--arriving-mb")
 
-    def _shrink(self, among: Iterable[Connection], limit: int, whose: str, flag: str) -> None:
+    def _shrink(self, among: Iterable[PeerConnection], limit: int, whose: str, flag: str) -> None:
         """Cut calls, those of the connection that holds most first, until the rest is enough."""
         largest = sorted(among, key=lambda one: one.holds, reverse=True)
         held = sum(one.holds for one in largest)

@@ -210,6 +210,7 @@ class Inference:
         described.embedding_dimensions = facts.embedding_dimensions
         described.card = facts.card
         described.server_name = self.identity.name
+        described.queue_seconds = self.engine.snapshot().queue_seconds
         for name, value, unit in in_force(self.identity.limits, facts):
             described.limits.add(name=name, value=value, unit=unit)
         return described

@@ -69,6 +69,7 @@ def _engine_message(now: EngineSnapshot) -> pb.ServerSnapshot:
         replicas=[_replica_message(replica) for replica in now.replicas],
         queued=now.queued,
         queue_limit=now.queue_limit,
+        queue_seconds=now.queue_seconds,
         requests=counters.requests,
         failed=counters.failed,
         refused=counters.refused,

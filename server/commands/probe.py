@@ -15,6 +15,7 @@ from trefoil import TrefoilError
 
 UNREACHED = "unreachable"
 TAKES_TRAFFIC = (pb.READY, pb.DEGRADED)
+QUESTIONS = ("ready", "started", "live")  # as trefoil.ready, .startup and .live of health
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,7 +24,8 @@ def parser() -> argparse.ArgumentParser:
         description="Exit 0 only when the server is ready: its answers are right and fast enough "
         "for every mix of modalities.",
         epilog="One word is printed: the state of the server, or unreachable. Exit codes: 0 "
-        "ready or degraded, 1 not ready or not reached (the reason is on stderr), 2 wrong usage",
+        "ready or degraded (with --for: what it asks), 1 not so or not reached (the reason is on "
+        "stderr), 2 wrong usage",
     )
     parser.add_argument(
         "--timeout",
@@ -31,6 +33,14 @@ def parser() -> argparse.ArgumentParser:
         default=5.0,
         metavar="S",
         help="give up after this (5)",
+    )
+    parser.add_argument(
+        "--for",
+        dest="question",
+        choices=QUESTIONS,
+        default="ready",
+        help="ready: takes traffic; started: its start is over, well or not; live: it answers "
+        "(ready)",
     )
     add_connection(parser)
     return parser
@@ -53,6 +63,12 @@ async def _state(arguments: argparse.Namespace) -> tuple[str, str]:
     async with connect(arguments) as client:
         snapshot = (await client.state(arguments.timeout)).snapshot
     word = pb.ServerState.Name(snapshot.state).lower().replace("_", "-")
-    if snapshot.state in TAKES_TRAFFIC:
+    if _holds(arguments.question, snapshot.state):
         return word, ""
     return word, f"{snapshot.server} is {word}: {snapshot.reason or 'no reason given'}"
+
+
+def _holds(question: str, state: int) -> bool:
+    if question == "ready":
+        return state in TAKES_TRAFFIC
+    return question == "live" or state != pb.STARTING

@@ -45,7 +45,7 @@ from server.ops.simulated_clock import SimulatedWall
 from server.ops.skew_alert import SkewAlert
 from server.ops.startup_log import Report, StartupLog
 from server.ops.systemd import ServiceManager, service_manager
-from server.pool.forks import ForkServer
+from server.pool.forks import ForkServerClient
 from server.pool.pool import Pool
 from server.pool.spawn import DIGESTS, fork_server, replica_spawner
 from server.request.limits import server_limits
@@ -402,7 +402,7 @@ def pool_of(
     config: ServerConfig,
     wall: Wall = time.time,
     exited: Callable[[Facts, str], None] = lambda facts, why: None,
-    forks: ForkServer | None = None,
+    forks: ForkServerClient | None = None,
 ) -> Pool:
     return Pool(config, replica_spawner(config, forks), wall=wall, exited=exited)
 

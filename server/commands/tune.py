@@ -27,7 +27,7 @@ from server.config import EMBEDDED_BUNDLE, ServerConfig
 from server.telemetry.store.database import NAME
 from server.telemetry.store.reader import Reader
 from server.tuning.grid import DEFAULT, Setting, grid
-from server.tuning.objective import ROUNDS, Objective
+from server.tuning.objective import ROUNDS, TuningObjective
 from server.tuning.process import NotStarted, TunedServer
 from server.tuning.search import OPEN_SHARE, Found, Search
 from server.values import above_zero, expecting
@@ -95,7 +95,7 @@ def run(argv: Sequence[str]) -> int:
     except (OSError, ValueError, sqlite3.Error) as error:
         print(f"server tune: {error}", file=sys.stderr)
         return USAGE
-    objective = Objective(arguments.deadline, arguments.slo_p99_ms)
+    objective = TuningObjective(arguments.deadline, arguments.slo_p99_ms)
     try:
         found = asyncio.run(_tuned(arguments, examples, objective))
     except NotStarted as error:
@@ -106,7 +106,7 @@ def run(argv: Sequence[str]) -> int:
     return _conclude(arguments, objective, found)
 
 
-def _conclude(arguments: argparse.Namespace, objective: Objective, found: Found) -> int:
+def _conclude(arguments: argparse.Namespace, objective: TuningObjective, found: Found) -> int:
     if not found.table:
         print(
             f"no server was ready within {arguments.minutes:g} minutes; give more --minutes",
@@ -196,7 +196,7 @@ class Clock:
 
 
 async def _tuned(
-    arguments: argparse.Namespace, examples: Sequence[pb.Example], objective: Objective
+    arguments: argparse.Namespace, examples: Sequence[pb.Example], objective: TuningObjective
 ) -> Found:
     """Raises NotStarted when not even the default serves."""
     clock = Clock(arguments.minutes * 60)
@@ -226,7 +226,7 @@ async def _tuned(
 # ---- what was found ------------------------------------------------------------------------------
 
 
-def report(found: Found, objective: Objective) -> str:
+def report(found: Found, objective: TuningObjective) -> str:
     head = ("pool", "threads", "decoders", "batch rows", "answers/s", "callers", "p50 ms", "p99 ms")
     rows = []
     for setting, trial in found.table:
@@ -283,7 +283,7 @@ def write(path: Path, arguments: argparse.Namespace, found: Found) -> None:
 
     lines = [
         f"# Made by `server tune` on {host.cores()} cores; "
-        f"{Objective(arguments.deadline, arguments.slo_p99_ms)}.",
+        f"{TuningObjective(arguments.deadline, arguments.slo_p99_ms)}.",
         *(f"# {line}" for line in _verdict(found).splitlines()),
         *(f"{flag[2:]} = {value}" for flag, value in found.chosen.by_flag().items()),
     ]

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 logger.setLevel(logging.ERROR)  # what callers send wrong is their affair; our own faults are logged
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """`peer` is named as gRPC names one; `uris` are those of a verified client certificate."""
 
     def __init__(self, config: Config, server_state: ServerState, limit: ConnectionLimit) -> None:

@@ -19,7 +19,7 @@ from server.api.listener import Listener
 from server.config import ServerConfig
 from server.http.app import HttpApp
 from server.http.calls import Calls
-from server.http.connection import IDLE_S, Connection
+from server.http.connection import IDLE_S, HttpConnection
 from server.http.exchange import BodyLimit
 from server.http.limits import ConnectionLimit
 from server.http.metrics import MetricsRoute, metrics_service
@@ -63,7 +63,7 @@ class HttpDoor:
         self._state = ServerState()
         self._config = Config(
             app,
-            http=Connection,
+            http=HttpConnection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -79,7 +79,7 @@ class HttpDoor:
         context = RotatingContext(self._files) if self._files is not None else None
         loop = asyncio.get_running_loop()
         self._set_date(loop)
-        made = partial(Connection, self._config, self._state, self.limit)
+        made = partial(HttpConnection, self._config, self._state, self.limit)
         timeout_s = HANDSHAKE_S if context is not None else None
         sockets = _bound(self._listen, self._address)
         for one in sockets:
@@ -97,7 +97,7 @@ class HttpDoor:
             self._clock.cancel()
         for server in self._servers:
             server.close()
-        connections = [one for one in self._state.connections if isinstance(one, Connection)]
+        connections = [one for one in self._state.connections if isinstance(one, HttpConnection)]
         for connection in connections:
             connection.shutdown()
         if self._state.tasks:

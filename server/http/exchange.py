@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.http.calls import HttpCall, Metadata, Write
-from server.http.connection import Connection
+from server.http.connection import HttpConnection
 from server.http.refusals import CallerGone, HttpRefused
 from server.request.caller import CLIENT_KEY, TRACE_KEY
 
@@ -60,7 +60,7 @@ class Exchange:
     scope: Any
     receive: Receive
     send: Send
-    connection: Connection
+    connection: HttpConnection
     limit: BodyLimit
     headers: dict[bytes, bytes] = field(init=False)
     started: bool = field(default=False, init=False)

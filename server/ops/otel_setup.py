@@ -126,6 +126,7 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
         GaugeReading("trefoil.ready", float(now.state in TAKES_TRAFFIC)),
         GaugeReading("trefoil.queue.rows", now.queued),
         GaugeReading("trefoil.queue.limit", now.queue_limit),
+        GaugeReading("trefoil.queue.seconds", now.queue_seconds),
         GaugeReading("trefoil.in_flight", now.in_flight),
         GaugeReading("trefoil.replicas.wanted", now.wanted_replicas),
         GaugeReading("trefoil.replica.restarts", sum(replica.restarts for replica in now.replicas)),

@@ -151,6 +151,14 @@ class Dispatcher:
         cost_s = self.admission.service_time.cost_s(mix) or 0.0
         return self.admission.come_back_s(now, cost_s, until_room_s, count)
 
+    def expected_wait_s(self) -> float:
+        """What a row of usual cost that arrives now will wait for its forward: everything before
+        it, at the measured speed. 0 where a replica would begin at once, or no row was answered."""
+        if self._is_free():
+            return 0.0
+        before_s = self.queue.cost_before_s(LOWEST) + sum(s.held.cost_s for s in self._replicas)
+        return self.admission.work_off_s(before_s, self._serving_count())
+
     def _serving_count(self) -> int:
         return sum(replica.serving for replica in self._replicas)
 

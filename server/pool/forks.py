@@ -86,7 +86,7 @@ class ForkedProcess:
         self.exited(code)
 
 
-class ForkServer:
+class ForkServerClient:
     """One for each server: its pools share what it has imported. `environment` is that of the
     process; each replica gets its own. `start_s` bounds the imports. `command` is completed by its
     end of the socket."""

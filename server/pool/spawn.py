@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from server import host
 from server.child_process import module_command
 from server.config import ServerConfig
-from server.pool.forks import ForkServer, NotForkable, ReplicaProcess
+from server.pool.forks import ForkServerClient, NotForkable, ReplicaProcess
 from server.replica.placement import threads_for
 
 # See host.keep_freed_memory; in a replica, where every thread allocates, from the first block on.
@@ -54,7 +54,7 @@ def replica_command(config: ServerConfig, index: int) -> tuple[str, ...]:
     return (*module_command("server.replica.main"), *flags, *dirty)
 
 
-def replica_spawner(config: ServerConfig, forks: ForkServer | None = None) -> Spawn:
+def replica_spawner(config: ServerConfig, forks: ForkServerClient | None = None) -> Spawn:
     """With `forks` each replica is forked where that is possible, else a process of its own."""
 
     def command(index: int) -> tuple[str, ...]:
@@ -76,11 +76,11 @@ def replica_spawner(config: ServerConfig, forks: ForkServer | None = None) -> Sp
     return spawn
 
 
-def fork_server(config: ServerConfig) -> ForkServer | None:
+def fork_server(config: ServerConfig) -> ForkServerClient | None:
     """None where the configuration asks for processes of their own."""
     if not config.fork_server:
         return None
-    return ForkServer(environment_of(_threads(config)), config.load_timeout_s)
+    return ForkServerClient(environment_of(_threads(config)), config.load_timeout_s)
 
 
 def environment_of(threads: int) -> dict[str, str]:

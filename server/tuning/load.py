@@ -14,7 +14,7 @@ import grpc
 
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
-from server.tuning.objective import LoadResult, Objective, Trial
+from server.tuning.objective import LoadResult, Trial, TuningObjective
 
 CALLERS = (1, 4, 16, 64)
 # More callers that bring less than this much more will bring nothing with still more.
@@ -24,7 +24,9 @@ GAIN = 1.05
 class Loader:
     """Sends `examples` in turn to one server over one channel. Payloads are encoded once."""
 
-    def __init__(self, target: str, examples: Sequence[pb.Example], objective: Objective) -> None:
+    def __init__(
+        self, target: str, examples: Sequence[pb.Example], objective: TuningObjective
+    ) -> None:
         self._channel = grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)])
         self._predict: Any = InferenceStub(self._channel).Predict  # type: ignore[no-untyped-call]
         self._requests = [pb.PredictRequest(examples=[one]) for one in examples]

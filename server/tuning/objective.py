@@ -11,7 +11,7 @@ ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
+class TuningObjective:
     """`deadline_s` is set on every request; `p99_ms` bounds the latency of what is answered, 0: the
     deadline alone counts."""
 
@@ -52,12 +52,12 @@ class Trial:
 
     loads: tuple[LoadResult, ...]
 
-    def best(self, objective: Objective) -> LoadResult | None:
+    def best(self, objective: TuningObjective) -> LoadResult | None:
         """The load with most answers in time among those that meet the objective."""
         met = [load for load in self.loads if objective.met(load)]
         return max(met, key=lambda load: load.per_second, default=None)
 
-    def worth(self, objective: Objective) -> float:
+    def worth(self, objective: TuningObjective) -> float:
         """Answers a second. A setting that never meets the objective is worth less than any that
         does, and the less the slower it is."""
         best = self.best(objective)

@@ -17,7 +17,7 @@ from proto.observe_pb2_grpc import ObserveStub
 from server.child_process import module_command
 from server.tuning.grid import Setting
 from server.tuning.load import Loader
-from server.tuning.objective import LoadResult, Objective, Trial
+from server.tuning.objective import LoadResult, Trial, TuningObjective
 
 LOOK_S = 0.1
 STOP_S = 10.0
@@ -41,7 +41,7 @@ class TunedServer:
         fixed: Sequence[str],
         folder: Path,
         examples: Sequence[Example],
-        objective: Objective,
+        objective: TuningObjective,
         limit_s: float,
     ) -> TunedServer | None:
         """Ready with every replica, or None when `limit_s` is over. `fixed` are flags of every

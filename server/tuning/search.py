@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from server.tuning.grid import DEFAULT, Setting
-from server.tuning.objective import ROUNDS, Comparison, LoadResult, Objective, Trial
+from server.tuning.objective import ROUNDS, Comparison, LoadResult, Trial, TuningObjective
 
 # Shares of the whole time: the last start begins before the first, halving ends at the second.
 STARTS_UNTIL = 0.5
@@ -27,7 +27,7 @@ MOST_LOADED = 6  # servers that stay loaded between their turns
 FIRST_START_S = 120.0  # the default is measured even where the whole time is shorter
 
 
-class Server(Protocol):
+class RunningServer(Protocol):
     """A server that runs with one setting."""
 
     async def trial(self, seconds: float) -> Trial: ...
@@ -40,7 +40,7 @@ class Server(Protocol):
 @dataclass(slots=True)
 class Candidate:
     setting: Setting
-    server: Server
+    server: RunningServer
     trial: Trial
 
 
@@ -64,8 +64,8 @@ class Search:
 
     def __init__(
         self,
-        start: Callable[[Setting, float], Awaitable[Server | None]],
-        objective: Objective,
+        start: Callable[[Setting, float], Awaitable[RunningServer | None]],
+        objective: TuningObjective,
         budget_s: float,
         spent: Callable[[], float],
         report: Callable[[str], None],

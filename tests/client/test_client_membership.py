@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +110,27 @@ async def test_servers_that_come_get_traffic_and_those_that_leave_lose_no_call(
                 await until(lambda: south in seen, 60)
                 ended.set()
     assert seen == {south}
+
+
+async def test_a_server_that_is_gone_costs_one_call_and_not_one_again_and_again(
+    tmp_path: Path,
+) -> None:
+    """Nothing is in flight there, so it would be the choice of every call that tries it again."""
+    fleet = tmp_path / "fleet"
+    lost, answered = 0, set()
+    async with serving("north") as (north, _), AsyncExitStack() as short:
+        south, _ = await short.enter_async_context(serving("south"))
+        listed(fleet, north, south)
+        async with AsyncClient(f"file:{fleet}", retry_policy=ONCE) as client:
+            await client.predict(text("hum"))
+            await short.aclose()
+            for _ in range(200):
+                try:
+                    answered.add((await client.predict(text("hum"))).server)
+                except Unavailable:
+                    lost += 1
+                await asyncio.sleep(0.02)
+    assert lost <= 1 and answered == {north}
 
 
 FORK = """

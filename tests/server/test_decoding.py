@@ -28,7 +28,7 @@ from server.replica.decoding import sandbox
 from server.replica.decoding.arena import KEPT_BYTES, Arena
 from server.replica.decoding.nursery import Nursery, NurseryLost
 from server.replica.decoding.parts import PartDecoders
-from server.replica.decoding.pool import DecoderPool, DecoderRefused, DecodingSettings, Encoded
+from server.replica.decoding.pool import DecoderPool, DecoderRefused, DecodingSettings, EncodedPart
 from server.replica.fault_guard import Failed
 from tests.support import media_bytes as made
 from tests.support import probing_decoder
@@ -59,8 +59,8 @@ def real() -> Iterator[PartDecoders]:
     decoders.pool.close()
 
 
-def asked(*commands: str) -> list[Encoded]:
-    return [Encoded(f"parts[{n}]", DATA, text.encode()) for n, text in enumerate(commands)]
+def asked(*commands: str) -> list[EncodedPart]:
+    return [EncodedPart(f"parts[{n}]", DATA, text.encode()) for n, text in enumerate(commands)]
 
 
 def ask(pool: DecoderPool, command: str, allowed_s: float = LONG_S) -> str:

@@ -18,7 +18,7 @@ import pytest
 
 from server import host
 from server.config import ServerConfig
-from server.pool.forks import ForkedProcess, ForkServer, NotForkable
+from server.pool.forks import ForkedProcess, ForkServerClient, NotForkable
 from server.pool.pool import Pool
 from server.pool.spawn import environment_of, fork_server, replica_spawner
 from server.replica.fork_server import Forkable, fingerprint
@@ -35,15 +35,15 @@ MOST_BYTES = 120 * MIB
 
 
 @asynccontextmanager
-async def forking(*flags: str) -> AsyncIterator[ForkServer]:
-    found = ForkServer({**os.environ, "PYTHONPATH": str(ROOT)}, patience(20), (*STUB, *flags))
+async def forking(*flags: str) -> AsyncIterator[ForkServerClient]:
+    found = ForkServerClient({**os.environ, "PYTHONPATH": str(ROOT)}, patience(20), (*STUB, *flags))
     try:
         yield found
     finally:
         await found.close()
 
 
-async def fork(forks: ForkServer, *what: str, **environment: str) -> ForkedProcess:
+async def fork(forks: ForkServerClient, *what: str, **environment: str) -> ForkedProcess:
     """The front's end of its socket is closed at once: the stub does not use it."""
     ours, theirs = socket.socketpair()
     with closing(ours), closing(theirs):

@@ -18,6 +18,7 @@ from proto import (
     observe_pb2,
     observe_pb2_grpc,
 )
+from server.main import main
 from tests.support.running import channel_to, listener, until
 from tests.support.standin_engine import STAMP, StandInEngine
 
@@ -170,3 +171,16 @@ async def test_reflection_lists_every_service_and_describes_its_types(version: s
     }
     for symbol, answer in zip(SYMBOLS, rest, strict=True):
         assert answer.file_descriptor_response.file_descriptor_proto, symbol
+
+
+async def test_a_probe_asks_as_much_as_an_orchestrator_does() -> None:
+    engine = StandInEngine()
+    ends = {}
+    async with listener(engine) as address:
+        for state in ("READY", "NOT_READY", "STARTING"):
+            engine.become(state, "so it is")
+            ends[state] = [
+                await asyncio.to_thread(main, ["probe", "--server", address, "--for", question])
+                for question in ("ready", "started", "live")
+            ]
+    assert ends == {"READY": [0, 0, 0], "NOT_READY": [1, 0, 0], "STARTING": [1, 1, 0]}

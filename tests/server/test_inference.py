@@ -329,6 +329,7 @@ async def test_a_generation_at_fault_is_a_status() -> None:
 async def test_describe_tells_labels_limits_and_stamp() -> None:
     async with listener(StandInEngine()) as address, channel_to(address) as channel:
         described = await stubs.InferenceStub(channel).Describe(pb.DescribeRequest())
+    assert described.queue_seconds == 0.25
     assert (described.stamp.hex, list(described.labels)) == (STAMP, list(LABELS))
     assert {limit.name for limit in described.limits} == {"max_parts", "image_pixels"}
 

@@ -311,6 +311,24 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_the_door() -> None:
         assert pool.refusal(work("d", "x", deadline=time.monotonic() + 9)) is None
 
 
+async def test_what_a_new_row_waits_grows_with_the_rows_before_it_and_ends_with_them() -> None:
+    async with running(rows=1) as pool:
+        waits = [pool.dispatcher.expected_wait_s()]
+        for n in range(8):
+            await ask(pool, f"r{n}", "sleep 0.05")
+        waits.append(pool.dispatcher.expected_wait_s())  # a free replica begins at once
+        asks = [Ask(pool, work(f"q{n}", "sleep 0.05")) for n in range(4)]
+        await until(lambda: pool.in_flight > 0)
+        few = pool.dispatcher.expected_wait_s()
+        asks += [Ask(pool, work(f"p{n}", "sleep 0.05")) for n in range(16)]
+        many = pool.dispatcher.expected_wait_s()
+        assert all([(await one.answer).answer for one in asks])
+        await until(lambda: pool.in_flight == 0)
+        waits.append(pool.dispatcher.expected_wait_s())
+    assert waits == [0.0, 0.0, 0.0]
+    assert 0.05 < few < many
+
+
 async def test_a_refused_bundle_ends_the_start_with_its_check() -> None:
     pool = stub_pool(stub_config(warm_pool=2), refuse="labels.json was changed")
     with pytest.raises(PoolRefused, match=r"labels\.json was changed") as caught:

@@ -18,13 +18,13 @@ from server.main import parser
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 from server.tuning.grid import DEFAULT, Setting, grid
-from server.tuning.objective import Comparison, LoadResult, Objective, Trial
+from server.tuning.objective import Comparison, LoadResult, Trial, TuningObjective
 from server.tuning.search import Found, Search
 from tests.support.patience import patience
 from tests.support.telemetry_bench import SCHEMA, Clock, bundle, record
 
 ROOT = Path(__file__).resolve().parents[2]
-OBJECTIVE = Objective(deadline_s=1.0, p99_ms=100.0)
+OBJECTIVE = TuningObjective(deadline_s=1.0, p99_ms=100.0)
 FASTER = Setting(warm_pool=2)
 SLOWER = Setting(warm_pool=2, max_batch_rows=4)
 

@@ -120,6 +120,7 @@ class StandInEngine:
             in_flight=self.at_work,
             counters=Counters(requests=len(self.received)),
             pins=(("someone", "cd" * 32, 3, 1_700_000_000.0),),
+            queue_seconds=0.25,
         )
 
     def become(self, state: str, reason: str = "") -> None:

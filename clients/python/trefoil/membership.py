@@ -63,8 +63,10 @@ class Membership:
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
 
-    def look_again(self) -> None:
-        """A call has reached no server: perhaps there are others by now."""
+    def look_again(self, server: Server) -> None:
+        """A call has not reached this server: it is left out until it reports that it serves, since
+        with no call in flight it would be everyone's choice. Perhaps there are others by now."""
+        server.leaving = True
         if self.clock() - self._resolved_at >= RESOLVE_AGAIN_S:
             self._hurry.set()
 
@@ -127,10 +129,12 @@ async def _learn(server: Server) -> None:
 
 
 async def _ask(server: Server) -> None:
-    """An error says nothing of its readiness; the next call finds out."""
+    """No answer in time says nothing of its readiness; not to be reached does."""
     try:
         response = await server.channel.unary_unary(CHECK)(READY_REQUEST, timeout=ANSWER_WITHIN_S)
-    except grpc.aio.AioRpcError:
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            server.leaving = error.code() is grpc.StatusCode.UNAVAILABLE
         return
     server.leaving = response != SERVING
     if server.identity == server.address:

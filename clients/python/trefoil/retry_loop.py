@@ -25,7 +25,7 @@ class RetryLoop:
     session: str
     deadline: Deadline
     only: Server | None = None  # no other server can answer
-    look_again: Callable[[], None] | None = None  # for servers that have come since
+    look_again: Callable[[Server], None] | None = None  # for servers that have come since
     attempts: int = 0
     _failed: set[str] = field(default_factory=set)  # addresses, since the last wait
 
@@ -53,7 +53,7 @@ class RetryLoop:
         if isinstance(failure, Unavailable):  # also a server that warms up or shuts down
             self.servers.mark(server, reached=False)
             if self.look_again is not None:
-                self.look_again()
+                self.look_again(server)
         elif failure.reason:
             self.servers.mark(server, reached=True)
         elsewhere = self._another_is_left(failure, server)

@@ -14,7 +14,7 @@ import torch
 
 from pipelines.batch import Batch, Images, Sounds
 from pipelines.models.attention import Visibility, choose_sharing
-from pipelines.models.backbone import Backbone, Columns, additive
+from pipelines.models.backbone import Backbone, TextInputs, additive
 from pipelines.models.gemma import model as gemma_model
 from pipelines.models.gemma.text import GemmaText
 from pipelines.models.geometry import Geometry
@@ -54,13 +54,13 @@ class GemmaBackbone(Backbone):
 
     def _inputs(
         self, tokens: torch.Tensor, positions: torch.Tensor, batch: Batch | None
-    ) -> Columns:
+    ) -> TextInputs:
         text_tokens = self._without_media(tokens)
         embeddings = self._with_media(self._embed(text_tokens), batch)
-        return Columns(tokens, embeddings, positions, self._per_layer(text_tokens))
+        return TextInputs(tokens, embeddings, positions, self._per_layer(text_tokens))
 
     def _stack(
-        self, inputs: Columns, causal: int, behind: torch.Tensor | None, cache: KVCache | None
+        self, inputs: TextInputs, causal: int, behind: torch.Tensor | None, cache: KVCache | None
     ) -> torch.Tensor:
         whole = self._visibility(causal, behind)
         return self._text(

@@ -35,7 +35,7 @@ class GemmaText:
         own = config.num_hidden_layers - config.num_kv_shared_layers
         lenders = {kind: n for n, kind in enumerate(self._kinds[:own])}
         self._layers = [
-            _Layer(layer, n if n < own else lenders[self._kinds[n]], n < own, joined, sharing)
+            _GemmaLayer(layer, n if n < own else lenders[self._kinds[n]], n < own, joined, sharing)
             for n, layer in enumerate(module.layers)
         ]
         self._norm = _norm(module.norm)
@@ -66,7 +66,7 @@ class GemmaText:
         return rotary(angles, getattr(module, f"{kind}_attention_scaling"), dtype)
 
 
-class _Layer:
+class _GemmaLayer:
     """`lender` is the layer whose keys and values are seen: itself where `own`."""
 
     def __init__(self, layer: Any, lender: int, own: bool, joined: bool, sharing: Sharing) -> None:

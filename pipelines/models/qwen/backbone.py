@@ -9,7 +9,7 @@ import torch
 
 from pipelines.batch import Batch, Images, Sounds
 from pipelines.models.attention import choose_sharing
-from pipelines.models.backbone import Backbone, Columns
+from pipelines.models.backbone import Backbone, TextInputs
 from pipelines.models.geometry import Geometry
 from pipelines.models.kv_cache import KVCache
 from pipelines.models.qwen import thinker
@@ -42,11 +42,11 @@ class QwenOmniBackbone(Backbone):
 
     def _inputs(
         self, tokens: torch.Tensor, positions: torch.Tensor, batch: Batch | None
-    ) -> Columns:
-        return Columns(tokens, self._with_media(self._embed(tokens), batch), positions)
+    ) -> TextInputs:
+        return TextInputs(tokens, self._with_media(self._embed(tokens), batch), positions)
 
     def _stack(
-        self, inputs: Columns, causal: int, behind: torch.Tensor | None, cache: KVCache | None
+        self, inputs: TextInputs, causal: int, behind: torch.Tensor | None, cache: KVCache | None
     ) -> torch.Tensor:
         visibility = self._visibility(causal, behind)
         return self._text(inputs.embeddings, inputs.positions, visibility, cache)

@@ -30,7 +30,9 @@ class QwenText:
         sections = config.rope_parameters.get("mrope_section", [16, 24, 24])
         axes = [number % 3 for number, size in enumerate(sections) for _ in range(size)]
         self._axes = torch.tensor(axes, device=module.rotary_emb.inv_freq.device)
-        self._layers = [_Layer(layer, n, joined, sharing) for n, layer in enumerate(module.layers)]
+        self._layers = [
+            _QwenLayer(layer, n, joined, sharing) for n, layer in enumerate(module.layers)
+        ]
         self._norm = _norm(module.norm)
 
     def __call__(
@@ -52,7 +54,7 @@ class QwenText:
         return rotary(angles, self._rotary.attention_scaling, dtype)
 
 
-class _Layer:
+class _QwenLayer:
     def __init__(self, layer: Any, number: int, joined: bool, sharing: Sharing) -> None:
         attention = layer.self_attn
         self._number = number

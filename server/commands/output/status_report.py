@@ -39,7 +39,8 @@ def _head(snapshot: pb.ServerSnapshot, at: float) -> str:
         *([f"  signed   by key {snapshot.signed_by}"] if snapshot.signed_by else []),
         f"  replicas {snapshot.warm_replicas} of {snapshot.wanted_replicas} warm",
         *_decoders(snapshot.replicas),
-        f"  queue    {snapshot.queued} of {snapshot.queue_limit}",
+        f"  queue    {snapshot.queued} of {snapshot.queue_limit}, "
+        f"a row waits for {snapshot.queue_seconds:.2f} s",
         f"  rows     {snapshot.requests} asked, {snapshot.failed} failed, "
         f"{snapshot.refused} refused, {snapshot.quarantined} quarantined",
         *_parts(snapshot),

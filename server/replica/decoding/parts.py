@@ -19,7 +19,7 @@ from server.replica.decoding.pool import (
     DecoderPool,
     DecoderRefused,
     DecodingSettings,
-    Encoded,
+    EncodedPart,
     RowDecoding,
 )
 from server.replica.model import Lane
@@ -75,7 +75,7 @@ class _Row:
         self._row = row
         self._limits = limits
         self._waiting = deque(
-            (Encoded(field_of(number), packed.part_values(part), part.data))
+            (EncodedPart(field_of(number), packed.part_values(part), part.data))
             for number, part in enumerate(parts)
             if isinstance(part.data, bytes) and self._foreign(part)
         )
@@ -102,7 +102,7 @@ class _Row:
         return not work.plain(part) and 0 < len(part.data) <= self._limits.max_part_bytes
 
     def _ask(self) -> None:
-        parts: list[Encoded] = []
+        parts: list[EncodedPart] = []
         size, cost_s = 0, 0.0
         while self._waiting:
             data = self._waiting[0].data

@@ -46,7 +46,7 @@ class DecoderRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedPart:
     """A part to decode: its path in the row, all but its content as JSON can hold it, and that."""
 
     field: str
@@ -125,7 +125,7 @@ class RowDecoding:
         self._wait_s = settings.row_wait_s
 
     def decode(
-        self, parts: Sequence[Encoded], allowed_s: float
+        self, parts: Sequence[EncodedPart], allowed_s: float
     ) -> tuple[list[dict[str, Any]], DecoderRefused | None]:
         """(what pipelines.media.packed made of each part up to the first that is refused, that
         refusal). `block` has the bytes that belong to each, in this order.
@@ -137,7 +137,7 @@ class RowDecoding:
         if self.decoder is None:
             self.decoder = self._take()
         decoder, began, before = self.decoder, time.monotonic(), self.decoder.spent_s
-        budget = Budget(min(allowed_s, self._cpu_s), self._wait_s)
+        budget = DecodingBudget(min(allowed_s, self._cpu_s), self._wait_s)
         try:
             return decoder.ask(parts, self._offset, budget)
         finally:
@@ -154,7 +154,7 @@ class RowDecoding:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class DecodingBudget:
     """Of one exchange: processor seconds of the decoder, and seconds of the clock."""
 
     cpu_s: float
@@ -194,7 +194,7 @@ class Decoder:
         return self._child
 
     def ask(
-        self, parts: Sequence[Encoded], offset: int, budget: Budget
+        self, parts: Sequence[EncodedPart], offset: int, budget: DecodingBudget
     ) -> tuple[list[dict[str, Any]], DecoderRefused | None]:
         """As RowDecoding.decode; the first block is written to `offset` of the outputs."""
         self.arena.put(part.data for part in parts)
@@ -215,7 +215,7 @@ class Decoder:
             ends.append(self._buried(child))
         raise _died(ends[-1], self._at(parts))
 
-    def _at(self, parts: Sequence[Encoded]) -> str:
+    def _at(self, parts: Sequence[EncodedPart]) -> str:
         """The path of the part that the decoder was at work on; it may have written anything."""
         return f"{parts[min(self.arena.turn, len(parts) - 1)].field}.data"
 
@@ -233,7 +233,7 @@ class Decoder:
         return status
 
     def _exchange(
-        self, child: Child, request: bytes, parts: Sequence[Encoded], budget: Budget
+        self, child: Child, request: bytes, parts: Sequence[EncodedPart], budget: DecodingBudget
     ) -> bytes | None:
         """The reply; None when the decoder died."""
         began, clock = time.monotonic(), cpu_clock(child.pid)
@@ -256,7 +256,9 @@ class Decoder:
         finally:
             self.spent_s += max(spent, _cpu(clock)) - before
 
-    def _too_long(self, parts: Sequence[Encoded], budget: Budget, worked: bool) -> Exception:
+    def _too_long(
+        self, parts: Sequence[EncodedPart], budget: DecodingBudget, worked: bool
+    ) -> Exception:
         self._pool.counts.deadlines += 1
         self.end()
         if worked:

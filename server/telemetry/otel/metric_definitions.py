@@ -91,6 +91,7 @@ COUNTERS = {
 GAUGES = {
     "trefoil.queue.rows": MetricDefinition("{row}", "Rows that wait for a replica"),
     "trefoil.queue.limit": MetricDefinition("{row}", "Rows that may wait; more are refused"),
+    "trefoil.queue.seconds": MetricDefinition("s", "What a row that arrives now will wait"),
     "trefoil.in_flight": MetricDefinition("{row}", "Rows a replica has"),
     "trefoil.replicas": MetricDefinition("{replica}", "Replicas by state"),
     "trefoil.replicas.wanted": MetricDefinition("{replica}", "Replicas asked for with --warm-pool"),

@@ -401,7 +401,7 @@ class LimitValue(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., unit: _Optional[str] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("stamp", "stamp_parts", "labels", "modalities", "tasks", "limits", "server_version", "embedding_dimensions", "card", "server_name")
+    __slots__ = ("stamp", "stamp_parts", "labels", "modalities", "tasks", "limits", "server_version", "embedding_dimensions", "card", "server_name", "queue_seconds")
     class StampPartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -419,6 +419,7 @@ class DescribeResponse(_message.Message):
     EMBEDDING_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     SERVER_NAME_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     stamp: Stamp
     stamp_parts: _containers.ScalarMap[str, str]
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -429,4 +430,5 @@ class DescribeResponse(_message.Message):
     embedding_dimensions: int
     card: str
     server_name: str
-    def __init__(self, stamp: _Optional[_Union[Stamp, _Mapping]] = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Iterable[str]] = ..., modalities: _Optional[_Iterable[str]] = ..., tasks: _Optional[_Iterable[str]] = ..., limits: _Optional[_Iterable[_Union[LimitValue, _Mapping]]] = ..., server_version: _Optional[str] = ..., embedding_dimensions: _Optional[int] = ..., card: _Optional[str] = ..., server_name: _Optional[str] = ...) -> None: ...
+    queue_seconds: float
+    def __init__(self, stamp: _Optional[_Union[Stamp, _Mapping]] = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Iterable[str]] = ..., modalities: _Optional[_Iterable[str]] = ..., tasks: _Optional[_Iterable[str]] = ..., limits: _Optional[_Iterable[_Union[LimitValue, _Mapping]]] = ..., server_version: _Optional[str] = ..., embedding_dimensions: _Optional[int] = ..., card: _Optional[str] = ..., server_name: _Optional[str] = ..., queue_seconds: _Optional[float] = ...) -> None: ...
