@@ -19,6 +19,8 @@ PANEL_OF = {
     "structural": "drift",
     "latency": "latency",
     "readiness": "fleet",
+    "replica": "server",
+    "server": "server",
     "skew": "skew",
     "value": "quality",
 }
