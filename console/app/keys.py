@@ -57,6 +57,13 @@ def commands_of(window: Window, actions: Actions) -> list[Command]:
     add("time.mark", "Set or remove a marker", ("M",), "Time", axis.mark)
     add("alert.acknowledge", "Acknowledge an alert", ("A",), "Alerts", actions.acknowledge)
     add("alert.silence", "Silence an alert until …", ("S",), "Alerts", actions.silence)
+    add("act.rollback", "Roll back …", ("Shift+R",), "Act", actions.roll_back)
+    add("act.activate", "Activate a loaded bundle …", ("Shift+A",), "Act", actions.activate)
+    add("act.drain", "Drain …", ("Shift+Q",), "Act", actions.drain)
+    add("act.verify", "Verify every byte now …", ("Shift+V",), "Act", actions.verify)
+    add("act.feedback", "Give feedback on this prediction …", ("Shift+F",), "Act",
+        actions.give_feedback)  # fmt: skip
+    add("act.replay", "Replay this prediction …", ("Shift+X",), "Act", actions.replay)
     add("panel.maximise", "Maximise this panel", ("F",), "Panel", window.maximise)
     add("panel.measure", "Drift by PSI, KS, KL, JS", ("T",), "Panel", window.drift.cycle)
     add("panel.throughput", "Percentiles or throughput", ("Y",), "Panel", window.latency.cycle)

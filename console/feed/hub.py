@@ -14,11 +14,13 @@ from typing import Protocol
 import grpc
 from grpc import aio
 
+from console.feed import deeds as doing
 from console.feed import faults
 from console.feed.allowance import Allowance
 from console.feed.backoff import Backoff
 from console.feed.decode import build
 from console.feed.link import FeedPosition, ServerLink
+from console.state import deeds
 from console.state.access import ConnectionAccess
 from console.state.domain import Action, Link, ReceivedRow
 from console.state.sanitize import sanitized
@@ -158,7 +160,26 @@ class Hub:
         link = self._links.get(server)
         return link.stub if link is not None else None
 
+    def bundles(
+        self,
+        server: str,
+        actor: str,
+        done: Callable[[list[tuple[str, str, str]], str], None],
+    ) -> None:
+        """Ask what can be activated there; `done((stamp, name, roles) of each, why not)`."""
+
+        async def ask() -> None:
+            try:
+                done(await doing.bundles(server, self._access, actor), "")
+            except (doing.DeedRefused, OSError) as error:
+                done([], sanitized(str(error), 300))
+
+        self._call(lambda: self._spawn(ask()))
+
     async def _act(self, action: Action, done: Callable[[Action, str, str], None]) -> None:
+        if action.kind in deeds.DEEDS:
+            done(action, *await doing.perform(action, self._access))
+            return
         stub = self._stub(action.server)
         if stub is None:
             done(action, "waiting", "no connection; it will be sent when the server is back")

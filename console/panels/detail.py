@@ -174,6 +174,8 @@ class DetailPanel(Panel):
     payloadWanted = Signal(str, str)  # server, prediction id
     playWanted = Signal(object)  # bytes of the sound
     replayWanted = Signal()
+    againWanted = Signal()
+    feedbackWanted = Signal()
 
     def __init__(self, style: Style) -> None:
         super().__init__(style)
@@ -211,11 +213,15 @@ class DetailPanel(Panel):
         row.setContentsMargins(8, 2, 8, 2)
         self.fetch = QPushButton("Fetch the payload again")
         self.play = QPushButton("Play")
+        self.again = QPushButton("Replay …")
+        self.feedback = QPushButton("Feedback …")
         self.replay = QPushButton("Copy replay command")
         self.fetch.clicked.connect(self.want)
         self.play.clicked.connect(self.play_sound)
         self.replay.clicked.connect(lambda: self.replayWanted.emit())
-        for button in (self.fetch, self.play, self.replay):
+        self.again.clicked.connect(lambda: self.againWanted.emit())
+        self.feedback.clicked.connect(lambda: self.feedbackWanted.emit())
+        for button in (self.fetch, self.play, self.again, self.feedback, self.replay):
             button.setVisible(False)
             button.setAutoDefault(True)
             row.addWidget(button)
@@ -232,6 +238,8 @@ class DetailPanel(Panel):
         self._soon.stop()
         if row is not None and row.payload_kept:
             self._soon.start()
+        self.again.setVisible(row is not None and row.payload_kept)
+        self.feedback.setVisible(row is not None and not row.error)
         self.replay.setVisible(row is not None)
         self.play.setVisible(False)
         if row is None:

@@ -20,7 +20,8 @@ SPANS = (("15 minutes", 900), ("1 hour", 3600), ("4 hours", 14_400), ("12 hours"
          ("1 day", 86_400), ("3 days", 259_200))  # fmt: skip
 
 
-def _plain_label(text: str) -> QLabel:
+def plain_label(text: str) -> QLabel:
+    """Text that is never taken for markup, on as many lines as it needs."""
     label = QLabel(text[:300])
     label.setTextFormat(Qt.TextFormat.PlainText)
     label.setWordWrap(True)
@@ -35,7 +36,7 @@ class AlertDialog(QDialog):
         super().__init__(parent)
         self.setWindowTitle("Silence" if asks_span else "Acknowledge")
         form = QFormLayout(self)
-        form.addRow(_plain_label(f"{line.name}: {line.row.summary}"))
+        form.addRow(plain_label(f"{line.name}: {line.row.summary}"))
         self.matcher = QComboBox()
         self.span = QComboBox()
         if asks_span:
@@ -54,7 +55,7 @@ class AlertDialog(QDialog):
             "The server stores this and shows it in every console. "
             "Recording and evaluation continue."
         )
-        form.addRow(_plain_label(known))
+        form.addRow(plain_label(known))
         buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
         )
