@@ -9,16 +9,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from PySide6.QtCore import QObject
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtCore import QObject, QUrl
+from PySide6.QtGui import QDesktopServices, QGuiApplication
 
 from console.app.bridge import Bridge
 from console.app.timeaxis import TimeAxis
 from console.app.window import Window
 from console.panels.deed_dialog import DeedDialog
-from console.panels.dialogs import AlertDialog
+from console.panels.dialogs import AlertDialog, PageDialog
 from console.panels.frame import Panel
-from console.state import command_lines, deeds
+from console.state import command_lines, deeds, next_steps
 from console.state.dashboard import AlertLine, Board, ServerLine
 from console.state.domain import Action
 from console.state.timetext import clock_text, iso
@@ -44,6 +44,7 @@ class Actions(QObject):
         window.detail.againWanted.connect(self.replay)
         bridge.written.connect(self._written)
         bridge.acted.connect(self._acted)
+        bridge.runbookRead.connect(self._show_runbook)
         self._partial = ("", "")  # of the last CSV: its path, what is not in it
 
     def _alert(self) -> AlertLine | None:
@@ -164,6 +165,24 @@ class Actions(QObject):
         done = replace(action, state=state, detail=detail)
         names = [self._window.name_of(address) for address in action.server.split()]
         self._window.notify(deeds.outcome(done, names))
+
+    def runbook(self) -> None:
+        """Of the alert selected, where the alerts have the keyboard; else of the worst problem."""
+        board, kind = self._window.board, ""
+        if self._window.focused_panel() is self._window.alerts:
+            line = self._window.alerts.current()
+            kind = line.row.kind if line is not None else ""
+        if not kind and board is not None and board.fleet_state.worst is not None:
+            kind = board.fleet_state.worst.kind
+        if kind not in next_steps.NEXT:
+            self._window.notify("nothing is wrong that a runbook is about")
+        elif base := self._window.status_bar.runbooks:
+            QDesktopServices.openUrl(QUrl(next_steps.address(base, kind)))
+        else:
+            self._bridge.read_runbook(kind)
+
+    def _show_runbook(self, kind: str, text: str) -> None:
+        PageDialog(self._window, f"Runbook: {kind}", text).open()
 
     def _path(self, panel: Panel, ending: str) -> Path:
         at = clock_text(self._clock(), "%Y-%m-%dT%H%M%SZ")

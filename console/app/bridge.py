@@ -17,7 +17,7 @@ from PySide6.QtGui import QImage
 from console.cache.board_thread import BoardThread
 from console.cache.query_thread import QueryThread
 from console.cache.writer import CacheWriter
-from console.state import deeds
+from console.state import deeds, next_steps
 from console.state.access import PLAIN, ConnectionAccess
 from console.state.dashboard import Board, View
 from console.state.domain import Action, Link
@@ -38,6 +38,7 @@ class Bridge(QObject):
     decoded = Signal(object, object)  # Payload, tuple[Shown, ...]
     acted = Signal(object, str, str)  # Action, done or refused, the outcome
     bundlesKnown = Signal(str, object, str)  # server, (stamp, name, roles) of each, why not
+    runbookRead = Signal(str, str)  # kind, the page as Markdown
     written = Signal(str, str)  # path of a file, what went wrong
     _waiting = Signal()
     _opened = Signal(object, str)
@@ -117,6 +118,10 @@ class Bridge(QObject):
             self.written.emit(str(path), trouble)
 
         self._pool.start(work)
+
+    def read_runbook(self, kind: str) -> None:
+        """`runbookRead` brings the page."""
+        self._pool.start(lambda: self.runbookRead.emit(kind, next_steps.page(kind)))
 
     def retry_now(self) -> None:
         if self._hub is not None:

@@ -82,6 +82,7 @@ def commands_of(window: Window, actions: Actions) -> list[Command]:
     add("feed.retry", "Retry lost servers now", ("R",), "Servers", window.bridge.retry_now)
     add("window.theme", "Dark, light, high contrast", ("F8",), "Window", window.next_theme)
     add("window.reset", "Reset the layout", (), "Window", window.plan.reset)
+    add("help.runbook", "Runbook of the worst problem", ("Shift+F1",), "Window", actions.runbook)
     add("help.palette", "Commands …", ("Ctrl+K",), "Window", window.open_palette)
     add("help.keys", "Keyboard shortcuts", ("?", "F1"), "Window", window.sheet.toggle)
     add("window.quit", "Quit", ("Ctrl+Q",), "Window", window.close)

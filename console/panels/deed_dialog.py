@@ -26,6 +26,7 @@ from console.state.deeds import LABEL, Deed
 from console.state.domain import Action
 
 LONGEST_REASON = 500
+WIDTH = 620
 
 
 class DeedDialog(QDialog):
@@ -52,6 +53,7 @@ class DeedDialog(QDialog):
         self.setWindowTitle(deed.title)
         form = QFormLayout(self)
         self.sentence = plain_label("")
+        self.sentence.setFixedWidth(WIDTH)
         form.addRow(self.sentence)
         self.scope = QComboBox()
         self.target = QComboBox()
@@ -146,6 +148,8 @@ class DeedDialog(QDialog):
         names = dict(self._servers)
         told = [names[address] for address in action.server.split()]
         self.sentence.setText(deeds.sentence(self._deed, told))
+        # A form gives a label of several lines the height of one.
+        self.sentence.setFixedHeight(self.sentence.heightForWidth(WIDTH))
         self.command.setText(deeds.command(action, self._access))
         self.command.setCursorPosition(0)
         chosen = self.target.count() == 0 or bool(self.target.currentData())

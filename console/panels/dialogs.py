@@ -10,6 +10,8 @@ from PySide6.QtWidgets import (
     QFormLayout,
     QLabel,
     QLineEdit,
+    QTextBrowser,
+    QVBoxLayout,
     QWidget,
 )
 
@@ -63,6 +65,23 @@ class AlertDialog(QDialog):
         buttons.rejected.connect(self.reject)
         form.addRow(buttons)
         self.note.setFocus()
+
+
+class PageDialog(QDialog):
+    """A page of ours, in Markdown. Esc closes it."""
+
+    def __init__(self, parent: QWidget, title: str, text: str) -> None:
+        super().__init__(parent)
+        self.setWindowTitle(title)
+        self.resize(720, 520)
+        self.page = QTextBrowser()
+        self.page.setMarkdown(text)
+        self.page.setAccessibleName(title)
+        column = QVBoxLayout(self)
+        column.addWidget(self.page)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        buttons.rejected.connect(self.reject)
+        column.addWidget(buttons)
 
 
 def matchers(line: AlertLine) -> list[tuple[str, str]]:
