@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from console.state import deeds, next_steps
 from console.state.access import PLAIN, ConnectionAccess
 from console.state.dashboard import Board, View
 from console.state.domain import Action, Link
-from console.state.query_types import KeptPayload, Query
+from console.state.query_types import KeptPayload, Query, Searched, SearchServers
 
 if TYPE_CHECKING:
     from console.feed.hub import Hub
@@ -38,6 +39,7 @@ class Bridge(QObject):
     decoded = Signal(object, object)  # Payload, tuple[Shown, ...]
     acted = Signal(object, str, str)  # Action, done or refused, the outcome
     bundlesKnown = Signal(str, object, str)  # server, (stamp, name, roles) of each, why not
+    searched = Signal(int, object)  # number of the search, Searched
     runbookRead = Signal(str, str)  # kind, the page as Markdown
     written = Signal(str, str)  # path of a file, what went wrong
     _waiting = Signal()
@@ -90,6 +92,24 @@ class Bridge(QObject):
         self._asked += 1
         self._queries.ask(self._asked, question)
         return self._asked
+
+    def search(self, wanted: SearchServers) -> int:
+        """Ask the servers; `searched` comes with this number once the cache has what they sent."""
+        self._asked += 1
+        number, hub = self._asked, self._hub
+        if hub is None:
+            self.searched.emit(number, Searched(trouble="no server is contacted"))
+            return number
+
+        def kept(answer: Searched) -> None:
+            def report(_: sqlite3.Connection) -> frozenset[str]:
+                self.searched.emit(number, answer)
+                return frozenset()
+
+            self._writer.do(report)
+
+        hub.search(wanted, kept)
+        return number
 
     def decode(self, payload: KeptPayload) -> None:
         """Pictures and sounds are unpacked beside the UI thread; `decoded` brings them."""

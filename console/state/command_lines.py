@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from console.state import program
 from console.state.access import ConnectionAccess
 from console.state.dashboard import MEASURES, View
+from console.state.query_types import FindPredictions
 from console.state.timetext import iso, span_text
 from server.telemetry.filters import Clause
 
@@ -85,6 +86,6 @@ def deed(
 def export(clauses: Sequence[Clause], span: tuple[float, float]) -> str:
     """Writes the same predictions where the server keeps them. That is one server, so the terms
     that choose among several are left out."""
-    line = " ".join(clause.term for clause in clauses if clause.name != "server")
+    line = FindPredictions(tuple(clauses), span, {}).server_line
     parts = ["server", "export", "--since", iso(span[0]), "--until", iso(math.ceil(span[1]))]
     return shlex.join([*parts, *_given(("--filter", line)), "--out", "-"])
