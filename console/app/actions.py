@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from PySide6.QtCore import QObject, QUrl
+from PySide6.QtCore import QBuffer, QIODevice, QObject, QUrl
 from PySide6.QtGui import QDesktopServices, QGuiApplication
+from PySide6.QtWidgets import QWidget
 
+from console.app import sheet
 from console.app.bridge import Bridge
 from console.app.timeaxis import TimeAxis
 from console.app.window import Window
@@ -235,10 +237,29 @@ class Actions(QObject):
             self._bridge.access,
         )
 
+    def incident_sheet(self) -> None:
+        """Everything in sight and what is known behind it, as one file."""
+        board = self._window.board
+        if board is None:
+            return
+        shown = [panel for panel in self._window.panels.values() if panel.isVisible()]
+        pictures = [("the window", _png(self._window))]
+        pictures += [(panel.heading.lower(), _png(panel)) for panel in shown]
+        text = sheet.html(board, pictures, self.view_command(), self._bridge.access)
+        at = clock_text(self._clock(), "%Y-%m-%dT%H%M%SZ")
+        self._bridge.write_file(self.folder / f"incident-{at}.html", text.encode())
+
     def copy_incident(self) -> None:
         board = self._window.board
         if board is not None:
             self.copy(incident(board, self.view_command()))
+
+
+def _png(widget: QWidget) -> bytes:
+    found = QBuffer()
+    found.open(QIODevice.OpenModeFlag.WriteOnly)
+    widget.grab().save(found, "PNG")
+    return bytes(found.data().data())
 
 
 def csv_of(panel: Panel) -> str:

@@ -78,6 +78,7 @@ def commands_of(window: Window, actions: Actions) -> list[Command]:
     add("copy.command", "Copy as command", ("C",), "Copy", actions.copy_command)
     add("copy.view", "Copy a command for this view", ("V",), "Copy", actions.copy_view)
     add("copy.incident", "Copy the incident as text", ("I",), "Copy", actions.copy_incident)
+    add("copy.sheet", "Write the incident sheet", ("Shift+I",), "Copy", actions.incident_sheet)
     add("copy.table", "Copy this panel as a table", ("Shift+C",), "Copy", actions.copy_table)
     add("feed.retry", "Retry lost servers now", ("R",), "Servers", window.bridge.retry_now)
     add("window.theme", "Dark, light, high contrast", ("F8",), "Window", window.next_theme)

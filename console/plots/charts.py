@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PySide6.QtCore import QPointF, QRectF, Qt
-from PySide6.QtGui import QPainter, QPen, QPolygonF
+from PySide6.QtGui import QFontMetricsF, QPainter, QPen, QPolygonF
 
 from console.app.theme import Theme
 from console.app.timeaxis import TimeAxis
@@ -108,6 +108,10 @@ class Percentiles(LinePlot):
             strict=True,
         ):
             place = QRectF(area.right() - 130, y - 8, 108, 16)
+            name = self.board.name_of(name) if self.board is not None else name
+            width = min(QFontMetricsF(font).horizontalAdvance(name), place.width()) + 28
+            ground = QRectF(area.right() - width, y - 7, width, 14)
+            painter.fillRect(ground, theme.color("panel", 200))
             paint.text(painter, place, name, theme.color("text"), font, paint.RIGHT)
             painter.setPen(split_pen(theme, number, 2))
             painter.drawLine(QPointF(area.right() - 20, y), QPointF(area.right() - 2, y))
@@ -165,9 +169,10 @@ class Percentiles(LinePlot):
         if found is None or index < 0:
             return ()
         if found.split:
-            theme = self.ui_style.theme
+            name_of = self.board.name_of if self.board is not None else str
+            tones = self.ui_style.theme.split
             return [
-                (f"{name[:28]} {milliseconds(values[index])}", theme.split[n % len(theme.split)])
+                (f"{name_of(name)[:28]} {milliseconds(values[index])}", tones[n % len(tones)])
                 for n, (name, values) in enumerate(found.split)
             ]
         rate = found.rate[index]
