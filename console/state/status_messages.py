@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from console.state.causes import Cause, Symptom, cause_of, parts_of, sentence
 from console.state.dashboard import AlertLine, ServerLine, SkewLine, StatusMessage
 from console.state.firing import KINDS
-from console.state.sanitize import milliseconds
+from console.state.sanitize import milliseconds, short
 from console.state.severity import DOUBTFUL, FEWER, LATE, RANK, WRONG, harm_of, rank
 
 OWN_SKEW = "skew/loaded"  # key of the alert of a server that changed since it loaded
@@ -86,6 +86,9 @@ def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
         return []
     first = odd[0]
     detail = f"{first.name}: {parts_of(first)} differs from the fleet"
+    if first.details:
+        what, here, there = first.details[0]
+        detail += f" ({what} {short(here)}, fleet {short(there)})"
     text = _count(len(odd), "server with version skew", "servers with version skew")
     found = StatusMessage("high", text, "skew", first.address, first.since_s, detail)
     return [replace(found, harm=WRONG, kind="skew")]
