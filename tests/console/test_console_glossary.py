@@ -11,6 +11,7 @@ from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
 from console.app.window import Window
+from console.panels.detail import oddest
 from console.panels.table import Table
 from console.state import glossary
 from console.state.dashboard import View
@@ -55,3 +56,10 @@ def test_sentences_are_short_and_plain() -> None:
         assert len(sentence) <= 110, sentence
     assert glossary.chip("━ p95 204 ms").startswith("95 of 100")
     assert glossary.chip("something of a server") == "something of a server"
+
+
+def test_the_oddest_features_are_those_at_the_ends_of_the_reference() -> None:
+    shares = (0.5, 0.999, 0.2, 0.001, float("nan"), 0.4, 0.9, 0.7)
+    features = [(f"f{n}", "1", share) for n, share in enumerate(shares)]
+    assert [name for name, _, _ in oddest(features)] == ["f3", "f1", "f6", "f2", "f7"]
+    assert oddest([]) == []
