@@ -23,7 +23,7 @@ from pathlib import Path
 import grpc
 from tqdm import tqdm
 
-from examples.plant import CHANGE_DAY, DAY_S, DAYS, FAULTY_SITE, Plant, pool
+from examples.plant import CHANGE_DAY, DAY_S, DAYS, FAULTY_SITE, Plant, Traffic
 from proto import observe_pb2 as ob
 from proto.observe_pb2_grpc import ObserveStub
 
@@ -62,11 +62,12 @@ def line_of(alert: ob.AlertRow) -> str:
     return f"day {day:4.1f}  {alert.severity:8}  {alert.kind:10}  {alert.summary}"
 
 
-def pace(requests: int, drawn_rps: float) -> tuple[float, str]:
-    """(real seconds for the two weeks, why). Drawing a request and answering one cost about alike,
-    and the clients must not fall behind the clock."""
-    rps = min(FASTEST_RPS, drawn_rps * ANSWERS_A_DRAW)
-    return requests / rps, f"{drawn_rps:.0f} requests a second were drawn, {rps:.0f} will be sent"
+def pace(requests: int, left: int, drawn_rps: float) -> tuple[float, str]:
+    """(real seconds for the two weeks, why). Drawing a request and answering one cost about alike;
+    `left` are drawn while the weeks pass, and the clients must not fall behind the clock."""
+    seconds = requests / min(FASTEST_RPS, drawn_rps * ANSWERS_A_DRAW) + left / drawn_rps
+    why = f"{drawn_rps:.0f} requests a second are drawn, {requests / seconds:.0f} will be sent"
+    return seconds, why
 
 
 # ---- the server ------------------------------------------------------------------------------
@@ -79,13 +80,15 @@ def start_server(
     command += ["--data", str(data), "--name", "demo", "--simulated-time", f"{START},{speed:g}"]
     command += ["--sample-share", "0.02"]
     command += ["--bundle", str(bundle)] if bundle else []
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def wait_until_ready(server: subprocess.Popen[bytes], target: str) -> None:
     probe = [sys.executable, "-m", "server.main", "probe", "--server", target]
     while subprocess.run(probe, capture_output=True).returncode != 0:
         if server.poll() is not None:
             raise SystemExit("the server did not start; run `make serve` to see why")
         time.sleep(0.5)
-    return server
 
 
 async def server_time(target: str) -> float:
@@ -147,24 +150,24 @@ def checks(fired: Sequence[ob.AlertRow], slices: Sequence[ob.SliceRow]) -> Itera
 
 
 async def run(arguments: argparse.Namespace, data: Path) -> int:
-    began = time.monotonic()
-    normal, faulty = pool(arguments.pool, arguments.pool // 6)
-    drawn_rps = (len(normal) + len(faulty)) / (time.monotonic() - began)
-    seconds, reason = arguments.seconds, "as told"
+    traffic = Traffic(arguments.pool, arguments.pool // 6)
+    traffic.begin()
+    seconds, reason = arguments.seconds, "as asked"
     if not seconds:
-        seconds, reason = pace(arguments.requests, drawn_rps)
+        seconds, reason = pace(arguments.requests, traffic.left, traffic.rate)
     print(f"two weeks in {seconds:.0f} s ({reason})")
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         target = arguments.listen or f"127.0.0.1:{sock.getsockname()[1]}"
     speed = DAYS * DAY_S / seconds
     server = start_server(data, target, speed, arguments.bundle)
-    print(f"to watch it: .venv/bin/console {target}")
+    print(f"to watch it: .venv/bin/console {target}", flush=True)
     try:
+        wait_until_ready(server, target)
         telling = asyncio.create_task(tell_alerts(target))
         plant = Plant(target, speed, seconds)
         elapsed_s = (await server_time(target) - START_S) / speed
-        await plant.play(normal, faulty, arguments.requests, elapsed_s)
+        await plant.play(traffic, arguments.requests, elapsed_s)
         await plant.close()
         telling.cancel()
         fired = await alerts(target)
@@ -179,7 +182,7 @@ async def run(arguments: argparse.Namespace, data: Path) -> int:
         print(f"{line_of(alert)}{where}")
     print(f"\nworst by value since day {CHANGE_DAY}:")
     for found in slices:
-        print(f"  {found.words}")
+        print(f"  {found.message}")
     print()
     found_all = list(checks(fired, slices))
     print("\n".join(map(str, found_all)))

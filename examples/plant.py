@@ -6,6 +6,8 @@ import asyncio
 import heapq
 import io
 import multiprocessing
+import os
+import threading
 import time
 import wave
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from tqdm import tqdm
 
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
-from recipes.triage import traffic
+from recipes.triage import traffic as recipe
 
 DAY_S = 86_400.0
 DAYS = 14
@@ -69,7 +71,7 @@ def draw(task: tuple[int, bool]) -> list[Item]:
     seed, faulty = task
     rng = np.random.default_rng((2026, seed))
     items: list[Item] = []
-    for made in traffic.stream(rng):
+    for made in recipe.stream(rng):
         site = made.slices["site"]
         if faulty and site != FAULTY_SITE:
             continue
@@ -88,32 +90,84 @@ def draw(task: tuple[int, bool]) -> list[Item]:
     return items
 
 
-def pool(normal: int, faulty: int) -> tuple[list[Item], list[Item]]:
-    """Requests to draw from: those of all sites as they should be, and of one as it will be."""
-    tasks = [(n, False) for n in range(normal // CHUNK)]
-    tasks += [(1000 + n, True) for n in range(faulty // CHUNK)]
-    bar = tqdm(total=len(tasks) * CHUNK, desc="drawing traffic", unit=" requests")
-    found: tuple[list[Item], list[Item]] = ([], [])
-    with multiprocessing.get_context("spawn").Pool() as workers:
-        for (_, is_faulty), items in zip(tasks, workers.imap(draw, tasks), strict=True):
-            found[is_faulty].extend(items)
-            bar.update(len(items))
-    bar.close()
-    return found
+class Traffic:
+    """Requests to play, drawn by other processes while they are played: those of all sites as they
+    should be, and of one as it will be. Lists only grow."""
+
+    def __init__(self, normal: int, faulty: int) -> None:
+        self.normal: list[Item] = []
+        self.faulty: list[Item] = []
+        self._tasks = _tasks(normal // CHUNK, faulty // CHUNK)
+        self._first = threading.Event()
+        self._failed: Exception | None = None
+        self.rate = 0.0  # requests a second, of the first of each process
+
+    @property
+    def left(self) -> int:
+        return max(0, len(self._tasks) * CHUNK - len(self.normal) - len(self.faulty))
+
+    def begin(self) -> None:
+        """Returns once every process has drawn its first: `rate` is known then."""
+        threading.Thread(target=self._draw, name="drawing", daemon=True).start()
+        self._first.wait()
+        if self._failed is not None:
+            raise self._failed
+
+    def _draw(self) -> None:
+        processes = min(os.cpu_count() or 1, len(self._tasks))
+        try:
+            with multiprocessing.get_context("spawn").Pool(processes, _give_way) as workers:
+                began = time.monotonic()
+                for (_, is_faulty), items in zip(
+                    self._tasks, workers.imap(draw, self._tasks), strict=True
+                ):
+                    (self.faulty if is_faulty else self.normal).extend(items)
+                    drawn = len(self.normal) + len(self.faulty)
+                    if not self._first.is_set() and drawn >= processes * CHUNK:
+                        self.rate = drawn / (time.monotonic() - began)
+                        self._first.set()
+        except Exception as error:  # the edge of this thread: `begin` reports it
+            self._failed = error
+        self._first.set()
+
+
+def _give_way() -> None:
+    """In a drawing process: the server answers first."""
+    os.nice(10)
+
+
+def _tasks(normal: int, faulty: int) -> list[tuple[int, bool]]:
+    """The faulty ones spread among the others, so that day 9 finds some on any machine."""
+    tasks = [(n, (n + 0.5) / max(normal, 1), False) for n in range(normal)]
+    tasks += [(1000 + n, (n + 0.6) / max(faulty, 1), True) for n in range(faulty)]
+    return [(seed, is_faulty) for seed, _, is_faulty in sorted(tasks, key=lambda one: one[1])]
 
 
 def bursts(items: list[Item], rng: np.random.Generator) -> Iterator[list[Item]]:
-    """Neighbours of one site and shift, over and over, in another order each time round."""
+    """Neighbours of one site and shift. What is new in `items`, which may grow, comes first; then
+    all over and over, in another order each time round. Yields nothing only while it is empty."""
     runs: list[list[Item]] = []
-    for item in items:
-        same = runs and (runs[-1][0].site, runs[-1][0].shift) == (item.site, item.shift)
-        if same and len(runs[-1]) < 8:
-            runs[-1].append(item)
-        else:
-            runs.append([item])
-    while True:
-        for place in rng.permutation(len(runs)):
-            yield runs[place]
+    again: list[int] = []
+    seen = 0
+    while items:
+        if seen < len(items):
+            runs.append(_run_at(items, seen))
+            seen += len(runs[-1])
+            yield runs[-1]
+            continue
+        if not again:
+            again = rng.permutation(len(runs)).tolist()
+        yield runs[again.pop()]
+
+
+def _run_at(items: list[Item], start: int) -> list[Item]:
+    first, end = items[start], start + 1
+    while end < min(len(items), start + 8) and (items[end].site, items[end].shift) == (
+        first.site,
+        first.shift,
+    ):
+        end += 1
+    return items[start:end]
 
 
 class Plant:
@@ -129,12 +183,10 @@ class Plant:
         self._room = asyncio.Semaphore(64)
         self.sent = self.failed = self.reported = 0
 
-    async def play(
-        self, normal: list[Item], faulty: list[Item], requests: int, elapsed_s: float
-    ) -> None:
+    async def play(self, traffic: Traffic, requests: int, elapsed_s: float) -> None:
         """Two weeks by the server's clock, which began `elapsed_s` ago; about `requests`, or what
         the machine can answer in that time."""
-        streams = bursts(normal, self._rng), bursts(faulty, self._rng)
+        streams = bursts(traffic.normal, self._rng), bursts(traffic.faulty, self._rng)
         began, due = time.monotonic() - elapsed_s, elapsed_s
         gap = (self._seconds - elapsed_s) / requests
         bar = tqdm(total=DAYS, bar_format="{desc} {bar} {elapsed}<{remaining}", mininterval=0.5)
@@ -143,7 +195,7 @@ class Plant:
             while (now := time.monotonic() - began) < self._seconds:
                 day = 1 + now * self._speed / DAY_S
                 run = next(streams[0])
-                if day >= CHANGE_DAY and run[0].site == FAULTY_SITE:
+                if day >= CHANGE_DAY and run[0].site == FAULTY_SITE and traffic.faulty:
                     run = next(streams[1])
                 due = max(due, now - MOST_BEHIND_S) + float(self._rng.exponential(gap * len(run)))
                 await asyncio.sleep(max(0.0, began + due - time.monotonic()))

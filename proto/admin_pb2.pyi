@@ -22,14 +22,16 @@ class LoadRequest(_message.Message):
     def __init__(self, path: _Optional[str] = ..., swap: _Optional[str] = ..., activate: bool = ..., rollback: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ActivateRequest(_message.Message):
-    __slots__ = ("stamp", "canary_share", "canary_minutes")
+    __slots__ = ("stamp", "canary_share", "canary_minutes", "reason")
     STAMP_FIELD_NUMBER: _ClassVar[int]
     CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
     CANARY_MINUTES_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     stamp: str
     canary_share: float
     canary_minutes: float
-    def __init__(self, stamp: _Optional[str] = ..., canary_share: _Optional[float] = ..., canary_minutes: _Optional[float] = ...) -> None: ...
+    reason: str
+    def __init__(self, stamp: _Optional[str] = ..., canary_share: _Optional[float] = ..., canary_minutes: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RollbackRequest(_message.Message):
     __slots__ = ("reason",)
@@ -120,12 +122,14 @@ class BundlesResponse(_message.Message):
     def __init__(self, bundles: _Optional[_Iterable[_Union[StoredBundle, _Mapping]]] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
-    __slots__ = ("grace_s", "exit")
+    __slots__ = ("grace_s", "exit", "reason")
     GRACE_S_FIELD_NUMBER: _ClassVar[int]
     EXIT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     grace_s: float
     exit: bool
-    def __init__(self, grace_s: _Optional[float] = ..., exit: bool = ...) -> None: ...
+    reason: str
+    def __init__(self, grace_s: _Optional[float] = ..., exit: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("step", "fraction", "detail", "done", "stamp")

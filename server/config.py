@@ -306,6 +306,12 @@ class ServerConfig:
         "run this when an alert opens, worsens or ends; it gets the alert as JSON on its stdin",
         "CMD",
     )
+    runbooks: str = setting(
+        "docs/runbooks",
+        str,
+        "where your pages KIND.md about each kind of alert are; --on-alert gets the name of one",
+        "URL",
+    )
     prometheus: str = setting(
         "",
         str,

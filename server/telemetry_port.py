@@ -180,6 +180,7 @@ def settings_of(config: ServerConfig) -> TelemetrySettings:
             "listen": config.listen,
             "environment": config.environment,
         },
+        runbooks=config.runbooks,
         payload_keys=read_keys(config.payload_key) if config.payload_key else NO_KEYS,
         limits=RetentionLimits(
             predictions_days=config.keep_days,

@@ -6,18 +6,23 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from PySide6.QtCore import QObject
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtCore import QBuffer, QIODevice, QObject, QUrl
+from PySide6.QtGui import QDesktopServices, QGuiApplication
+from PySide6.QtWidgets import QWidget
 
+from console.app import sheet
 from console.app.bridge import Bridge
 from console.app.timeaxis import TimeAxis
 from console.app.window import Window
-from console.panels.dialogs import AlertDialog
+from console.panels.deed_dialog import DeedDialog
+from console.panels.dialogs import AlertDialog, PageDialog
 from console.panels.frame import Panel
-from console.state import command_lines
-from console.state.dashboard import AlertLine, Board
+from console.state import command_lines, deeds, next_steps
+from console.state.dashboard import AlertLine, Board, ServerLine
+from console.state.domain import Action
 from console.state.timetext import clock_text, iso
 
 
@@ -37,7 +42,11 @@ class Actions(QObject):
         self.folder = Path.home() / "trefoil-console"
         window.alerts.unsilence.connect(self._unsilence)
         window.detail.replayWanted.connect(self.copy_replay)
+        window.detail.feedbackWanted.connect(self.give_feedback)
+        window.detail.againWanted.connect(self.replay)
         bridge.written.connect(self._written)
+        bridge.acted.connect(self._acted)
+        bridge.runbookRead.connect(self._show_runbook)
         self._partial = ("", "")  # of the last CSV: its path, what is not in it
 
     def _alert(self) -> AlertLine | None:
@@ -84,6 +93,98 @@ class Actions(QObject):
     def _unsilence(self, server: str, silence_id: str) -> None:
         self._bridge.act(server, "silence", silence_id, "", undo=True)
         self._window.notify("silence ended; sending it to the server")
+
+    def roll_back(self) -> None:
+        self._ask("rollback", self._server())
+
+    def activate(self) -> None:
+        self._ask("activate", self._server())
+
+    def drain(self) -> None:
+        self._ask("drain", self._server())
+
+    def verify(self) -> None:
+        self._ask("verify", self._server())
+
+    def give_feedback(self) -> None:
+        self._about_prediction("feedback")
+
+    def replay(self) -> None:
+        self._about_prediction("replay")
+
+    def _server(self) -> ServerLine | None:
+        """The server selected, or the one that needs attention most."""
+        found = self._window.server.chosen
+        if found is None:
+            self._window.notify("no server is shown")
+        return found
+
+    def _about_prediction(self, kind: str) -> None:
+        single = self._window.detail.single
+        board = self._window.board
+        if single is None or single.row is None or board is None:
+            self._window.focus_panel("predictions")
+            self._window.notify("select a prediction first")
+            return
+        if kind == "replay" and not single.row.payload_kept:
+            self._window.notify("the server did not keep the payload of this prediction")
+            return
+        at = next((line for line in board.servers if line.address == single.server), None)
+        self._ask(kind, at, single.prediction_id)
+
+    def _ask(self, kind: str, line: ServerLine | None, prediction: str = "") -> None:
+        board = self._window.board
+        if line is None or board is None:
+            return
+        if line.link.state != "live":
+            self._window.notify(f"{line.name} does not answer: nothing can be asked of it now")
+            return
+        others = [s for s in board.servers if s.address != line.address]
+        labels = line.snapshot.labels if line.snapshot is not None and kind == "feedback" else ()
+        dialog = DeedDialog(
+            self._window,
+            deeds.DEEDS[kind],
+            [(s.address, s.name) for s in (line, *others)],
+            self._bridge.user(),
+            self._bridge.access,
+            self._clock,
+            prediction,
+            labels,
+        )
+        dialog.wanted.connect(self._confirmed)
+        if kind == "activate":
+            self._bridge.bundlesKnown.connect(dialog.show_bundles)
+            self._bridge.ask_bundles(line.address)
+        dialog.open()
+
+    def _confirmed(self, action: Action) -> None:
+        self._bridge.add(action)
+        self._window.notify(f"{deeds.DEEDS[action.kind].title.lower()}: sending it")
+
+    def _acted(self, action: Action, state: str, detail: str) -> None:
+        if action.kind not in deeds.DEEDS:
+            return
+        done = replace(action, state=state, detail=detail)
+        names = [self._window.name_of(address) for address in action.server.split()]
+        self._window.notify(deeds.outcome(done, names))
+
+    def runbook(self) -> None:
+        """Of the alert selected, where the alerts have the keyboard; else of the worst problem."""
+        board, kind = self._window.board, ""
+        if self._window.focused_panel() is self._window.alerts:
+            line = self._window.alerts.current()
+            kind = line.row.kind if line is not None else ""
+        if not kind and board is not None and board.fleet_state.worst is not None:
+            kind = board.fleet_state.worst.kind
+        if kind not in next_steps.NEXT:
+            self._window.notify("nothing is wrong that a runbook is about")
+        elif base := self._window.status_bar.runbooks:
+            QDesktopServices.openUrl(QUrl(next_steps.address(base, kind)))
+        else:
+            self._bridge.read_runbook(kind)
+
+    def _show_runbook(self, kind: str, text: str) -> None:
+        PageDialog(self._window, f"Runbook: {kind}", text).open()
 
     def _path(self, panel: Panel, ending: str) -> Path:
         at = clock_text(self._clock(), "%Y-%m-%dT%H%M%SZ")
@@ -136,10 +237,29 @@ class Actions(QObject):
             self._bridge.access,
         )
 
+    def incident_sheet(self) -> None:
+        """Everything in sight and what is known behind it, as one file."""
+        board = self._window.board
+        if board is None:
+            return
+        shown = [panel for panel in self._window.panels.values() if panel.isVisible()]
+        pictures = [("the window", _png(self._window))]
+        pictures += [(panel.heading.lower(), _png(panel)) for panel in shown]
+        text = sheet.html(board, pictures, self.view_command(), self._bridge.access)
+        at = clock_text(self._clock(), "%Y-%m-%dT%H%M%SZ")
+        self._bridge.write_file(self.folder / f"incident-{at}.html", text.encode())
+
     def copy_incident(self) -> None:
         board = self._window.board
         if board is not None:
             self.copy(incident(board, self.view_command()))
+
+
+def _png(widget: QWidget) -> bytes:
+    found = QBuffer()
+    found.open(QIODevice.OpenModeFlag.WriteOnly)
+    widget.grab().save(found, "PNG")
+    return bytes(found.data().data())
 
 
 def csv_of(panel: Panel) -> str:

@@ -4,6 +4,7 @@ window opens. It opens no file."""
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from console.state import program
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--version", action="version", version=f"%(prog)s {program.version()}")
     _add_servers(found)
     _add_view(found.add_argument_group("the view"))
+    _add_runbooks(found.add_argument)
     _add_window(found.add_argument_group("the window"))
     _add_cache(found.add_argument_group("the cache"))
     return found
@@ -61,6 +63,15 @@ def _add_servers(found: argparse.ArgumentParser) -> None:
         default="",
         metavar="STAMP",
         help="stamp that every server should serve (default: that of most servers)",
+    )
+
+
+def _add_runbooks(add: Callable[..., object]) -> None:
+    add(
+        "--runbooks",
+        default="",
+        metavar="URL",
+        help="where your pages KIND.md about each kind of alert are (default: those built in)",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +18,11 @@ from PySide6.QtGui import QImage
 from console.cache.board_thread import BoardThread
 from console.cache.query_thread import QueryThread
 from console.cache.writer import CacheWriter
+from console.state import deeds, next_steps
 from console.state.access import PLAIN, ConnectionAccess
 from console.state.dashboard import Board, View
 from console.state.domain import Action, Link
-from console.state.query_types import KeptPayload, Query
+from console.state.query_types import KeptPayload, Query, Searched, SearchServers
 
 if TYPE_CHECKING:
     from console.feed.hub import Hub
@@ -35,6 +37,10 @@ class Bridge(QObject):
     answered = Signal(int, object)  # number of the question, its answer
     layoutKnown = Signal(str)  # what was saved; "" on the first start
     decoded = Signal(object, object)  # Payload, tuple[Shown, ...]
+    acted = Signal(object, str, str)  # Action, done or refused, the outcome
+    bundlesKnown = Signal(str, object, str)  # server, (stamp, name, roles) of each, why not
+    searched = Signal(int, object)  # number of the search, Searched
+    runbookRead = Signal(str, str)  # kind, the page as Markdown
     written = Signal(str, str)  # path of a file, what went wrong
     _waiting = Signal()
     _opened = Signal(object, str)
@@ -87,6 +93,24 @@ class Bridge(QObject):
         self._queries.ask(self._asked, question)
         return self._asked
 
+    def search(self, wanted: SearchServers) -> int:
+        """Ask the servers; `searched` comes with this number once the cache has what they sent."""
+        self._asked += 1
+        number, hub = self._asked, self._hub
+        if hub is None:
+            self.searched.emit(number, Searched(trouble="no server is contacted"))
+            return number
+
+        def kept(answer: Searched) -> None:
+            def report(_: sqlite3.Connection) -> frozenset[str]:
+                self.searched.emit(number, answer)
+                return frozenset()
+
+            self._writer.do(report)
+
+        hub.search(wanted, kept)
+        return number
+
     def decode(self, payload: KeptPayload) -> None:
         """Pictures and sounds are unpacked beside the UI thread; `decoded` brings them."""
 
@@ -115,6 +139,10 @@ class Bridge(QObject):
 
         self._pool.start(work)
 
+    def read_runbook(self, kind: str) -> None:
+        """`runbookRead` brings the page."""
+        self._pool.start(lambda: self.runbookRead.emit(kind, next_steps.page(kind)))
+
     def retry_now(self) -> None:
         if self._hub is not None:
             self._hub.retry_now()
@@ -123,7 +151,7 @@ class Bridge(QObject):
         self, server: str, kind: str, target: str, note: str, until_s: float = 0, undo: bool = False
     ) -> None:
         """Keep the action in the cache; it is sent from there, now or when the server is back."""
-        self._writer.add_action(
+        self.add(
             Action(
                 id=0,
                 server=server,
@@ -136,6 +164,21 @@ class Bridge(QObject):
                 at_s=self._clock(),
             )
         )
+
+    def add(self, action: Action) -> None:
+        """The same, of an action that is whole."""
+        self._writer.add_action(action)
+
+    def user(self) -> str:
+        return _user()
+
+    def ask_bundles(self, server: str) -> None:
+        """What can be activated there; `bundlesKnown` brings it."""
+        hub = self._hub
+        if hub is None:
+            self.bundlesKnown.emit(server, [], "offline: no server is contacted")
+            return
+        hub.bundles(server, _user(), lambda found, why: self.bundlesKnown.emit(server, found, why))
 
     def save(self, key: str, value: str) -> None:
         self._writer.set_meta(key, value)
@@ -195,6 +238,7 @@ class Bridge(QObject):
     def _acted(self, action: Action, state: str, detail: str) -> None:
         if state != "waiting":
             self._writer.end_action(action.id, state, detail)
+            self.acted.emit(action, state, detail)
 
     # In the UI thread.
     def _deliver(self) -> None:
@@ -235,11 +279,32 @@ class Bridge(QObject):
         live = {line.address for line in board.servers if line.link.state == "live"}
         now = self._clock()
         for action in board.actions:
+            if action.state == "waiting" and action.kind not in deeds.KEPT:
+                self._send_once(action, live, now)
+                continue
             if action.state != "waiting" or action.server not in live:
                 continue
             if now - self._sent.get(action.id, 0.0) > 5.0:
                 self._sent[action.id] = now
                 self._hub.act(action, self._acted)
+
+    def _send_once(self, action: Action, live: set[str], now: float) -> None:
+        """What changes a server is done when it was asked for, or not at all: not again by itself,
+        and not by the next start of the console."""
+        if action.id in self._sent or self._hub is None:
+            return
+        away = [server for server in action.server.split() if server not in live]
+        late = now - action.at_s > deeds.NOW_S
+        if away and not late:
+            return
+        self._sent[action.id] = now
+        if late:
+            why = f"not sent: {', '.join(away)} did not answer"
+            if not away:
+                why = "the console was closed meanwhile: the events show whether it was done"
+            self._acted(action, "refused", why)
+            return
+        self._hub.act(action, self._acted)
 
 
 def _user() -> str:

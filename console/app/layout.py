@@ -129,6 +129,10 @@ class PanelLayout(QObject):
         self.alone = None if again else panel
         for other in self._panels.values():
             other.setVisible(again or other is panel)
+        for part in self._splitters.values():
+            # One whose panels are all hidden would keep its room, empty.
+            part.setVisible(again or part.isAncestorOf(panel))
+        self.pages.setVisible(again or self.pages.isAncestorOf(panel))
         self.turned.emit()
 
     def reset(self) -> None:

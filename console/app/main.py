@@ -133,6 +133,7 @@ def _run(
     window = open_window(bridge, axis, style)
     window.use_theme(name)
     window.notices.sound = arguments.sound
+    window.status_bar.runbooks = arguments.runbooks
     window.given = _given(arguments)
     window.resize(*(size or _fitting()))
     bridge.show_view(view)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import QObject, QUrl, Signal
+from PySide6.QtCore import QObject, Qt, QTimer, QUrl, Signal
 from PySide6.QtGui import QDesktopServices
 
 from console.app.bridge import Bridge
@@ -22,7 +22,11 @@ from console.state.query_types import (
     Query,
     ReadPayload,
     ReadPrediction,
+    Searched,
+    SearchServers,
 )
+
+STOPS_MS = 250  # a brush that is drawn asks the servers where it ends
 
 
 class Queries(QObject):
@@ -44,6 +48,14 @@ class Queries(QObject):
         self._find = 0
         self._single = 0
         self._playing = ""
+        self._wanted: FindPredictions | None = None
+        self._search = 0
+        self._lost: tuple[int, str, str] = (0, "", "")  # search for one row: number, server, id
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(STOPS_MS)
+        self._soon.timeout.connect(self._ask_servers)
+        bridge.searched.connect(self._searched, Qt.ConnectionType.QueuedConnection)
         predictions.asked.connect(self._ask)
         predictions.picked.connect(self._pick)
         latency.exemplars.connect(self._examples)
@@ -56,7 +68,22 @@ class Queries(QObject):
     def _ask(self, question: Query) -> None:
         number = self._bridge.ask(question)
         if isinstance(question, FindPredictions):
-            self._find = number
+            self._find, self._wanted = number, question
+            self._soon.start()
+
+    def _ask_servers(self) -> None:
+        """The cache holds the rows that were kept or looked at; the servers hold all."""
+        if self._wanted is not None:
+            wanted = SearchServers(self._wanted.server_line, self._wanted.span)
+            self._search = self._bridge.search(wanted)
+
+    def _searched(self, number: int, answer: Searched) -> None:
+        if number == self._search and self._wanted is not None:
+            self._predictions.show_searched(answer)
+            self._find = self._bridge.ask(self._wanted)
+        elif number == self._lost[0] and answer.servers:
+            _, server, prediction_id = self._lost
+            self._single = self._bridge.ask(ReadPrediction(server, prediction_id))
 
     def _pick(self, server: str, prediction_id: str) -> None:
         self._single = self._bridge.ask(ReadPrediction(server, prediction_id))
@@ -73,8 +100,15 @@ class Queries(QObject):
                 self._predictions.show_page(answer)
             case PredictionDetail() if number == self._single:
                 self._detail.show_single(answer, self._name_of(answer.server))
+                if answer.row is None and self._lost[1:] != (answer.server, answer.prediction_id):
+                    self._ask_server_for(answer.server, answer.prediction_id)
             case KeptPayload():
                 self._bridge.decode(answer)
+
+    def _ask_server_for(self, server: str, prediction_id: str) -> None:
+        wanted = SearchServers(server=server, prediction_id=prediction_id)
+        self._lost = (0, server, prediction_id)
+        self._lost = (self._bridge.search(wanted), server, prediction_id)
 
     def _play(self, sound: bytes) -> None:
         """By the system's own player: Qt's multimedia module is as large as all the rest."""

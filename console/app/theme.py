@@ -92,25 +92,27 @@ def _theme(name: str, column: int, **series: Any) -> Theme:
     return Theme(name=name, **colours, **series)
 
 
+# `split`: any two of the eight stay apart for deuteranopes and protanopes too, and each has a
+# contrast of 3 with the panel: chosen by search, checked by tests/console/test_console_theme.py.
 DARK = _theme(
     "dark",
     0,
     stages=("#a99ac9", "#6fb3a8", "#79b8e3", "#3b6f9c", "#717e8b"),
-    split=("#84c1f0", "#a99ac9", "#6fb3a8", "#c7b98d", "#8b97a4", "#4c86bd", "#c793ab", "#a3bd8a"),
+    split=("#51bcfd", "#aae29a", "#137cfa", "#f5f861", "#14768d", "#a5fdfe", "#648012", "#237b52"),
     ramp=("#14202c", "#173f5f", "#20639b", "#3caea3", "#d8a545", "#f6d58a", "#fff8e0"),
 )
 LIGHT = _theme(
     "light",
     1,
     stages=("#7f6aa8", "#3f8f84", "#7fb3dc", "#2b6394", "#a3adb7"),
-    split=("#3279b7", "#7f6aa8", "#3f8f84", "#86702f", "#68737f", "#0c2f55", "#a05a80", "#5b8336"),
+    split=("#2f79fa", "#774660", "#1f93ca", "#752603", "#b6816a", "#26016a", "#d87312", "#020606"),
     ramp=("#f7f9fb", "#d8e8f5", "#9cc6e6", "#4f93c8", "#24609a", "#123a66", "#061a33"),
 )
 CONTRAST = _theme(
     "contrast",
     2,
     stages=("#e0a0ff", "#7fffe0", "#6fc0ff", "#3f78b0", "#d0d0d0"),
-    split=("#a8d8ff", "#e0a0ff", "#7fffe0", "#ffe28a", "#d0d0d0", "#6fa8ff", "#ff9fd0", "#c8ff8f"),
+    split=("#377af9", "#f8fe62", "#53a4a1", "#dffdfa", "#327bb4", "#ddf6a9", "#89a012", "#2d8546"),
     ramp=("#101010", "#003a70", "#0070c0", "#00c0b0", "#ffd000", "#fff0a0", "#ffffff"),
 )
 THEMES = {theme.name: theme for theme in (DARK, LIGHT, CONTRAST)}

@@ -112,7 +112,9 @@ class BoardBuilder:
             alerts=alerts,
             silences=tuple(silences),
             actions=tuple(actions),
-            timeline_events=events.timeline_events(alerts, deploys, servers, self._link_news),
+            timeline_events=events.timeline_events(
+                alerts, deploys, servers, self._link_news, actions, ahead_s
+            ),
             deploys=tuple(deploys),
             quality=self._quality(servers, now_s),
             slices=tuple(self._once("slice", (), lambda: rows.slices(self.db, self._names))),

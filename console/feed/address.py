@@ -53,6 +53,12 @@ def refused(message: str, access: ConnectionAccess) -> str:
     return f". The server may require {wanted} valid certificate that it trusts: --cert, --key"
 
 
+def named(access: ConnectionAccess, actor: str) -> tuple[tuple[str, str], ...]:
+    """The same, with who asks: a server without credentials keeps this name."""
+    plain = "".join(letter for letter in actor if " " < letter <= "~")[:100]
+    return (*metadata(access), ("trefoil-client", plain or "console"))
+
+
 def metadata(access: ConnectionAccess) -> tuple[tuple[str, str], ...]:
     """The token as gRPC metadata. Read again for every call: tokens are rotated."""
     if access.token_file is None:

@@ -14,13 +14,16 @@ from typing import Protocol
 import grpc
 from grpc import aio
 
+from console.feed import deeds as doing
 from console.feed import faults
 from console.feed.allowance import Allowance
 from console.feed.backoff import Backoff
-from console.feed.decode import build
+from console.feed.decode import RowRefused, build, event
 from console.feed.link import FeedPosition, ServerLink
+from console.state import deeds
 from console.state.access import ConnectionAccess
 from console.state.domain import Action, Link, ReceivedRow
+from console.state.query_types import Searched, SearchServers
 from console.state.sanitize import sanitized
 from proto import observe_pb2, observe_pb2_grpc
 from server.telemetry.rows import AlertRow, SilenceRow
@@ -28,6 +31,7 @@ from server.telemetry.rows import AlertRow, SilenceRow
 log = logging.getLogger(__name__)
 MOST_BACKLOG = 20_000  # rows of 1 KiB or less waiting for the disk before the feed stops reading
 CALL_S = 10.0
+MOST_FOUND = 1000  # rows of a search, of each server: as many as it sends
 
 
 class RowSink(Protocol):
@@ -99,6 +103,10 @@ class Hub:
         """Ask for a kept payload; `done(serialized Example or None, why not)`."""
         self._call(lambda: self._spawn(self._fetch(server, prediction_id, done)))
 
+    def search(self, wanted: SearchServers, done: Callable[[Searched], None]) -> None:
+        """Ask the servers for rows of the past; what they find goes to the sink before `done`."""
+        self._call(lambda: self._spawn(self._search(wanted, done)))
+
     def _call(self, work: Callable[[], object]) -> None:
         loop = self._loop
         if loop is not None and not loop.is_closed():
@@ -158,7 +166,26 @@ class Hub:
         link = self._links.get(server)
         return link.stub if link is not None else None
 
+    def bundles(
+        self,
+        server: str,
+        actor: str,
+        done: Callable[[list[tuple[str, str, str]], str], None],
+    ) -> None:
+        """Ask what can be activated there; `done((stamp, name, roles) of each, why not)`."""
+
+        async def ask() -> None:
+            try:
+                done(await doing.bundles(server, self._access, actor), "")
+            except (doing.DeedRefused, OSError) as error:
+                done([], sanitized(str(error), 300))
+
+        self._call(lambda: self._spawn(ask()))
+
     async def _act(self, action: Action, done: Callable[[Action, str, str], None]) -> None:
+        if action.kind in deeds.DEEDS:
+            done(action, *await doing.perform(action, self._access))
+            return
         stub = self._stub(action.server)
         if stub is None:
             done(action, "waiting", "no connection; it will be sent when the server is back")
@@ -210,6 +237,39 @@ class Hub:
                 return
             why = why or sanitized(sample.no_example, 300)
         done(None, why or "the server no longer keeps this payload")
+
+    async def _search(self, wanted: SearchServers, done: Callable[[Searched], None]) -> None:
+        asked = [wanted.server] if wanted.server else list(self._links)
+        found = await asyncio.gather(*(self._search_one(server, wanted) for server in asked))
+        troubles = [
+            f"{server}: {why}" for server, (_, why) in zip(asked, found, strict=True) if why
+        ]
+        full = any(count >= MOST_FOUND for count, _ in found)
+        done(Searched(len(asked) - len(troubles), "; ".join(troubles)[:300], full))
+
+    async def _search_one(self, server: str, wanted: SearchServers) -> tuple[int, str]:
+        """(rows found, why none)."""
+        if wanted.prediction_id:
+            request = observe_pb2.SamplesRequest(prediction_ids=[wanted.prediction_id])
+        else:
+            request = observe_pb2.SamplesRequest(filter=wanted.line, limit=MOST_FOUND)
+            if wanted.span is not None and server in self._links:
+                ahead_s = self._links[server].link.shift_s
+                low, high = (max(0, int((at + ahead_s) * 1000)) for at in wanted.span)
+                request.from_unix_ms, request.to_unix_ms = low, max(high, low + 1)
+        answer, why = await self._samples(server, request)
+        rows: list[ReceivedRow] = []
+        for sample in answer.samples if answer is not None else ():
+            try:
+                message = observe_pb2.WatchEvent(prediction=sample.row)
+                row = event(message, server, time.time() * 1000)
+            except RowRefused as error:
+                why = why or str(error)
+                continue
+            if row is not None:
+                rows.append(row)
+        self._sink.put(rows)
+        return len(rows), why
 
     async def _samples(
         self, server: str, request: observe_pb2.SamplesRequest

@@ -119,7 +119,7 @@ def _figure(measure: str, main: bool) -> Callable[[DriftLine], Cell]:
         value = getattr(line.row, measure)
         text = f"{value:.2f}" if value == value else "–"
         if not _known(line):
-            return Cell(text if not main else "–", "faint", mono=True)
+            return Cell(text if not main else "–", "dim", mono=True)
         loud = main and line.firing
         tone = line.row.level if loud else "dim"
         bold = loud and line.row.level in ("critical", "high")

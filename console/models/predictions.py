@@ -159,4 +159,4 @@ class PredictionsModel(ColumnsModel):
 
 def _absent(model: PredictionsModel, index: Index) -> Cell:
     text = "…" if index.row() // PAGE not in model._pages else "deleted"
-    return Cell(text if index.column() == 0 else "", "faint")
+    return Cell(text if index.column() == 0 else "", "dim")

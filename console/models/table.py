@@ -9,6 +9,7 @@ from typing import Any
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
 
 from console.models.cells import CELL, ROW, Cell, TableColumn
+from console.state import glossary
 
 Index = QModelIndex | QPersistentModelIndex
 Role = Qt.ItemDataRole
@@ -51,7 +52,7 @@ class ColumnsModel(QAbstractTableModel):
         if role == Role.DisplayRole:
             return column.title
         if role == Role.ToolTipRole:
-            return column.tip or None
+            return column.tip or glossary.head(column.title) or None
         return column.side if role == Role.TextAlignmentRole else None
 
 

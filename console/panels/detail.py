@@ -28,6 +28,17 @@ from server.telemetry.rows import FeatureRow
 LINE = 16
 TEXT_COLUMNS = 45  # characters of a line in the narrowest panel
 STOPS_MS = 300
+ODDEST = 5
+ALL = "all features, with their percentile in the reference"
+ODD = "the oddest features: nearest to an end of the reference"
+
+ShownFeature = tuple[str, str, float]  # name, value, percentile
+
+
+def oddest(features: Sequence[ShownFeature]) -> list[ShownFeature]:
+    """Those nearest to either end of the reference, the oddest first; unknown places left out."""
+    known = [one for one in features if one[2] == one[2]]
+    return sorted(known, key=lambda one: min(one[2], 1 - one[2]))[:ODDEST]
 
 
 def percentile(feature: FeatureRow, value: float) -> float:
@@ -54,9 +65,10 @@ def value_text(feature: FeatureRow, value: float) -> str:
 class PredictionFacts(QWidget):
     """Lines of text, and the features each with its place in the reference."""
 
-    def __init__(self, style: Style) -> None:
+    def __init__(self, style: Style, title: str = ALL) -> None:
         super().__init__()
         self._style = style
+        self._title = title
         self._lines: list[tuple[str, str]] = []
         self._features: list[tuple[str, str, float]] = []
 
@@ -79,9 +91,8 @@ class PredictionFacts(QWidget):
             y += LINE
         if not self._features:
             return
-        text = "features, with their percentile in the reference"
         paint.text(
-            painter, QRectF(10, y, self.width(), LINE), text, theme.color("dim"), style.small
+            painter, QRectF(10, y, self.width(), LINE), self._title, theme.color("dim"), style.small
         )
         y += LINE
         for name, value, share in self._features:
@@ -174,12 +185,16 @@ class DetailPanel(Panel):
     payloadWanted = Signal(str, str)  # server, prediction id
     playWanted = Signal(object)  # bytes of the sound
     replayWanted = Signal()
+    againWanted = Signal()
+    feedbackWanted = Signal()
 
     def __init__(self, style: Style) -> None:
         super().__init__(style)
         self.single: PredictionDetail | None = None
         self.waterfall = Waterfall(style)
         self.facts = PredictionFacts(style)
+        self.oddest = PredictionFacts(style, ODD)
+        self.features = PredictionFacts(style)
         self._parts: list[PartView] = []
         # Not for every row that J and K run over: for the one they stop at.
         self._soon = QTimer(self)
@@ -193,6 +208,8 @@ class DetailPanel(Panel):
         self._column.addWidget(self.facts)
         self._column.addWidget(self.waterfall)
         self._column.addLayout(self._buttons())
+        self._column.addWidget(self.oddest)
+        self._column.addWidget(self.features)
         self._column.addStretch(1)
         area = QScrollArea()
         area.setWidget(inside)
@@ -211,11 +228,15 @@ class DetailPanel(Panel):
         row.setContentsMargins(8, 2, 8, 2)
         self.fetch = QPushButton("Fetch the payload again")
         self.play = QPushButton("Play")
+        self.again = QPushButton("Replay …")
+        self.feedback = QPushButton("Feedback …")
         self.replay = QPushButton("Copy replay command")
         self.fetch.clicked.connect(self.want)
         self.play.clicked.connect(self.play_sound)
         self.replay.clicked.connect(lambda: self.replayWanted.emit())
-        for button in (self.fetch, self.play, self.replay):
+        self.again.clicked.connect(lambda: self.againWanted.emit())
+        self.feedback.clicked.connect(lambda: self.feedbackWanted.emit())
+        for button in (self.fetch, self.play, self.again, self.feedback, self.replay):
             button.setVisible(False)
             button.setAutoDefault(True)
             row.addWidget(button)
@@ -232,18 +253,24 @@ class DetailPanel(Panel):
         self._soon.stop()
         if row is not None and row.payload_kept:
             self._soon.start()
+        self.again.setVisible(row is not None and row.payload_kept)
+        self.feedback.setVisible(row is not None and not row.error)
         self.replay.setVisible(row is not None)
         self.play.setVisible(False)
         if row is None:
             text = "this prediction is not in the cache"
             self.facts.show_row([(single.prediction_id, "text"), (text, "dim")], [])
+            self.oddest.show_row([], [])
+            self.features.show_row([], [])
             return
         self.title.show_legend([(row.prediction_id[:24], "text")])
         features = [
             (feature.name, value_text(feature, value), percentile(feature, value))
             for feature, value in zip(single.features, row.features, strict=False)
         ]
-        self.facts.show_row(_lines(row, server), features)
+        self.facts.show_row(_lines(row, server), [])
+        self.oddest.show_row([], oddest(features))
+        self.features.show_row([], features)
 
     def show_payload(self, found: KeptPayload, parts: Sequence[PayloadPart]) -> None:
         single = self.single
@@ -252,10 +279,10 @@ class DetailPanel(Panel):
         self._clear()
         if found.body is None:
             parts = [PayloadPart("other", found.why)]
-        for shown in parts:
+        for place, shown in enumerate(parts, start=1):
             part = PartView(self.ui_style, shown)
             self._parts.append(part)
-            self._column.insertWidget(self._column.count() - 1, part)
+            self._column.insertWidget(place, part)  # what it was about, before how it was made
         self.play.setVisible(any(shown.kind == "audio" for shown in parts))
         self.fetch.setVisible(found.body is None)
 

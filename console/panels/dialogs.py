@@ -10,6 +10,8 @@ from PySide6.QtWidgets import (
     QFormLayout,
     QLabel,
     QLineEdit,
+    QTextBrowser,
+    QVBoxLayout,
     QWidget,
 )
 
@@ -20,7 +22,8 @@ SPANS = (("15 minutes", 900), ("1 hour", 3600), ("4 hours", 14_400), ("12 hours"
          ("1 day", 86_400), ("3 days", 259_200))  # fmt: skip
 
 
-def _plain_label(text: str) -> QLabel:
+def plain_label(text: str) -> QLabel:
+    """Text that is never taken for markup, on as many lines as it needs."""
     label = QLabel(text[:300])
     label.setTextFormat(Qt.TextFormat.PlainText)
     label.setWordWrap(True)
@@ -35,7 +38,7 @@ class AlertDialog(QDialog):
         super().__init__(parent)
         self.setWindowTitle("Silence" if asks_span else "Acknowledge")
         form = QFormLayout(self)
-        form.addRow(_plain_label(f"{line.name}: {line.row.summary}"))
+        form.addRow(plain_label(f"{line.name}: {line.row.summary}"))
         self.matcher = QComboBox()
         self.span = QComboBox()
         if asks_span:
@@ -54,7 +57,7 @@ class AlertDialog(QDialog):
             "The server stores this and shows it in every console. "
             "Recording and evaluation continue."
         )
-        form.addRow(_plain_label(known))
+        form.addRow(plain_label(known))
         buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
         )
@@ -62,6 +65,23 @@ class AlertDialog(QDialog):
         buttons.rejected.connect(self.reject)
         form.addRow(buttons)
         self.note.setFocus()
+
+
+class PageDialog(QDialog):
+    """A page of ours, in Markdown. Esc closes it."""
+
+    def __init__(self, parent: QWidget, title: str, text: str) -> None:
+        super().__init__(parent)
+        self.setWindowTitle(title)
+        self.resize(720, 520)
+        self.page = QTextBrowser()
+        self.page.setMarkdown(text)
+        self.page.setAccessibleName(title)
+        column = QVBoxLayout(self)
+        column.addWidget(self.page)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        buttons.rejected.connect(self.reject)
+        column.addWidget(buttons)
 
 
 def matchers(line: AlertLine) -> list[tuple[str, str]]:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from PySide6.QtCore import QEvent, QObject, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QFocusEvent, QFontMetricsF, QPainter, QPaintEvent
-from PySide6.QtWidgets import QFrame, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtGui import QFocusEvent, QFontMetricsF, QHelpEvent, QPainter, QPaintEvent
+from PySide6.QtWidgets import QFrame, QSizePolicy, QToolTip, QVBoxLayout, QWidget
 
-from console.models.table import ColumnsModel
+from console.models.table import ColumnsModel, escaped_tip
 from console.panels.table import Table
 from console.plots import paint
 from console.plots.style import Style
+from console.state import glossary
 from console.state.access import ConnectionAccess
 from console.state.dashboard import Board
 
@@ -20,10 +21,11 @@ Legend = Sequence[tuple[str, str]]  # (text, tone); see paint.KEYS
 
 
 class PanelTitle(QWidget):
-    def __init__(self, style: Style, text: str) -> None:
+    def __init__(self, style: Style, text: str, tip: str) -> None:
         super().__init__()
         self._style = style
-        self._text = text
+        self._text, self._tip = text, tip
+        self._places: list[tuple[QRectF, str]] = []  # of the chips, as painted
         self.legend: Legend = ()
         self.setFixedHeight(24)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -36,8 +38,22 @@ class PanelTitle(QWidget):
             self.legend = tuple(legend)
             self.update()
 
+    def tip_at(self, x: float) -> str:
+        """What a piece of the legend means; beside them, what the panel shows."""
+        found = (text for place, text in self._places if place.left() <= x <= place.right())
+        text = next(found, "")
+        return glossary.chip(text) if text else self._tip
+
+    def event(self, event: QEvent) -> bool:
+        if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
+            tip = escaped_tip(self.tip_at(event.pos().x()))
+            QToolTip.showText(event.globalPos(), tip, self)
+            return True
+        return super().event(event)
+
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
+        self._places = []
         style, theme = self._style, self._style.theme
         area = QRectF(self.rect()).adjusted(10, 2, -8, 0)
         used = paint.text(painter, area, self._text, theme.color("text"), style.title)
@@ -53,6 +69,7 @@ class PanelTitle(QWidget):
                 if width < 40 or text[:1] in paint.KEYS:
                     break
             place = QRectF(right - width, area.top(), width, area.height())
+            self._places.append((place, text))
             if text[:1] in paint.KEYS:
                 paint.keyed(painter, theme, place, (text, tone), style.small)
             else:
@@ -75,7 +92,7 @@ class Panel(QFrame):
         self._target: QWidget | None = None
         self.setObjectName("panel")
         self.setAccessibleName(self.heading.capitalize())
-        self.title = PanelTitle(style, self.heading)
+        self.title = PanelTitle(style, self.heading, glossary.PANELS.get(self.name, ""))
         self.body = QVBoxLayout(self)
         self.body.setContentsMargins(1, 1, 1, 1)
         self.body.setSpacing(0)

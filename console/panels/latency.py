@@ -133,7 +133,10 @@ class LatencyPanel(Panel):
         if found.split:
             for number, (name, _) in enumerate(found.split):
                 theme = self.ui_style.theme
-                legend.append((f"━ {name[:22]}", theme.split[number % len(theme.split)]))
+                sign = "━" if number % 4 == 0 else "┄"
+                legend.append(
+                    (f"{sign} {board.name_of(name)[:22]}", theme.split[number % len(theme.split)])
+                )
             return legend
         for name, value in zip(("p50", "p95", "p99"), found.total, strict=True):
             legend.append((f"━ {name} {milliseconds(value)}", name))

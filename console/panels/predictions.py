@@ -14,7 +14,13 @@ from console.plots.style import Style
 from console.state import command_lines
 from console.state.access import ConnectionAccess
 from console.state.dashboard import Board, ExampleRequest
-from console.state.query_types import FindPredictions, FoundPredictions, PredictionPage, ReadPage
+from console.state.query_types import (
+    FindPredictions,
+    FoundPredictions,
+    PredictionPage,
+    ReadPage,
+    Searched,
+)
 from console.state.timetext import span_text
 from server.telemetry.filters import BadFilter, Clause, parse_filter
 
@@ -45,6 +51,7 @@ class PredictionsPanel(Panel):
         self._stale = True
         axis.brushChanged.connect(self._outdated)
         self._rows = 0
+        self._source = ""  # where the rows come from, and what is not known of them
 
     def _name(self, address: str) -> str:
         return self.board.name_of(address) if self.board is not None else address
@@ -74,6 +81,7 @@ class PredictionsPanel(Panel):
         self._stale = False
         span = self.axis.view.brush or self.axis.span
         aliases = {line.name: line.address for line in self.board.servers}
+        self._source = "asking the servers …"
         self.result_line.show_text("searching …", "dim")
         self.asked.emit(FindPredictions(self._clauses, span, aliases))
 
@@ -86,11 +94,27 @@ class PredictionsPanel(Panel):
         view = self.axis.view
         low, high = view.brush or self.axis.span
         what = "brushed" if view.brush else "window of"
-        self.result_line.show_text(
-            f"{self._rows:,} rows, {what} {span_text(high - low)}, newest first", "dim"
-        )
+        text = f"{self._count()}, {what} {span_text(high - low)}, newest first"
+        self.result_line.show_text(f"{text} · {self._source}", "dim")
         if self._rows:
             self.table.select_row(0)
+
+    def _count(self) -> str:
+        """`156 kept of 2,013 requests`: not every request is in the table."""
+        verb = "found" if self._clauses else "kept"
+        shown = self.board.latency if self.board is not None else None
+        if shown is None or shown.requests < self._rows:
+            return f"{self._rows:,} {verb}"
+        return f"{self._rows:,} {verb} of {shown.requests:,} requests"
+
+    def show_searched(self, answer: Searched) -> None:
+        """The servers have answered; the rows they sent are read from the cache again."""
+        many = "s" if answer.servers != 1 else ""
+        self._source = f"{answer.servers} server{many} asked"
+        if answer.full:
+            self._source += ", the newest 1,000 of each: choose a shorter window for the rest"
+        if answer.trouble:
+            self._source += f"; {answer.trouble}"
 
     def show_page(self, page: PredictionPage) -> None:
         self.model.fill(page.rows)

@@ -185,6 +185,7 @@ class ServerPanel(Panel):
     def __init__(self, style: Style) -> None:
         super().__init__(style)
         self.address = ""
+        self.chosen: ServerLine | None = None
         self.view = ServerFacts(style)
         self.body.addWidget(self.view, 1)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
@@ -196,6 +197,7 @@ class ServerPanel(Panel):
         if chosen is None and lines:
             # Nothing is selected: the one that needs attention most.
             chosen = min(lines, key=lambda line: rank(line.severity))
+        self.chosen = chosen
         if chosen is None:
             return
         self.view.facts = facts_of(chosen, board.made_s)

@@ -6,8 +6,10 @@ from PySide6.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QFontMetrics, QPainter, QPaintEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
+from console.models.table import escaped_tip
 from console.plots import paint
 from console.plots.style import Style
+from console.state import next_steps
 from console.state.dashboard import Board, StatusMessage
 
 
@@ -105,6 +107,7 @@ class StatusBar(QFrame):
         self.setObjectName("panel")
         self.setAccessibleName("Status")
         self._severity = "unknown"
+        self.runbooks = ""  # where the pages are; empty: those built in
         self._state = TextLine(style, "unknown", 17)
         self._state._font = paint.bold(style.text_font, 17)
         self._state.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
@@ -134,7 +137,11 @@ class StatusBar(QFrame):
         self._state.show_text(state.state, state.severity)
         width = QFontMetrics(self._state._font).horizontalAdvance(state.state) + 18
         self._state.setFixedWidth(width)
-        self._sentence.show_text(state.sentence, "text" if state.severity != "ok" else "dim")
+        worst = state.worst
+        following = next_steps.next_of(worst) if worst is not None else ""
+        sentence = f"{state.sentence} · next: {following}" if following else state.sentence
+        self._sentence.show_text(sentence, "text" if state.severity != "ok" else "dim")
+        self._sentence.setToolTip(escaped_tip(sentence))
         while len(self._buttons) < len(state.messages):
             button = MessageButton(self._style)
             button.clicked.connect(lambda _=False, b=button: self._go(b))
@@ -144,7 +151,9 @@ class StatusBar(QFrame):
         for index, button in enumerate(self._buttons):
             shown = index < len(state.messages)
             if shown:
-                button.show_message(state.messages[index])
+                message = state.messages[index]
+                button.show_message(message)
+                button.setToolTip(escaped_tip(next_steps.tip(message, self.runbooks)))
                 room -= button.width() + 6
             # The last one, how many are healthy, gives way first; the worst never does.
             button.setVisible(shown and (room > 0 or index == 0))

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from PySide6.QtCore import QPointF, QRectF, Qt
-from PySide6.QtGui import QPainter, QPen, QPolygonF
+from PySide6.QtGui import QFontMetricsF, QPainter, QPen, QPolygonF
 
+from console.app.theme import Theme
 from console.app.timeaxis import TimeAxis
 from console.plots import paint
 from console.plots.scale import caption, column_at, scale_top
@@ -16,6 +17,31 @@ from console.plots.timeplot import TimePlot
 from console.state.dashboard import LatencyColumns
 from console.state.sanitize import milliseconds
 from server.telemetry.outputs import STAGES
+
+NAME_PIXELS = 14.0  # between the names at the ends of lines
+_DASHES = (
+    Qt.PenStyle.SolidLine,
+    Qt.PenStyle.DashLine,
+    Qt.PenStyle.DotLine,
+    Qt.PenStyle.DashDotLine,
+)
+
+
+def split_pen(theme: Theme, number: int, width: float = 1) -> QPen:
+    """Of one line of several: a colour and, for those who do not see it, dashes."""
+    color = theme.color(theme.split[number % len(theme.split)])
+    return QPen(color, width, _DASHES[number % len(_DASHES)])
+
+
+def apart(places: Sequence[float], least: float, lowest: float) -> list[float]:
+    """The same places in order, none nearer than `least` to the next, none below `lowest`."""
+    found: list[float] = []
+    for place in places:
+        found.append(max(place, found[-1] + least) if found else place)
+    for index in range(len(found) - 1, -1, -1):
+        limit = lowest if index == len(found) - 1 else found[index + 1] - least
+        found[index] = min(found[index], limit)
+    return found
 
 
 class LinePlot(TimePlot):
@@ -58,13 +84,37 @@ class Percentiles(LinePlot):
         theme = self.ui_style.theme
         if found.split:
             for number, (_, values) in enumerate(found.split):
-                color = theme.color(theme.split[number % len(theme.split)])
-                paint.line(painter, xs, self._ys(values, area), QPen(color, 1), area.top() - 40)
+                pen = split_pen(theme, number)
+                paint.line(painter, xs, self._ys(values, area), pen, area.top() - 40)
+            self._names(painter, area, found)
         else:
             for values, tone in ((found.p50, "p50"), (found.p95, "p95"), (found.p99, "p99")):
                 pen = QPen(theme.color(tone), 1)
                 paint.line(painter, xs, self._ys(values, area), pen, area.top() - 40)
         self._objective(painter, area, found, xs)
+
+    def _names(self, painter: QPainter, area: QRectF, found: LatencyColumns) -> None:
+        """The name of each line at its end: colours need not be told apart."""
+        ends = []
+        for number, (name, values) in enumerate(found.split):
+            known = np.flatnonzero(np.isfinite(values))
+            if len(known):
+                y = float(self._ys(values[known[-1:]], area)[0])
+                ends.append((max(y, area.top() + 8), number, name))
+        theme, font = self.ui_style.theme, self.ui_style.small
+        for y, (_, number, name) in zip(
+            apart([y for y, _, _ in sorted(ends)], NAME_PIXELS, area.bottom() - 8),
+            sorted(ends),
+            strict=True,
+        ):
+            place = QRectF(area.right() - 130, y - 8, 108, 16)
+            name = self.board.name_of(name) if self.board is not None else name
+            width = min(QFontMetricsF(font).horizontalAdvance(name), place.width()) + 28
+            ground = QRectF(area.right() - width, y - 7, width, 14)
+            painter.fillRect(ground, theme.color("panel", 200))
+            paint.text(painter, place, name, theme.color("text"), font, paint.RIGHT)
+            painter.setPen(split_pen(theme, number, 2))
+            painter.drawLine(QPointF(area.right() - 20, y), QPointF(area.right() - 2, y))
 
     def _reach(self, found: LatencyColumns) -> float:
         """The top of the scale: one spike must not flatten everything else."""
@@ -119,9 +169,10 @@ class Percentiles(LinePlot):
         if found is None or index < 0:
             return ()
         if found.split:
-            theme = self.ui_style.theme
+            name_of = self.board.name_of if self.board is not None else str
+            tones = self.ui_style.theme.split
             return [
-                (f"{name[:28]} {milliseconds(values[index])}", theme.split[n % len(theme.split)])
+                (f"{name_of(name)[:28]} {milliseconds(values[index])}", tones[n % len(tones)])
                 for n, (name, values) in enumerate(found.split)
             ]
         rate = found.rate[index]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from console.state import program
 from console.state.access import ConnectionAccess
 from console.state.dashboard import MEASURES, View
+from console.state.query_types import FindPredictions
 from console.state.timetext import iso, span_text
 from server.telemetry.filters import Clause
 
@@ -55,9 +56,36 @@ def replay(server: str, prediction_id: str, access: ConnectionAccess) -> str:
     return shlex.join([*parts, *access.server_flags()])
 
 
+def deed(
+    kind: str,
+    servers: Sequence[str],
+    target: Sequence[str],
+    reason: str,
+    access: ConnectionAccess,
+) -> str:
+    """Does on these servers what an action of the console does. `target` is the stamp, or the id of
+    the prediction with the label behind it."""
+    fleet = len(servers) > 1
+    flags = [*_given(("--reason", reason)), *access.server_flags()]
+    if fleet:
+        flags = [*flags, "--servers", *servers]
+        parts = ["server", "fleet", kind]
+    else:
+        parts = ["server", kind]
+        flags = ["--server", *servers, *flags]
+    words = [word for word in target if word]
+    if kind == "verify":
+        parts = ["server", "status", "--verify"]
+    if kind in ("verify", "replay"):
+        flags = ["--server", *servers, *access.server_flags()]
+    if kind == "feedback":
+        flags = ["--server", *servers, *_given(("--source", reason)), *access.server_flags()]
+    return shlex.join([*parts, *words, *flags])
+
+
 def export(clauses: Sequence[Clause], span: tuple[float, float]) -> str:
     """Writes the same predictions where the server keeps them. That is one server, so the terms
     that choose among several are left out."""
-    line = " ".join(clause.term for clause in clauses if clause.name != "server")
+    line = FindPredictions(tuple(clauses), span, {}).server_line
     parts = ["server", "export", "--since", iso(span[0]), "--until", iso(math.ceil(span[1]))]
     return shlex.join([*parts, *_given(("--filter", line)), "--out", "-"])

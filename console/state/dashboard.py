@@ -252,6 +252,7 @@ class StatusMessage:
     detail: str = ""
     standing: bool = False  # always shown, but not part of the state
     harm: int = DOUBTFUL  # console.state.severity: the headline is chosen by it
+    kind: str = ""  # console.state.next_steps: what to do, and the page about it
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +261,12 @@ class FleetState:
     severity: str
     sentence: str
     messages: tuple[StatusMessage, ...]
+
+    @property
+    def worst(self) -> StatusMessage | None:
+        """What the sentence is about; None while there is nothing to do."""
+        found = (m for m in self.messages if m.kind and (not m.standing or self.severity == "ok"))
+        return next(found, None)
 
 
 @dataclass(frozen=True, slots=True)

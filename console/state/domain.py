@@ -249,9 +249,9 @@ class Action:
     """Something an operator asked a server for, kept until the server has it."""
 
     id: int
-    server: str
-    kind: str  # acknowledge | silence
-    target: str  # alert id, matcher, or the id of the silence to end
+    server: str  # of the fleet all of them, divided by blanks
+    kind: str  # acknowledge | silence, or one of console.state.deeds
+    target: str  # alert id, matcher, id of the silence to end; stamp; prediction id and label
     actor: str
     note: str
     until_unix_ms: int = 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from console.state import deeds
 from console.state import deploys as journal
 from console.state.dashboard import AlertLine, TimelineEvent
-from console.state.domain import Link, ServerRecord
+from console.state.domain import Action, Link, ServerRecord
 from console.state.sanitize import duration
 from console.state.timetext import clock_text
 from server.telemetry.filters import BadFilter
@@ -19,6 +20,8 @@ PANEL_OF = {
     "structural": "drift",
     "latency": "latency",
     "readiness": "fleet",
+    "replica": "server",
+    "server": "server",
     "skew": "skew",
     "value": "quality",
 }
@@ -73,9 +76,15 @@ def timeline_events(
     deploys: Sequence[tuple[str, DeployRow]],
     servers: Mapping[str, ServerRecord],
     links: Sequence[TimelineEvent],
+    actions: Sequence[Action] = (),
+    ahead_s: float = 0.0,
 ) -> tuple[TimelineEvent, ...]:
     """Newest first."""
     found = list(links)
+    for action in actions:
+        if action.kind in deeds.DEEDS:
+            names = [servers[a].name if a in servers else a for a in action.server.split()]
+            found.append(deeds.event(action, names, ahead_s))
     for line in alerts:
         found += _of_alert(line)
     found += [_of_deploy(address, row, servers.get(address)) for address, row in deploys[:MOST]]

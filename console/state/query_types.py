@@ -19,6 +19,11 @@ class FindPredictions:
     span: tuple[float, float] | None
     aliases: Mapping[str, str]  # server names for people to addresses
 
+    @property
+    def server_line(self) -> str:
+        """For one server: the terms that choose among several are left out."""
+        return " ".join(clause.term for clause in self.clauses if clause.name != "server")
+
 
 @dataclass(frozen=True, slots=True)
 class ReadPage:
@@ -35,6 +40,26 @@ class ReadPrediction:
 class ReadPayload:
     server: str
     prediction_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchServers:
+    """What the servers are asked: the newest rows of a filter line and a span, or one row by its
+    id. `server`: the only one to ask; empty: all that answer."""
+
+    line: str = ""
+    span: tuple[float, float] | None = None
+    server: str = ""
+    prediction_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """How many servers have answered, and why others have not. `full`: one has more rows."""
+
+    servers: int = 0
+    trouble: str = ""
+    full: bool = False
 
 
 Query = FindPredictions | ReadPage | ReadPrediction | ReadPayload

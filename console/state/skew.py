@@ -29,6 +29,8 @@ _PARTS = (
 )
 # Loading or rehearsing a stamp does not make a server serve it.
 BROUGHT = ("start", "activate", "rollback", "canary")
+PREPROCESSING = "preprocessing"
+ABSENT = "absent"
 
 
 def majority(values: Sequence[str], prefer: str = "") -> str:
@@ -110,7 +112,7 @@ def _line(
         since_s=max(brought, default=math.nan),
         age_s=now_s - server.link.heard_s if server.link.heard_s else math.inf,
         dirty=found.dirty,
-        details=_differences(found.stamp_detail, detail) if odd else (),
+        details=_by_value(_differences(found.stamp_detail, detail)) if odd else (),
         env=_differences(found.env, env),
         pins=pins,
         moved=moved_of(found),
@@ -149,12 +151,30 @@ def _cell(value: str, usual: str) -> SkewCell:
     return SkewCell(value, bool(value) and value != usual, bool(value))
 
 
+def _by_value(found: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str, str, str], ...]:
+    """A file whose values are known by name needs no digests: `image.max_pixels`, not `4e941974`.
+    Older servers report digests alone."""
+    values = [(what, here, there) for what, here, there in found if _is_value(what)]
+    both = bool(values) and all(ABSENT not in pair[1:] for pair in values)
+    digests = [one for one in found if not _is_value(one[0])]
+    if not both:
+        return tuple(digests)
+    rest = [one for one in digests if one[0] != f"{PREPROCESSING}/preprocess.json"]
+    named = [(w.removeprefix(f"{PREPROCESSING}/"), here, there) for w, here, there in values]
+    return (*named, *rest)
+
+
+def _is_value(what: str) -> bool:
+    part, _, name = what.partition("/")
+    return part == PREPROCESSING and not name.endswith((".json", ".py"))
+
+
 def _differences(
     here: Mapping[str, str], usual: Mapping[str, str]
 ) -> tuple[tuple[str, str, str], ...]:
     keys = sorted(set(here) | set(usual))
     return tuple(
-        (key, here.get(key, "absent"), usual.get(key, "") or "absent")
+        (key, here.get(key, ABSENT), usual.get(key, "") or ABSENT)
         for key in keys
         if here.get(key, "") != usual.get(key, "")
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from console.state.causes import Cause, Symptom, cause_of, parts_of, sentence
 from console.state.dashboard import AlertLine, ServerLine, SkewLine, StatusMessage
 from console.state.firing import KINDS
-from console.state.sanitize import milliseconds
+from console.state.sanitize import milliseconds, short
 from console.state.severity import DOUBTFUL, FEWER, LATE, RANK, WRONG, harm_of, rank
 
 OWN_SKEW = "skew/loaded"  # key of the alert of a server that changed since it loaded
@@ -43,7 +43,8 @@ def lost(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     at_s = first.link.heard_s or math.nan
     text = f"{_count(len(lines), 'server', 'servers')} {first.state}"
     detail = f"{first.name}: {first.why}"
-    return [StatusMessage("critical", text, "fleet", first.address, at_s, detail, harm=FEWER)]
+    found = StatusMessage("critical", text, "fleet", first.address, at_s, detail, harm=FEWER)
+    return [replace(found, kind="lost")]
 
 
 def unready(servers: Sequence[ServerLine]) -> list[StatusMessage]:
@@ -61,6 +62,7 @@ def unready(servers: Sequence[ServerLine]) -> list[StatusMessage]:
                     first.address,
                     detail=f"{first.name} {first.state}: {first.why}",
                     harm=FEWER,
+                    kind="readiness",
                 )
             )
     return found
@@ -74,7 +76,8 @@ def burning(burns: Sequence[Burn]) -> list[StatusMessage]:
     detail = f"{worst.name}: p99 {milliseconds(worst.p99_ms)}, SLO {milliseconds(worst.slo_ms)}"
     # Counted and not shouted: a few slow requests in one minute are no burn rate. The server's
     # alert is, and it has a history.
-    return [StatusMessage("info", text, "latency", worst.server, worst.since_s, detail, harm=LATE)]
+    found = StatusMessage("info", text, "latency", worst.server, worst.since_s, detail, harm=LATE)
+    return [replace(found, kind="latency")]
 
 
 def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
@@ -83,9 +86,12 @@ def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
         return []
     first = odd[0]
     detail = f"{first.name}: {parts_of(first)} differs from the fleet"
+    if first.details:
+        what, here, there = first.details[0]
+        detail += f" ({what} {short(here)}, fleet {short(there)})"
     text = _count(len(odd), "server with version skew", "servers with version skew")
     found = StatusMessage("high", text, "skew", first.address, first.since_s, detail)
-    return [replace(found, harm=WRONG)]
+    return [replace(found, harm=WRONG, kind="skew")]
 
 
 def grouped(
@@ -131,6 +137,7 @@ def _group(name: str, cause: Cause, symptoms: list[Symptom]) -> StatusMessage:
         cause.at_s,
         sentence(name, cause, symptoms),
         harm=WRONG if cause.skew else symptoms[0].harm,
+        kind="skew" if cause.skew else "replica" if died else "deploy",
     )
 
 
@@ -145,7 +152,7 @@ def moved(skew: Sequence[SkewLine]) -> list[StatusMessage]:
     text = _count(len(lines), "server changed since load", "servers changed since load")
     detail = f"{first.name}: {what} {label}; {when}"
     found = StatusMessage("critical" if now else "high", text, "skew", first.address, detail=detail)
-    return [replace(found, harm=WRONG if now else DOUBTFUL)]
+    return [replace(found, harm=WRONG if now else DOUBTFUL, kind="skew")]
 
 
 def drifting(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
@@ -159,7 +166,8 @@ def drifting(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
     first, place = (next(iter(names), "") for names in (worst.row.features, worst.row.slices))
     detail = f"{worst.name}: {worst.row.summary}"
     severity = worst.row.severity if worst.row.severity in RANK else "warning"
-    return [StatusMessage(severity, text, "drift", f"{first}\t{place}", worst.opened_s, detail)]
+    found = StatusMessage(severity, text, "drift", f"{first}\t{place}", worst.opened_s, detail)
+    return [replace(found, kind=worst.row.kind)]
 
 
 def already_reported(
@@ -198,7 +206,7 @@ def _of_kind(kind: str, lines: Sequence[AlertLine]) -> StatusMessage:
     many = "SLOs burning" if kind == "latency" else f"{word}s"
     text = _count(len(lines), word, many)
     found = StatusMessage(severity, text, "alerts", key, worst.opened_s, detail)
-    return replace(found, harm=harm_of(kind))
+    return replace(found, harm=harm_of(kind), kind=kind)
 
 
 def quiet(line: AlertLine) -> bool:
@@ -213,27 +221,31 @@ def oddities(servers: Sequence[ServerLine]) -> list[StatusMessage]:
         first = max(clocks, key=lambda line: abs(line.link.offset_ms))
         detail = f"{first.name}: clock offset {first.link.offset_ms:+.0f} ms from this machine"
         text = _count(len(clocks), "clock differs", "clocks differ")
-        found.append(StatusMessage("warning", text, "fleet", first.address, detail=detail))
+        found.append(_odd("clock", text, first.address, detail))
     flooding = [line for line in servers if line.link.flood]
     if flooding:
         first = flooding[0]
         detail = f"{first.name} {first.link.flood}"
         text = _count(len(flooding), "server floods the console", "servers flood the console")
-        found.append(StatusMessage("warning", text, "fleet", first.address, detail=detail))
+        found.append(_odd("rows", text, first.address, detail))
     refused = [line for line in servers if line.link.refused_rows]
     if refused:
         first = refused[0]
         detail = f"{first.name} sent {first.link.refused_rows} invalid rows"
         text = _count(len(refused), "server sends invalid rows", "servers send invalid rows")
         detail = f"{detail}: {first.link.refused_why}"
-        found.append(StatusMessage("warning", text, "fleet", first.address, detail=detail))
+        found.append(_odd("rows", text, first.address, detail))
     losing = [s for s in servers if s.snapshot is not None and s.snapshot.telemetry_dropped]
     if losing:
         dropped = sum(s.snapshot.telemetry_dropped for s in losing if s.snapshot is not None)
         detail = f"{losing[0].name}: telemetry records were dropped before they were counted"
         text = f"{dropped:,} records dropped"
-        found.append(StatusMessage("warning", text, "fleet", losing[0].address, detail=detail))
+        found.append(_odd("telemetry", text, losing[0].address, detail))
     return found
+
+
+def _odd(kind: str, text: str, server: str, detail: str) -> StatusMessage:
+    return StatusMessage("warning", text, "fleet", server, detail=detail, kind=kind)
 
 
 def plaintext(servers: Sequence[ServerLine]) -> list[StatusMessage]:
@@ -245,7 +257,7 @@ def plaintext(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     first = found[0]
     detail = f"{first.name}: {unencrypted(first)}"
     text = _count(len(found), "server in plaintext", "servers in plaintext")
-    return [StatusMessage("warning", text, "fleet", first.address, detail=detail, standing=True)]
+    return [replace(_odd("plaintext", text, first.address, detail), standing=True)]
 
 
 def unencrypted(line: ServerLine) -> str:
@@ -278,7 +290,7 @@ def unknown(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     at_s = first.link.heard_s or math.nan
     detail = f"{first.name} {first.state}: {first.why}"
     text = f"{len(lines)} unknown"
-    return [StatusMessage("unknown", text, "fleet", first.address, at_s, detail)]
+    return [StatusMessage("unknown", text, "fleet", first.address, at_s, detail, kind="lost")]
 
 
 def healthy(servers: Sequence[ServerLine]) -> StatusMessage:

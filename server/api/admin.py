@@ -34,7 +34,12 @@ CANARY_MINUTES = 30.0
 DONE = ("ready", "canary", "canary rolled back")  # and whatever has switched
 
 Request = TypeVar(
-    "Request", pb.LoadRequest, pb.ActivateRequest, pb.RollbackRequest, pb.RehearseRequest
+    "Request",
+    pb.LoadRequest,
+    pb.ActivateRequest,
+    pb.RollbackRequest,
+    pb.RehearseRequest,
+    pb.DrainRequest,
 )
 
 
@@ -84,7 +89,7 @@ class Admin:
         try:
             if share:
                 return _progress(await deployment.start_canary(request.stamp, share, minutes * 60))
-            return _progress(await deployment.activate(request.stamp))
+            return _progress(await deployment.activate(request.stamp, request.reason))
         except DeployRefused as refusal:
             raise _refused(refusal) from None
 
@@ -128,8 +133,11 @@ class Admin:
             raise Refused(Fault("FAILED_PRECONDITION", "", "NO_STORE", message))
         return self.deployment
 
-    async def Drain(self, data: bytes, _context: Any) -> AsyncIterator[pb.Progress]:
-        request = message_of(pb.DrainRequest, data)
+    async def Drain(self, data: bytes, context: Any) -> AsyncIterator[pb.Progress]:
+        _asked_by(context)
+        request = _request(pb.DrainRequest, data)
+        if self.deployment is not None:
+            self.deployment.record("drain", None, request.reason)
         draining = asyncio.create_task(self.engine.drain(request.grace_s or self.grace_s))
         # The drain goes on when its caller disconnects.
         if request.exit:

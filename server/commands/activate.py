@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="M",
         help=f"duration of the canary ({CANARY_MINUTES:g})",
     )
+    parser.add_argument("--reason", default="", metavar="TEXT", help="stored in the deploy history")
     add_connection(parser)
     return parser
 
@@ -53,6 +54,7 @@ async def call(arguments: argparse.Namespace) -> int:
         stamp=arguments.stamp,
         canary_share=arguments.canary,
         canary_minutes=arguments.canary_minutes,
+        reason=arguments.reason,
     )
     async with connect(arguments) as client:
         done = await client.unary(client.admin.Activate, request)

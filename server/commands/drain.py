@@ -24,12 +24,15 @@ def parser() -> argparse.ArgumentParser:
         help="wait at most this long (default: the server's --grace)",
     )
     parser.add_argument("--stay", action="store_true", help="drain, but keep the process running")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="stored in the deploy history")
     add_connection(parser)
     return parser
 
 
 async def call(arguments: argparse.Namespace) -> int:
-    request = pb.DrainRequest(grace_s=arguments.grace, exit=not arguments.stay)
+    request = pb.DrainRequest(
+        grace_s=arguments.grace, exit=not arguments.stay, reason=arguments.reason
+    )
     async with connect(arguments) as client:
         async for progress in client.stream(client.admin.Drain, request):
             print(f"{progress.step} {progress.fraction:4.0%}  {progress.detail}", flush=True)

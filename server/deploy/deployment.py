@@ -172,12 +172,12 @@ class Deployment:
         finally:
             self._copied.discard(stored.stamp)
 
-    async def activate(self, stamp: str) -> Step:
+    async def activate(self, stamp: str, reason: str = "") -> Step:
         """For all sessions, at once; this ends its canary. Raises DeployRefused."""
         stored, canary = self._find(stamp), self.pool_set.canary
         evidence = f"canary ended: {canary.evidence()}" if canary is not None else ""
         done = activated(self.pool_set.activate(stored.stamp if stored else stamp))
-        return await self._noted("activate", done, evidence)
+        return await self._noted("activate", done, "; ".join(filter(None, (reason, evidence))))
 
     async def roll_back(self, reason: str) -> Step:
         """Ends a canary; else back to the bundle kept warm.

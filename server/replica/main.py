@@ -27,6 +27,7 @@ from proto import inference_pb2, replica_pb2
 from server import host
 from server.replica import placement
 from server.replica.batching import Budget, budget_for, swept
+from server.replica.bundle_values import values_of
 from server.replica.decoding.nursery import Nursery, NurseryLost
 from server.replica.decoding.pool import DecodingCounts
 from server.replica.fault_guard import Failed
@@ -425,7 +426,7 @@ class PipelineModel:
             stamp_name=pipeline.stamp.name,
             dirty=pipeline.stamp.dirty,
             stamp_parts=dict(pipeline.stamp.parts),
-            stamp_detail=dict(pipeline.stamp.detail),
+            stamp_detail={**values_of(pipeline.bundle.path), **pipeline.stamp.detail},
             env=pipeline.env,
             reasons=reasons,
             labels=[label.name for label in pipeline.labels],

@@ -27,6 +27,7 @@ class TelemetrySettings:
     sample_bytes: int = MOST_BYTES
     on_alert: str = ""  # a command line
     about: Mapping[str, str] = field(default_factory=dict)  # added to every alert
+    runbooks: str = "docs/runbooks"  # where the page about each kind of alert is
     speed: float = 1.0  # unix seconds that pass in one, for a simulated clock
     slo_ms: float = 0.0  # the latency objective, of the 99th percentile; 0: none
     baseline: str = "bundle"  # bundle | previous | last-week | FROM..TO (ISO times)

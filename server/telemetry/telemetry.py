@@ -62,7 +62,9 @@ class Telemetry:
         self._alerted = alerted
         self._command = None
         if settings.on_alert:
-            self._command = AlertCommand(settings.on_alert, about=settings.about)
+            self._command = AlertCommand(
+                settings.on_alert, about=settings.about, runbooks=settings.runbooks
+            )
         self._changes = ChangeFeed()
         self._writer = TelemetryWriter(
             settings, self._changes, clock, monotonic, self._step, sampled

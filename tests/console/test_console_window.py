@@ -239,7 +239,7 @@ def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) 
         assert window.predictions.line.text() == "conf<0.7"  # letters are letters in a field
         press(Qt.Key.Key_Return)
         qtbot.waitUntil(
-            lambda: "rows" in window.predictions.result_line.text, timeout=patience_ms(10)
+            lambda: " found" in window.predictions.result_line.text, timeout=patience_ms(10)
         )
         window.focus_panel("predictions")
         qtbot.waitUntil(lambda: window.detail.single is not None, timeout=patience_ms(10))

@@ -322,7 +322,7 @@ FLAGS = {
     "encryption and roles": ("tls-cert tls-key tls-client-ca tokens"),
     "telemetry": (
         "no-telemetry sample-share payload-key keep-days max-telemetry-mb baseline tick on-alert "
-        "prometheus trace-share simulated-time"
+        "runbooks prometheus trace-share simulated-time"
     ),
     "the log": "log-format log-level",
 }

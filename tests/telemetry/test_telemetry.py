@@ -227,6 +227,7 @@ def test_the_alert_command_is_run_for_a_page(tmp_path: Path) -> None:
     held.settle()
     held.telemetry.close()
     assert '"readiness"' in target.read_text()
+    assert '"runbook": "docs/runbooks/readiness.md"' in target.read_text()
     assert [row.state for row in held.alerted] == ["firing"]
 
 

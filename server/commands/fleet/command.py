@@ -81,7 +81,10 @@ def parser() -> argparse.ArgumentParser:
         help="afterwards write the stamp to the file that servers read with --expect-stamp",
     )
     back = actions.add_parser("rollback", help="every server back to the bundle before, or none")
-    back.add_argument("--reason", default="", metavar="TEXT", help="stored in the deploy history")
+    for switch in (activate, back):
+        switch.add_argument(
+            "--reason", default="", metavar="TEXT", help="stored in the deploy history"
+        )
     for action in (status, load, activate, back):
         action.add_argument(
             "--servers",
@@ -131,7 +134,9 @@ async def _run(arguments: argparse.Namespace) -> int:
             return await _load(members, arguments)
         fleet = Fleet(members, arguments.timeout, print)
         if arguments.action == "activate":
-            done = await fleet.activate(arguments.stamp, arguments.canary, arguments.canary_minutes)
+            done = await fleet.activate(
+                arguments.stamp, arguments.canary, arguments.canary_minutes, arguments.reason
+            )
             if done.whole and arguments.write_expected is not None and not arguments.canary:
                 stamp = members[0].stamp
                 arguments.write_expected.write_text(f"{stamp}\n")

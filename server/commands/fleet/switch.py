@@ -33,7 +33,9 @@ class Fleet:
     timeout_s: float
     report: Report
 
-    async def activate(self, prefix: str, canary_share: float, canary_minutes: float) -> Switched:
+    async def activate(
+        self, prefix: str, canary_share: float, canary_minutes: float, reason: str = ""
+    ) -> Switched:
         """Each server must have the stamp in memory: loaded, or warm as its standby."""
         await look_all(self.members, self.timeout_s)
         stamps = {member.full_stamp(prefix) for member in self.members} - {""}
@@ -46,7 +48,10 @@ class Fleet:
             return Switched(False, True, "; ".join(faults))
         asked = [member for member in self.members if member.stamp != stamp]
         request = pb.ActivateRequest(
-            stamp=stamp, canary_share=canary_share, canary_minutes=canary_minutes
+            stamp=stamp,
+            canary_share=canary_share,
+            canary_minutes=canary_minutes,
+            reason=reason,
         )
 
         def done(member: Member) -> bool:

@@ -32,7 +32,8 @@ NOTHING: Mapping[str, str] = {}
 
 
 class AlertCommand:
-    """`about` is added to every alert, because a pager serves many servers. `done(alert id,
+    """`about` is added to every alert, because a pager serves many servers; so is the page of
+    `runbooks` about its kind. `done(alert id,
     outcome)` is called from the thread when a run has ended."""
 
     def __init__(
@@ -41,6 +42,7 @@ class AlertCommand:
         done: Callable[[str, str], None] = lambda alert, outcome: None,
         limit_s: float = LIMIT_S,
         about: Mapping[str, str] = NOTHING,
+        runbooks: str = "docs/runbooks",
     ) -> None:
         """Raises ValueError when the command line cannot be split into arguments, or names no
         executable."""
@@ -52,6 +54,7 @@ class AlertCommand:
         self._done = done
         self._limit_s = limit_s
         self._about = dict(about)
+        self._runbooks = runbooks.rstrip("/")
         self._until = math.inf  # of `time.monotonic`, once it is to end
         self._last = ""  # how the last run ended, when it did not end well
         self._queue: queue.Queue[Transition | None] = queue.Queue(WAITING)
@@ -97,6 +100,7 @@ class AlertCommand:
         content = {
             **self._about,
             **asdict(transition.alert),
+            "runbook": f"{self._runbooks}/{transition.alert.kind}.md",
             "transition": asdict(transition.step),
         }
         try:

@@ -1,0 +1,124 @@
+"""The incident sheet: one HTML file with everything in it, for the post-mortem. It opens anywhere,
+asks for nothing, and runs nothing: whatever came from a server is escaped."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from console.state import command_lines, next_steps
+from console.state.access import ConnectionAccess
+from console.state.dashboard import Board
+from console.state.sanitize import milliseconds
+from console.state.timetext import clock_text, iso
+
+MOST_EVENTS = 100
+BEFORE_S = 3600.0  # what changed before: this long before the window
+CHANGES = ("deploy", "link", "action")
+_STYLE = """
+body { font: 14px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; color: #18202a; }
+h1 { border-left: 6px solid #c3182b; padding-left: .5em; }
+table { border-collapse: collapse; width: 100%; }
+td, th { text-align: left; padding: 2px 10px 2px 0;
+border-bottom: 1px solid #cfd6dd; vertical-align: top; } img { max-width: 100%; }
+code, pre { background: #eef1f4; padding: 1px 4px; white-space: pre-wrap; }
+"""
+
+
+def html(
+    board: Board, pictures: Sequence[tuple[str, bytes]], command: str, access: ConnectionAccess
+) -> str:
+    """`pictures` are (name, PNG). Times are UTC."""
+    state = board.fleet_state
+    parts = [
+        f"<h1>{escape(state.state)}: {escape(state.sentence)}</h1>",
+        f"<p>Seen {iso(board.made_s)}; window {iso(board.from_s)} to {iso(board.to_s)}; UTC.</p>",
+        _table(
+            ("problem", "in one sentence", "next", "runbook"),
+            (
+                (m.text, m.detail, next_steps.next_of(m), next_steps.address("", m.kind))
+                for m in state.messages
+                if m.kind
+            ),
+        ),
+        "<h2>Figures</h2>",
+        _figures(board),
+        "<h2>Servers</h2>",
+        _servers(board),
+        "<h2>What changed before</h2>",
+        _events(board, CHANGES, board.from_s - BEFORE_S),
+        "<h2>Alerts</h2>",
+        _alerts(board),
+        "<h2>All events of the window</h2>",
+        _events(board, (), board.from_s),
+        "<h2>Commands</h2>",
+        "<pre>" + "\n".join(escape(line) for line in _commands(board, command, access)) + "</pre>",
+        "<h2>Pictures</h2>",
+        *(
+            f'<h3>{escape(name)}</h3><img alt="{escape(name)}" '
+            f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+            for name, png in pictures
+        ),
+    ]
+    title = escape(f"Incident {iso(board.made_s)}")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style>" + "\n".join(parts) + "</html>\n"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    found = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    if not found:
+        return "<p>none</p>"
+    heads = "".join(f"<th>{escape(name)}</th>" for name in head)
+    return f"<table><tr>{heads}</tr>" + "".join(f"<tr>{row}</tr>" for row in found) + "</table>"
+
+
+def _figures(board: Board) -> str:
+    found = board.latency
+    if found is None or not found.requests:
+        return "<p>no requests in this window</p>"
+    p50, p95, p99 = (milliseconds(value) for value in found.total)
+    slo = milliseconds(found.slo_ms) if found.slo_ms else "none"
+    row = (f"{found.requests:,}", p50, p95, p99, slo)
+    return _table(("requests", "p50", "p95", "p99", "SLO"), [row])
+
+
+def _servers(board: Board) -> str:
+    head = ("server", "address", "state", "why", "stamp", "differs from the fleet")
+    odd = {line.address: line for line in board.skew}
+    rows = []
+    for line in board.servers:
+        skew = odd.get(line.address)
+        differs = [f"{w}: {here}, fleet {there}" for w, here, there in skew.details] if skew else []
+        stamp = line.snapshot.stamp_name if line.snapshot is not None else "unknown"
+        rows.append((line.name, line.address, line.state, line.why, stamp, "; ".join(differs)))
+    return _table(head, rows)
+
+
+def _events(board: Board, kinds: Sequence[str], from_s: float) -> str:
+    found = [
+        (clock_text(event.at_s, "%Y-%m-%d %H:%M:%S"), event.severity, event.text)
+        for event in reversed(board.timeline_events)
+        if from_s <= event.at_s <= board.to_s and (not kinds or event.kind in kinds)
+    ]
+    return _table(("UTC", "severity", "what"), found[-MOST_EVENTS:])
+
+
+def _alerts(board: Board) -> str:
+    rows = []
+    for line in board.alerts:
+        if not line.open and line.closed_s < board.from_s:
+            continue
+        until = clock_text(line.closed_s) if line.closed_s else "open"
+        known = f"{line.row.acknowledged_by}: {line.row.acknowledged_note}".strip(": ")
+        at = clock_text(line.opened_s, "%Y-%m-%d %H:%M:%S")
+        rows.append((at, until, line.name, line.row.severity, line.row.summary, known))
+    head = ("opened", "closed", "server", "severity", "summary", "acknowledged")
+    return _table(head, rows[:MOST_EVENTS])
+
+
+def _commands(board: Board, command: str, access: ConnectionAccess) -> list[str]:
+    return [command, *(command_lines.status(line.address, access) for line in board.servers[:20])]

@@ -1,0 +1,161 @@
+"""Asks before a server is changed: what will happen and to whom, why, and the command that does the
+same. Nothing is done before there is a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from PySide6.QtCore import Signal
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import (
+    QComboBox,
+    QDialog,
+    QDialogButtonBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QWidget,
+)
+
+from console.panels.dialogs import plain_label
+from console.state import deeds
+from console.state.access import ConnectionAccess
+from console.state.deeds import LABEL, Deed
+from console.state.domain import Action
+
+LONGEST_REASON = 500
+WIDTH = 620
+
+
+class DeedDialog(QDialog):
+    """`servers` are (address, name), the one it is about first. `prediction`: what feedback and
+    replays are about. `labels`: what feedback can be. `wanted` carries the action that was
+    confirmed."""
+
+    wanted = Signal(object)  # Action
+
+    def __init__(
+        self,
+        parent: QWidget,
+        deed: Deed,
+        servers: Sequence[tuple[str, str]],
+        actor: str,
+        access: ConnectionAccess,
+        clock: Callable[[], float],
+        prediction: str = "",
+        labels: Sequence[str] = (),
+    ) -> None:
+        super().__init__(parent)
+        self._deed, self._servers, self._actor = deed, list(servers), actor
+        self._access, self._clock, self._prediction = access, clock, prediction
+        self.setWindowTitle(deed.title)
+        form = QFormLayout(self)
+        self.sentence = plain_label("")
+        self.sentence.setFixedWidth(WIDTH)
+        form.addRow(self.sentence)
+        self.scope = QComboBox()
+        self.target = QComboBox()
+        self._ask(form, labels)
+        self.reason = QLineEdit()
+        self.reason.setMaxLength(LONGEST_REASON)
+        self.reason.setPlaceholderText("kept with your name, for the next operator")
+        self.reason.setAccessibleName("Reason")
+        form.addRow("Reason", self.reason)
+        form.addRow("As", QLabel(f"{actor}; needs the role {deed.role}"))
+        form.addRow("Command", self._command_row())
+        self.trouble = plain_label("")
+        self.trouble.hide()
+        form.addRow(self.trouble)
+        form.addRow(self._buttons())
+        self.reason.textChanged.connect(self._changed)
+        self.scope.currentIndexChanged.connect(self._changed)
+        self.target.currentIndexChanged.connect(self._changed)
+        self._changed()
+        (self.target if deed.kind == "feedback" else self.reason).setFocus()
+
+    def _ask(self, form: QFormLayout, labels: Sequence[str]) -> None:
+        address, name = self._servers[0]
+        self.scope.addItem(f"{name} alone", address)
+        if self._deed.whole and len(self._servers) > 1:
+            every = " ".join(address for address, _ in self._servers)
+            self.scope.addItem(f"all {len(self._servers)} servers, or none", every)
+        self.scope.setAccessibleName("Servers")
+        if self.scope.count() > 1:
+            form.addRow("Where", self.scope)
+        if self._deed.kind == "activate":
+            self.target.addItem("asking the server …", "")
+            form.addRow("Bundle", self.target)
+        if self._deed.kind == "feedback":
+            for label in labels:
+                self.target.addItem(label, label)
+            form.addRow("True label", self.target)
+        self.target.setAccessibleName(self._deed.title)
+
+    def _command_row(self) -> QWidget:
+        self.command = QLineEdit()
+        self.command.setReadOnly(True)
+        self.command.setAccessibleName("The command that does the same")
+        copy = QPushButton("Copy")
+        copy.setAutoDefault(False)
+        copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self.command.text()))
+        whole = QWidget()
+        row = QHBoxLayout(whole)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.command, 1)
+        row.addWidget(copy)
+        return whole
+
+    def _buttons(self) -> QDialogButtonBox:
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
+        self.confirm = buttons.addButton(self._deed.title, QDialogButtonBox.ButtonRole.AcceptRole)
+        buttons.accepted.connect(self._confirmed)
+        buttons.rejected.connect(self.reject)
+        return buttons
+
+    def show_bundles(self, server: str, found: Sequence[tuple[str, str, str]], why: str) -> None:
+        """What can be activated, as the server answered it."""
+        if self._deed.kind != "activate" or server != self._servers[0][0]:
+            return
+        self.target.clear()
+        for stamp, name, roles in found:
+            self.target.addItem(deeds.loaded_text(stamp, name, [roles]), stamp)
+        if not found:
+            self.target.addItem("none", "")
+            why = why or "no other bundle is loaded or warm there (server load BUNDLE)"
+        self.trouble.setText(why)
+        self.trouble.setVisible(bool(why))
+        self._changed()
+
+    def action(self) -> Action:
+        """What would be done now."""
+        target = str(self.target.currentData() or "")
+        if self._prediction:
+            target = f"{self._prediction}{LABEL}{target}" if target else self._prediction
+        return Action(
+            id=0,
+            server=str(self.scope.currentData()),
+            kind=self._deed.kind,
+            target=target,
+            actor=self._actor,
+            note=self.reason.text().strip(),
+            at_s=self._clock(),
+        )
+
+    def _changed(self) -> None:
+        action = self.action()
+        names = dict(self._servers)
+        told = [names[address] for address in action.server.split()]
+        self.sentence.setText(deeds.sentence(self._deed, told))
+        # A form gives a label of several lines the height of one.
+        self.sentence.setFixedHeight(self.sentence.heightForWidth(WIDTH))
+        self.command.setText(deeds.command(action, self._access))
+        self.command.setCursorPosition(0)
+        chosen = self.target.count() == 0 or bool(self.target.currentData())
+        self.confirm.setEnabled(bool(action.note) and chosen)
+
+    def _confirmed(self) -> None:
+        if self.confirm.isEnabled():
+            self.wanted.emit(self.action())
+            self.accept()

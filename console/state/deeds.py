@@ -1,0 +1,141 @@
+"""What an operator can have a server do: what will happen and to whom, who may, the command that
+does the same. Pure. `console.feed.deeds` does it, `console.panels.deed_dialog` asks before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from console.state import command_lines
+from console.state.access import ConnectionAccess
+from console.state.dashboard import TimelineEvent
+from console.state.domain import Action
+from console.state.sanitize import short
+
+KEPT = (
+    "acknowledge",
+    "silence",
+)  # sent when the server is back; whatever else is sent now or never
+NOW_S = 10.0  # an action that waited longer than this is not sent any more
+LABEL = "\t"  # in a target: prediction id, then the label
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """One kind of action. `role` is the one a credential needs. `whole`: the fleet can do it as
+    one. `happens` completes "{who} …"."""
+
+    kind: str
+    title: str
+    verb: str
+    happens: str
+    role: str
+    whole: bool = False
+
+
+DEEDS = {
+    deed.kind: deed
+    for deed in (
+        Deed(
+            "rollback",
+            "Roll back",
+            "rolled back",
+            "goes back to the bundle before: at once while it is warm, else after loading it. "
+            "While a canary runs, only the canary is ended. Requests in flight are answered.",
+            "admin",
+            whole=True,
+        ),
+        Deed(
+            "activate",
+            "Activate a loaded bundle",
+            "activated",
+            "sends all sessions to this bundle, at once. The one before stays warm for a while, so "
+            "that a roll back takes no time.",
+            "admin",
+            whole=True,
+        ),
+        Deed(
+            "drain",
+            "Drain",
+            "drained",
+            "refuses new work, answers what it accepted, then exits. Nothing here starts it again.",
+            "admin",
+        ),
+        Deed(
+            "verify",
+            "Verify now",
+            "verified",
+            "has every replica compare each byte, in memory and on disk, with what it loaded. It "
+            "goes on answering; that takes as long as hashing the bundle twice.",
+            "observe",
+        ),
+        Deed(
+            "feedback",
+            "Give feedback on this prediction",
+            "labelled",
+            "joins this label to the prediction. It counts in accuracy, calibration and value; a "
+            "later label corrects it.",
+            "predict",
+        ),
+        Deed(
+            "replay",
+            "Replay this prediction",
+            "replayed",
+            "answers the kept payload once more, as one more request. The stored prediction stays "
+            "as it is.",
+            "admin",
+        ),
+    )
+}
+_ALL_OR_NONE = " All of them or none: where one fails, those that switched go back."
+
+
+def sentence(deed: Deed, names: Sequence[str]) -> str:
+    """What will happen, and to whom."""
+    if len(names) == 1:
+        return f"{names[0]} {deed.happens}"
+    return f"Each of {len(names)} servers ({', '.join(names)}) {deed.happens}{_ALL_OR_NONE}"
+
+
+def command(action: Action, access: ConnectionAccess) -> str:
+    """The command line that does the same."""
+    return command_lines.deed(
+        action.kind, action.server.split(), action.target.split(LABEL), action.note, access
+    )
+
+
+def refusal(deed: Deed, why: str) -> str:
+    """A refusal by role, as a sentence for the person whose credential it is."""
+    return f"your credential may not do that: it needs the role {deed.role} ({why})"
+
+
+def event(action: Action, names: Sequence[str], ahead_s: float) -> TimelineEvent:
+    """`kim rolled back gpu-03.lon: p99 doubled`, as done, on its way or refused."""
+    deed = DEEDS[action.kind]
+    who = ", ".join(names)
+    what = f"{who} {deed.kind} asked for by {action.actor}"
+    if action.state == "done":
+        what = f"{who} {deed.verb} by {action.actor}"
+    elif action.state == "refused":
+        what = f"{who} not {deed.verb}, asked by {action.actor}"
+    text = f"{what}: {action.note}" if action.note else what
+    text += f" · {action.detail}" if action.detail else ""
+    severity = {"done": "info", "refused": "warning"}.get(action.state, "unknown")
+    single = action.server.split()[0] if action.server else ""
+    at_s = action.at_s + ahead_s
+    return TimelineEvent(at_s, severity, text, single, "action", str(action.id), "fleet")
+
+
+def outcome(action: Action, names: Sequence[str]) -> str:
+    """The notice in the footer."""
+    deed = DEEDS.get(action.kind)
+    who = ", ".join(names)
+    if deed is None or action.state != "done":
+        title = deed.title.lower() if deed is not None else action.kind
+        return f"{title} of {who} refused: {action.detail}"
+    return f"{who} {deed.verb}" + (f": {action.detail}" if action.detail else "")
+
+
+def loaded_text(stamp: str, name: str, roles: Sequence[str]) -> str:
+    """A bundle that can be activated, as the list of the dialog shows it."""
+    return f"{name or short(stamp)} · {stamp[:12]} · {', '.join(roles)}"

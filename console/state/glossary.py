@@ -1,0 +1,91 @@
+"""One plain sentence for every head, chip and panel: what the tool tips say. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+PANELS: Mapping[str, str] = {
+    "fleet": "Every server: its state, how many replicas are ready, how fast it answers.",
+    "server": "One server: the evidence of its replicas, how they ended, what it chose by itself.",
+    "latency": "How long requests took, from when they came in until they were answered.",
+    "drift": "How far traffic is from the reference of the bundle, by feature and slice.",
+    "reference": "How often each value of one feature occurs: in the reference, and now.",
+    "skew": "What each server runs, part by part, against what most servers run.",
+    "events": "What happened, newest first: alerts, deploys, lost connections, what people did.",
+    "predictions": "Single answers that the filter line chooses.",
+    "detail": "One answer: how it was made, and its inputs where they were kept.",
+    "quality": "How often answers are right and what they are worth, where true labels came back.",
+    "alerts": "What servers have found wrong, open ones first, with who knows about it.",
+}
+HEADS: Mapping[str, str] = {
+    "": "The figure of the bar beside it.",
+    "UTC": "When it happened, in universal time.",
+    "what": "What happened, to which server, and by whom.",
+    "server": "The server it is about.",
+    "label": "What was answered; where a true label says otherwise, that too.",
+    "conf": "How probable the label is, calibrated: with 0.9, nine in ten are right.",
+    "tokens": "How long the prompt of the request was for the model, in tokens.",
+    "total": "From when the request came in until it was answered.",
+    "mix": "Which kinds of input it had: text, image, sound.",
+    "stamp": "The first digits of the version that answered: weights, code, preprocessing and all.",
+    "slices": "The tags that the caller sent with it, such as site=b.",
+    "feature": "A property of inputs or answers that is measured for every request.",
+    "slice": "A part of the traffic; all: everything.",
+    "PSI": "Population stability index: 0 is no difference, above 0.25 is a large one.",
+    "KS": "Largest gap between the two cumulative distributions, 0 to 1.",
+    "KL": "Kullback-Leibler divergence: how surprising traffic is; 0 is not at all.",
+    "JS": "Jensen-Shannon divergence: as KL, but the same both ways and at most 0.69.",
+    "severity": "How urgent it is: critical, high or warning.",
+    "opened": "When the server first suspected it.",
+    "duration": "How long it has been open, or was.",
+    "kind": "What sort of problem: each has a runbook (Shift+F1).",
+    "summary": "What is wrong, as the server put it.",
+    "state": "Pending: seen once or twice. Firing: confirmed. Resolved: over.",
+    "matcher": "Which alerts the silence keeps quiet.",
+    "until UTC": "When the silence ends by itself.",
+    "created by": "Who made the silence.",
+    "reason": "Why, as that person put it.",
+    "realised": "Share of right answers among those with a true label.",
+    "estimated": "The same for all answers, estimated from their calibrated probabilities.",
+    "value/1000": "What 1,000 decisions were worth, by the price list of the bundle.",
+    "labelled": "How many answers have a true label by now.",
+    "delay": "Half of the true labels came later than this.",
+    "ECE": "Expected calibration error: how far probabilities are from what came true, on average.",
+    "worst slice": "Where answers are wrong most often, more than chance explains.",
+    "error": "Share of wrong answers in this slice.",
+    "elsewhere": "Share of wrong answers in all other traffic.",
+    "rows": "How many answers there are in it.",
+    "share": "Which part of the traffic it is.",
+    "filter": "The filter line that finds these answers.",
+}
+# Within a chip; the first that occurs explains it.
+TERMS: tuple[tuple[str, str], ...] = (
+    ("p50", "Half of the requests were answered faster than this."),
+    ("p95", "95 of 100 requests were answered faster than this."),
+    ("p99", "99 of 100 requests were answered faster than this."),
+    ("req/s", "Requests answered each second, on average over the time shown."),
+    ("not confirmed", "Seen in one evaluation; a server alerts when three of four agree."),
+    ("learning", "Too few requests so far to compare them with the reference."),
+    ("evaluated", "When a server last compared its traffic with the reference."),
+    ("differs from", "≠ marks what is not as on most servers, or not as --expect says."),
+    ("differ", "Servers that run something else than most do."),
+    ("acknowledged or silenced", "Open alerts that people know of: they make no noise."),
+    ("not sent yet", "Waits in this console until its server answers."),
+    ("open", "Alerts that are confirmed and that nobody has acknowledged or silenced."),
+    ("PSI", HEADS["PSI"]),
+    ("bundle n", "The reference: the values the bundle was made with, and how many."),
+    ("last ", "The length of the time shown; it follows the clock."),
+    ("brushed", "Only this part of the time counts, in all panels (Esc: all of it)."),
+    ("paused", "The time shown stands still (Esc: follow the clock)."),
+)
+
+
+def head(title: str) -> str:
+    """For the head of a column."""
+    return HEADS.get(title, "")
+
+
+def chip(text: str) -> str:
+    """For a piece of a legend; a text without a term is shown whole, as it may be cut."""
+    low = text.lower()
+    return next((tip for term, tip in TERMS if term.lower() in low), text.lstrip("━┄■ "))

@@ -1,0 +1,71 @@
+"""What to look at and what to do next, for each kind of problem in the status line, and the page
+about it. The pages are docs/runbooks/*.md. Pure but for `page`, which reads a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from console.state.dashboard import StatusMessage
+
+
+@dataclass(frozen=True, slots=True)
+class NextStep:
+    """Both as imperatives, with the keys of the console."""
+
+    look: str
+    do: str
+
+
+NEXT: Mapping[str, NextStep] = {
+    "drift": NextStep("see since when and where in Drift (3)", "repair that source, or rehearse"),
+    "structural": NextStep("filter the predictions by client (/)", "ask the owner of that client"),
+    "value": NextStep(
+        "see Quality (7): one slice or all", "roll back if a deploy began it (Shift+R)"
+    ),
+    "latency": NextStep(
+        "see which stage grew in Latency (2)", "add servers, or roll back (Shift+R)"
+    ),
+    "readiness": NextStep("see the failed proof in Server", "drain it if its answers are wrong"),
+    "replica": NextStep("see its last exit in Server", "roll back if a deploy began it (Shift+R)"),
+    "skew": NextStep("see which part in Version skew (4)", "activate the fleet's bundle (Shift+A)"),
+    "telemetry": NextStep("see the reason in Server", "make room on its disk"),
+    "server": NextStep("see the reason in Alerts (8)", "put the file back, or drain it (Shift+Q)"),
+    "lost": NextStep("see its host: systemctl status trefoil-server", "start it again"),
+    "deploy": NextStep("compare with its neighbours (P)", "roll back first (Shift+R)"),
+    "clock": NextStep("compare timedatectl on both", "put the wrong clock right"),
+    "rows": NextStep("compare the versions in Server", "check the address"),
+    "plaintext": NextStep("see which side in Servers (1)", "serve and connect by TLS"),
+}
+_BESIDE = Path(__file__).resolve().parent.parent / "runbooks"  # as installed
+_IN_TREE = Path(__file__).resolve().parents[2] / "docs" / "runbooks"
+
+
+def next_of(message: StatusMessage) -> str:
+    """`see …; then …`; empty for what needs nothing."""
+    step = NEXT.get(message.kind)
+    return f"{step.look}; then {step.do}" if step is not None else ""
+
+
+def address(base: str, kind: str) -> str:
+    """The page about a kind of problem; without `base` its name in the documents."""
+    return f"{base.rstrip('/')}/{kind}.md" if base else f"docs/runbooks/{kind}.md"
+
+
+def page(kind: str) -> str:
+    """The built-in page, as Markdown. Not in the UI thread."""
+    for folder in (_BESIDE, _IN_TREE):
+        try:
+            return (folder / f"{kind}.md").read_text(encoding="utf-8")
+        except OSError:
+            continue
+    return f"There is no page about {kind}."
+
+
+def tip(message: StatusMessage, base: str) -> str:
+    """For the tool tip: the sentence, what to do, the page."""
+    lines = [message.detail or message.text]
+    if following := next_of(message):
+        lines += [f"next: {following}", f"runbook (Shift+F1): {address(base, message.kind)}"]
+    return "\n".join(line[:300] for line in lines)

@@ -1,0 +1,163 @@
+"""What the console has servers do: real listeners, by role, for one server and for all or none."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PySide6.QtWidgets import QApplication
+from pytestqt.qtbot import QtBot
+
+from console.app.window import Window
+from console.feed import deeds as doing
+from console.panels.deed_dialog import DeedDialog
+from console.state import deeds
+from console.state.access import PLAIN, ConnectionAccess
+from console.state.deeds import DEEDS, LABEL
+from console.state.domain import Action
+from server.main import COMMANDS
+from tests.console.test_console_window import actions_of, live, make, stand_in
+from tests.server.test_fleet import A, B, fleet_of, stamps
+from tests.support.observe_stand_in import Fleet
+from tests.support.patience import patience_ms
+from tests.support.secure_listener import secure_listener
+
+__all__ = ["make"]  # its fixture
+pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
+
+ASKED = "ActivateRequest"
+
+
+def action(kind: str, *servers: str, target: str = "", note: str = "p99 doubled") -> Action:
+    return Action(0, " ".join(servers), kind, target, "kim", note)
+
+
+async def test_a_loaded_bundle_is_activated_and_rolled_back_with_name_and_reason(
+    tmp_path: Path,
+) -> None:
+    async with fleet_of(tmp_path, "north") as servers:
+        address = servers[0].address
+        await servers[0].site.load("b")
+        found = await doing.bundles(address, PLAIN, "kim")
+        assert [(stamp, roles) for stamp, _, roles in found] == [(B, "loaded")]
+        state, detail = await doing.perform(action("activate", address, target=B), PLAIN)
+        assert (state, stamps(servers)) == ("done", [B]), detail
+        assert servers[0].site.recorded[-1] == ("activate", "b", "p99 doubled")
+        state, detail = await doing.perform(action("rollback", address), PLAIN)
+        assert (state, stamps(servers)) == ("done", [A]), detail
+        assert servers[0].site.recorded[-1] == ("rollback", "a", "p99 doubled")
+
+
+async def test_the_fleet_switches_as_one_or_stays_as_it_is(tmp_path: Path) -> None:
+    async with fleet_of(tmp_path, "north", "south") as servers:
+        addresses = [server.address for server in servers]
+        await servers[0].site.load("b")
+        asked = action("activate", *addresses, target=B)
+        state, detail = await doing.perform(asked, PLAIN)
+        assert (state, stamps(servers)) == ("refused", [A, A])
+        assert "has not loaded bbbbbbbbbbbb; nothing has changed" in detail
+        await servers[1].site.load("b")
+        assert (await doing.perform(asked, PLAIN))[0] == "done"
+        assert stamps(servers) == [B, B]
+        assert (await doing.perform(action("rollback", *addresses), PLAIN))[0] == "done"
+        assert stamps(servers) == [A, A]
+
+
+async def test_those_that_switched_go_back_when_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fleet_of(tmp_path, "north", "south") as servers:
+        for server in servers:
+            await server.site.load("b")
+        south, pool_set = servers[1].address, servers[1].site.engine.pool_set
+        call = doing.Peer.call
+
+        async def too_late(peer: doing.Peer, method: Any, *more: Any) -> Any:
+            if peer.address == south and peer.stamp == A and more[0].DESCRIPTOR.name == ASKED:
+                pool_set.discard()  # after the fleet has looked: another load, or memory ran out
+            return await call(peer, method, *more)
+
+        monkeypatch.setattr(doing.Peer, "call", too_late)
+        asked = action("activate", *(server.address for server in servers), target=B)
+        state, detail = await doing.perform(asked, PLAIN)
+        assert (state, stamps(servers)) == ("refused", [A, A]), detail
+        assert "failed on south" in detail and "nothing has changed" in detail
+        done, stamp, why = servers[0].site.recorded[-1]
+        assert (done, stamp) == ("rollback", "a") and "failed on south" in why
+
+
+async def test_a_credential_without_the_role_gets_a_sentence(tmp_path: Path) -> None:
+    async with secure_listener(tmp_path, mutual=True) as site:
+        mine = site.pem / "client-observe"
+        access = ConnectionAccess(
+            True, site.pem / "ca.pem", None, mine.with_suffix(".pem"), mine.with_suffix(".key")
+        )
+        for kind in ("rollback", "activate", "drain"):
+            state, detail = await doing.perform(action(kind, site.address, target=B), access)
+            assert state == "refused"
+            assert detail.startswith("your credential may not do that: it needs the role admin")
+        with pytest.raises(doing.DeedRefused, match="needs the role admin"):
+            await doing.bundles(site.address, access, "kim")
+
+
+async def test_what_nobody_answers_is_refused_without_text_of_grpc() -> None:
+    for kind in DEEDS:
+        state, detail = await doing.perform(action(kind, "127.0.0.1:1"), PLAIN)
+        assert (state, detail) == ("refused", "connection refused"), kind
+
+
+SECURE = ConnectionAccess(True, Path("/etc/my ca.pem"), Path("/etc/token"))
+
+
+@pytest.mark.parametrize("access", [PLAIN, SECURE])
+@pytest.mark.parametrize("kind", DEEDS)
+def test_each_is_equal_to_its_command(kind: str, access: ConnectionAccess) -> None:
+    target = {"activate": B, "feedback": f"id{LABEL}ok", "replay": "id"}.get(kind, "")
+    for servers in (["a:1"], ["a:1", "b:1"])[: 2 if DEEDS[kind].whole else 1]:
+        name, *text = shlex.split(deeds.command(action(kind, *servers, target=target), access))
+        assert name == "server" and text[0] in COMMANDS
+        module = "fleet.command" if text[0] == "fleet" else text[0]
+        command = importlib.import_module(f"server.commands.{module}")
+        found = vars(command.parser().parse_args(text[1:]))
+        assert found["tls_ca"] == access.ca
+        assert found.get("servers", [found.get("server")]) == servers
+        if kind in ("rollback", "activate", "drain"):
+            assert found["reason"] == "p99 doubled"
+        if kind == "feedback":
+            assert (found["id"], found["label"]) == ("id", "ok")
+
+
+def test_the_dialog_says_what_happens_and_does_nothing_without_a_reason(
+    qtbot: QtBot, make: Callable[..., Window]
+) -> None:
+    with Fleet([stand_in(0), stand_in(3)]) as fleet:
+        window = make(fleet.addresses)
+        qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
+        window.server.select(fleet.addresses[0])
+        actions_of(window).roll_back()
+        dialog = next(w for w in window.findChildren(DeedDialog) if w.isVisible())
+        assert dialog.sentence.text().startswith("gpu-01.lon goes back to the bundle before")
+        assert not dialog.confirm.isEnabled()
+        dialog.scope.setCurrentIndex(1)
+        assert dialog.sentence.text().startswith("Each of 2 servers (gpu-01.lon, gpu-01.fra)")
+        assert dialog.command.text().startswith("server fleet rollback")
+        dialog.scope.setCurrentIndex(0)
+        qtbot.keyClicks(dialog.reason, "drill")
+        assert dialog.confirm.isEnabled()
+        with qtbot.waitSignal(window.bridge.acted, timeout=patience_ms(20)) as answered:
+            dialog.confirm.click()
+        # This server has no Admin service: the refusal is journalled with name and reason.
+        assert answered.args is not None and answered.args[1] == "refused"
+        assert answered.args[2] == "this server is too old for that"
+
+        def journalled() -> bool:
+            found = [e for e in window.board.timeline_events if e.kind == "action"]  # type: ignore[union-attr]
+            return bool(found) and "drill" in found[0].text and found[0].severity == "warning"
+
+        qtbot.waitUntil(journalled, timeout=patience_ms(10))
+        assert "refused" in window.footer.text
+        assert QApplication.activeModalWidget() is None

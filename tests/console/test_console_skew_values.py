@@ -1,0 +1,54 @@
+"""Skew in values: what preprocessing is set to here and there, and not two digests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from console.state import skew, status_messages
+from console.state.domain import STAMP_PARTS, Link, ServerRecord, ServerSnapshot
+from server.replica.bundle_values import values_of
+
+BUNDLE = Path(__file__).resolve().parents[2] / "pipelines" / "triage" / "bundle"
+
+
+def server(name: str, preprocessing: str, detail: dict[str, str]) -> ServerRecord:
+    parts = {part: "a" * 64 for part in STAMP_PARTS} | {"preprocessing": preprocessing * 64}
+    file = {"preprocessing/preprocess.json": preprocessing * 64}
+    found = ServerSnapshot(
+        server=name, stamp=preprocessing * 64, stamp_parts=parts, stamp_detail=file | detail
+    )
+    return ServerRecord(Link(f"{name}:1", "live", heard_s=100.0), found)
+
+
+def changed(tmp_path: Path) -> dict[str, str]:
+    text = (BUNDLE / "preprocess.json").read_text()
+    (tmp_path / "preprocess.json").write_text(text.replace("12544", "6272"))
+    return values_of(tmp_path)
+
+
+def test_the_values_of_a_bundle_are_read_by_name(tmp_path: Path) -> None:
+    found = values_of(BUNDLE)
+    assert found["preprocessing/image.max_pixels"] == "12544"
+    assert found["preprocessing/image.resize"] == "bicubic-antialias-uint8"
+    assert {k for k, v in changed(tmp_path).items() if found[k] != v} == {
+        "preprocessing/image.max_pixels"
+    }
+    assert values_of(tmp_path / "nowhere") == {}
+
+
+def test_a_server_with_other_preprocessing_is_named_with_both_values(tmp_path: Path) -> None:
+    usual, other = values_of(BUNDLE), changed(tmp_path)
+    servers = [server("a", "1", usual), server("b", "1", usual), server("c", "2", other)]
+    lines = {line.name: line for line in skew.compare(servers, (), 100.0, "")}
+    assert lines["c"].details == (("image.max_pixels", "6272", "12544"),)
+    (message,) = status_messages.skewed(list(lines.values()))
+    assert message.detail == (
+        "c: preprocessing differs from the fleet (image.max_pixels 6272, fleet 12544)"
+    )
+
+
+def test_servers_without_values_are_compared_by_digest() -> None:
+    usual = values_of(BUNDLE)
+    servers = [server("a", "1", {}), server("b", "1", usual), server("c", "2", {})]
+    lines = {line.name: line for line in skew.compare(servers, (), 100.0, "")}
+    assert [what for what, _, _ in lines["c"].details] == ["preprocessing/preprocess.json"]
