@@ -26,7 +26,7 @@ import grpc
 
 from benchmarks.candidates import candidates
 from benchmarks.serve import ROOT, start_ours
-from examples.plant import CHUNK, Item, pool
+from examples.plant import Item, draw
 from proto import admin_pb2 as ab
 from proto import inference_pb2 as pb
 from proto import observe_pb2 as ob
@@ -170,7 +170,7 @@ async def decision(channel: grpc.aio.Channel, since_ms: int, until: float) -> ob
 
 
 async def run(target: str, found: dict[str, Path], options: argparse.Namespace) -> list[Outcome]:
-    items, _ = pool(4 * CHUNK, 0)
+    items = [item for seed in range(4) for item in draw((seed, False))]
     outcomes = []
     async with grpc.aio.insecure_channel(target) as channel:
         traffic = Traffic(items)
