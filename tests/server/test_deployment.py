@@ -12,7 +12,7 @@ from tests.support.running import until
 from tests.support.stub_bundles import ROOMY, site
 from tests.support.stub_replica import work
 
-FULL = (450 << 20, "available on this host")  # one replica more, not two
+FULL = (550 << 20, "available on this host")  # one replica more, not two
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
