@@ -116,8 +116,7 @@ async def test_a_watch_on_an_old_connection_goes_on_within_the_grace() -> None:
                 await asyncio.sleep(0.05)
 
         await asyncio.wait_for(replaced(), patience(30))
-        engine._state, changed = "READY", engine._state_changed
-        changed.set()
+        engine.leave()
         assert (await asyncio.wait_for(watch.read(), patience(20))).status != NOT_SERVING
         watch.cancel()
         with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
