@@ -34,8 +34,8 @@ JOBS = {
 
 def jobs(root: str) -> dict[str, Callable[[], object]]:
     """By name; of whatever checkout this process imports."""
-    from benchmarks.bound import sample
-    from benchmarks.payloads import pool
+    from benchmarks.support.bound import sample
+    from benchmarks.support.payloads import pool
     from pipelines.pipeline import Pipeline
 
     bundle = f"{root}/pipelines/triage/bundle"

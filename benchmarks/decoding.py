@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--replicas", type=int, default=2)
     arguments = parser.parse_args()
-    load = Worker("benchmarks.load")
+    load = Worker("benchmarks.support.load")
     load.wait_ready()
     with tempfile.TemporaryDirectory() as old, tempfile.TemporaryDirectory() as new:
         servers = [

@@ -1,7 +1,7 @@
 """Honest callers beside hostile ones: `python -m benchmarks.hostile [--minutes 5]`.
 
 One server of one replica. Four honest callers from 127.0.0.1 send a request each, wait for the
-answer and pause; every second round a process does from ::1 all that benchmarks/hostile_mix.py
+answer and pause; every second round a process does from ::1 all that support/hostile_mix.py
 knows. Rounds with and without it alternate, so that both meet the same machine. Prints a table;
 exits 1 when goodput falls below 0.9 of that alone, the 99th percentile rises above twice that
 alone, the front takes more than 400 MiB, calls and descriptors are left over at the end, or a kind
@@ -31,9 +31,9 @@ import grpc
 import numpy as np
 import psutil
 
-from benchmarks.load import CHANNEL
-from benchmarks.payloads import mixed_pool
 from benchmarks.serve import ROOT, free_port
+from benchmarks.support.load import CHANNEL
+from benchmarks.support.payloads import mixed_pool
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
 
@@ -143,7 +143,7 @@ def wait_ready(process: subprocess.Popen[str], data: str) -> None:
 
 @contextmanager
 def attackers(port: int, scrape: str, done: Counter[str]) -> Iterator[None]:
-    command = [sys.executable, "-m", "benchmarks.hostile_mix", f"[::1]:{port}", scrape]
+    command = [sys.executable, "-m", "benchmarks.support.hostile_mix", f"[::1]:{port}", scrape]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

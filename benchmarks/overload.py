@@ -5,7 +5,7 @@
     python -m benchmarks.overload soak [--minutes 10]       10x capacity, memory and recovery
     python -m benchmarks.overload order                     which row goes first, simulated
 
-`curve` measures this server, a plain grpc.aio server for each core (benchmarks/peer.py) and, if
+`curve` measures this server, a plain grpc.aio server for each core (support/peer.py) and, if
 named, the server of another checkout, in turn within each round. Goodput is answers within the
 deadline a second; peak is the goodput of PEAK_CALLERS callers without a deadline. `polite` and
 `soak` exit with 1 when what they promise was not kept.
@@ -87,7 +87,9 @@ def our_server(name: str, bundle: str, flags: list[str], root: Path = ROOT) -> I
 @contextmanager
 def plain_servers(bundle: str) -> Iterator[System]:
     ports = [free_port() for _ in range(os.cpu_count() or 1)]
-    workers = [Worker("benchmarks.peer", "--bundle", bundle, "--port", str(port)) for port in ports]
+    workers = [
+        Worker("benchmarks.support.peer", "--bundle", bundle, "--port", str(port)) for port in ports
+    ]
     try:
         for worker in workers:
             worker.wait_ready()
@@ -137,7 +139,7 @@ def curve(arguments: argparse.Namespace) -> bool:
             systems.append(running.enter_context(our_server("other", bundle, flags, other)))
         if not arguments.no_plain:
             systems.append(running.enter_context(plain_servers(arguments.bundle)))
-        flood = Worker("benchmarks.flood")
+        flood = Worker("benchmarks.support.flood")
         flood.wait_ready()
         found: Found = defaultdict(list)
         for turn in range(arguments.rounds):
@@ -236,7 +238,7 @@ def polite(arguments: argparse.Namespace) -> bool:
     """256 callers that together want twice the capacity and wait as they are asked to."""
     _about()
     with our_server("trefoil", arguments.bundle, arguments.server_flag) as system:
-        flood = Worker("benchmarks.flood")
+        flood = Worker("benchmarks.support.flood")
         flood.wait_ready()
         best = peak(flood, system, 5.0)
         found = measured(
@@ -356,7 +358,7 @@ def soak(arguments: argparse.Namespace) -> bool:
     _about()
     with our_server("trefoil", arguments.bundle, arguments.server_flag) as system:
         assert system.front is not None
-        flood = Worker("benchmarks.flood", arguments.bundle)
+        flood = Worker("benchmarks.support.flood", arguments.bundle)
         flood.wait_ready()
         before = peak(flood, system, 10.0)
         memory = Memory(system.front)

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.payloads import mixed_pool
+from benchmarks.support.payloads import mixed_pool
 from proto import inference_pb2 as pb
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +85,7 @@ def answers(requests: Path, threads: int, how: str) -> Answers:
 
     An array named MEASURE/ITEM is compared on its own; MEASURE/ITEM@N is the same item once more.
     """
-    from benchmarks.bound import sample
+    from benchmarks.support.bound import sample
     from pipelines.bundle import golden
     from pipelines.pipeline import EMBEDDED, Pipeline
 
@@ -395,7 +395,7 @@ def cost(seconds: float, rounds: int) -> None:
             data.mkdir()
             variables = {"MKL_CBWR": kind} if kind else {}
             servers[kind] = start_ours(str(EMBEDDED), 1, str(data), ["--no-telemetry"], variables)
-        load = Worker("benchmarks.load")
+        load = Worker("benchmarks.support.load")
         load.wait_ready()
         try:
             for turn in range(rounds):

@@ -84,7 +84,7 @@ class Best:
 
 def start_bound(bundle: str, processes: int, threads: int) -> list[Worker]:
     workers = [
-        Worker("benchmarks.bound", "--bundle", bundle, "--threads", str(threads))
+        Worker("benchmarks.support.bound", "--bundle", bundle, "--threads", str(threads))
         for _ in range(processes)
     ]
     for worker in workers:
@@ -142,7 +142,7 @@ def start_ours(
     process = subprocess.Popen(
         command, cwd=root, stdout=log, stderr=log, text=True, env=environment
     )
-    load = Worker("benchmarks.load")
+    load = Worker("benchmarks.support.load")
     load.wait_ready()
     while True:
         load.send(targets=[target], callers=1, seconds=0.0001, mode="unary")
@@ -174,13 +174,15 @@ def measure(arguments: argparse.Namespace) -> None:
     peers = []
     for _ in range(cores):
         port = free_port()
-        peers.append((Worker("benchmarks.peer", "--bundle", bundle, "--port", str(port)), port))
+        peers.append(
+            (Worker("benchmarks.support.peer", "--bundle", bundle, "--port", str(port)), port)
+        )
     for peer, _ in peers:
         peer.wait_ready()
     with tempfile.TemporaryDirectory() as data:
         ours = start_ours(bundle, cores, data, arguments.server_flag)
         print(f"Start to first correct answer, warm pool of {cores}: {ours.first_answer_s:.1f} s")
-        load = Worker("benchmarks.load")
+        load = Worker("benchmarks.support.load")
         load.wait_ready()
         got: dict[tuple[str, int], list[Figures]] = defaultdict(list)
         targets = {"b": [ours.target], "c": [f"127.0.0.1:{port}" for _, port in peers]}

@@ -27,9 +27,9 @@ import grpc
 import psutil
 from tqdm import tqdm
 
-from benchmarks.load import CHANNEL
-from benchmarks.payloads import mixed_pool
 from benchmarks.serve import ROOT, start_ours
+from benchmarks.support.load import CHANNEL
+from benchmarks.support.payloads import mixed_pool
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
 from tests.support.tolerance import PROBABILITY, apart
@@ -39,7 +39,7 @@ CALLERS = 16
 
 def single_answers(bundle: str, examples: list[pb.Example]) -> list[dict[str, float]]:
     """The reference: each example alone, in this process, no server and no company."""
-    from benchmarks.bound import sample
+    from benchmarks.support.bound import sample
     from pipelines.pipeline import Pipeline
 
     pipeline = Pipeline.load(bundle, threads=1, allow_dirty=True)

@@ -35,8 +35,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.payloads import pool
 from benchmarks.serve import CALLERS, ROOT, Figures, Worker, free_port, start_ours
+from benchmarks.support.payloads import pool
 from pipelines.bundle import golden_file  # with it, transformers can import torchaudio
 from pipelines.bundle.bundle import Bundle
 from pipelines.bundle.contents import read_contents
@@ -325,7 +325,7 @@ def measure(arguments: argparse.Namespace) -> None:
         ports = {way: free_port() for way in WAYS}
         try:
             for way, port in ports.items():
-                command = [sys.executable, "-m", "benchmarks.stock_server", "--way", way]
+                command = [sys.executable, "-m", "benchmarks.support.stock_server", "--way", way]
                 command += ["--port", str(port), "--folder", str(folder)]
                 with open(Path(data, f"{way}.log"), "wb") as log:
                     started.append(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log))
@@ -334,7 +334,7 @@ def measure(arguments: argparse.Namespace) -> None:
             cores = len(os.sched_getaffinity(0))
             ours = start_ours(str(BUNDLE), cores, data, [])
             started.append(ours.process)  # type: ignore[arg-type]
-            load = Worker("benchmarks.load")
+            load = Worker("benchmarks.support.load")
             load.wait_ready()
             got: dict[tuple[str, int], list[Figures]] = defaultdict(list)
             for turn in range(arguments.rounds):

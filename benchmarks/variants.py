@@ -63,8 +63,8 @@ def disturb(bundle: Path, noise: float, seed: int) -> None:
 
 
 def measured(path: Path, examples: Sequence[pb.Example], tokens: int) -> Variant:
-    from benchmarks.bound import sample
     from benchmarks.soak import single_answers
+    from benchmarks.support.bound import sample
     from pipelines.pipeline import Pipeline
 
     pipeline = Pipeline.load(path, threads=1)

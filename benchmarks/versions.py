@@ -26,10 +26,10 @@ from pathlib import Path
 import grpc
 from tqdm import tqdm
 
-from benchmarks.load import CHANNEL
-from benchmarks.payloads import mixed_pool
 from benchmarks.serve import ROOT, start_ours
 from benchmarks.soak import distance
+from benchmarks.support.load import CHANNEL
+from benchmarks.support.payloads import mixed_pool
 from benchmarks.variants import Variant, variants
 from proto import admin_pb2 as ab
 from proto import inference_pb2 as pb

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.bound import sample
 from benchmarks.gpu import thinker
 from benchmarks.gpu.measure import (
     arguments,
@@ -22,7 +21,8 @@ from benchmarks.gpu.measure import (
     show_kernels,
     timed,
 )
-from benchmarks.payloads import pool
+from benchmarks.support.bound import sample
+from benchmarks.support.payloads import pool
 from pipelines.batch import mapped
 from pipelines.collate import collate
 from pipelines.models import heads

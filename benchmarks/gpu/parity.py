@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.bound import sample
 from benchmarks.gpu.measure import arguments, head, left, row, show
-from benchmarks.payloads import mixed_pool
+from benchmarks.support.bound import sample
+from benchmarks.support.payloads import mixed_pool
 from pipelines.bundle import golden
 from pipelines.pipeline import Pipeline
 from pipelines.types import Prediction

@@ -154,7 +154,7 @@ def main() -> None:
     given = arguments(kind=KIND, pools="1,2,4", callers="1,64,256", seconds=4.0, loads=4)
     if given.small:
         given.pools, given.callers, given.seconds, given.loads = "1", "2", 1.0, 1
-    loads = [Worker("benchmarks.load") for _ in range(given.loads)]
+    loads = [Worker("benchmarks.support.load") for _ in range(given.loads)]
     try:
         for worker in loads:
             worker.wait_ready()

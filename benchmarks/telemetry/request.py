@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.payloads import MIXES, example
 from benchmarks.serve import ROOT
+from benchmarks.support.payloads import MIXES, example
 from benchmarks.telemetry.otel import ABOUT, METHODS, PREDICT, least_us
 from server.ops.otel_interceptor import CALL, OtelRecorder
 from server.record_of import record_of
@@ -92,7 +92,7 @@ def path(args: argparse.Namespace) -> None:
 
 def extraction(args: argparse.Namespace) -> None:
     import pipelines.prepare
-    from benchmarks.bound import sample
+    from benchmarks.support.bound import sample
     from pipelines.features import input_features
     from pipelines.pipeline import Pipeline
 

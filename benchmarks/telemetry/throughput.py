@@ -149,7 +149,7 @@ def end(ours: Ours) -> None:
 
 
 def watched(arguments: argparse.Namespace) -> None:
-    load = Worker("benchmarks.load")
+    load = Worker("benchmarks.support.load")
     load.wait_ready()
     blocks = []
     for number in range(arguments.blocks):

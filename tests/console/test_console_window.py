@@ -169,10 +169,15 @@ def test_every_server_and_trouble_is_shown(qtbot: QtBot, make: Callable[..., Win
         qtbot.waitUntil(
             lambda: {"skew", "fleet"} <= panels_reported(window), timeout=patience_ms(20)
         )
+
+        def drift_under_its_deploy() -> bool:
+            """The drift began after a deploy of the same server, and so it stands under that."""
+            assert window.board is not None
+            details = [message.detail for message in window.board.fleet_state.messages]
+            return any("audio.snr_db" in one and "after it activated" in one for one in details)
+
+        qtbot.waitUntil(drift_under_its_deploy, timeout=patience_ms(20))
         assert window.board is not None
-        # The drift began after a deploy of the same server, and so it stands under that.
-        told = [message.detail for message in window.board.fleet_state.messages]
-        assert [text for text in told if "audio.snr_db" in text and "after it activated" in text]
         names = [line.name for line in window.board.servers]
         assert names == ["gpu-01.lon", "gpu-03.lon", "gpu-01.fra"]
         fleet.kill(0)

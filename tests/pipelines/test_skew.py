@@ -15,7 +15,7 @@ from pipelines.bundle import signature, speed, stamp
 from pipelines.bundle.bundle import Bundle
 from pipelines.bundle.files import FileIdentity
 from pipelines.bundle.skew import SkewChange, SkewWatch
-from pipelines.models.qwen import patches
+from pipelines.media import decode_image
 from tests.pipelines.test_signature import keys, sign_bundle
 from tests.support.patience import patience
 
@@ -135,11 +135,11 @@ def test_a_patched_function_and_constant_are_named_and_may_change_answers_now(
 ) -> None:
     """Patching is what this is about, so the names are really set in the modules."""
     watch = SkewWatch(opened)
-    monkeypatch.setattr(patches, "_CLIP_MEAN", (0.5, 0.5, 0.5))
+    monkeypatch.setattr(decode_image, "_TIFF_SCHEMES", (0.5, 0.5, 0.5))
     monkeypatch.setattr(speed, "_device_class", lambda *_: "cpu")
     function, constant = watch.look()
     assert (constant.name, constant.affects_answers_now) == (
-        "pipelines.models.qwen.patches._CLIP_MEAN",
+        "pipelines.media.decode_image._TIFF_SCHEMES",
         True,
     )
     assert "and is (0.5, 0.5, 0.5) in memory" in constant.message

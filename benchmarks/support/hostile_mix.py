@@ -1,8 +1,11 @@
 """What a hostile peer does to a server, each kind over and over, at a low weight of the processor.
 
-Runs as its own process: `python -m benchmarks.hostile_mix ADDRESS SCRAPE` until it is ended. One
-JSON line names the kinds before it begins, another at its end has how often each was done, refusals
-included. Payloads that attack decoders are not here: those are in tests/pipelines.
+Runs as its own process until it is ended:
+
+    python -m benchmarks.support.hostile_mix ADDRESS SCRAPE
+
+One JSON line names the kinds before it begins, another at its end has how often each was done,
+refusals included. Payloads that attack decoders are not here: those are in tests/pipelines.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
-from benchmarks.bound import sample
+from benchmarks.support.bound import sample
 from pipelines.errors import BadInput
 from pipelines.pipeline import Pipeline
 from proto import inference_pb2 as pb

@@ -1,6 +1,6 @@
 """Callers that may send more than a server can answer, each with a deadline.
 
-Runs as its own process and takes one JSON command a line, like benchmarks/load.py. Closed loop:
+Runs as its own process and takes one JSON command a line, like load.py. Closed loop:
 `callers` send again as soon as they are answered, and after a refusal they do what `behaviour`
 says. Open loop (`rate` above 0): requests arrive at random moments whatever becomes of them, as
 from very many users. The same client for every server; used by benchmarks/overload.py.
@@ -20,7 +20,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.payloads import pool
+from benchmarks.support.payloads import pool
 from proto import inference_pb2 as pb
 from tests.support.tolerance import PROBABILITY, apart
 from trefoil.errors import error_of

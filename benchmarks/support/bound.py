@@ -1,7 +1,7 @@
 """(a) The bound: the pipeline called directly, no server, decode overlapped with the forward.
 
 One process of possibly several; each pulls from its own endless supply of requests, prepares in
-threads, and runs batches of a fixed size. Commands come as JSON lines, like benchmarks/load.py.
+threads, and runs batches of a fixed size. Commands come as JSON lines, like load.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from benchmarks.payloads import pool
+from benchmarks.support.payloads import pool
 from pipelines.pipeline import Pipeline
 from pipelines.types import Part, Sample
 from proto import inference_pb2 as pb

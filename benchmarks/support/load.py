@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 
-from benchmarks.payloads import pool
+from benchmarks.support.payloads import pool
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
 
