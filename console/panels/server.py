@@ -18,6 +18,7 @@ from console.state.sanitize import duration, milliseconds, size
 from console.state.severity import rank
 from console.state.status_messages import unencrypted
 from console.state.timetext import clock_text
+from server.telemetry.rows import refused_formats
 
 MOST_EACH = 4  # replicas with a line of their own
 _SEVERITY = {"ready": "ok", "slow": "warning", "wrong": "critical", "dead": "critical"}
@@ -148,6 +149,10 @@ def _facts(line: ServerLine, snapshot: ServerSnapshot) -> Iterator[ServerFact]:
         yield ServerFact(f"clock {offset:+.1f}{trip} ms")
     yield ServerFact(f"{snapshot.requests:,} requests")
     yield ServerFact(f"{snapshot.failed:,} failed · {snapshot.refused:,} refused")
+    if snapshot.refused_formats:
+        yield ServerFact(f"refused formats: {refused_formats(snapshot.refused_formats)}")
+    if snapshot.parts_cut:
+        yield ServerFact(f"{snapshot.parts_cut:,} parts of which some was not used")
     if snapshot.quarantined:
         yield ServerFact(f"{snapshot.quarantined} requests quarantined", "warning", "warning")
     if snapshot.telemetry_bytes:

@@ -105,6 +105,16 @@ class LimitRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedFormat:
+    """Rows with a part in a format that is not decoded, of `of_rows` with that medium."""
+
+    format: str = ""
+    rows: int = 0
+    medium: str = ""  # audio | image
+    of_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSnapshot:
     server: str = ""
     version: str = ""
@@ -139,6 +149,8 @@ class ServerSnapshot:
     telemetry_bytes: int = 0
     signed_by: str = ""
     simulated_speed: float = 0.0  # 0: its time is real
+    refused_formats: tuple[RefusedFormat, ...] = ()  # the most frequent first
+    parts_cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)

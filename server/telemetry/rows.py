@@ -4,10 +4,44 @@ proto/observe.proto. A later row with the same key replaces the earlier one."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from server.telemetry.record import Record
+
+
+class FormatRows(Protocol):
+    """Rows with a part in a format that is not decoded, of all rows with that medium."""
+
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def medium(self) -> str: ...
+
+    @property
+    def of_rows(self) -> int: ...
+
+
+MOST_FORMATS = 6
+_ROWS_WITH = {"audio": "rows with sound", "image": "rows with a picture"}
+
+
+def refused_formats(counts: Sequence[FormatRows]) -> str:
+    """For people, the most frequent first: how many rows, and of which share."""
+    return ", ".join(
+        f"{one.format} {one.rows} ({_percent(one.rows / max(one.of_rows, 1))} of "
+        f"{_ROWS_WITH.get(one.medium, 'rows')})"
+        for one in counts[:MOST_FORMATS]
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from console.state.domain import (
     STAMP_PARTS,
     IntegrityChange,
     Link,
+    RefusedFormat,
     ReplicaSnapshot,
     SelfCheckResult,
     ServerRecord,
@@ -543,3 +544,11 @@ def test_a_server_that_floods_the_console_is_named_and_not_healthy() -> None:
     over = of_link(link(flood=flood), link(), "gpu-01", NOW)
     assert began is not None and (began.severity, flood in began.text) == ("warning", True)
     assert over is not None and over.severity == "ok"
+
+
+def test_formats_that_are_refused_are_shown_with_their_share() -> None:
+    refused = (RefusedFormat("M4A", 30, "audio", 100), RefusedFormat("PDF", 1, "", 1003))
+    shown = snapshot(refused_formats=refused, parts_cut=1200)
+    texts = [fact.text for fact in facts_of(line(snapshot=shown), NOW)]
+    assert "refused formats: M4A 30 (30 % of rows with sound), PDF 1 (0.1 % of rows)" in texts
+    assert "1,200 parts of which some was not used" in texts

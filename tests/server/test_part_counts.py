@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from proto import observe_pb2 as pb
-from server.commands.output.status_report import foreign_formats, report
+from server.commands.output.status_report import report
 from server.main import main
 from server.ops.otel_setup import state_of
 from server.part_counts import MOST_NAMES, OTHER, PartCounts
+from server.telemetry.rows import refused_formats
 from server.types import Fault, FormatCount, Outcome, PartUsed
 from tests.support import media_bytes as made
 from tests.support.running import idle_engine
@@ -78,11 +79,11 @@ def test_cut_parts_and_warnings_are_counted() -> None:
 
 def test_lines_of_people() -> None:
     snapshot = pb.ServerSnapshot()
-    assert foreign_formats(snapshot) == ""
+    assert refused_formats(snapshot.refused_formats) == ""
     snapshot.refused_formats.add(format="M4A", rows=30, medium="audio", of_rows=100)
     snapshot.refused_formats.add(format="PDF", rows=1, of_rows=1003)
     line = "M4A 30 (30 % of rows with sound), PDF 1 (0.1 % of rows)"
-    assert foreign_formats(snapshot) == line
+    assert refused_formats(snapshot.refused_formats) == line
     assert f"  formats  refused: {line}" in report(snapshot, 0.0)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from proto import observe_pb2 as pb
+from server.telemetry.rows import refused_formats
 
 MIB = 1 << 20
-MOST_FORMATS = 6
 
 
 def report(snapshot: pb.ServerSnapshot, at: float) -> str:
@@ -64,24 +64,8 @@ def _decoders(replicas: Sequence[pb.ReplicaStatus]) -> list[str]:
     return [line] if restarts or written else []
 
 
-_ROWS_WITH = {"audio": "rows with sound", "image": "rows with a picture"}
-
-
-def foreign_formats(snapshot: pb.ServerSnapshot) -> str:
-    """Formats that were refused, the most frequent first: how many rows, and of which share."""
-    return ", ".join(
-        f"{one.format} {one.rows} ({_percent(one.rows / max(one.of_rows, 1))} of "
-        f"{_ROWS_WITH.get(one.medium, 'rows')})"
-        for one in snapshot.refused_formats[:MOST_FORMATS]
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
-
-
 def _parts(snapshot: pb.ServerSnapshot) -> list[str]:
-    formats = foreign_formats(snapshot)
+    formats = refused_formats(snapshot.refused_formats)
     lines = [f"  formats  refused: {formats}"] if formats else []
     warned = ", ".join(f"{name} {n}" for name, n in sorted(snapshot.part_warnings.items()))
     if snapshot.parts_cut or warned:

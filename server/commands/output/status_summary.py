@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proto import observe_pb2 as pb
-from server.commands.output.status_report import age, foreign_formats, printable
+from server.commands.output.status_report import age, printable
 from server.ops.event_log import PLAIN
+from server.telemetry.rows import refused_formats
 
 MOST_REPLICAS, MOST_ALERTS = 3, 2
 GREEN, YELLOW, RED = "\033[32m", "\033[33m", "\033[31m"
@@ -22,7 +23,7 @@ def summary(
     shown = _coloured(state, OF_STATE.get(snapshot.state, YELLOW), colours)
     why = f": {snapshot.reason}" if snapshot.reason else ""
     up = age(at - snapshot.started_unix_ms / 1000)
-    formats = foreign_formats(snapshot)
+    formats = refused_formats(snapshot.refused_formats)
     lines = [
         f"{snapshot.server}  {shown}{why}",
         f"  trefoil  {snapshot.version}, up {up}"
