@@ -103,16 +103,28 @@ def test_short_form_is_the_usual_one(tiny_server: str, capsys: pytest.CaptureFix
 
 def test_watch_shows_it_again_until_interrupted(tiny_server: str) -> None:
     command = [sys.executable, "-m", "server.main", "status", "--server", tiny_server]
-    with subprocess.Popen([*command, "--watch", "0.1"], stdout=subprocess.PIPE, text=True) as shown:
+    shown = subprocess.Popen(
+        [*command, "--watch", "0.1"],
+        stdout=subprocess.PIPE,
+        text=True,
+        # A job in the background of a shell is begun with it ignored, and so are its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
         assert shown.stdout is not None
         heads = 0
         for line in shown.stdout:
             assert "\033" not in line
-            heads += line.startswith("tiny  READY")
+            heads += line.startswith("tiny  ")
             if heads == 3:
                 break
         shown.send_signal(signal.SIGINT)
         assert shown.wait(patience(20)) == 130
+    finally:
+        shown.kill()
+        shown.wait()
+        if shown.stdout is not None:
+            shown.stdout.close()
 
 
 def test_watch_goes_without_json(tiny_server: str, capsys: pytest.CaptureFixture[str]) -> None:
