@@ -34,9 +34,8 @@ console: $(VENV)/.everything system  ## set up, then open the console on the loc
 demo: $(VENV)/.everything  ## two simulated weeks with a fault, in a few minutes
 	$(BIN)/python -m examples.fortnight
 
-# Two processes: most tests of the server wait for other processes. Side by side they took 11 and 13
-# minutes on 2 cores.
-FIRST := tests/server tests/client
+# Two processes: most tests of the server wait for other processes.
+FIRST := tests/server
 
 test: setup lint typecheck  ## set up (Qt's system libraries too), then run every check
 	@mkdir -p build; $(BIN)/python -m pytest --durations=20 $(FIRST) >build/tests-1.log 2>&1 & first=$$!; \

@@ -104,7 +104,7 @@ class Kept:
 
 
 async def test_every_request_of_polite_callers_is_answered_or_refused_with_a_time() -> None:
-    """32 callers that want twice what one replica of 10 ms a row can do."""
+    """128 callers that want more than what one replica of 10 ms a row can do."""
     config = stub_config(warm_pool=1, max_calls=4096)
     pool, kept = stub_pool(config, rows=2), Kept()
     engine = Engine(config, pool, kept)
@@ -125,7 +125,7 @@ async def test_every_request_of_polite_callers_is_answered_or_refused_with_a_tim
                 while time.monotonic() < end:
                     attempts += 1
                     try:
-                        await stub.Predict(request, timeout=patience(0.3))
+                        await stub.Predict(request, timeout=patience(1.0))
                         codes["OK"] += 1
                     except grpc.aio.AioRpcError as failed:
                         error = error_of(failed, address)
@@ -133,7 +133,7 @@ async def test_every_request_of_polite_callers_is_answered_or_refused_with_a_tim
                         timeless += not error.retry_after_s
                         await asyncio.sleep(error.retry_after_s * (1 + 0.25 * random.random()))
 
-            await asyncio.gather(*(caller() for _ in range(32)))
+            await asyncio.gather(*(caller() for _ in range(128)))
     finally:
         await engine.stop()
     assert attempts == codes.total() and codes["OK"] and not timeless, codes

@@ -77,9 +77,10 @@ def place(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     private, public = keys(base, "ed25519")
     shutil.copy(public, folder)
     sign_bundle(bundle, private)
+    # Without a fork server: what patches a replica is started with the interpreter.
     flags = ("--bundle", str(bundle), "--require-signature", str(folder), "--skew-interval", "1")
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    with program(*flags, root=root, environment=environment) as server:
+    with program(*flags, "--no-fork-server", root=root, environment=environment) as server:
         yield Place(root, site, bundle, private, public, server.address)
         assert server.stop() == 0
 

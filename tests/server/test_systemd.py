@@ -135,7 +135,7 @@ def test_a_whole_life_is_notified_in_order(
             answer = health_pb2_grpc.HealthStub(channel).Check(request)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         assert server.stop() == 0
-    stopping = "STOPPING=1\nEXTEND_TIMEOUT_USEC=37000000"
+    stopping = "STOPPING=1\nEXTEND_TIMEOUT_USEC=42000000"  # 5 s of lame duck, 7 of grace, 30
     manager.wait_for("STATUS=drained")
     heard = manager.heard
     first = next(i for i, words in enumerate(heard) if words.startswith("STATUS=listening on"))
