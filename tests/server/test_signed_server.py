@@ -172,6 +172,13 @@ async def watching(address: str) -> AsyncIterator[Watched]:
         call.cancel()
 
 
+def put(file: Path, data: bytes) -> None:
+    """In the place of another: written over, a file that replicas map would change in memory."""
+    fresh = file.with_name("fresh")
+    fresh.write_bytes(data)
+    fresh.replace(file)
+
+
 async def test_what_moves_under_a_server_is_named_and_what_is_put_right_heals(
     place: Place, capsys: Captured
 ) -> None:
@@ -185,7 +192,7 @@ async def test_what_moves_under_a_server_is_named_and_what_is_put_right_heals(
         code, out, _ = await asyncio.to_thread(asked, capsys, *verify)
         assert code == 0 and "; every byte " in out, out
 
-        weights.write_bytes(before[0][:-1] + bytes([before[0][-1] ^ 1]))
+        put(weights, before[0][:-1] + bytes([before[0][-1] ^ 1]))
         names = [WEIGHTS]
         await watched.until(*names, state=pb.DEGRADED, alert="firing", severity="high")
         assert watched.snapshot.reason.startswith("version skew: replica 0: weights/model")
@@ -205,7 +212,7 @@ async def test_what_moves_under_a_server_is_named_and_what_is_put_right_heals(
         assert "NOW: pipelines.bundle.speed._device_class was replaced in memory" in out
         assert f"at the next start: {WEIGHTS} was changed on disk" in out
 
-        weights.write_bytes(before[0])
+        put(weights, before[0])
         module.write_bytes(before[1])
         shutil.rmtree(upgraded)
         (place.site / "patch").unlink()
