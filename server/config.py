@@ -113,7 +113,7 @@ class ServerConfig:
     threads: int = setting(0, count, "torch threads of a replica; 0: cores / replicas")
     decode_threads: int = setting(0, count, "decoders of a replica, at least 2; 0: automatic")
     fork_server: bool = setting(
-        True, bool, "import the libraries anew in every replica instead of forking it"
+        True, bool, "import the libraries in every replica instead of forking it"
     )
     memory_check: bool = setting(
         True, bool, "start even when the pool appears not to fit in memory"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MOUNT = Path("sys/fs/cgroup")
-# What version 1 shows where there is no limit: the largest multiple of a page in 63 bits.
+# What version 1 shows for "no limit": the largest multiple of a page in 63 bits.
 NO_LIMIT = 1 << 60
 
 
@@ -21,7 +21,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def memory_left(root: Path = Path("/")) -> int | None:
-    """Bytes that may still be used, at least 0; None where there is no limit."""
+    """Bytes that may still be used, at least 0; None without a limit."""
     found = [left for folder in _folders(root, "memory") if (left := _left(folder)) is not None]
     return min(found, default=None)
 

@@ -41,6 +41,7 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("recipes", ("recipes", "pipelines")),
     ("server.telemetry", ("server.telemetry",)),
     ("server.replica.main", ("server", "proto", "pipelines")),
+    ("server.replica.pipeline_model", ("server", "proto", "pipelines")),
     # What decodes a stranger's bytes: the media room, which loads no torch.
     ("server.replica.decoding.main", ("server.replica", "pipelines")),
     ("server.replica.decoding.parts", ("server.replica", "pipelines")),
@@ -67,6 +68,7 @@ FORBIDDEN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("server.telemetry", ("grpc", "torch", "transformers", "PySide6")),
     # The pool starts replicas; a replica does not know the pool.
     ("server.replica.main", ("server.pool", "PySide6")),
+    ("server.replica.pipeline_model", ("server.pool", "PySide6")),
     ("server.replica", ("server.pool", "torch", "transformers", "torchaudio", "PySide6")),
     ("server.pool", ("proto", "torch", "PySide6")),
     ("server.routing", ("proto", "torch", "PySide6")),

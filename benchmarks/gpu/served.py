@@ -32,11 +32,14 @@ class Gpu:
         self._ended = threading.Event()
         try:
             import pynvml  # type: ignore[import-not-found]  # of nvidia-ml-py, where it is there
-
+        except ImportError as error:
+            show(f"no NVML: {error}")
+            return
+        try:
             pynvml.nvmlInit()
             self._nvml, self._handle = pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
-        except Exception as error:  # no driver, no module, no right: figures are then missing
-            show(f"no NVML: {type(error).__name__}: {error}")
+        except pynvml.NVMLError as error:  # no driver, no right: figures are then missing
+            show(f"no NVML: {error}")
 
     def used_mib(self) -> float:
         if self._handle is None:

@@ -205,7 +205,7 @@ class Flood:
 
 
 def mark() -> None:
-    """A line for whoever measures what the counted time costs, at its beginning and its end."""
+    """A line at both ends of the counted time, for the process that measures its cost."""
     print(json.dumps({}), flush=True)
 
 

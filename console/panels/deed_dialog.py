@@ -146,8 +146,8 @@ class DeedDialog(QDialog):
     def _changed(self) -> None:
         action = self.action()
         names = dict(self._servers)
-        told = [names[address] for address in action.server.split()]
-        self.sentence.setText(deeds.sentence(self._deed, told))
+        servers = [names[address] for address in action.server.split()]
+        self.sentence.setText(deeds.sentence(self._deed, servers))
         # A form gives a label of several lines the height of one.
         self.sentence.setFixedHeight(self.sentence.heightForWidth(WIDTH))
         self.command.setText(deeds.command(action, self._access))

@@ -94,7 +94,7 @@ class Percentiles(LinePlot):
         self._objective(painter, area, found, xs)
 
     def _names(self, painter: QPainter, area: QRectF, found: LatencyColumns) -> None:
-        """The name of each line at its end: colours need not be told apart."""
+        """The name of each line at its end: nobody has to tell colours apart."""
         ends = []
         for number, (name, values) in enumerate(found.split):
             known = np.flatnonzero(np.isfinite(values))

@@ -74,7 +74,7 @@ def burning(burns: Sequence[Burn]) -> list[StatusMessage]:
     worst = max(burns, key=lambda burn: burn.p99_ms / burn.slo_ms)
     text = "p99 above SLO" if len(burns) == 1 else f"{len(burns)} servers with p99 above SLO"
     detail = f"{worst.name}: p99 {milliseconds(worst.p99_ms)}, SLO {milliseconds(worst.slo_ms)}"
-    # Counted and not shouted: a few slow requests in one minute are no burn rate. The server's
+    # Counted and not shouted: a few slow requests in one minute are not a burn rate. The server's
     # alert is, and it has a history.
     found = StatusMessage("info", text, "latency", worst.server, worst.since_s, detail, harm=LATE)
     return [replace(found, kind="latency")]

@@ -100,7 +100,7 @@ def _feature(
 ) -> tuple[dict[str, Any], Ints]:
     """The entry of one feature and its cell per row (-1: no value)."""
     nan = np.isnan(column)
-    # A NaN of a modality that was not sent is no information about the feature.
+    # A NaN of a modality that was not sent says nothing about the feature.
     missing = nan & sent if sent is not None else np.zeros_like(nan)
     finite = column[np.isfinite(column)]
     entry: dict[str, Any] = {

@@ -3,8 +3,8 @@ call costs no more than what gRPC receives by itself. Installed around what pred
 nobody is early.
 
 A call that comes early is let through when there is room for it. Else it waits until the time that
-its connection was told, and is refused unread if there is still no room: so priority does not help
-a connection that ignores what it was asked.
+RetryInfo gave its connection, and is refused unread if there is still no room: so priority does not
+help a connection that ignores what it was asked.
 """
 
 from __future__ import annotations

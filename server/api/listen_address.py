@@ -110,7 +110,7 @@ def _unix(listen: str, flag: str) -> ListenAddress:
 
 
 def _path_fault(path: str) -> str:
-    """ "" when a socket may be put there. What a server that died has left there is no fault."""
+    """ "" when a socket may be put there. A socket that a dead server left there is not a fault."""
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         return f"{folder} is not a directory"

@@ -3,8 +3,8 @@ the time RetryInfo gave. Immediate refusals would be answered by immediate retri
 alone would use up the capacity they protect.
 
 A connection may carry many callers, each of which was given a time of its own. So it may have as
-many refusals outstanding as it has had calls open at once, and whoever adds one to these is early:
-a leaky bucket, as in the generic cell rate algorithm (ITU-T I.371).
+many refusals outstanding as it has had calls open at once, and a caller that adds one to these is
+early: a leaky bucket, as in the generic cell rate algorithm (ITU-T I.371).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class RetryPenalty:
         self._latest = max(self._latest, now + known.outstanding * known.told_s)
 
     def early_s(self, peer: str) -> float:
-        """By how much this connection is too early; 0 when it keeps to what it was told."""
+        """By how much this connection is too early; 0 when it waited as long as it was asked to."""
         known = self._peers.get(peer)
         if known is None or not known.outstanding:
             return 0.0

@@ -6,7 +6,7 @@ import argparse
 
 from proto import admin_pb2 as pb
 from server.api.admin import CANARY_MINUTES
-from server.commands.connection import OK, add_connection, connect
+from server.commands.connection import OK, add_connection, add_reason, connect
 from server.commands.output.command_line import CommandLine
 from server.values import above_zero, expecting
 
@@ -23,6 +23,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "stamp", metavar="STAMP", help="as printed by `server load`, or a prefix of it"
     )
+    add_canary(parser)
+    add_reason(parser)
+    add_connection(parser)
+    return parser
+
+
+def add_canary(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--canary",
         type=expecting(share_of_sessions, "a share between 0 and 1"),
@@ -37,9 +44,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="M",
         help=f"duration of the canary ({CANARY_MINUTES:g})",
     )
-    parser.add_argument("--reason", default="", metavar="TEXT", help="stored in the deploy history")
-    add_connection(parser)
-    return parser
 
 
 def share_of_sessions(text: str) -> float:

@@ -34,6 +34,10 @@ EXIT_CODES = """exit codes: 0 answered, 2 wrong usage, 3 input refused, 4 server
 ready or not in time, 5 another stamp is served, 1 anything else"""
 
 
+def add_reason(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reason", default="", metavar="TEXT", help="stored in the deploy history")
+
+
 def add_connection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the server")
     default = ServerConfig().listen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from proto import admin_pb2 as pb
-from server.commands.connection import OK, add_connection, connect
+from server.commands.connection import OK, add_connection, add_reason, connect
 from server.commands.output.command_line import CommandLine
 from server.values import expecting, seconds
 
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         help="wait at most this long (default: the server's --grace)",
     )
     parser.add_argument("--stay", action="store_true", help="drain, but keep the process running")
-    parser.add_argument("--reason", default="", metavar="TEXT", help="stored in the deploy history")
+    add_reason(parser)
     add_connection(parser)
     return parser
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from proto import admin_pb2 as pb
-from server.commands.connection import OK, add_connection, connect
+from server.commands.connection import OK, add_connection, add_reason, connect
 from server.commands.output.command_line import CommandLine
 from server.commands.output.progress_bar import shown
 from server.deploy.deployment import COLD
@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         "loading it from the store. While a canary runs, only the canary is ended.",
         epilog="exit codes: 0 rolled back, 1 refused, 2 wrong usage, 4 not reached",
     )
-    parser.add_argument("--reason", default="", metavar="TEXT", help="stored in the deploy history")
+    add_reason(parser)
     add_connection(parser)
     return parser
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import datetime as dt
 import faulthandler
 import logging
 import os
 import secrets
-import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING
-
-import grpc
 
 from server import host
 from server.api.listen_address import CannotListen
@@ -37,6 +32,13 @@ from server.engine import Engine
 from server.errors import DeployRefused, PoolRefused
 from server.host import version
 from server.ops import event_log, leaving
+from server.ops.access_control import (
+    AccessControl,
+    access_of,
+    check_payload_key,
+    credentials_of,
+    tls_files,
+)
 from server.ops.freed_memory import FreedMemory
 from server.ops.loop_lag import LoopLag
 from server.ops.otel_setup import OtelSetup
@@ -49,11 +51,6 @@ from server.pool.forks import ForkServerClient
 from server.pool.pool import Pool
 from server.pool.spawn import DIGESTS, fork_server, replica_spawner
 from server.request.limits import server_limits
-from server.security.audit import AuditLog
-from server.security.guard import Guard
-from server.security.tls import TlsFiles, server_credentials
-from server.security.tokens import TokenFile, TokenFileInvalid
-from server.telemetry.store import payload_keys
 from server.telemetry_port import OFF, TelemetryPort, telemetry_of
 from server.types import Facts
 
@@ -71,56 +68,6 @@ LAST_CALLS_S = 0.5
 TO_END_S = 30.0
 
 Wall = Callable[[], float]
-
-
-class Stop:
-    """The first request to stop makes the server leave and drain. A further one ends what is under
-    way: the time in which it still serves, then the process."""
-
-    def __init__(self, report: Report, leaving: Callable[[], object], lame_duck_s: float) -> None:
-        self._report = report
-        self._leaving = leaving
-        self._lame_duck_s = lame_duck_s
-        self._requested = asyncio.Event()
-        self._hurried = asyncio.Event()
-        self._draining = False
-
-    def install(self, engine: Engine) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signal, number, engine)
-
-    def request(self) -> None:
-        if not self._requested.is_set():
-            self._leaving()
-        self._requested.set()
-
-    async def wait(self, engine: Engine) -> None:
-        """Returns when the server is to drain."""
-        await self._requested.wait()
-        if self._lame_duck_s and engine.leave():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurried.wait(), self._lame_duck_s)
-        self._draining = True
-
-    def _signal(self, number: signal.Signals, engine: Engine) -> None:
-        again = "send the signal again to"
-        if not self._requested.is_set():
-            self.request()  # first: a report decides nothing
-            if self._lame_duck_s:
-                line = f"leaving, still serving for {self._lame_duck_s:g} s; {again} drain now"
-            else:
-                line = f"draining; {again} exit immediately"
-            self._report(f"{number.name}: {line}")
-            return
-        if self._lame_duck_s and not (self._draining or self._hurried.is_set()):
-            self._hurried.set()
-            self._report(f"{number.name}: draining; {again} exit immediately")
-            return
-        for replica in engine.snapshot().replicas:
-            if replica.pid:
-                os.kill(replica.pid, signal.SIGKILL)
-        os._exit(128 + number)
 
 
 def run(config: ServerConfig) -> int:
@@ -153,14 +100,14 @@ def _run(config: ServerConfig) -> int:
 
 async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) -> int:
     # All that may be refused by its flags alone, before anything is opened or written.
-    credentials = _credentials(config)
+    credentials = credentials_of(config)
     checked_address(config, credentials is not None)
     make_door = _door(config, credentials is not None)
-    access = _access(config)
-    _check_payload_key(config)
+    access = access_of(config)
+    check_payload_key(config)
     lame_duck_s, _ = leaving.lame_duck_s(config.lame_duck_s, bool(manager.address), os.environ)
     to_end_s = lame_duck_s + config.drain_s + TO_END_S
-    stop = Stop(report, partial(manager.stopping, to_end_s), lame_duck_s)
+    stop = leaving.Stop(report, partial(manager.stopping, to_end_s), lame_duck_s)
     identity, wall = identity_of(config), wall_of(config)
     otel = OtelSetup(config, identity, wall=wall)
     telemetry = await asyncio.to_thread(_telemetry, config, wall, otel)
@@ -253,7 +200,7 @@ def _door(
             raise
         raise CannotListen(f"--http needs {library}: pip install 'trefoil-serve[http]'") from None
     address = checked(config.http, config.insecure or encrypted, FLAG)
-    files = _tls_files(config) if encrypted else None
+    files = tls_files(config) if encrypted else None
 
     def made(listener: Listener, otel: OtelSetup) -> HttpDoor:
         instruments = otel.instruments
@@ -266,7 +213,7 @@ def _door(
 async def _run_until_stopped(
     engine: Engine,
     boot: Callable[[], Coroutine[None, None, None]],
-    stop: Stop,
+    stop: leaving.Stop,
     config: ServerConfig,
     report: Report,
 ) -> int:
@@ -420,24 +367,6 @@ def identity_of(config: ServerConfig) -> ServerIdentity:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class AccessControl:
-    """Who is let in, and what is written about it."""
-
-    tokens: TokenFile | None = None
-    audit: AuditLog | None = None
-    guards: tuple[Guard, ...] = ()
-
-    @property
-    def messages(self) -> list[str]:
-        trouble = self.audit.trouble if self.audit is not None else ""
-        return [f"WITHOUT AN AUDIT FILE: {trouble}"] if trouble else []
-
-    def close(self) -> None:
-        if self.audit is not None:
-            self.audit.close()
-
-
 def _own_alerts(telemetry: TelemetryPort, access: AccessControl, lag: LoopLag) -> OwnAlerts:
     troubles = [
         OwnTrouble("server/loop", "warning", lambda: lag.trouble),
@@ -451,57 +380,3 @@ def _own_alerts(telemetry: TelemetryPort, access: AccessControl, lag: LoopLag) -
         troubles.append(OwnTrouble("server/audit", "high", lambda: audit.trouble))
         chores.append(audit.settle)
     return OwnAlerts(telemetry, troubles, chores)
-
-
-def _access(config: ServerConfig) -> AccessControl:
-    """No credential is asked for unless tokens or client certificates are set up.
-
-    Raises CannotListen for tokens without TLS, or a file of them that cannot be used.
-    """
-    if config.tokens is None and config.tls_client_ca is None:
-        return AccessControl()
-    if config.tls_cert is None:
-        raise CannotListen("--tokens needs --tls-cert: a token is never asked for in plaintext")
-    try:
-        tokens = TokenFile(config.tokens) if config.tokens is not None else None
-    except (OSError, TokenFileInvalid) as error:
-        raise CannotListen(f"--tokens: {error}") from None
-    audit = AuditLog(config.data / "audit.jsonl")
-    certificates = config.tls_client_ca is not None
-    return AccessControl(tokens, audit, (Guard(tokens, audit, certificates),))
-
-
-def _check_payload_key(config: ServerConfig) -> None:
-    """Raises CannotListen: payloads that were to be encrypted are never stored in plain."""
-    if config.payload_key is None:
-        return
-    try:
-        payload_keys.read(config.payload_key)
-    except (OSError, payload_keys.KeyFileInvalid) as error:
-        raise CannotListen(f"--payload-key: {error}") from None
-
-
-def _tls_files(config: ServerConfig) -> TlsFiles:
-    assert config.tls_cert is not None and config.tls_key is not None
-    return TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
-
-
-def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
-    """None: plaintext. Raises CannotListen when the files do not make a pair."""
-    if config.tls_cert is None and config.tls_key is None and config.tls_client_ca is None:
-        return None
-    if config.tls_cert is None or config.tls_key is None:
-        raise CannotListen("TLS needs both --tls-cert and --tls-key")
-    from server.security import pem  # late: in plaintext it costs no memory
-
-    try:
-        pem.check_pair(config.tls_cert, config.tls_key)
-        if config.tls_client_ca is not None:
-            pem.certificates(config.tls_client_ca)
-        if lapse := pem.lapse(config.tls_cert, dt.datetime.now(dt.UTC)):
-            logger.warning("certificate: %s", lapse)
-        return server_credentials(_tls_files(config))
-    except OSError as error:
-        raise CannotListen(f"cannot read {error.filename}: {error.strerror}") from None
-    except pem.BadPem as error:
-        raise CannotListen(str(error)) from None

@@ -67,7 +67,7 @@ class HttpDoor:
             ws="none",
             lifespan="off",
             log_config=None,
-            proxy_headers=False,  # whoever connects is the peer
+            proxy_headers=False,  # the peer is who connects, not who a header names
             timeout_keep_alive=IDLE_S,
         )
         self._servers: list[asyncio.Server] = []

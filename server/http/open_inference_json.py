@@ -266,7 +266,7 @@ def _objects(value: Any, field: str) -> Sequence[dict[str, Any]]:
 
 
 def _text(value: Any, field: str) -> str:
-    """Raises HttpRefused for what is no text, or one that cannot be sent on as UTF-8."""
+    """Raises HttpRefused for a value that is not text, or that UTF-8 cannot encode."""
     try:
         if isinstance(value, str) and value.encode():
             return value

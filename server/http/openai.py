@@ -116,7 +116,7 @@ class OpenAiRoutes:
         return await writer.end()
 
     async def _described(self, exchange: Exchange) -> None:
-        """Whoever may call Describe may list models."""
+        """A caller that may call Describe may list models."""
         await self.calls.ask(DESCRIBE, b"", exchange.call())
 
     def _serving(self) -> Facts:

@@ -209,7 +209,7 @@ def _utf8(text: Any, field: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise _refused(field, "TEXT_NOT_UTF8", "half of a surrogate pair is no text") from None
+        raise _refused(field, "TEXT_NOT_UTF8", "half of a surrogate pair is not text") from None
 
 
 def _refused(field: str, reason: str, message: str) -> HttpRefused:

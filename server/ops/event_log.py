@@ -1,7 +1,7 @@
 """The log of a process: one line for each event, written by a thread of its own.
 
-A line that cannot be written decides nothing. Whoever logs never waits and never gets an error:
-a closed pipe, a full disk or a reader that stands still costs lines, which are counted.
+A line that cannot be written decides nothing. A caller that logs never waits and never gets an
+error: a closed pipe, a full disk or a reader that stands still costs lines, which are counted.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Protocol
 
@@ -166,8 +167,9 @@ class _Running:
         """Raises NotForkable; OSError when it ends or takes longer than `limit_s`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        with theirs:
-            try:
+        async with AsyncExitStack() as undo:
+            undo.callback(ours.close)
+            with theirs:
                 process = await asyncio.create_subprocess_exec(
                     *command,
                     *("--fd", str(theirs.fileno()), "--room", "." * TITLE_BYTES),
@@ -176,26 +178,20 @@ class _Running:
                     env=environment,
                     start_new_session=True,
                 )
-            except BaseException:
-                ours.close()
-                raise
-        running = _Running(process, ours)
-        logger.info("the fork server imports the libraries, once for every replica")
-        try:
-            ready, _ = await asyncio.wait_for(running._answer(0), limit_s)
-        except TimeoutError:
-            await running.end()
-            raise OSError(f"the fork server did not start within {limit_s:g} s") from None
-        except OSError:
-            await running.end()
-            code = process.returncode
-            raise OSError(f"the fork server ended with exit code {code} at its start") from None
-        except BaseException:
-            await running.end()
-            raise
-        if ready["why_not"]:
-            await running.end()
-            raise NotForkable(ready["why_not"])
+            running = _Running(process, ours)
+            undo.push_async_callback(running.end)
+            logger.info("the fork server imports the libraries, once for every replica")
+            try:
+                ready, _ = await asyncio.wait_for(running._answer(0), limit_s)
+            except TimeoutError:
+                raise OSError(f"the fork server did not start within {limit_s:g} s") from None
+            except OSError:
+                await running.end()  # its exit code is known then
+                code = process.returncode
+                raise OSError(f"the fork server ended with exit code {code} at its start") from None
+            if ready["why_not"]:
+                raise NotForkable(ready["why_not"])
+            undo.pop_all()
         return running
 
     async def fork(self, request: Callable[[int], Fork], end: socket.socket) -> ForkedProcess | str:

@@ -1,5 +1,5 @@
-"""The values behind a digest of the stamp: what preprocessing was set to, so that whoever compares
-two servers reads `image.max_pixels 6272` and not two digests."""
+"""The values behind a digest of the stamp: what preprocessing was set to, so that a person who
+compares two servers reads `image.max_pixels 6272` and not two digests."""
 
 from __future__ import annotations
 

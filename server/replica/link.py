@@ -14,6 +14,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any
 
@@ -106,11 +107,10 @@ class FrontLink:
     async def over(cls, sock: socket.socket) -> FrontLink:
         sock.setblocking(False)
         vectors = Vectors(sock)
-        try:
+        with ExitStack() as undo:
+            undo.callback(vectors.close)
             reader, writer = await asyncio.open_unix_connection(sock=sock, limit=1 << 20)
-        except BaseException:
-            vectors.close()
-            raise
+            undo.pop_all()
         return cls(reader, writer, vectors)
 
     def send(self, message: replica_pb2.ToReplica, payloads: Iterable[bytes] = ()) -> None:

@@ -7,12 +7,15 @@ their own. On a GPU nothing is limited: a CUDA context reserves what it later sh
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.host import MIB
+from server.replica.shortage import short_of_memory
+from server.replica.worker import LoadRefused
 
 # Weights of one byte a value become float32 beside the file's own pages.
 WEIGHTS_TIMES = 5
@@ -68,3 +71,21 @@ def _data_bytes() -> int:
     lines = status.read_text().splitlines() if status.exists() else []
     found = (line.split() for line in lines if line.startswith("VmData:"))
     return next((int(words[1]) * 1024 for words in found), 0)
+
+
+@contextmanager
+def memory_refused(limit: LoadLimit) -> Iterator[None]:
+    """Raises LoadRefused("memory") where memory ran short under a limit. Without one it is the
+    host's memory: the replica ends, and is started again."""
+    try:
+        yield
+    except Exception as error:
+        if limit.limit_bytes and (short_of_memory(error) or _no_room(error)):
+            raise LoadRefused("memory", limit.message()) from error
+        raise
+
+
+def _no_room(error: Exception) -> bool:
+    """Of a map of a file, or of a thread's stack."""
+    no_map = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return no_map or "can't start new thread" in str(error)

@@ -45,7 +45,7 @@ class CutShare:
             slots.append((at, rows + 1, cut + (record.parts_cut > 0)))
 
     def finding(self, stamp: str, reference: Reference, deff: float, now: float) -> Finding:
-        """`deff` is the design effect of the traffic. No severity while there is no reference."""
+        """`deff` is the design effect of the traffic. None while no reference exists."""
         rows, cut = self._last_hour(stamp, now)
         before, of = cut_in(reference)
         key = f"structural/{stamp[:12]}/cut"

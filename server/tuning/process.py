@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,12 @@ class TunedServer:
                 start_new_session=True,  # Ctrl-C reaches the search, which ends its servers
             )
         server = TunedServer(process, Loader(target, examples, objective), log)
-        try:
-            if await server._ready(target, limit_s):
-                return server
-        except BaseException:
-            await server.stop()
-            raise
-        await server.stop()
-        return None
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(server.stop)
+            if not await server._ready(target, limit_s):
+                return None
+            undo.pop_all()
+        return server
 
     async def trial(self, seconds: float) -> Trial:
         return await self._loader.trial(seconds)

@@ -437,7 +437,7 @@ def test_writer_keeps_order_and_tells_what_changed(path: Path) -> None:
 
 
 def test_a_flood_of_one_server_costs_the_others_nothing(db: sqlite3.Connection) -> None:
-    """Of kinds that are no predictions too: alerts, deploys, features, names."""
+    """Other kinds than predictions too: alerts, deploys, features, names."""
     honest: list[FeedRow] = [
         CachedPrediction(f"h{n}", int(T0 * 1000) - 86_400_000 + n) for n in range(200)
     ]

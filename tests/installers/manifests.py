@@ -108,15 +108,15 @@ def flags_are_known(folder: Path, overlay: str) -> str:
 
 def grace_is_waited_for(folder: Path, overlay: str) -> str:
     """Who ends the pod waits longer than the server lets calls and accepted work take."""
-    told = []
+    graces = []
     for pod in pods(rendered(folder, overlay)):
         if pod.ours is not None:
             config = _config(pod.ours)
             need_s = config.lame_duck_s + config.drain_s + END_S
             if pod.spec["terminationGracePeriodSeconds"] < need_s or config.lame_duck_s <= 0:
                 raise Failed(f"{pod.name}: terminationGracePeriodSeconds must be >= {need_s:g}")
-            told.append(f"{pod.spec['terminationGracePeriodSeconds']} s for {need_s:g} s")
-    return ", ".join(told)
+            graces.append(f"{pod.spec['terminationGracePeriodSeconds']} s for {need_s:g} s")
+    return ", ".join(graces)
 
 
 def probes_are_answered(folder: Path, overlay: str) -> str:

@@ -231,8 +231,8 @@ def table(results: Sequence[Result]) -> str:
     lines = ["| tool | what | result |", "|---|---|---|"]
     for one in results:
         evidence = one.evidence.strip().splitlines()[0] if one.evidence.strip() else ""
-        told = evidence if one.end == "passed" else f"**{one.end}**: {evidence[:80]}"
-        lines.append(f"| {one.check.tool} | {one.check.what} | {told} |")
+        result = evidence if one.end == "passed" else f"**{one.end}**: {evidence[:80]}"
+        lines.append(f"| {one.check.tool} | {one.check.what} | {result} |")
     return "\n".join(lines)
 
 

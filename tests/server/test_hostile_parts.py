@@ -111,7 +111,7 @@ def test_rows_of_very_large_pictures_take_bounded_memory(served: Served) -> None
     replica = psutil.Process(served.replica().pid)
     watched = [replica, *served.decoders()]
     for process in watched:
-        Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak begins anew
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # resets the peak
     before = [peak_bytes(process) for process in watched]
     results = served.ask(*[row] * 16)
     assert [result.fault for result in results if not result.prediction.label] == []

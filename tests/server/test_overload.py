@@ -104,18 +104,21 @@ class Kept:
 
 
 async def test_every_request_of_polite_callers_is_answered_or_refused_with_a_time() -> None:
-    """128 callers that want more than what one replica of 10 ms a row can do."""
+    """128 callers with 1 s each want more than one replica of 10 ms a row can do."""
     config = stub_config(warm_pool=1, max_calls=4096)
     pool, kept = stub_pool(config, rows=2), Kept()
     engine = Engine(config, pool, kept)
     await engine.start()
+    row_s = patience(0.01)  # as the deadline: the load stays what it is
     codes: Counter[str] = Counter()
     timeless = attempts = 0
     try:
         await until(lambda: pool.serving == 1)
         async with listener(engine) as address, channel_to(address) as channel:
             stub = InferenceStub(channel)
-            request = pb.PredictRequest(examples=[pb.Example(parts=[pb.Part(text="sleep 0.01")])])
+            request = pb.PredictRequest(
+                examples=[pb.Example(parts=[pb.Part(text=f"sleep {row_s}")])]
+            )
             for _ in range(10):
                 await stub.Predict(request)
             end = time.monotonic() + 3.0
@@ -137,7 +140,7 @@ async def test_every_request_of_polite_callers_is_answered_or_refused_with_a_tim
     finally:
         await engine.stop()
     assert attempts == codes.total() and codes["OK"] and not timeless, codes
-    assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED DEADLINE_UNREACHABLE"}, codes
+    assert set(codes) == {"OK", "RESOURCE_EXHAUSTED DEADLINE_UNREACHABLE"}, codes
     assert not [record for record in kept.records if "DEADLINE_UNREACHABLE" in record.error]
     counters = engine.snapshot().counters
     assert counters.refused == codes.total() - codes["OK"]
@@ -146,7 +149,7 @@ async def test_every_request_of_polite_callers_is_answered_or_refused_with_a_tim
 async def test_a_hurried_connection_is_held_before_its_request_is_received() -> None:
     """And one beside it is answered at once; room lets the hurried one through."""
     engine = StandInEngine()
-    told = Fault("RESOURCE_EXHAUSTED", "", "QUEUE_FULL", "come back", 0.5)
+    full = Fault("RESOURCE_EXHAUSTED", "", "QUEUE_FULL", "come back", 0.5)
     async with (
         listener(engine) as address,
         channel_to(address, use_local_subchannel_pool=1) as hurried,
@@ -156,7 +159,7 @@ async def test_a_hurried_connection_is_held_before_its_request_is_received() -> 
             await _refused(hurried, address, FULL)
         received = len(engine.received)
         assert received == 2  # there was room for a usual row: it was looked at
-        engine.full = told
+        engine.full = full
         early = asyncio.create_task(_refused(hurried, address, HUM))
         await asyncio.sleep(0.05)
         assert (await InferenceStub(polite).Predict(HUM)).results[0].prediction.label

@@ -19,6 +19,7 @@ from server.api.call_budget import CallBudget, arrival_limits, shares_of
 from server.commands import serve
 from server.config import ServerConfig
 from server.http.limits import ConnectionLimit
+from server.ops import access_control
 from server.ops.loop_lag import BEAT_S, HELD_S, SHOWN_S, LoopLag, place_of
 from server.ops.otel_setup import front_of
 from server.ops.own_alerts import OwnAlerts, OwnTrouble
@@ -122,18 +123,18 @@ def secured(folder: Path, data: Path) -> ServerConfig:
 
 def test_tokens_with_a_data_folder_that_cannot_be_written_serve_and_say_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    access = serve._access(secured(tmp_path, tmp_path / "file" / "data"))
+    access = access_control.access_of(secured(tmp_path, tmp_path / "file" / "data"))
     (line,) = access.messages
     assert line.startswith("WITHOUT AN AUDIT FILE: ") and len(access.guards) == 1
     access.close()
-    good = serve._access(secured(tmp_path, tmp_path / "data"))
+    good = access_control.access_of(secured(tmp_path, tmp_path / "data"))
     assert good.messages == [] and (tmp_path / "data" / "audit.jsonl").exists()
     good.close()
 
 
 def test_the_guards_of_a_server_raise_alerts(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    access, kept, lag = serve._access(secured(tmp_path, data)), Kept(), LoopLag(Clock())
+    access, kept, lag = access_control.access_of(secured(tmp_path, data)), Kept(), LoopLag(Clock())
     alerts = serve._own_alerts(kept, access, lag)
     alerts.look()
     assert kept.found == []

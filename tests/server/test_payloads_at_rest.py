@@ -18,8 +18,8 @@ from proto import observe_pb2 as pb
 from proto.observe_pb2_grpc import ObserveStub
 from server.api.listen_address import CannotListen
 from server.commands.replay import NoPayload, from_data
-from server.commands.serve import _check_payload_key
 from server.config import ServerConfig
+from server.ops.access_control import check_payload_key
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.store import payload_keys
 from server.telemetry.store.database import NAME
@@ -129,11 +129,11 @@ def test_a_payload_that_was_changed_or_moved_does_not_decrypt() -> None:
 def test_a_key_file_that_others_may_read_or_that_is_none_stops_the_start(tmp_path: Path) -> None:
     good = key_file(tmp_path, NEW, OLD)
     assert payload_keys.read(good) == BOTH
-    _check_payload_key(ServerConfig(payload_key=good))
+    check_payload_key(ServerConfig(payload_key=good))
     with pytest.raises(CannotListen, match="--payload-key: .*chmod 600"):
-        _check_payload_key(ServerConfig(payload_key=key_file(tmp_path, NEW, mode=0o640)))
+        check_payload_key(ServerConfig(payload_key=key_file(tmp_path, NEW, mode=0o640)))
     with pytest.raises(CannotListen, match="--payload-key: .*No such file"):
-        _check_payload_key(ServerConfig(payload_key=tmp_path / "absent"))
+        check_payload_key(ServerConfig(payload_key=tmp_path / "absent"))
     for text in ("", "# only a comment\n", "secret\n", "ab" * 31 + "\n"):
         good.write_text(text)
         good.chmod(0o600)

@@ -145,13 +145,11 @@ async def test_rows_wait_while_the_only_replica_is_replaced() -> None:
 
 
 async def test_a_replica_that_stops_moving_is_killed_and_its_row_retried() -> None:
-    async with running(settings={"stall_s": 0.5}) as pool:
-        before = pid(pool)
-        os.kill(before, signal.SIGSTOP)
+    # On a slow machine a shorter limit kills the replica while it starts, before it has the row.
+    async with running(settings={"stall_s": patience(0.5)}) as pool:
+        os.kill(pid(pool), signal.SIGSTOP)
         outcome = await ask(pool, "a", "x")
-        # Not `retried` where the front found that it was late itself: then the row waits anew.
-        assert outcome.answer and outcome.answer.label != str(before)
-        assert pool.statuses()[0].restarts == 1
+        assert outcome.answer and outcome.retried
 
 
 async def test_a_death_is_reported_with_its_reason_and_stays_in_the_status() -> None:

@@ -29,9 +29,9 @@ from server.replica.decoding.nursery import Nursery
 from server.replica.decoding.parts import PartDecoders
 from server.replica.executor import Executor
 from server.replica.generations import Generations
-from server.replica.load_limit import load_limit
-from server.replica.main import PipelineModel, memory_refused, part_of, sample_of
+from server.replica.load_limit import load_limit, memory_refused
 from server.replica.model import Ready, Rejected
+from server.replica.pipeline_model import PipelineModel, part_of, sample_of
 from server.replica.work_queue import Crew, WorkRow
 from server.replica.worker import LoadRefused
 from server.telemetry.record import FeatureSpec, Record

@@ -30,8 +30,8 @@ def tls_name(targets: Sequence[str]) -> str:
 async def resolve(targets: Sequence[str]) -> tuple[str, ...]:
     """HOST:PORT of every server, each once and in order.
 
-    Raises OSError when a name or a file cannot be read, ValueError for a malformed target. Whoever
-    looks again keeps the servers found before.
+    Raises OSError when a name or a file cannot be read, ValueError for a malformed target. A
+    caller that looks again keeps the servers found before.
     """
     found = [await _addresses(target) for target in targets]
     return tuple(dict.fromkeys(address for addresses in found for address in addresses))

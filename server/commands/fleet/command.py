@@ -12,8 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from proto import admin_pb2 as pb
-from server.api.admin import CANARY_MINUTES
-from server.commands.activate import share_of_sessions
+from server.commands.activate import add_canary
 from server.commands.client import CommandConnection
 from server.commands.connection import (
     FAILED,
@@ -22,6 +21,7 @@ from server.commands.connection import (
     USAGE,
     access_of,
     add_access,
+    add_reason,
     error_message,
     run_to_end,
 )
@@ -60,20 +60,7 @@ def parser() -> argparse.ArgumentParser:
     )
     activate = actions.add_parser("activate", help="switch every server to a loaded stamp, or none")
     activate.add_argument("stamp", metavar="STAMP", help="64 hex digits, or a prefix of them")
-    activate.add_argument(
-        "--canary",
-        type=expecting(share_of_sessions, "a share between 0 and 1"),
-        default=0.0,
-        metavar="SHARE",
-        help="give it this share of the sessions of every server first",
-    )
-    activate.add_argument(
-        "--canary-minutes",
-        type=expecting(above_zero),
-        default=CANARY_MINUTES,
-        metavar="M",
-        help=f"duration of the canary ({CANARY_MINUTES:g})",
-    )
+    add_canary(activate)
     activate.add_argument(
         "--write-expected",
         type=Path,
@@ -82,9 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     back = actions.add_parser("rollback", help="every server back to the bundle before, or none")
     for switch in (activate, back):
-        switch.add_argument(
-            "--reason", default="", metavar="TEXT", help="stored in the deploy history"
-        )
+        add_reason(switch)
     for action in (status, load, activate, back):
         action.add_argument(
             "--servers",

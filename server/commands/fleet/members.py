@@ -30,7 +30,7 @@ class Member:
     note: str = ""
 
     async def look(self, timeout_s: float) -> None:
-        """Asks anew. A server that does not answer is UNREACHABLE, with the error as its note."""
+        """Asks the server. One that does not answer is UNREACHABLE, with the error as its note."""
         try:
             async with asyncio.timeout(timeout_s):
                 snapshot = (await self.client.state(timeout_s)).snapshot

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,19 +127,18 @@ class Nursery:
     def _fork(self, settings: dict[str, Any], arena: int) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(ANSWER_S)
-        handles: list[int] = []
-        try:
+        with ExitStack() as undo:
+            undo.callback(ours.close)
             with theirs:
                 self._wait_ready()
                 self._send(settings, theirs.fileno(), arena)
                 answer, handles = self._receive()
-            greeting = json.loads(_some(ours.recv(MESSAGE_BYTES)))
-            return Child(int(answer["pid"]), handles[0], ours, str(greeting["sandbox"])[:200])
-        except BaseException:
-            ours.close()
             for handle in handles:
-                os.close(handle)
-            raise
+                undo.callback(os.close, handle)
+            greeting = json.loads(_some(ours.recv(MESSAGE_BYTES)))
+            child = Child(int(answer["pid"]), handles[0], ours, str(greeting["sandbox"])[:200])
+            undo.pop_all()
+        return child
 
     def _wait_ready(self) -> None:
         if not self._is_ready:

@@ -163,8 +163,8 @@ class Retention:
             return []
         with self._store.transaction() as connection:
             oldest = f"SELECT id FROM feedback ORDER BY id LIMIT {CHUNK_ROWS}"
-            told = "SELECT prediction_id FROM feedback WHERE id IN"
-            connection.execute(f"DELETE FROM truth WHERE prediction_id IN ({told} ({oldest}))")
+            labelled = "SELECT prediction_id FROM feedback WHERE id IN"
+            connection.execute(f"DELETE FROM truth WHERE prediction_id IN ({labelled} ({oldest}))")
             rows = connection.execute(f"DELETE FROM feedback WHERE id IN ({oldest})").rowcount
         return [f"{rows} observations"] if rows else []
 

@@ -1,0 +1,91 @@
+"""Who is let in, from the settings: credentials of the port, tokens, the audit log."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from dataclasses import dataclass
+
+import grpc
+
+from server.api.listen_address import CannotListen
+from server.config import ServerConfig
+from server.security.audit import AuditLog
+from server.security.guard import Guard
+from server.security.tls import TlsFiles, server_credentials
+from server.security.tokens import TokenFile, TokenFileInvalid
+from server.telemetry.store import payload_keys
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessControl:
+    """Who is let in, and what is written about it."""
+
+    tokens: TokenFile | None = None
+    audit: AuditLog | None = None
+    guards: tuple[Guard, ...] = ()
+
+    @property
+    def messages(self) -> list[str]:
+        trouble = self.audit.trouble if self.audit is not None else ""
+        return [f"WITHOUT AN AUDIT FILE: {trouble}"] if trouble else []
+
+    def close(self) -> None:
+        if self.audit is not None:
+            self.audit.close()
+
+
+def access_of(config: ServerConfig) -> AccessControl:
+    """No credential is asked for unless tokens or client certificates are set up.
+
+    Raises CannotListen for tokens without TLS, or a file of them that cannot be used.
+    """
+    if config.tokens is None and config.tls_client_ca is None:
+        return AccessControl()
+    if config.tls_cert is None:
+        raise CannotListen("--tokens needs --tls-cert: a token is never asked for in plaintext")
+    try:
+        tokens = TokenFile(config.tokens) if config.tokens is not None else None
+    except (OSError, TokenFileInvalid) as error:
+        raise CannotListen(f"--tokens: {error}") from None
+    audit = AuditLog(config.data / "audit.jsonl")
+    certificates = config.tls_client_ca is not None
+    return AccessControl(tokens, audit, (Guard(tokens, audit, certificates),))
+
+
+def check_payload_key(config: ServerConfig) -> None:
+    """Raises CannotListen: payloads that were to be encrypted are never stored in plain."""
+    if config.payload_key is None:
+        return
+    try:
+        payload_keys.read(config.payload_key)
+    except (OSError, payload_keys.KeyFileInvalid) as error:
+        raise CannotListen(f"--payload-key: {error}") from None
+
+
+def tls_files(config: ServerConfig) -> TlsFiles:
+    assert config.tls_cert is not None and config.tls_key is not None
+    return TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
+
+
+def credentials_of(config: ServerConfig) -> grpc.ServerCredentials | None:
+    """None: plaintext. Raises CannotListen when the files do not make a pair."""
+    if config.tls_cert is None and config.tls_key is None and config.tls_client_ca is None:
+        return None
+    if config.tls_cert is None or config.tls_key is None:
+        raise CannotListen("TLS needs both --tls-cert and --tls-key")
+    from server.security import pem  # late: in plaintext it costs no memory
+
+    try:
+        pem.check_pair(config.tls_cert, config.tls_key)
+        if config.tls_client_ca is not None:
+            pem.certificates(config.tls_client_ca)
+        if lapse := pem.lapse(config.tls_cert, dt.datetime.now(dt.UTC)):
+            logger.warning("certificate: %s", lapse)
+        return server_credentials(tls_files(config))
+    except OSError as error:
+        raise CannotListen(f"cannot read {error.filename}: {error.strerror}") from None
+    except pem.BadPem as error:
+        raise CannotListen(str(error)) from None
