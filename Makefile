@@ -34,13 +34,11 @@ console: $(VENV)/.everything system  ## set up, then open the console on the loc
 demo: $(VENV)/.everything  ## two simulated weeks with a fault, in a few minutes
 	$(BIN)/python -m examples.fortnight
 
-# Two processes: most tests of the server wait for other processes.
-FIRST := tests/server
+# More processes than cores: most tests wait for processes of their own. A file stays in one of them.
+TEST_PROCESSES ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 
 test: setup lint typecheck  ## set up (Qt's system libraries too), then run every check
-	@mkdir -p build; $(BIN)/python -m pytest --durations=20 $(FIRST) >build/tests-1.log 2>&1 & first=$$!; \
-	$(BIN)/python -m pytest --durations=20 $(FIRST:%=--ignore=%); second=$$?; \
-	wait $$first; first=$$?; echo "$(FIRST):"; cat build/tests-1.log; exit $$((first | second))
+	$(BIN)/python -m pytest --durations=20 -n $(TEST_PROCESSES) --dist loadfile
 
 check: $(VENV)/.everything lint typecheck  ## lint, types and the tests of what changed, in a minute
 	$(BIN)/python -m tests.support.affected

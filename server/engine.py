@@ -285,6 +285,7 @@ class Engine:
 
     async def changed(self, seen: str) -> str:
         """Return the state as soon as it differs from `seen`; for health and status watchers."""
+        self._note_state()  # a watch that begins must not start with a state of STATE_S ago
         while self._state == seen:
             await self._state_changed.wait()
         return self._state

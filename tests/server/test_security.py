@@ -330,7 +330,7 @@ def test_without_tls_nothing_of_cryptography_is_loaded() -> None:
     code = (
         "import sys, server.commands.serve as serve, server.commands.predict as predict\n"
         "from server.config import ServerConfig\n"
-        "assert serve._credentials(ServerConfig()) is None\n"
+        "assert serve.credentials_of(ServerConfig()) is None\n"
         "predict.connect(predict.parser().parse_args(['--text', 'hum']))\n"
         "sys.exit('cryptography' in sys.modules)"
     )
