@@ -40,7 +40,7 @@ class WatchRequest(_message.Message):
     def __init__(self, after_cursor: _Optional[int] = ..., once: bool = ..., interval_s: _Optional[float] = ..., instance: _Optional[str] = ...) -> None: ...
 
 class WatchEvent(_message.Message):
-    __slots__ = ("cursor", "server_unix_ns", "instance", "snapshot", "latency", "profile", "drift", "alert", "deploy", "prediction", "quality", "feature", "slice", "silence")
+    __slots__ = ("cursor", "server_unix_ns", "instance", "snapshot", "latency", "profile", "drift", "alert", "deploy", "prediction", "quality", "feature", "slice", "silence", "annotation")
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     SERVER_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,7 @@ class WatchEvent(_message.Message):
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     SLICE_FIELD_NUMBER: _ClassVar[int]
     SILENCE_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATION_FIELD_NUMBER: _ClassVar[int]
     cursor: int
     server_unix_ns: int
     instance: str
@@ -69,7 +70,8 @@ class WatchEvent(_message.Message):
     feature: FeatureRow
     slice: SliceRow
     silence: SilenceRow
-    def __init__(self, cursor: _Optional[int] = ..., server_unix_ns: _Optional[int] = ..., instance: _Optional[str] = ..., snapshot: _Optional[_Union[ServerSnapshot, _Mapping]] = ..., latency: _Optional[_Union[LatencyRow, _Mapping]] = ..., profile: _Optional[_Union[ProfileRow, _Mapping]] = ..., drift: _Optional[_Union[DriftRow, _Mapping]] = ..., alert: _Optional[_Union[AlertRow, _Mapping]] = ..., deploy: _Optional[_Union[DeployRow, _Mapping]] = ..., prediction: _Optional[_Union[PredictionRow, _Mapping]] = ..., quality: _Optional[_Union[QualityRow, _Mapping]] = ..., feature: _Optional[_Union[FeatureRow, _Mapping]] = ..., slice: _Optional[_Union[SliceRow, _Mapping]] = ..., silence: _Optional[_Union[SilenceRow, _Mapping]] = ...) -> None: ...
+    annotation: AnnotationRow
+    def __init__(self, cursor: _Optional[int] = ..., server_unix_ns: _Optional[int] = ..., instance: _Optional[str] = ..., snapshot: _Optional[_Union[ServerSnapshot, _Mapping]] = ..., latency: _Optional[_Union[LatencyRow, _Mapping]] = ..., profile: _Optional[_Union[ProfileRow, _Mapping]] = ..., drift: _Optional[_Union[DriftRow, _Mapping]] = ..., alert: _Optional[_Union[AlertRow, _Mapping]] = ..., deploy: _Optional[_Union[DeployRow, _Mapping]] = ..., prediction: _Optional[_Union[PredictionRow, _Mapping]] = ..., quality: _Optional[_Union[QualityRow, _Mapping]] = ..., feature: _Optional[_Union[FeatureRow, _Mapping]] = ..., slice: _Optional[_Union[SliceRow, _Mapping]] = ..., silence: _Optional[_Union[SilenceRow, _Mapping]] = ..., annotation: _Optional[_Union[AnnotationRow, _Mapping]] = ...) -> None: ...
 
 class ProbeEvidence(_message.Message):
     __slots__ = ("mix", "ok", "reason", "p50_ms", "max_ms", "limit_ms", "runs", "worst_difference", "tolerance", "at_unix_ms", "source")
@@ -558,6 +560,24 @@ class SilenceRow(_message.Message):
     reason: str
     def __init__(self, id: _Optional[str] = ..., matcher: _Optional[str] = ..., until_unix_ms: _Optional[int] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class AnnotationRow(_message.Message):
+    __slots__ = ("id", "at_unix_ms", "to_unix_ms", "text", "actor", "made_unix_ms", "removed")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    TO_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    MADE_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    at_unix_ms: int
+    to_unix_ms: int
+    text: str
+    actor: str
+    made_unix_ms: int
+    removed: bool
+    def __init__(self, id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., to_unix_ms: _Optional[int] = ..., text: _Optional[str] = ..., actor: _Optional[str] = ..., made_unix_ms: _Optional[int] = ..., removed: bool = ...) -> None: ...
+
 class DeployRow(_message.Message):
     __slots__ = ("at_unix_ms", "action", "stamp", "stamp_name", "from_stamp", "actor", "detail")
     AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
@@ -798,6 +818,22 @@ class SilenceRequest(_message.Message):
     reason: str
     end_id: str
     def __init__(self, matcher: _Optional[str] = ..., until_unix_ms: _Optional[int] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., end_id: _Optional[str] = ...) -> None: ...
+
+class AnnotateRequest(_message.Message):
+    __slots__ = ("id", "at_unix_ms", "to_unix_ms", "text", "actor", "remove")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    TO_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    at_unix_ms: int
+    to_unix_ms: int
+    text: str
+    actor: str
+    remove: bool
+    def __init__(self, id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., to_unix_ms: _Optional[int] = ..., text: _Optional[str] = ..., actor: _Optional[str] = ..., remove: bool = ...) -> None: ...
 
 class AlertAction(_message.Message):
     __slots__ = ("alert", "silence")
