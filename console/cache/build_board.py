@@ -91,6 +91,8 @@ class BoardBuilder:
         found = self._once("alert", (), lambda: rows.alerts(self.db, self._names))
         pending = {(a.server, a.target): a.kind for a in actions if a.state == "waiting"}
         alerts = events.alert_lines(found, servers, silences, pending, now_s)
+        written = self._once("annotation", (), lambda: rows.written_notes(self.db, self._names))
+        notes = events.notes_of(written, actions, servers)
         drifting = firing.marked(drifting, alerts, lambda a: servers[a].name if a in servers else a)
         odd = {line.address: line for line in skewed}
         lines = tuple(line_of(s, now_s, latencies, odd) for s in servers.values())
@@ -113,9 +115,10 @@ class BoardBuilder:
             silences=tuple(silences),
             actions=tuple(actions),
             timeline_events=events.timeline_events(
-                alerts, deploys, servers, self._link_news, actions, ahead_s
+                alerts, deploys, servers, self._link_news, actions, ahead_s, notes
             ),
             deploys=tuple(deploys),
+            notes=notes,
             quality=self._quality(servers, now_s),
             slices=tuple(self._once("slice", (), lambda: rows.slices(self.db, self._names))),
             offline=links is None,

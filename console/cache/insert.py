@@ -21,6 +21,7 @@ from console.state.domain import (
 from server.telemetry.outputs import output_tuple, time_tuple
 from server.telemetry.rows import (
     AlertRow,
+    AnnotationRow,
     DeployRow,
     DriftRow,
     FeatureRow,
@@ -75,6 +76,7 @@ _BODY = {  # small rows, kept as JSON
     "quality": "server, at_ms, id",
     "slice": "server, id, at_ms",
     "silence": "server, id, at_ms",
+    "annotation": "server, id, at_ms",
     "feature": "stamp, name, at_ms",
 }
 _COLUMNS = {table: f"{columns}, body" for table, columns in _BODY.items()} | {
@@ -165,6 +167,8 @@ def _values(row: FeedRow, server: int, names: TextIds) -> tuple[str, tuple[objec
             return "quality", (server, row.bucket_unix_s * 1000, key, pack(row))
         case SliceRow():
             return "slice", (server, row.expression, row.at_unix_ms, pack(row))
+        case AnnotationRow():
+            return "annotation", (server, row.id, row.at_unix_ms, pack(row))
         case SilenceRow():
             return "silence", (server, row.id, row.until_unix_ms, pack(row))
         case ServerSnapshot():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from server.telemetry.outputs import OUTPUT_NAMES, OUTPUTS, TIME_NAMES
 
-VERSION = 2  # PRAGMA user_version; a file with a higher one was written by a newer console
+VERSION = 3  # PRAGMA user_version; a file with a higher one was written by a newer console
 
 _COLD = (
     ("alert", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),
@@ -17,6 +17,11 @@ _COLD = (
     ("slice", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),
     ("silence", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),
     ("feature", "stamp INTEGER, name INTEGER, at_ms INTEGER", "stamp, name"),
+)
+
+_SINCE_3 = (
+    ("annotation", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),
+    ("host", "server INTEGER, at_ms INTEGER", "server, at_ms"),
 )
 
 # The columns that are written and read by position.
@@ -151,6 +156,13 @@ def build(connection: sqlite3.Connection, stop_before: str | None = None) -> Non
                 f"json_set(body, '$.{new}', json_extract(body, '$.{old}')), '$.{old}')"
                 f" WHERE json_type(body, '$.{old}') IS NOT NULL"
             )
+
+    @migrations(name="0003_annotations_and_hosts")
+    def annotations_and_hosts(db: Database) -> None:
+        """Notes of people, and what each host reported: one row each ten seconds."""
+        for table, columns, key in _SINCE_3:
+            db.execute(f"CREATE TABLE {table} ({columns}, body TEXT NOT NULL, PRIMARY KEY ({key}))")
+            db.execute(f"CREATE INDEX {table}_at ON {table} (at_ms)")
 
     migrations.apply(Database(connection), stop_before=stop_before)
     connection.execute(f"PRAGMA user_version = {VERSION}")

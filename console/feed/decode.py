@@ -33,6 +33,7 @@ KINDS: Mapping[str, type] = {
     "feature": rows.FeatureRow,
     "slice": rows.SliceRow,
     "silence": rows.SilenceRow,
+    "annotation": rows.AnnotationRow,
 }
 
 
@@ -116,6 +117,7 @@ _TIMES = {
     "deploy": "at_unix_ms",
     "prediction": "at_unix_ms",
     "alert": "opened_unix_ms",
+    "annotation": "at_unix_ms",
 }
 _TIMES_S = {"profile": "hour_unix_s", "quality": "bucket_unix_s"}
 
@@ -134,6 +136,8 @@ def _check(kind: str, row: Any) -> None:
         raise RowRefused(f"feature {row.name}: an edge that is not finite")
     if kind == "alert" and not row.id:
         raise RowRefused("alert: no id")
+    if kind == "annotation" and not row.id:
+        raise RowRefused("annotation: no id")
     if kind == "prediction" and not row.prediction_id:
         raise RowRefused("prediction: no id")
 

@@ -212,11 +212,12 @@ class TimelineEvent:
     severity: str
     text: str
     server: str  # address
-    kind: str  # alert | deploy | link | action
+    kind: str  # alert | deploy | link | action | note
     id: str
     panel: str
     mark: str = ""  # of a deploy: deploys.mark_of
     detail: str = ""  # lines for the tool tip, where there is more than `text`
+    to_s: float = math.nan  # of a note about a span, its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +242,19 @@ class AlertLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What a person wrote on the time axis. Every server of the fleet keeps it: shown once.
+    `pending`: no server has confirmed it yet."""
+
+    id: str
+    at_s: float
+    to_s: float
+    text: str
+    actor: str
+    pending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StatusMessage:
     """A link in the status line."""
 
@@ -255,6 +269,9 @@ class StatusMessage:
     kind: str = ""  # console.state.next_steps: what to do, and the page about it
 
 
+WANT_NOTHING = ("pending", "held", "healthy")  # kinds of messages that only count
+
+
 @dataclass(frozen=True, slots=True)
 class FleetState:
     state: str  # CRITICAL | DEGRADED | UNKNOWN | OFFLINE | HEALTHY
@@ -265,7 +282,8 @@ class FleetState:
     @property
     def worst(self) -> StatusMessage | None:
         """What the sentence is about; None while there is nothing to do."""
-        found = (m for m in self.messages if m.kind and (not m.standing or self.severity == "ok"))
+        wants = (m for m in self.messages if m.kind and m.kind not in WANT_NOTHING)
+        found = (m for m in wants if not m.standing or self.severity == "ok")
         return next(found, None)
 
 
@@ -306,6 +324,7 @@ class Board:
     actions: tuple[Action, ...] = ()
     timeline_events: tuple[TimelineEvent, ...] = ()
     deploys: tuple[tuple[str, DeployRow], ...] = ()
+    notes: tuple[Note, ...] = ()  # newest first
     quality: tuple[QualityLine, ...] = ()
     slices: tuple[tuple[str, SliceRow], ...] = ()
     usage: CacheUsage = CacheUsage()

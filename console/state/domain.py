@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from server.telemetry.outputs import Outputs, Timing
 from server.telemetry.rows import (
     AlertRow,
+    AnnotationRow,
     DeployRow,
     DriftRow,
     FeatureRow,
@@ -183,6 +184,7 @@ FeedRow = (
     | DriftRow
     | AlertRow
     | SilenceRow
+    | AnnotationRow
     | DeployRow
     | CachedPrediction
     | QualityRow
@@ -262,8 +264,9 @@ class Action:
 
     id: int
     server: str  # of the fleet all of them, divided by blanks
-    kind: str  # acknowledge | silence, or one of console.state.deeds
-    target: str  # alert id, matcher, id of the silence to end; stamp; prediction id and label
+    kind: str  # acknowledge | silence | annotate, or one of console.state.deeds
+    # Alert id, matcher, id of the silence to end; id and times of a note; of a deed its parts.
+    target: str
     actor: str
     note: str
     until_unix_ms: int = 0
