@@ -188,7 +188,7 @@ class SelfCheck(_message.Message):
     def __init__(self, changed: _Optional[_Iterable[_Union[ChangedItem, _Mapping]]] = ..., at_unix_ms: _Optional[int] = ..., took_ms: _Optional[float] = ..., verified_unix_ms: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ServerSnapshot(_message.Message):
-    __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes", "signed_by", "telemetry_notes", "simulated_speed", "queue_seconds", "refused_formats", "parts_cut", "part_warnings")
+    __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes", "signed_by", "telemetry_notes", "simulated_speed", "queue_seconds", "refused_formats", "parts_cut", "part_warnings", "host")
     class StampPartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -276,6 +276,7 @@ class ServerSnapshot(_message.Message):
     REFUSED_FORMATS_FIELD_NUMBER: _ClassVar[int]
     PARTS_CUT_FIELD_NUMBER: _ClassVar[int]
     PART_WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
     server: str
     version: str
     state: ServerState
@@ -314,7 +315,46 @@ class ServerSnapshot(_message.Message):
     refused_formats: _containers.RepeatedCompositeFieldContainer[FormatCount]
     parts_cut: int
     part_warnings: _containers.ScalarMap[str, int]
-    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., reason: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: bool = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., warm_replicas: _Optional[int] = ..., wanted_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., queue_limit: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., quarantined: _Optional[int] = ..., telemetry_dropped: _Optional[int] = ..., telemetry_state: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., pins: _Optional[_Iterable[_Union[StampPin, _Mapping]]] = ..., insecure: bool = ..., slo_ms: _Optional[float] = ..., limits: _Optional[_Iterable[_Union[LimitRow, _Mapping]]] = ..., telemetry_bytes: _Optional[int] = ..., signed_by: _Optional[str] = ..., telemetry_notes: _Optional[_Mapping[str, str]] = ..., simulated_speed: _Optional[float] = ..., queue_seconds: _Optional[float] = ..., refused_formats: _Optional[_Iterable[_Union[FormatCount, _Mapping]]] = ..., parts_cut: _Optional[int] = ..., part_warnings: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    host: HostStatus
+    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., reason: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: bool = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., warm_replicas: _Optional[int] = ..., wanted_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., queue_limit: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., quarantined: _Optional[int] = ..., telemetry_dropped: _Optional[int] = ..., telemetry_state: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., pins: _Optional[_Iterable[_Union[StampPin, _Mapping]]] = ..., insecure: bool = ..., slo_ms: _Optional[float] = ..., limits: _Optional[_Iterable[_Union[LimitRow, _Mapping]]] = ..., telemetry_bytes: _Optional[int] = ..., signed_by: _Optional[str] = ..., telemetry_notes: _Optional[_Mapping[str, str]] = ..., simulated_speed: _Optional[float] = ..., queue_seconds: _Optional[float] = ..., refused_formats: _Optional[_Iterable[_Union[FormatCount, _Mapping]]] = ..., parts_cut: _Optional[int] = ..., part_warnings: _Optional[_Mapping[str, int]] = ..., host: _Optional[_Union[HostStatus, _Mapping]] = ...) -> None: ...
+
+class HostStatus(_message.Message):
+    __slots__ = ("at_unix_ms", "cpu_share", "cores", "memory_used_bytes", "memory_total_bytes", "disk_free_bytes", "disk_total_bytes", "gpus")
+    AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    CPU_SHARE_FIELD_NUMBER: _ClassVar[int]
+    CORES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    at_unix_ms: int
+    cpu_share: float
+    cores: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    disk_free_bytes: int
+    disk_total_bytes: int
+    gpus: _containers.RepeatedCompositeFieldContainer[GpuStatus]
+    def __init__(self, at_unix_ms: _Optional[int] = ..., cpu_share: _Optional[float] = ..., cores: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., gpus: _Optional[_Iterable[_Union[GpuStatus, _Mapping]]] = ...) -> None: ...
+
+class GpuStatus(_message.Message):
+    __slots__ = ("index", "name", "memory_used_bytes", "memory_total_bytes", "utilisation", "power_w", "temperature_c")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    POWER_W_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    name: str
+    memory_used_bytes: int
+    memory_total_bytes: int
+    utilisation: float
+    power_w: float
+    temperature_c: float
+    def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., utilisation: _Optional[float] = ..., power_w: _Optional[float] = ..., temperature_c: _Optional[float] = ...) -> None: ...
 
 class FormatCount(_message.Message):
     __slots__ = ("format", "rows", "medium", "of_rows")

@@ -82,7 +82,10 @@ def commands_of(window: Window, actions: Actions, navigation: Navigation) -> lis
         actions.replay_against)  # fmt: skip
     add("panel.maximise", "Maximise this panel", ("F",), "Panel", window.maximise)
     add("panel.measure", "Drift by PSI, KS, KL, JS", ("T",), "Panel", window.drift.cycle)
-    add("panel.throughput", "Percentiles or throughput", ("Y",), "Panel", window.latency.cycle)
+    add("panel.throughput", "Percentiles, throughput, host", ("Y",), "Panel", window.latency.cycle)
+    add(
+        "panel.host", "CPU, memory, disk, GPU over time", ("H",), "Panel", window.latency.show_hosts
+    )
     add("panel.split", "Split latency by server, stamp, …", ("P",), "Panel", window.next_split)
     add("panel.examples", "Requests at the cross-hair", ("X",), "Panel", window.show_examples)
     add("panel.sort", "Sort by this column", ("O",), "Panel", window.sort_column)

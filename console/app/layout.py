@@ -63,7 +63,7 @@ class PanelLayout(QObject):
         """Pages beside the overview. Each carries the time axis at its foot, to brush it there."""
         p = self._panels
         asking = _split(HORIZONTAL, (p["predictions"], 60), (p["detail"], 40))
-        looking = _split(HORIZONTAL, (p["changes"], 58), (p["compare"], 42))
+        looking = _split(HORIZONTAL, (p["changes"], 53), (p["compare"], 47))
         self._splitters |= {"asking": asking, "looking": looking}
         for number, (page, names) in enumerate(
             (

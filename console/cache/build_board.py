@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from console.cache import compare, drift, rows, timeline
+from console.cache import compare, drift, hosts, rows, timeline
 from console.cache.fleet import line_of, slo_ms_of
 from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
@@ -18,6 +18,7 @@ from console.state.dashboard import (
     Board,
     CacheUsage,
     DriftLine,
+    HostColumns,
     QualityLine,
     ReferenceComparison,
     TimelineEvent,
@@ -107,6 +108,7 @@ class BoardBuilder:
             fleet_state=state,
             servers=lines,
             latency=shown,
+            host=self._host(view, span, shifts_s) if view.host else None,
             drift=drifting,
             drift_span=hours,
             comparison=self._comparison(view, span, drifting),
@@ -207,6 +209,14 @@ class BoardBuilder:
             "profile",
             (hours, view.measure, "no tick yet"),
             lambda: drift.in_window(self.db, self._names, self._features(), hours, view.measure),
+        )
+
+    def _host(
+        self, view: View, span: tuple[float, float], shifts_s: Mapping[str, float]
+    ) -> HostColumns:
+        key = (view.scope, view.window_s, view.columns, int(span[1] // hosts.column_width_s(view)))
+        return self._once(
+            "host", key, lambda: hosts.columns(self.db, self._names, view, span, shifts_s)
         )
 
     def _features(self) -> drift.Features:

@@ -71,12 +71,12 @@ _GIVE_WAY = {
     "deploy": ("at_ms", 100),
     "silence": ("at_ms", 100),
     "annotation": ("at_ms", 100),
-    "host": ("at_ms", 60),
+    "host": ("at_ms", 90),
     "feature": ("at_ms", 100),
 }
 _WITH_BODY = (
     *("quality", "slice", "alert", "deploy", "silence", "feature"),
-    *("annotation", "host"),
+    "annotation",
 )
 _SHRINK_TO = 0.95
 

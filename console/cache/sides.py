@@ -183,7 +183,7 @@ def _known(known: Sequence[SeenRow], wanted: ReadChanges, sums: WindowSums, late
     limit = "the SLO" if wanted.late_ms else "p95 before"
     return (
         f"late: above {milliseconds(late_ms)}, {limit}; clients, slices and answers from the rows "
-        f"known here: {rows[0]:,} of {total[0]:,.0f} -> {rows[1]:,} of {total[1]:,.0f}"
+        f"known here: {rows[0]:,} of {total[0]:,.0f} → {rows[1]:,} of {total[1]:,.0f}"
     )
 
 

@@ -127,14 +127,12 @@ def find(text: str, known: Known, commands: Iterable[Hit]) -> tuple[Hit, ...]:
 
 
 def _rank(wanted: str, title: str) -> int | None:
-    """0 equal, 1 begins with it, 2 a word begins with it, 3 has every word; None: no match."""
+    """0 equal, 1 a word of it begins so, 3 it has every word; None: no match."""
     low = title.lower()
     if low == wanted:
         return 0
-    if low.startswith(wanted):
-        return 1
     if re.search(rf"(?:^|[\s._/=-]){re.escape(wanted)}", low):
-        return 2
+        return 1
     return 3 if all(word in low for word in wanted.split()) else None
 
 

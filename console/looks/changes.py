@@ -111,6 +111,9 @@ class Explained:
     panel: str = ""
     key: str = ""
     at_s: float = math.nan
+    share: str = ""  # "17 % → 25 %", of the rows or of the time; "new: 5 %"
+    bad: str = ""  # "0.1 % → 9 %" of them late, failed or wrong; of a stage its time
+    rows: str = ""  # "704 → 708"
 
     @property
     def weight(self) -> float:
@@ -203,30 +206,27 @@ def _finding(of: Measured, group: Group) -> Explained | None:
         return None
     if not worth and not happened:
         value = math.nan if value != value else value
-    text = _text(of.measure, group, before, after)
-    return Explained(
-        group.what, group.of, of.measure, value, before, after, text,
-        group.panel, group.key, group.at_s,
-    )  # fmt: skip
-
-
-def _text(measure: str, group: Group, before: float, after: float) -> str:
-    """`new: 31 % of the rows; late or failed 42 % (n 310)`."""
-    counts = group.counts
-    if (
-        group.what in ("client", "slice", "stamp")
-        and not counts.rows_before
-        and (counts.rows_after >= NEW_LEAST)
-    ):
-        share = f"new: {percent(after)} of the rows"
-    elif group.what in ("client", "slice", "server") and not counts.rows_after:
-        share = f"gone: was {percent(before)} of the rows"
-    else:
-        share = f"{percent(before)} -> {percent(after)} of the rows"
+    share = _share_text(group, before, after)
+    bad = f"{percent(counts.before)} → {percent(counts.after)}"
+    rows = f"{counts.rows_before:,.0f} → {counts.rows_after:,.0f}"
+    text = f"{share} of the rows; {of.measure} {bad} (n {rows})"
     if not counts.rows_after and not counts.rows_before:
-        return "no rows of it in either window"
-    bad = f"{measure} {percent(counts.before)} -> {percent(counts.after)}"
-    return f"{share}; {bad} (n {counts.rows_before:,.0f} -> {counts.rows_after:,.0f})"
+        share, bad, rows, text = "", "", "0", "no rows of it in either window"
+    place = (group.panel, group.key, group.at_s)
+    return Explained(
+        group.what, group.of, of.measure, value, before, after, text, *place, share, bad, rows
+    )
+
+
+def _share_text(group: Group, before: float, after: float) -> str:
+    """`17 % → 25 %`, or that it is new or gone."""
+    counts = group.counts
+    named = group.what in ("client", "slice", "stamp", "server")
+    if named and not counts.rows_before and counts.rows_after >= NEW_LEAST:
+        return f"new: {percent(after)}"
+    if named and not counts.rows_after:
+        return f"gone: was {percent(before)}"
+    return f"{percent(before)} → {percent(after)}"
 
 
 def _stages(stages: Stages) -> list[Explained]:
@@ -242,21 +242,28 @@ def _stages(stages: Stages) -> list[Explained]:
         value = (now - was) / grew - _part(was, total_before)
         if value < LEAST:
             continue
-        text = f"{milliseconds(was)} -> {milliseconds(now)} of a request on average"
-        share_before, share_after = _part(was, total_before), _part(now, total_after)
+        moved = f"{milliseconds(was)} → {milliseconds(now)}"
+        shares = (_part(was, total_before), _part(now, total_after))
         found.append(
-            Explained("stage", name, "time", value, share_before, share_after, text, "latency")
+            Explained(
+                *("stage", name, "time", value, *shares),
+                f"{moved} of a request on average",
+                "latency",
+                share=" → ".join(map(percent, shares)),
+                bad=moved,
+                rows=f"{stages.requests_before:,.0f} → {stages.requests_after:,.0f}",
+            )
         )
     return found
 
 
 def _sentence(one: Measured) -> str:
     whole = one.whole
-    n = f"n {whole.rows_before:,.0f} -> {whole.rows_after:,.0f}"
+    n = f"n {whole.rows_before:,.0f} → {whole.rows_after:,.0f}"
     if not whole.rows_before or not whole.rows_after:
         which = "before" if not whole.rows_before else "in the window"
         return f"{one.measure} {one.note}: no rows {which}, nothing to compare ({n})"
-    shares = f"{percent(whole.before)} -> {percent(whole.after)}"
+    shares = f"{percent(whole.before)} → {percent(whole.after)}"
     text = f"{one.measure} {one.note}: {shares} ({n})"
     if whole.rose:
         return text
@@ -267,7 +274,7 @@ def _time_sentence(stages: Stages) -> list[str]:
     if not stages.requests_before or not stages.requests_after:
         return []
     before, after = sum(stages.before.values()), sum(stages.after.values())
-    return [f"mean time: {milliseconds(before)} -> {milliseconds(after)}"]
+    return [f"mean time: {milliseconds(before)} → {milliseconds(after)}"]
 
 
 def percent(share: float) -> str:

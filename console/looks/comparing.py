@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from console.looks.changes import CHANCE_Z, percent
-from console.state.sanitize import milliseconds
+from console.state.sanitize import milliseconds, thousands
 
 KINDS = ("servers", "stamps", "windows")
+LEAST_APART = 0.005  # of two numbers; nearer ones are the same
 LEAST_ROWS = 20  # of a side, below which its shares are not compared
 MOST_SHARES = 12  # labels and slice values of a side
 
@@ -109,12 +110,12 @@ def _shared(name: str, here: Mapping[str, Share], there: Mapping[str, Share]) ->
     pooled = (a.count + b.count) / (a.of + b.of)
     spread = math.sqrt(pooled * (1 - pooled) * (1 / a.of + 1 / b.of))
     sure = bool(spread) and abs(gap) / spread > CHANCE_Z
-    text = f"{100 * gap:+.1f} points" + ("" if sure or not gap else ", within chance")
+    text = f"{100 * gap:+.1f} points" + ("" if sure else " (chance)") if gap else ""
     return ComparedLine(name, _with_n(a), _with_n(b), text, _apart(a.value, b.value), sure)
 
 
 def _with_n(share: Share) -> str:
-    return f"{percent(share.value)} (n {share.of:,.0f})"
+    return f"{percent(share.value)} n {thousands(round(share.of))}"
 
 
 def _amount(value: float, unit: str) -> str:
@@ -126,7 +127,7 @@ def _amount(value: float, unit: str) -> str:
 
 def _ratio(a: float, b: float) -> str:
     """`x 2.10`, how many times the other side's; empty where one is not known."""
-    if a != a or b != b or a == b:
+    if _apart(a, b) == 0:
         return ""
     return f"x {b / a:.2f}" if a else "from none"
 
@@ -136,7 +137,8 @@ def _apart(a: float, b: float) -> float:
     if a != a or b != b:
         return 0.0
     largest = max(abs(a), abs(b))
-    return abs(b - a) / largest if largest else 0.0
+    apart = abs(b - a) / largest if largest else 0.0
+    return apart if apart >= LEAST_APART else 0.0
 
 
 def as_rows(found: Compared) -> Sequence[tuple[str, str, str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from PySide6.QtCore import Signal
 from PySide6.QtGui import QShowEvent
+from PySide6.QtWidgets import QVBoxLayout
 
 from console.app.timeaxis import TimeAxis
 from console.looks import changes
@@ -27,7 +28,7 @@ MEASURE = (
 )
 EMPTY = "brush a time that went wrong: it is compared with as long a time before it"
 NOTHING = "nothing explains or moved as much as 5 % between these two windows"
-LINES = 4
+LINES = 6
 
 
 def _explains(row: Explained) -> Cell:
@@ -50,9 +51,12 @@ def _when(row: Explained) -> Cell:
 COLUMNS = (
     number_column("explains", _explains, 66, order=lambda row: row.weight),
     TableColumn("", _bar, 76, spare=2),
-    TableColumn("what", lambda row: Cell(changes.KINDS.get(row.what, row.what), "dim"), 96),
+    TableColumn("what", lambda row: Cell(changes.KINDS.get(row.what, row.what), "dim"), 92),
     TableColumn("which", lambda row: Cell(row.of, tip=row.of[:600]), 0, least=170),
-    TableColumn("how it moved", lambda row: Cell(row.text, "dim", tip=row.text), 0, least=170),
+    TableColumn("share of rows", lambda row: mono(row.share, tip=row.text), 122),
+    TableColumn("measure", lambda row: Cell(row.measure, "dim"), 84, spare=4),
+    TableColumn("before → after", lambda row: mono(row.bad, "text", tip=row.text), 128),
+    number_column("n", lambda row: mono(row.rows, tip=row.text), 136, spare=3),
     TableColumn("UTC", _when, 72, spare=1),
 )
 
@@ -67,9 +71,12 @@ class ChangesPanel(Panel):
         self.axis = axis
         self.found: WhatChanged | None = None
         self.lines = [TextLine(style, "dim", 11) for _ in range(LINES)]
+        above = QVBoxLayout()
+        above.setContentsMargins(10, 0, 8, 4)
+        above.setSpacing(0)
         for line in self.lines:
-            line.setContentsMargins(8, 0, 8, 0)
-            self.body.addWidget(line)
+            above.addWidget(line)
+        self.body.addLayout(above)
         self.model = RowsModel(COLUMNS, lambda row: (row.what, row.of, row.at_s))
         self.table = self.make_table(self.model, "What changed", EMPTY, opened=self._open)
         self.body.addWidget(self.table, 1)
@@ -116,9 +123,7 @@ class ChangesPanel(Panel):
         texts = [_windows(found), *found.sentences]
         for place, line in enumerate(self.lines):
             text = texts[place] if place < len(texts) else ""
-            if place == LINES - 1 and len(texts) > LINES:
-                text = " · ".join(texts[place:])
-            line.show_text(text, "text" if place in (1, 2) else "dim")
+            line.show_text(text, "text" if 0 < place < len(texts) - 1 else "dim")
             line.setToolTip(text)
             line.setVisible(bool(text))
         self.model.show(found.findings)

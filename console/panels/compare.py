@@ -7,7 +7,7 @@ from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel
 
 from console.app.timeaxis import TimeAxis
-from console.looks import changes
+from console.looks import changes, hosts
 from console.looks.comparing import KINDS, Compared, ComparedLine, as_rows
 from console.models.cells import Cell, TableColumn, mono
 from console.models.table import RowsModel
@@ -23,16 +23,17 @@ EMPTY = "choose two servers, two stamps, or brush a window"
 
 
 def _difference(row: ComparedLine) -> Cell:
-    tone = "dim" if not row.size or not row.sure else "warning" if row.size < 0.5 else "critical"
+    tone = "text" if row.size < 0.2 else "warning" if row.size < 0.5 else "critical"
+    tone = tone if row.size >= 0.05 and row.sure else "dim"
     tip = "" if row.sure else "as large a difference comes by chance more than once in twenty"
     return mono(row.difference or "the same", tone, tip=tip)
 
 
 COLUMNS = (
     TableColumn("figure", lambda row: Cell(row.name, tip=row.name[:300]), 0, least=140),
-    TableColumn("difference", _difference, 172),
-    TableColumn("here", lambda row: mono(row.here, "text", tip=row.here[:600]), 0, least=90),
-    TableColumn("there", lambda row: mono(row.there, "text", tip=row.there[:600]), 0, least=90),
+    TableColumn("difference", _difference, 158),
+    TableColumn("here", lambda row: mono(row.here, "text", tip=row.here[:600]), 112),
+    TableColumn("there", lambda row: mono(row.there, "text", tip=row.there[:600]), 112),
 )
 
 
@@ -205,4 +206,5 @@ def figures_of(line: ServerLine) -> dict[str, tuple[float, str]]:
         "queue": (found.queued, ""),
         "restarts": (sum(one.restarts for one in found.replicas), ""),
     }
+    figures |= hosts.figures(found.host)
     return figures | {f"limit {row.name}": (row.value, row.unit) for row in found.limits}

@@ -42,6 +42,7 @@ class View:
     measure: str = "psi"
     drift_key: tuple[str, str] | None = None  # feature, slice
     expected_stamp: str = ""
+    host: bool = False  # what the hosts use is shown
 
     @property
     def live(self) -> bool:
@@ -115,6 +116,28 @@ class LatencyColumns:
     newest_s: float = math.nan  # end of the newest bucket with requests
     width_s: float = 0.0  # of the rows it was made of
     mixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HostColumns:
+    """What the hosts use, in columns of equal width; NaN where nothing is known. Shares are 0 to 1,
+    of several servers the highest; `power` is watts of all GPUs of the server that draws most,
+    `heat` the hottest GPU in degrees Celsius."""
+
+    from_s: float
+    column_s: float
+    servers: int  # that report any
+    cpu: Floats
+    memory: Floats
+    disk: Floats  # used, of the file system of --data
+    gpu_memory: Floats
+    gpu: Floats
+    power: Floats
+    heat: Floats
+
+    @property
+    def starts(self) -> Floats:
+        return np.asarray(self.from_s + np.arange(len(self.cpu)) * self.column_s)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -315,6 +338,7 @@ class Board:
     fleet_state: FleetState
     servers: tuple[ServerLine, ...] = ()
     latency: LatencyColumns | None = None
+    host: HostColumns | None = None  # where the view asks for it
     drift: tuple[DriftLine, ...] = ()
     drift_span: tuple[float, float] | None = None  # hours, when computed here
     comparison: ReferenceComparison | None = None

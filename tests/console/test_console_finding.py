@@ -104,7 +104,8 @@ KNOWN = Known(
     ("site=a", "site=b", "site=tampere", 'line="line 4"'),
     NOW,
 )
-COMMANDS = [Hit("command", "Roll back …", "Shift+R", command="act.rollback"),
+COMMANDS = [Hit("command", "Longer window", "-", command="time.longer"),
+            Hit("command", "Roll back …", "Shift+R", command="act.rollback"),
             Hit("command", "Pause or resume", "Space", command="time.pause")]  # fmt: skip
 
 
@@ -118,6 +119,7 @@ COMMANDS = [Hit("command", "Roll back …", "Shift+R", command="act.rollback"),
         ("site=b", "slice", "site=b"),
         ("line 4", "slice", 'line="line 4"'),
         ("roll", "command", "Roll back …"),
+        ("lon", "server", "gpu-03.lon"),
         ("0194f3a2b1c8", "prediction", "prediction 0194f3a2b1c8"),
         ("id=0194f3a2b1c8", "prediction", "prediction 0194f3a2b1c8"),
         ("last 3 h", "time", "show last 3 h"),

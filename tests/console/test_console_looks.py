@@ -7,18 +7,27 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from console.cache import sides
+from console.cache import hosts, sides
 from console.cache.insert import TextIds, insert
 from console.cache.interned import InternedTexts
 from console.cache.rows import open_for_reading
 from console.cache.schema import open_for_writing
 from console.looks import changes
+from console.looks import hosts as host_lines
 from console.looks.changes import BadCounts, Group, Measured, Stages
 from console.looks.comparing import Compared, Share, Side, compared
-from console.state.dashboard import TimelineEvent
-from console.state.domain import CachedPrediction, FeedRow, ReceivedRow
+from console.state.dashboard import TimelineEvent, View
+from console.state.domain import (
+    CachedPrediction,
+    FeedRow,
+    GpuSnapshot,
+    HostSnapshot,
+    ReceivedRow,
+    ServerSnapshot,
+)
 from console.state.query_types import ReadChanges, ReadComparison, SideWanted
 from server.telemetry.outputs import Timing
 from server.telemetry.rows import LatencyRow
@@ -56,7 +65,7 @@ def test_what_chance_makes_is_not_explained() -> None:
     assert chance.z == pytest.approx(0.004 / math.sqrt(0.012 * 0.988 / 500))
     assert not chance.rose and math.isnan(changes.explains(BadCounts(500, 0, 500, 14), chance))
     found = changes.ranked([Measured("wrong", chance)], Stages(), BEFORE, AFTER)
-    assert found.sentences == ("wrong of all requests: 1.0 % -> 1.4 % (n 1,000 -> 1,000): "
+    assert found.sentences == ("wrong of all requests: 1.0 % → 1.4 % (n 1,000 → 1,000): "
                                "within chance",)  # fmt: skip
     fell = changes.ranked(
         [Measured("wrong", BadCounts(1000, 110, 1000, 10))], Stages(), BEFORE, AFTER
@@ -74,9 +83,7 @@ def test_most_comes_first_and_small_things_are_left_out() -> None:
     )
     found = changes.ranked([Measured("late or failed", WHOLE, groups)], Stages(), BEFORE, AFTER)
     assert [line.of for line in found.findings] == ["new", "old"]
-    assert found.findings[0].text == (
-        "new: 10 % of the rows; late or failed – -> 100 % (n 0 -> 100)"
-    )
+    assert found.findings[0].text == ("new: 10 % of the rows; late or failed – → 100 % (n 0 → 100)")
     assert found.findings[1].explains == pytest.approx(-1.0)
 
 
@@ -86,8 +93,8 @@ def test_a_stage_is_ranked_by_the_same_measure() -> None:
     found = changes.ranked([], grew, BEFORE, AFTER)
     (line,) = found.findings
     assert line.of == "queue" and line.explains == pytest.approx(0.75)
-    assert line.text == "10 ms -> 50 ms of a request on average"
-    assert found.sentences == ("mean time: 40 ms -> 80 ms",)
+    assert line.text == "10 ms → 50 ms of a request on average"
+    assert found.sentences == ("mean time: 40 ms → 80 ms",)
     same = Stages({"queue": 10}, {"queue": 10.2}, 100, 100)
     assert changes.ranked([], same, BEFORE, AFTER).findings == ()
 
@@ -128,7 +135,7 @@ def test_two_sides_with_the_largest_sure_difference_first() -> None:
         ("version", "differs"),
         ("failed", "+5.0 points"),  # 1 % against 6 %: five sixths apart
         ("p99", "x 3.00"),  # two thirds
-        ("late", "+0.2 points, within chance"),
+        ("late", "+0.2 points (chance)"),
         ("device", ""),
         ("p50", ""),
         ("queue", ""),
@@ -213,8 +220,8 @@ def test_the_deploy_the_client_and_the_slice_stand_first(cache: Path) -> None:
     assert by_name["stage", "forward"].explains > 0.3
     assert ("deploy", "gpu-1 load") not in by_name, "loading moves no traffic"
     assert found.findings[0].explains == pytest.approx(1.0)
-    assert found.sentences[0] == ("late or failed of all requests: 0 % -> 25 % (n 1,200 -> 1,200)")
-    assert found.sentences[-1].endswith("120 of 1,200 -> 120 of 1,200")
+    assert found.sentences[0] == ("late or failed of all requests: 0 % → 25 % (n 1,200 → 1,200)")
+    assert found.sentences[-1].endswith("120 of 1,200 → 120 of 1,200")
     db.close()
 
 
@@ -231,8 +238,8 @@ def test_two_servers_two_stamps_and_two_windows_from_the_cache(cache: Path) -> N
         lines = {line.name: line for line in found.lines}
         assert lines["late or failed"].difference == "+50.0 points", kind
         assert (lines["late or failed"].here, lines["late or failed"].there) == (
-            "0 % (n 600)",
-            "50 % (n 600)",
+            "0 % n 600",
+            "50 % n 600",
         )
         assert lines["requests"].difference == "" and found.note == ""
         assert found.lines[0].sure and found.lines[0].size > 0.9
@@ -246,3 +253,45 @@ def test_two_servers_two_stamps_and_two_windows_from_the_cache(cache: Path) -> N
 def test_a_bucket_is_late_when_all_of_it_lies_above_the_limit(late_ms: float, first: int) -> None:
     """Bucket i begins at 0.25 * 2^(i/4) ms: 35 is the first whose lower edge is above 100 ms."""
     assert sides.first_late(late_ms) == first
+
+
+# ---- the host ------------------------------------------------------------------------------------
+
+
+def test_what_the_hosts_use_is_kept_and_read_by_column(tmp_path: Path) -> None:
+    """Two servers for a minute: of each figure the highest, NaN where nobody knows it."""
+    db = open_for_writing(tmp_path / "cache.db")
+    names = TextIds(db)
+    for step in range(60):
+        for number, address in enumerate(("1:1", "2:1")):
+            gpus = (GpuSnapshot(0, "x", 3, 4, 0.5, 100.0 * (number + 1), 60.0 + number),)
+            host = HostSnapshot(
+                int((T0 + step) * 1000), 0.2 + 0.1 * number, 8, 1, 2, 25, 100, gpus[: 1 - number]
+            )
+            row = ReceivedRow(address, 1, "x", T0 * 1000, ServerSnapshot(host=host))
+            insert(db, names, [row])
+    assert db.execute("SELECT count(*) FROM host").fetchone() == (12,), "ten seconds a row"
+    view = View(window_s=60, end_s=T0 + 60, columns=100, host=True)
+    shifts = {"1:1": 0.0, "2:1": 0.0}
+    found = hosts.columns(db, InternedTexts(db), view, (T0, T0 + 60), shifts)
+    assert (found.servers, found.column_s, len(found.cpu)) == (2, 10.0, 6)
+    assert found.cpu == pytest.approx([0.3] * 6) and found.memory == pytest.approx([0.5] * 6)
+    assert found.disk == pytest.approx([0.75] * 6) and found.gpu_memory == pytest.approx([0.75] * 6)
+    assert found.power == pytest.approx([100.0] * 6) and found.heat == pytest.approx([60.0] * 6)
+    alone = replace(view, scope="2:1")
+    found = hosts.columns(db, InternedTexts(db), alone, (T0, T0 + 60), shifts)
+    assert found.servers == 1 and not np.isfinite(found.gpu).any()
+    older = hosts.columns(db, InternedTexts(db), view, (T0 - 600, T0 - 300), shifts)
+    assert older.servers == 0 and not np.isfinite(older.cpu).any()
+    db.close()
+
+
+def test_a_host_is_described_in_lines_and_a_full_disk_is_loud() -> None:
+    gpu = GpuSnapshot(0, "H200", 80 << 30, 139 << 30, 0.61, 410.0, 54.0)
+    host = HostSnapshot(1, 0.42, 8, 12 << 30, 24 << 30, 3 << 30, 100 << 30, (gpu,))
+    assert host_lines.lines(host) == [
+        ("CPU 42 % of 8 cores · memory 12 GiB of 24 GiB", False),
+        ("disk 3 GiB free of 100 GiB", True),
+        ("GPU 0 H200 · 61 % busy · 80 GiB of 139 GiB · 410 W · 54 °C", False),
+    ]
+    assert host_lines.lines(HostSnapshot()) == []
