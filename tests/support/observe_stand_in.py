@@ -278,8 +278,10 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
                 to_unix_ms=request.to_unix_ms or request.at_unix_ms,
                 text=request.text,
                 actor=request.actor,
-                removed=request.remove,
             )
+            if request.remove:
+                row.CopyFrom(self.annotations[request.id])
+                row.removed = True
             self.annotations[request.id] = row
             self.add(observe_pb2.WatchEvent(annotation=row))
             return row
