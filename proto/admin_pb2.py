@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from proto import inference_pb2 as proto_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11proto/admin.proto\x12\ntrefoil.v1\x1a\x15proto/inference.proto\"]\n\x0bLoadRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04swap\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63tivate\x18\x03 \x01(\x08\x12\x10\n\x08rollback\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\"^\n\x0f\x41\x63tivateRequest\x12\r\n\x05stamp\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61nary_share\x18\x02 \x01(\x01\x12\x16\n\x0e\x63\x61nary_minutes\x18\x03 \x01(\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\"!\n\x0fRollbackRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"g\n\x0fRehearseRequest\x12\r\n\x05stamp\x18\x01 \x01(\t\x12\x10\n\x08payloads\x18\x02 \x01(\r\x12\x14\n\x0cshadow_share\x18\x03 \x01(\x01\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x0c\n\x04path\x18\x05 \x01(\t\"\xb6\x02\n\rRehearseEvent\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x14.trefoil.v1.Progress\x12\x0f\n\x07verdict\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x37\n\x07\x66igures\x18\x04 \x03(\x0b\x32&.trefoil.v1.RehearseEvent.FiguresEntry\x12*\n\x06slices\x18\x05 \x03(\x0b\x32\x1a.trefoil.v1.RehearsedSlice\x12\x10\n\x08messages\x18\x06 \x03(\t\x12!\n\x06\x61\x63tive\x18\x07 \x01(\x0b\x32\x11.trefoil.v1.Stamp\x12\x12\n\nvalue_unit\x18\x08 \x01(\t\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x89\x01\n\x0eRehearsedSlice\x12\r\n\x05slice\x18\x01 \x01(\t\x12\x38\n\x07\x66igures\x18\x02 \x03(\x0b\x32\'.trefoil.v1.RehearsedSlice.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x10\n\x0e\x42undlesRequest\"n\n\x0cStoredBundle\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05stamp\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x15\n\radded_unix_ms\x18\x04 \x01(\x03\x12\r\n\x05roles\x18\x05 \x03(\t\x12\x0c\n\x04path\x18\x06 \x01(\t\"<\n\x0f\x42undlesResponse\x12)\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x18.trefoil.v1.StoredBundle\"=\n\x0c\x44rainRequest\x12\x0f\n\x07grace_s\x18\x01 \x01(\x01\x12\x0c\n\x04\x65xit\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"j\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12 \n\x05stamp\x18\x05 \x01(\x0b\x32\x11.trefoil.v1.Stamp2\x83\x03\n\x05\x41\x64min\x12\x37\n\x04Load\x12\x17.trefoil.v1.LoadRequest\x1a\x14.trefoil.v1.Progress0\x01\x12=\n\x08\x41\x63tivate\x12\x1b.trefoil.v1.ActivateRequest\x1a\x14.trefoil.v1.Progress\x12=\n\x08Rollback\x12\x1b.trefoil.v1.RollbackRequest\x1a\x14.trefoil.v1.Progress\x12\x44\n\x08Rehearse\x12\x1b.trefoil.v1.RehearseRequest\x1a\x19.trefoil.v1.RehearseEvent0\x01\x12\x42\n\x07\x42undles\x12\x1a.trefoil.v1.BundlesRequest\x1a\x1b.trefoil.v1.BundlesResponse\x12\x39\n\x05\x44rain\x12\x18.trefoil.v1.DrainRequest\x1a\x14.trefoil.v1.Progress0\x01\x42$\n\ntrefoil.v1P\x01Z\x14trefoil/v1;trefoilv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11proto/admin.proto\x12\ntrefoil.v1\x1a\x15proto/inference.proto\"]\n\x0bLoadRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04swap\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63tivate\x18\x03 \x01(\x08\x12\x10\n\x08rollback\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\"^\n\x0f\x41\x63tivateRequest\x12\r\n\x05stamp\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61nary_share\x18\x02 \x01(\x01\x12\x16\n\x0e\x63\x61nary_minutes\x18\x03 \x01(\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\"6\n\x0fRollbackRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x61nary_only\x18\x02 \x01(\x08\"w\n\x0fRehearseRequest\x12\r\n\x05stamp\x18\x01 \x01(\t\x12\x10\n\x08payloads\x18\x02 \x01(\r\x12\x14\n\x0cshadow_share\x18\x03 \x01(\x01\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xb6\x02\n\rRehearseEvent\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x14.trefoil.v1.Progress\x12\x0f\n\x07verdict\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x37\n\x07\x66igures\x18\x04 \x03(\x0b\x32&.trefoil.v1.RehearseEvent.FiguresEntry\x12*\n\x06slices\x18\x05 \x03(\x0b\x32\x1a.trefoil.v1.RehearsedSlice\x12\x10\n\x08messages\x18\x06 \x03(\t\x12!\n\x06\x61\x63tive\x18\x07 \x01(\x0b\x32\x11.trefoil.v1.Stamp\x12\x12\n\nvalue_unit\x18\x08 \x01(\t\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x89\x01\n\x0eRehearsedSlice\x12\r\n\x05slice\x18\x01 \x01(\t\x12\x38\n\x07\x66igures\x18\x02 \x03(\x0b\x32\'.trefoil.v1.RehearsedSlice.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x10\n\x0e\x42undlesRequest\"n\n\x0cStoredBundle\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05stamp\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x15\n\radded_unix_ms\x18\x04 \x01(\x03\x12\r\n\x05roles\x18\x05 \x03(\t\x12\x0c\n\x04path\x18\x06 \x01(\t\"<\n\x0f\x42undlesResponse\x12)\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x18.trefoil.v1.StoredBundle\"=\n\x0c\x44rainRequest\x12\x0f\n\x07grace_s\x18\x01 \x01(\x01\x12\x0c\n\x04\x65xit\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"B\n\x0eRestartRequest\x12\x0f\n\x07replica\x18\x01 \x01(\r\x12\x0f\n\x07grace_s\x18\x02 \x01(\x01\x12\x0e\n\x06reason\x18\x03 \x01(\t\"5\n\rReplayRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\r\n\x05stamp\x18\x02 \x01(\t\"\x8a\x01\n\x0eReplayResponse\x12\"\n\x06\x62\x65\x66ore\x18\x01 \x01(\x0b\x32\x12.trefoil.v1.Result\x12\x1f\n\x03now\x18\x02 \x01(\x0b\x32\x12.trefoil.v1.Result\x12 \n\x05stamp\x18\x03 \x01(\x0b\x32\x11.trefoil.v1.Stamp\x12\x11\n\ttolerance\x18\x04 \x01(\x01\"j\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12 \n\x05stamp\x18\x05 \x01(\x0b\x32\x11.trefoil.v1.Stamp2\x83\x04\n\x05\x41\x64min\x12\x37\n\x04Load\x12\x17.trefoil.v1.LoadRequest\x1a\x14.trefoil.v1.Progress0\x01\x12=\n\x08\x41\x63tivate\x12\x1b.trefoil.v1.ActivateRequest\x1a\x14.trefoil.v1.Progress\x12=\n\x08Rollback\x12\x1b.trefoil.v1.RollbackRequest\x1a\x14.trefoil.v1.Progress\x12\x44\n\x08Rehearse\x12\x1b.trefoil.v1.RehearseRequest\x1a\x19.trefoil.v1.RehearseEvent0\x01\x12\x42\n\x07\x42undles\x12\x1a.trefoil.v1.BundlesRequest\x1a\x1b.trefoil.v1.BundlesResponse\x12\x39\n\x05\x44rain\x12\x18.trefoil.v1.DrainRequest\x1a\x14.trefoil.v1.Progress0\x01\x12=\n\x07Restart\x12\x1a.trefoil.v1.RestartRequest\x1a\x14.trefoil.v1.Progress0\x01\x12?\n\x06Replay\x12\x19.trefoil.v1.ReplayRequest\x1a\x1a.trefoil.v1.ReplayResponseB$\n\ntrefoil.v1P\x01Z\x14trefoil/v1;trefoilv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,27 +42,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTIVATEREQUEST']._serialized_start=151
   _globals['_ACTIVATEREQUEST']._serialized_end=245
   _globals['_ROLLBACKREQUEST']._serialized_start=247
-  _globals['_ROLLBACKREQUEST']._serialized_end=280
-  _globals['_REHEARSEREQUEST']._serialized_start=282
-  _globals['_REHEARSEREQUEST']._serialized_end=385
-  _globals['_REHEARSEEVENT']._serialized_start=388
-  _globals['_REHEARSEEVENT']._serialized_end=698
-  _globals['_REHEARSEEVENT_FIGURESENTRY']._serialized_start=652
-  _globals['_REHEARSEEVENT_FIGURESENTRY']._serialized_end=698
-  _globals['_REHEARSEDSLICE']._serialized_start=701
-  _globals['_REHEARSEDSLICE']._serialized_end=838
-  _globals['_REHEARSEDSLICE_FIGURESENTRY']._serialized_start=652
-  _globals['_REHEARSEDSLICE_FIGURESENTRY']._serialized_end=698
-  _globals['_BUNDLESREQUEST']._serialized_start=840
-  _globals['_BUNDLESREQUEST']._serialized_end=856
-  _globals['_STOREDBUNDLE']._serialized_start=858
-  _globals['_STOREDBUNDLE']._serialized_end=968
-  _globals['_BUNDLESRESPONSE']._serialized_start=970
-  _globals['_BUNDLESRESPONSE']._serialized_end=1030
-  _globals['_DRAINREQUEST']._serialized_start=1032
-  _globals['_DRAINREQUEST']._serialized_end=1093
-  _globals['_PROGRESS']._serialized_start=1095
-  _globals['_PROGRESS']._serialized_end=1201
-  _globals['_ADMIN']._serialized_start=1204
-  _globals['_ADMIN']._serialized_end=1591
+  _globals['_ROLLBACKREQUEST']._serialized_end=301
+  _globals['_REHEARSEREQUEST']._serialized_start=303
+  _globals['_REHEARSEREQUEST']._serialized_end=422
+  _globals['_REHEARSEEVENT']._serialized_start=425
+  _globals['_REHEARSEEVENT']._serialized_end=735
+  _globals['_REHEARSEEVENT_FIGURESENTRY']._serialized_start=689
+  _globals['_REHEARSEEVENT_FIGURESENTRY']._serialized_end=735
+  _globals['_REHEARSEDSLICE']._serialized_start=738
+  _globals['_REHEARSEDSLICE']._serialized_end=875
+  _globals['_REHEARSEDSLICE_FIGURESENTRY']._serialized_start=689
+  _globals['_REHEARSEDSLICE_FIGURESENTRY']._serialized_end=735
+  _globals['_BUNDLESREQUEST']._serialized_start=877
+  _globals['_BUNDLESREQUEST']._serialized_end=893
+  _globals['_STOREDBUNDLE']._serialized_start=895
+  _globals['_STOREDBUNDLE']._serialized_end=1005
+  _globals['_BUNDLESRESPONSE']._serialized_start=1007
+  _globals['_BUNDLESRESPONSE']._serialized_end=1067
+  _globals['_DRAINREQUEST']._serialized_start=1069
+  _globals['_DRAINREQUEST']._serialized_end=1130
+  _globals['_RESTARTREQUEST']._serialized_start=1132
+  _globals['_RESTARTREQUEST']._serialized_end=1198
+  _globals['_REPLAYREQUEST']._serialized_start=1200
+  _globals['_REPLAYREQUEST']._serialized_end=1253
+  _globals['_REPLAYRESPONSE']._serialized_start=1256
+  _globals['_REPLAYRESPONSE']._serialized_end=1394
+  _globals['_PROGRESS']._serialized_start=1396
+  _globals['_PROGRESS']._serialized_end=1502
+  _globals['_ADMIN']._serialized_start=1505
+  _globals['_ADMIN']._serialized_end=2020
 # @@protoc_insertion_point(module_scope)

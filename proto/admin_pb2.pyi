@@ -34,24 +34,28 @@ class ActivateRequest(_message.Message):
     def __init__(self, stamp: _Optional[str] = ..., canary_share: _Optional[float] = ..., canary_minutes: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RollbackRequest(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "canary_only")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    CANARY_ONLY_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    canary_only: bool
+    def __init__(self, reason: _Optional[str] = ..., canary_only: bool = ...) -> None: ...
 
 class RehearseRequest(_message.Message):
-    __slots__ = ("stamp", "payloads", "shadow_share", "seconds", "path")
+    __slots__ = ("stamp", "payloads", "shadow_share", "seconds", "path", "reason")
     STAMP_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     SHADOW_SHARE_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     stamp: str
     payloads: int
     shadow_share: float
     seconds: float
     path: str
-    def __init__(self, stamp: _Optional[str] = ..., payloads: _Optional[int] = ..., shadow_share: _Optional[float] = ..., seconds: _Optional[float] = ..., path: _Optional[str] = ...) -> None: ...
+    reason: str
+    def __init__(self, stamp: _Optional[str] = ..., payloads: _Optional[int] = ..., shadow_share: _Optional[float] = ..., seconds: _Optional[float] = ..., path: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RehearseEvent(_message.Message):
     __slots__ = ("progress", "verdict", "reason", "figures", "slices", "messages", "active", "value_unit")
@@ -130,6 +134,36 @@ class DrainRequest(_message.Message):
     exit: bool
     reason: str
     def __init__(self, grace_s: _Optional[float] = ..., exit: bool = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RestartRequest(_message.Message):
+    __slots__ = ("replica", "grace_s", "reason")
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    GRACE_S_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    replica: int
+    grace_s: float
+    reason: str
+    def __init__(self, replica: _Optional[int] = ..., grace_s: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ReplayRequest(_message.Message):
+    __slots__ = ("prediction_id", "stamp")
+    PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
+    STAMP_FIELD_NUMBER: _ClassVar[int]
+    prediction_id: str
+    stamp: str
+    def __init__(self, prediction_id: _Optional[str] = ..., stamp: _Optional[str] = ...) -> None: ...
+
+class ReplayResponse(_message.Message):
+    __slots__ = ("before", "now", "stamp", "tolerance")
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    STAMP_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    before: _inference_pb2.Result
+    now: _inference_pb2.Result
+    stamp: _inference_pb2.Stamp
+    tolerance: float
+    def __init__(self, before: _Optional[_Union[_inference_pb2.Result, _Mapping]] = ..., now: _Optional[_Union[_inference_pb2.Result, _Mapping]] = ..., stamp: _Optional[_Union[_inference_pb2.Stamp, _Mapping]] = ..., tolerance: _Optional[float] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("step", "fraction", "detail", "done", "stamp")

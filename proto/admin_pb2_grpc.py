@@ -65,6 +65,16 @@ class AdminStub(object):
                 request_serializer=proto_dot_admin__pb2.DrainRequest.SerializeToString,
                 response_deserializer=proto_dot_admin__pb2.Progress.FromString,
                 _registered_method=True)
+        self.Restart = channel.unary_stream(
+                '/trefoil.v1.Admin/Restart',
+                request_serializer=proto_dot_admin__pb2.RestartRequest.SerializeToString,
+                response_deserializer=proto_dot_admin__pb2.Progress.FromString,
+                _registered_method=True)
+        self.Replay = channel.unary_unary(
+                '/trefoil.v1.Admin/Replay',
+                request_serializer=proto_dot_admin__pb2.ReplayRequest.SerializeToString,
+                response_deserializer=proto_dot_admin__pb2.ReplayResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -113,6 +123,20 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Restart(self, request, context):
+        """End the process of one replica once it has finished what it holds, and start it again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Replay(self, request, context):
+        """Answer one kept payload by a bundle that is loaded here. Nothing is recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +169,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=proto_dot_admin__pb2.DrainRequest.FromString,
                     response_serializer=proto_dot_admin__pb2.Progress.SerializeToString,
+            ),
+            'Restart': grpc.unary_stream_rpc_method_handler(
+                    servicer.Restart,
+                    request_deserializer=proto_dot_admin__pb2.RestartRequest.FromString,
+                    response_serializer=proto_dot_admin__pb2.Progress.SerializeToString,
+            ),
+            'Replay': grpc.unary_unary_rpc_method_handler(
+                    servicer.Replay,
+                    request_deserializer=proto_dot_admin__pb2.ReplayRequest.FromString,
+                    response_serializer=proto_dot_admin__pb2.ReplayResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +344,60 @@ class Admin(object):
             '/trefoil.v1.Admin/Drain',
             proto_dot_admin__pb2.DrainRequest.SerializeToString,
             proto_dot_admin__pb2.Progress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restart(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trefoil.v1.Admin/Restart',
+            proto_dot_admin__pb2.RestartRequest.SerializeToString,
+            proto_dot_admin__pb2.Progress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trefoil.v1.Admin/Replay',
+            proto_dot_admin__pb2.ReplayRequest.SerializeToString,
+            proto_dot_admin__pb2.ReplayResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,7 +40,7 @@ class WatchRequest(_message.Message):
     def __init__(self, after_cursor: _Optional[int] = ..., once: bool = ..., interval_s: _Optional[float] = ..., instance: _Optional[str] = ...) -> None: ...
 
 class WatchEvent(_message.Message):
-    __slots__ = ("cursor", "server_unix_ns", "instance", "snapshot", "latency", "profile", "drift", "alert", "deploy", "prediction", "quality", "feature", "slice", "silence")
+    __slots__ = ("cursor", "server_unix_ns", "instance", "snapshot", "latency", "profile", "drift", "alert", "deploy", "prediction", "quality", "feature", "slice", "silence", "annotation")
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     SERVER_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,7 @@ class WatchEvent(_message.Message):
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     SLICE_FIELD_NUMBER: _ClassVar[int]
     SILENCE_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATION_FIELD_NUMBER: _ClassVar[int]
     cursor: int
     server_unix_ns: int
     instance: str
@@ -69,7 +70,8 @@ class WatchEvent(_message.Message):
     feature: FeatureRow
     slice: SliceRow
     silence: SilenceRow
-    def __init__(self, cursor: _Optional[int] = ..., server_unix_ns: _Optional[int] = ..., instance: _Optional[str] = ..., snapshot: _Optional[_Union[ServerSnapshot, _Mapping]] = ..., latency: _Optional[_Union[LatencyRow, _Mapping]] = ..., profile: _Optional[_Union[ProfileRow, _Mapping]] = ..., drift: _Optional[_Union[DriftRow, _Mapping]] = ..., alert: _Optional[_Union[AlertRow, _Mapping]] = ..., deploy: _Optional[_Union[DeployRow, _Mapping]] = ..., prediction: _Optional[_Union[PredictionRow, _Mapping]] = ..., quality: _Optional[_Union[QualityRow, _Mapping]] = ..., feature: _Optional[_Union[FeatureRow, _Mapping]] = ..., slice: _Optional[_Union[SliceRow, _Mapping]] = ..., silence: _Optional[_Union[SilenceRow, _Mapping]] = ...) -> None: ...
+    annotation: AnnotationRow
+    def __init__(self, cursor: _Optional[int] = ..., server_unix_ns: _Optional[int] = ..., instance: _Optional[str] = ..., snapshot: _Optional[_Union[ServerSnapshot, _Mapping]] = ..., latency: _Optional[_Union[LatencyRow, _Mapping]] = ..., profile: _Optional[_Union[ProfileRow, _Mapping]] = ..., drift: _Optional[_Union[DriftRow, _Mapping]] = ..., alert: _Optional[_Union[AlertRow, _Mapping]] = ..., deploy: _Optional[_Union[DeployRow, _Mapping]] = ..., prediction: _Optional[_Union[PredictionRow, _Mapping]] = ..., quality: _Optional[_Union[QualityRow, _Mapping]] = ..., feature: _Optional[_Union[FeatureRow, _Mapping]] = ..., slice: _Optional[_Union[SliceRow, _Mapping]] = ..., silence: _Optional[_Union[SilenceRow, _Mapping]] = ..., annotation: _Optional[_Union[AnnotationRow, _Mapping]] = ...) -> None: ...
 
 class ProbeEvidence(_message.Message):
     __slots__ = ("mix", "ok", "reason", "p50_ms", "max_ms", "limit_ms", "runs", "worst_difference", "tolerance", "at_unix_ms", "source")
@@ -186,7 +188,7 @@ class SelfCheck(_message.Message):
     def __init__(self, changed: _Optional[_Iterable[_Union[ChangedItem, _Mapping]]] = ..., at_unix_ms: _Optional[int] = ..., took_ms: _Optional[float] = ..., verified_unix_ms: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ServerSnapshot(_message.Message):
-    __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes", "signed_by", "telemetry_notes", "simulated_speed", "queue_seconds", "refused_formats", "parts_cut", "part_warnings")
+    __slots__ = ("server", "version", "state", "reason", "started_unix_ms", "stamp", "stamp_name", "dirty", "stamp_parts", "stamp_detail", "env", "flags", "reasons", "warm_replicas", "wanted_replicas", "replicas", "queued", "queue_limit", "requests", "failed", "refused", "quarantined", "telemetry_dropped", "telemetry_state", "rss_bytes", "labels", "pins", "insecure", "slo_ms", "limits", "telemetry_bytes", "signed_by", "telemetry_notes", "simulated_speed", "queue_seconds", "refused_formats", "parts_cut", "part_warnings", "host")
     class StampPartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +276,7 @@ class ServerSnapshot(_message.Message):
     REFUSED_FORMATS_FIELD_NUMBER: _ClassVar[int]
     PARTS_CUT_FIELD_NUMBER: _ClassVar[int]
     PART_WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
     server: str
     version: str
     state: ServerState
@@ -312,7 +315,46 @@ class ServerSnapshot(_message.Message):
     refused_formats: _containers.RepeatedCompositeFieldContainer[FormatCount]
     parts_cut: int
     part_warnings: _containers.ScalarMap[str, int]
-    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., reason: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: bool = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., warm_replicas: _Optional[int] = ..., wanted_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., queue_limit: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., quarantined: _Optional[int] = ..., telemetry_dropped: _Optional[int] = ..., telemetry_state: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., pins: _Optional[_Iterable[_Union[StampPin, _Mapping]]] = ..., insecure: bool = ..., slo_ms: _Optional[float] = ..., limits: _Optional[_Iterable[_Union[LimitRow, _Mapping]]] = ..., telemetry_bytes: _Optional[int] = ..., signed_by: _Optional[str] = ..., telemetry_notes: _Optional[_Mapping[str, str]] = ..., simulated_speed: _Optional[float] = ..., queue_seconds: _Optional[float] = ..., refused_formats: _Optional[_Iterable[_Union[FormatCount, _Mapping]]] = ..., parts_cut: _Optional[int] = ..., part_warnings: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    host: HostStatus
+    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., reason: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., dirty: bool = ..., stamp_parts: _Optional[_Mapping[str, str]] = ..., stamp_detail: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Mapping[str, str]] = ..., warm_replicas: _Optional[int] = ..., wanted_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., queue_limit: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., quarantined: _Optional[int] = ..., telemetry_dropped: _Optional[int] = ..., telemetry_state: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., pins: _Optional[_Iterable[_Union[StampPin, _Mapping]]] = ..., insecure: bool = ..., slo_ms: _Optional[float] = ..., limits: _Optional[_Iterable[_Union[LimitRow, _Mapping]]] = ..., telemetry_bytes: _Optional[int] = ..., signed_by: _Optional[str] = ..., telemetry_notes: _Optional[_Mapping[str, str]] = ..., simulated_speed: _Optional[float] = ..., queue_seconds: _Optional[float] = ..., refused_formats: _Optional[_Iterable[_Union[FormatCount, _Mapping]]] = ..., parts_cut: _Optional[int] = ..., part_warnings: _Optional[_Mapping[str, int]] = ..., host: _Optional[_Union[HostStatus, _Mapping]] = ...) -> None: ...
+
+class HostStatus(_message.Message):
+    __slots__ = ("at_unix_ms", "cpu_share", "cores", "memory_used_bytes", "memory_total_bytes", "disk_free_bytes", "disk_total_bytes", "gpus")
+    AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    CPU_SHARE_FIELD_NUMBER: _ClassVar[int]
+    CORES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    at_unix_ms: int
+    cpu_share: float
+    cores: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    disk_free_bytes: int
+    disk_total_bytes: int
+    gpus: _containers.RepeatedCompositeFieldContainer[GpuStatus]
+    def __init__(self, at_unix_ms: _Optional[int] = ..., cpu_share: _Optional[float] = ..., cores: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., gpus: _Optional[_Iterable[_Union[GpuStatus, _Mapping]]] = ...) -> None: ...
+
+class GpuStatus(_message.Message):
+    __slots__ = ("index", "name", "memory_used_bytes", "memory_total_bytes", "utilisation", "power_w", "temperature_c")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    POWER_W_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    name: str
+    memory_used_bytes: int
+    memory_total_bytes: int
+    utilisation: float
+    power_w: float
+    temperature_c: float
+    def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., utilisation: _Optional[float] = ..., power_w: _Optional[float] = ..., temperature_c: _Optional[float] = ...) -> None: ...
 
 class FormatCount(_message.Message):
     __slots__ = ("format", "rows", "medium", "of_rows")
@@ -558,6 +600,24 @@ class SilenceRow(_message.Message):
     reason: str
     def __init__(self, id: _Optional[str] = ..., matcher: _Optional[str] = ..., until_unix_ms: _Optional[int] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class AnnotationRow(_message.Message):
+    __slots__ = ("id", "at_unix_ms", "to_unix_ms", "text", "actor", "made_unix_ms", "removed")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    TO_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    MADE_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    at_unix_ms: int
+    to_unix_ms: int
+    text: str
+    actor: str
+    made_unix_ms: int
+    removed: bool
+    def __init__(self, id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., to_unix_ms: _Optional[int] = ..., text: _Optional[str] = ..., actor: _Optional[str] = ..., made_unix_ms: _Optional[int] = ..., removed: bool = ...) -> None: ...
+
 class DeployRow(_message.Message):
     __slots__ = ("at_unix_ms", "action", "stamp", "stamp_name", "from_stamp", "actor", "detail")
     AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
@@ -798,6 +858,22 @@ class SilenceRequest(_message.Message):
     reason: str
     end_id: str
     def __init__(self, matcher: _Optional[str] = ..., until_unix_ms: _Optional[int] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., end_id: _Optional[str] = ...) -> None: ...
+
+class AnnotateRequest(_message.Message):
+    __slots__ = ("id", "at_unix_ms", "to_unix_ms", "text", "actor", "remove")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    TO_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    at_unix_ms: int
+    to_unix_ms: int
+    text: str
+    actor: str
+    remove: bool
+    def __init__(self, id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., to_unix_ms: _Optional[int] = ..., text: _Optional[str] = ..., actor: _Optional[str] = ..., remove: bool = ...) -> None: ...
 
 class AlertAction(_message.Message):
     __slots__ = ("alert", "silence")

@@ -65,6 +65,11 @@ class ObserveStub(object):
                 request_serializer=proto_dot_observe__pb2.SilenceRequest.SerializeToString,
                 response_deserializer=proto_dot_observe__pb2.AlertAction.FromString,
                 _registered_method=True)
+        self.Annotate = channel.unary_unary(
+                '/trefoil.v1.Observe/Annotate',
+                request_serializer=proto_dot_observe__pb2.AnnotateRequest.SerializeToString,
+                response_deserializer=proto_dot_observe__pb2.AnnotationRow.FromString,
+                _registered_method=True)
         self.Verify = channel.unary_unary(
                 '/trefoil.v1.Observe/Verify',
                 request_serializer=proto_dot_observe__pb2.VerifyRequest.SerializeToString,
@@ -118,6 +123,13 @@ class ObserveServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Annotate(self, request, context):
+        """A person's note on the time axis, for all who watch; or the end of one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Verify(self, request, context):
         """Have every replica compare each byte with what it loaded, then a snapshot that says so.
         """
@@ -157,6 +169,11 @@ def add_ObserveServicer_to_server(servicer, server):
                     servicer.Silence,
                     request_deserializer=proto_dot_observe__pb2.SilenceRequest.FromString,
                     response_serializer=proto_dot_observe__pb2.AlertAction.SerializeToString,
+            ),
+            'Annotate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Annotate,
+                    request_deserializer=proto_dot_observe__pb2.AnnotateRequest.FromString,
+                    response_serializer=proto_dot_observe__pb2.AnnotationRow.SerializeToString,
             ),
             'Verify': grpc.unary_unary_rpc_method_handler(
                     servicer.Verify,
@@ -327,6 +344,33 @@ class Observe(object):
             '/trefoil.v1.Observe/Silence',
             proto_dot_observe__pb2.SilenceRequest.SerializeToString,
             proto_dot_observe__pb2.AlertAction.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Annotate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trefoil.v1.Observe/Annotate',
+            proto_dot_observe__pb2.AnnotateRequest.SerializeToString,
+            proto_dot_observe__pb2.AnnotationRow.FromString,
             options,
             channel_credentials,
             insecure,

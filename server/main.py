@@ -36,6 +36,7 @@ COMMANDS = {
     "fleet": "load and activate a bundle on many servers: on all or on none",
     "bundles": "list the stored bundles and the role of each",
     "tune": "find the pool, threads and batch size for this machine",
+    "restart": "end the process of one replica and start it again",
     "drain": "let a server finish accepted work, then exit",
     "token": "make a bearer token for a person or a program",
     "init-tls": "make a private CA and certificates for a first installation",

@@ -20,6 +20,7 @@ from server.telemetry.findings import Finding
 from server.telemetry.record import BundleFiles, FeatureSpec, Record
 from server.telemetry.rows import (
     AlertRow,
+    AnnotationRow,
     DeployRow,
     DriftRow,
     PredictionRow,
@@ -87,6 +88,9 @@ class TelemetryPort(Protocol):
     def end_silence(self, silence_id: str) -> SilenceRow:
         """Raises UnknownAlert."""
 
+    def annotate(self, row: AnnotationRow) -> AnnotationRow:
+        """Keep a note of a person, or take it back. Raises UnknownAlert and TooMany."""
+
     def feedback(self, items: Sequence[FeedbackItem]) -> list[FeedbackResult]: ...
 
 
@@ -130,6 +134,9 @@ class NullTelemetry(TelemetryPort):
         raise self._refusal()
 
     def end_silence(self, silence_id: str) -> SilenceRow:
+        raise self._refusal()
+
+    def annotate(self, row: AnnotationRow) -> AnnotationRow:
         raise self._refusal()
 
     def feedback(self, items: Sequence[FeedbackItem]) -> list[FeedbackResult]:

@@ -51,6 +51,9 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("server", ("server", "proto")),
     # What the console knows and concludes stands on its own and on what telemetry sends.
     ("console.state", ("console.state", *SHARED_WITH_THE_CONSOLE)),
+    # Maths and words alone, over what the state has.
+    ("console.looks", ("console.looks", "console.state", *SHARED_WITH_THE_CONSOLE)),
+    ("console.finding", ("console.finding", "console.state", *SHARED_WITH_THE_CONSOLE)),
     (
         "console.plots",
         ("console.plots", "console.models", "console.state", "console.cache.quantiles")
@@ -77,6 +80,8 @@ FORBIDDEN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("console.panels", ("sqlite3", "sqlite_utils", "grpc", "torch", "transformers")),
     ("console.plots", ("sqlite3", "sqlite_utils", "grpc", "torch", "transformers")),
     ("console.state", ("PySide6", "torch", "sqlite3", "grpc")),
+    ("console.looks", ("PySide6", "torch", "sqlite3", "grpc", "threading")),
+    ("console.finding", ("PySide6", "torch", "sqlite3", "grpc", "threading")),
     ("console.feed", ("PySide6", "torch")),
     ("console.cache", ("PySide6", "torch")),
     ("console", ("torch", "transformers", "torchaudio")),

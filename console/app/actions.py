@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from PySide6.QtCore import QBuffer, QIODevice, QObject, QUrl
+from PySide6.QtCore import QBuffer, QIODevice, QObject, QTimer, QUrl
 from PySide6.QtGui import QDesktopServices, QGuiApplication
 from PySide6.QtWidgets import QWidget
 
@@ -17,6 +17,8 @@ from console.app import sheet
 from console.app.bridge import Bridge
 from console.app.timeaxis import TimeAxis
 from console.app.window import Window
+from console.finding import links
+from console.looks.changes import WhatChanged
 from console.panels.deed_dialog import DeedDialog
 from console.panels.dialogs import AlertDialog, PageDialog
 from console.panels.frame import Panel
@@ -24,6 +26,8 @@ from console.state import command_lines, deeds, next_steps
 from console.state.dashboard import AlertLine, Board, ServerLine
 from console.state.domain import Action
 from console.state.timetext import clock_text, iso
+
+SHEET_WAITS_MS = 5000  # for what changed
 
 
 class Actions(QObject):
@@ -47,6 +51,8 @@ class Actions(QObject):
         bridge.written.connect(self._written)
         bridge.acted.connect(self._acted)
         bridge.runbookRead.connect(self._show_runbook)
+        bridge.answered.connect(self._answered)
+        self._sheet = -1  # number of the question that an incident sheet waits for
         self._partial = ("", "")  # of the last CSV: its path, what is not in it
 
     def _alert(self) -> AlertLine | None:
@@ -100,6 +106,23 @@ class Actions(QObject):
     def activate(self) -> None:
         self._ask("activate", self._server())
 
+    def start_canary(self) -> None:
+        self._ask("canary", self._server())
+
+    def end_canary(self) -> None:
+        self._ask("canary-end", self._server())
+
+    def rehearse(self) -> None:
+        self._ask("rehearse", self._server())
+
+    def restart(self) -> None:
+        """The replica that needs it most stands first."""
+        line = self._server()
+        if line is not None and (line.snapshot is None or not line.snapshot.replicas):
+            self._window.notify(f"{line.name} reports no replica")
+            return
+        self._ask("restart", line)
+
     def drain(self) -> None:
         self._ask("drain", self._server())
 
@@ -111,6 +134,9 @@ class Actions(QObject):
 
     def replay(self) -> None:
         self._about_prediction("replay")
+
+    def replay_against(self) -> None:
+        self._about_prediction("replay-against")
 
     def _server(self) -> ServerLine | None:
         """The server selected, or the one that needs attention most."""
@@ -126,7 +152,7 @@ class Actions(QObject):
             self._window.focus_panel("predictions")
             self._window.notify("select a prediction first")
             return
-        if kind == "replay" and not single.row.payload_kept:
+        if kind != "feedback" and not single.row.payload_kept:
             self._window.notify("the server did not keep the payload of this prediction")
             return
         at = next((line for line in board.servers if line.address == single.server), None)
@@ -140,7 +166,6 @@ class Actions(QObject):
             self._window.notify(f"{line.name} does not answer: nothing can be asked of it now")
             return
         others = [s for s in board.servers if s.address != line.address]
-        labels = line.snapshot.labels if line.snapshot is not None and kind == "feedback" else ()
         dialog = DeedDialog(
             self._window,
             deeds.DEEDS[kind],
@@ -149,12 +174,12 @@ class Actions(QObject):
             self._bridge.access,
             self._clock,
             prediction,
-            labels,
+            _choices(kind, line),
         )
         dialog.wanted.connect(self._confirmed)
-        if kind == "activate":
+        if wanted := deeds.DEEDS[kind].bundles:
             self._bridge.bundlesKnown.connect(dialog.show_bundles)
-            self._bridge.ask_bundles(line.address)
+            self._bridge.ask_bundles(line.address, wanted)
         dialog.open()
 
     def _confirmed(self, action: Action) -> None:
@@ -237,15 +262,46 @@ class Actions(QObject):
             self._bridge.access,
         )
 
+    def view_link(self) -> str:
+        """The same as a link, for a desktop that has the console."""
+        board = self._window.board
+        return links.link(
+            self._axis.view,
+            self._axis.span,
+            self._window.focused_panel().name,
+            self._window.predictions.line.text().strip(),
+            [line.address for line in board.servers] if board is not None else [],
+            self._bridge.access.tls,
+        )
+
+    def copy_link(self) -> None:
+        self.copy(self.view_link())
+
     def incident_sheet(self) -> None:
         """Everything in sight and what is known behind it, as one file."""
         board = self._window.board
         if board is None:
             return
+        question = self._window.changes.question()
+        self._sheet = self._bridge.ask(question) if question is not None else 0
+        QTimer.singleShot(SHEET_WAITS_MS, self, lambda n=self._sheet: self._write_sheet(n, None))
+
+    def _answered(self, number: int, answer: object) -> None:
+        if isinstance(answer, WhatChanged):
+            self._write_sheet(number, answer)
+
+    def _write_sheet(self, number: int, changed: WhatChanged | None) -> None:
+        """Once: with what changed, or without it when the cache takes too long."""
+        board = self._window.board
+        if board is None or number != self._sheet:
+            return
+        self._sheet = -1
         shown = [panel for panel in self._window.panels.values() if panel.isVisible()]
         pictures = [("the window", _png(self._window))]
         pictures += [(panel.heading.lower(), _png(panel)) for panel in shown]
-        text = sheet.html(board, pictures, self.view_command(), self._bridge.access)
+        text = sheet.html(
+            board, pictures, self.view_command(), self._bridge.access, self.view_link(), changed
+        )
         at = clock_text(self._clock(), "%Y-%m-%dT%H%M%SZ")
         self._bridge.write_file(self.folder / f"incident-{at}.html", text.encode())
 
@@ -253,6 +309,22 @@ class Actions(QObject):
         board = self._window.board
         if board is not None:
             self.copy(incident(board, self.view_command()))
+
+
+def _choices(kind: str, line: ServerLine) -> list[tuple[str, str]]:
+    """What can be chosen without asking the server: (text, value)."""
+    snapshot = line.snapshot
+    if snapshot is None:
+        return []
+    if kind == "feedback":
+        return [(label, label) for label in snapshot.labels]
+    if kind == "restart":
+        worst = sorted(snapshot.replicas, key=lambda one: (one.state == "ready", one.index))
+        return [
+            (f"{one.index} · {one.state} · {one.answered:,} answered", str(one.index))
+            for one in worst
+        ]
+    return []
 
 
 def _png(widget: QWidget) -> bytes:

@@ -7,15 +7,18 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from console.finding import links
 from console.state import program
+from console.state.access import FILES
 from console.state.dashboard import MEASURES, View
+from console.state.recent_servers import RecentServers
 from console.state.timetext import parse_moment, parse_span
 
 DEFAULT_WINDOW = "10m"
 # As the panels call themselves, in the order in which they are read.
 PANELS = (
     *("fleet", "server", "latency", "drift", "reference", "skew", "events"),
-    *("predictions", "detail", "quality", "alerts"),
+    *("predictions", "detail", "quality", "alerts", "changes", "compare"),
 )
 EXIT_CODES = (
     "exit codes: 0 closed, or the screenshot was written, 1 it could not be written, "
@@ -43,7 +46,8 @@ def _add_servers(found: argparse.ArgumentParser) -> None:
         "servers",
         nargs="*",
         metavar="HOST:PORT",
-        help="servers to watch (default: those of the previous start, else 127.0.0.1:8433)",
+        help="servers to watch (default: those of the previous start, else 127.0.0.1:8433), or one "
+        "trefoil:// link to a view",
     )
     add = found.add_argument_group("the servers").add_argument
     add("--again", action="store_true", help="watch the servers of the previous start, if any")
@@ -143,6 +147,34 @@ def view_of(arguments: argparse.Namespace) -> View:
         measure=arguments.measure,
         expected_stamp=arguments.expect,
     )
+
+
+def follow_link(arguments: argparse.Namespace, recall: Callable[[], RecentServers]) -> bool:
+    """A `trefoil://` link in place of servers: what it says goes into `arguments`. It may come from
+    anybody: credentials go only to servers that were watched before. False without a link. Raises
+    ValueError."""
+    given = [text for text in arguments.servers if links.is_link(text)]
+    if not given:
+        return False
+    if len(arguments.servers) > 1:
+        raise ValueError("a link stands alone: it names its servers")
+    link = links.parse(given[0])
+    arguments.servers = [check_address(server) for server in link.servers]
+    arguments.again = False
+    if link.panel and link.panel not in PANELS:
+        raise ValueError(f"the link names the panel {link.panel!r}; there are {', '.join(PANELS)}")
+    arguments.panel = link.panel
+    for name, value in link.values:
+        setattr(arguments, name, value)
+    if arguments.measure not in MEASURES:
+        raise ValueError(f"the link names the measure {arguments.measure!r}")
+    known = recall()
+    if set(known.servers) >= set(arguments.servers):
+        arguments.tls = arguments.tls or known.access.tls
+        for name in FILES:
+            setattr(arguments, name, getattr(arguments, name) or getattr(known.access, name))
+    arguments.tls = arguments.tls or link.tls
+    return True
 
 
 def size_of(text: str) -> tuple[int, int] | None:

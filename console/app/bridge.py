@@ -172,13 +172,17 @@ class Bridge(QObject):
     def user(self) -> str:
         return _user()
 
-    def ask_bundles(self, server: str) -> None:
-        """What can be activated there; `bundlesKnown` brings it."""
+    def ask_bundles(self, server: str, wanted: Sequence[str]) -> None:
+        """The bundles with one of these roles there; `bundlesKnown` brings them."""
         hub = self._hub
         if hub is None:
             self.bundlesKnown.emit(server, [], "offline: no server is contacted")
             return
-        hub.bundles(server, _user(), lambda found, why: self.bundlesKnown.emit(server, found, why))
+
+        def known(found: list[tuple[str, str, str]], why: str) -> None:
+            self.bundlesKnown.emit(server, found, why)
+
+        hub.bundles(server, _user(), wanted, known)
 
     def save(self, key: str, value: str) -> None:
         self._writer.set_meta(key, value)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from console.app.actions import Actions
 from console.app.commands import Command
+from console.app.navigation import Navigation
 from console.app.window import Window
 
 GOES = (
@@ -21,9 +22,10 @@ GOES = (
     ("reference", "Reference against live"),
 )
 WITHOUT_KEY = (("server", "Server"), ("detail", "Prediction"))
+LETTERS = (("changes", "What changed", "W"), ("compare", "Compare", "U"))
 
 
-def commands_of(window: Window, actions: Actions) -> list[Command]:
+def commands_of(window: Window, actions: Actions, navigation: Navigation) -> list[Command]:
     """All commands, in the order in which they are shown."""
     found: list[Command] = []
     axis = window.axis
@@ -39,9 +41,17 @@ def commands_of(window: Window, actions: Actions) -> list[Command]:
     for name, text in WITHOUT_KEY:
         run = functools.partial(window.focus_panel, name)
         add(f"go.{name}", f"Go to {text}", (), "Go", run)
+    for name, text, key in LETTERS:
+        run = functools.partial(window.focus_panel, name)
+        add(f"go.{name}", f"Go to {text}", (key,), "Go", run)
     add("go.next", "Next panel", ("F6",), "Go", lambda: window.next_panel(1))
     add("go.previous", "Previous panel", ("Shift+F6",), "Go", lambda: window.next_panel(-1))
     add("go.filter", "Filter the predictions", ("/",), "Go", window.filter_predictions)
+    add("time.range", "Time range in words …", ("Shift+T",), "Time", navigation.time_range)
+    add("time.previous", "The range shown before", ("Alt+Left",), "Time", navigation.back)
+    add("time.next", "The range shown after", ("Alt+Right",), "Time", navigation.forward)
+    add("time.annotate", "Annotate for all consoles …", ("Shift+M",), "Time", navigation.annotate)
+    add("time.unannotate", "Take an annotation back", (), "Time", navigation.remove_note)
     add("time.longer", "Longer window", ("-",), "Time", lambda: axis.zoom(1.5))
     add("time.shorter", "Shorter window", ("+", "="), "Time", lambda: axis.zoom(1 / 1.5))
     add("time.back", "Back in time", (",",), "Time", lambda: axis.pan(-0.25))
@@ -59,14 +69,23 @@ def commands_of(window: Window, actions: Actions) -> list[Command]:
     add("alert.silence", "Silence an alert until …", ("S",), "Alerts", actions.silence)
     add("act.rollback", "Roll back …", ("Shift+R",), "Act", actions.roll_back)
     add("act.activate", "Activate a loaded bundle …", ("Shift+A",), "Act", actions.activate)
+    add("act.canary", "Start a canary …", ("Ctrl+Shift+C",), "Act", actions.start_canary)
+    add("act.canary_end", "End the canary …", ("Ctrl+Shift+E",), "Act", actions.end_canary)
+    add("act.rehearse", "Rehearse a bundle …", ("Ctrl+Shift+R",), "Act", actions.rehearse)
+    add("act.restart", "Restart a replica …", ("Shift+S",), "Act", actions.restart)
     add("act.drain", "Drain …", ("Shift+Q",), "Act", actions.drain)
     add("act.verify", "Verify every byte now …", ("Shift+V",), "Act", actions.verify)
     add("act.feedback", "Give feedback on this prediction …", ("Shift+F",), "Act",
         actions.give_feedback)  # fmt: skip
     add("act.replay", "Replay this prediction …", ("Shift+X",), "Act", actions.replay)
+    add("act.against", "Replay it against another stamp …", ("Ctrl+Shift+X",), "Act",
+        actions.replay_against)  # fmt: skip
     add("panel.maximise", "Maximise this panel", ("F",), "Panel", window.maximise)
     add("panel.measure", "Drift by PSI, KS, KL, JS", ("T",), "Panel", window.drift.cycle)
-    add("panel.throughput", "Percentiles or throughput", ("Y",), "Panel", window.latency.cycle)
+    add("panel.throughput", "Percentiles, throughput, host", ("Y",), "Panel", window.latency.cycle)
+    add(
+        "panel.host", "CPU, memory, disk, GPU over time", ("H",), "Panel", window.latency.show_hosts
+    )
     add("panel.split", "Split latency by server, stamp, …", ("P",), "Panel", window.next_split)
     add("panel.examples", "Requests at the cross-hair", ("X",), "Panel", window.show_examples)
     add("panel.sort", "Sort by this column", ("O",), "Panel", window.sort_column)
@@ -77,6 +96,7 @@ def commands_of(window: Window, actions: Actions) -> list[Command]:
     add("panel.png", "Export this panel as PNG", ("Shift+E",), "Panel", actions.export_png)
     add("copy.command", "Copy as command", ("C",), "Copy", actions.copy_command)
     add("copy.view", "Copy a command for this view", ("V",), "Copy", actions.copy_view)
+    add("copy.link", "Copy a link to this view", ("Ctrl+L",), "Copy", actions.copy_link)
     add("copy.incident", "Copy the incident as text", ("I",), "Copy", actions.copy_incident)
     add("copy.sheet", "Write the incident sheet", ("Shift+I",), "Copy", actions.incident_sheet)
     add("copy.table", "Copy this panel as a table", ("Shift+C",), "Copy", actions.copy_table)
@@ -84,7 +104,7 @@ def commands_of(window: Window, actions: Actions) -> list[Command]:
     add("window.theme", "Dark, light, high contrast", ("F8",), "Window", window.next_theme)
     add("window.reset", "Reset the layout", (), "Window", window.plan.reset)
     add("help.runbook", "Runbook of the worst problem", ("Shift+F1",), "Window", actions.runbook)
-    add("help.palette", "Commands …", ("Ctrl+K",), "Window", window.open_palette)
+    add("help.palette", "Find anything …", ("Ctrl+K",), "Window", navigation.find)
     add("help.keys", "Keyboard shortcuts", ("?", "F1"), "Window", window.sheet.toggle)
     add("window.quit", "Quit", ("Ctrl+Q",), "Window", window.close)
     return found

@@ -24,7 +24,7 @@ from console.plots.style import Style
 from console.state.dashboard import Board
 
 HORIZONTAL, VERTICAL = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
-PAGES = ("Overview", "Predictions", "Quality", "Alerts")
+PAGES = ("Overview", "Predictions", "Quality", "Alerts", "Changes")
 BESIDE = ("fleet", "server")  # on the left of every page
 
 
@@ -63,12 +63,14 @@ class PanelLayout(QObject):
         """Pages beside the overview. Each carries the time axis at its foot, to brush it there."""
         p = self._panels
         asking = _split(HORIZONTAL, (p["predictions"], 60), (p["detail"], 40))
-        self._splitters["asking"] = asking
+        looking = _split(HORIZONTAL, (p["changes"], 53), (p["compare"], 47))
+        self._splitters |= {"asking": asking, "looking": looking}
         for number, (page, names) in enumerate(
             (
                 (asking, ("predictions", "detail")),
                 (p["quality"], ("quality",)),
                 (p["alerts"], ("alerts",)),
+                (looking, ("changes", "compare")),
             ),
             start=1,
         ):

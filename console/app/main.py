@@ -12,7 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from console.app.arguments import check_access, check_address, parser, size_of, view_of
+from console.app.arguments import (
+    check_access,
+    check_address,
+    follow_link,
+    parser,
+    size_of,
+    view_of,
+)
 from console.state import program, recent_servers
 from console.state.access import FILES, ConnectionAccess
 from console.state.dashboard import Board, View
@@ -40,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     text = f"{program.name()}: %(message)s"
     logging.basicConfig(level=logging.WARNING, format=text, stream=sys.stderr)
     try:
+        linked = follow_link(arguments, lambda: recent_servers.recall(recent_servers.path()))
         view = view_of(arguments)
         size = size_of(arguments.size)
         check_access(arguments)
@@ -48,9 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"{program.name()}: {error}", file=sys.stderr)
         return USAGE
-    lasting = arguments.servers and not (
-        arguments.offline or arguments.again or arguments.screenshot
-    )
+    passing = linked or arguments.offline or arguments.again or arguments.screenshot
+    lasting = arguments.servers and not passing
     if lasting:
         last = recent_servers.RecentServers(tuple(servers), _access(arguments))
         recent_servers.remember(last, recent_servers.path())
@@ -161,10 +168,12 @@ def open_window(
     """The window with its actions, which are its child, and with every command."""
     from console.app.actions import Actions
     from console.app.keys import commands_of
+    from console.app.navigation import Navigation
     from console.app.window import Window
 
     window = Window(bridge, axis, style, clock)
-    window.add_commands(commands_of(window, Actions(window, bridge, axis, clock)))
+    navigation = Navigation(window, bridge, axis, clock)
+    window.add_commands(commands_of(window, Actions(window, bridge, axis, clock), navigation))
     return window
 
 

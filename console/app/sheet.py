@@ -7,9 +7,10 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from console.looks.changes import KINDS, WhatChanged
 from console.state import command_lines, next_steps
 from console.state.access import ConnectionAccess
-from console.state.dashboard import Board
+from console.state.dashboard import WANT_NOTHING, Board
 from console.state.sanitize import milliseconds
 from console.state.timetext import clock_text, iso
 
@@ -27,9 +28,15 @@ code, pre { background: #eef1f4; padding: 1px 4px; white-space: pre-wrap; }
 
 
 def html(
-    board: Board, pictures: Sequence[tuple[str, bytes]], command: str, access: ConnectionAccess
+    board: Board,
+    pictures: Sequence[tuple[str, bytes]],
+    command: str,
+    access: ConnectionAccess,
+    link: str = "",
+    changed: WhatChanged | None = None,
 ) -> str:
-    """`pictures` are (name, PNG). Times are UTC."""
+    """`pictures` are (name, PNG); `link` opens the view where the console is installed; `changed`
+    ranks what explains the rise of bad rows. Times are UTC."""
     state = board.fleet_state
     parts = [
         f"<h1>{escape(state.state)}: {escape(state.sentence)}</h1>",
@@ -39,21 +46,25 @@ def html(
             (
                 (m.text, m.detail, next_steps.next_of(m), next_steps.address("", m.kind))
                 for m in state.messages
-                if m.kind
+                if m.kind and m.kind not in WANT_NOTHING
             ),
         ),
         "<h2>Figures</h2>",
         _figures(board),
         "<h2>Servers</h2>",
         _servers(board),
+        "<h2>What changed</h2>",
+        _changed(changed),
         "<h2>What changed before</h2>",
         _events(board, CHANGES, board.from_s - BEFORE_S),
+        "<h2>Notes</h2>",
+        _notes(board),
         "<h2>Alerts</h2>",
         _alerts(board),
         "<h2>All events of the window</h2>",
         _events(board, (), board.from_s),
         "<h2>Commands</h2>",
-        "<pre>" + "\n".join(escape(line) for line in _commands(board, command, access)) + "</pre>",
+        "<pre>" + "\n".join(map(escape, _commands(board, command, access, link))) + "</pre>",
         "<h2>Pictures</h2>",
         *(
             f'<h3>{escape(name)}</h3><img alt="{escape(name)}" '
@@ -120,5 +131,39 @@ def _alerts(board: Board) -> str:
     return _table(head, rows[:MOST_EVENTS])
 
 
-def _commands(board: Board, command: str, access: ConnectionAccess) -> list[str]:
-    return [command, *(command_lines.status(line.address, access) for line in board.servers[:20])]
+def _changed(found: WhatChanged | None) -> str:
+    """Ranked by how much of the rise each explains: its part of it minus its share before."""
+    if found is None:
+        return "<p>not known: the cache did not answer in time</p>"
+    sentences = "".join(f"<li>{escape(text)}</li>" for text in found.sentences)
+    spans = " against ".join(
+        f"{iso(low)} to {iso(high)}" for low, high in (found.after, found.before)
+    )
+    rows = [
+        (
+            f"{100 * line.explains:.0f} %" if line.explains == line.explains else "–",
+            KINDS.get(line.what, line.what),
+            line.of,
+            line.text,
+        )
+        for line in found.findings
+    ]
+    head = ("explains", "what", "which", "how it moved")
+    return f"<p>{escape(spans)}</p><ul>{sentences}</ul>{_table(head, rows)}"
+
+
+def _notes(board: Board) -> str:
+    rows = [
+        (clock_text(note.at_s, "%Y-%m-%d %H:%M:%S"), note.actor, note.text)
+        for note in reversed(board.notes)
+        if note.to_s >= board.from_s - BEFORE_S and note.at_s <= board.to_s
+    ]
+    return _table(("UTC", "who", "note"), rows)
+
+
+def _commands(board: Board, command: str, access: ConnectionAccess, link: str) -> list[str]:
+    return [
+        command,
+        *([link] if link else []),
+        *(command_lines.status(line.address, access) for line in board.servers[:20]),
+    ]

@@ -13,6 +13,9 @@ from console.state.dashboard import View
 from console.state.timetext import LONGEST_S, SHORTEST_S
 
 SIMULATED_WINDOW_S = 2 * 86400.0
+MOST_REMEMBERED = 50  # ranges to go back to
+TOGETHER_S = 0.8  # a drag or a turn of the wheel is one step of the history
+Shown = tuple[float, float | None, tuple[float, float] | None]  # window, end, brush
 
 
 class TimeAxis(QObject):
@@ -33,6 +36,9 @@ class TimeAxis(QObject):
         self.cursor_s = math.nan
         self.locked = False
         self.markers: tuple[float, ...] = ()
+        self._past: list[Shown] = []
+        self._future: list[Shown] = []
+        self._remembered_s = -math.inf
 
     def _clock(self) -> float:
         return self._real() + self.ahead_s
@@ -49,8 +55,46 @@ class TimeAxis(QObject):
     def change(self, **changes: object) -> None:
         view = replace(self.view, **changes)  # type: ignore[arg-type]
         if view != self.view:
+            old = _range_of(self.view)
+            if old != _range_of(view):
+                self._remember(old)
             self.view = view
             self.viewChanged.emit(view)
+
+    def _remember(self, old: Shown) -> None:
+        now_s = self._real()
+        if now_s - self._remembered_s > TOGETHER_S:
+            self._past = [*self._past, old][-MOST_REMEMBERED:]
+        self._remembered_s = now_s
+        self._future.clear()
+
+    def back(self) -> bool:
+        """What was shown before; False where there is nothing."""
+        return self._step(self._past, self._future)
+
+    def forward(self) -> bool:
+        """What was shown before `back`."""
+        return self._step(self._future, self._past)
+
+    def _step(self, source: list[Shown], other: list[Shown]) -> bool:
+        if not source:
+            return False
+        other.append(_range_of(self.view))
+        window_s, end_s, brush = source.pop()
+        self.view = replace(self.view, window_s=window_s, end_s=end_s, brush=brush)
+        self._remembered_s = -math.inf
+        end = end_s if end_s is not None else self._clock()
+        self.span = (end - window_s, end)
+        self.viewChanged.emit(self.view)
+        self.brushChanged.emit()
+        return True
+
+    def show_range(self, from_s: float, to_s: float, live: bool) -> None:
+        """A range that was chosen: no brush; one that ends now follows the clock."""
+        window = min(max(to_s - from_s, SHORTEST_S), LONGEST_S)
+        self.change(window_s=window, end_s=None if live else to_s, brush=None)
+        self.span = (to_s - window, to_s)
+        self.brushChanged.emit()
 
     def shown(self, span: tuple[float, float]) -> None:
         """A board with this span is on the screen now."""
@@ -156,3 +200,7 @@ class TimeAxis(QObject):
         kept = tuple(marker for marker in self.markers if abs(marker - at) > near)
         self.markers = kept if len(kept) < len(self.markers) else (*self.markers, at)
         self.cursorChanged.emit(self.cursor_s)
+
+
+def _range_of(view: View) -> Shown:
+    return view.window_s, view.end_s, view.brush

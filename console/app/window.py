@@ -23,11 +23,14 @@ from PySide6.QtWidgets import (
 from console.app.bridge import Bridge
 from console.app.commands import Command, CommandRegistry
 from console.app.layout import PanelLayout
+from console.app.looks import Looks
 from console.app.notices import Notices
 from console.app.queries import Queries
 from console.app.theme import THEMES, palette, sheet
 from console.app.timeaxis import TimeAxis
 from console.panels.alerts import AlertsPanel
+from console.panels.changes import ChangesPanel
+from console.panels.compare import ComparePanel
 from console.panels.data_table import DataTable
 from console.panels.detail import DetailPanel
 from console.panels.drift import DriftPanel
@@ -35,7 +38,7 @@ from console.panels.events import EventsPanel
 from console.panels.fleet import FleetPanel
 from console.panels.frame import Panel
 from console.panels.latency import LatencyPanel
-from console.panels.palette import CommandPalette, KeySheet
+from console.panels.palette import KeySheet
 from console.panels.predictions import PredictionsPanel
 from console.panels.quality import QualityPanel
 from console.panels.reference import ReferencePanel
@@ -72,6 +75,7 @@ class Window(QMainWindow):
         self.notices = Notices(self, style)
         self.sheet = KeySheet(self, style, self.commands)
         self.queries = Queries(bridge, self.latency, self.predictions, self.detail, self.name_of)
+        self.looks = Looks(bridge, self.changes, self.compare)
         self._connect()
         self._aging = QTimer(self)
         self._aging.setInterval(1000)
@@ -92,9 +96,12 @@ class Window(QMainWindow):
         self.detail = DetailPanel(style)
         self.quality = QualityPanel(style)
         self.alerts = AlertsPanel(style, axis)
+        self.changes = ChangesPanel(style, axis)
+        self.compare = ComparePanel(style, axis)
         every: tuple[Panel, ...] = (
             *(self.fleet, self.server, self.latency, self.drift, self.reference, self.skew),
             *(self.events, self.predictions, self.detail, self.quality, self.alerts),
+            *(self.changes, self.compare),
         )
         self.panels: dict[str, Panel] = {panel.name: panel for panel in every}
 
@@ -236,9 +243,6 @@ class Window(QMainWindow):
 
     def open_data_table(self) -> None:
         DataTable(self, self.ui_style, self.focused_panel()).open()
-
-    def open_palette(self) -> None:
-        CommandPalette(self, self.commands).open()
 
     def go_live(self) -> None:
         if self.sheet.isVisible():

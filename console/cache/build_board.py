@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from console.cache import compare, drift, rows, timeline
+from console.cache import compare, drift, hosts, rows, timeline
 from console.cache.fleet import line_of, slo_ms_of
 from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
@@ -18,6 +18,7 @@ from console.state.dashboard import (
     Board,
     CacheUsage,
     DriftLine,
+    HostColumns,
     QualityLine,
     ReferenceComparison,
     TimelineEvent,
@@ -91,6 +92,8 @@ class BoardBuilder:
         found = self._once("alert", (), lambda: rows.alerts(self.db, self._names))
         pending = {(a.server, a.target): a.kind for a in actions if a.state == "waiting"}
         alerts = events.alert_lines(found, servers, silences, pending, now_s)
+        written = self._once("annotation", (), lambda: rows.written_notes(self.db, self._names))
+        notes = events.notes_of(written, actions, servers)
         drifting = firing.marked(drifting, alerts, lambda a: servers[a].name if a in servers else a)
         odd = {line.address: line for line in skewed}
         lines = tuple(line_of(s, now_s, latencies, odd) for s in servers.values())
@@ -105,6 +108,7 @@ class BoardBuilder:
             fleet_state=state,
             servers=lines,
             latency=shown,
+            host=self._host(view, span, shifts_s) if view.host else None,
             drift=drifting,
             drift_span=hours,
             comparison=self._comparison(view, span, drifting),
@@ -113,9 +117,10 @@ class BoardBuilder:
             silences=tuple(silences),
             actions=tuple(actions),
             timeline_events=events.timeline_events(
-                alerts, deploys, servers, self._link_news, actions, ahead_s
+                alerts, deploys, servers, self._link_news, actions, ahead_s, notes
             ),
             deploys=tuple(deploys),
+            notes=notes,
             quality=self._quality(servers, now_s),
             slices=tuple(self._once("slice", (), lambda: rows.slices(self.db, self._names))),
             offline=links is None,
@@ -204,6 +209,14 @@ class BoardBuilder:
             "profile",
             (hours, view.measure, "no tick yet"),
             lambda: drift.in_window(self.db, self._names, self._features(), hours, view.measure),
+        )
+
+    def _host(
+        self, view: View, span: tuple[float, float], shifts_s: Mapping[str, float]
+    ) -> HostColumns:
+        key = (view.scope, view.window_s, view.columns, int(span[1] // hosts.column_width_s(view)))
+        return self._once(
+            "host", key, lambda: hosts.columns(self.db, self._names, view, span, shifts_s)
         )
 
     def _features(self) -> drift.Features:

@@ -11,16 +11,18 @@ import numpy as np
 
 from console.cache.codec import pack
 from console.cache.retention import mark_changed
-from console.cache.schema import LATENCY, PREDICTION
+from console.cache.schema import HOST, LATENCY, PREDICTION
 from console.state.domain import (
     CachedPrediction,
     FeedRow,
+    HostSnapshot,
     ReceivedRow,
     ServerSnapshot,
 )
 from server.telemetry.outputs import output_tuple, time_tuple
 from server.telemetry.rows import (
     AlertRow,
+    AnnotationRow,
     DeployRow,
     DriftRow,
     FeatureRow,
@@ -75,10 +77,12 @@ _BODY = {  # small rows, kept as JSON
     "quality": "server, at_ms, id",
     "slice": "server, id, at_ms",
     "silence": "server, id, at_ms",
+    "annotation": "server, id, at_ms",
     "feature": "stamp, name, at_ms",
 }
 _COLUMNS = {table: f"{columns}, body" for table, columns in _BODY.items()} | {
     "latency": ", ".join(LATENCY),
+    "host": ", ".join(HOST),
     "prediction": ", ".join(PREDICTION),
     "profile": "server, stamp, feature, slice, hour_s, n, sum, sum_squares, min, max, missing,"
     " nonfinite, counts",
@@ -118,6 +122,10 @@ def insert(
                 )
             if isinstance(event.row, ServerSnapshot):
                 servers[event.server] = (event.server, pack(event.row), event.received_unix_ms)
+                if event.row.host.at_unix_ms:
+                    names.server = event.server
+                    figures = _host(event.row.host, names.id(event.server))
+                    batches.setdefault("host", []).append(figures)
             else:
                 names.server = event.server
                 table, values = _values(event.row, names.id(event.server), names)
@@ -138,6 +146,30 @@ def insert(
             list(heard.values()),
         )
     return frozenset(batches) | (frozenset({"server"}) if servers else frozenset())
+
+
+HOST_MS = 10_000  # one row for so long
+
+
+def _host(now: HostSnapshot, server: int) -> tuple[object, ...]:
+    """None where a figure is not known; of several GPUs the fullest, the mean use, all their power
+    and the hottest."""
+    gpus = [(g.memory_used_bytes, g.memory_total_bytes) for g in now.gpus if g.memory_total_bytes]
+    uses = [gpu.utilisation for gpu in now.gpus if gpu.utilisation == gpu.utilisation]
+    power = [gpu.power_w for gpu in now.gpus if gpu.power_w == gpu.power_w]
+    heat = [gpu.temperature_c for gpu in now.gpus if gpu.temperature_c == gpu.temperature_c]
+    disk = now.disk_total_bytes
+    return (
+        now.at_unix_ms - now.at_unix_ms % HOST_MS,
+        server,
+        now.cpu_share if now.cpu_share == now.cpu_share else None,
+        now.memory_used_bytes / now.memory_total_bytes if now.memory_total_bytes else None,
+        1 - now.disk_free_bytes / disk if disk else None,
+        max((used / total for used, total in gpus), default=None),
+        sum(uses) / len(uses) if uses else None,
+        sum(power) if power else None,
+        max(heat, default=None),
+    )
 
 
 def _values(row: FeedRow, server: int, names: TextIds) -> tuple[str, tuple[object, ...]]:
@@ -165,6 +197,8 @@ def _values(row: FeedRow, server: int, names: TextIds) -> tuple[str, tuple[objec
             return "quality", (server, row.bucket_unix_s * 1000, key, pack(row))
         case SliceRow():
             return "slice", (server, row.expression, row.at_unix_ms, pack(row))
+        case AnnotationRow():
+            return "annotation", (server, row.id, row.at_unix_ms, pack(row))
         case SilenceRow():
             return "silence", (server, row.id, row.until_unix_ms, pack(row))
         case ServerSnapshot():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from console.cache import drift, filter_sql, predictions, rows
+from console.cache import drift, filter_sql, predictions, rows, sides
 from console.cache.interned import InternedTexts
 from console.state.query_types import (
     FindPredictions,
@@ -21,6 +21,8 @@ from console.state.query_types import (
     PredictionDetail,
     PredictionPage,
     Query,
+    ReadChanges,
+    ReadComparison,
     ReadPage,
     ReadPayload,
     ReadPrediction,
@@ -102,6 +104,10 @@ class QueryThread:
                 self._answer(number, PredictionPage(predictions.page(db, names, numbers)))
             case ReadPrediction(server, identity):
                 self._answer(number, _single(db, names, server, identity))
+            case ReadChanges():
+                self._answer(number, sides.what_changed(db, names, question))
+            case ReadComparison():
+                self._answer(number, sides.comparison(db, names, question))
             case ReadPayload(server, identity):
                 body = rows.payload(db, names, server, identity)
                 if body is not None:

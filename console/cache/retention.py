@@ -19,6 +19,8 @@ KEEP_ROWS_MS = {
     "quality": ("at_ms", 90 * 24 * HOUR_MS),
     "slice": ("at_ms", 7 * 24 * HOUR_MS),
     "silence": ("at_ms", 7 * 24 * HOUR_MS),
+    "annotation": ("at_ms", 365 * 24 * HOUR_MS),
+    "host": ("at_ms", 7 * 24 * HOUR_MS),
 }
 SLICE_ROWS = 20_000  # deleted or summed at a time, so that a reader never waits long
 _SUMS = "queue_ms, decode_ms, preprocess_ms, forward_ms, post_ms, total_ms"
@@ -68,9 +70,14 @@ _GIVE_WAY = {
     "alert": ("at_ms", 100),
     "deploy": ("at_ms", 100),
     "silence": ("at_ms", 100),
+    "annotation": ("at_ms", 100),
+    "host": ("at_ms", 90),
     "feature": ("at_ms", 100),
 }
-_WITH_BODY = ("quality", "slice", "alert", "deploy", "silence", "feature")
+_WITH_BODY = (
+    *("quality", "slice", "alert", "deploy", "silence", "feature"),
+    "annotation",
+)
 _SHRINK_TO = 0.95
 
 

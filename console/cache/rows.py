@@ -19,6 +19,7 @@ from console.state.domain import (
 )
 from server.telemetry.rows import (
     AlertRow,
+    AnnotationRow,
     DeployRow,
     QualityRow,
     SilenceRow,
@@ -86,6 +87,12 @@ def silences(
     db: sqlite3.Connection, names: InternedTexts, now_ms: float
 ) -> list[tuple[str, SilenceRow]]:
     return _bodies(db, names, SilenceRow, "silence", ("at_ms > ?", (now_ms,)))
+
+
+def written_notes(db: sqlite3.Connection, names: InternedTexts) -> list[tuple[str, AnnotationRow]]:
+    """The newest 1,000 by the time they are about, newest first."""
+    where = ("1 ORDER BY at_ms DESC LIMIT 1000", ())
+    return _bodies(db, names, AnnotationRow, "annotation", where)
 
 
 def deploys(db: sqlite3.Connection, names: InternedTexts) -> list[tuple[str, DeployRow]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from server.telemetry.outputs import OUTPUT_NAMES, OUTPUTS, TIME_NAMES
 
-VERSION = 2  # PRAGMA user_version; a file with a higher one was written by a newer console
+VERSION = 3  # PRAGMA user_version; a file with a higher one was written by a newer console
 
 _COLD = (
     ("alert", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),
@@ -19,11 +19,15 @@ _COLD = (
     ("feature", "stamp INTEGER, name INTEGER, at_ms INTEGER", "stamp, name"),
 )
 
+_SINCE_3 = (("annotation", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),)
+
 # The columns that are written and read by position.
 LATENCY = (
     *("bucket_ms", "server", "stamp", "mix", "replica", "width_s", "requests", "errors", "counts"),
     *(*TIME_NAMES, "batch_rows", "exemplars"),
 )
+# Shares of 0 to 1 but power (watts, of all GPUs) and heat (degrees Celsius, of the hottest).
+HOST = (*("at_ms", "server", "cpu", "memory", "disk", "gpu_memory", "gpu", "power", "heat"),)
 PREDICTION = (
     *("server", "id", "at_ms", "stamp", "mix", "label", "true_label", *TIME_NAMES, "batch_size"),
     *("replica", "slices", "error", "kept", "client", "session", "trace_id", "features", "task"),
@@ -151,6 +155,18 @@ def build(connection: sqlite3.Connection, stop_before: str | None = None) -> Non
                 f"json_set(body, '$.{new}', json_extract(body, '$.{old}')), '$.{old}')"
                 f" WHERE json_type(body, '$.{old}') IS NOT NULL"
             )
+
+    @migrations(name="0003_annotations_and_hosts")
+    def annotations_and_hosts(db: Database) -> None:
+        """Notes of people, and what each host reported: one row each ten seconds."""
+        for table, columns, key in _SINCE_3:
+            db.execute(f"CREATE TABLE {table} ({columns}, body TEXT NOT NULL, PRIMARY KEY ({key}))")
+            db.execute(f"CREATE INDEX {table}_at ON {table} (at_ms)")
+        figures = ", ".join(f"{name} REAL" for name in HOST[2:])
+        db.execute(
+            f"CREATE TABLE host (at_ms INTEGER NOT NULL, server INTEGER NOT NULL, {figures},"
+            " PRIMARY KEY (at_ms, server)) WITHOUT ROWID"
+        )
 
     migrations.apply(Database(connection), stop_before=stop_before)
     connection.execute(f"PRAGMA user_version = {VERSION}")

@@ -33,6 +33,7 @@ KINDS: Mapping[str, type] = {
     "feature": rows.FeatureRow,
     "slice": rows.SliceRow,
     "silence": rows.SilenceRow,
+    "annotation": rows.AnnotationRow,
 }
 
 
@@ -52,6 +53,9 @@ def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> R
         raise RowRefused(f"{kind}: {size:,} bytes; the limit is {longest:,}")
     row: Any = build(KINDS[kind], getattr(message, kind))
     _check(kind, row)
+    if kind == "snapshot" and row.host.at_unix_ms:  # on the axis, also where time is simulated
+        at_ms = message.server_unix_ns // 1_000_000 or row.host.at_unix_ms
+        row = dataclasses.replace(row, host=dataclasses.replace(row.host, at_unix_ms=at_ms))
     return ReceivedRow(
         server=server,
         cursor=message.cursor,
@@ -116,6 +120,7 @@ _TIMES = {
     "deploy": "at_unix_ms",
     "prediction": "at_unix_ms",
     "alert": "opened_unix_ms",
+    "annotation": "at_unix_ms",
 }
 _TIMES_S = {"profile": "hour_unix_s", "quality": "bucket_unix_s"}
 
@@ -134,6 +139,8 @@ def _check(kind: str, row: Any) -> None:
         raise RowRefused(f"feature {row.name}: an edge that is not finite")
     if kind == "alert" and not row.id:
         raise RowRefused("alert: no id")
+    if kind == "annotation" and not row.id:
+        raise RowRefused("annotation: no id")
     if kind == "prediction" and not row.prediction_id:
         raise RowRefused("prediction: no id")
 

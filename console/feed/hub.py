@@ -26,7 +26,7 @@ from console.state.domain import Action, Link, ReceivedRow
 from console.state.query_types import Searched, SearchServers
 from console.state.sanitize import sanitized
 from proto import observe_pb2, observe_pb2_grpc
-from server.telemetry.rows import AlertRow, SilenceRow
+from server.telemetry.rows import AlertRow, AnnotationRow, SilenceRow
 
 log = logging.getLogger(__name__)
 MOST_BACKLOG = 20_000  # rows of 1 KiB or less waiting for the disk before the feed stops reading
@@ -170,13 +170,15 @@ class Hub:
         self,
         server: str,
         actor: str,
+        wanted: Sequence[str],
         done: Callable[[list[tuple[str, str, str]], str], None],
     ) -> None:
-        """Ask what can be activated there; `done((stamp, name, roles) of each, why not)`."""
+        """Ask for the bundles with one of the `wanted` roles there; `done((stamp, name, roles) of
+        each, why not)`."""
 
         async def ask() -> None:
             try:
-                done(await doing.bundles(server, self._access, actor), "")
+                done(await doing.bundles(server, self._access, actor, wanted), "")
             except (doing.DeedRefused, OSError) as error:
                 done([], sanitized(str(error), 300))
 
@@ -203,6 +205,10 @@ class Hub:
                     timeout=CALL_S,
                     metadata=metadata,
                 )
+            elif action.kind == "annotate":
+                await self._annotate(stub, action)
+                done(action, "done", "")
+                return
             else:
                 answer = await stub.Silence(_silence(action), timeout=CALL_S, metadata=metadata)
         except aio.AioRpcError as error:
@@ -215,6 +221,20 @@ class Hub:
             return
         self._put_answer(action.server, answer)
         done(action, "done", "")
+
+    async def _annotate(self, stub: observe_pb2_grpc.ObserveStub, action: Action) -> None:
+        """By the server's clock; and as the server answers it, without waiting for the watch."""
+        link = self._links[action.server]
+        identity, *times = action.target.split("\t")
+        request = observe_pb2.AnnotateRequest(
+            id=identity, text=action.note, actor=action.actor, remove=action.undo
+        )
+        if not action.undo:
+            ahead_ms = link.link.shift_s * 1000
+            request.at_unix_ms, request.to_unix_ms = (int(int(at) + ahead_ms) for at in times)
+        row = await stub.Annotate(request, timeout=CALL_S, metadata=link.metadata())
+        note = build(AnnotationRow, row)
+        self._sink.put([ReceivedRow(action.server, 0, "", time.time() * 1000, note)])
 
     def _put_answer(self, server: str, answer: observe_pb2.AlertAction) -> None:
         """The alert and the silence as the server answers them, without waiting for the watch."""

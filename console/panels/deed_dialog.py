@@ -26,13 +26,19 @@ from console.state.deeds import LABEL, Deed
 from console.state.domain import Action
 
 LONGEST_REASON = 500
+CHOOSES = {"feedback": "True label", "restart": "Replica"}
+NOTHING_LOADED = "no other bundle is loaded or warm there (server load BUNDLE)"
+NONE = {
+    "canary": "no bundle is loaded there and waits to be activated (server load BUNDLE)",
+    "rehearse": "the store of this server holds no other bundle (server load BUNDLE)",
+}
 WIDTH = 620
 
 
 class DeedDialog(QDialog):
     """`servers` are (address, name), the one it is about first. `prediction`: what feedback and
-    replays are about. `labels`: what feedback can be. `wanted` carries the action that was
-    confirmed."""
+    replays are about. `choices` are (text, value) of what can be chosen where that is known:
+    labels of feedback, replicas of a restart. `wanted` carries the action that was confirmed."""
 
     wanted = Signal(object)  # Action
 
@@ -45,7 +51,7 @@ class DeedDialog(QDialog):
         access: ConnectionAccess,
         clock: Callable[[], float],
         prediction: str = "",
-        labels: Sequence[str] = (),
+        choices: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(parent)
         self._deed, self._servers, self._actor = deed, list(servers), actor
@@ -57,7 +63,8 @@ class DeedDialog(QDialog):
         form.addRow(self.sentence)
         self.scope = QComboBox()
         self.target = QComboBox()
-        self._ask(form, labels)
+        self.more: list[QComboBox] = []  # share and minutes of a canary
+        self._ask(form, choices)
         self.reason = QLineEdit()
         self.reason.setMaxLength(LONGEST_REASON)
         self.reason.setPlaceholderText("kept with your name, for the next operator")
@@ -71,11 +78,12 @@ class DeedDialog(QDialog):
         form.addRow(self._buttons())
         self.reason.textChanged.connect(self._changed)
         self.scope.currentIndexChanged.connect(self._changed)
-        self.target.currentIndexChanged.connect(self._changed)
+        for box in (self.target, *self.more):
+            box.currentIndexChanged.connect(self._changed)
         self._changed()
-        (self.target if deed.kind == "feedback" else self.reason).setFocus()
+        (self.target if choices else self.reason).setFocus()
 
-    def _ask(self, form: QFormLayout, labels: Sequence[str]) -> None:
+    def _ask(self, form: QFormLayout, choices: Sequence[tuple[str, str]]) -> None:
         address, name = self._servers[0]
         self.scope.addItem(f"{name} alone", address)
         if self._deed.whole and len(self._servers) > 1:
@@ -84,14 +92,29 @@ class DeedDialog(QDialog):
         self.scope.setAccessibleName("Servers")
         if self.scope.count() > 1:
             form.addRow("Where", self.scope)
-        if self._deed.kind == "activate":
+        if self._deed.bundles:
             self.target.addItem("asking the server …", "")
             form.addRow("Bundle", self.target)
-        if self._deed.kind == "feedback":
-            for label in labels:
-                self.target.addItem(label, label)
-            form.addRow("True label", self.target)
+        elif choices:
+            for text, value in choices:
+                self.target.addItem(text, value)
+            form.addRow(CHOOSES.get(self._deed.kind, "What"), self.target)
         self.target.setAccessibleName(self._deed.title)
+        if self._deed.kind == "canary":
+            self._ask_share(form)
+
+    def _ask_share(self, form: QFormLayout) -> None:
+        for head, values, text in (
+            ("Share of sessions", deeds.SHARES, "{:.0%}"),
+            ("Minutes", deeds.MINUTES, "{}"),
+        ):
+            box = QComboBox()
+            box.setAccessibleName(head)
+            for value in values:
+                box.addItem(text.format(value), f"{value:g}")
+            box.setCurrentIndex(1)
+            form.addRow(head, box)
+            self.more.append(box)
 
     def _command_row(self) -> QWidget:
         self.command = QLineEdit()
@@ -115,15 +138,15 @@ class DeedDialog(QDialog):
         return buttons
 
     def show_bundles(self, server: str, found: Sequence[tuple[str, str, str]], why: str) -> None:
-        """What can be activated, as the server answered it."""
-        if self._deed.kind != "activate" or server != self._servers[0][0]:
+        """What can be chosen, as the server answered it."""
+        if not self._deed.bundles or server != self._servers[0][0]:
             return
         self.target.clear()
         for stamp, name, roles in found:
             self.target.addItem(deeds.loaded_text(stamp, name, [roles]), stamp)
         if not found:
             self.target.addItem("none", "")
-            why = why or "no other bundle is loaded or warm there (server load BUNDLE)"
+            why = why or NONE.get(self._deed.kind, NOTHING_LOADED)
         self.trouble.setText(why)
         self.trouble.setVisible(bool(why))
         self._changed()
@@ -131,8 +154,8 @@ class DeedDialog(QDialog):
     def action(self) -> Action:
         """What would be done now."""
         target = str(self.target.currentData() or "")
-        if self._prediction:
-            target = f"{self._prediction}{LABEL}{target}" if target else self._prediction
+        more = [str(box.currentData()) for box in self.more]
+        target = LABEL.join(part for part in (self._prediction, target, *more) if part)
         return Action(
             id=0,
             server=str(self.scope.currentData()),

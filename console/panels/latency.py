@@ -16,6 +16,7 @@ from console.panels.frame import Panel
 from console.plots.charts import Percentiles, StageTimesPlot, Throughput
 from console.plots.event_marks import EventMarks
 from console.plots.heatmap import HeatMap
+from console.plots.hostplot import HostPlot
 from console.plots.style import Style
 from console.state.dashboard import SPLITS, Board, ExampleRequest
 from console.state.sanitize import duration, milliseconds
@@ -38,18 +39,23 @@ class LatencyPanel(Panel):
         self.percentiles = Percentiles(style, axis)
         self.throughput = Throughput(style, axis, "Throughput over time")
         self.stages = StageTimesPlot(style, axis, "Mean stage times over time")
+        self.host = HostPlot(style, axis, "What the hosts use over time")
         self.heat = HeatMap(style, axis)
         self.event_marks = EventMarks(style, axis)
-        self.plots = (self.percentiles, self.throughput, self.stages, self.heat, self.event_marks)
+        self.plots = (
+            *(self.percentiles, self.throughput, self.stages, self.host),
+            *(self.heat, self.event_marks),
+        )
         self._scope, self._split, self._mix = QComboBox(), QComboBox(), QComboBox()
         self.body.addLayout(self._controls())
         column = self._column = QVBoxLayout()
         column.setContentsMargins(0, 0, 0, 2)
         column.setSpacing(2)
-        for plot, share in zip(self.plots, (50, 0, 18, 46, 0), strict=True):
+        for plot, share in zip(self.plots, (50, 0, 18, 0, 46, 0), strict=True):
             plot.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
             column.addWidget(plot, share)
         self.throughput.hide()
+        self.host.hide()
         self.percentiles.speaks_first = True
         self.event_marks.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.body.addLayout(column)
@@ -152,20 +158,28 @@ class LatencyPanel(Panel):
         return legend
 
     def cycle(self) -> None:
-        """Percentiles, throughput, and back."""
-        showing = self.throughput.isVisible()
-        self.throughput.setVisible(not showing)
-        self.percentiles.setVisible(showing)
-        if self.board is not None:
-            (self.percentiles if showing else self.throughput).show_board(self.board)
-        self._share(showing)
+        """Percentiles, throughput, percentiles with what the hosts use, and back."""
+        host, throughput = self.axis.view.host, self.throughput.isVisible()
+        self._show(throughput=not throughput and not host, host=throughput)
 
-    def _share(self, percentiles: bool) -> None:
-        self._column.setStretch(0, 50 if percentiles else 0)
-        self._column.setStretch(1, 0 if percentiles else 50)
+    def show_hosts(self) -> None:
+        """What the hosts use under the percentiles, or no longer."""
+        self._show(throughput=False, host=not self.axis.view.host)
+
+    def _show(self, throughput: bool, host: bool) -> None:
+        self.throughput.setVisible(throughput)
+        self.percentiles.setVisible(not throughput)
+        self.host.setVisible(host)
+        self.stages.setVisible(not host and self.height() > NARROW)
+        for place, share in enumerate((0 if throughput else 50, 50 if throughput else 0, 18,
+                                       34 if host else 0)):  # fmt: skip
+            self._column.setStretch(place, share)
+        self.axis.change(host=host)
+        if self.board is not None:
+            (self.throughput if throughput else self.percentiles).show_board(self.board)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        self.stages.setVisible(event.size().height() > NARROW)
+        self.stages.setVisible(event.size().height() > NARROW and not self.axis.view.host)
         columns = int(self.percentiles.area.width())
         if abs(columns - self.axis.view.columns) > 8 and columns > 50:
             self.axis.change(columns=columns)

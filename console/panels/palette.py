@@ -1,14 +1,15 @@
-"""The command palette and the key sheet, both made of the one registry."""
+"""The box that finds anything, and the key sheet, which is made of the registry of commands."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from PySide6.QtCore import QEvent, QObject, QRectF, Qt
+from PySide6.QtCore import QEvent, QObject, QRectF, Qt, Signal
 from PySide6.QtGui import QHideEvent, QKeyEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QApplication, QDialog, QLineEdit, QListWidget, QVBoxLayout, QWidget
 
 from console.app.commands import Command, CommandRegistry
+from console.finding.finder import Hit
 from console.plots import paint
 from console.plots.style import Style
 
@@ -25,20 +26,28 @@ def columns_of(heights: Sequence[float], room: float) -> int:
     return columns
 
 
-class CommandPalette(QDialog):
-    def __init__(self, parent: QWidget, commands: CommandRegistry) -> None:
+class FindBox(QDialog):
+    """One line that finds anything; `find` gives the hits for a text, best first, and `chosen`
+    carries the one that was picked."""
+
+    chosen = Signal(object)  # Hit
+
+    def __init__(self, parent: QWidget, find: Callable[[str], Sequence[Hit]]) -> None:
         super().__init__(parent)
-        self.setWindowTitle("Commands")
+        self.setWindowTitle("Find")
         self.setModal(True)
-        self.setMinimumSize(460, 360)
-        self._commands = commands
-        self._found: list[Command] = []
+        self.setMinimumSize(640, 420)
+        self._find = find
+        self._found: Sequence[Hit] = ()
         self.line = QLineEdit()
-        self.line.setPlaceholderText("type a command")
-        self.line.setAccessibleName("Command")
+        self.line.setPlaceholderText(
+            "a server, feature, slice, alert, prediction id, time (last 3 h) or command"
+        )
+        self.line.setAccessibleName("Find")
         self.list = QListWidget()
         self.list.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.list.setAccessibleName("Commands found")
+        self.list.setAccessibleName("Found")
+        self.list.setWordWrap(True)
         column = QVBoxLayout(self)
         column.addWidget(self.line)
         column.addWidget(self.list)
@@ -49,18 +58,19 @@ class CommandPalette(QDialog):
         self._search("")
 
     def _search(self, text: str) -> None:
-        self._found = self._commands.search(text)
+        self._found = self._find(text)
         self.list.clear()
-        for command in self._found:
-            keys = "  ".join(command.keys)
-            self.list.addItem(f"{command.title}    {keys}" if keys else command.title)
-        self.list.setCurrentRow(0)
+        for hit in self._found:
+            self.list.addItem(_line_of(hit))
+        first = next((n for n, hit in enumerate(self._found) if hit.kind != "none"), 0)
+        self.list.setCurrentRow(first)
 
     def _run(self) -> None:
         place = self.list.currentRow()
+        if not 0 <= place < len(self._found) or self._found[place].kind == "none":
+            return
         self.accept()
-        if 0 <= place < len(self._found):
-            self._found[place].run()
+        self.chosen.emit(self._found[place])
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if isinstance(event, QKeyEvent) and event.type() == QEvent.Type.KeyPress:
@@ -70,6 +80,14 @@ class CommandPalette(QDialog):
                 self.list.setCurrentRow(min(max(row, 0), self.list.count() - 1))
                 return True
         return super().eventFilter(watched, event)
+
+
+def _line_of(hit: Hit) -> str:
+    """Kind, title and what is known of it, on one line."""
+    if hit.kind == "none":
+        return hit.title
+    kind = "" if hit.kind == "command" else f"{hit.kind}  "
+    return f"{kind}{hit.title[:160]}" + (f"    {hit.detail[:90]}" if hit.detail else "")
 
 
 class KeySheet(QWidget):

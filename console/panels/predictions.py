@@ -7,6 +7,7 @@ from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QLineEdit
 
 from console.app.timeaxis import TimeAxis
+from console.finding import finder
 from console.models.predictions import PredictionEntry, PredictionsModel
 from console.panels.frame import Panel
 from console.panels.status_bar import TextLine
@@ -91,6 +92,11 @@ class PredictionsPanel(Panel):
         if found.trouble:
             self.result_line.show_text(found.trouble, "warning")
             return
+        if not self._rows and self.board is not None:
+            slices = finder.slices_of(self.board)
+            if unknown := finder.misspelt(self.line.text(), slices):
+                self.result_line.show_text(f"{unknown} · {self._source}", "warning")
+                return
         view = self.axis.view
         low, high = view.brush or self.axis.span
         what = "brushed" if view.brush else "window of"

@@ -9,6 +9,7 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
+from console.looks import hosts
 from console.panels.frame import Panel
 from console.plots import paint
 from console.plots.style import Style
@@ -147,6 +148,8 @@ def _facts(line: ServerLine, snapshot: ServerSnapshot) -> Iterator[ServerFact]:
     if offset == offset:
         trip = f" ± {line.link.rtt_ms / 2:.1f}" if line.link.rtt_ms >= 0 else ""
         yield ServerFact(f"clock {offset:+.1f}{trip} ms")
+    for text, full in hosts.lines(snapshot.host):
+        yield ServerFact(text, "warning" if full else "dim", "warning" if full else "")
     yield ServerFact(f"{snapshot.requests:,} requests")
     yield ServerFact(f"{snapshot.failed:,} failed · {snapshot.refused:,} refused")
     if snapshot.refused_formats:

@@ -50,7 +50,10 @@ class EventMarks(TimePlot):
         # The newest and the worst lie on top of what is crowded.
         ordered = sorted(self._marks(), key=lambda m: (-rank(m[2].severity), m[2].at_s))
         for x, y, entry in ordered:
-            if entry.kind == "deploy":
+            if entry.kind == "note":
+                end = self.x_of(entry.to_s) if entry.to_s == entry.to_s else x
+                paint.flag(painter, theme, QPointF(x, y), min(end, area.right()))
+            elif entry.kind == "deploy":
                 paint.deploy(painter, theme, entry.mark, entry.severity, QPointF(x, y))
             else:
                 paint.sign(painter, theme, entry.severity, QPointF(x, y), 8)

@@ -91,6 +91,23 @@ def deploy(
     painter.restore()
 
 
+def flag(painter: QPainter, theme: Theme, at: QPointF, to_x: float = 0.0, half: float = 5) -> None:
+    """A note of a person: a flag on its pole, and a line along the time it is about."""
+    color = theme.color("accent")
+    x, y = at.x(), at.y()
+    painter.save()
+    painter.setRenderHint(SMOOTH)
+    painter.setPen(QPen(color, 1.4))
+    painter.drawLine(QPointF(x, y - half), QPointF(x, y + half))
+    if to_x > x + 1:
+        painter.drawLine(QPointF(x, y + half), QPointF(to_x, y + half))
+    painter.setBrush(color)
+    painter.drawPolygon(
+        QPolygonF([QPointF(x, y - half), QPointF(x + 1.5 * half, y - half / 2), QPointF(x, y)])
+    )
+    painter.restore()
+
+
 def line(painter: QPainter, xs: np.ndarray, ys: np.ndarray, pen: QPen, top: float = -1e6) -> None:
     """A polyline with breaks where the value is not known, one pixel wide."""
     painter.setPen(pen)

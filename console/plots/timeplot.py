@@ -42,7 +42,7 @@ def _content(board: Board) -> object:
     held = tuple(
         (a.row.state, a.row.acknowledged_by, a.silenced_until_s) for a in board.alerts[:60]
     )
-    return len(board.timeline_events), newest, requests, found is None, held
+    return len(board.timeline_events), newest, requests, found is None, held, board.host
 
 
 class TimePlot(QWidget):

@@ -63,8 +63,9 @@ def deed(
     reason: str,
     access: ConnectionAccess,
 ) -> str:
-    """Does on these servers what an action of the console does. `target` is the stamp, or the id of
-    the prediction with the label behind it."""
+    """Does on these servers what an action of the console does. `target` has the parts of its
+    target: a stamp with the share and the minutes of a canary, the id of a prediction with the
+    label or the stamp behind it, the number of a replica."""
     fleet = len(servers) > 1
     flags = [*_given(("--reason", reason)), *access.server_flags()]
     if fleet:
@@ -74,9 +75,20 @@ def deed(
         parts = ["server", kind]
         flags = ["--server", *servers, *flags]
     words = [word for word in target if word]
+    if kind == "canary":
+        parts, share = ["server", "activate"], words[1:]
+        words = words[:1] + [
+            part
+            for flag, value in zip(("--canary", "--canary-minutes"), share, strict=False)
+            for part in (flag, value)
+        ]
+    if kind == "canary-end":
+        parts, words = ["server", "rollback"], ["--canary-only"]
+    if kind == "replay-against":
+        parts, words = ["server", "replay"], [*words[:1], *_given(("--stamp", "".join(words[1:])))]
     if kind == "verify":
         parts = ["server", "status", "--verify"]
-    if kind in ("verify", "replay"):
+    if kind in ("verify", "replay", "replay-against"):
         flags = ["--server", *servers, *access.server_flags()]
     if kind == "feedback":
         flags = ["--server", *servers, *_given(("--source", reason)), *access.server_flags()]

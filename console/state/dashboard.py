@@ -42,6 +42,7 @@ class View:
     measure: str = "psi"
     drift_key: tuple[str, str] | None = None  # feature, slice
     expected_stamp: str = ""
+    host: bool = False  # what the hosts use is shown
 
     @property
     def live(self) -> bool:
@@ -115,6 +116,28 @@ class LatencyColumns:
     newest_s: float = math.nan  # end of the newest bucket with requests
     width_s: float = 0.0  # of the rows it was made of
     mixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HostColumns:
+    """What the hosts use, in columns of equal width; NaN where nothing is known. Shares are 0 to 1,
+    of several servers the highest; `power` is watts of all GPUs of the server that draws most,
+    `heat` the hottest GPU in degrees Celsius."""
+
+    from_s: float
+    column_s: float
+    servers: int  # that report any
+    cpu: Floats
+    memory: Floats
+    disk: Floats  # used, of the file system of --data
+    gpu_memory: Floats
+    gpu: Floats
+    power: Floats
+    heat: Floats
+
+    @property
+    def starts(self) -> Floats:
+        return np.asarray(self.from_s + np.arange(len(self.cpu)) * self.column_s)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,11 +235,12 @@ class TimelineEvent:
     severity: str
     text: str
     server: str  # address
-    kind: str  # alert | deploy | link | action
+    kind: str  # alert | deploy | link | action | note
     id: str
     panel: str
     mark: str = ""  # of a deploy: deploys.mark_of
     detail: str = ""  # lines for the tool tip, where there is more than `text`
+    to_s: float = math.nan  # of a note about a span, its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +265,19 @@ class AlertLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What a person wrote on the time axis. Every server of the fleet keeps it: shown once.
+    `pending`: no server has confirmed it yet."""
+
+    id: str
+    at_s: float
+    to_s: float
+    text: str
+    actor: str
+    pending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StatusMessage:
     """A link in the status line."""
 
@@ -255,6 +292,9 @@ class StatusMessage:
     kind: str = ""  # console.state.next_steps: what to do, and the page about it
 
 
+WANT_NOTHING = ("pending", "held", "healthy")  # kinds of messages that only count
+
+
 @dataclass(frozen=True, slots=True)
 class FleetState:
     state: str  # CRITICAL | DEGRADED | UNKNOWN | OFFLINE | HEALTHY
@@ -265,7 +305,8 @@ class FleetState:
     @property
     def worst(self) -> StatusMessage | None:
         """What the sentence is about; None while there is nothing to do."""
-        found = (m for m in self.messages if m.kind and (not m.standing or self.severity == "ok"))
+        wants = (m for m in self.messages if m.kind and m.kind not in WANT_NOTHING)
+        found = (m for m in wants if not m.standing or self.severity == "ok")
         return next(found, None)
 
 
@@ -297,6 +338,7 @@ class Board:
     fleet_state: FleetState
     servers: tuple[ServerLine, ...] = ()
     latency: LatencyColumns | None = None
+    host: HostColumns | None = None  # where the view asks for it
     drift: tuple[DriftLine, ...] = ()
     drift_span: tuple[float, float] | None = None  # hours, when computed here
     comparison: ReferenceComparison | None = None
@@ -306,6 +348,7 @@ class Board:
     actions: tuple[Action, ...] = ()
     timeline_events: tuple[TimelineEvent, ...] = ()
     deploys: tuple[tuple[str, DeployRow], ...] = ()
+    notes: tuple[Note, ...] = ()  # newest first
     quality: tuple[QualityLine, ...] = ()
     slices: tuple[tuple[str, SliceRow], ...] = ()
     usage: CacheUsage = CacheUsage()

@@ -15,9 +15,12 @@ from console.state.sanitize import short
 KEPT = (
     "acknowledge",
     "silence",
+    "annotate",
 )  # sent when the server is back; whatever else is sent now or never
 NOW_S = 10.0  # an action that waited longer than this is not sent any more
-LABEL = "\t"  # in a target: prediction id, then the label
+LABEL = "\t"  # in a target, between its parts: prediction id and label; stamp, share, minutes
+SHARES = (0.05, 0.1, 0.25, 0.5)  # of the sessions, for a canary
+MINUTES = (10, 30, 60, 240)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class Deed:
     happens: str
     role: str
     whole: bool = False
+    bundles: tuple[str, ...] = ()  # roles of those to choose from; "stored": all but what serves
+    prediction: bool = False  # it is about one
 
 
 DEEDS = {
@@ -53,6 +58,42 @@ DEEDS = {
             "that a roll back takes no time.",
             "admin",
             whole=True,
+            bundles=("loaded", "standby", "canary"),
+        ),
+        Deed(
+            "canary",
+            "Start a canary",
+            "gave a canary its share",
+            "gives this bundle a share of the sessions. A worse bundle is rolled back by itself, a "
+            "good one is promoted when the time is over, one with too little evidence is held.",
+            "admin",
+            bundles=("loaded",),
+        ),
+        Deed(
+            "canary-end",
+            "End the canary",
+            "ended its canary",
+            "takes its share back from the canary, whose sessions return to the bundle that "
+            "serves. Without a canary nothing happens.",
+            "admin",
+        ),
+        Deed(
+            "rehearse",
+            "Rehearse a bundle",
+            "rehearsed",
+            "replays up to 500 kept payloads through this bundle, which is loaded beside the other "
+            "if it is not yet, and judges it: promote, hold or refuse. Callers are not affected "
+            "but for the cores that it takes when they are idle.",
+            "admin",
+            bundles=("stored",),
+        ),
+        Deed(
+            "restart",
+            "Restart a replica",
+            "restarted a replica",
+            "gives this replica nothing more, lets it finish what it holds, ends its process and "
+            "starts it again. The others serve meanwhile; of a single one, requests wait.",
+            "admin",
         ),
         Deed(
             "drain",
@@ -76,6 +117,7 @@ DEEDS = {
             "joins this label to the prediction. It counts in accuracy, calibration and value; a "
             "later label corrects it.",
             "predict",
+            prediction=True,
         ),
         Deed(
             "replay",
@@ -84,6 +126,17 @@ DEEDS = {
             "answers the kept payload once more, as one more request. The stored prediction stays "
             "as it is.",
             "admin",
+            prediction=True,
+        ),
+        Deed(
+            "replay-against",
+            "Replay this prediction against another stamp",
+            "replayed",
+            "answers the kept payload by the bundle chosen, which is loaded there. The answer is "
+            "neither counted nor recorded.",
+            "admin",
+            bundles=("serves", "loaded", "standby", "canary"),
+            prediction=True,
         ),
     )
 }

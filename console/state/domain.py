@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from server.telemetry.outputs import Outputs, Timing
 from server.telemetry.rows import (
     AlertRow,
+    AnnotationRow,
     DeployRow,
     DriftRow,
     FeatureRow,
@@ -115,6 +116,33 @@ class RefusedFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuSnapshot:
+    """Bytes are 0, other figures NaN where they are not known."""
+
+    index: int = 0
+    name: str = ""
+    memory_used_bytes: int = 0
+    memory_total_bytes: int = 0
+    utilisation: float = math.nan
+    power_w: float = math.nan
+    temperature_c: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class HostSnapshot:
+    """As of the same moment by the server's clock; 0: an older server, or nothing was read."""
+
+    at_unix_ms: int = 0
+    cpu_share: float = math.nan
+    cores: float = 0.0
+    memory_used_bytes: int = 0
+    memory_total_bytes: int = 0
+    disk_free_bytes: int = 0
+    disk_total_bytes: int = 0
+    gpus: tuple[GpuSnapshot, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSnapshot:
     server: str = ""
     version: str = ""
@@ -151,6 +179,7 @@ class ServerSnapshot:
     simulated_speed: float = 0.0  # 0: its time is real
     refused_formats: tuple[RefusedFormat, ...] = ()  # the most frequent first
     parts_cut: int = 0
+    host: HostSnapshot = HostSnapshot()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +212,7 @@ FeedRow = (
     | DriftRow
     | AlertRow
     | SilenceRow
+    | AnnotationRow
     | DeployRow
     | CachedPrediction
     | QualityRow
@@ -262,8 +292,9 @@ class Action:
 
     id: int
     server: str  # of the fleet all of them, divided by blanks
-    kind: str  # acknowledge | silence, or one of console.state.deeds
-    target: str  # alert id, matcher, id of the silence to end; stamp; prediction id and label
+    kind: str  # acknowledge | silence | annotate, or one of console.state.deeds
+    # Alert id, matcher, id of the silence to end; id and times of a note; of a deed its parts.
+    target: str
     actor: str
     note: str
     until_unix_ms: int = 0

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from console.state import deeds
 from console.state import deploys as journal
-from console.state.dashboard import AlertLine, TimelineEvent
+from console.state.dashboard import AlertLine, Note, TimelineEvent
 from console.state.domain import Action, Link, ServerRecord
 from console.state.sanitize import duration
 from console.state.timetext import clock_text
 from server.telemetry.filters import BadFilter
 from server.telemetry.filters import silences as silences_alert
-from server.telemetry.rows import AlertRow, DeployRow, SilenceRow
+from server.telemetry.rows import AlertRow, AnnotationRow, DeployRow, SilenceRow
 
 PANEL_OF = {
     "drift": "drift",
@@ -78,9 +78,10 @@ def timeline_events(
     links: Sequence[TimelineEvent],
     actions: Sequence[Action] = (),
     ahead_s: float = 0.0,
+    notes: Sequence[Note] = (),
 ) -> tuple[TimelineEvent, ...]:
     """Newest first."""
-    found = list(links)
+    found = [*links, *(_of_note(note) for note in notes)]
     for action in actions:
         if action.kind in deeds.DEEDS:
             names = [servers[a].name if a in servers else a for a in action.server.split()]
@@ -90,6 +91,43 @@ def timeline_events(
     found += [_of_deploy(address, row, servers.get(address)) for address, row in deploys[:MOST]]
     found.sort(key=lambda entry: -entry.at_s)
     return tuple(found[:MOST])
+
+
+def notes_of(
+    rows: Sequence[tuple[str, AnnotationRow]],
+    actions: Sequence[Action],
+    servers: Mapping[str, ServerRecord],
+) -> tuple[Note, ...]:
+    """Each note once, however many servers keep it, and those not sent yet, newest first. One that
+    was taken back at any server is gone."""
+    removed = {row.id for _, row in rows if row.removed}
+    removed |= {a.target.split("\t")[0] for a in actions if a.kind == "annotate" and a.undo}
+    found: dict[str, Note] = {}
+    for address, row in rows:
+        if row.id not in removed:
+            shift = servers[address].link.shift_s if address in servers else 0.0
+            times = (row.at_unix_ms / 1000 - shift, row.to_unix_ms / 1000 - shift)
+            found.setdefault(row.id, Note(row.id, *times, row.text, row.actor))
+    for action in actions:
+        if action.kind != "annotate" or action.undo or action.state != "waiting":
+            continue
+        identity, at_ms, to_ms = action.target.split("\t")
+        if identity not in removed:
+            times = (int(at_ms) / 1000, int(to_ms) / 1000)
+            note = Note(identity, *times, action.note, action.actor, pending=True)
+            found.setdefault(identity, note)
+    return tuple(sorted(found.values(), key=lambda note: -note.at_s))
+
+
+def _of_note(note: Note) -> TimelineEvent:
+    lasts = duration(note.to_s - note.at_s) if note.to_s > note.at_s else ""
+    state = " · no server has it yet" if note.pending else ""
+    span = f" ({lasts})" if lasts else ""
+    text = f"{note.actor or 'note'}: {note.text}{span}{state}"
+    detail = f"{clock_text(note.at_s)} UTC{span}\n{note.text}\nby {note.actor}{state}"
+    return TimelineEvent(
+        note.at_s, "info", text, "", "note", note.id, "events", "note", detail, note.to_s
+    )
 
 
 def _of_deploy(address: str, row: DeployRow, server: ServerRecord | None) -> TimelineEvent:

@@ -16,6 +16,8 @@ PANELS: Mapping[str, str] = {
     "detail": "One answer: how it was made, and its inputs where they were kept.",
     "quality": "How often answers are right and what they are worth, where true labels came back.",
     "alerts": "What servers have found wrong, open ones first, with who knows about it.",
+    "changes": "What explains the rise of late, failed and wrong rows between two windows.",
+    "compare": "Two servers, stamps or windows side by side, what differs most first.",
 }
 HEADS: Mapping[str, str] = {
     "": "The figure of the bar beside it.",
@@ -57,6 +59,16 @@ HEADS: Mapping[str, str] = {
     "rows": "How many answers there are in it.",
     "share": "Which part of the traffic it is.",
     "filter": "The filter line that finds these answers.",
+    "explains": "Its part of the rise in bad rows minus its share of the rows before.",
+    "which": "The one it is about: Enter looks at it.",
+    "share of rows": "Its share of all rows, before and after; of a stage, of the time.",
+    "measure": "Which rows count as bad: late or failed, or wrong; of a stage its time.",
+    "before → after": "The share of its rows that are bad; of a stage its mean time.",
+    "n": "How many rows of it there are, before and after.",
+    "figure": "What is compared.",
+    "difference": "How the second side differs: a ratio, or points of a share.",
+    "here": "The first side.",
+    "there": "The second side.",
 }
 # Within a chip; the first that occurs explains it.
 TERMS: tuple[tuple[str, str], ...] = (
@@ -76,6 +88,7 @@ TERMS: tuple[tuple[str, str], ...] = (
     ("bundle n", "The reference: the values the bundle was made with, and how many."),
     ("last ", "The length of the time shown; it follows the clock."),
     ("brushed", "Only this part of the time counts, in all panels (Esc: all of it)."),
+    ("last quarter", "Without a brush the last quarter is compared with the time before it."),
     ("paused", "The time shown stands still (Esc: follow the clock)."),
 )
 

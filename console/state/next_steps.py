@@ -36,6 +36,9 @@ NEXT: Mapping[str, NextStep] = {
     "deploy": NextStep("compare with its neighbours (P)", "roll back first (Shift+R)"),
     "clock": NextStep("compare timedatectl on both", "put the wrong clock right"),
     "rows": NextStep("compare the versions in Server", "check the address"),
+    "pending": NextStep("see which in Alerts (8)", "wait: it fires or goes by itself"),
+    "held": NextStep("see who knows in Alerts (8)", "ask that person, or end the silence"),
+    "healthy": NextStep("see the labels that came in Quality (7)", "nothing"),
     "plaintext": NextStep("see which side in Servers (1)", "serve and connect by TLS"),
 }
 _BESIDE = Path(__file__).resolve().parent.parent / "runbooks"  # as installed

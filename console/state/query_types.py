@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from console.state.dashboard import TimelineEvent
 from console.state.domain import CachedPrediction
 from server.telemetry.filters import Clause
 from server.telemetry.rows import FeatureRow
@@ -62,7 +63,42 @@ class Searched:
     full: bool = False
 
 
-Query = FindPredictions | ReadPage | ReadPrediction | ReadPayload
+@dataclass(frozen=True, slots=True)
+class ReadChanges:
+    """What changed from one window to the other. `names` and `shifts_s` are by address; `late_ms`
+    is the objective, 0: the 95th percentile of before; `events` are what happened meanwhile."""
+
+    before: tuple[float, float]
+    after: tuple[float, float]
+    names: Mapping[str, str]
+    shifts_s: Mapping[str, float]
+    late_ms: float = 0.0
+    events: tuple[TimelineEvent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SideWanted:
+    """One side of a comparison: the rows of a server, of a stamp, or all, in a window; `facts` and
+    `figures` are what is known of it without a database."""
+
+    name: str
+    span: tuple[float, float]
+    server: str = ""
+    stamp: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadComparison:
+    kind: str  # servers | stamps | windows
+    here: SideWanted
+    there: SideWanted
+    shifts_s: Mapping[str, float]
+    late_ms: float = 0.0
+
+
+Query = FindPredictions | ReadPage | ReadPrediction | ReadPayload | ReadChanges | ReadComparison
 
 
 @dataclass(frozen=True, slots=True, eq=False)

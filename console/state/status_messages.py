@@ -273,13 +273,14 @@ def in_hand(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
     """People forget what they silenced."""
     held = [line for line in alerts if line.open and quiet(line)]
     text = f"{len(held)} acknowledged or silenced"
-    return [StatusMessage("info", text, "alerts")] if held else []
+    return [StatusMessage("info", text, "alerts", kind="held")] if held else []
 
 
 def pending(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
     """Seen, and not often enough yet to be more than chance."""
     held = [line for line in alerts if line.open and not line.firing and not quiet(line)]
-    return [StatusMessage("info", f"{len(held)} pending", "alerts")] if held else []
+    text = f"{len(held)} pending"
+    return [StatusMessage("info", text, "alerts", kind="pending")] if held else []
 
 
 def unknown(servers: Sequence[ServerLine]) -> list[StatusMessage]:
@@ -296,4 +297,5 @@ def unknown(servers: Sequence[ServerLine]) -> list[StatusMessage]:
 def healthy(servers: Sequence[ServerLine]) -> StatusMessage:
     good = sum(line.severity == "ok" and not line.odd_parts for line in servers)
     severity = "ok" if good else "unknown"
-    return StatusMessage(severity, f"{good} of {len(servers)} healthy", "fleet")
+    text = f"{good} of {len(servers)} healthy"
+    return StatusMessage(severity, text, "fleet", kind="healthy")

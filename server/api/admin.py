@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from typing import Any, TypeVar
 from proto import admin_pb2 as pb
 from proto import inference_pb2
 from server.api.observe_requests import text_within
-from server.api.rehearsal_messages import event_of, wanted_of
+from server.api.rehearsal_messages import event_of, replayed, wanted_of
 from server.deploy.bundle_listing import bundle_message, list_bundles, roles
 from server.deploy.deployment import Deployment
 from server.deploy.strategy import SWAPS
 from server.engine import Engine
 from server.errors import DeployRefused
+from server.pool.pool import Pool
+from server.pool.readiness import SERVING
 from server.rehearsal.service import RehearsalService
 from server.request.actor import ACTOR
 from server.request.caller import caller_of
@@ -26,9 +29,10 @@ from server.request.lazy_parse import message_of
 from server.request.responses import stamp_message
 from server.request.status import Refused, bad_input
 from server.routing.progress import Step, Work, streamed
-from server.types import Fault
+from server.types import Fault, ReplicaStatus
 
 PROGRESS_S = 0.2
+RESTART_S = 600.0  # for a replica to load and be probed again; it goes on when its caller leaves
 LONGEST_PATH = 4096  # characters of a path, a stamp or a reason
 CANARY_MINUTES = 30.0
 DONE = ("ready", "canary", "canary rolled back")  # and whatever has switched
@@ -40,6 +44,8 @@ Request = TypeVar(
     pb.RollbackRequest,
     pb.RehearseRequest,
     pb.DrainRequest,
+    pb.RestartRequest,
+    pb.ReplayRequest,
 )
 
 
@@ -88,7 +94,10 @@ class Admin:
         deployment = self._deployment()
         try:
             if share:
-                return _progress(await deployment.start_canary(request.stamp, share, minutes * 60))
+                begun = await deployment.start_canary(
+                    request.stamp, share, minutes * 60, request.reason
+                )
+                return _progress(begun)
             return _progress(await deployment.activate(request.stamp, request.reason))
         except DeployRefused as refusal:
             raise _refused(refusal) from None
@@ -97,7 +106,8 @@ class Admin:
         _asked_by(context)
         request = _request(pb.RollbackRequest, data)
         try:
-            return _progress(await self._deployment().roll_back(request.reason))
+            deployment = self._deployment()
+            return _progress(await deployment.roll_back(request.reason, request.canary_only))
         except DeployRefused as refusal:
             raise _refused(refusal) from None
 
@@ -152,6 +162,45 @@ class Admin:
         await draining
         yield self._progress("drained", 1.0, "exiting" if request.exit else "not exiting")
 
+    async def Restart(self, data: bytes, context: Any) -> AsyncIterator[pb.Progress]:
+        _asked_by(context)
+        request = _request(pb.RestartRequest, data)
+        pool, index = self.engine.pool_set.active, request.replica
+        if index not in [replica.index for replica in pool.statuses()]:
+            message = f"there is no replica {index}: {pool.why_not()}"
+            raise Refused(bad_input("replica", "NO_SUCH_REPLICA", message))
+        why = f"restart asked for by {ACTOR.get()}: {request.reason}".rstrip(": ")
+        if self.deployment is not None:
+            self.deployment.record(
+                "restart", None, f"replica {index}: {request.reason}".rstrip(": ")
+            )
+        before = _replica(pool, index).restarts
+        grace_s = request.grace_s or self.grace_s
+        ending = asyncio.create_task(pool.restart(index, grace_s, why))
+        until = time.monotonic() + grace_s + RESTART_S
+        while time.monotonic() < until:
+            now = _replica(pool, index)
+            if now.restarts > before and now.state in SERVING:
+                yield self._progress("restarted", 1.0, f"replica {index} {now.state}")
+                return
+            yield self._progress(now.state, now.loading_fraction, f"replica {index}: {now.reason}")
+            await asyncio.wait([ending], timeout=PROGRESS_S)
+            await asyncio.sleep(PROGRESS_S if ending.done() else 0)
+        reason = f"replica {index} does not serve again: {_replica(pool, index).reason}"
+        raise Refused(Fault("FAILED_PRECONDITION", "", "NOT_SERVING", reason))
+
+    async def Replay(self, data: bytes, context: Any) -> pb.ReplayResponse:
+        _asked_by(context)
+        request = _request(pb.ReplayRequest, data)
+        text_within("prediction_id", request.prediction_id, needed=True)
+        self._deployment()
+        assert self.rehearsal_service is not None  # there is a deployment
+        try:
+            found = await self.rehearsal_service.replay(request.prediction_id, request.stamp)
+        except DeployRefused as refusal:
+            raise _refused(refusal) from None
+        return replayed(*found)
+
     def _left(self) -> int:
         now = self.engine.snapshot()
         return now.queued + now.in_flight
@@ -161,15 +210,19 @@ class Admin:
             step=step,
             fraction=fraction,
             detail=detail,
-            done=step == "drained",
+            done=step in ("drained", "restarted"),
             stamp=stamp_message(self.engine.facts),
         )
+
+
+def _replica(pool: Pool, index: int) -> ReplicaStatus:
+    return next(replica for replica in pool.statuses() if replica.index == index)
 
 
 def _request(kind: type[Request], data: bytes) -> Request:
     """A request whose strings are no longer than a path may be."""
     request = message_of(kind, data)
-    for name in ("path", "stamp", "reason", "swap"):
+    for name in ("path", "stamp", "reason", "swap", "prediction_id"):
         text_within(name, getattr(request, name, ""), longest=LONGEST_PATH)
     return request
 

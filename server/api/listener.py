@@ -32,6 +32,7 @@ from server.api.snapshot_messages import ServerIdentity, Snapshots
 from server.config import ServerConfig
 from server.deploy.deployment import Deployment
 from server.engine import Engine
+from server.ops.host_figures import HostFigures
 from server.ops.leaving import connection_age_s
 from server.ops.own_sockets import OwnSockets
 from server.rehearsal.service import RehearsalService
@@ -79,6 +80,7 @@ class Listener:
     credentials: grpc.ServerCredentials | None = None  # None: plaintext
     deployment: Deployment | None = None  # None: what is served cannot be changed
     telemetry: TelemetryPort = field(default_factory=NullTelemetry)
+    host: Callable[[], HostFigures | None] = lambda: None  # what the machine uses, as last read
     wall: Callable[[], float] = time.time  # what rows and events are dated by
     budget: CallBudget = field(init=False)
     _handlers: Handlers = field(init=False)
@@ -159,7 +161,7 @@ class Listener:
         rows = RequestRows(engine, validator, statistics)
         telemetry = self.telemetry
         inference = Inference(engine, validator, rows, uploads, handlers, self.identity, telemetry)
-        snapshots = Snapshots(engine, self.identity, statistics, telemetry)
+        snapshots = Snapshots(engine, self.identity, statistics, telemetry, self.host)
         observe = Observe(engine, snapshots, telemetry, self.wall)
         open_inference = OpenInference(config, validator, rows, handlers, self.identity.version)
         admin = Admin(

@@ -21,6 +21,7 @@ from server.api.observe_requests import (
     MOST_IDS,
     acknowledgement_of,
     actor_of,
+    annotation_of,
     kinds_of,
     limit_of,
     measure_of,
@@ -247,6 +248,15 @@ class Observe:
         asked = silence_of(request, actor, self.wall())
         row = await self._reading.run(lambda: self.telemetry.silence(*asked), "matcher")
         return pb.AlertAction(silence=message_of_row(row))
+
+    async def Annotate(self, data: bytes, context: Any) -> pb.AnnotationRow:
+        request = message_of(pb.AnnotateRequest, data)
+        actor = actor_of(ACTOR.get(), request.actor, caller_of(context).client)
+        asked = annotation_of(request, actor, self.wall())
+        row: pb.AnnotationRow = message_of_row(
+            await self._reading.run(lambda: self.telemetry.annotate(asked), "id")
+        )
+        return row
 
 
 def news(snapshot: pb.ServerSnapshot) -> tuple[object, ...]:

@@ -20,6 +20,7 @@ EVENTS: dict[type, tuple[str, Any]] = {
     rows.DriftRow: ("drift", pb.DriftRow),
     rows.AlertRow: ("alert", pb.AlertRow),
     rows.SilenceRow: ("silence", pb.SilenceRow),
+    rows.AnnotationRow: ("annotation", pb.AnnotationRow),
     rows.DeployRow: ("deploy", pb.DeployRow),
     rows.PredictionRow: ("prediction", pb.PredictionRow),
     rows.QualityRow: ("quality", pb.QualityRow),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
 from proto import observe_pb2 as pb
 from server.api.feedback_messages import EARLIEST_MS
 from server.request.status import Refused, bad_input
+from server.telemetry.rows import AnnotationRow
 from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.worst_slices import MEASURES
 
 MOST_IDS = 1000
 LONGEST_TEXT = 1000  # characters of a matcher, a note, a reason
 LONGEST_SILENCE_S = 366 * 86_400.0
+LONGEST_NOTE = 500  # characters of an annotation
+LONGEST_NOTE_S = 90 * 86_400.0  # that it is about
+AHEAD_S = 86_400.0  # an annotation may be about what is planned for so long ahead
+ANNOTATION_ID = re.compile(r"[0-9a-f]{16,64}")
 KINDS = (
     "feature",
     "latency",
@@ -22,6 +28,7 @@ KINDS = (
     "alert",
     "silence",
     "deploy",
+    "annotation",
     "quality",
     "prediction",
 )
@@ -89,6 +96,24 @@ def silence_of(request: pb.SilenceRequest, actor: str, now: float) -> tuple[str,
     if until - now >= LONGEST_SILENCE_S:
         raise Refused(bad_input("until_unix_ms", "TOO_FAR", "a silence lasts a year at most"))
     return request.matcher, until, actor, request.reason
+
+
+def annotation_of(request: pb.AnnotateRequest, actor: str, now: float) -> AnnotationRow:
+    """The note that is asked for, `removed` where it is to be taken back."""
+    if not ANNOTATION_ID.fullmatch(request.id):
+        text = "16 to 64 hex digits, the same at every server of a fleet"
+        raise Refused(bad_input("id", "NOT_AN_ID", text))
+    if request.remove:
+        return AnnotationRow(request.id, 0, 0, "", actor, 0, True)
+    text_within("text", request.text, needed=True, longest=LONGEST_NOTE)
+    at, to = request.at_unix_ms, request.to_unix_ms or request.at_unix_ms
+    if not EARLIEST_MS <= at <= (now + AHEAD_S) * 1000:
+        text = f"{at}: unix milliseconds between the year 2000 and tomorrow are wanted"
+        raise Refused(bad_input("at_unix_ms", "NOT_A_TIME", text))
+    if not at <= to <= at + LONGEST_NOTE_S * 1000:
+        text = f"{to}: an annotation ends after it begins, within 90 days"
+        raise Refused(bad_input("to_unix_ms", "NOT_A_TIME", text))
+    return AnnotationRow(request.id, at, to, request.text, actor, 0)
 
 
 def text_within(field: str, value: str, needed: bool = False, longest: int = LONGEST_TEXT) -> str:

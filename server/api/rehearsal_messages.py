@@ -9,9 +9,12 @@ from proto import inference_pb2
 from server.rehearsal.comparison import numbers
 from server.rehearsal.rehearsal import Wanted
 from server.rehearsal.report import RehearsalReport
+from server.request.responses import result_message
 from server.request.status import Refused, bad_input
 from server.routing.progress import Step
-from server.types import Facts
+from server.telemetry.outputs import outputs_of, times_of
+from server.telemetry.rows import PredictionRow
+from server.types import Facts, Outcome
 
 USUAL_PAYLOADS = 500
 MOST_PAYLOADS = 1000  # what telemetry hands out at once
@@ -33,7 +36,10 @@ def wanted_of(request: pb.RehearseRequest) -> Wanted:
         message = f"{request.seconds:g} s; live traffic is shadowed for {MOST_S:g} s at most"
         raise Refused(bad_input("seconds", "TOO_LONG", message))
     return Wanted(
-        request.payloads or USUAL_PAYLOADS, request.shadow_share, request.seconds or USUAL_S
+        request.payloads or USUAL_PAYLOADS,
+        request.shadow_share,
+        request.seconds or USUAL_S,
+        request.reason,
     )
 
 
@@ -44,6 +50,27 @@ def event_of(event: Step | RehearsalReport) -> pb.RehearseEvent:
     if event.stamp:
         progress.stamp.hex, progress.stamp.name = event.stamp, event.stamp_name
     return pb.RehearseEvent(progress=progress)
+
+
+def replayed(kept: PredictionRow, outcome: Outcome, tolerance: float) -> pb.ReplayResponse:
+    """A stored answer and the one that its payload got now."""
+    record = kept.record
+    before = inference_pb2.Result(
+        prediction_id=record.prediction_id,
+        timing=inference_pb2.Timing(**times_of(record)),
+        batch_size=record.batch_size,
+        stamp=record.stamp,
+    )
+    if record.error:
+        code, _, rest = record.error.partition("/")
+        before.fault.code, before.fault.reason = code, rest.partition("/")[0]
+    else:
+        before.prediction.CopyFrom(
+            inference_pb2.Prediction(label=record.label, **outputs_of(record))
+        )
+    stamp = inference_pb2.Stamp(hex=outcome.stamp)
+    now = result_message(outcome)
+    return pb.ReplayResponse(before=before, now=now, stamp=stamp, tolerance=tolerance)
 
 
 def _judged(report: RehearsalReport) -> pb.RehearseEvent:

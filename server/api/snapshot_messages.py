@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from proto import observe_pb2 as pb
 from server import host
 from server.api.model_statistics import ModelStatistics
 from server.engine import Engine
+from server.ops.host_figures import HostFigures
 from server.request.by_name import filled
 from server.request.limits import in_force
 from server.telemetry.rows import TelemetryHealth
@@ -38,6 +40,7 @@ class Snapshots:
     identity: ServerIdentity
     statistics: ModelStatistics
     telemetry: TelemetryPort
+    host: Callable[[], HostFigures | None] = lambda: None
 
     def take(self) -> pb.ServerSnapshot:
         now = self.engine.snapshot()
@@ -55,6 +58,8 @@ class Snapshots:
         for name, value, unit in in_force(identity.limits, now.facts):
             message.limits.add(name=name, value=value, unit=unit)
         _add_telemetry(message, self.telemetry.health())
+        if (figures := self.host()) is not None:
+            message.host.CopyFrom(_host_message(figures))
         return message
 
 
@@ -106,6 +111,34 @@ def _add_telemetry(message: pb.ServerSnapshot, health: TelemetryHealth) -> None:
     if message.state == pb.READY and health.state.startswith("degraded"):
         message.state = pb.DEGRADED
         message.reason = f"telemetry {health.state}"
+
+
+def _host_message(now: HostFigures) -> pb.HostStatus:
+    """Bytes that are not known are 0, other figures NaN."""
+    message = pb.HostStatus(
+        at_unix_ms=int(now.unix_s * 1000),
+        cpu_share=_or_nan(now.cpu_share),
+        cores=now.cores,
+        memory_used_bytes=now.memory_used_bytes or 0,
+        memory_total_bytes=now.memory_total_bytes or 0,
+        disk_free_bytes=now.disk_free_bytes or 0,
+        disk_total_bytes=now.disk_total_bytes or 0,
+    )
+    for gpu in now.gpus:
+        message.gpus.add(
+            index=gpu.index,
+            name=gpu.name,
+            memory_used_bytes=gpu.memory_used_bytes or 0,
+            memory_total_bytes=gpu.memory_total_bytes or 0,
+            utilisation=_or_nan(gpu.utilisation),
+            power_w=_or_nan(gpu.power_w),
+            temperature_c=_or_nan(gpu.temperature_c),
+        )
+    return message
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _replica_message(replica: ReplicaStatus) -> pb.ReplicaStatus:

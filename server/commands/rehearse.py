@@ -13,7 +13,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from proto import admin_pb2 as pb
-from server.commands.connection import FAILED, OK, add_connection, connect, run_to_end
+from server.commands.connection import (
+    FAILED,
+    OK,
+    add_connection,
+    add_reason,
+    connect,
+    run_to_end,
+)
 from server.commands.output.command_line import CommandLine
 from server.commands.output.plain_values import plain
 from server.commands.output.progress_bar import OF_REHEARSAL, Forward
@@ -61,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--seconds", type=_seconds, default=60.0, metavar="S", help="duration of --shadow (60)")
     add("--json", action="store_true", help="print one JSON object")
+    add_reason(parser)
     add_connection(parser)
     return parser
 
@@ -74,7 +82,10 @@ def run(argv: Sequence[str]) -> int:
 
 async def _rehearse(arguments: argparse.Namespace) -> int:
     request = pb.RehearseRequest(
-        payloads=arguments.payloads, shadow_share=arguments.shadow, seconds=arguments.seconds
+        payloads=arguments.payloads,
+        shadow_share=arguments.shadow,
+        seconds=arguments.seconds,
+        reason=arguments.reason,
     )
     if STAMP.fullmatch(arguments.what):
         request.stamp = arguments.what

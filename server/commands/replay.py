@@ -31,7 +31,7 @@ from server.commands.output.status_report import printable, table
 from server.config import ServerConfig
 from server.errors import PoolRefused
 from server.rehearsal.replay import Line, ReplaySide, Value, compare, named
-from server.rehearsal.rerun import TASKS, by_bundle, by_server, schema_of
+from server.rehearsal.rerun import TASKS, by_bundle, by_server, by_stamp, schema_of
 from server.telemetry.outputs import outputs_of
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import FeatureRow
@@ -87,6 +87,12 @@ def parser() -> argparse.ArgumentParser:
         help="with --data: the keys that its server encrypts payloads with",
     )
     add("--bundle", type=Path, metavar="DIR", help="answer with this bundle")
+    add(
+        "--stamp",
+        default="",
+        metavar="STAMP",
+        help="answer with this bundle, which the running server has loaded; role admin",
+    )
     add("--device", default="auto", metavar="D", help="where --bundle runs: auto, cpu, cuda:0")
     add("--allow-dirty", action="store_true", help="even when the code differs from the manifest")
     add("--json", action="store_true", help="print one JSON object")
@@ -118,14 +124,17 @@ async def _replay(arguments: argparse.Namespace) -> int:
             kept = await _from_server(client, arguments.id)
         if kept.row.task not in TASKS:
             raise NoPayload(f"{arguments.id}: generated texts are not stored, nothing to compare")
-        if arguments.bundle is not None:
+        if arguments.stamp:
+            now = await by_stamp(client, arguments.id, arguments.stamp)
+        elif arguments.bundle is not None:
             config = replace(
                 ServerConfig(), device=arguments.device, allow_dirty=arguments.allow_dirty
             )
             now = await by_bundle(arguments.bundle, config, kept.example, kept.row.task)
         else:
             now = await by_server(client, kept.example, kept.row.task)
-    lines = compare(side_of(kept), now)
+    before = replace(side_of(kept), features={}) if arguments.stamp else side_of(kept)
+    lines = compare(before, now)
     print(
         json.dumps(_plain(kept.row, now, lines)) if arguments.json else _text(kept.row, now, lines)
     )

@@ -20,13 +20,18 @@ def parser() -> argparse.ArgumentParser:
         "loading it from the store. While a canary runs, only the canary is ended.",
         epilog="exit codes: 0 rolled back, 1 refused, 2 wrong usage, 4 not reached",
     )
+    parser.add_argument(
+        "--canary-only",
+        action="store_true",
+        help="end a canary, and go back to nothing where none runs",
+    )
     add_reason(parser)
     add_connection(parser)
     return parser
 
 
 async def call(arguments: argparse.Namespace) -> int:
-    request = pb.RollbackRequest(reason=arguments.reason)
+    request = pb.RollbackRequest(reason=arguments.reason, canary_only=arguments.canary_only)
     async with connect(arguments) as client:
         try:
             done = await client.unary(client.admin.Rollback, request)

@@ -179,14 +179,16 @@ class Deployment:
         done = activated(self.pool_set.activate(stored.stamp if stored else stamp))
         return await self._noted("activate", done, "; ".join(filter(None, (reason, evidence))))
 
-    async def roll_back(self, reason: str) -> Step:
-        """Ends a canary; else back to the bundle kept warm.
+    async def roll_back(self, reason: str, canary_only: bool = False) -> Step:
+        """Ends a canary; else, unless `canary_only`, back to the bundle kept warm.
 
         Raises DeployRefused, with the check COLD when it would have to be loaded first.
         """
         canary = self.pool_set.canary
         if canary is not None:
             return self._canary_back(canary, reason or "asked for")
+        if canary_only:
+            raise DeployRefused("canary", "no canary runs here: it was promoted or has ended")
         previous = self.store.previous
         self._check_back(stamp_of(self.pool_set.standby) if self.pool_set.standby else "")
         if self.pool_set.standby is None and previous is not None:
@@ -249,7 +251,9 @@ class Deployment:
         self.record("refuse", None, str(refusal))
         return refusal
 
-    async def start_canary(self, stamp: str, share: float, seconds: float) -> Step:
+    async def start_canary(
+        self, stamp: str, share: float, seconds: float, reason: str = ""
+    ) -> Step:
         """Serve this share of the sessions with a loaded stamp, and watch. Raises DeployRefused."""
         stored = self._find(stamp)
         full = stored.stamp if stored is not None else stamp
@@ -261,7 +265,7 @@ class Deployment:
             full, lambda pool: Canary(pool, share, seconds, analysis)
         )
         message = f"{share:.0%} of the sessions for {seconds / 60:g} min"
-        self.record("canary", self._of(canary), message)
+        self.record("canary", self._of(canary), "; ".join(filter(None, (reason, message))))
         task = asyncio.create_task(self._watch(canary))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

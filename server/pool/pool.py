@@ -177,6 +177,17 @@ class Pool:
         replica.state, replica.blameless = "dead", True
         self.dispatcher.lost(replica, "has left")
 
+    async def restart(self, index: int, grace_s: float, why: str) -> None:
+        """Give this replica nothing more, wait for what it holds, then end its process: its keeper
+        starts the next one. What it could not finish in time goes to another replica."""
+        replica = self._replicas[index]
+        replica.state, replica.reason = "draining", why
+        until = self._clock() + grace_s
+        while replica.held and replica.state == "draining" and self._clock() < until:  # noqa: ASYNC110 - a replica has many ends, one look
+            await asyncio.sleep(TICK_S)
+        replica.blameless = True
+        replica.kill(why)
+
     async def _keep(self, replica: ReplicaHandle) -> None:
         """Restart this replica whenever it dies, until the pool stops."""
         in_a_row = 0

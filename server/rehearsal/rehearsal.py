@@ -48,6 +48,7 @@ class Wanted:
     payloads: int
     shadow_share: float = 0.0
     seconds: float = 0.0  # of shadowing
+    reason: str = ""  # of the person who asked, for the history
 
 
 @dataclass(slots=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from proto import admin_pb2, observe_pb2
 from proto import inference_pb2 as pb
-from proto import observe_pb2
 from server.commands.client import CommandConnection
 from server.config import ServerConfig
 from server.engine import Engine
@@ -66,6 +66,27 @@ async def by_server(client: CommandConnection, example: bytes, task: str) -> Rep
         side,
         features=named(row.features, schema) if row is not None else {},
         tolerance=await _tolerance(client, result.stamp),
+    )
+
+
+async def by_stamp(client: CommandConnection, identifier: str, stamp: str) -> ReplaySide:
+    """By a bundle that the running server has loaded; neither counted nor recorded, so its
+    features are not known. Raises TrefoilError."""
+    request = admin_pb2.ReplayRequest(prediction_id=identifier, stamp=stamp)
+    response = await client.unary(client.admin.Replay, request, TIMEOUT_S)
+    result = response.now
+    if result.HasField("fault"):
+        error = f"{result.fault.code}/{result.fault.reason}"
+        return ReplaySide(result.stamp or stamp, "", error=error)
+    found = result.prediction
+    scores = {score.label: score.probability for score in found.scores}
+    return ReplaySide(
+        result.stamp,
+        "",
+        found.label,
+        outputs_of(found),
+        scores,
+        tolerance=response.tolerance,
     )
 
 

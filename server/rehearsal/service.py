@@ -14,12 +14,18 @@ from server.deploy.strategy import BLUE_GREEN
 from server.engine import Engine
 from server.errors import DeployRefused
 from server.pool.pool import Pool
+from server.pool.readiness import tolerance_of
 from server.rehearsal.rehearsal import Rehearsal, Wanted
 from server.rehearsal.report import RehearsalReport
+from server.rehearsal.shadow import LOW, WITHIN_S
+from server.rehearsal.submit import submit
 from server.rehearsal.throttle import RehearsalEnded
-from server.request.validation import Validator
+from server.request.validation import Terms, Validator
+from server.request.worker_threads import WorkerThreads
 from server.routing.progress import Report, Step, Switch
+from server.telemetry.rows import PredictionRow
 from server.telemetry_port import TelemetryPort
+from server.types import Outcome
 
 SHORTEST = 6  # digits of a stamp
 
@@ -33,6 +39,9 @@ class RehearsalService:
     sample_share: float
     clock: Callable[[], float] = time.monotonic
     _running: bool = field(default=False, init=False)
+    _reading: WorkerThreads = field(
+        default_factory=lambda: WorkerThreads("replay", 1, 8), init=False
+    )
 
     async def rehearse(
         self,
@@ -65,6 +74,35 @@ class RehearsalService:
                 self._let_go(candidate)
         report(result)
 
+    async def replay(self, prediction_id: str, stamp: str) -> tuple[PredictionRow, Outcome, float]:
+        """(the stored row, the answer of a loaded bundle to its payload, the golden tolerance of
+        the bundles). The answer is neither counted nor recorded. Raises DeployRefused for a stamp
+        that is not loaded or a payload that cannot be answered again."""
+        pool = self._loaded(stamp)
+        rows = await self._reading.run(lambda: self.telemetry.by_id([prediction_id], True))
+        if not rows:
+            raise DeployRefused("replay", f"there is no prediction {prediction_id[:64]}")
+        kept = rows[0]
+        if not kept.example:
+            gone = "its payload was not kept, or is gone: --sample-share sets how many are"
+            why = kept.locked or gone
+            raise DeployRefused("replay", why)
+        terms = Terms(priority=LOW, deadline=self.clock() + WITHIN_S, client="replay")
+        work = self.validator.work(kept.example, "payload", terms)
+        both = self.engine.pool_set.active.statuses() + pool.statuses()
+        return kept, await submit(pool, work), tolerance_of(both)
+
+    def _loaded(self, stamp: str) -> Pool:
+        """Raises DeployRefused."""
+        pools = self.engine.pool_set.pools
+        if len(stamp) >= SHORTEST:
+            found = next((pool for pool in pools if _is(pool, stamp)), None)
+            if found is not None:
+                return found
+        loaded = ", ".join(pool.facts.stamp[:12] for pool in pools if pool.facts is not None)
+        message = f"{stamp[:12] or 'no stamp'} is not loaded; {loaded} is (`server load BUNDLE`)"
+        raise DeployRefused("replay", message)
+
     async def _run(self, candidate: Pool, wanted: Wanted, report: Report) -> RehearsalReport:
         active = self.engine.pool_set.active
         rehearsal = Rehearsal(
@@ -79,12 +117,13 @@ class RehearsalService:
         try:
             result = await rehearsal.run(wanted, report)
         except RehearsalEnded as end:
-            self._record(candidate, active, f"ended: {end}")
+            self._record(candidate, active, f"ended: {end}", wanted.reason)
             raise DeployRefused("rehearse", str(end)) from None
         except asyncio.CancelledError:
-            self._record(candidate, active, "ended: its caller went away")
+            self._record(candidate, active, "ended: its caller went away", wanted.reason)
             raise
-        self._record(candidate, active, f"{result.verdict.word}: {result.verdict.reason}")
+        detail = f"{result.verdict.word}: {result.verdict.reason}"
+        self._record(candidate, active, detail, wanted.reason)
         return result
 
     def _find(self, stamp: str, path: str) -> Pool | None:
@@ -119,7 +158,8 @@ class RehearsalService:
         if pool_set.candidate is candidate and pool_set.canary is None:
             pool_set.discard()
 
-    def _record(self, candidate: Pool, active: Pool, detail: str) -> None:
+    def _record(self, candidate: Pool, active: Pool, detail: str, reason: str) -> None:
+        detail = f"{reason}; {detail}" if reason else detail
         facts, beside = candidate.facts, active.facts
         if facts is not None and beside is not None:
             self.deployment.record(

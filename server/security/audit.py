@@ -1,4 +1,4 @@
-"""What admins did, or tried to, and who acknowledged or silenced alerts: one JSON line a call.
+"""What admins did, or tried to, and who acknowledged, silenced or annotated: one JSON line a call.
 
 The log never stands in the way of what it records: when it cannot be written, lines wait in memory
 and `trouble` explains why. Denials are summed, so that they cannot fill the disk, and files rotate.

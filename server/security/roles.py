@@ -29,8 +29,9 @@ ALLOWED: dict[str, frozenset[Role]] = {
     **_methods("trefoil.v1.Inference", "Predict PredictStream Generate Upload Feedback", PREDICT),
     **_methods("trefoil.v1.Inference", "Describe", ANY),
     **_methods("trefoil.v1.Observe", "Watch History Samples Slices", OBSERVE),
-    **_methods("trefoil.v1.Observe", "Acknowledge Silence Verify", OBSERVE),
+    **_methods("trefoil.v1.Observe", "Acknowledge Silence Annotate Verify", OBSERVE),
     **_methods("trefoil.v1.Admin", "Load Activate Rollback Rehearse Bundles Drain", ADMIN),
+    **_methods("trefoil.v1.Admin", "Restart Replay", ADMIN),
     **_methods(_OIP, "ServerLive ServerReady ModelReady", OPEN),
     **_methods(_OIP, "ServerMetadata ModelMetadata ModelConfig ModelStatistics", ANY),
     **_methods(_OIP, "RepositoryIndex", ANY),
@@ -48,6 +49,7 @@ AUDITED = frozenset(
         *(method for method, roles in ALLOWED.items() if roles == ADMIN),
         "/trefoil.v1.Observe/Acknowledge",
         "/trefoil.v1.Observe/Silence",
+        "/trefoil.v1.Observe/Annotate",
     )
 )
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from server.telemetry.rows import (
     AlertRow,
+    AnnotationRow,
     Change,
     DeployRow,
     DriftRow,
@@ -37,6 +38,7 @@ LIMITS: dict[type, int] = {
     FeatureRow: 2000,
     AlertRow: 300,
     SilenceRow: 300,
+    AnnotationRow: 1000,
     DeployRow: 100,
     SliceRow: 50,
 }
@@ -114,7 +116,7 @@ def key_of(row: Row) -> Hashable:
             return (row.stamp, row.feature, row.slice, row.hour_unix_s)
         case DriftRow():
             return (row.stamp, row.feature, row.slice, row.window_s, row.baseline)
-        case AlertRow() | SilenceRow():
+        case AlertRow() | SilenceRow() | AnnotationRow():
             return row.id
         case DeployRow():
             return (row.at_unix_ms, row.action, row.stamp)

@@ -3,7 +3,7 @@
 TelemetryError
 ├── ReferenceRefused   reference/profile.json cannot be read or does not fit the features
 ├── BadFilter          a filter line that cannot be understood: which term, why
-├── UnknownAlert       an id that names no alert or silence
+├── UnknownAlert       an id that names no alert, silence or annotation
 ├── TooMany            a limit of what people may add, reached
 ├── ExportRefused      OpenTelemetry is asked for something this server cannot do
 └── StoreBusy          the writer did not answer in time

@@ -174,6 +174,20 @@ class SilenceRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnotationRow:
+    """What a person wrote on the time axis; `removed`: it was taken back. The same id at several
+    servers is the same note."""
+
+    id: str
+    at_unix_ms: int
+    to_unix_ms: int
+    text: str
+    actor: str
+    made_unix_ms: int
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DeployRow:
     """`action`: start | load | activate | rollback | refuse | collect | rehearse | stop |
     canary | canary-promoted | canary-rolled-back | canary-held."""
@@ -253,6 +267,7 @@ Row = (
     | DriftRow
     | AlertRow
     | SilenceRow
+    | AnnotationRow
     | DeployRow
     | PredictionRow
     | QualityRow

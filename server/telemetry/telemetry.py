@@ -21,6 +21,7 @@ from server.telemetry.record import BundleFiles, FeatureSpec, Record
 from server.telemetry.recorder import Recorder
 from server.telemetry.rows import (
     AlertRow,
+    AnnotationRow,
     DeployRow,
     DriftRow,
     PredictionRow,
@@ -120,6 +121,11 @@ class Telemetry:
     def end_silence(self, silence_id: str) -> SilenceRow:
         """Raises UnknownAlert."""
         return self._recorder.call(lambda: self._writer.end_silence(silence_id))
+
+    def annotate(self, row: AnnotationRow) -> AnnotationRow:
+        """Keep a note, or with `removed` take the one of that id back. Raises UnknownAlert and
+        TooMany."""
+        return self._recorder.call(lambda: self._writer.annotate(row))
 
     def changes(self, after: int = 0) -> FeedBatch:
         """What changed since a cursor; from 0 all that is true now."""

@@ -17,6 +17,7 @@ from functools import partial
 
 from server.telemetry.alerts.book import Transition
 from server.telemetry.alerts.service import AlertService
+from server.telemetry.annotations import Annotations
 from server.telemetry.change_feed import ChangeFeed
 from server.telemetry.cut_share import CutShare
 from server.telemetry.drift.binning import BinLayout
@@ -28,7 +29,7 @@ from server.telemetry.quality.estimates import QualityCounts, Yardstick
 from server.telemetry.record import BundleFiles, FeatureSpec, Record
 from server.telemetry.recorder import Queued
 from server.telemetry.recovery import FEEDBACK, recount
-from server.telemetry.rows import AlertRow, DeployRow, PredictionRow, SilenceRow
+from server.telemetry.rows import AlertRow, AnnotationRow, DeployRow, PredictionRow, SilenceRow
 from server.telemetry.sampler import Sampler
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.slices.names import OTHER
@@ -72,6 +73,7 @@ class TelemetryWriter:
         self._sampled = sampled
         self._sampler = Sampler(settings.sample_share, settings.sample_bytes)
         self.alerts = AlertService(lambda: self.store, self._attempt, changes, stepped)
+        self.annotations = Annotations(lambda: self.store, self._attempt, changes)
         self.burn = SloBurn(settings.slo_ms)
         self.cut = CutShare()
         self._next_burn = -math.inf
@@ -81,6 +83,7 @@ class TelemetryWriter:
         self._baseline = choice_of(settings.baseline)
         self._begin()
         self.alerts.restore(clock())
+        self.annotations.restore()
 
     def _begin(self) -> None:
         now = self._clock()
@@ -197,6 +200,7 @@ class TelemetryWriter:
             self.counting.written(self._clock())
             self.bytes = self.store.bytes()
         self.alerts.keep()
+        self.annotations.keep()
 
     def learn(self) -> None:
         """References for what has none, once there has been enough of it."""
@@ -255,6 +259,13 @@ class TelemetryWriter:
 
     def end_silence(self, silence_id: str) -> SilenceRow:
         return self.alerts.silence(self.alerts.book.end_silence(silence_id, self._clock()))
+
+    def annotate(self, row: AnnotationRow) -> AnnotationRow:
+        if row.removed:
+            return self.annotations.remove(row.id, row.actor)
+        row = replace(row, made_unix_ms=int(self._clock() * 1000))
+        oldest_s = self._clock() - self._settings.limits.history_days * DISTRUST_S
+        return self.annotations.add(row, int(oldest_s * 1000))
 
     def deployed(self, row: DeployRow) -> None:
         self.alerts.deployed(row, self._clock())

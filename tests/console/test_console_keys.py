@@ -11,6 +11,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
+from console.app.layout import PAGES
 from console.app.window import Window
 from console.panels.data_table import DataTable
 from console.panels.palette import columns_of
@@ -30,7 +31,7 @@ def test_every_panel_is_reached_by_keys_and_hands_out_its_figures(
     window = make(None, kept(tmp_path), clock=lambda: T0 + 5)
     window.activateWindow()
     seen: list[str] = []
-    for page in range(4):
+    for page in range(len(PAGES)):
         window.plan.show_page(page)
         window.focus_panel("fleet")
         shown = [panel for panel in window.panels.values() if panel.isVisible()]

@@ -30,7 +30,7 @@ from console.cache.insert import TextIds, insert
 from console.cache.schema import open_for_writing
 from console.feed.decode import RowRefused, event
 from console.models.table import escaped_tip
-from console.panels.palette import CommandPalette
+from console.panels.palette import FindBox
 from console.plots.style import Style
 from console.state.dashboard import View
 from console.state.domain import FeedRow, ReceivedRow, ServerSnapshot
@@ -259,10 +259,9 @@ def test_keys_walk_the_whole_console(qtbot: QtBot, make: Callable[..., Window]) 
 
 def test_palette_finds_and_runs(qtbot: QtBot, make: Callable[..., Window]) -> None:
     window = make(None)
-    palette = CommandPalette(window, window.commands)
-    qtbot.addWidget(palette)
-    palette.show()
-    qtbot.keyClicks(palette.line, "quality")
+    window.commands["help.palette"].run()
+    palette = next(box for box in window.findChildren(FindBox) if box.isVisible())
+    qtbot.keyClicks(palette.line, "go to quality")
     qtbot.keyClick(palette.line, Qt.Key.Key_Return)
     assert window.plan.pages.currentIndex() == 2
 

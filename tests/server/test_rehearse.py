@@ -17,6 +17,7 @@ from proto import admin_pb2, observe_pb2
 from proto import inference_pb2 as pb
 from server.commands.client import CommandConnection
 from server.main import main
+from tests.support.patience import patience
 from tests.support.running import program
 from tests.support.tinybundle import LABELS, ONE_THREAD, make_spec, thinker_config
 from trefoil import TrefoilError
@@ -67,6 +68,42 @@ def journal(address: str) -> list[tuple[str, str, str]]:
             return [(row.action, row.stamp, row.detail) for row in rows]
 
     return asyncio.run(read())
+
+
+def test_the_snapshot_has_what_the_host_uses(asked_server: str) -> None:
+    async def read() -> observe_pb2.HostStatus:
+        async with CommandConnection(asked_server) as client:
+            while not (found := (await client.state(30.0)).snapshot.host).at_unix_ms:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.1)
+            return found
+
+    host = asyncio.run(asyncio.wait_for(read(), patience(20)))
+    assert 0 < host.memory_used_bytes < host.memory_total_bytes and host.cores > 0
+    assert 0 < host.disk_free_bytes < host.disk_total_bytes
+
+
+def test_one_payload_is_answered_by_another_stamp_and_leaves_no_trace(
+    asked_server: str, tmp_path: Path, capsys: Captured
+) -> None:
+    path = variant(tmp_path / "beside", card="# tiny\n\nBeside the other.\n")
+    assert main(["load", path, "--server", asked_server]) == 0
+    stamp = capsys.readouterr().out.split()[-1]
+
+    async def kept() -> tuple[str, int]:
+        async with CommandConnection(asked_server) as client:
+            request = observe_pb2.SamplesRequest(filter="kept", limit=1)
+            found = await client.unary(client.observe.Samples, request, 30.0)
+            return found.samples[0].row.prediction_id, (await client.state(30.0)).snapshot.requests
+
+    identity, requests = asyncio.run(kept())
+    code = main(["replay", identity, "--stamp", stamp[:12], "--json", "--server", asked_server])
+    found = json.loads(capsys.readouterr().out)
+    assert code == 0 and found["same"], found["differs"]
+    lines = {line["name"]: line for line in found["lines"]}
+    assert lines["stamp"]["now"] == stamp != lines["stamp"]["kept"]
+    assert asyncio.run(kept()) == (identity, requests), "neither counted nor recorded"
+    missing = main(["replay", identity, "--stamp", "f" * 12, "--server", asked_server])
+    assert missing == 1 and "ffffffffffff is not loaded" in capsys.readouterr().err
 
 
 def test_a_bundle_that_answers_alike_is_promoted(

@@ -156,6 +156,21 @@ def snapshot(who: Character, now_s: float, requests: int) -> observe_pb2.ServerS
         slo_ms=250.0,
         insecure=who.insecure,
     )
+    busy = min(0.2 + who.base_ms / 200, 0.98)
+    found.host.at_unix_ms = int(now_s * 1000)
+    found.host.cpu_share, found.host.cores = 0.4 * busy, 32
+    found.host.memory_used_bytes, found.host.memory_total_bytes = 41 << 30, 128 << 30
+    found.host.disk_free_bytes, found.host.disk_total_bytes = 310 << 30, 960 << 30
+    for index in range(2):
+        found.host.gpus.add(
+            index=index,
+            name="NVIDIA L4",
+            memory_used_bytes=13 << 30,
+            memory_total_bytes=23 << 30,
+            utilisation=busy,
+            power_w=30 + 42 * busy,
+            temperature_c=41 + 30 * busy,
+        )
     for index in range(who.wanted):
         ready = index < who.warm
         replica = found.replicas.add(

@@ -47,6 +47,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         self.past: list[observe_pb2.WatchEvent] = []
         self.alerts: dict[str, observe_pb2.AlertRow] = {}
         self.silences: dict[str, observe_pb2.SilenceRow] = {}
+        self.annotations: dict[str, observe_pb2.AnnotationRow] = {}
         self.requests = 100_000
         self.watching = 0
         self._turns = 0
@@ -266,6 +267,24 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         )
         self.add(observe_pb2.WatchEvent(alert=alert))
         return observe_pb2.AlertAction(alert=alert)
+
+    def Annotate(
+        self, request: observe_pb2.AnnotateRequest, context: Context
+    ) -> observe_pb2.AnnotationRow:
+        with self._lock:
+            row = observe_pb2.AnnotationRow(
+                id=request.id,
+                at_unix_ms=request.at_unix_ms,
+                to_unix_ms=request.to_unix_ms or request.at_unix_ms,
+                text=request.text,
+                actor=request.actor,
+            )
+            if request.remove:
+                row.CopyFrom(self.annotations[request.id])
+                row.removed = True
+            self.annotations[request.id] = row
+            self.add(observe_pb2.WatchEvent(annotation=row))
+            return row
 
     def Silence(
         self, request: observe_pb2.SilenceRequest, context: Context

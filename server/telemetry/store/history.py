@@ -14,6 +14,7 @@ from server.telemetry.rows import FeatureRow, ProfileRow, Row
 from server.telemetry.store.row_codec import (
     alert_history,
     alert_of,
+    annotation_of,
     deploy_of,
     drift_of,
     latency_of,
@@ -127,6 +128,14 @@ def _silences(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
         yield silence_of(json.loads(row[0]))
 
 
+def _annotations(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
+    for row in connection.execute(
+        "SELECT row FROM annotation WHERE at_unix_ms >= ? AND at_unix_ms < ? ORDER BY at_unix_ms",
+        (span.since * 1000, span.until * 1000),
+    ):
+        yield annotation_of(json.loads(row[0]))
+
+
 def _deploys(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
     for row in connection.execute(
         "SELECT row FROM deploy WHERE at_unix_ms >= ? AND at_unix_ms < ? ORDER BY at_unix_ms, id",
@@ -143,4 +152,5 @@ HISTORY: dict[str, Callable[[sqlite3.Connection, TimeSpan], Iterator[Row]]] = {
     "alert": _alerts,
     "silence": _silences,
     "deploy": _deploys,
+    "annotation": _annotations,
 }

@@ -1,4 +1,4 @@
-"""The stored judgements: drift scores, alerts with their history, silences, deploys. Part of
+"""The stored judgements: drift scores, alerts with their history, silences, notes, deploys. Part of
 `Store`, on its connection."""
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple, fields
 from operator import attrgetter
 
-from server.telemetry.rows import AlertRow, DeployRow, DriftRow, SilenceRow
-from server.telemetry.store.row_codec import alert_history, alert_of, silence_of
+from server.telemetry.rows import AlertRow, AnnotationRow, DeployRow, DriftRow, SilenceRow
+from server.telemetry.store.row_codec import alert_history, alert_of, annotation_of, silence_of
 from server.telemetry.store.stored_names import StoredNames
 
 _DRIFT_VALUES = attrgetter(*(field.name for field in fields(DriftRow)[2:]))
@@ -60,6 +60,19 @@ class JudgementStore:
             "INSERT OR REPLACE INTO silence VALUES (?, ?, ?)",
             (row.id, row.until_unix_ms, json.dumps(asdict(row))),
         )
+
+    def put_annotation(self, row: AnnotationRow) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO annotation VALUES (?, ?, ?)",
+            (row.id, row.at_unix_ms, json.dumps(asdict(row))),
+        )
+
+    def annotations(self, limit: int) -> list[AnnotationRow]:
+        """The latest by the time they are about, oldest first."""
+        rows = self._connection.execute(
+            "SELECT row FROM annotation ORDER BY at_unix_ms DESC LIMIT ?", (limit,)
+        ).fetchall()
+        return [annotation_of(json.loads(row[0])) for row in reversed(rows)]
 
     def put_deploy(self, row: DeployRow) -> None:
         self._connection.execute(

@@ -91,6 +91,7 @@ class Retention:
             ("alert_event", "at_unix_ms", limits.history_days, 1000),
             ("deploy", "at_unix_ms", limits.history_days, 1000),
             ("silence", "until_unix_ms", limits.history_days, 1000),
+            ("annotation", "at_unix_ms", limits.history_days, 1000),
             ("truth", "predicted_at", limits.profile_days, 1),
             ("feedback", "received_at", limits.profile_days, 1),
         ):

@@ -15,6 +15,7 @@ from server.telemetry.outputs import TIME_NAMES, time_tuple
 from server.telemetry.rows import (
     AlertRow,
     AlertTransition,
+    AnnotationRow,
     DeployRow,
     DriftRow,
     Exemplar,
@@ -46,6 +47,10 @@ def alert_history(connection: sqlite3.Connection, alert_id: str) -> tuple[AlertT
 
 def silence_of(content: Mapping[str, Any]) -> SilenceRow:
     return SilenceRow(**content)
+
+
+def annotation_of(content: Mapping[str, Any]) -> AnnotationRow:
+    return AnnotationRow(**content)
 
 
 def deploy_of(content: Mapping[str, Any]) -> DeployRow:

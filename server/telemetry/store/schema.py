@@ -191,3 +191,10 @@ def names_of_the_field(db: Database) -> None:
             "json_set(row, '$.actor', json_extract(row, '$.by')), '$.by')"
             " WHERE json_type(row, '$.by') IS NOT NULL"
         )
+
+
+@migrations()
+def people_annotate(db: Database) -> None:
+    """Notes of people on the time axis."""
+    db.execute("CREATE TABLE annotation (id TEXT PRIMARY KEY, at_unix_ms INTEGER, row TEXT)")
+    db.execute("CREATE INDEX idx_annotation_at_unix_ms ON annotation (at_unix_ms)")

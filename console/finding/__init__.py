@@ -1,0 +1,1 @@
+"""Finding things: by name, by time in words, by a link. Pure."""

@@ -1,0 +1,145 @@
+"""Two sides beside each other: two servers, two stamps or two windows. What differs most comes
+first; what may differ by chance comes after what does not. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from console.looks.changes import CHANCE_Z, percent
+from console.state.sanitize import milliseconds, thousands
+
+KINDS = ("servers", "stamps", "windows")
+LEAST_APART = 0.005  # of two numbers; nearer ones are the same
+LEAST_ROWS = 20  # of a side, below which its shares are not compared
+MOST_SHARES = 12  # labels and slice values of a side
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """`count` of `of` rows."""
+
+    count: float
+    of: float
+
+    @property
+    def value(self) -> float:
+        return self.count / self.of if self.of else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What is known of one side. `times` are milliseconds, `figures` numbers with their unit,
+    `facts` texts that are the same or not."""
+
+    name: str
+    requests: float = 0.0
+    shares: Mapping[str, Share] = field(default_factory=dict)
+    times: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedLine:
+    """`size` is 0 for what is equal and grows with the difference, at most 1. `sure`: chance alone
+    would make such a difference less than once in twenty, or it is a fact."""
+
+    name: str
+    here: str
+    there: str
+    difference: str
+    size: float
+    sure: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    kind: str  # one of KINDS
+    here: str
+    there: str
+    lines: tuple[ComparedLine, ...] = ()
+    note: str = ""
+
+
+def compared(kind: str, here: Side, there: Side) -> Compared:
+    """Difference first: sure ones by size, then those that may be chance, then what is equal."""
+    lines = [
+        *(_fact(name, here.facts, there.facts) for name in _names(here.facts, there.facts)),
+        *(_time(name, here.times, there.times) for name in _names(here.times, there.times)),
+        *(_figure(name, here.figures, there.figures)
+          for name in _names(here.figures, there.figures)),
+        *(_shared(name, here.shares, there.shares) for name in _names(here.shares, there.shares)),
+    ]  # fmt: skip
+    lines.sort(key=lambda line: (line.size == 0, not line.sure, -line.size, line.name))
+    empty = [side.name for side in (here, there) if not side.requests]
+    note = f"no requests of {' and '.join(empty)} in this window" if empty else ""
+    return Compared(kind, here.name, there.name, tuple(lines), note)
+
+
+def _names(here: Mapping[str, object], there: Mapping[str, object]) -> list[str]:
+    return list(dict.fromkeys((*here, *there)))
+
+
+def _fact(name: str, here: Mapping[str, str], there: Mapping[str, str]) -> ComparedLine:
+    a, b = here.get(name, "–"), there.get(name, "–")
+    return ComparedLine(name, a, b, "" if a == b else "differs", 0.0 if a == b else 1.0)
+
+
+def _time(name: str, here: Mapping[str, float], there: Mapping[str, float]) -> ComparedLine:
+    a, b = here.get(name, math.nan), there.get(name, math.nan)
+    return ComparedLine(name, milliseconds(a), milliseconds(b), _ratio(a, b), _apart(a, b))
+
+
+def _figure(
+    name: str, here: Mapping[str, tuple[float, str]], there: Mapping[str, tuple[float, str]]
+) -> ComparedLine:
+    (a, unit), (b, unit_there) = here.get(name, (math.nan, "")), there.get(name, (math.nan, ""))
+    here_text, there_text = (_amount(value, unit or unit_there) for value in (a, b))
+    return ComparedLine(name, here_text, there_text, _ratio(a, b), _apart(a, b))
+
+
+def _shared(name: str, here: Mapping[str, Share], there: Mapping[str, Share]) -> ComparedLine:
+    """A share that one side does not have is none of its rows."""
+    totals = [max((s.of for s in side.values()), default=0.0) for side in (here, there)]
+    a, b = here.get(name, Share(0, totals[0])), there.get(name, Share(0, totals[1]))
+    if min(a.of, b.of) < LEAST_ROWS:
+        return ComparedLine(name, _with_n(a), _with_n(b), "too few rows", 0.0, sure=False)
+    gap = b.value - a.value
+    pooled = (a.count + b.count) / (a.of + b.of)
+    spread = math.sqrt(pooled * (1 - pooled) * (1 / a.of + 1 / b.of))
+    sure = bool(spread) and abs(gap) / spread > CHANCE_Z
+    text = f"{100 * gap:+.1f} points" + ("" if sure else " (chance)") if gap else ""
+    return ComparedLine(name, _with_n(a), _with_n(b), text, _apart(a.value, b.value), sure)
+
+
+def _with_n(share: Share) -> str:
+    return f"{percent(share.value)} n {thousands(round(share.of))}"
+
+
+def _amount(value: float, unit: str) -> str:
+    if value != value:
+        return "–"
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{text} {unit}".strip()
+
+
+def _ratio(a: float, b: float) -> str:
+    """`x 2.10`, how many times the other side's; empty where one is not known."""
+    if _apart(a, b) == 0:
+        return ""
+    return f"x {b / a:.2f}" if a else "from none"
+
+
+def _apart(a: float, b: float) -> float:
+    """|difference| over the larger of both: 0 equal, 1 one of them is 0."""
+    if a != a or b != b:
+        return 0.0
+    largest = max(abs(a), abs(b))
+    apart = abs(b - a) / largest if largest else 0.0
+    return apart if apart >= LEAST_APART else 0.0
+
+
+def as_rows(found: Compared) -> Sequence[tuple[str, str, str, str]]:
+    return [(line.name, line.difference, line.here, line.there) for line in found.lines]

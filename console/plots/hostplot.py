@@ -1,0 +1,97 @@
+"""What the hosts use, on the time axis: CPU, memory, disk and GPUs in per cent; the hottest GPU in
+degrees on the same scale, and their power against its own highest value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PySide6.QtCore import QPointF, QRectF
+from PySide6.QtGui import QFontMetricsF, QPainter
+
+from console.plots import paint
+from console.plots.charts import NAME_PIXELS, LinePlot, apart, split_pen
+from console.plots.scale import caption
+from console.state.dashboard import Floats, HostColumns
+
+UNKNOWN = "no server has reported its host in this window"
+# Field of HostColumns, name at the end of the line, what a value is in.
+LINES = (
+    ("cpu", "CPU", "%"),
+    ("memory", "memory", "%"),
+    ("disk", "disk", "%"),
+    ("gpu", "GPU", "%"),
+    ("gpu_memory", "GPU memory", "%"),
+    ("heat", "GPU °C", "°C"),
+    ("power", "GPU power", "W"),
+)
+
+
+def drawn(found: HostColumns) -> list[tuple[int, str, str, Floats, Floats]]:
+    """(number, name, value as text of the newest, heights of 0 to 1, values) of what is known."""
+    lines = []
+    for number, (name, text, unit) in enumerate(LINES):
+        values: Floats = getattr(found, name)
+        known = values[np.isfinite(values)]
+        if len(known):
+            scale = {"%": 1.0, "°C": 100.0}.get(unit, max(float(known.max()), 1.0))
+            lines.append((number, text, amount(float(known[-1]), unit), values / scale, values))
+    return lines
+
+
+def amount(value: float, unit: str) -> str:
+    return f"{100 * value:.0f} %" if unit == "%" else f"{value:,.0f} {unit}"
+
+
+class HostPlot(LinePlot):
+    def paint_layer(self, painter: QPainter, area: QRectF) -> None:
+        found = self.board.host if self.board is not None else None
+        theme = self.ui_style.theme
+        lines = drawn(found) if found is not None else []
+        if found is None or not lines:
+            place = area.adjusted(8, 0, -8, 0)
+            paint.text(painter, place, UNKNOWN, theme.color("dim"), self.ui_style.text_font)
+            return
+        self.axis_lines(painter, area, 100, 50, "%")
+        painter.setClipRect(area)
+        painter.setRenderHint(paint.SMOOTH)
+        xs = self.xs(found.starts + found.column_s / 2)
+        ends = []
+        for number, name, text, heights, _ in lines:
+            ys = area.bottom() - np.clip(heights, 0, 1) * (area.height() - 2)
+            paint.line(painter, xs, ys, split_pen(theme, number))
+            last = float(ys[np.flatnonzero(np.isfinite(ys))[-1]])
+            ends.append((max(last, area.top() + 8), number, f"{name} {text}"))
+        self._names(painter, area, sorted(ends))
+        several = f"highest of {found.servers} servers" if found.servers > 1 else "host"
+        caption(painter, self.ui_style, area, [(several, "dim")])
+
+    def _names(
+        self, painter: QPainter, area: QRectF, ends: Sequence[tuple[float, int, str]]
+    ) -> None:
+        theme, font = self.ui_style.theme, self.ui_style.small
+        places = apart([y for y, _, _ in ends], NAME_PIXELS, area.bottom() - 8)
+        for y, (_, number, text) in zip(places, ends, strict=True):
+            width = QFontMetricsF(font).horizontalAdvance(text) + 28
+            painter.fillRect(
+                QRectF(area.right() - width, y - 7, width, 14), theme.color("panel", 200)
+            )
+            place = QRectF(area.right() - width, y - 8, width - 24, 16)
+            paint.text(painter, place, text, theme.color("text"), font, paint.RIGHT)
+            painter.setPen(split_pen(theme, number, 2))
+            painter.drawLine(QPointF(area.right() - 20, y), QPointF(area.right() - 2, y))
+
+    def readout(self, at_s: float) -> Sequence[tuple[str, str]]:
+        found = self.board.host if self.board is not None else None
+        if found is None:
+            return ()
+        place = int((at_s - found.from_s) // found.column_s)
+        if not 0 <= place < len(found.cpu):
+            return ()
+        units = {name: unit for _, name, unit in LINES}
+        tones = self.ui_style.theme.split
+        return [
+            (f"{name} {amount(float(values[place]), units[name])}", tones[number % len(tones)])
+            for number, name, _, _, values in drawn(found)
+            if values[place] == values[place]
+        ]
