@@ -10,8 +10,8 @@ from html import escape
 from console.state import command_lines, next_steps
 from console.state.access import ConnectionAccess
 from console.state.dashboard import Board
-from console.state.sanitize import milliseconds
 from console.state.timetext import clock_text, iso
+from console.state.units import milliseconds
 
 MOST_EVENTS = 100
 BEFORE_S = 3600.0  # what changed before: this long before the window

@@ -18,8 +18,8 @@ from console.plots.event_marks import EventMarks
 from console.plots.heatmap import HeatMap
 from console.plots.style import Style
 from console.state.dashboard import SPLITS, Board, ExampleRequest
-from console.state.sanitize import duration, milliseconds
 from console.state.timetext import span_text
+from console.state.units import duration, milliseconds
 from server.telemetry.outputs import STAGES
 
 NARROW = 430  # pixels of height below which the stages give way
@@ -80,7 +80,6 @@ class LatencyPanel(Panel):
                 QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
             )
             box.setMinimumContentsLength(9)
-            box.setMaximumHeight(22)
             row.addWidget(box)
         row.addStretch(1)
         self._scope.addItem("all servers", "")
@@ -165,7 +164,7 @@ class LatencyPanel(Panel):
         self._column.setStretch(1, 0 if percentiles else 50)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        self.stages.setVisible(event.size().height() > NARROW)
+        self.stages.setVisible(event.size().height() > self.ui_style.px(NARROW))
         columns = int(self.percentiles.area.width())
         if abs(columns - self.axis.view.columns) > 8 and columns > 50:
             self.axis.change(columns=columns)
