@@ -637,7 +637,7 @@ class DeployRow(_message.Message):
     def __init__(self, at_unix_ms: _Optional[int] = ..., action: _Optional[str] = ..., stamp: _Optional[str] = ..., stamp_name: _Optional[str] = ..., from_stamp: _Optional[str] = ..., actor: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class PredictionRow(_message.Message):
-    __slots__ = ("prediction_id", "at_unix_ms", "stamp", "mix", "label", "confidence", "margin", "entropy", "closed_set_mass", "timing", "batch_size", "replica", "slices", "error", "payload_kept", "client", "session", "trace_id", "true_label", "features", "task", "batch_mates", "tokens_used", "parts_cut")
+    __slots__ = ("prediction_id", "at_unix_ms", "stamp", "mix", "label", "confidence", "margin", "entropy", "closed_set_mass", "timing", "batch_size", "replica", "slices", "error", "payload_kept", "client", "session", "trace_id", "true_label", "features", "task", "batch_mates", "tokens_used", "parts_cut", "error_message")
     class SlicesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -669,6 +669,7 @@ class PredictionRow(_message.Message):
     BATCH_MATES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_USED_FIELD_NUMBER: _ClassVar[int]
     PARTS_CUT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     prediction_id: str
     at_unix_ms: int
     stamp: str
@@ -693,7 +694,8 @@ class PredictionRow(_message.Message):
     batch_mates: _containers.RepeatedScalarFieldContainer[str]
     tokens_used: int
     parts_cut: int
-    def __init__(self, prediction_id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., mix: _Optional[str] = ..., label: _Optional[str] = ..., confidence: _Optional[float] = ..., margin: _Optional[float] = ..., entropy: _Optional[float] = ..., closed_set_mass: _Optional[float] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., replica: _Optional[int] = ..., slices: _Optional[_Mapping[str, str]] = ..., error: _Optional[str] = ..., payload_kept: bool = ..., client: _Optional[str] = ..., session: _Optional[str] = ..., trace_id: _Optional[str] = ..., true_label: _Optional[str] = ..., features: _Optional[_Iterable[float]] = ..., task: _Optional[str] = ..., batch_mates: _Optional[_Iterable[str]] = ..., tokens_used: _Optional[int] = ..., parts_cut: _Optional[int] = ...) -> None: ...
+    error_message: str
+    def __init__(self, prediction_id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., stamp: _Optional[str] = ..., mix: _Optional[str] = ..., label: _Optional[str] = ..., confidence: _Optional[float] = ..., margin: _Optional[float] = ..., entropy: _Optional[float] = ..., closed_set_mass: _Optional[float] = ..., timing: _Optional[_Union[_inference_pb2.Timing, _Mapping]] = ..., batch_size: _Optional[int] = ..., replica: _Optional[int] = ..., slices: _Optional[_Mapping[str, str]] = ..., error: _Optional[str] = ..., payload_kept: bool = ..., client: _Optional[str] = ..., session: _Optional[str] = ..., trace_id: _Optional[str] = ..., true_label: _Optional[str] = ..., features: _Optional[_Iterable[float]] = ..., task: _Optional[str] = ..., batch_mates: _Optional[_Iterable[str]] = ..., tokens_used: _Optional[int] = ..., parts_cut: _Optional[int] = ..., error_message: _Optional[str] = ...) -> None: ...
 
 class ReliabilityBin(_message.Message):
     __slots__ = ("n", "sum_confidence", "sum_correct")

@@ -6,6 +6,8 @@ from server.telemetry.outputs import outputs_of, times_of
 from server.telemetry.record import Record
 from server.types import Outcome, Work
 
+LONGEST_MESSAGE = 500  # characters of what its caller got
+
 
 def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
     answer, fault, timing = outcome.answer, outcome.fault, outcome.timing
@@ -24,6 +26,7 @@ def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
         replica=outcome.replica,
         batch_size=outcome.batch_size,
         error=f"{fault.code}/{fault.reason}/{fault.field}" if fault else "",
+        error_message=fault.message[:LONGEST_MESSAGE] if fault else "",
         env=env,
         trace_id=_trace_id(work.trace_parent),
         batch_mates=outcome.batch_mates,

@@ -102,6 +102,11 @@ def commands_of(window: Window, actions: Actions, navigation: Navigation) -> lis
     add("copy.table", "Copy this panel as a table", ("Shift+C",), "Copy", actions.copy_table)
     add("feed.retry", "Retry lost servers now", ("R",), "Servers", window.bridge.retry_now)
     add("window.theme", "Dark, light, high contrast", ("F8",), "Window", window.next_theme)
+    larger, smaller = ("Ctrl++", "Ctrl+="), ("Ctrl+-",)
+    add("window.larger", "Larger text", larger, "Window", lambda: window.zoom_text(1))
+    add("window.smaller", "Smaller text", smaller, "Window", lambda: window.zoom_text(-1))
+    add("window.usual", "Text that suits the window", ("Ctrl+0",), "Window",
+        lambda: window.zoom_text(0))  # fmt: skip
     add("window.reset", "Reset the layout", (), "Window", window.plan.reset)
     add("help.runbook", "Runbook of the worst problem", ("Shift+F1",), "Window", actions.runbook)
     add("help.palette", "Find anything …", ("Ctrl+K",), "Window", navigation.find)

@@ -53,7 +53,7 @@ class PanelLayout(QObject):
         p = self._panels
         right = _split(VERTICAL, (p["drift"], 11), (p["reference"], 7))
         top = _split(HORIZONTAL, (p["latency"], 51), (right, 49))
-        bottom = _split(HORIZONTAL, (p["skew"], 62), (p["events"], 38))
+        bottom = _split(HORIZONTAL, (p["skew"], 56), (p["events"], 44))
         overview = _split(VERTICAL, (top, 70), (bottom, 30))
         left = _split(VERTICAL, (p["fleet"], 66), (p["server"], 34))
         self.pages.addWidget(overview)
@@ -143,22 +143,24 @@ class PanelLayout(QObject):
         for name, sizes in self._standard.items():
             self._splitters[name].restoreState(sizes)
 
-    def text(self, window: QMainWindow, theme: str) -> str:
-        """What is worth remembering: sizes, the window's place, the page, the theme."""
+    def text(self, window: QMainWindow, theme: str, zoom: float) -> str:
+        """What is worth remembering: sizes, the window's place, the page, the theme, the size
+        of the text (0: what suits the window)."""
         sizes = {name: _text(part.saveState()) for name, part in self._splitters.items()}
         page = self.pages.currentIndex()
         found = {"sizes": sizes, "window": _text(window.saveGeometry()), "page": page}
-        return json.dumps({**found, "theme": theme})
+        return json.dumps({**found, "theme": theme, "zoom": zoom})
 
-    def restore(self, saved: str, window: QMainWindow, given: Container[str]) -> str:
+    def restore(self, saved: str, window: QMainWindow, given: Container[str]) -> tuple[str, float]:
         """As it was the last time, but for what is `given` ("size", "page"); anything unreadable is
-        the standard. Returns the theme that was chosen, if any."""
+        the standard. Returns the theme and the size of the text that were chosen; "" and 0 for
+        what was not."""
         try:
             found = json.loads(saved) if saved else {}
         except ValueError:
-            return ""
+            return "", 0.0
         if not isinstance(found, dict):
-            return ""
+            return "", 0.0
         sizes = found.get("sizes")
         for name, part in self._splitters.items():
             state = sizes.get(name) if isinstance(sizes, dict) else None
@@ -169,7 +171,9 @@ class PanelLayout(QObject):
             window.restoreGeometry(_bytes(place))
         if "page" not in given and isinstance(page, int) and 0 <= page < len(PAGES):
             self.show_page(page)
-        return theme if isinstance(theme, str) else ""
+        zoom = found.get("zoom")
+        known = float(zoom) if isinstance(zoom, int | float) else 0.0
+        return theme if isinstance(theme, str) else "", known
 
 
 def _text(state: QByteArray) -> str:

@@ -143,6 +143,7 @@ def _run(
     window.status_bar.runbooks = arguments.runbooks
     window.given = _given(arguments)
     window.resize(*(size or _fitting()))
+    window.use_zoom(0)
     bridge.show_view(view)
     bridge.start()
     window.show()

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PySide6.QtCore import QBuffer, QByteArray, QIODevice, QSize
 from PySide6.QtGui import QImage, QImageReader
 
-from console.state.sanitize import sanitized, size
+from console.state.sanitize import sanitized
+from console.state.units import size
 from proto import inference_pb2
 
 MOST_PIXELS = 50_000_000

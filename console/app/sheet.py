@@ -11,8 +11,8 @@ from console.looks.changes import KINDS, WhatChanged
 from console.state import command_lines, next_steps
 from console.state.access import ConnectionAccess
 from console.state.dashboard import WANT_NOTHING, Board
-from console.state.sanitize import milliseconds
 from console.state.timetext import clock_text, iso
+from console.state.units import milliseconds
 
 MOST_EVENTS = 100
 BEFORE_S = 3600.0  # what changed before: this long before the window

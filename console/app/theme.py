@@ -172,42 +172,50 @@ def palette(theme: Theme) -> QPalette:
     return found
 
 
-def sheet(theme: Theme) -> str:
-    """The style sheet: frames and controls only; everything else is painted from tokens."""
+def sheet(theme: Theme, zoom: float = 1.0) -> str:
+    """The style sheet: frames and controls only; everything else is painted from tokens. `zoom`:
+    the size of the text against the usual one."""
     t = theme
+
+    def px(pixels: int) -> str:
+        return f"{max(1, round(pixels * zoom))}px"
+
     return f"""
-QWidget {{ font-size: 12px; }}
+QWidget {{ font-size: {px(12)}; }}
 QFrame#panel {{ background: {t.panel}; border: 1px solid {t.border}; border-radius: 4px; }}
 QFrame#panel[active="true"] {{ border-color: {t.accent}; }}
 QTableView, QListView, QPlainTextEdit, QScrollArea {{ background: transparent; border: none;
   outline: none; selection-background-color: {t.selection}; selection-color: {t.text}; }}
 QHeaderView {{ background: transparent; }}
 QHeaderView::section {{ background: {t.panel}; color: {t.dim}; border: none;
-  border-bottom: 1px solid {t.border}; padding: 2px 4px; font-size: 11px; }}
-QTableView#tight QHeaderView::section {{ padding: 2px 1px 2px 4px; }}
+  border-bottom: 1px solid {t.border}; padding: {px(2)} {px(4)}; font-size: {px(11)}; }}
+QTableView#tight QHeaderView::section {{ padding: {px(2)} {px(1)} {px(2)} {px(4)}; }}
 QLineEdit, QComboBox, QSpinBox, QDateTimeEdit {{ background: {t.raised}; color: {t.text};
-  border: 1px solid {t.border}; border-radius: 3px; padding: 2px 6px; min-height: 18px; }}
+  border: 1px solid {t.border}; border-radius: 3px; padding: {px(2)} {px(6)};
+  min-height: {px(18)}; }}
 QComboBox#flat {{ background: transparent; border-color: transparent; color: {t.dim}; }}
 QComboBox#flat:hover {{ color: {t.text}; }}
 QLineEdit:focus, QComboBox:focus {{ border-color: {t.accent}; }}
 QComboBox QAbstractItemView {{ background: {t.raised}; color: {t.text}; }}
 QPushButton {{ background: {t.raised}; color: {t.text}; border: 1px solid {t.border};
-  border-radius: 3px; padding: 3px 10px; }}
+  border-radius: 3px; padding: {px(3)} {px(10)}; }}
 QPushButton:hover {{ border-color: {t.dim}; }}
 QPushButton:focus {{ border-color: {t.accent}; }}
 QPushButton:disabled {{ color: {t.faint}; }}
-QPushButton#tab {{ background: transparent; border: none; color: {t.dim}; padding: 2px 8px; }}
+QPushButton#tab {{ background: transparent; border: none; color: {t.dim};
+  padding: {px(2)} {px(8)}; }}
 QPushButton#tab:checked {{ color: {t.text}; border-bottom: 2px solid {t.accent};
   border-radius: 0; }}
 QPushButton#tab:focus {{ color: {t.accent}; }}
 QSplitter::handle {{ background: transparent; }}
-QScrollBar:vertical {{ background: transparent; width: 8px; margin: 0; }}
-QScrollBar:horizontal {{ background: transparent; height: 8px; margin: 0; }}
+QScrollBar:vertical {{ background: transparent; width: {px(8)}; margin: 0; }}
+QScrollBar:horizontal {{ background: transparent; height: {px(8)}; margin: 0; }}
 QScrollBar::handle {{ background: {t.border}; border-radius: 4px; min-height: 24px; }}
 QScrollBar::handle:hover {{ background: {t.faint}; }}
 QScrollBar::add-line, QScrollBar::sub-line {{ width: 0; height: 0; }}
 QScrollBar::add-page, QScrollBar::sub-page {{ background: transparent; }}
-QToolTip {{ background: {t.raised}; color: {t.text}; border: 1px solid {t.border}; padding: 4px; }}
+QToolTip {{ background: {t.raised}; color: {t.text}; border: 1px solid {t.border};
+  padding: {px(4)}; }}
 QMenu {{ background: {t.raised}; color: {t.text}; border: 1px solid {t.border}; }}
 QMenu::item:selected {{ background: {t.selection}; }}
 QDialog {{ background: {t.panel}; }}

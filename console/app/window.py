@@ -46,7 +46,7 @@ from console.panels.server import ServerPanel
 from console.panels.skew import SkewPanel
 from console.panels.status_bar import StatusBar, TextLine
 from console.panels.table import Table
-from console.plots.style import Style
+from console.plots.style import Style, fitting_zoom, next_zoom
 from console.state import footer as footer_text
 from console.state.dashboard import SPLITS, Board
 
@@ -66,6 +66,7 @@ class Window(QMainWindow):
         # What was asked for on the command line counts, not what is remembered of it.
         self.given: frozenset[str] = frozenset()  # of "size", "page", "theme"
         self._chosen_theme = ""
+        self._chosen_zoom = 0.0  # 0: what suits the window
         self._notice = ("", 0.0)
         self.setWindowTitle("Trefoil console")
         self.setMinimumSize(LEAST_WIDTH, LEAST_HEIGHT)
@@ -263,19 +264,31 @@ class Window(QMainWindow):
         application = QApplication.instance()
         if isinstance(application, QApplication):
             application.setPalette(palette(theme))
-            application.setStyleSheet(sheet(theme))
+            application.setStyleSheet(sheet(theme, self.ui_style.zoom))
         self.ui_style.use(theme)
         if self.board is not None:
             self.status_bar.show_board(self.board)
 
+    def zoom_text(self, step: int) -> None:
+        """All text larger or smaller, which the next start remembers; 0: what suits the window."""
+        self._chosen_zoom = next_zoom(self.ui_style.zoom, step) if step else 0.0
+        self.use_zoom(self._chosen_zoom)
+        self.notify(f"text {self.ui_style.zoom:.0%} (Ctrl+0: what suits the window)")
+
+    def use_zoom(self, zoom: float) -> None:
+        """0 is what suits the window."""
+        self.ui_style.use_zoom(zoom or fitting_zoom(self.height())[0])
+        self.use_theme(self.ui_style.theme.name)
+
     def _restore(self, saved: str) -> None:
-        theme = self.plan.restore(saved, self, self.given)
+        theme, self._chosen_zoom = self.plan.restore(saved, self, self.given)
+        self.use_zoom(self._chosen_zoom)
         if theme in THEMES and "theme" not in self.given:
             self._chosen_theme = theme
             self.use_theme(theme)
 
     def layout_text(self) -> str:
-        return self.plan.text(self, self._chosen_theme)
+        return self.plan.text(self, self._chosen_theme, self._chosen_zoom)
 
     def closeEvent(self, event: QCloseEvent) -> None:
         self._aging.stop()

@@ -13,6 +13,7 @@ from console.cache import compare, drift, hosts, rows, timeline
 from console.cache.fleet import line_of, slo_ms_of
 from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
+from console.cache.trouble_since import TroubleSince
 from console.state import axis, causes, events, firing, skew, status, status_messages
 from console.state.dashboard import (
     Board,
@@ -50,6 +51,7 @@ class BoardBuilder:
         self._held: dict[str, tuple[object, object]] = {}
         self._links: dict[str, Link] = {}
         self._link_news: list[TimelineEvent] = []
+        self._since = TroubleSince()
 
     def board(
         self,
@@ -97,9 +99,10 @@ class BoardBuilder:
         drifting = firing.marked(drifting, alerts, lambda a: servers[a].name if a in servers else a)
         odd = {line.address: line for line in skewed}
         lines = tuple(line_of(s, now_s, latencies, odd) for s in servers.values())
+        lines = self._since.marked(lines, deploys, now_s)
         burns = self._burns(servers, latencies, now_s, speed) if view.live else ()
         known = causes.causes_of(skewed, deploys, servers)
-        state = status.fleet_state(lines, burns, skewed, alerts, now_s, known)
+        state = status.fleet_state(lines, burns, skewed, alerts, now_s, known, deploys)
         return Board(
             view=view,
             made_s=now_s,

@@ -91,7 +91,8 @@ _COLUMNS = {table: f"{columns}, body" for table, columns in _BODY.items()} | {
 # In place, so that the row keeps its number while the panel pages through it.
 _CONFLICT = {
     "prediction": " ON CONFLICT (server, id) DO UPDATE SET true_label = excluded.true_label,"
-    " kept = excluded.kept, error = excluded.error, batch_mates = excluded.batch_mates"
+    " kept = excluded.kept, error = excluded.error, batch_mates = excluded.batch_mates,"
+    " error_message = excluded.error_message"
 }
 
 
@@ -224,5 +225,5 @@ def _prediction(row: CachedPrediction, server: int, names: TextIds) -> tuple[obj
         *(*time_tuple(row.timing), row.batch_size, row.replica, json.dumps(dict(row.slices))),
         *(row.error, int(row.payload_kept), names.id(row.client), row.session, row.trace_id),
         *(np.asarray(row.features, "<f4").tobytes(), row.task, json.dumps(row.batch_mates)),
-        *output_tuple(row),
+        *(row.error_message, *output_tuple(row)),
     )

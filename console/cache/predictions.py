@@ -80,5 +80,6 @@ def _prediction(row: Sequence[object], names: InternedTexts) -> CachedPrediction
         features=tuple(np.frombuffer(row[22], "<f4").tolist()),  # type: ignore[call-overload]
         task=str(row[23]),
         batch_mates=tuple(json.loads(str(row[24]))),
-        **stored_outputs(row[25:]),
+        error_message=str(row[25] or ""),
+        **stored_outputs(row[26:]),
     )

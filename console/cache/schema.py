@@ -31,8 +31,10 @@ HOST = (*("at_ms", "server", "cpu", "memory", "disk", "gpu_memory", "gpu", "powe
 PREDICTION = (
     *("server", "id", "at_ms", "stamp", "mix", "label", "true_label", *TIME_NAMES, "batch_size"),
     *("replica", "slices", "error", "kept", "client", "session", "trace_id", "features", "task"),
-    *("batch_mates", *OUTPUT_NAMES),
+    *("batch_mates", "error_message", *OUTPUT_NAMES),
 )
+# Those that a file may be older than.
+ADDED = (*((spec.name, spec.column) for spec in OUTPUTS), ("error_message", "TEXT"))
 _HOT = """
 CREATE TABLE name (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE server (address TEXT PRIMARY KEY, body TEXT NOT NULL, snapshot_ms REAL NOT NULL,
@@ -111,17 +113,17 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA busy_timeout = 5000")
     if found < VERSION:
         build(connection)
-    add_missing_outputs(connection)
+    add_missing_columns(connection)
     return connection
 
 
-def add_missing_outputs(connection: sqlite3.Connection) -> None:
-    """Columns of outputs that are newer than the file; NULL in its rows. An older console neither
+def add_missing_columns(connection: sqlite3.Connection) -> None:
+    """Columns that are newer than the file; NULL in its rows. An older console neither
     reads nor writes them, so the version stays."""
     known = {row[1] for row in connection.execute("PRAGMA table_info(prediction)")}
-    for spec in OUTPUTS:
-        if spec.name not in known:
-            connection.execute(f"ALTER TABLE prediction ADD COLUMN {spec.name} {spec.column}")
+    for name, kind in ADDED:
+        if name not in known:
+            connection.execute(f"ALTER TABLE prediction ADD COLUMN {name} {kind}")
 
 
 def build(connection: sqlite3.Connection, stop_before: str | None = None) -> None:

@@ -20,7 +20,8 @@ from console.looks.changes import BadCounts, Group, Measured, Stages, WhatChange
 from console.looks.comparing import MOST_SHARES, Compared, Share, Side, compared
 from console.state.dashboard import TimelineEvent
 from console.state.query_types import ReadChanges, ReadComparison, SideWanted
-from console.state.sanitize import milliseconds, short
+from console.state.sanitize import short
+from console.state.units import milliseconds
 from server.telemetry.filters import equals, slice_name
 from server.telemetry.outputs import STAGES
 

@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from console.state.sanitize import milliseconds
+from console.state.units import milliseconds
 
 LEAST = 0.05  # explains, or moves its share by, less: not listed
 NEW_LEAST = 20  # rows after of a client or a slice that is called new

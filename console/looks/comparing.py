@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from console.looks.changes import CHANCE_Z, percent
-from console.state.sanitize import milliseconds, thousands
+from console.state.units import milliseconds, thousands
 
 KINDS = ("servers", "stamps", "windows")
 LEAST_APART = 0.005  # of two numbers; nearer ones are the same

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from console.state.domain import GpuSnapshot, HostSnapshot
-from console.state.sanitize import size
+from console.state.units import size
 
 FULL = 0.95  # of memory or of the disk, from which it is a warning
 

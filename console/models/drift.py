@@ -9,6 +9,7 @@ from console.models.cells import Cell, TableColumn, mono, number_column
 from console.state.dashboard import MEASURES, DriftLine
 from console.state.firing import SHIFTED
 from console.state.timetext import clock_text
+from console.state.units import number
 from server.telemetry.drift.scores import (
     CRITICAL_EXCESS_KL,
     HIGH_KS,
@@ -44,7 +45,7 @@ def columns(measure: str, wide: bool, fleet: bool = False) -> tuple[TableColumn,
     which server a row is of is not obvious."""
     others = [name for name in MEASURES if name != measure][: 3 if wide else 0]
     found = [
-        TableColumn("feature", _feature, 0, least=166, order=attrgetter("row.feature")),
+        TableColumn("feature", _feature, 0, least=152, order=attrgetter("row.feature")),
         TableColumn("slice", _slice, 76 if wide else 70, order=attrgetter("row.slice")),
         TableColumn(
             TITLES[measure], _bar(measure), 70 if wide else 60, tip="marks: the thresholds"
@@ -56,7 +57,7 @@ def columns(measure: str, wide: bool, fleet: bool = False) -> tuple[TableColumn,
         found.append(number_column(TITLES[name], cell, 42, order=order, spare=5 + place))
     if fleet:
         worst, order = "the server where it is worst", attrgetter("name")
-        found.append(TableColumn("server", _server, 98, order=order, tip=worst, spare=2))
+        found.append(TableColumn("server", _server, 118, order=order, tip=worst, spare=2))
     shift = "first of the evaluations in a row that found this shift"
     window = "of the windows evaluated, the one with the worst level"
     rows = "how many rows it was computed from"
@@ -155,7 +156,7 @@ def tip(line: DriftLine) -> str:
         first += f", {row.n:.0f} of about {row.n_needed:.0f} rows"
     lines = [
         first,
-        f"KS {row.ks:.3f} (p {row.p:.2g}, q {row.q:.2g}) · KL {row.kl:.3f} nats,"
+        f"KS {row.ks:.3f} (p {number(row.p, 2)}, q {number(row.q, 2)}) · KL {row.kl:.3f} nats,"
         f" excess {row.excess_kl:.3f} · JS {row.js:.3f} · PSI {row.psi:.3f}",
         f"n {row.n:,.0f}, effective {row.n_effective:,.0f} · baseline {row.baseline}",
     ]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from console.models.cells import Cell, TableColumn, mono
 from console.models.table import ROOT, ColumnsModel, Index
 from console.state.domain import CachedPrediction
-from console.state.sanitize import milliseconds
 from console.state.timetext import clock_text
+from console.state.units import milliseconds
 from server.telemetry.outputs import OUTPUTS, OutputSpec
 
 PAGE = 128
@@ -38,7 +38,8 @@ def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
     def label(entry: PredictionEntry) -> Cell:
         row = entry[1]
         if row.error:
-            return Cell(row.error, "critical", "sign", value="critical", tip=tip(row))
+            text = row.error_message or row.error
+            return Cell(text, "critical", "sign", value="critical", tip=tip(row))
         wrong = bool(row.true_label) and row.true_label != row.label
         text = f"{row.label} (true: {row.true_label})" if wrong else row.label
         sign = "warning" if wrong else "ok" if row.true_label else "info"
@@ -90,8 +91,7 @@ def tip(row: CachedPrediction) -> str:
         f"{row.mix} · {row.task}",
         f"client {row.client} · session {row.session}",
     ]
-    if row.error:
-        lines.append(row.error)
+    lines += [text for text in (row.error_message, row.error) if text]
     return "\n".join(lines)
 
 

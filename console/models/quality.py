@@ -8,14 +8,12 @@ from collections.abc import Sequence
 
 from console.models.cells import Cell, TableColumn, mono, number_column
 from console.state.dashboard import QualityLine
-from console.state.sanitize import duration
+from console.state.units import duration, share, share_of
 from server.telemetry.rows import QualityRow, ReliabilityBin, SliceRow
 
 GAP = "realised minus estimated, on the labelled rows"
-
-
-def _share(value: float) -> str:
-    return f"{value:.1%}" if value == value else "–"
+N_LABELLED = "of {n:,} answers with a true label; in brackets where it lies with 95 %"
+N_ALL = "of {n:,} answers; in brackets where it lies with 95 %, or nearer"
 
 
 def _money(value: float, unit: str) -> str:
@@ -80,30 +78,44 @@ def slice_columns() -> tuple[TableColumn, ...]:
     def gap(row: QualityRow) -> Cell:
         difference = row.accuracy - row.estimated_accuracy_labelled
         odd = difference < -0.05
-        text = f"{difference:+.1%}" if difference == difference else "–"
-        return mono(text, "warning" if odd else "dim")
+        text = "+" if difference > 0 else ""
+        tip = N_LABELLED.format(n=row.labelled).partition(";")[0]
+        return mono(text + share(difference), "warning" if odd else "dim", tip=tip)
 
     def labelled(row: QualityRow) -> Cell:
-        share = row.labelled / row.predictions if row.predictions else math.nan
-        return mono(f"{row.labelled:,} ({_share(share)})")
+        part = row.labelled / row.predictions if row.predictions else math.nan
+        return mono(f"{row.labelled:,} of {row.predictions:,}", tip=share(part))
+
+    def realised(row: QualityRow) -> Cell:
+        tip = N_LABELLED.format(n=row.labelled)
+        return mono(share_of(row.accuracy, row.labelled), "text", tip=tip)
+
+    def expected(row: QualityRow) -> Cell:
+        """The spread of single probabilities is not reported: as if each were the mean, which can
+        only make the interval wider."""
+        tip = N_ALL.format(n=row.predictions)
+        return mono(share_of(row.estimated_accuracy, row.predictions), tip=tip)
 
     def estimate(row: QualityRow) -> Cell:
-        return mono(_money(row.estimated_value_per_1000, row.value_unit))
+        tip = f"of {row.predictions:,} answers"
+        return mono(_money(row.estimated_value_per_1000, row.value_unit), tip=tip)
 
     def value(row: QualityRow) -> Cell:
-        return mono(_money(row.value_per_1000, row.value_unit), "text")
+        tip = f"of {row.labelled:,} answers with a true label"
+        return mono(_money(row.value_per_1000, row.value_unit), "text", tip=tip)
 
     def ece(row: QualityRow) -> Cell:
-        return mono(f"{row.ece:.3f}" if row.ece == row.ece else "–")
+        tip = f"of {row.labelled:,} answers with a true label"
+        return mono(f"{row.ece:.3f}" if row.ece == row.ece else "–", tip=tip)
 
     return (
         TableColumn("slice", lambda r: Cell(r.slice or "all", mono=True), 0, least=84),
-        number_column("realised", lambda r: mono(_share(r.accuracy), "text"), 70),
-        number_column("estimated", lambda r: mono(_share(r.estimated_accuracy)), 74),
+        number_column("labelled", labelled, 134),
+        number_column("realised", realised, 126),
+        number_column("estimated", expected, 126, spare=1),
         number_column("difference", gap, 78, spare=3, tip=GAP),
-        number_column("value/1000", value, 92, spare=1),
+        number_column("value/1000", value, 92, spare=2),
         number_column("estimated", estimate, 92, spare=6),
-        number_column("labelled", labelled, 110, spare=2),
         number_column("delay", lambda r: mono(duration(r.median_label_delay_s)), 64, spare=4),
         number_column("ECE", ece, 56, spare=5),
     )
@@ -129,13 +141,18 @@ def worst_columns() -> tuple[TableColumn, ...]:
     def error(pair: tuple[str, SliceRow]) -> Cell:
         row = pair[1]
         loud = "critical" if row.error > 2 * max(row.error_elsewhere, 1e-9) else "text"
-        return Cell(f"{row.error:.1%}", loud, mono=True)
+        return Cell(share_of(row.error, row.support), loud, mono=True)
+
+    def elsewhere(pair: tuple[str, SliceRow]) -> Cell:
+        row = pair[1]
+        others = row.support / row.share - row.support if row.share > 0 else 0
+        return mono(share_of(row.error_elsewhere, others))
 
     return (
         TableColumn("worst slice", message, 0, least=210),
-        number_column("error", error, 62, order=lambda pair: pair[1].error),
-        number_column("elsewhere", lambda p: mono(f"{p[1].error_elsewhere:.1%}"), 76, spare=1),
-        number_column("rows", lambda p: mono(f"{p[1].support:,}"), 62, spare=2),
-        number_column("share", lambda p: mono(f"{p[1].share:.1%}"), 58, spare=3),
+        number_column("error", error, 126, order=lambda pair: pair[1].error),
+        number_column("elsewhere", elsewhere, 126, spare=2),
+        number_column("rows", lambda p: mono(f"{p[1].support:,}"), 62, spare=1),
+        number_column("share", lambda p: mono(share(p[1].share)), 66, spare=3),
         TableColumn("filter", lambda p: mono(p[1].expression), 220, spare=4),
     )

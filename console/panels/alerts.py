@@ -21,9 +21,9 @@ from console.plots.style import Style
 from console.state import command_lines
 from console.state.access import ConnectionAccess
 from console.state.dashboard import AlertLine, Board
-from console.state.sanitize import duration
 from console.state.status_messages import quiet
 from console.state.timetext import clock_text
+from console.state.units import duration
 from server.telemetry.drift.scores import CRITICAL_EXCESS_KL
 from server.telemetry.rows import SilenceRow
 
@@ -109,11 +109,12 @@ class AlertHistory(QWidget):
         painter = QPainter(self)
         y = 4.0
         for text, tone in self._lines:
-            if y > self.height() - 10:
+            style, px = self._style, self._style.px
+            if y > self.height() - px(10):
                 break
-            place = QRectF(10, y, self.width() - 20, 300)
-            color = self._style.theme.color(tone)
-            y += paint.wrapped(painter, place, text, color, self._style.small_number_font, 64) + 1
+            place = QRectF(px(10), y, self.width() - px(20), px(300))
+            font = style.small_number_font
+            y += paint.wrapped(painter, place, text, style.theme.color(tone), font, px(64)) + 1
 
 
 def _history_lines(line: AlertLine | None) -> list[tuple[str, str]]:

@@ -7,21 +7,31 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
-from PySide6.QtCore import QRectF, QSize, Qt, QTimer, Signal
-from PySide6.QtGui import QImage, QPainter, QPaintEvent, QPen
-from PySide6.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtCore import QEvent, QRectF, QSize, Qt, QTimer, Signal
+from PySide6.QtGui import QHelpEvent, QImage, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import (
+    QHBoxLayout,
+    QPushButton,
+    QScrollArea,
+    QToolTip,
+    QVBoxLayout,
+    QWidget,
+)
 
 from console.app.media import PayloadPart, waveform
 from console.app.theme import lookup
+from console.models.table import escaped_tip
 from console.panels.frame import Panel
 from console.plots import paint
 from console.plots.style import Style
 from console.plots.waterfall import Waterfall
-from console.state import command_lines
+from console.state import command_lines, glossary
 from console.state.access import ConnectionAccess
 from console.state.domain import CachedPrediction
 from console.state.query_types import KeptPayload, PredictionDetail
 from console.state.timetext import clock_text
+from console.state.units import quantity
+from console.state.units import share as share_text
 from server.telemetry.outputs import OUTPUTS
 from server.telemetry.rows import FeatureRow
 
@@ -59,7 +69,7 @@ def value_text(feature: FeatureRow, value: float) -> str:
         index = int(value)
         known = 0 <= index < len(feature.categories)
         return feature.categories[index] if known else "new"
-    return f"{value:.4g} {feature.unit}".strip()
+    return quantity(value, feature.unit, 4)
 
 
 class PredictionFacts(QWidget):
@@ -71,50 +81,74 @@ class PredictionFacts(QWidget):
         self._title = title
         self._lines: list[tuple[str, str]] = []
         self._features: list[tuple[str, str, float]] = []
+        style.changed.connect(self._fit)
 
     def show_row(
         self, lines: Sequence[tuple[str, str]], features: Sequence[tuple[str, str, float]]
     ) -> None:
         self._lines, self._features = list(lines), list(features)
-        rows = len(lines) + (len(features) + 1 if features else 0)
-        self.setFixedHeight(LINE * rows + 8)
+        self._fit()
         self.setAccessibleName("; ".join(text for text, _ in lines)[:800])
         self.update()
 
+    def _fit(self) -> None:
+        rows = len(self._lines) + (len(self._features) + 1 if self._features else 0)
+        self.setFixedHeight(self._style.whole(LINE * rows + 8))
+
+    def tip_at(self, y: float) -> str:
+        """What the line at this height means; of a feature, its value and its place in words."""
+        place = int((y - 2.0) // self._style.px(LINE))
+        if 0 <= place < len(self._lines):
+            text = self._lines[place][0]
+            return glossary.fact(text) or text
+        place -= len(self._lines) + 1
+        if not 0 <= place < len(self._features):
+            return ""
+        name, value, part = self._features[place]
+        below = f"; {share_text(part, 0)} of the reference are lower" if part == part else ""
+        return f"{name}: {value}{below}."
+
+    def event(self, event: QEvent) -> bool:
+        if isinstance(event, QHelpEvent):
+            QToolTip.showText(event.globalPos(), escaped_tip(self.tip_at(event.pos().y())), self)
+            return True
+        return super().event(event)
+
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme, style = self._style.theme, self._style
+        theme, style, px = self._style.theme, self._style, self._style.px
+        line = px(LINE)
         y = 2.0
         for text, tone in self._lines:
-            place = QRectF(10, y, self.width() - 18, LINE)
+            place = QRectF(px(10), y, self.width() - px(18), line)
             paint.text(painter, place, text, theme.color(tone), style.small_number_font)
-            y += LINE
+            y += line
         if not self._features:
             return
-        paint.text(
-            painter, QRectF(10, y, self.width(), LINE), self._title, theme.color("dim"), style.small
-        )
-        y += LINE
+        place = QRectF(px(10), y, self.width() - px(10), line)
+        paint.text(painter, place, self._title, theme.color("dim"), style.small)
+        y += line
         for name, value, share in self._features:
             self._feature(painter, y, (name, value, share))
-            y += LINE
+            y += line
 
     def _feature(self, painter: QPainter, y: float, what: tuple[str, str, float]) -> None:
-        theme, font = self._style.theme, self._style.small_number_font
+        theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
         name, value, share = what
+        line = px(LINE)
         odd = share == share and not 0.01 <= share <= 0.99
         tone = "warning" if odd else "text"
-        third = (self.width() - 20) / 3
-        paint.text(painter, QRectF(10, y, third, LINE), name, theme.color("dim"), font)
-        place = QRectF(10 + third, y, third - 12, LINE)
+        third = (self.width() - px(20)) / 3
+        paint.text(painter, QRectF(px(10), y, third, line), name, theme.color("dim"), font)
+        place = QRectF(px(10) + third, y, third - px(12), line)
         paint.text(painter, place, value, theme.color(tone), font, paint.RIGHT)
-        trough = QRectF(10 + 2 * third, y + 6, third - 50, 4)
+        trough = QRectF(px(10) + 2 * third, y + px(6), third - px(50), px(4))
         painter.fillRect(trough, theme.color("border"))
         if share == share:
             x = trough.left() + share * trough.width()
-            painter.fillRect(QRectF(x - 1.5, y + 2, 3, 12), theme.color(tone))
-            place = QRectF(trough.right() + 4, y, 46, LINE)
-            text = f"{'▲ ' if odd else ''}{share:.0%}"
+            painter.fillRect(QRectF(x - px(1.5), y + px(2), px(3), px(12)), theme.color(tone))
+            place = QRectF(trough.right() + px(4), y, px(46), line)
+            text = f"{'▲ ' if odd else ''}{share_text(share, 0)}"
             paint.text(painter, place, text, theme.color(tone), font)
 
 
@@ -126,10 +160,19 @@ class PartView(QWidget):
         self._style = style
         self.shown = shown
         self._image = self._spectrogram()
-        lines = min(len(shown.text) // TEXT_COLUMNS + 1, 5)
-        heights = {"text": 24 + 17 * lines, "image": 220, "audio": 150}
-        self.setFixedHeight(heights.get(shown.kind, 24))
         self.setAccessibleName(f"{shown.caption} {shown.text[:300]}")
+        self._fit()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Not by a signal of the style: parts come and go, and it stays."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.StyleChange:
+            self._fit()
+
+    def _fit(self) -> None:
+        lines = min(len(self.shown.text) // TEXT_COLUMNS + 1, 5)
+        heights = {"text": 24 + 17 * lines, "image": 220, "audio": 150}
+        self.setFixedHeight(self._style.whole(heights.get(self.shown.kind, 24)))
 
     def sizeHint(self) -> QSize:
         return QSize(280, self.height())
@@ -146,10 +189,10 @@ class PartView(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme, style = self._style.theme, self._style
-        head = QRectF(10, 2, self.width() - 20, LINE)
+        theme, style, px = self._style.theme, self._style, self._style.px
+        head = QRectF(px(10), 2, self.width() - px(20), px(LINE))
         paint.text(painter, head, self.shown.caption, theme.color("dim"), style.small)
-        area = QRectF(10, 20, self.width() - 20, self.height() - 24)
+        area = QRectF(px(10), px(20), self.width() - px(20), self.height() - px(24))
         if self.shown.kind == "text":
             paint.wrapped(
                 painter, area, self.shown.text, theme.color("text"), style.text_font, area.height()
@@ -268,7 +311,7 @@ class DetailPanel(Panel):
             (feature.name, value_text(feature, value), percentile(feature, value))
             for feature, value in zip(single.features, row.features, strict=False)
         ]
-        self.facts.show_row(_lines(row, server), [])
+        self.facts.show_row(prediction_lines(row, server), [])
         self.oddest.show_row([], oddest(features))
         self.features.show_row([], features)
 
@@ -279,10 +322,10 @@ class DetailPanel(Panel):
         self._clear()
         if found.body is None:
             parts = [PayloadPart("other", found.why)]
-        for place, shown in enumerate(parts, start=1):
+        for place, shown in enumerate(parts):
             part = PartView(self.ui_style, shown)
             self._parts.append(part)
-            self._column.insertWidget(place, part)  # what it was about, before how it was made
+            self._column.insertWidget(place, part)  # what came in, before what was made of it
         self.play.setVisible(any(shown.kind == "audio" for shown in parts))
         self.fetch.setVisible(found.body is None)
 
@@ -334,11 +377,20 @@ def _outputs(row: CachedPrediction) -> list[tuple[str, str]]:
     return [(row.label, "text"), *((text, "dim") for text in pairs), *odd]
 
 
-def _lines(row: CachedPrediction, server: str) -> list[tuple[str, str]]:
+def _error(row: CachedPrediction) -> list[tuple[str, str]]:
+    """What its caller read, then the code for programs. An older server keeps the code only."""
+    code, _, rest = row.error.partition("/")
+    reason, _, field = rest.partition("/")
+    found = [(row.error_message, "critical")] if row.error_message else []
+    parts = [code, reason, f"in {field}" if field else ""]
+    return [*found, (" · ".join(part for part in parts if part), "dim" if found else "critical")]
+
+
+def prediction_lines(row: CachedPrediction, server: str) -> list[tuple[str, str]]:
     at = clock_text(row.at_unix_ms / 1000, "%Y-%m-%d %H:%M:%S")
     found = [(f"{at} UTC · {server} · replica {row.replica}", "dim")]
     if row.error:
-        found.append((row.error, "critical"))
+        found += _error(row)
     else:
         found += _outputs(row)
     if row.true_label:

@@ -14,8 +14,8 @@ from console.panels.table import Table
 from console.plots.style import Style
 from console.state.dashboard import MEASURES, Board, DriftLine
 from console.state.firing import SHIFTED
-from console.state.sanitize import duration
 from console.state.timetext import clock_text
+from console.state.units import duration
 from server.telemetry.filters import equals, slice_name
 
 WIDE = 620
@@ -53,9 +53,14 @@ class DriftPanel(Panel):
             self.body.removeWidget(old)
             old.deleteLater()
 
+    def _roomy(self) -> bool:
+        return self.width() > self.ui_style.px(WIDE)
+
     def show_board(self, board: Board) -> None:
         super().show_board(board)
-        self._build(board.view.measure, self.width() > WIDE, len(board.servers) > 1)
+        self._build(
+            board.view.measure, self.width() > self.ui_style.px(WIDE), len(board.servers) > 1
+        )
         known = [line for line in board.drift if line.row.level not in model.INSUFFICIENT]
         self.model.show(known)
         if self.table is not None:
@@ -113,7 +118,7 @@ class DriftPanel(Panel):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
-        self._build(self._shape[0], self.width() > WIDE, self._shape[2])
+        self._build(self._shape[0], self._roomy(), self._shape[2])
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["feature", "slice", "level", "ks", "kl", "js", "psi", "excess_kl", "p", "q", "n",

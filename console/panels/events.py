@@ -23,6 +23,7 @@ def _what(row: TimelineEvent) -> Cell:
     return Cell(row.text, tone, "sign", value=row.severity, tip=row.text[:600])
 
 
+LEAST_PIXELS = 180  # below that a sentence has no room beside its time
 COLUMNS = (TableColumn("UTC", _at, 72), TableColumn("what", _what, 0))
 
 
@@ -40,6 +41,7 @@ class EventsPanel(Panel):
         self.table.horizontalHeader().hide()
         self.table.setHorizontalScrollBarPolicy(NO_SCROLL)
         self.body.addWidget(self.table, 1)
+        self.setMinimumWidth(LEAST_PIXELS)
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)

@@ -16,10 +16,10 @@ from console.plots.style import Style
 from console.state import command_lines, program
 from console.state.access import ConnectionAccess
 from console.state.dashboard import Board, ServerLine
-from console.state.sanitize import duration, milliseconds
 from console.state.status import STALE_AFTER_S
 from console.state.status_messages import CLOCK_ODD_MS, GONE, unencrypted
 from console.state.timetext import clock_text
+from console.state.units import duration, milliseconds
 
 ROW_PIXELS = 44
 STAMP_PIXELS = 16
@@ -86,7 +86,7 @@ class FleetDelegate(QStyledItemDelegate):
         line = index.data(ROW)
         if not isinstance(line, ServerLine):
             return
-        theme, style = self._style.theme, self._style
+        theme, style, px = self._style.theme, self._style, self._style.px
         area = QRectF(option.rect)
         if option.state & QStyle.StateFlag.State_Selected:
             painter.fillRect(area, theme.color("selection"))
@@ -95,11 +95,11 @@ class FleetDelegate(QStyledItemDelegate):
             painter.fillRect(bar, theme.color(line.severity))
         unheard = line.past
         lost = line.state in GONE
-        left = area.left() + 30
-        top = area.top() + 5
+        left = area.left() + px(30)
+        top = area.top() + px(5)
         sign = line.severity if not line.odd_parts or line.severity != "ok" else "high"
-        paint.sign(painter, theme, sign, QPointF(area.left() + 17, top + 9), 10)
-        place = QRectF(left, top, area.width() - 104, 18)
+        paint.sign(painter, theme, sign, QPointF(area.left() + px(17), top + px(9)), px(10))
+        place = QRectF(left, top, area.width() - px(104), px(18))
         paint.text(
             painter,
             place,
@@ -110,27 +110,27 @@ class FleetDelegate(QStyledItemDelegate):
         slow = line.slo_ms > 0 and line.p95_ms > line.slo_ms
         text = "lost" if lost else "–" if unheard else milliseconds(line.p95_ms)
         tone = "critical" if lost or (slow and not unheard) else "dim"
-        right = QRectF(area.right() - 72, top, 64, 18)
+        right = QRectF(area.right() - px(72), top, px(64), px(18))
         paint.text(painter, right, text, theme.color(tone), style.number_font, paint.RIGHT)
         stale = line.age_s > STALE_AFTER_S
         tone = "warning" if stale and not unheard else "dim"
         wide = self.roomy or line.snapshot is None
-        room = area.width() - 36 if wide else area.width() - 130
-        place = QRectF(left, top + 18, room, 16)
+        room = area.width() - px(36 if wide else 130)
+        place = QRectF(left, top + px(18), room, px(16))
         paint.text(painter, place, facts(line), theme.color(tone), style.small_number_font)
-        height = 34.0
-        spark_top = top + 19
+        height = px(34)
+        spark_top = top + px(19)
         if self.roomy:
-            place = QRectF(left, top + 34, area.width() - 126, 16)
-            stamp = _stamp(line, place.width())
+            place = QRectF(left, top + px(34), area.width() - px(126), px(16))
+            stamp = _stamp(line, place.width() / style.zoom)
             paint.text(painter, place, stamp, theme.color("dim"), style.small_number_font)
-            height += STAMP_PIXELS
-            spark_top += 16
-        box = QRectF(area.right() - 84, spark_top, 76, 15)
+            height += px(STAMP_PIXELS)
+            spark_top += px(16)
+        box = QRectF(area.right() - px(84), spark_top, px(76), px(15))
         paint.spark(painter, box, line.spark, theme.color("faint" if unheard else "p95"))
         for number, (text, tone) in enumerate(troubles(line)):
-            y = top + height + LINE_PIXELS * number
-            place = QRectF(left, y, area.width() - 38, LINE_PIXELS)
+            y = top + height + px(LINE_PIXELS) * number
+            place = QRectF(left, y, area.width() - px(38), px(LINE_PIXELS))
             paint.text(painter, place, text, theme.color(tone), style.small_number_font)
 
 
@@ -194,22 +194,27 @@ class FleetPanel(Panel):
         self.table.setItemDelegate(self._delegate)
         self.table.setHorizontalScrollBarPolicy(NO_SCROLL)
         self.body.addWidget(self.table)
-        self.setMinimumWidth(LEAST_PIXELS)
         self._heights: tuple[int, ...] = ()
+        style.changed.connect(self._fit)
+        self._fit()
+
+    def _fit(self) -> None:
+        self.setMinimumWidth(self.ui_style.whole(LEAST_PIXELS))
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)
         self.model.show(board.servers)
         self._delegate.roomy = len(board.servers) < COMPACT
         least = ROW_PIXELS + (STAMP_PIXELS if self._delegate.roomy else 0)
-        heights = tuple(least + LINE_PIXELS * len(troubles(line)) for line in board.servers)
+        lines = (least + LINE_PIXELS * len(troubles(line)) for line in board.servers)
+        heights = tuple(self.ui_style.whole(height) for height in lines)
         if heights != self._heights:
             self._heights = heights
             for row, height in enumerate(heights):
                 self.table.setRowHeight(row, height)
         legend: list[tuple[str, str]] = []
         if board.offline:
-            legend.append(("offline: from the cache", "warning"))
+            legend.append(("offline", "warning"))
         elif len(board.servers) > 6:
             legend.append((f"{len(board.servers)} servers", "dim"))
         legend.append(("p95 · J/K", "dim"))

@@ -17,6 +17,7 @@ from console.state import glossary
 from console.state.access import ConnectionAccess
 from console.state.dashboard import Board
 
+GAP = 12  # pixels between two pieces of a legend
 Legend = Sequence[tuple[str, str]]  # (text, tone); see paint.KEYS
 
 
@@ -27,11 +28,15 @@ class PanelTitle(QWidget):
         self._text, self._tip = text, tip
         self._places: list[tuple[QRectF, str]] = []  # of the chips, as painted
         self.legend: Legend = ()
-        self.setFixedHeight(24)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        style.changed.connect(self._fit)
+        self._fit()
+
+    def _fit(self) -> None:
+        self.setFixedHeight(self._style.whole(24))
 
     def sizeHint(self) -> QSize:
-        return QSize(120, 24)
+        return QSize(120, self.height())
 
     def show_legend(self, legend: Legend) -> None:
         if tuple(legend) != tuple(self.legend):
@@ -54,20 +59,14 @@ class PanelTitle(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         self._places = []
-        style, theme = self._style, self._style.theme
-        area = QRectF(self.rect()).adjusted(10, 2, -8, 0)
+        style, theme, px = self._style, self._style.theme, self._style.px
+        area = QRectF(self.rect()).adjusted(px(10), px(2), -px(8), 0)
         used = paint.text(painter, area, self._text, theme.color("text"), style.title)
-        metrics = QFontMetricsF(style.small)
-        left = area.left() + used + 14
-        # From the right; what does not fit is left out from the left, the least important first.
+        left = area.left() + used + px(14)
+        # From the right. What does not fit is left out whole, hints before figures.
         right = area.right()
-        painter.setFont(style.small)
-        for text, tone in reversed(list(self.legend)):
-            width = metrics.horizontalAdvance(text) + 1
-            if right - width < left:
-                width = right - left
-                if width < 40 or text[:1] in paint.KEYS:
-                    break
+        for text, tone in reversed(self._fitting(QFontMetricsF(style.small), right - left)):
+            width = min(QFontMetricsF(style.small).horizontalAdvance(text) + 1, right - left)
             place = QRectF(right - width, area.top(), width, area.height())
             self._places.append((place, text))
             if text[:1] in paint.KEYS:
@@ -75,7 +74,26 @@ class PanelTitle(QWidget):
             else:
                 color = theme.color(tone or "dim")
                 paint.text(painter, place, text, color, style.small, paint.RIGHT)
-            right -= width + 12
+            right -= width + px(GAP)
+
+    def _fitting(self, metrics: QFontMetricsF, room: float) -> Legend:
+        """The pieces that fit, in order; at least one, even if it is cut."""
+        gap = self._style.px(GAP)
+        pieces = list(enumerate(self.legend))
+        kept: list[int] = []
+        for place, (text, _) in sorted(pieces, key=lambda one: (_rank(*one[1]), -one[0])):
+            width = metrics.horizontalAdvance(text) + 1
+            if width <= room or not kept:
+                kept.append(place)
+                room -= width + gap
+        return [piece for place, piece in pieces if place in kept]
+
+
+def _rank(text: str, tone: str) -> int:
+    """0: something is odd, or a figure; 1: quiet; 2: a hint, as what a key does."""
+    if tone != "dim":
+        return 0
+    return 2 if ": " in text or "·" in text else 1
 
 
 class Panel(QFrame):

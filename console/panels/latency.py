@@ -19,8 +19,8 @@ from console.plots.heatmap import HeatMap
 from console.plots.hostplot import HostPlot
 from console.plots.style import Style
 from console.state.dashboard import SPLITS, Board, ExampleRequest
-from console.state.sanitize import duration, milliseconds
 from console.state.timetext import span_text
+from console.state.units import duration, milliseconds
 from server.telemetry.outputs import STAGES
 
 NARROW = 430  # pixels of height below which the stages give way
@@ -86,7 +86,6 @@ class LatencyPanel(Panel):
                 QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
             )
             box.setMinimumContentsLength(9)
-            box.setMaximumHeight(22)
             row.addWidget(box)
         row.addStretch(1)
         self._scope.addItem("all servers", "")
@@ -170,7 +169,7 @@ class LatencyPanel(Panel):
         self.throughput.setVisible(throughput)
         self.percentiles.setVisible(not throughput)
         self.host.setVisible(host)
-        self.stages.setVisible(not host and self.height() > NARROW)
+        self.stages.setVisible(not host and self.height() > self.ui_style.px(NARROW))
         for place, share in enumerate((0 if throughput else 50, 50 if throughput else 0, 18,
                                        34 if host else 0)):  # fmt: skip
             self._column.setStretch(place, share)
@@ -179,7 +178,8 @@ class LatencyPanel(Panel):
             (self.throughput if throughput else self.percentiles).show_board(self.board)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        self.stages.setVisible(event.size().height() > NARROW and not self.axis.view.host)
+        tall = event.size().height() > self.ui_style.px(NARROW)
+        self.stages.setVisible(tall and not self.axis.view.host)
         columns = int(self.percentiles.area.width())
         if abs(columns - self.axis.view.columns) > 8 and columns > 50:
             self.axis.change(columns=columns)

@@ -130,7 +130,7 @@ class KeySheet(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme, style = self._style.theme, self._style
+        theme, style, px = self._style.theme, self._style, self._style.px
         painter.fillRect(self.rect(), theme.color("background", 240))
         groups: dict[str, list[Command]] = {}
         for command in self._commands:
@@ -142,20 +142,26 @@ class KeySheet(QWidget):
         blocks = [(name, [("  ".join(c.keys), c.title) for c in found])
                   for name, found in groups.items()]  # fmt: skip
         blocks.append(("Mouse", mouse))
-        columns = columns_of([26 + 18 * len(rows) + 14 for _, rows in blocks], self.height() - 60)
-        width = min(WIDEST, (self.width() - 20) / columns)
-        x, y = max((self.width() - columns * width) / 2, 10), 40.0
+        line = px(18)
+        heights = [px(40) + line * len(rows) for _, rows in blocks]
+        columns = columns_of(heights, self.height() - px(60))
+        width = min(px(WIDEST), (self.width() - px(20)) / columns)
+        x, y = max((self.width() - columns * width) / 2, px(10)), px(40)
         for name, rows in blocks:
-            if y > 40 and y + 26 + 18 * len(rows) > self.height() - 20:
-                x, y = x + width, 40.0
-            paint.text(painter, QRectF(x, y, width, 18), name.upper(), theme.color("accent"),
+            if y > px(40) and y + px(26) + line * len(rows) > self.height() - px(20):
+                x, y = x + width, px(40)
+            paint.text(painter, QRectF(x, y, width, line), name.upper(), theme.color("accent"),
                        style.title)  # fmt: skip
-            y += 20
+            y += px(20)
             for keys, text in rows:
                 paint.text(
-                    painter, QRectF(x, y, 96, 18), keys, theme.color("text"), style.number_font
+                    painter,
+                    QRectF(x, y, px(96), line),
+                    keys,
+                    theme.color("text"),
+                    style.number_font,
                 )
-                paint.text(painter, QRectF(x + 102, y, width - 112, 18), text,
+                paint.text(painter, QRectF(x + px(102), y, width - px(112), line), text,
                            theme.color("dim"), style.text_font)  # fmt: skip
-                y += 18
-            y += 14
+                y += line
+            y += px(14)

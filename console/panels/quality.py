@@ -14,7 +14,7 @@ from console.panels.frame import Panel
 from console.plots.quality_charts import Calibration, QualityTrend
 from console.plots.style import Style
 from console.state.dashboard import Board
-from console.state.sanitize import duration
+from console.state.units import duration
 from server.telemetry.rows import QualityRow, SliceRow
 
 NO_QUALITY = "no quality data yet: it needs predictions, and labels sent by Feedback"

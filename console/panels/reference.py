@@ -16,6 +16,8 @@ from console.plots.scale import scale_top
 from console.plots.style import Style
 from console.state.dashboard import Board, ReferenceComparison
 from console.state.timetext import clock_text
+from console.state.units import number as number_text
+from console.state.units import share, unit_text
 
 
 class Densities(QWidget):
@@ -33,8 +35,9 @@ class Densities(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme = self._style.theme
-        area = QRectF(54, 6, max(self.width() - 66, 10), max(self.height() - 28, 10))
+        theme, px = self._style.theme, self._style.px
+        wide, high = max(self.width() - px(66), 10), max(self.height() - px(28), 10)
+        area = QRectF(px(54), px(6), wide, high)
         found = self.found
         if found is None or len(found.reference) == 0:
             text = "no profile of this feature for these hours"
@@ -52,7 +55,8 @@ class Densities(QWidget):
         inner = np.concatenate([found.reference[1:-1], found.live[1:-1]])
         top, step = scale_top(float(inner.max(initial=0)) * 1.08 or 1.0)
         low, high = float(edges[0]), float(edges[-1])
-        self._frame(painter, area, (low, high), (top, step))
+        unit = unit_text(found.feature.unit)
+        self._frame(painter, area, (low, high), (top, step), unit)
         painter.setClipRect(area.adjusted(0, -4, 1, 1))
         xs = area.left() + (edges - low) / max(high - low, 1e-12) * area.width()
         if found.n_live:
@@ -74,7 +78,7 @@ class Densities(QWidget):
             box = QRectF(left, area.top(), right - left, area.height())
             painter.fillRect(box, theme.color("panel", 130))
             if box.width() > 14:
-                place = box.adjusted(2, 0, -2, -box.height() + 16)
+                place = box.adjusted(2, 0, -2, -box.height() + self._style.px(16))
                 paint.text(
                     painter, place, text, theme.color("dim"), self._style.small, paint.CENTRE
                 )
@@ -94,44 +98,46 @@ class Densities(QWidget):
         area: QRectF,
         across: tuple[float, float],
         up: tuple[float, float],
+        unit: str,
     ) -> None:
-        theme, font = self._style.theme, self._style.small_number_font
+        theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
         top, step = up
         for number in range(int(round(top / step)) + 1):
             y = area.bottom() - number * step / top * area.height()
             painter.setPen(QPen(theme.color("grid"), 1))
             painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
-            place = QRectF(0, y - 8, area.left() - 6, 16)
-            text = f"{number * step:.3g}"
+            place = QRectF(0, y - px(8), area.left() - px(6), px(16))
+            text = number_text(number * step)
             paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
         low, high = across
         _, step = scale_top(high - low)
         value = math.ceil(low / step) * step
         while value <= high:
             x = area.left() + (value - low) / max(high - low, 1e-12) * area.width()
-            place = QRectF(x - 40, area.bottom() + 3, 80, 16)
-            text = f"{0 if abs(value) < step / 1e6 else value:.6g}"
+            place = QRectF(x - px(40), area.bottom() + 3, px(80), px(16))
+            text = number_text(0 if abs(value) < step / 1e6 else value, 4)
+            text = f"{text} {unit}".strip() if value + step > high else text
             paint.text(painter, place, text, theme.color("dim"), font, paint.CENTRE)
             value += step
 
     def _bars(self, painter: QPainter, area: QRectF, found: ReferenceComparison) -> None:
-        theme, font = self._style.theme, self._style.small_number_font
+        theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
         count = len(found.labels)
         most = max(float(found.reference.max()), float(found.live.max()), 1e-9)
-        height = min(area.height() / count, 40)
+        height = min(area.height() / count, px(40))
         for number, label in enumerate(found.labels):
             y = area.top() + number * height
-            place = QRectF(4, y, area.left() + 20, height)
+            place = QRectF(px(4), y, area.left() + px(20), height)
             paint.text(painter, place, label, theme.color("dim"), font, paint.RIGHT)
-            width = (area.width() - 90) / most
-            left = area.left() + 30
+            width = (area.width() - px(90)) / most
+            left = area.left() + px(30)
             live = QRectF(left, y + 3, found.live[number] * width, height - 6)
             painter.fillRect(live, theme.color("live"))
             painter.setPen(QPen(theme.color("text"), 1, Qt.PenStyle.DashLine))
             box = QRectF(left, y + 3, found.reference[number] * width, height - 6)
             painter.drawRect(box)
-            text = f"{found.live[number]:.1%} ({found.reference[number]:.1%})"
-            place = QRectF(area.right() - 110, y, 108, height)
+            text = f"{share(found.live[number])} ({share(found.reference[number])})"
+            place = QRectF(area.right() - px(110), y, px(108), height)
             paint.text(painter, place, text, theme.color("text"), font, paint.RIGHT)
 
 
@@ -154,7 +160,8 @@ class ReferencePanel(Panel):
             text = f"{key[0]} [{key[1] or 'all'}]" if key else "select a feature"
             self.title.show_legend([(text, "dim")])
             return
-        unit = f" {found.feature.unit}" if found.feature.unit else ""
+        unit = unit_text(found.feature.unit)
+        unit = f" in {unit}" if unit else ""
         low, high = (clock_text(moment, "%H:%M") for moment in (found.from_s, found.to_s))
         measure = board.view.measure
         legend = []

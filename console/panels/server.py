@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from PySide6.QtCore import QPointF, QRectF, Qt
-from PySide6.QtGui import QPainter, QPaintEvent
-from PySide6.QtWidgets import QWidget
+from PySide6.QtCore import QEvent, QPointF, QRectF, Qt
+from PySide6.QtGui import QHelpEvent, QPainter, QPaintEvent
+from PySide6.QtWidgets import QToolTip, QWidget
 
 from console.looks import hosts
+from console.models.table import escaped_tip
 from console.panels.frame import Panel
 from console.plots import paint
 from console.plots.style import Style
+from console.state import glossary
 from console.state.dashboard import Board, ServerLine
 from console.state.domain import ProbeEvidence, ReplicaSnapshot, ServerSnapshot
-from console.state.sanitize import duration, milliseconds, size
 from console.state.severity import rank
 from console.state.status_messages import unencrypted
 from console.state.timetext import clock_text
+from console.state.units import duration, milliseconds, number, size
 from server.telemetry.rows import refused_formats
 
 MOST_EACH = 4  # replicas with a line of their own
@@ -134,7 +136,8 @@ def _evidence(probe: ProbeEvidence, now_s: float) -> Iterator[ServerFact]:
     yield ServerFact(f"p50 {milliseconds(probe.p50_ms)}{limit}", "text", deep=True)
     yield ServerFact(f"max {milliseconds(probe.max_ms)}, {probe.runs} runs", deep=True)
     if probe.worst_difference > probe.tolerance:
-        text = f"max diff {probe.worst_difference:.1e}, tolerance {probe.tolerance:.1e}"
+        least, most = number(probe.worst_difference, 2), number(probe.tolerance, 2)
+        text = f"max diff {least}, tolerance {most}"
         yield ServerFact(text, "critical", deep=True)
     if probe.reason:
         yield ServerFact(probe.reason, deep=True)
@@ -165,25 +168,41 @@ def _facts(line: ServerLine, snapshot: ServerSnapshot) -> Iterator[ServerFact]:
 
 
 class ServerFacts(QWidget):
-    """ServerFacts under one another, as many as there is room for."""
+    """Facts under one another, as many as there is room for, each with a tool tip."""
 
     def __init__(self, style: Style) -> None:
         super().__init__()
         self._style = style
         self.facts: list[ServerFact] = []
+        self._places: list[tuple[float, str]] = []  # where each ends, as painted
+
+    def tip_at(self, y: float) -> str:
+        """What the fact at this height means."""
+        text = next((text for bottom, text in self._places if y < bottom), "")
+        return glossary.fact(text) or text
+
+    def event(self, event: QEvent) -> bool:
+        if isinstance(event, QHelpEvent):
+            tip = escaped_tip(self.tip_at(event.pos().y()))
+            QToolTip.showText(event.globalPos(), tip, self)
+            return True
+        return super().event(event)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        style, theme = self._style, self._style.theme
+        style, theme, px = self._style, self._style.theme, self._style.px
         y = 2.0
+        self._places = []
         for fact in self.facts:
-            if y > self.height() - 12:
+            if y > self.height() - px(12):
                 break
-            left = 26.0 if fact.sign or fact.deep else 10.0
+            left = px(26 if fact.sign or fact.deep else 10)
             if fact.sign:
-                paint.sign(painter, theme, fact.sign, QPointF(15, y + 8), 8)
-            place = QRectF(left, y, self.width() - left - 8, 200)
-            y += paint.wrapped(painter, place, fact.text, theme.color(fact.tone), style.small)
+                paint.sign(painter, theme, fact.sign, QPointF(px(15), y + px(8)), px(8))
+            place = QRectF(left, y, self.width() - left - px(8), px(200))
+            color = theme.color(fact.tone)
+            y += paint.wrapped(painter, place, fact.text, color, style.small, px(48))
+            self._places.append((y, fact.text))
 
 
 class ServerPanel(Panel):

@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable
 from operator import attrgetter
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QSize, Qt
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QSplitter
 
 from console.app.timeaxis import TimeAxis
@@ -20,8 +21,9 @@ from console.state import command_lines
 from console.state.access import ConnectionAccess
 from console.state.dashboard import Board, SkewLine
 from console.state.domain import STAMP_PARTS
-from console.state.sanitize import duration, short
+from console.state.sanitize import short
 from console.state.timetext import clock_text
+from console.state.units import duration
 
 SHORT = 6
 LEAST_PIXELS = 478  # the names of the parts can be read
@@ -118,6 +120,16 @@ class SkewPanel(Panel):
         split.setSizes([560, 230])
         split.setChildrenCollapsible(True)
         self.body.addWidget(split, 1)
+
+    def minimumSizeHint(self) -> QSize:
+        """Without the details, which give way."""
+        return QSize(LEAST_PIXELS, super().minimumSizeHint().height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """The names of the parts come first: the details are in the tool tip of the row too."""
+        super().resizeEvent(event)
+        least = LEAST_PIXELS + self.detail.minimumWidth()
+        self.detail.setVisible(event.size().width() > least)
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)

@@ -16,6 +16,7 @@ from console.state import deploys as journal
 from console.state.dashboard import Board, Floats, SkewLine
 from console.state.sanitize import short
 from console.state.timetext import clock_text
+from console.state.units import share as share_text
 
 TRAFFIC_PIXELS = 44.0
 MOST_DEPLOYS = 6
@@ -105,21 +106,21 @@ class SkewDetail(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        style, theme = self._style, self._style.theme
-        y = 4.0
-        room = self.height() - (TRAFFIC_PIXELS if self._shares else 4)
+        style, theme, px = self._style, self._style.theme, self._style.px
+        y = px(4)
+        room = self.height() - px(TRAFFIC_PIXELS if self._shares else 4)
         for number, (text, tone) in enumerate(self.lines):
-            if y > room - 14:
+            if y > room - px(14):
                 break
             font = style.small if tone == "title" else style.small_number_font
             font = style.strong if number == 0 else font
             deep = text.startswith("   ")
-            place = QRectF(22 if deep else 10, y, self.width() - (30 if deep else 18), 16)
+            left = px(22 if deep else 10)
+            place = QRectF(left, y, self.width() - left - px(8), max(room - y, px(15)))
             color = theme.color("dim" if tone == "title" else tone)
-            paint.text(painter, place, text.strip(), color, font)
-            y += 15
-        if self._shares and self.height() > 70:
-            area = QRectF(10, self.height() - 36, self.width() - 20, 12)
+            y += paint.wrapped(painter, place, text.strip(), color, font, place.height()) - 1
+        if self._shares and self.height() > px(70):
+            area = QRectF(px(10), self.height() - px(36), self.width() - px(20), px(12))
             self._traffic(painter, area)
 
     def _traffic(self, painter: QPainter, area: QRectF) -> None:
@@ -138,18 +139,21 @@ class SkewDetail(QWidget):
             painter.setBrush(theme.color(theme.split[number % len(theme.split)]))
             painter.drawPolygon(QPolygonF(points))
             base = top
-        self._traffic_keys(painter, QRectF(area.left(), area.bottom() + 4, area.width(), 16))
+        self._traffic_keys(
+            painter, QRectF(area.left(), area.bottom() + 4, area.width(), self._style.px(16))
+        )
 
     def _traffic_keys(self, painter: QPainter, area: QRectF) -> None:
         """The busiest now, as many as fit."""
         theme, style = self._style.theme, self._style
+        wide = style.px(KEY_PIXELS)
         now = []
         for number, (stamp, shares) in enumerate(self._shares):
             known = shares[np.isfinite(shares)]
             now.append((float(known[-1]) if len(known) else 0.0, stamp, number))
-        fit = max(int(area.width() // KEY_PIXELS), 1)
+        fit = max(int(area.width() // wide), 1)
         for place, (share, stamp, number) in enumerate(sorted(now, reverse=True)[:fit]):
-            box = QRectF(area.left() + place * KEY_PIXELS, area.top(), KEY_PIXELS, area.height())
+            box = QRectF(area.left() + place * wide, area.top(), wide, area.height())
             color = theme.split[number % len(theme.split)]
-            text = f"■ {stamp[:6]} {share:.0%}"
+            text = f"■ {stamp[:6]} {share_text(share, 0)}"
             paint.keyed(painter, theme, box, (text, color), style.small)

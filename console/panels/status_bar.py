@@ -16,15 +16,23 @@ from console.state.dashboard import Board, StatusMessage
 class TextLine(QWidget):
     """One line of plain text, elided."""
 
-    def __init__(self, style: Style, tone: str = "text", pixels: int = 12) -> None:
+    def __init__(
+        self, style: Style, tone: str = "text", pixels: int = 12, bold: bool = False
+    ) -> None:
         super().__init__()
         self._style = style
         self.text = ""
         self.tone = tone
-        self._font = paint.sized(style.text_font, pixels)
+        self._pixels, self._bold = pixels, bold
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMinimumWidth(60)
-        self.setFixedHeight(pixels + 8)
+        style.changed.connect(self._fit)
+        self._fit()
+
+    def _fit(self) -> None:
+        found = self._style.text(self._pixels)
+        self.font_shown = paint.bold(found) if self._bold else found
+        self.setFixedHeight(self._style.whole(self._pixels + 8))
 
     def show_text(self, text: str, tone: str | None = None) -> None:
         if text != self.text or (tone or self.tone) != self.tone:
@@ -39,7 +47,7 @@ class TextLine(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         color = self._style.theme.color(self.tone)
-        paint.text(painter, QRectF(self.rect()), self.text, color, self._font)
+        paint.text(painter, QRectF(self.rect()), self.text, color, self.font_shown)
 
 
 class MessageButton(QPushButton):
@@ -52,25 +60,33 @@ class MessageButton(QPushButton):
         self.setFlat(True)
         self.setAutoDefault(True)  # Enter presses it, in a window as in a dialog
         self.setCursor(Qt.CursorShape.PointingHandCursor)
-        self.setFixedHeight(24)
-        self._font = paint.sized(style.text_font, 13)
+        style.changed.connect(self._fit)
+        self._fit()
+
+    def _fit(self) -> None:
+        self.setFixedHeight(self._style.whole(24))
+        self._font = self._style.text(13)
         self._strong = paint.bold(self._font)
+        self._widen()
 
     def show_message(self, message: StatusMessage) -> None:
         if message == self.message:
             return
         self.message = message
-        number, rest = _counted(message.text)
-        width = 32 + QFontMetrics(self._strong).horizontalAdvance(number)
-        width += QFontMetrics(self._font).horizontalAdvance(rest)
-        if width != self.width():
-            self.setFixedWidth(width)
+        self._widen()
         self.setAccessibleName(f"{message.severity}: {message.text}. {message.detail}"[:500])
         self.update()
 
+    def _widen(self) -> None:
+        number, rest = _counted(self.message.text)
+        width = self._style.whole(32) + QFontMetrics(self._strong).horizontalAdvance(number)
+        width += QFontMetrics(self._font).horizontalAdvance(rest)
+        if width != self.width():
+            self.setFixedWidth(width)
+
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme = self._style.theme
+        theme, px = self._style.theme, self._style.px
         severity = self.message.severity
         area = QRectF(self.rect()).adjusted(0.5, 1.5, -0.5, -1.5)
         painter.setRenderHint(paint.SMOOTH)
@@ -82,9 +98,9 @@ class MessageButton(QPushButton):
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.setPen(theme.color("accent" if self.hasFocus() else severity))
             painter.drawRoundedRect(area, 3, 3)
-        paint.sign(painter, theme, severity, QPointF(12, area.center().y()), 9)
+        paint.sign(painter, theme, severity, QPointF(px(12), area.center().y()), px(9))
         tone = "dim" if severity in ("info", "unknown") else severity
-        text = area.adjusted(22, 0, 0, 0)
+        text = area.adjusted(px(22), 0, 0, 0)
         number, rest = _counted(self.message.text)
         used = paint.text(painter, text, number, theme.color(tone), self._strong)
         paint.text(painter, text.adjusted(used, 0, 2, 0), rest, theme.color(tone), self._font)
@@ -108,8 +124,7 @@ class StatusBar(QFrame):
         self.setAccessibleName("Status")
         self._severity = "unknown"
         self.runbooks = ""  # where the pages are; empty: those built in
-        self._state = TextLine(style, "unknown", 17)
-        self._state._font = paint.bold(style.text_font, 17)
+        self._state = TextLine(style, "unknown", 17, bold=True)
         self._state.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self._sentence = TextLine(style, "text", 12)
         self.tabs = QHBoxLayout()
@@ -121,21 +136,25 @@ class StatusBar(QFrame):
         first.addWidget(self._state)
         first.addLayout(self._message_row)
         first.addStretch(1)
+        first.addLayout(self.tabs)
         second.addWidget(self._sentence, 1)
-        second.addLayout(self.tabs)
         whole = QVBoxLayout(self)
         whole.setContentsMargins(14, 4, 8, 3)
         whole.setSpacing(0)
         whole.addLayout(first)
         whole.addLayout(second)
-        self.setFixedHeight(58)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        style.changed.connect(self._fit)
+        self._fit()
+
+    def _fit(self) -> None:
+        self.setFixedHeight(self._style.whole(51) + 7)
 
     def show_board(self, board: Board) -> None:
         state = board.fleet_state
         self._severity = state.severity
         self._state.show_text(state.state, state.severity)
-        width = QFontMetrics(self._state._font).horizontalAdvance(state.state) + 18
+        width = QFontMetrics(self._state.font_shown).horizontalAdvance(state.state) + 18
         self._state.setFixedWidth(width)
         worst = state.worst
         following = next_steps.next_of(worst) if worst is not None else ""
@@ -147,7 +166,7 @@ class StatusBar(QFrame):
             button.clicked.connect(lambda _=False, b=button: self._go(b))
             self._buttons.append(button)
             self._message_row.addWidget(button)
-        room = self.width() - width - 30
+        room = self.width() - width - self.tabs.sizeHint().width() - 30
         for index, button in enumerate(self._buttons):
             shown = index < len(state.messages)
             if shown:

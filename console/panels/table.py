@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from PySide6.QtCore import (
+    QEvent,
     QModelIndex,
     QPointF,
     QRectF,
@@ -46,7 +47,7 @@ class CellDelegate(QStyledItemDelegate):
         cell = index.data(CELL)
         if not isinstance(cell, Cell):
             return
-        theme = self._style.theme
+        theme, px = self._style.theme, self._style.px
         area = QRectF(option.rect)
         state = option.state
         if state & QStyle.StateFlag.State_Selected:
@@ -54,23 +55,23 @@ class CellDelegate(QStyledItemDelegate):
         if state & QStyle.StateFlag.State_HasFocus:  # the cell that Ctrl+C takes
             painter.setPen(QPen(theme.color("accent"), 1))
             painter.drawRect(area.adjusted(0.5, 0.5, -0.5, -0.5))
-        inner = area.adjusted(6, 0, -6, 0)
+        inner = area.adjusted(px(6), 0, -px(6), 0)
         if cell.kind == "bar":
             part, marks = cell.value
-            trough = QRectF(inner.left(), inner.center().y() - 3.5, inner.width(), 7)
+            trough = QRectF(inner.left(), inner.center().y() - px(3.5), inner.width(), px(7))
             paint.bar(painter, theme, trough, part, cell.tone, marks)
         elif cell.kind == "spark":
-            box = inner.adjusted(0, 4, 0, -4)
+            box = inner.adjusted(0, px(4), 0, -px(4))
             paint.spark(painter, box, cell.value, theme.color(cell.tone))
         elif cell.kind == "sign":
-            centre = QPointF(inner.left() + 6, inner.center().y())
-            paint.sign(painter, theme, cell.value, centre, 8)
-            self._text(painter, inner.adjusted(18, 0, 0, 0), cell, paint.LEFT)
+            centre = QPointF(inner.left() + px(6), inner.center().y())
+            paint.sign(painter, theme, cell.value, centre, px(8))
+            self._text(painter, inner.adjusted(px(18), 0, 0, 0), cell, paint.LEFT)
         elif cell.kind == "deploy":
-            centre = QPointF(inner.left() + 6, inner.center().y())
+            centre = QPointF(inner.left() + px(6), inner.center().y())
             mark, severity = cell.value
-            paint.deploy(painter, theme, mark, severity, centre, 4)
-            self._text(painter, inner.adjusted(18, 0, 0, 0), cell, paint.LEFT)
+            paint.deploy(painter, theme, mark, severity, centre, px(4))
+            self._text(painter, inner.adjusted(px(18), 0, 0, 0), cell, paint.LEFT)
         elif cell.kind == "skew":
             self._skew(painter, area, cell)
         else:
@@ -102,10 +103,12 @@ class CellDelegate(QStyledItemDelegate):
             painter.fillRect(box, theme.color("critical", 50))
             painter.setPen(QPen(theme.color("critical"), 1))
             painter.drawRect(box)
-        self._text(painter, area.adjusted(6, 0, -1, 0), cell, paint.LEFT, small=True)
+        self._text(
+            painter, area.adjusted(self._style.px(6), 0, -1, 0), cell, paint.LEFT, small=True
+        )
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
-        return QSize(60, 22)
+        return QSize(60, self._style.whole(22))
 
 
 class Table(QTableView):
@@ -134,24 +137,38 @@ class Table(QTableView):
         self.setWordWrap(False)
         self.verticalHeader().hide()
         self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
-        self.verticalHeader().setDefaultSectionSize(22)
         self._shape_header()
+        self._fit()
         self.doubleClicked.connect(lambda index: self.opened.emit(index.data(ROW)))
         self.selectionModel().currentRowChanged.connect(self._moved)
 
     def _shape_header(self) -> None:
         header = self.horizontalHeader()
         header.setHighlightSections(False)
-        header.setMinimumSectionSize(24)
-        header.setFixedHeight(24)
         header.setSectionsClickable(True)
         for number, column in enumerate(self._columns):
-            if column.width:
-                header.resizeSection(number, column.width)
-            else:
+            if not column.width:
                 header.setSectionResizeMode(number, QHeaderView.ResizeMode.Stretch)
         header.sectionClicked.connect(self._sort)
         self._sorted = (-1, False)
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Not by a signal of the style: tables come and go, and it stays."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.StyleChange:
+            self._fit()
+
+    def _fit(self) -> None:
+        """Rows and columns for the size of the text."""
+        whole = self._style.whole
+        self.verticalHeader().setDefaultSectionSize(whole(22))
+        header = self.horizontalHeader()
+        header.setMinimumSectionSize(whole(24))
+        header.setFixedHeight(whole(24))
+        for number, column in enumerate(self._columns):
+            if column.width:
+                header.resizeSection(number, whole(column.width))
+        self._give_way(self.viewport().width())
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         self._give_way(event.size().width())
@@ -160,10 +177,11 @@ class Table(QTableView):
     def _give_way(self, width: int) -> None:
         """Columns that can be spared go before the others become dots."""
         columns = list(enumerate(self._columns))
-        room = width - sum(c.width or c.least for _, c in columns if not c.spare)
+        whole = self._style.whole
+        room = width - sum(whole(c.width or c.least) for _, c in columns if not c.spare)
         for number, column in sorted(columns, key=lambda pair: pair[1].spare):
             if column.spare:
-                room -= column.width
+                room -= whole(column.width)
                 self.setColumnHidden(number, room < 0)
 
     def _sort(self, section: int) -> None:
@@ -184,8 +202,10 @@ class Table(QTableView):
         super().paintEvent(event)
         if self.empty and not self.model().rowCount():
             painter = QPainter(self.viewport())
-            area = QRectF(self.viewport().rect()).adjusted(12, 8, -12, -8)
-            area.setHeight(min(area.height(), 60))
+            area = QRectF(self.viewport().rect()).adjusted(
+                *(self._style.px(side) for side in (12, 8, -12, -8))
+            )
+            area.setHeight(min(area.height(), self._style.px(60)))
             color = self._style.theme.color("dim")
             paint.wrapped(painter, area, self.empty, color, self._style.text_font)
 

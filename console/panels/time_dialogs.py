@@ -18,8 +18,8 @@ from PySide6.QtWidgets import (
 from console.finding import time_words
 from console.finding.time_words import EXAMPLES, TimeRange
 from console.panels.dialogs import plain_label
-from console.state.sanitize import duration
 from console.state.timetext import clock_text
+from console.state.units import duration
 
 LONGEST_NOTE = 500  # characters, as the servers have it
 

@@ -37,14 +37,15 @@ class AlertTimeline(TimePlot):
         """As many as fit; the newest stay."""
         area = self.area
         alerts = in_window(self.board.alerts if self.board is not None else (), self.span)
-        fit = max(int(area.height() // ROW_PIXELS), 1)
+        line = self.ui_style.px(ROW_PIXELS)
+        fit = max(int(area.height() // line), 1)
         rows = []
         for number, alert in enumerate(alerts[-fit:]):
             left = max(self.x_of(alert.opened_s), area.left())
             end_s = self.span[1] if alert.open else alert.closed_s
             right = min(max(self.x_of(end_s), left + 3), area.right())
-            top = area.top() + number * ROW_PIXELS + 3
-            rows.append((QRectF(left, top, right - left, ROW_PIXELS - 5), alert))
+            top = area.top() + number * line + 3
+            rows.append((QRectF(left, top, right - left, line - 5), alert))
         return rows
 
     def paint_layer(self, painter: QPainter, area: QRectF) -> None:
@@ -70,7 +71,7 @@ class AlertTimeline(TimePlot):
         text = f"{alert.name} · {alert.row.kind or 'alert'} · {alert.row.summary}"
         place = box.adjusted(8, 0, -4, 0)
         side = paint.LEFT
-        if box.width() < 330:  # beside the bar, where there is more room
+        if box.width() < self.ui_style.px(330):  # beside the bar, where there is more room
             room_left, room_right = box.left() - area.left(), area.right() - box.right()
             if room_left > room_right:
                 place = QRectF(area.left() + 4, box.top(), room_left - 10, box.height())

@@ -15,7 +15,9 @@ from console.plots.scale import caption, column_at, scale_top
 from console.plots.style import Style
 from console.plots.timeplot import TimePlot
 from console.state.dashboard import LatencyColumns
-from console.state.sanitize import milliseconds
+from console.state.units import milliseconds
+from console.state.units import number as number_text
+from console.state.units import share as share_text
 from server.telemetry.outputs import STAGES
 
 NAME_PIXELS = 14.0  # between the names at the ends of lines
@@ -50,7 +52,7 @@ class LinePlot(TimePlot):
     def axis_lines(
         self, painter: QPainter, area: QRectF, top: float, step: float, unit: str
     ) -> None:
-        theme = self.ui_style.theme
+        theme, px = self.ui_style.theme, self.ui_style.px
         font = self.ui_style.small_number_font
         for number in range(int(round(top / step)) + 1):
             value = number * step
@@ -58,8 +60,10 @@ class LinePlot(TimePlot):
             if number:
                 painter.setPen(QPen(theme.color("grid"), 1))
                 painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
-            place = QRectF(0, min(y - 8, self.height() - 15), area.left() - 6, 16)
-            text = f"{value:g}" + (f" {unit}" if number == round(top / step) else "")
+            place = QRectF(0, min(y - px(8), self.height() - px(15)), area.left() - px(6), px(16))
+            text = number_text(value).replace(",", "") + (
+                f" {unit}" if number == round(top / step) else ""
+            )
             if y > area.top() + 4 or number:
                 paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
 
@@ -101,20 +105,20 @@ class Percentiles(LinePlot):
             if len(known):
                 y = float(self._ys(values[known[-1:]], area)[0])
                 ends.append((max(y, area.top() + 8), number, name))
-        theme, font = self.ui_style.theme, self.ui_style.small
+        theme, font, px = self.ui_style.theme, self.ui_style.small, self.ui_style.px
         for y, (_, number, name) in zip(
-            apart([y for y, _, _ in sorted(ends)], NAME_PIXELS, area.bottom() - 8),
+            apart([y for y, _, _ in sorted(ends)], px(NAME_PIXELS), area.bottom() - px(8)),
             sorted(ends),
             strict=True,
         ):
-            place = QRectF(area.right() - 130, y - 8, 108, 16)
+            place = QRectF(area.right() - px(130), y - px(8), px(108), px(16))
             name = self.board.name_of(name) if self.board is not None else name
-            width = min(QFontMetricsF(font).horizontalAdvance(name), place.width()) + 28
-            ground = QRectF(area.right() - width, y - 7, width, 14)
+            width = min(QFontMetricsF(font).horizontalAdvance(name), place.width()) + px(28)
+            ground = QRectF(area.right() - width, y - px(7), width, px(14))
             painter.fillRect(ground, theme.color("panel", 200))
             paint.text(painter, place, name, theme.color("text"), font, paint.RIGHT)
             painter.setPen(split_pen(theme, number, 2))
-            painter.drawLine(QPointF(area.right() - 20, y), QPointF(area.right() - 2, y))
+            painter.drawLine(QPointF(area.right() - px(20), y), QPointF(area.right() - 2, y))
 
     def _reach(self, found: LatencyColumns) -> float:
         """The top of the scale: one spike must not flatten everything else."""
@@ -133,12 +137,12 @@ class Percentiles(LinePlot):
     def _objective(
         self, painter: QPainter, area: QRectF, found: LatencyColumns, xs: np.ndarray
     ) -> None:
-        theme = self.ui_style.theme
+        theme, px = self.ui_style.theme, self.ui_style.px
         highest = max(
             (float(np.nanmax(v)) for v in (found.p99,) if np.isfinite(v).any()), default=0.0
         )
         if highest > self._top:
-            place = QRectF(area.right() - 160, area.top(), 154, 14)
+            place = QRectF(area.right() - px(160), area.top(), px(154), px(14))
             text = f"↑ {milliseconds(highest)}"
             paint.text(
                 painter,
@@ -159,7 +163,7 @@ class Percentiles(LinePlot):
             painter.restore()
         painter.setPen(QPen(theme.color("critical"), 1, Qt.PenStyle.DashLine))
         painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
-        place = QRectF(area.left() + 6, y - 16, 200, 15)
+        place = QRectF(area.left() + px(6), y - px(16), px(200), px(15))
         text = f"SLO {milliseconds(found.slo_ms)}"
         paint.text(painter, place, text, theme.color("critical"), self.ui_style.small)
 
@@ -209,7 +213,7 @@ class Throughput(LinePlot):
         if found is None or index < 0:
             return ()
         share = found.errors[index]
-        errors = f"errors {share:.2%}" if share == share else "no requests"
+        errors = f"errors {share_text(share, 2)}" if share == share else "no requests"
         return [(f"{found.rate[index]:,.0f} req/s", "p95"), (errors, "critical")]
 
 
@@ -241,7 +245,8 @@ class StageTimesPlot(LinePlot):
                 points.append(QPointF(xs[end - 1] + width, area.bottom()))
                 painter.drawPolygon(QPolygonF(points))
         text = [(f"■ {name}", theme.stages[n]) for n, name in enumerate(STAGES)]
-        caption(painter, self.ui_style, area, [("mean by stage", "dim"), *text])
+        label = [("mean by stage", "dim"), *text]
+        self.captions = caption(painter, self.ui_style, area, label)
 
     def readout(self, at_s: float) -> Sequence[tuple[str, str]]:
         found = self.board.latency if self.board is not None else None

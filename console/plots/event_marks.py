@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QPointF, QRectF, Signal
-from PySide6.QtGui import QHelpEvent, QPainter
-from PySide6.QtWidgets import QToolTip
+from PySide6.QtGui import QPainter
 
 from console.app.timeaxis import TimeAxis
-from console.models.table import escaped_tip
 from console.plots import paint
 from console.plots.style import Style
 from console.plots.timeplot import TimePlot
@@ -27,8 +25,12 @@ class EventMarks(TimePlot):
         super().__init__(style, axis, "Alerts and deploys over time", time_labels=True)
         self.shows_readout = False
         self.shows_switches = False
-        self.setFixedHeight(60)
+        style.changed.connect(self._fit)
+        self._fit()
         self.picked.connect(self._pick)
+
+    def _fit(self) -> None:
+        self.setFixedHeight(self.ui_style.whole(60))
 
     def _marks(self) -> list[tuple[float, float, TimelineEvent]]:
         area = self.area
@@ -42,40 +44,36 @@ class EventMarks(TimePlot):
         ]
 
     def paint_layer(self, painter: QPainter, area: QRectF) -> None:
-        theme = self.ui_style.theme
+        theme, px = self.ui_style.theme, self.ui_style.px
         font = self.ui_style.small
         for text, part in zip(("alerts", "deploys"), LANES, strict=True):
-            place = QRectF(0, area.top() + area.height() * part - 8, area.left() - 6, 16)
+            place = QRectF(
+                0, area.top() + area.height() * part - px(8), area.left() - px(6), px(16)
+            )
             paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
         # The newest and the worst lie on top of what is crowded.
         ordered = sorted(self._marks(), key=lambda m: (-rank(m[2].severity), m[2].at_s))
         for x, y, entry in ordered:
             if entry.kind == "note":
                 end = self.x_of(entry.to_s) if entry.to_s == entry.to_s else x
-                paint.flag(painter, theme, QPointF(x, y), min(end, area.right()))
+                paint.flag(painter, theme, QPointF(x, y), min(end, area.right()), px(5))
             elif entry.kind == "deploy":
-                paint.deploy(painter, theme, entry.mark, entry.severity, QPointF(x, y))
+                paint.deploy(painter, theme, entry.mark, entry.severity, QPointF(x, y), px(4.5))
             else:
-                paint.sign(painter, theme, entry.severity, QPointF(x, y), 8)
+                paint.sign(painter, theme, entry.severity, QPointF(x, y), px(8))
 
     def _near(self, x: float, y: float) -> list[TimelineEvent]:
         """What lies under the pointer, nearest first: marks of a fleet's deploy overlap."""
         found = [(abs(mx - x) + abs(my - y), mark) for mx, my, mark in self._marks()]
-        near = sorted((pair for pair in found if pair[0] < 12), key=lambda pair: pair[0])
+        near = sorted(
+            (pair for pair in found if pair[0] < self.ui_style.px(12)), key=lambda pair: pair[0]
+        )
         return [mark for _, mark in near]
 
     def _pick(self, at_s: float, y: float) -> None:
         near = self._near(self.x_of(at_s), y)
         if near:
             self.chosen.emit(near[0])
-
-    def event(self, event: object) -> bool:
-        if isinstance(event, QHelpEvent):
-            text = self.tip_at(event.pos().x(), event.pos().y())
-            if text:
-                QToolTip.showText(event.globalPos(), escaped_tip(text))
-            return True
-        return super().event(event)  # type: ignore[arg-type]
 
     def tip_at(self, x: float, y: float) -> str:
         """The tool tip of a place."""

@@ -42,7 +42,7 @@ class HeatMap(TimePlot):
         painter.restore()
         self._labels(painter, area)
         text = "share of requests by duration, log scale · click: examples"
-        caption(painter, self.ui_style, area, [(text, "dim")])
+        self.captions = caption(painter, self.ui_style, area, [(text, "dim")])
 
     def _image(self, heat: np.ndarray) -> QImage:
         level = np.clip(np.sqrt(heat) * 255, 0, 255).astype(np.uint8)
@@ -63,14 +63,14 @@ class HeatMap(TimePlot):
         return lower_ms(self._low + part * (self._high - self._low))
 
     def _labels(self, painter: QPainter, area: QRectF) -> None:
-        theme = self.ui_style.theme
+        theme, px = self.ui_style.theme, self.ui_style.px
         for value in (1, 3, 10, 30, 100, 300, 1000, 3000, 10000):
             y = self.y_of(value)
-            if not area.top() + 6 < y < area.bottom() - 4:
+            if not area.top() + px(6) < y < area.bottom() - px(4):
                 continue
             painter.setPen(QPen(theme.color("border"), 1))
             painter.drawLine(QPointF(area.left() - 3, y), QPointF(area.left(), y))
-            place = QRectF(0, y - 8, area.left() - 6, 16)
+            place = QRectF(0, y - px(8), area.left() - px(6), px(16))
             text = f"{value} ms" if value == 100 else f"{value}"
             font = self.ui_style.small_number_font
             paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)

@@ -195,7 +195,7 @@ def wrapped(
     painter.setClipRect(QRectF(area.left(), area.top(), area.width(), height))
     painter.drawText(area, flags, text[:1000])
     painter.restore()
-    return max(height, 15.0) + 1
+    return max(height, font.pixelSize() * 15 / 11) + 1
 
 
 def hatch(painter: QPainter, rect: QRectF, color: QColor) -> None:

@@ -13,8 +13,8 @@ from PySide6.QtWidgets import QWidget
 from console.plots import paint
 from console.plots.scale import caption, scale_top
 from console.plots.style import Style
-from console.state.sanitize import thousands
 from console.state.timetext import clock_text
+from console.state.units import number, share, thousands, wilson
 from server.telemetry.rows import QualityRow
 
 
@@ -37,15 +37,17 @@ class QualityTrend(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme, font = self._style.theme, self._style.small_number_font
-        area = QRectF(60, 8, max(self.width() - 72, 10), max(self.height() - 30, 10))
+        theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
+        wide, high = max(self.width() - px(72), 10), max(self.height() - px(30), 10)
+        area = QRectF(px(60), px(8), wide, high)
         if not self.rows:
             text = "no quality data yet: it needs predictions, and labels sent by Feedback"
             paint.text(painter, area, text, theme.color("dim"), self._style.text_font, paint.CENTRE)
             return
         times = np.array([row.bucket_unix_s + row.width_s / 2 for row in self.rows])
         lines = [np.array([getattr(row, name) for row in self.rows]) for name in self._fields]
-        known = np.concatenate(lines)
+        band = self._band(lines[0])
+        known = np.concatenate([*lines, *band])
         known = known[np.isfinite(known)]
         if not len(known):
             return
@@ -58,28 +60,54 @@ class QualityTrend(QWidget):
             y = area.bottom() - (value - low) / (high - low) * area.height()
             painter.setPen(QPen(theme.color("grid"), 1))
             painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
-            text = f"{value:.0%}" if self._percent and step >= 0.01 else f"{value:g}"
-            text = f"{value:.1%}" if self._percent and step < 0.01 else text
-            place = QRectF(0, y - 8, area.left() - 6, 16)
+            text = share(value) if self._percent else number(value, 4)
+            if not self._percent and value + step > high:
+                text = f"{text} {self.rows[-1].value_unit}".strip()
+            place = QRectF(0, y - px(8), area.left() - px(6), px(16))
             paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
             value += step
         span = max(times[-1] - times[0], 1.0)
         xs = area.left() + (times - times[0]) / span * area.width()
         painter.setRenderHint(paint.SMOOTH)
+        self._paint_band(painter, xs, [area.bottom() - (side - low) / (high - low) * area.height()
+                                       for side in band])  # fmt: skip
         for values, tone, style in (
             (lines[1], "p50", Qt.PenStyle.DashLine),
             (lines[0], "p99", Qt.PenStyle.SolidLine),
         ):
             ys = area.bottom() - (values - low) / (high - low) * area.height()
             paint.line(painter, xs, ys, QPen(theme.color(tone), 1, style))
-        middle = {len(times) // 2} if area.width() > 330 else set()
+        middle = {len(times) // 2} if area.width() > px(330) else set()
         for index in {0, len(times) - 1} | middle:
-            place = QRectF(xs[index] - 50, area.bottom() + 3, 100, 16)
-            place.moveLeft(min(max(place.left(), 0), self.width() - 100))
+            place = QRectF(xs[index] - px(50), area.bottom() + 3, px(100), px(16))
+            place.moveLeft(min(max(place.left(), 0), self.width() - px(100)))
             text = clock_text(times[index], "%d %b %H:%M")
             paint.text(painter, place, text, theme.color("dim"), font, paint.CENTRE)
-        legend = [(self._name, "text"), ("━ realised", "p99"), ("┄ estimated", "p50")]
+        labelled = sum(row.labelled for row in self.rows)
+        every = sum(row.predictions for row in self.rows)
+        legend = [(self._name, "text"), (f"━ realised, n {labelled:,}", "p99"),
+                  (f"┄ estimated, n {every:,}", "p50")]  # fmt: skip
+        if len(band):
+            legend.append(("■ where it lies with 95 %", "live"))
         caption(painter, self._style, area, legend)
+
+    def _band(self, realised: np.ndarray) -> list[np.ndarray]:
+        """The interval of each share; of a value the spread is not known, so it has none."""
+        if not self._percent:
+            return []
+        pairs = [wilson(float(share) * row.labelled, row.labelled) if share == share
+                 else (math.nan, math.nan)
+                 for share, row in zip(realised, self.rows, strict=True)]  # fmt: skip
+        return [np.array(side) for side in zip(*pairs, strict=True)]
+
+    def _paint_band(self, painter: QPainter, xs: np.ndarray, band: list[np.ndarray]) -> None:
+        if not band:
+            return
+        color = self._style.theme.color("live", 150)
+        for x, low, high in zip(xs, *band, strict=True):
+            if low == low:
+                painter.setPen(QPen(color, self._style.px(5)))
+                painter.drawLine(QPointF(x, low), QPointF(x, high))
 
 
 class Calibration(QWidget):
@@ -101,22 +129,33 @@ class Calibration(QWidget):
         if row is None:
             return
         painter = QPainter(self)
-        side = max(min(self.width() / 2 - 70, self.height() - 44), 30)
-        self._curve(painter, QRectF(50, 20, side, side), row)
-        self._confusion(painter, QRectF(self.width() / 2 + 60, 36, side * 0.94, side - 16), row)
+        px = self._style.px
+        side = max(min(self.width() / 2 - px(70), self.height() - px(44)), px(30))
+        self._curve(painter, QRectF(px(50), px(20), side, side), row)
+        place = QRectF(self.width() / 2 + px(60), px(36), side * 0.94, side - px(16))
+        self._confusion(painter, place, row)
 
     def _curve(self, painter: QPainter, area: QRectF, row: QualityRow) -> None:
-        theme, font = self._style.theme, self._style.small_number_font
+        theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
         painter.setPen(QPen(theme.color("border"), 1))
         painter.drawRect(area)
         painter.setPen(QPen(theme.color("faint"), 1, Qt.PenStyle.DashLine))
         painter.drawLine(area.bottomLeft(), area.topRight())
-        top = QRectF(area.left() - 40, area.top() - 20, 260, 16)
-        title = "accuracy at this confidence"
+        top = QRectF(area.left() - px(40), area.top() - px(20), self.width() / 2 - px(20), px(16))
+        labelled = sum(found.n for found in row.reliability)
+        title = f"accuracy by confidence, n {labelled:,}"
         paint.text(painter, top, title, theme.color("text"), self._style.small)
-        under = QRectF(area.left(), area.bottom() + 3, area.width(), 16)
-        text = "confidence 0 to 1"
-        paint.text(painter, under, text, theme.color("dim"), font, paint.CENTRE)
+        under = QRectF(area.left(), area.bottom() + 3, area.width(), px(16))
+        paint.text(painter, under, "confidence", theme.color("dim"), font, paint.CENTRE)
+        for mark in (0.0, 0.5, 1.0):
+            text, color = share(mark, 0), theme.color("dim")
+            y = area.bottom() - mark * area.height()
+            place = QRectF(0, y - px(8), area.left() - px(4), px(16))
+            paint.text(painter, place, text, color, font, paint.RIGHT)
+            if mark != 0.5:
+                x = area.left() + mark * area.width()
+                place = QRectF(x - px(30), area.bottom() + 3, px(60), px(16))
+                paint.text(painter, place, text, color, font, paint.CENTRE)
         painter.setRenderHint(paint.SMOOTH)
         most = max((found.n for found in row.reliability), default=1) or 1
         for found in row.reliability:
@@ -124,29 +163,39 @@ class Calibration(QWidget):
                 continue
             x = area.left() + found.sum_confidence / found.n * area.width()
             y = area.bottom() - found.sum_correct / found.n * area.height()
+            low, high = wilson(found.sum_correct, found.n)
+            painter.setPen(QPen(theme.color("live"), px(2)))
+            painter.drawLine(QPointF(x, area.bottom() - low * area.height()),
+                             QPointF(x, area.bottom() - high * area.height()))  # fmt: skip
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(theme.color("accent", 200))
-            radius = 2 + 4 * math.sqrt(found.n / most)
+            radius = px(2) + px(4) * math.sqrt(found.n / most)
             painter.drawEllipse(QPointF(x, y), radius, radius)
         painter.setBrush(Qt.BrushStyle.NoBrush)
 
     def _confusion(self, painter: QPainter, area: QRectF, row: QualityRow) -> None:
-        theme, style = self._style.theme, self._style
+        theme, style, px = self._style.theme, self._style, self._style.px
         count = len(row.labels)
         if not count or len(row.confusion) != count * count or count > 24:
             return
         cells = np.array(row.confusion).reshape(count, count)
         shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
         width, height = area.width() / count, area.height() / count
-        top = QRectF(area.left() - 60, area.top() - 36, 300, 16)
-        paint.text(painter, top, "true (down) × predicted", theme.color("text"), style.small)
+        top = QRectF(area.left() - px(60), area.top() - px(36), px(300), px(16))
+        paint.text(
+            painter,
+            top,
+            f"true (down) × predicted, n {int(cells.sum()):,}",
+            theme.color("text"),
+            style.small,
+        )
         for y in range(count):
-            place = QRectF(area.left() - 66, area.top() + y * height, 60, height)
+            place = QRectF(area.left() - px(66), area.top() + y * height, px(60), height)
             text = row.labels[y]
             paint.text(
                 painter, place, text, theme.color("dim"), style.small_number_font, paint.RIGHT
             )
-            place = QRectF(area.left() + y * width, area.top() - 18, width, 16)
+            place = QRectF(area.left() + y * width, area.top() - px(18), width, px(16))
             paint.text(
                 painter, place, text, theme.color("dim"), style.small_number_font, paint.CENTRE
             )
@@ -155,6 +204,6 @@ class Calibration(QWidget):
                 tone = "accent" if x == y else "warning"
                 painter.fillRect(box.adjusted(1, 1, -1, -1), theme.color(
                     tone, int(30 + 190 * shares[y, x])))  # fmt: skip
-                count_text = f"{cells[y, x]:,}" if width > 46 else thousands(int(cells[y, x]))
+                count_text = f"{cells[y, x]:,}" if width > px(46) else thousands(int(cells[y, x]))
                 paint.text(painter, box, count_text, theme.color("text"), style.small_number_font,
                            paint.CENTRE)  # fmt: skip

@@ -23,22 +23,27 @@ def column_at(found: LatencyColumns, at_s: float) -> int:
 
 def caption(
     painter: QPainter, style: Style, area: QRectF, label: Sequence[tuple[str, str]]
-) -> None:
-    """A legend inside the plot, top left, on a ground of its own so that lines do not cross it."""
+) -> list[tuple[QRectF, str]]:
+    """A legend inside the plot, top left, on a ground of its own so that lines do not cross it.
+    Returns what stands where, for tool tips."""
     metrics = QFontMetricsF(style.small)
     widths = [metrics.horizontalAdvance(text) + 9 for text, _ in label]
-    ground = QRectF(area.left() + 3, area.top(), min(sum(widths) + 4, area.width() - 6), 15)
+    high = style.px(15)
+    ground = QRectF(area.left() + 3, area.top(), min(sum(widths) + 4, area.width() - 6), high)
     painter.fillRect(ground, style.theme.color("panel", 190))
     left = ground.left() + 4
+    places = []
     for (text, tone), width in zip(label, widths, strict=True):
         if left + width > area.right():
             break
-        place = QRectF(left, ground.top(), width, 15)
+        place = QRectF(left, ground.top(), width, high)
         if text[:1] in paint.KEYS:
             paint.keyed(painter, style.theme, place, (text, tone), style.small)
         else:
             paint.text(painter, place, text, style.theme.color(tone), style.small)
+        places.append((place, text))
         left += width
+    return places
 
 
 def scale_top(value: float) -> tuple[float, float]:

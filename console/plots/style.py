@@ -1,4 +1,5 @@
-"""What every panel paints with. One object, shared, exchanged when the theme changes."""
+"""What every panel paints with. One object, shared, changed with the theme or the size of the text.
+Lengths in the code of panels are pixels at the usual size; `px` is what they are now."""
 
 from __future__ import annotations
 
@@ -8,20 +9,62 @@ from PySide6.QtGui import QFont
 from console.app.theme import DARK, Theme, fonts
 from console.plots.paint import bold, sized
 
+ZOOMS = (0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+
 
 class Style(QObject):
     changed = Signal()
 
-    def __init__(self, theme: Theme = DARK) -> None:
+    def __init__(self, theme: Theme = DARK, zoom: float = 1.0) -> None:
         super().__init__()
         self.theme = theme
-        self.text_font, self.number_font = fonts()
-        self.small: QFont = sized(self.text_font, 11)
-        self.small_number_font: QFont = sized(self.number_font, 11)
-        self.title: QFont = bold(self.text_font, 11)
-        self.title.setLetterSpacing(QFont.SpacingType.AbsoluteSpacing, 1.2)
+        self.zoom = zoom
+        self._fonts = fonts()
+        self._size()
+
+    def _size(self) -> None:
+        text, number = self._fonts
+        self.text_font, self.number_font = self.text(12), self.sized(number, 12)
+        self.small: QFont = self.sized(text, 11)
+        self.small_number_font: QFont = self.sized(number, 11)
+        self.title: QFont = bold(self.small)
+        self.title.setLetterSpacing(QFont.SpacingType.AbsoluteSpacing, 1.2 * self.zoom)
         self.strong: QFont = bold(self.number_font)
+
+    def text(self, pixels: int) -> QFont:
+        """The font of sentences at a size that is given for the usual one."""
+        return self.sized(self._fonts[0], pixels)
+
+    def sized(self, font: QFont, pixels: int) -> QFont:
+        return sized(font, self.whole(pixels))
+
+    def px(self, pixels: float) -> float:
+        """A length of the usual size as it is now."""
+        return pixels * self.zoom
+
+    def whole(self, pixels: float) -> int:
+        """The same as whole pixels, for sizes of widgets and fonts."""
+        return max(1, round(pixels * self.zoom))
 
     def use(self, theme: Theme) -> None:
         self.theme = theme
         self.changed.emit()
+
+    def use_zoom(self, zoom: float) -> None:
+        self.zoom = min(max(zoom, ZOOMS[0]), ZOOMS[-1])
+        self._size()
+        self.changed.emit()
+
+
+def next_zoom(zoom: float, step: int) -> float:
+    """The next size of text, larger or smaller; the last one where there is no other."""
+    place = min(range(len(ZOOMS)), key=lambda number: abs(ZOOMS[number] - zoom))
+    return ZOOMS[min(max(place + step, 0), len(ZOOMS) - 1)]
+
+
+def fitting_zoom(height: int) -> tuple[float, str]:
+    """(size of text, reason) for a window of this height in logical pixels: 12 pixels are small on
+    a screen of 1,440 lines, and hard to read on one of 2,160 that is not scaled."""
+    found = max((zoom for zoom in ZOOMS if zoom <= height / 1100), default=1.0)
+    found = max(found, 1.0)
+    return found, f"a window of {height} lines"

@@ -8,9 +8,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PySide6.QtCore import QPointF, QRectF, Qt, Signal
+from PySide6.QtCore import QEvent, QPointF, QRectF, Qt, Signal
 from PySide6.QtGui import (
     QFontMetricsF,
+    QHelpEvent,
     QMouseEvent,
     QPainter,
     QPaintEvent,
@@ -19,11 +20,13 @@ from PySide6.QtGui import (
     QResizeEvent,
     QWheelEvent,
 )
-from PySide6.QtWidgets import QWidget
+from PySide6.QtWidgets import QToolTip, QWidget
 
 from console.app.timeaxis import TimeAxis
+from console.models.table import escaped_tip
 from console.plots import paint
 from console.plots.style import Style
+from console.state import glossary
 from console.state.dashboard import Board
 from console.state.deploys import SWITCHES
 from console.state.timetext import clock_text, ticks
@@ -60,6 +63,7 @@ class TimePlot(QWidget):
         self.shows_switches = True  # where traffic moved to another stamp
         self.speaks_first = False  # shows its read-out while the cross-hair is locked
         self._layer: QPixmap | None = None
+        self.captions: list[tuple[QRectF, str]] = []  # the legend inside, as painted
         self._pressed: QPointF | None = None
         self._panning = False
         self._inside = False
@@ -73,13 +77,10 @@ class TimePlot(QWidget):
 
     @property
     def area(self) -> QRectF:
-        bottom = 18.0 if self.time_labels else 5.0
-        return QRectF(
-            LEFT_MARGIN,
-            4,
-            max(self.width() - LEFT_MARGIN - RIGHT_MARGIN, 10),
-            max(self.height() - 4 - bottom, 10),
-        )
+        px = self.ui_style.px
+        bottom = px(18) if self.time_labels else 5.0
+        wide = max(self.width() - px(LEFT_MARGIN) - RIGHT_MARGIN, 10)
+        return QRectF(px(LEFT_MARGIN), px(4), wide, max(self.height() - px(4) - bottom, 10))
 
     @property
     def span(self) -> tuple[float, float]:
@@ -127,6 +128,19 @@ class TimePlot(QWidget):
         """Lines (text, tone) beside the cross-hair."""
         return ()
 
+    def event(self, event: QEvent) -> bool:
+        if isinstance(event, QHelpEvent):
+            tip = self.tip_at(event.pos().x(), event.pos().y())
+            if tip:
+                QToolTip.showText(event.globalPos(), escaped_tip(tip), self)
+            return True
+        return super().event(event)
+
+    def tip_at(self, x: float, y: float) -> str:
+        """What a piece of the legend means; empty beside it, where the read-out is."""
+        found = (text for place, text in self.captions if place.contains(x, y))
+        return next((glossary.fact(text) for text in found), "")
+
     def resizeEvent(self, event: QResizeEvent) -> None:
         self._layer = None
         super().resizeEvent(event)
@@ -147,19 +161,23 @@ class TimePlot(QWidget):
         layer.setDevicePixelRatio(ratio)
         layer.fill(Qt.GlobalColor.transparent)
         painter = QPainter(layer)
+        self.paint_all(painter)
+        painter.end()
+        return layer
+
+    def paint_all(self, painter: QPainter) -> None:
+        """What the pixmap holds."""
         area = self.area
         self._paint_grid(painter, area)
         self._paint_unknown(painter, area)
         self.paint_layer(painter, area)
         if self.shows_switches:
             self._paint_switches(painter, area)
-        painter.end()
-        return layer
 
     def _paint_grid(self, painter: QPainter, area: QRectF) -> None:
         theme = self.ui_style.theme
         low, high = self.span
-        moments, form = ticks(low, high, int(area.width() / 78))
+        moments, form = ticks(low, high, int(area.width() / self.ui_style.px(78)))
         painter.setPen(QPen(theme.color("grid"), 1))
         for moment in moments:
             x = math.floor(self.x_of(moment)) + 0.5
@@ -172,8 +190,9 @@ class TimePlot(QWidget):
         painter.setFont(self.ui_style.small_number_font)
         for moment in moments:
             x = self.x_of(moment)
-            place = QRectF(x - 40, area.bottom() + 2, 80, 16)
-            if place.left() < area.left() - 30 or place.right() > self.width():
+            px = self.ui_style.px
+            place = QRectF(x - px(40), area.bottom() + 2, px(80), px(16))
+            if place.left() < area.left() - px(30) or place.right() > self.width():
                 continue
             text = clock_text(moment, form)
             paint.text(
@@ -246,8 +265,9 @@ class TimePlot(QWidget):
         if len(lines) == 1:
             return
         metrics = QFontMetricsF(self.ui_style.small_number_font)
+        line = self.ui_style.px(15)
         width = max(metrics.horizontalAdvance(text) for text, _ in lines) + 14
-        height = 15 * len(lines) + 8
+        height = line * len(lines) + 8
         left = x + 10 if x + 10 + width < area.right() else x - 10 - width
         box = QRectF(max(left, area.left()), area.top() + 2, width, height)
         theme = self.ui_style.theme
@@ -256,7 +276,7 @@ class TimePlot(QWidget):
         painter.drawRoundedRect(box, 3, 3)
         painter.setBrush(Qt.BrushStyle.NoBrush)
         for number, (text, tone) in enumerate(lines):
-            place = QRectF(box.left() + 7, box.top() + 4 + 15 * number, width, 15)
+            place = QRectF(box.left() + 7, box.top() + 4 + line * number, width, line)
             paint.text(painter, place, text, theme.color(tone), self.ui_style.small_number_font)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import QRectF, QSize
-from PySide6.QtGui import QPainter, QPaintEvent
-from PySide6.QtWidgets import QWidget
+from PySide6.QtCore import QEvent, QRectF, QSize
+from PySide6.QtGui import QHelpEvent, QPainter, QPaintEvent
+from PySide6.QtWidgets import QToolTip, QWidget
 
 from console.plots import paint
 from console.plots.style import Style
+from console.state import glossary
 from console.state.domain import CachedPrediction
-from console.state.sanitize import milliseconds
+from console.state.units import milliseconds, share
 from server.telemetry.outputs import STAGES, Timing, time_tuple
 
 ROW = 17
@@ -29,14 +30,18 @@ class Waterfall(QWidget):
         self.row: CachedPrediction | None = None
         self.batch_mates: tuple[CachedPrediction, ...] = ()
         self.setAccessibleName("Stages of the request")
-        self.setFixedHeight(ROW * 6 + 10)
+        style.changed.connect(self._fit)
+        self._fit()
+
+    def _fit(self) -> None:
+        self.setFixedHeight(self._style.whole(ROW * (7 + len(self.batch_mates)) + 8))
 
     def show_row(
         self, row: CachedPrediction | None, batch_mates: Sequence[CachedPrediction]
     ) -> None:
         self.row = row
         self.batch_mates = tuple(batch_mates)[:6]
-        self.setFixedHeight(ROW * (7 + len(self.batch_mates)) + 8)
+        self._fit()
         if row is not None:
             text = [f"{s} {milliseconds(v)}" for s, v in zip(STAGES, stages_of(row.timing),
                                                               strict=True)]  # fmt: skip
@@ -46,47 +51,63 @@ class Waterfall(QWidget):
     def sizeHint(self) -> QSize:
         return QSize(300, self.height())
 
+    def tip_at(self, y: float) -> str:
+        """What the stage at this height is."""
+        place = int((y - 4.0) // self._style.px(ROW))
+        if 0 <= place < len(STAGES):
+            return glossary.fact(STAGES[place])
+        batch = "The total, and the others that went through the model with it."
+        return batch if place >= 0 else ""
+
+    def event(self, event: QEvent) -> bool:
+        if isinstance(event, QHelpEvent):
+            QToolTip.showText(event.globalPos(), self.tip_at(event.pos().y()), self)
+            return True
+        return super().event(event)
+
     def paintEvent(self, event: QPaintEvent) -> None:
         row = self.row
         if row is None:
             return
         painter = QPainter(self)
-        theme, font = self._style.theme, self._style.small_number_font
+        theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
+        line, names = px(ROW), px(NAMES)
         total = max(row.timing.total_ms, sum(stages_of(row.timing)), 1e-6)
-        area = QRectF(NAMES, 4, self.width() - NAMES - 118, ROW)
+        area = QRectF(names, 4, self.width() - names - px(118), line)
         done, y = 0.0, 4.0
         for number, (stage, value) in enumerate(zip(STAGES, stages_of(row.timing), strict=True)):
             value = value if value == value else 0.0
-            name = QRectF(0, y, NAMES - 8, ROW)
+            name = QRectF(0, y, names - px(8), line)
             paint.text(painter, name, stage, theme.color("dim"), font, paint.RIGHT)
             left = area.left() + done / total * area.width()
-            bar = QRectF(left, y + 3, max(value / total * area.width(), 1.0), ROW - 6)
+            bar = QRectF(left, y + px(3), max(value / total * area.width(), 1.0), line - px(6))
             painter.fillRect(bar, theme.color(theme.stages[number]))
-            text = f"{milliseconds(value)}  {value / total:.0%}"
-            place = QRectF(bar.right() + 6, y, 110, ROW)
+            text = f"{milliseconds(value)}  {share(value / total, 0)}"
+            place = QRectF(bar.right() + px(6), y, px(110), line)
             paint.text(painter, place, text, theme.color("text"), font)
             done += value
-            y += ROW
+            y += line
         text = f"total {milliseconds(row.timing.total_ms)}, batch of {row.batch_size} rows"
-        place = QRectF(area.left(), y, self.width() - area.left(), ROW)
+        place = QRectF(area.left(), y, self.width() - area.left(), line)
         paint.text(painter, place, text, theme.color("dim"), font)
-        self._paint_batch_mates(painter, area, y + ROW, total)
+        self._paint_batch_mates(painter, area, y + line, total)
 
     def _paint_batch_mates(self, painter: QPainter, area: QRectF, y: float, total: float) -> None:
         """The others, each as one thin bar on the same scale."""
-        theme, font = self._style.theme, self._style.small_number_font
+        theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
+        line, names = px(ROW), px(NAMES)
         for other in self.batch_mates:
-            name = QRectF(0, y, NAMES - 8, ROW)
+            name = QRectF(0, y, names - px(8), line)
             paint.text(
                 painter, name, other.prediction_id[:8], theme.color("dim"), font, paint.RIGHT
             )
             left = area.left()
             for number, value in enumerate(stages_of(other.timing)):
                 width = (value if value == value else 0.0) / total * area.width()
-                bar = QRectF(left, y + 5, width, ROW - 10)
+                bar = QRectF(left, y + px(5), width, line - px(10))
                 painter.fillRect(bar, theme.color(theme.stages[number], 170))
                 left += width
-            place = QRectF(min(left + 6, self.width() - 130), y, 130, ROW)
+            place = QRectF(min(left + px(6), self.width() - px(130)), y, px(130), line)
             text = f"{milliseconds(other.timing.total_ms)} {other.label[:10]}"
             paint.text(painter, place, text, theme.color("dim"), font)
-            y += ROW
+            y += line

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from console.state.dashboard import SkewLine
 from console.state.deploys import mark_of
 from console.state.domain import STAMP_PARTS, ServerRecord
-from console.state.sanitize import duration
+from console.state.units import duration
 from server.telemetry.rows import DeployRow
 
 WITHIN_S = 600.0  # from a cause to the first sign of a symptom

@@ -63,6 +63,7 @@ class ServerLine:
     slo_ms: float = 0.0
     spark: Floats = field(default_factory=lambda: np.zeros(0))
     odd_parts: tuple[str, ...] = ()
+    since_s: float = math.nan  # when it came into this state; NaN: it is ok, or nobody saw it
 
     @property
     def address(self) -> str:

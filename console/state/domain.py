@@ -194,6 +194,7 @@ class CachedPrediction(Outputs):
     replica: int = 0
     slices: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
+    error_message: str = ""  # the sentence its caller got
     payload_kept: bool = False
     client: str = ""
     session: str = ""

@@ -9,8 +9,8 @@ from console.state import deeds
 from console.state import deploys as journal
 from console.state.dashboard import AlertLine, Note, TimelineEvent
 from console.state.domain import Action, Link, ServerRecord
-from console.state.sanitize import duration
 from console.state.timetext import clock_text
+from console.state.units import duration
 from server.telemetry.filters import BadFilter
 from server.telemetry.filters import silences as silences_alert
 from server.telemetry.rows import AlertRow, AnnotationRow, DeployRow, SilenceRow

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from console.state.dashboard import Board
-from console.state.sanitize import size
 from console.state.timetext import clock_text
+from console.state.units import size
 
 STUCK_S = 10.0  # the reader refreshes every second, news or none
 

@@ -72,6 +72,7 @@ HEADS: Mapping[str, str] = {
 }
 # Within a chip; the first that occurs explains it.
 TERMS: tuple[tuple[str, str], ...] = (
+    ("offline", "No server is contacted: everything here is from the cache, and dated."),
     ("p50", "Half of the requests were answered faster than this."),
     ("p95", "95 of 100 requests were answered faster than this."),
     ("p99", "99 of 100 requests were answered faster than this."),
@@ -93,9 +94,86 @@ TERMS: tuple[tuple[str, str], ...] = (
 )
 
 
+# Of the panels Server and Prediction and of the plots; the first that begins or occurs explains it.
+FACTS: tuple[tuple[str, str], ...] = (
+    ("last reported", "What it last reported; it may be otherwise by now."),
+    ("no sign of life", "The replica sent no heartbeat for so long that it was ended."),
+    ("died at", "How its last process ended; another one took its place."),
+    ("last progress", "It has rows and has not finished one for this long."),
+    ("in flight", "Rows that it was given and has not answered yet."),
+    ("restarts", "How often its process was started again."),
+    ("private", "Memory that no other process uses, and its part of what several use."),
+    (
+        "max diff",
+        "How far a probe's answers were from the bundle's, and how far they may be.",
+    ),
+    ("limit", "Half of the runs of this probe took longer; above the limit it counts as slow."),
+    ("runs", "The slowest of the runs of this probe."),
+    ("ago", "The last probe: the inputs of the bundle with known answers, asked again."),
+    ("times as fast", "A demo: the server's clock runs faster than ours."),
+    ("clock", "How far its clock is from ours, and how well that is known."),
+    ("refused formats", "Files of these formats came and cannot be decoded."),
+    ("failed", "Requests that got no answer, and those that were refused before any work."),
+    ("not used", "Parts that were longer than the bundle takes."),
+    ("quarantined", "Requests whose content ended replicas; they are refused for a while."),
+    ("telemetry", "What its own records take on its disk."),
+    ("requests", "Requests that it has answered since it started."),
+    ("device:", "What it computes on, and why."),
+    ("dtype:", "In which number format it computes, and why."),
+    ("threads:", "How many threads a replica computes with, and why."),
+    ("batch:", "How much goes into one forward, and why."),
+    ("bundle:", "Which bundle it serves, and why."),
+    ("warm", "How many replicas it keeps ready, and why."),
+    ("memory", "How much memory replicas take, and why."),
+    (" ready", "Replicas that take requests."),
+    (" slow", "Replicas that answer slower than the bundle allows; others are preferred."),
+    (" wrong", "Replicas whose answers differ from those in the bundle; they get no requests."),
+    (" dead", "Replicas without a process."),
+    (" starting", "Replicas that load, warm up and prove their answers."),
+    (" loading", "Replicas that load, warm up and prove their answers."),
+    ("confidence", "How probable the label is, and by how much it leads the next one."),
+    ("margin", "How probable the label is, and by how much it leads the next one."),
+    ("entropy", "How undecided it was, 0 for not at all; and how much fell on the labels."),
+    (
+        "closed set mass",
+        "How much probability fell on the labels; little: another kind of input.",
+    ),
+    ("tokens used", "How long the prompt was for the model, and how many parts were cut."),
+    ("parts cut", "Parts that were longer than the bundle takes."),
+    ("feedback", "The true label, as it came back later."),
+    ("stamp", "The version that answered: weights, code, preprocessing and all."),
+    ("session", "The tags and names that the caller sent with it."),
+    ("trace", "The identity of the request in a tracing tool."),
+    ("replica", "When it came in, and which process answered it."),
+    ("queue", "How long it waited for a replica."),
+    ("decode", "How long pictures and sounds took to unpack."),
+    ("preprocess", "How long it took to make numbers of the inputs."),
+    ("forward", "How long the model computed."),
+    ("post", "How long it took to make an answer of the numbers."),
+    ("batch of", "How many rows went through the model together."),
+    ("batch", "How many rows went through the model together."),
+    ("mean by stage", "Where the time of an average request went."),
+    (
+        "share of requests",
+        "The brighter, the more requests took so long; a click shows examples.",
+    ),
+    ("realised", HEADS["realised"]),
+    ("estimated", HEADS["estimated"]),
+    ("95 %", "The truth lies within it in 95 of 100 cases; with few labels it is wide."),
+    ("accuracy", HEADS["realised"]),
+    ("value per 1,000", HEADS["value/1000"]),
+)
+
+
 def head(title: str) -> str:
     """For the head of a column."""
     return HEADS.get(title, "")
+
+
+def fact(text: str) -> str:
+    """For a line of a panel or the legend of a plot; empty when no term of ours occurs in it."""
+    low = text.lower()
+    return next((tip for term, tip in (*FACTS, *TERMS) if term.lower() in low), "")
 
 
 def chip(text: str) -> str:

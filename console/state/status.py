@@ -16,10 +16,11 @@ from console.state.dashboard import (
     StatusMessage,
 )
 from console.state.domain import Link, ServerRecord
-from console.state.sanitize import duration
 from console.state.severity import rank
 from console.state.status_messages import GONE, LOST, UNREACHABLE, Burn
 from console.state.timetext import clock_text
+from console.state.units import duration
+from server.telemetry.rows import DeployRow
 
 LOST_AFTER_S = (
     30.0  # silence after which nothing is known of a server, whatever the state of its link
@@ -89,6 +90,7 @@ def fleet_state(
     alerts: Sequence[AlertLine],
     now_s: float,
     causes: Sequence[Cause] = (),
+    deploys: Sequence[tuple[str, DeployRow]] = (),
 ) -> FleetState:
     """The status line. Acknowledged, silenced and pending alerts are counted, not shouted. What a
     server that is lost reported last is about then, so it makes no message. The headline is what
@@ -108,6 +110,7 @@ def fleet_state(
         *status_messages.moved(skew),
         *status_messages.drifting(alerts),
         *status_messages.others(alerts, reported),
+        *status_messages.taken_back(servers, deploys, now_s),
         *status_messages.oddities(servers),
         *status_messages.plaintext(servers),
         *status_messages.in_hand(alerts),

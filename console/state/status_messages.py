@@ -9,13 +9,17 @@ from dataclasses import dataclass, replace
 
 from console.state.causes import Cause, Symptom, cause_of, parts_of, sentence
 from console.state.dashboard import AlertLine, ServerLine, SkewLine, StatusMessage
+from console.state.deploys import mark_of
 from console.state.firing import KINDS
-from console.state.sanitize import milliseconds, short
+from console.state.sanitize import short
 from console.state.severity import DOUBTFUL, FEWER, LATE, RANK, WRONG, harm_of, rank
+from console.state.units import milliseconds
+from server.telemetry.rows import DeployRow
 
 OWN_SKEW = "skew/loaded"  # key of the alert of a server that changed since it loaded
 LOST, UNREACHABLE = "lost", "unreachable"
 GONE = (LOST, UNREACHABLE)  # states of a server that does not answer
+TAKEN_BACK_S = 900.0  # for so long the end of a canary is news
 CLOCK_ODD_MS = 100.0  # above this, times of two servers cannot be put side by side unseen
 
 
@@ -52,7 +56,7 @@ def unready(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     for severity in ("critical", "warning"):
         lines = [line for line in servers if line.severity == severity and line.state not in GONE]
         if lines:
-            first = lines[0]
+            first = max(lines, key=lambda line: line.since_s if line.since_s == line.since_s else 0)
             text = sorted({line.state for line in lines})
             found.append(
                 StatusMessage(
@@ -60,7 +64,8 @@ def unready(servers: Sequence[ServerLine]) -> list[StatusMessage]:
                     f"{_count(len(lines), 'server', 'servers')} {'/'.join(text)}",
                     "fleet",
                     first.address,
-                    detail=f"{first.name} {first.state}: {first.why}",
+                    first.since_s,
+                    f"{first.name} {first.state}: {first.why}",
                     harm=FEWER,
                     kind="readiness",
                 )
@@ -212,6 +217,28 @@ def _of_kind(kind: str, lines: Sequence[AlertLine]) -> StatusMessage:
 def quiet(line: AlertLine) -> bool:
     """Acknowledged or silenced."""
     return bool(line.row.acknowledged_by) or line.row.silenced or line.silenced_until_s > 0
+
+
+def taken_back(
+    servers: Sequence[ServerLine], deploys: Sequence[tuple[str, DeployRow]], now_s: float
+) -> list[StatusMessage]:
+    """Canaries that their servers ended lately: nothing is wrong any more, and someone waits for
+    that deploy."""
+    lines = {line.address: line for line in servers}
+    found = []
+    for address, row in deploys:
+        line = lines.get(address)
+        if line is None or "canary" not in row.action or mark_of(row.action) != "rollback":
+            continue
+        at_s = row.at_unix_ms / 1000 - line.link.shift_s
+        if 0 <= now_s - at_s < TAKEN_BACK_S:
+            what = f"canary {row.stamp[:8]} was taken back: {row.detail}"
+            found.append((at_s, address, f"{line.name}: {what}"))
+    if not found:
+        return []
+    at_s, key, detail = max(found)
+    text = _count(len(found), "canary taken back", "canaries taken back")
+    return [StatusMessage("warning", text, "skew", key, at_s, detail, kind="deploy")]
 
 
 def oddities(servers: Sequence[ServerLine]) -> list[StatusMessage]:

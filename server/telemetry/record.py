@@ -57,6 +57,7 @@ class Record(Outputs):
     post_ms: float
     total_ms: float
     error: str = ""  # "" or CODE/REASON/field
+    error_message: str = ""  # the sentence its caller got
     env: str = ""
     trace_id: str = ""
     batch_mates: tuple[str, ...] = ()

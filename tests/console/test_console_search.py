@@ -14,7 +14,7 @@ from console.state.dashboard import ExampleRequest, View
 from tests.console.test_console_window import T0, kept, make
 from tests.support.patience import patience_ms
 from tests.support.running import program
-from trefoil import Client, text
+from trefoil import Client, InputRefused, image, text
 
 __all__ = ["kept", "make"]  # its fixtures
 pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
@@ -30,6 +30,8 @@ def test_rows_and_labels_that_were_never_streamed_are_found(
         Client(server.address) as client,
     ):
         answers = [client.predict(text(f"line {n} grinds"), timeout_s=60) for n in range(SENT)]
+        with pytest.raises(InputRefused) as refused:
+            client.predict(image(b"\xff\xd8\xff\xe0 cut"), timeout_s=60)
         wrong = answers[2]
         labels = [label for label in wrong.scores if label != wrong.label]
         assert client.feedback(wrong, label=labels[0]).status == "joined"
@@ -49,7 +51,7 @@ def test_rows_and_labels_that_were_never_streamed_are_found(
 
         qtbot.waitUntil(connected, timeout=patience_ms(20))
         window.focus_panel("predictions")
-        qtbot.waitUntil(found(SENT), timeout=patience_ms(40))
+        qtbot.waitUntil(found(SENT + 1), timeout=patience_ms(40))
         assert "1 server asked" in window.predictions.result_line.text
         window.predictions.select("wrong")
         qtbot.waitUntil(found(1), timeout=patience_ms(40))
@@ -59,6 +61,20 @@ def test_rows_and_labels_that_were_never_streamed_are_found(
         assert entry is not None and entry[1].true_label == labels[0]
         assert entry[1].prediction_id == wrong.id
         assert window.predictions.result_line.text.startswith("1 found of ")
+
+        window.predictions.select("error")
+
+        def refusal() -> bool:
+            entry = window.predictions.model.entry(0)
+            return entry is not None and entry[1].error.startswith("INVALID_ARGUMENT/")
+
+        qtbot.waitUntil(refusal, timeout=patience_ms(40))
+        entry = window.predictions.model.entry(0)
+        assert (
+            entry is not None
+            and entry[1].error_message
+            and entry[1].error_message in str(refused.value)
+        )
 
         # A click on the heat map: a request that is in no cache is shown all the same.
         last = answers[-1].id

@@ -37,12 +37,13 @@ from console.state.domain import (
 )
 from console.state.events import of_link, timeline_events
 from console.state.firing import marked, since_s
-from console.state.sanitize import duration, sanitized
+from console.state.sanitize import sanitized
 from console.state.severity import DOUBTFUL, FEWER, LATE, WRONG
 from console.state.skew import compare, majority
 from console.state.status import fleet_state, server_state
 from console.state.status_messages import Burn
 from console.state.timetext import clock_text
+from console.state.units import duration
 from server.telemetry.rows import AlertRow, DeployRow, DriftRow
 from tests.support.blank_rows import blank
 

@@ -293,6 +293,7 @@ def prediction(
         replica=int(rng.integers(max(1, who.warm))),
         slices={"site": site, "region": who.name.rpartition(".")[2], "client": "line-4-camera"},
         error="INVALID_ARGUMENT/IMAGE_TRUNCATED/examples[0].parts[1].data" if failed else "",
+        error_message="parts[1].data: the JPEG ends after 812 of 40,960 bytes" if failed else "",
         payload_kept=bool(rng.random() < 0.4),
         client="line-4-camera",
         session=f"s{int(rng.integers(9))}",

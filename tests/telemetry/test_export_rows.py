@@ -42,6 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for number in range(ROWS - 1):
         held.put(record(number, NOW + number), SCHEMA)
     odd = replace(record(99, NOW + 60), confidence=math.nan, error="INTERNAL/DIED/", features=b"")
+    odd = replace(odd, error_message="the replica died")
     held.put(odd, SCHEMA)
     held.feedback([FeedbackItem(record(3, NOW + 3).prediction_id, "stop")])
     yield folder
@@ -68,6 +69,7 @@ def test_lines_hold_every_prediction_oldest_first(data: Path, capsys: Captured) 
     assert rows[0]["slices"] == {"site": "a"}
     assert rows[-1]["confidence"] is None and rows[-1]["features"] == {}
     assert rows[-1]["error"] == "INTERNAL/DIED/"
+    assert [row["error_message"] for row in rows[-2:]] == ["", "the replica died"]
 
 
 def test_span_and_filter_choose(data: Path, tmp_path: Path, capsys: Captured) -> None:

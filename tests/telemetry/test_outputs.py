@@ -10,7 +10,7 @@ from console.models.predictions import columns
 from console.state.domain import CachedPrediction
 from proto import inference_pb2, observe_pb2
 from server.telemetry.outputs import OUTPUT_NAMES, OUTPUTS, outputs_of
-from server.telemetry.store.schema import add_missing_outputs
+from server.telemetry.store.schema import add_missing_columns
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "telemetry.md"
 NEWEST = OUTPUTS[-1]
@@ -33,8 +33,8 @@ def test_a_file_older_than_an_output_gets_its_column() -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE prediction_20261101 (id INTEGER, confidence REAL)")
     connection.execute("INSERT INTO prediction_20261101 VALUES (1, 0.5)")
-    add_missing_outputs(connection)
-    add_missing_outputs(connection)
+    add_missing_columns(connection)
+    add_missing_columns(connection)
     row = connection.execute(f"SELECT confidence, {NEWEST.name} FROM prediction_20261101")
     assert row.fetchone() == (0.5, None)
 

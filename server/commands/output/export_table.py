@@ -18,7 +18,7 @@ from server.telemetry.rows import FeatureRow, PredictionRow
 
 BATCH_ROWS = 10_000  # of one Parquet row group
 FEATURE = "feature."  # before a feature's name in a Parquet column
-TEXTS = ("prediction_id", "stamp", "task", "mix", "label", "true_label", "error")
+TEXTS = ("prediction_id", "stamp", "task", "mix", "label", "true_label", "error", "error_message")
 TIMES = ("queue_ms", "decode_ms", "preprocess_ms", "forward_ms", "post_ms", "total_ms")
 Plain = dict[str, Any]
 Schemas = Mapping[str, Sequence[FeatureSpec]]  # by stamp
@@ -50,6 +50,7 @@ def plain_of(row: PredictionRow, schemas: Schemas) -> Plain:
         "label": record.label,
         "true_label": row.true_label,
         "error": record.error,
+        "error_message": record.error_message,
         **numbers,
         "batch_size": record.batch_size,
         "replica": record.replica,

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from sqlite_utils import Database
 
-from server.telemetry.store.schema import add_missing_outputs, migrations, missing_outputs
+from server.telemetry.store.schema import add_missing_columns, migrations, missing_columns
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def require_current(path: Path) -> None:
     """Raises sqlite3.DatabaseError for a file that no server of this version has opened yet: it
     lacks tables or columns that its rows are read by."""
     with closing(open_reader(path)) as connection:
-        if migrations.pending(Database(connection)) or any(missing_outputs(connection)):
+        if migrations.pending(Database(connection)) or any(missing_columns(connection)):
             raise sqlite3.DatabaseError(
                 f"{NAME} was written by an older version; start `server` with this --data once, "
                 "which migrates it, or use the version that wrote it"
@@ -211,4 +211,4 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         if found != "ok":
             raise sqlite3.DatabaseError(found)
     migrations.apply(Database(connection))
-    add_missing_outputs(connection)
+    add_missing_columns(connection)

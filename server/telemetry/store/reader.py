@@ -104,6 +104,7 @@ def prediction_of(row: sqlite3.Row, keys: PayloadKeys) -> PredictionRow:
         replica=row["replica"],
         batch_size=row["batch_size"],
         error=row["error"],
+        error_message=row["error_message"] or "",
         env=row["env"] or "",
         trace_id=row["trace_id"],
         batch_mates=tuple(row["batch_mates"].split()),

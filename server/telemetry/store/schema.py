@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from sqlite_utils import Database, Migrations
 
-from server.telemetry.outputs import OUTPUTS, OutputSpec
+from server.telemetry.outputs import OUTPUTS
 
 migrations = Migrations("telemetry")
 
@@ -33,6 +33,7 @@ PREDICTION_COLUMNS = (
     ("post_ms", "REAL"),
     ("total_ms", "REAL"),
     ("error", "TEXT"),
+    ("error_message", "TEXT"),
     ("env_id", "INTEGER"),
     ("trace_id", "TEXT"),
     ("batch_mates", "TEXT"),
@@ -40,6 +41,8 @@ PREDICTION_COLUMNS = (
     ("kept", "INTEGER"),
 )
 PREDICTION_NAMES = tuple(name for name, _ in PREDICTION_COLUMNS)
+# Those that a file may be older than.
+ADDED = (*((spec.name, spec.column) for spec in OUTPUTS), ("error_message", "TEXT"))
 
 
 def day_tables(day: str) -> tuple[str, ...]:
@@ -54,20 +57,20 @@ def day_tables(day: str) -> tuple[str, ...]:
     )
 
 
-def missing_outputs(connection: sqlite3.Connection) -> Iterator[tuple[str, OutputSpec]]:
-    """(day table, output) for each output that is newer than the file."""
+def missing_columns(connection: sqlite3.Connection) -> Iterator[tuple[str, str, str]]:
+    """(day table, column, type) for each column that is newer than the file."""
     tables = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'prediction_[0-9]*'"
     ).fetchall()
     for (table,) in tables:
         known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-        yield from ((table, spec) for spec in OUTPUTS if spec.name not in known)
+        yield from ((table, name, kind) for name, kind in ADDED if name not in known)
 
 
-def add_missing_outputs(connection: sqlite3.Connection) -> None:
+def add_missing_columns(connection: sqlite3.Connection) -> None:
     """NULL in the rows that are older."""
-    for table, spec in list(missing_outputs(connection)):
-        connection.execute(f"ALTER TABLE {table} ADD COLUMN {spec.name} {spec.column}")
+    for table, name, kind in list(missing_columns(connection)):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
 
 
 def _run(db: Database, statements: str) -> None:

@@ -128,6 +128,7 @@ class Store:
             record.batch_size,
             *time_tuple(record),
             record.error,
+            record.error_message,
             self.names.env_id(record.env),
             record.trace_id,
             " ".join(record.batch_mates),

@@ -1,0 +1,91 @@
+"""Since when a server is in the state it is in, and replicas that lag behind their neighbours. A
+snapshot tells neither: both are noticed here, from one look to the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+from console.state.dashboard import ServerLine
+from console.state.deploys import mark_of
+from console.state.domain import ReplicaSnapshot, ServerSnapshot
+from console.state.units import milliseconds
+from server.telemetry.rows import DeployRow
+
+# A probe condemns a replica that is always slow; it comes every half a minute, and traffic is seen
+# at once. Both bounds are far from what two healthy replicas differ by.
+LAGS = 5.0  # times the 95th percentile of the others, and
+LEAST_MS = 100.0  # more than they by this
+LEAST_ANSWERED = 100  # the first rows of a process are slow ones
+SEEN_S = 2.5  # for so long, or it was one large request
+DEATH_S = 120.0  # what a death explains when nobody watched: a restart takes no longer
+
+
+def laggard(snapshot: ServerSnapshot) -> tuple[ReplicaSnapshot, float] | None:
+    """The slowest ready replica and the 95th percentile (ms) of the others, if it lags."""
+    known = [
+        r
+        for r in snapshot.replicas
+        if r.state == "ready" and r.p95_ms > 0 and r.answered >= LEAST_ANSWERED
+    ]
+    if len(known) < 2:
+        return None
+    worst = max(known, key=lambda r: r.p95_ms)
+    others = median(r.p95_ms for r in known if r is not worst)
+    lags = worst.p95_ms > LAGS * others and worst.p95_ms - others > LEAST_MS
+    return (worst, others) if lags else None
+
+
+@dataclass(slots=True)
+class TroubleSince:
+    """Remembers what each server was at the last look."""
+
+    _states: dict[str, tuple[str, float]] = field(default_factory=dict)  # address: state, since
+    _lags: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
+
+    def marked(
+        self, lines: Sequence[ServerLine], deploys: Sequence[tuple[str, DeployRow]], now_s: float
+    ) -> tuple[ServerLine, ...]:
+        """The same servers with `since_s`, and as `replica slow` those of which one lags."""
+        return tuple(self._marked(self._lagging(line, now_s), deploys, now_s) for line in lines)
+
+    def _lagging(self, line: ServerLine, now_s: float) -> ServerLine:
+        found = laggard(line.snapshot) if line.snapshot is not None else None
+        if found is None or line.severity != "ok":
+            for key in [key for key in self._lags if key[0] == line.address]:
+                del self._lags[key]
+            return line
+        replica, others = found
+        since_s, answered = self._lags.setdefault(
+            (line.address, replica.index), (now_s, replica.answered)
+        )
+        if now_s - since_s < SEEN_S or replica.answered == answered:
+            return line
+        why = f"replica {replica.index}: p95 {milliseconds(replica.p95_ms)}, "
+        why += f"its neighbours {milliseconds(others)}"
+        return replace(line, severity="warning", state="replica slow", why=why, since_s=since_s)
+
+    def _marked(
+        self, line: ServerLine, deploys: Sequence[tuple[str, DeployRow]], now_s: float
+    ) -> ServerLine:
+        before = self._states.get(line.address)
+        if before is None or before[0] != line.state:
+            since_s = now_s if before is not None else _died_s(line, deploys, now_s)
+            self._states[line.address] = (line.state, since_s)
+        if line.since_s == line.since_s or line.severity == "ok":
+            return line
+        return replace(line, since_s=self._states[line.address][1])
+
+
+def _died_s(line: ServerLine, deploys: Sequence[tuple[str, DeployRow]], now_s: float) -> float:
+    """When nobody watched it become so: the last death of a replica, if that was just before."""
+    shift_s = line.link.shift_s
+    deaths = [
+        row.at_unix_ms / 1000 - shift_s
+        for address, row in deploys
+        if address == line.address and mark_of(row.action) == "death"
+    ]
+    last_s = max(deaths, default=math.nan)
+    return last_s if now_s - last_s < DEATH_S else math.nan
