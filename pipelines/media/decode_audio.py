@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipelines.errors import BadInput
-from pipelines.media import mpeg, ogg, riff, work
-from pipelines.media.limits import LENGTH_UNKNOWN, LENGTH_WRONG, DecodedAudio, InputLimits
+from pipelines.media import flac, mpeg, ogg, riff, work
+from pipelines.media.limits import LENGTH_WRONG, DecodedAudio, InputLimits
 from pipelines.types import PcmFormat
 
 _BLOCK_FRAMES = 1 << 16
@@ -43,6 +43,10 @@ def decode_audio(data: bytes, format: str, field: str, limits: InputLimits) -> D
     usual = riff.pcm16(data) if format == "WAV" else None
     if usual is not None:
         return _decode_pcm16(data, usual, field, limits)
+    frames_at = riff.mp3(data) if format == "WAV" else None
+    if frames_at is not None:
+        inner = decode_audio(data[frames_at], "MP3", field, limits)
+        return replace(inner, payload_bytes=len(data))
     work.check(data, format, field)
     encoded = _completed(data, format, field, limits)
     waves: list[NDArray[np.float32]] = []
@@ -87,7 +91,12 @@ def _decode_pcm16(data: bytes, layout: riff.Pcm16, field: str, limits: InputLimi
 def _completed(data: bytes, format: str, field: str, limits: InputLimits) -> _Encoded:
     """Judges length and completeness by the container's own arithmetic. Raises BadInput."""
     if format in ("WAV", "AIFF"):
-        whole, warning = riff.completed(data, format, field)
+        found = riff.chunks(data, format)
+        if found is None:
+            return _Encoded((data,))
+        if found.layout is not None:
+            _check_layout(found.layout.rate, found.layout.channels, field, limits)
+        whole, warning = riff.completed(data, found, field)
         return _Encoded((whole,), warning)
     if format == "MP3":
         counted = mpeg.counted(data, field, limits.max_audio_s)
@@ -100,20 +109,14 @@ def _completed(data: bytes, format: str, field: str, limits: InputLimits) -> _En
 
 
 def _flac(data: bytes, field: str, limits: InputLimits) -> _Encoded:
-    """Without the length in its header: libFLAC then reads to the end, and what came out is
-    compared with the claim."""
-    if len(data) < 26 or data[4] & 0x7F:
+    """Without the length in its header; what came out is compared with that claim."""
+    found = flac.judged(data, field)
+    if found is None:
         return _Encoded((data,))
-    bits = int.from_bytes(data[18:26], "big")
-    claim, rate = bits & _FLAC_SAMPLES, bits >> 44
-    if claim:
-        _check_length(claim, rate or 1, (bits >> 41 & 7) + 1, field, limits)
-    open_ended = (bits & ~_FLAC_SAMPLES).to_bytes(8, "big")
-    whole = data if claim == 0 else data[:18] + open_ended + data[26:]
-    return _Encoded((whole,), "" if claim else LENGTH_UNKNOWN, claim)
-
-
-_FLAC_SAMPLES = (1 << 36) - 1
+    rate, channels = found.layout.rate, found.layout.channels
+    if found.claim:
+        _check_length(found.claim, rate or 1, channels, field, limits)
+    return _Encoded((found.data,), found.warning, found.claim)
 
 
 def _chained(field: str) -> BadInput:

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipelines.errors import BadInput
 from pipelines.media import frames, work
-from pipelines.media.limits import METADATA_BROKEN, DecodedImage, InputLimits
+from pipelines.media.limits import HEADER_WRONG, METADATA_BROKEN, DecodedImage, InputLimits
 from pipelines.media.truncation import check_not_truncated, cut_jpeg, with_end
 
 _ORIENTATION_TAG = 0x0112
@@ -58,10 +58,14 @@ def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> D
             message = "not a whole WEBP image; send the complete file."
             raise BadInput(field, "IMAGE_UNDECODABLE", message)
         _check_size(*canvas, field, limits)
-    work.check(data, format, field, work.declared_pixels(data, format) or limits.max_image_pixels)
+    declared = work.declared_size(data, format)
+    pixels_declared = limits.max_image_pixels if declared is None else math.prod(declared)
+    work.check(data, format, field, pixels_declared or limits.max_image_pixels)
     whole, ended = with_end(data, field) if format == "JPEG" else (data, True)
     image = _open(whole, format, field, limits)
     sent = image.size
+    # A GIF whose first picture passes the edge of its canvas is seen with a larger one.
+    contradicts = HEADER_WRONG if declared not in (None, sent) else ""
     _check_size(*image.size, field, limits)
     mode = image.mode
     if mode not in _MODES:
@@ -72,6 +76,7 @@ def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> D
         )
     if format == "TIFF":
         _check_compression(image, field)
+        _check_strips(image, field)
     if format == "JPEG" and limits.jpeg_draft_px:
         image.draft("RGB", (limits.jpeg_draft_px, limits.jpeg_draft_px))
     # Pillow turns a TIFF upright while loading it, and then reports no orientation.
@@ -104,7 +109,7 @@ def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> D
         height=pixels.shape[0],
         payload_bytes=len(data),
         has_orientation=orientation != 1,
-        warning=incomplete or warning,
+        warning=incomplete or contradicts or warning,
         frames=count,
         sent=sent,
     )
@@ -173,6 +178,30 @@ def _check_compression(image: Image.Image, field: str) -> None:
             "IMAGE_UNSUPPORTED",
             f"a TIFF compressed with {scheme}; use {', '.join(_TIFF_SCHEMES)}, or another format.",
         )
+
+
+def _check_strips(image: Image.Image, field: str) -> None:
+    """Refuses a TIFF of fewer strips or tiles than its size needs: where they are not compressed
+    Pillow leaves the rest black, without an error."""
+    tiles = getattr(image, "tile", ())
+    raw = [tile[1] for tile in tiles if tile[0] == "raw" and tile[1] is not None]
+    covered = sum((right - left) * (bottom - top) for left, top, right, bottom in raw)
+    planes = len(image.getbands()) if _in_planes(image) else 1
+    if raw and covered < image.width * image.height * planes:
+        raise BadInput(
+            field,
+            "IMAGE_TRUNCATED",
+            f"the header promises {image.height} rows, its strips hold fewer; send the complete "
+            "file.",
+        )
+
+
+def _in_planes(image: Image.Image) -> bool:
+    """Whether each colour of a TIFF lies for itself."""
+    return bool(getattr(image, "tag_v2", {}).get(_PLANAR_TAG) == 2)
+
+
+_PLANAR_TAG = 284
 
 
 def _orientation(image: Image.Image) -> tuple[int, str]:

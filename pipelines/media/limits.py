@@ -49,6 +49,7 @@ class InputLimits:
 # What was wrong with a part that was used all the same; each with the sentence for people.
 LENGTH_UNKNOWN = "LENGTH_UNKNOWN"
 LENGTH_WRONG = "LENGTH_WRONG"
+HEADER_WRONG = "HEADER_WRONG"
 NO_END = "NO_END"
 DAMAGED = "DAMAGED"
 PAGES_MISSING = "PAGES_MISSING"
@@ -57,6 +58,8 @@ SCANS_MISSING = "SCANS_MISSING"
 WARNINGS: Mapping[str, str] = {
     LENGTH_UNKNOWN: "the header does not give the length; everything in the file was used",
     LENGTH_WRONG: "the header gives another length; everything in the file was used",
+    HEADER_WRONG: "the header contradicts itself or the content about rate, channels or size; "
+    "what the content or most of the header gives was used",
     NO_END: "the end marker is missing; everything in the file was used",
     DAMAGED: "a damaged place was skipped",
     PAGES_MISSING: "pages are missing in the middle; the rest was used",

@@ -24,6 +24,7 @@ _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 
 _SYNC = re.compile(b"\xff[\xe2-\xff]")
 _SEARCH_BYTES = 1 << 16  # of damage that is skipped in one file, all places together
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3", b"3DI")
+_IN_A_ROW = 3  # frames of another kind in a row are another stream, and not damage
 _MARGIN = 8  # frames beyond the limit: enough to be over it whatever padding is taken off
 _XING_BYTES = 64  # header, side information and our Xing header fit into a frame of this size
 
@@ -56,7 +57,8 @@ class _Walk:
     first: int  # where the first one begins
     end: int  # where the last whole one ends
     damaged: bool
-    cut: bool  # another one begins there, and the file ends in it
+    cut: bool = False  # another one begins there, and the file ends in it
+    changed: bool = False  # frames of another rate or number of channels begin there
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,13 @@ def counted(data: bytes, field: str, most_s: float) -> Counted:
         )
     most = int(most_s * frame.rate / frame.samples) + _MARGIN
     walk = _walk(data, start, frame, most)
+    if walk.changed:
+        raise BadInput(
+            field,
+            "AUDIO_UNSUPPORTED",
+            "an MP3 whose rate or channels change on the way; convert it: ffmpeg -i INPUT "
+            "OUTPUT.wav",
+        )
     if walk.count >= most:
         return Counted(data, walk.count * frame.samples, frame.rate, "")
     header = _header(data[start : start + frame.size])
@@ -165,6 +174,8 @@ def _walk(data: bytes, start: int, first: Frame, most: int) -> _Walk:
             continue
         if data.startswith(_TAGS, at) or at >= filled:
             break
+        if frame is not None and _begins(data, at, frame):
+            return _Walk(count, start, at, skipped > 0, changed=True)
         if len(data) - at < 4 and data[at] == 0xFF:  # the file ends within a header
             return _Walk(count, start, at, skipped > 0, cut=True)
         again = _resume(data, at, first, _SEARCH_BYTES - skipped)
@@ -172,7 +183,17 @@ def _walk(data: bytes, start: int, first: Frame, most: int) -> _Walk:
         if again is None:
             break
         at = again
-    return _Walk(count, start, at, skipped > 0, cut=False)
+    return _Walk(count, start, at, skipped > 0)
+
+
+def _begins(data: bytes, at: int, frame: Frame) -> bool:
+    """Whether frames like this one go on from it. So many are not by chance."""
+    for _ in range(_IN_A_ROW):
+        found = _frame(data, at)
+        if found is None or found.key != frame.key or not found.size:
+            return False
+        at += found.size
+    return at <= len(data)
 
 
 def _resume(data: bytes, at: int, first: Frame, budget: int) -> int | None:

@@ -7,24 +7,34 @@ end-of-stream flag, and does not report missing pages.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.errors import BadInput
-from pipelines.media.limits import NO_END, PAGES_MISSING
+from pipelines.media.limits import DAMAGED, NO_END, PAGES_MISSING
 
 _MOST_LINKS = 64
 _PAGES_A_SECOND = 400  # one for each packet of 2.5 ms, the shortest of Opus
 _BOS, _EOS = 2, 4
+# What else lies in Ogg files, by the first bytes of a stream's first packet.
+_FOREIGN = {
+    b"\x7fFLAC": ("OGG_FLAC", "FLAC in an Ogg file"),
+    b"Speex   ": ("SPEEX", "a Speex voice recording"),
+    b"\x80theora": ("OGG_VIDEO", "a Theora video"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
+    """`sound`: its checksum is right. libogg drops any other page without an error."""
+
     at: int
     end: int
     flags: int
     serial: int
     number: int
+    sound: bool
 
 
 def links(data: bytes, field: str, most_s: float) -> tuple[list[bytes], str]:
@@ -35,6 +45,8 @@ def links(data: bytes, field: str, most_s: float) -> tuple[list[bytes], str]:
     for count, page in enumerate(_pages(data)):
         if count >= most:
             raise _too_many(f"{most} pages", field)
+        if not page.sound:
+            continue
         begins = page.flags & _BOS and not (groups and groups[-1][-1].flags & _BOS)
         if begins or not groups:
             groups.append([])
@@ -43,6 +55,7 @@ def links(data: bytes, field: str, most_s: float) -> tuple[list[bytes], str]:
         raise BadInput(
             field, "AUDIO_TRUNCATED", "the Ogg file has no whole page; send the complete file."
         )
+    _refuse_foreign(data, groups[0], field)
     if len(groups) > _MOST_LINKS:
         raise _too_many(f"{_MOST_LINKS} links", field)
     whole = len(groups) == 1 and groups[0][-1].flags & _EOS
@@ -50,6 +63,22 @@ def links(data: bytes, field: str, most_s: float) -> tuple[list[bytes], str]:
         return [data], _gaps(groups)
     warning = _gaps(groups) if all(group[-1].flags & _EOS for group in groups) else NO_END
     return [_ended(data, group) for group in groups], warning
+
+
+def _refuse_foreign(data: bytes, group: list[Page], field: str) -> None:
+    """Raises BadInput for a link of another codec, counted per format as those of foreign.py."""
+    for page in group:
+        if not page.flags & _BOS:
+            return
+        begin = page.at + 27 + data[page.at + 26]
+        for magic, (code, name) in _FOREIGN.items():
+            if data.startswith(magic, begin):
+                raise BadInput(
+                    field,
+                    f"UNSUPPORTED_{code}",
+                    f"the content is {name}, which is not decoded here; convert it: ffmpeg -i "
+                    "INPUT OUTPUT.wav",
+                )
 
 
 def _pages(data: bytes) -> Iterator[Page]:
@@ -60,18 +89,25 @@ def _pages(data: bytes) -> Iterator[Page]:
         end = at + 27 + data[at + 26] + sum(segments)
         if end > len(data):
             return
-        yield Page(at, end, flags, serial, number)
+        (checksum,) = struct.unpack_from("<I", data, at + 22)
+        sound = _checksum(data[at : at + 22] + bytes(4) + data[at + 26 : end]) == checksum
+        yield Page(at, end, flags, serial, number, sound)
         at = end if data.startswith(b"OggS", end) else data.find(b"OggS", end)
 
 
 def _gaps(groups: list[list[Page]]) -> str:
-    """Whether a page is missing between two of the same stream."""
+    """Whether a page is missing between two of the same stream; whether one comes again, or behind
+    the end of its stream, or behind bytes of no page."""
     for group in groups:
-        last: dict[int, int] = {}
-        for page in group:
-            if page.number > last.setdefault(page.serial, page.number) + 1:
+        last: dict[int, Page] = {}
+        for before, page in zip((None, *group), group, strict=False):
+            own = last.get(page.serial)
+            if own is not None and page.number > own.number + 1:
                 return PAGES_MISSING
-            last[page.serial] = page.number
+            again = own is not None and (page.number <= own.number or own.flags & _EOS)
+            if again or (before is not None and page.at > before.end):
+                return DAMAGED
+            last[page.serial] = page
     return ""
 
 
@@ -84,28 +120,17 @@ def _ended(data: bytes, group: list[Page]) -> bytes:
     at = last.at - group[0].at
     link[at + 5] |= _EOS
     link[at + 22 : at + 26] = bytes(4)
-    struct.pack_into("<I", link, at + 22, _checksum(link[at:]))
+    struct.pack_into("<I", link, at + 22, _checksum(bytes(link[at:])))
     return bytes(link)
 
 
-def _table() -> tuple[int, ...]:
-    entries = []
-    for value in range(256):
-        entry = value << 24
-        for _ in range(8):
-            entry = entry << 1 ^ (0x04C11DB7 if entry & 0x80000000 else 0)
-        entries.append(entry & 0xFFFFFFFF)
-    return tuple(entries)
+_MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
-_TABLE = _table()
-
-
-def _checksum(page: bytearray) -> int:
-    crc = 0
-    for byte in page:
-        crc = crc << 8 & 0xFFFFFFFF ^ _TABLE[crc >> 24 ^ byte]
-    return crc
+def _checksum(page: bytes) -> int:
+    """RFC 3533's: that of zlib with every bit order turned around, from 0."""
+    mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(mirrored.to_bytes(4, "little").translate(_MIRRORED), "big")
 
 
 def _too_many(what: str, field: str) -> BadInput:

@@ -8,10 +8,11 @@ claim is too large. So the claim is judged here, and written anew where it was a
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines.errors import BadInput
-from pipelines.media.limits import DAMAGED, LENGTH_UNKNOWN, LENGTH_WRONG
+from pipelines.media import wave_layout
+from pipelines.media.limits import DAMAGED, HEADER_WRONG, LENGTH_UNKNOWN, LENGTH_WRONG
 
 PLACEHOLDER = 0x7FFF0000  # from here on a size is a placeholder: no part is 2 GiB
 _RF64_UNKNOWN = 1 << 40
@@ -39,15 +40,19 @@ def pcm16(data: bytes) -> Pcm16 | None:
     libsndfile's to read; found in a few steps."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return None
-    at, layout = 12, (0, 0, 0, 0, 0, 0)
+    at, layout, stated = 12, (0, 0, 0, 0, 0, 0), 0
     for _ in range(_MOST_CHUNKS):
         if at + 8 > len(data):
             return None
         name, size = struct.unpack_from("<4sI", data, at)
         if name == b"data":
-            return _pcm16(data, at + 8, size, layout)
+            found = _pcm16(data, at + 8, size, layout)
+            agreed = found is None or stated in (0, found.size // layout[4])
+            return found if agreed else None
         if name == b"fmt " and size >= 16 and at + 24 <= len(data):
             layout = struct.unpack_from("<HHIIHH", data, at + 8)
+        elif name == b"fact" and size >= 4 and at + 12 <= len(data):
+            (stated,) = struct.unpack_from("<I", data, at + 8)
         elif name not in _USUAL:
             return None
         at += 8 + size + (size & 1)
@@ -55,8 +60,9 @@ def pcm16(data: bytes) -> Pcm16 | None:
 
 
 def _pcm16(data: bytes, at: int, size: int, layout: tuple[int, ...]) -> Pcm16 | None:
-    tag, channels, rate, _, frame, bits = layout
+    tag, channels, rate, byte_rate, frame, bits = layout
     usual = tag == 1 and bits == 16 and channels > 0 and rate > 0 and frame == 2 * channels
+    usual = usual and byte_rate == rate * frame
     whole = usual and 0 < size <= len(data) - at and size % frame == 0
     if not whole or data.find(b"data", at + size) >= 0:  # samples in two places
         return None
@@ -64,29 +70,56 @@ def _pcm16(data: bytes, at: int, size: int, layout: tuple[int, ...]) -> Pcm16 | 
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunks:
-    """`at` is the first byte of samples, `claim` their size by the header; `rest` starts what
-    follows a claim of 0."""
+class Chunks:
+    """`at` is the first byte of samples, `claim` their size by the header. `layout` and `stated`
+    are those of a WAV: the fields of its `fmt ` chunk, and the samples a channel that another chunk
+    counts. `held` is of an AIFF: the bytes of samples that its layout announces. 0 for none."""
 
     little: bool
     at: int
     claim: int
+    layout: wave_layout.Layout | None = None
+    stated: int = 0
+    held: int = 0
 
 
-def completed(data: bytes, format: str, field: str) -> tuple[bytes, str]:
-    """(the file with true sizes, a warning or ""). `format` is WAV or AIFF. Raises BadInput for a
-    file that was cut."""
-    found = _samples(data, little=format == "WAV")
-    if found is None:
-        return data, ""
+def chunks(data: bytes, format: str) -> Chunks | None:
+    """`format` is WAV or AIFF. None where there are no samples, which libsndfile refuses."""
+    return _wav(data) if format == "WAV" else _aiff(data)
+
+
+def mp3(data: bytes) -> slice | None:
+    """Where the frames are of an MP3 in a WAV, whose own layout says nothing of them."""
+    at, found = 12, False
+    while at + 8 <= len(data):
+        name, size = struct.unpack_from("<4sI", data, at)
+        if name == b"fmt ":
+            found = data[at + 8 : at + 10] == _MP3
+        elif name == b"data" or not found:
+            return slice(at + 8, at + 8 + size) if found else None
+        at += 8 + size + (size & 1)
+    return None
+
+
+_MP3 = b"\x55\0"
+
+
+def completed(data: bytes, found: Chunks, field: str) -> tuple[bytes, str]:
+    """(the file with true sizes, a warning or ""). Raises BadInput for a file that was cut, or
+    whose header does not give the layout of its samples."""
+    warning = ""
+    if found.layout is not None:
+        data, layout, warning = wave_layout.agreed(data, found.layout, field)
+        found = replace(found, layout=layout)
     present = len(data) - found.at
     if found.claim >= PLACEHOLDER or (found.claim == 0 and _unfinished(data, found)):
-        return _with_size(data, found, present), LENGTH_UNKNOWN
+        return _with_size(data, found, present), warning or LENGTH_UNKNOWN
     if found.claim <= present:
-        whole = format == "AIFF" or not _broken_blocks(data, found)
-        return data, "" if whole else DAMAGED
+        if _broken_blocks(data, found):
+            return data, DAMAGED
+        return data, warning or _length(found)
     if _claim_holds_header(data, found):
-        return _with_size(data, found, present), LENGTH_WRONG
+        return _with_size(data, found, present), warning or LENGTH_WRONG
     raise BadInput(
         field,
         "AUDIO_TRUNCATED",
@@ -95,52 +128,95 @@ def completed(data: bytes, format: str, field: str) -> tuple[bytes, str]:
     )
 
 
-def _broken_blocks(data: bytes, found: _Chunks) -> bool:
+_SSND_HEAD = 8  # offset and block size, in front of the samples
+
+
+def _length(found: Chunks) -> str:
+    """A warning where another chunk counts other samples than there are. Of ADPCM the last block
+    may be filled up. Some writers count the samples of all channels; libsndfile divides those of
+    IMA ADPCM by the channels."""
+    layout = found.layout
+    if found.held:
+        size = found.claim - _SSND_HEAD
+        return "" if abs(found.held - size) <= size // 100 + _SSND_HEAD else HEADER_WRONG
+    if layout is None or not 0 < found.stated < PLACEHOLDER:
+        return ""
+    held = found.claim // layout.frame * layout.samples
+    slack = max(layout.samples, held // 100)
+    count, channels = found.stated, layout.channels
+    counts = (count, count // channels, count * channels)
+    return "" if any(abs(held - count) <= slack for count in counts) else LENGTH_WRONG
+
+
+def _broken_blocks(data: bytes, found: Chunks) -> bool:
     """Whether a block of ADPCM begins with a state that no encoder can be in: libsndfile goes on
     from another one without an error. The layouts are those of Microsoft's "Multimedia Data
     Standards Update" (1994): IMA has 89 steps, Microsoft's own codec as many predictors as its
     header lists."""
-    at, end = 12, found.at
-    while at + 8 <= end:
-        name, size = struct.unpack_from("<4sI", data, at)
-        if name == b"fmt " and at + 24 <= end:
-            tag, channels = struct.unpack_from("<HH", data, at + 8)
-            (block,) = struct.unpack_from("<H", data, at + 20)
-            if tag not in (_MS_ADPCM, _IMA_ADPCM) or not channels or block < 7 * channels:
-                return False
-            body = data[found.at : found.at + found.claim]
-            if tag == _IMA_ADPCM:  # the byte behind the step is reserved, and 0
-                steps = [body[4 * c + 2 :: block] for c in range(channels)]
-                zeros = [body[4 * c + 3 :: block] for c in range(channels)]
-                return _above(steps, 88) or _above(zeros, 0)
-            return _above([body[c::block] for c in range(channels)], 6)
-        at += 8 + size + (size & 1)
-    return False
+    layout = found.layout
+    if layout is None or layout.tag not in (wave_layout.MS_ADPCM, wave_layout.IMA_ADPCM):
+        return False
+    block, channels = layout.frame, layout.channels
+    if block < 7 * channels:
+        return False
+    body = data[found.at : found.at + found.claim]
+    if layout.tag == wave_layout.IMA_ADPCM:  # the byte behind the step is reserved, and 0
+        steps = [body[4 * c + 2 :: block] for c in range(channels)]
+        zeros = [body[4 * c + 3 :: block] for c in range(channels)]
+        return _above(steps, 88) or _above(zeros, 0)
+    return _above([body[c::block] for c in range(channels)], 6)
 
 
 def _above(states: list[bytes], most: int) -> bool:
     return any(max(state, default=0) > most for state in states)
 
 
-_MS_ADPCM, _IMA_ADPCM = 2, 0x11
-
-
-def _samples(data: bytes, little: bool) -> _Chunks | None:
-    layout, wanted = ("<4sI", b"data") if little else (">4sI", b"SSND")
-    at, long_size = 12, 0
+def _wav(data: bytes) -> Chunks | None:
+    at, long_size, stated = 12, 0, 0
+    layout: wave_layout.Layout | None = None
     while at + 8 <= len(data):
-        name, size = struct.unpack_from(layout, data, at)
+        name, size = struct.unpack_from("<4sI", data, at)
         if name == b"ds64" and at + 24 <= len(data):
             (long_size,) = struct.unpack_from("<Q", data, at + 16)
-        if name == wanted:
+            stated = int.from_bytes(data[at + 24 : at + 32], "little")
+        elif name == b"fmt ":
+            layout = wave_layout.read(data, at + 8, size)
+        elif name == b"fact" and size >= 4 and at + 12 <= len(data):
+            stated = stated or int.from_bytes(data[at + 8 : at + 12], "little")
+        elif name == b"data":
             if size == 0xFFFFFFFF and 0 < long_size < _RF64_UNKNOWN:
                 size = long_size  # RF64 has the true size in a chunk of its own
-            return _Chunks(little, at + 8, size)
+            return Chunks(True, at + 8, size, layout, stated)
         at += 8 + size + (size & 1)
     return None
 
 
-def _unfinished(data: bytes, found: _Chunks) -> bool:
+def _aiff(data: bytes) -> Chunks | None:
+    at, held = 12, 0
+    while at + 8 <= len(data):
+        name, size = struct.unpack_from(">4sI", data, at)
+        if name == b"COMM":
+            held = _aiff_bytes(data[at + 8 : at + 8 + size], data[8:12] == b"AIFC")
+        elif name == b"SSND":
+            return Chunks(False, at + 8, size, held=held)
+        at += 8 + size + (size & 1)
+    return None
+
+
+# Each sample in whole bytes: those of an AIFC too, where its order or its kind is another.
+_UNPACKED = frozenset((b"NONE", b"sowt", b"twos", b"fl32", b"FL32", b"fl64", b"FL64"))
+
+
+def _aiff_bytes(body: bytes, compressed: bool) -> int:
+    """Bytes of samples that the layout announces; 0 where that is not known."""
+    if len(body) < 18 or (compressed and body[18:22] not in _UNPACKED):
+        return 0
+    channels, frames, bits = struct.unpack_from(">HIH", body)
+    held: int = channels * frames * -(-bits // 8)
+    return held if 0 < frames < PLACEHOLDER else 0
+
+
+def _unfinished(data: bytes, found: Chunks) -> bool:
     """Samples behind a claim of 0. A chain of chunks to the end of the file is a sound that is
     really empty."""
     layout, at = ("<4sI" if found.little else ">4sI"), found.at
@@ -152,7 +228,7 @@ def _unfinished(data: bytes, found: _Chunks) -> bool:
     return at < len(data)
 
 
-def _claim_holds_header(data: bytes, found: _Chunks) -> bool:
+def _claim_holds_header(data: bytes, found: Chunks) -> bool:
     """The claim passes the end of the whole file as the first size field has it, by less than the
     header, and the file reaches that end: the writer counted its header as samples."""
     whole = int.from_bytes(data[4:8], "little" if found.little else "big")
@@ -160,7 +236,7 @@ def _claim_holds_header(data: bytes, found: _Chunks) -> bool:
     return whole + 8 <= len(data) and 0 < beyond <= found.at
 
 
-def _with_size(data: bytes, found: _Chunks, present: int) -> bytes:
+def _with_size(data: bytes, found: Chunks, present: int) -> bytes:
     copy = bytearray(data)
     order = "<I" if found.little else ">I"
     copy[:4] = b"RIFF" if found.little else b"FORM"

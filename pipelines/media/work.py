@@ -51,7 +51,7 @@ def check(data: bytes, format: str, field: str, pixels: int = 0) -> None:
         _check_gif(data, field)
     elif format == "TIFF":
         _check_tiff(data, field)
-    elif format == "FLAC" and not _within(_flac_blocks(data), MOST_FLAC_BLOCKS):
+    elif format == "FLAC" and not _within(flac_blocks(data), MOST_FLAC_BLOCKS):
         raise _too_complex(field, f"more than {MOST_FLAC_BLOCKS} blocks of metadata", _AS_SOUND)
 
 
@@ -80,7 +80,13 @@ def plain(part: Part) -> bool:
 
 def declared_pixels(data: bytes, format: str) -> int | None:
     """Width x height by the header; None where that is not near the beginning of the file."""
-    size: tuple[int, ...] | None = None
+    size = declared_size(data, format)
+    return None if size is None else size[0] * size[1]
+
+
+def declared_size(data: bytes, format: str) -> tuple[int, int] | None:
+    """(width, height) by the header; None where that is not near the beginning of the file."""
+    size: tuple[int, int] | None = None
     if format == "JPEG":
         size = _jpeg_size(data)
     elif format == "PNG" and len(data) >= 24:
@@ -88,11 +94,12 @@ def declared_pixels(data: bytes, format: str) -> int | None:
     elif format == "GIF" and len(data) >= 10:
         size = struct.unpack_from("<HH", data, 6)
     elif format == "BMP" and len(data) >= 26:
-        width, height = struct.unpack_from("<ii", data, 18)
+        of_os2 = data[14:18] == b"\x0c\0\0\0"
+        width, height = struct.unpack_from("<HH" if of_os2 else "<ii", data, 18)
         size = (abs(width), abs(height))
     elif format == "WEBP":
         size = webp_size(data)
-    return None if size is None else size[0] * size[1]
+    return size
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
@@ -233,7 +240,7 @@ def _check_tiff(data: bytes, field: str) -> None:
 # ---- sounds --------------------------------------------------------------------------------------
 
 
-def _flac_blocks(data: bytes) -> Iterator[int]:
+def flac_blocks(data: bytes) -> Iterator[int]:
     at = 4
     while at + 4 <= len(data):
         yield at

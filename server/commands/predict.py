@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import sys
@@ -23,7 +24,7 @@ from server.commands.connection import (
     run_to_end,
 )
 from server.commands.output import answer_text
-from server.commands.output.command_line import CommandLine
+from server.commands.output.command_line import CommandLine, utf8
 from server.commands.repeat import Load, run_load
 from server.request.modalities import MODALITIES
 from server.values import above_zero, expecting
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_asked(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     own = "one label of your own label set; repeatable"
-    add("--label", dest="labels", action="append", default=[], metavar="L", help=own)
+    add("--label", dest="labels", action="append", default=[], metavar="L", type=utf8, help=own)
     add("--embed", action="store_true", help="return the embedding as well")
     add("--generate", action="store_true", help="generate a text instead of a label")
     add(
@@ -113,7 +114,8 @@ def _add_asked(group: argparse._ArgumentGroup) -> None:
         help="a row of which a part cannot be used whole: answer from what was used, or refuse "
         "(answer)",
     )
-    add("--session", default="", metavar="ID", help="session id: its requests stay on one replica")
+    session = "session id: its requests stay on one replica"
+    add("--session", default="", metavar="ID", type=utf8, help=session)
     add("--priority", choices=PRIORITIES, default="normal", help="place in the queue (normal)")
     add(
         "--deadline-ms",
@@ -136,7 +138,7 @@ def run(argv: Sequence[str]) -> int:
     if sum(value == STDIN for _, value in arguments.parts) > 1:
         command.error("standard input can be read for one part only")
     parts = [_part(command, kind, value) for kind, value in arguments.parts]
-    named = partial(_with_files, [value for _, value in arguments.parts])
+    named = partial(_with_files, arguments.parts)
     example = pb.Example(parts=parts, slices=dict(arguments.slices))
     if arguments.generate:
         return run_to_end(_generate(arguments, example), arguments.server, named)
@@ -214,8 +216,7 @@ def _part(command: argparse.ArgumentParser, kind: str, value: str) -> pb.Part:
         command.error(f"--{kind} {value}: {error.strerror}")
     except UnicodeDecodeError as error:
         command.error(f"--{kind} {value}: byte {error.start} is not valid UTF-8")
-    name = "standard input" if value == STDIN else Path(value).name
-    return pb.Part(data=data, modality=MODALITIES[kind], id=name)
+    return pb.Part(data=data, modality=MODALITIES[kind], id=_name(value))
 
 
 def _standard_input(command: argparse.ArgumentParser, kind: str) -> bytes:
@@ -232,21 +233,30 @@ def _meant(argument: str) -> str:
     return f"; did you mean --{kind} {shlex.quote(argument)}?"
 
 
-def _with_files(values: Sequence[str], message: str) -> str:
-    """The message with the file's name behind each part that it names."""
+def _with_files(parts: Sequence[tuple[str, str]], message: str) -> str:
+    """The message with the file behind each part that it names. A refusal of a file's content
+    begins with its name already."""
 
     def named(found: re.Match[str]) -> str:
         index = int(found["index"])
-        value = values[index] if index < len(values) else ""
-        if value == STDIN:
-            return f"{found[0]} (standard input)"
-        return f"{found[0]} ({value})" if value and Path(value).is_file() else found[0]
+        kind, value = parts[index] if index < len(parts) else ("text", "")
+        name = _name(value)
+        if (kind == "text" and value != STDIN) or message.startswith(f": {name}: ", found.end()):
+            return found[0]
+        return f"{found[0]} ({name})"
 
     return PART.sub(named, message)
 
 
+def _name(value: str) -> str:
+    """What a part is called in messages: its file's name, which need not be UTF-8."""
+    if value == STDIN:
+        return "standard input"
+    return os.fsencode(Path(value).name).decode(errors="replace")
+
+
 def _tagged(kind: str, value: str) -> tuple[str, str]:
-    return kind, value
+    return kind, utf8(value) if kind == "text" else value
 
 
 def _stamp(text: str) -> str:
@@ -256,7 +266,7 @@ def _stamp(text: str) -> str:
 
 
 def _slice(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
+    name, equals, value = utf8(text).partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value

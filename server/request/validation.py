@@ -309,4 +309,6 @@ def _short_text(raw: bytes, field: str) -> str:
 
 def _at_most(found: int, limit: int, field: str, reason: str, unit: str = "bytes") -> None:
     if found > limit:
-        raise Refused(bad_input(field, reason, f"{found} {unit}; the limit is {limit}"))
+        remedy = "shorten it" if unit in ("bytes", "characters") else "send fewer"
+        text = f"{found} {unit}; the limit is {limit}; {remedy}"
+        raise Refused(bad_input(field, reason, text))

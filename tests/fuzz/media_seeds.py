@@ -20,8 +20,9 @@ class Seed:
 
 
 @lru_cache
-def seeds() -> tuple[Seed, ...]:
-    return (*_pictures(), *_sounds())
+def seeds(ogg_s: float = 0.5, mp3_s: float = 2.0) -> tuple[Seed, ...]:
+    """`ogg_s` and `mp3_s`: how long these sounds are, in seconds; the others have half a second."""
+    return (*_pictures(), *_sounds(ogg_s, mp3_s))
 
 
 def _pictures() -> Iterator[Seed]:
@@ -62,7 +63,7 @@ def _deep() -> Image.Image:
     return Image.fromarray(levels)
 
 
-def _sounds() -> Iterator[Seed]:
+def _sounds(ogg_s: float, mp3_s: float) -> Iterator[Seed]:
     tone = made.tone(0.5)
     stereo = np.stack([tone, tone[::-1]], axis=1)
     for form, subtypes in {
@@ -76,10 +77,10 @@ def _sounds() -> Iterator[Seed]:
             yield Seed(f"{form} {subtype}", "audio", made.sound(tone, form=form, subtype=subtype))
     yield Seed("WAV stereo", "audio", made.sound(stereo))
     yield Seed("FLAC stereo", "audio", made.sound(stereo, form="FLAC"))
-    yield Seed("MP3", "audio", made.mp3(2.0))
-    yield Seed("MP3 44.1", "audio", made.mp3(2.0, 44_100))
-    yield Seed("MP3 stereo", "audio", made.mp3(2.0, stereo=True))
-    yield Seed("MP3 bare", "audio", made.without_xing(made.mp3(2.0)))
-    yield Seed("MP3 tagged", "audio", made.id3_tag(100) + made.mp3(2.0))
+    yield Seed("MP3", "audio", made.mp3(mp3_s))
+    yield Seed("MP3 44.1", "audio", made.mp3(mp3_s, 44_100))
+    yield Seed("MP3 stereo", "audio", made.mp3(mp3_s, stereo=True))
+    yield Seed("MP3 bare", "audio", made.without_xing(made.mp3(mp3_s)))
+    yield Seed("MP3 tagged", "audio", made.id3_tag(100) + made.mp3(mp3_s))
     for subtype in ("VORBIS", "OPUS"):
-        yield Seed(f"OGG {subtype}", "audio", b"".join(made.ogg_pages(subtype, 0.5)))
+        yield Seed(f"OGG {subtype}", "audio", b"".join(made.ogg_pages(subtype, ogg_s)))

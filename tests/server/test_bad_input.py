@@ -149,7 +149,7 @@ def test_ten_thousand_parts_are_refused_alone(served: Served, unharmed: None) ->
     good, refused = answer(served, GOOD, many).results
     assert good.prediction.label
     assert refused.fault.field == "examples[1].parts"
-    assert refused.fault.message == "10000 parts; the limit is 32"
+    assert refused.fault.message == "10000 parts; the limit is 32; send fewer"
 
 
 def test_invalid_utf8_in_a_string_is_refused_alone(

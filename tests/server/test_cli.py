@@ -200,7 +200,7 @@ def test_a_picture_is_read_from_standard_input(tiny_server: str, tmp_path: Path)
     empty = subprocess.run(
         [*command, "--image", "-"], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True
     )
-    assert empty.returncode == 3 and b"(standard input)" in empty.stderr
+    assert empty.returncode == 3 and b": standard input: the part has 0" in empty.stderr
 
 
 @pytest.mark.parametrize(
@@ -218,6 +218,40 @@ def test_a_picture_is_read_from_standard_input(tiny_server: str, tmp_path: Path)
 def test_what_was_meant_is_named(argv: tuple[str, ...], complaint: str, capsys: Captured) -> None:
     code, _, err = asked(capsys, *argv)
     assert code == 2 and complaint in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (("--text", "ab\udcff"), "--text: byte 2 is not valid UTF-8"),
+        (("--text", "a", "--label", "\udcff"), "--label: byte 0 is not valid UTF-8"),
+        (("--text", "a", "--slice", "site=\udcff"), "--slice: byte 5 is not valid UTF-8"),
+        (("--text", "a", "--session", "\udcff"), "--session: byte 0 is not valid UTF-8"),
+        (("photo.jpg",), "did you mean --image photo.jpg?"),
+        (("--image", "missing.jpg"), "--image missing.jpg: No such file or directory"),
+    ],
+)
+def test_wrong_usage_is_one_line(argv: tuple[str, ...], complaint: str, capsys: Captured) -> None:
+    code, out, err = asked(capsys, "predict", *argv)
+    assert (code, out) == (2, "") and complaint in err
+    assert err.count("\n") == 1 and err.startswith("server predict: ")
+
+
+def test_a_refused_file_is_named_once(tiny_server: str, tmp_path: Path, capsys: Captured) -> None:
+    """A text is not a file, however long, nor when a file has its name."""
+    file = tmp_path / "station.pdf"
+    file.write_bytes(b"%PDF-1.7\n" + bytes(300))
+    code, _, err = asked(capsys, "predict", "--server", tiny_server, "--image", str(file))
+    assert code == 3 and err.count("\n") == 1 and err.count("station.pdf") == 1
+    assert "station.pdf: the content is a PDF" in err
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))
+    odd.write_bytes(b"%PDF-1.7\n" + bytes(300))
+    code, _, err = asked(capsys, "predict", "--server", tiny_server, "--image", str(odd))
+    assert code == 3 and "\ufffd.jpg: the content is a PDF" in err
+    for text in ("pump " * 600, str(file)):
+        argv = ("--text", text, "--on-truncation", "refuse", "--expected-stamp", "ab" * 32)
+        code, _, err = asked(capsys, "predict", "--server", tiny_server, *argv)
+        assert code in (3, 5) and err.count("\n") == 1 and "station.pdf" not in err
 
 
 def test_status_shows_the_evidence_of_every_modality_mix(

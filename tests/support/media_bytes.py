@@ -139,9 +139,18 @@ def ogg_pages(subtype: str = "OPUS", seconds: float = 2.0) -> list[bytes]:
     return _pages(sound(tone(seconds, 48_000), 48_000, "OGG", subtype))
 
 
+def ogg_page(packet: bytes, number: int = 0, flags: int = 0) -> bytes:
+    head = b"OggS\0" + bytes((flags,)) + struct.pack("<QIII", 0, 1, number, 0)
+    return with_checksum(head + bytes((1, len(packet))) + packet)
+
+
 def without_end_flag(page: bytes) -> bytes:
+    return with_checksum(page[:5] + bytes((page[5] & ~4,)) + page[6:])
+
+
+def with_checksum(page: bytes) -> bytes:
+    """An Ogg page with the right one, whatever was changed in it."""
     changed = bytearray(page)
-    changed[5] &= ~4
     changed[22:26] = bytes(4)
     (checksum,) = _ogg_checksums(np.frombuffer(bytes(changed), np.uint8)[None])
     changed[22:26] = struct.pack("<I", int(checksum))

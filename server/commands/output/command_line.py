@@ -1,11 +1,12 @@
-"""An argument parser whose errors name what was probably meant."""
+"""An argument parser whose errors are one line, and name what was probably meant."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -24,6 +25,10 @@ class CommandLine(argparse.ArgumentParser):
             self.error(self._about(unknown))
         return found
 
+    def error(self, message: str) -> NoReturn:
+        """One line: a page of usage in front of it would hide it."""
+        self.exit(2, f"{self.prog}: {message} (flags: {self.prog} --help)\n")
+
     def _about(self, unknown: Sequence[str]) -> str:
         first = unknown[0]
         if first.startswith("-") and first != "-":
@@ -31,6 +36,19 @@ class CommandLine(argparse.ArgumentParser):
             return f"there is no flag {name}{near(name, self._option_string_actions)}"
         meant = self.meant(first) if self.meant is not None else ""
         return f"{first!r} belongs to no flag{meant}"
+
+
+def utf8(value: str) -> str:
+    """The type of a flag that takes text. Bytes of a command line that are not UTF-8 arrive as
+    halves of surrogate pairs, which no message can carry."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        at = len(os.fsencode(value[: error.start]))
+        raise argparse.ArgumentTypeError(
+            f"byte {at} is not valid UTF-8; encode it as UTF-8"
+        ) from None
+    return value
 
 
 def near(name: str, known: Iterable[str]) -> str:
