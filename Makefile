@@ -77,14 +77,14 @@ torch = @[ "$(TORCH)" = cuda ] || [ "$$(uname -sm)" != "Linux x86_64" ] || \
 $(VENV)/.server: pyproject.toml clients/python/pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Setting up $(VENV) with the server's libraries (about a minute the first time)"
 	$(torch)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e clients/python -e '.[server,http]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e clients/python -e '.[server,http,gpu]'
 	@touch $@
 
 $(VENV)/.everything: pyproject.toml clients/python/pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Setting up $(VENV) with everything (about two minutes the first time)"
 	$(torch)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt \
-		-e clients/python -e '.[server,http,console,train,parquet,openssf,dev]'
+		-e clients/python -e '.[server,http,gpu,console,train,parquet,openssf,dev]'
 	@touch $@ $(VENV)/.server
 
 # $(call debian,WHAT,PACKAGES): those of Debian's packages that are missing.

@@ -20,10 +20,22 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     return min(found, default=None)
 
 
+def cpu_used_s(root: Path = Path("/")) -> float | None:
+    """CPU time of all processes in the group that has the tightest quota; None without a quota."""
+    found = [(quota, one) for one in _folders(root, "cpu") if (quota := _quota(one))]
+    return _used_s(min(found)[1]) if found else None
+
+
 def memory_left(root: Path = Path("/")) -> int | None:
     """Bytes that may still be used, at least 0; None without a limit."""
-    found = [left for folder in _folders(root, "memory") if (left := _left(folder)) is not None]
-    return min(found, default=None)
+    tightest = memory_use(root)
+    return None if tightest is None else max(0, tightest[1] - tightest[0])
+
+
+def memory_use(root: Path = Path("/")) -> tuple[int, int] | None:
+    """(bytes used, the limit) of the group that has the least left; None without a limit."""
+    found = [use for folder in _folders(root, "memory") if (use := _use(folder)) is not None]
+    return min(found, key=lambda use: use[1] - use[0], default=None)
 
 
 def _quota(folder: Path) -> float | None:
@@ -37,12 +49,21 @@ def _quota(folder: Path) -> float | None:
     return int(limits[0]) / int(limits[1])
 
 
-def _left(folder: Path) -> int | None:
+def _used_s(folder: Path) -> float | None:
+    for line in _lines(folder / "cpu.stat"):
+        name, _, count = line.partition(" ")
+        if name == "usage_usec":
+            return int(count) / 1e6
+    nanoseconds = _number(folder / "cpuacct.usage")  # mounted with the controller, or not here
+    return None if nanoseconds is None else nanoseconds / 1e9
+
+
+def _use(folder: Path) -> tuple[int, int] | None:
     limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
     used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
     if limit is None or used is None or limit >= NO_LIMIT:
         return None
-    return max(0, limit - used)
+    return used, limit
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:
