@@ -40,6 +40,7 @@ from server.ops.access_control import (
     tls_files,
 )
 from server.ops.freed_memory import FreedMemory
+from server.ops.host_figures import HostReader, HostWatch, nvml
 from server.ops.loop_lag import LoopLag
 from server.ops.otel_setup import OtelSetup
 from server.ops.own_alerts import OwnAlerts, OwnTrouble
@@ -135,6 +136,8 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     )
     watching: list[asyncio.Task[None]] = []
     lag = LoopLag()
+    gpus, gpu_reason = await asyncio.to_thread(nvml)
+    figures = HostWatch(HostReader(config.data, gpus), lambda: engine.snapshot().replicas)
     door: HttpDoor | None = None
     try:
         address = await listener.start()
@@ -144,12 +147,13 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         stop.install(engine)
         lag.start()
         limit = door.limit if door is not None else None
-        otel.watch(engine, listener.budget, lag, limit, address)
+        otel.watch(engine, listener.budget, lag, limit, address, lambda: figures.latest)
+        watching.append(asyncio.create_task(figures.run()))
         report(f"listening on {address}; loading {tries[0].path}, {tries[0].reason}")
         if door is not None:
             report(f"HTTP on {http}")
         report(*_kept(telemetry, config))
-        for line in (*otel.messages, *access.messages):
+        for line in (*otel.messages, *access.messages, *([gpu_reason] if host.has_gpu() else [])):
             report(line)
         watching.append(asyncio.create_task(StartupLog(engine, address, report).run()))
         watching.append(asyncio.create_task(manager.attend(engine)))
