@@ -290,12 +290,13 @@ async def _restamped(
 
     Raises PoolRefused when the golden inputs are answered differently, or nothing can be written.
     """
-    unnamed = config.bundle == CHOOSE and choice.path == EMBEDDED_BUNDLE
+    ours = (EMBEDDED_BUNDLE, config.data / restamped.UNLINKED)
+    unnamed = config.bundle == CHOOSE and choice.path in ours
     if not unnamed or refusal.check != restamped.CHECK:
         return None
     report("the embedded bundle was stamped with other libraries: proving it with those installed")
     return BootChoice(
-        await restamped.restamp(EMBEDDED_BUNDLE, config.data),
+        await restamped.restamp(choice.path, config.data),
         "the embedded one, restamped for the installed libraries after its golden answers were "
         "proved",
     )
