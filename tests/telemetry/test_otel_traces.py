@@ -172,7 +172,7 @@ def test_every_name_that_is_not_our_own_is_one_of_the_conventions(receiver: Coll
     names = {name for span in receiver.all_spans() for name in plain(span.attributes)}
     kinds = {name.partition(".")[0] for name in names}
     assert {"rpc", "gen_ai", "network", "client", "server", "error"} <= kinds
-    # Renamed after the release of the conventions that is installed; see metric_definitions.py.
+    # Renamed after the release of the conventions that is installed.
     names.remove("rpc.status_code")
     assert {name for name in names if not name.startswith("trefoil.")} <= conventional()
 
