@@ -103,7 +103,9 @@ class SkewWatch:
 
     def _changed_files(self, thorough: bool) -> Iterator[SkewChange]:
         for path, known in self._on_disk.items():
-            message = _look_at(self._root / path, known, thorough, _sha256)
+            message = _linked(self._root / path) or _look_at(
+                self._root / path, known, thorough, _sha256
+            )
             if message:
                 yield SkewChange("file", path, message, affects_answers_now=message == _WRITTEN_TO)
         for directory, _, names in os.walk(self._root):
@@ -154,6 +156,7 @@ class SkewWatch:
                 yield _in_memory(path, "in memory is not what was loaded")
 
 
+NOT_PLAIN: Final = "is not a plain file any more"
 _WRITTEN_TO: Final = "was written to on disk, and answers are computed from there"
 
 
@@ -165,12 +168,21 @@ def _of(file: File) -> _OnDisk:
     return _OnDisk(file.sha256, file.identity, file.mapped, file.identity)
 
 
+def _linked(path: Path) -> str:
+    """Of a bundle's file alone: an installer may link the sources of a package to its cache."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return ""  # reported by what reads it
+    return NOT_PLAIN if stat.S_ISLNK(found.st_mode) or found.st_nlink > 1 else ""
+
+
 def _look_at(path: Path, known: _OnDisk, thorough: bool, read: Callable[[Path], str]) -> str:
     """What has changed on disk; "" when nothing has."""
     try:
-        found = os.stat(path, follow_symlinks=False)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            return "is not a plain file any more"
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return NOT_PLAIN
         identity = FileIdentity.of(found)
         if thorough or identity != known.seen:
             known.same, known.seen = read(path) == known.sha256, identity

@@ -148,7 +148,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         stop.install(engine)
         lag.start()
         limit = door.limit if door is not None else None
-        otel.watch(engine, listener.budget, lag, limit, address)
+        otel.watch(engine, listener.budget, lag, limit, address, lambda: figures.latest)
         watching.append(asyncio.create_task(figures.run()))
         report(f"listening on {address}; loading {tries[0].path}, {tries[0].reason}")
         if door is not None:
@@ -291,12 +291,13 @@ async def _restamped(
 
     Raises PoolRefused when the golden inputs are answered differently, or nothing can be written.
     """
-    unnamed = config.bundle == CHOOSE and choice.path == EMBEDDED_BUNDLE
+    ours = (EMBEDDED_BUNDLE, config.data / restamped.UNLINKED)
+    unnamed = config.bundle == CHOOSE and choice.path in ours
     if not unnamed or refusal.check != restamped.CHECK:
         return None
     report("the embedded bundle was stamped with other libraries: proving it with those installed")
     return BootChoice(
-        await restamped.restamp(EMBEDDED_BUNDLE, config.data),
+        await restamped.restamp(choice.path, config.data),
         "the embedded one, restamped for the installed libraries after its golden answers were "
         "proved",
     )

@@ -7,12 +7,13 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.config import CHOOSE, EMBEDDED_BUNDLE
 from server.deploy.bundle_store import SHORT, BundleStore, Stored, StoreRefused, identify
-from server.deploy.restamped import copy_of
+from server.deploy.restamped import copy_of, unlinked
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,10 @@ def _embedded(data: Path | None) -> tuple[BootChoice, ...]:
     """A copy that an earlier start restamped comes first; the original is still right where the
     libraries are its own again."""
     original = BootChoice(EMBEDDED_BUNDLE, "the embedded one: nothing was named or activated")
+    with suppress(OSError):  # refused then, with its reason
+        if data is not None and (plain := unlinked(EMBEDDED_BUNDLE, data)) != EMBEDDED_BUNDLE:
+            why = "a copy of the embedded one, which was installed as links"
+            original = BootChoice(plain, f"{why}: nothing was named or activated")
     copy = None if data is None else copy_of(EMBEDDED_BUNDLE, data)
     if copy is None:
         return (original,)

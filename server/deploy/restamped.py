@@ -1,4 +1,8 @@
-"""The embedded bundle under another Python or other libraries: a copy in the data directory.
+"""The embedded bundle under another Python, other libraries or as links: a copy in the data
+directory.
+
+An installer such as uv links the files of a package to its cache. A bundle has none, as another
+name of a file can change it from outside, so what is served is then a plain copy of the same stamp.
 
 The stamp names the library versions and Unicode tables that answers depend on. Where this
 installation has others, a child process answers the golden inputs again, and only when each answer
@@ -19,6 +23,33 @@ from server.errors import PoolRefused
 FOLDER = "embedded"  # in the data directory
 CHECK = "libraries"  # the check of a refusal that restamping may answer
 PARTIAL = "embedded.partial"
+UNLINKED = "embedded.unlinked"
+
+
+def unlinked(embedded: Path, data: Path) -> Path:
+    """The embedded bundle, or a plain copy of it in the data directory where its files are links.
+    The copy is verified like any other bundle. Raises OSError."""
+    if not any(one.is_symlink() or one.stat().st_nlink > 1 for one in _files(embedded)):
+        return embedded
+    place = data / UNLINKED
+    if not _same(embedded, place):
+        fresh = _cleared(data)
+        shutil.copytree(embedded, fresh)
+        _put(fresh, place)
+    return place
+
+
+def _files(bundle: Path) -> list[Path]:
+    return [path for path in bundle.rglob("*") if not path.is_dir()]
+
+
+def _same(embedded: Path, copy: Path) -> bool:
+    """By the manifest, which has the hash of each file."""
+    try:
+        manifests = [(bundle / "manifest.json").read_bytes() for bundle in (embedded, copy)]
+    except OSError:
+        return False
+    return manifests[0] == manifests[1]
 
 
 def copy_of(embedded: Path, data: Path) -> Path | None:

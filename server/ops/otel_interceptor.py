@@ -83,7 +83,7 @@ def _wrapped(handler: Any, ended: Ended) -> Any:
     async def call(request: Any, context: Any) -> Any:
         current = CALL.get()
         assert current is not None
-        if current.trace is not None and current.trace.sampled:
+        if current.streamed or (current.trace is not None and current.trace.sampled):
             current.peer = context.peer()
             current.http_door = getattr(context, "http_door", "")
         began_s = time.perf_counter()

@@ -19,11 +19,13 @@ from server.config import ServerConfig
 from server.engine import Engine, RecordSink
 from server.errors import ServerError
 from server.http.limits import ConnectionLimit
+from server.ops.host_figures import HostFigures
 from server.ops.loop_lag import LoopLag
 from server.security.roles import ALLOWED
 from server.telemetry.errors import ExportRefused
 from server.telemetry.otel.configuration import configuration_of, named_attributes
 from server.telemetry.otel.gauges import GaugeReading
+from server.telemetry.otel.histogram import Attributes
 from server.telemetry.otel.instruments import Instruments
 from server.telemetry.otel.resources import ServedStamp
 from server.types import REPLICA_STATES, EngineSnapshot
@@ -90,13 +92,18 @@ class OtelSetup:
         lag: LoopLag,
         connections: ConnectionLimit | None = None,
         address: str = "",
+        host: Callable[[], HostFigures | None] = lambda: None,
     ) -> None:
-        """From now on show the state of this engine, of its ports and of its event loop."""
+        """From now on show the state of this engine, its ports, its event loop and its host."""
         self._engine = engine
         if self.instruments is not None:
             self.instruments.listens(address)
             self._watcher = asyncio.create_task(
-                self._look(self.instruments, engine, lambda: front_of(budget, lag, connections))
+                self._look(
+                    self.instruments,
+                    engine,
+                    lambda: [*front_of(budget, lag, connections), *host_of(host())],
+                )
             )
 
     async def close(self) -> None:
@@ -177,6 +184,36 @@ def front_of(
         readings.append(GaugeReading("trefoil.http.connections", connections.open))
         readings.append(GaugeReading("trefoil.http.connections.refused", connections.refused))
     return readings
+
+
+def host_of(now: HostFigures | None) -> list[GaugeReading]:
+    """What is known of the host: a figure that cannot be read has no series."""
+    if now is None:
+        return []
+    found: list[tuple[str, float | None, Attributes]] = [
+        ("trefoil.host.cpu", now.cpu_share, ()),
+        ("trefoil.host.memory.used", now.memory_used_bytes, ()),
+        ("trefoil.host.memory.total", now.memory_total_bytes, ()),
+        ("trefoil.host.disk.free", now.disk_free_bytes, ()),
+        ("trefoil.host.disk.total", now.disk_total_bytes, ()),
+    ]
+    for replica in now.replicas:
+        which: Attributes = (("trefoil.replica", str(replica.index)),)
+        found.append(("trefoil.replica.cpu", replica.cpu_s, which))
+    for gpu in now.gpus:
+        which = (("trefoil.gpu", str(gpu.index)), ("trefoil.gpu.name", gpu.name))
+        found += [
+            ("trefoil.gpu.memory.used", gpu.memory_used_bytes, which),
+            ("trefoil.gpu.memory.total", gpu.memory_total_bytes, which),
+            ("trefoil.gpu.utilisation", gpu.utilisation, which),
+            ("trefoil.gpu.power", gpu.power_w, which),
+            ("trefoil.gpu.temperature", gpu.temperature_c, which),
+        ]
+    return [
+        GaugeReading(name, value, attributes)
+        for name, value, attributes in found
+        if value is not None
+    ]
 
 
 def about_server(

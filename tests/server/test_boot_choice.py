@@ -15,7 +15,7 @@ from pipelines.bundle import manifest as manifests
 from server.config import CHOOSE, EMBEDDED_BUNDLE
 from server.deploy.boot_choice import FailedBoot, after, choices
 from server.deploy.bundle_store import BundleStore
-from server.deploy.restamped import copy_of
+from server.deploy.restamped import UNLINKED, copy_of, unlinked
 from server.main import main
 from tests.support.killed_store import killed_stores
 from tests.support.patience import patience
@@ -147,20 +147,46 @@ def other_libraries(root: Path) -> Path:
     return embedded
 
 
+def linked(bundle: Path, cache: Path) -> None:
+    """Gives each file a second name, as uv does when it installs a package."""
+    cache.mkdir()
+    for number, file in enumerate(bundle.rglob("*.*")):
+        if file.is_file():
+            (cache / str(number)).hardlink_to(file)
+
+
+def test_a_bundle_that_was_installed_as_links_is_copied_once(tmp_path: Path) -> None:
+    bundle, data = stub_bundle(tmp_path / "bundle", A), tmp_path / "data"
+    assert unlinked(bundle, data) == bundle and not data.exists()
+    linked(bundle, tmp_path / "cache")
+    plain = unlinked(bundle, data)
+    assert plain == data / UNLINKED
+    names = {file.relative_to(bundle) for file in bundle.rglob("*")}
+    assert {file.relative_to(plain) for file in plain.rglob("*")} == names
+    assert all(file.stat().st_nlink == 1 for file in plain.rglob("*") if file.is_file())
+    (plain / "kept").touch()
+    assert (unlinked(bundle, data) / "kept").exists(), "it is copied once"
+    (plain / "manifest.json").write_text("{}")
+    assert not (unlinked(bundle, data) / "kept").exists(), "and again for another bundle"
+
+
 def test_the_embedded_bundle_is_restamped_for_other_libraries_and_a_named_one_is_not(
     tmp_path: Path,
 ) -> None:
     embedded, data = other_libraries(tmp_path / "checkout"), tmp_path / "data"
+    linked(embedded, tmp_path / "cache")
     flags = ("--data", str(data), "--warm-pool", "1")
     with program(*flags, root=tmp_path / "checkout") as server:
         output = "\n".join(server.lines)
         assert "pillow 1.0 -> " in output and "restamped for the installed libraries" in output
+        assert "hard link" not in output
         assert server.stop() == 0
     assert copy_of(embedded, data) == data / "embedded"
     with program(*flags, root=tmp_path / "checkout") as server:
         output = "\n".join(server.lines)
         assert "restamped at an earlier start" in output and "REFUSED" not in output
         assert server.stop() == 0
+    shutil.rmtree(tmp_path / "cache")
     ended = subprocess.run(
         [sys.executable, "-m", "server.main", "--bundle", str(embedded), *flags],
         cwd=tmp_path / "checkout",

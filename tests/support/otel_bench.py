@@ -89,10 +89,19 @@ def drift(feature: str, slice_: str = "", level: str = "ok", ks: float = 0.1) ->
     return DriftRow(0, STAMP, feature, slice_, 3600, "bundle", 500, 400, 320, ks=ks, level=level)
 
 
+def counted(made: Instruments) -> bool:
+    """Whether a call or a row has come through the queue."""
+    return any(one.point.n for count in made.collect() for one in count.histograms)
+
+
 def scrape(made: Instruments, accept: str = "") -> str:
+    return scraped(made, accept).decode()
+
+
+def scraped(made: Instruments, accept: str = "") -> bytes:
     url = next(one for one in made.messages if one.startswith("metrics on")).removeprefix(
         "metrics on "
     )
     request = urllib.request.Request(url, headers={"Accept": accept} if accept else {})
     with urllib.request.urlopen(request, timeout=patience(10)) as answer:
-        return str(answer.read().decode())
+        return bytes(answer.read())

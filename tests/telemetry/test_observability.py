@@ -19,13 +19,13 @@ from server.types import REPLICA_STATES
 from tests.support.otel_bench import ROOT
 
 FOLDER = ROOT / "docs" / "observability"
-NAME = re.compile(r"\b(?:trefoil|rpc)_[a-z_]+\b")
+NAME = re.compile(r"\b(?:trefoil|rpc|gen_ai)_[a-z_]+\b")
 MATCHER = re.compile(r'(\w+)(=~|!=|=)"([^"]*)"')
 DOCUMENTED = re.compile(r"`((?:trefoil|rpc|error)\.[a-z.]+|kind|signal)`")
 
 
 def scraped_names() -> set[str]:
-    names = {"up"} | {f"{_plain(name)}_total" for name in COUNTERS}
+    names = {"up"} | {f"{_plain(name)}{_unit(one.unit)}_total" for name, one in COUNTERS.items()}
     names |= {_plain(name) + _unit(one.unit) for name, one in GAUGES.items()}
     for name, one in HISTOGRAMS.items():
         names |= {_plain(name) + _unit(one.unit) + end for end in ("_bucket", "_sum", "_count")}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 
 import pytest
+from opentelemetry.semconv._incubating import attributes as conventions
 
 from server.telemetry.otel import metric_definitions
 from server.telemetry.otel.configuration import OtelConfiguration, configuration_of
 from server.telemetry.otel.items import caller_trace, row_of
 from server.telemetry.otel.traces import sampler_of, stages_of
-from tests.support.otel_bench import PARENT, PREDICT, instruments, one_call, record
+from tests.support.otel_bench import PARENT, PREDICT, instruments, one_call, record, wait_for
 from tests.support.otlp_collector import Collector, plain
 
 UNSAMPLED = f"00-{'a' * 32}-{'b' * 16}-00"
@@ -117,13 +120,19 @@ def test_several_rows_have_a_span_each_between_call_and_stages(receiver: Collect
 def test_each_row_of_a_stream_is_a_trace_of_its_own(receiver: Collector) -> None:
     method = "trefoil.v1.Inference/PredictStream"
     with instruments(configuration_of(os.environ, trace_share=1.0)) as made:
+        made.listens("10.0.0.1:8433")
         begun = made.began(method, streamed=True)
+        begun.peer = "ipv4:10.0.0.7:4711"
         kept = [made.answered(record(prediction_id=f"{n:032x}"), begun) for n in range(3)]
         made.ended(begun, "OK", 5.0)
     rows = [span for span in receiver.all_spans() if span.name == "trefoil.prediction"]
     assert {span.trace_id.hex() for span in rows} == {one.trace_id for one in kept}
     assert len({one.trace_id for one in kept}) == 3
-    assert all(plain(span.attributes)["rpc.method"] == method for span in rows)
+    for about in (plain(span.attributes) for span in rows):
+        assert about["rpc.method"] == method and about["rpc.status_code"] == "OK"
+        assert (about["network.peer.address"], about["client.port"]) == ("10.0.0.7", 4711)
+        assert (about["server.address"], about["server.port"]) == ("10.0.0.1", 8433)
+        assert about["network.protocol.version"] == "2"
     (point,) = receiver.points(metric_definitions.CALL_DURATION)
     assert (point.count, point.sum) == (1, 5.0)
 
@@ -135,3 +144,53 @@ def test_a_health_check_is_counted_and_not_traced(receiver: Collector) -> None:
     assert receiver.all_spans() == []
     (point,) = receiver.points(metric_definitions.CALL_DURATION)
     assert plain(point.attributes)["rpc.method"] == "grpc.health.v1.Health/Check"
+
+
+def conventional() -> set[str]:
+    """Every attribute of the installed conventions that is not deprecated."""
+    found = set()
+    for module in pkgutil.iter_modules(conventions.__path__):
+        content = vars(importlib.import_module(f"{conventions.__name__}.{module.name}"))
+        found |= {value for name, value in content.items() if name.isupper()}
+    return found
+
+
+def test_every_name_that_is_not_our_own_is_one_of_the_conventions(receiver: Collector) -> None:
+    with instruments(configuration_of(os.environ, trace_share=1.0)) as made:
+        made.listens("10.0.0.1:8433")
+        text = {"generated_tokens": 4, "first_token_ms": 2.0, "finish_reason": "stop"}
+        for more in (
+            {},
+            {"task": "embed"},
+            {"task": "generate", **text},
+            {"error": "INTERNAL/A/b"},
+        ):
+            begun = made.began(PREDICT)
+            begun.peer = "ipv4:10.0.0.7:4711"
+            made.answered(record(**more), begun)
+            made.ended(begun, "INTERNAL" if "error" in more else "OK", 0.02)
+    names = {name for span in receiver.all_spans() for name in plain(span.attributes)}
+    kinds = {name.partition(".")[0] for name in names}
+    assert {"rpc", "gen_ai", "network", "client", "server", "error"} <= kinds
+    # Renamed after the release of the conventions that is installed.
+    names.remove("rpc.status_code")
+    assert {name for name in names if not name.startswith("trefoil.")} <= conventional()
+
+
+def test_a_generation_names_its_model_tokens_and_time_to_the_first(receiver: Collector) -> None:
+    with instruments(configuration_of(os.environ, trace_share=1.0)) as made:
+        wait_for(lambda: made.collect()[-1].stamp)
+        text = {"generated_tokens": 4, "first_token_ms": 2.0, "finish_reason": "stop"}
+        one_call(made, record(task="generate", label="", tokens_used=9, **text))
+    about = plain(receiver.spans()[PREDICT].attributes)
+    assert about["gen_ai.request.model"] == about["gen_ai.response.model"] == "stub"
+    assert (about["gen_ai.usage.input_tokens"], about["gen_ai.usage.output_tokens"]) == (9, 4)
+    assert about["gen_ai.response.time_to_first_chunk"] == 0.002
+
+
+def test_an_error_of_the_callers_is_not_an_error_type_of_a_span(receiver: Collector) -> None:
+    with instruments(configuration_of(os.environ, trace_share=1.0)) as made:
+        one_call(made, record(error="INVALID_ARGUMENT/DARK/"), status="INVALID_ARGUMENT")
+    about = plain(receiver.spans()[PREDICT].attributes)
+    assert about["trefoil.error"] == "INVALID_ARGUMENT/DARK/" and "error.type" not in about
+    assert about["rpc.status_code"] == "INVALID_ARGUMENT"

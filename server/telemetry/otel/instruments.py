@@ -135,7 +135,7 @@ class Instruments:
         else:
             if call is not None and self._traces is not None:
                 trace = self._traces.begin(call.caller)
-            self._worker.put(Alone(row, call.method if call else "", trace))
+            self._worker.put(Alone(row, call, trace))
         if trace is not None and trace.sampled and not record.trace_id:
             return replace(record, trace_id=trace.hex)
         return record
@@ -194,4 +194,4 @@ class Instruments:
 def _sums_apart(state: Sequence[GaugeReading]) -> tuple[list[CounterPoint], list[GaugeReading]]:
     sums = [one for one in state if one.name in COUNTERS]
     rest = [one for one in state if one.name not in COUNTERS]
-    return [CounterPoint(one.name, one.attributes, int(one.value)) for one in sums], rest
+    return [CounterPoint(one.name, one.attributes, one.value) for one in sums], rest

@@ -74,15 +74,15 @@ class ObservedCall:
     rows: list[RowItem] = field(default_factory=list)
     status: str = "OK"
     took_s: float = 0.0
-    peer: str = ""  # as gRPC names it; known of sampled calls
+    peer: str = ""  # as gRPC names it; known of sampled calls and of streams
     http_door: str = ""  # HOST:PORT of the HTTP door, of a call that came through it
 
 
 class Alone(NamedTuple):
-    """A prediction outside a unary call: of a stream, or of a server without calls."""
+    """A prediction outside a unary call: of the stream `call`, or of a server without calls."""
 
     row: RowItem
-    method: str
+    call: ObservedCall | None
     trace: Trace | None
 
 

@@ -61,6 +61,7 @@ COUNTERS = {
     "trefoil.retries": MetricDefinition("{row}", "Rows tried once more because their replica died"),
     "trefoil.quarantined": MetricDefinition("{row}", "Rows that killed two replicas"),
     "trefoil.replica.restarts": MetricDefinition("{restart}", "Replica restarts"),
+    "trefoil.replica.cpu": MetricDefinition("s", "CPU time of a replica and of its decoders"),
     "trefoil.decoder.restarts": MetricDefinition("{restart}", "Decoder processes replaced"),
     "trefoil.decoder.deadlines": MetricDefinition(
         "{part}", "Decoder processes ended because a part took too long"
@@ -98,6 +99,18 @@ GAUGES = {
     "trefoil.replica.memory": MetricDefinition(
         "By", "Memory of a replica: private to it, and its share of what replicas share"
     ),
+    "trefoil.host.cpu": MetricDefinition("1", "Share of the cores that was busy, of all programs"),
+    "trefoil.host.memory.used": MetricDefinition("By", "Memory in use on the host or in its group"),
+    "trefoil.host.memory.total": MetricDefinition("By", "Memory of the host, or its group's limit"),
+    "trefoil.host.disk.free": MetricDefinition("By", "Free space where --data is"),
+    "trefoil.host.disk.total": MetricDefinition("By", "Size of the file system where --data is"),
+    "trefoil.gpu.memory.used": MetricDefinition("By", "Memory in use on a GPU, of all programs"),
+    "trefoil.gpu.memory.total": MetricDefinition("By", "Memory of a GPU"),
+    "trefoil.gpu.utilisation": MetricDefinition(
+        "1", "Share of time in which a kernel ran on a GPU"
+    ),
+    "trefoil.gpu.power": MetricDefinition("W", "Power that a GPU draws"),
+    "trefoil.gpu.temperature": MetricDefinition("Cel", "Temperature of a GPU"),
     "trefoil.calls.open": MetricDefinition("{call}", "Open calls by what they are for"),
     "trefoil.http.connections": MetricDefinition(
         "{connection}", "Open connections to the HTTP door"

@@ -64,13 +64,20 @@ class HistogramPoint(NamedTuple):
 class CounterPoint(NamedTuple):
     name: str
     attributes: Attributes
-    value: int
+    value: float
 
 
 class MetricStore:
     """Written by one thread; the points need the lock that keeps it still."""
 
-    def __init__(self, methods: Collection[str], labels: Collection[str]) -> None:
+    def __init__(
+        self,
+        methods: Collection[str],
+        labels: Collection[str],
+        model: str = "",
+        begins_at_zero: bool = False,
+    ) -> None:
+        self._model = model
         self._methods = frozenset(methods)
         self._labels = frozenset(sorted(labels)[:MOST_LABELS])
         self._calls: dict[tuple[str, str], Histogram] = {}
@@ -81,6 +88,17 @@ class MetricStore:
         self._first_token: Histogram | None = None
         self._next_token: Histogram | None = None
         self._tokens = 0
+        self._has_tokens = begins_at_zero
+        if begins_at_zero:
+            self._begin()
+
+    def _begin(self) -> None:
+        """What is known before anything has happened is 0: no rate is wrong at its first step."""
+        self._first_token, self._next_token = _new(FIRST_TOKEN), _new(NEXT_TOKEN)
+        for label in self._labels:
+            self._predictions["classify", label, ""] = 0
+        for task in OPERATIONS:
+            self._predictions[task, "", ""] = 0
 
     def add_call(self, call: ObservedCall, mark: SpanMark | None) -> None:
         method = call.method if call.method in self._methods else OTHER
@@ -121,7 +139,9 @@ class MetricStore:
                 yield HistogramPoint(STAGE_DURATION, attributes, histogram.point())
         for name, tokens in ((FIRST_TOKEN, self._first_token), (NEXT_TOKEN, self._next_token)):
             if tokens is not None:
-                yield HistogramPoint(name, generation_attributes("generate"), tokens.point())
+                yield HistogramPoint(
+                    name, generation_attributes("generate", self._model), tokens.point()
+                )
         for task, histogram in self._batches.items():
             yield HistogramPoint(BATCH_ROWS, (("trefoil.task", task),), histogram.point())
 
@@ -133,7 +153,7 @@ class MetricStore:
             if error:
                 attributes += _error(error)
             yield CounterPoint(PREDICTIONS, attributes, count)
-        if self._tokens:
+        if self._has_tokens or self._tokens:
             yield CounterPoint(GENERATED, (), self._tokens)
 
     def _add_stages(self, row: RowItem, task: str, mix: str, mark: SpanMark | None) -> None:
@@ -170,12 +190,13 @@ def call_attributes(method: str, status: str) -> Attributes:
     return attributes + _error(status) if status in SERVER_ERRORS else attributes
 
 
-def generation_attributes(task: str) -> Attributes:
+def generation_attributes(task: str, model: str = "") -> Attributes:
     """As the semantic conventions for generative AI ask; empty for a task that they lack."""
     operation = OPERATIONS.get(task)
     if operation is None:
         return ()
-    return (("gen_ai.operation.name", operation), ("gen_ai.provider.name", "trefoil"))
+    found = (("gen_ai.operation.name", operation), ("gen_ai.provider.name", "trefoil"))
+    return (*found, ("gen_ai.request.model", model)) if model else found
 
 
 def _new(name: str) -> Histogram:

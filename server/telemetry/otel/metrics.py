@@ -66,7 +66,7 @@ class Rendering:
         self._clock_ns = clock_ns
         self._resources: dict[Attributes, Resource] = {}
         self._points: dict[Key, Point] = {}
-        self._sums: dict[Key, int] = {}
+        self._sums: dict[Key, float] = {}
         self._sent_unix_ns: dict[str, int] = {}  # stamp -> when
         wanted = AggregationTemporality
         self._temporality = wanted.DELTA if form.delta else wanted.CUMULATIVE

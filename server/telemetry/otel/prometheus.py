@@ -1,5 +1,5 @@
-"""The scrape endpoint: counts in Prometheus' text form, with exemplars for those who ask for
-OpenMetrics. Needs none of OpenTelemetry. Imported only with --prometheus.
+"""The scrape endpoint: counts in the form a scraper accepts: text, OpenMetrics with exemplars, or
+protobuf with native histograms. Needs none of OpenTelemetry. Imported only with --prometheus.
 
 Plain HTTP without credentials: it shows counts and names of features and slices, never payloads.
 """
@@ -19,24 +19,26 @@ import prometheus_client as client
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar as Shown
 
 from server.telemetry.errors import ExportRefused
 from server.telemetry.otel.configuration import split_address
-from server.telemetry.otel.histogram import Attributes, HistogramExemplar, Point
+from server.telemetry.otel.histogram import Attributes
+from server.telemetry.otel.histogram_family import HistogramFamily
 from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES, HISTOGRAMS
+from server.telemetry.otel.prometheus_protobuf import CONTENT_TYPE as PROTOBUF
+from server.telemetry.otel.prometheus_protobuf import encoded
 from server.telemetry.otel.snapshot import Collect, MetricSnapshot, by_name
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 PATH = "/metrics"
+PROTOBUF_MEDIA = PROTOBUF.partition(";")[0]
 CALLER_S = 5  # a caller that sends or reads nothing is given up
 # Connections at the same time, each with a thread. A scrape is over in milliseconds, so that the
 # oldest of more is one that holds its place.
@@ -46,8 +48,6 @@ BACKLOG = 64  # connections that wait to be accepted
 STAMP_LABEL = "trefoil_stamp"
 STAMP_DIGITS = 12  # as people see it; all 64 are in target_info
 UNITS = {"s": "seconds"}
-
-Buckets = list[tuple[str, float] | tuple[str, float, Shown]]
 
 
 class Counts(Collector):
@@ -78,6 +78,8 @@ class Exposition:
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """The body and its content type, for an Accept header."""
+        if takes_protobuf(accept):
+            return encoded(self.registry.collect()), PROTOBUF
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
@@ -87,9 +89,8 @@ class ScrapeEndpoint:
 
     def __init__(self, address: str, collect: Collect) -> None:
         host, port = split_address(address)
-        app = client.make_wsgi_app(Exposition(collect).registry)
         try:
-            self._server = _listening(host, port, only_metrics(app))
+            self._server = _listening(host, port, only_metrics(Exposition(collect)))
         except OSError as error:
             reason = error.strerror or error
             raise ExportRefused(f"--prometheus {address}: cannot listen: {reason}") from None
@@ -104,12 +105,34 @@ class ScrapeEndpoint:
         self._thread.join()
 
 
-def only_metrics(app: WSGIApplication) -> WSGIApplication:
+def takes_protobuf(accept: str) -> bool:
+    """Whether an Accept header names this form of protobuf, and no other form before it."""
+    best, found = 0.0, False
+    for one in accept.lower().split(","):
+        media, *words = (word.strip() for word in one.split(";"))
+        parameters = dict(word.partition("=")[::2] for word in words)
+        try:
+            quality = float(parameters.get("q", "1"))
+        except ValueError:
+            quality = 0.0
+        if quality > best and media != "*/*":
+            best = quality
+            found = media == PROTOBUF_MEDIA and parameters.get("encoding") == "delimited"
+    return found
+
+
+def only_metrics(exposition: Exposition) -> WSGIApplication:
     """404 for every other path: an address that answers everything hides a wrong scrape path."""
+    text: WSGIApplication = client.make_wsgi_app(exposition.registry)
 
     def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        accept = environ.get("HTTP_ACCEPT", "")
+        if environ.get("PATH_INFO") == PATH and takes_protobuf(accept):
+            body, content_type = exposition.text(accept)
+            start("200 OK", [("Content-Type", content_type)])
+            return [body]
         if environ.get("PATH_INFO") == PATH:
-            return app(environ, start)
+            return text(environ, start)
         start("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
         return [f"only {PATH} is here\n".encode()]
 
@@ -186,13 +209,9 @@ def _histograms(counts: Sequence[MetricSnapshot]) -> Iterator[Metric]:
         points = [(stamp, point) for stamp, point in found if point.name == name]
         names = _label_names(point.attributes for _, point in points)
         unit = UNITS.get(described.unit, "")
-        family = HistogramMetricFamily(_plain(name), described.description, labels=names, unit=unit)
+        family = HistogramFamily(_plain(name), described.description, names, unit)
         for stamp, point in points:
-            family.add_metric(
-                _label_values(names, point.attributes, stamp),
-                buckets=_buckets(point.point),
-                sum_value=point.point.sum,
-            )
+            family.add(_label_values(names, point.attributes, stamp), point.point)
         if points:
             yield family
 
@@ -202,7 +221,8 @@ def _counters(counts: Sequence[MetricSnapshot]) -> Iterator[Metric]:
     for name, described in COUNTERS.items():
         points = [(stamp, point) for stamp, point in found if point.name == name]
         names = _label_names(point.attributes for _, point in points)
-        family = CounterMetricFamily(_plain(name), described.description, labels=names)
+        unit = UNITS.get(described.unit, "")
+        family = CounterMetricFamily(_plain(name), described.description, labels=names, unit=unit)
         for stamp, point in points:
             family.add_metric(_label_values(names, point.attributes, stamp), point.value)
         if points:
@@ -230,29 +250,6 @@ def _label_values(names: Sequence[str], attributes: Attributes, stamp: str) -> l
     known = {_plain(name): value for name, value in attributes}
     known[STAMP_LABEL] = stamp[:STAMP_DIGITS]
     return [known.get(name, "") for name in names]
-
-
-def _buckets(point: Point) -> Buckets:
-    """Cumulative, as the format wants them, each with the latest exemplar that falls in it."""
-    buckets: Buckets = []
-    total = 0
-    low = -1.0
-    for high, count in zip((*point.bounds, float("inf")), point.bounded, strict=True):
-        total += count
-        name = "+Inf" if high == float("inf") else str(high)
-        shown = _latest(point.exemplars, low, high)
-        buckets.append((name, total, shown) if shown else (name, total))
-        low = high
-    return buckets
-
-
-def _latest(exemplars: Sequence[HistogramExemplar], low: float, high: float) -> Shown | None:
-    inside = [one for one in exemplars if low < one.value <= high]
-    if not inside:
-        return None
-    last = max(inside, key=lambda one: one.unix_ns)
-    labels = {"trace_id": f"{last.trace_id:032x}", "span_id": f"{last.span_id:016x}"}
-    return Shown(labels, last.value, last.unix_ns / 1e9)
 
 
 def _plain(name: str) -> str:

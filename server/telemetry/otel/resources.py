@@ -32,6 +32,7 @@ class Place:
     about: Attributes
     stamp: str
     start_unix_ns: int
+    model: str  # the stamp's name; "" where that is not known
     store: MetricStore
     tracer: Any  # None while traces are off
     logger: Any  # None while logs are off
@@ -93,7 +94,10 @@ class StampResources:
             about=tuple(sorted(about.items())),
             stamp=stamp,
             start_unix_ns=time.time_ns(),
-            store=MetricStore(self._methods, served.labels),
+            model=served.name,
+            store=MetricStore(
+                self._methods, served.labels, served.name, begins_at_zero=bool(stamp)
+            ),
             tracer=tracer,
             logger=logger,
         )

@@ -93,15 +93,14 @@ class Traces:
         assert isinstance(tracer, Tracer)
         return tracer
 
-    def write_call(self, tracer: Tracer, call: ObservedCall) -> list[SpanMark]:
+    def write_call(self, tracer: Tracer, call: ObservedCall, model: str) -> list[SpanMark]:
         """The marks of the call's own span and then of each of its rows."""
         assert call.trace is not None
         ended_ns = call.began_unix_ns + int(call.took_s * 1e9)
         attributes: Attributes = dict(call_attributes(call.method, call.status))
-        attributes |= connection_attributes(call.peer, call.http_door or self.address)
-        attributes |= HTTP_1 if call.http_door else HTTP_2
+        attributes |= self._connection(call)
         if len(call.rows) == 1:
-            attributes |= _row_attributes(call.rows[0])
+            attributes |= _row_attributes(call.rows[0], model)
         self._ids.trace_id = call.trace.trace_id
         span = tracer.start_span(
             call.method,
@@ -119,30 +118,41 @@ class Traces:
         else:
             marks = [
                 mark,
-                *(self._write_row(tracer, set_span_in_context(span), row) for row in call.rows),
+                *(
+                    self._write_row(tracer, set_span_in_context(span), row, model)
+                    for row in call.rows
+                ),
             ]
         span.end(ended_ns)
         return marks
 
-    def write_alone(self, tracer: Tracer, alone: Alone) -> SpanMark:
+    def write_alone(self, tracer: Tracer, alone: Alone, model: str) -> SpanMark:
+        """A row of a stream names both ends and a status as a call does: its own."""
         assert alone.trace is not None
         self._ids.trace_id = alone.trace.trace_id
-        kind = api.SpanKind.SERVER if alone.method else api.SpanKind.INTERNAL
-        attributes: Attributes = {}
-        if alone.method:
-            attributes = {"rpc.system.name": "grpc", "rpc.method": alone.method}
-        return self._write_row(tracer, _context(alone.trace), alone.row, kind, attributes)
+        row, call = alone.row, alone.call
+        if call is None:
+            return self._write_row(tracer, _context(alone.trace), row, model)
+        attributes: Attributes = dict(call_attributes(call.method, row.error_code or "OK"))
+        attributes |= self._connection(call)
+        kind = api.SpanKind.SERVER
+        return self._write_row(tracer, _context(alone.trace), row, model, kind, attributes)
+
+    def _connection(self, call: ObservedCall) -> Attributes:
+        found = connection_attributes(call.peer, call.http_door or self.address)
+        return found | (HTTP_1 if call.http_door else HTTP_2)
 
     def _write_row(
         self,
         tracer: Tracer,
         context: Context | None,
         row: RowItem,
+        model: str,
         kind: api.SpanKind = api.SpanKind.INTERNAL,
         more: Attributes | None = None,
     ) -> SpanMark:
         began_ns, ended_ns = _interval(row)
-        attributes = {**_row_attributes(row), **(more or {})}
+        attributes = {**_row_attributes(row, model), **(more or {})}
         span = tracer.start_span(PREDICTION, context, kind, attributes, start_time=began_ns)
         if row.error_code in SERVER_ERRORS:
             span.set_status(api.StatusCode.ERROR)
@@ -226,10 +236,12 @@ def connection_attributes(peer: str, server: str) -> Attributes:
     return found
 
 
-def _generation_attributes(row: RowItem) -> Attributes:
-    found: Attributes = dict(generation_attributes(row.task))
+def _generation_attributes(row: RowItem, model: str) -> Attributes:
+    found: Attributes = dict(generation_attributes(row.task, model))
     if not found:
         return found
+    if model:
+        found["gen_ai.response.model"] = model
     found |= {"gen_ai.response.id": row.prediction_id, "gen_ai.output.type": "text"}
     if not row.error:
         found["gen_ai.usage.input_tokens"] = row.tokens_used
@@ -242,7 +254,7 @@ def _generation_attributes(row: RowItem) -> Attributes:
     return found
 
 
-def _row_attributes(row: RowItem) -> Attributes:
+def _row_attributes(row: RowItem, model: str) -> Attributes:
     attributes: Attributes = {
         "trefoil.prediction.id": row.prediction_id,
         "trefoil.stamp": row.stamp,
@@ -252,10 +264,11 @@ def _row_attributes(row: RowItem) -> Attributes:
         "trefoil.replica": row.replica,
         "trefoil.batch.rows": row.batch_size,
     }
-    attributes |= _generation_attributes(row)
+    attributes |= _generation_attributes(row, model)
     if row.error:
-        attributes["error.type"] = row.error_code
         attributes["trefoil.error"] = row.error
+        if row.error_code in SERVER_ERRORS:
+            attributes["error.type"] = row.error_code
     else:
         attributes["trefoil.label"] = row.label
         attributes["trefoil.confidence"] = row.confidence

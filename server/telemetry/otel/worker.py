@@ -92,7 +92,7 @@ class ExportWorker:
         # A call without rows is worth a trace only to a caller that asked for one.
         wanted = call.trace is not None and (call.rows or call.caller is not None)
         if self._traces is not None and wanted and call.trace and call.trace.sampled:
-            marks = self._traces.write_call(place.tracer, call)
+            marks = self._traces.write_call(place.tracer, call, place.model)
         place.store.add_call(call, marks[0])
         for row, mark in zip(call.rows, marks[1:], strict=True):
             self._take_row(row, mark)
@@ -100,8 +100,8 @@ class ExportWorker:
     def _take_alone(self, alone: Alone) -> None:
         mark = None
         if self._traces is not None and alone.trace is not None and alone.trace.sampled:
-            tracer = self._resources.place(alone.row.stamp).tracer
-            mark = self._traces.write_alone(tracer, alone)
+            place = self._resources.place(alone.row.stamp)
+            mark = self._traces.write_alone(place.tracer, alone, place.model)
         self._take_row(alone.row, mark)
 
     def _take_row(self, row: RowItem, mark: SpanMark | None) -> None:
