@@ -19,22 +19,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks.fleet.calls import ONCE
 from benchmarks.fleet.proxies import ENVOY_AT, HAPROXY_AT, start_envoy, start_haproxy
 from benchmarks.fleet.site import PLACES, PORT, RESOLVER, ROOT, SETTLE_S, TARGET, Record, Site
 from benchmarks.fleet.switching import switch
-from benchmarks.fleet.traffic import join, kill, leave, sticky, through_client, through_proxy
-from tests.support.tinybundle import make_bundle
+from benchmarks.fleet.traffic import Way, join, kill, leave, sticky, through_client, through_proxy
 from trefoil import RetryPolicy
 
 INSIDE = "TREFOIL_FLEET_INSIDE"  # set in the namespaces
-Way = tuple[str, str | list[str], Callable[[], Any]]
 
 
 def sign(bundle: Path, folder: Path) -> None:
@@ -50,7 +47,7 @@ def sign(bundle: Path, folder: Path) -> None:
 
 async def opened_ways(wanted: Sequence[str], folder: Path, stack: ExitStack) -> list[Way]:
     """Ways from callers to the servers; those whose program is missing are left out by name."""
-    ways: list[Way] = [("client", TARGET, through_client)] if "client" in wanted else []
+    ways = [Way("client", TARGET, through_client)] if "client" in wanted else []
     for name, address, start in (
         ("envoy", ENVOY_AT, start_envoy),
         ("haproxy", HAPROXY_AT, start_haproxy),
@@ -58,13 +55,15 @@ async def opened_ways(wanted: Sequence[str], folder: Path, stack: ExitStack) -> 
         proxy = start(folder) if name in wanted else None
         if proxy is not None:
             stack.callback(proxy.kill)
-            ways.append((name, [f"{address}:{PORT}"], partial(through_proxy, address)))
+            ways.append(Way(name, [f"{address}:{PORT}"], partial(through_proxy, address)))
     await asyncio.sleep(8.0)  # their first look at the name, and at health
     return ways
 
 
 async def everything(arguments: argparse.Namespace, folder: Path) -> int:
     wanted, callers = arguments.only.split(","), arguments.callers
+    from tests.support.tinybundle import make_bundle  # late: torch, in the namespaces alone
+
     bundle = make_bundle(folder / "first")
     sign(bundle, folder)
     site = Site(folder, Record(folder), bundle)
@@ -74,15 +73,14 @@ async def everything(arguments: argparse.Namespace, folder: Path) -> int:
         stack.callback(site.record.process.kill)  # type: ignore[union-attr]
         await site.join(*PLACES)
         ways = await opened_ways(arguments.through.split(","), folder, stack)
-        for label, target, opened in ways:
-            if "sticky" in wanted:
-                await sticky(site, label, opened)
-            if "leave" in wanted:
-                await leave(site, label, target, callers)
-            if "kill" in wanted:
-                for retry in (ONCE, RetryPolicy()):
-                    await kill(site, label, target, callers, retry)
-                    await asyncio.sleep(SETTLE_S)
+        if "sticky" in wanted:
+            await sticky(site, ways)
+        if "leave" in wanted:
+            await leave(site, ways, callers)
+        if "kill" in wanted:
+            for retry in (ONCE, RetryPolicy()):
+                await kill(site, ways, callers, retry)
+                await asyncio.sleep(SETTLE_S)
         if "join" in wanted:
             await join(site, callers)
         if "switch" in wanted:
@@ -118,7 +116,7 @@ def main() -> int:
     if INSIDE not in os.environ:
         return alone(sys.argv[1:])
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.keep or Path(temporary)
+        folder = (arguments.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         return asyncio.run(everything(arguments, folder))
 

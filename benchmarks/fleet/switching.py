@@ -17,7 +17,6 @@ from benchmarks.fleet.site import PLACES, PORT, ROOT, SETTLE_S, TARGET, Site
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
 from tests.support.bundle_shelf import shelf
-from tests.support.tinybundle import make_bundle
 from trefoil import RetryPolicy
 
 
@@ -44,6 +43,8 @@ async def stamps(names: Iterable[str]) -> dict[str, str]:
 
 
 async def switch(site: Site, callers: int) -> None:
+    from tests.support.tinybundle import make_bundle  # late: torch, in the namespaces alone
+
     make_bundle(site.folder / "shelf" / "new", seed=1)
     with shelf(site.folder / "shelf") as kept:
         await _switches(site, callers, f"{kept.url}/new")

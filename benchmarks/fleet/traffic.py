@@ -7,18 +7,28 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from benchmarks.fleet.calls import ONCE, PAUSE_S, load, said
+from benchmarks.fleet.calls import ONCE, PAUSE_S, Load, load, said
 from benchmarks.fleet.site import AGE_S, PLACES, PORT, SETTLE_S, TARGET, Site
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
 from trefoil import AsyncClient, RetryPolicy, text
 
 Where = Callable[[str], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How callers come to the servers; `opened` tells which server a session's call reaches."""
+
+    label: str
+    target: str | list[str]
+    opened: Callable[[], Any]
 
 
 @asynccontextmanager
@@ -45,49 +55,65 @@ async def through_proxy(address: str) -> AsyncIterator[Where]:
         yield where
 
 
-async def sticky(site: Site, label: str, opened: Callable[[], Any]) -> None:
+async def sticky(site: Site, ways: Sequence[Way]) -> None:
+    """The same departure and return of a server, through every way."""
     sessions = [f"press-{number}" for number in range(30)]
-    async with opened() as where:
-        first = {session: await where(session) for session in sessions}
-        again = [await where(s) == first[s] for s in sessions for _ in range(3)]
-        site.note(f"{label}: sessions that stay", f"{sum(again)} of {len(again)}", all(again))
-        gone = f"{PLACES['west']}:{PORT}"
+    gone = f"{PLACES['west']}:{PORT}"
+    async with AsyncExitStack() as stack:
+        where = {way.label: await stack.enter_async_context(way.opened()) for way in ways}
+        first = {}
+        for label, ask in where.items():
+            first[label] = {session: await ask(session) for session in sessions}
+            again = [await ask(s) == first[label][s] for s in sessions for _ in range(3)]
+            what = f"{sum(again)} of {len(again)}"
+            site.note(f"{label}: calls of sessions that stay", what, all(again))
         await site.end("west", signal.SIGTERM)
         await asyncio.sleep(SETTLE_S)
-        after = {session: await where(session) for session in sessions}
-        moved = {s for s in sessions if after[s] != first[s]}
-        homeless = {s for s in sessions if first[s] == gone}
-        site.note(
-            f"{label}: one of 3 leaves, sessions that move",
-            f"{len(moved)} of 30, {len(moved - homeless)} without need",
-            moved == homeless,
-        )
+        for label, ask in where.items():
+            moved = {s for s in sessions if await ask(s) != first[label][s]}
+            homeless = {s for s in sessions if first[label][s] == gone}
+            site.note(
+                f"{label}: one of 3 leaves, sessions that move",
+                f"{len(moved)} of 30, {len(moved - homeless)} without need",
+                moved == homeless,
+            )
         await site.join("west")
         await asyncio.sleep(SETTLE_S)
-        back = sum([await where(s) == first[s] for s in sessions])
-        site.note(f"{label}: it returns, sessions at home", f"{back} of 30", back == 30)
+        for label, ask in where.items():
+            back = sum([await ask(s) == first[label][s] for s in sessions])
+            site.note(f"{label}: it returns, sessions at home", f"{back} of 30", back == 30)
 
 
-async def leave(site: Site, label: str, target: str | Sequence[str], callers: int) -> None:
-    async with load(callers, target, ONCE) as counted:
+async def leave(site: Site, ways: Sequence[Way], callers: int) -> None:
+    async with AsyncExitStack() as stack:
+        counted = await _loads(stack, ways, callers, ONCE)
         for name in PLACES:
             await site.end(name, signal.SIGTERM)
             await site.join(name)
             await asyncio.sleep(SETTLE_S)
-    site.note(f"{label}: SIGTERM of each in turn, no retries", said(counted), counted.failed == 0)
+    for label, one in counted.items():
+        site.note(f"{label}: SIGTERM of each in turn, no retries", said(one), not one.failed)
 
 
-async def kill(
-    site: Site, label: str, target: str | Sequence[str], callers: int, retry: RetryPolicy
-) -> None:
-    async with load(callers, target, retry) as counted:
+async def kill(site: Site, ways: Sequence[Way], callers: int, retry: RetryPolicy) -> None:
+    async with AsyncExitStack() as stack:
+        counted = await _loads(stack, ways, callers, retry)
         await asyncio.sleep(2.0)
         await site.end("south", signal.SIGKILL)
         await asyncio.sleep(5.0)
     await site.join("south")
     bound = callers if retry is ONCE else 0
     kind = "no retries" if retry is ONCE else "with retries"
-    site.note(f"{label}: SIGKILL of one, {kind}", said(counted), counted.failed <= bound)
+    for label, one in counted.items():
+        site.note(f"{label}: SIGKILL of one, {kind}", said(one), one.failed <= bound)
+
+
+async def _loads(
+    stack: AsyncExitStack, ways: Sequence[Way], callers: int, retry: RetryPolicy
+) -> dict[str, Load]:
+    return {
+        way.label: await stack.enter_async_context(load(callers, way.target, retry)) for way in ways
+    }
 
 
 async def join(site: Site, callers: int) -> None:
