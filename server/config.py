@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from server.ops import simulated_clock
-from server.values import MIB, at_least_one, count, kib, mib, seconds, share, whole
+from server.values import MIB, at_least_one, by_stamp, count, kib, mib, seconds, share, whole
 from server.values import log_format as read_log_format
 from server.values import log_level as read_log_level
 
@@ -74,6 +74,13 @@ class ServerConfig:
         "of a fleet: not ready before this stamp is served, which is loaded from the store; a file "
         "that holds it is read again until then",
         "STAMP|FILE",
+    )
+    expect_from: str = setting(
+        "",
+        by_stamp,
+        "where the expected stamp is fetched from when the store has none; {stamp} stands for it, "
+        "as in https://HOST/{stamp} or oci://HOST/REPOSITORY:{stamp}",
+        "URL",
     )
     verify: bool = setting(
         False,

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from server.deploy.remote.location import FetchRefused, locate
 from server.ops import simulated_clock
 from server.ops.event_log import FORMATS, LEVELS
 
@@ -55,6 +56,18 @@ def share(text: str) -> float:
     return value
 
 
+def by_stamp(text: str) -> str:
+    """A URL that {stamp} makes the one of each bundle; "" for none."""
+    if text and "{stamp}" not in text:
+        raise ValueError
+    try:
+        if text:
+            locate(text.replace("{stamp}", "0" * 64))
+    except FetchRefused:
+        raise ValueError from None
+    return text
+
+
 def log_format(text: str) -> str:
     return _one_of(text, FORMATS)
 
@@ -85,6 +98,7 @@ EXPECTED: dict[Callable[[str], Any], str] = {
     at_least_one: "a number of at least 1",
     above_zero: "a number above 0",
     share: "a share from 0 to 1",
+    by_stamp: "a URL with {stamp} in it, as in https://HOST/bundles/{stamp}",
     log_format: " or ".join(FORMATS),
     log_level: f"one of {', '.join(LEVELS)}",
     simulated_clock.read: "a time with its zone and a speed, e.g. 2026-11-02T00:00Z,4000",

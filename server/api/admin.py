@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from proto import admin_pb2 as pb
@@ -69,7 +68,7 @@ class Admin:
         if request.rollback:
             load: Work[Step] = partial(deployment.roll_back_cold, request.reason, request.swap)
         else:
-            load = partial(deployment.load, Path(request.path), request.swap, request.activate)
+            load = partial(deployment.load, request.path, request.swap, request.activate)
         try:
             async with aclosing(streamed(load)) as steps:
                 async for step in steps:

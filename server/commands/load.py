@@ -12,17 +12,29 @@ from server.commands.connection import OK, add_connection, connect, run_to_end
 from server.commands.output.command_line import CommandLine
 from server.commands.output.progress_bar import shown
 from server.config import ServerConfig
+from server.deploy.remote.location import is_remote
 from server.deploy.strategy import ROLLING, SWAPS
+
+BUNDLE_HELP = (
+    "directory on the server's host, or https://HOST/DIR, oci://HOST/REPOSITORY:TAG, "
+    "oci:///LAYOUT:TAG, s3://BUCKET/PREFIX; #STAMP after a URL refuses another bundle"
+)
+
+
+def source_of(text: str) -> str:
+    """As the server is asked for it: a URL, or a whole path."""
+    return text if is_remote(text) else str(Path(text).resolve())
 
 
 def parser() -> argparse.ArgumentParser:
     parser = CommandLine(
         prog="server load",
         description="Copy a bundle into the server's store, then verify, warm and probe it beside "
-        "the active one. A wrong or slower bundle is refused with the evidence.",
+        "the active one. A wrong or slower bundle is refused with the evidence. From a URL each "
+        "file is compared with the bundle's manifest, and a broken load continues when repeated.",
         epilog="exit codes: 0 ready, 1 refused, 2 wrong usage, 4 not reached",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help="directory on the server's host")
+    parser.add_argument("bundle", metavar="BUNDLE", help=BUNDLE_HELP)
     parser.add_argument("--activate", action="store_true", help="switch to it when it is ready")
     parser.add_argument(
         "--swap",
@@ -37,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
-    arguments.bundle = str(Path(arguments.bundle).resolve())
+    arguments.bundle = source_of(arguments.bundle)
     return run_to_end(_load(arguments), arguments.server)
 
 

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.deploy.bundle_survey import (
+    SIGNATURES,
     Survey,
     SurveyRefused,
+    claimed,
     plain_files,
     read_manifest,
     survey,
@@ -31,11 +33,8 @@ from server.values import MIB
 
 CURRENT = "current"
 PREVIOUS = "previous"
-SIGNATURES = ("manifest.sig", "model.sig")
 FOLDER = "bundles"  # of a server's --data
 SHORT = 12
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
-_HEX = re.compile(r"[0-9a-f]{64}\Z")
 _PARTIAL = ".partial-"
 
 Progress = Callable[[int, int], None]  # bytes copied, bytes in all
@@ -80,7 +79,22 @@ class BundleStore:
             except OSError as error:
                 raise StoreRefused(self._why_not(source, error)) from error
 
-    def _add(self, source: Path, progress: Progress | None) -> Stored:
+    def adopt(self, source: Path) -> Stored:
+        """Take over a bundle that was fetched beside the store: it is moved, not copied.
+
+        Raises StoreRefused as `add` does.
+        """
+        with self._adding:
+            try:
+                stored = self._add(source, None, moved=True)
+                _remove(source)  # gone by that name, unless the store had it already
+                return stored
+            except SurveyRefused as error:
+                raise StoreRefused(f"{source} cannot be moved into {self.root}: {error}") from None
+            except OSError as error:
+                raise StoreRefused(self._why_not(source, error)) from error
+
+    def _add(self, source: Path, progress: Progress | None, moved: bool = False) -> Stored:
         name, stamp = identify(source)
         place = self.root / name / stamp[:SHORT]
         if place.exists():
@@ -88,11 +102,14 @@ class BundleStore:
                 raise StoreRefused(f"{place} holds another bundle with the same first {SHORT} hex")
             self._adopt_signatures(source, place)
             return Stored(name, stamp, place)
-        surveyed = survey(source, self.root)
+        surveyed = survey(source, self.root, needs_room=not moved)
         place.parent.mkdir(exist_ok=True)
         partial = place.parent / f"{_PARTIAL}{place.name}-{os.getpid()}"
         try:
-            _copy(source, partial, surveyed, progress)
+            if moved:
+                source.rename(partial)
+            else:
+                _copy(source, partial, surveyed, progress)
             self._step("copied")
             _seal(partial)
             self._step("sealed")
@@ -143,7 +160,8 @@ class BundleStore:
         """Every bundle with a readable manifest; a damaged one hides only its own bundle."""
         found = []
         for path in sorted(self.root.glob("*/*")):
-            if path.is_dir() and not path.name.startswith(".") and not path.parent.is_symlink():
+            hidden = path.name.startswith(".") or path.parent.name.startswith(".")
+            if path.is_dir() and not hidden and not path.parent.is_symlink():
                 with contextlib.suppress(StoreRefused):
                     found.append(Stored(*identify(path), path))
         return found
@@ -236,12 +254,9 @@ def identify(path: Path) -> tuple[str, str]:
     """(name, stamp) a bundle's manifest claims. Raises StoreRefused."""
     try:
         manifest = read_manifest(path)
-        name, stamp = str(manifest["name"]), str(manifest["stamp"])
+        return claimed(manifest)
     except (OSError, ValueError, KeyError, TypeError, SurveyRefused) as error:
         raise StoreRefused(f"{path} is not a bundle: {_why(path, error)}") from error
-    if not _NAME.fullmatch(name) or not _HEX.fullmatch(stamp):
-        raise StoreRefused(f"{path}/manifest.json names {name[:80]!r} and stamp {stamp[:80]!r}")
-    return name, stamp
 
 
 def _why(path: Path, error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -21,11 +22,27 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * MIB
 # Of holes in one file. Nothing that is written in a bundle makes any; some file systems round.
 MAX_HOLE_BYTES = MIB
-_UNLISTED = (MANIFEST, "manifest.sig", "model.sig")  # a manifest cannot list what covers it
+SIGNATURES = ("manifest.sig", "model.sig")
+_UNLISTED = (MANIFEST, *SIGNATURES)  # a manifest cannot list what covers it
+_BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,126}\Z")
+_HEX = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class SurveyRefused(Exception):
     """What is wrong with which file, and the remedy."""
+
+
+LISTED_KEYS = ("path", "size", "sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file as a manifest lists it: path below the bundle, bytes, 64 hex digits."""
+
+    path: str
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +63,12 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
         content = file.read(MAX_MANIFEST_BYTES + 1)
     if len(content) > MAX_MANIFEST_BYTES:
         raise SurveyRefused(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES // MIB} MiB")
+    return parse_manifest(content)
+
+
+def parse_manifest(content: bytes) -> dict[str, Any]:
+    """Not verified. Raises SurveyRefused for one that is nested too deep or not an object;
+    ValueError."""
     try:
         found = json.loads(content)
     except RecursionError:
@@ -55,7 +78,41 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
     return found
 
 
-def survey(bundle: Path, target: Path) -> Survey:
+def claimed(manifest: dict[str, Any]) -> tuple[str, str]:
+    """(name, stamp) of a bundle, as its manifest claims. Raises SurveyRefused, KeyError."""
+    name, stamp = str(manifest["name"]), str(manifest["stamp"])
+    if not _BUNDLE_NAME.fullmatch(name) or not _HEX.fullmatch(stamp):
+        raise SurveyRefused(f"{MANIFEST} names {name[:80]!r} and stamp {stamp[:80]!r}")
+    return name, stamp
+
+
+def listed_files(manifest: dict[str, Any]) -> tuple[Listed, ...]:
+    """The files of a bundle, before any of them is there. Raises SurveyRefused for a list that is
+    missing or too long, and for a name that could lead out of the bundle."""
+    listed = manifest.get("files")
+    if not isinstance(listed, list) or not listed:
+        raise SurveyRefused(f"{MANIFEST} lists no files")
+    if len(listed) > MAX_FILES:
+        raise SurveyRefused(f"{MANIFEST} lists {len(listed)} files; at most {MAX_FILES}")
+    files = tuple(_listed(one) for one in listed)
+    if len({file.path.casefold() for file in files}) != len(files):
+        raise SurveyRefused(f"{MANIFEST} lists a file twice, or names that differ only in case")
+    return files
+
+
+def _listed(one: Any) -> Listed:
+    path, size, sha256 = (one.get(k) if isinstance(one, dict) else None for k in LISTED_KEYS)
+    parts = path.split("/") if isinstance(path, str) else [""]
+    if len(parts) > MAX_DEPTH or not all(_FILE_NAME.fullmatch(part) for part in parts):
+        raise SurveyRefused(f"{str(path)[:80]!r} is not the name of a file in a bundle")
+    if path in _UNLISTED:
+        raise SurveyRefused(f"{MANIFEST} lists {path}, which covers it")
+    if type(size) is not int or size < 0 or not _HEX.fullmatch(str(sha256)):
+        raise SurveyRefused(f"{MANIFEST} lists no size and sha256 of {path}")
+    return Listed(str(path), size, str(sha256))
+
+
+def survey(bundle: Path, target: Path, needs_room: bool = True) -> Survey:
     """Raises SurveyRefused for what is not to be copied to the file system of `target`; OSError."""
     files: dict[str, int] = {}
     for path in plain_files(bundle):
@@ -69,7 +126,8 @@ def survey(bundle: Path, target: Path) -> Survey:
         files[name] = found.st_size
     _compare_sizes(read_manifest(bundle), files)
     done = Survey(files)
-    _refuse_lack_of_room(done.total, target)
+    if needs_room:
+        refuse_lack_of_room(done.total, target)
     return done
 
 
@@ -140,7 +198,8 @@ def _hole_bytes(path: Path, size: int) -> int:
     return holes
 
 
-def _refuse_lack_of_room(total: int, target: Path) -> None:
+def refuse_lack_of_room(total: int, target: Path) -> None:
+    """Raises SurveyRefused unless the file system of `target` has that many bytes."""
     free = shutil.disk_usage(target).free
     if total > free:
         raise SurveyRefused(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from server.deploy.bundle_listing import roles
-from server.deploy.bundle_store import SHORT, BundleStore, Stored, StoreRefused
+from server.deploy.bundle_store import SHORT, BundleStore, Progress, Stored, StoreRefused
+from server.deploy.remote.fetch import Fetcher
+from server.deploy.remote.location import FetchRefused, is_remote
 from server.deploy.strategy import ROLLING, choose
 from server.errors import DeployRefused
 from server.request.actor import ACTOR, ITSELF
@@ -52,29 +55,41 @@ class Deployment:
     analyse: Analyse = lambda active, candidate: CanaryAnalysis()
     keep: int = 5
     look_s: float = CANARY_LOOK_S
+    fetcher: Fetcher = field(init=False)
     _copied: set[str] = field(default_factory=set, init=False)  # stamps on their way into a pool
     _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
     _left: str = field(default="", init=False)  # rolled back from, until the next switch
     _linking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
-    async def load(self, path: Path, swap: str, activate: bool, report: Report) -> None:
-        """Copy a bundle into the store, then prove it beside the active one; with `activate` serve
-        it as well. Raises DeployRefused with the evidence."""
-        copied = deque([(0, 0)], maxlen=1)
-        adding = partial(self.store.add, path, lambda *sizes: copied.append(sizes))
-        copying = asyncio.create_task(asyncio.to_thread(adding))
+    def __post_init__(self) -> None:
+        self.fetcher = Fetcher(self.store.root)
+
+    async def load(self, source: Path | str, swap: str, activate: bool, report: Report) -> None:
+        """Copy a bundle into the store, or fetch it from a URL, then prove it beside the active
+        one; with `activate` serve it as well. Raises DeployRefused with the evidence."""
         try:
-            while not copying.done():
-                done, total = copied[0]
-                detail = f"{done // MIB} of {total // MIB} MiB of {path}" if total else str(path)
-                report(Step("copying", done / max(1, total), detail))
-                await asyncio.wait([copying], timeout=COPY_LOOK_S)
-            stored = copying.result()
-        except StoreRefused as error:
+            if is_remote(str(source)):
+                stored = await self._fetched(str(source), report)
+            else:
+                adding = partial(self.store.add, Path(source))
+                stored = await _in_thread("copying", str(source), adding, report)
+        except (StoreRefused, FetchRefused) as error:
             raise self._refused(DeployRefused("store", str(error))) from None
-        finally:
-            copying.cancel()  # of a caller who went away; its thread goes on to the end
         await self._load(stored, swap, activate, "activate", "", report)
+
+    async def _fetched(self, url: str, report: Report) -> Stored:
+        """It ends when its caller goes away, unlike a copy: what has arrived is continued later."""
+        stopped = threading.Event()
+
+        def fetch(progress: Progress) -> Stored:
+            return self.fetcher.into(self.store, url, progress, stopped)
+
+        try:
+            return await _in_thread("fetching", url, fetch, report)
+        except OSError as error:
+            raise StoreRefused(f"{url} cannot be kept: {error}") from None
+        finally:
+            stopped.set()
 
     async def roll_back_cold(self, reason: str, swap: str, report: Report) -> None:
         """To the store's previous bundle, which is loaded for it. Raises DeployRefused."""
@@ -302,3 +317,21 @@ class Deployment:
         for task in [*self._tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _in_thread(
+    step: str, what: str, work: Callable[[Progress], Stored], report: Report
+) -> Stored:
+    """Report how far `work` is, in bytes, until it ends. Where its waiter is cancelled it goes on,
+    unless it looks for that itself."""
+    done_of = deque([(0, 0)], maxlen=1)
+    working = asyncio.create_task(asyncio.to_thread(work, lambda *sizes: done_of.append(sizes)))
+    try:
+        while not working.done():
+            done, total = done_of[0]
+            detail = f"{done // MIB} of {total // MIB} MiB of {what}" if total else what
+            report(Step(step, done / max(1, total), detail))
+            await asyncio.wait([working], timeout=COPY_LOOK_S)
+        return working.result()
+    finally:
+        working.cancel()  # of a caller who went away

@@ -2,8 +2,9 @@
 
 A server that was down while the fleet switched would come back with the bundle it served last, and
 answer differently from the others. With --expect-stamp it loads the fleet's bundle from its store,
-or stays out of traffic and names what is missing. Once it has served the stamp it is released: what
-is activated later is the operator's decision.
+with --expect-from also from where the fleet keeps it, or stays out of traffic and names what is
+missing. Once it has served the stamp it is released: what is activated later is the operator's
+decision.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ AGAIN_S = 60.0  # after a bundle that was refused
 @dataclass(slots=True)
 class ExpectedStamp:
     """`asked` is a stamp, at least its first 12 digits, or a file with one; "" expects nothing. A
-    file is read at each look, since the fleet may switch while this server starts."""
+    file is read at each look, since the fleet may switch while this server starts. `source` is
+    where bundles are fetched from that the store has not, with {stamp} in it; "" fetches none."""
 
     asked: str
+    source: str = ""
     released: bool = field(default=False, init=False)
+    _refusal: str = field(default="", init=False)  # of the last attempt
 
     def read(self) -> tuple[str, str]:
         """(the stamp, "" where none can be read; the reason)."""
@@ -55,11 +59,18 @@ class ExpectedStamp:
             return ""
         if not stamp:
             return reason
-        return (
+        sentence = (
             f"the fleet serves {stamp[:SHORT]} ({reason}), this server "
-            f"{serving[:SHORT] or 'nothing yet'}: load that bundle here with "
-            "`server load BUNDLE --activate`"
+            f"{serving[:SHORT] or 'nothing yet'}"
         )
+        if self._refusal:
+            return f"{sentence}: {self._refusal}"
+        if self.source:
+            return f"{sentence}: it comes from {self._url(stamp)}"
+        return f"{sentence}: load that bundle here with `server load BUNDLE --activate`"
+
+    def _url(self, stamp: str) -> str:
+        return self.source.replace("{stamp}", stamp)
 
     def stored(self, store: BundleStore | None) -> Stored | None:
         """The expected bundle where the store has it."""
@@ -69,16 +80,22 @@ class ExpectedStamp:
         except StoreRefused:
             return None
 
-    async def obey(self, deployment: Deployment, look_s: float = LOOK_S) -> None:
-        """Serves the expected bundle from the store as soon as the store has it."""
+    async def obey(
+        self, deployment: Deployment, look_s: float = LOOK_S, again_s: float = AGAIN_S
+    ) -> None:
+        """Serves the expected bundle as soon as the store has it, or `source` has brought it."""
         while not self.released and self.asked:
             await asyncio.sleep(look_s)
+            stamp, _ = self.read()
             found = self.stored(deployment.store)
-            if self.released or found is None:
+            if self.released or not stamp or (found is None and not self.source):
                 continue
+            wanted = found.path if found is not None else f"{self._url(stamp)}#{stamp}"
             try:
-                await deployment.load(found.path, "", True, lambda _step: None)
+                await deployment.load(wanted, "", True, lambda _step: None)
+                self._refusal = ""
             except DeployRefused as refusal:
                 if not self.released:
-                    logger.warning("%s, which the fleet serves: %s", found.stamp[:SHORT], refusal)
-                    await asyncio.sleep(AGAIN_S)
+                    self._refusal = str(refusal)
+                    logger.warning("%s, which the fleet serves: %s", stamp[:SHORT], refusal)
+                    await asyncio.sleep(again_s)

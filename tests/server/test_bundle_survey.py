@@ -81,7 +81,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_first(bundle: Path) -> None:
     """Of the sizes alone: the file takes no blocks, and few enough of it is a hole to be seen."""
     free = shutil.disk_usage(bundle).free
     with pytest.raises(bundle_survey.SurveyRefused, match="MiB are free"):
-        bundle_survey._refuse_lack_of_room(free + (1 << 30), bundle)
+        bundle_survey.refuse_lack_of_room(free + (1 << 30), bundle)
 
 
 Change = Callable[[dict[str, Any]], object]

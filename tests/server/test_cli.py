@@ -331,8 +331,8 @@ def test_every_setting_has_a_flag_and_the_flags_defaults_are_the_settings() -> N
 # A flag is made of the name of its field, and must not change when that does.
 FLAGS = {
     "what to serve, where": (
-        "bundle allow-dirty require-signature expect-stamp verify data listen http insecure name "
-        "environment"
+        "bundle allow-dirty require-signature expect-stamp expect-from verify data listen http "
+        "insecure name environment"
     ),
     "the warm pool": (
         "warm-pool device dtype threads decode-threads no-fork-server no-memory-check "

@@ -27,6 +27,7 @@ from server.commands.connection import (
 )
 from server.commands.fleet.members import SHORT, UNREACHABLE, Member, look_all, verdict
 from server.commands.fleet.switch import Fleet, Switched
+from server.commands.load import BUNDLE_HELP, source_of
 from server.commands.output.command_line import CommandLine
 from server.commands.output.progress_bar import OF_LOAD, Forward
 from server.commands.output.status_report import table
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     status = actions.add_parser("status", help="what each server serves and has loaded")
     load = actions.add_parser("load", help="load and prove a bundle on every server")
-    load.add_argument("bundle", metavar="BUNDLE", help="directory on the host of each server")
+    load.add_argument("bundle", metavar="BUNDLE", help=BUNDLE_HELP)
     load.add_argument(
         "--parallel",
         type=expecting(whole),
@@ -61,15 +62,15 @@ def parser() -> argparse.ArgumentParser:
     activate = actions.add_parser("activate", help="switch every server to a loaded stamp, or none")
     activate.add_argument("stamp", metavar="STAMP", help="64 hex digits, or a prefix of them")
     add_canary(activate)
-    activate.add_argument(
-        "--write-expected",
-        type=Path,
-        metavar="FILE",
-        help="afterwards write the stamp to the file that servers read with --expect-stamp",
-    )
     back = actions.add_parser("rollback", help="every server back to the bundle before, or none")
     for switch in (activate, back):
         add_reason(switch)
+        switch.add_argument(
+            "--write-expected",
+            type=Path,
+            metavar="FILE",
+            help="afterwards write the stamp to the file that servers read with --expect-stamp",
+        )
     for action in (status, load, activate, back):
         action.add_argument(
             "--servers",
@@ -92,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     if arguments.action == "load":
-        arguments.bundle = str(Path(arguments.bundle).resolve())
+        arguments.bundle = source_of(arguments.bundle)
     return run_to_end(_run(arguments), "the fleet")
 
 
@@ -118,16 +119,18 @@ async def _run(arguments: argparse.Namespace) -> int:
         if arguments.action == "load":
             return await _load(members, arguments)
         fleet = Fleet(members, arguments.timeout, print)
+        canary = 0.0
         if arguments.action == "activate":
+            canary = arguments.canary
             done = await fleet.activate(
-                arguments.stamp, arguments.canary, arguments.canary_minutes, arguments.reason
+                arguments.stamp, canary, arguments.canary_minutes, arguments.reason
             )
-            if done.whole and arguments.write_expected is not None and not arguments.canary:
-                stamp = members[0].stamp
-                arguments.write_expected.write_text(f"{stamp}\n")
-                print(f"{arguments.write_expected}: {stamp[:SHORT]}")
         else:
             done = await fleet.roll_back(arguments.reason)
+        if done.whole and arguments.write_expected is not None and not canary:
+            stamp = members[0].stamp
+            arguments.write_expected.write_text(f"{stamp}\n")
+            print(f"{arguments.write_expected}: {stamp[:SHORT]}")
         return _ended(done)
 
 

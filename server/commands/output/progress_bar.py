@@ -14,7 +14,12 @@ LAYOUT = "{desc:10} {percentage:3.0f} %|{bar:30}| {postfix}"
 LOGGED = ("swap", "room", "keeping")
 # Each step counts from 0 to 1 for itself: where it begins on the bar, and its part of it.
 Shares = Mapping[str, tuple[float, float]]
-OF_LOAD: Shares = {"copying": (0.0, 0.2), "loading": (0.2, 0.7), "proving": (0.9, 0.09)}
+OF_LOAD: Shares = {
+    "copying": (0.0, 0.2),
+    "fetching": (0.0, 0.2),  # in its place, of a bundle that is kept elsewhere
+    "loading": (0.2, 0.7),
+    "proving": (0.9, 0.09),
+}
 OF_REHEARSAL: Shares = {
     "copying": (0.0, 0.05),
     "loading": (0.05, 0.2),

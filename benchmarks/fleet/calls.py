@@ -1,0 +1,68 @@
+"""Callers, and what became of their calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from trefoil import AsyncClient, RetryPolicy, TrefoilError, text
+
+ONCE = RetryPolicy(max_attempts=1)
+PAUSE_S = 0.05  # of a caller between two calls: two cores carry all of this
+
+
+@dataclass(slots=True)
+class Load:
+    """Callers without a pause but PAUSE_S, and what became of their calls."""
+
+    by_server: Counter[str] = field(default_factory=Counter)
+    stamps: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    open: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def answered(self) -> int:
+        return sum(self.by_server.values())
+
+    @property
+    def failed(self) -> int:
+        return sum(self.errors.values())
+
+
+@asynccontextmanager
+async def load(
+    callers: int, target: str | Sequence[str], retry: RetryPolicy, **options: Any
+) -> AsyncIterator[Load]:
+    counted, stop = Load(), asyncio.Event()
+
+    async def caller(client: AsyncClient, number: int) -> None:
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            try:
+                found = await client.predict(text(f"row {number} {turn}"), **options)
+                counted.by_server[found.server] += 1
+                counted.stamps[found.stamp] += 1
+            except TrefoilError as error:
+                counted.errors[f"{error.code} {error.reason or error}"[:90]] += 1
+            await asyncio.sleep(PAUSE_S)
+
+    async with AsyncClient(target, retry_policy=retry, timeout_s=30.0) as client:
+        tasks = [asyncio.create_task(caller(client, number)) for number in range(callers)]
+        await asyncio.sleep(1.0)
+        try:
+            yield counted
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks)
+
+
+def said(counted: Load) -> str:
+    why = ", ".join(f"{count} x {name}" for name, count in counted.errors.items())
+    return f"{counted.failed} of {counted.answered + counted.failed} calls failed" + (
+        f" ({why})" if why else ""
+    )

@@ -1,0 +1,296 @@
+"""A hundred servers with twenty replicas each, their console and the fleet's commands:
+
+    python -m benchmarks.fleet.hundred [--servers 100] [--replicas 20] [--processes 4]
+
+Every server is the real one (engine, pool, gRPC services, telemetry, bundle store), on an address
+of its own; only the replicas are stand-ins (standin.py). Several servers share a process, so that
+two cores and a few GiB carry them. Prints a table; exits 1 when a command failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.fleet.site import ROOT
+from benchmarks.fleet.standin import standin_spawn
+from server.api.listener import Listener
+from server.api.snapshot_messages import ServerIdentity
+from server.config import ServerConfig
+from server.deploy.bundle_store import BundleStore, identify
+from server.deploy.deployment import Deployment
+from server.deploy.journal import DeployJournal
+from server.engine import Engine
+from server.pool.pool import Pool
+from server.telemetry_port import telemetry_of
+from tests.support.stub_bundles import ROOMY, stub_bundle
+from trefoil import AsyncClient, text
+
+PORT = 18433
+NEW = "b" * 64
+
+
+def address(number: int) -> str:
+    return f"127.16.{number // 200}.{number % 200 + 1}:{PORT}"
+
+
+# ---- the servers, some in a process ------------------------------------------------------------
+
+
+async def one_server(number: int, replicas: int, folder: Path, stack: AsyncExitStack) -> Engine:
+    store = BundleStore(folder / f"s{number}" / "bundles")
+    first = store.add(folder / "right-a")
+    store.activate(first)
+    config = replace(
+        ServerConfig(),
+        listen=address(number),
+        bundle=first.path,
+        data=folder / f"s{number}",
+        warm_pool=replicas,
+        lame_duck_s=0.0,
+    )
+
+    def build(config: ServerConfig) -> Pool:
+        return Pool(config, standin_spawn(identify(config.bundle)[1]))
+
+    telemetry = telemetry_of(config, time.time)
+    stack.callback(telemetry.close)
+    journal = DeployJournal(telemetry, time.time)
+    engine = Engine(config, build(config), telemetry, build=build)
+    engine.pool_set._available = lambda: ROOMY
+    engine.pool_set.check = journal.adopt
+    deployment = Deployment(engine.pool_set, store, journal.switched)
+    identity = ServerIdentity(f"host-{number:03}", "0.1.0", f"i{number}", {}, (), False, 50.0)
+    listener = Listener(
+        engine,
+        config,
+        identity,
+        leave=lambda: None,
+        deployment=deployment,
+        telemetry=telemetry,
+        wall=time.time,
+    )
+    await listener.start()
+    stack.push_async_callback(listener.stop, 0)
+    await engine.start()
+    stack.push_async_callback(engine.stop)
+    assert engine.facts is not None
+    await journal.start(engine.facts)
+    stack.push_async_callback(deployment.stop)
+    return engine
+
+
+async def fronts(first: int, count: int, replicas: int, folder: Path) -> None:
+    async with AsyncExitStack() as stack:
+        for number in range(first, first + count):
+            await one_server(number, replicas, folder, stack)
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.read)  # until the parent closes it
+
+
+# ---- what is asked ------------------------------------------------------------------------------
+
+
+def fleet(folder: Path, *words: str) -> tuple[int, float, float, str]:
+    """(exit code, seconds, CPU seconds, output) of `server fleet`."""
+    began, before = time.monotonic(), _children_s()
+    command = [sys.executable, "-m", "server.main", "fleet", *words]
+    done = subprocess.run(
+        [*command, "--servers", f"file:{folder / 'servers'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    took_s = time.monotonic() - began
+    return done.returncode, took_s, _children_s() - before, done.stdout + done.stderr
+
+
+def _children_s() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+async def traffic(servers: int, seconds: float, rows_per_s: float) -> int:
+    """Rows at this rate on each server; how many were answered."""
+    answered = 0
+
+    async def one(number: int) -> None:
+        nonlocal answered
+        async with AsyncClient(address(number)) as client:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                await client.predict(text(f"pump {number} hums"))
+                answered += 1
+                await asyncio.sleep(1 / rows_per_s)
+
+    await asyncio.gather(*(one(number) for number in range(servers)))
+    return answered
+
+
+def watch(addresses: list[str], seconds: float) -> dict[str, float]:
+    """The whole console on these servers for a while, once it shows all of them."""
+    from benchmarks.console import Turns, spin, window_on
+
+    process = psutil.Process()
+    with tempfile.TemporaryDirectory() as folder:
+        with window_on(Path(folder) / "cache.db", addresses) as (_, window):
+
+            def heard() -> int:
+                lines = window.board.servers if window.board is not None else ()
+                return sum(line.snapshot is not None for line in lines)
+
+            began = time.monotonic()
+            spin(120.0, lambda: heard() == len(addresses))
+            all_s, cpu_s = time.monotonic() - began, sum(process.cpu_times()[:2])
+            turns, began = Turns(), time.monotonic()
+            spin(seconds)
+            turns.stop()
+            cpu_s = sum(process.cpu_times()[:2]) - cpu_s
+            busy = sorted(turns.busy_ms)
+            return {
+                "shown": heard(),
+                "all_s": all_s,
+                "cores": cpu_s / (time.monotonic() - began),
+                "rss_mib": process.memory_info().rss / (1 << 20),
+                "ui_p99_ms": busy[int(0.99 * len(busy))],
+                "ui_max_ms": busy[-1],
+                "stamps": len({line.snapshot.stamp for line in window.board.servers}),
+            }
+
+
+# ---- all of it -----------------------------------------------------------------------------------
+
+
+def started(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> list[Any]:
+    """The processes with the servers in them, ready."""
+    shares = [
+        len(range(n, arguments.servers, arguments.processes)) for n in range(arguments.processes)
+    ]
+    processes, first = [], 0
+    for count in shares:
+        command = [sys.executable, "-m", "benchmarks.fleet.hundred", "--fronts", f"{first}:{count}"]
+        command += ["--replicas", str(arguments.replicas), "--folder", str(folder)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)  # type: ignore[call-overload]
+        stack.callback(process.kill)
+        processes.append(process)
+        first += count
+    for process in processes:
+        if process.stdout.readline() != "ready\n":
+            raise SystemExit("a process with servers has ended")
+    return processes
+
+
+def measured(arguments: argparse.Namespace, folder: Path, rows: list[tuple[str, str]]) -> bool:
+    count = arguments.servers
+    addresses = [address(number) for number in range(count)]
+    (folder / "servers").write_text("".join(f"{one}\n" for one in addresses))
+    stub_bundle(folder, "b")
+    good = True
+    for label, words in (
+        ("status", ("status",)),
+        ("load, 4 at a time", ("load", str(folder / "right-b"))),
+        ("activate", ("activate", NEW[:12])),
+        ("status", ("status",)),
+        ("rollback", ("rollback", "--reason", "benchmark")),
+    ):
+        code, took_s, cpu_s, out = fleet(folder, *words)
+        good = good and code == 0
+        last = out.strip().splitlines()[-1] if out.strip() else ""
+        rows.append((f"fleet {label}", f"exit {code}, {took_s:.1f} s, {cpu_s:.1f} s of CPU"))
+        print(rows[-1], last[:100], flush=True)
+    for label, rate in (("idle", 0.0), (f"{arguments.rows:g} rows/s on each", arguments.rows)):
+        command = [sys.executable, "-m", "benchmarks.fleet.hundred", "--watch", *addresses]
+        watching = subprocess.Popen(
+            [*command, "--seconds", str(arguments.seconds)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={"QT_QPA_PLATFORM": "offscreen", **os.environ},
+        )
+        if rate:
+            asyncio.run(traffic(count, arguments.seconds + 10.0, rate))
+        out, _ = watching.communicate(timeout=300)
+        found = json.loads(out.strip().splitlines()[-1])
+        good = good and found["shown"] == count
+        rows.append(
+            (
+                f"console, {label}",
+                f"{found['shown']} of {count} servers shown after {found['all_s']:.1f} s; "
+                f"{found['cores']:.0%} of a core, {found['rss_mib']:.0f} MiB; UI thread "
+                f"p99 {found['ui_p99_ms']:.1f} ms, most {found['ui_max_ms']:.1f} ms",
+            )
+        )
+        print(rows[-1], flush=True)
+    return good
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> int:
+    rows: list[tuple[str, str]] = []
+    stub_bundle(folder, "a")
+    with ExitStack() as stack:
+        began = time.monotonic()
+        processes = [psutil.Process(one.pid) for one in started(arguments, folder, stack)]
+        took_s, cpu_s = time.monotonic() - began, _cpu_s(processes)
+        memory = sum(one.memory_info().rss for one in processes) / (1 << 20)
+        rows.append(
+            (
+                f"{arguments.servers} servers x {arguments.replicas} stand-ins in "
+                f"{arguments.processes} processes",
+                f"ready in {took_s:.0f} s, {memory:.0f} MiB, "
+                f"{memory / arguments.servers:.1f} MiB a server",
+            )
+        )
+        time.sleep(10.0)
+        idle = (_cpu_s(processes) - cpu_s) / 10.0
+        rows.append(("all servers together, without a watcher", f"{idle:.0%} of a core"))
+        good = measured(arguments, folder, rows)
+        memory = sum(one.memory_info().rss for one in processes) / (1 << 20)
+        rows.append(("the servers at the end", f"{memory:.0f} MiB"))
+    print(f"\nload average {os.getloadavg()[0]:.1f}\n\n| what | found |\n|---|---|")
+    for what, figure in rows:
+        print(f"| {what} | {figure} |")
+    return 0 if good else 1
+
+
+def _cpu_s(processes: list[psutil.Process]) -> float:
+    return sum(sum(one.cpu_times()[:2]) for one in processes)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
+    parser.add_argument("--servers", type=int, default=100)
+    parser.add_argument("--replicas", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--rows", type=float, default=1.0, help="a second on each server (1)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="that the console is watched")
+    parser.add_argument("--fronts", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--watch", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.watch:
+        print(json.dumps(watch(arguments.watch, arguments.seconds)))
+        return 0
+    if arguments.fronts:
+        first, count = (int(part) for part in arguments.fronts.split(":"))
+        asyncio.run(fronts(first, count, arguments.replicas, arguments.folder))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        return run(arguments, Path(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

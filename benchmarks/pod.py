@@ -1,0 +1,290 @@
+"""The contract of installers/kubernetes' pod, kept by runc on this machine:
+
+    python -m benchmarks.pod [--seconds 15] [--repeats 2]
+
+Needs root, runc and two cores. The container has what deployment.yaml gives it (user, read-only
+root, no capabilities, /data, /tmp in memory, the arguments), the time of one core and a memory
+limit; its root file system is this machine's, read-only, and its network too. Shown: how many
+threads it takes and the reason it gives, whether its replicas are refused when they do not fit, and
+how often the kernel stops it under load with its own choice and with threads set by hand. Exits 1
+when the contract is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from proto import observe_pb2
+from server.commands.client import CommandConnection
+from trefoil import AsyncClient, TrefoilError, image, text
+
+ROOT = Path(__file__).resolve().parents[1]
+DEPLOYMENT = ROOT / "installers/kubernetes/base/deployment.yaml"
+ADDRESS = "127.0.0.1:18466"
+ROOMY_MIB, TIGHT_MIB = 3072, 900
+CALLERS = 8
+READY_S = 900.0  # on a machine with much other work
+WITHIN = 0.10  # of the share of time that a hand-set server is stopped
+SYSTEM = ("/usr", "/etc", "/opt")
+LINKS = ("bin", "lib", "lib64", "sbin")
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What the kernel counted of a group: periods of 100 ms, those in which it was stopped, and for
+    how long."""
+
+    periods: int
+    throttled: int
+    seconds: float
+
+    def since(self, before: Stopped) -> Stopped:
+        return Stopped(
+            self.periods - before.periods,
+            self.throttled - before.throttled,
+            self.seconds - before.seconds,
+        )
+
+
+def container() -> dict[str, Any]:
+    """The server's container of the Deployment, with its pod's security context."""
+    pod = yaml.safe_load(DEPLOYMENT.read_text())["spec"]["template"]["spec"]
+    (found,) = pod["containers"]
+    return {**found, "pod": pod["securityContext"], "volumes": pod["volumes"]}
+
+
+def specification(folder: Path, group: str, memory_mib: int, flags: Sequence[str]) -> None:
+    """Writes config.json of the OCI runtime, and the folders that it needs."""
+    asked = container()
+    root = folder / "root"
+    root.mkdir()
+    for name in LINKS:
+        if Path("/", name).is_symlink():
+            (root / name).symlink_to(os.readlink(Path("/", name)))
+    user = {"uid": asked["pod"]["runAsUser"], "gid": asked["pod"]["runAsGroup"]}
+    data = folder / "data"
+    data.mkdir()
+    os.chown(data, user["uid"], user["gid"])
+    assert asked["securityContext"]["capabilities"]["drop"] == ["ALL"]
+    arguments = [one for one in asked["args"] if not one.startswith(("--listen", "--prometheus"))]
+    arguments = [one.replace("$(POD_NAME)", "pod-1") for one in arguments]
+    (memory,) = (v["emptyDir"] for v in asked["volumes"] if v["name"] == "tmp")
+    size = memory["sizeLimit"].replace("Mi", "m")
+    command = [sys.executable, "-m", "server.main", *arguments, "--listen", ADDRESS]
+    mounts = [
+        *(_bound(Path(path)) for path in sorted(_readable())),
+        {"destination": "/data", "type": "bind", "source": str(data), "options": ["rbind", "rw"]},
+        {
+            "destination": "/tmp",
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "options": ["nosuid", "nodev", f"size={size}", "mode=1777"],
+        },
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {
+            "destination": "/dev",
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "options": ["nosuid", "mode=755", "size=65536k"],
+        },
+        {
+            "destination": "/dev/shm",
+            "type": "tmpfs",
+            "source": "shm",
+            "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        },
+        {
+            "destination": "/sys/fs/cgroup",
+            "type": "cgroup",
+            "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "ro"],
+        },
+    ]
+    spec = {
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": user,
+            "args": [*command, "--data", "/data", *flags],
+            "cwd": str(ROOT),
+            "env": ["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "PYTHONDONTWRITEBYTECODE=1"],
+            "noNewPrivileges": not asked["securityContext"]["allowPrivilegeEscalation"],
+            "capabilities": {},
+        },
+        "root": {
+            "path": str(root),
+            "readonly": asked["securityContext"]["readOnlyRootFilesystem"],
+        },
+        "hostname": "pod-1",
+        "mounts": mounts,
+        "linux": {
+            "cgroupsPath": f"/{group}",
+            "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")],
+            "resources": {
+                "cpu": {"quota": 100_000, "period": 100_000},
+                "memory": {"limit": memory_mib << 20},
+                "pids": {"limit": 1024},
+            },
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(spec))
+
+
+def _readable() -> set[str]:
+    """What Python and the server are read from."""
+    paths = {str(ROOT), sys.prefix, sys.base_prefix, *SYSTEM, *sys.path}
+    found = {str(Path(path).resolve()) for path in paths if path and Path(path).is_dir()}
+    return {one for one in found if not any(one.startswith(f"{other}/") for other in found)}
+
+
+def _bound(path: Path) -> dict[str, Any]:
+    return {
+        "destination": str(path),
+        "type": "bind",
+        "source": str(path),
+        "options": ["rbind", "ro", "nosuid", "nodev"],
+    }
+
+
+@contextmanager
+def pod(memory_mib: int, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
+    """(the process of runc, the group's name, its log), from its start to its end."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, group = Path(name), f"trefoil-{os.getpid()}"
+        folder.chmod(0o755)
+        specification(folder, group, memory_mib, flags)
+        with (folder / "log").open("w") as log:
+            command = ["runc", "run", "--bundle", str(folder), group]
+            process = subprocess.Popen(command, stdout=log, stderr=log, text=True)
+        try:
+            yield process, group, folder / "log"
+        finally:
+            subprocess.run(["runc", "kill", group, "TERM"], capture_output=True)
+            try:
+                process.wait(45)
+            except subprocess.TimeoutExpired:
+                subprocess.run(["runc", "kill", group, "KILL"], capture_output=True)
+                process.wait(10)
+            subprocess.run(["runc", "delete", "--force", group], capture_output=True)
+
+
+def stopped(group: str) -> Stopped:
+    """Of version 2 or 1."""
+    unified, first = Path("/sys/fs/cgroup", group), Path("/sys/fs/cgroup/cpu", group)
+    folder = unified if (unified / "cpu.stat").exists() else first
+    found = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+    seconds = int(found["throttled_usec"]) / 1e6 if "throttled_usec" in found else 0.0
+    seconds = seconds or int(found.get("throttled_time", 0)) / 1e9
+    return Stopped(int(found["nr_periods"]), int(found["nr_throttled"]), seconds)
+
+
+def last_lines(log: Path) -> str:
+    return log.read_text()[-3000:]
+
+
+async def ready(process: subprocess.Popen[str], log: Path) -> dict[str, str]:
+    """The reasons of the server, once it takes traffic."""
+    began = time.monotonic()
+    async with CommandConnection(ADDRESS) as server:
+        while True:
+            try:
+                snapshot = (await server.state(5.0)).snapshot
+                if snapshot.state == observe_pb2.READY:
+                    return dict(snapshot.reasons)
+            except TrefoilError:
+                pass
+            if process.poll() is not None or time.monotonic() - began > READY_S:
+                raise SystemExit(last_lines(log))
+            await asyncio.sleep(0.5)
+
+
+async def load(seconds: float, picture: Path) -> int:
+    """Rows that were answered by CALLERS without a pause."""
+    answered = 0
+
+    async def caller(client: AsyncClient, end: float) -> None:
+        nonlocal answered
+        while time.monotonic() < end:
+            await client.predict(text("the belt slips at start"), image(picture))
+            answered += 1
+
+    async with AsyncClient(ADDRESS, timeout_s=60.0) as client:
+        end = time.monotonic() + seconds
+        await asyncio.gather(*(caller(client, end) for _ in range(CALLERS)))
+    return answered
+
+
+def share(found: Stopped) -> float:
+    return found.throttled / max(1, found.periods)
+
+
+async def measured(flags: Sequence[str], seconds: float) -> tuple[str, Stopped, int]:
+    """(its reason for the number of threads, what the kernel counted, rows answered)."""
+    picture = next((ROOT / "pipelines/triage/samples").rglob("*.jpg"))
+    with pod(ROOMY_MIB, *flags) as (process, group, log):
+        reasons = await ready(process, log)
+        await load(3.0, picture)
+        before = stopped(group)
+        answered = await load(seconds, picture)
+        return reasons.get("threads", ""), stopped(group).since(before), answered
+
+
+def too_small() -> tuple[int, str]:
+    """Exit code and last line of a pod whose replicas do not fit into its memory."""
+    with pod(TIGHT_MIB, "--warm-pool", "4") as (process, _, log):
+        code = process.wait(120)
+        lines = [line for line in log.read_text().splitlines() if "refused" in line]
+        return code, lines[-1] if lines else log.read_text()[-300:]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
+    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--repeats", type=int, default=2)
+    arguments = parser.parse_args()
+    if shutil.which("runc") is None:
+        raise SystemExit("needs runc (Debian: runc)")
+    code, line = too_small()
+    print(f"memory limit {TIGHT_MIB} MiB, 4 replicas: exit {code}: {line}")
+    good = code == 78 and "control group" in line
+    shares: dict[str, list[float]] = {}
+    print("| threads | reason | stopped in | of the time | rows/s |\n|---|---|---|---|---|")
+    for _ in range(arguments.repeats):
+        for name, flags in (
+            ("automatic", ()),
+            ("1", ("--threads", "1")),
+            ("2", ("--threads", "2")),
+        ):
+            reason, found, answered = asyncio.run(measured(flags, arguments.seconds))
+            shares.setdefault(name, []).append(share(found))
+            print(
+                f"| {name} | {reason} | {found.throttled} of {found.periods} periods "
+                f"({share(found):.0%}) | {found.seconds / arguments.seconds:.0%} | "
+                f"{answered / arguments.seconds:.1f} |",
+                flush=True,
+            )
+            if name == "automatic":
+                good = good and reason.startswith("a CPU quota of 1 of ")
+    means = {name: sum(found) / len(found) for name, found in shares.items()}
+    apart = means["automatic"] - means["1"]
+    print(f"automatic against 1 by hand: {apart:+.1%} of the periods (limit {WITHIN:.0%})")
+    print(f"load average {os.getloadavg()[0]:.1f}")
+    return 0 if good and abs(apart) <= WITHIN else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The server's engine in a process of another shell: its replicas, its services, bytes in and out.
+
+The engine, its checks and its answers are those of `server`; only the port is another's. A socket
+in the data directory answers too, so that `server status --server unix:DATA/engine.sock` and the
+console see each engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from server.api.listener import Listener
+from server.commands.flags import config_of
+from server.commands.serve import identity_of, pool_of
+from server.config import ServerConfig
+from server.deploy.boot_choice import choices
+from server.deploy.bundle_store import FOLDER, BundleStore
+from server.deploy.deployment import Deployment
+from server.deploy.expected_stamp import ExpectedStamp
+from server.deploy.journal import DeployJournal, analysis_of
+from server.engine import Engine
+from server.http.calls import Calls, HttpCall, Metadata
+from server.main import parser as server_parser
+from server.pool.pool import Pool
+from server.pool.spawn import fork_server
+from server.telemetry_port import telemetry_of
+
+SOCKET = "engine.sock"  # in the data directory
+SERVING = ("READY", "DEGRADED")
+
+
+def host_of_flags(flags: Sequence[str]) -> EngineHost:
+    """From the flags of `server`, but for --listen. Ends the process for a wrong one."""
+    config = config_of(server_parser().parse_args(list(flags)))
+    return EngineHost(replace(config, listen=f"unix:{config.data.absolute() / SOCKET}"))
+
+
+@dataclass(slots=True)
+class EngineHost:
+    """`build` makes the pool of a configuration; None: the server's own, with forked replicas."""
+
+    config: ServerConfig
+    build: Callable[[ServerConfig], Pool] | None = None
+    _engine: Engine = field(init=False)
+    _calls: Calls = field(init=False)
+    _open: AsyncExitStack = field(default_factory=AsyncExitStack, init=False)
+
+    async def start(self) -> None:
+        """Returns once replicas are proved and take rows. Raises PoolRefused, CannotListen."""
+        config, stack = self.config, self._open
+        config.data.mkdir(parents=True, exist_ok=True)
+        telemetry = await asyncio.to_thread(telemetry_of, config, time.time)
+        stack.callback(telemetry.close)
+        journal = DeployJournal(telemetry, time.time)
+        build = self.build or self._own_build(journal)
+        store = BundleStore(config.data / FOLDER)
+        expected = ExpectedStamp(config.expect_stamp, config.expect_from)
+        first = choices(config.bundle, store, config.data, expected.stored(store))[0]
+        pool = build(replace(config, bundle=first.path))
+        engine = Engine(config, pool, telemetry, build=build, withheld=expected.withheld)
+        engine.pool_set.check = journal.adopt
+        deployment = Deployment(
+            engine.pool_set, store, journal.switched, analysis_of, config.keep_bundles
+        )
+        identity = identity_of(config)
+        listener = Listener(
+            engine, config, identity, lambda: None, deployment=deployment, telemetry=telemetry
+        )
+        await listener.start()
+        stack.push_async_callback(listener.stop, 0)
+        stack.push_async_callback(engine.stop)
+        await engine.start()
+        stack.push_async_callback(deployment.stop)
+        assert engine.facts is not None  # or it would have been refused
+        await journal.start(engine.facts)
+        obeying = asyncio.create_task(expected.obey(deployment))
+        stack.callback(obeying.cancel)
+        self._engine, self._calls = engine, Calls(listener.services, listener.chain)
+
+    def _own_build(self, journal: DeployJournal) -> Callable[[ServerConfig], Pool]:
+        forks = fork_server(self.config)
+        if forks is not None:
+            self._open.push_async_callback(forks.close)
+        return partial(pool_of, exited=journal.replica_exited, forks=forks)
+
+    async def stop(self) -> None:
+        """Accepted rows are answered first."""
+        await self._engine.drain(self.config.drain_s)
+        await self._open.aclose()
+
+    async def call(self, method: str, data: bytes, call: HttpCall) -> bytes:
+        """One answer. Raises CallRefused."""
+        answer = await self._calls.ask(method, data, call)
+        return bytes(answer.SerializeToString())
+
+    async def stream(
+        self, method: str, data: bytes, peer: str, metadata: Metadata
+    ) -> AsyncIterator[bytes]:
+        """The answers of a method that streams. Raises CallRefused."""
+        answers: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=64)
+
+        async def write(message: object) -> None:
+            await answers.put(message.SerializeToString())  # type: ignore[attr-defined]
+
+        async def run() -> None:
+            try:
+                await self._calls.ask(method, data, HttpCall(peer, metadata, write=write))
+            finally:
+                await answers.put(None)
+
+        running = asyncio.create_task(run())
+        try:
+            while (piece := await answers.get()) is not None:
+                yield piece
+            await running
+        finally:
+            running.cancel()
+
+    @property
+    def trouble(self) -> str:
+        """Why it takes no rows now, "" when it does: the evidence that `server probe` asks for."""
+        snapshot = self._engine.snapshot()
+        return "" if snapshot.state in SERVING else f"{snapshot.state}: {snapshot.reason}"
+
+    @property
+    def queue_seconds(self) -> float:
+        """How long a row that arrives now will wait."""
+        return self._engine.snapshot().queue_seconds

@@ -1,0 +1,1 @@
+"""Bundles from where a fleet keeps them: a registry, a web server, an object store."""
