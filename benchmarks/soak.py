@@ -27,7 +27,7 @@ import grpc
 import psutil
 from tqdm import tqdm
 
-from benchmarks.serve import ROOT, start_ours
+from benchmarks.serve import ROOT, serving, start_ours
 from benchmarks.support.load import CHANNEL
 from benchmarks.support.payloads import mixed_pool
 from proto import inference_pb2 as pb
@@ -263,25 +263,17 @@ def under_load(arguments: argparse.Namespace) -> bool:
     expected = (
         single_answers(arguments.bundle, mixed_pool(350)) if arguments.proof == "correct" else []
     )
-    with tempfile.TemporaryDirectory() as data:
-        ours = start_ours(arguments.bundle, 2, data, [])
-        try:
-            if arguments.proof == "correct":
-                bad, worst = asyncio.run(correct(ours.target, arguments.requests, expected))
-                print(
-                    f"{arguments.requests} mixed requests, 48 callers: {bad} wrong, probabilities "
-                    f"at most {worst:.4g} units in the last place from those of the row alone "
-                    f"(bound {PROBABILITY.units:g})"
-                )
-            else:
-                answered, bad = asyncio.run(kill(ours.target, ours.process.pid, arguments.times))
-                print(f"{arguments.times} kills, 16 callers, {answered} requests: {bad} failed")
-        finally:
-            ours.process.terminate()
-            ours.process.wait(60)
-            log = Path(data) / "server.log"
-            if ours.process.returncode != 0:
-                print(log.read_text(), file=sys.stderr)
+    with serving(arguments.bundle, 2) as ours:
+        if arguments.proof == "correct":
+            bad, worst = asyncio.run(correct(ours.target, arguments.requests, expected))
+            print(
+                f"{arguments.requests} mixed requests, 48 callers: {bad} wrong, probabilities "
+                f"at most {worst:.4g} units in the last place from those of the row alone "
+                f"(bound {PROBABILITY.units:g})"
+            )
+        else:
+            answered, bad = asyncio.run(kill(ours.target, ours.process.pid, arguments.times))
+            print(f"{arguments.times} kills, 16 callers, {answered} requests: {bad} failed")
     return not bad
 
 
