@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import os
 import random
 import signal
@@ -28,11 +27,12 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks.serve import ROOT, serving, start_ours
+from benchmarks.support.flood import distance
 from benchmarks.support.load import CHANNEL
 from benchmarks.support.payloads import mixed_pool
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
-from tests.support.tolerance import PROBABILITY, apart
+from tests.support.tolerance import PROBABILITY
 
 CALLERS = 16
 
@@ -48,17 +48,6 @@ def single_answers(bundle: str, examples: list[pb.Example]) -> list[dict[str, fl
         (made,) = pipeline.predict([sample(index, example)])
         answers.append({score.label: score.probability for score in made.scores})  # type: ignore[union-attr]
     return answers
-
-
-def distance(answer: pb.PredictResponse, expected: dict[str, float]) -> float:
-    """From the answer that the row alone got, in units in the last place; inf: not comparable."""
-    result = answer.results[0]
-    if not result.HasField("prediction"):
-        return math.inf
-    got = {score.label: score.probability for score in result.prediction.scores}
-    if got.keys() != expected.keys():
-        return math.inf
-    return apart([got[label] for label in expected], list(expected.values()))
 
 
 async def correct(

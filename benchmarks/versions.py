@@ -27,7 +27,7 @@ import grpc
 from tqdm import tqdm
 
 from benchmarks.serve import ROOT, serving
-from benchmarks.soak import distance
+from benchmarks.support.flood import distance
 from benchmarks.support.load import CHANNEL
 from benchmarks.support.payloads import mixed_pool
 from benchmarks.variants import Variant, variants
