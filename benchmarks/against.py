@@ -1,9 +1,13 @@
-"""Two checkouts beside each other in one process each, job by job in turn:
+"""Two checkouts beside each other, in turn: their pipelines, or with --callers their servers.
 
     python -m benchmarks.against OTHER_CHECKOUT [--rounds 9] [--jobs prepare,forward8]
+    python -m benchmarks.against OTHER_CHECKOUT --callers 1 64 [--rounds 9] [--seconds 4]
 
-Prints CPU milliseconds a run, medians, and the ratio of this checkout to the other. Both use the
-embedded bundle and one thread; the other checkout needs its own `.venv`.
+Prints medians and the ratio of this checkout to the other: CPU milliseconds of each job, in one
+process each on one thread; or requests a second, latency and CPU a request of two servers that stay
+loaded, and then what each of their processes takes of memory. Both use the embedded bundle of their
+own tree; the other checkout needs its own `.venv`. `--this` names a third one to measure instead of
+this; a checkout against itself shows what two starts differ by.
 """
 
 from __future__ import annotations
@@ -14,10 +18,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.serve import ROOT
+import psutil
+
+from benchmarks.serve import ROOT, Figures, LoadClient, Ours, serving
 
 NEW_TOKENS = 24
 # Runs of each job in a turn.
@@ -106,13 +113,69 @@ def ask(process: subprocess.Popen[str], name: str) -> float:
     return float(process.stdout.readline())
 
 
+def measured(server: Ours, load: LoadClient, callers: int, seconds: float) -> Figures:
+    before = sum(server.cpu_s())
+    found = load.measure([server.target], callers, seconds, "unary" if callers == 1 else "stream")
+    found["cpu_ms"] = (sum(server.cpu_s()) - before) * 1e3 / max(1.0, found["requests"])
+    return found
+
+
+def served(given: argparse.Namespace) -> None:
+    with ExitStack() as running:
+        load = running.enter_context(LoadClient())
+        servers = {}
+        for name, root in (("other", given.other.resolve()), ("this", given.this.resolve())):
+            bundle = str(root / "pipelines/triage/bundle")
+            ours = serving(bundle, given.replicas, ["--no-telemetry"], root=root)
+            servers[name] = running.enter_context(ours)
+        print(f"load average {psutil.getloadavg()[0]:.1f}")
+        for callers in given.callers:
+            found: dict[str, list[Figures]] = {name: [] for name in servers}
+            for turn in range(given.rounds):
+                for name in servers if turn % 2 else reversed(servers):
+                    found[name].append(measured(servers[name], load, callers, given.seconds))
+            compare(found, f"{callers} callers, {given.rounds} rounds of {given.seconds:g} s")
+        for name, server in servers.items():
+            print(f"\nmemory of {name}, MiB")
+            for one in psutil.Process(server.process.pid).children(recursive=True):
+                full = one.memory_full_info()
+                module = next((word for word in one.cmdline() if word.startswith("server.")), "")
+                pss, uss = full.pss / 2**20, full.uss / 2**20
+                print(f"  {module:30} pss {pss:6.1f}  unique {uss:6.1f}")
+
+
+def compare(found: dict[str, list[Figures]], title: str) -> None:
+    print(f"\n{title}, medians")
+    for name, rounds in found.items():
+        middle = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+        print(f"  {name:8}" + "  ".join(f"{key} {value:.2f}" for key, value in middle.items()))
+    for key in ("rps", "p50_ms", "cpu_ms"):
+        ratios = [
+            this[key] / other[key]
+            for other, this in zip(found["other"], found["this"], strict=True)
+        ]
+        shown = " ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"  this/other {key}: median {statistics.median(ratios):.3f} ({shown})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("other", type=Path)
+    parser.add_argument("--this", type=Path, default=ROOT)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--jobs", default=",".join(JOBS))
+    parser.add_argument("--callers", type=int, nargs="+", help="load two servers with these")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
+    parser.add_argument("--replicas", type=int, default=2, help="of each server")
     given = parser.parse_args()
-    both = [start(given.other.resolve()), start(ROOT)]
+    if given.callers:
+        served(given)
+    else:
+        in_process(given)
+
+
+def in_process(given: argparse.Namespace) -> None:
+    both = [start(given.other.resolve()), start(given.this.resolve())]
     names = given.jobs.split(",")
     got: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in names}
     for turn in range(given.rounds):

@@ -25,7 +25,7 @@ from pathlib import Path
 import grpc
 
 from benchmarks.candidates import candidates
-from benchmarks.serve import ROOT, start_ours
+from benchmarks.serve import ROOT, serving
 from examples.plant import Item, draw
 from proto import admin_pb2 as ab
 from proto import inference_pb2 as pb
@@ -204,18 +204,11 @@ def main() -> None:
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        folder = Path(work)
-        found = candidates(options.bundle, folder / "bundles")
-        data = folder / "data"
-        data.mkdir()
-        ours = start_ours(str(options.bundle), 1, str(data), ["--standby", "60"])
-        try:
+        found = candidates(options.bundle, Path(work))
+        with serving(str(options.bundle), 1, ["--standby", "60"]) as ours:
             print("| turn | candidate | what became of it | its answers | s | verdict | evidence |")
             print("|---|---|---|---|---|---|---|")
             outcomes = asyncio.run(run(ours.target, found, options))
-        finally:
-            ours.process.terminate()
-            ours.process.wait(60)
     wrong = sum(not outcome.right for outcome in outcomes)
     print(f"{len(outcomes)} canaries, {wrong} wrong verdicts")
     sys.exit(1 if wrong else 0)

@@ -32,7 +32,7 @@ CONFIG = "model/config.json"
 
 
 def candidates(bundle: Path, folder: Path) -> dict[str, Path]:
-    """By name; a folder each, stamped anew. `bundle` is not touched."""
+    """By name; a folder each, stamped again. `bundle` is not touched."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {
         name: Path(shutil.copytree(bundle, folder / name))
@@ -52,7 +52,7 @@ def candidates(bundle: Path, folder: Path) -> dict[str, Path]:
 
 
 def change(bundle: Path, changes: Mapping[str, bytes]) -> None:
-    """In place, under a name of its own; golden answers are recorded anew."""
+    """In place, under a name of its own; golden answers are recorded again."""
     from pipelines.build.build import rewrite
     from pipelines.build.restamp import restamp
     from pipelines.bundle import manifest

@@ -22,17 +22,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.serve import status
+from benchmarks.support.sampler import Sampler
 from pipelines.bundle import tensors
 from pipelines.models.qwen import thinker
 from tests.support import tinybundle
@@ -117,21 +117,6 @@ def proc(pid: int, name: str) -> dict[str, int]:
             rest.split()[0].isdigit()}  # fmt: skip
 
 
-@dataclass(slots=True)
-class Memory:
-    """Most MiB of a process, by phase; `phase` is asked at each poll."""
-
-    pid: int
-    phase: Callable[[], str]
-    most: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def watch(self, ended: threading.Event) -> None:
-        while not ended.wait(POLL_S):
-            found, phase = proc(self.pid, "status"), self.most.setdefault(self.phase(), {})
-            for key in ("RssAnon", "RssFile"):
-                phase[key] = max(phase.get(key, 0.0), found.get(key, 0) / 1024)
-
-
 def evict(bundle: Path) -> None:
     """Out of the page cache, as after a boot."""
     for path in bundle.rglob("*"):
@@ -153,16 +138,17 @@ def build(source: Path, out: Path) -> dict[str, Any]:
         written = out.exists() or any(out.parent.glob(f".{out.name}.partial-*/manifest.json"))
         return "answering" if written else "streaming"
 
-    began, ended = time.perf_counter(), threading.Event()
+    began = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    memory = Memory(process.pid, phase)
-    watcher = threading.Thread(target=memory.watch, args=(ended,))
-    watcher.start()
-    code = process.wait()
-    ended.set()
-    watcher.join()
+    with Sampler(lambda: (phase(), proc(process.pid, "status")), POLL_S) as memory:
+        code = process.wait()
     assert code == 0
-    return {"seconds": time.perf_counter() - began, "most MiB": memory.most}
+    most: dict[str, dict[str, float]] = {}
+    for name, found in memory.seen:
+        known = most.setdefault(name, {})
+        for key in ("RssAnon", "RssFile"):
+            known[key] = max(known.get(key, 0.0), found.get(key, 0) / 1024)
+    return {"seconds": time.perf_counter() - began, "most MiB": most}
 
 
 def start(bundle: Path, data: Path, replicas: int, *flags: str) -> dict[str, Any]:
@@ -191,21 +177,6 @@ def start(bundle: Path, data: Path, replicas: int, *flags: str) -> dict[str, Any
     }
 
 
-def status(address: str, *flags: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "server.main", "status", "--json", "--server", address, *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def plain_sha256(bundle: Path) -> float:
-    """Seconds for the same bytes, from a warm page cache, one file after the other."""
-    began = time.perf_counter()
-    for path in sorted((bundle / "weights").iterdir()):
-        subprocess.run(["sha256sum", str(path)], stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - began
-
-
 @contextmanager
 def place(folder: Path | None) -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="trefoil-checkpoint-", dir=folder))
@@ -226,7 +197,6 @@ def main() -> None:
         bundle = folder / "bundle"
         report("build, cold", build(folder / "source", bundle))
         shutil.rmtree(folder / "source")
-        print(f"sha256sum of the weights, warm: {plain_sha256(bundle):.2f} s")
         for name, cold, flags in (
             ("start, cold, nothing remembered", True, ("--verify",)),
             ("start, warm, --verify", False, ("--verify",)),

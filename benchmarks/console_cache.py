@@ -85,10 +85,8 @@ def make(path: Path, gigabytes: float, now: float) -> int:
     insert(
         db, names, [ReceivedRow(address(n % SERVERS), 0, "", 0, row) for n, row in enumerate(seed)]
     )
-    _double(db, path, gigabytes * 1e9)
-    count = int(db.execute("SELECT count(*) FROM prediction").fetchone()[0])
     db.close()
-    return count
+    return grow(path, gigabytes)
 
 
 def grow(path: Path, gigabytes: float) -> int:

@@ -88,12 +88,8 @@ def flagged_by(name: str, reference: Rows, windows: list[Rows]) -> list[set[str]
         path = Path(folder) / "traffic.npz"
         ends = np.cumsum([len(rows) for rows in windows])
         np.savez(path, reference=reference, rows=np.concatenate(windows), ends=ends)
-        command: list[str | Path] = [
-            python_of(name),
-            ROOT / "benchmarks" / "drift_peer.py",
-            name,
-            path,
-        ]
+        script = ROOT / "benchmarks/support/drift_peer.py"
+        command: list[str | Path] = [python_of(name), script, name, path]
         done = subprocess.run(
             command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | QUIET
         )

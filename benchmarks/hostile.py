@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections import Counter
@@ -31,9 +30,10 @@ import grpc
 import numpy as np
 import psutil
 
-from benchmarks.serve import ROOT, free_port
+from benchmarks.serve import ROOT, cpu_s, free_port
 from benchmarks.support.load import CHANNEL
 from benchmarks.support.payloads import mixed_pool
+from benchmarks.support.sampler import Sampler
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
 
@@ -61,36 +61,6 @@ class Side:
 
     def at_ms(self, share: float) -> float:
         return float(np.quantile(self.times, share)) * 1e3
-
-
-@dataclass(slots=True)
-class Front:
-    """The front's process, watched from outside."""
-
-    pid: int
-    most_rss: float = 0.0
-    most_descriptors: int = 0
-    used_s: float = 0.0  # of the processor, at the last look
-    over: threading.Event = field(default_factory=threading.Event)
-
-    def watch(self) -> None:
-        while not self.over.wait(0.1):
-            self.most_rss = max(self.most_rss, self.rss())
-            self.most_descriptors = max(self.most_descriptors, self.descriptors())
-
-    def used(self) -> float:
-        """Seconds of the processor since the last look."""
-        times = psutil.Process(self.pid).cpu_times()
-        before, self.used_s = self.used_s, times.user + times.system
-        return self.used_s - before
-
-    def rss(self) -> float:
-        """MiB."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-    def descriptors(self) -> int:
-        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
 
 async def honest(target: str, examples: list[pb.Example], seconds: float, side: Side) -> None:
@@ -166,11 +136,11 @@ def open_calls(scrape: str) -> int:
     return int(sum(map(float, re.findall(r"^trefoil_calls_open\{.*\} (\S+)$", text, re.M))))
 
 
-def left_over(front: Front, scrape: str, before: int) -> tuple[int, int]:
+def left_over(front: psutil.Process, scrape: str, before: int) -> tuple[int, int]:
     """Calls and descriptors more than `before`, once they have had time to go."""
     end = time.monotonic() + LEAVE_S
     while True:
-        left = open_calls(scrape), front.descriptors() - before
+        left = open_calls(scrape), front.num_fds() - before
         if (left[0] == 0 and left[1] <= DESCRIPTORS) or time.monotonic() > end:
             return left
         time.sleep(1)
@@ -185,19 +155,24 @@ def measure(minutes: float) -> int:
     with tempfile.TemporaryDirectory() as data, server(data, port, scrape) as process:
         wait_ready(process, data)
         asyncio.run(honest(target, examples, 5, Side()))
-        front = Front(process.pid)
-        first_rss, before = front.rss(), front.descriptors()
-        threading.Thread(target=front.watch, daemon=True).start()
-        for _ in range(max(1, round(minutes * 60 / ROUND_S / 2))):
-            front.used()
-            asyncio.run(honest(target, examples, ROUND_S, alone))
-            alone.front_s += front.used()
-            with attackers(port, scrape, done):
-                asyncio.run(honest(target, examples, ROUND_S, beside))
-            beside.front_s += front.used()
-        calls, descriptors = left_over(front, scrape, before)
-        front.over.set()
-        last_rss = front.rss()
+        front = psutil.Process(process.pid)
+
+        def size() -> tuple[float, int]:
+            return front.memory_info().rss / 2**20, front.num_fds()
+
+        with Sampler(size, 0.1) as sizes:
+            for _ in range(max(1, round(minutes * 60 / ROUND_S / 2))):
+                began_s = cpu_s(front)
+                asyncio.run(honest(target, examples, ROUND_S, alone))
+                between_s = cpu_s(front)
+                with attackers(port, scrape, done):
+                    asyncio.run(honest(target, examples, ROUND_S, beside))
+                alone.front_s += between_s - began_s
+                beside.front_s += cpu_s(front) - between_s
+            first_rss, before = sizes.seen[0]
+            calls, descriptors = left_over(front, scrape, before)
+        last_rss = size()[0]
+        most_rss, most_descriptors = map(max, zip(*sizes.seen, strict=True))
         log = (Path(data) / "server.log").read_text()
     goodput = beside.goodput / alone.goodput
     p99 = beside.at_ms(0.99) / alone.at_ms(0.99)
@@ -217,8 +192,8 @@ def measure(minutes: float) -> int:
     print(f"| front, % of a core | {busy[0]:.0f} | {busy[1]:.0f} | {busy[1] / busy[0]:.2f} | |")
     print(f"| failed | {sum(alone.failed.values())} | {sum(beside.failed.values())} | | |")
     print(
-        f"front: {front.most_rss:.0f} MiB at most (bound {RSS_MIB:.0f}), {first_rss:.0f} before, "
-        f"{last_rss:.0f} after; {front.most_descriptors} descriptors at most, "
+        f"front: {most_rss:.0f} MiB at most (bound {RSS_MIB:.0f}), {first_rss:.0f} before, "
+        f"{last_rss:.0f} after; {most_descriptors} descriptors at most, "
         f"{descriptors:+d} after; {calls} calls left open"
     )
     for text, count in (alone.failed + beside.failed).most_common(5):
@@ -229,7 +204,7 @@ def measure(minutes: float) -> int:
     faults = [line for line in log.splitlines() if re.search("CRITICAL|Traceback|a bug", line)]
     for line in faults[:5]:
         print(f"  log: {line}")
-    good = goodput >= GOODPUT and p99 <= P99 and front.most_rss <= RSS_MIB
+    good = goodput >= GOODPUT and p99 <= P99 and most_rss <= RSS_MIB
     left = calls or descriptors > DESCRIPTORS
     return 0 if good and not left and not faults and not undone else 1
 

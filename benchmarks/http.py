@@ -13,20 +13,17 @@ import asyncio
 import json
 import os
 import statistics
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 
 import grpc
 import psutil
 
-from benchmarks.serve import free_port, start_ours
+from benchmarks.serve import ROOT, cpu_s, free_port, serving
 from proto import inference_pb2 as pb
 
-ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "pipelines" / "triage" / "samples"
 CALLERS = 8
 WORDS = "knocking since the last shift near the drive of station nine " * 3
@@ -36,29 +33,29 @@ Once = Callable[[], Awaitable[object]]
 
 
 class HttpCaller:
-    """One kept connection that sends the same request again and again."""
+    """One kept connection."""
 
-    def __init__(self, address: str, request: bytes) -> None:
+    def __init__(self, address: str) -> None:
         self._host, _, self._port = address.rpartition(":")
-        self._request = request
         self._writer: asyncio.StreamWriter | None = None
 
-    async def _open(self) -> None:
-        self._reader, self._writer = await asyncio.open_connection(
-            self._host, int(self._port), limit=1 << 22
-        )
-
-    async def once(self) -> None:
+    async def once(self, request: bytes) -> bytes:
+        """The body of the answer; ends the program if it is not a 200."""
         if self._writer is None:
-            await self._open()
-        assert self._writer is not None
-        self._writer.write(self._request)
+            self._reader, self._writer = await asyncio.open_connection(
+                self._host, int(self._port), limit=1 << 22
+            )
+        self._writer.write(request)
         head = await self._reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
             raise SystemExit(head.decode() + (await self._reader.read(500)).decode())
-        lines = (line.partition(b":") for line in head.split(b"\r\n"))
+        lines = (line.partition(b":") for line in head.lower().split(b"\r\n"))
         length = next(int(value) for name, _, value in lines if name == b"content-length")
-        await self._reader.readexactly(length)
+        return await self._reader.readexactly(length)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 def posted(path: str, body: bytes, *headers: str) -> bytes:
@@ -116,19 +113,12 @@ async def grpc_callers(target: str, method: str, data: bytes) -> list[Once]:
     for number in range(CALLERS):
         channel = grpc.aio.insecure_channel(target, options=[("grpc.channel_id", number)])
         await channel.channel_ready()
-        call = channel.unary_unary(method)
-
-        callers.append(partial(call, data))
+        callers.append(partial(channel.unary_unary(method), data))
     return callers
 
 
 def http_callers(address: str, request: bytes) -> list[Once]:
-    return [HttpCaller(address, request).once for _ in range(CALLERS)]
-
-
-def cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+    return [partial(HttpCaller(address).once, request) for _ in range(CALLERS)]
 
 
 async def microseconds(front: psutil.Process, callers: list[Once], seconds: float) -> float:
@@ -204,16 +194,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     arguments = parser.parse_args()
     address = f"127.0.0.1:{free_port()}"
-    with tempfile.TemporaryDirectory() as data:
-        ours = start_ours(arguments.bundle, 1, data, ["--http", address])
-        try:
-            front = psutil.Process(ours.process.pid)
-            medians = asyncio.run(
-                measured(ours.target, address, front, arguments.seconds, arguments.rounds)
-            )
-        finally:
-            ours.process.terminate()
-            ours.process.wait()
+    with serving(arguments.bundle, 1, ["--http", address]) as ours:
+        front = psutil.Process(ours.process.pid)
+        medians = asyncio.run(
+            measured(ours.target, address, front, arguments.seconds, arguments.rounds)
+        )
     print(f"load average at the end: {os.getloadavg()[0]:.1f}")
     print("| request | gRPC | µs | HTTP | µs | HTTP / gRPC |")
     print("|---|---|---|---|---|---|")

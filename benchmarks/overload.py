@@ -19,8 +19,6 @@ import platform
 import random
 import statistics
 import sys
-import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +28,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.serve import ROOT, Figures, Worker, free_port, start_ours
+from benchmarks.serve import ROOT, Figures, Worker, cpu_s, plain_servers, serving
+from benchmarks.support.sampler import Sampler
 from server.pool.admission import Admission
 from server.telemetry.outputs import Timing
 
@@ -64,40 +63,14 @@ class System:
 
     def cpu_s(self) -> tuple[float, float]:
         """(front, workers)"""
-        front = 0.0 if self.front is None else _cpu_s(self.front)
-        return front, sum(_cpu_s(worker) for worker in self.workers())
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    user, system = process.cpu_times()[:2]
-    return float(user + system)
+        front = 0.0 if self.front is None else cpu_s(self.front)
+        return front, sum(map(cpu_s, self.workers()))
 
 
 @contextmanager
 def our_server(name: str, bundle: str, flags: list[str], root: Path = ROOT) -> Iterator[System]:
-    with tempfile.TemporaryDirectory() as data:
-        ours = start_ours(bundle, os.cpu_count() or 1, data, flags, root=root)
-        try:
-            yield System(name, [ours.target], psutil.Process(ours.process.pid))
-        finally:
-            ours.process.terminate()
-            ours.process.wait(60)
-
-
-@contextmanager
-def plain_servers(bundle: str) -> Iterator[System]:
-    ports = [free_port() for _ in range(os.cpu_count() or 1)]
-    workers = [
-        Worker("benchmarks.support.peer", "--bundle", bundle, "--port", str(port)) for port in ports
-    ]
-    try:
-        for worker in workers:
-            worker.wait_ready()
-        processes = tuple(psutil.Process(worker.process.pid) for worker in workers)
-        yield System("plain", [f"127.0.0.1:{port}" for port in ports], None, processes)
-    finally:
-        for worker in workers:
-            worker.close()
+    with serving(bundle, os.cpu_count() or 1, flags, root=root) as ours:
+        yield System(name, [ours.target], psutil.Process(ours.process.pid))
 
 
 def measured(flood: Worker, system: System, **command: object) -> Figures:
@@ -138,14 +111,13 @@ def curve(arguments: argparse.Namespace) -> bool:
             bundle = str(other / "pipelines/triage/bundle")
             systems.append(running.enter_context(our_server("other", bundle, flags, other)))
         if not arguments.no_plain:
-            systems.append(running.enter_context(plain_servers(arguments.bundle)))
-        flood = Worker("benchmarks.support.flood")
-        flood.wait_ready()
+            peers = running.enter_context(plain_servers(arguments.bundle, os.cpu_count() or 1))
+            systems.append(System("plain", list(peers), None, tuple(peers.values())))
+        flood = running.enter_context(Worker("benchmarks.support.flood"))
         found: Found = defaultdict(list)
         for turn in range(arguments.rounds):
             for system in systems if turn % 2 == 0 else reversed(systems):
                 _round(flood, system, arguments, found)
-        flood.close()
     return _report(found, [system.name for system in systems])
 
 
@@ -237,9 +209,10 @@ def _about() -> None:
 def polite(arguments: argparse.Namespace) -> bool:
     """256 callers that together want twice the capacity and wait as they are asked to."""
     _about()
-    with our_server("trefoil", arguments.bundle, arguments.server_flag) as system:
-        flood = Worker("benchmarks.support.flood")
-        flood.wait_ready()
+    with (
+        our_server("trefoil", arguments.bundle, arguments.server_flag) as system,
+        Worker("benchmarks.support.flood") as flood,
+    ):
         best = peak(flood, system, 5.0)
         found = measured(
             flood,
@@ -250,7 +223,6 @@ def polite(arguments: argparse.Namespace) -> bool:
             deadline_s=DEADLINE_S,
             pace_s=CALLERS / (POLITE_LOAD * best["goodput"]),
         )
-        flood.close()
     print(
         f"{CALLERS} polite callers, {POLITE_LOAD:g}x of {best['goodput']:.0f}/s, "
         f"{arguments.seconds:g} s: {found['good']:.0f} answered in time "
@@ -325,51 +297,23 @@ def order(_arguments: argparse.Namespace) -> bool:
 # ---- soak ----------------------------------------------------------------------------------------
 
 
-class Memory:
-    """The front's resident memory, looked at once a second, in MiB."""
-
-    def __init__(self, front: psutil.Process) -> None:
-        self._front = front
-        self.first = self.now()
-        self._seen = [self.first]
-        self._stop = threading.Event()
-        self._watching = threading.Thread(target=self._watch, daemon=True)
-        self._watching.start()
-
-    def now(self) -> float:
-        return float(self._front.memory_info().rss) / 2**20
-
-    def _watch(self) -> None:
-        while not self._stop.wait(1.0):
-            self._seen.append(self.now())
-
-    @property
-    def halves(self) -> tuple[float, float]:
-        """The most in each half of the time."""
-        middle = max(len(self._seen) // 2, 1)
-        return max(self._seen[:middle]), max(self._seen[middle:], default=0.0)
-
-    def close(self) -> None:
-        self._stop.set()
-        self._watching.join()
-
-
 def soak(arguments: argparse.Namespace) -> bool:
     _about()
-    with our_server("trefoil", arguments.bundle, arguments.server_flag) as system:
-        assert system.front is not None
-        flood = Worker("benchmarks.support.flood", arguments.bundle)
-        flood.wait_ready()
+    with (
+        our_server("trefoil", arguments.bundle, arguments.server_flag) as system,
+        Worker("benchmarks.support.flood", arguments.bundle) as flood,
+    ):
+        front = system.front
+        assert front is not None
         before = peak(flood, system, 10.0)
-        memory = Memory(system.front)
-        found = measured(
-            flood,
-            system,
-            rate=SOAK_LOAD * before["goodput"],
-            seconds=60 * arguments.minutes,
-            deadline_s=DEADLINE_S,
-        )
-        memory.close()
+        with Sampler(lambda: front.memory_info().rss / 2**20, 1.0) as mib:
+            found = measured(
+                flood,
+                system,
+                rate=SOAK_LOAD * before["goodput"],
+                seconds=60 * arguments.minutes,
+                deadline_s=DEADLINE_S,
+            )
         ended = time.monotonic()
         after = measured(
             flood,
@@ -379,8 +323,8 @@ def soak(arguments: argparse.Namespace) -> bool:
             deadline_s=NO_DEADLINE_S,
             warm_s=RECOVERY_S - min(1.0, time.monotonic() - ended),
         )
-        flood.close()
-    earlier, later = memory.halves
+    middle = max(len(mib.seen) // 2, 1)
+    earlier, later = max(mib.seen[:middle]), max(mib.seen[middle:], default=0.0)
     recovered = after["goodput"] / before["goodput"]
     codes = ", ".join(f"{name[5:]} {n:.0f}" for name, n in found.items() if name[:5] == "code ")
     print(
@@ -391,7 +335,7 @@ def soak(arguments: argparse.Namespace) -> bool:
         f"never sent {found['unsent']:.0f}"
     )
     print(
-        f"front {memory.first:.0f} MiB before, at most {earlier:.0f} MiB in the first half and "
+        f"front {mib.seen[0]:.0f} MiB before, at most {earlier:.0f} MiB in the first half and "
         f"{later:.0f} in the second (bound {MOST_FRONT_MIB:.0f}); {RECOVERY_S:g} s after the flood "
         f"{after['goodput']:.0f}/s = {recovered:.2f} of peak (goal {RECOVERED})"
     )

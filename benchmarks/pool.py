@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.serve import free_port
+from benchmarks.serve import cpu_s, free_port
 from server import host
 
 READY = " ready: "
@@ -35,7 +35,6 @@ class Start:
     seconds: float
     cpu_s: float
     pss_bytes: int
-    first_s: float  # until the first replica served
 
 
 def start(command: list[str], size: int, folder: str) -> Start:
@@ -49,30 +48,30 @@ def start(command: list[str], size: int, folder: str) -> Start:
         text=True,
     )
     try:
-        times = _served(process, size, began)
+        took_s = _served(process, size, began)
         family = [psutil.Process(process.pid)]
         family += family[0].children(recursive=True)
-        cpu_s = sum(sum(one.cpu_times()[:2]) for one in family)
+        cpu = sum(map(cpu_s, family))
         uses = [host.memory_use(Path(f"/proc/{one.pid}/smaps_rollup")) for one in family]
         pss = sum(use.private + use.shared for use in uses)
-        return Start(times[-1], cpu_s, pss, times[0])
+        return Start(took_s, cpu, pss)
     finally:
         process.terminate()
         process.wait()
 
 
-def _served(process: subprocess.Popen[str], size: int, began: float) -> list[float]:
-    """When each replica served, seconds after the start."""
+def _served(process: subprocess.Popen[str], size: int, began: float) -> float:
+    """When all replicas served, seconds after the start."""
     assert process.stdout is not None
-    times: list[float] = []
+    served = 0
     for line in process.stdout:
-        if "replica" in line and READY in line:
-            times.append(time.monotonic() - began)
-        if len(times) == size:
-            return times
-        if time.monotonic() - began > WITHIN_S:
+        served += "replica" in line and READY in line
+        took_s = time.monotonic() - began
+        if served == size:
+            return took_s
+        if took_s > WITHIN_S:
             break
-    raise SystemExit(f"{len(times)} of {size} replicas served within {WITHIN_S:g} s")
+    raise SystemExit(f"{served} of {size} replicas served within {WITHIN_S:g} s")
 
 
 def main() -> None:
@@ -109,15 +108,13 @@ def main() -> None:
     for kind in kinds:
         for place, size in enumerate(sizes):
             seconds = statistics.median(one.seconds for one in found[kind, size])
-            cpu_s = statistics.median(one.cpu_s for one in found[kind, size])
+            cpu = statistics.median(one.cpu_s for one in found[kind, size])
             pss = statistics.median(one.pss_bytes for one in found[kind, size])
             each = ""
             if place:
                 before = statistics.median(one.pss_bytes for one in found[kind, sizes[place - 1]])
                 each = f"{(pss - before) / (size - sizes[place - 1]) / host.MIB:.0f}"
-            print(
-                f"{kind:8} {size:4} {seconds:11.1f} {cpu_s:6.1f} {pss / host.MIB:5.0f} {each:>17}"
-            )
+            print(f"{kind:8} {size:4} {seconds:11.1f} {cpu:6.1f} {pss / host.MIB:5.0f} {each:>17}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -247,18 +247,14 @@ class Ballast:
 # ---- the parent ----------------------------------------------------------------------------------
 
 
-def flags() -> frozenset[str]:
+def cpu_fields() -> dict[str, str]:
     """Of this CPU; empty where there is no /proc/cpuinfo."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
-    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    return frozenset(found.group(1).split()) if found else frozenset()
+    return dict(re.findall(r"^(model name|cpu family|model|flags)\s*:\s*(.*)$", text, re.M))
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    fields = dict(re.findall(r"^(model name|cpu family|model|vendor_id)\s*:\s*(.*)$", text, re.M))
+def cpu_name(fields: dict[str, str]) -> str:
     name = fields.get("model name", platform.processor() or platform.machine())
     return f"{name} (family {fields.get('cpu family')}, model {fields.get('model')})"
 
@@ -382,40 +378,25 @@ def compare(
 
 def cost(seconds: float, rounds: int) -> None:
     """Prints what MKL_CBWR costs a served request: one server of one replica each, in turn."""
-    from benchmarks.serve import Worker, start_ours
-    from benchmarks.telemetry.throughput import cpu_s
+    from benchmarks.serve import LoadClient, serving
     from pipelines.pipeline import EMBEDDED
 
     kinds = ("", "AUTO,STRICT", "COMPATIBLE")
     spent: dict[tuple[str, int], list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as running:
         servers = {}
-        for number, kind in enumerate(kinds):
-            data = Path(folder) / str(number)
-            data.mkdir()
+        for kind in kinds:
             variables = {"MKL_CBWR": kind} if kind else {}
-            servers[kind] = start_ours(str(EMBEDDED), 1, str(data), ["--no-telemetry"], variables)
-        load = Worker("benchmarks.support.load")
-        load.wait_ready()
-        try:
-            for turn in range(rounds):
-                for callers in (1, 64):
-                    for kind in kinds if turn % 2 == 0 else kinds[::-1]:
-                        before = cpu_s(servers[kind])[1]
-                        load.send(
-                            targets=[servers[kind].target],
-                            callers=callers,
-                            seconds=seconds,
-                            mode="stream",
-                        )
-                        done = load.answer()
-                        each = (cpu_s(servers[kind])[1] - before) / done["requests"] * 1e3
-                        spent.setdefault((kind, callers), []).append(each)
-        finally:
-            load.close()
-            for server in servers.values():
-                server.process.terminate()
-                server.process.wait(60)
+            ours = serving(str(EMBEDDED), 1, ["--no-telemetry"], variables)
+            servers[kind] = running.enter_context(ours)
+        load = running.enter_context(LoadClient())
+        for turn in range(rounds):
+            for callers in (1, 64):
+                for kind in kinds if turn % 2 == 0 else kinds[::-1]:
+                    before = servers[kind].cpu_s()[1]
+                    done = load.measure([servers[kind].target], callers, seconds)
+                    each = (servers[kind].cpu_s()[1] - before) / done["requests"] * 1e3
+                    spent.setdefault((kind, callers), []).append(each)
     print("| MKL_CBWR | 1 caller, CPU ms a request | 64 callers | of unset |\n|---|---|---|---|")
     for kind in kinds:
         one, many = (median(spent[kind, callers]) for callers in (1, 64))
@@ -444,8 +425,9 @@ def bounds_table(worst: Worst) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the table. 0: everything within its bound."""
-    print(f"{cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    has, failed, lines = flags(), [], []
+    fields = cpu_fields()
+    print(f"{cpu_name(fields)}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    has, failed, lines = frozenset(fields.get("flags", "").split()), [], []
     worst: Worst = {}
     chosen = [one for one in SETTINGS if arguments.only in one.name]
     with tempfile.TemporaryDirectory() as folder:

@@ -19,9 +19,11 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import psutil
 
@@ -69,6 +71,26 @@ class Worker:
     def close(self) -> None:
         self.process.terminate()
         self.process.wait()
+
+    def __enter__(self) -> Self:
+        self.wait_ready()
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.close()
+
+
+class LoadClient(Worker):
+    """The client that loads every server alike: support/load.py in a process of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("benchmarks.support.load")
+
+    def measure(
+        self, targets: list[str], callers: int, seconds: float, mode: str = "stream"
+    ) -> Figures:
+        self.send(targets=targets, callers=callers, seconds=seconds, mode=mode)
+        return self.answer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +144,31 @@ class Ours:
     target: str
     first_answer_s: float
 
+    def cpu_s(self) -> tuple[float, float]:
+        """Until now: (front, all processes below it)."""
+        front = psutil.Process(self.process.pid)
+        return cpu_s(front), sum(map(cpu_s, front.children(recursive=True)))
+
+
+def cpu_s(process: psutil.Process) -> float:
+    user, system = process.cpu_times()[:2]
+    return float(user + system)
+
 
 def start_ours(
     bundle: str,
     replicas: int,
     data: str,
-    extra: list[str],
+    extra: Sequence[str],
     variables: Mapping[str, str] | None = None,
     root: Path = ROOT,
 ) -> Ours:
     """Start the server and wait for its first correct answer. `variables`: added to its
-    environment; `root`: the checkout whose server it is."""
+    environment; `root`: the checkout whose server it is, with its own .venv where it has one."""
     target = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "server.main", "--warm-pool", str(replicas)]
+    theirs = root / ".venv/bin/python"
+    python = str(theirs) if root != ROOT and theirs.exists() else sys.executable
+    command = [python, "-m", "server.main", "--warm-pool", str(replicas)]
     command += ["--listen", target, "--data", data, "--bundle", bundle, "--allow-dirty", *extra]
     began = time.perf_counter()
     log = open(Path(data) / "server.log", "w")
@@ -142,17 +176,53 @@ def start_ours(
     process = subprocess.Popen(
         command, cwd=root, stdout=log, stderr=log, text=True, env=environment
     )
-    load = Worker("benchmarks.support.load")
-    load.wait_ready()
-    while True:
-        load.send(targets=[target], callers=1, seconds=0.0001, mode="unary")
-        if load.answer()["failed"] == 0:
-            break
-        if process.poll() is not None or time.perf_counter() - began > 180:
-            raise SystemExit((Path(data) / "server.log").read_text())
-        time.sleep(0.2)
-    load.close()
+    with LoadClient() as load:
+        while load.measure([target], 1, 0.0001, "unary")["failed"]:
+            if process.poll() is not None or time.perf_counter() - began > 180:
+                process.kill()
+                raise SystemExit((Path(data) / "server.log").read_text())
+            time.sleep(0.2)
     return Ours(process, target, time.perf_counter() - began)
+
+
+@contextmanager
+def serving(
+    bundle: str,
+    replicas: int,
+    flags: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+    root: Path = ROOT,
+) -> Iterator[Ours]:
+    """`start_ours` with data of its own; ended afterwards, its log printed if that went wrong."""
+    with tempfile.TemporaryDirectory() as data:
+        ours = start_ours(bundle, replicas, data, flags, variables, root)
+        try:
+            yield ours
+        finally:
+            ours.process.terminate()
+            if ours.process.wait(60):
+                print((Path(data) / "server.log").read_text(), file=sys.stderr)
+
+
+@contextmanager
+def plain_servers(bundle: str, count: int) -> Iterator[dict[str, psutil.Process]]:
+    """(c): one process each, by address."""
+    with ExitStack() as running:
+        peers = {}
+        for port in [free_port() for _ in range(count)]:
+            flags = ("--bundle", bundle, "--port", str(port))
+            worker = Worker("benchmarks.support.peer", *flags)
+            peers[f"127.0.0.1:{port}"] = psutil.Process(worker.process.pid)
+            running.enter_context(worker)
+        yield peers
+
+
+def status(target: str, *flags: str) -> dict[str, Any]:
+    """What `server status --json` prints; empty when it fails."""
+    command = [sys.executable, "-m", "server.main", "status", "--json", "--server", target, *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found: dict[str, Any] = json.loads(done.stdout) if done.stdout.startswith("{") else {}
+    return found
 
 
 def memory(pid: int) -> tuple[float, list[float]]:
@@ -169,44 +239,30 @@ def measure(arguments: argparse.Namespace) -> None:
     print("Looking for the best direct setting:")
     best = find_best(bundle, cores, arguments.seconds / 2)
     print(f"Best: {best}")
-    bound = start_bound(bundle, best.processes, best.threads)
-    singles = {threads: start_bound(bundle, 1, threads)[0] for threads in sorted({1, cores})}
-    peers = []
-    for _ in range(cores):
-        port = free_port()
-        peers.append(
-            (Worker("benchmarks.support.peer", "--bundle", bundle, "--port", str(port)), port)
-        )
-    for peer, _ in peers:
-        peer.wait_ready()
-    with tempfile.TemporaryDirectory() as data:
-        ours = start_ours(bundle, cores, data, arguments.server_flag)
+    with ExitStack() as running:
+        bound = start_bound(bundle, best.processes, best.threads)
+        singles = {threads: start_bound(bundle, 1, threads)[0] for threads in sorted({1, cores})}
+        for worker in (*bound, *singles.values()):
+            running.callback(worker.close)
+        peers = running.enter_context(plain_servers(bundle, cores))
+        ours = running.enter_context(serving(bundle, cores, arguments.server_flag))
         print(f"Start to first correct answer, warm pool of {cores}: {ours.first_answer_s:.1f} s")
-        load = Worker("benchmarks.support.load")
-        load.wait_ready()
+        load = running.enter_context(LoadClient())
         got: dict[tuple[str, int], list[Figures]] = defaultdict(list)
-        targets = {"b": [ours.target], "c": [f"127.0.0.1:{port}" for _, port in peers]}
+        targets = {"b": [ours.target], "c": list(peers)}
         for turn in range(arguments.rounds):
             for callers in CALLERS:
                 rps = bound_rps(bound, best.batch, best.decoders, arguments.seconds)
                 got["a", callers].append({"rps": rps})
                 for name in ("b", "c") if turn % 2 == 0 else ("c", "b"):
-                    load.send(
-                        targets=targets[name],
-                        callers=callers,
-                        seconds=arguments.seconds,
-                        mode=arguments.mode,
+                    figures = load.measure(
+                        targets[name], callers, arguments.seconds, arguments.mode
                     )
-                    got[name, callers].append(load.answer())
+                    got[name, callers].append(figures)
             for threads, single in singles.items():
                 single.send(latency=True, seconds=arguments.seconds)
                 got["direct", threads].append(single.answer())
         report(got, memory(ours.process.pid))
-        ours.process.terminate()
-        ours.process.wait(60)
-        load.close()
-    for worker in (*bound, *singles.values(), *(peer for peer, _ in peers)):
-        worker.close()
 
 
 def report(got: dict[tuple[str, int], list[Figures]], rss: tuple[float, list[float]]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import os
 import random
 import signal
@@ -27,12 +26,13 @@ import grpc
 import psutil
 from tqdm import tqdm
 
-from benchmarks.serve import ROOT, start_ours
+from benchmarks.serve import ROOT, serving, start_ours
+from benchmarks.support.flood import distance
 from benchmarks.support.load import CHANNEL
 from benchmarks.support.payloads import mixed_pool
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
-from tests.support.tolerance import PROBABILITY, apart
+from tests.support.tolerance import PROBABILITY
 
 CALLERS = 16
 
@@ -48,17 +48,6 @@ def single_answers(bundle: str, examples: list[pb.Example]) -> list[dict[str, fl
         (made,) = pipeline.predict([sample(index, example)])
         answers.append({score.label: score.probability for score in made.scores})  # type: ignore[union-attr]
     return answers
-
-
-def distance(answer: pb.PredictResponse, expected: dict[str, float]) -> float:
-    """From the answer that the row alone got, in units in the last place; inf: not comparable."""
-    result = answer.results[0]
-    if not result.HasField("prediction"):
-        return math.inf
-    got = {score.label: score.probability for score in result.prediction.scores}
-    if got.keys() != expected.keys():
-        return math.inf
-    return apart([got[label] for label in expected], list(expected.values()))
 
 
 async def correct(
@@ -263,25 +252,17 @@ def under_load(arguments: argparse.Namespace) -> bool:
     expected = (
         single_answers(arguments.bundle, mixed_pool(350)) if arguments.proof == "correct" else []
     )
-    with tempfile.TemporaryDirectory() as data:
-        ours = start_ours(arguments.bundle, 2, data, [])
-        try:
-            if arguments.proof == "correct":
-                bad, worst = asyncio.run(correct(ours.target, arguments.requests, expected))
-                print(
-                    f"{arguments.requests} mixed requests, 48 callers: {bad} wrong, probabilities "
-                    f"at most {worst:.4g} units in the last place from those of the row alone "
-                    f"(bound {PROBABILITY.units:g})"
-                )
-            else:
-                answered, bad = asyncio.run(kill(ours.target, ours.process.pid, arguments.times))
-                print(f"{arguments.times} kills, 16 callers, {answered} requests: {bad} failed")
-        finally:
-            ours.process.terminate()
-            ours.process.wait(60)
-            log = Path(data) / "server.log"
-            if ours.process.returncode != 0:
-                print(log.read_text(), file=sys.stderr)
+    with serving(arguments.bundle, 2) as ours:
+        if arguments.proof == "correct":
+            bad, worst = asyncio.run(correct(ours.target, arguments.requests, expected))
+            print(
+                f"{arguments.requests} mixed requests, 48 callers: {bad} wrong, probabilities "
+                f"at most {worst:.4g} units in the last place from those of the row alone "
+                f"(bound {PROBABILITY.units:g})"
+            )
+        else:
+            answered, bad = asyncio.run(kill(ours.target, ours.process.pid, arguments.times))
+            print(f"{arguments.times} kills, 16 callers, {answered} requests: {bad} failed")
     return not bad
 
 

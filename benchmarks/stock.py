@@ -30,12 +30,14 @@ import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from benchmarks.serve import CALLERS, ROOT, Figures, Worker, free_port, start_ours
+from benchmarks.http import HttpCaller, posted
+from benchmarks.serve import CALLERS, ROOT, Figures, LoadClient, free_port, serving
 from benchmarks.support.payloads import pool
 from pipelines.bundle import golden_file  # with it, transformers can import torchaudio
 from pipelines.bundle.bundle import Bundle
@@ -217,31 +219,21 @@ def parts_of(example: pb.Example) -> list[dict[str, str]]:
 # ---- the client of LitServe ----------------------------------------------------------------------
 
 
-async def call(reader: Any, writer: Any, body: bytes, port: int) -> dict[str, Any]:
-    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    await writer.drain()
-    lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
-    size = next(int(one.split(":")[1]) for one in lines if one.startswith("content-length"))
-    content = await reader.readexactly(size)
-    if " 200 " not in lines[0]:
-        raise ConnectionError(f"{lines[0]}: {content[:200]!r}")
-    return dict(json.loads(content))
-
-
 async def http_load(port: int, bodies: list[bytes], callers: int, seconds: float) -> Figures:
     times: list[float] = []
     began = time.perf_counter()
 
+    requests = [posted("/predict", body, "content-type: application/json") for body in bodies]
+
     async def caller(index: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        kept = HttpCaller(f"127.0.0.1:{port}")
         turn = index * 7
         while time.perf_counter() < began + seconds:
             sent = time.perf_counter()
-            await call(reader, writer, bodies[turn % len(bodies)], port)
+            await kept.once(requests[turn % len(requests)])
             times.append(time.perf_counter() - sent)
             turn += 1
-        writer.close()
+        kept.close()
 
     await asyncio.gather(*(caller(index) for index in range(callers)))
     took = time.perf_counter() - began
@@ -276,14 +268,14 @@ def check(ports: dict[str, int]) -> None:
     wrote: list[str] = []
     for name, parts, expected, tolerance in golden():
         body = json.dumps({"parts": parts}).encode()
-        labels = posted(ports["labels"], body)
+        labels = answered(ports["labels"], body)
         apart = max(
             abs(labels["scores"][one] - expected["scores"][one]) for one in labels["scores"]
         )
         worst = max(worst, apart)
         if apart > tolerance:
             raise SystemExit(f"{name}: {apart:.1e} from the golden answer, tolerance {tolerance}")
-        if posted(ports["generate"], body)["label"] != expected["label"]:
+        if answered(ports["generate"], body)["label"] != expected["label"]:
             wrote.append(name)
     print(f"golden answers: every score within {worst:.1e} of the bundle's (tolerance {tolerance})")
     print(
@@ -291,12 +283,12 @@ def check(ports: dict[str, int]) -> None:
     )
 
 
-def posted(port: int, body: bytes) -> dict[str, Any]:
+def answered(port: int, body: bytes) -> dict[str, Any]:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/predict", body, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=120) as answered:
-        return dict(json.loads(answered.read()))
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return dict(json.loads(answer.read()))
 
 
 def until_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -307,8 +299,8 @@ def until_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
                 f"LitServe ended with {process.returncode}:\n{log.read_text()[-2000:]}"
             )
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answered:
-                if answered.status == 200:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                if answer.status == 200:
                     return
         except (urllib.error.URLError, OSError):
             pass
@@ -318,55 +310,42 @@ def until_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 def measure(arguments: argparse.Namespace) -> None:
     bodies = [json.dumps({"parts": parts_of(one)}).encode() for one in pool(48)]
-    started: list[subprocess.Popen[bytes]] = []
-    with tempfile.TemporaryDirectory() as data:
+    with ExitStack() as running:
+        data = running.enter_context(tempfile.TemporaryDirectory())
         folder = Path(data, "checkpoint")
         export(BUNDLE, folder)
         ports = {way: free_port() for way in WAYS}
-        try:
-            for way, port in ports.items():
-                command = [sys.executable, "-m", "benchmarks.support.stock_server", "--way", way]
-                command += ["--port", str(port), "--folder", str(folder)]
-                with open(Path(data, f"{way}.log"), "wb") as log:
-                    started.append(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log))
-                until_ready(port, started[-1], Path(data, f"{way}.log"))
-            check(ports)
-            cores = len(os.sched_getaffinity(0))
-            ours = start_ours(str(BUNDLE), cores, data, [])
-            started.append(ours.process)  # type: ignore[arg-type]
-            load = Worker("benchmarks.support.load")
-            load.wait_ready()
-            got: dict[tuple[str, int], list[Figures]] = defaultdict(list)
-            for turn in range(arguments.rounds):
-                for callers in CALLERS:
-                    order = ("trefoil", *WAYS) if turn % 2 == 0 else (*WAYS[::-1], "trefoil")
-                    for name in order:
-                        if name == "trefoil":
-                            load.send(
-                                targets=[ours.target],
-                                callers=callers,
-                                seconds=arguments.seconds,
-                                mode="stream",
-                            )
-                            figures = load.answer()
-                        else:
-                            figures = asyncio.run(
-                                http_load(ports[name], bodies, callers, arguments.seconds)
-                            )
-                        got[name, callers].append(figures)
-            load.close()
-            report(got)
-        finally:
-            for process in started:
-                if process.poll() is not None:
-                    continue
-                below = psutil.Process(process.pid).children(recursive=True)
-                process.terminate()
-                psutil.wait_procs(below, 15)
-                for left in below:
-                    if left.is_running():
-                        left.kill()
-                process.wait()
+        for way, port in ports.items():
+            command = [sys.executable, "-m", "benchmarks.support.stock_server", "--way", way]
+            command += ["--port", str(port), "--folder", str(folder)]
+            with open(Path(data, f"{way}.log"), "wb") as log:
+                process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+            running.callback(end, process)
+            until_ready(port, process, Path(data, f"{way}.log"))
+        check(ports)
+        ours = running.enter_context(serving(str(BUNDLE), len(os.sched_getaffinity(0))))
+        load = running.enter_context(LoadClient())
+        got: dict[tuple[str, int], list[Figures]] = defaultdict(list)
+        for turn in range(arguments.rounds):
+            for callers in CALLERS:
+                for name in ("trefoil", *WAYS) if turn % 2 == 0 else (*WAYS[::-1], "trefoil"):
+                    if name == "trefoil":
+                        figures = load.measure([ours.target], callers, arguments.seconds)
+                    else:
+                        figures = asyncio.run(
+                            http_load(ports[name], bodies, callers, arguments.seconds)
+                        )
+                    got[name, callers].append(figures)
+        report(got)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """With the workers that LitServe leaves behind."""
+    below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.terminate()
+    for left in psutil.wait_procs(below, 15)[1]:
+        left.kill()
+    process.wait()
 
 
 def report(got: dict[tuple[str, int], list[Figures]]) -> None:

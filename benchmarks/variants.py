@@ -40,7 +40,7 @@ def variants(
 
 def disturb(bundle: Path, noise: float, seed: int) -> None:
     """Noise on every weight, `noise` times its tensor's own spread, then golden answers and stamp
-    anew: a bundle that is as right about itself as any."""
+    again: a bundle that is as right about itself as any."""
     from safetensors.numpy import load_file, save
 
     from pipelines.build.build import rewrite

@@ -26,8 +26,8 @@ from pathlib import Path
 import grpc
 from tqdm import tqdm
 
-from benchmarks.serve import ROOT, start_ours
-from benchmarks.soak import distance
+from benchmarks.serve import ROOT, serving
+from benchmarks.support.flood import distance
 from benchmarks.support.load import CHANNEL
 from benchmarks.support.payloads import mixed_pool
 from benchmarks.variants import Variant, variants
@@ -268,19 +268,11 @@ def main() -> None:
         stamping(folder / "stamp")
         bad = 0
         for name, flags in (("warm", []), ("cold", ["--standby", "0"])):
-            data = folder / name
-            data.mkdir()
-            ours = start_ours(str(found[0].path), options.replicas, str(data), flags)
-            try:
+            with serving(str(found[0].path), options.replicas, flags) as ours:
                 if name == "warm":
                     bad = asyncio.run(under_load(ours.target, found, examples, options))
                 else:
                     asyncio.run(cold(ours.target, found[1], ours.first_answer_s))
-            finally:
-                ours.process.terminate()
-                ours.process.wait(60)
-                if ours.process.returncode != 0:
-                    print((data / "server.log").read_text(), file=sys.stderr)
     sys.exit(1 if bad else 0)
 
 

@@ -77,7 +77,7 @@ class Engine:
     ) -> None:
         """`build` makes the pool of another bundle; without it none can be loaded. `withheld`: why
         the stamp that is served may not take traffic, "" when it may."""
-        self.pool_set = PoolSet(config, pool, build, clock)
+        self.pool_set = PoolSet(config, pool, build)
         self.observer: RowObserver | None = None  # called for each row after its caller
         self._config = config
         self._recorder = recorder

@@ -12,15 +12,10 @@ NO_REPLICA = -1  # in an Outcome of a row that no replica had
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """One row on its way to a replica. `deadline` is on the engine's monotonic clock."""
+class WorkTerms:
+    """What all rows of one request share. `deadline` is on the engine's monotonic clock."""
 
-    id: str  # prediction id
-    example: bytes  # serialized trefoil.v1.Example, uploads inlined
-    task: str  # classify | embed | generate
-    mix: str = ""  # e.g. audio+image+text
-    estimated_tokens: int = 0  # from sizes alone
-    slices: Mapping[str, str] = field(default_factory=dict)
+    task: str = "classify"  # classify | embed | generate
     labels: tuple[str, ...] = ()
     want_embedding: bool = False
     max_new_tokens: int = 0
@@ -33,6 +28,20 @@ class Work:
     trace_parent: str = ""
     request: str = ""  # the request it came with, where that has a name
     refuse_truncation: bool = False
+
+
+WORK_TERMS = tuple(each.name for each in fields(WorkTerms))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work(WorkTerms):
+    """One row on its way to a replica."""
+
+    id: str  # prediction id
+    example: bytes  # serialized trefoil.v1.Example, uploads inlined
+    mix: str = ""  # e.g. audio+image+text
+    estimated_tokens: int = 0  # from sizes alone
+    slices: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

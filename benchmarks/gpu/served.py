@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import torch
 
 from benchmarks.gpu import thinker
 from benchmarks.gpu.measure import arguments, head, left, row, show
-from benchmarks.serve import ROOT, Ours, Worker, memory, start_ours
+from benchmarks.serve import LoadClient, Ours, memory, serving, status
 
 KIND = "embedded"  # or random-3b
 
@@ -62,7 +60,7 @@ class Gpu:
             self._utilisation.append(rates.gpu)
 
 
-def load(loads: list[Worker], ours: Ours, callers: int, seconds: float) -> dict[str, float]:
+def load(loads: list[LoadClient], ours: Ours, callers: int, seconds: float) -> dict[str, float]:
     """Several processes that each have their share of the callers: one would be the bottleneck."""
     used = loads[:callers]
     for number, worker in enumerate(used):
@@ -77,18 +75,11 @@ def load(loads: list[Worker], ours: Ours, callers: int, seconds: float) -> dict[
     return weighted | {name: sum(one[name] for one in found) for name in ("rps", "failed")}
 
 
-def status(ours: Ours) -> dict[str, Any]:
-    command = [sys.executable, "-m", "server.main", "status", "--json", "--server", ours.target]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    found: dict[str, Any] = json.loads(done.stdout) if done.stdout.startswith("{") else {}
-    return found
-
-
 def until_warm(ours: Ours, replicas: int, within: float) -> float:
     """Seconds until as many replicas are warm."""
     began = time.perf_counter()
     while time.perf_counter() - began < within:
-        if int(status(ours).get("warm_replicas", 0)) >= replicas:
+        if int(status(ours.target).get("warm_replicas", 0)) >= replicas:
             return time.perf_counter() - began
         time.sleep(0.2)
     return float("nan")
@@ -96,13 +87,13 @@ def until_warm(ours: Ours, replicas: int, within: float) -> float:
 
 def killed(ours: Ours, replicas: int, within: float) -> float:
     """Seconds from the kill of a replica until all are warm again."""
-    pid = status(ours)["replicas"][0]["pid"]
+    pid = status(ours.target)["replicas"][0]["pid"]
     os.kill(pid, signal.SIGKILL)
     time.sleep(0.5)
     return 0.5 + until_warm(ours, replicas, within)
 
 
-def pools(bundle: str, given: Any, gpu: Gpu, loads: list[Worker]) -> None:
+def pools(bundle: str, given: Any, gpu: Gpu, loads: list[LoadClient]) -> None:
     device = str(given.device).partition(":")[0]
     head(
         "pool",
@@ -120,58 +111,47 @@ def pools(bundle: str, given: Any, gpu: Gpu, loads: list[Worker]) -> None:
             show(f"no time left before a pool of {replicas}")
             return
         before = gpu.used_mib()
-        with tempfile.TemporaryDirectory() as data:
-            ours = start_ours(bundle, replicas, data, ["--device", device])
-            try:
-                warm = until_warm(ours, replicas, left(given.budget))
-                for callers in map(int, given.callers.split(",")):
-                    load(loads, ours, callers, 1.0)
-                    gpu.watch()
-                    found = load(loads, ours, callers, given.seconds)
-                    busy = gpu.busy()
-                    host = "+".join(f"{mib:.0f}" for mib in memory(ours.process.pid)[1])
-                    row(
-                        replicas,
-                        callers,
-                        f"{found['rps']:.0f}",
-                        f"{found['p50_ms']:.1f}",
-                        f"{found['p99_ms']:.1f}",
-                        f"{found['failed']:.0f}",
-                        busy,
-                        host,
-                        f"{gpu.used_mib() - before:.0f}",
-                    )
-                again = killed(ours, replicas, left(given.budget)) if replicas > 1 else float("nan")
-                reasons = status(ours).get("reasons", {})
-                show(
-                    f"first answer {ours.first_answer_s:.1f} s (with the start of a client), all "
-                    f"warm {warm:.1f} s later; one killed: all warm again after {again:.1f} s"
+        with serving(bundle, replicas, ["--device", device]) as ours:
+            warm = until_warm(ours, replicas, left(given.budget))
+            for callers in map(int, given.callers.split(",")):
+                load(loads, ours, callers, 1.0)
+                gpu.watch()
+                found = load(loads, ours, callers, given.seconds)
+                busy = gpu.busy()
+                host = "+".join(f"{mib:.0f}" for mib in memory(ours.process.pid)[1])
+                row(
+                    replicas,
+                    callers,
+                    f"{found['rps']:.0f}",
+                    f"{found['p50_ms']:.1f}",
+                    f"{found['p99_ms']:.1f}",
+                    f"{found['failed']:.0f}",
+                    busy,
+                    host,
+                    f"{gpu.used_mib() - before:.0f}",
                 )
-                show({name: reasons.get(name) for name in ("batch", "texts", "memory", "dtype")})
-            finally:
-                ours.process.terminate()
-                ours.process.wait(60)
+            again = killed(ours, replicas, left(given.budget)) if replicas > 1 else float("nan")
+            reasons = status(ours.target).get("reasons", {})
+            show(
+                f"first answer {ours.first_answer_s:.1f} s (with the start of a client), all "
+                f"warm {warm:.1f} s later; one killed: all warm again after {again:.1f} s"
+            )
+            show({name: reasons.get(name) for name in ("batch", "texts", "memory", "dtype")})
 
 
 def main() -> None:
     given = arguments(kind=KIND, pools="1,2,4", callers="1,64,256", seconds=4.0, loads=4)
     if given.small:
         given.pools, given.callers, given.seconds, given.loads = "1", "2", 1.0, 1
-    loads = [Worker("benchmarks.support.load") for _ in range(given.loads)]
-    try:
-        for worker in loads:
-            worker.wait_ready()
-        with tempfile.TemporaryDirectory() as folder:
-            bundle = given.bundle
-            if given.kind != KIND:
-                bundle = str(Path(folder) / "bundle")
-                thinker.write(Path(bundle), given.small, torch.device(given.device))
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-            pools(bundle, given, Gpu(), loads)
-    finally:
-        for worker in loads:
-            worker.close()
+    with ExitStack() as running:
+        loads = [running.enter_context(LoadClient()) for _ in range(given.loads)]
+        bundle = given.bundle
+        if given.kind != KIND:
+            bundle = str(Path(running.enter_context(tempfile.TemporaryDirectory())) / "bundle")
+            thinker.write(Path(bundle), given.small, torch.device(given.device))
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        pools(bundle, given, Gpu(), loads)
 
 
 if __name__ == "__main__":

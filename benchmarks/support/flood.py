@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import sys
 import time
@@ -20,12 +21,12 @@ from typing import Any
 
 import grpc
 
+from benchmarks.support.load import CHANNEL, at
 from benchmarks.support.payloads import pool
 from proto import inference_pb2 as pb
 from tests.support.tolerance import PROBABILITY, apart
 from trefoil.errors import error_of
 
-CHANNEL = [("grpc.max_receive_message_length", 64 << 20), ("grpc.use_local_subchannel_pool", 1)]
 METHOD = "/trefoil.v1.Inference/Predict"
 
 # After a refusal: seconds to wait, given the seconds the server named (0: none).
@@ -76,13 +77,6 @@ class Tally:
             "refusal_p50_ms": at(self.refusal_s, 0.5),
             **{f"code {code}": float(count) for code, count in self.codes.items()},
         }
-
-
-def at(times: list[float], share: float) -> float:
-    """Milliseconds; 0 when nothing was measured."""
-    if not times:
-        return 0.0
-    return 1000 * sorted(times)[min(len(times) - 1, int(share * len(times)))]
 
 
 class Flood:
@@ -191,17 +185,23 @@ class Flood:
         return "other"
 
     def _judge(self, response: bytes, index: int) -> str:
-        result = pb.PredictResponse.FromString(response).results[0]
-        if not result.HasField("prediction"):
+        answer = pb.PredictResponse.FromString(response)
+        if not answer.results[0].HasField("prediction"):
             return "other"
         if not self._expected:
             return "good"
-        expected = self._expected[index]
-        found = {score.label: score.probability for score in result.prediction.scores}
-        if found.keys() != expected.keys():
-            return "wrong"
-        units = apart([found[label] for label in expected], list(expected.values()))
-        return "good" if units <= PROBABILITY.units else "wrong"
+        return "wrong" if distance(answer, self._expected[index]) > PROBABILITY.units else "good"
+
+
+def distance(answer: pb.PredictResponse, expected: dict[str, float]) -> float:
+    """From the answer that the row alone got, in units in the last place; inf: not comparable."""
+    result = answer.results[0]
+    if not result.HasField("prediction"):
+        return math.inf
+    got = {score.label: score.probability for score in result.prediction.scores}
+    if got.keys() != expected.keys():
+        return math.inf
+    return apart([got[label] for label in expected], list(expected.values()))
 
 
 def mark() -> None:

@@ -67,6 +67,13 @@ async def caller(
     return failed
 
 
+def at(times: list[float], share: float) -> float:
+    """Milliseconds; 0 when nothing was measured."""
+    if not times:
+        return 0.0
+    return 1000 * sorted(times)[min(len(times) - 1, int(share * len(times)))]
+
+
 async def run(command: dict[str, object], examples: list[pb.Example]) -> dict[str, float]:
     targets = [str(t) for t in command["targets"]]  # type: ignore[attr-defined]
     channels = [grpc.aio.insecure_channel(t, options=CHANNEL) for t in targets]
@@ -85,16 +92,11 @@ async def run(command: dict[str, object], examples: list[pb.Example]) -> dict[st
         await stream.close()
     for channel in channels:
         await channel.close()
-    times.sort()
-
-    def at(share: float) -> float:
-        return 1000 * times[min(len(times) - 1, int(share * len(times)))]
-
     return {
         "rps": len(times) / took,
-        "p50_ms": at(0.5),
-        "p95_ms": at(0.95),
-        "p99_ms": at(0.99),
+        "p50_ms": at(times, 0.5),
+        "p95_ms": at(times, 0.95),
+        "p99_ms": at(times, 0.99),
         "failed": float(sum(failed)),
         "requests": float(len(times)),
     }

@@ -2,19 +2,17 @@
 
     python -m benchmarks.telemetry [STEP ...] [--seconds 10] [--features 60] [--slices 20] ...
 
-put         microseconds a request thread spends in `Telemetry.put` while the writer works beside it
 writer      records a second that are counted, written and judged, sustained
 tick        milliseconds of one drift tick, and of one flush of all sums
 week        bytes of a week of hourly profiles, features x slices
-memory      resident megabytes of a process that only records
 path        CPU microseconds of the event loop and of the replica a request: the features into one
             blob, the call and the record for OpenTelemetry (Prometheus on), the record queued
 extraction  milliseconds of CPU that computing the features themselves takes, by what was sent; they
             are computed with telemetry off too
 search      seconds of the worst-slice search over 300,000 rows x 30 features
-otel        OpenTelemetry on the request path, in the draining thread, and in memory
-watched     throughput of a server with telemetry on against the same with it off (a quarter of an
-            hour; only when named)
+otel        OpenTelemetry on the request path, in the draining thread, and beside the SDK's own
+watched     throughput, CPU and memory of a server with telemetry on against the same with it off (a
+            quarter of an hour; only when named)
 """
 
 from __future__ import annotations
@@ -22,12 +20,11 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.serve import ROOT
-from benchmarks.telemetry.otel import otel
-from benchmarks.telemetry.recording import memory, put, tick, week, writer
-from benchmarks.telemetry.request import extraction, path, search
+from benchmarks.telemetry.recording import tick, week, writer
+from benchmarks.telemetry.request import extraction, otel, path, search
 from benchmarks.telemetry.throughput import watched
 
-ALL = (put, writer, tick, week, memory, path, extraction, search, otel, watched)
+ALL = (writer, tick, week, path, extraction, search, otel, watched)
 STEPS = {step.__name__: step for step in ALL}
 
 
@@ -38,7 +35,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("steps", nargs="*", metavar="STEP")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of put and writer")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of writer")
     parser.add_argument("--features", type=int, default=60)
     parser.add_argument("--slices", type=int, default=20)
     parser.add_argument("--calls", type=int, default=20_000, help="of otel")

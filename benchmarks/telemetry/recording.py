@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -19,7 +17,6 @@ from server.telemetry.settings import TelemetrySettings
 from server.telemetry.stamps.stamp_state import PastCounts
 from server.telemetry.telemetry import Telemetry
 
-ROOT = Path(__file__).resolve().parents[2]
 STAMP = "ab" * 32
 LABELS = tuple("abcdef")
 MODALITIES = ("text", "image", "audio", "request", "output", "embedding")
@@ -112,26 +109,6 @@ def opened(args: argparse.Namespace, folder: str) -> Telemetry:
     return telemetry
 
 
-def put(args: argparse.Namespace) -> None:
-    """At a rate a server has, the writer awake beside it."""
-    with tempfile.TemporaryDirectory() as folder:
-        telemetry, feed = opened(args, folder), Feed(args, 2000)
-        spent: list[float] = []
-        until = time.monotonic() + args.seconds
-        while time.monotonic() < until:
-            for record in feed.take(20):
-                began = time.perf_counter()
-                telemetry.put(record)
-                spent.append(time.perf_counter() - began)
-            time.sleep(0.02)
-        telemetry.close()
-    us = sorted(s * 1e6 for s in spent)
-    print(
-        f"put      {len(us)} records, median {statistics.median(us):.2f} us, "
-        f"p99 {us[int(len(us) * 0.99)]:.1f} us, mean {statistics.mean(us):.2f} us"
-    )
-
-
 def writer(args: argparse.Namespace) -> None:
     """As fast as it goes, the queue never empty and never full: what it sustains on one thread."""
     with tempfile.TemporaryDirectory() as folder:
@@ -217,47 +194,3 @@ def week(args: argparse.Namespace) -> None:
     rows = 7 * 24 * len(names) * args.features
     print(f"week     {size / 1e6:.1f} MB for {args.features} features x {len(names)} slices, "
           f"{size / rows:.0f} bytes a profile")  # fmt: skip
-
-
-MEMORY = """
-import resource, sys, time
-sys.path.insert(0, {root!r})
-from pathlib import Path
-from benchmarks.telemetry.recording import STAMP, Feed, schema
-from server.telemetry.record import BundleFiles
-from server.telemetry.settings import TelemetrySettings
-from server.telemetry.telemetry import Telemetry
-import argparse, os
-def rss():
-    return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGESIZE') / 1e6
-args = argparse.Namespace(features={features}, slices={slices})
-empty = rss()
-telemetry = Telemetry(TelemetrySettings(Path({folder!r})))
-reference = open({reference!r}, 'rb').read()
-telemetry.adopt(BundleFiles(STAMP, 'bench', schema(args.features), (), reference))
-feed = Feed(args)
-made = rss()
-for _ in range(20):
-    for record in feed.take(1000):
-        telemetry.put(record)
-    telemetry._recorder.call(lambda: None)
-telemetry._recorder.call(lambda: telemetry._writer.tick(time.time()))
-print(f'{{empty:.0f}} {{made:.0f}} {{rss():.0f}}')
-telemetry.close()
-"""
-
-
-def memory(args: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        profile = Path(folder) / "profile.json"
-        profile.write_bytes(bundle(args.features, args.slices).reference)
-        script = MEMORY.format(
-            root=str(ROOT), features=args.features, slices=args.slices,
-            folder=folder, reference=str(profile),
-        )  # fmt: skip
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    empty, made, full = map(int, done.stdout.split())
-    print(f"memory   {empty} MB bare interpreter with numpy, {made} MB with 20,000 records made, "
-          f"{full} MB after recording and a tick")  # fmt: skip

@@ -1,15 +1,23 @@
-"""What telemetry adds to one request, and how fast the worst slices are found.
+"""What telemetry and OpenTelemetry add to one request, and how fast the worst slices are found.
 
 Times are CPU time of one thread, the least of several rounds: a busy machine disturbs them little.
+The collector of `otel` runs beside, in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
 import os
+import platform
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +25,14 @@ import numpy as np
 
 from benchmarks.serve import ROOT
 from benchmarks.support.payloads import MIXES, example
-from benchmarks.telemetry.otel import ABOUT, METHODS, PREDICT, least_us
+from benchmarks.telemetry.recording import RECORD
 from server.ops.otel_interceptor import CALL, OtelRecorder
 from server.record_of import record_of
 from server.request.validation import prediction_id
 from server.telemetry.otel.configuration import configuration_of
+from server.telemetry.otel.histogram import Histogram
 from server.telemetry.otel.instruments import Instruments
+from server.telemetry.otel.metric_definitions import STAGE_BOUNDS
 from server.telemetry.outputs import Timing
 from server.telemetry.record import FeatureSpec
 from server.telemetry.settings import TelemetrySettings
@@ -32,6 +42,26 @@ from server.types import Answer, Outcome, Work
 CALLS = 8000  # fewer than the queue holds: the thread behind it is not waited for
 BUNDLE = ROOT / "pipelines/triage/bundle"
 GOAL_US = 60.0
+ROUNDS = 5
+PREDICT = "trefoil.v1.Inference/Predict"
+METHODS = (PREDICT,)
+ABOUT = {"service.name": "trefoil-server", "service.version": "0"}
+
+
+def least_us(
+    run: Callable[[int], object],
+    count: int,
+    clock: Callable[[], float],
+    between: Callable[[], None] = lambda: None,
+) -> float:
+    """Microseconds of one of `count`, in the best of ROUNDS; `between` is not counted."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        between()
+        began = clock()
+        run(count)
+        best = min(best, clock() - began)
+    return best / count * 1e6
 
 
 def request(names: tuple[str, ...]) -> tuple[Work, Outcome, dict[str, float]]:
@@ -142,3 +172,124 @@ def search(args: argparse.Namespace) -> None:
         f"search   {min(took)[0]:.2f} s of CPU ({min(t for _, t in took):.2f} s) for {rows:,} "
         f"rows x {features} features; first: {found[0].expression if found else 'nothing'}"
     )
+
+
+def fill(made: Instruments, count: int) -> None:
+    for _ in range(count):
+        call = made.began(PREDICT)
+        made.answered(RECORD, call)
+        made.ended(call, "OK", 0.02)
+
+
+def halted(share: float, prometheus: str = "") -> Instruments:
+    """Instruments whose draining thread has ended, so that its work can be done and timed here."""
+    made = Instruments(configuration_of(os.environ, prometheus, share), ABOUT, METHODS)
+    made._worker.end()
+    return made
+
+
+def path_and_drain(calls: int, share: float) -> tuple[float, float]:
+    """(request path, drain), microseconds a request."""
+    made = halted(share)
+    path = drain = float("inf")
+    for _ in range(ROUNDS):
+        for _ in range(max(1, calls // 4000)):
+            began = time.thread_time()
+            fill(made, 4000)
+            filled = time.thread_time()
+            made._worker.work_off()
+            path = min(path, (filled - began) / 4000 * 1e6)
+            drain = min(drain, (time.thread_time() - filled) / 4000 * 1e6)
+    made.close(1.0)
+    return path, drain
+
+
+def sdk_us(calls: int) -> float:
+    """The same seven values into the SDK's own histograms, one reader."""
+    from opentelemetry.sdk.metrics import Histogram as Kind
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
+
+    reader = InMemoryMetricReader(
+        preferred_aggregation={Kind: ExponentialBucketHistogramAggregation()}
+    )
+    meter = MeterProvider([reader]).get_meter("x")
+    stage = meter.create_histogram("stage", unit="s")
+    attributes = {"trefoil.stage": "a", "trefoil.task": "classify", "trefoil.mix": "text"}
+
+    def run(count: int) -> None:
+        for index in range(count):
+            for _ in range(7):
+                stage.record(0.001 * (index % 100 + 1), attributes)
+
+    return least_us(run, max(1, calls // 10), time.thread_time)
+
+
+def own_us(calls: int) -> float:
+    histogram = Histogram(STAGE_BOUNDS)
+
+    def run(count: int) -> None:
+        for index in range(count):
+            for _ in range(7):
+                histogram.add(0.001 * (index % 100 + 1))
+
+    return least_us(run, calls, time.thread_time)
+
+
+def collect_ms() -> float:
+    made = halted(0.05)
+    for task in ("classify", "embed"):
+        for mix in ("text", "image", "audio", "audio+image", "audio+text", "image+text"):
+            made.answered(replace(RECORD, task=task, mix=mix))
+    made._worker.work_off()
+    took = least_us(lambda count: [made.collect() for _ in range(count)], 50, time.thread_time)
+    made.close(1.0)
+    return took / 1e3
+
+
+def longest_wait_ms() -> dict[str, float]:
+    """How late a 1 ms tick of an event loop is at worst: alone, and while a backlog is drained."""
+
+    async def worst(made: Instruments | None) -> float:
+        late = 0.0
+        for _ in range(300):
+            if made is not None:
+                fill(made, 4)
+            began = time.perf_counter()
+            await asyncio.sleep(0.001)
+            late = max(late, time.perf_counter() - began - 0.001)
+        return late * 1e3
+
+    made = Instruments(configuration_of(os.environ, "", 0.05), ABOUT, METHODS)
+    found = {"alone": asyncio.run(worst(None)), "draining": asyncio.run(worst(made))}
+    made.close(1.0)
+    return found
+
+
+COLLECTOR = """
+import sys
+from tests.support.otlp_collector import collector
+with collector() as found:
+    print(found.address, flush=True)
+    sys.stdin.read()
+"""
+
+
+def otel(args: argparse.Namespace) -> None:
+    calls: int = args.calls
+    process = subprocess.Popen(
+        [sys.executable, "-c", COLLECTOR], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": process.stdout.readline().strip()}
+    found: dict[str, object] = {"python": platform.python_version(), "machine": platform.machine()}
+    os.environ.update(endpoint)
+    for share in (0.0, 0.05, 1.0):
+        path, drain = path_and_drain(calls, share)
+        found[f"us a request at share {share:g}: path, drain"] = [round(path, 2), round(drain, 1)]
+    found["us for seven values: own, sdk"] = [round(own_us(calls), 2), round(sdk_us(calls), 1)]
+    found["ms a collection"] = round(collect_ms(), 2)
+    found["ms the event loop waited at worst"] = longest_wait_ms()
+    process.communicate("")
+    print(json.dumps(found, indent=2))

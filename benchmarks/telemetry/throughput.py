@@ -2,7 +2,7 @@
 
 On means telemetry, a Prometheus endpoint and consoles that watch. A third server, off like the
 second, is the control: two starts of one server were seen to differ by 4 % over twenty rounds, so
-that more rounds of one start prove nothing. All three therefore start anew in every block, and are
+that more rounds of one start prove nothing. All three therefore start again in every block, and are
 loaded in turn, each of them first, second and last equally often. Prints the ratio of each block
 for both pairs, and their geometric means with the standard error over blocks; and the CPU a request
 took in the front and in its replicas, which a busy machine disturbs less.
@@ -13,16 +13,14 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import tempfile
 import threading
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import grpc
-import psutil
 
-from benchmarks.serve import Ours, Worker, memory, start_ours
+from benchmarks.serve import LoadClient, Ours, memory, serving
 from proto import observe_pb2 as ob
 from proto.observe_pb2_grpc import ObserveStub
 
@@ -84,22 +82,10 @@ class Spent:
         self.wall_s += other.wall_s
 
 
-def cpu_s(ours: Ours) -> tuple[float, float]:
-    front = psutil.Process(ours.process.pid)
-    below = front.children(recursive=True)
-    return sum(front.cpu_times()[:2]), sum(sum(child.cpu_times()[:2]) for child in below)
-
-
-def turn(load: Worker, ours: Ours, arguments: argparse.Namespace) -> Spent:
-    before = cpu_s(ours)
-    load.send(
-        targets=[ours.target],
-        callers=arguments.callers,
-        seconds=arguments.round_seconds,
-        mode="stream",
-    )
-    found = load.answer()
-    after = cpu_s(ours)
+def turn(load: LoadClient, ours: Ours, arguments: argparse.Namespace) -> Spent:
+    before = ours.cpu_s()
+    found = load.measure([ours.target], arguments.callers, arguments.round_seconds)
+    after = ours.cpu_s()
     wall_s = found["requests"] / found["rps"]
     return Spent(after[0] - before[0], after[1] - before[1], found["requests"], wall_s)
 
@@ -114,14 +100,12 @@ class Block:
         return self.spent[name].rps / self.spent["off"].rps
 
 
-def measure(load: Worker, number: int, arguments: argparse.Namespace) -> Block:
+def measure(load: LoadClient, number: int, arguments: argparse.Namespace) -> Block:
     """Three fresh servers, started and loaded in an order that moves on with `number`."""
     with ExitStack() as ends:
         servers = {}
         for name in rotated(number):
-            data = ends.enter_context(tempfile.TemporaryDirectory())
-            servers[name] = start_ours(arguments.bundle, 2, data, FLAGS[name])
-            ends.callback(end, servers[name])
+            servers[name] = ends.enter_context(serving(arguments.bundle, 2, FLAGS[name]))
         consoles = Consoles(servers["on"].target, arguments.consoles)
         ends.callback(consoles.close)
         spent: dict[str, Spent] = defaultdict(Spent)
@@ -143,25 +127,18 @@ def rotated(number: int) -> tuple[str, ...]:
     return names[first:] + names[:first]
 
 
-def end(ours: Ours) -> None:
-    ours.process.terminate()
-    ours.process.wait(60)
-
-
 def watched(arguments: argparse.Namespace) -> None:
-    load = Worker("benchmarks.support.load")
-    load.wait_ready()
     blocks = []
-    for number in range(arguments.blocks):
-        block = measure(load, number, arguments)
-        blocks.append(block)
-        rates = ", ".join(f"{name} {block.spent[name].rps:.1f}" for name in NAMES)
-        print(
-            f"block {number + 1}: {rates} requests/s; on / off {block.ratio('on'):.3f}, "
-            f"control / off {block.ratio('control'):.3f}",
-            flush=True,
-        )
-    load.close()
+    with LoadClient() as load:
+        for number in range(arguments.blocks):
+            block = measure(load, number, arguments)
+            blocks.append(block)
+            rates = ", ".join(f"{name} {block.spent[name].rps:.1f}" for name in NAMES)
+            print(
+                f"block {number + 1}: {rates} requests/s; on / off {block.ratio('on'):.3f}, "
+                f"control / off {block.ratio('control'):.3f}",
+                flush=True,
+            )
     report(blocks, arguments.consoles)
 
 

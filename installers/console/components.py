@@ -9,7 +9,8 @@ QT_SOURCE = "https://download.qt.io/official_releases/qt/"
 LGPL = "LGPL-3.0-only"
 # What the console takes of the server; nothing else of it is packed.
 SERVER = tuple(
-    f"server.telemetry.{name}" for name in ("drift", "errors", "filters", "record", "rows")
+    f"server.telemetry.{name}"
+    for name in ("drift", "errors", "filters", "outputs", "record", "rows")
 )
 
 

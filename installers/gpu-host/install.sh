@@ -12,7 +12,7 @@ place() {
   install -D -m 644 "$here/trefoil-server.service" "$1/etc/systemd/system/trefoil-server.service"
   install -D -m 644 "$here/trefoil.sysusers" "$1/etc/sysusers.d/trefoil.conf"
   install -D -m 644 "$here/trefoil.tmpfiles" "$1/etc/tmpfiles.d/trefoil.conf"
-  # What somebody has set is theirs.
+  # Settings that are there already are kept.
   [ -e "$1/etc/trefoil/server.env" ] ||
     install -D -m 644 "$here/server.env" "$1/etc/trefoil/server.env"
 }

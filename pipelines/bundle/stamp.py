@@ -72,10 +72,6 @@ class Code:
     modules: Mapping[str, str]
     foreign_modules: tuple[str, ...] = ()
 
-    @property
-    def tree(self) -> str:
-        return code_tree(self.modules)
-
 
 @dataclass(frozen=True, slots=True)
 class Stamp:

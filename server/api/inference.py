@@ -201,16 +201,17 @@ class Inference:
         facts = self.engine.facts
         if facts is None:
             raise Refused(Fault("UNAVAILABLE", "", "STARTING", "no replica has loaded yet", 1.0))
-        described = pb.DescribeResponse(
-            modalities=MODALITIES, tasks=TASKS, server_version=self.identity.version
+        described = filled(
+            pb.DescribeResponse,
+            facts,
+            stamp=stamp_message(facts),
+            modalities=MODALITIES,
+            tasks=TASKS,
+            limits=(),
+            server_version=self.identity.version,
+            server_name=self.identity.name,
+            queue_seconds=self.engine.snapshot().queue_seconds,
         )
-        described.stamp.CopyFrom(stamp_message(facts))
-        described.stamp_parts.update(facts.stamp_parts)
-        described.labels.extend(facts.labels)
-        described.embedding_dimensions = facts.embedding_dimensions
-        described.card = facts.card
-        described.server_name = self.identity.name
-        described.queue_seconds = self.engine.snapshot().queue_seconds
         for name, value, unit in in_force(self.identity.limits, facts):
             described.limits.add(name=name, value=value, unit=unit)
         return described

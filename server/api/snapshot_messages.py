@@ -15,7 +15,7 @@ from server.request.by_name import filled
 from server.request.limits import in_force
 from server.telemetry.rows import TelemetryHealth
 from server.telemetry_port import TelemetryPort
-from server.types import EngineSnapshot, Facts, ReplicaStatus, SelfCheck
+from server.types import EngineSnapshot, ReplicaStatus, SelfCheck
 
 MOST_CHANGED = 50  # of one replica; a package upgraded whole changes every module
 
@@ -64,43 +64,25 @@ class Snapshots:
 
 
 def _engine_message(now: EngineSnapshot) -> pb.ServerSnapshot:
-    counters = now.counters
-    message = pb.ServerSnapshot(
+    message = filled(
+        pb.ServerSnapshot,
+        now,
         state=pb.ServerState.Value(now.state),
-        reason=now.reason,
         started_unix_ms=int(now.started * 1000),
-        warm_replicas=now.warm_replicas,
-        wanted_replicas=now.wanted_replicas,
         replicas=[_replica_message(replica) for replica in now.replicas],
-        queued=now.queued,
-        queue_limit=now.queue_limit,
-        queue_seconds=now.queue_seconds,
-        requests=counters.requests,
-        failed=counters.failed,
-        refused=counters.refused,
-        quarantined=counters.quarantined,
+        pins=[
+            pb.StampPin(client=client, stamp=stamp, refused=refused, last_unix_ms=int(last * 1000))
+            for client, stamp, refused, last in now.pins
+        ],
         refused_formats=[filled(pb.FormatCount, one) for one in now.parts.formats],
         parts_cut=now.parts.cut,
         part_warnings=now.parts.warnings,
     )
-    for client, stamp, refused, last in now.pins:
-        message.pins.add(client=client, stamp=stamp, refused=refused, last_unix_ms=int(last * 1000))
+    message.MergeFrom(filled(pb.ServerSnapshot, now.counters))
     if now.facts is not None:
-        _add_facts(message, now.facts)
-    message.reasons.update(now.reasons)
+        reasons = {**now.facts.reasons, **now.reasons}
+        message.MergeFrom(filled(pb.ServerSnapshot, now.facts, limits=(), reasons=reasons))
     return message
-
-
-def _add_facts(message: pb.ServerSnapshot, facts: Facts) -> None:
-    message.stamp = facts.stamp
-    message.stamp_name = facts.stamp_name
-    message.dirty = facts.dirty
-    message.signed_by = facts.signed_by
-    message.stamp_parts.update(facts.stamp_parts)
-    message.stamp_detail.update(facts.stamp_detail)
-    message.env.update(facts.env)
-    message.reasons.update(facts.reasons)
-    message.labels.extend(facts.labels)
 
 
 def _add_telemetry(message: pb.ServerSnapshot, health: TelemetryHealth) -> None:

@@ -38,7 +38,7 @@ class AnswerPair:
 
 def other_label(before: BundleAnswer, now: BundleAnswer, tolerance: float) -> tuple[bool, bool]:
     """Whether the label changed, and whether it flipped at a near tie instead: neither answer has
-    its two best probabilities further apart than the tolerance. An unknown margin is no tie."""
+    its two best probabilities further apart than the tolerance. An unknown margin is not a tie."""
     if before.label == now.label:
         return False, False
     tie = before.margin <= tolerance and now.margin <= tolerance

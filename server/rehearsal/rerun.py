@@ -136,7 +136,8 @@ async def by_bundle(path: Path, config: ServerConfig, example: bytes, task: str)
     engine = Engine(config, Pool(config, replica_spawner(config)), NullTelemetry())
     await engine.start()
     try:
-        work = Work(prediction_id(), example, task, want_embedding=task == "embed")
+        embedding = task == "embed"
+        work = Work(id=prediction_id(), example=example, task=task, want_embedding=embedding)
         while not engine.serving:
             _check_alive(engine)
             await asyncio.sleep(LOOK_S)

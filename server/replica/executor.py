@@ -21,7 +21,7 @@ from server.replica.batching import Budget, compose
 from server.replica.fault_guard import Failed, fault_guard, run_thread
 from server.replica.generations import Generations
 from server.replica.model import Model
-from server.replica.work_queue import Crew, WorkQueue, WorkRow
+from server.replica.work_queue import Crew, WorkQueue, WorkRow, begun
 
 Send = Callable[[replica_pb2.FromReplica], None]
 Computed = tuple[list[WorkRow], Any, float]  # rows, what the model found, when their forward began
@@ -152,7 +152,7 @@ class Executor:
         if not rows:
             self._under_way.release()
             return
-        self._send(_begun(rows))
+        self._send(begun(rows))
         began = time.perf_counter()
         try:
             with fault_guard("FORWARD_FAILED", self._model.broken_by):
@@ -247,11 +247,6 @@ def _complete(
         done.timing.preprocess_ms = row.ready.preprocess_ms
         done.tokens = row.ready.tokens
         done.modality_mix.extend(row.ready.mix)
-
-
-def _begun(rows: Sequence[WorkRow]) -> replica_pb2.FromReplica:
-    ids = [row.work.id for row in rows]
-    return replica_pb2.FromReplica(begun=replica_pb2.Begun(ids=ids))
 
 
 def _progress(step: str) -> replica_pb2.FromReplica:

@@ -15,7 +15,7 @@ from proto import inference_pb2, replica_pb2
 from server.replica.batching import Budget, compose
 from server.replica.fault_guard import Failed, fault_guard
 from server.replica.model import Model, Text
-from server.replica.work_queue import WorkRow
+from server.replica.work_queue import WorkRow, begun
 
 
 @dataclass(slots=True, eq=False)
@@ -94,8 +94,7 @@ class Generations:
         return [self._waiting.popleft() for _ in range(count)]
 
     def _begin(self, rows: Sequence[WorkRow]) -> None:
-        ids = [row.work.id for row in rows]
-        self._send(replica_pb2.FromReplica(begun=replica_pb2.Begun(ids=ids)))
+        self._send(begun(rows))
         began = time.perf_counter()
         try:
             with fault_guard("GENERATE_FAILED", self._model.broken_by):

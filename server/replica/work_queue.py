@@ -37,6 +37,11 @@ class WorkRow:
     cancelled: bool = False
 
 
+def begun(rows: Sequence[WorkRow]) -> replica_pb2.FromReplica:
+    ids = [row.work.id for row in rows]
+    return replica_pb2.FromReplica(begun=replica_pb2.Begun(ids=ids))
+
+
 @dataclass(frozen=True, slots=True)
 class Crew:
     """`shared_cores`: decoding takes its time from the same cores as computing."""

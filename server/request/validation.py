@@ -23,7 +23,7 @@ from server.request.status import Refused, bad_input
 from server.request.token_estimate import modality_of, tokens_of
 from server.request.uploads import SHA256, Upload, UploadStore
 from server.request.wire import with_contents
-from server.types import Facts, Work
+from server.types import WORK_TERMS, Facts, Work, WorkTerms
 
 STAMP = re.compile(r"[0-9a-f]{64}")
 HEAD_BYTES = 16
@@ -41,22 +41,9 @@ class UploadsNamed:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What all rows of one request share: fields of Work."""
+class Terms(WorkTerms):
+    """Of one request, with what its rows have used up together."""
 
-    task: str = "classify"
-    labels: tuple[str, ...] = ()
-    want_embedding: bool = False
-    max_new_tokens: int = 0
-    priority: int = 1
-    deadline: float | None = None
-    session: str = ""
-    expected_stamps: frozenset[str] = frozenset()
-    keep_payload: bool = False
-    client: str = ""
-    trace_parent: str = ""
-    request: str = ""
-    refuse_truncation: bool = False
     uploads_named: UploadsNamed = field(default_factory=UploadsNamed)
 
 
@@ -149,22 +136,10 @@ class Validator:
         return Work(
             id=self._new_id(),
             example=payload,
-            task=terms.task,
-            labels=terms.labels,
-            want_embedding=terms.want_embedding,
-            max_new_tokens=terms.max_new_tokens,
-            priority=terms.priority,
-            deadline=terms.deadline,
-            session=terms.session,
-            expected_stamps=terms.expected_stamps,
             estimated_tokens=tokens_in_all,
-            client=terms.client,
             slices=slices,
-            keep_payload=terms.keep_payload,
             mix="+".join(sorted(modalities - {""})) or "unknown",
-            trace_parent=terms.trace_parent,
-            request=terms.request,
-            refuse_truncation=terms.refuse_truncation,
+            **{name: getattr(terms, name) for name in WORK_TERMS},
         )
 
     def _named(self, example: pb.Example, field: str) -> dict[int, Upload]:

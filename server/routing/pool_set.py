@@ -47,7 +47,6 @@ class PoolSet:
         config: ServerConfig,
         active: Pool,
         build: Build | None = None,
-        clock: Callable[[], float] = time.monotonic,
         available: Available = host.available_bytes,
     ) -> None:
         self.active = active
@@ -58,7 +57,6 @@ class PoolSet:
         self.notes: dict[str, str] = {}
         self._config = config
         self._build = build
-        self._clock = clock
         self._available = available
         self._router = Router()
         self.branch: Branch | None = None  # takes a share: a canary, or a pool rolling in

@@ -77,11 +77,6 @@ class ChangeFeed:
                     _, oldest = kept.popitem(last=False)
                     self._gone = max(self._gone, oldest.cursor)
 
-    def drop(self, kind: type) -> None:
-        """Rows of this kind are no longer true, without others in their place."""
-        with self._lock:
-            self._rows[kind].clear()
-
     def after(self, cursor: int) -> FeedBatch:
         """All that changed since, oldest first; from 0 everything that is true now."""
         with self._lock:

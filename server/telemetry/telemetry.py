@@ -95,7 +95,7 @@ class Telemetry:
 
     def deployed(self, row: DeployRow) -> None:
         """Does not wait."""
-        self._recorder.post(lambda: self._writer.deployed(row))
+        self._recorder.post(lambda: self._writer.alerts.deployed(row, self._clock()))
 
     def report(self, findings: Iterable[Finding]) -> None:
         """What the server found about itself: readiness, latency, skew. Does not wait."""
@@ -112,15 +112,18 @@ class Telemetry:
         self, alert_id: str, actor: str, note: str = "", undo: bool = False
     ) -> AlertRow:
         """Raises UnknownAlert."""
-        return self._recorder.call(lambda: self._writer.acknowledge(alert_id, actor, note, undo))
+        asked = (alert_id, actor, note, undo)
+        return self._recorder.call(lambda: self._writer.alerts.acknowledge(*asked, self._clock()))
 
     def silence(self, matcher: str, until: float, actor: str, reason: str) -> SilenceRow:
         """Raises BadFilter, and ValueError when it would not end."""
-        return self._recorder.call(lambda: self._writer.silence(matcher, until, actor, reason))
+        asked = (matcher, until, actor, reason)
+        return self._recorder.call(lambda: self._writer.alerts.silence(*asked, self._clock()))
 
     def end_silence(self, silence_id: str) -> SilenceRow:
         """Raises UnknownAlert."""
-        return self._recorder.call(lambda: self._writer.end_silence(silence_id))
+        alerts = self._writer.alerts
+        return self._recorder.call(lambda: alerts.end_silence(silence_id, self._clock()))
 
     def annotate(self, row: AnnotationRow) -> AnnotationRow:
         """Keep a note, or with `removed` take the one of that id back. Raises UnknownAlert and
@@ -159,10 +162,6 @@ class Telemetry:
 
     def by_id(self, ids: Sequence[str], payload: bool = False) -> list[PredictionRow]:
         return self._reader.by_id(ids, payload)
-
-    def export(self, span: TimeSpan, line: str = "") -> Iterator[PredictionRow]:
-        """Oldest first. Raises BadFilter."""
-        return self._reader.export(span, line)
 
     def worst_slices(self, wanted: SliceSearch, stamp: str = "") -> SliceSearchResult:
         """Of a stamp, or of the one with the latest traffic. Raises ValueError on an unknown

@@ -29,7 +29,7 @@ from server.telemetry.quality.estimates import QualityCounts, Yardstick
 from server.telemetry.record import BundleFiles, FeatureSpec, Record
 from server.telemetry.recorder import Queued
 from server.telemetry.recovery import FEEDBACK, recount
-from server.telemetry.rows import AlertRow, AnnotationRow, DeployRow, PredictionRow, SilenceRow
+from server.telemetry.rows import AnnotationRow, PredictionRow
 from server.telemetry.sampler import Sampler
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.slices.names import OTHER
@@ -249,26 +249,12 @@ class TelemetryWriter:
             raise sqlite3.OperationalError(self.journal.trouble or "predictions wait to be written")
         return self.feedback.take(items, self._clock())
 
-    def acknowledge(self, alert_id: str, actor: str, note: str, undo: bool) -> AlertRow:
-        return self.alerts.acknowledge(alert_id, actor, note, undo, self._clock())
-
-    def silence(self, matcher: str, until: float, actor: str, reason: str) -> SilenceRow:
-        return self.alerts.silence(
-            self.alerts.book.silence(matcher, until, actor, reason, self._clock())
-        )
-
-    def end_silence(self, silence_id: str) -> SilenceRow:
-        return self.alerts.silence(self.alerts.book.end_silence(silence_id, self._clock()))
-
     def annotate(self, row: AnnotationRow) -> AnnotationRow:
         if row.removed:
             return self.annotations.remove(row.id, row.actor)
         row = replace(row, made_unix_ms=int(self._clock() * 1000))
         oldest_s = self._clock() - self._settings.limits.history_days * DISTRUST_S
         return self.annotations.add(row, int(oldest_s * 1000))
-
-    def deployed(self, row: DeployRow) -> None:
-        self.alerts.deployed(row, self._clock())
 
     def notes(self) -> dict[str, str]:
         """Further facts about telemetry itself, by subject."""

@@ -49,7 +49,7 @@ def test_a_text_can_be_read_piece_by_piece_or_whole(tiny_server: str) -> None:
         pieces = list(reading)
         whole = client.generate(text("hum")).read_all()
         for _ in client.generate(text("hum")):
-            break  # whoever has seen enough may leave
+            break  # one that has seen enough may leave
     assert reading.result is not None and "".join(pieces) == reading.result.text == whole.text
     assert 1 <= whole.tokens <= 6 and whole.finish_reason in ("stop", "length")
 

@@ -232,7 +232,7 @@ def test_clock_offset_is_kept_for_when_the_server_is_gone(tmp_path: Path) -> Non
 
 
 def test_bad_servers_never_disturb_the_rest(sink: Kept, start: Callable[..., Hub]) -> None:
-    """Nobody there, somebody who says nothing, garbage rows, another protocol: and a good one."""
+    """Nobody there, a peer that sends nothing, garbage rows, another protocol: and a good one."""
     deaf = socket.create_server(("127.0.0.1", 0))
     with Fleet([stand_in(), stand_in(1, hostile=True)]) as fleet, deaf:
         silent = f"127.0.0.1:{deaf.getsockname()[1]}"

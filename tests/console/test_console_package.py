@@ -3,6 +3,7 @@ the desktop and apt are told. `make check-console-deb` builds it and installs it
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
 import subprocess
@@ -93,6 +94,22 @@ def test_control_file_is_one_that_dpkg_reads() -> None:
     assert text.endswith("\n") and "\n\n" not in text
     assert renamed("libssl3 (>= 3.0.0)") == "libssl3 (>= 3.0.0) | libssl3t64 (>= 3.0.0)"
     assert renamed("libx11-6") == "libx11-6"
+
+
+def test_every_module_of_the_server_that_the_console_takes_is_named() -> None:
+    found: set[str] = set()
+    left = [*(ROOT / "console").rglob("*.py")]
+    while left:
+        for node in ast.walk(ast.parse(left.pop().read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("server"):
+                continue
+            for name in (node.module or "", *(f"{node.module}.{one.name}" for one in node.names)):
+                file = ROOT / f"{name.replace('.', '/')}.py"
+                if name not in found and file.is_file():
+                    found.add(name)
+                    left.append(file)
+    assert "server.telemetry.rows" in found
+    assert notices.unnamed([], sorted(found)) == []
 
 
 def test_notices_name_every_module_of_qt_that_is_packed() -> None:

@@ -268,7 +268,8 @@ def test_patches_equal_the_reference_within_one_level(
     pixels = made.photo(*size) if kind == "photo" else edges
     config = replace(patches.GEMMA, max_soft_tokens=tokens)
     picture = DecodedImage(pixels, "PNG", "RGB", size[1], size[0], payload_bytes=1)
-    ours, grid = patches.gemma_patches(picture, config)
+    levels, grid = patches.gemma_levels(picture, config)
+    ours = patches.gemma_normalised(levels, config)
     found = Gemma4ImageProcessorPil(max_soft_tokens=tokens)(
         images=[Image.fromarray(pixels)], return_tensors="pt"
     )

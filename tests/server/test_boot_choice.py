@@ -1,4 +1,4 @@
-"""What a server starts with: what it was told, what its store served last, or what it brings."""
+"""What a server starts with: what its flags name, what its store served last, or what it brings."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_what_a_link_leads_to_keeps_its_signature(tmp_path: Path, a: Path, b: Pa
     store = BundleStore(tmp_path / "bundles")
     linked, other = store.add(signed(a, "good")), store.add(signed(b, "good"))
     store.activate(linked)
-    store.add(signed(a, "of somebody else"))
+    store.add(signed(a, "of another key"))
     store.add(signed(b, "a newer one"))
     assert (linked.path / "manifest.sig").read_text() == "good"
     assert (other.path / "manifest.sig").read_text() == "a newer one"

@@ -20,7 +20,7 @@ from server.api.observe import LONGEST_INTERVAL_S, Watchers
 from server.config import ServerConfig
 from server.security.roles import ALLOWED
 from tests.support.patience import patience
-from tests.support.running import channel_to, listener, until
+from tests.support.running import channel_to, idle_engine, listener, until
 from tests.support.standin_engine import StandInEngine
 from trefoil.errors import Overloaded, Unavailable, error_of
 from trefoil.retry_policy import RetryPolicy
@@ -169,6 +169,6 @@ def test_watchers_share_one_snapshot_and_the_turns_of_the_loop() -> None:
 
 
 async def test_a_health_watch_ends_after_its_time() -> None:
-    service = HealthService(StandInEngine(), longest_watch_s=0.05)  # type: ignore[arg-type]
+    service = HealthService(idle_engine(), longest_watch_s=0.05)
     seen = [one async for one in service.Watch(b"", None)]
     assert len(seen) == 1

@@ -1,4 +1,4 @@
-"""What decoders write to standard error is limited, whoever sends broken files."""
+"""What decoders write to standard error is limited, however many broken files come."""
 
 from __future__ import annotations
 

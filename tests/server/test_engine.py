@@ -20,7 +20,7 @@ from tests.support.stub_replica import STAMP, stub_config, stub_pool, stub_spawn
 
 
 class Kept:
-    """A recorder that remembers, and what was true when it was told."""
+    """A recorder that remembers, and what was true when it was called."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []

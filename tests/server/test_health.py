@@ -19,7 +19,7 @@ from proto import (
     observe_pb2_grpc,
 )
 from server.main import main
-from tests.support.running import channel_to, listener, until
+from tests.support.running import channel_to, idle_engine, listener, until
 from tests.support.standin_engine import STAMP, StandInEngine
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -60,7 +60,7 @@ async def test_health_follows_the_engine(state: str, startup: int, ready: int) -
 
 
 async def test_health_of_an_unknown_service_is_not_found() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(idle_engine()) as address, channel_to(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Check(ask("other"))
@@ -110,7 +110,7 @@ async def test_watch_tells_a_change_of_state_at_once() -> None:
 
 
 async def test_rows_refused_at_the_door_are_counted() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(idle_engine()) as address, channel_to(address) as channel:
         stub = inference_pb2_grpc.InferenceStub(channel)
         row = inference_pb2.Example()
         await stub.Predict(inference_pb2.PredictRequest(examples=[row, row]))
@@ -152,7 +152,7 @@ async def test_reflection_lists_every_service_and_describes_its_types(version: s
     asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
     for symbol in SYMBOLS:
         asked.append(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(idle_engine()) as address, channel_to(address) as channel:
         call = channel.stream_stream(
             f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
             reflection_pb2.ServerReflectionRequest.SerializeToString,

@@ -23,7 +23,7 @@ from server.request.uploads import UploadLimits, UploadStore
 from server.request.validation import Terms, Validator
 from server.request.wire import varint, with_contents
 from server.types import Fault
-from tests.support.running import channel_to, listener
+from tests.support.running import channel_to, idle_engine, listener
 from tests.support.standin_engine import STAMP, StandInEngine
 
 CALLER = Caller("ipv4:10.0.0.7:1", "10.0.0.7", "someone", "", None)
@@ -226,7 +226,7 @@ def test_a_long_mime_type_or_many_small_uploads_hold_no_memory() -> None:
 
 
 async def test_an_upload_with_a_long_mime_type_is_refused_with_its_field() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(idle_engine()) as address, channel_to(address) as channel:
         header = pb.UploadHeader(total_bytes=1, mime_type="x" * MIB)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stubs.InferenceStub(channel).Upload(iter([pb.UploadChunk(header=header)]))

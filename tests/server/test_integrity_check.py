@@ -114,7 +114,7 @@ async def test_a_report_of_a_replica_degrades_the_server_until_healed(tmp_path: 
         moved.write_text(WEIGHTS + FUNCTION)
         await until(lambda: len(engine.snapshot().replicas[1].self_check.changed) == 2)
         await until(lambda: engine.snapshot().state == "DEGRADED")
-        seen = "READY"  # what watchers are told trails the snapshot by a look
+        seen = "READY"  # what watchers get trails the snapshot by a look
         while seen != "DEGRADED":
             seen = await asyncio.wait_for(engine.changed(seen), patience(20))
         reason = engine.snapshot().reason

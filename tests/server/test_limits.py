@@ -16,7 +16,7 @@ from server.commands.flags import flags
 from server.config import ServerConfig
 from server.request.limits import in_force, most, server_limits
 from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES
-from tests.support.running import channel_to, listener
+from tests.support.running import channel_to, idle_engine, listener
 from tests.support.standin_engine import FACTS, StandInEngine
 
 OURS = ("max_parts", 64.0, "parts")
@@ -112,7 +112,7 @@ def test_the_table_of_resources_has_the_defaults_of_the_flags() -> None:
 
 
 async def test_text_of_an_admin_is_limited() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(idle_engine()) as address, channel_to(address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             long = admin_pb2.RollbackRequest(reason="x" * 5000)
             await admin_pb2_grpc.AdminStub(channel).Rollback(long)

@@ -10,7 +10,7 @@ import pytest
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from server.ops.refusal_log import EACH, RefusalLog
-from tests.support.running import channel_to, listener
+from tests.support.running import channel_to, idle_engine, listener
 from tests.support.standin_engine import StandInEngine
 
 
@@ -40,7 +40,7 @@ async def test_a_call_that_is_not_a_message_leaves_a_line_without_an_id(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "server")
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with listener(idle_engine()) as address, channel_to(address) as channel:
         with pytest.raises(grpc.aio.AioRpcError):
             await channel.unary_unary("/trefoil.v1.Inference/Predict")(b"\xff\xff")
     (line,) = (one for one in caplog.records if one.msg.startswith("refused"))

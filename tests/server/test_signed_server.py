@@ -138,7 +138,7 @@ def test_load_refuses_what_no_trusted_key_signed_and_what_serves_is_untouched(
 
 
 class Watched:
-    """What a watcher of the server has been told."""
+    """What a watcher of the server has received."""
 
     def __init__(self, call: Any) -> None:
         self._call = call

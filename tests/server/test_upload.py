@@ -14,7 +14,7 @@ from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from server.request.status import Refused
 from server.request.uploads import UploadLimits, UploadStore
-from tests.support.running import channel_to, listener
+from tests.support.running import channel_to, idle_engine, listener
 from tests.support.standin_engine import StandInEngine
 
 LIMITS = UploadLimits(each_bytes=100, peer_bytes=150, total_bytes=250, ttl_s=10.0)
@@ -124,7 +124,7 @@ async def test_an_upload_stands_in_for_the_parts_data() -> None:
 async def test_an_upload_that_lies_is_refused_and_leaves_nothing_behind(
     sent: Iterable[pb.UploadChunk], code: grpc.StatusCode
 ) -> None:
-    async with listener(StandInEngine(), **SMALL) as address, channel_to(address) as channel:
+    async with listener(idle_engine(), **SMALL) as address, channel_to(address) as channel:
         stub = stubs.InferenceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Upload(iter(sent))
@@ -137,7 +137,7 @@ async def test_an_upload_broken_off_frees_its_room() -> None:
         yield pb.UploadChunk(header=pb.UploadHeader(total_bytes=2000))
         await asyncio.Event().wait()
 
-    async with listener(StandInEngine(), **SMALL) as address, channel_to(address) as channel:
+    async with listener(idle_engine(), **SMALL) as address, channel_to(address) as channel:
         stub = stubs.InferenceStub(channel)
         broken = stub.Upload(half())
         await until_probed(stub, grpc.StatusCode.RESOURCE_EXHAUSTED)

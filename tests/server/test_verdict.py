@@ -144,7 +144,7 @@ def test_value_decides_over_accuracy() -> None:
 
 
 def test_accuracy_decides_where_single_values_differ_too_much_to_tell() -> None:
-    """Sixty more false stops cost 21 EUR each; seven stops told otherwise, 500 each, hide that."""
+    """Sixty more false stops cost 21 EUR each; seven other changed stops, 500 each, hide that."""
     pairs = [pair("ok", "ok", "ok") for _ in range(100)]
     pairs += [pair("ok", "stop", "ok") for _ in range(60)]
     pairs += [pair("ok", "stop", "stop") for _ in range(3)]
@@ -155,7 +155,7 @@ def test_accuracy_decides_where_single_values_differ_too_much_to_tell() -> None:
     refused = judged(pairs + lost, TABLE)
     assert refused.word == "refuse" and "by feedback it is worse" in refused.reason
     assert re.search(r"of known truth \(difference -0\.\d+ to -0\.\d+\)", refused.reason)
-    # Worth more as far as can be told: what an objective is for, and for people to judge.
+    # Worth more as far as can be measured: what an objective is for, and for people to judge.
     better = pairs + pairs[-3:] * 2 + lost
     found = whole(better, TABLE)
     assert found.value_per_1000.difference.low < 0 < found.value_per_1000.difference.value

@@ -113,6 +113,6 @@ class _Service:
 
     def Export(self, request: Any, context: Any) -> Any:
         if self.collector.refuse.is_set():
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, "as told")
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "as the test asks")
         self.kept.append(request)
         return self.answer()

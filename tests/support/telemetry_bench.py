@@ -1,4 +1,4 @@
-"""What the tests of telemetry put in: a small bundle, records of it, a clock that is told."""
+"""What the tests of telemetry put in: a small bundle, records of it, a clock that is set."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VALUE = {t: {p: 1.0 if t == p else -5.0 for p in LABELS} for t in LABELS}
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """Seconds that pass when the test says so."""
 
     def __init__(self, now: float = NOW) -> None:
         self.now = now

@@ -15,7 +15,7 @@ BUNDLE = bundle(rows=600)
 
 
 class WriterBench:
-    """A writer without its thread, on a clock that is told."""
+    """A writer without its thread, on a clock that is set."""
 
     def __init__(
         self, folder: Path, now: float = NOW, monotonic: Clock | None = None, **more: object

@@ -85,7 +85,7 @@ def make_spec(seed: int = 0, **changes: Any) -> BundleSpec:
 
 
 def reseal(folder: Path, **changes: Any) -> Path:
-    """Writes a manifest that fits the files as they are now, as somebody who wants a changed bundle
+    """Writes a manifest that fits the files as they are now, as a person who wants a changed bundle
     accepted would; `changes` replace fields of it."""
     old = manifest.read((folder / manifest.FILE).read_bytes())
     found = [path for path in sorted(folder.rglob("*")) if path.is_file()]

@@ -73,7 +73,7 @@ def test_a_full_disk_costs_counted_rows_and_heals(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_a_database_is_set_aside_and_reported(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_bytes(b"not a database, but somebody's work" * 100)
+    (tmp_path / NAME).write_bytes(b"not a database, but another's work" * 100)
     bench = WriterBench(tmp_path)
     assert "set aside" in bench.writer.trouble
     aside = [p for p in tmp_path.iterdir() if "unusable" in p.name]

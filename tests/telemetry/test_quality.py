@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from server.telemetry.quality.count_arrays import add_answers
 from server.telemetry.quality.estimates import Estimates, QualityCounts, Yardstick, yardstick
 from server.telemetry.quality.objective import Objective, ObjectiveRefused, parse
 
@@ -25,6 +26,16 @@ def stick() -> Yardstick:
     return yardstick(LABELS, None, objective())
 
 
+def answered(counts: QualityCounts, yard: Yardstick, confidence: float, predicted: int) -> None:
+    """One row, as counting adds many."""
+    add_answers(
+        counts,
+        np.array([yard.bin(confidence)]),
+        np.array([confidence]),
+        np.array([predicted]),
+    )
+
+
 def learned(rng: np.random.Generator, rows: int) -> tuple[QualityCounts, float, float]:
     """Calibrated answers with known truth: (counts, accuracy, value per decision)."""
     counts, yard, right, worth = QualityCounts.of(stick()), stick(), 0, 0.0
@@ -32,7 +43,7 @@ def learned(rng: np.random.Generator, rows: int) -> tuple[QualityCounts, float, 
         confidence = float(rng.uniform(0.5, 1.0))
         predicted = int(rng.integers(2))
         true = predicted if rng.random() < confidence else 1 - predicted
-        counts.answer(yard, confidence, predicted)
+        answered(counts, yard, confidence, predicted)
         counts.learn(yard, Estimates(confidence, predicted, true, 0.1, math.nan, 60.0))
         right += predicted == true
         worth += WORTH[LABELS[true]][LABELS[predicted]]
@@ -103,7 +114,7 @@ def test_nothing_labelled_is_not_a_zero() -> None:
 def test_a_label_of_a_request_counts_without_a_place_in_the_matrix() -> None:
     yard, counts = stick(), QualityCounts.of(stick())
     foreign = yard.label("something else")
-    counts.answer(yard, 0.8, foreign)
+    answered(counts, yard, 0.8, foreign)
     counts.learn(yard, Estimates(0.8, foreign, foreign, 0.1, math.nan, 1.0))
     row = counts.row(yard, "s", "", 0, 3600)
     assert (row.accuracy, sum(row.confusion)) == (1.0, 0)

@@ -14,7 +14,7 @@ from tests.support.telemetry_bench import SCHEMA, record
 
 
 class Sink:
-    """Takes batches, and can be told to wait or to fail."""
+    """Takes batches, and can be made to wait or to fail."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []

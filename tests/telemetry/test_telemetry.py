@@ -38,7 +38,7 @@ READY = Finding("readiness/pool", "readiness", "high", "1 of 2 replicas warm")
 
 
 class Held:
-    """Telemetry with clocks that are told: nothing is due unless they move."""
+    """Telemetry with clocks that are set: nothing is due unless they move."""
 
     def __init__(self, folder: Path, **more: object) -> None:
         self.clock, self.paced = Clock(), Clock(0.0)

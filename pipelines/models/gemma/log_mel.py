@@ -19,20 +19,13 @@ from numpy.typing import NDArray
 from pipelines.bundle import parameters
 from pipelines.errors import BadInput
 from pipelines.media.decode import DecodedAudio
-from pipelines.models.qwen.log_mel import waveform
+from pipelines.models.qwen.log_mel import Sampling, waveform
 
 
 @dataclass(frozen=True, slots=True)
-class GemmaAudioConfig:
-    """Every parameter that can change a mel value. The strings name the one rule implemented."""
+class GemmaAudioConfig(Sampling):
+    """Every parameter that can change a mel value."""
 
-    sample_rate: int  # of the model's input, hertz
-    max_s: float
-    downmix: str  # mean of the channels
-    resample: str  # Kaiser-windowed sinc
-    resample_zeros: int  # zero crossings of the sinc on either side
-    resample_rolloff: float  # cut-off as a share of the lower Nyquist frequency
-    resample_beta: float  # Kaiser window
     frame: int  # samples of a window
     n_fft: int
     hop: int

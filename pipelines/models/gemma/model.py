@@ -15,9 +15,8 @@ import torch
 from pipelines.errors import BundleRefused
 from pipelines.models.attention import NAME, attend
 from pipelines.models.gemma.patches import MAX_SOFT_TOKENS
-from pipelines.models.weights import compare, refuse_empty
+from pipelines.models.weights import assign, refuse_empty
 
-_HEAD = "lm_head.weight"
 _DERIVED = ("inv_freq", "inv_timescales", "embed_scale", "softcap")
 _OWN_KEYS = re.compile(r"model\.language_model\.layers\.(\d+)\.self_attn\.[kv]_(?:proj|norm)\.")
 # Other types stretch with the longest text of a batch: an answer would depend on its batch mates.
@@ -84,14 +83,7 @@ def load_model(
     keep = _used(config.text_config)
     wanted = {name: name for name in model.state_dict()}
     given = {name: tensor for name, tensor in tensors.items() if keep(name)}
-    if config.tie_word_embeddings:
-        given.pop(_HEAD, None)
-        wanted.pop(_HEAD, None)
-    compare(wanted, given, model)
-    state = {name: tensor.to(device, dtype) for name, tensor in given.items()}
-    model.load_state_dict(state, strict=False, assign=True)
-    if config.tie_word_embeddings:
-        model.lm_head.weight = model.get_input_embeddings().weight
+    assign(model, wanted, given, device, dtype)
     _restore_buffers(model, config, device)
     return _adapted(model).eval().requires_grad_(False)
 

@@ -90,12 +90,6 @@ def target_size(height: int, width: int, config: GemmaImageConfig) -> tuple[int,
     return rows * factor, columns * factor
 
 
-def gemma_patches(image: DecodedImage, config: GemmaImageConfig) -> tuple[torch.Tensor, Grid]:
-    """float32 [P, patch * patch * 3] in 0..1 with its grid: the levels, normalised."""
-    found, grid = gemma_levels(image, config)
-    return gemma_normalised(found, config), grid
-
-
 def gemma_normalised(levels: torch.Tensor, _config: GemmaImageConfig) -> torch.Tensor:
     """What the encoder takes, float32 in 0..1, on the device of `levels`."""
     return levels.to(torch.float32).div_(255.0)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -23,25 +23,10 @@ from pipelines.media.decode import DecodedAudio
 MIN_FRAMES = 3  # fewer give no audio token
 
 
-class Sampling(Protocol):
-    """The parameters that downmixing and resampling take from a family's audio config."""
-
-    def __hash__(self) -> int: ...
-    @property
-    def sample_rate(self) -> int: ...
-    @property
-    def max_s(self) -> float: ...
-    @property
-    def resample_zeros(self) -> int: ...
-    @property
-    def resample_rolloff(self) -> float: ...
-    @property
-    def resample_beta(self) -> float: ...
-
-
 @dataclass(frozen=True, slots=True)
-class AudioConfig:
-    """Every parameter that can change a mel value. The strings name the one rule implemented."""
+class Sampling:
+    """What down-mixing and resampling take: the first parameters of each family. The strings name
+    the one rule implemented."""
 
     sample_rate: int  # of the model's input, hertz
     max_s: float
@@ -50,6 +35,12 @@ class AudioConfig:
     resample_zeros: int  # zero crossings of the sinc on either side
     resample_rolloff: float  # cut-off as a share of the lower Nyquist frequency
     resample_beta: float  # Kaiser window
+
+
+@dataclass(frozen=True, slots=True)
+class AudioConfig(Sampling):
+    """Every parameter that can change a mel value."""
+
     n_fft: int
     hop: int
     window: str  # periodic Hann of n_fft samples

@@ -15,10 +15,9 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 
 from pipelines.errors import BundleRefused
 from pipelines.models.attention import NAME, attend
-from pipelines.models.weights import compare, refuse_empty
+from pipelines.models.weights import HEAD, assign, refuse_empty
 
 _NOT_THINKER = ("talker.", "token2wav.")
-_HEAD = "lm_head.weight"
 # 5.23 has all three parts below `model`; 5.17 has only the text stack there.
 _NESTED = {
     "model.language_model.": "model.",
@@ -74,14 +73,7 @@ def load_model(
         model = Qwen2_5OmniThinkerForConditionalGeneration(config)
     wanted = {canonical(name): name for name in model.state_dict()}
     given = {canonical(name): tensor for name, tensor in tensors.items() if belongs(name)}
-    if config.tie_word_embeddings:
-        given.pop(_HEAD, None)
-        wanted.pop(_HEAD, None)
-    compare(wanted, given, model)
-    state = {wanted[name]: tensor.to(device, dtype) for name, tensor in given.items()}
-    model.load_state_dict(state, strict=False, assign=True)
-    if config.tie_word_embeddings:
-        model.lm_head.weight = model.get_input_embeddings().weight
+    assign(model, wanted, given, device, dtype)
     _restore_buffers(model, config, device)
     return _adapted(model).eval().requires_grad_(False)
 
@@ -105,7 +97,7 @@ def tensors_of(model: Any) -> dict[str, torch.Tensor]:
     """The weights to save, under their canonical names; a tied head is left out."""
     tied = model.lm_head.weight is model.get_input_embeddings().weight
     named = {canonical(name): tensor.detach() for name, tensor in model.state_dict().items()}
-    return {name: tensor for name, tensor in named.items() if not (tied and name == _HEAD)}
+    return {name: tensor for name, tensor in named.items() if not (tied and name == HEAD)}
 
 
 def parts(model: Any) -> tuple[Any, Any, Any]:

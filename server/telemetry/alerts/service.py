@@ -76,8 +76,15 @@ class AlertService:
         self.keep()
         return row
 
-    def silence(self, row: SilenceRow) -> SilenceRow:
-        """A silence of the book, begun or ended, is kept and shown."""
+    def silence(
+        self, matcher: str, until: float, actor: str, reason: str, now: float
+    ) -> SilenceRow:
+        return self._shown(self.book.silence(matcher, until, actor, reason, now))
+
+    def end_silence(self, silence_id: str, now: float) -> SilenceRow:
+        return self._shown(self.book.end_silence(silence_id, now))
+
+    def _shown(self, row: SilenceRow) -> SilenceRow:
         self._attempt(lambda: self._store().judgements.put_silence(row))
         self._changes.note([row, *self.book.rows()])
         self.keep()

@@ -1,7 +1,7 @@
 """Histograms with exponential buckets, and the same values counted into given bounds.
 
 An SDK histogram costs about 9 us a value and reader, and a prediction has seven values; adding to
-one of these costs a fraction of a microsecond (benchmarks/telemetry/otel.py measures both).
+one of these costs a fraction of a microsecond (benchmarks/telemetry/request.py measures both).
 """
 
 from __future__ import annotations

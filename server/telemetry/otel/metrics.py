@@ -193,19 +193,12 @@ def _exponential(
 ) -> ExponentialHistogramDataPoint:
     offset, counts = trimmed(point.counts)
     return ExponentialHistogramDataPoint(
-        attributes=dict(attributes),
-        start_time_unix_nano=start_ns,
-        time_unix_nano=now_ns,
-        count=point.n,
-        sum=point.sum,
         scale=SCALE,
         zero_count=point.zeros,
         positive=Buckets(offset, counts),
         negative=NO_BUCKETS,
         flags=0,
-        min=_known(point.min),
-        max=_known(point.max),
-        exemplars=_exemplars(point),
+        **_common(attributes, point, start_ns, now_ns),
     )
 
 
@@ -213,28 +206,27 @@ def _explicit(
     attributes: Attributes, point: Point, start_ns: int, now_ns: int
 ) -> HistogramDataPoint:
     return HistogramDataPoint(
-        attributes=dict(attributes),
-        start_time_unix_nano=start_ns,
-        time_unix_nano=now_ns,
-        count=point.n,
-        sum=point.sum,
         bucket_counts=point.bounded,
         explicit_bounds=point.bounds,
-        min=_known(point.min),
-        max=_known(point.max),
-        exemplars=_exemplars(point),
+        **_common(attributes, point, start_ns, now_ns),
     )
 
 
-def _known(value: float) -> float:
-    """The wire leaves out what is None, and the SDK's types do not say so."""
-    return None if math.isnan(value) else value  # type: ignore[return-value]
-
-
-def _exemplars(point: Point) -> list[Exemplar]:
-    return [
+def _common(attributes: Attributes, point: Point, start_ns: int, now_ns: int) -> dict[str, Any]:
+    """The fields of both forms. The wire leaves out what is None."""
+    exemplars = [
         Exemplar({}, one.value, one.unix_ns, one.span_id, one.trace_id) for one in point.exemplars
     ]
+    return {
+        "attributes": dict(attributes),
+        "start_time_unix_nano": start_ns,
+        "time_unix_nano": now_ns,
+        "count": point.n,
+        "sum": point.sum,
+        "min": None if math.isnan(point.min) else point.min,
+        "max": None if math.isnan(point.max) else point.max,
+        "exemplars": exemplars,
+    }
 
 
 def _metric(name: str, described: MetricDefinition, data: Any) -> Metric:

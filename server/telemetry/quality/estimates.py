@@ -147,12 +147,6 @@ class QualityCounts:
     def of(stick: Yardstick) -> QualityCounts:
         return QualityCounts(len(stick.labels), len(stick.edges) + 1)
 
-    def answer(self, stick: Yardstick, confidence: float, predicted: int) -> None:
-        place = stick.bin(confidence)
-        self.n[place] += 1
-        self.confidence[place] += confidence
-        self.predicted[predicted, place] += 1
-
     def learn(self, stick: Yardstick, verdict: Estimates, sign: int = 1) -> None:
         """Adds a labelled prediction; `sign` -1 subtracts one whose label was corrected."""
         place = stick.bin(verdict.confidence)
