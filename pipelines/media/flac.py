@@ -30,7 +30,7 @@ _SAMPLES = (1 << 36) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FlacLayout:
     """`width` in bits a sample."""
 
     rate: int
@@ -39,13 +39,13 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class FlacFrame:
     """`number`: of the first sample, or of the frame where all are equally long; `step` is what the
     next one's number is above it. A field of `layout` is 0 where the frame leaves it open."""
 
     number: int
     step: int
-    layout: Layout
+    layout: FlacLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Judged:
 
     data: bytes
     claim: int
-    layout: Layout
+    layout: FlacLayout
     warning: str
 
 
@@ -65,7 +65,7 @@ def judged(data: bytes, field: str) -> Judged | None:
     if len(data) < 42 or data[4] & 0x7F:
         return None
     bits = int.from_bytes(data[_STREAMINFO], "big")
-    claimed = Layout(bits >> 44, (bits >> 41 & 7) + 1, (bits >> 36 & 31) + 1)
+    claimed = FlacLayout(bits >> 44, (bits >> 41 & 7) + 1, (bits >> 36 & 31) + 1)
     layout, gap = _agreed(data, claimed, field)
     claim = bits & _SAMPLES
     fields = (layout.rate << 8 | layout.channels - 1 << 5 | layout.width - 1) << 36
@@ -74,13 +74,13 @@ def judged(data: bytes, field: str) -> Judged | None:
     return Judged(whole, claim, layout, DAMAGED if gap else warning)
 
 
-def _agreed(data: bytes, claimed: Layout, field: str) -> tuple[Layout, bool]:
+def _agreed(data: bytes, claimed: FlacLayout, field: str) -> tuple[FlacLayout, bool]:
     """(the layout of all frames, whether one is missing between them)."""
-    found: Layout | None = None
+    found: FlacLayout | None = None
     gap = False
     for frame, follows in _sequence(_frames(data)):
         gap = gap or not follows
-        layout = Layout(
+        layout = FlacLayout(
             frame.layout.rate or claimed.rate,
             frame.layout.channels,
             frame.layout.width or claimed.width,
@@ -96,11 +96,11 @@ def _agreed(data: bytes, claimed: Layout, field: str) -> tuple[Layout, bool]:
     return found or claimed, gap
 
 
-def _sequence(frames: Iterator[Frame]) -> Iterator[tuple[Frame, bool]]:
+def _sequence(frames: Iterator[FlacFrame]) -> Iterator[tuple[FlacFrame, bool]]:
     """(frame, whether it follows the one before it). Compressed sound can look like a frame, but
     hardly like the stream's own a few numbers on, nor like two in a row."""
-    last: Frame | None = None
-    stray: Frame | None = None
+    last: FlacFrame | None = None
+    stray: FlacFrame | None = None
     for frame in frames:
         follows = frame.number == (last.number + last.step if last else 0)
         if stray is not None and frame.number == stray.number + stray.step:
@@ -113,7 +113,7 @@ def _sequence(frames: Iterator[Frame]) -> Iterator[tuple[Frame, bool]]:
         last, stray = frame, None
 
 
-def _is_later(frame: Frame, last: Frame) -> bool:
+def _is_later(frame: FlacFrame, last: FlacFrame) -> bool:
     ahead = frame.number - last.number
     return frame.layout == last.layout and last.step < ahead <= _MOST_MISSING * last.step
 
@@ -121,7 +121,7 @@ def _is_later(frame: Frame, last: Frame) -> bool:
 _MOST_MISSING = 64  # frames that one gap may have to be seen by a single frame behind it
 
 
-def _frames(data: bytes) -> Iterator[Frame]:
+def _frames(data: bytes) -> Iterator[FlacFrame]:
     at = max(flac_blocks(data), default=4)
     begin = at + 4 + int.from_bytes(data[at + 1 : at + 4], "big")
     for found, _ in zip(_SYNC.finditer(data, begin), range(_MOST_SYNCS), strict=False):
@@ -130,7 +130,7 @@ def _frames(data: bytes) -> Iterator[Frame]:
             yield frame
 
 
-def header(head: bytes) -> Frame | None:
+def header(head: bytes) -> FlacFrame | None:
     """The header at the beginning of 16 bytes; None where its checksum is not right."""
     if len(head) < 6 or head[3] & 1:
         return None
@@ -152,7 +152,7 @@ def header(head: bytes) -> Frame | None:
     elif rate > 12:
         hertz = int.from_bytes(head[end - 2 : end], "big") * (10 if rate == 14 else 1)
     count = channels + 1 if channels < 8 else 2
-    return Frame(number, size if head[1] & 1 else 1, Layout(hertz, count, _WIDTHS[width]))
+    return FlacFrame(number, size if head[1] & 1 else 1, FlacLayout(hertz, count, _WIDTHS[width]))
 
 
 def _coded_bytes(first: int) -> int:

@@ -78,7 +78,7 @@ class Chunks:
     little: bool
     at: int
     claim: int
-    layout: wave_layout.Layout | None = None
+    layout: wave_layout.WaveLayout | None = None
     stated: int = 0
     held: int = 0
 
@@ -173,7 +173,7 @@ def _above(states: list[bytes], most: int) -> bool:
 
 def _wav(data: bytes) -> Chunks | None:
     at, long_size, stated = 12, 0, 0
-    layout: wave_layout.Layout | None = None
+    layout: wave_layout.WaveLayout | None = None
     while at + 8 <= len(data):
         name, size = struct.unpack_from("<4sI", data, at)
         if name == b"ds64" and at + 24 <= len(data):

@@ -19,7 +19,7 @@ _APART = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class WaveLayout:
     """The `fmt ` chunk: `at` its first byte. `frame` bytes hold `samples` samples of each channel
     (one, or for ADPCM a block of them). `used` bits of each sample carry sound."""
 
@@ -34,7 +34,7 @@ class Layout:
     used: int = 0
 
 
-def read(data: bytes, at: int, size: int) -> Layout | None:
+def read(data: bytes, at: int, size: int) -> WaveLayout | None:
     """The chunk whose body is at `at`. None for a codec without these equations, or one too short
     to read: those are libsndfile's to judge."""
     if size < 16 or at + size > len(data):
@@ -50,11 +50,11 @@ def read(data: bytes, at: int, size: int) -> Layout | None:
         return None
     known = tag in (_PCM, _FLOAT, _ALAW, _MULAW) and bits > 0
     if known or (tag in (MS_ADPCM, IMA_ADPCM) and size >= 20):
-        return Layout(at, tag, channels, rate, byte_rate, frame, bits, samples, used)
+        return WaveLayout(at, tag, channels, rate, byte_rate, frame, bits, samples, used)
     return None
 
 
-def agreed(data: bytes, layout: Layout, field: str) -> tuple[bytes, Layout, str]:
+def agreed(data: bytes, layout: WaveLayout, field: str) -> tuple[bytes, WaveLayout, str]:
     """(the file and its layout, with a repaired size of a frame where that was wrong, and a warning
     or ""). Raises BadInput where it cannot be known how the samples lie."""
     usual = _usual_frame(layout)
@@ -75,7 +75,7 @@ def agreed(data: bytes, layout: Layout, field: str) -> tuple[bytes, Layout, str]
     return bytes(copy), replace(layout, frame=usual), HEADER_WRONG
 
 
-def _usual_frame(layout: Layout) -> int:
+def _usual_frame(layout: WaveLayout) -> int:
     """Bytes of a frame by the other fields; of ADPCM, of a block of so many samples."""
     if layout.tag == IMA_ADPCM:  # four bits a sample, behind one whole sample in four bytes
         return layout.channels * (4 + layout.samples // 2)
