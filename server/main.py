@@ -77,11 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return INTERRUPTED
     if arguments and not arguments[0].startswith("-"):
         names = ", ".join(COMMANDS)
-        hint = near(arguments[0], COMMANDS)
-        print(
-            f"server: there is no command {arguments[0]!r}{hint}; there are {names}",
-            file=sys.stderr,
-        )
+        hint = near(arguments[0], COMMANDS) or f"; there are {names}"
+        print(f"server: there is no command {arguments[0]!r}{hint}", file=sys.stderr)
         return USAGE
     command_line = parser()
     try:

@@ -8,8 +8,10 @@ name and reason. Exit codes: 0 nothing failed, 1 something did.
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import re
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,6 +21,7 @@ from pathlib import Path
 
 from tests.installers.tools import Failed, Skipped, attempt, need, run
 from tests.interop import toolbox
+from tests.interop.prometheus import prometheus
 from tests.interop.toolbox import Toolbox
 from tests.support.running import program
 
@@ -113,6 +116,46 @@ def promtool(site: Site) -> str:
     return f"{sum(not line.startswith('#') for line in text.splitlines())} series are read"
 
 
+def grafana(site: Site) -> str:
+    """The dashboard is an object of the type that Grafana's own code reads."""
+    compiler = grafana_installed(site.tools)
+    folder = compiler.parents[2]
+    content = (ROOT / "docs" / "observability" / "dashboard.json").read_text()
+    source = folder / "dashboard.ts"
+    head = "import { Dashboard } from '@grafana/schema';\nexport const shipped: Dashboard = "
+    source.write_text(f"{head}{content.strip()};\n")
+    run([compiler, "--noEmit", "--strict", "--skipLibCheck", source])
+    source.write_text(f"{head}{content.strip().replace('schemaVersion', 'schemaVersions')};\n")
+    if attempt([compiler, "--noEmit", "--strict", "--skipLibCheck", source]).returncode == 0:
+        raise Failed("a dashboard without its version is accepted too: nothing was checked")
+    return f"{len(json.loads(content)['panels'])} panels have the type Dashboard"
+
+
+def grafana_installed(tools: Toolbox) -> Path:
+    return tools.from_npm("tsc", *toolbox.GRAFANA)
+
+
+def mlserver(site: Site) -> str:
+    """Its batch client: each line of a file is a request, two of them a batch of two rows."""
+    found = mlserver_installed(site.tools)
+    asked, answered = (site.tools.folder / f"mlserver-{end}.jsonl" for end in ("in", "out"))
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1, 1]}
+    requests = [{"inputs": [{**tensor, "data": [text]}]} for text in ("knocking", "hum", "smoke")]
+    asked.write_text("\n".join(map(json.dumps, requests)))
+    files = ("-i", asked, "-o", answered)
+    run([found, "infer", "-u", site.http, "-m", "trefoil", "--batch-size", "2", *files])
+    answers = [json.loads(line) for line in answered.read_text().splitlines()]
+    outputs = [{one["name"]: one["data"] for one in answer["outputs"]} for answer in answers]
+    labels = [output["label"][0] for output in outputs if len(output["label"]) == 1]
+    if len(labels) != len(requests):
+        raise Failed(f"{answers}")
+    return f"{len(labels)} lines in batches of 2: {', '.join(map(repr, labels))}"
+
+
+def mlserver_installed(tools: Toolbox) -> Path:
+    return tools.python_with("mlserver", toolbox.MLSERVER).with_name("mlserver")
+
+
 def script(name: str, packages: Sequence[str], arguments: Callable[[Site], list[str]]) -> Check:
     """A client in an environment of its own."""
 
@@ -128,10 +171,18 @@ def script(name: str, packages: Sequence[str], arguments: Callable[[Site], list[
     return Check(tool, name.replace("_", " "), check, install)
 
 
+def loaded_row() -> dict[str, object]:
+    """As docs/serving.md has it: base64 is sent as it is, so it holds the length of the element."""
+    photo = PICTURE.read_bytes()
+    packed = base64.b64encode(struct.pack("<I", len(photo)) + photo).decode()
+    image = {"content": {"b64": packed}, "shape": [1]}
+    return {"text": {"content": ["hum"], "shape": [1]}, "image": image}
+
+
 def perf_analyzer(how: Sequence[str], over_http: bool, site: Site) -> str:
     found, environment = site.tools.perf_analyzer()
     inputs = site.tools.folder / "inputs.json"
-    inputs.write_text(json.dumps({"data": [{"text": {"content": ["hum"], "shape": [1]}}]}))
+    inputs.write_text(json.dumps({"data": [loaded_row()]}))
     target = ("-i", "http", "-u", site.http) if over_http else ("-i", "grpc", "-u", site.grpc)
     command = [found, "-m", "triage", *target, "--input-data", inputs, *BRIEF, *how]
     out = run([*map(str, command)], env=environment)
@@ -142,7 +193,7 @@ def perf_analyzer(how: Sequence[str], over_http: bool, site: Site) -> str:
 
 
 def grpcurl_installed(tools: Toolbox) -> Path:
-    return tools.from_go("grpcurl", toolbox.GRPCURL)
+    return toolbox.grpcurl(tools)
 
 
 def health_probe_installed(tools: Toolbox) -> Path:
@@ -160,7 +211,7 @@ def grpcurl(site: Site) -> str:
     method = "trefoil.v1.Inference/Predict"
     label = json.loads(run([*ask, "-d", request, site.grpc, method]))["results"][0]
     refused = attempt([*ask, "-d", '{"examples":[{}]}', site.grpc, method])
-    if "BadRequest" not in refused.stderr or "fieldViolations" not in refused.stderr:
+    if not re.search(r"google\.rpc\.BadRequest.*field_?violations", refused.stderr, re.I | re.S):
         raise Failed(f"the details of a refusal are not readable: {refused.stderr}")
     return (
         f"{len(services)} services listed and described; {label['prediction']['label']!r}; "
@@ -199,10 +250,14 @@ CHECKS = (
     Check("curl", "tensors in JSON", curl_tensors),
     Check("curl", "a chat as server-sent events", curl_stream),
     Check("promtool", "check metrics of /metrics", promtool),
+    Check("prometheus", "scrape, alerts", lambda site: prometheus(site.http)),
+    Check("prometheus", "scrape of native histograms", lambda site: prometheus(site.http, True)),
+    Check("@grafana/schema", "type-check of the dashboard", grafana, grafana_installed),
     script("triton_grpc", (toolbox.LATER,), lambda site: [site.grpc]),
     script("triton_grpc_aio", (toolbox.LATER,), lambda site: [site.grpc]),
     script("triton_http", (toolbox.LATER,), lambda site: [site.http]),
     script("kserve_client", ("kserve",), lambda site: [site.grpc, site.url]),
+    Check("mlserver", "infer, in batches", mlserver, mlserver_installed),
     script("openai_client", ("openai",), lambda site: [site.url]),
     *(
         Check("perf_analyzer", how, partial(perf_analyzer, flags, http), Toolbox.perf_analyzer)

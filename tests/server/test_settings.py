@@ -109,4 +109,4 @@ def test_help_states_the_order(capsys: Captured) -> None:
 
 def test_a_command_that_does_not_exist_names_the_one_that_is_alike(capsys: Captured) -> None:
     code, _, err = asked(capsys, "actvate")
-    assert code == 2 and "did you mean activate?" in err
+    assert code == 2 and err.endswith("; did you mean activate?\n")
