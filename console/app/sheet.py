@@ -7,10 +7,12 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from console.looks import hosts
 from console.looks.changes import KINDS, WhatChanged
 from console.state import command_lines, next_steps
 from console.state.access import ConnectionAccess
 from console.state.dashboard import WANT_NOTHING, Board
+from console.state.domain import HostSnapshot
 from console.state.timetext import clock_text, iso
 from console.state.units import milliseconds
 
@@ -98,14 +100,17 @@ def _figures(board: Board) -> str:
 
 
 def _servers(board: Board) -> str:
-    head = ("server", "address", "state", "why", "stamp", "differs from the fleet")
+    head = ("server", "address", "state", "why", "stamp", "differs from the fleet", "host")
     odd = {line.address: line for line in board.skew}
     rows = []
     for line in board.servers:
         skew = odd.get(line.address)
         differs = [f"{w}: {here}, fleet {there}" for w, here, there in skew.details] if skew else []
         stamp = line.snapshot.stamp_name if line.snapshot is not None else "unknown"
-        rows.append((line.name, line.address, line.state, line.why, stamp, "; ".join(differs)))
+        found = line.snapshot.host if line.snapshot is not None else HostSnapshot()
+        host = "; ".join(text for text, _ in hosts.lines(found))
+        about = (line.name, line.address, line.state, line.why)
+        rows.append((*about, stamp, "; ".join(differs), host))
     return _table(head, rows)
 
 

@@ -183,8 +183,8 @@ def _known(known: Sequence[SeenRow], wanted: ReadChanges, sums: WindowSums, late
     total = [sums.numbers[sums.within(s), 0].sum() for s in (wanted.before, wanted.after)]
     limit = "the SLO" if wanted.late_ms else "p95 before"
     return (
-        f"late: above {milliseconds(late_ms)}, {limit}; clients, slices and answers from the rows "
-        f"known here: {rows[0]:,} of {total[0]:,.0f} → {rows[1]:,} of {total[1]:,.0f}"
+        f"late: above {milliseconds(late_ms)}, {limit}; rows known here: "
+        f"{rows[0]:,} of {total[0]:,.0f} → {rows[1]:,} of {total[1]:,.0f}"
     )
 
 

@@ -171,7 +171,7 @@ class LatencyPanel(Panel):
         self.host.setVisible(host)
         self.stages.setVisible(not host and self.height() > self.ui_style.px(NARROW))
         for place, share in enumerate((0 if throughput else 50, 50 if throughput else 0, 18,
-                                       34 if host else 0)):  # fmt: skip
+                                       42 if host else 0)):  # fmt: skip
             self._column.setStretch(place, share)
         self.axis.change(host=host)
         if self.board is not None:

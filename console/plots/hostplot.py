@@ -61,7 +61,7 @@ class HostPlot(LinePlot):
             ys = area.bottom() - np.clip(heights, 0, 1) * (area.height() - 2)
             paint.line(painter, xs, ys, split_pen(theme, number))
             last = float(ys[np.flatnonzero(np.isfinite(ys))[-1]])
-            ends.append((max(last, area.top() + 8), number, f"{name} {text}"))
+            ends.append((max(last, area.top() + 6), number, f"{name} {text}"))
         self._names(painter, area, sorted(ends))
         several = f"highest of {found.servers} servers" if found.servers > 1 else "host"
         caption(painter, self.ui_style, area, [(several, "dim")])
@@ -70,7 +70,8 @@ class HostPlot(LinePlot):
         self, painter: QPainter, area: QRectF, ends: Sequence[tuple[float, int, str]]
     ) -> None:
         theme, font = self.ui_style.theme, self.ui_style.small
-        places = apart([y for y, _, _ in ends], NAME_PIXELS, area.bottom() - 8)
+        step = min(NAME_PIXELS, area.height() / len(ends))  # a low plot has them nearer
+        places = apart([y for y, _, _ in ends], step, area.bottom() - step / 2)
         for y, (_, number, text) in zip(places, ends, strict=True):
             width = QFontMetricsF(font).horizontalAdvance(text) + 28
             painter.fillRect(

@@ -38,17 +38,19 @@ NEXT: Mapping[str, NextStep] = {
     "rows": NextStep("compare the versions in Server", "check the address"),
     "pending": NextStep("see which in Alerts (8)", "wait: it fires or goes by itself"),
     "held": NextStep("see who knows in Alerts (8)", "ask that person, or end the silence"),
-    "healthy": NextStep("see the labels that came in Quality (7)", "nothing"),
+    "healthy": NextStep("see the labels that came in Quality (7)", "leave it as it is"),
     "plaintext": NextStep("see which side in Servers (1)", "serve and connect by TLS"),
 }
+# Of a kind that only a newer server knows.
+UNKNOWN = NextStep("see the reason in Alerts (8)", "look at its server in Servers (1)")
 _BESIDE = Path(__file__).resolve().parent.parent / "runbooks"  # as installed
 _IN_TREE = Path(__file__).resolve().parents[2] / "docs" / "runbooks"
 
 
 def next_of(message: StatusMessage) -> str:
-    """`see …; then …`; empty for what needs nothing."""
-    step = NEXT.get(message.kind)
-    return f"{step.look}; then {step.do}" if step is not None else ""
+    """`see …; then …`, of every message."""
+    step = NEXT.get(message.kind, UNKNOWN)
+    return f"{step.look}; then {step.do}"
 
 
 def address(base: str, kind: str) -> str:
@@ -69,6 +71,7 @@ def page(kind: str) -> str:
 def tip(message: StatusMessage, base: str) -> str:
     """For the tool tip: the sentence, what to do, the page."""
     lines = [message.detail or message.text]
-    if following := next_of(message):
-        lines += [f"next: {following}", f"runbook (Shift+F1): {address(base, message.kind)}"]
+    lines.append(f"next: {next_of(message)}")
+    if message.kind in NEXT:
+        lines.append(f"runbook (Shift+F1): {address(base, message.kind)}")
     return "\n".join(line[:300] for line in lines)

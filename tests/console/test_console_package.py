@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from console.app.arguments import parser
+from console.app.arguments import follow_link, parser
 from console.app.main import main, servers_of
 from console.feed.address import refused
 from console.state import program, recent_servers
 from console.state.access import ConnectionAccess
+from console.state.recent_servers import RecentServers
 from installers.console import contents, notices
 from installers.console.components import COMPONENTS, QT_MODULES
 from installers.console.control import control, renamed
@@ -54,6 +55,11 @@ def test_desktop_entry_starts_what_the_package_holds() -> None:
         assert name == contents.PROGRAM
         known = parser().parse_args(flags)
         assert known.again or known.offline  # neither needs a server's name
+    assert "x-scheme-handler/trefoil" in entry["MimeType"].split(";")
+    link = "trefoil://10.0.0.1:8433/latency?window=30m"
+    name, *flags = entry["Exec"].replace("%u", link).split()
+    opened = parser().parse_args(flags)
+    assert follow_link(opened, RecentServers) and opened.servers == ["10.0.0.1:8433"]
     for action in filter(None, entry["Actions"].split(";")):
         assert f"Desktop Action {action}" in entries
 

@@ -60,7 +60,10 @@ def test_every_message_that_needs_somebody_has_a_next_step() -> None:
     source = Path(status_messages.__file__).read_text()
     kinds = set(re.findall(r'kind="(\w+)"|_odd\("(\w+)"', source))
     named = {kind for pair in kinds for kind in pair if kind}
-    assert named <= set(NEXT) and {"lost", "skew", "readiness", "clock", "rows"} <= named
+    assert (
+        named <= set(NEXT)
+        and {"held", "pending", "healthy", "lost", "skew", "readiness", "clock", "rows"} <= named
+    )
 
 
 def test_the_status_line_says_what_is_next_and_opens_the_page(
@@ -72,6 +75,11 @@ def test_the_status_line_says_what_is_next_and_opens_the_page(
     assert f" · next: {NEXT[worst.kind].look}" in window.status_bar._sentence.text
     button = next(b for b in window.status_bar._buttons if b.message.kind == worst.kind)
     assert f"docs/runbooks/{worst.kind}.md" in button.toolTip()
+    shown = [b for b in window.status_bar._buttons if b.message.text]
+    assert len(shown) > 2
+    for each in shown:  # what only counts has them as well
+        assert "\nnext: " in each.toolTip(), each.message
+        assert f"docs/runbooks/{each.message.kind}.md" in each.toolTip(), each.message
     with qtbot.waitSignal(window.bridge.runbookRead, timeout=patience_ms(10)):
         actions_of(window).runbook()
     dialog = window.findChild(PageDialog)
