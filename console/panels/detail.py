@@ -148,7 +148,8 @@ class PredictionFacts(QWidget):
             x = trough.left() + share * trough.width()
             painter.fillRect(QRectF(x - px(1.5), y + px(2), px(3), px(12)), theme.color(tone))
             place = QRectF(trough.right() + px(4), y, px(46), line)
-            text = f"{'▲ ' if odd else ''}{share_text(share, 0)}"
+            sign = "" if not odd else "▲ " if share > 0.5 else "▼ "
+            text = f"{sign}{share_text(share, 0)}"
             paint.text(painter, place, text, theme.color(tone), font)
 
 
@@ -398,7 +399,11 @@ def prediction_lines(row: CachedPrediction, server: str) -> list[tuple[str, str]
         text = f"feedback: {row.true_label}" + (" (correct)" if right else " (wrong)")
         found.append((text, "ok" if right else "warning"))
     found.append((f"{row.mix} · {row.task} · stamp {row.stamp[:12]}", "dim"))
-    slices = " ".join(f"{key}={value}" for key, value in row.slices.items())
-    found.append((f"{slices} · client {row.client} · session {row.session}", "dim"))
-    found.append((f"trace {row.trace_id}", "dim"))
+    parts = [" ".join(f"{key}={value}" for key, value in row.slices.items())]
+    parts += [f"{name} {value}" for name, value in
+              (("client", row.client), ("session", row.session)) if value]  # fmt: skip
+    if any(parts):
+        found.append((" · ".join(part for part in parts if part), "dim"))
+    if row.trace_id:
+        found.append((f"trace {row.trace_id}", "dim"))
     return found

@@ -118,7 +118,12 @@ class SkewDetail(QWidget):
             left = px(22 if deep else 10)
             place = QRectF(left, y, self.width() - left - px(8), max(room - y, px(15)))
             color = theme.color("dim" if tone == "title" else tone)
-            y += paint.wrapped(painter, place, text.strip(), color, font, place.height()) - 1
+            if " " in text.strip():
+                y += paint.wrapped(painter, place, text.strip(), color, font, place.height()) - 1
+            else:  # a name: nothing in it to break a line at
+                place.setHeight(px(16))
+                paint.text(painter, place, text.strip(), color, font)
+                y += px(15)
         if self._shares and self.height() > px(70):
             area = QRectF(px(10), self.height() - px(36), self.width() - px(20), px(12))
             self._traffic(painter, area)

@@ -87,7 +87,8 @@ class Waterfall(QWidget):
             paint.text(painter, place, text, theme.color("text"), font)
             done += value
             y += line
-        text = f"total {milliseconds(row.timing.total_ms)}, batch of {row.batch_size} rows"
+        rows = "row" if row.batch_size == 1 else "rows"
+        text = f"total {milliseconds(row.timing.total_ms)}, batch of {row.batch_size} {rows}"
         place = QRectF(area.left(), y, self.width() - area.left(), line)
         paint.text(painter, place, text, theme.color("dim"), font)
         self._paint_batch_mates(painter, area, y + line, total)

@@ -143,6 +143,7 @@ FACTS: tuple[tuple[str, str], ...] = (
     ("feedback", "The true label, as it came back later."),
     ("stamp", "The version that answered: weights, code, preprocessing and all."),
     ("session", "The tags and names that the caller sent with it."),
+    ("client", "The tags and names that the caller sent with it."),
     ("trace", "The identity of the request in a tracing tool."),
     ("replica", "When it came in, and which process answered it."),
     ("queue", "How long it waited for a replica."),

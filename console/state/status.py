@@ -104,6 +104,7 @@ def fleet_state(
     found = [
         *groups,
         *status_messages.lost(servers),
+        *status_messages.died(servers, now_s),
         *status_messages.unready(servers),
         *status_messages.burning(burns),
         *status_messages.skewed(plain_skew),

@@ -19,6 +19,7 @@ from server.telemetry.rows import DeployRow
 OWN_SKEW = "skew/loaded"  # key of the alert of a server that changed since it loaded
 LOST, UNREACHABLE = "lost", "unreachable"
 GONE = (LOST, UNREACHABLE)  # states of a server that does not answer
+DIED_S = 300.0  # for so long the death of a replica is news, also when it is replaced
 TAKEN_BACK_S = 900.0  # for so long the end of a canary is news
 CLOCK_ODD_MS = 100.0  # above this, times of two servers cannot be put side by side unseen
 
@@ -49,6 +50,24 @@ def lost(servers: Sequence[ServerLine]) -> list[StatusMessage]:
     detail = f"{first.name}: {first.why}"
     found = StatusMessage("critical", text, "fleet", first.address, at_s, detail, harm=FEWER)
     return [replace(found, kind="lost")]
+
+
+def died(servers: Sequence[ServerLine], now_s: float) -> list[StatusMessage]:
+    """Replicas whose process ended lately, and why: it may be replaced before anybody looks."""
+    found = []
+    for line in servers:
+        shift_s = line.link.shift_s
+        for replica in line.snapshot.replicas if line.snapshot and line.state not in GONE else ():
+            at_s = replica.last_exit_unix_ms / 1000 - shift_s
+            if replica.last_exit and 0 <= now_s - at_s < DIED_S:
+                what = f"{line.name}: replica {replica.index} died: {replica.last_exit}"
+                found.append((at_s, line.address, what))
+    if not found:
+        return []
+    at_s, key, detail = max(found)
+    text = _count(len(found), "replica died", "replicas died")
+    message = StatusMessage("warning", text, "server", key, at_s, detail, harm=FEWER)
+    return [replace(message, kind="replica")]
 
 
 def unready(servers: Sequence[ServerLine]) -> list[StatusMessage]:

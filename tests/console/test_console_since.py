@@ -95,3 +95,16 @@ def test_the_end_of_a_bad_canary_is_in_the_headline_for_a_while() -> None:
     by_hand = replace(row, action="rollback")
     quiet = status.fleet_state(servers, (), (), (), 100.0, (), [("a:1", by_hand)])
     assert quiet.state == "HEALTHY"
+
+
+def test_a_death_is_in_the_headline_also_when_the_replica_is_replaced() -> None:
+    why = "no sign of life for 6.1 s"
+    back = ReplicaSnapshot(0, "ready", last_exit=why, last_exit_unix_ms=95_000)
+    state = status.fleet_state([line("ok", "ready", back)], (), (), (), 100.0)
+    assert state.sentence.startswith(
+        "gpu-01: replica 0 died: no sign of life for 6.1 s · since 00:01:35 UTC"
+    )
+    later = status.fleet_state([line("ok", "ready", back)], (), (), (), 95.0 + 301)
+    assert later.state == "HEALTHY"
+    lost = replace(line("critical", "lost", back), why="nothing listens since 00:01:36")
+    assert status.fleet_state([lost], (), (), (), 100.0).sentence.startswith("gpu-01: nothing")
