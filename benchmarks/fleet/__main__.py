@@ -1,6 +1,6 @@
 """What a fleet of three servers loses when one leaves, dies, joins or is refused a bundle:
 
-    python -m benchmarks.fleet [--callers 20] [--only sticky,leave,kill,join,switch]
+    python -m benchmarks.fleet [--callers 20] [--pause 0.05] [--only sticky,leave,kill,join,switch]
         [--through client,envoy,haproxy]
 
 Needs root, unshare, ip and dnsmasq (Debian: dnsmasq-base): servers on 127.0.0.2 to 127.0.0.4 and a
@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from benchmarks.fleet.calls import ONCE
+from benchmarks.fleet.calls import ONCE, PAUSE_S
 from benchmarks.fleet.proxies import ENVOY_AT, HAPROXY_AT, start_envoy, start_haproxy
 from benchmarks.fleet.site import PLACES, PORT, RESOLVER, ROOT, SETTLE_S, TARGET, Record, Site
 from benchmarks.fleet.switching import switch
@@ -76,10 +76,10 @@ async def everything(arguments: argparse.Namespace, folder: Path) -> int:
         if "sticky" in wanted:
             await sticky(site, ways)
         if "leave" in wanted:
-            await leave(site, ways, callers)
+            await leave(site, ways, callers, arguments.pause)
         if "kill" in wanted:
             for retry in (ONCE, RetryPolicy()):
-                await kill(site, ways, callers, retry)
+                await kill(site, ways, callers, retry, arguments.pause)
                 await asyncio.sleep(SETTLE_S)
         if "join" in wanted:
             await join(site, callers)
@@ -106,6 +106,7 @@ def alone(argv: Sequence[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
     parser.add_argument("--callers", type=int, default=20)
+    parser.add_argument("--pause", type=float, default=PAUSE_S, help="of a caller, seconds")
     parser.add_argument("--only", default="sticky,leave,kill,join,switch")
     parser.add_argument("--through", default="client,envoy,haproxy")
     parser.add_argument("--keep", type=Path, help="a folder for logs and data that is kept")

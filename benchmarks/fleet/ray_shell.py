@@ -259,15 +259,18 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
     flags = f"--bundle {bundle} --warm-pool 1 --threads 1 --no-telemetry"
     with ExitStack() as stack:
         log = stack.enter_context((folder / "plain.log").open("w"))
-        command = [sys.executable, "-m", "server.main", "--listen", PLAIN, *flags.split()]
+        # The installed one, beside the `proto` that Ray brings.
+        command = [str(Path(sys.executable).with_name("server")), "--listen", PLAIN]
+        command += flags.split()
         plain = subprocess.Popen(
-            [*command, "--data", str(folder / "plain")], cwd=ROOT, stdout=log, stderr=log
+            [*command, "--data", str(folder / "plain")], cwd=folder, stdout=log, stderr=log
         )
         stack.callback(plain.kill)
         began = time.monotonic()
         while "ready on" not in (folder / "plain.log").read_text():
             if plain.poll() is not None or time.monotonic() - began > 900:
-                raise SystemExit((folder / "plain.log").read_text()[-2000:])
+                log_text = (folder / "plain.log").read_text()[-2000:]
+                raise SystemExit(f"the plain server ended with {plain.poll()}: {log_text}")
             time.sleep(0.2)
         plain_s = time.monotonic() - began
         plain_mib = pss_mib([psutil.Process(plain.pid), *psutil.Process(plain.pid).children(True)])
@@ -321,10 +324,11 @@ def main() -> int:
         inside = 'ip link set lo up && exec "$0" "$@"'
         command = ["unshare", "--net", "sh", "-c", inside, sys.executable, "-m"]
         environment = {**os.environ, INSIDE: "1", "RAY_USAGE_STATS_ENABLED": "0"}
+        environment["RAY_raylet_start_wait_time_s"] = "900"  # on a machine with much other work
         command += ["benchmarks.fleet.ray_shell", *sys.argv[1:]]
         return subprocess.run(command, cwd=ROOT, env=environment).returncode
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TREFOIL_RAY_DATA"] = folder
+        os.environ["TREFOIL_RAY_DATA"] = os.environ["HOME"] = folder  # Ray writes a token to HOME
         return run(arguments, Path(folder))
 
 

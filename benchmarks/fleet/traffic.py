@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import time
 from collections import Counter
@@ -43,13 +44,21 @@ async def through_client() -> AsyncIterator[Where]:
 
 @asynccontextmanager
 async def through_proxy(address: str) -> AsyncIterator[Where]:
+    """A proxy that has no server in service for a moment is asked again: only places count here."""
     async with grpc.aio.insecure_channel(f"{address}:{PORT}") as channel:
 
         async def where(session: str) -> str:
             metadata = (("session-id", session),)
-            described = await InferenceStub(channel).Describe(
-                pb.DescribeRequest(), metadata=metadata
-            )
+            for attempt in itertools.count():
+                try:
+                    described = await InferenceStub(channel).Describe(
+                        pb.DescribeRequest(), metadata=metadata
+                    )
+                    break
+                except grpc.aio.AioRpcError as error:
+                    if error.code() != grpc.StatusCode.UNAVAILABLE or attempt == 100:
+                        raise
+                    await asyncio.sleep(0.5)
             return f"{PLACES[described.server_name]}:{PORT}"
 
         yield where
@@ -84,9 +93,9 @@ async def sticky(site: Site, ways: Sequence[Way]) -> None:
             site.note(f"{label}: it returns, sessions at home", f"{back} of 30", back == 30)
 
 
-async def leave(site: Site, ways: Sequence[Way], callers: int) -> None:
+async def leave(site: Site, ways: Sequence[Way], callers: int, pause_s: float) -> None:
     async with AsyncExitStack() as stack:
-        counted = await _loads(stack, ways, callers, ONCE)
+        counted = await _loads(stack, ways, callers, ONCE, pause_s)
         for name in PLACES:
             await site.end(name, signal.SIGTERM)
             await site.join(name)
@@ -95,9 +104,11 @@ async def leave(site: Site, ways: Sequence[Way], callers: int) -> None:
         site.note(f"{label}: SIGTERM of each in turn, no retries", said(one), not one.failed)
 
 
-async def kill(site: Site, ways: Sequence[Way], callers: int, retry: RetryPolicy) -> None:
+async def kill(
+    site: Site, ways: Sequence[Way], callers: int, retry: RetryPolicy, pause_s: float
+) -> None:
     async with AsyncExitStack() as stack:
-        counted = await _loads(stack, ways, callers, retry)
+        counted = await _loads(stack, ways, callers, retry, pause_s)
         await asyncio.sleep(2.0)
         await site.end("south", signal.SIGKILL)
         await asyncio.sleep(5.0)
@@ -109,10 +120,15 @@ async def kill(site: Site, ways: Sequence[Way], callers: int, retry: RetryPolicy
 
 
 async def _loads(
-    stack: AsyncExitStack, ways: Sequence[Way], callers: int, retry: RetryPolicy
+    stack: AsyncExitStack,
+    ways: Sequence[Way],
+    callers: int,
+    retry: RetryPolicy,
+    pause_s: float,
 ) -> dict[str, Load]:
     return {
-        way.label: await stack.enter_async_context(load(callers, way.target, retry)) for way in ways
+        way.label: await stack.enter_async_context(load(callers, way.target, retry, pause_s))
+        for way in ways
     }
 
 

@@ -22,7 +22,7 @@ PEER = "ipv4:127.0.0.1:4711"
 def request(text: str, **fields: object) -> bytes:
     message = pb.PredictRequest(request_id="one", **fields)  # type: ignore[arg-type]
     message.examples.add().parts.add(text=text)
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def answer(data: bytes) -> bytes:
@@ -30,9 +30,9 @@ def answer(data: bytes) -> bytes:
     found = pb.PredictResponse.FromString(data)
     for result in found.results:
         for name in ("prediction_id", "timing"):
-            result.ClearField(name)  # type: ignore[arg-type]
+            result.ClearField(name)
         result.prediction.ClearField("confidence")
-    return found.SerializeToString(deterministic=True)
+    return bytes(found.SerializeToString(deterministic=True))
 
 
 async def test_bytes_through_the_host_are_those_of_the_port(tmp_path: Path) -> None:
