@@ -141,6 +141,7 @@ soak: $(VENV)/.everything  ## long proofs: correct answers, kills of replicas an
 	$(BIN)/python -m benchmarks.overload polite
 	$(BIN)/python -m benchmarks.overload soak --minutes 10
 	$(BIN)/python -m benchmarks.mutated_media
+	$(BIN)/python -m benchmarks.console_drills
 	FUZZ_SECONDS=300 $(BIN)/python -m tests.fuzz.run
 
 fuzz: $(VENV)/.everything  ## mutated files, messages, bundles and lines, for two minutes (FUZZ_SECONDS)

@@ -192,7 +192,7 @@ def wrapped(
     box = painter.boundingRect(area, flags, text[:1000])
     height = min(box.height(), most)
     painter.save()
-    painter.setClipRect(QRectF(area.left(), area.top(), area.width(), height))
+    painter.setClipRect(QRectF(area.left(), area.top(), area.width(), height + 2))  # underscores
     painter.drawText(area, flags, text[:1000])
     painter.restore()
     return max(height, font.pixelSize() * 15 / 11) + 1

@@ -34,7 +34,6 @@ def test_a_stopped_replica_and_a_killed_server_are_named_within_seconds(
         stub_server("gpu-02") as second,
         console_watch([first.address, second.address], tmp_path) as console,
     ):
-        named(console, "HEALTHY")
         os.kill(replicas(first)[0].pid, signal.SIGSTOP)
         named(console, "gpu-01", "no sign of life", "since")
         first.process.kill()

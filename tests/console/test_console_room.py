@@ -4,6 +4,7 @@ window paints them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,10 @@ def pages(qtbot: QtBot, window: Window) -> Iterator[str]:
         window.plan.maximise(panel)
 
 
+def has_size(window: Window, size: tuple[int, int]) -> bool:
+    return (window.width(), window.height()) == size
+
+
 def heads_cut(window: Window) -> tuple[int, list[object]]:
     """How many heads of columns are shown, and those that do not fit."""
     cut: list[object] = []
@@ -82,8 +87,7 @@ def test_a_small_window_keeps_every_panel(qtbot: QtBot, window: Window) -> None:
     """Below 1,100 pixels panels were a few pixels wide, and some lay outside of the window."""
     for size in ((LEAST_WIDTH, LEAST_HEIGHT), (1099, 700), (1280, 800)):
         window.resize(*size)
-        qtbot.waitUntil(lambda size=size: window.size().toTuple() == size,
-                        timeout=patience_ms(5))  # fmt: skip
+        qtbot.waitUntil(partial(has_size, window, size), timeout=patience_ms(5))
         qtbot.wait(50)
         for number in range(window.plan.pages.count()):
             window.plan.show_page(number)

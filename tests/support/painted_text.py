@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,6 @@ from PySide6.QtGui import (
     QPaintEngine,
     QPaintEngineState,
     QPainter,
-    QPixmap,
     QTextItem,
     QTransform,
 )
@@ -56,13 +56,13 @@ class _Engine(QPaintEngine):
         if state.state() & QPaintEngine.DirtyFlag.DirtyTransform:
             self._moved = state.transform()
 
-    def drawTextItem(self, at: QPointF, item: QTextItem) -> None:
-        at = self._moved.map(at)
+    def drawTextItem(self, at: Any, item: QTextItem) -> None:
+        at = self._moved.map(QPointF(at))
         high = item.ascent() + item.descent()
         place = QRectF(at.x(), at.y() - item.ascent(), item.width(), high)
         self.found.append(PaintedText(item.text(), place))
 
-    def drawPixmap(self, place: QRectF, pixmap: QPixmap, source: QRectF) -> None:
+    def drawPixmap(self, place: Any, pixmap: Any, source: Any) -> None:
         pass
 
     def drawImage(self, *more: object) -> None:

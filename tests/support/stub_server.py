@@ -12,7 +12,15 @@ from dataclasses import replace
 
 from server.engine import Engine
 from server.telemetry_port import NullTelemetry
-from tests.support.running import IDENTITY, ROOT, Program, listener, reading
+from tests.support.running import (
+    IDENTITY,
+    READY_WITHIN_S,
+    ROOT,
+    Program,
+    listener,
+    reading,
+    until,
+)
 from tests.support.stub_replica import stub_config, stub_pool
 
 
@@ -20,6 +28,7 @@ async def main(name: str) -> None:
     config = stub_config(warm_pool=2)
     engine = Engine(config, stub_pool(config), NullTelemetry())
     await engine.start()
+    await until(lambda: engine.snapshot().state == "READY", READY_WITHIN_S)
     async with listener(engine, identity=replace(IDENTITY, name=name)) as address:
         print(f"ready on {address} ", flush=True)  # noqa: T201
         await asyncio.Event().wait()
