@@ -44,10 +44,11 @@ SECTIONS = (
     Section("forward", "forward", 140),
     Section("writing", "writing", 110),
     Section("served", "served", 200),
+    Section("shared", "shared", 120),
     Section(
         "served-3b",
         "served",
-        260,
+        240,
         ("--kind", "random-3b", "--pools", "1,2", "--callers", "1,16,64"),
     ),
 )
