@@ -44,13 +44,14 @@ SECTIONS = (
     Section("forward", "forward", 140),
     Section("writing", "writing", 110),
     Section("served", "served", 200),
-    Section("shared", "shared", 120),
     Section(
         "served-3b",
         "served",
         240,
         ("--kind", "random-3b", "--pools", "1,2", "--callers", "1,16,64"),
     ),
+    Section("shared", "shared", 120),
+    Section("launching", "launching", 60),
 )
 
 

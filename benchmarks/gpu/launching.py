@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,6 +90,16 @@ def main() -> None:
             return pipeline.prepare(one, decode_part)
 
     @contextmanager
+    def switching(seconds: float) -> Iterator[None]:
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(seconds)
+        try:
+            with beside([served] * threads):
+                yield
+        finally:
+            sys.setswitchinterval(before)
+
+    @contextmanager
     def processes() -> Iterator[None]:
         running.set()
         try:
@@ -99,6 +110,7 @@ def main() -> None:
     modes: dict[str, Callable[[], Any]] = {
         "nothing": ExitStack,
         "threads that prepare, decoders in processes": lambda: beside([served] * threads),
+        "the same, switching after 0.5 ms": lambda: switching(0.0005),
         "threads that decode too": lambda: beside([lambda: pipeline.prepare(one)] * threads),
         "processes that decode and prepare": processes,
     }

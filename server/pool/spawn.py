@@ -71,7 +71,8 @@ def replica_spawner(
     `holders` it asks for its weights there."""
 
     def command(index: int) -> tuple[str, ...]:
-        where = ("--weights", str(holders.path())) if holders is not None else ()
+        path = holders.path() if holders is not None else None
+        where = () if path is None else ("--weights", str(path))
         return (*replica_command(config, index), *where)
 
     alone = spawner(command, _threads(config))

@@ -43,12 +43,18 @@ class WeightHolders:
         """Of the holders that run, by device."""
         return {name: one.process.pid for name, one in self._holders.items() if one.running}
 
-    def path(self) -> Path:
-        """The socket to give to a replica; listens from the first call on. Raises OSError."""
+    def path(self) -> Path | None:
+        """The socket to give to a replica; listens from the first call on. None where no folder can
+        be made for it: then nothing is shared."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="trefoil-weights-"))  # of mode 0700
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(self._folder / "socket"))
+            try:
+                folder = Path(tempfile.mkdtemp(prefix="trefoil-weights-"))  # of mode 0700
+                listener = socket.socket(socket.AF_UNIX)
+                listener.bind(str(folder / "socket"))
+            except OSError as error:
+                logger.warning("weights are not shared: %s", error)
+                return None
+            self._folder = folder
             listener.listen(64)
             listener.setblocking(False)
             self._listening = asyncio.create_task(self._listen(listener))

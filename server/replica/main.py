@@ -179,7 +179,8 @@ def load(arguments: argparse.Namespace, progress: Progress, process: str = ALONE
                 pipeline = Pipeline.of(bundle, device, arguments.dtype, threads, placed)
                 count = decoders_for(arguments.decode_threads, arguments.replicas)
                 decoders = _decoders(count, pipeline, nursery)
-                model = PipelineModel(pipeline, decoders, arguments.probe_runs)
+                shared = placed.found.bytes
+                model = PipelineModel(pipeline, decoders, arguments.probe_runs, shared)
                 limit.file = "golden/golden.json, as preprocess.json prepares it"
                 progress("warming", 0.9)
                 budget, why_budget = _warmed(model, device, arguments, progress)

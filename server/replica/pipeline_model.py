@@ -39,8 +39,12 @@ FINISH_REASONS = {"end": "stop", "length": "length"}
 class PipelineModel:
     """The Model (server/replica/model.py) a pipeline makes."""
 
-    def __init__(self, pipeline: Pipeline, decoders: PartDecoders, probe_runs: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline, decoders: PartDecoders, probe_runs: int, shared_bytes: int = 0
+    ) -> None:
+        """`shared_bytes` of the weights are another process's memory."""
         self._pipeline = pipeline
+        self._shared_bytes = shared_bytes
         self._decoders = decoders
         self._probe_runs = probe_runs
         self._most_text_bytes = 0
@@ -86,7 +90,12 @@ class PipelineModel:
         if device.type != "cuda":
             return 0
         peak: int = torch.cuda.max_memory_allocated(device)
-        return max(0, peak - self._pipeline.weight_bytes)
+        return max(0, peak - self._own_bytes)
+
+    @property
+    def _own_bytes(self) -> int:
+        """Of the weights: the allocator of this process knows no others."""
+        return max(0, self._pipeline.weight_bytes - self._shared_bytes)
 
     def warm(self, rows: int) -> None:
         """Runs every mix alone, a full mixed batch and a text: no caller is the first."""
@@ -129,11 +138,13 @@ class PipelineModel:
 
         backbone = self._pipeline.backbone
         kind = str(backbone.dtype).removeprefix("torch.")
-        weights = f"weights {backbone.weight_bytes / placement.MIB:,.0f} MiB in {kind}"
+        size, own = backbone.weight_bytes / placement.MIB, self._own_bytes / placement.MIB
+        weights = f"weights {size:,.0f} MiB in {kind}, {own:,.0f} of them this replica's own"
         if backbone.device.type != "cuda":
             return weights
         peak = torch.cuda.max_memory_allocated(backbone.device)
-        return f"{weights}, at most {peak / placement.MIB:,.0f} MiB with the largest warm batch"
+        used = f"{peak / placement.MIB:,.0f} MiB of its own"
+        return f"{weights}; at most {used} with the largest warm batch"
 
     def _richest(self) -> Sample:
         from pipelines.bundle import golden_file

@@ -245,8 +245,8 @@ def by_lengths(
     assert most_queries == most_keys == max(b - a for a, b in runs) and runs[-1][1] == len(query)
     parts = []
     for a, b in runs:
-        run = (x[a:b].transpose(0, 1) for x in (query, key, value))
-        parts.append(F.scaled_dot_product_attention(*run, scale=scale))
+        q, k, v = (x[a:b].transpose(0, 1) for x in (query, key, value))
+        parts.append(F.scaled_dot_product_attention(q, k, v, scale=scale))
     return torch.cat(parts, dim=1).transpose(0, 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pipelines.models.graphs import (
     choose_capture,
 )
 from pipelines.models.heads import run
+from pipelines.models.label_tree import Tokens
 from pipelines.pipeline import Pipeline
 from pipelines.recording import record_batches, record_steps, sizes_to
 from pipelines.types import Prepared
@@ -55,6 +56,10 @@ class Small(DirectCapture):
         if not self.left:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().record(work)
+
+
+def scored_by(labels: tuple[Tokens, ...]) -> Callable[[Prepared], tuple[Tokens, ...]]:
+    return lambda _: labels
 
 
 def recorded(capture: DirectCapture) -> GraphRecorder:
@@ -87,11 +92,7 @@ def test_a_recorded_batch_scores_as_the_same_batch_does(
     backbone, rows = family
     dice = random.Random(3)
     batches = [
-        collate(
-            dice.sample(rows, dice.randint(1, 4)),
-            lambda _, labels=labels: labels,
-            backbone.geometry,
-        )
+        collate(dice.sample(rows, dice.randint(1, 4)), scored_by(labels), backbone.geometry)
         for labels in (LABELS, LABELS[:1], ())
         for _ in range(3)
     ]
@@ -235,10 +236,10 @@ def test_recorded_steps_write_the_same_texts_in_any_company(
         begun: dict[int, Generation] = {}
         while waiting or writing.live:
             joining = waiting[-dice.randint(1, 2) :] if dice.random() < 0.7 else []
-            made = [rows[n] for n in joining]
-            if joining and writing.takes([row.tokens for row in made], [10] * len(made)):
+            group = [rows[n] for n in joining]
+            if joining and writing.takes([row.tokens for row in group], [10] * len(group)):
                 del waiting[-len(joining) :]
-                begun |= dict(zip(joining, begin(backbone, writing, made), strict=True))
+                begun |= dict(zip(joining, begin(backbone, writing, group), strict=True))
             writing.step()
         assert [begun[n].tokens for n in range(len(rows))] == expected
     assert writing.replayed > 10

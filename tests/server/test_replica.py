@@ -303,6 +303,7 @@ def test_a_replica_records_small_forwards_within_the_memory_of_its_texts(tiny_bu
     why = model.record(DirectCapture(), 2)
     assert "2 texts of 128" in why and "1x64" in why
     assert 0 < model.text_bytes()[0] <= model.text_bytes()[1] == 1 << 20
+    assert "0 MiB in float32, 0 of them this replica's own" in model.memory()
 
 
 # ---- the real thing ------------------------------------------------------------------------------

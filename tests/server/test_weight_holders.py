@@ -201,7 +201,9 @@ async def test_holders_start_when_asked_one_a_device_and_end_with_their_pool() -
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     holders = WeightHolders(lambda device: (sys.executable, "-c", STAND_IN, device), environment)
     path = holders.path()
-    assert path == holders.path() and path.parent.stat().st_mode & 0o777 == 0o700
+    assert (
+        path is not None and path == holders.path() and path.parent.stat().st_mode & 0o777 == 0o700
+    )
     assert holders.pids == {}
     first, kept = await asyncio.to_thread(ask, path, "cuda:0")
     again, _ = await asyncio.to_thread(ask, path, "cuda:0")
