@@ -47,9 +47,11 @@ SECTIONS = (
     Section(
         "served-3b",
         "served",
-        260,
+        240,
         ("--kind", "random-3b", "--pools", "1,2", "--callers", "1,16,64"),
     ),
+    Section("shared", "shared", 120),
+    Section("launching", "launching", 60),
 )
 
 

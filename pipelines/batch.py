@@ -24,7 +24,8 @@ class Segments:
     """Runs of a packed sequence that attend only within themselves.
 
     Runs of equal length need no indices. Otherwise `pad` [count*longest] gathers them into a padded
-    block, `unpad` [sequence] reverses that, and `mask` is bool [count, 1, 1, longest].
+    block, `unpad` [sequence] reverses that, and `mask` is bool [count, 1, 1, longest]; `bounds` i32
+    [count + 1] is where they begin, and the end, for a kernel that needs no padding.
     """
 
     count: int
@@ -32,6 +33,7 @@ class Segments:
     pad: torch.Tensor | None = None
     unpad: torch.Tensor | None = None
     mask: torch.Tensor | None = None
+    bounds: torch.Tensor | None = None
 
     @staticmethod
     def of(lengths: Ints) -> Segments:
@@ -48,6 +50,7 @@ class Segments:
             pad=torch.from_numpy(pad.reshape(-1)),
             unpad=torch.from_numpy(np.flatnonzero(valid)),
             mask=torch.from_numpy(valid[:, None, None, :]),
+            bounds=torch.from_numpy(np.append(starts, lengths.sum()).astype(np.int32)),
         )
 
 

@@ -33,7 +33,8 @@ from pipelines.models import device as devices
 from pipelines.models import heads
 from pipelines.models.backbone import Backbone
 from pipelines.models.families import family_of
-from pipelines.models.generate import Generation, Writing
+from pipelines.models.generate import Writing
+from pipelines.models.generation import Generation
 from pipelines.postprocess import Answerer, ForwardResult
 from pipelines.prepare import Label, Preparer, read_labels
 from pipelines.types import Prediction, Prepared, Sample
@@ -51,6 +52,10 @@ class Staged:
     rows: tuple[Prepared, ...]
     batch: Batch
     ready: Any
+
+
+def no_place(device: torch.device, dtype: torch.dtype) -> None:
+    """The weights are on no device yet."""
 
 
 class Pipeline:
@@ -93,9 +98,14 @@ class Pipeline:
 
     @staticmethod
     def of(
-        bundle: Bundle, device: str = "auto", dtype: str = "auto", threads: int | str = "auto"
+        bundle: Bundle,
+        device: str = "auto",
+        dtype: str = "auto",
+        threads: int | str = "auto",
+        placed: Callable[[torch.device, torch.dtype], Mapping[str, torch.Tensor] | None] = no_place,
     ) -> Pipeline:
-        """The same for a bundle that is already open."""
+        """The same for a bundle that is already open. `placed` returns its weights where they are
+        on the device already, in the format chosen."""
         tensors = bundle.tensors()
         parameters = sum(tensor.numel() for tensor in tensors.values())
         chosen, why_device = devices.choose_device(device)
@@ -108,7 +118,7 @@ class Pipeline:
         preparer = Preparer.of(bundle.preprocess, bundle.template, bundle.tokenizer, labels, family)
         bounds.model_config(bundle.config)
         with _refused_as("model/config.json"):
-            backbone = family.load(bundle.config, tensors, chosen, kind)
+            backbone = family.load(bundle.config, placed(chosen, kind) or tensors, chosen, kind)
         _agree(preparer, backbone)
         env = devices.describe(chosen, kind, count) | running_libraries()
         reasons = {"device": why_device, "dtype": why_dtype, "threads": why_threads}
@@ -153,6 +163,14 @@ class Pipeline:
     def finish(self, result: ForwardResult) -> list[Prediction]:
         """Answers in the order of the batch's rows."""
         return self._answerer.predictions(result)
+
+    def score(self, rows: Sequence[Prepared]) -> list[Prediction]:
+        """Answers of rows to classify or embed, in one forward."""
+        return self.finish(self.forward(self.collate(rows)))
+
+    def batch_of(self, rows: Sequence[Prepared]) -> Batch:
+        """The batch that `forward` or `start` would compute, on the device."""
+        return self._arrived(self._stage(rows))
 
     def writing(self, most_bytes: float = math.inf) -> Writing:
         """An empty set of texts to generate together; see `start`. `most_bytes` bounds the memory
@@ -201,16 +219,13 @@ class Pipeline:
         rows.sort(key=lambda entry: entry[1].tokens)
         scored = [entry for entry in rows if entry[1].task != "generate"]
         written = [entry for entry in rows if entry[1].task == "generate"]
-        for entries, run in ((scored, self._score), (written, self._write)):
+        for entries, run in ((scored, self.score), (written, self._write)):
             for first in range(0, len(entries), PREDICT_ROWS):
                 group = entries[first : first + PREDICT_ROWS]
                 found = run([row for _, row in group])
                 for (place, _), prediction in zip(group, found, strict=True):
                     answers[place] = prediction
         return [answer for answer in answers if answer is not None]
-
-    def _score(self, rows: Sequence[Prepared]) -> list[Prediction]:
-        return self.finish(self.forward(self.collate(rows)))
 
     def _write(self, rows: Sequence[Prepared]) -> list[Prediction]:
         writing = self.writing()

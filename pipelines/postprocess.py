@@ -18,7 +18,7 @@ from pipelines.features import (
     output_features,
 )
 from pipelines.models.device import Download
-from pipelines.models.generate import Generation
+from pipelines.models.generation import Generation
 from pipelines.models.heads import Scored, confidence
 from pipelines.types import Prediction, Prepared, RowScore
 

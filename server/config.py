@@ -122,6 +122,12 @@ class ServerConfig:
     fork_server: bool = setting(
         True, bool, "import the libraries in every replica instead of forking it"
     )
+    cuda_graphs: bool = setting(
+        True, bool, "on a GPU, launch each kernel instead of replaying recorded CUDA graphs"
+    )
+    share_weights: bool = setting(
+        True, bool, "let each replica hold weights of its own instead of sharing one copy a device"
+    )
     memory_check: bool = setting(
         True, bool, "start even when the pool appears not to fit in memory"
     )

@@ -42,6 +42,8 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("server.telemetry", ("server.telemetry",)),
     ("server.replica.main", ("server", "proto", "pipelines")),
     ("server.replica.pipeline_model", ("server", "proto", "pipelines")),
+    # Another process beside the replicas, and their side of it.
+    ("server.replica.weights", ("server", "proto", "pipelines")),
     # What decodes a stranger's bytes: the media room, which loads no torch.
     ("server.replica.decoding.main", ("server.replica", "pipelines")),
     ("server.replica.decoding.parts", ("server.replica", "pipelines")),
@@ -72,6 +74,8 @@ FORBIDDEN: tuple[tuple[str, tuple[str, ...]], ...] = (
     # The pool starts replicas; a replica does not know the pool.
     ("server.replica.main", ("server.pool", "PySide6")),
     ("server.replica.pipeline_model", ("server.pool", "PySide6")),
+    ("server.replica.weights.holder", ("server.pool", "transformers", "PySide6")),
+    ("server.replica.weights.mapped", ("server.pool", "transformers", "PySide6")),
     ("server.replica", ("server.pool", "torch", "transformers", "torchaudio", "PySide6")),
     ("server.pool", ("proto", "torch", "PySide6")),
     ("server.routing", ("proto", "torch", "PySide6")),

@@ -10,8 +10,11 @@ The results equal transformers' "sdpa" (tests/pipelines/test_backbone.py); only 
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import torch
@@ -45,6 +48,52 @@ def choose_sharing(
         return "repeated", "no fast CUDA kernel takes grouped heads in float32: keys are repeated"
     where = "the flash kernel" if device.type == "cuda" else "torch's CPU kernel"
     return "grouped", f"{where} reads a key head for all heads that share it"
+
+
+# How runs of unequal length attend within themselves: by their lengths, or padded, with a mask.
+Segmenting = Literal["varlen", "padded"]
+Varlen = Callable[..., torch.Tensor]
+_FLASH_SINCE: Final = (8, 0)  # compute capability
+_FLASH_DTYPES: Final = (torch.float16, torch.bfloat16)
+
+
+def torch_varlen() -> Varlen | None:
+    """torch.nn.attention.varlen, where it takes a scale: since 2.11."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    found: Any = varlen_attn
+    return found if "scale" in inspect.signature(found).parameters else None
+
+
+def choose_segments(
+    device: torch.device,
+    dtype: torch.dtype,
+    capability: tuple[int, int],
+    varlen: Varlen | None,
+) -> tuple[Segmenting, str]:
+    """(how vision windows, images and chunks of sound of unequal length attend, reason)."""
+    # Flex attention would do it too, but compiles a kernel for each shape while requests wait.
+    if device.type != "cuda":
+        return "padded", "padded and masked: torch has varlen attention on CUDA only"
+    if dtype not in _FLASH_DTYPES or capability < _FLASH_SINCE:
+        kind, (major, minor) = str(dtype).removeprefix("torch."), capability
+        where = f"{kind} on compute capability {major}.{minor}"
+        return "padded", f"padded and masked: the flash kernel does not take {where}"
+    if varlen is None:
+        return "padded", f"padded and masked: torch {torch.__version__} has no varlen with a scale"
+    return "varlen", "the flash kernel over their lengths: no padding and no mask"
+
+
+@lru_cache(maxsize=8)
+def segments_here(device: torch.device, dtype: torch.dtype) -> tuple[Varlen | None, str]:
+    """(the kernel over lengths, or None for padding; the reason)."""
+    cuda = device.type == "cuda"
+    capability = torch.cuda.get_device_capability(device) if cuda else (0, 0)
+    varlen = torch_varlen()
+    chosen, why = choose_segments(device, dtype, capability, varlen)
+    return varlen if chosen == "varlen" else None, why
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +182,8 @@ def attend(
     if segments is None or attention_mask is not None:
         raise ValueError(f"{NAME} is for the packed sequences of encoders")
     chosen = segments[1] if getattr(module, "windowed", False) else segments[0]
-    return _within_segments(query, key, value, chosen, scaling), None
+    varlen = segments_here(query.device, query.dtype)[0]
+    return within_segments(query, key, value, chosen, scaling, varlen), None
 
 
 def _product(
@@ -156,13 +206,20 @@ def _product(
     )
 
 
-def _within_segments(
+def within_segments(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     segments: Segments,
     scaling: float | None,
+    varlen: Varlen | None = None,
 ) -> torch.Tensor:
+    """[1, queries, heads, D] of [1, heads, queries, D]; runs of equal length are a batch for any
+    kernel, others go to `varlen` or are padded."""
+    if varlen is not None and segments.bounds is not None:
+        packed = (x[0].transpose(0, 1) for x in (query, key, value))
+        bounds, longest = segments.bounds, segments.longest
+        return varlen(*packed, bounds, bounds, longest, longest, scale=scaling).unsqueeze(0)
     shape = (segments.count, segments.longest, query.shape[1], query.shape[3])
 
     def block(packed: torch.Tensor) -> torch.Tensor:

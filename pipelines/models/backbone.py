@@ -7,7 +7,7 @@ gradients are kept.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -39,6 +39,15 @@ class TextInputs:
         )
 
 
+class RecordedStack(Protocol):
+    """The text stack recorded for batches of some sizes (graphs.py)."""
+
+    def run(
+        self, inputs: TextInputs, causal: int, behind: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """What `Backbone._stack` gives without a cache; None where no recording fits."""
+
+
 class Backbone:
     """What heads and generation need of a model family: a transformers model with `lm_head` and
     token embeddings. A family sets the fields and implements `_stack`, `_inputs`, `_see`, `_hear`.
@@ -48,6 +57,7 @@ class Backbone:
     whole_prompts = False  # a prompt cannot be read in pieces
     cached_heads: tuple[tuple[int, int], ...]  # (key heads, head size) of each layer with a cache
     reasons: dict[str, str]  # what was chosen for this device, and why
+    recorded: RecordedStack | None = None
 
     def __init__(self, model: Any, embed: Any) -> None:
         self.model = model
@@ -80,7 +90,15 @@ class Backbone:
             positions = torch.cat([positions, label_trees.positions], dim=2)
             behind = visible_after_prompt(batch, label_trees)
         inputs = self._inputs(tokens, positions, batch)
-        return self._stack(inputs, batch.prompt_columns, behind, None)
+        if self.recorded is not None:
+            found = self.recorded.run(inputs, batch.prompt_columns, behind)
+            if found is not None:
+                return found
+        return self.stack(inputs, batch.prompt_columns, behind)
+
+    def stack(self, inputs: TextInputs, causal: int, behind: torch.Tensor | None) -> torch.Tensor:
+        """[B, T, H] of embedded columns: `causal` prompt columns, then those that see `behind`."""
+        return self._stack(inputs, causal, behind, None)
 
     def prefill(self, batch: Batch) -> tuple[torch.Tensor, KeyValues]:
         """([B, prompt columns, H], the keys and values of the prompts)."""

@@ -87,12 +87,6 @@ def enter_thread(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
-def run_bytes(asked: str, device: torch.device, parameters: int) -> int:
-    """What weights of so many parameters take on the device: in the format they run in, which is
-    often half of what is stored."""
-    return parameters * choose_dtype(asked, device, parameters)[0].itemsize
-
-
 def describe(device: torch.device, dtype: torch.dtype, threads: int) -> dict[str, str]:
     """The environment in which numbers are computed, for people and for comparing servers."""
     cuda = device.type == "cuda"

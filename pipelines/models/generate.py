@@ -11,110 +11,26 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
 from pipelines.batch import Batch
 from pipelines.models.backbone import Backbone, TextInputs
 from pipelines.models.device import Download
+from pipelines.models.generation import Decode, Generation
+from pipelines.models.graphs import GraphRecorder, Work
 from pipelines.models.heads import last_states
 from pipelines.models.kv_cache import Lines
 
-Decode = Callable[[Sequence[int]], str]
 # Prompt tokens read between two steps, which is how long a stream of texts stops: 2 x 2.8e9
 # operations a token of a 3B model take 15 ms at half of 780 TFLOP/s. Encoders run in one piece.
 PIECE_TOKENS: Final = 1024
-Ending = Literal["", "end", "length", "cancelled"]
-
-
-class IncrementalDecoder:
-    """Turns tokens into text as soon as it is certain: never half a character.
-
-    The pieces together are what decoding all tokens at once gives.
-    """
-
-    def __init__(self, decode: Decode) -> None:
-        self._decode = decode
-        self._ids: list[int] = []
-        self._context = 0  # tokens from here on are decoded again, so that joints are right
-        self._emitted = 0  # text up to here has been returned
-
-    def push(self, token: int) -> str:
-        self._ids.append(token)
-        text = self._decode(self._ids[self._context :])
-        if text.endswith("\N{REPLACEMENT CHARACTER}"):
-            return ""  # the bytes of a character may still be coming
-        return self._emit(text)
-
-    def flush(self) -> str:
-        """The text held back; an unfinished character becomes U+FFFD."""
-        return self._emit(self._decode(self._ids[self._context :]))
-
-    def _emit(self, text: str) -> str:
-        known = self._decode(self._ids[self._context : self._emitted])
-        self._context, self._emitted = self._emitted, len(self._ids)
-        return text[len(known) :]
-
-
-class Generation:
-    """One text. `ending` is why it finished: "end" (the end token), "length", "cancelled".
-
-    `confidence` is exp(mean log-probability of its tokens, the end token included).
-    """
-
-    def __init__(self, id: str, limit: int, prompt: int, decode: Decode) -> None:
-        """`prompt` in tokens."""
-        self.id = id
-        self.chosen = 0  # tokens chosen on the device; the host may not know them yet
-        self.cached = prompt  # tokens whose keys and values are kept
-        self.ending: Ending = ""
-        self.tokens: list[int] = []
-        self.text = ""
-        self._limit = limit
-        self._pieces = IncrementalDecoder(decode)
-        self._untaken = ""
-        self._log_prob = 0.0
-        self._counted = 0
-
-    @property
-    def finished(self) -> bool:
-        return self.ending != ""
-
-    @property
-    def confidence(self) -> float:
-        return math.exp(self._log_prob / self._counted) if self._counted else math.nan
-
-    @property
-    def all_chosen(self) -> bool:
-        """Whether no further token is needed."""
-        return self.chosen >= self._limit
-
-    def cancel(self) -> None:
-        """Takes effect at the next step. May be called from any thread."""
-        if not self.ending:
-            self.ending = "cancelled"
-
-    def take(self) -> str:
-        """The text since the last call; "" while a character is incomplete."""
-        piece, self._untaken = self._untaken, ""
-        return piece
-
-    def add(self, token: int, log_prob: float, end: bool) -> None:
-        self._log_prob += log_prob
-        self._counted += 1
-        if not end:
-            self.tokens.append(token)
-            self._append(self._pieces.push(token))
-        if end or len(self.tokens) >= self._limit:
-            self.ending = "end" if end else "length"
-            self._append(self._pieces.flush())
-
-    def _append(self, piece: str) -> None:
-        self.text += piece
-        self._untaken += piece
+# Of a log-probability, between a recorded step and the same step: padding may change the order in
+# which a kernel sums, and bfloat16 and float16 keep 8 and 11 bits of each activation.
+PROOF_TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +87,11 @@ class Writing:
         self._lines = Lines(backbone.cached_heads, backbone.device, backbone.dtype, most_bytes)
         # Token, rotary position and cached tokens of each line, i64 [3, lines].
         self._state = torch.zeros(3, 0, dtype=torch.int64, device=backbone.device)
+        self._steps: dict[tuple[int, int], Work] = {}  # recorded, by texts and room
+        self._count = torch.zeros((), dtype=torch.int64, device=backbone.device)
+        self._padded = 0  # the value of `_count`, which recordings read
+        self._out = torch.zeros(2, 0, device=backbone.device)  # what they wrote
+        self.replayed = 0  # steps that a recording computed
         self._live: list[Generation] = []  # Invariant: the n-th text uses the n-th line.
         self._joining: _Joining | None = None
         self._chosen: deque[_Chosen] = deque()
@@ -185,6 +106,11 @@ class Writing:
     @property
     def cache_bytes(self) -> int:
         return self._lines.nbytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Of one token of one text."""
+        return self._lines.token_bytes
 
     def takes(self, prompts: Sequence[int], limits: Sequence[int]) -> bool:
         """Whether `start` would begin texts of these prompt lengths and limits now: one group at a
@@ -232,20 +158,131 @@ class Writing:
         if self._joining is not None and self._read_piece(self._joining):
             self._joining = None
             self._drop_finished()
-        count = len(self._live)
-        if count:
+        if self._live:
             longest = max(text.cached for text in self._live) + 1
-            tokens, positions, places = self._state[:, :count].clone()
-            place = torch.arange(longest, device=places.device)
-            seen = (place <= places[:, None])[:, None, :]
-            cache = self._lines.writing(places, longest)
-            everywhere = positions[:, None].expand(3, -1, -1)
-            hidden = self._backbone.extend(tokens[:, None], everywhere, seen, cache)
-            self._state[1:, :count] += 1
-            self._choose(self._live, hidden[:, -1], 0)
+            found = self._replayed(len(self._live), longest)
+            if found is None:
+                found = self._written(len(self._live), longest)
+            self._note(self._live, found)
         advanced = self._collect()
         self._drop_finished()
         return advanced
+
+    def record(
+        self, recorder: GraphRecorder, texts: Sequence[int], rooms: Sequence[int], batch: Batch
+    ) -> bool:
+        """Records steps for so many texts with so many tokens each, and proves each recording on
+        the texts of `batch` against the same step unrecorded. Nothing is being written, before nor
+        after. False where the lines of the largest do not fit into `most_bytes`."""
+        if not self._lines.pin(max(texts), max(rooms)):
+            return False
+        self._out = torch.zeros(2, max(texts), device=self._backbone.device)
+        begun = self.start(batch, [max(rooms) - max(batch.prompt_lengths)] * batch.rows)
+        while self._joining is not None:
+            self.step()
+        for room in sorted(rooms):
+            for count in sorted(texts):
+                self._record(recorder, count, room)
+        for text in begun:
+            text.cancel()
+        self._collect()
+        self._chosen.clear()
+        self._drop_finished()
+        return True
+
+    @torch.inference_mode()
+    def _record(self, recorder: GraphRecorder, texts: int, room: int) -> None:
+        live = self._live[:texts]
+        longest = max((text.cached for text in live), default=0) + 1
+        before = self._state.clone()
+        self._set_count(len(live))
+
+        def work() -> None:
+            self._out[:, :texts] = self._written(texts, room, padded=True)
+
+        def proved(replay: Work) -> str:
+            if not live or longest > room or not self._lines.pinned:
+                return f"no golden text of at most {room} tokens"
+            self._state.copy_(before)
+            wanted = self._written(len(live), longest)
+            after = self._state.clone()
+            self._state.copy_(before)
+            replay()
+            return self._difference(wanted, after)
+
+        replay = recorder.record(f"{texts} texts of {room}", work, proved)
+        self._state.copy_(before)
+        if replay is not None:
+            self._steps[texts, room] = replay
+
+    def _difference(self, wanted: torch.Tensor, state: torch.Tensor) -> str:
+        """Why a recording was wrong: it must choose the tokens of the step itself, with the same
+        log-probability as far as the order of a sum allows, and leave the other lines alone. In
+        half precision it may choose the other of two tokens that are equally probable."""
+        found = self._out[:, : wanted.shape[1]]
+        apart = float((found[1] - wanted[1]).abs().max())
+        if not apart <= PROOF_TOLERANCE[self._backbone.dtype]:
+            return f"log-probabilities differ by {apart:.2g}"
+        exact = self._backbone.dtype == torch.float32
+        if exact and not torch.equal(self._state[0], state[0]):
+            return "it chooses another token"
+        return "" if torch.equal(self._state[1:], state[1:]) else "it changes another text"
+
+    def _replayed(self, count: int, longest: int) -> torch.Tensor | None:
+        """f32 [2, count] as `_written`, by the smallest recording that holds them."""
+        if not self._steps or not self._lines.pinned:
+            return None
+        fitting = [key for key in self._steps if key[0] >= count and key[1] >= longest]
+        if not fitting:
+            return None
+        self._set_count(count)
+        self._steps[min(fitting, key=math.prod)]()
+        self.replayed += 1
+        return self._out[:, :count]
+
+    def _set_count(self, count: int) -> None:
+        if count != self._padded:
+            self._count.fill_(count)
+            self._padded = count
+
+    def _written(self, rows: int, longest: int, padded: bool = False) -> torch.Tensor:
+        """f32 [2, rows]: the next token of each of the first lines and its log-probability, from
+        the first `longest` places of the lines. It waits for nothing and its shapes depend on its
+        arguments alone, so that it can be recorded.
+
+        `padded`: only the first `_count` lines have texts. The others compute as well, on place 0,
+        and write to the spare line, because a prompt may be in the line that they stand for.
+        """
+        tokens, positions, places = self._state[:, :rows].clone()
+        lines: torch.Tensor | None = None
+        real: torch.Tensor | None = None
+        advance: torch.Tensor | None = None
+        if padded:
+            line = torch.arange(rows, device=places.device)
+            real = line < self._count
+            advance = real.to(torch.int64)
+            # Arithmetic, because a number in torch.where would be copied to the device.
+            lines = (line - self._lines.lines) * advance + self._lines.lines
+            places = places * advance
+        place = torch.arange(longest, device=places.device)
+        seen = (place <= places[:, None])[:, None, :]
+        cache = self._lines.writing(places, longest, lines)
+        everywhere = positions[:, None].expand(3, -1, -1)
+        hidden = self._backbone.extend(tokens[:, None], everywhere, seen, cache)
+        found = self._most_probable(hidden[:, -1])
+        chosen = found[0].to(torch.int64)
+        if real is None or advance is None:
+            self._state[1:, :rows] += 1
+        else:  # the state of padding may be that of a text whose prompt is being read
+            self._state[1:, :rows] += advance
+            chosen = torch.where(real, chosen, tokens)
+        self._state[0, :rows] = chosen
+        return found
+
+    def _most_probable(self, hidden: torch.Tensor) -> torch.Tensor:
+        log_probs = torch.log_softmax(self._backbone.head(hidden).float(), dim=-1)
+        best = log_probs.max(dim=-1)
+        return torch.stack([best.indices.float(), best.values])
 
     def _read_piece(self, joining: _Joining) -> bool:
         """Whether that was the last piece; the texts are live then."""
@@ -270,25 +307,17 @@ class Writing:
                 self._lines.move(joining.line + number, line + number, text.cached)
         self._state[1, line : line + rows] = joining.following
         self._state[2, line : line + rows] = joining.lengths
-        self._choose(joining.texts, last, line, prompt=True)
+        found = self._most_probable(last)
+        self._state[0, line : line + rows] = found[0].to(torch.int64)
+        self._note(joining.texts, found, prompt=True)
         self._live += joining.texts
 
-    def _choose(
-        self,
-        texts: Sequence[Generation],
-        hidden: torch.Tensor,
-        line: int,
-        prompt: bool = False,
-    ) -> None:
-        """The next token of texts whose lines begin at `line`, from `hidden` [texts, H]."""
-        log_probs = torch.log_softmax(self._backbone.head(hidden).float(), dim=-1)
-        best = log_probs.max(dim=-1)
-        self._state[0, line : line + len(texts)] = best.indices
+    def _note(self, texts: Sequence[Generation], found: torch.Tensor, prompt: bool = False) -> None:
+        """`found` f32 [2, texts] are their next tokens."""
         for text in texts:
             text.chosen += 1
             text.cached += not prompt
-        values = Download(torch.stack([best.indices.float(), best.values]))
-        self._chosen.append(_Chosen(tuple(texts), values))
+        self._chosen.append(_Chosen(tuple(texts), Download(found)))
 
     def _collect(self) -> list[Generation]:
         """Reads what was chosen, but for the last `behind` times while there is more to compute."""

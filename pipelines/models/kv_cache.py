@@ -59,7 +59,9 @@ class Lines:
     room, head size] for all layers whose heads have the same shape.
 
     So a line starts, moves and ends, and all lines grow, by one kernel a block, whatever the number
-    of layers and texts. `most_bytes` bounds the blocks, the copy while they grow included.
+    of layers and texts. `most_bytes` bounds the blocks, the copy while they grow included. Blocks
+    that are pinned stay where they are, for recordings that compute on them; texts that need more
+    get blocks beside them until all have ended.
 
     Invariant: unused places are finite (zeros or an earlier text), because a masked place still
     enters the product, with weight 0.
@@ -83,12 +85,29 @@ class Lines:
         self._device, self._dtype = device, dtype
         self._most_bytes = most_bytes
         self._blocks: list[torch.Tensor] = []
-        self.lines = self.room = 0  # what the blocks have
+        self._pinned: list[torch.Tensor] = []  # with a spare line behind the others
+        self._pinned_size = (0, 0)
+        self.lines = self.room = 0  # what the blocks have, the spare line not counted
         self.token_bytes = 2 * dtype.itemsize * sum(count * size for count, size in heads)
 
     @property
     def nbytes(self) -> int:
-        return self.lines * self.room * self.token_bytes
+        """Of all blocks, pinned ones included."""
+        return sum(block.nbytes for block in {*self._blocks, *self._pinned})
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the texts are in the pinned blocks."""
+        return bool(self._pinned) and self._blocks is self._pinned
+
+    def pin(self, lines: int, room: int) -> bool:
+        """Makes blocks that stay, with a spare line behind the others for rows that are padding;
+        False where `most_bytes` has no place for them. Nothing is in use."""
+        if (lines + 1) * room * self.token_bytes > self._most_bytes:
+            return False
+        self._pinned, self._pinned_size = self._made(lines + 1, room), (lines, room)
+        self.clear()
+        return True
 
     def fits(self, lines: int, room: int, used: int) -> bool:
         """Whether `reserve` would succeed."""
@@ -110,8 +129,9 @@ class Lines:
         return True
 
     def clear(self) -> None:
-        """Frees the memory; no line is in use."""
-        self._blocks, self.lines, self.room = [], 0, 0
+        """Frees what is not pinned; no line is in use."""
+        self._blocks = self._pinned
+        self.lines, self.room = self._pinned_size
 
     def move(self, line: int, to: int, length: int) -> None:
         for block in self._blocks:
@@ -121,10 +141,12 @@ class Lines:
         """For a forward that reads columns `first` to `last` of prompts into `count` lines."""
         return ReadingView(self, slice(line, line + count), first, last)
 
-    def writing(self, places: torch.Tensor, longest: int) -> WritingView:
-        """For a forward that writes one token on each of the first lines, at `places` i64 [lines];
-        `longest` is one more than the largest of them."""
-        return WritingView(self, places, longest)
+    def writing(
+        self, places: torch.Tensor, longest: int, lines: torch.Tensor | None = None
+    ) -> WritingView:
+        """For a forward that writes one token on each of the first lines, or on `lines` i64 [rows]
+        what the first ones see, at `places` i64 [rows]; `longest` is one more than the largest."""
+        return WritingView(self, places, longest, lines)
 
     def layer(self, number: int) -> torch.Tensor:
         """[2, lines, kv heads, room, head size]: keys, values."""
@@ -136,7 +158,7 @@ class Lines:
         room = max(-(-room // _ROUND) * _ROUND, self.room if used else 0)
         if lines <= self.lines and room <= self.room:
             return self.lines, self.room
-        held = self.nbytes if used else 0
+        held = self.nbytes if used else sum(block.nbytes for block in self._pinned)
         for more in (max(lines, 2 * used), max(lines, self.lines if used else 0)):
             if held + more * room * self.token_bytes <= self._most_bytes:
                 return more, room
@@ -146,13 +168,16 @@ class Lines:
         old = self._blocks if used else []
         if not used:
             self.clear()  # before the new ones are made
-        made = [
-            torch.zeros(2, layers, lines, heads, room, size, dtype=self._dtype, device=self._device)
-            for layers, (heads, size) in zip(self._counts, self._shapes, strict=True)
-        ]
+        made = self._made(lines, room)
         for new, kept in zip(made, old, strict=False):
             new[:, :, :used, :, : self.room] = kept[:, :, :used]
         self._blocks, self.lines, self.room = made, lines, room
+
+    def _made(self, lines: int, room: int) -> list[torch.Tensor]:
+        return [
+            torch.zeros(2, layers, lines, heads, room, size, dtype=self._dtype, device=self._device)
+            for layers, (heads, size) in zip(self._counts, self._shapes, strict=True)
+        ]
 
     def _refusal(self, lines: int, room: int) -> str:
         need = lines * room * self.token_bytes / MIB
@@ -180,11 +205,14 @@ class ReadingView:
 
 
 class WritingView:
-    """Stores the keys and values of the newest token of every line."""
+    """Stores the keys and values of the newest token of every row on its line of `to`, and returns
+    those of as many first lines."""
 
-    def __init__(self, lines: Lines, places: torch.Tensor, longest: int) -> None:
+    def __init__(
+        self, lines: Lines, places: torch.Tensor, longest: int, to: torch.Tensor | None
+    ) -> None:
         self._lines = lines
-        self._rows = torch.arange(len(places), device=places.device)
+        self._rows = torch.arange(len(places), device=places.device) if to is None else to
         self._places = places
         self._longest = longest
 

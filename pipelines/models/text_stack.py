@@ -6,13 +6,15 @@ text model is not called; tests compare with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 
+# Projections of the same input, in the order in which they are joined.
+JOINED: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 Rotary = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -54,8 +56,37 @@ class Projections:
         return [some[0] if len(some) == 1 else torch.cat(some, dim=-1) for some in found]
 
 
+def side_by_side(names: Iterable[str]) -> list[list[str]]:
+    """Names of weights, sorted, in groups: those of a group are joined and so belong side by side
+    in memory, in this order."""
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for name in sorted(names):
+        group, place = name, 0
+        for number, members in enumerate(JOINED):
+            for index, member in enumerate(members):
+                if f".{member}." in name:
+                    group, place = name.replace(f".{member}.", f".joined {number}."), index
+        groups.setdefault(group, []).append((place, name))
+    return [[name for _, name in sorted(group)] for group in groups.values()]
+
+
+def _adjacent(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """The parts as one tensor over the same memory, where they lie end to end there."""
+    first, *others = parts
+    end, rows = first.storage_offset() + first.numel(), first.shape[0]
+    for part in others:
+        same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or part.storage_offset() != end or not part.is_contiguous():
+            return None
+        end, rows = end + part.numel(), rows + part.shape[0]
+    return first.as_strided((rows, *first.shape[1:]), first.stride())
+
+
 def _joined(layers: Sequence[Any], name: str) -> torch.Tensor:
-    whole = torch.cat([getattr(layer, name).detach() for layer in layers])
+    parts = [getattr(layer, name).detach() for layer in layers]
+    whole = _adjacent(parts)
+    if whole is None:
+        whole = torch.cat(parts)
     done = 0
     for layer in layers:
         size = getattr(layer, name).shape[0]

@@ -50,7 +50,8 @@ from server.ops.startup_log import Report, StartupLog
 from server.ops.systemd import ServiceManager, service_manager
 from server.pool.forks import ForkServerClient
 from server.pool.pool import Pool
-from server.pool.spawn import DIGESTS, fork_server, replica_spawner
+from server.pool.spawn import DIGESTS, fork_server, holder_command, replica_spawner
+from server.pool.weight_holders import weight_holders
 from server.request.limits import server_limits
 from server.telemetry_port import OFF, TelemetryPort, telemetry_of
 from server.types import Facts
@@ -357,7 +358,9 @@ def pool_of(
     exited: Callable[[Facts, str], None] = lambda facts, why: None,
     forks: ForkServerClient | None = None,
 ) -> Pool:
-    return Pool(config, replica_spawner(config, forks), wall=wall, exited=exited)
+    holders = weight_holders(config, holder_command, os.environ)
+    spawn = replica_spawner(config, forks, holders)
+    return Pool(config, spawn, wall=wall, exited=exited, holders=holders)
 
 
 def identity_of(config: ServerConfig) -> ServerIdentity:

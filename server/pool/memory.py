@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
+from typing import Any
 
 from server import host
 from server.config import ServerConfig
-from server.replica.placement import ACTIVATION_SHARE, CONTEXT_BYTES
+from server.replica import placement
 
-MIB = host.MIB
 MOST_HEADER_BYTES = 100 << 20  # what safetensors itself allows
 Available = Callable[[], tuple[int, str]]
 
@@ -23,23 +24,42 @@ def shares_weights(config: ServerConfig) -> bool:
     """Whether CPU replicas compute from the mapped files themselves: where all are float32, and
     that is what was asked for. In another dtype each replica makes its own copy."""
     return config.dtype in ("auto", "float32") and all(
-        _dtypes(file) <= {"F32"} for file in _shards(config.bundle)
+        {entry["dtype"] for entry in _header(file)} <= {"F32"} for file in _shards(config.bundle)
     )
+
+
+def choose_sharing(config: ServerConfig, gpu: bool) -> tuple[bool, str]:
+    """(whether the replicas of a pool share weights through a holder, reason)."""
+    if not config.share_weights:
+        return False, "as configured"
+    if config.warm_pool < 2:
+        return False, "one replica shares with no other"
+    if gpu and config.device != "cpu":
+        return True, "one copy a GPU instead of one a replica"
+    if shares_weights(config):
+        return False, "all replicas map the files of the bundle"
+    return True, "they run in another format than they are stored in, and are converted once"
 
 
 def _shards(bundle: Path) -> list[Path]:
     return list((bundle / "weights").glob("*.safetensors"))
 
 
-def _dtypes(shard: Path) -> set[str]:
-    """Of a safetensors header; the replica refuses one that cannot be read."""
+def parameters(bundle: Path) -> int:
+    return sum(prod(entry["shape"]) for shard in _shards(bundle) for entry in _header(shard))
+
+
+def _header(shard: Path) -> list[dict[str, Any]]:
+    """`dtype` and `shape` of each tensor of a safetensors file; the replica refuses one that cannot
+    be read."""
     with shard.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(min(length, MOST_HEADER_BYTES)))
-            return {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+            entries = (entry for name, entry in header.items() if name != "__metadata__")
+            return [{"dtype": entry["dtype"], "shape": entry["shape"]} for entry in entries]
         except (ValueError, TypeError, KeyError, AttributeError):
-            return {"unknown"}
+            return [{"dtype": "unknown", "shape": [shard.stat().st_size]}]
 
 
 def misfit(
@@ -54,29 +74,28 @@ def misfit(
     """
     if not config.memory_check or not replicas:
         return ""
-    weights = weights_bytes(config.bundle)
     on_cpu = config.device == "cpu" or (config.device == "auto" and not host.has_gpu())
+    held, _ = choose_sharing(config, not on_cpu)
+    run = placement.run_bytes(config.dtype, not on_cpu, parameters(config.bundle))
     return host.misfit(
-        weights if on_cpu else 0,
+        (run if held else weights_bytes(config.bundle)) if on_cpu else 0,
         replicas,
         available,
         config.fork_server,
-        on_cpu and shares_weights(config),
-    ) or _device_misfit(weights, replicas, free or {})
+        on_cpu and (held or shares_weights(config)),
+    ) or _device_misfit(run, replicas, free or {}, held)
 
 
-def _device_misfit(weights: int, replicas: int, free: Mapping[str, int]) -> str:
+def _device_misfit(weights: int, replicas: int, free: Mapping[str, int], held: bool) -> str:
     """They go round the devices; the fullest one decides."""
-    each = int(weights * (1 + ACTIVATION_SHARE)) + CONTEXT_BYTES
     names = sorted(free)
-    for place, name in enumerate(names):
-        sharing = len(range(place, replicas, len(names)))
-        if each * sharing > free[name]:
-            return (
-                f"{sharing} more replicas need about {each / MIB:,.0f} MiB each on {name}, where "
-                f"{free[name] / MIB:,.0f} MiB are free: at most {max(free[name], 0) // each} fit"
-            )
-    return ""
+    found = (
+        placement.misfit(
+            weights, len(range(place, replicas, len(names))), max(free[name], 0), held, name
+        )
+        for place, name in enumerate(names)
+    )
+    return next((reason for reason in found if reason), "")
 
 
 def standby_s(config: ServerConfig, available: tuple[int, str]) -> tuple[float, str]:

@@ -23,6 +23,7 @@ from server.pool.queue import QueueEntry
 from server.pool.replica_handle import ReplicaHandle
 from server.pool.service_time import own_work_ms
 from server.pool.spawn import Spawn
+from server.pool.weight_holders import WeightHolders
 from server.types import Evidence, Facts, Fault, Outcome, ReplicaStatus, Work
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,13 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         exited: Callable[[Facts, str], None] = lambda facts, why: None,
+        holders: WeightHolders | None = None,
     ) -> None:
-        """`exited` is called for each replica that died, with what it served and the reason."""
+        """`exited` is called for each replica that died, with what it served and the reason.
+        `holders` of weights end with the pool."""
         self.config = config
         self._exited = exited
+        self._holders = holders
         self._clock = clock
         self._wall = wall
         self._replicas = [
@@ -93,6 +97,8 @@ class Pool:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._keepers, self._watcher = {}, None
+        if self._holders is not None:
+            await self._holders.close()
 
     async def finish(self, grace_s: float, leftover: Fault) -> None:
         """Return when nothing is queued or in flight; after `grace_s` what is left gets a fault."""

@@ -219,7 +219,8 @@ class ReplicaHandle:
         # A row can crash its process, or make the kernel kill it for want of memory. A SIGKILL that
         # neither the kernel nor this front has sent came from outside.
         from_outside = code == -signal.SIGKILL and not self._killed
-        self.blameless = from_outside and host.oom_kills() == self._oom_kills
+        lost = code == link.EXIT_WEIGHTS_LOST
+        self.blameless = lost or (from_outside and host.oom_kills() == self._oom_kills)
         return self._cause(code)
 
     async def _spawned(self, end: socket.socket) -> ReplicaProcess | None:
@@ -260,6 +261,8 @@ class ReplicaHandle:
             return f"killed: {self._killed}"
         if code is None:
             return "ended; its exit code went to the fork server, which had ended before"
+        if code == link.EXIT_WEIGHTS_LOST:
+            return "the process that held its weights ended"
         while_loading = f" while loading ({self._step})" if self._step and not self.facts else ""
         if code < 0:
             return f"died of {signal.Signals(-code).name}{while_loading}"

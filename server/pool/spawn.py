@@ -12,6 +12,7 @@ from server import host
 from server.child_process import module_command
 from server.config import ServerConfig
 from server.pool.forks import ForkServerClient, NotForkable, ReplicaProcess
+from server.pool.weight_holders import WeightHolders
 from server.replica.placement import threads_for
 
 # See host.keep_freed_memory; in a replica, where every thread allocates, from the first block on.
@@ -50,15 +51,29 @@ def replica_command(config: ServerConfig, index: int) -> tuple[str, ...]:
     if config.require_signature is not None:
         options["--require-signature"] = config.require_signature
     flags = [text for name, value in options.items() for text in (name, str(value))]
-    dirty = ["--allow-dirty"] if config.allow_dirty else []
-    return (*module_command("server.replica.main"), *flags, *dirty)
+    flags += ["--allow-dirty"] if config.allow_dirty else []
+    flags += [] if config.cuda_graphs else ["--no-cuda-graphs"]
+    return (*module_command("server.replica.main"), *flags)
 
 
-def replica_spawner(config: ServerConfig, forks: ForkServerClient | None = None) -> Spawn:
-    """With `forks` each replica is forked where that is possible, else a process of its own."""
+def holder_command(config: ServerConfig, device: str) -> tuple[str, ...]:
+    """Of the process that holds the weights on a device; it reads the bundle as a replica does."""
+    ours = module_command("server.replica.weights.holder")
+    return (*ours, *replica_command(config, 0)[len(ours) :], "--device", device)
+
+
+def replica_spawner(
+    config: ServerConfig,
+    forks: ForkServerClient | None = None,
+    holders: WeightHolders | None = None,
+) -> Spawn:
+    """With `forks` each replica is forked where that is possible, else a process of its own. With
+    `holders` it asks for its weights there."""
 
     def command(index: int) -> tuple[str, ...]:
-        return replica_command(config, index)
+        path = holders.path() if holders is not None else None
+        where = () if path is None else ("--weights", str(path))
+        return (*replica_command(config, index), *where)
 
     alone = spawner(command, _threads(config))
     if forks is None:

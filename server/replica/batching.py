@@ -71,6 +71,29 @@ def swept(
     )
 
 
+def fitting(
+    measure: Callable[[int], float | None], row_tokens: int, budget: Budget, why: str
+) -> tuple[Budget, str]:
+    """(budget, reason): the largest batch that the budget allows is computed, so that its memory is
+    known to be there; where it is not, the budget is halved. `measure` as in `swept`.
+
+    Raises MemoryError when not even one row fits.
+    """
+    rows = max(1, min(budget.rows, budget.tokens // row_tokens))
+    if measure(rows) is not None:
+        return budget, why
+    tried = rows
+    while rows > 1:
+        rows //= 2
+        if measure(rows) is not None:
+            smaller = Budget(rows, rows * row_tokens)
+            return smaller, (
+                f"{rows} rows or {smaller.tokens} padded tokens a forward: memory ends at {tried} "
+                f"rows of {row_tokens} tokens ({why})"
+            )
+    raise MemoryError(f"no memory for a forward of one row of {row_tokens} tokens")
+
+
 def compose(tokens: Sequence[int], budget: Budget) -> int:
     """How many of the leading rows make the next batch; their order is not changed.
 

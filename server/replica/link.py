@@ -38,6 +38,7 @@ LENGTH = struct.Struct("<I")
 SOCKET_BYTES = 4 << 20  # asked of the kernel, which may give less
 LONGEST_FRAME = 1 << 30
 PIECES_AT_ONCE = 64  # of one sendmsg; the kernel takes 1,024
+EXIT_WEIGHTS_LOST = 75  # EX_TEMPFAIL of sysexits.h: the holder of the weights has ended
 HEARTBEAT_S = 2.0  # between two Load messages, of which each replica sends one at least so often
 
 

@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Any
 from proto import inference_pb2
 from server import host
 from server.replica import placement
-from server.replica.batching import Budget, budget_for, swept
+from server.replica.batching import Budget, budget_for, fitting, swept
 from server.replica.decoding.nursery import Nursery, NurseryLost
 from server.replica.decoding.pool import DecodingCounts
 from server.replica.load_limit import load_limit, memory_refused
 from server.replica.pipeline_model import PipelineModel
+from server.replica.weights.mapped import SharedWeights, shared_weights
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 from server.request.modalities import MODALITIES
 
 if TYPE_CHECKING:
+    import torch
+
     from pipelines.bundle.bundle import Bundle
     from pipelines.bundle.signature import TrustedKey
     from pipelines.pipeline import Pipeline
@@ -54,6 +57,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--generations", type=int, default=8)
     parser.add_argument("--load-memory-mb", type=int, default=0)
     parser.add_argument("--allow-dirty", action="store_true")
+    parser.add_argument("--no-cuda-graphs", action="store_true")
+    parser.add_argument("--weights", type=Path, help="socket of the front to ask for them")
     parser.add_argument("--require-signature", type=Path)
     parser.add_argument("--digests", type=Path)
     parser.add_argument("--skew-interval", type=float, default=60.0)
@@ -165,15 +170,17 @@ def load(arguments: argparse.Namespace, progress: Progress, process: str = ALONE
         with load_limit(Path(arguments.bundle), device, arguments.load_memory_mb) as limit:
             with memory_refused(limit):
                 limit.file = "the files of the bundle"
-                bundle = _open(arguments, progress)
+                bundle = open_bundle(arguments, progress)
                 watch = SkewWatch(bundle)
-                _check_fit(device, sharing, arguments.dtype, bundle.tensors().values())
+                _check_fit(device, sharing, arguments, bundle.tensors().values())
                 limit.file = "model/config.json and weights/"
                 progress("placing the weights", 0.8)
-                pipeline = Pipeline.of(bundle, device, arguments.dtype, threads)
+                placed = _Placed(arguments.weights, bundle.stamp.hex)
+                pipeline = Pipeline.of(bundle, device, arguments.dtype, threads, placed)
                 count = decoders_for(arguments.decode_threads, arguments.replicas)
                 decoders = _decoders(count, pipeline, nursery)
-                model = PipelineModel(pipeline, decoders, arguments.probe_runs)
+                shared = placed.found.bytes
+                model = PipelineModel(pipeline, decoders, arguments.probe_runs, shared)
                 limit.file = "golden/golden.json, as preprocess.json prepares it"
                 progress("warming", 0.9)
                 budget, why_budget = _warmed(model, device, arguments, progress)
@@ -183,6 +190,8 @@ def load(arguments: argparse.Namespace, progress: Progress, process: str = ALONE
         raise LoadRefused("device", str(error)) from error
     text_bytes, why_texts = _text_bytes(device, sharing, arguments.replicas)
     model.set_aside(text_bytes)
+    progress("recording", 0.97)
+    why_graphs = _recorded(model, pipeline, arguments)
     reasons = dict(pipeline.reasons) | {
         "device": f"{why_devices}; {why_here}",
         "threads": why_threads,
@@ -190,6 +199,8 @@ def load(arguments: argparse.Namespace, progress: Progress, process: str = ALONE
         "decoding": f"{count} processes a replica: {decoders.pool.sandbox}",
         "process": process,
         "texts": why_texts,
+        "graphs": why_graphs,
+        "weights": placed.found.reason,
         "memory": model.memory(),
     }
     hello = model.hello(device, reasons)
@@ -223,21 +234,43 @@ def _warmed(
     Raises LoadRefused where not even one row fits.
     """
     budget, why = budget_for(device, arguments.batch_rows, arguments.batch_cost)
-    if device == "cpu" or arguments.batch_rows or arguments.batch_cost:
+    if device == "cpu":
         model.warm(budget.rows)
         return budget, why
     model.warm(1)
     progress("measuring batches", 0.95)
     row_tokens = model.longest_warm
     try:
-        budget, why = swept(model.measure, row_tokens, budget)
+        if not (arguments.batch_rows or arguments.batch_cost):
+            budget, why = swept(model.measure, row_tokens, budget)
+        return fitting(model.measure, row_tokens, budget, why)
     except MemoryError as error:
         raise LoadRefused("memory", f"{error}; {model.memory()}") from error
-    model.measure(max(1, min(budget.rows, budget.tokens // row_tokens)))
-    return budget, why
 
 
-def _open(arguments: argparse.Namespace, progress: Progress) -> Bundle:
+def _recorded(model: PipelineModel, pipeline: Pipeline, arguments: argparse.Namespace) -> str:
+    """Records the small forwards where that saves launches; returns what was done, and why."""
+    from pipelines.models.graphs import choose_capture
+
+    asked = not arguments.no_cuda_graphs
+    capture, why = choose_capture(pipeline.backbone.device, asked)
+    return why if capture is None else f"{why}: {model.record(capture, arguments.generations)}"
+
+
+class _Placed:
+    """The weights where a holder has them on the device; `found` is what came of asking."""
+
+    def __init__(self, path: Path | None, stamp: str) -> None:
+        self._path = path
+        self._stamp = stamp
+        self.found = SharedWeights(None, 0, "")
+
+    def __call__(self, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
+        self.found = shared_weights(self._path, device, dtype, self._stamp)
+        return self.found.tensors
+
+
+def open_bundle(arguments: argparse.Namespace, progress: Progress) -> Bundle:
     """Raises BundleRefused, LoadRefused."""
     from pipelines.bundle.bundle import Bundle
     from pipelines.bundle.digests import DigestCache
@@ -264,16 +297,16 @@ def _trusted(path: Path | None) -> tuple[TrustedKey, ...]:
         ) from error
 
 
-def _check_fit(device: str, sharing: int, dtype: str, tensors: Any) -> None:
+def _check_fit(device: str, sharing: int, arguments: argparse.Namespace, tensors: Any) -> None:
+    """Whether the pool fits on an empty device; the front has compared it with what is free."""
     if device == "cpu":
         return  # host memory was checked by the front, for all replicas together
     import torch
 
-    from pipelines.models.device import run_bytes
-
-    weights = run_bytes(dtype, torch.device(device), sum(tensor.numel() for tensor in tensors))
+    parameters = sum(tensor.numel() for tensor in tensors)
+    weights = placement.run_bytes(arguments.dtype, True, parameters)
     total = torch.cuda.get_device_properties(device).total_memory
-    reason = placement.misfit(weights, sharing, total)
+    reason = placement.misfit(weights, sharing, total, arguments.weights is not None, device)
     if reason:
         raise LoadRefused("memory", reason)
 

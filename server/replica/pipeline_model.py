@@ -23,13 +23,15 @@ from server.request.modalities import MODALITIES, NAMES
 from server.telemetry.outputs import outputs_of
 
 if TYPE_CHECKING:
-    from pipelines.models.generate import Generation
+    from pipelines.models.generation import Generation
+    from pipelines.models.graphs import Capture
     from pipelines.pipeline import Pipeline
     from pipelines.postprocess import ForwardResult
     from pipelines.types import Modality, Part, PartUsed, Prediction, Prepared, Sample, Task
     from server.replica.decoding.parts import PartDecoders
 
 LIGHT_EXAMPLE_BYTES = 2 << 20  # a larger one is heavy, whatever is in it: it is not parsed twice
+RECORDING_S = 10.0  # all recordings of a replica together: a start does not wait longer for them
 ENCODINGS = {inference_pb2.PcmFormat.S16LE: "s16le", inference_pb2.PcmFormat.F32LE: "f32le"}
 FINISH_REASONS = {"end": "stop", "length": "length"}
 
@@ -37,8 +39,12 @@ FINISH_REASONS = {"end": "stop", "length": "length"}
 class PipelineModel:
     """The Model (server/replica/model.py) a pipeline makes."""
 
-    def __init__(self, pipeline: Pipeline, decoders: PartDecoders, probe_runs: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline, decoders: PartDecoders, probe_runs: int, shared_bytes: int = 0
+    ) -> None:
+        """`shared_bytes` of the weights are another process's memory."""
         self._pipeline = pipeline
+        self._shared_bytes = shared_bytes
         self._decoders = decoders
         self._probe_runs = probe_runs
         self._most_text_bytes = 0
@@ -56,6 +62,41 @@ class PipelineModel:
         self._most_text_bytes = text_bytes
         self._writing = self._pipeline.writing(text_bytes)
 
+    def record(self, capture: Capture, texts: int) -> str:
+        """Records small batches, and steps of up to so many texts; none is being written. Returns
+        which, and why not the others. Memory stays free for the largest warm batch and for the
+        texts of no recording."""
+        import torch
+
+        from pipelines.models.graphs import GraphRecorder
+        from pipelines.recording import record_batches, record_steps
+
+        most = self._most_text_bytes
+        recorder = GraphRecorder(capture, most + self._activation_bytes(), RECORDING_S)
+        try:
+            record_steps(self._pipeline, self._writing, recorder, texts, most)
+            record_batches(self._pipeline, recorder)
+        except torch.OutOfMemoryError:  # for the buffers themselves
+            self.set_aside(most)
+            self._pipeline.backbone.recorded = None
+            return "not recorded: memory ends"
+        return str(recorder)
+
+    def _activation_bytes(self) -> int:
+        """The most that was in use beside the weights."""
+        import torch
+
+        device = self._pipeline.backbone.device
+        if device.type != "cuda":
+            return 0
+        peak: int = torch.cuda.max_memory_allocated(device)
+        return max(0, peak - self._own_bytes)
+
+    @property
+    def _own_bytes(self) -> int:
+        """Of the weights: the allocator of this process knows no others."""
+        return max(0, self._pipeline.weight_bytes - self._shared_bytes)
+
     def warm(self, rows: int) -> None:
         """Runs every mix alone, a full mixed batch and a text: no caller is the first."""
         from pipelines.bundle import golden_file
@@ -63,7 +104,8 @@ class PipelineModel:
         samples = [case.sample for case in golden_file.read(self._pipeline.bundle)[0]]
         for sample in samples:
             self._pipeline.predict([sample])
-        self._pipeline.predict((samples * rows)[:rows])
+        # In one forward: `predict` would split it.
+        self._pipeline.score([self._pipeline.prepare(s) for s in (samples * rows)[:rows]])
         text = replace(self._richest(), task="generate", max_new_tokens=2)
         for _ in self._pipeline.generate(text):
             pass
@@ -96,11 +138,13 @@ class PipelineModel:
 
         backbone = self._pipeline.backbone
         kind = str(backbone.dtype).removeprefix("torch.")
-        weights = f"weights {backbone.weight_bytes / placement.MIB:,.0f} MiB in {kind}"
+        size, own = backbone.weight_bytes / placement.MIB, self._own_bytes / placement.MIB
+        weights = f"weights {size:,.0f} MiB in {kind}, {own:,.0f} of them this replica's own"
         if backbone.device.type != "cuda":
             return weights
         peak = torch.cuda.max_memory_allocated(backbone.device)
-        return f"{weights}, at most {peak / placement.MIB:,.0f} MiB with the largest warm batch"
+        used = f"{peak / placement.MIB:,.0f} MiB of its own"
+        return f"{weights}; at most {used} with the largest warm batch"
 
     def _richest(self) -> Sample:
         from pipelines.bundle import golden_file

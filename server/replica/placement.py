@@ -9,6 +9,10 @@ MIB = 1 << 20
 # CUDA context and libraries of one process, and room for activations beside the weights.
 CONTEXT_BYTES = 700 * MIB
 ACTIVATION_SHARE = 0.15
+# Bytes of a number in each format a model runs in.
+SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# With fewer parameters a GPU runs float32 too: as pipelines/models/device.py chooses (tested).
+FEW_PARAMETERS = 100_000_000
 # Of the memory that is free once a replica is warm: what the texts it writes may take. The rest is
 # for batches that are larger than the one it was warmed with, and for other processes.
 TEXT_SHARE = 0.5
@@ -41,15 +45,34 @@ def place(names: Sequence[str], index: int, replicas: int) -> tuple[str, int, st
     return names[place], sharing, f"replica {index} of {replicas} over {', '.join(names)}"
 
 
-def misfit(weight_bytes: int, sharing: int, total_bytes: int) -> str:
-    """Why so many replicas do not fit on one device, with the numbers; "" when they do."""
-    each = int(weight_bytes * (1 + ACTIVATION_SHARE)) + CONTEXT_BYTES
-    if each * sharing <= total_bytes:
+def run_bytes(asked: str, on_gpu: bool, parameters: int) -> int:
+    """What weights of so many parameters take in the format they run in, which is often half of
+    what is stored, or twice. An unknown format counts as the largest: the replica refuses it."""
+    auto = "bfloat16" if on_gpu and parameters >= FEW_PARAMETERS else "float32"
+    return parameters * SIZES.get(auto if asked == "auto" else asked, max(SIZES.values()))
+
+
+def needed(weight_bytes: int, shared: bool) -> tuple[int, int]:
+    """Bytes on a device, as far as known before anything is measured: (once, for each replica).
+    Shared weights are there once, in a process that has a context of its own."""
+    each = int(weight_bytes * ACTIVATION_SHARE) + CONTEXT_BYTES
+    return (weight_bytes + CONTEXT_BYTES, each) if shared else (0, weight_bytes + each)
+
+
+def misfit(
+    weight_bytes: int, sharing: int, free_bytes: int, shared: bool, where: str = "one device"
+) -> str:
+    """Why so many replicas do not fit into what is free on a device, with the numbers; "" when they
+    do. `weight_bytes` as they run."""
+    once, each = needed(weight_bytes, shared)
+    if once + each * sharing <= free_bytes:
         return ""
+    beside = f" and {once / MIB:,.0f} MiB together" if once else ""
     return (
-        f"{sharing} replicas need about {each / MIB:,.0f} MiB each "
-        f"({weight_bytes / MIB:,.0f} of them weights) on one device of {total_bytes / MIB:,.0f} MiB"
-        f": at most {total_bytes // each} fit"
+        f"{sharing} replicas need about {each / MIB:,.0f} MiB each{beside} "
+        f"(weights: {weight_bytes / MIB:,.0f} MiB {'once' if shared else 'each'}) on {where}, "
+        f"where {free_bytes / MIB:,.0f} MiB are free: at most "
+        f"{max(0, free_bytes - once) // each} fit"
     )
 
 

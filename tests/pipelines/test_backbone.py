@@ -1,11 +1,23 @@
+import inspect
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from pipelines.batch import Segments
 from pipelines.collate import collate
 from pipelines.errors import BundleRefused
-from pipelines.models.attention import Visibility, choose_sharing, folded
+from pipelines.models.attention import (
+    Visibility,
+    choose_segments,
+    choose_sharing,
+    folded,
+    torch_varlen,
+    within_segments,
+)
 from pipelines.models.backbone import additive, visible_after_prompt
 from pipelines.models.label_tree import Tokens
 from pipelines.models.qwen import thinker
@@ -214,3 +226,51 @@ def test_heads_folded_into_queries_attend_as_heads(columns: int) -> None:
         query, key.repeat_interleave(3, 1), value.repeat_interleave(3, 1), mask, scale=0.3
     )
     tolerance.HIDDEN.check(folded(query, key, value, mask, 0.3), expected)
+
+
+def by_lengths(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_bounds: torch.Tensor,
+    key_bounds: torch.Tensor,
+    most_queries: int,
+    most_keys: int,
+    *,
+    scale: float,
+) -> torch.Tensor:
+    """What torch.nn.attention.varlen documents, one run after the other: [T, heads, D]."""
+    assert torch.equal(query_bounds, key_bounds) and query_bounds.dtype == torch.int32
+    runs = list(pairwise(query_bounds.tolist()))
+    assert most_queries == most_keys == max(b - a for a, b in runs) and runs[-1][1] == len(query)
+    parts = []
+    for a, b in runs:
+        q, k, v = (x[a:b].transpose(0, 1) for x in (query, key, value))
+        parts.append(F.scaled_dot_product_attention(q, k, v, scale=scale))
+    return torch.cat(parts, dim=1).transpose(0, 1)
+
+
+@pytest.mark.parametrize("lengths", [(4, 9, 1, 9), (6, 6, 6)])
+def test_runs_attend_within_themselves_by_any_way(lengths: tuple[int, ...]) -> None:
+    segments = Segments.of(np.array(lengths))
+    query, key, value = (torch.randn(1, 4, sum(lengths), 8) for _ in range(3))
+    padded = within_segments(query, key, value, segments, 0.3)
+    found = within_segments(query, key, value, segments, 0.3, by_lengths)
+    torch.testing.assert_close(found, padded, atol=1e-6, rtol=1e-6)
+    assert (segments.bounds is None) == (len(set(lengths)) == 1)
+
+
+def test_how_runs_attend_follows_device_format_and_version() -> None:
+    gpu, half = torch.device("cuda:0"), torch.bfloat16  # only named
+    chosen = [
+        choose_segments(torch.device("cpu"), half, (0, 0), by_lengths),
+        choose_segments(gpu, torch.float32, (9, 0), by_lengths),
+        choose_segments(gpu, half, (7, 5), by_lengths),
+        choose_segments(gpu, half, (9, 0), None),
+        choose_segments(gpu, half, (9, 0), by_lengths),
+    ]
+    assert [way for way, _ in chosen] == ["padded"] * 4 + ["varlen"]
+    assert "float32 on compute capability 9.0" in chosen[1][1] and "7.5" in chosen[2][1]
+    varlen = torch_varlen()  # of this version: called as documented, wherever it is there
+    names = [] if varlen is None else list(inspect.signature(varlen).parameters)
+    assert not names or names[:7] == "query key value cu_seq_q cu_seq_k max_q max_k".split()

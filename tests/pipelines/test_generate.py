@@ -6,7 +6,8 @@ import torch
 from tokenizers import Tokenizer
 
 from pipelines.collate import collate
-from pipelines.models.generate import Generation, IncrementalDecoder, Writing
+from pipelines.models.generate import Writing
+from pipelines.models.generation import Generation, IncrementalDecoder
 from pipelines.models.kv_cache import Lines, NoRoom
 from pipelines.models.qwen.backbone import QwenOmniBackbone
 from pipelines.types import Prepared

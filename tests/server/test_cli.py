@@ -335,8 +335,9 @@ FLAGS = {
         "insecure name environment"
     ),
     "the warm pool": (
-        "warm-pool device dtype threads decode-threads no-fork-server no-memory-check "
-        "load-memory-mb load-timeout stall restart-first restart-longest stable quarantine"
+        "warm-pool device dtype threads decode-threads no-fork-server no-cuda-graphs "
+        "no-share-weights no-memory-check load-memory-mb load-timeout stall "
+        "restart-first restart-longest stable quarantine"
     ),
     "batches and the queue": (
         "max-batch-rows max-batch-cost max-generations queue-limit queue-mb ahead-mb patience "

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,6 +132,14 @@ async def test_a_request_that_kills_two_replicas_is_quarantined_and_its_company_
         refusal = pool.refusal(work("again", "die"))
         assert refusal and refusal.reason == "QUARANTINED"
         assert pool.refusal(work("other", "dye")) is None
+
+
+async def test_a_row_is_not_suspected_where_replicas_lost_their_weights(tmp_path: Path) -> None:
+    async with running(2) as pool:
+        outcome = await ask(pool, "a", f"lost {tmp_path}")
+        assert outcome.answer and outcome.retried and len(os.listdir(tmp_path)) == 3
+        exits = [status.last_exit for status in pool.statuses() if status.last_exit]
+        assert exits and all("held its weights ended" in why for why in exits)
 
 
 async def test_rows_wait_while_the_only_replica_is_replaced() -> None:

@@ -24,7 +24,7 @@ from server.errors import PoolRefused
 from server.pool.pool import Pool
 from server.pool.spawn import replica_spawner
 from server.replica import link, placement
-from server.replica.batching import Budget, budget_for, swept
+from server.replica.batching import Budget, budget_for, fitting, swept
 from server.replica.decoding.nursery import Nursery
 from server.replica.decoding.parts import PartDecoders
 from server.replica.executor import Executor
@@ -66,8 +66,8 @@ def test_a_device_that_is_not_there_is_refused(asked: str, count: int) -> None:
 
 def test_a_pool_too_large_for_a_device_or_for_the_host_is_refused_with_numbers() -> None:
     gib = 1 << 30
-    assert placement.misfit(6 * gib, 2, 24 * gib) == ""
-    assert "at most 3 fit" in placement.misfit(6 * gib, 4, 24 * gib)
+    assert placement.misfit(6 * gib, 2, 24 * gib, shared=False) == ""
+    assert "at most 3 fit" in placement.misfit(6 * gib, 4, 24 * gib, shared=False)
     assert host.misfit(6 * gib, 2, (24 * gib, "available")) == ""
     assert "4 replicas need" in host.misfit(6 * gib, 4, (24 * gib, "available"))
 
@@ -105,14 +105,22 @@ def test_a_sweep_stops_where_rows_gain_nothing_or_memory_ends() -> None:
         swept(lambda rows: None, 700, usual)
 
 
-def test_weights_count_in_the_format_they_run_in() -> None:
-    import torch
+def test_the_largest_batch_is_computed_and_the_budget_halved_until_it_fits() -> None:
+    asked = Budget(32, 32768)
+    tried: list[int] = []
 
-    from pipelines.models.device import run_bytes
+    def measure(rows: int) -> float | None:
+        tried.append(rows)
+        return 0.01 if rows <= 9 else None
 
-    gpu = torch.device("cuda:0")  # only named
-    assert run_bytes("auto", gpu, 3_000_000_000) == 6_000_000_000
-    assert run_bytes("float32", gpu, 3_000_000_000) == 12_000_000_000
+    assert fitting(lambda rows: 0.01, 100, asked, "asked for") == (asked, "asked for")
+    budget, why = fitting(measure, 700, asked, "as configured")
+    assert budget == Budget(8, 5600) and tried == [32, 16, 8]
+    assert "memory ends at 32 rows of 700 tokens (as configured)" in why
+    long, _ = fitting(measure, 16384, asked, "")  # two such rows are what the tokens allow
+    assert long == asked and tried[3:] == [2]
+    with pytest.raises(MemoryError, match="one row of 700 tokens"):
+        fitting(lambda rows: None, 700, asked, "")
 
 
 # ---- messages ------------------------------------------------------------------------------------
@@ -283,6 +291,19 @@ def test_texts_wait_in_order_for_memory_and_are_counted(tiny_bundle: Path) -> No
     assert list(last) == ended and set(ended) == {f"t{n}" for n in range(5)}
     assert last["t2"].fault.reason == "TEXT_MEMORY" and "MiB" in last["t2"].fault.message
     assert all(not last[name].HasField("fault") for name in ended if name != "t2")
+
+
+def test_a_replica_records_small_forwards_within_the_memory_of_its_texts(tiny_bundle: Path) -> None:
+    from pipelines.models.graphs import DirectCapture
+    from pipelines.pipeline import Pipeline
+
+    pipeline = Pipeline.load(tiny_bundle, device="cpu", threads=1)
+    model = PipelineModel(pipeline, PartDecoders(1, pipeline.limits, Nursery()), probe_runs=1)
+    model.set_aside(1 << 20)
+    why = model.record(DirectCapture(), 2)
+    assert "2 texts of 128" in why and "1x64" in why
+    assert 0 < model.text_bytes()[0] <= model.text_bytes()[1] == 1 << 20
+    assert "0 MiB in float32, 0 of them this replica's own" in model.memory()
 
 
 # ---- the real thing ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pipelines.batch import Batch, Images, Sounds
-from pipelines.models.attention import Visibility, choose_sharing
+from pipelines.models.attention import Visibility, choose_sharing, segments_here
 from pipelines.models.backbone import Backbone, TextInputs, additive
 from pipelines.models.gemma import model as gemma_model
 from pipelines.models.gemma.text import GemmaText
@@ -37,7 +37,8 @@ class GemmaBackbone(Backbone):
             inner.audio_tower,
         )
         sharing, why_sharing = choose_sharing(self.device, self.dtype)
-        self.reasons = {"attention": why_sharing}
+        why_segments = segments_here(self.device, self.dtype)[1]
+        self.reasons = {"attention": why_sharing, "segments": why_segments}
         self._text = GemmaText(self._library, joined, sharing)
         self._embed_image, self._embed_sound = inner.embed_vision, inner.embed_audio
         self._window: int = config.text_config.sliding_window

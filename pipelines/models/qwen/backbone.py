@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipelines.batch import Batch, Images, Sounds
-from pipelines.models.attention import choose_sharing
+from pipelines.models.attention import choose_sharing, segments_here
 from pipelines.models.backbone import Backbone, TextInputs
 from pipelines.models.geometry import Geometry
 from pipelines.models.kv_cache import KVCache
@@ -25,7 +25,8 @@ class QwenOmniBackbone(Backbone):
         self.geometry = Geometry.of(model.config)
         text, self._visual, self._audio = thinker.parts(model)
         sharing, why_sharing = choose_sharing(self.device, self.dtype)
-        self.reasons = {"attention": why_sharing}
+        why_segments = segments_here(self.device, self.dtype)[1]
+        self.reasons = {"attention": why_sharing, "segments": why_segments}
         self._text = QwenText(text, joined, sharing)
         attention = text.layers[0].self_attn
         heads = (text.config.num_key_value_heads, attention.head_dim)

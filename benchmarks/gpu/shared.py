@@ -1,0 +1,108 @@
+"""A pool with one copy of the weights a device, beside one with a copy a replica: memory, a killed
+replica, a killed holder."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.measure import arguments, head, left, row, show
+from benchmarks.gpu.served import Gpu, status
+from benchmarks.serve import Ours, memory, start_ours
+from server.pool.readiness import SERVING
+
+_HELD = re.compile(r"held by process (\d+)")
+
+
+def holder_of(ours: Ours) -> int:
+    """The process that holds the weights; 0 where they are not shared."""
+    found = _HELD.search(weights_of(ours))
+    return int(found[1]) if found else 0
+
+
+def weights_of(ours: Ours) -> str:
+    return str(status(ours).get("reasons", {}).get("weights", ""))
+
+
+def pids(ours: Ours) -> tuple[int, ...]:
+    return tuple(one["pid"] for one in status(ours)["replicas"])
+
+
+def until_serving(ours: Ours, replicas: int, within: float, but: tuple[int, ...] = ()) -> float:
+    """Seconds until as many replicas serve, warm or slow, as processes other than `but`."""
+    began = time.perf_counter()
+    while time.perf_counter() - began < within:
+        every = status(ours).get("replicas", [])
+        serving = [one for one in every if one["state"] in SERVING and one["pid"] not in but]
+        if len(serving) >= replicas:
+            return time.perf_counter() - began
+        time.sleep(0.2)
+    return float("nan")
+
+
+def killed(ours: Ours, pid: int, replaced: tuple[int, ...], replicas: int, within: float) -> float:
+    """Seconds from the kill of `pid` until the processes `replaced` have been."""
+    os.kill(pid, signal.SIGKILL)
+    return until_serving(ours, replicas, within, replaced)
+
+
+def pool(given: Any, gpu: Gpu, replicas: int, flags: list[str]) -> None:
+    before = gpu.used_mib()
+    with tempfile.TemporaryDirectory() as data:
+        ours = start_ours(given.bundle, replicas, data, flags)
+        try:
+            until_serving(ours, replicas, left(given.budget))
+            held, why = holder_of(ours), weights_of(ours)
+            host = "+".join(f"{mib:.0f}" for mib in memory(ours.process.pid)[1])
+            one = pids(ours)[:1]
+            again = killed(ours, one[0], one, replicas, left(given.budget))
+            kept, lost, every = holder_of(ours) == held, float("nan"), pids(ours)
+            if held:
+                lost = killed(ours, held, every, replicas, left(given.budget))
+            last = holder_of(ours)
+        finally:
+            ours.process.terminate()
+            ours.process.wait(60)
+    freed = not last or not Path(f"/proc/{last}").exists()
+    row(
+        "shared" if held else "own",
+        f"{gpu.used_mib() - before:.0f}",
+        host,
+        f"{again:.1f}",
+        ("kept" if kept else "lost") if held else "-",
+        f"{lost:.1f}",
+        "ended" if freed else "still there",
+    )
+    show(why)
+
+
+def main() -> None:
+    given = arguments(replicas=4)
+    replicas, kind = 2 if given.small else given.replicas, str(given.device).partition(":")[0]
+    # On a CPU weights are shared where they run in another format than they are stored in.
+    flags = ["--device", kind, *(["--dtype", "bfloat16"] if kind == "cpu" else [])]
+    gpu = Gpu()
+    show(f"### {replicas} replicas of {given.bundle}")
+    head(
+        "weights",
+        "GPU MiB",
+        "replica host MiB",
+        "killed: back s",
+        "holder",
+        "holder killed: back s",
+        "after the end",
+    )
+    for more in ([], ["--no-share-weights"]):
+        if left(given.budget) < 25:
+            show("no time left")
+            return
+        pool(given, gpu, replicas, [*flags, *more])
+
+
+if __name__ == "__main__":
+    main()

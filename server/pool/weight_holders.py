@@ -1,0 +1,164 @@
+"""The processes that hold the weights of one pool: one a device, started when a replica asks.
+
+A replica connects to a socket of the front's and names its device; the front passes the connection
+to the holder of that device and is out of it. A holder that dies takes its replicas with it, which
+start again and ask again: then there is another one. `close` ends them, which frees the memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from server import host
+from server.config import ServerConfig
+from server.pool.memory import choose_sharing
+from server.replica.weights.messages import ASK_BYTES
+
+logger = logging.getLogger(__name__)
+
+Command = Callable[[str], Sequence[str]]
+
+
+class WeightHolders:
+    """`command(device)` is completed by `--fd N`, the holder's end of its socket."""
+
+    def __init__(self, command: Command, environment: Mapping[str, str]) -> None:
+        self._command = command
+        self._environment = dict(environment)
+        self._folder: Path | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._asked: set[asyncio.Task[None]] = set()
+        self._holders: dict[str, _Holder] = {}
+        self._turn = asyncio.Lock()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of the holders that run, by device."""
+        return {name: one.process.pid for name, one in self._holders.items() if one.running}
+
+    def path(self) -> Path | None:
+        """The socket to give to a replica; listens from the first call on. None where no folder can
+        be made for it: then nothing is shared."""
+        if self._folder is None:
+            try:
+                folder = Path(tempfile.mkdtemp(prefix="trefoil-weights-"))  # of mode 0700
+                listener = socket.socket(socket.AF_UNIX)
+                listener.bind(str(folder / "socket"))
+            except OSError as error:
+                logger.warning("weights are not shared: %s", error)
+                return None
+            self._folder = folder
+            listener.listen(64)
+            listener.setblocking(False)
+            self._listening = asyncio.create_task(self._listen(listener))
+        return self._folder / "socket"
+
+    async def close(self) -> None:
+        """The replicas have ended."""
+        tasks = [*self._asked, *([self._listening] if self._listening else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for holder in self._holders.values():
+            await holder.end()
+        self._holders.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = self._listening = None
+
+    async def _listen(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with listener:
+            while True:
+                connection, _ = await loop.sock_accept(listener)
+                connection.setblocking(False)
+                task = asyncio.create_task(self._pass_on(connection))
+                self._asked.add(task)
+                task.add_done_callback(self._asked.discard)
+
+    async def _pass_on(self, connection: socket.socket) -> None:
+        """Without an answer the replica sees the end of its connection, and loads by itself."""
+        with connection:
+            asked = b""
+            while len(asked) < ASK_BYTES:
+                more = await asyncio.get_running_loop().sock_recv(connection, ASK_BYTES)
+                if not more:
+                    return
+                asked += more
+            try:
+                await self._give(asked.decode().strip(), connection)
+            except (OSError, UnicodeDecodeError) as error:
+                logger.warning("weights are not shared: %s", error)
+
+    async def _give(self, device: str, connection: socket.socket) -> None:
+        """Raises OSError."""
+        async with self._turn:
+            found = self._holders.get(device)
+            if found is not None and found.running:
+                with contextlib.suppress(OSError):  # it has ended, and nobody has noticed yet
+                    return found.give(connection)
+            if found is not None:
+                logger.warning("the holder of the weights on %s had ended", device)
+                await found.end()
+            started = await _Holder.start(self._command(device), self._environment)
+            self._holders[device] = started
+            started.give(connection)
+
+
+class _Holder:
+    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket) -> None:
+        self.process = process
+        self.control = control
+
+    @property
+    def running(self) -> bool:
+        return self.process.returncode is None
+
+    @staticmethod
+    async def start(command: Sequence[str], environment: Mapping[str, str]) -> _Holder:
+        """Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                *("--fd", str(theirs.fileno())),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=dict(environment),
+                start_new_session=True,
+            )
+            undo.pop_all()
+        return _Holder(process, ours)
+
+    def give(self, connection: socket.socket) -> None:
+        """Raises OSError."""
+        socket.send_fds(self.control, [b"replica"], [connection.fileno()])
+
+    async def end(self) -> None:
+        self.control.close()
+        # Without its socket it ends by itself, unless it is still loading.
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+
+
+def weight_holders(
+    config: ServerConfig,
+    command: Callable[[ServerConfig, str], Sequence[str]],
+    environment: Mapping[str, str],
+) -> WeightHolders | None:
+    """None where nothing is to be shared."""
+    sharing, why = choose_sharing(config, host.has_gpu())
+    logger.info("weights %s: %s", "shared" if sharing else "not shared", why)
+    if not sharing:
+        return None
+    return WeightHolders(lambda device: command(config, device), environment)
