@@ -29,7 +29,7 @@ class Gpu:
         self._utilisation: list[int] = []
         self._ended = threading.Event()
         try:
-            import pynvml  # type: ignore[import-not-found]  # of nvidia-ml-py, where it is there
+            import pynvml  # of nvidia-ml-py, where it is there
         except ImportError as error:
             show(f"no NVML: {error}")
             return

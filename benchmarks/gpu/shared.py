@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.measure import arguments, head, left, row, show
-from benchmarks.gpu.served import Gpu, status
-from benchmarks.serve import Ours, memory, start_ours
+from benchmarks.gpu.served import Gpu
+from benchmarks.serve import Ours, memory, start_ours, status
 from server.pool.readiness import SERVING
 
 _HELD = re.compile(r"held by process (\d+)")
@@ -26,18 +26,18 @@ def holder_of(ours: Ours) -> int:
 
 
 def weights_of(ours: Ours) -> str:
-    return str(status(ours).get("reasons", {}).get("weights", ""))
+    return str(status(ours.target).get("reasons", {}).get("weights", ""))
 
 
 def pids(ours: Ours) -> tuple[int, ...]:
-    return tuple(one["pid"] for one in status(ours)["replicas"])
+    return tuple(one["pid"] for one in status(ours.target)["replicas"])
 
 
 def until_serving(ours: Ours, replicas: int, within: float, but: tuple[int, ...] = ()) -> float:
     """Seconds until as many replicas serve, warm or slow, as processes other than `but`."""
     began = time.perf_counter()
     while time.perf_counter() - began < within:
-        every = status(ours).get("replicas", [])
+        every = status(ours.target).get("replicas", [])
         serving = [one for one in every if one["state"] in SERVING and one["pid"] not in but]
         if len(serving) >= replicas:
             return time.perf_counter() - began
