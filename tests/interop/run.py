@@ -193,7 +193,7 @@ def perf_analyzer(how: Sequence[str], over_http: bool, site: Site) -> str:
 
 
 def grpcurl_installed(tools: Toolbox) -> Path:
-    return toolbox.grpcurl(tools)
+    return tools.from_go("grpcurl", toolbox.GRPCURL)
 
 
 def health_probe_installed(tools: Toolbox) -> Path:

