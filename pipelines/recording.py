@@ -10,7 +10,7 @@ import torch
 
 from pipelines.bundle import golden, golden_file
 from pipelines.models.generate import Writing
-from pipelines.models.graphs import Bucket, GraphRecorder, StackGraphs, buckets
+from pipelines.models.graphs import GraphBucket, GraphRecorder, StackGraphs, buckets
 from pipelines.pipeline import Pipeline
 from pipelines.types import Prepared
 
@@ -21,7 +21,7 @@ PINNED_SHARE: Final = 0.5
 
 
 def record_batches(
-    pipeline: Pipeline, recorder: GraphRecorder, some: Sequence[Bucket] | None = None
+    pipeline: Pipeline, recorder: GraphRecorder, some: Sequence[GraphBucket] | None = None
 ) -> None:
     """From now on a small batch runs as a recording. `some` buckets: by default those of graphs.py
     that a golden input fits."""

@@ -28,8 +28,8 @@ from pipelines.collate import collate
 from pipelines.models import heads
 from pipelines.models.backbone import Backbone
 from pipelines.models.graphs import (
-    Bucket,
     DirectCapture,
+    GraphBucket,
     GraphRecorder,
     StackGraphs,
     choose_capture,
@@ -113,7 +113,7 @@ def record(model: Backbone, batch: Batch, one: Batch) -> str:
     buffers, without a graph."""
     capture, _ = choose_capture(model.device)
     recorder = GraphRecorder(capture or DirectCapture())
-    bucket = Bucket(batch.rows, batch.prompt_columns)
+    bucket = GraphBucket(batch.rows, batch.prompt_columns)
     with torch.inference_mode():
         wanted = heads.run(model, batch).log_probs
         like, labels = model.columns(one), batch.label_trees[0].columns

@@ -103,8 +103,8 @@ class WindowSums:
 
 
 def first_late(late_ms: float) -> int:
-    """The first bucket that lies above the limit as a whole."""
-    if late_ms <= FIRST_MS:
+    """The first bucket that lies above the limit as a whole; none where no limit is known."""
+    if not late_ms > FIRST_MS:
         return 0 if late_ms > 0 else BUCKETS
     return min(BUCKETS, math.ceil(math.log2(late_ms / FIRST_MS) * PER_OCTAVE - 1e-9))
 

@@ -54,7 +54,7 @@ COLUMNS = (
     TableColumn("what", lambda row: Cell(changes.KINDS.get(row.what, row.what), "dim"), 92),
     TableColumn("which", lambda row: Cell(row.of, tip=row.of[:600]), 0, least=170),
     TableColumn("share of rows", lambda row: mono(row.share, tip=row.text), 122),
-    TableColumn("measure", lambda row: Cell(row.measure, "dim"), 84, spare=4),
+    TableColumn("measure", lambda row: Cell(row.measure, "dim"), 108, spare=4),
     TableColumn("before → after", lambda row: mono(row.bad, "text", tip=row.text), 128),
     number_column("n", lambda row: mono(row.rows, tip=row.text), 136, spare=3),
     TableColumn("UTC", _when, 72, spare=1),

@@ -82,7 +82,7 @@ class PredictionsPanel(Panel):
         self._stale = False
         span = self.axis.view.brush or self.axis.span
         aliases = {line.name: line.address for line in self.board.servers}
-        self._source = "asking the servers …"
+        self._source = "asking the servers"
         self.result_line.show_text("searching …", "dim")
         self.asked.emit(FindPredictions(self._clauses, span, aliases))
 

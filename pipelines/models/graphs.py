@@ -162,7 +162,7 @@ class GraphRecorder:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Bucket:
+class GraphBucket:
     """Of a batch to classify: rows and prompt columns."""
 
     rows: int
@@ -178,9 +178,9 @@ class Bucket:
 
 def buckets(
     rows: Sequence[int] = ROWS, columns: Sequence[int] = COLUMNS, most: int = MOST_TOKENS
-) -> tuple[Bucket, ...]:
+) -> tuple[GraphBucket, ...]:
     """The smallest first, so that those are recorded before memory ends."""
-    every = (Bucket(r, c) for r in rows for c in columns)
+    every = (GraphBucket(r, c) for r in rows for c in columns)
     return tuple(sorted((b for b in every if b.tokens <= most), key=lambda b: (b.tokens, b.rows)))
 
 
@@ -200,13 +200,13 @@ class StackGraphs:
     """
 
     def __init__(
-        self, stack: Stack, like: TextInputs, most: Sequence[Bucket], label_columns: int
+        self, stack: Stack, like: TextInputs, most: Sequence[GraphBucket], label_columns: int
     ) -> None:
         """`like` are inputs of the stack, of any size: the buffers have their types."""
         self._stack = stack
         self._labels = -(-max(label_columns, 1) // LABEL_ROUND) * LABEL_ROUND
-        self._replays: dict[Bucket, Work] = {}
-        self._only: Bucket | None = None
+        self._replays: dict[GraphBucket, Work] = {}
+        self._only: GraphBucket | None = None
         self.taken = 0  # forwards that a recording computed
         rows = max(bucket.rows for bucket in most)
         places = max(bucket.rows * self._width(bucket) for bucket in most)
@@ -227,11 +227,13 @@ class StackGraphs:
             self._by_token = like.by_token.new_zeros(places * math.prod(self._each))
 
     @property
-    def recorded(self) -> tuple[Bucket, ...]:
+    def recorded(self) -> tuple[GraphBucket, ...]:
         return tuple(self._replays)
 
     @torch.inference_mode()
-    def record(self, bucket: Bucket, recorder: GraphRecorder, prove: Callable[[], str]) -> None:
+    def record(
+        self, bucket: GraphBucket, recorder: GraphRecorder, prove: Callable[[], str]
+    ) -> None:
         """`prove` runs batches of at most this bucket, which it computes; it returns why their
         answers are wrong."""
         inputs, seen, out = self._views(bucket)
@@ -281,7 +283,7 @@ class StackGraphs:
             return out[:rows, :causal].clone()
         return torch.cat([out[:rows, :causal], out[:rows, first : first + labels]], dim=1)
 
-    def _bucket(self, rows: int, columns: int) -> Bucket | None:
+    def _bucket(self, rows: int, columns: int) -> GraphBucket | None:
         fitting = [b for b in self._replays if b.rows >= rows and b.columns >= columns]
         if self._only is not None:
             return self._only if self._only in fitting else None
@@ -291,22 +293,22 @@ class StackGraphs:
         return best
 
     @contextmanager
-    def _only_this(self, bucket: Bucket) -> Iterator[None]:
+    def _only_this(self, bucket: GraphBucket) -> Iterator[None]:
         self._only = bucket
         try:
             yield
         finally:
             self._only = None
 
-    def _width(self, bucket: Bucket) -> int:
+    def _width(self, bucket: GraphBucket) -> int:
         return bucket.columns + self._labels
 
-    def _blank(self, bucket: Bucket) -> torch.Tensor:
+    def _blank(self, bucket: GraphBucket) -> torch.Tensor:
         """bool [rows, label columns, columns]: each label column sees itself."""
         own = self._own[: bucket.rows]
         return torch.nn.functional.pad(own, (bucket.columns, 0))
 
-    def _views(self, bucket: Bucket) -> tuple[TextInputs, torch.Tensor, torch.Tensor]:
+    def _views(self, bucket: GraphBucket) -> tuple[TextInputs, torch.Tensor, torch.Tensor]:
         """(the inputs, what the label columns see, the result) of a bucket."""
         rows, width = bucket.rows, self._width(bucket)
         count = rows * width

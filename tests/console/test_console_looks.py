@@ -248,7 +248,16 @@ def test_two_servers_two_stamps_and_two_windows_from_the_cache(cache: Path) -> N
 
 @pytest.mark.parametrize(
     ("late_ms", "first"),
-    [(0.0, 64), (0.1, 0), (0.25, 0), (0.26, 1), (1.0, 8), (100.0, 35), (1e9, 64)],
+    [
+        (0.0, 64),
+        (0.1, 0),
+        (0.25, 0),
+        (0.26, 1),
+        (1.0, 8),
+        (100.0, 35),
+        (1e9, 64),
+        (float("nan"), 64),
+    ],
 )
 def test_a_bucket_is_late_when_all_of_it_lies_above_the_limit(late_ms: float, first: int) -> None:
     """Bucket i begins at 0.25 * 2^(i/4) ms: 35 is the first whose lower edge is above 100 ms."""

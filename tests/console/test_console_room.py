@@ -21,7 +21,7 @@ from tests.support.painted_text import cut_beside_room, texts_of
 from tests.support.patience import patience_ms
 
 __all__ = ["kept", "make"]  # its fixtures
-WAITING = frozenset(("…", "searching …", "asking the servers …"))  # they end in dots by themselves
+WAITING = frozenset(("…", "searching …"))  # they end in dots by themselves
 pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
 
 

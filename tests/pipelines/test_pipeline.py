@@ -228,7 +228,7 @@ def test_golden_answers_pass_and_the_environment_is_reported(pipeline: Pipeline)
     assert pipeline.env["transformers"] and pipeline.env["attention"]
     assert set(pipeline.reasons) == {
         *("device", "dtype", "threads"),
-        *("attention", "projections"),
+        *("attention", "projections", "segments"),
     }
     assert all(pipeline.reasons.values())
 

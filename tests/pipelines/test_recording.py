@@ -18,8 +18,8 @@ from pipelines.models.backbone import Backbone
 from pipelines.models.generate import Writing
 from pipelines.models.generation import Generation
 from pipelines.models.graphs import (
-    Bucket,
     DirectCapture,
+    GraphBucket,
     GraphRecorder,
     StackGraphs,
     Work,
@@ -130,7 +130,7 @@ def test_what_a_batch_leaves_in_the_padding_reaches_no_other() -> None:
         graphs = StackGraphs(backbone.stack, inputs, SMALL, 4)
         ok: list[str] = []
         recorder = recorded(DirectCapture())
-        graphs.record(Bucket(2, 64), recorder, lambda: ok.append("") or _taken(graphs, inputs))  # type: ignore[func-returns-value]
+        graphs.record(GraphBucket(2, 64), recorder, lambda: ok.append("") or _taken(graphs, inputs))  # type: ignore[func-returns-value]
         wide = collate([tinyrows.row(["x" * 50])] * 2, lambda _: (), backbone.geometry)
         poison = backbone.columns(wide)
         poison.embeddings.fill_(math.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import resource
 import shutil
 import threading
@@ -303,7 +304,10 @@ def test_a_replica_records_small_forwards_within_the_memory_of_its_texts(tiny_bu
     why = model.record(DirectCapture(), 2)
     assert "2 texts of 128" in why and "1x64" in why
     assert 0 < model.text_bytes()[0] <= model.text_bytes()[1] == 1 << 20
-    assert "0 MiB in float32, 0 of them this replica's own" in model.memory()
+    held = re.search(
+        r"weights (\d+) MiB in float32, (\d+) of them this replica's own", model.memory()
+    )
+    assert held and held[1] == held[2], "nothing is shared here"
 
 
 # ---- the real thing ------------------------------------------------------------------------------
