@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
@@ -19,7 +21,7 @@ from server.api.listen_address import CannotListen, ListenAddress, check_free, l
 from server.api.listener import Listener
 from server.config import ServerConfig
 from tests.support.patience import patience
-from tests.support.running import IDENTITY, ROOT
+from tests.support.running import IDENTITY, ROOT, idle_engine, listener
 from tests.support.standin_engine import StandInEngine
 
 
@@ -148,3 +150,17 @@ def test_a_refused_start_leaves_nothing_behind(
     assert "Traceback" not in done.stderr
     assert list(temporary.iterdir()) == []
     assert data.is_file() if not usable else not data.exists()
+
+
+async def test_http_1_on_the_port_of_grpc_gets_a_frame_and_an_end_and_harms_nobody() -> None:
+    """No sentence can be sent: gRPC's library sends its SETTINGS before it has read a byte."""
+    async with listener(idle_engine()) as address:
+        reader, writer = await asyncio.open_connection(*address.rsplit(":", 1))
+        writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), patience(20))
+        assert answer[3:4] == b"\x04", "the type of a SETTINGS frame"
+        writer.close()
+        async with grpc.aio.insecure_channel(address) as channel:
+            request = health_pb2.HealthCheckRequest(service="trefoil.live")
+            reply = await health_pb2_grpc.HealthStub(channel).Check(request)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
