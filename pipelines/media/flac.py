@@ -3,7 +3,7 @@
 libFLAC takes rate, channels and width from STREAMINFO, which has no checksum; ffmpeg takes them
 from the frames, each of which has one. Where the two disagree the frames are believed: the sound
 was encoded with them. A frame that is missing in the middle is silence to libFLAC, without an
-error. So the headers of the frames are read here, and STREAMINFO is written anew from them.
+error. So the headers of the frames are read here, and STREAMINFO is written again from them.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class HostReader:
         return None if used_s is None else (used_s, self._clock() * cores)
 
     def _host_time(self) -> tuple[float, float] | None:
-        """Of all processors, whoever uses them."""
+        """Of all processors, by every process."""
         try:
             first = (self._root / "proc/stat").read_text().partition("\n")[0]
         except OSError:
