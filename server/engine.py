@@ -195,10 +195,14 @@ class Engine:
             for item, result in zip(items, results, strict=True):
                 canary.analysis.learnt(item, result)
 
-    def _refused(self, pool: Pool, work: Work, fault: Fault) -> Outcome:
-        """Counted, not recorded: refusing must stay cheap when everybody is refused."""
+    def count_refused(self, fault: Fault) -> None:
+        """A row that was refused, read or not; an unread request counts as one row."""
         self._counts["requests"] += 1
         self._counts[COUNTED_AS.get(fault.code, "failed")] += 1
+
+    def _refused(self, pool: Pool, work: Work, fault: Fault) -> Outcome:
+        """Counted, not recorded: refusing must stay cheap when everybody is refused."""
+        self.count_refused(fault)
         if fault.code == "FAILED_PRECONDITION":
             self._remember_pin(work)
         stamp = self.facts.stamp if self.facts else ""

@@ -39,6 +39,7 @@ from server.rehearsal.service import RehearsalService
 from server.request.uploads import UploadLimits, UploadStore
 from server.request.validation import Validator, prediction_id
 from server.telemetry_port import NullTelemetry, TelemetryPort
+from server.types import Fault
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,11 @@ class Listener:
         self.budget = CallBudget(shares_of(self.config), self._stamp, arrivals)
         self._handlers = handlers = Handlers(lambda: self.engine.facts, RetryPenalty())
         refusal = self.engine.refusal_now
-        self._gate = HoldGate(handlers.retry_penalty, refusal, handlers.refuse_unread)
+        self._gate = HoldGate(handlers.retry_penalty, refusal, self._refuse_unread)
+
+    async def _refuse_unread(self, fault: Fault, context: Any) -> None:
+        self.engine.count_refused(fault)
+        await self._handlers.refuse_unread(fault, context)
 
     async def start(self) -> str:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""

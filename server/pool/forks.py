@@ -25,6 +25,7 @@ from server.child_process import module_command
 from server.replica.fork_request import MESSAGE_BYTES, MODULE, TITLE_BYTES, Fork
 
 logger = logging.getLogger(__name__)
+ENDS_S = 5.0  # a process that closed its control socket has ended by then, or is killed
 
 
 class ReplicaProcess(Protocol):
@@ -186,7 +187,11 @@ class _Running:
             except TimeoutError:
                 raise OSError(f"the fork server did not start within {limit_s:g} s") from None
             except OSError:
-                await running.end()  # its exit code is known then
+                # It closed its end, so it ends. kill() polls first, and would take the exit code
+                # away from the thread of the event loop that waits for it: 255 was reported then.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), ENDS_S)
+                await running.end()
                 code = process.returncode
                 raise OSError(f"the fork server ended with exit code {code} at its start") from None
             if ready["why_not"]:

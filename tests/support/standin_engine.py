@@ -65,6 +65,10 @@ class StandInEngine:
         self.most_at_work = 0
         self._moved = asyncio.Event()
         self.full: Fault | None = None  # why a usual row is refused now
+        self.unread: list[Fault] = []  # of requests that were refused before they were read
+
+    def count_refused(self, fault: Fault) -> None:
+        self.unread.append(fault)
 
     def refusal_now(self, _remaining_s: float | None) -> Fault | None:
         return self.full
