@@ -8,6 +8,7 @@ that counts: on a machine with other work, that is the figure to compare.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import shutil
 import subprocess
@@ -63,6 +64,7 @@ def window_on(cache: Path, addresses: list[str] | None) -> Iterator[tuple[Any, A
     bridge.show_view(window.axis.view)
     bridge.start()
     window.show()
+    gc.freeze()
     try:
         yield application, window
     finally:

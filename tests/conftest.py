@@ -1,5 +1,6 @@
 """What every test needs before anything else is imported."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 import pipelines  # noqa: F401  first of all: makes `import torchaudio` safe for transformers
+from console.app import garbage
 from tests.support import patience
 
 if TYPE_CHECKING:
@@ -24,6 +26,15 @@ settings.load_profile("trefoil")
 
 def pytest_configure() -> None:
     patience.slowness()  # measured once, before the first test
+    gc.disable()  # see pytest_runtest_logfinish
+
+
+def pytest_runtest_logfinish() -> None:
+    """Between two tests, in the thread that Qt's objects belong to.
+
+    Threads of a later test would destroy the widgets of an earlier one (console/app/garbage.py).
+    """
+    garbage.collect_due()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

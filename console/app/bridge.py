@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QObject, Qt, QThreadPool, Signal
 from PySide6.QtGui import QImage
 
+from console.app.garbage import GarbageTimer
 from console.cache.board_thread import BoardThread
 from console.cache.query_thread import QueryThread
 from console.cache.writer import CacheWriter
@@ -77,11 +78,13 @@ class Bridge(QObject):
         queued = Qt.ConnectionType.QueuedConnection
         self._waiting.connect(self._deliver, queued)
         self._opened.connect(self._go_online, queued)
+        self._garbage = GarbageTimer(self)
         self.boards = 0
         self._closed = False
 
     def start(self) -> None:
         """The cache first: it is what the first picture is made of."""
+        self._garbage.start()
         self._boards.start()
 
     def show_view(self, view: View) -> None:
@@ -198,6 +201,7 @@ class Bridge(QObject):
         self._queries.close()
         self._writer.close()
         self._boards.close()
+        self._garbage.stop()
 
     # Called from other threads, up to `_acted`.
     def _publish(self, board: Board) -> None:

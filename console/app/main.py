@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -147,6 +148,7 @@ def _run(
     bridge.show_view(view)
     bridge.start()
     window.show()
+    gc.freeze()  # modules and the window stay: later collections (garbage.py) need not visit them
     if arguments.panel or arguments.filter:
         panel = arguments.panel or "predictions"
         key = arguments.filter if panel == "predictions" else ""

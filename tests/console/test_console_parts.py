@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from PySide6.QtCore import QPersistentModelIndex, Qt, QTimer
 from PySide6.QtTest import QAbstractItemModelTester
 from pytestqt.qtbot import QtBot
 
+from console.app.garbage import GarbageTimer
 from console.app.main import main
 from console.app.media import parts_of
 from console.app.notices import beginning
@@ -25,6 +29,7 @@ from console.state.timetext import parse_moment, parse_span, span_text, ticks
 from server.telemetry.rows import AlertRow
 from tests.support import fleet_story as story
 from tests.support.blank_rows import blank
+from tests.support.patience import patience_ms
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +43,38 @@ def test_none_keeps_its_references_through_void_calls(qtbot: QtBot) -> None:
     for _ in range(1000):
         timer.setInterval(5)
     assert abs(sys.getrefcount(None) - before) < 50
+
+
+def test_a_cycle_with_a_widget_ends_in_the_thread_of_the_window(qtbot: QtBot) -> None:
+    ends: list[str] = []
+
+    def allocate() -> None:
+        while not ends and not enough.is_set():
+            [[] for _ in range(5_000)]
+
+    def cycle() -> None:
+        timer = QTimer()
+        held: list[object] = [timer]
+        held.append(held)
+        weakref.finalize(timer, lambda: ends.append(threading.current_thread().name))
+
+    enough = threading.Event()
+    gc.enable()  # as in a process of its own: conftest.py collects between two tests only
+    garbage = GarbageTimer()
+    garbage.start()
+    reader = threading.Thread(target=allocate, name="reader")
+    try:
+        cycle()
+        reader.start()
+        qtbot.waitUntil(lambda: bool(ends), timeout=patience_ms(20))
+    finally:
+        enough.set()
+        reader.join()
+        garbage.stop()
+        again = gc.isenabled()
+        gc.disable()
+    assert ends == ["MainThread"]
+    assert again, "stop restores what was before"
 
 
 def test_rows_model_keeps_selection_by_key(qtbot: QtBot) -> None:
