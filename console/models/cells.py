@@ -16,7 +16,9 @@ ROW = Qt.ItemDataRole.UserRole + 2  # the row behind the cell
 class Cell:
     text: str = ""
     tone: str = "text"  # a token, severity or drift level of console.app.theme
-    kind: str = "text"  # text | bar | spark | sign | deploy | skew
+    # text | bar | spark | sign | deploy | skew, or a sentence with a sign and the cells right of it
+    # that it is continued over
+    kind: str = "text"
     bold: bool = False
     mono: bool = False
     value: Any = None  # of the bar (share, marks) or the sparkline (array)

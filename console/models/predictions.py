@@ -39,7 +39,7 @@ def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
         row = entry[1]
         if row.error:
             text = row.error_message or row.error
-            return Cell(text, "critical", "sign", value="critical", tip=tip(row))
+            return Cell(text, "critical", "sentence", value="critical", tip=tip(row))
         wrong = bool(row.true_label) and row.true_label != row.label
         text = f"{row.label} (true: {row.true_label})" if wrong else row.label
         sign = "warning" if wrong else "ok" if row.true_label else "info"
@@ -49,8 +49,9 @@ def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
     def output(spec: OutputSpec) -> Callable[[PredictionEntry], Cell]:
         def cell(entry: PredictionEntry) -> Cell:
             row, form = entry[1], "d" if spec.whole else ".3f"
-            text = "–" if row.error else f"{getattr(row, spec.name):{form}}"
-            return _text(row, text)
+            if row.error:
+                return Cell(kind="continued", tip=tip(row))
+            return _text(row, f"{getattr(row, spec.name):{form}}")
 
         return cell
 
@@ -58,7 +59,7 @@ def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
         return _text(entry[1], milliseconds(entry[1].timing.total_ms))
 
     def slices(entry: PredictionEntry) -> Cell:
-        text = " ".join(f"{key}={value}" for key, value in entry[1].slices.items())
+        text = " ".join(f"{key}={value}" for key, value in sorted(entry[1].slices.items()))
         return _text(entry[1], text, "dim")
 
     def kept(entry: PredictionEntry) -> Cell:
@@ -67,13 +68,13 @@ def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
     return (
         TableColumn("UTC", at, 70),
         TableColumn("server", server, 94, spare=2),
-        TableColumn("label", label, 132),
+        TableColumn("label", label, 132),  # followed by what a refused row's sentence goes on over
         *(TableColumn(spec.head, output(spec), 56, right=True) for spec in OUTPUTS if spec.head),
-        TableColumn("total", total, 68, right=True, spare=1),
         TableColumn("mix", lambda e: _text(e[1], short_mix(e[1].mix), "dim"), 92, spare=4),
         TableColumn("stamp", lambda e: _text(e[1], e[1].stamp[:8], "dim"), 74, spare=5),
         TableColumn("kept", kept, 40, spare=3, tip="payload kept: text, image, audio"),
-        TableColumn("slices", slices, 0),
+        TableColumn("total", total, 68, right=True, spare=1),
+        TableColumn("slices", slices, 0, least=230),
     )
 
 

@@ -74,6 +74,8 @@ class CellDelegate(QStyledItemDelegate):
             self._text(painter, inner.adjusted(px(18), 0, 0, 0), cell, paint.LEFT)
         elif cell.kind == "skew":
             self._skew(painter, area, cell)
+        elif cell.kind in ("sentence", "continued"):
+            self._sentence(painter, option, index)
         else:
             self._text(painter, inner, cell, self._columns[index.column()].side)
 
@@ -106,6 +108,29 @@ class CellDelegate(QStyledItemDelegate):
         self._text(
             painter, area.adjusted(self._style.px(6), 0, -1, 0), cell, paint.LEFT, small=True
         )
+
+    def _sentence(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
+        """A text over several cells: each paints the part of it that lies in its own."""
+        table = option.widget
+        assert isinstance(table, QTableView)
+        column = index.column()
+        while index.sibling(index.row(), column).data(CELL).kind == "continued":
+            column -= 1
+        start = index.sibling(index.row(), column)
+        cell, place = start.data(CELL), table.visualRect(start)
+        while (part := index.sibling(index.row(), column + 1)).isValid():
+            if part.data(CELL).kind != "continued":
+                break
+            place = place.united(table.visualRect(part))
+            column += 1
+        px, inner = self._style.px, QRectF(place)
+        inner.adjust(px(6), 0, -px(6), 0)
+        painter.save()
+        painter.setClipRect(option.rect)
+        centre = QPointF(inner.left() + px(6), inner.center().y())
+        paint.sign(painter, self._style.theme, cell.value, centre, px(8))
+        self._text(painter, inner.adjusted(px(18), 0, 0, 0), cell, paint.LEFT)
+        painter.restore()
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
         return QSize(60, self._style.whole(22))

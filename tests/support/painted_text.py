@@ -60,7 +60,9 @@ class _Engine(QPaintEngine):
         at = self._moved.map(QPointF(at))
         high = item.ascent() + item.descent()
         place = QRectF(at.x(), at.y() - item.ascent(), item.width(), high)
-        self.found.append(PaintedText(item.text(), place))
+        clip = self.systemClip()
+        if clip.isEmpty() or clip.intersects(place.toAlignedRect()):  # a list scrolls past its edge
+            self.found.append(PaintedText(item.text(), place))
 
     def drawPixmap(self, place: Any, pixmap: Any, source: Any) -> None:
         pass
