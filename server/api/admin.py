@@ -165,7 +165,8 @@ class Admin:
         _asked_by(context)
         request = _request(pb.RestartRequest, data)
         pool, index = self.engine.pool_set.active, request.replica
-        if index not in [replica.index for replica in pool.statuses()]:
+        before = now = _replica(pool, index)
+        if before is None:
             message = f"there is no replica {index}: {pool.why_not()}"
             raise Refused(bad_input("replica", "NO_SUCH_REPLICA", message))
         why = f"restart asked for by {ACTOR.get()}: {request.reason}".rstrip(": ")
@@ -173,19 +174,19 @@ class Admin:
             self.deployment.record(
                 "restart", None, f"replica {index}: {request.reason}".rstrip(": ")
             )
-        before = _replica(pool, index).restarts
         grace_s = request.grace_s or self.grace_s
         ending = asyncio.create_task(pool.restart(index, grace_s, why))
         until = time.monotonic() + grace_s + RESTART_S
-        while time.monotonic() < until:
-            now = _replica(pool, index)
-            if now.restarts > before and now.state in SERVING:
+        while now is not None and time.monotonic() < until:
+            if now.restarts > before.restarts and now.state in SERVING:
                 yield self._progress("restarted", 1.0, f"replica {index} {now.state}")
                 return
             yield self._progress(now.state, now.loading_fraction, f"replica {index}: {now.reason}")
             await asyncio.wait([ending], timeout=PROGRESS_S)
             await asyncio.sleep(PROGRESS_S if ending.done() else 0)
-        reason = f"replica {index} does not serve again: {_replica(pool, index).reason}"
+            now = _replica(pool, index)
+        now_why = "its place went to another bundle" if now is None else now.reason
+        reason = f"replica {index} does not serve again: {now_why}"
         raise Refused(Fault("FAILED_PRECONDITION", "", "NOT_SERVING", reason))
 
     async def Replay(self, data: bytes, context: Any) -> pb.ReplayResponse:
@@ -214,8 +215,9 @@ class Admin:
         )
 
 
-def _replica(pool: Pool, index: int) -> ReplicaStatus:
-    return next(replica for replica in pool.statuses() if replica.index == index)
+def _replica(pool: Pool, index: int) -> ReplicaStatus | None:
+    """None where the pool has no such replica, or has given its place away."""
+    return next((replica for replica in pool.statuses() if replica.index == index), None)
 
 
 def _request(kind: type[Request], data: bytes) -> Request:

@@ -94,10 +94,12 @@ class Arrivals:
         limits: ArrivalLimits,
         sockets: Sockets | None = None,
         clock: Callable[[], float] = time.monotonic,
+        longest_s: float = LONGEST_ARRIVAL_S,
     ) -> None:
         self.limits = limits
         self.sockets = sockets
         self._clock = clock
+        self._longest_s = longest_s
         self._connections: dict[str, PeerConnection] = {}
         self._counted_at = 0.0
         self._logged_at = -math.inf
@@ -200,10 +202,10 @@ class Arrivals:
                 logger.warning(f"{text} (--max-connections-peer)", host, len(peers), ended, limit)
 
     def _cut_the_late(self, now: float) -> None:
-        text = f"a message that has not arrived after {LONGEST_ARRIVAL_S:g} s"
+        text = f"a message that has not arrived after {self._longest_s:g} s"
         fault = Fault("DEADLINE_EXCEEDED", "request", "MESSAGE_TOO_SLOW", text)
         for connection in self._connections.values():
-            late = [r for r in connection.reads if now - r.since > LONGEST_ARRIVAL_S]
+            late = [r for r in connection.reads if now - r.since > self._longest_s]
             self._cut((r for r in late if r.one_message), fault)
 
     def _cut_the_largest(self) -> None:

@@ -16,7 +16,7 @@ from proto import admin_pb2, inference_pb2, observe_pb2
 from server import host
 from server.api import open_inference_messages
 from server.api.admin import Admin
-from server.api.arrivals import Arrivals
+from server.api.arrivals import LONGEST_ARRIVAL_S, Arrivals
 from server.api.call_budget import CallBudget, arrival_limits, shares_of
 from server.api.handlers import Handlers
 from server.api.health import HealthService
@@ -83,6 +83,7 @@ class Listener:
     telemetry: TelemetryPort = field(default_factory=NullTelemetry)
     host: Callable[[], HostFigures | None] = lambda: None  # what the machine uses, as last read
     wall: Callable[[], float] = time.time  # what rows and events are dated by
+    longest_arrival_s: float = LONGEST_ARRIVAL_S
     budget: CallBudget = field(init=False)
     _handlers: Handlers = field(init=False)
     _gate: HoldGate = field(init=False)
@@ -93,7 +94,7 @@ class Listener:
     _counting: asyncio.Task[None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        arrivals = Arrivals(arrival_limits(self.config))
+        arrivals = Arrivals(arrival_limits(self.config), longest_s=self.longest_arrival_s)
         self.budget = CallBudget(shares_of(self.config), self._stamp, arrivals)
         self._handlers = handlers = Handlers(lambda: self.engine.facts, RetryPenalty())
         refusal = self.engine.refusal_now

@@ -10,7 +10,7 @@ from proto import observe_pb2 as pb
 from server import host
 from server.api.model_statistics import ModelStatistics
 from server.engine import Engine
-from server.ops.host_figures import HostFigures
+from server.ops.host_figures import GpuFigures, HostFigures
 from server.request.by_name import filled
 from server.request.limits import in_force
 from server.telemetry.rows import TelemetryHealth
@@ -97,26 +97,23 @@ def _add_telemetry(message: pb.ServerSnapshot, health: TelemetryHealth) -> None:
 
 def _host_message(now: HostFigures) -> pb.HostStatus:
     """Bytes that are not known are 0, other figures NaN."""
-    message = pb.HostStatus(
+    return filled(
+        pb.HostStatus,
+        now,
         at_unix_ms=int(now.unix_s * 1000),
         cpu_share=_or_nan(now.cpu_share),
-        cores=now.cores,
-        memory_used_bytes=now.memory_used_bytes or 0,
-        memory_total_bytes=now.memory_total_bytes or 0,
-        disk_free_bytes=now.disk_free_bytes or 0,
-        disk_total_bytes=now.disk_total_bytes or 0,
+        gpus=[_gpu_message(gpu) for gpu in now.gpus],
     )
-    for gpu in now.gpus:
-        message.gpus.add(
-            index=gpu.index,
-            name=gpu.name,
-            memory_used_bytes=gpu.memory_used_bytes or 0,
-            memory_total_bytes=gpu.memory_total_bytes or 0,
-            utilisation=_or_nan(gpu.utilisation),
-            power_w=_or_nan(gpu.power_w),
-            temperature_c=_or_nan(gpu.temperature_c),
-        )
-    return message
+
+
+def _gpu_message(gpu: GpuFigures) -> pb.GpuStatus:
+    return filled(
+        pb.GpuStatus,
+        gpu,
+        utilisation=_or_nan(gpu.utilisation),
+        power_w=_or_nan(gpu.power_w),
+        temperature_c=_or_nan(gpu.temperature_c),
+    )
 
 
 def _or_nan(value: float | None) -> float:

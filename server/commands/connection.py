@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from server.commands.client import CommandConnection
 from server.config import ServerConfig
+from server.values import expecting, seconds
 from trefoil import (
     Access,
     DeadlineExceeded,
@@ -36,6 +37,16 @@ ready or not in time, 5 another stamp is served, 1 anything else"""
 
 def add_reason(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", default="", metavar="TEXT", help="stored in the deploy history")
+
+
+def add_grace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grace",
+        type=expecting(seconds),
+        default=0.0,
+        metavar="S",
+        help="wait at most this long for accepted work (default: the server's --grace)",
+    )
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from proto import admin_pb2 as pb
-from server.commands.connection import OK, add_connection, add_reason, connect
+from server.commands.connection import OK, add_connection, add_grace, add_reason, connect
 from server.commands.output.command_line import CommandLine
-from server.values import expecting, seconds
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,13 +15,7 @@ def parser() -> argparse.ArgumentParser:
         description="Refuse new work, finish what was accepted, then exit.",
         epilog="exit codes: 0 drained, 2 wrong usage, 4 not reached",
     )
-    parser.add_argument(
-        "--grace",
-        type=expecting(seconds),
-        default=0.0,
-        metavar="S",
-        help="wait at most this long (default: the server's --grace)",
-    )
+    add_grace(parser)
     parser.add_argument("--stay", action="store_true", help="drain, but keep the process running")
     add_reason(parser)
     add_connection(parser)

@@ -45,8 +45,8 @@ from server.telemetry.store.reader import Reader
 TIMEOUT_S = 30.0
 WRITTEN_AFTER_S = 1.5  # longer than the writer keeps rows to itself
 ABOUT = """The payload is read from the running server, or with --data from the files of a server
-that may be stopped. The running server answers it (as one more request), or with --bundle a replica
-of that bundle that is started for this.
+that may be stopped. The running server answers it (as one more request), with --stamp a bundle that
+it has loaded (uncounted), or with --bundle a replica of that bundle that is started for this.
 
 exit codes: 0 answered, 2 wrong usage, 3 no such payload, 4 server not ready or not
 reached, 78 bundle refused, 1 anything else"""
@@ -86,8 +86,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="with --data: the keys that its server encrypts payloads with",
     )
-    add("--bundle", type=Path, metavar="DIR", help="answer with this bundle")
-    add(
+    by = parser.add_mutually_exclusive_group().add_argument
+    by("--bundle", type=Path, metavar="DIR", help="answer with this bundle")
+    by(
         "--stamp",
         default="",
         metavar="STAMP",

@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 
 from proto import admin_pb2 as pb
-from server.commands.connection import FAILED, OK, add_connection, add_reason, connect
+from server.commands.connection import (
+    FAILED,
+    OK,
+    add_connection,
+    add_grace,
+    add_reason,
+    connect,
+)
 from server.commands.output.command_line import CommandLine
-from server.values import count, expecting, seconds
+from server.values import count, expecting
 
 
 def parser() -> argparse.ArgumentParser:
@@ -15,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
         prog="server restart",
         description="End the process of one replica once it has finished what it holds, and start "
         "it again. The others serve meanwhile; of a single replica, requests wait for it.",
-        epilog="exit codes: 0 it serves again, 1 it does not, 2 wrong usage, 4 not reached",
+        epilog="exit codes: 0 it serves again, 1 it does not, 2 wrong usage, 3 there is no such "
+        "replica, 4 not reached",
     )
     parser.add_argument(
         "replica",
@@ -23,13 +31,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="REPLICA",
         help="its number, from 0, as `server status` shows it",
     )
-    parser.add_argument(
-        "--grace",
-        type=expecting(seconds),
-        default=0.0,
-        metavar="S",
-        help="wait at most this long for what it holds (default: the server's --grace)",
-    )
+    add_grace(parser)
     add_reason(parser)
     add_connection(parser)
     return parser

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--canary-only",
         action="store_true",
-        help="end a canary, and go back to nothing where none runs",
+        help="only end a canary: refused where none runs",
     )
     add_reason(parser)
     add_connection(parser)

@@ -40,7 +40,7 @@ from server.ops.access_control import (
     tls_files,
 )
 from server.ops.freed_memory import FreedMemory
-from server.ops.host_figures import HostReader, HostWatch, nvml
+from server.ops.host_figures import HostWatch, host_reader
 from server.ops.loop_lag import LoopLag
 from server.ops.otel_setup import OtelSetup
 from server.ops.own_alerts import OwnAlerts, OwnTrouble
@@ -124,6 +124,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     engine = Engine(config, first, recorder, wall=wall, build=build, withheld=expected.withheld)
     engine.pool_set.check = journal.adopt
     deployment = _deployment(engine, config, journal, store)
+    figures = HostWatch(partial(host_reader, config.data), lambda: engine.snapshot().replicas)
     listener = Listener(
         engine,
         config,
@@ -133,15 +134,13 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         credentials=credentials,
         deployment=deployment,
         telemetry=telemetry,
+        host=lambda: figures.latest,
         wall=wall,
     )
     watching: list[asyncio.Task[None]] = []
     lag = LoopLag()
-    gpus, gpu_reason = await asyncio.to_thread(nvml)
-    figures = HostWatch(HostReader(config.data, gpus), lambda: engine.snapshot().replicas)
     door: HttpDoor | None = None
     try:
-        listener.host = lambda: figures.latest
         address = await listener.start()
         if make_door is not None:
             door = make_door(listener, otel)
@@ -155,7 +154,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         if door is not None:
             report(f"HTTP on {http}")
         report(*_kept(telemetry, config))
-        for line in (*otel.messages, *access.messages, *([gpu_reason] if host.has_gpu() else [])):
+        for line in (*otel.messages, *access.messages):
             report(line)
         watching.append(asyncio.create_task(StartupLog(engine, address, report).run()))
         watching.append(asyncio.create_task(manager.attend(engine)))

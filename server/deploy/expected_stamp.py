@@ -94,8 +94,12 @@ class ExpectedStamp:
             try:
                 await deployment.load(wanted, "", True, lambda _step: None)
                 self._refusal = ""
+                continue
             except DeployRefused as refusal:
-                if not self.released:
-                    self._refusal = str(refusal)
-                    logger.warning("%s, which the fleet serves: %s", stamp[:SHORT], refusal)
-                    await asyncio.sleep(again_s)
+                self._refusal = str(refusal)
+            except Exception as fault:  # the loop's edge: a library of an object store may fail too
+                logger.exception("the bundle that the fleet serves")
+                self._refusal = f"{type(fault).__name__}: {fault}"
+            if not self.released:
+                logger.warning("%s, which the fleet serves: %s", stamp[:SHORT], self._refusal)
+                await asyncio.sleep(again_s)

@@ -12,12 +12,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from server.http.limits import ConnectionLimit
+from server.http.limits import ConnectionLimit, HttpTimes
 
 HEAD_BYTES = 32 << 10  # request line and headers
-HEAD_S = 10.0  # within which they must arrive
-IDLE_S = 60  # a connection before its first request, and between two
-LINGER_S = 5.0  # a peer that takes no more bytes of an answer after it is done
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.ERROR)  # what callers send wrong is their affair; our own faults are logged
@@ -26,8 +23,15 @@ logger.setLevel(logging.ERROR)  # what callers send wrong is their affair; our o
 class HttpConnection(HttpToolsProtocol):
     """`peer` is named as gRPC names one; `uris` are those of a verified client certificate."""
 
-    def __init__(self, config: Config, server_state: ServerState, limit: ConnectionLimit) -> None:
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        limit: ConnectionLimit,
+        times: HttpTimes,
+    ) -> None:
         super().__init__(config, server_state, {"connection": self})
+        self.times = times
         self.logger = logger
         self.access_log = False
         self.peer = ""
@@ -58,7 +62,7 @@ class HttpConnection(HttpToolsProtocol):
             return
         self._host = host
         # A client may open one ahead of its first request.
-        self._timer = self.loop.call_later(IDLE_S, transport.close)
+        self._timer = self.loop.call_later(self.times.idle_s, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -78,7 +82,7 @@ class HttpConnection(HttpToolsProtocol):
             return
         if not self._head_bytes:
             self._stop_timer()
-            self._timer = self.loop.call_later(HEAD_S, self._late)
+            self._timer = self.loop.call_later(self.times.head_s, self._late)
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES:
             self._refuse(431, f"the limit is {HEAD_BYTES} bytes for request line and headers")
@@ -94,12 +98,13 @@ class HttpConnection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self.loop.call_later(LINGER_S, self.transport.abort)
+        self.loop.call_later(self.times.linger_s, self.transport.abort)
 
     def _late(self) -> None:
         self._timer = None
         if self._in_head:
-            self._refuse(408, f"the head of a request must arrive within {HEAD_S:.0f} s")
+            within_s = self.times.head_s
+            self._refuse(408, f"the head of a request must arrive within {within_s:g} s")
 
     def _refuse(self, status: int, text: str) -> None:
         if self.transport.is_closing():
@@ -109,7 +114,7 @@ class HttpConnection(HttpToolsProtocol):
         length = b"content-length: %d\r\n\r\n" % len(body)
         self.transport.write(b"".join((STATUS_LINE[status], head, length, body)))
         self.transport.close()
-        self.loop.call_later(LINGER_S, self.transport.abort)
+        self.loop.call_later(self.times.linger_s, self.transport.abort)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -19,9 +19,9 @@ from server.api.listener import Listener
 from server.config import ServerConfig
 from server.http.app import HttpApp
 from server.http.calls import Calls
-from server.http.connection import IDLE_S, HttpConnection
+from server.http.connection import HttpConnection
 from server.http.exchange import BodyLimit
-from server.http.limits import ConnectionLimit
+from server.http.limits import HTTP_TIMES, ConnectionLimit, HttpTimes
 from server.http.metrics import MetricsRoute, metrics_service
 from server.http.tls import RotatingContext
 from server.security.tls import TlsFiles
@@ -29,7 +29,6 @@ from server.telemetry.otel.prometheus import Exposition
 
 FLAG = "--http"
 BACKLOG = 2048
-HANDSHAKE_S = 10.0
 DATE_S = 1.0  # how often the Date of answers is made
 
 
@@ -44,6 +43,7 @@ class HttpDoor:
         files: TlsFiles | None = None,
         exposition: Exposition | None = None,
         wall: Callable[[], float] = time.time,
+        times: HttpTimes = HTTP_TIMES,
     ) -> None:
         """`files` None: plaintext; `exposition` None: no metrics are counted."""
         services = list(listener.services)
@@ -60,6 +60,7 @@ class HttpDoor:
         self._address = address
         self._files = files
         self._wall = wall
+        self._times = times
         self._state = ServerState()
         self._config = Config(
             app,
@@ -68,7 +69,8 @@ class HttpDoor:
             lifespan="off",
             log_config=None,
             proxy_headers=False,  # the peer is who connects, not who a header names
-            timeout_keep_alive=IDLE_S,
+            # Declared as whole seconds, and passed to call_later, which takes any.
+            timeout_keep_alive=times.idle_s,  # type: ignore[arg-type]
         )
         self._servers: list[asyncio.Server] = []
         self._clock: asyncio.TimerHandle | None = None
@@ -79,8 +81,8 @@ class HttpDoor:
         context = RotatingContext(self._files) if self._files is not None else None
         loop = asyncio.get_running_loop()
         self._set_date(loop)
-        made = partial(HttpConnection, self._config, self._state, self.limit)
-        timeout_s = HANDSHAKE_S if context is not None else None
+        made = partial(HttpConnection, self._config, self._state, self.limit, self._times)
+        timeout_s = self._times.handshake_s if context is not None else None
         sockets = _bound(self._listen, self._address)
         for one in sockets:
             self._servers.append(

@@ -13,10 +13,6 @@ from server.http.connection import HttpConnection
 from server.http.refusals import CallerGone, HttpRefused
 from server.request.caller import CLIENT_KEY, TRACE_KEY
 
-BODY_IDLE_S = 20.0  # between two pieces of a body
-DISCARD_S = 2.0  # a refused body is read on for so long, so that its sender sees the refusal
-WRITE_S = 30.0  # until a reader takes the next piece of a stream
-
 # Of all headers of a request only these go into a call.
 _METADATA = tuple(
     (name.encode(), name)
@@ -128,10 +124,10 @@ class Exchange:
         await self.send({"type": "http.response.start", "status": 200, "headers": head})
 
     async def write(self, data: bytes, more: bool = True) -> None:
-        """The next piece of a stream. A reader that takes nothing for WRITE_S is given up."""
+        """The next piece of a stream. A reader that takes nothing in time is given up."""
         message = {"type": "http.response.body", "body": data, "more_body": more}
         try:
-            async with asyncio.timeout(WRITE_S):
+            async with asyncio.timeout(self.connection.times.write_s):
                 await self.send(message)
         except TimeoutError:
             self.connection.transport.abort()
@@ -143,18 +139,19 @@ class Exchange:
         if b"expect" in self.headers:  # it waits for the answer
             return
         try:
-            async with asyncio.timeout(DISCARD_S):
+            async with asyncio.timeout(self.connection.times.discard_s):
                 while (await self.receive()).get("more_body", False):
                     pass
         except TimeoutError:
             return
 
     async def _piece(self) -> Any:
+        idle_s = self.connection.times.body_idle_s
         try:
-            async with asyncio.timeout(BODY_IDLE_S):
+            async with asyncio.timeout(idle_s):
                 message = await self.receive()
         except TimeoutError:
-            text = f"nothing of the body arrived for {BODY_IDLE_S:.0f} s"
+            text = f"nothing of the body arrived for {idle_s:g} s"
             raise HttpRefused(408, "BODY_IDLE", text, closing=True) from None
         if message["type"] == "http.disconnect":
             raise CallerGone

@@ -1,8 +1,26 @@
-"""How many connections the HTTP door holds. Needs no library of HTTP: metrics read it too."""
+"""How many connections the HTTP door holds, and for how long. Needs no library of HTTP: metrics
+read it too."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HttpTimes:
+    """Seconds after which the HTTP door gives up."""
+
+    handshake_s: float = 10.0  # of TLS
+    head_s: float = 10.0  # from the first byte of a request to the end of its headers
+    idle_s: float = 60.0  # a connection before its first request, and between two
+    linger_s: float = 5.0  # a peer that takes no more bytes of an answer after it is done
+    body_idle_s: float = 20.0  # between two pieces of a body
+    discard_s: float = 2.0  # a refused body is read on, so that its sender sees the refusal
+    write_s: float = 30.0  # until a reader takes the next piece of a stream
+
+
+HTTP_TIMES = HttpTimes()
 
 
 class ConnectionLimit:

@@ -7,6 +7,7 @@ or without `nvidia-ml-py` (the extra `gpu`) has no GPU.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import time
@@ -16,8 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from server import control_group
+from server import control_group, host
 from server.types import ReplicaStatus
+
+logger = logging.getLogger(__name__)
 
 READ_S = 2.0
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -41,12 +44,8 @@ class GpuFigures:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaFigures:
-    """Memory of the process itself; time of the process, its decoders, and those that ended."""
-
     index: int
-    rss_bytes: int
-    pss_bytes: int  # private, and its share of pages that others use too; 0: not yet reported
-    cpu_s: float | None
+    cpu_s: float | None  # of the process, its decoders, and those that ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ class HostReader:
 
     def read(self, replicas: Sequence[ReplicaStatus] = ()) -> HostFigures:
         """Takes 1 ms, and some for each GPU; longer where the disk hangs."""
-        cores, quota = float(len(os.sched_getaffinity(0))), control_group.cpu_quota(self._root)
+        cores, quota = float(os.cpu_count() or 1), control_group.cpu_quota(self._root)
         if quota is not None and quota < cores:
             cores, cpu = quota, self._group_time(quota)
         else:
@@ -141,7 +140,8 @@ class HostReader:
         memory_used, memory_total = _memory(self._root)
         disk_free, disk_total = _disk(self._data)
         found = tuple(self._replica(one) for one in replicas)
-        self._spent = {pid: s for pid, s in self._spent.items() if pid in {r.pid for r in replicas}}
+        running = {one.pid for one in replicas}
+        self._spent = {pid: s for pid, s in self._spent.items() if pid in running}
         return HostFigures(
             unix_s=self._wall(),
             cpu_share=self._share(cpu),
@@ -180,28 +180,37 @@ class HostReader:
         cpu_s = cpu_seconds(status.pid, self._root) if status.pid else None
         if cpu_s is not None:  # a decoder that ends between two files is in neither or in both
             cpu_s = self._spent[status.pid] = max(cpu_s, self._spent.get(status.pid, 0.0))
-        pss_bytes = status.private_bytes + status.shared_bytes
-        return ReplicaFigures(status.index, status.rss_bytes, pss_bytes, cpu_s)
+        return ReplicaFigures(status.index, cpu_s)
+
+
+def host_reader(data: Path) -> HostReader:
+    """A reader with the GPUs of this host. Takes seconds where the driver has to start them."""
+    gpus, reason = nvml()
+    if host.has_gpu():
+        logger.info("%s", reason)
+    return HostReader(data, gpus)
 
 
 class HostWatch:
-    """Keeps the latest figures of a server. `replicas` is asked on the event loop."""
+    """Keeps the latest figures of a server. `make_reader` and what it makes run in a thread,
+    `replicas` on the event loop."""
 
     def __init__(
         self,
-        reader: HostReader,
+        make_reader: Callable[[], HostReader],
         replicas: Callable[[], Sequence[ReplicaStatus]],
         every_s: float = READ_S,
     ) -> None:
         self.latest: HostFigures | None = None  # until the first reading
-        self._reader = reader
+        self._make_reader = make_reader
         self._replicas = replicas
         self._every_s = every_s
 
     async def run(self) -> None:
+        reader = await asyncio.to_thread(self._make_reader)
         while True:
             replicas = self._replicas()
-            self.latest = await asyncio.to_thread(self._reader.read, replicas)
+            self.latest = await asyncio.to_thread(reader.read, replicas)
             await asyncio.sleep(self._every_s)
 
 

@@ -52,7 +52,7 @@ def compare(kept: ReplaySide, now: ReplaySide) -> list[Line]:
     if kept.error or now.error:
         values.append(("error", kept.error, now.error))
     values.append(("label", kept.label, now.label))
-    values += ((name, kept.outputs.get(name), now.outputs.get(name)) for name in OUTPUT_NAMES)
+    values += ((name, _output(kept, name), _output(now, name)) for name in OUTPUT_NAMES)
     names = dict.fromkeys((*now.features, *kept.features))
     values += ((name, kept.features.get(name), now.features.get(name)) for name in names)
     lines = []
@@ -61,6 +61,12 @@ def compare(kept: ReplaySide, now: ReplaySide) -> list[Line]:
         near_tie = apart and tied and name in LABELS
         lines.append(Line(name, old, new, apart and not near_tie, near_tie))
     return [line for line in lines if line.kept is not None or line.now is not None]
+
+
+def _output(side: ReplaySide, name: str) -> float | None:
+    """None for one that this answer does not have, such as the margin of an embedding."""
+    value = side.outputs.get(name)
+    return None if value is None or math.isnan(value) else value
 
 
 def _near_tie(kept: ReplaySide, now: ReplaySide, tolerance: float) -> bool:

@@ -87,7 +87,16 @@ class RehearsalService:
             gone = "its payload was not kept, or is gone: --sample-share sets how many are"
             why = kept.locked or gone
             raise DeployRefused("replay", why)
-        terms = Terms(priority=LOW, deadline=self.clock() + WITHIN_S, client="replay")
+        task = kept.record.task
+        if task == "generate":
+            raise DeployRefused("replay", "generated texts are not stored, nothing to compare")
+        terms = Terms(
+            task=task,
+            want_embedding=task == "embed",
+            priority=LOW,
+            deadline=self.clock() + WITHIN_S,
+            client="replay",
+        )
         work = self.validator.work(kept.example, "payload", terms)
         both = self.engine.pool_set.active.statuses() + pool.statuses()
         return kept, await submit(pool, work), tolerance_of(both)

@@ -41,7 +41,7 @@ from server.telemetry.stamps.learned_reference import learn, learn_slices
 from server.telemetry.stamps.registry import StampRegistry
 from server.telemetry.stamps.stamp_state import PastCounts, StampState
 from server.telemetry.store.database import open_database, set_aside
-from server.telemetry.store.retention import ClockSteps, Retention
+from server.telemetry.store.retention import DAY_S, ClockSteps, Retention
 from server.telemetry.store.store import Store
 from server.telemetry.store.write_journal import Journal, JournalEntry
 
@@ -253,7 +253,7 @@ class TelemetryWriter:
         if row.removed:
             return self.annotations.remove(row.id, row.actor)
         row = replace(row, made_unix_ms=int(self._clock() * 1000))
-        oldest_s = self._clock() - self._settings.limits.history_days * DISTRUST_S
+        oldest_s = self._clock() - self._settings.limits.history_days * DAY_S
         return self.annotations.add(row, int(oldest_s * 1000))
 
     def notes(self) -> dict[str, str]:

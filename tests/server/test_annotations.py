@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from proto import observe_pb2 as pb
@@ -97,19 +98,15 @@ def kept(tmp_path: Path) -> Iterator[Telemetry]:
 
 
 async def test_the_role_observe_may_and_it_is_audited(tmp_path: Path, kept: Telemetry) -> None:
-    from grpc import aio
-
     method = "/trefoil.v1.Observe/Annotate"
     assert ALLOWED[method] == OBSERVE and method in AUDITED
     async with secure_listener(tmp_path, telemetry=kept) as site:
-        import grpc
-
         roots = grpc.ssl_channel_credentials((site.pem / "ca.pem").read_bytes())
-        async with aio.secure_channel(site.address, roots) as channel:
+        async with grpc.aio.secure_channel(site.address, roots) as channel:
             stub = ObserveStub(channel)
             for role in ("observe", "predict"):
                 header = (("authorization", f"Bearer {site.bearers[role]}"),)
-                call = stub.Annotate(asked(actor="somebody else"), metadata=header)
+                call = stub.Annotate(asked(actor="another name"), metadata=header)
                 if role == "observe":
                     assert (await call).actor == "observe", "the credential's name counts"
                 else:

@@ -19,8 +19,7 @@ import pytest
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from server import host
-from server.api import arrivals
-from server.api.arrivals import Arrivals
+from server.api.arrivals import LONGEST_ARRIVAL_S, Arrivals
 from server.api.listener import Listener
 from server.config import ServerConfig
 from server.values import MIB
@@ -36,11 +35,15 @@ HALF = message(4 * MIB) + bytes(3 * MIB)
 
 
 @asynccontextmanager
-async def counted(**settings: Any) -> AsyncIterator[tuple[str, Arrivals]]:
-    """The address of a listener, and what it counts."""
+async def counted(
+    longest_arrival_s: float = LONGEST_ARRIVAL_S, **settings: Any
+) -> AsyncIterator[tuple[str, Arrivals]]:
+    """The address of a listener, and what it counts. `settings` are fields of ServerConfig."""
     config = replace(ServerConfig(), listen="127.0.0.1:0", **settings)
     engine: Any = StandInEngine()
-    running = Listener(engine, config, IDENTITY, leave=lambda: None)
+    running = Listener(
+        engine, config, IDENTITY, leave=lambda: None, longest_arrival_s=longest_arrival_s
+    )
     address = await running.start()
     try:
         yield address, running.budget.arrivals
@@ -119,9 +122,8 @@ async def test_a_stream_ends_with_the_reason_and_after_its_answers() -> None:
         flood.close()
 
 
-async def test_a_message_that_never_comes_ends_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrivals, "LONGEST_ARRIVAL_S", 0.2)
-    async with counted() as (address, _):
+async def test_a_message_that_never_comes_ends_its_call() -> None:
+    async with counted(longest_arrival_s=0.2) as (address, _):
         slow = await asyncio.to_thread(RawConnection.to, address)
         call, stream = slow.call(PREDICT, HALF[:1000]), slow.call(STREAM)
         await pumped(slow, call)

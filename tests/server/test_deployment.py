@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import pytest
 
+from proto import admin_pb2, admin_pb2_grpc
 from server.deploy.bundle_store import BundleStore
 from server.errors import DeployRefused
-from tests.support.running import until
+from tests.support.running import channel_to, listener, until
 from tests.support.stub_bundles import ROOMY, site
 from tests.support.stub_replica import work
 
@@ -151,3 +153,19 @@ async def test_what_cannot_be_activated_is_told_apart(tmp_path: Path) -> None:
             await found.deployment.activate(A)
         with pytest.raises(DeployRefused, match="cccccccccccc is not loaded; nothing is"):
             await found.deployment.activate(C)
+
+
+async def test_a_restart_ends_where_the_replica_gives_its_place_to_another_bundle(
+    tmp_path: Path,
+) -> None:
+    async with (
+        site(tmp_path) as found,
+        listener(found.engine) as address,
+        channel_to(address) as channel,
+    ):
+        call = admin_pb2_grpc.AdminStub(channel).Restart(admin_pb2.RestartRequest(replica=0))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in call:
+                await found.engine.pool_set.active.close(0, 0.0)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "its place went to another bundle" in str(caught.value.details())

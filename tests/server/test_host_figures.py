@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from server import host
-from server.ops.host_figures import HostReader, cpu_seconds, nvml
+from server.api.model_statistics import ModelStatistics
+from server.api.snapshot_messages import Snapshots
+from server.ops.host_figures import (
+    GpuFigures,
+    HostFigures,
+    HostReader,
+    HostWatch,
+    cpu_seconds,
+    nvml,
+)
+from server.telemetry_port import NullTelemetry
 from tests.server.test_control_group import written
 from tests.support.patience import patience
-from tests.support.running import ROOT
+from tests.support.running import IDENTITY, ROOT, idle_engine, until
 
 GIB = 1 << 30
 
@@ -43,6 +56,16 @@ def test_the_share_is_what_was_busy_between_two_readings(tmp_path: Path) -> None
     assert reader.read().cpu_share == 0.5
     (tmp_path / "proc/stat").unlink()
     assert reader.read().cpu_share is None
+
+
+def test_without_a_limit_the_cores_are_those_that_the_share_is_of(tmp_path: Path) -> None:
+    root = written(tmp_path, {"proc/stat": "cpu  100 0 50 800 50 0 0 0 0 0\n"})
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert HostReader(tmp_path, root=root).read().cores == os.cpu_count()
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_in_a_limited_group_the_figures_are_those_of_the_group(tmp_path: Path) -> None:
@@ -87,6 +110,34 @@ def test_cpu_time_is_that_of_a_process_and_of_those_it_started() -> None:
         finally:
             os.killpg(parent.pid, signal.SIGKILL)
     assert cpu_seconds(parent.pid) is None
+
+
+async def test_a_watch_opens_and_reads_beside_the_event_loop(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def reader() -> HostReader:
+        made.append(threading.get_ident())
+        return HostReader(tmp_path)
+
+    watch = HostWatch(reader, lambda: ())
+    assert watch.latest is None
+    running = asyncio.create_task(watch.run())
+    await until(lambda: watch.latest is not None)
+    running.cancel()
+    assert len(made) == 1 and made != [threading.get_ident()]
+
+
+def test_a_figure_that_is_not_known_is_sent_as_0_bytes_or_nan() -> None:
+    gpu = GpuFigures(1, "H200", memory_used_bytes=5, power_w=30.0)
+    figures = HostFigures(2.0, cores=4.0, disk_free_bytes=7, gpus=(gpu,))
+    engine, telemetry = idle_engine(), NullTelemetry()
+    snapshots = Snapshots(engine, IDENTITY, ModelStatistics(), telemetry, lambda: figures)
+    sent = snapshots.take().host
+    assert (sent.at_unix_ms, sent.cores, sent.disk_free_bytes) == (2000, 4.0, 7)
+    assert math.isnan(sent.cpu_share) and sent.memory_total_bytes == 0
+    (shown,) = sent.gpus
+    assert (shown.index, shown.name, shown.memory_used_bytes, shown.power_w) == (1, "H200", 5, 30)
+    assert math.isnan(shown.utilisation) and shown.memory_total_bytes == 0
 
 
 # The calls of NVIDIA's driver library that are used, as its headers declare them. GPU 1 has neither

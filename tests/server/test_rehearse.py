@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,14 @@ def rehearse(capsys: Captured, address: str, *words: str) -> tuple[int, dict[str
     return code, json.loads(out)
 
 
+def journaled(address: str, row: tuple[str, str, str]) -> bool:
+    """Whether the history of deploys gets this row: it is written a moment after its cause."""
+    end = time.monotonic() + patience(20)
+    while not (found := row in journal(address)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
 def journal(address: str) -> list[tuple[str, str, str]]:
     async def read() -> list[tuple[str, str, str]]:
         async with CommandConnection(address) as client:
@@ -102,6 +111,22 @@ def test_one_payload_is_answered_by_another_stamp_and_leaves_no_trace(
     lines = {line["name"]: line for line in found["lines"]}
     assert lines["stamp"]["now"] == stamp != lines["stamp"]["kept"]
     assert asyncio.run(kept()) == (identity, requests), "neither counted nor recorded"
+
+    async def embed() -> str:
+        async with CommandConnection(asked_server) as client:
+            request = pb.PredictRequest(task=pb.EMBED)
+            request.examples.add().parts.add(text="pump 7 is silent")
+            done = await client.unary(client.inference.Predict, request, 60.0)
+            identity = done.results[0].prediction_id
+            wanted = observe_pb2.SamplesRequest(prediction_ids=[identity], with_payload=True)
+            while not (await client.unary(client.observe.Samples, wanted, 30.0)).samples:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.1)
+            return str(identity)
+
+    embedded = asyncio.run(asyncio.wait_for(embed(), patience(20)))
+    code = main(["replay", embedded, "--stamp", stamp[:12], "--json", "--server", asked_server])
+    found = json.loads(capsys.readouterr().out)
+    assert code == 0 and found["same"], found["differs"]
     missing = main(["replay", identity, "--stamp", "f" * 12, "--server", asked_server])
     assert missing == 1 and "ffffffffffff is not loaded" in capsys.readouterr().err
 
@@ -116,7 +141,8 @@ def test_a_bundle_that_answers_alike_is_promoted(
     assert figures["payloads"] == figures["effective"] == REQUESTS
     assert figures["changed"] == 0 and abs(figures["confidence_difference"]) < 1e-3
     stamp = found["progress"]["stamp"]["hex"]
-    assert ("rehearse", stamp, f"promote: {found['reason']}") in journal(asked_server)
+    row = ("rehearse", stamp, f"promote: {found['reason']}")
+    assert journaled(asked_server, row), journal(asked_server)
     # It may be activated now, or rehearsed once more by its stamp, for people to read.
     assert main(["rehearse", stamp[:12], "--payloads", "20", "--server", asked_server]) == 6
     out = capsys.readouterr().out

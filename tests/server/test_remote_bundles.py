@@ -13,9 +13,12 @@ import pytest
 
 from server.deploy.bundle_store import BundleStore, Stored, StoreRefused
 from server.deploy.expected_stamp import ExpectedStamp
+from server.deploy.remote.artifact import Registry
 from server.deploy.remote.fetch import FETCHING, Fetcher
+from server.deploy.remote.keeper import FetchBroken
 from server.deploy.remote.location import FetchRefused, locate
 from server.deploy.remote.objects import ObjectStore
+from server.deploy.remote.web import Web, check_led
 from server.errors import DeployRefused
 from server.values import by_stamp
 from tests.support.bundle_shelf import Shelf, kept_bundle, listed, oci_layout, shelf
@@ -153,6 +156,30 @@ def test_a_redirect_is_followed_without_the_credentials(
 
 
 @pytest.mark.parametrize(
+    ("to", "reason"),
+    [
+        ("https://127.0.0.1/x", "this host or its link"),
+        ("https://localhost/x", "this host or its link"),
+        ("http://127.0.0.1:8080/x", "this host or its link"),
+        ("https://169.254.169.254/latest", "this host or its link"),
+        ("https://[fe80::1]/x", "this host or its link"),
+        ("http://store.example/x", "only https://"),
+    ],
+)
+def test_the_web_does_not_lead_to_this_host(to: str, reason: str) -> None:
+    with pytest.raises(FetchRefused, match=reason):
+        check_led("https://registry.example/v2/", to)
+    check_led("https://registry.example/v2/", "https://store.example/x")
+
+
+def test_a_registry_does_not_send_for_a_token_to_this_host() -> None:
+    registry = Registry(Web(), locate("oci://registry.example/bundles:prod"))
+    asked = "https://registry.example/v2/bundles/manifests/prod"
+    with pytest.raises(FetchRefused, match="this host or its link"):
+        registry._authorized('Bearer realm="http://127.0.0.1:9/token"', asked)
+
+
+@pytest.mark.parametrize(
     ("claims", "reason"),
     [
         ({"files": [{"path": "../../x", "size": 1, "sha256": "0" * 64}]}, "not the name of a file"),
@@ -202,6 +229,8 @@ def test_a_layout_and_a_registry_give_the_same_bundle(
     assert "lists" not in refused(store, f"oci://{kept.host}/bundles:other")
     assert "is not in that layout: prod" in refused(store, f"oci://{layout}:other")
     assert "not an OCI image layout" in refused(store, f"oci://{tmp_path}:prod")
+    (layout / "index.json").unlink()
+    assert "index.json: No such file" in refused(store, f"oci://{layout}:prod")
 
 
 def test_an_artifact_with_another_digest_or_a_packed_folder_is_refused(
@@ -239,6 +268,40 @@ def test_an_object_store_is_read_through_fsspec(
     assert (body.start, body.read(1 << 20)) == (5, whole[5:])
     with pytest.raises(FetchRefused, match="FileNotFoundError"):
         objects.open("absent", 0).read(1)
+
+
+class Failing:
+    """A file system of fsspec whose every call fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def info(self, path: str) -> dict[str, int]:
+        raise self.error
+
+    def open(self, path: str, mode: str, **options: object) -> object:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (ConnectionResetError("by the store"), FetchBroken),
+        (TimeoutError("no answer"), FetchBroken),
+        (PermissionError("access denied"), FetchRefused),
+        (ValueError("not the name of a bucket"), FetchRefused),
+        (OSError("Unable to locate Credentials"), FetchRefused),
+        (KeyError("a fault of the library or of this program"), KeyError),
+    ],
+)
+def test_what_an_object_store_raises_is_tried_again_refused_or_a_fault(
+    error: Exception, found: type[Exception]
+) -> None:
+    objects = ObjectStore(Failing(error), "/bucket/b")
+    with pytest.raises(found):
+        objects.small("manifest.json", 10)
+    with pytest.raises(found):
+        objects.open("manifest.json", 0)
 
 
 def test_s3_over_http(kept: Shelf, store: BundleStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +372,27 @@ async def test_what_the_fleet_expects_comes_from_where_it_keeps_it(
         await until(lambda: one.engine.snapshot().state == "READY", 60)
         await obeying
         assert one.engine.facts is not None and one.engine.facts.stamp == B
+
+
+async def test_a_fault_of_a_library_does_not_end_the_wait_for_the_expected_bundle(
+    kept: Shelf, tmp_path: Path
+) -> None:
+    faults: list[Exception] = [KeyError("of a library")]
+
+    def web() -> Web:
+        if faults:
+            raise faults.pop()
+        return Web()
+
+    (kept.folder / "kept-right-b").rename(kept.folder / B)
+    expected = ExpectedStamp(B, f"{kept.url}/{{stamp}}")
+    async with site(tmp_path) as one:
+        one.deployment.fetcher = Fetcher(one.deployment.store.root, web)
+        one.engine._withheld = expected.withheld
+        obeying = asyncio.create_task(expected.obey(one.deployment, 0.01, 0.01))
+        await until(lambda: one.engine.snapshot().state == "READY", 60)
+        await obeying
+    assert not faults
 
 
 def test_the_template_names_a_url_for_each_stamp() -> None:

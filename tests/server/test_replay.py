@@ -56,6 +56,13 @@ def test_rounding_is_no_difference_and_more_is() -> None:
     assert differing(side(), side(features=far)) == [spec.name for spec in SCHEMA]
 
 
+def test_an_output_that_neither_answer_has_is_not_a_difference() -> None:
+    embedding = side(label="", outputs=dict.fromkeys(OUTPUTS, math.nan))
+    assert differing(embedding, embedding) == []
+    assert "margin" not in [line.name for line in compare(embedding, embedding)]
+    assert differing(embedding, side(label="")) == list(OUTPUTS)
+
+
 def test_the_tolerance_is_the_one_of_the_replicas_that_answer() -> None:
     """bfloat16 moves an answer by far more than float32, and is not another model for that."""
     rough = side(outputs=OUTPUTS | {"margin": 0.45}, tolerance=0.1)

@@ -17,6 +17,7 @@ import pytest
 from server.api.listener import Listener, checked
 from server.config import ServerConfig
 from server.http.door import FLAG, HttpDoor
+from server.http.limits import HTTP_TIMES, HttpTimes
 from server.security.tls import TlsFiles, server_credentials
 from server.telemetry.otel.prometheus import Exposition
 from server.telemetry_port import NullTelemetry
@@ -52,6 +53,7 @@ async def http_door(
     files: TlsFiles | None = None,
     interceptors: tuple[Any, ...] = (),
     host: str = "127.0.0.1",
+    times: HttpTimes = HTTP_TIMES,
     **settings: Any,
 ) -> AsyncIterator[DoorSite]:
     """`settings` are fields of ServerConfig."""
@@ -67,7 +69,7 @@ async def http_door(
     )
     await listener.start()
     address = checked(config.http, anywhere=False, flag=FLAG)
-    door = HttpDoor(config, listener, address, files, Exposition(list))
+    door = HttpDoor(config, listener, address, files, Exposition(list), times=times)
     port = int((await door.start()).rpartition(":")[2])
     scheme = "http" if files is None else "https"
     try:

@@ -172,12 +172,7 @@ def test_runs_of_filled_buckets_are_spans_with_the_difference_to_the_count_befor
     for value in (0.0, 0.5, 0.5, 1.0, 1.0, 1.0, 1.05, 9.0):
         histogram.add(value)
     family = HistogramFamily("a", "about a", ("x",), "")
-    family.add(
-        [
-            "",
-        ],
-        histogram.point(),
-    )
+    family.add([""], histogram.point())
     (metric,) = messages(encoded([family]))["a"].metric
     native = metric.histogram
     assert [(one.offset, one.length) for one in native.positive_span] == [(-8, 1), (7, 2), (24, 1)]
@@ -221,7 +216,7 @@ def test_what_is_known_of_a_stamp_before_any_traffic_is_zero() -> None:
 
 def test_figures_of_the_host_replicas_and_gpus_are_shown_where_there_are_any() -> None:
     gpu = GpuFigures(1, "H200", memory_used_bytes=5, memory_total_bytes=9, utilisation=0.5)
-    replica = ReplicaFigures(0, 30, 20, 1.25)
+    replica = ReplicaFigures(0, 1.25)
     figures = HostFigures(0.0, cpu_share=0.75, disk_free_bytes=7, gpus=(gpu,), replicas=(replica,))
     with instruments(configuration_of({}, "127.0.0.1:0")) as made:
         made.saw(host_of(figures))

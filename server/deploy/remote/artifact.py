@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from server.deploy.remote.keeper import Body
-from server.deploy.remote.location import FetchRefused, Location, check_web, is_loopback
-from server.deploy.remote.web import Web, WebStatus, read_whole
+from server.deploy.remote.location import FetchRefused, Location, is_loopback
+from server.deploy.remote.web import Web, WebStatus, check_led, read_whole
 
 TITLE = "org.opencontainers.image.title"
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -115,27 +115,28 @@ def layout(location: Location) -> Artifact:
         raise FetchRefused(f"{root} is not an OCI image layout: it has no oci-layout")
 
     def blob(digest: str, start: int) -> Body:
-        try:
-            file = (root / "blobs" / "sha256" / digest.removeprefix("sha256:")).open("rb")
-        except OSError as error:
-            raise FetchRefused(f"{location}: {digest[:19]}…: {error.strerror}") from None
-        file.seek(start)
-        return Body(start, file.read, file.close)
+        return _opened(root / "blobs" / "sha256" / digest.removeprefix("sha256:"), start)
 
     def manifest(digest: str) -> dict[str, Any]:
         content = read_whole(blob(digest, 0), MOST_MANIFEST_BYTES, str(location))
         check_digest(content, digest, str(location))
         return _parsed(content, str(location))
 
-    where = f"{root}/index.json"
-    index_file = (root / "index.json").open("rb")
-    index = _parsed(
-        read_whole(Body(0, index_file.read, index_file.close), MOST_MANIFEST_BYTES, where), where
-    )
+    where = root / "index.json"
+    index = _parsed(read_whole(_opened(where, 0), MOST_MANIFEST_BYTES, str(where)), str(where))
     found = manifest(_named(index, location))
     if found.get("mediaType") == INDEX_TYPE:
         found = manifest(_only(found, location))
     return Artifact(layers_of(found, str(location)), blob)
+
+
+def _opened(path: Path, start: int) -> Body:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise FetchRefused(f"{path}: {error.strerror}") from None
+    file.seek(start)
+    return Body(start, file.read, file.close)
 
 
 def _named(index: Mapping[str, Any], location: Location) -> str:
@@ -200,14 +201,15 @@ class Registry:
         except WebStatus as error:
             if error.status != 401:
                 raise FetchRefused(_hinted(error)) from None
-            self._auth = self._authorized(error.headers.get("WWW-Authenticate", ""), host)
+            self._auth = self._authorized(error.headers.get("WWW-Authenticate", ""), url)
         try:
             return self.web.get(url, start, headers, self._auth)
         except WebStatus as error:
             raise FetchRefused(_hinted(error)) from None
 
-    def _authorized(self, challenge: str, host: str) -> str:
+    def _authorized(self, challenge: str, url: str) -> str:
         """What a registry that asks for a token, or for a password, wants."""
+        host = urlsplit(url).netloc
         kind, _, rest = challenge.partition(" ")
         basic = docker_credentials(host)
         if kind.lower() == "basic":
@@ -216,7 +218,7 @@ class Registry:
         realm = asked.get("realm", "")
         if kind.lower() != "bearer" or not realm:
             raise FetchRefused(f"{host} asks for {kind[:40]!r}, which is not known here")
-        check_web(realm)
+        check_led(url, realm)
         query = {name: asked[name] for name in ("service", "scope") if name in asked}
         joint = "&" if "?" in realm else "?"
         with_auth = f"Basic {basic}" if basic else ""
@@ -232,8 +234,8 @@ class Registry:
 
 
 def _hinted(error: WebStatus) -> str:
-    hint = {401: ": log in, so that its credentials are in ~/.docker/config.json", 404: ""}
-    return f"{error}{hint.get(error.status, '')}"
+    hint = ": log in, so that its credentials are in ~/.docker/config.json"
+    return f"{error}{hint if error.status == 401 else ''}"
 
 
 def docker_credentials(host: str) -> str:

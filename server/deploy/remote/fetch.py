@@ -223,7 +223,7 @@ class _Fetch:
 
 
 def _is_whole(path: Path, file: Listed) -> bool:
-    """What an earlier fetch has finished is compared again: a disk is no witness."""
+    """What an earlier fetch has finished is compared again: it may have changed on disk."""
     if not path.exists():
         return False
     if path.stat().st_size == file.size and _digest_of(path) == file.sha256:

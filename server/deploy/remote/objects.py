@@ -6,6 +6,9 @@ credentials and the endpoint.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,16 @@ from server.deploy.remote.location import FetchRefused, Location
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 BLOCK_BYTES = 8 << 20  # of one request
+# fsspec documents OSError. s3fs turns answers of a store into it, and passes on the others of
+# botocore and aiohttp; gcsfs passes on its own and those of google-auth, adlfs those of azure-core.
+PASSED_ON = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("aiohttp", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("gcsfs.retry", "ChecksumError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("azure.core.exceptions", "AzureError"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,48 +38,57 @@ class ObjectStore:
 
     def small(self, name: str, most: int) -> bytes | None:
         path = f"{self.root}/{name}"
-        try:
+        with _explained(path), suppress(FileNotFoundError):
             size = int(self.files.info(path)["size"])
             if size > most:
                 raise FetchRefused(f"{name} has {size} bytes; at most {most}")
             return bytes(self.files.cat_file(path, start=0, end=size)) if size else b""
-        except FetchRefused:
-            raise
-        except FileNotFoundError:
-            return None
-        except Exception as error:  # of any library behind fsspec, which share no class
-            raise broken(path, error) from error
+        return None
 
     def open(self, name: str, start: int) -> Body:
         path = f"{self.root}/{name}"
-        try:
+        with _explained(path):
             file = self.files.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead")
             file.seek(start)
-        except Exception as error:  # as above
-            raise broken(path, error) from error
 
         def read(most: int) -> bytes:
-            try:
+            with _explained(path):
                 return bytes(file.read(most))
-            except Exception as error:  # as above
-                raise broken(path, error) from error
 
         return Body(start, read, file.close)
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Raises FetchRefused or FetchBroken for what a file system raises."""
+    try:
+        yield
+    except errors() as error:
+        raise broken(path, error) from error
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What a file system of fsspec may raise. A library that is not imported raises nothing.
+    ValueError is for a name or a setting that it cannot use."""
+    known = (getattr(sys.modules.get(module), name, None) for module, name in PASSED_ON)
+    return (OSError, ValueError, *(one for one in known if one is not None))
 
 
 def broken(path: str, error: Exception) -> Exception:
     """What another attempt may not mend is refused at once."""
     message = f"{path}: {type(error).__name__}: {str(error)[:300]}"
-    final = isinstance(error, (FileNotFoundError, PermissionError)) or "Credentials" in message
+    final = isinstance(error, (FileNotFoundError, PermissionError, ValueError))
+    final = final or "Credentials" in message
     return FetchRefused(message) if final else FetchBroken(message)
 
 
 def object_store(location: Location) -> ObjectStore:
-    """Raises FetchRefused when the store's package is missing."""
+    """Raises FetchRefused when the store's package is missing or cannot use its settings."""
     try:
         import fsspec
 
-        files = fsspec.filesystem(location.scheme)
+        with _explained(str(location)):
+            files = fsspec.filesystem(location.scheme)
     except ImportError as error:
         package = PACKAGES[location.scheme]
         raise FetchRefused(

@@ -131,18 +131,24 @@ def _status(error: urllib.error.HTTPError, url: str) -> Exception:
 
 
 def _next(at: str, location: str) -> str:
-    """Raises FetchRefused: no way from the web to a file, to plaintext or to this host."""
+    """Raises FetchRefused."""
     if not location:
         raise FetchRefused(f"{_plain(at)} redirects to nowhere")
     to = urljoin(at, location)
+    check_led(at, to)
+    return to
+
+
+def check_led(at: str, to: str) -> None:
+    """Whether what was fetched at one place may lead to the other. Raises FetchRefused: no way from
+    the web to a file, to plaintext, or to a loopback or link-local address."""
     try:
         check_web(to)
         host, from_host = urlsplit(to).hostname or "", urlsplit(at).hostname or ""
     except (FetchRefused, ValueError) as error:
-        raise FetchRefused(f"{_plain(at)} redirects to a place not fetched from: {error}") from None
+        raise FetchRefused(f"{_plain(at)} leads to a place not fetched from: {error}") from None
     if is_local(host) and not is_local(from_host):
-        raise FetchRefused(f"{_plain(at)} redirects to {host}, which is this host or its link")
-    return to
+        raise FetchRefused(f"{_plain(at)} leads to {host}, which is this host or its link")
 
 
 def read_whole(body: Body, most: int, what: str) -> bytes:

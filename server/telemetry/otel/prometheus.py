@@ -1,5 +1,6 @@
 """The scrape endpoint: counts in the form a scraper accepts: text, OpenMetrics with exemplars, or
-protobuf with native histograms. Needs none of OpenTelemetry. Imported only with --prometheus.
+protobuf with native histograms. Needs none of OpenTelemetry. Imported only with --prometheus or
+--http.
 
 Plain HTTP without credentials: it shows counts and names of features and slices, never payloads.
 """

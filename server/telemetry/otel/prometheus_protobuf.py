@@ -2,7 +2,7 @@
 
 The messages are those of io.prometheus.client, written field by field: five of them are needed,
 and the library with their stubs is not in Python. A histogram goes out with its exponential buckets
-and with its classic ones; the scraper chooses. Imported only when a scraper asks for this form.
+and with its classic ones; the scraper chooses. Imported only with --prometheus or --http.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from proto import inference_pb2 as pb
-from server.http import connection, exchange
+from server.http.connection import HEAD_BYTES
+from server.http.limits import HttpTimes
 from tests.support.http_door import curl, http_door, needs_curl, reply_of, sent
 from tests.support.patience import patience
 from tests.support.running import until
@@ -209,33 +210,31 @@ async def test_connections_of_one_host_are_limited() -> None:
         assert site.door.limit.refused == 1
 
 
-async def test_a_head_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_head_that_does_not_end_is_refused() -> None:
     async with http_door(StandInEngine()) as site:
-        endless = b"GET /livez HTTP/1.1\r\nx: " + b"a" * (2 * connection.HEAD_BYTES)
+        endless = b"GET /livez HTTP/1.1\r\nx: " + b"a" * (2 * HEAD_BYTES)
         assert reply_of(await sent(site.port, endless, end=False)).status == 431
-        monkeypatch.setattr(connection, "HEAD_S", 0.1)
+    async with http_door(StandInEngine(), times=HttpTimes(head_s=0.1)) as site:
         assert reply_of(await sent(site.port, b"GET /livez HT", end=False)).status == 408
         again = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\nGET /li"
         out = await sent(site.port, again, end=False)
         assert out.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 408" in out
 
 
-async def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_S", 0.1)
-    async with http_door(StandInEngine()) as site:
+async def test_a_connection_without_a_request_is_closed() -> None:
+    async with http_door(StandInEngine(), times=HttpTimes(head_s=0.1)) as site:
         reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
         await asyncio.sleep(0.3)  # opened ahead: longer than a head may take
         writer.write(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()
-        monkeypatch.setattr(connection, "IDLE_S", 0.1)
+    async with http_door(StandInEngine(), times=HttpTimes(idle_s=0.1)) as site:
         assert await sent(site.port, b"", end=False) == b""
 
 
-async def test_a_body_that_stops_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "BODY_IDLE_S", 0.1)
-    monkeypatch.setattr(exchange, "DISCARD_S", 0.1)
-    async with http_door(StandInEngine()) as site:
+async def test_a_body_that_stops_is_given_up() -> None:
+    times = HttpTimes(body_idle_s=0.1, discard_s=0.1)
+    async with http_door(StandInEngine(), times=times) as site:
         out = await sent(site.port, form_of("a")[:-20], end=False)
         assert reply_of(out).status == 408
         assert site.listener.budget.open["predict"] == 0
