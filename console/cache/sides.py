@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
-from console.cache.quantiles import BUCKETS, FIRST_MS, PER_OCTAVE, quantiles
+from console.cache.quantiles import first_above, quantiles
 from console.looks import changes
 from console.looks.changes import BadCounts, Group, Measured, Stages, WhatChanged
 from console.looks.comparing import MOST_SHARES, Compared, Share, Side, compared
@@ -80,7 +80,7 @@ class WindowSums:
 
     def bad(self, late_ms: float) -> NDArray[np.float64]:
         """Late or failed rows of each; a late row that failed counts once."""
-        late = self.counts[:, first_late(late_ms) :].sum(axis=1)
+        late = self.counts[:, first_above(late_ms) :].sum(axis=1)
         return np.asarray(np.minimum(self.numbers[:, 0], self.numbers[:, 1] + late))
 
     def counted(self, mask: Mask, before: Mask, after: Mask, late_ms: float) -> BadCounts:
@@ -100,13 +100,6 @@ class WindowSums:
         sums = self.numbers[mask, 2:7].sum(axis=0)
         found = zip(STAGES, sums, strict=True)
         return {name: float(value) / requests for name, value in found} if requests else {}
-
-
-def first_late(late_ms: float) -> int:
-    """The first bucket that lies above the limit as a whole; none where no limit is known."""
-    if not late_ms > FIRST_MS:
-        return 0 if late_ms > 0 else BUCKETS
-    return min(BUCKETS, math.ceil(math.log2(late_ms / FIRST_MS) * PER_OCTAVE - 1e-9))
 
 
 def seen(

@@ -13,6 +13,7 @@ import pytest
 from console.cache import hosts, sides
 from console.cache.insert import TextIds, insert
 from console.cache.interned import InternedTexts
+from console.cache.quantiles import first_above
 from console.cache.rows import open_for_reading
 from console.cache.schema import open_for_writing
 from console.looks import changes
@@ -147,6 +148,20 @@ def test_two_sides_with_the_largest_sure_difference_first() -> None:
     assert none == Compared("stamps", "a", "b", (), "no requests of a and b in this window")
 
 
+def test_a_figure_is_written_as_all_numbers_of_the_console_are() -> None:
+    sides = [
+        Side(name, 1, figures={"tolerance": (value, ""), "power": (watts, "W")})
+        for name, value, watts in (("a", 0.00002, 1250.0), ("b", 0.00004, math.nan))
+    ]
+    tolerance, power = compared("servers", *sides).lines
+    assert (tolerance.here, tolerance.there, tolerance.difference) == (
+        "0.00002",
+        "0.00004",
+        "x 2.00",
+    )
+    assert (power.here, power.there, power.difference) == ("1.25 kW", "–", "")
+
+
 # ---- over a real cache ---------------------------------------------------------------------------
 
 
@@ -261,7 +276,7 @@ def test_two_servers_two_stamps_and_two_windows_from_the_cache(cache: Path) -> N
 )
 def test_a_bucket_is_late_when_all_of_it_lies_above_the_limit(late_ms: float, first: int) -> None:
     """Bucket i begins at 0.25 * 2^(i/4) ms: 35 is the first whose lower edge is above 100 ms."""
-    assert sides.first_late(late_ms) == first
+    assert first_above(late_ms) == first
 
 
 # ---- the host ------------------------------------------------------------------------------------
