@@ -18,13 +18,6 @@ def lower_ms(bucket: float) -> float:
     return float(FIRST_MS * 2.0 ** (bucket / PER_OCTAVE))
 
 
-def bucket_of(ms: float) -> int:
-    """The bucket a duration was counted in."""
-    if ms <= FIRST_MS:
-        return 0
-    return int(min(BUCKETS - 1, np.floor(np.log2(ms / FIRST_MS) * PER_OCTAVE)))
-
-
 def first_above(ms: float) -> int:
     """The first bucket that lies above a duration as a whole; none (BUCKETS) for 0 or NaN."""
     if not ms > FIRST_MS:

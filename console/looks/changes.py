@@ -31,14 +31,6 @@ class BadCounts:
     rows_after: float = 0.0
     bad_after: float = 0.0
 
-    def __add__(self, other: BadCounts) -> BadCounts:
-        return BadCounts(
-            self.rows_before + other.rows_before,
-            self.bad_before + other.bad_before,
-            self.rows_after + other.rows_after,
-            self.bad_after + other.bad_after,
-        )
-
     @property
     def before(self) -> float:
         """Bad share; NaN without rows."""

@@ -4,7 +4,7 @@ cache file."""
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,7 @@ def test_a_group_explains_its_part_of_the_rise_minus_its_share_before() -> None:
 
 def test_the_parts_of_a_division_add_up_to_the_rise() -> None:
     parts = [BadCounts(0, 0, 100, 100), BadCounts(500, 5, 500, 5), BadCounts(500, 5, 400, 5)]
-    assert sum(parts[1:], parts[0]) == WHOLE
+    assert BadCounts(*map(sum, zip(*map(astuple, parts), strict=True))) == WHOLE
     gave = [changes.explains(part, WHOLE) + part.rows_before / 1000 for part in parts]
     assert sum(gave) == pytest.approx(1.0)
 
