@@ -261,6 +261,21 @@ def test_two_servers_two_stamps_and_two_windows_from_the_cache(cache: Path) -> N
     db.close()
 
 
+def test_a_server_whose_clock_is_behind_is_counted_whole(cache: Path) -> None:
+    """Its rows are kept ten minutes before the windows that they belong to."""
+    db = open_for_reading(cache)
+    assert db is not None
+    here, there = (
+        SideWanted(name, (T0 + begin, T0 + begin + 600), "2:1")
+        for name, begin in (("before", 0), ("after", 600))
+    )
+    wanted = ReadComparison("windows", here, there, {"1:1": 0.0, "2:1": -600.0}, 100.0)
+    found = sides.comparison(db, InternedTexts(db), wanted)
+    late = next(line for line in found.lines if line.name == "late or failed")
+    assert (late.here, late.there) == ("0 % n 600", "50 % n 600")
+    db.close()
+
+
 @pytest.mark.parametrize(
     ("late_ms", "first"),
     [
