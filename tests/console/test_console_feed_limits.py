@@ -16,9 +16,7 @@ from console.cache.writer import CacheWriter
 from console.feed.allowance import BYTES_PER_S, LONGEST_WAIT_S, Allowance
 from console.feed.decode import RowRefused, event
 from console.feed.hub import Hub
-from console.state.domain import (
-    ReceivedRow,
-)
+from console.state.domain import ReceivedRow
 from proto import observe_pb2, observe_pb2_grpc
 from server.telemetry.rows import (
     AlertRow,
