@@ -1,4 +1,5 @@
-"""Everything the console can do, once: the keys, the palette and the key sheet are made of it."""
+"""Everything the console can do, once: the keys, the key sheet and what Find offers are made
+of it."""
 
 from __future__ import annotations
 
@@ -34,14 +35,3 @@ class CommandRegistry:
 
     def __getitem__(self, name: str) -> Command:
         return self._commands[name]
-
-    def search(self, label: str) -> list[Command]:
-        """Commands whose title, group or id holds every word, best match first."""
-        wanted = label.lower().split()
-        found = []
-        for order, command in enumerate(self):
-            text = f"{command.title} {command.group} {command.id}".lower()
-            if all(word in text for word in wanted):
-                starts = command.title.lower().startswith(label.lower().strip())
-                found.append((not starts, order, command))
-        return [command for _, _, command in sorted(found, key=lambda item: item[:2])]

@@ -16,6 +16,7 @@ from console.finding.time_words import TimeRange
 from console.panels.palette import FindBox
 from console.panels.time_dialogs import NoteDialog, TimeRangeDialog
 from console.state.dashboard import TimelineEvent
+from console.state.deeds import LABEL
 
 
 class Navigation(QObject):
@@ -81,7 +82,7 @@ class Navigation(QObject):
     def _send_note(self, span: tuple[float, float], text: str) -> None:
         """One id for all servers, so that it is one note."""
         identity = secrets.token_hex(16)
-        target = f"{identity}\t{int(span[0] * 1000)}\t{int(span[1] * 1000)}"
+        target = LABEL.join((identity, *(str(int(at_s * 1000)) for at_s in span)))
         self._to_all(target, text, undo=False)
         self._window.notify("annotated; sending it to every server")
 
@@ -92,7 +93,7 @@ class Navigation(QObject):
             self._window.focus_panel("events")
             self._window.notify("select an annotation among the events first")
             return
-        self._to_all(f"{row.id}\t0\t0", "", undo=True)
+        self._to_all(row.id, "", undo=True)
         self._window.notify("annotation taken back; every server is asked")
 
     def _to_all(self, target: str, text: str, undo: bool) -> None:

@@ -11,10 +11,10 @@ from console.looks import hosts
 from console.looks.changes import KINDS, WhatChanged
 from console.state import command_lines, next_steps
 from console.state.access import ConnectionAccess
-from console.state.dashboard import WANT_NOTHING, Board
+from console.state.dashboard import Board
 from console.state.domain import HostSnapshot
 from console.state.timetext import clock_text, iso
-from console.state.units import milliseconds
+from console.state.units import milliseconds, share
 
 MOST_EVENTS = 100
 BEFORE_S = 3600.0  # what changed before: this long before the window
@@ -48,7 +48,7 @@ def html(
             (
                 (m.text, m.detail, next_steps.next_of(m), next_steps.address("", m.kind))
                 for m in state.messages
-                if m.kind and m.kind not in WANT_NOTHING
+                if m.wants_action
             ),
         ),
         "<h2>Figures</h2>",
@@ -146,7 +146,7 @@ def _changed(found: WhatChanged | None) -> str:
     )
     rows = [
         (
-            f"{100 * line.explains:.0f} %" if line.explains == line.explains else "–",
+            share(line.explains, 0),
             KINDS.get(line.what, line.what),
             line.of,
             line.text,

@@ -277,7 +277,7 @@ class Window(QMainWindow):
 
     def use_zoom(self, zoom: float) -> None:
         """0 is what suits the window."""
-        self.ui_style.use_zoom(zoom or fitting_zoom(self.height())[0])
+        self.ui_style.use_zoom(zoom or fitting_zoom(self.height()))
         self.use_theme(self.ui_style.theme.name)
 
     def _restore(self, saved: str) -> None:

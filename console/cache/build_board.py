@@ -217,7 +217,8 @@ class BoardBuilder:
     def _host(
         self, view: View, span: tuple[float, float], shifts_s: Mapping[str, float]
     ) -> HostColumns:
-        key = (view.scope, view.window_s, view.columns, int(span[1] // hosts.column_width_s(view)))
+        column = int(span[1] // timeline.column_width_s(view, hosts.ROW_S))
+        key = (view.scope, view.window_s, view.columns, column)
         return self._once(
             "host", key, lambda: hosts.columns(self.db, self._names, view, span, shifts_s)
         )

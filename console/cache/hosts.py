@@ -10,9 +10,11 @@ import numpy as np
 from console.cache.insert import HOST_MS
 from console.cache.interned import InternedTexts
 from console.cache.schema import HOST
+from console.cache.timeline import column_width_s
 from console.state.dashboard import HostColumns, View
 
 FIGURES = HOST[2:]
+ROW_S = HOST_MS / 1000
 
 
 def columns(
@@ -23,7 +25,7 @@ def columns(
     shifts_s: Mapping[str, float],
 ) -> HostColumns:
     """Of the servers shown the highest of each figure; a column is at least a row wide."""
-    column_s = column_width_s(view)
+    column_s = column_width_s(view, ROW_S)
     origin = np.floor(span[0] / column_s) * column_s
     count = max(1, int(np.ceil((span[1] - origin) / column_s)))
     found = np.full((len(FIGURES), count), np.nan)
@@ -52,8 +54,3 @@ def columns(
 
 
 _AVERAGES = ", ".join(f"avg({name})" for name in FIGURES)
-
-
-def column_width_s(view: View) -> float:
-    least = max(view.window_s / max(view.columns, 50), HOST_MS / 1000)
-    return float(np.ceil(least / (HOST_MS / 1000)) * (HOST_MS / 1000))

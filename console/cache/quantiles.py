@@ -3,6 +3,8 @@ not, so they are taken last."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,11 +18,11 @@ def lower_ms(bucket: float) -> float:
     return float(FIRST_MS * 2.0 ** (bucket / PER_OCTAVE))
 
 
-def bucket_of(ms: float) -> int:
-    """The bucket a duration was counted in."""
-    if ms <= FIRST_MS:
-        return 0
-    return int(min(BUCKETS - 1, np.floor(np.log2(ms / FIRST_MS) * PER_OCTAVE)))
+def first_above(ms: float) -> int:
+    """The first bucket that lies above a duration as a whole; none (BUCKETS) for 0 or NaN."""
+    if not ms > FIRST_MS:
+        return 0 if ms > 0 else BUCKETS
+    return min(BUCKETS, math.ceil(math.log2(ms / FIRST_MS) * PER_OCTAVE - 1e-9))
 
 
 def quantiles(

@@ -27,7 +27,7 @@ LATENCY = (
     *(*TIME_NAMES, "batch_rows", "exemplars"),
 )
 # Shares of 0 to 1 but power (watts, of all GPUs) and heat (degrees Celsius, of the hottest).
-HOST = (*("at_ms", "server", "cpu", "memory", "disk", "gpu_memory", "gpu", "power", "heat"),)
+HOST = ("at_ms", "server", "cpu", "memory", "disk", "gpu_memory", "gpu", "power", "heat")
 PREDICTION = (
     *("server", "id", "at_ms", "stamp", "mix", "label", "true_label", *TIME_NAMES, "batch_size"),
     *("replica", "slices", "error", "kept", "client", "session", "trace_id", "features", "task"),

@@ -8,13 +8,14 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
-from console.cache.quantiles import BUCKETS, FIRST_MS, PER_OCTAVE, quantiles
+from console.cache.quantiles import first_above, quantiles
 from console.looks import changes
 from console.looks.changes import BadCounts, Group, Measured, Stages, WhatChanged
 from console.looks.comparing import MOST_SHARES, Compared, Share, Side, compared
@@ -59,14 +60,12 @@ class WindowSums:
         span: tuple[float, float],
         shifts_s: Mapping[str, float],
     ) -> None:
-        rows = LatencyRows()
-        rows.refresh(db, int((span[0] - 60) * 1000), int((span[1] + 60) * 1000))
-        used = rows.size
         self._names = names
-        self.keys, self.numbers = rows.keys[:used], rows.numbers[:used]
-        self.counts = rows.counts[:used].astype(np.int64)
+        parts = list(_by_clock(db, names, span, shifts_s))
+        self.keys, self.numbers, counts, width_s = map(np.concatenate, zip(*parts, strict=True))
+        self.counts = counts.astype(np.int64)
         shift = np.array([shifts_s.get(names.text(int(n)), 0.0) for n in self.keys[:, 1]])
-        self.middle_s = self.keys[:, 0] / 1000 + rows.width_s[:used] / 2 - shift
+        self.middle_s = self.keys[:, 0] / 1000 + width_s / 2 - shift
 
     def within(self, span: tuple[float, float]) -> Mask:
         return np.asarray((self.middle_s >= span[0]) & (self.middle_s < span[1]))
@@ -80,7 +79,7 @@ class WindowSums:
 
     def bad(self, late_ms: float) -> NDArray[np.float64]:
         """Late or failed rows of each; a late row that failed counts once."""
-        late = self.counts[:, first_late(late_ms) :].sum(axis=1)
+        late = self.counts[:, first_above(late_ms) :].sum(axis=1)
         return np.asarray(np.minimum(self.numbers[:, 0], self.numbers[:, 1] + late))
 
     def counted(self, mask: Mask, before: Mask, after: Mask, late_ms: float) -> BadCounts:
@@ -102,11 +101,27 @@ class WindowSums:
         return {name: float(value) / requests for name, value in found} if requests else {}
 
 
-def first_late(late_ms: float) -> int:
-    """The first bucket that lies above the limit as a whole; none where no limit is known."""
-    if not late_ms > FIRST_MS:
-        return 0 if late_ms > 0 else BUCKETS
-    return min(BUCKETS, math.ceil(math.log2(late_ms / FIRST_MS) * PER_OCTAVE - 1e-9))
+Columns = tuple[NDArray[Any], ...]  # keys, numbers, counts, widths of LatencyRows
+
+
+def _by_clock(
+    db: sqlite3.Connection,
+    names: InternedTexts,
+    span: tuple[float, float],
+    shifts_s: Mapping[str, float],
+) -> Iterator[Columns]:
+    """The rows of a span of the axis. They are kept by the clocks of their servers: one read for
+    each minute that these are apart, so that a clock far off makes no other read longer."""
+    minutes = {address: round(shift_s / 60) for address, shift_s in shifts_s.items()}
+    for ahead in sorted({0, *minutes.values()}):
+        rows = LatencyRows()
+        begin, end = (moment + 60 * ahead for moment in span)
+        rows.refresh(db, int((begin - 60) * 1000), int((end + 60) * 1000))
+        used = rows.size
+        servers = rows.keys[:used, 1]
+        mine = np.array([minutes.get(names.text(int(n)), 0) == ahead for n in servers], bool)
+        columns = (rows.keys, rows.numbers, rows.counts, rows.width_s)
+        yield tuple(column[:used][mine] for column in columns)
 
 
 def seen(

@@ -31,7 +31,7 @@ class ServerLatency:
     spark: Floats = field(default_factory=lambda: np.zeros(0))
 
 
-def _column_width_s(view: View, rows_width_s: float) -> float:
+def column_width_s(view: View, rows_width_s: float) -> float:
     """A round number of seconds, at most one column a pixel, at least one row's width."""
     least = max(view.window_s / max(view.columns, 50), rows_width_s, 0.5)
     for width in (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600):
@@ -56,7 +56,7 @@ def latency(
     starts_s = keys[:, 0] / 1000 - _by_name(names, keys[:, 1], shifts_s)
     inside = (starts_s + width > span[0]) & (starts_s < span[1])
     typical = float(np.median(width[inside])) if inside.any() else 0.0
-    column_s = _column_width_s(view, typical)
+    column_s = column_width_s(view, typical)
     origin = np.floor(span[0] / column_s) * column_s
     columns = int(np.ceil((span[1] - origin) / column_s))
     column = ((starts_s - origin) // column_s).astype(np.int64)

@@ -178,13 +178,10 @@ async def _replay(peers: Sequence[Peer], action: Action) -> str:
     request = inference_pb2.PredictRequest()
     request.examples.add().ParseFromString(samples[0].example)
     (now,) = (await peer.call(peer.inference.Predict, request)).results
-    if now.WhichOneof("outcome") == "fault":
-        raise DeedRefused(f"{now.fault.code}: {now.fault.message}")
-    label, confidence = now.prediction.label, now.prediction.confidence
-    same = "the same answer" if label == before.label else "ANOTHER ANSWER"
+    answer = _answer(now)
     return (
-        f"{same}: {before.label} {before.confidence:.3f} then, {label} {confidence:.3f} now "
-        f"(as {now.prediction_id})"
+        f"{_same(before.label, answer.label)}: {before.label} {before.confidence:.3f} then, "
+        f"{answer.label} {answer.confidence:.3f} now (as {now.prediction_id})"
     )
 
 
@@ -193,14 +190,22 @@ async def _replay_against(peers: Sequence[Peer], action: Action) -> str:
     identity, _, stamp = action.target.partition(deeds.LABEL)
     request = admin_pb2.ReplayRequest(prediction_id=identity, stamp=stamp)
     found = await peer.call(peer.admin.Replay, request)
-    if found.now.WhichOneof("outcome") == "fault":
-        raise DeedRefused(f"{found.now.fault.code}: {found.now.fault.message}")
-    before, now = found.before.prediction, found.now.prediction
-    same = "the same answer" if now.label == before.label else "ANOTHER ANSWER"
+    before, now = found.before.prediction, _answer(found.now)
     was = f"{before.label} {before.confidence:.3f} by {found.before.stamp[:12]}"
     if found.before.WhichOneof("outcome") == "fault":
         was = f"{found.before.fault.code} by {found.before.stamp[:12]}"
-    return f"{same}: {was}, {now.label} {now.confidence:.3f} by {found.stamp.hex[:12]}"
+    by = f"by {found.stamp.hex[:12]}"
+    return f"{_same(before.label, now.label)}: {was}, {now.label} {now.confidence:.3f} {by}"
+
+
+def _answer(result: inference_pb2.Result) -> inference_pb2.Prediction:
+    if result.WhichOneof("outcome") == "fault":
+        raise DeedRefused(f"{result.fault.code}: {result.fault.message}")
+    return result.prediction
+
+
+def _same(before: str, now: str) -> str:
+    return "the same answer" if now == before else "ANOTHER ANSWER"
 
 
 def _serves(done: admin_pb2.Progress | None) -> str:

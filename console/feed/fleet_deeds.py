@@ -10,6 +10,7 @@ from grpc import aio
 
 from console.feed import faults
 from console.feed.peers import DeedRefused, Peer
+from console.state import deeds
 from console.state.domain import Action
 from proto import admin_pb2
 
@@ -33,7 +34,7 @@ async def activate_all(peers: Sequence[Peer], action: Action) -> str:
     stamp = action.target
     for peer in peers:
         ready = peer.roles.get(stamp, ())
-        loaded = any(role.startswith(("loaded", "standby", "canary")) for role in ready)
+        loaded = any(role.startswith(deeds.DEEDS["activate"].bundles) for role in ready)
         if peer.stamp != stamp and not loaded:
             raise DeedRefused(f"{peer.label} has not loaded {stamp[:12]}; nothing has changed")
     request = admin_pb2.ActivateRequest(stamp=stamp, reason=action.note)

@@ -225,7 +225,7 @@ class Hub:
     async def _annotate(self, stub: observe_pb2_grpc.ObserveStub, action: Action) -> None:
         """By the server's clock; and as the server answers it, without waiting for the watch."""
         link = self._links[action.server]
-        identity, *times = action.target.split("\t")
+        identity, *times = action.target.split(deeds.LABEL)
         request = observe_pb2.AnnotateRequest(
             id=identity, text=action.note, actor=action.actor, remove=action.undo
         )

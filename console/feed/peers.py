@@ -21,7 +21,7 @@ from proto import (  # fmt: skip
 
 CALL_S = 30.0
 LONG_S = 600.0  # loading a bundle again, draining, hashing it
-LONGEST_S = 3600.0  # a rehearsal of a thousand payloads
+LONGEST_S = 3600.0  # a rehearsal of 500 payloads
 UNSURE = "no answer in time; it may have happened: look at the events of the server"
 
 

@@ -116,7 +116,7 @@ def find(text: str, known: Known, commands: Iterable[Hit]) -> tuple[Hit, ...]:
     hits = [hit for _, hit in found][:MOST]
     sentence = misspelt(text, known.slices)
     if sentence and not any(hit.kind == "slice" and hit.title == wanted for hit in hits):
-        hits.insert(0, Hit("none", sentence, panel="", key=""))
+        hits.insert(0, Hit("none", sentence))
         hits += _near_slices(wanted, known.slices, hits)
     if not hits:
         hits = [

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
-from console.state.dashboard import MEASURES, View
-from console.state.timetext import iso, span_text
+from console.state import command_lines
+from console.state.dashboard import View
 
 SCHEME = "trefoil"
 LONGEST = 8000  # characters; a desktop hands a link over as one argument
@@ -36,15 +36,8 @@ def link(
     tls: bool,
 ) -> str:
     """Of the same view as `command_lines.view`. `line` is the filter line of the predictions."""
-    low, high = shown.brush or span
-    given = {
-        "at": iso(high),
-        "window": span_text(high - low),
-        "filter": line if panel == "predictions" else "",
-        "measure": shown.measure if shown.measure != MEASURES[0] else "",
-        "expect": shown.expected_stamp,
-        "tls": "1" if tls else "",
-    }
+    values = command_lines.view_values(shown, span, panel, line)
+    given = {**values, "panel": "", "tls": "1" if tls else ""}  # the panel is the path
     query = urlencode({name: value for name, value in given.items() if value}, quote_via=quote)
     return f"{SCHEME}://{quote(','.join(servers), safe=':,[]')}/{quote(panel)}?{query}"
 

@@ -51,13 +51,6 @@ def parse(text: str, now_s: float) -> TimeRange:
     return _checked(_moments(text.strip()), text, now_s)
 
 
-def moved(range_s: tuple[float, float], steps: int, now_s: float) -> TimeRange:
-    """As long, `steps` whole lengths later or (negative) earlier; never past now."""
-    length = range_s[1] - range_s[0]
-    end = range_s[1] + steps * length
-    return TimeRange(end - length, end) if end < now_s else TimeRange(now_s - length, now_s, True)
-
-
 def _checked(found: TimeRange, text: str, now_s: float) -> TimeRange:
     if found.from_s >= now_s:
         raise ValueError(f"{text!r} is in the future")

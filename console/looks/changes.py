@@ -14,12 +14,11 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from console.state.units import milliseconds
+from console.state.units import Z95, milliseconds, percent
 
 LEAST = 0.05  # explains, or moves its share by, less: not listed
 NEW_LEAST = 20  # rows after of a client or a slice that is called new
-# Two-sided 5 %: below, the difference of two shares may be chance.
-CHANCE_Z = 1.96
+CHANCE_Z = Z95  # below, the difference of two shares may be chance
 MOST = 40
 
 
@@ -31,14 +30,6 @@ class BadCounts:
     bad_before: float = 0.0
     rows_after: float = 0.0
     bad_after: float = 0.0
-
-    def __add__(self, other: BadCounts) -> BadCounts:
-        return BadCounts(
-            self.rows_before + other.rows_before,
-            self.bad_before + other.bad_before,
-            self.rows_after + other.rows_after,
-            self.bad_after + other.bad_after,
-        )
 
     @property
     def before(self) -> float:
@@ -98,8 +89,8 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One line of the answer. `explains` NaN: nothing rose that it could explain. `moved` is its
-    share of the rows after minus that before; of a stage, its growth in ms."""
+    """One line of the answer. `explains` NaN: nothing rose that it could explain. The shares are
+    of all rows; of a stage, of the time."""
 
     what: str
     of: str
@@ -204,8 +195,6 @@ def _finding(of: Measured, group: Group) -> Explained | None:
     happened = group.what in ("deploy", "death", "link")
     if not (worth or moved or happened):
         return None
-    if not worth and not happened:
-        value = math.nan if value != value else value
     share = _share_text(group, before, after)
     bad = f"{percent(counts.before)} → {percent(counts.after)}"
     rows = f"{counts.rows_before:,.0f} → {counts.rows_after:,.0f}"
@@ -275,12 +264,6 @@ def _time_sentence(stages: Stages) -> list[str]:
         return []
     before, after = sum(stages.before.values()), sum(stages.after.values())
     return [f"mean time: {milliseconds(before)} → {milliseconds(after)}"]
-
-
-def percent(share: float) -> str:
-    if share != share:
-        return "–"
-    return f"{100 * share:.0f} %" if share >= 0.0995 or not share else f"{100 * share:.1f} %"
 
 
 def windows(

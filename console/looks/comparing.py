@@ -4,11 +4,11 @@ first; what may differ by chance comes after what does not. Pure."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from console.looks.changes import CHANCE_Z, percent
-from console.state.units import milliseconds, thousands
+from console.looks.changes import CHANCE_Z, BadCounts
+from console.state.units import UNKNOWN, milliseconds, percent, quantity, thousands
 
 KINDS = ("servers", "stamps", "windows")
 LEAST_APART = 0.005  # of two numbers; nearer ones are the same
@@ -83,7 +83,7 @@ def _names(here: Mapping[str, object], there: Mapping[str, object]) -> list[str]
 
 
 def _fact(name: str, here: Mapping[str, str], there: Mapping[str, str]) -> ComparedLine:
-    a, b = here.get(name, "–"), there.get(name, "–")
+    a, b = here.get(name, UNKNOWN), there.get(name, UNKNOWN)
     return ComparedLine(name, a, b, "" if a == b else "differs", 0.0 if a == b else 1.0)
 
 
@@ -96,7 +96,7 @@ def _figure(
     name: str, here: Mapping[str, tuple[float, str]], there: Mapping[str, tuple[float, str]]
 ) -> ComparedLine:
     (a, unit), (b, unit_there) = here.get(name, (math.nan, "")), there.get(name, (math.nan, ""))
-    here_text, there_text = (_amount(value, unit or unit_there) for value in (a, b))
+    here_text, there_text = (quantity(value, unit or unit_there) for value in (a, b))
     return ComparedLine(name, here_text, there_text, _ratio(a, b), _apart(a, b))
 
 
@@ -106,23 +106,14 @@ def _shared(name: str, here: Mapping[str, Share], there: Mapping[str, Share]) ->
     a, b = here.get(name, Share(0, totals[0])), there.get(name, Share(0, totals[1]))
     if min(a.of, b.of) < LEAST_ROWS:
         return ComparedLine(name, _with_n(a), _with_n(b), "too few rows", 0.0, sure=False)
-    gap = b.value - a.value
-    pooled = (a.count + b.count) / (a.of + b.of)
-    spread = math.sqrt(pooled * (1 - pooled) * (1 / a.of + 1 / b.of))
-    sure = bool(spread) and abs(gap) / spread > CHANCE_Z
+    both = BadCounts(a.of, a.count, b.of, b.count)
+    gap, sure = both.rise, abs(both.z) > CHANCE_Z
     text = f"{100 * gap:+.1f} points" + ("" if sure else " (chance)") if gap else ""
     return ComparedLine(name, _with_n(a), _with_n(b), text, _apart(a.value, b.value), sure)
 
 
 def _with_n(share: Share) -> str:
     return f"{percent(share.value)} n {thousands(round(share.of))}"
-
-
-def _amount(value: float, unit: str) -> str:
-    if value != value:
-        return "–"
-    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{text} {unit}".strip()
 
 
 def _ratio(a: float, b: float) -> str:
@@ -139,7 +130,3 @@ def _apart(a: float, b: float) -> float:
     largest = max(abs(a), abs(b))
     apart = abs(b - a) / largest if largest else 0.0
     return apart if apart >= LEAST_APART else 0.0
-
-
-def as_rows(found: Compared) -> Sequence[tuple[str, str, str, str]]:
-    return [(line.name, line.difference, line.here, line.there) for line in found.lines]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from console.state.domain import GpuSnapshot, HostSnapshot
-from console.state.units import size
+from console.state.units import share, size
 
 FULL = 0.95  # of memory or of the disk, from which it is a warning
 
@@ -12,7 +12,7 @@ def lines(host: HostSnapshot) -> list[tuple[str, bool]]:
     """(text, whether it needs attention): the host, then each GPU; empty where nothing is known."""
     if not host.at_unix_ms:
         return []
-    cpu = f"CPU {100 * host.cpu_share:.0f} % of {host.cores:g} cores"
+    cpu = f"CPU {share(host.cpu_share, 0)} of {host.cores:g} cores"
     parts = [cpu] if host.cpu_share == host.cpu_share else []
     if host.memory_total_bytes:
         used = f"{size(host.memory_used_bytes)} of {size(host.memory_total_bytes)}"
@@ -48,7 +48,7 @@ def figures(host: HostSnapshot) -> dict[str, tuple[float, str]]:
 def _gpu(gpu: GpuSnapshot) -> tuple[str, bool]:
     parts = [f"GPU {gpu.index} {gpu.name}".strip()]
     if gpu.utilisation == gpu.utilisation:
-        parts.append(f"{100 * gpu.utilisation:.0f} % busy")
+        parts.append(f"{share(gpu.utilisation, 0)} busy")
     if gpu.memory_total_bytes:
         parts.append(f"{size(gpu.memory_used_bytes)} of {size(gpu.memory_total_bytes)}")
     if gpu.power_w == gpu.power_w:

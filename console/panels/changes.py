@@ -21,6 +21,7 @@ from console.state.access import ConnectionAccess
 from console.state.dashboard import Board
 from console.state.query_types import ReadChanges
 from console.state.timetext import clock_text
+from console.state.units import UNKNOWN, share
 
 MEASURE = (
     "explains: its part of the rise minus its share of the rows before. 0 %: as bad as its size "
@@ -33,9 +34,9 @@ LINES = 6
 
 def _explains(row: Explained) -> Cell:
     if row.explains != row.explains:
-        return mono("–", tip="nothing rose that it could explain; its share moved")
+        return mono(UNKNOWN, tip="nothing rose that it could explain; its share moved")
     tone = "critical" if row.explains >= 0.5 else "warning" if row.explains >= 0.2 else "text"
-    return mono(f"{100 * row.explains:.0f} %", tone, tip=MEASURE)
+    return mono(share(row.explains, 0), tone, tip=MEASURE)
 
 
 def _bar(row: Explained) -> Cell:
@@ -88,13 +89,12 @@ class ChangesPanel(Panel):
         if board is None:
             return None
         before, after = changes.windows(self.axis.view.brush, self.axis.span)
-        limits = [line.slo_ms for line in board.servers if line.slo_ms]
         return ReadChanges(
             before,
             after,
             {line.address: line.name for line in board.servers},
-            {line.address: line.link.shift_s for line in board.servers},
-            min(limits, default=0.0),
+            board.shifts_s,
+            board.strictest_slo_ms,
             tuple(e for e in board.timeline_events if before[0] <= e.at_s < after[1]),
         )
 

@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel
 
 from console.app.timeaxis import TimeAxis
 from console.looks import changes, hosts
-from console.looks.comparing import KINDS, Compared, ComparedLine, as_rows
+from console.looks.comparing import KINDS, Compared, ComparedLine
 from console.models.cells import Cell, TableColumn, mono
 from console.models.table import RowsModel
 from console.panels.frame import Panel
@@ -65,7 +65,6 @@ class ComparePanel(Panel):
             box.setAccessibleName(name)
             box.setObjectName("flat")
             box.setMinimumContentsLength(9)
-            box.setMaximumHeight(22)
             row.addWidget(box)
             if box is self.here:
                 row.addWidget(QLabel("against"))
@@ -139,11 +138,9 @@ class ComparePanel(Panel):
         sides = (self.here.currentData(), self.there.currentData())
         if board is None or None in sides or sides[0] == sides[1]:
             return None
-        limits = [line.slo_ms for line in board.servers if line.slo_ms]
         here, there = (self._side(board, str(side)) for side in sides)
-        shifts = {line.address: line.link.shift_s for line in board.servers}
         kind = str(self.kind.currentData())
-        return ReadComparison(kind, here, there, shifts, min(limits, default=0.0))
+        return ReadComparison(kind, here, there, board.shifts_s, board.strictest_slo_ms)
 
     def _side(self, board: Board, value: str) -> SideWanted:
         span = self.axis.view.brush or self.axis.span
@@ -158,13 +155,6 @@ class ComparePanel(Panel):
             return SideWanted(value, span, server=value)
         return SideWanted(line.name, span, value, "", facts_of(line), figures_of(line))
 
-    def compare_servers(self, here: str, there: str) -> None:
-        self.kind.setCurrentIndex(KINDS.index("servers"))
-        self._refill()
-        for box, address in ((self.here, here), (self.there, there)):
-            box.setCurrentIndex(max(0, box.findData(address)))
-        self.ask()
-
     def show_compared(self, found: Compared) -> None:
         self.note.show_text(found.note, "warning")
         self.note.setVisible(bool(found.note))
@@ -175,8 +165,8 @@ class ComparePanel(Panel):
         self.setAccessibleDescription(top[:800])
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
-        found = Compared("", "", "", tuple(self.model.rows))
-        return ["figure", "difference", "here", "there"], [list(row) for row in as_rows(found)]
+        rows = [[row.name, row.difference, row.here, row.there] for row in self.model.rows]
+        return ["figure", "difference", "here", "there"], rows
 
 
 def _span(span: tuple[float, float]) -> str:

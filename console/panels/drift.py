@@ -58,9 +58,7 @@ class DriftPanel(Panel):
 
     def show_board(self, board: Board) -> None:
         super().show_board(board)
-        self._build(
-            board.view.measure, self.width() > self.ui_style.px(WIDE), len(board.servers) > 1
-        )
+        self._build(board.view.measure, self._roomy(), len(board.servers) > 1)
         known = [line for line in board.drift if line.row.level not in model.INSUFFICIENT]
         self.model.show(known)
         if self.table is not None:

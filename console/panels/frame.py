@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from PySide6.QtCore import QEvent, QObject, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QFocusEvent, QFontMetricsF, QHelpEvent, QPainter, QPaintEvent
-from PySide6.QtWidgets import QFrame, QSizePolicy, QToolTip, QVBoxLayout, QWidget
+from PySide6.QtGui import QFocusEvent, QFontMetricsF, QPainter, QPaintEvent
+from PySide6.QtWidgets import QFrame, QSizePolicy, QVBoxLayout, QWidget
 
-from console.models.table import ColumnsModel, escaped_tip
+from console.models.table import ColumnsModel
 from console.panels.table import Table
 from console.plots import paint
 from console.plots.style import Style
+from console.plots.tipped import TippedWidget
 from console.state import glossary
 from console.state.access import ConnectionAccess
 from console.state.dashboard import Board
@@ -21,7 +22,7 @@ GAP = 12  # pixels between two pieces of a legend
 Legend = Sequence[tuple[str, str]]  # (text, tone); see paint.KEYS
 
 
-class PanelTitle(QWidget):
+class PanelTitle(TippedWidget):
     def __init__(self, style: Style, text: str, tip: str) -> None:
         super().__init__()
         self._style = style
@@ -43,18 +44,11 @@ class PanelTitle(QWidget):
             self.legend = tuple(legend)
             self.update()
 
-    def tip_at(self, x: float) -> str:
+    def tip_at(self, x: float, y: float) -> str:
         """What a piece of the legend means; beside them, what the panel shows."""
         found = (text for place, text in self._places if place.left() <= x <= place.right())
         text = next(found, "")
         return glossary.chip(text) if text else self._tip
-
-    def event(self, event: QEvent) -> bool:
-        if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
-            tip = escaped_tip(self.tip_at(event.pos().x()))
-            QToolTip.showText(event.globalPos(), tip, self)
-            return True
-        return super().event(event)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from PySide6.QtCore import QEvent, QPointF, QRectF, Qt
-from PySide6.QtGui import QHelpEvent, QPainter, QPaintEvent
-from PySide6.QtWidgets import QToolTip, QWidget
+from PySide6.QtCore import QPointF, QRectF, Qt
+from PySide6.QtGui import QPainter, QPaintEvent
 
 from console.looks import hosts
-from console.models.table import escaped_tip
 from console.panels.frame import Panel
 from console.plots import paint
 from console.plots.style import Style
+from console.plots.tipped import TippedWidget
 from console.state import glossary
 from console.state.dashboard import Board, ServerLine
 from console.state.domain import ProbeEvidence, ReplicaSnapshot, ServerSnapshot
@@ -167,7 +166,7 @@ def _facts(line: ServerLine, snapshot: ServerSnapshot) -> Iterator[ServerFact]:
         yield ServerFact(f"{name}: {why}")
 
 
-class ServerFacts(QWidget):
+class ServerFacts(TippedWidget):
     """Facts under one another, as many as there is room for, each with a tool tip."""
 
     def __init__(self, style: Style) -> None:
@@ -176,17 +175,10 @@ class ServerFacts(QWidget):
         self.facts: list[ServerFact] = []
         self._places: list[tuple[float, str]] = []  # where each ends, as painted
 
-    def tip_at(self, y: float) -> str:
+    def tip_at(self, x: float, y: float) -> str:
         """What the fact at this height means."""
         text = next((text for bottom, text in self._places if y < bottom), "")
         return glossary.fact(text) or text
-
-    def event(self, event: QEvent) -> bool:
-        if isinstance(event, QHelpEvent):
-            tip = escaped_tip(self.tip_at(event.pos().y()))
-            QToolTip.showText(event.globalPos(), tip, self)
-            return True
-        return super().event(event)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)

@@ -21,6 +21,7 @@ from console.state.units import share as share_text
 from server.telemetry.outputs import STAGES
 
 NAME_PIXELS = 14.0  # between the names at the ends of lines
+MOST_NAME_PIXELS = 150.0  # width of such a name
 _DASHES = (
     Qt.PenStyle.SolidLine,
     Qt.PenStyle.DashLine,
@@ -67,6 +68,27 @@ class LinePlot(TimePlot):
             if y > area.top() + 4 or number:
                 paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
 
+    def line_names(
+        self, painter: QPainter, area: QRectF, ends: Sequence[tuple[float, int, str]]
+    ) -> None:
+        """(height of its end, number, name) of each line: the names at the right, nearer to each
+        other where the plot is low."""
+        if not ends:
+            return
+        theme, font, px = self.ui_style.theme, self.ui_style.small, self.ui_style.px
+        ends = sorted(ends)
+        step = min(px(NAME_PIXELS), area.height() / len(ends))
+        places = apart([y for y, _, _ in ends], step, area.bottom() - px(8))
+        for y, (_, number, name) in zip(places, ends, strict=True):
+            room = min(QFontMetricsF(font).horizontalAdvance(name) + 1, px(MOST_NAME_PIXELS))
+            right = area.right() - px(22)
+            ground = QRectF(right - room - px(6), y - px(7), room + px(28), px(14))
+            painter.fillRect(ground, theme.color("panel", 200))
+            place = QRectF(right - room, y - px(8), room, px(16))
+            paint.text(painter, place, name, theme.color("text"), font, paint.RIGHT)
+            painter.setPen(split_pen(theme, number, 2))
+            painter.drawLine(QPointF(area.right() - px(20), y), QPointF(area.right() - 2, y))
+
 
 class Percentiles(LinePlot):
     """p50, p95 and p99, or p95 by member; the part of p99 above the objective is red."""
@@ -104,21 +126,9 @@ class Percentiles(LinePlot):
             known = np.flatnonzero(np.isfinite(values))
             if len(known):
                 y = float(self._ys(values[known[-1:]], area)[0])
+                name = self.board.name_of(name) if self.board is not None else name
                 ends.append((max(y, area.top() + 8), number, name))
-        theme, font, px = self.ui_style.theme, self.ui_style.small, self.ui_style.px
-        for y, (_, number, name) in zip(
-            apart([y for y, _, _ in sorted(ends)], px(NAME_PIXELS), area.bottom() - px(8)),
-            sorted(ends),
-            strict=True,
-        ):
-            place = QRectF(area.right() - px(130), y - px(8), px(108), px(16))
-            name = self.board.name_of(name) if self.board is not None else name
-            width = min(QFontMetricsF(font).horizontalAdvance(name), place.width()) + px(28)
-            ground = QRectF(area.right() - width, y - px(7), width, px(14))
-            painter.fillRect(ground, theme.color("panel", 200))
-            paint.text(painter, place, name, theme.color("text"), font, paint.RIGHT)
-            painter.setPen(split_pen(theme, number, 2))
-            painter.drawLine(QPointF(area.right() - px(20), y), QPointF(area.right() - 2, y))
+        self.line_names(painter, area, ends)
 
     def _reach(self, found: LatencyColumns) -> float:
         """The top of the scale: one spike must not flatten everything else."""

@@ -6,14 +6,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PySide6.QtCore import QPointF, QRectF
-from PySide6.QtGui import QFontMetricsF, QPainter
+from PySide6.QtCore import QRectF
+from PySide6.QtGui import QPainter
 
 from console.plots import paint
-from console.plots.charts import NAME_PIXELS, LinePlot, apart, split_pen
+from console.plots.charts import LinePlot, split_pen
 from console.plots.scale import caption
 from console.state.dashboard import Floats, HostColumns
+from console.state.units import share
 
+ALONE = "what the host uses"
 UNKNOWN = "no server has reported its host in this window"
 # Field of HostColumns, name at the end of the line, what a value is in.
 LINES = (
@@ -40,7 +42,7 @@ def drawn(found: HostColumns) -> list[tuple[int, str, str, Floats, Floats]]:
 
 
 def amount(value: float, unit: str) -> str:
-    return f"{100 * value:.0f} %" if unit == "%" else f"{value:,.0f} {unit}"
+    return share(value, 0) if unit == "%" else f"{value:,.0f} {unit}"
 
 
 class HostPlot(LinePlot):
@@ -62,25 +64,9 @@ class HostPlot(LinePlot):
             paint.line(painter, xs, ys, split_pen(theme, number))
             last = float(ys[np.flatnonzero(np.isfinite(ys))[-1]])
             ends.append((max(last, area.top() + 6), number, f"{name} {text}"))
-        self._names(painter, area, sorted(ends))
-        several = f"highest of {found.servers} servers" if found.servers > 1 else "host"
-        caption(painter, self.ui_style, area, [(several, "dim")])
-
-    def _names(
-        self, painter: QPainter, area: QRectF, ends: Sequence[tuple[float, int, str]]
-    ) -> None:
-        theme, font = self.ui_style.theme, self.ui_style.small
-        step = min(NAME_PIXELS, area.height() / len(ends))  # a low plot has them nearer
-        places = apart([y for y, _, _ in ends], step, area.bottom() - step / 2)
-        for y, (_, number, text) in zip(places, ends, strict=True):
-            width = QFontMetricsF(font).horizontalAdvance(text) + 28
-            painter.fillRect(
-                QRectF(area.right() - width, y - 7, width, 14), theme.color("panel", 200)
-            )
-            place = QRectF(area.right() - width, y - 8, width - 24, 16)
-            paint.text(painter, place, text, theme.color("text"), font, paint.RIGHT)
-            painter.setPen(split_pen(theme, number, 2))
-            painter.drawLine(QPointF(area.right() - 20, y), QPointF(area.right() - 2, y))
+        self.line_names(painter, area, ends)
+        several = f"highest of {found.servers} servers" if found.servers > 1 else ALONE
+        self.captions = caption(painter, self.ui_style, area, [(several, "dim")])
 
     def readout(self, at_s: float) -> Sequence[tuple[str, str]]:
         found = self.board.host if self.board is not None else None

@@ -62,9 +62,7 @@ def next_zoom(zoom: float, step: int) -> float:
     return ZOOMS[min(max(place + step, 0), len(ZOOMS) - 1)]
 
 
-def fitting_zoom(height: int) -> tuple[float, str]:
-    """(size of text, reason) for a window of this height in logical pixels: 12 pixels are small on
-    a screen of 1,440 lines, and hard to read on one of 2,160 that is not scaled."""
-    found = max((zoom for zoom in ZOOMS if zoom <= height / 1100), default=1.0)
-    found = max(found, 1.0)
-    return found, f"a window of {height} lines"
+def fitting_zoom(height: int) -> float:
+    """The size of text for a window of this height in logical pixels: 12 pixels are small on a
+    screen of 1,440 lines, and hard to read on one of 2,160 that is not scaled."""
+    return max((1.0, *(zoom for zoom in ZOOMS if zoom <= height / 1100)))

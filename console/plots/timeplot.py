@@ -8,10 +8,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PySide6.QtCore import QEvent, QPointF, QRectF, Qt, Signal
+from PySide6.QtCore import QPointF, QRectF, Qt, Signal
 from PySide6.QtGui import (
     QFontMetricsF,
-    QHelpEvent,
     QMouseEvent,
     QPainter,
     QPaintEvent,
@@ -20,12 +19,11 @@ from PySide6.QtGui import (
     QResizeEvent,
     QWheelEvent,
 )
-from PySide6.QtWidgets import QToolTip, QWidget
 
 from console.app.timeaxis import TimeAxis
-from console.models.table import escaped_tip
 from console.plots import paint
 from console.plots.style import Style
+from console.plots.tipped import TippedWidget
 from console.state import glossary
 from console.state.dashboard import Board
 from console.state.deploys import SWITCHES
@@ -48,7 +46,7 @@ def _content(board: Board) -> object:
     return len(board.timeline_events), newest, requests, found is None, held, board.host
 
 
-class TimePlot(QWidget):
+class TimePlot(TippedWidget):
     """Subclasses paint `paint_layer` and may give `readout`."""
 
     picked = Signal(float, float)  # a click without a drag: (unix seconds, y in pixels)
@@ -127,14 +125,6 @@ class TimePlot(QWidget):
     def readout(self, at_s: float) -> Sequence[tuple[str, str]]:
         """Lines (text, tone) beside the cross-hair."""
         return ()
-
-    def event(self, event: QEvent) -> bool:
-        if isinstance(event, QHelpEvent):
-            tip = self.tip_at(event.pos().x(), event.pos().y())
-            if tip:
-                QToolTip.showText(event.globalPos(), escaped_tip(tip), self)
-            return True
-        return super().event(event)
 
     def tip_at(self, x: float, y: float) -> str:
         """What a piece of the legend means; empty beside it, where the read-out is."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import QEvent, QRectF, QSize
-from PySide6.QtGui import QHelpEvent, QPainter, QPaintEvent
-from PySide6.QtWidgets import QToolTip, QWidget
+from PySide6.QtCore import QRectF, QSize
+from PySide6.QtGui import QPainter, QPaintEvent
 
 from console.plots import paint
 from console.plots.style import Style
+from console.plots.tipped import TippedWidget
 from console.state import glossary
 from console.state.domain import CachedPrediction
 from console.state.units import milliseconds, share
@@ -23,7 +23,7 @@ def stages_of(timing: Timing) -> tuple[float, ...]:
     return time_tuple(timing)[:-1]
 
 
-class Waterfall(QWidget):
+class Waterfall(TippedWidget):
     def __init__(self, style: Style) -> None:
         super().__init__()
         self._style = style
@@ -51,19 +51,13 @@ class Waterfall(QWidget):
     def sizeHint(self) -> QSize:
         return QSize(300, self.height())
 
-    def tip_at(self, y: float) -> str:
+    def tip_at(self, x: float, y: float) -> str:
         """What the stage at this height is."""
         place = int((y - 4.0) // self._style.px(ROW))
         if 0 <= place < len(STAGES):
             return glossary.fact(STAGES[place])
         batch = "The total, and the others that went through the model with it."
         return batch if place >= 0 else ""
-
-    def event(self, event: QEvent) -> bool:
-        if isinstance(event, QHelpEvent):
-            QToolTip.showText(event.globalPos(), self.tip_at(event.pos().y()), self)
-            return True
-        return super().event(event)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         row = self.row

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from console.state import program
 from console.state.access import ConnectionAccess
@@ -28,13 +28,22 @@ def view(
     access: ConnectionAccess,
 ) -> str:
     """Opens the same window anywhere. `line` is the filter line of the predictions."""
-    low, high = shown.brush or span
-    parts = [program.name(), "--at", iso(high), "--window", span_text(high - low)]
-    parts += ["--panel", panel]
-    parts += _given(("--filter", line if panel == "predictions" else ""))
-    parts += _given(("--measure", shown.measure if shown.measure != MEASURES[0] else ""))
-    parts += _given(("--expect", shown.expected_stamp))
+    given = [(f"--{name}", value) for name, value in view_values(shown, span, panel, line).items()]
+    parts = [program.name(), *_given(*given)]
     return shlex.join([*parts, *access.console_flags(), *servers])
+
+
+def view_values(shown: View, span: tuple[float, float], panel: str, line: str) -> Mapping[str, str]:
+    """What the console's flags of these names say of a view; empty for what is the default."""
+    low, high = shown.brush or span
+    return {
+        "at": iso(high),
+        "window": span_text(high - low),
+        "panel": panel,
+        "filter": line if panel == "predictions" else "",
+        "measure": shown.measure if shown.measure != MEASURES[0] else "",
+        "expect": shown.expected_stamp,
+    }
 
 
 def around_alert(server: str, opened_s: float, access: ConnectionAccess) -> str:

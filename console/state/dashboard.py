@@ -278,6 +278,9 @@ class Note:
     pending: bool = False
 
 
+WANT_NOTHING = ("pending", "held", "healthy")  # kinds of messages that only count
+
+
 @dataclass(frozen=True, slots=True)
 class StatusMessage:
     """A link in the status line."""
@@ -292,8 +295,9 @@ class StatusMessage:
     harm: int = DOUBTFUL  # console.state.severity: the headline is chosen by it
     kind: str = ""  # console.state.next_steps: what to do, and the page about it
 
-
-WANT_NOTHING = ("pending", "held", "healthy")  # kinds of messages that only count
+    @property
+    def wants_action(self) -> bool:
+        return bool(self.kind) and self.kind not in WANT_NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +310,7 @@ class FleetState:
     @property
     def worst(self) -> StatusMessage | None:
         """What the sentence is about; None while there is nothing to do."""
-        wants = (m for m in self.messages if m.kind and m.kind not in WANT_NOTHING)
+        wants = (m for m in self.messages if m.wants_action)
         found = (m for m in wants if not m.standing or self.severity == "ok")
         return next(found, None)
 
@@ -362,3 +366,13 @@ class Board:
             if line.address == address:
                 return line.name
         return address
+
+    @property
+    def shifts_s(self) -> dict[str, float]:
+        """By address, how far a server's clock is ahead of the axis."""
+        return {line.address: line.link.shift_s for line in self.servers}
+
+    @property
+    def strictest_slo_ms(self) -> float:
+        """Of all servers; 0 where none has an objective."""
+        return min((line.slo_ms for line in self.servers if line.slo_ms), default=0.0)

@@ -18,7 +18,9 @@ KEPT = (
     "annotate",
 )  # sent when the server is back; whatever else is sent now or never
 NOW_S = 10.0  # an action that waited longer than this is not sent any more
-LABEL = "\t"  # in a target, between its parts: prediction id and label; stamp, share, minutes
+# In a target, between its parts: prediction id and label; stamp, share and minutes; id and times of
+# a note.
+LABEL = "\t"
 SHARES = (0.05, 0.1, 0.25, 0.5)  # of the sessions, for a canary
 MINUTES = (10, 30, 60, 240)
 

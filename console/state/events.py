@@ -101,7 +101,7 @@ def notes_of(
     """Each note once, however many servers keep it, and those not sent yet, newest first. One that
     was taken back at any server is gone."""
     removed = {row.id for _, row in rows if row.removed}
-    removed |= {a.target.split("\t")[0] for a in actions if a.kind == "annotate" and a.undo}
+    removed |= {a.target.split(deeds.LABEL)[0] for a in actions if a.kind == "annotate" and a.undo}
     found: dict[str, Note] = {}
     for address, row in rows:
         if row.id not in removed:
@@ -111,7 +111,7 @@ def notes_of(
     for action in actions:
         if action.kind != "annotate" or action.undo or action.state != "waiting":
             continue
-        identity, at_ms, to_ms = action.target.split("\t")
+        identity, at_ms, to_ms = action.target.split(deeds.LABEL)
         if identity not in removed:
             times = (int(at_ms) / 1000, int(to_ms) / 1000)
             note = Note(identity, *times, action.note, action.actor, pending=True)

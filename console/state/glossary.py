@@ -154,6 +154,8 @@ FACTS: tuple[tuple[str, str], ...] = (
     ("batch of", "How many rows went through the model together."),
     ("batch", "How many rows went through the model together."),
     ("mean by stage", "Where the time of an average request went."),
+    ("highest of", "Of each figure the highest that any of these servers has."),
+    ("the host uses", "The machine of this server, all its processes together."),
     (
         "share of requests",
         "The brighter, the more requests took so long; a click shows examples.",

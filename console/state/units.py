@@ -106,6 +106,11 @@ def share(value: float, places: int = 1) -> str:
     return f"{value * 100:.{places}f} %" if value == value else UNKNOWN
 
 
+def percent(value: float) -> str:
+    """A share to two digits: 1.4 %, 25 %, 0 %."""
+    return share(value, 0 if value >= 0.0995 or not value else 1)
+
+
 def wilson(hits: float, n: float) -> tuple[float, float]:
     """The interval that holds the share behind `hits` of `n` with 95 %, also for few rows and near
     0 and 1 (score interval: Wilson 1927). NaN without rows."""

@@ -32,7 +32,7 @@ from tests.support.observe_stand_in import Fleet, StandIn  # noqa: E402
 WITHIN_S = 400.0
 EMBEDDED = ROOT / "pipelines" / "triage" / "bundle"
 SLO_MS = "400"
-COLOURS = 256  # of a picture: a quarter of the bytes, and nothing of ours has more
+COLOURS = 256  # of a picture: a quarter of the bytes
 
 
 @dataclass(frozen=True, slots=True)

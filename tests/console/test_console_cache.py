@@ -17,7 +17,7 @@ from console.cache.codec import pack, unpack
 from console.cache.insert import TextIds, insert
 from console.cache.interned import InternedTexts
 from console.cache.latency import LatencyRows
-from console.cache.quantiles import bucket_of, lower_ms, quantiles
+from console.cache.quantiles import lower_ms, quantiles
 from console.cache.schema import VERSION, CacheTooNew, open_for_writing
 from console.cache.writer import CacheWriter
 from console.state.dashboard import View
@@ -38,6 +38,7 @@ from server.telemetry.rows import (
     LatencyRow,
     ProfileRow,
 )
+from server.telemetry.stamps.latency import bucket_of
 from tests.support.blank_rows import blank
 
 T0 = 1_790_000_000.0  # unix s

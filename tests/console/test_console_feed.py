@@ -10,11 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -22,82 +21,29 @@ import pytest
 from console.app.arguments import check_address
 from console.cache.writer import CacheWriter
 from console.feed.address import unprotected
-from console.feed.allowance import BYTES_PER_S, LONGEST_WAIT_S, Allowance
 from console.feed.backoff import Backoff
 from console.feed.clock import ClockOffset
-from console.feed.decode import RowRefused, event
 from console.feed.hub import MOST_BACKLOG, Hub
 from console.state.access import ConnectionAccess
 from console.state.domain import (
-    Action,
     Link,
-    ReceivedRow,
     ServerSnapshot,
 )
 from proto import observe_pb2, observe_pb2_grpc
 from server.telemetry.rows import (
-    AlertRow,
     DriftRow,
     LatencyRow,
     SliceRow,
 )
-from tests.support.blank_rows import blank
 from tests.support.fleet_story import FLEET
+from tests.support.kept_rows import Kept, until
 from tests.support.observe_stand_in import Fleet, StandIn
 from tests.support.patience import patience
 from tests.support.secure_listener import secure_listener
 
 
-class Kept:
-    """A sink that keeps everything in memory."""
-
-    def __init__(self) -> None:
-        self.events: list[ReceivedRow] = []
-        self.offsets: dict[str, float] = {}
-        self.backlog = 0
-
-    def put(self, events: Sequence[ReceivedRow]) -> None:
-        self.events.extend(events)
-
-    def set_offset(self, server: str, offset_ms: float) -> None:
-        self.offsets[server] = offset_ms
-
-    def rows(self, kind: type, server: str = "") -> list[object]:
-        return [e.row for e in tuple(self.events)
-                if isinstance(e.row, kind) and server in ("", e.server)]  # fmt: skip
-
-
-def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
-    """Wait for something that is certain to come; fail when it does not."""
-    end = time.monotonic() + patience(seconds)
-    while not true():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
-
-
 def stand_in(number: int = 0, past_s: int = 20, **more: object) -> StandIn:
     return StandIn(replace(FLEET[number], **more), past_s=past_s, hertz=20)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def sink() -> Kept:
-    return Kept()
-
-
-@pytest.fixture
-def start(sink: Kept) -> Iterator[Callable[..., Hub]]:
-    hubs: list[Hub] = []
-
-    def begin(addresses: Sequence[str], **more: object) -> Hub:
-        hub = Hub(addresses, ConnectionAccess(), sink, lambda: None, **more)  # type: ignore[arg-type]
-        hub.start()
-        hubs.append(hub)
-        return hub
-
-    yield begin
-    for hub in hubs:
-        hub.close()
-    assert not [t for t in threading.enumerate() if t.name == "console feed"]
 
 
 def latency_keys(found: Sequence[object]) -> set[tuple[int, str]]:
@@ -365,67 +311,6 @@ def test_full_disk_queue_stops_the_reading(sink: Kept, start: Callable[..., Hub]
         until(lambda: len(sink.rows(LatencyRow)) > 0)
 
 
-def action(server: str, target: str, kind: str = "acknowledge", **more: object) -> Action:
-    values = {
-        "id": 1,
-        "server": server,
-        "kind": kind,
-        "target": target,
-        "actor": "kim",
-        "note": "n",
-    }
-    return Action(**{**values, **more})  # type: ignore[arg-type]
-
-
-def test_actions_reach_the_server_and_its_refusal_comes_back(
-    sink: Kept, start: Callable[..., Hub]
-) -> None:
-    servicer = stand_in(3)
-    ended: list[tuple[str, str]] = []
-    with Fleet([servicer]) as fleet:
-        address = fleet.addresses[0]
-        hub = start(fleet.addresses)
-        until(lambda: bool(hub.links()) and hub.links()[address].state == "live")
-
-        def done(_: Action, state: str, detail: str) -> None:
-            ended.append((state, detail))
-
-        hub.act(action(address, "gpu-01.fra-latency"), done)
-        until(lambda: len(ended) == 1)
-        alert = servicer.alerts["gpu-01.fra-latency"]
-        assert (alert.acknowledged_by, alert.acknowledged_note) == ("kim", "n")
-        until(lambda: any(isinstance(r, AlertRow) and r.acknowledged_by == "kim"
-                          for r in sink.rows(AlertRow)))  # fmt: skip
-        hub.act(action(address, "kind=latency", "silence", until_unix_ms=2_000_000_000_000), done)
-        until(lambda: len(ended) == 2)
-        assert servicer.silences["silence-1"].matcher == "kind=latency"
-        hub.act(action(address, "no such alert"), done)
-        until(lambda: len(ended) == 3)
-        assert ended[2][0] == "refused" and "no alert" in ended[2][1]
-        fleet.kill(0)
-        until(lambda: hub.links()[address].state in ("reconnecting", "lost", "connecting"))
-        hub.act(action(address, "gpu-01.fra-latency"), done)
-        until(lambda: len(ended) == 4)
-        assert ended[3][0] == "waiting"
-
-
-def test_kept_payload_is_fetched_by_its_id(sink: Kept, start: Callable[..., Hub]) -> None:
-    servicer = stand_in()
-    kept = next(e.prediction.prediction_id for e in servicer.past
-                if e.HasField("prediction") and e.prediction.payload_kept)  # fmt: skip
-    got: dict[str, tuple[bytes | None, str]] = {}
-    with Fleet([servicer]) as fleet:
-        hub = start(fleet.addresses)
-        address = fleet.addresses[0]
-        until(lambda: bool(hub.links()) and hub.links()[address].state == "live")
-        hub.fetch(address, kept, lambda body, why: got.update(kept=(body, why)))
-        hub.fetch(address, "unknown", lambda body, why: got.update(unknown=(body, why)))
-        until(lambda: len(got) == 2)
-    body = got["kept"][0]
-    assert body is not None and b"Grinding noise" in body
-    assert got["unknown"] == (None, "the server no longer keeps this payload")
-
-
 def test_waits_double_with_jitter_and_health_forgets_them() -> None:
     highest = Backoff(lambda low, high: high)
     assert [highest.wait_s() for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
@@ -446,29 +331,6 @@ def test_offset_is_that_of_the_quickest_trip() -> None:
     assert (clock.rtt_ms, clock.offset_ms) == (20, 412)
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"latency": observe_pb2.LatencyRow(counts=[1] * 63, bucket_unix_ms=10**12 * 2, width_s=1)},
-        {"latency": observe_pb2.LatencyRow(counts=[1] * 64, bucket_unix_ms=5, width_s=1)},
-        {"latency": observe_pb2.LatencyRow(counts=[1] * 64, bucket_unix_ms=10**12 * 2, width_s=1,
-                                           queue_ms=float("nan"))},
-        {"latency": observe_pb2.LatencyRow(counts=[1] * 64, bucket_unix_ms=10**12 * 2)},
-        {"alert": observe_pb2.AlertRow(opened_unix_ms=10**12 * 2)},
-        {"prediction": observe_pb2.PredictionRow(at_unix_ms=10**12 * 2)},
-        {"profile": observe_pb2.ProfileRow(hour_unix_s=-9)},
-        {"feature": observe_pb2.FeatureRow(name="x", edges=[float("inf")])},
-    ],
-)  # fmt: skip
-def test_rows_that_cannot_be_true_are_refused(row: dict[str, object]) -> None:
-    with pytest.raises(RowRefused):
-        event(observe_pb2.WatchEvent(**row), "a:1", 0.0)  # type: ignore[arg-type]
-
-
-def test_kinds_of_tomorrow_are_left_alone() -> None:
-    assert event(observe_pb2.WatchEvent(), "a:1", 0.0) is None
-
-
 @pytest.mark.parametrize("text", ["", "host", "host:", "host:0", "host:99999", ":80", "host:x"])
 def test_bad_address_is_named(text: str) -> None:
     with pytest.raises(ValueError):
@@ -476,90 +338,3 @@ def test_bad_address_is_named(text: str) -> None:
 
 
 # ---- a server that floods ------------------------------------------------------------------------
-
-
-class Flood(observe_pb2_grpc.ObserveServicer):
-    """Sends rows as fast as they are taken; counts them."""
-
-    def __init__(self, text: str = "z" * 1500) -> None:
-        self.sent = 0
-        self.text = text
-
-    def Watch(
-        self, request: observe_pb2.WatchRequest, context: grpc.ServicerContext
-    ) -> Iterator[observe_pb2.WatchEvent]:
-        yield self._event(
-            snapshot=observe_pb2.ServerSnapshot(server="loud", state=observe_pb2.READY)
-        )
-        while not request.once and context.is_active():
-            self.sent += 1
-            at_ms = int(time.time() * 1000)
-            name = f"{self.sent} {self.text}"
-            alert = observe_pb2.AlertRow(id=name[:40], summary=name, opened_unix_ms=at_ms)
-            yield self._event(alert=alert)
-
-    def _event(self, **kind: Any) -> observe_pb2.WatchEvent:
-        now_ns = int(time.time() * 1e9)
-        return observe_pb2.WatchEvent(
-            server_unix_ns=now_ns, instance="loud", cursor=self.sent + 1, **kind
-        )
-
-
-def test_a_server_that_floods_is_slowed_down_and_named(
-    sink: Kept, start: Callable[..., Hub]
-) -> None:
-    """What is read stays within the allowance, whatever is sent; the honest server is not held."""
-    flood = Flood()
-    with grpc_server(flood) as loud, Fleet([stand_in(past_s=4)]) as fleet:
-        (honest,) = fleet.addresses
-        began = time.monotonic()
-        hub = start([loud, honest], allowance=lambda: Allowance(rows_per_s=600.0, burst_s=3.0))
-        until(lambda: loud in hub.links() and hub.links()[loud].flood != "")
-        until(lambda: len(sink.rows(LatencyRow, honest)) > 3)
-        until(lambda: len(sink.rows(AlertRow, loud)) > 4000)
-        seconds = time.monotonic() - began
-        read = len(sink.rows(AlertRow, loud))
-    assert "rows/s" in hub.links()[loud].flood and hub.links()[honest].flood == ""
-    # A batch may go over the allowance by its own size, which the wait then pays for.
-    assert read <= 600.0 * (seconds + 3.0) + 2 * 1000
-
-
-@contextmanager
-def grpc_server(servicer: observe_pb2_grpc.ObserveServicer) -> Iterator[str]:
-    server = grpc.server(ThreadPoolExecutor(8))
-    observe_pb2_grpc.add_ObserveServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(0).wait()
-
-
-def test_rows_and_bytes_above_the_allowance_are_waited_for() -> None:
-    now = [100.0]
-    found = Allowance(lambda: now[0])
-    assert found.wait_s(1000, 1 << 20) == 0.0 and found.message() == ""
-    assert found.wait_s(200_000, 0) > 0.0  # rows
-    assert "5,000 rows/s" in found.message()
-    now[0] += 60.0
-    assert found.message() == "", "a flood ends"
-    assert found.wait_s(1, 0) == 0.0
-    assert 0.0 < found.wait_s(1, 100 << 20) <= LONGEST_WAIT_S  # bytes
-    began = now[0]
-    for _ in range(1000):  # 1 GB: what is read in the end is what was allowed
-        now[0] += found.wait_s(100, 1 << 20)
-    assert now[0] - began >= (1 << 30) * 0.9 / BYTES_PER_S
-
-
-def test_a_row_larger_than_any_true_one_is_refused_by_its_size() -> None:
-    row = observe_pb2.PredictionRow(prediction_id="p", features=[0.5] * 100_000)
-    with pytest.raises(RowRefused, match="prediction: .* bytes; the limit is 262,144"):
-        event(observe_pb2.WatchEvent(prediction=row), "a:1", 0.0)
-
-
-def test_a_backlog_counts_the_size_of_its_rows(tmp_path: Path) -> None:
-    writer = CacheWriter(tmp_path / "cache.db", lambda tables: None)
-    row = blank(AlertRow, id="a", opened_unix_ms=1)
-    writer.put([ReceivedRow("a:1", 0, "", 0.0, row, size=200 << 10)] * 100)
-    assert writer.backlog == 100 * 201

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -190,8 +191,8 @@ def test_a_link_opens_the_view_it_was_made_of() -> None:
     assert not found.tls and not found.again
 
 
-def test_credentials_go_only_to_servers_that_were_watched_before(tmp_path: object) -> None:
-    access = ConnectionAccess(True, None, __import__("pathlib").Path("/etc/token"))
+def test_credentials_go_only_to_servers_that_were_watched_before() -> None:
+    access = ConnectionAccess(True, None, Path("/etc/token"))
     known = RecentServers(tuple(SERVERS), access)
     mine = links.link(SHOWN, (NOW - 60, NOW), "fleet", "", SERVERS[:1], tls=True)
     assert opened(mine, known).token_file == access.token_file

@@ -12,7 +12,7 @@ from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
 from console.app.window import Window
-from console.panels.detail import oddest, prediction_lines
+from console.panels.prediction_facts import oddest, prediction_lines
 from console.panels.server import facts_of
 from console.panels.table import Table
 from console.state import glossary
@@ -54,9 +54,9 @@ def test_every_head_and_panel_is_explained(
                     if not model.headerData(column, Qt.Orientation.Horizontal, TIP):
                         title = model.headerData(column, Qt.Orientation.Horizontal)
                         unexplained.append((panel.name, title))
-            assert panel.title.tip_at(1) == glossary.PANELS[panel.name]
+            assert panel.title.tip_at(1, 1) == glossary.PANELS[panel.name]
             for place, text in panel.title._places:
-                assert panel.title.tip_at(place.center().x()) == glossary.chip(text) != ""
+                assert panel.title.tip_at(place.center().x(), 1) == glossary.chip(text) != ""
     assert not unexplained and heads > 40
 
 

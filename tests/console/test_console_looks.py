@@ -4,7 +4,7 @@ cache file."""
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from console.cache import hosts, sides
 from console.cache.insert import TextIds, insert
 from console.cache.interned import InternedTexts
+from console.cache.quantiles import first_above
 from console.cache.rows import open_for_reading
 from console.cache.schema import open_for_writing
 from console.looks import changes
@@ -54,7 +55,7 @@ def test_a_group_explains_its_part_of_the_rise_minus_its_share_before() -> None:
 
 def test_the_parts_of_a_division_add_up_to_the_rise() -> None:
     parts = [BadCounts(0, 0, 100, 100), BadCounts(500, 5, 500, 5), BadCounts(500, 5, 400, 5)]
-    assert sum(parts[1:], parts[0]) == WHOLE
+    assert BadCounts(*map(sum, zip(*map(astuple, parts), strict=True))) == WHOLE
     gave = [changes.explains(part, WHOLE) + part.rows_before / 1000 for part in parts]
     assert sum(gave) == pytest.approx(1.0)
 
@@ -145,6 +146,20 @@ def test_two_sides_with_the_largest_sure_difference_first() -> None:
     assert any(line.difference == "too few rows" for line in few.lines)
     none = compared("stamps", Side("a"), Side("b"))
     assert none == Compared("stamps", "a", "b", (), "no requests of a and b in this window")
+
+
+def test_a_figure_is_written_as_all_numbers_of_the_console_are() -> None:
+    sides = [
+        Side(name, 1, figures={"tolerance": (value, ""), "power": (watts, "W")})
+        for name, value, watts in (("a", 0.00002, 1250.0), ("b", 0.00004, math.nan))
+    ]
+    tolerance, power = compared("servers", *sides).lines
+    assert (tolerance.here, tolerance.there, tolerance.difference) == (
+        "0.00002",
+        "0.00004",
+        "x 2.00",
+    )
+    assert (power.here, power.there, power.difference) == ("1.25 kW", "–", "")
 
 
 # ---- over a real cache ---------------------------------------------------------------------------
@@ -246,6 +261,21 @@ def test_two_servers_two_stamps_and_two_windows_from_the_cache(cache: Path) -> N
     db.close()
 
 
+def test_a_server_whose_clock_is_behind_is_counted_whole(cache: Path) -> None:
+    """Its rows are kept ten minutes before the windows that they belong to."""
+    db = open_for_reading(cache)
+    assert db is not None
+    here, there = (
+        SideWanted(name, (T0 + begin, T0 + begin + 600), "2:1")
+        for name, begin in (("before", 0), ("after", 600))
+    )
+    wanted = ReadComparison("windows", here, there, {"1:1": 0.0, "2:1": -600.0}, 100.0)
+    found = sides.comparison(db, InternedTexts(db), wanted)
+    late = next(line for line in found.lines if line.name == "late or failed")
+    assert (late.here, late.there) == ("0 % n 600", "50 % n 600")
+    db.close()
+
+
 @pytest.mark.parametrize(
     ("late_ms", "first"),
     [
@@ -261,7 +291,7 @@ def test_two_servers_two_stamps_and_two_windows_from_the_cache(cache: Path) -> N
 )
 def test_a_bucket_is_late_when_all_of_it_lies_above_the_limit(late_ms: float, first: int) -> None:
     """Bucket i begins at 0.25 * 2^(i/4) ms: 35 is the first whose lower edge is above 100 ms."""
-    assert sides.first_late(late_ms) == first
+    assert first_above(late_ms) == first
 
 
 # ---- the host ------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from console.state.dashboard import AlertLine, Board, FleetState, View
 from console.state.domain import CachedPrediction
 from console.state.timetext import parse_moment, parse_span, span_text, ticks
 from server.telemetry.rows import AlertRow
-from tests.support import fleet_story as story
+from tests.support import story_payload
 from tests.support.blank_rows import blank
 from tests.support.patience import patience_ms
 
@@ -115,7 +115,7 @@ def test_million_predictions_read_only_what_is_looked_at(qtbot: QtBot) -> None:
 
 
 def test_payload_parts_are_decoded_or_refused_with_a_message(qtbot: QtBot) -> None:
-    text, picture, sound = parts_of(story.payload("x"))
+    text, picture, sound = parts_of(story_payload.payload("x"))
     assert text.text.startswith("Grinding noise")
     assert picture.image is not None and picture.image.width() == 96
     assert sound.samples is not None and sound.spectrogram is not None

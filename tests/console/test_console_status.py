@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import grpc
 import numpy as np
 import pytest
-from grpc import aio
 
-from console.feed import faults
 from console.models.drift import columns, learning, loudness
-from console.panels.server import alike, facts_of
+from console.panels.server import facts_of
 from console.panels.skew_detail import lines_of
-from console.state import deploys
 from console.state.causes import WITHIN_S, causes_of
 from console.state.dashboard import (
     AlertLine,
@@ -29,7 +25,6 @@ from console.state.domain import (
     STAMP_PARTS,
     IntegrityChange,
     Link,
-    RefusedFormat,
     ReplicaSnapshot,
     SelfCheckResult,
     ServerRecord,
@@ -37,7 +32,6 @@ from console.state.domain import (
 )
 from console.state.events import of_link, timeline_events
 from console.state.firing import marked, since_s
-from console.state.sanitize import sanitized
 from console.state.severity import DOUBTFUL, FEWER, LATE, WRONG
 from console.state.skew import compare, majority
 from console.state.status import fleet_state, server_state
@@ -305,54 +299,6 @@ def test_what_a_lost_server_reported_last_is_dated_and_no_sign_of_it_is_green() 
     assert skew_line.past and "does not answer" in str(lines_of(skew_line, board_of()))
 
 
-def test_the_death_of_a_replica_is_an_event_a_fact_and_a_cause() -> None:
-    why = "no progress for 30 s after 812.0 s; started again"
-    row = blank(
-        DeployRow,
-        at_unix_ms=int((NOW - 60) * 1000),
-        action="replica-exit",
-        stamp="ab" * 32,
-        detail=f"replica 1 {why}",
-    )
-    event = timeline_events((), [("h:1", row)], {"h:1": ServerRecord(link(), snapshot())}, ())[0]
-    assert (event.text, event.severity) == (f"gpu-01 replica 1 {why}", "warning")
-    replica = ReplicaSnapshot(
-        index=1,
-        state="ready",
-        p95_ms=31.0,
-        in_flight=2,
-        last_progress_unix_ms=int((NOW - 4) * 1000),
-        last_exit=why,
-        last_exit_unix_ms=int((NOW - 60) * 1000),
-    )
-    texts = [fact.text for fact in facts_of(line(snapshot=snapshot(replicas=(replica,))), NOW)]
-    assert "#1 p95 31 ms · 2 in flight · last progress 4.0 s ago" in texts
-    assert f"#1 died at {clock_text(NOW - 60)}: {why}" in texts
-    late = replace(alert("latency", summary="p99 812 ms"), opened_s=NOW - 50)
-    result = fleet_state([line()], [], [], [late], NOW, causes_of([], [("h:1", row)], {}))
-    assert "p99 812 ms, 10 s after one of its replicas died" in result.sentence
-
-
-@pytest.mark.parametrize(
-    ("code", "details", "phrase"),
-    [
-        (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses; last error: UNKNOWN: "
-         "ipv4:127.0.0.1:9: Failed to connect to remote host: connect: Connection refused (111)",
-         "connection refused"),
-        (grpc.StatusCode.UNAVAILABLE, "DNS resolution failed for x:1",
-         "the host name is not known"),
-        (grpc.StatusCode.UNAVAILABLE, "Socket closed", "the connection broke"),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", "no answer in time"),
-        (grpc.StatusCode.PERMISSION_DENIED, "needs the role operator",
-         "this token may not do that: needs the role operator"),
-        (grpc.StatusCode.NOT_FOUND, "no alert a", "no alert a"),
-    ],
-)  # fmt: skip
-def test_no_text_of_grpc_is_shown(code: grpc.StatusCode, details: str, phrase: str) -> None:
-    error = aio.AioRpcError(code, aio.Metadata(), aio.Metadata(), details)
-    assert faults.phrase(error) == phrase
-
-
 def test_only_what_fires_is_loud() -> None:
     """One look counted as `28 slices drifting`, and an alert that was pending as open."""
     pending = alert("drift", "critical", state="pending")
@@ -458,55 +404,6 @@ def test_plaintext_is_loud_but_is_no_outage() -> None:
     assert worse.state == "DEGRADED" and "slow" in worse.sentence
 
 
-@pytest.mark.parametrize(
-    ("action", "mark", "severity"),
-    [
-        ("activate", "activate", "info"),
-        ("rollback", "rollback", "warning"),
-        ("refuse", "refuse", "warning"),
-        ("canary", "canary", "info"),
-        ("canary abort", "refuse", "warning"),
-        ("canary_promoted", "activate", "info"),
-        ("rehearse", "rehearse", "info"),
-        ("load", "load", "info"),
-        ("start", "start", "info"),
-        ("stop", "stop", "info"),
-        ("<b>defenestrate</b>", "other", "info"),
-        ("", "other", "info"),
-    ],
-)
-def test_every_deploy_has_a_mark(action: str, mark: str, severity: str) -> None:
-    assert (deploys.mark_of(action), deploys.severity_of(action)) == (mark, severity)
-
-
-def test_a_deploy_is_shown_with_its_detail_on_our_clock() -> None:
-    row = DeployRow(int(NOW * 1000), "refuse", "ab" * 32, "t+abab", "cd" * 32, "kim", "golden 3")
-    server = ServerRecord(link(offset_ms=500.0), snapshot())
-    found = timeline_events((), [("h:1", row)], {"h:1": server}, ())[0]
-    assert found.at_s == NOW - 0.5
-    assert found.text == "gpu-01 refuse abababababab by kim: golden 3"
-    assert (found.mark, found.severity) == ("refuse", "warning")
-    assert "previous stamp cdcdcdcdcdcd" in found.detail and "golden 3" in found.detail
-
-
-def test_since_counts_only_deploys_that_made_a_server_serve() -> None:
-    result = snapshot(stamp="ab", stamp_parts={"weights": "1"})
-    journal = [
-        ("h:1", blank(DeployRow, int((NOW - ago) * 1000), action, "ab"))
-        for ago, action in ((300, "activate"), (60, "rehearse"), (30, "load"), (10, "refuse"))
-    ]
-    assert compare([ServerRecord(link(), result)], journal, NOW)[0].since_s == NOW - 300
-
-
-def test_replicas_that_fail_alike_are_one_trouble() -> None:
-    replicas = tuple(
-        ReplicaSnapshot(index=n, state="ready" if n < 2 else "slow", reason="" if n < 2 else "p50")
-        for n in range(6)
-    )
-    groups = alike(replicas)
-    assert [[r.index for r in group] for group in groups] == [[2, 3, 4, 5], [0, 1]]
-
-
 def test_majority_of_a_tie_does_not_flicker() -> None:
     assert majority(["b", "a"]) == majority(["a", "b"]) == "a"
     assert majority(["b", "a"], prefer="b") == "b"
@@ -523,18 +420,6 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_plain_text_cannot_move_the_cursor_or_the_reading_direction() -> None:
-    assert sanitized("a\x1b[31m\x00b\u202egnp.exe\nc") == "a\ufffd[31m\ufffdb\ufffdgnp.exe c"
-    assert sanitized("Z" * 5000).endswith("… (5,000 characters)")
-    assert sanitized("Grüße 音") == "Grüße 音"
-
-
-def test_a_switch_shows_the_previous_stamp_and_its_actor() -> None:
-    row = DeployRow(0, "rollback", "7f" * 32, "", "0e" * 32, "kim", "p99 doubled")
-    reported = deploys.sentence("gpu-01", row)
-    assert reported == "gpu-01 rollback 7f7f7f7f7f7f from 0e0e0e0e0e0e by kim: p99 doubled"
-
-
 def test_a_server_that_floods_the_console_is_named_and_not_healthy() -> None:
     flood = "sends more than 5,000 rows/s or 2.1 MB/s; the rest waits"
     result = fleet_state([line(), line(link=link(flood=flood))], [], [], [], NOW)
@@ -545,11 +430,3 @@ def test_a_server_that_floods_the_console_is_named_and_not_healthy() -> None:
     over = of_link(link(flood=flood), link(), "gpu-01", NOW)
     assert began is not None and (began.severity, flood in began.text) == ("warning", True)
     assert over is not None and over.severity == "ok"
-
-
-def test_formats_that_are_refused_are_shown_with_their_share() -> None:
-    refused = (RefusedFormat("M4A", 30, "audio", 100), RefusedFormat("PDF", 1, "", 1003))
-    shown = snapshot(refused_formats=refused, parts_cut=1200)
-    texts = [fact.text for fact in facts_of(line(snapshot=shown), NOW)]
-    assert "refused formats: M4A 30 (30 % of rows with sound), PDF 1 (0.1 % of rows)" in texts
-    assert "1,200 parts of which some was not used" in texts

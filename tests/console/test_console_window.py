@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PySide6.QtCore import Qt, QTimer
-from PySide6.QtGui import QImage
+from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QApplication, QDialog
 from pytestqt.qtbot import QtBot
 
-from console.app.actions import Actions, csv_of
+from console.app.actions import Actions
 from console.app.arguments import PANELS
 from console.app.bridge import Bridge
 from console.app.main import open_window
@@ -33,36 +27,16 @@ from console.models.table import escaped_tip
 from console.panels.palette import FindBox
 from console.plots.style import Style
 from console.state.dashboard import View
-from console.state.domain import FeedRow, ReceivedRow, ServerSnapshot
 from proto import observe_pb2
 from server.ops.simulated_clock import SimulatedWall
-from server.telemetry.rows import DeployRow
 from tests.support import fleet_story as story
-from tests.support.blank_rows import blank
 from tests.support.observe_stand_in import Fleet, StandIn
 from tests.support.patience import patience, patience_ms
 
-GOLDEN = Path(__file__).parent / "golden" / "console-overview.png"
 T0 = 1_790_003_000.0
 
 # What the offscreen platform says of every dialog.
 pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
-
-UI = threading.get_ident()
-watched: list[str] = []
-watching = [False]
-
-
-def _watch(name: str, arguments: tuple[object, ...]) -> None:
-    if not watching[0] or threading.get_ident() != UI:
-        return
-    if name in ("sqlite3.connect", "socket.connect", "socket.__new__", "socket.bind"):
-        watched.append(name)
-    elif name == "open" and not str(arguments[0]).endswith((".py", ".pyc", ".so", ".ttf")):
-        watched.append(f"open {arguments[0]}")
-
-
-sys.addaudithook(_watch)  # cannot be taken back: it is off unless a test turns it on
 
 
 def stand_in(number: int, past_s: int = 60, **more: object) -> StandIn:
@@ -142,24 +116,6 @@ def panels_reported(window: Window) -> set[str]:
     return (
         {message.panel for message in window.board.fleet_state.messages} if window.board else set()
     )
-
-
-def test_ui_thread_touches_no_file_and_no_socket(qtbot: QtBot, make: Callable[..., Window]) -> None:
-    with Fleet([stand_in(0), stand_in(3)]) as fleet:
-        watched.clear()
-        watching[0] = True
-        try:
-            window = make(fleet.addresses)
-            qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
-            for key in "2345678":
-                qtbot.keyClick(window, Qt.Key(ord(key)))
-                qtbot.wait(60)
-            actions_of(window).export_csv()
-            window.bridge.save("layout", window.layout_text())
-            qtbot.wait(300)
-        finally:
-            watching[0] = False
-    assert watched == []
 
 
 def test_every_server_and_trouble_is_shown(qtbot: QtBot, make: Callable[..., Window]) -> None:
@@ -299,58 +255,6 @@ def test_acknowledgement_reaches_the_server_and_silence_ends(
         qtbot.waitUntil(both_done, timeout=patience_ms(10))
 
 
-# The locks that SQLite's readers and writers of a WAL take, held until standard input ends. By
-# another process: within one, locks of files do not conflict.
-HOLD = """
-import fcntl, sys
-with open(sys.argv[1], "r+b") as file:
-    fcntl.lockf(file, fcntl.LOCK_EX, 8, 120)
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_stalled_disk_and_network_leave_the_window_running(
-    qtbot: QtBot, make: Callable[..., Window], tmp_path: Path
-) -> None:
-    """Another process holds the cache, so that every read and write of it hangs, one server accepts
-    and says nothing, the other has stopped talking: whatever the operator does, no turn of the
-    event loop waits."""
-    hangs_s = 3.0
-    deaf = socket.create_server(("127.0.0.1", 0))
-    with Fleet([stand_in(0)]) as fleet, deaf:
-        window = make([*fleet.addresses, f"127.0.0.1:{deaf.getsockname()[1]}"])
-        qtbot.waitUntil(
-            lambda: window.board is not None and window.board.servers[0].link.state == "live",
-            timeout=patience_ms(20),
-        )
-        fleet.servicers[0].hertz = 0.001
-        command = [sys.executable, "-c", HOLD, str(tmp_path / "cache.db-shm")]
-        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert holder.stdin is not None and holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        qtbot.wait(patience_ms(0.3))  # a board that was read before
-        boards = window.bridge.boards
-        turns: list[float] = []
-        timer = QTimer()
-        timer.timeout.connect(lambda: turns.append(time.monotonic()))
-        timer.start(10)
-        for key in "23456/8":
-            qtbot.keyClick(QApplication.focusWidget() or window, Qt.Key(ord(key)))
-            qtbot.wait(150)
-        window.bridge.save("layout", window.layout_text())
-        actions_of(window).export_csv()
-        window.axis.zoom(4)
-        qtbot.wait(2000)
-        timer.stop()
-        assert window.bridge.boards == boards  # everything hung
-        holder.communicate()
-        qtbot.waitUntil(lambda: window.bridge.boards > boards, timeout=patience_ms(15))
-    # Each of the things that hang takes three seconds or more; a turn that waits for one shows it.
-    assert len(turns) > 20
-    assert max(np.diff(turns)) < hangs_s / 2
-
-
 def test_console_starts_from_its_cache_and_shows_its_age(
     qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
 ) -> None:
@@ -380,74 +284,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
     return copy
 
 
-def test_overview_looks_as_it_did(
-    qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
-) -> None:
-    """Coarse on purpose: fonts differ by a pixel, a panel that is gone does not."""
-    path = kept(tmp_path)
-    window = make(None, path, View(window_s=240, end_s=T0), clock=lambda: T0 + 30)
-    qtbot.waitUntil(lambda: window.board.latency is not None, timeout=patience_ms(5))  # type: ignore[union-attr]
-    if not GOLDEN.exists():
-        qtbot.wait(patience_ms(0.6))
-        GOLDEN.parent.mkdir(exist_ok=True)
-        coarse(window).save(str(GOLDEN))
-        pytest.fail(f"{GOLDEN} was missing; look at it, then run again")
-    golden = QImage(str(GOLDEN))
-
-    def looks(right: bool) -> None:
-        qtbot.waitUntil(lambda: looks_like(coarse(window), golden) is right, timeout=patience_ms(5))
-
-    looks(True)
-    # And it can tell: without any one of its panels it looks otherwise.
-    for name in ("fleet", "server", "latency", "drift", "reference", "skew", "events"):
-        window.panels[name].hide()
-        looks(False)
-        window.panels[name].show()
-        looks(True)
-    window.use_theme("light")
-    looks(False)
-
-
-def coarse(window: Window) -> QImage:
-    whole = window.grab().toImage()
-    ratio, smooth = Qt.AspectRatioMode.IgnoreAspectRatio, Qt.TransformationMode.SmoothTransformation
-    return whole.scaled(175, 108, ratio, smooth)
-
-
-def looks_like(image: QImage, golden: QImage) -> bool:
-    """Small differences all over are fonts; a block that differs much is something else."""
-    difference = np.abs(pixels(image) - pixels(golden))[:105, :175]
-    blocks = difference.reshape(7, 15, 7, 25).mean(axis=(1, 3))
-    return bool(difference.mean() < 4.0 and blocks.max() < 9.0)
-
-
-def pixels(image: QImage) -> np.ndarray:
-    grey = image.convertToFormat(QImage.Format.Format_Grayscale8)
-    lines = np.frombuffer(grey.constBits(), np.uint8)
-    lines = lines.reshape(grey.height(), grey.bytesPerLine())
-    return lines[:, : grey.width()].astype(float)
-
-
-def test_every_panel_exports_its_figures(
-    qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
-) -> None:
-    path = kept(tmp_path)
-    window = make(None, path, clock=lambda: T0 + 5)
-    for name in ("fleet", "latency", "drift", "reference", "skew", "events", "quality", "alerts"):
-        panel = window.panels[name]
-        panel.show_board(window.board)  # type: ignore[arg-type]
-        lines = csv_of(panel).splitlines()
-        assert len(lines) > 1, name
-        assert len({line.count(",") for line in lines if '"' not in line}) <= 1, name
-        assert panel.accessibleName(), name
-    window.focus_panel("drift")
-    actions_of(window).export_csv()
-    actions_of(window).export_png()
-    qtbot.waitUntil(
-        lambda: len(list((tmp_path / "out").glob("drift-*"))) == 2, timeout=patience_ms(5)
-    )
-
-
 def test_layout_page_and_theme_are_remembered(
     qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
 ) -> None:
@@ -471,59 +307,6 @@ def test_layout_page_and_theme_are_remembered(
 def first_share(window: Window) -> float:
     sizes = window.plan.whole.sizes()
     return sizes[0] / sum(sizes)
-
-
-def test_every_mark_is_drawn_and_described(
-    qtbot: QtBot, make: Callable[..., Window], tmp_path: Path
-) -> None:
-    """Also the mark of an action that nobody has thought of yet."""
-    path = tmp_path / "cache.db"
-    db = open_for_writing(path)
-    actions = ("activate", "rollback", "refuse", "canary", "rehearse", "load", "<i>novel</i>")
-    found: list[FeedRow] = [ServerSnapshot(server="gpu-01", state="ready", stamp="a" * 64)]
-    found += [
-        blank(DeployRow, int((T0 - 90 + 12 * n) * 1000), action, "a" * 64, detail=f"<b>why {n}</b>")
-        for n, action in enumerate(actions)
-    ]
-    insert(db, TextIds(db), [ReceivedRow("a:1", n + 1, "x", T0 * 1000, row)
-                           for n, row in enumerate(found)])  # fmt: skip
-    db.execute("UPDATE server SET offset_ms = 0")
-    db.close()
-    window = make(None, path, View(window_s=120, end_s=T0), clock=lambda: T0)
-    marks = window.latency.event_marks
-    drawn = marks.grab().toImage()
-    lane = int(marks.area.top() + marks.area.height() * 0.74)
-    for n, action in enumerate(actions):
-        x = int(marks.x_of(T0 - 90 + 12 * n))
-        around = {drawn.pixel(x + dx, lane + dy) for dx in range(-5, 6) for dy in range(-5, 6)}
-        assert len(around) > 1, action
-        reported = marks.tip_at(x, lane)
-        assert action in reported and f"<b>why {n}</b>" in reported
-    texts = [row.text for row in window.events.model.rows]
-    assert any("<i>novel</i>" in text and "<b>why 6</b>" in text for text in texts)
-    lines = "; ".join(label for label, _ in window.skew.detail.lines)
-    assert "<b>why 6</b>" in lines
-
-
-def test_command_line_writes_a_picture_of_the_cache(
-    tmp_path: Path, kept: Callable[[Path], Path]
-) -> None:
-    path, picture = kept(tmp_path), tmp_path / "p.png"
-    command = [sys.executable, "-m", "console.app.main", "--offline", "--cache", str(path), "--at",
-               "2026-09-21T14:23:20Z", "--screenshot", str(picture), "--size", "1280x800",
-               "--panel", "drift"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, timeout=patience(60), text=True)
-    assert done.returncode == 0, done.stderr
-    assert QImage(str(picture)).width() == 1280
-
-
-def test_picture_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
-    picture = tmp_path / "nowhere" / "p.png"
-    command = [sys.executable, "-m", "console.app.main", "--offline", "--cache",
-               str(tmp_path / "cache.db"), "--screenshot", str(picture)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, timeout=patience(60), text=True)
-    assert done.returncode == 1, done.stderr
-    assert f"cannot write {picture}" in done.stderr
 
 
 def test_every_panel_can_be_named_on_the_command_line(make: Callable[..., Window]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,11 @@ from server.commands.fleet.switch import Fleet
 from server.config import CHOOSE, ServerConfig
 from server.deploy.boot_choice import choices
 from server.deploy.bundle_store import BundleStore
+from server.deploy.deployment import Deployment
 from server.deploy.expected_stamp import ExpectedStamp
 from tests.support.patience import patience
 from tests.support.running import IDENTITY, until
-from tests.support.stub_bundles import Site, site, stub_bundle
+from tests.support.stub_bundles import ForgetfulDeployment, Site, site, stub_bundle
 from tests.support.stub_replica import work
 
 A, B = "a" * 64, "b" * 64
@@ -39,13 +40,17 @@ class Standing:
 
 
 @asynccontextmanager
-async def fleet_of(folder: Path, *names: str) -> AsyncIterator[list[Standing]]:
-    """Servers that serve stub bundle `a`, each with a store of its own."""
+async def fleet_of(
+    folder: Path, *names: str, forgetful: Container[str] = ()
+) -> AsyncIterator[list[Standing]]:
+    """Servers that serve stub bundle `a`, each with a store of its own; the `forgetful` ones lose
+    what they have loaded before they can activate it."""
     async with AsyncExitStack() as stack:
         found = []
         for name in names:
             (folder / name).mkdir()
-            one = await stack.enter_async_context(site(folder / name))
+            kind = ForgetfulDeployment if name in forgetful else Deployment
+            one = await stack.enter_async_context(site(folder / name, deployment=kind))
             listener = Listener(
                 one.engine,
                 replace(ServerConfig(), listen="127.0.0.1:0"),

@@ -31,7 +31,7 @@ from server.telemetry.store.payload_keys import (
     PayloadLocked,
 )
 from server.telemetry.telemetry import Telemetry
-from tests.console.test_console_feed import Kept, until
+from tests.support.kept_rows import Kept, until
 from tests.support.secure_listener import SecureSite, secure_listener
 from tests.support.telemetry_bench import SCHEMA, Clock, bundle, record
 

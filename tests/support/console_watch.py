@@ -29,7 +29,7 @@ from trefoil import Client, TrefoilError, text
 
 TURN_MS = 20
 REPLICA = re.compile(r"server\.replica\.main|tests\.support\.stub_replica")
-WAITS_S = 60.0  # for what is no part of a drill: a first board, a file
+WAITS_S = 60.0  # for what is not part of a drill: a first board, a file
 
 
 class ConsoleWatch:
@@ -108,8 +108,8 @@ def console_watch(
 
 @contextmanager
 def traffic(address: str, pause_s: float = 0.05, callers: int = 2) -> Iterator[list[int]]:
-    """Short texts without pause; what a server in trouble answers is of no account here. The list
-    has one entry: how many were answered."""
+    """Short texts, `pause_s` after each answer; what a server in trouble answers does not count.
+    The list has one entry: how many were answered."""
     answered, over = [0], threading.Event()
 
     def call() -> None:

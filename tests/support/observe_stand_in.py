@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 from proto import observe_pb2, observe_pb2_grpc
 from tests.support import fleet_story as story
+from tests.support import story_judgements, story_payload
 
 Context: TypeAlias = grpc.ServicerContext
 TICK_S = 300  # between drift rows
@@ -86,7 +87,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
                 self.add(event)
             self._next_bucket += self.width_s
         while self._next_tick <= now:
-            for event in story.drift_rows(
+            for event in story_judgements.drift_rows(
                 self.who, self._next_tick, self.began - self._next_tick, self._rng
             ):
                 self.add(event)
@@ -117,13 +118,13 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         self.advance()
         began, who = self.began, self.who
         hour = int(began) // 3600 * 3600
-        for event in story.feature_rows(who):
+        for event in story_judgements.feature_rows(who):
             self.add(event)
         for back in range(2):
-            for event in story.profile_rows(who, hour - 3600 * back, 3000, self._rng):
+            for event in story_judgements.profile_rows(who, hour - 3600 * back, 3000, self._rng):
                 self.add(event)
         for back in range(12):
-            for event in story.quality_rows(who, hour - 3600 * back):
+            for event in story_judgements.quality_rows(who, hour - 3600 * back):
                 if event.HasField("quality"):
                     self.add(event)
         self._tell_alerts(began)
@@ -232,7 +233,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
     def Slices(
         self, request: observe_pb2.SlicesRequest, context: Context
     ) -> observe_pb2.SlicesResponse:
-        found = story.quality_rows(self.who, int(self.now()))
+        found = story_judgements.quality_rows(self.who, int(self.now()))
         return observe_pb2.SlicesResponse(slices=[e.slice for e in found if e.HasField("slice")])
 
     def Samples(
@@ -244,7 +245,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
             if event.HasField("prediction") and event.prediction.prediction_id in wanted:
                 sample = answer.samples.add(row=event.prediction)
                 if request.with_payload and event.prediction.payload_kept:
-                    sample.example = story.payload(event.prediction.prediction_id)
+                    sample.example = story_payload.payload(event.prediction.prediction_id)
         return answer
 
     def Acknowledge(

@@ -85,15 +85,26 @@ class Unkept:
         return
 
 
+class ForgetfulDeployment(Deployment):
+    """Loses the loaded bundle when it is asked to activate it: another load came between, or the
+    memory ran out."""
+
+    async def activate(self, stamp: str, reason: str = "") -> Step:
+        self.pool_set.discard()
+        return await super().activate(stamp, reason)
+
+
 @asynccontextmanager
-async def site(folder: Path, replicas: int = 1, **settings: Any) -> AsyncIterator[Site]:
+async def site(
+    folder: Path, replicas: int = 1, deployment: type[Deployment] = Deployment, **settings: Any
+) -> AsyncIterator[Site]:
     """Serves stub bundle `a` from the store."""
     store = BundleStore(folder / "bundles")
     first = store.add(stub_bundle(folder, "a"))
     store.activate(first)
     config = replace(stub_config(warm_pool=replicas, **settings), bundle=first.path)
     engine = Engine(config, stub_of(config), Unkept(), build=stub_of)
-    found = Site(engine, Deployment(engine.pool_set, store), folder)
+    found = Site(engine, deployment(engine.pool_set, store), folder)
     engine.pool_set._available = lambda: found.room
 
     def record(action: str, switch: Switch | None, detail: str) -> None:
