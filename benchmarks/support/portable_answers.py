@@ -97,7 +97,7 @@ def _states(pipeline: Any, rows: Sequence[Any], kind: str, logits: bool) -> Answ
     import torch
 
     with torch.inference_mode():
-        batch = pipeline.collate(rows).batch
+        batch = pipeline.batch_of(rows)
         hidden = pipeline.backbone.hidden(batch)
         found = {}
         for row, length in enumerate(batch.prompt_lengths):
