@@ -115,7 +115,7 @@ def worker(pipe: Connection) -> None:
                 size, warning = (float(found.sent[0]), float(found.sent[1])), found.warning
         except BadInput:
             pass
-        except BaseException as caught:
+        except Exception as caught:  # any class but BadInput is what this looks for
             error = f"{type(caught).__name__}: {caught}"
         pipe.send(Answer(size, rate, warning, time.process_time() - began, error))
 

@@ -6,14 +6,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.measure import arguments, head, left, row, show
 from benchmarks.gpu.served import Gpu
-from benchmarks.serve import Ours, memory, start_ours, status
+from benchmarks.serve import Ours, memory, serving, status
 from server.pool.readiness import SERVING
 
 _HELD = re.compile(r"held by process (\d+)")
@@ -38,8 +37,8 @@ def until_serving(ours: Ours, replicas: int, within: float, but: tuple[int, ...]
     began = time.perf_counter()
     while time.perf_counter() - began < within:
         every = status(ours.target).get("replicas", [])
-        serving = [one for one in every if one["state"] in SERVING and one["pid"] not in but]
-        if len(serving) >= replicas:
+        found = [one for one in every if one["state"] in SERVING and one["pid"] not in but]
+        if len(found) >= replicas:
             return time.perf_counter() - began
         time.sleep(0.2)
     return float("nan")
@@ -53,21 +52,16 @@ def killed(ours: Ours, pid: int, replaced: tuple[int, ...], replicas: int, withi
 
 def pool(given: Any, gpu: Gpu, replicas: int, flags: list[str]) -> None:
     before = gpu.used_mib()
-    with tempfile.TemporaryDirectory() as data:
-        ours = start_ours(given.bundle, replicas, data, flags)
-        try:
-            until_serving(ours, replicas, left(given.budget))
-            held, why = holder_of(ours), weights_of(ours)
-            host = "+".join(f"{mib:.0f}" for mib in memory(ours.process.pid)[1])
-            one = pids(ours)[:1]
-            again = killed(ours, one[0], one, replicas, left(given.budget))
-            kept, lost, every = holder_of(ours) == held, float("nan"), pids(ours)
-            if held:
-                lost = killed(ours, held, every, replicas, left(given.budget))
-            last = holder_of(ours)
-        finally:
-            ours.process.terminate()
-            ours.process.wait(60)
+    with serving(given.bundle, replicas, flags) as ours:
+        until_serving(ours, replicas, left(given.budget))
+        held, why = holder_of(ours), weights_of(ours)
+        host = "+".join(f"{mib:.0f}" for mib in memory(ours.process.pid)[1])
+        one = pids(ours)[:1]
+        again = killed(ours, one[0], one, replicas, left(given.budget))
+        kept, lost, every = holder_of(ours) == held, float("nan"), pids(ours)
+        if held:
+            lost = killed(ours, held, every, replicas, left(given.budget))
+        last = holder_of(ours)
     freed = not last or not Path(f"/proc/{last}").exists()
     row(
         "shared" if held else "own",

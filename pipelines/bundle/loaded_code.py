@@ -39,12 +39,12 @@ def _differs_in(names: Any, body: CodeType) -> str:
         found = names.get(name, _MISSING)
         if found is _MISSING:
             continue  # deleted, or defined under a condition that did not hold
-        if inspect.isclass(found):
-            for code in codes:
-                if _is_class_body(code):
-                    inside = _differs_in(vars(found), code)
-                    if inside:
-                        return f"{name}.{inside}"
+        bodies = [code for code in codes if _is_class_body(code)]
+        if bodies and inspect.isclass(found):
+            for body_of_class in bodies:
+                inside = _differs_in(vars(found), body_of_class)
+                if inside:
+                    return f"{name}.{inside}"
         elif not _is_one_of(found, codes):
             return name
     return ""

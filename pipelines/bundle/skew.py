@@ -55,10 +55,13 @@ class _OnDisk:
 
 class SkewWatch:
     """Compares an opened bundle with what is on disk and in memory. Use it from one thread.
-    `installed` reads the library versions on disk."""
+    `installed` reads the library versions on disk; `modules` are those this process imported."""
 
     def __init__(
-        self, bundle: Bundle, installed: Callable[[], Mapping[str, str]] | None = None
+        self,
+        bundle: Bundle,
+        installed: Callable[[], Mapping[str, str]] | None = None,
+        modules: Callable[[], Mapping[str, ModuleType]] = stamps.loaded_modules,
     ) -> None:
         # Resolved once: a link that later points to another bundle does not matter to this one.
         self._root = Path(os.path.realpath(bundle.path))
@@ -72,7 +75,8 @@ class SkewWatch:
         # A dirty bundle was accepted with the code as it was then; that code must not change.
         wanted = stamps.code_of(self._package) if bundle.stamp.dirty else bundle.manifest.code
         self._code = {path: _OnDisk(sha256) for path, sha256 in wanted.items()}
-        self._constants = {name: _constants(m) for name, m in stamps.loaded_modules().items()}
+        self._modules = modules
+        self._constants = {name: _constants(m) for name, m in modules().items()}
         self._libraries = stamps.running_libraries()
         self._installed = installed or stamps.installed_libraries
         self._places: tuple[tuple[str, int], ...] = ()
@@ -136,7 +140,7 @@ class SkewWatch:
                 yield SkewChange("library", name, message)
 
     def _changed_in_memory(self) -> Iterator[SkewChange]:
-        for name, module in sorted(stamps.loaded_modules().items()):
+        for name, module in sorted(self._modules().items()):
             source = stamps.source_of(module, self._package, self._sources)
             if source is None:
                 yield _in_memory(name, "was not loaded from the package's sources")

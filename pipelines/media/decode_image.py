@@ -59,8 +59,8 @@ def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> D
             raise BadInput(field, "IMAGE_UNDECODABLE", message)
         _check_size(*canvas, field, limits)
     declared = work.declared_size(data, format)
-    pixels_declared = limits.max_image_pixels if declared is None else math.prod(declared)
-    work.check(data, format, field, pixels_declared or limits.max_image_pixels)
+    declared_pixels = math.prod(declared) if declared else 0
+    work.check(data, format, field, declared_pixels or limits.max_image_pixels)
     whole, ended = with_end(data, field) if format == "JPEG" else (data, True)
     image = _open(whole, format, field, limits)
     sent = image.size

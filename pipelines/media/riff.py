@@ -2,13 +2,15 @@
 
 A writer that could not seek back leaves a placeholder in the size fields, and the samples go on to
 the end of the file. libsndfile believes a claim of 0, and shortens a file without an error when the
-claim is too large. So the claim is judged here, and written anew where it was a placeholder.
+claim is too large. So the claim is judged here, and written again where it was a placeholder.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from pipelines.errors import BadInput
 from pipelines.media import wave_layout
@@ -40,23 +42,28 @@ def pcm16(data: bytes) -> Pcm16 | None:
     libsndfile's to read; found in a few steps."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return None
-    at, layout, stated = 12, (0, 0, 0, 0, 0, 0), 0
-    for _ in range(_MOST_CHUNKS):
-        if at + 8 > len(data):
-            return None
-        name, size = struct.unpack_from("<4sI", data, at)
+    layout, stated = (0, 0, 0, 0, 0, 0), 0
+    for name, at, size in islice(_walk(data, "<"), _MOST_CHUNKS):
         if name == b"data":
-            found = _pcm16(data, at + 8, size, layout)
+            found = _pcm16(data, at, size, layout)
             agreed = found is None or stated in (0, found.size // layout[4])
             return found if agreed else None
-        if name == b"fmt " and size >= 16 and at + 24 <= len(data):
-            layout = struct.unpack_from("<HHIIHH", data, at + 8)
-        elif name == b"fact" and size >= 4 and at + 12 <= len(data):
-            (stated,) = struct.unpack_from("<I", data, at + 8)
+        if name == b"fmt " and size >= 16 and at + 16 <= len(data):
+            layout = struct.unpack_from("<HHIIHH", data, at)
+        elif name == b"fact" and size >= 4 and at + 4 <= len(data):
+            (stated,) = struct.unpack_from("<I", data, at)
         elif name not in _USUAL:
             return None
-        at += 8 + size + (size & 1)
     return None
+
+
+def _walk(data: bytes, order: str) -> Iterator[tuple[bytes, int, int]]:
+    """(name, first byte, size) of each chunk; `order` as in struct."""
+    at = 12
+    while at + 8 <= len(data):
+        name, size = struct.unpack_from(f"{order}4sI", data, at)
+        yield name, at + 8, size
+        at += 8 + size + (size & 1)
 
 
 def _pcm16(data: bytes, at: int, size: int, layout: tuple[int, ...]) -> Pcm16 | None:
@@ -90,14 +97,12 @@ def chunks(data: bytes, format: str) -> Chunks | None:
 
 def mp3(data: bytes) -> slice | None:
     """Where the frames are of an MP3 in a WAV, whose own layout says nothing of them."""
-    at, found = 12, False
-    while at + 8 <= len(data):
-        name, size = struct.unpack_from("<4sI", data, at)
+    found = False
+    for name, at, size in _walk(data, "<"):
         if name == b"fmt ":
-            found = data[at + 8 : at + 10] == _MP3
+            found = data[at : at + 2] == _MP3
         elif name == b"data" or not found:
-            return slice(at + 8, at + 8 + size) if found else None
-        at += 8 + size + (size & 1)
+            return slice(at, at + size) if found else None
     return None
 
 
@@ -172,34 +177,30 @@ def _above(states: list[bytes], most: int) -> bool:
 
 
 def _wav(data: bytes) -> Chunks | None:
-    at, long_size, stated = 12, 0, 0
+    long_size = stated = 0
     layout: wave_layout.WaveLayout | None = None
-    while at + 8 <= len(data):
-        name, size = struct.unpack_from("<4sI", data, at)
-        if name == b"ds64" and at + 24 <= len(data):
-            (long_size,) = struct.unpack_from("<Q", data, at + 16)
-            stated = int.from_bytes(data[at + 24 : at + 32], "little")
+    for name, at, size in _walk(data, "<"):
+        if name == b"ds64" and at + 16 <= len(data):
+            (long_size,) = struct.unpack_from("<Q", data, at + 8)
+            stated = int.from_bytes(data[at + 16 : at + 24], "little")
         elif name == b"fmt ":
-            layout = wave_layout.read(data, at + 8, size)
-        elif name == b"fact" and size >= 4 and at + 12 <= len(data):
-            stated = stated or int.from_bytes(data[at + 8 : at + 12], "little")
+            layout = wave_layout.read(data, at, size)
+        elif name == b"fact" and size >= 4 and at + 4 <= len(data):
+            stated = stated or int.from_bytes(data[at : at + 4], "little")
         elif name == b"data":
-            if size == 0xFFFFFFFF and 0 < long_size < _RF64_UNKNOWN:
-                size = long_size  # RF64 has the true size in a chunk of its own
-            return Chunks(True, at + 8, size, layout, stated)
-        at += 8 + size + (size & 1)
+            # RF64 has the true size in a chunk of its own.
+            apart = size == 0xFFFFFFFF and 0 < long_size < _RF64_UNKNOWN
+            return Chunks(True, at, long_size if apart else size, layout, stated)
     return None
 
 
 def _aiff(data: bytes) -> Chunks | None:
-    at, held = 12, 0
-    while at + 8 <= len(data):
-        name, size = struct.unpack_from(">4sI", data, at)
+    held = 0
+    for name, at, size in _walk(data, ">"):
         if name == b"COMM":
-            held = _aiff_bytes(data[at + 8 : at + 8 + size], data[8:12] == b"AIFC")
+            held = _aiff_bytes(data[at : at + size], data[8:12] == b"AIFC")
         elif name == b"SSND":
-            return Chunks(False, at + 8, size, held=held)
-        at += 8 + size + (size & 1)
+            return Chunks(False, at, size, held=held)
     return None
 
 

@@ -87,6 +87,7 @@ class Writing:
         self._lines = Lines(backbone.cached_heads, backbone.device, backbone.dtype, most_bytes)
         # Token, rotary position and cached tokens of each line, i64 [3, lines].
         self._state = torch.zeros(3, 0, dtype=torch.int64, device=backbone.device)
+        self._pinned_state = self._state  # that of the pinned lines, which recordings compute on
         self._steps: dict[tuple[int, int], Work] = {}  # recorded, by texts and room
         self._count = torch.zeros((), dtype=torch.int64, device=backbone.device)
         self._padded = 0  # the value of `_count`, which recordings read
@@ -176,6 +177,8 @@ class Writing:
         after. False where the lines of the largest do not fit into `most_bytes`."""
         if not self._lines.pin(max(texts), max(rooms)):
             return False
+        self._hold_state()
+        self._pinned_state = self._state
         self._out = torch.zeros(2, max(texts), device=self._backbone.device)
         begun = self.start(batch, [max(rooms) - max(batch.prompt_lengths)] * batch.rows)
         while self._joining is not None:
@@ -335,6 +338,7 @@ class Writing:
                     advanced.append(text)
         return list(dict.fromkeys(advanced))
 
+    @torch.inference_mode()  # `takes` asks outside of it, and the lines were made inside
     def _drop_finished(self) -> None:
         """Ends the lines of texts that need no further token, and prompts that nobody waits for."""
         if self._joining is not None and all(text.finished for text in self._joining.texts):
@@ -350,6 +354,7 @@ class Writing:
                     self._live[place] = last
         if not self._live and self._joining is None:
             self._lines.clear()  # frees the memory when no text is live
+            self._state = self._pinned_state
 
     def _hold_state(self) -> None:
         if self._state.shape[1] < self._lines.lines:

@@ -161,7 +161,7 @@ class GraphRecorder:
         return "; ".join(parts)
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class GraphBucket:
     """Of a batch to classify: rows and prompt columns."""
 

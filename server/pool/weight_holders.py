@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
+import os
 import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +22,7 @@ from server.pool.memory import choose_sharing
 from server.replica.weights.messages import ASK_BYTES
 
 logger = logging.getLogger(__name__)
+AGAIN_S = 1.0  # after a connection that could not be accepted, for want of descriptors
 
 Command = Callable[[str], Sequence[str]]
 
@@ -29,10 +30,13 @@ Command = Callable[[str], Sequence[str]]
 class WeightHolders:
     """`command(device)` is completed by `--fd N`, the holder's end of its socket."""
 
-    def __init__(self, command: Command, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Command, environment: Mapping[str, str], again_s: float = AGAIN_S
+    ) -> None:
         self._command = command
+        self._again_s = again_s
         self._environment = dict(environment)
-        self._folder: Path | None = None
+        self._place = -1  # of the socket, as a descriptor: see _listening_socket
         self._listening: asyncio.Task[None] | None = None
         self._asked: set[asyncio.Task[None]] = set()
         self._holders: dict[str, _Holder] = {}
@@ -44,21 +48,16 @@ class WeightHolders:
         return {name: one.process.pid for name, one in self._holders.items() if one.running}
 
     def path(self) -> Path | None:
-        """The socket to give to a replica; listens from the first call on. None where no folder can
-        be made for it: then nothing is shared."""
-        if self._folder is None:
+        """The socket to give to a replica; listens from the first call on. None where it cannot be
+        made: then nothing is shared."""
+        if self._listening is None:
             try:
-                folder = Path(tempfile.mkdtemp(prefix="trefoil-weights-"))  # of mode 0700
-                listener = socket.socket(socket.AF_UNIX)
-                listener.bind(str(folder / "socket"))
+                listener, self._place = _listening_socket()
             except OSError as error:
                 logger.warning("weights are not shared: %s", error)
                 return None
-            self._folder = folder
-            listener.listen(64)
-            listener.setblocking(False)
             self._listening = asyncio.create_task(self._listen(listener))
-        return self._folder / "socket"
+        return Path(f"/proc/{os.getpid()}/fd/{self._place}")
 
     async def close(self) -> None:
         """The replicas have ended."""
@@ -69,15 +68,20 @@ class WeightHolders:
         for holder in self._holders.values():
             await holder.end()
         self._holders.clear()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = self._listening = None
+        if self._listening is not None:
+            os.close(self._place)
+            self._listening = None
 
     async def _listen(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         with listener:
             while True:
-                connection, _ = await loop.sock_accept(listener)
+                try:
+                    connection, _ = await loop.sock_accept(listener)
+                except OSError as error:
+                    logger.warning("a replica waits for its weights: %s", error)
+                    await asyncio.sleep(self._again_s)
+                    continue
                 connection.setblocking(False)
                 task = asyncio.create_task(self._pass_on(connection))
                 self._asked.add(task)
@@ -85,14 +89,14 @@ class WeightHolders:
 
     async def _pass_on(self, connection: socket.socket) -> None:
         """Without an answer the replica sees the end of its connection, and loads by itself."""
+        asked = b""
         with connection:
-            asked = b""
-            while len(asked) < ASK_BYTES:
-                more = await asyncio.get_running_loop().sock_recv(connection, ASK_BYTES)
-                if not more:
-                    return
-                asked += more
             try:
+                while len(asked) < ASK_BYTES:
+                    more = await asyncio.get_running_loop().sock_recv(connection, ASK_BYTES)
+                    if not more:
+                        return
+                    asked += more
                 await self._give(asked.decode().strip(), connection)
             except (OSError, UnicodeDecodeError) as error:
                 logger.warning("weights are not shared: %s", error)
@@ -110,6 +114,21 @@ class WeightHolders:
             started = await _Holder.start(self._command(device), self._environment)
             self._holders[device] = started
             started.give(connection)
+
+
+def _listening_socket() -> tuple[socket.socket, int]:
+    """(the socket, a descriptor of its place in the file system). Its name is gone already, so a
+    front that is killed leaves nothing behind; a process of the same user connects to the place
+    through /proc (proc(5), /proc/PID/fd). Raises OSError."""
+    with contextlib.ExitStack() as undo:
+        listener = undo.enter_context(socket.socket(socket.AF_UNIX))
+        with tempfile.TemporaryDirectory(prefix="trefoil-weights-") as folder:  # of mode 0700
+            listener.bind(f"{folder}/socket")
+            place = os.open(f"{folder}/socket", os.O_PATH)
+        listener.listen(64)
+        listener.setblocking(False)
+        undo.pop_all()
+    return listener, place
 
 
 class _Holder:

@@ -79,7 +79,7 @@ def memory_refused(limit: LoadLimit) -> Iterator[None]:
     host's memory: the replica ends, and is started again."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # of any class: a library may raise its own; each goes on
         if limit.limit_bytes and (short_of_memory(error) or _no_room(error)):
             raise LoadRefused("memory", limit.message()) from error
         raise

@@ -11,25 +11,21 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save
 
 import pipelines
 from pipelines.build import build
 from pipelines.bundle import files, golden, manifest
-from pipelines.bundle import tensors as tensorfile
-from pipelines.bundle.bundle import INDEX, Bundle
+from pipelines.bundle.bundle import Bundle
 from pipelines.bundle.contents import changed, read_contents
-from pipelines.bundle.digests import DigestCache
 from pipelines.bundle.stamp import Leaf
 from pipelines.errors import BundleRefused
 from tests.support.patience import patience
-from tests.support.tinybundle import ONE_THREAD, make_spec, reseal
+from tests.support.tinybundle import ONE_THREAD, make_spec, refused, reseal
 
 WEIGHTS = "weights/model.safetensors"
 Change = Callable[[Path], object]
@@ -38,13 +34,6 @@ Change = Callable[[Path], object]
 @pytest.fixture
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-
-
-def refused(path: Path, check: str, words: str = ".") -> BundleRefused:
-    with pytest.raises(BundleRefused, match=words) as caught:
-        Bundle.open(path)
-    assert caught.value.check == check, str(caught.value)
-    return caught.value
 
 
 def test_an_untouched_bundle_opens_with_its_own_stamp(bundle: Path) -> None:
@@ -272,112 +261,11 @@ def test_what_could_run_code_is_refused_whatever_its_name_and_manifest(
     refused(bundle, "format")
 
 
-def _weights(bundle: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in Bundle.open(bundle).tensors().items()}
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_weights_that_are_not_numbers_are_refused(bundle: Path, value: float) -> None:
-    tensors = _weights(bundle)
-    name = sorted(tensors)[3]
-    tensors[name].view(-1)[-1] = value
-    (bundle / WEIGHTS).write_bytes(tensorfile.to_bytes(tensors))
-    reseal(bundle)
-    refused(bundle, "weights", name)
-
-
-def _header(content: bytes) -> dict[str, dict[str, object]]:
-    length = int.from_bytes(content[:8], "little")
-    header: dict[str, dict[str, object]] = json.loads(content[8 : 8 + length])
-    return header
-
-
-def _with_header(content: bytes, header: object) -> bytes:
-    length = int.from_bytes(content[:8], "little")
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
-
-
-def _entry_changed(key: str, value: object) -> Callable[[bytes], bytes]:
-    def change(content: bytes) -> bytes:
-        header = _header(content)
-        header[sorted(header)[0]][key] = value
-        return _with_header(content, header)
-
-    return change
-
-
-LIES: dict[str, Callable[[bytes], bytes]] = {
-    "truncated": lambda c: c[:-4],
-    "longer": lambda c: c + b"\0\0\0\0",
-    "header length beyond the file": lambda c: (len(c) * 2).to_bytes(8, "little") + c[8:],
-    "header length of 2^63": lambda c: (1 << 63).to_bytes(8, "little") + c[8:],
-    "header length too short": lambda c: (64).to_bytes(8, "little") + c[8:],
-    "empty": lambda c: b"",
-    "header only length": lambda c: c[:8],
-    "other dtype": _entry_changed("dtype", "F64"),
-    "unknown dtype": _entry_changed("dtype", "F4"),
-    "other shape": _entry_changed("shape", [7]),
-    "negative shape": _entry_changed("shape", [-1, -4]),
-    "huge shape": _entry_changed("shape", [1 << 62, 1 << 62]),
-    "overlap": _entry_changed("data_offsets", [0, 4]),
-    "offsets turned": _entry_changed("data_offsets", [8, 0]),
-    "offsets not numbers": _entry_changed("data_offsets", ["0", "4"]),
-    "not an entry": lambda c: _with_header(c, {**_header(c), "extra": 3}),
-    "hole": lambda c: _with_header(c, dict(list(_header(c).items())[1:])),
-}
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_a_weights_file_that_lies_is_refused(bundle: Path, lie: str) -> None:
-    path = bundle / WEIGHTS
-    path.write_bytes(LIES[lie](path.read_bytes()))
-    reseal(bundle)
-    with pytest.raises(BundleRefused) as caught:
-        Bundle.open(bundle)
-    assert caught.value.check in ("weights", "format")
-
-
-def test_a_tensor_in_two_shards_is_refused(bundle: Path) -> None:
-    shutil.copy(bundle / WEIGHTS, bundle / "weights" / "second.safetensors")
-    reseal(bundle)
-    refused(bundle, "weights", "in an earlier file")
-
-
-def test_an_index_that_lists_other_tensors_is_refused(bundle: Path) -> None:
-    (bundle / INDEX).write_text('{"weight_map": {"a": "model.safetensors"}}')
-    reseal(bundle)
-    refused(bundle, "weights", "index")
-
-
 @pytest.mark.parametrize("path", ["labels.json", "golden/golden.json", "CARD.md"])
 def test_a_bundle_built_without_a_needed_file_is_refused(bundle: Path, path: str) -> None:
     (bundle / path).unlink()
     reseal(bundle)
     refused(bundle, "files", path)
-
-
-# ---- our reader of the safetensors layout against the reference writer -----------------------
-
-
-def test_tensors_read_back_bit_for_bit() -> None:
-    tensors = {
-        "f32": torch.randn(3, 4),
-        "bf16": torch.randn(5).bfloat16(),
-        "f16": torch.randn(2, 1, 3).half(),
-        "bool": torch.tensor([True, False, True]),
-        "scalar": torch.tensor(3.5),
-        "empty": torch.zeros(0, 3),
-        "i64": torch.arange(4),
-    }
-    for content in (save(tensors), tensorfile.to_bytes(tensors)):
-        identity = files.FileIdentity(0, 0, len(content), 0, 0)
-        file = files.File("x", identity, bytearray(content), sha256="")
-        read = tensorfile.read_tensors(file)
-        assert read.keys() == tensors.keys()
-        for name, tensor in tensors.items():
-            assert read[name].dtype == tensor.dtype
-            assert torch.equal(read[name], tensor)
 
 
 # ---- nothing between check and use -----------------------------------------------------------
@@ -494,43 +382,6 @@ def test_changed_code_is_refused_by_the_process_that_runs_it(bundle: Path, tmp_p
         file.write("# changed\n")
     assert "pipelines/models/qwen/log_mel.py differ" in refusal()
     assert "pipelines restamp" in refusal()
-
-
-# ---- remembered digests ----------------------------------------------------------------------
-
-
-def _large(size: int) -> files.File:
-    identity = files.FileIdentity(1, 2, size, mtime_ns=10**9, ctime_ns=2 * 10**9)
-    return files.File("weights/a.safetensors", identity, bytearray(), "ab" * 32)
-
-
-def test_a_digest_is_remembered_for_the_very_same_file_only(tmp_path: Path) -> None:
-    size = 64 << 20
-    cache = DigestCache(tmp_path / "digests.json", clock_ns=lambda: 10**12)
-    cache.put(tmp_path, _large(size))
-    cache.save()
-    again = DigestCache(tmp_path / "digests.json")
-    same = _large(size)
-    assert again.get(tmp_path, same.path, same.identity) == same.sha256
-    assert again.get(tmp_path / "other", same.path, same.identity) is None
-    assert again.get(tmp_path, "weights/b.safetensors", same.identity) is None
-    for field, value in {"inode": 3, "size": size + 1, "mtime_ns": 5, "ctime_ns": 5}.items():
-        other = replace(same.identity, **{field: value})
-        assert again.get(tmp_path, same.path, other) is None, field
-
-
-def test_a_small_or_a_fresh_file_is_not_remembered(tmp_path: Path) -> None:
-    cache = DigestCache(tmp_path / "digests.json", clock_ns=lambda: 3 * 10**9)
-    cache.put(tmp_path, _large(64 << 20))  # written a second ago: may change again
-    cache.put(tmp_path, _large(1000))
-    for file in (_large(64 << 20), _large(1000)):
-        assert cache.get(tmp_path, file.path, file.identity) is None
-
-
-def test_an_unreadable_cache_is_an_empty_one(bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "digests.json").write_text("{")
-    opened = Bundle.open(bundle, cache=DigestCache(tmp_path / "digests.json"))
-    assert opened.stamp.hex == Bundle.open(bundle).stamp.hex
 
 
 # ---- writing ---------------------------------------------------------------------------------

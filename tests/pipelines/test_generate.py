@@ -82,12 +82,17 @@ def test_a_text_is_the_same_in_any_company(
         assert [begun[n].tokens for n in range(5)] == expected
 
 
-def test_a_cancelled_text_stops_and_the_others_go_on(backbone: QwenOmniBackbone) -> None:
+@pytest.mark.parametrize("asked", [False, True], ids=["alone", "another waits"])
+def test_a_cancelled_text_stops_and_the_others_go_on(
+    backbone: QwenOmniBackbone, asked: bool
+) -> None:
     rows = five_rows()
     writing = Writing(backbone, decode, [])
     texts = begin(writing, rows[:3], 9)
     writing.step()
     texts[0].cancel()
+    if asked:  # its line is taken by the last one, before the next step
+        assert takes(writing, rows[3:4], 9)
     while writing.live:
         writing.step()
     assert [text.ending for text in texts] == ["cancelled", "length", "length"]

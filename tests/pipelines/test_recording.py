@@ -32,7 +32,7 @@ from pipelines.pipeline import Pipeline
 from pipelines.recording import record_batches, record_steps, sizes_to
 from pipelines.types import Prepared
 from tests.support import tinygemma, tinyrows
-from tests.support.opcount import OpCount
+from tests.support.opcount import OpCount, TouchedMemory
 
 LABELS = ((65, 66, 258), (90, 258), (65, 70, 71, 258))
 SMALL = buckets((1, 2, 4), (64, 128))
@@ -56,6 +56,25 @@ class Small(DirectCapture):
         if not self.left:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().record(work)
+
+
+class Addressed(DirectCapture):
+    """`strange`: memory that a replay found elsewhere than the capture did. A CUDA graph would have
+    gone on with that of the capture."""
+
+    def __init__(self) -> None:
+        self.strange: set[int] = set()
+
+    def record(self, work: Work) -> Work:
+        with TouchedMemory() as captured:
+            work()
+
+        def replay() -> None:
+            with TouchedMemory() as touched:
+                work()
+            self.strange |= touched.given - captured.given
+
+        return replay
 
 
 def scored_by(labels: tuple[Tokens, ...]) -> Callable[[Prepared], tuple[Tokens, ...]]:
@@ -265,6 +284,32 @@ def test_texts_that_no_recording_holds_are_written_all_the_same() -> None:
     begin(backbone, writing, [short])
     writing.step()
     assert writing.replayed == 2  # back in the pinned blocks
+
+
+def test_a_replay_finds_its_memory_where_the_capture_did() -> None:
+    """Also after texts that had more lines than the recordings: a larger state went with them."""
+    backbone, capture = tinyrows.tiny_backbone(), Addressed()
+    short, long = tinyrows.row(["ab"]), tinyrows.row(["c" * 280])
+    writing = Writing(backbone, lambda ids: "", [])
+    batch = collate([short] * 2, lambda _: (), backbone.geometry)
+    assert writing.record(recorded(capture), [1, 2], [64, 256], batch)
+    for rows in ([short, short], [long], [short]):
+        begin(backbone, writing, rows)
+        writing.step()
+        if rows != [short, short]:
+            while writing.live:
+                writing.step()
+    assert writing.replayed > 2 and not capture.strange
+
+
+def test_batches_are_replayed_in_the_memory_of_their_capture(pipeline: Pipeline) -> None:
+    samples = [case.sample for case in golden_file.read(pipeline.bundle)[0]]
+    capture = Addressed()
+    record_batches(pipeline, recorded(capture), SMALL)
+    pipeline.predict(samples)
+    assert isinstance(pipeline.backbone.recorded, StackGraphs)
+    assert not capture.strange
+    pipeline.backbone.recorded = None
 
 
 def test_a_recorded_step_waits_for_nothing_and_copies_nothing_from_the_host() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -130,13 +132,24 @@ def test_only_bytes_show_a_change_that_kept_the_time(bundle: Path, opened: Bundl
     assert described(watch.verify(disk=False)) == [f"CARD.md {ON_DISK}"]
 
 
+def loaded_again(module: ModuleType) -> ModuleType:
+    """From the same source: what is set in it reaches no other test."""
+    spec = importlib.util.spec_from_file_location(module.__name__, module.__file__)
+    assert spec is not None and spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    return again
+
+
 def test_a_patched_function_and_constant_are_named_and_may_change_answers_now(
-    opened: Bundle, monkeypatch: pytest.MonkeyPatch
+    opened: Bundle,
 ) -> None:
-    """Patching is what this is about, so the names are really set in the modules."""
-    watch = SkewWatch(opened)
-    monkeypatch.setattr(decode_image, "_TIFF_SCHEMES", (0.5, 0.5, 0.5))
-    monkeypatch.setattr(speed, "_device_class", lambda *_: "cpu")
+    modules = {module.__name__: loaded_again(module) for module in (decode_image, speed)}
+    watch = SkewWatch(opened, modules=lambda: modules)
+    image, baseline = (vars(module) for module in modules.values())
+    schemes, device_class = image["_TIFF_SCHEMES"], baseline["_device_class"]
+    image["_TIFF_SCHEMES"] = (0.5, 0.5, 0.5)
+    baseline["_device_class"] = lambda *_: "cpu"
     function, constant = watch.look()
     assert (constant.name, constant.affects_answers_now) == (
         "pipelines.media.decode_image._TIFF_SCHEMES",
@@ -145,7 +158,7 @@ def test_a_patched_function_and_constant_are_named_and_may_change_answers_now(
     assert "and is (0.5, 0.5, 0.5) in memory" in constant.message
     assert str(function) == "pipelines.bundle.speed._device_class was replaced in memory"
     assert function.affects_answers_now
-    monkeypatch.undo()
+    image["_TIFF_SCHEMES"], baseline["_device_class"] = schemes, device_class
     assert watch.look() == ()
 
 
@@ -153,6 +166,7 @@ SCRIPT = """if True:
     import sys
     from pathlib import Path
     from pipelines.bundle.bundle import Bundle
+    from pipelines.bundle import speed
     from pipelines.bundle.skew import SkewWatch
     here = Path("pipelines")
     audio, extra = here / "models" / "qwen" / "log_mel.py", here / "zz.py"
@@ -166,6 +180,7 @@ SCRIPT = """if True:
         # As uv installs a package: a second name of a file, or a link to one.
         lambda: Path("cached").hardlink_to(audio),
         lambda: (audio.unlink(), audio.symlink_to(Path("cached").resolve())),
+        lambda: setattr(speed, "_device_class", str),
     ]
     for move in moves:
         move()
@@ -192,6 +207,7 @@ def test_a_source_file_that_moves_on_disk_is_named_until_it_is_back(
         "['pipelines/models/qwen/log_mel.py is gone']",
         "['pipelines/zz.py is new on disk']",
         *["[]"] * 3,
+        "['pipelines.bundle.speed._device_class was replaced in memory']",
     ]
 
 

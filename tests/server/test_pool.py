@@ -1,57 +1,18 @@
-"""The pool with real processes: death, quarantine, cancellation, order, stickiness, judgement."""
+"""The rows of a pool with real processes: answers, quarantine, cancellation, order, stickiness."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import resource
-import signal
-import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from server.errors import PoolRefused
-from server.pool.forks import ReplicaProcess
-from server.pool.pool import Pool
-from server.types import Outcome, Work
 from tests.support.patience import patience
 from tests.support.running import until
-from tests.support.stub_replica import STAMP, stub_config, stub_pool, stub_spawner, work
-
-
-@asynccontextmanager
-async def running(
-    replicas: int = 1, settings: dict[str, Any] | None = None, **stub: object
-) -> AsyncIterator[Pool]:
-    pool = stub_pool(stub_config(warm_pool=replicas, **(settings or {})), **stub)
-    await pool.start()
-    try:
-        await until(lambda: pool.serving == replicas)
-        yield pool
-    finally:
-        await pool.stop()
-
-
-class Ask:
-    """One row submitted to a pool; await `answer`."""
-
-    def __init__(self, pool: Pool, row: Work) -> None:
-        self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.tokens: list[str] = []
-        self.entry = pool.submit(row, self.answer.set_result, self.tokens.append)
-
-
-async def ask(pool: Pool, entry_id: str, text: str, **changes: Any) -> Outcome:
-    return await Ask(pool, work(entry_id, text, **changes)).answer
-
-
-def pid(pool: Pool, index: int = 0) -> int:
-    return pool.statuses()[index].pid
+from tests.support.running_pool import Ask, ask, pid, running
+from tests.support.stub_replica import STAMP, work
 
 
 async def test_an_answer_names_its_stamp_and_its_stages_add_up() -> None:
@@ -95,31 +56,6 @@ async def test_a_row_that_breaks_its_batch_fails_alone() -> None:
         assert faults[2] and faults[2].reason == "FORWARD_FAILED"
 
 
-async def test_ten_kills_under_load_fail_no_request() -> None:
-    async with running(2) as pool:
-        stop = asyncio.Event()
-        outcomes: list[Outcome] = []
-
-        async def caller(number: int) -> None:
-            count = 0
-            while not stop.is_set():
-                count += 1
-                outcomes.append(await ask(pool, f"{number}.{count}", "sleep 0.002"))
-
-        callers = [asyncio.create_task(caller(number)) for number in range(16)]
-        for kill in range(10):
-            await asyncio.sleep(0.1)
-            await until(lambda: pool.serving == 2)
-            os.kill(pid(pool, kill % 2), signal.SIGKILL)
-            await until(lambda: pool.serving < 2)
-        await until(lambda: pool.serving == 2)
-        stop.set()
-        await asyncio.gather(*callers)
-        assert [outcome for outcome in outcomes if outcome.answer is None] == []
-        assert any(outcome.retried for outcome in outcomes)
-        assert sum(status.restarts for status in pool.statuses()) == 10
-
-
 async def test_a_request_that_kills_two_replicas_is_quarantined_and_its_company_answered() -> None:
     async with running(2) as pool:
         blockers = [Ask(pool, work(f"b{n}", f"sleep {patience(0.1)}")) for n in range(2)]
@@ -140,47 +76,6 @@ async def test_a_row_is_not_suspected_where_replicas_lost_their_weights(tmp_path
         assert outcome.answer and outcome.retried and len(os.listdir(tmp_path)) == 3
         exits = [status.last_exit for status in pool.statuses() if status.last_exit]
         assert exits and all("held its weights ended" in why for why in exits)
-
-
-async def test_rows_wait_while_the_only_replica_is_replaced() -> None:
-    async with running() as pool:
-        before = pid(pool)
-        os.kill(before, signal.SIGKILL)
-        await until(lambda: pool.serving == 0)
-        outcome = await ask(pool, "a", "x")
-        assert outcome.answer and outcome.answer.label != str(before)
-        assert "SIGKILL" not in pool.statuses()[0].reason
-        assert pool.statuses()[0].restarts == 1
-
-
-async def test_a_replica_that_stops_moving_is_killed_and_its_row_retried() -> None:
-    # On a slow machine a shorter limit kills the replica while it starts, before it has the row.
-    async with running(settings={"stall_s": patience(0.5)}) as pool:
-        os.kill(pid(pool), signal.SIGSTOP)
-        outcome = await ask(pool, "a", "x")
-        assert outcome.answer and outcome.retried
-
-
-async def test_a_death_is_reported_with_its_reason_and_stays_in_the_status() -> None:
-    """It was in the log alone: the console showed a healthy replica again a moment later."""
-    reported: list[str] = []
-    config = stub_config(warm_pool=1, stall_s=0.5)
-    pool = Pool(config, stub_spawner(), exited=lambda facts, why: reported.append(why))
-    await pool.start()
-    try:
-        await until(lambda: pool.statuses()[0].state == "ready")
-        assert (await ask(pool, "a", "x")).answer
-        before = pool.statuses()[0]
-        assert before.p95_ms > 0 and before.last_exit == ""
-        os.kill(pid(pool), signal.SIGSTOP)
-        outcome = await ask(pool, "b", "x")
-        assert outcome.answer and outcome.retried
-        status = pool.statuses()[0]
-        assert status.last_exit.startswith("killed: no progress for 0.5 s after ")
-        assert before.last_progress <= status.last_exit_at <= status.last_progress
-        assert reported == [f"replica 0 {status.last_exit}"]
-    finally:
-        await pool.stop()
 
 
 async def test_a_cancelled_row_never_reaches_a_replica() -> None:
@@ -339,73 +234,6 @@ async def test_what_a_new_row_waits_grows_with_the_rows_before_it_and_ends_with_
     assert 0.05 < few < many
 
 
-async def test_a_refused_bundle_ends_the_start_with_its_check() -> None:
-    pool = stub_pool(stub_config(warm_pool=2), refuse="labels.json was changed")
-    with pytest.raises(PoolRefused, match=r"labels\.json was changed") as caught:
-        await pool.start()
-    assert caught.value.check == "hash"
-
-
-async def test_a_replica_that_crashes_while_loading_ends_the_start() -> None:
-    pool = stub_pool(stub_config(), crash=True)
-    with pytest.raises(PoolRefused, match="exit code 3"):
-        await pool.start()
-
-
-async def test_a_pool_that_does_not_fit_in_memory_is_refused_with_the_numbers() -> None:
-    pool = stub_pool(stub_config(warm_pool=1000))
-    with pytest.raises(PoolRefused, match=r"1000 replicas need .* MiB together.* fit") as caught:
-        await pool.start()
-    assert caught.value.check == "memory"
-
-
-async def test_a_replica_with_another_stamp_never_serves() -> None:
-    pool = stub_pool(stub_config(warm_pool=2), stamps=f"{STAMP},{'cd' * 32}")
-    await pool.start()
-    try:
-        await until(lambda: any("stamp" in status.reason for status in pool.statuses()))
-        assert pool.serving <= 1
-    finally:
-        await pool.stop()
-
-
-async def test_wrong_answers_take_a_replica_out_and_end_it() -> None:
-    settings = {"probe_interval_s": 0.0}
-    pool = stub_pool(stub_config(**settings), probes="right,wrong")
-    pool.quiet_s = 0.0
-    await pool.start()
-    try:
-        await until(lambda: pool.statuses()[0].state == "wrong")
-        assert "the probe was wrong" in pool.statuses()[0].reason
-        await until(lambda: pool.statuses()[0].restarts > 0)
-    finally:
-        await pool.stop()
-
-
-async def test_a_slow_replica_serves_and_says_so() -> None:
-    async with running(probes="slow") as pool:
-        (status,) = pool.statuses()
-        assert status.state == "slow" and "the probe was slow" in status.reason
-        assert (await ask(pool, "a", "x")).answer
-
-
-async def test_one_slow_probe_is_repeated_before_it_counts() -> None:
-    async with running(probes="slow,right") as pool:
-        assert pool.statuses()[0].state == "ready"
-
-
-async def test_stopping_ends_every_process_and_answers_what_waits() -> None:
-    async with running(2) as pool:
-        pids = [status.pid for status in pool.statuses()]
-        waiting = Ask(pool, work("w", "sleep 5"))
-        await until(lambda: pool.in_flight == 1)
-    outcome = await waiting.answer
-    assert outcome.fault and outcome.fault.code == "UNAVAILABLE"
-    for process in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(process, 0)
-
-
 async def test_a_row_that_one_replica_has_no_memory_for_is_answered_by_another() -> None:
     async with running(2, short_below=1) as pool:
         outcomes = [await ask(pool, f"r{number}", "large") for number in range(6)]
@@ -430,63 +258,3 @@ async def test_a_row_that_no_replica_has_memory_for_is_refused_with_a_time() -> 
     async with running(1, short_below=1) as pool:
         outcome = await ask(pool, "a", "large")
         assert outcome.fault is not None and outcome.fault.code == "RESOURCE_EXHAUSTED"
-
-
-async def test_a_replica_that_hangs_is_replaced_within_three_heartbeats() -> None:
-    async with running(2, {"stall_s": 600.0}) as pool:
-        stopped = pool.statuses()[0].pid
-        os.kill(stopped, signal.SIGSTOP)
-        answers = await asyncio.gather(*(ask(pool, f"r{n}", "hello") for n in range(16)))
-        assert all(outcome.answer for outcome in answers)
-        await until(lambda: pool.serving == 2 and pool.statuses()[0].pid != stopped)
-        assert "3 heartbeats missed" in pool.statuses()[0].last_exit
-
-
-async def test_a_replica_that_dies_while_no_descriptor_is_left_is_started_later() -> None:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    async with running(1, {"restart_longest_s": 0.2}) as pool:
-        dead = pid(pool)
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-            os.kill(dead, signal.SIGKILL)
-            await until(lambda: "Too many open files" in pool.last_death)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        assert (await ask(pool, "a", "hello")).answer
-        assert pid(pool) != dead
-
-
-async def test_a_fault_of_the_front_itself_is_a_death_like_any_other() -> None:
-    spawn, faults = stub_spawner(), [RuntimeError("a bug")]
-
-    async def broken(index: int, end: socket.socket) -> ReplicaProcess:
-        process = await spawn(index, end)
-        if faults:
-            raise faults.pop()
-        return process
-
-    pool = Pool(stub_config(), spawn)
-    await pool.start()
-    try:
-        await until(lambda: pool.serving == 1)
-        replica = pool._replicas[0]
-        replica._spawn = broken
-        os.kill(pid(pool), signal.SIGKILL)
-        assert (await ask(pool, "a", "hello")).answer and not faults
-        assert "RuntimeError('a bug')" in pool.last_death and replica.restarts == 2
-    finally:
-        await pool.stop()
-
-
-async def test_a_front_that_stood_still_does_not_kill_a_replica_for_it() -> None:
-    slept_s = [0.0]
-    pool = Pool(stub_config(stall_s=30.0), stub_spawner(), lambda: time.monotonic() + slept_s[0])
-    await pool.start()
-    try:
-        await until(lambda: pool.serving == 1)
-        asked = Ask(pool, work("a", "sleep 1.0"))
-        await until(lambda: pool.in_flight == 1)
-        slept_s[0] = 40.0
-        assert (await asked.answer).answer and pool.statuses()[0].restarts == 0
-    finally:
-        await pool.stop()

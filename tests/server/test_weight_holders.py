@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from pipelines.models.qwen.backbone import QwenOmniBackbone
@@ -28,7 +31,7 @@ from server.replica import main as replica
 from server.replica import placement
 from server.replica.weights.holder import Held, Holder, held
 from server.replica.weights.mapped import shared_weights
-from server.replica.weights.messages import ASK_BYTES, receive
+from server.replica.weights.messages import ASK_BYTES, hand_over, receive
 from tests.support.patience import patience
 from tests.support.running import until
 from tests.support.tinybundle import thinker_config, thinker_tensors
@@ -145,6 +148,40 @@ def test_replicas_map_what_the_holder_has_and_answer_as_with_weights_of_their_ow
         assert lost.acquire(timeout=patience(20))
 
 
+def test_a_connection_that_is_reset_is_the_end_of_the_holder(tmp_path: Path) -> None:
+    """It closes while something that it has not read is on the way to it."""
+    block, layout = filled(thinker_tensors(), CPU, torch.float32)
+    lost = threading.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+
+        def hold() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1, socket.MSG_PEEK)  # what the replica asks for stays unread
+                values, descriptors = block.export()
+                about = {"stamp": "", "pid": 1, "layout": layout.to_values(), "block": values}
+                hand_over(connection, about, descriptors)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        found = shared_weights(tmp_path / "s", CPU, torch.float32, "", lost=lost.set)
+        holder.join(patience(20))
+    assert found.tensors is not None
+    assert lost.wait(patience(20))
+
+
+def test_what_cannot_be_read_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, (tmp_path / "file").open("w") as file:
+        before = os.listdir("/proc/self/fd")
+        socket.send_fds(ours, [b"\xff\xff\xff\xff"], [file.fileno()])
+        with pytest.raises(ValueError, match="a message of 4294967295 bytes"):
+            receive(theirs)
+        assert os.listdir("/proc/self/fd") == before
+
+
 def test_without_a_holder_a_replica_has_weights_of_its_own_and_the_reason(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
@@ -201,9 +238,8 @@ async def test_holders_start_when_asked_one_a_device_and_end_with_their_pool() -
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     holders = WeightHolders(lambda device: (sys.executable, "-c", STAND_IN, device), environment)
     path = holders.path()
-    assert (
-        path is not None and path == holders.path() and path.parent.stat().st_mode & 0o777 == 0o700
-    )
+    assert path is not None and path == holders.path()
+    assert path.is_socket() and os.readlink(path).endswith("(deleted)"), "nobody finds it by name"
     assert holders.pids == {}
     first, kept = await asyncio.to_thread(ask, path, "cuda:0")
     again, _ = await asyncio.to_thread(ask, path, "cuda:0")
@@ -217,10 +253,59 @@ async def test_holders_start_when_asked_one_a_device_and_end_with_their_pool() -
     assert replaced["pid"] != first["pid"]
 
     await holders.close()
-    assert await asyncio.to_thread(kept.recv, 1) == b"" and not path.parent.exists()
+    assert await asyncio.to_thread(kept.recv, 1) == b"" and not path.exists()
     for pid in (replaced["pid"], other["pid"]):
         await until(lambda pid=pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
     assert holders.pids == {}
+
+
+LISTENS = """
+import asyncio
+from server.pool.weight_holders import WeightHolders
+async def listen():
+    print(WeightHolders(lambda device: (), {}).path(), flush=True)
+    await asyncio.Event().wait()
+asyncio.run(listen())
+"""
+
+
+def test_a_front_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
+    front = subprocess.Popen(
+        (sys.executable, "-c", LISTENS),
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)},
+    )
+    with front:
+        assert front.stdout is not None
+        path = Path(front.stdout.readline().decode().strip())
+        with socket.socket(socket.AF_UNIX) as replica:
+            replica.connect(str(path))
+        front.kill()
+    assert os.listdir(tmp_path) == [] and not path.exists()
+
+
+async def test_a_replica_that_asks_while_no_descriptor_is_left_is_answered_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    holders = WeightHolders(
+        lambda device: (sys.executable, "-c", STAND_IN, device), environment, again_s=0.1
+    )
+    path = holders.path()
+    assert path is not None
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as replica:
+        replica.connect(str(path))
+        replica.sendall(b"cpu".ljust(ASK_BYTES))
+        replica.settimeout(patience(20))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            await until(lambda: "a replica waits for its weights" in caplog.text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        answer = await asyncio.to_thread(receive, replica)
+    assert answer.values["device"] == "cpu"
+    await holders.close()
 
 
 def test_weights_are_shared_where_that_saves_memory(tiny_bundle: Path) -> None:

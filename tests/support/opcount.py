@@ -1,4 +1,4 @@
-"""Counts what torch dispatches: on a GPU each of these is at least one launch, or a wait."""
+"""Looks at what torch dispatches: on a GPU each of these is at least one launch, or a wait."""
 
 from __future__ import annotations
 
@@ -44,16 +44,37 @@ class OpCount(TorchDispatchMode):
         return result
 
 
+class TouchedMemory(TorchDispatchMode):
+    """`given`: addresses of the memory that was there before, and not made meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: set[int] = set()
+        self._made: set[int] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        self.given |= _memories((args, kwargs)) - self._made
+        result = func(*args, **(kwargs or {}))
+        self._made |= _memories(result) - self.given
+        return result
+
+
 def _in_place(name: str) -> bool:
     return name.endswith("_") and not name.endswith("__")
 
 
 def _is_view(result: Any, args: tuple[Any, ...]) -> bool:
     """Of the memory of an argument, so that nothing was computed."""
-    made = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
-    given = {_memory(t) for t in pytree.tree_leaves(args) if isinstance(t, torch.Tensor)}
-    return bool(made) and all(_memory(tensor) in given for tensor in made)
+    made = _memories(result)
+    return bool(made) and made <= _memories(args)
 
 
-def _memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _memories(values: Any) -> set[int]:
+    tensors = (t for t in pytree.tree_leaves(values) if isinstance(t, torch.Tensor))
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}

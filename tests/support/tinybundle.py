@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -22,8 +23,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from pipelines.build import from_checkpoint
 from pipelines.build.build import BundleSpec, loader, write_bundle
 from pipelines.bundle import manifest
+from pipelines.bundle.bundle import Bundle
 from pipelines.bundle.parameters import write
 from pipelines.bundle.stamp import Leaf
+from pipelines.errors import BundleRefused
 from pipelines.media import limits
 from pipelines.models import tokens
 from pipelines.models.qwen import log_mel, patches, thinker
@@ -207,3 +210,10 @@ def wav(seconds: float = 0.4, rate: int = 16000, frequency: float = 440.0) -> by
         file.setframerate(rate)
         file.writeframes((tone * 20000).astype("<i2").tobytes())
     return out.getvalue()
+
+
+def refused(path: Path, check: str, words: str = ".") -> BundleRefused:
+    with pytest.raises(BundleRefused, match=words) as caught:
+        Bundle.open(path)
+    assert caught.value.check == check, str(caught.value)
+    return caught.value

@@ -112,9 +112,10 @@ _MACHINES: Mapping[str, _Machine] = {
 Instruction = tuple[int, int, int, int]
 
 
-def shut_in(address_space: int) -> str:
-    """For the rest of this process, in its only thread; `address_space` in bytes. Returns what
-    holds, for people: "seccomp and limits", or "limits only" with the reason.
+def shut_in(address_space: int, machine: str | None = None) -> str:
+    """For the rest of this process, in its only thread; `address_space` in bytes; `machine` as
+    platform.machine() names it, by default this one. Returns what holds, for people: "seccomp and
+    limits", or "limits only" with the reason.
 
     Raises OSError when not even the limits can be set.
     """
@@ -125,7 +126,7 @@ def shut_in(address_space: int) -> str:
         (resource.RLIMIT_NOFILE, 0),
     ):
         resource.setrlimit(name, (value, value))
-    reason = _filter()
+    reason = _filter(machine or platform.machine())
     return f"limits only ({reason})" if reason else "seccomp and limits"
 
 
@@ -175,11 +176,10 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-def _filter() -> str:
+def _filter(machine: str) -> str:
     """Sets the filter; returns why not, or ""."""
     if sys.platform != "linux":
         return f"{sys.platform} has no seccomp"
-    machine = platform.machine()
     if machine not in _MACHINES:
         return f"no list of system calls for {machine}"
     instructions = program(machine, os.getpid())

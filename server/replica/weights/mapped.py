@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,7 +89,7 @@ def _mapped(handed: Handed, device: torch.device, dtype: torch.dtype, stamp: str
 
 
 def _watch(connection: socket.socket, lost: Callable[[], object]) -> None:
-    with connection:
+    with connection, suppress(OSError):  # a reset is its end too
         connection.recv(1)  # it sends no more
     lost()
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import struct
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +39,20 @@ def hand_over(to: socket.socket, values: dict[str, Any], descriptors: list[int])
 def receive(source: socket.socket) -> Handed:
     """Raises EOFError at the end, OSError, ValueError for what is not such a message."""
     first, descriptors, _, _ = socket.recv_fds(source, 1 << 16, MOST_DESCRIPTORS)
-    found = bytearray(first)
-    while len(found) < _LENGTH.size:
-        found += _more(source)
-    (length,) = _LENGTH.unpack_from(found)
-    if length > MOST_BYTES:
-        raise ValueError(f"a message of {length} bytes")
-    while len(found) < _LENGTH.size + length:
-        found += _more(source)
-    return Handed(json.loads(bytes(found[_LENGTH.size :])), tuple(descriptors))
+    with ExitStack() as undo:
+        for descriptor in descriptors:
+            undo.callback(os.close, descriptor)
+        found = bytearray(first)
+        while len(found) < _LENGTH.size:
+            found += _more(source)
+        (length,) = _LENGTH.unpack_from(found)
+        if length > MOST_BYTES:
+            raise ValueError(f"a message of {length} bytes")
+        while len(found) < _LENGTH.size + length:
+            found += _more(source)
+        handed = Handed(json.loads(bytes(found[_LENGTH.size :])), tuple(descriptors))
+        undo.pop_all()
+    return handed
 
 
 def _more(source: socket.socket) -> bytes:
