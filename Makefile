@@ -34,8 +34,8 @@ console: $(VENV)/.everything system  ## set up, then open the console on the loc
 demo: $(VENV)/.everything  ## two simulated weeks with a fault, in a few minutes
 	$(BIN)/python -m examples.fortnight
 
-# Two processes of equal length: most tests of the server wait for other processes. More of them
-# import torch and Qt more often and starve each other on two cores.
+# Two halves, side by side: most tests of the server wait for other processes. With more of them
+# torch and Qt are imported more often, and they starve each other on two cores.
 FIRST := tests/server
 
 test: setup lint typecheck  ## set up (Qt's system libraries too), then run every check

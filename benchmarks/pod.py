@@ -24,21 +24,23 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.serve import ROOT, LoadClient
 from proto import observe_pb2
 from server.commands.client import CommandConnection
-from trefoil import AsyncClient, TrefoilError, image, text
+from trefoil import TrefoilError
 
-ROOT = Path(__file__).resolve().parents[1]
 DEPLOYMENT = ROOT / "installers/kubernetes/base/deployment.yaml"
 ADDRESS = "127.0.0.1:18466"
 ROOMY_MIB, TIGHT_MIB = 3072, 900
 CALLERS = 8
 READY_S = 900.0  # on a machine with much other work
+THREADS = {"automatic": (), "1": ("--threads", "1"), "2": ("--threads", "2")}
 WITHIN = 0.10  # of the share of time that a hand-set server is stopped
 SYSTEM = ("/usr", "/etc", "/opt")
 LINKS = ("bin", "lib", "lib64", "sbin")
@@ -212,35 +214,20 @@ async def ready(process: subprocess.Popen[str], log: Path) -> dict[str, str]:
             await asyncio.sleep(0.5)
 
 
-async def load(seconds: float, picture: Path) -> int:
-    """Rows that were answered by CALLERS without a pause."""
-    answered = 0
-
-    async def caller(client: AsyncClient, end: float) -> None:
-        nonlocal answered
-        while time.monotonic() < end:
-            await client.predict(text("the belt slips at start"), image(picture))
-            answered += 1
-
-    async with AsyncClient(ADDRESS, timeout_s=60.0) as client:
-        end = time.monotonic() + seconds
-        await asyncio.gather(*(caller(client, end) for _ in range(CALLERS)))
-    return answered
-
-
 def share(found: Stopped) -> float:
     return found.throttled / max(1, found.periods)
 
 
-async def measured(flags: Sequence[str], seconds: float) -> tuple[str, Stopped, int]:
-    """(its reason for the number of threads, what the kernel counted, rows answered)."""
-    picture = next((ROOT / "pipelines/triage/samples").rglob("*.jpg"))
+def measured(load: LoadClient, flags: Sequence[str], seconds: float) -> tuple[str, Stopped, float]:
+    """(its reason for the number of threads, what the kernel counted, rows a second)."""
     with pod(ROOMY_MIB, *flags) as (process, group, log):
-        reasons = await ready(process, log)
-        await load(3.0, picture)
+        reasons = asyncio.run(ready(process, log))
+        load.measure([ADDRESS], CALLERS, 3.0, "unary")
         before = stopped(group)
-        answered = await load(seconds, picture)
-        return reasons.get("threads", ""), stopped(group).since(before), answered
+        found = load.measure([ADDRESS], CALLERS, seconds, "unary")
+        if found["failed"]:
+            raise SystemExit(f"{found['failed']:.0f} requests failed: {last_lines(log)}")
+        return reasons.get("threads", ""), stopped(group).since(before), found["rps"]
 
 
 def too_small() -> tuple[int, str]:
@@ -263,18 +250,13 @@ def main() -> int:
     good = code == 78 and "control group" in line
     shares: dict[str, list[float]] = {}
     print("| threads | reason | stopped in | of the time | rows/s |\n|---|---|---|---|---|")
-    for _ in range(arguments.repeats):
-        for name, flags in (
-            ("automatic", ()),
-            ("1", ("--threads", "1")),
-            ("2", ("--threads", "2")),
-        ):
-            reason, found, answered = asyncio.run(measured(flags, arguments.seconds))
+    with LoadClient() as load:
+        for _, (name, flags) in product(range(arguments.repeats), THREADS.items()):
+            reason, found, rate = measured(load, flags, arguments.seconds)
             shares.setdefault(name, []).append(share(found))
             print(
                 f"| {name} | {reason} | {found.throttled} of {found.periods} periods "
-                f"({share(found):.0%}) | {found.seconds / arguments.seconds:.0%} | "
-                f"{answered / arguments.seconds:.1f} |",
+                f"({share(found):.0%}) | {found.seconds / arguments.seconds:.0%} | {rate:.1f} |",
                 flush=True,
             )
             if name == "automatic":

@@ -26,9 +26,10 @@ from pathlib import Path
 
 from benchmarks.fleet.calls import ONCE, PAUSE_S
 from benchmarks.fleet.proxies import ENVOY_AT, HAPROXY_AT, start_envoy, start_haproxy
-from benchmarks.fleet.site import PLACES, PORT, RESOLVER, ROOT, SETTLE_S, TARGET, Record, Site
+from benchmarks.fleet.site import PLACES, PORT, RESOLVER, SETTLE_S, TARGET, Record, Site
 from benchmarks.fleet.switching import switch
 from benchmarks.fleet.traffic import Way, join, kill, leave, sticky, through_client, through_proxy
+from benchmarks.serve import ROOT
 from trefoil import RetryPolicy
 
 INSIDE = "TREFOIL_FLEET_INSIDE"  # set in the namespaces

@@ -17,7 +17,7 @@ PAUSE_S = 0.05  # of a caller between two calls: two quiet cores carry all of th
 
 @dataclass(slots=True)
 class Load:
-    """Callers without a pause but PAUSE_S, and what became of their calls."""
+    """What became of the calls of `load`: by server, stamp and error."""
 
     by_server: Counter[str] = field(default_factory=Counter)
     stamps: Counter[str] = field(default_factory=Counter)

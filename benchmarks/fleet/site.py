@@ -15,7 +15,8 @@ from typing import Any
 
 import grpc
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.serve import ROOT
+
 NAME, PORT, RESOLVER = "trefoil.test", 8433, "127.0.0.5"
 PROBES = 8480  # of --http, for a proxy that cannot ask health over gRPC
 PLACES = {"north": "127.0.0.2", "south": "127.0.0.3", "west": "127.0.0.4"}
@@ -76,18 +77,8 @@ class Site:
         data.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "server.main", "--listen", f"{PLACES[name]}:{PORT}"]
         command += ["--bundle", str(self.bundle)] if bundle else []
-        command += ["--data", str(data), "--name", name]
-        command += [
-            "--http",
-            f"{PLACES[name]}:{PROBES}",
-            "--lame-duck",
-            "5",
-            "--threads",
-            "1",
-            "--connection-age",
-            str(AGE_S),
-            *flags,
-        ]
+        command += ["--data", str(data), "--name", name, "--http", f"{PLACES[name]}:{PROBES}"]
+        command += ["--lame-duck", "5", "--threads", "1", "--connection-age", str(AGE_S), *flags]
         log = open(self.folder / f"{name}.log", "a")
         self.running[name] = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True)
 

@@ -22,9 +22,8 @@ from server.replica.link import HEARTBEAT_S, LENGTH
 MIXES = ("image", "text")
 LABELS = ("run on", "watch", "stop line")
 FORWARD_MS = 8.0
-_FIRST_PID = (
-    1 << 23
-)  # above what the kernel gives: nothing is found under it, and nothing signalled
+# Above what the kernel gives: nothing is found under it, and nothing signalled.
+_FIRST_PID = 1 << 23
 _numbers = itertools.count(_FIRST_PID)
 
 

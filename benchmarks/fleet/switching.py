@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import grpc
 
 from benchmarks.fleet.calls import ONCE, load, said
-from benchmarks.fleet.site import PLACES, PORT, ROOT, SETTLE_S, TARGET, Site
+from benchmarks.fleet.site import PLACES, PORT, SETTLE_S, TARGET, Site
+from benchmarks.serve import ROOT
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
 from tests.support.bundle_shelf import shelf

@@ -1,5 +1,6 @@
 """Trefoil as a Ray Serve deployment: each of its replicas is one engine with its own processes.
 
+    serve start --grpc-port 9000 --grpc-servicer-functions installers.ray.application.add_inference
     serve run installers.ray.application:build flags='--bundle /bundles/triage --warm-pool 2'
 
 Ray places, restarts and scales the engines, and its proxy owns the port. Messages stay bytes from
@@ -56,7 +57,7 @@ def add_inference(servicer: Any, server: Any) -> None:
 
 
 class Trefoil:
-    """Needs the flags of `server`, but for --listen; --data becomes a folder below it."""
+    """Needs the flags of `server`, but for --listen, --data and those of a port."""
 
     async def __init__(self, flags: str = "") -> None:  # type: ignore[misc]
         """Ray awaits it, and gives this engine no call before its replicas are proved."""

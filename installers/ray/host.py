@@ -14,8 +14,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from server.api.listen_address import CannotListen
 from server.api.listener import Listener
-from server.commands.flags import config_of
+from server.commands.flags import config_of, flags
 from server.commands.serve import identity_of, pool_of
 from server.config import ServerConfig
 from server.deploy.boot_choice import choices
@@ -32,11 +33,19 @@ from server.telemetry_port import telemetry_of
 
 SOCKET = "engine.sock"  # in the data directory
 SERVING = ("READY", "DEGRADED")
+# Settings of a port, which the other shell has. Silently they would be believed in.
+OF_THE_PORT = ("http", "prometheus", "tls_cert", "tls_key", "tls_client_ca", "tokens")
 
 
-def host_of_flags(flags: Sequence[str]) -> EngineHost:
-    """From the flags of `server`, but for --listen. Ends the process for a wrong one."""
-    config = config_of(server_parser().parse_args(list(flags)))
+def host_of_flags(words: Sequence[str]) -> EngineHost:
+    """From the flags of `server`, but for --listen. Ends the process for a wrong one.
+
+    Raises CannotListen for those that secure or open a port.
+    """
+    config = config_of(server_parser().parse_args(list(words)))
+    given = [flag for flag, field, *_ in flags() if field in OF_THE_PORT and getattr(config, field)]
+    if given:
+        raise CannotListen(f"{', '.join(given)} would have no effect: the port is another's")
     return EngineHost(replace(config, listen=f"unix:{config.data.absolute() / SOCKET}"))
 
 
@@ -51,7 +60,7 @@ class EngineHost:
     _open: AsyncExitStack = field(default_factory=AsyncExitStack, init=False)
 
     async def start(self) -> None:
-        """Returns once replicas are proved and take rows. Raises PoolRefused, CannotListen."""
+        """Returns once a replica is proved and takes rows. Raises PoolRefused, CannotListen."""
         config, stack = self.config, self._open
         config.data.mkdir(parents=True, exist_ok=True)
         telemetry = await asyncio.to_thread(telemetry_of, config, time.time)
@@ -81,6 +90,8 @@ class EngineHost:
         obeying = asyncio.create_task(expected.obey(deployment))
         stack.callback(obeying.cancel)
         self._engine, self._calls = engine, Calls(listener.services, listener.chain)
+        while self.trouble:
+            await engine.changed(engine.snapshot().state)
 
     def _own_build(self, journal: DeployJournal) -> Callable[[ServerConfig], Pool]:
         forks = fork_server(self.config)

@@ -8,8 +8,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from installers.ray.host import EngineHost
+from installers.ray.host import EngineHost, host_of_flags
 from proto import inference_pb2 as pb
+from server.api.listen_address import CannotListen
 from server.http.calls import HttpCall
 from server.http.refusals import CallRefused
 from tests.support.stub_bundles import stub_bundle, stub_of
@@ -73,6 +74,13 @@ async def test_bytes_through_the_host_are_those_of_the_port(tmp_path: Path) -> N
                 pass
     finally:
         await host.stop()
+
+
+def test_flags_that_secure_or_open_a_port_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(CannotListen, match="--tokens, --prometheus would have no effect"):
+        host_of_flags(["--tokens", str(tmp_path / "tokens"), "--prometheus", "127.0.0.1:0"])
+    host = host_of_flags(["--bundle", str(tmp_path), "--data", str(tmp_path)])
+    assert host.config.listen == f"unix:{tmp_path}/engine.sock"
 
 
 def test_a_deployment_scales_on_queue_seconds_and_takes_bytes() -> None:

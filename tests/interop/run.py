@@ -13,6 +13,7 @@ import json
 import re
 import struct
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from tests.support.running import program
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = Path(__file__).with_name("clients")
+CLIENT = ROOT / "clients" / "python" / "pyproject.toml"
 SAMPLES = ROOT / "pipelines" / "triage" / "samples"
 PICTURE, SOUND = SAMPLES / "station.jpg", SAMPLES / "machine.wav"
 HTTP = re.compile(r"HTTP on (\S+)")
@@ -88,6 +90,18 @@ def curl_probes(site: Site) -> str:
     if int(status) not in (200, 503):
         raise Failed(done.stdout)
     return f"4 probes: {word[:100]}"
+
+
+def beside_kserve(_: Site) -> str:
+    """Nothing is installed: pip resolves what the client and kserve need together."""
+    needed = tomllib.loads(CLIENT.read_text())["project"]["dependencies"]
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
+    done = attempt([*command, "kserve", *needed])
+    if "No matching distribution found for kserve" in done.stderr:
+        raise Skipped("kserve was not resolved: no registry is reached")
+    if done.returncode != 0:
+        raise Failed(done.stderr)
+    return f"resolved with {', '.join(needed)}"
 
 
 def curl_stream(site: Site) -> str:
@@ -257,6 +271,7 @@ CHECKS = (
     script("triton_grpc_aio", (toolbox.LATER,), lambda site: [site.grpc]),
     script("triton_http", (toolbox.LATER,), lambda site: [site.http]),
     script("kserve_client", ("kserve",), lambda site: [site.grpc, site.url]),
+    Check("pip", "the client resolves beside kserve", beside_kserve),
     Check("mlserver", "infer, in batches", mlserver, mlserver_installed),
     script("openai_client", ("openai",), lambda site: [site.url]),
     *(

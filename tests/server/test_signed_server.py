@@ -30,9 +30,10 @@ WEIGHTS = "weights/model.safetensors"
 WITHIN_S = 60.0
 Captured = pytest.CaptureFixture[str]
 
-# Runs in every process of the server at its start; touches nothing but a replica, and only then.
+# Runs in every process of the server at its start; waits in the replicas alone, which the fork
+# server makes.
 PATCHER = """
-import pathlib, sys, threading, time
+import os, pathlib, sys, threading, time
 
 def patch():
     wanted = pathlib.Path(__file__).with_name("patch")
@@ -46,7 +47,9 @@ def patch():
         time.sleep(0.05)
         module._device_class = (lambda *a: original(*a)) if wanted.exists() else original
 
-threading.Thread(target=patch, daemon=True).start()
+if "server.replica.fork_server" in sys.orig_argv:
+    begin = lambda: threading.Thread(target=patch, daemon=True).start()
+    os.register_at_fork(after_in_child=begin)
 """
 
 
@@ -77,10 +80,9 @@ def place(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     private, public = keys(base, "ed25519")
     shutil.copy(public, folder)
     sign_bundle(bundle, private)
-    # Without a fork server: what patches a replica is started with the interpreter.
     flags = ("--bundle", str(bundle), "--require-signature", str(folder), "--skew-interval", "1")
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    with program(*flags, "--no-fork-server", root=root, environment=environment) as server:
+    with program(*flags, root=root, environment=environment) as server:
         yield Place(root, site, bundle, private, public, server.address)
         assert server.stop() == 0
 
