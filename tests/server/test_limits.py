@@ -12,6 +12,7 @@ import pytest
 from proto import admin_pb2, admin_pb2_grpc, observe_pb2, observe_pb2_grpc
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
+from server.api.listener import METADATA_BYTES
 from server.commands.flags import flags
 from server.config import ServerConfig
 from server.request.limits import in_force, most, server_limits
@@ -117,3 +118,15 @@ async def test_text_of_an_admin_is_limited() -> None:
             long = admin_pb2.RollbackRequest(reason="x" * 5000)
             await admin_pb2_grpc.AdminStub(channel).Rollback(long)
     assert str(caught.value.details()).startswith("reason: 5000 characters; the limit is 4096")
+
+
+async def test_metadata_beyond_the_limit_is_refused_every_time() -> None:
+    """Between a soft and a hard limit gRPC would refuse some calls and not others."""
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+        describe = stubs.InferenceStub(channel).Describe
+        await describe(pb.DescribeRequest(), metadata=(("filler", "x" * (METADATA_BYTES - 1024)),))
+        for size in (METADATA_BYTES, METADATA_BYTES + 512, 15 << 10):
+            for _ in range(10):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await describe(pb.DescribeRequest(), metadata=(("filler", "x" * size),))
+                assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
