@@ -106,6 +106,7 @@ def test_flags_that_secure_or_open_a_port_are_refused_by_name(tmp_path: Path) ->
     assert host.config.listen == f"unix:{tmp_path}/engine.sock"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of pydantic
 def test_a_deployment_scales_on_queue_seconds_and_takes_bytes() -> None:
     pytest.importorskip("ray", reason="Ray is in an environment of its own: make ray")
     from installers.ray import application
