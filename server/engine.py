@@ -17,7 +17,7 @@ from server import errors, host
 from server.config import ServerConfig
 from server.part_counts import PartCounts
 from server.pool.pool import Pool
-from server.pool.readiness import state_of
+from server.pool.readiness import Standing, state_of
 from server.record_of import record_of
 from server.routing.pool_set import Build, PoolSet
 from server.routing.router import stamp_of
@@ -33,7 +33,6 @@ from server.types import (
     Generated,
     GenerationEnd,
     Outcome,
-    ReplicaStatus,
     Token,
     Work,
 )
@@ -300,13 +299,13 @@ class Engine:
             await asyncio.sleep(STATE_S)
 
     def _note_state(self) -> None:
-        state, _ = self._judge(self.pool_set.statuses())
+        state, _ = self._judge(self.pool_set.standings())
         if state != self._state:
             self._state = state
             changed, self._state_changed = self._state_changed, asyncio.Event()
             changed.set()
 
-    def _judge(self, replicas: tuple[ReplicaStatus, ...]) -> tuple[str, str]:
+    def _judge(self, replicas: Sequence[Standing]) -> tuple[str, str]:
         if self._draining:
             return "DRAINING", "finishing what was accepted"
         if self._leaving:

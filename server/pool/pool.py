@@ -20,6 +20,7 @@ from server.errors import PoolRefused, draining
 from server.pool import memory
 from server.pool.dispatcher import Dispatcher
 from server.pool.queue import QueueEntry
+from server.pool.readiness import Standing
 from server.pool.replica_handle import ReplicaHandle
 from server.pool.service_time import own_work_ms
 from server.pool.spawn import Spawn
@@ -371,6 +372,10 @@ class Pool:
 
     def statuses(self) -> tuple[ReplicaStatus, ...]:
         return tuple(replica.status() for replica in self._open_replicas())
+
+    def standings(self) -> tuple[Standing, ...]:
+        """For what is asked ten times a second: the statuses cost twenty times as much."""
+        return tuple(self._open_replicas())
 
     def device_free(self) -> dict[str, int]:
         """Bytes that are free on each device, as last reported by its replicas."""

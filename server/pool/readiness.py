@@ -11,11 +11,31 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from statistics import median
+from typing import Protocol
 
-from server.types import Evidence, ReplicaStatus
+from server.types import Evidence, ReplicaStatus, SelfCheck
 
 SERVING = ("ready", "slow")
 TRAFFIC_ROWS = 16  # the newest rows of a mix that are looked at
+
+
+class Standing(Protocol):
+    """What the state of the server follows from: a ReplicaStatus has it, and the replica itself."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def restarts(self) -> int: ...
+
+    @property
+    def self_check(self) -> SelfCheck: ...
 
 
 class Readiness:
@@ -112,7 +132,7 @@ def is_wrong(evidence: Evidence) -> bool:
     return not evidence.worst_difference <= evidence.tolerance
 
 
-def state_of(replicas: Sequence[ReplicaStatus], wanted: int, queue_full: bool) -> tuple[str, str]:
+def state_of(replicas: Sequence[Standing], wanted: int, queue_full: bool) -> tuple[str, str]:
     """The state of the server and, unless READY, one sentence why."""
     ready = [r for r in replicas if r.state == "ready"]
     slow = [r for r in replicas if r.state == "slow"]
@@ -131,7 +151,7 @@ def state_of(replicas: Sequence[ReplicaStatus], wanted: int, queue_full: bool) -
     return ("DEGRADED", skew) if skew else ("READY", "")
 
 
-def skew_of(replicas: Sequence[ReplicaStatus]) -> str:
+def skew_of(replicas: Sequence[Standing]) -> str:
     """What differs from what was loaded, the gravest first; "" when nothing does."""
     changed = [
         (not item.affects_answers_now, r.index, item)
@@ -149,5 +169,5 @@ def skew_of(replicas: Sequence[ReplicaStatus]) -> str:
     return ""
 
 
-def _words(replicas: Iterable[ReplicaStatus]) -> str:
+def _words(replicas: Iterable[Standing]) -> str:
     return "; ".join(f"replica {r.index} {r.state}: {r.reason}" for r in replicas)

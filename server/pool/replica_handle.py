@@ -25,7 +25,7 @@ from server.pool.readiness import SERVING, Readiness
 from server.pool.spawn import Spawn
 from server.replica import link
 from server.replica.link import FrontLink, LinkBroken
-from server.types import Facts, Outcome, ReplicaStatus
+from server.types import Facts, Outcome, ReplicaStatus, SelfCheck
 
 RECENT = 200  # rows whose times the 95th percentile is of
 HEARTBEATS_MISSED = 3  # in a row: the process hangs as a whole
@@ -369,6 +369,10 @@ class ReplicaHandle:
             self._recent_ms.append((self.worked_at - entry.queued_at) * 1e3)
         return entry
 
+    @property
+    def self_check(self) -> SelfCheck:
+        return self.integrity.check
+
     def status(self) -> ReplicaStatus:
         return ReplicaStatus(
             index=self.index,
@@ -384,7 +388,7 @@ class ReplicaHandle:
             evidence=self.readiness.evidence,
             load_s=self._load_s,
             loading_fraction=self._loading,
-            self_check=self.integrity.check,
+            self_check=self.self_check,
             p95_ms=self._p95_ms(),
             last_progress=self._wall() - (self._clock() - self.moved_at),
             last_exit=self.last_exit,

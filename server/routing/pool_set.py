@@ -21,6 +21,7 @@ from server.errors import DeployRefused, draining
 from server.pool import memory
 from server.pool.memory import Available
 from server.pool.pool import Pool
+from server.pool.readiness import Standing
 from server.routing.canary import Canary
 from server.routing.candidate_checks import prove, step
 from server.routing.progress import Report, Step, Switch
@@ -86,10 +87,18 @@ class PoolSet:
 
     def statuses(self) -> tuple[ReplicaStatus, ...]:
         """Of what serves; while one pool rolls in, of both."""
-        found = {replica.index: replica for replica in self.active.statuses()}
-        if self.branch is not None and self.canary is None:
-            found |= {replica.index: replica for replica in self.branch.pool.statuses()}
+        found = {one.index: one for pool in self._serving() for one in pool.statuses()}
         return tuple(found[index] for index in sorted(found))
+
+    def standings(self) -> tuple[Standing, ...]:
+        """Of the same replicas."""
+        found = {one.index: one for pool in self._serving() for one in pool.standings()}
+        return tuple(found[index] for index in sorted(found))
+
+    def _serving(self) -> list[Pool]:
+        if self.branch is not None and self.canary is None:
+            return [self.active, self.branch.pool]
+        return [self.active]
 
     def reasons(self) -> Mapping[str, str]:
         canary = self.canary
