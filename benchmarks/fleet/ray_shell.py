@@ -36,6 +36,12 @@ PLAIN, RAY_PORT = "127.0.0.2:8433", 9000
 RAY = f"127.0.0.1:{RAY_PORT}"
 PREDICT = "/trefoil.v1.Inference/Predict"
 DETAILS = "grpc-status-details-bin"
+READY_S = 900.0  # on a machine with much other work
+PATIENT = {  # Ray kills its own proxy there, after three times 5 s
+    "RAY_raylet_start_wait_time_s": "900",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+}
 Ask = Callable[..., Awaitable[Any]]
 
 
@@ -103,6 +109,21 @@ async def outcome(ask: Ask, data: bytes) -> tuple[str, ...]:
     return ("OK", answer.SerializeToString(deterministic=True).hex())
 
 
+async def answering() -> None:
+    """Returns once Ray's proxy knows the application, which it learns after `serve.run` returns."""
+    began = time.monotonic()
+    async with grpc.aio.insecure_channel(RAY) as channel:
+        describe = channel.unary_unary("/trefoil.v1.Inference/Describe")
+        while True:
+            try:
+                await describe(b"", timeout=60)
+                return
+            except grpc.aio.AioRpcError as error:
+                if time.monotonic() - began > READY_S:
+                    raise SystemExit(f"Ray's proxy: {error.code()}: {error.details()}") from None
+            await asyncio.sleep(0.2)
+
+
 async def compared() -> list[tuple[str, str, bool]]:
     rows = []
     async with asking(PLAIN) as plain, asking(RAY) as through_ray:
@@ -163,20 +184,21 @@ async def sticky() -> tuple[int, int, int]:
 
 @asynccontextmanager
 async def load(callers: int) -> AsyncIterator[Counter[str]]:
-    """Callers without retries, and what became of their calls."""
+    """Callers without retries, each with a session, so that every engine has some; and what became
+    of their calls."""
     found, stop, data = Counter[str](), asyncio.Event(), requests()["text"]
 
-    async def caller(ask: Ask) -> None:
+    async def caller(ask: Ask, session: str) -> None:
         while not stop.is_set():
             try:
-                await ask(data)
+                await ask(data, session_id=session)
                 found["OK"] += 1
             except grpc.aio.AioRpcError as error:
                 found[error.code().name] += 1
             await asyncio.sleep(0.05)
 
     async with asking(RAY) as ask:
-        tasks = [asyncio.create_task(caller(ask)) for _ in range(callers)]
+        tasks = [asyncio.create_task(caller(ask, f"press-{n}")) for n in range(callers)]
         await asyncio.sleep(2.0)
         try:
             yield found
@@ -229,7 +251,7 @@ async def killed(callers: int, wanted: int) -> str:
         victim.send_signal(signal.SIGKILL)
         await asyncio.sleep(1.0)
         while len([e for e in engines() if e.pid != victim.pid]) < wanted:
-            if time.monotonic() - began > 240:
+            if time.monotonic() - began > READY_S:
                 break
             await asyncio.sleep(0.2)
         back_s = time.monotonic() - began
@@ -268,7 +290,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
         stack.callback(plain.kill)
         began = time.monotonic()
         while "ready on" not in (folder / "plain.log").read_text():
-            if plain.poll() is not None or time.monotonic() - began > 900:
+            if plain.poll() is not None or time.monotonic() - began > READY_S:
                 log_text = (folder / "plain.log").read_text()[-2000:]
                 raise SystemExit(f"the plain server ended with {plain.poll()}: {log_text}")
             time.sleep(0.2)
@@ -283,6 +305,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
         options = {"flags": flags, "engines": str(arguments.engines), "cpus": "1"}
         # With a route: Ray's proxy, for gRPC too, knows no application without one.
         serve.run(build(options), name="trefoil")
+        asyncio.run(answering())
         ray_s = time.monotonic() - began
         ray_mib = pss_mib([one for one in _ours() if one.pid not in before])
         print(f"ready: plain {plain_s:.1f} s, Ray with {arguments.engines} engines {ray_s:.1f} s")
@@ -322,7 +345,7 @@ def main() -> int:
         inside = 'ip link set lo up && exec "$0" "$@"'
         command = ["unshare", "--net", "sh", "-c", inside, sys.executable, "-m"]
         environment = {**os.environ, INSIDE: "1", "RAY_USAGE_STATS_ENABLED": "0"}
-        environment["RAY_raylet_start_wait_time_s"] = "900"  # on a machine with much other work
+        environment |= PATIENT
         command += ["benchmarks.fleet.ray_shell", *sys.argv[1:]]
         return subprocess.run(command, cwd=ROOT, env=environment).returncode
     with tempfile.TemporaryDirectory() as folder:
