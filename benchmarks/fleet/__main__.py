@@ -83,7 +83,7 @@ async def everything(arguments: argparse.Namespace, folder: Path) -> int:
                 await kill(site, ways, callers, retry, arguments.pause)
                 await asyncio.sleep(SETTLE_S)
         if "join" in wanted:
-            await join(site, callers)
+            await join(site, ways, callers, arguments.pause)
         if "switch" in wanted:
             await switch(site, callers)
     print("\n| asked | found | kept |\n|---|---|---|")

@@ -6,20 +6,22 @@ import asyncio
 import itertools
 import signal
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
-from benchmarks.fleet.calls import ONCE, PAUSE_S, Load, load, said
+from benchmarks.fleet.calls import ONCE, Load, load, said
 from benchmarks.fleet.site import AGE_S, PLACES, PORT, SETTLE_S, TARGET, Site
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
 from trefoil import AsyncClient, RetryPolicy, text
 
+PLAIN = "plain gRPC, round_robin"
+ENOUGH = 0.75  # of a server's part: with some fifty calls a second this is above chance
+SHARE_S = 10.0  # in which a share is counted
 Where = Callable[[str], Awaitable[str]]
 
 
@@ -59,6 +61,24 @@ async def through_proxy(address: str) -> AsyncIterator[Where]:
                     if error.code() != grpc.StatusCode.UNAVAILABLE or attempt == 100:
                         raise
                     await asyncio.sleep(0.5)
+            return f"{PLACES[described.server_name]}:{PORT}"
+
+        yield where
+
+
+@asynccontextmanager
+async def through_plain() -> AsyncIterator[Where]:
+    """A client of gRPC's own, which looks a name up again only when a connection ends."""
+    config = '{"loadBalancingConfig": [{"round_robin": {}}]}'
+    options = [
+        ("grpc.service_config", config),
+        ("grpc.dns_min_time_between_resolutions_ms", 1000),
+    ]
+    async with grpc.aio.insecure_channel(TARGET, options=options) as channel:
+        stub = InferenceStub(channel)
+
+        async def where(session: str) -> str:
+            described = await stub.Describe(pb.DescribeRequest(), timeout=30)
             return f"{PLACES[described.server_name]}:{PORT}"
 
         yield where
@@ -132,52 +152,63 @@ async def _loads(
     }
 
 
-async def join(site: Site, callers: int) -> None:
-    """A client of gRPC's own, which looks a name up again only when a connection ends."""
+@dataclass(slots=True)
+class Answered:
+    """When each call of some callers was answered, by the monotonic clock, and by which server."""
+
+    calls: list[tuple[float, str]] = field(default_factory=list)
+
+    def first(self, server: str) -> float:
+        return next((at for at, name in self.calls if name == server), float("inf"))
+
+    def share(self, server: str, begin: float, end: float) -> float:
+        names = [name for at, name in self.calls if begin <= at < end]
+        return names.count(server) / max(1, len(names))
+
+    def takes_its_share(self, server: str, began: float, end: float) -> float:
+        """The start of the first two seconds with most of a server's part of the calls."""
+        least = ENOUGH / len(PLACES)
+        steps = (began + second / 2 for second in range(int(2 * (end - began))))
+        return next((at for at in steps if self.share(server, at, at + 2) >= least), float("inf"))
+
+
+async def join(site: Site, ways: Sequence[Way], callers: int, pause_s: float) -> None:
+    """Each call is of a new session, so that a proxy has a choice with every one."""
     await site.end("west", signal.SIGTERM)
-    config = '{"loadBalancingConfig": [{"round_robin": {}}]}'
-    options = [
-        ("grpc.service_config", config),
-        ("grpc.dns_min_time_between_resolutions_ms", 1000),
-    ]
-    async with grpc.aio.insecure_channel(TARGET, options=options) as channel:
-        stub, seen = InferenceStub(channel), Counter[str]()
-        stop = asyncio.Event()
+    ways = [*ways, Way(PLAIN, TARGET, through_plain)]
+    stop = asyncio.Event()
+    answered = {way.label: Answered() for way in ways}
+    west = f"{PLACES['west']}:{PORT}"
 
-        async def caller() -> None:
-            while not stop.is_set():
-                described = await stub.Describe(pb.DescribeRequest(), timeout=30)
-                seen[described.server_name] += 1
-                await asyncio.sleep(PAUSE_S)
+    async def caller(where: Where, found: Answered, number: int) -> None:
+        for turn in itertools.count():
+            if stop.is_set():
+                return
+            server = await where(f"{number} {turn}")
+            found.calls.append((time.monotonic(), server))
+            await asyncio.sleep(pause_s)
 
-        async with load(callers, TARGET, ONCE) as counted:
-            tasks = [asyncio.create_task(caller()) for _ in range(4)]
-            await asyncio.sleep(3.0)
-            await site.join("west")
-            joined, ours_s, plain_s = time.monotonic(), 0.0, 0.0
-            west = f"{PLACES['west']}:{PORT}"
-            while time.monotonic() - joined < 3 * AGE_S and not (ours_s and plain_s):
-                await asyncio.sleep(0.1)
-                passed = time.monotonic() - joined
-                ours_s = ours_s or (passed if counted.by_server[west] else 0.0)
-                plain_s = plain_s or (passed if seen["west"] else 0.0)
-            counted.by_server.clear()
-            seen.clear()
-            await asyncio.sleep(5.0)
-            share, plain = _share(counted.by_server, west), _share(seen, "west")
-            stop.set()
-            await asyncio.gather(*tasks)
-    for who, first_s, part, most_s in (
-        ("client", ours_s, share, 10.0 + 2.0),
-        ("plain gRPC, round_robin", plain_s, plain, AGE_S * 1.1 + 2.0),
-    ):
+    async with AsyncExitStack() as stack:
+        counted = await _loads(stack, [w for w in ways if w.label != PLAIN], callers, ONCE, pause_s)
+        tasks = []
+        for way in ways:
+            where = await stack.enter_async_context(way.opened())
+            calls = (caller(where, answered[way.label], number) for number in range(4))
+            tasks += [asyncio.create_task(one) for one in calls]
+        await asyncio.sleep(3.0)
+        await site.join("west")
+        joined = time.monotonic()
+        aged = joined + AGE_S * 1.1  # gRPC spreads the age by a tenth
+        await asyncio.sleep(AGE_S * 1.1 + SHARE_S)
+        stop.set()
+        await asyncio.gather(*tasks)
+    for label, found in answered.items():
+        first, takes = found.first(west), found.takes_its_share(west, joined, aged)
+        part = found.share(west, aged, aged + SHARE_S)
         site.note(
-            f"{who}: a new server's first call, then its share",
-            f"{first_s:.1f} s, {part:.0%}",
-            0 < first_s <= most_s and 0.2 < part < 0.5,
+            f"{label}: a new server's first call, its share, then of the calls",
+            f"{first - joined:.1f} s, {takes - joined:.1f} s, {part:.0%}",
+            max(first, takes) <= aged and abs(part - 1 / 3) < 0.1,
         )
-    site.note("client: calls while it joined", said(counted), counted.failed == 0)
-
-
-def _share(seen: Counter[str], name: str) -> float:
-    return seen[name] / max(1, sum(seen.values()))
+    for label, one in counted.items():
+        site.note(f"{label}: calls while it joined", said(one), one.failed == 0)

@@ -32,13 +32,27 @@ def unprotected(address: str, access: ConnectionAccess) -> bool:
 
 def open_channel(address: str, access: ConnectionAccess) -> aio.Channel:
     """Raises OSError when a file of `access` cannot be read."""
+    options = (*_OPTIONS, *direct(address))
     if not access.tls:
-        return aio.insecure_channel(address, options=_OPTIONS)
+        return aio.insecure_channel(address, options=options)
     roots, key, certificate = (
         file.read_bytes() if file else None for file in (access.ca, access.key, access.cert)
     )
     credentials = grpc.ssl_channel_credentials(roots, key, certificate)
-    return aio.secure_channel(address, credentials, options=_OPTIONS)
+    return aio.secure_channel(address, credentials, options=options)
+
+
+def direct(address: str) -> tuple[tuple[str, int], ...]:
+    """As the Python client: gRPC calls `http_proxy` for loopback and literal addresses too."""
+    host = address.rpartition(":")[0].strip("[]")
+    return (("grpc.enable_http_proxy", 0),) if host == "localhost" or _literal(host) else ()
+
+
+def _literal(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 def refused(message: str, access: ConnectionAccess) -> str:

@@ -112,7 +112,8 @@ class Trefoil:
         return Message(answer)
 
     async def __del__(self) -> None:
-        await self._host.stop()
+        if hasattr(self, "_host"):  # Ray deletes one too whose flags were refused
+            await self._host.stop()
 
 
 def _path(name: str) -> str:

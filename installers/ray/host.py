@@ -55,18 +55,27 @@ class EngineHost:
 
     config: ServerConfig
     build: Callable[[ServerConfig], Pool] | None = None
-    _engine: Engine = field(init=False)
-    _calls: Calls = field(init=False)
+    _engine: Engine | None = field(default=None, init=False)
+    _calls: Calls | None = field(default=None, init=False)
     _open: AsyncExitStack = field(default_factory=AsyncExitStack, init=False)
 
     async def start(self) -> None:
-        """Returns once a replica is proved and takes rows. Raises PoolRefused, CannotListen."""
-        config, stack = self.config, self._open
+        """Returns once a replica is proved and takes rows; what was opened is closed again when it
+        fails. Raises PoolRefused, CannotListen."""
+        async with AsyncExitStack() as stack:
+            engine, calls = await self._started(stack)
+            while trouble_of(engine):
+                await engine.changed(engine.snapshot().state)
+            self._engine, self._calls = engine, calls
+            self._open = stack.pop_all()
+
+    async def _started(self, stack: AsyncExitStack) -> tuple[Engine, Calls]:
+        config = self.config
         config.data.mkdir(parents=True, exist_ok=True)
         telemetry = await asyncio.to_thread(telemetry_of, config, time.time)
         stack.callback(telemetry.close)
         journal = DeployJournal(telemetry, time.time)
-        build = self.build or self._own_build(journal)
+        build = self.build or self._own_build(journal, stack)
         store = BundleStore(config.data / FOLDER)
         expected = ExpectedStamp(config.expect_stamp, config.expect_from)
         first = choices(config.bundle, store, config.data, expected.stored(store))[0]
@@ -89,23 +98,26 @@ class EngineHost:
         await journal.start(engine.facts)
         obeying = asyncio.create_task(expected.obey(deployment))
         stack.callback(obeying.cancel)
-        self._engine, self._calls = engine, Calls(listener.services, listener.chain)
-        while self.trouble:
-            await engine.changed(engine.snapshot().state)
+        return engine, Calls(listener.services, listener.chain)
 
-    def _own_build(self, journal: DeployJournal) -> Callable[[ServerConfig], Pool]:
+    def _own_build(
+        self, journal: DeployJournal, stack: AsyncExitStack
+    ) -> Callable[[ServerConfig], Pool]:
         forks = fork_server(self.config)
         if forks is not None:
-            self._open.push_async_callback(forks.close)
+            stack.push_async_callback(forks.close)
         return partial(pool_of, exited=journal.replica_exited, forks=forks)
 
     async def stop(self) -> None:
-        """Accepted rows are answered first."""
-        await self._engine.drain(self.config.drain_s)
-        await self._open.aclose()
+        """Accepted rows are answered first. Without effect unless it has started."""
+        engine, self._engine = self._engine, None
+        async with self._open:
+            if engine is not None:
+                await engine.drain(self.config.drain_s)
 
     async def call(self, method: str, data: bytes, call: HttpCall) -> bytes:
         """One answer. Raises CallRefused."""
+        assert self._calls is not None  # it has started
         answer = await self._calls.ask(method, data, call)
         return bytes(answer.SerializeToString())
 
@@ -113,6 +125,8 @@ class EngineHost:
         self, method: str, data: bytes, peer: str, metadata: Metadata
     ) -> AsyncIterator[bytes]:
         """The answers of a method that streams. Raises CallRefused."""
+        assert self._calls is not None  # it has started
+        calls = self._calls
         answers: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=64)
 
         async def write(message: object) -> None:
@@ -120,7 +134,7 @@ class EngineHost:
 
         async def run() -> None:
             try:
-                await self._calls.ask(method, data, HttpCall(peer, metadata, write=write))
+                await calls.ask(method, data, HttpCall(peer, metadata, write=write))
             finally:
                 await answers.put(None)
 
@@ -135,10 +149,14 @@ class EngineHost:
     @property
     def trouble(self) -> str:
         """Why it takes no rows now, "" when it does: the evidence that `server probe` asks for."""
-        snapshot = self._engine.snapshot()
-        return "" if snapshot.state in SERVING else f"{snapshot.state}: {snapshot.reason}"
+        return trouble_of(self._engine) if self._engine is not None else "not started, or stopped"
 
     @property
     def queue_seconds(self) -> float:
         """How long a row that arrives now will wait."""
-        return self._engine.snapshot().queue_seconds
+        return self._engine.snapshot().queue_seconds if self._engine is not None else 0.0
+
+
+def trouble_of(engine: Engine) -> str:
+    snapshot = engine.snapshot()
+    return "" if snapshot.state in SERVING else f"{snapshot.state}: {snapshot.reason}"

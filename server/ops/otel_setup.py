@@ -131,6 +131,7 @@ class OtelSetup:
 def state_of(now: EngineSnapshot) -> list[GaugeReading]:
     readings = [
         GaugeReading("trefoil.ready", float(now.state in TAKES_TRAFFIC)),
+        GaugeReading("trefoil.draining", float(now.state == "DRAINING")),
         GaugeReading("trefoil.queue.rows", now.queued),
         GaugeReading("trefoil.queue.limit", now.queue_limit),
         GaugeReading("trefoil.queue.seconds", now.queue_seconds),

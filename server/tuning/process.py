@@ -17,7 +17,7 @@ from proto.inference_pb2 import Example
 from proto.observe_pb2_grpc import ObserveStub
 from server.child_process import module_command
 from server.tuning.grid import Setting
-from server.tuning.load import Loader
+from server.tuning.load import HERE, Loader
 from server.tuning.objective import LoadResult, Trial, TuningObjective
 
 LOOK_S = 0.1
@@ -85,7 +85,7 @@ class TunedServer:
 
     async def _ready(self, target: str, limit_s: float) -> bool:
         until = time.monotonic() + limit_s
-        async with grpc.aio.insecure_channel(target) as channel:
+        async with grpc.aio.insecure_channel(target, HERE) as channel:
             watch: Any = ObserveStub(channel).Watch  # type: ignore[no-untyped-call]
             while time.monotonic() < until:
                 if self._process.returncode is not None:

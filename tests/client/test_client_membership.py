@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import grpc
 import pytest
 
+from console.feed import address as reach
+from console.state.access import PLAIN
+from proto.inference_pb2 import DescribeRequest
+from proto.inference_pb2_grpc import InferenceStub
 from server.engine import Engine
 from server.telemetry_port import NullTelemetry
 from tests.support.patience import patience
 from tests.support.running import IDENTITY, ROOT, listener, until
+from tests.support.standin_engine import StandInEngine
 from tests.support.stub_replica import stub_config, stub_pool
 from trefoil import AsyncClient, RetryPolicy, Unavailable, text
+from trefoil.channels import direct, open_channel
 from trefoil.discovery import changes, resolve, tls_name
 
 ONCE = RetryPolicy(max_attempts=1)
@@ -164,3 +172,42 @@ async def test_a_client_made_before_a_fork_reports_it_in_the_child() -> None:
             timeout=patience(60),
         )
     assert run.returncode == 0, run.stderr
+
+
+@asynccontextmanager
+async def a_proxy() -> AsyncIterator[tuple[str, asyncio.Queue[str]]]:
+    """(its URL, the first line of each connection) of a proxy that connects to nothing."""
+    asked: asyncio.Queue[str] = asyncio.Queue()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.put_nowait((await reader.readline()).decode().strip())
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [partial(open_channel, access=None), partial(reach.open_channel, access=PLAIN)],
+    ids=["client", "console"],
+)
+async def test_a_proxy_is_asked_for_names_and_for_no_address(
+    opened: Callable[[str], grpc.aio.Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_grpc_proxy", "no_proxy", "grpc_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with a_proxy() as (url, asked), listener(StandInEngine()) as address:
+        monkeypatch.setenv("http_proxy", url)
+        port = address.rpartition(":")[2]
+        for near in (address, f"localhost:{port}"):
+            async with opened(near) as channel:
+                await InferenceStub(channel).Describe(DescribeRequest(), timeout=patience(20))
+        assert asked.empty()
+        async with opened("plant.example:8433") as channel:
+            channel.get_state(try_to_connect=True)
+            first = await asyncio.wait_for(asked.get(), patience(20))
+        assert first.startswith("CONNECT plant.example:8433 ")
+    for far in ("10.4.0.7:8433", "[fd00::7]:8433"):
+        assert direct(far) == reach.direct(far) == (("grpc.enable_http_proxy", 0),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from installers.ray.host import EngineHost, host_of_flags
 from proto import inference_pb2 as pb
 from server.api.listen_address import CannotListen
+from server.errors import PoolRefused
 from server.http.calls import HttpCall
 from server.http.refusals import CallRefused
 from tests.support.stub_bundles import stub_bundle, stub_of
@@ -76,6 +78,27 @@ async def test_bytes_through_the_host_are_those_of_the_port(tmp_path: Path) -> N
         await host.stop()
 
 
+async def test_an_engine_that_cannot_start_leaves_nothing_open(tmp_path: Path) -> None:
+    config = replace(
+        stub_config(telemetry=True),
+        bundle=stub_bundle(tmp_path, "a", "refused"),
+        data=tmp_path / "data",
+        listen=f"unix:{tmp_path / 'engine.sock'}",
+    )
+    threads = {*threading.enumerate()}
+    host = EngineHost(config, stub_of)
+    with pytest.raises(PoolRefused, match="the digest of weights differs"):
+        await host.start()
+    assert not [
+        one for one in threading.enumerate() if one.name == "telemetry" and one not in threads
+    ]
+    async with grpc.aio.insecure_channel(config.listen) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await channel.unary_unary(PREDICT)(request("hum"), timeout=60)
+    assert host.trouble and host.queue_seconds == 0.0
+    await host.stop()  # as Ray does with what it could not start
+
+
 def test_flags_that_secure_or_open_a_port_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CannotListen, match="--tokens, --prometheus would have no effect"):
         host_of_flags(["--tokens", str(tmp_path / "tokens"), "--prometheus", "127.0.0.1:0"])
@@ -83,6 +106,7 @@ def test_flags_that_secure_or_open_a_port_are_refused_by_name(tmp_path: Path) ->
     assert host.config.listen == f"unix:{tmp_path}/engine.sock"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of pydantic
 def test_a_deployment_scales_on_queue_seconds_and_takes_bytes() -> None:
     pytest.importorskip("ray", reason="Ray is in an environment of its own: make ray")
     from installers.ray import application

@@ -13,12 +13,15 @@ import json
 import re
 import struct
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import grpc
 
 from tests.installers.tools import Failed, Skipped, attempt, need, run
 from tests.interop import toolbox
@@ -258,7 +261,26 @@ def grpc_health_probe(site: Site) -> str:
     return "3 services SERVING"
 
 
+def pings(site: Site) -> str:
+    """What a client behind NAT does to keep its place there: no call, and a ping every 10 s."""
+    options = [
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    seen: list[grpc.ChannelConnectivity] = []
+    with grpc.insecure_channel(site.grpc, options) as channel:
+        grpc.channel_ready_future(channel).result(60)
+        channel.subscribe(seen.append)
+        time.sleep(75.0)
+        channel.unsubscribe(seen.append)
+    if {*seen} != {grpc.ChannelConnectivity.READY}:
+        raise Failed(f"the connection went through {[state.name for state in seen]}")
+    return "one connection for 75 s"
+
+
 CHECKS = (
+    Check("grpcio", "pings every 10 s without a call", pings),
     Check("curl", "httpGet probes", curl_probes),
     Check("curl", "a form with text, image, audio", curl_form),
     Check("curl", "tensors in JSON", curl_tensors),

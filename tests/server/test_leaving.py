@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -12,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.ops.leaving import connection_age_s, lame_duck_s
+from server.ops.otel_setup import state_of
 from tests.support.patience import patience
 from tests.support.running import channel_to, idle_engine, listener, program
 from trefoil import AsyncClient, RetryPolicy, text
@@ -40,6 +42,13 @@ def test_connections_age_where_others_than_this_machine_connect() -> None:
     assert connection_age_s(None, local=True)[0] == 0.0
     assert connection_age_s(None, local=False)[0] == 300.0
     assert connection_age_s(7.0, local=True)[0] == 7.0
+
+
+def test_a_server_that_leaves_is_not_counted_as_sick() -> None:
+    engine = idle_engine()
+    for state, ready, draining in (("NOT_READY", 0.0, 0.0), ("DRAINING", 0.0, 1.0)):
+        found = {one.name: one.value for one in state_of(replace(engine.snapshot(), state=state))}
+        assert (found["trefoil.ready"], found["trefoil.draining"]) == (ready, draining)
 
 
 async def test_calls_are_served_while_health_reports_that_the_server_leaves(

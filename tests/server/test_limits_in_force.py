@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,15 @@ import pytest
 from proto import admin_pb2, admin_pb2_grpc, observe_pb2, observe_pb2_grpc
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
+from server.api.listener import METADATA_BYTES
 from server.commands.flags import flags
 from server.config import ServerConfig
 from server.request.limits import in_force, most, server_limits
 from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES
-from tests.support.running import channel_to, idle_engine, listener
+from tests.support.running import ROOT, channel_to, idle_engine, listener
 from tests.support.standin_engine import FACTS, StandInEngine
 
+OPTION = re.compile(r'\("(grpc\.[a-z0-9_.]+)", ')  # of a channel or a server
 OURS = ("max_parts", 64.0, "parts")
 BUNDLE = replace(FACTS, limits=(("max_parts", 2.0, ""), ("max_text_bytes", 8.0, "")))
 LARGE = replace(FACTS, limits=(("max_parts", 1000.0, ""), ("max_audio_s", 30.0, "")))
@@ -73,7 +76,6 @@ async def test_describe_and_status_show_each_limit_once() -> None:
         assert values == [2.0]
 
 
-ROOT = Path(__file__).resolve().parents[2]
 RESOURCES = (ROOT / "docs" / "security.md").read_text()
 FLAGS = {name: field for name, field, _, _ in flags()}
 SCALES = {"mib": 1 << 20, "kib": 1 << 10}
@@ -117,3 +119,26 @@ async def test_text_of_an_admin_is_limited() -> None:
             long = admin_pb2.RollbackRequest(reason="x" * 5000)
             await admin_pb2_grpc.AdminStub(channel).Rollback(long)
     assert str(caught.value.details()).startswith("reason: 5000 characters; the limit is 4096")
+
+
+async def test_metadata_beyond_the_limit_is_refused_every_time() -> None:
+    """Between a soft and a hard limit gRPC would refuse some calls and not others."""
+    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+        describe = stubs.InferenceStub(channel).Describe
+        await describe(pb.DescribeRequest(), metadata=(("filler", "x" * (METADATA_BYTES - 1024)),))
+        for size in (METADATA_BYTES, METADATA_BYTES + 512, 15 << 10):
+            for _ in range(10):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await describe(pb.DescribeRequest(), metadata=(("filler", "x" * size),))
+                assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_grpc_knows_every_option_that_it_is_given() -> None:
+    """It ignores what it does not know: a misspelt floor of pings was its own, five minutes."""
+    folders = ("server", "console", "clients/python", "examples", "benchmarks")
+    sources = [file.read_text() for name in folders for file in (ROOT / name).rglob("*.py")]
+    options = {option for source in sources for option in OPTION.findall(source)}
+    (library,) = (Path(grpc.__file__).parent / "_cython").glob("cygrpc*.so")
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as names:
+        unknown = {option for option in options if names.find(f"{option}\0".encode()) < 0}
+    assert "grpc.max_metadata_size" in options and not unknown

@@ -138,6 +138,9 @@ def test_the_death_of_the_only_replica_fires_an_alert(tmp_path: Path) -> None:
         f'trefoil_replicas{{{state}, trefoil_state="dead"}}': "0 0 1x30",
         f"trefoil_replicas_wanted{{{state}}}": "1x32",
         f"trefoil_ready{{{state}}}": "1 1 0x30",
+        f"trefoil_draining{{{state}}}": "0x32",
+        'trefoil_ready{job="trefoil", instance="leaves"}': "1 1 0x30",
+        'trefoil_draining{job="trefoil", instance="leaves"}': "0 0 1x30",
     }
     fired = {"severity": "critical", "job": "trefoil", "instance": "a"}
     case = {

@@ -41,12 +41,27 @@ def open_channel(
     target: str, access: Access | None, user_agent: str = USER_AGENT, more: Options = ()
 ) -> grpc.aio.Channel:
     """Raises OSError when a file of `access` cannot be read."""
-    options = (*OPTIONS, ("grpc.primary_user_agent", user_agent), *more)
+    options = (*OPTIONS, ("grpc.primary_user_agent", user_agent), *direct(target), *more)
     if access is None:
         return grpc.aio.insecure_channel(target, options=options)
     if access.name:
         options = (*options, ("grpc.ssl_target_name_override", access.name))
     return grpc.aio.secure_channel(target, access.credentials(), options=options)
+
+
+def direct(target: str) -> Options:
+    """gRPC calls `http_proxy` for every target that `no_proxy` does not list. A proxy cannot reach
+    the caller's own loopback, and an address that was found by a look-up here is used as it is."""
+    addresses = target.removeprefix("ipv4:").removeprefix("ipv6:").split(",")
+    names = [one for one in addresses if not _is_literal(one) and not one.startswith("localhost:")]
+    return () if names else (("grpc.enable_http_proxy", 0),)
+
+
+def _is_literal(address: str) -> bool:
+    try:
+        return bool(_family(address))
+    except ValueError:
+        return False
 
 
 def open_servers(addresses: Sequence[str], access: Access | None, balance: str) -> list[Server]:

@@ -123,6 +123,7 @@ GAUGES = {
         "s", "Longest turn of the event loop within a minute"
     ),
     "trefoil.ready": MetricDefinition("1", "1 while the server takes traffic, else 0"),
+    "trefoil.draining": MetricDefinition("1", "1 while the server leaves on request, else 0"),
     "trefoil.drift.ks": MetricDefinition("1", "Kolmogorov-Smirnov distance from the baseline"),
     "trefoil.drift.kl": MetricDefinition(
         "nat", "Kullback-Leibler divergence of now from the baseline"
