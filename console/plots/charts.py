@@ -15,9 +15,8 @@ from console.plots.scale import caption, column_at, scale_top
 from console.plots.style import Style
 from console.plots.timeplot import TimePlot
 from console.state.dashboard import LatencyColumns
-from console.state.units import milliseconds
+from console.state.units import milliseconds, percent_of
 from console.state.units import number as number_text
-from console.state.units import share as share_text
 from server.telemetry.outputs import STAGES
 
 NAME_PIXELS = 14.0  # between the names at the ends of lines
@@ -190,7 +189,8 @@ class Percentiles(LinePlot):
                 for n, (name, values) in enumerate(found.split)
             ]
         rate = found.rate[index]
-        served = f"{rate:,.0f} req/s" if rate == rate else "no requests"
+        n = f"n {found.served[index]:,.0f}, {rate:,.0f} req/s"
+        served = n if rate == rate else "no requests"
         return [
             (f"p50 {milliseconds(found.p50[index])}", "p50"),
             (f"p95 {milliseconds(found.p95[index])}", "p95"),
@@ -223,7 +223,9 @@ class Throughput(LinePlot):
         if found is None or index < 0:
             return ()
         share = found.errors[index]
-        errors = f"errors {share_text(share, 2)}" if share == share else "no requests"
+        n = found.served[index]
+        known = f"errors {percent_of(share, n)} n {n:,.0f}"
+        errors = known if share == share else "no requests"
         return [(f"{found.rate[index]:,.0f} req/s", "p95"), (errors, "critical")]
 
 

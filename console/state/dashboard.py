@@ -105,6 +105,7 @@ class LatencyColumns:
     p99: Floats
     heat: NDArray[np.float32]  # [64, columns], each column's share of its largest bucket
     rate: Floats  # requests a second
+    served: Floats  # requests
     errors: Floats  # share
     stages: Floats  # [5, columns], mean ms
     batch: Floats  # mean rows of a forward

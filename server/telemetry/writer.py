@@ -287,8 +287,9 @@ class TelemetryWriter:
         self._show_features(self.states.meet(stamp, schema, now))
 
     def _own_finding(self) -> Finding:
-        trouble = self.trouble
-        return Finding("telemetry/store", "telemetry", "high" if trouble else "", trouble)
+        severity = "high" if self.trouble else ""
+        summary = f"telemetry degraded: {self.trouble}" if self.trouble else ""
+        return Finding("telemetry/store", "telemetry", severity, summary)
 
     @property
     def trouble(self) -> str:

@@ -169,6 +169,16 @@ def test_a_blip_outranks_neither_a_lost_server_nor_a_full_disk_nor_skew() -> Non
         assert result.state == "CRITICAL", "the state is still the gravest of all"
 
 
+def test_a_slow_replica_outranks_a_full_disk() -> None:
+    """Every call is answered while telemetry is not stored, whatever it happened after."""
+    slow = line("warning", state="replica slow", why="replica 1: p95 900 ms", since_s=NOW - 4)
+    row = blank(DeployRow, at_unix_ms=int((NOW - 150) * 1000), action="start", stamp="ab" * 32)
+    full = alert("telemetry", "high", summary="telemetry degraded: disk I/O error")
+    result = fleet_state([slow], [], [], [full], NOW, causes_of([], [("h:1", row)], {}))
+    assert result.sentence.startswith("gpu-01 replica slow: replica 1"), result.sentence
+    assert result.messages[1].detail.startswith("gpu-01: telemetry degraded: disk I/O error, 60 s")
+
+
 def test_slow_requests_of_one_minute_are_counted_and_are_no_state() -> None:
     """ "SLO burning" flipped on single slow requests, and left no alert to acknowledge."""
     burn = Burn("h:1", "gpu-01", 812, 250, NOW - 20)
