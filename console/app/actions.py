@@ -19,10 +19,10 @@ from console.app.timeaxis import TimeAxis
 from console.app.window import Window
 from console.finding import links
 from console.looks.changes import WhatChanged
-from console.panels.deed_dialog import DeedDialog
+from console.panels.action_dialog import ActionDialog
 from console.panels.dialogs import AlertDialog, PageDialog
 from console.panels.frame import Panel
-from console.state import command_lines, deeds, next_steps
+from console.state import action_kinds, command_lines, next_steps
 from console.state.dashboard import AlertLine, Board, ServerLine
 from console.state.domain import Action
 from console.state.timetext import clock_text, iso
@@ -166,9 +166,9 @@ class Actions(QObject):
             self._window.notify(f"{line.name} does not answer: nothing can be asked of it now")
             return
         others = [s for s in board.servers if s.address != line.address]
-        dialog = DeedDialog(
+        dialog = ActionDialog(
             self._window,
-            deeds.DEEDS[kind],
+            action_kinds.KINDS[kind],
             [(s.address, s.name) for s in (line, *others)],
             self._bridge.user(),
             self._bridge.access,
@@ -177,21 +177,21 @@ class Actions(QObject):
             _choices(kind, line),
         )
         dialog.wanted.connect(self._confirmed)
-        if wanted := deeds.DEEDS[kind].bundles:
+        if wanted := action_kinds.KINDS[kind].bundles:
             self._bridge.bundlesKnown.connect(dialog.show_bundles)
             self._bridge.ask_bundles(line.address, wanted)
         dialog.open()
 
     def _confirmed(self, action: Action) -> None:
         self._bridge.add(action)
-        self._window.notify(f"{deeds.DEEDS[action.kind].title.lower()}: sending it")
+        self._window.notify(f"{action_kinds.KINDS[action.kind].title.lower()}: sending it")
 
     def _acted(self, action: Action, state: str, detail: str) -> None:
-        if action.kind not in deeds.DEEDS:
+        if action.kind not in action_kinds.KINDS:
             return
         done = replace(action, state=state, detail=detail)
         names = [self._window.name_of(address) for address in action.server.split()]
-        self._window.notify(deeds.outcome(done, names))
+        self._window.notify(action_kinds.outcome(done, names))
 
     def runbook(self) -> None:
         """Of the alert selected, where the alerts have the keyboard; else of the worst problem."""

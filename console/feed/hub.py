@@ -14,13 +14,12 @@ from typing import Protocol
 import grpc
 from grpc import aio
 
-from console.feed import deeds as doing
-from console.feed import faults
+from console.feed import action_calls, faults
 from console.feed.allowance import Allowance
 from console.feed.backoff import Backoff
 from console.feed.decode import RowRefused, build, event
 from console.feed.link import FeedPosition, ServerLink
-from console.state import deeds
+from console.state import action_kinds
 from console.state.access import ConnectionAccess
 from console.state.domain import Action, Link, ReceivedRow
 from console.state.query_types import Searched, SearchServers
@@ -178,15 +177,15 @@ class Hub:
 
         async def ask() -> None:
             try:
-                done(await doing.bundles(server, self._access, actor, wanted), "")
-            except (doing.DeedRefused, OSError) as error:
+                done(await action_calls.bundles(server, self._access, actor, wanted), "")
+            except (action_calls.ActionRefused, OSError) as error:
                 done([], sanitized(str(error), 300))
 
         self._call(lambda: self._spawn(ask()))
 
     async def _act(self, action: Action, done: Callable[[Action, str, str], None]) -> None:
-        if action.kind in deeds.DEEDS:
-            done(action, *await doing.perform(action, self._access))
+        if action.kind in action_kinds.KINDS:
+            done(action, *await action_calls.perform(action, self._access))
             return
         stub = self._stub(action.server)
         if stub is None:
@@ -225,7 +224,7 @@ class Hub:
     async def _annotate(self, stub: observe_pb2_grpc.ObserveStub, action: Action) -> None:
         """By the server's clock; and as the server answers it, without waiting for the watch."""
         link = self._links[action.server]
-        identity, *times = action.target.split(deeds.LABEL)
+        identity, *times = action.target.split(action_kinds.LABEL)
         request = observe_pb2.AnnotateRequest(
             id=identity, text=action.note, actor=action.actor, remove=action.undo
         )

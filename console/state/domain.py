@@ -293,8 +293,8 @@ class Action:
 
     id: int
     server: str  # of the fleet all of them, divided by blanks
-    kind: str  # acknowledge | silence | annotate, or one of console.state.deeds
-    # Alert id, matcher, id of the silence to end; id and times of a note; of a deed its parts.
+    kind: str  # acknowledge | silence | annotate, or one of console.state.action_kinds
+    # Alert id, matcher, id of the silence to end; id and times of a note; parts of other kinds.
     target: str
     actor: str
     note: str
