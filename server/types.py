@@ -224,7 +224,7 @@ class ReplicaStatus:
     last_progress: float = 0.0  # unix seconds
     last_exit: str = ""  # why the process before this one ended
     last_exit_at: float = 0.0  # unix seconds
-    decoder_restarts: int = 0  # decoders that took another's place, in all its lives
+    decoder_restarts: int = 0  # decoders that took another's place, over all its restarts
     decoder_deadlines: int = 0  # decoders ended because a part took too long, likewise
     private_bytes: int = 0  # memory no other process uses (USS); 0: not reported
     shared_bytes: int = 0  # its share of memory that others use too (PSS - USS)

@@ -1,5 +1,5 @@
 """Calls that arrive over HTTP, made to the methods of the gRPC port through the same interceptors:
-what may be called, by whom and how often is decided once, for both doors."""
+what may be called, by whom and how often is decided once, for both ports."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class HttpCall:
         "_uris",
         "_write",
         "answer",
-        "http_door",
+        "http_address",
         "http_refused",
         "metadata",
         "refusal",
@@ -52,15 +52,15 @@ class HttpCall:
         uris: Sequence[bytes] = (),
         remaining_s: float | None = None,
         write: Write | None = None,
-        http_door: str = "",
+        http_address: str = "",
     ) -> None:
         """`peer` as gRPC names one; `uris` are those of a verified client certificate; `write`
-        takes each message of a method that streams; `http_door` is the HOST:PORT that was called.
+        takes each message of a method that streams; `http_address` is the HOST:PORT called.
         """
         self.metadata = metadata
         self.trailing: dict[str, Any] = {}
         self.answer: Any = None
-        self.http_door = http_door
+        self.http_address = http_address
         self.refusal: CallRefusal | None = None
         self.http_refused: HttpRefused | None = None
         self.source: Read | None = None

@@ -1,6 +1,6 @@
 """Which pool serves: the active one, the one before it kept warm, and a candidate being proved.
 
-A switch is one assignment on the event loop. Whoever holds a pool for a request keeps it to the
+A switch is one assignment on the event loop. A request that holds a pool keeps it to the
 end, so no answer and no stream ever mixes two stamps.
 """
 

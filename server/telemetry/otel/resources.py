@@ -1,4 +1,4 @@
-"""One place for each stamp that is counted, and one for the server itself: a ledger, and the
+"""One place for each stamp that is counted, and one for the server itself: a metric store, and the
 resource its spans and events belong to. The stamp is part of the resource, so nothing is ever filed
 under the wrong one."""
 
@@ -46,7 +46,7 @@ class StampResources:
     def __init__(
         self, about: Mapping[str, str], methods: Collection[str], openers: Openers
     ) -> None:
-        self.still = threading.Lock()  # guards _places and every ledger in it
+        self.still = threading.Lock()  # guards _places and every metric store in it
         self.served = ServedStamp()
         self._about = about
         self._methods = methods
