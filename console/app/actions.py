@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QBuffer, QIODevice, QObject, QTimer, QUrl
@@ -46,8 +47,8 @@ class Actions(QObject):
         self.folder = Path.home() / "trefoil-console"
         window.alerts.unsilence.connect(self._unsilence)
         window.detail.replayWanted.connect(self.copy_replay)
-        window.detail.feedbackWanted.connect(self.give_feedback)
-        window.detail.againWanted.connect(self.replay)
+        window.detail.feedbackWanted.connect(partial(self.ask, "feedback"))
+        window.detail.againWanted.connect(partial(self.ask, "replay"))
         bridge.written.connect(self._written)
         bridge.acted.connect(self._acted)
         bridge.runbookRead.connect(self._show_runbook)
@@ -100,43 +101,16 @@ class Actions(QObject):
         self._bridge.act(server, "silence", silence_id, "", undo=True)
         self._window.notify("silence ended; sending it to the server")
 
-    def roll_back(self) -> None:
-        self._ask("rollback", self._server())
-
-    def activate(self) -> None:
-        self._ask("activate", self._server())
-
-    def start_canary(self) -> None:
-        self._ask("canary", self._server())
-
-    def end_canary(self) -> None:
-        self._ask("canary-end", self._server())
-
-    def rehearse(self) -> None:
-        self._ask("rehearse", self._server())
-
-    def restart(self) -> None:
-        """The replica that needs it most stands first."""
+    def ask(self, kind: str) -> None:
+        """A dialog about this kind of action, on the server selected or about the prediction."""
+        if action_kinds.KINDS[kind].prediction:
+            self._about_prediction(kind)
+            return
         line = self._server()
-        if line is not None and (line.snapshot is None or not line.snapshot.replicas):
+        if kind == "restart" and line and not (line.snapshot and line.snapshot.replicas):
             self._window.notify(f"{line.name} reports no replica")
             return
-        self._ask("restart", line)
-
-    def drain(self) -> None:
-        self._ask("drain", self._server())
-
-    def verify(self) -> None:
-        self._ask("verify", self._server())
-
-    def give_feedback(self) -> None:
-        self._about_prediction("feedback")
-
-    def replay(self) -> None:
-        self._about_prediction("replay")
-
-    def replay_against(self) -> None:
-        self._about_prediction("replay-against")
+        self._ask(kind, line)
 
     def _server(self) -> ServerLine | None:
         """The server selected, or the one that needs attention most."""

@@ -202,7 +202,7 @@ def test_the_dialog_says_what_happens_and_does_nothing_without_a_reason(
         window = make(fleet.addresses)
         qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
         window.server.select(fleet.addresses[0])
-        actions_of(window).roll_back()
+        actions_of(window).ask("rollback")
         dialog = next(w for w in window.findChildren(ActionDialog) if w.isVisible())
         assert dialog.sentence.text().startswith("gpu-01.lon goes back to the bundle before")
         assert not dialog.confirm.isEnabled()
