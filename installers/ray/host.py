@@ -120,7 +120,7 @@ class EngineHost:
 
         async def run() -> None:
             try:
-                await self._calls.ask(method, data, HttpCall(peer, metadata, write=write))
+                await self._calls.ask(method, data, HttpCall(peer, metadata, writer=write))
             finally:
                 await answers.put(None)
 
