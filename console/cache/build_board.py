@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 def empty_board(view: View, now_s: float, links: Mapping[str, Link] | None, trouble: str) -> Board:
     """Before there is a cache: the servers asked for, and that nothing is known of them."""
-    servers = [ServerRecord(link) for link in (links or {}).values()]
+    servers = [ServerRecord(link, None) for link in (links or {}).values()]
     lines = tuple(line_of(server, now_s, {}, {}) for server in servers)
     state = status.fleet_state(lines, (), (), (), now_s)
     end = view.end_s or now_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from console.models.cells import Cell, TableColumn, mono, number_column
 from console.state.dashboard import QualityLine
@@ -51,11 +52,8 @@ def _merge(rows: Sequence[QualityRow]) -> QualityRow:
         for i in range(bins)
     )
     same = [r for r in rows if r.labels == best.labels and len(r.confusion) == len(best.confusion)]
-    return QualityRow(
-        bucket_unix_s=best.bucket_unix_s,
-        width_s=best.width_s,
-        stamp=best.stamp,
-        slice=best.slice,
+    return replace(
+        best,
         predictions=sum(row.predictions for row in rows),
         labelled=sum(row.labelled for row in rows),
         accuracy=_mean(rows, "accuracy", "labelled"),
@@ -65,9 +63,7 @@ def _merge(rows: Sequence[QualityRow]) -> QualityRow:
         ece=_mean(rows, "ece", "labelled"),
         median_label_delay_s=_mean(rows, "median_label_delay_s", "labelled"),
         reliability=reliability,
-        labels=best.labels,
         confusion=tuple(sum(parts) for parts in zip(*(r.confusion for r in same), strict=True)),
-        value_unit=best.value_unit,
         estimated_accuracy_labelled=_mean(rows, "estimated_accuracy_labelled", "labelled"),
     )
 

@@ -102,7 +102,7 @@ class Densities(QWidget):
         up: tuple[float, float],
         unit: str,
     ) -> None:
-        theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
+        theme, px = self._style.theme, self._style.px
         top, step = up
         for number in range(int(round(top / step)) + 1):
             y = area.bottom() - number * step / top * area.height()
@@ -110,7 +110,7 @@ class Densities(QWidget):
             painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
             place = QRectF(0, y - px(8), area.left() - px(6), px(16))
             text = number_text(number * step)
-            paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
+            self._style.axis_text(painter, place, text, paint.RIGHT)
         named = f"density, 1/{unit}" if unit else "density"
         caption(painter, self._style, area, [(named, "dim")])
         low, high = across
@@ -121,7 +121,7 @@ class Densities(QWidget):
             place = QRectF(x - px(40), area.bottom() + 3, px(80), px(16))
             text = number_text(0 if abs(value) < step / 1e6 else value, 4)
             text = f"{text} {unit}".strip() if value + step > high else text
-            paint.text(painter, place, text, theme.color("dim"), font, paint.CENTRE)
+            self._style.axis_text(painter, place, text, paint.CENTRE)
             value += step
 
     def _bars(self, painter: QPainter, area: QRectF, found: ReferenceComparison) -> None:
@@ -132,7 +132,7 @@ class Densities(QWidget):
         for number, label in enumerate(found.labels):
             y = area.top() + number * height
             place = QRectF(px(4), y, area.left() + px(20), height)
-            paint.text(painter, place, label, theme.color("dim"), font, paint.RIGHT)
+            self._style.axis_text(painter, place, label, paint.RIGHT)
             width = (area.width() - px(30) - room) / most
             left = area.left() + px(30)
             live = QRectF(left, y + 3, found.live[number] * width, height - 6)

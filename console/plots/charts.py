@@ -53,7 +53,6 @@ class LinePlot(TimePlot):
         self, painter: QPainter, area: QRectF, top: float, step: float, unit: str
     ) -> None:
         theme, px = self.ui_style.theme, self.ui_style.px
-        font = self.ui_style.small_number_font
         for number in range(int(round(top / step)) + 1):
             value = number * step
             y = area.bottom() - value / top * area.height()
@@ -65,7 +64,7 @@ class LinePlot(TimePlot):
                 f" {unit}" if number == round(top / step) else ""
             )
             if y > area.top() + 4 or number:
-                paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
+                self.ui_style.axis_text(painter, place, text, paint.RIGHT)
 
     def line_names(
         self, painter: QPainter, area: QRectF, ends: Sequence[tuple[float, int, str]]
@@ -153,14 +152,7 @@ class Percentiles(LinePlot):
         if highest > self._top:
             place = QRectF(area.right() - px(160), area.top(), px(154), px(14))
             text = f"↑ {milliseconds(highest)}"
-            paint.text(
-                painter,
-                place,
-                text,
-                theme.color("dim"),
-                self.ui_style.small_number_font,
-                paint.RIGHT,
-            )
+            self.ui_style.axis_text(painter, place, text, paint.RIGHT)
         if not found.slo_ms:
             return
         y = area.bottom() - found.slo_ms / self._top * area.height()

@@ -73,8 +73,7 @@ class HeatMap(TimePlot):
             painter.drawLine(QPointF(area.left() - 3, y), QPointF(area.left(), y))
             place = QRectF(0, y - px(8), area.left() - px(6), px(16))
             text = f"{value} ms" if value == seen[-1][0] else f"{value}"
-            font = self.ui_style.small_number_font
-            paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
+            self.ui_style.axis_text(painter, place, text, paint.RIGHT)
         slo = self.board.latency.slo_ms if self.board and self.board.latency else 0
         if slo:
             painter.setPen(QPen(theme.color("critical", 150), 1, Qt.PenStyle.DashLine))

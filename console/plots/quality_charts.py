@@ -37,7 +37,7 @@ class QualityTrend(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
+        theme, px = self._style.theme, self._style.px
         wide, high = max(self.width() - px(72), 10), max(self.height() - px(30), 10)
         area = QRectF(px(60), px(8), wide, high)
         if not self.rows:
@@ -64,7 +64,7 @@ class QualityTrend(QWidget):
             if not self._percent and value + step > high:
                 text = f"{text} {self.rows[-1].value_unit}".strip()
             place = QRectF(0, y - px(8), area.left() - px(6), px(16))
-            paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
+            self._style.axis_text(painter, place, text, paint.RIGHT)
             value += step
         span = max(times[-1] - times[0], 1.0)
         xs = area.left() + (times - times[0]) / span * area.width()
@@ -83,7 +83,7 @@ class QualityTrend(QWidget):
             place = QRectF(xs[index] - px(50), area.bottom() + 3, px(100), px(16))
             place.moveLeft(min(max(place.left(), 0), self.width() - px(100)))
             text = clock_text(times[index], "%d %b %H:%M")
-            paint.text(painter, place, text, theme.color("dim"), font, paint.CENTRE)
+            self._style.axis_text(painter, place, text, paint.CENTRE)
         labelled = sum(row.labelled for row in self.rows)
         every = sum(row.predictions for row in self.rows)
         legend = [(self._name, "text"), (f"━ realised, n {labelled:,}", "p99"),
@@ -156,7 +156,7 @@ class Calibration(QWidget):
         title = f"accuracy by confidence, n {labelled:,}"
         paint.text(painter, top, title, theme.color("text"), self._style.small)
         under = QRectF(area.left(), area.bottom() + 3, area.width(), px(16))
-        paint.text(painter, under, "confidence", theme.color("dim"), font, paint.CENTRE)
+        self._style.axis_text(painter, under, "confidence", paint.CENTRE)
         for mark in (0.0, 0.5, 1.0):
             text, color = share(mark, 0), theme.color("dim")
             y = area.bottom() - mark * area.height()
@@ -202,13 +202,9 @@ class Calibration(QWidget):
         for y in range(count):
             place = QRectF(area.left() - px(66), area.top() + y * height, px(60), height)
             text = row.labels[y]
-            paint.text(
-                painter, place, text, theme.color("dim"), style.small_number_font, paint.RIGHT
-            )
+            self._style.axis_text(painter, place, text, paint.RIGHT)
             place = QRectF(area.left() + y * width, area.top() - px(18), width, px(16))
-            paint.text(
-                painter, place, text, theme.color("dim"), style.small_number_font, paint.CENTRE
-            )
+            self._style.axis_text(painter, place, text, paint.CENTRE)
             for x in range(count):
                 box = QRectF(area.left() + x * width, area.top() + y * height, width, height)
                 tone = "accent" if x == y else "warning"

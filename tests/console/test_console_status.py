@@ -23,7 +23,6 @@ from console.state.dashboard import (
 )
 from console.state.domain import (
     STAMP_PARTS,
-    IntegrityChange,
     Link,
     ReplicaSnapshot,
     SelfCheckResult,
@@ -38,7 +37,7 @@ from console.state.status import fleet_state, server_state
 from console.state.status_messages import Burn
 from console.state.timetext import clock_text
 from console.state.units import duration
-from server.telemetry.rows import AlertRow, DeployRow, DriftRow
+from server.telemetry.rows import AlertRow, DeployRow, DriftRow, IntegrityChange
 from tests.support.blank_rows import blank
 
 NOW = 1_000_000.0
